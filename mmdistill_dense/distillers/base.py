@@ -1,0 +1,262 @@
+"""What every distillation method shares: taps, weights and their schedule, alignment of features, random streams."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmdistill_dense.distillers.schedule import Schedule
+from mmdistill_dense.taps import Tap
+
+Losses = dict[str, Tensor]
+Recorded = Mapping[str, list[Tensor]]
+Shapes = Mapping[str, list[torch.Size]]
+TapOption = str | Sequence[str | tuple[str, float]]
+
+
+@dataclass
+class Progress:
+    """Where the run stands; one object shared by a model and its distillers, kept up to date by ``DistillHook``."""
+
+    iteration: int = 0
+    max_iters: int = 0
+    seed: int = 0
+    rank: int = 0
+
+
+class Distiller(nn.Module):
+    """Base of all methods: student and teacher taps in, named weighted losses out.
+
+    Life: ``__init__`` takes options only; :meth:`setup` gets the shapes of the taps once, at model construction, and
+        makes
+    the parameters; :meth:`step` is called by the model each iteration and calls :meth:`forward`, which a method
+    implements.
+
+    Args:
+        student_tap: Tap or list of taps in the student; an entry ``(tap, weight)`` weighs that tap's losses.
+        teacher_tap: The same in the teacher. Defaults to the student's.
+        teacher: Name of the teacher when the pair has several. Defaults to the only one.
+        loss_weight: Factor on all losses of this distiller; 0 removes the distiller. Defaults to 1.
+        schedule: Options of :class:`Schedule`. Defaults to a constant weight.
+        clip_max_norm: Largest L2 norm of the gradients of this distiller's own parameters. Defaults to no clipping.
+
+    Raises:
+        ValueError: For a malformed tap, a negative weight or norm, or lists of taps of different length.
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption,
+        teacher_tap: TapOption | None = None,
+        *,
+        teacher: str | None = None,
+        loss_weight: float = 1.0,
+        schedule: Mapping[str, Any] | None = None,
+        clip_max_norm: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.student_taps, self.tap_weights = _parse_taps('student_tap', student_tap)
+        self.teacher_taps = self.student_taps if teacher_tap is None else _parse_taps('teacher_tap', teacher_tap)[0]
+        if len(self.student_taps) != len(self.teacher_taps):
+            raise ValueError(
+                f'student_tap names {len(self.student_taps)} taps and teacher_tap {len(self.teacher_taps)}: '
+                'they are compared one by one and must be equally many.'
+            )
+        if loss_weight < 0:
+            raise ValueError(f'loss_weight must be >= 0, got {loss_weight}.')
+        if clip_max_norm is not None and clip_max_norm <= 0:
+            raise ValueError(f'clip_max_norm must be > 0 or None, got {clip_max_norm}.')
+        self.teacher = teacher
+        self.loss_weight = float(loss_weight)
+        self.schedule = Schedule(**(schedule or {}))
+        self.clip_max_norm = clip_max_norm
+        self.name = type(self).__name__.lower()
+        self.progress = Progress()
+
+    def setup(self, student: Shapes, teacher: Shapes) -> None:
+        """Make the parameters from the taps' traced shapes (batch 1); called once, at model construction."""
+
+    def prepare(self, runner: Any, teacher: Any) -> None:
+        """Learn from the teacher alone before training starts (MasKD's tokens); called by ``DistillHook``, also on
+        resume."""
+
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
+        """Return ``{'loss_…': scalar}``, unweighted, from the recorded taps (tap → tensors in order of call)."""
+        raise NotImplementedError(f'{type(self).__name__} must implement forward().')
+
+    def weight(self) -> float:
+        """Return ``loss_weight`` times the schedule's factor at the current iteration."""
+        return self.loss_weight * self.schedule.factor(self.progress.iteration, self.progress.max_iters)
+
+    def step(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
+        """Return the weighted losses; a scheduled weight of 0 skips the work."""
+        weight = self.weight()
+        if weight == 0:
+            return self.zero()
+        return {name: weight * value for name, value in self(student, teacher, data_samples).items()}
+
+    def zero(self) -> Losses:
+        """Return a zero that keeps the parameters in the graph: DDP expects a gradient for each of them."""
+        terms = [parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
+        return {'loss_off': 0.0 * torch.stack(terms).sum()} if terms else {}
+
+    def generator(self) -> torch.Generator:
+        """Return a CPU generator that depends on (seed, rank, iteration, distiller name) and on nothing else."""
+        place = f'{self.progress.seed}/{self.progress.rank}/{self.progress.iteration}/{self.name}'
+        return torch.Generator().manual_seed(zlib.crc32(place.encode()))
+
+    def extra_repr(self) -> str:
+        student, teacher = (', '.join(str(tap) for tap in taps) for taps in (self.student_taps, self.teacher_taps))
+        return f'student_tap={student!r}, teacher_tap={teacher!r}, loss_weight={self.loss_weight}'
+
+
+@dataclass(frozen=True)
+class Level:
+    """One pair of compared maps: ``(C, ...)`` shapes without the batch, and the weight of its tap."""
+
+    student: torch.Size
+    teacher: torch.Size
+    weight: float
+    name: str
+
+
+class FeatureDistiller(Distiller):
+    """Compares pairs of maps level by level; a method implements :meth:`loss` and, for parameters, :meth:`build_level`.
+
+    Modules run in the surrounding autocast; the functions of :mod:`mmdistill_dense.losses` switch it off and compute in
+    float32.
+
+    A tap that yields several tensors (FPN levels, a head called once per level) gives as many levels. The loss of a tap
+    is the sum over its levels times the tap's weight.
+
+    Args:
+        align: ``'auto'`` puts a 1x1 convolution behind the student's map where channels differ, ``'conv'`` always does,
+            ``'none'`` never.
+        resize: Bring maps of different height and width together bilinearly: ``'student'`` resizes the student's map,
+            ``'teacher'`` the teacher's, ``None`` refuses the pair. Applied after ``align``.
+
+    Raises:
+        ValueError: For an unknown option; in :meth:`setup` for pairs of taps that cannot be compared.
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption,
+        teacher_tap: TapOption | None = None,
+        *,
+        align: str = 'auto',
+        resize: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_tap, teacher_tap, **kwargs)
+        check_option('align', align, ('auto', 'conv', 'none'))
+        check_option('resize', resize, (None, 'student', 'teacher'))
+        self.align = align
+        self.resize = resize
+        self.levels: list[Level] = []
+        self.aligns = nn.ModuleList()
+        self.parts = nn.ModuleList()
+
+    def setup(self, student: Shapes, teacher: Shapes) -> None:
+        """Pair the levels, check them, make the alignments and the method's own parts."""
+        for s_tap, t_tap, weight in zip(self.student_taps, self.teacher_taps, self.tap_weights, strict=True):
+            s_shapes, t_shapes = student[str(s_tap)], teacher[str(t_tap)]
+            if len(s_shapes) != len(t_shapes):
+                raise ValueError(
+                    f'distillers.{self.name}: student tap {str(s_tap)!r} gives {len(s_shapes)} tensors and teacher tap '
+                    f'{str(t_tap)!r} {len(t_shapes)}; choose as many with an index, e.g. {s_tap.path + "[:3]"!r}.'
+                )
+            for index, (s, t) in enumerate(zip(s_shapes, t_shapes, strict=True)):
+                self.levels.append(Level(s[1:], t[1:], weight, f'{s_tap} -> {t_tap} (level {index})'))
+        for level in self.levels:
+            self._check_level(level)
+            self.aligns.append(self.build_align(level) or nn.Identity())
+            self.parts.append(self.build_level(level) or nn.Identity())
+
+    def build_align(self, level: Level) -> nn.Module | None:
+        """Return the module that brings the student's channels to the teacher's, or ``None``."""
+        if self.align == 'none' or (self.align == 'auto' and level.student[0] == level.teacher[0]):
+            return None
+        return nn.Conv2d(level.student[0], level.teacher[0], 1)
+
+    def build_level(self, level: Level) -> nn.Module | None:
+        """Return the method's own parameters for one level (``self.parts[i]``), or ``None``."""
+        return None
+
+    def loss(self, student: Tensor, teacher: Tensor, level: int) -> Tensor | Losses:
+        """Return the loss, or several by name, of one level; both maps are aligned, the teacher's has no gradient."""
+        raise NotImplementedError(f'{type(self).__name__} must implement loss().')
+
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
+        """Sum :meth:`loss` over the levels."""
+        students = [tensor for tap in self.student_taps for tensor in student[str(tap)]]
+        teachers = [tensor for tap in self.teacher_taps for tensor in teacher[str(tap)]]
+        if not len(students) == len(teachers) == len(self.levels):
+            raise RuntimeError(
+                f'distillers.{self.name}: {len(students)} student and {len(teachers)} teacher maps were recorded, '
+                f'{len(self.levels)} were seen when the model was built.'
+            )
+        total: Losses = {}
+        for index, (level, s, t) in enumerate(zip(self.levels, students, teachers, strict=True)):
+            s, t = self._match_size(self.aligns[index](s), t.detach(), level)
+            losses = self.loss(s, t, index)
+            if isinstance(losses, Tensor):
+                losses = {f'loss_{type(self).__name__.lower()}': losses}
+            for name, value in losses.items():
+                total[name] = total.get(name, 0.0) + level.weight * value
+        return total
+
+    def _match_size(self, student: Tensor, teacher: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        if student.shape[2:] == teacher.shape[2:]:
+            return student, teacher
+        if self.resize == 'student':
+            return F.interpolate(student, teacher.shape[2:], mode='bilinear', align_corners=False), teacher
+        if self.resize == 'teacher':
+            return student, F.interpolate(teacher, student.shape[2:], mode='bilinear', align_corners=False)
+        raise ValueError(self._size_message(level, student.shape[2:], teacher.shape[2:]))
+
+    def _check_level(self, level: Level) -> None:
+        s, t = level.student, level.teacher
+        if len(s) != len(t):
+            raise ValueError(
+                f'distillers.{self.name}: {level.name} compares maps of different rank, {tuple(s)} and {tuple(t)} '
+                '(without the batch); choose taps of the same kind.'
+            )
+        if self.align == 'none' and s[0] != t[0]:
+            raise ValueError(
+                f'distillers.{self.name}: {level.name} has {s[0]} student and {t[0]} teacher channels; the method '
+                'compares '
+                "them one by one, choose taps with equal channels or, where it has the option, align='auto'."
+            )
+        if s[1:] != t[1:] and self.resize is None:
+            raise ValueError(self._size_message(level, s[1:], t[1:]))
+
+    def _size_message(self, level: Level, student: Sequence[int], teacher: Sequence[int]) -> str:
+        return (
+            f'distillers.{self.name}: {level.name} has a student map of {tuple(student)} and a teacher map of '
+            f"{tuple(teacher)}; choose taps of the same stride or set resize='student' or resize='teacher'."
+        )
+
+
+def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raise a ``ValueError`` that names the option, the value and the allowed values unless ``value`` is one of
+    them."""
+    if value not in allowed:
+        raise ValueError(f'{name} must be one of {", ".join(repr(a) for a in allowed)}, got {value!r}.')
+
+
+def _parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
+    entries = [taps] if isinstance(taps, str) else list(taps)
+    if not entries:
+        raise ValueError(f'{option} is empty: name at least one tap.')
+    pairs = [(entry, 1.0) if isinstance(entry, str) else entry for entry in entries]
+    for pair in pairs:
+        if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], (int, float)):
+            raise ValueError(f"{option}: an entry is a tap or a pair ('tap', weight), got {pair!r}.")
+    return [Tap.parse(tap) for tap, _ in pairs], [float(weight) for _, weight in pairs]

@@ -1,0 +1,69 @@
+"""The course of a distiller's weight over training."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Factor in [0, 1] that multiplies a distiller's ``loss_weight`` at each iteration; the default is constant 1.
+
+    Every point in time is an iteration (int) or a fraction of the run (float in (0, 1]).
+
+    Args:
+        warmup: Rise linearly from 0; the full weight is reached at this point.
+        ramp_down: ``(begin, end)``: fall linearly from 1 to 0 between the two.
+        stop_at: 0 from this point on.
+
+    Raises:
+        ValueError: For a point that is neither a non-negative int nor a float in (0, 1], or a ramp that does not fall.
+    """
+
+    warmup: int | float = 0
+    ramp_down: tuple[int | float, int | float] | None = None
+    stop_at: int | float | None = None
+
+    def __post_init__(self) -> None:
+        points = {'warmup': self.warmup, 'stop_at': self.stop_at}
+        for name, point in points.items():
+            _check_point(name, point)
+        if self.ramp_down is not None:
+            _check_ramp(self.ramp_down)
+
+    def factor(self, iteration: int, max_iters: int) -> float:
+        """Return the factor at ``iteration`` (counted from 0) of a run of ``max_iters`` iterations."""
+
+        def at(point: int | float) -> float:
+            return point * max_iters if isinstance(point, float) else point
+
+        if self.stop_at is not None and iteration >= at(self.stop_at):
+            return 0.0
+        factor = 1.0
+        if self.warmup:
+            factor = min(1.0, (iteration + 1) / max(at(self.warmup), 1.0))
+        if self.ramp_down is not None:
+            begin, end = at(self.ramp_down[0]), at(self.ramp_down[1])
+            factor *= min(1.0, max(0.0, (end - iteration) / max(end - begin, 1.0)))
+        return factor
+
+
+def _check_ramp(ramp: Any) -> None:
+    if not isinstance(ramp, (tuple, list)) or len(ramp) != 2:
+        raise ValueError(f'schedule.ramp_down must be a pair (begin, end), got {ramp!r}.')
+    begin, end = ramp
+    _check_point('ramp_down[0]', begin)
+    _check_point('ramp_down[1]', end)
+    if type(begin) is type(end) and not begin < end:
+        raise ValueError(f'schedule.ramp_down must begin before it ends, got {ramp!r}.')
+
+
+def _check_point(name: str, point: int | float | None) -> None:
+    if point is None:
+        return
+    is_iteration = isinstance(point, int) and not isinstance(point, bool) and point >= 0
+    is_fraction = isinstance(point, float) and 0 < point <= 1
+    if not (is_iteration or is_fraction):
+        raise ValueError(
+            f'schedule.{name} must be an iteration (int >= 0) or a fraction of the run (float in (0, 1]), '
+            f'got {point!r}.'
+        )

@@ -1,0 +1,71 @@
+"""One traced pass through student and teachers: the shape of every tap, before any weight is loaded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from mmdistill_dense.engine.seeding import fork_rng
+from mmdistill_dense.taps import Recorder, Tap
+from mmdistill_dense.teacher import FrozenTeacher, run_parts
+
+Shapes = dict[str, list[torch.Size]]
+
+DEFAULT_SIZE = (512, 512)
+_CPU_SIDE = 256
+
+
+def trace_pair(
+    student: nn.Module,
+    student_taps: Sequence[Tap],
+    teachers: Mapping[str, FrozenTeacher],
+    size: tuple[int, int] | None,
+) -> tuple[Shapes, dict[str, Shapes]]:
+    """Return the tap shapes of the student and, by name, of each teacher, for one image of the training size.
+
+    The pass runs on the meta device, where it costs no arithmetic; networks that cannot (some transformers, deformable
+    convolutions) are traced on the CPU at no more than 256 pixels a side. It also tells each teacher behind which call
+    its last tap lies. No global random stream moves.
+
+    Args:
+        student: The built student.
+        student_taps: What the distillers tap in it.
+        teachers: The teachers, whose ``taps`` are set.
+        size: Height and width of the training crop; ``None`` means 512 x 512.
+
+    Raises:
+        KeyError, ValueError: For a tap that does not exist, never fires or holds no tensor.
+    """
+    height, width = size or DEFAULT_SIZE
+    try:
+        return _trace_all(student, student_taps, teachers, (height, width), 'meta')
+    except KeyError:  # an unknown tap is unknown everywhere
+        raise
+    except (
+        Exception
+    ):  # what fails on the meta device is not ours to enumerate; the CPU decides and has the better message
+        return _trace_all(student, student_taps, teachers, (min(height, _CPU_SIDE), min(width, _CPU_SIDE)), 'cpu')
+
+
+def _trace_all(
+    student: nn.Module, taps: Sequence[Tap], teachers: Mapping[str, FrozenTeacher], size: tuple[int, int], device: str
+) -> tuple[Shapes, dict[str, Shapes]]:
+    with fork_rng(), torch.no_grad():
+        shapes, _ = _trace(copy.deepcopy(student).eval().to(device), taps, size, device, 'student_tap')
+        teacher_shapes = {}
+        for name, teacher in teachers.items():
+            with torch.device(device):
+                network = teacher.build()
+            teacher_shapes[name], teacher.stop_after = _trace(network, teacher.taps, size, device, 'teacher_tap')
+    return shapes, teacher_shapes
+
+
+def _trace(network: nn.Module, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str) -> tuple[Shapes, int]:
+    recorder = Recorder(network, taps, key)
+    with recorder.recording() as tensors:
+        run_parts(network, taps, torch.zeros(1, 3, *size, device=device))
+    recorder.check_complete()
+    return {name: [tensor.shape for tensor in found] for name, found in tensors.items()}, recorder.calls

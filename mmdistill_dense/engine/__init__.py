@@ -1,0 +1,6 @@
+"""What the runner uses: hooks and the distributed wrapper."""
+
+from mmdistill_dense.engine.ddp import DistillDDP
+from mmdistill_dense.engine.distill_hook import DistillHook
+
+__all__ = ['DistillDDP', 'DistillHook']

@@ -1,0 +1,122 @@
+"""What is looked at once, before the first iteration: mistakes that would otherwise train for hours in silence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+_SHOWN = 4
+
+
+def check_carrier(config: Config) -> None:
+    """Refuse a run in which ``--cfg-options`` changed the top-level ``distillers`` only.
+
+    A fragment's top-level ``distillers`` carries its options to the leaf; the model was substituted from it already.
+
+    Raises:
+        ValueError: Names the key to change instead.
+    """
+    if 'distillers' not in config or not config.filename or not os.path.isfile(config.filename):
+        return
+    written = Config.fromfile(config.filename)
+    if config.distillers == written.get('distillers') or config.model.get('distillers') != written.model.get(
+        'distillers'
+    ):
+        return
+    raise ValueError(
+        'The top-level distillers was changed but model.distillers was not, so the change does nothing: use '
+        '--cfg-options model.distillers.<name>.<option>=… instead.'
+    )
+
+
+def check_crop(config: Config) -> None:
+    """Refuse a training crop smaller than the size the preprocessor pads it back to.
+
+    Raises:
+        ValueError: Names both keys.
+    """
+    preprocessor = _student_option(config.model, 'data_preprocessor') or {}
+    size, crop = preprocessor.get('size'), _last_crop(config.train_dataloader.get('dataset', {}))
+    if size is None or crop is None:
+        return
+    pair = (crop, crop) if isinstance(crop, int) else tuple(crop)
+    if pair[0] < size[0] or pair[1] < size[1]:
+        raise ValueError(
+            f'The training pipeline crops to {pair} but data_preprocessor.size={tuple(size)} pads it back silently: '
+            'set both, '
+            'RandomCrop.crop_size in the pipeline and model.student.data_preprocessor.size (or '
+            'model.data_preprocessor.size).'
+        )
+
+
+def check_classes(data: Sequence[str] | None, teacher: Any, counts: Mapping[str, int | None]) -> None:
+    """Refuse a teacher, or a network, made for other classes than the data set's.
+
+    Args:
+        data: Class names of the training set.
+        teacher: A :class:`FrozenTeacher`; its checkpoint names its classes where mmengine wrote it.
+        counts: ``num_classes`` of the networks by config key.
+
+    Raises:
+        ValueError: Shows both lists.
+    """
+    if data is None:
+        return
+    for key, count in counts.items():
+        if count is not None and count != len(data):
+            raise ValueError(
+                f'{key} predicts {count} classes, the training data set has {len(data)} ({_some(data)}): set '
+                'num_classes.'
+            )
+    if teacher is None or teacher.classes is None or teacher.allow_other_classes:
+        return
+    if list(teacher.classes) != list(data):
+        raise ValueError(
+            f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({_some(teacher.classes)}), the '
+            'data set has '
+            f'{len(data)} ({_some(data)}). Choose a teacher of the same data set, or set '
+            f'{teacher.key}.allow_other_classes=True '
+            'where only features are distilled.'
+        )
+
+
+def num_classes(model: Any) -> int | None:
+    """Return the number of classes of a mmseg or mmdet model config, ``None`` where it does not say."""
+    for path in (('decode_head',), ('bbox_head',), ('roi_head', 'bbox_head'), ('panoptic_head',)):
+        node: Any = model
+        for name in path:
+            node = node.get(name) if isinstance(node, Mapping) else None
+        for head in node if isinstance(node, (list, tuple)) else [node]:
+            if isinstance(head, Mapping) and isinstance(head.get('num_classes'), int):
+                return head['num_classes']
+    return None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(map(str, names[:_SHOWN])) + (', …' if len(names) > _SHOWN else '')
+
+
+def _student_option(model: Any, name: str) -> Any:
+    """Return a key of the student as it was resolved for the run."""
+    from mmdistill_dense.model import split_options
+    from mmdistill_dense.zoo import load_model
+
+    return load_model(split_options(model)[0], 'model.student').model.get(name)
+
+
+def _last_crop(dataset: Any) -> Any:
+    crops = [step.get('crop_size') for step in _pipeline(dataset) if str(step.get('type', '')).endswith('RandomCrop')]
+    return crops[-1] if crops else None
+
+
+def _pipeline(dataset: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(dataset, (list, tuple)):
+        for member in dataset:
+            yield from _pipeline(member)
+    elif isinstance(dataset, Mapping):
+        yield from _pipeline(dataset.get('dataset'))
+        yield from _pipeline(dataset.get('datasets'))
+        yield from (step for step in dataset.get('pipeline') or [] if isinstance(step, Mapping))

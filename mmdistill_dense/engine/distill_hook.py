@@ -1,0 +1,200 @@
+"""The hook that attends a distilled run: place in the run, random streams, distiller state, receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import Tensor, nn
+
+from mmdistill_dense.checkpoint import is_distill_model
+from mmdistill_dense.engine.checks import check_carrier, check_classes, check_crop, num_classes
+from mmdistill_dense.engine.seeding import WorkerSeed, mix, seed_everything
+from mmdistill_dense.registry import HOOKS
+
+_STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')
+
+
+@HOOKS.register_module()
+class DistillHook(Hook):
+    """Attends training; it stands in ``default_hooks`` of every schedule.
+
+    For every model it reseeds torch's stream at each iteration from (seed, rank, iteration) and the loader's workers at
+    each epoch, so that an interrupted run resumes to the same bits. For a ``DistillModel`` it also tells the distillers
+    where the run stands, runs their ``prepare`` phase, clips their gradients, keeps their state in
+    ``checkpoint['distillers']`` and the teacher's receipt in the checkpoint's meta, and checks both on resume.
+
+    Args:
+        resume_changed: Resume although teacher or distillers differ from those of the checkpoint; distillers that are
+            not in it start anew. Defaults to False.
+
+    Raises:
+        ValueError: At start, for the mistakes in :mod:`mmdistill_dense.engine.checks`; on resume, for another teacher
+            or other distillers.
+    """
+
+    priority = 'HIGH'
+
+    def __init__(self, resume_changed: bool = False) -> None:
+        self.resume_changed = resume_changed
+        self._handles: list[Any] = []
+
+    def before_run(self, runner: Runner) -> None:
+        """Refuse what cannot work before any weight is loaded."""
+        strategy = type(getattr(runner, 'strategy', None)).__name__
+        model = _unwrap(runner.model)
+        if not is_distill_model(runner.cfg.get('model')):
+            return
+        check_carrier(runner.cfg)
+        if not hasattr(model, 'distillation'):
+            return
+        if strategy not in (*_STRATEGIES, 'NoneType'):
+            raise ValueError(
+                f'{strategy} shards the student and is not supported with distillers; the student fits one device: use '
+                'DDP '
+                '(--launcher pytorch).'
+            )
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the run, give the model its progress, prepare the distillers, arrange the clipping."""
+        loader = runner.train_dataloader
+        if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
+            raise ValueError(
+                "train_dataloader.persistent_workers=True repeats each epoch's augmentations differently after a "
+                'resume in '
+                'epoch-based training: set it to False (iteration-based training may keep it).'
+            )
+        model = _unwrap(runner.model)
+        distillation = getattr(model, 'distillation', None)
+        if distillation is None:
+            return
+        check_crop(runner.cfg)
+        classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
+        for teacher in distillation.teachers.values():
+            counts = {} if teacher.allow_other_classes else {teacher.key: num_classes(teacher.config.model)}
+            check_classes(classes, teacher, counts)
+            runner.logger.info(f'{teacher.key}: {teacher.receipt}')
+        progress = distillation.progress
+        progress.max_iters, progress.seed, progress.rank = runner.max_iters, runner.seed, get_rank()
+        progress.iteration = runner.iter
+        distillation.attended = True
+        for distiller in model.distillers.values():
+            distiller.prepare(runner, distillation.teachers[distiller.teacher])
+        self._arrange_clipping(runner, model)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Restart the streams that the data pipeline draws from; iteration-based runs are one long epoch."""
+        seed_everything(mix(runner.seed, get_rank(), runner.epoch))
+        loader = runner.train_dataloader
+        configured = getattr(loader.worker_init_fn, 'func', loader.worker_init_fn)
+        if _is_epoch_based(runner) and (configured is mmengine_worker_init_fn or isinstance(configured, WorkerSeed)):
+            loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Reseed torch and move the progress on."""
+        torch.manual_seed(mix(runner.seed, get_rank(), runner.iter))
+        distillation = getattr(_unwrap(runner.model), 'distillation', None)
+        if distillation is not None:
+            distillation.progress.iteration = runner.iter
+
+    def after_train(self, runner: Runner) -> None:
+        """Take the clipping away again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Write the receipt, and the distillers' state into files that a run can resume from."""
+        model = _unwrap(runner.model)
+        if not hasattr(model, 'distillation'):
+            return
+        checkpoint['meta']['distill'] = _identity(model)
+        if 'optimizer' in checkpoint:
+            checkpoint['distillers'] = {name: value.cpu() for name, value in model.distillers.state_dict().items()}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """On resume, compare teacher and distillers with the checkpoint's and restore the distillers' state."""
+        if not runner._resume:
+            return
+        model = _unwrap(runner.model)
+        now = _identity(model) if hasattr(model, 'distillation') else {}
+        then = checkpoint.get('meta', {}).get('distill') or {}
+        changed = _comparable(then) != _comparable(now)
+        if changed and not self.resume_changed:
+            raise ValueError(
+                'This run and the checkpoint to resume differ in what is distilled.\n'
+                f'  checkpoint: {_describe(then)}\n  this run:   {_describe(now)}\n'
+                'Resume with the same teacher and distillers, start a new run from these weights with load_from=…, or '
+                'set '
+                'default_hooks.distill.resume_changed=True.'
+            )
+        if now:
+            state = checkpoint.get('distillers', {})
+            own = model.distillers.state_dict()
+            fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+            model.distillers.load_state_dict(fits if changed else state, strict=not changed)
+
+    def _arrange_clipping(self, runner: Runner, model: Any) -> None:
+        wrapper = runner.optim_wrapper
+        for name, distiller in model.distillers.items():
+            parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
+            if distiller.clip_max_norm is not None and parameters:
+                clip = partial(_clip, runner, name, parameters, distiller.clip_max_norm)
+                self._handles.append(wrapper.optimizer.register_step_pre_hook(clip))
+        if getattr(wrapper, 'clip_grad_kwargs', None):
+            owned = {id(parameter) for parameter in model.distillers.parameters()}
+            wrapper.clip_func = partial(_clip_students, wrapper.clip_func, owned)
+
+
+def _clip(runner: Runner, name: str, parameters: Sequence[Tensor], max_norm: float, *_: Any) -> None:
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+    runner.message_hub.update_scalar(f'train/distill.{name}.grad_norm', norm)
+
+
+def _clip_students(clip: Callable[..., Any], owned: set[int], parameters: Sequence[Tensor], **options: Any) -> Any:
+    """The user's own clipping, over the student's parameters alone: a large distiller gradient must not shrink its
+    step."""
+    return clip([parameter for parameter in parameters if id(parameter) not in owned], **options)
+
+
+def _unwrap(model: Any) -> Any:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _is_epoch_based(runner: Runner) -> bool:
+    return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def _identity(model: Any) -> dict[str, Any]:
+    """Return what must agree between a run and its resumption, as plain values."""
+    teachers = {
+        str(name): teacher.receipt.as_dict() for name, teacher in model.distillation.teachers.items() if teacher.receipt
+    }
+    distillers = {
+        name: {'type': type(d).__name__, 'tensors': {key: list(value.shape) for key, value in d.state_dict().items()}}
+        for name, d in model.distillers.items()
+    }
+    return {'teachers': teachers, 'distillers': distillers}
+
+
+def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity without the teacher's file name: a moved file is the same teacher."""
+    teachers = {name: {**teacher, 'file': None} for name, teacher in identity.get('teachers', {}).items()}
+    return {**identity, 'teachers': teachers} if identity else {}
+
+
+def _describe(identity: dict[str, Any]) -> str:
+    if not identity:
+        return 'no distillation'
+    teachers = ', '.join(
+        f'{t["config"]} with {t["file"]} (SHA-256 {str(t["sha256"])[:8]})' for t in identity['teachers'].values()
+    )
+    distillers = ', '.join(f'{n}: {d["type"]} ({len(d["tensors"])} tensors)' for n, d in identity['distillers'].items())
+    return f'teacher {teachers}; distillers {distillers}'

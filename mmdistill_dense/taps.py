@@ -1,0 +1,207 @@
+"""Taps: names of tensors inside a network, and their recording. The only module that knows about forward hooks."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+_SYNTAX = re.compile(
+    r'^(?P<path>[A-Za-z_0-9.]*)(?:\[(?P<index>-?\d+|-?\d*:-?\d*)\])?(?P<input>:input(?:\[(?P<argument>\d+)\])?)?$'
+)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place in a network: ``path[index]:input[k]``.
+
+    ``path`` is a dotted module path (``''`` is the network itself); ``index`` (integer or slice) picks from a tuple
+    output; ``:input`` takes the module's first positional argument instead of its output, ``:input[k]`` the k-th.
+
+    Examples: ``'backbone[3]'``, ``'neck'``, ``'neck[:3]'``, ``'decode_head.conv_seg:input'``.
+    """
+
+    path: str
+    index: int | slice | None = None
+    argument: int | None = None
+    text: str = ''
+
+    @classmethod
+    def parse(cls, text: str) -> Tap:
+        """Parse a tap.
+
+        Raises:
+            ValueError: When the text is not of the form above.
+        """
+        match = _SYNTAX.match(text) if isinstance(text, str) else None
+        if match is None or '..' in text or match['path'].startswith('.') or match['path'].endswith('.'):
+            raise ValueError(
+                f"{text!r} is not a tap: write 'module.path', 'module.path[i]', 'module.path[a:b]', "
+                "'module.path:input' or 'module.path:input[k]'."
+            )
+        argument = int(match['argument'] or 0) if match['input'] else None
+        return cls(match['path'], _parse_index(match['index']), argument, text)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def pick(self, args: tuple[Any, ...], output: Any) -> list[Tensor]:
+        """Return the tap's tensors out of one call of its module, tuples flattened.
+
+        Raises:
+            ValueError: When the index or argument is not there, or what is there holds no tensor.
+        """
+        value = output
+        if self.argument is not None:
+            if self.argument >= len(args):
+                raise ValueError(f'tap {self.text!r}: the module was called with {len(args)} positional arguments.')
+            value = args[self.argument]
+        if self.index is not None:
+            value = self._pick_index(value)
+        tensors = _flatten(value)
+        if not tensors:
+            raise ValueError(f'tap {self.text!r} holds a {type(value).__name__} and no tensor.')
+        return tensors
+
+    def _pick_index(self, value: Any) -> Any:
+        if not isinstance(value, (tuple, list)):
+            raise ValueError(
+                f'tap {self.text!r} has an index, but what is tapped is one {type(value).__name__}, no tuple.'
+            )
+        try:
+            return value[self.index]  # type: ignore[index]
+        except IndexError:
+            raise ValueError(f'tap {self.text!r}: the output has {len(value)} entries.') from None
+
+
+def _parse_index(text: str | None) -> int | slice | None:
+    if text is None:
+        return None
+    if ':' not in text:
+        return int(text)
+    begin, end = (int(part) if part else None for part in text.split(':'))
+    return slice(begin, end)
+
+
+def _flatten(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in _flatten(item)]
+    return []
+
+
+def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
+    """Return the tapped module.
+
+    mmseg heads call their own ``forward`` directly, so hooks on ``decode_head`` never fire: such a tap is redirected to
+    the head's ``conv_seg`` where that makes the logits.
+
+    Args:
+        network: The student or a teacher.
+        tap: The tap.
+        key: The config key to name in an error, e.g. ``'student_tap'``.
+
+    Raises:
+        KeyError: When there is no such module; names the close ones and the modules at the level where the path ends.
+        ValueError: For a head whose logits have no module of their own.
+    """
+    module = network
+    for depth, name in enumerate(part for part in tap.path.split('.') if part):
+        children = dict(module.named_children())
+        if name not in children:
+            raise KeyError(_unknown_path(network, tap, depth, list(children), key))
+        module = children[name]
+    if hasattr(module, 'cls_seg') and tap.argument is None:
+        if not isinstance(getattr(module, 'conv_seg', None), nn.Module) or not _uses_plain_cls_seg(module):
+            raise ValueError(
+                f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks and does not end in '
+                'conv_seg; '
+                f'tap a module inside it: {", ".join(dict(module.named_children()))}.'
+            )
+        return module.get_submodule('conv_seg')
+    return module
+
+
+def _uses_plain_cls_seg(head: nn.Module) -> bool:
+    return any(
+        cls.__name__ == 'BaseDecodeHead' and cls.__dict__.get('cls_seg') is getattr(type(head), 'cls_seg', None)
+        for cls in type(head).__mro__
+    )
+
+
+def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str], key: str) -> str:
+    names = [name for name, _ in network.named_modules() if name]
+    close = difflib.get_close_matches(tap.path, names, n=3, cutoff=0.5)
+    parent = '.'.join(tap.path.split('.')[:depth]) or type(network).__name__
+    hint = f' Close names: {", ".join(close)}.' if close else ''
+    where = f'{key}={tap.text!r}: no such module in {type(network).__name__}.{hint}'
+    return f'{where} Modules in {parent}: {", ".join(level)}.'
+
+
+class _LastTapReached(Exception):
+    """Ends a forward pass when everything asked for has been recorded."""
+
+
+class Recorder:
+    """Records taps while its context is open.
+
+    Args:
+        network: The network; paths are resolved at each entry, because wrappers and EMA copies replace modules.
+        taps: What to record.
+        key: The config key to name in errors.
+        stop_after: End the forward pass behind this many recorded calls, silently for the caller of :meth:`recording`.
+            ``None`` runs to the end.
+    """
+
+    def __init__(self, network: nn.Module, taps: Iterable[Tap], key: str, stop_after: int | None = None) -> None:
+        self.network = network
+        self.taps = list(dict.fromkeys(taps))
+        self.key = key
+        self.stop_after = stop_after
+        self.calls = 0
+        self.tensors: dict[str, list[Tensor]] = {}
+
+    @contextmanager
+    def recording(self) -> Iterator[dict[str, list[Tensor]]]:
+        """Hook the taps, yield the (growing) record and take the hooks away again, whatever happens."""
+        self.calls = 0
+        self.tensors = {str(tap): [] for tap in self.taps}
+        handles = []
+        try:
+            for tap in self.taps:
+                module = find_module(self.network, tap, self.key)
+                handles.append(module.register_forward_hook(self._hook(tap)))
+            yield self.tensors
+        except _LastTapReached:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def check_complete(self) -> None:
+        """Raise a ``ValueError`` for a tap whose module was never called."""
+        missing = [name for name, tensors in self.tensors.items() if not tensors]
+        if missing:
+            raise ValueError(
+                f'{self.key}={missing[0]!r} never fired in the forward pass of {type(self.network).__name__}: the '
+                'module exists '
+                'but is not called as a module. Tap a module inside it.'
+            )
+
+    def _hook(self, tap: Tap) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def record(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self.tensors[str(tap)].extend(tap.pick(args, output))
+            self.calls += 1
+            if self.calls == self.stop_after:
+                raise _LastTapReached
+
+        return record

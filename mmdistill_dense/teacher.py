@@ -1,0 +1,236 @@
+"""The frozen teacher: built, loaded strictly, never part of the student's module tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmdistill_dense.checkpoint import Receipt, load_strictly, read_checkpoint, state_dict_of
+from mmdistill_dense.engine.seeding import fork_rng
+from mmdistill_dense.taps import Recorder, Tap
+from mmdistill_dense.zoo import ModelConfig, load_model, local_file, sha256
+
+OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes')
+
+
+class FrozenTeacher:
+    """Runs a network up to its last tap, in eval mode and without gradient.
+
+    It is no ``nn.Module`` on purpose: its weights are not in the student's ``state_dict`` or ``parameters``, not
+    averaged by EMA, not broadcast by DDP, not re-initialised and not switched by ``train()``. ``deepcopy`` shares it.
+    The network is built and loaded by :meth:`load`, which the runner reaches in training only.
+
+    Args:
+        option: ``dict(cfg=…, checkpoint=…, **overrides)``. ``checkpoint`` is a file, an address or ``'auto'``;
+            ``allow_random=True`` permits to train without one; ``allow_other_classes=True`` permits a teacher that was
+            trained with other classes than the data set's.
+        key: The config key of this teacher, for errors: ``'model.teacher'`` or ``'model.teacher.<name>'``.
+
+    Raises:
+        KeyError, FileNotFoundError: As :func:`mmdistill_dense.zoo.load_model`.
+    """
+
+    def __init__(self, option: Mapping[str, Any], key: str = 'model.teacher') -> None:
+        network = {name: value for name, value in option.items() if name not in OPTIONS}
+        self.key = key
+        self.config: ModelConfig = load_model(network, key)
+        self.checkpoint: str | None = option.get('checkpoint')
+        self.allow_random = bool(option.get('allow_random', False))
+        self.allow_other_classes = bool(option.get('allow_other_classes', False))
+        self.network: nn.Module | None = None
+        self.receipt: Receipt | None = None
+        self.classes: Sequence[str] | None = None
+        self.taps: list[Tap] = []
+        self.stop_after: int | None = None
+        self.renormalise: Callable[[Tensor], Tensor] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
+        return self
+
+    def build(self) -> Any:
+        """Return a new network of this teacher on the current default device, in eval mode, its own pre-training
+        cleared."""
+        with fork_rng():
+            return build_network(self.config, pretrained=False).eval()
+
+    def load(self, like: Tensor) -> None:
+        """Build the network and load its weights, once.
+
+        Args:
+            like: A parameter of the student, whose device and dtype the teacher takes.
+
+        Raises:
+            ValueError: Without a checkpoint (unless ``allow_random``), or with one that does not fit.
+            FileNotFoundError: When the checkpoint is not there.
+        """
+        if self.network is not None:
+            return
+        if self.checkpoint is None and not self.allow_random:
+            raise ValueError(
+                f'{self.key}.checkpoint is not set: distilling from random weights teaches nothing. Give a file, or '
+                "'auto' for the "
+                f'weights published for {self.config.source or "a zoo config"} (allow_random=True is for tests).'
+            )
+        # The default device may be anything while a runner builds; the weights come from files on the CPU.
+        with torch.device('cpu'):
+            network = self.build()
+            if self.checkpoint is None:
+                self._initialise(network)
+            else:
+                self._load_weights(network, self.checkpoint)
+        network.requires_grad_(False)
+        self.network = network.to(device=like.device, dtype=like.dtype)
+
+    def _initialise(self, network: Any) -> None:
+        with fork_rng():
+            torch.manual_seed(0)
+            if hasattr(network, 'init_weights'):
+                network.init_weights()
+        total = len(network.state_dict())
+        self.receipt = Receipt(self.config.source, None, None, 0, total, 0)
+
+    def _load_weights(self, network: nn.Module, checkpoint: str) -> None:
+        key = f'{self.key}.checkpoint'
+        path = local_file(checkpoint, self.config.source, key)
+        content = read_checkpoint(path)
+        parts = {tap.path.split('.')[0] for tap in self.taps} - {''}
+        if parts and hasattr(network, 'extract_feat'):
+            parts |= {'backbone'} | ({'neck'} if parts - {'backbone'} else set())
+        state = state_dict_of(content, path)
+        matched, ignored = load_strictly(network, state, parts or None, f'{key}={checkpoint!r}')
+        self.receipt = Receipt(self.config.source, path.name, sha256(path), matched, len(network.state_dict()), ignored)
+        meta = content.get('meta') or {}
+        self.classes = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Follow a device or dtype change of the student; nothing to do before :meth:`load`."""
+        if self.network is not None:
+            self.network._apply(fn)
+
+    def module(self, path: str) -> nn.Module:
+        """Return a frozen part of the loaded network, for distillers that call it."""
+        assert self.network is not None, 'the teacher is loaded before training'
+        return self.network.get_submodule(path)
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor) -> dict[str, list[Tensor]]:
+        """Return the recorded taps for a preprocessed batch ``(B, C, H, W)`` of the student's."""
+        assert self.network is not None, 'the teacher is loaded before training'
+        if self.renormalise is not None:
+            inputs = self.renormalise(inputs)
+        recorder = Recorder(self.network, self.taps, f'{self.key} tap', self.stop_after)
+        with recorder.recording() as tensors:
+            run_parts(self.network, self.taps, inputs)
+        recorder.check_complete()
+        return tensors
+
+
+def build_network(config: ModelConfig, pretrained: bool = True) -> Any:
+    """Build a network in its own scope; ``pretrained=False`` clears what would load backbone weights."""
+    model = config.model.to_dict() if hasattr(config.model, 'to_dict') else dict(config.model)
+    if config.scope is not None:
+        model['_scope_'] = config.scope
+    # mm* constructors read their options as attributes.
+    return MODELS.build(ConfigDict(model if pretrained else without_pretrained(model)))
+
+
+def without_pretrained(model: Any) -> Any:
+    """Return a copy of a model config in which nothing fetches pre-trained weights."""
+    if isinstance(model, Mapping):
+        kept = {}
+        for name, value in model.items():
+            if name == 'pretrained':
+                value = None
+            elif name == 'init_cfg' and isinstance(value, Mapping) and str(value.get('type')).endswith('Pretrained'):
+                continue
+            kept[name] = without_pretrained(value)
+        return kept
+    if isinstance(model, (list, tuple)):
+        return type(model)(without_pretrained(member) for member in model)
+    return model
+
+
+def run_parts(network: Any, taps: Sequence[Tap], inputs: Tensor) -> None:
+    """Run what the taps need: ``extract_feat``, then each head that holds a tap, called on the features.
+
+    A network without ``extract_feat``, or a tap of the network itself (``''``), is called whole.
+
+    Raises:
+        ValueError: For a head that cannot run on features alone (a RoI head, a query decoder).
+    """
+    if not hasattr(network, 'extract_feat') or any(tap.path == '' for tap in taps):
+        network(inputs)
+        return
+    called: set[str] = set()
+    handles = [child.register_forward_hook(_note(called, name)) for name, child in network.named_children()]
+    try:
+        features = network.extract_feat(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for head in _tapped_heads(network, taps, called):
+        try:
+            head(features)
+        except TypeError as error:
+            raise ValueError(
+                f'{type(head).__name__} does not run on features alone ({error}); tap the backbone or the neck, or a '
+                'dense head.'
+            ) from error
+
+
+def _note(called: set[str], name: str) -> Callable[..., None]:
+    def note(*_: Any) -> None:
+        called.add(name)
+
+    return note
+
+
+def _tapped_heads(network: nn.Module, taps: Sequence[Tap], called: set[str]) -> list[nn.Module]:
+    heads: dict[int, nn.Module] = {}
+    for tap in taps:
+        first, *rest = tap.path.split('.')
+        if first in called:
+            continue
+        head = network.get_submodule(first)
+        while isinstance(head, (nn.ModuleList, nn.ModuleDict)) and rest:
+            head = head.get_submodule(rest.pop(0))
+        heads[id(head)] = head
+    return list(heads.values())
+
+
+def renormaliser(
+    student: Mapping[str, Any] | None, teacher: Mapping[str, Any] | None
+) -> Callable[[Tensor], Tensor] | None:
+    """Return the map from the student's normalised pixels to the teacher's, or ``None`` when they are the same.
+
+    Both arguments are data preprocessor configs (``mean``, ``std``, ``bgr_to_rgb``, ``rgb_to_bgr``). Pixels that the
+    student's preprocessor padded with 0 become what the teacher's would make of the student's mean colour.
+    """
+    mean_s, std_s, flip_s = _normalisation(student)
+    mean_t, std_t, flip_t = _normalisation(teacher)
+    flip = flip_s != flip_t
+    if flip:
+        mean_t, std_t = mean_t[::-1], std_t[::-1]
+    if not flip and mean_s == mean_t and std_s == std_t:
+        return None
+    scale = [s / t for s, t in zip(std_s, std_t, strict=True)]
+    shift = [(s - t) / d for s, t, d in zip(mean_s, mean_t, std_t, strict=True)]
+
+    def renormalise(inputs: Tensor) -> Tensor:
+        view = (1, -1, 1, 1)
+        outputs = inputs * inputs.new_tensor(scale).view(view) + inputs.new_tensor(shift).view(view)
+        return outputs.flip(1) if flip else outputs
+
+    return renormalise
+
+
+def _normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:
+    options = preprocessor or {}
+    mean = [float(value) for value in options.get('mean') or [0.0] * 3]
+    std = [float(value) for value in options.get('std') or [1.0] * 3]
+    return mean, std, bool(options.get('bgr_to_rgb') or options.get('rgb_to_bgr'))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
+
+from mmdistill_dense.zoo import is_distill_model, load_model, student_option
 
 _SHOWN = 6
 
@@ -40,9 +43,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ValueError: When the file is damaged, is no checkpoint, or holds code.
     """
     if str(path).endswith('.safetensors'):
-        from safetensors.torch import load_file  # type: ignore[import-not-found,unused-ignore]
-
-        return {'state_dict': load_file(str(path))}
+        return {'state_dict': _read_safetensors(path)}
     core = getattr(np, '_core', None) or np.core  # numpy 2, numpy 1
     rebuild = [core.multiarray._reconstruct, core.multiarray.scalar]
     dtypes = [value for value in vars(np.dtypes).values() if isinstance(value, type)]
@@ -52,18 +53,35 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([np.ndarray, np.dtype, *renamed, *dtypes, *stubs]):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f'{str(path)!r} holds more than tensors and plain values and was not read, because that could run code: '
-            f'{str(error).splitlines()[0]} Re-save its state_dict alone.'
-        ) from error
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(
-            f'{str(path)!r} is no readable checkpoint (damaged or truncated): {str(error).splitlines()[0]}'
-        ) from error
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, IndexError) as error:
+        refused = re.search(r'GLOBAL (\S+)', str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise ValueError(
+                f'{str(path)!r} holds more than tensors and plain values ({refused[1]}) and was not read, because that '
+                'could run code. Re-save its state_dict alone.'
+            ) from error
+        raise _unreadable(path, error) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f'{str(path)!r} holds a {type(checkpoint).__name__}, no dictionary of weights.')
     return checkpoint
+
+
+def _read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError  # type: ignore[import-not-found,unused-ignore]
+    from safetensors.torch import load_file  # type: ignore[import-not-found,unused-ignore]
+
+    try:
+        return load_file(str(path))
+    except SafetensorError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> ValueError:
+    first = re.split(r'\n|\. ', str(error))[0] or 'it ends too early'
+    reason = 'not written by torch.save' if isinstance(error, pickle.UnpicklingError) else first
+    return ValueError(f'{str(path)!r} is no readable checkpoint (damaged, truncated or of another kind): {reason}')
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
@@ -190,13 +208,9 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
 
 def plain_config(config: Config) -> Config:
     """Return the flattened config of the student alone: model, data, schedule; nothing of the distillation is left."""
-    from mmdistill_dense.model import split_options
-    from mmdistill_dense.zoo import load_model
-
     flat = ConfigDict(config._cfg_dict.to_dict())
     if is_distill_model(flat.model):
-        student, _, _ = split_options(flat.model)
-        resolved = load_model(student, 'student')
+        resolved = load_model(student_option(flat.model), 'model.student')
         flat.model = resolved.model
         if resolved.scope != flat.get('default_scope'):
             flat.model['_scope_'] = resolved.scope
@@ -215,9 +229,3 @@ def plain_config(config: Config) -> Config:
     else:
         flat.pop('custom_imports', None)
     return Config(flat)
-
-
-def is_distill_model(model: Any) -> bool:
-    """Tell whether a model config is a ``DistillModel``."""
-    kind = model.get('type') if isinstance(model, Mapping) else None
-    return getattr(kind, '__name__', str(kind)).rsplit('.', 1)[-1] == 'DistillModel'

@@ -62,19 +62,13 @@ def DistillModel(
             one.renormalise = renormaliser(
                 config.model.get('data_preprocessor'), one.config.model.get('data_preprocessor')
             )
-        _setup(network, parts, teachers, _crop_size(config.model))
+        with DefaultScope.overwrite_default_scope(config.scope):
+            _setup(network, parts, teachers, _crop_size(config.model))
     student_class: Any = type(network)
     network.__class__ = _distilled_class(student_class)
     distilled: Any = network
     distilled._attach(parts, Distillation(teachers, Progress()))
     return network
-
-
-def split_options(model: Option) -> tuple[Option, Option | None, Option]:
-    """Return (student option with the merged student keys, teacher, distillers) of a ``DistillModel`` config."""
-    own = ('type', 'student', 'teacher', 'distillers')
-    student_keys = {name: value for name, value in model.items() if name not in own}
-    return merge(model['student'], student_keys), model.get('teacher'), model.get('distillers') or {}
 
 
 @dataclass

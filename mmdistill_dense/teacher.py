@@ -146,13 +146,19 @@ def without_pretrained(model: Any) -> Any:
         for name, value in model.items():
             if name == 'pretrained':
                 value = None
-            elif name == 'init_cfg' and isinstance(value, Mapping) and str(value.get('type')).endswith('Pretrained'):
+            elif name == 'init_cfg' and isinstance(value, (list, tuple)):
+                value = [member for member in value if not _fetches(member)]
+            elif name == 'init_cfg' and _fetches(value):
                 continue
             kept[name] = without_pretrained(value)
         return kept
     if isinstance(model, (list, tuple)):
         return type(model)(without_pretrained(member) for member in model)
     return model
+
+
+def _fetches(init_cfg: Any) -> bool:
+    return isinstance(init_cfg, Mapping) and 'Pretrained' in str(init_cfg.get('type'))
 
 
 def run_parts(network: Any, taps: Sequence[Tap], inputs: Tensor) -> None:

@@ -113,11 +113,26 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
     if 'model' not in config:
         raise KeyError(f'{key}.cfg={option["cfg"]!r} has no key model.')
     model = config.model
+    if is_distill_model(model):
+        # A pair or a leaf stands for its student, so that a distilled student can teach the next one.
+        model = load_model(student_option(model), 'model.student').model
     if 'data_preprocessor' in config:
         model.setdefault('data_preprocessor', config.data_preprocessor)
     model = merge(model, overrides)
     scope = model.pop('_scope_', None) or config.get('default_scope') or _default_scope()
     return ModelConfig(model, scope, option['cfg'])
+
+
+def is_distill_model(model: Any) -> bool:
+    """Tell whether a model config is a ``DistillModel``."""
+    kind = model.get('type') if isinstance(model, Mapping) else None
+    return getattr(kind, '__name__', str(kind)).rsplit('.', 1)[-1] == 'DistillModel'
+
+
+def student_option(model: Mapping[str, Any]) -> Any:
+    """Return the student of a ``DistillModel`` config, every other key of the model merged over it."""
+    keys = {name: value for name, value in model.items() if name not in ('type', 'student', 'teacher', 'distillers')}
+    return merge(model['student'], keys)
 
 
 def merge(model: Any, overrides: Mapping[str, Any]) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.zoo import load_model, student_option
+
 _SHOWN = 4
 
 
@@ -101,10 +103,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _student_option(model: Any, name: str) -> Any:
     """Return a key of the student as it was resolved for the run."""
-    from mmdistill_dense.model import split_options
-    from mmdistill_dense.zoo import load_model
-
-    return load_model(split_options(model)[0], 'model.student').model.get(name)
+    return load_model(student_option(model), 'model.student').model.get(name)
 
 
 def _last_crop(dataset: Any) -> Any:

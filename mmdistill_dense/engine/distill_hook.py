@@ -14,10 +14,10 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from mmdistill_dense.checkpoint import is_distill_model
 from mmdistill_dense.engine.checks import check_carrier, check_classes, check_crop, num_classes
 from mmdistill_dense.engine.seeding import WorkerSeed, mix, seed_everything
 from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.zoo import is_distill_model
 
 _STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')
 

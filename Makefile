@@ -1,0 +1,45 @@
+# `make demo` and `make test` do their own set-up; a second call starts at once.
+VENV ?= .venv
+PY = $(VENV)/bin/python
+SEEDS ?= 0
+export VENV PYTHON
+ARGS ?=
+
+.PHONY: help demo test soak golden lint format setup clean
+
+help:
+	@echo 'make demo [SEEDS=0,1,2]  train a teacher, a student alone and a distilled student on generated images'
+	@echo 'make test [ARGS=...]     run the tests (ARGS goes to pytest)'
+	@echo 'make soak                run the long tests as well'
+	@echo 'make golden              compare with the stored reference values'
+	@echo 'make lint                ruff and mypy'
+	@echo 'make setup               the environment alone, complete (compiled mmcv, detection, test tools)'
+	@echo 'make clean               remove the environment and build folders'
+
+demo:
+	@tools/setup_env.sh demo
+	@$(PY) tools/demo.py --seeds $(SEEDS) $(ARGS)
+
+setup:
+	@tools/setup_env.sh test
+
+test: setup
+	@$(PY) -m pytest $(ARGS)
+
+soak: setup
+	@$(PY) -m pytest -m soak $(ARGS)
+
+golden: setup
+	@$(PY) -m pytest tests/golden $(ARGS)
+
+lint: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+format: setup
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

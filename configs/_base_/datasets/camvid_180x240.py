@@ -1,0 +1,20 @@
+"""CamVid at half resolution for small machines: scale 0.45 to 1, crop 180x240, batch 8; tested whole at 240x180."""
+
+_base_ = './camvid_360x360.py'
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomResize', scale=(480, 360), ratio_range=(0.45, 1.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(180, 240), cat_max_ratio=1.0),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(240, 180), keep_ratio=True),
+    dict(type='LoadAnnotations'),  # after the resize: the label stays at native size
+    dict(type='PackSegInputs'),
+]
+train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

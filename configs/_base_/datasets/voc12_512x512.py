@@ -1,0 +1,21 @@
+"""PASCAL VOC 2012, 21 classes with background: 1464 training and 1449 validation images."""
+
+_base_ = './_paper.py'
+data_root = '{{$MMDISTILL_DATA:data}}/VOCdevkit/VOC2012'
+train_dataloader = dict(
+    dataset=dict(
+        type='mmdistill_dense.PascalVOCDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClass'),
+        ann_file='ImageSets/Segmentation/train.txt',
+    )
+)
+val_dataloader = dict(
+    dataset=dict(
+        type='mmdistill_dense.PascalVOCDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClass'),
+        ann_file='ImageSets/Segmentation/val.txt',
+    )
+)
+test_dataloader = val_dataloader

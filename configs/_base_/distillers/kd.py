@@ -1,0 +1,3 @@
+"""Logit distillation alone."""
+
+distillers = dict(kd=dict(type='LogitKD'))

@@ -1,0 +1,11 @@
+"""DeepLabV3: ResNet-101 teaches ResNet-18, ADE20K."""
+
+_base_ = './deeplabv3_r101_to_r18_cityscapes.py'
+model = dict(
+    student=dict(
+        data_preprocessor=dict(size=(512, 512)),
+        decode_head=dict(num_classes=150),
+        auxiliary_head=dict(num_classes=150),
+    ),
+    teacher=dict(cfg='mmseg::deeplabv3/deeplabv3_r101-d8_4xb4-80k_ade20k-512x512.py'),
+)

@@ -1,0 +1,10 @@
+"""DeepLabV3+: MobileNetV2 (2.8 M parameters) teaches a narrow ResNet-18 (0.9 M), CamVid at half resolution."""
+
+model = dict(
+    type='mmdistill_dense.DistillModel',
+    student=dict(cfg='mmdistill_dense::_base_/models/deeplabv3plus_r18w16_camvid.py'),
+    teacher=dict(
+        cfg='mmdistill_dense::teachers/deeplabv3plus_mobilenetv2_camvid.py',
+        checkpoint='work_dirs/deeplabv3plus_mobilenetv2_camvid/iter_800.pth',
+    ),
+)

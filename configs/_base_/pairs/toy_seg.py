@@ -1,0 +1,7 @@
+"""The pair on generated data. `make demo` trains its teacher, as does configs/teachers/toy_seg.py there."""
+
+model = dict(
+    type='mmdistill_dense.DistillModel',
+    student=dict(cfg='mmdistill_dense::_base_/models/toy_student.py'),
+    teacher=dict(cfg='mmdistill_dense::_base_/models/toy_teacher.py', checkpoint='work_dirs/demo/teacher/iter_800.pth'),
+)

@@ -1,0 +1,7 @@
+"""40k iterations of SGD on 16 images, mmseg's usual schedule at that batch size; for pairs of your own."""
+
+_base_ = './_iterations.py'
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=5e-4))
+param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=1e-4, begin=0, end=40000, by_epoch=False)]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=40000, val_interval=4000)
+auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -1,0 +1,10 @@
+"""800 short iterations, for the teacher."""
+
+_base_ = './toy_600.py'
+optim_wrapper = dict(optimizer=dict(lr=4e-3))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.03, begin=0, end=30, by_epoch=False),
+    dict(type='PolyLR', power=0.9, eta_min=0, begin=30, end=801, by_epoch=False),
+]
+train_cfg = dict(max_iters=800, val_interval=800)
+default_hooks = dict(checkpoint=dict(interval=800, save_best=None))

@@ -1,0 +1,2 @@
+_base_ = './deeplabv3_r101_to_r18_cityscapes.py'
+model = dict(distillers=dict(afdcd=dict(contrast='spatial')))

@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/pairs/deeplabv3plus_mobilenetv2_to_r18w16_camvid.py',
+    '../_base_/datasets/camvid_180x240.py',
+    '../_base_/schedules/camvid_800.py',
+    '../_base_/runtime_seg.py',
+    '../_base_/distillers/afdcd_camvid_small.py',
+]
+model = dict(distillers=_base_.distillers)

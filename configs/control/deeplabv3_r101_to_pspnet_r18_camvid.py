@@ -1,0 +1,2 @@
+_base_ = '../afdcd/deeplabv3_r101_to_pspnet_r18_camvid.py'
+model = dict(distillers=dict(_delete_=True))

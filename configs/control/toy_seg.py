@@ -1,0 +1,2 @@
+_base_ = '../afdcd/toy_seg.py'
+model = dict(distillers=dict(_delete_=True))

@@ -1,0 +1,16 @@
+"""Says what to install when the mm* stack is missing, instead of a bare ModuleNotFoundError; checked on import."""
+
+from importlib.util import find_spec
+
+
+def require_stack() -> None:
+    """Raises a ModuleNotFoundError with the command to run when mmengine or mmcv cannot be found."""
+    missing = [name for name in ('mmengine', 'mmcv') if find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f'mmdistill_dense needs {" and ".join(missing)}. In its checkout run `make setup` (an environment of its '
+            "own), `pip install -e '.[onedl]'` (the maintained forks) or `pip install -e '.[upstream]'` (upstream)"
+        )
+
+
+require_stack()

@@ -1,0 +1,16 @@
+"""Data sets: CamVid, checked folders, and generated shapes that need no files."""
+
+from mmdistill_dense.datasets.camvid import CamVidDataset
+from mmdistill_dense.datasets.folders import ADE20KDataset, CityscapesDataset, PascalVOCDataset
+from mmdistill_dense.datasets.roots import check_data_roots
+from mmdistill_dense.datasets.shapes import LoadShapes, ShapesSegDataset
+
+__all__ = [
+    'ADE20KDataset',
+    'CamVidDataset',
+    'CityscapesDataset',
+    'LoadShapes',
+    'PascalVOCDataset',
+    'ShapesSegDataset',
+    'check_data_roots',
+]

@@ -1,0 +1,200 @@
+"""Af-DCD: augmentation-free dense contrastive distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdistill_dense import losses
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses, TapOption, check_option
+from mmdistill_dense.registry import DISTILLERS
+
+
+@DISTILLERS.register_module()
+class AfDCD(FeatureDistiller):
+    """Rebuilds the teacher's map from a masked student map and contrasts the two token by token, without augmentation.
+
+    ``P = projector(keep * align(F_s))`` has the teacher's shape and feeds both losses::
+
+        loss_fd  = fd_weight  * sum (P - F_t)^2 / B                                     masked feature mimicking
+        loss_ctr = ctr_weight * contrast of pooled P and F_t, tokens = channel groups   see losses.dense_contrast
+
+    Source: Fan et al., "Augmentation-free Dense Contrastive Knowledge Distillation for Efficient Semantic
+    Segmentation", NeurIPS 2023, and its released code. From the paper: both losses, the random mask, the omni contrast,
+    the clipped norm of align and projector. From its overview figure alone: ``contrast='spatial'``, ``'channel'`` and
+    ``negatives='all'``. Ours, with the same values: the first convolution folded with the align, the closed-form
+    gradient of the contrast; with other values: maps cropped to whole patches, masks that differ between ranks.
+
+    Cost per image, for C teacher channels on H x W: 2 * 9 * C^2 * H * W multiply-adds forward (the first convolution
+    shrinks with the student's channels), 20 * C^2 parameters about, both in training only.
+
+    Args:
+        student_tap: Defaults to the last backbone stage.
+        teacher_tap: Defaults to the same.
+        contrast: ``'omni'``, ``'channel'`` or ``'spatial'``.
+        negatives: Of the omni contrast: ``'other_groups'`` (as released) or ``'all'``.
+        groups: Channel groups; must divide the teacher's channels.
+        temperature: Temperature of the contrast.
+        pool_size: Max-pooling before the contrast; 0 is none.
+        patch_size: Patch within which tokens are compared, in pooled positions; ``None`` is the whole map.
+        mask: ``dict(type='random', ratio=0.75)``, positions dropped with that probability, or ``dict(type='centre')``.
+        projector: ``'plain'``, two 3x3 convolutions, or ``'enhanced'``, four.
+        fd_weight: Weight of the mimicking; 0 removes it. Defaults to 33.6 times the *mean* squared difference, which is
+            the paper's Cityscapes setting at any map size.
+        fd_reduction: What ``fd_weight`` multiplies: ``'sum'`` (the paper's; depends on the map's size) or ``'mean'``.
+        ctr_weight: Weight of the contrast; 0 removes it.
+        clip_max_norm: Largest norm of the gradients of align and projector.
+        **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``resize`` of :class:`FeatureDistiller`.
+
+    Raises:
+        ValueError: For an option out of range, and where both weights are 0.
+
+    Example:
+        >>> distiller = AfDCD(fd_weight=2e-6, ctr_weight=0.005)  # Cityscapes
+        >>> shapes = {'backbone[3]': [torch.Size((1, 8, 16, 16))]}, {'backbone[3]': [torch.Size((1, 32, 16, 16))]}
+        >>> distiller.setup(*shapes)
+        >>> student, teacher = ({tap: [torch.ones(s) for s in sizes] for tap, sizes in d.items()} for d in shapes)
+        >>> sorted(distiller(student, teacher, None))
+        ['loss_ctr', 'loss_fd']
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'backbone[3]',
+        teacher_tap: TapOption | None = None,
+        *,
+        contrast: str = 'omni',
+        negatives: str = 'other_groups',
+        groups: int = 16,
+        temperature: float = 0.07,
+        pool_size: int = 4,
+        patch_size: Sequence[int] | None = (4, 4),
+        mask: Mapping[str, Any] | None = None,
+        projector: str = 'plain',
+        fd_weight: float | None = None,
+        fd_reduction: str = 'sum',
+        ctr_weight: float = 0.005,
+        clip_max_norm: float | None = 15.0,
+        **kwargs: Any,
+    ) -> None:
+        # the align stands inside the projector, where the mask lies between the two
+        super().__init__(student_tap, teacher_tap, align='conv', clip_max_norm=clip_max_norm, **kwargs)
+        losses.check_contrast(contrast, negatives, groups, temperature, pool_size, patch_size)
+        check_option('projector', projector, tuple(_PROJECTORS))
+        check_option('fd_reduction', fd_reduction, ('sum', 'mean'))
+        if fd_weight is None:
+            fd_weight, fd_reduction = 33.6, 'mean'
+        if min(fd_weight, ctr_weight) < 0 or fd_weight == ctr_weight == 0:
+            raise ValueError(
+                f'fd_weight and ctr_weight must be >= 0 and not both 0, got {fd_weight} and {ctr_weight}; '
+                'to switch the distiller off set loss_weight=0.'
+            )
+        self.mask = _check_mask({'type': 'random'} if mask is None else mask)
+        self.projector = projector
+        self.fd_weight = fd_weight
+        self.fd_reduction = fd_reduction
+        self.ctr_weight = ctr_weight
+        self.contrast: dict[str, Any] = {
+            'contrast': contrast,
+            'negatives': negatives,
+            'groups': groups,
+            'temperature': temperature,
+            'pool_size': pool_size,
+            'patch_size': patch_size,
+        }
+
+    def build_align(self, level: Level) -> None:
+        return None
+
+    def build_level(self, level: Level) -> nn.Module:
+        if len(level.student) != 3:
+            raise ValueError(
+                f'distillers.{self.name}: {level.name} must hold (C, H, W) maps, got {tuple(level.student)}.'
+            )
+        if self.ctr_weight:
+            try:
+                losses.check_contrast(**self.contrast, channels=level.teacher[0])
+            except ValueError as error:
+                raise ValueError(f'distillers.{self.name}: {level.name}: {error}') from None
+        return _PROJECTORS[self.projector](level.student[0], level.teacher[0])
+
+    def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
+        b, _, h, w = student.shape
+        rebuilt = self.parts[level](student, self.keep((b, h, w), level))
+        terms: Losses = {}
+        if self.fd_weight:
+            terms['loss_fd'] = self.fd_weight * losses.feature_mimic(rebuilt, teacher, reduction=self.fd_reduction)
+        if self.ctr_weight:
+            terms['loss_ctr'] = self.ctr_weight * losses.dense_contrast(rebuilt, teacher, **self.contrast)
+        return terms
+
+    def keep(self, shape: tuple[int, int, int], level: int) -> Tensor:
+        """Return this iteration's (B, 1, H, W) mask of a level, True where kept."""
+        if self.mask['type'] == 'centre':
+            return losses.centre_keep(shape)
+        generator = self.generator()
+        generator.manual_seed(generator.initial_seed() + level)
+        return losses.random_keep(shape, self.mask['ratio'], generator)
+
+
+class PlainProjector(nn.Module):
+    """``conv2(relu(conv1(keep * align(x))))`` with 3x3 convolutions, in torch's default initialisation."""
+
+    def __init__(self, student: int, teacher: int) -> None:
+        super().__init__()
+        self.align = nn.Conv2d(student, teacher, 1)
+        self.conv1 = nn.Conv2d(teacher, teacher, 3, padding=1)
+        self.conv2 = nn.Conv2d(teacher, teacher, 3, padding=1)
+
+    def forward(self, feat: Tensor, keep: Tensor) -> Tensor:
+        return self.conv2(_align_and_convolve(feat, keep, self.align, self.conv1).relu_())
+
+
+class EnhancedProjector(nn.Module):
+    """``(adaptor1(x1) + adaptor2(x2)) / 2`` with ``x1 = relu(block1(keep * align(x)))``, ``x2 = relu(block2(x1))``."""
+
+    def __init__(self, student: int, teacher: int) -> None:
+        super().__init__()
+        self.align = nn.Conv2d(student, teacher, 1)
+        self.block1 = nn.Conv2d(teacher, teacher, 3, padding=1)
+        self.block2 = nn.Conv2d(teacher, teacher, 3, padding=1)
+        self.adaptor1 = nn.Conv2d(teacher, teacher, 3, padding=1)
+        self.adaptor2 = nn.Conv2d(teacher, teacher, 3, padding=1)
+
+    def forward(self, feat: Tensor, keep: Tensor) -> Tensor:
+        x1 = _align_and_convolve(feat, keep, self.align, self.block1).relu_()
+        x2 = self.block2(x1).relu_()
+        first, second = self.adaptor1, self.adaptor2
+        # one convolution over both inputs: no two maps to add
+        weight = torch.cat([first.weight, second.weight], 1) / 2
+        return F.conv2d(torch.cat([x1, x2], 1), weight, (_bias(first) + _bias(second)) / 2, padding=1)
+
+
+_PROJECTORS: dict[str, type[PlainProjector] | type[EnhancedProjector]] = {
+    'plain': PlainProjector,
+    'enhanced': EnhancedProjector,
+}
+
+
+def _align_and_convolve(feat: Tensor, keep: Tensor, align: nn.Conv2d, conv: nn.Conv2d) -> Tensor:
+    return losses.masked_align_conv(feat, keep, align.weight, _bias(align), conv.weight, _bias(conv))
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
+def _check_mask(mask: Mapping[str, Any]) -> dict[str, Any]:
+    check_option('mask.type', mask.get('type'), ('random', 'centre'))
+    allowed = {'random': {'type', 'ratio'}, 'centre': {'type'}}[mask['type']]
+    if extra := sorted(set(mask) - allowed):
+        raise ValueError(f'mask of type {mask["type"]!r} has no {", ".join(extra)}; its keys are {sorted(allowed)}.')
+    checked = {'ratio': 0.75, **mask}
+    if not 0 <= checked['ratio'] < 1:
+        raise ValueError(f'mask.ratio is the share of positions dropped and must be in [0, 1), got {checked["ratio"]}.')
+    return checked

@@ -1,0 +1,161 @@
+"""The arguments of ``tools/train.py`` and ``tools/test.py``: those of mmseg's and mmdet's scripts, for either task."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+DUMP_SUFFIXES = ('.pkl', '.pickle')
+
+
+def main_train(argv: Sequence[str] | None = None) -> None:
+    """Trains what a config describes.
+
+    Args:
+        argv: The command line without the program's name. Default: that of this process.
+    """
+    parser = _common_parser('Train with a config')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from this, or from the latest of the work folder',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
+    args = parser.parse_args(argv)
+    cfg = _load_config(args)
+    if args.amp:
+        _use_amp(cfg)
+    if args.auto_scale_lr:
+        _use_auto_scale_lr(cfg)
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    _build_runner(cfg).train()
+
+
+def main_test(argv: Sequence[str] | None = None) -> None:
+    """Tests a checkpoint with a config.
+
+    Args:
+        argv: The command line without the program's name. Default: that of this process.
+    """
+    parser = _common_parser('Test a checkpoint with a config')
+    parser.add_argument('checkpoint', nargs='?', help='the checkpoint to test')
+    parser.add_argument(
+        '--checkpoint', dest='checkpoint_option', metavar='CHECKPOINT', help='the same, as mim writes it'
+    )
+    parser.add_argument('--out', help='keep the predictions: FILE.pkl, or for segmentation a folder of label images')
+    parser.add_argument('--show', action='store_true', help='show the pictures in a window')
+    parser.add_argument('--show-dir', help='folder to save the pictures in')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds per shown picture')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    args = parser.parse_args(argv)
+    cfg = _load_config(args)
+    cfg.load_from = args.checkpoint or args.checkpoint_option
+    if cfg.load_from is None:
+        parser.error('the checkpoint is missing: CONFIG CHECKPOINT')
+    if args.show or args.show_dir:
+        _use_visualization(cfg, args.show, args.show_dir, args.wait_time)
+    if args.tta:
+        _use_tta(cfg)
+    if args.out:
+        _keep_predictions(cfg, args.out)
+    _build_runner(cfg).test()
+
+
+def _common_parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<name of the config>)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings that replace those of the config',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='what started the processes'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    return parser
+
+
+def _load_config(args: argparse.Namespace) -> Config:
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    return cfg
+
+
+def _build_runner(cfg: Config) -> Runner:
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _use_amp(cfg: Config) -> None:
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f'--amp works with optim_wrapper.type OptimWrapper, this config has {kind!r}')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _use_auto_scale_lr(cfg: Config) -> None:
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise KeyError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config')
+    cfg.auto_scale_lr.enable = True
+
+
+def _use_visualization(cfg: Config, show: bool, folder: str | None, wait_time: float) -> None:
+    hook = cfg.default_hooks.get('visualization')
+    if hook is None:
+        raise KeyError(
+            "--show and --show-dir need default_hooks.visualization, for instance dict(type='SegVisualizationHook')"
+        )
+    hook.draw = True
+    if show:
+        hook.update(show=True, wait_time=wait_time)
+    if folder and cfg.get('default_scope') == 'mmdet':
+        hook.test_out_dir = folder
+    elif folder:
+        cfg.visualizer.save_dir = folder
+
+
+def _use_tta(cfg: Config) -> None:
+    if 'tta_model' not in cfg:
+        raise KeyError('--tta needs tta_model in the config, as in _base_/runtime_seg.py and _base_/runtime_det.py')
+    dataset = cfg.test_dataloader.dataset
+    pipeline = cfg.get('tta_pipeline') or _flipped_pipeline(dataset.pipeline)
+    dataset.pipeline = pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _flipped_pipeline(pipeline: list[ConfigDict]) -> list[ConfigDict]:
+    """Returns the test pipeline of a detector with every picture also mirrored, as mmdet's script derives it."""
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+    flips = [ConfigDict(type='RandomFlip', prob=probability) for probability in (1.0, 0.0)]
+    augmented = ConfigDict(type='TestTimeAug', transforms=[flips, [ConfigDict(type='PackDetInputs', meta_keys=keys)]])
+    return [*deepcopy(pipeline[:-1]), augmented]
+
+
+def _keep_predictions(cfg: Config, out: str) -> None:
+    detection = cfg.get('default_scope') == 'mmdet'
+    if out.endswith(DUMP_SUFFIXES):
+        dump = ConfigDict(type='DumpDetResults' if detection else 'DumpResults', out_file_path=out)
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        cfg.test_evaluator = [*evaluators, dump]
+    elif detection:
+        raise ValueError(f'--out of a detector is a file ending with {" or ".join(DUMP_SUFFIXES)}, not {out!r}')
+    else:
+        cfg.test_evaluator.output_dir = out

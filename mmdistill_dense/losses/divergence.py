@@ -1,0 +1,59 @@
+"""Divergences between the class scores of student and teacher."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+
+
+@without_autocast
+def softmax_divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """``T^2 * KL(softmax(teacher / T) || softmax(student / T))`` over the classes, mean over batch and positions.
+
+    Source: Hinton et al., 2015; per pixel as in structured distillation (SKD) and its successors.
+
+    Args:
+        student: (B, C, ...) logits, the only input that gets a gradient.
+        teacher: Logits of the same shape.
+        temperature: T, above 0.
+
+    Returns:
+        Scalar in float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: Unequal shapes or a temperature that is not positive.
+    """
+    student, teacher = _prepare(student, teacher, temperature)
+    target = F.log_softmax(teacher, 1)
+    divergence = F.kl_div(F.log_softmax(student, 1), target, reduction='sum', log_target=True)
+    return divergence * (temperature**2 * student.shape[1] / student.numel())
+
+
+@without_autocast
+def sigmoid_divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """As :func:`softmax_divergence` for independent binary scores: binary KL, summed over the channels.
+
+    Args:
+        student: (B, C, ...) logits, e.g. anchors x classes of a dense detection head.
+        teacher: Logits of the same shape.
+        temperature: T, above 0.
+
+    Returns:
+        Scalar in float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: Unequal shapes or a temperature that is not positive.
+    """
+    student, teacher = _prepare(student, teacher, temperature)
+    yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+    no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+    return torch.sum(yes + no) * (temperature**2 * student.shape[1] / student.numel())
+
+
+def _prepare(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    if not temperature > 0:
+        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_same_shape(student, teacher, what='logits')
+    dtype = loss_dtype(student)
+    return student.to(dtype) / temperature, teacher.detach().to(dtype) / temperature

@@ -1,0 +1,36 @@
+"""In which precision the losses run: float32 for half inputs, whatever autocast surrounds them."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
+
+import torch
+from torch import Tensor
+
+P = ParamSpec('P')
+
+
+def loss_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype a loss of ``x`` is computed in: float32 for float16 and bfloat16, else ``x``'s own."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def without_autocast(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Decorate a loss, whose first argument is a tensor, so that autocast lowers nothing inside it."""
+
+    @functools.wraps(loss)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        first = args[0] if args else kwargs['student']
+        assert isinstance(first, Tensor)
+        with torch.autocast(first.device.type, enabled=False):
+            return loss(*args, **kwargs)
+
+    return wrapped
+
+
+def check_same_shape(student: Tensor, teacher: Tensor, *, what: str = 'maps') -> None:
+    """Raise ``ValueError`` with both shapes unless they are equal (a loss never broadcasts)."""
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f'student and teacher {what} differ in shape: {tuple(student.shape)} and {tuple(teacher.shape)}'
+        )

@@ -1,0 +1,221 @@
+"""Every shipped config: it parses, holds the published constants, stays short and copies nothing."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import PolyLR
+
+from mmdistill_dense.distillers import AfDCD
+from mmdistill_dense.zoo import find_config, load_model
+
+ROOT = Path(__file__).parents[2] / 'configs'
+FRAGMENTS = sorted(path for path in (ROOT / '_base_').rglob('*.py') if not path.name.startswith('runtime_'))
+LEAVES = sorted(path for path in ROOT.rglob('*.py') if '_base_' not in path.parts)
+METHODS = [path for path in LEAVES if path.parent.name not in ('teachers', 'control')]
+HOMES = dict(
+    pairs={'model'},
+    models={'model'},
+    distillers={'distillers'},
+    schedules={
+        'optim_wrapper', 'param_scheduler', 'train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'auto_scale_lr',
+    },
+    datasets={
+        'data_root', 'train_pipeline', 'test_pipeline', 'val_evaluator', 'test_evaluator',
+        'train_dataloader', 'val_dataloader', 'test_dataloader',
+    },
+)  # fmt: skip
+
+# Constants of the paper's released scripts: kd, fd, contrast, pooling, crop, classes
+PAPER = dict(
+    cityscapes=(1.0, 2e-6, 0.005, 4, (512, 1024), 19),
+    voc=(1.0, 1e-6, 0.005, 4, (512, 512), 21),
+    camvid=(1.0, 8e-6, 0.01, 0, (360, 360), 11),
+    ade20k=(0.5, 1e-6, 0.04, 4, (512, 512), 150),
+)
+# Rows of its result tables on these sets
+ROWS = [
+    'r18_cityscapes', 'mobilenetv2_cityscapes', 'r18_voc', 'pspnet_r18_voc', 'r18_camvid', 'pspnet_r18_camvid',
+    'r18_ade20k',
+]  # fmt: skip
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT).with_suffix(''))
+
+
+def leaf(path: str) -> Config:
+    return Config.fromfile(ROOT / f'{path}.py')
+
+
+@pytest.fixture(scope='module')
+def loaded() -> dict[str, Config]:
+    return {name(path): Config.fromfile(path) for path in LEAVES}
+
+
+@pytest.mark.parametrize('path', FRAGMENTS, ids=name)
+def test_every_key_has_one_home(path: Path) -> None:
+    assert set(Config.fromfile(path)) <= HOMES[path.parent.name]
+
+
+def test_leaves_are_complete_and_resolve(loaded: dict[str, Config]) -> None:
+    for key, cfg in loaded.items():
+        missing = {
+            'model',
+            'train_dataloader',
+            'test_dataloader',
+            'optim_wrapper',
+            'default_scope',
+            'randomness',
+        } - set(cfg)
+        assert not missing, f'{key} lacks {missing}'
+        assert cfg.default_hooks.distill.type == 'mmdistill_dense.DistillHook', key
+        if cfg.model.type == 'mmdistill_dense.DistillModel':
+            student = load_model(cfg.model.student, 'student').model
+            teacher = load_model({k: v for k, v in cfg.model.teacher.items() if k != 'checkpoint'}, 'teacher').model
+            assert student.decode_head.num_classes == teacher.decode_head.num_classes, key
+            assert teacher.type == student.type == 'EncoderDecoder', key
+
+
+def test_crop_stands_the_same_in_pipeline_and_preprocessor(loaded: dict[str, Config]) -> None:
+    for key, cfg in loaded.items():
+        student = load_model(cfg.model.student, 'student').model if 'student' in cfg.model else cfg.model
+        crops = [step.crop_size for step in cfg.train_pipeline if step.type == 'RandomCrop']
+        assert tuple(student.data_preprocessor.size) == tuple(crops[0] if crops else (96, 128)), key
+
+
+@pytest.mark.parametrize('path', LEAVES, ids=name)
+def test_leaves_are_short(path: Path) -> None:
+    lines = [line for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+    assert len(lines) <= 12
+
+
+def test_nothing_is_copied() -> None:
+    """No two files say the same, comments and docstrings aside; leaves that only swap a method may."""
+    seen = defaultdict(list)
+    for path in FRAGMENTS + METHODS:
+        text = path.read_text(encoding='utf-8')
+        body = text.split('"""')[-1]
+        seen[''.join(body.split())].append(name(path))
+    assert not [names for names in seen.values() if len(names) > 1]
+
+
+# The paper
+
+
+@pytest.mark.parametrize('row', ROWS)
+def test_a_leaf_for_each_published_row(row: str) -> None:
+    cfg = leaf(f'afdcd/deeplabv3_r101_to_{row}')
+    kd, fd, contrast, pool, crop, classes = PAPER[row.rsplit('_', 1)[1]]
+    distillers = cfg.model.distillers
+    assert distillers.kd.loss_weight == kd
+    options = {key: value for key, value in distillers.afdcd.items() if key != 'type'}
+    method = AfDCD(**options)
+    assert (method.fd_weight, method.fd_reduction, method.ctr_weight) == (fd, 'sum', contrast)
+    assert method.contrast == dict(
+        contrast='omni', negatives='other_groups', groups=16, temperature=0.07, pool_size=pool, patch_size=(4, 4)
+    )
+    assert (method.mask, method.projector) == (dict(type='random', ratio=0.75), 'plain')
+    assert method.clip_max_norm == 15.0
+    student = load_model(cfg.model.student, 'student').model
+    assert (student.decode_head.num_classes, tuple(student.data_preprocessor.size)) == (classes, crop)
+    for head in filter(None, (student.decode_head, student.auxiliary_head)):
+        assert head.align_corners
+        assert head.loss_decode.avg_non_ignore
+        assert head.num_classes == classes
+    assert (ROOT / f'control/deeplabv3_r101_to_{row}.py').is_file()
+
+
+def test_students_are_the_papers() -> None:
+    students = {row: load_model(leaf(f'afdcd/deeplabv3_r101_to_{row}').model.student, 'student').model for row in ROWS}
+    assert students['mobilenetv2_cityscapes'].auxiliary_head is None
+    assert {net.decode_head.channels for net in students.values()} == {128}
+    assert students['pspnet_r18_voc'].decode_head.type == 'PSPHead'
+    assert students['r18_ade20k'].decode_head.type == 'ASPPHead'
+    assert all(net.auxiliary_head.loss_decode.loss_weight == 0.4 for row, net in students.items() if 'r18' in row)
+
+
+def test_variants_are_real_values() -> None:
+    base = 'afdcd/deeplabv3_r101_to_r18_cityscapes'
+    enhanced, centre = (leaf(f'{base}_{kind}').model.distillers.afdcd for kind in ('enhanced', 'enhanced_centre'))
+    assert (enhanced.projector, enhanced.get('mask')) == ('enhanced', None)
+    assert (centre.projector, centre.mask) == ('enhanced', dict(type='centre'))
+    assert (enhanced.fd_weight, enhanced.ctr_weight) == (centre.fd_weight, centre.ctr_weight) == (2e-6, 0.005)
+    mimic, contrast = (leaf(f'{base}_{kind}').model.distillers for kind in ('mimic', 'contrast'))
+    assert (mimic.kd.loss_weight, mimic.afdcd.fd_weight, mimic.afdcd.ctr_weight) == (0, 2e-6, 0)
+    assert (contrast.kd.loss_weight, contrast.afdcd.fd_weight, contrast.afdcd.ctr_weight) == (0, 0, 0.005)
+
+
+def test_controls_are_the_same_run_without_distillers(loaded: dict[str, Config]) -> None:
+    for key, cfg in loaded.items():
+        if key.startswith('control/'):
+            distilled = loaded[key.replace('control/', 'afdcd/')]
+            assert cfg.model.distillers == {}, key
+            for part in set(cfg) - {'model', 'distillers'}:
+                assert cfg[part] == distilled[part], (key, part)
+            assert cfg.model.student == distilled.model.student, key
+
+
+def test_schedule_is_the_papers_formula() -> None:
+    cfg = leaf('afdcd/deeplabv3_r101_to_r18_cityscapes')
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4)
+    assert cfg.train_cfg.max_iters == 40000
+    (poly,) = cfg.param_scheduler
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.02)
+    scheduler = PolyLR(optimizer, **{key: value for key, value in poly.items() if key != 'type'})
+    for iteration in range(40000):
+        lr = optimizer.param_groups[0]['lr']
+        assert abs(lr - 0.02 * (1 - iteration / 40000) ** 0.9) < 1e-11, iteration
+        optimizer.step()
+        scheduler.step()
+
+
+def test_pipeline_is_the_papers() -> None:
+    for data in ('cityscapes_512x1024', 'voc12_512x512', 'camvid_360x360', 'ade20k_512x512'):
+        cfg = leaf(f'_base_/datasets/{data}')
+        kinds = [step.type for step in cfg.train_pipeline]
+        assert kinds == [
+            'LoadImageFromFile', 'LoadAnnotations', 'RandomChoice', 'RandomCrop', 'RandomFlip', 'PackSegInputs',
+        ]  # fmt: skip
+        factors = [resize.scale_factor for (resize,) in cfg.train_pipeline[2].transforms]
+        assert factors == [tenths / 10 for tenths in range(5, 21)]
+        assert cfg.train_pipeline[3].cat_max_ratio == 1.0
+        assert [step.type for step in cfg.test_pipeline] == ['LoadImageFromFile', 'LoadAnnotations', 'PackSegInputs']
+        assert cfg.train_dataloader.dataset.pipeline == cfg.train_pipeline
+        assert cfg.val_dataloader.dataset.pipeline == cfg.test_pipeline
+
+
+# Data roots
+
+
+def test_one_variable_moves_every_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('MMDISTILL_DATA', '/somewhere')
+    for path in sorted((ROOT / '_base_/datasets').glob('[!_]*.py')):
+        cfg = Config.fromfile(path)
+        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+            for dataset in loader.dataset.get('datasets', [loader.dataset]):
+                assert dataset.get('data_root', '/somewhere/').startswith('/somewhere/')
+
+
+def test_data_root_by_option() -> None:
+    cfg = leaf('afdcd/deeplabv3_r101_to_r18_cityscapes')
+    assert cfg.train_dataloader.dataset.data_root == 'data/cityscapes'
+    cfg.merge_from_dict({'train_dataloader.dataset.data_root': '/elsewhere'})
+    assert cfg.train_dataloader.dataset.data_root == '/elsewhere'
+
+
+def test_both_list_styles_of_the_augmented_voc() -> None:
+    joined = leaf('_base_/datasets/voc12aug_512x512').train_dataloader.dataset.datasets
+    assert [Path(part.ann_file).name for part in joined] == ['train.txt', 'aug.txt']
+    assert [part.data_prefix.seg_map_path for part in joined] == ['SegmentationClass', 'SegmentationClassAug']
+    one = leaf('_base_/datasets/voc12aug_list_512x512').train_dataloader.dataset
+    assert (Path(one.ann_file).name, one.data_prefix.seg_map_path) == ('train_aug.txt', 'SegmentationClassAug')
+    assert one.data_prefix.img_path == 'JPEGImages'
+
+
+def test_fragments_are_found_by_name() -> None:
+    assert Path(find_config('mmdistill_dense::_base_/distillers/afdcd_voc.py')).samefile(
+        ROOT / '_base_/distillers/afdcd_voc.py'
+    )

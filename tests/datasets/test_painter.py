@@ -1,0 +1,58 @@
+"""The painter: the same pictures everywhere, labels and instances that agree."""
+
+import numpy as np
+import pytest
+
+from mmdistill_dense.datasets.painter import CLASSES, SHAPES, TEXTURES, Picture, paint
+
+
+@pytest.fixture(scope='module')
+def pictures() -> list[Picture]:
+    return [paint(3, index) for index in range(60)]
+
+
+def test_shape_and_type(pictures: list[Picture]) -> None:
+    for picture in pictures:
+        assert picture.image.shape == (96, 128, 3)
+        assert picture.image.dtype == np.uint8
+        assert picture.labels.shape == (96, 128)
+        assert picture.labels.dtype == np.uint8
+
+
+def test_a_picture_depends_on_seed_and_index_alone() -> None:
+    np.random.seed(0)
+    first = paint(0, 5)
+    np.random.seed(1)
+    paint(0, 4)
+    again = paint(0, 5)
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.labels, again.labels)
+    assert not np.array_equal(first.image, paint(0, 6).image)
+    assert not np.array_equal(first.image, paint(1, 5).image)
+
+
+def test_every_class_occurs_and_objects_hide_each_other(pictures: list[Picture]) -> None:
+    assert set(np.unique([picture.labels for picture in pictures])) == set(range(len(CLASSES)))
+    assert len(CLASSES) == 1 + len(SHAPES) * len(TEXTURES)
+    boxes = [(instance, instance.box) for picture in pictures for instance in picture.instances]
+    filled = [i.mask.sum() / ((x2 - x1) * (y2 - y1)) for i, (x1, y1, x2, y2) in boxes]
+    assert min(filled) < 0.3  # much of the box is hidden, or outside a triangle
+
+
+def test_instances_cover_the_label_map_without_overlap(pictures: list[Picture]) -> None:
+    for picture in pictures:
+        covered = np.zeros(picture.labels.shape, int)
+        for instance in picture.instances:
+            covered += instance.mask
+            assert (picture.labels[instance.mask] == instance.label).all()
+            rows, columns = np.nonzero(instance.mask)
+            assert instance.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert np.array_equal(covered, picture.labels > 0)
+
+
+def test_options() -> None:
+    picture = paint(0, 0, size=(40, 72), objects=(2, 2), radius=(5.0, 6.0), noise=0.0)
+    assert picture.image.shape == (40, 72, 3)
+    assert len(picture.instances) <= 2
+    assert all(instance.mask.sum() <= 12 * 12 * 1.1 for instance in picture.instances)
+    assert not paint(0, 0, objects=(0, 0)).instances

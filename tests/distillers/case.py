@@ -1,0 +1,172 @@
+"""One case for every distiller: subclass it, say how to build the distiller, and get the tests."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.distillers import Distiller
+from mmdistill_dense.distillers.base import Progress
+from tests import toys
+
+STEPS = 6
+
+
+class DistillerCase:
+    """Properties that hold for any distiller, on a tiny DeepLabV3 pair and on bare tensors.
+
+    A subclass is a test class: it sets ``option`` (the distiller's config with its type) and, where the defaults do not fit,
+    the shapes ``student`` and ``teacher`` of one tap (with a batch of 2).
+    """
+
+    option: dict[str, Any]
+    student = (2, 64, 8, 8)
+    teacher = (2, 128, 8, 8)
+    zero_on_identical = False  # whether equal maps of equal width give a loss of 0
+    permuted_is_worse = True
+
+    def make(self, **changes: Any) -> Distiller:
+        """The distiller, set up for the case's shapes."""
+        from mmdistill_dense.registry import DISTILLERS
+
+        option = {**self.option, **changes}
+        torch.manual_seed(0)
+        distiller = DISTILLERS.get(option.pop('type'))(**option)
+        distiller.name = 'case'
+        shapes = [
+            {str(tap): [torch.Size((1, *shape[1:]))] for tap in taps}
+            for taps, shape in ((distiller.student_taps, self.student), (distiller.teacher_taps, self.teacher))
+        ]
+        distiller.setup(*shapes)
+        distiller.progress = Progress(iteration=3, max_iters=10, seed=1, rank=0)
+        return distiller
+
+    def maps(self, distiller: Distiller, dtype: torch.dtype = torch.float32) -> tuple[dict, dict]:
+        """Recorded taps: random maps, the student's with gradient, the teacher's without."""
+        generator = torch.Generator().manual_seed(5)
+
+        def draw(taps: Any, shape: Any, needs: bool) -> dict[str, list[Tensor]]:
+            return {
+                str(tap): [torch.randn(shape, generator=generator).to(dtype).requires_grad_(needs)] for tap in taps
+            }
+
+        return draw(distiller.student_taps, self.student, True), draw(distiller.teacher_taps, self.teacher, False)
+
+    def total(self, distiller: Distiller, student: dict, teacher: dict) -> Tensor:
+        return torch.stack(list(distiller.step(student, teacher, None).values())).sum()
+
+    # The properties
+
+    def test_losses_are_named_finite_scalars(self) -> None:
+        distiller = self.make()
+        losses = distiller.step(*self.maps(distiller), None)
+        assert losses
+        for name, value in losses.items():
+            assert name.startswith('loss_') and value.shape == () and value.isfinite() and value.requires_grad
+
+    def test_gradient_reaches_the_student_and_every_parameter_alone(self) -> None:
+        distiller = self.make()
+        student, teacher = self.maps(distiller)
+        for tensors in teacher.values():
+            tensors[0].requires_grad_()
+        self.total(distiller, student, teacher).backward()
+        for (tensor,) in student.values():
+            assert tensor.grad is not None and tensor.grad.isfinite().all() and tensor.grad.abs().sum() > 0
+        assert all(tensor.grad is None for (tensor,) in teacher.values()), 'the loss detaches the teacher'
+        for name, parameter in distiller.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+    def test_weight_scales_the_losses(self) -> None:
+        first, second = self.make(), self.make(loss_weight=2.5)
+        a, b = (self.total(d, *self.maps(d)) for d in (first, second))
+        torch.testing.assert_close(2.5 * a, b)
+
+    def test_same_iteration_same_losses(self) -> None:
+        distiller = self.make()
+        torch.manual_seed(1)
+        first = self.total(distiller, *self.maps(distiller))
+        state = torch.get_rng_state()
+        torch.manual_seed(2)
+        assert torch.equal(first, self.total(distiller, *self.maps(distiller))), 'random parts have their own generator'
+        torch.set_rng_state(state)
+        self.total(distiller, *self.maps(distiller))
+        assert torch.equal(torch.get_rng_state(), state), 'and leave the global stream alone'
+
+    def test_scheduled_zero_skips_the_work_but_stays_connected(self) -> None:
+        distiller = self.make(schedule=dict(stop_at=3))
+        losses = distiller.step({}, {}, None)
+        parameters = list(distiller.parameters())
+        assert list(losses) == (['loss_off'] if parameters else [])
+        if parameters:
+            losses['loss_off'].backward()
+            assert losses['loss_off'].item() == 0 and all(p.grad is not None and not p.grad.any() for p in parameters)
+
+    def test_state_round_trip(self) -> None:
+        first = self.make()
+        torch.manual_seed(9)
+        second = copy.deepcopy(first)
+        with torch.no_grad():
+            for parameter in second.parameters():
+                parameter.normal_()
+        second.load_state_dict(first.state_dict(), strict=True)
+        second.progress = first.progress
+        assert torch.equal(*(self.total(d, *self.maps(d)) for d in (first, second)))
+
+    def test_autocast_gives_float32_losses_close_to_exact(self) -> None:
+        distiller = self.make()
+        exact = self.total(distiller, *self.maps(distiller))
+        with torch.autocast('cpu', torch.bfloat16):
+            losses = distiller.step(*self.maps(distiller, torch.bfloat16), None)
+        assert all(value.dtype == torch.float32 for value in losses.values())
+        torch.testing.assert_close(torch.stack(list(losses.values())).sum(), exact, rtol=0.05, atol=1e-3)
+
+    def test_permuted_teacher_is_worse(self) -> None:
+        """Where a student agrees with its teacher, a teacher whose pictures were exchanged gives a higher loss."""
+        if not self.permuted_is_worse:
+            return
+        distiller = self.make()
+        student, teacher = self.maps(distiller)
+        self.fit(distiller, student, teacher)
+        right = self.total(distiller, student, teacher)
+        wrong = self.total(distiller, student, {tap: [tensor.flip(0)] for tap, (tensor,) in teacher.items()})
+        assert wrong > right
+
+    def fit(self, distiller: Distiller, student: dict, teacher: dict, steps: int = 100) -> None:
+        """Train student maps and distiller to agree with the teacher."""
+        parameters = [tensor for (tensor,) in student.values()] + list(distiller.parameters())
+        optimizer = torch.optim.Adam(parameters, lr=0.02)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            self.total(distiller, student, teacher).backward()
+            optimizer.step()
+
+    def test_identical_maps(self) -> None:
+        if not self.zero_on_identical:
+            return
+        distiller = self.make()
+        student, teacher = self.maps(distiller)
+        copies = zip(student, teacher.values(), strict=True)
+        same = {tap: [tensor.clone().requires_grad_()] for tap, (tensor,) in copies}
+        torch.testing.assert_close(self.total(distiller, same, teacher), torch.tensor(0.0), atol=1e-6, rtol=0)
+
+    def test_step_in_a_real_network(self) -> None:
+        """Loss keys, gradients and a falling loss on one repeated batch of a DeepLabV3 pair."""
+        model = toys.distilled(teacher=self.network_teacher(), distillers=dict(case=self.option))
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        values = []
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            losses = {name: value for name, value in toys.losses_of(model).items() if name.startswith('distill.case.')}
+            assert 'distill.case.share' in losses
+            toys.total(losses).backward()
+            optimizer.step()
+            values.append(toys.total(losses).item())
+        assert values[-1] < values[0]
+        assert all(p.grad is not None for p in model.distillers.parameters())
+
+    def network_teacher(self) -> dict:
+        """The teacher of the pair."""
+        return toys.seg_teacher()

@@ -1,0 +1,198 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdistill_dense.distillers import AfDCD
+from mmdistill_dense.losses import dense_contrast
+
+TAP = 'backbone[3]'
+
+
+def _distiller(student: int = 6, teacher: int = 32, size: int = 16, **options) -> AfDCD:
+    torch.manual_seed(0)
+    distiller = AfDCD(**options)
+    distiller.setup({TAP: [torch.Size((1, student, size, size))]}, {TAP: [torch.Size((1, teacher, size, size))]})
+    return distiller
+
+
+def _taps(student: int = 6, teacher: int = 32, size: int = 16, batch: int = 2) -> tuple[dict, dict]:
+    generator = torch.Generator().manual_seed(1)
+    maps = (torch.randn(batch, c, size, size, generator=generator) for c in (student, teacher))
+    feat, target = maps
+    return {TAP: [feat.requires_grad_()]}, {TAP: [target.relu()]}
+
+
+def _rebuilt(distiller: AfDCD, feat: Tensor, keep: Tensor) -> Tensor:
+    """The projector's formula, one operation after the other."""
+    part = distiller.parts[0]
+    masked = part.align(feat) * keep
+    if distiller.projector == 'plain':
+        return part.conv2(part.conv1(masked).relu())
+    x1 = part.block1(masked).relu()
+    x2 = part.block2(x1).relu()
+    return (part.adaptor1(x1) + part.adaptor2(x2)) / 2
+
+
+@pytest.mark.parametrize('projector', ['plain', 'enhanced'])
+@pytest.mark.parametrize('mask', [dict(type='random', ratio=0.5), dict(type='centre')])
+def test_equals_the_formula(mask: dict, projector: str) -> None:
+    distiller = _distiller(mask=mask, projector=projector, fd_weight=2e-4, ctr_weight=0.3)
+    student, teacher = _taps()
+    losses = distiller(student, teacher, None)
+    (feat,), (target,) = student[TAP], teacher[TAP]
+    rebuilt = _rebuilt(distiller, feat, distiller.keep((2, 16, 16), 0))
+    expected = {
+        'loss_fd': 2e-4 * (rebuilt - target).square().sum() / 2,
+        'loss_ctr': 0.3 * dense_contrast(rebuilt, target),
+    }
+    torch.testing.assert_close(losses, expected)
+    inputs = [feat, *distiller.parameters()]
+    grads = [torch.autograd.grad(sum(terms.values()), inputs) for terms in (losses, expected)]
+    for ours, naive in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, naive, rtol=1e-3, atol=1e-3 * float(naive.abs().max()))
+
+
+def test_parameters_have_torch_defaults() -> None:
+    part = _distiller(student=6, teacher=32).parts[0]
+    shapes = {name: tuple(p.shape) for name, p in part.named_parameters()}
+    assert shapes == {
+        'align.weight': (32, 6, 1, 1),
+        'align.bias': (32,),
+        'conv1.weight': (32, 32, 3, 3),
+        'conv1.bias': (32,),
+        'conv2.weight': (32, 32, 3, 3),
+        'conv2.bias': (32,),
+    }
+    for name, parameter in part.named_parameters():
+        bound = (6 if name.startswith('align') else 32 * 9) ** -0.5
+        assert 0.8 * bound < parameter.abs().max() <= bound
+
+
+def test_default_mimicking_is_cityscapes_at_any_size() -> None:
+    """33.6 times the mean is what 2e-6 times the sum is on the paper's 2048 x 64 x 128."""
+    student, teacher = _taps()
+    default = _distiller()(student, teacher, None)['loss_fd']
+    by_sum = _distiller(fd_weight=2e-6 * (2048 * 64 * 128) / (32 * 16 * 16))(student, teacher, None)['loss_fd']
+    assert default.item() == pytest.approx(by_sum.item(), rel=2e-3)
+
+
+@pytest.mark.parametrize('off, left', [('fd_weight', 'loss_ctr'), ('ctr_weight', 'loss_fd')])
+def test_a_zero_weight_removes_its_part(off: str, left: str) -> None:
+    distiller = _distiller(**{off: 0})
+    losses = distiller(*_taps(), None)
+    assert list(losses) == [left]
+    losses[left].backward()
+    assert all(p.grad is not None for p in distiller.parameters())  # DDP waits for every one
+
+
+def test_without_contrast_any_width_is_allowed() -> None:
+    assert _distiller(teacher=30, ctr_weight=0)
+
+
+@pytest.mark.parametrize('projector', ['plain', 'enhanced'])
+def test_every_parameter_and_the_student_get_a_gradient(projector: str) -> None:
+    distiller = _distiller(projector=projector)
+    student, teacher = _taps()
+    sum(distiller(student, teacher, None).values()).backward()
+    assert student[TAP][0].grad.any()
+    assert all(p.grad.any() for p in distiller.parameters())
+
+
+def test_equal_widths_are_aligned_too() -> None:
+    distiller = _distiller(student=32)
+    assert distiller.parts[0].align.weight.shape == (32, 32, 1, 1)
+    assert distiller(*_taps(student=32), None)
+
+
+def test_masks_depend_on_seed_rank_iteration_and_level() -> None:
+    distiller = _distiller()
+    shape = (2, 16, 16)
+    first = distiller.keep(shape, 0)
+    assert torch.equal(first, distiller.keep(shape, 0))
+    assert not torch.equal(first, distiller.keep(shape, 1))
+    for place in ('seed', 'rank', 'iteration'):
+        setattr(distiller.progress, place, 1)
+        assert not torch.equal(first, distiller.keep(shape, 0))
+        setattr(distiller.progress, place, 0)
+    assert torch.equal(first, distiller.keep(shape, 0))
+
+
+def test_masks_do_not_touch_the_global_stream() -> None:
+    distiller = _distiller()
+    state = torch.get_rng_state()
+    distiller(*_taps(), None)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_levels_have_their_own_projectors_and_weights() -> None:
+    torch.manual_seed(0)
+    distiller = AfDCD([('neck[0]', 1.0), ('neck[1]', 0.5)], pool_size=2, mask=dict(type='centre'))
+    sizes = {'neck[0]': (1, 16, 16, 16), 'neck[1]': (1, 32, 8, 8)}
+    shapes = {tap: [torch.Size(size)] for tap, size in sizes.items()}
+    distiller.setup(shapes, shapes)
+    taps = {tap: [torch.randn(size)] for tap, size in sizes.items()}
+    total = distiller(taps, taps, None)
+    each = [distiller.loss(taps[tap][0], taps[tap][0], level) for level, tap in enumerate(sizes)]
+    for name in ('loss_fd', 'loss_ctr'):
+        torch.testing.assert_close(total[name], each[0][name] + 0.5 * each[1][name])
+
+
+def test_other_map_sizes() -> None:
+    shapes = {TAP: [torch.Size((1, 6, 8, 8))]}, {TAP: [torch.Size((1, 32, 16, 16))]}
+    with pytest.raises(ValueError, match=r"map of \(8, 8\) and a teacher map of \(16, 16\).*resize='student'"):
+        AfDCD().setup(*shapes)
+    distiller = AfDCD(resize='student', fd_weight=1.0, ctr_weight=0, mask=dict(type='random', ratio=0.0))
+    distiller.setup(*shapes)
+    feat, target = torch.randn(2, 6, 8, 8), torch.randn(2, 32, 16, 16)
+    loss = distiller({TAP: [feat]}, {TAP: [target]}, None)['loss_fd']
+    # resizing before the align is resizing after it
+    part = distiller.parts[0]
+    aligned = F.interpolate(part.align(feat), (16, 16), mode='bilinear', align_corners=False)
+    expected = (part.conv2(part.conv1(aligned).relu()) - target).square().sum() / 2
+    torch.testing.assert_close(loss, expected)
+
+
+def test_autocast() -> None:
+    distiller = _distiller()
+    student, teacher = _taps()
+    exact = distiller(student, teacher, None)
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = distiller(student, teacher, None)
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    torch.testing.assert_close(losses, exact, rtol=2e-2, atol=0)
+    sum(losses.values()).backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in distiller.parameters())
+
+
+def test_clips_at_15_unless_told_otherwise() -> None:
+    assert AfDCD().clip_max_norm == 15.0
+    assert AfDCD(clip_max_norm=None).clip_max_norm is None
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(fd_weight=0, ctr_weight=0), 'fd_weight and ctr_weight must be >= 0 and not both 0'),
+        (dict(fd_weight=-1.0), 'fd_weight and ctr_weight must be >= 0'),
+        (dict(fd_reduction='max'), "fd_reduction must be one of 'sum', 'mean', got 'max'"),
+        (dict(projector='big'), "projector must be one of 'plain', 'enhanced', got 'big'"),
+        (dict(contrast='pixel'), 'contrast must be one of'),
+        (dict(groups=1), 'groups must be at least 2'),
+        (dict(mask=dict(type='block')), "mask.type must be one of 'random', 'centre', got 'block'"),
+        (dict(mask=dict(type='random', ratio=1.0)), r'mask.ratio .* must be in \[0, 1\), got 1.0'),
+        (dict(mask=dict(type='centre', ratio=0.5)), "mask of type 'centre' has no ratio"),
+    ],
+)
+def test_option_errors(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AfDCD(**options)
+
+
+def test_shape_errors_at_construction() -> None:
+    with pytest.raises(ValueError, match=r'distillers\.afdcd: backbone\[3\] .*: groups=16 does not divide the 30'):
+        _distiller(teacher=30)
+    distiller = AfDCD()
+    flat = {TAP: [torch.Size((1, 32))]}
+    with pytest.raises(ValueError, match=r'must hold \(C, H, W\) maps'):
+        distiller.setup(flat, flat)

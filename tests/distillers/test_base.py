@@ -1,0 +1,218 @@
+"""What all distillers share."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmdistill_dense.distillers import Distiller, FeatureDistiller
+from mmdistill_dense.distillers.base import Progress
+from tests.distillers.case import DistillerCase
+
+
+class TestMaskedMimic(DistillerCase):
+    """The case itself, on the tests' own method with parameters and random masks."""
+
+    option = dict(type='MaskedMimic')
+
+
+class Sum(FeatureDistiller):
+    """Mean of the student's map: makes weights and levels visible."""
+
+    def loss(self, student, teacher, level):
+        return {'loss_student': student.mean(), 'loss_teacher': teacher.mean()}
+
+
+class Plain(FeatureDistiller):
+    def loss(self, student, teacher, level):
+        return (student - teacher).square().mean()
+
+
+def size(*shape):
+    return torch.Size((1, *shape))
+
+
+def set_up(distiller, student, teacher):
+    """Set up for shapes given by tap."""
+    distiller.name = 'x'
+    distiller.setup(student, teacher)
+    return distiller
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'options', 'words'),
+    [
+        (('a..b',), {}, "'a..b' is not a tap"),
+        (([],), {}, 'student_tap is empty'),
+        (('a', []), {}, 'teacher_tap is empty'),
+        (([('a', 'b')],), {}, r"student_tap: an entry is a tap or a pair \('tap', weight\), got \('a', 'b'\)"),
+        (([('a', 1, 2)],), {}, 'student_tap: an entry is a tap or a pair'),
+        ((['a', 'b'], 'c'), {}, 'student_tap names 2 taps and teacher_tap 1'),
+        (('a',), dict(loss_weight=-1), 'loss_weight must be >= 0, got -1'),
+        (('a',), dict(clip_max_norm=0), 'clip_max_norm must be > 0 or None, got 0'),
+        (('a',), dict(align='maybe'), "align must be one of 'auto', 'conv', 'none', got 'maybe'"),
+        (('a',), dict(resize='both'), "resize must be one of None, 'student', 'teacher', got 'both'"),
+        (('a',), dict(schedule=dict(warmup=-3)), r'schedule\.warmup'),
+    ],
+)
+def test_wrong_options(arguments, options, words):
+    with pytest.raises(ValueError, match=words):
+        Plain(*arguments, **options)
+
+
+def test_taps_and_weights():
+    distiller = Plain(['a', ('b[1]', 0.4)])
+    assert [str(tap) for tap in distiller.student_taps] == ['a', 'b[1]'] and distiller.tap_weights == [1.0, 0.4]
+    assert distiller.teacher_taps == distiller.student_taps
+    assert [str(tap) for tap in Plain('a', 'c').teacher_taps] == ['c']
+    assert [str(tap) for tap in Plain(['a', ['b', 2]]).student_taps] == ['a', 'b'], 'configs turn tuples into lists'
+    assert "student_tap='a'" in repr(Plain('a', 'c')) and "teacher_tap='c'" in repr(Plain('a', 'c'))
+
+
+def test_methods_must_be_implemented():
+    with pytest.raises(NotImplementedError, match=r'Distiller must implement forward\(\)'):
+        Distiller('a')({}, {}, None)
+    bare = set_up(FeatureDistiller('a'), {'a': [size(2, 4, 4)]}, {'a': [size(2, 4, 4)]})
+    with pytest.raises(NotImplementedError, match=r'FeatureDistiller must implement loss\(\)'):
+        bare({'a': [torch.ones(1, 2, 4, 4)]}, {'a': [torch.ones(1, 2, 4, 4)]}, None)
+
+
+# Levels
+
+
+def test_levels_are_paired_weighted_and_summed():
+    distiller = Sum(['a', ('b', 0.5)], ['c', 'd'])
+    shapes = {'a': [size(2, 4, 4), size(2, 2, 2)], 'b': [size(2, 4, 4)]}
+    set_up(distiller, shapes, {'c': shapes['a'], 'd': shapes['b']})
+    assert [level.weight for level in distiller.levels] == [1, 1, 0.5]
+    assert distiller.levels[1].name == 'a -> c (level 1)' and distiller.levels[2].student == (2, 4, 4)
+
+    def filled(*values):
+        return [torch.full((3, 2, 4, 4), float(value)) for value in values]
+
+    student = {'a': [filled(1)[0], torch.full((3, 2, 2, 2), 2.0)], 'b': filled(4)}
+    teacher = {'c': [filled(10)[0], torch.full((3, 2, 2, 2), 20.0)], 'd': filled(40)}
+    losses = distiller(student, teacher, None)
+    assert {name: value.item() for name, value in losses.items()} == {'loss_student': 5.0, 'loss_teacher': 50.0}
+
+
+def test_a_bare_loss_is_named_after_its_class():
+    distiller = set_up(Plain('a'), {'a': [size(2, 4, 4)]}, {'a': [size(2, 4, 4)]})
+    losses = distiller({'a': [torch.ones(1, 2, 4, 4)]}, {'a': [torch.zeros(1, 2, 4, 4)]}, None)
+    assert {name: value.item() for name, value in losses.items()} == {'loss_plain': 1.0}
+
+
+def test_data_samples_reach_forward():
+    class Samples(Distiller):
+        def forward(self, student, teacher, data_samples):
+            return {'loss_count': student['a'][0].mean() * len(data_samples)}
+
+    assert Samples('a', loss_weight=2.0).step({'a': [torch.ones(2)]}, {}, ['s', 's'])['loss_count'] == 4
+
+
+@pytest.mark.parametrize(
+    ('student', 'teacher', 'options', 'words'),
+    [
+        ([(2, 4, 4)] * 3, [(2, 4, 4)] * 2, {}, ['gives 3 tensors', "tap 'a' 2", 'index']),
+        ([(2, 4, 4)], [(16,)], {}, ['different rank', '(2, 4, 4) and (16,)']),
+        ([(2, 4, 4)], [(3, 4, 4)], dict(align='none'), ['2 student and 3 teacher channels', "align='auto'"]),
+        ([(2, 4, 4)], [(2, 8, 8)], {}, ['(4, 4)', '(8, 8)', "resize='student' or resize='teacher'"]),
+    ],
+)
+def test_misfits_are_named(student, teacher, options, words):
+    with pytest.raises(ValueError) as error:
+        set_up(Plain('a', **options), {'a': [size(*s) for s in student]}, {'a': [size(*t) for t in teacher]})
+    assert 'distillers.x: ' in str(error.value)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_another_number_of_maps_than_at_construction():
+    distiller = set_up(Plain('a'), {'a': [size(2, 4, 4)]}, {'a': [size(2, 4, 4)]})
+    maps = [torch.ones(1, 2, 4, 4)]
+    with pytest.raises(RuntimeError, match='2 student and 1 teacher maps were recorded, 1 were seen'):
+        distiller({'a': maps * 2}, {'a': maps}, None)
+
+
+# Alignment
+
+
+@pytest.mark.parametrize(
+    ('align', 'channels', 'kinds'),
+    [
+        ('auto', (2, 5), nn.Conv2d),
+        ('auto', (5, 5), nn.Identity),
+        ('conv', (5, 5), nn.Conv2d),
+        ('none', (5, 5), nn.Identity),
+    ],
+)
+def test_align(align, channels, kinds):
+    distiller = Plain('a', align=align)
+    set_up(distiller, {'a': [size(channels[0], 4, 4)]}, {'a': [size(channels[1], 4, 4)]})
+    assert type(distiller.aligns[0]) is kinds
+    if kinds is nn.Conv2d:
+        assert distiller.aligns[0].weight.shape == (channels[1], channels[0], 1, 1)
+
+
+@pytest.mark.parametrize(('resize', 'expected'), [('student', (8, 8)), ('teacher', (4, 4))])
+def test_resize(resize, expected):
+    seen = []
+
+    class Look(FeatureDistiller):
+        def loss(self, student, teacher, level):
+            seen.append((student.shape[2:], teacher.shape[2:]))
+            return student.mean()
+
+    distiller = set_up(Look('a', resize=resize), {'a': [size(2, 4, 4)]}, {'a': [size(3, 8, 8)]})
+    distiller({'a': [torch.ones(2, 2, 4, 4)]}, {'a': [torch.ones(2, 3, 8, 8)]}, None)
+    assert seen == [(expected, expected)]
+
+
+def test_sizes_that_differ_only_in_training_are_refused_too():
+    distiller = set_up(Plain('a'), {'a': [size(2, 4, 4)]}, {'a': [size(2, 4, 4)]})
+    with pytest.raises(ValueError, match=r"student map of \(4, 4\) and a teacher map of \(6, 6\).*resize"):
+        distiller({'a': [torch.ones(1, 2, 4, 4)]}, {'a': [torch.ones(1, 2, 6, 6)]}, None)
+
+
+def test_methods_parameters_per_level():
+    class Own(Plain):
+        def build_level(self, level):
+            return nn.Linear(level.teacher[0], 1)
+
+    shapes = {'a': [size(2, 4, 4), size(3, 2, 2)]}
+    distiller = set_up(Own('a'), shapes, shapes)
+    assert [part.in_features for part in distiller.parts] == [2, 3]
+    assert list(distiller.state_dict()) == ['parts.0.weight', 'parts.0.bias', 'parts.1.weight', 'parts.1.bias']
+
+
+# Weight and random streams
+
+
+def test_weight_follows_the_schedule():
+    distiller = Plain('a', loss_weight=4.0, schedule=dict(warmup=4))
+    weights = []
+    for iteration in range(5):
+        distiller.progress = Progress(iteration=iteration, max_iters=10)
+        weights.append(distiller.weight())
+    assert weights == [1, 2, 3, 4, 4]
+
+
+def test_zero_of_a_distiller_without_parameters_is_empty():
+    distiller = Plain('a', schedule=dict(stop_at=0))
+    assert distiller.step({}, {}, None) == {}
+
+
+def test_generator_depends_on_place_and_name_only():
+    def numbers(name='x', **place):
+        distiller = Plain('a')
+        distiller.name = name
+        distiller.progress = Progress(**dict(dict(iteration=1, seed=2, rank=3, max_iters=9), **place))
+        return tuple(torch.rand(3, generator=distiller.generator()).tolist())
+
+    torch.manual_seed(0)
+    base = numbers()
+    torch.manual_seed(1)
+    assert numbers() == base == numbers(max_iters=100)
+    others = {numbers(iteration=2), numbers(seed=3), numbers(rank=0), numbers('y')}
+    assert len(others | {base}) == 5

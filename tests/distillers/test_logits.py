@@ -1,0 +1,96 @@
+"""Logit distillation: the shared case, an independent formula and the errors."""
+
+import math
+
+import pytest
+import torch
+
+from mmdistill_dense.distillers import LogitKD
+from tests import toys
+from tests.distillers.case import DistillerCase
+
+
+class TestSoftmax(DistillerCase):
+    option = dict(type='LogitKD', temperature=2.0)
+    student = teacher = (2, 5, 6, 7)
+    zero_on_identical = True
+
+
+class TestSigmoid(DistillerCase):
+    option = dict(type='LogitKD', student_tap='decode_head', activation='sigmoid')
+    student = teacher = (2, 5, 6, 7)
+    zero_on_identical = True
+
+
+def maps(classes=3):
+    generator = torch.Generator().manual_seed(0)
+    return [2 * torch.randn(2, classes, 3, 2, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+
+@pytest.mark.parametrize('temperature', [1.0, 4.0])
+def test_softmax_formula(temperature):
+    student, teacher = maps()
+    total = 0.0
+    for b in range(2):
+        for y in range(3):
+            for x in range(2):
+                s, t = ([v / temperature for v in m[b, :, y, x].tolist()] for m in (student, teacher))
+                ps, pt = ([math.exp(v) / sum(map(math.exp, m)) for v in m] for m in (s, t))
+                total += sum(p * math.log(p / q) for p, q in zip(pt, ps, strict=True))
+    expected = temperature**2 * total / 12
+    (loss,) = LogitKD(temperature=temperature).loss(student, teacher, 0).values()
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize('temperature', [1.0, 3.0])
+def test_sigmoid_formula(temperature):
+    student, teacher = maps()
+    total = 0.0
+    for s, t in zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True):
+        q, p = (1 / (1 + math.exp(-v / temperature)) for v in (s, t))
+        total += p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    expected = temperature**2 * total / 12
+    (loss,) = LogitKD(temperature=temperature, activation='sigmoid').loss(student, teacher, 0).values()
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_default_taps_and_weights_per_tap():
+    assert str(LogitKD().student_taps[0]) == 'decode_head.conv_seg' == str(LogitKD().teacher_taps[0])
+    weighted = dict(type='LogitKD', student_tap=['decode_head', ('auxiliary_head', 0.4)])
+    options = dict(
+        both=weighted,
+        main=dict(type='LogitKD', student_tap='decode_head'),
+        auxiliary=dict(type='LogitKD', student_tap='auxiliary_head'),
+    )
+    losses = toys.losses_of(toys.distilled(teacher=toys.seg_teacher(), distillers=options))
+    both, main, auxiliary = (losses[f'distill.{name}.loss_kd'] for name in options)
+    torch.testing.assert_close(both, main + 0.4 * auxiliary)
+    assert auxiliary > 0
+
+
+def test_it_has_no_parameters_and_takes_other_sizes_on_request():
+    distiller = LogitKD('a', resize='student')
+    distiller.setup({'a': [torch.Size((1, 3, 4, 4))]}, {'a': [torch.Size((1, 3, 8, 8))]})
+    assert not list(distiller.parameters())
+    losses = distiller({'a': [torch.randn(2, 3, 4, 4)]}, {'a': [torch.randn(2, 3, 8, 8)]}, None)
+    assert losses['loss_kd'] > 0
+
+
+def test_other_classes_are_refused_at_construction():
+    teacher = toys.seg_teacher(decode_head=dict(num_classes=4))
+    with pytest.raises(ValueError) as error:
+        toys.build(toys.model_config(teacher=teacher))
+    message = str(error.value)
+    assert 'distillers.kd' in message and f'{toys.NUM_CLASSES} student and 4 teacher channels' in message
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(temperature=0), 'temperature must be > 0, got 0'),
+        (dict(activation='tanh'), "activation must be one of 'softmax', 'sigmoid', got 'tanh'"),
+    ],
+)
+def test_errors(options, words):
+    with pytest.raises(ValueError, match=words):
+        LogitKD(**options)

@@ -1,0 +1,26 @@
+"""Starting the command lines as a person would."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The variables of a process that sees this checkout, one thread and no GPU."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    return dict(
+        os.environ, PYTHON=sys.executable, PYTHONPATH=path, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', **extra
+    )
+
+
+def run(command: Sequence[object], cwd: Path, env: dict[str, str]) -> str:
+    """Runs a command that must succeed; returns all it printed."""
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr

@@ -1,0 +1,142 @@
+"""The gloo opener: when it opens, and that real processes of both launchers train together."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from mmdistill_dense.engine import launch
+from tests.engine.processes import ROOT, environment, run
+
+SRUN = """#!{python}
+import os, subprocess, sys
+command = sys.argv[1:]
+while command[0].startswith('-'):
+    command = command[2:] if command[0] == '-p' else command[1:]
+env = dict(os.environ, SLURM_NTASKS='2', SLURM_NODELIST='node[1-2]')
+tasks = [subprocess.Popen(command, env=dict(env, SLURM_PROCID=str(i), SLURM_LOCALID=str(i))) for i in range(2)]
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+def losses(log: str) -> list[str]:
+    """The printed losses, one per iteration."""
+    return re.findall(r'Iter\(train\).*? loss: ([\d.]+)', log)
+
+
+@pytest.mark.parametrize(
+    ('argv', 'launcher'),
+    [
+        (['x', '--launcher', 'slurm'], 'slurm'),
+        (['--launcher=pytorch'], 'pytorch'),
+        (['x'], None),
+        (['--launcher'], None),
+    ],
+)
+def test_requested_launcher(argv: list[str], launcher: str | None) -> None:
+    assert launch.requested_launcher(argv) == launcher
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """No launcher's variables, no accelerator, and a list that fills with the backends that would be opened."""
+    for name in (
+        'RANK',
+        'WORLD_SIZE',
+        'LOCAL_RANK',
+        'MASTER_ADDR',
+        'MASTER_PORT',
+        'SLURM_PROCID',
+        'SLURM_NTASKS',
+        'SLURM_NODELIST',
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    opened: list[str] = []
+    monkeypatch.setattr(dist, 'init_process_group', opened.append)
+    return opened
+
+
+def test_a_single_process_opens_nothing(alone: list[str]) -> None:
+    assert not launch.open_gloo([])
+    assert not alone
+
+
+def test_torchrun_opens_gloo(alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    assert launch.open_gloo(['--launcher', 'pytorch'])
+    assert alone == ['gloo']
+
+
+def test_a_launcher_of_none_opens_nothing(alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert not launch.open_gloo(['--launcher', 'none'])
+
+
+def test_an_accelerator_is_left_to_mmengine(alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    assert not launch.open_gloo(['--launcher', 'pytorch'])
+
+
+def test_a_batch_script_without_srun_does_not_wait(alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (('SLURM_PROCID', '0'), ('SLURM_NTASKS', '4'), ('SLURM_NODELIST', 'a')):
+        monkeypatch.setenv(name, value)
+    assert not launch.open_gloo([])
+
+
+def test_slurm_without_scontrol_names_the_way_out(
+    alone: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in (('SLURM_PROCID', '0'), ('SLURM_NTASKS', '2'), ('SLURM_NODELIST', 'a'), ('PATH', str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RuntimeError, match='set MASTER_ADDR'):
+        launch.open_gloo(['--launcher', 'slurm'])
+
+
+def test_dist_train_runs_two_processes(two_processes: tuple[Path, str]) -> None:
+    folder, log = two_processes
+    assert (folder / 'iter_4.pth').is_file()
+    assert 'SyncBN layers become BN' in log
+    assert len(losses(log)) == 4
+
+
+def test_slurm_train_gives_the_same_losses(two_processes: tuple[Path, str], tiny_config: Path, tmp_path: Path) -> None:
+    for name, text in (('srun', SRUN.format(python=sys.executable)), ('scontrol', '#!/bin/sh\necho 127.0.0.1\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    env = environment(MASTER_PORT='29731')
+    env['PATH'] = os.pathsep.join([str(tmp_path), env['PATH']])
+    command = [
+        'bash',
+        ROOT / 'tools' / 'slurm_train.sh',
+        'partition',
+        'job',
+        tiny_config,
+        '--work-dir',
+        tmp_path / 'run',
+    ]
+    assert losses(run(command, tmp_path, env)) == losses(two_processes[1])
+
+
+def test_dist_test_reads_what_dist_train_wrote(
+    two_processes: tuple[Path, str], tiny_config: Path, tmp_path: Path
+) -> None:
+    checkpoint = two_processes[0] / 'iter_4.pth'
+    command = ['bash', ROOT / 'tools' / 'dist_test.sh', tiny_config, checkpoint, 2, '--work-dir', tmp_path]
+    assert 'mIoU' in run(command, tmp_path, environment())
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
+def test_scripts_print_their_use(script: str) -> None:
+    done = subprocess.run(['bash', str(ROOT / 'tools' / script)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f'bash tools/{script}' in done.stderr

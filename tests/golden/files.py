@@ -1,0 +1,82 @@
+"""Finding, reading and comparing golden files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.golden.kinds import METHODS, NOT_BUILT_YET, Arrays, tolerances_of
+
+DEFAULT = Path(__file__).resolve().parents[3] / 'shared' / 'golden'
+
+
+def golden_dir(config: pytest.Config) -> Path:
+    given = config.getoption('--golden-dir')
+    return Path(given) if given else DEFAULT
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the golden files of a method's folder; whatever else lies there is ignored."""
+    names = [*folder.glob('*.npz'), *folder.glob('ckpt_layouts.json')]
+    return sorted(path for path in names if path.is_file())
+
+
+def checkable(directory: Path) -> list[Path]:
+    """Return every golden file of the methods that are built."""
+    return [path for method in METHODS for path in files_of(directory / method)]
+
+
+def skipped(directory: Path) -> dict[str, str]:
+    """Return the methods of which nothing is checked, with the reason."""
+    reasons = {method: f'{directory} has no such folder' for method in METHODS if not (directory / method).is_dir()}
+    return reasons | dict.fromkeys(NOT_BUILT_YET, 'not built yet')
+
+
+def read(path: Path) -> tuple[str, Arrays]:
+    """Return the kind and the arrays of a file of a known method.
+
+    Raises:
+        ValueError: For a file that cannot be read or whose kind the method does not have.
+    """
+    method = METHODS[path.parent.name]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        kind = method.kind_of(path, arrays)
+    except Exception as error:
+        raise ValueError(f'{path} cannot be read as a golden file of {path.parent.name}: {error!r}') from error
+    if kind not in method.kinds:
+        raise ValueError(f'{path} is of kind {kind!r}; {path.parent.name} has {sorted(method.kinds)}')
+    return kind, arrays
+
+
+def compute(path: Path, kind: str, arrays: Arrays, dtype: torch.dtype) -> dict[str, np.ndarray]:
+    values: Mapping[str, Tensor] = METHODS[path.parent.name].kinds[kind](arrays, dtype)
+    return {name: value.detach().double().numpy() for name, value in values.items()}
+
+
+def differences(
+    path: Path, kind: str, arrays: Arrays, values: Mapping[str, np.ndarray], dtype: torch.dtype
+) -> dict[str, str]:
+    """Return what is wrong by array: results missing, of another shape, or further off than the table allows."""
+    wrong = {}
+    for name, tolerance in tolerances_of(path.parent.name, kind, arrays).items():
+        stored = arrays[name].astype(np.float64)
+        if name not in values or values[name].shape != stored.shape:
+            wrong[name] = f'stored {stored.shape}, computed {values[name].shape if name in values else "nothing"}'
+            continue
+        error = np.abs(values[name] - stored).max()
+        allowed = tolerance.allowed(stored, dtype)
+        if not error <= allowed:  # NaN is wrong too
+            wrong[name] = f'off by {error:.3g}, allowed {allowed:.3g}'
+    return wrong
+
+
+def perturb(arrays: Arrays, name: str, by: float) -> Arrays:
+    """Return the arrays with the first element of one of them moved."""
+    changed = arrays[name].astype(np.float64)
+    changed.reshape(-1)[0] += by
+    return {**arrays, name: changed}

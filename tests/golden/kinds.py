@@ -1,0 +1,153 @@
+"""The one table of golden kinds, and the one table of tolerances.
+
+A kind is a function from a file's arrays and a dtype to the results that the file stores, by the name of the stored
+array; it calls what the distillers call. A new method is a row in METHODS, its kinds and its tolerances.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmdistill_dense.distillers import AfDCD
+from mmdistill_dense.losses import dense_contrast, softmax_divergence
+
+Arrays = Mapping[str, np.ndarray]
+Kind = Callable[[Arrays, torch.dtype], dict[str, Tensor]]
+
+
+def afdcd_contrast(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+    student, teacher = _leaf(arrays['student'], dtype), torch.from_numpy(arrays['teacher']).to(dtype)
+    contrast, _, full = str(arrays['variant']).partition('_')
+    crop = int(arrays['crop']) or None
+    patch = tuple(arrays['patch'].tolist())
+    loss = dense_contrast(
+        student[:, :, :crop, :crop],
+        teacher[:, :, :crop, :crop],
+        contrast=contrast,
+        negatives='all' if full else 'other_groups',
+        groups=int(arrays['groups']),
+        temperature=float(arrays['tau']),
+        pool_size=int(arrays['pool']),
+        patch_size=None if patch == (0, 0) else patch,
+    )
+    loss.backward()
+    return {'loss': loss, 'grad_student': student.grad}
+
+
+def afdcd_module(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Run the whole distiller, unweighted, with the file's weights and mask."""
+    feat, teacher = _leaf(arrays['feat_s'], dtype), torch.from_numpy(arrays['feat_t']).to(dtype)
+    distiller = AfDCD(
+        'tap',
+        projector='enhanced' if arrays['enhance'] else 'plain',
+        groups=int(arrays['groups']),
+        temperature=float(arrays['tau']),
+        pool_size=int(arrays['pool']),
+        patch_size=tuple(arrays['patch'].tolist()),
+        fd_weight=1.0,
+        fd_reduction='sum',
+        ctr_weight=1.0,
+    )
+    distiller.setup({'tap': [feat[:1].shape]}, {'tap': [teacher[:1].shape]})
+    part = distiller.parts[0].to(dtype)
+    stored = {name: name.replace('.weight', '_w').replace('.bias', '_b') for name, _ in part.named_parameters()}
+    part.load_state_dict({name: torch.from_numpy(arrays[key]) for name, key in stored.items()})
+    distiller.keep = lambda shape, level: torch.from_numpy(arrays['keep']).bool()
+    rebuilt = []
+    part.register_forward_hook(lambda module, args, output: rebuilt.append(output))
+
+    losses = distiller({'tap': [feat]}, {'tap': [teacher]}, None)
+    fd, ctr = losses['loss_fd'], losses['loss_ctr']
+    total = float(arrays['lam_fd']) * fd + float(arrays['lam_ctr']) * ctr
+    grads = torch.autograd.grad(total, list(part.parameters()), retain_graph=True)
+    return {
+        'recon': rebuilt[0],
+        'fd': fd,
+        'ctr': ctr,
+        'grad_feat_s_fd': torch.autograd.grad(fd, feat, retain_graph=True)[0],
+        'grad_feat_s_ctr': torch.autograd.grad(ctr, feat, retain_graph=True)[0],
+        'grad_feat_s': torch.autograd.grad(total, feat, retain_graph=True)[0],
+        **{f'grad_{key}': grad for key, grad in zip(stored.values(), grads, strict=True)},
+        'criterion_grad_norm': torch.stack([grad.norm() for grad in grads]).norm(),
+    }
+
+
+def afdcd_kd(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+    student = _leaf(arrays['student_logits'], dtype)
+    teacher = torch.from_numpy(arrays['teacher_logits']).to(dtype)
+    loss = softmax_divergence(student, teacher, temperature=float(arrays['temperature']))
+    loss.backward()
+    return {'loss': loss, 'grad_student': student.grad}
+
+
+def _leaf(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(array).to(dtype).requires_grad_()
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the kind of a method's files is told, and what computes each kind."""
+
+    kind_of: Callable[[Path, Arrays], str]
+    kinds: dict[str, Kind]
+
+
+METHODS = {
+    'afdcd': Method(
+        kind_of=lambda path, arrays: str(arrays['kind']),
+        kinds={'ctr': afdcd_contrast, 'module': afdcd_module, 'kd': afdcd_kd},
+    ),
+}
+NOT_BUILT_YET = ('maskd', 'pcd')
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What is allowed for the arrays that match, ``max |computed - stored|``; the first match in the table counts.
+
+    ``relative`` multiplies ``max |stored|``, ``absolute`` is added; each for float64 and for float32.
+    """
+
+    method: str
+    kind: str
+    array: str
+    relative: tuple[float, float]
+    absolute: tuple[float, float] = (0.0, 0.0)
+
+    def allowed(self, stored: np.ndarray, dtype: torch.dtype) -> float:
+        index = (torch.float64, torch.float32).index(dtype)
+        return self.absolute[index] + self.relative[index] * float(np.abs(stored).max())
+
+
+# afdcd: "fp64 loss 1e-10, fp64 gradient 2e-7 of the maximum; fp32 loss 2e-6; fp32 gradient 5e-5 of the maximum
+# (observed <= 4e-6; `*_large` 1e-4); fp32 gradients of the module files 1e-3 of the maximum (observed 1.5e-4: almost
+# one-hot rows amplify the rounding of P by 1/tau)". Ours keeps 5e-5 on large values too; `recon`, stored in fp32, is
+# taken as a gradient, the norm as the gradients in it. The contrast's gradient can be 0 in exact arithmetic (all of P
+# below all of F_t: the signs are equal and the weights sum to 0), what is stored then is rounding, 1e-16: hence the
+# absolute part, which is far below 1e-3 of any other.
+TOLERANCES = (
+    Tolerance('afdcd', '*', 'loss', (1e-10, 2e-6)),
+    Tolerance('afdcd', 'module', 'fd', (1e-10, 2e-6)),
+    Tolerance('afdcd', 'module', 'ctr', (1e-10, 2e-6)),
+    Tolerance('afdcd', 'module', 'recon', (2e-7, 5e-5)),
+    Tolerance('afdcd', 'module', 'criterion_grad_norm', (1e-10, 1e-3)),
+    Tolerance('afdcd', 'module', 'grad_feat_s_ctr', (2e-7, 1e-3), absolute=(1e-14, 1e-6)),
+    Tolerance('afdcd', 'module', 'grad_*', (2e-7, 1e-3)),
+    Tolerance('afdcd', '*', 'grad_*', (2e-7, 5e-5)),
+)
+
+
+def tolerances_of(method: str, kind: str, arrays: Arrays) -> dict[str, Tolerance]:
+    """Return the tolerance of each stored array that is a result."""
+    found = {}
+    for name in arrays:
+        for row in TOLERANCES:
+            if row.method == method and fnmatch(kind, row.kind) and fnmatch(name, row.array):
+                found[name] = row
+                break
+    return found

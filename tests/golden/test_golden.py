@@ -1,0 +1,58 @@
+"""Our numbers against stored ones, made with the authors' formulas."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.golden.files import DEFAULT, checkable, compute, differences, files_of, golden_dir, perturb, read
+from tests.golden.kinds import METHODS, NOT_BUILT_YET, tolerances_of
+
+DTYPES = (torch.float64, torch.float32)
+
+
+@pytest.fixture
+def directory(request: pytest.FixtureRequest) -> Path:
+    directory = golden_dir(request.config)
+    if directory == DEFAULT and not DEFAULT.is_dir():
+        pytest.skip(f'no golden vectors: {DEFAULT} does not exist')
+    return directory
+
+
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_file(golden_file: Path, dtype: torch.dtype, record_property) -> None:
+    record_property('golden_file', str(golden_file))
+    kind, arrays = read(golden_file)
+    assert tolerances_of(golden_file.parent.name, kind, arrays), f'{golden_file} stores no result of kind {kind!r}'
+    wrong = differences(golden_file, kind, arrays, compute(golden_file, kind, arrays, dtype), dtype)
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_ten_tolerances_are_too_much(golden_file: Path, dtype: torch.dtype) -> None:
+    kind, arrays = read(golden_file)
+    values = compute(golden_file, kind, arrays, dtype)
+    for name, tolerance in tolerances_of(golden_file.parent.name, kind, arrays).items():
+        changed = perturb(arrays, name, 10 * tolerance.allowed(arrays[name], dtype))
+        assert list(differences(golden_file, kind, changed, values, dtype)) == [name]
+
+
+def test_directory_has_something_to_check(directory: Path) -> None:
+    assert checkable(directory), (
+        f'{directory} holds no golden file that can be checked; it must hold a folder per method: {", ".join(METHODS)}'
+    )
+
+
+def test_every_folder_is_of_a_known_method(directory: Path) -> None:
+    known = {*METHODS, *NOT_BUILT_YET}
+    unknown = [path.name for path in directory.iterdir() if path.is_dir() and path.name not in known and files_of(path)]
+    assert not unknown, f'{directory} holds folders of unknown methods: {unknown}; known are {sorted(known)}'
+
+
+@pytest.mark.parametrize('method', [*METHODS, *NOT_BUILT_YET])
+def test_folder(directory: Path, method: str) -> None:
+    if method in NOT_BUILT_YET:
+        pytest.skip(f'{method} is not built yet')
+    if not (directory / method).is_dir():
+        pytest.skip(f'{directory} has no folder {method}')
+    assert files_of(directory / method), f'{directory / method} is empty'

@@ -1,0 +1,55 @@
+"""The golden check itself: it must not pass where nothing, or nothing readable, was compared."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.golden.files import checkable, files_of, read
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _run(directory: Path) -> tuple[int, str]:
+    command = [sys.executable, '-m', 'pytest', 'tests/golden/test_golden.py', '-q', '--golden-dir', str(directory)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def _write(path: Path, **arrays: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+    return path
+
+
+def test_an_empty_directory_fails(tmp_path: Path) -> None:
+    code, output = _run(tmp_path)
+    assert code == 1
+    assert 'holds no golden file that can be checked' in output
+    assert f'golden: 0 files checked in {tmp_path}' in output
+    assert f'golden: afdcd skipped: {tmp_path} has no such folder' in output
+
+
+def test_bad_files_fail_and_are_counted(tmp_path: Path) -> None:
+    (tmp_path / 'afdcd').mkdir()
+    (tmp_path / 'afdcd' / 'broken.npz').write_bytes(b'not a zip file')
+    _write(tmp_path / 'afdcd' / 'other.npz', kind=np.array('mystery'))
+    code, output = _run(tmp_path)
+    assert code == 1
+    assert 'cannot be read as a golden file of afdcd' in output
+    assert "is of kind 'mystery'; afdcd has ['ctr', 'kd', 'module']" in output
+    assert 'golden: 2 files checked' in output
+
+
+def test_other_files_are_ignored(tmp_path: Path) -> None:
+    good = _write(tmp_path / 'afdcd' / 'a.npz', kind=np.array('ctr'))
+    (tmp_path / 'afdcd' / 'README.md').write_text('text')
+    (tmp_path / 'afdcd' / 'notes.json').write_text('{}')
+    assert files_of(tmp_path / 'afdcd') == checkable(tmp_path) == [good]
+
+
+def test_a_file_without_kind_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='cannot be read'):
+        read(_write(tmp_path / 'afdcd' / 'a.npz', loss=np.array(1.0)))

@@ -1,0 +1,247 @@
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdistill_dense.analysis import reference
+from mmdistill_dense.analysis.measure import peak_extra_memory
+from mmdistill_dense.losses import contrast as contrast_module
+from mmdistill_dense.losses import dense_contrast
+
+VARIANTS = {
+    'omni': dict(contrast='omni', groups=2),
+    'omni_full': dict(contrast='omni', negatives='all', groups=2),
+    'channel': dict(contrast='channel', groups=4),
+    'spatial': dict(contrast='spatial'),
+}
+
+
+def naive(student: Tensor, teacher: Tensor, *, rule: str, groups: int, tau: float, pool: int, patch: tuple[int, int]):
+    """Row by row, candidate by candidate, each token cut out of the map by hand."""
+    if pool:
+        student, teacher = F.max_pool2d(student, pool), F.max_pool2d(teacher, pool)
+    b, c, h, w = student.shape
+    rows, cols = h // patch[0], w // patch[1]
+    d = c // groups
+    total = student.new_zeros(())
+    for image, top, left in itertools.product(range(b), range(rows), range(cols)):
+        places = [
+            (m, top * patch[0] + y, left * patch[1] + x)
+            for y, x, m in itertools.product(range(patch[0]), range(patch[1]), range(groups))
+        ]
+        for anchor in places:
+            m, y, x = anchor
+            token = student[image, m * d : (m + 1) * d, y, x]
+            logits = {}
+            for other in places:
+                if rule == 'all' or other == anchor or other[0] != m:
+                    n, v, u = other
+                    logits[other] = -(token - teacher[image, n * d : (n + 1) * d, v, u]).abs().sum() / tau
+            total = total + torch.stack(list(logits.values())).logsumexp(0) - logits[anchor]
+    return total / (rows * patch[0] * cols * patch[1]) / b
+
+
+def _naive_of(student: Tensor, teacher: Tensor, options: dict) -> Tensor:
+    contrast = options['contrast']
+    patch = (1, 1) if contrast == 'channel' else options.get('patch_size', (4, 4))
+    return naive(
+        student,
+        teacher,
+        rule='all' if contrast == 'spatial' or options.get('negatives') == 'all' else 'other_groups',
+        groups=1 if contrast == 'spatial' else options['groups'],
+        tau=options.get('temperature', 0.07),
+        pool=options.get('pool_size', 0),
+        patch=patch or (student.shape[2], student.shape[3]),
+    )
+
+
+def _maps(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    return student.to(dtype).requires_grad_(), teacher.relu().to(dtype)
+
+
+@pytest.mark.parametrize('temperature', [0.07, 0.5, 20.0])
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_equals_the_naive_formula(variant: str, temperature: float) -> None:
+    options = {**VARIANTS[variant], 'temperature': temperature, 'patch_size': (2, 3)}
+    student, teacher = _maps(2, 8, 9, 13)
+    loss = dense_contrast(student, teacher, pool_size=2, **options)
+    expected = _naive_of(student, teacher, {**options, 'pool_size': 2})
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    grads = [torch.autograd.grad(value, student)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
+
+
+def test_whole_map_patches_of_several_images() -> None:
+    options = dict(contrast='spatial', patch_size=None, temperature=0.3)
+    student, teacher = _maps(3, 4, 3, 5)
+    loss, expected = dense_contrast(student, teacher, pool_size=0, **options), _naive_of(student, teacher, options)
+    torch.testing.assert_close(loss, expected)
+    grads = [torch.autograd.grad(value, student)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*grads)
+
+
+def test_equals_the_released_formula() -> None:
+    student, teacher = _maps(2, 32, 32, 16)
+    loss = dense_contrast(student, teacher)
+    torch.testing.assert_close(loss, reference.afdcd_contrast(student, teacher, 16, 0.07, 4, (4, 4)))
+
+
+@pytest.mark.parametrize('temperature', [0.07, 1.0])
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_gradcheck(variant: str, temperature: float) -> None:
+    student, teacher = _maps(1, 4, 2, 4)
+    options = {**VARIANTS[variant], 'temperature': temperature, 'pool_size': 0, 'patch_size': (2, 2)}  # two patches
+    assert torch.autograd.gradcheck(lambda x: dense_contrast(x, teacher, **options), student)
+
+
+def test_pieces_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of positions within a patch, blocks of rows within a chunk, for every variant."""
+    student, teacher = _maps(2, 8, 8, 8)
+    for options in VARIANTS.values():
+        kwargs = {**options, 'pool_size': 0, 'temperature': 0.5}
+        whole = torch.autograd.grad(dense_contrast(student, teacher, **kwargs), student)[0]
+        for pairs, block in ((1, 1), (70, 10**6), (300, 50)):
+            monkeypatch.setattr(contrast_module, '_PAIRS', pairs)
+            monkeypatch.setattr(contrast_module, '_BLOCK', {'cpu': block})
+            torch.testing.assert_close(
+                torch.autograd.grad(dense_contrast(student, teacher, **kwargs), student)[0], whole
+            )
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize('share, dense', [(0.0, True), (1.0, False)])
+def test_sparse_and_dense_backward_agree(share: float, dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = _maps(1, 16, 4, 4)
+    calls = []
+    sparse = contrast_module._sparse_sign_sum
+    monkeypatch.setattr(contrast_module, '_sparse_sign_sum', lambda *args: calls.append(1) or sparse(*args))
+    monkeypatch.setattr(contrast_module, '_SPARSE_SHARE', share)
+    options = dict(contrast='omni', groups=4, temperature=2.0)
+    grad, expected = (
+        torch.autograd.grad(loss, student)[0]
+        for loss in (dense_contrast(student, teacher, pool_size=0, **options), _naive_of(student, teacher, options))
+    )
+    torch.testing.assert_close(grad, expected)
+    assert bool(calls) is not dense
+
+
+def test_warm_rows_take_the_dense_backward() -> None:
+    """At a large temperature every pair survives the threshold."""
+    student, teacher = _maps(1, 32, 4, 4, dtype=torch.float32)
+    loss = dense_contrast(student, teacher, pool_size=0, temperature=50.0)
+    expected = reference.afdcd_contrast(student.double(), teacher.double(), 16, 50.0, 0, (4, 4))
+    grads = [torch.autograd.grad(value, student)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*grads, rtol=0, atol=2e-6 * float(grads[1].abs().max()))
+
+
+def test_ties() -> None:
+    """Worked out by hand: sign(0) = 0, and the first maximum of a pooling window takes the whole gradient."""
+    student = torch.ones(1, 4, 4, 4, dtype=torch.float64, requires_grad=True)
+    teacher = torch.ones(1, 4, 4, 4, dtype=torch.float64)
+    teacher[:, :2] = 3.0
+    loss = dense_contrast(student, teacher, pool_size=2, patch_size=(2, 2), groups=2, temperature=1.0)
+    # group 0: positive at distance 4, four candidates at distance 0 whose sign is 0; group 1: the other way round
+    own, other = math.exp(-4) / (math.exp(-4) + 4), math.exp(-4) / (1 + 4 * math.exp(-4))
+    assert loss.item() == pytest.approx(-math.log(own) + math.log(1 + 4 * math.exp(-4)))
+    expected = torch.zeros(1, 4, 4, 4, dtype=torch.float64)
+    expected[:, :2, ::2, ::2] = -(1 - own) / 4
+    expected[:, 2:, ::2, ::2] = 4 * other / 4
+    torch.testing.assert_close(torch.autograd.grad(loss, student)[0], expected)
+
+
+def test_equal_rows_give_the_logarithm_of_the_candidates() -> None:
+    x = torch.zeros(1, 32, 4, 4)
+    assert dense_contrast(x, x, pool_size=0).item() == pytest.approx(16 * math.log(241))
+    assert dense_contrast(x, x, pool_size=0, negatives='all').item() == pytest.approx(16 * math.log(256))
+    assert dense_contrast(x, x, pool_size=0, contrast='channel').item() == pytest.approx(16 * math.log(16))
+    assert dense_contrast(x, x, pool_size=0, contrast='spatial').item() == pytest.approx(math.log(16))
+
+
+def test_gradient_scales_and_backward_runs_twice() -> None:
+    student, teacher = _maps(1, 32, 8, 8)
+    loss = dense_contrast(student, teacher, pool_size=0)
+    (once,) = torch.autograd.grad(loss, student, retain_graph=True)
+    (scaled,) = torch.autograd.grad(-3 * loss, student, retain_graph=True)
+    (again,) = torch.autograd.grad(loss, student)
+    torch.testing.assert_close(scaled, -3 * once)
+    assert torch.equal(once, again)
+
+
+def test_teacher_gets_no_gradient() -> None:
+    student, teacher = _maps(1, 32, 8, 8)
+    teacher.requires_grad_()
+    dense_contrast(student, teacher, pool_size=0).backward()
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float16, 1e-3), (torch.bfloat16, 4e-3)])
+def test_half_maps_are_lifted(dtype: torch.dtype, tolerance: float) -> None:
+    student, teacher = _maps(1, 32, 32, 32, dtype=dtype)
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = dense_contrast(student, teacher)
+    assert loss.dtype == torch.float32
+    lifted = dense_contrast(student.detach().float(), teacher.float())
+    assert loss.item() == pytest.approx(lifted.item(), rel=1e-6)  # pooling commutes with the cast
+    loss.backward()
+    assert student.grad.dtype == dtype
+    exact = dense_contrast(*(x.detach() for x in _maps(1, 32, 32, 32)))
+    assert loss.item() == pytest.approx(exact.item(), rel=tolerance)
+
+
+def test_large_distances_stay_finite() -> None:
+    student, teacher = _maps(1, 32, 8, 8, dtype=torch.float32)
+    student = (student.detach() * 1e4).requires_grad_()
+    loss = dense_contrast(student, teacher, pool_size=0)
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
+
+
+def test_no_gradient_memory_without_gradient() -> None:
+    student, teacher = _maps(2, 64, 32, 32, dtype=torch.float32)
+    tokens = student.numel() * 4
+    with torch.no_grad():
+        without = peak_extra_memory(lambda: dense_contrast(student, teacher, pool_size=0))
+    detached = peak_extra_memory(lambda: dense_contrast(student.detach(), teacher, pool_size=0))
+    needed = peak_extra_memory(lambda: dense_contrast(student, teacher, pool_size=0))
+    assert without == detached
+    assert needed >= without + tokens
+
+
+def test_memory_is_a_quarter_of_the_released_formula() -> None:
+    """At half the Cityscapes map; the released steps grow with the patches, ours is one chunk beside the gradient."""
+    student, teacher = _maps(1, 2048, 16, 16, dtype=torch.float32)
+    ours = peak_extra_memory(lambda: dense_contrast(student, teacher, pool_size=0).backward())
+    student.grad = None
+    released = peak_extra_memory(lambda: reference.afdcd_contrast(student, teacher, 16, 0.07, 0, (4, 4)).backward())
+    assert ours <= 0.25 * released
+
+
+@pytest.mark.parametrize(
+    'shape, options, message',
+    [
+        ((1, 32, 8, 8), dict(groups=1), r'groups must be at least 2 .* got 1'),
+        ((1, 32, 8, 8), dict(groups=1, contrast='channel'), r'groups must be at least 2'),
+        ((1, 30, 8, 8), dict(), r'groups=16 does not divide the 30 channels'),
+        ((1, 32, 8, 8), dict(pool_size=4), r'patch_size 4x4 does not fit a map of 2x2'),
+        ((1, 32, 3, 8), dict(pool_size=4), r'pool_size 4x4 does not fit a map of 3x8'),
+        ((1, 32, 8, 8), dict(pool_size=-1), r'pool_size must be 0'),
+        ((1, 32, 8, 8), dict(patch_size=(0, 4)), r'patch_size must be \(height, width\)'),
+        ((1, 32, 8, 8), dict(contrast='spatial', patch_size=(1, 1)), r'patch_size must hold two positions'),
+        ((1, 32, 8, 8), dict(contrast='pixel'), r"contrast must be one of .*'omni'.* got 'pixel'"),
+        ((1, 32, 8, 8), dict(negatives='some'), r"negatives must be one of .* got 'some'"),
+        ((1, 32, 8, 8), dict(temperature=0.0), r'temperature must be above 0, got 0.0'),
+    ],
+)
+def test_errors(shape: tuple[int, ...], options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dense_contrast(torch.zeros(shape), torch.zeros(shape), **{'pool_size': 0, **options})
+
+
+def test_shapes_must_be_equal() -> None:
+    with pytest.raises(ValueError, match=r'differ in shape: \(1, 32, 8, 8\) and \(1, 32, 4, 4\)'):
+        dense_contrast(torch.zeros(1, 32, 8, 8), torch.zeros(1, 32, 4, 4))

@@ -1,0 +1,297 @@
+"""Reading without running code, strict loading, and the export of a student."""
+
+import copy
+import pickle
+import runpy
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmdistill_dense.checkpoint import (
+    export_student,
+    is_distill_model,
+    load_strictly,
+    plain_config,
+    read_checkpoint,
+    state_dict_of,
+)
+from tests import toys
+
+ROOT = Path(__file__).parents[1]
+
+
+class Malicious:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return exec, (f'open({self.path!r}, "w").close()',)
+
+
+class Getter:
+    """Reaches for a function through getattr, which runner files use for harmless things."""
+
+    def __reduce__(self):
+        return getattr, ({}, 'clear')
+
+
+def network():
+    return nn.ModuleDict(dict(body=nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)), head=nn.Conv2d(2, 3, 1)))
+
+
+def filled(value=1.0):
+    return {name: torch.full_like(tensor, value) for name, tensor in network().state_dict().items()}
+
+
+# Reading
+
+
+@pytest.mark.parametrize('new_format', [True, False])
+def test_plain_files_are_read(tmp_path, new_format):
+    path = tmp_path / 'a.pth'
+    torch.save(dict(state_dict=filled(2.0), meta=dict(epoch=3)), path, _use_new_zipfile_serialization=new_format)
+    content = read_checkpoint(path)
+    assert content['meta'] == dict(epoch=3)
+    assert not toys.differing(state_dict_of(content, path), filled(2.0))
+
+
+def test_runner_content_is_read(tmp_path):
+    """The message hub of a runner holds HistoryBuffers, numpy scalars and arrays, whose pickles name ``getattr``."""
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    hub = dict(log_scalars=dict(loss=buffer), runtime_info=dict(seed=np.int64(3), best=np.float32(0.5), a=np.ones(2)))
+    path = tmp_path / 'a.pth'
+    torch.save(dict(state_dict=filled(), message_hub=hub, meta=dict(seed=np.int64(3))), path)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    content = read_checkpoint(path)
+    assert content['meta']['seed'] == 3 and content['message_hub']['runtime_info']['a'].sum() == 2
+    assert not toys.differing(state_dict_of(content, path), filled())
+
+
+def test_file_of_a_real_run_is_read():
+    content = read_checkpoint(toys.teacher_file('fcn', runner_file=True))
+    assert {'meta', 'state_dict', 'message_hub', 'optimizer'} <= set(content)
+    toys.build_plain(toys.seg_net('fcn', 16)).load_state_dict(content['state_dict'])
+
+
+def test_code_is_refused_and_not_run(tmp_path):
+    mark, path = tmp_path / 'mark', tmp_path / 'a.pth'
+    torch.save(dict(state_dict=filled(), extra=[Malicious(mark)]), path)
+    with pytest.raises(ValueError) as error:
+        read_checkpoint(path)
+    message = str(error.value)
+    assert repr(str(path)) in message and 'more than tensors' in message and 'exec' in message and 'run code' in message
+    assert not mark.exists()
+    torch.load(path, weights_only=False)
+    assert mark.exists(), 'the file would have run code'
+
+
+def test_getattr_of_a_file_reaches_nothing(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save(dict(state_dict=filled(), extra=Getter()), path)
+    assert 'clear' not in repr(read_checkpoint(path)['extra'])
+
+
+@pytest.mark.parametrize('content', [b'', b'<html>404</html>', b'version https://git-lfs', b'PK\x03\x04 no'])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize('new_format', [True, False])
+@pytest.mark.parametrize('share', [0.02, 0.5, 0.97])
+def test_truncated_files_are_refused(tmp_path, new_format, share):
+    path = tmp_path / 'a.pth'
+    torch.save(dict(state_dict=dict(w=torch.zeros(999))), path, _use_new_zipfile_serialization=new_format)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint .*truncated"):
+        read_checkpoint(path)
+
+
+def test_file_without_weights_is_refused(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save([torch.zeros(1)], path)
+    with pytest.raises(ValueError, match='holds a list, no dictionary'):
+        read_checkpoint(path)
+    with pytest.raises(ValueError, match=r"holds no weights; its entries are \['epoch', 'meta'\]"):
+        state_dict_of(dict(meta={}, epoch=3), path)
+
+
+def test_layouts_of_checkpoints():
+    state = filled()
+    for content in (state, dict(model=state), dict(state_dict=state), dict(state_dict=Prefix(state)), Prefix(state)):
+        assert not toys.differing(state_dict_of(content, 'x'), state)
+
+
+def Prefix(state):  # noqa: N802
+    return {f'module.{name}': value for name, value in state.items()}
+
+
+def test_safetensors(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / 'a.safetensors'
+    save_file(filled(4.0), path)
+    assert not toys.differing(state_dict_of(read_checkpoint(path), path), filled(4.0))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match='no readable checkpoint'):
+        read_checkpoint(path)
+
+
+# Strictness
+
+
+def test_fitting_weights_are_loaded_and_counted():
+    target = network()
+    assert load_strictly(target, filled(3.0), None, 'k') == (9, 0)
+    assert not toys.differing(target.state_dict(), filled(3.0))
+
+
+def test_every_kind_of_misfit_is_listed():
+    state = filled()
+    del state['body.0.weight'], state['body.1.bias']
+    state['body.2.extra'] = torch.zeros(1)
+    state['head.weight'] = torch.zeros(5, 2, 1, 1)
+    with pytest.raises(ValueError) as error:
+        load_strictly(network(), state, None, "model.teacher.checkpoint='t.pth'")
+    message = str(error.value)
+    assert message.startswith("model.teacher.checkpoint='t.pth' does not fit ModuleDict (9 tensors)")
+    assert '2 missing, 1 unexpected, 1 of another shape' in message
+    assert 'missing: body.0.weight, body.1.bias' in message and 'unexpected: body.2.extra' in message
+    assert 'shapes: head.weight (5, 2, 1, 1) (model (3, 2, 1, 1))' in message
+
+
+def test_long_lists_are_cut():
+    other = nn.Sequential(*(nn.Linear(1, 1) for _ in range(6)))
+    with pytest.raises(ValueError, match=r'12 missing[^§]*and 6 more'):
+        load_strictly(other, dict(x=torch.zeros(1)), None, 'k')
+
+
+def test_parts_outside_take_what_fits():
+    state = dict(filled(2.0), **{'head.weight': torch.zeros(5, 2, 1, 1), 'tail.weight': torch.zeros(1)})
+    target = network()
+    untouched = target['head'].weight.clone()
+    assert load_strictly(target, state, {'body'}, 'k') == (8, 2)
+    assert target['body'][0].weight.eq(2).all() and target['head'].bias.eq(2).all()
+    assert torch.equal(target['head'].weight, untouched)
+    del state['body.0.bias']
+    with pytest.raises(ValueError, match='1 missing, 0 unexpected, 0 of another shape'):
+        load_strictly(network(), state, {'body'}, 'k')
+
+
+def test_batch_counters_may_be_missing():
+    state = filled()
+    del state['body.1.num_batches_tracked']
+    assert load_strictly(network(), state, None, 'k') == (8, 0)
+    del state['body.1.running_mean']
+    with pytest.raises(ValueError, match='missing: body.1.running_mean'):
+        load_strictly(network(), state, None, 'k')
+
+
+def test_nothing_in_common_is_refused():
+    with pytest.raises(ValueError, match='missing'):
+        load_strictly(network(), dict(w=torch.zeros(1)), None, 'k')
+
+
+# Export
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A distilled run of two iterations with parameters in its distiller; returns (config, checkpoint, model)."""
+    work_dir = tmp_path_factory.mktemp('run')
+    model = toys.model_config(
+        toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), distillers=dict(kd=dict(type='LogitKD'))
+    )
+    config = toys.run_config(work_dir, model, iters=2, model_wrapper_cfg=dict(type='mmdistill_dense.DistillDDP'))
+    runner = toys.train(work_dir, config)
+    return config, work_dir / 'iter_2.pth', runner.model
+
+
+def test_plain_config_holds_nothing_of_the_distillation(run):
+    config, _, _ = run
+    before = copy.deepcopy(config._cfg_dict.to_dict())
+    config.distillers = dict(kd=dict(type='LogitKD'))
+    flat = plain_config(config)
+    config._cfg_dict.pop('distillers')
+    assert config._cfg_dict.to_dict() == before, 'the given config is left as it was'
+    text = flat.pretty_text
+    for word in ('DistillModel', 'distillers', 'DistillHook', 'teacher', 'LogitKD', 'DistillDDP', 'student', "cfg='"):
+        assert word not in text, word
+    assert flat.model.type == 'EncoderDecoder' and flat.model.backbone.base_channels == 8
+    assert flat.model.data_preprocessor.size == (toys.SIDE, toys.SIDE)
+    assert flat.train_dataloader.dataset.type == 'mmdistill_dense.ShapesSegDataset'
+    assert not is_distill_model(flat.model) and is_distill_model(config.model)
+
+
+def test_plain_config_keeps_the_users_imports():
+    config = toys.run_config(
+        'x', toys.model_config(), custom_imports=dict(imports=['mmdistill_dense.engine.launch', 'mine'])
+    )
+    assert plain_config(config).custom_imports.imports == ['mine']
+    config.custom_imports.imports = ['mmdistill_dense.engine.launch']
+    assert 'custom_imports' not in plain_config(config)
+
+
+def test_plain_config_of_a_plain_run_is_the_same():
+    config = toys.run_config('x', toys.seg_net('fcn'))
+    flat = plain_config(config)
+    assert flat.model == config.model and 'distill' not in flat.default_hooks
+
+
+def test_export_loads_into_the_vanilla_network(run, tmp_path):
+    config, checkpoint, model = run
+    weights, path = export_student(config, checkpoint, tmp_path / 'new' / 'student.pth')
+    plain = Config.fromfile(path)
+    init_default_scope('mmseg')
+    vanilla = MODELS.build(plain.model)
+    assert type(vanilla).__name__ == 'EncoderDecoder'
+    content = torch.load(weights, weights_only=True)
+    vanilla.load_state_dict(content['state_dict'], strict=True)
+    assert set(content) == {'state_dict', 'meta'} and content['meta']['dataset_meta']['classes']
+    batch = toys.seg_batch(seed=4)
+    with torch.no_grad():
+        ours, theirs = (m.eval().test_step(copy.deepcopy(batch)) for m in (model, vanilla))
+    model.train()
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a.seg_logits.data, b.seg_logits.data)
+        assert Counter(a.pred_sem_seg.data.flatten().tolist()) == Counter(b.pred_sem_seg.data.flatten().tolist())
+
+
+def test_training_checkpoint_is_a_student_checkpoint(run):
+    _, checkpoint, _ = run
+    content = torch.load(checkpoint, weights_only=False)
+    vanilla = toys.build_plain(toys.seg_net('fcn'))
+    vanilla.load_state_dict(content['state_dict'], strict=True)
+    assert list(content['state_dict']) == list(vanilla.state_dict())
+
+
+def test_export_refuses_another_checkpoint(run, tmp_path):
+    config, _, _ = run
+    with pytest.raises(ValueError, match=r'checkpoint=.*does not fit EncoderDecoder'):
+        export_student(config, toys.teacher_file('fcn'), tmp_path / 's.pth')
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_command_line(run, tmp_path, monkeypatch, capsys):
+    config, checkpoint, _ = run
+    config.dump(tmp_path / 'leaf.py')
+    out = tmp_path / 'out' / 's.pth'
+    options = ['--cfg-options', 'model.student.test_cfg.mode=slide']
+    monkeypatch.setattr('sys.argv', ['export_student.py', *map(str, (tmp_path / 'leaf.py', checkpoint, out)), *options])
+    runpy.run_path(str(ROOT / 'tools' / 'export_student.py'), run_name='__main__')
+    printed = capsys.readouterr().out
+    assert str(out) in printed and str(out.with_suffix('.py')) in printed
+    assert Config.fromfile(out.with_suffix('.py')).model.test_cfg.mode == 'slide'

@@ -1,0 +1,154 @@
+"""The dry run: shapes of taps before any weight is loaded, and without a trace of itself."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmdistill_dense.dryrun import trace_pair
+from mmdistill_dense.taps import Tap
+from mmdistill_dense.teacher import FrozenTeacher
+from tests import toys
+
+
+def taps(*names):
+    return [Tap.parse(name) for name in names]
+
+
+def trace(names, student=None, size=(64, 64), teacher_names=(), teacher=None):
+    """Shapes of the student's taps and of the teacher's."""
+    teachers = {}
+    if teacher_names:
+        teachers['t'] = teacher or FrozenTeacher(toys.seg_teacher())
+        teachers['t'].taps = taps(*teacher_names)
+    network = toys.build_plain(toys.seg_net()) if student is None else student
+    shapes, by_teacher = trace_pair(network, taps(*names), teachers, size)
+    return shapes, by_teacher.get('t')
+
+
+def test_shapes_are_those_of_a_real_pass():
+    model = toys.distilled(student=toys.seg_net(), teacher=toys.seg_teacher())
+    names = ('backbone', 'decode_head', 'auxiliary_head', 'decode_head.conv_seg:input', 'backbone[1:3]')
+    shapes, teacher_shapes = trace(names, teacher_names=names)
+    assert [len(shapes[name]) for name in names] == [4, 1, 1, 1, 2]
+    for traced, network in ((shapes, model), (teacher_shapes, toys.teacher_of(model).network)):
+        features = network.extract_feat(torch.randn(2, 3, 64, 64))
+        assert [shape[1:] for shape in traced['backbone']] == [f.shape[1:] for f in features]
+        assert traced['decode_head'] == [network.decode_head(features)[:1].shape]
+        assert all(shape[0] == 1 for found in traced.values() for shape in found)
+
+
+@pytest.mark.parametrize(('size', 'side'), [((64, 96), (8, 12)), (None, (64, 64))])
+def test_size_of_the_traced_image(size, side):
+    assert trace(['backbone[3]'], size=size)[0]['backbone[3]'][0][2:] == side
+
+
+def test_detector_levels():
+    network = toys.build_plain(toys.det_net())
+    shapes, _ = trace(['neck', 'bbox_head.retina_cls', 'neck[:2]'], network, (128, 128))
+    assert [tuple(s[1:]) for s in shapes['neck']] == [(16, 16, 16), (16, 8, 8), (16, 4, 4), (16, 2, 2), (16, 1, 1)]
+    assert len(shapes['bbox_head.retina_cls']) == 5 and shapes['neck[:2]'] == shapes['neck'][:2]
+
+
+def test_it_costs_no_arithmetic():
+    """Everything runs on the meta device: no tensor of the pass holds a number."""
+    network = toys.build_plain(toys.seg_net())
+    devices = set()
+
+    class Spy(nn.Identity):
+        def forward(self, x):
+            devices.add(x.device.type)
+            return x
+
+    network.backbone.maxpool = Spy()
+    trace(['backbone[3]'], network)
+    assert devices == {'meta'}
+
+
+def test_it_leaves_nothing_behind():
+    network = toys.build_plain(toys.seg_net()).train()
+    state, rng = toys.student_state(network), torch.get_rng_state()
+    teacher = FrozenTeacher(toys.seg_teacher())
+    trace(['backbone[3]'], network, teacher_names=['backbone[3]'], teacher=teacher)
+    assert not toys.differing(network.state_dict(), state), 'batch statistics too'
+    assert network.training and all(p.requires_grad for p in network.parameters())
+    assert {p.device.type for p in network.parameters()} == {'cpu'}
+    assert toys.hooks_left(network) == 0 and torch.equal(torch.get_rng_state(), rng)
+    assert teacher.network is None and teacher.receipt is None, 'no weight was loaded'
+
+
+def test_teachers_file_is_not_needed():
+    teacher = FrozenTeacher(toys.seg_net(width=16, checkpoint='nowhere.pth'))
+    _, shapes = trace(['backbone[3]'], teacher_names=['backbone[3]'], teacher=teacher)
+    assert shapes['backbone[3]'][0][1] == 128
+
+
+def test_place_to_stop_counts_recorded_calls():
+    for names, calls in ((['backbone[1]'], 1), (['backbone[1]', 'backbone.layer1', 'decode_head'], 3)):
+        teacher = FrozenTeacher(toys.seg_teacher())
+        trace(['backbone[3]'], teacher_names=names, teacher=teacher)
+        assert teacher.stop_after == calls
+
+
+class NotOnMeta(nn.Module):
+    """A network whose forward reads a value, which the meta device has none of."""
+
+    def __init__(self):
+        super().__init__()
+        self.sides = []
+        self.body = nn.Conv2d(3, 5, 3, stride=2, padding=1)
+
+    def __deepcopy__(self, memo):
+        other = NotOnMeta()
+        other.sides = self.sides
+        return other
+
+    def forward(self, x):
+        self.sides.append((x.device.type, x.shape[-1]))
+        x = x * (1.0 + x.mean().item())
+        return self.body(x)
+
+
+@pytest.mark.parametrize(('size', 'side'), [((64, 64), 64), ((1024, 512), 256)])
+def test_fallback_to_the_cpu_is_small(size, side):
+    network = NotOnMeta()
+    shapes, _ = trace(['body'], network, size)
+    assert network.sides == [('meta', size[1]), ('cpu', side)]
+    assert shapes['body'] == [torch.Size((1, 5, min(size[0], 256) // 2, side // 2))]
+
+
+@pytest.mark.parametrize(
+    ('names', 'kind', 'words'),
+    [
+        (['backbone.layer9'], KeyError, "student_tap='backbone.layer9': no such module"),
+        (['backbone[4]'], ValueError, r"tap 'backbone\[4\]': the output has 4 entries"),
+        (['decode_head.loss_decode'], ValueError, "'decode_head.loss_decode' never fired"),
+        (['decode_head.conv_seg[0]'], ValueError, 'has an index, but what is tapped is one Tensor'),
+    ],
+)
+def test_wrong_taps_are_found(names, kind, words):
+    with pytest.raises(kind, match=words):
+        trace(names)
+
+
+def test_wrong_teacher_tap_is_named():
+    with pytest.raises(KeyError, match=r"teacher_tap='neck': no such module"):
+        trace(['backbone[3]'], teacher_names=['neck'])
+
+
+@pytest.mark.parametrize(
+    ('student_tap', 'teacher_tap', 'words'),
+    [
+        ('backbone', 'backbone[:3]', ['gives 4 tensors', "'backbone[:3]' 3", 'backbone[:3]']),
+        ('backbone[1]', 'backbone[0]', ['student map of (8, 8)', 'teacher map of (16, 16)', "resize='student'"]),
+    ],
+)
+def test_misfits_are_reported_at_construction(student_tap, teacher_tap, words):
+    """Before any weight is loaded: the teacher's file does not even exist."""
+    mimic = dict(type='MaskedMimic', student_tap=student_tap, teacher_tap=teacher_tap)
+    config = toys.model_config(
+        teacher=toys.seg_net(width=16, checkpoint='nowhere.pth'), distillers=dict(mimic=mimic)
+    )
+    with pytest.raises(ValueError) as error:
+        toys.build(config)
+    assert 'distillers.mimic' in str(error.value)
+    assert all(word in str(error.value) for word in words), error.value

@@ -1,0 +1,541 @@
+"""``DistillModel``: an ordinary student of its own class that learns from a teacher in training."""
+
+import copy
+import textwrap
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import nn
+
+from mmdistill_dense.distillers import FeatureDistiller
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.zoo import student_option
+from tests import toys
+
+KD = dict(type='LogitKD')
+MIMIC = dict(type='MaskedMimic')
+BOTH = dict(kd=KD, mimic=MIMIC)
+
+
+def fcn(**options):
+    """A ready FCN pair."""
+    options = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=BOTH) | options
+    return toys.distilled(**options)
+
+
+# An ordinary student
+
+
+def test_it_is_of_the_students_class():
+    from mmdet.models import RetinaNet
+    from mmseg.models import EncoderDecoder
+
+    first, second = fcn(), toys.distilled(student=toys.seg_net('pspnet'))
+    assert isinstance(first, EncoderDecoder) and type(first).__name__ == 'DistilledEncoderDecoder'
+    assert type(first) is type(second), 'one class per student class'
+    assert type(first).__module__ == 'mmdistill_dense.model'
+    detector = toys.build(
+        toys.model_config(toys.det_net(), toys.det_teacher(), dict(mimic=dict(MIMIC, student_tap='neck'))),
+        scope='mmdet',
+    )
+    assert isinstance(detector, RetinaNet) and type(detector).__name__ == 'DistilledRetinaNet'
+
+
+def test_keys_are_the_vanilla_ones_and_load_strictly_both_ways():
+    model, vanilla = fcn(), toys.build_plain(toys.seg_net('fcn'), seed=4)
+    assert list(model.state_dict()) == list(vanilla.state_dict())
+    assert len(list(model.distillers.parameters())) == 4
+    result = model.load_state_dict(vanilla.state_dict(), strict=True)
+    assert not result.missing_keys and not result.unexpected_keys
+    assert not toys.differing(model.state_dict(), vanilla.state_dict())
+    toys.build_plain(toys.seg_net('fcn')).load_state_dict(model.state_dict(), strict=True)
+
+
+def test_strict_loading_still_misses_the_students_own():
+    model = fcn()
+    state = model.state_dict()
+    del state['decode_head.conv_seg.bias']
+    with pytest.raises(RuntimeError, match=r'Missing key.*decode_head\.conv_seg\.bias'):
+        model.load_state_dict(state, strict=True)
+    with pytest.raises(RuntimeError, match='Unexpected key.*other'):
+        model.load_state_dict(dict(model.state_dict(), other=torch.zeros(1)), strict=True)
+
+
+def test_keys_inside_a_container():
+    """EMA and TTA hold the model as ``module``."""
+    model = fcn()
+    container = nn.ModuleDict(dict(module=model))
+    assert not any('distillers' in name for name in container.state_dict())
+    container.load_state_dict(container.state_dict(), strict=True)
+
+
+def test_parameters_of_the_distillers_are_trained():
+    names = [name for name, _ in fcn().named_parameters()]
+    assert sum(name.startswith('distillers.mimic.') for name in names) == 4
+    assert names[: len(names) - 4] == [name for name, _ in toys.build_plain(toys.seg_net('fcn')).named_parameters()]
+
+
+def test_predictions_are_the_vanilla_ones():
+    model, vanilla = fcn(), toys.build_plain(toys.seg_net('fcn'))
+    vanilla.load_state_dict(model.state_dict())
+    batch = toys.seg_batch()
+    with torch.no_grad():
+        ours, theirs = (m.eval().test_step(copy.deepcopy(batch)) for m in (model, vanilla))
+        assert torch.equal(ours[1].seg_logits.data, theirs[1].seg_logits.data)
+        inputs = torch.randn(1, 3, 64, 64)
+        assert torch.equal(model(inputs), vanilla(inputs))
+
+
+def test_loss_in_eval_mode_is_the_students_own():
+    losses = toys.losses_of(fcn().eval())
+    assert losses and not any('distill' in name for name in losses)
+
+
+# Options
+
+
+def test_student_keys_are_merged():
+    option = toys.model_config(
+        toys.seg_net('fcn', decode_head=dict(channels=12)), decode_head=dict(channels=24), train_cfg=dict(a=1)
+    )
+    model = toys.build(option)
+    assert model.decode_head.channels == 24 and model.train_cfg == dict(a=1)
+    student = student_option(option)
+    assert student['decode_head']['channels'] == 24 and student['cfg'] == toys.SEG['fcn']
+    assert not {'student', 'teacher', 'distillers', 'type'} & set(student)
+    assert option['student']['decode_head']['channels'] == 12, 'the option is left as it was'
+
+
+@pytest.fixture
+def own_config(tmp_path):
+    """The form for people with their own config (DESIGN, section 1), in a folder of their own."""
+    student = toys.run_config('x', toys.seg_net('fcn', dropout=0.1), iters=1)
+    student.dump(tmp_path / 'my_student.py')
+    toys.run_config('x', toys.seg_net('fcn', 16)).dump(tmp_path / 'my_teacher.py')
+    (tmp_path / 't.pth').write_bytes(open(toys.teacher_file('fcn'), 'rb').read())
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        textwrap.dedent("""
+        _base_ = ['./my_student.py']
+        model = dict(
+            type='mmdistill_dense.DistillModel',
+            student=dict(type='EncoderDecoder'),
+            teacher=dict(cfg='{{ fileDirname }}/my_teacher.py', checkpoint='{{ fileDirname }}/t.pth'),
+            distillers=dict(kd=dict(type='LogitKD')))
+        default_hooks = dict(distill=dict(type='mmdistill_dense.DistillHook'))
+        """)
+    )
+    return path
+
+
+def test_own_config_becomes_a_distilled_one(own_config, tmp_path):
+    config = Config.fromfile(own_config)
+    config.work_dir = str(tmp_path / 'work')
+    runner = toys.train(config.work_dir, config)
+    assert type(runner.model).__name__ == 'DistilledEncoderDecoder'
+    assert list(runner.model.state_dict()) == list(toys.build_plain(toys.seg_net('fcn')).state_dict())
+    assert toys.teacher_of(runner.model).receipt.config == str(tmp_path / 'my_teacher.py')
+
+
+def test_mmseg_init_model_takes_a_leaf(own_config):
+    from mmseg.apis import init_model
+
+    path = str(toys.fresh_dir() / 'student.pth')
+    vanilla = toys.build_plain(toys.seg_net('fcn'), seed=9)
+    torch.save(dict(state_dict=vanilla.state_dict(), meta=dict(dataset_meta=dict(classes=('a',)))), path)
+    model = init_model(str(own_config), path, device='cpu')
+    assert not toys.differing(model.state_dict(), vanilla.state_dict()) and model.dataset_meta['classes'] == ('a',)
+
+
+def test_control_is_the_plain_network():
+    plain = type(toys.build_plain(toys.seg_net('fcn')))
+    unread = dict(cfg='nowhere.py', checkpoint='nowhere.pth')
+    for distillers in ({}, dict(kd=dict(KD, loss_weight=0), other=dict(type='Unknown', loss_weight=0.0))):
+        model = toys.build(toys.model_config(toys.seg_net('fcn'), unread, distillers))
+        assert type(model) is plain and not hasattr(model, 'distillation')
+    without = dict(type='mmdistill_dense.DistillModel', student=toys.seg_net('fcn'))
+    assert type(toys.build(without)) is plain
+
+
+def test_weight_zero_removes_one_of_two():
+    model = fcn(distillers=dict(kd=KD, mimic=dict(MIMIC, loss_weight=0)))
+    assert list(model.distillers) == ['kd']
+
+
+def test_construction_moves_no_random_stream():
+    """The dry run, the teacher and the distillers' parameters are made beside the streams."""
+    import random
+
+    import numpy as np
+
+    states = []
+    for distillers in ({}, BOTH):
+        random.seed(3)
+        np.random.seed(3)
+        model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers), seed=3)
+        constructed = toys.student_state(model)
+        model.init_weights()
+        random_states = torch.rand(3), torch.tensor(np.random.rand(3)), torch.tensor([random.random()])
+        names = {f'rng{index}': value for index, value in enumerate(random_states)}
+        built = {f'built.{name}': value for name, value in constructed.items()}
+        states.append({**toys.student_state(model), **built, **names})
+    assert not toys.differing(*states)
+
+
+def test_same_seed_same_distillers():
+    first, second, third = (fcn_built(seed) for seed in (3, 3, 4))
+    assert not toys.differing(first, second) and toys.differing(first, third)
+
+
+def fcn_built(seed):
+    """Parameters of the distillers of a pair built under a seed."""
+    model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), BOTH), seed=seed)
+    return toys.student_state(model.distillers)
+
+
+# The control bit for bit
+
+
+@pytest.fixture(scope='module')
+def control(tmp_path_factory):
+    """Weights of a vanilla run of four iterations with dropout."""
+    work_dir = tmp_path_factory.mktemp('control')
+    return toys.student_state(toys.train(work_dir, toys.seg_net('fcn', dropout=0.1)).model)
+
+
+@pytest.mark.parametrize(
+    'distillers',
+    [
+        {},
+        dict(kd=dict(KD, loss_weight=0), mimic=dict(MIMIC, loss_weight=0.0)),
+        dict(kd=dict(KD, schedule=dict(stop_at=0)), mimic=dict(MIMIC, schedule=dict(stop_at=0), clip_max_norm=1.0)),
+    ],
+    ids=['none', 'constant 0', 'scheduled 0'],
+)
+def test_weight_zero_is_the_control_bit_for_bit(tmp_path, control, distillers):
+    model = toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), distillers)
+    runner = toys.train(tmp_path, model)
+    assert not toys.differing(toys.student_state(runner.model), control)
+
+
+def test_weight_one_is_not_the_control(tmp_path, control):
+    model = toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), dict(kd=KD))
+    assert toys.differing(toys.student_state(toys.train(tmp_path, model).model), control)
+
+
+# The training step
+
+
+def test_loss_names_and_shares():
+    model = fcn(distillers=dict(kd=dict(KD, loss_weight=3.0), mimic=MIMIC))
+    losses = toys.losses_of(model)
+    ours = {name for name in losses if name.startswith('distill.')}
+    assert ours == {'distill.kd.loss_kd', 'distill.kd.share', 'distill.mimic.loss_mimic', 'distill.mimic.share'}
+    assert {name for name in losses if name not in ours} == {
+        'decode.loss_ce', 'decode.acc_seg', 'aux.loss_ce', 'aux.acc_seg',
+    }  # fmt: skip
+    total, log = model.parse_losses(losses)
+    torch.testing.assert_close(total, toys.total(losses))
+    for name, loss in (('kd', 'loss_kd'), ('mimic', 'loss_mimic')):
+        expected = (losses[f'distill.{name}.{loss}'] / total).item()
+        assert losses[f'distill.{name}.share'].item() == pytest.approx(expected, rel=1e-5)
+        assert 0 < log[f'distill.{name}.share'] < 1
+    assert not losses['distill.kd.share'].requires_grad
+
+
+def test_distilling_changes_the_students_gradient_only_by_its_own_term():
+    model = fcn(distillers=dict(kd=dict(KD, loss_weight=2.0)))
+    losses = toys.losses_of(model)
+    losses['distill.kd.loss_kd'].backward()
+    reached = {name.split('.')[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert reached == {'backbone', 'decode_head'}
+
+
+def test_taps_leave_nothing_behind():
+    model = fcn()
+    toys.losses_of(model)
+    assert toys.hooks_left(model) == 0 and toys.hooks_left(toys.teacher_of(model).network) == 0
+    copy.deepcopy(model)
+    with pytest.raises(RuntimeError):
+        model.loss(torch.randn(1, 5, 64, 64), toys.seg_batch(1)['data_samples'])
+    assert toys.hooks_left(model) == 0 and toys.hooks_left(toys.teacher_of(model).network) == 0
+
+
+def test_deepcopy_is_a_model_of_its_own():
+    model = fcn()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.decode_head.conv_seg.weight.fill_(0.1)
+    torch.manual_seed(0)
+    ours = toys.losses_of(model)
+    assert not torch.equal(toys.total(ours), toys.total(toys.losses_of(other)))
+    assert other.distillation.progress is not model.distillation.progress
+    assert other.distillers['mimic'].progress is other.distillation.progress
+
+
+def test_gradient_accumulation_sums_the_distillation_too():
+    from mmengine.optim import OptimWrapper
+
+    model = fcn().eval()
+    model.training = True  # batch statistics as they are: a step changes nothing but by its gradient
+    batches = [toys.seg_batch(seed=seed) for seed in (0, 1)]
+    expected = [torch.zeros_like(p) for p in model.parameters()]
+    for batch in batches:
+        gradients = torch.autograd.grad(toys.total(toys.losses_of(model, batch)), list(model.parameters()))
+        expected = [e + g / 2 for e, g in zip(expected, gradients, strict=True)]
+    before = [p.detach().clone() for p in model.parameters()]
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=2)
+    wrapper.initialize_count_status(model, 0, 2)
+    for batch in batches:
+        model.train_step(copy.deepcopy(batch), wrapper)
+    for parameter, start, gradient in zip(model.parameters(), before, expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), start - gradient)
+
+
+def test_bfloat16_autocast():
+    model = fcn(distillers=dict(kd=KD, mimic=dict(MIMIC, ratio=1.1)))
+    exact = toys.losses_of(model)
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = toys.losses_of(model)
+    for name in ('distill.kd.loss_kd', 'distill.mimic.loss_mimic'):
+        assert losses[name].dtype == torch.float32
+        assert losses[name].item() == pytest.approx(exact[name].item(), rel=0.05)
+        assert losses[name].item() != exact[name].item()
+    toys.total(losses).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+# Activation checkpointing and frozen parts
+
+
+@pytest.mark.parametrize('tap', ['backbone.layer2.0.conv1', 'backbone.layer2.0.relu'])
+def test_tap_inside_a_checkpointed_block_is_refused(tap):
+    student = toys.seg_net('fcn', backbone=dict(with_cp=True))
+    model = fcn(student=student, distillers=dict(mimic=dict(MIMIC, student_tap=tap)))
+    with pytest.raises(ValueError) as error:
+        toys.losses_of(model)
+    message = str(error.value)
+    assert f"student_tap='{tap}' carries no gradient" in message
+    assert 'with_cp=True' in message and 'backbone[3]' in message
+
+
+def test_stage_outputs_of_checkpointed_blocks_give_the_same_gradients():
+    gradients = []
+    for with_cp in (False, True):
+        student = toys.seg_net('fcn', backbone=dict(with_cp=with_cp))
+        model = fcn(student=student, distillers=dict(mimic=dict(MIMIC, student_tap=['backbone[0]', 'backbone[3]'])))
+        model.load_state_dict(toys.build_plain(toys.seg_net('fcn'), seed=2).state_dict())
+        toys.total(toys.losses_of(model)).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_activation_checkpointing_of_the_runner(tmp_path):
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), BOTH)
+    states = []
+    for name, changes in (('a', {}), ('b', dict(activation_checkpointing=['backbone.layer4', 'backbone.layer2']))):
+        states.append(toys.student_state(toys.train(tmp_path / name, model, iters=2, **changes).model))
+    weights = [{n: v for n, v in s.items() if n.endswith('conv1.weight')} for s in states]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[1][name], weights[0][name], msg=name)
+
+
+def test_frozen_tap_is_refused():
+    student = toys.seg_net('fcn', backbone=dict(frozen_stages=1))
+    model = fcn(student=student, distillers=dict(mimic=dict(MIMIC, student_tap='backbone[0]')))
+    with pytest.raises(ValueError, match=r"student_tap='backbone\[0\]' carries no gradient.*frozen_stages"):
+        toys.losses_of(model)
+    toys.losses_of(fcn(student=student, distillers=dict(mimic=dict(MIMIC, student_tap='backbone[1]'))))
+
+
+# Runs
+
+
+def test_ema(tmp_path):
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), BOTH)
+    hook = dict(type='EMAHook', momentum=0.5)
+    runner = toys.train(tmp_path, model, iters=2, custom_hooks=[hook], train_cfg=dict(val_interval=2))
+    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    vanilla = toys.build_plain(toys.seg_net('fcn'))
+    vanilla.load_state_dict(content['state_dict'], strict=True)
+    average = {n.removeprefix('module.'): v for n, v in content['ema_state_dict'].items() if n != 'steps'}
+    vanilla.load_state_dict(average, strict=True)
+    assert toys.differing(content['state_dict'], average)
+    averaged = next(h for h in runner.hooks if type(h).__name__ == 'EMAHook').ema_model.module
+    assert toys.teacher_of(averaged) is toys.teacher_of(runner.model)
+
+
+def test_test_time_augmentation():
+    leaf = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), BOTH)
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmseg')
+    tta = ROOT_MODELS.build(dict(type='mmseg.SegTTAModel', module=leaf)).eval()
+    views = [toys.seg_batch(1, seed=seed) for seed in (0, 1)]
+    for view in views:
+        view['data_samples'][0].set_metainfo(dict(flip=False))
+    batch = dict(inputs=[v['inputs'] for v in views], data_samples=[v['data_samples'] for v in views])
+    with torch.no_grad():
+        (result,) = tta.test_step(batch)
+    assert result.pred_sem_seg.data.shape == (1, 64, 64)
+
+
+# Several teachers
+
+
+def test_several_teachers_by_name():
+    teachers = dict(a=toys.seg_teacher('fcn'), b=toys.seg_teacher('pspnet'), idle=dict(cfg='nowhere.py'))
+    distillers = dict(kd=dict(KD, teacher='a'), mimic=dict(MIMIC, teacher='b'))
+    model = fcn(teacher=teachers, distillers=distillers)
+    assert set(model.distillation.teachers) == {'a', 'b'}, 'one that nobody asks is not built'
+    assert model.distillation.teachers['b'].key == 'model.teacher.b'
+    losses = toys.losses_of(model)
+    one = fcn(teacher=toys.seg_teacher('fcn'), distillers=dict(kd=KD))
+    one.load_state_dict(model.state_dict())
+    assert losses['distill.kd.loss_kd'].item() == pytest.approx(toys.losses_of(one)['distill.kd.loss_kd'].item())
+
+
+def test_two_distillers_of_different_taps_share_one_teacher_pass():
+    model = fcn()
+    calls = []
+    handle = toys.teacher_of(model).network.backbone.register_forward_hook(lambda *_: calls.append(1))
+    toys.losses_of(model)
+    handle.remove()
+    assert len(calls) == 1
+
+
+def test_teacher_is_not_run_when_every_weight_is_zero():
+    stopped = dict(schedule=dict(stop_at=5))
+    model = fcn(distillers=dict(kd=dict(KD, **stopped), mimic=dict(MIMIC, **stopped)))
+    calls = []
+    toys.teacher_of(model).network.backbone.register_forward_hook(lambda *_: calls.append(1))
+    for iteration in (4, 5):
+        model.distillation.progress.iteration = iteration
+        losses = toys.losses_of(model)
+    assert len(calls) == 1
+    assert losses['distill.mimic.loss_off'].item() == 0 and 'distill.kd.loss_kd' not in losses
+    losses['distill.mimic.loss_off'].backward()
+    assert all(p.grad.eq(0).all() for p in model.distillers.parameters()), 'connected, for DDP'
+
+
+# Errors
+
+
+def test_training_without_the_hook_is_refused():
+    model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn')))
+    model.init_weights()
+    with pytest.raises(RuntimeError) as error:
+        toys.losses_of(model.train())
+    assert 'without DistillHook' in str(error.value)
+    assert "default_hooks = dict(distill=dict(type='mmdistill_dense.DistillHook'))" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('options', 'kind', 'words'),
+    [
+        (dict(distillers=dict(kd=dict(type='LogitKDD'))), KeyError, ['model.distillers.kd.type', 'LogitKD']),
+        (dict(distillers=dict(kd=dict(temperature=2))), KeyError, ['model.distillers.kd.type=None']),
+        (dict(distillers=dict(my_loss=KD)), ValueError, ['model.distillers.my_loss', '"loss"']),
+        (dict(distillers={'a.b': KD}), ValueError, ['model.distillers.a.b', 'dot']),
+        (dict(distillers=dict(kd=dict(KD, temp=2))), TypeError, ['model.distillers.kd', "'temp'"]),
+        (dict(distillers=dict(kd=dict(KD, temperature=-1))), ValueError, ['model.distillers.kd: temperature']),
+        (dict(distillers=dict(kd=dict(KD, teacher='b'))), ValueError, ["kd.teacher='b'", 'one unnamed teacher']),
+        (dict(teacher={}), ValueError, ['model.teacher is not set', 'kd']),
+        (dict(student=dict(width=3)), KeyError, ['model.student: give cfg=', "['width']"]),
+        (dict(student=dict(cfg='nowhere.py')), FileNotFoundError, ["model.student.cfg='nowhere.py'"]),
+        (dict(teacher=dict(cfg='mmseg::fcn/x.py')), FileNotFoundError, ["model.teacher.cfg='mmseg::fcn/x.py'"]),
+        (
+            dict(teacher=dict(a=toys.seg_net('fcn'), b=toys.seg_net('fcn'))),
+            ValueError,
+            ['model.distillers.kd.teacher=None', 'the teachers a, b'],
+        ),
+        (
+            dict(distillers=dict(kd=dict(KD, student_tap='decode_heads'))),
+            KeyError,
+            ["student_tap='decode_heads'", 'Close names: decode_head'],
+        ),
+        (
+            dict(distillers=dict(kd=dict(KD, teacher_tap='decode_head.conv'))),
+            KeyError,
+            ["teacher_tap='decode_head.conv'", 'Close names: decode_head.conv_seg'],
+        ),
+    ],
+)
+def test_errors_name_the_config_key(options, kind, words):
+    with pytest.raises(kind) as error:
+        toys.build(toys.model_config(**dict(dict(student=toys.seg_net('fcn')), **options)))
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_distillers_can_build_parts_of_the_students_package():
+    @DISTILLERS.register_module(force=True)
+    class UsesNeck(FeatureDistiller):
+        def __init__(self, **kwargs):
+            super().__init__('backbone[3]', **kwargs)
+            self.early = ROOT_MODELS.build(dict(type='FeatureRelayHead', in_channels=4, out_conv_channels=8))
+
+        def build_level(self, level):
+            return ROOT_MODELS.build(dict(type='ChannelMapper', in_channels=[level.teacher[0]], out_channels=4))
+
+        def loss(self, student, teacher, level):
+            return self.parts[level]([student])[0].mean()
+
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmseg')
+    config = toys.model_config(
+        toys.det_net(), toys.det_teacher(), dict(neck=dict(type='UsesNeck')), data_preprocessor=dict(bgr_to_rgb=True)
+    )
+    model = toys.build(config, scope='mmseg')
+    assert type(model.distillers['neck'].parts[0]).__name__ == 'ChannelMapper'
+
+
+# Detection
+
+
+class Neck(FeatureDistiller):
+    """Mean squared difference of feature maps, as a person would write it."""
+
+    def loss(self, student, teacher, level):
+        return (student - teacher).square().mean()
+
+
+@pytest.mark.parametrize(
+    ('kind', 'tap', 'levels'), [('retinanet', 'bbox_head.retina_cls', 5), ('faster_rcnn', 'rpn_head.rpn_cls', 5)]
+)
+def test_detector_step(kind, tap, levels):
+    DISTILLERS.register_module(module=Neck, name='NeckMimic', force=True)
+    model = toys.distilled(
+        scope='mmdet',
+        student=toys.det_net(kind),
+        teacher=toys.det_teacher(kind),
+        distillers=dict(
+            kd=dict(KD, student_tap=tap, activation='sigmoid'), neck=dict(type='NeckMimic', student_tap='neck')
+        ),
+    )
+    assert [len(d.levels) for d in model.distillers.values()] == [levels, 5]
+    assert len(list(model.distillers['neck'].parameters())) == 10, 'a 1x1 convolution per level: widths differ'
+    losses = toys.losses_of(model, toys.det_batch())
+    assert losses['distill.kd.loss_kd'] > 0 and losses['distill.neck.loss_neck'] > 0
+    total, log = model.parse_losses(losses)
+    assert 0 < log['distill.neck.share'] < 1
+    total.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert list(model.state_dict()) == list(toys.build_plain(toys.det_net(kind)).state_dict())
+    with torch.no_grad():
+        assert len(model.eval().test_step(toys.det_batch())) == 2
+
+
+def test_detector_run_writes_a_plain_checkpoint(tmp_path):
+    DISTILLERS.register_module(module=Neck, name='NeckMimic', force=True)
+    model = toys.model_config(
+        toys.det_net(), toys.det_teacher(), dict(neck=dict(type='NeckMimic', student_tap='neck'))
+    )
+    toys.train(tmp_path, toys.det_run_config(tmp_path, model))
+    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    toys.build_plain(toys.det_net()).load_state_dict(content['state_dict'], strict=True)
+    assert len(content['distillers']) == 10

@@ -1,0 +1,162 @@
+"""What a wheel carries, what the tree must not hold, and that versions agree."""
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mmdistill_dense
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ('mmdistill_dense', 'configs', 'tools', 'tests', 'docs', 'requirements')
+TEXT = {'.py', '.md', '.yml', '.txt', '.sh', '.cfg', '.toml', '.cff', '.in', ''}
+
+
+def text_files() -> list[Path]:
+    """All text files of the project, build leftovers left out."""
+    files = [path for name in SOURCES for path in (ROOT / name).rglob('*') if '__pycache__' not in path.parts]
+    files += [*ROOT.iterdir(), *(ROOT / '.ci').iterdir()]
+    return [path for path in files if path.is_file() and path.suffix in TEXT]
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / 'setup.cfg')
+    return parser
+
+
+@pytest.fixture(scope='module')
+def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The names in a wheel built from a copy of the tree, without the network."""
+    folder = tmp_path_factory.mktemp('wheel')
+    ignore = shutil.ignore_patterns(
+        '.venv', '.git', 'build', 'work_dirs', 'data', 'tests', 'docs', '__pycache__', '*.pth'
+    )
+    shutil.copytree(ROOT, folder / 'tree', ignore=ignore)
+    command = [
+        sys.executable,
+        '-m',
+        'pip',
+        'wheel',
+        '-q',
+        '--no-deps',
+        '--no-build-isolation',
+        '-w',
+        folder,
+        folder / 'tree',
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob('*.whl')
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_wheel_carries_what_mim_looks_for(wheel_names: set[str]) -> None:
+    tree = [path for name in ('configs', 'tools') for path in (ROOT / name).rglob('*') if path.is_file()]
+    expected = {f'mmdistill_dense/.mim/{path.relative_to(ROOT)}' for path in tree if path.suffix != '.pyc'}
+    assert expected | {'mmdistill_dense/.mim/model-index.yml'} <= wheel_names
+
+
+def test_wheel_carries_the_package_and_nothing_else(wheel_names: set[str]) -> None:
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmdistill_dense').rglob('*.py')}
+    assert modules | {'mmdistill_dense/py.typed'} <= wheel_names
+    assert {name.split('/')[0].split('-')[0] for name in wheel_names} == {'mmdistill_dense'}
+
+
+def test_wheel_has_no_console_script(wheel_names: set[str]) -> None:
+    """The fork's mim takes the first entry of RECORD as the package's root; a script would sort first."""
+    assert not [name for name in wheel_names if name.endswith('entry_points.txt')]
+
+
+def test_no_mm_distribution_is_required() -> None:
+    required = setup_cfg()['options']['install_requires']
+    assert not re.search(r'mm(engine|cv|seg|det)|onedl|openmim', required)
+
+
+def test_no_import_of_a_fork_name() -> None:
+    pattern = re.compile(r'^\s*(from|import)\s+onedl', re.MULTILINE)
+    assert not [str(path) for path in text_files() if path.suffix == '.py' and pattern.search(path.read_text())]
+
+
+def test_no_machine_path() -> None:
+    pattern = re.compile(r'(?<![\w.])/(work|farm|root|home)/')
+    found = [str(path) for path in text_files() if path != Path(__file__) and pattern.search(path.read_text())]
+    assert not found
+
+
+def test_no_find_unused_parameters() -> None:
+    pattern = re.compile(r'find_unused_parameters\s*=\s*True')
+    sources = [path for path in text_files() if path.suffix in {'.py', '.sh'} and path != Path(__file__)]
+    assert not [str(path) for path in sources if pattern.search(path.read_text())]
+
+
+def test_versions_agree() -> None:
+    version = mmdistill_dense.__version__
+    assert f'version: {version}\n' in (ROOT / 'CITATION.cff').read_text()
+    assert re.search(rf'^## {re.escape(version)}\b', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
+
+
+def test_tested_versions_satisfy_the_extras() -> None:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    pins = {}
+    for line in (ROOT / 'requirements' / 'constraints.txt').read_text().splitlines():
+        if line and not line.startswith('#'):
+            pin = Requirement(line)
+            if pin.marker is None or pin.marker.evaluate():
+                pins[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix('==')
+    config = setup_cfg()
+    extras = [config['options.extras_require'][name] for name in ('onedl', 'test')] + [
+        config['options']['install_requires']
+    ]
+    wanted = [Requirement(line) for lines in extras for line in lines.split('\n') if line.strip()]
+    assert wanted
+    for requirement in wanted:
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+
+
+def test_importing_the_package_is_cheap() -> None:
+    code = 'import sys, mmdistill_dense; print([name for name in ("torch", "mmengine", "mmcv") if name in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'
+
+
+def test_every_distiller_has_a_card() -> None:
+    import mmdistill_dense.distillers  # noqa: F401
+    from mmdistill_dense.registry import DISTILLERS
+
+    cards = {path.stem: path.read_text() for path in (ROOT / 'docs' / 'methods').glob('*.md')}
+    named = {name for name in DISTILLERS.module_dict for text in cards.values() if text.startswith(f'# {name}')}
+    assert named == set(DISTILLERS.module_dict)
+    assert len(cards) == len(named)
+
+
+def test_metafiles_name_existing_configs_and_their_names() -> None:
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    for metafile in index['Import']:
+        content = yaml.safe_load((ROOT / metafile).read_text())
+        collections = {one['Name'] for one in content['Collections']}
+        assert all((ROOT / one['README']).is_file() for one in content['Collections'])
+        for model in content['Models']:
+            assert (ROOT / model['Config']).is_file()
+            assert Path(model['Config']).stem == model['Name']
+            assert model['In Collection'] in collections
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for path in [
+        ROOT / 'README.md',
+        ROOT / 'CONTRIBUTING.md',
+        *(ROOT / 'docs').rglob('*.md'),
+        *ROOT.glob('configs/*/*.md'),
+    ]:
+        for target in re.findall(r'\]\(([^)#:]+)\)', path.read_text()):
+            assert (path.parent / target).exists(), f'{path}: {target}'

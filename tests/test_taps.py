@@ -1,0 +1,213 @@
+"""Taps: their syntax, what they pick, where they lead and that nothing of them stays behind."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmdistill_dense.taps import Recorder, Tap, find_module
+from tests import toys
+
+
+class TinyNet(nn.Module):
+    """Stages give a tuple; ``head`` is called once per stage; ``idle`` never."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = Stages()
+        self.head = nn.Conv2d(2, 3, 1)
+        self.mix = Mix()
+        self.idle = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x):
+        feats = self.stages(x)
+        return self.mix(feats[0], feats[1]), [self.head(f) for f in feats]
+
+
+class Stages(nn.Module):
+    def forward(self, x):
+        return x, 2 * x, (3 * x, 4 * x)[0]
+
+
+class Mix(nn.Module):
+    def forward(self, a, b):
+        return dict(out=a + b)
+
+
+def record(network, *taps, stop_after=None, inputs=None):
+    recorder = Recorder(network, [Tap.parse(tap) for tap in taps], 'student_tap', stop_after)
+    inputs = torch.ones(1, 2, 4, 4) if inputs is None else inputs
+    with recorder.recording() as tensors:
+        network(inputs)
+    recorder.check_complete()
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ('text', 'path', 'index', 'argument'),
+    [
+        ('neck', 'neck', None, None),
+        ('backbone[3]', 'backbone', 3, None),
+        ('backbone[-1]', 'backbone', -1, None),
+        ('neck[:3]', 'neck', slice(None, 3), None),
+        ('neck[1:]', 'neck', slice(1, None), None),
+        ('neck[-2:-1]', 'neck', slice(-2, -1), None),
+        ('decode_head.conv_seg:input', 'decode_head.conv_seg', None, 0),
+        ('a.b.0:input[2]', 'a.b.0', None, 2),
+        ('neck[0]:input[1]', 'neck', 0, 1),
+        ('', '', None, None),
+        ('[0]', '', 0, None),
+    ],
+)
+def test_parse(text, path, index, argument):
+    tap = Tap.parse(text)
+    assert (tap.path, tap.index, tap.argument, str(tap)) == (path, index, argument, text)
+
+
+@pytest.mark.parametrize('text', ['a[b]', 'a:output', 'a..b', '.a', 'a.', 'a[1][2]', 'a b', 'a[1', 'neck[::2]', 3, None])
+def test_parse_refuses(text):
+    with pytest.raises(ValueError, match='is not a tap: write'):
+        Tap.parse(text)
+
+
+def test_taps_are_equal_by_text_and_hashable():
+    assert len({Tap.parse('neck[:3]'), Tap.parse('neck[:3]'), Tap.parse('neck[:2]')}) == 2
+
+
+def test_index_and_slice_pick_from_each_call():
+    tensors = record(TinyNet(), 'stages[1]', 'stages[:2]', 'stages[-1]', 'stages')
+    assert [t.mean().item() for t in tensors['stages[1]']] == [2]
+    assert [t.mean().item() for t in tensors['stages[:2]']] == [1, 2]
+    assert [t.mean().item() for t in tensors['stages[-1]']] == [3]
+    assert [t.mean().item() for t in tensors['stages']] == [1, 2, 3]
+
+
+def test_input_picks_positional_arguments():
+    tensors = record(TinyNet(), 'mix:input', 'mix:input[1]', 'stages:input')
+    assert tensors['mix:input'][0].mean() == 1
+    assert tensors['mix:input[1]'][0].mean() == 2
+    assert tensors['stages:input'][0].shape == (1, 2, 4, 4)
+
+
+def test_empty_path_is_the_networks_own_output():
+    tensors = record(TinyNet().stages, '', '[2]')
+    assert [t.mean().item() for t in tensors['']] == [1, 2, 3]
+    assert [t.mean().item() for t in tensors['[2]']] == [3]
+
+
+def test_several_calls_come_in_order():
+    network = TinyNet()
+    heads = record(network, 'head')['head']
+    assert len(heads) == 3
+    assert torch.equal(heads[1], network.head(torch.full((1, 2, 4, 4), 2.0)))
+
+
+@pytest.mark.parametrize(
+    ('tap', 'words'),
+    [
+        ('stages[7]', ["'stages[7]'", 'has 3 entries']),
+        ('head[0]', ["'head[0]'", 'one Tensor, no tuple']),
+        ('stages:input[1]', ['called with 1 positional argument']),
+        ('mix', ["'mix'", 'dict and no tensor']),
+        ('stages[5:]', ['no tensor']),
+    ],
+)
+def test_wrong_picks_are_explained(tap, words):
+    with pytest.raises(ValueError) as error:
+        record(TinyNet(), tap)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_unknown_path_names_close_ones_and_the_level():
+    network = toys.build_plain(toys.seg_net())
+    with pytest.raises(KeyError) as error:
+        find_module(network, Tap.parse('backbone.layer5'), 'student_tap')
+    message = str(error.value)
+    assert "student_tap='backbone.layer5'" in message and 'EncoderDecoder' in message
+    assert 'Close names: backbone.layer' in message
+    assert 'Modules in backbone: stem, maxpool, layer1, layer2, layer3, layer4' in message
+    with pytest.raises(KeyError, match='Modules in EncoderDecoder: data_preprocessor, backbone, decode_head'):
+        find_module(network, Tap.parse('neck'), 'student_tap')
+
+
+def test_a_module_that_is_not_called_is_refused():
+    with pytest.raises(ValueError, match=r"student_tap='idle' never fired in the forward pass of TinyNet"):
+        record(TinyNet(), 'head', 'idle')
+
+
+@pytest.mark.parametrize('kind', ['deeplabv3', 'pspnet', 'fcn'])
+def test_decode_head_means_its_logits(kind):
+    network = toys.build_plain(toys.seg_net(kind)).eval()
+    for name in ('decode_head', 'auxiliary_head'):
+        assert find_module(network, Tap.parse(name), 'k') is getattr(network, name).conv_seg
+    inputs = torch.randn(1, 3, 64, 64)
+    logits = record(network, 'decode_head', inputs=inputs)['decode_head']
+    assert torch.equal(logits[0], network(inputs))
+
+
+def test_head_that_does_not_end_in_conv_seg_is_refused():
+    from mmseg.models.decode_heads import FCNHead
+
+    class OwnLogits(FCNHead):
+        def cls_seg(self, feat):
+            return feat
+
+    network = nn.Module()
+    network.decode_head = OwnLogits(in_channels=4, channels=4, num_classes=3, num_convs=1)
+    with pytest.raises(ValueError) as error:
+        find_module(network, Tap.parse('decode_head'), 'student_tap')
+    assert 'OwnLogits' in str(error.value) and 'tap a module inside it' in str(error.value)
+    assert 'convs' in str(error.value)
+    # Its input is no business of the logits, and modules inside it are free.
+    assert find_module(network, Tap.parse('decode_head.convs'), 'k') is network.decode_head.convs
+
+
+def test_shared_detection_head_gives_one_tensor_per_level():
+    network = toys.build_plain(toys.det_net()).eval()
+    inputs = torch.randn(1, 3, 64, 64)
+    tensors = record(network, 'bbox_head.retina_cls', 'neck', 'neck[:2]', inputs=inputs)
+    strides = [64 // t.shape[-1] for t in tensors['bbox_head.retina_cls']]
+    assert strides == [8, 16, 32, 64, 64]
+    assert [t.shape for t in tensors['neck'][:2]] == [t.shape for t in tensors['neck[:2]']]
+    assert len(tensors['neck']) == 5
+
+
+def test_stop_after_ends_the_forward_pass():
+    network = TinyNet()
+    calls = []
+    network.mix.register_forward_hook(lambda *_: calls.append('mix'))
+    tensors = record(network, 'stages[0]', stop_after=1)
+    assert len(tensors['stages[0]']) == 1 and not calls
+    record(network, 'stages[0]')
+    assert calls
+
+
+def test_no_hook_stays_behind():
+    network = TinyNet()
+    record(network, 'head', 'stages')
+    record(network, 'stages', stop_after=1)
+    assert toys.hooks_left(network) == 0
+    recorder = Recorder(network, [Tap.parse('head')], 'k')
+    with pytest.raises(RuntimeError, match='from inside'), recorder.recording():
+        raise RuntimeError('from inside')
+    assert toys.hooks_left(network) == 0
+    with pytest.raises(KeyError):
+        record(network, 'head', 'unknown')
+    assert toys.hooks_left(network) == 0
+
+
+def test_record_starts_anew_each_time():
+    network = TinyNet()
+    recorder = Recorder(network, [Tap.parse('head')], 'k')
+    for _ in range(2):
+        with recorder.recording() as tensors:
+            network(torch.ones(1, 2, 4, 4))
+        assert len(tensors['head']) == 3
+
+
+def test_replaced_modules_are_found():
+    network = TinyNet()
+    recorder = Recorder(network, [Tap.parse('head')], 'k')
+    network.head = nn.Conv2d(2, 5, 1)
+    with recorder.recording() as tensors:
+        network(torch.ones(1, 2, 4, 4))
+    assert tensors['head'][0].shape[1] == 5

@@ -1,0 +1,345 @@
+"""The frozen teacher: loaded or refused, never changed, and exactly what running it alone would give."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmdistill_dense.teacher import FrozenTeacher, renormaliser, without_pretrained
+from tests import toys
+
+
+def loaded(option, *taps, stop_after=None):
+    """A loaded teacher with taps."""
+    from mmdistill_dense.taps import Tap
+
+    teacher = FrozenTeacher(option)
+    teacher.taps = [Tap.parse(tap) for tap in taps]
+    teacher.stop_after = stop_after
+    teacher.load(torch.zeros(1))
+    return teacher
+
+
+def calls_of(module):
+    """A list that grows with each call of the module, and the handle."""
+    calls = []
+    return calls, module.register_forward_hook(lambda *_: calls.append(1))
+
+
+# Frozen
+
+
+def test_weights_and_mode_never_change():
+    model = toys.distilled(
+        student=toys.seg_net('fcn', dropout=0.1),
+        teacher=toys.seg_teacher('fcn', decode_head=dict(dropout_ratio=0.5)),
+        distillers=dict(kd=dict(type='LogitKD', student_tap=['decode_head', 'auxiliary_head'])),
+    )
+    network = toys.teacher_of(model).network
+    before, student = toys.student_state(network), toys.student_state(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for mode in (True, False, True):
+        model.train(mode)
+        assert not any(module.training for module in network.modules())
+    for seed in range(3):
+        optimizer.zero_grad()
+        toys.total(toys.losses_of(model, toys.seg_batch(seed=seed))).backward()
+        optimizer.step()
+    assert not toys.differing(network.state_dict(), before), 'batch statistics too'
+    assert toys.differing(model.state_dict(), student)
+    assert not any(p.requires_grad or p.grad is not None for p in network.parameters())
+
+
+def test_it_is_no_part_of_the_student():
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+    network = toys.teacher_of(model).network
+    theirs = {id(p) for p in network.parameters()}
+    assert not theirs & {id(p) for p in model.parameters()}
+    assert not any(module is network for module in model.modules())
+    assert not isinstance(toys.teacher_of(model), nn.Module)
+    assert list(model.state_dict()) == list(toys.build_plain(toys.seg_net('fcn')).state_dict())
+
+
+def test_outputs_have_no_gradient_but_can_be_saved_for_backward():
+    teacher = loaded(toys.seg_teacher('fcn'), 'backbone[3]')
+    (feature,) = teacher(torch.randn(1, 3, 64, 64, requires_grad=True))['backbone[3]']
+    assert not feature.requires_grad and not feature.is_inference()
+    weight = torch.ones(1, requires_grad=True)
+    (weight * feature).pow(2).sum().backward()
+    assert weight.grad is not None
+
+
+def test_it_says_the_same_twice_under_train_mode_dropout():
+    option = toys.seg_teacher('fcn', decode_head=dict(dropout_ratio=0.5))
+    teacher = loaded(option, 'decode_head')
+    inputs = torch.randn(2, 3, 64, 64)
+    assert torch.equal(teacher(inputs)['decode_head'][0], teacher(inputs)['decode_head'][0])
+
+
+def test_deepcopy_shares_it():
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+    other = copy.deepcopy(model)
+    assert toys.teacher_of(other) is toys.teacher_of(model)
+    assert other.backbone is not model.backbone
+
+
+def test_it_follows_the_students_dtype_and_device():
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+    parameters = list(toys.teacher_of(model).network.parameters())
+    assert {p.dtype for p in parameters} == {torch.float32}
+    model.double()
+    assert {p.dtype for p in parameters} == {torch.float64}
+    model.to(torch.bfloat16)
+    assert {p.dtype for p in toys.teacher_of(model).network.parameters()} == {torch.bfloat16}
+    model.to('meta')
+    assert {p.device.type for p in toys.teacher_of(model).network.parameters()} == {'meta'}
+
+
+def test_move_before_loading_is_remembered():
+    model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn')))
+    teacher = toys.teacher_of(model)
+    model.double()
+    assert teacher.network is None
+    model.init_weights()
+    assert {p.dtype for p in teacher.network.parameters()} == {torch.float64}
+
+
+def test_loading_twice_keeps_the_network():
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+    network = toys.teacher_of(model).network
+    model.init_weights()
+    assert toys.teacher_of(model).network is network
+
+
+# Equal to the teacher alone
+
+
+PREPROCESSORS = {
+    'same': {},
+    'mean and std': dict(mean=[103.5, 110.0, 120.0], std=[57.0, 60.0, 61.0]),
+    'no std': dict(std=[1.0, 1.0, 1.0]),
+    'channel order': dict(bgr_to_rgb=False),
+    'both': dict(mean=[103.5, 110.0, 120.0], std=[57.0, 60.0, 61.0], bgr_to_rgb=False),
+}
+
+
+@pytest.mark.parametrize('changes', PREPROCESSORS.values(), ids=PREPROCESSORS)
+def test_renormalised_batch_is_what_its_own_preprocessor_makes(changes):
+    teacher_option = toys.seg_teacher('fcn', data_preprocessor=changes)
+    model = toys.distilled(
+        student=toys.seg_net('fcn'), teacher=teacher_option, distillers=dict(kd=dict(type='LogitKD'))
+    )
+    teacher = toys.teacher_of(model)
+    assert (teacher.renormalise is None) == (changes == {})
+    batch = toys.seg_batch()
+    ours = teacher(model.data_preprocessor(copy.deepcopy(batch), True)['inputs'])['decode_head.conv_seg'][0]
+    own = teacher.network.data_preprocessor(copy.deepcopy(batch), True)['inputs']
+    theirs = teacher.network(own)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    if changes:  # the difference matters: the student's pixels would have given something else
+        teacher.renormalise = None
+        wrong = teacher(model.data_preprocessor(copy.deepcopy(batch), True)['inputs'])['decode_head.conv_seg'][0]
+        assert (wrong - theirs).abs().max() > 1e-2
+
+
+def test_renormalise_in_both_directions_is_the_identity():
+    a = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], bgr_to_rgb=True)
+    b = dict(mean=[7.0, 8.0, 9.0], std=[1.0, 2.0, 3.0], bgr_to_rgb=False)
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(renormaliser(b, a)(renormaliser(a, b)(x)), x)
+    assert renormaliser(a, dict(a)) is None and renormaliser(None, None) is None
+    assert renormaliser(dict(rgb_to_bgr=True), dict(rgb_to_bgr=True)) is None
+
+
+def test_features_equal_the_networks_own():
+    teacher = loaded(toys.seg_teacher(), 'backbone', 'decode_head:input', 'auxiliary_head')
+    inputs = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features = teacher.network.extract_feat(inputs)
+        auxiliary = teacher.network.auxiliary_head(features)
+    ours = teacher(inputs)
+    assert all(torch.equal(a, b) for a, b in zip(ours['backbone'], features, strict=True))
+    assert torch.equal(ours['auxiliary_head'][0], auxiliary)
+    assert torch.equal(ours['decode_head:input'][0], features[0]), 'the list of features, flattened'
+
+
+# Stops after its last tap
+
+
+def test_only_what_taps_need_is_run():
+    model = toys.distilled(
+        student=toys.seg_net(),
+        teacher=toys.seg_teacher(),
+        distillers=dict(a=dict(type='LogitKD')),
+    )
+    network = toys.teacher_of(model).network
+    auxiliary, h1 = calls_of(network.auxiliary_head.conv_seg)
+    main, h2 = calls_of(network.decode_head.conv_seg)
+    toys.losses_of(model)
+    assert len(main) == 1 and not auxiliary
+    h1.remove()
+    h2.remove()
+
+
+def test_backbone_tap_stops_inside_the_backbone():
+    exact = loaded(toys.seg_teacher(), 'backbone.layer2')
+    early = loaded(toys.seg_teacher(), 'backbone.layer2', stop_after=1)
+    inputs = torch.randn(1, 3, 64, 64)
+    later, h1 = calls_of(early.network.backbone.layer3)
+    head, h2 = calls_of(early.network.decode_head.conv_seg)
+    assert torch.equal(early(inputs)['backbone.layer2'][0], exact(inputs)['backbone.layer2'][0])
+    assert not later and not head
+    assert toys.hooks_left(early.network) == 2, 'only the two of this test'
+    h1.remove()
+    h2.remove()
+
+
+def test_dry_run_sets_the_place_to_stop():
+    taps = dict(type='LogitKD', student_tap=['backbone[1]', 'backbone.layer3'])
+    teacher = toys.seg_teacher(width=8)
+    model = toys.distilled(student=toys.seg_net(), teacher=teacher, distillers=dict(kd=taps))
+    network = toys.teacher_of(model).network
+    head, handle = calls_of(network.decode_head)
+    toys.losses_of(model)
+    handle.remove()
+    assert toys.teacher_of(model).stop_after == 2 and not head
+
+
+def test_detection_teacher_runs_without_data_samples():
+    model = toys.distilled(
+        scope='mmdet',
+        student=toys.det_net('faster_rcnn'),
+        teacher=toys.det_teacher('faster_rcnn'),
+        distillers=dict(kd=dict(type='LogitKD', student_tap='rpn_head.rpn_cls', activation='sigmoid')),
+    )
+    teacher = toys.teacher_of(model)
+    roi, handle = calls_of(teacher.network.roi_head.bbox_head)
+    assert len(teacher(torch.randn(1, 3, 64, 64))['rpn_head.rpn_cls']) == 5 and not roi
+    handle.remove()
+
+
+def test_a_head_that_needs_more_than_features_is_refused():
+    with pytest.raises(ValueError) as error:
+        loaded(toys.det_teacher('faster_rcnn'), 'roi_head.bbox_head.fc_cls')(torch.randn(1, 3, 64, 64))
+    assert 'does not run on features alone' in str(error.value) and 'tap the backbone or the neck' in str(error.value)
+
+
+def test_module_gives_a_frozen_part():
+    teacher = loaded(toys.seg_teacher('fcn'), 'backbone')
+    assert teacher.module('decode_head.conv_seg') is teacher.network.decode_head.conv_seg
+
+
+# Loading
+
+
+def test_checkpoint_is_required():
+    with pytest.raises(ValueError) as error:
+        toys.distilled(teacher=toys.seg_net('fcn', 16))
+    message = str(error.value)
+    assert message.startswith('model.teacher.checkpoint is not set') and 'allow_random=True' in message
+    assert toys.SEG['fcn'] in message and "'auto'" in message
+
+
+def test_random_teacher_on_request_is_the_same_every_time():
+    option = toys.seg_net('fcn', allow_random=True)
+    torch.manual_seed(1)
+    first = loaded(option, 'backbone')
+    state = torch.get_rng_state()
+    second = loaded(option, 'backbone')
+    assert not toys.differing(first.network.state_dict(), second.network.state_dict())
+    assert torch.equal(state, torch.get_rng_state()), 'and moves no random stream'
+    assert first.receipt.sha256 is None and first.receipt.matched == 0
+
+
+def test_missing_file_stops_before_training():
+    with pytest.raises(FileNotFoundError, match=r"model\.teacher\.checkpoint='nowhere\.pth': no such file"):
+        toys.distilled(teacher=toys.seg_net('fcn', checkpoint='nowhere.pth'))
+
+
+def test_wrong_checkpoint_is_refused():
+    """A student's file, another architecture's, and one with only a backbone."""
+    for file in (toys.teacher_file('fcn', 8), toys.teacher_file('pspnet', 16)):
+        with pytest.raises(ValueError, match=r'model\.teacher\.checkpoint=.*does not fit EncoderDecoder'):
+            toys.distilled(teacher=toys.seg_net('fcn', 16, checkpoint=file))
+    network = toys.build_plain(toys.seg_net('fcn', 16))
+    path = str(toys.fresh_dir() / 'backbone.pth')
+    torch.save(dict(state_dict=network.backbone.state_dict()), path)
+    with pytest.raises(ValueError, match='missing: backbone'):
+        toys.distilled(teacher=toys.seg_net('fcn', 16, checkpoint=path))
+
+
+def test_untapped_head_may_have_other_classes():
+    """Distilling features from a teacher of other classes: its head is not needed and takes what fits."""
+    option = toys.seg_net('fcn', 16, checkpoint=toys.teacher_file('fcn', 16), decode_head=dict(num_classes=3))
+    teacher = loaded(option, 'backbone[3]')
+    assert teacher.receipt.ignored == 2
+    with pytest.raises(ValueError, match=r'shapes: decode_head\.conv_seg\.weight'):
+        loaded(option, 'decode_head')
+
+
+def test_runner_file_loads():
+    option = toys.seg_net('fcn', 16, checkpoint=toys.teacher_file('fcn', 16, runner_file=True))
+    teacher = loaded(option, 'decode_head')
+    assert teacher.receipt.matched == teacher.receipt.total and teacher.receipt.ignored == 0
+    assert len(teacher.classes) == toys.NUM_CLASSES and teacher.classes[0] == 'background'
+
+
+def test_receipt_says_what_was_loaded():
+    import hashlib
+    from pathlib import Path
+
+    file = toys.teacher_file('fcn', 16)
+    receipt = loaded(toys.seg_teacher('fcn'), 'decode_head').receipt
+    assert receipt.sha256 == hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    assert (receipt.config, receipt.file, receipt.ignored) == (toys.SEG['fcn'], Path(file).name, 0)
+    assert receipt.matched == receipt.total == len(toys.build_plain(toys.seg_net('fcn')).state_dict())
+
+
+def test_nothing_is_loaded_at_construction():
+    """``mim test`` builds the model without the teacher's file."""
+    model = toys.build(toys.model_config(teacher=toys.seg_net('fcn', checkpoint='nowhere.pth')))
+    batch = toys.seg_batch()
+    assert toys.teacher_of(model).network is None
+    assert model.eval().test_step(batch)[0].pred_sem_seg.data.shape == (1, 64, 64)
+
+
+def test_training_before_loading_is_refused():
+    model = toys.build(toys.model_config()).train()
+    model.distillation.attended = True
+    with pytest.raises(RuntimeError, match=r'model\.teacher is not loaded: call init_weights'):
+        toys.losses_of(model)
+
+
+def test_own_pretraining_is_cleared():
+    kept = without_pretrained(
+        dict(
+            pretrained='open-mmlab://resnet18',
+            backbone=dict(type='R', init_cfg=dict(type='Pretrained', checkpoint='x'), pretrained='y'),
+            necks=[dict(init_cfg=dict(type='mmengine.model.PretrainedInit')), dict(init_cfg=dict(type='Kaiming'))],
+            head=dict(init_cfg=[dict(type='Pretrained', checkpoint='x'), dict(type='Normal')]),
+            widths=(1, 2),
+        )
+    )
+    assert kept['pretrained'] is None and kept['backbone'] == dict(type='R', pretrained=None)
+    assert kept['necks'][1] == dict(init_cfg=dict(type='Kaiming')) and kept['widths'] == (1, 2)
+    assert kept['necks'][0] == {} and kept['head'] == dict(init_cfg=[dict(type='Normal')])
+
+
+def test_no_pretrained_weights_are_fetched_for_the_teacher(monkeypatch):
+    from mmengine.model import PretrainedInit
+
+    def refuse(*_):
+        raise AssertionError('weights were asked for')
+
+    monkeypatch.setattr(PretrainedInit, '__call__', refuse)
+    option = toys.seg_net('fcn', pretrained='open-mmlab://resnet18_v1c', allow_random=True)
+    toys.distilled(student=toys.seg_net('fcn'), teacher=option)
+    toys.distilled(
+        scope='mmdet',
+        student=toys.det_net(),
+        teacher=toys.det_net(allow_random=True, backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='x.pth'))),
+        distillers=dict(kd=dict(type='LogitKD', student_tap='bbox_head.retina_cls', activation='sigmoid')),
+    )
+    with pytest.raises(AssertionError, match='weights were asked for'):
+        toys.distilled(student=toys.seg_net('fcn', pretrained='open-mmlab://resnet18_v1c'))

@@ -1,0 +1,383 @@
+"""Small builders shared by the tests: real zoo networks at tiny width, generated data, files and runs that take CPU seconds."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor, nn
+
+from mmdistill_dense.datasets.painter import CLASSES, paint
+from mmdistill_dense.distillers.base import FeatureDistiller, Level
+from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS
+from mmdistill_dense.teacher import FrozenTeacher, build_network
+from mmdistill_dense.zoo import load_model
+
+SIDE = 64
+NUM_CLASSES = len(CLASSES)
+BN = dict(type='BN', requires_grad=True)
+SEG = {
+    kind: f'mmseg::{kind}/{kind}_r18-d8_4xb2-80k_cityscapes-512x1024.py' for kind in ('deeplabv3', 'pspnet', 'fcn')
+}
+DET = {
+    'retinanet': 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
+    'faster_rcnn': 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+}
+_FILES = tempfile.TemporaryDirectory(prefix='mmdistill_dense_tests_')
+
+
+def fresh_dir() -> Path:
+    """A new folder that goes when the tests end."""
+    return Path(tempfile.mkdtemp(dir=_FILES.name))
+
+
+# Networks
+
+
+def seg_net(kind: str = 'deeplabv3', width: int = 8, dropout: float = 0.0, **overrides: Any) -> dict:
+    """The option of a ResNet-18 segmentation network from a real mmseg config, ``width`` channels wide at the stem."""
+
+    def head(stage: int, channels: int) -> dict:
+        options = dict(num_classes=NUM_CLASSES, norm_cfg=BN, dropout_ratio=dropout)
+        return dict(in_channels=width * 2**stage, channels=channels, **options)
+
+    option = dict(
+        cfg=SEG[kind],
+        pretrained=None,
+        data_preprocessor=dict(size=(SIDE, SIDE)),
+        backbone=dict(base_channels=width, stem_channels=width, norm_cfg=BN),
+        decode_head=head(3, 2 * width),
+        auxiliary_head=head(2, width),
+    )
+    return merged(option, overrides)
+
+
+def det_net(kind: str = 'retinanet', width: int = 8, **overrides: Any) -> dict:
+    """The option of a ResNet-18 detector from a real mmdet config."""
+    head = dict(num_classes=NUM_CLASSES - 1)
+    if kind == 'retinanet':
+        heads = dict(bbox_head=dict(in_channels=2 * width, feat_channels=2 * width, stacked_convs=1, **head))
+    else:
+        roi = dict(
+            bbox_roi_extractor=dict(out_channels=2 * width),
+            bbox_head=dict(in_channels=2 * width, fc_out_channels=4 * width, **head),
+        )
+        heads = dict(rpn_head=dict(in_channels=2 * width, feat_channels=2 * width), roi_head=roi)
+    option = dict(
+        cfg=DET[kind],
+        backbone=dict(depth=18, base_channels=width, frozen_stages=-1, norm_eval=False, init_cfg=None),
+        neck=dict(in_channels=[width * 2**stage for stage in range(4)], out_channels=2 * width),
+        **heads,
+    )
+    return merged(option, overrides)
+
+
+def merged(option: dict, overrides: Mapping[str, Any]) -> dict:
+    """Nested update of plain dicts."""
+    option = dict(option)
+    for name, value in overrides.items():
+        nested = isinstance(value, Mapping) and isinstance(option.get(name), Mapping)
+        option[name] = merged(option[name], value) if nested else value
+    return option
+
+
+def build_plain(option: Mapping[str, Any], seed: int = 0) -> nn.Module:
+    """The vanilla network of an option, initialised under a seed."""
+    config = load_model(option, 'model')
+    init_default_scope(config.scope)
+    torch.manual_seed(seed)
+    network = build_network(config)
+    network.init_weights()
+    return network
+
+
+def model_config(
+    student: Mapping[str, Any] | None = None,
+    teacher: Mapping[str, Any] | None = None,
+    distillers: Mapping[str, Any] | None = None,
+    **student_keys: Any,
+) -> dict:
+    """A ``DistillModel`` config; without arguments DeepLabV3 with logit KD from a random wider DeepLabV3."""
+    return dict(
+        type='mmdistill_dense.DistillModel',
+        student=student or seg_net(),
+        teacher=seg_net(width=16, allow_random=True) if teacher is None else teacher,
+        distillers=dict(kd=dict(type='LogitKD')) if distillers is None else distillers,
+        **student_keys,
+    )
+
+
+def build(config: Mapping[str, Any], seed: int = 0, scope: str = 'mmseg') -> Any:
+    """Build a ``DistillModel`` under a seed, not yet ready to train."""
+    init_default_scope(scope)
+    torch.manual_seed(seed)
+    return MODELS.build(ConfigDict(copy.deepcopy(dict(config))))
+
+
+def ready(model: Any) -> Any:
+    """Initialise as the runner does, and stand in for the hook."""
+    model.init_weights()
+    if hasattr(model, 'distillation'):
+        model.distillation.attended = True
+        model.distillation.progress.max_iters = 10
+    return model.train()
+
+
+def distilled(scope: str = 'mmseg', **options: Any) -> Any:
+    """A model that can be trained; options of :func:`model_config`."""
+    return ready(build(model_config(**options), scope=scope))
+
+
+def teacher_of(model: Any) -> FrozenTeacher:
+    """The only teacher of a distilled model."""
+    (teacher,) = model.distillation.teachers.values()
+    return teacher
+
+
+def hooks_left(network: nn.Module) -> int:
+    """The number of forward hooks in a network."""
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
+
+
+@DISTILLERS.register_module()
+class MaskedMimic(FeatureDistiller):
+    """Squared difference at random positions, behind a learnt convolution: a method with parameters and random masks."""
+
+    def __init__(self, student_tap: Any = 'backbone[3]', teacher_tap: Any = None, ratio: float = 0.5, **kwargs: Any):
+        super().__init__(student_tap, teacher_tap, **kwargs)
+        self.ratio = ratio
+
+    def build_level(self, level: Level) -> nn.Module:
+        return nn.Conv2d(level.teacher[0], level.teacher[0], 1)
+
+    def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
+        mask = torch.rand(student.shape[0], 1, *student.shape[2:], generator=self.generator()) < self.ratio
+        difference = self.parts[level](student).float() - teacher.float()
+        return {'loss_mimic': (difference.square() * mask.to(student.device)).mean()}
+
+
+# Batches
+
+
+def seg_batch(count: int = 2, seed: int = 0, side: int = SIDE) -> dict:
+    """A raw batch of generated pictures, as a loader gives it."""
+    from mmseg.structures import SegDataSample
+
+    inputs, samples = [], []
+    for index in range(count):
+        picture = paint(seed, index, size=(side, side))
+        sample = SegDataSample(metainfo=dict(img_path=str(index), img_shape=(side, side), ori_shape=(side, side)))
+        sample.gt_sem_seg = PixelData(data=torch.from_numpy(picture.labels.astype(np.int64))[None])
+        inputs.append(torch.from_numpy(picture.image.transpose(2, 0, 1).copy()))
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def det_item(seed: int, index: int, side: int = SIDE) -> dict:
+    """One raw picture with its boxes."""
+    from mmdet.structures import DetDataSample
+
+    picture = paint(seed, index, size=(side, side), objects=(2, 4))
+    boxes = torch.tensor([list(i.box) for i in picture.instances], dtype=torch.float32).reshape(-1, 4)
+    labels = torch.tensor([i.label - 1 for i in picture.instances], dtype=torch.long)
+    shape = (side, side)
+    meta = dict(img_id=index, img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0))
+    sample = DetDataSample(metainfo=meta)
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
+    return dict(inputs=torch.from_numpy(picture.image.transpose(2, 0, 1).copy()), data_samples=sample)
+
+
+def det_batch(count: int = 2, seed: int = 0) -> dict:
+    """A raw batch of generated pictures with boxes."""
+    items = [det_item(seed, index) for index in range(count)]
+    return dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items])
+
+
+@DATASETS.register_module()
+class ToyDetDataset(BaseDataset):
+    """Generated detection data in memory."""
+
+    METAINFO = dict(classes=CLASSES[1:])
+
+    def __init__(self, num_images: int = 8, seed: int = 0) -> None:
+        self.num_images, self.seed = num_images, seed
+        super().__init__(serialize_data=False)
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(index=index) for index in range(self.num_images)]
+
+    def __getitem__(self, index: int) -> dict:
+        return det_item(self.seed, index)
+
+
+def losses_of(model: Any, batch: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The loss dict of one training forward."""
+    return model(**model.data_preprocessor(copy.deepcopy(batch) if batch else seg_batch(), True), mode='loss')
+
+
+def total(losses: Mapping[str, Any]) -> Tensor:
+    """The sum that mmengine back-propagates."""
+    return sum(
+        v.mean() if isinstance(v, Tensor) else sum(t.mean() for t in v) for k, v in losses.items() if 'loss' in k
+    )
+
+
+# Files
+
+
+@functools.cache
+def _plain_teacher(kind: str, width: int, det: bool) -> nn.Module:
+    network = build_plain((det_net if det else seg_net)(kind, width), seed=7)
+    # Freshly initialised class scores are almost constant; a teacher should say something.
+    torch.manual_seed(8)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith('conv_seg.weight'):
+                parameter.normal_(std=0.5)
+        for name, buffer in network.named_buffers():
+            if name.endswith('running_mean'):
+                buffer.normal_(std=0.1)
+    return network
+
+
+@functools.cache
+def teacher_file(kind: str = 'deeplabv3', width: int = 16, det: bool = False, runner_file: bool = False) -> str:
+    """The path of a teacher's weights; ``runner_file`` is one that a real mmengine run wrote."""
+    network = _plain_teacher(kind, width, det)
+    if not runner_file:
+        path = fresh_dir() / f'{kind}_{width}.pth'
+        torch.save(dict(state_dict=network.state_dict(), meta=dict()), path)
+        return str(path)
+    work_dir = fresh_dir()
+    train(work_dir, seg_net(kind, width), iters=2)
+    return str(work_dir / 'iter_2.pth')
+
+
+def seg_teacher(kind: str = 'deeplabv3', width: int = 16, **options: Any) -> dict:
+    """The option of a teacher with weights from a file."""
+    return merged(seg_net(kind, width, checkpoint=teacher_file(kind, width)), options)
+
+
+def det_teacher(kind: str = 'retinanet', width: int = 16, **options: Any) -> dict:
+    """The option of a detector as teacher, with weights from a file."""
+    return merged(det_net(kind, width, checkpoint=teacher_file(kind, width, det=True)), options)
+
+
+# Runs
+
+
+def run_config(
+    work_dir: Path | str, model: Mapping[str, Any], iters: int = 4, epochs: int | None = None, **changes: Any
+) -> Config:
+    """A run on generated pictures of 64 pixels, 8 of them, batch 2: ``iters`` iterations, or ``epochs`` of 4 iterations.
+
+    ``model`` is a ``DistillModel`` or a network option; ``changes`` are merged over the config.
+    """
+    pipeline = [
+        dict(type='mmdistill_dense.LoadShapes'),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PhotoMetricDistortion'),
+        dict(type='PackSegInputs'),
+    ]
+    painting = dict(size=(SIDE, SIDE))
+    shapes = dict(type='mmdistill_dense.ShapesSegDataset', serialize_data=False)
+    dataset = dict(shapes, num_images=8, painting=painting, pipeline=pipeline)
+    plain = [pipeline[0], pipeline[-1]]
+    if epochs is None:
+        sampler = dict(type='InfiniteSampler', shuffle=True)
+        loop = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=10**6)
+    else:
+        sampler = dict(type='DefaultSampler', shuffle=True)
+        loop = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=10**6)
+    config = dict(
+        default_scope='mmseg',
+        work_dir=str(work_dir),
+        model=_as_model(model),
+        train_dataloader=dict(batch_size=2, num_workers=0, dataset=dataset, sampler=sampler),
+        val_dataloader=dict(
+            batch_size=1,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            dataset=dict(dataset, num_images=2, seed=1, pipeline=plain),
+        ),
+        val_evaluator=dict(type='IoUMetric', iou_metrics=['mIoU']),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9)),
+        train_cfg=loop,
+        val_cfg=dict(type='ValLoop'),
+        default_hooks=dict(
+            timer=dict(type='IterTimerHook'),
+            logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
+            param_scheduler=dict(type='ParamSchedulerHook'),
+            checkpoint=dict(type='CheckpointHook', by_epoch=epochs is not None, interval=1 if epochs else 2),
+            sampler_seed=dict(type='DistSamplerSeedHook'),
+            distill=dict(type='mmdistill_dense.DistillHook'),
+        ),
+        log_processor=dict(by_epoch=epochs is not None),
+        log_level='ERROR',
+        randomness=dict(seed=5),
+    )
+    return Config(merged(config, changes))
+
+
+def det_run_config(work_dir: Path | str, model: Mapping[str, Any], iters: int = 2, **changes: Any) -> Config:
+    """The same for detection, without validation."""
+    config = run_config(work_dir, model, iters)._cfg_dict.to_dict()
+    for name in ('val_dataloader', 'val_evaluator', 'val_cfg'):
+        del config[name]
+    config['default_scope'] = 'mmdet'
+    dataset = dict(type='mmdistill_dense.ToyDetDataset')
+    config['train_dataloader'].update(dataset=dataset, collate_fn=dict(type='pseudo_collate'))
+    return Config(merged(config, changes))
+
+
+def _as_model(model: Mapping[str, Any]) -> dict:
+    if 'distillers' in model or 'cfg' not in model:
+        return copy.deepcopy(dict(model))
+    config = load_model(model, 'model')
+    return dict(config.model.to_dict(), _scope_=config.scope)
+
+
+def unformatted() -> Any:
+    """Spare mmengine the pretty printing of configs, which is most of the time of a short run."""
+    return mock.patch('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
+
+
+def make_runner(
+    work_dir: Path | str, model: Mapping[str, Any] | Config, iters: int = 4, epochs: int | None = None, **changes: Any
+) -> Runner:
+    """A runner of :func:`run_config` (or of a config given whole)."""
+    config = model if isinstance(model, Config) else run_config(work_dir, model, iters, epochs, **changes)
+    config.experiment_name = f'toy_{fresh_dir().name}'
+    with unformatted():
+        return Runner.from_cfg(config)
+
+
+def train(work_dir: Path | str, model: Mapping[str, Any] | Config, **options: Any) -> Runner:
+    """Run to the end and return the runner."""
+    runner = make_runner(work_dir, model, **options)
+    with unformatted():
+        runner.train()
+    return runner
+
+
+def student_state(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the student's weights."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that are not equal bit for bit; names on one side count."""
+    names: Sequence[str] = sorted(set(first) | set(second))
+    return [n for n in names if n not in first or n not in second or not torch.equal(first[n], second[n])]

@@ -1,0 +1,62 @@
+"""Benchmarks: `losses` compares our losses with the released formulas, `step` takes a distilled training step apart."""
+
+import argparse
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
+
+from mmdistill_dense.analysis import benchmark_losses, benchmark_step
+
+
+def main() -> None:
+    """Read the command line, measure, print Markdown."""
+    args = _parse()
+    torch.set_num_threads(args.threads)
+    print(
+        f'torch {torch.__version__}, {args.threads} thread(s), {platform.machine()}; process CPU time, median (range)\n'
+    )
+    result = _losses(args) if args.what == 'losses' else _step(args)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + '\n')
+
+
+def _losses(args: argparse.Namespace) -> object:
+    rows = [benchmark_losses.measure(case) for case in benchmark_losses.METHODS[args.method](args.size)]
+    print(benchmark_losses.as_markdown(rows))
+    print(f'\nSize: {args.size}, one image. {benchmark_losses.NOTE}')
+    return [asdict(row) for row in rows]
+
+
+def _step(args: argparse.Namespace) -> object:
+    MMLogger.get_instance('benchmark', log_level='ERROR')  # else the teacher's initialisation fills the screen
+    config = Config.fromfile(args.config)
+    config.merge_from_dict(args.cfg_options or {})
+    cost = benchmark_step.measure_step(config, args.batch, args.repeats)
+    print(benchmark_step.as_markdown(cost))
+    return {**asdict(cost), 'ratio': cost.ratio}
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument('--threads', type=int, default=1)
+    shared.add_argument('--json', type=Path, metavar='FILE', help='write the figures there too')
+    commands = parser.add_subparsers(dest='what', required=True)
+    losses = commands.add_parser('losses', parents=[shared], help='ours against the released formulas')
+    losses.add_argument('--method', required=True, choices=sorted(benchmark_losses.METHODS))
+    losses.add_argument('--size', default='cityscapes', choices=benchmark_losses.SIZES)
+    step = commands.add_parser('step', parents=[shared], help='the parts of a distilled training step')
+    step.add_argument('--config', required=True)
+    step.add_argument('--batch', type=int, help="images; default the config's")
+    step.add_argument('--repeats', type=int, default=5)
+    step.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides: key=value')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    main()

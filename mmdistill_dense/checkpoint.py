@@ -208,11 +208,11 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
 
 def plain_config(config: Config) -> Config:
     """Return the flattened config of the student alone: model, data, schedule; nothing of the distillation is left."""
-    flat = ConfigDict(config._cfg_dict.to_dict())
+    flat = ConfigDict(config.to_dict())  # without the names that a read_base() config imports
     if is_distill_model(flat.model):
         resolved = load_model(student_option(flat.model), 'model.student')
         flat.model = resolved.model
-        if resolved.scope != flat.get('default_scope'):
+        if resolved.scope not in (None, flat.get('default_scope')):
             flat.model['_scope_'] = resolved.scope
     flat.pop('distillers', None)
     flat.get('default_hooks', {}).pop('distill', None)

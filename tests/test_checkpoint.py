@@ -131,11 +131,17 @@ def test_file_without_weights_is_refused(tmp_path):
 
 def test_layouts_of_checkpoints():
     state = filled()
-    for content in (state, dict(model=state), dict(state_dict=state), dict(state_dict=Prefix(state)), Prefix(state)):
+    for content in (
+        state,
+        dict(model=state),
+        dict(state_dict=state),
+        dict(state_dict=prefixed(state)),
+        prefixed(state),
+    ):
         assert not toys.differing(state_dict_of(content, 'x'), state)
 
 
-def Prefix(state):  # noqa: N802
+def prefixed(state):
     return {f'module.{name}': value for name, value in state.items()}
 
 

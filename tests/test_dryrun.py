@@ -104,14 +104,15 @@ class NotOnMeta(nn.Module):
 
     def forward(self, x):
         self.sides.append((x.device.type, x.shape[-1]))
-        x = x * (1.0 + x.mean().item())
+        x = x * (1.0 + x.mean().item() + torch.rand(()).item())
         return self.body(x)
 
 
 @pytest.mark.parametrize(('size', 'side'), [((64, 64), 64), ((1024, 512), 256)])
 def test_fallback_to_the_cpu_is_small(size, side):
-    network = NotOnMeta()
+    network, rng = NotOnMeta(), torch.get_rng_state()
     shapes, _ = trace(['body'], network, size)
+    assert torch.equal(torch.get_rng_state(), rng)
     assert network.sides == [('meta', size[1]), ('cpu', side)]
     assert shapes['body'] == [torch.Size((1, 5, min(size[0], 256) // 2, side // 2))]
 
@@ -145,9 +146,7 @@ def test_wrong_teacher_tap_is_named():
 def test_misfits_are_reported_at_construction(student_tap, teacher_tap, words):
     """Before any weight is loaded: the teacher's file does not even exist."""
     mimic = dict(type='MaskedMimic', student_tap=student_tap, teacher_tap=teacher_tap)
-    config = toys.model_config(
-        teacher=toys.seg_net(width=16, checkpoint='nowhere.pth'), distillers=dict(mimic=mimic)
-    )
+    config = toys.model_config(teacher=toys.seg_net(width=16, checkpoint='nowhere.pth'), distillers=dict(mimic=mimic))
     with pytest.raises(ValueError) as error:
         toys.build(config)
     assert 'distillers.mimic' in str(error.value)

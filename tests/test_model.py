@@ -1,6 +1,7 @@
 """``DistillModel``: an ordinary student of its own class that learns from a teacher in training."""
 
 import copy
+import shutil
 import textwrap
 
 import pytest
@@ -9,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
+from mmdistill_dense.checkpoint import plain_config
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.zoo import student_option
@@ -114,7 +116,7 @@ def own_config(tmp_path):
     student = toys.run_config('x', toys.seg_net('fcn', dropout=0.1), iters=1)
     student.dump(tmp_path / 'my_student.py')
     toys.run_config('x', toys.seg_net('fcn', 16)).dump(tmp_path / 'my_teacher.py')
-    (tmp_path / 't.pth').write_bytes(open(toys.teacher_file('fcn'), 'rb').read())
+    shutil.copy(toys.teacher_file('fcn'), tmp_path / 't.pth')
     path = tmp_path / 'mine.py'
     path.write_text(
         textwrap.dedent("""
@@ -137,6 +139,52 @@ def test_own_config_becomes_a_distilled_one(own_config, tmp_path):
     assert type(runner.model).__name__ == 'DistilledEncoderDecoder'
     assert list(runner.model.state_dict()) == list(toys.build_plain(toys.seg_net('fcn')).state_dict())
     assert toys.teacher_of(runner.model).receipt.config == str(tmp_path / 'my_teacher.py')
+
+
+def test_own_config_in_the_new_style(tmp_path):
+    """A student written with ``read_base`` and classes as types; its distilled config in the same style."""
+    (tmp_path / 'new_student.py').write_text(
+        textwrap.dedent("""
+        from mmseg.models import EncoderDecoder, FCNHead, ResNetV1c, SegDataPreProcessor
+
+        default_scope = 'mmseg'
+        model = dict(
+            type=EncoderDecoder,
+            data_preprocessor=dict(type=SegDataPreProcessor, size=(64, 64), seg_pad_val=255),
+            backbone=dict(type=ResNetV1c, depth=18, base_channels=8, stem_channels=8, norm_cfg=dict(type='BN')),
+            decode_head=dict(type=FCNHead, in_channels=64, channels=16, num_classes=7, norm_cfg=dict(type='BN')))
+        """)
+    )
+    (tmp_path / 'new.py').write_text(
+        textwrap.dedent(f"""
+        from mmengine.config import read_base
+        from mmseg.models import EncoderDecoder
+
+        from mmdistill_dense.distillers import LogitKD
+        from mmdistill_dense.model import DistillModel
+
+        with read_base():
+            from .new_student import *
+
+        model.update(
+            type=DistillModel,
+            student=dict(type=EncoderDecoder),
+            teacher=dict(cfg='{tmp_path}/new_student.py', checkpoint='{tmp_path}/t.pth'),
+            distillers=dict(kd=dict(type=LogitKD)))
+        """)
+    )
+    config = Config.fromfile(tmp_path / 'new.py')
+    torch.manual_seed(0)
+    model = ROOT_MODELS.build(config.model)
+    assert type(model).__name__ == 'DistilledEncoderDecoder' and type(model.backbone).__name__ == 'ResNetV1c'
+    torch.save(model.state_dict(), tmp_path / 't.pth')
+    losses = toys.losses_of(toys.ready(model))
+    assert losses['distill.kd.loss_kd'].item() >= 0
+    flat = plain_config(config)
+    flat.dump(tmp_path / 'plain.py')
+    vanilla = ROOT_MODELS.build(Config.fromfile(tmp_path / 'plain.py').model)
+    assert type(vanilla).__name__ == 'EncoderDecoder'
+    vanilla.load_state_dict(model.state_dict(), strict=True)
 
 
 def test_mmseg_init_model_takes_a_leaf(own_config):
@@ -369,6 +417,17 @@ def test_ema(tmp_path):
     assert toys.teacher_of(averaged) is toys.teacher_of(runner.model)
 
 
+def test_sync_bn_of_the_zoo_configs_runs_in_one_cpu_process(tmp_path):
+    """The runner reverts the student's layers after construction; the teacher keeps its own, in eval mode."""
+    norm = dict(norm_cfg=dict(type='SyncBN', requires_grad=True))
+    synchronised = dict(backbone=norm, decode_head=norm, auxiliary_head=norm)
+    model = toys.model_config(toys.seg_net('fcn', **synchronised), toys.seg_teacher('fcn', **synchronised), BOTH)
+    runner = toys.train(tmp_path, model, iters=1)
+    kinds = [{type(m).__name__ for m in n.modules()} for n in (runner.model, toys.teacher_of(runner.model).network)]
+    assert 'SyncBatchNorm' not in kinds[0] and 'SyncBatchNorm' in kinds[1]
+    assert list(runner.model.state_dict()) == list(toys.build_plain(toys.seg_net('fcn')).state_dict())
+
+
 def test_test_time_augmentation():
     leaf = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), BOTH)
     from mmengine.registry import init_default_scope
@@ -532,9 +591,7 @@ def test_detector_step(kind, tap, levels):
 
 def test_detector_run_writes_a_plain_checkpoint(tmp_path):
     DISTILLERS.register_module(module=Neck, name='NeckMimic', force=True)
-    model = toys.model_config(
-        toys.det_net(), toys.det_teacher(), dict(neck=dict(type='NeckMimic', student_tap='neck'))
-    )
+    model = toys.model_config(toys.det_net(), toys.det_teacher(), dict(neck=dict(type='NeckMimic', student_tap='neck')))
     toys.train(tmp_path, toys.det_run_config(tmp_path, model))
     content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
     toys.build_plain(toys.det_net()).load_state_dict(content['state_dict'], strict=True)

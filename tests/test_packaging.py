@@ -134,8 +134,10 @@ def test_every_distiller_has_a_card() -> None:
     from mmdistill_dense.registry import DISTILLERS
 
     cards = {path.stem: path.read_text() for path in (ROOT / 'docs' / 'methods').glob('*.md')}
-    named = {name for name in DISTILLERS.module_dict for text in cards.values() if text.startswith(f'# {name}')}
-    assert named == set(DISTILLERS.module_dict)
+    # Other tests register methods of their own.
+    ours = {name for name, kind in DISTILLERS.module_dict.items() if kind.__module__.startswith('mmdistill_dense.')}
+    named = {name for name in ours for text in cards.values() if text.startswith(f'# {name}')}
+    assert named == ours
     assert len(cards) == len(named)
 
 

@@ -63,7 +63,9 @@ def test_parse(text, path, index, argument):
     assert (tap.path, tap.index, tap.argument, str(tap)) == (path, index, argument, text)
 
 
-@pytest.mark.parametrize('text', ['a[b]', 'a:output', 'a..b', '.a', 'a.', 'a[1][2]', 'a b', 'a[1', 'neck[::2]', 3, None])
+@pytest.mark.parametrize(
+    'text', ['a[b]', 'a:output', 'a..b', '.a', 'a.', 'a[1][2]', 'a b', 'a[1', 'neck[::2]', 3, None]
+)
 def test_parse_refuses(text):
     with pytest.raises(ValueError, match='is not a tap: write'):
         Tap.parse(text)

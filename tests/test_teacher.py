@@ -182,6 +182,18 @@ def test_only_what_taps_need_is_run():
     h2.remove()
 
 
+def test_one_of_several_auxiliary_heads():
+    head = dict(type='FCNHead', num_convs=1, channels=4, num_classes=3, norm_cfg=toys.BN)
+    heads = [dict(head, in_channels=width, in_index=index) for index, width in ((1, 32), (2, 64))]
+    teacher = loaded(toys.seg_net('fcn', 16, auxiliary_head=heads, allow_random=True), 'auxiliary_head.1')
+    first, handle = calls_of(teacher.network.auxiliary_head[0].conv_seg)
+    inputs = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = teacher.network.auxiliary_head[1](teacher.network.extract_feat(inputs))
+    assert torch.equal(teacher(inputs)['auxiliary_head.1'][0], expected) and not first
+    handle.remove()
+
+
 def test_backbone_tap_stops_inside_the_backbone():
     exact = loaded(toys.seg_teacher(), 'backbone.layer2')
     early = loaded(toys.seg_teacher(), 'backbone.layer2', stop_after=1)

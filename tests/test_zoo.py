@@ -181,7 +181,9 @@ def test_auto_needs_one_published_file(package):
           - {Name: d, Config: configs/net/none.py}
         """,
     )
-    assert zoo.published_weights(f'{name}::net/one.py') == 'https://h/c.pth' == zoo.published_weights(f'{name}::net/one')
+    assert (
+        zoo.published_weights(f'{name}::net/one.py') == 'https://h/c.pth' == zoo.published_weights(f'{name}::net/one')
+    )
     with pytest.raises(ValueError, match=r'publishes 2 files \(https://h/a.pth, https://h/b.pth\)'):
         zoo.published_weights(f'{name}::net/two.py')
     for rest in ('net/none.py', 'net/net_small.py'):

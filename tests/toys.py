@@ -1,4 +1,4 @@
-"""Small builders shared by the tests: real zoo networks at tiny width, generated data, files and runs that take CPU seconds."""
+"""Small builders shared by the tests: real zoo networks at tiny width, generated data, files, runs of CPU seconds."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ from mmdistill_dense.zoo import load_model
 SIDE = 64
 NUM_CLASSES = len(CLASSES)
 BN = dict(type='BN', requires_grad=True)
-SEG = {
-    kind: f'mmseg::{kind}/{kind}_r18-d8_4xb2-80k_cityscapes-512x1024.py' for kind in ('deeplabv3', 'pspnet', 'fcn')
-}
+SEG = {kind: f'mmseg::{kind}/{kind}_r18-d8_4xb2-80k_cityscapes-512x1024.py' for kind in ('deeplabv3', 'pspnet', 'fcn')}
 DET = {
     'retinanet': 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
     'faster_rcnn': 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
@@ -153,7 +151,7 @@ def hooks_left(network: nn.Module) -> int:
 
 @DISTILLERS.register_module()
 class MaskedMimic(FeatureDistiller):
-    """Squared difference at random positions, behind a learnt convolution: a method with parameters and random masks."""
+    """Squared difference at random positions, behind a convolution: a method with parameters and random masks."""
 
     def __init__(self, student_tap: Any = 'backbone[3]', teacher_tap: Any = None, ratio: float = 0.5, **kwargs: Any):
         super().__init__(student_tap, teacher_tap, **kwargs)
@@ -281,7 +279,7 @@ def det_teacher(kind: str = 'retinanet', width: int = 16, **options: Any) -> dic
 def run_config(
     work_dir: Path | str, model: Mapping[str, Any], iters: int = 4, epochs: int | None = None, **changes: Any
 ) -> Config:
-    """A run on generated pictures of 64 pixels, 8 of them, batch 2: ``iters`` iterations, or ``epochs`` of 4 iterations.
+    """A run on 8 generated pictures of 64 pixels, batch 2: ``iters`` iterations, or ``epochs`` of 4 iterations.
 
     ``model`` is a ``DistillModel`` or a network option; ``changes`` are merged over the config.
     """
@@ -367,9 +365,21 @@ def make_runner(
 def train(work_dir: Path | str, model: Mapping[str, Any] | Config, **options: Any) -> Runner:
     """Run to the end and return the runner."""
     runner = make_runner(work_dir, model, **options)
-    with unformatted():
-        runner.train()
+    try:
+        with unformatted():
+            runner.train()
+    finally:
+        stop_workers(runner)
     return runner
+
+
+def stop_workers(runner: Runner) -> None:
+    """Stop the workers of an iteration-based loop: left to the garbage collector, each takes seconds to die."""
+    batches = getattr(runner._train_loop, 'dataloader_iterator', None)
+    batches = getattr(batches, 'inner', batches)
+    if batches is not None:
+        batches._iterator = None
+        runner.train_dataloader._iterator = None
 
 
 def student_state(model: nn.Module) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import io
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument('--short', action='store_true', help='a few iterations only: does everything run?')
     args = parser.parse_args()
     seeds = [int(seed) for seed in args.seeds.split(',')]
-    console, start = Console(), time.monotonic()
+    console, start = Console(file=sys.stdout), time.monotonic()
     console.print(f'loading; details go to {args.out / "log.txt"}')
     with contextlib.redirect_stdout(io.StringIO()):  # mmseg's notes about optional parts
         from mmdistill_dense.analysis.demo import run_demo

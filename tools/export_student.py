@@ -1,4 +1,4 @@
-"""Write a distilled student as an ordinary mmseg or mmdet network: weights and the flattened plain config that loads them."""
+"""Write a distilled student as an ordinary mmseg or mmdet network: its weights and the plain config that loads them."""
 
 import argparse
 
@@ -12,8 +12,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config the student was trained with')
     parser.add_argument('checkpoint', help='checkpoint of that run')
-    parser.add_argument('out', help='where to write the weights (.pth); the config is written beside it (.py)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='the overrides given in training: key=value')
+    parser.add_argument('out', help='weights to write (.pth); the config is written beside them (.py)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='the overrides given in training: key=value'
+    )
     args = parser.parse_args()
     config = Config.fromfile(args.config)
     if args.cfg_options:

@@ -6,3 +6,4 @@ _base_ = [
     '../_base_/distillers/kd.py',
 ]
 model = dict(distillers=_base_.distillers)
+work_dir = 'work_dirs/kd/{{ fileBasenameNoExtension }}'  # the afdcd leaf of that name has its own

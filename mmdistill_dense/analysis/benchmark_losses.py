@@ -81,7 +81,8 @@ def afdcd_cases(size_name: str) -> list[Case]:
 METHODS = {'afdcd': afdcd_cases}
 NOTE = (
     'Memory: peak of what the CPU allocator handed out during forward and backward, outputs and gradients included, '
-    'scratch inside oneDNN not. Gradient error: max over max, against the released formula in float64.'
+    'scratch inside oneDNN not; with pooling both hold the gradient of the unpooled map. Gradient errors: max '
+    'over max, against the released formula in float64.'
 )
 
 

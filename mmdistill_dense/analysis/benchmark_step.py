@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.analysis.measure import Timing, interleaved_times
 from mmdistill_dense.registry import MODELS
+from mmdistill_dense.teacher import FrozenTeacher
 
 Work = Callable[[], object]
 Call = tuple[nn.Module, tuple[Tensor, ...]]
@@ -45,9 +46,9 @@ class StepCost:
 def measure_step(config: Config, batch: int | None = None, repeats: int = 5) -> StepCost:
     """Time, in turns, the control's step, the teacher's forward pass to its last tap, and the distilled step.
 
-    The batch is generated, the student's weights are random, the teacher's are the config's where its file is there (the
-    contrast takes longer on the flat distances of a random one). A step is what the runner does: preprocessing, forward,
-    backward, the distillers' clipping, optimizer.
+    The batch is generated and the student's weights are random. The teacher's are the config's where that file exists,
+    else random with batch statistics, because the contrast's time depends on how far features lie apart. A step is what
+    the runner does: preprocessing, forward, backward, the distillers' clipping, optimizer.
 
     Args:
         config: A whole config whose model is a ``DistillModel`` with a segmentation student.
@@ -64,10 +65,13 @@ def measure_step(config: Config, batch: int | None = None, repeats: int = 5) -> 
     control, distilled = _build({**model, 'distillers': {}}), _build(model)
     images = batch or config.train_dataloader.batch_size
     data = _segmentation_batch(control, images)
-    steps = {'control': _step(control, config, data), 'distilled': _step(distilled, config, data)}
-    adapters = _adapter_works(distilled, steps['distilled'])
     inputs = distilled.data_preprocessor(data, True)['inputs']
     teachers = distilled.distillation.teachers.values()
+    for teacher in teachers:
+        _load_teacher(teacher, next(distilled.parameters()), inputs)
+    distilled.distillation.attended = True
+    steps = {'control': _step(control, config, data), 'distilled': _step(distilled, config, data)}
+    adapters = _adapter_works(distilled, steps['distilled'])
     works: dict[str, Work] = {**steps, 'teacher': lambda: [teacher(inputs) for teacher in teachers], **adapters}
     times = interleaved_times(works, repeats)
     parts = {name: times[name] for name in adapters}
@@ -77,15 +81,23 @@ def measure_step(config: Config, batch: int | None = None, repeats: int = 5) -> 
 
 
 def _build(model: Mapping[str, Any]) -> Any:
-    network = revert_sync_batchnorm(MODELS.build(Config({'model': model}).model)).train()
-    distillation = getattr(network, 'distillation', None)
-    if distillation is not None:
-        for teacher in distillation.teachers.values():
-            if not Path(teacher.checkpoint or '').is_file():
-                teacher.checkpoint, teacher.allow_random = None, True
-            teacher.load(next(network.parameters()))
-        distillation.attended = True
-    return network
+    return revert_sync_batchnorm(MODELS.build(Config({'model': model}).model)).train()
+
+
+def _load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor) -> None:
+    if Path(teacher.checkpoint or '').is_file():
+        teacher.load(like)
+        return
+    teacher.checkpoint, teacher.allow_random = None, True
+    teacher.load(like)
+    assert teacher.network is not None
+    norms = [module for module in teacher.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the statistics of this batch alone
+        norm.train()
+    teacher(inputs)
+    teacher.network.eval()
 
 
 def _segmentation_batch(network: Any, images: int) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def run_demo(seeds: Sequence[int], out: Path, console: Console, short: bool = Fa
     return results
 
 
-def test_pictures(count: int = PICTURES) -> list[tuple[np.ndarray, np.ndarray]]:
+def shown_pictures(count: int = PICTURES) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the first test pictures: (image (H, W, 3) RGB, label map (H, W))."""
     from mmdistill_dense.datasets.painter import paint
 

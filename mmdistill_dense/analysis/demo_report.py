@@ -7,7 +7,7 @@ from statistics import mean, stdev
 import numpy as np
 from rich.table import Table
 
-from mmdistill_dense.analysis.demo import Result, test_pictures
+from mmdistill_dense.analysis.demo import Result, shown_pictures
 from mmdistill_dense.datasets.shapes import ShapesSegDataset
 
 
@@ -36,7 +36,7 @@ def draw_picture(results: Sequence[Result], path: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = [next(result for result in results if result.name == name) for name in ('teacher', 'alone', 'distilled')]
-    pictures = test_pictures()
+    pictures = shown_pictures()
     titles = ['input', 'truth', *(f'{_title(result.name)}\nmIoU {result.miou:.1f}' for result in shown)]
     figure = Figure(figsize=(10, 1.6 * len(pictures)), layout='constrained')
     FigureCanvasAgg(figure)

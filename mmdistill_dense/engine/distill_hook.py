@@ -15,7 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from mmdistill_dense.engine.checks import check_carrier, check_classes, check_crop, num_classes
-from mmdistill_dense.engine.seeding import WorkerSeed, mix, seed_everything
+from mmdistill_dense.engine.seeding import SeededBatches, WorkerSeed, mix, seed_everything
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.zoo import is_distill_model
 
@@ -33,7 +33,7 @@ class DistillHook(Hook):
 
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint; distillers that are
-            not in it start anew. Defaults to False.
+            not in it start anew, and with them the optimizer's state of all distillers. Defaults to False.
 
     Raises:
         ValueError: At start, for the mistakes in :mod:`mmdistill_dense.engine.checks`; on resume, for another teacher
@@ -71,6 +71,9 @@ class DistillHook(Hook):
                 'resume in '
                 'epoch-based training: set it to False (iteration-based training may keep it).'
             )
+        loop = runner.train_loop
+        if not _is_epoch_based(runner) and _has_default_workers(loader):
+            loop.dataloader_iterator = SeededBatches(loop.dataloader_iterator, loader, runner.seed, get_rank())
         model = _unwrap(runner.model)
         distillation = getattr(model, 'distillation', None)
         if distillation is None:
@@ -93,8 +96,7 @@ class DistillHook(Hook):
         """Restart the streams that the data pipeline draws from; iteration-based runs are one long epoch."""
         seed_everything(mix(runner.seed, get_rank(), runner.epoch))
         loader = runner.train_dataloader
-        configured = getattr(loader.worker_init_fn, 'func', loader.worker_init_fn)
-        if _is_epoch_based(runner) and (configured is mmengine_worker_init_fn or isinstance(configured, WorkerSeed)):
+        if _is_epoch_based(runner) and _has_default_workers(loader):
             loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -140,6 +142,8 @@ class DistillHook(Hook):
             own = model.distillers.state_dict()
             fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
             model.distillers.load_state_dict(fits if changed else state, strict=not changed)
+        if changed and then.get('distillers') != now.get('distillers') and 'optimizer' in checkpoint:
+            _fit_optimizer(checkpoint['optimizer'], runner, model)
 
     def _arrange_clipping(self, runner: Runner, model: Any) -> None:
         wrapper = runner.optim_wrapper
@@ -151,6 +155,19 @@ class DistillHook(Hook):
         if getattr(wrapper, 'clip_grad_kwargs', None):
             owned = {id(parameter) for parameter in model.distillers.parameters()}
             wrapper.clip_func = partial(_clip_students, wrapper.clip_func, owned)
+
+
+def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> None:
+    """Keep the student's part of a saved optimizer state; the distillers' starts anew, as they are others now."""
+    groups = runner.optim_wrapper.state_dict().get('param_groups', [])
+    if len(groups) != 1 or len(saved.get('param_groups', [])) != 1:
+        raise ValueError(
+            'resume_changed=True cannot fit the optimizer to other distillers when it has several parameter groups '
+            '(paramwise_cfg): start a new run from these weights with load_from=….'
+        )
+    students = sum(not name.startswith('distillers.') for name, _ in model.named_parameters())
+    saved['param_groups'][0]['params'] = groups[0]['params']
+    saved['state'] = {index: state for index, state in saved['state'].items() if index < students}
 
 
 def _clip(runner: Runner, name: str, parameters: Sequence[Tensor], max_norm: float, *_: Any) -> None:
@@ -170,6 +187,12 @@ def _unwrap(model: Any) -> Any:
 
 def _is_epoch_based(runner: Runner) -> bool:
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def _has_default_workers(loader: Any) -> bool:
+    """Tell whether the workers' random streams are ours to set: a ``worker_init_fn`` of the user's stays."""
+    configured = getattr(loader.worker_init_fn, 'func', loader.worker_init_fn)
+    return configured is mmengine_worker_init_fn or isinstance(configured, WorkerSeed)
 
 
 def _identity(model: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, witho
 CONTRASTS = ('omni', 'channel', 'spatial')
 NEGATIVES = ('other_groups', 'all')
 
-_SPARSE_SHARE = 1 / 16  # above this share of surviving pairs the dense backward is faster and smaller
+_SPARSE_SHARE = 1 / 32  # above this share of surviving pairs the dense backward is faster and smaller
 _PAIRS = 2**17  # token pairs held at a time: 512 KiB of float32
 _BLOCK = {'cpu': 2**19}  # elements of the difference buffer: 2 MiB of float32, about one core's cache
 _BLOCK_ELSEWHERE = 2**24  # 64 MiB: few launches
@@ -216,7 +216,8 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 def _sign_sum(weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """``sum_j weight[p, i, j] * sign(x[p, i] - y[p, j])`` as (p, rows, D), with sign(0) = 0."""
     if x.device.type == 'cpu':  # elsewhere looking for survivors would wait for the device
-        alive = weight.abs() >= torch.finfo(weight.dtype).eps * 2**-11  # smaller ones are lost in the sum's rounding
+        # smaller weights are lost in the rounding of the sum; negated, so that NaN stays
+        alive = ~(weight.abs() < torch.finfo(weight.dtype).eps * 2**-11)
         if int(alive.sum()) <= _SPARSE_SHARE * alive.numel():
             return _sparse_sign_sum(weight, x, y, alive)
     out = torch.empty_like(x)

@@ -153,7 +153,7 @@ def test_controls_are_the_same_run_without_distillers(loaded: dict[str, Config])
         if key.startswith('control/'):
             distilled = loaded[key.replace('control/', 'afdcd/')]
             assert cfg.model.distillers == {}, key
-            for part in set(cfg) - {'model', 'distillers'}:
+            for part in set(cfg) - {'model', 'work_dir'}:
                 assert cfg[part] == distilled[part], (key, part)
             assert cfg.model.student == distilled.model.student, key
 
@@ -219,3 +219,10 @@ def test_fragments_are_found_by_name() -> None:
     assert Path(find_config('mmdistill_dense::_base_/distillers/afdcd_voc.py')).samefile(
         ROOT / '_base_/distillers/afdcd_voc.py'
     )
+
+
+def test_runs_of_the_same_name_do_not_share_a_folder(loaded: dict[str, Config]) -> None:
+    folders = [
+        cfg.get('work_dir', f'work_dirs/{Path(key).name}') for key, cfg in loaded.items() if key != 'teachers/toy_seg'
+    ]
+    assert len(folders) == len(set(folders))

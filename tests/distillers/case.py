@@ -18,8 +18,8 @@ STEPS = 6
 class DistillerCase:
     """Properties that hold for any distiller, on a tiny DeepLabV3 pair and on bare tensors.
 
-    A subclass is a test class: it sets ``option`` (the distiller's config with its type) and, where the defaults do not fit,
-    the shapes ``student`` and ``teacher`` of one tap (with a batch of 2).
+    A subclass is a test class: it sets ``option`` (the distiller's config with its type) and, where the defaults do not
+    fit, the shapes ``student`` and ``teacher`` of one tap (with a batch of 2).
     """
 
     option: dict[str, Any]
@@ -49,9 +49,7 @@ class DistillerCase:
         generator = torch.Generator().manual_seed(5)
 
         def draw(taps: Any, shape: Any, needs: bool) -> dict[str, list[Tensor]]:
-            return {
-                str(tap): [torch.randn(shape, generator=generator).to(dtype).requires_grad_(needs)] for tap in taps
-            }
+            return {str(tap): [torch.randn(shape, generator=generator).to(dtype).requires_grad_(needs)] for tap in taps}
 
         return draw(distiller.student_taps, self.student, True), draw(distiller.teacher_taps, self.teacher, False)
 
@@ -134,10 +132,10 @@ class DistillerCase:
         wrong = self.total(distiller, student, {tap: [tensor.flip(0)] for tap, (tensor,) in teacher.items()})
         assert wrong > right
 
-    def fit(self, distiller: Distiller, student: dict, teacher: dict, steps: int = 100) -> None:
+    def fit(self, distiller: Distiller, student: dict, teacher: dict, steps: int = 30) -> None:
         """Train student maps and distiller to agree with the teacher."""
         parameters = [tensor for (tensor,) in student.values()] + list(distiller.parameters())
-        optimizer = torch.optim.Adam(parameters, lr=0.02)
+        optimizer = torch.optim.Adam(parameters, lr=0.01)
         for _ in range(steps):
             optimizer.zero_grad()
             self.total(distiller, student, teacher).backward()

@@ -1,9 +1,11 @@
+import doctest
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.distillers import AfDCD
+from mmdistill_dense.distillers import AfDCD, afdcd
 from mmdistill_dense.losses import dense_contrast
 
 TAP = 'backbone[3]'
@@ -196,3 +198,8 @@ def test_shape_errors_at_construction() -> None:
     flat = {TAP: [torch.Size((1, 32))]}
     with pytest.raises(ValueError, match=r'must hold \(C, H, W\) maps'):
         distiller.setup(flat, flat)
+
+
+def test_example() -> None:
+    result = doctest.testmod(afdcd)
+    assert result.attempted and not result.failed

@@ -171,7 +171,7 @@ def test_resize(resize, expected):
 
 def test_sizes_that_differ_only_in_training_are_refused_too():
     distiller = set_up(Plain('a'), {'a': [size(2, 4, 4)]}, {'a': [size(2, 4, 4)]})
-    with pytest.raises(ValueError, match=r"student map of \(4, 4\) and a teacher map of \(6, 6\).*resize"):
+    with pytest.raises(ValueError, match=r'student map of \(4, 4\) and a teacher map of \(6, 6\).*resize'):
         distiller({'a': [torch.ones(1, 2, 4, 4)]}, {'a': [torch.ones(1, 2, 6, 6)]}, None)
 
 

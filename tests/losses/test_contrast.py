@@ -201,6 +201,17 @@ def test_large_distances_stay_finite() -> None:
     assert loss.isfinite() and student.grad.isfinite().all()
 
 
+def test_nan_is_not_hidden() -> None:
+    """A loss scaler looks at gradients alone."""
+    student, teacher = _maps(1, 32, 8, 8, dtype=torch.float32)
+    student = student.detach()
+    student[0, 3, 2, 2] = torch.nan
+    student.requires_grad_()
+    loss = dense_contrast(student, teacher, pool_size=0)
+    loss.backward()
+    assert loss.isnan() and student.grad.isnan().any()
+
+
 def test_no_gradient_memory_without_gradient() -> None:
     student, teacher = _maps(2, 64, 32, 32, dtype=torch.float32)
     tokens = student.numel() * 4

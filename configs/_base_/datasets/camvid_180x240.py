@@ -15,6 +15,6 @@ test_pipeline = [
     dict(type='LoadAnnotations'),  # after the resize: the label stays at native size
     dict(type='PackSegInputs'),
 ]
-train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+train_dataloader = dict(batch_size=8, num_workers=2, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(num_workers=2, dataset=dict(pipeline=test_pipeline))
+test_dataloader = dict(num_workers=2, dataset=dict(pipeline=test_pipeline))

@@ -3,5 +3,7 @@
 model = dict(
     type='mmdistill_dense.DistillModel',
     student=dict(cfg='mmdistill_dense::_base_/models/toy_student.py'),
-    teacher=dict(cfg='mmdistill_dense::_base_/models/toy_teacher.py', checkpoint='work_dirs/demo/teacher/iter_800.pth'),
+    teacher=dict(
+        cfg='mmdistill_dense::_base_/models/toy_teacher.py', checkpoint='work_dirs/demo/teacher/iter_1000.pth'
+    ),
 )

@@ -1,0 +1,85 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdistill_dense.analysis import benchmark_losses, benchmark_step, reference
+from mmdistill_dense.losses import dense_contrast, feature_mimic, masked_align_conv
+from tests import toys
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_losses_command(tmp_path: Path) -> None:
+    command = ['tools/benchmark.py', 'losses', '--method', 'afdcd', '--size', 'small', '--json', str(tmp_path / 'out')]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / 'out').read_text())
+    assert [row['name'] for row in rows] == [
+        'contrast core, near convergence',
+        'contrast core, at the start',
+        'contrast with pooling',
+        'align + first conv',
+    ]
+    for row in rows:
+        assert f'| {row["name"]} |' in done.stdout
+        assert 0 < row['ours_error'] < 1e-4 and row['ours_bytes'] < row['released_bytes']
+
+
+def test_the_map_of_camvid_is_cropped_for_the_naive_formula() -> None:
+    *contrasts, conv = benchmark_losses.afdcd_cases('camvid')
+    assert [case.inputs[0].shape[2:] for case in contrasts] == [(44, 44)] * 2
+    assert conv.inputs[0].shape == (1, 512, 45, 45)
+
+
+def test_reference_agrees_with_the_losses() -> None:
+    """The naive formulas are right at the released settings, or the comparison would mean nothing."""
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 2, 32, 32, 16, generator=draw, dtype=torch.float64)
+    ours = dense_contrast(student, teacher, groups=8, pool_size=2, patch_size=(4, 2))
+    torch.testing.assert_close(ours, reference.afdcd_contrast(student, teacher, 8, 0.07, 2, (4, 2)))
+    weights = [
+        torch.randn(s, generator=draw, dtype=torch.float64) for s in ((48, 32, 1, 1), (48,), (48, 48, 3, 3), (48,))
+    ]
+    keep = torch.rand(2, 1, 32, 16, generator=draw) < 0.25
+    rebuilt = masked_align_conv(student, keep, *weights)
+    expected = reference.afdcd_first_conv(student, keep, *weights)
+    torch.testing.assert_close(rebuilt, expected)
+    assert feature_mimic(rebuilt, expected) < 1e-15
+
+
+def _config(**options) -> Config:
+    model = toys.model_config(**options)
+    return Config(
+        {
+            'model': model,
+            'default_scope': 'mmseg',
+            'train_dataloader': {'batch_size': 2},
+            'optim_wrapper': {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01}},
+        }
+    )
+
+
+def test_step_takes_a_step_apart() -> None:
+    distillers = {'kd': {'type': 'LogitKD'}, 'afdcd': {'type': 'AfDCD', 'pool_size': 0}}
+    cost = benchmark_step.measure_step(_config(distillers=distillers), repeats=1)
+    assert (cost.batch, cost.size, cost.teacher_weights) == (2, (64, 64), 'random')
+    assert list(cost.adapters) == ['afdcd adapters']  # logit KD has none
+    assert cost.ratio > 0
+    table = benchmark_step.as_markdown(cost)
+    assert f'**{cost.ratio:.3f}**' in table and 'batch 2 of 64x64' in table
+
+
+def test_step_uses_the_teachers_file() -> None:
+    cost = benchmark_step.measure_step(_config(teacher=toys.seg_teacher()), batch=3, repeats=1)
+    assert cost.batch == 3 and cost.teacher_weights.endswith('.pth')
+    assert cost.adapters == {}
+
+
+def test_step_needs_distillers() -> None:
+    with pytest.raises(ValueError, match='holds no teacher and distillers'):
+        benchmark_step.measure_step(_config(distillers={}))

@@ -1,0 +1,446 @@
+"""``DistillHook``: what it refuses at start, what it writes, what it restores and whose gradients it clips."""
+
+import copy
+import shutil
+import types
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import FUNCTIONS
+
+from mmdistill_dense.distillers import FeatureDistiller
+from mmdistill_dense.engine import DistillHook
+from mmdistill_dense.registry import DISTILLERS, HOOKS
+from tests import toys
+
+KD = dict(type='LogitKD')
+MIMIC = dict(type='MaskedMimic')
+
+
+def pair(distillers=None, teacher=None, **student):
+    """The config of an FCN pair."""
+    distillers = dict(kd=KD, mimic=MIMIC) if distillers is None else distillers
+    return toys.model_config(toys.seg_net('fcn', **student), teacher or toys.seg_teacher('fcn'), distillers)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """The folder of a run of two iterations."""
+    work_dir = tmp_path_factory.mktemp('finished')
+    toys.train(work_dir, pair(), iters=2)
+    return work_dir
+
+
+def resume(path, work_dir, model, iters=4, **changes):
+    return toys.train(work_dir, model, iters=iters, resume=True, load_from=str(path), **changes)
+
+
+# At start
+
+
+def test_a_run_without_the_hook_stops(tmp_path):
+    config = toys.run_config(tmp_path, pair())
+    del config.default_hooks.distill
+    with pytest.raises(RuntimeError, match=r'without DistillHook.*mmdistill_dense\.DistillHook'):
+        toys.train(tmp_path, config)
+
+
+def test_an_ordinary_model_needs_nothing(tmp_path):
+    runner = toys.train(tmp_path, toys.seg_net('fcn'), iters=2)
+    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    assert 'distillers' not in content and 'distill' not in content['meta'] and runner.iter == 2
+
+
+@pytest.fixture
+def leaf(tmp_path):
+    """A leaf with a carrier, as our configs are written."""
+    base = toys.run_config(tmp_path / 'work', pair({}), iters=1)
+    base.dump(tmp_path / 'base.py')
+    (tmp_path / 'fragment.py').write_text("distillers = dict(kd=dict(type='LogitKD', temperature=1.0))\n")
+    path = tmp_path / 'leaf.py'
+    path.write_text("_base_ = ['./base.py', './fragment.py']\nmodel = dict(distillers=_base_.distillers)\n")
+    return path
+
+
+def test_changing_the_carrier_alone_is_refused(leaf):
+    config = Config.fromfile(leaf)
+    config.merge_from_dict({'distillers.kd.temperature': 3.0})
+    with pytest.raises(ValueError) as error:
+        toys.train(None, config)
+    assert 'top-level distillers was changed' in str(error.value)
+    assert '--cfg-options model.distillers.<name>' in str(error.value)
+
+
+def test_changing_the_model_is_right(leaf):
+    config = Config.fromfile(leaf)
+    config.merge_from_dict({'model.distillers.kd.temperature': 3.0})
+    assert toys.train(None, config).model.distillers['kd'].temperature == 3.0
+    assert toys.train(None, Config.fromfile(leaf)).model.distillers['kd'].temperature == 1.0
+
+
+def with_crop(crop):
+    pipeline = [
+        dict(type='mmdistill_dense.LoadShapes'),
+        dict(type='RandomCrop', crop_size=crop, cat_max_ratio=0.75),
+        dict(type='PackSegInputs'),
+    ]
+    return dict(train_dataloader=dict(dataset=dict(pipeline=pipeline)))
+
+
+@pytest.mark.parametrize('crop', [(32, 32), (64, 32)])
+def test_crop_smaller_than_the_size_is_refused(tmp_path, crop):
+    with pytest.raises(ValueError) as error:
+        toys.train(tmp_path, pair(), iters=1, **with_crop(crop))
+    message = str(error.value)
+    assert f'crops to {crop}' in message and 'data_preprocessor.size=(64, 64)' in message
+    assert 'model.student.data_preprocessor.size' in message and 'RandomCrop.crop_size' in message
+
+
+def test_crop_and_size_that_agree(tmp_path):
+    toys.train(tmp_path, pair(data_preprocessor=dict(size=(32, 32))), iters=1, **with_crop((32, 32)))
+
+
+def test_crop_inside_wrapped_data_sets_is_seen(tmp_path):
+    inner = dict(
+        toys.run_config('x', pair()).train_dataloader.dataset, **with_crop((32, 32))['train_dataloader']['dataset']
+    )
+    repeated = dict(_delete_=True, type='RepeatDataset', times=2, dataset=inner)
+    config = toys.run_config(tmp_path, pair(), iters=1)
+    config.merge_from_dict(dict(train_dataloader=dict(dataset=repeated)))
+    with pytest.raises(ValueError, match=r'crops to \(32, 32\)'):
+        toys.train(tmp_path, config)
+
+
+def test_teacher_of_another_number_of_classes(tmp_path):
+    head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
+    other = toys.seg_net('fcn', 16, allow_random=True, **head)
+    with pytest.raises(ValueError) as error:
+        toys.train(tmp_path, pair(dict(mimic=MIMIC), other), iters=1)
+    message = str(error.value)
+    assert f'model.teacher predicts 3 classes, the training data set has {toys.NUM_CLASSES}' in message
+    assert 'background' in message
+    toys.train(tmp_path, pair(dict(mimic=MIMIC), dict(other, allow_other_classes=True)), iters=1)
+
+
+def test_teacher_trained_on_other_classes(tmp_path):
+    """As many classes, other names: the checkpoint's meta tells."""
+    content = torch.load(toys.teacher_file('fcn'), weights_only=True)
+    names = ['background', *(f'thing{index}' for index in range(1, toys.NUM_CLASSES))]
+    path = str(tmp_path / 't.pth')
+    torch.save(dict(content, meta=dict(dataset_meta=dict(classes=names))), path)
+    other = toys.seg_net('fcn', 16, checkpoint=path)
+    with pytest.raises(ValueError) as error:
+        toys.train(tmp_path, pair(teacher=other), iters=1)
+    message = str(error.value)
+    assert 'model.teacher.checkpoint was trained on' in message and 'thing1' in message
+    assert 'model.teacher.allow_other_classes=True' in message
+    toys.train(tmp_path, pair(teacher=dict(other, allow_other_classes=True)), iters=1)
+
+
+@pytest.mark.parametrize('model', [pair(), toys.seg_net('fcn')], ids=['distilled', 'plain'])
+def test_persistent_workers_are_refused_in_epochs(tmp_path, model):
+    changes = dict(train_dataloader=dict(num_workers=1, persistent_workers=True))
+    with pytest.raises(ValueError, match=r'train_dataloader\.persistent_workers=True.*epoch-based.*False'):
+        toys.train(tmp_path, model, epochs=1, **changes)
+
+
+def test_persistent_workers_are_free_in_iterations(tmp_path):
+    toys.train(tmp_path, pair(), iters=1, train_dataloader=dict(num_workers=1, persistent_workers=True))
+
+
+def own_worker_init(worker_id):
+    """A user's."""
+
+
+@pytest.mark.parametrize('length', [dict(epochs=1), dict(iters=1)], ids=['epochs', 'iters'])
+def test_a_users_worker_init_fn_stays(tmp_path, length):
+    FUNCTIONS.register_module(module=own_worker_init, force=True)
+    changes = dict(train_dataloader=dict(num_workers=1, worker_init_fn=dict(type='own_worker_init')))
+    loader = toys.train(tmp_path, toys.seg_net('fcn'), **length, **changes).train_dataloader
+    assert loader.worker_init_fn.func is own_worker_init
+
+
+def test_sharding_is_refused():
+    class FSDPStrategy:
+        pass
+
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+    runner = types.SimpleNamespace(strategy=FSDPStrategy(), model=model, cfg=Config(dict(model=pair())))
+    with pytest.raises(ValueError, match=r'FSDPStrategy shards the student.*DDP'):
+        DistillHook().before_run(runner)
+    runner.model = toys.build_plain(toys.seg_net('fcn'))
+    DistillHook().before_run(runner)
+
+
+# Progress
+
+
+class Diary(FeatureDistiller):
+    """Notes where the run stands."""
+
+    notes: list = []
+
+    def prepare(self, runner, teacher):
+        self.notes.append(('prepare', runner.iter, teacher.network is not None, teacher.key))
+
+    def loss(self, student, teacher, level):
+        self.notes.append((self.progress.iteration, self.progress.max_iters, self.progress.seed, self.progress.rank))
+        return 0.0 * student.mean()
+
+
+def test_distillers_are_prepared_and_know_the_place(tmp_path):
+    DISTILLERS.register_module(module=Diary, force=True)
+    Diary.notes.clear()
+    distillers = dict(diary=dict(type='Diary', student_tap='backbone[3]', align='conv'))
+    toys.train(tmp_path, pair(distillers), iters=3)
+    assert Diary.notes == [('prepare', 0, True, 'model.teacher'), *((i, 3, 5, 0) for i in range(3))]
+    Diary.notes.clear()
+    toys.train(tmp_path, pair(distillers), epochs=2)
+    assert Diary.notes[1:] == [(i, 8, 5, 0) for i in range(8)]
+
+
+# Checkpoints
+
+
+def test_receipt_and_distillers_are_written(finished):
+    content = torch.load(finished / 'iter_2.pth', weights_only=False)
+    told = content['meta']['distill']
+    (teacher,) = told['teachers'].values()
+    assert teacher['config'] == toys.SEG['fcn'] and teacher['file'] == 'fcn_16.pth' and len(teacher['sha256']) == 64
+    assert teacher['matched'] == teacher['total'] > 0 and teacher['ignored'] == 0
+    assert told['distillers']['kd'] == dict(type='LogitKD', tensors={})
+    assert told['distillers']['mimic']['type'] == 'MaskedMimic'
+    assert told['distillers']['mimic']['tensors']['aligns.0.weight'] == [128, 64, 1, 1]
+    assert sorted(content['distillers']) == [
+        'mimic.aligns.0.bias', 'mimic.aligns.0.weight', 'mimic.parts.0.bias', 'mimic.parts.0.weight',
+    ]  # fmt: skip
+    assert not any('distillers' in name or 'teacher' in name for name in content['state_dict'])
+
+
+def test_best_checkpoints_are_students_alone(tmp_path):
+    changes = dict(default_hooks=dict(checkpoint=dict(save_best='mIoU')), train_cfg=dict(val_interval=1))
+    toys.train(tmp_path, pair(), iters=1, **changes)
+    (path,) = tmp_path.glob('best_mIoU*.pth')
+    content = torch.load(path, weights_only=False)
+    assert 'distillers' not in content and 'optimizer' not in content and content['meta']['distill']
+    toys.build_plain(toys.seg_net('fcn')).load_state_dict(content['state_dict'], strict=True)
+
+
+def test_starting_from_a_plain_students_weights(tmp_path):
+    path = tmp_path / 'plain.pth'
+    plain = toys.build_plain(toys.seg_net('fcn'), seed=11)
+    torch.save(dict(state_dict=plain.state_dict()), path)
+    still = dict(optim_wrapper=dict(optimizer=dict(lr=0.0)))
+    runner = toys.train(tmp_path / 'run', pair(), iters=1, load_from=str(path), **still)
+    weights = {n: v for n, v in plain.state_dict().items() if 'running' not in n and 'num_batches' not in n}
+    assert not toys.differing({n: runner.model.state_dict()[n] for n in weights}, weights)
+
+
+@HOOKS.register_module()
+class Peek(Hook):
+    """Keeps the distillers' state as training begins."""
+
+    priority = 'LOWEST'
+    seen: dict = {}
+
+    def before_train(self, runner):
+        Peek.seen = toys.student_state(runner.model.distillers)
+
+
+PEEK = dict(custom_hooks=[dict(type='mmdistill_dense.Peek')])
+
+
+def test_resume_restores_the_distillers(finished, tmp_path):
+    stored = torch.load(finished / 'iter_2.pth', weights_only=False)['distillers']
+    toys.train(tmp_path / 'a', pair(), iters=3, **PEEK)
+    assert toys.differing(Peek.seen, stored)
+    resume(finished / 'iter_2.pth', tmp_path / 'b', pair(), iters=3, **PEEK)
+    assert not toys.differing(Peek.seen, stored)
+
+
+OTHERS = {
+    'weights': dict(teacher='other'),
+    'fewer': dict(distillers=dict(kd=KD)),
+    'names': dict(distillers=dict(kd=KD, other=MIMIC)),
+    'types': dict(distillers=dict(kd=dict(type='AfDCD', pool_size=0), mimic=MIMIC)),
+    'shapes': dict(distillers=dict(kd=KD, mimic=dict(MIMIC, student_tap='backbone[1]'))),
+    'none': dict(distillers={}),
+}
+
+
+@pytest.fixture(scope='module')
+def other_teacher(tmp_path_factory):
+    """A teacher like the usual one with other numbers."""
+    path = tmp_path_factory.mktemp('other') / 'other.pth'
+    torch.save(dict(state_dict=toys.build_plain(toys.seg_net('fcn', 16), seed=99).state_dict()), path)
+    return toys.seg_net('fcn', 16, checkpoint=str(path))
+
+
+@pytest.mark.parametrize('change', OTHERS.values(), ids=OTHERS)
+def test_resume_with_something_else_is_refused(finished, tmp_path, other_teacher, change):
+    options = {name: other_teacher if value == 'other' else value for name, value in change.items()}
+    with pytest.raises(ValueError) as error:
+        resume(finished / 'iter_2.pth', tmp_path, pair(**options))
+    message = str(error.value)
+    assert 'differ in what is distilled' in message and 'resume_changed=True' in message and 'load_from' in message
+    assert 'checkpoint: teacher mmseg::fcn' in message and 'mimic: MaskedMimic (4 tensors)' in message
+    assert 'this run:' in message and (
+        'other.pth' in message or 'no distillation' in message or 'fcn_16.pth' in message
+    )
+
+
+def test_resume_of_a_control_with_distillers_is_refused(tmp_path):
+    toys.train(tmp_path / 'a', toys.seg_net('fcn'), iters=1, default_hooks=dict(checkpoint=dict(interval=1)))
+    with pytest.raises(ValueError, match='checkpoint: no distillation'):
+        resume(tmp_path / 'a' / 'iter_1.pth', tmp_path / 'b', pair())
+
+
+def test_a_moved_teacher_is_the_same(finished, tmp_path):
+    path = tmp_path / 'moved.pth'
+    shutil.copy(toys.teacher_file('fcn'), path)
+    resume(finished / 'iter_2.pth', tmp_path, pair(teacher=toys.seg_net('fcn', 16, checkpoint=str(path))), iters=3)
+
+
+def test_other_options_of_the_same_distillers_may_resume(finished, tmp_path):
+    resume(finished / 'iter_2.pth', tmp_path, pair(dict(kd=dict(KD, temperature=4.0), mimic=MIMIC)), iters=3)
+
+
+ALLOW = dict(default_hooks=dict(distill=dict(resume_changed=True)), **PEEK)
+
+
+def test_resume_changed_on_request(finished, tmp_path, other_teacher):
+    stored = torch.load(finished / 'iter_2.pth', weights_only=False)['distillers']
+    resume(finished / 'iter_2.pth', tmp_path, pair(teacher=other_teacher), **ALLOW)
+    assert not toys.differing(Peek.seen, stored)
+    told = torch.load(tmp_path / 'iter_4.pth', weights_only=False)['meta']['distill']
+    assert next(iter(told['teachers'].values()))['file'] == 'other.pth', 'the next receipt is the new one'
+
+
+def test_resume_with_one_distiller_more(finished, tmp_path):
+    """What was there is restored, with its optimizer state; what is new starts anew."""
+    stored = torch.load(finished / 'iter_2.pth', weights_only=False)
+    more = dict(kd=KD, mimic=MIMIC, more=dict(MIMIC, student_tap='backbone[1]'))
+    runner = resume(finished / 'iter_2.pth', tmp_path / 'a', pair(more), **ALLOW)
+    assert runner.iter == 4
+    restored = {name: value for name, value in Peek.seen.items() if name.startswith('mimic.')}
+    assert len(Peek.seen) == 8 and not toys.differing(restored, stored['distillers'])
+    again = torch.load(tmp_path / 'a' / 'iter_4.pth', weights_only=False)['optimizer']
+    count = len(list(runner.model.parameters()))
+    assert len(again['param_groups'][0]['params']) == count == len(stored['optimizer']['param_groups'][0]['params']) + 4
+    fewer = resume(finished / 'iter_2.pth', tmp_path / 'b', pair(dict(kd=KD)), **ALLOW)
+    assert fewer.iter == 4 and not list(fewer.model.distillers.parameters())
+
+
+def test_resume_with_other_distillers_and_several_groups_is_refused(tmp_path):
+    groups = dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1)))))
+    toys.train(tmp_path / 'a', pair(dict(kd=KD)), iters=2, **groups)
+    with pytest.raises(ValueError, match='several parameter groups.*load_from'):
+        resume(tmp_path / 'a' / 'iter_2.pth', tmp_path / 'b', pair(), **ALLOW, **groups)
+    resume(tmp_path / 'a' / 'iter_2.pth', tmp_path / 'c', pair(dict(kd=KD)), **groups)
+
+
+# Clipping
+
+
+def norms_in_step(runner, parts):
+    """Record the gradient norms of parameter groups as the optimizer sees them."""
+    seen = []
+
+    def look(*_):
+        seen.append({name: torch.stack([p.grad.norm() for p in ps]).norm().item() for name, ps in parts.items()})
+
+    runner.optim_wrapper.optimizer.register_step_pre_hook(look)
+    return seen
+
+
+def parts_of(model):
+    own = {id(p) for p in model.distillers.parameters()}
+    return dict(
+        student=[p for p in model.parameters() if id(p) not in own],
+        mimic=list(model.distillers['mimic'].parameters()),
+    )
+
+
+def run_with_norms(tmp_path, distillers, **changes):
+    """Train two iterations; return the runner and the norms at each step."""
+    runner = toys.make_runner(tmp_path, pair(distillers), iters=2, **changes)
+    notes = []
+
+    class Attach(Hook):
+        priority = 'LOWEST'
+
+        def before_train(self, runner):
+            notes.append(norms_in_step(runner, parts_of(runner.model)))
+
+    runner.register_hook(Attach())
+    with toys.unformatted():
+        runner.train()
+    return runner, notes[0]
+
+
+LARGE = dict(MIMIC, loss_weight=100.0)
+
+
+def test_a_distillers_clip_reaches_its_own_parameters_only(tmp_path):
+    _, free = run_with_norms(tmp_path / 'a', dict(mimic=LARGE))
+    runner, clipped = run_with_norms(tmp_path / 'b', dict(mimic=dict(LARGE, clip_max_norm=0.5)))
+    assert free[0]['mimic'] > 1
+    assert [step['mimic'] for step in clipped] == pytest.approx([0.5, 0.5], rel=1e-3)
+    assert clipped[0]['student'] == pytest.approx(free[0]['student'], rel=1e-6)
+    logged = runner.message_hub.log_scalars['train/distill.mimic.grad_norm']._log_history
+    assert len(logged) == 2 and float(logged[0]) == pytest.approx(free[0]['mimic'], rel=1e-4), (
+        'the norm before clipping'
+    )
+
+
+def test_small_gradients_are_left_alone(tmp_path):
+    _, free = run_with_norms(tmp_path / 'a', dict(mimic=MIMIC))
+    _, clipped = run_with_norms(tmp_path / 'b', dict(mimic=dict(MIMIC, clip_max_norm=1e6)))
+    assert clipped == free
+
+
+def test_a_users_clip_does_not_see_the_distillers(tmp_path):
+    """A large distiller gradient must not shrink the student's step."""
+    user = dict(optim_wrapper=dict(clip_grad=dict(max_norm=0.25)))
+    detached = dict(LARGE, schedule=dict(stop_at=0))
+    _, alone = run_with_norms(tmp_path / 'a', dict(mimic=detached), **user)
+    _, steps = run_with_norms(tmp_path / 'b', dict(mimic=LARGE), **user)
+    assert alone[0]['student'] == pytest.approx(0.25, rel=1e-3)
+    assert steps[0]['student'] == pytest.approx(0.25, rel=1e-3), 'the whole norm is the student’s'
+    assert steps[0]['mimic'] > 1, 'and the distiller is not clipped by it'
+
+
+def test_both_clips_together(tmp_path):
+    user = dict(optim_wrapper=dict(clip_grad=dict(max_norm=0.25)))
+    _, steps = run_with_norms(tmp_path, dict(mimic=dict(LARGE, clip_max_norm=0.5)), **user)
+    assert steps[1]['student'] == pytest.approx(0.25, rel=1e-3) and steps[1]['mimic'] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_clipping_ends_with_the_run(tmp_path):
+    runner, _ = run_with_norms(tmp_path, dict(mimic=dict(LARGE, clip_max_norm=0.5)))
+    optimizer = runner.optim_wrapper.optimizer
+    for parameter in runner.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert all(p.grad.eq(1).all() for p in runner.model.distillers.parameters())
+
+
+def test_log_lines_show_terms_and_shares(tmp_path):
+    config = toys.run_config(tmp_path, pair(dict(mimic=dict(MIMIC, clip_max_norm=1.0))), iters=2)
+    config.log_level = 'INFO'
+    toys.train(tmp_path, config)
+    (log,) = tmp_path.rglob('*.log')
+    lines = [line for line in log.read_text().splitlines() if 'Iter(train)' in line]
+    assert len(lines) == 2
+    for word in ('loss:', 'distill.mimic.loss_mimic:', 'distill.mimic.share:', 'distill.mimic.grad_norm:'):
+        assert word in lines[1], lines[1]
+    assert 'SHA' in log.read_text() or 'sha256' in log.read_text(), 'the receipt'
+
+
+def test_configs_are_left_as_they_were(tmp_path):
+    config = toys.run_config(tmp_path, pair(), iters=1)
+    before = copy.deepcopy(config.model.to_dict())
+    toys.train(tmp_path, config)
+    assert config.model.to_dict() == before

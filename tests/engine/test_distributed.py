@@ -1,0 +1,136 @@
+"""Two gloo processes compute what one does. Everything that needs them happens in one start."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from mmdistill_dense.engine import DistillDDP
+from tests import toys
+
+BATCH = 4
+DISTILLERS = dict(
+    kd=dict(type='LogitKD', temperature=2.0),
+    auxiliary=dict(type='LogitKD', student_tap='auxiliary_head', loss_weight=0.4),
+    mimic=dict(type='MaskedMimic', ratio=1.1, schedule=dict(stop_at=5)),
+    afdcd=dict(type='AfDCD', mask=dict(type='centre'), pool_size=0, student_tap='backbone[2]'),
+)
+
+
+def pair():
+    """A pair whose norms use their running statistics: batch statistics of half a batch are others."""
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=DISTILLERS)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return model
+
+
+def share(rank, size):
+    batch = toys.seg_batch(BATCH)
+    return {name: values[rank * BATCH // size : (rank + 1) * BATCH // size] for name, values in batch.items()}
+
+
+def one_step(model, student, rank, size):
+    """Losses and gradients of one training step on this process's share of the batch."""
+    inputs = student.data_preprocessor(share(rank, size), True)
+    losses = model(**inputs, mode='loss')
+    student.zero_grad()
+    toys.total(losses).backward()
+    values = {name: value.detach() for name, value in losses.items() if name.startswith('distill.')}
+    return dict(losses=values, gradients={name: p.grad.clone() for name, p in student.named_parameters()})
+
+
+def run_config(folder, **changes):
+    distillers = dict(kd=dict(type='LogitKD'), mimic=dict(type='MaskedMimic', clip_max_norm=1.0))
+    model = toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), distillers)
+    return toys.run_config(
+        folder,
+        model,
+        iters=4,
+        launcher='pytorch',
+        custom_hooks=[dict(type='EMAHook', momentum=0.5)],
+        model_wrapper_cfg=dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False),
+        **changes,
+    )
+
+
+def process(rank, folder, teacher):
+    """What each of the two processes does."""
+    torch.set_num_threads(1)
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
+    folder = Path(folder)
+    toys.teacher_file = lambda *_, **__: teacher
+    rendezvous = f'file://{folder}/rendezvous'
+    dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=120))
+    student = pair()
+    wrapped = DistillDDP(student, broadcast_buffers=False)
+    found = one_step(wrapped, student, rank, 2)
+    student.distillation.progress.iteration = 6
+    found['stopped'] = one_step(wrapped, student, rank, 2)
+    torch.save(found, folder / f'rank{rank}.pth')
+    toys.train(None, run_config(folder / 'a'))
+    toys.train(None, run_config(folder / 'b', resume=True, load_from=str(folder / 'a' / 'iter_2.pth')))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """The folder in which two processes left their results."""
+    path = tmp_path_factory.mktemp('two')
+    mp.spawn(process, args=(str(path), toys.teacher_file('fcn')), nprocs=2)
+    return path
+
+
+@pytest.fixture(scope='module')
+def ranks(folder):
+    return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
+
+
+@pytest.fixture(scope='module')
+def alone():
+    model = pair()
+    found = one_step(model, model, 0, 1)
+    model.distillation.progress.iteration = 6
+    return found | dict(stopped=one_step(model, model, 0, 1))
+
+
+def test_losses_of_two_halves_average_to_those_of_the_whole(alone, ranks):
+    names = [name for name in alone['losses'] if 'loss' in name]
+    assert len(names) == 5
+    for name in names:
+        halves = [rank['losses'][name] for rank in ranks]
+        assert not torch.equal(*halves)
+        torch.testing.assert_close(torch.stack(halves).mean(), alone['losses'][name], msg=name)
+
+
+def test_gradients_are_those_of_one_process(alone, ranks):
+    """Student's and distillers': the student's own loss is a mean over pixels too."""
+    for rank in ranks:
+        assert rank['gradients'].keys() == alone['gradients'].keys()
+        for name, gradient in alone['gradients'].items():
+            torch.testing.assert_close(rank['gradients'][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    assert any('distillers.afdcd' in name for name in alone['gradients'])
+
+
+def test_scheduled_zero_needs_no_search_for_unused_parameters(alone, ranks):
+    for found in (alone, *ranks):
+        stopped = found['stopped']
+        assert stopped['losses']['distill.mimic.loss_off'] == 0
+        for name, gradient in stopped['gradients'].items():
+            if name.startswith('distillers.mimic'):
+                assert not gradient.any()
+    for name, gradient in alone['stopped']['gradients'].items():
+        torch.testing.assert_close(ranks[0]['stopped']['gradients'][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_distributed_run_resumes_bit_for_bit_and_writes_a_student(folder):
+    first, second = (torch.load(folder / name / 'iter_4.pth', weights_only=False) for name in 'ab')
+    for part in ('state_dict', 'ema_state_dict', 'distillers'):
+        assert first[part] and not toys.differing(first[part], second[part]), part
+    toys.build_plain(toys.seg_net('fcn')).load_state_dict(first['state_dict'], strict=True)

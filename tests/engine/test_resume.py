@@ -1,0 +1,145 @@
+"""An interrupted run ends in the same bits as an uninterrupted one."""
+
+import functools
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from mmdistill_dense.engine import DistillHook
+from mmdistill_dense.registry import HOOKS
+from tests import toys
+
+DISTILLED = dict(
+    kd=dict(type='LogitKD', schedule=dict(warmup=4)),
+    mimic=dict(type='MaskedMimic', clip_max_norm=1.0),
+    afdcd=dict(type='AfDCD', pool_size=0, student_tap='backbone[2]'),
+)
+ITERS, PER_EPOCH = 6, 4
+
+
+def config(work_dir, kind, workers, model, **changes):
+    """A run with dropout, EMA, a falling rate, augmentation and a validation in between."""
+    by_epoch = kind == 'epochs'
+    return toys.run_config(
+        work_dir,
+        model,
+        **(dict(epochs=2) if by_epoch else dict(iters=ITERS)),
+        **toys.merged(
+            dict(
+                train_dataloader=dict(num_workers=workers),
+                train_cfg=dict(val_interval=1 if by_epoch else 2),
+                default_hooks=dict(checkpoint=dict(interval=1)),
+                custom_hooks=[dict(type='EMAHook', momentum=0.5)],
+                param_scheduler=[dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=8)],
+            ),
+            changes,
+        ),
+    )
+
+
+def pair():
+    return toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), DISTILLED)
+
+
+def content(path):
+    """Everything in a checkpoint that training goes on from."""
+    checkpoint = torch.load(path, weights_only=False)
+    tensors = {}
+    for part in ('state_dict', 'ema_state_dict', 'distillers'):
+        tensors.update({f'{part}.{name}': value for name, value in checkpoint.get(part, {}).items()})
+    for index, state in checkpoint['optimizer']['state'].items():
+        tensors.update({f'optimizer.{index}.{name}': value for name, value in state.items()})
+    return tensors
+
+
+@functools.cache
+def uninterrupted(kind, workers):
+    """The folder of a run that was not interrupted."""
+    folder = toys.fresh_dir()
+    toys.train(None, config(folder, kind, workers, pair()))
+    return folder
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize(('kind', 'start', 'end'), [('iters', 'iter_3', 'iter_6'), ('epochs', 'epoch_1', 'epoch_2')])
+def test_resumed_run_is_equal_bit_for_bit(tmp_path, kind, start, end, workers):
+    folder = uninterrupted(kind, workers)
+    again = config(tmp_path, kind, workers, pair(), resume=True, load_from=str(folder / f'{start}.pth'))
+    toys.train(None, again)
+    expected = content(folder / f'{end}.pth')
+    assert {'distillers', 'ema_state_dict', 'optimizer', 'state_dict'} == {name.split('.')[0] for name in expected}
+    assert not toys.differing(content(tmp_path / f'{end}.pth'), expected)
+    assert toys.differing(content(folder / f'{start}.pth'), expected)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_two_runs_are_equal_and_another_seed_is_not(tmp_path, workers):
+    expected = content(uninterrupted('epochs', workers) / 'epoch_2.pth')
+    toys.train(None, config(tmp_path / 'a', 'epochs', workers, pair()))
+    assert not toys.differing(content(tmp_path / 'a' / 'epoch_2.pth'), expected)
+    toys.train(None, config(tmp_path / 'b', 'epochs', workers, pair(), randomness=dict(seed=6)))
+    assert toys.differing(content(tmp_path / 'b' / 'epoch_2.pth'), expected)
+
+
+@HOOKS.register_module()
+class Album(Hook):
+    """Keeps the pictures that training sees."""
+
+    seen: list = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        for picture, sample in zip(data_batch['inputs'], data_batch['data_samples'], strict=True):
+            self.seen.append((sample.img_path, picture.clone()))
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('length', [dict(epochs=2), dict(iters=8)], ids=['epochs', 'iters'])
+def test_a_picture_is_augmented_anew_each_time(tmp_path, length, workers):
+    Album.seen.clear()
+    in_order = dict(
+        num_workers=workers, sampler=dict(shuffle=False)
+    )  # so that the same numbers would give the same pictures
+    changes = dict(train_dataloader=in_order, custom_hooks=[dict(type='mmdistill_dense.Album')])
+    toys.train(tmp_path, toys.seg_net('fcn'), **length, **changes)
+    first, second = dict(Album.seen[:8]), dict(Album.seen[8:])
+    assert len(first) == len(second) == 8
+    assert not any(torch.equal(first[path], second[path]) for path in first)
+
+
+def test_control_resumes_too(tmp_path):
+    """The hook attends runs without distillers as well: teachers and controls are as exact."""
+    plain = toys.seg_net('fcn', dropout=0.1)
+    toys.train(None, config(tmp_path / 'a', 'iters', 0, plain))
+    start = str(tmp_path / 'a' / 'iter_3.pth')
+    toys.train(None, config(tmp_path / 'b', 'iters', 0, plain, resume=True, load_from=start))
+    first, second = (content(tmp_path / name / 'iter_6.pth') for name in 'ab')
+    assert not toys.differing(first, second)
+
+
+def test_without_reseeding_it_would_differ(tmp_path):
+    """What the hook is for: the same without its reseeding does not resume exactly."""
+
+    class Forgetful(DistillHook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            runner.model.distillation.progress.iteration = runner.iter
+
+    HOOKS.register_module(module=Forgetful, force=True)
+    forget = dict(default_hooks=dict(distill=dict(type='mmdistill_dense.Forgetful')))
+    toys.train(None, config(tmp_path / 'a', 'iters', 1, pair(), **forget))
+    start = str(tmp_path / 'a' / 'iter_3.pth')
+    toys.train(None, config(tmp_path / 'b', 'iters', 1, pair(), resume=True, load_from=start, **forget))
+    assert toys.differing(content(tmp_path / 'a' / 'iter_6.pth'), content(tmp_path / 'b' / 'iter_6.pth'))
+
+
+def test_detector_resumes(tmp_path):
+    """Two-stage: proposals are sampled at random."""
+    sample = dict(kd=dict(type='LogitKD', student_tap='rpn_head.rpn_cls', activation='sigmoid'))
+    neck = dict(mimic=dict(type='MaskedMimic', student_tap='neck[:2]'))
+    model = toys.model_config(toys.det_net('faster_rcnn'), toys.det_teacher('faster_rcnn'), {**sample, **neck})
+    checkpoint = dict(default_hooks=dict(checkpoint=dict(interval=1)))
+    toys.train(None, toys.det_run_config(tmp_path / 'a', model, iters=3, **checkpoint))
+    again = dict(resume=True, load_from=str(tmp_path / 'a' / 'iter_1.pth'))
+    toys.train(None, toys.det_run_config(tmp_path / 'b', model, iters=3, **checkpoint, **again))
+    first, second = (content(tmp_path / name / 'iter_3.pth') for name in 'ab')
+    assert len(first) > 100 and not toys.differing(first, second)

@@ -162,8 +162,7 @@ def _mismatch(
 
     return (
         f'{key} does not fit {type(network).__name__} ({total} tensors): {len(missing)} missing, {len(unexpected)} '
-        'unexpected, '
-        f'{len(wrong)} of another shape.'
+        f'unexpected, {len(wrong)} of another shape.'
         + some('missing', missing)
         + some('unexpected', unexpected)
         + some('shapes', wrong)

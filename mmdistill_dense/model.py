@@ -84,8 +84,7 @@ class Distillation:
         if not self.attended:
             raise RuntimeError(
                 'A DistillModel is being trained without DistillHook, so nothing would set its schedules, random '
-                'streams and '
-                'checkpoints. Add to the config: default_hooks = '
+                'streams and checkpoints. Add to the config: default_hooks = '
                 "dict(distill=dict(type='mmdistill_dense.DistillHook'))."
             )
         for teacher in self.teachers.values():
@@ -235,11 +234,9 @@ def _check_gradients(student: Mapping[str, list[Tensor]]) -> None:
         if not all(tensor.requires_grad for tensor in tensors):
             raise ValueError(
                 f'student_tap={name!r} carries no gradient, so distilling it would change nothing. Either it lies '
-                'inside an '
-                'activation-checkpointed block (with_cp=True, activation_checkpointing): tap the output of that block '
-                'or stage, '
-                'e.g. backbone[3]. Or everything before it is frozen (frozen_stages, requires_grad=False): tap a later '
-                'place.'
+                'inside an activation-checkpointed block (with_cp=True, activation_checkpointing): tap the output of '
+                'that block or stage, e.g. backbone[3]. Or everything before it is frozen (frozen_stages, '
+                'requires_grad=False): tap a later place.'
             )
 
 

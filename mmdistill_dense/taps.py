@@ -124,8 +124,7 @@ def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
         if not isinstance(getattr(module, 'conv_seg', None), nn.Module) or not _uses_plain_cls_seg(module):
             raise ValueError(
                 f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks and does not end in '
-                'conv_seg; '
-                f'tap a module inside it: {", ".join(dict(module.named_children()))}.'
+                f'conv_seg; tap a module inside it: {", ".join(dict(module.named_children()))}.'
             )
         return module.get_submodule('conv_seg')
     return module
@@ -193,8 +192,7 @@ class Recorder:
         if missing:
             raise ValueError(
                 f'{self.key}={missing[0]!r} never fired in the forward pass of {type(self.network).__name__}: the '
-                'module exists '
-                'but is not called as a module. Tap a module inside it.'
+                'module exists but is not called as a module. Tap a module inside it.'
             )
 
     def _hook(self, tap: Tap) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:

@@ -85,6 +85,9 @@ def _run(
     cfg.work_dir = str(out / (name if name == 'teacher' else f'{name}_seed{seed}'))
     cfg.experiment_name = cfg.visualizer.name = f'demo_{name}_{seed}_{time.monotonic_ns()}'
     cfg.randomness.seed = seed
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        # painting is quick, and the workers of a runner that is gone take 5 s each to leave
+        loader.update(num_workers=0, persistent_workers=False)
     if teacher is not None:
         cfg.model.teacher.checkpoint = teacher
     if short:

@@ -231,8 +231,7 @@ class FeatureDistiller(Distiller):
         if self.align == 'none' and s[0] != t[0]:
             raise ValueError(
                 f'distillers.{self.name}: {level.name} has {s[0]} student and {t[0]} teacher channels; the method '
-                'compares '
-                "them one by one, choose taps with equal channels or, where it has the option, align='auto'."
+                "compares them one by one, choose taps with equal channels or, where it has the option, align='auto'."
             )
         if s[1:] != t[1:] and self.resize is None:
             raise ValueError(self._size_message(level, s[1:], t[1:]))

@@ -40,7 +40,7 @@ def check_crop(config: Config) -> None:
     Raises:
         ValueError: Names both keys.
     """
-    preprocessor = _student_option(config.model, 'data_preprocessor') or {}
+    preprocessor = student_model(config.model).get('data_preprocessor') or {}
     size, crop = preprocessor.get('size'), _last_crop(config.train_dataloader.get('dataset', {}))
     if size is None or crop is None:
         return
@@ -48,40 +48,47 @@ def check_crop(config: Config) -> None:
     if pair[0] < size[0] or pair[1] < size[1]:
         raise ValueError(
             f'The training pipeline crops to {pair} but data_preprocessor.size={tuple(size)} pads it back silently: '
-            'set both, '
-            'RandomCrop.crop_size in the pipeline and model.student.data_preprocessor.size (or '
+            'set both, RandomCrop.crop_size in the pipeline and model.student.data_preprocessor.size (or '
             'model.data_preprocessor.size).'
         )
 
 
-def check_classes(data: Sequence[str] | None, teacher: Any, counts: Mapping[str, int | None]) -> None:
-    """Refuse a teacher, or a network, made for other classes than the data set's.
+def check_num_classes(data: Sequence[str] | None, key: str, model: Any) -> None:
+    """Refuse a network whose head does not predict as many classes as the training set has.
 
     Args:
-        data: Class names of the training set.
+        data: Class names of the training set; ``None`` where it does not say.
+        key: The network's config key.
+        model: Its resolved model config.
+
+    Raises:
+        ValueError: Shows both numbers.
+    """
+    count = num_classes(model)
+    if data is not None and count is not None and count != len(data):
+        raise ValueError(
+            f'{key} predicts {count} classes, the training data set has {len(data)} ({_some(data)}): set num_classes.'
+        )
+
+
+def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
+    """Refuse a teacher that was made for, or trained on, other classes than the data set's.
+
+    Args:
+        data: Class names of the training set; ``None`` where it does not say.
         teacher: A :class:`FrozenTeacher`; its checkpoint names its classes where mmengine wrote it.
-        counts: ``num_classes`` of the networks by config key.
 
     Raises:
         ValueError: Shows both lists.
     """
-    if data is None:
+    if data is None or teacher.allow_other_classes:
         return
-    for key, count in counts.items():
-        if count is not None and count != len(data):
-            raise ValueError(
-                f'{key} predicts {count} classes, the training data set has {len(data)} ({_some(data)}): set '
-                'num_classes.'
-            )
-    if teacher is None or teacher.classes is None or teacher.allow_other_classes:
-        return
-    if list(teacher.classes) != list(data):
+    check_num_classes(data, teacher.key, teacher.config.model)
+    if teacher.classes is not None and list(teacher.classes) != list(data):
         raise ValueError(
             f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({_some(teacher.classes)}), the '
-            'data set has '
-            f'{len(data)} ({_some(data)}). Choose a teacher of the same data set, or set '
-            f'{teacher.key}.allow_other_classes=True '
-            'where only features are distilled.'
+            f'data set has {len(data)} ({_some(data)}). Choose a teacher of the same data set, or set '
+            f'{teacher.key}.allow_other_classes=True where only features are distilled.'
         )
 
 
@@ -101,9 +108,9 @@ def _some(names: Sequence[str]) -> str:
     return ', '.join(map(str, names[:_SHOWN])) + (', …' if len(names) > _SHOWN else '')
 
 
-def _student_option(model: Any, name: str) -> Any:
-    """Return a key of the student as it was resolved for the run."""
-    return load_model(student_option(model), 'model.student').model.get(name)
+def student_model(model: Any) -> Any:
+    """Return the student's model config as it was resolved for the run."""
+    return load_model(student_option(model), 'model.student').model
 
 
 def _last_crop(dataset: Any) -> Any:

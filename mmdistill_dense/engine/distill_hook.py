@@ -14,7 +14,13 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from mmdistill_dense.engine.checks import check_carrier, check_classes, check_crop, num_classes
+from mmdistill_dense.engine.checks import (
+    check_carrier,
+    check_crop,
+    check_num_classes,
+    check_teacher_classes,
+    student_model,
+)
 from mmdistill_dense.engine.seeding import SeededBatches, WorkerSeed, mix, seed_everything
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.zoo import is_distill_model
@@ -57,9 +63,8 @@ class DistillHook(Hook):
             return
         if strategy not in (*_STRATEGIES, 'NoneType'):
             raise ValueError(
-                f'{strategy} shards the student and is not supported with distillers; the student fits one device: use '
-                'DDP '
-                '(--launcher pytorch).'
+                f'{strategy} shards the student and is not supported with distillers; the student fits one device: '
+                'use DDP (--launcher pytorch).'
             )
 
     def before_train(self, runner: Runner) -> None:
@@ -68,8 +73,7 @@ class DistillHook(Hook):
         if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
             raise ValueError(
                 "train_dataloader.persistent_workers=True repeats each epoch's augmentations differently after a "
-                'resume in '
-                'epoch-based training: set it to False (iteration-based training may keep it).'
+                'resume in epoch-based training: set it to False (iteration-based training may keep it).'
             )
         loop = runner.train_loop
         if not _is_epoch_based(runner) and _has_default_workers(loader):
@@ -80,9 +84,9 @@ class DistillHook(Hook):
             return
         check_crop(runner.cfg)
         classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
+        check_num_classes(classes, 'model.student', student_model(runner.cfg.model))
         for teacher in distillation.teachers.values():
-            counts = {} if teacher.allow_other_classes else {teacher.key: num_classes(teacher.config.model)}
-            check_classes(classes, teacher, counts)
+            check_teacher_classes(classes, teacher)
             runner.logger.info(f'{teacher.key}: {teacher.receipt}')
         progress = distillation.progress
         progress.max_iters, progress.seed, progress.rank = runner.max_iters, runner.seed, get_rank()
@@ -133,9 +137,8 @@ class DistillHook(Hook):
             raise ValueError(
                 'This run and the checkpoint to resume differ in what is distilled.\n'
                 f'  checkpoint: {_describe(then)}\n  this run:   {_describe(now)}\n'
-                'Resume with the same teacher and distillers, start a new run from these weights with load_from=…, or '
-                'set '
-                'default_hooks.distill.resume_changed=True.'
+                'Resume with the same teacher and distillers, start a new run from these weights with load_from=…, '
+                'or set default_hooks.distill.resume_changed=True.'
             )
         if now:
             state = checkpoint.get('distillers', {})

@@ -113,6 +113,12 @@ def test_crop_inside_wrapped_data_sets_is_seen(tmp_path):
         toys.train(tmp_path, config)
 
 
+def test_student_of_another_number_of_classes(tmp_path):
+    student = dict(decode_head=dict(num_classes=5), auxiliary_head=dict(num_classes=5))
+    with pytest.raises(ValueError, match=f'model.student predicts 5 classes.* has {toys.NUM_CLASSES} .*num_classes'):
+        toys.train(tmp_path, pair(dict(mimic=MIMIC), **student), iters=1)
+
+
 def test_teacher_of_another_number_of_classes(tmp_path):
     head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
     other = toys.seg_net('fcn', 16, allow_random=True, **head)

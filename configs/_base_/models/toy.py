@@ -14,6 +14,7 @@ model = dict(
     backbone=dict(
         type='ResNetV1c',
         depth=18,
+        stem_channels=16,
         strides=(1, 2, 1, 1),
         dilations=(1, 1, 2, 4),
         out_indices=(0, 1, 2, 3),

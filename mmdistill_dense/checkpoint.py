@@ -137,7 +137,7 @@ def load_strictly(
     """
 
     def strict(name: str) -> bool:
-        return parts is None or name.split('.')[0] in parts
+        return parts is None or '.' not in name or name.split('.')[0] in parts
 
     own = network.state_dict()
     fits = {n: v for n, v in state.items() if n in own and own[n].shape == v.shape}
@@ -184,10 +184,12 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         The paths of the weights and of the config.
 
     Raises:
-        ValueError: When the checkpoint does not fit the student exactly.
+        ValueError: When the checkpoint does not fit the student exactly, or ``out`` is no .pth file.
     """
     from mmengine.registry import MODELS, init_default_scope
 
+    if Path(out).suffix != '.pth':
+        raise ValueError(f'out={str(out)!r} must end in .pth; the config is written beside it, ending in .py.')
     plain = plain_config(config)
     content = read_checkpoint(checkpoint)
     state = state_dict_of(content, checkpoint)

@@ -44,9 +44,7 @@ def trace_pair(
         return _trace_all(student, student_taps, teachers, (height, width), 'meta')
     except KeyError:  # an unknown tap is unknown everywhere
         raise
-    except (
-        Exception
-    ):  # what fails on the meta device is not ours to enumerate; the CPU decides and has the better message
+    except Exception:  # whatever the meta device cannot do; the CPU decides and has the better message
         return _trace_all(student, student_taps, teachers, (min(height, _CPU_SIDE), min(width, _CPU_SIDE)), 'cpu')
 
 
@@ -54,18 +52,29 @@ def _trace_all(
     student: nn.Module, taps: Sequence[Tap], teachers: Mapping[str, FrozenTeacher], size: tuple[int, int], device: str
 ) -> tuple[Shapes, dict[str, Shapes]]:
     with fork_rng(), torch.no_grad():
-        shapes, _ = _trace(copy.deepcopy(student).eval().to(device), taps, size, device, 'student_tap')
+        shapes, _, _ = _trace(copy.deepcopy(student), taps, size, device, 'student_tap')
         teacher_shapes = {}
         for name, teacher in teachers.items():
             with torch.device(device):
                 network = teacher.build()
-            teacher_shapes[name], teacher.stop_after = _trace(network, teacher.taps, size, device, 'teacher_tap')
+            traced = _trace(network, teacher.taps, size, device, 'teacher_tap')
+            teacher_shapes[name], teacher.stop_after, teacher.parts = traced
     return shapes, teacher_shapes
 
 
-def _trace(network: nn.Module, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str) -> tuple[Shapes, int]:
+def _trace(
+    network: nn.Module, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str
+) -> tuple[Shapes, int, set[str]]:
+    """Return the tap shapes, the number of recorded calls, and the children that worked before the last of them."""
+    network.to(device)
+    network.eval()  # mmseg's backbones return nothing from it
     recorder = Recorder(network, taps, key)
+    started: list[tuple[str, int]] = []
+    for name, child in network.named_children():
+        for module in child.modules():
+            module.register_forward_pre_hook(lambda *_, name=name: started.append((name, recorder.calls)))
     with recorder.recording() as tensors:
         run_parts(network, taps, torch.zeros(1, 3, *size, device=device))
     recorder.check_complete()
-    return {name: [tensor.shape for tensor in found] for name, found in tensors.items()}, recorder.calls
+    shapes = {name: [tensor.shape for tensor in found] for name, found in tensors.items()}
+    return shapes, recorder.calls, {name for name, calls in started if calls < recorder.calls}

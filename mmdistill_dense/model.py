@@ -50,7 +50,7 @@ def DistillModel(
     Raises:
         KeyError, ValueError, FileNotFoundError: For options that do not fit together, each naming the config key.
     """
-    options = {name: option for name, option in (distillers or {}).items() if option.get('loss_weight', 1) != 0}
+    options = _distiller_options(distillers or {})
     config = load_model(merge(student, student_keys), 'model.student')
     network = build_network(config)
     if not options:
@@ -112,7 +112,13 @@ class Distilled:
 
     def init_weights(self) -> None:
         """Initialise the student as its class does, then load the teachers."""
-        super().init_weights()  # type: ignore[misc]
+        # A student's own init_cfg would reach into the distillers, whose parameters are initialised already.
+        modules: dict[str, Any] = self._modules  # type: ignore[attr-defined]
+        distillers = modules.pop('distillers')
+        try:
+            super().init_weights()  # type: ignore[misc]
+        finally:
+            modules['distillers'] = distillers
         like = next(self.parameters())  # type: ignore[attr-defined]
         for teacher in self.distillation.teachers.values():
             teacher.load(like)
@@ -157,6 +163,15 @@ def _distilled_class(student: type[nn.Module]) -> type[nn.Module]:
     return types.new_class(f'Distilled{student.__name__}', (Distilled, student), exec_body=fill)
 
 
+def _distiller_options(distillers: Option) -> dict[str, Option]:
+    """Return the distillers that do something."""
+    if not isinstance(distillers, Mapping) or not all(isinstance(option, Mapping) for option in distillers.values()):
+        raise TypeError(
+            f"model.distillers must be a dict of dicts by name, e.g. dict(kd=dict(type='LogitKD')), got {distillers!r}."
+        )
+    return {name: option for name, option in distillers.items() if option.get('loss_weight', 1) != 0}
+
+
 def _build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]:
     built = {}
     for name, option in options.items():
@@ -181,7 +196,7 @@ def _build_distillers(options: Option, scope: str | None) -> dict[str, Distiller
 def _build_teachers(option: Option | None, distillers: Mapping[str, Distiller]) -> dict[str, FrozenTeacher]:
     if not option:
         raise ValueError(f'model.teacher is not set, but there are distillers ({", ".join(distillers)}).')
-    single = 'cfg' in option or 'type' in option
+    single = 'cfg' in option or 'type' in option or not all(isinstance(one, Mapping) for one in option.values())
     options = {SINGLE: option} if single else dict(option)
     for name, distiller in distillers.items():
         if distiller.teacher is None and len(options) == 1:

@@ -7,11 +7,8 @@ constructed in the student's default scope, so that they can build parts of mmse
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
-from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
@@ -25,7 +22,4 @@ DATASETS = _child(MMENGINE_DATASETS, 'datasets')
 TRANSFORMS = _child(MMENGINE_TRANSFORMS, 'datasets')
 HOOKS = _child(MMENGINE_HOOKS, 'engine')
 MODEL_WRAPPERS = _child(MMENGINE_MODEL_WRAPPERS, 'engine')
-OPTIMIZERS = _child(MMENGINE_OPTIMIZERS, 'engine')
-OPTIM_WRAPPERS = _child(MMENGINE_OPTIM_WRAPPERS, 'engine')
-METRICS = _child(MMENGINE_METRICS, 'engine')
 DISTILLERS = Registry('distiller', scope='mmdistill_dense', locations=['mmdistill_dense.distillers'])

@@ -47,6 +47,7 @@ class FrozenTeacher:
         self.classes: Sequence[str] | None = None
         self.taps: list[Tap] = []
         self.stop_after: int | None = None
+        self.parts: set[str] | None = None  # the children that the taps need; None: all
         self.renormalise: Callable[[Tensor], Tensor] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
@@ -56,7 +57,9 @@ class FrozenTeacher:
         """Return a new network of this teacher on the current default device, in eval mode, its own pre-training
         cleared."""
         with fork_rng():
-            return build_network(self.config, pretrained=False).eval()
+            network = build_network(self.config, pretrained=False)
+        network.eval()  # not chained: mmseg's backbones return nothing from it
+        return network
 
     def load(self, like: Tensor) -> None:
         """Build the network and load its weights, once.
@@ -73,8 +76,8 @@ class FrozenTeacher:
         if self.checkpoint is None and not self.allow_random:
             raise ValueError(
                 f'{self.key}.checkpoint is not set: distilling from random weights teaches nothing. Give a file, or '
-                "'auto' for the "
-                f'weights published for {self.config.source or "a zoo config"} (allow_random=True is for tests).'
+                f"'auto' for the weights published for {self.config.source or 'a zoo config'} (allow_random=True is "
+                'for tests).'
             )
         # The default device may be anything while a runner builds; the weights come from files on the CPU.
         with torch.device('cpu'):
@@ -98,11 +101,8 @@ class FrozenTeacher:
         key = f'{self.key}.checkpoint'
         path = local_file(checkpoint, self.config.source, key)
         content = read_checkpoint(path)
-        parts = {tap.path.split('.')[0] for tap in self.taps} - {''}
-        if parts and hasattr(network, 'extract_feat'):
-            parts |= {'backbone'} | ({'neck'} if parts - {'backbone'} else set())
         state = state_dict_of(content, path)
-        matched, ignored = load_strictly(network, state, parts or None, f'{key}={checkpoint!r}')
+        matched, ignored = load_strictly(network, state, self.parts, f'{key}={checkpoint!r}')
         self.receipt = Receipt(self.config.source, path.name, sha256(path), matched, len(network.state_dict()), ignored)
         meta = content.get('meta') or {}
         self.classes = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')

@@ -291,6 +291,12 @@ def test_export_refuses_another_checkpoint(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_export_writes_pth_files_only(run, tmp_path):
+    config, checkpoint, _ = run
+    with pytest.raises(ValueError, match=r'must end in \.pth'):
+        export_student(config, checkpoint, tmp_path / 'student.py')
+
+
 def test_export_command_line(run, tmp_path, monkeypatch, capsys):
     config, checkpoint, _ = run
     config.dump(tmp_path / 'leaf.py')

@@ -37,6 +37,16 @@ def test_shapes_are_those_of_a_real_pass():
         assert all(shape[0] == 1 for found in traced.values() for shape in found)
 
 
+@pytest.mark.parametrize(
+    ('tap', 'parts'),
+    [('backbone[3]', {'backbone'}), ('decode_head', {'backbone', 'decode_head'}), ('backbone.layer1', {'backbone'})],
+)
+def test_parts_are_what_works_before_the_last_tap(tap, parts):
+    teacher = FrozenTeacher(toys.seg_teacher())
+    trace([tap], teacher_names=[tap], teacher=teacher)
+    assert teacher.parts == parts
+
+
 @pytest.mark.parametrize(('size', 'side'), [((64, 96), (8, 12)), (None, (64, 64))])
 def test_size_of_the_traced_image(size, side):
     assert trace(['backbone[3]'], size=size)[0]['backbone[3]'][0][2:] == side

@@ -503,6 +503,9 @@ def test_training_without_the_hook_is_refused():
         (dict(distillers=dict(kd=dict(KD, temp=2))), TypeError, ['model.distillers.kd', "'temp'"]),
         (dict(distillers=dict(kd=dict(KD, temperature=-1))), ValueError, ['model.distillers.kd: temperature']),
         (dict(distillers=dict(kd=dict(KD, teacher='b'))), ValueError, ["kd.teacher='b'", 'one unnamed teacher']),
+        (dict(distillers=[KD]), TypeError, ['model.distillers must be a dict of dicts by name']),
+        (dict(distillers=dict(kd=None)), TypeError, ['model.distillers must be a dict of dicts by name']),
+        (dict(teacher=dict(checkpoint='t.pth')), KeyError, ['model.teacher: give cfg=']),
         (dict(teacher={}), ValueError, ['model.teacher is not set', 'kd']),
         (dict(student=dict(width=3)), KeyError, ['model.student: give cfg=', "['width']"]),
         (dict(student=dict(cfg='nowhere.py')), FileNotFoundError, ["model.student.cfg='nowhere.py'"]),
@@ -596,3 +599,21 @@ def test_detector_run_writes_a_plain_checkpoint(tmp_path):
     content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
     toys.build_plain(toys.det_net()).load_state_dict(content['state_dict'], strict=True)
     assert len(content['distillers']) == 10
+
+
+def test_a_students_own_init_cfg_leaves_the_distillers_alone():
+    """mmengine applies a network's init_cfg to every module below it."""
+    init = dict(type='Kaiming', layer='Conv2d')
+    options = dict(student=toys.seg_net('fcn', init_cfg=init), distillers=dict(mimic=dict(type='MaskedMimic')))
+    torch.manual_seed(0)
+    model = toys.build(toys.model_config(**options))
+    before = {name: value.clone() for name, value in model.distillers.state_dict().items()}
+    assert before
+    torch.manual_seed(1)
+    model.init_weights()
+    assert not toys.differing(dict(model.distillers.state_dict()), before)
+    torch.manual_seed(0)
+    control = toys.build(toys.model_config(**{**options, 'distillers': {}}))
+    torch.manual_seed(1)
+    control.init_weights()
+    assert not toys.differing(dict(model.state_dict()), dict(control.state_dict()))

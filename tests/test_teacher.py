@@ -6,15 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from mmdistill_dense.dryrun import trace_pair
+from mmdistill_dense.registry import MODELS
+from mmdistill_dense.taps import Tap
 from mmdistill_dense.teacher import FrozenTeacher, renormaliser, without_pretrained
 from tests import toys
 
 
-def loaded(option, *taps, stop_after=None):
+def loaded(option, *taps, stop_after=None, parts=None):
     """A loaded teacher with taps."""
-    from mmdistill_dense.taps import Tap
-
     teacher = FrozenTeacher(option)
+    teacher.parts = parts
     teacher.taps = [Tap.parse(tap) for tap in taps]
     teacher.stop_after = stop_after
     teacher.load(torch.zeros(1))
@@ -284,10 +286,52 @@ def test_wrong_checkpoint_is_refused():
 def test_untapped_head_may_have_other_classes():
     """Distilling features from a teacher of other classes: its head is not needed and takes what fits."""
     option = toys.seg_net('fcn', 16, checkpoint=toys.teacher_file('fcn', 16), decode_head=dict(num_classes=3))
-    teacher = loaded(option, 'backbone[3]')
+    teacher = loaded(option, 'backbone[3]', parts={'backbone'})
     assert teacher.receipt.ignored == 2
     with pytest.raises(ValueError, match=r'shapes: decode_head\.conv_seg\.weight'):
-        loaded(option, 'decode_head')
+        loaded(option, 'decode_head', parts={'backbone', 'decode_head'})
+
+
+class Chain(nn.Module):
+    """A network without extract_feat: ``after`` works on what ``before`` made."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.before, self.after, self.unused = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+    def forward(self, x):
+        return self.unused(self.after(self.before(x * self.scale)))
+
+
+@pytest.mark.parametrize('lost', ['before.weight', 'after.bias', 'scale'])
+def test_what_a_tap_stands_on_must_be_in_the_file(tmp_path, lost):
+    MODELS.register_module(module=Chain, force=True)
+    weights = Chain().state_dict()
+    option = dict(type='mmdistill_dense.Chain', checkpoint=str(tmp_path / 'chain.pth'))
+    teacher = FrozenTeacher(option)
+    teacher.taps = [Tap.parse('after')]
+    trace_pair(Chain(), teacher.taps, {'t': teacher}, (8, 8))
+    assert teacher.parts == {'before', 'after'}
+    torch.save({n: v for n, v in weights.items() if n != lost and not n.startswith('unused')}, option['checkpoint'])
+    with pytest.raises(ValueError, match=rf'missing: {lost}'):
+        teacher.load(torch.zeros(1))
+    torch.save({n: v for n, v in weights.items() if not n.startswith('unused')}, option['checkpoint'])
+    teacher.load(torch.zeros(1))
+    assert teacher.receipt.matched == 5
+
+
+def test_a_bare_backbone_teaches():
+    """mmseg's backbones return nothing from ``train()`` and ``eval()``."""
+    backbone = dict(type='mmseg.ResNetV1c', depth=18, base_channels=8, stem_channels=8, norm_cfg=toys.BN)
+    backbone.update(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))  # stride 8, as the student's
+    mimic = dict(type='MaskedMimic', student_tap='backbone[3]', teacher_tap='[3]')
+    model = toys.distilled(
+        student=toys.seg_net('fcn'), teacher=dict(backbone, allow_random=True), distillers=dict(mimic=mimic)
+    )
+    network = toys.teacher_of(model).network
+    assert not any(module.training for module in network.modules())
+    assert toys.teacher_of(model)(torch.randn(1, 3, 64, 64))['[3]'][0].shape == (1, 64, 8, 8)
 
 
 def test_runner_file_loads():

@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument('--short', action='store_true', help='a few iterations only: does everything run?')
     args = parser.parse_args()
     seeds = [int(seed) for seed in args.seeds.split(',')]
+    os.environ.setdefault('OMP_NUM_THREADS', '1')  # networks this small run slower on two threads
     console, start = Console(file=sys.stdout), time.monotonic()
     console.print(f'loading; details go to {args.out / "log.txt"}')
     with contextlib.redirect_stdout(io.StringIO()):  # mmseg's notes about optional parts

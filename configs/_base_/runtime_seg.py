@@ -1,4 +1,4 @@
-"""How a segmentation run executes: scope, processes, log, pictures, test-time augmentation, seed."""
+"""How a segmentation run executes: scope, processes, log, pictures, seed."""
 
 default_scope = 'mmseg'
 # Opens gloo for processes without a GPU. A config that sets custom_imports replaces this list: repeat the entry there.
@@ -13,19 +13,7 @@ log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
-tta_model = dict(type='SegTTAModel')
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Resize', scale_factor=factor, keep_ratio=True) for factor in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
-            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-            [dict(type='LoadAnnotations')],
-            [dict(type='PackSegInputs')],
-        ],
-    ),
-]
+tta_model = dict(type='SegTTAModel')  # the pipeline of --tta, tta_pipeline, stands with the data set
 randomness = dict(seed=0)
 load_from = None
 resume = False

@@ -4,3 +4,4 @@ _base_ = [
     '../_base_/schedules/toy_1000.py',
     '../_base_/runtime_seg.py',
 ]
+work_dir = 'work_dirs/demo/teacher'  # where the pair looks for the weights

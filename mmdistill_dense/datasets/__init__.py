@@ -2,7 +2,6 @@
 
 from mmdistill_dense.datasets.camvid import CamVidDataset
 from mmdistill_dense.datasets.folders import ADE20KDataset, CityscapesDataset, PascalVOCDataset
-from mmdistill_dense.datasets.roots import check_data_roots
 from mmdistill_dense.datasets.shapes import LoadShapes, ShapesSegDataset
 
 __all__ = [
@@ -12,5 +11,4 @@ __all__ = [
     'LoadShapes',
     'PascalVOCDataset',
     'ShapesSegDataset',
-    'check_data_roots',
 ]

@@ -34,8 +34,7 @@ class Distiller(nn.Module):
     """Base of all methods: student and teacher taps in, named weighted losses out.
 
     Life: ``__init__`` takes options only; :meth:`setup` gets the shapes of the taps once, at model construction, and
-        makes
-    the parameters; :meth:`step` is called by the model each iteration and calls :meth:`forward`, which a method
+    makes the parameters; :meth:`step` is called by the model each iteration and calls :meth:`forward`, which a method
     implements.
 
     Args:
@@ -62,19 +61,23 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         self.student_taps, self.tap_weights = _parse_taps('student_tap', student_tap)
-        self.teacher_taps = self.student_taps if teacher_tap is None else _parse_taps('teacher_tap', teacher_tap)[0]
+        self.teacher_taps = self.student_taps
+        if teacher_tap is not None:
+            self.teacher_taps, weights = _parse_taps('teacher_tap', teacher_tap)
+            if any(weight != 1 for weight in weights):
+                raise ValueError(f'teacher_tap={teacher_tap!r} holds a weight; weights belong into student_tap.')
         if len(self.student_taps) != len(self.teacher_taps):
             raise ValueError(
                 f'student_tap names {len(self.student_taps)} taps and teacher_tap {len(self.teacher_taps)}: '
                 'they are compared one by one and must be equally many.'
             )
-        if loss_weight < 0:
-            raise ValueError(f'loss_weight must be >= 0, got {loss_weight}.')
+        if not isinstance(loss_weight, (int, float)) or loss_weight < 0:
+            raise ValueError(f'loss_weight must be a number >= 0, got {loss_weight!r}.')
         if clip_max_norm is not None and clip_max_norm <= 0:
             raise ValueError(f'clip_max_norm must be > 0 or None, got {clip_max_norm}.')
         self.teacher = teacher
         self.loss_weight = float(loss_weight)
-        self.schedule = Schedule(**(schedule or {}))
+        self.schedule = Schedule.parse(schedule or {})
         self.clip_max_norm = clip_max_norm
         self.name = type(self).__name__.lower()
         self.progress = Progress()
@@ -256,6 +259,18 @@ def _parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
         raise ValueError(f'{option} is empty: name at least one tap.')
     pairs = [(entry, 1.0) if isinstance(entry, str) else entry for entry in entries]
     for pair in pairs:
-        if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], (int, float)):
-            raise ValueError(f"{option}: an entry is a tap or a pair ('tap', weight), got {pair!r}.")
+        if not _is_weighted_tap(pair):
+            raise ValueError(
+                f"{option} is a tap or a list; its entries are taps or pairs ('tap', weight >= 0), got {pair!r}."
+            )
     return [Tap.parse(tap) for tap, _ in pairs], [float(weight) for _, weight in pairs]
+
+
+def _is_weighted_tap(pair: Any) -> bool:
+    return (
+        isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and isinstance(pair[0], str)
+        and isinstance(pair[1], (int, float))
+        and pair[1] >= 0
+    )

@@ -1,6 +1,9 @@
 """The course of a distiller's weight over training."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 
@@ -29,6 +32,18 @@ class Schedule:
             _check_point(name, point)
         if self.ramp_down is not None:
             _check_ramp(self.ramp_down)
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Schedule:
+        """Make a schedule of a config's options.
+
+        Raises:
+            ValueError: For an unknown option.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(options) - set(known)):
+            raise ValueError(f'schedule has no {", ".join(unknown)}; its options are {", ".join(known)}.')
+        return cls(**options)
 
     def factor(self, iteration: int, max_iters: int) -> float:
         """Return the factor at ``iteration`` (counted from 0) of a run of ``max_iters`` iterations."""

@@ -135,6 +135,8 @@ def _use_visualization(cfg: Config, show: bool, folder: str | None, wait_time: f
 def _use_tta(cfg: Config) -> None:
     if 'tta_model' not in cfg:
         raise KeyError('--tta needs tta_model in the config, as in _base_/runtime_seg.py and _base_/runtime_det.py')
+    if 'tta_pipeline' not in cfg and cfg.get('default_scope') == 'mmseg':
+        raise KeyError('--tta needs tta_pipeline in the config of a segmentation run, as in _base_/datasets/_paper.py')
     dataset = cfg.test_dataloader.dataset
     pipeline = cfg.get('tta_pipeline') or _flipped_pipeline(dataset.pipeline)
     dataset.pipeline = pipeline

@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mmdistill_dense.engine.checks import (
     check_carrier,
@@ -61,9 +62,11 @@ class DistillHook(Hook):
         check_carrier(runner.cfg)
         if not hasattr(model, 'distillation'):
             return
-        if strategy not in (*_STRATEGIES, 'NoneType'):
+        sharded = is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel)
+        if sharded or strategy not in (*_STRATEGIES, 'NoneType'):
+            name = type(runner.model).__name__ if sharded else strategy
             raise ValueError(
-                f'{strategy} shards the student and is not supported with distillers; the student fits one device: '
+                f'{name} shards the student and is not supported with distillers; the student fits one device: '
                 'use DDP (--launcher pytorch).'
             )
 
@@ -141,7 +144,12 @@ class DistillHook(Hook):
                 'or set default_hooks.distill.resume_changed=True.'
             )
         if now:
-            state = checkpoint.get('distillers', {})
+            state = checkpoint.get('distillers')
+            if state is None:
+                raise ValueError(
+                    'This checkpoint holds no optimizer and no distillers (save_best files are such): resume from an '
+                    'iter_*.pth or epoch_*.pth, or start a new run from these weights with load_from=….'
+                )
             own = model.distillers.state_dict()
             fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
             model.distillers.load_state_dict(fits if changed else state, strict=not changed)
@@ -153,6 +161,11 @@ class DistillHook(Hook):
         for name, distiller in model.distillers.items():
             parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
             if distiller.clip_max_norm is not None and parameters:
+                if not hasattr(wrapper, 'optimizer'):
+                    raise ValueError(
+                        f'model.distillers.{name}.clip_max_norm needs one optimizer, this run has several '
+                        f'({type(wrapper).__name__}); set it to None.'
+                    )
                 clip = partial(_clip, runner, name, parameters, distiller.clip_max_norm)
                 self._handles.append(wrapper.optimizer.register_step_pre_hook(clip))
         if getattr(wrapper, 'clip_grad_kwargs', None):
@@ -211,8 +224,11 @@ def _identity(model: Any) -> dict[str, Any]:
 
 
 def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the identity without the teacher's file name: a moved file is the same teacher."""
-    teachers = {name: {**teacher, 'file': None} for name, teacher in identity.get('teachers', {}).items()}
+    """Return the identity without paths where a hash says more: a moved file is the same teacher."""
+    teachers = {
+        name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
+        for name, teacher in identity.get('teachers', {}).items()
+    }
     return {**identity, 'teachers': teachers} if identity else {}
 
 

@@ -22,7 +22,9 @@ def mix(*numbers: int) -> int:
 def fork_rng() -> Iterator[None]:
     """Leave the global torch, numpy and python random streams behind as they were found."""
     python, array = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    # Networks are built on the CPU or the meta device: other processes' devices are left alone.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
         try:
             yield
         finally:

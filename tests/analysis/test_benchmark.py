@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 
 from mmdistill_dense.analysis import benchmark_losses, benchmark_step, reference
+from mmdistill_dense.analysis.measure import Timing
 from mmdistill_dense.losses import dense_contrast, feature_mimic, masked_align_conv
 from tests import toys
 
@@ -69,9 +70,14 @@ def test_step_takes_a_step_apart() -> None:
     cost = benchmark_step.measure_step(_config(distillers=distillers), repeats=1)
     assert (cost.batch, cost.size, cost.teacher_weights) == (2, (64, 64), 'random')
     assert list(cost.adapters) == ['afdcd adapters']  # logit KD has none
-    assert cost.ratio > 0
     table = benchmark_step.as_markdown(cost)
     assert f'**{cost.ratio:.3f}**' in table and 'batch 2 of 64x64' in table
+
+
+def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
+    control, teacher, distilled, one, two = (Timing(median, 0, 100) for median in (4.0, 2.0, 13.0, 3.0, 1.0))
+    cost = benchmark_step.StepCost(1, (8, 8), 'random', control, teacher, distilled, {'a': one, 'b': two})
+    assert cost.ratio == (13 - 3 - 1) / (4 + 2)
 
 
 def test_step_uses_the_teachers_file() -> None:

@@ -1,8 +1,8 @@
-import time
-
+import pytest
 import torch
 
-from mmdistill_dense.analysis.measure import interleaved_times, peak_extra_memory
+from mmdistill_dense.analysis import measure
+from mmdistill_dense.analysis.measure import Timing, interleaved_times, peak_extra_memory
 
 MIB = 2**20
 
@@ -16,20 +16,15 @@ def test_peak_counts_what_is_held_at_once() -> None:
     assert 18 * MIB <= peak_extra_memory(work) < 18.1 * MIB
 
 
-def test_times_are_of_this_process_and_leave_out_the_first_turn() -> None:
-    calls = []
+def test_times_are_of_this_process_and_leave_out_the_first_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = [0.0], []
+    monkeypatch.setattr(measure.time, 'process_time', lambda: clock[0])
 
-    def busy() -> None:
-        calls.append('busy')
-        end = time.process_time() + (0.2 if len(calls) <= 2 else 0.01)
-        while time.process_time() < end:
-            pass
+    def work(name: str, *seconds: float) -> None:
+        clock[0] += seconds[calls.count(name)]
+        calls.append(name)
 
-    def asleep() -> None:
-        calls.append('asleep')
-        time.sleep(0.02)
-
-    times = interleaved_times({'busy': busy, 'asleep': asleep}, repeats=3)
-    assert calls == ['busy', 'asleep'] * 4
-    assert 0.009 < times['busy'].low <= times['busy'].median <= times['busy'].high < 0.1
-    assert times['asleep'].median < 0.01
+    works = {'slow': lambda: work('slow', 64.0, 4.0, 1.0, 2.0), 'idle': lambda: work('idle', 8.0, 0.0, 0.0, 0.0)}
+    times = interleaved_times(works, repeats=3)
+    assert calls == ['slow', 'idle'] * 4
+    assert times == {'slow': Timing(2.0, 1.0, 4.0), 'idle': Timing(0.0, 0.0, 0.0)}

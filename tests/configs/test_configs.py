@@ -3,12 +3,16 @@
 from collections import defaultdict
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import PolyLR
+from mmengine.registry import init_default_scope
 
 from mmdistill_dense.distillers import AfDCD
+from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.zoo import find_config, load_model
 
 ROOT = Path(__file__).parents[2] / 'configs'
@@ -23,7 +27,7 @@ HOMES = dict(
         'optim_wrapper', 'param_scheduler', 'train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'auto_scale_lr',
     },
     datasets={
-        'data_root', 'train_pipeline', 'test_pipeline', 'val_evaluator', 'test_evaluator',
+        'train_pipeline', 'test_pipeline', 'tta_pipeline', 'val_evaluator', 'test_evaluator',
         'train_dataloader', 'val_dataloader', 'test_dataloader',
     },
 )  # fmt: skip
@@ -199,11 +203,43 @@ def test_one_variable_moves_every_data_set(monkeypatch: pytest.MonkeyPatch) -> N
                 assert dataset.get('data_root', '/somewhere/').startswith('/somewhere/')
 
 
-def test_data_root_by_option() -> None:
-    cfg = leaf('afdcd/deeplabv3_r101_to_r18_cityscapes')
-    assert cfg.train_dataloader.dataset.data_root == 'data/cityscapes'
-    cfg.merge_from_dict({'train_dataloader.dataset.data_root': '/elsewhere'})
-    assert cfg.train_dataloader.dataset.data_root == '/elsewhere'
+def test_no_root_stands_where_changing_it_does_nothing(loaded: dict[str, Config]) -> None:
+    assert not [key for key, cfg in loaded.items() if 'data_root' in cfg]
+    assert loaded['afdcd/deeplabv3_r101_to_r18_cityscapes'].train_dataloader.dataset.data_root == 'data/cityscapes'
+
+
+# Test-time augmentation
+
+
+def augmented(cfg: Config, **changes: str) -> dict:
+    """The first test item of a leaf as ``--tta`` reads it."""
+    init_default_scope('mmseg')
+    return DATASETS.build({**cfg.test_dataloader.dataset, **changes, 'pipeline': cfg.tta_pipeline})[0]
+
+
+def test_augmented_pictures_are_painted(loaded: dict[str, Config]) -> None:
+    item = augmented(loaded['afdcd/toy_seg'])
+    straight, flipped = item['inputs']
+    assert straight.equal(flipped.flip(2))
+    truth = item['data_samples'][0].gt_sem_seg.data  # the one that the merged sample keeps
+    plain = DATASETS.build(loaded['afdcd/toy_seg'].test_dataloader.dataset)[0]
+    assert truth.equal(plain['data_samples'].gt_sem_seg.data)
+
+
+@pytest.mark.parametrize(('leaf_name', 'middle'), [
+    ('afdcd/deeplabv3_r101_to_r18_camvid', (360, 480)),
+    ('afdcd/deeplabv3plus_mobilenetv2_to_r18w16_camvid', (180, 240)),
+])  # fmt: skip
+def test_augmented_scales_are_about_the_test_size(
+    loaded: dict[str, Config], leaf_name: str, middle: tuple[int, int], tmp_path: Path
+) -> None:
+    for folder, suffix, shape in (('images', 'jpg', (360, 480, 3)), ('annotations', 'png', (360, 480))):
+        (tmp_path / folder / 'test').mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / 'test' / f'a.{suffix}'), np.zeros(shape, np.uint8))
+    item = augmented(loaded[leaf_name], data_root=str(tmp_path))
+    sizes = [tuple(picture.shape[1:]) for picture in item['inputs']]
+    assert sizes[::2] == sizes[1::2] == [tuple(int(side * f / 4) for side in middle) for f in (2, 3, 4, 5, 6, 7)]
+    assert {sample.gt_sem_seg.shape for sample in item['data_samples']} == {(360, 480)}
 
 
 def test_both_list_styles_of_the_augmented_voc() -> None:
@@ -222,7 +258,7 @@ def test_fragments_are_found_by_name() -> None:
 
 
 def test_runs_of_the_same_name_do_not_share_a_folder(loaded: dict[str, Config]) -> None:
-    folders = [
-        cfg.get('work_dir', f'work_dirs/{Path(key).name}') for key, cfg in loaded.items() if key != 'teachers/toy_seg'
-    ]
-    assert len(folders) == len(set(folders))
+    folders = {key: cfg.get('work_dir', f'work_dirs/{Path(key).name}') for key, cfg in loaded.items()}
+    assert len(folders) == len(set(folders.values()))
+    taught = loaded['afdcd/toy_seg'].model.teacher.checkpoint
+    assert taught == f'{folders["teachers/toy_seg"]}/iter_{loaded["teachers/toy_seg"].train_cfg.max_iters}.pth'

@@ -69,6 +69,8 @@ def test_tta_of_a_detector_comes_from_its_test_pipeline() -> None:
     cli._use_tta(cfg)
     assert cfg.model == dict(type='DetTTAModel', module=dict(type='RetinaNet'))
     assert [step['type'] for step in cfg.test_dataloader.dataset.pipeline] == ['LoadImageFromFile', 'TestTimeAug']
+    with pytest.raises(KeyError, match='tta_pipeline'):
+        cli._use_tta(Config(dict(default_scope='mmseg', tta_model=dict(type='SegTTAModel'))))
     with pytest.raises(KeyError, match='tta_model'):
         cli._use_tta(Config(ConfigDict(model=dict(type='RetinaNet'))))
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.registry import FUNCTIONS
 
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.engine import DistillHook
-from mmdistill_dense.registry import DISTILLERS, HOOKS
+from mmdistill_dense.engine.distill_hook import _comparable
+from mmdistill_dense.registry import DISTILLERS, HOOKS, MODEL_WRAPPERS
 from tests import toys
 
 KD = dict(type='LogitKD')
@@ -180,6 +182,22 @@ def test_sharding_is_refused():
     DistillHook().before_run(runner)
 
 
+def test_a_sharding_wrapper_is_refused():
+    class Sharded(BaseModel):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, inputs, data_samples=None, mode='tensor'):
+            return None
+
+    MODEL_WRAPPERS.register_module(module=Sharded, force=True)
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+    runner = types.SimpleNamespace(model=Sharded(model), cfg=Config(dict(model=pair())))
+    with pytest.raises(ValueError, match=r'Sharded shards the student.*DDP'):
+        DistillHook().before_run(runner)
+
+
 # Progress
 
 
@@ -232,6 +250,14 @@ def test_best_checkpoints_are_students_alone(tmp_path):
     content = torch.load(path, weights_only=False)
     assert 'distillers' not in content and 'optimizer' not in content and content['meta']['distill']
     toys.build_plain(toys.seg_net('fcn')).load_state_dict(content['state_dict'], strict=True)
+
+
+def test_resume_from_a_best_checkpoint_is_refused(tmp_path):
+    changes = dict(default_hooks=dict(checkpoint=dict(save_best='mIoU')), train_cfg=dict(val_interval=1))
+    toys.train(tmp_path, pair(), iters=1, **changes)
+    (path,) = tmp_path.glob('best_mIoU*.pth')
+    with pytest.raises(ValueError, match=r'save_best.*iter_\*\.pth.*load_from'):
+        resume(path, tmp_path / 'b', pair())
 
 
 def test_starting_from_a_plain_students_weights(tmp_path):
@@ -307,6 +333,14 @@ def test_a_moved_teacher_is_the_same(finished, tmp_path):
     path = tmp_path / 'moved.pth'
     shutil.copy(toys.teacher_file('fcn'), path)
     resume(finished / 'iter_2.pth', tmp_path, pair(teacher=toys.seg_net('fcn', 16, checkpoint=str(path))), iters=3)
+
+
+def test_a_moved_teacher_config_is_the_same(finished):
+    """``{{ fileDirname }}`` makes the config's path absolute; with a hash of the weights it does not matter."""
+    here = dict(teachers=dict(t=dict(config='a/t.py', file='t.pth', sha256='1f', matched=1)), distillers={})
+    there = dict(teachers=dict(t=dict(config='b/t.py', file='t.pth', sha256='1f', matched=1)), distillers={})
+    other = dict(teachers=dict(t=dict(config='a/t.py', file='t.pth', sha256='2f', matched=1)), distillers={})
+    assert _comparable(here) == _comparable(there) != _comparable(other)
 
 
 def test_other_options_of_the_same_distillers_may_resume(finished, tmp_path):

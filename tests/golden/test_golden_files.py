@@ -1,5 +1,6 @@
 """The golden check itself: it must not pass where nothing, or nothing readable, was compared."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.golden.files import checkable, files_of, read
+from tests.golden.files import DEFAULT, checkable, files_of, read
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _run(directory: Path) -> tuple[int, str]:
-    command = [sys.executable, '-m', 'pytest', 'tests/golden/test_golden.py', '-q', '--golden-dir', str(directory)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def _run(*options: str, **variables: str) -> tuple[int, str]:
+    command = [sys.executable, '-m', 'pytest', 'tests/golden/test_golden.py', '-q', *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **variables})
     return done.returncode, done.stdout + done.stderr
 
 
@@ -25,7 +26,7 @@ def _write(path: Path, **arrays: np.ndarray) -> Path:
 
 
 def test_an_empty_directory_fails(tmp_path: Path) -> None:
-    code, output = _run(tmp_path)
+    code, output = _run('--golden-dir', str(tmp_path))
     assert code == 1
     assert 'holds no golden file that can be checked' in output
     assert f'golden: 0 files checked in {tmp_path}' in output
@@ -36,11 +37,19 @@ def test_bad_files_fail_and_are_counted(tmp_path: Path) -> None:
     (tmp_path / 'afdcd').mkdir()
     (tmp_path / 'afdcd' / 'broken.npz').write_bytes(b'not a zip file')
     _write(tmp_path / 'afdcd' / 'other.npz', kind=np.array('mystery'))
-    code, output = _run(tmp_path)
+    code, output = _run('--golden-dir', str(tmp_path))
     assert code == 1
     assert 'cannot be read as a golden file of afdcd' in output
     assert "is of kind 'mystery'; afdcd has ['ctr', 'kd', 'module']" in output
     assert 'golden: 2 files checked' in output
+
+
+def test_ci_needs_one_file_except_in_the_long_tests() -> None:
+    nothing = pytest.ExitCode.NO_TESTS_COLLECTED
+    code, output = _run('-k', 'no_such_test', CI='true')
+    assert code == (pytest.ExitCode.TESTS_FAILED if DEFAULT.is_dir() else nothing)
+    assert ('no file was checked' in output) == DEFAULT.is_dir()
+    assert _run('-m', 'soak', CI='true')[0] == _run('-k', 'no_such_test', CI='')[0] == nothing
 
 
 def test_other_files_are_ignored(tmp_path: Path) -> None:

@@ -22,4 +22,4 @@ val_dataloader = dict(
     )
 )
 test_dataloader = val_dataloader
-del load
+del load, data_root  # data_root: a key that --cfg-options could change without effect

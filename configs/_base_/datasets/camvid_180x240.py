@@ -15,6 +15,18 @@ test_pipeline = [
     dict(type='LoadAnnotations'),  # after the resize: the label stays at native size
     dict(type='PackSegInputs'),
 ]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=(60 * quarters, 45 * quarters), keep_ratio=True) for quarters in range(2, 8)],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
 train_dataloader = dict(batch_size=8, num_workers=2, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(num_workers=2, dataset=dict(pipeline=test_pipeline))
 test_dataloader = dict(num_workers=2, dataset=dict(pipeline=test_pipeline))

@@ -27,3 +27,4 @@ test_dataloader = dict(
         data_prefix=dict(img_path='images/test', seg_map_path='annotations/test'),
     )
 )
+del data_root  # a key that --cfg-options could change without effect

@@ -6,6 +6,17 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [dict(type='mmdistill_dense.LoadShapes'), dict(type='PackSegInputs')]
+tta_pipeline = [
+    dict(type='mmdistill_dense.LoadShapes'),
+    dict(
+        type='TestTimeAug',
+        # the truth is painted with the picture, and taken from the first: that one is not flipped
+        transforms=[
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
 train_dataloader = dict(
     batch_size=8,
     num_workers=2,

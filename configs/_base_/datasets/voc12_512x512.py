@@ -19,3 +19,4 @@ val_dataloader = dict(
     )
 )
 test_dataloader = val_dataloader
+del data_root  # a key that --cfg-options could change without effect

@@ -1,4 +1,4 @@
-"""The pair on generated data. `make demo` trains its teacher, as does configs/teachers/toy_seg.py there."""
+"""The pair on generated data. Its teacher: configs/teachers/toy_seg.py, which `make demo` trains too."""
 
 model = dict(
     type='mmdistill_dense.DistillModel',

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
+from torch import nn
 
+from mmdistill_dense.checkpoint import read_checkpoint, state_dict_of
 from mmdistill_dense.zoo import load_model, student_option
 
 _SHOWN = 4
@@ -89,6 +91,37 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
             f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({_some(teacher.classes)}), the '
             f'data set has {len(data)} ({_some(data)}). Choose a teacher of the same data set, or set '
             f'{teacher.key}.allow_other_classes=True where only features are distilled.'
+        )
+
+
+def check_pretrained(model: nn.Module) -> None:
+    """Refuse a local pre-trained file that is not of the module it initialises; mmengine loads what fits and warns.
+
+    mmseg's and mmdet's MobileNetV2, for instance, share one layer name: the other's file leaves the rest random.
+
+    Raises:
+        ValueError: For a file that holds less than half of the module's tensors; shows names of both.
+    """
+    for name, module in model.named_modules():
+        options = getattr(module, 'init_cfg', None)
+        for option in options if isinstance(options, (list, tuple)) else [options]:
+            if isinstance(option, Mapping) and 'Pretrained' in str(option.get('type')):
+                _check_pretrained(name or 'model', module, str(option.get('checkpoint')), option.get('prefix'))
+
+
+def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | None) -> None:
+    if not os.path.isfile(path):
+        return
+    state = state_dict_of(read_checkpoint(path), path)
+    start = f'{prefix.rstrip(".")}.' if prefix else ''
+    given = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+    own = {key: value for key, value in module.state_dict().items() if not key.endswith('num_batches_tracked')}
+    fits = sum(key in given and given[key].shape == value.shape for key, value in own.items())
+    if 2 * fits < len(own):
+        raise ValueError(
+            f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}: '
+            f"it is another network's or another package's file. Expected names like {_some(list(own))}; it holds "
+            f'{_some(list(given) or list(state))}.'
         )
 
 

@@ -19,6 +19,7 @@ from mmdistill_dense.engine.checks import (
     check_carrier,
     check_crop,
     check_num_classes,
+    check_pretrained,
     check_teacher_classes,
     student_model,
 )
@@ -82,6 +83,8 @@ class DistillHook(Hook):
         if not _is_epoch_based(runner) and _has_default_workers(loader):
             loop.dataloader_iterator = SeededBatches(loop.dataloader_iterator, loader, runner.seed, get_rank())
         model = _unwrap(runner.model)
+        if not runner._has_loaded:
+            check_pretrained(model)
         distillation = getattr(model, 'distillation', None)
         if distillation is None:
             return

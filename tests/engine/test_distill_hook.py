@@ -198,6 +198,23 @@ def test_a_sharding_wrapper_is_refused():
         DistillHook().before_run(runner)
 
 
+def test_pretrained_file_of_another_network_is_refused(tmp_path):
+    """mmengine would warn and leave the rest random."""
+    right, wrong = (str(tmp_path / name) for name in ('right.pth', 'wrong.pth'))
+    backbone = toys.build_plain(toys.seg_net('fcn')).backbone.state_dict()
+    torch.save(dict(state_dict={f'backbone.{name}': value for name, value in backbone.items()}), right)
+    torch.save(dict(state_dict={f'other.{name}': value for name, value in backbone.items()}), wrong)
+
+    def student(path, prefix=None):
+        return toys.seg_net('fcn', backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix)))
+
+    words = r'backbone\.init_cfg\.checkpoint=.*wrong.pth. fits 0 of the.*it holds other\.'
+    for model in (student(wrong), pair(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=wrong)))):
+        with pytest.raises(ValueError, match=words):
+            toys.train(tmp_path / 'run', model, iters=1)
+    toys.train(tmp_path / 'run', student(right, 'backbone.'), iters=1)
+
+
 # Progress
 
 

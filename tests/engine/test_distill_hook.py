@@ -496,6 +496,18 @@ def test_log_lines_show_terms_and_shares(tmp_path):
     assert 'SHA' in log.read_text() or 'sha256' in log.read_text(), 'the receipt'
 
 
+def test_terms_and_shares_reach_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    visualizer = dict(type='SegLocalVisualizer', name=str(tmp_path), vis_backends=[dict(type='TensorboardVisBackend')])
+    toys.train(tmp_path, pair(dict(kd=KD)), iters=2, visualizer=visualizer)
+    (events,) = tmp_path.rglob('events.out.tfevents.*')
+    scalars = EventAccumulator(str(events))
+    scalars.Reload()
+    for tag in ('distill.kd.loss_kd', 'distill.kd.share'):
+        assert [event.step for event in scalars.Scalars(tag)] == [1, 2]
+
+
 def test_configs_are_left_as_they_were(tmp_path):
     config = toys.run_config(tmp_path, pair(), iters=1)
     before = copy.deepcopy(config.model.to_dict())

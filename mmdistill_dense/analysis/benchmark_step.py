@@ -127,7 +127,7 @@ def _step(network: Any, config: Config, data: Mapping[str, Any]) -> Work:
 
 
 def _clip(distiller: Any, *_: Any) -> None:
-    nn.utils.clip_grad_norm_(distiller.parameters(), distiller.clip_max_norm)
+    distiller.clip_gradients()
 
 
 def _adapter_works(network: Any, step: Work) -> dict[str, Work]:

@@ -109,6 +109,11 @@ class Distiller(nn.Module):
         terms = [parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
         return {'loss_off': 0.0 * torch.stack(terms).sum()} if terms else {}
 
+    def clip_gradients(self) -> Tensor:
+        """Clip the gradients of this distiller's own parameters to ``clip_max_norm``; return their norm before."""
+        assert self.clip_max_norm is not None, 'called for distillers that clip'
+        return nn.utils.clip_grad_norm_(self.parameters(), self.clip_max_norm)
+
     def generator(self) -> torch.Generator:
         """Return a CPU generator that depends on (seed, rank, iteration, distiller name) and on nothing else."""
         place = f'{self.progress.seed}/{self.progress.rank}/{self.progress.iteration}/{self.name}'

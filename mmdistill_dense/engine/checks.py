@@ -26,24 +26,26 @@ def check_carrier(config: Config) -> None:
     if 'distillers' not in config or not config.filename or not os.path.isfile(config.filename):
         return
     written = Config.fromfile(config.filename)
-    if config.distillers == written.get('distillers') or config.model.get('distillers') != written.model.get(
-        'distillers'
-    ):
-        return
-    raise ValueError(
-        'The top-level distillers was changed but model.distillers was not, so the change does nothing: use '
-        '--cfg-options model.distillers.<name>.<option>=… instead.'
-    )
+    carrier_changed = config.distillers != written.get('distillers')
+    model_changed = config.model.get('distillers') != written.model.get('distillers')
+    if carrier_changed and not model_changed:
+        raise ValueError(
+            'The top-level distillers was changed but model.distillers was not, so the change does nothing: use '
+            '--cfg-options model.distillers.<name>.<option>=… instead.'
+        )
 
 
-def check_crop(config: Config) -> None:
+def check_crop(dataset: Any, student: Any) -> None:
     """Refuse a training crop smaller than the size the preprocessor pads it back to.
+
+    Args:
+        dataset: Config of the training set, wrappers and all.
+        student: The student's resolved model config.
 
     Raises:
         ValueError: Names both keys.
     """
-    preprocessor = student_model(config.model).get('data_preprocessor') or {}
-    size, crop = preprocessor.get('size'), _last_crop(config.train_dataloader.get('dataset', {}))
+    size, crop = (student.get('data_preprocessor') or {}).get('size'), _last_crop(dataset)
     if size is None or crop is None:
         return
     pair = (crop, crop) if isinstance(crop, int) else tuple(crop)

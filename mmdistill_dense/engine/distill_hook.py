@@ -15,6 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.engine.checks import (
     check_carrier,
     check_crop,
@@ -88,9 +89,10 @@ class DistillHook(Hook):
         distillation = getattr(model, 'distillation', None)
         if distillation is None:
             return
-        check_crop(runner.cfg)
+        student = student_model(runner.cfg.model)
+        check_crop(runner.cfg.train_dataloader.get('dataset', {}), student)
         classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
-        check_num_classes(classes, 'model.student', student_model(runner.cfg.model))
+        check_num_classes(classes, 'model.student', student)
         for teacher in distillation.teachers.values():
             check_teacher_classes(classes, teacher)
             runner.logger.info(f'{teacher.key}: {teacher.receipt}')
@@ -162,14 +164,14 @@ class DistillHook(Hook):
     def _arrange_clipping(self, runner: Runner, model: Any) -> None:
         wrapper = runner.optim_wrapper
         for name, distiller in model.distillers.items():
-            parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
-            if distiller.clip_max_norm is not None and parameters:
+            trains = any(parameter.requires_grad for parameter in distiller.parameters())
+            if distiller.clip_max_norm is not None and trains:
                 if not hasattr(wrapper, 'optimizer'):
                     raise ValueError(
                         f'model.distillers.{name}.clip_max_norm needs one optimizer, this run has several '
                         f'({type(wrapper).__name__}); set it to None.'
                     )
-                clip = partial(_clip, runner, name, parameters, distiller.clip_max_norm)
+                clip = partial(_clip, runner, name, distiller)
                 self._handles.append(wrapper.optimizer.register_step_pre_hook(clip))
         if getattr(wrapper, 'clip_grad_kwargs', None):
             owned = {id(parameter) for parameter in model.distillers.parameters()}
@@ -189,9 +191,8 @@ def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> N
     saved['state'] = {index: state for index, state in saved['state'].items() if index < students}
 
 
-def _clip(runner: Runner, name: str, parameters: Sequence[Tensor], max_norm: float, *_: Any) -> None:
-    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-    runner.message_hub.update_scalar(f'train/distill.{name}.grad_norm', norm)
+def _clip(runner: Runner, name: str, distiller: Distiller, *_: Any) -> None:
+    runner.message_hub.update_scalar(f'train/distill.{name}.grad_norm', distiller.clip_gradients())
 
 
 def _clip_students(clip: Callable[..., Any], owned: set[int], parameters: Sequence[Tensor], **options: Any) -> Any:

@@ -71,6 +71,16 @@ class Tap:
             raise ValueError(f'tap {self.text!r} holds a {type(value).__name__} and no tensor.')
         return tensors
 
+    def put(self, output: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+        """Return the output of one call of the tap's module with the tapped tensors replaced, the rest as it is."""
+        if self.index is None:
+            return _map_tensors(output, replace)
+        self._pick_index(output)  # raises where there is nothing to pick
+        chosen = range(len(output))[self.index]
+        members = {chosen} if isinstance(chosen, int) else set(chosen)
+        changed = (_map_tensors(item, replace) if i in members else item for i, item in enumerate(output))
+        return _as(output, changed)
+
     def _pick_index(self, value: Any) -> Any:
         if not isinstance(value, (tuple, list)):
             raise ValueError(
@@ -97,6 +107,18 @@ def _flatten(value: Any) -> list[Tensor]:
     if isinstance(value, (tuple, list)):
         return [tensor for item in value for tensor in _flatten(item)]
     return []
+
+
+def _map_tensors(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return replace(value)
+    if isinstance(value, (tuple, list)):
+        return _as(value, (_map_tensors(item, replace) for item in value))
+    return value
+
+
+def _as(sequence: Any, items: Iterable[Any]) -> Any:
+    return list(items) if isinstance(sequence, list) else tuple(items)
 
 
 def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
@@ -203,3 +225,35 @@ class Recorder:
                 raise _LastTapReached
 
         return record
+
+
+@contextmanager
+def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Tensor], key: str) -> Iterator[None]:
+    """Let the tapped tensors be replaced on their way through the network while the context is open.
+
+    Args:
+        network: The network.
+        tap: An output; what lies behind it sees the replaced tensors.
+        function: Gets a tensor's number and the tensor. Numbers count as :class:`Recorder` lists the tap's tensors,
+            over one opening of the context.
+        key: The config key to name in errors.
+
+    Raises:
+        ValueError: For an input tap, and when the context ends without a call of the tapped module.
+    """
+    if tap.argument is not None:
+        raise ValueError(f'{key}={tap.text!r}: an input cannot be replaced; tap the output of the module before it.')
+    seen = 0
+
+    def replace(tensor: Tensor) -> Tensor:
+        nonlocal seen
+        seen += 1
+        return function(seen - 1, tensor)
+
+    handle = find_module(network, tap, key).register_forward_hook(lambda _, args, output: tap.put(output, replace))
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not seen:
+        raise ValueError(f'{key}={tap.text!r} never fired in the forward pass of {type(network).__name__}.')

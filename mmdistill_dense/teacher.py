@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -107,6 +107,10 @@ class FrozenTeacher:
         meta = content.get('meta') or {}
         self.classes = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
 
+    def require(self, parts: Collection[str] | None) -> None:
+        """Let :meth:`load` insist on these children too (``None``: on the whole network)."""
+        self.parts = None if parts is None or self.parts is None else self.parts | set(parts)
+
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Follow a device or dtype change of the student; nothing to do before :meth:`load`."""
         if self.network is not None:
@@ -117,15 +121,17 @@ class FrozenTeacher:
         assert self.network is not None, 'the teacher is loaded before training'
         return self.network.get_submodule(path)
 
+    def renormalised(self, inputs: Tensor) -> Tensor:
+        """Return a batch that the student's preprocessor normalised as the teacher's would have."""
+        return inputs if self.renormalise is None else self.renormalise(inputs)
+
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> dict[str, list[Tensor]]:
         """Return the recorded taps for a preprocessed batch ``(B, C, H, W)`` of the student's."""
         assert self.network is not None, 'the teacher is loaded before training'
-        if self.renormalise is not None:
-            inputs = self.renormalise(inputs)
         recorder = Recorder(self.network, self.taps, f'{self.key} tap', self.stop_after)
         with recorder.recording() as tensors:
-            run_parts(self.network, self.taps, inputs)
+            run_parts(self.network, self.taps, self.renormalised(inputs))
         recorder.check_complete()
         return tensors
 
@@ -161,10 +167,16 @@ def _fetches(init_cfg: Any) -> bool:
     return isinstance(init_cfg, Mapping) and 'Pretrained' in str(init_cfg.get('type'))
 
 
-def run_parts(network: Any, taps: Sequence[Tap], inputs: Tensor) -> None:
+def run_parts(network: Any, taps: Sequence[Tap], inputs: Tensor, rois: bool = False) -> None:
     """Run what the taps need: ``extract_feat``, then each head that holds a tap, called on the features.
 
     A network without ``extract_feat``, or a tap of the network itself (``''``), is called whole.
+
+    Args:
+        network: mmseg's or mmdet's, or any other.
+        taps: What is going to be recorded.
+        inputs: The preprocessed batch.
+        rois: Run RoI heads on one made-up RoI, to learn shapes.
 
     Raises:
         ValueError: For a head that cannot run on features alone (a RoI head, a query decoder).
@@ -181,12 +193,34 @@ def run_parts(network: Any, taps: Sequence[Tap], inputs: Tensor) -> None:
             handle.remove()
     for head in _tapped_heads(network, taps, called):
         try:
-            head(features)
+            if rois and hasattr(head, '_bbox_forward'):
+                run_roi_head(head, features, features[0].new_tensor([[0, 0, 0, 32, 32]]))
+            else:
+                head(features)
         except TypeError as error:
             raise ValueError(
                 f'{type(head).__name__} does not run on features alone ({error}); tap the backbone or the neck, or a '
-                'dense head.'
+                'dense head, or compare RoI heads with the distiller RoIHeadKD.'
             ) from error
+
+
+def run_roi_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int | None = None) -> dict[str, Tensor]:
+    """Run the box branch of a mmdet RoI head on given RoIs.
+
+    Args:
+        head: A ``StandardRoIHead`` or ``CascadeRoIHead``.
+        features: The levels of the neck.
+        rois: (R, 5): index of the image, x1, y1, x2, y2.
+        stage: Stage of a cascade; ``None`` runs all of them, and returns the last.
+
+    Returns:
+        ``cls_score`` and ``bbox_pred`` among others.
+    """
+    if not isinstance(head.bbox_head, nn.ModuleList):
+        return head._bbox_forward(features, rois)
+    for number in range(len(head.bbox_head)) if stage is None else [stage]:
+        results = head._bbox_forward(number, features, rois)
+    return results
 
 
 def _note(called: set[str], name: str) -> Callable[..., None]:

@@ -21,6 +21,14 @@ import yaml
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 
+DISTILL_KEYS = (
+    'type',
+    'student',
+    'teacher',
+    'distillers',
+    'inherit',
+)  # of a DistillModel config; others: the student's
+
 _HASHED_NAME = re.compile(r'-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$')
 
 
@@ -131,7 +139,7 @@ def is_distill_model(model: Any) -> bool:
 
 def student_option(model: Mapping[str, Any]) -> Any:
     """Return the student of a ``DistillModel`` config, every other key of the model merged over it."""
-    keys = {name: value for name, value in model.items() if name not in ('type', 'student', 'teacher', 'distillers')}
+    keys = {name: value for name, value in model.items() if name not in DISTILL_KEYS}
     return merge(model['student'], keys)
 
 

@@ -161,3 +161,30 @@ def test_misfits_are_reported_at_construction(student_tap, teacher_tap, words):
         toys.build(config)
     assert 'distillers.mimic' in str(error.value)
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(('kind', 'path'), [('faster_rcnn', ''), ('cascade_mask_rcnn', '.0')])
+def test_taps_inside_a_students_roi_head_are_traced(kind, path):
+    names = [
+        f'roi_head.bbox_roi_extractor{path}:input[1]',
+        f'roi_head.bbox_head{path}.fc_reg',
+        f'roi_head.bbox_head{path}.fc_cls',
+    ]
+    network = toys.build_plain(toys.det_net(kind))
+    shapes, _ = trace(names, network)
+    outputs = network.roi_head.bbox_head[0] if path else network.roi_head.bbox_head
+    sizes = (5, outputs.fc_reg.out_features, outputs.fc_cls.out_features)
+    assert [shapes[name] for name in names] == [[torch.Size((1, size))] for size in sizes]
+
+
+def test_taps_inside_a_teachers_roi_head_are_refused():
+    """No proposals are made for a teacher, so it has no RoIs of its own."""
+    teacher = FrozenTeacher(toys.det_teacher('faster_rcnn'))
+    with pytest.raises(ValueError, match='StandardRoIHead does not run on features alone.*RoIHeadKD'):
+        trace(['neck'], toys.build_plain(toys.det_net()), (64, 64), ['roi_head.bbox_head.fc_cls'], teacher)
+
+
+def test_a_teacher_without_taps_is_not_run():
+    teacher = FrozenTeacher(toys.seg_teacher())
+    trace_pair(toys.build_plain(toys.seg_net()), taps('backbone'), {'t': teacher}, (64, 64))
+    assert teacher.parts == set()

@@ -13,6 +13,7 @@ from torch import nn
 from mmdistill_dense.checkpoint import plain_config
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.taps import Tap
 from mmdistill_dense.zoo import student_option
 from tests import toys
 
@@ -617,3 +618,37 @@ def test_a_students_own_init_cfg_leaves_the_distillers_alone():
     torch.manual_seed(1)
     control.init_weights()
     assert not toys.differing(dict(model.state_dict()), dict(control.state_dict()))
+
+
+@DISTILLERS.register_module()
+class Talkative(FeatureDistiller):
+    """Says more than its loss, looks at a tap without gradient and calls a part of the teacher."""
+
+    def __init__(self, **kwargs):
+        super().__init__('backbone[3]', **kwargs)
+        self.context_taps = [Tap.parse('backbone.stem:input')]
+        self.teacher_parts = ('auxiliary_head',)
+
+    def loss(self, student, teacher, level):
+        return student.square().mean()
+
+    def forward(self, student, teacher, data_samples):
+        (image,) = student['backbone.stem:input']
+        assert not image.requires_grad and image.shape[1] == 3
+        weight = self.frozen.module('auxiliary_head').conv_seg.weight
+        return {**super().forward(student, teacher, data_samples), 'weight': weight.abs().sum()}
+
+
+def test_context_parts_and_what_is_no_loss():
+    teacher = toys.seg_teacher()
+    options = dict(teacher=teacher, distillers=dict(t=dict(type='Talkative', loss_weight=0.5)))
+    model = toys.ready(toys.build(toys.model_config(**options)))
+    assert 'auxiliary_head' in toys.teacher_of(model).parts
+    losses = toys.losses_of(model)
+    weight = toys.teacher_of(model).network.auxiliary_head.conv_seg.weight.abs().sum()
+    assert losses['distill.t.weight'] == weight, 'logged as it is, not weighted'
+    total, tensors = model.parse_losses(losses)
+    log = {name: value.item() for name, value in tensors.items()}
+    own = sum(value for name, value in log.items() if 'loss' in name and name != 'loss')
+    assert total.item() == pytest.approx(own), 'and no part of the sum'
+    assert log['distill.t.share'] == pytest.approx(log['distill.t.loss_talkative'] / total.item())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmdistill_dense.taps import Recorder, Tap, find_module
+from mmdistill_dense.taps import Recorder, Tap, find_module, replacing
 from tests import toys
 
 
@@ -213,3 +213,47 @@ def test_replaced_modules_are_found():
     with recorder.recording() as tensors:
         network(torch.ones(1, 2, 4, 4))
     assert tensors['head'][0].shape[1] == 5
+
+
+def replaced(network, tap, function, inputs=None):
+    inputs = torch.ones(1, 2, 4, 4) if inputs is None else inputs
+    with replacing(network, Tap.parse(tap), function, 'tap'):
+        return network(inputs)
+
+
+def test_replaced_tensors_go_on_through_the_network():
+    network, inputs = TinyNet(), torch.rand(1, 2, 4, 4)
+    mixed, heads = replaced(network, 'stages[1:]', lambda index, tensor: tensor + index, inputs)
+    torch.testing.assert_close(mixed['out'], inputs + 2 * inputs)
+    torch.testing.assert_close(heads[0], network.head(inputs))
+    torch.testing.assert_close(heads[1], network.head(2 * inputs))
+    torch.testing.assert_close(heads[2], network.head(3 * inputs + 1))
+    assert toys.hooks_left(network) == 0
+
+
+def test_replacing_counts_the_calls_of_a_shared_module():
+    _, heads = replaced(TinyNet(), 'head', lambda index, tensor: torch.full_like(tensor, index))
+    assert [head.unique().tolist() for head in heads] == [[0.0], [1.0], [2.0]]
+
+
+def test_replacing_one_member_leaves_the_others_and_the_kind_of_sequence():
+    output = [torch.zeros(1), (torch.ones(1), 'name')]
+    changed = Tap.parse('x[-1]').put(output, lambda tensor: tensor + 5)
+    assert isinstance(changed, list) and changed[0] is output[0]
+    assert isinstance(changed[1], tuple) and changed[1][0].item() == 6 and changed[1][1] == 'name'
+
+
+def test_replacing_ends_with_its_context_even_after_an_error():
+    network = TinyNet()
+    with pytest.raises(RuntimeError, match='inside'):
+        replaced(network, 'head', lambda *_: (_ for _ in ()).throw(RuntimeError('inside')))
+    assert toys.hooks_left(network) == 0
+
+
+@pytest.mark.parametrize(
+    ('tap', 'words'),
+    [('mix:input[1]', 'an input cannot be replaced'), ('idle', 'never fired'), ('stages[7]', 'has 3 entries')],
+)
+def test_replacing_refuses(tap, words):
+    with pytest.raises(ValueError, match=words):
+        replaced(TinyNet(), tap, lambda index, tensor: tensor)

@@ -399,3 +399,23 @@ def test_no_pretrained_weights_are_fetched_for_the_teacher(monkeypatch):
     )
     with pytest.raises(AssertionError, match='weights were asked for'):
         toys.distilled(student=toys.seg_net('fcn', pretrained='open-mmlab://resnet18_v1c'))
+
+
+def test_parts_that_a_distiller_calls_must_be_in_the_file(tmp_path):
+    """What the taps need is strict anyhow; ``require`` adds children, or the whole network."""
+    state = torch.load(toys.teacher_file(), weights_only=True)['state_dict']
+    path = tmp_path / 'headless.pth'
+    torch.save(dict(state_dict={k: v for k, v in state.items() if not k.startswith('auxiliary_head')}), path)
+
+    def load(*required):
+        teacher = FrozenTeacher(toys.seg_teacher(checkpoint=str(path)))
+        teacher.parts = {'backbone'}
+        for parts in required:
+            teacher.require(parts)
+        teacher.load(torch.zeros(1))
+
+    load()
+    load((), ('decode_head',))
+    for required in [(('auxiliary_head',),), (None,), (None, ('backbone',))]:
+        with pytest.raises(ValueError, match=r'auxiliary_head\.'):
+            load(*required)

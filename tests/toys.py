@@ -32,6 +32,9 @@ SEG = {kind: f'mmseg::{kind}/{kind}_r18-d8_4xb2-80k_cityscapes-512x1024.py' for 
 DET = {
     'retinanet': 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
     'faster_rcnn': 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+    'fcos': 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+    'reppoints': 'mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco.py',
+    'cascade_mask_rcnn': 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
 }
 _FILES = tempfile.TemporaryDirectory(prefix='mmdistill_dense_tests_')
 
@@ -62,24 +65,39 @@ def seg_net(kind: str = 'deeplabv3', width: int = 8, dropout: float = 0.0, **ove
     return merged(option, overrides)
 
 
-def det_net(kind: str = 'retinanet', width: int = 8, **overrides: Any) -> dict:
-    """The option of a ResNet-18 detector from a real mmdet config."""
-    head = dict(num_classes=NUM_CLASSES - 1)
-    if kind == 'retinanet':
-        heads = dict(bbox_head=dict(in_channels=2 * width, feat_channels=2 * width, stacked_convs=1, **head))
-    else:
-        roi = dict(
-            bbox_roi_extractor=dict(out_channels=2 * width),
-            bbox_head=dict(in_channels=2 * width, fc_out_channels=4 * width, **head),
-        )
-        heads = dict(rpn_head=dict(in_channels=2 * width, feat_channels=2 * width), roi_head=roi)
+def det_net(kind: str = 'retinanet', width: int = 8, channels: int | None = None, **overrides: Any) -> dict:
+    """The option of a ResNet-18 detector from a real mmdet config; neck and heads have ``channels``, or 2 x width."""
+    channels = 2 * width if channels is None else channels
     option = dict(
         cfg=DET[kind],
         backbone=dict(depth=18, base_channels=width, frozen_stages=-1, norm_eval=False, init_cfg=None),
-        neck=dict(in_channels=[width * 2**stage for stage in range(4)], out_channels=2 * width),
-        **heads,
+        neck=dict(in_channels=[width * 2**stage for stage in range(4)], out_channels=channels),
     )
-    return merged(option, overrides)
+    heads = _roi_heads(kind, channels) if 'rcnn' in kind else _dense_head(kind, channels)
+    return merged(merged(option, heads), overrides)
+
+
+def _dense_head(kind: str, channels: int) -> dict:
+    head = dict(num_classes=NUM_CLASSES - 1, in_channels=channels, feat_channels=channels, stacked_convs=1)
+    groups = dict(norm_cfg=dict(type='GN', num_groups=4))
+    if kind == 'retinanet':
+        return dict(bbox_head=head)
+    if kind == 'fcos':
+        return dict(bbox_head=dict(head, **groups))
+    return dict(bbox_head=dict(head, **groups, point_feat_channels=channels), neck=groups)
+
+
+def _roi_heads(kind: str, channels: int) -> dict:
+    boxes: dict[str, Any] = dict(in_channels=channels, fc_out_channels=2 * channels, num_classes=NUM_CLASSES - 1)
+    roi = dict(bbox_roi_extractor=dict(out_channels=channels), bbox_head=boxes)
+    if kind == 'cascade_mask_rcnn':
+        mask = dict(in_channels=channels, conv_out_channels=channels, num_convs=1, num_classes=NUM_CLASSES - 1)
+        roi.update(
+            bbox_head={str(stage): boxes for stage in range(3)},
+            mask_roi_extractor=dict(out_channels=channels),
+            mask_head=mask,
+        )
+    return dict(rpn_head=dict(in_channels=channels, feat_channels=channels), roi_head=roi)
 
 
 def merged(option: dict, overrides: Mapping[str, Any]) -> dict:
@@ -183,9 +201,10 @@ def seg_batch(count: int = 2, seed: int = 0, side: int = SIDE) -> dict:
     return dict(inputs=inputs, data_samples=samples)
 
 
-def det_item(seed: int, index: int, side: int = SIDE) -> dict:
-    """One raw picture with its boxes."""
+def det_item(seed: int, index: int, side: int = SIDE, masks: bool = False) -> dict:
+    """One raw picture with its boxes, and its instance masks where asked."""
     from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
 
     picture = paint(seed, index, size=(side, side), objects=(2, 4))
     boxes = torch.tensor([list(i.box) for i in picture.instances], dtype=torch.float32).reshape(-1, 4)
@@ -194,12 +213,15 @@ def det_item(seed: int, index: int, side: int = SIDE) -> dict:
     meta = dict(img_id=index, img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0))
     sample = DetDataSample(metainfo=meta)
     sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
+    if masks:
+        seen = np.array([i.mask for i in picture.instances], np.uint8).reshape(-1, side, side)
+        sample.gt_instances.masks = BitmapMasks(seen, side, side)
     return dict(inputs=torch.from_numpy(picture.image.transpose(2, 0, 1).copy()), data_samples=sample)
 
 
-def det_batch(count: int = 2, seed: int = 0) -> dict:
-    """A raw batch of generated pictures with boxes."""
-    items = [det_item(seed, index) for index in range(count)]
+def det_batch(count: int = 2, seed: int = 0, masks: bool = False) -> dict:
+    """A raw batch of generated pictures with boxes, and instance masks where asked."""
+    items = [det_item(seed, index, masks=masks) for index in range(count)]
     return dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items])
 
 
@@ -209,15 +231,15 @@ class ToyDetDataset(BaseDataset):
 
     METAINFO = dict(classes=CLASSES[1:])
 
-    def __init__(self, num_images: int = 8, seed: int = 0) -> None:
-        self.num_images, self.seed = num_images, seed
+    def __init__(self, num_images: int = 8, seed: int = 0, masks: bool = False) -> None:
+        self.num_images, self.seed, self.masks = num_images, seed, masks
         super().__init__(serialize_data=False)
 
     def load_data_list(self) -> list[dict]:
         return [dict(index=index) for index in range(self.num_images)]
 
     def __getitem__(self, index: int) -> dict:
-        return det_item(self.seed, index)
+        return det_item(self.seed, index, masks=self.masks)
 
 
 def losses_of(model: Any, batch: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -235,14 +257,17 @@ def total(losses: Mapping[str, Any]) -> Tensor:
 # Files
 
 
+# The outputs of freshly initialised heads are almost constant; a teacher should say something.
+_OUTPUTS = ('conv_seg', 'fc_cls', 'fc_reg', 'retina_cls', 'retina_reg', 'pts_init_out', 'pts_refine_out')
+
+
 @functools.cache
-def _plain_teacher(kind: str, width: int, det: bool) -> nn.Module:
-    network = build_plain((det_net if det else seg_net)(kind, width), seed=7)
-    # Freshly initialised class scores are almost constant; a teacher should say something.
+def _plain_teacher(kind: str, width: int, channels: int | None) -> nn.Module:
+    network = build_plain(seg_net(kind, width) if kind in SEG else det_net(kind, width, channels), seed=7)
     torch.manual_seed(8)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if name.endswith('conv_seg.weight'):
+            if name.endswith('.weight') and name.split('.')[-2].endswith(_OUTPUTS):
                 parameter.normal_(std=0.5)
         for name, buffer in network.named_buffers():
             if name.endswith('running_mean'):
@@ -251,9 +276,11 @@ def _plain_teacher(kind: str, width: int, det: bool) -> nn.Module:
 
 
 @functools.cache
-def teacher_file(kind: str = 'deeplabv3', width: int = 16, det: bool = False, runner_file: bool = False) -> str:
+def teacher_file(
+    kind: str = 'deeplabv3', width: int = 16, channels: int | None = None, runner_file: bool = False
+) -> str:
     """The path of a teacher's weights; ``runner_file`` is one that a real mmengine run wrote."""
-    network = _plain_teacher(kind, width, det)
+    network = _plain_teacher(kind, width, channels)
     if not runner_file:
         path = fresh_dir() / f'{kind}_{width}.pth'
         torch.save(dict(state_dict=network.state_dict(), meta=dict()), path)
@@ -268,9 +295,9 @@ def seg_teacher(kind: str = 'deeplabv3', width: int = 16, **options: Any) -> dic
     return merged(seg_net(kind, width, checkpoint=teacher_file(kind, width)), options)
 
 
-def det_teacher(kind: str = 'retinanet', width: int = 16, **options: Any) -> dict:
-    """The option of a detector as teacher, with weights from a file."""
-    return merged(det_net(kind, width, checkpoint=teacher_file(kind, width, det=True)), options)
+def det_teacher(kind: str = 'retinanet', width: int = 16, channels: int | None = None, **options: Any) -> dict:
+    """The option of a detector as teacher, with weights from a file; ``channels`` as in :func:`det_net`."""
+    return merged(det_net(kind, width, channels, checkpoint=teacher_file(kind, width, channels)), options)
 
 
 # Runs
@@ -329,13 +356,15 @@ def run_config(
     return Config(merged(config, changes))
 
 
-def det_run_config(work_dir: Path | str, model: Mapping[str, Any], iters: int = 2, **changes: Any) -> Config:
-    """The same for detection, without validation."""
+def det_run_config(
+    work_dir: Path | str, model: Mapping[str, Any], iters: int = 2, masks: bool = False, **changes: Any
+) -> Config:
+    """The same for detection, without validation; ``masks`` gives the pictures instance masks."""
     config = run_config(work_dir, model, iters)._cfg_dict.to_dict()
     for name in ('val_dataloader', 'val_evaluator', 'val_cfg'):
         del config[name]
     config['default_scope'] = 'mmdet'
-    dataset = dict(type='mmdistill_dense.ToyDetDataset')
+    dataset = dict(type='mmdistill_dense.ToyDetDataset', masks=masks)
     config['train_dataloader'].update(dataset=dataset, collate_fn=dict(type='pseudo_collate'))
     return Config(merged(config, changes))
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from mmdistill_dense.distillers.schedule import Schedule
 from mmdistill_dense.taps import Tap
+
+if TYPE_CHECKING:
+    from mmdistill_dense.teacher import FrozenTeacher
 
 Losses = dict[str, Tensor]
 Recorded = Mapping[str, list[Tensor]]
@@ -36,6 +39,12 @@ class Distiller(nn.Module):
     Life: ``__init__`` takes options only; :meth:`setup` gets the shapes of the taps once, at model construction, and
     makes the parameters; :meth:`step` is called by the model each iteration and calls :meth:`forward`, which a method
     implements.
+
+    Attributes:
+        frozen: The teacher of this distiller, set by the model before :meth:`setup`; a distiller on its own has none.
+        context_taps: Further places in the student that are recorded, and need no gradient (RoIs).
+        teacher_parts: Children of the teacher that this distiller calls itself, which must therefore be loaded
+            strictly; ``None`` is the whole network.
 
     Args:
         student_tap: Tap or list of taps in the student; an entry ``(tap, weight)`` weighs that tap's losses.
@@ -76,6 +85,9 @@ class Distiller(nn.Module):
         if clip_max_norm is not None and clip_max_norm <= 0:
             raise ValueError(f'clip_max_norm must be > 0 or None, got {clip_max_norm}.')
         self.teacher = teacher
+        self.frozen: FrozenTeacher | None = None
+        self.context_taps: list[Tap] = []
+        self.teacher_parts: Collection[str] | None = ()
         self.loss_weight = float(loss_weight)
         self.schedule = Schedule.parse(schedule or {})
         self.clip_max_norm = clip_max_norm
@@ -90,7 +102,10 @@ class Distiller(nn.Module):
         resume."""
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
-        """Return ``{'loss_…': scalar}``, unweighted, from the recorded taps (tap → tensors in order of call)."""
+        """Return ``{'loss_…': scalar}``, unweighted, from the recorded taps (tap → tensors in order of call).
+
+        Scalars under names without ``loss`` go to the log as they are.
+        """
         raise NotImplementedError(f'{type(self).__name__} must implement forward().')
 
     def weight(self) -> float:
@@ -102,7 +117,8 @@ class Distiller(nn.Module):
         weight = self.weight()
         if weight == 0:
             return self.zero()
-        return {name: weight * value for name, value in self(student, teacher, data_samples).items()}
+        terms = self(student, teacher, data_samples)
+        return {name: weight * value if 'loss' in name else value for name, value in terms.items()}
 
     def zero(self) -> Losses:
         """Return a zero that keeps the parameters in the graph: DDP expects a gradient for each of them."""

@@ -71,6 +71,8 @@ class DistillHook(Hook):
                 f'{name} shards the student and is not supported with distillers; the student fits one device: '
                 'use DDP (--launcher pytorch).'
             )
+        if runner._load_from:
+            model.distillation.inherit = ()
 
     def before_train(self, runner: Runner) -> None:
         """Check the run, give the model its progress, prepare the distillers, arrange the clipping."""

@@ -1,0 +1,155 @@
+"""Inheritance: what is copied from the teacher, when, and what is refused."""
+
+import pytest
+import torch
+
+from mmdistill_dense.engine import DistillHook  # noqa: F401  (registers the hook)
+from tests import toys
+
+BOTH = [('neck', 'neck'), ('bbox_head', 'bbox_head')]
+WIDTH = 16  # channels of neck and head in both networks
+
+
+def option(inherit=BOTH, distillers=None, **teacher):
+    distillers = dict(kd=dict(type='MaskedMimic', student_tap='neck')) if distillers is None else distillers
+    return dict(
+        toys.model_config(
+            student=toys.det_net('retinanet', 8, WIDTH),
+            teacher=toys.det_teacher('retinanet', 8, WIDTH, **teacher),
+            distillers=distillers,
+        ),
+        inherit=inherit,
+    )
+
+
+def built(inherit=BOTH, **options):
+    return toys.ready(toys.build(option(inherit, **options), scope='mmdet'))
+
+
+def equal_parts(model):
+    """The children of the student whose tensors are the teacher's."""
+    own, given = model.state_dict(), toys.teacher_of(model).network.state_dict()
+    names = {name for name in own if name in given and torch.equal(own[name], given[name])}
+    return {part for part in ('backbone', 'neck', 'bbox_head') if {n for n in own if n.startswith(part)} <= names}
+
+
+def test_nothing_is_inherited_by_default():
+    assert equal_parts(built(None)) == set()
+
+
+def test_the_named_parts_are_copied_and_only_those():
+    model = built(BOTH[:1])
+    assert equal_parts(model) == {'neck'}
+    assert equal_parts(built()) == {'neck', 'bbox_head'}
+
+
+def test_copies_are_the_students_own():
+    model = built()
+    teacher = toys.teacher_of(model).network.neck.fpn_convs[0].conv.weight
+    before = teacher.clone()
+    with torch.no_grad():
+        model.neck.fpn_convs[0].conv.weight.add_(1)
+    assert torch.equal(teacher, before) and model.neck.fpn_convs[0].conv.weight.requires_grad
+
+
+def test_a_prefix_may_differ_between_the_two():
+    model = built([('bbox_head.cls_convs.0', 'bbox_head.reg_convs.0')])
+    own, given = model.bbox_head.cls_convs[0].conv.weight, toys.teacher_of(model).network.bbox_head
+    assert torch.equal(own, given.reg_convs[0].conv.weight)
+
+
+def test_without_distillers_a_student_inherits_all_the_same():
+    model = built(distillers={})
+    assert equal_parts(model) == {'neck', 'bbox_head'}
+    losses = model(**model.data_preprocessor(toys.det_batch(), True), mode='loss')
+    assert set(losses) == {'loss_cls', 'loss_bbox'}
+
+
+def test_distilling_is_the_only_difference_from_the_student_that_inherits_alone():
+    first, second = built(), built(distillers={})
+    assert not toys.differing(toys.student_state(first), toys.student_state(second))
+
+
+def test_a_run_inherits_and_load_from_does_not(tmp_path):
+    run = toys.train(
+        tmp_path / 'a',
+        toys.det_run_config(
+            tmp_path / 'a', option(), iters=1, optim_wrapper=dict(optimizer=dict(lr=0.0, momentum=0.0))
+        ),
+    )
+    assert equal_parts(run.model) == {'neck', 'bbox_head'}
+    plain = tmp_path / 'plain.pth'
+    network = toys.build_plain(toys.det_net('retinanet', 8, WIDTH), seed=3)
+    torch.save(dict(state_dict={k: v for k, v in network.state_dict().items() if k.startswith('backbone')}), plain)
+    config = toys.det_run_config(
+        tmp_path / 'b', option(), iters=1, optim_wrapper=dict(optimizer=dict(lr=0.0, momentum=0.0))
+    )
+    config.load_from = str(plain)
+    assert equal_parts(toys.train(tmp_path / 'b', config).model) == set()
+
+
+def test_resumed_weights_win(tmp_path):
+    config = toys.det_run_config(tmp_path, option(), iters=2)
+    first = toys.student_state(toys.train(tmp_path, config).model)
+    again = toys.det_run_config(tmp_path, option(), iters=2)
+    again.resume = True
+    assert not toys.differing(first, toys.student_state(toys.train(tmp_path, again).model))
+
+
+def test_several_teachers_are_told_apart():
+    options = option()
+    one = options['teacher']
+    options['teacher'] = dict(a=one, b=toys.det_teacher('fcos', 8, WIDTH))
+    options['distillers']['kd']['teacher'] = 'b'
+    with pytest.raises(ValueError, match=r"'neck'.*name one of the teachers a, b"):
+        toys.build(options, scope='mmdet')
+    options['inherit'] = [('neck', 'neck', 'a')]
+    model = toys.ready(toys.build(options, scope='mmdet'))
+    assert set(model.distillation.teachers) == {'a', 'b'}
+    given = model.distillation.teachers['a'].network.state_dict()
+    assert all(torch.equal(value, given[f'neck.{name}']) for name, value in model.neck.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('inherit', 'words'),
+    [
+        ([('nekc', 'neck')], "no tensor of model.student begins with 'nekc'"),
+        ([('neck', 'roi_head')], "no tensor of model.teacher begins with 'roi_head'"),
+        (
+            [('neck.lateral_convs.1', 'neck.lateral_convs.2')],
+            r'of other shape \(student, teacher\): conv.weight \(16, 32, 1, 1\) and \(16, 64, 1, 1\)',
+        ),
+        ([('neck', 'bbox_head')], r'only in the student: fpn_convs.*only in the teacher: cls_convs'),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_training(inherit, words):
+    with pytest.raises(ValueError, match=words):
+        built(inherit)
+
+
+def test_a_random_teacher_gives_nothing():
+    with pytest.raises(ValueError, match='model.teacher has no weights from a file'):
+        built(checkpoint=None, allow_random=True)
+
+
+@pytest.mark.parametrize('inherit', ['neck', [('neck',)], [('', 'neck')], [('neck', 1)], dict(neck='neck')])
+def test_malformed_options_are_refused(inherit):
+    with pytest.raises(TypeError, match='model.inherit must be a list of'):
+        toys.build(option(inherit), scope='mmdet')
+
+
+def test_inherit_without_teacher_is_refused():
+    options = dict(option(distillers={}), teacher=None)
+    with pytest.raises(ValueError, match='model.teacher is not set, but model.inherit copies from it'):
+        toys.build(options, scope='mmdet')
+
+
+def test_the_inherited_part_must_be_in_the_teachers_file(tmp_path):
+    path = toys.det_teacher('retinanet', 8, WIDTH)['checkpoint']
+    content = torch.load(path, weights_only=True)
+    state = {name: value for name, value in content['state_dict'].items() if not name.startswith('bbox_head')}
+    torch.save(dict(state_dict=state), tmp_path / 'headless.pth')
+    headless = str(tmp_path / 'headless.pth')
+    assert equal_parts(built(BOTH[:1], checkpoint=headless)) == {'neck'}
+    with pytest.raises(ValueError, match='bbox_head'):
+        built(BOTH, checkpoint=headless)

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from mmdistill_dense.engine.seeding import fork_rng
+from mmdistill_dense.forward import run_parts
 from mmdistill_dense.taps import Recorder, Tap
-from mmdistill_dense.teacher import FrozenTeacher, run_parts
+from mmdistill_dense.teacher import FrozenTeacher
 
 Shapes = dict[str, list[torch.Size]]
 

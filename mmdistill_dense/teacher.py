@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.checkpoint import Receipt, load_strictly, read_checkpoint, state_dict_of
 from mmdistill_dense.engine.seeding import fork_rng
+from mmdistill_dense.forward import run_parts
 from mmdistill_dense.taps import Recorder, Tap
 from mmdistill_dense.zoo import ModelConfig, load_model, local_file, sha256
 
@@ -165,82 +166,6 @@ def without_pretrained(model: Any) -> Any:
 
 def _fetches(init_cfg: Any) -> bool:
     return isinstance(init_cfg, Mapping) and 'Pretrained' in str(init_cfg.get('type'))
-
-
-def run_parts(network: Any, taps: Sequence[Tap], inputs: Tensor, rois: bool = False) -> None:
-    """Run what the taps need: ``extract_feat``, then each head that holds a tap, called on the features.
-
-    A network without ``extract_feat``, or a tap of the network itself (``''``), is called whole.
-
-    Args:
-        network: mmseg's or mmdet's, or any other.
-        taps: What is going to be recorded.
-        inputs: The preprocessed batch.
-        rois: Run RoI heads on one made-up RoI, to learn shapes.
-
-    Raises:
-        ValueError: For a head that cannot run on features alone (a RoI head, a query decoder).
-    """
-    if not hasattr(network, 'extract_feat') or any(tap.path == '' for tap in taps):
-        network(inputs)
-        return
-    called: set[str] = set()
-    handles = [child.register_forward_hook(_note(called, name)) for name, child in network.named_children()]
-    try:
-        features = network.extract_feat(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for head in _tapped_heads(network, taps, called):
-        try:
-            if rois and hasattr(head, '_bbox_forward'):
-                run_roi_head(head, features, features[0].new_tensor([[0, 0, 0, 32, 32]]))
-            else:
-                head(features)
-        except TypeError as error:
-            raise ValueError(
-                f'{type(head).__name__} does not run on features alone ({error}); tap the backbone or the neck, or a '
-                'dense head, or compare RoI heads with the distiller RoIHeadKD.'
-            ) from error
-
-
-def run_roi_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int | None = None) -> dict[str, Tensor]:
-    """Run the box branch of a mmdet RoI head on given RoIs.
-
-    Args:
-        head: A ``StandardRoIHead`` or ``CascadeRoIHead``.
-        features: The levels of the neck.
-        rois: (R, 5): index of the image, x1, y1, x2, y2.
-        stage: Stage of a cascade; ``None`` runs all of them, and returns the last.
-
-    Returns:
-        ``cls_score`` and ``bbox_pred`` among others.
-    """
-    if not isinstance(head.bbox_head, nn.ModuleList):
-        return head._bbox_forward(features, rois)
-    for number in range(len(head.bbox_head)) if stage is None else [stage]:
-        results = head._bbox_forward(number, features, rois)
-    return results
-
-
-def _note(called: set[str], name: str) -> Callable[..., None]:
-    def note(*_: Any) -> None:
-        called.add(name)
-
-    return note
-
-
-def _tapped_heads(network: nn.Module, taps: Sequence[Tap], called: set[str]) -> list[nn.Module]:
-    heads: dict[int, nn.Module] = {}
-    for tap in taps:
-        first, *rest = tap.path.split('.')
-        if first in called:
-            continue
-        head = network.get_submodule(first)
-        while isinstance(head, (nn.ModuleList, nn.ModuleDict)) and rest:
-            head = head.get_submodule(rest.pop(0))
-        heads[id(head)] = head
-    return list(heads.values())
 
 
 def renormaliser(

@@ -117,7 +117,7 @@ def tie(
     with DefaultScope.overwrite_default_scope(config.scope):
         student, by_teacher = trace_pair(network, taps, teachers, _size(preprocessor))
     for teacher in teachers.values():
-        teacher.renormalise = renormaliser(preprocessor, teacher.config.model.get('data_preprocessor'))
+        teacher.renormalise = renormaliser(preprocessor, teacher.preprocessor)
     for entry in inherit:
         teachers[str(entry.teacher)].require((entry.source.split('.')[0],))
     for distiller in distillers.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ def _no_getattr(*args: Any) -> type[_Opaque]:
     return _Opaque
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, allowed: Sequence[type] = ()) -> dict[str, Any]:
     """Read a checkpoint as tensors and plain values only; files written by mmengine's runner are understood.
 
     Args:
         path: A ``torch.save`` file or ``.safetensors``.
+        allowed: Further classes that the file may hold: plain holders of values.
 
     Raises:
         ValueError: When the file is damaged, is no checkpoint, or holds code.
@@ -51,7 +52,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     renamed = [(value, f'numpy.{name}.multiarray.{value.__name__}') for value in rebuild for name in ('core', '_core')]
     stubs: list[Any] = [(_no_getattr, 'builtins.getattr'), (_Opaque, 'mmengine.logging.history_buffer.HistoryBuffer')]
     try:
-        with torch.serialization.safe_globals([np.ndarray, np.dtype, *renamed, *dtypes, *stubs]):
+        with torch.serialization.safe_globals([np.ndarray, np.dtype, *renamed, *dtypes, *stubs, *allowed]):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise

@@ -9,17 +9,20 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 
-def _child(parent: Registry, location: str) -> Registry:
-    return Registry(parent.name, parent=parent, scope='mmdistill_dense', locations=[f'mmdistill_dense.{location}'])
+def _child(parent: Registry, *locations: str) -> Registry:
+    places = [f'mmdistill_dense.{location}' for location in locations]
+    return Registry(parent.name, parent=parent, scope='mmdistill_dense', locations=places)
 
 
-MODELS = _child(MMENGINE_MODELS, 'model')
+MODELS = _child(MMENGINE_MODELS, 'model', 'pretrain')
 DATASETS = _child(MMENGINE_DATASETS, 'datasets')
-TRANSFORMS = _child(MMENGINE_TRANSFORMS, 'datasets')
-HOOKS = _child(MMENGINE_HOOKS, 'engine')
+TRANSFORMS = _child(MMENGINE_TRANSFORMS, 'datasets', 'pretrain')
+HOOKS = _child(MMENGINE_HOOKS, 'engine', 'pretrain')
+OPTIMIZERS = _child(MMENGINE_OPTIMIZERS, 'engine')
 MODEL_WRAPPERS = _child(MMENGINE_MODEL_WRAPPERS, 'engine')
 DISTILLERS = Registry('distiller', scope='mmdistill_dense', locations=['mmdistill_dense.distillers'])

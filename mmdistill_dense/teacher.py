@@ -50,6 +50,7 @@ class FrozenTeacher:
         self.stop_after: int | None = None
         self.parts: set[str] | None = None  # the children that the taps need; None: all
         self.renormalise: Callable[[Tensor], Tensor] | None = None
+        self.preprocessor: Mapping[str, Any] | None = self.config.model.get('data_preprocessor')
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         return self
@@ -59,6 +60,9 @@ class FrozenTeacher:
         cleared."""
         with fork_rng():
             network = build_network(self.config, pretrained=False)
+        own = getattr(network, 'preprocessor', None)
+        if isinstance(own, Mapping):  # it knows its normalisation without being told (SSLTeacher)
+            self.preprocessor = own
         network.eval()  # not chained: mmseg's backbones return nothing from it
         return network
 
@@ -86,7 +90,8 @@ class FrozenTeacher:
             if self.checkpoint is None:
                 self._initialise(network)
             else:
-                self._load_weights(network, self.checkpoint)
+                # In the student's dtype at once: a float64 file keeps its digits beside a float64 student.
+                self._load_weights(network.to(dtype=like.dtype), self.checkpoint)
         network.requires_grad_(False)
         self.network = network.to(device=like.device, dtype=like.dtype)
 
@@ -98,9 +103,14 @@ class FrozenTeacher:
         total = len(network.state_dict())
         self.receipt = Receipt(self.config.source, None, None, 0, total, 0)
 
-    def _load_weights(self, network: nn.Module, checkpoint: str) -> None:
+    def _load_weights(self, network: Any, checkpoint: str) -> None:
         key = f'{self.key}.checkpoint'
         path = local_file(checkpoint, self.config.source, key)
+        if hasattr(network, 'load_teacher'):  # reads files of other kinds, as strictly
+            matched, ignored = network.load_teacher(path, key)
+            total = len(network.state_dict())
+            self.receipt = Receipt(self.config.source, path.name, sha256(path), matched, total, ignored)
+            return
         content = read_checkpoint(path)
         state = state_dict_of(content, path)
         matched, ignored = load_strictly(network, state, self.parts, f'{key}={checkpoint!r}')
@@ -127,8 +137,15 @@ class FrozenTeacher:
         return inputs if self.renormalise is None else self.renormalise(inputs)
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor) -> dict[str, list[Tensor]]:
-        """Return the recorded taps for a preprocessed batch ``(B, C, H, W)`` of the student's."""
+    def __call__(self, inputs: Tensor | Sequence[Tensor]) -> dict[str, list[Tensor]]:
+        """Return the recorded taps for a preprocessed batch ``(B, C, H, W)`` of the student's; for a list of views
+        those of the first view, then those of the next."""
+        if isinstance(inputs, Tensor):
+            return self._record(inputs)
+        views = [self._record(view) for view in inputs]
+        return {str(tap): [tensor for view in views for tensor in view[str(tap)]] for tap in self.taps}
+
+    def _record(self, inputs: Tensor) -> dict[str, list[Tensor]]:
         assert self.network is not None, 'the teacher is loaded before training'
         recorder = Recorder(self.network, self.taps, f'{self.key} tap', self.stop_after)
         with recorder.recording() as tensors:

@@ -50,3 +50,10 @@ def afdcd_first_conv(
 ) -> Tensor:
     """Align, mask, first 3x3 convolution, one after the other."""
     return F.conv2d(F.conv2d(feat, align_weight, align_bias) * keep, conv_weight, conv_bias, padding=1)
+
+
+def pcd_info_nce(student: Tensor, teacher: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Mean over (N, C) rows of the cross-entropy of the positive beside all negatives."""
+    positive = (student * teacher.detach()).sum(1, keepdim=True)
+    logits = torch.cat([positive, student @ negatives.detach().t()], 1) / temperature
+    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))

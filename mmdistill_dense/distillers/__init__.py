@@ -3,5 +3,6 @@
 from mmdistill_dense.distillers.afdcd import AfDCD
 from mmdistill_dense.distillers.base import Distiller, FeatureDistiller
 from mmdistill_dense.distillers.logits import LogitKD
+from mmdistill_dense.distillers.pcd import PCD
 
-__all__ = ['AfDCD', 'Distiller', 'FeatureDistiller', 'LogitKD']
+__all__ = ['PCD', 'AfDCD', 'Distiller', 'FeatureDistiller', 'LogitKD']

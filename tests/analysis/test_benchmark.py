@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.analysis import benchmark_losses, benchmark_step, reference
+from mmdistill_dense.analysis import benchmark_afdcd, benchmark_losses, benchmark_pcd, benchmark_step, reference
 from mmdistill_dense.analysis.measure import Timing
 from mmdistill_dense.losses import dense_contrast, feature_mimic, masked_align_conv
 from tests import toys
@@ -15,26 +15,56 @@ from tests import toys
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_losses_command(tmp_path: Path) -> None:
-    command = ['tools/benchmark.py', 'losses', '--method', 'afdcd', '--size', 'small', '--json', str(tmp_path / 'out')]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / 'out').read_text())
-    assert [row['name'] for row in rows] == [
+ROWS = {
+    'afdcd': [
         'contrast core, near convergence',
         'contrast core, at the start',
         'contrast with pooling',
         'align + first conv',
-    ]
+    ],
+    'pcd': ['pixels against the queue'],
+}
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, 'tools/benchmark.py', 'losses', *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize('method', ROWS)
+def test_losses_command(method: str, tmp_path: Path) -> None:
+    done = _run('--method', method, '--size', 'small', '--json', str(tmp_path / 'out'))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / 'out').read_text())
+    assert [row['name'] for row in rows] == ROWS[method]
     for row in rows:
         assert f'| {row["name"]} |' in done.stdout
-        assert 0 < row['ours_error'] < 1e-4 and row['ours_bytes'] < row['released_bytes']
+        assert 0 < row['ours_error'] < 1e-4 and row['result_bytes'] <= row['ours_bytes'] < row['released_bytes']
+
+
+def test_a_size_of_another_method_is_refused() -> None:
+    done = _run('--method', 'pcd', '--size', 'camvid')
+    assert done.returncode == 1
+    assert '--size of pcd must be one of imagenet, cityscapes, small, got camvid' in done.stderr
+
+
+@pytest.mark.parametrize('method', [benchmark_afdcd, benchmark_pcd])
+def test_every_size_is_described(method) -> None:
+    assert method.DEFAULT_SIZE in method.SIZES
+    assert all('channels of' in method.describe(size) for size in method.SIZES)
 
 
 def test_the_map_of_camvid_is_cropped_for_the_naive_formula() -> None:
-    *contrasts, conv = benchmark_losses.afdcd_cases('camvid')
+    *contrasts, conv = benchmark_afdcd.cases('camvid')
     assert [case.inputs[0].shape[2:] for case in contrasts] == [(44, 44)] * 2
     assert conv.inputs[0].shape == (1, 512, 45, 45)
+
+
+def test_a_row_prints_the_ratios() -> None:
+    ours, released = Timing(0.5, 0.1, 1.0), Timing(20.0, 1.0, 100.0)
+    row = benchmark_losses.Row('loss', ours, released, 2**20, 8 * 2**20, 2**19, 1e-7, 2e-7)
+    table = benchmark_losses.as_markdown([row])
+    assert '| **40x** | 8.0 | 1.0 | **0.12** | 0.5 | 2.0e-07 | 1.0e-07 |' in table
 
 
 def test_reference_agrees_with_the_losses() -> None:

@@ -43,8 +43,7 @@ def read(path: Path) -> tuple[str, Arrays]:
     """
     method = METHODS[path.parent.name]
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = method.load(path)
         kind = method.kind_of(path, arrays)
     except Exception as error:
         raise ValueError(f'{path} cannot be read as a golden file of {path.parent.name}: {error!r}') from error
@@ -77,6 +76,6 @@ def differences(
 
 def perturb(arrays: Arrays, name: str, by: float) -> Arrays:
     """Return the arrays with the first element of one of them moved."""
-    changed = arrays[name].astype(np.float64)
+    changed = arrays[name].astype(np.float64, order='C')  # else reshape may copy
     changed.reshape(-1)[0] += by
     return {**arrays, name: changed}

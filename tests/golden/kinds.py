@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.losses import dense_contrast, softmax_divergence
+from tests.golden import pcd, pcd_recipe, pcd_teacher
 
 Arrays = Mapping[str, np.ndarray]
 Kind = Callable[[Arrays, torch.dtype], dict[str, Tensor]]
@@ -89,12 +90,18 @@ def _leaf(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array).to(dtype).requires_grad_()
 
 
+def load_npz(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
 @dataclass(frozen=True)
 class Method:
-    """How the kind of a method's files is told, and what computes each kind."""
+    """How the kind of a method's files is told, what computes each kind, and how a file is read."""
 
     kind_of: Callable[[Path, Arrays], str]
     kinds: dict[str, Kind]
+    load: Callable[[Path], Arrays] = load_npz
 
 
 METHODS = {
@@ -102,8 +109,26 @@ METHODS = {
         kind_of=lambda path, arrays: str(arrays['kind']),
         kinds={'ctr': afdcd_contrast, 'module': afdcd_module, 'kd': afdcd_kd},
     ),
+    'pcd': Method(
+        kind_of=lambda path, arrays: path.stem,
+        kinds={
+            'infonce': pcd.infonce,
+            'two_view': pcd.two_view,
+            'queue': pcd.queue,
+            'mhsa': pcd.mhsa,
+            'student_head': pcd.student_head,
+            'plugin': pcd.plugin,
+            'spatial_adaptor': pcd_teacher.spatial_adaptor,
+            'end_to_end': pcd_teacher.end_to_end,
+            'lars': pcd_recipe.lars,
+            'schedule': pcd_recipe.schedule,
+            'transforms': pcd_recipe.transforms,
+            'ckpt_layouts': pcd_recipe.ckpt_layouts,
+        },
+        load=lambda path: pcd_recipe.layout_arrays(path) if path.suffix == '.json' else load_npz(path),
+    ),
 }
-NOT_BUILT_YET = ('maskd', 'pcd')
+NOT_BUILT_YET = ('maskd',)
 
 
 @dataclass(frozen=True)
@@ -130,6 +155,48 @@ class Tolerance:
 # taken as a gradient, the norm as the gradients in it. The contrast's gradient can be 0 in exact arithmetic (all of P
 # below all of F_t: the signs are equal and the weights sum to 0), what is stored then is rounding, 1e-16: hence the
 # absolute part, which is far below 1e-3 of any other.
+# pcd: float64 "1e-10 + 1e-9 * max"; float32 "loss rtol 2e-6, atol 2e-6, gradients and maps 2e-5 * max (`sharp_*`
+# gradients: 2e-4)", "`easy_*` relatively, rtol 1e-5 in float32, 1e-9 in float64". Pictures may be off by one level, of
+# which the file allows up to 12: ours come from the same library. The statistics of 4000 crops scatter: three to
+# four standard errors are allowed.
+PCD_LOSSES = [
+    ('infonce', '*_loss', 2e-6),
+    ('two_view', 'loss_*', 2e-6),
+    ('plugin', 'sub_loss', 2e-6),
+    ('end_to_end', 'losses', 2e-6),
+]
+PCD_MAPS = [
+    ('infonce', ['*_grad_s', '*_loss_map', '*_pos', '*_lse']),
+    ('two_view', ['grad_*', 'keys', 'queue_after']),
+    ('queue', ['*_queue[1-9]*']),
+    ('mhsa', ['y']),
+    ('student_head', ['y_train', 'y_eval', 'grad_x', 'grad/*', 'after/*']),
+    ('plugin', ['*_resized', 'sub_grad_s']),
+    ('spatial_adaptor', ['*/map', '*/map_keep_last_bn', '*/head_of_pooled*']),
+    ('end_to_end', ['grad1/*', 'student_end/*', 'queue_end']),
+    ('lars', ['conv_[1-9]*', 'linear_[1-9]*', 'bias_[1-9]*', 'bn_[1-9]*', 'zero_[1-9]*']),
+    ('schedule', ['lr']),
+]
+PICTURES = (
+    'crop',
+    'crop_up',
+    'flip',
+    'gray',
+    'gray_luma',
+    'solarize',
+    'composite',
+    *(f'{name}_[0-9]*' for name in ('brightness', 'contrast', 'saturation', 'hue', 'blur')),
+)
+COUNTS = (
+    'ptr_after',
+    'ptr_end',
+    'monitor_rank',
+    'monitor_top[15]',
+    '*_ptr[1-9]*',
+    '*_filled[1-9]*',
+    'mask',
+    '*/out_dim',
+)
 TOLERANCES = (
     Tolerance('afdcd', '*', 'loss', (1e-10, 2e-6)),
     Tolerance('afdcd', 'module', 'fd', (1e-10, 2e-6)),
@@ -139,6 +206,17 @@ TOLERANCES = (
     Tolerance('afdcd', 'module', 'grad_feat_s_ctr', (2e-7, 1e-3), absolute=(1e-14, 1e-6)),
     Tolerance('afdcd', 'module', 'grad_*', (2e-7, 1e-3)),
     Tolerance('afdcd', '*', 'grad_*', (2e-7, 5e-5)),
+    Tolerance('pcd', 'transforms', 'rrc_area_mean_std', (0, 0), absolute=(0.012, 0.012)),
+    Tolerance('pcd', 'transforms', 'rrc_logratio_mean_std', (0, 0), absolute=(0.01, 0.01)),
+    Tolerance('pcd', 'transforms', 'rrc_area_quantiles*', (0, 0), absolute=(0.03, 0.03)),
+    Tolerance('pcd', 'transforms', 'rrc_center_std*', (0, 0), absolute=(0.006, 0.006)),
+    Tolerance('pcd', 'transforms', 'composite_normalized', (0, 0), absolute=(0.02, 0.02)),
+    *(Tolerance('pcd', 'transforms', name, (0, 0), absolute=(1, 1)) for name in PICTURES),
+    *(Tolerance('pcd', '*', name, (0, 0), absolute=(0.01, 0.01)) for name in COUNTS),
+    *(Tolerance('pcd', 'infonce', f'easy_{name}', (1e-9, 1e-5)) for name in ('loss', 'loss_map', 'grad_s')),
+    Tolerance('pcd', 'infonce', 'sharp_grad_s', (1e-9, 2e-4), absolute=(1e-10, 0)),
+    *(Tolerance('pcd', kind, name, (1e-9, tight), absolute=(1e-10, tight)) for kind, name, tight in PCD_LOSSES),
+    *(Tolerance('pcd', kind, name, (1e-9, 2e-5), absolute=(1e-10, 0)) for kind, names in PCD_MAPS for name in names),
 )
 
 

@@ -62,3 +62,13 @@ def test_other_files_are_ignored(tmp_path: Path) -> None:
 def test_a_file_without_kind_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='cannot be read'):
         read(_write(tmp_path / 'afdcd' / 'a.npz', loss=np.array(1.0)))
+
+
+def test_the_kind_of_a_pcd_file_is_its_name(tmp_path: Path) -> None:
+    assert read(_write(tmp_path / 'pcd' / 'mhsa.npz'))[0] == 'mhsa'
+    table = tmp_path / 'pcd' / 'ckpt_layouts.json'
+    table.write_text('{"layouts": {"a": {"out_dim": 5}}}')
+    kind, arrays = read(table)
+    assert kind == 'ckpt_layouts' and arrays['a/out_dim'] == 5
+    with pytest.raises(ValueError, match="is of kind 'mystery'; pcd has"):
+        read(_write(tmp_path / 'pcd' / 'mystery.npz'))

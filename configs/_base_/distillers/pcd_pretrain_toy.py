@@ -1,0 +1,4 @@
+"""PCD on generated shapes."""
+
+_base_ = './pcd_pretrain.py'
+distillers = dict(pcd=dict(queue_size=256, head=dict(hidden=128), attention=dict(num_heads=4), view_pairing='same'))

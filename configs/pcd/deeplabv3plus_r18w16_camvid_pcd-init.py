@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/deeplabv3plus_r18w16_camvid_pcd.py',
+    '../_base_/datasets/camvid_180x240.py',
+    '../_base_/schedules/camvid_800.py',
+    '../_base_/runtime_seg.py',
+]

@@ -1,0 +1,2 @@
+_base_ = './deeplabv3plus_r18w16_camvid_pcd-init.py'
+model = dict(backbone=dict(init_cfg=None))

@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/mask_rcnn_r18_fpn_pcd.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/sgd_1x.py',
+    '../_base_/runtime_det.py',
+]

@@ -1,0 +1,304 @@
+"""PCD: pixel-wise contrastive distillation, for pre-training on two views and inside supervised training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdistill_dense import losses
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes, TapOption, check_option
+from mmdistill_dense.distillers.pcd_parts import (
+    MIN_COUNT,
+    ChannelCenter,
+    NegativeQueue,
+    PixelAttention,
+    build_head,
+    check_keys,
+    inside_images,
+    masked_mean,
+    random_pixels,
+    take_pixels,
+)
+from mmdistill_dense.distillers.ranks import mean_over_ranks
+from mmdistill_dense.losses.infonce import MIN_NORM
+from mmdistill_dense.registry import DISTILLERS
+
+_HEAD = {'type': 'linear', 'hidden': None, 'bias': None, 'layers': 2}
+
+
+@DISTILLERS.register_module()
+class PCD(Distiller):
+    """Pulls each student pixel to the teacher's pixel at its place and pushes it from a queue of teacher vectors.
+
+    ``l_p = -log softmax([s_p.t_p, s_p.q_1, ..., s_p.q_K] / tau)[0]`` with unit vectors, averaged over the pixels. The
+    student's map goes through the attention, the projector and the predictor first, which training alone needs; the
+    teacher's pooled vectors of all processes enter the queue after the loss.
+
+    Taps that fire once per step compare the maps of one picture (``'same'``); where they fire twice the pictures are
+    two views, and ``'cross'`` compares the student's map of one with the teacher's of the other, as released.
+
+    Source: Huang & Guo, "Pixel-Wise Contrastive Distillation", ICCV 2023: the loss, the queue, projector and predictor;
+    of the attention the paper gives the idea. The use inside supervised training (``'same'`` with one picture,
+    ``head=dict(type='linear')``, ``num_pixels``, ``resize``, padding left out, ``center``) is ours.
+
+    Args:
+        student_tap: Defaults to the last backbone stage. Several maps get a head and a queue each; losses are averaged.
+        teacher_tap: Defaults to the same.
+        temperature: tau.
+        queue_size: K. At most about a third of the training pictures, or a picture meets its own earlier keys.
+        queue_init: ``'empty'``: only keys that were written count, the loss is 0 in the first step and rises while the
+            queue fills; ``'random'``: random directions count until they are overwritten.
+        enqueue: ``'pooled'``, the mean of the teacher's valid pixels of the first view; or ``'pixels'``, random ones.
+        keys_per_image: Of ``'pixels'``.
+        head: ``dict(type='linear')``, one 1x1 convolution; ``'mlp'``, two with batch norm and ReLU between;
+            ``'mlp2'``, projector and predictor, two such after each other. Options of the latter: ``hidden`` channels,
+            ``bias`` (True, False or ``'hidden'``), ``layers`` of each; they default to the layout of an ``SSLTeacher``,
+            else to 4096 channels without bias. ``None`` compares the student's map as it is.
+        attention: ``dict(num_heads=8)`` puts :class:`PixelAttention` before the head.
+        view_pairing: ``'cross'`` or ``'same'``. Defaults to ``'cross'`` for two views.
+        resize: Whose map is brought to the other's grid: ``'teacher'`` or ``'student'`` (before the head).
+        num_pixels: Pixels compared per picture, drawn anew in each step, the same in all pictures; the head sees no
+            other. ``None`` is all.
+        center: Subtract a running mean per channel from the teacher's map, e.g. one that is never negative.
+        monitor_interval: Every so many steps the share of pooled student vectors that lie nearest to their own
+            teacher vector is logged, in percent, as ``acc_top1`` and ``acc_top5``; 0 is never.
+        **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
+
+    Raises:
+        ValueError: For an option out of range; in :meth:`setup` for maps that cannot be compared.
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'backbone[3]',
+        teacher_tap: TapOption | None = None,
+        *,
+        temperature: float = 0.2,
+        queue_size: int = 1024,
+        queue_init: str = 'empty',
+        enqueue: str = 'pooled',
+        keys_per_image: int = 1,
+        head: Mapping[str, Any] | None = _HEAD,
+        attention: Mapping[str, Any] | None = None,
+        view_pairing: str | None = None,
+        resize: str = 'teacher',
+        num_pixels: int | None = 1024,
+        center: bool = False,
+        monitor_interval: int = 50,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_tap, teacher_tap, **kwargs)
+        if not temperature > 0:
+            raise ValueError(f'temperature must be > 0, got {temperature}.')
+        for name, value in {
+            'queue_size': queue_size,
+            'keys_per_image': keys_per_image,
+            'num_pixels': num_pixels,
+        }.items():
+            if value is not None and value < 1:
+                raise ValueError(f'{name} must be >= 1, got {value}.')
+        check_option('queue_init', queue_init, ('empty', 'random'))
+        check_option('enqueue', enqueue, ('pooled', 'pixels'))
+        check_option('view_pairing', view_pairing, (None, 'cross', 'same'))
+        check_option('resize', resize, ('teacher', 'student'))
+        self.head = None if head is None else check_keys('head', head, _HEAD)
+        if self.head:
+            check_option('head.type', self.head['type'], ('linear', 'mlp', 'mlp2'))
+            check_option('head.bias', self.head['bias'], (None, True, False, 'hidden'))
+        self.attend = None if attention is None else check_keys('attention', attention, {'num_heads': 8})
+        self.temperature = temperature
+        self.queue_size = queue_size
+        self.queue_init = queue_init
+        self.enqueue = enqueue
+        self.keys_per_image = keys_per_image
+        self.view_pairing = view_pairing
+        self.resize = resize
+        self.num_pixels = num_pixels
+        self.centered = center
+        self.monitor_interval = monitor_interval
+        self.weights: list[float] = []
+        self.traced: dict[str, int] = {}
+
+    # Construction
+
+    def setup(self, student: Shapes, teacher: Shapes) -> None:
+        """Make the parts of each level; names are ``projector.0.weight``, with several levels ``projector.<level>``."""
+        parts: dict[str, list[nn.Module]] = {}
+        for s_tap, t_tap, weight in zip(self.student_taps, self.teacher_taps, self.tap_weights, strict=True):
+            s_shapes, t_shapes = student[str(s_tap)], teacher[str(t_tap)]
+            if len(s_shapes) != len(t_shapes):
+                raise ValueError(
+                    f'distillers.{self.name}: student tap {str(s_tap)!r} gives {len(s_shapes)} tensors and teacher tap '
+                    f'{str(t_tap)!r} {len(t_shapes)}; choose as many with an index, e.g. {s_tap.path + "[:3]"!r}.'
+                )
+            self.traced |= {f'student {s_tap}': len(s_shapes), f'teacher {t_tap}': len(t_shapes)}
+            for s, t in zip(s_shapes, t_shapes, strict=True):
+                self._check_shapes(s, t, f'{s_tap} -> {t_tap}')
+                for name, part in self._build_level(s[1], t[1]).items():
+                    parts.setdefault(name, []).append(part)
+                self.weights.append(weight)
+        for name, found in parts.items():
+            self.add_module(name, found[0] if len(found) == 1 else nn.ModuleList(found))
+
+    def _check_shapes(self, student: torch.Size, teacher: torch.Size, taps: str) -> None:
+        if not len(student) == len(teacher) == 4:
+            raise ValueError(
+                f'distillers.{self.name}: {taps} must be (B, C, H, W) maps, got {tuple(student)} and {tuple(teacher)}.'
+            )
+        if self.head is None and student[1] != teacher[1]:
+            raise ValueError(
+                f'distillers.{self.name}: {taps} has {student[1]} student and {teacher[1]} teacher channels; '
+                "head=None compares them one by one, use head=dict(type='linear')."
+            )
+
+    def _build_level(self, channels: int, out: int) -> dict[str, nn.Module]:
+        parts: dict[str, nn.Module] = {'queue': NegativeQueue(self.queue_size, out, self.queue_init)}
+        if self.attend:
+            parts['attention'] = PixelAttention(channels, **self.attend)
+        if self.centered:
+            parts['center'] = ChannelCenter(out)
+        if self.head is None:
+            return parts
+        layout = None if self.frozen is None else self.frozen.config.model.get('layout')
+        return parts | build_head(self.head, channels, out, layout)
+
+    def prepare(self, runner: Any, teacher: Any) -> None:
+        """Say what an empty queue does to the loss, and warn of one that holds each picture several times."""
+        filled = int(self._queue(0).filled)
+        if filled < self.queue_size:
+            runner.logger.info(
+                f'distillers.{self.name}: the queue holds {filled} of {self.queue_size} keys; loss_pcd '
+                'starts near 0 and rises with their logarithm while it fills, and falls after that.'
+            )
+        images = len(runner.train_dataloader.dataset)
+        if self.enqueue == 'pooled' and self.queue_size > images / 2:
+            runner.logger.warning(
+                f'distillers.{self.name}.queue_size={self.queue_size} is much for {images} training pictures: keys of '
+                f'a picture stay as negatives of its next passes. About {max(images // 3, 1)} would suit.'
+            )
+
+    # One step
+
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
+        """Return ``loss_pcd``, and now and then ``acc_top1`` and ``acc_top5``; afterwards keys enter the queues."""
+        students = self._views('student', student)
+        teachers = self._views('teacher', teacher)
+        if len(students) != len(teachers):
+            raise RuntimeError(
+                f'distillers.{self.name}: the student ran on {len(students)} views and the teacher on {len(teachers)}.'
+            )
+        pairs = self._pairs(len(students))
+        terms: list[Losses] = []
+        for level, (s, t) in enumerate(zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)):
+            terms.append(self._level(level, s, t, pairs, data_samples))
+        for term, weight in zip(terms, self.weights, strict=True):
+            term['loss_pcd'] = weight * term['loss_pcd']
+        return {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
+
+    def _views(self, side: str, recorded: Recorded) -> list[list[Tensor]]:
+        """Cut what was recorded into views: each holds as many tensors as the dry run, which saw one view, found."""
+        taps = self.student_taps if side == 'student' else self.teacher_taps
+        views: list[list[list[Tensor]]] = []
+        for tap in taps:
+            tensors, count = recorded[str(tap)], self.traced[f'{side} {tap}']
+            views.append([tensors[i : i + count] for i in range(0, len(tensors), count)])
+        try:
+            return [[x for maps in view for x in maps] for view in zip(*views, strict=True)]
+        except ValueError:
+            found = ', '.join(f'{tap}: {len(view)}' for tap, view in zip(taps, views, strict=True))
+            raise RuntimeError(
+                f'distillers.{self.name}: the {side} taps saw different numbers of views ({found}).'
+            ) from None
+
+    def _pairs(self, views: int) -> list[tuple[int, int]]:
+        pairing = self.view_pairing or ('cross' if views == 2 else 'same')
+        if pairing == 'cross' and views != 2:
+            raise ValueError(
+                f"distillers.{self.name}.view_pairing='cross' needs two views, the step has {views}; use 'same', or "
+                'data with MultiView.'
+            )
+        return [(0, 1), (1, 0)] if pairing == 'cross' else [(view, view) for view in range(views)]
+
+    def _level(
+        self,
+        level: int,
+        students: Sequence[Tensor],
+        teachers: Sequence[Tensor],
+        pairs: Sequence[tuple[int, int]],
+        data_samples: Any,
+    ) -> Losses:
+        """Return the terms of one level, given a map for each view."""
+        if self.resize == 'student':
+            students = [losses.to_grid(s, t.shape[2:]) for s, t in zip(students, teachers, strict=True)]
+        sizes = [s.shape[2:] for s in students]
+        chosen = [self.positions(size.numel(), level) for size in sizes]
+        heads = [self._embed(level, s, where) for s, where in zip(students, chosen, strict=True)]
+        mask = inside_images(data_samples, students[0]) if len(students) == 1 else None
+        valid = None if mask is None else take_pixels(mask, chosen[0])
+        with torch.autocast(heads[0].device.type, enabled=False):
+            center, queue = self._part('center', level), self._queue(level)
+            maps = [center(t.detach().to(losses.loss_dtype(t))) for t in teachers]
+            fitted = [losses.to_grid(x, size) for x, size in zip(maps, sizes, strict=True)]
+            rows = []
+            for i, j in pairs:
+                target = fitted[j] if sizes[j] == sizes[i] else losses.to_grid(maps[j], sizes[i])
+                rows.append(losses.pixel_pairs(heads[i], take_pixels(target, chosen[i]), valid))
+            own = fitted[0]
+            terms = {'loss_pcd': self._contrast(rows, queue)}
+            if self._monitors(queue):
+                pooled = masked_mean(heads[0].detach().to(own.dtype), valid)
+                ranks = losses.key_ranks(pooled, masked_mean(own, mask), queue.negatives())
+                terms |= {f'acc_top{n}': 100 * (ranks < n).to(own.dtype).mean() for n in (1, 5)}
+            if self.training:
+                queue.enqueue(self._keys(own, mask, level))
+                if isinstance(center, ChannelCenter):
+                    center.update(own, mask)
+        return terms
+
+    def _contrast(self, rows: Sequence[tuple[Tensor, Tensor, Tensor]], queue: NegativeQueue) -> Tensor:
+        """Return the mean over the pairs of the mean over their pixels; of all processes, once DDP has averaged."""
+        student, teacher, weight = (torch.cat([row[k] for row in rows]) for k in range(3))
+        counts = mean_over_ranks(torch.stack([row[2].sum() for row in rows])).clamp_min(MIN_COUNT)
+        share = torch.cat([count.expand(len(row[2])) for row, count in zip(rows, counts, strict=True)])
+        weight = weight / share / len(rows)
+        return losses.pixel_info_nce(student, teacher, queue.negatives(), self.temperature, weight)[0]
+
+    def positions(self, pixels: int, level: int) -> Tensor | None:
+        """Return this iteration's flat pixel indices of a level; ``None`` is all."""
+        if self.num_pixels is None or pixels <= self.num_pixels:
+            return None
+        return torch.randperm(pixels, generator=self._generator(level))[: self.num_pixels]
+
+    def _generator(self, level: int) -> torch.Generator:
+        generator = self.generator()
+        return generator.manual_seed(generator.initial_seed() + level)
+
+    def _embed(self, level: int, x: Tensor, chosen: Tensor | None) -> Tensor:
+        x = take_pixels(self._part('attention', level)(x), chosen)
+        return self._part('predictor', level)(self._part('projector', level)(x))
+
+    def _part(self, name: str, level: int) -> nn.Module:
+        part = self._modules.get(name) or nn.Identity()
+        return part[level] if isinstance(part, nn.ModuleList) else part
+
+    def _queue(self, level: int) -> NegativeQueue:
+        queue = self._part('queue', level)
+        assert isinstance(queue, NegativeQueue)
+        return queue
+
+    def _monitors(self, queue: NegativeQueue) -> bool:
+        return (
+            self.monitor_interval > 0 and self.progress.iteration % self.monitor_interval == 0 and int(queue.filled) > 0
+        )
+
+    def _keys(self, own: Tensor, mask: Tensor | None, level: int) -> Tensor:
+        """Return the unit vectors that enter the queue; those without a direction are left out."""
+        if self.enqueue == 'pooled':
+            keys = masked_mean(own, mask)
+        else:
+            keys = random_pixels(own, mask, self.keys_per_image, self._generator(level))
+        norms = keys.norm(dim=1, keepdim=True)
+        return (keys / norms)[norms[:, 0] > MIN_NORM]

@@ -1,0 +1,108 @@
+"""LARS in the form of MoCo v3, which large-batch pre-training is tuned for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mmdistill_dense.registry import OPTIMIZERS
+
+
+@OPTIMIZERS.register_module()
+class LARS(Optimizer):
+    """SGD with momentum whose step is scaled, for each matrix or kernel, to the size of its weights.
+
+    For a tensor ``w`` with gradient ``g``::
+
+        ndim <= 1 or excluded:  u = g                                   (biases, norms, scales: no decay either)
+        otherwise:              u = g + weight_decay * w;   u *= eta * |w| / |u|   where both norms are above 0
+        mu <- momentum * mu + u;    w <- w - lr * mu                    (mu starts at 0)
+
+    Norms are taken in float32 at least. A group with ``lars_exclude=True`` is treated as vectors are; mmengine puts the
+    word there by ``paramwise_cfg=dict(custom_keys={'head': dict(lars_exclude=True)})``.
+
+    Args:
+        params: Parameters or groups of them.
+        lr: Learning rate; 4.0 at a batch of 1024 in the recipe of PCD.
+        momentum: Defaults to 0.9.
+        weight_decay: Defaults to 0; 1e-5 in the recipe.
+        eta: Size of a step relative to the weights, the trust coefficient. Defaults to 1e-3.
+
+    Raises:
+        ValueError: For a negative number, or a momentum of 1 or more.
+        TypeError: At a step, for a sparse gradient.
+
+    Source: You, Gitman, Ginsburg, arXiv 1708.03888; in the form used with MoCo v3 (Chen, Xie, He, ICCV 2021).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        eta: float = 1e-3,
+    ) -> None:
+        for name, value in dict(lr=lr, momentum=momentum, weight_decay=weight_decay, eta=eta).items():
+            if value < 0 or (name == 'momentum' and value >= 1):
+                raise ValueError(f'LARS: {name} must be 0 or more, momentum below 1, got {name}={value}.')
+        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, eta=eta, lars_exclude=False)
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step.
+
+        Args:
+            closure: Computes the loss anew, with gradients; its result is returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [param for param in group['params'] if param.grad is not None]
+            if any(gradient.is_sparse for gradient in _gradients(params)):
+                raise TypeError('LARS takes no sparse gradients: set sparse=False in the embedding.')
+            if params:
+                self._step_group(params, group)
+        return loss
+
+    def _step_group(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        scaled = [param for param in params if param.ndim > 1 and not group['lars_exclude']]
+        ids = {id(param) for param in scaled}
+        plain = [param for param in params if id(param) not in ids]
+        updates = _trusted(scaled, group['weight_decay'], group['eta']) + _gradients(plain)
+        buffers = [self._buffer(param) for param in scaled + plain]
+        torch._foreach_mul_(buffers, group['momentum'])
+        torch._foreach_add_(buffers, updates)
+        torch._foreach_add_(scaled + plain, buffers, alpha=-group['lr'])
+
+    def _buffer(self, param: Tensor) -> Tensor:
+        state = self.state[param]
+        if 'momentum_buffer' not in state:
+            state['momentum_buffer'] = torch.zeros_like(param)
+        return state['momentum_buffer']
+
+
+def _trusted(params: list[Tensor], weight_decay: float, eta: float) -> list[Tensor]:
+    """Return the decayed gradients, scaled to ``eta`` times the norms of the weights; no value leaves its device."""
+    if not params:
+        return []
+    updates = torch._foreach_add(_gradients(params), params, alpha=weight_decay)
+    for update, w, u in zip(updates, _norms(params), _norms(updates), strict=True):
+        update.mul_(torch.where((w > 0) & (u > 0), eta * w / u, 1.0))
+    return list(updates)
+
+
+def _gradients(params: list[Tensor]) -> list[Tensor]:
+    return [param.grad for param in params if param.grad is not None]
+
+
+def _norms(tensors: Iterable[Tensor]) -> list[Tensor]:
+    wide = [tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in tensors]
+    return list(torch._foreach_norm(wide))

@@ -1,0 +1,209 @@
+"""Per-pixel InfoNCE against a queue of negatives (PCD), loss and gradient in one pass over the queue.
+
+The gradient of a row is an attention read of the queue, ``sum_k softmax_k(s.q_k / tau) q_k``, and the loss needs the
+logsumexp of the same scores: both come from one sweep in blocks with a running maximum, as in flash attention, and no
+matrix of rows x negatives is ever kept.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmdistill_dense.losses.precision import check_same_shape, loss_dtype
+
+MIN_NORM = 1e-6  # shorter pixels have no direction
+
+_BUFFER_BYTES = 16 * 2**20  # of scores held at a time
+_COLUMNS = 256  # blocks are multiples of this: narrow or odd matrix products are slow
+
+
+def pixel_info_nce(
+    student: Tensor,
+    teacher: Tensor,
+    negatives: Tensor,
+    temperature: float = 0.2,
+    row_weight: Tensor | None = None,
+    *,
+    block: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """``sum_p w_p l_p`` with ``l_p = -log softmax([s_p.t_p, s_p.q_1, ..., s_p.q_K] / tau)[0]``.
+
+    Source: Huang & Guo, "Pixel-Wise Contrastive Distillation", ICCV 2023. The gradient is formed in the forward pass,
+    (N, C) numbers are kept for backward; without gradient half of the work is left out.
+
+    Args:
+        student: (N, C) unit rows, the only input that gets a gradient.
+        teacher: (N, C) unit rows, the positives.
+        negatives: (K, C) unit rows. K = 0 gives 0.
+        temperature: tau.
+        row_weight: (N,) weights. Defaults to 1 / N.
+        block: Negatives held at a time. Defaults to what fits 16 MiB of scores.
+
+    Returns:
+        The loss, a scalar, and (N,) ``l_p``, which carries no gradient; float32 (float64 for float64 rows).
+
+    Raises:
+        ValueError: A temperature that is not positive, or shapes that do not fit.
+    """
+    if not temperature > 0:
+        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_same_shape(student, teacher, what='rows')
+    if negatives.ndim != 2 or student.ndim != 2 or negatives.shape[1] != student.shape[1]:
+        raise ValueError(
+            f'student must be (N, C) and negatives (K, C), got {tuple(student.shape)} and {tuple(negatives.shape)}'
+        )
+    if row_weight is not None and row_weight.shape != student.shape[:1]:
+        raise ValueError(f'row_weight must be ({len(student)},), got {tuple(row_weight.shape)}')
+    dtype = loss_dtype(student)
+    rows = len(student)
+    if row_weight is None:
+        row_weight = student.new_full((rows,), 1 / max(rows, 1), dtype=dtype)
+    if block is None:
+        fitting = _BUFFER_BYTES // (dtype.itemsize * max(rows, 1))
+        block = max(fitting // _COLUMNS, 1) * _COLUMNS
+    constants = (x.detach().to(dtype) for x in (teacher, negatives, row_weight))
+    with torch.autocast(student.device.type, enabled=False):
+        return _InfoNCE.apply(student.to(dtype), *constants, temperature, block)
+
+
+def pixel_pairs(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn two maps into the rows that :func:`pixel_info_nce` compares.
+
+    Args:
+        student: (B, C, H, W) map, not normalised.
+        teacher: Map of the same shape; detached.
+        valid: (B, H, W) bool, the pixels that count. Defaults to all.
+
+    Returns:
+        Student rows and teacher rows, (B * H * W, C) each, and (B * H * W,) weights: 1 for the pixels that count, 0 for
+        others and for pixels that are zero in one of the maps.
+
+    Raises:
+        ValueError: Unequal shapes.
+    """
+    check_same_shape(student, teacher)
+    rows, weight = normalize_pixels(student, valid)
+    targets, target_weight = normalize_pixels(teacher.detach())
+    return rows, targets, weight * target_weight
+
+
+def normalize_pixels(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Divide each pixel by its L2 norm over the channels.
+
+    Args:
+        x: (B, C, H, W) map.
+        valid: (B, H, W) bool, the pixels that count. Defaults to all.
+
+    Returns:
+        (B * H * W, C) rows and their (B * H * W,) weights, 1 or 0; both float32 (float64 for a float64 map). Pixels
+        that do not count, or of a norm of 1e-6 and less, are zero rows of weight 0 without gradient.
+
+    Raises:
+        ValueError: When ``valid`` is not one value per pixel.
+    """
+    batch, channels, height, width = x.shape
+    if valid is not None and valid.shape != (batch, height, width):
+        raise ValueError(f'valid must be {(batch, height, width)} for a map of {tuple(x.shape)}, got {valid.shape}')
+    rows = x.to(loss_dtype(x)).permute(0, 2, 3, 1).reshape(-1, channels)
+    kept = torch.linalg.vector_norm(rows.detach(), dim=1) > MIN_NORM
+    if valid is not None:
+        kept = kept & valid.reshape(-1)
+    rows = F.normalize(rows, dim=1, eps=MIN_NORM).masked_fill(~kept[:, None], 0)
+    return rows, kept.to(rows.dtype)
+
+
+def spatial_gate(x: Tensor, kind: str = 'relu') -> Tensor:
+    """Activate a map by one gate per image and channel, from the channel's mean: ``x * g(mean(x))``.
+
+    For ``f(m) = m * g(m)`` the mean of the result is ``f(mean(x))``, so that a head trained on pooled vectors gives, on
+    a map, a map whose mean is its output for the pooled map (SpatialAdaptor).
+
+    Args:
+        x: (B, C, H, W) map.
+        kind: ``'relu'`` (a mean of exactly 0 closes the gate), ``'gelu'`` or ``'silu'``.
+
+    Returns:
+        Map of the same dtype; means and gates are float32 at least.
+
+    Raises:
+        ValueError: For another kind.
+    """
+    if kind not in ('relu', 'gelu', 'silu'):
+        raise ValueError(f"kind must be 'relu', 'gelu' or 'silu', got {kind!r}")
+    mean = x.to(loss_dtype(x)).mean((2, 3), keepdim=True)
+    gate = {'relu': _is_positive, 'gelu': torch.special.ndtr, 'silu': torch.sigmoid}[kind](mean)
+    return x * gate.to(x.dtype)
+
+
+def key_ranks(vectors: Tensor, keys: Tensor, negatives: Tensor) -> Tensor:
+    """Count, for each vector, the negatives that are nearer to it than its own key is.
+
+    Args:
+        vectors: (B, C), any length.
+        keys: (B, C), the own keys, any length.
+        negatives: (K, C) unit rows.
+
+    Returns:
+        (B,) counts, 0 at best.
+    """
+    vectors, keys = F.normalize(vectors, dim=1), F.normalize(keys, dim=1)
+    return (vectors @ negatives.t() > (vectors * keys).sum(1, keepdim=True)).sum(1)
+
+
+def _is_positive(x: Tensor) -> Tensor:
+    return x > 0
+
+
+class _InfoNCE(torch.autograd.Function):
+    """Weighted sum of the rows' losses; the gradient of the rows is found beside it and only scaled in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        negatives: Tensor,
+        row_weight: Tensor,
+        temperature: float,
+        block: int,
+    ) -> tuple[Tensor, Tensor]:
+        excess, read = _sweep(student, negatives, 1 / temperature, block, ctx.needs_input_grad[0])
+        # the positive leaves before the exponential: logsumexp - positive would lose the digits of a small loss
+        excess -= torch.bmm(student[:, None], teacher[:, :, None]).flatten() / temperature
+        per_pixel = torch.logaddexp(excess, torch.zeros_like(excess))
+        if read is not None:
+            slope = excess.sigmoid_().mul_(row_weight / temperature)
+            ctx.save_for_backward(read.sub_(teacher).mul_(slope[:, None]))
+        ctx.mark_non_differentiable(per_pixel)
+        return torch.dot(row_weight, per_pixel), per_pixel
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * grad_loss, None, None, None, None, None
+
+
+def _sweep(x: Tensor, negatives: Tensor, scale: float, block: int, with_read: bool) -> tuple[Tensor, Tensor | None]:
+    """Return (N,) ``logsumexp_k(scale x.q_k)`` and, where asked for, (N, C) ``sum_k softmax_k(scale x.q_k) q_k``."""
+    rows = len(x)
+    largest = x.new_full((rows,), -torch.inf)
+    total = x.new_zeros(rows)
+    read = torch.zeros_like(x) if with_read else None
+    buffer = x.new_empty(rows * min(block, len(negatives)))
+    for q in negatives.split(block) if len(negatives) else ():
+        scores = buffer[: rows * len(q)].view(rows, len(q))
+        scores.addmm_(x, q.t(), beta=0, alpha=scale)
+        higher = torch.maximum(largest, scores.amax(1))
+        scores.sub_(higher[:, None]).exp_()
+        shrink = largest.sub_(higher).exp_()
+        total.mul_(shrink).add_(scores.sum(1))
+        if read is not None:
+            read.mul_(shrink[:, None]).addmm_(scores, q)
+        largest = higher
+    if read is not None and len(negatives):
+        read.div_(total[:, None])
+    return total.log_().add_(largest), read

@@ -1,0 +1,158 @@
+"""What a training step of PCD shows of its features: spread, similarities, ranks; measured without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdistill_dense import losses
+from mmdistill_dense.distillers.base import Recorded
+from mmdistill_dense.distillers.pcd import PCD
+from mmdistill_dense.distillers.pcd_parts import inside_images, masked_mean, take_pixels
+from mmdistill_dense.distillers.ranks import mean_over_ranks
+from mmdistill_dense.engine.seeding import fork_rng
+
+_ROWS = 512  # pixels whose hardest negative is looked for
+_BLOCK = 4096  # queue rows compared at a time
+
+
+@torch.no_grad()
+def measure_step(distiller: PCD, student: Recorded, teacher: Recorded, data_samples: Any) -> dict[str, float]:
+    """Measure the tensors that a step of PCD is about to compare; called with the arguments of its ``forward``.
+
+    The student's outputs are computed once more, as the step computes them; batch statistics, random streams, the queue
+    and autocast's cache of weights stay as they were.
+
+    Returns:
+        Means over the levels, and over the processes:
+
+        - ``positive``: cosine of a student pixel and its teacher pixel;
+        - ``negative``: its cosine with the nearest key of the queue (of 512 pixels at most);
+        - ``top1``, ``top5``: percentage of pooled student vectors of the first view with no, or fewer than five,
+          queue keys nearer than their own;
+        - ``out_std``, ``map_std``, ``teacher_std``: spread of the unit pixels of the student's output, of its tapped
+          map, and of the teacher's map, see :func:`spread`; 1 at best, 0 collapsed;
+        - ``out_within``, ``map_within``, ``teacher_within``: share of it that lies between pixels of one picture.
+
+        Without keys in the queue, ``negative`` and ranks are left out.
+    """
+    students, teachers = distiller._views('student', student), distiller._views('teacher', teacher)
+    pairs = distiller._pairs(len(students))
+    found = []
+    for level, (s, t) in enumerate(zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)):
+        found.append(_measure_level(distiller, level, s, t, pairs, data_samples))
+    means = torch.stack([torch.stack([one[name] for one in found]).mean().double() for name in found[0]])
+    return dict(zip(found[0], mean_over_ranks(means).tolist(), strict=True))
+
+
+def _measure_level(
+    distiller: PCD,
+    level: int,
+    students: Sequence[Tensor],
+    teachers: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    data_samples: Any,
+) -> dict[str, Tensor]:
+    if distiller.resize == 'student':
+        students = [losses.to_grid(s, t.shape[2:]) for s, t in zip(students, teachers, strict=True)]
+    sizes = [s.shape[2:] for s in students]
+    chosen = [distiller.positions(size.numel(), level) for size in sizes]
+    outputs = _outputs(distiller, level, students, chosen)
+    mask = inside_images(data_samples, students[0]) if len(students) == 1 else None
+    valid = None if mask is None else take_pixels(mask, chosen[0])
+    with torch.autocast(outputs[0].device.type, enabled=False):
+        center = distiller._part('center', level)
+        maps = [center(t.to(losses.loss_dtype(t))) for t in teachers]
+        rows = [
+            losses.pixel_pairs(outputs[i], take_pixels(losses.to_grid(maps[j], sizes[i]), chosen[i]), valid)
+            for i, j in pairs
+        ]
+        own = losses.to_grid(maps[0], sizes[0])
+        found = _similarities(*(torch.cat([row[k] for row in rows]) for k in range(3)))
+        negatives = distiller._queue(level).negatives()
+        if len(negatives):
+            pixels, weight = (torch.cat([row[k] for row in rows]) for k in (0, 2))
+            found['negative'] = hardest(pixels[weight > 0], negatives)
+            pooled = masked_mean(outputs[0].to(own.dtype), valid)
+            ranks = losses.key_ranks(pooled, masked_mean(own, mask), negatives)
+            found |= {f'top{n}': 100 * (ranks < n).to(own.dtype).mean() for n in (1, 5)}
+        for name, x, inside in (('out', outputs[0], valid), ('map', students[0], mask), ('teacher', own, mask)):
+            found[f'{name}_std'], found[f'{name}_within'] = spread(x, inside)
+    return found
+
+
+def _outputs(distiller: PCD, level: int, students: Sequence[Tensor], chosen: Sequence[Tensor | None]) -> list[Tensor]:
+    names = ('attention', 'projector', 'predictor')
+    with untouched(*(distiller._part(name, level) for name in names)):
+        return [distiller._embed(level, s, where) for s, where in zip(students, chosen, strict=True)]
+
+
+def _similarities(student: Tensor, teacher: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    return {'positive': ((student * teacher).sum(1) * weight).sum() / weight.sum().clamp_min(1)}
+
+
+def hardest(rows: Tensor, negatives: Tensor) -> Tensor:
+    """Return the mean over unit rows (N, C), 512 evenly spaced ones at most, of the cosine with the nearest negative.
+
+    Args:
+        rows: Unit rows; none give 0.
+        negatives: (K, C) unit rows, at least one.
+    """
+    if not len(rows):
+        return rows.new_zeros(())
+    rows = rows[:: -(-len(rows) // _ROWS)]
+    blocks = [(rows @ block.to(rows.dtype).t()).amax(1) for block in negatives.split(_BLOCK)]
+    return torch.stack(blocks).amax(0).mean()
+
+
+def spread(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return how far the directions of a map's pixels lie apart, and the share of it inside pictures.
+
+    With unit pixels ``u``: ``std = sqrt(mean |u - mean u|^2)``, which is the standard deviation per channel times the
+    root of the number of channels: 1 for directions that cancel out, 0 where all pixels are alike (collapse).
+    ``within`` is the part of ``std^2`` that is left when each picture's own mean is taken away: 0 where each picture
+    has one vector, so that nothing dense is left.
+
+    Args:
+        x: (B, C, H, W) map.
+        valid: (B, H, W) bool, the pixels that count. Defaults to all.
+    """
+    rows, weight = losses.normalize_pixels(x, valid)  # pixels that do not count are zero
+    images = len(x)
+    counts = weight.view(images, -1).sum(1)
+    means = rows.view(images, -1, rows.shape[1]).sum(1) / counts.clamp_min(1)[:, None]
+    shares = counts / counts.sum().clamp_min(1)
+    total = (1 - (means * shares[:, None]).sum(0).square().sum()).clamp_min(0)
+    within = (1 - (means.square().sum(1) * shares).sum()).clamp_min(0)
+    return total.sqrt(), (within / total.clamp_min(torch.finfo(total.dtype).eps)).clamp(0, 1)
+
+
+@contextmanager
+def untouched(*modules: nn.Module) -> Iterator[None]:
+    """Let modules run once more and leave nothing behind: buffers, modes, random streams, autocast's cache.
+
+    Autocast keeps the half-precision copies of weights it made; in older versions of torch, those made without gradient
+    would be used by the training step that follows in the same context.
+    """
+    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    modes = {part: part.training for module in modules for part in module.modules()}
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with fork_rng():
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(cached)
+        restore_modes(modes)
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+def restore_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Set each module's mode alone: ``train()`` of mm backbones does more than that."""
+    for module, training in modes.items():
+        module.training = training

@@ -1,0 +1,188 @@
+"""SSLTeacher: a self-supervised network whose projection head gives a map."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS as MM_MODELS
+from torch import Tensor, nn
+
+from mmdistill_dense.checkpoint import load_strictly
+from mmdistill_dense.distillers.base import check_option
+from mmdistill_dense.pretrain.checkpoint_layouts import BRANCHES, IMAGENET_MEAN, IMAGENET_STD, LAYOUTS
+from mmdistill_dense.pretrain.spatial_adaptor import SpatialAdaptor, blank_entries
+from mmdistill_dense.pretrain.teacher_file import TeacherFile, read_teacher
+from mmdistill_dense.registry import MODELS
+
+_HEAD_LAYOUT = 'layout'
+_TOLERANCE = 1e-4
+
+
+@MODELS.register_module()
+class SSLTeacher(BaseModule):
+    """A backbone and, adapted to maps, the projection head it was trained with; tap ``head`` (or ``backbone[i]``).
+
+    It stands under ``teacher=dict(type='mmdistill_dense.SSLTeacher', …, checkpoint=FILE)``. The head is rebuilt from
+    the file's entries; its widths must be known before, for the dry run, and are compared on loading.
+
+    Args:
+        backbone: Config of a mm backbone with the file's names; for ResNet-50 checkpoints
+            ``dict(type='mmdet.ResNet', depth=50, out_indices=(3,))``, whose names are torchvision's.
+        layout: A name of :data:`~mmdistill_dense.pretrain.checkpoint_layouts.LAYOUTS`; ``'auto'`` finds it by the key
+            names; ``'backbone'`` is a file of a backbone alone or of any whole mm network, for ``head=None``.
+        head: ``'layout'``: the usual widths of the layout; ``dict(widths=[…])`` from the backbone's channels to the
+            head's output; ``None``: no head, the output is the backbone's last map.
+        branch: ``'momentum'``, or ``'online'`` for the branch that was trained by gradient.
+        keep_last_bn: Keep a final batch norm without affine parameters; the published method leaves it out.
+        ignore: Prefixes of entries in the file that are to be ignored.
+        data_preprocessor: Normalisation of the input, as ``dict(mean=…, std=…, bgr_to_rgb=…)``. Defaults to that of the
+            layout, in RGB.
+
+    Raises:
+        ValueError: For an unknown option, or widths that are not known.
+    """
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        layout: str = 'auto',
+        head: str | Mapping[str, Any] | None = _HEAD_LAYOUT,
+        branch: str = 'momentum',
+        keep_last_bn: bool = False,
+        ignore: Collection[str] = (),
+        data_preprocessor: Mapping[str, Any] | None = None,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        check_option('layout', layout, ('auto', 'backbone', *LAYOUTS))
+        check_option('branch', branch, BRANCHES)
+        _refuse_transformer(layout)
+        if isinstance(ignore, str):
+            raise TypeError(f'ignore is a list of prefixes, got {ignore!r}.')
+        self.layout, self.branch, self.keep_last_bn, self.ignore = layout, branch, keep_last_bn, tuple(ignore)
+        self.backbone = MM_MODELS.build(backbone)
+        self.widths = _widths(layout, head)
+        self.head: nn.Module = nn.Identity()
+        if self.widths:
+            self.head = _blank_head(layout, self.widths, keep_last_bn)
+        self.preprocessor = data_preprocessor or _preprocessor(layout)
+        self.normalised_by_layout = data_preprocessor is None
+
+    def extract_feat(self, inputs: Tensor) -> Tensor:
+        """Return the head's map of a batch."""
+        features = self.backbone(inputs)
+        return self.head(features[-1] if isinstance(features, (list, tuple)) else features)
+
+    forward = extract_feat
+
+    def init_weights(self) -> None:
+        """Initialise backbone and head at random; a teacher with a file is loaded instead."""
+        super().init_weights()
+        if isinstance(self.head, SpatialAdaptor):
+            self.head.reset_parameters()
+
+    def load_teacher(self, path: str | Path, key: str = 'model.teacher.checkpoint') -> tuple[int, int]:
+        """Load backbone and head from a checkpoint, strictly.
+
+        Args:
+            path: The file.
+            key: The config key to name in errors.
+
+        Returns:
+            The number of tensors used and of tensors ignored.
+
+        Raises:
+            ValueError: For a file that is not of the layout, see :func:`read_teacher`, or of other widths.
+        """
+        file = read_teacher(path, self.layout, self.branch, bool(self.widths), self.ignore)
+        where = f'{key}={str(path)!r} (layout {file.layout!r})'
+        _refuse_transformer(file.layout)
+        if self.normalised_by_layout and self.preprocessor != _preprocessor(file.layout):
+            raise ValueError(
+                f'{where}: networks of this layout see their input normalised in their own way. Write '
+                f'layout={file.layout!r}, or give data_preprocessor.'
+            )
+        load_strictly(self.backbone, file.backbone, None, where)
+        if self.widths:
+            self.head = self._adapted(file, where)
+            check_invariance(self.head, where)
+        given = len(file.backbone) + len(file.head)
+        used = min(given, len(self.state_dict()))  # a last batch norm may be left out
+        ignored = file.ignored + given - used
+        print_log(f'{where}: {used} tensors used, {ignored} ignored, head {self.head_text()}', 'current')
+        return used, ignored
+
+    def head_text(self) -> str:
+        """Return the head's widths in words."""
+        return ' -> '.join(map(str, self.widths)) if self.widths else 'none'
+
+    def _adapted(self, file: TeacherFile, where: str) -> SpatialAdaptor:
+        activation = LAYOUTS[file.layout].activation
+        head = SpatialAdaptor.from_entries(file.head, activation, self.keep_last_bn)
+        if head.widths != self.widths:
+            raise ValueError(
+                f'{where} has a head of widths {head.widths}, {self.widths} were expected: set '
+                f'teacher.head=dict(widths={head.widths}).'
+            )
+        return head
+
+
+@torch.no_grad()
+def check_invariance(head: nn.Module, where: str) -> None:
+    """Compare the mean of the adapted head's map with the head of the mean, on a map made up for it.
+
+    Raises:
+        RuntimeError: Where they differ.
+    """
+    assert isinstance(head, SpatialAdaptor)
+    weight = next(head.parameters())
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(2, head.widths[0], 2, 3, generator=generator).to(weight)
+    vector, mean = head.vector(x.mean((2, 3))), head(x).mean((2, 3))
+    error = float((vector - mean).abs().max() / vector.abs().max().clamp_min(1e-12))
+    if not error <= _TOLERANCE:
+        raise RuntimeError(
+            f'{where}: the adapted head differs from the vector head by {error:.1e} of its scale; its weights are '
+            'broken, or not finite.'
+        )
+
+
+def _refuse_transformer(layout: str) -> None:
+    if layout == 'mocov3_vit':
+        raise ValueError("layout='mocov3_vit': teachers that are vision transformers are not supported yet.")
+
+
+def _widths(layout: str, head: str | Mapping[str, Any] | None) -> list[int]:
+    if head is None:
+        return []
+    if layout == 'backbone':
+        raise ValueError("layout='backbone' is a file without projection head: set head=None.")
+    if isinstance(head, Mapping) and set(head) == {'widths'} and len(head['widths']) > 1:
+        return [int(width) for width in head['widths']]
+    if head != _HEAD_LAYOUT:
+        raise ValueError(f"head must be 'layout', dict(widths=[channels in, …, channels out]) or None, got {head!r}.")
+    usual = LAYOUTS[layout].widths if layout in LAYOUTS else None
+    if usual is None:
+        known = ', '.join(name for name, one in LAYOUTS.items() if one.widths)
+        raise ValueError(
+            f'layout={layout!r} does not tell the widths of the head, which must be known before the file is read: set '
+            f'head=dict(widths=[2048, …, channels out]), or name one of {known} as layout.'
+        )
+    return list(usual)
+
+
+def _blank_head(layout: str, widths: Sequence[int], keep_last_bn: bool) -> SpatialAdaptor:
+    known = LAYOUTS.get(layout)
+    forms = [form for form in (known.forms if known else ()) if form.count('linear') == len(widths) - 1]
+    form = forms[0] if forms else ' act '.join(['linear+'] * (len(widths) - 1))
+    return SpatialAdaptor.from_entries(blank_entries(form, widths), known.activation if known else 'relu', keep_last_bn)
+
+
+def _preprocessor(layout: str) -> dict[str, Any]:
+    std = LAYOUTS[layout].std if layout in LAYOUTS else IMAGENET_STD
+    return dict(mean=list(IMAGENET_MEAN), std=list(std), bgr_to_rgb=True)

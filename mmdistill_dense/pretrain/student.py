@@ -1,0 +1,109 @@
+"""BackboneStudent: a backbone alone, trained on the views of unlabelled images."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS as MM_MODELS
+from torch import Tensor
+
+from mmdistill_dense.registry import MODELS
+
+_FROM_SCRATCH = dict(norm_eval=False, zero_init_residual=False)
+
+
+@MODELS.register_module()
+class BackboneStudent(BaseModel):
+    """Any mm backbone as a model without task: what it learns comes from the distillers.
+
+    Checkpoints hold ``backbone.*``, so that ``init_cfg=dict(type='Pretrained', checkpoint=…, prefix='backbone.')``
+    loads one into a segmentor's or detector's backbone.
+
+    Args:
+        backbone: Config of the backbone, e.g. ``dict(type='mmdet.ResNet', depth=18)``. Where its class has the options,
+            ``norm_eval`` and ``zero_init_residual`` default to False here: batch norm must learn its statistics, and
+            the published student has no zero-initialised residuals.
+        data_preprocessor: Usually ``dict(type='mmdistill_dense.MultiViewPreprocessor', …)``.
+        init_cfg: As everywhere in mmengine.
+
+    Raises:
+        ValueError: For a backbone with ``norm_eval=True``.
+    """
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        data_preprocessor: Mapping[str, Any] | None = None,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.backbone = MM_MODELS.build(_from_scratch(backbone))
+        if getattr(self.backbone, 'norm_eval', False):
+            raise ValueError(
+                'model.student.backbone.norm_eval=True keeps batch statistics as they were initialised, which is wrong '
+                'for a student that is pre-trained: set norm_eval=False.'
+            )
+
+    def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the backbone's maps of one batch ``[B, 3, H, W]``."""
+        features = self.backbone(inputs)
+        return tuple(features) if isinstance(features, (list, tuple)) else (features,)
+
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
+        """Run :meth:`loss`, :meth:`predict` or :meth:`extract_feat`, for ``mode`` ``'loss'``, ``'predict'``,
+        ``'tensor'``.
+
+        Raises:
+            ValueError: For another mode.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        if mode == 'tensor':
+            one = isinstance(inputs, Tensor)
+            return self.extract_feat(inputs) if one else [self.extract_feat(view) for view in inputs]
+        raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}.")
+
+    def loss(self, inputs: Tensor | Sequence[Tensor], data_samples: Any = None, **kwargs: Any) -> dict[str, Tensor]:
+        """Run the backbone once per view, the first one first, for the taps; there is no loss of its own.
+
+        The views are never joined to one batch: batch statistics are those of a view.
+        """
+        for view in [inputs] if isinstance(inputs, Tensor) else inputs:
+            self.extract_feat(view)
+        return {}
+
+    def predict(self, inputs: Tensor | Sequence[Tensor], data_samples: Any = None) -> Any:
+        """Return the pooled features ``[B, C]`` of the last map, or a list of them for a list of views."""
+        if isinstance(inputs, Tensor):
+            return self.extract_feat(inputs)[-1].mean((2, 3))
+        return [self.predict(view) for view in inputs]
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> Any:
+        """As in mmengine.
+
+        Raises:
+            ValueError: When there is nothing to learn from.
+        """
+        if not any('loss' in name for name in losses):
+            raise ValueError(
+                'BackboneStudent has no loss of its own and no distiller gave one: set model.teacher and '
+                "model.distillers, e.g. dict(pcd=dict(type='PCD', …)), with a weight above 0."
+            )
+        return super().parse_losses(losses)
+
+
+def _from_scratch(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    config = dict(backbone)
+    cls = MM_MODELS.get(config['type']) if isinstance(config.get('type'), str) else config.get('type')
+    # Classes such as ResNetV1c hand the options of their base through.
+    bases = inspect.getmro(cls) if inspect.isclass(cls) else ()
+    options = {name for base in bases for name in inspect.signature(base).parameters}
+    for name, value in _FROM_SCRATCH.items():
+        if name in options:
+            config.setdefault(name, value)
+    return config

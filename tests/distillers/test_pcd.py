@@ -1,0 +1,462 @@
+"""PCD: the shared case, views and pairs, masks, sampled pixels, levels, and what it does in real networks."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmdistill_dense.analysis import reference
+from mmdistill_dense.distillers import PCD
+from mmdistill_dense.distillers.base import Progress
+from tests import toys
+from tests.distillers.case import DistillerCase
+
+WIDE_HEAD = dict(type='mlp2', hidden=32)
+
+
+class _Case(DistillerCase):
+    """A step leaves keys behind: each look at the loss starts from the same queue."""
+
+    def total(self, distiller, student, teacher):
+        buffers = [buffer for name, buffer in distiller.named_buffers() if name.startswith(('queue', 'center'))]
+        before = [buffer.clone() for buffer in buffers]
+        loss = super().total(distiller, student, teacher)
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+        return loss
+
+
+class TestPCD(_Case):
+    option = dict(type='PCD', queue_size=16, queue_init='random')
+
+
+class TestPCDWithEverything(_Case):
+    option = dict(
+        type='PCD', queue_size=16, queue_init='random', head=WIDE_HEAD, attention={}, center=True, num_pixels=20
+    )
+
+    def make(self, **changes):
+        distiller = super().make(**changes)
+        nn.init.constant_(distiller.attention.gamma, 0.1)  # at 0 nothing behind it has a gradient
+        return distiller
+
+
+def _maps(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _make(student=(4, 6, 3, 5), teacher=None, count=1, **options):
+    """A set-up distiller in float64 on the tap 'tap', its queue full unless said otherwise."""
+    distiller = PCD('tap', **{'queue_size': 10, 'queue_init': 'random', 'head': None, **options})
+    shapes = [{'tap': [torch.Size((1, *shape[1:]))] * count} for shape in (student, teacher or student)]
+    distiller.setup(*shapes)
+    distiller.progress = Progress(iteration=3, max_iters=10, seed=1)
+    return distiller.double()
+
+
+def _run(distiller, students, teachers, samples=None):
+    return distiller({'tap': list(students)}, {'tap': list(teachers)}, samples)
+
+
+def _plain(student, teacher, negatives, tau=0.2):
+    """The loss of two whole maps."""
+    rows = [F.normalize(x, dim=1).movedim(1, -1).flatten(0, 2) for x in (student, teacher)]
+    return reference.pcd_info_nce(*rows, negatives, tau)
+
+
+def test_one_map_is_compared_with_the_teachers_map_of_the_same_picture():
+    student, teacher = _maps(4, 6, 3, 5), _maps(4, 6, 3, 5, seed=1)
+    distiller = _make(temperature=0.07)
+    expected = _plain(student, teacher, distiller.queue.rows.clone(), 0.07)
+    torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], expected)
+
+
+@pytest.mark.parametrize('pairing', [None, 'cross', 'same'])
+def test_two_views_are_crossed_unless_told_otherwise(pairing):
+    s1, s2, t1, t2 = (_maps(4, 6, 3, 5, seed=seed) for seed in range(4))
+    distiller = _make(view_pairing=pairing)
+    queue = distiller.queue.rows.clone()
+    pairs = [(s1, t1), (s2, t2)] if pairing == 'same' else [(s1, t2), (s2, t1)]
+    expected = sum(_plain(s, t, queue) for s, t in pairs) / 2
+    torch.testing.assert_close(_run(distiller, [s1, s2], [t1, t2])['loss_pcd'], expected)
+    distiller.queue.rows.copy_(queue)
+    torch.testing.assert_close(_run(distiller, [s2, s1], [t2, t1])['loss_pcd'], expected)
+
+
+def test_views_of_different_size_are_brought_together():
+    s1, s2, t1, t2 = _maps(2, 6, 4, 4), _maps(2, 6, 2, 2, seed=1), _maps(2, 6, 4, 4, seed=2), _maps(2, 6, 2, 2, seed=3)
+    distiller = _make()
+    queue = distiller.queue.rows.clone()
+    large = F.interpolate(t2, (4, 4), mode='bilinear', align_corners=False)
+    expected = (_plain(s1, large, queue) + _plain(s2, F.avg_pool2d(t1, 2), queue)) / 2
+    torch.testing.assert_close(_run(distiller, [s1, s2], [t1, t2])['loss_pcd'], expected)
+
+
+@pytest.mark.parametrize('resize', ['teacher', 'student'])
+def test_maps_of_different_size_are_brought_together(resize):
+    student, teacher = _maps(2, 6, 6, 8), _maps(2, 6, 3, 4, seed=1)
+    distiller = _make(resize=resize)
+    queue = distiller.queue.rows.clone()
+    pair = {
+        'teacher': (student, F.interpolate(teacher, (6, 8), mode='bilinear', align_corners=False)),
+        'student': (F.avg_pool2d(student, 2), teacher),
+    }
+    torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], _plain(*pair[resize], queue))
+
+
+def test_wrong_numbers_of_views_are_named():
+    maps = [_maps(2, 6, 3, 5, seed=seed) for seed in range(4)]
+    with pytest.raises(ValueError, match="view_pairing='cross' needs two views, the step has 1"):
+        _run(_make(view_pairing='cross'), maps[:1], maps[:1])
+    with pytest.raises(RuntimeError, match='the student ran on 2 views and the teacher on 1'):
+        _run(_make(), maps[:2], maps[:1])
+    several = PCD(['a', 'b'], head=None)
+    shapes = {'a': [torch.Size((1, 6, 3, 5))], 'b': [torch.Size((1, 6, 3, 5))]}
+    several.setup(shapes, shapes)
+    with pytest.raises(RuntimeError, match=r'the student taps saw different numbers of views \(a: 2, b: 1\)'):
+        several({'a': maps[:2], 'b': maps[:1]}, {'a': maps[:2], 'b': maps[:2]}, None)
+
+
+def test_levels_have_their_own_parts_and_are_averaged():
+    sizes = [(2, 6, 4, 4), (2, 6, 2, 2)]
+    distiller = PCD([('a', 3.0), 'b'], queue_size=5, queue_init='random', head=WIDE_HEAD)
+    shapes = {name: [torch.Size((1, *size[1:]))] for name, size in zip('ab', sizes, strict=True)}
+    distiller.setup(shapes, shapes)
+    distiller.eval().double()
+    maps = [{name: [_maps(*size, seed=seed)] for name, size in zip('ab', sizes, strict=True)} for seed in (0, 1)]
+    losses = []
+    for level, name in enumerate('ab'):
+        head = nn.Sequential(distiller.projector[level], distiller.predictor[level])
+        losses.append(_plain(head(maps[0][name][0]), maps[1][name][0], distiller.queue[level].rows))
+    expected = (3 * losses[0] + losses[1]) / 2
+    torch.testing.assert_close(distiller(*maps, None)['loss_pcd'], expected)
+    names = {name.rsplit('.', 1)[0] for name in distiller.state_dict()}
+    assert {'projector.0.0', 'projector.1.3', 'predictor.1.0', 'queue.0', 'queue.1'} < names
+
+
+def test_levels_of_a_tuple_come_again_in_each_view():
+    levels = [(2, 6, 4, 4), (2, 6, 2, 2)]
+    views = [[_maps(*size, seed=seed + k) for k, size in enumerate(levels)] for seed in (0, 10, 20, 30)]
+    distiller = _make(count=2)
+    queues = [queue.rows.clone() for queue in distiller.queue]
+    expected = 0
+    for level in range(2):
+        s1, s2, t1, t2 = (view[level] for view in views)
+        expected += (_plain(s1, t2, queues[level]) + _plain(s2, t1, queues[level])) / 4
+    found = _run(distiller, [*views[0], *views[1]], [*views[2], *views[3]])['loss_pcd']
+    torch.testing.assert_close(found, expected)
+
+
+# Padding and sampled pixels
+
+
+def _samples(shapes, batch, key='batch_input_shape'):
+    return [SimpleNamespace(metainfo={'img_shape': shape, key: batch}) for shape in shapes]
+
+
+@pytest.mark.parametrize('key', ['batch_input_shape', 'pad_shape'])
+def test_padded_pixels_have_no_part(key):
+    student, teacher = _maps(2, 6, 4, 4).requires_grad_(), _maps(2, 6, 4, 4, seed=1)
+    distiller = _make()
+    queue = distiller.queue.rows.clone()
+    samples = _samples([(32, 32), (20, 16)], (32, 32), key)
+    terms = _run(distiller, [student], [teacher], samples)
+    rows = [torch.cat([x[0].flatten(1), x[1, :, :2, :2].flatten(1)], 1).T for x in (student, teacher)]
+    expected = reference.pcd_info_nce(*(F.normalize(x, dim=1) for x in rows), queue, 0.2)
+    torch.testing.assert_close(terms['loss_pcd'], expected)
+    torch.testing.assert_close(distiller.queue.rows[1], F.normalize(teacher[1, :, :2, :2].mean((1, 2)), dim=0))
+    terms['loss_pcd'].backward()
+    assert not student.grad[1, :, 2:].any() and not student.grad[1, :, :, 2:].any()
+
+
+def test_samples_without_shapes_and_views_count_whole():
+    student, teacher = _maps(2, 6, 4, 4), _maps(2, 6, 4, 4, seed=1)
+    expected = _run(_make(), [student], [teacher])['loss_pcd']
+    for samples in ([SimpleNamespace(metainfo={})] * 2, _samples([(32, 32)] * 2, (32, 32)), {}):
+        assert _run(_make(), [student], [teacher], samples)['loss_pcd'] == expected
+    two = [student, teacher], [teacher, student]
+    small = _samples([(8, 8)] * 2, (32, 32))
+    assert _run(_make(), *two, small)['loss_pcd'] == _run(_make(), *two)['loss_pcd']
+
+
+def test_an_image_without_a_valid_pixel_gives_no_key():
+    teacher = _maps(2, 6, 4, 4)
+    samples = _samples([(32, 32), (3, 3)], (32, 32))
+    for enqueue, keys in (('pooled', 1), ('pixels', 3)):
+        distiller = _make(queue_init='empty', enqueue=enqueue, keys_per_image=3)
+        _run(distiller, [teacher], [teacher], samples)
+        assert int(distiller.queue.filled) == keys
+
+
+def test_pixel_keys_are_valid_pixels():
+    teacher = _maps(2, 6, 4, 4)
+    distiller = _make(queue_init='empty', enqueue='pixels', keys_per_image=4)
+    _run(distiller, [teacher], [teacher], _samples([(32, 32), (9, 9)], (32, 32)))
+    pixels = F.normalize(teacher, dim=1)
+    rows = distiller.queue.rows
+    assert torch.allclose(rows[4:8], pixels[1, :, 0, 0])
+    assert all(torch.isclose(row, pixels[0].flatten(1).T).all(1).any() for row in rows[:4])
+    assert len({tuple(row) for row in rows[:4].tolist()}) > 1
+
+
+def test_sampled_pixels_are_drawn_anew_in_each_iteration_and_the_same_in_all_pictures():
+    student, teacher = _maps(2, 6, 4, 5), _maps(2, 6, 4, 5, seed=1)
+    distiller = _make(num_pixels=7)
+    queue = distiller.queue.rows.clone()
+    drawn = []
+    for iteration in (3, 3, 4):
+        distiller.progress.iteration = iteration
+        distiller.queue.rows.copy_(queue)
+        where = distiller.positions(20, 0)
+        assert len(set(where.tolist())) == 7
+        expected = _plain(student.flatten(2)[..., where, None], teacher.flatten(2)[..., where, None], queue)
+        torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], expected)
+        drawn.append(where.tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert distiller.positions(7, 0) is None
+    torch.testing.assert_close(distiller.queue.rows[4:6], F.normalize(teacher.mean((2, 3)), dim=1))
+
+
+def test_the_head_sees_the_sampled_pixels_alone():
+    distiller = _make((2, 6, 4, 5), (2, 9, 4, 5), num_pixels=7, head=dict(type='mlp', hidden=8))
+    seen = []
+    distiller.projector.register_forward_hook(lambda module, args, output: seen.append(tuple(args[0].shape)))
+    _run(distiller, [_maps(2, 6, 4, 5)], [_maps(2, 9, 4, 5)])
+    assert seen == [(2, 6, 7, 1)]
+
+
+# Queue, centre, monitor
+
+
+def test_an_empty_queue_gives_nothing_at_first_and_is_filled_after_the_loss():
+    student, teacher = _maps(4, 6, 3, 5).requires_grad_(), _maps(4, 6, 3, 5, seed=1)
+    distiller = _make(queue_init='empty')
+    first = _run(distiller, [student], [teacher])['loss_pcd']
+    first.backward()
+    assert first.item() == 0 and not student.grad.any()
+    keys = F.normalize(teacher.mean((2, 3)), dim=1)
+    torch.testing.assert_close(distiller.queue.negatives(), keys)
+    torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], _plain(student, teacher, keys))
+    assert int(distiller.queue.filled) == 8
+    distiller.eval()
+    _run(distiller, [student], [teacher])
+    assert int(distiller.queue.filled) == 8
+
+
+def test_keys_come_from_the_first_view_and_need_a_direction():
+    views = [_maps(3, 6, 3, 5, seed=seed) for seed in range(2)]
+    views[0][1] = 0
+    distiller = _make(queue_init='empty')
+    _run(distiller, views, views)
+    torch.testing.assert_close(distiller.queue.negatives(), F.normalize(views[0][[0, 2]].mean((2, 3)), dim=1))
+
+
+def test_center_subtracts_the_mean_of_the_steps_before():
+    teacher = _maps(4, 6, 3, 5, seed=1).abs()
+    student = _maps(4, 6, 3, 5)
+    distiller = _make(center=True)
+    queue = distiller.queue.rows.clone()
+    torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], _plain(student, teacher, queue))
+    mean = 0.01 * teacher.mean((0, 2, 3))
+    torch.testing.assert_close(distiller.center.mean, mean)
+    queue = distiller.queue.rows.clone()
+    centred = teacher - mean[:, None, None]
+    torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], _plain(student, centred, queue))
+    torch.testing.assert_close(distiller.queue.rows[4:8], F.normalize(centred.mean((2, 3)), dim=1))
+    torch.testing.assert_close(distiller.center.mean, 0.99 * mean + mean)
+
+
+def test_center_leaves_padding_out():
+    teacher = _maps(2, 6, 4, 4)
+    distiller = _make(center=True)
+    _run(distiller, [teacher], [teacher], _samples([(16, 32), (16, 32)], (32, 32)))
+    torch.testing.assert_close(distiller.center.mean, 0.01 * teacher[:, :, :2].mean((0, 2, 3)))
+
+
+def test_monitor_looks_now_and_then_before_the_keys_enter():
+    teacher = _maps(4, 6, 3, 5)
+    assert list(_run(_make(monitor_interval=5), [teacher], [teacher])) == ['loss_pcd']
+    for sign, top in ((1, 100), (-1, 0)):
+        distiller = _make(monitor_interval=5, queue_size=100)
+        distiller.progress.iteration = 10
+        terms = _run(distiller, [sign * teacher], [teacher])
+        del terms['loss_pcd']
+        assert {name: float(value) for name, value in terms.items()} == {'acc_top1': top, 'acc_top5': top}
+    empty = _make(queue_init='empty', monitor_interval=1)
+    assert list(_run(empty, [teacher], [teacher])) == ['loss_pcd']
+    assert len(_run(empty, [teacher], [teacher])) == 3
+
+
+class _Log:
+    def __init__(self):
+        self.lines = []
+
+    def info(self, line):
+        self.lines.append(line)
+
+    warning = info
+
+
+@pytest.mark.parametrize(('images', 'init', 'words'), [(25, 'random', []), (25, 'empty', ['holds 0 of 10 keys'])])
+def test_prepare_explains_an_empty_queue(images, init, words):
+    lines = _prepare(_make(queue_init=init), images)
+    assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines, strict=True))
+
+
+def test_prepare_warns_of_a_queue_that_holds_each_picture_several_times():
+    (line,) = _prepare(_make(), 9)
+    assert 'queue_size=10 is much for 9 training pictures' in line and 'About 3 would suit' in line
+
+
+def _prepare(distiller, images):
+    runner = SimpleNamespace(logger=_Log(), train_dataloader=SimpleNamespace(dataset=range(images)))
+    distiller.prepare(runner, None)
+    return runner.logger.lines
+
+
+# Options and shapes
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(temperature=0), 'temperature must be > 0, got 0'),
+        (dict(queue_size=0), 'queue_size must be >= 1, got 0'),
+        (dict(num_pixels=0), 'num_pixels must be >= 1, got 0'),
+        (dict(keys_per_image=0), 'keys_per_image must be >= 1, got 0'),
+        (dict(queue_init='full'), "queue_init must be one of 'empty', 'random', got 'full'"),
+        (dict(enqueue='all'), "enqueue must be one of 'pooled', 'pixels', got 'all'"),
+        (dict(view_pairing='both'), "view_pairing must be one of None, 'cross', 'same', got 'both'"),
+        (dict(resize=None), "resize must be one of 'teacher', 'student', got None"),
+        (dict(head=dict(type='conv')), "head.type must be one of 'linear', 'mlp', 'mlp2', got 'conv'"),
+        (dict(head=dict(type='mlp', bias='last')), "head.bias must be one of None, True, False, 'hidden', got 'last'"),
+        (dict(head=dict(width=3)), 'head has no width; its keys are type, hidden, bias, layers'),
+        (dict(attention=dict(heads=8)), 'attention has no heads; its keys are num_heads'),
+    ],
+)
+def test_bad_options_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        PCD(**options)
+
+
+def test_bad_shapes_are_named():
+    with pytest.raises(ValueError, match='6 student and 9 teacher channels; head=None'):
+        _make((1, 6, 3, 5), (1, 9, 3, 5))
+    with pytest.raises(ValueError, match=r'num_heads=8 does not divide the 6 channels .* one of \[1, 2, 3, 6\]'):
+        _make((1, 6, 3, 5), attention={})
+    with pytest.raises(ValueError, match=r'must be \(B, C, H, W\) maps, got \(1, 6\)'):
+        _make((1, 6))
+    distiller = PCD('neck')
+    two, three = ([torch.Size((1, 4, 2, 2))] * n for n in (2, 3))
+    with pytest.raises(ValueError, match="gives 2 tensors and teacher tap 'neck' 3; choose as many"):
+        distiller.setup({'neck': two}, {'neck': three})
+
+
+@pytest.mark.parametrize(
+    ('options', 'channels', 'width', 'parameters'),
+    [
+        (dict(hidden=4096), 512, 256, 5_259_264),
+        (dict(hidden=4096), 960, 256, 7_094_272),
+        (dict(hidden=4096, bias='hidden'), 512, 256, 5_267_456),
+        (dict(hidden=4096, bias='hidden'), 960, 256, 7_102_464),
+        (dict(hidden=2048, bias=True), 512, 128, 1_847_552),
+        (dict(hidden=2048, bias=True), 960, 128, 2_765_056),
+        (dict(hidden=8192, layers=3), 512, 8192, 339_804_160),
+        (dict(hidden=8192, layers=3), 960, 8192, 343_474_176),
+    ],
+)
+def test_heads_have_the_published_numbers_of_parameters(options, channels, width, parameters):
+    distiller = PCD('tap', head=dict(type='mlp2', **options), queue_size=1)
+    with torch.device('meta'):
+        distiller.setup({'tap': [torch.Size((1, channels, 7, 7))]}, {'tap': [torch.Size((1, width, 7, 7))]})
+    assert sum(parameter.numel() for parameter in distiller.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ('layout', 'width', 'parameters'),
+    [('mocov3', 256, 5_259_264), ('byol', 256, 5_267_456), ('swav', 128, 1_847_552), (None, 256, 5_259_264)],
+)
+def test_a_head_without_options_is_the_one_published_for_the_teachers_layout(layout, width, parameters):
+    distiller = PCD('tap', head=dict(type='mlp2'), queue_size=1)
+    distiller.frozen = SimpleNamespace(config=SimpleNamespace(model=dict(layout=layout)))
+    with torch.device('meta'):
+        distiller.setup({'tap': [torch.Size((1, 512, 7, 7))]}, {'tap': [torch.Size((1, width, 7, 7))]})
+    assert sum(parameter.numel() for parameter in distiller.parameters()) == parameters
+
+
+def test_heads_run_under_autocast_and_the_loss_in_float32():
+    student, teacher = _maps(4, 16, 5, 5).float(), _maps(4, 6, 5, 5, seed=1).float()
+    losses = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        distiller = _make((4, 16, 5, 5), (4, 6, 5, 5), head=WIDE_HEAD, attention={}).float()
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            losses.append(_run(distiller, [student], [teacher])['loss_pcd'])
+        assert distiller.queue.rows.dtype == losses[-1].dtype == torch.float32
+    assert losses[0] != losses[1]
+    torch.testing.assert_close(*losses, rtol=2e-2, atol=0)
+
+
+# Real networks
+
+
+@pytest.mark.parametrize('make', [toys.seg_batch, toys.det_batch], ids=['seg', 'det'])
+def test_plug_in_trains_beside_logit_kd(make):
+    """Student of stride 32 and 64 channels under a teacher of stride 8 and 128; pictures smaller than the batch."""
+    detection = make is toys.det_batch
+    batch = make()
+    batch['inputs'][0] = batch['inputs'][0][:, :48, :40]
+    batch['data_samples'][0].set_metainfo(dict(img_shape=(48, 40)))
+    if detection:
+        batch['data_samples'][0].gt_instances.bboxes.clamp_(max=39)
+    else:
+        labels = batch['data_samples'][0].gt_sem_seg.data
+        del batch['data_samples'][0].gt_sem_seg.data
+        batch['data_samples'][0].gt_sem_seg.data = labels[:, :48, :40]
+    strides = dict(backbone=dict(strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1)))
+    student, teacher = (
+        (toys.det_net(), toys.det_teacher()) if detection else (toys.seg_net('fcn', **strides), toys.seg_teacher('fcn'))
+    )
+    kd = dict(type='LogitKD', student_tap='bbox_head.retina_cls' if detection else 'decode_head.conv_seg')
+    kd = dict(kd) if detection else dict(kd, resize='student')
+    pcd = dict(type='PCD', queue_size=8, head=dict(type='mlp', hidden=16), attention={}, loss_weight=0.1)
+    scope = 'mmdet' if detection else 'mmseg'
+    model = toys.distilled(student=student, teacher=teacher, distillers=dict(pcd=pcd, kd=kd), scope=scope)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for step in range(3):
+        optimizer.zero_grad()
+        losses = toys.losses_of(model, batch)
+        toys.total(losses).backward()
+        optimizer.step()
+        assert (losses['distill.pcd.loss_pcd'] > 0) == (step > 0)
+        assert losses['distill.kd.loss_kd'] > 0
+    assert int(model.distillers['pcd'].queue.filled) == 6
+    assert model.distillers['pcd'].attention.gamma.any()
+    assert not any(name.startswith('distillers') for name in model.state_dict())
+
+
+def test_all_levels_of_a_neck():
+    model = toys.distilled(
+        student=toys.det_net(),
+        teacher=toys.det_teacher(),
+        distillers=dict(pcd=dict(type='PCD', student_tap='neck', queue_size=8, queue_init='random')),
+        scope='mmdet',
+    )
+    distiller = model.distillers['pcd']
+    assert len(distiller.queue) == 5
+    assert toys.losses_of(model, toys.det_batch())['distill.pcd.loss_pcd'] > 0
+    assert [int(queue.ptr) for queue in distiller.queue] == [2] * 5
+
+
+def test_a_resumed_run_is_equal_bit_for_bit(tmp_path):
+    """Queue, pointer, running mean and sampled pixels; keys wrap around the queue of 5."""
+    pcd = dict(type='PCD', queue_size=5, enqueue='pixels', center=True, num_pixels=20, head=WIDE_HEAD, attention={})
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(pcd=pcd))
+    toys.train(tmp_path / 'a', model, iters=4)
+    toys.train(tmp_path / 'b', model, iters=4, resume=True, load_from=str(tmp_path / 'a' / 'iter_2.pth'))
+    first, second = (torch.load(tmp_path / name / 'iter_4.pth', weights_only=False) for name in 'ab')
+    assert first['distillers']['pcd.queue.ptr'] == 3
+    for part in ('state_dict', 'distillers'):
+        assert not toys.differing(first[part], second[part]), part

@@ -1,0 +1,105 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmdistill_dense.distillers.pcd_parts import NegativeQueue, PixelAttention
+
+
+def _attention(channels=16, num_heads=4):
+    torch.manual_seed(0)
+    attention = PixelAttention(channels, num_heads)
+    nn.init.normal_(attention.gamma)
+    return attention
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_attention_starts_as_the_identity(layout):
+    x = torch.randn(2, 16, 3, 5).to(memory_format=layout)
+    assert torch.equal(PixelAttention(16)(x), x)
+
+
+def test_attention_equals_torchs_own():
+    x = torch.randn(2, 16, 3, 5, generator=torch.Generator().manual_seed(0))
+    ours = _attention()
+    theirs = nn.MultiheadAttention(16, 4, batch_first=True)
+    theirs.in_proj_weight, theirs.in_proj_bias, theirs.out_proj = ours.qkv.weight, ours.qkv.bias, ours.out
+    tokens = ours.norm(x.flatten(2).mT)
+    expected = x + (ours.gamma * theirs(tokens, tokens, tokens)[0]).mT.unflatten(2, (3, 5))
+    torch.testing.assert_close(ours(x), expected)
+
+
+def test_attention_learns_its_vector_first_and_the_rest_from_the_second_step_on():
+    torch.manual_seed(0)
+    attention, x = PixelAttention(16), torch.randn(2, 16, 3, 5)
+    optimizer = torch.optim.SGD(attention.parameters(), lr=0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        attention(x).square().sum().backward()
+        moved = {name for name, parameter in attention.named_parameters() if parameter.grad.any()}
+        assert moved == ({'gamma'} if step == 0 else {name for name, _ in attention.named_parameters()})
+        optimizer.step()
+
+
+def test_attention_has_the_published_number_of_parameters():
+    for channels, parameters in ((512, 1_052_160), (960, 3_693_120)):
+        with torch.device('meta'):
+            attention = PixelAttention(channels)
+        assert sum(parameter.numel() for parameter in attention.parameters()) == parameters
+
+
+def test_attention_runs_under_autocast_and_warns_of_large_maps():
+    attention = _attention()
+    with torch.autocast('cpu', torch.bfloat16):
+        y = attention(torch.randn(1, 16, 3, 5))
+    assert y.isfinite().all()
+    with torch.device('meta'):
+        meta = PixelAttention(16)
+    with pytest.warns(UserWarning, match='attends over 65 x 64 = 4160 pixels'):
+        meta(torch.empty(1, 16, 65, 64, device='meta'))
+
+
+def test_random_rows_are_unit_and_the_same_everywhere():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    queue = NegativeQueue(40, 6, 'random')
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(NegativeQueue(40, 6, 'random').rows, queue.rows)
+    torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(40))
+    assert len(queue.negatives()) == 40 and len(NegativeQueue(40, 6).negatives()) == 0
+
+
+def test_queue_is_a_ring():
+    """Golden files have the numbers; here any batch size against a list."""
+    queue, written = NegativeQueue(7, 3), []
+    draw = torch.Generator().manual_seed(0)
+    for size in (3, 3, 0, 5, 1, 7, 2):
+        keys = F.normalize(torch.randn(size, 3, generator=draw), dim=1)
+        queue.enqueue(keys)
+        written.extend(keys)
+        place = len(written) % 7
+        assert (int(queue.ptr), int(queue.filled)) == (place, min(7, len(written)))
+        newest = [written[-1 - ((place - 1 - row) % 7)] for row in range(int(queue.filled))]
+        torch.testing.assert_close(queue.negatives(), torch.stack(newest))
+
+
+def test_queue_stays_in_float32_when_the_model_is_halved():
+    queue = NegativeQueue(8, 3, 'random')
+    rows = queue.rows.clone()
+    for half in (torch.float16, torch.bfloat16):
+        assert torch.equal(copy.deepcopy(queue).to(half).rows, rows)
+    assert queue.double().rows.dtype == torch.float64
+    queue.enqueue(torch.ones(1, 3, dtype=torch.float16))
+
+
+def test_queue_round_trip():
+    queue, other = NegativeQueue(8, 3, 'random'), NegativeQueue(8, 3)
+    queue.enqueue(torch.ones(3, 3))
+    other.load_state_dict(queue.state_dict())
+    for store in (queue, other):
+        store.enqueue(torch.full((2, 3), 0.5))
+    assert all(torch.equal(*pair) for pair in zip(queue.buffers(), other.buffers(), strict=True))
+    assert sorted(queue.state_dict()) == ['filled', 'ptr', 'rows']

@@ -1,0 +1,246 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdistill_dense.analysis import reference
+from mmdistill_dense.analysis.measure import peak_extra_memory
+from mmdistill_dense.losses import key_ranks, normalize_pixels, pixel_info_nce, pixel_pairs, spatial_gate
+
+DOUBLE = torch.float64
+
+
+def _unit(*shape: int, seed: int = 0, dtype: torch.dtype = DOUBLE) -> Tensor:
+    rows = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+    return F.normalize(rows, dim=1).to(dtype)
+
+
+def _rows(n: int = 30, k: int = 50, c: int = 8, dtype: torch.dtype = DOUBLE) -> tuple[Tensor, Tensor, Tensor]:
+    """Student (a leaf), teacher, negatives."""
+    student, teacher, negatives = (_unit(size, c, seed=seed, dtype=dtype) for seed, size in enumerate((n, n, k)))
+    return student.requires_grad_(), teacher, negatives
+
+
+def _maps(*shape: int) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, *shape, generator=draw, dtype=DOUBLE)
+    return student.requires_grad_(), teacher
+
+
+@pytest.mark.parametrize('sizes', [(30, 50, 8), (1, 50, 8), (30, 1, 8), (30, 50, 1)])
+@pytest.mark.parametrize('temperature', [1.0, 0.2, 0.005])
+def test_loss_and_gradient_equal_the_released_formula(sizes: tuple[int, int, int], temperature: float) -> None:
+    student, teacher, negatives = _rows(*sizes)
+    loss, per_pixel = pixel_info_nce(student, teacher, negatives, temperature)
+    expected = reference.pcd_info_nce(student, teacher, negatives, temperature)
+    (grad,), (expected_grad,) = (torch.autograd.grad(3 * value, student) for value in (loss, expected))
+    torch.testing.assert_close((loss, grad), (expected, expected_grad), rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(per_pixel.mean(), loss)
+    assert not per_pixel.requires_grad
+
+
+@pytest.mark.parametrize('block', [1, 7, 64, 51])
+def test_blocks_do_not_change_the_result(block: int) -> None:
+    student, teacher, negatives = _rows()
+    results = []
+    for size in (None, block):
+        loss, per_pixel = pixel_info_nce(student, teacher, negatives, block=size)
+        results.append((loss, per_pixel, *torch.autograd.grad(loss, student)))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+def test_gradchecks() -> None:
+    student, teacher, negatives = _rows(5, 7, 4)
+    weight = torch.rand(5, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    assert torch.autograd.gradcheck(lambda s: pixel_info_nce(s, teacher, negatives, 0.2, weight, block=3)[0], student)
+    s, t = _maps(2, 4, 2, 3)
+    valid = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(0)) > 0.3
+
+    def of_maps(x: Tensor) -> Tensor:
+        rows, targets, counted = pixel_pairs(x, t, valid)
+        return pixel_info_nce(rows, targets, negatives, 0.2, counted / counted.sum())[0]
+
+    assert torch.autograd.gradcheck(of_maps, s)
+
+
+def test_row_weights_weigh_the_rows() -> None:
+    student, teacher, negatives = _rows()
+    weight = torch.zeros(30, dtype=DOUBLE)
+    weight[[3, 8]] = torch.tensor([0.25, 2.0], dtype=DOUBLE)
+    loss, per_pixel = pixel_info_nce(student, teacher, negatives, row_weight=weight)
+    torch.testing.assert_close(loss, 0.25 * per_pixel[3] + 2 * per_pixel[8])
+    loss.backward()
+    assert student.grad.any(1).nonzero().flatten().tolist() == [3, 8]
+
+
+def test_order_of_the_queue_does_not_matter() -> None:
+    student, teacher, negatives = _rows()
+    permuted = negatives[torch.randperm(50, generator=torch.Generator().manual_seed(1))]
+    results = []
+    for q in (negatives, permuted):
+        loss, _ = pixel_info_nce(student, teacher, q)
+        results.append((loss, *torch.autograd.grad(loss, student)))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+def test_a_negative_more_never_lowers_a_pixels_loss() -> None:
+    student, teacher, negatives = _rows()
+    fewer, more = (pixel_info_nce(student, teacher, negatives[:k])[1] for k in (49, 50))
+    assert (more > fewer).all()
+
+
+def test_equal_rows_and_far_negatives_give_almost_nothing() -> None:
+    student, _, _ = _rows(c=32)
+    loss, _ = pixel_info_nce(student, student.detach(), -student.detach().mean(0, keepdim=True), 0.05)
+    assert 0 < loss < 1e-3
+
+
+def test_a_small_loss_keeps_its_digits_in_float32() -> None:
+    """The logsumexp of all logits minus the positive loses half of them."""
+    student, _, negatives = _rows(30, 20, 64)
+    teacher = F.normalize(student.detach() + 0.1 * _unit(30, 64, seed=5), dim=1)
+    exact, _ = pixel_info_nce(student, teacher, negatives, 0.05)
+    loss, _ = pixel_info_nce(student.float(), teacher.float(), negatives.float(), 0.05)
+    assert exact < 1e-3
+    assert abs(loss.item() / exact.item() - 1) < 1e-5
+
+
+def test_only_the_student_gets_a_gradient() -> None:
+    student, teacher, negatives = _rows()
+    pixel_info_nce(student, teacher.requires_grad_(), negatives.requires_grad_())[0].backward()
+    assert student.grad.any() and teacher.grad is None and negatives.grad is None
+
+
+def test_without_gradient_the_values_are_the_same() -> None:
+    student, teacher, negatives = _rows()
+    expected = pixel_info_nce(student, teacher, negatives)
+    with torch.no_grad():
+        found = pixel_info_nce(student, teacher, negatives)
+    torch.testing.assert_close(found, tuple(x.detach() for x in expected), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('sizes', [(30, 0, 8), (0, 50, 8)])
+def test_no_negatives_or_no_rows_give_zero_with_a_gradient(sizes: tuple[int, int, int]) -> None:
+    student, teacher, negatives = _rows(*sizes)
+    loss, _ = pixel_info_nce(student, teacher, negatives)
+    loss.backward()
+    assert loss.item() == 0 and not student.grad.any()
+
+
+def test_start_of_training_is_the_logarithm_of_the_queue() -> None:
+    """ln(K + 1) + 1 / (2 C tau^2) for random directions."""
+    student, teacher, negatives = _rows(3136, 65536, 256, torch.float32)
+    with torch.no_grad():
+        loss, _ = pixel_info_nce(student, teacher, negatives)
+    assert abs(loss.item() - math.log(65537) - 1 / (2 * 256 * 0.2**2)) < 0.02
+    assert abs(loss.item() - 11.14) < 0.02
+
+
+def test_memory_is_a_fraction_of_the_released_forms() -> None:
+    student, teacher, negatives = _rows(784, 16384, 256, torch.float32)
+
+    def ours() -> Tensor:
+        return torch.autograd.grad(pixel_info_nce(student, teacher, negatives)[0], student)[0]
+
+    def released() -> Tensor:
+        return torch.autograd.grad(reference.pcd_info_nce(student, teacher, negatives, 0.2), student)[0]
+
+    assert peak_extra_memory(ours) < 0.2 * peak_extra_memory(released)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_rows_are_lifted_and_autocast_changes_nothing(dtype: torch.dtype) -> None:
+    student, teacher, negatives = (x.detach().to(dtype) for x in _rows())
+    student.requires_grad_()
+    expected, _ = pixel_info_nce(student.float(), teacher.float(), negatives.float())
+    with torch.autocast('cpu', torch.bfloat16):
+        loss, per_pixel = pixel_info_nce(student, teacher, negatives)
+        rows, weight = normalize_pixels(student.detach().view(30, 8, 1, 1))
+    loss.backward()
+    assert {x.dtype for x in (loss, per_pixel, rows, weight)} == {torch.float32}
+    assert loss.item() == expected.item() and student.grad.dtype == dtype
+
+
+def test_bad_inputs_are_named() -> None:
+    student, teacher, negatives = _rows()
+    with pytest.raises(ValueError, match='temperature must be above 0, got 0'):
+        pixel_info_nce(student, teacher, negatives, 0)
+    with pytest.raises(ValueError, match=r'rows differ in shape: \(30, 8\) and \(29, 8\)'):
+        pixel_info_nce(student, teacher[1:], negatives)
+    with pytest.raises(ValueError, match=r'negatives \(K, C\), got \(30, 8\) and \(50, 7\)'):
+        pixel_info_nce(student, teacher, negatives[:, 1:])
+    with pytest.raises(ValueError, match=r'row_weight must be \(30,\), got \(29,\)'):
+        pixel_info_nce(student, teacher, negatives, 0.2, torch.ones(29))
+    with pytest.raises(ValueError, match=r'valid must be \(2, 5, 6\) for a map of \(2, 4, 5, 6\)'):
+        normalize_pixels(torch.ones(2, 4, 5, 6), torch.ones(2, 6, 5, dtype=torch.bool))
+    with pytest.raises(ValueError, match="kind must be 'relu', 'gelu' or 'silu', got 'tanh'"):
+        spatial_gate(torch.ones(1, 1, 1, 1), 'tanh')
+
+
+def test_pixels_become_unit_rows_in_any_memory_layout() -> None:
+    x = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    rows, weight = normalize_pixels(x)
+    assert rows.shape == (30, 4) and weight.tolist() == [1.0] * 30
+    torch.testing.assert_close(rows[7], x[0, :, 1, 2] / x[0, :, 1, 2].norm())
+    for other in (x.to(memory_format=torch.channels_last), torch.stack([x, x], -1)[..., 0], x.mT.contiguous().mT):
+        assert torch.equal(normalize_pixels(other)[0], rows)
+
+
+def test_scale_leaves_the_loss_and_divides_the_gradient() -> None:
+    student, teacher = _maps(2, 8, 3, 5)
+    negatives = _unit(20, 8)
+    results = []
+    for scale in (1.0, 100.0):
+        leaf = (scale * student.detach()).requires_grad_()
+        loss, _ = pixel_info_nce(*pixel_pairs(leaf, scale * teacher)[:2], negatives)
+        results.append((loss, scale * torch.autograd.grad(loss, leaf)[0]))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize('side', ['student', 'teacher'])
+def test_pixels_without_direction_and_invalid_ones_have_no_part(side: str) -> None:
+    student, teacher = _maps(2, 8, 3, 5)
+    valid = torch.ones(2, 3, 5, dtype=torch.bool)
+    valid[1, 2, 4] = False
+    with torch.no_grad():
+        (student if side == 'student' else teacher)[0, :, 1, 1] = 1e-9
+    rows, targets, weight = pixel_pairs(student, teacher, valid)
+    assert (weight == 0).nonzero().flatten().tolist() == [6, 29]
+    loss, _ = pixel_info_nce(rows, targets, _unit(20, 8), 0.2, weight / weight.sum())
+    loss.backward()
+    untouched = (student.grad == 0).all(1)
+    assert untouched.nonzero().tolist() == [[0, 1, 1], [1, 2, 4]]
+    assert student.grad.abs().max() < 10  # the plain formula gives 1e8 here
+
+
+def test_no_valid_pixel_gives_zero_with_a_gradient() -> None:
+    student, teacher = _maps(2, 8, 3, 5)
+    rows, targets, weight = pixel_pairs(student, teacher, torch.zeros(2, 3, 5, dtype=torch.bool))
+    loss, _ = pixel_info_nce(rows, targets, _unit(20, 8), 0.2, weight)
+    loss.backward()
+    assert loss.item() == 0 and not student.grad.any()
+
+
+@pytest.mark.parametrize(('kind', 'activation'), [('relu', F.relu), ('gelu', F.gelu), ('silu', F.silu)])
+def test_mean_of_a_gated_map_is_the_activation_of_the_mean(kind: str, activation) -> None:
+    x, _ = _maps(3, 6, 4, 5)
+    torch.testing.assert_close(spatial_gate(x, kind).mean((2, 3)), activation(x.mean((2, 3))))
+    single = x[:, :, :1, :1]
+    torch.testing.assert_close(spatial_gate(single, kind), activation(single))
+
+
+def test_a_mean_of_zero_closes_the_gate_and_half_maps_stay_half() -> None:
+    x = torch.tensor([[[[-1.0, 1.0]], [[-1.0, 2.0]]]])
+    assert spatial_gate(x).tolist() == [[[[0.0, 0.0]], [[-1.0, 2.0]]]]
+    large = torch.full((1, 1, 300, 300), 3.0, dtype=torch.float16)  # the sum overflows float16
+    for kind in ('relu', 'gelu', 'silu'):
+        gated = spatial_gate(large, kind)
+        assert gated.dtype == torch.float16 and gated.isfinite().all() and gated.min() > 2
+
+
+def test_ranks_count_the_nearer_negatives() -> None:
+    negatives = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    vectors, keys = torch.tensor([[5.0, 0.0], [5.0, 0.0]]), torch.tensor([[9.0, 0.1], [0.0, 2.0]])
+    assert key_ranks(vectors, keys, negatives).tolist() == [1, 2]

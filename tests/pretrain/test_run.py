@@ -1,0 +1,143 @@
+"""The toy leaf of pre-training, shortened, as a run: it learns, resumes to the same bits, scales its learning rate."""
+
+import copy
+import functools
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import MODELS, init_default_scope
+
+from tests import toys
+
+LEAF = Path(__file__).parents[2] / 'configs/pcd/toy_pretrain.py'
+BATCH, IMAGES = 8, 40  # 5 iterations an epoch
+
+
+@functools.cache
+def teacher_file() -> str:
+    """A random teacher in a segmentor's file, as the demo leaves one."""
+    init_default_scope('mmseg')
+    torch.manual_seed(1)
+    backbone = MODELS.build(Config.fromfile(LEAF).model.teacher.backbone)
+    backbone.init_weights()
+    state = {f'backbone.{name}': value for name, value in backbone.state_dict().items()}
+    path = toys.fresh_dir() / 'teacher.pth'
+    torch.save({'state_dict': {**state, 'decode_head.conv_seg.weight': torch.zeros(7, 4, 1, 1)}}, path)
+    return str(path)
+
+
+def config(work_dir: Path, epochs: int = 2, workers: int = 0, **changes: Any) -> Config:
+    cfg = copy.deepcopy(Config.fromfile(LEAF)._cfg_dict.to_dict())
+    cfg['model']['teacher']['checkpoint'] = teacher_file()
+    for name in ('distillers', 'custom_imports', 'custom_hooks', 'visualizer', 'vis_backends'):
+        cfg.pop(name)
+    cfg['train_dataloader'].update(batch_size=BATCH, num_workers=workers)
+    cfg['train_dataloader']['dataset'].update(num_images=IMAGES)
+    cfg['model']['distillers']['pcd'].update(queue_size=13, monitor_interval=2)
+    cfg['param_scheduler'] = cfg['param_scheduler'][1:]
+    cfg['default_hooks']['checkpoint'] = dict(type='CheckpointHook', interval=1)
+    options = dict(
+        work_dir=str(work_dir), log_level='ERROR', train_cfg=dict(max_epochs=epochs), randomness=dict(seed=3)
+    )
+    return Config(toys.merged(toys.merged(cfg, options), changes))
+
+
+class Losses(Hook):
+    """Notes the loss and the learning rate of every iteration."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self.rates: list[float] = []
+
+    def before_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+        self.rates.append(runner.optim_wrapper.get_lr()['lr'][0])
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.values.append(outputs['distill.pcd.loss_pcd'].item())
+
+
+def train(cfg: Config) -> Losses:
+    notes = Losses()
+    runner = toys.make_runner(cfg.work_dir, cfg)
+    runner.register_hook(notes)
+    with toys.unformatted():
+        runner.train()
+    return notes
+
+
+def content(path: Path) -> dict[str, torch.Tensor]:
+    """Everything in a checkpoint that training goes on from."""
+    checkpoint = torch.load(path, weights_only=False)
+    tensors = {f'student.{name}': value for name, value in checkpoint['state_dict'].items()}
+    tensors |= {f'distillers.{name}': value for name, value in checkpoint['distillers'].items()}
+    for index, state in checkpoint['optimizer']['state'].items():
+        tensors |= {f'optimizer.{index}.{name}': value for name, value in state.items()}
+    return tensors
+
+
+@functools.cache
+def uninterrupted() -> tuple[Path, Losses]:
+    folder = toys.fresh_dir()
+    return folder, train(config(folder))
+
+
+def test_checkpoint_holds_the_backbone_and_beside_it_what_distils() -> None:
+    folder, _ = uninterrupted()
+    checkpoint = torch.load(folder / 'epoch_2.pth', weights_only=False)
+    assert {name.split('.')[0] for name in checkpoint['state_dict']} == {'backbone'}
+    parts = {name.split('.')[1] for name in checkpoint['distillers']}
+    assert parts == {'attention', 'projector', 'predictor', 'queue'}
+
+
+def test_resumed_pretraining_is_equal_bit_for_bit(tmp_path: Path) -> None:
+    folder, whole = uninterrupted()
+    notes = train(config(tmp_path, resume=True, load_from=str(folder / 'epoch_1.pth')))
+    expected = content(folder / 'epoch_2.pth')
+    assert not toys.differing(content(tmp_path / 'epoch_2.pth'), expected)
+    assert notes.values == whole.values[IMAGES // BATCH :]
+    assert toys.differing(content(folder / 'epoch_1.pth'), expected)
+
+
+def test_learning_rate_follows_the_batch() -> None:
+    _, notes = uninterrupted()
+    assert notes.rates[0] == pytest.approx(3e-3 * BATCH / 32)
+
+
+def test_student_learns_to_tell_its_teachers_pixels(tmp_path: Path) -> None:
+    """Against the same student without learning; a random teacher's maps are alike, hence ``center``."""
+    pcd = dict(queue_size=32, attention=None, center=True)
+    options = dict(
+        epochs=6,
+        model=dict(distillers=dict(pcd=pcd)),
+        param_scheduler=[dict(type='ConstantLR', factor=1.0, by_epoch=False)],
+        auto_scale_lr=dict(enable=False),
+    )
+    still = dict(optimizer=dict(lr=0.0))
+    learned, idle = (
+        train(config(tmp_path / name, **toys.merged(options, changes))).values[-5:]
+        for name, changes in (('a', {}), ('b', dict(optim_wrapper=still)))
+    )
+    assert np.mean(learned) < np.mean(idle) - 0.5
+
+
+def test_a_folder_with_damaged_files_is_trained_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(10):
+        cv2.imwrite(str(tmp_path / f'{index}.jpg'), rng.integers(0, 256, (70, 90, 3)).astype(np.uint8))
+    (tmp_path / 'broken.jpg').write_bytes(b'no picture')
+    cfg = config(tmp_path / 'run', epochs=1, workers=2)
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    cfg.train_dataloader.dataset = dict(
+        type='mmdistill_dense.UnlabeledImages',
+        data_root=str(tmp_path),
+        recursive=False,
+        check=False,
+        pipeline=[dict(type='LoadImageFromFile'), *pipeline[1:]],
+    )
+    assert len(train(cfg).values) == 11 // BATCH

@@ -1,0 +1,430 @@
+"""Self-supervised teachers: every family of files gives the map whose mean is its own head's output, or is refused."""
+
+import argparse
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmdistill_dense.pretrain import SSLTeacher
+from mmdistill_dense.pretrain.checkpoint_layouts import LAYOUTS
+from mmdistill_dense.pretrain.teacher_file import read_teacher
+from mmdistill_dense.registry import MODELS
+from mmdistill_dense.taps import Tap
+from mmdistill_dense.teacher import FrozenTeacher
+from tests import toys
+from tests.pretrain import files
+
+FAMILIES = list(files.NAMES)
+PATH = 'model.teacher.checkpoint'
+
+
+def teacher_of(family, layout=None, **options):
+    """A loaded teacher of a family's synthetic file, with the file's content and row."""
+    content, row = files.synthetic(family)
+    head = dict(widths=files.widths_of(content, row))
+    options = dict(layout=layout or files.NAMES[family], head=head, **options)
+    teacher = SSLTeacher(files.R50, **options)
+    teacher.load_teacher(files.saved(content), PATH)
+    return teacher.eval(), content, row
+
+
+def below(content, row, prefix):
+    """Entries below a prefix of the row."""
+    state = files.state_of(content, row)
+    return {name.removeprefix(row[prefix]): v for name, v in state.items() if name.startswith(row[prefix])}
+
+
+def refused(content, match, error=ValueError, **options):
+    """Loading this content fails with these words."""
+    options = dict(dict(layout='auto', head=dict(widths=[64, 20, 12])), **options)
+    teacher = SSLTeacher(files.R50, **options)
+    with pytest.raises(error, match=match):
+        teacher.load_teacher(files.saved(content), PATH)
+
+
+# Right files
+
+
+@pytest.mark.parametrize('keep', [False, True])
+@pytest.mark.parametrize('family', FAMILIES)
+def test_mean_of_the_map_is_the_head_of_the_mean(family, keep):
+    teacher, content, row = teacher_of(family, keep_last_bn=keep)
+    own = files.backbone(torch.float64)
+    own.load_state_dict({n: v for n, v in below(content, row, 'use_backbone').items() if n in own.state_dict()})
+    entries = below(content, row, 'use_head')
+    head = files.vector_head(family, entries, last_bn=keep)
+    images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected = head(own(images)[-1].mean((2, 3)))
+        for dtype, limit in ((torch.float64, 1e-13), (torch.float32, 1e-5)):
+            # torch's own modules in double are the reference; a float32 backbone would differ by itself.
+            found = copy.deepcopy(teacher.head).to(dtype)(own(images)[-1].to(dtype))
+            assert found.shape == (2, teacher.widths[-1], 3, 2)
+            assert (found.mean((2, 3)) - expected).abs().max() <= limit * expected.abs().max()
+        whole = copy.deepcopy(teacher).double()
+        assert (whole(images).mean((2, 3)) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_auto_finds_the_layout(family):
+    content, row = files.synthetic(family)
+    file = read_teacher(files.saved(content))
+    assert file.layout == files.NAMES[family]
+    assert len(file.backbone) == 318
+    unused = len(files.state_of(content, row)) - 318 - len(below(content, row, 'use_head'))
+    assert (len(file.head), file.ignored) == (len(below(content, row, 'use_head')), unused)
+
+
+@pytest.mark.parametrize('family', [f for f in FAMILIES if files.NAMES[f] != 'barlowtwins'])
+def test_file_saved_anew_with_another_key_or_none_is_found(family, tmp_path):
+    content, row = files.synthetic(family)
+    state = {name.removeprefix('module.'): value for name, value in files.state_of(content, row).items()}
+    assert read_teacher(files.saved(state)).layout == files.NAMES[family]
+    assert read_teacher(files.saved(dict(state_dict=state))).layout == files.NAMES[family]
+    safetensors = pytest.importorskip('safetensors.torch')
+    safetensors.save_file(state, tmp_path / 'teacher.safetensors')
+    assert read_teacher(tmp_path / 'teacher.safetensors').layout == files.NAMES[family]
+
+
+def test_table_has_the_public_widths():
+    layouts = files.table()['layouts']
+    for family, name in files.NAMES.items():
+        matrices = {
+            key: shape
+            for key, shape in layouts[family]['other_keys'].items()
+            if key.startswith(layouts[family]['use_head']) and len(shape) == 2
+        }
+        shapes = [matrices[key] for key in sorted(matrices)]
+        assert LAYOUTS[name].widths == (shapes[0][1], *(shape[0] for shape in shapes))
+        assert LAYOUTS[name].widths[-1] == layouts[family]['out_dim']
+
+
+def test_layouts_without_a_file_in_the_table():
+    torch.manual_seed(0)
+    names = {'conv1': '0', 'bn1': '1', 'layer1': '4', 'layer2': '5', 'layer3': '6', 'layer4': '7'}
+    state = {}
+    for name, value in files.backbone().state_dict().items():
+        first, _, rest = name.partition('.')
+        state[f'module.target_network.encoder.{names[first]}.{rest}'] = value
+        state[f'module.online_network.encoder.{names[first]}.{rest}'] = value + 1
+    head = nn.ModuleDict(dict(l1=nn.Linear(64, 20), bn1=nn.BatchNorm1d(20), l2=nn.Linear(20, 12)))
+    for branch in ('target', 'online'):
+        state |= {f'module.{branch}_network.projetion.{n}': v for n, v in head.state_dict().items()}
+    file = read_teacher(files.saved(dict(model=state)))
+    assert file.layout == 'byol_yaox12' and set(file.backbone) == set(files.backbone().state_dict())
+    assert sorted(file.head) == sorted(
+        f'{i}.{n}' for i, m in ((0, head.l1), (1, head.bn1), (3, head.l2)) for n in m.state_dict()
+    )
+
+    bare = files.backbone().state_dict()
+    layers = nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 12)).state_dict()
+    solo = {f'backbone.{n}': v for n, v in bare.items()} | {f'projector.{n}': v for n, v in layers.items()}
+    assert read_teacher(files.saved(dict(state_dict=solo)), 'solo_single').layout == 'solo_single'
+    solo['classifier.weight'] = torch.zeros(2, 64)
+    assert read_teacher(files.saved(dict(state_dict=solo))).layout == 'solo_single'
+    both = solo | {f'momentum_backbone.{n}': v + 1 for n, v in bare.items()}
+    both |= {f'momentum_projector.{n}': v + 1 for n, v in layers.items()}
+    momentum, online = (read_teacher(files.saved(dict(state_dict=both)), branch=b) for b in ('momentum', 'online'))
+    assert momentum.layout == online.layout == 'solo'
+    assert torch.equal(momentum.head['2.bias'], online.head['2.bias'] + 1)
+
+    v1 = {f'module.encoder_k.{n}': v for n, v in bare.items()} | {'module.encoder_k.fc.weight': torch.zeros(10, 64)}
+    v1 |= {'module.encoder_k.fc.bias': torch.zeros(10)}
+    assert list(read_teacher(files.saved(dict(state_dict=v1))).head) == ['0.weight', '0.bias']
+
+
+def test_branch_chooses_the_weights():
+    content, _ = files.synthetic('mocov3_r50')
+    path = files.saved(content)
+    momentum, online = read_teacher(path, branch='momentum'), read_teacher(path, branch='online')
+    state = content['state_dict']
+    for file, prefix in ((momentum, 'module.momentum_encoder.'), (online, 'module.base_encoder.')):
+        assert torch.equal(file.backbone['conv1.weight'], state[f'{prefix}conv1.weight'])
+        assert torch.equal(file.head['0.weight'], state[f'{prefix}fc.0.weight'])
+    dino, _ = files.synthetic('dino_r50')
+    other, _ = files.synthetic('dino_r50', seed=1)
+    both = files.saved(dict(teacher=dino['teacher'], student=other['teacher']))
+    for branch, one in (('momentum', dino), ('online', other)):
+        weight = one['teacher']['module.head.mlp.0.weight']
+        assert torch.equal(read_teacher(both, branch=branch).head['0.weight'], weight)
+    with pytest.raises(ValueError, match="branch='online': files of layout 'swav' hold one branch"):
+        read_teacher(files.saved(files.synthetic('swav_r50')[0]), branch='online')
+
+
+def test_dinos_arguments_are_read_and_nothing_else():
+    content, _ = files.synthetic('dino_r50')
+    arguments = argparse.Namespace(arch='resnet50', lr=0.1)
+    assert read_teacher(files.saved(content | dict(args=arguments))).layout == 'dino'
+    refused(content | dict(args=Foreign()), r'holds more than tensors.*Foreign.*could run code')
+
+
+class Foreign:
+    """A class that no checkpoint may hold."""
+
+
+# Wrong files
+
+
+def test_backbone_alone_is_named():
+    bare = files.backbone().state_dict()
+    for content in (bare, dict(state_dict={f'module.backbone.{n}': v for n, v in bare.items()})):
+        refused(content, r'a backbone alone and no projection head.*Barlow Twins.*teacher.head=None')
+        refused(content, r"layout='dino': .* a backbone alone", layout='dino', head=dict(widths=[64, 10, 10, 12]))
+
+
+def test_supervised_file_is_named():
+    bare = files.backbone().state_dict()
+    classifier = bare | {'fc.weight': torch.zeros(1000, 64), 'fc.bias': torch.zeros(1000)}
+    refused(classifier, r'trained with labels \(fc\.\*\), no self-supervised checkpoint')
+    segmentor = {f'backbone.{n}': v for n, v in bare.items()} | {'decode_head.conv_seg.weight': torch.zeros(3, 8, 1, 1)}
+    refused(dict(state_dict=segmentor), r'trained with labels \(decode_head\.\*\).*backbone, decode_head')
+
+
+def test_file_of_another_layout_is_named():
+    content, _ = files.synthetic('mocov2_r50')
+    refused(content, r"layout='mocov3' expects entries momentum_encoder\.\* and .* looks like mocov2", layout='mocov3')
+
+
+def test_unknown_file_lists_its_prefixes():
+    refused(dict(a=torch.zeros(1), b=torch.zeros(1)), r'of no known layout \(mocov3, .*Prefixes in the file: a, b\.')
+
+
+def test_two_layouts_are_refused():
+    content, row = files.synthetic('barlowtwins_r50')
+    refused(files.state_of(content, row), r"'auto' cannot choose between barlowtwins, solo_single")
+    assert read_teacher(files.saved(files.state_of(content, row)), 'barlowtwins').layout == 'barlowtwins'
+
+
+def test_widths_are_compared():
+    content, _ = files.synthetic('mocov3_r50')
+    words = r'widths \[64, 20, 12\], \[64, 24, 12\] were expected: set teacher.head=dict\(widths=\[64, 20, 12\]\)'
+    refused(content, words, head=dict(widths=[64, 24, 12]))
+    refused(content, r'widths \[64, 20, 12\], \[64, 8, 8, 12\] were expected', head=dict(widths=[64, 8, 8, 12]))
+
+
+@pytest.mark.parametrize(
+    ('gone', 'message'),
+    [
+        ('layer3.5.bn2.running_var', r'1 missing.*\n.*layer3.5.bn2.running_var'),
+        ('conv1.weight', r'1 missing'),
+        ('fc.1.running_var', 'head entry 1 is a batch norm, but running_var is missing'),
+        ('fc.1.bias', 'head entry 1 is a batch norm, but bias is missing'),
+        ('fc.0.weight', 'head entries 0 to 0 are missing'),
+        ('fc.4.', "the file has 'linear bn act linear'"),
+        ('fc.1.', 'head entries 1 to 2 are missing'),
+    ],
+)
+def test_missing_entry_is_named(gone, message):
+    content, _ = files.synthetic('mocov3_r50')
+    state = content['state_dict']
+    for name in [name for name in state if name.startswith(f'module.momentum_encoder.{gone}')]:
+        del state[name]
+    refused(content, message)
+
+
+def test_missing_bias_is_noticed_by_the_form():
+    content, _ = files.synthetic('mocov2_r50')
+    del content['state_dict']['module.encoder_k.fc.0.bias']
+    refused(content, r"head of layout 'mocov2' is 'linear\+ act linear\+'.*the file has 'linear act linear\+'",
+            head=dict(widths=[64, 64, 10]))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('module.momentum_encoder.extra.weight', r'1 unexpected.*\n.*extra.weight'),
+        ('module.teacher_queue', r"layout 'mocov3', which has no place for teacher_queue.*teacher.ignore"),
+        ('module.momentum_encoder.fc.6.weight', r'widths \[64, 20, 12, 4\], \[64, 20, 12\] were expected'),
+        ('module.momentum_encoder.fc.note', r"head entry 0 is neither.*'note': \(4, 12\)"),
+    ],
+)
+def test_extra_entry_is_named(name, message):
+    content, _ = files.synthetic('mocov3_r50')
+    content['state_dict'][name] = torch.zeros(4, 12)
+    refused(content, message)
+
+
+def test_entries_can_be_ignored_by_the_user():
+    content, _ = files.synthetic('mocov3_r50')
+    content['state_dict']['module.teacher_queue'] = torch.zeros(3)
+    teacher = SSLTeacher(files.R50, 'auto', dict(widths=[64, 20, 12]), ignore=['teacher_queue'])
+    used, ignored = teacher.load_teacher(files.saved(content))
+    assert (used, ignored) == (318 + 7, len(content['state_dict']) - 325)
+
+
+def test_widths_that_do_not_chain_are_refused():
+    content, _ = files.synthetic('mocov3_r50')
+    content['state_dict']['module.momentum_encoder.fc.3.weight'] = torch.zeros(12, 21)
+    refused(content, 'takes 21 channels, the one before gives 20')
+
+
+def test_not_finite_head_is_refused():
+    content, _ = files.synthetic('mocov3_r50')
+    content['state_dict']['module.momentum_encoder.fc.3.weight'] = torch.full((12, 20), float('nan'))
+    refused(content, 'broken, or not finite', RuntimeError)
+
+
+def test_backbone_of_another_depth_is_refused():
+    content, _ = files.synthetic('mocov3_r50')
+    teacher = SSLTeacher(dict(files.R50, depth=101), 'auto', dict(widths=[64, 20, 12]))
+    with pytest.raises(ValueError, match=r'does not fit ResNet .* missing'):
+        teacher.load_teacher(files.saved(content))
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(layout='moco'), "layout must be one of 'auto'"),
+        (dict(branch='ema'), 'branch must be one of'),
+        (dict(layout='auto'), r'set head=dict\(widths=\[2048'),
+        (dict(layout='solo'), r"layout='solo' does not tell the widths"),
+        (dict(layout='backbone'), 'set head=None'),
+        (dict(layout='mocov3', head=dict(width=3)), "head must be 'layout'"),
+        (dict(layout='mocov3', head=dict(widths=[3])), "head must be 'layout'"),
+        (dict(layout='mocov3_vit'), 'vision transformers are not supported'),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        SSLTeacher(files.R50, **options)
+
+
+def test_vision_transformer_is_refused_when_found():
+    state = files.synthetic('mocov3_r50')[0]['state_dict']
+    head = {n.replace('.fc.', '.head.'): v for n, v in state.items() if 'momentum_encoder.fc.' in n}
+    content = dict(state_dict=head | {'module.momentum_encoder.blocks.0.norm1.weight': torch.ones(3)})
+    refused(content, 'vision transformers are not supported')
+
+
+def test_wrong_backbone_for_the_head_is_named():
+    with pytest.raises(ValueError, match=r'the head takes 2048 channels and the backbone gives 64'):
+        SSLTeacher(files.R50, 'mocov3').eval()(torch.zeros(1, 3, 32, 32))
+
+
+def test_swav_has_its_own_normalisation():
+    assert SSLTeacher(files.R50, 'swav').preprocessor['std'] == [58.14, 57.12, 57.375]
+    assert SSLTeacher(files.R50, 'mocov3').preprocessor['std'] == [58.395, 57.12, 57.375]
+    assert SSLTeacher(files.R50, 'swav', data_preprocessor=dict(mean=[0, 0, 0])).preprocessor == dict(mean=[0, 0, 0])
+    content, row = files.synthetic('swav_r50')
+    refused(content, "Write layout='swav'", head=dict(widths=files.widths_of(content, row)))
+
+
+# As a teacher of a student
+
+
+def frozen(layout='mocov3', family='mocov3_r50', taps=('head',), **options):
+    """A loaded FrozenTeacher; ``stop_after`` as the dry run of these taps would set it."""
+    content, row = files.synthetic(family)
+    option = dict(
+        type='mmdistill_dense.SSLTeacher', backbone=files.R50, layout=layout, checkpoint=files.saved(content),
+        **dict(dict(head=dict(widths=files.widths_of(content, row))), **options),
+    )  # fmt: skip
+    teacher = FrozenTeacher(option)
+    teacher.taps, teacher.stop_after = [Tap.parse(tap) for tap in taps], len(taps)
+    teacher.load(torch.zeros(1))
+    return teacher
+
+
+def test_each_view_is_recorded_in_order():
+    teacher = frozen(taps=('head', 'backbone[-1]'))
+    views = [torch.randn(2, 3, 64, 64), torch.randn(2, 3, 96, 64)]
+    recorded = teacher(views)
+    assert [t.shape for t in recorded['head']] == [(2, 12, 2, 2), (2, 12, 3, 2)]
+    assert [t.shape for t in recorded['backbone[-1]']] == [(2, 64, 2, 2), (2, 64, 3, 2)]
+    for view, found in zip(views, recorded['head'], strict=True):
+        assert torch.equal(teacher(view)['head'][0], found)
+    assert not recorded['head'][0].requires_grad
+
+
+def test_receipt_names_the_file():
+    receipt = frozen().receipt
+    assert receipt.file == 'teacher.pth' and len(receipt.sha256) == 64
+    assert receipt.matched == receipt.total == 318 + 7
+    assert receipt.ignored == 318 + 10 + 7 + 3, 'the other branch, the predictor and the last batch norm'
+    receipt = frozen(keep_last_bn=True).receipt
+    assert receipt.matched == receipt.total == 318 + 10
+
+
+def test_views_are_renormalised_one_by_one():
+    teacher = frozen()
+    views = [torch.randn(1, 3, 32, 32), torch.randn(1, 3, 64, 32)]
+    expected = teacher([2 * view for view in views])['head']
+    teacher.renormalise = lambda x: 2 * x
+    assert all(torch.equal(a, b) for a, b in zip(teacher(views)['head'], expected, strict=True))
+
+
+def test_any_other_network_can_teach_views_too():
+    teacher = FrozenTeacher(toys.seg_net('fcn', allow_random=True))
+    teacher.taps = [Tap.parse('decode_head')]
+    teacher.load(torch.zeros(1))
+    views = [torch.randn(1, 3, 64, 64), torch.randn(1, 3, 64, 32)]
+    assert [t.shape[2:] for t in teacher(views)['decode_head']] == [(8, 8), (8, 4)]
+
+
+def test_default_head_has_the_published_size():
+    with torch.device('meta'):
+        teacher = SSLTeacher(dict(type='mmdet.ResNet', depth=50, out_indices=(3,)), 'mocov3')
+    assert sum(p.numel() for p in teacher.head.parameters()) == 9_445_376
+    assert sum(p.numel() for p in teacher.backbone.parameters()) == 23_508_032
+
+
+def test_it_stays_in_eval_mode_and_has_no_gradient():
+    teacher = frozen()
+    assert not any(module.training for module in teacher.network.modules())
+    assert not any(p.requires_grad for p in teacher.network.parameters())
+    assert not teacher.network.head.train().training
+
+
+def test_without_head_a_bare_file_or_a_whole_network_gives_its_backbone():
+    torch.manual_seed(3)
+    own = files.backbone()
+    bare = own.state_dict()
+    whole = {f'backbone.{n}': v for n, v in bare.items()} | {'decode_head.conv_seg.weight': torch.zeros(3, 8, 1, 1)}
+    classifier = bare | {'fc.weight': torch.zeros(10, 64)}
+    ssl = {f'module.momentum_encoder.{n}': v for n, v in bare.items()}
+    ssl |= {n: v for n, v in files.synthetic('mocov3_r50')[0]['state_dict'].items() if 'momentum_encoder.fc' in n}
+    images = torch.randn(1, 3, 64, 64)
+    for layout in ('auto', 'backbone'):
+        for content in (bare, dict(state_dict=whole), classifier, dict(state_dict=ssl)):
+            if layout == 'backbone' and 'state_dict' in content and content['state_dict'] is ssl:
+                continue
+            teacher = SSLTeacher(files.R50, layout, head=None)
+            teacher.load_teacher(files.saved(content))
+            assert torch.equal(teacher.eval()(images), own(images)[-1])
+
+
+WEIGHTS = files.TABLE.parents[2] / 'weights'
+
+
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f'{WEIGHTS} is not there')
+def test_real_backbone_teaches_without_head():
+    toys.build_plain(toys.seg_net('fcn'))  # registers mmseg
+    path = WEIGHTS / 'mobilenet_v2_w1.0_imagenet.pth'
+    option = dict(type='mmseg.MobileNetV2', widen_factor=1.0, out_indices=(6,))
+    own = MODELS.build(option)
+    own.load_state_dict(torch.load(path, weights_only=True)['state_dict'], strict=True)
+    own.eval()
+    images = torch.randn(1, 3, 64, 64)
+    for layout in ('auto', 'backbone'):
+        teacher = SSLTeacher(option, layout, head=None)
+        assert teacher.load_teacher(path) == (306, 0)
+        assert torch.equal(teacher.eval()(images), own(images)), 'this backbone gives a map and no tuple'
+    with pytest.raises(ValueError, match='does not fit MobileNetV2'):
+        SSLTeacher(option, 'auto', head=None).load_teacher(WEIGHTS / 'mobilenet_v2_w1.0_imagenet_mmdet.pth')
+
+
+def test_other_backbones_file_is_refused_without_head_too():
+    teacher = SSLTeacher(files.R50, 'backbone', head=None)
+    with pytest.raises(ValueError, match='does not fit ResNet'):
+        teacher.load_teacher(files.saved(dict(a=torch.zeros(1))))
+
+
+def test_random_teacher_for_tests_says_something():
+    teacher = SSLTeacher(files.R50, 'mocov3', dict(widths=[64, 8, 6]))
+    teacher.init_weights()
+    assert teacher.eval()(torch.randn(1, 3, 64, 64)).std() > 0

@@ -1,0 +1,94 @@
+"""The student that is pre-trained: a backbone under its own name, one pass per view, nothing else."""
+
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmdistill_dense.registry import MODELS
+from tests import toys
+
+R18 = dict(type='mmdet.ResNet', depth=18, base_channels=4, stem_channels=4)
+
+
+def student(**backbone):
+    """A tiny student."""
+    return MODELS.build(dict(type='mmdistill_dense.BackboneStudent', backbone=dict(R18, **backbone)))
+
+
+@pytest.mark.parametrize('kind', ['mmdet.ResNet', 'mmseg.ResNet', 'mmseg.ResNetV1c'])
+def test_it_starts_from_scratch_as_published(kind):
+    toys.build_plain(toys.seg_net('fcn'))  # registers mmseg
+    torch.manual_seed(0)
+    model = student(type=kind)
+    model.init_weights()
+    assert model.backbone.norm_eval is False
+    for name, module in model.backbone.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            assert (module.weight == 1).all() and (module.bias == 0).all(), f'{name}: no zero-initialised residual'
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 500:
+            fan_out = module.weight.shape[0] * module.weight[0, 0].numel()
+            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.15), name
+
+
+def test_frozen_statistics_are_refused():
+    with pytest.raises(ValueError, match=r'backbone.norm_eval=True .* set norm_eval=False'):
+        student(norm_eval=True)
+
+
+def test_own_choice_of_residual_start_stays():
+    assert student(zero_init_residual=True).backbone.zero_init_residual is True
+
+
+def test_backbones_without_these_options_are_built():
+    toys.build_plain(toys.seg_net('fcn'))
+    mobile = dict(type='mmseg.MobileNetV2', widen_factor=0.25, out_indices=(6,))
+    model = MODELS.build(dict(type='mmdistill_dense.BackboneStudent', backbone=mobile))
+    assert model.predict(torch.zeros(1, 3, 64, 64)).shape == (1, 80)
+
+
+def test_mobilenet_v3_has_the_published_size():
+    toys.build_plain(toys.seg_net('fcn'))
+    with torch.device('meta'):
+        backbone = dict(type='mmseg.MobileNetV3', arch='large', out_indices=(16,))
+        model = MODELS.build(dict(type='mmdistill_dense.BackboneStudent', backbone=backbone)).eval()
+        assert model(torch.zeros(1, 3, 224, 224))[-1].shape == (1, 960, 28, 28)
+    assert sum(p.numel() for p in model.parameters()) == 2_971_952
+
+
+def test_each_view_is_one_pass_first_view_first():
+    model = student().train()
+    views = [torch.full((2, 3, 64, 64), 1.0), torch.full((2, 3, 32, 64), 2.0)]
+    seen = []
+    model.backbone.register_forward_hook(lambda _, args, output: seen.append((args[0], output[-1].shape)))
+    assert model(views, mode='loss') == {}
+    assert all(torch.equal(given, view) for (given, _), view in zip(seen, views, strict=True))
+    assert [shape for _, shape in seen] == [(2, 32, 2, 2), (2, 32, 1, 2)]
+    assert int(model.backbone.bn1.num_batches_tracked) == 2
+    seen.clear()
+    assert model(views[0], mode='loss') == {} and len(seen) == 1
+
+
+def test_it_predicts_pooled_features():
+    model = student().eval()
+    views = [torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64)]
+    first, second = model(views, mode='predict')
+    assert torch.equal(first, model(views[0], mode='predict')) and second.shape == (2, 32)
+    torch.testing.assert_close(first, model(views[0])[-1].flatten(2).mean(2))
+    with pytest.raises(ValueError, match='mode must be'):
+        model(views, mode='train')
+
+
+def test_nothing_to_learn_from_is_said():
+    with pytest.raises(ValueError, match='no loss of its own .* set model.teacher and model.distillers'):
+        student().parse_losses({})
+    loss, log = student().parse_losses({'pcd.loss_pcd': torch.tensor(2.0), 'pcd.acc_top1': torch.ones(())})
+    assert loss == 2 and log['pcd.acc_top1'] == 1
+
+
+def test_state_is_the_backbone_under_its_name():
+    init_default_scope('mmdet')
+    assert all(name.startswith('backbone.') for name in student().state_dict())
+    counts = {18: 120, 34: 216, 50: 318}
+    for depth, count in counts.items():
+        assert len(student(depth=depth).state_dict()) == count

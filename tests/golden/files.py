@@ -77,6 +77,6 @@ def differences(
 
 def perturb(arrays: Arrays, name: str, by: float) -> Arrays:
     """Return the arrays with the first element of one of them moved."""
-    changed = arrays[name].astype(np.float64)
+    changed = arrays[name].astype(np.float64, order='C')  # else reshape may copy
     changed.reshape(-1)[0] += by
     return {**arrays, name: changed}

@@ -4,7 +4,7 @@ A kind is a function from a file's arrays and a dtype to the results that the fi
 array; it calls what the distillers call. A new method is a row in METHODS, its kinds and its tolerances.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.losses import dense_contrast, softmax_divergence
+from tests.golden import maskd
+from tests.golden.maskd import Arrays
 
-Arrays = Mapping[str, np.ndarray]
 Kind = Callable[[Arrays, torch.dtype], dict[str, Tensor]]
 
 
@@ -102,8 +103,18 @@ METHODS = {
         kind_of=lambda path, arrays: str(arrays['kind']),
         kinds={'ctr': afdcd_contrast, 'module': afdcd_module, 'kd': afdcd_kd},
     ),
+    'maskd': Method(
+        kind_of=maskd.kind_of,
+        kinds={
+            'stage1': maskd.stage1,
+            'stage2_det': maskd.stage2_detection,
+            'stage2_seg': maskd.stage2_segmentation,
+            'dice': maskd.dice,
+            'dist': maskd.dist,
+        },
+    ),
 }
-NOT_BUILT_YET = ('maskd', 'pcd')
+NOT_BUILT_YET = ('pcd',)
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,9 @@ class Tolerance:
 # taken as a gradient, the norm as the gradients in it. The contrast's gradient can be 0 in exact arithmetic (all of P
 # below all of F_t: the signs are equal and the weights sum to 0), what is stored then is rounding, 1e-16: hence the
 # absolute part, which is far below 1e-3 of any other.
+# maskd: "loss rtol 1e-5 (float32 run) or 1e-9 (float64 run on the stored inputs); gradients: max abs difference <=
+# 1e-5 x max abs of the stored array (1e-6 in a float64 run)"; "stage-1 dice is stored in float32: compare at 1e-6".
+# Masks, their weights and the weight map, of which nothing is said, are taken as gradients.
 TOLERANCES = (
     Tolerance('afdcd', '*', 'loss', (1e-10, 2e-6)),
     Tolerance('afdcd', 'module', 'fd', (1e-10, 2e-6)),
@@ -139,6 +153,14 @@ TOLERANCES = (
     Tolerance('afdcd', 'module', 'grad_feat_s_ctr', (2e-7, 1e-3), absolute=(1e-14, 1e-6)),
     Tolerance('afdcd', 'module', 'grad_*', (2e-7, 1e-3)),
     Tolerance('afdcd', '*', 'grad_*', (2e-7, 5e-5)),
+    Tolerance('maskd', '*', '*loss', (1e-9, 1e-5)),
+    Tolerance('maskd', 'dice', 'dice', (1e-9, 1e-5)),
+    Tolerance('maskd', 'stage1', 'dice', (1e-6, 1e-6)),
+    Tolerance('maskd', '*', '*grad_*', (1e-6, 1e-5)),
+    *(Tolerance('maskd', 'stage1', name, (1e-6, 1e-5)) for name in ('mask', 'prob', 'out')),
+    *(Tolerance('maskd', 'stage2_*', f'*{name}', (1e-6, 1e-5)) for name in ('weight_map', 'mask_teacher', 'mask_used')),
+    Tolerance('maskd', 'stage2_seg', 'mask', (1e-6, 1e-5)),
+    Tolerance('maskd', 'stage2_det', '*prob', (1e-6, 1e-5)),
 )
 
 

@@ -10,7 +10,9 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
-from mmdistill_dense.analysis import benchmark_losses, benchmark_step
+from mmdistill_dense.analysis import benchmark_afdcd, benchmark_losses, benchmark_maskd, benchmark_step
+
+METHODS = {'afdcd': benchmark_afdcd, 'maskd': benchmark_maskd}
 
 
 def main() -> None:
@@ -26,9 +28,13 @@ def main() -> None:
 
 
 def _losses(args: argparse.Namespace) -> object:
-    rows = [benchmark_losses.measure(case) for case in benchmark_losses.METHODS[args.method](args.size)]
+    method = METHODS[args.method]
+    size = args.size or method.DEFAULT_SIZE
+    if size not in method.SIZES:
+        raise SystemExit(f'--size of {args.method} must be one of {", ".join(method.SIZES)}, got {size}')
+    rows = [benchmark_losses.measure(case) for case in method.cases(size)]
     print(benchmark_losses.as_markdown(rows))
-    print(f'\nSize: {args.size}, one image. {benchmark_losses.NOTE}')
+    print(f'\nSize {size}: {method.describe(size)}. {benchmark_losses.NOTE}')
     return [asdict(row) for row in rows]
 
 
@@ -36,9 +42,9 @@ def _step(args: argparse.Namespace) -> object:
     MMLogger.get_instance('benchmark', log_level='ERROR')  # else the teacher's initialisation fills the screen
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options or {})
-    cost = benchmark_step.measure_step(config, args.batch, args.repeats)
+    cost = benchmark_step.measure_step(config, args.batch, args.repeats, args.size and tuple(args.size))
     print(benchmark_step.as_markdown(cost))
-    return {**asdict(cost), 'ratio': cost.ratio}
+    return {**asdict(cost), 'ratio': cost.ratio, 'whole_ratio': cost.whole_ratio}
 
 
 def _parse() -> argparse.Namespace:
@@ -48,11 +54,14 @@ def _parse() -> argparse.Namespace:
     shared.add_argument('--json', type=Path, metavar='FILE', help='write the figures there too')
     commands = parser.add_subparsers(dest='what', required=True)
     losses = commands.add_parser('losses', parents=[shared], help='ours against the released formulas')
-    losses.add_argument('--method', required=True, choices=sorted(benchmark_losses.METHODS))
-    losses.add_argument('--size', default='cityscapes', choices=benchmark_losses.SIZES)
+    losses.add_argument('--method', required=True, choices=sorted(METHODS))
+    sizes = '; '.join(f'{name}: {", ".join(method.SIZES)}' for name, method in METHODS.items())
+    losses.add_argument('--size', help=f"{sizes}. Default: the method's first")
     step = commands.add_parser('step', parents=[shared], help='the parts of a distilled training step')
     step.add_argument('--config', required=True)
     step.add_argument('--batch', type=int, help="images; default the config's")
+    size = "of the images; default the config's crop, or largest training size"
+    step.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), help=size)
     step.add_argument('--repeats', type=int, default=5)
     step.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides: key=value')
     return parser.parse_args()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.analysis import benchmark_losses, benchmark_step, reference
+from mmdistill_dense.analysis import benchmark_afdcd, benchmark_losses, benchmark_maskd, benchmark_step, reference
 from mmdistill_dense.analysis.measure import Timing
 from mmdistill_dense.losses import dense_contrast, feature_mimic, masked_align_conv
 from tests import toys
@@ -15,26 +15,62 @@ from tests import toys
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_losses_command(tmp_path: Path) -> None:
-    command = ['tools/benchmark.py', 'losses', '--method', 'afdcd', '--size', 'small', '--json', str(tmp_path / 'out')]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / 'out').read_text())
-    assert [row['name'] for row in rows] == [
+ROWS = {
+    'afdcd': [
         'contrast core, near convergence',
         'contrast core, at the start',
         'contrast with pooling',
         'align + first conv',
-    ]
+    ],
+    'maskd': ['loss of all levels', 'branch alone, forward', 'gate and Dice, to the tokens'],
+}
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, 'tools/benchmark.py', 'losses', *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize('method', ROWS)
+def test_losses_command(method: str, tmp_path: Path) -> None:
+    done = _run('--method', method, '--size', 'small', '--json', str(tmp_path / 'out'))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / 'out').read_text())
+    assert [row['name'] for row in rows] == ROWS[method]
     for row in rows:
         assert f'| {row["name"]} |' in done.stdout
-        assert 0 < row['ours_error'] < 1e-4 and row['ours_bytes'] < row['released_bytes']
+        assert 0 < row['ours_error'] < 1e-4 and row['result_bytes'] <= row['ours_bytes'] < row['released_bytes']
+
+
+def test_a_size_of_another_method_is_refused() -> None:
+    done = _run('--method', 'maskd', '--size', 'cityscapes')
+    assert done.returncode == 1
+    assert '--size of maskd must be one of detection, retinanet' in done.stderr
+
+
+@pytest.mark.parametrize('method', [benchmark_afdcd, benchmark_maskd])
+def test_every_size_is_described(method) -> None:
+    assert method.DEFAULT_SIZE in method.SIZES
+    assert all('channels of' in method.describe(size) for size in method.SIZES)
+
+
+def test_segmentation_has_neither_branch_nor_masks_of_the_student() -> None:
+    loss, learning = benchmark_maskd.cases('seg_n2')
+    assert [tuple(x.shape) for x in (*loss.constants, *learning.inputs)] == [(2, 19, 64, 128), (8, 19), (8, 19)]
+    assert benchmark_maskd.describe('seg_n2').endswith("8 tokens, the teacher's masks")
 
 
 def test_the_map_of_camvid_is_cropped_for_the_naive_formula() -> None:
-    *contrasts, conv = benchmark_losses.afdcd_cases('camvid')
+    *contrasts, conv = benchmark_afdcd.cases('camvid')
     assert [case.inputs[0].shape[2:] for case in contrasts] == [(44, 44)] * 2
     assert conv.inputs[0].shape == (1, 512, 45, 45)
+
+
+def test_a_row_prints_the_ratios() -> None:
+    ours, released = Timing(0.5, 0.1, 1.0), Timing(20.0, 1.0, 100.0)
+    row = benchmark_losses.Row('loss', ours, released, 2**20, 8 * 2**20, 2**19, 1e-7, 2e-7)
+    table = benchmark_losses.as_markdown([row])
+    assert '| **40x** | 8.0 | 1.0 | **0.12** | 0.5 | 2.0e-07 | 1.0e-07 |' in table
 
 
 def test_reference_agrees_with_the_losses() -> None:
@@ -53,12 +89,12 @@ def test_reference_agrees_with_the_losses() -> None:
     assert feature_mimic(rebuilt, expected) < 1e-15
 
 
-def _config(**options) -> Config:
+def _config(scope: str = 'mmseg', **options) -> Config:
     model = toys.model_config(**options)
     return Config(
         {
             'model': model,
-            'default_scope': 'mmseg',
+            'default_scope': scope,
             'train_dataloader': {'batch_size': 2},
             'optim_wrapper': {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01}},
         }
@@ -74,10 +110,33 @@ def test_step_takes_a_step_apart() -> None:
     assert f'**{cost.ratio:.3f}**' in table and 'batch 2 of 64x64' in table
 
 
+@pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn'])
+def test_step_of_a_detector(kind: str) -> None:
+    """MasKD has random tokens, and by then the student's masks; the control inherits nothing."""
+    distillers = {'maskd': {'type': 'MasKD', 'student_mask_from': 5}}
+    options = {'student': toys.det_net(kind), 'teacher': toys.det_teacher(kind, 8), 'inherit': [('neck', 'neck')]}
+    config = _config('mmdet', distillers=distillers, **options)
+    cost = benchmark_step.measure_step(config, repeats=1, image_size=(64, 96))
+    assert (cost.batch, cost.size) == (2, (64, 96)) and cost.teacher_weights.endswith('.pth')
+    assert list(cost.adapters) == ['maskd adapters']
+    with pytest.raises(ValueError, match='no step of train_dataloader.dataset.pipeline has a scale; give --size'):
+        benchmark_step.measure_step(config, repeats=1)
+
+
+def test_random_weights_stay_what_they_are() -> None:
+    """Else steps on noise would end in infinities, and two benchmarks would not measure the same network."""
+    config = _config(distillers={})
+    network = benchmark_step._build(config.model)
+    before = [parameter.clone() for parameter in network.parameters()]
+    benchmark_step._step(network, config, toys.seg_batch())()
+    assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
+
+
 def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
     control, teacher, distilled, one, two = (Timing(median, 0, 100) for median in (4.0, 2.0, 13.0, 3.0, 1.0))
     cost = benchmark_step.StepCost(1, (8, 8), 'random', control, teacher, distilled, {'a': one, 'b': two})
     assert cost.ratio == (13 - 3 - 1) / (4 + 2)
+    assert cost.whole_ratio == 13 / (4 + 2)
 
 
 def test_step_uses_the_teachers_file() -> None:

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdistill_dense.distillers.maskd import MasKD
-from mmdistill_dense.engine.cli import _build_runner, _common_parser, _load_config
+from mmdistill_dense.engine.cli import build_runner, common_parser, load_config
 from mmdistill_dense.tokens.files import write_tokens
 from mmdistill_dense.tokens.prepare import places_of
 
@@ -31,10 +31,10 @@ def main_learn_tokens(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The command line without the program's name. Default: that of this process.
     """
-    parser = _common_parser('Learn the tokens of MasKD on the teacher of a config, and stop')
+    parser = common_parser('Learn the tokens of MasKD on the teacher of a config, and stop')
     parser.add_argument('--out', metavar='FILE', help='write the tokens here too, for tokens= of other configs')
     args = parser.parse_args(argv)
-    runner = _build_runner(_load_config(args))
+    runner = build_runner(load_config(args))
     distillers = learning_distillers(runner.model)
     if args.out and len(distillers) > 1:
         parser.error(f'--out is one file and the config has {len(distillers)} MasKD distillers')

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.dist import all_reduce, get_rank
-from mmengine.optim import OPTIMIZERS
+from mmengine.registry import OPTIMIZERS
 from torch import Tensor
 
 from mmdistill_dense.engine.seeding import fork_rng, mix, seed_everything

@@ -83,7 +83,7 @@ class Places:
             return {'kind': 'file', 'values': self.read_given(self.distiller.tokens, logger)}
         if self.final.is_file():
             logger.info(f'{name}: tokens from {self.final}')
-            return {'kind': 'file', 'values': self._read(self.final)}
+            return {'kind': 'file', 'values': self.read(self.final)}
         partial = self._read_partial() if self.partial.is_file() else None
         start = partial['iteration'] if partial else 0
         logger.info(f'{name}: learning tokens on {self.meta["taps"]} from iteration {start}, into {self.final}')
@@ -106,6 +106,10 @@ class Places:
         logger.info(f'{self.distiller.name}: tokens from {path}')
         return fit_tokens(values, self.distiller.token_shapes(), f'{key}={given!r}')
 
+    def read(self, path: Path) -> Values:
+        """Read one of the run's own files."""
+        return fit_tokens(read_tokens(path, self.distiller.name)[0], self.distiller.token_shapes(), repr(str(path)))
+
     def save_partial(self, learner: TokenLearner) -> None:
         """Write the state of unfinished learning."""
         write_tokens(self.partial, learner.values, self.meta, learner=learner.state_dict())
@@ -116,11 +120,8 @@ class Places:
         self.partial.unlink(missing_ok=True)
         return {'kind': 'file', 'values': {name: value.cpu() for name, value in values.items()}}
 
-    def _read(self, path: Path) -> Values:
-        return fit_tokens(read_tokens(path, self.distiller.name)[0], self.distiller.token_shapes(), repr(str(path)))
-
     def _read_partial(self) -> dict[str, Any]:
-        return {**read_checkpoint(self.partial)['learner'], 'values': self._read(self.partial)}
+        return {**read_checkpoint(self.partial)['learner'], 'values': self.read(self.partial)}
 
 
 def places_of(distiller: MasKD, runner: Any) -> Places:

@@ -55,13 +55,12 @@ def ready_distiller(
     if given is not None:
         distiller.load_tokens(places.read_given(given, logger), places.teacher)
     elif not distiller.has_tokens_of(places.teacher):
-        found_in = places.find(logger)
-        if found_in['kind'] == 'learn':
+        if not places.final.is_file():
             raise FileNotFoundError(
                 f'There are no tokens at {str(places.final)!r}: learn them with tools/learn_tokens.py or by training, '
                 'or give a token file or a checkpoint.'
             )
-        distiller.load_tokens(found_in['values'], places.teacher)
+        distiller.load_tokens(places.read(places.final), places.teacher)
     model.eval()
     return model, distiller
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import PolyLR
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.engine.checks import num_classes
@@ -79,8 +79,9 @@ def test_leaves_are_complete_and_resolve(loaded: dict[str, Config]) -> None:
         assert not missing, f'{key} lacks {missing}'
         assert cfg.default_hooks.distill.type == 'mmdistill_dense.DistillHook', key
         if cfg.model.type == 'mmdistill_dense.DistillModel':
-            student = load_model(cfg.model.student, 'student')
-            teacher = load_model({k: v for k, v in cfg.model.teacher.items() if k != 'checkpoint'}, 'teacher')
+            with DefaultScope.overwrite_default_scope(cfg.default_scope):  # as in a run
+                student = load_model(cfg.model.student, 'student')
+                teacher = load_model({k: v for k, v in cfg.model.teacher.items() if k != 'checkpoint'}, 'teacher')
             assert num_classes(student.model) is not None, key
             assert num_classes(student.model) == num_classes(teacher.model), key
             assert {student.scope, teacher.scope} <= {None, cfg.default_scope}, key

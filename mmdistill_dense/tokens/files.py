@@ -46,7 +46,8 @@ def read_tokens(path: str | Path, owner: str) -> tuple[Values, dict[str, Any]]:
 
     Returns:
         The values, and the file's ``meta``: of our files what was learned on which teacher, of a checkpoint the
-        fingerprint of the ``teacher``, of the released layouts nothing that we know.
+        fingerprint of the ``teacher``, of the released layouts nothing that we know. ``unfinished`` tells whether the
+        learning had not ended.
 
     Raises:
         ValueError: When the file cannot be read safely, holds no tokens, or several sets and none under ``owner``.
@@ -62,7 +63,7 @@ def read_tokens(path: str | Path, owner: str) -> tuple[Values, dict[str, Any]]:
     if len(sets) > 1 and f'{owner}.' not in sets:
         raise ValueError(f'{str(path)!r} holds several sets of tokens, under {_some(sets)}; none is {owner!r}.')
     chosen = f'{owner}.' if len(sets) > 1 else next(iter(sets))
-    meta = dict(content.get('meta') or {})
+    meta = {**(content.get('meta') or {}), 'unfinished': 'learner' in content}
     if f'{chosen}tokens_ready' in state:
         meta['teacher'] = from_number(int(state[f'{chosen}tokens_ready']))
     return sets[chosen], meta

@@ -24,6 +24,9 @@ class GatedTap:
     count: int
 
 
+_EVALUATED = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+
+
 @contextmanager
 def training_objective(network: nn.Module) -> Iterator[None]:
     """Let a frozen network compute its training loss: heads behave as in training, normalisation and dropout do not.
@@ -36,7 +39,8 @@ def training_objective(network: nn.Module) -> Iterator[None]:
     try:
         for module, _ in modes:
             composed = any(True for _ in module.children()) and not type(module).__module__.startswith('torch.')
-            module.training = composed  # not train(), which backbones override
+            # not train(), which backbones override; timm's norms hold their activation and are no leaves
+            module.training = composed and not isinstance(module, _EVALUATED)
         yield
     finally:
         for module, mode in modes:

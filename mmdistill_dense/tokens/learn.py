@@ -12,8 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.dist import all_reduce, get_rank
-from mmengine.registry import OPTIMIZERS
+from mmengine.dist import all_reduce, broadcast_object_list, get_rank
 from torch import Tensor
 
 from mmdistill_dense.engine.seeding import fork_rng, mix, seed_everything
@@ -66,7 +65,9 @@ def learn_tokens(
             f'{type(network).__name__} has none; give learned ones as tokens=.'
         )
     model = getattr(runner.model, 'module', runner.model)
-    seed = mix(runner.seed, zlib.crc32(task.name.encode()))
+    seeds = [mix(runner.seed, zlib.crc32(task.name.encode()))]
+    broadcast_object_list(seeds)  # runs may seed their processes differently; tokens and order of the data are one
+    seed = seeds[0]
     learner = TokenLearner(task, seed, next(network.parameters()).device)
     if partial is not None:
         learner.load_state_dict(partial)
@@ -113,7 +114,7 @@ class TokenLearner:
     def __init__(self, task: Task, seed: int, device: torch.device) -> None:
         self.task = task
         self.values = {n: v.to(device).requires_grad_() for n, v in initial_tokens(task.shapes, seed).items()}
-        self.optimizer = OPTIMIZERS.build({**task.options.optimizer, 'params': list(self.values.values())})
+        self.optimizer = task.options.build_optimizer(list(self.values.values()))
         self.iteration = 0
         self.skipped = 0
 

@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import torch
+from mmengine.optim import OPTIMIZERS
+from torch import Tensor
+
 _SCHEDULES = ('cosine', 'poly')
 _CLIP = {'max_norm', 'norm_type'}
 
@@ -70,11 +74,23 @@ class LearnOptions:
             raise ValueError("learn.power acts with learn.schedule='poly' only.")
         if not isinstance(self.optimizer, Mapping) or not {'type', 'lr'} <= set(self.optimizer):
             raise ValueError(f"learn.optimizer must be dict(type='Adam', lr=…, …), got {self.optimizer!r}.")
+        self.build_optimizer([torch.zeros(1, requires_grad=True)])  # a misspelt option shows now, not hours later
         clip = self.clip_grad
         if clip is not None and not (isinstance(clip, Mapping) and 'max_norm' in clip and set(clip) <= _CLIP):
             raise ValueError(f'learn.clip_grad must be None or dict(max_norm=…, norm_type=2), got {clip!r}.')
         if self.dice_weight < 0:
             raise ValueError(f'learn.dice_weight must be >= 0, got {self.dice_weight}.')
+
+    def build_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        """Build the optimizer.
+
+        Raises:
+            ValueError: For a type that mmengine does not know, or an option that the type does not take.
+        """
+        try:
+            return OPTIMIZERS.build({**self.optimizer, 'params': parameters})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'learn.optimizer={dict(self.optimizer)!r} cannot be built: {error}') from error
 
     def rate(self, iteration: int) -> float:
         """Return the learning rate of an iteration, counted from 0."""

@@ -94,6 +94,11 @@ class Places:
         key = f'model.distillers.{self.distiller.name}.tokens'
         path = local_file(given, None, key)
         values, meta = read_tokens(path, self.distiller.name)
+        if meta.get('unfinished'):
+            raise ValueError(
+                f'{key}={given!r} is the state of unfinished learning: leave tokens out and run again in the same '
+                'work_dir to finish it, then give the file without .partial.'
+            )
         theirs = meta.get('teacher') if isinstance(meta.get('teacher'), str) else None
         if theirs is None:
             logger.warning(f'{key}={given!r} does not say on which teacher it was learned; it was not compared.')

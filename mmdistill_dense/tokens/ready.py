@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 
 from mmdistill_dense.checkpoint import read_checkpoint, state_dict_of
 from mmdistill_dense.registry import DISTILLERS, MODELS
+from mmdistill_dense.tokens.fingerprint import from_number
 from mmdistill_dense.tokens.prepare import Places
 
 if TYPE_CHECKING:
@@ -54,7 +55,12 @@ def ready_distiller(
     given = tokens or (None if checkpoint else distiller.tokens)
     if given is not None:
         distiller.load_tokens(places.read_given(given, logger), places.teacher)
-    elif not distiller.has_tokens_of(places.teacher):
+    elif checkpoint is not None and not distiller.has_tokens_of(places.teacher):
+        raise ValueError(
+            f'checkpoint={checkpoint!r} holds tokens of the teacher {from_number(int(distiller.tokens_ready))}, this '
+            f'config has {places.teacher}: give the checkpoint of a run of this config, or a token file.'
+        )
+    elif checkpoint is None:
         if not places.final.is_file():
             raise FileNotFoundError(
                 f'There are no tokens at {str(places.final)!r}: learn them with tools/learn_tokens.py or by training, '

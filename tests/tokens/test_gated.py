@@ -199,3 +199,20 @@ def test_networks_without_a_mask_branch_are_not_asked():
     for network in (frozen('faster_rcnn'), frozen('fcn', det=False)):
         with only_possible_heads(network, samples) as off:
             assert not off
+
+
+def test_norms_and_dropout_that_are_no_leaves_stay_in_evaluation():
+    class NormAct(nn.BatchNorm2d):  # as timm's
+        def __init__(self):
+            super().__init__(3)
+            self.act = nn.ReLU()
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = NormAct()
+
+    network = nn.Sequential(Block(), nn.Dropout()).eval()
+    with training_objective(network):
+        assert [network[0].training, network[0].norm.training, network[1].training] == [True, False, False]
+    assert not any(module.training for module in network.modules())

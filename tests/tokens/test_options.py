@@ -43,6 +43,8 @@ def test_identity_is_what_the_result_depends_on():
         (dict(power=1.0), ValueError, r"learn\.power acts with learn.schedule='poly' only"),
         (dict(optimizer='Adam'), ValueError, r'learn\.optimizer must be dict'),
         (dict(optimizer=dict(type='Adam')), ValueError, r'learn\.optimizer must be dict'),
+        (dict(optimizer=dict(type='Adm', lr=1.0)), ValueError, r'learn\.optimizer=.*cannot be built: .*Adm'),
+        (dict(optimizer=dict(type='Adam', lr=1.0, decay=2)), ValueError, r'learn\.optimizer=.*decay.*cannot be built'),
         (dict(clip_grad=35), ValueError, r'learn\.clip_grad must be None or dict\(max_norm=…'),
         (dict(clip_grad=dict(norm=3)), ValueError, r'learn\.clip_grad'),
         (dict(dice_weight=-1), ValueError, r'learn\.dice_weight'),

@@ -160,6 +160,10 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
         start('cut')
     (partial,) = token_files(tmp_path / 'cut')
     assert partial.endswith('.partial.pth') and learned == list(range(after))
+    if kind == 'fcn' and not workers:
+        given = dict(LOGITS, tokens=str(tmp_path / 'cut' / 'maskd_tokens' / partial))
+        with pytest.raises(ValueError, match=r'tokens=.*\.partial\.pth.* is the state of unfinished learning'):
+            run(tmp_path / 'other', seg_model(given))
     assert not multiprocessing.active_children(), 'the workers are gone, even so'
     monkeypatch.setattr(learn.TokenLearner, 'step', step)
     learned.clear()

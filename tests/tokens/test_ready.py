@@ -136,3 +136,15 @@ def test_the_tool_explains_itself():
     tool = ROOT / 'tools' / 'learn_tokens.py'
     text = subprocess.run([sys.executable, tool, '--help'], capture_output=True, text=True, check=True).stdout
     assert '--out' in text and '--cfg-options' in text
+
+
+def test_a_checkpoint_of_another_teacher(finished, tmp_path):
+    config, _ = finished
+    model = det_model()
+    content = torch.load(model['teacher']['checkpoint'], weights_only=True)
+    content['state_dict']['backbone.conv1.weight'] += 1
+    torch.save(content, tmp_path / 'other.pth')
+    model['teacher'] = dict(model['teacher'], checkpoint=str(tmp_path / 'other.pth'))
+    written = str(Path(config.work_dir) / 'iter_2.pth')
+    with pytest.raises(ValueError, match=r'iter_2\.pth.*holds tokens of the teacher t\w+, this config has t\w+'):
+        ready_distiller(toys.det_run_config(tmp_path, model), checkpoint=written)

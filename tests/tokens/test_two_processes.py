@@ -31,7 +31,9 @@ DISTILLERS = dict(
 
 def run_config(folder, **changes):
     wrapper = dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False)
-    return toys.run_config(folder, seg_model(), iters=2, launcher='pytorch', model_wrapper_cfg=wrapper, **changes)
+    randomness = dict(diff_rank_seed=True)  # each process has a seed of its own; tokens must not
+    options = dict(iters=2, launcher='pytorch', model_wrapper_cfg=wrapper, randomness=randomness)
+    return toys.run_config(folder, seg_model(), **options, **changes)
 
 
 def learned(folder, **changes):

@@ -54,8 +54,8 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
         try:
             with DefaultScope.overwrite_default_scope(scope):
                 distiller = cls(**arguments)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f'model.distillers.{name}: {error}') from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise type(error)(f'model.distillers.{name}: {error.args[0] if error.args else error}') from error
         distiller.name = name
         built[name] = distiller
     return built

@@ -82,8 +82,8 @@ def _dense_head(kind: str, channels: int) -> dict:
     groups = dict(norm_cfg=dict(type='GN', num_groups=4))
     if kind == 'retinanet':
         return dict(bbox_head=head)
-    if kind == 'fcos':
-        return dict(bbox_head=dict(head, **groups))
+    if kind == 'fcos':  # its published input is not scaled: too large for random weights
+        return dict(bbox_head=dict(head, **groups), data_preprocessor=dict(std=[58.0, 57.0, 57.0]))
     return dict(bbox_head=dict(head, **groups, point_feat_channels=channels), neck=groups)
 
 
@@ -97,7 +97,9 @@ def _roi_heads(kind: str, channels: int) -> dict:
             mask_roi_extractor=dict(out_channels=channels),
             mask_head=mask,
         )
-    return dict(rpn_head=dict(in_channels=channels, feat_channels=channels), roi_head=roi)
+    # a cascade's anchors must lie in the picture, where those of the coarse levels do not fit
+    anchors = dict(rpn=dict(allowed_border=-1))
+    return dict(rpn_head=dict(in_channels=channels, feat_channels=channels), roi_head=roi, train_cfg=anchors)
 
 
 def merged(option: dict, overrides: Mapping[str, Any]) -> dict:

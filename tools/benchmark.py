@@ -10,9 +10,9 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
-from mmdistill_dense.analysis import benchmark_afdcd, benchmark_losses, benchmark_pcd, benchmark_step
+from mmdistill_dense.analysis import benchmark_afdcd, benchmark_losses, benchmark_maskd, benchmark_pcd, benchmark_step
 
-METHODS = {'afdcd': benchmark_afdcd, 'pcd': benchmark_pcd}
+METHODS = {'afdcd': benchmark_afdcd, 'maskd': benchmark_maskd, 'pcd': benchmark_pcd}
 
 
 def main() -> None:
@@ -42,9 +42,9 @@ def _step(args: argparse.Namespace) -> object:
     MMLogger.get_instance('benchmark', log_level='ERROR')  # else the teacher's initialisation fills the screen
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options or {})
-    cost = benchmark_step.measure_step(config, args.batch, args.repeats)
+    cost = benchmark_step.measure_step(config, args.batch, args.repeats, args.size and tuple(args.size))
     print(benchmark_step.as_markdown(cost))
-    return {**asdict(cost), 'ratio': cost.ratio}
+    return {**asdict(cost), 'ratio': cost.ratio, 'whole_ratio': cost.whole_ratio}
 
 
 def _parse() -> argparse.Namespace:
@@ -60,6 +60,8 @@ def _parse() -> argparse.Namespace:
     step = commands.add_parser('step', parents=[shared], help='the parts of a distilled training step')
     step.add_argument('--config', required=True)
     step.add_argument('--batch', type=int, help="images; default the config's")
+    size = "of the images; default the config's crop, or largest training size"
+    step.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), help=size)
     step.add_argument('--repeats', type=int, default=5)
     step.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides: key=value')
     return parser.parse_args()

@@ -13,10 +13,11 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.structures import PixelData
 from torch import Tensor, nn
 
+from mmdistill_dense.analysis.batches import training_batch
 from mmdistill_dense.analysis.measure import Timing, interleaved_times
+from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.teacher import FrozenTeacher
 
@@ -37,39 +38,50 @@ class StepCost:
     adapters: dict[str, Timing]
 
     @property
+    def whole_ratio(self) -> float:
+        """Distilled step / (control step + teacher forward), of the medians."""
+        return self.distilled.median / (self.control.median + self.teacher.median)
+
+    @property
     def ratio(self) -> float:
         """(distilled step - adapters) / (control step + teacher forward), of the medians."""
         adapters = sum(timing.median for timing in self.adapters.values())
         return (self.distilled.median - adapters) / (self.control.median + self.teacher.median)
 
 
-def measure_step(config: Config, batch: int | None = None, repeats: int = 5) -> StepCost:
+def measure_step(
+    config: Config, batch: int | None = None, repeats: int = 5, image_size: tuple[int, int] | None = None
+) -> StepCost:
     """Time, in turns, the control's step, the teacher's forward pass to its last tap, and the distilled step.
 
-    The batch is generated and the student's weights are random. The teacher's are the config's where that file exists,
-    else random with batch statistics, because the contrast's time depends on how far features lie apart. A step is what
-    the runner does: preprocessing, forward, backward, the distillers' clipping, optimizer.
+    The batch is generated and the student's weights are random; the learning rate is 0, so that they stay so. The
+    teacher's are the config's where that file exists, else random with batch statistics, because the contrast's time
+    depends on how far features lie apart; MasKD's tokens are random, and the student's masks on where the config has
+    them. A step is what the runner does: preprocessing, forward, backward, the distillers' clipping, optimizer.
 
     Args:
-        config: A whole config whose model is a ``DistillModel`` with a segmentation student.
+        config: A whole config whose model is a ``DistillModel``.
         batch: Images. Defaults to the config's.
         repeats: Timed turns.
+        image_size: Height and width. Defaults to the crop, or the largest size, that the config trains on.
 
     Raises:
-        ValueError: When the model is no ``DistillModel`` with distillers or its student segments nothing.
+        ValueError: When the model is no ``DistillModel`` with distillers, its student neither segments nor detects, or
+            no size is given or found.
     """
     model = dict(config.model)
     if not model.get('distillers') or not model.get('teacher'):
         raise ValueError('step benchmark: model holds no teacher and distillers to measure')
     init_default_scope(config.get('default_scope', 'mmseg'))
-    control, distilled = _build({**model, 'distillers': {}}), _build(model)
+    control, distilled = _build({**model, 'distillers': {}, 'inherit': ()}), _build(model)
     images = batch or config.train_dataloader.batch_size
-    data = _segmentation_batch(control, images)
+    data = training_batch(control, config, images, image_size)
     inputs = distilled.data_preprocessor(data, True)['inputs']
     teachers = distilled.distillation.teachers.values()
     for teacher in teachers:
         _load_teacher(teacher, next(distilled.parameters()), inputs)
     distilled.distillation.attended = True
+    _give_tokens(distilled)
     steps = {'control': _step(control, config, data), 'distilled': _step(distilled, config, data)}
     adapters = _adapter_works(distilled, steps['distilled'])
     works: dict[str, Work] = {**steps, 'teacher': lambda: [teacher(inputs) for teacher in teachers], **adapters}
@@ -100,26 +112,20 @@ def _load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor) -> None:
     teacher.network.eval()
 
 
-def _segmentation_batch(network: Any, images: int) -> dict[str, Any]:
-    from mmseg.structures import SegDataSample
-
-    size = getattr(network.data_preprocessor, 'size', None)
-    head = getattr(network, 'decode_head', None)
-    if size is None or head is None:
-        raise ValueError(
-            'step benchmark: the student needs a decode_head and data_preprocessor.size, the training crop'
-        )
+def _give_tokens(network: Any) -> None:
     draw = torch.Generator().manual_seed(0)
-    samples = []
-    for _ in range(images):
-        labels = torch.randint(head.num_classes, (1, *size), generator=draw)
-        samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo={'img_shape': size}))
-    inputs = [torch.randint(256, (3, *size), generator=draw, dtype=torch.uint8) for _ in range(images)]
-    return {'inputs': inputs, 'data_samples': samples}
+    for distiller in network.distillers.values():
+        if isinstance(distiller, MasKD):
+            shapes = distiller.token_shapes()
+            distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
+            progress = network.distillation.progress
+            progress.iteration = max(progress.iteration, distiller.student_mask_from or 0)
 
 
 def _step(network: Any, config: Config, data: Mapping[str, Any]) -> Work:
     wrapper = build_optim_wrapper(network, config.optim_wrapper)
+    for group in wrapper.optimizer.param_groups:
+        group['lr'] = 0.0
     for distiller in getattr(network, 'distillers', nn.ModuleDict()).values():
         if distiller.clip_max_norm is not None:
             wrapper.optimizer.register_step_pre_hook(partial(_clip, distiller))
@@ -172,5 +178,6 @@ def as_markdown(cost: StepCost) -> str:
     title = f'batch {cost.batch} of {cost.size[0]}x{cost.size[1]}, teacher weights: {cost.teacher_weights}'
     lines = [f'| {title} | s |', '|---|---|']
     lines += [f'| {name} | {timing} |' for name, timing in rows.items()]
+    lines.append(f'| **distilled / (control + teacher)** | **{cost.whole_ratio:.3f}** |')
     lines.append(f'| **(distilled - adapters) / (control + teacher)** | **{cost.ratio:.3f}** |')
     return '\n'.join(lines)

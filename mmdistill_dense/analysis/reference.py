@@ -52,6 +52,58 @@ def afdcd_first_conv(
     return F.conv2d(F.conv2d(feat, align_weight, align_bias) * keep, conv_weight, conv_bias, padding=1)
 
 
+def maskd_masks(tokens: Tensor, x: Tensor) -> Tensor:
+    """One sigmoid mask per token: (N, T, H, W)."""
+    return torch.einsum('tc,nchw->nthw', tokens, x).sigmoid()
+
+
+def maskd_mask_weights(x: Tensor, conv_weight: Tensor, conv_bias: Tensor, fc_weight: Tensor, fc_bias: Tensor) -> Tensor:
+    """3x3 convolution, mean over positions, 1x1 convolution, softmax: (N, T)."""
+    pooled = F.adaptive_avg_pool2d(F.conv2d(x, conv_weight, conv_bias, padding=1), 1)
+    return F.conv2d(pooled, fc_weight, fc_bias).flatten(1).softmax(1)
+
+
+def maskd_gate(x: Tensor, masks: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum over tokens of the masked maps, weighted where there are weights."""
+    masked = x[:, None] * masks[:, :, None]  # (N, T, C, H, W)
+    if weights is not None:
+        masked = masked * weights[:, :, None, None, None]
+    return masked.sum(1)
+
+
+def maskd_dice(masks: Tensor, eps: float = 1e-12) -> Tensor:
+    """Mean Dice coefficient of all ordered pairs of different masks."""
+    m = masks.flatten(2)
+    products = (m[:, :, None] * m[:, None]).sum(3)  # of (N, T, T, P)
+    squares = m.square().sum(2) + eps
+    dice = 2 * products / (squares[:, :, None] + squares[:, None])
+    different = ~torch.eye(m.shape[1], dtype=torch.bool, device=m.device)
+    return dice[:, different].mean()
+
+
+def maskd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    tokens: Tensor,
+    branch: Sequence[Tensor] | None = None,
+    *,
+    student_mask: bool = False,
+    eps: float = 0.0,
+    factor: float = 1.0,
+) -> Tensor:
+    """Mask both maps by every token, square the difference, divide by the areas, weigh the masks."""
+    masks = maskd_masks(tokens, teacher)
+    if student_mask:
+        masks = masks * maskd_masks(tokens, student.detach())
+    masked_student = student[:, None] * masks[:, :, None]  # (N, T, C, H, W)
+    masked_teacher = teacher[:, None] * masks[:, :, None]
+    squares = (masked_student - masked_teacher) ** 2
+    errors = (squares.sum((3, 4)) / (masks.sum((2, 3)) + eps)[:, :, None]).mean(2)  # (N, T)
+    if branch is None:
+        return factor * errors.mean()
+    return factor * (errors * maskd_mask_weights(teacher, *branch)).sum(1).mean()
+
+
 def pcd_info_nce(student: Tensor, teacher: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """Mean over (N, C) rows of the cross-entropy of the positive beside all negatives."""
     positive = (student * teacher.detach()).sum(1, keepdim=True)

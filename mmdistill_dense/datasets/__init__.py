@@ -1,5 +1,7 @@
 """Data sets: CamVid, checked folders, pictures without labels, and generated shapes that need no files."""
 
+from importlib.util import find_spec
+
 from mmdistill_dense.datasets.camvid import CamVidDataset
 from mmdistill_dense.datasets.folders import ADE20KDataset, CityscapesDataset, PascalVOCDataset
 from mmdistill_dense.datasets.shapes import LoadShapes, ShapesSegDataset
@@ -14,3 +16,10 @@ __all__ = [
     'ShapesSegDataset',
     'UnlabeledImages',
 ]
+
+# mmdet cannot be imported everywhere without mmcv's compiled operations, which segmentation does without
+if find_spec('mmdet') is not None and find_spec('mmcv._ext') is not None:
+    from mmdistill_dense.datasets.coco import CocoDataset
+    from mmdistill_dense.datasets.shapes_det import LoadShapesDet, ShapesDetDataset
+
+    __all__ += ['CocoDataset', 'LoadShapesDet', 'ShapesDetDataset']

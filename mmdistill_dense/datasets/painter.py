@@ -53,6 +53,7 @@ def paint(
     radius: tuple[float, float] = (12.0, 30.0),
     contrast: float = 80.0,
     noise: float = 8.0,
+    period: tuple[float, float] = (6.0, 8.0),
 ) -> Picture:
     """Paint picture ``index`` of the series ``seed``: the same picture in every process, in any order.
 
@@ -64,14 +65,15 @@ def paint(
         radius: smallest and largest distance of an object's centre from its corners, in pixels.
         contrast: difference between a texture's two colours, in grey levels of 0 to 255.
         noise: standard deviation of the noise on every pixel, in grey levels.
+        period: shortest and longest period of a texture, in pixels.
     """
     rng = np.random.default_rng([seed, index])
-    image = _background(rng, size, contrast)
+    image = _background(rng, size, contrast, period)
     ids = np.zeros(size, np.uint8)
     labels = [0]
     for number in range(1, int(rng.integers(objects[0], objects[1] + 1)) + 1):
         labels.append(int(rng.integers(1, len(CLASSES))))
-        _draw(rng, image, ids, number, labels[number], float(rng.uniform(*radius)), contrast)
+        _draw(rng, image, ids, number, labels[number], float(rng.uniform(*radius)), contrast, period)
     image += noise * rng.standard_normal((*size, 1), np.float32)
     found = (_instance(ids == number, labels[number]) for number in range(1, len(labels)))
     picture = image.clip(0, 255).astype(np.uint8)
@@ -86,6 +88,7 @@ def _draw(
     label: int,
     radius: float,
     contrast: float,
+    period: tuple[float, float],
 ) -> None:
     """Put one object over what is there, in place."""
     height, width = ids.shape
@@ -98,7 +101,7 @@ def _draw(
         return
     inside = np.zeros((y2 - y1, x2 - x1), np.uint8)
     cv2.fillPoly(inside, [np.round((outline - (x1, y1)) * 16).astype(np.int32)], 1, shift=4)
-    pattern = _pattern(rng, TEXTURES[texture], inside.shape)
+    pattern = _pattern(rng, TEXTURES[texture], inside.shape, period)
     seen = inside.astype(bool)
     image[y1:y2, x1:x2][seen] = _colours(rng, pattern, contrast)[seen]
     ids[y1:y2, x1:x2][seen] = number
@@ -111,9 +114,9 @@ def _outline(shape: str, angle: float) -> np.ndarray:
     return np.stack([np.cos(turns), np.sin(turns)], 1)
 
 
-def _pattern(rng: np.random.Generator, texture: str, size: tuple[int, int]) -> np.ndarray:
-    """Return a texture as -1 / +1, float32 (h, w): the three differ in their pattern, not in their mean or period."""
-    angle, period = rng.uniform(0, np.pi), rng.uniform(6.0, 8.0)
+def _pattern(rng: np.random.Generator, texture: str, size: tuple[int, int], between: tuple[float, float]) -> np.ndarray:
+    """Return a texture as -1 / +1, float32 (h, w): the two differ in their pattern, not in their mean or period."""
+    angle, period = rng.uniform(0, np.pi), rng.uniform(*between)
     phases = rng.uniform(0, 2 * np.pi, 2)
     y, x = np.arange(size[0], dtype=np.float32)[:, None], np.arange(size[1], dtype=np.float32)
     scale = 2 * np.pi / period
@@ -130,14 +133,16 @@ def _colours(rng: np.random.Generator, pattern: np.ndarray, contrast: float) -> 
     return base + 0.5 * contrast * pattern[..., None] * (step / np.abs(step).max())
 
 
-def _background(rng: np.random.Generator, size: tuple[int, int], contrast: float) -> np.ndarray:
+def _background(
+    rng: np.random.Generator, size: tuple[int, int], contrast: float, period: tuple[float, float]
+) -> np.ndarray:
     """Return clouds of colour with one of the textures in places, float32 (H, W, 3)."""
     height, width = size
     clouds = cv2.resize(
         rng.uniform(40, 215, (3, 4, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
     )
     where = cv2.resize(rng.uniform(-1, 1, (4, 5)).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    pattern = _pattern(rng, TEXTURES[int(rng.integers(len(TEXTURES)))], size)
+    pattern = _pattern(rng, TEXTURES[int(rng.integers(len(TEXTURES)))], size, period)
     return clouds + 0.5 * contrast * (pattern * where.clip(0, 1) * 1.5)[..., None]
 
 

@@ -19,7 +19,7 @@ def main_train(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The command line without the program's name. Default: that of this process.
     """
-    parser = _common_parser('Train with a config')
+    parser = common_parser('Train with a config')
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -30,7 +30,7 @@ def main_train(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
     args = parser.parse_args(argv)
-    cfg = _load_config(args)
+    cfg = load_config(args)
     if args.amp:
         _use_amp(cfg)
     if args.auto_scale_lr:
@@ -38,7 +38,7 @@ def main_train(argv: Sequence[str] | None = None) -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    _build_runner(cfg).train()
+    build_runner(cfg).train()
 
 
 def main_test(argv: Sequence[str] | None = None) -> None:
@@ -47,7 +47,7 @@ def main_test(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The command line without the program's name. Default: that of this process.
     """
-    parser = _common_parser('Test a checkpoint with a config')
+    parser = common_parser('Test a checkpoint with a config')
     parser.add_argument('checkpoint', nargs='?', help='the checkpoint to test')
     parser.add_argument(
         '--checkpoint', dest='checkpoint_option', metavar='CHECKPOINT', help='the same, as mim writes it'
@@ -58,7 +58,7 @@ def main_test(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--wait-time', type=float, default=2, help='seconds per shown picture')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     args = parser.parse_args(argv)
-    cfg = _load_config(args)
+    cfg = load_config(args)
     cfg.load_from = args.checkpoint or args.checkpoint_option
     if cfg.load_from is None:
         parser.error('the checkpoint is missing: CONFIG CHECKPOINT')
@@ -68,10 +68,11 @@ def main_test(argv: Sequence[str] | None = None) -> None:
         _use_tta(cfg)
     if args.out:
         _keep_predictions(cfg, args.out)
-    _build_runner(cfg).test()
+    build_runner(cfg).test()
 
 
-def _common_parser(description: str) -> argparse.ArgumentParser:
+def common_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what all commands on a config take."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<name of the config>)')
@@ -89,7 +90,8 @@ def _common_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _load_config(args: argparse.Namespace) -> Config:
+def load_config(args: argparse.Namespace) -> Config:
+    """Return the config that the arguments of :func:`common_parser` name, with their overrides."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
@@ -99,7 +101,8 @@ def _load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def _build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that a config asks for."""
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

@@ -1,28 +1,50 @@
 """Losses: pure functions of tensors. Nothing here knows a config, a model or a runner."""
 
 from mmdistill_dense.losses.contrast import check_contrast, dense_contrast
+from mmdistill_dense.losses.correlation import correlation_distance
 from mmdistill_dense.losses.divergence import sigmoid_divergence, softmax_divergence
 from mmdistill_dense.losses.grids import centres_inside, to_grid
 from mmdistill_dense.losses.infonce import key_ranks, normalize_pixels, pixel_info_nce, pixel_pairs, spatial_gate
+from mmdistill_dense.losses.masked import (
+    Branch,
+    gate,
+    mask_dice,
+    mask_weights,
+    masked_feature_loss,
+    pixel_weights,
+    token_masks,
+    weighted_mse,
+)
 from mmdistill_dense.losses.mimic import feature_mimic
 from mmdistill_dense.losses.precision import loss_dtype
 from mmdistill_dense.losses.projector import centre_keep, masked_align_conv, random_keep
+from mmdistill_dense.losses.regression import smooth_l1
 
 __all__ = [
+    'Branch',
     'centre_keep',
     'centres_inside',
     'check_contrast',
+    'correlation_distance',
     'dense_contrast',
     'feature_mimic',
+    'gate',
     'key_ranks',
     'loss_dtype',
+    'mask_dice',
+    'mask_weights',
     'masked_align_conv',
+    'masked_feature_loss',
     'normalize_pixels',
     'pixel_info_nce',
     'pixel_pairs',
+    'pixel_weights',
     'random_keep',
     'sigmoid_divergence',
+    'smooth_l1',
     'softmax_divergence',
     'spatial_gate',
     'to_grid',
+    'token_masks',
+    'weighted_mse',
 ]

@@ -14,14 +14,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.tiles import block_elements, tiles
 
 CONTRASTS = ('omni', 'channel', 'spatial')
 NEGATIVES = ('other_groups', 'all')
 
 _SPARSE_SHARE = 1 / 32  # above this share of surviving pairs the dense backward is faster and smaller
 _PAIRS = 2**17  # token pairs held at a time: 512 KiB of float32
-_BLOCK = {'cpu': 2**19}  # elements of the difference buffer: 2 MiB of float32, about one core's cache
-_BLOCK_ELSEWHERE = 2**24  # 64 MiB: few launches
 
 
 @without_autocast
@@ -164,7 +163,7 @@ def _loss_and_grad(
     patches, n, m, d = tokens.shape
     loss = tokens.new_zeros((), dtype=torch.float64)
     grad = torch.zeros_like(tokens) if needs_grad else None
-    for p, pos in _tiles(patches, n, m * n * m, _PAIRS):
+    for p, pos in tiles(patches, n, m * n * m, _PAIRS):
         x, y = tokens[p, pos].flatten(1, 2), candidates[p].flatten(1, 2)  # (p, rows, D), (p, N * M, D)
         z = _distances(x, y).mul_(-1 / temperature)
         own = z.diagonal(offset=pos.start * m, dim1=1, dim2=2)
@@ -183,15 +182,6 @@ def _loss_and_grad(
     return loss.to(tokens.dtype), grad
 
 
-def _tiles(outer: int, inner: int, cost: int, budget: int) -> Iterator[tuple[slice, slice]]:
-    """Cut an outer x inner grid, of ``cost`` a cell, into slices within the budget, never smaller than one cell."""
-    cells = max(1, budget // cost)
-    step_outer, step_inner = max(1, cells // inner), min(inner, cells)
-    for o in range(0, outer, step_outer):
-        for i in range(0, inner, step_inner):
-            yield slice(o, min(o + step_outer, outer)), slice(i, min(i + step_inner, inner))
-
-
 def _differences(x: Tensor, y: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield blocks of ``x[p, i] - y[p, j]`` as (p, i, (p, i, j, D)), all in one reused buffer of a cache's size."""
     (patches, rows, d), cols = x.shape, y.shape[1]
@@ -199,7 +189,7 @@ def _differences(x: Tensor, y: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     # the inner loop runs over the last axis in memory: over j where tokens are short
     short = 2 * d < cols
     y = y.mT.contiguous().mT if short else y
-    for p, i in _tiles(patches, rows, cols * d, _BLOCK.get(x.device.type, _BLOCK_ELSEWHERE)):
+    for p, i in tiles(patches, rows, cols * d, block_elements(x.device)):
         buffer.resize_(p.stop - p.start, i.stop - i.start, *((d, cols) if short else (cols, d)))
         block = buffer.mT if short else buffer
         yield p, i, torch.sub(x[p, i, None], y[p, None], out=block)

@@ -16,12 +16,11 @@ def loss_dtype(x: Tensor) -> torch.dtype:
 
 
 def without_autocast(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Decorate a loss, whose first argument is a tensor, so that autocast lowers nothing inside it."""
+    """Decorate a loss, one argument of which is a tensor, so that autocast lowers nothing inside it."""
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        first = args[0] if args else kwargs['student']
-        assert isinstance(first, Tensor)
+        first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         with torch.autocast(first.device.type, enabled=False):
             return loss(*args, **kwargs)
 

@@ -7,7 +7,14 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.analysis import benchmark_afdcd, benchmark_losses, benchmark_pcd, benchmark_step, reference
+from mmdistill_dense.analysis import (
+    benchmark_afdcd,
+    benchmark_losses,
+    benchmark_maskd,
+    benchmark_pcd,
+    benchmark_step,
+    reference,
+)
 from mmdistill_dense.analysis.measure import Timing
 from mmdistill_dense.losses import dense_contrast, feature_mimic, masked_align_conv
 from tests import toys
@@ -22,6 +29,7 @@ ROWS = {
         'contrast with pooling',
         'align + first conv',
     ],
+    'maskd': ['loss of all levels', 'branch alone, forward', 'gate and Dice, to the tokens'],
     'pcd': ['pixels against the queue'],
 }
 
@@ -43,15 +51,21 @@ def test_losses_command(method: str, tmp_path: Path) -> None:
 
 
 def test_a_size_of_another_method_is_refused() -> None:
-    done = _run('--method', 'pcd', '--size', 'camvid')
+    done = _run('--method', 'maskd', '--size', 'cityscapes')
     assert done.returncode == 1
-    assert '--size of pcd must be one of imagenet, cityscapes, small, got camvid' in done.stderr
+    assert '--size of maskd must be one of detection, retinanet' in done.stderr
 
 
-@pytest.mark.parametrize('method', [benchmark_afdcd, benchmark_pcd])
+@pytest.mark.parametrize('method', [benchmark_afdcd, benchmark_maskd, benchmark_pcd])
 def test_every_size_is_described(method) -> None:
     assert method.DEFAULT_SIZE in method.SIZES
     assert all('channels of' in method.describe(size) for size in method.SIZES)
+
+
+def test_segmentation_has_neither_branch_nor_masks_of_the_student() -> None:
+    loss, learning = benchmark_maskd.cases('seg_n2')
+    assert [tuple(x.shape) for x in (*loss.constants, *learning.inputs)] == [(2, 19, 64, 128), (8, 19), (8, 19)]
+    assert benchmark_maskd.describe('seg_n2').endswith("8 tokens, the teacher's masks")
 
 
 def test_the_map_of_camvid_is_cropped_for_the_naive_formula() -> None:
@@ -83,12 +97,12 @@ def test_reference_agrees_with_the_losses() -> None:
     assert feature_mimic(rebuilt, expected) < 1e-15
 
 
-def _config(**options) -> Config:
+def _config(scope: str = 'mmseg', **options) -> Config:
     model = toys.model_config(**options)
     return Config(
         {
             'model': model,
-            'default_scope': 'mmseg',
+            'default_scope': scope,
             'train_dataloader': {'batch_size': 2},
             'optim_wrapper': {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01}},
         }
@@ -104,10 +118,33 @@ def test_step_takes_a_step_apart() -> None:
     assert f'**{cost.ratio:.3f}**' in table and 'batch 2 of 64x64' in table
 
 
+@pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn'])
+def test_step_of_a_detector(kind: str) -> None:
+    """MasKD has random tokens, and by then the student's masks; the control inherits nothing."""
+    distillers = {'maskd': {'type': 'MasKD', 'student_mask_from': 5}}
+    options = {'student': toys.det_net(kind), 'teacher': toys.det_teacher(kind, 8), 'inherit': [('neck', 'neck')]}
+    config = _config('mmdet', distillers=distillers, **options)
+    cost = benchmark_step.measure_step(config, repeats=1, image_size=(64, 96))
+    assert (cost.batch, cost.size) == (2, (64, 96)) and cost.teacher_weights.endswith('.pth')
+    assert list(cost.adapters) == ['maskd adapters']
+    with pytest.raises(ValueError, match='no step of train_dataloader.dataset.pipeline has a scale; give --size'):
+        benchmark_step.measure_step(config, repeats=1)
+
+
+def test_random_weights_stay_what_they_are() -> None:
+    """Else steps on noise would end in infinities, and two benchmarks would not measure the same network."""
+    config = _config(distillers={})
+    network = benchmark_step._build(config.model)
+    before = [parameter.clone() for parameter in network.parameters()]
+    benchmark_step._step(network, config, toys.seg_batch())()
+    assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
+
+
 def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
     control, teacher, distilled, one, two = (Timing(median, 0, 100) for median in (4.0, 2.0, 13.0, 3.0, 1.0))
     cost = benchmark_step.StepCost(1, (8, 8), 'random', control, teacher, distilled, {'a': one, 'b': two})
     assert cost.ratio == (13 - 3 - 1) / (4 + 2)
+    assert cost.whole_ratio == 13 / (4 + 2)
 
 
 def test_step_uses_the_teachers_file() -> None:

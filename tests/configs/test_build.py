@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 ROOT = Path(__file__).parents[2] / 'configs'
-METHODS = sorted(path for path in ROOT.rglob('*.py') if path.parent.name in ('afdcd', 'kd'))
+METHODS = sorted(path for path in ROOT.rglob('*.py') if path.parent.name in ('afdcd', 'kd', 'maskd'))
 
 
 @pytest.mark.soak

@@ -1,5 +1,6 @@
-"""Every shipped config: it parses, holds the published constants, stays short and copies nothing."""
+"""Every shipped config: it parses, stays short and copies nothing; the Af-DCD ones hold the published constants."""
 
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import PolyLR
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.distillers import AfDCD
+from mmdistill_dense.engine.checks import num_classes
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.zoo import find_config, load_model
+from mmdistill_dense.zoo import find_config, load_model, published_weights
 
 ROOT = Path(__file__).parents[2] / 'configs'
 FRAGMENTS = sorted(path for path in (ROOT / '_base_').rglob('*.py') if not path.name.startswith('runtime_'))
@@ -79,14 +81,20 @@ def test_leaves_are_complete_and_resolve(loaded: dict[str, Config]) -> None:
         assert not missing, f'{key} lacks {missing}'
         assert cfg.default_hooks.distill.type == 'mmdistill_dense.DistillHook', key
         if cfg.model.type == 'mmdistill_dense.DistillModel' and 'teacher' in cfg.model:
-            student = load_model(cfg.model.student, 'student').model
-            teacher = load_model({k: v for k, v in cfg.model.teacher.items() if k != 'checkpoint'}, 'teacher').model
-            assert student.decode_head.num_classes == teacher.decode_head.num_classes, key
-            assert teacher.type == student.type == 'EncoderDecoder', key
+            with DefaultScope.overwrite_default_scope(cfg.default_scope):  # as in a run
+                student = load_model(cfg.model.student, 'student')
+                teacher = load_model({k: v for k, v in cfg.model.teacher.items() if k != 'checkpoint'}, 'teacher')
+            assert num_classes(student.model) is not None, key
+            assert num_classes(student.model) == num_classes(teacher.model), key
+            assert {student.scope, teacher.scope} <= {None, cfg.default_scope}, key
+            if cfg.model.teacher.checkpoint == 'auto':
+                assert published_weights(cfg.model.teacher.cfg).startswith('http'), key
 
 
 def test_crop_stands_the_same_in_pipeline_and_preprocessor(loaded: dict[str, Config]) -> None:
     for key, cfg in loaded.items():
+        if cfg.default_scope != 'mmseg':  # detection pads to the largest picture of a batch
+            continue
         student = load_model(cfg.model.student, 'student').model if 'student' in cfg.model else cfg.model
         crops = [step.crop_size for step in cfg.train_pipeline if step.type == 'RandomCrop']
         assert tuple(student.data_preprocessor.size) == tuple(crops[0] if crops else (96, 128)), key
@@ -155,13 +163,15 @@ def test_variants_are_real_values() -> None:
 
 
 def test_controls_are_the_same_run_without_distillers(loaded: dict[str, Config]) -> None:
-    for key, cfg in loaded.items():
-        if key.startswith('control/'):
-            distilled = loaded[key.replace('control/', 'afdcd/')]
-            assert cfg.model.distillers == {}, key
-            for part in set(cfg) - {'model', 'work_dir'}:
-                assert cfg[part] == distilled[part], (key, part)
-            assert cfg.model.student == distilled.model.student, key
+    for path in ROOT.glob('control/*.py'):
+        key, base = name(path), re.match(r"_base_ = '\.\./(.+)\.py'", path.read_text(encoding='utf-8'))
+        assert base, key
+        cfg, distilled = loaded[key], loaded[base[1]]
+        assert cfg.model.distillers == {}, key
+        for part in set(cfg) - {'model', 'work_dir'}:
+            assert cfg[part] == distilled[part], (key, part)
+        assert cfg.model.student == distilled.model.student, key
+        assert cfg.model.get('inherit') == distilled.model.get('inherit'), key
 
 
 def test_schedule_is_the_papers_formula() -> None:
@@ -203,6 +213,8 @@ def test_one_variable_moves_every_data_set(monkeypatch: pytest.MonkeyPatch) -> N
         for loader in filter(None, map(cfg.get, ('train_dataloader', 'val_dataloader', 'test_dataloader'))):
             for dataset in loader.dataset.get('datasets', [loader.dataset]):
                 assert dataset.get('data_root', '/somewhere/').startswith('/somewhere/')
+        for evaluator in filter(None, map(cfg.get, ('val_evaluator', 'test_evaluator'))):
+            assert evaluator.get('ann_file', '/somewhere/').startswith('/somewhere/')
 
 
 def test_no_root_stands_where_changing_it_does_nothing(loaded: dict[str, Config]) -> None:
@@ -264,3 +276,15 @@ def test_runs_of_the_same_name_do_not_share_a_folder(loaded: dict[str, Config]) 
     assert len(folders) == len(set(folders.values()))
     taught = loaded['afdcd/toy_seg'].model.teacher.checkpoint
     assert taught == f'{folders["teachers/toy_seg"]}/iter_{loaded["teachers/toy_seg"].train_cfg.max_iters}.pth'
+
+
+def test_pairs_look_for_the_teacher_where_it_was_trained(loaded: dict[str, Config]) -> None:
+    """The last checkpoint of the teacher's own leaf, for every pair that is not taught by published weights."""
+    for key in (key for key in loaded if key.startswith(('maskd/', 'afdcd/', 'kd/'))):
+        teacher = loaded[key].model.teacher
+        if teacher.checkpoint == 'auto' or '::teachers/' not in teacher.cfg:
+            continue
+        trained = loaded[teacher.cfg.split('::')[1].removesuffix('.py')]
+        length = trained.train_cfg
+        last = f'epoch_{length.max_epochs}' if 'max_epochs' in length else f'iter_{length.max_iters}'
+        assert teacher.checkpoint == f'work_dirs/{Path(teacher.cfg).stem}/{last}.pth', key

@@ -56,3 +56,13 @@ def test_options() -> None:
     assert len(picture.instances) <= 2
     assert all(instance.mask.sum() <= 12 * 12 * 1.1 for instance in picture.instances)
     assert not paint(0, 0, objects=(0, 0)).instances
+
+
+def test_period_makes_textures_coarser_and_changes_nothing_else() -> None:
+    def changes(period: tuple[float, float]) -> int:
+        pictures = [paint(0, index, objects=(1, 1), noise=0.0, period=period) for index in range(10)]
+        inside = [(p.image.astype(int), p.labels > 0) for p in pictures]
+        return sum(int((np.abs(np.diff(i, axis=1)).sum(2) > 20)[m[:, 1:] & m[:, :-1]].sum()) for i, m in inside)
+
+    assert changes((14.0, 16.0)) < 0.7 * changes((7.0, 8.0))
+    assert np.array_equal(paint(0, 0, period=(20.0, 20.0)).labels, paint(0, 0).labels)

@@ -152,7 +152,7 @@ class DistillerCase:
 
     def test_step_in_a_real_network(self) -> None:
         """Loss keys, gradients and a falling loss on one repeated batch of a DeepLabV3 pair."""
-        model = toys.distilled(teacher=self.network_teacher(), distillers=dict(case=self.option))
+        model = self.network()
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         values = []
         for _ in range(STEPS):
@@ -165,6 +165,6 @@ class DistillerCase:
         assert values[-1] < values[0]
         assert all(p.grad is not None for p in model.distillers.parameters())
 
-    def network_teacher(self) -> dict:
-        """The teacher of the pair."""
-        return toys.seg_teacher()
+    def network(self) -> Any:
+        """The pair, ready to train."""
+        return toys.distilled(teacher=toys.seg_teacher(), distillers=dict(case=self.option))

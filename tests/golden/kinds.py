@@ -4,7 +4,7 @@ A kind is a function from a file's arrays and a dtype to the results that the fi
 array; it calls what the distillers call. A new method is a row in METHODS, its kinds and its tolerances.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.losses import dense_contrast, softmax_divergence
-from tests.golden import pcd, pcd_recipe, pcd_teacher
+from tests.golden import maskd, pcd, pcd_recipe, pcd_teacher
+from tests.golden.maskd import Arrays
 
-Arrays = Mapping[str, np.ndarray]
 Kind = Callable[[Arrays, torch.dtype], dict[str, Tensor]]
 
 
@@ -109,6 +109,16 @@ METHODS = {
         kind_of=lambda path, arrays: str(arrays['kind']),
         kinds={'ctr': afdcd_contrast, 'module': afdcd_module, 'kd': afdcd_kd},
     ),
+    'maskd': Method(
+        kind_of=maskd.kind_of,
+        kinds={
+            'stage1': maskd.stage1,
+            'stage2_det': maskd.stage2_detection,
+            'stage2_seg': maskd.stage2_segmentation,
+            'dice': maskd.dice,
+            'dist': maskd.dist,
+        },
+    ),
     'pcd': Method(
         kind_of=lambda path, arrays: path.stem,
         kinds={
@@ -128,7 +138,6 @@ METHODS = {
         load=lambda path: pcd_recipe.layout_arrays(path) if path.suffix == '.json' else load_npz(path),
     ),
 }
-NOT_BUILT_YET = ('maskd',)
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,9 @@ class Tolerance:
 # taken as a gradient, the norm as the gradients in it. The contrast's gradient can be 0 in exact arithmetic (all of P
 # below all of F_t: the signs are equal and the weights sum to 0), what is stored then is rounding, 1e-16: hence the
 # absolute part, which is far below 1e-3 of any other.
+# maskd: "loss rtol 1e-5 (float32 run) or 1e-9 (float64 run on the stored inputs); gradients: max abs difference <=
+# 1e-5 x max abs of the stored array (1e-6 in a float64 run)"; "stage-1 dice is stored in float32: compare at 1e-6".
+# Masks, their weights and the weight map, of which nothing is said, are taken as gradients.
 # pcd: float64 "1e-10 + 1e-9 * max"; float32 "loss rtol 2e-6, atol 2e-6, gradients and maps 2e-5 * max (`sharp_*`
 # gradients: 2e-4)", "`easy_*` relatively, rtol 1e-5 in float32, 1e-9 in float64". Pictures may be off by one level, of
 # which the file allows up to 12: ours come from the same library. The statistics of 4000 crops scatter: three to
@@ -206,6 +218,14 @@ TOLERANCES = (
     Tolerance('afdcd', 'module', 'grad_feat_s_ctr', (2e-7, 1e-3), absolute=(1e-14, 1e-6)),
     Tolerance('afdcd', 'module', 'grad_*', (2e-7, 1e-3)),
     Tolerance('afdcd', '*', 'grad_*', (2e-7, 5e-5)),
+    Tolerance('maskd', '*', '*loss', (1e-9, 1e-5)),
+    Tolerance('maskd', 'dice', 'dice', (1e-9, 1e-5)),
+    Tolerance('maskd', 'stage1', 'dice', (1e-6, 1e-6)),
+    Tolerance('maskd', '*', '*grad_*', (1e-6, 1e-5)),
+    *(Tolerance('maskd', 'stage1', name, (1e-6, 1e-5)) for name in ('mask', 'prob', 'out')),
+    *(Tolerance('maskd', 'stage2_*', f'*{name}', (1e-6, 1e-5)) for name in ('weight_map', 'mask_teacher', 'mask_used')),
+    Tolerance('maskd', 'stage2_seg', 'mask', (1e-6, 1e-5)),
+    Tolerance('maskd', 'stage2_det', '*prob', (1e-6, 1e-5)),
     Tolerance('pcd', 'transforms', 'rrc_area_mean_std', (0, 0), absolute=(0.012, 0.012)),
     Tolerance('pcd', 'transforms', 'rrc_logratio_mean_std', (0, 0), absolute=(0.01, 0.01)),
     Tolerance('pcd', 'transforms', 'rrc_area_quantiles*', (0, 0), absolute=(0.03, 0.03)),

@@ -64,6 +64,12 @@ def test_a_file_without_kind_is_an_error(tmp_path: Path) -> None:
         read(_write(tmp_path / 'afdcd' / 'a.npz', loss=np.array(1.0)))
 
 
+def test_the_kind_of_a_maskd_file_is_the_prefix_of_its_name(tmp_path: Path) -> None:
+    assert read(_write(tmp_path / 'maskd' / 'stage2_det_other_name.npz'))[0] == 'stage2_det'
+    with pytest.raises(ValueError, match="is of kind 'mystery_dice'; maskd has"):
+        read(_write(tmp_path / 'maskd' / 'mystery_dice.npz'))
+
+
 def test_the_kind_of_a_pcd_file_is_its_name(tmp_path: Path) -> None:
     assert read(_write(tmp_path / 'pcd' / 'mhsa.npz'))[0] == 'mhsa'
     table = tmp_path / 'pcd' / 'ckpt_layouts.json'

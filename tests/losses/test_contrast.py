@@ -10,6 +10,7 @@ from mmdistill_dense.analysis import reference
 from mmdistill_dense.analysis.measure import peak_extra_memory
 from mmdistill_dense.losses import contrast as contrast_module
 from mmdistill_dense.losses import dense_contrast
+from mmdistill_dense.losses import tiles as tiles_module
 
 VARIANTS = {
     'omni': dict(contrast='omni', groups=2),
@@ -107,7 +108,7 @@ def test_pieces_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
         whole = torch.autograd.grad(dense_contrast(student, teacher, **kwargs), student)[0]
         for pairs, block in ((1, 1), (70, 10**6), (300, 50)):
             monkeypatch.setattr(contrast_module, '_PAIRS', pairs)
-            monkeypatch.setattr(contrast_module, '_BLOCK', {'cpu': block})
+            monkeypatch.setattr(tiles_module, '_BLOCK', {'cpu': block})
             torch.testing.assert_close(
                 torch.autograd.grad(dense_contrast(student, teacher, **kwargs), student)[0], whole
             )

@@ -1,0 +1,8 @@
+"""Af-DCD on P3 to P5 of an FPN, the mean of the three; our own choice, nothing is published for detection.
+
+The mimicking has the published Cityscapes weight, freed from the map's size. Pooling by 2: the maps are small.
+"""
+
+distillers = dict(
+    afdcd=dict(type='AfDCD', student_tap=[('neck[:3]', 1 / 3)], fd_weight=33.0, fd_reduction='mean', pool_size=2)
+)

@@ -1,0 +1,4 @@
+"""MasKD on Cityscapes: the published length of the learning."""
+
+_base_ = './maskd_seg.py'
+distillers = dict(maskd=dict(learn=dict(max_iters=10000)))

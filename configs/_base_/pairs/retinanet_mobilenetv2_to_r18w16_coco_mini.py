@@ -1,0 +1,10 @@
+"""RetinaNet: MobileNetV2 teaches a narrow ResNet-18, the 80 classes of COCO on a few of its images."""
+
+_base_ = './retinanet_mobilenetv2_to_r18w16_bccd.py'
+model = dict(
+    student=dict(bbox_head=dict(num_classes=80)),
+    teacher=dict(
+        cfg='mmdistill_dense::teachers/retinanet_mobilenetv2_coco_mini.py',
+        checkpoint='work_dirs/retinanet_mobilenetv2_coco_mini/epoch_12.pth',
+    ),
+)

@@ -1,0 +1,13 @@
+"""12 epochs for a small machine: AdamW, 50 steps of warm-up, cosine to 0; one evaluation at the end, on val."""
+
+_base_ = './_epochs.py'
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+    clip_grad=dict(max_norm=10, norm_type=2),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.02, begin=0, end=50, by_epoch=False),
+    dict(type='CosineAnnealingLR', T_max=12, eta_min=0, begin=0, end=12, by_epoch=True, convert_to_iter_based=True),
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=12)

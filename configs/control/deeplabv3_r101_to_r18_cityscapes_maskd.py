@@ -1,0 +1,3 @@
+_base_ = '../maskd/deeplabv3_r101_to_r18_cityscapes.py'
+model = dict(distillers=dict(_delete_=True))
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -1,0 +1,3 @@
+_base_ = '../maskd/fcos_r101_to_r50_coco.py'
+model = dict(distillers=dict(_delete_=True))
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'  # the maskd leaf of that name has its own

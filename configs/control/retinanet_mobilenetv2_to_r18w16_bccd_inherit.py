@@ -1,0 +1,3 @@
+_base_ = '../maskd/retinanet_mobilenetv2_to_r18w16_bccd_inherit.py'
+model = dict(distillers=dict(_delete_=True))
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'  # the maskd leaf of that name has its own

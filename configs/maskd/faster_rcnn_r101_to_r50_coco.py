@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/pairs/faster_rcnn_r101_to_r50_coco.py',
+    '../_base_/datasets/coco_detection.py',
+    '../_base_/schedules/sgd_2x.py',
+    '../_base_/runtime_det.py',
+    '../_base_/distillers/maskd_faster_rcnn_r101.py',
+]
+model = dict(distillers=_base_.distillers)

@@ -1,0 +1,2 @@
+_base_ = './retinanet_r101_to_mobilenetv2_coco.py'
+model = dict(inherit=[('bbox_head', 'bbox_head')])

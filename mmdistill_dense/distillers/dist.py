@@ -1,0 +1,59 @@
+"""DIST: correlation of class scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from mmdistill_dense.distillers.base import FeatureDistiller, TapOption
+from mmdistill_dense.losses import correlation_distance
+from mmdistill_dense.registry import DISTILLERS
+
+
+@DISTILLERS.register_module()
+class DIST(FeatureDistiller):
+    """Distillation of class scores by correlation: only how scores vary has to agree, not the scores themselves.
+
+    With ``s = softmax(z_s / T)``, ``t = softmax(z_t / T)`` and Pearson's correlation ρ::
+
+        loss_dist = T² * ( beta  * (1 - mean over rows    of ρ(s[r, :], t[r, :]))      between the classes of a row
+                         + gamma * (1 - mean over classes of ρ(s[:, k], t[:, k])) )    between the rows of a class
+
+    Rows are the pixels of all images of the batch for maps ``(B, K, H, W)``, the rows themselves for ``(R, K)``. No
+    parameters, cost O(rows * K). With several processes each correlates its own rows.
+
+    Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022. The classification
+    scores of R-CNN heads need the student's RoIs: use :class:`RoIHeadKD` with ``form='dist'``.
+
+    Args:
+        student_tap, teacher_tap, teacher, loss_weight, schedule, resize: See :class:`FeatureDistiller`. The default tap
+            is segmentation's main head.
+        temperature: T. Defaults to 1.
+        beta: Weight of the correlation between classes. Defaults to 1.
+        gamma: Weight of the correlation within classes. Defaults to 1.
+
+    Raises:
+        ValueError: For a temperature that is not positive, or weights that are negative or both 0.
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'decode_head.conv_seg',
+        teacher_tap: TapOption | None = None,
+        *,
+        temperature: float = 1.0,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_tap, teacher_tap, align='none', **kwargs)
+        if temperature <= 0:
+            raise ValueError(f'temperature must be > 0, got {temperature}.')
+        if min(beta, gamma) < 0 or beta == gamma == 0:
+            raise ValueError(f'beta and gamma must be >= 0 and not both 0, got {beta} and {gamma}.')
+        self.options = {'temperature': temperature, 'beta': beta, 'gamma': gamma}
+
+    def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
+        """Return ``loss_dist`` of one pair of scores."""
+        return {'loss_dist': correlation_distance(student, teacher, **self.options)}

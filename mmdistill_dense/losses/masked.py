@@ -1,0 +1,240 @@
+"""Masked feature distillation with receptive tokens (MasKD): masks, their weights, and the error under them.
+
+A token ``E_i`` is a vector of C numbers; ``sigmoid(E_i . x)`` is a soft mask over the positions of a map. The error of
+all masks together is one squared error with one weight per position, because ``(m s - m t)^2 = m^2 (s - t)^2`` and the
+weights do not depend on the channel; no tensor of tokens x channels x positions is ever made.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.tiles import block_elements, tiles
+
+_MIN_AREA = 1e-12  # a mask that underflows has no area; its weight becomes 0 instead of 0 / 0
+
+
+class Branch(NamedTuple):
+    """Parameters of the branch that weighs the masks of an image: 3x3 convolution, mean over positions, 1x1, softmax.
+
+    ``conv_weight`` (C, C, 3, 3), ``conv_bias`` (C,), ``fc_weight`` (T, C, 1, 1), ``fc_bias`` (T,).
+    """
+
+    conv_weight: Tensor
+    conv_bias: Tensor
+    fc_weight: Tensor
+    fc_bias: Tensor
+
+
+@without_autocast
+def token_masks(tokens: Tensor, x: Tensor) -> Tensor:
+    """``sigmoid(sum_c tokens[i, c] x[n, c, ...])``: one soft mask per token (MasKD, ICLR 2023).
+
+    Args:
+        tokens: (T, C).
+        x: (N, C, H, W) map.
+
+    Returns:
+        (N, T, H, W) in (0, 1), float32 (float64 for a float64 map), differentiable in both arguments.
+
+    Raises:
+        ValueError: When the tokens have not as many channels as the map.
+    """
+    if tokens.ndim != 2 or tokens.shape[1] != x.shape[1]:
+        raise ValueError(
+            f'tokens must be (T, {x.shape[1]}) for a map of {tuple(x.shape)}, got {tuple(tokens.shape)}: '
+            'tokens belong to the tap they were learned on'
+        )
+    x = x.to(loss_dtype(x))
+    # torch.matmul would fold the batch into the rows, through a transposed copy of the map
+    scores = torch.bmm(tokens.to(x.dtype).expand(len(x), -1, -1), x.flatten(2))
+    return scores.sigmoid_().unflatten(2, x.shape[2:])
+
+
+@without_autocast
+def mask_weights(branch: Branch, x: Tensor) -> Tensor:
+    """Weigh the masks of each image: ``softmax(fc(mean(conv(x))))``, without running the convolution.
+
+    The branch is linear up to the softmax, so the mean over positions goes first: the mean of a 3x3 convolution with
+    zero padding needs the nine sums of the map shifted by -1, 0, 1, which are the total without an edge row and column.
+
+    Args:
+        branch: Parameters for C channels and T tokens.
+        x: (N, C, H, W) map.
+
+    Returns:
+        (N, T), rows sum to 1; float32 (float64 for a float64 map), differentiable in all arguments.
+    """
+    x = x.to(loss_dtype(x))
+    conv_weight, conv_bias, fc_weight, fc_bias = (parameter.to(x.dtype) for parameter in branch)
+    means = _shifted_sums(x) / (x.shape[2] * x.shape[3])
+    pooled = F.linear(means.flatten(1), conv_weight.flatten(1), conv_bias)
+    return F.linear(pooled, fc_weight.flatten(1), fc_bias).softmax(1)
+
+
+def _shifted_sums(x: Tensor) -> Tensor:
+    """Sum (N, C, H, W) over the positions that each of the 3x3 offsets sees: (N, C, 3, 3)."""
+    sums = x.sum((2, 3))[..., None, None].repeat(1, 1, 3, 3)
+    sums[..., 0] -= x[..., -1].sum(2)[..., None]  # offset -1 never sees the last column
+    sums[..., 2] -= x[..., 0].sum(2)[..., None]
+    for offset, row in ((0, x[:, :, -1]), (2, x[:, :, 0])):
+        sums[:, :, offset] -= row.sum(2)[..., None]
+        sums[:, :, offset, ::2] += row[..., [-1, 0]]  # the corner, taken off twice
+    return sums
+
+
+@without_autocast
+def mask_dice(m: Tensor, eps: float = 1e-12) -> Tensor:
+    """Overlap of the masks of an image: mean over images and ordered pairs of ``2 m_i.m_j / (m_i.m_i + m_j.m_j)``.
+
+    1 for equal masks, 0 for disjoint ones and where there is only one mask or no image.
+
+    Args:
+        m: (N, T, H, W) or (N, T, P) masks.
+        eps: Added twice to the denominator.
+
+    Returns:
+        Scalar in float32 (float64 for float64 masks).
+    """
+    m = m.to(loss_dtype(m)).flatten(2)
+    batch, tokens, _ = m.shape
+    gram = torch.bmm(m, m.mT)
+    squares = gram.diagonal(dim1=1, dim2=2)
+    overlap = 2 * gram / (squares[:, :, None] + squares[:, None] + 2 * eps)
+    own = torch.eye(tokens, dtype=torch.bool, device=m.device)
+    return overlap.masked_fill(own, 0).sum() / max(batch * tokens * (tokens - 1), 1)
+
+
+@without_autocast
+def gate(x: Tensor, m: Tensor, p: Tensor | None = None) -> Tensor:
+    """``x * sum_i p_i m_i``: what a teacher's head sees while its tokens are learned.
+
+    Args:
+        x: (N, C, H, W) map.
+        m: (N, T, H, W) masks.
+        p: (N, T) weights of the masks; without them the masks are summed.
+
+    Returns:
+        (N, C, H, W) in ``x``'s dtype, differentiable in all arguments.
+    """
+    total = m.sum(1, keepdim=True) if p is None else torch.bmm(p[:, None], m.flatten(2)).unflatten(2, m.shape[2:])
+    return x * total.to(x.dtype)
+
+
+@without_autocast
+def pixel_weights(m: Tensor, p: Tensor | None = None, eps: float = 0.0) -> Tensor:
+    """``W = sum_i p_i m_i^2 / (area_i + eps)``, the weight of each position; over an image it sums to at most 1.
+
+    Args:
+        m: (N, T, H, W) masks.
+        p: (N, T) weights of the masks. Defaults to 1 / T.
+        eps: Added to each mask's area, the sum over its positions; the sum is at least 1e-12.
+
+    Returns:
+        (N, 1, H, W) in float32 (float64 for float64 masks).
+    """
+    m = m.to(loss_dtype(m))
+    area = (m.sum((2, 3)) + eps).clamp_min(_MIN_AREA)
+    share = 1 / m.shape[1] / area if p is None else p.to(m.dtype) / area
+    return (m * share[..., None, None] * m).sum(1, keepdim=True)  # m^2 first could underflow
+
+
+@without_autocast
+def weighted_mse(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    """``sum_n,p W[n, p] sum_c (student - teacher)[n, c, p]^2 / (N C)``, without a map of differences.
+
+    Args:
+        student: (N, C, H, W) map, the only input that gets a gradient.
+        teacher: Map of the same shape.
+        weight: (N, 1, H, W).
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps); 0 for an empty batch.
+
+    Raises:
+        ValueError: Unequal shapes, or a weight that is not one number per position.
+    """
+    check_same_shape(student, teacher)
+    if weight.shape != (len(student), 1, *student.shape[2:]):
+        raise ValueError(f'weight must be (N, 1, H, W) for maps of {tuple(student.shape)}, got {tuple(weight.shape)}')
+    dtype = loss_dtype(student)
+    maps = (x.to(dtype) for x in (student, teacher.detach(), weight.detach()))
+    return _WeightedSquares.apply(*maps) / max(student.shape[0] * student.shape[1], 1)
+
+
+@without_autocast
+def masked_feature_loss(
+    student: Tensor,
+    teacher: Tensor,
+    tokens: Tensor,
+    branch: Branch | None = None,
+    *,
+    student_mask: bool = False,
+    eps: float = 0.0,
+    factor: float = 1.0,
+) -> Tensor:
+    """Squared error under the teacher's masks: the loss of one level (MasKD, ICLR 2023).
+
+    ``factor * mean_n sum_i p_i mean_c [sum_P m_i^2 (student - teacher)_c^2 / sum_P m_i]``, masks ``m`` from the
+    teacher's map, weights ``p`` from the branch on the teacher's map.
+
+    Args:
+        student: (N, C, H, W) map after the align, the only input that gets a gradient.
+        teacher: Map of the same shape.
+        tokens: (T, C).
+        branch: Weighs the masks of each image. Defaults to equal weights 1 / T.
+        student_mask: Also multiply each mask by the student's own, as a constant.
+        eps: Added to the area of a mask: 0 for detection, 1e-5 for segmentation as released.
+        factor: 1 for detection, 0.5 for segmentation as released.
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps); 0 for an empty batch.
+
+    Raises:
+        ValueError: Unequal shapes, or tokens of other channels.
+    """
+    check_same_shape(student, teacher)
+    dtype = loss_dtype(student)
+    student, teacher = student.to(dtype), teacher.detach().to(dtype)
+    with torch.no_grad():
+        masks = token_masks(tokens, teacher)
+        if student_mask:
+            masks *= token_masks(tokens, student)
+        weight = pixel_weights(masks, None if branch is None else mask_weights(branch, teacher), eps)
+    return factor * weighted_mse(student, teacher, weight)
+
+
+class _WeightedSquares(torch.autograd.Function):
+    """``sum W (s - t)^2``; the difference is taken block by block, again in backward, instead of being kept."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(student, teacher, weight)
+        total = student.new_zeros((), dtype=torch.float64)
+        for s, t, w in _blocks(student, teacher, weight):
+            difference = s - t
+            total += (difference * w).mul_(difference).sum()
+        return total.to(student.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        student, teacher, weight = ctx.saved_tensors
+        grad = torch.empty_like(student)
+        for s, t, w, g in _blocks(student, teacher, weight * (2 * grad_output), grad):
+            torch.sub(s, t, out=g).mul_(w)
+        return grad, None, None
+
+
+def _blocks(x: Tensor, *others: Tensor) -> Iterator[list[Tensor]]:
+    """Cut the maps alike into blocks that are contiguous in the memory of ``x``: over channels, or rows if NHWC."""
+    batch, channels, height, width = x.shape
+    by_rows = x.stride(1) == 1 and channels > 1
+    inner, cost = (height, width * channels) if by_rows else (channels, height * width)
+    for n, i in tiles(batch, inner, cost, block_elements(x.device)):
+        yield [y[n, :, i] if by_rows else y[n, i if y.shape[1] > 1 else slice(None)] for y in (x, *others)]

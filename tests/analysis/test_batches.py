@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdistill_dense.analysis.batches import BOXES, training_batch
+from tests import toys
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _loader(**dataset) -> dict:
+    return {'train_dataloader': {'dataset': dataset}}
+
+
+def test_a_segmenter_gets_labels_of_all_its_classes_in_its_crop() -> None:
+    network = toys.build_plain(toys.seg_net())
+    batch = training_batch(network, {}, 3)
+    assert [x.shape for x in batch['inputs']] == [(3, toys.SIDE, toys.SIDE)] * 3
+    labels = torch.stack([sample.gt_sem_seg.data for sample in batch['data_samples']])
+    assert labels.unique().tolist() == list(range(toys.NUM_CLASSES))
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn', 'cascade_mask_rcnn'])
+def test_a_detector_gets_boxes_inside_the_image_that_it_can_train_on(kind: str) -> None:
+    network = toys.build_plain(toys.det_net(kind)).train()
+    batch = training_batch(network, {}, 2, (64, 96))
+    for sample in batch['data_samples']:
+        boxes, labels = sample.gt_instances.bboxes, sample.gt_instances.labels
+        assert boxes.shape == (BOXES, 4) and labels.max() < toys.NUM_CLASSES - 1
+        assert boxes.min() >= 0 and (boxes <= torch.tensor([96, 64, 96, 64])).all()
+        assert (boxes[:, 2:] - boxes[:, :2] >= torch.tensor([6, 4])).all()
+    assert toys.total(toys.losses_of(network, batch)).isfinite()
+    assert ('masks' in batch['data_samples'][0].gt_instances) == (kind == 'cascade_mask_rcnn')
+
+
+@pytest.mark.parametrize('name, size', [('coco_detection', (800, 1333)), ('coco_detection_ms', (800, 1333))])
+def test_the_size_is_the_largest_of_the_training_pipeline(name: str, size: tuple[int, int]) -> None:
+    network = toys.build_plain(toys.det_net())
+    config = Config.fromfile(ROOT / f'configs/_base_/datasets/{name}.py')
+    assert training_batch(network, config, 1)['inputs'][0].shape == (3, *size)
+
+
+def test_the_size_of_a_repeated_data_set_is_found() -> None:
+    network = toys.build_plain(toys.det_net())
+    config = _loader(dataset={'pipeline': [{'type': 'Load'}, {'type': 'Resize', 'scale': (40, 30)}]})
+    assert training_batch(network, config, 1)['inputs'][0].shape == (3, 30, 40)
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match='has a scale; give --size'):
+        training_batch(toys.build_plain(toys.det_net()), _loader(pipeline=[]), 1)
+    segmenter = toys.build_plain(toys.seg_net())
+    segmenter.data_preprocessor.size = None
+    with pytest.raises(ValueError, match='no data_preprocessor.size, the training crop; give --size'):
+        training_batch(segmenter, {}, 1)
+    with pytest.raises(ValueError, match='must have a decode_head, bbox_head or roi_head, Linear has none'):
+        training_batch(torch.nn.Linear(1, 1), {}, 1)

@@ -1,0 +1,315 @@
+"""Terms on head outputs: formulas by hand, the teacher's RoI head on the student's RoIs, and the errors."""
+
+import doctest
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmdistill_dense.distillers import HeadOutputKD, RoIHeadKD, heads
+from mmdistill_dense.losses import correlation_distance
+from tests import toys
+from tests.distillers.case import DistillerCase
+
+CONV_SEG = 'decode_head.conv_seg'
+
+
+# Dense heads
+
+
+class _OutputCase(DistillerCase):
+    student = teacher = (2, 6, 6, 7)
+    zero_on_identical = True
+
+
+class TestSmoothL1(_OutputCase):
+    option = dict(type='HeadOutputKD', student_tap=CONV_SEG, beta=0.11)
+
+
+class TestL1(_OutputCase):
+    option = dict(type='HeadOutputKD', student_tap=CONV_SEG, form='l1')
+
+
+class TestSoftmax(_OutputCase):
+    option = dict(type='HeadOutputKD', student_tap=CONV_SEG, form='softmax', temperature=2.0)
+
+
+class TestSigmoid(_OutputCase):
+    option = dict(type='HeadOutputKD', student_tap=CONV_SEG, form='sigmoid')
+
+
+def _maps(channels=6):
+    generator = torch.Generator().manual_seed(0)
+    return 2 * torch.randn(2, 2, channels, 3, 2, generator=generator, dtype=torch.float64)
+
+
+def _loss(student, teacher, **options):
+    return HeadOutputKD('head', **options).loss(student, teacher, 0)['loss_head']
+
+
+def test_regression_forms_are_means_over_all_elements():
+    student, teacher = _maps()
+    torch.testing.assert_close(_loss(student, teacher, form='l1'), (student - teacher).abs().mean())
+    torch.testing.assert_close(_loss(student, teacher), F.smooth_l1_loss(student, teacher))
+    torch.testing.assert_close(_loss(student, teacher, beta=0.11), F.smooth_l1_loss(student, teacher, beta=0.11))
+
+
+@pytest.mark.parametrize('temperature', [None, 3.0])
+def test_softmax_over_classes_of_folded_anchors(temperature):
+    student, teacher = _maps()
+    t = temperature or 1.0
+    # mmdet's own unfolding of (N, A * K, H, W)
+    s, p = ((m.permute(0, 2, 3, 1).reshape(-1, 3) / t).softmax(1) for m in (student, teacher))
+    expected = t * t * (p * (p / s).log()).sum(1).mean()
+    torch.testing.assert_close(
+        _loss(student, teacher, form='softmax', num_classes=3, temperature=temperature), expected
+    )
+
+
+def test_sigmoid_is_the_mean_binary_divergence():
+    student, teacher = _maps()
+    s, p = student.sigmoid(), teacher.sigmoid()
+    expected = (p * (p / s).log() + (1 - p) * ((1 - p) / (1 - s)).log()).mean()
+    torch.testing.assert_close(_loss(student, teacher, form='sigmoid'), expected)
+
+
+def test_one_term_per_call_and_weights_per_tap():
+    distiller = HeadOutputKD([('refine', 0.2), ('init', 0.1)])
+    sizes = [(3, 2), (2, 1)]
+    shapes = {tap: [torch.Size((1, 4, *size)) for size in sizes] for tap in ('refine', 'init')}
+    distiller.setup(shapes, shapes)
+    students, teachers = ({tap: [torch.randn(2, 4, *size) for size in sizes] for tap in shapes} for _ in range(2))
+    terms = {tap: sum(map(F.smooth_l1_loss, students[tap], teachers[tap])) for tap in shapes}
+    loss = distiller(students, teachers, None)['loss_head']
+    torch.testing.assert_close(loss, 0.2 * terms['refine'] + 0.1 * terms['init'])
+
+
+@pytest.mark.parametrize('use_sigmoid', [True, False])
+def test_classes_come_from_the_head(use_sigmoid):
+    loss_cls = dict(type='CrossEntropyLoss', use_sigmoid=use_sigmoid, _delete_=True)
+    distillers = dict(kd=dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='softmax'))
+    option = dict(bbox_head=dict(loss_cls=loss_cls))
+    config = toys.model_config(toys.det_net(**option), toys.det_net(width=16, allow_random=True, **option), distillers)
+    model = toys.build(config, scope='mmdet')
+    assert model.distillers['kd'].num_classes == model.bbox_head.cls_out_channels
+
+
+def test_example():
+    assert doctest.testmod(heads, extraglobs=dict(torch=torch)).failed == 0
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(form='l2'), "form must be one of 'smooth_l1', 'l1', 'softmax', 'sigmoid', got 'l2'"),
+        (dict(form='l1', beta=1.0), "beta > 0 belongs to form='smooth_l1', got 1.0 with form='l1'"),
+        (dict(beta=0), "beta > 0 .* got 0 with form='smooth_l1'"),
+        (dict(temperature=2.0), "temperature > 0 .* got 2.0 with form='smooth_l1'"),
+        (dict(form='softmax', temperature=0), "temperature > 0 .* got 0 with form='softmax'"),
+        (dict(form='sigmoid', num_classes=3), "num_classes >= 2 belongs to form='softmax', got 3 with form='sigmoid'"),
+        (dict(form='softmax', num_classes=1), "num_classes >= 2 .* got 1 with form='softmax'"),
+    ],
+)
+def test_options_that_do_not_fit(options, words):
+    with pytest.raises(ValueError, match=words):
+        HeadOutputKD('head', **options)
+
+
+def test_channels_that_hold_no_whole_number_of_softmaxes():
+    shapes = {'head': [torch.Size((1, 6, 3, 2))]}
+    with pytest.raises(ValueError, match=r'head -> head \(level 0\) has 6 channels, no multiple of num_classes=4'):
+        HeadOutputKD('head', form='softmax', num_classes=4).setup(shapes, shapes)
+
+
+# R-CNN heads
+
+AGNOSTIC = dict(roi_head=dict(bbox_head=dict(reg_class_agnostic=True)))
+
+
+def _pair(student=None, teacher='faster_rcnn', option=None, **distiller):
+    """A Faster R-CNN student with one RoIHeadKD; the teacher by its kind."""
+    return toys.model_config(
+        toys.det_net('faster_rcnn', **(student or {})),
+        toys.det_teacher(teacher, **(option or {})),
+        dict(roi=dict(type='RoIHeadKD', **distiller)),
+    )
+
+
+def _ready(*args, **kwargs):
+    return toys.ready(toys.build(_pair(*args, **kwargs), scope='mmdet'))
+
+
+def _step(model, output):
+    """The losses of one step, and what the student's head saw and gave in it."""
+    seen = {}
+    roi_head = model.roi_head
+    handles = [
+        roi_head.bbox_roi_extractor.register_forward_hook(lambda _, args, __: seen.update(rois=args[1])),
+        getattr(roi_head.bbox_head, output).register_forward_hook(lambda _, __, out: seen.update(output=out)),
+    ]
+    losses = toys.losses_of(model, toys.det_batch())
+    for handle in handles:
+        handle.remove()
+    return losses['distill.roi.loss_roi'], seen['rois'], seen['output']
+
+
+def _answer(model, rois, stage, layer):
+    """The teacher's output by its own modules, one after the other."""
+    network = toys.teacher_of(model).network
+    batch = model.data_preprocessor(toys.det_batch(), True)
+    extractor, head = network.roi_head.bbox_roi_extractor, network.roi_head.bbox_head
+    if stage is not None:
+        extractor, head = extractor[stage], head[stage]
+    hidden = extractor(network.extract_feat(batch['inputs'])[:4], rois).flatten(1)
+    for linear in head.shared_fcs:
+        hidden = linear(hidden).relu()
+    return getattr(head, layer)(hidden)
+
+
+def test_the_teachers_head_sees_the_students_rois():
+    model = _ready()
+    loss, rois, output = _step(model, 'fc_reg')
+    assert output.shape == (len(rois), 4 * (toys.NUM_CLASSES - 1)) and len(rois) > 100
+    assert set(rois[:, 0].tolist()) == {0, 1}, 'of both images'
+    expected = F.smooth_l1_loss(output, _answer(model, rois, None, 'fc_reg'))
+    torch.testing.assert_close(loss, expected)
+    assert loss > 0.01
+
+
+@pytest.mark.parametrize('stage', [0, 2])
+def test_a_cascade_answers_with_one_stage(stage):
+    model = _ready(AGNOSTIC, 'cascade_mask_rcnn', stage=stage, form='l1')
+    loss, rois, output = _step(model, 'fc_reg')
+    answers = [_answer(model, rois, number, 'fc_reg') for number in range(3)]
+    assert output.shape == answers[0].shape == (len(rois), 4)
+    expected = [(output - answer).abs().mean() for answer in answers]
+    torch.testing.assert_close(loss, expected[stage])
+    assert len({round(value.item(), 6) for value in expected}) == 3
+
+
+def test_correlation_of_class_scores():
+    model = _ready(
+        AGNOSTIC, 'cascade_mask_rcnn', student_tap='roi_head.bbox_head.fc_cls', output='cls_score', form='dist'
+    )
+    loss, rois, output = _step(model, 'fc_cls')
+    torch.testing.assert_close(loss, correlation_distance(output, _answer(model, rois, 0, 'fc_cls')))
+
+
+def test_gradient_reaches_the_student_alone():
+    model = _ready()
+    _step(model, 'fc_reg')[0].backward()
+    head = model.roi_head.bbox_head
+    for module in (model.backbone.conv1, model.neck.lateral_convs[0].conv, *head.shared_fcs, head.fc_reg):
+        assert module.weight.grad is not None and module.weight.grad.any()
+    assert head.fc_cls.weight.grad is None and model.rpn_head.rpn_reg.weight.grad is None
+    assert all(p.grad is None for p in toys.teacher_of(model).network.parameters())
+
+
+def test_the_teachers_rpn_and_mask_head_do_not_run():
+    model = _ready(AGNOSTIC, 'cascade_mask_rcnn')
+    network = toys.teacher_of(model).network
+    calls = []
+    for name in ('rpn_head', 'roi_head.mask_head.0', 'roi_head.bbox_head.1', 'roi_head.bbox_head.0'):
+
+        def note(*_, name=name):
+            calls.append((name, torch.is_grad_enabled()))
+
+        network.get_submodule(name).register_forward_hook(note)
+    _step(model, 'fc_reg')
+    assert calls == [('roi_head.bbox_head.0', False)], 'once, without a graph'
+
+
+def test_the_roi_head_is_loaded_strictly(tmp_path):
+    state = torch.load(toys.teacher_file('faster_rcnn'), weights_only=True)['state_dict']
+    del state['roi_head.bbox_head.fc_reg.bias'], state['rpn_head.rpn_reg.bias']
+    torch.save(dict(state_dict=state), tmp_path / 'without.pth')
+    model = toys.build(_pair(option=dict(checkpoint=str(tmp_path / 'without.pth'))), scope='mmdet')
+    with pytest.raises(ValueError, match=r'roi_head\.bbox_head\.fc_reg\.bias') as error:
+        model.init_weights()
+    assert 'rpn_reg' not in str(error.value), 'which nobody runs'
+
+
+def _bare(output):
+    """A distiller beside a teacher whose head answers ``output``."""
+    distiller = RoIHeadKD()
+    head = nn.Module()
+    head.bbox_head = nn.Identity()
+    head._bbox_forward = lambda features, rois: dict(bbox_pred=output)
+    distiller.frozen = types.SimpleNamespace(module=lambda _: head)
+    return distiller
+
+
+def _forward(distiller, output, rois):
+    student = {'roi_head.bbox_head.fc_reg': [output], 'roi_head.bbox_roi_extractor:input[1]': [rois]}
+    return distiller(student, {'neck': [torch.zeros(1, 2, 4, 4)]}, None)['loss_roi']
+
+
+def test_no_rois_give_zero_with_a_gradient():
+    output = torch.zeros(0, 4, requires_grad=True)
+    loss = _forward(_bare(None), output, torch.zeros(0, 5))
+    loss.backward()
+    assert loss.item() == 0 and output.grad is not None
+
+
+def test_half_outputs_give_a_float32_loss():
+    output, answer = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    rois = torch.zeros(6, 5)
+    exact = _forward(_bare(answer), output, rois)
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = _forward(_bare(answer.bfloat16()), output.bfloat16(), rois)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, exact, rtol=2e-2, atol=0)
+
+
+def test_an_extractor_that_is_called_again_for_masks():
+    output, answer = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    student = {
+        'roi_head.bbox_head.fc_reg': [output],
+        'roi_head.bbox_roi_extractor:input[1]': [torch.zeros(6, 5), torch.zeros(2, 5)],
+    }
+    loss = _bare(answer)(student, {'neck': [torch.zeros(1, 2, 4, 4)]}, None)['loss_roi']
+    torch.testing.assert_close(loss, F.smooth_l1_loss(output, answer))
+
+
+@pytest.mark.parametrize(
+    ('student', 'teacher', 'option', 'words'),
+    [
+        ({}, 'cascade_mask_rcnn', {}, 'gives 24 values .* bbox_pred 4.*model.student.*reg_class_agnostic=True'),
+        (AGNOSTIC, 'faster_rcnn', {}, 'gives 4 values .* bbox_pred 24.*model.student.*reg_class_agnostic=False'),
+        ({}, 'retinanet', {}, 'model.teacher is a RetinaNet and has no roi_head; for dense heads use HeadOutputKD'),
+        ({}, 'faster_rcnn', dict(stage=1), r'distillers.roi.stage=1, but .* has 1 stage\(s\)'),
+        (AGNOSTIC, 'cascade_mask_rcnn', dict(stage=3), r'distillers.roi.stage=3, but .* has 3 stage\(s\)'),
+    ],
+)
+def test_pairs_refused_at_construction(student, teacher, option, words):
+    with pytest.raises(ValueError, match=words):
+        toys.build(_pair(student, teacher, **option), scope='mmdet')
+
+
+def test_other_classes_are_refused_at_the_first_step():
+    option = dict(roi_head=dict(bbox_head=dict(num_classes=3)), checkpoint=None, allow_random=True)
+    model = _ready(option=option)
+    with pytest.raises(ValueError, match=r'gives 24 values per RoI and the teacher.s bbox_pred 12\. Tap the same kind'):
+        _step(model, 'fc_reg')
+
+
+def test_rois_of_another_head_are_refused():
+    with pytest.raises(ValueError, match=r'has 6 rows, but rois=.* 5; tap the RoIs of the same head'):
+        _forward(_bare(None), torch.zeros(6, 4), torch.zeros(5, 5))
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'words'),
+    [
+        (dict(student_tap=['a', 'b']), TypeError, r"student_tap must be one tap, got \['a', 'b'\]"),
+        (dict(output='mask'), ValueError, "output must be one of 'bbox_pred', 'cls_score', got 'mask'"),
+        (dict(form='kl'), ValueError, "form must be one of .*'dist', got 'kl'"),
+        (dict(form='dist', beta=1.0), ValueError, "beta > 0 belongs to form='smooth_l1'"),
+        (dict(form='l1', temperature=1.0), ValueError, 'temperature > 0 belongs to the forms of class scores'),
+    ],
+)
+def test_roi_options_that_do_not_fit(options, error, words):
+    with pytest.raises(error, match=words):
+        RoIHeadKD(**options)

@@ -1,0 +1,337 @@
+"""MasKD: the formula, when student masks begin, which tokens a level uses, real networks."""
+
+import doctest
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmdistill_dense.distillers import MasKD, maskd
+from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.taps import Recorder
+from tests import toys
+from tests.distillers.case import DistillerCase
+from tests.tokens.tokens import LEARN, NECK, det_model, random_tokens, tokens_of
+
+SIZES = [(9, 12), (5, 6), (1, 3)]
+
+
+class TestCase(DistillerCase):
+    option = dict(type='MasKD', student_tap='backbone[3]', num_tokens=4, student_mask_from=0)
+
+    def make(self, **changes):
+        distiller = super().make(**changes)
+        distiller.load_tokens(random_tokens(distiller))
+        return distiller
+
+    def network(self):
+        model = super().network()
+        distiller = model.distillers['case']
+        distiller.load_tokens(random_tokens(distiller))
+        return model
+
+    def total(self, distiller, student, teacher):
+        terms = distiller.step(student, teacher, None)
+        return torch.stack([value for name, value in terms.items() if 'loss' in name]).sum()
+
+    def test_losses_are_named_finite_scalars(self):
+        """One loss, and its levels for the log alone."""
+        distiller = self.make()
+        losses = distiller.step(*self.maps(distiller), None)
+        assert sorted(losses) == ['level0', 'loss_maskd']
+        assert losses['loss_maskd'].requires_grad and not losses['level0'].requires_grad
+        assert all(value.shape == () and value.isfinite() for value in losses.values())
+
+    def test_autocast_gives_float32_losses_close_to_exact(self):
+        distiller = self.make()
+        exact = self.total(distiller, *self.maps(distiller))
+        with torch.autocast('cpu', torch.bfloat16):
+            losses = distiller.step(*self.maps(distiller, torch.bfloat16), None)
+        assert losses['loss_maskd'].dtype == torch.float32
+        torch.testing.assert_close(losses['loss_maskd'], exact, rtol=2e-2, atol=0)
+
+
+class TestLogitsCase(TestCase):
+    option = dict(type='MasKD', student_tap='decode_head.conv_seg', num_tokens=8, weight_mask=False, align='none',
+                  factor=0.5, eps=1e-5)  # fmt: skip
+    student = teacher = (2, 19, 8, 16)
+    zero_on_identical = True
+
+
+def make(student=6, teacher=8, sizes=SIZES, iteration=0, taps=('neck',), **options):
+    """A distiller with tokens for levels of these sizes at each tap."""
+    torch.manual_seed(0)
+    distiller = MasKD(list(taps), num_tokens=3, **options)
+    shapes = [{t.split('*')[0]: [torch.Size((1, c, *s)) for s in sizes] for t in taps} for c in (student, teacher)]
+    distiller.setup(*shapes)
+    distiller.load_tokens(random_tokens(distiller))
+    distiller.progress = Progress(iteration=iteration, max_iters=10)
+    return distiller
+
+
+def maps(channels, sizes=SIZES, seed=1, batch=2, taps=('neck',)):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        tap: [torch.randn(batch, channels, *size, generator=generator).requires_grad_() for size in sizes]
+        for tap in taps
+    }
+
+
+def naive(distiller, level, module, student, teacher, student_mask=False):
+    """Loops over images and tokens, in the released form: masked maps, no weight map."""
+    s = distiller.aligns[level](student)
+    total = 0
+    for n in range(len(s)):
+        weights = torch.full((3,), 1 / 3)
+        if distiller.weight_mask:
+            conv, fc = module.prob['0'], module.prob['2']
+            pooled = F.conv2d(teacher[n : n + 1], conv.weight, conv.bias, padding=1).mean((2, 3), keepdim=True)
+            weights = F.conv2d(pooled, fc.weight, fc.bias).flatten().softmax(0)
+        for i, token in enumerate(module.mask_token):
+            mask = torch.sigmoid((token[:, None, None] * teacher[n]).sum(0))
+            if student_mask:
+                mask = mask * torch.sigmoid((token[:, None, None] * s[n]).sum(0)).detach()
+            errors = (mask * s[n] - mask * teacher[n]).square().sum((1, 2)) / (mask.sum() + distiller.eps)
+            total = total + weights[i] * errors.mean() / len(s)
+    return distiller.factor * total
+
+
+@pytest.mark.parametrize(
+    'options',
+    [dict(), dict(student_mask_from=0), dict(weight_mask=False, factor=0.5, eps=1e-5), dict(loss_weight=7.0)],
+    ids=['detection', 'student masks', 'segmentation', 'weighted'],
+)
+def test_equals_the_formula(options):
+    distiller = make(**options)
+    student, teacher = maps(6), maps(8, seed=2)
+    pairs = zip(distiller.mask_modules, student['neck'], teacher['neck'], strict=True)
+    each = [naive(distiller, i, m, s, t, 'student_mask_from' in options) for i, (m, s, t) in enumerate(pairs)]
+    found = distiller.step(student, teacher, None)
+    torch.testing.assert_close(found.pop('loss_maskd'), distiller.loss_weight * sum(each))
+    torch.testing.assert_close(found, {f'level{i}': value for i, value in enumerate(each)})
+
+
+def test_gradient_reaches_the_student_and_the_aligns_and_nothing_else():
+    distiller = make(student_mask_from=0)
+    student, teacher = maps(6), maps(8, seed=2)
+    pairs = zip(distiller.mask_modules, student['neck'], teacher['neck'], strict=True)
+    expected = sum(naive(distiller, i, m, s, t, True) for i, (m, s, t) in enumerate(pairs))
+    inputs = [*student['neck'], *distiller.aligns.parameters()]
+    grads = torch.autograd.grad(expected, inputs)
+    distiller(student, teacher, None)['loss_maskd'].backward()
+    torch.testing.assert_close([x.grad for x in inputs], list(grads), msg='with the masks as constants')
+    assert all(x.grad is None for x in teacher['neck'])
+    assert not any(buffer.requires_grad for buffer in distiller.buffers())
+    assert list(distiller.parameters()) == list(distiller.aligns.parameters())
+
+
+def test_the_students_masks_begin_with_their_iteration():
+    student, teacher = maps(6), maps(8, seed=2)
+
+    def value(iteration, since):
+        return make(student_mask_from=since, iteration=iteration)(student, teacher, None)['loss_maskd'].item()
+
+    never, always = value(0, None), value(0, 0)
+    assert never != always
+    assert [value(k, 5) for k in (4, 5, 6)] == [never, always, always]
+
+
+def test_equal_widths_are_aligned_too():
+    distiller = make(student=8)
+    assert [tuple(conv.weight.shape) for conv in distiller.aligns] == [(8, 8, 1, 1)] * 3
+
+
+def test_shared_tokens_serve_every_tap_and_are_learned_on_the_first():
+    taps = ('main', 'auxiliary')
+    options = dict(sizes=[(6, 6)], student=8, align='none', weight_mask=False)
+    shared = MasKD(['main', ('auxiliary', 0.4)], num_tokens=3, share_tokens=True, weight_mask=False, align='none')
+    shapes = {tap: [torch.Size((1, 8, 6, 6))] for tap in taps}
+    shared.setup(shapes, shapes)
+    shared.load_tokens(random_tokens(shared))
+    assert sorted(shared.token_shapes()) == ['0.mask_token']
+    assert [(str(one.tap), one.first, one.count) for one in shared.gated_taps] == [('main', 0, 1)]
+    student, teacher = (maps(8, [(6, 6)], seed, taps=taps) for seed in (1, 2))
+    single = make(taps=('main',), **options)
+    single.load_tokens({'0.mask_token': shared.mask_modules[0].mask_token})
+    both = [single({'main': student[t]}, {'main': teacher[t]}, None)['loss_maskd'] for t in taps]
+    torch.testing.assert_close(shared(student, teacher, None)['loss_maskd'], both[0] + 0.4 * both[1])
+    masks = shared.masks([teacher[tap][0] for tap in taps])
+    torch.testing.assert_close(masks[1], single.masks(teacher['auxiliary'])[0])
+
+
+def test_every_tap_has_its_own_tokens_otherwise():
+    distiller = make(taps=('main', 'auxiliary'))
+    assert len(distiller.mask_modules) == 6
+    assert [(str(one.tap), one.first, one.count) for one in distiller.gated_taps] == [
+        ('main', 0, 3),
+        ('auxiliary', 3, 3),
+    ]
+
+
+def test_maps_of_other_sizes_are_resized_with_a_warning(caplog, monkeypatch):
+    told = []
+    monkeypatch.setattr(maskd, 'print_log', lambda text, *_: told.append(text))
+    distiller = MasKD(num_tokens=3)
+    shapes = [
+        {'neck': [torch.Size((1, c, *s)) for s in sizes]}
+        for c, sizes in ((6, [(4, 4), (5, 6)]), (8, [(9, 12), (5, 6)]))
+    ]
+    distiller.setup(*shapes)
+    assert len(told) == 1 and '(4, 4)' in told[0] and '(9, 12)' in told[0] and "the student's is resized" in told[0]
+    distiller.load_tokens(random_tokens(distiller))
+    student, teacher = maps(6, [(4, 4), (5, 6)]), maps(8, [(9, 12), (5, 6)], 2)
+    larger = F.interpolate(distiller.aligns[0](student['neck'][0]), (9, 12), mode='bilinear', align_corners=False)
+    value = distiller(student, teacher, None)
+    distiller.aligns[0] = torch.nn.Identity()
+    torch.testing.assert_close(
+        value['level0'], naive(distiller, 0, distiller.mask_modules[0], larger, teacher['neck'][0])
+    )
+
+
+def test_names_are_those_of_the_released_files():
+    names = list(make().state_dict())
+    for level in range(3):
+        for name in ('mask_token', 'prob.0.weight', 'prob.0.bias', 'prob.2.weight', 'prob.2.bias'):
+            assert f'mask_modules.{level}.{name}' in names
+    assert 'tokens_ready' in names
+
+
+def test_no_tokens_no_loss():
+    distiller = MasKD(num_tokens=3)
+    shapes = {'neck': [torch.Size((1, 8, 4, 4))]}
+    distiller.setup(shapes, shapes)
+    with pytest.raises(RuntimeError, match=r'distillers\.maskd has no tokens yet'):
+        distiller(maps(8, [(4, 4)]), maps(8, [(4, 4)]), None)
+    assert not distiller.has_tokens_of('t1')
+
+
+def test_whose_tokens_these_are_is_kept_in_the_state():
+    first, second = make(), make()
+    first.load_tokens(random_tokens(first), 't00000000000abcd')
+    second.load_state_dict(first.state_dict())
+    assert second.has_tokens_of('t00000000000abcd') and not second.has_tokens_of('t00000000000abce')
+    first.load_tokens(random_tokens(first))
+    assert first.has_tokens_of('t00000000000abcd'), 'an unknown teacher is believed'
+
+
+def test_the_whole_teacher_is_needed_to_learn_only():
+    assert MasKD().teacher_parts is None and MasKD(tokens='x.pth').teacher_parts == ()
+
+
+@pytest.mark.parametrize(
+    ('options', 'kind', 'words'),
+    [
+        (dict(num_tokens=0), ValueError, 'num_tokens must be a whole number of at least 1, got 0'),
+        (dict(factor=0), ValueError, 'factor must be > 0 and eps >= 0, got 0 and 0.0'),
+        (dict(eps=-1e-5), ValueError, 'factor must be > 0 and eps >= 0'),
+        (dict(student_mask_from=-1), ValueError, 'student_mask_from is an iteration >= 0 or None, got -1'),
+        (dict(align='linear'), ValueError, "align must be one of 'auto', 'conv', 'none', got 'linear'"),
+        (dict(learn=dict(iterations=5)), KeyError, r'learn\.iterations is no option'),
+    ],
+)
+def test_option_errors(options, kind, words):
+    with pytest.raises(kind, match=words):
+        MasKD(**options)
+
+
+def test_shape_errors_at_construction():
+    with pytest.raises(ValueError, match=r'distillers\.maskd: neck -> neck \(level 0\) must hold \(C, H, W\) maps'):
+        flat = {'neck': [torch.Size((1, 8))]}
+        MasKD().setup(flat, flat)
+    levels = {'a': [torch.Size((1, 8, 4, 4))], 'b': [torch.Size((1, 6, 4, 4))]}
+    with pytest.raises(ValueError, match=r'share_tokens=True: the taps a, b have \[1, 1\] levels of \[8, 6\] channels'):
+        MasKD(['a', 'b'], share_tokens=True).setup(levels, levels)
+
+
+def test_learning_on_an_input_is_refused(tmp_path):
+    option = dict(NECK, student_tap='decode_head.conv_seg:input', weight_mask=False)
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(maskd=option))
+    with pytest.raises(ValueError, match='an input cannot be replaced'):
+        toys.train(tmp_path, model, iters=1)
+
+
+# Real networks
+
+
+@pytest.mark.parametrize(
+    ('student', 'teacher'),
+    [('retinanet', 'retinanet'), ('fcos', 'fcos'), ('reppoints', 'reppoints'), ('faster_rcnn', 'faster_rcnn'),
+     ('faster_rcnn', 'cascade_mask_rcnn')],
+)  # fmt: skip
+def test_a_detector_learns_distils_and_stays_a_plain_detector(tmp_path, student, teacher):
+    config = toys.det_run_config(tmp_path, det_model(NECK, student, teacher), masks='mask' in teacher)
+    runner = toys.train(tmp_path, config)
+    assert len(tokens_of(runner)) == 25 and all(value.any() for value in tokens_of(runner).values())
+    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    toys.build_plain(toys.det_net(student)).load_state_dict(content['state_dict'], strict=True)
+    assert (
+        'maskd.mask_modules.4.mask_token' in content['distillers'] and content['distillers']['maskd.tokens_ready'] > 1
+    )
+
+
+def test_deeplabv3_learns_on_its_logits_and_distils_both_heads(tmp_path):
+    option = dict(type='MasKD', student_tap=['decode_head', ('auxiliary_head', 0.4)], num_tokens=8, weight_mask=False,
+                  align='none', factor=0.5, eps=1e-5, share_tokens=True, learn=LEARN)  # fmt: skip
+    model = toys.model_config(toys.seg_net(), toys.seg_teacher(), dict(maskd=option))
+    runner = toys.train(tmp_path, model, iters=2)
+    assert tuple(tokens_of(runner)['0.mask_token'].shape) == (8, toys.NUM_CLASSES)
+    logged = {name for name in runner.message_hub.log_scalars if 'maskd' in name}
+    assert logged == {f'train/distill.maskd.{name}' for name in ('loss_maskd', 'level0', 'level1', 'share')}
+    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    toys.build_plain(toys.seg_net()).load_state_dict(content['state_dict'], strict=True)
+
+
+def test_a_networks_step_adds_the_formula_to_the_task():
+    model = toys.distilled(
+        'mmdet', student=toys.det_net(), teacher=toys.det_teacher(), distillers=dict(maskd=dict(NECK, loss_weight=7.0))
+    )
+    distiller = model.distillers['maskd']
+    distiller.load_tokens(random_tokens(distiller))
+    data = model.data_preprocessor(toys.det_batch(), True)
+    teacher = distiller.frozen(data['inputs'])['neck']
+    recorder = Recorder(model, distiller.student_taps, 'student_tap')
+    with recorder.recording() as taps:
+        losses = model.loss(data['inputs'], data['data_samples'])
+    pairs = zip(distiller.mask_modules, taps['neck'], teacher, strict=True)
+    modules = [(i, m, s, t) for i, (m, s, t) in enumerate(pairs)]
+    expected = 7 * sum(naive(distiller, i, m, s, t) for i, m, s, t in modules)
+    torch.testing.assert_close(losses['distill.maskd.loss_maskd'], expected)
+
+
+@pytest.mark.parametrize('start', [2, 4])
+def test_student_masks_begin_at_their_iteration_after_a_resume_too(tmp_path, start):
+    """Resumed before and after that iteration, a run ends in the bits of one that was not interrupted."""
+    seen = []
+
+    class Noted(MasKD):
+        def loss(self, student, teacher, level):
+            seen.append((self.progress.iteration, self.student_mask_from <= self.progress.iteration))
+            return super().loss(student, teacher, level)
+
+    DISTILLERS.register_module(module=Noted, force=True)
+    model = det_model(dict(NECK, type='Noted', student_mask_from=3))
+    whole = toys.train(None, toys.det_run_config(tmp_path / 'a', model, iters=6))
+    begun = [late for iteration, late in sorted(set(seen))]
+    assert begun == [False] * 3 + [True] * 3
+    resumed = dict(resume=True, load_from=str(tmp_path / 'a' / f'iter_{start}.pth'))
+    again = toys.train(None, toys.det_run_config(tmp_path / 'b', model, iters=6, **resumed))
+    assert not toys.differing(toys.student_state(again.model), toys.student_state(whole.model))
+    other = toys.det_run_config(
+        tmp_path / 'c', det_model(dict(NECK, type='Noted', student_mask_from=4)), iters=6, **resumed
+    )
+    if start == 2:
+        differing = toys.differing(toys.student_state(toys.train(None, other).model), toys.student_state(whole.model))
+        assert differing, 'where it begins matters'
+
+
+def test_averaging_leaves_the_tokens_out(tmp_path):
+    hooks = [dict(type='EMAHook', momentum=0.5)]
+    toys.train(tmp_path, toys.det_run_config(tmp_path, det_model(), iters=2, custom_hooks=hooks))
+    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    assert content['ema_state_dict'] and not any('distillers' in name for name in content['ema_state_dict'])
+
+
+def test_example():
+    result = doctest.testmod(maskd)
+    assert result.attempted and not result.failed

@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torch import Tensor
+
+from mmdistill_dense.losses import correlation_distance
+
+
+def _logits(*shape: int) -> tuple[Tensor, Tensor]:
+    student, teacher = 2 * torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return student.requires_grad_(), teacher
+
+
+def _naive(student: Tensor, teacher: Tensor, temperature: float, beta: float, gamma: float) -> Tensor:
+    """Correlations by ``torch.corrcoef``, one by one."""
+    s, t = (torch.softmax(x / temperature, 1) for x in (student, teacher))
+    rows = [1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(s, t, strict=True)]
+    columns = [1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(s.T, t.T, strict=True)]
+    return temperature**2 * (beta * torch.stack(rows).mean() + gamma * torch.stack(columns).mean())
+
+
+@pytest.mark.parametrize('options', [(1.0, 1.0, 1.0), (4.0, 1.0, 0.0), (0.5, 0.3, 2.0)])
+def test_equals_correlations_one_by_one(options: tuple[float, float, float]) -> None:
+    student, teacher = _logits(24, 11)
+    temperature, beta, gamma = options
+    loss = correlation_distance(student, teacher, temperature=temperature, beta=beta, gamma=gamma)
+    torch.testing.assert_close(loss, _naive(student, teacher, *options), rtol=1e-6, atol=0)  # the 1e-8 below
+
+
+def test_positions_of_maps_are_rows() -> None:
+    student, teacher = _logits(2, 5, 3, 4)
+    rows = (x.permute(0, 2, 3, 1).reshape(-1, 5) for x in (student, teacher))
+    torch.testing.assert_close(correlation_distance(student, teacher), correlation_distance(*rows))
+
+
+def test_gradcheck_and_no_gradient_for_the_teacher() -> None:
+    student, teacher = _logits(6, 4)
+    assert torch.autograd.gradcheck(lambda x: correlation_distance(x, teacher, temperature=2.0), student)
+    correlation_distance(student, teacher.requires_grad_()).backward()
+    assert teacher.grad is None and student.grad is not None
+
+
+def test_shift_and_scale_of_the_scores_do_not_count() -> None:
+    """Adding to all classes of a row changes no probability; equal ones give (almost) zero."""
+    student, _ = _logits(24, 11)
+    shifts = torch.arange(24.0, dtype=torch.float64)[:, None]
+    assert correlation_distance(student, student.detach() + shifts).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_sign_of_the_agreement_counts() -> None:
+    scores = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    assert correlation_distance(scores, scores).item() == pytest.approx(0, abs=1e-6)
+    assert correlation_distance(scores, -scores).item() == pytest.approx(4)
+
+
+@pytest.mark.parametrize('shape', [(0, 11), (0, 11, 4, 4), (2, 11, 0, 4)])
+def test_no_rows_give_zero_with_a_gradient(shape: tuple[int, ...]) -> None:
+    student = torch.zeros(shape, requires_grad=True)
+    loss = correlation_distance(student, torch.zeros(shape))
+    loss.backward()
+    assert loss.item() == 0 and student.grad.shape == shape
+
+
+@pytest.mark.parametrize('rows', [1, 4])
+def test_constant_scores_stay_finite(rows: int) -> None:
+    student = torch.zeros(rows, 3, requires_grad=True)
+    loss = correlation_distance(student, torch.tensor([[5.0, 0.0, 0.0]]).expand(rows, 3))
+    loss.backward()
+    assert loss.item() == pytest.approx(2) and student.grad.isfinite().all()
+
+
+def test_half_logits_are_lifted() -> None:
+    student, teacher = (x.detach().half() for x in _logits(24, 11))
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = correlation_distance(student, teacher)
+    assert loss.dtype == torch.float32
+    assert loss.item() == correlation_distance(student.float(), teacher.float()).item()
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match=r'temperature must be above 0, got 0'):
+        correlation_distance(torch.zeros(1, 2), torch.zeros(1, 2), temperature=0)
+    with pytest.raises(ValueError, match=r'logits differ in shape: \(1, 2\) and \(1, 3\)'):
+        correlation_distance(torch.zeros(1, 2), torch.zeros(1, 3))

@@ -1,0 +1,265 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdistill_dense.analysis import reference
+from mmdistill_dense.analysis.measure import peak_extra_memory
+from mmdistill_dense.losses import (
+    Branch,
+    gate,
+    mask_dice,
+    mask_weights,
+    masked_feature_loss,
+    pixel_weights,
+    token_masks,
+    weighted_mse,
+)
+from mmdistill_dense.losses import tiles as tiles_module
+
+SHAPES = {
+    'usual': (2, 8, 7, 9, 6),
+    'one row': (2, 8, 1, 9, 6),
+    'one column': (2, 8, 7, 1, 6),
+    'one position': (2, 8, 1, 1, 6),
+    'one image': (1, 8, 7, 9, 6),
+    'one token': (2, 8, 7, 9, 1),
+    'one channel': (2, 1, 7, 9, 6),
+}
+LAYOUTS = {
+    'contiguous': lambda x: x,
+    'channels last': lambda x: x.to(memory_format=torch.channels_last),
+    'every other column': lambda x: torch.stack([x, x], -1).flatten(3)[..., ::2],
+    'transposed': lambda x: x.mT.contiguous().mT,
+}
+EVERY_SHAPE = pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
+
+
+def _inputs(
+    shape: tuple[int, ...] = SHAPES['usual'], dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor, Branch]:
+    """Student (a leaf), teacher, tokens, branch."""
+    n, c, h, w, t = shape
+    draw = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=draw, dtype=torch.float64).to(dtype)
+
+    branch = Branch(normal(c, c, 3, 3), normal(c), normal(t, c, 1, 1), normal(t))
+    return normal(n, c, h, w).requires_grad_(), normal(n, c, h, w), normal(t, c), branch
+
+
+def _parameters(tokens: Tensor, branch: Branch) -> tuple[Tensor, Branch]:
+    return tokens.requires_grad_(), Branch(*(part.requires_grad_() for part in branch))
+
+
+@EVERY_SHAPE
+@pytest.mark.parametrize('student_mask', [False, True])
+@pytest.mark.parametrize('with_branch', [False, True])
+def test_loss_equals_the_released_formula(shape: tuple[int, ...], with_branch: bool, student_mask: bool) -> None:
+    student, teacher, tokens, branch = _inputs(shape)
+    results = []
+    for function in (masked_feature_loss, reference.maskd_loss):
+        loss = function(
+            student, teacher, tokens, branch if with_branch else None, student_mask=student_mask, eps=0.1, factor=0.5
+        )
+        results.append((loss, *torch.autograd.grad(3 * loss, student)))
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize('teacher_layout', LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize('block', [1, 40, 500, 2**19])
+def test_memory_layout_and_blocks_do_not_change_the_result(
+    layout, teacher_layout, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, teacher, tokens, branch = _inputs()
+    expected = reference.maskd_loss(student, teacher, tokens, branch, student_mask=True)
+    (expected_grad,) = torch.autograd.grad(expected, student)
+    monkeypatch.setattr(tiles_module, '_BLOCK', {'cpu': block})
+    student = layout(student.detach()).requires_grad_()
+    loss = masked_feature_loss(student, teacher_layout(teacher), tokens, branch, student_mask=True)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, student)[0], expected_grad)
+
+
+@EVERY_SHAPE
+def test_masks_weights_and_gate_equal_the_released_formulas(shape: tuple[int, ...]) -> None:
+    """Values, and the gradients that learn the tokens: of tokens, branch and map."""
+    x, upstream, tokens, branch = _inputs(shape)
+    tokens, branch = _parameters(tokens, branch)
+    masks, expected_masks = token_masks(tokens, x), reference.maskd_masks(tokens, x)
+    weights, expected_weights = mask_weights(branch, x), reference.maskd_mask_weights(x, *branch)
+    torch.testing.assert_close(masks, expected_masks)
+    torch.testing.assert_close(weights, expected_weights)
+    for p, expected_p in ((weights, expected_weights), (None, None)):
+        gated, expected = gate(x, masks, p), reference.maskd_gate(x, expected_masks, expected_p)
+        leaves = [x, tokens, *(branch if p is not None else ())]
+        grads = torch.autograd.grad(gated, leaves, upstream, retain_graph=True)
+        expected_grads = torch.autograd.grad(expected, leaves, upstream, retain_graph=True)
+        torch.testing.assert_close((gated, *grads), (expected, *expected_grads))
+
+
+def test_dice_equals_the_broadcast_formula() -> None:
+    masks = torch.rand(2, 6, 7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    results = [(dice, *torch.autograd.grad(dice, masks)) for dice in (mask_dice(masks), reference.maskd_dice(masks))]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(mask_dice(masks.flatten(2)), mask_dice(masks))
+
+
+def test_dice_of_equal_disjoint_single_and_no_masks() -> None:
+    rows = torch.eye(4).expand(2, 4, 4)
+    assert mask_dice(rows).item() == 0
+    assert mask_dice(rows[:, :1].expand(2, 3, 4)).item() == pytest.approx(1)
+    assert mask_dice(torch.zeros(2, 3, 4)).item() == 0
+    for shape in ((2, 1, 5), (0, 3, 5)):
+        masks = torch.ones(shape, requires_grad=True)
+        mask_dice(masks).backward()
+        assert mask_dice(masks).item() == 0 and not masks.grad.any()
+
+
+def test_gradchecks() -> None:
+    x, teacher, tokens, branch = _inputs((2, 3, 4, 5, 2))
+    weight = torch.rand(2, 1, 4, 5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: weighted_mse(s, teacher, weight), x)
+    tokens, branch = _parameters(tokens, branch)
+
+    def learn(x: Tensor, tokens: Tensor, *branch: Tensor) -> tuple[Tensor, Tensor]:
+        masks = token_masks(tokens, x)
+        return gate(x, masks, mask_weights(Branch(*branch), x)), mask_dice(masks)
+
+    assert torch.autograd.gradcheck(learn, (x, tokens, *branch))
+
+
+def test_equal_maps_give_zero_without_gradient() -> None:
+    student, _, tokens, branch = _inputs()
+    loss = masked_feature_loss(student, student.detach(), tokens, branch)
+    loss.backward()
+    assert loss.item() == 0 and not student.grad.any()
+
+
+def test_order_of_the_tokens_does_not_matter() -> None:
+    student, teacher, tokens, branch = _inputs()
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
+    permuted = branch._replace(fc_weight=branch.fc_weight[order], fc_bias=branch.fc_bias[order])
+    for first, second in ((branch, permuted), (None, None)):
+        torch.testing.assert_close(
+            masked_feature_loss(student, teacher, tokens, first, student_mask=True),
+            masked_feature_loss(student, teacher, tokens[order], second, student_mask=True),
+        )
+    torch.testing.assert_close(mask_dice(token_masks(tokens[order], teacher)), mask_dice(token_masks(tokens, teacher)))
+
+
+@pytest.mark.parametrize('scale', [0.01, 1.0, 100.0])
+def test_pixel_weights_sum_to_one_at_most(scale: float) -> None:
+    _, teacher, tokens, branch = _inputs()
+    masks = token_masks(scale * tokens, teacher)
+    for p in (None, mask_weights(branch, teacher)):
+        total = pixel_weights(masks, p).sum((1, 2, 3))
+        assert total.min() >= 0 and total.max() <= 1 + 1e-12
+
+
+def test_only_the_student_gets_a_gradient() -> None:
+    student, teacher, tokens, branch = _inputs()
+    tokens, branch = _parameters(tokens, branch)
+    masked_feature_loss(student, teacher.requires_grad_(), tokens, branch, student_mask=True).backward()
+    assert student.grad is not None
+    assert all(x.grad is None for x in (teacher, tokens, *branch))
+
+
+def test_students_own_mask_is_a_constant() -> None:
+    student, teacher, tokens, _ = _inputs()
+    loss = masked_feature_loss(student, teacher, tokens, student_mask=True)
+    frozen = pixel_weights(token_masks(tokens, teacher) * token_masks(tokens, student.detach()))
+    expected = weighted_mse(student, teacher, frozen)
+    torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(expected, student))
+    assert loss < masked_feature_loss(student, teacher, tokens)  # smaller masks
+
+
+def test_masks_without_area_count_nothing() -> None:
+    """The released form divides 0 by 0."""
+    student, teacher, tokens, branch = _inputs(dtype=torch.float32)
+    teacher, tokens = teacher.abs() + 1, tokens.clone()
+    tokens[:] = -1e4
+    for some in (None, branch):
+        loss = masked_feature_loss(student, teacher, tokens, some)
+        loss.backward()
+        assert loss.item() == 0 and not student.grad.any()
+    tokens[0] = 0  # one mask of 1/2
+    loss = masked_feature_loss(student, teacher, tokens)
+    alone = masked_feature_loss(student, teacher, tokens[:1])
+    torch.testing.assert_close(loss, alone / 6)
+
+
+def test_empty_batch_gives_zero_with_a_gradient() -> None:
+    student, teacher, tokens, branch = _inputs((0, 8, 7, 9, 6))
+    for some in (None, branch):
+        loss = masked_feature_loss(student, teacher, tokens, some, student_mask=True)
+        loss.backward()
+        assert loss.item() == 0 and student.grad.shape == (0, 8, 7, 9)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_maps_are_lifted_and_autocast_changes_nothing(dtype: torch.dtype) -> None:
+    student, teacher, tokens, branch = _inputs((1, 8, 280, 280, 6), dtype=dtype)  # areas overflow float16
+    tokens = tokens.float()
+    branch = Branch(*(part.float() for part in branch))
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = masked_feature_loss(student, teacher, tokens, branch, student_mask=True)
+        masks, weights = token_masks(tokens, teacher), mask_weights(branch, teacher)
+        dice, gated = mask_dice(masks), gate(teacher, masks, weights)
+    loss.backward()
+    expected = masked_feature_loss(student.float(), teacher.float(), tokens, branch, student_mask=True)
+    assert {x.dtype for x in (loss, masks, weights, dice)} == {torch.float32}
+    assert gated.dtype == student.grad.dtype == dtype
+    assert loss.item() == expected.item() and dice.item() == mask_dice(masks).item()
+
+
+def test_bfloat16_is_near_float32() -> None:
+    student, teacher, tokens, branch = _inputs((2, 16, 14, 18, 6), dtype=torch.float32)
+    expected = masked_feature_loss(student, teacher, tokens, branch)
+    loss = masked_feature_loss(student.bfloat16(), teacher.bfloat16(), tokens, branch)
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-2)
+
+
+def test_memory_is_a_tenth_of_the_released_form() -> None:
+    """One level of a detector at 800x1333."""
+    student, teacher, tokens, branch = _inputs((1, 256, 100, 168, 6), dtype=torch.float32)
+    peaks = [
+        peak_extra_memory(
+            lambda loss=loss: torch.autograd.grad(loss(student, teacher, tokens, branch, student_mask=True), student)
+        )
+        for loss in (masked_feature_loss, reference.maskd_loss)
+    ]
+    assert peaks[0] <= 0.1 * peaks[1]
+    assert peaks[0] <= 1.25 * student.nbytes + 16 * 2**20
+
+
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_tokens_learn_to_part_and_to_help(seed: int) -> None:
+    """Class scores of blobs: the masks part, and what they gate is easier to classify."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = F.interpolate(torch.randint(19, (4, 1, 4, 6), generator=draw).float(), size=(16, 24)).long()[:, 0]
+    scores = 5 * F.one_hot(labels, 19).permute(0, 3, 1, 2) + 1.5 * torch.randn(4, 19, 16, 24, generator=draw)
+    tokens = (0.01 * torch.randn(8, 19, generator=draw)).requires_grad_()
+    optimizer = torch.optim.SGD([tokens], lr=0.1, momentum=0.9)
+    dices = []
+    for _ in range(200):
+        masks = token_masks(tokens, scores)
+        dices.append(mask_dice(masks))
+        task = F.cross_entropy(gate(scores, masks), labels)
+        optimizer.zero_grad()
+        (task + dices[-1]).backward()
+        optimizer.step()
+    assert dices[0] > 0.99 and dices[-1] <= 0.55
+    assert task < F.cross_entropy(scores, labels)
+
+
+def test_errors() -> None:
+    student, teacher, tokens, _ = _inputs()
+    with pytest.raises(ValueError, match=r'maps differ in shape: \(2, 8, 7, 9\) and \(2, 8, 7, 8\)'):
+        masked_feature_loss(student, teacher[..., :8], tokens)
+    with pytest.raises(ValueError, match=r'tokens must be \(T, 8\) for a map of .* got \(6, 7\)'):
+        masked_feature_loss(student, teacher, tokens[:, :7])
+    with pytest.raises(ValueError, match=r'weight must be \(N, 1, H, W\)'):
+        weighted_mse(student, teacher, torch.ones(2, 7, 9))

@@ -1,0 +1,148 @@
+"""Token files: layouts, refusals, writing."""
+
+import types
+
+import pytest
+import torch
+
+from mmdistill_dense.tokens import files
+from mmdistill_dense.tokens.files import fit_tokens, read_tokens, write_tokens
+
+T, C = 3, 4
+
+
+def values(levels=2, branch=True, tokens=T, channels=C):
+    shapes = {'mask_token': (tokens, channels)}
+    if branch:
+        shapes |= {'prob.0.weight': (channels, channels, 3, 3), 'prob.0.bias': (channels,)}
+        shapes |= {'prob.2.weight': (tokens, channels, 1, 1), 'prob.2.bias': (tokens,)}
+    generator = torch.Generator().manual_seed(0)
+    return {
+        f'{level}.{name}': torch.randn(shape, generator=generator)
+        for level in range(levels)
+        for name, shape in shapes.items()
+    }
+
+
+def shapes(tokens):
+    return {name: value.shape for name, value in tokens.items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def prefixed(prefix, tokens):
+    return {f'{prefix}{name}': value for name, value in tokens.items()}
+
+
+def saved(tmp_path, content):
+    path = tmp_path / 'file.pth'
+    torch.save(content, path)
+    return path
+
+
+def test_written_files_come_back_with_what_was_noted(tmp_path):
+    path = tmp_path / 'a' / 'b' / 'file.pth'
+    write_tokens(path, values(), {'teacher': 't1', 'learn': {'lr': 0.1}}, learner={'iteration': 3})
+    tokens, meta = read_tokens(path, 'maskd')
+    assert same(tokens, values()) and meta == {'teacher': 't1', 'learn': {'lr': 0.1}}
+    assert torch.load(path, weights_only=True)['learner'] == {'iteration': 3}
+
+
+@pytest.mark.parametrize(
+    'dump',
+    [
+        prefixed('mask_modules.', values()),
+        {'state_dict': prefixed('mask_modules.', values()), 'meta': {'epoch': 1}},
+        {'state_dict': prefixed('neck.mask_modules.', values()) | {'backbone.conv1.weight': torch.ones(2)}},
+        {
+            'state_dict': prefixed('module.mask_modules.', values()) | {'neck.0.conv.bias': torch.ones(2)},
+            'optimizer': {},
+        },
+    ],
+    ids=['flat', 'state_dict', 'whole detector', 'data parallel'],
+)
+def test_released_detection_layouts(tmp_path, dump):
+    tokens, meta = read_tokens(saved(tmp_path, dump), 'maskd')
+    assert same(tokens, values()) and 'teacher' not in meta
+
+
+@pytest.mark.parametrize('nested', [True, False])
+@pytest.mark.parametrize('parameter', [True, False])
+def test_released_segmentation_layout(tmp_path, nested, parameter):
+    token = torch.randn(8, 19)
+    dump = {'mask_token': torch.nn.Parameter(token) if parameter else token}
+    tokens, _ = read_tokens(saved(tmp_path, {'state_dict': dump} if nested else dump), 'maskd')
+    assert same(tokens, {'0.mask_token': token})
+
+
+def test_half_precision_files_become_float32(tmp_path):
+    tokens, _ = read_tokens(saved(tmp_path, {'mask_token': torch.ones(2, 3).half()}), 'maskd')
+    assert tokens['0.mask_token'].dtype == torch.float32
+
+
+def test_a_checkpoint_gives_the_tokens_under_the_distillers_name(tmp_path):
+    first, second = values(), values(levels=1)
+    state = prefixed('maskd.mask_modules.', first) | prefixed('other.mask_modules.', second)
+    state |= {'maskd.tokens_ready': torch.tensor(0x123), 'maskd.aligns.0.weight': torch.ones(1)}
+    path = saved(tmp_path, {'state_dict': {'conv.weight': torch.ones(1)}, 'distillers': state})
+    tokens, meta = read_tokens(path, 'maskd')
+    assert same(tokens, first) and meta['teacher'] == 't000000000000123'
+    assert same(read_tokens(path, 'other')[0], second)
+    with pytest.raises(ValueError, match="several sets of tokens, under 'maskd.', 'other.'; none is 'third'"):
+        read_tokens(path, 'third')
+
+
+def test_one_set_needs_no_name(tmp_path):
+    path = saved(tmp_path, {'distillers': prefixed('maskd.mask_modules.', values())})
+    assert same(read_tokens(path, 'renamed')[0], values())
+
+
+def test_a_file_without_tokens(tmp_path):
+    path = saved(tmp_path, {'state_dict': {'backbone.conv1.weight': torch.ones(1)}})
+    with pytest.raises(ValueError, match=r"holds no tokens.*'backbone.conv1.weight'"):
+        read_tokens(path, 'maskd')
+
+
+def test_a_file_with_code_is_not_run(tmp_path):
+    path = saved(tmp_path, {'mask_token': torch.ones(2, 3), 'meta': types.SimpleNamespace()})
+    with pytest.raises(ValueError, match='SimpleNamespace.*could run code'):
+        read_tokens(path, 'maskd')
+
+
+def test_fitting_leaves_out_a_branch_that_is_not_used():
+    tokens = {name: value for name, value in values().items() if name.endswith('mask_token')}
+    assert len(tokens) == 2 and same(fit_tokens(values(), shapes(tokens), 'x'), tokens)
+
+
+@pytest.mark.parametrize(
+    ('found', 'words'),
+    [
+        (values(tokens=5), '5 tokens of 4 channels on 2 levels, with mask weights'),
+        (values(channels=6), '3 tokens of 6 channels on 2 levels, with mask weights'),
+        (values(levels=1), '3 tokens of 4 channels on 1 level, with mask weights'),
+        (values(levels=3), '3 tokens of 4 channels on 3 levels, with mask weights'),
+        (values(branch=False), '3 tokens of 4 channels on 2 levels, without mask weights'),
+    ],
+)
+def test_a_file_that_does_not_fit_is_described_beside_what_is_needed(found, words):
+    with pytest.raises(ValueError) as error:
+        fit_tokens(found, shapes(values()), "tokens='x.pth'")
+    message = str(error.value)
+    assert f"tokens='x.pth' holds {words};" in message
+    assert 'needs 3 tokens of 4 channels on 2 levels, with mask weights' in message
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / 'file.pth'
+    write_tokens(path, values(), {})
+
+    def fail(*_):
+        raise OSError('no space left')
+
+    monkeypatch.setattr(files.torch, 'save', fail)
+    with pytest.raises(OSError, match='no space'):
+        write_tokens(path, values(levels=1), {})
+    monkeypatch.undo()
+    assert same(read_tokens(path, 'maskd')[0], values()) and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,169 @@
+"""The learner on bare tensors: that it learns, what it starts from, what it does with losses that are not finite."""
+
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from torch import nn
+
+from mmdistill_dense.losses import mask_dice, token_masks
+from mmdistill_dense.taps import Tap
+from mmdistill_dense.tokens.gated import GatedTap
+from mmdistill_dense.tokens.learn import PATIENCE, Task, TokenLearner, initial_tokens
+from mmdistill_dense.tokens.options import LearnOptions
+
+CLASSES, TOKENS, SIZE = 19, 8, (16, 24)
+SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3)
+
+
+class Logits(BaseModel):
+    """A segmenter whose input is its logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Identity()
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return self.head(inputs)
+
+    def loss(self, inputs, data_samples):
+        return {'loss_ce': F.cross_entropy(self.head(inputs), data_samples)}
+
+
+def blobs(generator, count=4):
+    """Labels in patches, and logits ``5 one-hot + 1.5 noise``."""
+    coarse = torch.randint(CLASSES, (count, 1, 4, 6), generator=generator).float()
+    labels = F.interpolate(coarse, SIZE)[:, 0].long()
+    noise = torch.randn(count, CLASSES, *SIZE, generator=generator)
+    return 5 * F.one_hot(labels, CLASSES).permute(0, 3, 1, 2).float() + 1.5 * noise, labels
+
+
+def learner(network=None, seed=0, shapes=None, taps=None, **options):
+    network = network or Logits()
+    shapes = shapes or {'0.mask_token': torch.Size((TOKENS, CLASSES))}
+    taps = taps or [GatedTap(Tap.parse('head'), 0, 1)]
+    teacher = types.SimpleNamespace(network=network)
+    task = Task('maskd', teacher, taps, shapes, LearnOptions.parse(options))
+    return TokenLearner(task, seed, torch.device('cpu'))
+
+
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_masks_part_and_sharpen_the_teachers_prediction(seed):
+    generator = torch.Generator().manual_seed(seed)
+    one = learner(seed=seed, max_iters=10000, schedule='poly', optimizer=SGD)  # the beginning of a Cityscapes run
+    first = one.step(*blobs(generator))
+    for _ in range(199):
+        last = one.step(*blobs(generator))
+    logits, labels = blobs(generator)
+    plain = F.cross_entropy(logits, labels).item()
+    assert first.dice[0] > 0.99 and first.area[0] == pytest.approx(0.5, abs=0.02)
+    assert last.dice[0] <= 0.55 and last.task < 0.8 * plain
+    masks = token_masks(one.detached()['0.mask_token'], logits)
+    assert mask_dice(masks).item() == pytest.approx(last.dice[0], abs=0.1)
+
+
+def test_initial_values():
+    shapes = {'mask_token': (6, 256), 'prob.0.weight': (256, 256, 3, 3), 'prob.0.bias': (256,),
+              'prob.2.weight': (6, 256, 1, 1), 'prob.2.bias': (6,)}  # fmt: skip
+    shapes = {f'0.{name}': torch.Size(shape) for name, shape in shapes.items()}
+    values = initial_tokens(shapes, 3)
+    deviations = {name: value.std().item() for name, value in values.items()}
+    assert deviations['0.mask_token'] == pytest.approx(0.01, rel=0.1)
+    assert deviations['0.prob.0.weight'] == pytest.approx(0.0295, rel=0.02)
+    assert deviations['0.prob.2.weight'] == pytest.approx(0.577, rel=0.1)
+    assert not values['0.prob.0.bias'].any() and not values['0.prob.2.bias'].any()
+    again, other = initial_tokens(shapes, 3), initial_tokens(shapes, 4)
+    assert torch.equal(values['0.mask_token'], again['0.mask_token'])
+    assert not torch.equal(values['0.mask_token'], other['0.mask_token'])
+
+
+def test_rates_follow_the_schedule():
+    one = learner(max_iters=4)
+    rates = [one.step(*blobs(torch.Generator())).rate for _ in range(4)]
+    assert rates == [LearnOptions(max_iters=4).rate(k) for k in range(4)]
+    assert one.optimizer.param_groups[0]['lr'] == rates[-1]
+
+
+def test_one_step_is_the_optimizers_on_the_sum_of_task_and_weighted_dice():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = blobs(generator)
+    one = learner(optimizer=dict(type='SGD', lr=0.1), dice_weight=0.3)
+    token = one.detached()['0.mask_token'].requires_grad_()
+    masks = token_masks(token, logits)
+    total = F.cross_entropy(logits * masks.sum(1, keepdim=True), labels) + 0.3 * mask_dice(masks)
+    (gradient,) = torch.autograd.grad(total, token)
+    one.step(logits, labels)
+    torch.testing.assert_close(one.detached()['0.mask_token'], token.detach() - 0.1 * gradient)
+
+
+def test_clipping_bounds_the_step():
+    logits, labels = blobs(torch.Generator())
+    sgd = dict(type='SGD', lr=1.0)
+    free, clipped = learner(optimizer=sgd), learner(optimizer=sgd, clip_grad=dict(max_norm=1e-3))
+    start = free.detached()['0.mask_token']
+    for one in (free, clipped):
+        one.step(logits, labels)
+    assert (free.detached()['0.mask_token'] - start).norm() > 2e-3
+    assert (clipped.detached()['0.mask_token'] - start).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_state_continues_to_the_same_bits():
+    def steps(one, count):
+        for _ in range(count):
+            one.step(*blobs(torch.Generator().manual_seed(one.iteration)))
+        return one
+
+    whole = steps(learner(max_iters=6), 6)
+    half = steps(learner(max_iters=6), 3)
+    resumed = learner(max_iters=6, seed=9)
+    resumed.load_state_dict({**half.state_dict(), 'values': half.detached()})
+    assert torch.equal(steps(resumed, 3).detached()['0.mask_token'], whole.detached()['0.mask_token'])
+
+
+class TwoLevels(Logits):
+    """Two maps, the second one of which can be poisoned."""
+
+    poison = False
+
+    def loss(self, inputs, data_samples):
+        first = self.head(inputs)
+        second = self.head(inputs * (float('nan') if self.poison else 1))
+        return {'loss_first': first.mean(), 'loss_second': second.mean()}
+
+
+@pytest.fixture
+def two():
+    shapes = {f'{level}.mask_token': torch.Size((TOKENS, CLASSES)) for level in range(2)}
+    return learner(TwoLevels(), shapes=shapes, taps=[GatedTap(Tap.parse('head'), 0, 2)])
+
+
+def test_a_loss_that_is_not_finite_skips_the_step(two):
+    data = blobs(torch.Generator())
+    two.step(*data)
+    before = two.detached()
+    state = two.optimizer.state_dict()['state'][0]['step'].item()
+    two.task.teacher.network.poison = True
+    for _ in range(PATIENCE - 1):
+        two.step(*data)
+    assert all(torch.equal(before[name], value) for name, value in two.detached().items())
+    assert two.iteration == PATIENCE and two.optimizer.state_dict()['state'][0]['step'].item() == state
+    two.task.teacher.network.poison = False
+    two.step(*data)
+    assert two.skipped == 0 and all(value.isfinite().all() for value in two.detached().values())
+
+
+def test_too_many_in_a_row_end_the_learning_and_name_iteration_and_level(two):
+    data = blobs(torch.Generator())
+    two.step(*data)
+    two.task.teacher.network.poison = True
+    with pytest.raises(RuntimeError, match=r'10 iterations in a row, the last is 10 \(task loss not finite, level 1\)'):
+        for _ in range(PATIENCE):
+            two.step(*data)
+
+
+def test_one_token_has_no_dice_and_learns_all_the_same():
+    one = learner(shapes={'0.mask_token': torch.Size((1, CLASSES))})
+    step = one.step(*blobs(torch.Generator()))
+    assert step.dice == [0.0] and one.detached()['0.mask_token'].isfinite().all()

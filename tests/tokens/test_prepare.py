@@ -1,0 +1,344 @@
+"""Where a run's tokens come from, and that nothing else notices."""
+
+import multiprocessing
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from mmdistill_dense.distillers import MasKD
+from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.tokens import learn
+from tests import toys
+from tests.tokens.tokens import LEARN, LOGITS, NECK, det_model, log_of, seg_model, token_files, tokens_of
+
+
+@pytest.fixture
+def learned(monkeypatch):
+    """The iterations of the learning that happen, as a list that fills."""
+    iterations = []
+    step = learn.TokenLearner.step
+
+    def noted(self, *args):
+        iterations.append(self.iteration)
+        return step(self, *args)
+
+    monkeypatch.setattr(learn.TokenLearner, 'step', noted)
+    return iterations
+
+
+def run(work_dir, model=None, iters=2, **changes):
+    return toys.train(work_dir, model or seg_model(), iters=iters, **changes)
+
+
+def same(first, second):
+    return not toys.differing(first, second)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A run that learned its tokens: its folder, its tokens, its student."""
+    work_dir = tmp_path_factory.mktemp('finished')
+    runner = run(work_dir, iters=5, log_level='INFO')
+    return work_dir, tokens_of(runner), toys.student_state(runner.model)
+
+
+# The ladder
+
+
+def test_tokens_are_learned_once_and_kept(finished):
+    work_dir, tokens, _ = finished
+    (name,) = token_files(work_dir)
+    assert name.startswith('maskd-t') and name.endswith('.pth')
+    content = torch.load(work_dir / 'maskd_tokens' / name, weights_only=True)
+    assert same({f'mask_modules.{key}': value for key, value in tokens.items()}, content['state_dict'])
+    meta = content['meta']
+    assert f'maskd-{meta["fingerprint"]}.pth' == name and meta['taps'] == ['decode_head.conv_seg']
+    assert meta['learn']['max_iters'] == 6 and meta['receipt']['file'] == 'fcn_16.pth'
+    assert str(work_dir) not in str(meta)
+
+
+def test_the_log_tells_how_learning_goes(finished):
+    lines = [line for line in log_of(finished[0]).splitlines() if 'maskd: tokens [' in line]
+    assert [line.split('tokens [')[1].split(']')[0] for line in lines] == ['3/6', '6/6']
+    for word in ('lr: ', 'task loss: ', 'without gate: ', 'dice: ', 'mask area: ', 'time: ', 'eta: '):
+        assert all(word in line for line in lines), word
+
+
+def test_the_cache_is_used(finished, tmp_path, learned):
+    work_dir, tokens, _ = finished
+    shutil.copytree(work_dir / 'maskd_tokens', tmp_path / 'maskd_tokens')
+    assert same(tokens_of(run(tmp_path)), tokens) and not learned
+
+
+def test_a_run_that_learned_and_one_that_found_tokens_train_the_same_student(finished, tmp_path, learned):
+    work_dir, _, student = finished
+    shutil.copytree(work_dir / 'maskd_tokens', tmp_path / 'maskd_tokens')
+    again = run(tmp_path, iters=5)
+    assert not learned and same(toys.student_state(again.model), student)
+
+
+def by_epoch(config):
+    """One epoch of four iterations instead."""
+    config.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
+    config.train_dataloader.sampler.type = 'DefaultSampler'
+    config.default_hooks.checkpoint.by_epoch = config.log_processor.by_epoch = True
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('change', [lambda config: None, by_epoch], ids=['iters', 'epochs'])
+def test_the_same_with_a_detector_whose_learning_draws_numbers(tmp_path, learned, workers, change):
+    """Proposals are sampled at random while tokens are learned; the data are drawn by workers or not."""
+
+    def states():
+        model = det_model(NECK, 'faster_rcnn', 'faster_rcnn')
+        config = toys.det_run_config(tmp_path, model, iters=4, train_dataloader=dict(num_workers=workers))
+        change(config)
+        runner = toys.train(tmp_path, config)
+        return toys.student_state(runner.model), runner.model.distillers.state_dict()
+
+    first = states()
+    assert learned == [0, 1, 2, 3, 4, 5]
+    second = states()
+    assert len(learned) == 6 and all(same(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_other_settings_learn_anew_beside_the_first(finished, tmp_path, learned):
+    shutil.copytree(finished[0] / 'maskd_tokens', tmp_path / 'maskd_tokens')
+    run(tmp_path, seg_model(dict(LOGITS, learn=dict(LEARN, max_iters=4))))
+    assert learned == [0, 1, 2, 3] and len(token_files(tmp_path)) == 2
+
+
+def test_another_teacher_learns_anew(finished, tmp_path, learned, other_teacher):
+    shutil.copytree(finished[0] / 'maskd_tokens', tmp_path / 'maskd_tokens')
+    run(tmp_path, seg_model(teacher=other_teacher))
+    assert len(learned) == 6 and len(token_files(tmp_path)) == 2
+
+
+def test_other_data_learn_anew(finished, tmp_path, learned):
+    shutil.copytree(finished[0] / 'maskd_tokens', tmp_path / 'maskd_tokens')
+    run(tmp_path, train_dataloader=dict(dataset=dict(num_images=6)))
+    assert len(learned) == 6
+
+
+def test_what_does_not_concern_the_tokens_uses_the_cache(finished, tmp_path, learned):
+    shutil.copytree(finished[0] / 'maskd_tokens', tmp_path / 'maskd_tokens')
+    seldom = dict(LEARN, save_interval=100, log_interval=100)
+    run(tmp_path, seg_model(dict(LOGITS, learn=seldom, loss_weight=3.0, student_mask_from=1)))
+    assert not learned
+
+
+class Interrupt(Exception):
+    pass
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize(('kind', 'after'), [('fcn', 3), ('fcn', 4), ('faster_rcnn', 3)])
+def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, learned, workers, kind, after):
+    """The two-stage detector's own loss samples at random."""
+
+    def start(name):
+        changes = dict(train_dataloader=dict(num_workers=workers))
+        if kind == 'fcn':
+            return run(tmp_path / name, **changes)
+        return toys.train(None, toys.det_run_config(tmp_path / name, det_model(NECK, kind, kind), **changes))
+
+    whole = start('whole')
+    learned.clear()
+    step = learn.TokenLearner.step
+
+    def interrupted(self, *args):
+        if self.iteration == after:
+            raise Interrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(learn.TokenLearner, 'step', interrupted)
+    with pytest.raises(Interrupt):
+        start('cut')
+    (partial,) = token_files(tmp_path / 'cut')
+    assert partial.endswith('.partial.pth') and learned == list(range(after))
+    if kind == 'fcn' and not workers:
+        given = dict(LOGITS, tokens=str(tmp_path / 'cut' / 'maskd_tokens' / partial))
+        with pytest.raises(ValueError, match=r'tokens=.*\.partial\.pth.* is the state of unfinished learning'):
+            run(tmp_path / 'other', seg_model(given))
+    assert not multiprocessing.active_children(), 'the workers are gone, even so'
+    monkeypatch.setattr(learn.TokenLearner, 'step', step)
+    learned.clear()
+    again = start('cut')
+    assert learned == list(range(after // 2 * 2, 6)), 'from the last saved iteration'
+    assert same(tokens_of(again), tokens_of(whole)) and token_files(tmp_path / 'cut') == token_files(tmp_path / 'whole')
+    assert same(toys.student_state(again.model), toys.student_state(whole.model))
+
+
+def test_a_resumed_run_has_its_tokens(finished, tmp_path, learned):
+    work_dir, tokens, student = finished
+    resumed = run(tmp_path, iters=5, resume=True, load_from=str(work_dir / 'iter_2.pth'))
+    assert not learned and same(tokens_of(resumed), tokens) and not (tmp_path / 'maskd_tokens').exists()
+    assert same(toys.student_state(resumed.model), student)
+
+
+def test_a_run_resumed_with_another_teacher_learns_anew(finished, tmp_path, learned, other_teacher):
+    allow = dict(default_hooks=dict(distill=dict(resume_changed=True)))
+    start = dict(resume=True, load_from=str(finished[0] / 'iter_2.pth'))
+    run(tmp_path, seg_model(teacher=other_teacher), iters=4, **start, **allow)
+    assert len(learned) == 6
+
+
+def test_a_new_run_from_a_checkpoints_weights_learns(finished, tmp_path, learned):
+    run(tmp_path, load_from=str(finished[0] / 'iter_2.pth'))
+    assert len(learned) == 6
+
+
+# The option tokens
+
+
+@pytest.fixture
+def other_teacher(tmp_path):
+    """The same network with other weights."""
+    content = torch.load(toys.teacher_file('fcn'), weights_only=True)
+    content['state_dict']['backbone.layer1.0.conv1.weight'] += 1e-3
+    path = tmp_path / 'other.pth'
+    torch.save(content, path)
+    return toys.seg_net('fcn', 16, checkpoint=str(path))
+
+
+def with_tokens(path, **options):
+    return seg_model(dict(LOGITS, tokens=str(path), **options))
+
+
+def the_file(finished):
+    return next((finished[0] / 'maskd_tokens').iterdir())
+
+
+@pytest.mark.parametrize('source', ['file', 'checkpoint'])
+def test_given_tokens_are_taken(finished, tmp_path, learned, source):
+    path = the_file(finished) if source == 'file' else finished[0] / 'iter_2.pth'
+    runner = run(tmp_path, with_tokens(path))
+    assert not learned and same(tokens_of(runner), finished[1]) and not (tmp_path / 'maskd_tokens').exists()
+
+
+@pytest.mark.parametrize('source', ['file', 'checkpoint'])
+def test_tokens_of_another_teacher_are_refused_with_both_fingerprints(finished, tmp_path, other_teacher, source):
+    path = the_file(finished) if source == 'file' else finished[0] / 'iter_2.pth'
+    theirs = torch.load(the_file(finished), weights_only=True)['meta']['teacher']
+    model = with_tokens(path)
+    with pytest.raises(ValueError) as error:
+        run(tmp_path, dict(model, teacher=other_teacher))
+    message = str(error.value)
+    assert message.startswith(f"model.distillers.maskd.tokens='{path}' was learned on another teacher or tap")
+    assert f'fingerprint {theirs}' in message and 'allow_other_teacher=True' in message and 'other.pth' in message
+    assert theirs not in message.split('this run has ')[1].split()[0]
+    run(tmp_path, dict(with_tokens(path, allow_other_teacher=True), teacher=other_teacher))
+
+
+def test_a_teachers_head_may_differ_where_tokens_are_given(tmp_path, learned):
+    """Learning runs the whole teacher, which must then be loaded whole; tokens need no more than its features."""
+    head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
+    model = seg_model(dict(NECK, student_tap='backbone[3]'))
+    other = dict(toys.merged(toys.seg_teacher('fcn'), head), allow_other_classes=True)
+    runner = run(tmp_path / 'a', model)
+    with pytest.raises(ValueError, match='model.teacher.checkpoint.*of another shape'):
+        run(tmp_path / 'b', dict(model, teacher=other))
+    path = next((tmp_path / 'a' / 'maskd_tokens').iterdir())
+    given = dict(seg_model(dict(NECK, student_tap='backbone[3]', tokens=str(path))), teacher=other)
+    assert same(tokens_of(run(tmp_path / 'b', given)), tokens_of(runner)) and len(learned) == 6
+
+
+def test_released_files_are_taken_with_a_warning(tmp_path, learned):
+    path = tmp_path / 'released.pth'
+    token = torch.randn(3, toys.NUM_CLASSES)
+    torch.save({'mask_token': token}, path)
+    runner = run(tmp_path, with_tokens(path), log_level='INFO')
+    assert torch.equal(tokens_of(runner)['0.mask_token'], token) and not learned
+    assert 'does not say on which teacher it was learned' in log_of(tmp_path)
+
+
+def test_a_released_detection_file_is_taken(tmp_path, learned):
+    first = MasKD(num_tokens=3)
+    shapes = {'neck': [torch.Size((1, 32, 8 // 2**i, 8 // 2**i)) for i in range(3)] + [torch.Size((1, 32, 1, 1))] * 2}
+    first.setup(shapes, shapes)
+    state = {f'neck.mask_modules.{n}': torch.randn(s) for n, s in first.token_shapes().items()}
+    path = tmp_path / 'released.pth'
+    torch.save({'state_dict': {**state, 'backbone.conv1.weight': torch.ones(1)}, 'meta': {'epoch': 1}}, path)
+    config = toys.det_run_config(tmp_path, det_model(dict(NECK, tokens=str(path))))
+    tokens = tokens_of(toys.train(tmp_path, config))
+    assert len(tokens) == 25 and not learned
+    assert all(torch.equal(value, state[f'neck.mask_modules.{name}']) for name, value in tokens.items())
+
+
+def test_tokens_that_do_not_fit_are_refused(finished, tmp_path):
+    with pytest.raises(ValueError) as error:
+        run(tmp_path, with_tokens(the_file(finished), num_tokens=4))
+    message = str(error.value)
+    assert 'holds 3 tokens of 7 channels on 1 level' in message and 'needs 4 tokens of 7 channels' in message
+
+
+def test_a_missing_file_names_the_option(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model\.distillers\.maskd\.tokens='nowhere\.pth': no such file"):
+        run(tmp_path, with_tokens('nowhere.pth'))
+
+
+def test_a_teacher_without_a_training_loss_cannot_learn(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(toys.build_plain(toys.seg_net('fcn'))), 'loss', property())
+    with pytest.raises(ValueError, match='through the training loss of model.teacher, and EncoderDecoder has none'):
+        run(tmp_path)
+
+
+# Nothing else notices
+
+
+@HOOKS.register_module()
+class Before(Hook):
+    """Looks at everything that learning could touch, before and after it."""
+
+    priority = 'VERY_HIGH'
+    seen: list = []
+
+    def before_train(self, runner):
+        self.seen.append(state_of(runner))
+
+
+@HOOKS.register_module()
+class After(Before):
+    priority = 'VERY_LOW'
+
+
+def state_of(runner):
+    teacher = toys.teacher_of(runner.model).network
+    return dict(
+        python=random.getstate(),
+        numpy=np.random.get_state()[1].tolist(),
+        torch=torch.get_rng_state().tolist(),
+        weights={name: value.clone() for name, value in teacher.state_dict().items()},
+        modes={name: module.training for name, module in teacher.named_modules()},
+        grads=[(name, p.requires_grad, p.grad) for name, p in teacher.named_parameters()],
+        hooks=toys.hooks_left(teacher),
+        attributes={name: sorted(vars(module)) for name, module in teacher.named_modules()},
+        student={name: value.clone() for name, value in runner.model.state_dict().items()},
+        training=runner.model.training,
+        loader={name: id(value) for name, value in vars(runner.train_dataloader).items() if name != 'generator'},
+        children=multiprocessing.active_children(),
+        grad_enabled=torch.is_grad_enabled(),
+    )
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('kind', ['cascade_mask_rcnn', 'retinanet', 'fcn'])
+def test_streams_teacher_student_and_processes_are_left_alone(tmp_path, learned, kind, workers):
+    Before.seen.clear()
+    hooks = dict(custom_hooks=[dict(type='mmdistill_dense.Before'), dict(type='mmdistill_dense.After')])
+    changes = dict(hooks, train_dataloader=dict(num_workers=workers))
+    if kind == 'fcn':
+        config = toys.run_config(tmp_path, seg_model(), iters=1, **changes)
+    else:
+        model = det_model(NECK, 'faster_rcnn' if 'rcnn' in kind else kind, kind)
+        config = toys.det_run_config(tmp_path, model, iters=1, **changes)
+    toys.train(tmp_path, config)
+    before, after = Before.seen
+    assert len(learned) == 6
+    for part in ('weights', 'student'):
+        assert same(before.pop(part), after.pop(part)), part
+    assert before == after

@@ -1,0 +1,184 @@
+"""Two gloo processes learn the same tokens, and distil as one process does. Everything happens in one start."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from mmdistill_dense.engine import DistillDDP
+from mmdistill_dense.tokens import learn
+from tests import toys
+from tests.tokens.test_learn import blobs, learner
+from tests.tokens.tokens import LOGITS, NECK, random_tokens, seg_model, tokens_of
+
+BATCH = 4
+DISTILLERS = dict(
+    maps=dict(NECK, student_tap='backbone[3]', student_mask_from=0),
+    logits=dict(
+        LOGITS,
+        student_tap=['decode_head.conv_seg', ('auxiliary_head.conv_seg', 0.4)],
+        share_tokens=True,
+        factor=0.5,
+        eps=1e-5,
+    ),
+)
+
+
+def run_config(folder, **changes):
+    wrapper = dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False)
+    randomness = dict(diff_rank_seed=True)  # each process has a seed of its own; tokens must not
+    options = dict(iters=2, launcher='pytorch', model_wrapper_cfg=wrapper, randomness=randomness)
+    return toys.run_config(folder, seg_model(), **options, **changes)
+
+
+def learned(folder, **changes):
+    """Run to the end; return the tokens and the weights of the student."""
+    runner = toys.train(None, run_config(folder, **changes))
+    runner.model = runner.model.module
+    return dict(tokens=tokens_of(runner), student=toys.student_state(runner.model))
+
+
+def interrupted(folder, at):
+    """Run until a step of the learning, where every process fails."""
+    step = learn.TokenLearner.step
+
+    def stop(self, *args):
+        if self.iteration == at:
+            raise InterruptedError
+        return step(self, *args)
+
+    learn.TokenLearner.step = stop
+    try:
+        toys.train(None, run_config(folder))
+    except InterruptedError:
+        return True
+    finally:
+        learn.TokenLearner.step = step
+
+
+def error_of(folder):
+    """What a process says about tokens that are not there."""
+    config = run_config(folder)
+    config.model.distillers.maskd.tokens = 'nowhere.pth'
+    try:
+        toys.train(None, config)
+    except FileNotFoundError as error:
+        return str(error)
+
+
+def one_learning_step(rank, size):
+    """Tokens after a step on this process's share of a batch."""
+    logits, labels = blobs(torch.Generator().manual_seed(3), BATCH)
+    part = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
+    one = learner(optimizer=dict(type='SGD', lr=1.0))
+    step = one.step(logits[part], labels[part])
+    return dict(tokens=one.detached()['0.mask_token'], told=[step.task, *step.dice, *step.area])
+
+
+def pair():
+    """A pair with tokens; its norms use their running statistics, since batch statistics of half a batch are others."""
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=DISTILLERS)
+    for distiller in model.distillers.values():
+        distiller.load_tokens(random_tokens(distiller))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return model
+
+
+def one_training_step(model, student, rank, size):
+    """Distillation losses and all gradients of one step on this process's share of a batch."""
+    raw = toys.seg_batch(BATCH)
+    share = {name: values[rank * BATCH // size : (rank + 1) * BATCH // size] for name, values in raw.items()}
+    losses = model(**student.data_preprocessor(share, True), mode='loss')
+    toys.total(losses).backward()
+    values = {name: value.detach() for name, value in losses.items() if name.startswith('distill.') and 'loss' in name}
+    return dict(losses=values, gradients={name: p.grad.clone() for name, p in student.named_parameters()})
+
+
+def process(rank, folder, teacher):
+    """What each of the two processes does."""
+    torch.set_num_threads(1)
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
+    folder = Path(folder)
+    toys.teacher_file = lambda *_, **__: teacher
+    rendezvous = f'file://{folder}/rendezvous'
+    dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=120))
+    seen = []
+    gated = learn.gated_loss
+    learn.gated_loss = lambda *args: (seen.append(args[3].sum()), gated(*args))[1]
+    found = dict(whole=learned(folder / 'whole'))
+    found['seen'] = torch.stack(seen)
+    found['cached'] = learned(folder / 'whole')
+    found['stopped'] = interrupted(folder / 'cut', 4)
+    found['files'] = [path.name for path in (folder / 'cut' / 'maskd_tokens').iterdir()]
+    found['continued'] = learned(folder / 'cut')
+    found['error'] = error_of(folder / 'error')
+    learn.gated_loss = gated
+    found['learning'] = one_learning_step(rank, 2)
+    student = pair()
+    found['training'] = one_training_step(DistillDDP(student, broadcast_buffers=False), student, rank, 2)
+    torch.save(found, folder / f'rank{rank}.pth')
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope='module')
+def ranks(tmp_path_factory):
+    """What two processes found."""
+    folder = tmp_path_factory.mktemp('two')
+    mp.spawn(process, args=(str(folder), toys.teacher_file('fcn')), nprocs=2)
+    return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
+
+
+def same(first, second):
+    return not toys.differing(first, second)
+
+
+def test_tokens_are_equal_on_both_though_the_data_are_not(ranks):
+    first, second = ranks
+    assert len(first['seen']) == 6 and not (first['seen'] == second['seen']).any()
+    assert same(first['whole']['tokens'], second['whole']['tokens'])
+
+
+def test_the_student_is_the_same_with_tokens_found(ranks):
+    for rank in ranks:
+        for part in ('tokens', 'student'):
+            assert same(rank['whole'][part], rank['cached'][part])
+
+
+def test_interrupted_learning_continues_to_the_same_bits(ranks):
+    for rank in ranks:
+        assert rank['stopped'] and rank['files'][0].endswith('.partial.pth')
+        for part in ('tokens', 'student'):
+            assert same(rank['whole'][part], rank['continued'][part])
+
+
+def test_a_mistake_that_the_main_process_finds_stops_both(ranks):
+    for rank in ranks:
+        assert "model.distillers.maskd.tokens='nowhere.pth'" in rank['error']
+
+
+def test_a_step_on_two_halves_is_the_step_on_the_whole(ranks):
+    alone = one_learning_step(0, 1)
+    for rank in ranks:
+        torch.testing.assert_close(rank['learning']['tokens'], alone['tokens'])
+        assert rank['learning']['told'] == pytest.approx(alone['told'], rel=1e-5)
+
+
+def test_losses_and_gradients_of_distillation_are_those_of_one_process(ranks):
+    model = pair()
+    alone = one_training_step(model, model, 0, 1)
+    assert len(alone['losses']) == 2
+    for name, value in alone['losses'].items():
+        halves = [rank['training']['losses'][name] for rank in ranks]
+        assert not torch.equal(*halves)
+        torch.testing.assert_close(torch.stack(halves).mean(), value, msg=name)
+    for rank in ranks:
+        for name, gradient in alone['gradients'].items():
+            torch.testing.assert_close(rank['training']['gradients'][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    assert any(name.startswith('distillers.maps.aligns') for name in alone['gradients'])

@@ -1,0 +1,50 @@
+"""Small settings and runs for the tests of tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.runner import Runner
+from torch import Tensor
+
+from tests import toys
+
+LEARN = dict(max_iters=6, save_interval=2, log_interval=3)
+LOGITS = dict(
+    type='MasKD', student_tap='decode_head.conv_seg', num_tokens=3, weight_mask=False, align='none', learn=LEARN
+)
+NECK = dict(type='MasKD', num_tokens=3, learn=LEARN)
+
+
+def seg_model(distiller: dict = LOGITS, **options: Any) -> dict:
+    """An FCN pair with one distiller, ``maskd``."""
+    options.setdefault('teacher', toys.seg_teacher('fcn'))
+    return toys.model_config(toys.seg_net('fcn', dropout=0.1), distillers=dict(maskd=distiller), **options)
+
+
+def det_model(distiller: dict = NECK, student: str = 'retinanet', teacher: str = 'retinanet') -> dict:
+    """A detection pair with one distiller, ``maskd``."""
+    return toys.model_config(toys.det_net(student), toys.det_teacher(teacher), dict(maskd=distiller))
+
+
+def random_tokens(distiller: Any, seed: int = 0) -> dict[str, Tensor]:
+    """Values of the distiller's shapes, of a size that makes its masks differ."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in distiller.token_shapes().items()}
+
+
+def tokens_of(runner: Runner) -> dict[str, Tensor]:
+    """The tokens that a run ended with."""
+    return {name: value.clone() for name, value in runner.model.distillers['maskd'].mask_modules.state_dict().items()}
+
+
+def token_files(work_dir: Path) -> list[str]:
+    """Names in the folder of tokens."""
+    return sorted(path.name for path in (work_dir / 'maskd_tokens').iterdir())
+
+
+def log_of(work_dir: Path) -> str:
+    """All log lines of the runs in a folder."""
+    return '\n'.join(path.read_text() for path in sorted(Path(work_dir).rglob('*.log')))

@@ -87,7 +87,7 @@ class Distillation:
                 "dict(distill=dict(type='mmdistill_dense.DistillHook'))."
             )
         for teacher in self.teachers.values():
-            if teacher.network is None:
+            if teacher.taps and teacher.network is None:
                 raise RuntimeError(
                     f'{teacher.key} is not loaded: call init_weights() before training, as the runner does.'
                 )
@@ -119,9 +119,15 @@ class Distilled:
         finally:
             modules['distillers'] = distillers
         like = next(self.parameters())  # type: ignore[attr-defined]
+        inherit = self.distillation.inherit
+        givers = {entry.teacher for entry in inherit}
+        for name, teacher in self.distillation.teachers.items():
+            if teacher.taps or name in givers:
+                teacher.load(like)
+        copy_inherited(self, inherit, self.distillation.teachers)  # type: ignore[arg-type]
         for teacher in self.distillation.teachers.values():
-            teacher.load(like)
-        copy_inherited(self, self.distillation.inherit, self.distillation.teachers)  # type: ignore[arg-type]
+            if not teacher.taps:
+                teacher.unload()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[misc]

@@ -95,6 +95,10 @@ class FrozenTeacher:
         network.requires_grad_(False)
         self.network = network.to(device=like.device, dtype=like.dtype)
 
+    def unload(self) -> None:
+        """Let the network go: a teacher that was only inherited from is not needed in training."""
+        self.network = None
+
     def _initialise(self, network: Any) -> None:
         with fork_rng():
             torch.manual_seed(0)

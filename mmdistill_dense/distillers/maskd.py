@@ -90,12 +90,12 @@ class MasKD(FeatureDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, align=align, resize=resize, **kwargs)
-        if not isinstance(num_tokens, int) or num_tokens < 1:
+        if not _is_count(num_tokens) or num_tokens < 1:
             raise ValueError(f'num_tokens must be a whole number of at least 1, got {num_tokens!r}.')
         if factor <= 0 or eps < 0:
             raise ValueError(f'factor must be > 0 and eps >= 0, got {factor} and {eps}.')
-        if student_mask_from is not None and student_mask_from < 0:
-            raise ValueError(f'student_mask_from is an iteration >= 0 or None, got {student_mask_from}.')
+        if student_mask_from is not None and (not _is_count(student_mask_from) or student_mask_from < 0):
+            raise ValueError(f'student_mask_from is an iteration >= 0 or None, got {student_mask_from!r}.')
         self.num_tokens = num_tokens
         self.weight_mask = weight_mask
         self.student_mask_from = student_mask_from
@@ -207,6 +207,10 @@ class MasKD(FeatureDistiller):
     def _slot(self, level: int) -> MaskModule:
         module: Any = self.mask_modules[level % len(self.mask_modules) if self.share_tokens else level]
         return module
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class MaskModule(nn.Module):

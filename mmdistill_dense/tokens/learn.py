@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.dist import all_reduce, broadcast_object_list, get_rank
+from mmengine.dist import all_reduce, broadcast_object_list, get_rank, get_world_size
 from torch import Tensor
 
 from mmdistill_dense.engine.seeding import fork_rng, mix, seed_everything
@@ -68,16 +68,29 @@ def learn_tokens(
     seeds = [mix(runner.seed, zlib.crc32(task.name.encode()))]
     broadcast_object_list(seeds)  # runs may seed their processes differently; tokens and order of the data are one
     seed = seeds[0]
+    origin = {
+        'seed': seed,
+        'batch_size': runner.train_dataloader.batch_sampler.batch_size,
+        'processes': get_world_size(),
+    }
+    if partial is not None and partial['origin'] != origin:
+        runner.logger.warning(
+            f'{task.name}: the unfinished tokens belong to {partial["origin"]} and this run has {origin}, which would '
+            'not continue to the same values: learning starts anew.'
+        )
+        partial = None
     learner = TokenLearner(task, seed, next(network.parameters()).device)
+    learner.origin = origin
     if partial is not None:
         learner.load_state_dict(partial)
+    preprocessor = copy.deepcopy(model.data_preprocessor)  # some keep a state, which is the run's
     report = _Report(task, runner.logger, learner.iteration)
     loader = learning_batches(runner.train_dataloader, seed, learner.iteration)
     with fork_rng(), training_objective(network), torch.enable_grad(), loader as batches:
         while learner.iteration < task.options.max_iters:
             batch = next(batches)
             seed_everything(mix(seed, get_rank(), learner.iteration, 2))
-            data = model.data_preprocessor(batch, True)
+            data = preprocessor(batch, True)
             inputs, samples = task.teacher.renormalised(data['inputs']), data['data_samples']
             report.masks(network, samples)
             told = report.due(learner.iteration)
@@ -117,6 +130,7 @@ class TokenLearner:
         self.optimizer = task.options.build_optimizer(list(self.values.values()))
         self.iteration = 0
         self.skipped = 0
+        self.origin: dict[str, int] = {}  # what the course of the learning depends on besides the fingerprint
 
     def step(self, inputs: Tensor, data_samples: Any) -> Step:
         """Do one iteration: forward, gradients averaged over the processes, one step of the optimizer."""
@@ -160,7 +174,8 @@ class TokenLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what :meth:`load_state_dict` continues from, beside the values."""
-        return {'iteration': self.iteration, 'skipped': self.skipped, 'optimizer': self.optimizer.state_dict()}
+        place = {'origin': self.origin, 'iteration': self.iteration, 'skipped': self.skipped}
+        return {**place, 'optimizer': self.optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict()`` with its ``values``."""

@@ -54,13 +54,15 @@ class LearnOptions:
             KeyError: For an unknown name.
             ValueError: For a value out of range, or one that would have no effect.
         """
+        if not isinstance(options, Mapping):
+            raise ValueError(f'learn must be a dict of options, got {options!r}.')
         known = [one.name for one in fields(cls)]
         for name in options:
             if name not in known:
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f' Did you mean {close[0]!r}?' if close else ''
                 raise KeyError(f'learn.{name} is no option; known: {", ".join(known)}.{hint}')
-        learn = cls(**options)
+        learn = cls(**_plain(options))
         learn._check()
         return learn
 
@@ -78,8 +80,8 @@ class LearnOptions:
         clip = self.clip_grad
         if clip is not None and not (isinstance(clip, Mapping) and 'max_norm' in clip and set(clip) <= _CLIP):
             raise ValueError(f'learn.clip_grad must be None or dict(max_norm=…, norm_type=2), got {clip!r}.')
-        if self.dice_weight < 0:
-            raise ValueError(f'learn.dice_weight must be >= 0, got {self.dice_weight}.')
+        if not isinstance(self.dice_weight, (int, float)) or self.dice_weight < 0:
+            raise ValueError(f'learn.dice_weight must be a number >= 0, got {self.dice_weight!r}.')
 
     def build_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         """Build the optimizer.
@@ -104,3 +106,10 @@ class LearnOptions:
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on."""
         return {name: value for name, value in asdict(self).items() if name not in ('save_interval', 'log_interval')}
+
+
+def _plain(value: Any) -> Any:
+    """Return plain containers: token files hold the options, and are read without any class of mmengine."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

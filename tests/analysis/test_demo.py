@@ -2,33 +2,56 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
 from rich.console import Console
 
-from mmdistill_dense.analysis.demo import PICTURES, Result, run_demo, shown_pictures
-from mmdistill_dense.analysis.demo_report import draw_picture, make_table
+from mmdistill_dense.analysis.demo import PICTURES, TASKS, Result, run_demo
+from mmdistill_dense.analysis.demo_report import draw_picture, draw_token_masks, make_table, shown_pictures
+
+SEG, DET = TASKS['seg'], TASKS['det']
 
 
-def results(seeds: list[int]) -> list[Result]:
-    maps = [np.zeros((96, 128), int)] * PICTURES
+def seg_sample() -> SegDataSample:
+    sample = SegDataSample()
+    sample.pred_sem_seg = PixelData(data=torch.zeros(1, 96, 128, dtype=torch.long))
+    return sample
 
-    def result(name: str, seed: int, miou: float) -> Result:
-        return Result(name, seed, miou, 1000, 61.4, maps, 'x.pth')
 
-    students = [result(name, seed, miou + seed) for seed in seeds for name, miou in (('alone', 40), ('distilled', 45))]
+def det_sample(score: float = 0.9) -> DetDataSample:
+    boxes = torch.tensor([[10.0, 20.0, 60.0, 70.0]])
+    sample = DetDataSample()
+    sample.pred_instances = InstanceData(bboxes=boxes, labels=torch.tensor([2]), scores=torch.tensor([score]))
+    return sample
+
+
+def results(seeds: list[int], sample: object = None) -> list[Result]:
+    samples = [sample] * PICTURES
+
+    def result(name: str, seed: int, score: float) -> Result:
+        return Result(name, seed, score, 1000, 61.4, samples, 'x.pth')
+
+    students = [
+        result(name, seed, score + seed) for seed in seeds for name, score in (('alone', 40), ('distilled', 45))
+    ]
     return [result('teacher', seeds[0], 60.0), *students]
 
 
 def text(seeds: list[int]) -> str:
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(make_table(results(seeds)))
+        console.print(make_table(DET, results(seeds)))
     return captured.get()
 
 
 def test_table_of_one_seed() -> None:
     table = text([0])
+    assert 'box mAP' in table
     assert '60.0' in table
     assert '61 s' in table
     assert '+5.0' in table
@@ -41,22 +64,48 @@ def test_table_of_several_seeds_shows_every_number() -> None:
         assert value in table
 
 
-def test_picture_is_written(tmp_path: Path) -> None:
-    draw_picture(results([0]), tmp_path / 'demo.png')
-    assert (tmp_path / 'demo.png').stat().st_size > 10_000
+@pytest.mark.parametrize(('task', 'sample'), [(SEG, seg_sample()), (DET, det_sample())], ids=['seg', 'det'])
+def test_picture_shows_what_is_predicted(task: object, sample: object, tmp_path: Path) -> None:
+    draw_picture(task, results([0], sample), tmp_path / 'demo.png')
+    picture = cv2.imread(str(tmp_path / 'demo.png'))
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
 
 
-def test_pictures_are_those_of_the_test_set() -> None:
-    images = shown_pictures()
-    assert len(images) == PICTURES
-    assert images[0][0].shape == (96, 128, 3)
+def test_boxes_without_confidence_are_not_drawn(tmp_path: Path) -> None:
+    def drawn(score: float) -> np.ndarray:
+        draw_picture(DET, results([0], det_sample(score)), tmp_path / 'demo.png')
+        return cv2.imread(str(tmp_path / 'demo.png'))
+
+    assert np.array_equal(drawn(0.1), drawn(0.2))
+    assert not np.array_equal(drawn(0.1), drawn(0.9))
+
+
+@pytest.mark.parametrize('task', [SEG, DET], ids=['seg', 'det'])
+def test_pictures_are_those_of_the_test_set(task: object) -> None:
+    pictures, palette = shown_pictures(task)
+    size = tuple(task.config('alone').test_dataloader.dataset.get('painting', {}).get('size', (96, 128)))
+    assert [image.shape for image, _ in pictures] == [(*size, 3)] * PICTURES
+    assert palette.shape[1] == 3
+
+
+def test_pairs_look_for_the_teacher_where_the_demo_leaves_it() -> None:
+    seg, det = (task.config('teacher') for task in (SEG, DET))
+    assert SEG.config('distilled').model.teacher.checkpoint == f'{seg.work_dir}/iter_{seg.train_cfg.max_iters}.pth'
+    assert DET.config('distilled').model.teacher.checkpoint == f'{det.work_dir}/epoch_{det.train_cfg.max_epochs}.pth'
+
+
+def test_methods_without_tokens_have_no_token_masks(tmp_path: Path) -> None:
+    assert draw_token_masks(SEG, results([0]), tmp_path) == []
 
 
 @pytest.mark.soak
-def test_short_demo_runs(tmp_path: Path) -> None:
-    found = run_demo([0, 1], tmp_path, Console(quiet=True), short=True)
+@pytest.mark.parametrize('task', [SEG, DET], ids=['seg', 'det'])
+def test_short_demo_runs(task: object, tmp_path: Path) -> None:
+    found = run_demo(task, [0, 1], tmp_path, Console(quiet=True), short=True)
     assert [(r.name, r.seed) for r in found] == [
         ('teacher', 0), ('alone', 0), ('distilled', 0), ('alone', 1), ('distilled', 1),
     ]  # fmt: skip
     assert found[1].parameters == found[2].parameters < found[0].parameters
-    assert all(Path(r.checkpoint).is_file() and len(r.maps) == PICTURES for r in found)
+    assert all(Path(r.checkpoint).is_file() and len(r.predictions) == PICTURES for r in found)
+    draw_picture(task, found, tmp_path / 'demo.png')
+    assert len(draw_token_masks(task, found, tmp_path)) == (2 if task is DET else 0)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from mmdet.evaluation import CocoMetric
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 from mmdistill_dense.datasets import ShapesDetDataset
 from mmdistill_dense.datasets.painter import CLASSES, paint
 from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.zoo import find_config
 
 PIPELINE = [
     dict(type='mmdistill_dense.LoadShapesDet', with_mask=True),
@@ -135,3 +137,15 @@ def test_sizes_are_known_before_painting() -> None:
 def test_what_cannot_be_is_an_error(option: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**option)
+
+
+def test_augmented_pictures_are_mirrored_and_keep_the_truth() -> None:
+    cfg = Config.fromfile(find_config('mmdistill_dense::_base_/datasets/shapes_det.py'))
+    dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'pipeline': cfg.tta_pipeline})
+    item = dataset[0]
+    straight, mirrored = item['inputs']
+    assert torch.equal(straight, mirrored.flip(2))
+    assert [sample.flip for sample in item['data_samples']] == [False, True]
+    picture = paint(dataset.seed, 0, **dataset.painting)
+    boxes = [list(instance.box) for instance in picture.instances]
+    assert [instance['bbox'] for instance in item['data_samples'][0].instances] == boxes

@@ -86,9 +86,11 @@ def test_one_term_per_call_and_weights_per_tap():
     torch.testing.assert_close(loss, 0.2 * terms['refine'] + 0.1 * terms['init'])
 
 
-@pytest.mark.parametrize('use_sigmoid', [True, False])
-def test_classes_come_from_the_head(use_sigmoid):
-    loss_cls = dict(type='CrossEntropyLoss', use_sigmoid=use_sigmoid, _delete_=True)
+@pytest.mark.parametrize(
+    'loss', [dict(type='CrossEntropyLoss', use_sigmoid=True), dict(type='CrossEntropyLoss'), dict(type='FocalLoss')]
+)
+def test_classes_come_from_the_head(loss):
+    loss_cls = dict(loss, _delete_=True)
     distillers = dict(kd=dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='softmax'))
     option = dict(bbox_head=dict(loss_cls=loss_cls))
     config = toys.model_config(toys.det_net(**option), toys.det_net(width=16, allow_random=True, **option), distillers)

@@ -46,7 +46,7 @@ def test_written_files_come_back_with_what_was_noted(tmp_path):
     path = tmp_path / 'a' / 'b' / 'file.pth'
     write_tokens(path, values(), {'teacher': 't1', 'learn': {'lr': 0.1}}, learner={'iteration': 3})
     tokens, meta = read_tokens(path, 'maskd')
-    assert same(tokens, values()) and meta == {'teacher': 't1', 'learn': {'lr': 0.1}}
+    assert same(tokens, values()) and meta == {'teacher': 't1', 'learn': {'lr': 0.1}, 'unfinished': True}
     assert torch.load(path, weights_only=True)['learner'] == {'iteration': 3}
 
 

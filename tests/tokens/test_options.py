@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from mmengine.config import ConfigDict
 
 from mmdistill_dense.tokens.options import LearnOptions
 
@@ -48,8 +49,18 @@ def test_identity_is_what_the_result_depends_on():
         (dict(clip_grad=35), ValueError, r'learn\.clip_grad must be None or dict\(max_norm=…'),
         (dict(clip_grad=dict(norm=3)), ValueError, r'learn\.clip_grad'),
         (dict(dice_weight=-1), ValueError, r'learn\.dice_weight'),
+        (dict(dice_weight='a'), ValueError, r"learn\.dice_weight must be a number >= 0, got 'a'"),
+        (5, ValueError, 'learn must be a dict of options, got 5'),
     ],
 )
 def test_refused(option, kind, words):
     with pytest.raises(kind, match=words):
         LearnOptions.parse(option)
+
+
+def test_options_of_a_config_file_become_plain():
+    """They are kept in token files, which are read without mmengine's classes."""
+    given = ConfigDict(optimizer=dict(type='Adam', lr=0.1, betas=[0.9, 0.99]), clip_grad=dict(max_norm=35))
+    learn = LearnOptions.parse(given)
+    assert type(learn.optimizer) is dict and type(learn.clip_grad) is dict and type(learn.optimizer['betas']) is list
+    assert learn.optimizer == given.optimizer.to_dict() and learn.clip_grad == dict(max_norm=35)

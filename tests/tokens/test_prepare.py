@@ -7,10 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
+from mmseg.models import SegDataPreProcessor
 
 from mmdistill_dense.distillers import MasKD
-from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.registry import HOOKS, MODELS
 from mmdistill_dense.tokens import learn
 from tests import toys
 from tests.tokens.tokens import LEARN, LOGITS, NECK, det_model, log_of, seg_model, token_files, tokens_of
@@ -131,6 +133,34 @@ def test_what_does_not_concern_the_tokens_uses_the_cache(finished, tmp_path, lea
     assert not learned
 
 
+def test_a_preprocessor_with_a_state_is_left_to_the_run(finished, tmp_path, learned):
+    """One that counts batches: the run's own begins at its first batch, whether tokens were learned or found."""
+    model = dict(
+        seg_model(), data_preprocessor=dict(type='mmdistill_dense.CountingPreprocessor', size=(toys.SIDE, toys.SIDE))
+    )
+    first = run(tmp_path, model)
+    again = run(tmp_path, model)
+    assert len(learned) == 6 and 0 < first.model.data_preprocessor.batches == again.model.data_preprocessor.batches
+
+
+@MODELS.register_module()
+class CountingPreprocessor(SegDataPreProcessor):
+    """Knows how many batches it saw, as one that changes their size now and then does."""
+
+    batches = 0
+
+    def forward(self, data, training=False):
+        self.batches += 1
+        return super().forward(data, training)
+
+
+def test_settings_of_a_config_file_can_be_read_again(tmp_path, learned):
+    learn = ConfigDict(LEARN, optimizer=dict(type='Adam', lr=0.01), clip_grad=dict(max_norm=35))
+    model = seg_model(dict(LOGITS, learn=learn))
+    first, again = (tokens_of(run(tmp_path, model)) for _ in range(2))
+    assert len(learned) == 6 and same(first, again)
+
+
 class Interrupt(Exception):
     pass
 
@@ -171,6 +201,24 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
     assert learned == list(range(after // 2 * 2, 6)), 'from the last saved iteration'
     assert same(tokens_of(again), tokens_of(whole)) and token_files(tmp_path / 'cut') == token_files(tmp_path / 'whole')
     assert same(toys.student_state(again.model), toys.student_state(whole.model))
+
+
+@pytest.mark.parametrize('changes', [dict(randomness=dict(seed=6)), dict(train_dataloader=dict(batch_size=4))])
+def test_an_unfinished_file_of_another_seed_or_batch_size_is_not_continued(tmp_path, monkeypatch, learned, changes):
+    step = learn.TokenLearner.step
+
+    def interrupted(self, *args):
+        if self.iteration == 3:
+            raise Interrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupt):
+        patched.setattr(learn.TokenLearner, 'step', interrupted)
+        run(tmp_path)
+    learned.clear()
+    runner = run(tmp_path, **changes)
+    assert learned == [0, 1, 2, 3, 4, 5]
+    assert same(tokens_of(runner), tokens_of(run(tmp_path / 'alone', **changes)))
 
 
 def test_a_resumed_run_has_its_tokens(finished, tmp_path, learned):

@@ -1,0 +1,128 @@
+"""Pictures of token masks: right place, right values, for detectors and for segmentation."""
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmdistill_dense.analysis.mask_pictures import draw_masks, mask_rows, overlay
+from tests import toys
+
+ROOT = Path(__file__).parents[2]
+TOKENS = 3
+
+
+def det_options() -> dict[str, Any]:
+    return dict(
+        student=toys.det_net(),
+        teacher=toys.det_teacher(),
+        distillers=dict(maskd=dict(type='MasKD', num_tokens=TOKENS)),
+    )
+
+
+def with_tokens(scope: str, **options: Any) -> tuple[Any, Any]:
+    """A distilled model and its ``MasKD`` with random tokens, larger for each next one."""
+    model = toys.distilled(scope=scope, **options).eval()
+    distiller = model.distillers['maskd']
+    generator = torch.Generator().manual_seed(0)
+    shapes = distiller.token_shapes()
+    distiller.load_tokens({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()})
+    return model, distiller
+
+
+def seg_items() -> list[dict]:
+    batch = toys.seg_batch(3)
+    return [dict(inputs=a, data_samples=b) for a, b in zip(batch['inputs'], batch['data_samples'], strict=True)]
+
+
+def colours(path: Path) -> int:
+    return len(np.unique(cv2.imread(str(path)).reshape(-1, 3), axis=0))
+
+
+def test_a_mask_is_red_where_it_is_one_and_the_image_shines_through() -> None:
+    image = np.zeros((2, 2, 3), np.uint8)
+    image[1] = 255
+    mask = np.array([[0.0, 1.0], [0.0, 1.0]])
+    (none, full), (none_bright, full_bright) = overlay(image, mask).astype(int)
+    assert full[0] > full[2]
+    assert none[0] < none[2]
+    assert (full_bright > full).all()
+    assert (none_bright > none).all()
+
+
+def test_rows_are_the_masks_of_the_levels() -> None:
+    model, distiller = with_tokens('mmdet', **det_options())
+    item = toys.det_item(0, 0)
+    rows = mask_rows(model, distiller, item)
+    assert [row.title for row in rows] == [level.name for level in distiller.levels]
+    inputs = model.data_preprocessor(dict(inputs=[item['inputs']], data_samples=[item['data_samples']]))['inputs']
+    maps = distiller.frozen(inputs)['neck']
+    for row, tokens, teacher in zip(rows, distiller.mask_modules, maps, strict=True):
+        direct = torch.einsum('tc,nchw->nthw', tokens.mask_token, teacher).sigmoid()[0]
+        # bilinear enlargement keeps the mean over an image and lies between the extremes
+        assert row.masks.shape == (TOKENS, toys.SIDE, toys.SIDE)
+        assert torch.from_numpy(row.masks).mean((1, 2)).allclose(direct.mean((1, 2)), atol=0.02)
+        assert row.masks.max() <= direct.max() + 1e-6
+        assert row.masks.min() >= direct.min() - 1e-6
+        assert sum(row.weights) == pytest.approx(1, abs=1e-5)
+    assert np.array_equal(rows[0].image, item['inputs'].permute(1, 2, 0).numpy()[..., ::-1])
+
+
+def test_padding_is_cut_off() -> None:
+    model, distiller = with_tokens('mmdet', **det_options())
+    item = toys.det_item(0, 0)
+    item['inputs'] = item['inputs'][:, :40, :50]
+    item['data_samples'].set_metainfo(dict(img_shape=(40, 50)))
+    assert {row.masks.shape for row in mask_rows(model, distiller, item)} == {(TOKENS, 40, 50)}
+
+
+def test_a_detector_has_a_picture_for_each_image(tmp_path: Path) -> None:
+    model, distiller = with_tokens('mmdet', **det_options())
+    items = [toys.det_item(0, index) for index in range(3)]
+    files = draw_masks(model, distiller, items, tmp_path, images=2)
+    assert [path.name for path in files] == ['masks_000.png', 'masks_001.png']
+    heights = {cv2.imread(str(path)).shape[0] for path in files}
+    assert len(heights) == 1
+    assert min(heights) > len(distiller.levels) * 200
+    assert all(colours(path) > 1000 for path in files)
+
+
+def test_logits_have_one_picture_with_a_row_for_each_image(tmp_path: Path) -> None:
+    option = dict(type='MasKD', student_tap='decode_head.conv_seg', num_tokens=TOKENS, weight_mask=False, align='none')
+    model, distiller = with_tokens('mmseg', teacher=toys.seg_teacher(), distillers=dict(maskd=option))
+    (two,) = draw_masks(model, distiller, seg_items(), tmp_path / 'two', images=2)
+    (three,) = draw_masks(model, distiller, seg_items(), tmp_path / 'three', images=3)
+    assert cv2.imread(str(three)).shape[0] * 2 == cv2.imread(str(two)).shape[0] * 3
+
+
+def test_no_images_is_an_error(tmp_path: Path) -> None:
+    model, distiller = with_tokens('mmdet', **det_options())
+    with pytest.raises(ValueError, match='images must be at least 1, got 0'):
+        draw_masks(model, distiller, [], tmp_path, images=0)
+
+
+def test_the_tool_draws_the_tokens_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, distiller = with_tokens('mmdet', **det_options())
+    torch.save({f'mask_modules.{name}': value for name, value in distiller.mask_modules.state_dict().items()},
+               tmp_path / 'tokens.pth')  # fmt: skip
+    config = toys.det_run_config(tmp_path / 'run', toys.model_config(**det_options()))
+    config.test_dataloader = config.train_dataloader
+    config.dump(tmp_path / 'config.py')
+    arguments = ['masks', 'config.py', '--tokens', 'tokens.pth', '--images', '1', '--out', 'pictures']
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['visualize.py', *arguments])
+    runpy.run_path(str(ROOT / 'tools' / 'visualize.py'), run_name='__main__')
+    assert colours(tmp_path / 'pictures' / 'masks_000.png') > 1000
+
+
+def test_the_tool_wants_one_source_of_tokens(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    arguments = ['masks', 'config.py', '--tokens', 'a.pth', '--checkpoint', 'b.pth']
+    monkeypatch.setattr(sys, 'argv', ['visualize.py', *arguments])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / 'tools' / 'visualize.py'), run_name='__main__')
+    assert 'not allowed with' in capsys.readouterr().err

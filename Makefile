@@ -1,14 +1,15 @@
-# `make demo` and `make test` do their own set-up; a second call starts at once.
+# `make demo`, `make demo-det` and `make test` do their own set-up; a second call starts at once.
 VENV ?= .venv
 PY = $(VENV)/bin/python
 SEEDS ?= 0
 export VENV PYTHON
 ARGS ?=
 
-.PHONY: help demo test soak golden lint format setup clean
+.PHONY: help demo demo-det test soak golden lint format setup clean
 
 help:
 	@echo 'make demo [SEEDS=0,1,2]  train a teacher, a student alone and a distilled student on generated images'
+	@echo 'make demo-det            the same for detection; compiles parts of mmcv once'
 	@echo 'make test [ARGS=...]     run the tests (ARGS goes to pytest)'
 	@echo 'make soak                run the long tests as well'
 	@echo 'make golden              compare with the stored reference values'
@@ -19,6 +20,11 @@ help:
 demo:
 	@tools/setup_env.sh demo
 	@$(PY) tools/demo.py --seeds $(SEEDS) $(ARGS)
+
+demo-det:
+	@echo 'Detection needs the compiled operations of mmcv; where they are missing they are built first, once.'
+	@tools/setup_env.sh det
+	@$(PY) tools/demo.py det --seeds $(SEEDS) $(ARGS)
 
 setup:
 	@tools/setup_env.sh test

@@ -1,4 +1,4 @@
-"""Taps: names of tensors inside a network, and their recording. The only module that knows about forward hooks."""
+"""Taps: names of tensors inside a network, their recording and their replacement, by hooks for one forward pass."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Makes the environment of this checkout, or brings it up to date:  tools/setup_env.sh demo|test
+# Makes the environment of this checkout, or brings it up to date:  tools/setup_env.sh demo|det|test
 #   demo  segmentation and mim; mmcv without its compiled operations, so that nothing is compiled
-#   test  all of it: mmcv with compiled operations (built once, then kept in the user's cache), detection, test tools
+#   det   detection as well: mmcv with compiled operations (built once, then kept in the user's cache)
+#   test  all of it: det and the test tools
 # Settings, all optional: VENV (default .venv), PYTHON, MAX_JOBS, UV_TORCH_BACKEND, MMDISTILL_WHEELS (folder of compiled wheels).
 set -eu
 cd "$(dirname "$0")/.."
@@ -102,10 +103,15 @@ compiled_mmcv() {
     wheel=$(ls "$WHEELS/$key/onedl_mmcv-$MMCV-"*.whl | head -n 1)
 }
 
-case $LEVEL in demo|test) ;; *) die "say demo or test, not '$LEVEL'" ;; esac
+case $LEVEL in
+    demo) enough='demo det test' EXTRA=onedl ;;
+    det) enough='det test' EXTRA=onedl ;;
+    test) enough='test' EXTRA=onedl,test ;;
+    *) die "say demo, det or test, not '$LEVEL'" ;;
+esac
 sum=$( { pwd; cat setup.cfg $PINS tools/setup_env.sh; } | cksum | tr ' ' -)
 if [ -f "$STAMP" ] && "$PY" -c '' 2>/dev/null; then
-    case "$(cat "$STAMP")" in "test $sum"|"$LEVEL $sum") exit 0 ;; esac
+    for level in $enough; do [ "$(cat "$STAMP")" != "$level $sum" ] || exit 0; done
 fi
 
 find_python
@@ -119,12 +125,12 @@ VENV_BIN=$(cd "$VENV/bin" && pwd)
 adopt_pip_settings
 run "installing torch $TORCH" install_torch
 if [ "$LEVEL" = demo ]; then
-    run 'installing mmengine, mmcv (without compiled operations), mmsegmentation, mmdetection, mim and this package' uv_install -e '.[onedl]'
+    run 'installing mmengine, mmcv (without compiled operations), mmsegmentation, mmdetection, mim and this package' uv_install -e ".[$EXTRA]"
     run 'checking the imports' "$PY" -c 'import torch, mmcv, mmseg.models, mmdistill_dense'
 else
     compiled_mmcv
-    run 'installing mmengine, mmcv (compiled), mmsegmentation, mmdetection, mim, the test tools and this package' \
-        uv_install --reinstall-package onedl-mmcv "$wheel" -e '.[onedl,test]'
+    run "installing mmengine, mmcv (compiled), mmsegmentation, mmdetection, mim and this package with the extras $EXTRA" \
+        uv_install --reinstall-package onedl-mmcv "$wheel" -e ".[$EXTRA]"
     run 'checking the imports' "$PY" -c 'import torch, mmcv.ops, mmseg.models, mmdet.models, mmdistill_dense'
 fi
 echo "$LEVEL $sum" >"$STAMP"

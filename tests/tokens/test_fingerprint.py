@@ -92,7 +92,7 @@ def test_where_pretrained_weights_lie_does_not_count(teacher):
 def test_a_machines_folders_do_not_count():
     def dataset(root):
         inner = dict(type='X', data_root=root, ann_file=f'{root}/annotations/train.json', img='images/')
-        return dict(type='RepeatDataset', times=2, dataset=inner, table=f'/home/me{root}/table.txt')
+        return dict(type='RepeatDataset', times=2, dataset=inner, table=f'/disk3{root}/table.txt')
 
     assert digest(dataset('/data/coco')) == digest(dataset('/mnt/disk2/coco')) == digest(dataset('data/coco'))
     assert digest(dataset('/data/coco')) != digest(dict(dataset('/data/coco'), times=3))

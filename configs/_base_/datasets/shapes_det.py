@@ -11,10 +11,20 @@ test_pipeline = [
     dict(type='Resize', scale_factor=1.0),  # states the scale, which predictions are divided by
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances')),
 ]
+tta_pipeline = [
+    *test_pipeline[:2],
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='PackDetInputs', meta_keys=(*test_pipeline[2]['meta_keys'], 'flip', 'flip_direction'))],
+        ],
+    ),
+]
 train_dataloader = dict(
     batch_size=8,
     num_workers=2,
-    persistent_workers=True,
+    persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='mmdistill_dense.ShapesDetDataset', num_images=1600, seed=0, painting=painting, pipeline=train_pipeline

@@ -1,7 +1,7 @@
 """What the two detectors of the generated data share: a narrow ResNet-18, FPN levels P3 to P5 and the head of GFL.
 
-GFL is RetinaNet's layout with one anchor a place and softer targets: it learns in hundreds of steps what plain RetinaNet
-needs thousands for. The head, shared by the levels, has GN: running means of a BN would mix them.
+GFL is RetinaNet's layout with one anchor a place and softer targets: it learns in hundreds of steps what plain
+RetinaNet needs thousands for. The head, shared by the levels, has GN: running means of a BN would mix them.
 """
 
 model = dict(

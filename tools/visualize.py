@@ -1,0 +1,38 @@
+"""Look at what a method has learned: `masks` of MasKD's tokens over images, `similarity` of pixels (PCD)."""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from mmdistill_dense.analysis.mask_pictures import draw_masks
+from mmdistill_dense.analysis.similarity_pictures import add_similarity, run_similarity
+from mmdistill_dense.tokens import ready_distiller
+
+
+def main() -> None:
+    """Read the command line and draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest='what', required=True)
+    masks = commands.add_parser('masks', help='a column a token, a row a level (or an image, with a single level)')
+    masks.add_argument('config', help='config with a MasKD; its tokens are those that its training left, unless given')
+    source = masks.add_mutually_exclusive_group()
+    source.add_argument('--checkpoint', help='checkpoint of a run of the config')
+    source.add_argument('--tokens', help='token file')
+    masks.add_argument('--images', type=int, default=4, help='number of test images')
+    masks.add_argument('--out', type=Path, default=Path('work_dirs/masks'), help='folder for the pictures')
+    masks.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides: key=value')
+    add_similarity(commands)
+    args = parser.parse_args()
+    if args.what == 'similarity':
+        print(*run_similarity(args), sep='\n')
+        return
+    config = Config.fromfile(args.config)
+    config.merge_from_dict(args.cfg_options or {})
+    model, distiller = ready_distiller(config, args.tokens, args.checkpoint)
+    for path in draw_masks(model, distiller, config.test_dataloader.dataset, args.out, args.images):
+        print(path)
+
+
+if __name__ == '__main__':
+    main()

@@ -27,13 +27,15 @@ Call = tuple[nn.Module, tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds of each part; ``adapters``: forward and backward of each distiller's own modules alone."""
+    """Seconds of each part; ``features``: the teachers' backbones and necks; ``adapters``: forward and backward of each
+    distiller's own modules alone."""
 
     batch: int
     size: tuple[int, int]
     teacher_weights: str
     control: Timing
     teacher: Timing
+    features: Timing
     distilled: Timing
     adapters: dict[str, Timing]
 
@@ -41,6 +43,11 @@ class StepCost:
     def whole_ratio(self) -> float:
         """Distilled step / (control step + teacher forward), of the medians."""
         return self.distilled.median / (self.control.median + self.teacher.median)
+
+    @property
+    def features_ratio(self) -> float:
+        """Distilled step / (control step + the teachers' backbones and necks), of the medians."""
+        return self.distilled.median / (self.control.median + self.features.median)
 
     @property
     def ratio(self) -> float:
@@ -84,12 +91,25 @@ def measure_step(
     _give_tokens(distilled)
     steps = {'control': _step(control, config, data), 'distilled': _step(distilled, config, data)}
     adapters = _adapter_works(distilled, steps['distilled'])
-    works: dict[str, Work] = {**steps, 'teacher': lambda: [teacher(inputs) for teacher in teachers], **adapters}
+    forwards: dict[str, Work] = {
+        'teacher': lambda: [teacher(inputs) for teacher in teachers],
+        'features': lambda: [_features(teacher, inputs) for teacher in teachers],
+    }
+    works = {**steps, **forwards, **adapters}
     times = interleaved_times(works, repeats)
     parts = {name: times[name] for name in adapters}
     weights = ', '.join(teacher.receipt.file or 'random' for teacher in teachers)
     size = tuple(inputs.shape[2:])
-    return StepCost(images, size, weights, times['control'], times['teacher'], times['distilled'], parts)
+    control_time, teacher_time, features_time, whole = (
+        times[n] for n in ('control', 'teacher', 'features', 'distilled')
+    )
+    return StepCost(images, size, weights, control_time, teacher_time, features_time, whole, parts)
+
+
+@torch.no_grad()
+def _features(teacher: FrozenTeacher, inputs: Tensor) -> object:
+    network: Any = teacher.network
+    return network.extract_feat(teacher.renormalised(inputs))
 
 
 def _build(model: Mapping[str, Any]) -> Any:
@@ -172,6 +192,7 @@ def as_markdown(cost: StepCost) -> str:
     rows = {
         'control step (student forward, backward, optimizer)': cost.control,
         'teacher forward to its last tap': cost.teacher,
+        'teacher backbone and neck': cost.features,
         'distilled step': cost.distilled,
         **{f'{name}, forward and backward alone': timing for name, timing in cost.adapters.items()},
     }
@@ -179,5 +200,6 @@ def as_markdown(cost: StepCost) -> str:
     lines = [f'| {title} | s |', '|---|---|']
     lines += [f'| {name} | {timing} |' for name, timing in rows.items()]
     lines.append(f'| **distilled / (control + teacher)** | **{cost.whole_ratio:.3f}** |')
+    lines.append(f'| **distilled / (control + teacher backbone and neck)** | **{cost.features_ratio:.3f}** |')
     lines.append(f'| **(distilled - adapters) / (control + teacher)** | **{cost.ratio:.3f}** |')
     return '\n'.join(lines)

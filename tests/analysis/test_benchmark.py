@@ -141,10 +141,11 @@ def test_random_weights_stay_what_they_are() -> None:
 
 
 def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
-    control, teacher, distilled, one, two = (Timing(median, 0, 100) for median in (4.0, 2.0, 13.0, 3.0, 1.0))
-    cost = benchmark_step.StepCost(1, (8, 8), 'random', control, teacher, distilled, {'a': one, 'b': two})
+    medians = (4.0, 2.0, 1.0, 13.0, 3.0, 1.0)
+    control, teacher, features, distilled, one, two = (Timing(median, 0, 100) for median in medians)
+    cost = benchmark_step.StepCost(1, (8, 8), 'random', control, teacher, features, distilled, {'a': one, 'b': two})
     assert cost.ratio == (13 - 3 - 1) / (4 + 2)
-    assert cost.whole_ratio == 13 / (4 + 2)
+    assert cost.whole_ratio == 13 / (4 + 2) and cost.features_ratio == 13 / (4 + 1)
 
 
 def test_step_uses_the_teachers_file() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmdistill_dense.checkpoint import plain_config
 from mmdistill_dense.distillers import FeatureDistiller
+from mmdistill_dense.model import _shares
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.taps import Tap
 from mmdistill_dense.zoo import student_option
@@ -652,3 +653,8 @@ def test_context_parts_and_what_is_no_loss():
     own = sum(value for name, value in log.items() if 'loss' in name and name != 'loss')
     assert total.item() == pytest.approx(own), 'and no part of the sum'
     assert log['distill.t.share'] == pytest.approx(log['distill.t.loss_talkative'] / total.item())
+
+
+def test_shares_of_nothing_are_zero():
+    """Pre-training has no task beside it, and a queue that is still empty gives no loss."""
+    assert _shares({}, {'pcd': {'loss_pcd': torch.zeros(())}})['distill.pcd.share'] == 0

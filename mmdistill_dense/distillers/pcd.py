@@ -11,22 +11,23 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes, TapOption, check_option
 from mmdistill_dense.distillers.pcd_parts import (
+    HEAD,
     MIN_COUNT,
     ChannelCenter,
+    Compared,
     NegativeQueue,
     PixelAttention,
     build_head,
+    check_count,
+    check_head,
     check_keys,
     inside_images,
-    masked_mean,
     random_pixels,
     take_pixels,
 )
 from mmdistill_dense.distillers.ranks import mean_over_ranks
 from mmdistill_dense.losses.infonce import MIN_NORM
 from mmdistill_dense.registry import DISTILLERS
-
-_HEAD = {'type': 'linear', 'hidden': None, 'bias': None, 'layers': 2}
 
 
 @DISTILLERS.register_module()
@@ -81,7 +82,7 @@ class PCD(Distiller):
         queue_init: str = 'empty',
         enqueue: str = 'pooled',
         keys_per_image: int = 1,
-        head: Mapping[str, Any] | None = _HEAD,
+        head: Mapping[str, Any] | None = HEAD,
         attention: Mapping[str, Any] | None = None,
         view_pairing: str | None = None,
         resize: str = 'teacher',
@@ -93,21 +94,14 @@ class PCD(Distiller):
         super().__init__(student_tap, teacher_tap, **kwargs)
         if not temperature > 0:
             raise ValueError(f'temperature must be > 0, got {temperature}.')
-        for name, value in {
-            'queue_size': queue_size,
-            'keys_per_image': keys_per_image,
-            'num_pixels': num_pixels,
-        }.items():
-            if value is not None and value < 1:
-                raise ValueError(f'{name} must be >= 1, got {value}.')
+        counts = {'queue_size': queue_size, 'keys_per_image': keys_per_image, 'monitor_interval': monitor_interval}
+        for name, value in {**counts, 'num_pixels': 1 if num_pixels is None else num_pixels}.items():
+            check_count(name, value, 0 if name == 'monitor_interval' else 1)
         check_option('queue_init', queue_init, ('empty', 'random'))
         check_option('enqueue', enqueue, ('pooled', 'pixels'))
         check_option('view_pairing', view_pairing, (None, 'cross', 'same'))
         check_option('resize', resize, ('teacher', 'student'))
-        self.head = None if head is None else check_keys('head', head, _HEAD)
-        if self.head:
-            check_option('head.type', self.head['type'], ('linear', 'mlp', 'mlp2'))
-            check_option('head.bias', self.head['bias'], (None, True, False, 'hidden'))
+        self.head = None if head is None else check_head(head)
         self.attend = None if attention is None else check_keys('attention', attention, {'num_heads': 8})
         self.temperature = temperature
         self.queue_size = queue_size
@@ -196,7 +190,9 @@ class PCD(Distiller):
             terms.append(self._level(level, s, t, pairs, data_samples))
         for term, weight in zip(terms, self.weights, strict=True):
             term['loss_pcd'] = weight * term['loss_pcd']
-        return {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
+        # a level whose queue is still empty has no ranks
+        names = [name for name in terms[0] if all(name in term for term in terms)]
+        return {name: torch.stack([term[name] for term in terms]).mean() for name in names}
 
     def _views(self, side: str, recorded: Recorded) -> list[list[Tensor]]:
         """Cut what was recorded into views: each holds as many tensors as the dry run, which saw one view, found."""
@@ -230,7 +226,38 @@ class PCD(Distiller):
         pairs: Sequence[tuple[int, int]],
         data_samples: Any,
     ) -> Losses:
-        """Return the terms of one level, given a map for each view."""
+        """Return the terms of one level, given a map for each view; its keys enter the queue."""
+        seen = self.compare(level, students, teachers, pairs, data_samples)
+        with torch.autocast(seen.own.device.type, enabled=False):
+            queue = self._queue(level)
+            terms = {'loss_pcd': self._contrast(seen.rows, queue)}
+            if self._monitors(queue):
+                ranks = losses.key_ranks(seen.pooled(), seen.key(), queue.negatives())
+                terms |= {f'acc_top{n}': 100 * (ranks < n).to(seen.own.dtype).mean() for n in (1, 5)}
+            if self.training:
+                queue.enqueue(self._keys(seen, level))
+                center = self._part('center', level)
+                if isinstance(center, ChannelCenter):
+                    center.update(seen.own, seen.mask)
+        return terms
+
+    def compare(
+        self,
+        level: int,
+        students: Sequence[Tensor],
+        teachers: Sequence[Tensor],
+        pairs: Sequence[tuple[int, int]],
+        data_samples: Any,
+    ) -> Compared:
+        """Return what one level of a step compares, without a loss and without a change of the queue.
+
+        Args:
+            level: Number of the level.
+            students: The student's map of each view.
+            teachers: The teacher's map of each view.
+            pairs: (student's view, teacher's view) to compare.
+            data_samples: Tell which pixels are padding, with a single view.
+        """
         if self.resize == 'student':
             students = [losses.to_grid(s, t.shape[2:]) for s, t in zip(students, teachers, strict=True)]
         sizes = [s.shape[2:] for s in students]
@@ -239,24 +266,11 @@ class PCD(Distiller):
         mask = inside_images(data_samples, students[0]) if len(students) == 1 else None
         valid = None if mask is None else take_pixels(mask, chosen[0])
         with torch.autocast(heads[0].device.type, enabled=False):
-            center, queue = self._part('center', level), self._queue(level)
+            center = self._part('center', level)
             maps = [center(t.detach().to(losses.loss_dtype(t))) for t in teachers]
-            fitted = [losses.to_grid(x, size) for x, size in zip(maps, sizes, strict=True)]
-            rows = []
-            for i, j in pairs:
-                target = fitted[j] if sizes[j] == sizes[i] else losses.to_grid(maps[j], sizes[i])
-                rows.append(losses.pixel_pairs(heads[i], take_pixels(target, chosen[i]), valid))
-            own = fitted[0]
-            terms = {'loss_pcd': self._contrast(rows, queue)}
-            if self._monitors(queue):
-                pooled = masked_mean(heads[0].detach().to(own.dtype), valid)
-                ranks = losses.key_ranks(pooled, masked_mean(own, mask), queue.negatives())
-                terms |= {f'acc_top{n}': 100 * (ranks < n).to(own.dtype).mean() for n in (1, 5)}
-            if self.training:
-                queue.enqueue(self._keys(own, mask, level))
-                if isinstance(center, ChannelCenter):
-                    center.update(own, mask)
-        return terms
+            targets = [take_pixels(losses.to_grid(maps[j], sizes[i]), chosen[i]) for i, j in pairs]
+            rows = [losses.pixel_pairs(heads[i], t, valid) for (i, _), t in zip(pairs, targets, strict=True)]
+            return Compared(students, heads, losses.to_grid(maps[0], sizes[0]), mask, valid, rows)
 
     def _contrast(self, rows: Sequence[tuple[Tensor, Tensor, Tensor]], queue: NegativeQueue) -> Tensor:
         """Return the mean over the pairs of the mean over their pixels; of all processes, once DDP has averaged."""
@@ -294,11 +308,11 @@ class PCD(Distiller):
             self.monitor_interval > 0 and self.progress.iteration % self.monitor_interval == 0 and int(queue.filled) > 0
         )
 
-    def _keys(self, own: Tensor, mask: Tensor | None, level: int) -> Tensor:
+    def _keys(self, seen: Compared, level: int) -> Tensor:
         """Return the unit vectors that enter the queue; those without a direction are left out."""
         if self.enqueue == 'pooled':
-            keys = masked_mean(own, mask)
+            keys = seen.key()
         else:
-            keys = random_pixels(own, mask, self.keys_per_image, self._generator(level))
+            keys = random_pixels(seen.own, seen.mask, self.keys_per_image, self._generator(level))
         norms = keys.norm(dim=1, keepdim=True)
         return (keys / norms)[norms[:, 0] > MIN_NORM]

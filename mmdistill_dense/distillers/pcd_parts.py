@@ -3,19 +3,51 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdistill_dense.distillers.base import check_option
 from mmdistill_dense.distillers.ranks import gather_rows, mean_over_ranks
 from mmdistill_dense.losses import centres_inside, loss_dtype
 
 MIN_COUNT = 1e-6  # less than the mean, over any number of processes, of a count that is 1 in one of them
+HEAD: dict[str, Any] = {'type': 'linear', 'hidden': None, 'bias': None, 'layers': 2}
 _MANY_TOKENS = 4096
 _WIDE = 4096  # hidden channels of the published heads
+
+
+@dataclass
+class Compared:
+    """What one level of a step compares.
+
+    Attributes:
+        maps: the student's map of each view, on the grid that is compared.
+        heads: what attention, projector and predictor make of it, (B, C, h, w) or the chosen pixels.
+        own: the teacher's map of the first view, on the student's grid.
+        mask: (B, H, W), which pixels of a picture are no padding; ``None`` is all.
+        valid: the same for the chosen pixels.
+        rows: unit student rows, unit teacher rows and weights of each pair of views.
+    """
+
+    maps: Sequence[Tensor]
+    heads: list[Tensor]
+    own: Tensor
+    mask: Tensor | None
+    valid: Tensor | None
+    rows: list[tuple[Tensor, Tensor, Tensor]]
+
+    def pooled(self) -> Tensor:
+        """Return the student's mean output of each picture of the first view, without gradient."""
+        return masked_mean(self.heads[0].detach().to(self.own.dtype), self.valid)
+
+    def key(self) -> Tensor:
+        """Return the teacher's mean vector of each picture of the first view."""
+        return masked_mean(self.own, self.mask)
 
 
 class ProjectionHead(nn.Sequential):
@@ -222,6 +254,30 @@ def inside_images(data_samples: Any, x: Tensor) -> Tensor | None:
     if all(tuple(image[:2]) == batch for image in images):
         return None
     return centres_inside(images, batch, x.shape[2:]).to(x.device)
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raise a ``ValueError`` that names the option unless it is a whole number, not below ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f'{name} must be a whole number >= {least}, got {value!r}.')
+
+
+def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the head over their defaults.
+
+    Raises:
+        ValueError: For an unknown option, a value out of range, or one that the type of head does not have.
+    """
+    checked = check_keys('head', head, HEAD)
+    check_option('head.type', checked['type'], ('linear', 'mlp', 'mlp2'))
+    linear = checked['type'] == 'linear'
+    check_option('head.bias', checked['bias'], (None, True, False) if linear else (None, True, False, 'hidden'))
+    for name in ('hidden', 'layers'):
+        if linear and checked[name] != HEAD[name]:
+            raise ValueError(f"head.{name} belongs to the types 'mlp' and 'mlp2', got {checked[name]} with 'linear'.")
+        if checked[name] is not None:
+            check_count(f'head.{name}', checked[name], 1)
+    return checked
 
 
 def check_keys(name: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Recorded
 from mmdistill_dense.distillers.pcd import PCD
-from mmdistill_dense.distillers.pcd_parts import inside_images, masked_mean, take_pixels
 from mmdistill_dense.distillers.ranks import mean_over_ranks
 from mmdistill_dense.engine.seeding import fork_rng
 
@@ -45,8 +44,9 @@ def measure_step(distiller: PCD, student: Recorded, teacher: Recorded, data_samp
     found = []
     for level, (s, t) in enumerate(zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)):
         found.append(_measure_level(distiller, level, s, t, pairs, data_samples))
-    means = torch.stack([torch.stack([one[name] for one in found]).mean().double() for name in found[0]])
-    return dict(zip(found[0], mean_over_ranks(means).tolist(), strict=True))
+    names = [name for name in found[0] if all(name in one for one in found)]
+    means = torch.stack([torch.stack([one[name] for one in found]).mean().double() for name in names])
+    return dict(zip(names, mean_over_ranks(means).tolist(), strict=True))
 
 
 def _measure_level(
@@ -57,38 +57,25 @@ def _measure_level(
     pairs: Sequence[tuple[int, int]],
     data_samples: Any,
 ) -> dict[str, Tensor]:
-    if distiller.resize == 'student':
-        students = [losses.to_grid(s, t.shape[2:]) for s, t in zip(students, teachers, strict=True)]
-    sizes = [s.shape[2:] for s in students]
-    chosen = [distiller.positions(size.numel(), level) for size in sizes]
-    outputs = _outputs(distiller, level, students, chosen)
-    mask = inside_images(data_samples, students[0]) if len(students) == 1 else None
-    valid = None if mask is None else take_pixels(mask, chosen[0])
-    with torch.autocast(outputs[0].device.type, enabled=False):
-        center = distiller._part('center', level)
-        maps = [center(t.to(losses.loss_dtype(t))) for t in teachers]
-        rows = [
-            losses.pixel_pairs(outputs[i], take_pixels(losses.to_grid(maps[j], sizes[i]), chosen[i]), valid)
-            for i, j in pairs
-        ]
-        own = losses.to_grid(maps[0], sizes[0])
-        found = _similarities(*(torch.cat([row[k] for row in rows]) for k in range(3)))
+    parts = (distiller._part(name, level) for name in ('attention', 'projector', 'predictor'))
+    with untouched(*parts):
+        seen = distiller.compare(level, students, teachers, pairs, data_samples)
+    with torch.autocast(seen.own.device.type, enabled=False):
+        found = _similarities(*(torch.cat([row[k] for row in seen.rows]) for k in range(3)))
         negatives = distiller._queue(level).negatives()
         if len(negatives):
-            pixels, weight = (torch.cat([row[k] for row in rows]) for k in (0, 2))
+            pixels, weight = (torch.cat([row[k] for row in seen.rows]) for k in (0, 2))
             found['negative'] = hardest(pixels[weight > 0], negatives)
-            pooled = masked_mean(outputs[0].to(own.dtype), valid)
-            ranks = losses.key_ranks(pooled, masked_mean(own, mask), negatives)
-            found |= {f'top{n}': 100 * (ranks < n).to(own.dtype).mean() for n in (1, 5)}
-        for name, x, inside in (('out', outputs[0], valid), ('map', students[0], mask), ('teacher', own, mask)):
+            ranks = losses.key_ranks(seen.pooled(), seen.key(), negatives)
+            found |= {f'top{n}': 100 * (ranks < n).to(seen.own.dtype).mean() for n in (1, 5)}
+        looked_at = {
+            'out': (seen.heads[0], seen.valid),
+            'map': (seen.maps[0], seen.mask),
+            'teacher': (seen.own, seen.mask),
+        }
+        for name, (x, inside) in looked_at.items():
             found[f'{name}_std'], found[f'{name}_within'] = spread(x, inside)
     return found
-
-
-def _outputs(distiller: PCD, level: int, students: Sequence[Tensor], chosen: Sequence[Tensor | None]) -> list[Tensor]:
-    names = ('attention', 'projector', 'predictor')
-    with untouched(*(distiller._part(name, level) for name in names)):
-        return [distiller._embed(level, s, where) for s, where in zip(students, chosen, strict=True)]
 
 
 def _similarities(student: Tensor, teacher: Tensor, weight: Tensor) -> dict[str, Tensor]:

@@ -99,7 +99,7 @@ class SSLTeacher(BaseModule):
         Raises:
             ValueError: For a file that is not of the layout, see :func:`read_teacher`, or of other widths.
         """
-        file = read_teacher(path, self.layout, self.branch, bool(self.widths), self.ignore)
+        file = read_teacher(path, self.layout, self.branch, bool(self.widths), self.ignore, key)
         where = f'{key}={str(path)!r} (layout {file.layout!r})'
         _refuse_transformer(file.layout)
         if self.normalised_by_layout and self.preprocessor != _preprocessor(file.layout):

@@ -29,7 +29,12 @@ class TeacherFile:
 
 
 def read_teacher(
-    path: str | Path, layout: str = 'auto', branch: str = 'momentum', head: bool = True, ignore: Collection[str] = ()
+    path: str | Path,
+    layout: str = 'auto',
+    branch: str = 'momentum',
+    head: bool = True,
+    ignore: Collection[str] = (),
+    key: str = 'checkpoint',
 ) -> TeacherFile:
     """Read a self-supervised checkpoint and split it into backbone and head.
 
@@ -40,13 +45,14 @@ def read_teacher(
         branch: ``'momentum'``, or ``'online'`` for the branch that was trained by gradient.
         head: Whether the head is wanted; without it, its entries are ignored.
         ignore: Prefixes of further entries to ignore.
+        key: The config key to name in errors.
 
     Raises:
         ValueError: For a file of no or of several layouts, one without a head, a supervised one, one with entries
             unknown to its layout or a head that is incomplete; the message says which.
     """
     content = read_checkpoint(path, allowed=(Namespace,))
-    where = f'{str(path)!r}'
+    where = f'{key}={str(path)!r}'
     name = _detect(content, where, head) if layout == 'auto' else layout
     if name == 'backbone':
         return _bare(_state(content, _top(content)), ignore)
@@ -149,6 +155,11 @@ def _check_named(
     if all(any(key.startswith(prefix) for key in state) for prefix in wanted):
         return
     found = _matches(content)
+    if branch == 'online' and name in found:
+        raise ValueError(
+            f"branch='online': {where} lacks {' or '.join(f'{prefix}*' for prefix in wanted)} and holds the momentum "
+            f"branch alone; leave branch at 'momentum'. Prefixes in the file: {_prefixes(content)}."
+        )
     if not found or found == [name]:
         raise ValueError(f'layout={name!r}: {_no_layout(content, where)}')
     raise ValueError(

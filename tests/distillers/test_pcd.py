@@ -323,9 +323,16 @@ def _prepare(distiller, images):
     ('options', 'words'),
     [
         (dict(temperature=0), 'temperature must be > 0, got 0'),
-        (dict(queue_size=0), 'queue_size must be >= 1, got 0'),
-        (dict(num_pixels=0), 'num_pixels must be >= 1, got 0'),
-        (dict(keys_per_image=0), 'keys_per_image must be >= 1, got 0'),
+        (dict(queue_size=0), 'queue_size must be a whole number >= 1, got 0'),
+        (dict(queue_size=1e4), 'queue_size must be a whole number >= 1, got 10000.0'),
+        (dict(num_pixels=0), 'num_pixels must be a whole number >= 1, got 0'),
+        (dict(keys_per_image=0), 'keys_per_image must be a whole number >= 1, got 0'),
+        (dict(monitor_interval=-1), 'monitor_interval must be a whole number >= 0, got -1'),
+        (dict(head=dict(type='linear', hidden=64)), "head.hidden belongs to the types 'mlp' and 'mlp2', got 64"),
+        (dict(head=dict(type='linear', layers=3)), "head.layers belongs to the types 'mlp' and 'mlp2', got 3"),
+        (dict(head=dict(type='mlp', layers=0)), 'head.layers must be a whole number >= 1, got 0'),
+        (dict(head=dict(type='mlp', hidden=0)), 'head.hidden must be a whole number >= 1, got 0'),
+        (dict(head=dict(bias='hidden')), "head.bias must be one of None, True, False, got 'hidden'"),
         (dict(queue_init='full'), "queue_init must be one of 'empty', 'random', got 'full'"),
         (dict(enqueue='all'), "enqueue must be one of 'pooled', 'pixels', got 'all'"),
         (dict(view_pairing='both'), "view_pairing must be one of None, 'cross', 'same', got 'both'"),
@@ -403,7 +410,7 @@ def test_heads_run_under_autocast_and_the_loss_in_float32():
 
 
 @pytest.mark.parametrize('make', [toys.seg_batch, toys.det_batch], ids=['seg', 'det'])
-def test_plug_in_trains_beside_logit_kd(make):
+def test_plug_in_trains_beside_logit_kd_and_maskd(make):
     """Student of stride 32 and 64 channels under a teacher of stride 8 and 128; pictures smaller than the batch."""
     detection = make is toys.det_batch
     batch = make()
@@ -422,8 +429,12 @@ def test_plug_in_trains_beside_logit_kd(make):
     kd = dict(type='LogitKD', student_tap='bbox_head.retina_cls' if detection else 'decode_head.conv_seg')
     kd = dict(kd) if detection else dict(kd, resize='student')
     pcd = dict(type='PCD', queue_size=8, head=dict(type='mlp', hidden=16), attention={}, loss_weight=0.1)
+    maskd = dict(type='MasKD', student_tap='neck' if detection else 'backbone[3]', num_tokens=3, loss_weight=0.1)
     scope = 'mmdet' if detection else 'mmseg'
-    model = toys.distilled(student=student, teacher=teacher, distillers=dict(pcd=pcd, kd=kd), scope=scope)
+    distillers = dict(pcd=pcd, kd=kd, maskd=maskd)
+    model = toys.distilled(student=student, teacher=teacher, distillers=distillers, scope=scope)
+    tokens = model.distillers['maskd']
+    tokens.load_tokens({name: torch.full(shape, 0.1) for name, shape in tokens.token_shapes().items()})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for step in range(3):
         optimizer.zero_grad()
@@ -431,7 +442,7 @@ def test_plug_in_trains_beside_logit_kd(make):
         toys.total(losses).backward()
         optimizer.step()
         assert (losses['distill.pcd.loss_pcd'] > 0) == (step > 0)
-        assert losses['distill.kd.loss_kd'] > 0
+        assert losses['distill.kd.loss_kd'] > 0 and losses['distill.maskd.loss_maskd'] > 0
     assert int(model.distillers['pcd'].queue.filled) == 6
     assert model.distillers['pcd'].attention.gamma.any()
     assert not any(name.startswith('distillers') for name in model.state_dict())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import PCD
 from mmdistill_dense.distillers.pcd import NegativeQueue, PixelAttention
+from mmdistill_dense.distillers.pcd_parts import Compared
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -38,7 +39,7 @@ def two_view(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
         teachers = [_tensor(arrays[f't{view}'], dtype) for view in (1, 2)]
         distiller = bare(students[0], teachers[0], arrays['queue_before'], arrays['ptr_before'], view_pairing=pairing)
         distiller.temperature = float(arrays['tau'])
-        keys = distiller._keys(teachers[0], None, 0)
+        keys = distiller._keys(Compared([], [], teachers[0], None, None, []), 0)
         ranks = losses.key_ranks(students[0].detach().mean((2, 3)), keys, distiller.queue.negatives())
         terms = distiller({'tap': students}, {'tap': teachers}, None)
         terms['loss_pcd'].backward()

@@ -103,9 +103,8 @@ class HeadOutputKD(FeatureDistiller):
         head = model.get(self.teacher_taps[0].path.split('.')[0])
         if not isinstance(head, Mapping) or 'num_classes' not in head:
             return None
-        loss = head.get('loss_cls')
-        # mmdet's focal losses are sigmoid losses unless told otherwise, its cross entropy is not
-        background = loss is not None and not loss.get('use_sigmoid', 'focal' in str(loss.get('type')).lower())
+        # as mmdet's heads read it, whatever the loss itself takes for granted
+        background = 'loss_cls' in head and not head['loss_cls'].get('use_sigmoid', False)
         return int(head['num_classes']) + background
 
 

@@ -203,8 +203,9 @@ def _shares(losses: Mapping[str, Any], terms: Mapping[str, Mapping[str, Tensor]]
         if any('loss' in key for key in own)
     }
     total = torch.stack([t.float() for t in task]).sum() + sum(parts.values()) if task else sum(parts.values())
-    # a total of 0 (a queue that is still empty, beside no task) has no parts; asking for it would wait for the device
-    return {f'distill.{name}.share': (part / total).nan_to_num() for name, part in parts.items()}
+    whole = torch.as_tensor(total)
+    whole = whole.masked_fill(whole == 0, 1)  # a queue that is still empty, beside no task
+    return {f'distill.{name}.share': part / whole for name, part in parts.items()}
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -112,8 +112,8 @@ class FrozenTeacher:
         path = local_file(checkpoint, self.config.source, key)
         if hasattr(network, 'load_teacher'):  # reads files of other kinds, as strictly
             matched, ignored = network.load_teacher(path, key)
-            total = len(network.state_dict())
-            self.receipt = Receipt(self.config.source, path.name, sha256(path), matched, total, ignored)
+            source, total = self.config.source or network.source, len(network.state_dict())
+            self.receipt = Receipt(source, path.name, sha256(path), matched, total, ignored)
             return
         content = read_checkpoint(path)
         state = state_dict_of(content, path)

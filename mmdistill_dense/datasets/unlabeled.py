@@ -61,7 +61,8 @@ class UnlabeledImages(BaseDataset):
         prefixes = [data_prefix] if isinstance(data_prefix, str) else list(data_prefix)
         if ann_file and len(prefixes) != 1:
             raise ValueError(f'UnlabeledImages: ann_file goes with one data_prefix, got {prefixes}.')
-        self.extensions = tuple(extension.lower() for extension in extensions)
+        given = [extensions] if isinstance(extensions, str) else extensions
+        self.extensions = tuple(extension.lower() for extension in given)
         self.recursive = recursive
         self.min_size = min_size
         self.check = check

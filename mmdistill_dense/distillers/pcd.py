@@ -131,7 +131,11 @@ class PCD(Distiller):
             self.traced |= {f'student {s_tap}': len(s_shapes), f'teacher {t_tap}': len(t_shapes)}
             for s, t in zip(s_shapes, t_shapes, strict=True):
                 self._check_shapes(s, t, f'{s_tap} -> {t_tap}')
-                for name, part in self._build_level(s[1], t[1]).items():
+                try:
+                    built = self._build_level(s[1], t[1])
+                except ValueError as error:
+                    raise ValueError(f'distillers.{self.name}: {s_tap} -> {t_tap}: {error}') from None
+                for name, part in built.items():
                     parts.setdefault(name, []).append(part)
                 self.weights.append(weight)
         for name, found in parts.items():
@@ -160,18 +164,21 @@ class PCD(Distiller):
         return parts | build_head(self.head, channels, out, layout)
 
     def prepare(self, runner: Any, teacher: Any) -> None:
-        """Say what an empty queue does to the loss, and warn of one that holds each picture several times."""
+        """Say what a queue with empty rows does to the loss, and warn of one that holds each picture several times."""
         filled = int(self._queue(0).filled)
         if filled < self.queue_size:
             runner.logger.info(
                 f'distillers.{self.name}: the queue holds {filled} of {self.queue_size} keys; loss_pcd '
-                'starts near 0 and rises with their logarithm while it fills, and falls after that.'
+                f'{"goes on rising" if filled else "starts near 0 and rises"} with the logarithm of their number until '
+                'it is full, and falls after that.'
             )
         images = len(runner.train_dataloader.dataset)
-        if self.enqueue == 'pooled' and self.queue_size > images / 2:
+        each = 1 if self.enqueue == 'pooled' else self.keys_per_image
+        if self.queue_size > each * images / 2:
             runner.logger.warning(
-                f'distillers.{self.name}.queue_size={self.queue_size} is much for {images} training pictures: keys of '
-                f'a picture stay as negatives of its next passes. About {max(images // 3, 1)} would suit.'
+                f'distillers.{self.name}.queue_size={self.queue_size} is much for {images} training pictures with '
+                f'{each} keys each: keys of a picture stay as negatives of its next passes. At most about a third of '
+                f'all keys, {max(each * images // 3, 1)}, would suit.'
             )
 
     # One step

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
-from torch import nn
+from torch import Tensor, nn
 
 from mmdistill_dense.checkpoint import read_checkpoint, state_dict_of
 from mmdistill_dense.zoo import load_model, student_option
@@ -118,13 +118,21 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
     start = f'{prefix.rstrip(".")}.' if prefix else ''
     given = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
     own = {key: value for key, value in module.state_dict().items() if not key.endswith('num_batches_tracked')}
-    fits = sum(key in given and given[key].shape == value.shape for key, value in own.items())
-    if 2 * fits < len(own):
-        raise ValueError(
-            f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}: '
-            f"it is another network's or another package's file. Expected names like {_some(list(own))}; it holds "
-            f'{_some(list(given) or list(state))}.'
-        )
+    fits = _fitting(own, given)
+    if 2 * fits >= len(own):
+        return
+    reason = "it is another network's or another package's file"
+    below = {key.removeprefix('backbone.'): value for key, value in state.items() if key.startswith('backbone.')}
+    if not prefix and 2 * _fitting(own, below) >= len(own):
+        reason = f"it is a training checkpoint: add prefix='backbone.' to {name}.init_cfg"
+    raise ValueError(
+        f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}: '
+        f'{reason}. Expected names like {_some(list(own))}; it holds {_some(list(given) or list(state))}.'
+    )
+
+
+def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
+    return sum(key in given and given[key].shape == value.shape for key, value in own.items())
 
 
 def num_classes(model: Any) -> int | None:

@@ -72,6 +72,7 @@ class SSLTeacher(BaseModule):
             self.head = _blank_head(layout, self.widths, keep_last_bn)
         self.preprocessor = data_preprocessor or _preprocessor(layout)
         self.normalised_by_layout = data_preprocessor is None
+        self.source = f'layout {layout}'  # for the receipt; the one that was found, once loaded
 
     def extract_feat(self, inputs: Tensor) -> Tensor:
         """Return the head's map of a batch."""
@@ -108,6 +109,7 @@ class SSLTeacher(BaseModule):
                 f'layout={file.layout!r}, or give data_preprocessor.'
             )
         load_strictly(self.backbone, file.backbone, None, where)
+        self.source = f'layout {file.layout}'
         if self.widths:
             self.head = self._adapted(file, where)
             check_invariance(self.head, where)

@@ -307,7 +307,17 @@ def test_prepare_explains_an_empty_queue(images, init, words):
 
 def test_prepare_warns_of_a_queue_that_holds_each_picture_several_times():
     (line,) = _prepare(_make(), 9)
-    assert 'queue_size=10 is much for 9 training pictures' in line and 'About 3 would suit' in line
+    assert 'queue_size=10 is much for 9 training pictures with 1 keys each' in line and 'keys, 3, would suit' in line
+    (line,) = _prepare(_make(enqueue='pixels', keys_per_image=3), 6)
+    assert 'queue_size=10 is much for 6 training pictures with 3 keys each' in line and 'keys, 6, would suit' in line
+    assert not _prepare(_make(enqueue='pixels', keys_per_image=3), 7)
+
+
+def test_prepare_does_not_promise_a_loss_near_zero_to_a_resumed_run():
+    distiller = _make(queue_init='empty')
+    distiller.queue.filled.fill_(4)
+    (line,) = _prepare(distiller, 25)
+    assert 'holds 4 of 10 keys; loss_pcd goes on rising' in line and 'near 0' not in line
 
 
 def _prepare(distiller, images):

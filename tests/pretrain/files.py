@@ -1,4 +1,4 @@
-"""Synthetic checkpoints of every family, tiny and under the public names, written from the golden table."""
+"""Synthetic checkpoints of every family, tiny and under the public names, by the golden table and rows of our own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.toys import fresh_dir
 TABLE = Path(__file__).resolve().parents[3] / 'shared' / 'golden' / 'pcd' / 'ckpt_layouts.json'
 R50 = dict(type='mmdet.ResNet', depth=50, base_channels=2, stem_channels=2, out_indices=(3,))
 # Public dimension -> tiny one; different ones stay different.
-TINY = {2048: 64, 4096: 20, 8192: 28, 256: 12, 128: 10, 512: 14, 65536: 16, 3000: 7, 60000: 9, 1: 1}
+TINY = {2048: 64, 4096: 20, 8192: 28, 256: 12, 128: 10, 512: 14, 65536: 16, 3000: 7, 60000: 9, 1000: 8, 1: 1}
 NAMES = {
     'mocov3_r50': 'mocov3',
     'mocov2_r50': 'mocov2',
@@ -36,6 +36,10 @@ NAMES = {
     'mmpretrain_barlowtwins_r50': 'mmpretrain_barlowtwins',
     'mmpretrain_mocov2_r50': 'mmpretrain_mocov2',
     'mmpretrain_swav_r50': 'mmpretrain_swav',
+    'byol_yaox12_r50': 'byol_yaox12',
+    'solo_byol_r50': 'solo',
+    'solo_dino_r50': 'solo_dino',
+    'solo_simclr_r50': 'solo_single',
 }
 _MM3 = 'fc0:linear bn0:bn a:relu fc1:linear bn1:bn b:relu fc2:linear'
 # The vector heads as the methods' own code makes them: modules by name.
@@ -54,7 +58,67 @@ HEADS = {
     'mmpretrain_barlowtwins_r50': _MM3,
     'mmpretrain_mocov2_r50': '0:linear+ 1:relu 2:linear+',
     'mmpretrain_swav_r50': '0:linear+ 1:bn 2:relu 3:linear+',
+    'byol_yaox12_r50': 'l1:linear+ bn1:bn a:relu l2:linear+',
+    'solo_byol_r50': '0:linear+ 1:bn 2:relu 3:linear+',
+    'solo_dino_r50': '0:linear+ 1:gelu 2:linear+ 3:gelu 4:linear+',
+    'solo_simclr_r50': '0:linear+ 1:relu 2:linear+',
 }
+CHILDREN = {'conv1': '0', 'bn1': '1', 'layer1': '4', 'layer2': '5', 'layer3': '6', 'layer4': '7'}
+
+
+def _numbered(name: str) -> str:
+    """The entry's name in a Sequential of torchvision's children."""
+    child, _, rest = name.partition('.')
+    return f'{CHILDREN[child]}.{rest}'
+
+
+def _linear(name: str, out: int, channels: int) -> dict[str, list[int]]:
+    return {f'{name}.weight': [out, channels], f'{name}.bias': [out]}
+
+
+def _bn(name: str, channels: int) -> dict[str, list[int]]:
+    kinds = ('weight', 'bias', 'running_mean', 'running_var')
+    return {f'{name}.{kind}': [channels] for kind in kinds} | {f'{name}.num_batches_tracked': []}
+
+
+def _mlp(first: str, norm: str, second: str, channels: int = 2048) -> dict[str, list[int]]:
+    return _linear(first, 4096, channels) | _bn(norm, 4096) | _linear(second, 256, 4096)
+
+
+def _dino(head: str) -> dict[str, list[int]]:
+    layers = _linear(f'{head}.mlp.0', 2048, 2048) | _linear(f'{head}.mlp.2', 2048, 2048)
+    last = {f'{head}.last_layer.weight_g': [65536, 1], f'{head}.last_layer.weight_v': [65536, 256]}
+    return layers | _linear(f'{head}.mlp.4', 256, 2048) | last
+
+
+def _row(top: str, backbones: list[str], head: str, other: dict[str, list[int]]) -> dict[str, Any]:
+    return dict(top=top, backbone_prefixes=backbones, use_backbone=backbones[0], use_head=head, other_keys=other)
+
+
+_YAOX12 = [f'module.{branch}_network.encoder.' for branch in ('target', 'online')]
+_SOLO = ['momentum_backbone.', 'backbone.']
+# Rows of the layouts that the golden table does not have: yaox12's BYOL, solo-learn's BYOL, DINO and SimCLR.
+ROWS = {
+    'byol_yaox12_r50': _row('model', _YAOX12, 'module.target_network.projetion.', {
+        f'module.{part}.{name}': shape
+        for part, channels in (
+            ('target_network.projetion', 2048), ('online_network.projetion', 2048), ('predictor', 256),
+        )
+        for name, shape in _mlp('l1', 'bn1', 'l2', channels).items()
+    }),
+    'solo_byol_r50': _row('state_dict', _SOLO, 'momentum_projector.', {
+        f'{part}.{name}': shape
+        for part, channels in (('momentum_projector', 2048), ('projector', 2048), ('predictor', 256))
+        for name, shape in _mlp('0', '1', '3', channels).items()
+    } | _linear('classifier', 1000, 2048)),
+    'solo_dino_r50': _row('state_dict', _SOLO, 'momentum_head.mlp.', {
+        **_dino('momentum_head'), **_dino('head'), **_linear('classifier', 1000, 2048),
+        'dino_loss_func.center': [1, 65536],
+    }),
+    'solo_simclr_r50': _row('state_dict', ['backbone.'], 'projector.', {
+        **_linear('projector.0', 2048, 2048), **_linear('projector.2', 128, 2048), **_linear('classifier', 1000, 2048),
+    }),
+}  # fmt: skip
 
 
 def table() -> dict[str, Any]:
@@ -111,10 +175,13 @@ def synthetic(family: str, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any
 @functools.cache
 def _synthetic(family: str, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     torch.manual_seed(seed)
-    row = table()['layouts'][family]
+    row = ROWS.get(family) or table()['layouts'][family]
     state: dict[str, Any] = {}
     for prefix in row['backbone_prefixes']:
-        state |= {f'{prefix}{name}': value for name, value in backbone(torch.float64).state_dict().items()}
+        named = backbone(torch.float64).state_dict()
+        if family == 'byol_yaox12_r50':
+            named = {_numbered(name): value for name, value in named.items()}
+        state |= {f'{prefix}{name}': value for name, value in named.items()}
     state |= {name: entry(name, shape) for name, shape in row['other_keys'].items()}
     content = state if row['top'] is None else {row['top']: state, 'epoch': 100}
     return content, row
@@ -123,6 +190,14 @@ def _synthetic(family: str, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
 def state_of(content: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights in a checkpoint's content, to be changed in place."""
     return content if row['top'] is None else content[row['top']]
+
+
+def backbone_of(content: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The entries of the backbone to use, by the names that a ResNet has."""
+    state, prefix = state_of(content, row), row['use_backbone']
+    names = {_numbered(name): name for name in _plain_backbone().state_dict()}
+    below = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return {names.get(name, name): v for name, v in below.items() if name in names or name in names.values()}
 
 
 def saved(content: Mapping[str, Any]) -> str:

@@ -186,12 +186,12 @@ def test_autocast_step_keeps_the_gradients_of_the_head() -> None:
 def test_watched_run_ends_and_resumes_at_the_bits_of_the_unwatched_one(tmp_path: Path) -> None:
     folder, notes = runs.uninterrupted()
     watched = runs.train(runs.config(tmp_path / 'whole', custom_hooks=[HOOK]))
-    expected = runs.content(folder / 'epoch_2.pth')
-    assert not toys.differing(runs.content(tmp_path / 'whole/epoch_2.pth'), expected)
+    expected = small.content(folder / 'epoch_2.pth')
+    assert not toys.differing(small.content(tmp_path / 'whole/epoch_2.pth'), expected)
     assert (watched.values, watched.rates) == (notes.values, notes.rates)
     part = str(tmp_path / 'whole/epoch_1.pth')
     runs.train(runs.config(tmp_path / 'part', resume=True, load_from=part, custom_hooks=[HOOK]))
-    assert not toys.differing(runs.content(tmp_path / 'part/epoch_2.pth'), expected)
+    assert not toys.differing(small.content(tmp_path / 'part/epoch_2.pth'), expected)
     steps = [entry['step'] for entry in curve(tmp_path / 'part', 'monitor/pcd.positive')]
     assert steps == [6]
     both = [
@@ -229,7 +229,7 @@ def process(rank: int, folder: str, teacher: str) -> None:
 
 def test_two_processes_train_on_as_without_it_and_write_their_mean(tmp_path: Path) -> None:
     mp.spawn(process, args=(str(tmp_path), runs.teacher_file()), nprocs=2)
-    contents = [runs.content(tmp_path / name / 'epoch_1.pth') for name in ('plain', 'watched')]
+    contents = [small.content(tmp_path / name / 'epoch_1.pth') for name in ('plain', 'watched')]
     assert not toys.differing(*contents)
     both = [torch.load(tmp_path / f'seen{rank}.pth') for rank in range(2)]
     first, second = ([values for values in seen if 'pcd.positive' in values] for seen in both)

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 
 from tests import toys
+from tests.pretrain.runs import content
 
 LEAF = Path(__file__).parents[2] / 'configs/pcd/toy_pretrain.py'
 BATCH, IMAGES = 8, 40  # 5 iterations an epoch
@@ -71,16 +72,6 @@ def train(cfg: Config) -> Losses:
     return notes
 
 
-def content(path: Path) -> dict[str, torch.Tensor]:
-    """Everything in a checkpoint that training goes on from."""
-    checkpoint = torch.load(path, weights_only=False)
-    tensors = {f'student.{name}': value for name, value in checkpoint['state_dict'].items()}
-    tensors |= {f'distillers.{name}': value for name, value in checkpoint['distillers'].items()}
-    for index, state in checkpoint['optimizer']['state'].items():
-        tensors |= {f'optimizer.{index}.{name}': value for name, value in state.items()}
-    return tensors
-
-
 @functools.cache
 def uninterrupted() -> tuple[Path, Losses]:
     folder = toys.fresh_dir()
@@ -92,7 +83,7 @@ def test_checkpoint_holds_the_backbone_and_beside_it_what_distils() -> None:
     checkpoint = torch.load(folder / 'epoch_2.pth', weights_only=False)
     assert {name.split('.')[0] for name in checkpoint['state_dict']} == {'backbone'}
     parts = {name.split('.')[1] for name in checkpoint['distillers']}
-    assert parts == {'attention', 'projector', 'predictor', 'queue'}
+    assert parts == {'attention', 'projector', 'predictor', 'queue', 'center'}
 
 
 def test_resumed_pretraining_is_equal_bit_for_bit(tmp_path: Path) -> None:
@@ -141,3 +132,7 @@ def test_a_folder_with_damaged_files_is_trained_on(tmp_path: Path) -> None:
         pipeline=[dict(type='LoadImageFromFile'), *pipeline[1:]],
     )
     assert len(train(cfg).values) == 11 // BATCH
+    cfg.train_dataloader.update(drop_last=False, batch_size=100)  # as the leaf for a folder of one's own has it
+    assert len(train(cfg).values) == 1, 'one batch of what there is'
+    cfg.train_dataloader.batch_size = 10
+    assert np.isfinite(train(cfg).values).all(), 'the last batch is one picture'

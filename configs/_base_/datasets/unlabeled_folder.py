@@ -2,5 +2,6 @@
 
 _base_ = './imagenet_unlabeled.py'
 train_dataloader = dict(
+    drop_last=False,  # a folder may hold fewer pictures than one batch
     dataset=dict(data_root='{{$MMDISTILL_DATA:data}}/unlabeled', data_prefix='', check=True),
 )

@@ -11,6 +11,7 @@ train_pipeline = [dict(step, views=views) if 'views' in step else step for step 
 train_dataloader = dict(
     batch_size=32,
     num_workers=2,
+    drop_last=True,
     dataset=dict(
         data_root='{{$MMDISTILL_DATA:data}}/',
         data_prefix=['camvid/images/train', 'coco_mini/train2017', 'bccd/images/train', 'nuclei/images/train'],

@@ -1,4 +1,6 @@
-"""PCD on generated shapes."""
+"""PCD on generated shapes; the teacher's map comes out of a ReLU, hence center."""
 
 _base_ = './pcd_pretrain.py'
-distillers = dict(pcd=dict(queue_size=256, head=dict(hidden=128), attention=dict(num_heads=4), view_pairing='same'))
+distillers = dict(
+    pcd=dict(queue_size=256, head=dict(hidden=128), attention=dict(num_heads=4), view_pairing='same', center=True)
+)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmdistill_dense.distillers.options import TapOption, check_option, parse_taps
 from mmdistill_dense.distillers.schedule import Schedule
 from mmdistill_dense.taps import Tap
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 Losses = dict[str, Tensor]
 Recorded = Mapping[str, list[Tensor]]
 Shapes = Mapping[str, list[torch.Size]]
-TapOption = str | Sequence[str | tuple[str, float]]
 
 
 @dataclass
@@ -69,10 +69,10 @@ class Distiller(nn.Module):
         clip_max_norm: float | None = None,
     ) -> None:
         super().__init__()
-        self.student_taps, self.tap_weights = _parse_taps('student_tap', student_tap)
+        self.student_taps, self.tap_weights = parse_taps('student_tap', student_tap)
         self.teacher_taps = self.student_taps
         if teacher_tap is not None:
-            self.teacher_taps, weights = _parse_taps('teacher_tap', teacher_tap)
+            self.teacher_taps, weights = parse_taps('teacher_tap', teacher_tap)
             if any(weight != 1 for weight in weights):
                 raise ValueError(f'teacher_tap={teacher_tap!r} holds a weight; weights belong into student_tap.')
         if len(self.student_taps) != len(self.teacher_taps):
@@ -265,33 +265,3 @@ class FeatureDistiller(Distiller):
             f'distillers.{self.name}: {level.name} has a student map of {tuple(student)} and a teacher map of '
             f"{tuple(teacher)}; choose taps of the same stride or set resize='student' or resize='teacher'."
         )
-
-
-def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    """Raise a ``ValueError`` that names the option, the value and the allowed values unless ``value`` is one of
-    them."""
-    if value not in allowed:
-        raise ValueError(f'{name} must be one of {", ".join(repr(a) for a in allowed)}, got {value!r}.')
-
-
-def _parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
-    entries = [taps] if isinstance(taps, str) else list(taps)
-    if not entries:
-        raise ValueError(f'{option} is empty: name at least one tap.')
-    pairs = [(entry, 1.0) if isinstance(entry, str) else entry for entry in entries]
-    for pair in pairs:
-        if not _is_weighted_tap(pair):
-            raise ValueError(
-                f"{option} is a tap or a list; its entries are taps or pairs ('tap', weight >= 0), got {pair!r}."
-            )
-    return [Tap.parse(tap) for tap, _ in pairs], [float(weight) for _, weight in pairs]
-
-
-def _is_weighted_tap(pair: Any) -> bool:
-    return (
-        isinstance(pair, (tuple, list))
-        and len(pair) == 2
-        and isinstance(pair[0], str)
-        and isinstance(pair[1], (int, float))
-        and pair[1] >= 0
-    )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import FeatureDistiller, Losses, Recorded, Shapes, TapOption
+from mmdistill_dense.distillers.options import check_count, is_count
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.tokens.files import BRANCH, Values
 from mmdistill_dense.tokens.fingerprint import as_number
@@ -90,11 +91,10 @@ class MasKD(FeatureDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, align=align, resize=resize, **kwargs)
-        if not _is_count(num_tokens) or num_tokens < 1:
-            raise ValueError(f'num_tokens must be a whole number of at least 1, got {num_tokens!r}.')
+        check_count('num_tokens', num_tokens, 1)
         if factor <= 0 or eps < 0:
             raise ValueError(f'factor must be > 0 and eps >= 0, got {factor} and {eps}.')
-        if student_mask_from is not None and (not _is_count(student_mask_from) or student_mask_from < 0):
+        if student_mask_from is not None and (not is_count(student_mask_from) or student_mask_from < 0):
             raise ValueError(f'student_mask_from is an iteration >= 0 or None, got {student_mask_from!r}.')
         self.num_tokens = num_tokens
         self.weight_mask = weight_mask
@@ -207,10 +207,6 @@ class MasKD(FeatureDistiller):
     def _slot(self, level: int) -> MaskModule:
         module: Any = self.mask_modules[level % len(self.mask_modules) if self.share_tokens else level]
         return module
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class MaskModule(nn.Module):

@@ -10,17 +10,13 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes, TapOption, check_option
+from mmdistill_dense.distillers.options import check_count
+from mmdistill_dense.distillers.pcd_head import HEAD, PixelAttention, build_head, check_head, check_keys
 from mmdistill_dense.distillers.pcd_parts import (
-    HEAD,
     MIN_COUNT,
     ChannelCenter,
     Compared,
     NegativeQueue,
-    PixelAttention,
-    build_head,
-    check_count,
-    check_head,
-    check_keys,
     inside_images,
     random_pixels,
     take_pixels,

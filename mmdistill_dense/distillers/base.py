@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,23 @@ class Distiller(nn.Module):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make the parameters from the taps' traced shapes (batch 1); called once, at model construction."""
 
+    def paired_shapes(
+        self, student: Shapes, teacher: Shapes
+    ) -> Iterator[tuple[float, str, list[torch.Size], list[torch.Size]]]:
+        """Yield for each pair of taps its weight, its name for messages, and the traced shapes of both sides.
+
+        Raises:
+            ValueError: For a pair that does not give equally many tensors.
+        """
+        for s_tap, t_tap, weight in zip(self.student_taps, self.teacher_taps, self.tap_weights, strict=True):
+            s_shapes, t_shapes = student[str(s_tap)], teacher[str(t_tap)]
+            if len(s_shapes) != len(t_shapes):
+                raise ValueError(
+                    f'distillers.{self.name}: student tap {str(s_tap)!r} gives {len(s_shapes)} tensors and teacher tap '
+                    f'{str(t_tap)!r} {len(t_shapes)}; choose as many with an index, e.g. {s_tap.path + "[:3]"!r}.'
+                )
+            yield weight, f'{s_tap} -> {t_tap}', s_shapes, t_shapes
+
     def prepare(self, runner: Any, teacher: Any) -> None:
         """Learn from the teacher alone before training starts (MasKD's tokens); called by ``DistillHook``, also on
         resume."""
@@ -189,15 +206,9 @@ class FeatureDistiller(Distiller):
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Pair the levels, check them, make the alignments and the method's own parts."""
-        for s_tap, t_tap, weight in zip(self.student_taps, self.teacher_taps, self.tap_weights, strict=True):
-            s_shapes, t_shapes = student[str(s_tap)], teacher[str(t_tap)]
-            if len(s_shapes) != len(t_shapes):
-                raise ValueError(
-                    f'distillers.{self.name}: student tap {str(s_tap)!r} gives {len(s_shapes)} tensors and teacher tap '
-                    f'{str(t_tap)!r} {len(t_shapes)}; choose as many with an index, e.g. {s_tap.path + "[:3]"!r}.'
-                )
+        for weight, taps, s_shapes, t_shapes in self.paired_shapes(student, teacher):
             for index, (s, t) in enumerate(zip(s_shapes, t_shapes, strict=True)):
-                self.levels.append(Level(s[1:], t[1:], weight, f'{s_tap} -> {t_tap} (level {index})'))
+                self.levels.append(Level(s[1:], t[1:], weight, f'{taps} (level {index})'))
         for level in self.levels:
             self._check_level(level)
             self.aligns.append(self.build_align(level) or nn.Identity())

@@ -117,23 +117,18 @@ class PCD(Distiller):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make the parts of each level; names are ``projector.0.weight``, with several levels ``projector.<level>``."""
         parts: dict[str, list[nn.Module]] = {}
-        for s_tap, t_tap, weight in zip(self.student_taps, self.teacher_taps, self.tap_weights, strict=True):
-            s_shapes, t_shapes = student[str(s_tap)], teacher[str(t_tap)]
-            if len(s_shapes) != len(t_shapes):
-                raise ValueError(
-                    f'distillers.{self.name}: student tap {str(s_tap)!r} gives {len(s_shapes)} tensors and teacher tap '
-                    f'{str(t_tap)!r} {len(t_shapes)}; choose as many with an index, e.g. {s_tap.path + "[:3]"!r}.'
-                )
-            self.traced |= {f'student {s_tap}': len(s_shapes), f'teacher {t_tap}': len(t_shapes)}
+        for weight, taps, s_shapes, t_shapes in self.paired_shapes(student, teacher):
             for s, t in zip(s_shapes, t_shapes, strict=True):
-                self._check_shapes(s, t, f'{s_tap} -> {t_tap}')
+                self._check_shapes(s, t, taps)
                 try:
                     built = self._build_level(s[1], t[1])
                 except ValueError as error:
-                    raise ValueError(f'distillers.{self.name}: {s_tap} -> {t_tap}: {error}') from None
+                    raise ValueError(f'distillers.{self.name}: {taps}: {error}') from None
                 for name, part in built.items():
                     parts.setdefault(name, []).append(part)
                 self.weights.append(weight)
+        self.traced = {f'student {tap}': len(student[str(tap)]) for tap in self.student_taps}
+        self.traced |= {f'teacher {tap}': len(teacher[str(tap)]) for tap in self.teacher_taps}
         for name, found in parts.items():
             self.add_module(name, found[0] if len(found) == 1 else nn.ModuleList(found))
 
@@ -271,9 +266,10 @@ class PCD(Distiller):
         with torch.autocast(heads[0].device.type, enabled=False):
             center = self._part('center', level)
             maps = [center(t.detach().to(losses.loss_dtype(t))) for t in teachers]
-            targets = [take_pixels(losses.to_grid(maps[j], sizes[i]), chosen[i]) for i, j in pairs]
+            grids = {(i, j): losses.to_grid(maps[j], sizes[i]) for i, j in {(0, 0), *pairs}}
+            targets = [take_pixels(grids[i, j], chosen[i]) for i, j in pairs]
             rows = [losses.pixel_pairs(heads[i], t, valid) for (i, _), t in zip(pairs, targets, strict=True)]
-            return Compared(students, heads, losses.to_grid(maps[0], sizes[0]), mask, valid, rows)
+            return Compared(students, heads, grids[0, 0], mask, valid, rows)
 
     def _contrast(self, rows: Sequence[tuple[Tensor, Tensor, Tensor]], queue: NegativeQueue) -> Tensor:
         """Return the mean over the pairs of the mean over their pixels; of all processes, once DDP has averaged."""

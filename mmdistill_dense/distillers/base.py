@@ -168,7 +168,8 @@ class Level:
 
 
 class FeatureDistiller(Distiller):
-    """Compares pairs of maps level by level; a method implements :meth:`loss` and, for parameters, :meth:`build_level`.
+    """Compares pairs of maps level by level; a method implements :meth:`loss` (or, with the ground truth,
+    :meth:`level_loss`) and, for parameters, :meth:`build_level`.
 
     Modules run in the surrounding autocast; the functions of :mod:`mmdistill_dense.losses` switch it off and compute in
     float32.
@@ -228,8 +229,12 @@ class FeatureDistiller(Distiller):
         """Return the loss, or several by name, of one level; both maps are aligned, the teacher's has no gradient."""
         raise NotImplementedError(f'{type(self).__name__} must implement loss().')
 
+    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Any) -> Tensor | Losses:
+        """Return :meth:`loss`; a method that needs the ground truth implements this one in its place."""
+        return self.loss(student, teacher, level)
+
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
-        """Sum :meth:`loss` over the levels."""
+        """Sum :meth:`level_loss` over the levels."""
         students = [tensor for tap in self.student_taps for tensor in student[str(tap)]]
         teachers = [tensor for tap in self.teacher_taps for tensor in teacher[str(tap)]]
         if not len(students) == len(teachers) == len(self.levels):
@@ -240,7 +245,7 @@ class FeatureDistiller(Distiller):
         total: Losses = {}
         for index, (level, s, t) in enumerate(zip(self.levels, students, teachers, strict=True)):
             s, t = self._match_size(self.aligns[index](s), t.detach(), level)
-            losses = self.loss(s, t, index)
+            losses = self.level_loss(s, t, index, data_samples)
             if isinstance(losses, Tensor):
                 losses = {f'loss_{type(self).__name__.lower()}': losses}
             for name, value in losses.items():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses, Shapes, TapOption, check_option
+from mmdistill_dense.distillers.labels import classes_of_head
 from mmdistill_dense.losses import correlation_distance, sigmoid_divergence, smooth_l1, softmax_divergence
 from mmdistill_dense.registry import DISTILLERS
 
@@ -80,7 +81,7 @@ class HeadOutputKD(FeatureDistiller):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Pair and check the maps; learn the number of classes where the form needs it."""
         if self.form == 'softmax' and self.num_classes is None:
-            self.num_classes = self._classes_of_head()
+            self.num_classes = classes_of_head(self.frozen, self.teacher_taps[0].path)
         super().setup(student, teacher)
 
     def build_level(self, level: Level) -> nn.Module | None:
@@ -97,15 +98,6 @@ class HeadOutputKD(FeatureDistiller):
         if classes is not None:
             student, teacher = (x.reshape(-1, classes, *x.shape[2:]) for x in (student, teacher))
         return {'loss_head': self.compare(student, teacher)}
-
-    def _classes_of_head(self) -> int | None:
-        model = {} if self.frozen is None else self.frozen.config.model
-        head = model.get(self.teacher_taps[0].path.split('.')[0])
-        if not isinstance(head, Mapping) or 'num_classes' not in head:
-            return None
-        # as mmdet's heads read it, whatever the loss itself takes for granted
-        background = 'loss_cls' in head and not head['loss_cls'].get('use_sigmoid', False)
-        return int(head['num_classes']) + background
 
 
 def comparison(form: str, beta: float | None, temperature: float | None) -> Comparison:

@@ -27,6 +27,7 @@ class DistillerCase:
     teacher = (2, 128, 8, 8)
     zero_on_identical = False  # whether equal maps of equal width give a loss of 0
     permuted_is_worse = True
+    samples: Any = None  # the ground truth of the 2 pictures, for methods that read it
 
     def make(self, **changes: Any) -> Distiller:
         """The distiller, set up for the case's shapes."""
@@ -54,13 +55,13 @@ class DistillerCase:
         return draw(distiller.student_taps, self.student, True), draw(distiller.teacher_taps, self.teacher, False)
 
     def total(self, distiller: Distiller, student: dict, teacher: dict) -> Tensor:
-        return torch.stack(list(distiller.step(student, teacher, None).values())).sum()
+        return torch.stack(list(distiller.step(student, teacher, self.samples).values())).sum()
 
     # The properties
 
     def test_losses_are_named_finite_scalars(self) -> None:
         distiller = self.make()
-        losses = distiller.step(*self.maps(distiller), None)
+        losses = distiller.step(*self.maps(distiller), self.samples)
         assert losses
         for name, value in losses.items():
             assert name.startswith('loss_') and value.shape == () and value.isfinite() and value.requires_grad
@@ -117,7 +118,7 @@ class DistillerCase:
         distiller = self.make()
         exact = self.total(distiller, *self.maps(distiller))
         with torch.autocast('cpu', torch.bfloat16):
-            losses = distiller.step(*self.maps(distiller, torch.bfloat16), None)
+            losses = distiller.step(*self.maps(distiller, torch.bfloat16), self.samples)
         assert all(value.dtype == torch.float32 for value in losses.values())
         torch.testing.assert_close(torch.stack(list(losses.values())).sum(), exact, rtol=0.05, atol=1e-3)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from mmdistill_dense.acceleration import foldable
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
 from mmdistill_dense.taps import Recorder, Tap
@@ -58,7 +59,9 @@ def _trace_all(
         for name, teacher in teachers.items():
             with torch.device(device):
                 network = teacher.build()
-            traced = _trace(network, teacher.taps, size, device, 'teacher_tap')
+            teacher.foldable = []
+            with foldable(network, teacher.taps, teacher.foldable):
+                traced = _trace(network, teacher.taps, size, device, 'teacher_tap')
             teacher_shapes[name], teacher.stop_after, teacher.parts = traced
     return shapes, teacher_shapes
 

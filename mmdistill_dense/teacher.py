@@ -10,13 +10,14 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmdistill_dense.acceleration import Acceleration, Pair
 from mmdistill_dense.checkpoint import Receipt, load_strictly, read_checkpoint, state_dict_of
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
 from mmdistill_dense.taps import Recorder, Tap
 from mmdistill_dense.zoo import ModelConfig, load_model, local_file, sha256
 
-OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes')
+OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'accelerate')
 
 
 class FrozenTeacher:
@@ -29,11 +30,12 @@ class FrozenTeacher:
     Args:
         option: ``dict(cfg=…, checkpoint=…, **overrides)``. ``checkpoint`` is a file, an address or ``'auto'``;
             ``allow_random=True`` permits to train without one; ``allow_other_classes=True`` permits a teacher that was
-            trained with other classes than the data set's.
+            trained with other classes than the data set's; ``accelerate`` holds the options of :class:`Acceleration`.
         key: The config key of this teacher, for errors: ``'model.teacher'`` or ``'model.teacher.<name>'``.
 
     Raises:
         KeyError, FileNotFoundError: As :func:`mmdistill_dense.zoo.load_model`.
+        TypeError, ValueError: For a wrong ``accelerate``.
     """
 
     def __init__(self, option: Mapping[str, Any], key: str = 'model.teacher') -> None:
@@ -43,12 +45,15 @@ class FrozenTeacher:
         self.checkpoint: str | None = option.get('checkpoint')
         self.allow_random = bool(option.get('allow_random', False))
         self.allow_other_classes = bool(option.get('allow_other_classes', False))
+        self.acceleration = Acceleration.parse(option.get('accelerate'), key)
         self.network: nn.Module | None = None
         self.receipt: Receipt | None = None
         self.classes: Sequence[str] | None = None
         self.taps: list[Tap] = []
         self.stop_after: int | None = None
         self.parts: set[str] | None = None  # the children that the taps need; None: all
+        self.foldable: list[Pair] = []  # set by the dry run
+        self._prepared = False
         self.renormalise: Callable[[Tensor], Tensor] | None = None
         self.preprocessor: Mapping[str, Any] | None = self.config.model.get('data_preprocessor')
 
@@ -151,10 +156,16 @@ class FrozenTeacher:
 
     def _record(self, inputs: Tensor) -> dict[str, list[Tensor]]:
         assert self.network is not None, 'the teacher is loaded before training'
+        if not self._prepared:
+            # Not before the first pass: what is inherited or fingerprinted is the network of the file.
+            self.acceleration.prepare(self.network, self.taps, self.foldable)
+            self._prepared = True
         recorder = Recorder(self.network, self.taps, f'{self.key} tap', self.stop_after)
-        with recorder.recording() as tensors:
-            run_parts(self.network, self.taps, self.renormalised(inputs))
+        with recorder.recording() as tensors, self.acceleration.running(self.renormalised(inputs)) as prepared:
+            run_parts(self.network, self.taps, prepared)
         recorder.check_complete()
+        if self.acceleration.dtype is not None:
+            return {name: [tensor.to(inputs.dtype) for tensor in found] for name, found in tensors.items()}
         return tensors
 
 

@@ -39,6 +39,7 @@ def test_weights_and_mode_never_change():
         distillers=dict(kd=dict(type='LogitKD', student_tap=['decode_head', 'auxiliary_head'])),
     )
     network = toys.teacher_of(model).network
+    toys.losses_of(model)  # the first pass folds the batch norms
     before, student = toys.student_state(network), toys.student_state(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for mode in (True, False, True):

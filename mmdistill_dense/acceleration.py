@@ -1,0 +1,165 @@
+"""What makes a frozen teacher's forward pass cheaper, each switchable and exact to a stated tolerance."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mmdistill_dense.taps import Tap
+
+DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """Options of ``teacher.accelerate``; all of them leave the student's step as it is.
+
+    Attributes:
+        fold_bn: Multiply each batch norm into the convolution before it: one pass over the map less. Differs from the
+            unfolded pass by rounding only (1e-5 of the largest value in float32). Defaults to True.
+        channels_last: Keep weights and maps in channels-last order; the same by rounding. Whether it wins depends on
+            the device, and the taps come in that order too. Defaults to False.
+        dtype: ``'bfloat16'`` or ``'float16'`` runs convolutions and products in that type, the rest by autocast's rules
+            (2e-2 of the largest value in bfloat16); the taps are returned in the inputs' own. Defaults to the
+            surrounding autocast.
+        compile: ``torch.compile`` the largest parts that hold no tap inside; the first step takes long. The same by
+            rounding. Defaults to False.
+        stream: Run the teacher beside the student on a second CUDA stream; the same numbers. Nothing on a CPU.
+            Defaults to False.
+    """
+
+    fold_bn: bool = True
+    channels_last: bool = False
+    dtype: str | None = None
+    compile: bool = False
+    stream: bool = False
+
+    @classmethod
+    def parse(cls, option: Mapping[str, Any] | bool | None, key: str) -> Acceleration:
+        """Read the options; ``False`` switches everything off.
+
+        Raises:
+            TypeError, ValueError: For an unknown option or value; names the config key.
+        """
+        if option is False:
+            return cls(fold_bn=False)
+        known = [field.name for field in fields(cls)]
+        option = {} if option in (None, True) else option
+        if not isinstance(option, Mapping) or not set(option) <= set(known):
+            raise TypeError(f'{key}.accelerate is False or a dict of {", ".join(known)}, got {option!r}.')
+        for name, value in option.items():
+            if name == 'dtype' and value not in (None, *DTYPES):
+                raise ValueError(f'{key}.accelerate.dtype must be {", ".join(DTYPES)} or None, got {value!r}.')
+            if name != 'dtype' and not isinstance(value, bool):
+                raise ValueError(f'{key}.accelerate.{name} must be True or False, got {value!r}.')
+        return cls(**option)
+
+    def prepare(self, network: nn.Module, taps: Sequence[Tap], pairs: Sequence[Pair]) -> None:
+        """Change a loaded network in place; ``pairs`` are those of :func:`foldable`."""
+        if self.fold_bn:
+            fold(network, pairs)
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)
+        if self.compile:
+            for module in untapped_parts(network, taps):
+                module.forward = torch.compile(module.forward)
+
+    @contextlib.contextmanager
+    def running(self, inputs: Tensor) -> Iterator[Tensor]:
+        """Yield the inputs as the network takes them, in the context that it runs in."""
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        if self.dtype is None:
+            yield inputs
+            return
+        with torch.autocast(inputs.device.type, DTYPES[self.dtype]):
+            yield inputs
+
+
+@contextlib.contextmanager
+def foldable(network: nn.Module, taps: Sequence[Tap], found: list[Pair]) -> Iterator[None]:
+    """Watch a forward pass; at its end add the names of the (convolution, batch norm) that can be folded to ``found``.
+
+    A pair is one whose convolution feeds this norm and nothing but it, and whose norm is fed by nothing else, in every
+    call: neither a convolution shared by several norms nor one whose own output is tapped.
+    """
+    made: dict[int, tuple[Tensor, str]] = {}  # keeps the tensors, so that no id is used twice
+    readers: dict[str, set[str | None]] = {}
+    sources: dict[str, set[str | None]] = {}
+
+    def record_output(name: str) -> Callable[..., None]:
+        return lambda module, args, output: made.__setitem__(id(output), (output, name))
+
+    def record_input(name: str) -> Callable[..., None]:
+        def record(module: nn.Module, args: tuple[Any, ...]) -> None:
+            source = made.get(id(args[0]), (None, None))[1]
+            sources.setdefault(name, set()).add(source)
+            if source is not None:
+                readers.setdefault(source, set()).add(name)
+
+        return record
+
+    modules = dict(network.named_modules())
+    handles = []
+    for name, module in modules.items():
+        if _plain_convolution(module):
+            handles.append(module.register_forward_hook(record_output(name)))
+        elif isinstance(module, _BatchNorm) and module.running_mean is not None:
+            handles.append(module.register_forward_pre_hook(record_input(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    seen = {tap.path for tap in taps}
+    for norm, fed_by in sources.items():
+        (source,) = fed_by if len(fed_by) == 1 else (None,)
+        if source is None or readers[source] != {norm} or source in seen or _input_tapped(norm, taps):
+            continue
+        found.append((source, norm))
+
+
+def _plain_convolution(module: nn.Module) -> bool:
+    # subclasses may change their weight before they use it (weight standardisation); mmcv's own Conv2d does not
+    return isinstance(module, nn.Conv2d) and type(module).__name__ == 'Conv2d'
+
+
+def _input_tapped(name: str, taps: Sequence[Tap]) -> bool:
+    return any(tap.path == name and tap.argument is not None for tap in taps)
+
+
+def fold(network: nn.Module, pairs: Sequence[Pair]) -> None:
+    """Multiply each norm into its convolution, and put an identity in the norm's place, where a tap may sit."""
+    for conv, norm in pairs:
+        _put(network, conv, fuse_conv_bn_eval(network.get_submodule(conv), network.get_submodule(norm)))
+        _put(network, norm, nn.Identity())
+
+
+def _put(network: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition('.')
+    setattr(network.get_submodule(parent), name, module)
+
+
+def untapped_parts(network: nn.Module, taps: Sequence[Tap]) -> list[nn.Module]:
+    """Return the largest modules with no tapped module inside them; hooks on themselves stay outside."""
+    tapped = [tap.path for tap in taps]
+    parts: list[nn.Module] = []
+
+    def visit(module: nn.Module, path: str) -> None:
+        inside = any(tap.startswith(f'{path}.') if path else True for tap in tapped)
+        if inside or isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            for name, child in module.named_children():
+                visit(child, f'{path}.{name}' if path else name)
+        else:
+            parts.append(module)
+
+    visit(network, '')
+    return parts

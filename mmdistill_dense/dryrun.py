@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
@@ -17,6 +19,16 @@ Shapes = dict[str, list[torch.Size]]
 
 DEFAULT_SIZE = (512, 512)
 _CPU_SIDE = 256
+
+
+class _NumbersOnCPU(TorchFunctionMode):
+    """Transformers read numbers out of a ``linspace`` while they are built (drop path), and meta tensors hold none."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.linspace:
+            options.setdefault('device', 'cpu')
+        return func(*args, **options)
 
 
 def trace_pair(
@@ -56,7 +68,7 @@ def _trace_all(
         shapes, _, _ = _trace(copy.deepcopy(student), taps, size, device, 'student_tap', rois=True)
         teacher_shapes = {}
         for name, teacher in teachers.items():
-            with torch.device(device):
+            with torch.device(device), _NumbersOnCPU():
                 network = teacher.build()
             traced = _trace(network, teacher.taps, size, device, 'teacher_tap')
             teacher_shapes[name], teacher.stop_after, teacher.parts = traced

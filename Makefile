@@ -5,7 +5,7 @@ SEEDS ?= 0
 export VENV PYTHON
 ARGS ?=
 
-.PHONY: help demo demo-det test soak golden lint format setup clean
+.PHONY: help demo demo-det test soak golden lint format docs setup clean
 
 help:
 	@echo 'make demo [SEEDS=0,1,2]  train a teacher, a student alone and a distilled student on generated images'
@@ -13,6 +13,7 @@ help:
 	@echo 'make test [ARGS=...]     run the tests (ARGS goes to pytest)'
 	@echo 'make soak                run the long tests as well'
 	@echo 'make golden              compare with the stored reference values'
+	@echo 'make docs                write the table of methods and the metafiles anew'
 	@echo 'make lint                ruff and mypy'
 	@echo 'make setup               the environment alone, complete (compiled mmcv, detection, test tools)'
 	@echo 'make clean               remove the environment and build folders'
@@ -42,6 +43,9 @@ lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+docs: setup
+	@$(PY) tools/catalogue.py
 
 format: setup
 	@$(PY) -m ruff check --fix .

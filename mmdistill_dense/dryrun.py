@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mmdistill_dense.acceleration import foldable
 from mmdistill_dense.engine.seeding import fork_rng
@@ -18,6 +20,16 @@ Shapes = dict[str, list[torch.Size]]
 
 DEFAULT_SIZE = (512, 512)
 _CPU_SIDE = 256
+
+
+class _NumbersOnCPU(TorchFunctionMode):
+    """Transformers read numbers out of a ``linspace`` while they are built (drop path), and meta tensors hold none."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.linspace:
+            options.setdefault('device', 'cpu')
+        return func(*args, **options)
 
 
 def trace_pair(
@@ -57,7 +69,7 @@ def _trace_all(
         shapes, _, _ = _trace(copy.deepcopy(student), taps, size, device, 'student_tap', rois=True)
         teacher_shapes = {}
         for name, teacher in teachers.items():
-            with torch.device(device):
+            with torch.device(device), _NumbersOnCPU():
                 network = teacher.build()
             teacher.foldable = []
             with foldable(network, teacher.taps, teacher.foldable):

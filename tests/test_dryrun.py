@@ -74,6 +74,23 @@ def test_it_costs_no_arithmetic():
     assert devices == {'meta'}
 
 
+def test_a_transformer_is_built_without_arithmetic_too():
+    """Its drop path reads numbers of a tensor while it is built, which the meta device has none of."""
+    heads = dict(embed_dims=8, num_heads=[1, 1, 1, 1], num_layers=[1, 1, 1, 1])
+    teacher = FrozenTeacher({**toys.seg_teacher(), 'backbone': dict(type='MixVisionTransformer', **heads)})
+    build, devices = teacher.build, []
+
+    def spy():
+        network = build()
+        devices.append({parameter.device.type for parameter in network.parameters()})
+        return network
+
+    teacher.build = spy
+    _, shapes = trace(['backbone[3]'], teacher_names=['backbone[3]'], teacher=teacher)
+    assert shapes['backbone[3]'] == [(1, 8, 2, 2)]
+    assert devices == [{'meta'}]
+
+
 def test_it_leaves_nothing_behind():
     network = toys.build_plain(toys.seg_net()).train()
     state, rng = toys.student_state(network), torch.get_rng_state()

@@ -34,6 +34,7 @@ DET = {
     'faster_rcnn': 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
     'fcos': 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
     'reppoints': 'mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco.py',
+    'gfl': 'mmdet::gfl/gfl_r50_fpn_1x_coco.py',
     'cascade_mask_rcnn': 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
 }
 _FILES = tempfile.TemporaryDirectory(prefix='mmdistill_dense_tests_')
@@ -82,6 +83,8 @@ def _dense_head(kind: str, channels: int) -> dict:
     groups = dict(norm_cfg=dict(type='GN', num_groups=4))
     if kind == 'retinanet':
         return dict(bbox_head=head)
+    if kind == 'gfl':
+        return dict(bbox_head=dict(head, **groups))
     if kind == 'fcos':  # its published input is not scaled: too large for random weights
         return dict(bbox_head=dict(head, **groups), data_preprocessor=dict(std=[58.0, 57.0, 57.0]))
     return dict(bbox_head=dict(head, **groups, point_feat_channels=channels), neck=groups)
@@ -260,7 +263,8 @@ def total(losses: Mapping[str, Any]) -> Tensor:
 
 
 # The outputs of freshly initialised heads are almost constant; a teacher should say something.
-_OUTPUTS = ('conv_seg', 'fc_cls', 'fc_reg', 'retina_cls', 'retina_reg', 'pts_init_out', 'pts_refine_out')
+_LAYERS = ('conv_seg', 'fc_cls', 'fc_reg', 'retina_cls', 'retina_reg', 'gfl_cls', 'gfl_reg')
+_OUTPUTS = (*_LAYERS, 'pts_init_out', 'pts_refine_out')
 
 
 @functools.cache

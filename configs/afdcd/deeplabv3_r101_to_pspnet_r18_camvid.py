@@ -1,8 +1,3 @@
-_base_ = [
-    '../_base_/pairs/deeplabv3_r101_to_pspnet_r18_camvid.py',
-    '../_base_/datasets/camvid_360x360.py',
-    '../_base_/schedules/afdcd_40k.py',
-    '../_base_/runtime_seg.py',
-    '../_base_/distillers/afdcd_camvid.py',
-]
+_base_ = ['../control/deeplabv3_r101_to_pspnet_r18_camvid.py', '../_base_/distillers/afdcd_camvid.py']
 model = dict(distillers=_base_.distillers)
+work_dir = 'work_dirs/afdcd/{{ fileBasenameNoExtension }}'

@@ -1,8 +1,3 @@
-_base_ = [
-    '../_base_/pairs/deeplabv3plus_mobilenetv2_to_r18w16_camvid.py',
-    '../_base_/datasets/camvid_180x240.py',
-    '../_base_/schedules/camvid_800.py',
-    '../_base_/runtime_seg.py',
-    '../_base_/distillers/afdcd_camvid_small.py',
-]
+_base_ = ['../control/deeplabv3plus_mobilenetv2_to_r18w16_camvid.py', '../_base_/distillers/afdcd_r18w16_camvid.py']
 model = dict(distillers=_base_.distillers)
+work_dir = 'work_dirs/afdcd/{{ fileBasenameNoExtension }}'

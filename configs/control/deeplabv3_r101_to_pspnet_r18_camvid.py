@@ -1,3 +1,7 @@
-_base_ = '../afdcd/deeplabv3_r101_to_pspnet_r18_camvid.py'
-model = dict(distillers=dict(_delete_=True))
-work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'  # the afdcd leaf of that name has its own
+_base_ = [
+    '../_base_/pairs/deeplabv3_r101_to_pspnet_r18_camvid.py',
+    '../_base_/datasets/camvid_360x360.py',
+    '../_base_/schedules/afdcd_40k.py',
+    '../_base_/runtime_seg.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

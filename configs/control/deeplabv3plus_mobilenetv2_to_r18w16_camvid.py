@@ -1,3 +1,7 @@
-_base_ = '../afdcd/deeplabv3plus_mobilenetv2_to_r18w16_camvid.py'
-model = dict(distillers=dict(_delete_=True))
-work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'  # the afdcd leaf of that name has its own
+_base_ = [
+    '../_base_/pairs/deeplabv3plus_mobilenetv2_to_r18w16_camvid.py',
+    '../_base_/datasets/camvid_180x240.py',
+    '../_base_/schedules/camvid_800.py',
+    '../_base_/runtime_seg.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,3 @@
-_base_ = '../maskd/retinanet_mobilenetv2_to_r18w16_bccd_inherit.py'
-model = dict(distillers=dict(_delete_=True))
-work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'  # the maskd leaf of that name has its own
+_base_ = './retinanet_mobilenetv2_to_r18w16_bccd.py'
+model = dict(inherit=[('bbox_head', 'bbox_head')])
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

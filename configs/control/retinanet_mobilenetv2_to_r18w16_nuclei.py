@@ -1,3 +1,7 @@
-_base_ = '../maskd/retinanet_mobilenetv2_to_r18w16_nuclei.py'
-model = dict(distillers=dict(_delete_=True))
-work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'  # the maskd leaf of that name has its own
+_base_ = [
+    '../_base_/pairs/retinanet_mobilenetv2_to_r18w16_nuclei.py',
+    '../_base_/datasets/nuclei_detection.py',
+    '../_base_/schedules/adamw_6e.py',
+    '../_base_/runtime_det.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,7 @@
-_base_ = '../maskd/toy_det.py'
-model = dict(distillers=dict(_delete_=True))
-work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'  # the maskd leaf of that name has its own
+_base_ = [
+    '../_base_/pairs/toy_det.py',
+    '../_base_/datasets/shapes_det.py',
+    '../_base_/schedules/toy_det_3e.py',
+    '../_base_/runtime_det.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,7 @@
-_base_ = '../afdcd/toy_seg.py'
-model = dict(distillers=dict(_delete_=True))
-work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'  # the afdcd leaf of that name has its own
+_base_ = [
+    '../_base_/pairs/toy_seg.py',
+    '../_base_/datasets/shapes_96x128.py',
+    '../_base_/schedules/toy_600.py',
+    '../_base_/runtime_seg.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -1,11 +1,3 @@
-_base_ = [
-    '../_base_/pairs/deeplabv3_r101_to_r18_ade20k.py',
-    '../_base_/datasets/ade20k_512x512.py',
-    '../_base_/schedules/maskd_40k.py',
-    '../_base_/runtime_seg.py',
-    '../_base_/distillers/maskd_seg.py',
-]
-teacher = dict(cfg='mmseg::deeplabv3/deeplabv3_r101-d8_4xb4-160k_ade20k-512x512.py')
-model = dict(teacher=teacher, distillers=_base_.distillers)
-del teacher
-work_dir = 'work_dirs/maskd/{{ fileBasenameNoExtension }}'  # the afdcd leaf of that name has its own
+_base_ = ['../control/deeplabv3_r101_to_r18_ade20k_maskd.py', '../_base_/distillers/maskd_r18_seg.py']
+model = dict(distillers=_base_.distillers)
+work_dir = 'work_dirs/maskd/{{ fileBasenameNoExtension }}'

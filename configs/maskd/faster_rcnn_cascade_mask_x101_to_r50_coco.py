@@ -1,8 +1,6 @@
 _base_ = [
-    '../_base_/pairs/faster_rcnn_cascade_mask_x101_to_r50_coco.py',
-    '../_base_/datasets/coco_detection_masks.py',
-    '../_base_/schedules/sgd_2x.py',
-    '../_base_/runtime_det.py',
+    '../control/faster_rcnn_cascade_mask_x101_to_r50_coco.py',
     '../_base_/distillers/maskd_faster_rcnn_cascade_mask_x101.py',
 ]
 model = dict(distillers=_base_.distillers)
+work_dir = 'work_dirs/maskd/{{ fileBasenameNoExtension }}'

@@ -1,8 +1,3 @@
-_base_ = [
-    '../_base_/pairs/retinanet_mobilenetv2_to_r18w16_coco_mini.py',
-    '../_base_/datasets/coco_mini.py',
-    '../_base_/schedules/adamw_6e.py',
-    '../_base_/runtime_det.py',
-    '../_base_/distillers/maskd_retinanet_small.py',
-]
+_base_ = ['../control/retinanet_mobilenetv2_to_r18w16_coco_mini.py', '../_base_/distillers/maskd_retinanet_r18w16.py']
 model = dict(distillers=_base_.distillers)
+work_dir = 'work_dirs/maskd/{{ fileBasenameNoExtension }}'

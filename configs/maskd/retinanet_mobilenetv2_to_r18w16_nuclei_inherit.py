@@ -1,2 +1,3 @@
 _base_ = './retinanet_mobilenetv2_to_r18w16_nuclei.py'
 model = dict(inherit=[('bbox_head', 'bbox_head')])
+work_dir = 'work_dirs/maskd/{{ fileBasenameNoExtension }}'

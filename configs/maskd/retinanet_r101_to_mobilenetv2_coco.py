@@ -1,8 +1,6 @@
 _base_ = [
-    '../_base_/pairs/retinanet_r101_to_mobilenetv2_coco.py',
-    '../_base_/datasets/coco_detection.py',
-    '../_base_/schedules/retinanet_2x.py',
-    '../_base_/runtime_det.py',
-    '../_base_/distillers/maskd_retinanet_mobilenetv2.py',
+    '../control/retinanet_r101_to_mobilenetv2_coco.py',
+    '../_base_/distillers/maskd_retinanet_r101_to_mobilenetv2.py',
 ]
 model = dict(distillers=_base_.distillers)
+work_dir = 'work_dirs/maskd/{{ fileBasenameNoExtension }}'

@@ -1,2 +1,3 @@
 _base_ = './retinanet_r101_to_r50_coco.py'
 model = dict(inherit=[('neck', 'neck'), ('bbox_head', 'bbox_head')])
+work_dir = 'work_dirs/maskd/{{ fileBasenameNoExtension }}'

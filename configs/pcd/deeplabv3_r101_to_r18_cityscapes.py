@@ -1,9 +1,3 @@
-_base_ = [
-    '../_base_/pairs/deeplabv3_r101_to_r18_cityscapes.py',
-    '../_base_/datasets/cityscapes_512x1024.py',
-    '../_base_/schedules/sgd_40k.py',
-    '../_base_/runtime_seg.py',
-    '../_base_/distillers/pcd_seg.py',
-]
+_base_ = ['../control/deeplabv3_r101_to_r18_cityscapes.py', '../_base_/distillers/pcd_seg.py']
 model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'  # another method's leaf of that name has its own
+work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'

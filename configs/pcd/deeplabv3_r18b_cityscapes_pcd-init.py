@@ -4,3 +4,4 @@ _base_ = [
     '../_base_/schedules/sgd_40k.py',
     '../_base_/runtime_seg.py',
 ]
+work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'

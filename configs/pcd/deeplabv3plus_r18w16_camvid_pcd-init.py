@@ -4,3 +4,4 @@ _base_ = [
     '../_base_/schedules/camvid_800.py',
     '../_base_/runtime_seg.py',
 ]
+work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'

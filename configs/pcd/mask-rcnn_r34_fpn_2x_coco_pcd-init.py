@@ -4,3 +4,4 @@ _base_ = [
     '../_base_/schedules/sgd_2x.py',
     '../_base_/runtime_det.py',
 ]
+work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'

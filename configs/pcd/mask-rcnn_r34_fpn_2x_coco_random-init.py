@@ -1,2 +1,3 @@
 _base_ = './mask-rcnn_r34_fpn_2x_coco_pcd-init.py'
 model = dict(student=dict(backbone=dict(init_cfg=None)))
+work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'

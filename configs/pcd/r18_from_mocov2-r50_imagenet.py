@@ -7,3 +7,4 @@ _base_ = [
     '../_base_/distillers/pcd_pretrain.py',
 ]
 model = dict(distillers=_base_.distillers)
+work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'

@@ -1,9 +1,3 @@
-_base_ = [
-    '../_base_/pairs/retinanet_r101_to_r50_coco.py',
-    '../_base_/datasets/coco_detection.py',
-    '../_base_/schedules/retinanet_2x.py',
-    '../_base_/runtime_det.py',
-    '../_base_/distillers/pcd_det.py',
-]
+_base_ = ['../control/retinanet_r101_to_r50_coco.py', '../_base_/distillers/pcd_det.py']
 model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'  # another method's leaf of that name has its own
+work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'

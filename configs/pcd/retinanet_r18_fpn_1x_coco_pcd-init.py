@@ -5,3 +5,4 @@ _base_ = [
     '../_base_/runtime_det.py',
 ]
 optim_wrapper = dict(optimizer=dict(lr=0.01))  # mmdet's for RetinaNet
+work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
+
+from mmdistill_dense.registry import DATASETS
 
 BOXES = 8  # an image of COCO has 7 on average
 
@@ -21,8 +23,8 @@ def training_batch(network: Any, config: Mapping[str, Any], images: int, size: S
         network: A segmenter with a ``decode_head``, or a detector.
         config: The config, which tells a detector's image size.
         images: How many.
-        size: Height and width. Defaults to a segmenter's training crop, and to the largest size that a detector's
-            training pipeline resizes to.
+        size: Height and width. Defaults to a segmenter's training crop, and to the size that a detector's training
+            pipeline crops to or the largest that it resizes to, or the first picture's where it does neither.
 
     Raises:
         ValueError: For another network, or when there is no size to be found.
@@ -31,7 +33,7 @@ def training_batch(network: Any, config: Mapping[str, Any], images: int, size: S
     if hasattr(network, 'decode_head'):
         size, sample = size or _crop(network), _labels
     elif hasattr(network, 'bbox_head') or hasattr(network, 'roi_head'):
-        size, sample = size or _pipeline_size(config), _boxes
+        size, sample = size or _training_size(config), _boxes
     else:
         raise ValueError(
             f'step benchmark: the student must have a decode_head, bbox_head or roi_head, {type(network).__name__} has '
@@ -42,6 +44,12 @@ def training_batch(network: Any, config: Mapping[str, Any], images: int, size: S
     return {'inputs': inputs, 'data_samples': samples}
 
 
+def picture_size(dataset: Mapping[str, Any]) -> Size:
+    """Return height and width of the first picture of a data set, behind its pipeline."""
+    picture = DATASETS.build(dataset)[0]['inputs']
+    return picture.shape[1], picture.shape[2]
+
+
 def _crop(network: Any) -> Size:
     size = getattr(network.data_preprocessor, 'size', None)
     if size is None:
@@ -49,17 +57,42 @@ def _crop(network: Any) -> Size:
     return tuple(size)
 
 
-def _pipeline_size(config: Mapping[str, Any]) -> Size:
+def _training_size(config: Mapping[str, Any]) -> Size:
     dataset = config['train_dataloader'].get('dataset', {})
-    while 'dataset' in dataset:  # repeated, balanced
-        dataset = dataset['dataset']
-    scales: list[Any] = []
-    for step in dataset.get('pipeline', []):
-        scales += [step['scale']] if 'scale' in step else step.get('scales', [])
-    if not scales:
+    size = pipeline_size(dataset)
+    if size is None and _pipeline(dataset):  # generated at its size
+        return picture_size(dataset)
+    if size is None:
         raise ValueError('step benchmark: no step of train_dataloader.dataset.pipeline has a scale; give --size')
+    return size
+
+
+def pipeline_size(dataset: Mapping[str, Any]) -> Size | None:
+    """Return the height and width that a data set's pipeline crops to, else the largest that it resizes to."""
+    steps = _pipeline(dataset)
+    for step in reversed(steps):
+        if step['type'] == 'RandomCrop' and step.get('crop_type', 'absolute') == 'absolute':
+            return tuple(step['crop_size'])
+    scales = list(_scales(steps))
+    if not scales:
+        return None
     width, height = max(scales, key=lambda scale: scale[0] * scale[1])
     return height, width
+
+
+def _pipeline(dataset: Mapping[str, Any]) -> Sequence[Any]:
+    while 'dataset' in dataset:  # repeated, balanced
+        dataset = dataset['dataset']
+    return dataset.get('pipeline', [])
+
+
+def _scales(steps: Iterable[Any]) -> Iterator[Size]:
+    for step in steps:
+        if not isinstance(step, Mapping):  # one of several branches
+            yield from _scales(step)
+            continue
+        yield from [step['scale']] if 'scale' in step else step.get('scales', [])
+        yield from _scales(step.get('transforms', []))
 
 
 def _labels(network: Any, size: Size, draw: torch.Generator) -> Any:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from mmdistill_dense.analysis.batches import training_batch
 from mmdistill_dense.analysis.measure import Timing, interleaved_times
-from mmdistill_dense.distillers import MasKD
-from mmdistill_dense.registry import MODELS
+from mmdistill_dense.analysis.training_step import prepare_steps
 from mmdistill_dense.teacher import FrozenTeacher
 
 Work = Callable[[], object]
@@ -61,10 +55,7 @@ def measure_step(
 ) -> StepCost:
     """Time, in turns, the control's step, the teacher's forward pass to its last tap, and the distilled step.
 
-    The batch is generated and the student's weights are random; the learning rate is 0, so that they stay so. The
-    teacher's are the config's where that file exists, else random with batch statistics, because the contrast's time
-    depends on how far features lie apart; MasKD's tokens are random, and the student's masks on where the config has
-    them. A step is what the runner does: preprocessing, forward, backward, the distillers' clipping, optimizer.
+    What is run, and on which weights: :func:`~mmdistill_dense.analysis.training_step.prepare_steps`.
 
     Args:
         config: A whole config whose model is a ``DistillModel``.
@@ -73,87 +64,25 @@ def measure_step(
         image_size: Height and width. Defaults to the crop, or the largest size, that the config trains on.
 
     Raises:
-        ValueError: When the model is no ``DistillModel`` with distillers, its student neither segments nor detects, or
-            no size is given or found.
+        ValueError: As ``prepare_steps``.
     """
-    model = dict(config.model)
-    if not model.get('distillers') or not model.get('teacher'):
-        raise ValueError('step benchmark: model holds no teacher and distillers to measure')
-    init_default_scope(config.get('default_scope', 'mmseg'))
-    control, distilled = _build({**model, 'distillers': {}, 'inherit': ()}), _build(model)
-    images = batch or config.train_dataloader.batch_size
-    data = training_batch(control, config, images, image_size)
-    inputs = distilled.data_preprocessor(data, True)['inputs']
-    teachers = distilled.distillation.teachers.values()
-    for teacher in teachers:
-        _load_teacher(teacher, next(distilled.parameters()), inputs)
-    distilled.distillation.attended = True
-    _give_tokens(distilled)
-    steps = {'control': _step(control, config, data), 'distilled': _step(distilled, config, data)}
-    adapters = _adapter_works(distilled, steps['distilled'])
+    steps = prepare_steps(config, batch, image_size)
+    adapters = _adapter_works(steps.distilled.network, steps.distilled)
     forwards: dict[str, Work] = {
-        'teacher': lambda: [teacher(inputs) for teacher in teachers],
-        'features': lambda: [_features(teacher, inputs) for teacher in teachers],
+        'teacher': lambda: [teacher(steps.inputs) for teacher in steps.teachers],
+        'features': lambda: [_features(teacher, steps.inputs) for teacher in steps.teachers],
     }
-    works = {**steps, **forwards, **adapters}
+    works: dict[str, Work] = {'control': steps.control, 'distilled': steps.distilled, **forwards, **adapters}
     times = interleaved_times(works, repeats)
     parts = {name: times[name] for name in adapters}
-    weights = ', '.join(teacher.receipt.file or 'random' for teacher in teachers)
-    size = tuple(inputs.shape[2:])
-    control_time, teacher_time, features_time, whole = (
-        times[n] for n in ('control', 'teacher', 'features', 'distilled')
-    )
-    return StepCost(images, size, weights, control_time, teacher_time, features_time, whole, parts)
+    control, teacher, features, whole = (times[n] for n in ('control', 'teacher', 'features', 'distilled'))
+    return StepCost(steps.batch, steps.size, steps.teacher_weights, control, teacher, features, whole, parts)
 
 
 @torch.no_grad()
 def _features(teacher: FrozenTeacher, inputs: Tensor) -> object:
     network: Any = teacher.network
     return network.extract_feat(teacher.renormalised(inputs))
-
-
-def _build(model: Mapping[str, Any]) -> Any:
-    return revert_sync_batchnorm(MODELS.build(Config({'model': model}).model)).train()
-
-
-def _load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor) -> None:
-    if Path(teacher.checkpoint or '').is_file():
-        teacher.load(like)
-        return
-    teacher.checkpoint, teacher.allow_random = None, True
-    teacher.load(like)
-    assert teacher.network is not None
-    norms = [module for module in teacher.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the statistics of this batch alone
-        norm.train()
-    teacher(inputs)
-    teacher.network.eval()
-
-
-def _give_tokens(network: Any) -> None:
-    draw = torch.Generator().manual_seed(0)
-    for distiller in network.distillers.values():
-        if isinstance(distiller, MasKD):
-            shapes = distiller.token_shapes()
-            distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
-            progress = network.distillation.progress
-            progress.iteration = max(progress.iteration, distiller.student_mask_from or 0)
-
-
-def _step(network: Any, config: Config, data: Mapping[str, Any]) -> Work:
-    wrapper = build_optim_wrapper(network, config.optim_wrapper)
-    for group in wrapper.optimizer.param_groups:
-        group['lr'] = 0.0
-    for distiller in getattr(network, 'distillers', nn.ModuleDict()).values():
-        if distiller.clip_max_norm is not None:
-            wrapper.optimizer.register_step_pre_hook(partial(_clip, distiller))
-    return lambda: network.train_step(data, wrapper)
-
-
-def _clip(distiller: Any, *_: Any) -> None:
-    distiller.clip_gradients()
 
 
 def _adapter_works(network: Any, step: Work) -> dict[str, Work]:

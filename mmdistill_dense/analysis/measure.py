@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of process CPU time over the repetitions."""
+    """Seconds over the repetitions, of process CPU time or of a GPU."""
 
     median: float
     low: float
@@ -21,28 +21,47 @@ class Timing:
         return f'{self.median:.3g} ({self.low:.3g}-{self.high:.3g})'
 
 
-def interleaved_times(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+def interleaved_times(
+    works: Mapping[str, Callable[[], object]], repeats: int, device: str | torch.device = 'cpu'
+) -> dict[str, Timing]:
     """Time several works in turns, after one untimed turn, so that all see the same machine.
 
     Process CPU time leaves out what other programs take; it adds up over threads. On a GPU it would measure launches
-    only.
+    only: there the seconds lie between two events of the device.
     """
+    seconds_of = _cuda_seconds if torch.device(device).type == 'cuda' else _process_seconds
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
-            begin = time.process_time()
-            work()
+            taken = seconds_of(work)
             if turn:
-                seconds[name].append(time.process_time() - begin)
+                seconds[name].append(taken)
     return {name: Timing(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
 
 
-def peak_extra_memory(work: Callable[[], object]) -> int:
-    """Return the largest number of bytes that torch held at once on the CPU beyond what it held at the start.
+def _process_seconds(work: Callable[[], object]) -> float:
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
 
-    Summed from the allocator's own events, temporaries inside an operation included; the library behind a convolution
-    or a matrix product may keep scratch of its own, which is not seen.
+
+def _cuda_seconds(work: Callable[[], object]) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    work()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
+def peak_extra_memory(work: Callable[[], object], device: str | torch.device = 'cpu') -> int:
+    """Return the largest number of bytes that torch held at once on the device beyond what it held at the start.
+
+    On the CPU summed from the allocator's own events, temporaries inside an operation included; the library behind a
+    convolution or a matrix product may keep scratch of its own, which is not seen. On a GPU the allocator's own count.
     """
+    if torch.device(device).type == 'cuda':
+        return _cuda_peak(work)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
     assert record.profiler is not None and record.profiler.kineto_results is not None
@@ -53,3 +72,12 @@ def peak_extra_memory(work: Callable[[], object]) -> int:
             held += event.nbytes()
             peak = max(peak, held)
     return peak
+
+
+def _cuda_peak(work: Callable[[], object]) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before

@@ -3,12 +3,13 @@
 from importlib.util import find_spec
 
 from mmdistill_dense.datasets.camvid import CamVidDataset
-from mmdistill_dense.datasets.folders import ADE20KDataset, CityscapesDataset, PascalVOCDataset
+from mmdistill_dense.datasets.folders import ADE20KDataset, CityscapesDataset, COCOStuffDataset, PascalVOCDataset
 from mmdistill_dense.datasets.shapes import LoadShapes, ShapesSegDataset
 from mmdistill_dense.datasets.unlabeled import UnlabeledImages
 
 __all__ = [
     'ADE20KDataset',
+    'COCOStuffDataset',
     'CamVidDataset',
     'CityscapesDataset',
     'LoadShapes',

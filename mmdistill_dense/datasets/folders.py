@@ -2,6 +2,7 @@
 
 from mmseg.datasets import ADE20KDataset as _ADE20KDataset
 from mmseg.datasets import CityscapesDataset as _CityscapesDataset
+from mmseg.datasets import COCOStuffDataset as _COCOStuffDataset
 from mmseg.datasets import PascalVOCDataset as _PascalVOCDataset
 
 from mmdistill_dense.datasets.roots import RootCheck
@@ -21,3 +22,8 @@ class PascalVOCDataset(RootCheck, _PascalVOCDataset):
 @DATASETS.register_module()
 class ADE20KDataset(RootCheck, _ADE20KDataset):
     """mmseg's ADE20K; its folders are checked."""
+
+
+@DATASETS.register_module()
+class COCOStuffDataset(RootCheck, _COCOStuffDataset):
+    """mmseg's COCO-Stuff 164k of 171 classes; its folders are checked."""

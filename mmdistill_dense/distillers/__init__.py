@@ -1,12 +1,42 @@
 """Distillation methods, one file each."""
 
 from mmdistill_dense.distillers.afdcd import AfDCD
+from mmdistill_dense.distillers.at import AT
 from mmdistill_dense.distillers.base import Distiller, FeatureDistiller
+from mmdistill_dense.distillers.cirkd import CIRKD
+from mmdistill_dense.distillers.cwd import CWD
 from mmdistill_dense.distillers.dist import DIST
+from mmdistill_dense.distillers.fgd import FGD
+from mmdistill_dense.distillers.fitnet import FitNet
 from mmdistill_dense.distillers.heads import HeadOutputKD
+from mmdistill_dense.distillers.ifvd import IFVD
+from mmdistill_dense.distillers.ld import LD
 from mmdistill_dense.distillers.logits import LogitKD
 from mmdistill_dense.distillers.maskd import MasKD
+from mmdistill_dense.distillers.mgd import MGD
 from mmdistill_dense.distillers.pcd import PCD
+from mmdistill_dense.distillers.pkd import PKD
 from mmdistill_dense.distillers.roi_heads import RoIHeadKD
+from mmdistill_dense.distillers.skd import SKD
 
-__all__ = ['DIST', 'PCD', 'AfDCD', 'Distiller', 'FeatureDistiller', 'HeadOutputKD', 'LogitKD', 'MasKD', 'RoIHeadKD']
+__all__ = [
+    'AT',
+    'CIRKD',
+    'CWD',
+    'DIST',
+    'FGD',
+    'IFVD',
+    'LD',
+    'MGD',
+    'PCD',
+    'PKD',
+    'SKD',
+    'AfDCD',
+    'Distiller',
+    'FeatureDistiller',
+    'FitNet',
+    'HeadOutputKD',
+    'LogitKD',
+    'MasKD',
+    'RoIHeadKD',
+]

@@ -48,7 +48,8 @@ class AfDCD(FeatureDistiller):
         fd_reduction: What ``fd_weight`` multiplies: ``'sum'`` (the paper's; depends on the map's size) or ``'mean'``.
         ctr_weight: Weight of the contrast; 0 removes it.
         clip_max_norm: Largest norm of the gradients of align and projector.
-        **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``resize`` of :class:`FeatureDistiller`.
+        resize: Whose map is brought to the other's size where they differ; None refuses such maps.
+        **kwargs: ``teacher``, ``loss_weight``, ``schedule`` of :class:`FeatureDistiller`.
 
     Raises:
         ValueError: For an option out of range, and where both weights are 0.
@@ -79,10 +80,11 @@ class AfDCD(FeatureDistiller):
         fd_reduction: str = 'sum',
         ctr_weight: float = 0.005,
         clip_max_norm: float | None = 15.0,
+        resize: str | None = 'student',
         **kwargs: Any,
     ) -> None:
         # the align stands inside the projector, where the mask lies between the two
-        super().__init__(student_tap, teacher_tap, align='conv', clip_max_norm=clip_max_norm, **kwargs)
+        super().__init__(student_tap, teacher_tap, align='conv', clip_max_norm=clip_max_norm, resize=resize, **kwargs)
         losses.check_contrast(contrast, negatives, groups, temperature, pool_size, patch_size)
         check_option('projector', projector, tuple(_PROJECTORS))
         check_option('fd_reduction', fd_reduction, ('sum', 'mean'))

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import FeatureDistiller, TapOption
+from mmdistill_dense.distillers.base import FeatureDistiller, TapOption, check_option
 from mmdistill_dense.losses import correlation_distance
 from mmdistill_dense.registry import DISTILLERS
 
@@ -15,7 +15,7 @@ from mmdistill_dense.registry import DISTILLERS
 class DIST(FeatureDistiller):
     """Distillation of class scores by correlation: only how scores vary has to agree, not the scores themselves.
 
-    With ``s = softmax(z_s / T)``, ``t = softmax(z_t / T)`` and Pearson's correlation ρ::
+    With ``s = softmax(z_s / T)``, ``t = softmax(z_t / T)`` (or the sigmoids) and Pearson's correlation ρ::
 
         loss_dist = T² * ( beta  * (1 - mean over rows    of ρ(s[r, :], t[r, :]))      between the classes of a row
                          + gamma * (1 - mean over classes of ρ(s[:, k], t[:, k])) )    between the rows of a class
@@ -27,14 +27,18 @@ class DIST(FeatureDistiller):
     scores of R-CNN heads need the student's RoIs: use :class:`RoIHeadKD` with ``form='dist'``.
 
     Args:
-        student_tap, teacher_tap, teacher, loss_weight, schedule, resize: See :class:`FeatureDistiller`. The default tap
+        student_tap, teacher_tap, teacher, loss_weight, schedule: See :class:`FeatureDistiller`. The default tap
             is segmentation's main head.
         temperature: T. Defaults to 1.
         beta: Weight of the correlation between classes. Defaults to 1.
         gamma: Weight of the correlation within classes. Defaults to 1.
+        activation: ``'softmax'``, or ``'sigmoid'`` for the independent scores of dense detection heads, each channel of
+            which (anchor x class) then counts as a class, as in the released detection code. Defaults to ``'softmax'``.
+        resize: Whose scores are resized where the maps differ in size, as those of a transformer of stride 4 and a
+            convolutional network of stride 8. Defaults to ``'student'``; ``None`` refuses such a pair.
 
     Raises:
-        ValueError: For a temperature that is not positive, or weights that are negative or both 0.
+        ValueError: For a temperature that is not positive, weights that are negative or both 0, an unknown activation.
     """
 
     def __init__(
@@ -45,14 +49,22 @@ class DIST(FeatureDistiller):
         temperature: float = 1.0,
         beta: float = 1.0,
         gamma: float = 1.0,
+        activation: str = 'softmax',
+        resize: str | None = 'student',
         **kwargs: Any,
     ) -> None:
-        super().__init__(student_tap, teacher_tap, align='none', **kwargs)
+        super().__init__(student_tap, teacher_tap, align='none', resize=resize, **kwargs)
         if temperature <= 0:
             raise ValueError(f'temperature must be > 0, got {temperature}.')
         if min(beta, gamma) < 0 or beta == gamma == 0:
             raise ValueError(f'beta and gamma must be >= 0 and not both 0, got {beta} and {gamma}.')
-        self.options = {'temperature': temperature, 'beta': beta, 'gamma': gamma}
+        check_option('activation', activation, ('softmax', 'sigmoid'))
+        self.options: dict[str, Any] = {
+            'temperature': temperature,
+            'beta': beta,
+            'gamma': gamma,
+            'activation': activation,
+        }
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_dist`` of one pair of scores."""

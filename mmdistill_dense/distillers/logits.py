@@ -25,9 +25,11 @@ class LogitKD(FeatureDistiller):
         per pixel.
 
     Args:
-        student_tap, teacher_tap, teacher, loss_weight, schedule, resize: See :class:`FeatureDistiller`.
+        student_tap, teacher_tap, teacher, loss_weight, schedule: See :class:`FeatureDistiller`.
         temperature: T. Defaults to 1.
         activation: ``'softmax'`` or ``'sigmoid'``. Defaults to ``'softmax'``.
+        resize: Whose scores are resized where the maps differ in size, as those of a transformer of stride 4 and a
+            convolutional network of stride 8. Defaults to ``'student'``; ``None`` refuses such a pair.
 
     Raises:
         ValueError: For a temperature that is not positive or an unknown activation.
@@ -40,10 +42,11 @@ class LogitKD(FeatureDistiller):
         *,
         temperature: float = 1.0,
         activation: str = 'softmax',
+        resize: str | None = 'student',
         **kwargs: Any,
     ) -> None:
         # Class scores mean the same in both networks or nothing: they are never mixed by an alignment.
-        super().__init__(student_tap, teacher_tap, align='none', **kwargs)
+        super().__init__(student_tap, teacher_tap, align='none', resize=resize, **kwargs)
         check_option('activation', activation, ('softmax', 'sigmoid'))
         if temperature <= 0:
             raise ValueError(f'temperature must be > 0, got {temperature}.')

@@ -54,3 +54,12 @@ def check_count(name: str, value: Any, least: int) -> None:
 def is_count(value: Any) -> bool:
     """Tell whether a value is a whole number (and no truth value)."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_map(key: str, name: str, shape: Sequence[int]) -> None:
+    """Raise a ``ValueError`` that names the config key and the taps unless ``shape`` (no batch) is that of a map."""
+    if len(shape) != 3:
+        raise ValueError(
+            f'{key}: {name} gives {tuple(shape)} (without the batch) and no map (C, H, W), whose positions the method '
+            "compares; tap a backbone stage, the neck or a convolution, e.g. 'backbone[3]'."
+        )

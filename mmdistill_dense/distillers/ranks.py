@@ -1,8 +1,11 @@
 """What a distiller gathers from the other processes of a run; alone, a process has its own."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -19,6 +22,23 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
 
+def gather_rows_with_gradient(rows: Tensor) -> Tensor:
+    """As :func:`gather_rows`; the gradient of a row is the sum of what all processes find for it.
+
+    Where each process has a share of a loss that DDP averages, and all shares read the gathered rows, the averaged
+    gradients are those of one process that holds all rows.
+    """
+    return rows if world_size() == 1 else _Gather.apply(rows)
+
+
+def rows_before(count: int, device: torch.device | str) -> int:
+    """Return how many rows the processes of lower rank hold, where this one holds ``count``."""
+    if world_size() == 1:
+        return 0
+    counts = gather_rows(torch.tensor([[count]], device=device))
+    return int(counts[: dist.get_rank()].sum())
+
+
 def mean_over_ranks(x: Tensor) -> Tensor:
     """Return the mean of a tensor over the processes."""
     if world_size() > 1:
@@ -31,3 +51,18 @@ def mean_over_ranks(x: Tensor) -> Tensor:
 def world_size() -> int:
     """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        first = rows_before(len(rows), rows.device)
+        ctx.own = slice(first, first + len(rows))
+        return gather_rows(rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad[ctx.own]

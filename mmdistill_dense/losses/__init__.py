@@ -1,10 +1,22 @@
 """Losses: pure functions of tensors. Nothing here knows a config, a model or a runner."""
 
+from mmdistill_dense.losses.attention import attention_distance
+from mmdistill_dense.losses.channels import channel_divergence
 from mmdistill_dense.losses.contrast import check_contrast, dense_contrast
 from mmdistill_dense.losses.correlation import correlation_distance
 from mmdistill_dense.losses.divergence import sigmoid_divergence, softmax_divergence
+from mmdistill_dense.losses.focal import (
+    absolute_error,
+    background_weights,
+    box_weights,
+    channel_attention,
+    focal_error,
+    shifted_error,
+    spatial_attention,
+)
 from mmdistill_dense.losses.grids import centres_inside, to_grid
 from mmdistill_dense.losses.infonce import key_ranks, normalize_pixels, pixel_info_nce, pixel_pairs, spatial_gate
+from mmdistill_dense.losses.localization import valuable_region, weighted_divergence
 from mmdistill_dense.losses.masked import (
     Branch,
     gate,
@@ -16,18 +28,29 @@ from mmdistill_dense.losses.masked import (
     weighted_mse,
 )
 from mmdistill_dense.losses.mimic import feature_mimic
+from mmdistill_dense.losses.pairwise import pairwise_distance
 from mmdistill_dense.losses.precision import loss_dtype
 from mmdistill_dense.losses.projector import centre_keep, masked_align_conv, random_keep
+from mmdistill_dense.losses.prototypes import prototype_distance
 from mmdistill_dense.losses.regression import smooth_l1
+from mmdistill_dense.losses.similarity import similarity_divergence
+from mmdistill_dense.losses.standardized import standardized_mse
 
 __all__ = [
     'Branch',
+    'absolute_error',
+    'attention_distance',
+    'background_weights',
+    'box_weights',
     'centre_keep',
     'centres_inside',
+    'channel_attention',
+    'channel_divergence',
     'check_contrast',
     'correlation_distance',
     'dense_contrast',
     'feature_mimic',
+    'focal_error',
     'gate',
     'key_ranks',
     'loss_dtype',
@@ -36,15 +59,23 @@ __all__ = [
     'masked_align_conv',
     'masked_feature_loss',
     'normalize_pixels',
+    'pairwise_distance',
     'pixel_info_nce',
     'pixel_pairs',
     'pixel_weights',
+    'prototype_distance',
     'random_keep',
+    'shifted_error',
     'sigmoid_divergence',
+    'similarity_divergence',
     'smooth_l1',
     'softmax_divergence',
+    'spatial_attention',
     'spatial_gate',
+    'standardized_mse',
     'to_grid',
     'token_masks',
+    'valuable_region',
+    'weighted_divergence',
     'weighted_mse',
 ]

@@ -10,7 +10,13 @@ _EPS = 1e-8
 
 @without_autocast
 def correlation_distance(
-    student: Tensor, teacher: Tensor, *, temperature: float = 1.0, beta: float = 1.0, gamma: float = 1.0
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    activation: str = 'softmax',
 ) -> Tensor:
     """``T^2 [beta (1 - mean_rows rho) + gamma (1 - mean_classes rho)]``: what DIST compares class scores by.
 
@@ -23,20 +29,24 @@ def correlation_distance(
         temperature: T, above 0.
         beta: Weight of the correlation within rows (between classes).
         gamma: Weight of the correlation within classes (between rows).
+        activation: ``'softmax'``, or ``'sigmoid'`` for independent binary scores.
 
     Returns:
         Scalar in float32 (float64 for float64 logits); 0 where there are no rows.
 
     Raises:
-        ValueError: Unequal shapes or a temperature that is not positive.
+        ValueError: Unequal shapes, a temperature that is not positive or an unknown activation.
     """
+    if activation not in ('softmax', 'sigmoid'):
+        raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
     if not temperature > 0:
         raise ValueError(f'temperature must be above 0, got {temperature}')
     check_same_shape(student, teacher, what='logits')
     dtype = loss_dtype(student)
     if not student.numel():
         return student.to(dtype).sum()
-    s, t = (_rows(x.to(dtype) / temperature).softmax(1) for x in (student, teacher.detach()))
+    rows = (_rows(x.to(dtype) / temperature) for x in (student, teacher.detach()))
+    s, t = (x.softmax(1) if activation == 'softmax' else x.sigmoid() for x in rows)
     between_classes, between_rows = (1 - _correlation(s, t, dim).mean() for dim in (1, 0))
     return temperature**2 * (beta * between_classes + gamma * between_rows)
 

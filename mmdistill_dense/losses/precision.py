@@ -33,3 +33,11 @@ def check_same_shape(student: Tensor, teacher: Tensor, *, what: str = 'maps') ->
         raise ValueError(
             f'student and teacher {what} differ in shape: {tuple(student.shape)} and {tuple(teacher.shape)}'
         )
+
+
+def check_same_grid(student: Tensor, teacher: Tensor) -> None:
+    """Raise ``ValueError`` with both shapes unless maps (B, C, ...) have equal batch and size; channels may differ."""
+    if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
+        raise ValueError(
+            f'student and teacher maps differ in batch or size: {tuple(student.shape)} and {tuple(teacher.shape)}'
+        )

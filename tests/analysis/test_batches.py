@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
-from mmdistill_dense.analysis.batches import BOXES, training_batch
+from mmdistill_dense.analysis.batches import BOXES, picture_size, pipeline_size, training_batch
 from tests import toys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,24 @@ def test_the_size_of_a_repeated_data_set_is_found() -> None:
     network = toys.build_plain(toys.det_net())
     config = _loader(dataset={'pipeline': [{'type': 'Load'}, {'type': 'Resize', 'scale': (40, 30)}]})
     assert training_batch(network, config, 1)['inputs'][0].shape == (3, 30, 40)
+
+
+def test_a_crop_behind_the_scales_is_the_size_and_branches_are_looked_into() -> None:
+    scales = [[{'type': 'RandomChoiceResize', 'scales': [(20, 10), (60, 50)]}], [{'type': 'Resize', 'scale': (9, 8)}]]
+    branches = {'type': 'RandomChoice', 'transforms': scales}
+    assert pipeline_size({'pipeline': [branches]}) == (50, 60)
+    assert pipeline_size({'pipeline': [branches, {'type': 'RandomCrop', 'crop_size': (32, 48)}]}) == (32, 48)
+    part = {'type': 'RandomCrop', 'crop_type': 'relative', 'crop_size': (0.5, 0.5)}
+    assert pipeline_size({'pipeline': [branches, part]}) == (50, 60)
+    assert pipeline_size({}) is None
+
+
+def test_generated_pictures_have_their_own_size() -> None:
+    config = Config.fromfile(ROOT / 'configs/_base_/datasets/shapes_det.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        size = picture_size(config.train_dataloader.dataset)
+    network = toys.build_plain(toys.det_net())
+    assert training_batch(network, config, 1)['inputs'][0].shape == (3, *size)
 
 
 def test_errors() -> None:

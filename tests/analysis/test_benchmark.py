@@ -14,6 +14,7 @@ from mmdistill_dense.analysis import (
     benchmark_pcd,
     benchmark_step,
     reference,
+    training_step,
 )
 from mmdistill_dense.analysis.measure import Timing
 from mmdistill_dense.losses import dense_contrast, feature_mimic, masked_align_conv
@@ -134,9 +135,9 @@ def test_step_of_a_detector(kind: str) -> None:
 def test_random_weights_stay_what_they_are() -> None:
     """Else steps on noise would end in infinities, and two benchmarks would not measure the same network."""
     config = _config(distillers={})
-    network = benchmark_step._build(config.model)
+    network = training_step.build_student(config.model)
     before = [parameter.clone() for parameter in network.parameters()]
-    benchmark_step._step(network, config, toys.seg_batch())()
+    training_step._step(network, config, toys.seg_batch())()
     assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
 
 

@@ -1,6 +1,9 @@
-"""Every shipped config: it parses, stays short and copies nothing; the Af-DCD ones hold the published constants."""
+"""Every shipped config: it parses, stays short and copies nothing; the Af-DCD ones hold the published constants.
 
-import re
+A leaf of a method is what ``tools/new_config.py`` writes, its recipe and a fragment (:mod:`tests.configs.test_leaves`),
+so recipes, teachers and typed leaves are loaded here, and of the written ones those that a test names.
+"""
+
 from collections import defaultdict
 from pathlib import Path
 
@@ -8,12 +11,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.optim import PolyLR
 from mmengine.registry import DefaultScope, init_default_scope
 
+from mmdistill_dense.compose import recipes
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.engine.checks import num_classes
+from mmdistill_dense.leaves import by_hand
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.zoo import find_config, load_model, published_weights
 
@@ -21,6 +26,11 @@ ROOT = Path(__file__).parents[2] / 'configs'
 FRAGMENTS = sorted(path for path in (ROOT / '_base_').rglob('*.py') if not path.name.startswith('runtime_'))
 LEAVES = sorted(path for path in ROOT.rglob('*.py') if '_base_' not in path.parts)
 METHODS = [path for path in LEAVES if path.parent.name not in ('teachers', 'control')]
+TYPED = [path for path in LEAVES if path not in METHODS or by_hand(path)]
+NAMED = [ROOT / f'afdcd/{leaf}.py' for leaf in (
+    'toy_seg', 'deeplabv3_r101_to_r18_cityscapes', 'deeplabv3_r101_to_r18_camvid',
+    'deeplabv3plus_mobilenetv2_to_r18w16_camvid',
+)]  # fmt: skip
 PRETRAINING = [path for path in LEAVES if path.match('pcd/*_from_*') or path.match('pcd/*pretrain*')]  # see test_pcd.py
 HOMES = dict(
     pairs={'model'},
@@ -33,6 +43,7 @@ HOMES = dict(
     datasets={
         'train_pipeline', 'test_pipeline', 'tta_pipeline', 'val_evaluator', 'test_evaluator',
         'train_dataloader', 'val_dataloader', 'test_dataloader',
+        'custom_hooks',  # pipelines that change in the course of a run
     },
 )  # fmt: skip
 
@@ -58,9 +69,17 @@ def leaf(path: str) -> Config:
     return Config.fromfile(ROOT / f'{path}.py')
 
 
+def teachers(cfg: Config) -> list[ConfigDict]:
+    """The teachers of a leaf: the one, or all of the named ones."""
+    option = cfg.model.get('teacher') if cfg.model.get('type') == 'mmdistill_dense.DistillModel' else None
+    if not option:
+        return []
+    return [option] if 'cfg' in option or 'type' in option else list(option.values())
+
+
 @pytest.fixture(scope='module')
 def loaded() -> dict[str, Config]:
-    return {name(path): Config.fromfile(path) for path in LEAVES if path not in PRETRAINING}
+    return {name(path): Config.fromfile(path) for path in TYPED + NAMED if path not in PRETRAINING}
 
 
 @pytest.mark.parametrize('path', FRAGMENTS, ids=name)
@@ -80,15 +99,15 @@ def test_leaves_are_complete_and_resolve(loaded: dict[str, Config]) -> None:
         } - set(cfg)
         assert not missing, f'{key} lacks {missing}'
         assert cfg.default_hooks.distill.type == 'mmdistill_dense.DistillHook', key
-        if cfg.model.type == 'mmdistill_dense.DistillModel' and 'teacher' in cfg.model:
+        for option in teachers(cfg):
             with DefaultScope.overwrite_default_scope(cfg.default_scope):  # as in a run
                 student = load_model(cfg.model.student, 'student')
-                teacher = load_model({k: v for k, v in cfg.model.teacher.items() if k != 'checkpoint'}, 'teacher')
+                teacher = load_model({k: v for k, v in option.items() if k != 'checkpoint'}, 'teacher')
             assert num_classes(student.model) is not None, key
             assert num_classes(student.model) == num_classes(teacher.model), key
             assert {student.scope, teacher.scope} <= {None, cfg.default_scope}, key
-            if cfg.model.teacher.checkpoint == 'auto':
-                assert published_weights(cfg.model.teacher.cfg).startswith('http'), key
+            if option.checkpoint == 'auto':
+                assert published_weights(option.cfg).startswith('http'), key
 
 
 def test_crop_stands_the_same_in_pipeline_and_preprocessor(loaded: dict[str, Config]) -> None:
@@ -107,9 +126,9 @@ def test_leaves_are_short(path: Path) -> None:
 
 
 def test_nothing_is_copied() -> None:
-    """No two files say the same, comments and docstrings aside; leaves that only swap a method may."""
+    """No two files say the same, comments and docstrings aside."""
     seen = defaultdict(list)
-    for path in FRAGMENTS + METHODS:
+    for path in FRAGMENTS + LEAVES:
         text = path.read_text(encoding='utf-8')
         body = text.split('"""')[-1]
         seen[''.join(body.split())].append(name(path))
@@ -162,16 +181,16 @@ def test_variants_are_real_values() -> None:
     assert (contrast.kd.loss_weight, contrast.afdcd.fd_weight, contrast.afdcd.ctr_weight) == (0, 0, 0.005)
 
 
-def test_controls_are_the_same_run_without_distillers(loaded: dict[str, Config]) -> None:
-    for path in ROOT.glob('control/*.py'):
-        key, base = name(path), re.match(r"_base_ = '\.\./(.+)\.py'", path.read_text(encoding='utf-8'))
-        assert base, key
-        cfg, distilled = loaded[key], loaded[base[1]]
-        assert cfg.model.distillers == {}, key
-        for part in set(cfg) - {'model', 'work_dir'}:
-            assert cfg[part] == distilled[part], (key, part)
-        assert cfg.model.student == distilled.model.student, key
-        assert cfg.model.get('inherit') == distilled.model.get('inherit'), key
+def test_typed_controls_are_the_same_run_without_distillers() -> None:
+    """Recipes are the same run by how leaves are written; a control that inherits belongs to a leaf of its name."""
+    typed = [path for path in ROOT.glob('control/*.py') if path not in recipes()]
+    assert typed
+    for path in typed:
+        (distilled,) = ROOT.glob(f'[!_c]*/{path.name}')
+        cfg, taught = Config.fromfile(path).to_dict(), Config.fromfile(distilled).to_dict()
+        assert taught['model'].pop('distillers') == taught.pop('distillers'), path
+        assert cfg.pop('work_dir') != taught.pop('work_dir'), path
+        assert cfg == taught, path
 
 
 def test_schedule_is_the_papers_formula() -> None:
@@ -271,17 +290,20 @@ def test_fragments_are_found_by_name() -> None:
     )
 
 
-def test_runs_of_the_same_name_do_not_share_a_folder(loaded: dict[str, Config]) -> None:
+def test_every_run_has_a_folder_of_its_own(loaded: dict[str, Config]) -> None:
+    for key, cfg in loaded.items():
+        if not key.startswith('teachers/'):
+            assert cfg.work_dir == f'work_dirs/{key}', key
     folders = {key: cfg.get('work_dir', f'work_dirs/{Path(key).name}') for key, cfg in loaded.items()}
     assert len(folders) == len(set(folders.values()))
-    taught = loaded['afdcd/toy_seg'].model.teacher.checkpoint
+    taught = loaded['control/toy_seg'].model.teacher.checkpoint
     assert taught == f'{folders["teachers/toy_seg"]}/iter_{loaded["teachers/toy_seg"].train_cfg.max_iters}.pth'
 
 
 def test_pairs_look_for_the_teacher_where_it_was_trained(loaded: dict[str, Config]) -> None:
     """The last checkpoint of the teacher's own leaf, for every pair that is not taught by published weights."""
-    for key in (key for key in loaded if key.startswith(('maskd/', 'afdcd/', 'kd/'))):
-        teacher = loaded[key].model.teacher
+    options = [(key, teacher) for key, cfg in loaded.items() for teacher in teachers(cfg)]
+    for key, teacher in options:
         if teacher.checkpoint == 'auto' or '::teachers/' not in teacher.cfg:
             continue
         trained = loaded[teacher.cfg.split('::')[1].removesuffix('.py')]

@@ -227,14 +227,17 @@ def test_controls_differ_in_where_the_backbone_starts(name: str) -> None:
     if 'supervised' in starts:
         depth = '34' if 'r34' in name else '18'
         assert starts['supervised'] == dict(type='Pretrained', checkpoint=f'torchvision://resnet{depth}')
+    for kind, cfg in runs.items():
+        assert cfg.pop('work_dir') == f'work_dirs/pcd/{name}_{kind}-init'
     for cfg in runs.values():
         assert cfg._cfg_dict == runs['pcd']._cfg_dict
 
 
 @pytest.mark.parametrize('name', DOWNSTREAM)
 def test_fine_tuning_reads_what_pretraining_wrote(name: str) -> None:
-    folder, file = Path(backbone_of(leaf(f'{name}_pcd-init')).init_cfg.checkpoint).parts[-2:]
-    assert file == f'epoch_{leaf(folder).train_cfg.max_epochs}.pth'
+    file = Path(backbone_of(leaf(f'{name}_pcd-init')).init_cfg.checkpoint)
+    pretraining = leaf(file.parent.name)
+    assert str(file) == f'{pretraining.work_dir}/epoch_{pretraining.train_cfg.max_epochs}.pth'
 
 
 @pytest.mark.parametrize(('network', 'pretraining', 'scope'), [

@@ -16,6 +16,7 @@ FOLDERS = {
     'CityscapesDataset': dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
     'PascalVOCDataset': dict(img_path='JPEGImages', seg_map_path='SegmentationClass'),
     'ADE20KDataset': dict(img_path='images/training', seg_map_path='annotations/training'),
+    'COCOStuffDataset': dict(img_path='images/train2017', seg_map_path='annotations/train2017'),
 }
 
 

@@ -143,8 +143,8 @@ def test_levels_have_their_own_projectors_and_weights() -> None:
 def test_other_map_sizes() -> None:
     shapes = {TAP: [torch.Size((1, 6, 8, 8))]}, {TAP: [torch.Size((1, 32, 16, 16))]}
     with pytest.raises(ValueError, match=r"map of \(8, 8\) and a teacher map of \(16, 16\).*resize='student'"):
-        AfDCD().setup(*shapes)
-    distiller = AfDCD(resize='student', fd_weight=1.0, ctr_weight=0, mask=dict(type='random', ratio=0.0))
+        AfDCD(resize=None).setup(*shapes)
+    distiller = AfDCD(fd_weight=1.0, ctr_weight=0, mask=dict(type='random', ratio=0.0))
     distiller.setup(*shapes)
     feat, target = torch.randn(2, 6, 8, 8), torch.randn(2, 32, 16, 16)
     loss = distiller({TAP: [feat]}, {TAP: [target]}, None)['loss_fd']

@@ -15,6 +15,12 @@ class TestDIST(DistillerCase):
     zero_on_identical = True
 
 
+class TestDISTOfIndependentScores(DistillerCase):
+    option = dict(type='DIST', activation='sigmoid')
+    student = teacher = (2, 5, 6, 7)
+    zero_on_identical = True
+
+
 def _scores(*shape, seed=0):
     return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -62,6 +68,7 @@ def test_taps_are_summed_with_their_weights():
         (dict(temperature=0), 'temperature must be > 0, got 0'),
         (dict(beta=0, gamma=0), 'beta and gamma must be >= 0 and not both 0, got 0 and 0'),
         (dict(gamma=-1), 'got 1.0 and -1'),
+        (dict(activation='tanh'), "activation must be one of 'softmax', 'sigmoid', got 'tanh'"),
     ],
 )
 def test_errors(options, words):

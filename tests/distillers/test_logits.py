@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from mmdistill_dense.distillers import LogitKD
+from mmdistill_dense.distillers import DIST, LogitKD
 from tests import toys
 from tests.distillers.case import DistillerCase
 
@@ -68,12 +69,28 @@ def test_default_taps_and_weights_per_tap():
     assert auxiliary > 0
 
 
-def test_it_has_no_parameters_and_takes_other_sizes_on_request():
-    distiller = LogitKD('a', resize='student')
+@pytest.mark.parametrize('kind', [LogitKD, DIST])
+@pytest.mark.parametrize('resize', [None, 'student', 'teacher'])
+def test_scores_of_another_stride_are_resized_the_students_unless_told_otherwise(kind, resize):
+    """A transformer of stride 4 teaches a network of stride 8."""
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 3, 4, 4, generator=draw), torch.randn(2, 3, 8, 8, generator=draw)
+    sizes = {'student': (8, 8), 'teacher': (4, 4)}
+    distiller = kind('a', **({} if resize is None else dict(resize=resize)))
     distiller.setup({'a': [torch.Size((1, 3, 4, 4))]}, {'a': [torch.Size((1, 3, 8, 8))]})
     assert not list(distiller.parameters())
-    losses = distiller({'a': [torch.randn(2, 3, 4, 4)]}, {'a': [torch.randn(2, 3, 8, 8)]}, None)
-    assert losses['loss_kd'] > 0
+    (loss,) = distiller({'a': [student]}, {'a': [teacher]}, None).values()
+    size = sizes[resize or 'student']
+    resized = [F.interpolate(x, size, mode='bilinear', align_corners=False) for x in (student, teacher)]
+    (expected,) = kind('a').loss(*resized, 0).values()
+    assert torch.equal(loss, expected)
+
+
+@pytest.mark.parametrize('kind', [LogitKD, DIST])
+def test_without_resizing_another_stride_is_refused(kind):
+    shapes = ({'a': [torch.Size((1, 3, size, size))]} for size in (4, 8))
+    with pytest.raises(ValueError, match=r"resize='student' or resize='teacher'"):
+        kind('a', resize=None).setup(*shapes)
 
 
 def test_other_classes_are_refused_at_construction():

@@ -10,9 +10,12 @@ def _logits(*shape: int) -> tuple[Tensor, Tensor]:
     return student.requires_grad_(), teacher
 
 
-def _naive(student: Tensor, teacher: Tensor, temperature: float, beta: float, gamma: float) -> Tensor:
+def _naive(
+    student: Tensor, teacher: Tensor, temperature: float, beta: float, gamma: float, activation: str = 'softmax'
+) -> Tensor:
     """Correlations by ``torch.corrcoef``, one by one."""
-    s, t = (torch.softmax(x / temperature, 1) for x in (student, teacher))
+    odds = ((x / temperature).exp() for x in (student, teacher))
+    s, t = (x / x.sum(1, keepdim=True) if activation == 'softmax' else x / (1 + x) for x in odds)
     rows = [1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(s, t, strict=True)]
     columns = [1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(s.T, t.T, strict=True)]
     return temperature**2 * (beta * torch.stack(rows).mean() + gamma * torch.stack(columns).mean())
@@ -24,6 +27,15 @@ def test_equals_correlations_one_by_one(options: tuple[float, float, float]) -> 
     temperature, beta, gamma = options
     loss = correlation_distance(student, teacher, temperature=temperature, beta=beta, gamma=gamma)
     torch.testing.assert_close(loss, _naive(student, teacher, *options), rtol=1e-6, atol=0)  # the 1e-8 below
+
+
+@pytest.mark.parametrize('temperature', [1.0, 3.0])
+def test_independent_scores_equal_correlations_one_by_one(temperature: float) -> None:
+    student, teacher = _logits(24, 11)
+    loss = correlation_distance(student, teacher, temperature=temperature, beta=0.5, activation='sigmoid')
+    expected = _naive(student, teacher, temperature, 0.5, 1.0, 'sigmoid')
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    assert torch.autograd.gradcheck(lambda x: correlation_distance(x, teacher, activation='sigmoid'), student)
 
 
 def test_positions_of_maps_are_rows() -> None:

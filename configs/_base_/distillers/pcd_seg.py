@@ -1,7 +1,6 @@
-"""PCD inside supervised segmentation, Cityscapes. The use and its constants are ours; weight and queue are untested.
+"""PCD inside supervised segmentation. The use and its constants are ours; weight and queue are untested.
 
-At most a third of the training images fits the queue, or an image meets its own earlier keys: 1024 on Cityscapes, 2048
-on VOC + aug, 4096 on ADE20K. With the empty queue the loss begins at 0 and rises while the queue fills.
+At most a third of the training images fits the queue, or an image meets its own earlier keys. With the empty queue the loss begins at 0 and rises while the queue fills.
 """
 
 distillers = dict(

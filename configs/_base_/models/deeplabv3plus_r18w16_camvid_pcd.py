@@ -5,7 +5,7 @@ model = dict(
     backbone=dict(
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/r18w16_from_mobilenetv2_small/epoch_100.pth',
+            checkpoint='work_dirs/pcd/r18w16_from_mobilenetv2_small/epoch_100.pth',
             prefix='backbone.',
         )
     )

@@ -11,7 +11,7 @@ model = dict(
             norm_cfg=dict(type='SyncBN', requires_grad=True),
             init_cfg=dict(
                 type='Pretrained',
-                checkpoint='work_dirs/r18_from_mocov3-r50_imagenet/epoch_100.pth',
+                checkpoint='work_dirs/pcd/r18_from_mocov3-r50_imagenet/epoch_100.pth',
                 prefix='backbone.',
             ),
         ),

@@ -3,6 +3,6 @@
 _base_ = './mask_rcnn_r18_fpn_pcd.py'
 model = dict(
     student=dict(
-        backbone=dict(depth=34, init_cfg=dict(checkpoint='work_dirs/r34_from_mocov3-r50_imagenet/epoch_100.pth'))
+        backbone=dict(depth=34, init_cfg=dict(checkpoint='work_dirs/pcd/r34_from_mocov3-r50_imagenet/epoch_100.pth'))
     )
 )

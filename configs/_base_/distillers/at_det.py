@@ -1,0 +1,3 @@
+"""AT on every level of the neck; our own choice and untested, nothing is published for these detectors."""
+
+distillers = dict(at=dict(type='AT', student_tap='neck', reduction='sum'))

@@ -1,0 +1,6 @@
+"""CIRKD with logit distillation: the defaults of the released code (winycg/CIRKD, `train_cirkd.py`)."""
+
+distillers = dict(
+    kd=dict(type='LogitKD', loss_weight=1.0),
+    cirkd=dict(type='CIRKD', minibatch_weight=1.0, pixel_weight=0.1, region_weight=0.1),
+)

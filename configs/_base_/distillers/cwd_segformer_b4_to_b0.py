@@ -1,0 +1,4 @@
+"""CWD for SegFormer: CIRKD's run, a tenth of the weights for convolutional networks (`train_cwd.sh`)."""
+
+_base_ = './cwd_seg_both.py'
+distillers = dict(cwd=dict(loss_weight=0.3), cwd_feature=dict(loss_weight=5.0))

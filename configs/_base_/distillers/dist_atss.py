@@ -1,0 +1,3 @@
+"""DIST on ATSS's class scores, each a yes or no; constants of the released RetinaNet config (hunto/MasKD)."""
+
+distillers = dict(dist=dict(type='DIST', student_tap='bbox_head.atss_cls', activation='sigmoid'))

@@ -1,0 +1,6 @@
+"""DIST on a box head's class scores on the student's RoIs; constants of the released config (hunto/MasKD, mmrazor).
+
+A cascade teacher answers with its first stage, as there.
+"""
+
+distillers = dict(dist=dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_cls', output='cls_score', form='dist'))

@@ -1,0 +1,3 @@
+"""DIST on RepPoints's class scores, each a yes or no; constants of the released RetinaNet config (hunto/MasKD)."""
+
+distillers = dict(dist=dict(type='DIST', student_tap='bbox_head.reppoints_cls_out', activation='sigmoid'))

@@ -1,0 +1,3 @@
+"""DIST on RetinaNet's class scores, each a yes or no; constants of the released config (hunto/MasKD, mmrazor)."""
+
+distillers = dict(dist=dict(type='DIST', student_tap='bbox_head.retina_cls', activation='sigmoid'))

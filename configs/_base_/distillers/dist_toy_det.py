@@ -1,0 +1,3 @@
+"""DIST on GFL's class scores, each a yes or no; constants of the released RetinaNet config (hunto/MasKD)."""
+
+distillers = dict(dist=dict(type='DIST', student_tap='bbox_head.gfl_cls', activation='sigmoid'))

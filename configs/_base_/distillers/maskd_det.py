@@ -1,0 +1,3 @@
+"""MasKD on the features of any detector; our own choice: weight and start of the student's mask of the FCOS config."""
+
+distillers = dict(maskd=dict(type='MasKD', loss_weight=10.0, student_mask_from=5000))

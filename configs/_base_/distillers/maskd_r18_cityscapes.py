@@ -1,0 +1,4 @@
+"""MasKD on Cityscapes for students with an auxiliary head: the published length of the learning."""
+
+_base_ = './maskd_r18_seg.py'
+distillers = dict(maskd=dict(learn=dict(max_iters=10000)))

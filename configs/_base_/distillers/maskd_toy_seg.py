@@ -1,0 +1,4 @@
+"""MasKD on class scores for the generated data: a tenth of the learning."""
+
+_base_ = './maskd_seg.py'
+distillers = dict(maskd=dict(learn=dict(max_iters=200, save_interval=100)))

@@ -1,0 +1,3 @@
+"""PKD on P2 to P5 of a two-stage detector; weight of the authors' Faster R-CNN config (mmrazor)."""
+
+distillers = dict(pkd=dict(type='PKD', student_tap='neck[:4]', loss_weight=6.0))

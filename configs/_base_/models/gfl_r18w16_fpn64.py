@@ -1,0 +1,16 @@
+"""GFL on a ResNet-18 of a quarter of the width, from random weights."""
+
+_base_ = './gfl_fpn64.py'
+model = dict(
+    backbone=dict(
+        type='ResNet',
+        depth=18,
+        stem_channels=16,
+        base_channels=16,
+        out_indices=(0, 1, 2, 3),
+        norm_cfg=dict(type='BN', requires_grad=True),
+        norm_eval=False,
+        style='pytorch',
+    ),
+    neck=dict(in_channels=[16, 32, 64, 128]),
+)

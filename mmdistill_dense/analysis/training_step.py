@@ -1,0 +1,145 @@
+"""The training step of a control and of its distilled twin on one generated batch, to be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from mmdistill_dense.analysis.batches import training_batch
+from mmdistill_dense.distillers import MasKD
+from mmdistill_dense.registry import MODELS
+from mmdistill_dense.teacher import FrozenTeacher
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step of a network on the same batch again and again."""
+
+    network: Any
+    wrapper: Any
+    data: Mapping[str, Any]
+
+    def __call__(self) -> object:
+        return self.network.train_step(self.data, self.wrapper)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a control and of its distilled twin; ``inputs``: the batch (B, 3, H, W) as both networks see it."""
+
+    control: Step
+    distilled: Step
+    inputs: Tensor
+
+    @property
+    def teachers(self) -> list[FrozenTeacher]:
+        """The teachers, loaded."""
+        return list(self.distilled.network.distillation.teachers.values())
+
+    @property
+    def batch(self) -> int:
+        """Pictures of a step."""
+        return len(self.inputs)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the batch."""
+        return self.inputs.shape[2], self.inputs.shape[3]
+
+    @property
+    def teacher_weights(self) -> str:
+        """Where the teachers' weights are from."""
+        return ', '.join((teacher.receipt and teacher.receipt.file) or 'random' for teacher in self.teachers)
+
+
+def prepare_steps(
+    config: Config,
+    batch: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    device: str | torch.device = 'cpu',
+) -> Steps:
+    """Return the control's and the distilled step, ready to be run.
+
+    The batch is generated and the student's weights are random; the learning rate is 0, so that they stay so. The
+    teacher's are the config's where that file exists, else random with batch statistics, because the contrast's time
+    depends on how far features lie apart; MasKD's tokens are random, and the student's masks on where the config has
+    them. A step is what the runner does: preprocessing, forward, backward, the distillers' clipping, optimizer.
+
+    Args:
+        config: A whole config whose model is a ``DistillModel``.
+        batch: Images. Defaults to the config's.
+        image_size: Height and width. Defaults to the crop, or the largest size, that the config trains on.
+        device: Where the networks stand.
+
+    Raises:
+        ValueError: When the model is no ``DistillModel`` with distillers, its student neither segments nor detects, or
+            no size is given or found.
+    """
+    model = dict(config.model)
+    if not model.get('distillers') or not model.get('teacher'):
+        raise ValueError('step benchmark: model holds no teacher and distillers to measure')
+    init_default_scope(config.get('default_scope', 'mmseg'))
+    control, distilled = build_student({**model, 'distillers': {}, 'inherit': ()}), build_student(model)
+    data = training_batch(control, config, batch or config.train_dataloader.batch_size, image_size)
+    control, distilled = control.to(device), distilled.to(device)
+    inputs = distilled.data_preprocessor(data, True)['inputs']
+    for teacher in distilled.distillation.teachers.values():
+        _load_teacher(teacher, next(distilled.parameters()), inputs)
+    distilled.distillation.attended = True
+    _give_tokens(distilled)
+    return Steps(_step(control, config, data), _step(distilled, config, data), inputs)
+
+
+def build_student(model: Mapping[str, Any]) -> Any:
+    """Build a student for one process, in training mode."""
+    return revert_sync_batchnorm(MODELS.build(Config({'model': model}).model)).train()
+
+
+def _load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor) -> None:
+    if Path(teacher.checkpoint or '').is_file():
+        teacher.load(like)
+        return
+    teacher.checkpoint, teacher.allow_random = None, True
+    teacher.load(like)
+    assert teacher.network is not None
+    norms = [module for module in teacher.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the statistics of this batch alone
+        norm.train()
+    teacher(inputs)
+    teacher.network.eval()
+
+
+def _give_tokens(network: Any) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for distiller in network.distillers.values():
+        if isinstance(distiller, MasKD):
+            shapes = distiller.token_shapes()
+            distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
+            progress = network.distillation.progress
+            progress.iteration = max(progress.iteration, distiller.student_mask_from or 0)
+
+
+def _step(network: Any, config: Config, data: Mapping[str, Any]) -> Step:
+    wrapper = build_optim_wrapper(network, config.optim_wrapper)
+    for group in wrapper.optimizer.param_groups:
+        group['lr'] = 0.0
+    for distiller in getattr(network, 'distillers', nn.ModuleDict()).values():
+        if distiller.clip_max_norm is not None:
+            wrapper.optimizer.register_step_pre_hook(partial(_clip, distiller))
+    return Step(network, wrapper, data)
+
+
+def _clip(distiller: Any, *_: Any) -> None:
+    distiller.clip_gradients()

@@ -1,0 +1,70 @@
+"""CWD: every channel's distribution over the picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, TapOption
+from mmdistill_dense.distillers.options import check_map
+from mmdistill_dense.losses import channel_divergence
+from mmdistill_dense.registry import DISTILLERS
+
+
+@DISTILLERS.register_module()
+class CWD(FeatureDistiller):
+    """Channel-wise distillation: in each channel, the student should look where the teacher looks.
+
+    With ``p = softmax(x / T)`` over the N = H x W positions of one channel of one image, maps ``(B, C, H, W)``::
+
+        loss_cwd = T² / (B C) * sum over images b and channels c of  KL(p_t[b, c, :] || p_s[b, c, :])
+
+    All positions count, those with an ignored label too. The loss of a batch is the mean of the losses of its images.
+    Cost O(BCHW). Parameters: a 1x1 convolution per level where the channels differ, without bias, which the softmax
+    over positions would not notice.
+
+    Source: Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, section 3.2, in the
+    form of their code and of mmrazor (sum over positions, divided by B C). For features their first code has batch norm
+    and a ReLU behind the convolution; their mmsegmentation code and CIRKD's runs have the convolution alone, as here.
+    ``resize`` is ours: it brings the student to the teacher's grid where the strides differ.
+
+    Args:
+        student_tap, teacher_tap, teacher, loss_weight, schedule, align, resize: See :class:`FeatureDistiller`. The
+            default tap is segmentation's main head; ``'decode_head.conv_seg:input'`` are its last features. ``resize``
+            defaults to ``'student'``.
+        temperature: T. Defaults to 4, the paper's.
+
+    Raises:
+        ValueError: For a temperature that is not positive, or taps that are no maps.
+
+    Example::
+
+        cwd=dict(type='CWD', loss_weight=3.0)
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'decode_head.conv_seg',
+        teacher_tap: TapOption | None = None,
+        *,
+        temperature: float = 4.0,
+        resize: str | None = 'student',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)
+        if temperature <= 0:
+            raise ValueError(f'temperature must be > 0, got {temperature}.')
+        self.temperature = temperature
+
+    def build_align(self, level: Level) -> nn.Module | None:
+        """Return the 1x1 convolution without a bias, or ``None``; check that the level is a map."""
+        check_map(f'distillers.{self.name}', level.name, level.student)
+        align = super().build_align(level)
+        if align is not None:
+            align.register_parameter('bias', None)
+        return align
+
+    def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
+        """Return ``loss_cwd`` of one pair of maps."""
+        return {'loss_cwd': channel_divergence(student, teacher, temperature=self.temperature)}

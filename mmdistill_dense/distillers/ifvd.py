@@ -1,0 +1,78 @@
+"""IFVD: variation of features within a class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, Shapes, TapOption
+from mmdistill_dense.distillers.labels import classes_of_head, semantic_labels
+from mmdistill_dense.distillers.options import check_count, check_map
+from mmdistill_dense.losses import prototype_distance
+from mmdistill_dense.registry import DISTILLERS
+
+_LABELS = 255  # of an 8-bit label map; the last value is the usual label of ignored pixels
+
+
+@DISTILLERS.register_module()
+class IFVD(FeatureDistiller):
+    """Intra-class feature variation: how far a position lies from the mean of its class, for teacher and student.
+
+    With the label ``y[b, n]`` of position ``n`` of a map ``(B, C, H, W)`` (nearest pixel of the label map) and the
+    prototype ``p[b, k]`` = mean of the positions of class ``k`` in image ``b``::
+
+        m[b, n]   = cos(x[b, :, n], p[b, y[b, n]])
+        loss_ifvd = 1 / (B H W) * sum over b, n of  (m_s[b, n] - m_t[b, n])²
+
+    Prototypes are the image's and the network's own, the gradient flows through the student's. Positions with an
+    ignored label belong to no prototype and add nothing, but count in B H W, as in the released code. So the loss of a
+    batch is the mean of the losses of its images. Student and teacher may differ in channels. No parameters. All K
+    classes at once: memory O(B N K) beside the maps, time O(B N C K).
+
+    Source: Wang et al., "Intra-class Feature Variation Distillation for Semantic Segmentation", ECCV 2020. The paper
+    adds pixel-wise distillation (:class:`LogitKD`) and a discriminator, which is left out.
+
+    Args:
+        student_tap, teacher_tap, teacher, loss_weight, schedule, resize: See :class:`FeatureDistiller`. The default tap
+            is the features before the class scores, as released; ``resize`` defaults to ``'student'``.
+        num_classes: Labels from here on are ignored. Defaults to the classes of the teacher's ``decode_head``, or 255
+            where it has none.
+
+    Raises:
+        ValueError: For taps that are no maps, fewer than 1 classes; in training, for a batch without label maps.
+
+    Example::
+
+        ifvd=dict(type='IFVD', loss_weight=20.0)
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'decode_head.conv_seg:input',
+        teacher_tap: TapOption | None = None,
+        *,
+        num_classes: int | None = None,
+        resize: str | None = 'student',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)
+        if num_classes is not None:
+            check_count('num_classes', num_classes, 1)
+        self.num_classes = num_classes
+
+    def setup(self, student: Shapes, teacher: Shapes) -> None:
+        """Pair the levels and read the number of classes from the teacher."""
+        super().setup(student, teacher)
+        if self.num_classes is None:
+            self.num_classes = classes_of_head(self.frozen, 'decode_head.conv_seg') or _LABELS
+
+    def build_align(self, level: Level) -> None:
+        """Check that the level is a map; cosines have no channels to align."""
+        check_map(f'distillers.{self.name}', level.name, level.student)
+
+    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Any) -> dict[str, Tensor]:
+        """Return ``loss_ifvd`` of one pair of maps."""
+        assert self.num_classes is not None, 'known since setup'
+        labels = semantic_labels(data_samples, student.shape[2:], f'distillers.{self.name}').to(student.device)
+        return {'loss_ifvd': prototype_distance(student, teacher, labels, num_classes=self.num_classes)}

@@ -1,0 +1,208 @@
+"""LD: localisation distillation between heads that predict distributions of box edges."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from mmdistill_dense import losses
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.options import check_option
+from mmdistill_dense.distillers.ranks import mean_over_ranks
+from mmdistill_dense.registry import DISTILLERS
+
+
+class Region(NamedTuple):
+    """The A anchors of one level: where they are positive (B, A), and what those beside them weigh (B, A), else 0."""
+
+    main: Tensor
+    valuable: Tensor
+
+
+@DISTILLERS.register_module()
+class LD(Distiller):
+    """The student's distributions of the four box edges follow the teacher's, at the positives and around them.
+
+    GFL's head puts out ``n = reg_max + 1`` logits for each edge of the box at each place. With
+    ``KL_T(r) = T^2 mean_k p_t (log p_t - log p_s)``, ``p = softmax(z / T)``, over the rows r (edges, or class scores)::
+
+        loss_ld  = main_weight * sum_{positives a} q_a / 4 sum_{4 edges} KL_T                 main region
+        loss_vlr = valuable_weight * sum_{valuable a} IoU_a / 16 sum_{4 edges} KL_T           valuable region
+        loss_kd  = class_weight * sum_levels mean_{positives a of the level} KL_T'(classes)   class scores
+
+    Positives are those that the teacher's own assigner (ATSS) finds in the annotated boxes with its own anchors, which
+    are the student's too; ``q_a`` is the student's highest class score there, without gradient. Valuable anchors have a
+    distance-IoU with a box between ``ratio`` and all of ATSS' threshold for it.
+
+    The sums run over the pictures of the process, so they grow with the pictures per GPU, as released (which warns of
+    more than 3). ``reduction='mean'`` divides the first two by the positives' ``q_a``, summed over the process's
+    pictures and averaged over the processes (at least 1), as GFL does with its box losses: then neither the number of
+    pictures nor that of processes matters. The mean of ``loss_kd`` is over the positives of all processes in any case
+    (released: of each process).
+
+    Source: Zheng et al., "Localization Distillation for Dense Object Detection", CVPR 2022, and TPAMI 2023; weights,
+    normalisation and the mean over k as released (HikariTJU/LD, mmdet's LDHead for the main region). The paper's best
+    combination on COCO, "main KD + main LD + VLR LD", is the default.
+
+    No parameters. Cost: ATSS once more per step, and the rows of the regions.
+
+    Args:
+        head: Path of the dense head in both networks; its class scores and edge logits are compared behind the learned
+            scales of the levels.
+        temperature: T of the edges. Defaults to 10.
+        class_temperature: T' of the class scores. Defaults to 2.
+        main_weight: Weight of the main region. Defaults to 0.25.
+        valuable_weight: Weight of the valuable region, 0 leaves it out. Defaults to 0.25.
+        class_weight: Weight of the class scores, 0 leaves them out. Defaults to 10.
+        ratio: Where the valuable region ends. Defaults to 0.25.
+        reduction: ``'sum'`` as released, or ``'mean'``.
+        **kwargs: ``teacher``, ``loss_weight``, ``schedule`` of :class:`Distiller`.
+
+    Raises:
+        ValueError: For an option out of range; in :meth:`setup` for a head without edge distributions, or for
+            networks that do not share strides, classes and ``reg_max``.
+    """
+
+    def __init__(
+        self,
+        head: str = 'bbox_head',
+        *,
+        temperature: float = 10.0,
+        class_temperature: float = 2.0,
+        main_weight: float = 0.25,
+        valuable_weight: float = 0.25,
+        class_weight: float = 10.0,
+        ratio: float = 0.25,
+        reduction: str = 'sum',
+        **kwargs: Any,
+    ) -> None:
+        self.scores, self.edges = f'{head}[0]', f'{head}[1]'
+        super().__init__([self.scores, self.edges], **kwargs)
+        check_option('reduction', reduction, ('sum', 'mean'))
+        positive = dict(temperature=temperature, class_temperature=class_temperature, main_weight=main_weight)
+        for name, value in dict(positive, valuable_weight=valuable_weight, class_weight=class_weight).items():
+            if value < 0 or (value == 0 and name in positive):
+                raise ValueError(f'{name} must be {"above 0" if name in positive else ">= 0"}, got {value!r}.')
+        if not 0 <= ratio < 1:
+            raise ValueError(f'ratio must be in [0, 1), got {ratio!r}.')
+        self.teacher_parts = (head.split('.')[0],)
+        self.head = head
+        self.temperature = temperature
+        self.class_temperature = class_temperature
+        self.main_weight = main_weight
+        self.valuable_weight = valuable_weight
+        self.class_weight = class_weight
+        self.ratio = ratio
+        self.reduction = reduction
+
+    def setup(self, student: Shapes, teacher: Shapes) -> None:
+        """Check that the teacher's head has edge distributions and that the student's puts out the same."""
+        if self.frozen is not None:
+            model = self.frozen.config.model
+            self._check_head(model.get(self.head) or {}, self.frozen.config.scope)
+            self._check_assigner(model)
+        what = {self.scores: 'classes', self.edges: 'edges x (reg_max + 1)'}
+        for tap, values in what.items():
+            ours, theirs = ([tuple(shape[1:]) for shape in shapes[tap]] for shapes in (student, teacher))
+            if ours != theirs:
+                raise ValueError(
+                    f'distillers.{self.name}: the student has levels of {ours} ({values}, height, width) and the '
+                    f'teacher of {theirs}; LD needs the same classes, reg_max, strides and anchors in both '
+                    f'{self.head}s: set model.student.{self.head} to the options of the teacher.'
+                )
+
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
+        """Return ``loss_ld``, ``loss_vlr`` and ``loss_kd``, as far as they have a weight."""
+        scores, edges = student[self.scores], student[self.edges]
+        regions = self.regions([x.shape[2:] for x in scores], data_samples, scores[0].device)
+        main = [region.main for region in regions]
+        positives = _rows(scores, main)
+        weight = positives.detach().float().sigmoid().amax(1)
+        scale = 1.0 if self.reduction == 'sum' else 1 / mean_over_ranks(weight.sum()).clamp_min(1)
+        found = {'loss_ld': self.main_weight * scale / 4 * self._edges(edges, teacher[self.edges], main, weight)}
+        if self.valuable_weight:
+            beside = [region.valuable > 0 for region in regions]
+            iou = torch.cat([region.valuable[mask] for region, mask in zip(regions, beside, strict=True)])
+            term = self._edges(edges, teacher[self.edges], beside, iou)
+            found['loss_vlr'] = self.valuable_weight * scale / 16 * term
+        if self.class_weight:
+            found['loss_kd'] = self.class_weight * losses.weighted_divergence(
+                positives, _rows(teacher[self.scores], main), _level_shares(main), temperature=self.class_temperature
+            )
+        return found
+
+    @torch.no_grad()
+    def regions(self, sizes: Sequence[Sequence[int]], data_samples: Any, device: torch.device) -> list[Region]:
+        """Return the regions of each level for maps of these sizes, by the teacher's anchors and assigner."""
+        from mmdet.models.task_modules.prior_generators import anchor_inside_flags
+
+        assert self.frozen is not None, 'set by the model'
+        head: Any = self.frozen.module(self.head)
+        metas, instances, ignored = _ground_truth(data_samples, self.name)
+        anchors, flags = head.get_anchors(sizes, metas, device=device)
+        levels, valid = anchors[0], [torch.cat(one) for one in flags]
+        counts = [len(level) for level in levels]
+        labels = head.get_targets(anchors, flags, instances, metas, batch_gt_instances_ignore=ignored)[1]
+        main = [(level >= 0) & (level < head.num_classes) for level in labels]
+        flat, border = torch.cat(levels), head.train_cfg['allowed_border']
+        valuable = flat.new_zeros(len(metas), len(flat))
+        for row, usable, meta, one in zip(valuable, valid, metas, instances, strict=True):
+            inside = anchor_inside_flags(flat, usable, meta['img_shape'][:2], border)
+            kept = [int(part.sum()) for part in inside.split(counts)]
+            boxes = getattr(one.bboxes, 'tensor', one.bboxes)
+            row[inside] = losses.valuable_region(flat[inside], boxes, kept, topk=head.assigner.topk, ratio=self.ratio)
+        return [Region(*pair) for pair in zip(main, valuable.split(counts, 1), strict=True)]
+
+    def _edges(self, student: Sequence[Tensor], teacher: Sequence[Tensor], masks: list[Tensor], w: Tensor) -> Tensor:
+        s, t = (_rows(x, masks).unflatten(1, (4, -1)) for x in (student, teacher))
+        return losses.weighted_divergence(s, t, w[:, None].expand(-1, 4), temperature=self.temperature)
+
+    def _check_head(self, head: Mapping[str, Any], scope: str | None) -> None:
+        kind: Any = head.get('type')
+        with MODELS.switch_scope_and_registry(scope) as registry:
+            cls = registry.get(kind) if isinstance(kind, str) else kind
+        bases = [] if cls is None else cls.__mro__
+        if not any('reg_max' in inspect.signature(base.__init__).parameters for base in bases):
+            name = getattr(kind, '__name__', kind)
+            raise ValueError(
+                f'distillers.{self.name}: LD compares distributions of box edges, which heads with reg_max put out '
+                f"(GFLHead); the teacher's {self.head} is a {name} and has none. Use a GFL pair, or another method, "
+                "e.g. type='PKD'."
+            )
+
+    def _check_assigner(self, model: Mapping[str, Any]) -> None:
+        assigner = (model.get('train_cfg') or {}).get('assigner') or {}
+        if 'topk' not in assigner or 'ATSS' not in str(assigner.get('type')):
+            raise ValueError(
+                f"distillers.{self.name}: LD takes its regions from the teacher's ATSSAssigner, but model.teacher's "
+                f'train_cfg.assigner is {dict(assigner) or None}; set model.teacher.train_cfg to that of a GFL config.'
+            )
+
+
+def _ground_truth(data_samples: Any, name: str) -> tuple[list[Any], list[Any], list[Any]]:
+    if not data_samples or any('gt_instances' not in sample for sample in data_samples):
+        raise ValueError(
+            f'distillers.{name} needs boxes (gt_instances), which the batch does not hold: LD works for detection data '
+            'whose pipeline has LoadAnnotations(with_bbox=True).'
+        )
+    keys = ('metainfo', 'gt_instances')
+    metas, instances = ([getattr(sample, key) for sample in data_samples] for key in keys)
+    return metas, instances, [sample.get('ignored_instances') for sample in data_samples]
+
+
+def _rows(maps: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+    """Gather (R, C) from maps (B, C, H, W) where masks (B, H W) say so, level after level."""
+    pairs = zip(maps, masks, strict=True)
+    return torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2)[mask] for x, mask in pairs])
+
+
+def _level_shares(masks: Sequence[Tensor]) -> Tensor:
+    """Give each positive 1 / (positives of its level), their number averaged over the processes."""
+    numbers = torch.stack([mask.sum() for mask in masks])
+    shares = 1 / mean_over_ranks(numbers.float()).clamp_min(1e-6)
+    return shares.repeat_interleave(numbers)

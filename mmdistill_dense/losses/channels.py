@@ -1,0 +1,34 @@
+"""Where the channels of a map are active: divergence of their distributions over the positions (CWD)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+
+
+@without_autocast
+def channel_divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """``T^2 * KL(softmax(teacher / T) || softmax(student / T))`` over the positions, mean over batch and channels.
+
+    Each channel of each image is a distribution over its positions. Source: CWD (ICCV 2021), section 3.2.
+
+    Args:
+        student: (B, C, ...) maps, the only input that gets a gradient.
+        teacher: Maps of the same shape.
+        temperature: T, above 0.
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps).
+
+    Raises:
+        ValueError: Unequal shapes, maps without positions or a temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_same_shape(student, teacher)
+    if student.dim() < 3:
+        raise ValueError(f'channels are compared over their positions, got maps of shape {tuple(student.shape)}')
+    dtype = loss_dtype(student)
+    s, t = (F.log_softmax(x.to(dtype).flatten(2) / temperature, 2) for x in (student, teacher.detach()))
+    divergence = F.kl_div(s, t, reduction='sum', log_target=True)
+    return divergence * (temperature**2 / (len(student) * student.shape[1]))

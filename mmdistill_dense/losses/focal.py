@@ -1,0 +1,160 @@
+"""Focal and global distillation (FGD): box masks, attention, and squared errors under both.
+
+Everything but the attention of the student comes from two sums over the map of differences: its weighted squares, and
+its mean and variance per channel. No masked or attended copy of a map is made.
+"""
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+
+_CHUNK = 64  # boxes painted at once
+
+
+def box_weights(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Paint boxes into a map: a cell has the inverse area of the smallest box that covers it, 0 outside all boxes.
+
+    A box covers the cells from ``floor(x1)`` to ``ceil(x2)``, both included, and so in y; its area is their number,
+    counted beyond the border of the map too (FGD, CVPR 2022, eq. 5; the inclusive end and the area as released).
+
+    Args:
+        boxes: (R, 4) as x1, y1, x2, y2 in cells of the map; R may be 0.
+        height: Rows of the map.
+        width: Columns of the map.
+
+    Returns:
+        (H, W) in the boxes' dtype.
+    """
+    left, top = boxes[:, :2].floor().unbind(1)
+    right, bottom = boxes[:, 2:].ceil().unbind(1)
+    inverse = 1 / ((bottom - top + 1) * (right - left + 1))
+    rows, columns = (torch.arange(n, device=boxes.device) for n in (height, width))
+    in_rows = (rows >= top[:, None]) & (rows <= bottom[:, None])
+    in_columns = ((columns >= left[:, None]) & (columns <= right[:, None])) * inverse[:, None]
+    painted = boxes.new_zeros(height, width)
+    for r, c in zip(in_rows.split(_CHUNK), in_columns.split(_CHUNK), strict=True):
+        if len(r):
+            painted = torch.maximum(painted, (r[:, :, None] * c[:, None]).amax(0))
+    return painted
+
+
+def background_weights(foreground: Tensor) -> Tensor:
+    """Weigh the cells of each picture that no box covers by the inverse of their number (FGD, eq. 6).
+
+    Args:
+        foreground: (B, H, W), 0 outside all boxes.
+
+    Returns:
+        (B, H, W) in the same dtype; a picture sums to 1, or to 0 where boxes cover all of it.
+    """
+    outside = (foreground == 0).to(foreground.dtype)
+    return outside / outside.sum((1, 2), keepdim=True).clamp_min(1)
+
+
+@without_autocast
+def spatial_attention(x: Tensor, temperature: float) -> Tensor:
+    """Where a map is large: ``H W softmax(mean_c |x| / T)`` over the positions (FGD, eq. 3 and 8).
+
+    Args:
+        x: (B, C, H, W).
+        temperature: T, above 0.
+
+    Returns:
+        (B, H, W), mean 1 over the positions of a picture; float32 (float64 for a float64 map).
+
+    Raises:
+        ValueError: For a temperature that is not positive.
+    """
+    _check_temperature(temperature)
+    batch, _, height, width = x.shape
+    size = x.to(loss_dtype(x)).abs().mean(1)
+    return height * width * (size.flatten(1) / temperature).softmax(1).view(batch, height, width)
+
+
+@without_autocast
+def channel_attention(x: Tensor, temperature: float) -> Tensor:
+    """In which channels a map is large: ``C softmax(mean_hw |x| / T)`` over the channels (FGD, eq. 4 and 9).
+
+    Args:
+        x: (B, C, H, W).
+        temperature: T, above 0.
+
+    Returns:
+        (B, C), mean 1 over the channels of a picture; float32 (float64 for a float64 map).
+
+    Raises:
+        ValueError: For a temperature that is not positive.
+    """
+    _check_temperature(temperature)
+    return x.shape[1] * (x.to(loss_dtype(x)).abs().mean((2, 3)) / temperature).softmax(1)
+
+
+@without_autocast
+def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """``sum |student - teacher| / B``, of one kind of attention (FGD, eq. 13).
+
+    Args:
+        student: (B, ...), the only input that gets a gradient.
+        teacher: The same shape.
+
+    Returns:
+        Scalar in float32 (float64 for float64 values).
+
+    Raises:
+        ValueError: Unequal shapes.
+    """
+    check_same_shape(student, teacher, what='attention')
+    dtype = loss_dtype(student)
+    return (student.to(dtype) - teacher.detach().to(dtype)).abs().sum() / max(len(student), 1)
+
+
+@without_autocast
+def focal_error(student: Tensor, teacher: Tensor, position: Tensor, channel: Tensor) -> Tensor:
+    """``sum_{b,h,w} position[b, h, w] sum_c channel[b, c] (student - teacher)^2 / B`` (FGD, eq. 11).
+
+    Args:
+        student: (B, C, H, W) map, the only input that gets a gradient.
+        teacher: Map of the same shape.
+        position: (B, H, W) weights.
+        channel: (B, C) weights.
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps).
+
+    Raises:
+        ValueError: Maps of unequal shapes.
+    """
+    check_same_shape(student, teacher)
+    dtype = loss_dtype(student)
+    squares = (student.to(dtype) - teacher.detach().to(dtype)).square().flatten(2)
+    per_channel = torch.bmm(squares, position.detach().to(dtype).flatten(1)[..., None])[..., 0]
+    return (per_channel * channel.detach().to(dtype)).sum() / max(len(student), 1)
+
+
+@without_autocast
+def shifted_error(student: Tensor, teacher: Tensor, shift: Tensor) -> Tensor:
+    """``sum (student - teacher + shift[b, c])^2 / B`` over all elements, without a shifted map (FGD, eq. 14).
+
+    Args:
+        student: (B, C, H, W) map; gets a gradient.
+        teacher: Map of the same shape; gets none.
+        shift: (B, C), one number per channel of each picture; gets a gradient.
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps).
+
+    Raises:
+        ValueError: Maps of unequal shapes.
+    """
+    check_same_shape(student, teacher)
+    dtype = loss_dtype(student)
+    difference = student.to(dtype) - teacher.detach().to(dtype)
+    variance, mean = torch.var_mean(difference, dim=(2, 3), correction=0)
+    positions = student.shape[2] * student.shape[3]
+    return positions * (variance + (mean + shift.to(dtype)).square()).sum() / max(len(student), 1)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f'temperature must be above 0, got {temperature}')

@@ -1,0 +1,89 @@
+"""Localisation distillation (LD): divergence of weighted rows, and the region around the positives that is worth it."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+
+_EPS = 1e-6  # of areas, as mmdet's overlaps
+
+
+@without_autocast
+def weighted_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """``T^2 sum_r w_r mean_k p_t (log p_t - log p_s)`` with ``p = softmax(z / T)`` over the last dimension.
+
+    The mean over k, in place of a sum, is that of the released LD and of mmdet.
+
+    Source: Zheng et al., "Localization Distillation for Dense Object Detection", CVPR 2022, eq. 3 and 5.
+
+    Args:
+        student: (..., K) logits, the only input that gets a gradient.
+        teacher: Logits of the same shape.
+        weight: (...) one number per row.
+        temperature: T, above 0.
+
+    Returns:
+        Scalar in float32 (float64 for float64 logits); 0 where there are no rows.
+
+    Raises:
+        ValueError: Unequal shapes, weights that are not one per row, or a temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_same_shape(student, teacher, what='logits')
+    if weight.shape != student.shape[:-1]:
+        raise ValueError(f'weight must be {tuple(student.shape[:-1])}, one per row, got {tuple(weight.shape)}')
+    dtype = loss_dtype(student)
+    target = F.log_softmax(teacher.detach().to(dtype) / temperature, -1)
+    prediction = F.log_softmax(student.to(dtype) / temperature, -1)
+    rows = F.kl_div(prediction, target, reduction='none', log_target=True).mean(-1)
+    return temperature**2 * (rows * weight.detach().to(dtype)).sum()
+
+
+def valuable_region(
+    anchors: Tensor, boxes: Tensor, level_sizes: Sequence[int], *, topk: int = 9, ratio: float = 0.25
+) -> Tensor:
+    """Weigh the anchors beside the positives from which boxes can still be learned (VLR).
+
+    The threshold of a box is ATSS': mean plus deviation of the IoU of its ``topk`` nearest anchors of every level. An
+    anchor is valuable for the box where its distance-IoU is below the threshold, and at least ``ratio`` of it; it
+    weighs its highest IoU with a box that it is valuable for.
+
+    Source: LD, CVPR 2022, section 3.3 and algorithm 1; the weight as released.
+
+    Args:
+        anchors: (A, 4) as x1, y1, x2, y2, level after level.
+        boxes: (R, 4), R may be 0.
+        level_sizes: Number of anchors of each level; they sum to A.
+        topk: Anchors per level that make the threshold.
+        ratio: Share of the threshold where the region ends.
+
+    Returns:
+        (A,) in [0, 1], 0 outside the region.
+    """
+    if not len(boxes) or not len(anchors):
+        return anchors.new_zeros(len(anchors))
+    iou, distance_iou, distance = _overlaps(anchors, boxes)
+    near, begin = [], 0
+    for size in level_sizes:
+        indices = distance[begin : begin + size].topk(min(topk, size), dim=0, largest=False).indices
+        near.append(indices + begin)
+        begin += size
+    overlaps = iou.gather(0, torch.cat(near))
+    threshold = overlaps.mean(0) + overlaps.std(0)
+    valuable = (distance_iou < threshold) & (distance_iou >= ratio * threshold)
+    return torch.where(valuable, iou, 0.0).amax(1)
+
+
+def _overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return IoU, distance-IoU and the distance of the centres, each (A, R)."""
+    a, b = anchors[:, None], boxes[None]
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
+    areas = [(x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b)]
+    iou = inner / (areas[0] + areas[1] - inner).clamp_min(_EPS)
+    outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    between = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
+    return iou, iou - between / outer.square().sum(-1).clamp_min(_EPS), between.sqrt()

@@ -1,0 +1,58 @@
+"""Differences of maps whose channels are standardised first: Pearson's correlation of features."""
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+
+
+@without_autocast
+def standardized_mse(student: Tensor, teacher: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """``mean (z(student) - z(teacher))^2 / 2`` with ``z(x) = (x - mean) / (std + eps)`` per channel, over all else.
+
+    With n values a channel and the unbiased deviation this is ``(1 - r) (n - 1) / n``, averaged over the channels,
+    where ``r`` is Pearson's correlation of the channel (exactly so for ``eps = 0``): a scale and an offset of a channel
+    on either side do not matter. The moments are taken of the centred maps, no standardised map is made.
+
+    Source: Cao et al., "PKD", NeurIPS 2022, eq. 3 to 5.
+
+    Args:
+        student: (B, C, ...) map, the only input that gets a gradient.
+        teacher: Map of the same shape.
+        eps: Added to the deviations, above 0; a channel that is constant on one side has a loss of at most 1/2.
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps); 0 for channels of one value.
+
+    Raises:
+        ValueError: Unequal shapes or eps that is not positive.
+    """
+    if not eps > 0:
+        raise ValueError(f'eps must be above 0, got {eps}')
+    check_same_shape(student, teacher)
+    dtype = loss_dtype(student)
+    s, t = _centred(student.to(dtype)), _centred(teacher.detach().to(dtype))
+    values = _values(student)
+    bessel = values / max(values - 1, 1)
+    s_square, t_square, product = (_channel_means(x) for x in (s.square(), t.square(), s * t))
+    s_scale, t_scale = (_deviation(square * bessel) + eps for square in (s_square, t_square))
+    squares = s_square / s_scale.square() + t_square / t_scale.square()
+    return (squares / 2 - product / (s_scale * t_scale)).sum() / max(student.shape[1], 1)
+
+
+def _values(x: Tensor) -> int:
+    return max(x.numel() // max(x.shape[1], 1), 1)
+
+
+def _channel_means(x: Tensor, keepdim: bool = False) -> Tensor:
+    return x.sum([dim for dim in range(x.ndim) if dim != 1], keepdim=keepdim) / _values(x)
+
+
+def _centred(x: Tensor) -> Tensor:
+    return x - _channel_means(x, keepdim=True)
+
+
+def _deviation(variance: Tensor) -> Tensor:
+    """Square root whose gradient at 0 is 0, as a constant channel has no direction to change in."""
+    constant = variance == 0
+    return torch.where(constant, 0.0, torch.where(constant, 1.0, variance).sqrt())

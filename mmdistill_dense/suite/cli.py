@@ -1,0 +1,208 @@
+"""The arguments of ``tools/suite.py``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mmdistill_dense import compose
+from mmdistill_dense.suite import plan
+from mmdistill_dense.suite.definition import Definition, fitting, load
+from mmdistill_dense.suite.files import owned
+from mmdistill_dense.suite.plan import Run, choice_name
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what a command line asks for.
+
+    Args:
+        argv: Without the program's name. Default: that of this process.
+
+    Returns:
+        The exit status: 1 where a run failed or the definition cannot work, 130 after an interruption.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args)
+    except (FileNotFoundError, KeyError, ValueError, RuntimeError) as error:
+        if args.command is _job:
+            raise  # into the run's log, with where it came from
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print('\n'.join(['', *getattr(error, '__notes__', []), f'{type(error).__name__}: {text}']), file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='suite.py', description='One fair table of distillation methods')
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+    def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=function)
+        optional = name == 'list'
+        added.add_argument(
+            'definition', type=Path, nargs='?' if optional else None, help='YAML file, see docs/suite.md'
+        )
+        return added
+
+    run = command('run', _run, 'train and test what is not finished yet')
+    run.add_argument('--jobs', type=int, help='runs side by side (default: of the definition)')
+    run.add_argument('--threads', type=int, help='threads of each (default: of the definition, or the cores divided)')
+    run.add_argument('--rerun-changed', action='store_true', help='put runs of another config away and repeat them')
+    slurm = command('slurm', _slurm, 'print a script that hands the unfinished runs to slurm')
+    cost = command('cost', _cost, 'measure parameters, GFLOPs, time and memory of a step of every method')
+    for one in (run, slurm, cost):
+        one.add_argument('--only', nargs='+', default=[], metavar='NAME', help='rows; what they need comes too')
+    for one in (run, slurm):
+        one.add_argument('--seeds', nargs='+', type=int, default=[], help='some of the seeds')
+    command('list', _list, 'the methods that fit, the runs and their state; without a definition all methods')
+    table = command('table', _table, 'write the table of what is finished')
+    table.add_argument('--out', type=Path, metavar='DIR', help='folder of the files (default: that of the suite)')
+    job = command('job', _job, 'one run, as `run` and slurm start it')
+    job.add_argument('name', help='a row of the table')
+    job.add_argument('--seed', type=int, help='which one; a teacher has only one')
+    job.add_argument('--search', metavar='KEY=VALUE', help='the tried values of a search')
+    job.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='as in train.py')
+    job.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    job.add_argument('--attended', action='store_true', help='end when the standard input closes')
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    from mmdistill_dense.suite import preflight
+    from mmdistill_dense.suite.pool import Pool, interruptible, job_command
+    from mmdistill_dense.suite.progress import Board
+
+    definition = load(args.definition)
+    definition = replace(definition, jobs=args.jobs or definition.jobs, threads=args.threads or definition.threads)
+    threads = definition.threads or max(1, (os.cpu_count() or 1) // definition.jobs)
+    console = Console(file=sys.stdout)
+    with owned(definition.out, f'suite {definition.title!r}'):
+        selected = preflight.select(definition, args.only, args.seeds)
+        todo = preflight.unfinished(definition, selected, args.rerun_changed)
+        console.print(
+            f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}', soft_wrap=True
+        )
+        with contextlib.redirect_stdout(io.StringIO()):  # notes of mmseg and mmdet about optional parts
+            preflight.check(definition, todo)
+        try:
+            with interruptible(), Board(console, selected, definition.jobs) as board:
+                failed = Pool(partial(job_command, args.definition), definition.jobs, threads, board).execute(todo)
+        except KeyboardInterrupt:
+            console.print('stopped; the same command goes on from the last checkpoints')
+            return INTERRUPTED
+    for title, reason in failed.items():
+        console.print(f'\n{title} {reason}', markup=False, highlight=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _job(args: argparse.Namespace) -> int:
+    if args.attended:
+        from mmdistill_dense.suite.pool import end_with_parent
+
+        end_with_parent()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    from mmdistill_dense.suite.job import perform
+
+    definition = load(args.definition)
+    result = perform(definition, find(definition, args.name, args.seed, args.search), args.launcher)
+    print(f'{args.name}: {definition.metric} {result["score"]:.2f}')
+    return 0
+
+
+def find(definition: Definition, name: str, seed: int | None, search: str | None) -> Run:
+    """Return one run of a suite.
+
+    Raises:
+        ValueError: When there is no such run; names those of that name, or the names.
+    """
+    runs = plan.runs(definition)
+    named = [run for run in runs if run.name == name]
+    if not named:
+        raise ValueError(f'{definition.path}: {compose.unknown("row", name, {run.name for run in runs})}')
+    for run in named:
+        tried = choice_name(run.choice or {}) if run.kind == 'search' else None
+        if tried == search and (seed == run.seed or (seed is None and run.kind == 'teacher')):
+            return run
+    titles = ', '.join(run.title for run in named)
+    raise ValueError(f'{definition.path}: {name} has no run with --seed {seed} --search {search}; there are {titles}')
+
+
+def _slurm(args: argparse.Namespace) -> int:
+    from mmdistill_dense.suite import preflight, slurm
+
+    definition = load(args.definition)
+    todo = preflight.unfinished(definition, preflight.select(definition, args.only, args.seeds))
+    print(slurm.script(definition, todo), end='')
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    console = Console(file=sys.stdout)
+    if args.definition is None:
+        recipes = compose.recipes()
+        table = Table('method', 'recipes that it fits', 'for instance')
+        for method in compose.methods():
+            names = [recipe.stem for recipe in recipes if compose.fragment_for(method, recipe)]
+            table.add_row(method, str(len(names)), ', '.join(names[:2]))
+        console.print(table)
+        return 0
+    definition = load(args.definition)
+    left_out = sorted(set(fitting(definition.control)) - {method.method for method in definition.methods.values()})
+    console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
+    console.print(
+        f'methods: {", ".join(definition.methods)}; fitting, but not asked for: {", ".join(left_out) or "none"}'
+    )
+    for name, scores in plan.searched(definition).items():
+        best = plan.chosen(definition)[name]
+        for choice, values in scores:
+            shown = ', '.join('-' if value is None else f'{value:.2f}' for value in values)
+            console.print(f'search of {name}: {choice_name(choice)}: {shown}' + (' (chosen)' if choice == best else ''))
+    table = Table('run', 'state', definition.metric, 'config')
+    for run in plan.runs(definition):
+        table.add_row(run.title, *_state(definition, run))
+    console.print(table)
+    return 0
+
+
+def _state(definition: Definition, run: Run) -> tuple[str, str, str]:
+    result, state = run.result, run.state
+    if run.choice is None:
+        return 'waits for its search', '', ''
+    now = plan.hash_of(definition, run)
+    if result is not None:
+        changed = result['config_hash'] != now
+        return 'CHANGED since' if changed else 'finished', f'{result["score"]:.2f}', result['config_hash']
+    if state:
+        return f'{state["phase"]}, {state["iteration"]}/{state["iterations"] or "?"}', '', now
+    return 'waits', '', now
+
+
+def _cost(args: argparse.Namespace) -> int:
+    from mmdistill_dense.suite import cost
+
+    cost.main(load(args.definition), args.only or None)
+    return 0
+
+
+def _table(args: argparse.Namespace) -> int:
+    from mmdistill_dense.suite import table
+
+    table.main(load(args.definition), args.out)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""The resolved configs of a suite's runs, their hash, and the difference of two of them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmdistill_dense import compose
+from mmdistill_dense.suite.definition import Definition, Method, Teacher
+from mmdistill_dense.zoo import is_distill_model, load_model, student_option
+
+DATA = 'MMDISTILL_DATA'  # the variable of datasets/roots.py, which would import all data sets
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# how a run is told, watched and continued; nothing of it reaches the weights or the score
+_OUTSIDE = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_level', 'log_processor', 'visualizer'}
+_OUTSIDE |= {'vis_backends', 'distillers'}
+_WATCHING = ('checkpoint', 'logger', 'visualization')
+_KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
+
+
+def read(path: Path) -> Config:
+    """Return the config in a file, which the caller may change; a file is read once while it stays the same."""
+    return copy.deepcopy(_read(path, path.stat().st_mtime_ns, os.environ.get(DATA)))
+
+
+@cache
+def _read(path: Path, modified: int, data: str | None) -> Config:
+    return Config.fromfile(path)
+
+
+def control_config(definition: Definition) -> Config:
+    """Return the config of the control with the definition's options.
+
+    Raises:
+        ValueError: For a control with distillers, or an option that does not fit it.
+    """
+    config = read(definition.control)
+    if not is_distill_model(config.get('model')) or config.model.get('distillers'):
+        raise ValueError(
+            f'{definition.path}: control={str(definition.control)!r} must be a DistillModel without distillers.'
+        )
+    return _common(config, definition, definition.options, 'options')
+
+
+def method_config(definition: Definition, method: Method, choice: Mapping[str, Any] | None = None) -> Config:
+    """Return the config of a method: the control's with its distillers.
+
+    Args:
+        definition: The suite.
+        method: One of its methods.
+        choice: Values of a search by option.
+
+    Raises:
+        ValueError: For a leaf that differs from the control in more than its distillers, with the keys; for options of
+            something else than the method's distillers.
+    """
+    config = control_config(definition)
+    config.model.distillers = distillers_of(definition, method)
+    key = f'methods.{method.name}.options'
+    for options, place in ((method.options, key), (choice or {}, f'grid.{method.name}')):
+        config.merge_from_dict(_full_keys(options, config, f'{definition.path}: {place}'))
+    return config
+
+
+def distillers_of(definition: Definition, method: Method) -> ConfigDict:
+    """Return the distillers of a method as its fragment, or the user's leaf, has them."""
+    if method.fragment is not None:
+        return read(method.fragment).distillers
+    assert method.config is not None, 'a method has a fragment or a leaf'
+    leaf, control = read(method.config), read(definition.control)
+    keys = sorted(differences(_comparable(leaf), _comparable(control)))
+    if keys:
+        raise ValueError(
+            f'{definition.path}: methods.{method.name}.config={str(method.config)!r} differs from its control '
+            f'{definition.control.name} in more than the distillers: {", ".join(keys)}. A gain over that control would '
+            "not be the method's: inherit the control in the leaf and change model.distillers alone, or name another "
+            'control.'
+        )
+    return leaf.model.get('distillers') or ConfigDict()
+
+
+def teacher_config(definition: Definition, teacher: Teacher) -> Config:
+    """Return the config that trains the teacher."""
+    config = read(teacher.config)
+    config.merge_from_dict({'randomness.seed': teacher.seed})
+    return _common(config, definition, teacher.options, 'teacher.options')
+
+
+def _common(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> Config:
+    for key in options:
+        first = key.split('.')[0]
+        if first not in config:
+            raise ValueError(f'{definition.path}: {place}: {compose.unknown("setting", first, config.keys())}')
+        if key.startswith('model.distillers'):
+            raise ValueError(
+                f'{definition.path}: {place}.{key}: give it to the methods that it is for, as their option'
+            )
+    config.merge_from_dict(dict(options))
+    if definition.workers is not None:
+        for name in LOADERS:
+            if config.get(name) is not None:
+                persistent = definition.workers > 0 and config[name].get('persistent_workers', False)
+                config[name].update(num_workers=definition.workers, persistent_workers=persistent)
+    checkpoint = config.default_hooks.checkpoint
+    checkpoint.max_keep_ckpts = max(_KEPT_CHECKPOINTS, checkpoint.get('max_keep_ckpts', -1))
+    checkpoint.interval = definition.checkpoint_every or checkpoint.get('interval', -1)
+    return config
+
+
+def _full_keys(options: Mapping[str, Any], config: Config, place: str) -> dict[str, Any]:
+    """Settings of distillers, whose keys may leave out what is plain."""
+    return {_full_key(key, config, place): value for key, value in options.items()}
+
+
+def _full_key(key: str, config: Config, place: str) -> str:
+    names = list(config.model.distillers)
+    words = key.removeprefix('model.distillers.').split('.')
+    if words[0] in names and len(words) > 1:
+        return f'model.distillers.{".".join(words)}'
+    if key.startswith('model.distillers.'):
+        raise ValueError(f'{place}.{key}: {compose.unknown("distiller", words[0], names)}')
+    if words[0] in config:
+        raise ValueError(
+            f'{place}.{key} would make the method differ from its control in more than its distillers: give it as '
+            'options of the whole suite.'
+        )
+    if len(names) != 1:
+        raise ValueError(f'{place}.{key}: which of {", ".join(names)}? Give it as {names[0]}.{key}.')
+    return f'model.distillers.{names[0]}.{key}'
+
+
+def config_hash(config: Config, teacher: str | None = None) -> str:
+    """Return 12 hexadecimal digits that change with what a run trains on, and with nothing else.
+
+    Networks are resolved, so that a changed base of the student or the teacher counts. Left out: the folder, the seed,
+    how the run is logged and how often it is saved, where the data sets lie.
+
+    Args:
+        config: The resolved config of a run.
+        teacher: What the teacher was made of, where the suite trains it.
+    """
+    text = json.dumps(_portable(_identity(config, teacher)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _identity(config: Config, teacher: str | None) -> dict[str, Any]:
+    plain = {key: value for key, value in config.to_dict().items() if key not in _OUTSIDE}
+    plain['default_hooks'] = {k: v for k, v in plain.get('default_hooks', {}).items() if k not in _WATCHING}
+    plain['randomness'] = {k: v for k, v in plain.get('randomness', {}).items() if k != 'seed'}
+    model = config.model
+    if is_distill_model(model):
+        distillers = model.get('distillers') or {}
+        needed = distillers or model.get('inherit')
+        plain['model'] = {
+            'student': load_model(student_option(model), 'model.student').model,
+            'distillers': distillers,
+            'inherit': model.get('inherit'),
+            'teachers': [_teacher_identity(option, teacher) for option in teachers_of(model).values() if needed],
+        }
+    return plain
+
+
+def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the teachers of a model config by the key under ``model``; there may be none."""
+    option = model.get('teacher')
+    if not option:
+        return {}
+    if 'cfg' in option or 'type' in option:
+        return {'teacher': option}
+    return {f'teacher.{name}': value for name, value in option.items()}
+
+
+def _teacher_identity(option: Mapping[str, Any], trained: str | None) -> dict[str, Any]:
+    network = {key: value for key, value in option.items() if key != 'checkpoint'}
+    switches = ('allow_random', 'allow_other_classes')
+    model = load_model({k: v for k, v in network.items() if k not in switches}, 'model.teacher').model
+    return {'model': model, 'weights': trained or option.get('checkpoint')}
+
+
+def _portable(value: Any) -> Any:
+    """Plain values without the place of the data on this machine."""
+    if isinstance(value, Mapping):
+        return {str(key): _portable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_portable(item) for item in value]
+    if isinstance(value, str):
+        root = os.environ.get(DATA, 'data').rstrip('/') + '/'
+        return 'data/' + value.removeprefix(root) if value.startswith(root) else value
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return getattr(value, '__qualname__', type(value).__qualname__)
+
+
+def _comparable(config: Config) -> dict[str, Any]:
+    plain = {key: value for key, value in config.to_dict().items() if key not in ('work_dir', 'distillers')}
+    plain['model'] = {key: value for key, value in plain['model'].items() if key != 'distillers'}
+    return plain
+
+
+def differences(first: Any, second: Any, place: str = '') -> Iterator[str]:
+    """Yield the dotted keys at which two plain values differ."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        for key in {*first, *second}:
+            inside = f'{place}.{key}' if place else str(key)
+            if key in first and key in second:
+                yield from differences(first[key], second[key], inside)
+            else:
+                yield inside
+    elif isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)) and len(first) == len(second):
+        for index, (one, other) in enumerate(zip(first, second, strict=True)):
+            yield from differences(one, other, f'{place}.{index}')
+    elif first != second:
+        yield place
+
+
+def leaf_text(definition: Definition, method: Method | None, folder: Path) -> str:
+    """Return a method's leaf for a folder: as the config writer makes it, or inheriting the user's own; without a
+    method the control's."""
+    if method is not None and method.fragment is not None:
+        assert method.method is not None, 'a fragment has one'
+        return compose.leaf_text(method.method, definition.control, method.fragment, folder)
+    base = definition.control if method is None or method.config is None else method.config
+    return inheriting(base, folder)
+
+
+def inheriting(base: Path, folder: Path) -> str:
+    """Return the text of a config that inherits another one and changes nothing."""
+    return f'_base_ = [{compose.reference(base, folder)}]\n'
+
+
+def run_text(leaf: Config, config: Config) -> str:
+    """Return the text of the config that turns a leaf beside it, ``leaf.py``, into the one of a run.
+
+    Args:
+        leaf: The leaf.
+        config: What the run is.
+    """
+    changed = _changes(leaf.to_dict(), config.to_dict())
+    lines = [f'{key} = {value!r}\n' for key, value in changed.items() if key not in ('distillers',)]
+    return "_base_ = ['./leaf.py']\n" + ''.join(lines)
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What merging over ``old`` as mmengine does gives ``new``."""
+    found: dict[str, Any] = {}
+    for key, value in new.items():
+        if key in old and isinstance(value, Mapping):
+            replaces = not isinstance(old[key], Mapping) or set(old[key]) - set(value)
+            inner = {'_delete_': True, **value} if replaces else _changes(old[key], value)
+            if inner:
+                found[key] = inner
+        elif key not in old or value != old[key]:
+            found[key] = value
+    return found

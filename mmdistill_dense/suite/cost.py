@@ -1,0 +1,133 @@
+"""``suite.py cost``: measures what each method of a suite costs, once, and keeps the figures in ``<out>/cost``."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from mmdistill_dense.suite import measuring, plan
+from mmdistill_dense.suite.definition import Definition
+from mmdistill_dense.suite.files import read_json, write_json
+from mmdistill_dense.suite.reading import Reader
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Key ``cost`` of a definition.
+
+    Attributes:
+        device: ``'cpu'`` or ``'cuda'``.
+        batch: Pictures of a measured step; ``None``: the recipe's, of one process.
+        size: Height and width of the picture that GFLOPs are counted on; ``None``: a test picture's.
+        repeats: Timed turns.
+    """
+
+    device: str
+    batch: int | None
+    size: measuring.Size | None
+    repeats: int
+
+
+def settings(definition: Definition) -> Settings:
+    """Read the key ``cost``.
+
+    Raises:
+        ValueError: For an unknown key or a value that cannot work.
+    """
+    reader = Reader(definition.cost, definition.path, 'cost')
+    reader.only(Settings.__dataclass_fields__)
+    device = reader.get('device', str, 'cuda' if torch.cuda.is_available() else 'cpu')
+    if device not in ('cpu', 'cuda') or (device == 'cuda' and not torch.cuda.is_available()):
+        raise reader.error('device', f"must be 'cpu', or 'cuda' where torch sees a GPU; got {device!r}")
+    size = reader.get('size', list, None)
+    if size is not None and (len(size) != 2 or not all(type(side) is int and side > 0 for side in size)):
+        raise reader.error('size', f'must be [height, width], got {size!r}')
+    repeats = reader.count('repeats', measuring.REPEATS) or measuring.REPEATS
+    return Settings(device, reader.count('batch', None), (size[0], size[1]) if size else None, repeats)
+
+
+def main(definition: Definition, only: Collection[str] | None = None) -> None:
+    """Measure what has not been measured yet with the present configs and settings, and say what was found.
+
+    Args:
+        definition: The suite.
+        only: Names of methods, or ``'control'``. Defaults to all.
+
+    Raises:
+        ValueError: For a name that the suite has not.
+    """
+    how = settings(definition)
+    runs = _first_runs(definition)
+    unknown = set(only or ()) - set(runs)
+    if unknown:
+        raise ValueError(f'{definition.path}: no {", ".join(sorted(unknown))}; known: {", ".join(runs)}')
+    MMLogger.get_instance('suite_cost').setLevel('ERROR')  # else initialisations fill the screen
+    if definition.threads:
+        torch.set_num_threads(definition.threads)
+    for name, run in runs.items():
+        if only and name not in only:
+            continue
+        if run.choice is None:
+            print(f'{name:12s} waits for its search: `suite.py run` first')
+            continue
+        key = _key(definition, run, how)
+        found = _kept(definition, name, key)
+        content = found or {'key': key, **_measure(name, plan.config_of(definition, run), how)}
+        if not found:
+            write_json(_file(definition, name), content)
+        print(f'{name:12s} {_said(content)}{", kept from before" if found else ""}', flush=True)
+
+
+def read(definition: Definition) -> dict[str, dict[str, Any]]:
+    """Return what was measured with the present configs, by name; with whatever settings, which stand beside it."""
+    found = {}
+    for name, run in _first_runs(definition).items():
+        content = None if run.choice is None else read_json(_file(definition, name))
+        if content is not None and content['key']['config_hash'] == plan.hash_of(definition, run):
+            found[name] = content
+    return found
+
+
+def _first_runs(definition: Definition) -> dict[str, plan.Run]:
+    """The run of the first seed of the control and each method."""
+    first = definition.seeds[0]
+    return {run.name: run for run in plan.runs(definition) if run.kind == 'run' and run.seed == first}
+
+
+def _file(definition: Definition, name: str) -> Path:
+    return definition.out / 'cost' / f'{name}.json'
+
+
+def _key(definition: Definition, run: plan.Run, how: Settings) -> dict[str, Any]:
+    """What a measurement depends on."""
+    same = {'config_hash': plan.hash_of(definition, run), 'torch': torch.__version__}
+    if run.name == plan.CONTROL:
+        return {**same, 'size': list(how.size) if how.size else None}
+    device = torch.cuda.get_device_name() if how.device == 'cuda' else f'CPU {platform.machine()}'
+    threads = torch.get_num_threads()
+    return {**same, 'device': device, 'threads': threads, 'batch': how.batch, 'repeats': how.repeats}
+
+
+def _kept(definition: Definition, name: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    content = read_json(_file(definition, name))
+    return content if content is not None and content.get('key') == key else None
+
+
+def _measure(name: str, config: Config, how: Settings) -> dict[str, Any]:
+    if name == plan.CONTROL:
+        return measuring.student_cost(config, how.size)
+    return measuring.step_cost(config, how.device, how.batch, how.repeats)
+
+
+def _said(content: Mapping[str, Any]) -> str:
+    if 'student' in content:
+        size = 'x'.join(map(str, content['test_size']))
+        return f'{content["student"]["parameters"]:,} parameters, {content["student"]["gflops"]:.3g} GFLOPs at {size}'
+    return f'{content["ratio"]:.2f} times the step of the control, {content["memory"]["extra"] / 2**20:+.1f} MiB'

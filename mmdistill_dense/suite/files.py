@@ -1,0 +1,87 @@
+"""Small files that are whole whenever somebody looks, and a folder that belongs to one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file; a reader sees the old content or the new one."""
+    write_text(path, json.dumps(content, indent=1) + '\n')
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file; a reader sees the old text or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        unfinished.write_text(text, encoding='utf-8')
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return what a file holds, ``None`` where it is missing.
+
+    Raises:
+        ValueError: For a file that another program damaged: ours are whole.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f'{path}: no JSON ({error}); remove it, and it is made again') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: must hold an object; remove it, and it is made again')
+    return content
+
+
+@contextmanager
+def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold a folder for this process.
+
+    The lock is the process's own (POSIX): workers that it forks do not hold it on after its death.
+
+    Args:
+        folder: Is made where it is missing.
+        what: Names it in the error.
+        patience: Seconds to wait for another process to end.
+
+    Raises:
+        RuntimeError: When another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / '.lock', 'a+', encoding='utf-8') as file:
+        _acquire(file, what, folder, patience)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            fcntl.lockf(file, fcntl.LOCK_UN)
+
+
+def _acquire(file: Any, what: str, folder: Path, patience: float) -> None:
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if time.monotonic() >= end:
+                file.seek(0)
+                holder = file.read().strip() or 'unknown'
+                raise RuntimeError(
+                    f'{what} runs already in {folder}, as process {holder}: wait for it, end it, or set another `out`.'
+                ) from error
+        time.sleep(0.2)

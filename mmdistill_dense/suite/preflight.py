@@ -1,0 +1,151 @@
+"""What is looked at once, before the first run starts: mistakes that would otherwise come up hours later."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmdistill_dense.compose import unknown
+from mmdistill_dense.suite import configs, plan
+from mmdistill_dense.suite.definition import Definition
+from mmdistill_dense.suite.job import check_unchanged
+from mmdistill_dense.suite.plan import CONTROL, Run
+from mmdistill_dense.zoo import local_file
+
+
+def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
+    """Return the runs of some rows and seeds, with everything that they need; without arguments all.
+
+    Raises:
+        ValueError: For a name or seed that the definition does not have.
+    """
+    runs = plan.runs(definition)
+    names = {run.name for run in runs}
+    for name in only:
+        if name not in names:
+            raise ValueError(f'--only: {unknown("row", name, names)}')
+    if not set(seeds) <= set(definition.seeds):
+        raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
+    asked = [run for run in runs if (not only or run.name in only) and (not seeds or run.seed in seeds)]
+    wanted = {run.folder for run in asked if run.kind == 'run' or run.name in only or not only}
+    for run in reversed(runs):  # what is needed stands before
+        if run.folder in wanted:
+            wanted.update(run.after)
+    return [run for run in runs if run.folder in wanted]
+
+
+def unfinished(definition: Definition, runs: Sequence[Run], rerun_changed: bool = False) -> list[Run]:
+    """Return the runs that have no result, after a comparison of every hash.
+
+    Args:
+        definition: The suite.
+        runs: Some of its runs.
+        rerun_changed: Put folders of another config away, to ``<out>/replaced``, instead of refusing them.
+
+    Raises:
+        ValueError: For a folder of another config.
+    """
+    todo = []
+    for run in runs:
+        if run.choice is None:  # its search decides the config; the job compares
+            todo.append(run)
+            continue
+        try:
+            check_unchanged(run, plan.hash_of(definition, run))
+        except ValueError:
+            if not rerun_changed:
+                raise
+            put_away(definition, run)
+        if run.result is None:
+            todo.append(run)
+    return todo
+
+
+def put_away(definition: Definition, run: Run) -> Path:
+    """Move a run's folder to ``<out>/replaced`` and return where it is now."""
+    found = (run.result or run.state).get('config_hash')
+    inside = run.folder.relative_to(definition.out)
+    target = definition.out / 'replaced' / inside.parent / f'{inside.name}-{found}'
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f'{inside.name}-{found}-{number}')
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(run.folder, target)
+    return target
+
+
+def check(definition: Definition, todo: Sequence[Run]) -> None:
+    """Look for data, teacher and start weights, and build every network that is to be trained.
+
+    Raises:
+        FileNotFoundError: For a missing folder, list or checkpoint; names its config key.
+        ValueError: For options that a network or a distiller does not take; names the method.
+    """
+    first = {run.name: run for run in reversed(todo)}
+    for name, run in first.items():
+        run = replace(run, choice=run.choice if run.choice is not None else {})
+        config = plan.config_of(definition, run)
+        _check_data(config)
+        if name != CONTROL and not plan.trains_teacher(definition):
+            _check_teachers(config)
+        if config.get('load_from'):
+            local_file(config.load_from, None, 'load_from')
+        _build(config, f'{definition.path}: {name}')
+
+
+def _check_data(config: Config) -> None:
+    from mmdistill_dense.datasets.roots import require  # imports all data sets
+
+    for loader in configs.LOADERS:
+        for key, dataset in _datasets((config.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
+            require(dict(_paths(dataset, key)), str(dataset.get('type')))
+    for name in ('val_evaluator', 'test_evaluator'):
+        evaluator = config.get(name)
+        for one in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator or {}]:
+            require({f'{name}.ann_file': one.get('ann_file')}, str(one.get('type')))
+
+
+def _datasets(option: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every data set of a loader, through its wrappers."""
+    if isinstance(option, (list, tuple)):
+        for index, member in enumerate(option):
+            yield from _datasets(member, f'{key}.{index}')
+    elif isinstance(option, Mapping):
+        inside = [name for name in ('dataset', 'datasets') if name in option]
+        for name in inside:
+            yield from _datasets(option[name], f'{key}.{name}')
+        if not inside:
+            yield key, option
+
+
+def _paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
+    root = dataset.get('data_root') or ''
+    if root:
+        yield f'{key}.data_root', root
+    named = {'ann_file': dataset.get('ann_file')}
+    named.update({f'data_prefix.{name}': path for name, path in (dataset.get('data_prefix') or {}).items()})
+    for name, path in named.items():
+        if isinstance(path, str) and path:
+            yield f'{key}.{name}', path if '://' in path else os.path.join(root, path)
+
+
+def _check_teachers(config: Config) -> None:
+    for key, option in configs.teachers_of(config.model).items():
+        if option.get('checkpoint') is not None:
+            local_file(option['checkpoint'], option.get('cfg'), f'model.{key}.checkpoint')
+
+
+def _build(config: Config, place: str) -> None:
+    """Build as the runner will: unknown options, taps and channels come up here."""
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    try:
+        MODELS.build(config.model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{place}: {error.args[0] if error.args else error}') from error

@@ -1,0 +1,82 @@
+"""How far a run is, told by a hook in a file that is whole whenever somebody looks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmdistill_dense.suite.files import read_json, write_json
+
+EVERY = 1.0  # seconds between two writes
+
+
+class Report:
+    """The file ``state.json`` of a run's folder.
+
+    Args:
+        folder: Of the run.
+        config_hash: Of what is run; another one in the file was refused before.
+        write: Whether this process writes.
+    """
+
+    def __init__(self, folder: Path, config_hash: str, write: bool = True) -> None:
+        self.path = folder / 'state.json'
+        before = read_json(self.path) or {}
+        self.write = write
+        self.before = float(before.get('seconds', 0.0))  # of earlier starts
+        self.start = time.monotonic()
+        self.written = -EVERY
+        self.state: dict[str, Any] = {
+            'config_hash': config_hash,
+            'restarts': int(before.get('restarts', -1)) + 1,
+            'phase': 'starting',
+            'iteration': 0,
+            'iterations': None,
+            'loss': None,
+            'pid': os.getpid(),
+            'host': socket.gethostname(),
+        }
+        self.tell(force=True)
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run, earlier starts included."""
+        return self.before + time.monotonic() - self.start
+
+    def tell(self, force: bool = False, **state: Any) -> None:
+        """Keep the state, and write it when the last write is a while ago."""
+        self.state.update(state)
+        now = time.monotonic()
+        if self.write and (force or now - self.written >= EVERY):
+            self.written = now
+            write_json(self.path, {**self.state, 'seconds': self.seconds})
+
+
+class ReportHook(Hook):
+    """Tells a report about the training, and keeps the scores of a validation after its last iteration."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.final_val: dict[str, float] | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """The distillers are prepared; the first iteration follows."""
+        self.report.tell(True, phase='training', iteration=runner.iter, iterations=runner.max_iters)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Tell the iteration and its loss."""
+        loss = (outputs or {}).get('loss')
+        self.report.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Keep the scores where no iteration follows."""
+        if runner.iter >= runner.max_iters:
+            self.final_val = dict(metrics or {})

@@ -1,0 +1,160 @@
+"""The rows of a suite's table: what each method gave over its seeds, beside the control of the same seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdistill_dense.suite import cost, plan
+from mmdistill_dense.suite.definition import Definition, Method
+from mmdistill_dense.suite.statistics import Gain, Summary, paired_gain, summarise
+from mmdistill_dense.suite.targets import Target, targets_of
+
+Results = Mapping[int, Mapping[str, Any]]
+# settings under which a recipe stays the published one
+HARMLESS = ('data_root', 'num_workers', 'persistent_workers')
+BATCH = 'train_dataloader.batch_size'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line.
+
+    Attributes:
+        name: ``'teacher'``, ``'control'`` or a method's.
+        results: Finished runs by seed.
+        missing: Seeds that have not finished.
+        gain: Over the control, of the seeds that both have; ``None`` for teacher and control.
+        cost: What ``suite.py cost`` found, or nothing.
+        targets: Published results of this method with this recipe.
+    """
+
+    name: str
+    results: Results
+    missing: tuple[int, ...] = ()
+    gain: Gain | None = None
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """In percent, by seed."""
+        return {seed: result['score'] for seed, result in sorted(self.results.items())}
+
+    @property
+    def summary(self) -> Summary | None:
+        """Over the seeds."""
+        return summarise(list(self.scores.values()))
+
+    @property
+    def hashes(self) -> list[str]:
+        """Config hashes, without repetitions; more than one is a mixture that :func:`collect` refuses."""
+        return sorted({str(result['config_hash']) for result in self.results.values()})
+
+    @property
+    def seconds_per_iteration(self) -> float | None:
+        """Mean over the runs of each run's median."""
+        measured = [result.get('seconds_per_iteration') for result in self.results.values()]
+        known = [seconds for seconds in measured if seconds is not None]
+        return fmean(known) if known else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything that is shown.
+
+    Attributes:
+        definition: The suite.
+        rows: Teacher, control, methods in the definition's order.
+        searched: As :func:`mmdistill_dense.suite.plan.searched`.
+        chosen: As :func:`mmdistill_dense.suite.plan.chosen`.
+        changed: Options of the suite that make its recipe another than the published one.
+    """
+
+    definition: Definition
+    rows: tuple[Row, ...]
+    searched: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+
+    @property
+    def methods(self) -> tuple[Row, ...]:
+        """The rows that have a gain, or will have."""
+        return tuple(row for row in self.rows if row.name not in (plan.TEACHER, plan.CONTROL))
+
+    def row(self, name: str) -> Row | None:
+        """Return a row by its name."""
+        return next((row for row in self.rows if row.name == name), None)
+
+
+def collect(definition: Definition) -> Table:
+    """Read results and costs; runs that are missing stay missing.
+
+    Raises:
+        ValueError: When a result was made with another config than the definition gives now, with both hashes: rows of
+            different configs make no fair table.
+    """
+    results = plan.results(definition)
+    _check_hashes(definition, results)
+    changed = changes_of_the_recipe(definition)
+    costs = cost.read(definition)
+    targets = {name: () if changed else _targets(definition, method) for name, method in definition.methods.items()}
+    rows = make_rows(definition, results, costs, targets)
+    return Table(definition, rows, plan.searched(definition), plan.chosen(definition), changed)
+
+
+def make_rows(
+    definition: Definition,
+    results: Mapping[str, Results],
+    costs: Mapping[str, Mapping[str, Any]],
+    targets: Mapping[str, tuple[Target, ...]],
+) -> tuple[Row, ...]:
+    """Return the rows of results by name and seed."""
+    control = Row(plan.CONTROL, results.get(plan.CONTROL, {})).scores
+    students = []
+    for name in (plan.CONTROL, *definition.methods):
+        found = results.get(name, {})
+        missing = tuple(seed for seed in definition.seeds if seed not in found)
+        gain = None if name == plan.CONTROL else paired_gain(Row(name, found).scores, control)
+        students.append(Row(name, found, missing, gain, costs.get(name, {}), tuple(targets.get(name, ()))))
+    return (Row(plan.TEACHER, results.get(plan.TEACHER, {})), *students)
+
+
+def changes_of_the_recipe(definition: Definition) -> tuple[str, ...]:
+    """Return the suite's options that change what a published result was trained with.
+
+    Where the data lie and how many processes load them does not; nor the batch of one process, as long as the processes
+    together (``slurm.processes``) have the batch that the recipe's learning rate is for.
+    """
+    changed = [key for key in definition.options if key.rpartition('.')[2] not in HARMLESS]
+    if BATCH in changed:
+        whole = Config.fromfile(definition.control).get('auto_scale_lr', {}).get('base_batch_size')
+        if definition.options[BATCH] * definition.slurm.get('processes', 1) == whole:
+            changed.remove(BATCH)
+    return tuple(changed)
+
+
+def _targets(definition: Definition, method: Method) -> tuple[Target, ...]:
+    """Of a method as it is shipped: a user's leaf or own options are not what was published."""
+    if method.method is None or method.options:
+        return ()
+    return tuple(targets_of(method.method, definition.control.stem, definition.metric, method.variant))
+
+
+def _check_hashes(definition: Definition, results: Mapping[str, Results]) -> None:
+    expected: dict[str, str] = {}  # the seed is no part of it
+    for run in plan.runs(definition):
+        result = results.get(run.name, {}).get(run.seed)
+        if run.kind == 'search' or run.choice is None or result is None:
+            continue
+        if run.name not in expected:
+            expected[run.name] = plan.hash_of(definition, run)
+        if result['config_hash'] != expected[run.name]:
+            raise ValueError(
+                f'{run.title}: {run.folder} was made with config {result["config_hash"]}, the definition now gives '
+                f'{expected[run.name]}: no row of one table. Undo the change, or run the suite with --rerun-changed.'
+            )

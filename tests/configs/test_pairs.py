@@ -1,0 +1,243 @@
+"""The pairs of the zoo: both networks as published, recipes as the students' own, the table of docs/pairs.md."""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from PIL import Image
+from torch import nn
+
+from mmdistill_dense.dryrun import _NumbersOnCPU, trace_pair
+from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.taps import Tap
+from mmdistill_dense.teacher import build_network, without_pretrained
+from mmdistill_dense.zoo import _read_yaml, find_config, load_model, package_root
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / 'configs'
+SHARED = ROOT.parent / 'shared' / 'data'
+PAIRS = {path.stem for path in (CONFIGS / '_base_/pairs').glob('*_to_*.py')}
+TABLE = (ROOT / 'docs/pairs.md').read_text(encoding='utf-8')
+# recipes whose student has a published one of its own, which they follow
+OWN = [
+    'segformer_b4_to_b0_ade20k', 'segformer_b4_to_b0_cityscapes', 'pspnet_r101_to_pspnet_r18_cityscapes',
+    'gfl_r101_to_r50_coco', 'atss_r101_to_r50_coco', 'mask_rcnn_r101_to_r50_coco', 'rtmdet_l_to_tiny_coco',
+    'dino_r50_to_r18_coco',
+]  # fmt: skip
+SIDE = 256
+
+
+def recipe(name: str) -> Config:
+    return Config.fromfile(CONFIGS / f'control/{name}.py')
+
+
+def rows() -> dict[str, list[str]]:
+    """The table's rows by pair: score of student and teacher, channels and strides, data and schedule, source."""
+    cells = (re.split(r'\s*\|\s*', line.strip('| \n')) for line in TABLE.splitlines() if line.startswith('| `'))
+    return {row[0].strip('`'): row[1:] for row in cells if '_to_' in row[0]}
+
+
+# The table
+
+
+def test_every_pair_stands_in_the_table() -> None:
+    assert set(rows()) == {pair for pair in PAIRS if '_and_' not in pair}
+
+
+def scores(cfg: str) -> set[float]:
+    """What the package's own metafiles say of a config: mIoU, or AP of boxes and masks."""
+    package, _, name = cfg.partition('::')
+    root = package_root(package)
+    file = next(root.glob(f'configs/{name.split("/")[0]}/metafile.y*ml'))
+    content = _read_yaml(file)
+    models = content.get('Models', content) if isinstance(content, dict) else content
+    found = [model for model in models if model['Config'] == f'configs/{name}']
+    results = [
+        one
+        for model in found
+        for one in (model['Results'] if isinstance(model['Results'], list) else [model['Results']])
+    ]
+    return {float(value) for one in results for key, value in (one['Metrics'] or {}).items() if 'flip' not in key}
+
+
+def test_scores_are_those_of_the_metafiles() -> None:
+    for pair, row in rows().items():
+        model = Config.fromfile(CONFIGS / f'_base_/pairs/{pair}.py').model
+        for cell, option in ((row[0], model.student), (row[1], model.teacher)):
+            told = {float(number) for number in re.findall(r'\d+\.\d+', cell)}
+            assert told <= (scores(option.cfg) if option.cfg.startswith(('mmseg::', 'mmdet::')) else set()), pair
+        if model.teacher.checkpoint == 'auto':
+            assert re.search(r'\d', row[1]), pair
+
+
+# The networks
+
+
+@cache
+def _maps(parts: str, scope: str) -> list[torch.Size]:
+    # mmcv's deformable convolutions know no meta device
+    device = 'cpu' if '"dcn"' in parts else 'meta'
+    with DefaultScope.overwrite_default_scope(scope), torch.device(device), _NumbersOnCPU(), torch.no_grad():
+        maps = torch.zeros(1, 3, SIDE, SIDE)
+        for option in json.loads(parts):
+            maps = MODELS.build(ConfigDict(without_pretrained(option)))(maps)
+    return [one.shape for one in maps]
+
+
+def maps_of(option: Mapping[str, Any], scope: str) -> list[torch.Size]:
+    """What is compared in a network: the last stage of a segmentor's backbone, the levels of a detector's neck."""
+    model = load_model({key: value for key, value in option.items() if key != 'checkpoint'}, 'network').model
+    parts = [model[key].to_dict() for key in ('backbone', 'neck') if model.get(key)]
+    return _maps(json.dumps(parts, sort_keys=True), scope)[-1 if scope == 'mmseg' else 0 :]
+
+
+def test_levels_are_as_the_table_says() -> None:
+    """Channels, strides and number of levels of both networks; the two have as many levels."""
+    for pair, row in rows().items():
+        cfg = recipe(pair)
+        own, taught = maps_of(cfg.model.student, cfg.default_scope), maps_of(cfg.model.teacher, cfg.default_scope)
+        channels, _, strides = row[2].partition('; ')
+        assert channels == f'{own[0][1]} → {taught[0][1]}', pair
+        steps = [[SIDE // one[2] for one in maps] for maps in (own, taught)]
+        if cfg.default_scope == 'mmdet':
+            assert steps[0] == steps[1], pair
+            assert strides == f'{len(own)} levels from stride {steps[0][0]}', pair
+        elif steps[0] == steps[1]:
+            assert strides == f'stride {steps[0][0]}', pair
+        else:
+            assert strides == f'strides {steps[0][0]} and {steps[1][0]}', pair
+
+
+@pytest.mark.parametrize('tap', ['decoder', 'bbox_head', 'encoder'])
+def test_queries_cannot_be_tapped(tap: str) -> None:
+    cfg = recipe('dino_r50_to_r18_coco')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        option = load_model(
+            {**cfg.model.student, 'encoder': dict(num_layers=1), 'decoder': dict(num_layers=1)}, 'student'
+        )
+        student = build_network(option, pretrained=False)
+        with pytest.raises(ValueError, match='does not run on features alone'):
+            trace_pair(student, [Tap.parse(tap)], {}, (64, 64))
+
+
+def test_gfl_pair_of_bccd_agrees_with_its_teacher() -> None:
+    cfg, trained = (
+        recipe('gfl_mobilenetv2_to_r18w16_bccd'),
+        Config.fromfile(CONFIGS / 'teachers/gfl_mobilenetv2_bccd.py'),
+    )
+    teacher = load_model({k: v for k, v in cfg.model.teacher.items() if k != 'checkpoint'}, 'teacher').model
+    student = load_model(cfg.model.student, 'student').model
+    assert teacher == trained.model
+    assert (
+        student.bbox_head == teacher.bbox_head
+    )  # bins of the distributions and places of the anchors: what LD compares
+    assert student.data_preprocessor == teacher.data_preprocessor
+    assert cfg.model.teacher.checkpoint.endswith(f'gfl_mobilenetv2_bccd/epoch_{trained.train_cfg.max_epochs}.pth')
+    for part in ('train_dataloader', 'test_dataloader', 'test_evaluator'):
+        assert cfg[part] == trained[part], part
+
+
+# The recipes
+
+
+def groups(network: nn.Module, optim: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay of every parameter that trains."""
+    wrapper = build_optim_wrapper(network, {key: value for key, value in optim.items() if key != '_delete_'})
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return {
+        names[id(parameter)]: (group['lr'], group['weight_decay'])
+        for group in wrapper.optimizer.param_groups
+        for parameter in group['params']
+    }
+
+
+def plain(value: Any) -> Any:
+    """A config without what says nothing: storage backends, unset values."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items() if v is not None and k not in ('backend_args', '_delete_')}
+    return [plain(member) for member in value] if isinstance(value, (list, tuple)) else value
+
+
+def hooks(cfg: Config) -> Iterator[dict]:
+    """The hooks that change what is learnt."""
+    for hook in [*cfg.default_hooks.values(), *cfg.get('custom_hooks', [])]:
+        if hook.type in ('EMAHook', 'PipelineSwitchHook'):
+            yield plain(hook)
+
+
+@pytest.mark.parametrize('name', OWN)
+def test_recipe_is_the_students_own(name: str) -> None:
+    cfg = recipe(name)
+    own = Config.fromfile(find_config(cfg.model.student.cfg))
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'), _NumbersOnCPU():
+        network = build_network(load_model(cfg.model.student, 'student'), pretrained=False)
+    assert groups(network, cfg.optim_wrapper) == groups(network, own.optim_wrapper)
+    assert plain(cfg.optim_wrapper.optimizer) == plain(own.optim_wrapper.optimizer)
+    assert plain(cfg.optim_wrapper.get('clip_grad')) == plain(own.optim_wrapper.get('clip_grad'))
+    assert plain(cfg.param_scheduler) == plain(own.param_scheduler)
+    for key in ('type', 'max_epochs', 'max_iters', 'dynamic_intervals'):
+        assert cfg.train_cfg.get(key) == own.train_cfg.get(key), key
+    assert list(hooks(cfg)) == list(hooks(own))
+    assert plain(cfg.train_pipeline) == plain(own.train_dataloader.dataset.pipeline)
+    assert cfg.train_dataloader.batch_size == own.train_dataloader.batch_size
+    if 'cityscapes' not in name:  # tested whole at native size in any case
+        measured = plain(own.test_dataloader.dataset.pipeline)
+        assert [step for step in plain(cfg.test_pipeline) if 'Pack' not in step['type']] == measured[:-1]
+
+
+def test_distillers_learn_as_fast_as_the_new_head() -> None:
+    network = nn.ModuleDict({name: nn.Conv2d(1, 1, 1) for name in ('backbone', 'decode_head', 'distillers')})
+    rates = {
+        name: rate for name, (rate, _) in groups(network, recipe('segformer_b4_to_b0_ade20k').optim_wrapper).items()
+    }
+    assert rates['distillers.weight'] == rates['decode_head.weight'] == pytest.approx(10 * rates['backbone.weight'])
+
+
+# The data
+
+
+@pytest.mark.parametrize('name', ['coco_rtmdet', 'coco_detr'])
+def test_coco_fragments_run_on_the_small_copy(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if not SHARED.is_dir():
+        pytest.skip('the real images are not beside this checkout (../shared/data)')
+    init_default_scope('mmdet')
+    (tmp_path / 'coco').symlink_to(SHARED / 'coco_mini')
+    monkeypatch.setenv('MMDISTILL_DATA', str(tmp_path))
+    cfg = Config.fromfile(CONFIGS / f'_base_/datasets/{name}.py')
+    data = DATASETS.build(cfg.train_dataloader.dataset)
+    sizes = {tuple(data[index]['inputs'].shape[1:]) for index in range(8)}
+    measured = DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs'].shape[1:]
+    if name == 'coco_rtmdet':
+        assert sizes == {(640, 640)} == {tuple(measured)}
+        (switch,) = cfg.custom_hooks
+        steps = [step.type for step in switch.switch_pipeline]
+        assert not {'CachedMosaic', 'CachedMixUp'} & set(steps)
+        assert steps == [step.type for step in cfg.train_pipeline if not step.type.startswith('Cached')]
+    else:
+        assert len({min(size) for size in sizes}) > 1
+        assert all(min(size) <= 800 and max(size) <= 1333 for size in sizes)
+
+
+def test_cocostuff_reads_what_the_converter_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    init_default_scope('mmseg')
+    labels = np.full((40, 60), 170, np.uint8)
+    labels[:10] = 255
+    for folder in ('images', 'annotations'):
+        (tmp_path / 'coco_stuff164k' / folder / 'val2017').mkdir(parents=True)
+    root = tmp_path / 'coco_stuff164k'
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(root / 'images/val2017/000000000139.jpg')
+    Image.fromarray(labels).save(root / 'annotations/val2017/000000000139_labelTrainIds.png')
+    Image.fromarray(labels).save(root / 'annotations/val2017/000000000139.png')  # the raw labels lie beside
+    monkeypatch.setenv('MMDISTILL_DATA', str(tmp_path))
+    data = DATASETS.build(recipe('deeplabv3_r101_to_r18_cocostuff').val_dataloader.dataset)
+    assert (len(data), len(data.metainfo['classes'])) == (1, 171)
+    assert data[0]['data_samples'].gt_sem_seg.data.unique().tolist() == [170, 255]

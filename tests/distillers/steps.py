@@ -1,0 +1,48 @@
+"""Steps that the tests of the baselines share: halves of a batch, and a real detector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.distillers import Distiller
+from tests import toys
+
+
+def whole_and_mean_of_halves(distiller: Distiller, shapes: Any, samples: Any = None) -> tuple[Tensor, Tensor]:
+    """The loss of a batch of 4 maps of (student, teacher) ``shapes``, and the mean of the losses of its halves."""
+    generator = torch.Generator().manual_seed(3)
+    maps = [torch.randn(4, *shape[1:], generator=generator) for shape in shapes]
+
+    def loss(part: slice) -> Tensor:
+        sides = zip((distiller.student_taps, distiller.teacher_taps), maps, strict=True)
+        student, teacher = ({str(tap): [x[part]] for tap in taps} for taps, x in sides)
+        terms = distiller.step(student, teacher, None if samples is None else samples[part])
+        return torch.stack(list(terms.values())).sum()
+
+    return loss(slice(4)), (loss(slice(2)) + loss(slice(2, 4))) / 2
+
+
+def detector_steps(option: dict[str, Any], kind: str = 'retinanet', steps: int = 6) -> tuple[Any, list[float]]:
+    """Train a detector by one distiller alone on one batch; returns the model and the distiller's losses."""
+    model = toys.distilled(
+        'mmdet', student=toys.det_net(kind), teacher=toys.det_teacher(kind), distillers={'x': option}
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    values = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        losses = toys.losses_of(model, toys.det_batch())
+        loss = toys.total({name: value for name, value in losses.items() if name.startswith('distill.x.loss_')})
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    return model, values
+
+
+def trained_children(model: Any) -> set[str]:
+    """The student's children that the last backward pass gave a gradient."""
+    named = model.named_parameters()
+    return {name.split('.')[0] for name, p in named if p.grad is not None and p.grad.any()} - {'distillers'}

@@ -1,0 +1,381 @@
+"""CIRKD: the shared case, each part against loops, the queues, resuming, and what is refused."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+from mmdistill_dense.distillers import CIRKD
+from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.distillers.cirkd_memory import ClassQueue, choose_pixels, region_means
+from tests import toys
+from tests.distillers.case import DistillerCase
+
+CLASSES = 3
+IGNORED = 255
+
+
+def label_maps(*shape, seed=0, ignored=0.2):
+    """Random labels, a part of them ignored."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, CLASSES, shape, generator=draw)
+    return labels.masked_fill(torch.rand(shape, generator=draw) < ignored, IGNORED)
+
+
+def samples_of(labels):
+    """Data samples whose label maps have the size of the compared maps."""
+    made = [SegDataSample() for _ in labels]
+    for sample, label in zip(made, labels, strict=True):
+        sample.gt_sem_seg = PixelData(data=label[None])
+    return made
+
+
+class _Case(DistillerCase):
+    """A step leaves vectors behind: each look at the loss starts from the same queues."""
+
+    samples = samples_of(label_maps(2, 16, 16))
+
+    def total(self, distiller, student, teacher):
+        before = {name: value.clone() for name, value in distiller.named_buffers() if 'queues' in name}
+        loss = super().total(distiller, student, teacher)
+        for name, value in before.items():
+            distiller.get_buffer(name).copy_(value)
+        return loss
+
+
+SMALL = dict(num_classes=CLASSES, pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9)
+
+
+class TestCIRKD(_Case):
+    option = dict(type='CIRKD', temperature=0.5, **SMALL)
+
+    def network(self):
+        option = {**self.option, 'num_classes': None}
+        return toys.distilled(teacher=toys.seg_teacher(), distillers=dict(case=option))
+
+
+class TestMinibatch(_Case):
+    option = dict(type='CIRKD', pixel_weight=0, region_weight=0, pool=2, temperature=0.5)
+    student = teacher = (2, 6, 8, 8)
+    zero_on_identical = True
+    samples = None
+
+
+class TestMemory(_Case):
+    option = dict(type='CIRKD', minibatch_weight=0, region_weight=0, temperature=0.5, **SMALL)
+
+
+# Helpers
+
+
+def maps(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def make(student=(2, 4, 3, 2), teacher=(2, 5, 3, 2), iteration=3, **options):
+    """A distiller in float64 on the tap 'tap'; all rows of its queues are compared."""
+    torch.manual_seed(0)
+    small = dict(num_classes=CLASSES, pixel_memory=6, region_memory=4, pixel_contrast=10**3, region_contrast=10**3)
+    distiller = CIRKD('tap', **{**small, 'pixels_per_image': 2, **options})
+    distiller.name = 'x'
+    distiller.setup(*({'tap': [torch.Size((1, *shape[1:]))]} for shape in (student, teacher)))
+    distiller.progress = Progress(iteration=iteration, max_iters=10, seed=1)
+    return distiller.double()
+
+
+def run(distiller, student, teacher, labels=None):
+    samples = None if labels is None else samples_of(labels)
+    return distiller({'tap': [student]}, {'tap': [teacher]}, samples)
+
+
+def unit(vector):
+    length = math.sqrt(sum(v * v for v in vector)) or 1.0  # a pixel that the projector's ReLU made 0 stays 0
+    return [v / length for v in vector]
+
+
+def pixels_of(x):
+    """For each picture its pixels' unit vectors, as lists."""
+    return [[unit(pixel.tolist()) for pixel in picture.flatten(1).t()] for picture in x]
+
+
+def divergence(student, student_keys, teacher, teacher_keys, tau):
+    """KL of two softmaxes over similarities, of one pixel, in plain numbers."""
+
+    def softmax(row, keys):
+        scores = [math.exp(sum(a * b for a, b in zip(row, key, strict=True)) / tau) for key in keys]
+        return [score / sum(scores) for score in scores]
+
+    p, q = softmax(teacher, teacher_keys), softmax(student, student_keys)
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+# The parts
+
+
+@pytest.mark.parametrize('pool', [1, 2])
+def test_minibatch_equals_loops_over_pictures_and_pixels(pool):
+    student, teacher = maps(3, 4, 3, 2), maps(3, 5, 3, 2, seed=1)
+    distiller = make(pixel_weight=0, region_weight=0, minibatch_weight=2.0, temperature=0.3, pool=pool)
+    s, t = (pixels_of(F.avg_pool2d(x, pool, ceil_mode=True)) for x in (student, teacher))
+    terms = [
+        divergence(s[i][p], s[j], t[i][p], t[j], 0.3) for i in range(3) for j in range(3) for p in range(len(s[0]))
+    ]
+    assert len(terms) == 9 * (6 if pool == 1 else 2)
+    (loss,) = run(distiller, student, teacher).values()
+    assert loss.item() == pytest.approx(2 * sum(terms) / len(terms), rel=1e-9)
+
+
+@pytest.mark.parametrize('kind', ['pixel', 'region'])
+def test_memory_parts_equal_loops_over_labelled_pixels(kind):
+    student, teacher, labels = maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
+    distiller = make(**{f'{kind}_weight': 0.7}, temperature=0.3)
+    losses = run(distiller, student, teacher, labels)
+    memory = distiller.parts[0]
+    embedded = pixels_of(memory.projector(student).detach())
+    targets = pixels_of(teacher)
+    keys = [row.tolist() for rows in memory.queue(kind).rows for row in rows]  # those of this step among them
+    terms = [
+        divergence(embedded[i][p], keys, targets[i][p], keys, 0.3)
+        for i in range(2)
+        for p, label in enumerate(labels[i].flatten().tolist())
+        if label != IGNORED
+    ]
+    assert 0 < len(terms) < 12
+    assert losses[f'loss_{kind}'].item() == pytest.approx(0.7 * sum(terms) / len(terms), rel=1e-6)
+
+
+def test_gradients_of_all_parts_agree_with_differences():
+    student, teacher, labels = maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
+    distiller = make(temperature=0.5)
+    run(distiller, student, teacher, labels)
+    distiller.eval()  # what is in the queues and the batch norm stays
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: tuple(run(distiller, x, teacher, labels).values()), student)
+
+
+def test_ignored_pixels_are_no_anchors_and_enter_no_queue():
+    student, teacher, labels = maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
+    found = []
+    for value in (1.0, -7.0):
+        distiller = make(minibatch_weight=0)
+        distiller.parts[0].projector.eval()
+        ignored = (labels == IGNORED)[:, None]
+        losses = run(distiller, student.masked_fill(ignored, value), teacher.masked_fill(ignored, value), labels)
+        found.append((losses, distiller.state_dict()))
+    torch.testing.assert_close(*found)
+
+
+def test_a_batch_without_a_label_gives_zero_and_finite_gradients():
+    distiller = make(minibatch_weight=0)
+    student = maps(2, 4, 3, 2).requires_grad_()
+    before = {name: value.clone() for name, value in distiller.named_buffers() if 'queues' in name}
+    losses = run(distiller, student, maps(2, 5, 3, 2, seed=1), torch.full((2, 3, 2), IGNORED))
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(value == 0 for value in losses.values()) and not student.grad.any()
+    assert all(p.grad is not None and not p.grad.any() for p in distiller.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in distiller.named_buffers() if name in before)
+
+
+def test_labels_are_taken_from_the_nearest_pixel():
+    student, teacher, labels = maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
+    large = labels.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    torch.testing.assert_close(*(run(make(), student, teacher, found) for found in (labels, large)))
+
+
+def test_maps_of_different_size_are_compared_on_the_students_grid_or_the_teachers():
+    student, teacher, labels = maps(2, 4, 2, 3), maps(2, 5, 4, 6, seed=1), label_maps(2, 4, 6)
+    shapes = dict(student=student.shape, teacher=teacher.shape)
+    for resize, (s, t) in {
+        'student': (F.interpolate(student, (4, 6), mode='bilinear', align_corners=False), teacher),
+        'teacher': (student, F.interpolate(teacher, (2, 3), mode='bilinear', align_corners=False)),
+    }.items():
+        losses = run(make(**shapes, resize=resize), student, teacher, labels)
+        torch.testing.assert_close(losses, run(make(s.shape, t.shape), s, t, labels))
+    torch.testing.assert_close(
+        run(make(**shapes), student, teacher, labels), run(make(**shapes, resize='teacher'), student, teacher, labels)
+    )
+
+
+def test_a_part_of_weight_zero_is_left_out_with_its_queue():
+    labels = label_maps(2, 3, 2)
+    for weights, names, queues in (
+        (dict(pixel_weight=0), {'loss_minibatch', 'loss_region'}, ['region']),
+        (dict(minibatch_weight=0, region_weight=0), {'loss_pixel'}, ['pixel']),
+    ):
+        distiller = make(**weights)
+        assert set(run(distiller, maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), labels)) == names
+        assert list(distiller.parts[0].queues) == queues
+    alone = make(pixel_weight=0, region_weight=0, num_classes=None)
+    assert set(run(alone, maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1))) == {'loss_minibatch'}
+    assert not alone.state_dict()
+
+
+# The queues
+
+
+def test_a_step_writes_pixels_of_their_class_and_the_mean_of_each_class_and_picture():
+    teacher, labels = maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
+    distiller = make()
+    memory = distiller.parts[0]
+    random = memory.queue('pixel').rows.clone()
+    run(distiller, maps(2, 4, 3, 2), teacher, labels)
+    targets, flat = pixels_of(teacher), labels.flatten(1).tolist()
+    for kind in range(CLASSES):
+        own = [[pixel for pixel, label in zip(targets[i], flat[i], strict=True) if label == kind] for i in range(2)]
+        means = [unit([sum(v) / len(found) for v in zip(*found, strict=True)]) for found in own if found]
+        regions = memory.queue('region')
+        assert int(regions.ptr[kind]) == len(means)
+        torch.testing.assert_close(regions.rows[kind, : len(means)], torch.tensor(means, dtype=torch.float64))
+        count = sum(min(2, len(found)) for found in own)
+        written = memory.queue('pixel').rows[kind]
+        assert int(memory.queue('pixel').ptr[kind]) == count % 6
+        torch.testing.assert_close(written[count:], random[kind, count:])
+        members = torch.tensor([pixel for found in own for pixel in found], dtype=torch.float64)
+        assert torch.cdist(written[:count], members).amin(1).max() < 1e-12
+        assert len({tuple(row.tolist()) for row in written[:count]}) == count, 'no pixel twice'
+
+
+def test_a_queue_is_a_ring_of_the_last_rows_of_each_class():
+    queue = ClassQueue(CLASSES, 4, 2)
+    expected = {kind: queue.rows[kind].tolist() for kind in range(CLASSES)}
+    places = Counter()
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        labels = torch.randint(0, CLASSES - 1, (5,), generator=draw)
+        keys = torch.randn(5, 2, generator=draw)
+        queue.enqueue(keys, labels)
+        for key, label in zip(keys.tolist(), labels.tolist(), strict=True):
+            expected[label][places[label] % 4] = key
+            places[label] += 1
+        assert queue.ptr.tolist() == [places[kind] % 4 for kind in range(CLASSES)]
+        torch.testing.assert_close(queue.rows, torch.tensor([expected[kind] for kind in range(CLASSES)]))
+    queue.enqueue(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
+    assert queue.ptr.tolist() == [places[kind] % 4 for kind in range(CLASSES)]
+
+
+def test_queues_begin_with_the_same_random_directions_everywhere():
+    first = ClassQueue(2, 5, 3)
+    torch.manual_seed(11)
+    assert torch.equal(first.rows, ClassQueue(2, 5, 3).rows)
+    torch.testing.assert_close(first.rows.norm(dim=2), torch.ones(2, 5))
+    assert first.half().rows.dtype == torch.float32 and first.double().rows.dtype == torch.float64
+
+
+def test_a_sample_has_the_asked_number_of_different_rows_of_each_class():
+    queue = ClassQueue(2, 7, 3)
+    drawn = queue.sample(4, torch.Generator().manual_seed(0))
+    assert drawn.shape == (8, 3)
+    places = [torch.cdist(rows, queue.rows[kind]).argmin(1).tolist() for kind, rows in enumerate(drawn.split(4))]
+    assert places[0] == places[1] and len(set(places[0])) == 4
+    assert not torch.equal(drawn, queue.sample(4, torch.Generator().manual_seed(1)))
+    assert len(queue.sample(100, torch.Generator())) == 14
+
+
+def test_the_number_compared_is_shared_by_the_classes():
+    distiller, asked = make(pixel_contrast=7, region_contrast=3), []
+    for kind in ('pixel', 'region'):
+        queue = distiller.parts[0].queue(kind)
+        queue.sample = lambda count, generator, of=queue.sample: asked.append(count) or of(count, generator)
+    run(distiller, maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2))
+    assert asked == [7 // CLASSES + 1, 3 // CLASSES + 1]
+
+
+def test_pixels_are_drawn_anew_for_each_generator_and_all_classes_alike():
+    labels = torch.tensor([0] * 40 + [1] * 3 + [IGNORED] * 20 + [2] * 40)[torch.randperm(103)]
+    chosen = [choose_pixels(labels, CLASSES, 8, torch.Generator().manual_seed(seed)) for seed in range(300)]
+    assert all(labels[c].tolist() == [0] * 8 + [1] * 3 + [2] * 8 for c in chosen)
+    counts = torch.bincount(torch.cat(chosen), minlength=103)
+    assert counts[labels == IGNORED].sum() == 0 and (counts[labels == 1] == 300).all()
+    share = counts[(labels == 0) | (labels == 2)] / 300
+    assert ((share - 8 / 40).abs() < 5 * math.sqrt(0.2 * 0.8 / 300)).all()
+
+
+def test_regions_of_a_picture_leave_ignored_pixels_out():
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0], [-1.0, 0.0]])
+    means, classes = region_means(rows, torch.tensor([2, 2, IGNORED, 0]), CLASSES)
+    assert classes.tolist() == [0, 2]
+    torch.testing.assert_close(means, torch.tensor([[-1.0, 0.0], [0.5**0.5, 0.5**0.5]]))
+
+
+def test_what_is_drawn_depends_on_seed_iteration_and_place_alone():
+    def state(rank=0, seed=1, iteration=3, global_seed=0):
+        torch.manual_seed(global_seed)
+        distiller = make(pixels_per_image=1)
+        distiller.progress = Progress(iteration=iteration, seed=seed, rank=rank)
+        torch.manual_seed(global_seed)
+        run(distiller, maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), torch.zeros(2, 3, 2, dtype=torch.long))
+        return distiller.parts[0].queue('pixel').rows
+
+    assert torch.equal(state(), state(rank=1, global_seed=8))
+    assert not torch.equal(state(), state(iteration=4)) and not torch.equal(state(), state(seed=2))
+
+
+def test_evaluation_leaves_the_queues_alone():
+    distiller = make().eval()
+    before = {name: value.clone() for name, value in distiller.state_dict().items()}
+    run(distiller, maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2))
+    assert all(torch.equal(value, before[name]) for name, value in distiller.state_dict().items())
+
+
+# In a run
+
+
+def test_a_resumed_run_ends_with_the_same_queues_and_weights(tmp_path):
+    pair = toys.model_config(
+        toys.seg_net('fcn', dropout=0.1),
+        toys.seg_teacher('fcn'),
+        dict(cirkd=dict(type='CIRKD', pixel_memory=40, region_memory=3)),
+    )
+    toys.train(tmp_path / 'whole', pair, iters=4)
+    again = toys.run_config(
+        tmp_path / 'resumed', pair, 4, resume=True, load_from=str(tmp_path / 'whole' / 'iter_2.pth')
+    )
+    toys.train(None, again)
+    states = [torch.load(tmp_path / name, weights_only=False) for name in
+              ('whole/iter_2.pth', 'whole/iter_4.pth', 'resumed/iter_4.pth')]  # fmt: skip
+    early, whole, resumed = ({**state['distillers'], **state['state_dict']} for state in states)
+    assert not toys.differing(whole, resumed)
+    assert 'cirkd.parts.0.queues.pixel.rows' in toys.differing(early, whole)
+    assert whole['cirkd.parts.0.queues.region.rows'].shape[:2] == (toys.NUM_CLASSES, 3)
+
+
+# What is refused
+
+
+def test_detectors_are_refused_when_the_model_is_built():
+    option = dict(type='CIRKD', student_tap='neck[0]')
+    config = toys.model_config(toys.det_net(), toys.det_teacher(), dict(cirkd=option))
+    with pytest.raises(ValueError, match='distillers.cirkd: CIRKD keeps a queue.*RetinaNet.*num_classes') as error:
+        toys.build(config, scope='mmdet')
+    assert "type='PKD'" in str(error.value)
+
+
+def test_data_without_label_maps_are_refused():
+    with pytest.raises(ValueError, match=r'distillers\.x compares classes and needs label maps \(gt_sem_seg\)'):
+        make().step({'tap': [maps(2, 4, 3, 2)]}, {'tap': [maps(2, 5, 3, 2)]}, [SegDataSample()] * 2)
+
+
+def test_vectors_are_refused():
+    with pytest.raises(ValueError, match=r'must be \(B, C, H, W\) maps, got \(4,\)'):
+        make((2, 4), (2, 5))
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(temperature=0), 'temperature must be > 0, got 0'),
+        (dict(minibatch_weight=0, pixel_weight=0, region_weight=0), 'must be >= 0 and not all 0'),
+        (dict(pixel_weight=-1), r'got \(1.0, -1, 0.1\)'),
+        (dict(pool=0), 'pool must be a whole number >= 1, got 0'),
+        (dict(pixel_memory=2.5), 'pixel_memory must be a whole number >= 1, got 2.5'),
+        (dict(num_classes=0), 'num_classes must be a whole number >= 1, got 0'),
+        (dict(align='conv'), 'align'),
+    ],
+)
+def test_errors(options, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        CIRKD(**options)

@@ -1,0 +1,247 @@
+"""FGD: the released formula step by step, boxes on levels, real detectors."""
+
+import copy
+import doctest
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.structures import InstanceData
+
+from mmdistill_dense import losses
+from mmdistill_dense.distillers import FGD, fgd
+from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.distillers.boxes import boxes_on_map
+from tests import toys
+from tests.distillers.case import DistillerCase
+
+WEIGHTS = dict(alpha=0.1, beta=0.2, gamma=0.3, lambda_=0.4)
+
+
+def _samples(count=2, padded=(64, 64)):
+    """Generated pictures of 64 x 64 pixels with boxes, in a batch of the given size."""
+    samples = toys.det_batch(count)['data_samples']
+    for sample in samples:
+        sample.set_metainfo(dict(batch_input_shape=padded, pad_shape=(64, 64)))
+    return samples
+
+
+class TestFGD(DistillerCase):
+    option = dict(type='FGD', student_tap='neck', **WEIGHTS)
+    student = (2, 6, 8, 8)
+    teacher = (2, 10, 8, 8)
+    samples = _samples()
+
+    def make(self, **changes: Any) -> Distiller:
+        """Away from the start, where the last layers are 0 and nothing before them has a gradient."""
+        distiller = super().make(**changes)
+        for name, parameter in distiller.named_parameters():
+            if 'transform.3' in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        return distiller
+
+    def test_step_in_a_real_network(self) -> None:
+        model = _model('retinanet', dict(case=self.option))
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        values = []
+        for _ in range(4):
+            optimizer.zero_grad()
+            found = {k: v for k, v in toys.losses_of(model, toys.det_batch()).items() if k.startswith('distill.case.')}
+            toys.total(found).backward()
+            optimizer.step()
+            values.append(toys.total(found).item())
+        assert values[-1] < values[0]
+        assert all(p.grad is not None for p in model.distillers.parameters())
+
+
+def _model(kind, distillers):
+    config = toys.model_config(toys.det_net(kind), toys.det_teacher(kind), distillers)
+    return toys.ready(toys.build(config, scope='mmdet'))
+
+
+def _distiller(channels=4, **options):
+    torch.manual_seed(0)
+    distiller = FGD('neck', **{**WEIGHTS, **options})
+    shapes = {'neck': [torch.Size((1, channels, 8, 8))]}
+    distiller.setup(shapes, shapes)
+    distiller = distiller.double()
+    for parameter in distiller.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return distiller
+
+
+def _maps(batch=2, channels=4):
+    generator = torch.Generator().manual_seed(1)
+    return list(torch.randn(2, batch, channels, 8, 8, generator=generator, dtype=torch.float64))
+
+
+def _losses(distiller, student, teacher, samples):
+    return distiller({'neck': [student]}, {'neck': [teacher]}, samples)
+
+
+def _context(block, x):
+    """The block written as a layer on maps: the map with the context added."""
+    weight = F.conv2d(x, block.mask.weight)
+    share = weight.flatten(1).softmax(1)
+    pooled = torch.stack([(x[b].flatten(1) * share[b]).sum(1) for b in range(len(x))])
+    first, norm, _, last = block.transform
+    hidden = F.layer_norm(F.linear(pooled, first.weight, first.bias), norm.normalized_shape, norm.weight, norm.bias)
+    return x + F.linear(hidden.clamp(min=0), last.weight, last.bias)[..., None, None]
+
+
+def _attention(x, temperature):
+    batch, channels, height, width = x.shape
+    where = (x.abs().mean(1).flatten(1) / temperature).softmax(1).view(batch, height, width) * height * width
+    return where, (x.abs().mean((2, 3)) / temperature).softmax(1) * channels
+
+
+def test_equals_masked_copies_of_the_maps():
+    """Square roots of the masks and attentions multiplied into both maps, then plain squared errors."""
+    distiller, (student, teacher), samples = _distiller(temperature=0.7), _maps(), _samples()
+    found = _losses(distiller, student, teacher, samples)
+    (where_s, which_s), (where, which) = _attention(student, 0.7), _attention(teacher, 0.7)
+    fore = torch.zeros(2, 8, 8, dtype=torch.float64)
+    for b, sample in enumerate(samples):
+        for x1, y1, x2, y2 in (sample.gt_instances.bboxes.double() / 8).tolist():
+            top, bottom, left, right = int(y1), -int(-y2 // 1), int(x1), -int(-x2 // 1)
+            area = (bottom + 1 - top) * (right + 1 - left)
+            cells = fore[b, top : bottom + 1, left : right + 1]
+            cells.copy_(cells.clamp(min=1 / area))
+    back = torch.stack([(one == 0).double() / max((one == 0).sum(), 1) for one in fore])
+    assert 0 < (fore > 0).double().mean() < 1
+    focal = 0
+    for weight, mask in ((0.1, fore), (0.2, back)):
+        scale = (mask[:, None] * where[:, None] * which[..., None, None]).sqrt()
+        focal += weight * F.mse_loss(student * scale, teacher * scale, reduction='sum') / 2
+    torch.testing.assert_close(found['loss_focal'], focal)
+    attention = ((where_s - where).abs().sum() + (which_s - which).abs().sum()) / 2
+    torch.testing.assert_close(found['loss_attention'], 0.3 * attention)
+    blocks = distiller.parts[0]
+    out_s, out_t = _context(blocks['student'], student), _context(blocks['teacher'], teacher)
+    torch.testing.assert_close(found['loss_relation'], 0.4 * (out_s - out_t).square().sum() / 2)
+
+
+def test_gradcheck():
+    distiller, (student, teacher), samples = _distiller(), _maps(1, 4), _samples(1)
+    student = student[..., :2, :2].clone().requires_grad_()
+    teacher = teacher[..., :2, :2]
+
+    def total(x):
+        return torch.stack(list(distiller.level_loss(x, teacher, 0, samples).values())).sum()
+
+    assert torch.autograd.gradcheck(total, student)
+
+
+def test_both_blocks_start_without_a_shift_and_learn():
+    torch.manual_seed(0)
+    distiller = FGD()
+    shapes = {'neck': [torch.Size((1, 4, 8, 8))]}
+    distiller.setup(shapes, shapes)
+    student, teacher = (x.float() for x in _maps())
+    loss = _losses(distiller, student, teacher, _samples())['loss_relation']
+    torch.testing.assert_close(loss, 5e-6 * (student - teacher).square().sum() / 2)
+    loss.backward()
+    for side in ('student', 'teacher'):
+        assert distiller.parts[0][side].transform[3].weight.grad.any()
+
+
+def test_a_batch_is_the_mean_of_its_halves():
+    distiller, (student, teacher), samples = _distiller(), _maps(4), _samples(4)
+    whole = _losses(distiller, student, teacher, samples)
+    halves = [_losses(distiller, student[h], teacher[h], samples[h]) for h in (slice(0, 2), slice(2, 4))]
+    for name, value in whole.items():
+        torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2)
+
+
+def test_pictures_without_objects_are_background_alone():
+    distiller, (student, teacher), samples = _distiller(), _maps(), _samples()
+    for sample in samples:
+        sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+    weights = distiller.position_weights(student, samples)
+    torch.testing.assert_close(weights, torch.full((2, 8, 8), 0.2 / 64, dtype=torch.float64))
+    found = _losses(distiller, student, teacher, samples)
+    assert all(value.isfinite() for value in found.values()) and found['loss_focal'] > 0
+
+
+def test_boxes_are_scaled_by_the_strides_of_the_padded_batch():
+    samples = _samples(padded=(64, 128))
+    like = torch.zeros((), dtype=torch.float64)
+    for sample, boxes in zip(samples, boxes_on_map(samples, (16, 8), 'distillers.fgd', like), strict=True):
+        strides = torch.tensor([16, 4, 16, 4], dtype=torch.float64)
+        torch.testing.assert_close(boxes * strides, sample.gt_instances.bboxes.double())
+
+
+def test_boxes_of_mmdets_own_type():
+    from mmdet.structures.bbox import HorizontalBoxes
+
+    plain, samples = _samples(), _samples()
+    for sample in samples:
+        sample.gt_instances.bboxes = HorizontalBoxes(sample.gt_instances.bboxes)
+    like = torch.zeros(())
+    for a, b in zip(*(boxes_on_map(s, (8, 8), 'distillers.fgd', like) for s in (plain, samples)), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize('samples', [None, [], 'segmentation'])
+def test_a_batch_without_boxes_is_refused(samples):
+    if samples == 'segmentation':
+        samples = toys.seg_batch()['data_samples']
+    with pytest.raises(ValueError, match=r'distillers\.fgd separates objects .* needs boxes .* LoadAnnotations'):
+        distiller = _distiller()
+        distiller.name = 'fgd'
+        _losses(distiller, *_maps(), samples)
+
+
+@pytest.mark.parametrize(('kind', 'tap', 'levels'), [('retinanet', 'neck', 5), ('faster_rcnn', 'neck[:4]', 4)])
+def test_a_step_of_a_detector_of_unequal_pictures(kind, tap, levels):
+    """Padded pictures: every object of both lies in the foreground of every level."""
+    model = _model(kind, dict(fgd=dict(type='FGD', student_tap=tap)))
+    assert len(model.distillers['fgd'].levels) == levels
+    batch = toys.det_batch()
+    batch['inputs'][0] = batch['inputs'][0][:, :40]
+    sample = batch['data_samples'][0]
+    sample.set_metainfo(dict(img_shape=(40, 64)))
+    sample.gt_instances.bboxes[:, 1::2].clamp_(max=40)
+    seen = []
+    original = losses.box_weights
+
+    def note(boxes, height, width):
+        seen.append((boxes, height, width))
+        return original(boxes, height, width)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, 'box_weights', note)
+        found = toys.losses_of(model, copy.deepcopy(batch))
+    names = [f'distill.fgd.loss_{part}' for part in ('focal', 'attention', 'relation')]
+    assert all(found[name] > 0 for name in names) and len(seen) == 2 * levels
+    for (boxes, height, width), sample in zip(seen, batch['data_samples'] * levels, strict=True):
+        strides = torch.tensor([64 / width, 64 / height, 64 / width, 64 / height])
+        torch.testing.assert_close(boxes * strides, sample.gt_instances.bboxes)
+    toys.total({name: found[name] for name in names}).backward()
+    trained = {name.split('.')[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert trained == {'backbone', 'neck', 'distillers'}
+
+
+def test_example():
+    assert doctest.testmod(fgd).failed == 0
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(temperature=0), 'temperature must be above 0, got 0'),
+        (dict(alpha=-1), 'alpha must be >= 0, got -1'),
+        (dict(lambda_=-1e-6), r'lambda_ must be >= 0, got -1e-06'),
+    ],
+)
+def test_options_that_do_not_fit(options, words):
+    with pytest.raises(ValueError, match=words):
+        FGD(**options)
+
+
+@pytest.mark.parametrize('shape', [(1, 4), (1, 1, 8, 8)])
+def test_maps_that_do_not_fit(shape):
+    shapes = {'neck': [torch.Size(shape)]}
+    with pytest.raises(ValueError, match=r'must hold \(C, H, W\) maps of at least 2 channels'):
+        FGD().setup(shapes, shapes)

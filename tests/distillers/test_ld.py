@@ -1,0 +1,351 @@
+"""LD: mmdet's own head as the measure, regions, normalisation over processes, pairs that are refused."""
+
+import copy
+import types
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+
+from mmdistill_dense.distillers import LD
+from mmdistill_dense.distillers.base import Distiller, Progress
+from tests import toys
+from tests.distillers.case import DistillerCase
+
+ANCHORS = dict(type='AnchorGenerator', ratios=[1.0], octave_base_scale=4, scales_per_octave=1)
+TRAIN = dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1, debug=False)
+SCORES, EDGES = 'bbox_head[0]', 'bbox_head[1]'
+
+
+def _head_config(classes: int, reg_max: int, strides: list[int]) -> dict[str, Any]:
+    norm = dict(type='GN', num_groups=4)
+    sizes = dict(num_classes=classes, reg_max=reg_max, in_channels=8, feat_channels=8, stacked_convs=1)
+    return dict(type='GFLHead', **sizes, norm_cfg=norm, anchor_generator=dict(ANCHORS, strides=strides))
+
+
+def _head(config: dict[str, Any], **options: Any) -> Any:
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet')
+    return MODELS.build(ConfigDict(dict(config, train_cfg=TRAIN, **options))).eval()
+
+
+def _teacher(classes: int = 36, reg_max: int = 8, strides: tuple[int, ...] = (8,)) -> types.SimpleNamespace:
+    """What a distiller needs of a frozen teacher."""
+    head = _head_config(classes, reg_max, list(strides))
+    built = _head(head)
+    config = types.SimpleNamespace(model=dict(bbox_head=head, train_cfg=TRAIN), scope='mmdet')
+    return types.SimpleNamespace(config=config, module=lambda path: {'bbox_head': built}[path])
+
+
+def _samples(count: int = 2, seed: int = 0) -> list[Any]:
+    samples = toys.det_batch(count, seed)['data_samples']
+    for sample in samples:
+        sample.set_metainfo(dict(batch_input_shape=(64, 64)))
+    return samples
+
+
+class TestLD(DistillerCase):
+    """The case has one shape for both taps: 36 classes, and 4 edges of 9 values."""
+
+    option = dict(type='LD', main_weight=0.5)
+    student = teacher = (2, 36, 8, 8)
+    zero_on_identical = True
+    samples = _samples()
+
+    def make(self, **changes: Any) -> Distiller:
+        distiller = super().make(**changes)
+        distiller.frozen = _teacher()
+        return distiller
+
+    def test_state_round_trip(self) -> None:
+        assert not self.make().state_dict()
+
+    def test_step_in_a_real_network(self) -> None:
+        model = _model(case=self.option)
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        values = []
+        for _ in range(5):
+            optimizer.zero_grad()
+            found = _own(toys.losses_of(model, toys.det_batch()), 'case')
+            assert set(found) == {'loss_ld', 'loss_vlr', 'loss_kd'}
+            toys.total(found).backward()
+            optimizer.step()
+            values.append(toys.total(found).item())
+        assert 0 < values[-1] < values[0]
+
+
+def _own(losses: dict[str, Any], name: str) -> dict[str, Any]:
+    prefix = f'distill.{name}.'
+    return {key.removeprefix(prefix): value for key, value in losses.items() if key.startswith(f'{prefix}loss')}
+
+
+def _model(student: Any = None, teacher: Any = None, **distillers: Any) -> Any:
+    config = toys.model_config(student or toys.det_net('gfl'), teacher or toys.det_teacher('gfl'), distillers)
+    return toys.ready(toys.build(config, scope='mmdet'))
+
+
+# Against the formula
+
+STRIDES = (8, 16, 32)
+
+
+def _case(count: int = 2, seed: int = 0, classes: int = 5, reg_max: int = 6) -> tuple[dict, dict, list[Any]]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(scale: float) -> dict[str, list[torch.Tensor]]:
+        shapes = [(count, 64 // stride) for stride in STRIDES]
+        return {
+            tap: [scale * torch.randn(b, channels, n, n, generator=generator, dtype=torch.float64) for b, n in shapes]
+            for tap, channels in ((SCORES, classes), (EDGES, 4 * (reg_max + 1)))
+        }
+
+    return draw(1.0), draw(3.0), _samples(count, seed)
+
+
+def _distiller(**options: Any) -> LD:
+    distiller = LD(**options)
+    distiller.frozen = _teacher(5, 6, STRIDES)
+    return distiller
+
+
+def _part(maps: dict, pictures: slice) -> dict:
+    return {tap: [x[pictures] for x in levels] for tap, levels in maps.items()}
+
+
+def test_main_region_equals_mmdets_own_head() -> None:
+    student, teacher, samples = _case()
+    kl = dict(type='KnowledgeDistillationKLDivLoss', loss_weight=0.25, T=10)
+    others = dict(loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True), loss_bbox=dict(type='GIoULoss'))
+    head = _head(dict(_head_config(5, 6, list(STRIDES)), type='LDHead'), loss_ld=kl, **others)
+    targets = [sample.gt_instances for sample in samples], [sample.metainfo for sample in samples]
+    as_float = [[x.float() for x in maps] for maps in (student[SCORES], student[EDGES], teacher[EDGES])]
+    expected = sum(head.loss_by_feat(*as_float[:2], *targets, as_float[2])['loss_ld'])
+    assert expected > 0.1
+    found = _distiller()(student, teacher, samples)['loss_ld']
+    torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=0)
+
+
+def _rows(maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Of each level: (B, H W, C)."""
+    return [x.permute(0, 2, 3, 1).reshape(len(x), -1, x.shape[1]) for x in maps]
+
+
+def _divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    p, q = ((x / temperature).softmax(-1) for x in (teacher, student))
+    return temperature**2 * (p * (p / q).log()).mean()
+
+
+@pytest.mark.parametrize('reduction', ['sum', 'mean'])
+def test_every_term_equals_loops_over_the_anchors(reduction: str) -> None:
+    student, teacher, samples = _case()
+    distiller = _distiller(reduction=reduction, main_weight=0.3, valuable_weight=0.7, class_weight=2.0, temperature=5.0)
+    regions = distiller.regions([x.shape[2:] for x in student[SCORES]], samples, torch.device('cpu'))
+    main = valuable = classes = quality = 0.0
+    s_scores, t_scores, s_edges, t_edges = (_rows(m[tap]) for tap in (SCORES, EDGES) for m in (student, teacher))
+    for level, region in enumerate(regions):
+        own = []
+        for b, a in region.main.nonzero().tolist():
+            q = s_scores[level][b, a].sigmoid().max()
+            quality += q
+            s, t = (x[level][b, a].view(4, -1) for x in (s_edges, t_edges))
+            main += sum(q / 4 * _divergence(s[e], t[e], 5.0) for e in range(4))
+            own.append(_divergence(s_scores[level][b, a], t_scores[level][b, a], 2.0))
+        classes += sum(own) / max(len(own), 1)
+        for b, a in region.valuable.nonzero().tolist():
+            s, t = (x[level][b, a].view(4, -1) for x in (s_edges, t_edges))
+            valuable += sum(region.valuable[b, a] / 16 * _divergence(s[e], t[e], 5.0) for e in range(4))
+    scale = 1 if reduction == 'sum' else 1 / max(quality, 1)
+    assert quality > 2
+    found = distiller(student, teacher, samples)
+    expected = dict(loss_ld=0.3 * scale * main, loss_vlr=0.7 * scale * valuable, loss_kd=2.0 * classes)
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=0)
+
+
+def test_gradcheck() -> None:
+    student, teacher, samples = _case(1)
+    distiller = _distiller(valuable_weight=0.5)
+    flat = [student[SCORES][1].requires_grad_(), student[EDGES][1].requires_grad_()]
+
+    def edges(x: torch.Tensor) -> torch.Tensor:
+        maps = {SCORES: student[SCORES], EDGES: [student[EDGES][0], x, student[EDGES][2]]}
+        found = distiller(maps, teacher, samples)
+        return found['loss_ld'] + found['loss_vlr']
+
+    def scores(x: torch.Tensor) -> torch.Tensor:  # their part in the weight of loss_ld is a constant
+        maps = {SCORES: [student[SCORES][0], x, student[SCORES][2]], EDGES: student[EDGES]}
+        return distiller(maps, teacher, samples)['loss_kd']
+
+    assert torch.autograd.gradcheck(scores, flat[0]) and torch.autograd.gradcheck(edges, flat[1])
+
+
+def test_sums_are_those_of_the_pictures() -> None:
+    """As released: a process's loss of edges is the sum over its pictures, not their mean."""
+    student, teacher, samples = _case(4)
+    distiller = _distiller()
+    parts = [slice(0, 4), slice(0, 2), slice(2, 4)]
+    whole, *halves = (distiller(_part(student, p), _part(teacher, p), samples[p]) for p in parts)
+    for name in ('loss_ld', 'loss_vlr'):
+        torch.testing.assert_close(whole[name], halves[0][name] + halves[1][name])
+
+
+# Regions
+
+
+def test_positives_are_those_of_the_students_own_assigner() -> None:
+    """The numbers that GFL trains its boxes with, for a batch whose pictures are padded differently."""
+    model = _model(ld=dict(type='LD'))
+    batch = toys.det_batch()
+    batch['inputs'][0] = batch['inputs'][0][:, :40]
+    batch['data_samples'][0].set_metainfo(dict(img_shape=(40, 64)))
+    batch['data_samples'][0].gt_instances.bboxes[:, 1::2].clamp_(max=40)
+    data = model.data_preprocessor(copy.deepcopy(batch), True)
+    samples = data['data_samples']
+    sizes = [x.shape[2:] for x in model.bbox_head(model.extract_feat(data['inputs']))[0]]
+    regions = model.distillers['ld'].regions(sizes, samples, torch.device('cpu'))
+    metas = [sample.metainfo for sample in samples]
+    anchors, valid = model.bbox_head.get_anchors(sizes, metas, device='cpu')
+    labels = model.bbox_head.get_targets(anchors, valid, [sample.gt_instances for sample in samples], metas)[1]
+    for region, level in zip(regions, labels, strict=True):
+        assert torch.equal(region.main, level < toys.NUM_CLASSES - 1)
+    assert sum(region.main.sum() for region in regions) >= 2
+    assert sum(region.valuable.count_nonzero() for region in regions) > sum(region.main.sum() for region in regions)
+
+
+def test_pictures_without_objects_give_zero_with_a_gradient() -> None:
+    student, teacher, samples = _case()
+    for sample in samples:
+        sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+    edges, scores = ([x.requires_grad_() for x in student[tap]] for tap in (EDGES, SCORES))
+    for reduction in ('sum', 'mean'):
+        found = _distiller(reduction=reduction)(student, teacher, samples)
+        total = torch.stack(list(found.values())).sum()
+        total.backward()
+        assert total.item() == 0 and all(not x.grad.any() for x in edges + scores)
+
+
+def test_a_term_without_weight_is_left_out() -> None:
+    student, teacher, samples = _case()
+    assert set(_distiller(valuable_weight=0, class_weight=0)(student, teacher, samples)) == {'loss_ld'}
+
+
+# Real pairs
+
+
+def test_a_step_trains_head_neck_and_backbone_and_leaves_the_teacher() -> None:
+    model = _model(ld=dict(type='LD', class_weight=0))
+    toys.total(_own(toys.losses_of(model, toys.det_batch()), 'ld')).backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {name.split('.')[0] for name in trained} == {'backbone', 'neck', 'bbox_head'}
+    assert any(name.startswith('bbox_head.scales') for name in trained), 'the edges are compared behind the scales'
+    assert not any(name.startswith('bbox_head.gfl_cls') for name in trained)
+    assert all(p.grad is None for p in toys.teacher_of(model).network.parameters())
+
+
+def test_training_through_the_runner(tmp_path) -> None:
+    config = toys.model_config(toys.det_net('gfl'), toys.det_teacher('gfl'), dict(ld=dict(type='LD')))
+    runner = toys.train(None, toys.det_run_config(tmp_path, config))
+    scalars = runner.message_hub.log_scalars
+    for name in ('ld', 'vlr', 'kd'):
+        assert 0 < scalars[f'train/distill.ld.loss_{name}'].current() < float('inf')
+
+
+RTMDET = dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', allow_random=True)
+ATSS = dict(cfg='mmdet::atss/atss_r50_fpn_1x_coco.py', backbone=dict(init_cfg=None), allow_random=True)
+NO_ATSS = dict(train_cfg=dict(assigner=dict(_delete_=True, type='MaxIoUAssigner', pos_iou_thr=0.5)))
+
+
+@pytest.mark.parametrize(
+    ('student', 'teacher', 'words'),
+    [
+        ({}, 'retinanet', "distillers.ld: .* heads with reg_max .* teacher's bbox_head is a RetinaHead and has none"),
+        ({}, RTMDET, 'bbox_head is a RTMDetSepBNHead and has none'),
+        ({}, ATSS, 'bbox_head is a ATSSHead and has none'),
+        ('retinanet', 'gfl', r'student has levels of .*\(classes, height, width\)|edges x'),
+        (dict(num_classes=3), 'gfl', r'levels of \[\(3, 64, 64\), .*set model.student.bbox_head'),
+        (dict(reg_max=8), 'gfl', r'levels of \[\(36, 64, 64\), .*\(edges x \(reg_max \+ 1\), height, width\)'),
+    ],
+)
+def test_pairs_refused_at_construction(student, teacher, words) -> None:
+    student = toys.det_net(student) if isinstance(student, str) else toys.det_net('gfl', bbox_head=student)
+    teacher = toys.det_teacher(teacher) if isinstance(teacher, str) else teacher
+    with pytest.raises(ValueError, match=words):
+        toys.build(toys.model_config(student, teacher, dict(ld=dict(type='LD'))), scope='mmdet')
+
+
+def test_a_teacher_with_another_assigner_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"teacher's ATSSAssigner, but model.teacher's .*MaxIoUAssigner"):
+        _model(teacher=toys.det_teacher('gfl', **NO_ATSS), ld=dict(type='LD'))
+
+
+@pytest.mark.parametrize('samples', [None, 'segmentation'])
+def test_a_batch_without_boxes_is_refused(samples) -> None:
+    samples = toys.seg_batch()['data_samples'] if samples else None
+    student, teacher, _ = _case()
+    with pytest.raises(ValueError, match=r'distillers\.ld needs boxes \(gt_instances\)'):
+        _distiller()(student, teacher, samples)
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(temperature=0), 'temperature must be above 0, got 0'),
+        (dict(main_weight=0), 'main_weight must be above 0, got 0'),
+        (dict(class_weight=-1), 'class_weight must be >= 0, got -1'),
+        (dict(ratio=1.0), r'ratio must be in \[0, 1\), got 1\.0'),
+        (dict(reduction='none'), "reduction must be one of 'sum', 'mean', got 'none'"),
+    ],
+)
+def test_options_that_do_not_fit(options, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        LD(**options)
+
+
+# Processes
+
+SPLIT = (3, 1)  # pictures of each process
+
+
+def _step(reduction: str, pictures: slice) -> dict[str, Any]:
+    """Losses of some of the pictures, and the gradient of their sum."""
+    student, teacher, samples = _case(sum(SPLIT))
+    leaves = [x for levels in student.values() for x in levels]
+    for x in leaves:
+        x.requires_grad_()
+    distiller = _distiller(reduction=reduction)
+    distiller.progress = Progress(seed=1)
+    found = distiller(_part(student, pictures), _part(teacher, pictures), samples[pictures])
+    torch.stack(list(found.values())).sum().backward()
+    return dict(losses={k: v.detach() for k, v in found.items()}, grads=[x.grad for x in leaves])
+
+
+def _process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    rendezvous = f'file://{folder}/rendezvous'
+    dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=120))
+    begin = sum(SPLIT[:rank])
+    found = {name: _step(name, slice(begin, begin + SPLIT[rank])) for name in ('sum', 'mean')}
+    torch.save(found, f'{folder}/rank{rank}.pth')
+    dist.destroy_process_group()
+
+
+def test_two_processes_average_to_one_with_all_pictures(tmp_path) -> None:
+    """With 'mean' exactly; with 'sum', as released, the edges count half as much, and the classes exactly."""
+    mp.spawn(_process, args=(str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f'rank{rank}.pth') for rank in range(2)]
+    for reduction in ('sum', 'mean'):
+        whole = _step(reduction, slice(0, sum(SPLIT)))
+        for name, value in whole['losses'].items():
+            average = (ranks[0][reduction]['losses'][name] + ranks[1][reduction]['losses'][name]) / 2
+            factor = 0.5 if reduction == 'sum' and name != 'loss_kd' else 1.0
+            torch.testing.assert_close(average, factor * value, rtol=1e-6, atol=0)
+    for a, b, value in zip(*(r['mean']['grads'] for r in ranks), whole['grads'], strict=True):
+        torch.testing.assert_close((a + b) / 2, value, rtol=1e-5, atol=1e-12)

@@ -1,0 +1,158 @@
+import itertools
+import math
+
+import pytest
+import torch
+
+from mmdistill_dense.losses import valuable_region, weighted_divergence
+
+# Rows
+
+
+def _logits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = 3 * torch.randn(2, 5, 4, 6, generator=generator, dtype=torch.float64)
+    return student.requires_grad_(), teacher, torch.rand(5, 4, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize('temperature', [1.0, 10.0])
+def test_divergence_equals_the_naive_formula(temperature: float) -> None:
+    student, teacher, weight = _logits()
+    total = 0.0
+    for s, t, w in zip(student.reshape(-1, 6).tolist(), teacher.reshape(-1, 6).tolist(), weight.flatten(), strict=True):
+        rows = [[math.exp(v / temperature) for v in z] for z in (s, t)]
+        p_s, p_t = ([v / sum(row) for v in row] for row in rows)
+        total += w.item() * sum(b * math.log(b / a) for a, b in zip(p_s, p_t, strict=True)) / 6
+    loss = weighted_divergence(student, teacher, weight, temperature=temperature)
+    assert loss.item() == pytest.approx(temperature**2 * total, rel=1e-10)
+
+
+def test_divergence_ignores_offsets_and_permutations_of_the_rows() -> None:
+    student, teacher, weight = _logits()
+    expected = weighted_divergence(student, teacher, weight, temperature=2.0)
+    moved = weighted_divergence(student + 5, teacher - torch.rand(5, 4, 1), weight, temperature=2.0)
+    torch.testing.assert_close(moved, expected)
+    order = [3, 1, 4, 0, 2]
+    torch.testing.assert_close(
+        weighted_divergence(student[order], teacher[order], weight[order], temperature=2.0), expected
+    )
+    assert weighted_divergence(teacher, teacher, weight).item() == pytest.approx(0, abs=1e-14)
+
+
+def test_divergence_gradcheck() -> None:
+    student, teacher, weight = _logits()
+    assert torch.autograd.gradcheck(lambda x: weighted_divergence(x, teacher, weight, temperature=3.0), student)
+
+
+def test_divergence_gives_the_student_alone_a_gradient() -> None:
+    student, teacher, weight = (x.detach().requires_grad_() for x in _logits())
+    weighted_divergence(student, teacher, weight).backward()
+    assert student.grad is not None and teacher.grad is None and weight.grad is None
+
+
+def test_no_rows_give_zero_with_a_gradient() -> None:
+    student = torch.zeros(0, 4, 6, requires_grad=True)
+    loss = weighted_divergence(student, torch.zeros(0, 4, 6), torch.zeros(0, 4))
+    loss.backward()
+    assert loss.item() == 0 and student.grad is not None
+
+
+def test_half_logits_are_lifted() -> None:
+    student, teacher, weight = _logits()
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = weighted_divergence(student.bfloat16(), teacher.bfloat16(), weight, temperature=2.0)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(weighted_divergence(student, teacher, weight, temperature=2.0).item(), rel=0.02)
+
+
+def test_divergence_errors() -> None:
+    student, teacher, weight = _logits()
+    with pytest.raises(ValueError, match='temperature must be above 0, got 0'):
+        weighted_divergence(student, teacher, weight, temperature=0)
+    with pytest.raises(ValueError, match=r'logits differ in shape: \(5, 4, 6\) and \(4, 6\)'):
+        weighted_divergence(student, teacher[0], weight)
+    with pytest.raises(ValueError, match=r'weight must be \(5, 4\), one per row, got \(5,\)'):
+        weighted_divergence(student, teacher, weight[:, 0])
+
+
+# Regions
+
+SIZES = [64, 16, 4]
+
+
+def _anchors() -> torch.Tensor:
+    """Square anchors of 4 strides' side on grids of 8, 4 and 2 cells a side over a picture of 64."""
+    levels = []
+    for side, stride in ((8, 8), (4, 16), (2, 32)):
+        y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing='ij')
+        centres = torch.stack([x, y], -1).reshape(-1, 2).double() * stride
+        levels.append(torch.cat([centres - 2 * stride, centres + 2 * stride], 1))
+    return torch.cat(levels)
+
+
+BOXES = torch.tensor([[3.0, 5.0, 41.0, 33.0], [10.0, 30.0, 60.0, 63.0], [50.0, 2.0, 58.0, 9.0]], dtype=torch.float64)
+
+
+def _iou(a: list[float], b: list[float]) -> tuple[float, float, float]:
+    """IoU, distance-IoU and distance of the centres of two boxes."""
+    width, height = (max(min(a[i + 2], b[i + 2]) - max(a[i], b[i]), 0) for i in (0, 1))
+    area_a, area_b = ((x[2] - x[0]) * (x[3] - x[1]) for x in (a, b))
+    iou = width * height / (area_a + area_b - width * height)
+    distance = math.dist(*(((x[0] + x[2]) / 2, (x[1] + x[3]) / 2) for x in (a, b)))
+    diagonal = math.dist((min(a[0], b[0]), min(a[1], b[1])), (max(a[2], b[2]), max(a[3], b[3])))
+    return iou, iou - distance**2 / diagonal**2, distance
+
+
+@pytest.mark.parametrize(('topk', 'ratio'), [(9, 0.25), (3, 0.5), (9, 0.0)])
+def test_region_equals_the_naive_formula(topk: int, ratio: float) -> None:
+    anchors = _anchors().tolist()
+    expected = [0.0] * len(anchors)
+    for box in BOXES.tolist():
+        overlaps = [_iou(anchor, box) for anchor in anchors]
+        picked, begin = [], 0
+        for size in SIZES:
+            level = sorted(overlaps[begin : begin + size], key=lambda o: o[2])
+            # ties of the distance between unequal overlaps would leave the choice open
+            assert len(level) <= topk or level[topk - 1][2] < level[topk][2] or level[topk - 1][0] == level[topk][0]
+            picked += [o[0] for o in level[:topk]]
+            begin += size
+        mean = sum(picked) / len(picked)
+        threshold = mean + math.sqrt(sum((o - mean) ** 2 for o in picked) / (len(picked) - 1))
+        for i, (iou, distance_iou, _) in enumerate(overlaps):
+            if ratio * threshold <= distance_iou < threshold:
+                expected[i] = max(expected[i], iou)
+    found = valuable_region(_anchors(), BOXES, SIZES, topk=topk, ratio=ratio)
+    assert found.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert 5 < found.count_nonzero() < len(anchors) - 5
+
+
+def test_region_does_not_depend_on_the_order_of_the_boxes() -> None:
+    found = valuable_region(_anchors(), BOXES, SIZES)
+    assert torch.equal(valuable_region(_anchors(), BOXES[[2, 0, 1]], SIZES), found)
+
+
+def test_a_higher_ratio_makes_the_region_smaller() -> None:
+    regions = [valuable_region(_anchors(), BOXES, SIZES, ratio=ratio) > 0 for ratio in (0.1, 0.25, 0.5)]
+    for large, small in itertools.pairwise(regions):
+        assert not (small & ~large).any() and small.sum() < large.sum()
+
+
+def test_no_boxes_and_no_anchors_have_no_region() -> None:
+    assert not valuable_region(_anchors(), torch.zeros(0, 4), SIZES).any()
+    assert valuable_region(torch.zeros(0, 4), BOXES, [0, 0, 0]).shape == (0,)
+
+
+def test_the_threshold_is_that_of_mmdets_assigner() -> None:
+    """It lies between the distance-IoU of a box's region and the IoU of its positives."""
+    assigners = pytest.importorskip('mmdet.models.task_modules.assigners')
+    from mmengine.structures import InstanceData
+
+    anchors = _anchors()
+    for box in BOXES:
+        ground_truth = InstanceData(bboxes=box[None], labels=torch.zeros(1, dtype=torch.long))
+        result = assigners.ATSSAssigner(topk=9).assign(InstanceData(priors=anchors), SIZES, ground_truth)
+        positive = result.gt_inds > 0
+        assert positive.any()
+        overlaps = torch.tensor([_iou(anchor, box.tolist())[:2] for anchor in anchors.tolist()])
+        region = valuable_region(anchors, box[None], SIZES) > 0
+        assert overlaps[region, 1].max() < overlaps[positive, 0].min()

@@ -1,0 +1,106 @@
+import pytest
+import torch
+from torch import Tensor
+
+from mmdistill_dense.losses import pairwise_distance
+
+# positions, channels of student and teacher: the first is cheaper by positions, the second by channels
+SHAPES = pytest.mark.parametrize(('size', 'c_s', 'c_t'), [((2, 3), 4, 9), ((5, 4), 2, 3)])
+
+
+def _maps(size: tuple[int, int], c_s: int, c_t: int, batch: int = 2) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(batch, c, *size, generator=generator, dtype=torch.float64) for c in (c_s, c_t))
+    return student.requires_grad_(), teacher
+
+
+def _naive(student: Tensor, teacher: Tensor) -> Tensor:
+    """Pair by pair, by torch's cosine similarity."""
+    terms = []
+    for s, t in zip(student.flatten(2), teacher.flatten(2), strict=True):
+        for i in range(s.shape[1]):
+            for j in range(s.shape[1]):
+                a_s, a_t = (torch.cosine_similarity(x[:, i], x[:, j], dim=0) for x in (s, t))
+                terms.append((a_s - a_t) ** 2)
+    return torch.stack(terms).mean()
+
+
+@SHAPES
+def test_equals_pairs_one_by_one_with_its_gradient(size: tuple[int, int], c_s: int, c_t: int) -> None:
+    student, teacher = _maps(size, c_s, c_t)
+    loss, naive = pairwise_distance(student, teacher), _naive(student, teacher)
+    torch.testing.assert_close(loss, naive)
+    torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(naive, student))
+
+
+@SHAPES
+def test_gradcheck_and_no_gradient_for_the_teacher(size: tuple[int, int], c_s: int, c_t: int) -> None:
+    student, teacher = _maps(size, c_s, c_t)
+    assert torch.autograd.gradcheck(lambda x: pairwise_distance(x, teacher), student)
+    pairwise_distance(student, teacher.requires_grad_()).backward()
+    assert teacher.grad is None and student.grad is not None
+
+
+@SHAPES
+def test_rotation_and_scale_of_the_features_do_not_count(size: tuple[int, int], c_s: int, c_t: int) -> None:
+    student, teacher = _maps(size, c_s, c_t)
+    rotation, _ = torch.linalg.qr(torch.randn(c_s, c_s, dtype=torch.float64))
+    lengths = torch.linspace(0.1, 5, size[0] * size[1], dtype=torch.float64).reshape(1, 1, *size)
+    turned = torch.einsum('dc,bchw->bdhw', rotation, student) * lengths
+    torch.testing.assert_close(pairwise_distance(turned, teacher), pairwise_distance(student, teacher))
+    assert pairwise_distance(turned, student).item() == pytest.approx(0, abs=1e-12)
+
+
+@SHAPES
+def test_order_of_the_positions_does_not_count_but_which_agree_does(size: tuple[int, int], c_s: int, c_t: int) -> None:
+    student, teacher = _maps(size, c_s, c_t)
+    torch.testing.assert_close(pairwise_distance(student.flip(3), teacher.flip(3)), pairwise_distance(student, teacher))
+    assert pairwise_distance(teacher.flip(3), teacher) > 1e-3
+
+
+@SHAPES
+def test_mean_over_the_images(size: tuple[int, int], c_s: int, c_t: int) -> None:
+    student, teacher = _maps(size, c_s, c_t, batch=4)
+    halves = [pairwise_distance(s, t) for s, t in zip(student.split(2), teacher.split(2), strict=True)]
+    torch.testing.assert_close(torch.stack(halves).mean(), pairwise_distance(student, teacher))
+
+
+def test_with_few_channels_no_matrix_of_positions_is_kept() -> None:
+    student, teacher = (x.detach().float() for x in _maps((32, 32), 4, 8, batch=1))
+    sizes: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+        loss = pairwise_distance(student.requires_grad_(), teacher)
+    loss.backward()
+    assert max(sizes) <= 32 * 32 * 8, 'the maps themselves are the largest'
+
+
+def test_the_way_by_channels_is_exact_enough_in_float32() -> None:
+    student, teacher = _maps((32, 32), 4, 8)
+    exact = pairwise_distance(student, teacher).item()
+    assert pairwise_distance(student.float(), teacher.float()).item() == pytest.approx(exact, abs=1e-6)
+    same = teacher.float()
+    assert pairwise_distance(same, same).item() == pytest.approx(0, abs=1e-6)
+
+
+@SHAPES
+def test_positions_of_zeros_are_like_none_and_stay_finite(size: tuple[int, int], c_s: int, c_t: int) -> None:
+    student, teacher = (x.detach().clone() for x in _maps(size, c_s, c_t))
+    student[:, :, 0] = 0
+    loss = pairwise_distance(student.requires_grad_(), teacher)
+    loss.backward()
+    torch.testing.assert_close(loss, _naive(student, teacher))
+    assert student.grad.isfinite().all() and not student.grad[:, :, 0].any()
+
+
+def test_half_maps_are_lifted() -> None:
+    student, teacher = (x.detach().half() for x in _maps((5, 4), 2, 3))
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = pairwise_distance(student, teacher)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pairwise_distance(student.float(), teacher.float()).item()
+
+
+@pytest.mark.parametrize('shape', [(1, 2, 4, 5), (2, 2, 4, 4)])
+def test_other_batch_or_size_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r'differ in batch or size: .* and \(1, 3, 4, 4\)'):
+        pairwise_distance(torch.zeros(shape), torch.zeros(1, 3, 4, 4))

@@ -1,0 +1,102 @@
+import math
+import statistics
+
+import pytest
+import torch
+
+from mmdistill_dense.losses import standardized_mse
+
+SHAPE = (3, 4, 5, 6)
+
+
+def _maps(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
+    student = 3 * student + teacher + torch.arange(4.0)[:, None, None]
+    return student.to(dtype).requires_grad_(), teacher.to(dtype).requires_grad_()
+
+
+def _channels(x: torch.Tensor) -> list[list[float]]:
+    return [x[:, c].flatten().tolist() for c in range(x.shape[1])]
+
+
+def test_equals_the_naive_formula() -> None:
+    student, teacher = _maps()
+    total = 0.0
+    for s, t in zip(_channels(student), _channels(teacher), strict=True):
+        z_s, z_t = ([(v - statistics.fmean(x)) / (statistics.stdev(x) + 1e-6) for v in x] for x in (s, t))
+        total += sum((a - b) ** 2 for a, b in zip(z_s, z_t, strict=True))
+    assert standardized_mse(student, teacher).item() == pytest.approx(total / (2 * math.prod(SHAPE)), rel=1e-10)
+
+
+def test_is_one_minus_the_correlation_of_each_channel() -> None:
+    student, teacher = _maps()
+    rho = [statistics.correlation(s, t) for s, t in zip(_channels(student), _channels(teacher), strict=True)]
+    n = 3 * 5 * 6
+    expected = (1 - statistics.fmean(rho)) * (n - 1) / n
+    assert standardized_mse(student, teacher, eps=1e-12).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_scale_and_offset_of_a_channel_do_not_matter() -> None:
+    student, teacher = _maps()
+    scale = torch.tensor([0.5, 2.0, 100.0, 1.0], dtype=torch.float64)[:, None, None]
+    moved = standardized_mse(student * scale + 7, teacher / scale - 3, eps=1e-12)
+    torch.testing.assert_close(moved, standardized_mse(student, teacher, eps=1e-12))
+
+
+def test_positions_and_pictures_may_be_permuted_on_both_sides() -> None:
+    student, teacher = _maps()
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
+    turned = [x.flatten(2)[:, :, order].flip(0) for x in (student, teacher)]
+    torch.testing.assert_close(standardized_mse(*turned), standardized_mse(student, teacher))
+
+
+def test_gradcheck() -> None:
+    student, teacher = _maps()
+    assert torch.autograd.gradcheck(lambda x: standardized_mse(x, teacher.detach()), student)
+
+
+def test_the_teacher_gets_no_gradient() -> None:
+    student, teacher = _maps()
+    standardized_mse(student, teacher).backward()
+    assert teacher.grad is None and student.grad is not None and student.grad.any()
+
+
+def test_range() -> None:
+    student, _ = _maps()
+    assert standardized_mse(student, student).item() == pytest.approx(0, abs=1e-12)
+    assert standardized_mse(-student, student).item() == pytest.approx(2 * 89 / 90, rel=1e-6)
+
+
+@pytest.mark.parametrize('flat', ['student', 'teacher', 'both'])
+def test_constant_channels_have_a_finite_gradient(flat: str) -> None:
+    student, teacher = (x.detach() for x in _maps(torch.float32))
+    for name, x in (('student', student), ('teacher', teacher)):
+        if flat in (name, 'both'):
+            x[:, 1] = 5.0
+    loss = standardized_mse(student.requires_grad_(), teacher)
+    loss.backward()
+    assert loss.isfinite() and student.grad is not None and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 1, 1), (0, 3, 2, 2)])
+def test_channels_of_one_value_or_of_none_give_zero(shape: tuple[int, ...]) -> None:
+    student = torch.ones(shape, requires_grad=True)
+    loss = standardized_mse(student, torch.zeros(shape))
+    assert loss.item() == 0
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_maps_are_lifted(dtype: torch.dtype) -> None:
+    student, teacher = (1000 * x.detach() for x in _maps())
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = standardized_mse(student.to(dtype), teacher.to(dtype))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(standardized_mse(student, teacher).item(), rel=0.02)  # squares beyond float16
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match=r'eps must be above 0, got 0'):
+        standardized_mse(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), eps=0)
+    with pytest.raises(ValueError, match=r'maps differ in shape: \(1, 2, 3\) and \(2, 2, 3\)'):
+        standardized_mse(torch.zeros(1, 2, 3), torch.zeros(2, 2, 3))

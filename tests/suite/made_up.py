@@ -1,0 +1,80 @@
+"""A definition on disk with results that nobody trained."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from mmdistill_dense.suite import plan
+from mmdistill_dense.suite.definition import Definition, load
+from mmdistill_dense.suite.files import write_json
+
+RECEIPT = dict(config='mmdistill_dense::x.py', file='iter_9.pth', sha256='ab' * 32, matched=9, total=10, ignored=1)
+CONTROL = {0: 40.0, 1: 41.0, 2: 42.5}
+DEFINITION = """
+title: Made up
+out: {out}
+control: toy_seg
+methods:
+  kd: {{}}
+  heavy: {{method: kd, options: {{loss_weight: 5}}}}
+seeds: [0, 1, 2]
+"""
+
+
+def definition(folder: Path, more: str = '', text: str = DEFINITION) -> Definition:
+    """Write and read a definition of toy_seg with two methods and three seeds."""
+    path = folder / 'suite.yaml'
+    path.write_text(text.format(out=folder / 'out') + more)
+    return load(path)
+
+
+def hash_of(suite: Definition, run: plan.Run) -> str:
+    """A stand-in for ``plan.hash_of`` that reads no configs."""
+    method = suite.methods.get(run.name)
+    text = repr((suite.control.stem, dict(suite.options), method and dict(method.options), run.name, run.choice))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def finish(suite: Definition, name: str, scores: dict[int, float], **changes: Any) -> None:
+    """Write results of a method's runs."""
+    for run in plan.runs(suite):
+        if run.name == name and run.kind != 'search' and run.seed in scores:
+            write_json(run.folder / 'result.json', {**result(suite, run, scores[run.seed]), **changes})
+
+
+def result(suite: Definition, run: plan.Run, score: float) -> dict[str, Any]:
+    """What a finished run leaves, as ``suite.job`` writes it."""
+    return {
+        'name': run.name,
+        'seed': run.seed,
+        'choice': dict(run.choice or {}),
+        'config_hash': plan.hash_of(suite, run),
+        'versions': {'torch': '2.0', 'mmengine': '1.0'},
+        'device': 'CPU x86_64',
+        'threads': 1,
+        'metrics': {'test': {'mIoU': score, 'aAcc': 80.0}, 'val': {'mIoU': score + 1}},
+        'test_is_val': False,
+        'score': score,
+        'checkpoint': 'iter_9.pth',
+        'iterations': 9,
+        'seconds_per_iteration': 0.25,
+        'minutes': 1.0,
+        'restarts': 0,
+        'teacher': None if run.name in ('control', 'teacher') else RECEIPT,
+        'shares': {},
+    }
+
+
+def price(suite: Definition, name: str) -> None:
+    """Write what ``suite.py cost`` would have found."""
+    run = next(run for run in plan.runs(suite) if run.name == name and run.kind == 'run')
+    key = {'config_hash': plan.hash_of(suite, run), 'torch': '2.0'}
+    if name == plan.CONTROL:
+        student, teacher = dict(parameters=945_171, gflops=0.267), dict(parameters=2_811_323, gflops=0.714)
+        content = dict(student=student, teacher=teacher, test_size=[96, 128], test_size_from='the first test picture')
+    else:
+        key |= {'device': 'CPU x86_64', 'threads': 1, 'batch': None, 'repeats': 5}
+        memory = dict(control_step=0, distilled_step=2**20, held=2**21, extra=3 * 2**20)
+        content = dict(batch=8, train_size=[96, 128], teacher_weights='random', adapter_parameters=7, ratio=1.5)
+        content |= dict(memory=memory, seconds={})
+    write_json(suite.out / 'cost' / f'{name}.json', {'key': key, **content})

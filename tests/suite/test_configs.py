@@ -1,0 +1,164 @@
+"""Resolved configs: fair by construction, the same in memory and in the written file; and their hash."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from mmdistill_dense.suite import configs, plan
+from mmdistill_dense.suite.definition import Definition, load
+from tests.suite import tiny
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def defined(**changes: Any) -> Definition:
+    return load(tiny.write(Path(), **changes))
+
+
+def run_of(definition: Definition, name: str) -> plan.Run:
+    return next(run for run in plan.runs(definition) if run.name == name)
+
+
+def own_leaf(text: str = '') -> dict[str, Any]:
+    """A leaf of the user's own, with further lines."""
+    name = "__import__('mmdistill_dense.zoo', fromlist=['x']).base('mmdistill_dense::control/toy_seg.py')"
+    Path('mine.py').write_text(f"_base_ = {name}\nmodel = dict(distillers=dict(kd=dict(type='LogitKD')))\n{text}")
+    return {'mine': {'config': 'mine.py'}}
+
+
+def test_method_differs_from_its_control_in_distillers_alone() -> None:
+    definition = defined(methods={'kd': {}, 'afdcd': {}, **own_leaf()})
+    control = configs.control_config(definition)
+    for method in definition.methods.values():
+        found = set(configs.differences(control.to_dict(), configs.method_config(definition, method).to_dict()))
+        assert found and all(key.startswith('model.distillers') for key in found), found
+
+
+@pytest.mark.parametrize(
+    ('text', 'key'),
+    [
+        ('optim_wrapper = dict(optimizer=dict(lr=1e-3))', 'optim_wrapper.optimizer.lr'),
+        ('model["student"] = dict(decode_head=dict(channels=7))', 'model.student.decode_head'),
+        ('train_cfg = dict(max_iters=9)', 'train_cfg.max_iters'),
+        ('compile = True', 'compile'),
+    ],
+)
+def test_leaf_that_differs_in_more_is_refused_with_the_keys(text: str, key: str) -> None:
+    definition = defined(methods=own_leaf(text))
+    with pytest.raises(ValueError, match=rf"methods.mine.config='mine.py' differs .* distillers: {key}\. A gain"):
+        configs.method_config(definition, definition.methods['mine'])
+
+
+@pytest.mark.parametrize(
+    ('key', 'said'),
+    [
+        ('train_cfg.max_iters', 'options.train_cfg.max_iters would make the method differ from its control'),
+        ('model.student.x', 'options.model.student.x would make the method differ from its control'),
+        ('model.distillers.kdd.loss_weight', "distiller 'kdd': unknown. Close: kd"),
+        ('pool_size', r'which of .*\? Give it as (kd|afdcd)\.pool_size'),
+    ],
+)
+def test_options_of_a_method_are_its_distillers(key: str, said: str) -> None:
+    definition = defined(methods={'afdcd': {'options': {key: 3}}})
+    with pytest.raises(ValueError, match=said):
+        configs.method_config(definition, definition.methods['afdcd'])
+
+
+@pytest.mark.parametrize('key', ['pool_size', 'afdcd.pool_size', 'model.distillers.afdcd.pool_size'])
+def test_options_of_a_method_may_be_short(key: str) -> None:
+    name = 'kd' if key == 'pool_size' else 'afdcd'
+    definition = defined(methods={name: {'options': {key.replace('pool_size', 'loss_weight'): 3}}})
+    config = configs.method_config(definition, definition.methods[name])
+    assert config.model.distillers[name].loss_weight == 3
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        ({'train_cgf.max_iters': 3}, "options: setting 'train_cgf': unknown. Close: train_cfg"),
+        ({'model.distillers.kd.loss_weight': 3}, 'give it to the methods that it is for'),
+    ],
+)
+def test_options_of_all_runs_are_checked(options: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        configs.control_config(defined(options=options))
+
+
+def test_control_with_distillers_is_refused() -> None:
+    own_leaf("default_scope = 'mmseg'")
+    with pytest.raises(ValueError, match="control='.*mine.py' must be a DistillModel without distillers"):
+        configs.control_config(defined(control='mine.py', methods={'kd': {}}))
+
+
+def test_written_config_is_the_one_that_is_run(tmp_path: Path) -> None:
+    grid = {'kd': {'loss_weight': [0.5, 2]}, 'seeds': [1]}
+    methods = {'kd': {}, 'afdcd': {'options': {'afdcd.pool_size': 2}}, **own_leaf()}
+    definition = defined(methods=methods, grid=grid, seeds=[3], options={'param_scheduler.1.end': 77, 'train_cfg': {'val_interval': 5}})
+    for run in plan.runs(definition):
+        if run.choice is None:
+            continue
+        config = plan.config_of(definition, run)
+        method = definition.methods.get(run.name)
+        if run.kind == 'teacher':
+            leaf = configs.inheriting(definition.teacher.config, run.folder)
+        else:
+            leaf = configs.leaf_text(definition, method, run.folder)
+        run.folder.mkdir(parents=True)
+        run.leaf.write_text(leaf)
+        (run.folder / 'run.py').write_text(configs.run_text(Config.fromfile(run.leaf), config))
+        written = Config.fromfile(run.folder / 'run.py')
+        kept = {key: value for key, value in written.to_dict().items() if key != 'distillers'}
+        assert kept == {key: value for key, value in config.to_dict().items() if key != 'distillers'}, run.title
+        assert configs.config_hash(written) == configs.config_hash(config)
+    assert config.param_scheduler[1].end == 77 and config.train_cfg.val_interval == 5
+
+
+def hash_of(name: str = 'kd', **changes: Any) -> str:
+    definition = defined(**changes)
+    return plan.hash_of(definition, run_of(definition, name))
+
+
+def test_hash_changes_with_what_is_trained() -> None:
+    hashes = {
+        'as it is': hash_of(),
+        'option': hash_of(iters=8),
+        'distiller': hash_of(methods={'kd': {'options': {'loss_weight': 5}}}),
+        'workers': hash_of(workers=1),
+        'teacher': hash_of(teacher={'config': 'teachers/toy_seg', 'options': {'train_cfg.max_iters': 3}}),
+        'seed of the teacher': hash_of(teacher={'config': 'teachers/toy_seg', 'seed': 5}),
+        'own teacher': hash_of(teacher=None),
+        'student': hash_of(options={'model.student.decode_head.channels': 12}),
+        'control': hash_of('control'),
+    }
+    assert len(set(hashes.values())) == len(hashes), hashes
+
+
+def test_hash_leaves_out_what_does_not_reach_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dict(seeds=[5], out='elsewhere', jobs=3, threads=2, checkpoint_every=1, title='x', metric='aAcc')
+    assert hash_of() == hash_of(**other)
+    assert hash_of('control') == hash_of('control', teacher=None), 'the control reads no teacher'
+    assert hash_of() == hash_of(methods={'kd': {}, 'maskd': {}})
+
+
+def test_hash_does_not_depend_on_where_the_data_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config.fromfile(configs.compose.recipe_file('deeplabv3_r101_to_r18_camvid'))
+    monkeypatch.setenv('MMDISTILL_DATA', '/somewhere/else')
+    moved = Config.fromfile(configs.compose.recipe_file('deeplabv3_r101_to_r18_camvid'))
+    assert moved.train_dataloader.dataset.data_root == '/somewhere/else/camvid'
+    there = configs.config_hash(moved)
+    monkeypatch.delenv('MMDISTILL_DATA')
+    assert configs.config_hash(config) == there
+
+
+def test_workers_apply_to_every_loader_and_two_checkpoints_are_kept() -> None:
+    config = configs.control_config(defined(workers=0))
+    assert [config[name].num_workers for name in configs.LOADERS] == [0, 0, 0]
+    assert not any(config[name].persistent_workers for name in configs.LOADERS)
+    assert config.default_hooks.checkpoint.max_keep_ckpts == 2
+    assert config.default_hooks.checkpoint.interval == 2
+    assert configs.control_config(defined(checkpoint_every=None)).default_hooks.checkpoint.interval == 600

@@ -1,0 +1,116 @@
+"""What a definition may hold, and what its mistakes are answered with."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmdistill_dense.suite import definition
+from tests.suite import tiny
+
+
+def load(folder: Path, **changes: Any) -> definition.Definition:
+    return definition.load(tiny.write(folder, **changes))
+
+
+def test_values_have_defaults_of_the_task(tmp_path: Path) -> None:
+    (tmp_path / 'least.yaml').write_text('control: toy_seg\nmethods: {kd: }\n')
+    found = definition.load(tmp_path / 'least.yaml')
+    assert (found.title, found.out, found.task) == ('least', Path('work_dirs/suites/least'), 'seg')
+    assert (found.metric, found.percent, found.seeds, found.jobs) == ('mIoU', False, (0, 1, 2), 1)
+    assert found.methods['kd'].fragment.name == 'kd_seg.py'
+    (tmp_path / 'det.yaml').write_text('control: toy_det\nmethods: {maskd: {}}\n')
+    found = definition.load(tmp_path / 'det.yaml')
+    assert (found.task, found.metric, found.percent) == ('det', 'coco/bbox_mAP', True)
+
+
+def test_all_methods_are_those_that_fit(tmp_path: Path) -> None:
+    found = load(tmp_path, methods='all')
+    assert list(found.methods) == definition.fitting(found.control)
+    assert {'kd', 'afdcd', 'maskd', 'pcd'} <= found.methods.keys()
+
+
+def test_one_method_stands_under_several_names(tmp_path: Path) -> None:
+    methods = {'kd': {}, 'heavy': {'method': 'kd', 'options': {'loss_weight': 5}}}
+    found = load(tmp_path, methods=methods).methods
+    assert found['heavy'].fragment == found['kd'].fragment
+    assert found['heavy'].options == {'loss_weight': 5}
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    path = tiny.write(tmp_path)
+    path.write_text(path.read_text() + 'grid: {kd: {loss_weight: [1e-3, 2.5E+1]}, seeds: [1]}\n')
+    assert definition.load(path).grid == {'kd': {'loss_weight': [0.001, 25.0]}}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        (dict(metod={}), 'tiny.yaml: metod: unknown. Close: methods'),
+        (dict(control=None), 'tiny.yaml: control: missing'),
+        (dict(control=3), 'control: must be of type str, got 3'),
+        (dict(methods=None), "methods: give 'all', or options by name"),
+        (dict(methods=['kd']), "methods: give 'all', or options by name"),
+        (dict(methods={'kdd': {}}), r"methods.kdd: method 'kdd': unknown. Close: .*kd.* What fits toy_seg: .*kd"),
+        (dict(methods={'control': {}}), 'methods.control: a name is made of letters'),
+        (dict(methods={'a b': {}}), 'methods.a b: a name is made of letters'),
+        (dict(methods={'kd': {'option': 1}}), 'methods.kd.option: unknown. Close: options'),
+        (dict(methods={'kd': 3}), 'methods.kd: must hold keys with values, got 3'),
+        (dict(methods={'kd': {'variant': 'mimic'}}), "methods.kd: no fragment of variant 'mimic' of kd fits toy_seg"),
+        (dict(methods={'kd': {'config': 'x.py', 'method': 'kd'}}), 'methods.kd.config: a leaf of your own has no method'),
+        (dict(seeds=[0, 0]), r'seeds: must be different integers, as in \[0, 1, 2\]; got \[0, 0\]'),
+        (dict(seeds=[]), 'seeds: must be different integers'),
+        (dict(seeds=[True]), 'seeds: must be different integers'),
+        (dict(jobs=0), 'jobs: must be at least 1, got 0'),
+        (dict(workers=-1), 'workers: must be at least 0'),
+        (dict(percent='yes'), "percent: must be of type bool, got 'yes'"),
+        (dict(teacher={'file': 'x'}), 'teacher.file: unknown'),
+        (dict(grid={'afdcd': {}, 'seeds': [1]}), 'grid.afdcd: unknown. '),
+        (dict(grid={'kd': {'loss_weight': [1, 2]}}), 'grid.seeds: missing'),
+        (dict(grid={'kd': {'loss_weight': 1}, 'seeds': [1]}), 'grid.kd.loss_weight: give two or more different'),
+        (dict(grid={'kd': {'loss_weight': [1, 1]}, 'seeds': [1]}), 'grid.kd.loss_weight: give two or more different'),
+        (dict(grid={'kd': {}, 'seeds': [1]}), 'grid.kd: give options with the values to try'),
+        (dict(slurm={'launcher': 'pbs'}), "slurm.launcher: 'pbs' is none of slurm, pytorch"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, changes: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        load(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        (dict(control='toy_segg'), r'tiny.yaml: control: .*Close: .*control/toy_seg.py'),
+        (dict(control='mine.py'), "control: no file '.*mine.py' .looked for beside|control: no file"),
+        (dict(teacher='teachers/toy_sag'), r'teacher.config: .*Close: .*teachers/toy_seg.py'),
+        (dict(methods={'mine': {'config': 'leaf.py'}}), r'methods.mine.config: no file .*leaf.py'),
+    ],
+)
+def test_files_that_are_not_there_are_named(tmp_path: Path, changes: dict, said: str) -> None:
+    with pytest.raises(FileNotFoundError, match=said):
+        load(tmp_path, **changes)
+
+
+def test_method_of_the_other_task_is_refused_with_what_fits(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'methods\.fgd: no fragment of fgd fits toy_seg\. What fits toy_seg: .*kd'):
+        load(tmp_path, methods={'fgd': {}})
+
+
+def test_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'twice.yaml'
+    path.write_text('control: toy_seg\nmethods:\n  kd: {}\n  kd: {options: {loss_weight: 5}}\n')
+    with pytest.raises(ValueError, match=r'twice\.yaml: line 3: kd stands there twice'):
+        definition.load(path)
+
+
+def test_no_yaml_and_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=re.escape('no such definition of a suite')):
+        definition.load(tmp_path / 'none.yaml')
+    (tmp_path / 'bad.yaml').write_text('a: [')
+    with pytest.raises(ValueError, match='bad.yaml: '):
+        definition.load(tmp_path / 'bad.yaml')
+    (tmp_path / 'list.yaml').write_text('- a')
+    with pytest.raises(ValueError, match='list.yaml: must hold keys with values'):
+        definition.load(tmp_path / 'list.yaml')

@@ -1,0 +1,139 @@
+"""Sizes, times and memory against counts made another way."""
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmdistill_dense.analysis.measure import Timing
+from mmdistill_dense.distillers.base import FeatureDistiller
+from mmdistill_dense.registry import DATASETS, DISTILLERS
+from mmdistill_dense.suite import measuring
+from mmdistill_dense.teacher import FrozenTeacher
+from tests import toys
+
+ROOT = Path(__file__).resolve().parents[2]
+SGD = {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01, 'momentum': 0.9}}
+LARGE = 64 * 2**20
+
+
+@DISTILLERS.register_module()
+class HungryMimic(FeatureDistiller):
+    """Holds 64 MiB while it compares."""
+
+    def loss(self, student: torch.Tensor, teacher: torch.Tensor, level: int) -> dict[str, torch.Tensor]:
+        held = torch.zeros(LARGE, dtype=torch.uint8)
+        return {'loss_hungry': (student.float() - teacher).square().mean() + held[0]}
+
+
+def _config(scope: str = 'mmseg', **options: Any) -> Config:
+    loaders = {'train_dataloader': {'batch_size': 2}, 'test_dataloader': {'dataset': {'type': 'None'}}}
+    return Config({'model': toys.model_config(**options), 'default_scope': scope, 'optim_wrapper': SGD, **loaders})
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(4 * p.numel() for p in network.parameters()) + sum(b.numel() * b.itemsize for b in network.buffers())
+
+
+def _macs_of_convolutions(network: nn.Module, size: tuple[int, int], **kwargs: Any) -> int:
+    counted = []
+
+    def count(conv: nn.Conv2d, _: Any, out: torch.Tensor) -> None:
+        counted.append(out.numel() * conv.in_channels // conv.groups * conv.kernel_size[0] * conv.kernel_size[1])
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, 3, *size), **kwargs)
+    return sum(counted)
+
+
+def test_size_of_student_and_teacher_is_that_of_their_convolutions() -> None:
+    config, size = _config(), (48, 64)
+    cost = measuring.student_cost(config, size)
+    networks = {
+        'student': toys.build_plain(toys.seg_net()),
+        'teacher': FrozenTeacher(toys.seg_net(width=16, allow_random=True)).build(),
+    }
+    for name, network in networks.items():
+        macs = _macs_of_convolutions(network, size)
+        assert cost[name]['parameters'] == sum(p.numel() for p in network.parameters())
+        assert macs <= cost[name]['gflops'] * 1e9 < 1.1 * macs  # norms and resizing are little beside them
+    assert (cost['test_size'], cost['test_size_from']) == ([48, 64], 'given')
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn'])
+def test_a_detector_has_a_size_too(kind: str) -> None:
+    options = {'student': toys.det_net(kind), 'teacher': toys.det_net(kind, 16, allow_random=True)}
+    cost = measuring.student_cost(_config('mmdet', distillers={}, **options), (64, 96))
+    assert 0 < cost['student']['gflops'] < cost['teacher']['gflops']
+
+
+def test_several_teachers_add_up_and_none_has_no_size() -> None:
+    one = toys.seg_net(width=16, allow_random=True)
+    alone, both, none = (
+        measuring.student_cost(_config(distillers={}, teacher=teacher), (32, 32))
+        for teacher in (one, {'a': one, 'b': one}, {})
+    )
+    assert both['teacher'] == {key: 2 * value for key, value in alone['teacher'].items()}
+    assert none['teacher'] is None and none['student'] == alone['student']
+
+
+def test_the_test_size_is_that_of_the_first_picture() -> None:
+    config = Config.fromfile(ROOT / 'configs/control/toy_seg.py')
+    init_default_scope('mmseg')
+    assert measuring.test_size(None, config) == ((96, 128), 'the first test picture')
+
+
+def test_without_the_test_set_a_pipeline_or_the_crop_tells_the_size() -> None:
+    config = Config.fromfile(ROOT / 'configs/_base_/datasets/coco_detection.py')
+    with mock.patch.object(DATASETS, 'build', side_effect=FileNotFoundError):
+        assert measuring.test_size(nn.Module(), config) == ((800, 1333), 'the test pipeline')
+        found = measuring.test_size(toys.build_plain(toys.seg_net()), _config())
+    assert found == ((toys.SIDE, toys.SIDE), 'the size in training, as the test set is not there')
+
+
+def test_the_ratio_is_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+    timings = {'control': Timing(2.0, 1.0, 9.0), 'distilled': Timing(5.0, 4.0, 6.0)}
+    seen = {}
+
+    def times(works: dict, repeats: int, device: str) -> dict:
+        seen.update(repeats=repeats, device=device)
+        for work in works.values():
+            work()
+        return timings
+
+    monkeypatch.setattr(measuring, 'interleaved_times', times)
+    cost = measuring.step_cost(_config(), 'cpu', batch=3, repeats=7)
+    assert seen == {'repeats': 7, 'device': 'cpu'}
+    assert (cost['ratio'], cost['batch'], cost['train_size']) == (2.5, 3, [toys.SIDE] * 2)
+    assert cost['seconds']['control'] == {'median': 2.0, 'low': 1.0, 'high': 9.0}
+    assert (cost['teacher_weights'], cost['adapter_parameters']) == ('random', 0)
+
+
+def test_memory_counts_teacher_adapters_and_their_momentum() -> None:
+    """Nothing else stands between two steps."""
+    config = _config(distillers={'mimic': {'type': 'MaskedMimic'}})
+    cost = measuring.step_cost(config, 'cpu', repeats=1)
+    teacher = FrozenTeacher(toys.seg_net(width=16, allow_random=True)).build()
+    adapters = cost['adapter_parameters']
+    (channels,) = {conv.out_channels for conv in teacher.backbone.layer4.modules() if isinstance(conv, nn.Conv2d)}
+    assert adapters == channels * (channels // 2 + 1) + channels * (channels + 1)  # align, and its own convolution
+    memory = cost['memory']
+    assert memory['held'] == _bytes(teacher) + 2 * 4 * adapters
+    assert memory['extra'] == memory['held'] + memory['distilled_step'] - memory['control_step']
+
+
+def test_a_hungry_loss_shows_in_the_extra_memory() -> None:
+    plain, hungry = (
+        measuring.step_cost(_config(distillers={'m': {'type': kind, 'student_tap': 'backbone[3]'}}), 'cpu', repeats=1)
+        for kind in ('MaskedMimic', 'HungryMimic')
+    )
+    assert hungry['memory']['extra'] - plain['memory']['extra'] > 0.5 * LARGE
+    assert hungry['memory']['control_step'] == pytest.approx(plain['memory']['control_step'], rel=0.01)

@@ -1,0 +1,229 @@
+"""The table on results that were made up: every number of it can be checked by hand."""
+
+import csv
+import io
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmdistill_dense.suite import plan, table
+from mmdistill_dense.suite.definition import Definition
+from mmdistill_dense.suite.files import read_json, write_json
+from mmdistill_dense.suite.markdown import as_markdown
+from mmdistill_dense.suite.rows import changes_of_the_recipe, collect
+from tests.suite import made_up
+
+CITYSCAPES = """
+control: deeplabv3_r101_to_r18_cityscapes
+out: {out}
+methods:
+  afdcd: {{}}
+  strong: {{method: afdcd, options: {{afdcd.fd_weight: 9}}}}
+seeds: [0]
+"""
+GRID = 'grid: {heavy: {loss_weight: [1, 9]}, seeds: [7, 8]}\n'
+
+
+@pytest.fixture(autouse=True)
+def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real ones, which take a second for a table, are tested beside ``plan``."""
+    monkeypatch.setattr(plan, 'hash_of', made_up.hash_of)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Definition:
+    """Control and kd whole, heavy without its first seed."""
+    suite = made_up.definition(tmp_path)
+    made_up.finish(suite, 'control', made_up.CONTROL)
+    made_up.finish(suite, 'kd', {0: 43.0, 1: 43.5, 2: 45.5})
+    made_up.finish(suite, 'heavy', {1: 40.0, 2: 40.1})
+    return suite
+
+
+def lines_of(text: str, first: str) -> list[list[str]]:
+    """The cells of the lines of Markdown whose first cell is given."""
+    found = [line.strip('|').split(' | ') for line in text.splitlines() if line.startswith(f'| {first} |')]
+    return [[cell.strip() for cell in line] for line in found]
+
+
+def rows_of(text: str) -> dict[str, dict[str, str]]:
+    return {line['name']: line for line in csv.DictReader(io.StringIO(text))}
+
+
+def test_scores_gains_and_intervals(suite: Definition) -> None:
+    """kd: gains 3, 2.5, 3; mean 2.8333, sd 0.28868, times 4.30265 / sqrt 3 = 0.71711."""
+    text = as_markdown(collect(suite))
+    main, seeds = lines_of(text, 'kd')
+    assert main[1:4] == ['3', '44.00 ± 1.32', '**+2.83** [+2.12, +3.55]']
+    assert seeds[1:] == ['43.00 (+3.00)', '43.50 (+2.50)', '45.50 (+3.00)']
+    assert lines_of(text, 'student alone')[0][1:4] == ['3', '41.17 ± 1.26', '–']
+
+
+def test_a_row_with_missing_runs_says_so_and_pairs_only_what_is_there(suite: Definition) -> None:
+    """heavy: losses 1 and 2.4; mean -1.7, sd 0.98995, times 12.7062 / sqrt 2 = 8.8943; a loser is shown, not bold."""
+    text = as_markdown(collect(suite))
+    main, seeds = lines_of(text, 'heavy')
+    assert main[1:4] == ['2 of 3', '40.05 ± 0.07', '-1.70 [-10.59, +7.19]']
+    assert seeds[1:] == ['missing', '40.00 (-1.00)', '40.10 (-2.40)']
+    assert 'Missing: heavy seed 0.' in text
+
+
+def test_pairs_are_counted_where_they_are_fewer_than_runs(suite: Definition) -> None:
+    (suite.out / 'runs' / 'control' / 'seed2' / 'result.json').unlink()
+    text = as_markdown(collect(suite))
+    assert lines_of(text, 'kd')[0][1:4] == ['3', '44.00 ± 1.32', '+2.75 [-0.43, +5.93], 2 pairs']
+    assert lines_of(text, 'heavy')[0][3] == '-1.00, 1 pair'
+    assert lines_of(text, 'heavy')[1][3] == '40.10'
+
+
+def test_an_empty_suite_has_its_rows(tmp_path: Path) -> None:
+    text = as_markdown(collect(made_up.definition(tmp_path)))
+    assert [line[2] for line in lines_of(text, 'kd')] == ['not run', 'missing']
+    assert lines_of(text, 'teacher')[0][1:4] == ['–', 'not tested', '–']
+
+
+def test_a_clear_loss_is_as_bold_as_a_clear_gain(suite: Definition) -> None:
+    made_up.finish(suite, 'heavy', {0: 30.0, 1: 31.1, 2: 32.4})
+    assert lines_of(as_markdown(collect(suite)), 'heavy')[0][3].startswith('**-10.00** [')
+
+
+def test_a_diverged_run_is_no_missing_run(suite: Definition) -> None:
+    made_up.finish(suite, 'heavy', {0: math.nan})
+    assert lines_of(as_markdown(collect(suite)), 'heavy')[0][1:4] == ['3', 'nan ± nan', '+nan [+nan, +nan]']
+
+
+def test_the_teacher_has_a_row(tmp_path: Path) -> None:
+    suite = made_up.definition(tmp_path, 'teacher: toy_seg\n')
+    made_up.finish(suite, 'teacher', {0: 53.5})
+    assert lines_of(as_markdown(collect(suite)), 'teacher')[0][1:4] == ['1', '53.50', '–']
+
+
+def test_costs_stand_in_their_rows(suite: Definition) -> None:
+    for name in ('control', 'kd'):
+        made_up.price(suite, name)
+    text = as_markdown(collect(suite))
+    assert lines_of(text, 'teacher')[0][4:] == ['2.81 M', '0.714', '–', '–', '–']
+    assert lines_of(text, 'student alone')[0][4:] == ['0.945 M', '0.267', '0.25', '1', '0']
+    assert lines_of(text, 'kd')[0][4:] == ['0.945 M', '0.267', '0.25', '1.50', '3 MiB']
+    assert lines_of(text, 'heavy')[0][4:] == ['0.945 M', '0.267', '0.25', '–', '–']
+    assert 'batch 8 of 96x128, teacher with random weights' in text
+    assert f'`python tools/suite.py cost {suite.path}` measures them' in text
+
+
+def test_a_cost_of_another_config_is_not_shown(suite: Definition) -> None:
+    made_up.price(suite, 'kd')
+    path = suite.out / 'cost' / 'kd.json'
+    content = read_json(path)
+    write_json(path, {**content, 'key': {**content['key'], 'config_hash': 'other'}})
+    assert lines_of(as_markdown(collect(suite)), 'kd')[0][7:] == ['–', '–']
+
+
+def test_the_footer_names_what_the_rows_were_made_of(suite: Definition) -> None:
+    text = as_markdown(collect(suite))
+    hashes = {run.name: plan.hash_of(suite, run) for run in plan.runs(suite)}
+    assert '; '.join(f'{name} {value}' for name, value in hashes.items()) in text
+    assert 'Rows: heavy = kd with `loss_weight=5`' in text
+    assert 'Teacher: `mmdistill_dense::x.py`, iter_9.pth, sha256 abababababab…, 9 of 10 tensors\n' in text
+    assert 'Versions: torch 2.0, mmengine 1.0\n' in text
+    assert f'`python tools/suite.py run {suite.path}`' in text
+
+
+def test_rows_of_different_versions_or_teachers_are_told_apart(suite: Definition) -> None:
+    receipts = {'a': made_up.RECEIPT, 'b': {**made_up.RECEIPT, 'file': None}}
+    made_up.finish(suite, 'heavy', {1: 40.0, 2: 40.1}, versions={'torch': '2.1'}, teacher=receipts)
+    text = as_markdown(collect(suite))
+    assert 'Versions: torch 2.0, mmengine 1.0 (control, kd); torch 2.1 (heavy)' in text
+    assert 'b: random weights of mmdistill_dense::x.py (heavy)' in text
+
+
+def test_a_result_of_another_config_is_refused(suite: Definition) -> None:
+    made_up.finish(suite, 'kd', {1: 43.5}, config_hash='0123456789ab')
+    with pytest.raises(ValueError, match='kd seed 1: .*was made with config 0123456789ab, the definition now gives'):
+        collect(suite)
+
+
+def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) -> None:
+    before = table.scores_as_csv(collect(suite))
+    made_up.finish(suite, 'kd', {1: 43.5}, seconds_per_iteration=9.0, minutes=7.0, restarts=3)
+    assert table.scores_as_csv(collect(suite)) == before
+    made_up.finish(suite, 'kd', {1: 100 / 3})
+    lines = list(csv.DictReader(io.StringIO(table.scores_as_csv(collect(suite)))))
+    (line,) = [line for line in lines if (line['name'], line['seed']) == ('kd', '1')]
+    assert (float(line['score']), float(line['gain'])) == (100 / 3, 100 / 3 - 41.0)
+    assert line['test/aAcc'] == '80.0' and line['config_hash'] == plan.hash_of(suite, plan.runs(suite)[1])
+
+
+def test_csv_is_the_table_with_every_digit(suite: Definition) -> None:
+    for name in ('control', 'kd'):
+        made_up.price(suite, name)
+    found = collect(suite)
+    rows, row = rows_of(table.as_csv(found)), found.row('kd')
+    assert list(rows) == ['teacher', 'control', 'kd', 'heavy']
+    assert float(rows['kd']['gain_low']) == row.gain.low and float(rows['kd']['sd']) == row.summary.sd
+    assert (rows['kd']['extra_memory'], rows['kd']['step_ratio']) == (str(3 * 2**20), '1.5')
+    assert (rows['heavy']['n'], rows['heavy']['planned'], rows['heavy']['step_ratio']) == ('2', '3', '')
+
+
+def test_all_tried_values_are_shown_and_the_taken_one_is_marked(tmp_path: Path) -> None:
+    suite = made_up.definition(tmp_path, GRID)
+    for run in plan.runs(suite):
+        if run.kind == 'search':
+            score = {1: 40.0, 9: 44.0}[run.choice['loss_weight']] + run.seed / 4
+            write_json(run.folder / 'result.json', made_up.result(suite, run, score))
+    text = as_markdown(collect(suite))
+    tried = [line[1:] for line in lines_of(text.partition('## Search')[2], 'heavy')]
+    assert tried == [
+        ['loss_weight=1', '41.75, 42.00', '41.88', ''],
+        ['loss_weight=9', '45.75, 46.00', '45.88', 'taken'],
+    ]
+    assert 'heavy = kd with `loss_weight=9`' in text
+    (suite.out / 'search/heavy/loss_weight=9/seed8/result.json').unlink()
+    unfinished = lines_of(as_markdown(collect(suite)).partition('## Search')[2], 'heavy')[1]
+    assert unfinished[1:] == ['loss_weight=9', '45.75, missing', '–', '']
+
+
+def test_published_results_stand_beside_the_method_as_it_is_shipped(tmp_path: Path) -> None:
+    suite = made_up.definition(tmp_path, text=CITYSCAPES)
+    made_up.finish(suite, 'afdcd', {0: 76.0})
+    text = as_markdown(collect(suite))
+    assert lines_of(text, 'afdcd')[0][-3:] == ['74.21', '77.03 [1]', '+2.82']
+    assert lines_of(text, 'strong')[0][-3:] == lines_of(text, 'student alone')[0][-3:] == ['–', '–', '–']
+    assert re.search(r'^- \[1\] .*Af-DCD.*; teacher 78.07$', text, re.MULTILINE)
+    assert rows_of(table.as_csv(collect(suite)))['afdcd']['published_gain'].startswith('2.82')
+
+
+@pytest.mark.parametrize(
+    ('options', 'changed'),
+    [
+        ('test_dataloader.dataset.data_root: /x, train_dataloader.num_workers: 1', ()),
+        ('train_cfg.max_iters: 200', ('train_cfg.max_iters',)),
+        ('train_dataloader.batch_size: 4', ()),
+        ('train_dataloader.batch_size: 2', ('train_dataloader.batch_size',)),
+    ],
+)
+def test_a_changed_recipe_has_no_published_results(options: str, changed: tuple, tmp_path: Path) -> None:
+    """The recipe is for 16 pictures: 4 processes with 4 each keep it, with 2 each they do not."""
+    more = f'options: {{{options}}}\nslurm: {{processes: 4}}\n'
+    suite = made_up.definition(tmp_path, more, text=CITYSCAPES)
+    assert changes_of_the_recipe(suite) == changed
+    text = as_markdown(collect(suite))
+    assert ('published: gain' in text) == (not changed)
+    assert ('Published results are not shown' in text) == bool(changed)
+
+
+def test_files_are_written_where_they_are_asked_for_and_twice_the_same(
+    suite: Definition, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.main(suite)
+    assert '| **+2.83** [+2.12, +3.55] |' in capsys.readouterr().out
+    table.main(suite, tmp_path / 'elsewhere')
+    for name in ('table.md', 'table.csv', 'scores.csv', 'gains.png'):
+        assert (suite.out / name).read_bytes() == (tmp_path / 'elsewhere' / name).read_bytes() != b''
+
+
+def test_rows_keep_the_order_of_the_definition(suite: Definition) -> None:
+    turned = replace(suite, methods=dict(reversed(suite.methods.items())))
+    assert [row.name for row in collect(turned).rows] == ['teacher', 'control', 'heavy', 'kd']

@@ -1,0 +1,46 @@
+"""A suite of CPU seconds on generated pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SMALL = {'val_dataloader.dataset.num_images': 6, 'test_dataloader.dataset.num_images': 6}
+
+
+def content(iters: int = 6, **changes: Any) -> dict[str, Any]:
+    """A definition: the toy pair in ``iters`` iterations of 2 pictures, its teacher in 2."""
+    loop = {'train_cfg.max_iters': iters, 'train_cfg.val_interval': iters, 'train_dataloader.batch_size': 2}
+    rate = {'param_scheduler.0.end': 2, 'param_scheduler.1.begin': 2}
+    short = {'train_cfg.max_iters': 2, 'train_cfg.val_interval': 2, 'train_dataloader.batch_size': 2}
+    return {
+        'title': 'Tiny',
+        'out': 'out',
+        'control': 'toy_seg',
+        'teacher': {'config': 'teachers/toy_seg', 'options': {**short, **SMALL}},
+        'methods': {'kd': {}},
+        'seeds': [0],
+        'options': {**loop, **rate, **SMALL},
+        'workers': 0,
+        'threads': 1,
+        'checkpoint_every': 2,
+        **changes,
+    }
+
+
+def write(folder: Path, iters: int = 6, **changes: Any) -> Path:
+    """The definition as a file in a folder; a value of ``None`` leaves a key out."""
+    path = folder / 'tiny.yaml'
+    kept = {key: value for key, value in content(iters, **changes).items() if value is not None}
+    path.write_text(yaml.safe_dump(kept, sort_keys=False))
+    return path
+
+
+def write_result(folder: Path, score: float, **more: Any) -> None:
+    """A finished run, without running it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {'score': score, 'config_hash': 'abc', 'minutes': 1.0, 'checkpoint': 'iter_2.pth', **more}
+    (folder / 'result.json').write_text(json.dumps(given))

@@ -1,0 +1,156 @@
+"""What `make docs` writes is up to date, and mim finds and downloads what the metafiles name."""
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import yaml
+from mmengine.config import Config
+
+from mmdistill_dense import catalogue, compose
+from mmdistill_dense.catalogue import card_of, cards, leaves_of, metafile, read_card, stale, table, target_leaf
+from mmdistill_dense.compose import methods
+from mmdistill_dense.suite.targets import read_targets
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_generated_files_are_up_to_date() -> None:
+    assert not [str(file.relative_to(ROOT)) for file in stale()], 'write them: make docs'
+
+
+def test_every_method_has_a_card_and_stands_in_the_table_with_its_configs() -> None:
+    lines = {line.split('](')[0].removeprefix('| ['): line for line in table().splitlines() if line.startswith('| [')}
+    assert set(lines) == {card.name for card in cards()}
+    for method in methods():
+        assert f'{len(leaves_of(method))} in `{method}`' in lines[card_of(method).name]
+
+
+@pytest.mark.parametrize('card', cards(), ids=lambda card: card.name)
+def test_a_card_names_a_paper_or_none(card: catalogue.Card) -> None:
+    assert set(card.rows['tasks'].split(', ')) <= {'segmentation', 'detection', 'pre-training'}
+    assert card.sentence.endswith('.')
+    assert card.paper is not None or card.rows['paper'].startswith('none')
+
+
+def test_a_card_of_another_form_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / 'odd.md'
+    file.write_text('# Odd\n\nOne sentence.\n\n| | |\n|---|---|\n| tasks | detection |\n')
+    with pytest.raises(ValueError, match='this one has the rows tasks'):
+        read_card(file)
+
+
+def test_every_published_number_belongs_to_a_leaf_and_stands_in_the_metafile() -> None:
+    for method in methods():
+        file = ROOT / f'configs/{method}/published.yml'
+        targets = read_targets(file) if file.is_file() and leaves_of(method) else []
+        assert {target_leaf(target, method) for target in targets} <= {path.stem for path in leaves_of(method)}, method
+        models = yaml.safe_load(metafile(method))['Models'] if targets else []
+        found = [
+            value for model in models for result in model.get('Results', ()) for value in result['Metrics'].values()
+        ]
+        assert sorted(found) == sorted(target.value for target in targets), method
+
+
+def test_numbers_of_the_first_three_methods() -> None:
+    """As they stood before metafiles were generated."""
+    results = {model['Name']: model['Results'] for method in ('afdcd', 'maskd', 'pcd')
+               for model in yaml.safe_load(metafile(method))['Models'] if 'Results' in model}  # fmt: skip
+    assert results['afdcd_deeplabv3_r101_to_r18_ade20k'] == [
+        dict(Task='Semantic Segmentation', Dataset='ADE20K', Metrics={'mIoU (published)': 36.21})
+    ]
+    assert results['maskd_fcos_r101_to_r50_coco_inherit'][0]['Metrics'] == {'box AP (published)': 42.9}
+    assert results['maskd_deeplabv3_r101_to_r18_cityscapes'][0]['Metrics'] == {'mIoU (published)': 77.0}
+    assert [result['Metrics'] for result in results['pcd_mask-rcnn_r18_fpn_2x_coco_pcd-init']] == [
+        {'box AP (published)': 37.4}, {'mask AP (published)': 34.0},
+    ]  # fmt: skip
+    assert len(results) == 7 + 15 + 1
+
+
+def test_metadata_is_that_of_the_config() -> None:
+    models = {model['Name']: model['Metadata'] for model in yaml.safe_load(metafile('maskd'))['Models']}
+    coco, toy = models['maskd_fcos_r101_to_r50_coco_inherit'], models['maskd_toy_det']
+    assert coco == {'Training Data': 'COCO', 'Epochs': 24, 'Batch Size': 16, 'Pair': 'fcos_r101_to_r50_coco'}
+    cfg = Config.fromfile(ROOT / 'configs/maskd/toy_det.py')
+    assert (toy['Epochs'], toy['Batch Size']) == (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size)
+
+
+# mim
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout as mim sees an installed one."""
+    pytest.importorskip('mim')
+    for name in ('configs', 'model-index.yml'):
+        (shutil.copytree if name == 'configs' else shutil.copy)(ROOT / name, tmp_path / 'tree' / name)
+    modules = {name: import_module(f'mim.commands.{name}') for name in ('search', 'download')}
+    for module in modules.values():
+        monkeypatch.setattr(module, 'is_installed', lambda name: True)
+        monkeypatch.setattr(module, 'get_installed_path', lambda name: str(tmp_path / 'tree'))
+    monkeypatch.setattr(modules['download'], 'module_full_name', lambda name: name)
+    return tmp_path / 'tree'
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """The address of a server on this machine that holds ``student.pth``."""
+    (tmp_path / 'served').mkdir()
+    (tmp_path / 'served/student.pth').write_bytes(b'weights')
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / 'served')
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_address[1]}'
+        server.shutdown()
+
+
+def info(**options: Any) -> dict[str, dict]:
+    from mim.commands.search import get_model_info
+
+    return get_model_info('mmdistill_dense', to_dict=True, **options)
+
+
+def test_mim_search_finds_every_leaf(package: Path) -> None:
+    found = info()
+    names = {f'{method}_{path.stem}' for method in methods() for path in leaves_of(method)}
+    assert set(found) == names
+    assert found['afdcd_toy_seg']['config'] == 'configs/afdcd/toy_seg.py'
+    cityscapes = info(models=['afdcd'], filter_conditions='cityscapes/miou_(published)>77')
+    assert set(cityscapes) == {'afdcd_deeplabv3_r101_to_r18_cityscapes'}
+
+
+def test_mim_download_brings_the_config_whole_and_its_weights(
+    package: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mim.commands.download import download
+
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    file = package / 'configs/afdcd/metafile.yml'
+    content = yaml.safe_load(file.read_text())
+    (model,) = [model for model in content['Models'] if model['Name'] == 'afdcd_toy_seg']
+    model['Weights'] = f'{address}/student.pth'
+    file.write_text(yaml.safe_dump(content))
+    assert download('mmdistill_dense', ['afdcd_toy_seg'], str(tmp_path / 'got')) == ['student.pth']
+    assert (tmp_path / 'got/student.pth').read_bytes() == b'weights'
+    got, leaf = (Config.fromfile(path) for path in (
+        tmp_path / 'got/afdcd_toy_seg.py', ROOT / 'configs/afdcd/toy_seg.py'
+    ))  # fmt: skip
+    assert got.model == leaf.model
+    assert got.train_cfg == leaf.train_cfg
+
+
+def test_write_touches_what_is_stale_alone(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, 'package_root', lambda name: package)
+    shutil.copytree(ROOT / 'docs/methods', package / 'docs/methods')
+    assert catalogue.write() == []
+    (package / 'configs/kd/metafile.yml').unlink()
+    readme = package / 'docs/methods/README.md'
+    readme.write_text('old')
+    assert set(catalogue.write()) == {package / 'configs/kd/metafile.yml', readme}
+    assert readme.read_text() == table()

@@ -1,0 +1,117 @@
+"""Which fragment fits which recipe, and that the leaf put together from them is the recipe with distillers."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdistill_dense import compose
+from mmdistill_dense.compose import bases_of, fragment_for, leaf_text, parts_of, recipe_text, recipes
+
+ROOT = Path(__file__).parents[1] / 'configs'
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / f'{name}.py'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("default_scope = 'mmseg'\n" if 'runtime' in name else '')
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of configs with one pair, one recipe and no fragment."""
+    monkeypatch.setattr(compose, 'configs', lambda: tmp_path)
+    parts = ['pairs/net_r101_to_r18_city', 'datasets/city', 'schedules/short', 'runtime_seg']
+    write(tmp_path, *(f'_base_/{part}' for part in parts))
+    folder = tmp_path / 'control'
+    folder.mkdir()
+    files = [tmp_path / f'_base_/{part}.py' for part in parts]
+    (folder / 'net_r101_to_r18_city.py').write_text(recipe_text(*files, folder))
+    return tmp_path
+
+
+def fitting(tree: Path, *names: str, variant: str | None = None) -> str | None:
+    write(tree / '_base_/distillers', *names)
+    found = fragment_for('m', 'net_r101_to_r18_city', variant)
+    return found.stem if found else None
+
+
+def test_no_fragment_fits_by_words_of_another_pair(tree: Path) -> None:
+    assert fitting(tree, 'm_det', 'm_r50', 'm_r18_r101', 'm_seg_city', '_m_city', 'n_city') is None
+
+
+@pytest.mark.parametrize('names', [
+    ('m',), ('m_seg', 'm'), ('m_city', 'm_seg'), ('m_city_seg', 'm_city'), ('m_r18_city', 'm_city_seg'),
+    ('m_net_r101_to_r18_city', 'm_r101_r18_city_seg'),
+])  # fmt: skip
+def test_most_words_win_and_the_task_counts_least(tree: Path, names: tuple[str, ...]) -> None:
+    assert fitting(tree, *names) == names[0]
+
+
+def test_a_variant_is_taken_only_when_asked_for(tree: Path) -> None:
+    assert fitting(tree, 'm_city_mimic', 'm_city_mimic_twice') is None
+    assert fitting(tree, variant='mimic') == 'm_city_mimic'
+    assert fitting(tree, variant='mimic_twice') == 'm_city_mimic_twice'
+    assert fitting(tree, 'm_seg', variant='twice') is None
+
+
+def test_two_fragments_that_fit_alike_are_refused(tree: Path) -> None:
+    with pytest.raises(ValueError, match=r'm_city\.py and m_r18\.py fit net_r101_to_r18_city equally well'):
+        fitting(tree, 'm_city', 'm_r18')
+
+
+def test_unknown_names_are_answered_with_close_ones() -> None:
+    with pytest.raises(KeyError, match="method 'afdc': unknown. Close: afdcd"):
+        fragment_for('afdc', 'toy_seg')
+    with pytest.raises(KeyError, match=r"recipe 'toy_sag': unknown. Close: .*toy_seg"):
+        parts_of('toy_sag')
+
+
+def test_a_file_without_a_schedule_is_no_recipe(tree: Path) -> None:
+    file = tree / 'control/mine.py'
+    file.write_text("_base_ = ['../_base_/pairs/net_r101_to_r18_city.py', '../_base_/datasets/city.py']\n")
+    with pytest.raises(ValueError, match='names no schedule, runtime'):
+        parts_of(file)
+
+
+@pytest.mark.parametrize('recipe', recipes(), ids=lambda path: path.stem)
+def test_parts_are_the_files_that_the_recipe_names(recipe: Path) -> None:
+    parts = parts_of(recipe.stem)
+    files = [f'pairs/{parts.pair}', f'datasets/{parts.dataset}', f'schedules/{parts.schedule}', parts.runtime]
+    assert bases_of(recipe) == [(ROOT / f'_base_/{file}.py').resolve() for file in files]
+    assert Config.fromfile(recipe).default_scope == {'seg': 'mmseg', 'det': 'mmdet'}[parts.task]
+    assert recipe.stem == parts.pair or recipe.stem.startswith(f'{parts.pair}_')
+
+
+@pytest.mark.parametrize('inside', [True, False])
+def test_a_leaf_is_its_recipe_with_the_distillers(inside: bool, tmp_path: Path) -> None:
+    """From a folder of one's own the bases are named by package."""
+    fragment = fragment_for('afdcd', 'toy_seg')
+    assert fragment
+    text = leaf_text('afdcd', 'toy_seg', fragment, ROOT / 'afdcd' if inside else tmp_path)
+    if inside:
+        assert text == (ROOT / 'afdcd/toy_seg.py').read_text()
+        file = ROOT / 'afdcd/toy_seg.py'
+    else:
+        assert '..' not in text
+        file = tmp_path / 'toy_seg.py'
+        file.write_text(text)
+    leaf, recipe = Config.fromfile(file).to_dict(), Config.fromfile(ROOT / 'control/toy_seg.py').to_dict()
+    assert leaf['model'].pop('distillers') == leaf.pop('distillers') == Config.fromfile(fragment).distillers
+    assert (leaf.pop('work_dir'), recipe.pop('work_dir')) == ('work_dirs/afdcd/toy_seg', 'work_dirs/control/toy_seg')
+    assert leaf == recipe
+
+
+def test_parts_of_ones_own_folder_are_named_relative_to_it(tmp_path: Path) -> None:
+    pair = tmp_path / 'pairs' / 'my_pair.py'
+    write(tmp_path, 'pairs/my_pair')
+    files = [ROOT / f'_base_/{name}.py' for name in ('datasets/shapes_96x128', 'schedules/toy_600', 'runtime_seg')]
+    recipe = tmp_path / 'my_recipe.py'
+    recipe.write_text(recipe_text(pair, *files, tmp_path))
+    assert "'./pairs/my_pair.py'" in recipe.read_text()
+    assert parts_of(recipe) == ('my_pair', 'shapes_96x128', 'toy_600', 'runtime_seg', 'seg')
+    fragment = fragment_for('kd', recipe)
+    assert fragment
+    (tmp_path / 'leaf.py').write_text(leaf_text('kd', recipe, fragment, tmp_path))
+    assert Config.fromfile(tmp_path / 'leaf.py').model.distillers == Config.fromfile(fragment).distillers

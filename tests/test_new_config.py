@@ -1,0 +1,142 @@
+"""``tools/new_config.py``: what it writes resolves, what is missing is told, nothing is overwritten."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdistill_dense import compose
+from mmdistill_dense.new_config import main_new_config
+
+ROOT = Path(__file__).parents[1] / 'configs'
+PAIR = 'deeplabv3_r101_to_r18_cityscapes'
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configs of a checkout, to be written into."""
+    shutil.copytree(ROOT, tmp_path / 'tree/configs')
+    monkeypatch.setattr(compose, 'package_root', lambda package: tmp_path / 'tree')
+    return tmp_path / 'tree/configs'
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a pair of one's own."""
+    shutil.copy(ROOT / '_base_/pairs/toy_seg.py', tmp_path / 'my_pair.py')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*words: str) -> None:
+    main_new_config(words)
+
+
+def refused(capsys: pytest.CaptureFixture, *words: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        call(*words)
+    return str(stop.value)
+
+
+def test_a_leaf_is_written_where_it_belongs(copy: Path, capsys: pytest.CaptureFixture) -> None:
+    leaf = copy / f'afdcd/{PAIR}.py'
+    text = leaf.read_text()
+    leaf.unlink()
+    call('--method', 'afdcd', '--pair', PAIR)
+    assert leaf.read_text() == text
+    assert str(leaf) in capsys.readouterr().out
+
+
+def test_a_variant_is_named_after_it(copy: Path) -> None:
+    leaf = copy / f'afdcd/{PAIR}_enhanced.py'
+    text = leaf.read_text()
+    leaf.unlink()
+    call('--method', 'afdcd', '--pair', PAIR, '--variant', 'enhanced')
+    assert leaf.read_text() == text
+
+
+def test_a_pair_on_another_data_set_gets_its_control(copy: Path, capsys: pytest.CaptureFixture) -> None:
+    call('--method', 'kd', '--pair', PAIR, '--dataset', 'voc12aug_512x512')
+    name = f'{PAIR}_voc12aug_512x512'
+    assert 'sgd_40k' in capsys.readouterr().out
+    parts = compose.parts_of(name)
+    assert parts == (PAIR, 'voc12aug_512x512', 'sgd_40k', 'runtime_seg', 'seg')
+    leaf, control = Config.fromfile(copy / f'kd/{name}.py'), Config.fromfile(copy / f'control/{name}.py')
+    assert leaf.train_cfg == control.train_cfg
+    assert leaf.model.distillers.kd.type == 'LogitKD'
+    call('--method', 'afdcd', '--pair', PAIR, '--dataset', 'voc12aug_512x512')
+    assert compose.bases_of(copy / f'afdcd/{name}.py')[0] == copy / f'control/{name}.py'
+
+
+def test_a_detecting_pair_is_told_by_its_data(copy: Path) -> None:
+    call('--method', 'pcd', '--pair', 'retinanet_r101_to_r50_coco', '--dataset', 'bccd')
+    assert compose.parts_of('retinanet_r101_to_r50_coco_bccd')[2:] == ('sgd_1x', 'runtime_det', 'det')
+
+
+def test_a_pair_of_ones_own(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    call('--method', 'kd', '--pair', 'my_pair.py', '--dataset', 'shapes_96x128', '--schedule', 'toy_600')
+    leaf, control = Config.fromfile('my_pair_kd.py'), Config.fromfile('my_pair_control.py')
+    same = Config.fromfile(ROOT / 'control/toy_seg.py')
+    assert {**control, 'work_dir': ''} == {**same, 'work_dir': ''}
+    assert leaf.model.distillers.kd.type == 'LogitKD'
+    assert 'mim train mmseg' in capsys.readouterr().out
+
+
+def test_a_fragment_of_ones_own(folder: Path) -> None:
+    (folder / 'kd_mine.py').write_text("distillers = dict(kd=dict(type='LogitKD', loss_weight=3.0))\n")
+    call('--method', 'kd_mine.py', '--pair', 'toy_seg', '--out', 'leaves/mine.py')
+    cfg = Config.fromfile(folder / 'leaves/mine.py')
+    assert cfg.model.distillers == dict(kd=dict(type='LogitKD', loss_weight=3.0))
+    assert cfg.train_cfg == Config.fromfile(ROOT / 'control/toy_seg.py').train_cfg
+
+
+def test_what_is_there_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ('--method', 'kd', '--pair', 'toy_seg', '--out', 'mine.py')
+    call(*words)
+    call(*words)  # the same text
+    (folder / 'mine.py').write_text('model = dict()\n')
+    assert 'mine.py is there and differs' in refused(capsys, *words)
+    assert (folder / 'mine.py').read_text() == 'model = dict()\n'
+
+
+@pytest.mark.parametrize(('words', 'told'), [
+    (('--method', 'afdc', '--pair', 'toy_seg'), "method 'afdc': unknown. Close: afdcd"),
+    (('--method', 'kd', '--pair', 'toy_sec'), "pair 'toy_sec': unknown. Close: toy_seg"),
+    (('--method', 'kd', '--pair', PAIR, '--dataset', 'voc12'), "dataset 'voc12': unknown. Close: voc12"),
+    (('--method', 'kd', '--pair', PAIR, '--schedule', 'sgd_4k'), "schedule 'sgd_4k': unknown. Close: sgd_40k"),
+    (('--method', 'kd', '--pair', PAIR, '--schedule', 'camvid_800'), 'so give its data set'),
+    (('--method', 'afdcd', '--pair', 'toy_seg', '--variant', 'odd'), 'no fragment fits toy_seg'),
+    (('--all', '--method', 'afdc'), "method 'afdc': unknown"),
+])  # fmt: skip
+def test_mistakes_are_answered(words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture) -> None:
+    assert told in refused(capsys, *words)
+
+
+def test_the_list_tells_what_is_there_and_what_fits(capsys: pytest.CaptureFixture) -> None:
+    call('--list')
+    lines = capsys.readouterr().out.splitlines()
+    names = lines[0].split()
+    assert names == compose.methods()
+    marks = {line.split()[0]: dict(zip(names, line.split()[1:], strict=True)) for line in lines[1:-2]}
+    assert set(marks) == {path.stem for path in compose.recipes()}
+    assert marks['toy_seg']['afdcd'] == marks[f'{PAIR}_maskd']['maskd'] == 'x'
+    assert marks[f'{PAIR}_maskd']['afdcd'] == marks[PAIR]['maskd'] == 'o'
+
+
+def test_all_writes_what_is_missing_and_what_changed(copy: Path, capsys: pytest.CaptureFixture) -> None:
+    typed = copy / f'afdcd/{PAIR}_mimic.py'
+    before = {path: path.read_text() for path in copy.glob('afdcd/*.py')}
+    (copy / 'afdcd/toy_seg.py').unlink()
+    changed = copy / f'afdcd/{PAIR}.py'
+    changed.write_text(changed.read_text().replace('afdcd_cityscapes', 'afdcd_seg'))
+    call('--all', '--method', 'afdcd')
+    assert ', 2 written' in capsys.readouterr().out
+    assert {path: path.read_text() for path in copy.glob('afdcd/*.py')} == before
+    assert typed in before
+
+
+def test_all_needs_a_checkout(copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    copy.parent.rename(copy.parents[1] / '.mim')
+    monkeypatch.setattr(compose, 'package_root', lambda package: copy.parents[1] / '.mim')
+    assert 'installed without one' in refused(capsys, '--all')

@@ -1,0 +1,114 @@
+"""The shipped leaves: where they are, what they resolve to, and their networks of full width, built without values.
+
+Leaves of a pair share what their networks have in common: a teacher is built once, and one set of taps traced once.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmdistill_dense import dryrun
+from mmdistill_dense import model as model_module
+from mmdistill_dense import teacher as teacher_module
+from mmdistill_dense.teacher import build_network
+from mmdistill_dense.zoo import ModelConfig
+
+ROOT = Path(__file__).parents[2] / 'configs'
+LEAVES = sorted(path for path in ROOT.rglob('*.py') if '_base_' not in path.parts)
+_INITIALISERS = [f'{kind}_' for kind in ('uniform', 'normal', 'trunc_normal', 'constant')]
+_INITIALISERS += [f'{kind}_{shape}_' for kind in ('xavier', 'kaiming') for shape in ('uniform', 'normal')]
+
+_trace = dryrun._trace
+_networks: dict[str, nn.Module] = {}
+_traces: dict[tuple, tuple | Exception] = {}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT).with_suffix(''))
+
+
+@functools.cache
+def config(path: Path) -> Config:
+    """A leaf as it resolves; not to be changed."""
+    return Config.fromfile(path)
+
+
+def key_of(value: Any) -> str:
+    """One text for equal configs."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def active(model: Mapping[str, Any]) -> set[str]:
+    """The names of the distillers that do something."""
+    return {key for key, option in (model.get('distillers') or {}).items() if option.get('loss_weight', 1) != 0}
+
+
+def build(cfg: Config) -> Any:
+    """Build a leaf's model on the meta device, or on the CPU where something cannot be made or traced there."""
+    init_default_scope(cfg.default_scope)
+    model = _with_small_queues(cfg.model)
+    with _without_values():
+        try:
+            with torch.device('meta'), dryrun._NumbersOnCPU():
+                return MODELS.build(model)
+        except RuntimeError:
+            return MODELS.build(model)
+
+
+def _with_small_queues(model: Any) -> Any:
+    """Drawing gigabytes of random keys would be most of the walk."""
+    model = copy.deepcopy(model)
+    for option in (model.get('distillers') or {}).values():
+        if 'queue_size' in option:
+            option.queue_size = min(option.queue_size, 64)
+    return model
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Let constructors leave the memory of their parameters as it is, and share networks and traces."""
+    with ExitStack() as stack:
+        for initialiser in _INITIALISERS:
+            stack.enter_context(mock.patch.object(nn.init, initialiser, lambda tensor, *_, **__: tensor))
+        stack.enter_context(mock.patch.object(model_module, 'build_network', _named_network))
+        stack.enter_context(mock.patch.object(teacher_module, 'build_network', _shared_network))
+        stack.enter_context(mock.patch.object(dryrun, '_trace', _shared_trace))
+        yield
+
+
+def _named_network(option: ModelConfig, *arguments: Any, **named: Any) -> Any:
+    network = build_network(option, *arguments, **named)
+    network.zoo_key = f'{torch.get_default_device()} {key_of(option.model)}'
+    return network
+
+
+def _shared_network(option: ModelConfig, *arguments: Any, **named: Any) -> Any:
+    key = f'{torch.get_default_device()} {key_of(option.model)}'
+    if key not in _networks:
+        _networks[key] = _named_network(option, *arguments, **named)
+    return _networks[key]
+
+
+def _shared_trace(network: Any, taps: Any, size: Any, device: str, *arguments: Any, **named: Any) -> Any:
+    place = (network.zoo_key, *map(str, taps), size, device)
+    if place not in _traces:
+        try:
+            _traces[place] = _trace(network, taps, size, device, *arguments, **named)
+        except Exception as error:  # what the meta device cannot do
+            _traces[place] = error
+    found = _traces[place]
+    if isinstance(found, Exception):
+        raise found
+    return found

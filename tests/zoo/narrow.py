@@ -1,0 +1,181 @@
+"""Real zoo networks a sixteenth as wide: every layer is there, and a training step takes a fraction of a second."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, DefaultScope
+
+from mmdistill_dense.pretrain.checkpoint_layouts import LAYOUTS
+from mmdistill_dense.teacher import without_pretrained
+from mmdistill_dense.zoo import ModelConfig
+
+SIDE = 128  # of a training picture
+STEM = 8
+EMBED = 32  # of queries, in 8 heads
+WIDTHS = (
+    'channels',
+    'feat_channels',
+    'point_feat_channels',
+    'conv_out_channels',
+    'fc_out_channels',
+    'c1_channels',
+    'out_channels',
+)  # what a part may choose for itself
+QUERIES = dict(embed_dims=EMBED, feedforward_channels=EMBED, num_feats=EMBED // 2, num_layers=2, num_queries=20)
+QUERIES.update(num_dn_queries=10)
+DEFAULTS = ('feat_channels', 'conv_out_channels', 'fc_out_channels', 'embed_dims', 'norm_cfg')
+SINGLE = ('stacked_convs', 'num_convs', 'num_csp_blocks')
+
+
+def narrow(config: ModelConfig) -> dict[str, Any]:
+    """The config of the same network at reduced width, without pre-trained weights.
+
+    Kept are types, numbers of levels, strides and classes. The channels that a part expects are what the narrowed part
+    before it gives.
+
+    Raises:
+        KeyError: For a backbone that is not known here.
+    """
+    with DefaultScope.overwrite_default_scope(config.scope):
+        return dict(_narrow(_plain(without_pretrained(config.model))), _scope_=config.scope)
+
+
+def thin(width: int) -> int:
+    """A sixteenth, in steps of 8."""
+    return max(8, width // 16 // 8 * 8)
+
+
+def _narrow(model: dict[str, Any]) -> dict[str, Any]:
+    preprocessor = model.get('data_preprocessor') or {}
+    if preprocessor.get('size'):
+        preprocessor['size'] = (SIDE, SIDE)
+    model['backbone'] = _backbone(model['backbone'])
+    channels = _channels(json.dumps(model['backbone'], sort_keys=True), DefaultScope.get_current_instance().scope_name)
+    if 'layout' in model:
+        return _projection_head(model, channels[-1])
+    if model.get('neck'):
+        model['neck'] = _thinner(model['neck'], channels)
+        channels = [model['neck']['out_channels']] * len(channels)
+    for name in model:
+        if name not in ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg'):
+            model[name] = _thinner(model[name], channels, name)
+    if 'rpn' in (model.get('train_cfg') or {}):  # the anchors of coarse levels are larger than the picture
+        model['train_cfg']['rpn']['allowed_border'] = -1
+    return model
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+# Backbones
+
+
+def _backbone(option: dict[str, Any]) -> dict[str, Any]:
+    kind = option['type'].rsplit('.', 1)[-1]
+    if kind not in BACKBONES:
+        raise KeyError(f'narrow: no rule for the backbone {kind}; known: {", ".join(BACKBONES)}.')
+    return {**option, **BACKBONES[kind](option)}
+
+
+def _resnet(option: Mapping[str, Any]) -> dict[str, Any]:
+    depth = {101: 50, 34: 18}.get(option['depth'], option['depth'])
+    return dict(depth=depth, base_channels=STEM, stem_channels=STEM)
+
+
+def _resnext(option: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(_resnet(option), groups=2, base_width=4)
+
+
+def _mobilenet(option: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(widen_factor=0.125)
+
+
+def _mix_transformer(option: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(embed_dims=option['embed_dims'] // 8, num_layers=[1] * len(option['num_layers']))
+
+
+def _swin(option: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(embed_dims=STEM, num_heads=[1, 2, 4, 8], depths=[1] * len(option['depths']))
+
+
+def _cspnext(option: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(widen_factor=option['widen_factor'] / 8, deepen_factor=0.1)
+
+
+BACKBONES = dict(
+    ResNet=_resnet,
+    ResNetV1c=_resnet,
+    ResNeXt=_resnext,
+    MobileNetV2=_mobilenet,
+    MixVisionTransformer=_mix_transformer,
+    SwinTransformer=_swin,
+    CSPNeXt=_cspnext,
+)
+
+
+@functools.cache
+def _channels(backbone: str, scope: str) -> list[int]:
+    """What a backbone gives, level by level."""
+    network = MODELS.build(ConfigDict(json.loads(backbone), _scope_=scope))
+    network.eval()
+    with torch.no_grad():
+        return [level.shape[1] for level in network(torch.zeros(1, 3, SIDE, SIDE))]
+
+
+# What follows
+
+
+def _projection_head(model: dict[str, Any], channels: int) -> dict[str, Any]:
+    """A self-supervised teacher's: as many layers as its layout has."""
+    if model.get('head', 'layout') is not None:
+        model['head'] = dict(widths=[channels, *map(thin, LAYOUTS[model['layout']].widths[1:])])
+    return model
+
+
+def _thinner(part: Any, channels: Sequence[int], name: str = '') -> Any:
+    """A neck or head with all that is nested in it; ``channels`` come in."""
+    if isinstance(part, list):
+        return [_thinner(item, channels) for item in part]
+    if not isinstance(part, dict):
+        return QUERIES.get(name, part)
+    part = {**_defaults(str(part.get('type'))), **part}
+    thinner = {key: _thinner(value, channels, key) for key, value in part.items()}
+    for key in WIDTHS:
+        if isinstance(part.get(key), int):
+            thinner[key] = thin(part[key])
+    thinner.update({key: 1 for key in SINGLE if key in part})
+    if 'in_channels' in part:
+        thinner['in_channels'] = _incoming(part, channels)
+    if 'c1_in_channels' in part:
+        thinner['c1_in_channels'] = channels[0]
+    if 'num_groups' in part:
+        thinner['num_groups'] = 4
+    return thinner
+
+
+def _defaults(kind: str) -> dict[str, Any]:
+    """The widths and groups that a class takes unless told."""
+    with MODELS.switch_scope_and_registry(None) as registry:
+        cls = registry.get(kind)
+    bases = inspect.getmro(cls) if inspect.isclass(cls) else ()
+    options = {
+        name: one.default for base in reversed(bases) for name, one in inspect.signature(base).parameters.items()
+    }
+    return {key: options[key] for key in DEFAULTS if isinstance(options.get(key), (int, dict))}
+
+
+def _incoming(part: Mapping[str, Any], channels: Sequence[int]) -> Any:
+    index = part.get('in_index', -1)
+    if isinstance(part['in_channels'], list):
+        return [channels[i] for i in index] if isinstance(index, list) else list(channels)
+    return channels[index]

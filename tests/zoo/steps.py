@@ -1,0 +1,133 @@
+"""One training step of a leaf: its own runner, optimizer and schedule, networks of reduced width, generated pictures."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+
+from mmdistill_dense.engine.checks import num_classes
+from mmdistill_dense.registry import DATASETS, HOOKS
+from mmdistill_dense.zoo import is_distill_model, load_model, student_option
+from tests import toys
+from tests.zoo.leaves import key_of
+from tests.zoo.narrow import SIDE, narrow
+
+_WITHOUT = ('val_dataloader', 'val_evaluator', 'val_cfg', 'test_dataloader', 'test_evaluator', 'test_cfg', 'custom_hooks')
+_SINGLE = ('cfg', 'type')
+_files: dict[str, str] = {}
+
+
+@DATASETS.register_module()
+class ZooDataset(BaseDataset):
+    """Two generated pictures for a network of any task."""
+
+    def __init__(self, kind: str, classes: int) -> None:
+        self.kind, self.count = kind, classes
+        metainfo = dict(classes=tuple(f'class{index}' for index in range(classes))) if classes else {}
+        super().__init__(metainfo=metainfo, serialize_data=False)
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(index=index) for index in range(2)]
+
+    def __getitem__(self, index: int) -> dict:
+        if self.kind == 'mmdet':
+            item = toys.det_item(0, index, side=SIDE, masks=True)
+            item['data_samples'].gt_instances.labels %= self.count
+            return item
+        batch = toys.seg_batch(2, side=SIDE)
+        picture, sample = batch['inputs'][index], batch['data_samples'][index]
+        if self.kind == 'mmseg':
+            sample.gt_sem_seg.data %= self.count
+            return dict(inputs=picture, data_samples=sample)
+        return dict(inputs=[picture, picture.flip(2)], data_samples=BaseDataElement())
+
+
+@HOOKS.register_module()
+class Gradients(Hook):
+    """Keeps the parameters that have a gradient, and whether it is finite, as the optimizer takes its step."""
+
+    def __init__(self) -> None:
+        self.finite: dict[str, bool] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        def note(*_: Any) -> None:
+            found = ((name, p.grad) for name, p in runner.model.named_parameters() if p.grad is not None)
+            self.finite = {name: bool(grad.isfinite().all()) for name, grad in found if grad.any()}
+
+        runner.optim_wrapper.optimizer.register_step_pre_hook(note)
+
+
+def step(cfg: Config, work_dir: Path) -> Runner:
+    """Train a leaf for one iteration."""
+    cfg = copy.deepcopy(cfg)
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    cfg.model = _model(cfg.model)
+    student = cfg.model.student if is_distill_model(cfg.model) else cfg.model
+    kind = cfg.default_scope if num_classes(student) else 'views'
+    for name in _WITHOUT:
+        cfg.pop(name, None)
+    cfg.train_dataloader = dict(
+        batch_size=2,
+        num_workers=0,
+        dataset=dict(type='mmdistill_dense.ZooDataset', kind=kind, classes=num_classes(student) or 0),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='pseudo_collate'),
+    )
+    cfg.train_cfg = dict(by_epoch=False, max_iters=1) if 'max_iters' in cfg.train_cfg else dict(by_epoch=True, max_epochs=1)
+    cfg.default_hooks.pop('visualization', None)
+    cfg.default_hooks.update(logger=None, checkpoint=None)
+    cfg.custom_hooks = [dict(type='mmdistill_dense.Gradients', priority='VERY_HIGH')]
+    cfg.log_level = 'ERROR'
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = toys.fresh_dir().name
+    with toys.unformatted():
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+    return runner
+
+
+def _model(model: Mapping[str, Any]) -> ConfigDict:
+    if not is_distill_model(model):
+        return ConfigDict(narrow(load_model(model, 'model')))
+    options = dict(student=narrow(load_model(student_option(model), 'student')))
+    for name in ('teacher', 'distillers', 'inherit'):
+        if model.get(name):
+            options[name] = copy.deepcopy(model[name])
+    for distiller in (options.get('distillers') or {}).values():
+        if 'learn' in distiller or distiller['type'] == 'MasKD':
+            distiller['learn'] = dict(distiller.get('learn') or {}, max_iters=1)
+    if options.get('teacher'):
+        options['teacher'] = _teachers(options['teacher'])
+    return ConfigDict(type='mmdistill_dense.DistillModel', **options)
+
+
+def _teachers(option: Mapping[str, Any]) -> dict[str, Any]:
+    if any(name in option for name in _SINGLE):
+        return _teacher(option)
+    return {name: _teacher(one) for name, one in option.items()}
+
+
+def _teacher(option: Mapping[str, Any]) -> dict[str, Any]:
+    """At reduced width, with weights from a file; a self-supervised one, whose files have layouts, without."""
+    config = load_model({name: value for name, value in option.items() if name != 'checkpoint'}, 'teacher')
+    network = narrow(config)
+    if 'layout' in network:
+        return dict(network, allow_random=True)
+    key = key_of(network)
+    if key not in _files:
+        built = MODELS.build(ConfigDict(network))
+        built.init_weights()
+        _files[key] = str(toys.fresh_dir() / 'teacher.pth')
+        torch.save(built.state_dict(), _files[key])
+    return dict(network, checkpoint=_files[key])

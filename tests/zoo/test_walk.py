@@ -1,0 +1,29 @@
+"""Every shipped leaf at full width: it resolves and builds, its taps exist, what they hold can be compared."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from mmdistill_dense.distillers.base import FeatureDistiller
+from mmdistill_dense.zoo import is_distill_model
+from tests.zoo.leaves import LEAVES, active, build, config, key_of, name
+
+
+@pytest.mark.parametrize('path', LEAVES, ids=name)
+def test_leaf_builds(path: Path) -> None:
+    cfg = config(path)
+    model = build(cfg)
+    distillers = getattr(model, 'distillers', {})
+    assert set(distillers) == (active(cfg.model) if is_distill_model(cfg.model) else set())
+    assert not any('distillers' in key or 'teacher' in key for key in model.state_dict()), 'a checkpoint is a student'
+    for key, distiller in distillers.items():
+        assert distiller.frozen.taps, key
+        assert not isinstance(distiller, FeatureDistiller) or distiller.levels, f'{key} compares nothing'
+
+
+def test_no_two_leaves_are_the_same_run() -> None:
+    seen = defaultdict(list)
+    for path in LEAVES:
+        seen[key_of({k: v for k, v in config(path).items() if k not in ('work_dir', 'distillers')})].append(name(path))
+    assert not [names for names in seen.values() if len(names) > 1]

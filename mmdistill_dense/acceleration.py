@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from mmdistill_dense.taps import Tap
 
@@ -83,57 +86,105 @@ class Acceleration:
         with torch.autocast(inputs.device.type, DTYPES[self.dtype]):
             yield inputs
 
+    @contextlib.contextmanager
+    def beside(self, inputs: Tensor | Sequence[Tensor]) -> Iterator[None]:
+        """Let what is launched inside run on a second CUDA stream, behind what was launched before."""
+        views = [inputs] if isinstance(inputs, Tensor) else inputs
+        if not self.stream or not views[0].is_cuda:
+            yield
+            return
+        stream = _second_stream(views[0].device)
+        stream.wait_stream(torch.cuda.current_stream(views[0].device))
+        for view in views:
+            view.record_stream(stream)
+        with torch.cuda.stream(stream):
+            yield
+
+    def join(self, recorded: Mapping[str, Sequence[Tensor]]) -> None:
+        """Let the current stream wait for what :meth:`beside` launched, and keep its results for it."""
+        tensors = [tensor for found in recorded.values() for tensor in found]
+        if not self.stream or not tensors[0].is_cuda:
+            return
+        current = torch.cuda.current_stream(tensors[0].device)
+        current.wait_stream(_second_stream(tensors[0].device))
+        for tensor in tensors:
+            tensor.record_stream(current)
+
+
+@cache
+def _second_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
 
 @contextlib.contextmanager
 def foldable(network: nn.Module, taps: Sequence[Tap], found: list[Pair]) -> Iterator[None]:
     """Watch a forward pass; at its end add the names of the (convolution, batch norm) that can be folded to ``found``.
 
-    A pair is one whose convolution feeds this norm and nothing but it, and whose norm is fed by nothing else, in every
-    call: neither a convolution shared by several norms nor one whose own output is tapped.
+    A pair is one whose convolution feeds this norm and nothing else, and whose norm is fed by nothing else, in every
+    call: neither a convolution shared by several norms nor one whose own output is tapped or used twice.
     """
-    made: dict[int, tuple[Tensor, str]] = {}  # keeps the tensors, so that no id is used twice
-    readers: dict[str, set[str | None]] = {}
-    sources: dict[str, set[str | None]] = {}
-
-    def record_output(name: str) -> Callable[..., None]:
-        return lambda module, args, output: made.__setitem__(id(output), (output, name))
-
-    def record_input(name: str) -> Callable[..., None]:
-        def record(module: nn.Module, args: tuple[Any, ...]) -> None:
-            source = made.get(id(args[0]), (None, None))[1]
-            sources.setdefault(name, set()).add(source)
-            if source is not None:
-                readers.setdefault(source, set()).add(name)
-
-        return record
-
-    modules = dict(network.named_modules())
+    watch = _Watch()
     handles = []
-    for name, module in modules.items():
+    for name, module in network.named_modules():
         if _plain_convolution(module):
-            handles.append(module.register_forward_hook(record_output(name)))
+            handles.append(module.register_forward_hook(partial(watch.made_by, name)))
         elif isinstance(module, _BatchNorm) and module.running_mean is not None:
-            handles.append(module.register_forward_pre_hook(record_input(name)))
+            handles.append(module.register_forward_pre_hook(partial(watch.read_by, name)))
+            handles.append(module.register_forward_hook(watch.read))
     try:
-        yield
+        with watch:
+            yield
     finally:
         for handle in handles:
             handle.remove()
-    seen = {tap.path for tap in taps}
-    for norm, fed_by in sources.items():
-        (source,) = fed_by if len(fed_by) == 1 else (None,)
-        if source is None or readers[source] != {norm} or source in seen or _input_tapped(norm, taps):
-            continue
-        found.append((source, norm))
+    tapped = {tap.path for tap in taps}
+    inputs = {tap.path for tap in taps if tap.argument is not None}
+    found += [pair for pair in watch.pairs() if pair[0] not in tapped and pair[1] not in inputs]
+
+
+class _Watch(TorchFunctionMode):
+    """Notes which convolution's output goes where."""
+
+    _LOOKS = ('__get__', 'size', 'dim')  # at a tensor's shape, not its values
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[int, tuple[Tensor, str]] = {}  # keeps the tensors, so that no id is used twice
+        self.readers: dict[str, set[str | None]] = {}
+        self.sources: dict[str, set[str | None]] = {}
+        self.norm: str | None = None  # that is at work
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.norm is None and getattr(func, '__name__', '') not in self._LOOKS:
+            for value in tree_leaves((args, kwargs)):
+                self._note(value, None)
+        return func(*args, **(kwargs or {}))
+
+    def made_by(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.made[id(output)] = output, name
+
+    def read_by(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.sources.setdefault(name, set()).add(self._note(args[0], name))
+        self.norm = name
+
+    def read(self, *_: Any) -> None:
+        self.norm = None
+
+    def pairs(self) -> list[Pair]:
+        """Return the pairs that belong to each other alone."""
+        only = [(norm, *fed_by) for norm, fed_by in self.sources.items() if len(fed_by) == 1]
+        return [(conv, norm) for norm, conv in only if conv is not None and self.readers[conv] == {norm}]
+
+    def _note(self, value: Any, reader: str | None) -> str | None:
+        source = self.made.get(id(value), (None, None))[1]
+        if source is not None:
+            self.readers.setdefault(source, set()).add(reader)
+        return source
 
 
 def _plain_convolution(module: nn.Module) -> bool:
     # subclasses may change their weight before they use it (weight standardisation); mmcv's own Conv2d does not
     return isinstance(module, nn.Conv2d) and type(module).__name__ == 'Conv2d'
-
-
-def _input_tapped(name: str, taps: Sequence[Tap]) -> bool:
-    return any(tap.path == name and tap.argument is not None for tap in taps)
 
 
 def fold(network: nn.Module, pairs: Sequence[Pair]) -> None:

@@ -152,6 +152,8 @@ class Distilled:
         with recorder.recording() as student:
             losses = super().loss(inputs, data_samples, **kwargs)  # type: ignore[misc]
         recorder.check_complete()
+        for name, recorded in teachers.items():
+            self.distillation.teachers[name].join(recorded)
         _check_gradients(student, {str(tap) for d in distillers.values() for tap in d.student_taps})
         terms = {name: d.step(student, teachers.get(d.teacher, {}), data_samples) for name, d in distillers.items()}
         shares = _shares(losses, terms)

@@ -149,10 +149,15 @@ class FrozenTeacher:
     def __call__(self, inputs: Tensor | Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """Return the recorded taps for a preprocessed batch ``(B, C, H, W)`` of the student's; for a list of views
         those of the first view, then those of the next."""
-        if isinstance(inputs, Tensor):
-            return self._record(inputs)
-        views = [self._record(view) for view in inputs]
-        return {str(tap): [tensor for view in views for tensor in view[str(tap)]] for tap in self.taps}
+        with self.acceleration.beside(inputs):
+            if isinstance(inputs, Tensor):
+                return self._record(inputs)
+            views = [self._record(view) for view in inputs]
+            return {str(tap): [tensor for view in views for tensor in view[str(tap)]] for tap in self.taps}
+
+    def join(self, recorded: Mapping[str, Sequence[Tensor]]) -> None:
+        """Wait, on the device, for what a teacher on its own stream recorded; call it before the tensors are used."""
+        self.acceleration.join(recorded)
 
     def _record(self, inputs: Tensor) -> dict[str, list[Tensor]]:
         assert self.network is not None, 'the teacher is loaded before training'

@@ -31,7 +31,7 @@ class Acceleration:
         channels_last: Keep weights and maps in channels-last order; the same by rounding. Whether it wins depends on
             the device, and the taps come in that order too. Defaults to False.
         dtype: ``'bfloat16'`` or ``'float16'`` runs convolutions and products in that type, the rest by autocast's rules
-            (2e-2 of the largest value in bfloat16); the taps are returned in the inputs' own. Defaults to the
+            (3e-2 of the largest value in bfloat16); the taps are returned in the inputs' own. Defaults to the
             surrounding autocast.
         compile: ``torch.compile`` the largest parts that hold no tap inside; the first step takes long. The same by
             rounding. Defaults to False.
@@ -70,7 +70,7 @@ class Acceleration:
         if self.fold_bn:
             fold(network, pairs)
         if self.channels_last:
-            network.to(memory_format=torch.channels_last)
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         if self.compile:
             for module in untapped_parts(network, taps):
                 module.forward = torch.compile(module.forward)
@@ -172,8 +172,8 @@ class _Watch(TorchFunctionMode):
 
     def pairs(self) -> list[Pair]:
         """Return the pairs that belong to each other alone."""
-        only = [(norm, *fed_by) for norm, fed_by in self.sources.items() if len(fed_by) == 1]
-        return [(conv, norm) for norm, conv in only if conv is not None and self.readers[conv] == {norm}]
+        only = [(next(iter(fed_by)), norm) for norm, fed_by in self.sources.items() if len(fed_by) == 1]
+        return [(conv, norm) for conv, norm in only if conv is not None and self.readers[conv] == {norm}]
 
     def _note(self, value: Any, reader: str | None) -> str | None:
         source = self.made.get(id(value), (None, None))[1]
@@ -190,8 +190,9 @@ def _plain_convolution(module: nn.Module) -> bool:
 def fold(network: nn.Module, pairs: Sequence[Pair]) -> None:
     """Multiply each norm into its convolution, and put an identity in the norm's place, where a tap may sit."""
     for conv, norm in pairs:
-        _put(network, conv, fuse_conv_bn_eval(network.get_submodule(conv), network.get_submodule(norm)))
-        _put(network, norm, nn.Identity())
+        parts: list[Any] = [network.get_submodule(name) for name in (conv, norm)]
+        _put(network, conv, fuse_conv_bn_eval(*parts))
+        _put(network, norm, nn.Identity().eval())
 
 
 def _put(network: nn.Module, path: str, module: nn.Module) -> None:

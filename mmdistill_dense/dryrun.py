@@ -66,7 +66,7 @@ def _trace_all(
     student: nn.Module, taps: Sequence[Tap], teachers: Mapping[str, FrozenTeacher], size: tuple[int, int], device: str
 ) -> tuple[Shapes, dict[str, Shapes]]:
     with fork_rng(), torch.no_grad():
-        shapes, _, _ = _trace(copy.deepcopy(student), taps, size, device, 'student_tap', rois=True)
+        shapes, *_ = _trace(copy.deepcopy(student), taps, size, device, 'student_tap', rois=True)
         teacher_shapes = {}
         for name, teacher in teachers.items():
             with torch.device(device), _NumbersOnCPU():
@@ -74,16 +74,17 @@ def _trace_all(
             teacher.foldable = []
             with foldable(network, teacher.taps, teacher.foldable):
                 traced = _trace(network, teacher.taps, size, device, 'teacher_tap')
-            teacher_shapes[name], teacher.stop_after, teacher.parts = traced
+            teacher_shapes[name], teacher.stop_after, teacher.parts, teacher.heads = traced
     return shapes, teacher_shapes
 
 
 def _trace(
     network: nn.Module, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str, rois: bool = False
-) -> tuple[Shapes, int, set[str]]:
-    """Return the tap shapes, the number of recorded calls, and the children that worked before the last of them."""
+) -> tuple[Shapes, int, set[str], list[str]]:
+    """Return the tap shapes, the number of recorded calls, the children that worked before the last of them, and the
+    heads that ran on the features."""
     if not taps:  # a teacher that is only inherited from
-        return {}, 0, set()
+        return {}, 0, set(), []
     network.to(device)
     network.eval()  # mmseg's backbones return nothing from it
     recorder = Recorder(network, taps, key)
@@ -92,7 +93,7 @@ def _trace(
         for module in child.modules():
             module.register_forward_pre_hook(lambda *_, name=name: started.append((name, recorder.calls)))
     with recorder.recording() as tensors:
-        run_parts(network, taps, torch.zeros(1, 3, *size, device=device), rois)
+        heads = run_parts(network, taps, torch.zeros(1, 3, *size, device=device), rois)
     recorder.check_complete()
     shapes = {name: [tensor.shape for tensor in found] for name, found in tensors.items()}
-    return shapes, recorder.calls, {name for name, calls in started if calls < recorder.calls}
+    return shapes, recorder.calls, {name for name, calls in started if calls < recorder.calls}, heads

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from mmdistill_dense.taps import Tap
 
 
-def run_parts(network: Any, taps: Sequence[Tap], inputs: Tensor, rois: bool = False) -> None:
+def run_parts(
+    network: Any, taps: Sequence[Tap], inputs: Tensor, rois: bool = False, heads: Sequence[str] | None = None
+) -> list[str]:
     """Run what the taps need: ``extract_feat``, then each head that holds a tap, called on the features.
 
     A network without ``extract_feat``, or a tap of the network itself (``''``), is called whole.
@@ -20,13 +22,28 @@ def run_parts(network: Any, taps: Sequence[Tap], inputs: Tensor, rois: bool = Fa
         taps: What is going to be recorded.
         inputs: The preprocessed batch.
         rois: Run RoI heads on one made-up RoI, to learn shapes.
+        heads: The heads, as an earlier call returned them. Defaults to those with a tap that ``extract_feat`` did not
+            call, which hooks find out.
+
+    Returns:
+        The paths of the heads that ran on the features.
 
     Raises:
         ValueError: For a head that cannot run on features alone (a RoI head, a query decoder).
     """
     if not hasattr(network, 'extract_feat') or any(tap.path == '' for tap in taps):
         network(inputs)
-        return
+        return []
+    if heads is None:
+        features, heads = _features_and_heads(network, taps, inputs)
+    else:
+        features = network.extract_feat(inputs)
+    for path in heads:
+        _run_head(network.get_submodule(path), features, rois)
+    return list(heads)
+
+
+def _features_and_heads(network: Any, taps: Sequence[Tap], inputs: Tensor) -> tuple[Sequence[Tensor], list[str]]:
     called: set[str] = set()
     handles = [child.register_forward_hook(_note(called, name)) for name, child in network.named_children()]
     try:
@@ -34,17 +51,20 @@ def run_parts(network: Any, taps: Sequence[Tap], inputs: Tensor, rois: bool = Fa
     finally:
         for handle in handles:
             handle.remove()
-    for head in _tapped_heads(network, taps, called):
-        try:
-            if rois and hasattr(head, '_bbox_forward'):
-                run_roi_head(head, features, features[0].new_tensor([[0, 0, 0, 32, 32]]))
-            else:
-                head(features)
-        except TypeError as error:
-            raise ValueError(
-                f'{type(head).__name__} does not run on features alone ({error}); tap the backbone or the neck, or a '
-                'dense head, or compare RoI heads with the distiller RoIHeadKD.'
-            ) from error
+    return features, _tapped_heads(network, taps, called)
+
+
+def _run_head(head: Any, features: Sequence[Tensor], rois: bool) -> None:
+    try:
+        if rois and hasattr(head, '_bbox_forward'):
+            run_roi_head(head, features, features[0].new_tensor([[0, 0, 0, 32, 32]]))
+        else:
+            head(features)
+    except TypeError as error:
+        raise ValueError(
+            f'{type(head).__name__} does not run on features alone ({error}); tap the backbone or the neck, or a dense '
+            'head, or compare RoI heads with the distiller RoIHeadKD.'
+        ) from error
 
 
 def run_roi_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int | None = None) -> dict[str, Tensor]:
@@ -73,14 +93,13 @@ def _note(called: set[str], name: str) -> Callable[..., None]:
     return note
 
 
-def _tapped_heads(network: nn.Module, taps: Sequence[Tap], called: set[str]) -> list[nn.Module]:
-    heads: dict[int, nn.Module] = {}
+def _tapped_heads(network: nn.Module, taps: Sequence[Tap], called: set[str]) -> list[str]:
+    heads: list[str] = []
     for tap in taps:
-        first, *rest = tap.path.split('.')
-        if first in called:
+        path, *rest = tap.path.split('.')
+        if path in called:
             continue
-        head = network.get_submodule(first)
-        while isinstance(head, (nn.ModuleList, nn.ModuleDict)) and rest:
-            head = head.get_submodule(rest.pop(0))
-        heads[id(head)] = head
-    return list(heads.values())
+        while isinstance(network.get_submodule(path), (nn.ModuleList, nn.ModuleDict)) and rest:
+            path = f'{path}.{rest.pop(0)}'
+        heads.append(path)
+    return list(dict.fromkeys(heads))

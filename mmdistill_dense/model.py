@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
 from collections.abc import Collection, Mapping, Sequence
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.assemble import Option, build_distillers, build_teachers, distiller_options, tie
-from mmdistill_dense.distillers.base import Distiller, Progress
+from mmdistill_dense.distillers.base import Distiller, Progress, Recorded
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.inherit import Inherit, copy_inherited, parse_inherit
 from mmdistill_dense.registry import MODELS
@@ -146,20 +147,34 @@ class Distilled:
         distillers: dict[str, Any] = dict(self.distillers.items())
         active = {distiller.teacher for distiller in distillers.values() if distiller.weight() != 0}
         # The teachers run first: what they computed on the way is freed before the student's graph is built.
-        teachers = {name: teacher(inputs) for name, teacher in self.distillation.teachers.items() if name in active}
+        teachers = self._teach(inputs, active)
         taps = [tap for d in distillers.values() if d.weight() != 0 for tap in [*d.student_taps, *d.context_taps]]
         recorder = Recorder(self, taps, 'student_tap')  # type: ignore[arg-type]
         with recorder.recording() as student:
             losses = super().loss(inputs, data_samples, **kwargs)  # type: ignore[misc]
         recorder.check_complete()
-        for name, recorded in teachers.items():
-            self.distillation.teachers[name].join(recorded)
+        terms = self._compare(student, teachers, data_samples)
+        return self._together(losses, terms)
+
+    def _teach(self, inputs: Tensor, active: Collection[str | None]) -> dict[str | None, Recorded]:
+        return {name: teacher(inputs) for name, teacher in self.distillation.teachers.items() if name in active}
+
+    def _compare(
+        self, student: Recorded, teachers: Mapping[str | None, Recorded], data_samples: Any
+    ) -> dict[str, dict[str, Tensor]]:
+        distillers: dict[str, Any] = dict(self.distillers.items())
+        asked = [(self.distillation.teachers[str(name)], recorded) for name, recorded in teachers.items()]
+        for teacher, recorded in asked:
+            teacher.join(recorded)
         _check_gradients(student, {str(tap) for d in distillers.values() for tap in d.student_taps})
-        terms = {name: d.step(student, teachers.get(d.teacher, {}), data_samples) for name, d in distillers.items()}
-        shares = _shares(losses, terms)
-        for name, parts in terms.items():
-            losses.update({f'distill.{name}.{key}': value for key, value in parts.items()})
-        return {**losses, **shares}
+        with contextlib.ExitStack() as stack:
+            for teacher, _ in asked:
+                stack.enter_context(teacher.sharing())
+            return {n: d.step(student, teachers.get(d.teacher, {}), data_samples) for n, d in distillers.items()}
+
+    def _together(self, losses: dict[str, Any], terms: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+        named = {f'distill.{name}.{key}': value for name, own in terms.items() for key, value in own.items()}
+        return {**losses, **named, **_shares(losses, terms)}
 
 
 @functools.cache
@@ -167,6 +182,10 @@ def _distilled_class(student: type[nn.Module]) -> type[nn.Module]:
     def fill(namespace: dict[str, Any]) -> None:
         namespace['__module__'] = __name__
         namespace['__doc__'] = f'{student.__name__} with a distillation step in its training loss.'
+        # Of a compiled model the student alone is compiled: what is around it changes with the iteration.
+        namespace['loss'] = torch.compiler.disable(Distilled.loss, recursive=False)
+        for name in ('_teach', '_compare', '_together'):
+            namespace[name] = torch.compiler.disable(getattr(Distilled, name))
 
     return types.new_class(f'Distilled{student.__name__}', (Distilled, student), exec_body=fill)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -52,7 +53,9 @@ class FrozenTeacher:
         self.taps: list[Tap] = []
         self.stop_after: int | None = None
         self.parts: set[str] | None = None  # the children that the taps need; None: all
-        self.foldable: list[Pair] = []  # set by the dry run
+        self.heads: list[str] | None = None  # that run on the features; None: to be found out at each pass
+        self.foldable: list[Pair] = []  # set by the dry run, as the three above
+        self._answers: dict[Hashable, Any] | None = None  # of this step
         self._prepared = False
         self.renormalise: Callable[[Tensor], Tensor] | None = None
         self.preprocessor: Mapping[str, Any] | None = self.config.model.get('data_preprocessor')
@@ -141,6 +144,23 @@ class FrozenTeacher:
         assert self.network is not None, 'the teacher is loaded before training'
         return self.network.get_submodule(path)
 
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Let :meth:`answer` compute the same thing once while the context, a training step, is open."""
+        self._answers = {}
+        try:
+            yield
+        finally:
+            self._answers = None
+
+    def answer(self, question: Hashable, compute: Callable[[], Any]) -> Any:
+        """Return ``compute()``, what a distiller gets from parts of the frozen network; in a step once a question."""
+        if self._answers is None:
+            return compute()
+        if question not in self._answers:
+            self._answers[question] = compute()
+        return self._answers[question]
+
     def renormalised(self, inputs: Tensor) -> Tensor:
         """Return a batch that the student's preprocessor normalised as the teacher's would have."""
         return inputs if self.renormalise is None else self.renormalise(inputs)
@@ -167,7 +187,7 @@ class FrozenTeacher:
             self._prepared = True
         recorder = Recorder(self.network, self.taps, f'{self.key} tap', self.stop_after)
         with recorder.recording() as tensors, self.acceleration.running(self.renormalised(inputs)) as prepared:
-            run_parts(self.network, self.taps, prepared)
+            run_parts(self.network, self.taps, prepared, heads=self.heads)
         recorder.check_complete()
         if self.acceleration.dtype is not None:
             return {name: [tensor.to(inputs.dtype) for tensor in found] for name, found in tensors.items()}
@@ -222,10 +242,11 @@ def renormaliser(
         return None
     scale = [s / t for s, t in zip(std_s, std_t, strict=True)]
     shift = [(s - t) / d for s, t, d in zip(mean_s, mean_t, std_t, strict=True)]
+    constants = torch.tensor([scale, shift], dtype=torch.float64).view(2, 1, -1, 1, 1)
 
     def renormalise(inputs: Tensor) -> Tensor:
-        view = (1, -1, 1, 1)
-        outputs = inputs * inputs.new_tensor(scale).view(view) + inputs.new_tensor(shift).view(view)
+        factor, summand = constants.to(inputs, non_blocking=True)  # else each step waits for the device
+        outputs = inputs * factor + summand
         return outputs.flip(1) if flip else outputs
 
     return renormalise

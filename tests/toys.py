@@ -186,7 +186,7 @@ class MaskedMimic(FeatureDistiller):
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         mask = torch.rand(student.shape[0], 1, *student.shape[2:], generator=self.generator()) < self.ratio
         difference = self.parts[level](student).float() - teacher.float()
-        return {'loss_mimic': (difference.square() * mask.to(student.device)).mean()}
+        return {'loss_mimic': (difference.square() * mask.to(student.device, non_blocking=True)).mean()}
 
 
 # Batches

@@ -1,6 +1,7 @@
 """What `tools/benchmark.py losses` compares for Af-DCD: the contrast, and the folded first convolution."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +13,15 @@ from mmdistill_dense.analysis.benchmark_losses import Case, Function
 
 @dataclass(frozen=True)
 class Size:
-    """Channels and map of a pair, and how its contrast pools."""
+    """Channels and map of a pair, how its contrast pools and groups channels, and images."""
 
     student: int
     teacher: int
     height: int
     width: int
     pool: int
+    groups: int = 16
+    batch: int = 1
 
 
 SIZES = {
@@ -27,7 +30,7 @@ SIZES = {
     'small': Size(64, 256, 32, 32, pool=4),
 }
 DEFAULT_SIZE = 'cityscapes'
-GROUPS, TEMPERATURE, PATCH = 16, 0.07, (4, 4)
+TEMPERATURE, PATCH = 0.07, (4, 4)
 
 
 def describe(size_name: str) -> str:
@@ -39,21 +42,30 @@ def describe(size_name: str) -> str:
 
 def cases(size_name: str) -> list[Case]:
     """Return the cases for one image of a size in SIZES."""
-    size = SIZES[size_name]
+    return cases_of(SIZES[size_name])
+
+
+def cases_of(size: Size) -> list[Case]:
+    """Return the cases for a size."""
     draw = torch.Generator().manual_seed(0)
     pool = max(size.pool, 1)
     # the naive formula takes whole patches only
     height = size.height // (pool * PATCH[0]) * pool * PATCH[0]
     width = size.width // (pool * PATCH[1]) * pool * PATCH[1]
-    teacher = torch.randn(1, size.teacher, height, width, generator=draw).relu()
+    teacher = torch.randn(size.batch, size.teacher, height, width, generator=draw).relu()
     student = teacher + torch.randn(teacher.shape, generator=draw)
     near, start, target = (
         _pooled(x, size.pool) for x in (student, 0.05 * torch.randn(teacher.shape, generator=draw), teacher)
     )
     return [
-        _contrast('contrast core, near convergence', near, target, 0),
-        _contrast('contrast core, at the start', start, target, 0),
-        *([_contrast('contrast with pooling', student, teacher, size.pool)] if size.pool else []),
+        _contrast('contrast core, near convergence', near, target, size.groups, 0),
+        _contrast('contrast core, at the start', start, target, size.groups, 0),
+        _contrast('contrast core, compiled', near, target, size.groups, 0, compiled=True),
+        *(
+            _contrast(f'contrast with pooling{suffix}', student, teacher, size.groups, size.pool, compiled)
+            for suffix, compiled in (('', False), (', compiled', True))
+            if size.pool
+        ),
         _first_conv(size, draw),
     ]
 
@@ -62,27 +74,27 @@ def _pooled(x: Tensor, pool: int) -> Tensor:
     return torch.nn.functional.max_pool2d(x, pool) if pool else x
 
 
-def _contrast(name: str, student: Tensor, teacher: Tensor, pool: int) -> Case:
+def _contrast(name: str, student: Tensor, teacher: Tensor, groups: int, pool: int, compiled: bool = False) -> Case:
+    options: dict[str, Any] = {'groups': groups, 'temperature': TEMPERATURE, 'pool_size': pool, 'patch_size': PATCH}
+
     def ours(student: Tensor, teacher: Tensor) -> Tensor:
-        return losses.dense_contrast(
-            student, teacher, groups=GROUPS, temperature=TEMPERATURE, pool_size=pool, patch_size=PATCH
-        )
+        return losses.dense_contrast(student, teacher, compiled=compiled, **options)
 
     def released(student: Tensor, teacher: Tensor) -> Tensor:
-        return reference.afdcd_contrast(student, teacher, GROUPS, TEMPERATURE, pool, PATCH)
+        return reference.afdcd_contrast(student, teacher, groups, TEMPERATURE, pool, PATCH)
 
     return Case(name, [student], [teacher], ours, released, repeats=7)
 
 
 def _first_conv(size: Size, draw: torch.Generator) -> Case:
     cs, ct = size.student, size.teacher
-    keep = losses.random_keep((1, size.height, size.width), 0.75, draw)
-    feat = torch.randn(1, cs, size.height, size.width, generator=draw).relu()
+    keep = losses.random_keep((size.batch, size.height, size.width), 0.75, draw)
+    feat = torch.randn(size.batch, cs, size.height, size.width, generator=draw).relu()
     shapes = {(ct, cs, 1, 1): cs, (ct,): cs, (ct, ct, 3, 3): 9 * ct}
     align, align_bias, conv = (
         (2 * torch.rand(shape, generator=draw) - 1) * fan_in**-0.5 for shape, fan_in in shapes.items()
     )
-    upstream = torch.randn(1, ct, size.height, size.width, generator=draw)
+    upstream = torch.randn(size.batch, ct, size.height, size.width, generator=draw)
 
     def scalar(function: Function) -> Function:
         def run(feat: Tensor, *rest: Tensor) -> Tensor:

@@ -53,13 +53,22 @@ class Row:
         return self.released_time.median / self.ours_time.median
 
 
-def measure(case: Case) -> Row:
+def summed(level: Function, levels: int) -> Function:
+    """Make a function of all levels' tensors, kind by kind, from that of one level."""
+
+    def run(*tensors: Tensor) -> Tensor:
+        return torch.stack([level(*tensors[index::levels]) for index in range(levels)]).sum(0)
+
+    return run
+
+
+def measure(case: Case, device: str | torch.device = 'cpu') -> Row:
     """Time the passes in turns, then take the memory and the results of one pass each."""
     functions = {'ours': case.ours, 'released': case.released}
-    works = {name: _pass(function, case, torch.float32) for name, function in functions.items()}
-    times = interleaved_times(works, case.repeats)
-    memory = {name: peak_extra_memory(work) for name, work in works.items()}
-    exact = _pass(case.released, case, torch.float64)()
+    works = {name: one_pass(function, case, torch.float32, device) for name, function in functions.items()}
+    times = interleaved_times(works, case.repeats, device)
+    memory = {name: peak_extra_memory(work, device) for name, work in works.items()}
+    exact = one_pass(case.released, case, torch.float64, device)()
     results = {name: work() for name, work in works.items()}
     errors = {name: _error(result, exact) for name, result in results.items()}
     return Row(
@@ -74,9 +83,12 @@ def measure(case: Case) -> Row:
     )
 
 
-def _pass(function: Function, case: Case, dtype: torch.dtype) -> Callable[[], tuple[Tensor, ...]]:
-    leaves = [x.to(dtype).requires_grad_(not case.forward_only) for x in case.inputs]
-    constants = [x.to(dtype) for x in case.constants]
+def one_pass(
+    function: Function, case: Case, dtype: torch.dtype = torch.float32, device: str | torch.device = 'cpu'
+) -> Callable[[], tuple[Tensor, ...]]:
+    """Make what is timed: forward and backward of a function on the tensors of a case."""
+    leaves = [x.to(device, dtype).requires_grad_(not case.forward_only) for x in case.inputs]
+    constants = [x.to(device, dtype) for x in case.constants]
 
     def work() -> tuple[Tensor, ...]:
         output = function(*leaves, *constants)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.analysis import reference
-from mmdistill_dense.analysis.benchmark_losses import Case, Function
+from mmdistill_dense.analysis.benchmark_losses import Case, Function, summed
 from mmdistill_dense.losses import Branch
 
 
@@ -48,7 +48,11 @@ def describe(size_name: str) -> str:
 
 def cases(size_name: str) -> list[Case]:
     """Return the cases for a size in SIZES; the tensors of a case come kind by kind, each kind level by level."""
-    size = SIZES[size_name]
+    return cases_of(SIZES[size_name])
+
+
+def cases_of(size: Size) -> list[Case]:
+    """Return the cases for a size."""
     draw = torch.Generator().manual_seed(0)
     shapes = [(size.batch, size.channels, height, width) for height, width in size.maps]
     teachers = [torch.randn(shape, generator=draw) for shape in shapes]
@@ -59,7 +63,7 @@ def cases(size_name: str) -> list[Case]:
 
     def case(name: str, inputs: list[Tensor], constants: list[Tensor], ours: Function, released: Function) -> Case:
         levels = len(shapes)
-        return Case(name, inputs, constants, _summed(ours, levels), _summed(released, levels), size.repeats, not inputs)
+        return Case(name, inputs, constants, summed(ours, levels), summed(released, levels), size.repeats, not inputs)
 
     options = {'student_mask': size.detection, 'eps': 0.0 if size.detection else 1e-5}
     loss = partial(_loss, losses.masked_feature_loss, options)
@@ -79,13 +83,6 @@ def _parameters(size: Size, draw: torch.Generator) -> tuple[Tensor, ...]:
     shapes = {(t, c): 0.1, (c, c, 3, 3): (2 / (9 * c)) ** 0.5, (c,): 0.1, (t, c, 1, 1): (2 / t) ** 0.5, (t,): 0.1}
     parts = tuple(std * torch.randn(shape, generator=draw) for shape, std in shapes.items())
     return parts if size.detection else parts[:1]
-
-
-def _summed(level: Function, levels: int) -> Function:
-    def run(*tensors: Tensor) -> Tensor:
-        return torch.stack([level(*tensors[index::levels]) for index in range(levels)]).sum(0)
-
-    return run
 
 
 def _loss(function: Function, options: Mapping[str, Any], *tensors: Tensor) -> Tensor:

@@ -38,7 +38,11 @@ def describe(size_name: str) -> str:
 
 def cases(size_name: str) -> list[Case]:
     """Return the case for a size in SIZES."""
-    size = SIZES[size_name]
+    return cases_of(SIZES[size_name])
+
+
+def cases_of(size: Size) -> list[Case]:
+    """Return the cases for a size."""
     draw = torch.Generator().manual_seed(0)
     student, teacher, negatives = (
         F.normalize(torch.randn(rows, size.channels, generator=draw), dim=1)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+Work = Callable[[], object]
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -21,9 +23,7 @@ class Timing:
         return f'{self.median:.3g} ({self.low:.3g}-{self.high:.3g})'
 
 
-def interleaved_times(
-    works: Mapping[str, Callable[[], object]], repeats: int, device: str | torch.device = 'cpu'
-) -> dict[str, Timing]:
+def interleaved_times(works: Mapping[str, Work], repeats: int, device: str | torch.device = 'cpu') -> dict[str, Timing]:
     """Time several works in turns, after one untimed turn, so that all see the same machine.
 
     Process CPU time leaves out what other programs take; it adds up over threads. On a GPU it would measure launches
@@ -39,14 +39,15 @@ def interleaved_times(
     return {name: Timing(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
 
 
-def _process_seconds(work: Callable[[], object]) -> float:
+def _process_seconds(work: Work) -> float:
     begin = time.process_time()
     work()
     return time.process_time() - begin
 
 
-def _cuda_seconds(work: Callable[[], object]) -> float:
+def _cuda_seconds(work: Work) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()  # what was launched before on other streams
     begin.record()
     work()
     end.record()
@@ -54,7 +55,7 @@ def _cuda_seconds(work: Callable[[], object]) -> float:
     return begin.elapsed_time(end) / 1000
 
 
-def peak_extra_memory(work: Callable[[], object], device: str | torch.device = 'cpu') -> int:
+def peak_extra_memory(work: Work, device: str | torch.device = 'cpu') -> int:
     """Return the largest number of bytes that torch held at once on the device beyond what it held at the start.
 
     On the CPU summed from the allocator's own events, temporaries inside an operation included; the library behind a
@@ -74,7 +75,7 @@ def peak_extra_memory(work: Callable[[], object], device: str | torch.device = '
     return peak
 
 
-def _cuda_peak(work: Callable[[], object]) -> int:
+def _cuda_peak(work: Work) -> int:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.analysis.batches import training_batch
 from mmdistill_dense.distillers import MasKD
+from mmdistill_dense.forward import run_parts
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.teacher import FrozenTeacher
 
@@ -88,13 +89,16 @@ def prepare_steps(
     model = dict(config.model)
     if not model.get('distillers') or not model.get('teacher'):
         raise ValueError('step benchmark: model holds no teacher and distillers to measure')
-    init_default_scope(config.get('default_scope', 'mmseg'))
+    scope = config.get('default_scope', 'mmseg')
+    init_default_scope(scope)
+    if image_size and scope == 'mmseg':  # it pads to its training crop
+        model['data_preprocessor'] = {**(model.get('data_preprocessor') or {}), 'size': tuple(image_size)}
     control, distilled = build_student({**model, 'distillers': {}, 'inherit': ()}), build_student(model)
     data = training_batch(control, config, batch or config.train_dataloader.batch_size, image_size)
     control, distilled = control.to(device), distilled.to(device)
     inputs = distilled.data_preprocessor(data, True)['inputs']
     for teacher in distilled.distillation.teachers.values():
-        _load_teacher(teacher, next(distilled.parameters()), inputs)
+        load_teacher(teacher, next(distilled.parameters()), inputs)
     distilled.distillation.attended = True
     _give_tokens(distilled)
     return Steps(_step(control, config, data), _step(distilled, config, data), inputs)
@@ -105,7 +109,15 @@ def build_student(model: Mapping[str, Any]) -> Any:
     return revert_sync_batchnorm(MODELS.build(Config({'model': model}).model)).train()
 
 
-def _load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor) -> None:
+@torch.no_grad()
+def load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor) -> None:
+    """Load the file of a teacher, or else random weights with the statistics of a batch.
+
+    Args:
+        teacher: Not loaded yet, and not accelerated either: norms are folded in its first call, with what they are.
+        like: A tensor of the device and dtype that it takes.
+        inputs: The batch (B, 3, H, W) as the student sees it.
+    """
     if Path(teacher.checkpoint or '').is_file():
         teacher.load(like)
         return
@@ -117,7 +129,7 @@ def _load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the statistics of this batch alone
         norm.train()
-    teacher(inputs)
+    run_parts(teacher.network, teacher.taps, teacher.renormalised(inputs))
     teacher.network.eval()
 
 

@@ -47,6 +47,7 @@ class AfDCD(FeatureDistiller):
             the paper's Cityscapes setting at any map size.
         fd_reduction: What ``fd_weight`` multiplies: ``'sum'`` (the paper's; depends on the map's size) or ``'mean'``.
         ctr_weight: Weight of the contrast; 0 removes it.
+        compiled: Whether the contrast takes the compiled kernel, on the CPU; see :func:`losses.dense_contrast`.
         clip_max_norm: Largest norm of the gradients of align and projector.
         resize: Whose map is brought to the other's size where they differ; None refuses such maps.
         **kwargs: ``teacher``, ``loss_weight``, ``schedule`` of :class:`FeatureDistiller`.
@@ -79,6 +80,7 @@ class AfDCD(FeatureDistiller):
         fd_weight: float | None = None,
         fd_reduction: str = 'sum',
         ctr_weight: float = 0.005,
+        compiled: bool = False,
         clip_max_norm: float | None = 15.0,
         resize: str | None = 'student',
         **kwargs: Any,
@@ -100,6 +102,7 @@ class AfDCD(FeatureDistiller):
         self.fd_weight = fd_weight
         self.fd_reduction = fd_reduction
         self.ctr_weight = ctr_weight
+        self.compiled = compiled
         self.contrast: dict[str, Any] = {
             'contrast': contrast,
             'negatives': negatives,
@@ -131,7 +134,9 @@ class AfDCD(FeatureDistiller):
         if self.fd_weight:
             terms['loss_fd'] = self.fd_weight * losses.feature_mimic(rebuilt, teacher, reduction=self.fd_reduction)
         if self.ctr_weight:
-            terms['loss_ctr'] = self.ctr_weight * losses.dense_contrast(rebuilt, teacher, **self.contrast)
+            terms['loss_ctr'] = self.ctr_weight * losses.dense_contrast(
+                rebuilt, teacher, compiled=self.compiled, **self.contrast
+            )
         return terms
 
     def keep(self, shape: tuple[int, int, int], level: int) -> Tensor:

@@ -38,4 +38,4 @@ def _scaled(sample: Any, size: Sequence[int], like: Tensor) -> Tensor:
     meta = sample.metainfo
     height, width = meta.get('batch_input_shape') or meta.get('pad_shape') or meta['img_shape']
     y, x = size[0] / height, size[1] / width
-    return getattr(boxes, 'tensor', boxes).to(like) * torch.tensor([x, y, x, y]).to(like)
+    return getattr(boxes, 'tensor', boxes).to(like) * torch.tensor([x, y, x, y]).to(like, non_blocking=True)

@@ -168,7 +168,7 @@ class CIRKD(FeatureDistiller):
             student, teacher = (F.avg_pool2d(x, self.pool, ceil_mode=True) for x in (student, teacher))
         batch, pixels = len(student), student.shape[2] * student.shape[3]
         rows = [normalize_pixels(x)[0] for x in (student, teacher)]
-        keys, pictures = [x.view(batch, -1) for x in rows], rows[0].new_tensor(batch)
+        keys, pictures = [x.view(batch, -1) for x in rows], rows[0].new_full((), batch)
         if self.gather:
             keys, pictures = [gather_rows_with_gradient(x) for x in keys], mean_over_ranks(pictures)
         s_keys, t_keys = (x.view(len(x), pixels, -1) for x in keys)
@@ -185,7 +185,7 @@ class CIRKD(FeatureDistiller):
         valid = is_class(labels.flatten(), self.num_classes)
         rows, targets = rows[valid], targets[valid]
         # of all processes, so that their mean is that of one
-        count = mean_over_ranks(rows.new_tensor(len(rows))).clamp_min(MIN_COUNT)
+        count = mean_over_ranks(rows.new_full((), len(rows))).clamp_min(MIN_COUNT)
         terms = {}
         for kind in self.weights:
             number = self.contrast[kind] // self.num_classes + 1

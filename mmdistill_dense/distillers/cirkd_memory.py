@@ -57,7 +57,7 @@ class ClassQueue(nn.Module):
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Return ``count`` random rows of each class, (classes * count, C); the same places in all classes."""
         places = torch.randperm(self.rows.shape[1], generator=generator)[:count]
-        return self.rows[:, places.to(self.rows.device)].flatten(0, 1)
+        return self.rows[:, places.to(self.rows.device, non_blocking=True)].flatten(0, 1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClassQueue:
         rows = self.rows

@@ -303,15 +303,14 @@ class PCD(Distiller):
         return queue
 
     def _monitors(self, queue: NegativeQueue) -> bool:
-        return (
-            self.monitor_interval > 0 and self.progress.iteration % self.monitor_interval == 0 and int(queue.filled) > 0
-        )
+        due = self.monitor_interval > 0 and self.progress.iteration % self.monitor_interval == 0
+        return due and len(queue.negatives()) > 0
 
     def _keys(self, seen: Compared, level: int) -> Tensor:
-        """Return the unit vectors that enter the queue; those without a direction are left out."""
+        """Return the unit vectors that enter the queue; zeros, which do not, for those without a direction."""
         if self.enqueue == 'pooled':
             keys = seen.key()
         else:
             keys = random_pixels(seen.own, seen.mask, self.keys_per_image, self._generator(level))
         norms = keys.norm(dim=1, keepdim=True)
-        return (keys / norms)[norms[:, 0] > MIN_NORM]
+        return torch.where(norms > MIN_NORM, keys / norms, 0)

@@ -69,22 +69,38 @@ class NegativeQueue(nn.Module):
         self.register_buffer('rows', rows)
         self.register_buffer('ptr', torch.zeros(1, dtype=torch.long))
         self.register_buffer('filled', torch.tensor([size if init == 'random' else 0]))
+        self._full = False  # as far as has been looked
 
     def negatives(self) -> Tensor:
         """Return the rows that count."""
-        return self.rows[: int(self.filled)]
+        if self._full:  # it stays so: no need to wait for the device
+            return self.rows
+        count = int(self.filled)
+        self._full = count == len(self.rows)
+        return self.rows[:count]
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
         """Write the (n, C) unit keys of every process, in order of rank, from ``ptr`` on and around the end.
 
-        The number of keys may differ between processes. Of more keys than K the last K are written.
+        The number of keys may differ between processes. Rows of zeros are left out. Of more keys than K the last K are
+        written.
         """
-        keys = gather_rows(keys.to(self.rows))[-len(self.rows) :]
-        place = (self.ptr + torch.arange(len(keys), device=self.ptr.device)) % len(self.rows)
-        self.rows.index_copy_(0, place, keys)
-        self.ptr.add_(len(keys)).remainder_(len(self.rows))
-        self.filled.add_(len(keys)).clamp_(max=len(self.rows))
+        keys = gather_rows(keys.to(self.rows))
+        # Without a look at how many there are, for which the device would have to finish: what is left out comes first,
+        # at the places before ptr, and is overwritten by what stands there.
+        written = keys.ne(0).any(1)
+        order = written.byte().argsort(stable=True)[-len(self.rows) :]
+        keys, written = keys[order], written[order]
+        number = written.sum()
+        place = (self.ptr + number + torch.arange(-len(keys), 0, device=self.ptr.device)) % len(self.rows)
+        self.rows.index_copy_(0, place, torch.where(written[:, None], keys, self.rows[place]))
+        self.ptr.add_(number).remainder_(len(self.rows))
+        self.filled.add_(number).clamp_(max=len(self.rows))
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._full = False
+        super()._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NegativeQueue:
         rows = self.rows
@@ -116,9 +132,9 @@ class ChannelCenter(nn.Module):
     @torch.no_grad()
     def update(self, centred: Tensor, valid: Tensor | None) -> None:
         """Move the mean towards that of a map from :meth:`forward`, over the valid pixels of all processes."""
-        pixels = centred.movedim(1, -1)  # (B, H, W, C)
-        pixels = pixels.flatten(0, 2) if valid is None else pixels[valid]
-        sums = mean_over_ranks(torch.cat([pixels.sum(0), pixels.new_tensor([len(pixels)])]))
+        pixels = centred.movedim(1, -1).flatten(0, 2)  # (B H W, C)
+        weight = pixels.new_ones(len(pixels), 1) if valid is None else valid.reshape(-1, 1).to(pixels.dtype)
+        sums = mean_over_ranks(torch.cat([(weight * pixels).sum(0), weight.sum(0)]))
         self.mean.add_(self.momentum * (sums[:-1] / sums[-1].clamp_min(MIN_COUNT)).to(self.mean))
 
 
@@ -144,7 +160,7 @@ def random_pixels(x: Tensor, valid: Tensor | None, count: int, generator: torch.
 def take_pixels(x: Tensor, chosen: Tensor | None) -> Tensor:
     """Return the pixels of flat indices ``chosen`` (all for ``None``): of (B, C, H, W) a (B, C, n, 1), of (B, H, W) a
     (B, n, 1)."""
-    return x if chosen is None else x.flatten(-2)[..., chosen.to(x.device), None]
+    return x if chosen is None else x.flatten(-2)[..., chosen.to(x.device, non_blocking=True), None]
 
 
 def inside_images(data_samples: Any, x: Tensor) -> Tensor | None:
@@ -160,4 +176,4 @@ def inside_images(data_samples: Any, x: Tensor) -> Tensor | None:
     batch = tuple(max(shape[axis] for shape in padded) for axis in (0, 1))
     if all(tuple(image[:2]) == batch for image in images):
         return None
-    return centres_inside(images, batch, x.shape[2:]).to(x.device)
+    return centres_inside(images, batch, x.shape[2:]).to(x.device, non_blocking=True)

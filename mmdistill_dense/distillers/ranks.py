@@ -13,7 +13,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     if world_size() == 1:
         return rows
     sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
+    dist.all_gather(sizes, torch.full((1,), len(rows), device=rows.device))
     counts = [int(size) for size in sizes]
     padded = rows.new_zeros(max(counts), rows.shape[1])
     padded[: len(rows)] = rows
@@ -35,7 +35,7 @@ def rows_before(count: int, device: torch.device | str) -> int:
     """Return how many rows the processes of lower rank hold, where this one holds ``count``."""
     if world_size() == 1:
         return 0
-    counts = gather_rows(torch.tensor([[count]], device=device))
+    counts = gather_rows(torch.full((1, 1), count, device=device))
     return int(counts[: dist.get_rank()].sum())
 
 

@@ -14,6 +14,8 @@ from mmdistill_dense.forward import run_roi_head
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.taps import Tap
 
+OUTPUTS = ('bbox_pred', 'cls_score')
+
 
 @DISTILLERS.register_module()
 class RoIHeadKD(Distiller):
@@ -27,7 +29,8 @@ class RoIHeadKD(Distiller):
         form='softmax', 'sigmoid':   loss_roi = T² * mean over RoIs of the KL over the D scores (binary ones summed)
         form='dist':                 loss_roi = as :class:`DIST`, a row an RoI
 
-    No parameters. Cost: one pass of the teacher's box head over R RoIs (512 an image in mmdet's training).
+    No parameters. Cost: one pass of the teacher's box head over R RoIs (512 an image in mmdet's training), which the
+    terms of a step that ask the same stage share.
 
     Source: the released MasKD, which runs the teacher's whole training step and overwrites its RoIs.
 
@@ -64,7 +67,7 @@ class RoIHeadKD(Distiller):
         if not isinstance(student_tap, str):
             raise TypeError(f'student_tap must be one tap, got {student_tap!r}; use a distiller for each.')
         super().__init__(student_tap, features, **kwargs)
-        check_option('output', output, ('bbox_pred', 'cls_score'))
+        check_option('output', output, OUTPUTS)
         check_option('form', form, ('smooth_l1', 'l1', 'softmax', 'sigmoid', 'dist'))
         self.compare = comparison(form, beta, temperature)
         self.context_taps = [Tap.parse(rois)]
@@ -98,8 +101,15 @@ class RoIHeadKD(Distiller):
     @torch.no_grad()
     def answer(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Return the output of the teacher's head for RoIs (R, 5): index of the image, x1, y1, x2, y2."""
-        assert self.frozen is not None, 'set by the model'
-        return run_roi_head(self.frozen.module('roi_head'), tuple(features), rois, self.stage)[self.output]
+        frozen = self.frozen
+        assert frozen is not None, 'set by the model'
+
+        def run() -> dict[str, Tensor]:
+            answers = run_roi_head(frozen.module('roi_head'), tuple(features), rois, self.stage)
+            return {name: answers[name] for name in OUTPUTS}  # not the features of the RoIs, which are large
+
+        # the RoIs and maps of a step are the same objects for all terms
+        return frozen.answer(('roi_head', self.stage, id(rois), *map(id, features)), run)[self.output]
 
     def _term(self, student: Tensor, rois: Tensor, features: Sequence[Tensor]) -> Tensor:
         if len(student) != len(rois):

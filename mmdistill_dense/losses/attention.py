@@ -1,10 +1,15 @@
 """Where a map has its energy: distance of normalised attention maps (AT)."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses.precision import check_same_grid, loss_dtype, without_autocast
+from mmdistill_dense.losses.tiles import block_elements, tiles
 
 
 @without_autocast
@@ -37,6 +42,34 @@ def attention_distance(student: Tensor, teacher: Tensor, *, power: float = 2.0, 
 
 
 def _attention(x: Tensor, power: float) -> Tensor:
-    # the norm's power in place of a sum of powers: nothing of the map's size is stored but the map
-    norms = torch.linalg.vector_norm(x.to(loss_dtype(x)), ord=power, dim=1)
-    return F.normalize(norms.flatten(1) ** power, dim=1)
+    x = x.to(loss_dtype(x)).flatten(2)
+    return F.normalize(_Energy.apply(x if torch.is_grad_enabled() else x.detach(), power), dim=1)
+
+
+class _Energy(torch.autograd.Function):
+    """``sum_c |x_c|^power`` of (B, C, N), without a map of powers: block by block, and again in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, power: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.power = power
+        energy = x.new_zeros(x.shape[0], x.shape[2])
+        for b, c in _blocks(x):
+            part = x[b, c]
+            energy[b] += (part.square() if power == 2 else part.abs().pow_(power)).sum(1)
+        return energy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        (x,), power = ctx.saved_tensors, ctx.power
+        grad, scale = torch.empty_like(x), (power * grad_output)[:, None]
+        for b, c in _blocks(x):
+            part = x[b, c]
+            slope = part if power == 2 else part.abs().pow_(power - 1).mul_(part.sign())
+            torch.mul(slope, scale[b], out=grad[b, c])
+        return grad, None
+
+
+def _blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:
+    return tiles(x.shape[0], x.shape[1], x.shape[2], block_elements(x.device) // 2)

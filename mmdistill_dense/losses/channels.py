@@ -1,8 +1,8 @@
 """Where the channels of a map are active: divergence of their distributions over the positions (CWD)."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from mmdistill_dense.losses.kl import divergence_sum
 from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
 
 
@@ -29,6 +29,6 @@ def channel_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
     if student.dim() < 3:
         raise ValueError(f'channels are compared over their positions, got maps of shape {tuple(student.shape)}')
     dtype = loss_dtype(student)
-    s, t = (F.log_softmax(x.to(dtype).flatten(2) / temperature, 2) for x in (student, teacher.detach()))
-    divergence = F.kl_div(s, t, reduction='sum', log_target=True)
+    s, t = (x.to(dtype).flatten(2) for x in (student, teacher))
+    divergence = divergence_sum(s, t, 2, temperature)
     return divergence * (temperature**2 / (len(student) * student.shape[1]))

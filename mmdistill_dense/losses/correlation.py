@@ -1,9 +1,14 @@
 """Correlation of class scores instead of their divergence (DIST)."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.tiles import block_elements, tiles
 
 _EPS = 1e-8
 
@@ -45,17 +50,63 @@ def correlation_distance(
     dtype = loss_dtype(student)
     if not student.numel():
         return student.to(dtype).sum()
-    rows = (_rows(x.to(dtype) / temperature) for x in (student, teacher.detach()))
-    s, t = (x.softmax(1) if activation == 'softmax' else x.sigmoid() for x in rows)
-    between_classes, between_rows = (1 - _correlation(s, t, dim).mean() for dim in (1, 0))
-    return temperature**2 * (beta * between_classes + gamma * between_rows)
+    maps = (x.to(dtype).reshape(*x.shape[:2], -1) / temperature for x in (student, teacher.detach()))  # (B, K, N)
+    s, t = (x.softmax(1) if activation == 'softmax' else x.sigmoid() for x in maps)
+    correlations = _Correlation.apply(s if torch.is_grad_enabled() else s.detach(), t, beta, gamma)
+    return temperature**2 * (beta + gamma - correlations)
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x.movedim(1, -1).reshape(-1, x.shape[1])
+class _Correlation(torch.autograd.Function):
+    """``beta mean_rows rho + gamma mean_classes rho`` of (B, K, N) scores; the gradient is found beside it.
+
+    With centred vectors x, y and ``D = |x| |y| + eps``, ``d rho / dx = y / D - (x.y) |y| / (D^2 |x|) x``, centred too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, t: Tensor, beta: float, gamma: float) -> Tensor:
+        grad = torch.empty_like(s) if ctx.needs_input_grad[0] else None
+        means = [value.mean((0, 2), keepdim=True) for value in (s, t)]
+        within = [s.new_zeros(1, s.shape[1], 1) for _ in range(3)]
+        for block in _blocks(s):
+            for total, part in zip(within, _moments(s[block] - means[0], t[block] - means[1], (0, 2)), strict=True):
+                total += part
+        rho, pull, along = _slopes(*within)
+        value = gamma * rho.mean()
+        rows = max(s.numel() // s.shape[1], 1)
+        for block in _blocks(s):
+            x, y = (side[block] - side[block].mean(1, keepdim=True) for side in (s, t))
+            rho, row_pull, row_along = _slopes(*_moments(x, y, (1,)))
+            value += rho.sum() * (beta / rows)
+            if grad is not None:
+                slope = y.mul_(row_pull).addcmul_(x, row_along, value=-1).mul_(beta / rows)
+                share = gamma / s.shape[1]
+                slope.addcmul_(torch.sub(t[block], means[1], out=x), pull, value=share)
+                slope.addcmul_(torch.sub(s[block], means[0], out=x), along, value=-share)
+                grad[block] = slope
+        if grad is not None:
+            ctx.save_for_backward(grad)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * grad_output, None, None, None
 
 
-def _correlation(x: Tensor, y: Tensor, dim: int) -> Tensor:
-    x, y = x - x.mean(dim, keepdim=True), y - y.mean(dim, keepdim=True)
-    norms = torch.linalg.vector_norm(x, dim=dim) * torch.linalg.vector_norm(y, dim=dim)
-    return (x * y).sum(dim) / (norms + _EPS)
+def _moments(x: Tensor, y: Tensor, axes: tuple[int, ...]) -> list[Tensor]:
+    product = torch.empty_like(x)
+    return [torch.mul(*pair, out=product).sum(axes, keepdim=True) for pair in ((x, x), (y, y), (x, y))]
+
+
+def _slopes(xx: Tensor, yy: Tensor, xy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rho and the factors of y and of -x in its gradient."""
+    x_norm, y_norm = xx.sqrt(), yy.sqrt()
+    pull = 1 / (x_norm * y_norm + _EPS)
+    rho = xy * pull
+    return rho, pull, torch.where(xx == 0, 0, rho * pull * y_norm / x_norm)
+
+
+def _blocks(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    for b, n in tiles(x.shape[0], x.shape[2], x.shape[1], block_elements(x.device) // 4):
+        yield b, slice(None), n

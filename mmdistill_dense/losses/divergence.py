@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmdistill_dense.losses.kl import divergence_sum
 from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
 
 
@@ -25,8 +26,8 @@ def softmax_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
         ValueError: Unequal shapes or a temperature that is not positive.
     """
     student, teacher = _prepare(student, teacher, temperature)
-    target = F.log_softmax(teacher, 1)
-    divergence = F.kl_div(F.log_softmax(student, 1), target, reduction='sum', log_target=True)
+    s, t = (x.reshape(*x.shape[:2], -1) for x in (student, teacher))  # (B, C, N), N = 1 for rows
+    divergence = divergence_sum(s, t, 1, temperature)
     return divergence * (temperature**2 * student.shape[1] / student.numel())
 
 
@@ -46,6 +47,7 @@ def sigmoid_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
         ValueError: Unequal shapes or a temperature that is not positive.
     """
     student, teacher = _prepare(student, teacher, temperature)
+    student, teacher = student / temperature, teacher / temperature
     yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
     no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
     return torch.sum(yes + no) * (temperature**2 * student.shape[1] / student.numel())
@@ -56,4 +58,4 @@ def _prepare(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tens
         raise ValueError(f'temperature must be above 0, got {temperature}')
     check_same_shape(student, teacher, what='logits')
     dtype = loss_dtype(student)
-    return student.to(dtype) / temperature, teacher.detach().to(dtype) / temperature
+    return student.to(dtype), teacher.detach().to(dtype)

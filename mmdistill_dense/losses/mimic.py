@@ -1,9 +1,15 @@
 """Feature mimicking: squared differences of two maps."""
 
-import torch.nn.functional as F
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.tiles import block_elements, tiles
 
 
 @without_autocast
@@ -26,5 +32,34 @@ def feature_mimic(student: Tensor, teacher: Tensor, *, reduction: str = 'sum') -
         raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
     check_same_shape(student, teacher)
     dtype = loss_dtype(student)
-    loss = F.mse_loss(student.to(dtype), teacher.detach().to(dtype), reduction=reduction)
-    return loss / len(student) if reduction == 'sum' else loss
+    student = student.to(dtype) if torch.is_grad_enabled() else student.detach().to(dtype)
+    total = _Squares.apply(student, teacher.detach().to(dtype))
+    return total / (len(student) if reduction == 'sum' else student.numel())
+
+
+class _Squares(torch.autograd.Function):
+    """``sum (s - t)^2``; the difference is taken block by block, again in backward, instead of being kept."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        ctx.save_for_backward(student, teacher)
+        total = student.new_zeros((), dtype=torch.float64)
+        for s, t in _blocks(student, teacher):
+            total += (s - t).square_().sum()
+        return total.to(student.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        student, teacher = ctx.saved_tensors
+        grad, scale = torch.empty_like(student), 2 * grad_output
+        for s, t, g in _blocks(student, teacher, grad):
+            torch.sub(s, t, out=g).mul_(scale)
+        return grad, None
+
+
+def _blocks(x: Tensor, *others: Tensor) -> Iterator[list[Tensor]]:
+    tensors = [y.reshape(-1, 1) if y.ndim < 2 else y for y in (x, *others)]
+    outer, inner = tensors[0].shape[:2]
+    for index in tiles(outer, inner, math.prod(tensors[0].shape[2:]), block_elements(x.device)):
+        yield [y[index] for y in tensors]

@@ -1,8 +1,16 @@
 """Masks of Af-DCD and the folded first convolution behind them."""
 
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_SCATTER_SHARE = 0.6  # of kept positions; above it one convolution over all of them is faster
 
 
 def random_keep(shape: tuple[int, int, int], ratio: float, generator: torch.Generator | None = None) -> Tensor:
@@ -35,7 +43,8 @@ def masked_align_conv(
 
     The mask is one value per position, so it commutes with the align: one convolution with weight ``conv_weight . [W |
     b]`` over the Cs masked channels and ``keep`` itself (which carries the masked bias) gives the same output and,
-    through autograd of the product, the same gradients, without the two (B, Ct, H, W) maps between.
+    through autograd of the product, the same gradients, without the two (B, Ct, H, W) maps between. Where a bool mask
+    on the CPU keeps at most 0.6 of the positions, only those are multiplied (not under autocast).
 
     Args:
         feat: (B, Cs, H, W) student map.
@@ -54,6 +63,8 @@ def masked_align_conv(
     b, _, h, w = feat.shape
     if keep.shape != (b, 1, h, w):
         raise ValueError(f'keep must be {(b, 1, h, w)} for a map of {tuple(feat.shape)}, got {tuple(keep.shape)}')
+    # what is kept is known without waiting for a device only where the mask is on the CPU
+    index = keep.flatten().nonzero()[:, 0] if keep.dtype == torch.bool and keep.device.type == 'cpu' else None
     keep = keep.to(feat, non_blocking=True)
     padding = conv_weight.shape[-1] // 2
     if not _folding_pays(b * h * w, align_weight, conv_weight):
@@ -61,7 +72,79 @@ def masked_align_conv(
     align = torch.cat([align_weight.flatten(1), align_bias[:, None]], 1)  # (Ct, Cs + 1)
     # as a 1x1 convolution over the weight read as Co images: no transposed copy of it
     folded = F.conv2d(conv_weight, align.t()[..., None, None])  # (Co, Cs + 1, k, k)
-    return F.conv2d(torch.cat([feat * keep, keep], 1), folded, conv_bias, padding=padding)
+    if index is None or len(index) > _SCATTER_SHARE * keep.numel() or torch.is_autocast_enabled(feat.device.type):
+        return F.conv2d(torch.cat([feat * keep, keep], 1), folded, conv_bias, padding=padding)
+    index = index.to(feat.device, non_blocking=True)
+    rows = feat.flatten(2).mT.reshape(b * h * w, -1).index_select(0, index)
+    return _KeptConv.apply(F.pad(rows, (0, 1), value=1.0), folded, conv_bias, index, (b, h, w))
+
+
+class _KeptConv(torch.autograd.Function):
+    """Convolution of a map of which only some positions are not zero: one matrix product of those per tap."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, index: Tensor, shape: tuple[int, int, int]
+    ) -> Tensor:
+        ctx.save_for_backward(rows, weight, index)
+        ctx.shape = shape
+        grid = _Padded(shape, weight.shape[2])
+        out = bias.repeat(grid.positions, 1)  # positions first: a tap adds whole rows, each to another one
+        for u, v, places in grid.taps(index):
+            out.index_add_(0, places, rows @ weight[:, :, u, v].t().contiguous())
+        return grid.to_map(out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        rows, weight, index = ctx.saved_tensors
+        grid = _Padded(ctx.shape, weight.shape[2])
+        grads = grid.to_rows(grad_output)
+        of_rows, of_weight = torch.zeros_like(rows), torch.empty_like(weight)
+        for u, v, places in grid.taps(index):
+            found = grads.index_select(0, places)  # (n, Co)
+            of_rows.addmm_(found, weight[:, :, u, v].contiguous())
+            of_weight[:, :, u, v] = found.t() @ rows
+        return of_rows, of_weight, grad_output.sum((0, 2, 3)), None, None
+
+
+class _Padded:
+    """The positions of B maps with a border of ``kernel // 2`` around each, as rows of a matrix."""
+
+    def __init__(self, shape: tuple[int, int, int], kernel: int) -> None:
+        batch, height, width = shape
+        self.kernel, self.border = kernel, kernel // 2
+        self.inner = shape
+        self.outer = batch, height + 2 * self.border, width + 2 * self.border
+        self.positions = math.prod(self.outer)
+
+    def taps(self, index: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield each tap (u, v) with the rows that positions ``index`` of the maps add to there."""
+        _, height, width = self.inner
+        image, place = index // (height * width), index % (height * width)
+        row, column = place // width + 2 * self.border, place % width + 2 * self.border
+        first = (image * self.outer[1] + row) * self.outer[2] + column
+        for u, v in itertools.product(range(self.kernel), repeat=2):
+            yield u, v, first - (u * self.outer[2] + v)
+
+    def to_map(self, rows: Tensor) -> Tensor:
+        """Cut the border off and bring (positions, C) to (B, C, H, W)."""
+        batch, height, width = self.inner
+        maps = rows.new_empty(batch, rows.shape[1], height, width)  # no view, or it could not be changed in place
+        for source, target in zip(self._inside(rows), maps.flatten(2), strict=True):
+            target.copy_(source.reshape(-1, rows.shape[1]).t())
+        return maps
+
+    def to_rows(self, maps: Tensor) -> Tensor:
+        """Bring (B, C, H, W) to (positions, C), zero in the border."""
+        rows = maps.new_zeros(self.positions, maps.shape[1])
+        for source, target in zip(maps, self._inside(rows), strict=True):
+            target.copy_(source.flatten(1).t().contiguous().view(target.shape))
+        return rows
+
+    def _inside(self, rows: Tensor) -> Tensor:
+        end = -self.border or None
+        return rows.view(*self.outer, -1)[:, self.border : end, self.border : end]
 
 
 def _folding_pays(positions: int, align_weight: Tensor, conv_weight: Tensor) -> bool:

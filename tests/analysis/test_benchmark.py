@@ -5,20 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 
 from mmdistill_dense.analysis import (
     benchmark_afdcd,
     benchmark_losses,
     benchmark_maskd,
     benchmark_pcd,
-    benchmark_step,
     reference,
-    training_step,
 )
 from mmdistill_dense.analysis.measure import Timing
 from mmdistill_dense.losses import dense_contrast, feature_mimic, masked_align_conv
-from tests import toys
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +23,9 @@ ROWS = {
     'afdcd': [
         'contrast core, near convergence',
         'contrast core, at the start',
+        'contrast core, compiled',
         'contrast with pooling',
+        'contrast with pooling, compiled',
         'align + first conv',
     ],
     'maskd': ['loss of all levels', 'branch alone, forward', 'gate and Dice, to the tokens'],
@@ -44,7 +42,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_losses_command(method: str, tmp_path: Path) -> None:
     done = _run('--method', method, '--size', 'small', '--json', str(tmp_path / 'out'))
     assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / 'out').read_text())
+    rows = json.loads((tmp_path / 'out' / f'losses_{method}.json').read_text())['figures']
     assert [row['name'] for row in rows] == ROWS[method]
     for row in rows:
         assert f'| {row["name"]} |' in done.stdout
@@ -71,7 +69,7 @@ def test_segmentation_has_neither_branch_nor_masks_of_the_student() -> None:
 
 def test_the_map_of_camvid_is_cropped_for_the_naive_formula() -> None:
     *contrasts, conv = benchmark_afdcd.cases('camvid')
-    assert [case.inputs[0].shape[2:] for case in contrasts] == [(44, 44)] * 2
+    assert [case.inputs[0].shape[2:] for case in contrasts] == [(44, 44)] * 3
     assert conv.inputs[0].shape == (1, 512, 45, 45)
 
 
@@ -96,65 +94,3 @@ def test_reference_agrees_with_the_losses() -> None:
     expected = reference.afdcd_first_conv(student, keep, *weights)
     torch.testing.assert_close(rebuilt, expected)
     assert feature_mimic(rebuilt, expected) < 1e-15
-
-
-def _config(scope: str = 'mmseg', **options) -> Config:
-    model = toys.model_config(**options)
-    return Config(
-        {
-            'model': model,
-            'default_scope': scope,
-            'train_dataloader': {'batch_size': 2},
-            'optim_wrapper': {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01}},
-        }
-    )
-
-
-def test_step_takes_a_step_apart() -> None:
-    distillers = {'kd': {'type': 'LogitKD'}, 'afdcd': {'type': 'AfDCD', 'pool_size': 0}}
-    cost = benchmark_step.measure_step(_config(distillers=distillers), repeats=1)
-    assert (cost.batch, cost.size, cost.teacher_weights) == (2, (64, 64), 'random')
-    assert list(cost.adapters) == ['afdcd adapters']  # logit KD has none
-    table = benchmark_step.as_markdown(cost)
-    assert f'**{cost.ratio:.3f}**' in table and 'batch 2 of 64x64' in table
-
-
-@pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn'])
-def test_step_of_a_detector(kind: str) -> None:
-    """MasKD has random tokens, and by then the student's masks; the control inherits nothing."""
-    distillers = {'maskd': {'type': 'MasKD', 'student_mask_from': 5}}
-    options = {'student': toys.det_net(kind), 'teacher': toys.det_teacher(kind, 8), 'inherit': [('neck', 'neck')]}
-    config = _config('mmdet', distillers=distillers, **options)
-    cost = benchmark_step.measure_step(config, repeats=1, image_size=(64, 96))
-    assert (cost.batch, cost.size) == (2, (64, 96)) and cost.teacher_weights.endswith('.pth')
-    assert list(cost.adapters) == ['maskd adapters']
-    with pytest.raises(ValueError, match='no step of train_dataloader.dataset.pipeline has a scale; give --size'):
-        benchmark_step.measure_step(config, repeats=1)
-
-
-def test_random_weights_stay_what_they_are() -> None:
-    """Else steps on noise would end in infinities, and two benchmarks would not measure the same network."""
-    config = _config(distillers={})
-    network = training_step.build_student(config.model)
-    before = [parameter.clone() for parameter in network.parameters()]
-    training_step._step(network, config, toys.seg_batch())()
-    assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
-
-
-def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
-    medians = (4.0, 2.0, 1.0, 13.0, 3.0, 1.0)
-    control, teacher, features, distilled, one, two = (Timing(median, 0, 100) for median in medians)
-    cost = benchmark_step.StepCost(1, (8, 8), 'random', control, teacher, features, distilled, {'a': one, 'b': two})
-    assert cost.ratio == (13 - 3 - 1) / (4 + 2)
-    assert cost.whole_ratio == 13 / (4 + 2) and cost.features_ratio == 13 / (4 + 1)
-
-
-def test_step_uses_the_teachers_file() -> None:
-    cost = benchmark_step.measure_step(_config(teacher=toys.seg_teacher()), batch=3, repeats=1)
-    assert cost.batch == 3 and cost.teacher_weights.endswith('.pth')
-    assert cost.adapters == {}
-
-
-def test_step_needs_distillers() -> None:
-    with pytest.raises(ValueError, match='holds no teacher and distillers'):
-        benchmark_step.measure_step(_config(distillers={}))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from mmdistill_dense.distillers import Distiller
 from mmdistill_dense.distillers.base import Progress
 from tests import toys
+from tests.distillers.device import WAITING, no_waiting, on_device
 
 STEPS = 6
 
@@ -28,6 +31,7 @@ class DistillerCase:
     zero_on_identical = False  # whether equal maps of equal width give a loss of 0
     permuted_is_worse = True
     samples: Any = None  # the ground truth of the 2 pictures, for methods that read it
+    waits = ''  # why a step cannot do without numbers from the device
 
     def make(self, **changes: Any) -> Distiller:
         """The distiller, set up for the case's shapes."""
@@ -121,6 +125,16 @@ class DistillerCase:
             losses = distiller.step(*self.maps(distiller, torch.bfloat16), self.samples)
         assert all(value.dtype == torch.float32 for value in losses.values())
         torch.testing.assert_close(torch.stack(list(losses.values())).sum(), exact, rtol=0.05, atol=1e-3)
+
+    def test_a_step_does_not_wait_for_the_device(self) -> None:
+        distiller = self.make()
+        distiller.step(*self.maps(distiller), self.samples)  # the first step may look whether all is there
+        distiller.to('meta')
+        student, teacher = on_device(self.maps(distiller))
+        samples = on_device(self.samples)
+        with pytest.raises(WAITING) if self.waits else contextlib.nullcontext(), no_waiting():
+            terms = distiller.step(student, teacher, samples)
+            torch.stack(list(terms.values())).sum().backward()
 
     def test_permuted_teacher_is_worse(self) -> None:
         """Where a student agrees with its teacher, a teacher whose pictures were exchanged gives a higher loss."""

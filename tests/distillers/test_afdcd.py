@@ -55,6 +55,16 @@ def test_equals_the_formula(mask: dict, projector: str) -> None:
         torch.testing.assert_close(ours, naive, rtol=1e-3, atol=1e-3 * float(naive.abs().max()))
 
 
+def test_compiled_contrast_is_the_same_loss() -> None:
+    found = []
+    for compiled in (False, True):
+        distiller = _distiller(compiled=compiled)
+        student, teacher = _taps()
+        loss = distiller(student, teacher, None)['loss_ctr']
+        found.append((loss, torch.autograd.grad(loss, student[TAP][0])[0]))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
 def test_parameters_have_torch_defaults() -> None:
     part = _distiller(student=6, teacher=32).parts[0]
     shapes = {name: tuple(p.shape) for name, p in part.named_parameters()}

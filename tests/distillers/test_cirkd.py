@@ -52,6 +52,7 @@ SMALL = dict(num_classes=CLASSES, pixel_memory=20, region_memory=4, pixel_contra
 
 class TestCIRKD(_Case):
     option = dict(type='CIRKD', temperature=0.5, **SMALL)
+    waits = 'queues of classes: how many pixels of a class there are is known on the device alone'
 
     def network(self):
         option = {**self.option, 'num_classes': None}
@@ -67,6 +68,7 @@ class TestMinibatch(_Case):
 
 class TestMemory(_Case):
     option = dict(type='CIRKD', minibatch_weight=0, region_weight=0, temperature=0.5, **SMALL)
+    waits = 'pixels to keep are chosen by class on the CPU'
 
 
 # Helpers

@@ -2,6 +2,7 @@
 
 import doctest
 import types
+from unittest import mock
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmdistill_dense.distillers import HeadOutputKD, RoIHeadKD, heads
+from mmdistill_dense.forward import run_roi_head
 from mmdistill_dense.losses import correlation_distance
 from tests import toys
 from tests.distillers.case import DistillerCase
@@ -238,8 +240,8 @@ def _bare(output):
     distiller = RoIHeadKD()
     head = nn.Module()
     head.bbox_head = nn.Identity()
-    head._bbox_forward = lambda features, rois: dict(bbox_pred=output)
-    distiller.frozen = types.SimpleNamespace(module=lambda _: head)
+    head._bbox_forward = lambda features, rois: dict(bbox_pred=output, cls_score=None)
+    distiller.frozen = types.SimpleNamespace(module=lambda _: head, answer=lambda _, compute: compute())
     return distiller
 
 
@@ -315,3 +317,24 @@ def test_rois_of_another_head_are_refused():
 def test_roi_options_that_do_not_fit(options, error, words):
     with pytest.raises(error, match=words):
         RoIHeadKD(**options)
+
+
+def test_terms_of_a_step_share_one_pass_of_the_teachers_head():
+    terms = dict(
+        boxes=dict(type='RoIHeadKD'),
+        scores=dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_cls', output='cls_score', form='softmax'),
+    )
+    student, teacher = toys.det_net('faster_rcnn'), toys.det_teacher('faster_rcnn')
+    weights = toys.build_plain(student, seed=2).state_dict()
+    found, passes = [], []
+    for names in (('boxes',), ('scores',), ('boxes', 'scores')):
+        chosen = {name: terms[name] for name in names}
+        model = toys.distilled('mmdet', student=student, teacher=teacher, distillers=chosen)
+        model.load_state_dict(weights)
+        with mock.patch('mmdistill_dense.distillers.roi_heads.run_roi_head', side_effect=run_roi_head) as run:
+            torch.manual_seed(3)  # the student samples its RoIs
+            found.append(toys.losses_of(model, toys.det_batch()))
+        passes.append(run.call_count)
+    assert passes == [1, 1, 1]
+    for alone, name in zip(found, terms, strict=False):
+        assert torch.equal(alone[f'distill.{name}.loss_roi'], found[2][f'distill.{name}.loss_roi'])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmdistill_dense.analysis import reference
 from mmdistill_dense.analysis.measure import peak_extra_memory
-from mmdistill_dense.losses import contrast as contrast_module
+from mmdistill_dense.losses import contrast_plain as contrast_module
 from mmdistill_dense.losses import dense_contrast
 from mmdistill_dense.losses import tiles as tiles_module
 

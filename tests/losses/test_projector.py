@@ -44,6 +44,25 @@ def test_equals_align_mask_convolve(cs: int, mask: str, dtype: torch.dtype, tole
         assert float((ours - expected).detach().abs().max()) <= tolerance * scale
 
 
+@pytest.mark.parametrize('kernel', [1, 3, 5])
+def test_products_of_the_kept_positions_alone(kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taps beyond every border, and the output can be changed in place; a mask that is not bool goes the other way."""
+    feat, align, bias, *_ = _inputs(torch.float64)
+    weight = torch.randn(24, 24, kernel, kernel, dtype=torch.float64, requires_grad=True)
+    parameters = [feat, align, bias, weight, torch.randn(24, dtype=torch.float64, requires_grad=True)]
+    keep = random_keep((2, 11, 13), 0.5, torch.Generator().manual_seed(1))
+    keep[:, :, 0, 0] = keep[:, :, -1, -1] = True
+    calls = []
+    convolve = F.conv2d
+    monkeypatch.setattr(F, 'conv2d', lambda x, *args, **kwargs: calls.append(x.shape) or convolve(x, *args, **kwargs))
+    results = []
+    for mask in (keep, keep.double()):
+        output = masked_align_conv(parameters[0], mask, *parameters[1:]).relu_()
+        results.append([output.detach(), *torch.autograd.grad(output.square().sum(), parameters)])
+    assert [len(shape) and shape[0] for shape in calls] == [24, 24, 2]  # maps were convolved once
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+
+
 def test_gradcheck() -> None:
     feat, *weights = _inputs(torch.float64, cs=1, ct=3, height=5, width=6)
     keep = random_keep((2, 5, 6), 0.5, torch.Generator().manual_seed(1))

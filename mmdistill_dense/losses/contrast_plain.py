@@ -1,0 +1,136 @@
+"""Dense contrast in plain PyTorch: loss and gradient of a map, chunk by chunk of its patches."""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.losses.tiles import block_elements, tiles
+
+_SPARSE_SHARE = 1 / 32  # above this share of surviving pairs the dense backward is faster and smaller
+_PAIRS = 2**17  # token pairs held at a time on the CPU: 512 KiB of float32
+
+
+class Tokens(NamedTuple):
+    """How a map is cut into tokens, and which of them are compared.
+
+    ``groups`` channel groups M; ``patch`` height and width of a patch of N positions; ``other_groups``: whether the
+    tokens of the anchor's own group at other positions are left out.
+    """
+
+    groups: int
+    patch: tuple[int, int]
+    other_groups: bool
+
+
+def loss_and_grad(
+    student: Tensor, teacher: Tensor, cut: Tokens, temperature: float, needs_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the sum of the losses of all tokens of (B, C, H, W) maps, in float64, and its gradient."""
+    (height, width), m = cut.patch, cut.groups
+    rows, columns = student.shape[2] // height, student.shape[3] // width
+    pairs = (height * width * m) ** 2
+    budget = _PAIRS if student.device.type == 'cpu' else block_elements(student.device)
+    loss = student.new_zeros((), dtype=torch.float64)
+    grad = torch.zeros_like(student, memory_format=torch.contiguous_format) if needs_grad else None
+    for image, (band, _) in itertools.product(range(len(student)), tiles(rows, 1, columns * pairs, budget)):
+        part = (image, slice(None), slice(band.start * height, band.stop * height), slice(columns * width))
+        x, y = (_lists(maps[part]) for maps in (student, teacher))
+        tokens, candidates = (_by_patches(lists, columns, cut) for lists in (x, y))
+        for patches in tiles(tokens.shape[0], columns, pairs, budget):
+            loss += _chunk(tokens[patches], candidates[patches], cut, temperature, budget, needs_grad)
+        if grad is not None:
+            grad[part] = x.t().contiguous().view_as(grad[part])
+    return loss, grad
+
+
+def _lists(x: Tensor) -> Tensor:
+    """Copy (C, h, w) to (h * w, C), in two steps: each is far faster than one that gathers."""
+    return x.flatten(1).contiguous().t().clone(memory_format=torch.contiguous_format)
+
+
+def _by_patches(x: Tensor, columns: int, cut: Tokens) -> Tensor:
+    """View (rows * ph * cols * pw, C) as (rows, cols, ph, pw, M, D)."""
+    height, width = cut.patch
+    return x.view(-1, height, columns, width, cut.groups, x.shape[1] // cut.groups).transpose(1, 2)
+
+
+def _chunk(
+    tokens: Tensor, candidates: Tensor, cut: Tokens, temperature: float, budget: int, needs_grad: bool
+) -> Tensor:
+    """Return the loss sum of some patches (rows, cols, ph, pw, M, D); their gradient takes the place of the tokens."""
+    n, m, d = cut.patch[0] * cut.patch[1], cut.groups, tokens.shape[-1]
+    x, y = (part.reshape(-1, n * m, d) for part in (tokens, candidates))
+    found = torch.empty_like(x) if needs_grad else None
+    loss = x.new_zeros((), dtype=torch.float64)
+    for p, positions in tiles(len(x), n, m * n * m, budget):
+        rows = slice(positions.start * m, positions.stop * m)
+        z = _logits(x[p, rows], y[p], rows.start, cut, temperature)
+        own = z.diagonal(offset=rows.start, dim1=1, dim2=2)
+        # z reaches 1e4: exp(z - logsumexp) would lose three digits of the gradient; softmax shifts by the row's maximum
+        # first, and gives the sum that the loss needs as well: the largest p is 1 / sum(exp(z - max))
+        excess = z.amax(-1) - own
+        torch.softmax(z, -1, out=z)
+        loss += (excess - z.amax(-1).log()).sum(dtype=torch.float64)
+        if found is not None:
+            own.sub_(1)
+            found[p, rows] = _sign_sum(z, x[p, rows], y[p]).mul_(-1 / temperature)
+    if found is not None:
+        tokens.copy_(found.view(tokens.shape))
+    return loss
+
+
+def _logits(x: Tensor, y: Tensor, first: int, cut: Tokens, temperature: float) -> Tensor:
+    """``-d_ij / tau`` of tokens from ``first`` on and all candidates of their patches, -inf for those left out."""
+    z = _distances(x, y).mul_(-1 / temperature)
+    if cut.other_groups:
+        own = z.diagonal(offset=first, dim1=1, dim2=2)
+        positive = own.clone()
+        m = cut.groups
+        z.unflatten(2, (-1, m)).unflatten(1, (-1, m)).diagonal(dim1=2, dim2=4).fill_(-torch.inf)
+        own.copy_(positive)
+    return z
+
+
+def _differences(x: Tensor, y: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield blocks of ``x[p, i] - y[p, j]`` as (p, i, (p, i, j, D)), all in one reused buffer of a cache's size."""
+    (patches, rows, d), cols = x.shape, y.shape[1]
+    buffer = x.new_empty(0)
+    # the inner loop runs over the last axis in memory: over j where tokens are short
+    short = 2 * d < cols
+    y = y.mT.contiguous().mT if short else y
+    for p, i in tiles(patches, rows, cols * d, block_elements(x.device)):
+        buffer.resize_(p.stop - p.start, i.stop - i.start, *((d, cols) if short else (cols, d)))
+        block = buffer.mT if short else buffer
+        yield p, i, torch.sub(x[p, i, None], y[p, None], out=block)
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """L1 distances (p, rows, cols); on the CPU faster and more exact than ``torch.cdist``, which sums one by one."""
+    out = x.new_empty(x.shape[0], x.shape[1], y.shape[1])
+    for p, i, difference in _differences(x, y):
+        torch.sum(difference.abs_(), -1, out=out[p, i])
+    return out
+
+
+def _sign_sum(weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """``sum_j weight[p, i, j] * sign(x[p, i] - y[p, j])`` as (p, rows, D), with sign(0) = 0."""
+    if x.device.type == 'cpu':  # elsewhere looking for survivors would wait for the device
+        # smaller weights are lost in the rounding of the sum; negated, so that NaN stays
+        alive = ~(weight.abs() < torch.finfo(weight.dtype).eps * 2**-11)
+        if int(alive.count_nonzero()) <= _SPARSE_SHARE * alive.numel():
+            return _sparse_sign_sum(weight, x, y, alive)
+    out = torch.empty_like(x)
+    for p, i, difference in _differences(x, y):
+        out[p, i] = torch.matmul(weight[p, i, None], difference.sign_()).squeeze(-2)
+    return out
+
+
+def _sparse_sign_sum(weight: Tensor, x: Tensor, y: Tensor, alive: Tensor) -> Tensor:
+    pair = alive.flatten().nonzero()[:, 0]
+    row = pair // y.shape[1]  # of all patches
+    column = pair % y.shape[1] + row // x.shape[1] * y.shape[1]
+    terms = x.flatten(0, 1)[row].sub_(y.flatten(0, 1)[column]).sign_().mul_(weight.flatten()[pair, None])  # (pairs, D)
+    return x.new_zeros(x.shape[0] * x.shape[1], x.shape[2]).index_add_(0, row, terms).view_as(x)

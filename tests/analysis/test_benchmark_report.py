@@ -1,0 +1,93 @@
+"""The command line measures what it is told; the page shows every section of a folder."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdistill_dense.analysis import benchmark, benchmark_report
+from mmdistill_dense.analysis.benchmark_section import Chart, Section
+from mmdistill_dense.compose import configs
+from tests import toys
+
+SMALL = 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+
+
+def a_section(name: str, chart: Chart | None = None) -> Section:
+    command = f'python tools/benchmark.py {name} --threads 1 --json somewhere'
+    return Section(name, f'About {name}', f'table of {name}', [1.5], 'a machine', command, chart)
+
+
+def test_the_page_shows_the_sections_in_order(tmp_path: Path) -> None:
+    chart = Chart('seconds', {'plain': (2.0, 1.5, 2.5), 'folded': (1.0, 1.0, 1.0)}, mark=1.5)
+    for section in (a_section('losses_kd'), a_section('start'), a_section('step_seg', chart)):
+        section.save(tmp_path / 'figures')
+    page = benchmark_report.write(tmp_path / 'figures', tmp_path / 'docs' / 'performance.md')
+    text = page.read_text()
+    places = [text.index(f'## About {name}\n\ntable of {name}') for name in ('step_seg', 'losses_kd', 'start')]
+    assert places == sorted(places)
+    assert 'a machine. `python tools/benchmark.py start --threads 1`' in text
+    assert text.count('![') == 1 and '](images/performance_step_seg.png)' in text
+    assert (tmp_path / 'docs/images/performance_step_seg.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_an_empty_folder_and_another_file_are_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match='holds no JSON file'):
+        benchmark_report.write(tmp_path, tmp_path / 'page.md')
+    (tmp_path / 'other.json').write_text('{}')
+    with pytest.raises(ValueError, match='was not written by tools/benchmark.py'):
+        benchmark_report.write(tmp_path, tmp_path / 'page.md')
+
+
+def test_every_line_of_the_plan_can_be_parsed() -> None:
+    for name, line in benchmark_report.PLAN.items():
+        args = benchmark._parser().parse_args([*shlex.split(line), '--threads', '1', '--device', 'cpu', '--json', 'x'])
+        assert args.what == name.split('_')[0]
+        assert name.split('_')[0] in benchmark_report.ORDER
+        for method in (args.method or []) if args.what == 'step' else []:
+            assert benchmark._composed(args.recipe, method).model.distillers
+        for config in getattr(args, 'construction', None) or []:
+            assert (configs().parent / config).is_file()
+
+
+def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match='speed: not part of the benchmark, which is start, teacher'):
+        benchmark.main(['all', str(tmp_path), '--only', 'speed'])
+
+
+def test_all_runs_each_part_in_a_process_and_names_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = f'teacher --cfg {SMALL} --taps backbone[3] --size 64 64 --repeats 1'
+    monkeypatch.setattr(
+        benchmark_report, 'PLAN', {'teacher_small': f'{line} --name small', 'step_bad': 'step --method kd'}
+    )
+    with pytest.raises(SystemExit, match='failed: step_bad'):
+        benchmark.main(['all', str(tmp_path), '--device', 'cpu'])
+    content = json.loads((tmp_path / 'teacher_small.json').read_text())
+    assert content['command'].startswith(f'python tools/benchmark.py {shlex.join(shlex.split(line))}')
+    assert f'## {content["title"]}' in capfd.readouterr().out
+
+
+def test_step_command_measures_several_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = toys.seg_teacher()  # beside a config of plain values, as a file cannot hold more
+    config = Config({
+        'model': toys.model_config(teacher=teacher, distillers={'kd': {'type': 'LogitKD'}}),
+        'default_scope': 'mmseg',
+        'train_dataloader': {'batch_size': 2},
+        'optim_wrapper': {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01}},
+    })  # fmt: skip
+    files = [tmp_path / name for name in ('one.py', 'two.py')]
+    for file in files:
+        config.dump(str(file))
+    monkeypatch.setattr(benchmark.torch, 'set_num_threads', lambda threads: None)
+    options = ['--name', 'toy', '--repeats', '1', '--device', 'cpu', '--json', str(tmp_path / 'out')]
+    benchmark.main(['step', '--config', *map(str, files), *options])
+    figures = json.loads((tmp_path / 'out' / 'step_toy.json').read_text())['figures']
+    assert list(figures) == ['one', 'two'] and figures['one']['whole_ratio'] > 0
+    out = capsys.readouterr().out
+    assert '### one' in out and '| two |' in out

@@ -1,0 +1,196 @@
+"""What large students and batches are trained with: recomputed activations, accumulated steps, AMP, compilation."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+
+from tests import toys
+
+MIMIC = dict(type='MaskedMimic', schedule=dict(warmup=3))
+PCD = dict(type='PCD', queue_size=16, queue_init='random', head=dict(type='linear'))
+SEGMENTATION = dict(
+    kd=dict(type='LogitKD', schedule=dict(stop_at=3)),
+    mimic=dict(MIMIC, student_tap=['backbone[0]', 'backbone[3]']),
+    cwd=dict(type='CWD', student_tap='backbone[2]'),
+    pcd=dict(PCD, student_tap='backbone[3]'),
+)
+DETECTION = dict(
+    mimic=dict(MIMIC, student_tap='neck', resize='student'),
+    scores=dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls'),
+    pcd=dict(PCD, student_tap='neck[:2]'),
+)
+BATCHES = {'mmseg': toys.seg_batch, 'mmdet': toys.det_batch}
+STEPS = 5
+
+
+def _plain(scope: str, **overrides: Any) -> dict:
+    return toys.seg_net('fcn', **overrides) if scope == 'mmseg' else toys.det_net(**overrides)
+
+
+def _make(scope: str, **overrides: Any) -> Any:
+    """A distilled student with weights of its own, the same in every call."""
+    teacher = toys.seg_teacher('fcn') if scope == 'mmseg' else toys.det_teacher()
+    distillers = SEGMENTATION if scope == 'mmseg' else DETECTION
+    model = toys.distilled(scope, student=_plain(scope, **overrides), teacher=teacher, distillers=distillers)
+    model.load_state_dict(toys.build_plain(_plain(scope), seed=2).state_dict())
+    return model
+
+
+class Autocast(OptimWrapper):
+    """Runs the step in bfloat16 on the CPU, where mmengine's own ``AmpOptimWrapper`` wants a GPU."""
+
+    @contextlib.contextmanager
+    def optim_context(self, model: Any) -> Iterator[None]:
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
+def _run(model: Any, scope: str, wrapper: type[OptimWrapper] = OptimWrapper, **options: Any) -> tuple[list, dict]:
+    """Train some steps on different batches; returns the losses of each and the student's weights at the end."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    wrapper_ = wrapper(optimizer, **options)
+    wrapper_.initialize_count_status(model, 0, STEPS)
+    logs = []
+    for iteration in range(STEPS):
+        model.distillation.progress.iteration = iteration
+        logs.append(model.train_step(BATCHES[scope](seed=iteration), wrapper_))
+    return logs, toys.student_state(model)
+
+
+def _assert_close(first: tuple[list, dict], second: tuple[list, dict], **tolerance: float) -> None:
+    for ours, theirs in zip(first[0], second[0], strict=True):
+        torch.testing.assert_close(ours, theirs, **tolerance)
+    torch.testing.assert_close(first[1], second[1], **tolerance)
+
+
+@pytest.fixture(scope='module', params=BATCHES)
+def usual(request) -> tuple[str, tuple[list, dict]]:
+    """A task and its ordinary steps."""
+    return request.param, _run(_make(request.param), request.param)
+
+
+# Memory for time
+
+
+def test_recomputed_activations_change_nothing(usual):
+    scope, expected = usual
+    model = _make(scope, backbone=dict(with_cp=True))
+    logs, state = _run(model, scope)
+    # running statistics see each batch twice, also in the student alone
+    weights = {name: value for name, value in state.items() if 'running' not in name and 'num_batches' not in name}
+    _assert_close((logs, weights), (expected[0], {name: expected[1][name] for name in weights}))
+    assert toys.hooks_left(model) == 0
+
+
+@pytest.mark.parametrize('scope', BATCHES)
+def test_accumulated_steps_are_the_mean_of_their_gradients(scope):
+    model = _make(scope)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    batches = [BATCHES[scope](seed=seed) for seed in (0, 1)]
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for batch in batches:
+        other = copy.deepcopy(model)  # queues move on with each step
+        toys.total(toys.losses_of(other, batch)).backward()
+        for name, parameter in other.named_parameters():
+            expected[name] += 0 if parameter.grad is None else parameter.grad / 2
+        _follow(model, other)
+    model = _make(scope)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=2)
+    wrapper.initialize_count_status(model, 0, 2)
+    for batch in batches:
+        model.train_step(copy.deepcopy(batch), wrapper)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name] - expected[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def _follow(model: Any, other: Any) -> None:
+    buffers = dict(other.distillers.named_buffers())
+    for name, buffer in model.distillers.named_buffers():
+        buffer.copy_(buffers[name])
+
+
+def test_bfloat16_steps_are_close_and_their_losses_in_float32(usual):
+    scope, expected = usual
+    logs, state = _run(_make(scope), scope, Autocast)
+    for ours, theirs in zip(logs, expected[0], strict=True):
+        terms = {name: value for name, value in ours.items() if name.startswith('distill.') and 'loss' in name}
+        assert terms and all(value.dtype == torch.float32 for value in terms.values())
+        torch.testing.assert_close(terms, {name: theirs[name] for name in terms}, rtol=0.1, atol=0.05)
+    assert all(value.isfinite().all() for value in state.values())
+    assert toys.differing(state, expected[1])
+
+
+# Compilation
+
+
+@pytest.fixture
+def compiler() -> Iterator[Any]:
+    import torch._dynamo as dynamo
+
+    dynamo.reset()
+    dynamo.utils.counters.clear()
+    yield dynamo
+    dynamo.reset()
+
+
+@pytest.mark.parametrize('part', ['backbone', 'backbone.layer3', 'all'])
+def test_a_compiled_student_learns_the_same(usual, part, compiler):
+    scope, expected = usual
+    model = _make(scope)
+    if part == 'all':
+        model.forward = torch.compile(model.forward, backend='eager')
+    else:
+        model.get_submodule(part).compile(backend='aot_eager')
+    _assert_close(_run(model, scope), expected, rtol=1e-4, atol=1e-5)
+    assert toys.hooks_left(model) == 0
+    assert list(model.state_dict()) == list(expected[1])
+
+
+@pytest.mark.usefixtures('compiler')
+def test_no_graph_is_made_again_at_each_iteration():
+    model = _make('mmseg')
+    del model.distillers['kd']  # its end changes what is recorded
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    model.forward = torch.compile(model.forward, backend=backend)
+    counts = []
+    for iteration in range(8):
+        model.distillation.progress.iteration = iteration
+        toys.losses_of(model)
+        counts.append(len(graphs))
+    assert counts[0] > 0 and counts[3:] == [counts[3]] * 5, counts
+
+
+def test_compile_in_the_config_of_a_run(tmp_path, compiler):
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), SEGMENTATION)
+    states = []
+    for name, changes in (('a', {}), ('b', dict(compile=dict(backend='eager')))):
+        states.append(toys.student_state(toys.train(tmp_path / name, model, iters=3, **changes).model))
+    torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('scope', BATCHES)
+def test_the_default_compiler(scope, compiler):
+    """It needs a C++ compiler."""
+    expected = _run(_make(scope), scope)
+    model = _make(scope)
+    model.forward = torch.compile(model.forward)
+    _assert_close(_run(model, scope), expected, rtol=1e-3, atol=1e-3)

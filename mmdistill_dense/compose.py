@@ -92,6 +92,11 @@ def parts_of(recipe: Path | str) -> Parts:
         ValueError: For a file that is not made of a pair, a data set, a schedule and a runtime.
     """
     path = recipe_file(recipe)
+    return _parts_of(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parts_of(path: Path, modified: int) -> Parts:
     found: dict[str, str] = {}
     for base in _stock(path):
         found.setdefault(_kind(base), base.stem)
@@ -190,8 +195,13 @@ def _assignment(name: str, items: Sequence[str], *, broken: bool = False) -> str
 
 def bases_of(path: Path) -> list[Path]:
     """Return the files in a config's ``_base_``, which is evaluated as mmengine does."""
+    return list(_bases_of(path, path.stat().st_mtime_ns))
+
+
+@cache
+def _bases_of(path: Path, modified: int) -> list[Path]:
     value: Any = []
-    for node in _tree(path.resolve()).body:
+    for node in _tree(path).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == '_base_' for t in node.targets):
             value = eval(compile(ast.Expression(node.value), str(path), 'eval'))
     names = [value] if isinstance(value, str) else value
@@ -211,7 +221,7 @@ def _kind(base: Path) -> str:
 
 
 def _scope(path: Path) -> str | None:
-    for node in _tree(path.resolve()).body:
+    for node in _tree(path).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == 'default_scope':
             return str(ast.literal_eval(node.value))
     scopes = (_scope(base) for base in bases_of(path))
@@ -219,11 +229,6 @@ def _scope(path: Path) -> str | None:
 
 
 def _tree(path: Path) -> ast.Module:
-    return _parsed(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _parsed(path: Path, modified: int) -> ast.Module:
     return ast.parse(path.read_text(encoding='utf-8'))
 
 

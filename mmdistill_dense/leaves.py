@@ -23,6 +23,7 @@ from mmdistill_dense.compose import (
     recipes,
     unknown,
 )
+from mmdistill_dense.suite.targets import read_targets
 
 
 class Leaf(NamedTuple):
@@ -54,17 +55,26 @@ def leaf_of(method: str, recipe: Path, variant: str | None = None, fragment: Pat
 def owner(recipe: Path) -> str | None:
     """Return the method whose published schedule a recipe holds, or None for a recipe of every method."""
     word = recipe.stem.removeprefix(f'{parts_of(recipe).pair}_')
-    return word if word in methods() else None
+    return word if word != recipe.stem and word in methods() else None
 
 
 def wanted(method: str) -> Iterator[Leaf]:
-    """Yield the leaves of a method, without variants, whether they are written or not."""
+    """Yield the leaves of a method, whether they are written or not: on every recipe, and the published variants."""
     own = {parts_of(recipe).pair for recipe in recipes() if owner(recipe) == method}
-    for recipe in recipes():
-        mine = owner(recipe) == method or (owner(recipe) is None and recipe.stem not in own)
-        leaf = leaf_of(method, recipe) if mine else None
+    mine = [recipe for recipe in recipes() if owner(recipe) in (None, method)]
+    asked = [(recipe, None) for recipe in mine if owner(recipe) or recipe.stem not in own]
+    for recipe, variant in [*asked, *_published_variants(method)]:
+        leaf = leaf_of(method, recipe, variant)
         if leaf:
             yield leaf
+
+
+def _published_variants(method: str) -> list[tuple[Path, str]]:
+    file = configs() / method / 'published.yml'
+    entries = read_targets(file) if file.is_file() else []
+    named = {(entry.recipe, entry.variant) for entry in entries}
+    return [(recipe, variant) for recipe in recipes() for name, variant in sorted(named, key=str)
+            if variant and name == recipe.stem]  # fmt: skip
 
 
 def by_hand(file: Path) -> bool:

@@ -46,9 +46,9 @@ class CIRKD(FeatureDistiller):
 
     Source: Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR 2022, with the
     constants of the released code, from which three things differ. The pixels that enter a queue are of its class, as
-    the paper says (the code indexes the whole map with their number). A queue is a ring (the code drops what does not
-    fit at its end). The minibatch spans the processes (the code compares each process's own pictures, which is
-    ``gather=False``).
+    the paper says (the code draws from the first n pixels of the picture, n being the class's number). A queue is a
+    ring (the code drops what does not fit at its end). The minibatch spans the processes (the code compares each
+    process's own pictures, which is ``gather=False``).
 
     Example:
         ``dict(type='CIRKD', pixel_weight=0.01, region_weight=0.01)``

@@ -36,8 +36,9 @@ class LD(Distiller):
         loss_kd  = class_weight * sum_levels mean_{positives a of the level} KL_T'(classes)   class scores
 
     Positives are those that the teacher's own assigner (ATSS) finds in the annotated boxes with its own anchors, which
-    are the student's too; ``q_a`` is the student's highest class score there, without gradient. Valuable anchors have a
-    distance-IoU with a box between ``ratio`` and all of ATSS' threshold for it.
+    are the student's too; ``q_a`` is the student's highest class score there, without gradient. Valuable anchors lie
+    around them, see :func:`mmdistill_dense.losses.valuable_region`, where paper and released code differ; the released
+    region is taken.
 
     The sums run over the pictures of the process, so they grow with the pictures per GPU, as released (which warns of
     more than 3). ``reduction='mean'`` divides the first two by the positives' ``q_a``, summed over the process's

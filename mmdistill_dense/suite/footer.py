@@ -50,7 +50,7 @@ def _missing(table: Table) -> list[str]:
 
 
 def _cost_lines(table: Table) -> list[str]:
-    control = table.row(CONTROL) or Row(CONTROL, {})
+    definition, control = table.definition, table.row(CONTROL) or Row(CONTROL, {})
     size, lines = control.cost, []
     if size:
         lines.append(
@@ -59,7 +59,8 @@ def _cost_lines(table: Table) -> list[str]:
         )
     if any(row.seconds_per_iteration is not None for row in table.rows):
         where = _each(table, lambda result: f'{result.get("device")}, {result.get("threads")} thread(s)')
-        lines.append(f's / iteration: wall time in the runs, median of the log, mean over seeds ({where}).')
+        beside = f'; up to {definition.jobs} runs side by side' if definition.jobs > 1 else ''
+        lines.append(f's / iteration: wall time in the runs, median of the log, mean over seeds ({where}{beside}).')
     measured = [row.cost for row in table.methods if row.cost]
     ways = dict.fromkeys(_way(cost) for cost in measured)
     if ways:
@@ -68,7 +69,7 @@ def _cost_lines(table: Table) -> list[str]:
             'what training with the method holds beyond training without, at the peak of a step, teacher included.'
         )
     if not size or len(measured) < len(table.methods):
-        lines.append(f'Costs without a number: `python tools/suite.py cost {table.definition.path}` measures them.')
+        lines.append(f'Costs without a number: `python tools/suite.py cost {definition.path}` measures them.')
     return lines
 
 

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import os
-import platform
-import statistics
-import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size, is_main_process
-from mmengine.runner import Runner
+from mmengine.dist import is_main_process
 
-from mmdistill_dense import __version__
 from mmdistill_dense.checkpoint import load_strictly, read_checkpoint, state_dict_of
 from mmdistill_dense.engine.cli import build_runner
-from mmdistill_dense.suite import configs
 from mmdistill_dense.suite.definition import Definition
-from mmdistill_dense.suite.files import owned, read_json, write_json, write_text
+from mmdistill_dense.suite.files import owned, read_json, write_json
+from mmdistill_dense.suite.outcome import median_of, origin_of, plain, receipts_of, shares_of
 from mmdistill_dense.suite.plan import Run, config_of, hash_of, trains_teacher
 from mmdistill_dense.suite.report import Report, ReportHook
-from mmdistill_dense.zoo import local_file
+from mmdistill_dense.suite.written import write_configs
+from mmdistill_dense.teacher import OPTIONS, without_pretrained
+from mmdistill_dense.zoo import load_model, local_file
 
-PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 PATIENCE = 60.0  # for a job whose suite was killed to notice it and end
 
 
@@ -62,14 +57,14 @@ def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
     config = config_of(definition, run)
     only_test = run.kind == 'teacher' and not trains_teacher(definition)
     report = Report(run.folder, expected, write=_is_first(launcher))
-    if report.write:
-        _write_configs(definition, run, config)
+    if report.write and not only_test:
+        write_configs(definition, run, config)
     config.launcher = launcher
     if only_test:
         found = {'metrics': _test_teacher(config), 'checkpoint': None, 'iterations': 0, **_NOT_TRAINED}
     else:
         found = _train(definition, run, config, report)
-    result = {**_origin(run, expected), **found, 'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
+    result = {**origin_of(run, expected), **found, 'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
     result['score'] = score_of(definition, run, result['metrics'])
     if is_main_process():
         report.tell(True, phase='finished')
@@ -100,16 +95,6 @@ def _is_first(launcher: str) -> bool:
     return launcher == 'none' or is_main_process()
 
 
-def _write_configs(definition: Definition, run: Run, config: Config) -> None:
-    """``leaf.py`` is the method on the recipe, ``run.py`` that with seed, folder, teacher and the suite's options."""
-    if run.kind == 'teacher' and definition.teacher is not None:
-        text = configs.inheriting(definition.teacher.config, run.folder)
-    else:
-        text = configs.leaf_text(definition, definition.methods.get(run.name), run.folder)
-    write_text(run.leaf, text)
-    write_text(run.folder / 'run.py', configs.run_text(Config.fromfile(run.leaf), config))
-
-
 def _train(definition: Definition, run: Run, config: Config, report: Report) -> dict[str, Any]:
     found = latest_checkpoint(run.folder)
     if found is not None:
@@ -126,13 +111,13 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     last = latest_checkpoint(run.folder)
     assert last is not None, 'a checkpoint is saved after the last iteration'
     return {
-        'metrics': {'test': _plain(test), 'val': _plain(val)},
+        'metrics': {'test': plain(test), 'val': plain(val)},
         'test_is_val': _tests_val(config),
         'checkpoint': last.name,
         'iterations': runner.max_iters,
-        'seconds_per_iteration': _median(runner, 'train/time'),
-        'teacher': _receipts(runner),
-        'shares': _shares(runner),
+        'seconds_per_iteration': median_of(runner, 'train/time'),
+        'teacher': receipts_of(runner),
+        'shares': shares_of(runner),
     }
 
 
@@ -144,7 +129,7 @@ def _named(config: Config, run: Run) -> Config:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the latest whole checkpoint of a run's folder; one that a kill cut off is removed.
+    """Return the latest whole checkpoint of a run's folder; one that a kill cut off is passed over.
 
     ``last_checkpoint``, which mmengine keeps, may name a file that is not whole, or be empty, after a kill.
     """
@@ -152,7 +137,6 @@ def latest_checkpoint(folder: Path) -> Path | None:
     for path in sorted(files, key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True):
         if zipfile.is_zipfile(path):  # the directory of the archive is written last
             return path
-        path.unlink()
     return None
 
 
@@ -164,16 +148,16 @@ def _test_teacher(config: Config) -> dict[str, Any]:
     config.load_from = None
     runner = build_runner(config)
     load_strictly(
-        runner.model, state_dict_of(read_checkpoint(path), path), None, f'model.teacher.checkpoint={str(path)!r}'
+        getattr(runner.model, 'module', runner.model),
+        state_dict_of(read_checkpoint(path), path),
+        None,
+        f'model.teacher.checkpoint={str(path)!r}',
     )
     val = dict(runner.val())
-    return {'val': _plain(val), 'test': _plain(val if _tests_val(config) else dict(runner.test()))}
+    return {'val': plain(val), 'test': plain(val if _tests_val(config) else dict(runner.test()))}
 
 
 def _teacher_network(option: Mapping[str, Any]) -> Any:
-    from mmdistill_dense.teacher import OPTIONS, without_pretrained
-    from mmdistill_dense.zoo import load_model
-
     found = load_model({key: value for key, value in option.items() if key not in OPTIONS}, 'model.teacher')
     model = without_pretrained(found.model)
     return {**model, '_scope_': found.scope} if found.scope else model
@@ -182,77 +166,21 @@ def _teacher_network(option: Mapping[str, Any]) -> Any:
 def _tests_val(config: Config) -> bool:
     """Tell whether test and val are one split, as for Cityscapes, whose test labels are not public."""
     pairs = (('val_dataloader', 'test_dataloader'), ('val_evaluator', 'test_evaluator'))
-    plain = config.to_dict()
-    return all(plain.get(val) == plain.get(test) for val, test in pairs)
+    whole = config.to_dict()
+    return all(whole.get(val) == whole.get(test) for val, test in pairs)
 
 
 def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str, float]]) -> float:
-    """Return the score of a run in percent: on test, of a search on val.
+    """Return the score of a run in percent: on test, of a search on val; 0 where nothing was found.
 
     Raises:
         KeyError: When the evaluation gives no such score.
     """
     found = metrics['val' if run.kind == 'search' else 'test']
+    if not found:  # what mmdet gives where a detector finds nothing at all
+        return 0.0
     if definition.metric not in found:
         raise KeyError(
             f'{definition.path}: metric={definition.metric!r} is none of what the test gives: {", ".join(found)}'
         )
     return found[definition.metric] * (100.0 if definition.percent else 1.0)
-
-
-def _plain(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: float(value) for name, value in metrics.items() if isinstance(value, (int, float)) or _is_scalar(value)
-    }
-
-
-def _is_scalar(value: Any) -> bool:
-    return getattr(value, 'size', None) == 1 or (isinstance(value, torch.Tensor) and value.numel() == 1)
-
-
-def _median(runner: Runner, name: str) -> float | None:
-    """The median of a logged value over all iterations; the history is in the checkpoints, so restarts count."""
-    values = _history(runner, name)
-    return statistics.median(values) if values else None
-
-
-def _history(runner: Runner, name: str) -> list[float]:
-    scalars = runner.message_hub.log_scalars
-    return [float(value) for value in scalars[name].data[0]] if name in scalars else []
-
-
-def _shares(runner: Runner) -> dict[str, float]:
-    """Each distiller's part of the total loss, on average over the run."""
-    names = [name for name in runner.message_hub.log_scalars if name.startswith('train/distill.')]
-    shares = {
-        name.removeprefix('train/distill.').removesuffix('.share'): name for name in names if name.endswith('.share')
-    }
-    return {distiller: statistics.fmean(_history(runner, name)) for distiller, name in shares.items()}
-
-
-def _receipts(runner: Runner) -> dict[str, Any] | None:
-    """The teacher's receipt; of several teachers theirs by name."""
-    distillation = getattr(getattr(runner.model, 'module', runner.model), 'distillation', None)
-    teachers = getattr(distillation, 'teachers', {})
-    receipts = {str(name): teacher.receipt.as_dict() for name, teacher in teachers.items() if teacher.receipt}
-    return next(iter(receipts.values())) if len(receipts) == 1 else receipts or None
-
-
-def _origin(run: Run, config_hash: str) -> dict[str, Any]:
-    cuda = torch.cuda.is_available()
-    return {
-        'name': run.name,
-        'seed': run.seed,
-        'choice': dict(run.choice or {}),
-        'config_hash': config_hash,
-        'versions': {**_versions(), 'mmdistill_dense': __version__},
-        'device': torch.cuda.get_device_name() if cuda else f'CPU {platform.machine()}',
-        'threads': torch.get_num_threads(),
-        'processes': get_world_size(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    """Of the packages that the run has loaded."""
-    loaded = {name: sys.modules.get(name) for name in PACKAGES}
-    return {name: str(getattr(module, '__version__', '')) for name, module in loaded.items() if module is not None}

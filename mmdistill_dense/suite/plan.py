@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmdistill_dense.suite import configs
 from mmdistill_dense.suite.definition import Definition
 from mmdistill_dense.suite.files import read_json
+from mmdistill_dense.suite.identity import config_hash
 
 Choice = Mapping[str, Any]
 TEACHER, CONTROL = 'teacher', 'control'
@@ -198,12 +199,10 @@ def hash_of(definition: Definition, run: Run) -> str:
     """Return the config hash of a run, which covers how its teacher is made."""
     teacher = None
     if run.kind != 'teacher' and definition.teacher is not None and trains_teacher(definition):
-        made = configs.config_hash(configs.teacher_config(definition, definition.teacher))
+        made = config_hash(configs.teacher_config(definition, definition.teacher))
         teacher = f'{made} seed {definition.teacher.seed}'
-    if run.kind == 'teacher' and not trains_teacher(definition):
-        model = next(iter(configs.teachers_of(configs.control_config(definition).model).values()))
-        teacher = f'test of {model}'
-    return configs.config_hash(config_of(definition, run), teacher)
+    tests_teacher = run.kind == 'teacher' and not trains_teacher(definition)
+    return config_hash(config_of(definition, run), teacher, tests_teacher)
 
 
 def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:

@@ -49,12 +49,16 @@ class Report:
         """Spent on the run, earlier starts included."""
         return self.before + time.monotonic() - self.start
 
+    @property
+    def due(self) -> bool:
+        """Whether the last write is a while ago."""
+        return time.monotonic() - self.written >= EVERY
+
     def tell(self, force: bool = False, **state: Any) -> None:
         """Keep the state, and write it when the last write is a while ago."""
         self.state.update(state)
-        now = time.monotonic()
-        if self.write and (force or now - self.written >= EVERY):
-            self.written = now
+        if self.write and (force or self.due):
+            self.written = time.monotonic()
             write_json(self.path, {**self.state, 'seconds': self.seconds})
 
 
@@ -69,12 +73,14 @@ class ReportHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """The distillers are prepared; the first iteration follows."""
-        self.report.tell(True, phase='training', iteration=runner.iter, iterations=runner.max_iters)
+        place = {'iteration': runner.iter, 'iterations': runner.max_iters}
+        self.report.tell(True, phase='training', first=runner.iter, began=self.report.seconds, **place)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Tell the iteration and its loss."""
-        loss = (outputs or {}).get('loss')
-        self.report.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss))
+        if self.report.due:  # else a GPU would be waited for at every iteration
+            loss = (outputs or {}).get('loss')
+            self.report.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss.detach()))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Keep the scores where no iteration follows."""

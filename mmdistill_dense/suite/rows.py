@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -17,6 +17,7 @@ from mmdistill_dense.suite.targets import Target, targets_of
 Results = Mapping[int, Mapping[str, Any]]
 # settings under which a recipe stays the published one
 HARMLESS = ('data_root', 'num_workers', 'persistent_workers')
+LABELS = ('val_evaluator.ann_file', 'test_evaluator.ann_file')
 BATCH = 'train_dataloader.batch_size'
 
 
@@ -58,9 +59,17 @@ class Row:
     @property
     def seconds_per_iteration(self) -> float | None:
         """Mean over the runs of each run's median."""
-        measured = [result.get('seconds_per_iteration') for result in self.results.values()]
-        known = [seconds for seconds in measured if seconds is not None]
-        return fmean(known) if known else None
+        return _mean(result.get('seconds_per_iteration') for result in self.results.values())
+
+    @property
+    def share(self) -> float | None:
+        """The distillers' part of the total loss, mean over the runs."""
+        return _mean(sum(result['shares'].values()) for result in self.results.values() if result.get('shares'))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,7 @@ def changes_of_the_recipe(definition: Definition) -> tuple[str, ...]:
     Where the data lie and how many processes load them does not; nor the batch of one process, as long as the processes
     together (``slurm.processes``) have the batch that the recipe's learning rate is for.
     """
-    changed = [key for key in definition.options if key.rpartition('.')[2] not in HARMLESS]
+    changed = [key for key in definition.options if key.rpartition('.')[2] not in HARMLESS and key not in LABELS]
     if BATCH in changed:
         whole = Config.fromfile(definition.control).get('auto_scale_lr', {}).get('base_batch_size')
         if definition.options[BATCH] * definition.slurm.get('processes', 1) == whole:

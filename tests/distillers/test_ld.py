@@ -14,6 +14,7 @@ from mmengine.structures import InstanceData
 
 from mmdistill_dense.distillers import LD
 from mmdistill_dense.distillers.base import Distiller, Progress
+from mmdistill_dense.distillers.ld import Region
 from tests import toys
 from tests.distillers.case import DistillerCase
 
@@ -170,18 +171,23 @@ def test_every_term_equals_loops_over_the_anchors(reduction: str) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=0)
 
 
-def test_gradcheck() -> None:
-    student, teacher, samples = _case(1)
+def test_gradcheck(monkeypatch) -> None:
+    student, teacher, samples = _case(1, classes=3, reg_max=2)
     distiller = _distiller(valuable_weight=0.5)
-    flat = [student[SCORES][1].requires_grad_(), student[EDGES][1].requires_grad_()]
+    generator = torch.Generator().manual_seed(1)
+    draws = [torch.rand(1, x[0, 0].numel(), generator=generator, dtype=torch.float64) for x in student[SCORES]]
+    regions = [Region(draw > 0.5, draw * (draw < 0.5)) for draw in draws]
+    monkeypatch.setattr(distiller, 'regions', lambda *_: regions)  # found once, not for every number
+    assert regions[2].main.any() and regions[2].valuable.any()
+    flat = [student[SCORES][2].requires_grad_(), student[EDGES][2].requires_grad_()]
 
     def edges(x: torch.Tensor) -> torch.Tensor:
-        maps = {SCORES: student[SCORES], EDGES: [student[EDGES][0], x, student[EDGES][2]]}
+        maps = {SCORES: student[SCORES], EDGES: [*student[EDGES][:2], x]}
         found = distiller(maps, teacher, samples)
         return found['loss_ld'] + found['loss_vlr']
 
     def scores(x: torch.Tensor) -> torch.Tensor:  # their part in the weight of loss_ld is a constant
-        maps = {SCORES: [student[SCORES][0], x, student[SCORES][2]], EDGES: student[EDGES]}
+        maps = {SCORES: [*student[SCORES][:2], x], EDGES: student[EDGES]}
         return distiller(maps, teacher, samples)['loss_kd']
 
     assert torch.autograd.gradcheck(scores, flat[0]) and torch.autograd.gradcheck(edges, flat[1])
@@ -260,7 +266,7 @@ def test_training_through_the_runner(tmp_path) -> None:
 
 RTMDET = dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', allow_random=True)
 ATSS = dict(cfg='mmdet::atss/atss_r50_fpn_1x_coco.py', backbone=dict(init_cfg=None), allow_random=True)
-NO_ATSS = dict(train_cfg=dict(assigner=dict(_delete_=True, type='MaxIoUAssigner', pos_iou_thr=0.5)))
+NO_ATSS = dict(train_cfg=dict(assigner=dict(_delete_=True, type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4)))
 
 
 @pytest.mark.parametrize(

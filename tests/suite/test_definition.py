@@ -58,7 +58,10 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
         (dict(methods={'kd': {'option': 1}}), 'methods.kd.option: unknown. Close: options'),
         (dict(methods={'kd': 3}), 'methods.kd: must hold keys with values, got 3'),
         (dict(methods={'kd': {'variant': 'mimic'}}), "methods.kd: no fragment of variant 'mimic' of kd fits toy_seg"),
-        (dict(methods={'kd': {'config': 'x.py', 'method': 'kd'}}), 'methods.kd.config: a leaf of your own has no method'),
+        (
+            dict(methods={'kd': {'config': 'x.py', 'method': 'kd'}}),
+            'methods.kd.config: a leaf of your own has no method',
+        ),
         (dict(seeds=[0, 0]), r'seeds: must be different integers, as in \[0, 1, 2\]; got \[0, 0\]'),
         (dict(seeds=[]), 'seeds: must be different integers'),
         (dict(seeds=[True]), 'seeds: must be different integers'),

@@ -159,11 +159,14 @@ def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) ->
 def test_csv_is_the_table_with_every_digit(suite: Definition) -> None:
     for name in ('control', 'kd'):
         made_up.price(suite, name)
+    made_up.finish(suite, 'kd', {2: 45.5}, shares={'kd': 0.25, 'more': 0.5})
+    made_up.finish(suite, 'kd', {1: 43.5}, shares={'kd': 0.125})
     found = collect(suite)
     rows, row = rows_of(table.as_csv(found)), found.row('kd')
     assert list(rows) == ['teacher', 'control', 'kd', 'heavy']
     assert float(rows['kd']['gain_low']) == row.gain.low and float(rows['kd']['sd']) == row.summary.sd
     assert (rows['kd']['extra_memory'], rows['kd']['step_ratio']) == (str(3 * 2**20), '1.5')
+    assert (rows['kd']['loss_share'], rows['control']['loss_share']) == ('0.4375', '')
     assert (rows['heavy']['n'], rows['heavy']['planned'], rows['heavy']['step_ratio']) == ('2', '3', '')
 
 
@@ -198,8 +201,9 @@ def test_published_results_stand_beside_the_method_as_it_is_shipped(tmp_path: Pa
 @pytest.mark.parametrize(
     ('options', 'changed'),
     [
-        ('test_dataloader.dataset.data_root: /x, train_dataloader.num_workers: 1', ()),
+        ('test_dataloader.dataset.data_root: /x, test_evaluator.ann_file: x, train_dataloader.num_workers: 1', ()),
         ('train_cfg.max_iters: 200', ('train_cfg.max_iters',)),
+        ('train_dataloader.dataset.ann_file: few.txt', ('train_dataloader.dataset.ann_file',)),
         ('train_dataloader.batch_size: 4', ()),
         ('train_dataloader.batch_size: 2', ('train_dataloader.batch_size',)),
     ],

@@ -1,0 +1,3 @@
+"""MGD for the generated data: ten times the published alpha, as the sum is over far smaller maps; our own choice."""
+
+distillers = dict(mgd=dict(type='MGD', student_tap='neck', mask_ratio=0.65, alpha=2e-4))

@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 
-from mmdistill_dense.compose import bases_of, configs, fragments, methods
+from mmdistill_dense.compose import configs, fragments, methods
+from mmdistill_dense.config_files import bases_of
 from mmdistill_dense.suite.targets import Target, read_targets
 
 ROWS = ('tasks', 'compares', 'needs', 'paper')

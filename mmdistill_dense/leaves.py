@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from mmdistill_dense.compose import (
     Parts,
-    bases_of,
     configs,
     fragment_for,
     fragments,
@@ -21,8 +20,10 @@ from mmdistill_dense.compose import (
     methods,
     parts_of,
     recipes,
+    sources_of,
     unknown,
 )
+from mmdistill_dense.config_files import bases_of
 from mmdistill_dense.suite.targets import read_targets
 
 
@@ -139,11 +140,12 @@ def recipe_of(pair: Path, dataset: Path | None, schedule: Path | None, method: s
 
     What is None is left open; then the method's own recipe comes first, then the pair's usual one.
     """
-    files = {kind: file.resolve() for kind, file in enumerate((pair, dataset, schedule)) if file}
+    given = {'pair': pair, 'dataset': dataset, 'schedule': schedule}
+    files = {kind: file.resolve() for kind, file in given.items() if file}
     rows = [
         recipe
         for recipe in recipes()
-        if owner(recipe) in (None, method) and all(bases_of(recipe)[kind] == file for kind, file in files.items())
+        if owner(recipe) in (None, method) and files.items() <= sources_of(recipe).items()
     ]
     rows.sort(key=lambda recipe: (owner(recipe) != method, recipe.stem != pair.stem, recipe.stem))
     return rows[0] if rows else None

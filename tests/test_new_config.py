@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense import compose
+from mmdistill_dense import compose, config_files
 from mmdistill_dense.new_config import main_new_config
 
 ROOT = Path(__file__).parents[1] / 'configs'
@@ -66,7 +66,7 @@ def test_a_pair_on_another_data_set_gets_its_control(copy: Path, capsys: pytest.
     assert leaf.train_cfg == control.train_cfg
     assert leaf.model.distillers.kd.type == 'LogitKD'
     call('--method', 'afdcd', '--pair', PAIR, '--dataset', 'voc12aug_512x512')
-    assert compose.bases_of(copy / f'afdcd/{name}.py')[0] == copy / f'control/{name}.py'
+    assert config_files.bases_of(copy / f'afdcd/{name}.py')[0] == copy / f'control/{name}.py'
 
 
 def test_a_detecting_pair_is_told_by_its_data(copy: Path) -> None:

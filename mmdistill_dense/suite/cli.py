@@ -103,6 +103,7 @@ def _run(args: argparse.Namespace) -> int:
             with interruptible():
                 selected = preflight.select(definition, args.only, args.seeds)
                 todo = preflight.unfinished(definition, selected, args.rerun_changed)
+                preflight.check_batch(definition, todo, 1)
                 start = f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}'
                 console.print(start, markup=False, highlight=False, soft_wrap=True)
                 with contextlib.redirect_stdout(io.StringIO()):  # notes of mmseg and mmdet about optional parts
@@ -158,7 +159,10 @@ def _slurm(args: argparse.Namespace) -> int:
     from mmdistill_dense.suite import preflight, slurm
 
     definition = load(args.definition)
-    todo = preflight.unfinished(definition, preflight.select(definition, args.only, args.seeds))
+    processes = definition.slurm['processes']
+    selected = preflight.select(definition, args.only, args.seeds)
+    todo = preflight.unfinished(definition, selected, processes=processes)
+    preflight.check_batch(definition, todo, processes)
     print(slurm.script(definition, todo), end='')
     return 0
 

@@ -17,6 +17,7 @@ from mmdistill_dense.zoo import is_distill_model
 
 DATA = 'MMDISTILL_DATA'  # the variable of datasets/roots.py, which would import all data sets
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_OF_THE_RUN = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # what the suite sets itself
 _KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
 
 
@@ -65,7 +66,11 @@ def method_config(definition: Definition, method: Method, choice: Mapping[str, A
 
 
 def distillers_of(definition: Definition, method: Method) -> ConfigDict:
-    """Return the distillers of a method as its fragment, or the user's leaf, has them."""
+    """Return the distillers of a method as its fragment, or the user's leaf, has them.
+
+    Raises:
+        ValueError: For a leaf that differs from the control in more, or in nothing.
+    """
     if method.fragment is not None:
         return read(method.fragment).distillers
     assert method.config is not None, 'a method has a fragment or a leaf'
@@ -78,7 +83,12 @@ def distillers_of(definition: Definition, method: Method) -> ConfigDict:
             "not be the method's: inherit the control in the leaf and change model.distillers alone, or name another "
             'control.'
         )
-    return leaf.model.get('distillers') or ConfigDict()
+    if not leaf.model.get('distillers'):
+        raise ValueError(
+            f'{definition.path}: methods.{method.name}.config={str(method.config)!r} has no model.distillers: it would be '
+            'a second control under the name of a method.'
+        )
+    return leaf.model.distillers
 
 
 def teacher_config(definition: Definition, teacher: Teacher) -> Config:
@@ -93,11 +103,15 @@ def _common(config: Config, definition: Definition, options: Mapping[str, Any], 
         first = key.split('.')[0]
         if first not in config:
             raise ValueError(f'{definition.path}: {place}: {compose.unknown("setting", first, config.keys())}')
-        if key.startswith('model.distillers'):
-            raise ValueError(
-                f'{definition.path}: {place}.{key}: give it to the methods that it is for, as their option'
-            )
+    for key in flat(options):
+        if key in _OF_THE_RUN:
+            raise ValueError(f'{definition.path}: {place}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
+    distillers = copy.deepcopy(config.model.get('distillers'))
     config.merge_from_dict(dict(options))
+    if config.model.get('distillers') != distillers:
+        raise ValueError(
+            f'{definition.path}: {place}: model.distillers: give it to the methods that it is for, as their option'
+        )
     if definition.workers is not None:
         for name in LOADERS:
             if config.get(name) is not None:
@@ -129,6 +143,25 @@ def _full_key(key: str, config: Config, place: str) -> str:
     if len(names) != 1:
         raise ValueError(f'{place}.{key}: which of {", ".join(names)}? Give it as {names[0]}.{key}.')
     return f'model.distillers.{names[0]}.{key}'
+
+
+def flat(options: Mapping[str, Any], place: str = '') -> dict[str, Any]:
+    """Return settings by whole dotted key, however deep they were nested."""
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        inside = f'{place}{key}'
+        found.update(flat(value, f'{inside}.') if isinstance(value, Mapping) and value else {inside: value})
+    return found
+
+
+def reads_teacher(config: Config) -> bool:
+    """Tell whether a student's run reads its teacher: to distil, or to inherit its weights."""
+    return bool(config.model.get('distillers') or config.model.get('inherit'))
+
+
+def batch_of(config: Config) -> int:
+    """Return the pictures of a step of one process."""
+    return config.train_dataloader.batch_size * config.optim_wrapper.get('accumulative_counts', 1)
 
 
 def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mmdistill_dense.suite import configs
 from mmdistill_dense.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.suite.rows import Row, Table
 from mmdistill_dense.suite.statistics import LEVEL
@@ -91,12 +92,19 @@ def _made_of(table: Table) -> list[str]:
         f'Recipe: `{definition.control.stem}`; seeds {", ".join(map(str, definition.seeds))}; '
         + (f'options `{" ".join(options)}`' if options else 'no options'),
         *_settings(table),
+        *_batch(table),
         f'Teacher: {_each(table, _teacher) or "none"}',
         f'Config hashes: {"; ".join(hashes) or "none"}',
         f'Versions: {_each(table, _versions) or "none"}',
     ]
     commands = [f'`python tools/suite.py {word} {definition.path}`' for word in ('run', 'cost', 'table')]
     return [*lines, f'Made by: {", ".join(commands)}']
+
+
+def _batch(table: Table) -> list[str]:
+    processes = _each(table, lambda result: str(result.get('processes') or ''))
+    one = configs.batch_of(configs.control_config(table.definition))
+    return [f'Batch: {processes} process(es) with {one} pictures each'] if processes else []
 
 
 def _settings(table: Table) -> list[str]:

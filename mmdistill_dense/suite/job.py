@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import barrier, is_main_process
+from mmengine.runner import Runner
 
 from mmdistill_dense.checkpoint import load_strictly, read_checkpoint, state_dict_of
 from mmdistill_dense.engine.cli import build_runner
@@ -22,6 +23,12 @@ from mmdistill_dense.suite.written import write_configs
 from mmdistill_dense.teacher import OPTIONS, without_pretrained
 from mmdistill_dense.zoo import load_model, local_file
 
+# variables by which launchers tell a process its rank and the number of processes, before a group exists
+_PLACES = {
+    'pytorch': ('RANK', 'WORLD_SIZE'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+}
 PATIENCE = 60.0  # for a job whose suite was killed to notice it and end
 
 
@@ -36,14 +43,14 @@ def perform(definition: Definition, run: Run, launcher: str = 'none') -> dict[st
         launcher: What started the processes, as ``tools/train.py --launcher``.
 
     Raises:
-        ValueError: When the folder holds a run of another config; shows both hashes.
+        ValueError: When the folder holds a run of another config or number of processes; shows both.
         RuntimeError: When a predecessor is missing, or another process does this run.
         KeyError: When the test gives no such score as the definition's ``metric``; shows what it gives.
     """
     missing = [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]
     if missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(missing)}')
-    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) if launcher != 'none' else '0'):
+    if place_of(launcher)[0]:
         return _perform(definition, run, launcher)
     with owned(run.folder, run.title, PATIENCE):
         return _perform(definition, run, launcher)
@@ -51,12 +58,14 @@ def perform(definition: Definition, run: Run, launcher: str = 'none') -> dict[st
 
 def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
     expected = hash_of(definition, run)
+    rank, processes = place_of(launcher)
     check_unchanged(run, expected)
     if run.result is not None:
         return run.result
+    check_processes(run, processes)
     config = config_of(definition, run)
     only_test = run.kind == 'teacher' and not trains_teacher(definition)
-    report = Report(run.folder, expected, write=_is_first(launcher))
+    report = Report(run.folder, expected, processes, write=rank == 0)
     if report.write and not only_test:
         write_configs(definition, run, config)
     config.launcher = launcher
@@ -75,6 +84,12 @@ def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
 _NOT_TRAINED: dict[str, Any] = {'seconds_per_iteration': None, 'teacher': None, 'shares': {}}
 
 
+def place_of(launcher: str) -> tuple[int, int]:
+    """Return the rank of this process and the number of processes, as the launcher says it in the environment."""
+    rank, size = _PLACES.get(launcher, ('', ''))
+    return int(os.environ.get(rank, '0')), int(os.environ.get(size, '1'))
+
+
 def check_unchanged(run: Run, expected: str) -> None:
     """Refuse a folder whose result or checkpoints are of another config.
 
@@ -91,8 +106,23 @@ def check_unchanged(run: Run, expected: str) -> None:
             )
 
 
-def _is_first(launcher: str) -> bool:
-    return launcher == 'none' or is_main_process()
+def check_processes(run: Run, processes: int) -> None:
+    """Refuse a folder whose result or checkpoints were made by another number of processes, and so with another batch.
+
+    A finished teacher may have been: it is one for all students.
+
+    Raises:
+        ValueError: Shows both numbers.
+    """
+    begun = run.state if latest_checkpoint(run.folder) else {}
+    found = begun.get('processes') if run.result is None else run.result.get('processes')
+    if found in (None, processes) or (run.kind == 'teacher' and run.result):
+        return
+    raise ValueError(
+        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, no row of '
+        'one table. Go on as it was begun (`suite.py slurm` starts slurm.processes for a run, `suite.py run` one), set '
+        'another `out`, or put such runs away and repeat them with `suite.py run --rerun-changed`.'
+    )
 
 
 def _train(definition: Definition, run: Run, config: Config, report: Report) -> dict[str, Any]:
@@ -100,16 +130,14 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     if found is not None:
         config.resume, config.load_from = True, str(found)
     runner = build_runner(_named(config, run))
-    hook = ReportHook(report)
-    runner.register_hook(hook)
+    runner.register_hook(ReportHook(report))
     report.tell(True, phase='preparing')
     runner.train()
     report.tell(True, phase='testing')
-    val = hook.final_val if hook.final_val is not None else dict(runner.val())
+    last = _load_last(runner, run.folder)
+    val = dict(runner.val())
     same = run.kind != 'search' and _tests_val(config)
     test = val if same else {} if run.kind == 'search' else dict(runner.test())
-    last = latest_checkpoint(run.folder)
-    assert last is not None, 'a checkpoint is saved after the last iteration'
     return {
         'metrics': {'test': plain(test), 'val': plain(val)},
         'test_is_val': _tests_val(config),
@@ -119,6 +147,15 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
         'teacher': receipts_of(runner),
         'shares': shares_of(runner),
     }
+
+
+def _load_last(runner: Runner, folder: Path) -> Path:
+    """Let the runner test the last file: the weights in memory are others where a hook saves their average (EMA)."""
+    barrier()  # the first process writes the file
+    last = latest_checkpoint(folder)
+    assert last is not None, 'a checkpoint is saved after the last iteration'
+    runner._resume, runner._load_from, runner._has_loaded = False, str(last), False
+    return last
 
 
 def _named(config: Config, run: Run) -> Config:

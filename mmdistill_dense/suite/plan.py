@@ -70,12 +70,12 @@ def runs(definition: Definition) -> list[Run]:
     before = tuple(run.folder for run in teacher) if trains_teacher(definition) else ()
     searches = {name: _searches(definition, name, before) for name in definition.grid}
     chosen = _chosen(searches)
+    control_waits = before and configs.reads_teacher(configs.control_config(definition))
     students = []
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
         folder = definition.out / 'runs' / name / f'seed{seed}'
         tried = searches.get(name, [])
-        # the control reads no teacher
-        after = () if name == CONTROL else before + tuple(run.folder for run in tried)
+        after = before + tuple(run.folder for run in tried) if name != CONTROL or control_waits else ()
         students.append(Run(name, 'run', seed, folder, after, chosen[name] if tried else {}))
     return [*teacher, *itertools.chain(*searches.values()), *students]
 
@@ -177,7 +177,7 @@ def config_of(definition: Definition, run: Run) -> Config:
         config = configs.method_config(definition, definition.methods[run.name], _decided(run))
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
-    if run.name not in (CONTROL, TEACHER) and trains_teacher(definition):
+    if run.kind != 'teacher' and trains_teacher(definition) and configs.reads_teacher(config):
         config.model.teacher.checkpoint = str(teacher_file(definition))
     return config
 

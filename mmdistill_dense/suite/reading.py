@@ -99,11 +99,11 @@ class Reader:
         return value
 
     def integers(self, key: str, default: tuple[int, ...] | None) -> tuple[int, ...]:
-        """Return different integers."""
+        """Return different integers of at least 0."""
         values = self.get(key, list, _NEEDED if default is None else list(default))
-        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+        whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
         if not values or not whole or len(set(values)) != len(values):
-            raise self.error(key, f'must be different integers, as in [0, 1, 2]; got {values!r}')
+            raise self.error(key, f'must be different integers from 0 on, as in [0, 1, 2]; got {values!r}')
         return tuple(values)
 
     def options(self, key: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def test_costs_can_be_measured_on_any_machine(suite: Definition) -> None:
     ('name', 'methods'),
     [
         ('cityscapes', ['skd', 'ifvd', 'cwd_both', 'cirkd', 'afdcd']),
-        ('coco', ['pkd', 'maskd', 'cwd']),
+        ('coco', ['pkd', 'dist', 'cwd']),
         ('coco_gfl', ['ld', 'cwd']),
     ],
 )

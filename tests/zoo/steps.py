@@ -32,7 +32,11 @@ _WITHOUT = (
     'custom_hooks',
 )
 # what does not fit into narrow maps of a small picture, or takes long
-SMALL = dict(AfDCD=dict(pool_size=0, groups=8), MasKD=dict(learn=dict(max_iters=1)), PCD=dict(queue_size=64))
+SMALL = dict(
+    AfDCD=dict(pool_size=0, groups=8),
+    MasKD=dict(learn=dict(max_iters=1)),
+    PCD=dict(queue_size=64, queue_init='random'),  # an empty queue has no loss yet
+)
 _SINGLE = ('cfg', 'type')
 _files: dict[str, str] = {}
 
@@ -123,6 +127,8 @@ def _model(model: Mapping[str, Any]) -> ConfigDict:
     for distiller in (options.get('distillers') or {}).values():
         for key, value in SMALL.get(distiller['type'], {}).items():
             distiller[key] = {**distiller.get(key, {}), **value} if isinstance(value, dict) else value
+        if str(distiller.get('head', {}).get('type')).startswith('mlp'):
+            distiller['head']['hidden'] = 32
     if options.get('teacher'):
         options['teacher'] = _teachers(options['teacher'])
     return ConfigDict(type='mmdistill_dense.DistillModel', **options)

@@ -57,7 +57,7 @@ class LD(Distiller):
             scales of the levels.
         temperature: T of the edges. Defaults to 10.
         class_temperature: T' of the class scores. Defaults to 2.
-        main_weight: Weight of the main region. Defaults to 0.25.
+        main_weight: Weight of the main region, 0 leaves it out. Defaults to 0.25.
         valuable_weight: Weight of the valuable region, 0 leaves it out. Defaults to 0.25.
         class_weight: Weight of the class scores, 0 leaves them out. Defaults to 10.
         ratio: Where the valuable region ends. Defaults to 0.25.
@@ -85,10 +85,13 @@ class LD(Distiller):
         self.scores, self.edges = f'{head}[0]', f'{head}[1]'
         super().__init__([self.scores, self.edges], **kwargs)
         check_option('reduction', reduction, ('sum', 'mean'))
-        positive = dict(temperature=temperature, class_temperature=class_temperature, main_weight=main_weight)
-        for name, value in dict(positive, valuable_weight=valuable_weight, class_weight=class_weight).items():
+        positive = dict(temperature=temperature, class_temperature=class_temperature)
+        weights = dict(main_weight=main_weight, valuable_weight=valuable_weight, class_weight=class_weight)
+        for name, value in dict(positive, **weights).items():
             if value < 0 or (value == 0 and name in positive):
                 raise ValueError(f'{name} must be {"above 0" if name in positive else ">= 0"}, got {value!r}.')
+        if not any(weights.values()):
+            raise ValueError(f'{", ".join(weights)}: one must be above 0, got 0 for all.')
         if not 0 <= ratio < 1:
             raise ValueError(f'ratio must be in [0, 1), got {ratio!r}.')
         self.teacher_parts = (head.split('.')[0],)
@@ -125,7 +128,9 @@ class LD(Distiller):
         positives = _rows(scores, main)
         weight = positives.detach().float().sigmoid().amax(1)
         scale = 1.0 if self.reduction == 'sum' else 1 / mean_over_ranks(weight.sum()).clamp_min(1)
-        found = {'loss_ld': self.main_weight * scale / 4 * self._edges(edges, teacher[self.edges], main, weight)}
+        found = {}
+        if self.main_weight:
+            found['loss_ld'] = self.main_weight * scale / 4 * self._edges(edges, teacher[self.edges], main, weight)
         if self.valuable_weight:
             beside = [region.valuable > 0 for region in regions]
             iou = torch.cat([region.valuable[mask] for region, mask in zip(regions, beside, strict=True)])

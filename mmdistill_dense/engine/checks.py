@@ -62,8 +62,8 @@ def check_crop(dataset: Any, student: Any) -> None:
 def batch_problem(config: Config, processes: int) -> str | None:
     """Return what is wrong with the batch of a run, ``None`` where nothing is.
 
-    The learning rate of a recipe is for ``auto_scale_lr.base_batch_size`` pictures a step. On fewer GPUs than its own the
-    batch is smaller, nothing fails, and the result is points below the published one.
+    The learning rate of a recipe is for ``auto_scale_lr.base_batch_size`` pictures a step. On fewer GPUs the batch is
+    smaller, nothing fails, and the result is points below the published one.
 
     Args:
         config: Of the run.

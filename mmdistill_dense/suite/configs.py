@@ -85,8 +85,8 @@ def distillers_of(definition: Definition, method: Method) -> ConfigDict:
         )
     if not leaf.model.get('distillers'):
         raise ValueError(
-            f'{definition.path}: methods.{method.name}.config={str(method.config)!r} has no model.distillers: it would be '
-            'a second control under the name of a method.'
+            f'{definition.path}: methods.{method.name}.config={str(method.config)!r} has no model.distillers: it would '
+            'be a second control under the name of a method.'
         )
     return leaf.model.distillers
 

@@ -119,9 +119,9 @@ def check_processes(run: Run, processes: int) -> None:
     if found in (None, processes) or (run.kind == 'teacher' and run.result):
         return
     raise ValueError(
-        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, no row of '
-        'one table. Go on as it was begun (`suite.py slurm` starts slurm.processes for a run, `suite.py run` one), set '
-        'another `out`, or put such runs away and repeat them with `suite.py run --rerun-changed`.'
+        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, no row '
+        'of one table. Go on as it was begun (`suite.py slurm` starts slurm.processes, `suite.py run` starts one), '
+        'set another `out`, or put such runs away and repeat them with `suite.py run --rerun-changed`.'
     )
 
 

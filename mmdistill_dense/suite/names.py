@@ -86,7 +86,8 @@ def check_options(options: Mapping[str, Any], recipe: Config, config: Config, pl
                 continue
             taken = _taken(path, after)
             if taken is not None and word not in taken | _READ:
-                raise ValueError(f'{place}.{key}: {unknown(f"option of {".".join(path)}", word, taken)}')
+                what = f'option of {".".join(path)}'
+                raise ValueError(f'{place}.{key}: {unknown(what, word, taken)}')
 
 
 def _at(node: Any, path: Sequence[str]) -> Any:

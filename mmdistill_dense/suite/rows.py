@@ -105,13 +105,19 @@ def collect(definition: Definition) -> Table:
         ValueError: When a result was made with another config than the definition gives now, with both hashes: rows of
             different configs, or numbers of processes, make no fair table.
     """
-    results = plan.results(definition)
+    results = _decided(definition)
     _check_hashes(definition, results)
     changed = changes_of_the_recipe(definition, _check_processes(results))
     costs = cost.read(definition)
     targets = {name: () if changed else _targets(definition, method) for name, method in definition.methods.items()}
     rows = make_rows(definition, results, costs, targets)
     return Table(definition, rows, plan.searched(definition), plan.chosen(definition), changed)
+
+
+def _decided(definition: Definition) -> dict[str, Results]:
+    """All results but those of a method whose search goes on: nobody knows yet whether they are of the best value."""
+    open_ = {name for name, choice in plan.chosen(definition).items() if choice is None}
+    return {name: found for name, found in plan.results(definition).items() if name not in open_}
 
 
 def make_rows(

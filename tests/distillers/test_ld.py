@@ -171,6 +171,18 @@ def test_every_term_equals_loops_over_the_anchors(reduction: str) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize('left', ['main_weight', 'valuable_weight', 'class_weight'])
+def test_each_part_runs_alone_as_it_does_beside_the_others(left: str) -> None:
+    student, teacher, samples = _case()
+    weights = dict(main_weight=0.3, valuable_weight=0.7, class_weight=2.0)
+    whole = _distiller(**weights)(student, teacher, samples)
+    (alone,) = _distiller(**{name: weight * (name == left) for name, weight in weights.items()})(
+        student, teacher, samples
+    ).items()
+    assert alone[0] == dict(main_weight='loss_ld', valuable_weight='loss_vlr', class_weight='loss_kd')[left]
+    torch.testing.assert_close(alone[1], whole[alone[0]])
+
+
 def test_gradcheck(monkeypatch) -> None:
     student, teacher, samples = _case(1, classes=3, reg_max=2)
     distiller = _distiller(valuable_weight=0.5)
@@ -304,7 +316,8 @@ def test_a_batch_without_boxes_is_refused(samples) -> None:
     ('options', 'words'),
     [
         (dict(temperature=0), 'temperature must be above 0, got 0'),
-        (dict(main_weight=0), 'main_weight must be above 0, got 0'),
+        (dict(main_weight=-1), 'main_weight must be >= 0, got -1'),
+        (dict(main_weight=0, valuable_weight=0, class_weight=0), 'main_weight, .* one must be above 0, got 0 for all'),
         (dict(class_weight=-1), 'class_weight must be >= 0, got -1'),
         (dict(ratio=1.0), r'ratio must be in \[0, 1\), got 1\.0'),
         (dict(reduction='none'), "reduction must be one of 'sum', 'mean', got 'none'"),

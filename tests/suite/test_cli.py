@@ -53,6 +53,16 @@ def test_mistakes_end_with_one_line_and_status_1(capsys: pytest.CaptureFixture[s
     assert not Path('out/runs').exists()
 
 
+def test_batch_of_another_number_of_gpus_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny.write(Path(), control='deeplabv3_r101_to_r18_cityscapes', teacher=None, options=None)
+    for command in ('run', 'slurm'):
+        assert cli.main([command, str(path)]) == 1
+        assert 'the learning rate is for auto_scale_lr.base_batch_size=16' in capsys.readouterr().err
+    path.write_text(path.read_text() + 'slurm: {processes: 8}\n')
+    assert cli.main(['slurm', str(path)]) == 0
+    assert not Path('out/runs').exists()
+
+
 def test_places_are_counted_from_one(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(['run', str(tiny.write(Path())), '--jobs', '0'])

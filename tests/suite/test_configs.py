@@ -55,6 +55,14 @@ def test_leaf_that_differs_in_more_is_refused_with_the_keys(text: str, key: str)
         configs.method_config(definition, definition.methods['mine'])
 
 
+@pytest.mark.parametrize('options', [{}, {'loss_weight': 3}])
+def test_leaf_without_distillers_is_refused(options: dict) -> None:
+    own_leaf('model.clear()\n')
+    definition = defined(methods={'mine': {'config': 'mine.py', 'options': options}})
+    with pytest.raises(ValueError, match=r"methods.mine.config='mine.py' has no model.distillers: .* second control"):
+        configs.method_config(definition, definition.methods['mine'])
+
+
 @pytest.mark.parametrize(
     ('key', 'said'),
     [
@@ -83,6 +91,10 @@ def test_options_of_a_method_may_be_short(key: str) -> None:
     [
         ({'train_cgf.max_iters': 3}, "options: setting 'train_cgf': unknown. Close: train_cfg"),
         ({'model.distillers.kd.loss_weight': 3}, 'give it to the methods that it is for'),
+        ({'model': {'distillers': {'kd': {'type': 'LogitKD'}}}}, 'give it to the methods that it is for'),
+        ({'randomness.seed': 3}, 'options.randomness.seed: the suite sets it'),
+        ({'randomness': {'seed': 3}}, 'options.randomness.seed: the suite sets it'),
+        ({'work_dir': 'x'}, 'options.work_dir: the suite sets it'),
     ],
 )
 def test_options_of_all_runs_are_checked(options: dict, said: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmdistill_dense.engine.cli import build_runner
 from mmdistill_dense.suite import job, plan
 from mmdistill_dense.suite.definition import Definition, load
 from mmdistill_dense.suite.report import ReportHook
@@ -52,6 +53,7 @@ def test_result_tells_what_was_run(definition: Definition) -> None:
     assert result['metrics']['val']['mIoU'] > 0 and not result['test_is_val']
     assert (result['name'], result['seed'], result['iterations'], result['restarts']) == ('kd', 0, 6, 0)
     assert (definition.out / 'runs/kd/seed0' / result['checkpoint']).is_file()
+    assert result['processes'] == run_of(definition, 'kd seed 0').state['processes'] == 1
     assert result['teacher']['file'] == 'iter_2.pth' and len(result['teacher']['sha256']) == 64
     assert 0 < result['shares']['kd'] < 1
     assert result['seconds_per_iteration'] > 0 and result['minutes'] > 0
@@ -152,6 +154,76 @@ def test_unfinished_run_of_another_config_is_refused_once_it_has_a_checkpoint(tm
     with pytest.raises(ValueError, match='was made with config old, the definition now gives new'):
         job.check_unchanged(run, 'new')
     job.check_unchanged(run, 'old')
+
+
+@pytest.mark.parametrize('one_split', [False, True])
+def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_split: bool
+) -> None:
+    """A run that was killed between its last iteration and its result gives the same scores."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(job, '_tests_val', lambda config: one_split)
+    average = {'default_hooks.ema': {'type': 'EMAHook', 'momentum': 0.01, 'update_buffers': True}}
+    definition = load(tiny.write(Path(), options={**tiny.content()['options'], **average}))
+    first, folder = perform(definition, 'control seed 0'), tmp_path / 'out/runs/control/seed0'
+    (folder / 'result.json').unlink()
+    assert perform(definition, 'control seed 0')['metrics'] == first['metrics']
+    config = Config.fromfile(folder / 'run.py')
+    config.load_from, config.work_dir = str(folder / 'iter_6.pth'), str(tmp_path / 'alone')
+    with toys.unformatted():
+        runner = build_runner(config)
+        val, test = job.plain(runner.val()), job.plain(runner.test())
+    assert first['metrics'] == {'val': val, 'test': val if one_split else test}
+    raw = torch.load(folder / 'iter_6.pth', weights_only=False)
+    key = next(key for key in raw['state_dict'] if key.endswith('.weight'))
+    assert not torch.equal(raw['state_dict'][key], raw['ema_state_dict'][f'module.{key}']), 'else nothing is shown'
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'given', 'place'),
+    [
+        ('none', {'RANK': '1', 'WORLD_SIZE': '2'}, (0, 1)),
+        ('pytorch', {'RANK': '1', 'WORLD_SIZE': '2'}, (1, 2)),
+        ('slurm', {'SLURM_PROCID': '3', 'SLURM_NTASKS': '8', 'RANK': '0'}, (3, 8)),
+        ('mpi', {'OMPI_COMM_WORLD_RANK': '2', 'OMPI_COMM_WORLD_SIZE': '4'}, (2, 4)),
+    ],
+)
+def test_rank_is_known_before_there_is_a_group(
+    launcher: str, given: dict, place: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert job.place_of(launcher) == place
+
+
+def test_only_the_first_process_writes(definition: Definition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+
+    def stop(*args: Any) -> None:
+        raise Stop
+
+    monkeypatch.setattr(job, '_train', stop)
+    with pytest.raises(Stop):
+        job.perform(definition, run_of(definition, 'control seed 0'), 'pytorch')
+    assert not (definition.out / 'runs/control').exists()
+
+
+def test_run_goes_on_with_as_many_processes_as_it_was_begun(tmp_path: Path) -> None:
+    run = plan.Run('kd', 'run', 0, tmp_path)
+    (tmp_path / 'state.json').write_text(json.dumps({'config_hash': 'x', 'processes': 8}))
+    job.check_processes(run, 1)  # there is no checkpoint yet
+    torch.save({'state_dict': {}}, tmp_path / 'iter_2.pth')
+    job.check_processes(run, 8)
+    with pytest.raises(ValueError, match=r'kd seed 0: .* was made by 8 process\(es\), this would be 1: another batch'):
+        job.check_processes(run, 1)
+
+
+def test_finished_teacher_may_have_had_other_processes(tmp_path: Path) -> None:
+    tiny.write_result(tmp_path, 1.0, processes=8)
+    job.check_processes(plan.Run('teacher', 'teacher', 0, tmp_path), 1)
+    with pytest.raises(ValueError, match='was made by 8'):
+        job.check_processes(plan.Run('kd', 'run', 0, tmp_path), 1)
 
 
 def test_missing_predecessor_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,23 @@ def test_runs_wait_for_what_they_read() -> None:
     assert found['kd seed 0'].after == (teacher, *searches)
 
 
+def test_control_that_inherits_the_teachers_weights_waits_for_it() -> None:
+    parts = ('pairs/toy_seg', 'datasets/shapes_96x128', 'schedules/toy_600', 'runtime_seg')
+    bases = (
+        f"__import__('mmdistill_dense.zoo', fromlist=['x']).base('mmdistill_dense::_base_/{part}.py')" for part in parts
+    )
+    Path('recipe.py').write_text(f"_base_ = [{', '.join(bases)}]\nmodel = dict(inherit=['decode_head.conv_seg'])\n")
+    definition = defined(control='recipe.py', methods={'kd': {}})
+    found = {run.title: run for run in plan.runs(definition)}
+    control = found['control seed 0']
+    assert control.after == found['kd seed 0'].after == (found['teacher'].folder,)
+    tiny.write_result(definition.out / 'teacher', 1, checkpoint='iter_2.pth')
+    assert plan.config_of(definition, control).model.teacher.checkpoint == 'out/teacher/iter_2.pth'
+    before = plan.hash_of(definition, control)
+    other = defined(control='recipe.py', methods={'kd': {}}, teacher={'config': 'teachers/toy_seg', 'seed': 5})
+    assert plan.hash_of(other, control) != before
+
+
 def test_grid_of_two_options_tries_all_pairs() -> None:
     grid = {'kd': {'loss_weight': [1, 10], 'tau': [2, 4]}, 'seeds': [7]}
     found = [run.choice for run in plan.runs(defined(grid=grid)) if run.kind == 'search']

@@ -51,7 +51,7 @@ def test_options_go_to_sbatch_and_processes_through_srun(tmp_path: Path, monkeyp
     teacher, _, kd, _ = submitted(tmp_path, monkeypatch)
     assert (kd['--gres'], kd['--time'], kd['--ntasks'], kd['--cpus-per-task']) == ('gpu:4', '1-00:00', '4', '3')
     assert kd['--exclusive'] == '' and '--requeue' not in kd and '--processes' not in kd
-    port, _, command = kd['--wrap'].partition('; ')
+    port, _, command = kd['--wrap'].partition(' && ')
     assert 'MASTER_PORT' in port
     expected = 'srun python -m mmdistill_dense.suite.cli job tiny.yaml kd --seed 0 --launcher slurm'
     assert command == expected
@@ -67,4 +67,5 @@ def test_processes_through_torchrun_after_a_setup(
     words = shlex.split(kd['--wrap'])
     assert kd['--wrap'].startswith('. env.sh && ') and table['--wrap'].startswith('. env.sh && python3 ')
     assert kd['--ntasks'] == '1'
+    assert ';' not in kd['--wrap'], 'what follows a setup that fails would run all the same'
     assert ('--nproc_per_node=2' in words) == ('--launcher' in words) == (processes == 2)

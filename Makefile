@@ -4,13 +4,17 @@ PY = $(VENV)/bin/python
 SEEDS ?= 0
 export VENV PYTHON
 ARGS ?=
+# Test processes side by side, a whole file to each; JOBS=0 runs the tests in one (for --pdb).
+JOBS ?= logical
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile
 
-.PHONY: help demo demo-det test soak golden lint format docs setup clean
+.PHONY: help demo demo-det test test-zoo soak golden lint format docs setup clean
 
 help:
 	@echo 'make demo [SEEDS=0,1,2]  train a teacher, a student alone and a distilled student on generated images'
 	@echo 'make demo-det            the same for detection; compiles parts of mmcv once'
-	@echo 'make test [ARGS=...]     run the tests (ARGS goes to pytest)'
+	@echo 'make test [ARGS=...]     run the tests (ARGS goes to pytest; JOBS=0: one process)'
+	@echo 'make test-zoo            a training step of every shipped config, at reduced width'
 	@echo 'make soak                run the long tests as well'
 	@echo 'make golden              compare with the stored reference values'
 	@echo 'make docs                write the table of methods and the metafiles anew'
@@ -31,10 +35,13 @@ setup:
 	@tools/setup_env.sh test
 
 test: setup
-	@$(PY) -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
+
+test-zoo: setup
+	@$(PYTEST) tests/zoo -m zoo --dist load $(ARGS)
 
 soak: setup
-	@$(PY) -m pytest -m soak $(ARGS)
+	@$(PYTEST) -m soak $(ARGS)
 
 golden: setup
 	@$(PY) -m pytest tests/golden $(ARGS)

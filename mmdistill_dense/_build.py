@@ -5,11 +5,11 @@ from pathlib import Path
 
 from setuptools.command.build_py import build_py
 
-MIM_PARTS = ('configs', 'tools', 'model-index.yml')
+MIM_PARTS = ('configs', 'tools', 'benchmarks', 'model-index.yml')
 
 
 class BuildPy(build_py):
-    """Copies ``configs``, ``tools`` and ``model-index.yml`` to ``mmdistill_dense/.mim`` of the wheel.
+    """Copies ``configs``, ``tools``, ``benchmarks`` and ``model-index.yml`` to ``mmdistill_dense/.mim`` of the wheel.
 
     An editable install needs no copy: there mim takes the checkout itself as the package's root.
     """

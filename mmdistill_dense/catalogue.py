@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 
-from mmdistill_dense.compose import bases_of, configs, fragments, methods
+from mmdistill_dense.compose import configs, fragments, methods
+from mmdistill_dense.config_files import bases_of
 from mmdistill_dense.suite.targets import Target, read_targets
 
 ROWS = ('tasks', 'compares', 'needs', 'paper')
@@ -65,14 +66,14 @@ def read_card(file: Path) -> Card:
     Raises:
         ValueError: When it has another form.
     """
-    lines = file.read_text(encoding='utf-8').splitlines()
-    rows = dict(re.findall(r'^\| (\w+) \| (.+) \|$', '\n'.join(lines[:12]), re.MULTILINE))
-    if not lines[0].startswith('# ') or not lines[2].strip() or set(rows) != set(ROWS):
+    title, sentence, table = [*file.read_text(encoding='utf-8').split('\n\n', 3), '', ''][:3]
+    rows = dict(re.findall(r'^\| (\w+) \| (.+) \|$', table, re.MULTILINE))
+    if not title.startswith('# ') or set(rows) != set(ROWS):
         raise ValueError(
             f"{file}: a card begins with '# <class>', an empty line, one sentence, an empty line and a table with the "
             f'rows {", ".join(ROWS)}; this one has the rows {", ".join(rows) or "none"}.'
         )
-    return Card(file, lines[0].removeprefix('# ').strip(), lines[2].strip(), rows)
+    return Card(file, title.removeprefix('# ').strip(), ' '.join(sentence.split()), rows)
 
 
 def cards() -> list[Card]:
@@ -110,7 +111,7 @@ def table() -> str:
     lines = [
         '# Methods',
         '',
-        'Written by `make docs` from the cards. Several of them can stand in one config ([combining](../own_pair.md)).',
+        'Written by `make docs` from the cards. One config can hold several of them: [combining](../combining.md).',
         '',
         '| method | what it does | tasks | compares | needs | configs |',
         '|---|---|---|---|---|---|',
@@ -177,7 +178,7 @@ def target_leaf(target: Target, method: str) -> str:
 
 def _result(target: Target, data: str) -> dict[str, Any]:
     metric, task = TASKS.get(target.metric, (target.metric, 'Dense Prediction'))
-    return {'Task': task, 'Dataset': data, 'Metrics': {f'{metric} (published)': target.value}}
+    return {'Task': task, 'Dataset': data, 'Metrics': {f'published {metric}': target.value}}
 
 
 def _parts(file: Path) -> Iterator[tuple[str, Path]]:

@@ -12,17 +12,19 @@ they fit no other.
 
 from __future__ import annotations
 
-import ast
 import difflib
 import os
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from mmdistill_dense.config_files import bases_of, keys_of
 from mmdistill_dense.zoo import package_root
 
 TASKS = {'mmseg': 'seg', 'mmdet': 'det'}
+# What a part of a recipe is told by: a key that it, or a file it inherits, sets.
+_KEYS = {'pair': 'model', 'dataset': 'train_dataloader', 'schedule': 'optim_wrapper', 'runtime': 'default_scope'}
 _LINE = 120
 
 
@@ -92,17 +94,34 @@ def parts_of(recipe: Path | str) -> Parts:
         ValueError: For a file that is not made of a pair, a data set, a schedule and a runtime.
     """
     path = recipe_file(recipe)
-    found: dict[str, str] = {}
-    for base in _stock(path):
-        found.setdefault(_kind(base), base.stem)
+    return _parts_of(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parts_of(path: Path, modified: int) -> Parts:
+    found = {kind: file.stem for kind, file in sources_of(path).items()}
     missing = [kind for kind in Parts._fields[:-1] if kind not in found]
-    scope = _scope(path)
+    scope = str(keys_of(path).get('default_scope'))
     if missing or scope not in TASKS:
         lack = ', '.join(missing) or "default_scope='mmseg' or 'mmdet'"
         raise ValueError(
-            f'{path}: no recipe, _base_ names no {lack}. Needed: a pair, datasets/…, schedules/…, and runtime_….'
+            f'{path}: no recipe, it has no {lack}. Needed: a pair (model), a data set (train_dataloader), a schedule '
+            '(optim_wrapper) and a runtime (default_scope).'
         )
     return Parts(**found, task=TASKS[scope])
+
+
+def sources_of(recipe: Path) -> dict[str, Path]:
+    """Return the file of each part of a recipe, told by what the files set; a part that is missing is left out.
+
+    They are the files in its ``_base_`` (of a recipe that inherits one other, in that one's), or the file itself.
+    """
+    found: dict[str, Path] = {}
+    for file in [*_stock(recipe), recipe]:
+        for kind, key in _KEYS.items():
+            if key in keys_of(file):
+                found.setdefault(kind, file)
+    return found
 
 
 def fragment_for(method: str, recipe: Path | str, variant: str | None = None) -> Path | None:
@@ -188,43 +207,10 @@ def _assignment(name: str, items: Sequence[str], *, broken: bool = False) -> str
     return f'{name} = [\n' + ''.join(f'    {item},\n' for item in items) + ']\n'
 
 
-def bases_of(path: Path) -> list[Path]:
-    """Return the files in a config's ``_base_``, which is evaluated as mmengine does."""
-    value: Any = []
-    for node in _tree(path.resolve()).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == '_base_' for t in node.targets):
-            value = eval(compile(ast.Expression(node.value), str(path), 'eval'))
-    names = [value] if isinstance(value, str) else value
-    return [(path.parent / name.replace('{{ fileDirname }}', str(path.parent))).resolve() for name in names]
-
-
 def _stock(path: Path) -> list[Path]:
-    """The bases of a recipe; of one that inherits another, those of that one."""
-    bases = bases_of(path)
-    return _stock(bases[0]) if len(bases) == 1 else bases
-
-
-def _kind(base: Path) -> str:
-    if base.parent.name in ('datasets', 'schedules'):
-        return base.parent.name[:-1]
-    return 'runtime' if base.stem.startswith('runtime') else 'pair'
-
-
-def _scope(path: Path) -> str | None:
-    for node in _tree(path.resolve()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == 'default_scope':
-            return str(ast.literal_eval(node.value))
-    scopes = (_scope(base) for base in bases_of(path))
-    return next((scope for scope in scopes if scope), None)
-
-
-def _tree(path: Path) -> ast.Module:
-    return _parsed(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _parsed(path: Path, modified: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding='utf-8'))
+    """The bases of a recipe; of one that inherits one other, those of that one."""
+    bases = [base for base in bases_of(path) if base.is_file()]
+    return _stock(bases[0]) if len(bases) == 1 and bases_of(bases[0]) else bases
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from mmdistill_dense.compose import (
     Parts,
-    bases_of,
     configs,
     fragment_for,
     fragments,
@@ -21,8 +20,11 @@ from mmdistill_dense.compose import (
     methods,
     parts_of,
     recipes,
+    sources_of,
     unknown,
 )
+from mmdistill_dense.config_files import bases_of
+from mmdistill_dense.suite.targets import read_targets
 
 
 class Leaf(NamedTuple):
@@ -54,17 +56,26 @@ def leaf_of(method: str, recipe: Path, variant: str | None = None, fragment: Pat
 def owner(recipe: Path) -> str | None:
     """Return the method whose published schedule a recipe holds, or None for a recipe of every method."""
     word = recipe.stem.removeprefix(f'{parts_of(recipe).pair}_')
-    return word if word in methods() else None
+    return word if word != recipe.stem and word in methods() else None
 
 
 def wanted(method: str) -> Iterator[Leaf]:
-    """Yield the leaves of a method, without variants, whether they are written or not."""
+    """Yield the leaves of a method, whether they are written or not: on every recipe, and the published variants."""
     own = {parts_of(recipe).pair for recipe in recipes() if owner(recipe) == method}
-    for recipe in recipes():
-        mine = owner(recipe) == method or (owner(recipe) is None and recipe.stem not in own)
-        leaf = leaf_of(method, recipe) if mine else None
+    mine = [recipe for recipe in recipes() if owner(recipe) in (None, method)]
+    asked = [(recipe, None) for recipe in mine if owner(recipe) or recipe.stem not in own]
+    for recipe, variant in [*asked, *_published_variants(method)]:
+        leaf = leaf_of(method, recipe, variant)
         if leaf:
             yield leaf
+
+
+def _published_variants(method: str) -> list[tuple[Path, str]]:
+    file = configs() / method / 'published.yml'
+    entries = read_targets(file) if file.is_file() else []
+    named = {(entry.recipe, entry.variant) for entry in entries}
+    return [(recipe, variant) for recipe in recipes() for name, variant in sorted(named, key=str)
+            if variant and name == recipe.stem]  # fmt: skip
 
 
 def by_hand(file: Path) -> bool:
@@ -129,11 +140,12 @@ def recipe_of(pair: Path, dataset: Path | None, schedule: Path | None, method: s
 
     What is None is left open; then the method's own recipe comes first, then the pair's usual one.
     """
-    files = {kind: file.resolve() for kind, file in enumerate((pair, dataset, schedule)) if file}
+    given = {'pair': pair, 'dataset': dataset, 'schedule': schedule}
+    files = {kind: file.resolve() for kind, file in given.items() if file}
     rows = [
         recipe
         for recipe in recipes()
-        if owner(recipe) in (None, method) and all(bases_of(recipe)[kind] == file for kind, file in files.items())
+        if owner(recipe) in (None, method) and files.items() <= sources_of(recipe).items()
     ]
     rows.sort(key=lambda recipe: (owner(recipe) != method, recipe.stem != pair.stem, recipe.stem))
     return rows[0] if rows else None

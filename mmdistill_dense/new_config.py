@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config
@@ -21,6 +22,7 @@ from mmdistill_dense.compose import (
     recipe_text,
     recipes,
 )
+from mmdistill_dense.fitting import check_data
 from mmdistill_dense.leaves import Leaf, by_hand, leaf_of, method_and_fragment, recipe_name, recipe_of, stock, wanted
 
 SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}
@@ -53,8 +55,10 @@ def main_new_config(argv: Sequence[str] | None = None) -> None:
             write_one(args)
         else:
             parser.error('give --method and --pair, or --all, or --list')
-    except (KeyError, ValueError, FileExistsError) as error:
+    except (KeyError, ValueError) as error:
         sys.exit(f'new_config: {error.args[0]}')
+    except OSError as error:
+        sys.exit(f'new_config: {error}')
 
 
 def listing() -> str:
@@ -97,10 +101,13 @@ def write_one(args: argparse.Namespace) -> None:
 
     Raises:
         KeyError: For an unknown method, pair, data set or schedule.
-        ValueError: When no fragment fits, or no recipe exists and no data set is given.
+        ValueError: When no fragment fits, no recipe exists and no data set is given, or the parts do not fit together;
+            then nothing is left on the disk.
         FileExistsError: When the file holds something else.
     """
     method, fragment = method_and_fragment(args.method)
+    if fragment and args.variant:
+        raise ValueError(f'--variant {args.variant}: --method {args.method} is a fragment already; leave it out.')
     pair = stock('pairs', args.pair)
     dataset, schedule = (
         stock(f'{kind}s', given) if (given := getattr(args, kind)) else None for kind in ('dataset', 'schedule')
@@ -112,18 +119,18 @@ def write_one(args: argparse.Namespace) -> None:
         there = ', '.join(path.stem for path in fragments(method))
         raise ValueError(f'--method {method}: no fragment fits {pair.stem} ({parts.task}); there are {there}.')
     ours = _is_checkout() and all(file.is_relative_to(configs()) for file in (pair, fragment) if file) and not args.out
+    texts, note = {}, ''
     if recipe is None:
         recipe = _recipe_place(parts, ours, args.out)
         schedule = schedule or stock('schedules', parts.schedule)
         runtime = configs() / '_base_' / f'{parts.runtime}.py'
-        _write(recipe, recipe_text(pair, dataset or pair, schedule, runtime, recipe.parent))
-        print(f'recipe   {recipe}  ({parts.dataset}, {parts.schedule}: the student alone, and the control)')
-    else:
-        print(f'recipe   {recipe}  ({parts.dataset}, {parts.schedule})')
-    file = args.out or _leaf_place(method, parts, recipe, args.variant, ours)
-    _write(file, leaf_text(method, recipe, fragment, file.parent))
-    print(f'fragment {fragment}\nleaf     {file}')
-    Config.fromfile(file)
+        texts[recipe] = recipe_text(pair, dataset or pair, schedule, runtime, recipe.parent)
+        note = ': the student alone, and the control'
+    with _written(texts):
+        file = args.out or _leaf_place(method, parts, recipe, args.variant, ours)
+        with _written({file: leaf_text(method, recipe, fragment, file.parent)}):
+            _check(file, parts.task, args)
+    print(f'recipe   {recipe}  ({parts.dataset}, {parts.schedule}{note})\nfragment {fragment}\nleaf     {file}')
     print(f'train    mim train {"mmseg" if parts.task == "seg" else "mmdetection"} {file}')
 
 
@@ -154,11 +161,34 @@ def _leaf_place(method: str, parts: Parts, recipe: Path, variant: str | None, ou
     return leaf.file if leaf else Path.cwd() / f'{"_".join(filter(None, (parts.pair, method, variant)))}.py'
 
 
-def _write(file: Path, text: str) -> None:
-    if file.is_file() and file.read_text(encoding='utf-8') != text:
-        raise FileExistsError(f'{file} is there and differs; remove it, or give --out.')
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding='utf-8')
+@contextmanager
+def _written(texts: dict[Path, str]) -> Iterator[None]:
+    """Write files, which are taken away again when an error follows."""
+    for file, text in texts.items():
+        if file.is_file() and file.read_text(encoding='utf-8') != text:
+            raise FileExistsError(f'{file} is there and differs; remove it, or give --out.')
+    new = [file for file in texts if not file.is_file()]
+    folders = [folder for file in new for folder in file.parents if not folder.is_dir()]
+    try:
+        for file in new:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(texts[file], encoding='utf-8')
+        yield
+    except BaseException:
+        for file in new:
+            file.unlink(missing_ok=True)
+        for folder in folders:  # the innermost first
+            folder.rmdir()
+        raise
+
+
+def _check(file: Path, task: str, args: argparse.Namespace) -> None:
+    """Refuse a leaf that does not resolve, or whose data set is not for its student."""
+    given = ' '.join(f'--{key} {value}' for key in ('pair', 'dataset', 'schedule') if (value := getattr(args, key)))
+    try:
+        check_data(Config.fromfile(file), task)
+    except Exception as error:  # what a user's own file raises
+        raise ValueError(f'{given}: {error.args[0] if error.args else type(error).__name__}') from error
 
 
 def _is_checkout() -> bool:

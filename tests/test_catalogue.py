@@ -63,12 +63,12 @@ def test_numbers_of_the_first_three_methods() -> None:
     results = {model['Name']: model['Results'] for method in ('afdcd', 'maskd', 'pcd')
                for model in yaml.safe_load(metafile(method))['Models'] if 'Results' in model}  # fmt: skip
     assert results['afdcd_deeplabv3_r101_to_r18_ade20k'] == [
-        dict(Task='Semantic Segmentation', Dataset='ADE20K', Metrics={'mIoU (published)': 36.21})
+        dict(Task='Semantic Segmentation', Dataset='ADE20K', Metrics={'published mIoU': 36.21})
     ]
-    assert results['maskd_fcos_r101_to_r50_coco_inherit'][0]['Metrics'] == {'box AP (published)': 42.9}
-    assert results['maskd_deeplabv3_r101_to_r18_cityscapes'][0]['Metrics'] == {'mIoU (published)': 77.0}
+    assert results['maskd_fcos_r101_to_r50_coco_inherit'][0]['Metrics'] == {'published box AP': 42.9}
+    assert results['maskd_deeplabv3_r101_to_r18_cityscapes'][0]['Metrics'] == {'published mIoU': 77.0}
     assert [result['Metrics'] for result in results['pcd_mask-rcnn_r18_fpn_2x_coco_pcd-init']] == [
-        {'box AP (published)': 37.4}, {'mask AP (published)': 34.0},
+        {'published box AP': 37.4}, {'published mask AP': 34.0},
     ]  # fmt: skip
     assert len(results) == 7 + 15 + 1
 
@@ -121,8 +121,10 @@ def test_mim_search_finds_every_leaf(package: Path) -> None:
     names = {f'{method}_{path.stem}' for method in methods() for path in leaves_of(method)}
     assert set(found) == names
     assert found['afdcd_toy_seg']['config'] == 'configs/afdcd/toy_seg.py'
-    cityscapes = info(models=['afdcd'], filter_conditions='cityscapes/miou_(published)>77')
-    assert set(cityscapes) == {'afdcd_deeplabv3_r101_to_r18_cityscapes'}
+    assert found['afdcd_deeplabv3_r101_to_r18_cityscapes']['cityscapes/published_miou'] == 77.03
+    camvid = info(models=['afdcd'], training_datasets=['camvid'])
+    assert 'afdcd_deeplabv3_r101_to_r18_camvid' in camvid
+    assert all(name.startswith('afdcd_') and name.endswith('camvid') for name in camvid)
 
 
 def test_mim_download_brings_the_config_whole_and_its_weights(

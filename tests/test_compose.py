@@ -6,16 +6,23 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense import compose
-from mmdistill_dense.compose import bases_of, fragment_for, leaf_text, parts_of, recipe_text, recipes
+from mmdistill_dense.compose import fragment_for, leaf_text, parts_of, recipe_text, recipes
+from mmdistill_dense.config_files import bases_of
 
 ROOT = Path(__file__).parents[1] / 'configs'
+TEXTS = {
+    'runtime': "default_scope = 'mmseg'\n",
+    'pair': 'model = dict()\n',
+    'datasets': 'train_dataloader = dict()\n',
+    'schedules': 'optim_wrapper = dict()\n',
+}
 
 
 def write(folder: Path, *names: str) -> None:
     for name in names:
         path = folder / f'{name}.py'
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("default_scope = 'mmseg'\n" if 'runtime' in name else '')
+        path.write_text(next((text for word, text in TEXTS.items() if word in name), ''))
 
 
 @pytest.fixture
@@ -71,7 +78,7 @@ def test_unknown_names_are_answered_with_close_ones() -> None:
 def test_a_file_without_a_schedule_is_no_recipe(tree: Path) -> None:
     file = tree / 'control/mine.py'
     file.write_text("_base_ = ['../_base_/pairs/net_r101_to_r18_city.py', '../_base_/datasets/city.py']\n")
-    with pytest.raises(ValueError, match='names no schedule, runtime'):
+    with pytest.raises(ValueError, match=r'it has no schedule, runtime\. Needed'):
         parts_of(file)
 
 
@@ -101,6 +108,34 @@ def test_a_leaf_is_its_recipe_with_the_distillers(inside: bool, tmp_path: Path) 
     assert leaf['model'].pop('distillers') == leaf.pop('distillers') == Config.fromfile(fragment).distillers
     assert (leaf.pop('work_dir'), recipe.pop('work_dir')) == ('work_dirs/afdcd/toy_seg', 'work_dirs/control/toy_seg')
     assert leaf == recipe
+
+
+def test_parts_are_told_by_what_the_files_set(tmp_path: Path) -> None:
+    """Not by where they lie, or in which order."""
+    write(tmp_path, 'any/where/my_pair')
+    data = tmp_path / 'my_data.py'
+    data.write_text(TEXTS['datasets'])
+    recipe = tmp_path / 'my_recipe.py'
+    files = [
+        ROOT / '_base_/runtime_seg.py',
+        data,
+        ROOT / '_base_/schedules/toy_600.py',
+        tmp_path / 'any/where/my_pair.py',
+    ]
+    recipe.write_text(f'_base_ = {[str(file) for file in files]}\n')
+    assert parts_of(recipe) == ('my_pair', 'my_data', 'toy_600', 'runtime_seg', 'seg')
+
+
+def test_a_whole_config_is_a_recipe(tmp_path: Path) -> None:
+    """As the README's own config: of another package's files, with a teacher."""
+    student = tmp_path / 'my_student.py'
+    student.write_text("_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\n")
+    file = tmp_path / 'mine.py'
+    file.write_text("_base_ = ['./my_student.py']\nmodel = dict(type='mmdistill_dense.DistillModel')\n")
+    for recipe in (student, file):
+        parts = parts_of(recipe)
+        assert parts.task == 'det'
+        assert fragment_for('pkd', recipe) == ROOT / '_base_/distillers/pkd_det.py'
 
 
 def test_parts_of_ones_own_folder_are_named_relative_to_it(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense import compose
+from mmdistill_dense import compose, config_files
 from mmdistill_dense.new_config import main_new_config
 
 ROOT = Path(__file__).parents[1] / 'configs'
@@ -57,21 +57,22 @@ def test_a_variant_is_named_after_it(copy: Path) -> None:
 
 
 def test_a_pair_on_another_data_set_gets_its_control(copy: Path, capsys: pytest.CaptureFixture) -> None:
-    call('--method', 'kd', '--pair', PAIR, '--dataset', 'voc12aug_512x512')
-    name = f'{PAIR}_voc12aug_512x512'
+    data = 'cityscapes_512x1024_stock'
+    call('--method', 'kd', '--pair', PAIR, '--dataset', data)
+    name = f'{PAIR}_{data}'
     assert 'sgd_40k' in capsys.readouterr().out
     parts = compose.parts_of(name)
-    assert parts == (PAIR, 'voc12aug_512x512', 'sgd_40k', 'runtime_seg', 'seg')
+    assert parts == (PAIR, data, 'sgd_40k', 'runtime_seg', 'seg')
     leaf, control = Config.fromfile(copy / f'kd/{name}.py'), Config.fromfile(copy / f'control/{name}.py')
     assert leaf.train_cfg == control.train_cfg
     assert leaf.model.distillers.kd.type == 'LogitKD'
-    call('--method', 'afdcd', '--pair', PAIR, '--dataset', 'voc12aug_512x512')
-    assert compose.bases_of(copy / f'afdcd/{name}.py')[0] == copy / f'control/{name}.py'
+    call('--method', 'afdcd', '--pair', PAIR, '--dataset', data)
+    assert config_files.bases_of(copy / f'afdcd/{name}.py')[0] == copy / f'control/{name}.py'
 
 
 def test_a_detecting_pair_is_told_by_its_data(copy: Path) -> None:
-    call('--method', 'pcd', '--pair', 'retinanet_r101_to_r50_coco', '--dataset', 'bccd')
-    assert compose.parts_of('retinanet_r101_to_r50_coco_bccd')[2:] == ('sgd_1x', 'runtime_det', 'det')
+    call('--method', 'pcd', '--pair', 'retinanet_r101_to_r50_coco', '--dataset', 'coco_detection_ms')
+    assert compose.parts_of('retinanet_r101_to_r50_coco_coco_detection_ms')[2:] == ('sgd_1x', 'runtime_det', 'det')
 
 
 def test_a_pair_of_ones_own(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -89,6 +90,45 @@ def test_a_fragment_of_ones_own(folder: Path) -> None:
     cfg = Config.fromfile(folder / 'leaves/mine.py')
     assert cfg.model.distillers == dict(kd=dict(type='LogitKD', loss_weight=3.0))
     assert cfg.train_cfg == Config.fromfile(ROOT / 'control/toy_seg.py').train_cfg
+
+
+@pytest.mark.parametrize(('pair', 'data', 'told'), [
+    (PAIR, 'coco_detection', 'the student is for seg, the data set for det'),
+    (PAIR, 'voc12aug_512x512', 'RandomCrop.crop_size'),
+    (PAIR, 'ade20k_512x512', 'RandomCrop.crop_size'),
+    ('deeplabv3_r101_to_r18_voc', 'ade20k_512x512', 'model.student predicts 21 classes, the training data set has 150'),
+    ('retinanet_r101_to_r50_coco', 'bccd', 'model.student predicts 80 classes, the training data set has 3'),
+    ('whole.py', 'shapes_96x128', 'Duplicate key'),
+    ('broken.py', 'shapes_96x128', '--pair broken.py --dataset shapes_96x128: '),
+    ('lost.py', 'shapes_96x128', '--pair lost.py --dataset shapes_96x128: '),
+])  # fmt: skip
+def test_parts_that_do_not_fit_together_leave_nothing_behind(
+    pair: str, data: str, told: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (folder / 'whole.py').write_text((folder / 'my_pair.py').read_text() + 'train_dataloader = dict(batch_size=2)\n')
+    (folder / 'broken.py').write_text('model = dict(\n')
+    (folder / 'lost.py').write_text("_base_ = ['./nowhere.py']\n")
+    before = sorted(folder.rglob('*'))
+    method = 'pkd' if data in ('coco_detection', 'bccd') else 'kd'
+    said = refused(capsys, '--method', method, '--pair', pair, '--dataset', data, '--out', 'deep/er/x.py')
+    assert told in said and f'--pair {pair} --dataset {data}' in said
+    assert sorted(folder.rglob('*')) == before and 'train ' not in capsys.readouterr().out
+
+
+def test_files_that_were_there_stay_when_something_fails(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ('--pair', 'my_pair.py', '--dataset', 'shapes_96x128', '--schedule', 'toy_600', '--out', 'x.py')
+    call('--method', 'kd', *words)
+    before = {path: path.read_text() for path in folder.glob('x*.py')}
+    (folder / 'broken.py').write_text('distillers = undefined\n')
+    refused(capsys, '--method', 'broken.py', *words[:-1], 'y.py')
+    assert 'x.py is there and differs' in refused(capsys, '--method', 'cwd', *words)
+    assert before == {path: path.read_text() for path in folder.glob('[xy]*.py')} and len(before) == 2
+
+
+def test_a_variant_of_a_fragment_file_is_refused(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    (folder / 'kd_mine.py').write_text("distillers = dict(kd=dict(type='LogitKD'))\n")
+    said = refused(capsys, '--method', 'kd_mine.py', '--pair', 'toy_seg', '--variant', 'zzz')
+    assert '--variant zzz: --method kd_mine.py is a fragment already' in said
 
 
 def test_what_is_there_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixture) -> None:

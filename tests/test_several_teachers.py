@@ -114,7 +114,7 @@ def test_resuming_with_other_teachers_is_refused(finished, tmp_path, teachers):
 
 
 def test_methods_with_their_own_teachers_compose(tmp_path):
-    """Contrast, learned masks and correlation, two teachers: the tokens are learned on the teacher they are used with."""
+    """Contrast, learned masks, correlation, two teachers: tokens are learned on the teacher they are used with."""
     distillers = dict(
         afdcd=dict(type='AfDCD', teacher='wide', student_tap='backbone[3]', pool_size=0),
         maskd=dict(type='MasKD', teacher='deep', student_tap='backbone[3]', num_tokens=2, learn=dict(max_iters=2)),

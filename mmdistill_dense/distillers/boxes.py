@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 
 def boxes_on_map(data_samples: Any, size: Sequence[int], key: str, like: Tensor) -> list[Tensor]:
-    """Return the annotated boxes of each picture in cells of a map of the whole (padded) batch.
+    """Return the annotated boxes of each picture in cells of a map of the whole (padded) batch, by the map's stride.
 
     Args:
         data_samples: mmdet's, each with ``gt_instances`` and, among its metadata, the batch's padded size.
@@ -37,5 +38,14 @@ def _scaled(sample: Any, size: Sequence[int], like: Tensor) -> Tensor:
     boxes = sample.gt_instances.bboxes
     meta = sample.metainfo
     height, width = meta.get('batch_input_shape') or meta.get('pad_shape') or meta['img_shape']
-    y, x = size[0] / height, size[1] / width
-    return getattr(boxes, 'tensor', boxes).to(like) * torch.tensor([x, y, x, y]).to(like, non_blocking=True)
+    y, x = (_stride(*sides) for sides in zip((height, width), size, strict=True))
+    return getattr(boxes, 'tensor', boxes).to(like) / torch.tensor([x, y, x, y]).to(like, non_blocking=True)
+
+
+def _stride(pixels: int, cells: int) -> float:
+    """Return the power of two that gives a side of so many cells, rounded up; the ratio where none does.
+
+    Where the side is no multiple of the stride, as at the coarse levels of an FPN, the last cell lies partly outside.
+    """
+    stride = 2.0 ** math.ceil(math.log2(pixels / cells))
+    return stride if math.ceil(pixels / stride) == cells else pixels / cells

@@ -31,10 +31,10 @@ class FGD(FeatureDistiller):
 
     Source: Yang et al., "Focal and Global Knowledge Distillation for Detectors", CVPR 2022, eq. 3 to 15, and its
     released code: cells are covered from floor to ceil, both included; ``W_1`` and ``W_2`` have biases; ``W_2`` starts
-    at 0. Ours: boxes are scaled by the true strides (map over padded batch; released: map over the picture before
-    padding, which shifts boxes of padded pictures), and one pass over the differences instead of masked copies of the
-    maps. In the released code the FPN is tapped before the normalisation where it has one (RepPoints), here the neck's
-    output is.
+    at 0. Ours: boxes are scaled by the level's stride, the power of two that gives the map's size (released: map over
+    the picture before padding, which shifts boxes of padded pictures and stretches them on P6 and P7), and one pass
+    over the differences instead of masked copies of the maps. In the released code the FPN is tapped before the
+    normalisation where it has one (RepPoints), here the neck's output is.
 
     Cost: linear in the maps; about ``2 C^2`` parameters a level, in training only.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmdistill_dense.distillers.base import FeatureDistiller, TapOption
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, TapOption
+from mmdistill_dense.distillers.options import check_map
 from mmdistill_dense.losses import feature_mimic
 from mmdistill_dense.registry import DISTILLERS
 
@@ -36,6 +37,9 @@ class FitNet(FeatureDistiller):
         align: Defaults to ``'conv'``: the regressor stands there also where channels agree.
         resize: Defaults to ``'student'``, which resizes the regressor's output.
         **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
+
+    Raises:
+        ValueError: In :meth:`setup` for taps that are no maps.
     """
 
     def __init__(
@@ -48,6 +52,11 @@ class FitNet(FeatureDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, align=align, resize=resize, **kwargs)
+
+    def build_align(self, level: Level) -> nn.Module | None:
+        """Return the regressor; check that the level is a map."""
+        check_map(f'distillers.{self.name}', level.name, level.student)
+        return super().build_align(level)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_fitnet`` of one pair of maps."""

@@ -36,8 +36,9 @@ class LD(Distiller):
         loss_kd  = class_weight * sum_levels mean_{positives a of the level} KL_T'(classes)   class scores
 
     Positives are those that the teacher's own assigner (ATSS) finds in the annotated boxes with its own anchors, which
-    are the student's too; ``q_a`` is the student's highest class score there, without gradient. Valuable anchors have a
-    distance-IoU with a box between ``ratio`` and all of ATSS' threshold for it.
+    are the student's too; ``q_a`` is the student's highest class score there, without gradient. Valuable anchors lie
+    around them, see :func:`mmdistill_dense.losses.valuable_region`, where paper and released code differ; the released
+    region is taken.
 
     The sums run over the pictures of the process, so they grow with the pictures per GPU, as released (which warns of
     more than 3). ``reduction='mean'`` divides the first two by the positives' ``q_a``, summed over the process's
@@ -56,7 +57,7 @@ class LD(Distiller):
             scales of the levels.
         temperature: T of the edges. Defaults to 10.
         class_temperature: T' of the class scores. Defaults to 2.
-        main_weight: Weight of the main region. Defaults to 0.25.
+        main_weight: Weight of the main region, 0 leaves it out. Defaults to 0.25.
         valuable_weight: Weight of the valuable region, 0 leaves it out. Defaults to 0.25.
         class_weight: Weight of the class scores, 0 leaves them out. Defaults to 10.
         ratio: Where the valuable region ends. Defaults to 0.25.
@@ -84,10 +85,13 @@ class LD(Distiller):
         self.scores, self.edges = f'{head}[0]', f'{head}[1]'
         super().__init__([self.scores, self.edges], **kwargs)
         check_option('reduction', reduction, ('sum', 'mean'))
-        positive = dict(temperature=temperature, class_temperature=class_temperature, main_weight=main_weight)
-        for name, value in dict(positive, valuable_weight=valuable_weight, class_weight=class_weight).items():
+        positive = dict(temperature=temperature, class_temperature=class_temperature)
+        weights = dict(main_weight=main_weight, valuable_weight=valuable_weight, class_weight=class_weight)
+        for name, value in dict(positive, **weights).items():
             if value < 0 or (value == 0 and name in positive):
                 raise ValueError(f'{name} must be {"above 0" if name in positive else ">= 0"}, got {value!r}.')
+        if not any(weights.values()):
+            raise ValueError(f'{", ".join(weights)}: one must be above 0, got 0 for all.')
         if not 0 <= ratio < 1:
             raise ValueError(f'ratio must be in [0, 1), got {ratio!r}.')
         self.teacher_parts = (head.split('.')[0],)
@@ -124,7 +128,9 @@ class LD(Distiller):
         positives = _rows(scores, main)
         weight = positives.detach().float().sigmoid().amax(1)
         scale = 1.0 if self.reduction == 'sum' else 1 / mean_over_ranks(weight.sum()).clamp_min(1)
-        found = {'loss_ld': self.main_weight * scale / 4 * self._edges(edges, teacher[self.edges], main, weight)}
+        found = {}
+        if self.main_weight:
+            found['loss_ld'] = self.main_weight * scale / 4 * self._edges(edges, teacher[self.edges], main, weight)
         if self.valuable_weight:
             beside = [region.valuable > 0 for region in regions]
             iou = torch.cat([region.valuable[mask] for region, mask in zip(regions, beside, strict=True)])

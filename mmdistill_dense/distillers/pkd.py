@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import FeatureDistiller, Losses, TapOption
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses, TapOption
+from mmdistill_dense.distillers.options import check_map
 from mmdistill_dense.registry import DISTILLERS
 
 
@@ -36,8 +37,12 @@ class PKD(FeatureDistiller):
         student_tap: Defaults to the first four levels of the neck, as released.
         teacher_tap: Defaults to the same.
         resize: What happens to maps of different size; by default the student's is resized, as released.
-        **kwargs: ``align``, ``teacher``, ``loss_weight`` (6 for two-stage, 10 for one-stage detectors as released),
+        **kwargs: ``align``, ``teacher``, ``loss_weight`` (as released 6 for Faster R-CNN and a Mask R-CNN
+            Swin as the teacher of a RetinaNet, else 10),
             ``schedule``, ``clip_max_norm`` of :class:`FeatureDistiller`.
+
+    Raises:
+        ValueError: In :meth:`setup` for taps that are no maps.
 
     Example:
         >>> import torch
@@ -55,6 +60,11 @@ class PKD(FeatureDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)
+
+    def build_align(self, level: Level) -> nn.Module | None:
+        """Return the 1x1 convolution, or ``None``; check that the level is a map."""
+        check_map(f'distillers.{self.name}', level.name, level.student)
+        return super().build_align(level)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         """Return ``loss_pkd`` of one level."""

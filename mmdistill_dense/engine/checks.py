@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import get_rank, get_world_size
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdistill_dense.checkpoint import read_checkpoint, state_dict_of
@@ -55,6 +57,39 @@ def check_crop(dataset: Any, student: Any) -> None:
             'set both, RandomCrop.crop_size in the pipeline and model.student.data_preprocessor.size (or '
             'model.data_preprocessor.size).'
         )
+
+
+def batch_problem(config: Config, processes: int) -> str | None:
+    """Return what is wrong with the batch of a run, ``None`` where nothing is.
+
+    The learning rate of a recipe is for ``auto_scale_lr.base_batch_size`` pictures a step. On fewer GPUs the batch is
+    smaller, nothing fails, and the result is points below the published one.
+
+    Args:
+        config: Of the run.
+        processes: Which train together.
+    """
+    scaling = config.get('auto_scale_lr') or {}
+    base, one = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')
+    if not base or not one or scaling.get('enable'):
+        return None
+    steps = (config.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+    real = one * steps * processes
+    if real == base:
+        return None
+    fitting = f'train_dataloader.batch_size={base // (processes * steps)}, ' if base % (processes * steps) == 0 else ''
+    return (
+        f'{processes} process(es) with train_dataloader.batch_size={one} take {real} pictures a step, but the learning '
+        f'rate is for auto_scale_lr.base_batch_size={base}: set {fitting}another number of processes, '
+        f'auto_scale_lr.enable=True to scale the rate, or auto_scale_lr.base_batch_size={real} if the rate is for it.'
+    )
+
+
+def warn_of_batch(runner: Runner) -> None:
+    """Tell once, in the first process's log, what :func:`batch_problem` finds."""
+    problem = batch_problem(runner.cfg, get_world_size())
+    if problem and get_rank() == 0:
+        runner.logger.warning(problem)
 
 
 def check_num_classes(data: Sequence[str] | None, key: str, model: Any) -> None:

@@ -23,6 +23,7 @@ from mmdistill_dense.engine.checks import (
     check_pretrained,
     check_teacher_classes,
     student_model,
+    warn_of_batch,
 )
 from mmdistill_dense.engine.seeding import SeededBatches, WorkerSeed, mix, seed_everything
 from mmdistill_dense.registry import HOOKS
@@ -85,6 +86,7 @@ class DistillHook(Hook):
         loop = runner.train_loop
         if not _is_epoch_based(runner) and _has_default_workers(loader):
             loop.dataloader_iterator = SeededBatches(loop.dataloader_iterator, loader, runner.seed, get_rank())
+        warn_of_batch(runner)
         model = _unwrap(runner.model)
         if not runner._has_loaded:
             check_pretrained(model)

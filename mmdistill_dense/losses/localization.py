@@ -51,10 +51,13 @@ def valuable_region(
     """Weigh the anchors beside the positives from which boxes can still be learned (VLR).
 
     The threshold of a box is ATSS': mean plus deviation of the IoU of its ``topk`` nearest anchors of every level. An
-    anchor is valuable for the box where its distance-IoU is below the threshold, and at least ``ratio`` of it; it
-    weighs its highest IoU with a box that it is valuable for.
+    anchor is valuable for the box where ``overlap / area of the anchor - d^2 / c^2`` is below the threshold, and at
+    least ``ratio`` of it, with the distance d of the centres and the diagonal c of the hull; it weighs its highest IoU
+    with a box that it is valuable for.
 
-    Source: LD, CVPR 2022, section 3.3 and algorithm 1; the weight as released.
+    Source: LD, CVPR 2022, section 3.3 and algorithm 1, as released. The paper has the distance-IoU (overlap over
+    union) there and weighs all valuable anchors alike; the released code of the published results divides by the
+    anchor's area and weighs by IoU.
 
     Args:
         anchors: (A, 4) as x1, y1, x2, y2, level after level.
@@ -68,7 +71,7 @@ def valuable_region(
     """
     if not len(boxes) or not len(anchors):
         return anchors.new_zeros(len(anchors))
-    iou, distance_iou, distance = _overlaps(anchors, boxes)
+    iou, measure, distance = _overlaps(anchors, boxes)
     near, begin = [], 0
     for size in level_sizes:
         indices = distance[begin : begin + size].topk(min(topk, size), dim=0, largest=False).indices
@@ -76,16 +79,17 @@ def valuable_region(
         begin += size
     overlaps = iou.gather(0, torch.cat(near))
     threshold = overlaps.mean(0) + overlaps.std(0)
-    valuable = (distance_iou < threshold) & (distance_iou >= ratio * threshold)
+    valuable = (measure < threshold) & (measure >= ratio * threshold)
     return torch.where(valuable, iou, 0.0).amax(1)
 
 
 def _overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return IoU, distance-IoU and the distance of the centres, each (A, R)."""
+    """Return IoU, what decides on the region, and the distance of the centres, each (A, R)."""
     a, b = anchors[:, None], boxes[None]
     inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
-    areas = [(x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b)]
-    iou = inner / (areas[0] + areas[1] - inner).clamp_min(_EPS)
+    area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b))
+    iou = inner / (area_a + area_b - inner).clamp_min(_EPS)
     outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     between = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
-    return iou, iou - between / outer.square().sum(-1).clamp_min(_EPS), between.sqrt()
+    measure = inner / area_a.clamp_min(_EPS) - between / outer.square().sum(-1).clamp_min(_EPS)
+    return iou, measure, between.sqrt()

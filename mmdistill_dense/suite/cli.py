@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command is _job:
             raise  # into the run's log, with where it came from
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print('\n'.join(['', *getattr(error, '__notes__', []), f'{type(error).__name__}: {text}']), file=sys.stderr)
+        print(f'{type(error).__name__}: {text}', file=sys.stderr)
         return 1
 
 
@@ -58,8 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     run = command('run', _run, 'train and test what is not finished yet')
-    run.add_argument('--jobs', type=int, help='runs side by side (default: of the definition)')
-    run.add_argument('--threads', type=int, help='threads of each (default: of the definition, or the cores divided)')
+    run.add_argument('--jobs', type=_positive, help='runs side by side (default: of the definition)')
+    run.add_argument(
+        '--threads', type=_positive, help='threads of each (default: of the definition, or the cores divided)'
+    )
     run.add_argument('--rerun-changed', action='store_true', help='put runs of another config away and repeat them')
     slurm = command('slurm', _slurm, 'print a script that hands the unfinished runs to slurm')
     cost = command('cost', _cost, 'measure parameters, GFLOPs, time and memory of a step of every method')
@@ -80,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be 1 or more, got {text!r}')
+    return int(text)
+
+
 def _run(args: argparse.Namespace) -> int:
     from mmdistill_dense.suite import preflight
     from mmdistill_dense.suite.pool import Pool, interruptible, job_command
@@ -90,16 +99,17 @@ def _run(args: argparse.Namespace) -> int:
     threads = definition.threads or max(1, (os.cpu_count() or 1) // definition.jobs)
     console = Console(file=sys.stdout)
     with owned(definition.out, f'suite {definition.title!r}'):
-        selected = preflight.select(definition, args.only, args.seeds)
-        todo = preflight.unfinished(definition, selected, args.rerun_changed)
-        console.print(
-            f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}', soft_wrap=True
-        )
-        with contextlib.redirect_stdout(io.StringIO()):  # notes of mmseg and mmdet about optional parts
-            preflight.check(definition, todo)
         try:
-            with interruptible(), Board(console, selected, definition.jobs) as board:
-                failed = Pool(partial(job_command, args.definition), definition.jobs, threads, board).execute(todo)
+            with interruptible():
+                selected = preflight.select(definition, args.only, args.seeds)
+                todo = preflight.unfinished(definition, selected, args.rerun_changed)
+                preflight.check_batch(definition, todo, 1)
+                start = f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}'
+                console.print(start, markup=False, highlight=False, soft_wrap=True)
+                with contextlib.redirect_stdout(io.StringIO()):  # notes of mmseg and mmdet about optional parts
+                    preflight.check(definition, todo)
+                with Board(console, selected, definition.jobs) as board:
+                    failed = Pool(partial(job_command, args.definition), definition.jobs, threads, board).execute(todo)
         except KeyboardInterrupt:
             console.print('stopped; the same command goes on from the last checkpoints')
             return INTERRUPTED
@@ -119,6 +129,11 @@ def _job(args: argparse.Namespace) -> int:
     definition = load(args.definition)
     result = perform(definition, find(definition, args.name, args.seed, args.search), args.launcher)
     print(f'{args.name}: {definition.metric} {result["score"]:.2f}')
+    if args.attended:  # the interpreter would take seconds to put everything away
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 
@@ -144,7 +159,10 @@ def _slurm(args: argparse.Namespace) -> int:
     from mmdistill_dense.suite import preflight, slurm
 
     definition = load(args.definition)
-    todo = preflight.unfinished(definition, preflight.select(definition, args.only, args.seeds))
+    processes = definition.slurm['processes']
+    selected = preflight.select(definition, args.only, args.seeds)
+    todo = preflight.unfinished(definition, selected, processes=processes)
+    preflight.check_batch(definition, todo, processes)
     print(slurm.script(definition, todo), end='')
     return 0
 

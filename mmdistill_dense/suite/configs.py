@@ -1,10 +1,8 @@
-"""The resolved configs of a suite's runs, their hash, and the difference of two of them."""
+"""The resolved configs of a suite's runs: the control's with its options, and that with a method's distillers."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -15,14 +13,11 @@ from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense import compose
 from mmdistill_dense.suite.definition import Definition, Method, Teacher
-from mmdistill_dense.zoo import is_distill_model, load_model, student_option
+from mmdistill_dense.zoo import is_distill_model
 
 DATA = 'MMDISTILL_DATA'  # the variable of datasets/roots.py, which would import all data sets
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# how a run is told, watched and continued; nothing of it reaches the weights or the score
-_OUTSIDE = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_level', 'log_processor', 'visualizer'}
-_OUTSIDE |= {'vis_backends', 'distillers'}
-_WATCHING = ('checkpoint', 'logger', 'visualization')
+_OF_THE_RUN = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # what the suite sets itself
 _KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
 
 
@@ -71,7 +66,11 @@ def method_config(definition: Definition, method: Method, choice: Mapping[str, A
 
 
 def distillers_of(definition: Definition, method: Method) -> ConfigDict:
-    """Return the distillers of a method as its fragment, or the user's leaf, has them."""
+    """Return the distillers of a method as its fragment, or the user's leaf, has them.
+
+    Raises:
+        ValueError: For a leaf that differs from the control in more, or in nothing.
+    """
     if method.fragment is not None:
         return read(method.fragment).distillers
     assert method.config is not None, 'a method has a fragment or a leaf'
@@ -84,7 +83,12 @@ def distillers_of(definition: Definition, method: Method) -> ConfigDict:
             "not be the method's: inherit the control in the leaf and change model.distillers alone, or name another "
             'control.'
         )
-    return leaf.model.get('distillers') or ConfigDict()
+    if not leaf.model.get('distillers'):
+        raise ValueError(
+            f'{definition.path}: methods.{method.name}.config={str(method.config)!r} has no model.distillers: it would '
+            'be a second control under the name of a method.'
+        )
+    return leaf.model.distillers
 
 
 def teacher_config(definition: Definition, teacher: Teacher) -> Config:
@@ -99,11 +103,15 @@ def _common(config: Config, definition: Definition, options: Mapping[str, Any], 
         first = key.split('.')[0]
         if first not in config:
             raise ValueError(f'{definition.path}: {place}: {compose.unknown("setting", first, config.keys())}')
-        if key.startswith('model.distillers'):
-            raise ValueError(
-                f'{definition.path}: {place}.{key}: give it to the methods that it is for, as their option'
-            )
+    for key in flat(options):
+        if key in _OF_THE_RUN:
+            raise ValueError(f'{definition.path}: {place}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
+    distillers = copy.deepcopy(config.model.get('distillers'))
     config.merge_from_dict(dict(options))
+    if config.model.get('distillers') != distillers:
+        raise ValueError(
+            f'{definition.path}: {place}: model.distillers: give it to the methods that it is for, as their option'
+        )
     if definition.workers is not None:
         for name in LOADERS:
             if config.get(name) is not None:
@@ -137,35 +145,23 @@ def _full_key(key: str, config: Config, place: str) -> str:
     return f'model.distillers.{names[0]}.{key}'
 
 
-def config_hash(config: Config, teacher: str | None = None) -> str:
-    """Return 12 hexadecimal digits that change with what a run trains on, and with nothing else.
-
-    Networks are resolved, so that a changed base of the student or the teacher counts. Left out: the folder, the seed,
-    how the run is logged and how often it is saved, where the data sets lie.
-
-    Args:
-        config: The resolved config of a run.
-        teacher: What the teacher was made of, where the suite trains it.
-    """
-    text = json.dumps(_portable(_identity(config, teacher)), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def flat(options: Mapping[str, Any], place: str = '') -> dict[str, Any]:
+    """Return settings by whole dotted key, however deep they were nested."""
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        inside = f'{place}{key}'
+        found.update(flat(value, f'{inside}.') if isinstance(value, Mapping) and value else {inside: value})
+    return found
 
 
-def _identity(config: Config, teacher: str | None) -> dict[str, Any]:
-    plain = {key: value for key, value in config.to_dict().items() if key not in _OUTSIDE}
-    plain['default_hooks'] = {k: v for k, v in plain.get('default_hooks', {}).items() if k not in _WATCHING}
-    plain['randomness'] = {k: v for k, v in plain.get('randomness', {}).items() if k != 'seed'}
-    model = config.model
-    if is_distill_model(model):
-        distillers = model.get('distillers') or {}
-        needed = distillers or model.get('inherit')
-        plain['model'] = {
-            'student': load_model(student_option(model), 'model.student').model,
-            'distillers': distillers,
-            'inherit': model.get('inherit'),
-            'teachers': [_teacher_identity(option, teacher) for option in teachers_of(model).values() if needed],
-        }
-    return plain
+def reads_teacher(config: Config) -> bool:
+    """Tell whether a student's run reads its teacher: to distil, or to inherit its weights."""
+    return bool(config.model.get('distillers') or config.model.get('inherit'))
+
+
+def batch_of(config: Config) -> int:
+    """Return the pictures of a step of one process."""
+    return config.train_dataloader.batch_size * config.optim_wrapper.get('accumulative_counts', 1)
 
 
 def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,27 +172,6 @@ def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:
     if 'cfg' in option or 'type' in option:
         return {'teacher': option}
     return {f'teacher.{name}': value for name, value in option.items()}
-
-
-def _teacher_identity(option: Mapping[str, Any], trained: str | None) -> dict[str, Any]:
-    network = {key: value for key, value in option.items() if key != 'checkpoint'}
-    switches = ('allow_random', 'allow_other_classes')
-    model = load_model({k: v for k, v in network.items() if k not in switches}, 'model.teacher').model
-    return {'model': model, 'weights': trained or option.get('checkpoint')}
-
-
-def _portable(value: Any) -> Any:
-    """Plain values without the place of the data on this machine."""
-    if isinstance(value, Mapping):
-        return {str(key): _portable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_portable(item) for item in value]
-    if isinstance(value, str):
-        root = os.environ.get(DATA, 'data').rstrip('/') + '/'
-        return 'data/' + value.removeprefix(root) if value.startswith(root) else value
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    return getattr(value, '__qualname__', type(value).__qualname__)
 
 
 def _comparable(config: Config) -> dict[str, Any]:
@@ -219,44 +194,3 @@ def differences(first: Any, second: Any, place: str = '') -> Iterator[str]:
             yield from differences(one, other, f'{place}.{index}')
     elif first != second:
         yield place
-
-
-def leaf_text(definition: Definition, method: Method | None, folder: Path) -> str:
-    """Return a method's leaf for a folder: as the config writer makes it, or inheriting the user's own; without a
-    method the control's."""
-    if method is not None and method.fragment is not None:
-        assert method.method is not None, 'a fragment has one'
-        return compose.leaf_text(method.method, definition.control, method.fragment, folder)
-    base = definition.control if method is None or method.config is None else method.config
-    return inheriting(base, folder)
-
-
-def inheriting(base: Path, folder: Path) -> str:
-    """Return the text of a config that inherits another one and changes nothing."""
-    return f'_base_ = [{compose.reference(base, folder)}]\n'
-
-
-def run_text(leaf: Config, config: Config) -> str:
-    """Return the text of the config that turns a leaf beside it, ``leaf.py``, into the one of a run.
-
-    Args:
-        leaf: The leaf.
-        config: What the run is.
-    """
-    changed = _changes(leaf.to_dict(), config.to_dict())
-    lines = [f'{key} = {value!r}\n' for key, value in changed.items() if key not in ('distillers',)]
-    return "_base_ = ['./leaf.py']\n" + ''.join(lines)
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """What merging over ``old`` as mmengine does gives ``new``."""
-    found: dict[str, Any] = {}
-    for key, value in new.items():
-        if key in old and isinstance(value, Mapping):
-            replaces = not isinstance(old[key], Mapping) or set(old[key]) - set(value)
-            inner = {'_delete_': True, **value} if replaces else _changes(old[key], value)
-            if inner:
-                found[key] = inner
-        elif key not in old or value != old[key]:
-            found[key] = value
-    return found

@@ -62,6 +62,7 @@ def main(definition: Definition, only: Collection[str] | None = None) -> None:
 
     Raises:
         ValueError: For a name that the suite has not.
+        RuntimeError: At the end, when something could not be measured; the others are.
     """
     how = settings(definition)
     runs = _first_runs(definition)
@@ -71,18 +72,28 @@ def main(definition: Definition, only: Collection[str] | None = None) -> None:
     MMLogger.get_instance('suite_cost').setLevel('ERROR')  # else initialisations fill the screen
     if definition.threads:
         torch.set_num_threads(definition.threads)
-    for name, run in runs.items():
-        if only and name not in only:
-            continue
-        if run.choice is None:
-            print(f'{name:12s} waits for its search: `suite.py run` first')
-            continue
-        key = _key(definition, run, how)
-        found = _kept(definition, name, key)
-        content = found or {'key': key, **_measure(name, plan.config_of(definition, run), how)}
-        if not found:
-            write_json(_file(definition, name), content)
-        print(f'{name:12s} {_said(content)}{", kept from before" if found else ""}', flush=True)
+    failed = []
+    for name in [name for name in runs if not only or name in only]:
+        try:
+            print(f'{name:12s} {_keep(definition, runs[name], how)}', flush=True)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            failed.append(name)
+            print(f'{name:12s} FAILED: {error}', flush=True)
+    if failed:
+        raise RuntimeError(f'{definition.path}: the costs of {", ".join(failed)} could not be measured')
+
+
+def _keep(definition: Definition, run: plan.Run, how: Settings) -> str:
+    """Measure where it is needed, and return what is known then."""
+    if run.choice is None:
+        return 'waits for its search: `suite.py run` first'
+    key = _key(definition, run, how)
+    content = read_json(_file(definition, run.name))
+    if content is not None and content.get('key') == key:
+        return f'{_said(content)}, kept from before'
+    content = {'key': key, **_measure(run.name, plan.config_of(definition, run), how)}
+    write_json(_file(definition, run.name), content)
+    return _said(content)
 
 
 def read(definition: Definition) -> dict[str, dict[str, Any]]:
@@ -113,11 +124,6 @@ def _key(definition: Definition, run: plan.Run, how: Settings) -> dict[str, Any]
     device = torch.cuda.get_device_name() if how.device == 'cuda' else f'CPU {platform.machine()}'
     threads = torch.get_num_threads()
     return {**same, 'device': device, 'threads': threads, 'batch': how.batch, 'repeats': how.repeats}
-
-
-def _kept(definition: Definition, name: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
-    content = read_json(_file(definition, name))
-    return content if content is not None and content.get('key') == key else None
 
 
 def _measure(name: str, config: Config, how: Settings) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _teacher(top: Reader) -> Teacher | None:
     inner = top.inner('teacher', {'config': value} if isinstance(value, str) else value)
     inner.only({'config', 'options', 'seed'})
     file = _config(inner, 'config', inner.get('config', str), 'teachers')
-    return Teacher(file, inner.options('options'), inner.get('seed', int, 0))
+    return Teacher(file, inner.options('options'), inner.count('seed', 0, least=0) or 0)
 
 
 def _methods(top: Reader, control: Path) -> dict[str, Method]:
@@ -215,7 +215,7 @@ def _grid(top: Reader, methods: Mapping[str, Method]) -> tuple[dict[str, dict[st
 def _values(inner: Reader) -> dict[str, list[Any]]:
     for key, values in inner.raw.items():
         plain = isinstance(values, list) and all(isinstance(one, (bool, int, float, str)) for one in values)
-        if not plain or len(set(map(repr, values))) != len(values) or len(values) < 2:
+        if not plain or len({str(one).replace('/', '_') for one in values}) != len(values) or len(values) < 2:
             raise inner.error(str(key), f'give two or more different values, as in [1, 3, 10]; got {values!r}')
     if not inner.raw:
         raise inner.error('', 'give options with the values to try, as in `loss_weight: [1, 3, 10]`')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mmdistill_dense.suite import configs
 from mmdistill_dense.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.suite.rows import Row, Table
 from mmdistill_dense.suite.statistics import LEVEL
@@ -50,7 +51,7 @@ def _missing(table: Table) -> list[str]:
 
 
 def _cost_lines(table: Table) -> list[str]:
-    control = table.row(CONTROL) or Row(CONTROL, {})
+    definition, control = table.definition, table.row(CONTROL) or Row(CONTROL, {})
     size, lines = control.cost, []
     if size:
         lines.append(
@@ -59,7 +60,8 @@ def _cost_lines(table: Table) -> list[str]:
         )
     if any(row.seconds_per_iteration is not None for row in table.rows):
         where = _each(table, lambda result: f'{result.get("device")}, {result.get("threads")} thread(s)')
-        lines.append(f's / iteration: wall time in the runs, median of the log, mean over seeds ({where}).')
+        beside = f'; up to {definition.jobs} runs side by side' if definition.jobs > 1 else ''
+        lines.append(f's / iteration: wall time in the runs, median of the log, mean over seeds ({where}{beside}).')
     measured = [row.cost for row in table.methods if row.cost]
     ways = dict.fromkeys(_way(cost) for cost in measured)
     if ways:
@@ -68,7 +70,7 @@ def _cost_lines(table: Table) -> list[str]:
             'what training with the method holds beyond training without, at the peak of a step, teacher included.'
         )
     if not size or len(measured) < len(table.methods):
-        lines.append(f'Costs without a number: `python tools/suite.py cost {table.definition.path}` measures them.')
+        lines.append(f'Costs without a number: `python tools/suite.py cost {definition.path}` measures them.')
     return lines
 
 
@@ -90,12 +92,19 @@ def _made_of(table: Table) -> list[str]:
         f'Recipe: `{definition.control.stem}`; seeds {", ".join(map(str, definition.seeds))}; '
         + (f'options `{" ".join(options)}`' if options else 'no options'),
         *_settings(table),
+        *_batch(table),
         f'Teacher: {_each(table, _teacher) or "none"}',
         f'Config hashes: {"; ".join(hashes) or "none"}',
         f'Versions: {_each(table, _versions) or "none"}',
     ]
     commands = [f'`python tools/suite.py {word} {definition.path}`' for word in ('run', 'cost', 'table')]
     return [*lines, f'Made by: {", ".join(commands)}']
+
+
+def _batch(table: Table) -> list[str]:
+    processes = _each(table, lambda result: str(result.get('processes') or ''))
+    one = configs.batch_of(configs.control_config(table.definition))
+    return [f'Batch: {processes} process(es) with {one} pictures each'] if processes else []
 
 
 def _settings(table: Table) -> list[str]:

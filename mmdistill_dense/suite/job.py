@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import os
-import platform
-import statistics
-import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size, is_main_process
+from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
 
-from mmdistill_dense import __version__
 from mmdistill_dense.checkpoint import load_strictly, read_checkpoint, state_dict_of
 from mmdistill_dense.engine.cli import build_runner
-from mmdistill_dense.suite import configs
 from mmdistill_dense.suite.definition import Definition
-from mmdistill_dense.suite.files import owned, read_json, write_json, write_text
+from mmdistill_dense.suite.files import owned, read_json, write_json
+from mmdistill_dense.suite.outcome import median_of, origin_of, plain, receipts_of, shares_of
 from mmdistill_dense.suite.plan import Run, config_of, hash_of, trains_teacher
 from mmdistill_dense.suite.report import Report, ReportHook
-from mmdistill_dense.zoo import local_file
+from mmdistill_dense.suite.written import write_configs
+from mmdistill_dense.teacher import OPTIONS, without_pretrained
+from mmdistill_dense.zoo import load_model, local_file
 
-PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
+# variables by which launchers tell a process its rank and the number of processes, before a group exists
+_PLACES = {
+    'pytorch': ('RANK', 'WORLD_SIZE'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+}
 PATIENCE = 60.0  # for a job whose suite was killed to notice it and end
 
 
@@ -41,14 +43,14 @@ def perform(definition: Definition, run: Run, launcher: str = 'none') -> dict[st
         launcher: What started the processes, as ``tools/train.py --launcher``.
 
     Raises:
-        ValueError: When the folder holds a run of another config; shows both hashes.
+        ValueError: When the folder holds a run of another config or number of processes; shows both.
         RuntimeError: When a predecessor is missing, or another process does this run.
         KeyError: When the test gives no such score as the definition's ``metric``; shows what it gives.
     """
     missing = [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]
     if missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(missing)}')
-    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) if launcher != 'none' else '0'):
+    if place_of(launcher)[0]:
         return _perform(definition, run, launcher)
     with owned(run.folder, run.title, PATIENCE):
         return _perform(definition, run, launcher)
@@ -56,20 +58,22 @@ def perform(definition: Definition, run: Run, launcher: str = 'none') -> dict[st
 
 def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
     expected = hash_of(definition, run)
+    rank, processes = place_of(launcher)
     check_unchanged(run, expected)
     if run.result is not None:
         return run.result
+    check_processes(run, processes)
     config = config_of(definition, run)
     only_test = run.kind == 'teacher' and not trains_teacher(definition)
-    report = Report(run.folder, expected, write=_is_first(launcher))
-    if report.write:
-        _write_configs(definition, run, config)
+    report = Report(run.folder, expected, processes, write=rank == 0)
+    if report.write and not only_test:
+        write_configs(definition, run, config)
     config.launcher = launcher
     if only_test:
         found = {'metrics': _test_teacher(config), 'checkpoint': None, 'iterations': 0, **_NOT_TRAINED}
     else:
         found = _train(definition, run, config, report)
-    result = {**_origin(run, expected), **found, 'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
+    result = {**origin_of(run, expected), **found, 'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
     result['score'] = score_of(definition, run, result['metrics'])
     if is_main_process():
         report.tell(True, phase='finished')
@@ -78,6 +82,12 @@ def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
 
 
 _NOT_TRAINED: dict[str, Any] = {'seconds_per_iteration': None, 'teacher': None, 'shares': {}}
+
+
+def place_of(launcher: str) -> tuple[int, int]:
+    """Return the rank of this process and the number of processes, as the launcher says it in the environment."""
+    rank, size = _PLACES.get(launcher, ('', ''))
+    return int(os.environ.get(rank, '0')), int(os.environ.get(size, '1'))
 
 
 def check_unchanged(run: Run, expected: str) -> None:
@@ -96,18 +106,23 @@ def check_unchanged(run: Run, expected: str) -> None:
             )
 
 
-def _is_first(launcher: str) -> bool:
-    return launcher == 'none' or is_main_process()
+def check_processes(run: Run, processes: int) -> None:
+    """Refuse a folder whose result or checkpoints were made by another number of processes, and so with another batch.
 
+    A finished teacher may have been: it is one for all students.
 
-def _write_configs(definition: Definition, run: Run, config: Config) -> None:
-    """``leaf.py`` is the method on the recipe, ``run.py`` that with seed, folder, teacher and the suite's options."""
-    if run.kind == 'teacher' and definition.teacher is not None:
-        text = configs.inheriting(definition.teacher.config, run.folder)
-    else:
-        text = configs.leaf_text(definition, definition.methods.get(run.name), run.folder)
-    write_text(run.leaf, text)
-    write_text(run.folder / 'run.py', configs.run_text(Config.fromfile(run.leaf), config))
+    Raises:
+        ValueError: Shows both numbers.
+    """
+    begun = run.state if latest_checkpoint(run.folder) else {}
+    found = begun.get('processes') if run.result is None else run.result.get('processes')
+    if found in (None, processes) or (run.kind == 'teacher' and run.result):
+        return
+    raise ValueError(
+        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, no row '
+        'of one table. Go on as it was begun (`suite.py slurm` starts slurm.processes, `suite.py run` starts one), '
+        'set another `out`, or put such runs away and repeat them with `suite.py run --rerun-changed`.'
+    )
 
 
 def _train(definition: Definition, run: Run, config: Config, report: Report) -> dict[str, Any]:
@@ -115,25 +130,32 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     if found is not None:
         config.resume, config.load_from = True, str(found)
     runner = build_runner(_named(config, run))
-    hook = ReportHook(report)
-    runner.register_hook(hook)
+    runner.register_hook(ReportHook(report))
     report.tell(True, phase='preparing')
     runner.train()
     report.tell(True, phase='testing')
-    val = hook.final_val if hook.final_val is not None else dict(runner.val())
+    last = _load_last(runner, run.folder)
+    val = dict(runner.val())
     same = run.kind != 'search' and _tests_val(config)
     test = val if same else {} if run.kind == 'search' else dict(runner.test())
-    last = latest_checkpoint(run.folder)
-    assert last is not None, 'a checkpoint is saved after the last iteration'
     return {
-        'metrics': {'test': _plain(test), 'val': _plain(val)},
+        'metrics': {'test': plain(test), 'val': plain(val)},
         'test_is_val': _tests_val(config),
         'checkpoint': last.name,
         'iterations': runner.max_iters,
-        'seconds_per_iteration': _median(runner, 'train/time'),
-        'teacher': _receipts(runner),
-        'shares': _shares(runner),
+        'seconds_per_iteration': median_of(runner, 'train/time'),
+        'teacher': receipts_of(runner),
+        'shares': shares_of(runner),
     }
+
+
+def _load_last(runner: Runner, folder: Path) -> Path:
+    """Let the runner test the last file: the weights in memory are others where a hook saves their average (EMA)."""
+    barrier()  # the first process writes the file
+    last = latest_checkpoint(folder)
+    assert last is not None, 'a checkpoint is saved after the last iteration'
+    runner._resume, runner._load_from, runner._has_loaded = False, str(last), False
+    return last
 
 
 def _named(config: Config, run: Run) -> Config:
@@ -144,7 +166,7 @@ def _named(config: Config, run: Run) -> Config:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the latest whole checkpoint of a run's folder; one that a kill cut off is removed.
+    """Return the latest whole checkpoint of a run's folder; one that a kill cut off is passed over.
 
     ``last_checkpoint``, which mmengine keeps, may name a file that is not whole, or be empty, after a kill.
     """
@@ -152,7 +174,6 @@ def latest_checkpoint(folder: Path) -> Path | None:
     for path in sorted(files, key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True):
         if zipfile.is_zipfile(path):  # the directory of the archive is written last
             return path
-        path.unlink()
     return None
 
 
@@ -164,16 +185,16 @@ def _test_teacher(config: Config) -> dict[str, Any]:
     config.load_from = None
     runner = build_runner(config)
     load_strictly(
-        runner.model, state_dict_of(read_checkpoint(path), path), None, f'model.teacher.checkpoint={str(path)!r}'
+        getattr(runner.model, 'module', runner.model),
+        state_dict_of(read_checkpoint(path), path),
+        None,
+        f'model.teacher.checkpoint={str(path)!r}',
     )
     val = dict(runner.val())
-    return {'val': _plain(val), 'test': _plain(val if _tests_val(config) else dict(runner.test()))}
+    return {'val': plain(val), 'test': plain(val if _tests_val(config) else dict(runner.test()))}
 
 
 def _teacher_network(option: Mapping[str, Any]) -> Any:
-    from mmdistill_dense.teacher import OPTIONS, without_pretrained
-    from mmdistill_dense.zoo import load_model
-
     found = load_model({key: value for key, value in option.items() if key not in OPTIONS}, 'model.teacher')
     model = without_pretrained(found.model)
     return {**model, '_scope_': found.scope} if found.scope else model
@@ -182,77 +203,21 @@ def _teacher_network(option: Mapping[str, Any]) -> Any:
 def _tests_val(config: Config) -> bool:
     """Tell whether test and val are one split, as for Cityscapes, whose test labels are not public."""
     pairs = (('val_dataloader', 'test_dataloader'), ('val_evaluator', 'test_evaluator'))
-    plain = config.to_dict()
-    return all(plain.get(val) == plain.get(test) for val, test in pairs)
+    whole = config.to_dict()
+    return all(whole.get(val) == whole.get(test) for val, test in pairs)
 
 
 def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str, float]]) -> float:
-    """Return the score of a run in percent: on test, of a search on val.
+    """Return the score of a run in percent: on test, of a search on val; 0 where nothing was found.
 
     Raises:
         KeyError: When the evaluation gives no such score.
     """
     found = metrics['val' if run.kind == 'search' else 'test']
+    if not found:  # what mmdet gives where a detector finds nothing at all
+        return 0.0
     if definition.metric not in found:
         raise KeyError(
             f'{definition.path}: metric={definition.metric!r} is none of what the test gives: {", ".join(found)}'
         )
     return found[definition.metric] * (100.0 if definition.percent else 1.0)
-
-
-def _plain(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: float(value) for name, value in metrics.items() if isinstance(value, (int, float)) or _is_scalar(value)
-    }
-
-
-def _is_scalar(value: Any) -> bool:
-    return getattr(value, 'size', None) == 1 or (isinstance(value, torch.Tensor) and value.numel() == 1)
-
-
-def _median(runner: Runner, name: str) -> float | None:
-    """The median of a logged value over all iterations; the history is in the checkpoints, so restarts count."""
-    values = _history(runner, name)
-    return statistics.median(values) if values else None
-
-
-def _history(runner: Runner, name: str) -> list[float]:
-    scalars = runner.message_hub.log_scalars
-    return [float(value) for value in scalars[name].data[0]] if name in scalars else []
-
-
-def _shares(runner: Runner) -> dict[str, float]:
-    """Each distiller's part of the total loss, on average over the run."""
-    names = [name for name in runner.message_hub.log_scalars if name.startswith('train/distill.')]
-    shares = {
-        name.removeprefix('train/distill.').removesuffix('.share'): name for name in names if name.endswith('.share')
-    }
-    return {distiller: statistics.fmean(_history(runner, name)) for distiller, name in shares.items()}
-
-
-def _receipts(runner: Runner) -> dict[str, Any] | None:
-    """The teacher's receipt; of several teachers theirs by name."""
-    distillation = getattr(getattr(runner.model, 'module', runner.model), 'distillation', None)
-    teachers = getattr(distillation, 'teachers', {})
-    receipts = {str(name): teacher.receipt.as_dict() for name, teacher in teachers.items() if teacher.receipt}
-    return next(iter(receipts.values())) if len(receipts) == 1 else receipts or None
-
-
-def _origin(run: Run, config_hash: str) -> dict[str, Any]:
-    cuda = torch.cuda.is_available()
-    return {
-        'name': run.name,
-        'seed': run.seed,
-        'choice': dict(run.choice or {}),
-        'config_hash': config_hash,
-        'versions': {**_versions(), 'mmdistill_dense': __version__},
-        'device': torch.cuda.get_device_name() if cuda else f'CPU {platform.machine()}',
-        'threads': torch.get_num_threads(),
-        'processes': get_world_size(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    """Of the packages that the run has loaded."""
-    loaded = {name: sys.modules.get(name) for name in PACKAGES}
-    return {name: str(getattr(module, '__version__', '')) for name, module in loaded.items() if module is not None}

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmdistill_dense.suite import configs
 from mmdistill_dense.suite.definition import Definition
 from mmdistill_dense.suite.files import read_json
+from mmdistill_dense.suite.identity import config_hash
 
 Choice = Mapping[str, Any]
 TEACHER, CONTROL = 'teacher', 'control'
@@ -69,12 +70,12 @@ def runs(definition: Definition) -> list[Run]:
     before = tuple(run.folder for run in teacher) if trains_teacher(definition) else ()
     searches = {name: _searches(definition, name, before) for name in definition.grid}
     chosen = _chosen(searches)
+    control_waits = before and configs.reads_teacher(configs.control_config(definition))
     students = []
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
         folder = definition.out / 'runs' / name / f'seed{seed}'
         tried = searches.get(name, [])
-        # the control reads no teacher
-        after = () if name == CONTROL else before + tuple(run.folder for run in tried)
+        after = before + tuple(run.folder for run in tried) if name != CONTROL or control_waits else ()
         students.append(Run(name, 'run', seed, folder, after, chosen[name] if tried else {}))
     return [*teacher, *itertools.chain(*searches.values()), *students]
 
@@ -176,7 +177,7 @@ def config_of(definition: Definition, run: Run) -> Config:
         config = configs.method_config(definition, definition.methods[run.name], _decided(run))
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
-    if run.name not in (CONTROL, TEACHER) and trains_teacher(definition):
+    if run.kind != 'teacher' and trains_teacher(definition) and configs.reads_teacher(config):
         config.model.teacher.checkpoint = str(teacher_file(definition))
     return config
 
@@ -198,12 +199,10 @@ def hash_of(definition: Definition, run: Run) -> str:
     """Return the config hash of a run, which covers how its teacher is made."""
     teacher = None
     if run.kind != 'teacher' and definition.teacher is not None and trains_teacher(definition):
-        made = configs.config_hash(configs.teacher_config(definition, definition.teacher))
+        made = config_hash(configs.teacher_config(definition, definition.teacher))
         teacher = f'{made} seed {definition.teacher.seed}'
-    if run.kind == 'teacher' and not trains_teacher(definition):
-        model = next(iter(configs.teachers_of(configs.control_config(definition).model).values()))
-        teacher = f'test of {model}'
-    return configs.config_hash(config_of(definition, run), teacher)
+    tests_teacher = run.kind == 'teacher' and not trains_teacher(definition)
+    return config_hash(config_of(definition, run), teacher, tests_teacher)
 
 
 def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:

@@ -73,6 +73,8 @@ class Pool:
                 self._collect(running, failed)
                 self._skip(waiting, failed, titles)
                 self._start(waiting, running)
+                if not running:
+                    self._give_up(waiting, failed)
                 self.watch.tick([job.run for job in running.values()], waiting)
                 time.sleep(TICK)
         finally:
@@ -106,6 +108,13 @@ class Pool:
             waiting.remove(ready)
             running[slot] = self._launch(ready, slot)
             self.watch.started(ready)
+
+    def _give_up(self, waiting: list[Run], failed: dict[Path, str]) -> None:
+        for run in waiting:
+            missing = [str(folder) for folder in run.after if not (folder / 'result.json').is_file()]
+            failed[run.folder] = f'needs results that nothing here makes: {", ".join(missing)}'
+            self.watch.ended(run, failed[run.folder])
+        waiting.clear()
 
     def _launch(self, run: Run, slot: int) -> Job:
         run.folder.mkdir(parents=True, exist_ok=True)

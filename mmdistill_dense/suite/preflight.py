@@ -12,10 +12,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmdistill_dense.compose import unknown
+from mmdistill_dense.engine.checks import batch_problem
 from mmdistill_dense.suite import configs, plan
 from mmdistill_dense.suite.definition import Definition
-from mmdistill_dense.suite.job import check_unchanged
-from mmdistill_dense.suite.plan import CONTROL, Run
+from mmdistill_dense.suite.job import check_processes, check_unchanged
+from mmdistill_dense.suite.names import check_metric, check_options
+from mmdistill_dense.suite.plan import Run
 from mmdistill_dense.zoo import local_file
 
 
@@ -40,16 +42,20 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
     return [run for run in runs if run.folder in wanted]
 
 
-def unfinished(definition: Definition, runs: Sequence[Run], rerun_changed: bool = False) -> list[Run]:
+def unfinished(
+    definition: Definition, runs: Sequence[Run], rerun_changed: bool = False, processes: int = 1
+) -> list[Run]:
     """Return the runs that have no result, after a comparison of every hash.
 
     Args:
         definition: The suite.
         runs: Some of its runs.
-        rerun_changed: Put folders of another config away, to ``<out>/replaced``, instead of refusing them.
+        rerun_changed: Put folders of another config, or of other processes, away to ``<out>/replaced``, instead of
+            refusing them.
+        processes: Of each run.
 
     Raises:
-        ValueError: For a folder of another config.
+        ValueError: For a folder of another config; where anything is to be done, for one of other processes.
     """
     todo = []
     for run in runs:
@@ -64,7 +70,23 @@ def unfinished(definition: Definition, runs: Sequence[Run], rerun_changed: bool 
             put_away(definition, run)
         if run.result is None:
             todo.append(run)
-    return todo
+    return _unequal(definition, runs, todo, rerun_changed, processes) if todo else []
+
+
+def _unequal(
+    definition: Definition, runs: Sequence[Run], todo: list[Run], rerun_changed: bool, processes: int
+) -> list[Run]:
+    """Compare the processes of every run with those of what is to be done."""
+    again = []
+    for run in plan.runs(definition):
+        try:
+            check_processes(run, processes)
+        except ValueError:
+            if not rerun_changed or run not in runs:
+                raise
+            put_away(definition, run)
+            again.append(run)
+    return [run for run in runs if run in todo or run in again]
 
 
 def put_away(definition: Definition, run: Run) -> Path:
@@ -88,16 +110,43 @@ def check(definition: Definition, todo: Sequence[Run]) -> None:
         FileNotFoundError: For a missing folder, list or checkpoint; names its config key.
         ValueError: For options that a network or a distiller does not take; names the method.
     """
-    first = {run.name: run for run in reversed(todo)}
-    for name, run in first.items():
+    _check_names(definition)
+    first = {(run.name, plan.choice_name(run.choice or {})): run for run in reversed(todo)}
+    for (name, _), run in first.items():
         run = replace(run, choice=run.choice if run.choice is not None else {})
         config = plan.config_of(definition, run)
         _check_data(config)
-        if name != CONTROL and not plan.trains_teacher(definition):
+        if (run.kind == 'teacher' or configs.reads_teacher(config)) and not plan.trains_teacher(definition):
             _check_teachers(config)
         if config.get('load_from'):
             local_file(config.load_from, None, 'load_from')
-        _build(config, f'{definition.path}: {name}')
+        _build(config, f'{definition.path}: {name} {plan.choice_name(run.choice or {})}'.rstrip())
+
+
+def check_batch(definition: Definition, todo: Sequence[Run], processes: int) -> None:
+    """Refuse to train with a batch that the recipe's learning rate is not for.
+
+    Raises:
+        ValueError: Shows both, and what to set.
+    """
+    for run in {run.kind == 'teacher': run for run in todo}.values():
+        if run.kind == 'teacher' and not plan.trains_teacher(definition):
+            continue
+        problem = batch_problem(plan.config_of(definition, replace(run, choice=run.choice or {})), processes)
+        if problem:
+            place = 'teacher.options' if run.kind == 'teacher' else 'options'
+            raise ValueError(f'{definition.path}: {place}: {problem}')
+
+
+def _check_names(definition: Definition) -> None:
+    recipe, config = configs.read(definition.control), configs.control_config(definition)
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    check_metric(config, definition.metric, str(definition.path))
+    check_options(definition.options, recipe, config, f'{definition.path}: options')
+    teacher = definition.teacher
+    if teacher is not None:
+        config = configs.teacher_config(definition, teacher)
+        check_options(teacher.options, configs.read(teacher.config), config, f'{definition.path}: teacher.options')
 
 
 def _check_data(config: Config) -> None:

@@ -106,9 +106,12 @@ def _cells(run: Run, state: dict[str, Any]) -> list[str]:
 
 
 def _projected(state: dict[str, Any]) -> float | None:
-    """Seconds of a whole run, from what is done of it."""
-    done, whole = state.get('iteration'), state.get('iterations')
-    return state['seconds'] * whole / done if done and whole else None
+    """Seconds of a whole run, from the speed since it was last started; its test is not foreseen."""
+    iteration, whole = state.get('iteration') or 0, state.get('iterations')
+    done = iteration - (state.get('first') or 0)
+    if done <= 0 or not whole:
+        return None
+    return state['seconds'] + (state['seconds'] - state['began']) / done * (whole - iteration)
 
 
 def time_left(

@@ -10,12 +10,13 @@ from typing import Any
 
 import yaml
 
+_SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')
 _FLOAT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$')
 _NEEDED: Any = object()
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-3 as text and lets the last of two equal keys win; neither is what a person means."""
+    """YAML 1.1 reads 1e-3 as text, 24:00:00 as a number, and lets the last of two equal keys win; a person does not."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != '<<']
@@ -25,6 +26,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.yaml_implicit_resolvers = {first: list(found) for first, found in _Loader.yaml_implicit_resolvers.items()}
+for _first in '-+0123456789':  # before what knows base 60
+    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ('tag:yaml.org,2002:str', _SIXTIES))
 _Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
 
 
@@ -99,11 +103,11 @@ class Reader:
         return value
 
     def integers(self, key: str, default: tuple[int, ...] | None) -> tuple[int, ...]:
-        """Return different integers."""
+        """Return different integers of at least 0."""
         values = self.get(key, list, _NEEDED if default is None else list(default))
-        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+        whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
         if not values or not whole or len(set(values)) != len(values):
-            raise self.error(key, f'must be different integers, as in [0, 1, 2]; got {values!r}')
+            raise self.error(key, f'must be different integers from 0 on, as in [0, 1, 2]; got {values!r}')
         return tuple(values)
 
     def options(self, key: str) -> dict[str, Any]:

@@ -22,10 +22,11 @@ class Report:
     Args:
         folder: Of the run.
         config_hash: Of what is run; another one in the file was refused before.
+        processes: Which do it.
         write: Whether this process writes.
     """
 
-    def __init__(self, folder: Path, config_hash: str, write: bool = True) -> None:
+    def __init__(self, folder: Path, config_hash: str, processes: int = 1, write: bool = True) -> None:
         self.path = folder / 'state.json'
         before = read_json(self.path) or {}
         self.write = write
@@ -34,6 +35,7 @@ class Report:
         self.written = -EVERY
         self.state: dict[str, Any] = {
             'config_hash': config_hash,
+            'processes': processes,
             'restarts': int(before.get('restarts', -1)) + 1,
             'phase': 'starting',
             'iteration': 0,
@@ -49,34 +51,34 @@ class Report:
         """Spent on the run, earlier starts included."""
         return self.before + time.monotonic() - self.start
 
+    @property
+    def due(self) -> bool:
+        """Whether the last write is a while ago."""
+        return time.monotonic() - self.written >= EVERY
+
     def tell(self, force: bool = False, **state: Any) -> None:
         """Keep the state, and write it when the last write is a while ago."""
         self.state.update(state)
-        now = time.monotonic()
-        if self.write and (force or now - self.written >= EVERY):
-            self.written = now
+        if self.write and (force or self.due):
+            self.written = time.monotonic()
             write_json(self.path, {**self.state, 'seconds': self.seconds})
 
 
 class ReportHook(Hook):
-    """Tells a report about the training, and keeps the scores of a validation after its last iteration."""
+    """Tells a report about the training."""
 
     priority = 'LOWEST'
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.final_val: dict[str, float] | None = None
 
     def before_train(self, runner: Runner) -> None:
         """The distillers are prepared; the first iteration follows."""
-        self.report.tell(True, phase='training', iteration=runner.iter, iterations=runner.max_iters)
+        place = {'iteration': runner.iter, 'iterations': runner.max_iters}
+        self.report.tell(True, phase='training', first=runner.iter, began=self.report.seconds, **place)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Tell the iteration and its loss."""
-        loss = (outputs or {}).get('loss')
-        self.report.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss))
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the scores where no iteration follows."""
-        if runner.iter >= runner.max_iters:
-            self.final_val = dict(metrics or {})
+        if self.report.due:  # else a GPU would be waited for at every iteration
+            loss = (outputs or {}).get('loss')
+            self.report.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss.detach()))

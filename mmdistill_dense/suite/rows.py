@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from mmengine.config import Config
-
-from mmdistill_dense.suite import cost, plan
+from mmdistill_dense.suite import configs, cost, plan
 from mmdistill_dense.suite.definition import Definition, Method
 from mmdistill_dense.suite.statistics import Gain, Summary, paired_gain, summarise
 from mmdistill_dense.suite.targets import Target, targets_of
@@ -17,6 +15,7 @@ from mmdistill_dense.suite.targets import Target, targets_of
 Results = Mapping[int, Mapping[str, Any]]
 # settings under which a recipe stays the published one
 HARMLESS = ('data_root', 'num_workers', 'persistent_workers')
+LABELS = ('val_evaluator.ann_file', 'test_evaluator.ann_file')
 BATCH = 'train_dataloader.batch_size'
 
 
@@ -58,9 +57,17 @@ class Row:
     @property
     def seconds_per_iteration(self) -> float | None:
         """Mean over the runs of each run's median."""
-        measured = [result.get('seconds_per_iteration') for result in self.results.values()]
-        known = [seconds for seconds in measured if seconds is not None]
-        return fmean(known) if known else None
+        return _mean(result.get('seconds_per_iteration') for result in self.results.values())
+
+    @property
+    def share(self) -> float | None:
+        """The distillers' part of the total loss, mean over the runs."""
+        return _mean(sum(result['shares'].values()) for result in self.results.values() if result.get('shares'))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -96,15 +103,21 @@ def collect(definition: Definition) -> Table:
 
     Raises:
         ValueError: When a result was made with another config than the definition gives now, with both hashes: rows of
-            different configs make no fair table.
+            different configs, or numbers of processes, make no fair table.
     """
-    results = plan.results(definition)
+    results = _decided(definition)
     _check_hashes(definition, results)
-    changed = changes_of_the_recipe(definition)
+    changed = changes_of_the_recipe(definition, _check_processes(results))
     costs = cost.read(definition)
     targets = {name: () if changed else _targets(definition, method) for name, method in definition.methods.items()}
     rows = make_rows(definition, results, costs, targets)
     return Table(definition, rows, plan.searched(definition), plan.chosen(definition), changed)
+
+
+def _decided(definition: Definition) -> dict[str, Results]:
+    """All results but those of a method whose search goes on: nobody knows yet whether they are of the best value."""
+    open_ = {name for name, choice in plan.chosen(definition).items() if choice is None}
+    return {name: found for name, found in plan.results(definition).items() if name not in open_}
 
 
 def make_rows(
@@ -124,17 +137,26 @@ def make_rows(
     return (Row(plan.TEACHER, results.get(plan.TEACHER, {})), *students)
 
 
-def changes_of_the_recipe(definition: Definition) -> tuple[str, ...]:
-    """Return the suite's options that change what a published result was trained with.
+def changes_of_the_recipe(definition: Definition, processes: int | None = None) -> tuple[str, ...]:
+    """Return what of the suite changes what a published result was trained with.
 
     Where the data lie and how many processes load them does not; nor the batch of one process, as long as the processes
-    together (``slurm.processes``) have the batch that the recipe's learning rate is for.
+    together have the batch that the recipe's learning rate is for.
+
+    Args:
+        definition: The suite.
+        processes: Of its runs. Defaults to ``slurm.processes``.
     """
-    changed = [key for key in definition.options if key.rpartition('.')[2] not in HARMLESS]
-    if BATCH in changed:
-        whole = Config.fromfile(definition.control).get('auto_scale_lr', {}).get('base_batch_size')
-        if definition.options[BATCH] * definition.slurm.get('processes', 1) == whole:
-            changed.remove(BATCH)
+    options = configs.flat(definition.options)
+    changed = [key for key in options if key.rpartition('.')[2] not in HARMLESS and key not in LABELS]
+    whole = (configs.read(definition.control).get('auto_scale_lr') or {}).get('base_batch_size')
+    if whole is None:
+        return tuple(changed)
+    processes = processes or definition.slurm.get('processes', 1)
+    one = configs.batch_of(configs.control_config(definition))
+    changed = [key for key in changed if key != BATCH]
+    if one * processes != whole:
+        changed.append(f'{processes} process(es) x {BATCH}={one} instead of {whole} pictures a step')
     return tuple(changed)
 
 
@@ -143,6 +165,23 @@ def _targets(definition: Definition, method: Method) -> tuple[Target, ...]:
     if method.method is None or method.options:
         return ()
     return tuple(targets_of(method.method, definition.control.stem, definition.metric, method.variant))
+
+
+def _check_processes(results: Mapping[str, Results]) -> int | None:
+    """Return the number of processes of all students, ``None`` before the first has ended."""
+    found: dict[int, dict[str, None]] = {}
+    for name, seeds in results.items():
+        for result in seeds.values():
+            if name != plan.TEACHER and 'processes' in result:
+                found.setdefault(result['processes'], {})[name] = None
+    if len(found) > 1:
+        told = '; '.join(f'{", ".join(names)}: {count}' for count, names in found.items())
+        raise ValueError(
+            f'runs of different numbers of processes, and so of batches, make no fair table ({told}). Repeat those '
+            'of one kind: `suite.py run --rerun-changed` with one process, or move their folders away and hand them in '
+            'with `suite.py slurm`.'
+        )
+    return next(iter(found), None)
 
 
 def _check_hashes(definition: Definition, results: Mapping[str, Results]) -> None:

@@ -13,7 +13,7 @@ from mmdistill_dense.suite.pool import job_words
 MODULE = 'mmdistill_dense.suite.cli'
 _TABLE = ('partition', 'account', 'qos')  # of the definition's options those that a job without a GPU needs, too
 # evaluated on the node: jobs that share one need ports of their own
-_PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)); '
+_PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) && '
 
 
 def script(definition: Definition, todo: Sequence[Run]) -> str:

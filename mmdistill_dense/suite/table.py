@@ -82,6 +82,7 @@ def _cells(table: Table, row: Row, deployed: Any) -> dict[str, Any]:
         'parameters': size.get('parameters'),
         'gflops': size.get('gflops'),
         'seconds_per_iteration': row.seconds_per_iteration,
+        'loss_share': row.share,
         'step_ratio': row.cost.get('ratio'),
         'extra_memory': memory.get('extra'),
         'adapter_parameters': row.cost.get('adapter_parameters'),

@@ -13,7 +13,10 @@ from mmdistill_dense.zoo import package_root
 
 REQUIRED = {'recipe', 'metric', 'method', 'source'}
 OPTIONAL = {'student', 'teacher', 'variant'}
-KEYS = {'mIoU': 'mIoU', 'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}  # of a paper: of an evaluator
+BOXES, MASKS = 'coco/bbox_mAP', 'coco/segm_mAP'
+# the evaluator's key by what papers and logs write
+METRICS = {'mIoU': 'mIoU', 'box AP': BOXES, 'bbox_mAP': BOXES, BOXES: BOXES}
+METRICS |= {'mask AP': MASKS, 'segm_mAP': MASKS, MASKS: MASKS}
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def read_targets(path: Path) -> list[Target]:
 
     Raises:
         ValueError: When it is no list of entries with the keys recipe, metric, method and source, and perhaps student,
-            teacher and variant; or a number is none.
+            teacher and variant; a metric is unknown or a number is none.
     """
     entries = yaml.safe_load(path.read_text(encoding='utf-8')) or []
     if not isinstance(entries, list):
@@ -84,9 +87,11 @@ def _target(entry: Any, where: str) -> Target:
         wrong = [f'no {", ".join(sorted(missing))}'] if missing else []
         wrong += [f'unknown {", ".join(sorted(unknown))}'] if unknown else []
         raise ValueError(f'{where}: {"; ".join(wrong)}; known: {", ".join(sorted(REQUIRED | OPTIONAL))}')
+    if entry['metric'] not in METRICS:
+        raise ValueError(f'{where}, metric: must be one of {", ".join(METRICS)}, got {entry["metric"]!r}')
     return Target(
         recipe=str(entry['recipe']),
-        metric=KEYS.get(str(entry['metric']), str(entry['metric'])),
+        metric=METRICS[str(entry['metric'])],
         value=_score(entry['method'], f'{where}, method'),
         student=_score(entry['student'], f'{where}, student') if 'student' in entry else None,
         teacher=_score(entry['teacher'], f'{where}, teacher') if 'teacher' in entry else None,

@@ -28,3 +28,54 @@ def test_times_are_of_this_process_and_leave_out_the_first_turn(monkeypatch: pyt
     times = interleaved_times(works, repeats=3)
     assert calls == ['slow', 'idle'] * 4
     assert times == {'slow': Timing(2.0, 1.0, 4.0), 'idle': Timing(0.0, 0.0, 0.0)}
+
+
+def test_on_a_gpu_seconds_lie_between_two_events_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for its clock, which goes on with the work and not with the process."""
+    clock = [0.0]
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = clock[0]
+
+        def synchronize(self) -> None:
+            clock[0] += 1000.0  # what is waited for afterwards does not count
+
+        def elapsed_time(self, end: 'Event') -> float:
+            return end.at - self.at
+
+    monkeypatch.setattr(torch.cuda, 'Event', Event)
+
+    def work() -> None:
+        clock[0] += 250.0  # milliseconds
+
+    assert interleaved_times({'step': work}, 3, 'cuda:0') == {'step': Timing(0.25, 0.25, 0.25)}
+
+
+def test_on_a_gpu_the_peak_is_above_what_was_held_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, peak = [5 * MIB], [99 * MIB]
+
+    def reset() -> None:
+        peak[0] = held[0]
+
+    def work() -> None:
+        peak[0] = max(peak[0], held[0] + 3 * MIB)
+        held[0] += MIB
+
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    monkeypatch.setattr(torch.cuda, 'reset_peak_memory_stats', reset)
+    monkeypatch.setattr(torch.cuda, 'memory_allocated', lambda: held[0])
+    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: peak[0])
+    assert peak_extra_memory(work, 'cuda') == 3 * MIB
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+def test_a_gpu_is_measured() -> None:
+    def work() -> None:
+        torch.zeros(MIB, dtype=torch.uint8, device='cuda')
+
+    assert peak_extra_memory(work, 'cuda') >= MIB
+    assert interleaved_times({'step': work}, 2, 'cuda')['step'].low > 0

@@ -1,6 +1,8 @@
 """Two gloo processes keep one memory, and average to the losses and gradients of one process with all pictures."""
 
+import os
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from mmseg.structures import SegDataSample
 from mmdistill_dense.distillers import CIRKD
 from mmdistill_dense.distillers.base import Progress
 from mmdistill_dense.distillers.ranks import gather_rows_with_gradient, rows_before
+from mmdistill_dense.engine import DistillDDP
+from tests import toys
 
 STEPS = 4
 SPLIT = (3, 1)  # pictures of each process
@@ -63,8 +67,32 @@ def gathered(rank):
     return dict(rows=all_rows.detach(), before=rows_before(len(rows), 'cpu'), grad=rows.grad)
 
 
-def process(rank, folder):
+def network():
+    """A real pair whose norms use their running statistics: batch statistics of half a batch are others."""
+    option = dict(type='CIRKD', pixel_memory=30, region_memory=4)
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=dict(cirkd=option))
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return model
+
+
+def network_step(model, student, mine):
+    """Losses of CIRKD and all gradients of a training step of a real network on some of the pictures."""
+    batch = {name: values[mine] for name, values in toys.seg_batch(4).items()}
+    losses = model(**student.data_preprocessor(batch, True), mode='loss')
+    student.zero_grad()
+    toys.total(losses).backward()
+    return dict(
+        losses={name: value.detach() for name, value in losses.items() if 'cirkd.loss' in name},
+        gradients=[parameter.grad.clone() for parameter in student.parameters()],
+    )
+
+
+def process(rank, folder, teacher):
     torch.set_num_threads(1)
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
+    toys.teacher_file = lambda *_, **__: teacher
     rendezvous = f'file://{folder}/rendezvous'
     dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=120))
     begin = sum(SPLIT[:rank])
@@ -72,14 +100,17 @@ def process(rank, folder):
     made, own = distiller(rank), distiller(rank, gather=False)
     found = [step(made, number, mine) for number in range(STEPS)]
     alone = step(own, 0, mine)['losses']['loss_minibatch']
-    torch.save(dict(steps=found, gathered=gathered(rank), own=alone), f'{folder}/rank{rank}.pth')
+    pair = network()
+    pair.distillation.progress.rank = rank
+    real = network_step(DistillDDP(pair, broadcast_buffers=False), pair, slice(2 * rank, 2 * rank + 2))
+    torch.save(dict(steps=found, gathered=gathered(rank), own=alone, real=real), Path(folder) / f'rank{rank}.pth')
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp('two')
-    mp.spawn(process, args=(str(folder),), nprocs=2)
+    mp.spawn(process, args=(str(folder), toys.teacher_file('fcn')), nprocs=2)
     return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
 
 
@@ -105,6 +136,16 @@ def test_losses_and_gradients_average_to_those_of_one_process(ranks, alone):
         torch.testing.assert_close(torch.cat([half['student'] for half in halves]) / 2, whole['student'])
         weights = [torch.stack(pair).mean(0) for pair in zip(*(half['weights'] for half in halves), strict=True)]
         torch.testing.assert_close(weights, whole['weights'])
+
+
+def test_a_real_network_in_ddp_gets_the_gradients_of_one_process(ranks):
+    model = network()
+    whole = network_step(model, model, slice(None))
+    assert set(whole['losses']) == {f'distill.cirkd.{name}' for name in PARTS}
+    for name, value in whole['losses'].items():
+        torch.testing.assert_close(torch.stack([rank['real']['losses'][name] for rank in ranks]).mean(), value)
+    for rank in ranks:
+        torch.testing.assert_close(rank['real']['gradients'], whole['gradients'], rtol=1e-4, atol=1e-6)
 
 
 def test_without_gathering_a_process_compares_its_own_pictures(ranks):

@@ -172,6 +172,27 @@ def test_boxes_are_scaled_by_the_strides_of_the_padded_batch():
         torch.testing.assert_close(boxes * strides, sample.gt_instances.bboxes.double())
 
 
+@pytest.mark.parametrize('padded', [(800, 1344), (640, 800), (96, 160), (1344, 672)])
+def test_strides_are_those_of_the_anchors_where_the_padded_sides_are_no_multiples(padded):
+    model = _model('retinanet', dict(fgd=dict(type='FGD', student_tap='neck')))
+    strides = model.bbox_head.prior_generator.strides
+    with torch.no_grad():
+        levels = model.extract_feat(torch.zeros(1, 3, *padded))
+    ratios = [(padded[1] / level.shape[3], padded[0] / level.shape[2]) for level in levels]
+    assert ratios != [tuple(stride) for stride in strides]
+    samples = _samples(1, padded)
+    for level, (x, y) in zip(levels, strides, strict=True):
+        (found,) = boxes_on_map(samples, level.shape[2:], 'distillers.fgd', torch.zeros(()))
+        expected = samples[0].gt_instances.bboxes / torch.tensor([x, y, x, y])
+        torch.testing.assert_close(found, expected)
+
+
+def test_strides_that_are_no_powers_of_two_are_the_ratio_of_the_sides():
+    samples = _samples(1, padded=(60, 36))
+    (found,) = boxes_on_map(samples, (20, 6), 'distillers.fgd', torch.zeros(()))
+    torch.testing.assert_close(found, samples[0].gt_instances.bboxes / torch.tensor([6.0, 3.0, 6.0, 3.0]))
+
+
 def test_boxes_of_mmdets_own_type():
     from mmdet.structures.bbox import HorizontalBoxes
 

@@ -14,6 +14,7 @@ from mmengine.structures import InstanceData
 
 from mmdistill_dense.distillers import LD
 from mmdistill_dense.distillers.base import Distiller, Progress
+from mmdistill_dense.distillers.ld import Region
 from tests import toys
 from tests.distillers.case import DistillerCase
 
@@ -171,18 +172,35 @@ def test_every_term_equals_loops_over_the_anchors(reduction: str) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=0)
 
 
-def test_gradcheck() -> None:
-    student, teacher, samples = _case(1)
+@pytest.mark.parametrize('left', ['main_weight', 'valuable_weight', 'class_weight'])
+def test_each_part_runs_alone_as_it_does_beside_the_others(left: str) -> None:
+    student, teacher, samples = _case()
+    weights = dict(main_weight=0.3, valuable_weight=0.7, class_weight=2.0)
+    whole = _distiller(**weights)(student, teacher, samples)
+    (alone,) = _distiller(**{name: weight * (name == left) for name, weight in weights.items()})(
+        student, teacher, samples
+    ).items()
+    assert alone[0] == dict(main_weight='loss_ld', valuable_weight='loss_vlr', class_weight='loss_kd')[left]
+    torch.testing.assert_close(alone[1], whole[alone[0]])
+
+
+def test_gradcheck(monkeypatch) -> None:
+    student, teacher, samples = _case(1, classes=3, reg_max=2)
     distiller = _distiller(valuable_weight=0.5)
-    flat = [student[SCORES][1].requires_grad_(), student[EDGES][1].requires_grad_()]
+    generator = torch.Generator().manual_seed(1)
+    draws = [torch.rand(1, x[0, 0].numel(), generator=generator, dtype=torch.float64) for x in student[SCORES]]
+    regions = [Region(draw > 0.5, draw * (draw < 0.5)) for draw in draws]
+    monkeypatch.setattr(distiller, 'regions', lambda *_: regions)  # found once, not for every number
+    assert regions[2].main.any() and regions[2].valuable.any()
+    flat = [student[SCORES][2].requires_grad_(), student[EDGES][2].requires_grad_()]
 
     def edges(x: torch.Tensor) -> torch.Tensor:
-        maps = {SCORES: student[SCORES], EDGES: [student[EDGES][0], x, student[EDGES][2]]}
+        maps = {SCORES: student[SCORES], EDGES: [*student[EDGES][:2], x]}
         found = distiller(maps, teacher, samples)
         return found['loss_ld'] + found['loss_vlr']
 
     def scores(x: torch.Tensor) -> torch.Tensor:  # their part in the weight of loss_ld is a constant
-        maps = {SCORES: [student[SCORES][0], x, student[SCORES][2]], EDGES: student[EDGES]}
+        maps = {SCORES: [*student[SCORES][:2], x], EDGES: student[EDGES]}
         return distiller(maps, teacher, samples)['loss_kd']
 
     assert torch.autograd.gradcheck(scores, flat[0]) and torch.autograd.gradcheck(edges, flat[1])
@@ -261,7 +279,7 @@ def test_training_through_the_runner(tmp_path) -> None:
 
 RTMDET = dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', allow_random=True)
 ATSS = dict(cfg='mmdet::atss/atss_r50_fpn_1x_coco.py', backbone=dict(init_cfg=None), allow_random=True)
-NO_ATSS = dict(train_cfg=dict(assigner=dict(_delete_=True, type='MaxIoUAssigner', pos_iou_thr=0.5)))
+NO_ATSS = dict(train_cfg=dict(assigner=dict(_delete_=True, type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4)))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +317,8 @@ def test_a_batch_without_boxes_is_refused(samples) -> None:
     ('options', 'words'),
     [
         (dict(temperature=0), 'temperature must be above 0, got 0'),
-        (dict(main_weight=0), 'main_weight must be above 0, got 0'),
+        (dict(main_weight=-1), 'main_weight must be >= 0, got -1'),
+        (dict(main_weight=0, valuable_weight=0, class_weight=0), 'main_weight, .* one must be above 0, got 0 for all'),
         (dict(class_weight=-1), 'class_weight must be >= 0, got -1'),
         (dict(ratio=1.0), r'ratio must be in \[0, 1\), got 1\.0'),
         (dict(reduction='none'), "reduction must be one of 'sum', 'mean', got 'none'"),

@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import FUNCTIONS
 
 from mmdistill_dense.distillers import FeatureDistiller
-from mmdistill_dense.engine import DistillHook
+from mmdistill_dense.engine import DistillHook, checks
 from mmdistill_dense.engine.distill_hook import _comparable
 from mmdistill_dense.registry import DISTILLERS, HOOKS, MODEL_WRAPPERS
 from tests import toys
@@ -98,6 +98,33 @@ def test_crop_smaller_than_the_size_is_refused(tmp_path, crop):
     message = str(error.value)
     assert f'crops to {crop}' in message and 'data_preprocessor.size=(64, 64)' in message
     assert 'model.student.data_preprocessor.size' in message and 'RandomCrop.crop_size' in message
+
+
+@pytest.mark.parametrize(
+    ('changes', 'processes', 'said'),
+    [
+        ({}, 1, None),
+        (dict(auto_scale_lr=dict(base_batch_size=2)), 1, None),
+        (dict(auto_scale_lr=dict(base_batch_size=16)), 8, None),
+        (dict(auto_scale_lr=dict(base_batch_size=16)), 1, 'set train_dataloader.batch_size=16, another number'),
+        (dict(auto_scale_lr=dict(base_batch_size=16)), 4, '4 process(es) with train_dataloader.batch_size=2 take 8 '),
+        (dict(auto_scale_lr=dict(base_batch_size=15)), 4, 'base_batch_size=15: set another number of processes'),
+        (dict(auto_scale_lr=dict(base_batch_size=16, enable=True)), 1, None),
+        (dict(auto_scale_lr=dict(base_batch_size=16), optim_wrapper=dict(accumulative_counts=8)), 1, None),
+    ],
+)
+def test_batch_that_the_learning_rate_is_not_for_is_told(tmp_path, changes, processes, said):
+    found = checks.batch_problem(toys.run_config(tmp_path, pair(), **changes), processes)
+    assert (found is None) == (said is None) and (said or '') in (found or '')
+
+
+@pytest.mark.parametrize('distillers', [None, {}], ids=['distilled', 'control'])
+def test_the_batch_is_told_once_in_the_log(tmp_path, distillers):
+    toys.train(tmp_path, pair(distillers), iters=2, auto_scale_lr=dict(base_batch_size=16))
+    (log,) = tmp_path.glob('*/*.log')
+    assert (
+        log.read_text().count('take 2 pictures a step, but the learning rate is for auto_scale_lr.base_batch_size') == 1
+    )
 
 
 def test_crop_and_size_that_agree(tmp_path):

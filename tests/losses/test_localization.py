@@ -94,13 +94,13 @@ BOXES = torch.tensor([[3.0, 5.0, 41.0, 33.0], [10.0, 30.0, 60.0, 63.0], [50.0, 2
 
 
 def _iou(a: list[float], b: list[float]) -> tuple[float, float, float]:
-    """IoU, distance-IoU and distance of the centres of two boxes."""
+    """IoU, overlap over the first area less the relative squared distance, and distance of the centres of two boxes."""
     width, height = (max(min(a[i + 2], b[i + 2]) - max(a[i], b[i]), 0) for i in (0, 1))
     area_a, area_b = ((x[2] - x[0]) * (x[3] - x[1]) for x in (a, b))
     iou = width * height / (area_a + area_b - width * height)
     distance = math.dist(*(((x[0] + x[2]) / 2, (x[1] + x[3]) / 2) for x in (a, b)))
     diagonal = math.dist((min(a[0], b[0]), min(a[1], b[1])), (max(a[2], b[2]), max(a[3], b[3])))
-    return iou, iou - distance**2 / diagonal**2, distance
+    return iou, width * height / area_a - distance**2 / diagonal**2, distance
 
 
 @pytest.mark.parametrize(('topk', 'ratio'), [(9, 0.25), (3, 0.5), (9, 0.0)])
@@ -118,8 +118,8 @@ def test_region_equals_the_naive_formula(topk: int, ratio: float) -> None:
             begin += size
         mean = sum(picked) / len(picked)
         threshold = mean + math.sqrt(sum((o - mean) ** 2 for o in picked) / (len(picked) - 1))
-        for i, (iou, distance_iou, _) in enumerate(overlaps):
-            if ratio * threshold <= distance_iou < threshold:
+        for i, (iou, measure, _) in enumerate(overlaps):
+            if ratio * threshold <= measure < threshold:
                 expected[i] = max(expected[i], iou)
     found = valuable_region(_anchors(), BOXES, SIZES, topk=topk, ratio=ratio)
     assert found.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -143,7 +143,7 @@ def test_no_boxes_and_no_anchors_have_no_region() -> None:
 
 
 def test_the_threshold_is_that_of_mmdets_assigner() -> None:
-    """It lies between the distance-IoU of a box's region and the IoU of its positives."""
+    """It lies between what decides on a box's region and the IoU of its positives."""
     assigners = pytest.importorskip('mmdet.models.task_modules.assigners')
     from mmengine.structures import InstanceData
 

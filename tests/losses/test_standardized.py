@@ -79,6 +79,37 @@ def test_constant_channels_have_a_finite_gradient(flat: str) -> None:
     assert loss.isfinite() and student.grad is not None and student.grad.isfinite().all()
 
 
+@pytest.mark.parametrize('offset', [0.0, 0.1, 5.0, 1000.1])
+@pytest.mark.parametrize('noise', [0.0, 1e-7])
+def test_a_channel_of_the_student_that_does_not_vary_has_no_gradient(offset: float, noise: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = torch.randn(2, 2, 4, 25, 42, generator=generator)
+    student[:, 1] = offset + noise * student[:, 1]
+    standardized_mse(student.requires_grad_(), teacher).backward()
+    assert student.grad is not None and student.grad[:, 1].abs().max() == 0
+    assert all(student.grad[:, c].any() for c in (0, 2, 3))
+
+
+def test_above_the_floor_the_gradient_grows_as_the_inverse_deviation() -> None:
+    student, teacher = (x.detach() for x in _maps())
+    small = (student * 1e-4).requires_grad_()
+    standardized_mse(student.requires_grad_(), teacher, eps=1e-9).backward()
+    standardized_mse(small, teacher, eps=1e-9).backward()
+    assert student.grad is not None and small.grad is not None
+    torch.testing.assert_close(small.grad, 1e4 * student.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize('offset', [0.1, 1000.1])
+def test_channels_that_do_not_vary_have_half_a_loss_on_one_side_and_none_on_both(offset: float) -> None:
+    student, teacher = (x.detach() for x in _maps(torch.float32))
+    n, rest = 3 * 5 * 6, standardized_mse(student[:, 1:], teacher[:, 1:]) * 3
+    for flat in ((student,), (student, teacher)):
+        for x in flat:
+            x[:, 0] = offset
+        expected = rest + (n - 1) / (2 * n) * (len(flat) == 1)
+        torch.testing.assert_close(standardized_mse(student, teacher) * 4, expected, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize('shape', [(1, 3, 1, 1), (0, 3, 2, 2)])
 def test_channels_of_one_value_or_of_none_give_zero(shape: tuple[int, ...]) -> None:
     student = torch.ones(shape, requires_grad=True)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.suite import configs, plan
+from mmdistill_dense import compose
+from mmdistill_dense.suite import configs, identity, plan, written
 from mmdistill_dense.suite.definition import Definition, load
 from tests.suite import tiny
 
@@ -54,6 +55,14 @@ def test_leaf_that_differs_in_more_is_refused_with_the_keys(text: str, key: str)
         configs.method_config(definition, definition.methods['mine'])
 
 
+@pytest.mark.parametrize('options', [{}, {'loss_weight': 3}])
+def test_leaf_without_distillers_is_refused(options: dict) -> None:
+    own_leaf('model.clear()\n')
+    definition = defined(methods={'mine': {'config': 'mine.py', 'options': options}})
+    with pytest.raises(ValueError, match=r"methods.mine.config='mine.py' has no model.distillers: .* second control"):
+        configs.method_config(definition, definition.methods['mine'])
+
+
 @pytest.mark.parametrize(
     ('key', 'said'),
     [
@@ -82,6 +91,10 @@ def test_options_of_a_method_may_be_short(key: str) -> None:
     [
         ({'train_cgf.max_iters': 3}, "options: setting 'train_cgf': unknown. Close: train_cfg"),
         ({'model.distillers.kd.loss_weight': 3}, 'give it to the methods that it is for'),
+        ({'model': {'distillers': {'kd': {'type': 'LogitKD'}}}}, 'give it to the methods that it is for'),
+        ({'randomness.seed': 3}, 'options.randomness.seed: the suite sets it'),
+        ({'randomness': {'seed': 3}}, 'options.randomness.seed: the suite sets it'),
+        ({'work_dir': 'x'}, 'options.work_dir: the suite sets it'),
     ],
 )
 def test_options_of_all_runs_are_checked(options: dict, said: str) -> None:
@@ -98,23 +111,18 @@ def test_control_with_distillers_is_refused() -> None:
 def test_written_config_is_the_one_that_is_run(tmp_path: Path) -> None:
     grid = {'kd': {'loss_weight': [0.5, 2]}, 'seeds': [1]}
     methods = {'kd': {}, 'afdcd': {'options': {'afdcd.pool_size': 2}}, **own_leaf()}
-    definition = defined(methods=methods, grid=grid, seeds=[3], options={'param_scheduler.1.end': 77, 'train_cfg': {'val_interval': 5}})
+    definition = defined(
+        methods=methods, grid=grid, seeds=[3], options={'param_scheduler.1.end': 77, 'train_cfg': {'val_interval': 5}}
+    )
     for run in plan.runs(definition):
         if run.choice is None:
             continue
         config = plan.config_of(definition, run)
-        method = definition.methods.get(run.name)
-        if run.kind == 'teacher':
-            leaf = configs.inheriting(definition.teacher.config, run.folder)
-        else:
-            leaf = configs.leaf_text(definition, method, run.folder)
-        run.folder.mkdir(parents=True)
-        run.leaf.write_text(leaf)
-        (run.folder / 'run.py').write_text(configs.run_text(Config.fromfile(run.leaf), config))
-        written = Config.fromfile(run.folder / 'run.py')
-        kept = {key: value for key, value in written.to_dict().items() if key != 'distillers'}
+        written.write_configs(definition, run, config)
+        file = Config.fromfile(run.folder / 'run.py')
+        kept = {key: value for key, value in file.to_dict().items() if key != 'distillers'}
         assert kept == {key: value for key, value in config.to_dict().items() if key != 'distillers'}, run.title
-        assert configs.config_hash(written) == configs.config_hash(config)
+        assert identity.config_hash(file) == identity.config_hash(config)
     assert config.param_scheduler[1].end == 77 and config.train_cfg.val_interval == 5
 
 
@@ -146,13 +154,13 @@ def test_hash_leaves_out_what_does_not_reach_the_weights(monkeypatch: pytest.Mon
 
 
 def test_hash_does_not_depend_on_where_the_data_lie(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config.fromfile(configs.compose.recipe_file('deeplabv3_r101_to_r18_camvid'))
+    config = Config.fromfile(compose.recipe_file('deeplabv3_r101_to_r18_camvid'))
     monkeypatch.setenv('MMDISTILL_DATA', '/somewhere/else')
-    moved = Config.fromfile(configs.compose.recipe_file('deeplabv3_r101_to_r18_camvid'))
+    moved = Config.fromfile(compose.recipe_file('deeplabv3_r101_to_r18_camvid'))
     assert moved.train_dataloader.dataset.data_root == '/somewhere/else/camvid'
-    there = configs.config_hash(moved)
+    there = identity.config_hash(moved)
     monkeypatch.delenv('MMDISTILL_DATA')
-    assert configs.config_hash(config) == there
+    assert identity.config_hash(config) == there
 
 
 def test_workers_apply_to_every_loader_and_two_checkpoints_are_kept() -> None:

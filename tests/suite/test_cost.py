@@ -89,6 +89,24 @@ def test_a_method_whose_search_goes_on_waits(
     assert read_json(suite.out / 'cost' / 'heavy.json') is None
 
 
+def test_what_cannot_be_measured_is_named_behind_the_others(
+    tmp_path: Path, measured: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = measuring.step_cost
+
+    def picky(config: Any, *how: Any) -> dict:
+        if 'loss_weight' not in config.model.distillers.kd:
+            raise ValueError('the map is too small')
+        return step(config, *how)
+
+    monkeypatch.setattr(measuring, 'step_cost', picky)
+    suite = suite_of(tmp_path)
+    with pytest.raises(RuntimeError, match='the costs of kd could not be measured'):
+        cost.main(suite)
+    assert list(cost.read(suite)) == ['control', 'heavy']
+    assert 'kd           FAILED: the map is too small' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [

@@ -44,6 +44,13 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
     assert definition.load(path).grid == {'kd': {'loss_weight': [0.001, 25.0]}}
 
 
+def test_times_are_not_numbers_to_the_base_of_60(tmp_path: Path) -> None:
+    path = tiny.write(tmp_path)
+    path.write_text(path.read_text() + 'slurm: {time: 24:00:00, begin: 12:30, mem: 30}\n')
+    slurm = definition.load(path).slurm
+    assert (slurm['time'], slurm['begin'], slurm['mem']) == ('24:00:00', '12:30', 30)
+
+
 @pytest.mark.parametrize(
     ('changes', 'said'),
     [
@@ -58,9 +65,14 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
         (dict(methods={'kd': {'option': 1}}), 'methods.kd.option: unknown. Close: options'),
         (dict(methods={'kd': 3}), 'methods.kd: must hold keys with values, got 3'),
         (dict(methods={'kd': {'variant': 'mimic'}}), "methods.kd: no fragment of variant 'mimic' of kd fits toy_seg"),
-        (dict(methods={'kd': {'config': 'x.py', 'method': 'kd'}}), 'methods.kd.config: a leaf of your own has no method'),
-        (dict(seeds=[0, 0]), r'seeds: must be different integers, as in \[0, 1, 2\]; got \[0, 0\]'),
+        (
+            dict(methods={'kd': {'config': 'x.py', 'method': 'kd'}}),
+            'methods.kd.config: a leaf of your own has no method',
+        ),
+        (dict(seeds=[0, 0]), r'seeds: must be different integers from 0 on, as in \[0, 1, 2\]; got \[0, 0\]'),
         (dict(seeds=[]), 'seeds: must be different integers'),
+        (dict(seeds=[-1]), 'seeds: must be different integers'),
+        (dict(teacher={'config': 'teachers/toy_seg', 'seed': -1}), 'teacher.seed: must be at least 0'),
         (dict(seeds=[True]), 'seeds: must be different integers'),
         (dict(jobs=0), 'jobs: must be at least 1, got 0'),
         (dict(workers=-1), 'workers: must be at least 0'),
@@ -70,6 +82,7 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
         (dict(grid={'kd': {'loss_weight': [1, 2]}}), 'grid.seeds: missing'),
         (dict(grid={'kd': {'loss_weight': 1}, 'seeds': [1]}), 'grid.kd.loss_weight: give two or more different'),
         (dict(grid={'kd': {'loss_weight': [1, 1]}, 'seeds': [1]}), 'grid.kd.loss_weight: give two or more different'),
+        (dict(grid={'kd': {'loss_weight': ['1', 1]}, 'seeds': [1]}), 'grid.kd.loss_weight: give two or more different'),
         (dict(grid={'kd': {}, 'seeds': [1]}), 'grid.kd: give options with the values to try'),
         (dict(slurm={'launcher': 'pbs'}), "slurm.launcher: 'pbs' is none of slurm, pytorch"),
     ],

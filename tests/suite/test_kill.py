@@ -13,19 +13,19 @@ import pytest
 import torch
 
 from tests import toys
-from tests.engine.processes import ROOT, environment
+from tests.engine.processes import ROOT, environment, run
 from tests.suite import tiny
 
 METHODS = {'kd': {}, 'maskd': {'options': {'learn.max_iters': 30}}}
 SEEDS = [0, 1]
-ITERS = 24
-STABLE = ('name', 'seed', 'choice', 'config_hash', 'metrics', 'score', 'checkpoint', 'iterations', 'teacher', 'shares')
+ITERS = 60
+STABLE = ('name', 'seed', 'choice', 'config_hash', 'metrics', 'score', 'checkpoint', 'iterations', 'shares')
 
 
 def definition(folder: Path) -> Path:
     folder.mkdir()
     grid = {'kd': {'loss_weight': [0.5, 20]}, 'seeds': [7]}
-    return tiny.write(folder, ITERS, methods=METHODS, seeds=SEEDS, grid=grid, jobs=2)
+    return tiny.write(folder, ITERS, batch=8, methods=METHODS, seeds=SEEDS, grid=grid, jobs=2)
 
 
 def start(path: Path) -> subprocess.Popen:
@@ -40,8 +40,8 @@ def finish(path: Path, expected: int = 0) -> str:
     return (path.parent / 'log.txt').read_text()
 
 
-def state(path: Path, run: str) -> dict:
-    file = path.parent / 'out' / run / 'state.json'
+def state(path: Path, folder: str) -> dict:
+    file = path.parent / 'out' / folder / 'state.json'
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
@@ -52,8 +52,8 @@ def wait_for(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def training(path: Path, run: str) -> Callable[[], bool]:
-    return lambda: (state(path, run).get('iteration') or 0) >= 5
+def training(path: Path, folder: str) -> Callable[[], bool]:
+    return lambda: (state(path, folder).get('iteration') or 0) >= 5
 
 
 def alive(pid: int) -> bool:
@@ -73,6 +73,12 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
         for part in ('state_dict', 'distillers'):
             tensors.update({f'{folder}/{name}': value for name, value in checkpoint.get(part, {}).items()})
     return tensors
+
+
+def table(path: Path) -> bytes:
+    """Every score and gain; the time that runs took is in other files."""
+    run([sys.executable, ROOT / 'tools' / 'suite.py', 'table', path], path.parent, environment())
+    return (path.parent / 'out' / 'scores.csv').read_bytes()
 
 
 @pytest.mark.soak
@@ -110,8 +116,20 @@ def test_killed_suite_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     for folder, result in expected.items():
         assert {key: found[folder][key] for key in STABLE} == {key: result[key] for key in STABLE}, folder
     assert not toys.differing(weights(whole), weights(killed))
+    assert table(killed) == table(whole)
     assert sum(result['restarts'] for result in found.values()) >= 3
     assert len({str(result['metrics']) for result in found.values()}) > 3, 'the scores cannot tell runs apart'
+
+
+@pytest.mark.soak
+def test_two_processes_of_a_launcher_write_one_result(tmp_path: Path) -> None:
+    path = tiny.write(tmp_path, methods={'maskd': {'options': {'learn.max_iters': 3}}})
+    words = ['--standalone', '--nproc_per_node=2', '-m', 'mmdistill_dense.suite.cli', 'job', path]
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', *words]
+    run([*torchrun, 'teacher', '--launcher', 'pytorch'], tmp_path, environment())
+    run([*torchrun, 'maskd', '--seed', 0, '--launcher', 'pytorch'], tmp_path, environment())
+    result = content(path)['out/runs/maskd/seed0']
+    assert (result['processes'], result['iterations'], result['checkpoint']) == (2, 6, 'iter_6.pth')
 
 
 @pytest.mark.soak

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from mmdistill_dense.suite.plot import draw_gains
+from mmdistill_dense.suite.plot import BELOW, draw_gains
 from mmdistill_dense.suite.rows import Table, make_rows
 from mmdistill_dense.suite.targets import Target
 from tests.suite import made_up
@@ -45,7 +45,7 @@ def test_every_seed_mean_and_published_gain_is_drawn_in_its_line(
     (axes,) = figures[0].axes
     points = {(line.get_label(), *np.round(point, 9)) for line in axes.lines for point in line.get_xydata()}
     for place, gains in enumerate(GAINS.values()):
-        assert {('one seed', gain, place) for gain in gains} <= points
+        assert {('one seed', gain, place + BELOW) for gain in gains} <= points
         assert ('mean', round(float(np.mean(gains)), 9), place) in points
     assert ('published', 1.5, 0) in points
     assert [label.get_text() for label in axes.get_yticklabels()] == ['kd (n = 3)', 'heavy (n = 1)']

@@ -23,6 +23,7 @@ methods:
   afdcd: {{}}
   strong: {{method: afdcd, options: {{afdcd.fd_weight: 9}}}}
 seeds: [0]
+slurm: {{processes: 8}}
 """
 GRID = 'grid: {heavy: {loss_weight: [1, 9]}, seeds: [7, 8]}\n'
 
@@ -159,11 +160,14 @@ def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) ->
 def test_csv_is_the_table_with_every_digit(suite: Definition) -> None:
     for name in ('control', 'kd'):
         made_up.price(suite, name)
+    made_up.finish(suite, 'kd', {2: 45.5}, shares={'kd': 0.25, 'more': 0.5})
+    made_up.finish(suite, 'kd', {1: 43.5}, shares={'kd': 0.125})
     found = collect(suite)
     rows, row = rows_of(table.as_csv(found)), found.row('kd')
     assert list(rows) == ['teacher', 'control', 'kd', 'heavy']
     assert float(rows['kd']['gain_low']) == row.gain.low and float(rows['kd']['sd']) == row.summary.sd
     assert (rows['kd']['extra_memory'], rows['kd']['step_ratio']) == (str(3 * 2**20), '1.5')
+    assert (rows['kd']['loss_share'], rows['control']['loss_share']) == ('0.4375', '')
     assert (rows['heavy']['n'], rows['heavy']['planned'], rows['heavy']['step_ratio']) == ('2', '3', '')
 
 
@@ -198,20 +202,70 @@ def test_published_results_stand_beside_the_method_as_it_is_shipped(tmp_path: Pa
 @pytest.mark.parametrize(
     ('options', 'changed'),
     [
-        ('test_dataloader.dataset.data_root: /x, train_dataloader.num_workers: 1', ()),
+        ('test_dataloader.dataset.data_root: /x, test_evaluator.ann_file: x, train_dataloader.num_workers: 1', ()),
         ('train_cfg.max_iters: 200', ('train_cfg.max_iters',)),
-        ('train_dataloader.batch_size: 4', ()),
-        ('train_dataloader.batch_size: 2', ('train_dataloader.batch_size',)),
+        ('train_cfg: {max_iters: 200}', ('train_cfg.max_iters',)),
+        ('test_dataloader: {dataset: {data_root: /x}}', ()),
+        ('train_dataloader.dataset.ann_file: few.txt', ('train_dataloader.dataset.ann_file',)),
+        ('train_dataloader: {num_workers: 1}', ()),
+        ('auto_scale_lr.base_batch_size: 2', ('auto_scale_lr.base_batch_size',)),
     ],
 )
 def test_a_changed_recipe_has_no_published_results(options: str, changed: tuple, tmp_path: Path) -> None:
-    """The recipe is for 16 pictures: 4 processes with 4 each keep it, with 2 each they do not."""
-    more = f'options: {{{options}}}\nslurm: {{processes: 4}}\n'
+    more = f'options: {{{options}}}\n'
     suite = made_up.definition(tmp_path, more, text=CITYSCAPES)
     assert changes_of_the_recipe(suite) == changed
     text = as_markdown(collect(suite))
     assert ('published: gain' in text) == (not changed)
     assert ('Published results are not shown' in text) == bool(changed)
+
+
+@pytest.mark.parametrize(
+    ('slurm', 'options', 'processes', 'kept'),
+    [
+        ('slurm: {processes: 8}', '', None, True),
+        ('slurm: {processes: 8}', '', 1, False),  # as `suite.py run` starts them
+        ('', '', None, False),
+        ('slurm: {processes: 4}', 'train_dataloader.batch_size: 4', None, True),
+        ('slurm: {processes: 4}', 'train_dataloader: {batch_size: 4}', None, True),
+        ('slurm: {processes: 4}', 'train_dataloader.batch_size: 2', None, False),
+        ('', 'train_dataloader.batch_size: 16', 1, True),
+        ('', 'train_dataloader.batch_size: 8, optim_wrapper.accumulative_counts: 2', 1, False),
+    ],
+)
+def test_published_results_are_of_the_recipes_batch(
+    slurm: str, options: str, processes: int | None, kept: bool, tmp_path: Path
+) -> None:
+    """The recipe is for 16 pictures a step."""
+    more = f'{slurm}\noptions: {{{options}}}\n'
+    suite = made_up.definition(tmp_path, more, CITYSCAPES.partition('slurm')[0])
+    assert (changes_of_the_recipe(suite, processes) == ()) == kept
+    made_up.finish(suite, 'afdcd', {0: 76.0}, processes=processes or suite.slurm['processes'])
+    shown = as_markdown(collect(suite))
+    assert ('published: gain' in shown) == kept
+    assert ('instead of 16 pictures a step' in shown) == (not kept and 'accumulative' not in options)
+
+
+def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition) -> None:
+    for name, scores in (
+        ('control', made_up.CONTROL),
+        ('kd', {0: 43.0, 1: 43.5, 2: 45.5}),
+        ('heavy', {1: 40.0, 2: 40.1}),
+    ):
+        made_up.finish(suite, name, scores, processes=2)
+    assert 'Batch: 2 process(es) with 8 pictures each' in as_markdown(collect(suite))
+    made_up.finish(suite, 'kd', {1: 43.5}, processes=8)
+    with pytest.raises(ValueError, match=r'different numbers of processes.*control, kd, heavy: 2; kd: 8'):
+        collect(suite)
+
+
+def test_a_row_whose_search_goes_on_is_missing(tmp_path: Path) -> None:
+    suite = made_up.definition(tmp_path, GRID)
+    for name in ('control', 'heavy'):
+        for seed in made_up.CONTROL:
+            write_json(suite.out / f'runs/{name}/seed{seed}/result.json', {'score': 40.0, 'config_hash': 'of before'})
+    made_up.finish(suite, 'control', made_up.CONTROL)
+    assert lines_of(as_markdown(collect(suite)), 'heavy')[0][2] == 'not run'
 
 
 def test_files_are_written_where_they_are_asked_for_and_twice_the_same(

@@ -37,8 +37,9 @@ def test_two_sources_stand_in_the_order_of_the_file(tmp_path: Path) -> None:
     assert [target.value for target in found] == [75.56, 74.9]
 
 
-def test_papers_name_the_metrics_of_coco_otherwise(tmp_path: Path) -> None:
-    write(tmp_path, f'- {ENTRY.replace("mIoU", "box AP")}\n')
+@pytest.mark.parametrize('metric', ['box AP', 'bbox_mAP', 'coco/bbox_mAP'])
+def test_papers_name_the_metrics_of_coco_otherwise(metric: str, tmp_path: Path) -> None:
+    write(tmp_path, f'- {ENTRY.replace("mIoU", metric)}\n')
     assert len(targets_of('cwd', 'pair_a', 'coco/bbox_mAP', configs=tmp_path)) == 1
 
 
@@ -56,6 +57,7 @@ def test_a_student_that_is_not_published_leaves_no_gain(tmp_path: Path) -> None:
         ('- {recipe: x, metric: mIoU, method: 7}', 'entry 1: no source; known: '),
         (f'- {ENTRY[:-1]}, schedule: 1x}}', 'entry 1: unknown schedule'),
         (f'- {ENTRY}\n- {ENTRY.replace("75.56", "seventy")}', 'entry 2, method: must be a score in percent'),
+        (f'- {ENTRY.replace("mIoU", "AP")}', 'entry 1, metric: must be one of mIoU, box AP, '),
         (f'- {ENTRY.replace("74.21", "742.1")}', 'entry 1, student: must be a score in percent'),
     ],
 )

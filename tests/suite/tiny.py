@@ -11,9 +11,9 @@ import yaml
 SMALL = {'val_dataloader.dataset.num_images': 6, 'test_dataloader.dataset.num_images': 6}
 
 
-def content(iters: int = 6, **changes: Any) -> dict[str, Any]:
-    """A definition: the toy pair in ``iters`` iterations of 2 pictures, its teacher in 2."""
-    loop = {'train_cfg.max_iters': iters, 'train_cfg.val_interval': iters, 'train_dataloader.batch_size': 2}
+def content(iters: int = 6, batch: int = 2, **changes: Any) -> dict[str, Any]:
+    """A definition: the toy pair in ``iters`` iterations of ``batch`` pictures, its teacher in 2 of 2."""
+    loop = {'train_cfg.max_iters': iters, 'train_cfg.val_interval': iters, 'train_dataloader.batch_size': batch}
     rate = {'param_scheduler.0.end': 2, 'param_scheduler.1.begin': 2}
     short = {'train_cfg.max_iters': 2, 'train_cfg.val_interval': 2, 'train_dataloader.batch_size': 2}
     return {
@@ -31,10 +31,10 @@ def content(iters: int = 6, **changes: Any) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, iters: int = 6, **changes: Any) -> Path:
+def write(folder: Path, iters: int = 6, batch: int = 2, **changes: Any) -> Path:
     """The definition as a file in a folder; a value of ``None`` leaves a key out."""
     path = folder / 'tiny.yaml'
-    kept = {key: value for key, value in content(iters, **changes).items() if value is not None}
+    kept = {key: value for key, value in content(iters, batch, **changes).items() if value is not None}
     path.write_text(yaml.safe_dump(kept, sort_keys=False))
     return path
 

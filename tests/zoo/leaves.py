@@ -15,9 +15,12 @@ from typing import Any
 from unittest import mock
 
 import torch
+from mmcv.ops import deform_conv, modulated_deform_conv
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from mmdistill_dense import dryrun
 from mmdistill_dense import model as model_module
@@ -27,6 +30,7 @@ from mmdistill_dense.zoo import ModelConfig
 
 ROOT = Path(__file__).parents[2] / 'configs'
 LEAVES = sorted(path for path in ROOT.rglob('*.py') if '_base_' not in path.parts)
+QUEUES = dict(PCD=('queue_size', 64), CIRKD=('pixel_memory', 4096))
 _INITIALISERS = [f'{kind}_' for kind in ('uniform', 'normal', 'trunc_normal', 'constant')]
 _INITIALISERS += [f'{kind}_{shape}_' for kind in ('xavier', 'kaiming') for shape in ('uniform', 'normal')]
 
@@ -39,10 +43,16 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT).with_suffix(''))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)
 def config(path: Path) -> Config:
     """A leaf as it resolves; not to be changed."""
     return Config.fromfile(path)
+
+
+@functools.cache
+def run_of(path: Path) -> int:
+    """A number for what a leaf runs, whatever it is called and wherever it writes."""
+    return hash(key_of({key: value for key, value in config(path).items() if key not in ('work_dir', 'distillers')}))
 
 
 def key_of(value: Any) -> str:
@@ -71,8 +81,9 @@ def _with_small_queues(model: Any) -> Any:
     """Drawing gigabytes of random keys would be most of the walk."""
     model = copy.deepcopy(model)
     for option in (model.get('distillers') or {}).values():
-        if 'queue_size' in option:
-            option.queue_size = min(option.queue_size, 64)
+        if option.get('type') in QUEUES:
+            key, size = QUEUES[option.type]
+            option[key] = min(option.get(key, size), size)
     return model
 
 
@@ -85,7 +96,25 @@ def _without_values() -> Iterator[None]:
         stack.enter_context(mock.patch.object(model_module, 'build_network', _named_network))
         stack.enter_context(mock.patch.object(teacher_module, 'build_network', _shared_network))
         stack.enter_context(mock.patch.object(dryrun, '_trace', _shared_trace))
+        stack.enter_context(mock.patch.object(deform_conv, 'deform_conv2d', _deform_conv))
+        stack.enter_context(mock.patch.object(modulated_deform_conv, 'modulated_deform_conv2d', _modulated_deform_conv))
+        stack.enter_context(mock.patch.object(SingleRoIExtractor, 'forward', _roi_features))
         yield
+
+
+# Compiled operations do not run on the meta device; these give the same shapes.
+
+
+def _deform_conv(x: Tensor, offset: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+    return functional.conv2d(x, weight, None, *geometry[:4])
+
+
+def _modulated_deform_conv(x: Tensor, offset: Tensor, mask: Tensor, *parameters_and_geometry: Any) -> Tensor:
+    return functional.conv2d(x, *parameters_and_geometry[:6])
+
+
+def _roi_features(extractor: Any, feats: Any, rois: Tensor, *_: Any) -> Tensor:
+    return feats[0].new_zeros(len(rois), extractor.out_channels, *extractor.roi_layers[0].output_size)
 
 
 def _named_network(option: ModelConfig, *arguments: Any, **named: Any) -> Any:

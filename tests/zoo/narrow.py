@@ -18,7 +18,7 @@ from mmdistill_dense.zoo import ModelConfig
 
 SIDE = 128  # of a training picture
 STEM = 8
-EMBED = 32  # of queries, in 8 heads
+EMBED = 16  # of queries, in 8 heads: as wide as the necks that 256 channels become
 WIDTHS = (
     'channels',
     'feat_channels',

@@ -1,4 +1,4 @@
-"""One training step of a leaf: its own runner, optimizer and schedule, networks of reduced width, generated pictures."""
+"""One training step of a leaf: its own optimizer and schedule, networks of reduced width, generated pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,21 @@ from tests import toys
 from tests.zoo.leaves import key_of
 from tests.zoo.narrow import SIDE, narrow
 
-_WITHOUT = ('val_dataloader', 'val_evaluator', 'val_cfg', 'test_dataloader', 'test_evaluator', 'test_cfg', 'custom_hooks')
+_WITHOUT = (
+    'val_dataloader',
+    'val_evaluator',
+    'val_cfg',
+    'test_dataloader',
+    'test_evaluator',
+    'test_cfg',
+    'custom_hooks',
+)
+# what does not fit into narrow maps of a small picture, or takes long
+SMALL = dict(
+    AfDCD=dict(pool_size=0, groups=8),
+    MasKD=dict(learn=dict(max_iters=1)),
+    PCD=dict(queue_size=64, queue_init='random'),  # an empty queue has no loss yet
+)
 _SINGLE = ('cfg', 'type')
 _files: dict[str, str] = {}
 
@@ -31,8 +45,8 @@ _files: dict[str, str] = {}
 class ZooDataset(BaseDataset):
     """Two generated pictures for a network of any task."""
 
-    def __init__(self, kind: str, classes: int) -> None:
-        self.kind, self.count = kind, classes
+    def __init__(self, kind: str, classes: int, masks: bool) -> None:
+        self.kind, self.count, self.masks = kind, classes, masks
         metainfo = dict(classes=tuple(f'class{index}' for index in range(classes))) if classes else {}
         super().__init__(metainfo=metainfo, serialize_data=False)
 
@@ -41,7 +55,7 @@ class ZooDataset(BaseDataset):
 
     def __getitem__(self, index: int) -> dict:
         if self.kind == 'mmdet':
-            item = toys.det_item(0, index, side=SIDE, masks=True)
+            item = toys.det_item(0, index, side=SIDE, masks=self.masks)
             item['data_samples'].gt_instances.labels %= self.count
             return item
         batch = toys.seg_batch(2, side=SIDE)
@@ -71,7 +85,6 @@ def step(cfg: Config, work_dir: Path) -> Runner:
     """Train a leaf for one iteration."""
     cfg = copy.deepcopy(cfg)
     init_default_scope(cfg.default_scope)
-    torch.manual_seed(0)
     cfg.model = _model(cfg.model)
     student = cfg.model.student if is_distill_model(cfg.model) else cfg.model
     kind = cfg.default_scope if num_classes(student) else 'views'
@@ -80,11 +93,18 @@ def step(cfg: Config, work_dir: Path) -> Runner:
     cfg.train_dataloader = dict(
         batch_size=2,
         num_workers=0,
-        dataset=dict(type='mmdistill_dense.ZooDataset', kind=kind, classes=num_classes(student) or 0),
+        dataset=dict(
+            type='mmdistill_dense.ZooDataset',
+            kind=kind,
+            classes=num_classes(student) or 0,
+            masks=student.data_preprocessor.get('pad_mask', False),
+        ),
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='pseudo_collate'),
     )
-    cfg.train_cfg = dict(by_epoch=False, max_iters=1) if 'max_iters' in cfg.train_cfg else dict(by_epoch=True, max_epochs=1)
+    cfg.train_cfg = (
+        dict(by_epoch=False, max_iters=1) if 'max_iters' in cfg.train_cfg else dict(by_epoch=True, max_epochs=1)
+    )
     cfg.default_hooks.pop('visualization', None)
     cfg.default_hooks.update(logger=None, checkpoint=None)
     cfg.custom_hooks = [dict(type='mmdistill_dense.Gradients', priority='VERY_HIGH')]
@@ -105,8 +125,10 @@ def _model(model: Mapping[str, Any]) -> ConfigDict:
         if model.get(name):
             options[name] = copy.deepcopy(model[name])
     for distiller in (options.get('distillers') or {}).values():
-        if 'learn' in distiller or distiller['type'] == 'MasKD':
-            distiller['learn'] = dict(distiller.get('learn') or {}, max_iters=1)
+        for key, value in SMALL.get(distiller['type'], {}).items():
+            distiller[key] = {**distiller.get(key, {}), **value} if isinstance(value, dict) else value
+        if str(distiller.get('head', {}).get('type')).startswith('mlp'):
+            distiller['head']['hidden'] = 32
     if options.get('teacher'):
         options['teacher'] = _teachers(options['teacher'])
     return ConfigDict(type='mmdistill_dense.DistillModel', **options)
@@ -126,6 +148,7 @@ def _teacher(option: Mapping[str, Any]) -> dict[str, Any]:
         return dict(network, allow_random=True)
     key = key_of(network)
     if key not in _files:
+        torch.manual_seed(1)  # a student of the same widths draws other numbers
         built = MODELS.build(ConfigDict(network))
         built.init_weights()
         _files[key] = str(toys.fresh_dir() / 'teacher.pth')

@@ -1,4 +1,3 @@
-"""CIRKD on CamVid: the released scripts leave everything at its default (`train_cirkd/camvid`)."""
+"""CIRKD on CamVid: the released scripts leave everything at its default (`train_cirkd/camvid`), as on Cityscapes."""
 
-_base_ = './cirkd_seg.py'
-distillers = dict(cirkd=dict(minibatch_weight=1.0, pixel_weight=0.1, region_weight=0.1))
+_base_ = './cirkd_cityscapes.py'

@@ -1,4 +1,7 @@
-"""CWD for SegFormer: CIRKD's run, a tenth of the weights for convolutional networks (`train_cwd.sh`)."""
+"""CWD for SegFormer: CIRKD's run, a tenth of the weights for convolutional networks (`train_cwd.sh`).
+
+Its features are the fused map before the head's dropout.
+"""
 
 _base_ = './cwd_seg_both.py'
-distillers = dict(cwd=dict(loss_weight=0.3), cwd_feature=dict(loss_weight=5.0))
+distillers = dict(cwd=dict(loss_weight=0.3), cwd_feature=dict(student_tap='decode_head.fusion_conv', loss_weight=5.0))

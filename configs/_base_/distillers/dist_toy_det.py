@@ -1,3 +1,3 @@
-"""DIST on GFL's class scores, each a yes or no; constants of the released RetinaNet config (hunto/MasKD)."""
+"""DIST on the generated data, whose pair has GFL's head."""
 
-distillers = dict(dist=dict(type='DIST', student_tap='bbox_head.gfl_cls', activation='sigmoid'))
+_base_ = './dist_gfl.py'

@@ -1,6 +1,6 @@
-"""FitNet on the last stage of the backbone, with the weight of CIRKD's run (`train_fitnet.sh`).
+"""FitNet on the features before the class scores, with logit distillation: CIRKD's run (`train_fitnet.sh`)."""
 
-That run compares the input of the last convolution, `decode_head.conv_seg:input`, and distils class scores beside.
-"""
-
-distillers = dict(fitnet=dict(type='FitNet', student_tap='backbone[3]', loss_weight=10.0))
+distillers = dict(
+    kd=dict(type='LogitKD', loss_weight=1.0),
+    fitnet=dict(type='FitNet', student_tap='decode_head.conv_seg:input', loss_weight=10.0),
+)

@@ -1,3 +1,3 @@
-"""Logit distillation of GFL's class scores, each a yes or no; our own choice, nothing is published."""
+"""Logit distillation on the generated data, whose pair has GFL's head."""
 
-distillers = dict(kd=dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'))
+_base_ = './kd_gfl.py'

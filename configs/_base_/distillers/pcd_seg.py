@@ -1,6 +1,7 @@
 """PCD inside supervised segmentation. The use and its constants are ours; weight and queue are untested.
 
-At most a third of the training images fits the queue, or an image meets its own earlier keys. With the empty queue the loss begins at 0 and rises while the queue fills.
+At most a third of the training images fits the queue, or an image meets its own earlier keys. With the empty queue the
+loss begins at 0 and rises while the queue fills.
 """
 
 distillers = dict(

@@ -1,0 +1,4 @@
+"""AT for SegFormer: the fused map before the head's dropout, which CIRKD's SegFormer gives for its features."""
+
+_base_ = './at_seg.py'
+distillers = dict(at=dict(student_tap='decode_head.fusion_conv'))

@@ -1,0 +1,4 @@
+"""FitNet for SegFormer: the fused map before the head's dropout, which CIRKD's SegFormer gives for its features."""
+
+_base_ = './fitnet_seg.py'
+distillers = dict(fitnet=dict(student_tap='decode_head.fusion_conv'))

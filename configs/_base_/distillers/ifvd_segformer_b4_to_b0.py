@@ -1,0 +1,4 @@
+"""IFVD for SegFormer: the fused map before the head's dropout, which CIRKD's SegFormer gives for its features."""
+
+_base_ = './ifvd_seg.py'
+distillers = dict(ifvd=dict(student_tap='decode_head.fusion_conv'))

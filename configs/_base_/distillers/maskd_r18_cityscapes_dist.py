@@ -1,0 +1,4 @@
+"""MasKD beside DIST, both on the class scores: an example of two methods, our own choice."""
+
+_base_ = './maskd_r18_cityscapes.py'
+distillers = dict(dist=dict(type='DIST', beta=1.0, gamma=1.0))

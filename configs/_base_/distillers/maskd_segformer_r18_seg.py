@@ -1,0 +1,4 @@
+"""MasKD for students with an auxiliary head whose teacher, SegFormer, has none: the main class scores alone."""
+
+_base_ = './maskd_seg.py'
+distillers = dict(maskd=dict(student_tap='decode_head.conv_seg'))

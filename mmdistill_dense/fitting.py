@@ -1,0 +1,45 @@
+"""Whether the data set of a new config is for its student, before anybody trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+
+from mmdistill_dense.compose import TASKS
+from mmdistill_dense.engine.checks import check_crop, check_num_classes
+from mmdistill_dense.zoo import load_model, student_option
+
+
+def check_data(config: Config, task: str) -> None:
+    """Refuse a data set of another task, another number of classes or a smaller crop than the student's.
+
+    Args:
+        config: A resolved leaf.
+        task: ``'seg'`` or ``'det'``: what the data set is for.
+
+    Raises:
+        ValueError: Says what the student and the data set are.
+    """
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    found = load_model(student_option(config.model), 'model.student')
+    own = TASKS.get(found.scope or '', task)
+    if own != task:
+        raise ValueError(f'the student is for {own}, the data set for {task}: choose a data set of the same task.')
+    dataset = config.train_dataloader.dataset
+    check_crop(dataset, found.model)
+    check_num_classes(classes_of(dataset), 'model.student', found.model)
+
+
+def classes_of(dataset: Any) -> Sequence[str] | None:
+    """Return the class names of a data set's config, through its wrappers; ``None`` where it does not say."""
+    while isinstance(dataset, Mapping) and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    if not isinstance(dataset, Mapping):
+        return None
+    given = (dataset.get('metainfo') or {}).get('classes')
+    kind = dataset.get('type')
+    built = DATASETS.get(kind) if isinstance(kind, str) else kind
+    return given or (getattr(built, 'METAINFO', None) or {}).get('classes')

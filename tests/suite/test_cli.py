@@ -1,0 +1,99 @@
+"""The command as a person uses it."""
+
+from pathlib import Path
+
+import pytest
+
+from mmdistill_dense import compose
+from mmdistill_dense.suite import cli, plan
+from mmdistill_dense.suite.definition import load
+from tests.engine.processes import ROOT
+from tests.suite import tiny
+
+DEFINITIONS = sorted((ROOT / 'benchmarks').glob('*.yaml'))
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('COLUMNS', '200')
+
+
+def test_list_without_a_definition_shows_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(['list']) == 0
+    printed = capsys.readouterr().out
+    assert all(f' {method} ' in printed for method in compose.methods())
+
+
+def test_list_shows_states_and_searches(capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny.write(Path(), grid={'kd': {'loss_weight': [1, 2]}, 'seeds': [7]})
+    definition = load(path)
+    runs = {run.title: run for run in plan.runs(definition)}
+    first, control = runs['kd loss_weight=1 seed 7'], runs['control seed 0']
+    tiny.write_result(first.folder, 12.25, config_hash=plan.hash_of(definition, first))
+    tiny.write_result(control.folder, 30.5, config_hash='old')
+    assert cli.main(['list', str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+
+    def line(start: str) -> str:
+        return next(line for line in lines if start in line)
+
+    assert line('search of kd: loss_weight=1').endswith('12.25')
+    assert 'finished' in line('kd loss_weight=1 seed 7') and '12.25' in line('kd loss_weight=1 seed 7')
+    assert 'CHANGED since' in line('control seed 0') and 'old' in line('control seed 0')
+    assert 'waits for its search' in line('kd seed 0')
+    assert 'fitting, but not asked for: afdcd, ' in line('fitting')
+
+
+def test_mistakes_end_with_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny.write(Path(), methods={'kdd': {}})
+    assert cli.main(['run', str(path)]) == 1
+    assert 'ValueError: tiny.yaml: methods.kdd: ' in capsys.readouterr().err
+    assert cli.main(['table', 'none.yaml']) == 1
+    assert not Path('out/runs').exists()
+
+
+def test_batch_of_another_number_of_gpus_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny.write(Path(), control='deeplabv3_r101_to_r18_cityscapes', teacher=None, options=None)
+    for command in ('run', 'slurm'):
+        assert cli.main([command, str(path)]) == 1
+        assert 'the learning rate is for auto_scale_lr.base_batch_size=16' in capsys.readouterr().err
+    path.write_text(path.read_text() + 'slurm: {processes: 8}\n')
+    assert cli.main(['slurm', str(path)]) == 0
+    assert not Path('out/runs').exists()
+
+
+def test_places_are_counted_from_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(['run', str(tiny.write(Path())), '--jobs', '0'])
+    assert "--jobs: must be 1 or more, got '0'" in capsys.readouterr().err
+
+
+def test_run_is_found_by_name_seed_and_tried_values() -> None:
+    definition = load(tiny.write(Path(), grid={'kd': {'loss_weight': [1, 2]}, 'seeds': [7]}))
+    assert cli.find(definition, 'kd', 0, None).kind == 'run'
+    assert cli.find(definition, 'kd', 7, 'loss_weight=2').choice == {'loss_weight': 2}
+    assert cli.find(definition, 'teacher', None, None).name == 'teacher'
+    with pytest.raises(
+        ValueError, match='kd has no run with --seed 5 --search None; there are kd loss_weight=1 seed 7'
+    ):
+        cli.find(definition, 'kd', 5, None)
+    with pytest.raises(ValueError, match="row 'kdd': unknown. Close: kd"):
+        cli.find(definition, 'kdd', 0, None)
+
+
+def test_every_run_is_found_again_by_its_command_line() -> None:
+    from mmdistill_dense.suite.pool import job_words
+
+    definition = load(tiny.write(Path(), grid={'kd': {'loss_weight': [1, 2.5]}, 'seeds': [7]}))
+    for run in plan.runs(definition):
+        args = cli._parser().parse_args(job_words(definition.path, run))
+        assert cli.find(definition, args.name, args.seed, args.search) == run
+
+
+@pytest.mark.parametrize('path', DEFINITIONS, ids=lambda path: path.stem)
+def test_shipped_definitions_resolve(path: Path) -> None:
+    definition = load(path)
+    rows = {run.name: run for run in plan.runs(definition) if run.choice is not None}
+    hashes = {name: plan.hash_of(definition, run) for name, run in rows.items()}
+    assert len(set(hashes.values())) == len(hashes) >= 2

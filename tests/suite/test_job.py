@@ -1,0 +1,290 @@
+"""One run: what it writes, that it goes on exactly, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdistill_dense.engine.cli import build_runner
+from mmdistill_dense.suite import job, plan
+from mmdistill_dense.suite.definition import Definition, load
+from mmdistill_dense.suite.report import ReportHook
+from tests import toys
+from tests.suite import tiny
+
+METHODS = {'kd': {}, 'none': {'method': 'kd', 'options': {'loss_weight': 0}}}
+
+
+def perform(definition: Definition, title: str) -> dict[str, Any]:
+    with toys.unformatted():
+        return job.perform(definition, run_of(definition, title))
+
+
+def run_of(definition: Definition, title: str) -> plan.Run:
+    return next(run for run in plan.runs(definition) if run.title == title)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a suite of which teacher and kd were run without interruption."""
+    folder = tmp_path_factory.mktemp('whole')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        definition = load(tiny.write(Path(), methods=METHODS))
+        perform(definition, 'teacher')
+        perform(definition, 'kd seed 0')
+    return folder
+
+
+@pytest.fixture
+def definition(whole: Path, monkeypatch: pytest.MonkeyPatch) -> Definition:
+    """The same suite, in its folder."""
+    monkeypatch.chdir(whole)
+    return load(whole / 'tiny.yaml')
+
+
+def test_result_tells_what_was_run(definition: Definition) -> None:
+    result = plan.results(definition)['kd'][0]
+    assert result['config_hash'] == plan.hash_of(definition, run_of(definition, 'kd seed 0'))
+    assert result['score'] == result['metrics']['test']['mIoU'] > 0
+    assert result['metrics']['val']['mIoU'] > 0 and not result['test_is_val']
+    assert (result['name'], result['seed'], result['iterations'], result['restarts']) == ('kd', 0, 6, 0)
+    assert (definition.out / 'runs/kd/seed0' / result['checkpoint']).is_file()
+    assert result['processes'] == run_of(definition, 'kd seed 0').state['processes'] == 1
+    assert result['teacher']['file'] == 'iter_2.pth' and len(result['teacher']['sha256']) == 64
+    assert 0 < result['shares']['kd'] < 1
+    assert result['seconds_per_iteration'] > 0 and result['minutes'] > 0
+    assert {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdistill_dense'} <= result['versions'].keys()
+    teacher = plan.results(definition)['teacher'][0]
+    assert teacher['iterations'] == 2 and teacher['teacher'] is None and teacher['shares'] == {}
+
+
+def test_finished_run_is_not_repeated(definition: Definition) -> None:
+    files = {path: path.stat().st_mtime_ns for path in (definition.out / 'runs').rglob('*') if path.name != '.lock'}
+    assert perform(definition, 'kd seed 0') == plan.results(definition)['kd'][0]
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_written_config_trains_the_same_network(definition: Definition, tmp_path: Path) -> None:
+    config = Config.fromfile('out/runs/kd/seed0/run.py')
+    assert config.work_dir == 'out/runs/kd/seed0'
+    config.work_dir = str(tmp_path)
+    toys.train(None, config)
+    found, expected = (torch.load(f / 'iter_6.pth', weights_only=False) for f in (tmp_path, Path('out/runs/kd/seed0')))
+    assert not toys.differing(found['state_dict'], expected['state_dict'])
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+def stopping(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Let the training stop after an iteration, after the hooks that save."""
+    tell = ReportHook.after_train_iter
+
+    def stop(self: ReportHook, runner: Any, *args: Any, **kwargs: Any) -> None:
+        tell(self, runner, *args, **kwargs)
+        if runner.iter + 1 == at:
+            raise Stop
+
+    monkeypatch.setattr(ReportHook, 'after_train_iter', stop)
+
+
+@pytest.mark.parametrize(('at', 'damaged'), [(1, False), (4, True)])
+def test_stopped_run_goes_on_to_the_same_bits(
+    definition: Definition, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, damaged: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'teacher').symlink_to(whole / 'out' / 'teacher')
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stopping(patch, at)
+        perform(definition, 'kd seed 0')
+    folder = tmp_path / 'out/runs/kd/seed0'
+    state = json.loads((folder / 'state.json').read_text())
+    assert state['phase'] == 'training' and not (folder / 'result.json').exists()
+    if damaged:  # as a kill in the middle of writing leaves it
+        file = folder / 'iter_4.pth'
+        file.write_bytes(file.read_bytes()[:1000])
+        (folder / 'last_checkpoint').write_text('')
+    found, expected = (
+        perform(definition, 'kd seed 0'),
+        json.loads((whole / 'out/runs/kd/seed0/result.json').read_text()),
+    )
+    same = ('metrics', 'score', 'config_hash', 'shares', 'checkpoint', 'teacher')
+    assert {key: found[key] for key in same} == {key: expected[key] for key in same}
+    assert found['restarts'] == 1
+    first, second = (
+        torch.load(root / 'out/runs/kd/seed0/iter_6.pth', weights_only=False)['state_dict']
+        for root in (tmp_path, whole)
+    )
+    assert not toys.differing(first, second)
+
+
+def test_run_that_ended_before_its_test_is_only_tested(definition: Definition, tmp_path: Path) -> None:
+    folder = definition.out / 'runs/kd/seed0'
+    expected, kept = folder / 'result.json', tmp_path / 'result.json'
+    expected.rename(kept)
+    before = (folder / 'iter_6.pth').stat().st_mtime_ns
+    try:
+        found = perform(definition, 'kd seed 0')
+    finally:
+        kept.replace(expected)
+    assert found['metrics'] == plan.results(definition)['kd'][0]['metrics']
+    assert (folder / 'iter_6.pth').stat().st_mtime_ns == before
+
+
+def test_changed_config_is_refused_with_both_hashes(definition: Definition, whole: Path, tmp_path: Path) -> None:
+    changed = load(tiny.write(tmp_path, methods=METHODS, iters=8))
+    hashes = [plan.results(definition)['kd'][0]['config_hash'], plan.hash_of(changed, run_of(changed, 'kd seed 0'))]
+    with pytest.raises(
+        ValueError, match=f'kd seed 0: out/runs/kd/seed0 was made with config {hashes[0]}, .* {hashes[1]}'
+    ):
+        perform(changed, 'kd seed 0')
+
+
+def test_unfinished_run_of_another_config_is_refused_once_it_has_a_checkpoint(tmp_path: Path) -> None:
+    run = plan.Run('kd', 'run', 0, tmp_path)
+    (tmp_path / 'state.json').write_text(json.dumps({'config_hash': 'old'}))
+    job.check_unchanged(run, 'new')
+    torch.save({'state_dict': {}}, tmp_path / 'iter_2.pth')
+    with pytest.raises(ValueError, match='was made with config old, the definition now gives new'):
+        job.check_unchanged(run, 'new')
+    job.check_unchanged(run, 'old')
+
+
+@pytest.mark.parametrize('one_split', [False, True])
+def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_split: bool
+) -> None:
+    """A run that was killed between its last iteration and its result gives the same scores."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(job, '_tests_val', lambda config: one_split)
+    average = {'default_hooks.ema': {'type': 'EMAHook', 'momentum': 0.01, 'update_buffers': True}}
+    definition = load(tiny.write(Path(), options={**tiny.content()['options'], **average}))
+    first, folder = perform(definition, 'control seed 0'), tmp_path / 'out/runs/control/seed0'
+    (folder / 'result.json').unlink()
+    assert perform(definition, 'control seed 0')['metrics'] == first['metrics']
+    config = Config.fromfile(folder / 'run.py')
+    config.load_from, config.work_dir = str(folder / 'iter_6.pth'), str(tmp_path / 'alone')
+    with toys.unformatted():
+        runner = build_runner(config)
+        val, test = job.plain(runner.val()), job.plain(runner.test())
+    assert first['metrics'] == {'val': val, 'test': val if one_split else test}
+    raw = torch.load(folder / 'iter_6.pth', weights_only=False)
+    key = next(key for key in raw['state_dict'] if key.endswith('.weight'))
+    assert not torch.equal(raw['state_dict'][key], raw['ema_state_dict'][f'module.{key}']), 'else nothing is shown'
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'given', 'place'),
+    [
+        ('none', {'RANK': '1', 'WORLD_SIZE': '2'}, (0, 1)),
+        ('pytorch', {'RANK': '1', 'WORLD_SIZE': '2'}, (1, 2)),
+        ('slurm', {'SLURM_PROCID': '3', 'SLURM_NTASKS': '8', 'RANK': '0'}, (3, 8)),
+        ('mpi', {'OMPI_COMM_WORLD_RANK': '2', 'OMPI_COMM_WORLD_SIZE': '4'}, (2, 4)),
+    ],
+)
+def test_rank_is_known_before_there_is_a_group(
+    launcher: str, given: dict, place: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert job.place_of(launcher) == place
+
+
+def test_only_the_first_process_writes(definition: Definition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+
+    def stop(*args: Any) -> None:
+        raise Stop
+
+    monkeypatch.setattr(job, '_train', stop)
+    with pytest.raises(Stop):
+        job.perform(definition, run_of(definition, 'control seed 0'), 'pytorch')
+    assert not (definition.out / 'runs/control').exists()
+
+
+def test_run_goes_on_with_as_many_processes_as_it_was_begun(tmp_path: Path) -> None:
+    run = plan.Run('kd', 'run', 0, tmp_path)
+    (tmp_path / 'state.json').write_text(json.dumps({'config_hash': 'x', 'processes': 8}))
+    job.check_processes(run, 1)  # there is no checkpoint yet
+    torch.save({'state_dict': {}}, tmp_path / 'iter_2.pth')
+    job.check_processes(run, 8)
+    with pytest.raises(ValueError, match=r'kd seed 0: .* was made by 8 process\(es\), this would be 1: another batch'):
+        job.check_processes(run, 1)
+
+
+def test_finished_teacher_may_have_had_other_processes(tmp_path: Path) -> None:
+    tiny.write_result(tmp_path, 1.0, processes=8)
+    job.check_processes(plan.Run('teacher', 'teacher', 0, tmp_path), 1)
+    with pytest.raises(ValueError, match='was made by 8'):
+        job.check_processes(plan.Run('kd', 'run', 0, tmp_path), 1)
+
+
+def test_missing_predecessor_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match='kd seed 0 needs results that are not there yet: out/teacher'):
+        perform(load(tiny.write(tmp_path)), 'kd seed 0')
+
+
+def test_run_belongs_to_one_process(definition: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+    import sys
+
+    monkeypatch.setattr(job, 'PATIENCE', 0.0)
+    holder = (
+        'import sys\nfrom pathlib import Path\nfrom mmdistill_dense.suite.files import owned\n'
+        "with owned(Path('out/runs/none/seed0'), 'x'):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, '-c', holder], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout.readline() == 'held\n'
+        with pytest.raises(
+            RuntimeError, match=f'none seed 0 runs already in out/runs/none/seed0, as process {process.pid}'
+        ):
+            perform(definition, 'none seed 0')
+        process.stdin.close()
+
+
+def test_score_is_in_percent_and_an_unknown_metric_is_named_with_what_there_is(tmp_path: Path) -> None:
+    definition = load(tiny.write(tmp_path, metric='coco/bbox_mAP', percent=True))
+    metrics = {'test': {'coco/bbox_mAP': 0.25}, 'val': {'coco/bbox_mAP': 0.5}}
+    run = plan.Run('kd', 'run', 0, tmp_path)
+    assert job.score_of(definition, run, metrics) == 25.0
+    assert job.score_of(definition, plan.Run('kd', 'search', 0, tmp_path), metrics) == 50.0
+    assert job.score_of(definition, run, {'test': {}, 'val': {}}) == 0.0, 'mmdet, where nothing is found'
+    with pytest.raises(KeyError, match=r"metric='coco/bbox_mAP' is none of what the test gives: mIoU, aAcc"):
+        job.score_of(definition, run, {'test': {'mIoU': 1.0, 'aAcc': 2.0}})
+
+
+def test_latest_checkpoint_is_by_number_and_no_best_file(tmp_path: Path) -> None:
+    for name in ('iter_20', 'iter_100', 'best_mIoU_iter_200', 'other'):
+        torch.save({'state_dict': {}}, tmp_path / f'{name}.pth')
+    assert job.latest_checkpoint(tmp_path).name == 'iter_100.pth'
+    assert job.latest_checkpoint(tmp_path / 'nothing') is None
+
+
+def test_one_split_for_both_is_tested_once(definition: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = plan.config_of(definition, run_of(definition, 'control seed 0'))
+    assert not job._tests_val(config)
+    config.test_dataloader = config.val_dataloader
+    assert job._tests_val(config)
+
+
+def test_given_teacher_is_tested_alone(
+    definition: Definition, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / 'work_dirs/demo/teacher/iter_1000.pth'
+    file.parent.mkdir(parents=True)
+    file.symlink_to(whole / 'out/teacher/iter_2.pth')
+    given = load(tiny.write(tmp_path, teacher=None, test_teacher=True))
+    found = perform(given, 'teacher')
+    expected = json.loads((whole / 'out/teacher/result.json').read_text())
+    assert found['metrics'] == expected['metrics'] and found['iterations'] == 0 and found['checkpoint'] is None
+    assert not list((tmp_path / 'out/teacher').glob('*.pth'))

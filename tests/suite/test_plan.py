@@ -1,0 +1,133 @@
+"""Which runs there are, what they wait for, and which tried value is taken."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmdistill_dense.suite import plan
+from mmdistill_dense.suite.definition import Definition, load
+from tests.suite import tiny
+
+GRID = {'kd': {'loss_weight': [1, 10]}, 'seeds': [7, 8]}
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def defined(**changes: Any) -> Definition:
+    return load(tiny.write(Path(), **{'seeds': [0, 1], 'methods': {'kd': {}, 'afdcd': {}}, **changes}))
+
+
+def test_runs_are_teacher_then_searches_then_seed_by_seed() -> None:
+    found = plan.runs(defined(grid=GRID))
+    assert [run.title for run in found] == [
+        'teacher',
+        'kd loss_weight=1 seed 7', 'kd loss_weight=1 seed 8', 'kd loss_weight=10 seed 7', 'kd loss_weight=10 seed 8',
+        'control seed 0', 'kd seed 0', 'afdcd seed 0', 'control seed 1', 'kd seed 1', 'afdcd seed 1',
+    ]  # fmt: skip
+    assert [str(run.folder) for run in found[:2]] == ['out/teacher', 'out/search/kd/loss_weight=1/seed7']
+    assert str(found[-1].folder) == 'out/runs/afdcd/seed1'
+    assert len({run.folder for run in found}) == len(found)
+
+
+def test_runs_wait_for_what_they_read() -> None:
+    found = {run.title: run for run in plan.runs(defined(grid=GRID))}
+    teacher = found['teacher'].folder
+    searches = tuple(run.folder for run in found.values() if run.kind == 'search')
+    assert found['teacher'].after == found['control seed 0'].after == ()
+    assert found['afdcd seed 1'].after == found['kd loss_weight=1 seed 7'].after == (teacher,)
+    assert found['kd seed 0'].after == (teacher, *searches)
+
+
+def test_control_that_inherits_the_teachers_weights_waits_for_it() -> None:
+    parts = ('pairs/toy_seg', 'datasets/shapes_96x128', 'schedules/toy_600', 'runtime_seg')
+    bases = (
+        f"__import__('mmdistill_dense.zoo', fromlist=['x']).base('mmdistill_dense::_base_/{part}.py')" for part in parts
+    )
+    Path('recipe.py').write_text(f"_base_ = [{', '.join(bases)}]\nmodel = dict(inherit=['decode_head.conv_seg'])\n")
+    definition = defined(control='recipe.py', methods={'kd': {}})
+    found = {run.title: run for run in plan.runs(definition)}
+    control = found['control seed 0']
+    assert control.after == found['kd seed 0'].after == (found['teacher'].folder,)
+    tiny.write_result(definition.out / 'teacher', 1, checkpoint='iter_2.pth')
+    assert plan.config_of(definition, control).model.teacher.checkpoint == 'out/teacher/iter_2.pth'
+    before = plan.hash_of(definition, control)
+    other = defined(control='recipe.py', methods={'kd': {}}, teacher={'config': 'teachers/toy_seg', 'seed': 5})
+    assert plan.hash_of(other, control) != before
+
+
+def test_grid_of_two_options_tries_all_pairs() -> None:
+    grid = {'kd': {'loss_weight': [1, 10], 'tau': [2, 4]}, 'seeds': [7]}
+    found = [run.choice for run in plan.runs(defined(grid=grid)) if run.kind == 'search']
+    assert found == [dict(loss_weight=w, tau=t) for w in (1, 10) for t in (2, 4)]
+
+
+@pytest.mark.parametrize(
+    ('scores', 'best'),
+    [
+        ({(1, 7): 50, (1, 8): 60, (10, 7): 57, (10, 8): 54}, 10),  # 55 and 55.5
+        ({(1, 7): 50, (1, 8): 60, (10, 7): 60, (10, 8): 50}, 1),  # equal: the first
+        ({(1, 7): float('nan'), (1, 8): 99, (10, 7): 1, (10, 8): 1}, 10),
+        ({(1, 7): 50, (1, 8): 60, (10, 7): 57}, None),
+    ],
+)
+def test_choice_is_best_on_average_over_all_search_seeds(scores: dict, best: int | None) -> None:
+    for (weight, seed), score in scores.items():
+        tiny.write_result(Path(f'out/search/kd/loss_weight={weight}/seed{seed}'), score)
+    definition = defined(grid=GRID)
+    assert plan.chosen(definition) == {'kd': None if best is None else {'loss_weight': best}}
+    run = next(run for run in plan.runs(definition) if run.title == 'kd seed 0')
+    if best is None:
+        with pytest.raises(RuntimeError, match='kd seed 0: its search has not ended'):
+            plan.config_of(definition, run)
+    else:
+        assert plan.config_of(definition, run).model.distillers.kd.loss_weight == best
+
+
+def test_results_are_those_of_finished_runs_in_the_order_of_the_table() -> None:
+    for name, score in (
+        ('runs/afdcd/seed1', 3),
+        ('runs/control/seed0', 1),
+        ('teacher', 9),
+        ('search/kd/loss_weight=1/seed7', 5),
+    ):
+        tiny.write_result(Path('out', name), score)
+    Path('out/runs/kd/seed0').mkdir(parents=True)
+    found = plan.results(defined(grid=GRID))
+    assert list(found) == ['teacher', 'control', 'afdcd']
+    assert {name: {seed: result['score'] for seed, result in seeds.items()} for name, seeds in found.items()} == {
+        'teacher': {0: 9}, 'control': {0: 1}, 'afdcd': {1: 3},
+    }  # fmt: skip
+
+
+def test_damaged_result_is_named() -> None:
+    folder = Path('out/runs/control/seed0')
+    tiny.write_result(folder, 1)
+    (folder / 'result.json').write_text('{"score": ')
+    with pytest.raises(ValueError, match='out/runs/control/seed0/result.json: no JSON'):
+        plan.results(defined())
+
+
+def test_students_read_the_teacher_that_the_suite_trains() -> None:
+    definition = defined()
+    tiny.write_result(definition.out / 'teacher', 1, checkpoint='iter_2.pth')
+    runs = {run.title: run for run in plan.runs(definition)}
+    assert plan.config_of(definition, runs['kd seed 1']).model.teacher.checkpoint == 'out/teacher/iter_2.pth'
+    assert plan.config_of(definition, runs['kd seed 1']).randomness.seed == 1
+    assert plan.config_of(definition, runs['teacher']).train_cfg.max_iters == 2
+
+
+def test_teacher_that_is_there_is_not_trained_unless_that_had_begun() -> None:
+    file = Path('work_dirs/demo/teacher/iter_1000.pth')
+    file.parent.mkdir(parents=True)
+    file.touch()
+    definition = defined()
+    assert 'teacher' not in [run.name for run in plan.runs(definition)]
+    assert plan.config_of(definition, plan.runs(definition)[1]).model.teacher.checkpoint == str(file)
+    Path('out/teacher').mkdir(parents=True)
+    Path('out/teacher/state.json').write_text(json.dumps({'iteration': 1}))
+    assert 'teacher' in [run.name for run in plan.runs(definition)]

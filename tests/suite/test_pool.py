@@ -1,0 +1,160 @@
+"""Processes side by side: order, failures, and that none outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmdistill_dense.suite import pool
+from mmdistill_dense.suite.plan import Run
+from tests.engine.processes import environment
+
+FINISH = """
+import json, os, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+open(folder.parent / 'order.txt', 'a').write(f'+{folder.name} ')
+time.sleep(0.3)
+print('threads', os.environ['OMP_NUM_THREADS'], 'device', os.environ.get('CUDA_VISIBLE_DEVICES'))
+if folder.name == 'bad':
+    raise SystemExit('this went wrong')
+open(folder.parent / 'order.txt', 'a').write(f'-{folder.name} ')
+if folder.name != 'silent':
+    (folder / 'result.json').write_text(json.dumps({'score': 1.0, 'minutes': 1.0}))
+"""
+SLEEP = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
+open(sys.argv[1] + '/pids.txt', 'w').write(str(child.pid))
+time.sleep(600)
+"""
+
+
+class Watch:
+    """Remembers what it is told; ``interrupt`` plays Ctrl-C."""
+
+    def __init__(self, interrupt: Callable[[], bool] = lambda: False) -> None:
+        self.said: list[tuple] = []
+        self.interrupt = interrupt
+        self.most = 0
+
+    def started(self, run: Run) -> None:
+        self.said.append(('started', run.name))
+
+    def ended(self, run: Run, failure: str | None) -> None:
+        self.said.append(('ended', run.name, failure is None))
+
+    def tick(self, running: list[Run], waiting: list[Run]) -> None:
+        self.most = max(self.most, len(running))
+        if self.interrupt():
+            raise KeyboardInterrupt
+
+
+def command(code: str) -> Callable[[Run], list[str]]:
+    return lambda run: [sys.executable, '-c', code, str(run.folder)]
+
+
+def runs(folder: Path, *names: str, after: tuple[str, ...] = ()) -> list[Run]:
+    return [Run(name, 'run', 0, folder / name, tuple(folder / one for one in after)) for name in names]
+
+
+def test_runs_start_when_what_they_need_is_there(tmp_path: Path) -> None:
+    watch = Watch()
+    todo = [*runs(tmp_path, 'late', after=('first',)), *runs(tmp_path, 'first', 'other')]
+    assert pool.Pool(command(FINISH), 2, 3, watch).execute(todo) == {}
+    order = (tmp_path / 'order.txt').read_text().split()
+    assert order.index('-first') < order.index('+late')
+    assert watch.most == 2 and order.index('+other') < order.index('-first')
+    assert 'threads 3' in (tmp_path / 'late' / 'log.txt').read_text()
+    assert [said for said in watch.said if said[1] == 'late'] == [('started', 'late'), ('ended', 'late', True)]
+
+
+def test_failure_stops_only_what_needs_it_and_shows_its_log(tmp_path: Path) -> None:
+    todo = runs(tmp_path, 'bad', 'silent', 'good')
+    todo += [*runs(tmp_path, 'lost', after=('bad',)), *runs(tmp_path, 'far', after=('lost',))]
+    failed = pool.Pool(command(FINISH), 1, 1, Watch()).execute(todo)
+    assert failed.keys() == {'bad seed 0', 'silent seed 0', 'lost seed 0', 'far seed 0'}
+    assert failed['bad seed 0'].startswith('ended with code 1') and failed['bad seed 0'].endswith('    this went wrong')
+    assert failed['lost seed 0'] == 'needs bad seed 0'
+    assert failed['far seed 0'] == 'needs lost seed 0'
+    assert (tmp_path / 'good' / 'result.json').is_file()
+    assert (tmp_path / 'order.txt').read_text().split().count('+lost') == 0
+
+
+def test_nobody_waits_for_what_is_not_made(tmp_path: Path) -> None:
+    failed = pool.Pool(command(FINISH), 1, 1, Watch()).execute(runs(tmp_path, 'a', after=('elsewhere',)))
+    assert failed == {'a seed 0': f'needs results that nothing here makes: {tmp_path / "elsewhere"}'}
+
+
+def test_several_devices_are_given_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,6')
+    pool.Pool(command(FINISH), 2, 1, Watch()).execute(runs(tmp_path, 'a', 'b'))
+    assert 'device 4' in (tmp_path / 'a' / 'log.txt').read_text()
+    assert 'device 6' in (tmp_path / 'b' / 'log.txt').read_text()
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
+    assert pool.visible_devices() == []
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != 'Z'
+
+
+def pids(folder: Path) -> list[int]:
+    return [int(file.read_text()) for file in folder.glob('*/pids.txt') if file.read_text()]
+
+
+@pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
+def test_interruption_ends_jobs_and_their_workers(tmp_path: Path) -> None:
+    watch = Watch(lambda: len(pids(tmp_path)) == 2)
+    with pytest.raises(KeyboardInterrupt):
+        pool.Pool(command(SLEEP), 2, 1, watch).execute(runs(tmp_path, 'a', 'b'))
+    assert not any(alive(pid) for pid in pids(tmp_path))
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from mmdistill_dense.suite import pool
+from mmdistill_dense.suite.plan import Run
+from tests.suite.test_pool import Watch
+child = 'from mmdistill_dense.suite.pool import end_with_parent; end_with_parent()' + chr(10) + sys.argv[2]
+folder = Path(sys.argv[1])
+make = lambda run: [sys.executable, '-c', child, str(run.folder)]
+pool.Pool(make, 1, 1, Watch()).execute([Run('a', 'run', 0, folder / 'a')])
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
+def test_jobs_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, '-c', PARENT, tmp_path, SLEEP], env=environment())
+    limit = time.monotonic() + 60
+    while not pids(tmp_path):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while any(alive(pid) for pid in pids(tmp_path)):
+        assert time.monotonic() < limit, 'a worker outlives the suite'
+        time.sleep(0.05)
+
+
+def test_sigterm_interrupts_as_ctrl_c_does() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), pool.interruptible():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_tail_holds_the_last_lines(tmp_path: Path) -> None:
+    (tmp_path / 'log.txt').write_text('\n\n'.join(map(str, range(100))))
+    assert pool.tail(tmp_path / 'log.txt').split() == [str(number) for number in range(85, 100)]
+    assert pool.tail(tmp_path / 'none.txt') == ''

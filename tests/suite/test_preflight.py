@@ -1,0 +1,194 @@
+"""What is found before the first run starts."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmdistill_dense.suite import plan, preflight
+from mmdistill_dense.suite.definition import Definition, load
+from tests.suite import tiny
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def defined(**changes: Any) -> Definition:
+    return load(tiny.write(Path(), **{'seeds': [0, 1], 'methods': {'kd': {}, 'afdcd': {}}, **changes}))
+
+
+def titles(runs: list[plan.Run]) -> list[str]:
+    return [run.title for run in runs]
+
+
+def test_selected_rows_come_with_what_they_need() -> None:
+    grid = {'kd': {'loss_weight': [1, 2]}, 'seeds': [7]}
+    searches = ['kd loss_weight=1 seed 7', 'kd loss_weight=2 seed 7']
+    definition = defined(grid=grid)
+    assert titles(preflight.select(definition)) == titles(plan.runs(definition))
+    assert titles(preflight.select(definition, ['control'], [1])) == ['control seed 1']
+    assert titles(preflight.select(definition, ['afdcd'], [0])) == ['teacher', 'afdcd seed 0']
+    assert titles(preflight.select(definition, ['kd'], [1])) == ['teacher', *searches, 'kd seed 1']
+    assert titles(preflight.select(definition, ['teacher'])) == ['teacher']
+    assert titles(preflight.select(definition, [], [0])) == [
+        'teacher',
+        *searches,
+        'control seed 0',
+        'kd seed 0',
+        'afdcd seed 0',
+    ]
+
+
+def test_unknown_rows_and_seeds_are_named() -> None:
+    with pytest.raises(ValueError, match="--only: row 'afdc': unknown. Close: afdcd"):
+        preflight.select(defined(), ['afdc'])
+    with pytest.raises(ValueError, match=r'--seeds \[3\]: the definition has \[0, 1\]'):
+        preflight.select(defined(), [], [3])
+
+
+def finish(definition: Definition, title: str, config_hash: str | None = None) -> plan.Run:
+    run = next(run for run in plan.runs(definition) if run.title == title)
+    tiny.write_result(run.folder, 1.0, config_hash=config_hash or plan.hash_of(definition, run))
+    return run
+
+
+def test_finished_runs_are_left_out() -> None:
+    definition = defined()
+    finish(definition, 'control seed 1')
+    found = preflight.unfinished(definition, plan.runs(definition))
+    assert 'control seed 1' not in titles(found) and len(found) == len(plan.runs(definition)) - 1
+
+
+def test_changed_runs_are_refused_or_put_away() -> None:
+    definition = defined()
+    run = finish(definition, 'kd seed 1', 'old')
+    with pytest.raises(ValueError, match='kd seed 1: out/runs/kd/seed1 was made with config old, the definition now'):
+        preflight.unfinished(definition, plan.runs(definition))
+    for number in ('', '-2'):
+        assert 'kd seed 1' in titles(preflight.unfinished(definition, plan.runs(definition), rerun_changed=True))
+        kept = json.loads(Path(f'out/replaced/runs/kd/seed1-old{number}/result.json').read_text())
+        assert kept['config_hash'] == 'old' and not run.folder.exists()
+        finish(definition, 'kd seed 1', 'old')
+
+
+def test_runs_of_other_processes_are_refused_or_put_away() -> None:
+    definition = defined()
+    run = finish(definition, 'control seed 1')
+    tiny.write_result(run.folder, 1.0, config_hash=plan.hash_of(definition, run), processes=8)
+    runs = plan.runs(definition)
+    with pytest.raises(ValueError, match=r'control seed 1: .* made by 8 process\(es\), this would be 1'):
+        preflight.unfinished(definition, runs)
+    with pytest.raises(ValueError, match='control seed 1'):
+        preflight.unfinished(definition, preflight.select(definition, ['kd']), rerun_changed=True)
+    assert 'control seed 1' not in titles(preflight.unfinished(definition, runs, processes=8))
+    assert preflight.unfinished(definition, [run]) == [], 'nothing is to be done'
+    assert 'control seed 1' in titles(preflight.unfinished(definition, runs, rerun_changed=True))
+    assert not run.folder.exists()
+
+
+CITYSCAPES = {'control': 'deeplabv3_r101_to_r18_cityscapes', 'teacher': None}
+
+
+@pytest.mark.parametrize(
+    ('options', 'processes', 'fits'),
+    [
+        ({}, 8, True),
+        ({}, 1, False),
+        ({'train_dataloader.batch_size': 16}, 1, True),
+        ({'optim_wrapper.accumulative_counts': 8}, 1, True),
+        ({'auto_scale_lr.enable': True}, 1, True),
+        ({'auto_scale_lr.base_batch_size': 2, 'optim_wrapper.optimizer.lr': 1e-3}, 1, True),
+    ],
+)
+def test_batch_that_the_learning_rate_is_not_for_is_refused(options: dict, processes: int, fits: bool) -> None:
+    definition = defined(**CITYSCAPES, options=options)
+    runs = plan.runs(definition)
+    said = r'1 process\(es\) with train_dataloader.batch_size=2 take 2 pictures a step.*base_batch_size=16'
+    with nullcontext() if fits else pytest.raises(ValueError, match=said):
+        preflight.check_batch(definition, runs, processes)
+
+
+def test_missing_data_are_named_with_their_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('MMDISTILL_DATA', 'nowhere')
+    definition = defined(control='deeplabv3plus_mobilenetv2_to_r18w16_camvid', teacher=None, options=None)
+    with pytest.raises(
+        FileNotFoundError, match=r"train_dataloader\.dataset\.data_root = 'nowhere/camvid' does not exist"
+    ):
+        preflight.check(definition, plan.runs(definition))
+
+
+def test_missing_teacher_is_named() -> None:
+    definition = defined(teacher=None)
+    with pytest.raises(FileNotFoundError, match=r'model\.teacher\.checkpoint=.*iter_1000\.pth.*no such file'):
+        preflight.check(definition, plan.runs(definition))
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        ({'los_weight': 3}, 'tiny.yaml: kd: .*los_weight'),
+        ({'student_tap': 'decode_head.conf_seg'}, 'tiny.yaml: kd: .*conv_seg'),
+    ],
+)
+def test_options_that_a_distiller_does_not_take_are_named_with_the_method(options: dict, said: str) -> None:
+    definition = defined(methods={'kd': {'options': options}})
+    with pytest.raises(ValueError, match=said):
+        preflight.check(definition, plan.runs(definition))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        (dict(metric='mIuO'), "tiny.yaml: metric: score of val_evaluator 'mIuO': unknown. Close: mIoU"),
+        (dict(metric='coco/bbox_mAP'), "score of val_evaluator 'coco/bbox_mAP': unknown"),
+        (
+            dict(options={'train_cfg.max_itrs': 3}),
+            r"options.train_cfg.max_itrs: option of train_cfg 'max_itrs': .*max_iters",
+        ),
+        (
+            dict(options={'optim_wrapper.optimizer.lrr': 3}),
+            "option of optim_wrapper.optimizer 'lrr': unknown. Close: lr",
+        ),
+        (dict(options={'param_scheduler.1.powr': 3}), "option of param_scheduler.1 'powr': unknown. Close: power"),
+        (dict(options={'train_dataloader': {'batchsize': 3}}), "option of train_dataloader 'batchsize': .*batch_size"),
+        (dict(options={'randomness.determinstic': True}), "option of randomness 'determinstic': .*deterministic"),
+        (
+            dict(options={'train_dataloader.dataset.num_image': 3}),
+            r"option of train_dataloader.dataset 'num_image': .*num_images",
+        ),
+        (
+            dict(teacher={'config': 'teachers/toy_seg', 'options': {'train_cfg.max_itrs': 3}}),
+            'teacher.options.train_cfg.max_itrs: ',
+        ),
+        (dict(grid={'kd': {'loss_weight': [1, 'abc']}, 'seeds': [7]}), 'tiny.yaml: kd loss_weight=abc: '),
+    ],
+)
+def test_names_that_nothing_takes_come_up_before_anything_starts(changes: dict, said: str) -> None:
+    definition = defined(**changes)
+    with pytest.raises(ValueError, match=said):
+        preflight.check(definition, plan.runs(definition))
+
+
+def test_new_keys_that_something_takes_pass() -> None:
+    new = {
+        'default_hooks.ema': {'type': 'EMAHook', 'momentum': 0.1},
+        'optim_wrapper.clip_grad': {'max_norm': 1},
+        'optim_wrapper.optimizer.amsgrad': True,
+        'optim_wrapper.paramwise_cfg': {'norm_decay_mult': 0},
+        'train_dataloader.prefetch_factor': None,
+        'randomness.deterministic': True,
+        'param_scheduler.0.verbose': False,
+        'env_cfg.dist_cfg.timeout': 1800,
+        'train_cfg.dynamic_intervals': [[0, 2]],
+    }
+    definition = defined(options={**tiny.content()['options'], **new})
+    preflight.check(definition, plan.runs(definition))
+
+
+def test_suite_without_mistakes_passes_before_its_teacher_and_searches_exist() -> None:
+    definition = defined(grid={'kd': {'loss_weight': [1, 2]}, 'seeds': [7]})
+    preflight.check(definition, plan.runs(definition))

@@ -1,0 +1,78 @@
+"""The time that is left, and lines where there is no terminal."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mmdistill_dense.suite import progress
+from mmdistill_dense.suite.plan import Run
+from tests.suite import tiny
+
+
+def run(name: str, seed: int = 0, folder: Path = Path()) -> Run:
+    return Run(name, 'run', seed, folder / name / f'seed{seed}')
+
+
+def test_nothing_known_nothing_said() -> None:
+    assert progress.time_left({}, {run('kd'): {'seconds': 3.0, 'iteration': 0}}, [run('kd', 1)], 2) is None
+    assert progress.time_left({run('kd'): 1.0}, {}, [], 2) == 0
+
+
+def test_runs_take_as_long_as_others_of_their_name() -> None:
+    minutes = {run('kd'): 1.0, run('control'): 3.0}
+    assert progress.time_left(minutes, {}, [run('kd', 1)], 1) == 60
+    assert progress.time_left(minutes, {}, [run('kd', 1), run('control', 1)], 1) == 240
+    assert progress.time_left(minutes, {}, [run('kd', 1), run('control', 1)], 2) == 180  # not shorter than one run
+    assert progress.time_left(minutes, {}, [run('new')], 1) == 120
+
+
+def test_running_ones_are_counted_by_what_is_done() -> None:
+    state = {'seconds': 40.0, 'began': 10.0, 'first': 0, 'iteration': 25, 'iterations': 100}
+    assert progress.time_left({}, {run('kd'): state}, [], 1) == 90
+    assert progress.time_left({}, {run('kd'): state}, [run('control')], 1) == 90 + 130
+    resumed = {'seconds': 1000.0, 'began': 990.0, 'first': 80, 'iteration': 90, 'iterations': 100}
+    assert progress.time_left({}, {run('kd'): resumed}, [], 1) == 10
+    assert progress.time_left({run('kd', 5): 1.0}, {run('kd'): {'seconds': 90.0}}, [], 1) == 0
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'text'),
+    [(None, '?'), (0, '0 s'), (59.6, '1 min 00 s'), (61, '1 min 01 s'), (3660, '1 h 01 min'), (-5, '0 s')],
+)
+def test_clock(seconds: float | None, text: str) -> None:
+    assert progress.clock(seconds) == text
+
+
+def test_plain_lines_tell_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, 'PLAIN_EVERY', 0.0)
+    first, second, third = (run('kd', seed, tmp_path) for seed in range(3))
+    tiny.write_result(first.folder, 41.234, minutes=2.0)
+    second.folder.mkdir(parents=True)
+    state = dict(phase='training', iteration=50, iterations=200, loss=1.5, seconds=60.0, began=10.0, first=0)
+    (second.folder / 'state.json').write_text(json.dumps(state))
+    console = Console(width=200, force_terminal=False)
+    with console.capture() as captured, progress.Board(console, [first, second, third], 1) as board:
+        board.started(second)
+        board.ended(first, None)
+        board.ended(third, 'ended with code 1\nmore')
+        board.tick([second], [third])
+    text = captured.get()
+    assert 'kd seed 1: goes on after about 50 iterations' in text
+    assert 'kd seed 0: 41.23 on test after 2 min 00 s' in text
+    assert 'kd seed 2: FAILED (ended with code 1)' in text
+    assert 'kd seed 1  50/200  loss 1.500  2 min 30 s left' in text
+    assert '1 of 3 done, 1 waiting, 5 min 15 s left' in text
+
+
+def test_terminal_shows_a_line_for_each_running_job(tmp_path: Path) -> None:
+    one = run('kd', 0, tmp_path)
+    one.folder.mkdir(parents=True)
+    (one.folder / 'state.json').write_text(
+        json.dumps(dict(phase='training', iteration=5, iterations=10, seconds=1.0, began=0.0))
+    )
+    console = Console(width=100, force_terminal=True)
+    with console.capture() as captured, progress.Board(console, [one], 1) as board:
+        board.tick([one], [])
+    assert 'kd seed 0' in captured.get() and '5/10' in captured.get() and '0 of 1 done' in captured.get()

@@ -1,0 +1,71 @@
+"""The script for slurm, run with an sbatch that only writes down what it is given."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmdistill_dense.suite import plan, slurm
+from mmdistill_dense.suite.definition import load
+from tests.suite import tiny
+
+SBATCH = """#!/bin/sh
+count=$(($(cat count 2>/dev/null || echo 100) + 1))
+echo $count > count
+for word in "$@"; do printf '%s\\n' "$word"; done > "job$count"
+echo $count
+"""
+GIVEN = {'partition': 'gpu', 'gres': 'gpu:4', 'time': '1-00:00', 'exclusive': True, 'requeue': False, 'processes': 4}
+
+
+def submitted(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[dict[str, str]]:
+    """The words of every sbatch, options as a dict."""
+    monkeypatch.chdir(folder)
+    definition = load(tiny.write(Path(), **{'slurm': GIVEN, 'out': 'my out', 'threads': 3, **changes}))
+    (folder / 'sbatch').write_text(SBATCH)
+    (folder / 'sbatch').chmod(0o755)
+    environment = dict(os.environ, PATH=f'{folder}{os.pathsep}{os.environ["PATH"]}')
+    subprocess.run(['sh', '-c', slurm.script(definition, plan.runs(definition))], env=environment, check=True)
+    assert (folder / 'my out' / 'slurm').is_dir()
+    lines = [file.read_text().splitlines() for file in sorted(folder.glob('job1*'))]
+    return [{name: value for name, _, value in (word.partition('=') for word in words)} for words in lines]
+
+
+def test_jobs_wait_for_what_they_need_and_the_table_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = {'kd': {'loss_weight': [1, 2]}, 'seeds': [7]}
+    teacher, first, second, control, kd, table = submitted(tmp_path, monkeypatch, grid=grid)
+    assert '--dependency' not in teacher and '--dependency' not in control
+    assert first['--dependency'] == second['--dependency'] == 'afterok:101'
+    assert kd['--dependency'] == 'afterok:101:102:103'
+    assert table['--dependency'] == 'afterany:101:102:103:104:105'
+    assert table['--wrap'].endswith('-m mmdistill_dense.suite.cli table tiny.yaml')
+    assert table['--partition'] == 'gpu' and '--gres' not in table
+    assert first['--job-name'] == 'kd-loss_weight=1-seed-7'
+    assert first['--output'] == 'my out/slurm/kd-loss_weight=1-seed-7-%j.txt'
+
+
+def test_options_go_to_sbatch_and_processes_through_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, _, kd, _ = submitted(tmp_path, monkeypatch)
+    assert (kd['--gres'], kd['--time'], kd['--ntasks'], kd['--cpus-per-task']) == ('gpu:4', '1-00:00', '4', '3')
+    assert kd['--exclusive'] == '' and '--requeue' not in kd and '--processes' not in kd
+    port, _, command = kd['--wrap'].partition(' && ')
+    assert 'MASTER_PORT' in port
+    expected = 'srun python -m mmdistill_dense.suite.cli job tiny.yaml kd --seed 0 --launcher slurm'
+    assert command == expected
+    assert 'job tiny.yaml teacher' in teacher['--wrap']
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_processes_through_torchrun_after_a_setup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    given = {'launcher': 'pytorch', 'processes': processes, 'setup': '. env.sh', 'python': 'python3', 'ntasks': 1}
+    _, _, kd, table = submitted(tmp_path, monkeypatch, slurm=given)
+    words = shlex.split(kd['--wrap'])
+    assert kd['--wrap'].startswith('. env.sh && ') and table['--wrap'].startswith('. env.sh && python3 ')
+    assert kd['--ntasks'] == '1'
+    assert ';' not in kd['--wrap'], 'what follows a setup that fails would run all the same'
+    assert ('--nproc_per_node=2' in words) == ('--launcher' in words) == (processes == 2)

@@ -1,0 +1,76 @@
+"""A training step of the shipped leaves at reduced width; every leaf once in ``make test-zoo``.
+
+``make test`` takes a step for each method with each kind of network, and sees to it that many pairs have their turn.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mmdistill_dense.zoo import is_distill_model
+from tests.zoo.leaves import LEAVES, active, config, name
+from tests.zoo.steps import step
+
+TRAINED = [path for path in LEAVES if path.parent.name != 'teachers']
+FAMILIES = dict(
+    rcnn='two-stage',
+    dino='queries',
+    detr='queries',
+    segformer='transformer',
+    swin='transformer',
+    deeplabv3='convolutional',
+    deeplabv3plus='convolutional',
+    pspnet='convolutional',
+    seg='convolutional',
+)  # by the first of these words in the name of a pair; the other pairs are one-stage detectors or backbones
+
+
+def family(path: Path) -> str:
+    """The kind of network; of the name alone, because every run of the tests collects this file."""
+    words = re.split('[_-]', path.stem)
+    return 'backbone' if 'from' in words else next((FAMILIES[word] for word in words if word in FAMILIES), 'one-stage')
+
+
+def chosen() -> list[Path]:
+    """One leaf for each method and family: of the pair that had the fewest turns so far."""
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for path in TRAINED:
+        groups.setdefault((path.parent.name, family(path)), []).append(path)
+    turns: Counter[str] = Counter()
+    found = []
+    for paths in groups.values():
+        best = min(paths, key=lambda path: turns[path.stem])
+        turns[best.stem] += 1
+        found.append(best)
+    return found
+
+
+def check_step(path: Path, folder: Path) -> None:
+    cfg = config(path)
+    runner = step(cfg, folder)
+    (gradients,) = (hook for hook in runner.hooks if type(hook).__name__ == 'Gradients')
+    assert gradients.finite and all(gradients.finite.values())
+    trained = {parameter.split('.')[0] for parameter in gradients.finite}
+    assert 'backbone' in trained
+    scalars = {key: value.current() for key, value in runner.message_hub.log_scalars.items()}
+    expected = active(cfg.model) if is_distill_model(cfg.model) else set()
+    assert {key.split('.')[1] for key in scalars if key.endswith('.share')} == expected
+    for key in expected:
+        losses = [value for term, value in scalars.items() if term.startswith(f'train/distill.{key}.loss_')]
+        assert losses and all(0 <= value < float('inf') for value in losses), key
+        owned = [parameter for parameter in gradients.finite if parameter.startswith(f'distillers.{key}.')]
+        assert owned or not any(p.requires_grad for p in runner.model.distillers[key].parameters()), key
+
+
+@pytest.mark.parametrize('path', chosen(), ids=name)
+def test_a_step_of_each_method_and_family(path: Path, tmp_path: Path) -> None:
+    check_step(path, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.zoo
+@pytest.mark.parametrize('path', TRAINED, ids=name)
+def test_a_step_of_each_leaf(path: Path, tmp_path: Path) -> None:
+    check_step(path, tmp_path)

@@ -120,7 +120,7 @@ def test_batch_that_the_learning_rate_is_not_for_is_told(tmp_path, changes, proc
 
 @pytest.mark.parametrize('distillers', [None, {}], ids=['distilled', 'control'])
 def test_the_batch_is_told_once_in_the_log(tmp_path, distillers):
-    toys.train(tmp_path, pair(distillers), iters=2, auto_scale_lr=dict(base_batch_size=16))
+    toys.train(tmp_path, pair(distillers), iters=2, log_level='WARNING', auto_scale_lr=dict(base_batch_size=16))
     (log,) = tmp_path.glob('*/*.log')
     assert (
         log.read_text().count('take 2 pictures a step, but the learning rate is for auto_scale_lr.base_batch_size') == 1

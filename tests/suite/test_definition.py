@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mmdistill_dense.suite import definition
+from tests.engine.processes import ROOT
 from tests.suite import tiny
 
 
@@ -42,6 +43,13 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
     path = tiny.write(tmp_path)
     path.write_text(path.read_text() + 'grid: {kd: {loss_weight: [1e-3, 2.5E+1]}, seeds: [1]}\n')
     assert definition.load(path).grid == {'kd': {'loss_weight': [0.001, 25.0]}}
+
+
+def test_definition_of_the_documentation_loads(tmp_path: Path) -> None:
+    block = re.search(r'```yaml\n(title.*?)```', (ROOT / 'docs/suite.md').read_text(), re.DOTALL)
+    (tmp_path / 'own.yaml').write_text(block.group(1))
+    (tmp_path / 'my_leaf.py').touch()
+    assert definition.load(tmp_path / 'own.yaml').methods['cwd_both'].variant == 'both'
 
 
 def test_times_are_not_numbers_to_the_base_of_60(tmp_path: Path) -> None:

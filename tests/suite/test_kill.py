@@ -130,6 +130,7 @@ def test_two_processes_of_a_launcher_write_one_result(tmp_path: Path) -> None:
     run([*torchrun, 'maskd', '--seed', 0, '--launcher', 'pytorch'], tmp_path, environment())
     result = content(path)['out/runs/maskd/seed0']
     assert (result['processes'], result['iterations'], result['checkpoint']) == (2, 6, 'iter_6.pth')
+    assert result['restarts'] == 0 and state(path, 'runs/maskd/seed0')['processes'] == 2, 'one process writes'
 
 
 @pytest.mark.soak

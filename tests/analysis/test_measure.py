@@ -48,6 +48,7 @@ def test_on_a_gpu_seconds_lie_between_two_events_of_the_device(monkeypatch: pyte
             return end.at - self.at
 
     monkeypatch.setattr(torch.cuda, 'Event', Event)
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
 
     def work() -> None:
         clock[0] += 250.0  # milliseconds

@@ -145,12 +145,15 @@ def test_no_boxes_and_no_anchors_have_no_region() -> None:
 def test_the_threshold_is_that_of_mmdets_assigner() -> None:
     """It lies between what decides on a box's region and the IoU of its positives."""
     assigners = pytest.importorskip('mmdet.models.task_modules.assigners')
+    from mmengine.registry import DefaultScope
     from mmengine.structures import InstanceData
 
     anchors = _anchors()
     for box in BOXES:
         ground_truth = InstanceData(bboxes=box[None], labels=torch.zeros(1, dtype=torch.long))
-        result = assigners.ATSSAssigner(topk=9).assign(InstanceData(priors=anchors), SIZES, ground_truth)
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            assigner = assigners.ATSSAssigner(topk=9)
+        result = assigner.assign(InstanceData(priors=anchors), SIZES, ground_truth)
         positive = result.gt_inds > 0
         assert positive.any()
         overlaps = torch.tensor([_iou(anchor, box.tolist())[:2] for anchor in anchors.tolist()])

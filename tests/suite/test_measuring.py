@@ -119,9 +119,10 @@ def test_the_ratio_is_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_counts_teacher_adapters_and_their_momentum() -> None:
     """Nothing else stands between two steps."""
-    config = _config(distillers={'mimic': {'type': 'MaskedMimic'}})
+    whole = toys.seg_net(width=16, allow_random=True, accelerate=False)  # its norms not folded away
+    config = _config(teacher=whole, distillers={'mimic': {'type': 'MaskedMimic'}})
     cost = measuring.step_cost(config, 'cpu', repeats=1)
-    teacher = FrozenTeacher(toys.seg_net(width=16, allow_random=True)).build()
+    teacher = FrozenTeacher(whole).build()
     adapters = cost['adapter_parameters']
     (channels,) = {conv.out_channels for conv in teacher.backbone.layer4.modules() if isinstance(conv, nn.Conv2d)}
     assert adapters == channels * (channels // 2 + 1) + channels * (channels + 1)  # align, and its own convolution

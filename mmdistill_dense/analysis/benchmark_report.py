@@ -25,9 +25,11 @@ PLAN = {
         'teacher --name retinanet_r101 --cfg mmdet::retinanet/retinanet_r101_fpn_1x_coco.py --taps neck '
         '--batch 2 --size 256 256 --repeats 2'
     ),
-    'step_seg': f'step --name seg --recipe {SEG} --method kd cwd maskd pcd afdcd --batch 2 --size 256 512 --repeats 2',
-    'step_det': f'step --name det --recipe {DET} --method cwd maskd pcd --batch 2 --size 256 256 --repeats 2',
-    'losses': 'losses --repeats 2',
+    'step_seg': f'step --name seg --recipe {SEG} --method kd cwd maskd pcd --batch 2 --size 256 512 --repeats 2',
+    'step_afdcd': f'step --name afdcd --recipe {SEG} --method afdcd --batch 2 --size 256 512 --repeats 2',
+    'step_det': f'step --name det --recipe {DET} --method kd cwd maskd pcd --batch 2 --size 256 256 --repeats 2',
+    'losses': 'losses --method afdcd maskd pcd cirkd fgd fitnet ifvd mgd pkd skd --repeats 2',
+    'losses_small': 'losses --method at cwd dist kd ld --repeats 15',  # of milliseconds, which need more turns
     'scale': 'scale --repeats 1',
 }
 """What `all` runs: subcommands of tools/benchmark.py."""

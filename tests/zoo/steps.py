@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdistill_dense.engine.checks import num_classes
 from mmdistill_dense.registry import DATASETS, HOOKS
@@ -151,6 +152,18 @@ def _teacher(option: Mapping[str, Any]) -> dict[str, Any]:
         torch.manual_seed(1)  # a student of the same widths draws other numbers
         built = MODELS.build(ConfigDict(network))
         built.init_weights()
+        _calibrate(built)
         _files[key] = str(toys.fresh_dir() / 'teacher.pth')
         torch.save(built.state_dict(), _files[key])
     return dict(network, checkpoint=_files[key])
+
+
+@torch.no_grad()
+def _calibrate(network: Any) -> None:
+    """Give the batch norms the statistics of a batch: with initial ones the maps of some networks die away."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = None  # the mean over all batches, which is one
+            module.reset_running_stats()
+    network.extract_feat(torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)))

@@ -42,11 +42,11 @@ class Method:
     def describe(self, size_name: str) -> str:
         """Return what a size is, in words."""
         size = self.SIZES[size_name]
-        maps = ', '.join(f'{height}x{width}' for height, width in size.maps)
+        maps = ' of ' + ', '.join(f'{height}x{width}' for height, width in size.maps) if size.maps else ''
         channels = f'{size.student}' if size.student == size.teacher else f'{size.student} and {size.teacher}'
         counts = {'classes': size.classes, 'keys of the queue': size.keys, 'boxes a picture': size.boxes}
         extra = ''.join(f', {count} {name}' for name, count in counts.items() if count)
-        return f'{size.batch} images, {channels} channels of {maps}{extra}'
+        return f'{size.batch} images, {channels} channels{maps}{extra}'
 
     def cases(self, size_name: str) -> list[Case]:
         """Return the cases of a size."""

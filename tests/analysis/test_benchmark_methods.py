@@ -10,7 +10,7 @@ from mmdistill_dense.analysis.benchmark_methods import METHODS
 def test_every_size_is_described(method: str) -> None:
     sizes = METHODS[method].SIZES
     assert METHODS[method].DEFAULT_SIZE in sizes and 'small' in sizes
-    assert all('channels of' in METHODS[method].describe(size) for size in sizes)
+    assert all('channels' in METHODS[method].describe(size) for size in sizes)
 
 
 @pytest.mark.parametrize('method', BASELINES)

@@ -15,7 +15,7 @@ from mmdistill_dense.inherit import Inherit, giving_teachers
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.taps import Tap
 from mmdistill_dense.teacher import FrozenTeacher, renormaliser
-from mmdistill_dense.zoo import ModelConfig
+from mmdistill_dense.zoo import ModelConfig, is_single_teacher
 
 Option = Mapping[str, Any]
 
@@ -72,7 +72,7 @@ def build_teachers(
     if not option:
         use = f'there are distillers ({", ".join(distillers)})' if distillers else 'model.inherit copies from it'
         raise ValueError(f'model.teacher is not set, but {use}.')
-    single = 'cfg' in option or 'type' in option or not all(isinstance(one, Mapping) for one in option.values())
+    single = is_single_teacher(option)
     options = {SINGLE: option} if single else dict(option)
     for name, distiller in distillers.items():
         if distiller.teacher is None and len(options) == 1:

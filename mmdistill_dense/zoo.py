@@ -137,6 +137,11 @@ def is_distill_model(model: Any) -> bool:
     return getattr(kind, '__name__', str(kind)).rsplit('.', 1)[-1] == 'DistillModel'
 
 
+def is_single_teacher(option: Mapping[str, Any]) -> bool:
+    """Tell whether ``model.teacher`` is one teacher, and no dict of several by name."""
+    return 'cfg' in option or 'type' in option or not all(isinstance(one, Mapping) for one in option.values())
+
+
 def student_option(model: Mapping[str, Any]) -> Any:
     """Return the student of a ``DistillModel`` config, every other key of the model merged over it."""
     keys = {name: value for name, value in model.items() if name not in DISTILL_KEYS}

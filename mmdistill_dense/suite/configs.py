@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense import compose
 from mmdistill_dense.suite.definition import Definition, Method, Teacher
-from mmdistill_dense.zoo import is_distill_model
+from mmdistill_dense.zoo import is_distill_model, is_single_teacher
 
 DATA = 'MMDISTILL_DATA'  # the variable of datasets/roots.py, which would import all data sets
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -169,7 +169,7 @@ def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:
     option = model.get('teacher')
     if not option:
         return {}
-    if 'cfg' in option or 'type' in option:
+    if is_single_teacher(option):
         return {'teacher': option}
     return {f'teacher.{name}': value for name, value in option.items()}
 

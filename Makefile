@@ -8,7 +8,7 @@ ARGS ?=
 JOBS ?= logical
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile
 
-.PHONY: help demo demo-det test test-zoo soak golden lint format docs setup clean
+.PHONY: help demo demo-det test test-zoo soak golden lint format docs site audit setup clean
 
 help:
 	@echo 'make demo [SEEDS=0,1,2]  train a teacher, a student alone and a distilled student on generated images'
@@ -18,7 +18,9 @@ help:
 	@echo 'make soak                run the long tests as well'
 	@echo 'make golden              compare with the stored reference values'
 	@echo 'make docs                write the table of methods and the metafiles anew'
+	@echo 'make site                build the documentation into work_dirs/site; a warning is an error'
 	@echo 'make lint                ruff and mypy'
+	@echo 'make audit               look the installed packages up for known vulnerabilities, where the index is reachable'
 	@echo 'make setup               the environment alone, complete (compiled mmcv, detection, test tools)'
 	@echo 'make clean               remove the environment and build folders'
 
@@ -53,6 +55,13 @@ lint: setup
 
 docs: setup
 	@$(PY) tools/catalogue.py
+
+site: setup
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
+	@$(PY) -m tests.docs_blocks
+
+audit: setup
+	@$(PY) tools/audit.py
 
 format: setup
 	@$(PY) -m ruff check --fix .

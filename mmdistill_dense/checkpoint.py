@@ -1,88 +1,27 @@
-"""Reading weights without running code, loading them strictly, and writing the student out."""
+"""Weights out of a checkpoint, loaded strictly, and the plain config of a student."""
 
 from __future__ import annotations
 
-import pickle
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
+from mmdistill_dense.reading import read_checkpoint
 from mmdistill_dense.zoo import is_distill_model, load_model, student_option
 
+__all__ = [
+    'Receipt',
+    'load_strictly',
+    'plain_config',
+    'read_checkpoint',
+    'state_dict_of',
+]
+
 _SHOWN = 6
-
-
-class _Opaque:
-    """Stands in for what a runner's log history is made of: it unpickles to nothing and runs nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def _no_getattr(*args: Any) -> type[_Opaque]:
-    return _Opaque
-
-
-def read_checkpoint(path: str | Path, allowed: Sequence[type] = ()) -> dict[str, Any]:
-    """Read a checkpoint as tensors and plain values only; files written by mmengine's runner are understood.
-
-    Args:
-        path: A ``torch.save`` file or ``.safetensors``.
-        allowed: Further classes that the file may hold: plain holders of values.
-
-    Raises:
-        ValueError: When the file is damaged, is no checkpoint, or holds code.
-    """
-    if str(path).endswith('.safetensors'):
-        return {'state_dict': _read_safetensors(path)}
-    core = getattr(np, '_core', None) or np.core  # numpy 2, numpy 1
-    rebuild = [core.multiarray._reconstruct, core.multiarray.scalar]
-    dtypes = [value for value in vars(np.dtypes).values() if isinstance(value, type)]
-    # Files travel between numpy 1 and 2, where these functions have other addresses.
-    renamed = [(value, f'numpy.{name}.multiarray.{value.__name__}') for value in rebuild for name in ('core', '_core')]
-    stubs: list[Any] = [(_no_getattr, 'builtins.getattr'), (_Opaque, 'mmengine.logging.history_buffer.HistoryBuffer')]
-    try:
-        with torch.serialization.safe_globals([np.ndarray, np.dtype, *renamed, *dtypes, *stubs, *allowed]):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, IndexError) as error:
-        refused = re.search(r'GLOBAL (\S+)', str(error))
-        if isinstance(error, pickle.UnpicklingError) and refused:
-            raise ValueError(
-                f'{str(path)!r} holds more than tensors and plain values ({refused[1]}) and was not read, because that '
-                'could run code. Re-save its state_dict alone.'
-            ) from error
-        raise _unreadable(path, error) from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f'{str(path)!r} holds a {type(checkpoint).__name__}, no dictionary of weights.')
-    return checkpoint
-
-
-def _read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError  # type: ignore[import-not-found,unused-ignore]
-    from safetensors.torch import load_file  # type: ignore[import-not-found,unused-ignore]
-
-    try:
-        return load_file(str(path))
-    except SafetensorError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: str | Path, error: Exception) -> ValueError:
-    first = re.split(r'\n|\. ', str(error))[0] or 'it ends too early'
-    reason = 'not written by torch.save' if isinstance(error, pickle.UnpicklingError) else first
-    return ValueError(f'{str(path)!r} is no readable checkpoint (damaged, truncated or of another kind): {reason}')
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
@@ -170,42 +109,6 @@ def _mismatch(
         + '\n  Give the checkpoint that was trained with this config (a deep-stem ResNet, a backbone-only file and a '
         'student file are the usual mistakes), or correct the config.'
     )
-
-
-def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> tuple[Path, Path]:
-    """Write a distilled student as an ordinary network: the weights alone, and the flattened plain config that loads
-    them.
-
-    Args:
-        config: The config the student was trained with (a leaf with a ``DistillModel``, or any plain config).
-        checkpoint: A checkpoint of that run.
-        out: The weights' path; the config gets the same name with ``.py``.
-
-    Returns:
-        The paths of the weights and of the config.
-
-    Raises:
-        ValueError: When the checkpoint does not fit the student exactly, or ``out`` is no .pth file.
-    """
-    from mmengine.registry import MODELS, init_default_scope
-
-    if Path(out).suffix != '.pth':
-        raise ValueError(f'out={str(out)!r} must end in .pth; the config is written beside it, ending in .py.')
-    plain = plain_config(config)
-    content = read_checkpoint(checkpoint)
-    state = state_dict_of(content, checkpoint)
-    init_default_scope(plain.get('default_scope', 'mmengine'))
-    with torch.device('cpu'):
-        load_strictly(MODELS.build(plain.model), state, None, f'checkpoint={str(checkpoint)!r}')
-    weights = Path(out)
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    meta = {
-        key: value for key, value in content.get('meta', {}).items() if key in ('dataset_meta', 'epoch', 'iter', 'seed')
-    }
-    torch.save({'meta': meta, 'state_dict': state}, weights)
-    path = weights.with_suffix('.py')
-    plain.dump(path)
-    return weights, path
 
 
 def plain_config(config: Config) -> Config:

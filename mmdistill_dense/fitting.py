@@ -34,11 +34,22 @@ def check_data(config: Config, task: str) -> None:
 
 
 def classes_of(dataset: Any) -> Sequence[str] | None:
-    """Return the class names of a data set's config, through its wrappers; ``None`` where it does not say."""
+    """Return the class names of a data set's config, through its wrappers; ``None`` where it does not say.
+
+    Its files need not be there. The set is built without reading them, because a class may have others than its
+    ``METAINFO`` names (CamVid's void is none); where that fails, the config is what says them.
+    """
     while isinstance(dataset, Mapping) and 'dataset' in dataset:
         dataset = dataset['dataset']
     if not isinstance(dataset, Mapping):
         return None
+    try:
+        return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo.get('classes')
+    except Exception:  # no data set of mmengine's kind, several in one, options that are wrong
+        return _written_classes(dataset)
+
+
+def _written_classes(dataset: Mapping[str, Any]) -> Sequence[str] | None:
     given = (dataset.get('metainfo') or {}).get('classes')
     kind = dataset.get('type')
     built = DATASETS.get(kind) if isinstance(kind, str) else kind

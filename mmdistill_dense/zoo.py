@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from mmengine.config import Config, ConfigDict
@@ -230,45 +231,79 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
     """Return the local file of a checkpoint option, downloading it when it is an address, its hash verified.
 
     Args:
-        checkpoint: A file, an ``http(s)`` address, or ``'auto'``.
+        checkpoint: A file, an ``http(s)`` address whose content is promised (:func:`promised_hash`), or ``'auto'``.
         config: The config's zoo name, which ``'auto'`` needs.
         key: The config key to name in an error, e.g. ``'teacher.checkpoint'``.
 
     Raises:
         FileNotFoundError: For a missing file.
-        ValueError: When the content does not have the hash that its name promises, or ``'auto'`` finds nothing.
+        ValueError: For an address that promises no hash, when the content does not have the promised one, or ``'auto'``
+            finds nothing.
         OSError: When a download fails.
     """
     if checkpoint == 'auto':
         checkpoint = published_weights(config or '')
     if re.match(r'https?://', checkpoint):
-        path = _download(checkpoint, key)
+        promised = promised_hash(checkpoint)
+        if promised is None:
+            raise ValueError(
+                f'{key}={checkpoint!r}: nothing says what this address must hold. Add the SHA-256 of the file to it '
+                '(…#sha256=<hexadecimal digits>), or download the file, check it and give its path.'
+            )
+        folder = Path(os.getenv('MMDISTILL_CACHE', Path.home() / '.cache' / 'mmdistill_dense')) / 'checkpoints'
+        path = download(checkpoint, folder, key)
     else:
         path = Path(checkpoint).expanduser()
+        promised = promised_hash(path.name)
         if not path.is_file():
             raise FileNotFoundError(f'{key}={checkpoint!r}: no such file (working folder {Path.cwd()}).')
-    promised = _HASHED_NAME.search(path.name)
-    if promised and not sha256(path).startswith(promised[1]):
-        raise ValueError(
-            f'{key}={str(path)!r}: the content has SHA-256 {sha256(path)[:8]}…, its name promises {promised[1]}: '
-            'the file is damaged or not what it says. Delete it and fetch it again, or rename it if you made it.'
-        )
+    check_promise(path, promised, key)
     return path
 
 
-def _download(url: str, key: str) -> Path:
+def promised_hash(address: str) -> str | None:
+    """Return the beginning of the SHA-256 that a name (``…-1a2b3c4d.pth``) or an address (``…#sha256=…``) promises.
+
+    Raises:
+        ValueError: When what follows ``#sha256=`` is no hash.
+    """
+    path, fragment, given = address.partition('#sha256=')
+    if fragment and not re.fullmatch(r'[0-9a-fA-F]{8,64}', given):
+        raise ValueError(f'{address!r}: #sha256= is followed by 8 to 64 hexadecimal digits, not by {given!r}.')
+    named = _HASHED_NAME.search(urlsplit(path).path)
+    return given.lower() or (named[1] if named else None)
+
+
+def check_promise(path: Path, promised: str | None, key: str) -> None:
+    """Check that a file has the SHA-256 that was promised, where one was.
+
+    Raises:
+        ValueError: When it has another.
+    """
+    if promised and not sha256(path).startswith(promised):
+        raise ValueError(
+            f'{key}={str(path)!r}: the content has SHA-256 {sha256(path)[:8]}…, its name promises {promised}: '
+            'the file is damaged or not what it says. Delete it and fetch it again, or rename it if you made it.'
+        )
+
+
+def download(url: str, folder: Path, key: str) -> Path:
+    """Fetch an address into a folder, unless a file of its name is there; the content is checked as it arrives.
+
+    Raises:
+        OSError: When that fails, or the content has not the promised SHA-256.
+    """
     from torch import hub
 
-    folder = Path(os.getenv('MMDISTILL_CACHE', Path.home() / '.cache' / 'mmdistill_dense')) / 'checkpoints'
-    path = folder / url.rsplit('/', 1)[-1]
+    address = url.partition('#')[0]
+    path = folder / Path(urlsplit(address).path).name
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        promised = _HASHED_NAME.search(path.name)
         try:
-            hub.download_url_to_file(url, str(path), hash_prefix=promised[1] if promised else None)
+            hub.download_url_to_file(address, str(path), hash_prefix=promised_hash(url))
         except (OSError, RuntimeError) as error:
             raise OSError(
-                f'{key}: could not fetch {url} ({error}). Download it elsewhere and give the file.'
+                f'{key}: could not fetch {address} ({error}). Download it elsewhere and give the file.'
             ) from error
     return path
 

@@ -1,47 +1,26 @@
-"""Reading without running code, strict loading, and the export of a student."""
+"""Weights out of checkpoints, strict loading, and the export of a student."""
 
 import copy
-import pickle
 import runpy
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmdistill_dense.checkpoint import (
-    export_student,
     is_distill_model,
     load_strictly,
     plain_config,
-    read_checkpoint,
     state_dict_of,
 )
+from mmdistill_dense.export import export_student
 from tests import toys
 
 ROOT = Path(__file__).parents[1]
-
-
-class Malicious:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return exec, (f'open({self.path!r}, "w").close()',)
-
-
-class Getter:
-    """Reaches for a function through getattr, which runner files use for harmless things."""
-
-    def __reduce__(self):
-        return getattr, ({}, 'clear')
 
 
 def network():
@@ -52,81 +31,12 @@ def filled(value=1.0):
     return {name: torch.full_like(tensor, value) for name, tensor in network().state_dict().items()}
 
 
-# Reading
+# Weights
 
 
-@pytest.mark.parametrize('new_format', [True, False])
-def test_plain_files_are_read(tmp_path, new_format):
-    path = tmp_path / 'a.pth'
-    torch.save(dict(state_dict=filled(2.0), meta=dict(epoch=3)), path, _use_new_zipfile_serialization=new_format)
-    content = read_checkpoint(path)
-    assert content['meta'] == dict(epoch=3)
-    assert not toys.differing(state_dict_of(content, path), filled(2.0))
-
-
-def test_runner_content_is_read(tmp_path):
-    """The message hub of a runner holds HistoryBuffers, numpy scalars and arrays, whose pickles name ``getattr``."""
-    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
-    hub = dict(log_scalars=dict(loss=buffer), runtime_info=dict(seed=np.int64(3), best=np.float32(0.5), a=np.ones(2)))
-    path = tmp_path / 'a.pth'
-    torch.save(dict(state_dict=filled(), message_hub=hub, meta=dict(seed=np.int64(3))), path)
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(path, weights_only=True)
-    content = read_checkpoint(path)
-    assert content['meta']['seed'] == 3 and content['message_hub']['runtime_info']['a'].sum() == 2
-    assert not toys.differing(state_dict_of(content, path), filled())
-
-
-def test_file_of_a_real_run_is_read():
-    content = read_checkpoint(toys.teacher_file('fcn', runner_file=True))
-    assert {'meta', 'state_dict', 'message_hub', 'optimizer'} <= set(content)
-    toys.build_plain(toys.seg_net('fcn', 16)).load_state_dict(content['state_dict'])
-
-
-def test_code_is_refused_and_not_run(tmp_path):
-    mark, path = tmp_path / 'mark', tmp_path / 'a.pth'
-    torch.save(dict(state_dict=filled(), extra=[Malicious(mark)]), path)
-    with pytest.raises(ValueError) as error:
-        read_checkpoint(path)
-    message = str(error.value)
-    assert repr(str(path)) in message and 'more than tensors' in message and 'exec' in message and 'run code' in message
-    assert not mark.exists()
-    torch.load(path, weights_only=False)
-    assert mark.exists(), 'the file would have run code'
-
-
-def test_getattr_of_a_file_reaches_nothing(tmp_path):
-    path = tmp_path / 'a.pth'
-    torch.save(dict(state_dict=filled(), extra=Getter()), path)
-    assert 'clear' not in repr(read_checkpoint(path)['extra'])
-
-
-@pytest.mark.parametrize('content', [b'', b'<html>404</html>', b'version https://git-lfs', b'PK\x03\x04 no'])
-def test_other_files_are_refused(tmp_path, content):
-    path = tmp_path / 'a.pth'
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint"):
-        read_checkpoint(path)
-
-
-@pytest.mark.parametrize('new_format', [True, False])
-@pytest.mark.parametrize('share', [0.02, 0.5, 0.97])
-def test_truncated_files_are_refused(tmp_path, new_format, share):
-    path = tmp_path / 'a.pth'
-    torch.save(dict(state_dict=dict(w=torch.zeros(999))), path, _use_new_zipfile_serialization=new_format)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint .*truncated"):
-        read_checkpoint(path)
-
-
-def test_file_without_weights_is_refused(tmp_path):
-    path = tmp_path / 'a.pth'
-    torch.save([torch.zeros(1)], path)
-    with pytest.raises(ValueError, match='holds a list, no dictionary'):
-        read_checkpoint(path)
+def test_file_without_weights_is_refused():
     with pytest.raises(ValueError, match=r"holds no weights; its entries are \['epoch', 'meta'\]"):
-        state_dict_of(dict(meta={}, epoch=3), path)
+        state_dict_of(dict(meta={}, epoch=3), 'x')
 
 
 def test_layouts_of_checkpoints():
@@ -143,17 +53,6 @@ def test_layouts_of_checkpoints():
 
 def prefixed(state):
     return {f'module.{name}': value for name, value in state.items()}
-
-
-def test_safetensors(tmp_path):
-    from safetensors.torch import save_file
-
-    path = tmp_path / 'a.safetensors'
-    save_file(filled(4.0), path)
-    assert not toys.differing(state_dict_of(read_checkpoint(path), path), filled(4.0))
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ValueError, match='no readable checkpoint'):
-        read_checkpoint(path)
 
 
 # Strictness

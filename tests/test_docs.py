@@ -1,34 +1,220 @@
-"""The Python in the guides compiles, and the method of the guide runs."""
+"""The Python and YAML of the guides: executed and resolved, types found, distillers built, definitions read."""
 
+import ast
+import copy
+import importlib
 import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
+import mmdet.registry
+import mmengine.registry
+import mmseg.registry
 import pytest
 import torch
+import yaml
+from mmdet.utils import register_all_modules as register_mmdet
+from mmengine.config import Config
+from mmseg.utils import register_all_modules as register_mmseg
 
+import mmdistill_dense.registry
 from mmdistill_dense.registry import DISTILLERS
-from tests.test_packaging import ROOT
+from mmdistill_dense.suite import definition
+from mmdistill_dense.suite.targets import read_targets
+from mmdistill_dense.zoo import find_config
+from tests.docs_blocks import ROOT, Block, blocks
 
-GUIDES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
-BLOCKS = [
-    pytest.param(block, id=f'{path.relative_to(ROOT)}-{number}')
-    for path in GUIDES
-    for number, block in enumerate(re.findall(r'```python\n(.*?)```', path.read_text(encoding='utf-8'), re.DOTALL))
-]
+OTHERS = ROOT / 'CONTRIBUTING.md'  # tests/test_contributing.py puts its blocks into a copy of the tree
+PYTHON = [pytest.param(block, id=block.key) for block in blocks('python') if block.guide != OTHERS]
+YAML = [pytest.param(block, id=block.key) for block in blocks('yaml')]
+BASE = re.compile(r"'(\.{1,2}/[\w./-]+\.py)'")
+OWN_BASES = {  # what a reader has whom the guides tell to inherit it
+    './my_student.py': 'toy_seg', './my_pair_control.py': 'toy_seg', './my_distilled.py': 'toy_seg',
+}  # fmt: skip
 
 
-@pytest.mark.parametrize('block', BLOCKS)
-def test_python_compiles(block: str) -> None:
-    compile(block.replace('…', '...'), 'block', 'exec')  # … stands for what the reader fills in
+class _Names(dict):
+    """What the reader fills in, in capital letters, and carriers that a base would give."""
+
+    def __missing__(self, name: str) -> Any:
+        if name.isupper():
+            return name
+        raise KeyError(name)
 
 
+def evaluated(block: Block, folder: Path) -> Mapping[str, Any]:
+    """The names that a block assigns: a config with its bases where it has some."""
+    text = block.text.replace('dict(…)', 'dict()').replace('…', '...')
+    if block.needs:  # it could not go on; what it imports must be there
+        imports = [node for node in ast.parse(text).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        exec(compile(ast.Module(imports, []), block.key, 'exec'), {})
+        return {}
+    if '_base_ =' not in text:
+        names = _Names()
+        exec(compile(text, block.key, 'exec'), names)
+        return {name: value for name, value in names.items() if name != '__builtins__'}
+    for base in BASE.findall(text):
+        text = text.replace(f"'{base}'", repr(str(_base(base, block))))
+    file = folder / 'block.py'
+    file.write_text(text, encoding='utf-8')
+    return Config.fromfile(file)
+
+
+def _base(name: str, block: Block) -> Path:
+    if name in OWN_BASES:
+        return ROOT / f'configs/control/{OWN_BASES[name]}.py'
+    folders = [ROOT / Path(block.file or '').parent, *(ROOT / 'configs/_base_').iterdir(), ROOT / 'configs/kd']
+    found = [path for path in (folder / name for folder in folders) if path.is_file()]
+    assert found, f'{name}: no folder has it'
+    return found[0].resolve()
+
+
+def options(value: Any) -> Iterator[Mapping[str, Any]]:
+    """All dicts with a ``type``, at any depth."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get('type'), str):
+            yield value
+        for inner in value.values():
+            yield from options(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from options(inner)
+
+
+@pytest.fixture(scope='module')
+def registries() -> list[Any]:
+    """Every registry of the stack and ours, filled."""
+    register_mmseg(init_default_scope=False)
+    register_mmdet(init_default_scope=False)
+    modules = (mmdistill_dense.registry, mmseg.registry, mmdet.registry, mmengine.registry)
+    return [one for module in modules for one in vars(module).values() if isinstance(one, mmengine.registry.Registry)]
+
+
+@pytest.fixture
+def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The reader's ``energy.py`` can be imported; its method is forgotten afterwards."""
+    (block,) = (block for block in blocks('python') if block.file == 'energy.py')
+    (tmp_path / 'energy.py').write_text(block.text, encoding='utf-8')
+    monkeypatch.syspath_prepend(tmp_path)
+    DISTILLERS.module_dict.pop('Energy', None)
+    yield
+    DISTILLERS.module_dict.pop('Energy', None)
+    sys.modules.pop('energy', None)
+
+
+@pytest.mark.usefixtures('own_method')
+@pytest.mark.parametrize('block', PYTHON)
+def test_python_runs_and_names_what_exists(block: Block, registries: list[Any], tmp_path: Path) -> None:
+    known = {name: value for name, value in evaluated(block, tmp_path).items() if not name.startswith('_')}
+    for option in options(known):
+        name = option['type']
+        assert any(registry.get(name) for registry in registries), f'{name} is not known'
+        if name in DISTILLERS.module_dict and ... not in option.values():
+            DISTILLERS.build(copy.deepcopy(dict(option)))
+    for name in re.findall(r"'((?:mmseg|mmdet|mmdistill_dense)::[^']+)'", block.text):
+        find_config(name)
+
+
+@pytest.mark.parametrize(
+    'block', [case for case in PYTHON if 'README' in case.id and 'configs/' in case.values[0].text]
+)
+def test_a_shipped_config_is_shown_as_it_is(block: Block) -> None:
+    assert block.file
+    if (ROOT / block.file).is_file():
+        shipped, shown = (
+            ast.parse(text).body for text in ((ROOT / block.file).read_text(encoding='utf-8'), block.text)
+        )
+        shipped = [
+            node
+            for node in shipped
+            if not isinstance(getattr(node, 'value', None), ast.Constant) or node in shipped[1:]
+        ]
+        assert [ast.dump(node) for node in shipped] == [ast.dump(node) for node in shown]
+
+
+def whole(block: Block) -> dict[str, Any]:
+    """A definition with what the block leaves out."""
+    given = yaml.safe_load(block.text.replace(', …', ''))
+    names = {name for name in given.get('grid', {}) if name != 'seeds'}
+    default = {
+        'control': 'deeplabv3plus_mobilenetv2_to_r18w16_camvid',
+        'methods': {name: {} for name in names or ['kd']},
+    }
+    if 'maskd_inherited' in given.get('methods', {}):
+        default['control'] = 'retinanet_mobilenetv2_to_r18w16_bccd'
+        given['methods'].pop('pcd_then_cwd')
+    return {**default, **given}
+
+
+@pytest.mark.parametrize('block', YAML)
+def test_yaml_is_read(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / 'given.yaml'
+    if isinstance(yaml.safe_load(block.text.replace(', …', '')), list):
+        file.write_text(block.text, encoding='utf-8')
+        assert read_targets(file)
+        return
+    for name in ('my_pair_control.py', 'my_teacher.py'):
+        shutil.copy(ROOT / 'configs/control/toy_seg.py', tmp_path / name)
+        text = (tmp_path / name).read_text().replace("'../", f"'{ROOT}/configs/")
+        (tmp_path / name).write_text(text)
+    (tmp_path / 'my_leaf.py').write_text(f"_base_ = '{ROOT}/configs/kd/toy_seg.py'\n")
+    file.write_text(yaml.safe_dump(whole(block)), encoding='utf-8')
+    read = definition.load(file)
+    assert read.methods
+
+
+@pytest.mark.usefixtures('own_method')
 def test_the_method_of_the_guide_runs() -> None:
-    text = (ROOT / 'docs' / 'own_method.md').read_text()
-    code = re.search(r'```python\n# energy\.py\n(.*?)```', text, re.DOTALL)
-    assert code is not None
-    exec(code[1], {})
-    energy = DISTILLERS.module_dict.pop('Energy')()
+    energy = importlib.import_module('energy').Energy()
     taps = {'backbone[3]': [torch.rand(2, 4, 5, 5)]}
     shapes = {tap: [torch.Size((1, *tensor.shape[1:])) for tensor in tensors] for tap, tensors in taps.items()}
     energy.setup(shapes, shapes)
     assert energy(taps, taps, None)['loss_energy'] == 0
     assert energy(taps, {'backbone[3]': [torch.rand(2, 4, 5, 5)]}, None)['loss_energy'] > 0
+
+
+def test_troubleshooting_has_every_lesson() -> None:
+    lessons = ROOT.parent / 'shared/LESSONS.md'
+    if not lessons.is_file():
+        pytest.skip(f'{lessons} is not here')
+    rows = re.findall(r'^\| \d+ \| ([^|]+) \|', lessons.read_text(encoding='utf-8'), re.MULTILINE)
+    page = (ROOT / 'docs/troubleshooting.md').read_text(encoding='utf-8')
+    numbers = {number for row in rows for number in re.findall(r'#\d+', row)}
+    assert len(rows) >= 25
+    assert {number for number in numbers if not re.search(rf'{number}\b', page)} == set()
+
+
+def test_published_gains_of_the_choice_are_those_of_the_files() -> None:
+    page = (ROOT / 'docs/choosing.md').read_text(encoding='utf-8')
+    files = {path.parent.name: yaml.safe_load(path.read_text()) for path in ROOT.glob('configs/*/published.yml')}
+    rows = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| (.+) \|$', page, re.MULTILINE)
+    gains = [(recipe, *cell) for recipe, _, cells in rows for cell in re.findall(r'([A-Za-z]+) ([+-][\d.]+\d)', cells)]
+    assert len(gains) > 20
+    for recipe, method, gain in gains:
+        entries = [
+            one
+            for one in files[method.lower()]
+            if one['recipe'].removesuffix('_maskd') == recipe and one.get('student')
+        ]
+        assert any(f'{one["method"] - one["student"]:+.2f}'.startswith(gain) for one in entries), (recipe, method, gain)
+
+
+def test_the_choice_asks_for_results_of_rows_that_are_run() -> None:
+    page = (ROOT / 'docs/choosing.md').read_text(encoding='utf-8')
+    asked = [one.split() for comment in re.findall(r'<!-- results: (.+?) -->', page) for one in comment.split(', ')]
+    assert len(asked) > 5
+    for suite, row in asked:
+        definition = yaml.safe_load((ROOT / f'benchmarks/{suite}.yaml').read_text(encoding='utf-8'))
+        assert row in definition['methods'], (suite, row)
+
+
+def test_the_site_leaves_no_page_out() -> None:
+    text = (ROOT / 'mkdocs.yml').read_text(encoding='utf-8')
+    pages = {path.relative_to(ROOT / 'docs').as_posix() for path in (ROOT / 'docs').rglob('*.md')}
+    named = set(re.findall(r': (\S+\.md)$', text, re.MULTILINE))
+    beside = {'index.md', 'contributing.md', 'changelog.md'}
+    assert {page for page in pages if not page.startswith('methods/')} <= named
+    assert named <= pages | beside

@@ -90,11 +90,18 @@ def test_a_run_inherits_and_load_from_does_not(tmp_path):
     assert equal_parts(toys.train(tmp_path / 'b', config).model) == set()
 
 
-def test_resumed_weights_win(tmp_path):
-    config = toys.det_run_config(tmp_path, option(), iters=2)
-    first = toys.student_state(toys.train(tmp_path, config).model)
-    again = toys.det_run_config(tmp_path, option(), iters=2)
+@pytest.mark.parametrize('distilled', [True, False])
+def test_resumed_weights_win(tmp_path, distilled):
+    def config():
+        run = toys.det_run_config(tmp_path, option(), iters=2)
+        if not distilled:
+            run.model.distillers = {}
+        return run
+
+    first = toys.student_state(toys.train(tmp_path, config()).model)
+    again = config()
     again.resume = True
+    again.load_from = str(tmp_path / 'iter_2.pth')
     assert not toys.differing(first, toys.student_state(toys.train(tmp_path, again).model))
 
 

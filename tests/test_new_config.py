@@ -70,6 +70,19 @@ def test_a_pair_on_another_data_set_gets_its_control(copy: Path, capsys: pytest.
     assert config_files.bases_of(copy / f'afdcd/{name}.py')[0] == copy / f'control/{name}.py'
 
 
+def test_classes_are_those_of_the_built_data_set(copy: Path) -> None:
+    """CamVid's METAINFO names void, which is no class; its files need not be there."""
+    from mmdistill_dense.fitting import classes_of
+
+    data = Config.fromfile(copy / '_base_/datasets/camvid_180x240.py').train_dataloader.dataset
+    for dataset in (data, dict(type='RepeatDataset', times=2, dataset=data)):
+        found = classes_of(dataset)
+        assert found is not None and len(found) == 11 and 'void' not in found
+    assert classes_of({**data, 'metainfo': dict(classes=['sky', 'car'])}) == ['sky', 'car']
+    assert classes_of(dict(type='mmdet.CocoDataset', no_such_option=1))[0] == 'person'
+    assert classes_of(dict(type='ConcatDataset', datasets=[data])) is None
+
+
 def test_a_detecting_pair_is_told_by_its_data(copy: Path) -> None:
     call('--method', 'pcd', '--pair', 'retinanet_r101_to_r50_coco', '--dataset', 'coco_detection_ms')
     assert compose.parts_of('retinanet_r101_to_r50_coco_coco_detection_ms')[2:] == ('sgd_1x', 'runtime_det', 'det')

@@ -224,9 +224,9 @@ def det_item(seed: int, index: int, side: int = SIDE, masks: bool = False) -> di
     return dict(inputs=torch.from_numpy(picture.image.transpose(2, 0, 1).copy()), data_samples=sample)
 
 
-def det_batch(count: int = 2, seed: int = 0, masks: bool = False) -> dict:
+def det_batch(count: int = 2, seed: int = 0, masks: bool = False, side: int = SIDE) -> dict:
     """A raw batch of generated pictures with boxes, and instance masks where asked."""
-    items = [det_item(seed, index, masks=masks) for index in range(count)]
+    items = [det_item(seed, index, side, masks) for index in range(count)]
     return dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items])
 
 

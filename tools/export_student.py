@@ -1,13 +1,17 @@
-"""Write a distilled student as an ordinary mmseg or mmdet network: its weights and the plain config that loads them.
+"""Write a distilled student for use elsewhere: as weights with the plain config that loads them, or as a graph.
 
-With --backbone-only the weights of its backbone alone, which an ordinary config starts from.
+The ending of OUT says which: .pth and .safetensors are weights, .onnx, .pt (TorchScript) and .pt2 (torch.export) graphs
+that run without the mm* stack. With --backbone-only the weights of its backbone alone, which an ordinary config starts
+from.
 """
 
 import argparse
+from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from mmdistill_dense.checkpoint import export_student
+from mmdistill_dense.export import FORMATS, export_graph, export_student
+from mmdistill_dense.export.formats import WRITERS, format_of
 from mmdistill_dense.pretrain.export import export_backbone
 
 
@@ -16,7 +20,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config the student was trained with')
     parser.add_argument('checkpoint', help='checkpoint of that run')
-    parser.add_argument('out', help='weights to write (.pth); the config is written beside them (.py)')
+    parser.add_argument('out', help='file to write; beside weights the config is written (.py)')
+    parser.add_argument('--format', choices=FORMATS, help='what to write (default: what the ending of OUT says)')
+    parser.add_argument(
+        '--size', nargs=2, type=int, metavar=('H', 'W'), help='of the image that a graph is made with and checked on'
+    )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='the overrides given in training: key=value'
     )
@@ -32,8 +40,16 @@ def main() -> None:
     if args.backbone_only:
         print(f'weights {export_backbone(config, args.checkpoint, args.out)}')
         return
-    weights, plain = export_student(config, args.checkpoint, args.out)
-    print(f'weights {weights}\nconfig  {plain}')
+    if format_of(Path(args.out), args.format) not in WRITERS:
+        weights, plain = export_student(config, args.checkpoint, args.out)
+        print(f'weights {weights}\nconfig  {plain}')
+        return
+    found = export_graph(config, args.checkpoint, args.out, args.size)
+    print(f'graph   {found.path}\noutputs {", ".join(found.outputs)}')
+    print(f'free    {", ".join(found.axes) or "nothing: one picture of the given size"}')
+    for reason in found.reasons:
+        print(f'        not {reason}')
+    print(f'differs from the network by {found.difference:.1e} of its largest value')
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 # Makes the environment of this checkout, or brings it up to date:  tools/setup_env.sh demo|det|test
 #   demo  segmentation and mim; mmcv without its compiled operations, so that nothing is compiled
 #   det   detection as well: mmcv with compiled operations (built once, then kept in the user's cache)
-#   test  all of it: det and the test tools
+#   test  all of it: det, the test tools and what builds the documentation
 # Settings, all optional: VENV (default .venv), PYTHON, MAX_JOBS, UV_TORCH_BACKEND, MMDISTILL_WHEELS (folder of compiled wheels).
 set -eu
 cd "$(dirname "$0")/.."
@@ -106,7 +106,7 @@ compiled_mmcv() {
 case $LEVEL in
     demo) enough='demo det test' EXTRA=onedl ;;
     det) enough='det test' EXTRA=onedl ;;
-    test) enough='test' EXTRA=onedl,test ;;
+    test) enough='test' EXTRA=onedl,test,docs ;;
     *) die "say demo, det or test, not '$LEVEL'" ;;
 esac
 sum=$( { pwd; cat setup.cfg $PINS tools/setup_env.sh; } | cksum | tr ' ' -)

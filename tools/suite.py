@@ -1,4 +1,4 @@
-"""python tools/suite.py run|list|table|cost|slurm DEFINITION.yaml: one fair table of distillation methods."""
+"""python tools/suite.py COMMAND DEFINITION.yaml: one fair table of distillation methods; --help names the commands."""
 
 import sys
 

@@ -101,7 +101,7 @@ def prepare_steps(
         load_teacher(teacher, next(distilled.parameters()), inputs)
     distilled.distillation.attended = True
     _give_tokens(distilled)
-    return Steps(_step(control, config, data), _step(distilled, config, data), inputs)
+    return Steps(make_step(control, config, data), make_step(distilled, config, data), inputs)
 
 
 def build_student(model: Mapping[str, Any]) -> Any:
@@ -143,7 +143,8 @@ def _give_tokens(network: Any) -> None:
             progress.iteration = max(progress.iteration, distiller.student_mask_from or 0)
 
 
-def _step(network: Any, config: Config, data: Mapping[str, Any]) -> Step:
+def make_step(network: Any, config: Config, data: Mapping[str, Any]) -> Step:
+    """Return the training step of a network with the optimizer of its config, at learning rate 0."""
     wrapper = build_optim_wrapper(network, config.optim_wrapper)
     for group in wrapper.optimizer.param_groups:
         group['lr'] = 0.0

@@ -3,7 +3,13 @@
 from importlib.util import find_spec
 
 from mmdistill_dense.datasets.camvid import CamVidDataset
-from mmdistill_dense.datasets.folders import ADE20KDataset, CityscapesDataset, COCOStuffDataset, PascalVOCDataset
+from mmdistill_dense.datasets.folders import (
+    ADE20KDataset,
+    CityscapesDataset,
+    COCOStuffDataset,
+    PascalVOCDataset,
+    SegFolderDataset,
+)
 from mmdistill_dense.datasets.shapes import LoadShapes, ShapesSegDataset
 from mmdistill_dense.datasets.unlabeled import UnlabeledImages
 
@@ -14,6 +20,7 @@ __all__ = [
     'CityscapesDataset',
     'LoadShapes',
     'PascalVOCDataset',
+    'SegFolderDataset',
     'ShapesSegDataset',
     'UnlabeledImages',
 ]

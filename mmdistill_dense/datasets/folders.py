@@ -1,6 +1,9 @@
-"""mmseg's own folder data sets, with one clear error when a folder is missing (theirs is a bare assertion for VOC)."""
+"""Folders of pictures and label images: mmseg's data sets and one for data of your own, with clear errors at start."""
+
+from pathlib import Path
 
 from mmseg.datasets import ADE20KDataset as _ADE20KDataset
+from mmseg.datasets import BaseSegDataset
 from mmseg.datasets import CityscapesDataset as _CityscapesDataset
 from mmseg.datasets import COCOStuffDataset as _COCOStuffDataset
 from mmseg.datasets import PascalVOCDataset as _PascalVOCDataset
@@ -27,3 +30,39 @@ class ADE20KDataset(RootCheck, _ADE20KDataset):
 @DATASETS.register_module()
 class COCOStuffDataset(RootCheck, _COCOStuffDataset):
     """mmseg's COCO-Stuff 164k of 171 classes; its folders are checked."""
+
+
+@DATASETS.register_module()
+class SegFolderDataset(RootCheck, BaseSegDataset):
+    """Pictures in one folder, label images of the same names in another; what does not match is said at start.
+
+    Args:
+        **kwargs: of mmseg's ``BaseSegDataset``: ``data_root``, ``data_prefix=dict(img_path=…, seg_map_path=…)``,
+            ``img_suffix='.jpg'``, ``seg_map_suffix='.png'``, ``metainfo=dict(classes=…, palette=…)``, and
+            ``reduce_zero_label=True`` where label 0 is no class.
+
+    Raises:
+        FileNotFoundError: For a missing folder, a folder without pictures of ``img_suffix``, a picture without label.
+    """
+
+    def load_data_list(self) -> list[dict]:
+        """List the pictures; mmseg alone lists none and fails later, or at the first picture without a label."""
+        found = super().load_data_list()
+        where, labels = self.data_prefix.get('img_path'), self.data_prefix.get('seg_map_path')
+        if not found:
+            raise FileNotFoundError(
+                f'SegFolderDataset: no file in {where!r} ends with img_suffix={self.img_suffix!r}; '
+                f'there are {_some_names(where)}.'
+            )
+        missing = [one['seg_map_path'] for one in found if labels and not Path(one['seg_map_path']).exists()]
+        if missing:
+            raise FileNotFoundError(
+                f'SegFolderDataset: {len(missing)} of {len(found)} pictures have no label image; the first would be '
+                f'{missing[0]!r}. A label has the name of its picture, with seg_map_suffix={self.seg_map_suffix!r} in '
+                f'place of img_suffix={self.img_suffix!r}; there are {_some_names(labels)}.'
+            )
+        return found
+
+
+def _some_names(folder: str) -> str:
+    return ', '.join(sorted(path.name for path in Path(folder).iterdir())[:3]) or 'no files'

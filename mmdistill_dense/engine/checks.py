@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -15,6 +16,7 @@ from mmdistill_dense.checkpoint import read_checkpoint, state_dict_of
 from mmdistill_dense.zoo import load_model, student_option
 
 _SHOWN = 4
+_LOOK_BELOW_MODEL = ('SwinTransformer', 'PyramidVisionTransformer')  # of mmseg and mmdet, with readers of their own
 
 
 def check_carrier(config: Config) -> None:
@@ -146,19 +148,50 @@ def check_pretrained(model: nn.Module) -> None:
                 _check_pretrained(name or 'model', module, str(option.get('checkpoint')), option.get('prefix'))
 
 
+def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors that a module finds in a file when it is initialised with it.
+
+    Args:
+        module: It is left as it is.
+        path: What its ``init_cfg`` of type Pretrained names.
+
+    Raises:
+        ValueError: For a file whose tensors lie below ``model``, where mmengine does not look: it would load none.
+    """
+    content = read_checkpoint(path)
+    if isinstance(content.get('state_dict'), Mapping) or not isinstance(content.get('model'), Mapping):
+        return state_dict_of(content, path)
+    if any(kind.__name__ in _LOOK_BELOW_MODEL for kind in type(module).__mro__):
+        return state_dict_of(content, path)
+    bare = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if not bare:
+        raise ValueError(
+            f'{str(path)!r} has its tensors below `model`, where mmengine does not look: {type(module).__name__} would '
+            "keep random weights. Save them as {'state_dict': …}."
+        )
+    return state_dict_of(bare, path)
+
+
+def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
+    """Return the tensors below a prefix of names, which is taken off; without one all."""
+    start = f'{prefix.rstrip(".")}.' if prefix else ''
+    return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+
+
 def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | None) -> None:
     if not os.path.isfile(path):
         return
-    state = state_dict_of(read_checkpoint(path), path)
-    start = f'{prefix.rstrip(".")}.' if prefix else ''
-    given = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+    try:
+        state = initial_state(module, path)
+    except ValueError as error:
+        raise ValueError(f'{name}.init_cfg.checkpoint: {error}') from error
+    given = below(state, prefix)
     own = {key: value for key, value in module.state_dict().items() if not key.endswith('num_batches_tracked')}
     fits = _fitting(own, given)
     if 2 * fits >= len(own):
         return
     reason = "it is another network's or another package's file"
-    below = {key.removeprefix('backbone.'): value for key, value in state.items() if key.startswith('backbone.')}
-    if not prefix and 2 * _fitting(own, below) >= len(own):
+    if not prefix and 2 * _fitting(own, below(state, 'backbone')) >= len(own):
         reason = f"it is a training checkpoint: add prefix='backbone.' to {name}.init_cfg"
     raise ValueError(
         f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}: '

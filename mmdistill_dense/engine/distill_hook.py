@@ -72,7 +72,7 @@ class DistillHook(Hook):
                 f'{name} shards the student and is not supported with distillers; the student fits one device: '
                 'use DDP (--launcher pytorch).'
             )
-        if runner._load_from:
+        if runner._load_from and not runner._resume:  # a resumed run must say what it was made of
             model.distillation.inherit = ()
 
     def before_train(self, runner: Runner) -> None:

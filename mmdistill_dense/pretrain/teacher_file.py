@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from argparse import Namespace
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ def read_teacher(
         ValueError: For a file of no or of several layouts, one without a head, a supervised one, one with entries
             unknown to its layout or a head that is incomplete; the message says which.
     """
-    content = read_checkpoint(path, allowed=(Namespace,))
+    content = read_checkpoint(path)
     where = f'{key}={str(path)!r}'
     name = _detect(content, where, head) if layout == 'auto' else layout
     if name == 'backbone':

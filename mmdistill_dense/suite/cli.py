@@ -8,10 +8,11 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,7 @@ from mmdistill_dense.suite import plan
 from mmdistill_dense.suite.definition import Definition, fitting, load
 from mmdistill_dense.suite.files import owned
 from mmdistill_dense.suite.plan import Run, choice_name
+from mmdistill_dense.suite.starts import RANDOM
 
 INTERRUPTED = 130
 
@@ -52,10 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(command=function)
-        optional = name == 'list'
-        added.add_argument(
-            'definition', type=Path, nargs='?' if optional else None, help='YAML file, see docs/suite.md'
-        )
+        many = {'list': '?', 'publish': '+'}.get(name)
+        added.add_argument('definition', type=Path, nargs=many, help='YAML file, see docs/suite.md')
         return added
 
     run = command('run', _run, 'train and test what is not finished yet')
@@ -73,6 +73,15 @@ def _parser() -> argparse.ArgumentParser:
     command('list', _list, 'the methods that fit, the runs and their state; without a definition all methods')
     table = command('table', _table, 'write the table of what is finished')
     table.add_argument('--out', type=Path, metavar='DIR', help='folder of the files (default: that of the suite)')
+    publish = command('publish', _publish, 'write docs/results.md, the table of the README, scores and pictures anew')
+    compare = command('compare', _compare, 'set the finished runs beside the published scores')
+    for one in (publish, compare):
+        one.add_argument(
+            '--root', type=Path, default=Path(), metavar='DIR', help='the repository (default: this folder)'
+        )
+        one.add_argument(
+            '--work-dirs', type=Path, metavar='DIR', help="holds the suites' folders, elsewhere than `out`"
+        )
     job = command('job', _job, 'one run, as `run` and slurm start it')
     job.add_argument('name', help='a row of the table')
     job.add_argument('--seed', type=int, help='which one; a teacher has only one')
@@ -128,7 +137,7 @@ def _job(args: argparse.Namespace) -> int:
 
     definition = load(args.definition)
     result = perform(definition, find(definition, args.name, args.seed, args.search), args.launcher)
-    print(f'{args.name}: {definition.metric} {result["score"]:.2f}')
+    print(f'{args.name}: {definition.metric} {_score(result)}' if _score(result) else f'{args.name}: trained')
     if args.attended:  # the interpreter would take seconds to put everything away
         logging.shutdown()
         sys.stdout.flush()
@@ -183,6 +192,9 @@ def _list(args: argparse.Namespace) -> int:
     console.print(
         f'methods: {", ".join(definition.methods)}; fitting, but not asked for: {", ".join(left_out) or "none"}'
     )
+    unused = set(definition.starts) - {RANDOM} - {method.start for method in definition.methods.values()}
+    if unused:
+        console.print(f'starts that no row takes: {", ".join(sorted(unused))}')
     for name, scores in plan.searched(definition).items():
         best = plan.chosen(definition)[name]
         for choice, values in scores:
@@ -202,10 +214,15 @@ def _state(definition: Definition, run: Run) -> tuple[str, str, str]:
     now = plan.hash_of(definition, run)
     if result is not None:
         changed = result['config_hash'] != now
-        return 'CHANGED since' if changed else 'finished', f'{result["score"]:.2f}', result['config_hash']
+        return 'CHANGED since' if changed else 'finished', _score(result), result['config_hash']
     if state:
         return f'{state["phase"]}, {state["iteration"]}/{state["iterations"] or "?"}', '', now
     return 'waits', '', now
+
+
+def _score(result: Mapping[str, Any]) -> str:
+    """Nothing for a pre-training."""
+    return '' if result['score'] is None else f'{result["score"]:.2f}'
 
 
 def _cost(args: argparse.Namespace) -> int:
@@ -220,6 +237,24 @@ def _table(args: argparse.Namespace) -> int:
 
     table.main(load(args.definition), args.out)
     return 0
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from mmdistill_dense.suite.publishing import publish
+
+    publish.main([_at(load(path), args.work_dirs) for path in args.definition], args.root)
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from mmdistill_dense.suite.publishing import compare
+
+    return compare.main(_at(load(args.definition), args.work_dirs), args.root)
+
+
+def _at(definition: Definition, work_dirs: Path | None) -> Definition:
+    """The suite as it lies in another folder."""
+    return definition if work_dirs is None else replace(definition, out=work_dirs / definition.out.name)
 
 
 if __name__ == '__main__':

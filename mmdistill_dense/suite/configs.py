@@ -12,10 +12,12 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense import compose
+from mmdistill_dense.suite import starting
 from mmdistill_dense.suite.definition import Definition, Method, Teacher
+from mmdistill_dense.suite.starts import Start
 from mmdistill_dense.zoo import is_distill_model, is_single_teacher
 
-DATA = 'MMDISTILL_DATA'  # the variable of datasets/roots.py, which would import all data sets
+PLACES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables of the configs, and what they stand for
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _OF_THE_RUN = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # what the suite sets itself
 _KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
@@ -23,11 +25,11 @@ _KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being wri
 
 def read(path: Path) -> Config:
     """Return the config in a file, which the caller may change; a file is read once while it stays the same."""
-    return copy.deepcopy(_read(path, path.stat().st_mtime_ns, os.environ.get(DATA)))
+    return copy.deepcopy(_read(path, path.stat().st_mtime_ns, tuple(map(os.environ.get, PLACES))))
 
 
 @cache
-def _read(path: Path, modified: int, data: str | None) -> Config:
+def _read(path: Path, modified: int, places: tuple[str | None, ...]) -> Config:
     return Config.fromfile(path)
 
 
@@ -46,7 +48,8 @@ def control_config(definition: Definition) -> Config:
 
 
 def method_config(definition: Definition, method: Method, choice: Mapping[str, Any] | None = None) -> Config:
-    """Return the config of a method: the control's with its distillers.
+    """Return the config of a method: the control's with its distillers, and with what it inherits; a backbone's
+    start is set elsewhere.
 
     Args:
         definition: The suite.
@@ -55,9 +58,17 @@ def method_config(definition: Definition, method: Method, choice: Mapping[str, A
 
     Raises:
         ValueError: For a leaf that differs from the control in more than its distillers, with the keys; for options of
-            something else than the method's distillers.
+            something else than the method's distillers; for a start that the control's own would replace.
     """
     config = control_config(definition)
+    start = definition.starts[method.start] if method.start else None
+    if start is not None and start.inherit:
+        problem = starting.conflict(config, start)
+        if problem:
+            raise ValueError(f'{definition.path}: methods.{method.name}: {problem}')
+        config.model.inherit = [list(pair) for pair in start.inherit]
+    if not method.distils:
+        return config
     config.model.distillers = distillers_of(definition, method)
     key = f'methods.{method.name}.options'
     for options, place in ((method.options, key), (choice or {}, f'grid.{method.name}')):
@@ -98,7 +109,16 @@ def teacher_config(definition: Definition, teacher: Teacher) -> Config:
     return _common(config, definition, teacher.options, 'teacher.options')
 
 
-def _common(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> Config:
+def pretrain_config(definition: Definition, start: Start) -> Config:
+    """Return the config of a pre-training; it is saved as often as that says, whose epochs are not the students'."""
+    assert start.config is not None, 'a given file is not trained'
+    config = read(start.config)
+    _check_keys(config, definition, start.options, f'starts.{start.name}.options')
+    config.merge_from_dict(dict(start.options))
+    return _shared(config, definition)
+
+
+def _check_keys(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> None:
     for key in options:
         first = key.split('.')[0]
         if first not in config:
@@ -106,12 +126,22 @@ def _common(config: Config, definition: Definition, options: Mapping[str, Any], 
     for key in flat(options):
         if key in _OF_THE_RUN:
             raise ValueError(f'{definition.path}: {place}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
+
+
+def _common(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> Config:
+    _check_keys(config, definition, options, place)
     distillers = copy.deepcopy(config.model.get('distillers'))
     config.merge_from_dict(dict(options))
     if config.model.get('distillers') != distillers:
         raise ValueError(
             f'{definition.path}: {place}: model.distillers: give it to the methods that it is for, as their option'
         )
+    checkpoint = config.default_hooks.checkpoint
+    checkpoint.interval = definition.checkpoint_every or checkpoint.get('interval', -1)
+    return _shared(config, definition)
+
+
+def _shared(config: Config, definition: Definition) -> Config:
     if definition.workers is not None:
         for name in LOADERS:
             if config.get(name) is not None:
@@ -119,7 +149,6 @@ def _common(config: Config, definition: Definition, options: Mapping[str, Any], 
                 config[name].update(num_workers=definition.workers, persistent_workers=persistent)
     checkpoint = config.default_hooks.checkpoint
     checkpoint.max_keep_ckpts = max(_KEPT_CHECKPOINTS, checkpoint.get('max_keep_ckpts', -1))
-    checkpoint.interval = definition.checkpoint_every or checkpoint.get('interval', -1)
     return config
 
 

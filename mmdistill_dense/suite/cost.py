@@ -107,9 +107,10 @@ def read(definition: Definition) -> dict[str, dict[str, Any]]:
 
 
 def _first_runs(definition: Definition) -> dict[str, plan.Run]:
-    """The run of the first seed of the control and each method."""
-    first = definition.seeds[0]
-    return {run.name: run for run in plan.runs(definition) if run.kind == 'run' and run.seed == first}
+    """The run of the first seed of the control and each method; another start alone costs nothing in a step."""
+    first, methods = definition.seeds[0], definition.methods
+    runs = [run for run in plan.runs(definition) if run.kind == 'run' and run.seed == first]
+    return {run.name: run for run in runs if run.name == plan.CONTROL or methods[run.name].distils}
 
 
 def _file(definition: Definition, name: str) -> Path:

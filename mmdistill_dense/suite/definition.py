@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmdistill_dense import compose
-from mmdistill_dense.suite.reading import Reader, read_yaml
-from mmdistill_dense.zoo import find_config
+from mmdistill_dense.suite.reading import NAME, Reader, config_file, read_yaml
+from mmdistill_dense.suite.starts import Start, read_starts
 
 RESERVED = ('control', 'teacher', 'seeds')  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
 OWN_SLURM = ('processes', 'launcher', 'python', 'setup')  # every other key is an option of sbatch
 LAUNCHERS = ('slurm', 'pytorch')
-_NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,12 @@ class Method:
 
     Attributes:
         name: Of the row and of its folder.
-        method: Of the fragment; ``None`` for a leaf of the user's own.
+        method: Of the fragment; ``None`` for a leaf of the user's own, and for the student alone with another start.
         fragment: The fragment's file, or ``None``.
         variant: Of the fragment.
         config: The user's own leaf, or ``None``.
         options: Settings of its distillers.
+        start: Name of where its students start from; ``None``: as the control's.
     """
 
     name: str
@@ -38,6 +37,12 @@ class Method:
     variant: str | None = None
     config: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    start: str | None = None
+
+    @property
+    def distils(self) -> bool:
+        """Whether it has distillers, and does not only start elsewhere."""
+        return self.fragment is not None or self.config is not None
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Definition:
         task: ``'seg'`` or ``'det'``.
         out: Folder of everything that the suite writes.
         metric: Key in what a test returns.
+        starts: What rows may start from, by name.
         percent: Whether ``metric`` is a fraction; scores are in percent.
         grid: By method: values to try by option.
     """
@@ -70,6 +76,7 @@ class Definition:
     task: str
     teacher: Teacher | None
     test_teacher: bool
+    starts: Mapping[str, Start]
     methods: Mapping[str, Method]
     seeds: tuple[int, ...]
     metric: str
@@ -95,11 +102,12 @@ def load(path: Path | str) -> Definition:
     path = Path(path)
     top = Reader(read_yaml(path), path)
     top.only(set(Definition.__dataclass_fields__) - {'path', 'task', 'grid_seeds'})
-    control = _config(top, 'control', top.get('control', str), 'control')
+    control = config_file(top, 'control', top.get('control', str), 'control')
     task = _task(control, top)
     metric, percent = METRICS[task]
     metric = top.get('metric', str, metric)
-    methods = _methods(top, control)
+    starts = read_starts(top)
+    methods = _methods(top, control, starts)
     grid, grid_seeds = _grid(top, methods)
     return Definition(
         path=path,
@@ -109,6 +117,7 @@ def load(path: Path | str) -> Definition:
         task=task,
         teacher=_teacher(top),
         test_teacher=top.get('test_teacher', bool, False),
+        starts=starts,
         methods=methods,
         seeds=top.integers('seeds', (0, 1, 2)),
         metric=metric,
@@ -137,53 +146,58 @@ def _task(control: Path, top: Reader) -> str:
         raise top.error('control', str(error)) from error
 
 
-def _config(place: Reader, key: str, name: str, folder: str) -> Path:
-    """A config by its name in ``configs/<folder>``, or a file beside the definition."""
-    if name.endswith('.py'):
-        file = place.file.parent / name
-        if not file.is_file():
-            raise place.missing(key, f'no file {str(file)!r} (it is looked for beside the definition)')
-        return file
-    inside = name if '/' in name else f'{folder}/{name}'
-    try:
-        return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
-    except FileNotFoundError as error:
-        raise place.missing(key, str(error)) from error
-
-
 def _teacher(top: Reader) -> Teacher | None:
     value = top.raw.get('teacher')
     if value is None:
         return None
     inner = top.inner('teacher', {'config': value} if isinstance(value, str) else value)
     inner.only({'config', 'options', 'seed'})
-    file = _config(inner, 'config', inner.get('config', str), 'teachers')
+    file = config_file(inner, 'config', inner.get('config', str), 'teachers')
     return Teacher(file, inner.options('options'), inner.count('seed', 0, least=0) or 0)
 
 
-def _methods(top: Reader, control: Path) -> dict[str, Method]:
+def _methods(top: Reader, control: Path, starts: Mapping[str, Start]) -> dict[str, Method]:
     given = top.raw.get('methods')
     if given == 'all':
         given = dict.fromkeys(fitting(control))
     if not isinstance(given, dict) or not given:
         raise top.error('methods', f"give 'all', or options by name, as in `kd: {{}}`; got {given!r}")
     return {
-        str(name): _method(str(name), top.inner(f'methods.{name}', value or {}), control)
+        str(name): _method(str(name), top.inner(f'methods.{name}', value or {}), control, starts)
         for name, value in given.items()
     }
 
 
-def _method(name: str, options: Reader, control: Path) -> Method:
-    if name in RESERVED or not _NAME.fullmatch(name):
+def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
+    if name in RESERVED or not NAME.fullmatch(name):
         raise options.error('', f'a name is made of letters, digits and .+-_ and is none of {", ".join(RESERVED)}')
-    options.only({'method', 'variant', 'config', 'options'})
+    options.only({'method', 'variant', 'config', 'options', 'start'})
+    start = options.get('start', str, None)
+    if start is not None and start not in starts:
+        raise options.error('start', compose.unknown('start', start, starts))
+    own = options.options('options')
     if 'config' in options.raw:
         if {'method', 'variant'} & options.raw.keys():
             raise options.error('config', 'a leaf of your own has no method or variant beside it')
-        file = _config(options, 'config', options.get('config', str), name)
-        return Method(name, None, None, None, file, options.options('options'))
+        return Method(
+            name, None, None, None, config_file(options, 'config', options.get('config', str), name), own, start
+        )
+    if start is not None and 'method' not in options.raw:
+        return _undistilled(name, start, options)
     method, variant = options.get('method', str, name), options.get('variant', str, None)
-    return Method(name, method, _fragment(method, variant, control, options), variant, None, options.options('options'))
+    return Method(name, method, _fragment(method, variant, control, options), variant, None, own, start)
+
+
+def _undistilled(name: str, start: str, options: Reader) -> Method:
+    """The student alone from another start; nothing of it is left to be set."""
+    if name in compose.methods():
+        raise options.error(
+            '', f'say `method: {name}` for {name} from that start, or rename the row of the student alone'
+        )
+    for key in ('variant', 'options'):
+        if key in options.raw:
+            raise options.error(key, 'a row without `method` has no distillers; a pre-training has options of its own')
+    return Method(name, None, None, start=start)
 
 
 def _fragment(method: str, variant: str | None, control: Path, options: Reader) -> Path:
@@ -207,6 +221,9 @@ def _grid(top: Reader, methods: Mapping[str, Method]) -> tuple[dict[str, dict[st
     inner = top.inner('grid', top.raw.get('grid') or {})
     inner.only({*methods, 'seeds'})
     grid = {name: _values(inner.inner(name, value)) for name, value in inner.raw.items() if name != 'seeds'}
+    for name in grid:
+        if not methods[name].distils:
+            raise inner.error(name, 'the row has no distillers whose options could be searched')
     if not grid:
         return {}, ()
     return grid, inner.integers('seeds', None)

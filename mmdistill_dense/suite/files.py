@@ -19,10 +19,15 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file; a reader sees the old text or the new one."""
+    write_bytes(path, text.encode('utf-8'))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file; a reader sees the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        unfinished.write_text(text, encoding='utf-8')
+        unfinished.write_bytes(content)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

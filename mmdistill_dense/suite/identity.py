@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.suite.configs import DATA, teachers_of
+from mmdistill_dense.suite.configs import PLACES, teachers_of
 from mmdistill_dense.teacher import OPTIONS as TEACHER_OPTIONS
 from mmdistill_dense.zoo import is_distill_model, load_model, student_option
 
@@ -25,7 +25,7 @@ def config_hash(config: Config, teacher: str | None = None, tests_teacher: bool 
     """Return 12 hexadecimal digits that change with what a run trains on, and with nothing else.
 
     Networks are resolved, so that a changed base of the student or the teacher counts. Left out: the folder, the seed,
-    how the run is logged and how often it is saved, where the data sets lie.
+    how the run is logged and how often it is saved, where data sets and backbones' files lie.
 
     Args:
         config: The resolved config of a run.
@@ -72,14 +72,17 @@ def _resolved(option: str, key: str) -> Any:
 
 
 def _portable(value: Any) -> Any:
-    """Plain values without the place of the data on this machine."""
+    """Plain values without the places of data and files on this machine."""
     if isinstance(value, Mapping):
         return {str(key): _portable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_portable(item) for item in value]
     if isinstance(value, str):
-        root = os.environ.get(DATA, 'data').rstrip('/') + '/'
-        return 'data/' + value.removeprefix(root) if value.startswith(root) else value
+        for variable, default in PLACES.items():
+            root = os.environ.get(variable, default).rstrip('/') + '/'
+            if value.startswith(root):
+                return f'{default}/{value.removeprefix(root)}'
+        return value
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return getattr(value, '__qualname__', type(value).__qualname__)

@@ -14,10 +14,11 @@ from mmengine.runner import Runner
 
 from mmdistill_dense.checkpoint import load_strictly, read_checkpoint, state_dict_of
 from mmdistill_dense.engine.cli import build_runner
+from mmdistill_dense.suite import starting
 from mmdistill_dense.suite.definition import Definition
 from mmdistill_dense.suite.files import owned, read_json, write_json
 from mmdistill_dense.suite.outcome import median_of, origin_of, plain, receipts_of, shares_of
-from mmdistill_dense.suite.plan import Run, config_of, hash_of, trains_teacher
+from mmdistill_dense.suite.plan import PRETRAIN, Run, config_of, hash_of, start_file, start_of, trains_teacher
 from mmdistill_dense.suite.report import Report, ReportHook
 from mmdistill_dense.suite.written import write_configs
 from mmdistill_dense.teacher import OPTIONS, without_pretrained
@@ -74,14 +75,14 @@ def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
     else:
         found = _train(definition, run, config, report)
     result = {**origin_of(run, expected), **found, 'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
-    result['score'] = score_of(definition, run, result['metrics'])
+    result['score'] = None if run.kind == PRETRAIN else score_of(definition, run, result['metrics'])
     if is_main_process():
         report.tell(True, phase='finished')
         write_json(run.folder / 'result.json', result)
     return result
 
 
-_NOT_TRAINED: dict[str, Any] = {'seconds_per_iteration': None, 'teacher': None, 'shares': {}}
+_NOT_TRAINED: dict[str, Any] = {'seconds_per_iteration': None, 'teacher': None, 'start': None, 'shares': {}}
 
 
 def place_of(launcher: str) -> tuple[int, int]:
@@ -126,6 +127,7 @@ def check_processes(run: Run, processes: int) -> None:
 
 
 def _train(definition: Definition, run: Run, config: Config, report: Report) -> dict[str, Any]:
+    started = _check_start(definition, run, config)
     found = latest_checkpoint(run.folder)
     if found is not None:
         config.resume, config.load_from = True, str(found)
@@ -133,6 +135,16 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     runner.register_hook(ReportHook(report))
     report.tell(True, phase='preparing')
     runner.train()
+    trained = {
+        'iterations': runner.max_iters,
+        'seconds_per_iteration': median_of(runner, 'train/time'),
+        'teacher': receipts_of(runner),
+        'start': started,
+        'shares': shares_of(runner),
+    }
+    if run.kind == PRETRAIN:
+        barrier()
+        return {'metrics': {}, 'checkpoint': _last_of(run.folder).name, **trained}
     report.tell(True, phase='testing')
     last = _load_last(runner, run.folder)
     val = dict(runner.val())
@@ -142,26 +154,34 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
         'metrics': {'test': plain(test), 'val': plain(val)},
         'test_is_val': _tests_val(config),
         'checkpoint': last.name,
-        'iterations': runner.max_iters,
-        'seconds_per_iteration': median_of(runner, 'train/time'),
-        'teacher': receipts_of(runner),
-        'shares': shares_of(runner),
+        **trained,
     }
+
+
+def _check_start(definition: Definition, run: Run, config: Config) -> dict[str, Any] | None:
+    """Compare the file with the backbone: mmengine loads what fits of another network's, and warns."""
+    start, file = start_of(definition, run.name), start_file(definition, run)
+    return None if start is None or file is None else starting.check_file(config, start, file)
 
 
 def _load_last(runner: Runner, folder: Path) -> Path:
     """Let the runner test the last file: the weights in memory are others where a hook saves their average (EMA)."""
     barrier()  # the first process writes the file
+    last = _last_of(folder)
+    runner._resume, runner._load_from, runner._has_loaded = False, str(last), False
+    return last
+
+
+def _last_of(folder: Path) -> Path:
     last = latest_checkpoint(folder)
     assert last is not None, 'a checkpoint is saved after the last iteration'
-    runner._resume, runner._load_from, runner._has_loaded = False, str(last), False
     return last
 
 
 def _named(config: Config, run: Run) -> Config:
     """The same config under the name of the file that the runner dumps: ``run.py`` stays as it is."""
     named = Config(config.to_dict(), cfg_text=config.text, filename=str(run.folder / 'config.py'))
-    named.experiment_name = f'{run.kind}_{run.folder.name}_{run.name}_{os.getpid()}_{id(named)}'
+    named.experiment_name = f'{run.kind}_{run.folder.name}_{run.name.replace("/", "_")}_{os.getpid()}_{id(named)}'
     return named
 
 

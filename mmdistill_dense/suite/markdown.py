@@ -30,18 +30,26 @@ def _main(table: Table, sources: Mapping[str, int]) -> str:
     head += ['parameters', 'GFLOPs', 's / iteration', 'step', 'extra memory']
     head += ['published: alone', 'published', 'published: gain'] if sources else []
     deployed = (table.row(CONTROL) or Row(CONTROL, {})).cost
-    lines = [_line(head), _line([':--', *['--:'] * (len(head) - 1)])]
+    lines = head_lines(head)
     for row in table.rows:
-        cells = [_title(row), _count(row, len(definition.seeds)), _score(row), _gain(row), *_costs(row, deployed)]
-        lines.append(_line([*cells, *(_published(row.targets, sources) if sources else [])]))
+        cells = [
+            row_title(row),
+            count_cell(row, len(definition.seeds)),
+            score_cell(row),
+            gain_cell(row),
+            *_costs(row, deployed),
+        ]
+        lines.append(line([*cells, *(_published(row.targets, sources) if sources else [])]))
     return '\n'.join(lines)
 
 
-def _title(row: Row) -> str:
+def row_title(row: Row) -> str:
+    """Return what people read instead of a row's name."""
     return TITLES.get(row.name, row.name)
 
 
-def _count(row: Row, planned: int) -> str:
+def count_cell(row: Row, planned: int) -> str:
+    """Return the number of finished seeds, and of how many where some are missing."""
     if row.name == TEACHER and not row.results:
         return NONE
     if not row.missing:
@@ -49,14 +57,16 @@ def _count(row: Row, planned: int) -> str:
     return f'{len(row.results)} of {planned}'
 
 
-def _score(row: Row) -> str:
+def score_cell(row: Row) -> str:
+    """Return mean ± standard deviation."""
     if row.summary is None:
         return 'not tested' if row.name == TEACHER else 'not run'
     spread = '' if row.summary.sd is None else f' ± {row.summary.sd:.2f}'
     return f'{row.summary.mean:.2f}{spread}'
 
 
-def _gain(row: Row) -> str:
+def gain_cell(row: Row) -> str:
+    """Return the gain with its interval, bold where that leaves out 0."""
     if row.gain is None:
         return NONE
     mean = f'{row.gain.mean:+.2f}'
@@ -73,7 +83,7 @@ def _costs(row: Row, deployed: Mapping[str, Any]) -> list[str]:
     taken = NONE if seconds is None else f'{seconds:.3g}'
     if row.name == TEACHER:
         return [parameters, gflops, NONE, NONE, NONE]
-    if row.name == CONTROL:
+    if not row.distils:
         return [parameters, gflops, taken, '1', '0']
     ratio = f'{row.cost["ratio"]:.2f}' if row.cost else NONE
     memory = f'{row.cost["memory"]["extra"] / 2**20:.3g} MiB' if row.cost else NONE
@@ -118,9 +128,9 @@ def _seeds(table: Table) -> str:
     control = (table.row(CONTROL) or Row(CONTROL, {})).scores
     shown = [row for row in table.rows if row.name != TEACHER]
     head = ['seed', *map(str, table.definition.seeds)]
-    lines = [_line(head), _line([':--', *['--:'] * (len(head) - 1)])]
+    lines = head_lines(head)
     for row in shown:
-        lines.append(_line([_title(row), *(_one(row, seed, control) for seed in table.definition.seeds)]))
+        lines.append(line([row_title(row), *(_one(row, seed, control) for seed in table.definition.seeds)]))
     return '\n'.join(['## Each seed', '', *lines])
 
 
@@ -134,21 +144,31 @@ def _one(row: Row, seed: int, control: Mapping[int, float]) -> str:
 
 
 def _search(table: Table) -> str:
-    """All values that were tried, in the order in which they were given."""
+    return f'## Search\n\n{search_table(table)}' if table.searched else ''
+
+
+def search_table(table: Table) -> str:
+    """Return all values that were tried, in the order in which they were given; nothing where there was no search."""
     definition = table.definition
     if not table.searched:
         return ''
     seeds = ', '.join(map(str, definition.grid_seeds))
-    lines = [_line(['', 'tried', f'{definition.metric} on val, seed {seeds}', 'mean', '']), '|:--|:--|--:|--:|:--|']
+    lines = [line(['', 'tried', f'{definition.metric} on val, seed {seeds}', 'mean', '']), '|:--|:--|--:|--:|:--|']
     for name, tried in table.searched.items():
         for choice, scores in tried:
             shown = ', '.join('missing' if score is None else f'{score:.2f}' for score in scores)
             mean = NONE if None in scores else f'{math.fsum(scores) / len(scores):.2f}'
             taken = 'taken' if choice == table.chosen.get(name) else ''
-            lines.append(_line([name, choice_name(choice), shown, mean, taken]))
+            lines.append(line([name, choice_name(choice), shown, mean, taken]))
     rule = 'The value that is best on val, on average over these seeds, is the one of the table above.'
-    return '\n'.join(['## Search', '', rule, '', *lines])
+    return '\n'.join([rule, '', *lines])
 
 
-def _line(cells: Sequence[str]) -> str:
+def head_lines(head: Sequence[str], words: int = 1) -> list[str]:
+    """Return the first two lines of a table of numbers, behind so many columns of words."""
+    return [line(head), line([':--'] * words + ['--:'] * (len(head) - words))]
+
+
+def line(cells: Sequence[str]) -> str:
+    """Return one line of a table."""
     return f'| {" | ".join(cells)} |'

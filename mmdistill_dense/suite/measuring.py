@@ -66,7 +66,7 @@ def step_cost(config: Config, device: str, batch: int | None = None, repeats: in
         'adapter_parameters': sum(p.numel() for p in steps.distilled.network.distillers.parameters()),
         'seconds': {name: asdict(timing) for name, timing in times.items()},
         'ratio': times['distilled'].median / times['control'].median,
-        'memory': _memory(steps, device),
+        'memory': extra_memory(steps, device),
     }
 
 
@@ -94,7 +94,8 @@ def _size_of(network: Any, student: Any, config: Config, size: Size) -> dict[str
     return {'parameters': sum(p.numel() for p in network.parameters()), 'gflops': operations / 1e9}
 
 
-def _memory(steps: Steps, device: str) -> dict[str, int]:
+def extra_memory(steps: Steps, device: str) -> dict[str, int]:
+    """Return the bytes at the peak of both steps, what the distilled one holds between steps, and the extra in all."""
     control, distilled = (peak_extra_memory(step, device) for step in (steps.control, steps.distilled))
     held = _held(steps.distilled) - _held(steps.control) + sum(_bytes(_tensors(t.network)) for t in steps.teachers)
     return {'control_step': control, 'distilled_step': distilled, 'held': held, 'extra': distilled - control + held}

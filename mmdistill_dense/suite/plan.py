@@ -4,80 +4,91 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.suite import configs
+from mmdistill_dense.suite import configs, starting
 from mmdistill_dense.suite.definition import Definition
 from mmdistill_dense.suite.files import read_json
 from mmdistill_dense.suite.identity import config_hash
-
-Choice = Mapping[str, Any]
-TEACHER, CONTROL = 'teacher', 'control'
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training with its test.
-
-    Attributes:
-        name: ``'teacher'``, ``'control'`` or a method's.
-        kind: ``'teacher'``, ``'search'`` or ``'run'``.
-        seed: Of the run.
-        folder: Its work folder.
-        after: Folders whose results it needs.
-        choice: Values of a search by option; of a run whose search has not ended ``None``, without one empty.
-    """
-
-    name: str
-    kind: str
-    seed: int
-    folder: Path
-    after: tuple[Path, ...] = ()
-    choice: Choice | None = field(default=None, hash=False)
-
-    @property
-    def leaf(self) -> Path:
-        """The method on the recipe."""
-        return self.folder / 'leaf.py'
-
-    @property
-    def title(self) -> str:
-        """Name, tried values and seed, for people."""
-        tried = f' {choice_name(self.choice)}' if self.kind == 'search' and self.choice else ''
-        return self.name if self.kind == 'teacher' else f'{self.name}{tried} seed {self.seed}'
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """What it gave, ``None`` while it has not."""
-        return read_json(self.folder / 'result.json')
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """How far it was when it last said so."""
-        return read_json(self.folder / 'state.json') or {}
+from mmdistill_dense.suite.runs import CONTROL, PRETRAIN, TEACHER, Choice, Run, choice_name
+from mmdistill_dense.suite.starts import RANDOM, Start
+from mmdistill_dense.zoo import local_file
 
 
 def runs(definition: Definition) -> list[Run]:
-    """Return every run, in the order in which they are started: teacher, searches, then seed by seed."""
+    """Return every run, in the order in which they are started: teacher, pre-trainings, searches, then seed by seed."""
     teacher = [Run(TEACHER, 'teacher', _teacher_seed(definition), definition.out / TEACHER, (), {})]
     teacher = teacher if has_teacher_run(definition) else []
     before = tuple(run.folder for run in teacher) if trains_teacher(definition) else ()
     searches = {name: _searches(definition, name, before) for name in definition.grid}
     chosen = _chosen(searches)
-    control_waits = before and configs.reads_teacher(configs.control_config(definition))
+    all_wait = before and configs.reads_teacher(configs.control_config(definition))
     students = []
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
         folder = definition.out / 'runs' / name / f'seed{seed}'
         tried = searches.get(name, [])
-        after = before + tuple(run.folder for run in tried) if name != CONTROL or control_waits else ()
+        after = before + tuple(run.folder for run in tried) if all_wait or _reads_teacher(definition, name) else ()
+        after += _pretrained(definition, name, seed)
         students.append(Run(name, 'run', seed, folder, after, chosen[name] if tried else {}))
-    return [*teacher, *itertools.chain(*searches.values()), *students]
+    students = [*itertools.chain(*searches.values()), *students]
+    return [*teacher, *_pretrainings(definition, students), *students]
+
+
+def _reads_teacher(definition: Definition, name: str) -> bool:
+    start = start_of(definition, name)
+    return name != CONTROL and (definition.methods[name].distils or bool(start and start.inherit))
+
+
+def _pretrainings(definition: Definition, students: Sequence[Run]) -> list[Run]:
+    """What students start from: a pre-training for all seeds, or each one's own."""
+    found: dict[Path, Run] = {}
+    for run in students:
+        start = start_of(definition, run.name)
+        for folder in _pretrained(definition, run.name, run.seed):
+            assert start is not None, 'it has a folder'
+            found.setdefault(
+                folder, Run(f'{PRETRAIN}/{start.name}', PRETRAIN, start.seed_for(run.seed), folder, (), {})
+            )
+    return list(found.values())
+
+
+def _pretrained(definition: Definition, name: str, seed: int) -> tuple[Path, ...]:
+    start = start_of(definition, name)
+    if start is None or start.config is None:
+        return ()
+    return (definition.out / PRETRAIN / start.name / f'seed{start.seed_for(seed)}',)
+
+
+def start_of(definition: Definition, name: str) -> Start | None:
+    """Return what a row's students start from, or a pre-training makes; ``None``: nothing of its own."""
+    kind, _, start = name.partition('/')
+    if kind == PRETRAIN and start:
+        return definition.starts[start]
+    method = definition.methods.get(name)
+    return None if method is None or method.start is None else definition.starts[method.start]
+
+
+def start_file(definition: Definition, run: Run) -> Path | None:
+    """Return the file that a student starts from; of a pre-training the name is a guess before it has ended.
+
+    Returns:
+        ``None`` for random weights, and for a run that starts as the control does.
+
+    Raises:
+        FileNotFoundError: When a given file does not exist.
+    """
+    start = start_of(definition, run.name)
+    if start is None or start.inherit or start.name == RANDOM or run.kind == PRETRAIN:
+        return None
+    if start.config is None:
+        return local_file(start.given, None, start.key)
+    return _last_file(_pretrained(definition, run.name, run.seed)[0])
 
 
 def trains_teacher(definition: Definition) -> bool:
@@ -117,16 +128,16 @@ def _searches(definition: Definition, name: str, before: tuple[Path, ...]) -> li
     choices = [dict(zip(values, tried, strict=True)) for tried in itertools.product(*values.values())]
     root = definition.out / 'search' / name
     return [
-        Run(name, 'search', seed, root / choice_name(choice) / f'seed{seed}', before, choice)
+        Run(
+            name,
+            'search',
+            seed,
+            root / choice_name(choice) / f'seed{seed}',
+            before + _pretrained(definition, name, seed),
+            choice,
+        )
         for choice, seed in itertools.product(choices, definition.grid_seeds)
     ]
-
-
-def choice_name(choice: Choice) -> str:
-    """Return the folder of tried values."""
-    return ','.join(f'{key.removeprefix("model.distillers.")}={value}' for key, value in choice.items()).replace(
-        '/', '_'
-    )
 
 
 def searched(definition: Definition) -> dict[str, list[tuple[Choice, list[float | None]]]]:
@@ -169,7 +180,29 @@ def config_of(definition: Definition, run: Run) -> Config:
         RuntimeError: When a result that it waits for is missing.
         ValueError: For options that do not fit, see :mod:`mmdistill_dense.suite.configs`.
     """
-    if run.kind == 'teacher' and definition.teacher is not None and trains_teacher(definition):
+    config = _unstarted(definition, run)
+    start = start_of(definition, run.name)
+    if start is not None and not start.inherit and run.kind != PRETRAIN:
+        with _named(definition, run):
+            starting.start_from(config, start, start_file(definition, run))
+    return config
+
+
+@contextmanager
+def _named(definition: Definition, run: Run) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'{definition.path}: methods.{run.name}: {error}') from error
+
+
+def _unstarted(definition: Definition, run: Run) -> Config:
+    """The config of a run whose student starts as the control's."""
+    start = start_of(definition, run.name)
+    if run.kind == PRETRAIN:
+        assert start is not None, 'it makes one'
+        config = configs.pretrain_config(definition, start)
+    elif run.kind == 'teacher' and definition.teacher is not None and trains_teacher(definition):
         config = configs.teacher_config(definition, definition.teacher)
     elif run.name in (CONTROL, TEACHER):
         config = configs.control_config(definition)
@@ -177,7 +210,7 @@ def config_of(definition: Definition, run: Run) -> Config:
         config = configs.method_config(definition, definition.methods[run.name], _decided(run))
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
-    if run.kind != 'teacher' and trains_teacher(definition) and configs.reads_teacher(config):
+    if run.kind not in ('teacher', PRETRAIN) and trains_teacher(definition) and configs.reads_teacher(config):
         config.model.teacher.checkpoint = str(teacher_file(definition))
     return config
 
@@ -190,26 +223,41 @@ def _decided(run: Run) -> Choice:
 
 def teacher_file(definition: Definition) -> Path:
     """Return the weights of the teacher that the suite trains; the name is a guess before it has ended."""
-    folder = definition.out / TEACHER
+    return _last_file(definition.out / TEACHER)
+
+
+def _last_file(folder: Path) -> Path:
     result = read_json(folder / 'result.json')
     return folder / (result['checkpoint'] if result else 'missing.pth')
 
 
 def hash_of(definition: Definition, run: Run) -> str:
-    """Return the config hash of a run, which covers how its teacher is made."""
+    """Return the config hash of a run, which covers how its teacher and what it starts from are made."""
     teacher = None
-    if run.kind != 'teacher' and definition.teacher is not None and trains_teacher(definition):
+    if run.kind not in ('teacher', PRETRAIN) and definition.teacher is not None and trains_teacher(definition):
         made = config_hash(configs.teacher_config(definition, definition.teacher))
         teacher = f'{made} seed {definition.teacher.seed}'
     tests_teacher = run.kind == 'teacher' and not trains_teacher(definition)
-    return config_hash(config_of(definition, run), teacher, tests_teacher)
+    config, start = _unstarted(definition, run), start_of(definition, run.name)
+    if start is not None and not start.inherit and run.kind != PRETRAIN:
+        with _named(definition, run):
+            starting.mark(config, start, _made(definition, start))
+    return config_hash(config, teacher, tests_teacher)
+
+
+def _made(definition: Definition, start: Start) -> str:
+    """How a start comes about, the same on every machine and for every seed of a row."""
+    if start.config is None:
+        return f'{start.checkpoint or start.name} {start.prefix or ""}'
+    seed = 'of each run' if start.seed is None else start.seed
+    return f'{config_hash(configs.pretrain_config(definition, start))} seed {seed}'
 
 
 def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
     """Return the results of finished runs by name (teacher, control, methods in order) and seed; no searches."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for run in runs(definition):
-        result = None if run.kind == 'search' else run.result
+        result = None if run.kind in ('search', PRETRAIN) else run.result
         if result is not None:
             found.setdefault(run.name, {})[run.seed] = result
     return {name: found[name] for name in (TEACHER, CONTROL, *definition.methods) if name in found}

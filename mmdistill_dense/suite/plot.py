@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+from mmdistill_dense.suite.files import write_bytes
 from mmdistill_dense.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.suite.rows import Row, Table
 from mmdistill_dense.suite.statistics import LEVEL, Summary
@@ -14,7 +16,12 @@ BELOW = 0.22  # of a line's height: the seeds under their mean, where the bar hi
 
 
 def draw_gains(table: Table, path: Path) -> None:
-    """Write a PNG: a line per method, in the table's order; a small dot per seed, a large one for the mean, a bar for
+    """Write the picture to a file."""
+    write_bytes(path, gains_png(table))
+
+
+def gains_png(table: Table) -> bytes:
+    """Return a PNG: a line per method, in the table's order; a small dot per seed, a large one for the mean, a bar for
     the interval where there are two pairs or more, an empty diamond for what was published."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -36,8 +43,9 @@ def draw_gains(table: Table, path: Path) -> None:
     axes.tick_params(axis='y', length=0)
     if any(row.gain or _published(row) for row in table.methods):
         figure.legend(*_unique(axes), fontsize=8, frameon=False, loc='outside lower right', ncols=4)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=130, format='png')
+    return picture.getvalue()
 
 
 def _draw_row(axes: Any, place: int, row: Row) -> None:

@@ -13,16 +13,18 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmdistill_dense.compose import unknown
 from mmdistill_dense.engine.checks import batch_problem
-from mmdistill_dense.suite import configs, plan
+from mmdistill_dense.suite import configs, plan, starting
 from mmdistill_dense.suite.definition import Definition
 from mmdistill_dense.suite.job import check_processes, check_unchanged
 from mmdistill_dense.suite.names import check_metric, check_options
-from mmdistill_dense.suite.plan import Run
+from mmdistill_dense.suite.plan import PRETRAIN, Run
 from mmdistill_dense.zoo import local_file
 
 
 def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
     """Return the runs of some rows and seeds, with everything that they need; without arguments all.
+
+    A teacher or pre-training for all seeds that is asked for by name is taken whatever the seeds.
 
     Raises:
         ValueError: For a name or seed that the definition does not have.
@@ -34,7 +36,13 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
             raise ValueError(f'--only: {unknown("row", name, names)}')
     if not set(seeds) <= set(definition.seeds):
         raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
-    asked = [run for run in runs if (not only or run.name in only) and (not seeds or run.seed in seeds)]
+    each = {f'{PRETRAIN}/{start.name}' for start in definition.starts.values() if start.seed is None}
+    shared = {
+        name for name in only if name.partition('/')[0] in (PRETRAIN, plan.TEACHER)
+    } - each  # of a seed of its own
+    asked = [
+        run for run in runs if (not only or run.name in only) and (not seeds or run.seed in seeds or run.name in shared)
+    ]
     wanted = {run.folder for run in asked if run.kind == 'run' or run.name in only or not only}
     for run in reversed(runs):  # what is needed stands before
         if run.folder in wanted:
@@ -116,11 +124,13 @@ def check(definition: Definition, todo: Sequence[Run]) -> None:
         run = replace(run, choice=run.choice if run.choice is not None else {})
         config = plan.config_of(definition, run)
         _check_data(config)
-        if (run.kind == 'teacher' or configs.reads_teacher(config)) and not plan.trains_teacher(definition):
+        own = run.kind == 'teacher' or configs.reads_teacher(config)
+        if run.kind == PRETRAIN or (own and not plan.trains_teacher(definition)):
             _check_teachers(config)
         if config.get('load_from'):
             local_file(config.load_from, None, 'load_from')
         _build(config, f'{definition.path}: {name} {plan.choice_name(run.choice or {})}'.rstrip())
+        _check_start(definition, run, config)
 
 
 def check_batch(definition: Definition, todo: Sequence[Run], processes: int) -> None:
@@ -129,12 +139,15 @@ def check_batch(definition: Definition, todo: Sequence[Run], processes: int) -> 
     Raises:
         ValueError: Shows both, and what to set.
     """
-    for run in {run.kind == 'teacher': run for run in todo}.values():
+    places = {
+        'teacher': 'teacher.options',
+        **{f'{PRETRAIN}/{name}': f'starts.{name}.options' for name in definition.starts},
+    }
+    for place, run in {places.get(run.name, 'options'): run for run in todo}.items():
         if run.kind == 'teacher' and not plan.trains_teacher(definition):
             continue
         problem = batch_problem(plan.config_of(definition, replace(run, choice=run.choice or {})), processes)
         if problem:
-            place = 'teacher.options' if run.kind == 'teacher' else 'options'
             raise ValueError(f'{definition.path}: {place}: {problem}')
 
 
@@ -147,6 +160,13 @@ def _check_names(definition: Definition) -> None:
     if teacher is not None:
         config = configs.teacher_config(definition, teacher)
         check_options(teacher.options, configs.read(teacher.config), config, f'{definition.path}: teacher.options')
+    for start in definition.starts.values():
+        if start.config is not None:
+            config, place = (
+                configs.pretrain_config(definition, start),
+                f'{definition.path}: starts.{start.name}.options',
+            )
+            check_options(start.options, configs.read(start.config), config, place)
 
 
 def _check_data(config: Config) -> None:
@@ -179,7 +199,10 @@ def _paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
     if root:
         yield f'{key}.data_root', root
     named = {'ann_file': dataset.get('ann_file')}
-    named.update({f'data_prefix.{name}': path for name, path in (dataset.get('data_prefix') or {}).items()})
+    prefixes = dataset.get('data_prefix') or {}
+    if not isinstance(prefixes, Mapping):  # UnlabeledImages has one, or a list
+        prefixes = dict(enumerate([prefixes] if isinstance(prefixes, str) else prefixes))
+    named.update({f'data_prefix.{name}': path for name, path in prefixes.items()})
     for name, path in named.items():
         if isinstance(path, str) and path:
             yield f'{key}.{name}', path if '://' in path else os.path.join(root, path)
@@ -189,6 +212,21 @@ def _check_teachers(config: Config) -> None:
     for key, option in configs.teachers_of(config.model).items():
         if option.get('checkpoint') is not None:
             local_file(option['checkpoint'], option.get('cfg'), f'model.{key}.checkpoint')
+
+
+def _check_start(definition: Definition, run: Run, config: Config) -> None:
+    """A pre-training's network, or a given file, must have the student's backbone."""
+    start, file = plan.start_of(definition, run.name), plan.start_file(definition, run)
+    if start is None or file is None:
+        return
+    if start.config is None:
+        starting.check_file(config, start, file)
+        return
+    network = configs.pretrain_config(definition, start)
+    init_default_scope(network.get('default_scope', 'mmengine'))
+    starting.check_state(
+        config, start, MODELS.build(network.model).state_dict(), f'the backbone of {start.config.name}'
+    )
 
 
 def _build(config: Config, place: str) -> None:

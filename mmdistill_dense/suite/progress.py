@@ -61,7 +61,8 @@ class Board:
             return
         self._remember(run)
         split = 'val' if run.kind == 'search' else 'test'
-        self._print(f'{run.title}: {result["score"]:.2f} on {split} after {clock(60 * result["minutes"])}')
+        found = 'trained' if result['score'] is None else f'{result["score"]:.2f} on {split}'
+        self._print(f'{run.title}: {found} after {clock(60 * result["minutes"])}')
 
     def tick(self, running: Sequence[Run], waiting: Sequence[Run]) -> None:
         """Renew the lines."""

@@ -10,6 +10,9 @@ from typing import Any
 
 import yaml
 
+from mmdistill_dense.zoo import find_config
+
+NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
 _SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')
 _FLOAT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$')
 _NEEDED: Any = object()
@@ -114,3 +117,21 @@ class Reader:
         """Return settings by dotted key, as ``--cfg-options`` takes them."""
         value = self.get(key, dict, {})
         return {str(name): item for name, item in value.items()}
+
+
+def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
+    """Return a config by its name in ``configs/<folder>``, or a file beside the definition.
+
+    Raises:
+        FileNotFoundError: With close names.
+    """
+    if name.endswith('.py'):
+        file = place.file.parent / name
+        if not file.is_file():
+            raise place.missing(key, f'no file {str(file)!r} (it is looked for beside the definition)')
+        return file
+    inside = name if '/' in name else f'{folder}/{name}'
+    try:
+        return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
+    except FileNotFoundError as error:
+        raise place.missing(key, str(error)) from error

@@ -30,6 +30,7 @@ class Row:
         gain: Over the control, of the seeds that both have; ``None`` for teacher and control.
         cost: What ``suite.py cost`` found, or nothing.
         targets: Published results of this method with this recipe.
+        distils: Whether it has distillers; else its step is the control's.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Row:
     gain: Gain | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[Target, ...] = ()
+    distils: bool = True
 
     @property
     def scores(self) -> dict[int, float]:
@@ -103,10 +105,11 @@ def collect(definition: Definition) -> Table:
 
     Raises:
         ValueError: When a result was made with another config than the definition gives now, with both hashes: rows of
-            different configs, or numbers of processes, make no fair table.
+            different configs, or numbers of processes, make no fair table; nor do different files of one start.
     """
     results = _decided(definition)
     _check_hashes(definition, results)
+    _check_starts(definition, results)
     changed = changes_of_the_recipe(definition, _check_processes(results))
     costs = cost.read(definition)
     targets = {name: () if changed else _targets(definition, method) for name, method in definition.methods.items()}
@@ -133,7 +136,8 @@ def make_rows(
         found = results.get(name, {})
         missing = tuple(seed for seed in definition.seeds if seed not in found)
         gain = None if name == plan.CONTROL else paired_gain(Row(name, found).scores, control)
-        students.append(Row(name, found, missing, gain, costs.get(name, {}), tuple(targets.get(name, ()))))
+        distils = name != plan.CONTROL and definition.methods[name].distils
+        students.append(Row(name, found, missing, gain, costs.get(name, {}), tuple(targets.get(name, ())), distils))
     return (Row(plan.TEACHER, results.get(plan.TEACHER, {})), *students)
 
 
@@ -161,8 +165,8 @@ def changes_of_the_recipe(definition: Definition, processes: int | None = None) 
 
 
 def _targets(definition: Definition, method: Method) -> tuple[Target, ...]:
-    """Of a method as it is shipped: a user's leaf or own options are not what was published."""
-    if method.method is None or method.options:
+    """Of a method as it is shipped: a user's leaf, own options and another start are not what was published."""
+    if method.method is None or method.options or method.start:
         return ()
     return tuple(targets_of(method.method, definition.control.stem, definition.metric, method.variant))
 
@@ -182,6 +186,23 @@ def _check_processes(results: Mapping[str, Results]) -> int | None:
             'with `suite.py slurm`.'
         )
     return next(iter(found), None)
+
+
+def _check_starts(definition: Definition, results: Mapping[str, Results]) -> None:
+    """A start that is one for all seeds is one file: the config hash covers how it is made, not what came out."""
+    for start in definition.starts.values():
+        found: dict[str, list[str]] = {}
+        for name, method in definition.methods.items():
+            for seed, result in results.get(name, {}).items() if method.start == start.name else ():
+                read = result.get('start')
+                found.setdefault(read['sha256'][:12] if read else '', []).append(f'{name} seed {seed}')
+        found.pop('', None)
+        if start.seed is not None and len(found) > 1:
+            told = '; '.join(f'sha256 {digits}…: {", ".join(runs)}' for digits, runs in found.items())
+            raise ValueError(
+                f'{definition.path}: starts.{start.name}: runs read different files ({told}), which make no one row: '
+                'the pre-training was made again, or the file exchanged. Move those of one kind away and repeat them.'
+            )
 
 
 def _check_hashes(definition: Definition, results: Mapping[str, Results]) -> None:

@@ -11,13 +11,16 @@ from mmengine.config import Config
 from mmdistill_dense import compose
 from mmdistill_dense.suite.definition import Definition, Method
 from mmdistill_dense.suite.files import write_text
-from mmdistill_dense.suite.plan import Run
+from mmdistill_dense.suite.plan import PRETRAIN, Run, start_of
 
 
 def write_configs(definition: Definition, run: Run, config: Config) -> None:
     """Write both: the method on the recipe, and that with seed, folder, teacher and the suite's options."""
+    start = start_of(definition, run.name)
     if run.kind == 'teacher' and definition.teacher is not None:
         text = inheriting(definition.teacher.config, run.folder)
+    elif run.kind == PRETRAIN and start is not None and start.config is not None:
+        text = inheriting(start.config, run.folder)
     else:
         text = leaf_text(definition, definition.methods.get(run.name), run.folder)
     write_text(run.leaf, text)

@@ -95,7 +95,7 @@ def test_random_weights_stay_what_they_are() -> None:
     config = run_config(distillers={})
     network = training_step.build_student(config.model)
     before = [parameter.clone() for parameter in network.parameters()]
-    training_step._step(network, config, toys.seg_batch())()
+    training_step.make_step(network, config, toys.seg_batch())()
     assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
 
 

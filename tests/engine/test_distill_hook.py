@@ -244,6 +244,30 @@ def test_pretrained_file_of_another_network_is_refused(tmp_path):
     toys.train(tmp_path / 'run', student(right, 'backbone.'), iters=1)
 
 
+def test_pretrained_file_that_mmengine_would_not_look_into_is_refused(tmp_path):
+    """It would load none of the tensors and say so in its log."""
+    network = toys.build_plain(toys.seg_net('fcn')).backbone
+    file = tmp_path / 'deit.pth'
+    network.init_cfg = dict(type='Pretrained', checkpoint=str(file))
+    torch.save(dict(model=network.state_dict()), file)
+    with pytest.raises(ValueError, match=r'model\.init_cfg\.checkpoint: .*deit.pth. has its tensors below `model`'):
+        checks.check_pretrained(network)
+    torch.save(dict(state_dict=network.state_dict(), model={}), file)
+    checks.check_pretrained(network)
+
+
+def test_swin_looks_below_model_itself(tmp_path):
+    network = toys.build_plain(
+        dict(type='mmseg.SwinTransformer', embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), window_size=2)
+    )
+    torch.save(dict(model={name: value + 1 for name, value in network.state_dict().items()}), tmp_path / 'swin.pth')
+    network.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'swin.pth'))
+    before = network.patch_embed.projection.bias.clone()
+    network.init_weights()
+    assert torch.equal(network.patch_embed.projection.bias, before + 1)
+    checks.check_pretrained(network)
+
+
 # Progress
 
 

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
-from mmdistill_dense.checkpoint import export_student
+from mmdistill_dense.export import export_student
 from mmdistill_dense.pretrain.export import export_backbone
 from mmdistill_dense.teacher import build_network
 from mmdistill_dense.zoo import load_model

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.suite import configs, cost
+from mmdistill_dense.suite import cli, configs, cost, plan, preflight
 from mmdistill_dense.suite.definition import Definition, fitting, load
 from mmdistill_dense.suite.rows import changes_of_the_recipe
 from mmdistill_dense.suite.targets import targets_of
@@ -35,14 +35,17 @@ def test_every_method_becomes_a_config_that_differs_in_its_distillers(suite: Def
     control = configs.control_config(suite).to_dict()
     for method in suite.methods.values():
         config = configs.method_config(suite, method).to_dict()
-        assert config['model'].pop('distillers')
+        assert bool(config['model'].pop('distillers', None)) == method.distils
         config.pop('distillers', None)
         assert not list(configs.differences(config, {**control, 'model': config['model']}))
 
 
 def test_no_method_that_fits_is_left_out_of_a_comparison(suite: Definition) -> None:
-    if suite.path.stem != 'toy':  # shows how a definition is written
-        assert {method.method for method in suite.methods.values()} == set(fitting(suite.control))
+    rows = {method.method for method in suite.methods.values()} - {None}
+    if suite.path.stem in ('bccd_retinanet', 'camvid', 'camvid_1of8'):  # two cores have hours for some, on more seeds
+        assert rows >= {'kd', 'afdcd', 'maskd', 'pcd'} and len(suite.seeds) >= 5
+    elif suite.path.stem != 'toy':  # shows how a definition is written
+        assert rows == set(fitting(suite.control))
 
 
 def test_the_processes_have_the_batch_of_the_recipe(suite: Definition) -> None:
@@ -51,6 +54,23 @@ def test_the_processes_have_the_batch_of_the_recipe(suite: Definition) -> None:
     if processes > 1:
         assert config.train_dataloader.batch_size * processes == config.auto_scale_lr.base_batch_size
         assert str(suite.slurm['gres']) == f'gpu:{processes}' and isinstance(suite.slurm['time'], str)
+
+
+def test_a_definition_for_one_process_has_the_batch_of_the_recipe_too(suite: Definition) -> None:
+    if suite.slurm.get('processes', 1) == 1:
+        runs = plan.runs(suite)
+        firsts = {run.name: run for run in runs if run.kind in ('teacher', plan.PRETRAIN) or run.name == plan.CONTROL}
+        preflight.check_batch(suite, [*firsts.values()], 1)
+
+
+def test_list_tells_every_run(suite: Definition, capsys: pytest.CaptureFixture[str]) -> None:
+    if not suite.path.stem.endswith('_gpu'):
+        pytest.skip('the others are run, or have been')
+    assert cli.main(['list', str(suite.path)]) == 0
+    shown = capsys.readouterr().out
+    kinds = [start for start in suite.starts.values() if start.config is not None]
+    assert kinds and all(f'{plan.PRETRAIN}/{start.name} seed 0' in shown for start in kinds)
+    assert all(f'{name} seed {seed}' in shown for name in suite.methods for seed in suite.seeds)
 
 
 def test_costs_can_be_measured_on_any_machine(suite: Definition) -> None:
@@ -80,4 +100,4 @@ def test_few_labels_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     config = configs.control_config(suite)
     init_default_scope('mmseg')
     assert [len(DATASETS.build(config[f'{split}_dataloader'].dataset)) for split in ('train', 'test')] == [46, 233]
-    assert changes_of_the_recipe(suite) == ('train_dataloader.dataset.ann_file',)
+    assert 'train_dataloader.dataset.ann_file' in changes_of_the_recipe(suite)

@@ -1,5 +1,6 @@
 """Resolved configs: fair by construction, the same in memory and in the written file; and their hash."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from mmengine.config import Config
 from mmdistill_dense import compose
 from mmdistill_dense.suite import configs, identity, plan, written
 from mmdistill_dense.suite.definition import Definition, load
+from mmdistill_dense.zoo import load_model
 from tests.suite import tiny
 
 
@@ -153,14 +155,29 @@ def test_hash_leaves_out_what_does_not_reach_the_weights(monkeypatch: pytest.Mon
     assert hash_of() == hash_of(methods={'kd': {}, 'maskd': {}})
 
 
-def test_hash_does_not_depend_on_where_the_data_lie(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config.fromfile(compose.recipe_file('deeplabv3_r101_to_r18_camvid'))
-    monkeypatch.setenv('MMDISTILL_DATA', '/somewhere/else')
-    moved = Config.fromfile(compose.recipe_file('deeplabv3_r101_to_r18_camvid'))
-    assert moved.train_dataloader.dataset.data_root == '/somewhere/else/camvid'
-    there = identity.config_hash(moved)
-    monkeypatch.delenv('MMDISTILL_DATA')
-    assert identity.config_hash(config) == there
+@pytest.mark.parametrize(
+    ('variable', 'recipe', 'place'),
+    [
+        ('MMDISTILL_DATA', 'deeplabv3_r101_to_r18_camvid', '/somewhere/else/camvid'),
+        ('MMDISTILL_WEIGHTS', 'deeplabv3plus_mobilenetv2_to_r18w16_camvid', '/somewhere/else/mobilenet_v2_w1.0'),
+    ],
+)
+def test_hash_does_not_depend_on_where_files_lie(
+    monkeypatch: pytest.MonkeyPatch, variable: str, recipe: str, place: str
+) -> None:
+    def hash_here() -> tuple[str, str]:
+        identity._resolved.cache_clear()  # another process would read the networks anew
+        config = Config.fromfile(compose.recipe_file(recipe))
+        config.model.distillers = {'kd': {'type': 'LogitKD'}}
+        teacher = load_model(config.model.teacher, 'model.teacher').model
+        return identity.config_hash(config), json.dumps([config.train_dataloader.to_dict(), teacher], default=str)
+
+    monkeypatch.delenv(variable, raising=False)
+    here, _ = hash_here()
+    monkeypatch.setenv(variable, '/somewhere/else')
+    there, said = hash_here()
+    assert place in said, 'the variable moves what the config names'
+    assert here == there
 
 
 def test_workers_apply_to_every_loader_and_two_checkpoints_are_kept() -> None:

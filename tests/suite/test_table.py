@@ -146,6 +146,37 @@ def test_a_result_of_another_config_is_refused(suite: Definition) -> None:
         collect(suite)
 
 
+STARTS = 'starts:\n  pcd: {pretrain: pcd/r18w16_from_mobilenetv2_small}\n'
+
+
+def started(tmp_path: Path, digits: dict[int, str], starts: str = STARTS) -> Definition:
+    """``heavy`` starts elsewhere, each seed from a file with its own sha256."""
+    text = made_up.DEFINITION.replace('heavy: {{', 'heavy: {{start: pcd, ')
+    suite = made_up.definition(tmp_path, starts, text)
+    made_up.finish(suite, 'control', made_up.CONTROL)
+    for seed, found in digits.items():
+        start = dict(name='pcd', file='epoch_9.pth', sha256=found * 64, matched=9, total=9)
+        made_up.finish(suite, 'heavy', {seed: 40.0}, start=start)
+    return suite
+
+
+def test_runs_of_one_start_have_read_one_file(tmp_path: Path) -> None:
+    """The config hash is of how it was made; a pre-training that is made again gives other weights."""
+    suite = started(tmp_path, {0: 'a', 1: 'a', 2: 'b'})
+    said = 'starts.pcd: .* different files .sha256 a{12}…: heavy seed 0, heavy seed 1; sha256 b{12}…: heavy seed 2'
+    with pytest.raises(ValueError, match=said):
+        collect(suite)
+    own = STARTS.replace('}', ', per_seed: true}')
+    assert collect(started(tmp_path, {0: 'a', 1: 'a', 2: 'b'}, own)).row('heavy')
+    assert collect(started(tmp_path, dict.fromkeys(range(3), 'a'))).row('heavy')
+
+
+def test_pictures_of_a_pretraining_are_named(tmp_path: Path) -> None:
+    text = as_markdown(collect(started(tmp_path, {0: 'a'})))
+    seen = 'camvid/images/train, coco_mini/train2017, bccd/images/train, nuclei/images/train'
+    assert f'one for all seeds, of seed 0, on the pictures of {seen}\n' in text
+
+
 def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) -> None:
     before = table.scores_as_csv(collect(suite))
     made_up.finish(suite, 'kd', {1: 43.5}, seconds_per_iteration=9.0, minutes=7.0, restarts=3)

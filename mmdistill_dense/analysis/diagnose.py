@@ -1,0 +1,184 @@
+"""``tools/diagnose.py``: what the terms of a config's loss pull at, at a checkpoint, over several real batches."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mmdistill_dense.analysis.gradients import TAP, TASK, Places, Term, mean_terms, measure_gradients
+from mmdistill_dense.checkpoint import read_checkpoint
+from mmdistill_dense.engine.cli import build_runner, common_parser, load_config
+from mmdistill_dense.tokens.prepare import FOLDER
+
+_UNTRAINED = (
+    'the checkpoint holds no distillers (that of a control, of save_best, an export): their own parameters, such as '
+    'alignments, are untrained here, and the iteration is 0'
+)
+
+
+def main_diagnose(argv: Sequence[str] | None = None) -> None:
+    """Measure and print.
+
+    Args:
+        argv: The command line without the program's name. Defaults to that of this process.
+    """
+    args = _parser().parse_args(argv)
+    console = Console()
+    batches = diagnose(load_config(args), args.checkpoint, args.batches, args.iteration, args.stages)
+    console.print(table_of(batches, args.taps))
+    if args.json:
+        found = _finite([[asdict(term) for term in terms] for terms in batches])
+        args.json.write_text(json.dumps(found, indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: ``None`` stands for what is no number."""
+    if isinstance(value, dict):
+        return {key: _finite(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def diagnose(
+    config: Config,
+    checkpoint: str | None = None,
+    batches: int = 8,
+    iteration: int | None = None,
+    stages: bool = False,
+) -> list[list[Term]]:
+    """Return the terms of several training batches, each measured with the same weights.
+
+    The run is set up as training sets it up (teachers, tokens of MasKD, checks) and ends before its first iteration.
+    Nothing is written: tokens come from the checkpoint or the ``work_dir``, or else are learned for this once.
+
+    Args:
+        config: A whole config; changed.
+        checkpoint: Of a run of the config: student, distillers and iteration are as there. ``None`` is the start.
+        batches: How many.
+        iteration: Where the schedules of the distillers stand. Defaults to the checkpoint's.
+        stages: Measure also at each child of the backbone.
+
+    Raises:
+        ValueError: For fewer than one batch; for a checkpoint of another teacher or other distillers.
+    """
+    if batches < 1:
+        raise ValueError(f'--batches must be at least 1, got {batches}.')
+    config.log_level = 'WARNING'
+    config.train_dataloader.update(num_workers=0, persistent_workers=False)
+    config.train_dataloader.pop('prefetch_factor', None)
+    if checkpoint is not None:
+        config.load_from, config.resume = checkpoint, bool(read_checkpoint(checkpoint).get('distillers'))
+    hook = MeasureInstead(batches, iteration, stages)
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = Path(config.get('work_dir') or '.', FOLDER)
+        if tokens.is_dir():
+            shutil.copytree(tokens, Path(folder, FOLDER))
+        config.work_dir = folder  # a runner writes its config and a log
+        # A visualizer of a name that exists is taken again, with its folder: one of its own, which draws nowhere.
+        config.visualizer = dict(type='mmengine.Visualizer', name=folder)
+        runner = build_runner(config)
+        if checkpoint is not None and not config.resume:
+            runner.logger.warning(f'{checkpoint}: {_UNTRAINED}.')
+        runner.register_hook(hook)
+        with contextlib.suppress(_Measured):
+            runner.train()
+    return hook.found
+
+
+class _Measured(Exception):
+    """Ends a run before its first iteration."""
+
+
+class MeasureInstead(Hook):
+    """Measures the loss on some batches where training would begin, and ends the run.
+
+    Args:
+        batches: How many.
+        iteration: See :func:`diagnose`.
+        stages: See :func:`diagnose`.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, batches: int, iteration: int | None = None, stages: bool = False) -> None:
+        self.batches, self.iteration, self.stages = batches, iteration, stages
+        self.found: list[list[Term]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Measure, then raise."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if self.iteration is not None and hasattr(model, 'distillation'):
+            model.distillation.progress.iteration = self.iteration
+        data = itertools.islice(runner.train_dataloader, self.batches)
+        console = Console(stderr=True)
+        for batch in track(data, 'batches', self.batches, console=console, transient=True):
+            self.found.append(measure_gradients(model, batch, _stages(model) if self.stages else None))
+        raise _Measured
+
+
+def _stages(model: Any) -> Places:
+    backbone = getattr(model, 'backbone', torch.nn.Module())
+    found = {f'backbone.{n}': [p for p in m.parameters() if p.requires_grad] for n, m in backbone.named_children()}
+    return {name: parameters for name, parameters in found.items() if parameters}
+
+
+def table_of(batches: Sequence[Sequence[Term]], taps: bool = False) -> Table:
+    """Return the means over batches: a row for each term and place.
+
+    Args:
+        batches: What :func:`diagnose` returns.
+        taps: Show the tapped maps too, not the backbone alone.
+    """
+    table = Table(title=f'mean over {len(batches)} batches (±: standard deviation)')
+    table.add_column('term', overflow='fold')
+    for title in ('loss', 'share'):
+        table.add_column(title, justify='right', no_wrap=True)
+    table.add_column('gradient at', overflow='fold')
+    for title in ('norm', 'share', 'cosine with task'):
+        table.add_column(title, justify='right', no_wrap=True)
+    for term in mean_terms(batches):
+        head = [term.name, f'{term.value:.4g}', f'{term.share:.1%}']
+        for place, pull in term.pulls.items():
+            if taps or not place.startswith(TAP):
+                cosine = '' if term.name == TASK else _cosine(batches, term.name, place)
+                table.add_row(*head, place, f'{pull.norm:.3g}', f'{pull.share:.1%}', cosine)
+                head = ['', '', '']
+        table.add_section()
+    return table
+
+
+def _cosine(batches: Sequence[Sequence[Term]], name: str, place: str) -> str:
+    found = [term.pulls[place].cosine for terms in batches for term in terms if term.name == name]
+    finite = [cosine for cosine in found if math.isfinite(cosine)]
+    return f'{fmean(finite):+.3f} ± {pstdev(finite):.3f}' if finite else '-'
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common_parser('What each term of a loss pulls at: value, gradient at the backbone, cosine with the task')
+    parser.add_argument('--checkpoint', help='of a run of this config (iter_*.pth); without, the student as it starts')
+    parser.add_argument('--batches', type=int, default=8, help='training batches to average over (default: 8)')
+    parser.add_argument('--iteration', type=int, help="where the schedules stand (default: the checkpoint's)")
+    parser.add_argument('--taps', action='store_true', help='show the gradients at the tapped maps too')
+    parser.add_argument('--stages', action='store_true', help='show them at each part of the backbone too')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write all numbers of each batch here')
+    return parser

@@ -1,0 +1,245 @@
+"""What each term of the loss pulls at: its value, its gradient and whether that agrees with the task's."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from mmdistill_dense.distillers.ranks import mean_over_ranks
+from mmdistill_dense.losses import loss_dtype
+from mmdistill_dense.pretrain.measures import untouched
+from mmdistill_dense.taps import Recorder
+
+TASK = 'task'
+BACKBONE = 'backbone'
+TAP = 'tap '  # before the name of a tapped map
+Places = Mapping[str, Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Pull:
+    """The gradient of one term at one place.
+
+    Attributes:
+        norm: Its L2 norm.
+        share: That norm over the sum of the norms of all terms there; 0 where none pulls.
+        cosine: With the task's gradient at the same place; NaN where either is zero or there is no task.
+    """
+
+    norm: float
+    share: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of the loss of a batch.
+
+    Attributes:
+        name: ``'task'`` for the student's own losses together, else ``'distill.<distiller>.loss_…'``.
+        value: As it is summed, with its weights.
+        share: Of the total loss.
+        pulls: By place: ``'backbone'`` (all its trained parameters) and each tapped map, as ``'tap <name>'``.
+    """
+
+    name: str
+    value: float
+    share: float
+    pulls: Mapping[str, Pull]
+
+
+def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the terms of a model's losses, scalars that sum to what mmengine back-propagates.
+
+    Args:
+        losses: What ``model.loss`` returns: tensors and lists of them; names without ``loss`` are no losses.
+    """
+    terms: dict[str, Tensor] = {}
+    for name, value in losses.items():
+        if 'loss' not in name:
+            continue
+        key = name if name.startswith('distill.') else TASK
+        summed = torch.stack([one.mean() for one in ([value] if isinstance(value, Tensor) else value)]).sum()
+        terms[key] = terms[key] + summed if key in terms else summed
+    return terms
+
+
+def backbone_parameters(model: Any) -> list[Tensor]:
+    """Return all parameters of the student's backbone that are trained; of a student without one, all of its own."""
+    network = getattr(model, 'backbone', None)
+    named = (network if isinstance(network, nn.Module) else model).named_parameters()
+    return [value for name, value in named if value.requires_grad and not name.startswith('distillers.')]
+
+
+def student_taps(model: Any) -> list[Any]:
+    """Return the taps of a student's active distillers that lie in the student, each once."""
+    distillers = getattr(model, 'distillers', {}).values()
+    return list(dict.fromkeys(tap for d in distillers if d.weight() != 0 for tap in d.student_taps))
+
+
+def tapped(maps: Places) -> dict[str, Sequence[Tensor]]:
+    """Return recorded taps as places."""
+    return {f'{TAP}{name}': tensors for name, tensors in maps.items()}
+
+
+def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> list[Term]:
+    """Measure the terms of a loss whose graph is still there, which stays; no ``.grad`` is touched.
+
+    Costs a backward pass per term.
+
+    Args:
+        losses: What ``model.loss`` returned.
+        places: Tensors of the graph by name, e.g. ``{'backbone': parameters}``.
+        scale: Multiplied into a term before its gradient is taken, and out of the norm again: the loss scale of
+            float16. Defaults to 1.
+
+    Returns:
+        The terms in the order of the losses. With several processes, means over them of each one's own.
+
+    Raises:
+        ValueError: For a student with activation checkpointing of the kind (reentrant) that cannot give single
+            gradients.
+    """
+    terms = split_terms(losses)
+    if not terms:
+        return []
+    rows: list[Tensor] = []
+    own: dict[str, Tensor] = {}
+    for name in sorted(terms, key=lambda name: name != TASK):  # all others are compared with the task's
+        found = _gradients(scale * terms[name], places)
+        own = found if name == TASK else own
+        rows.append(torch.stack([terms[name].detach().double(), *_norms_and_products(found, own, scale)]))
+    values = dict(zip(sorted(terms, key=lambda name: name != TASK), _to_numbers(rows), strict=True))
+    return _assemble({name: values[name] for name in terms}, list(places))
+
+
+def measure_gradients(model: Any, data: Mapping[str, Any], places: Places | None = None) -> list[Term]:
+    """Measure the terms of a training step on one batch, and leave everything as it was.
+
+    One forward pass in training mode and in the parameters' own precision (no autocast), one backward pass per term.
+    Weights, ``.grad``, buffers (batch statistics, queues), modes, random streams and the batch stay as they are; with
+    activation checkpointing as mmseg and mmdet do it (``with_cp``) the pass is made without.
+
+    Args:
+        model: A built ``DistillModel`` with loaded teachers, and with what its distillers prepare (MasKD's tokens); or
+            an ordinary student, or either of them inside DDP.
+        data: A batch as the loader gives it.
+        places: Further parameters by name, e.g. ``{'layer4': list(model.backbone.layer4.parameters())}``.
+            ``'backbone'`` (all its trained parameters) and the tapped maps are always there.
+
+    Returns:
+        See :func:`pulls_of`.
+
+    Raises:
+        RuntimeError: For a teacher that is not loaded.
+        ValueError: As :func:`pulls_of`.
+    """
+    model = model.module if is_model_wrapper(model) else model
+    recorder = Recorder(model, student_taps(model), 'student_tap')
+    with untouched(model), _ready(model), torch.enable_grad():
+        model.train()
+        ready = model.data_preprocessor(copy.deepcopy(data), True)
+        with recorder.recording() as maps, torch.autocast(next(model.parameters()).device.type, enabled=False):
+            losses = model._run_forward(ready, mode='loss')
+        return pulls_of(losses, {BACKBONE: backbone_parameters(model), **(places or {}), **tapped(maps)})
+
+
+def mean_terms(batches: Sequence[Sequence[Term]]) -> list[Term]:
+    """Return the terms averaged over batches: each number's mean over those batches where it is one."""
+    names = list(dict.fromkeys(term.name for terms in batches for term in terms))
+    return [_mean_term([term for terms in batches for term in terms if term.name == name]) for name in names]
+
+
+def _mean_term(found: Sequence[Term]) -> Term:
+    pulls = {
+        place: Pull(*(_mean(getattr(term.pulls[place], key) for term in found) for key in ('norm', 'share', 'cosine')))
+        for place in found[0].pulls
+    }
+    return Term(found[0].name, _mean(t.value for t in found), _mean(t.share for t in found), pulls)
+
+
+def _mean(numbers: Iterator[float]) -> float:
+    finite = [number for number in numbers if math.isfinite(number)]
+    return fmean(finite) if finite else math.nan
+
+
+def _gradients(term: Tensor, places: Places) -> dict[str, Tensor]:
+    """Return the gradient of a term at each place as one vector."""
+    inputs = [tensor for tensors in places.values() for tensor in tensors]
+    found: Sequence[Tensor | None] = [None] * len(inputs)
+    if term.requires_grad:
+        try:
+            found = torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if 'heckpoint' not in str(error):
+                raise
+            raise ValueError(
+                'the student recomputes its activations (activation_checkpointing, with_cp=True), so that the gradient '
+                'of a single loss cannot be taken: measure without.'
+            ) from error
+    dense = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+    vectors = iter([x.flatten().to(loss_dtype(x)) for x in dense])
+    return {
+        name: torch.cat([next(vectors) for _ in tensors]) if tensors else term.new_zeros(1)
+        for name, tensors in places.items()
+    }
+
+
+def _norms_and_products(found: Mapping[str, Tensor], task: Mapping[str, Tensor], scale: float) -> list[Tensor]:
+    """Return for each place the norm and the cosine with the task's gradient."""
+    numbers = []
+    for name, gradient in found.items():
+        norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+        numbers.append(norm / scale)
+        if name in task:
+            other = torch.linalg.vector_norm(task[name], dtype=torch.float64)
+            product = (gradient.double() * task[name].double()).sum()
+            numbers.append(torch.where(norm * other > 0, product / (norm * other), math.nan))
+        else:
+            numbers.append(norm.new_full((), math.nan))
+    return numbers
+
+
+def _to_numbers(rows: Sequence[Tensor]) -> list[list[float]]:
+    return mean_over_ranks(torch.stack([row.to(rows[0].device) for row in rows])).tolist()
+
+
+def _assemble(values: Mapping[str, Sequence[float]], places: Sequence[str]) -> list[Term]:
+    total = sum(row[0] for row in values.values())
+    norms = [sum(row[1 + 2 * i] for row in values.values()) for i in range(len(places))]
+    terms = []
+    for name, row in values.items():
+        pulls = {
+            place: Pull(row[1 + 2 * i], row[1 + 2 * i] / norms[i] if norms[i] else 0.0, row[2 + 2 * i])
+            for i, place in enumerate(places)
+        }
+        terms.append(Term(name, row[0], row[0] / total if total else 0.0, pulls))
+    return terms
+
+
+@contextlib.contextmanager
+def _ready(model: Any) -> Iterator[None]:
+    """Let a model run that no runner attends, and without recomputing activations."""
+    distillation = getattr(model, 'distillation', None)
+    attended = getattr(distillation, 'attended', False)
+    recomputing = [module for module in model.modules() if getattr(module, 'with_cp', False) is True]
+    try:
+        if distillation is not None:
+            distillation.attended = True
+        for module in recomputing:
+            module.with_cp = False
+        yield
+    finally:
+        if distillation is not None:
+            distillation.attended = attended
+        for module in recomputing:
+            module.with_cp = True

@@ -1,0 +1,148 @@
+"""The command lines of ``tools/check.py`` and ``tools/list_taps.py``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from rich.console import Console
+
+from mmdistill_dense.check.findings import message_of
+from mmdistill_dense.check.quiet import quiet
+from mmdistill_dense.check.run import check_config
+from mmdistill_dense.check.subject import Options
+from mmdistill_dense.check.tables import show
+
+WIDTH = 140  # where there is no terminal to ask
+EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --strict, 2 for an error.'
+
+
+def main_check(argv: Sequence[str] | None = None) -> int:
+    """Check what a config would train, and say what is wrong with it.
+
+    Args:
+        argv: The command line without the program's name. Default: that of this process.
+
+    Returns:
+        The exit code.
+    """
+    args = _check_parser().parse_args(argv)
+    console = _console()
+    size = tuple(args.size) if args.size else None
+    options = Options(not args.no_weights, args.device, args.batch, size, args.val, not args.no_cost, args.processes)
+    try:
+        config = _config(args)
+    except Exception as error:  # a config is a program
+        console.print(f'ERROR while reading the config: {message_of(error)}', style='bold red', markup=False)
+        return 2
+    with _telling(console) as tell:
+        report = check_config(config, options, tell)
+    show(report, console)
+    if args.json:
+        Path(args.json).write_text(json.dumps(_plain(report.as_dict()), indent=1), encoding='utf-8')
+    return report.exit_code(args.strict)
+
+
+def _check_parser() -> argparse.ArgumentParser:
+    parser = _parser('Check a config before training: build, load, run one step, compare', EXIT_CODES)
+    parser.add_argument(
+        '--no-weights', action='store_true', help='random networks: shapes and options are checked alone'
+    )
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
+    parser.add_argument('--batch', type=_count, help="pictures of the step; default: the config's for one process")
+    parser.add_argument(
+        '--size', type=_count, nargs=2, metavar=('H', 'W'), help='generated pictures of this size, no data set is read'
+    )
+    parser.add_argument('--val', type=int, default=4, metavar='N', help='test the teacher on N pictures (%(default)s)')
+    parser.add_argument('--no-cost', action='store_true', help='do not measure time and memory of a step')
+    parser.add_argument('--processes', type=_count, default=1, help='that will train together (%(default)s)')
+    parser.add_argument('--strict', action='store_true', help='exit code 1 where there are warnings')
+    parser.add_argument('--json', metavar='FILE', help='write everything here too')
+    return parser
+
+
+def main_list_taps(argv: Sequence[str] | None = None) -> int:
+    """List the modules of a config's networks with the shapes that they give.
+
+    Args:
+        argv: The command line without the program's name. Default: that of this process.
+
+    Returns:
+        The exit code: 0, or 2 where a network cannot be built.
+    """
+    from mmdistill_dense.check.tap_list import list_taps, networks_of, tree
+
+    parser = _parser('List what can be tapped: modules with the shapes of one picture', 'Exit code: 0, 2 for an error.')
+    side = parser.add_mutually_exclusive_group()
+    side.add_argument('--student', action='store_true', help='the student alone')
+    side.add_argument('--teacher', action='store_true', help='the teachers alone')
+    parser.add_argument('--depth', type=_count, default=2, help='levels of the tree (%(default)s)')
+    parser.add_argument('--below', default='', metavar='PATH', help='this module and what is in it, e.g. backbone')
+    parser.add_argument('--size', type=_count, nargs=2, metavar=('H', 'W'), help='of the picture; default: as trained')
+    args = parser.parse_args(argv)
+    console = _console()
+    try:
+        for title, network in networks_of(_config(args), args.student, args.teacher):
+            found = list_taps(network, args.size, args.depth, args.below)
+            console.print(tree(title, found))
+            console.print()
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        console.print(f'ERROR: {message_of(error)}', style='bold red', markup=False)
+        return 2
+    return 0
+
+
+def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, epilog=epilog)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that replace those of it'
+    )
+    return parser
+
+
+def _config(args: argparse.Namespace) -> Config:
+    with quiet():
+        config = Config.fromfile(args.config)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    return config
+
+
+def _console() -> Console:
+    console = Console(file=sys.stdout, highlight=False)
+    return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=WIDTH)
+
+
+@contextlib.contextmanager
+def _telling(console: Console) -> Iterator[Any]:
+    """Yield what shows the stage: a line that goes again on a terminal, nothing elsewhere."""
+    if not console.is_terminal:
+        yield None
+        return
+    with console.status('…') as status:
+        yield lambda stage: status.update(f'{stage} …')
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'must be 1 or more, got {number}')
+    return number
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: such numbers become null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,120 @@
+"""The batch of a check: the training set's own, or a generated one; and pictures for the teacher's metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+
+from mmdistill_dense.analysis.batches import training_batch
+from mmdistill_dense.check.subject import Size, Subject
+from mmdistill_dense.engine.seeding import fork_rng, seed_everything
+from mmdistill_dense.fitting import classes_of
+
+VIEW_SIDE = 224  # of a generated view where nothing says how large they are
+_WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocessing_context')
+
+
+def read_data(subject: Subject) -> None:
+    """Take the first batch of the training set, as the runner's loader would give it; where there is no set, say why.
+
+    Raises:
+        ValueError: For a set without pictures.
+    """
+    dataset = (subject.config.get('train_dataloader') or {}).get('dataset') or {}
+    subject.data_classes = classes_of(dataset)
+    if subject.options.size is not None:
+        subject.data_problem = '--size asks for generated pictures'
+        return
+    if 'train_dataloader' not in subject.config:
+        subject.data_problem = 'the config has no train_dataloader'
+        return
+    try:
+        loader = _loader(subject)
+    except FileNotFoundError as error:
+        subject.data_problem = str(error)
+        return
+    subject.pictures = len(loader.dataset)
+    subject.data_classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes') or subject.data_classes
+    with fork_rng():
+        seed_everything(0)
+        try:
+            subject.batch = next(iter(loader))
+        except FileNotFoundError as error:
+            subject.data_problem = str(error)
+        except StopIteration:
+            raise ValueError(
+                f'train_dataloader gives no batch: {subject.pictures} pictures, batch {subject.batch_size}.'
+            ) from None
+
+
+def _loader(subject: Subject) -> Any:
+    option = {key: value for key, value in subject.config.train_dataloader.items() if key not in _WORKERS}
+    loader = Runner.build_dataloader({**option, 'batch_size': subject.batch_size, 'num_workers': 0}, seed=0)
+    if len(loader.dataset) == 0:
+        raise ValueError(
+            'train_dataloader.dataset holds no pictures: the folders are there, but nothing in them is found. Look at '
+            'data_prefix, img_suffix, seg_map_suffix, ann_file and filter_cfg.'
+        )
+    return loader
+
+
+def generate(subject: Subject) -> Mapping[str, Any]:
+    """Return a batch of noise with the student's classes, of ``--size`` or of the size that the config trains on."""
+    model, size = subject.model, subject.options.size
+    if any(hasattr(model, name) for name in ('decode_head', 'bbox_head', 'roi_head')):
+        return training_batch(model, subject.config, subject.batch_size, size)
+    side: Size = size or getattr(model.data_preprocessor, 'size', None) or (VIEW_SIDE, VIEW_SIDE)
+    draw = torch.Generator().manual_seed(0)
+
+    def view() -> list[torch.Tensor]:
+        shape = (3, *side)
+        return [torch.randint(256, shape, generator=draw, dtype=torch.uint8) for _ in range(subject.batch_size)]
+
+    return {'inputs': [view(), view()], 'data_samples': [BaseDataElement() for _ in range(subject.batch_size)]}
+
+
+def shapes_of(inputs: Any) -> list[list[int]]:
+    """Return the shape of a preprocessed batch, or of each of its views."""
+    return [list(one.shape) for one in ([inputs] if torch.is_tensor(inputs) else inputs)]
+
+
+@torch.no_grad()
+def test_pictures(network: Any, config: Config, count: int) -> tuple[dict[str, float], int]:
+    """Test a network on some validation pictures, spread over the set.
+
+    Args:
+        network: In eval mode, with its own preprocessor.
+        config: Has ``val_dataloader`` and ``val_evaluator``.
+        count: Pictures.
+
+    Returns:
+        The metrics by name, and the number of pictures.
+
+    Raises:
+        FileNotFoundError: Where the set is not there.
+    """
+    dataset = DATASETS.build(config.val_dataloader.dataset)
+    places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
+    evaluator = Evaluator(config.val_evaluator)
+    evaluator.dataset_meta = dataset.metainfo
+    seen = []
+    for place in places:
+        item = dataset[place]
+        batch = {key: [value] for key, value in item.items()}
+        outputs = network.val_step(batch)
+        evaluator.process(data_samples=outputs, data_batch=batch)
+        seen += [sample.metainfo.get('img_id') for sample in outputs]
+    for metric in evaluator.metrics:  # else a list of boxes counts the pictures that nobody looked at
+        if getattr(metric, 'img_ids', 0) is None and getattr(metric, '_coco_api', None) is not None:
+            metric.img_ids = seen
+    found = evaluator.evaluate(len(places))
+    numbers = {name: float(value) for name, value in found.items() if isinstance(value, (int, float, np.number))}
+    return numbers, len(places)

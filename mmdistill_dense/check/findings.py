@@ -1,0 +1,49 @@
+"""What a check has to say, and what a script makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+ERROR, WARNING, NOTE = 'error', 'warning', 'note'
+LEVELS = (ERROR, WARNING, NOTE)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check found.
+
+    Attributes:
+        level: ``'error'`` (training would fail or be worthless), ``'warning'`` (it would run, probably not as meant) or
+            ``'note'``.
+        check: Name of the check.
+        message: What was found, with the config keys.
+        advice: What to do, where the message does not say it.
+    """
+
+    level: str
+    check: str
+    message: str
+    advice: str = ''
+
+
+Findings = Iterator[Finding]
+
+
+def worst(findings: Iterable[Finding]) -> str:
+    """Return the level of the gravest finding, ``'ok'`` where there are only notes."""
+    levels = {finding.level for finding in findings}
+    return next((level for level in (ERROR, WARNING) if level in levels), 'ok')
+
+
+def exit_code(findings: Iterable[Finding], strict: bool = False) -> int:
+    """Return 2 for an error, 1 for warnings where ``strict``, else 0."""
+    level = worst(findings)
+    return 2 if level == ERROR else int(strict and level == WARNING)
+
+
+def message_of(error: BaseException) -> str:
+    """Return what an exception says, with its type where it is not one that speaks to users."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    spoken = isinstance(error, (ValueError, KeyError, FileNotFoundError)) and text
+    return text if spoken else f'{type(error).__name__}: {text}'

@@ -1,0 +1,42 @@
+"""Keeps back what the libraries print while networks are built and data sets are read."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+
+from mmengine.logging import MMLogger
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what is printed, warned of and logged below an error while the context is open."""
+    before, logger = logging.root.manager.disable, MMLogger.get_current_instance()
+    level = logger.level
+    logging.disable(logging.WARNING)
+    logger.setLevel(logging.ERROR)  # mmengine's loggers remember what is enabled, unless they are told
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(before)
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def quiet_profiler() -> Iterator[None]:
+    """Drop what is written to the process's standard error: torch's profiler tells there when it starts and stops."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,0 +1,143 @@
+"""Checks a config, stage by stage: what is wrong early is said before anything expensive is done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdistill_dense.check import rules
+from mmdistill_dense.check.data import read_data
+from mmdistill_dense.check.findings import ERROR, Finding, exit_code, message_of, worst
+from mmdistill_dense.check.networks import build, load, resolve, test_teachers
+from mmdistill_dense.check.quiet import quiet
+from mmdistill_dense.check.step import measure_cost, run_step
+from mmdistill_dense.check.subject import Options, Subject
+from mmdistill_dense.engine.checks import num_classes
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A piece of work on the subject, and the checks of what it found out."""
+
+    name: str
+    work: Callable[[Subject], None]
+    checks: Sequence[rules.Check]
+    advice: str = ''
+
+
+def _read_network(subject: Subject) -> None:
+    if 'model' not in subject.config:
+        raise ValueError('the config has no model.')
+    subject.network = resolve(subject).model
+
+
+_STEP = (
+    'With --size: is it too small for the network (900 queries, anchors, a pooling to one pixel)? With --batch 1: '
+    'batch norm behind such a pooling needs two pictures.'
+)
+_LOAD = 'Everything else can be checked without weights: --no-weights.'
+STAGES = (
+    Stage('reading the config', _read_network, rules.CONFIG),
+    Stage('reading the data set', read_data, rules.DATA, 'The rest can be checked on generated pictures: --size H W.'),
+    Stage('building the networks', build, rules.MODEL, 'tools/list_taps.py lists what can be tapped.'),
+    Stage('loading the weights', load, rules.WEIGHTS, _LOAD),
+    Stage('testing the teacher', test_teachers, rules.METRIC),
+    Stage('running a step', run_step, rules.STEP, _STEP),
+    Stage('measuring its cost', measure_cost, rules.COST),
+)
+
+
+@dataclass
+class Report:
+    """What a check found: its subject with all facts, and the findings in the order in which they came up."""
+
+    subject: Subject
+    findings: list[Finding] = field(default_factory=list)
+    stopped: str = ''
+
+    @property
+    def verdict(self) -> str:
+        """``'ok'``, ``'warning'`` or ``'error'``."""
+        return worst(self.findings)
+
+    def exit_code(self, strict: bool = False) -> int:
+        """Return 2 for an error, 1 for warnings where ``strict``, else 0."""
+        return exit_code(self.findings, strict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        subject = self.subject
+        return {
+            'config': subject.config.filename,
+            'options': asdict(subject.options),
+            'verdict': self.verdict,
+            'stopped': self.stopped or None,
+            'findings': [asdict(finding) for finding in self.findings],
+            'batch': {
+                'real': subject.batch is not None and not subject.data_problem,
+                'shape': subject.batch_shape,
+                'pictures': subject.pictures,
+            },
+            'classes': {
+                'data': list(subject.data_classes) if subject.data_classes else None,
+                'student': num_classes(subject.network) if subject.network is not None else None,
+            },
+            'iteration': subject.iteration,
+            'student': asdict(subject.student) if subject.student else None,
+            'teachers': [asdict(facts) for facts in subject.teachers],
+            'taps': [asdict(row) for row in subject.taps],
+            'adapters': [asdict(adapter) for adapter in subject.adapters],
+            'losses': [asdict(term) for term in subject.terms],
+            'cost': subject.cost,
+        }
+
+
+def check_config(
+    config: Config | str | Path, options: Options | None = None, tell: Callable[[str], None] | None = None
+) -> Report:
+    """Check what would be trained: build it, load it, run one step, compare what must agree. Nothing is written.
+
+    Args:
+        config: A config, or its file: a leaf with a ``DistillModel``, or an ordinary one.
+        options: How; see :class:`~mmdistill_dense.check.subject.Options`.
+        tell: Called with the name of each stage as it begins.
+
+    Returns:
+        The report. Mistakes in the config are findings of it, no exceptions; the stages behind an error are left out.
+
+    Raises:
+        FileNotFoundError: When there is no such config.
+    """
+    with quiet():
+        config = config if isinstance(config, Config) else Config.fromfile(str(config))
+    report = Report(Subject(config, options or Options()))
+    for stage in STAGES:
+        if tell is not None:
+            tell(stage.name)
+        with quiet():
+            report.findings += _run(stage, report.subject)
+        if report.verdict == ERROR:
+            report.stopped = stage.name
+            break
+    return report
+
+
+def _run(stage: Stage, subject: Subject) -> list[Finding]:
+    try:
+        stage.work(subject)
+    except Exception as error:  # a config runs code of anybody
+        logging.getLogger(__name__).debug('%s', stage.name, exc_info=error)
+        return [Finding(ERROR, stage.name, message_of(error), stage.advice)]
+    return [finding for check in stage.checks for finding in _findings(check, subject)]
+
+
+def _findings(check: rules.Check, subject: Subject) -> list[Finding]:
+    try:
+        return list(check(subject))
+    except (KeyError, TypeError, ValueError) as error:
+        return [Finding(ERROR, check.__name__, message_of(error))]

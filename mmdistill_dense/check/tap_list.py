@@ -1,0 +1,192 @@
+"""The module tree of a network with the shapes that its modules give: where to tap."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope, init_default_scope
+from rich.text import Text
+from rich.tree import Tree
+from torch import Tensor, nn
+
+from mmdistill_dense.assemble import SINGLE
+from mmdistill_dense.check.quiet import quiet
+from mmdistill_dense.dryrun import DEFAULT_SIZE, _NumbersOnCPU
+from mmdistill_dense.engine.seeding import fork_rng
+from mmdistill_dense.forward import run_parts
+from mmdistill_dense.teacher import OPTIONS, build_network
+from mmdistill_dense.zoo import ModelConfig, is_distill_model, is_single_teacher, load_model, student_option
+
+Size = Sequence[int]
+_CPU_SIDE = 256
+_LEVELS = 5  # shown of a module that is called more often
+
+
+@dataclass
+class Place:
+    """A module: ``path``, what it gave in each call (shapes without the batch, of a tuple's members one by one),
+    whether it gave a tuple, and whether it is a good place for a tap."""
+
+    path: str
+    module: str
+    parameters: int
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    indexed: bool = False
+    good: bool = False
+    inside: list[Place] = field(default_factory=list)
+
+    @property
+    def taps(self) -> str:
+        """The texts of its taps."""
+        if not self.good:
+            return ''
+        if self.indexed and len(self.shapes) > 1:
+            return f'{self.path}[0] … {self.path}[{len(self.shapes) - 1}]'
+        return f'{self.path}, {self.path}:input' if self.path.endswith('conv_seg') else self.path
+
+
+def networks_of(config: Config, student: bool = False, teacher: bool = False) -> Iterator[tuple[str, ModelConfig]]:
+    """Yield title and resolved config of the networks of a config.
+
+    Args:
+        config: With a ``DistillModel``, or with an ordinary model, which counts as a student.
+        student: The student alone.
+        teacher: The teachers alone.
+
+    Raises:
+        ValueError: When there is no teacher to list.
+    """
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    model = config.model
+    if not is_distill_model(model):
+        if teacher:
+            raise ValueError('this config has no teacher: its model is no DistillModel.')
+        yield 'model', load_model(model, 'model')
+        return
+    if not teacher:
+        yield 'student', load_model(student_option(model), 'model.student')
+    options = model.get('teacher') or {}
+    for name, one in ({SINGLE: options} if options and is_single_teacher(options) else options).items():
+        if not student:
+            network = {key: value for key, value in one.items() if key not in OPTIONS}
+            yield ('teacher' if name == SINGLE else f'teacher {name}'), load_model(network, f'model.teacher.{name}')
+
+
+def list_taps(config: ModelConfig, size: Size | None = None, depth: int = 2, below: str = '') -> Place:
+    """Run one picture through a network and return the tree of its modules.
+
+    On the meta device, without arithmetic; networks that cannot run there run on the CPU, at no more than 256 pixels.
+
+    Args:
+        config: The network.
+        size: Height and width. Defaults to those of its preprocessor, else 512 x 512.
+        depth: Levels of the tree.
+        below: Path of the module to begin with.
+
+    Raises:
+        KeyError: When there is no such module.
+    """
+    preprocessor = config.model.get('data_preprocessor') or {}
+    height, width = size or preprocessor.get('size') or DEFAULT_SIZE
+    with DefaultScope.overwrite_default_scope(config.scope), fork_rng(), torch.no_grad(), quiet():
+        try:
+            with torch.device('meta'), _NumbersOnCPU():
+                network = build_network(config, pretrained=False)
+            return _listed(network, (height, width), 'meta', depth, below)
+        except KeyError:
+            raise
+        except Exception:  # what the meta device cannot do
+            network = build_network(config, pretrained=False)
+            return _listed(network, (min(height, _CPU_SIDE), min(width, _CPU_SIDE)), 'cpu', depth, below)
+
+
+def _listed(network: nn.Module, size: tuple[int, int], device: str, depth: int, below: str) -> Place:
+    modules = dict(network.named_modules())
+    if below not in modules:
+        raise KeyError(f'--below {below}: no such module; at the top there are {", ".join(_children(network))}.')
+    outputs = _outputs(network, torch.zeros(1, 3, *size, device=device))
+    return _place(modules[below], below, outputs, depth)
+
+
+def _outputs(network: Any, inputs: Tensor) -> dict[str, list[Any]]:
+    """Return what each module gave in each of its calls, by path."""
+    network.eval()  # not chained: mmseg's backbones return nothing from it
+    found: dict[str, list[Any]] = {}
+    for path, module in network.named_modules():
+        module.register_forward_hook(lambda _, args, output, path=path: found.setdefault(path, []).append(output))
+    run_parts(network, [], inputs, heads=[])
+    ran = set(found)
+    for path in _heads(network):
+        if path.split('.')[0] not in ran:
+            before = {name: list(calls) for name, calls in found.items()}
+            with contextlib.suppress(ValueError, TypeError, AttributeError, NotImplementedError, KeyError):
+                run_parts(network, [], inputs, rois=True, heads=[path])
+            found.update({name: calls for name, calls in before.items() if name.split('.')[0] in ran})
+    return found
+
+
+def _heads(network: nn.Module) -> list[str]:
+    heads = []
+    for name, child in network.named_children():
+        if isinstance(child, nn.ModuleList):
+            heads += [f'{name}.{index}' for index in range(len(child))]
+        elif name != 'data_preprocessor':
+            heads.append(name)
+    return heads
+
+
+def _place(module: nn.Module, path: str, outputs: dict[str, list[Any]], depth: int) -> Place:
+    calls = outputs.get(path, [])
+    place = Place(path, type(module).__name__, sum(p.numel() for p in module.parameters()))
+    place.indexed = len(calls) == 1 and isinstance(calls[0], (tuple, list))
+    place.shapes = [tuple(tensor.shape[1:]) for tensor in _tensors(calls)]
+    place.good = _is_good(module, path, place.shapes)
+    if depth > 0:
+        children = [(f'{path}.{name}' if path else name, child) for name, child in module.named_children()]
+        place.inside = [_place(child, name, outputs, depth - 1) for name, child in children]
+        place.inside = [one for one in place.inside if one.parameters or one.shapes]
+    return place
+
+
+def _is_good(module: nn.Module, path: str, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Tell whether a tap here is what methods usually compare: maps at the end of a part, a stage or a head."""
+    if not path or not shapes or any(len(shape) != 3 for shape in shapes):
+        return False
+    first, *rest = path.split('.')
+    if first not in ('backbone', 'neck'):
+        return isinstance(module, nn.Conv2d)  # predictors; heads as a whole give lists of lists
+    return not rest or (
+        first == 'backbone' and len(rest) == 1 and isinstance(module, nn.Sequential) and rest != ['stem']
+    )
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for member in value:
+            yield from _tensors(member)
+
+
+def _children(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_children()]
+
+
+def tree(title: str, place: Place) -> Tree:
+    """Return a place and what is in it, for a terminal; good taps are marked."""
+    root = Tree(_line(place, title))
+    for one in place.inside:
+        root.add(tree(one.path.rsplit('.', 1)[-1], one))
+    return root
+
+
+def _line(place: Place, title: str) -> Text:
+    shapes = ', '.join('x'.join(map(str, shape)) for shape in place.shapes[:_LEVELS])
+    more = f', … ({len(place.shapes)})' if len(place.shapes) > _LEVELS else ''
+    line = Text.assemble((title, 'bold'), f' {place.module}  ', (f'{place.parameters:,}', 'dim'), f'  {shapes}{more}')
+    return line.append(f'   ◀ {place.taps}', 'green') if place.good else line

@@ -1,0 +1,66 @@
+"""What a file of a student says about itself: what goes in, what comes out, where it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdistill_dense import __version__
+from mmdistill_dense.zoo import sha256
+
+ENTRY = 'mmdistill_dense'  # the name of the description in every format's metadata
+
+
+def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Return a description of a student in values that JSON knows.
+
+    Args:
+        config: Its plain config.
+        meta: The ``meta`` of its checkpoint.
+        checkpoint: The file of it.
+
+    Returns:
+        ``input`` (layout, channel order, mean and std of pixels from 0 to 255, what sides are padded to a multiple of),
+        ``classes`` (names, or ``None`` where the checkpoint has none), ``palette``, ``test_cfg``, ``source``.
+    """
+    data = meta.get('dataset_meta') or {}
+    return {
+        'model': str(config.model.get('type')),
+        'input': _input(config.model.get('data_preprocessor') or {}),
+        'classes': _plain(data.get('classes')),
+        'palette': _plain(data.get('palette')),
+        'test_cfg': _plain(config.model.get('test_cfg')),
+        'source': {
+            'file': checkpoint.name,
+            'sha256': sha256(checkpoint),
+            **{key: _plain(meta[key]) for key in ('epoch', 'iter', 'seed') if key in meta},
+            'mmdistill_dense': __version__,
+        },
+    }
+
+
+def _input(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        'name': 'image',
+        'layout': 'NCHW',
+        'dtype': 'float32',
+        # Pictures are loaded as BGR, and stay so unless the preprocessor turns them.
+        'channels': 'RGB' if preprocessor.get('bgr_to_rgb') else 'BGR',
+        'mean': [float(value) for value in preprocessor.get('mean') or [0.0] * 3],
+        'std': [float(value) for value in preprocessor.get('std') or [1.0] * 3],
+        'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
+        'pad_size_divisor': int(preprocessor.get('pad_size_divisor') or preprocessor.get('size_divisor') or 1),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(member) for member in value]
+    if hasattr(value, 'tolist'):
+        return value.tolist()
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,86 @@
+"""Writers of graphs: ONNX, TorchScript and ``torch.export``, each with its description inside the file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.export.description import ENTRY
+from mmdistill_dense.export.graphs import Graph
+
+FORMATS = {'pth': '.pth', 'safetensors': '.safetensors', 'onnx': '.onnx', 'torchscript': '.pt', 'exported': '.pt2'}
+SIDE_FILE = f'{ENTRY}.json'
+AXES = {'batch': 0, 'height': 2, 'width': 3}
+
+
+def write_torchscript(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
+    """Trace the graph; which axes it really takes at other sizes shows when it is run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of each shape that is looked at
+        traced = torch.jit.trace(graph, image, check_trace=False)
+        torch.jit.save(traced, str(path), _extra_files={SIDE_FILE: json.dumps(about)})
+
+
+def write_exported(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
+    """Write a program of ``torch.export``."""
+    torch.export.save(_program(graph, image, axes), path, extra_files={SIDE_FILE: json.dumps(about)})
+
+
+def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
+    """Write a graph of ONNX in one file."""
+    program = torch.onnx.export(
+        _program(graph, image, axes),
+        dynamo=True,
+        input_names=['image'],
+        output_names=list(about['outputs']),
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props[ENTRY] = json.dumps(about)
+    program.save(str(path), external_data=False)
+
+
+WRITERS = {'onnx': write_onnx, 'torchscript': write_torchscript, 'exported': write_exported}
+
+
+def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.ExportedProgram:
+    free = {AXES[name]: torch.export.Dim.DYNAMIC for name in axes}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return torch.export.export(graph, (image,), dynamic_shapes=(free,) if free else None)
+
+
+def format_of(path: Path, name: str | None) -> str:
+    """Return the format that a path's ending means, which must be the named one where one is named.
+
+    Raises:
+        ValueError: When the path ends otherwise.
+    """
+    by_ending = {ending: kind for kind, ending in FORMATS.items()}
+    found = by_ending.get(path.suffix)
+    if found is None or name not in (None, found):
+        endings = ', '.join(f'{kind} {ending}' for kind, ending in FORMATS.items())
+        raise ValueError(f'out={str(path)!r}: the ending does not fit the format {name or ""} ({endings}).')
+    return found
+
+
+def require(name: str) -> None:
+    """Check that what a format needs is installed.
+
+    Raises:
+        ModuleNotFoundError: With the command to install it.
+    """
+    needs = ('onnx', 'onnxscript', 'onnxruntime') if name == 'onnx' else ()
+    missing = [module for module in needs if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"format {name!r} needs {', '.join(missing)}: pip install 'mmdistill_dense[export]', or in a checkout "
+            "pip install -e '.[export]'."
+        )

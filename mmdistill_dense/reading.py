@@ -1,0 +1,219 @@
+"""Reads files of weights as tensors and plain values; nothing in them is run.
+
+torch's own reader (``weights_only=True``) refuses every class but its own. What a runner writes besides is rebuilt by
+stand-ins, each of which accepts plain values alone: numpy values, log histories, config dicts, the two functions of
+mmengine's one-cycle schedule, argparse's namespaces. The real numpy types are not let in: their pickled state may say
+that raw bytes are pointers to Python objects, so that reading would reach any address.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer
+
+_KINDS = re.compile(r'[?biufcSU]\d*$')  # of numpy types that hold values, and no objects
+SAFETENSORS_META = 'mmdistill_dense'  # the entry of a safetensors header that holds our metadata as JSON
+
+
+class _DType:
+    """A numpy type as a file states it: its code and its byte order, nothing else."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if not isinstance(code, str) or not _KINDS.match(code):
+            raise pickle.UnpicklingError(f'GLOBAL numpy.dtype({code!r})')
+        self.real = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        self.real = self.real.newbyteorder(state[1])
+
+
+class _Array:
+    """What numpy's ``_reconstruct`` makes; its state becomes an array, which takes its place at the end."""
+
+    def __init__(self, *_: Any) -> None:
+        self.real = np.zeros(0)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, raw = state
+        values = np.frombuffer(raw, _real_type(dtype)).reshape(shape, order='F' if fortran else 'C')
+        self.real = values.astype(values.dtype.newbyteorder('='), 'K')  # a copy, as numpy's own, writable
+
+
+class _History:
+    """A HistoryBuffer, which it turns into once its three values are known."""
+
+    def __setstate__(self, state: Any) -> None:
+        log, counts = (np.array(_settled(state[name])) for name in ('_log_history', '_count_history'))
+        values = {'max_length': int(state['max_length']), '_log_history': log, '_count_history': counts}
+        self.__dict__.update(values)
+        self.__class__ = HistoryBuffer
+        HistoryBuffer._set_default_statistics(self)
+
+
+class _OneCycle:
+    """Names mmengine's one-cycle schedule, whose state holds one of its functions."""
+
+
+def _scalar(dtype: Any, raw: Any = b'') -> Any:
+    return np.frombuffer(raw, _real_type(dtype), count=1)[0]  # in this machine's byte order
+
+
+def _real_type(dtype: Any) -> np.dtype[Any]:
+    if not isinstance(dtype, _DType):
+        raise pickle.UnpicklingError('GLOBAL numpy.dtype')
+    return dtype.real
+
+
+def _attribute(owner: Any, name: Any) -> Any:
+    """Stand in for ``getattr``: histories name their statistics by it, a schedule its function."""
+    if owner is _History:
+        return None  # a new history knows its statistics
+    if owner is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
+        from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+        return getattr(OneCycleParamScheduler, name)
+    raise pickle.UnpicklingError('GLOBAL builtins.getattr')
+
+
+def _no_bytes(*_: Any) -> bytes:
+    """Stand in for ``bytes``, which pickles of protocol 2 call for what is empty alone."""
+    return b''
+
+
+_STAND_INS: dict[str, Any] = {
+    'argparse.Namespace': Namespace,
+    'builtins.bytes': _no_bytes,
+    'builtins.getattr': _attribute,
+    'builtins.slice': slice,
+    'mmengine.config.config.ConfigDict': ConfigDict,
+    'mmengine.logging.history_buffer.HistoryBuffer': _History,
+    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _OneCycle,
+    'numpy.dtype': _DType,
+    'numpy.ndarray': _Array,
+    # Files travel between numpy 1 and 2, where these functions have other addresses.
+    **{f'numpy.{core}.multiarray._reconstruct': _Array for core in ('core', '_core')},
+    **{f'numpy.{core}.multiarray.scalar': _scalar for core in ('core', '_core')},
+}
+
+
+def read_values(file: str | Path | IO[bytes], name: str | None = None, map_location: Any = 'cpu') -> Any:
+    """Read what ``torch.save`` or safetensors wrote, whatever it is.
+
+    A class that holds nothing but values is let in by ``torch.serialization.add_safe_globals``.
+
+    Args:
+        file: A path, or an open file.
+        name: What to call the file in errors. Default: its path.
+        map_location: As of ``torch.load``.
+
+    Returns:
+        The content; of a ``.safetensors`` file ``{'state_dict': …, 'meta': …}``.
+
+    Raises:
+        ValueError: When the file is damaged, of another kind, or holds what could run code; says which.
+        OSError: When it cannot be opened.
+    """
+    name = name or (str(file) if isinstance(file, (str, Path)) else 'the file')
+    try:
+        if name.endswith('.safetensors'):
+            return _read_safetensors(file, map_location)
+        with _stand_ins():
+            return _settled(torch.load(file, map_location=map_location, weights_only=True))
+    except (FileNotFoundError, PermissionError, IsADirectoryError, ModuleNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # a damaged pickle raises anything
+        raise _refusal(name, error) from error
+
+
+@contextmanager
+def _stand_ins() -> Iterator[None]:
+    """Let torch find the stand-ins, also where the real classes have been allowed before."""
+    before = torch.serialization.get_safe_globals()
+    kept = [one for one in before if _name_of(one) not in _STAND_INS]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([*kept, *((value, name) for name, value in _STAND_INS.items())])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _name_of(allowed: Any) -> str:
+    return allowed[1] if isinstance(allowed, tuple) else f'{allowed.__module__}.{allowed.__qualname__}'
+
+
+def _settled(value: Any, seen: set[int] | None = None) -> Any:
+    """Put real numpy values where stand-ins are, in place but for tuples."""
+    seen = set() if seen is None else seen
+    if isinstance(value, (_Array, _DType)):
+        return value.real
+    if isinstance(value, tuple):
+        members = [_settled(member, seen) for member in value]
+        same = all(new is old for new, old in zip(members, value, strict=True))
+        return value if same or type(value) is not tuple else tuple(members)
+    if id(value) in seen:
+        return value
+    seen.add(id(value))
+    if isinstance(value, list):
+        value[:] = [_settled(member, seen) for member in value]
+    elif isinstance(value, dict):
+        for key, member in list(dict.items(value)):
+            dict.__setitem__(value, key, _settled(member, seen))
+    elif isinstance(value, Namespace):
+        _settled(vars(value), seen)
+    return value
+
+
+def _read_safetensors(file: Any, map_location: Any) -> dict[str, Any]:
+    from safetensors import safe_open  # type: ignore[import-not-found,unused-ignore]
+
+    if not isinstance(file, (str, Path)):
+        raise ValueError('safetensors are read from a path')
+    with safe_open(str(file), 'pt') as content:
+        state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118  (no mapping)
+        meta = json.loads((content.metadata() or {}).get(SAFETENSORS_META, '{}'))
+    if isinstance(map_location, (str, torch.device)):
+        state = {name: tensor.to(map_location) for name, tensor in state.items()}
+    return {'state_dict': state, 'meta': meta if isinstance(meta, dict) else {}}
+
+
+def _refusal(name: str, error: Exception) -> ValueError:
+    refused = re.search(r'GLOBAL (\S+)', str(error))
+    if isinstance(error, pickle.UnpicklingError) and refused:
+        return ValueError(
+            f'{name!r} holds more than tensors and plain values ({refused[1]}) and was not read, because that could '
+            "run code. Re-save its state_dict alone where the file is trusted: torch.save({'state_dict': "
+            "torch.load(FILE, weights_only=False)['state_dict']}, NEW); or, if that is a class of values, name it in "
+            'torch.serialization.add_safe_globals.'
+        )
+    first = re.split(r'\n|\. ', str(error))[0] or 'it ends too early'
+    reason = 'not written by torch.save' if isinstance(error, pickle.UnpicklingError) else first
+    return ValueError(f'{name!r} is no readable checkpoint (damaged, truncated or of another kind): {reason}')
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint: a dictionary of tensors and plain values; a runner's own file with its history too.
+
+    Args:
+        path: A ``torch.save`` file or ``.safetensors``.
+
+    Raises:
+        ValueError: As :func:`read_values`, and when the file holds something else than a dictionary.
+        OSError: When it cannot be opened.
+    """
+    content = read_values(path)
+    if not isinstance(content, dict):
+        raise ValueError(f'{str(path)!r} holds a {type(content).__name__}, no dictionary of weights.')
+    return content

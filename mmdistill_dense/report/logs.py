@@ -1,0 +1,130 @@
+"""What mmengine logged: values over a run, and the table of classes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+# of the runner, no result of the training
+BESIDE = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
+_TABLE = re.compile(r'^\|\s*(?:Class|category)\s*\|.*$', re.IGNORECASE)
+_SPLIT = re.compile(r'\b(?:Iter|Epoch)\((val|test)\)')
+
+
+@dataclass
+class Series:
+    """One logged value over a run; ``steps`` are iterations."""
+
+    steps: list[float]
+    values: list[float]
+
+    @property
+    def last(self) -> float:
+        """The newest value."""
+        return self.values[-1]
+
+
+@dataclass(frozen=True)
+class Log:
+    """The values of one run.
+
+    Attributes:
+        terms: What a training step logs: losses, shares, accuracies.
+        metrics: What an evaluation gave.
+        others: What hooks logged at times of their own.
+        seconds: Median wall time of an iteration, ``None`` where there is none.
+        memory: Largest GPU memory in MiB, ``None`` on a CPU.
+    """
+
+    terms: dict[str, Series]
+    metrics: dict[str, Series]
+    others: dict[str, Series]
+    seconds: float | None
+    memory: float | None
+
+
+def read_log(folder: Path) -> Log:
+    """Read ``vis_data/scalars.json`` of a work folder; of several starts the later one wins where they overlap."""
+    records = list(_records(folder))
+    training = [record for record in records if 'iter' in record]
+    ends = {record['epoch']: record['iter'] for record in training if 'epoch' in record}
+    terms: dict[str, dict[float, float]] = {}
+    metrics: dict[str, dict[float, float]] = {}
+    others: dict[str, dict[float, float]] = {}
+    for record in records:
+        evaluated = 'iter' not in record and 'time' in record
+        kind = terms if 'iter' in record else metrics if evaluated else others
+        step = record.get('iter', record.get('step'))
+        for name, value in record.items():
+            if name not in BESIDE and step is not None and isinstance(value, (int, float)):
+                # an evaluation between epochs is logged under the number of the epoch
+                kind.setdefault(name, {})[ends.get(step, step) if evaluated else step] = float(value)
+    times = [record['time'] for record in training if 'time' in record]
+    held = [record['memory'] for record in training if 'memory' in record]
+    return Log(
+        _series(terms), _series(metrics), _series(others), median(times) if times else None, max(held, default=None)
+    )
+
+
+def _series(found: dict[str, dict[float, float]]) -> dict[str, Series]:
+    return {name: Series(sorted(values), [values[step] for step in sorted(values)]) for name, values in found.items()}
+
+
+def _records(folder: Path) -> Iterator[dict[str, Any]]:
+    for file in sorted(folder.glob('*/vis_data/scalars.json')):
+        for line in file.read_text(encoding='utf-8').splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:  # cut off by a kill
+                continue
+            if isinstance(record, dict):
+                yield record
+
+
+def class_tables(folder: Path) -> dict[str, dict[str, float]]:
+    """Return what the newest evaluations said of each class, by split: IoU of mmseg, AP of mmdet with ``classwise``.
+
+    mmseg returns only means, so that the classes stand in the log file alone: its last table before each ``val`` and
+    ``test`` line.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for file in sorted(folder.glob('*/*.log')):
+        table: dict[str, float] = {}
+        width = 0
+        for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
+            if _TABLE.match(line):
+                table, width = {}, _period(_cells(line))
+            elif width and line.startswith('|'):
+                table.update(_row(_cells(line), width))
+            elif not line.startswith('+') and table and (split := _SPLIT.search(line)) and _ended(line):
+                found[split[1]], table, width = table, {}, 0
+    return found
+
+
+def _ended(line: str) -> bool:
+    """Whether a line closes an evaluation: all of its pictures are done."""
+    progress = re.search(r'\[\s*(\d+)/(\d+)\]', line)
+    return progress is not None and progress[1] == progress[2]
+
+
+def _period(names: list[str]) -> int:
+    """The columns of one class; a row of mmdet's may hold several."""
+    again = [place for place, name in enumerate(names) if place and name == names[0]]
+    return again[0] if again else len(names)
+
+
+def _row(cells: list[str], width: int) -> Iterator[tuple[str, float]]:
+    """Each class of a row with its first figure; mmseg writes nan for a class that does not occur."""
+    for start in range(0, len(cells) - 1, width):
+        with contextlib.suppress(ValueError):
+            yield cells[start], float(cells[start + 1])
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip('|').split('|')]

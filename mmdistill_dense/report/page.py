@@ -1,0 +1,123 @@
+"""Puts the sections of a report into one HTML file that asks for nothing else."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Sequence
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from mmdistill_dense import __version__
+from mmdistill_dense.report.charts import graph_objects
+from mmdistill_dense.report.classes import class_section
+from mmdistill_dense.report.looks import similarity_section, token_section
+from mmdistill_dense.report.numbers import Numbers
+from mmdistill_dense.report.predictions import Predictions
+from mmdistill_dense.report.runs import Comparison, compare
+from mmdistill_dense.report.section import Section
+from mmdistill_dense.report.settings import cost_section, settings_section
+from mmdistill_dense.suite.files import write_text
+
+PICTURES = 4
+
+
+def make_report(
+    folders: Sequence[str | Path],
+    out: str | Path = 'report.html',
+    control: str | Path | None = None,
+    pictures: int = PICTURES,
+    metric: str | None = None,
+) -> tuple[Path, list[Section]]:
+    """Write a page about runs.
+
+    Args:
+        folders: Work folders, folders of a suite's method (``runs/<name>``, all seeds) or whole suites.
+        out: The page.
+        control: Work folder of the student alone. Defaults to the suite's, else to given runs without distillers.
+        pictures: Validation pictures; 0 runs no network.
+        metric: The score that is compared, as the runs log it. Defaults to mIoU or box AP.
+
+    Returns:
+        The page and its sections, whose ``reasons`` say what is left out.
+
+    Raises:
+        FileNotFoundError, ValueError: For a folder without a run, a negative number of pictures, an unknown metric.
+        ImportError: Without plotly and Jinja2.
+    """
+    if pictures < 0:
+        raise ValueError(f'pictures must be 0 or more, got {pictures}')
+    path = Path(out)
+    if path.is_dir():
+        raise ValueError(f'out={str(out)!r} is a folder: give the file, e.g. {str(path / "report.html")!r}')
+    graph_objects()
+    comparison = compare(folders, control)
+    sections = sections_of(comparison, pictures, metric)
+    write_text(path, render(comparison, sections))
+    return path, sections
+
+
+def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | None = None) -> list[Section]:
+    """Return the sections of a page, in order."""
+    numbers = Numbers(comparison, metric)
+    predictions = Predictions(comparison, pictures)
+    return [
+        numbers.scores(),
+        numbers.curves(),
+        class_section(numbers),
+        predictions.side_by_side(),
+        predictions.disagreement(),
+        token_section(comparison, pictures),
+        similarity_section(comparison, pictures),
+        settings_section(comparison),
+        cost_section(numbers),
+    ]
+
+
+def render(comparison: Comparison, sections: Sequence[Section]) -> str:
+    """Return the HTML.
+
+    Raises:
+        ImportError: Without Jinja2.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise ImportError("a report needs Jinja2: pip install 'mmdistill_dense[report]'") from error
+    loader = PackageLoader('mmdistill_dense.report', 'templates')
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters['kind'] = _kind
+    names = ', '.join(comparison.names)
+    return environment.get_template('page.html.j2').render(
+        title=f'Distillation report: {names}',
+        runs=[(run.title, str(run.folder)) for run in comparison.students],
+        made=datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %z'),
+        version=__version__,
+        sections=sections,
+        style=_asset('style.css'),
+        script=_asset('page.js'),
+        plotly=_packed_plotly() if any(_has_charts(section) for section in sections) else '',
+    )
+
+
+def _kind(item: Any) -> str:
+    return type(item).__name__.lower()
+
+
+def _has_charts(section: Section) -> bool:
+    return any(_kind(item) == 'chart' for item in [*section.items, *section.more])
+
+
+def _asset(name: str) -> str:
+    return (resources.files('mmdistill_dense.report') / 'templates' / name).read_text(encoding='utf-8')
+
+
+def _packed_plotly() -> str:
+    """plotly.js as gzip in base64: 2 MB instead of 4.8; the page unpacks it."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode('ascii')

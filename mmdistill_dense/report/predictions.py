@@ -1,0 +1,151 @@
+"""The parts of a page that run the networks: predictions side by side, and where students and teacher disagree."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mmdistill_dense.report import drawing
+from mmdistill_dense.report.networks import Scenes, predict, scenes_of, student_of, teachers_of
+from mmdistill_dense.report.runs import Comparison, Run
+from mmdistill_dense.report.section import Key, Missing, Panel, Section, Table, Viewer, panel
+
+_MOST_KEYS = 30
+
+
+class Predictions:
+    """Predictions of every method's first run, and of the teacher, for the same pictures.
+
+    Args:
+        comparison: The runs.
+        count: Pictures; 0 leaves the networks out.
+    """
+
+    def __init__(self, comparison: Comparison, count: int) -> None:
+        self.comparison = comparison
+        self.controls = {run.name for run in comparison.controls}
+        self.samples: dict[str, list[Any]] = {}
+        self.teachers: list[str] = []
+        self.section = Section(
+            'predictions',
+            'Predictions',
+            'Two predictions lie over each other: move the boundary with the slider or on the picture. Each small '
+            'picture is a button that puts its prediction on the right.',
+        )
+        self.scenes: Scenes | None = None
+        if count:
+            self.section.attempt(partial(self._load, count))
+        else:
+            self.section.reasons.append('Pictures were switched off (--pictures 0).')
+
+    def _load(self, count: int) -> list[Any]:
+        shown = self.comparison.shown
+        if not shown:
+            raise Missing('No predictions: no run holds a checkpoint.')
+        self.scenes = scenes_of(shown[0], count)
+        for run in shown:
+            self.section.attempt(partial(self._add_student, run))
+        # a control names the teacher of its pair, which may never have been there
+        teaching = sorted(shown, key=lambda run: (not run.teachers, not run.distillers))[0]
+        self.section.attempt(partial(self._add_teachers, teaching))
+        return []
+
+    def _add_student(self, run: Run) -> list[Any]:
+        assert self.scenes is not None, 'pictures are chosen first'
+        self.samples[run.name] = predict(student_of(run), self.scenes.pictures)
+        return []
+
+    def _add_teachers(self, run: Run) -> list[Any]:
+        assert self.scenes is not None, 'pictures are chosen first'
+        for name, network in teachers_of(run).items():
+            self.samples[name] = predict(network, self.scenes.pictures)
+            self.teachers.append(name)
+        return []
+
+    # Side by side
+
+    def side_by_side(self) -> Section:
+        """A viewer for each picture: input, students, teacher, truth."""
+        if self.scenes is not None and self.samples:
+            for place in range(len(self.scenes.pictures)):
+                self.section.attempt(partial(self._viewer, place))
+            if self.section.items:
+                self.section.legend = self._keys(self.scenes)
+        return self.section
+
+    def _viewer(self, place: int) -> Viewer:
+        assert self.scenes is not None, 'pictures are chosen first'
+        scene = self.scenes.pictures[place]
+        panels = [panel(scene.image, 'input', f'The picture {scene.name}')]
+        for name, samples in self.samples.items():
+            panels.append(drawing.prediction_panel(self.scenes, scene, samples[place], name))
+        truth = drawing.truth_panel(self.scenes, scene)
+        panels += [truth] if truth else []
+        return Viewer(scene.name, panels, *_sides(panels))
+
+    def _keys(self, scenes: Scenes) -> list[Key]:
+        known = zip(scenes.palette.tolist(), scenes.classes, strict=False)
+        return [Key(_css(colour), name) for colour, name in known][:_MOST_KEYS]
+
+    # Disagreement
+
+    def disagreement(self) -> Section:
+        """Maps of the pixels at which a student says another class than the teacher: control before, methods after."""
+        section = Section(
+            'disagreement',
+            'Where student and teacher disagree',
+            'Before is the control, after is each distilled student.',
+        )
+        section.attempt(self._maps)
+        if section.items:
+            section.legend = [
+                Key(_css(drawing.TEACHER_RIGHT), 'they differ, the teacher is right'),
+                Key(_css(drawing.TEACHER_WRONG), 'they differ, the teacher is not right or nobody knows'),
+            ]
+        return section
+
+    def _maps(self) -> list[Any]:
+        students = [name for name in self.samples if name not in self.teachers]
+        if self.scenes is None or not self.teachers or not students:
+            raise Missing('No map: it needs predictions of a student and of the teacher, see above.')
+        if not all('pred_sem_seg' in self.samples[name][0] for name in (*students, self.teachers[0])):
+            raise Missing('No map: it compares classes of pixels, and these networks predict boxes.')
+        differing: dict[str, list[np.ndarray]] = {name: [] for name in students}
+        viewers = []
+        for place, scene in enumerate(self.scenes.pictures):
+            teacher = drawing.labels_of(self.samples[self.teachers[0]][place])
+            truth = drawing.truth_of(scene.item['data_samples'], teacher.shape)
+            panels = []
+            for name in students:
+                own = drawing.labels_of(self.samples[name][place])
+                differing[name].append(np.stack([own != teacher, (own != teacher) & _right(teacher, truth)]))
+                panels.append(drawing.disagreement_panel(scene, own, teacher, truth, name))
+            viewers.append(Viewer(scene.name, panels, 0, min(1, len(panels) - 1)))
+        return [self._table(differing), *viewers]
+
+    def _table(self, differing: dict[str, list[np.ndarray]]) -> Table:
+        shares = {
+            name: np.concatenate([one.reshape(2, -1) for one in maps], 1).mean(1) for name, maps in differing.items()
+        }
+        alone = next((shares[name] for name in shares if name in self.controls), None)
+        rows = []
+        for name, (differs, right) in shares.items():
+            change = '' if alone is None or name in self.controls else f'{100 * (differs - alone[0]):+.1f} points'
+            rows.append([name, f'{differs:.1%}', f'{right:.1%}', change])
+        head = ['student', 'pixels that differ', 'with the teacher right', 'against the control']
+        return Table('Disagreement with the teacher on the pictures below', head, rows)
+
+
+def _right(teacher: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
+    return teacher == truth if truth is not None else np.zeros(teacher.shape, bool)
+
+
+def _sides(panels: list[Panel]) -> tuple[int, int]:
+    """The control, which comes first, and what follows it."""
+    return min(1, len(panels) - 1), min(2, len(panels) - 1)
+
+
+def _css(colour: Any) -> str:
+    return f'rgb({colour[0]} {colour[1]} {colour[2]})'

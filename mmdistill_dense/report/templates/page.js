@@ -1,0 +1,130 @@
+'use strict';
+
+const root = document.documentElement;
+const probe = document.body.appendChild(document.createElement('span'));
+probe.hidden = true;
+
+/* A CSS variable as plotly understands it: light-dark() resolved. */
+function colour(name) {
+  probe.style.color = `var(--${name})`;
+  return getComputedStyle(probe).color;
+}
+
+function isDark() {
+  return root.dataset.theme ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
+}
+
+/* The figure of a chart in the colours of the present appearance. */
+function themed(figure) {
+  const data = figure.data.map((trace) => {
+    const own = colour(trace.meta.colour);
+    return { ...trace, line: { ...trace.line, color: own }, marker: { ...trace.marker, color: own } };
+  });
+  const axis = { gridcolor: colour('rule'), zerolinecolor: colour('rule'), linecolor: colour('quiet'), showline: true };
+  const layout = {
+    ...figure.layout,
+    paper_bgcolor: 'rgba(0,0,0,0)',
+    plot_bgcolor: 'rgba(0,0,0,0)',
+    font: { ...figure.layout.font, color: colour('ink'), family: 'system-ui, sans-serif' },
+    hoverlabel: { bgcolor: colour('raised'), font: { color: colour('ink') } },
+    dragmode: matchMedia('(pointer: coarse)').matches ? false : 'zoom',
+    xaxis: { ...figure.layout.xaxis, ...axis },
+    yaxis: { ...figure.layout.yaxis, ...axis },
+  };
+  return { data, layout };
+}
+
+async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
+  return new Response(stream).text();
+}
+
+const plots = [...document.querySelectorAll('.plot')].map((place) => {
+  return { place, figure: JSON.parse(place.firstElementChild.textContent) };
+});
+
+/* Draws what is not folded away, anew after a change of appearance. */
+async function draw() {
+  for (const { place, figure } of plots) {
+    if (!place.closest('details:not([open])')) {
+      const { data, layout } = themed(figure);
+      await Plotly.react(place, data, layout, { responsive: true, displayModeBar: false });
+    }
+  }
+  root.dataset.ready = 'true';
+}
+
+async function loadCharts() {
+  const packed = document.getElementById('packed');
+  if (!plots.length) {
+    root.dataset.ready = 'true';
+    return;
+  }
+  if (!('DecompressionStream' in window)) {
+    for (const { place } of plots) place.append('This browser is too old to unpack the charts.');
+    return;
+  }
+  const library = document.createElement('script');
+  library.textContent = await unpack(packed.textContent);
+  document.head.append(library);
+  packed.remove();
+  document.querySelectorAll('details').forEach((part) => part.addEventListener('toggle', draw));
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw);
+  await draw();
+}
+
+function startViewer(viewer) {
+  const stage = viewer.querySelector('.stage');
+  if (!stage) return;
+  const slider = viewer.querySelector('input');
+  const panels = [...viewer.querySelectorAll('.panel')];
+  const sides = ['left', 'right'].map((name) => {
+    return { image: stage.querySelector(`.${name}`), select: viewer.querySelector(`.choose-${name}`) };
+  });
+  function show() {
+    for (const { image, select } of sides) {
+      const source = panels[select.value].querySelector('img');
+      image.src = source.src;
+      image.alt = source.alt;
+    }
+    slider.setAttribute('aria-valuetext', `${slider.value} % left`);
+    stage.style.setProperty('--boundary', `${slider.value}%`);
+  }
+  function follow(event) {
+    const box = stage.getBoundingClientRect();
+    slider.value = (100 * (event.clientX - box.left)) / box.width;
+    show();
+  }
+  stage.addEventListener('pointerdown', (event) => {
+    stage.setPointerCapture(event.pointerId);
+    follow(event);
+  });
+  stage.addEventListener('pointermove', (event) => event.buttons && follow(event));
+  stage.addEventListener('dragstart', (event) => event.preventDefault());
+  slider.addEventListener('input', show);
+  for (const { select } of sides) select.addEventListener('change', show);
+  for (const panel of panels) {
+    panel.addEventListener('click', () => {
+      sides[1].select.value = panel.dataset.place;
+      show();
+    });
+  }
+  show();
+}
+
+const toggle = document.getElementById('theme');
+
+function label() {
+  toggle.textContent = isDark() ? 'Light appearance' : 'Dark appearance';
+}
+
+toggle.addEventListener('click', () => {
+  root.dataset.theme = isDark() ? 'light' : 'dark';
+  label();
+  if (window.Plotly) draw();
+});
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', label);
+label();
+document.querySelectorAll('.viewer').forEach(startViewer);
+loadCharts();

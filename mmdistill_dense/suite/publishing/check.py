@@ -1,0 +1,75 @@
+"""Whether the published pages say what the published scores say: a number edited by hand is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmdistill_dense.suite.publishing import marked
+from mmdistill_dense.suite.publishing.readme import readme_table
+from mmdistill_dense.suite.publishing.scores import (
+    FOLDER,
+    PAGE,
+    PICTURES,
+    README,
+    Lines,
+    gap,
+    number_cells,
+    number_head,
+    read_scores,
+    rows_of,
+    shown,
+)
+
+
+def disagreements(root: Path) -> list[str]:
+    """Return what of ``docs/results.md`` and the README does not follow from ``docs/results/*.csv``.
+
+    Checked are n, scores, gains and intervals of every row, each seed's gain, the teacher's lead, the README's whole
+    table, and that each part has its scores and its picture. Times, settings and versions do not stand in the scores.
+
+    Args:
+        root: The repository.
+
+    Raises:
+        FileNotFoundError: When a page is missing.
+        KeyError: When the README has no markers for the table.
+        ValueError: For markers that are not closed, or a part without a table.
+    """
+    page, readme = ((root / file).read_text(encoding='utf-8') for file in (PAGE, README))
+    sections = marked.suites(page, root / PAGE)
+    found, scores = [], {}
+    for stem, text in sections.items():
+        missing = [file for file in (FOLDER / f'{stem}.csv', PICTURES / f'{stem}.png') if not (root / file).is_file()]
+        found += [f'{PAGE}, {stem}: {file} is missing' for file in missing]
+        if FOLDER / f'{stem}.csv' not in missing:
+            scores[stem] = read_scores(root / FOLDER / f'{stem}.csv')
+            found += [f'{PAGE}, {stem}, {what}' for what in _differences(text, stem, scores[stem])]
+    orphans = {file.stem for file in (root / FOLDER).glob('*.csv')} - set(sections)
+    found += [f'{FOLDER}/{stem}.csv: {PAGE} has no part of that name' for stem in sorted(orphans)]
+    if set(scores) == set(sections) and _readme(readme, root) != readme_table(sections, scores):
+        found.append(f'{README}: the table is not the one of {PAGE} and {FOLDER}')
+    return found
+
+
+def _readme(text: str, root: Path) -> str:
+    parts = marked.read(text, root / README)
+    if marked.RESULTS not in parts:
+        marked.replaced(text, marked.RESULTS, '', root / README)  # says what is missing
+    return parts[marked.RESULTS]
+
+
+def _differences(section: str, stem: str, lines: Lines) -> Iterator[str]:
+    table = shown(section, stem)
+    rows = rows_of(lines, list(table.numbers), table.seeds)
+    for name, row in rows.items():
+        if name not in table.numbers:
+            yield f'{name}: has scores, but no line'
+            continue
+        titles = number_head(table.metric, table.seeds)
+        for title, text, right in zip(titles, table.numbers[name], number_cells(row, table.seeds), strict=True):
+            if text != right:
+                yield f'{name}, {title}: {text!r} instead of {right!r}'
+    sentence = gap(rows, table.metric)
+    if sentence not in section:
+        yield f'no sentence {sentence!r}'

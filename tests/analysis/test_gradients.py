@@ -1,0 +1,225 @@
+"""Gradients of single terms: against plain backward passes, on networks of every kind, without a trace."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdistill_dense.analysis import gradients
+from mmdistill_dense.analysis.diagnose import diagnose, main_diagnose
+from mmdistill_dense.analysis.gradients import Pull, Term, mean_terms, measure_gradients, pulls_of
+from tests import toys
+
+KD = dict(type='LogitKD')
+MIMIC = dict(type='MaskedMimic', loss_weight=3.0)
+PCD = dict(type='PCD', queue_size=8, num_pixels=16)
+CIRKD = dict(type='CIRKD', pixel_memory=20, region_memory=8, pixel_contrast=16, region_contrast=16)
+
+
+@pytest.fixture(scope='module')
+def model() -> Any:
+    return toys.distilled(
+        student=toys.seg_net(dropout=0.3),
+        teacher=toys.seg_teacher(),
+        distillers=dict(kd=KD, mimic=MIMIC, pcd=PCD, cirkd=CIRKD),
+    )
+
+
+def by_name(terms: list[Term]) -> dict[str, Term]:
+    return {term.name: term for term in terms}
+
+
+def vector(gradients: Any) -> torch.Tensor:
+    return torch.cat([gradient.flatten().double() for gradient in gradients])
+
+
+def test_each_term_is_what_a_backward_of_it_alone_gives() -> None:
+    model = toys.distilled(teacher=toys.seg_teacher(), distillers=dict(kd=KD, mimic=MIMIC)).double()
+    batch = toys.seg_batch()
+    found = by_name(measure_gradients(model, batch))
+    assert list(found) == ['task', 'distill.kd.loss_kd', 'distill.mimic.loss_mimic']
+    parameters = list(model.backbone.parameters())
+    alone = {}
+    for name in found:
+        losses = toys.losses_of(model, batch)
+        chosen = {k: v for k, v in losses.items() if (k == name) or (name == 'task' and not k.startswith('distill.'))}
+        assert found[name].value == pytest.approx(float(toys.total(chosen).detach()), rel=1e-12)
+        alone[name] = vector(torch.autograd.grad(toys.total(chosen), parameters))
+    whole, task = sum(float(g.norm()) for g in alone.values()), alone['task']
+    for name, term in found.items():
+        pull, expected = term.pulls['backbone'], alone[name]
+        assert pull.norm == pytest.approx(float(expected.norm()), rel=1e-9)
+        assert pull.share == pytest.approx(pull.norm / whole, rel=1e-9)
+        assert pull.cosine == pytest.approx(float(expected @ task / expected.norm() / task.norm()), rel=1e-9)
+
+
+def test_shares_sum_to_one_and_a_tap_is_pulled_by_what_reads_it(model: Any) -> None:
+    found = by_name(measure_gradients(model, toys.seg_batch()))
+    assert sum(term.share for term in found.values()) == pytest.approx(1)
+    for place in found['task'].pulls:
+        assert sum(term.pulls[place].share for term in found.values()) == pytest.approx(1)
+    assert found['distill.mimic.loss_mimic'].pulls['tap decode_head.conv_seg'].norm == 0
+    assert math.isnan(found['distill.mimic.loss_mimic'].pulls['tap decode_head.conv_seg'].cosine)
+    assert found['distill.mimic.loss_mimic'].pulls['tap backbone[3]'].norm > 0
+    assert found['distill.kd.loss_kd'].pulls['tap decode_head.conv_seg'].norm > 0
+
+
+def test_nothing_is_left_behind(model: Any) -> None:
+    toys.total(toys.losses_of(model)).backward()
+    model.backbone.layer1.eval()
+    model.distillation.attended = False
+    batch = toys.seg_batch()
+
+    def everything() -> list[Any]:
+        tensors = [*model.state_dict().values(), *model.distillers.state_dict().values()]
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        modes = [module.training for module in model.modules()]
+        streams = [torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1].astype(np.int64))]
+        samples = [sample.gt_sem_seg.data for sample in batch['data_samples']]
+        state = [x.clone() for x in (*tensors, *grads, *streams, *samples, *batch['inputs'])]
+        return [*state, modes, model.distillation.attended, toys.hooks_left(model)]
+
+    before = everything()
+    first = measure_gradients(model, batch)
+    after = everything()
+    assert all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(before, after, strict=True))
+    torch.rand(3)  # another random stream, hence other dropout
+    second = measure_gradients(model, batch)
+    assert first[0].value != second[0].value
+    model.train()
+    model.distillation.attended = True
+    model.zero_grad()
+
+
+def test_a_loss_scale_changes_no_number(model: Any) -> None:
+    losses = toys.losses_of(model)
+    places = {'backbone': gradients.backbone_parameters(model)}
+    plain, scaled = pulls_of(losses, places), pulls_of(losses, places, scale=2.0**12)
+    for one, other in zip(plain, scaled, strict=True):
+        assert other.value == one.value
+        for key in ('norm', 'share', 'cosine'):
+            expected = getattr(one.pulls['backbone'], key)
+            assert getattr(other.pulls['backbone'], key) == pytest.approx(expected, rel=1e-5, nan_ok=True)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_detectors_losses_are_one_task() -> None:
+    neck = dict(type='PKD', student_tap='neck')
+    model = toys.distilled('mmdet', student=toys.det_net(), teacher=toys.det_teacher(), distillers=dict(pkd=neck))
+    batch = toys.det_batch()
+    task, pkd = measure_gradients(model, batch)
+    losses = toys.losses_of(model, batch)
+    own = {name: value for name, value in losses.items() if 'distill' not in name}
+    assert task.value == pytest.approx(float(toys.total(own).detach()))
+    assert task.pulls['tap neck'].norm > 0 and pkd.pulls['tap neck'].norm > 0
+    assert -1 <= pkd.pulls['backbone'].cosine <= 1
+
+
+def test_a_plain_student_has_its_task_alone() -> None:
+    (task,) = measure_gradients(toys.build_plain(toys.seg_net()), toys.seg_batch())
+    assert task.share == task.pulls['backbone'].share == 1
+    assert task.pulls['backbone'].cosine == pytest.approx(1)
+
+
+def test_without_a_task_there_is_no_cosine(model: Any) -> None:
+    losses = {name: value for name, value in toys.losses_of(model).items() if name.startswith('distill.')}
+    found = pulls_of(losses, {'backbone': gradients.backbone_parameters(model)})
+    assert all(math.isnan(term.pulls['backbone'].cosine) for term in found)
+    assert sum(term.share for term in found) == pytest.approx(1)
+
+
+def test_with_cp_is_measured_without_it() -> None:
+    options = dict(teacher=toys.seg_teacher(), distillers=dict(kd=KD))
+    plain, recomputing = (
+        toys.distilled(student=toys.seg_net(backbone=dict(with_cp=flag)), **options) for flag in (False, True)
+    )
+    recomputing.load_state_dict(plain.state_dict())
+    assert measure_gradients(recomputing, toys.seg_batch()) == measure_gradients(plain, toys.seg_batch())
+    assert recomputing.backbone.layer1[0].with_cp
+    places = {'backbone': gradients.backbone_parameters(recomputing)}
+    with pytest.raises(ValueError, match='with_cp=True'):
+        pulls_of(toys.losses_of(recomputing), places)
+
+
+def test_means_leave_out_what_is_no_number() -> None:
+    def term(value: float, cosine: float) -> Term:
+        return Term('task', value, 1.0, {'backbone': Pull(value, 1.0, cosine)})
+
+    mean, *others = mean_terms([[term(1.0, math.nan)], [term(2.0, 0.5)], [term(6.0, 0.25)]])
+    assert not others
+    assert (mean.value, mean.pulls['backbone'].norm, mean.pulls['backbone'].cosine) == (3.0, 3.0, 0.375)
+    (empty,) = mean_terms([[term(1.0, math.nan)]])
+    assert math.isnan(empty.pulls['backbone'].cosine)
+
+
+# The command
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
+    """A config and the checkpoint of its two iterations."""
+    folder = tmp_path_factory.mktemp('trained')
+    distillers = dict(kd=dict(KD, schedule=dict(warmup=2)), mimic=MIMIC)
+    config = toys.run_config(folder, toys.model_config(teacher=toys.seg_teacher(), distillers=distillers), iters=2)
+    toys.train(folder, copy.deepcopy(config))
+    return config, folder / 'iter_2.pth'
+
+
+def test_a_checkpoint_brings_student_distillers_and_iteration(trained: tuple[Config, Path], tmp_path: Path) -> None:
+    path, checkpoint = tmp_path / 'config.py', str(trained[1])
+    trained[0].dump(path)
+
+    def values(**options: Any) -> list[dict[str, float]]:
+        config = Config.fromfile(path)
+        config.work_dir = str(tmp_path)
+        with toys.unformatted():
+            return [{term.name: term.value for term in terms} for terms in diagnose(config, **options)]
+
+    there, begun = values(checkpoint=checkpoint, batches=2), values(checkpoint=checkpoint, batches=1, iteration=0)
+    assert there[0] != there[1]  # another batch
+    kd = 'distill.kd.loss_kd'
+    assert begun[0][kd] == pytest.approx(there[0][kd] / 2)  # where the warm-up stands at half
+    assert begun[0]['task'] == there[0]['task'] != values(batches=1)[0]['task']
+    content = torch.load(checkpoint, weights_only=False)
+    content['distillers'] = {name: 2 * value for name, value in content['distillers'].items()}
+    torch.save(content, tmp_path / 'other.pth')
+    mimic = 'distill.mimic.loss_mimic'
+    assert values(checkpoint=str(tmp_path / 'other.pth'), batches=1)[0][mimic] != there[0][mimic]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ['config.py', 'other.pth']
+
+
+def test_the_command_prints_each_term_and_writes_its_numbers(
+    trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, numbers = tmp_path / 'config.py', tmp_path / 'numbers.json'
+    trained[0].dump(path)
+    arguments = [str(path), '--checkpoint', str(trained[1]), '--batches', '1', '--taps', '--json', str(numbers)]
+    with toys.unformatted(), mock.patch.dict('os.environ', COLUMNS='150'):
+        main_diagnose(arguments)
+    shown = capsys.readouterr().out
+    (terms,) = json.loads(numbers.read_text())
+    for term in terms:
+        assert term['name'] in shown
+    assert f'{terms[1]["pulls"]["backbone"]["cosine"]:+.3f}' in shown
+
+
+def test_numbers_are_json_where_one_is_none(trained: tuple[Config, Path], tmp_path: Path) -> None:
+    path, numbers = tmp_path / 'config.py', tmp_path / 'numbers.json'
+    trained[0].dump(path)
+    pulls = dict(backbone=Pull(0.0, 0.0, math.nan))
+    with mock.patch('mmdistill_dense.analysis.diagnose.diagnose', return_value=[[Term('kd', math.inf, 0.5, pulls)]]):
+        main_diagnose([str(path), '--json', str(numbers)])
+    ((term,),) = json.loads(numbers.read_text(), parse_constant=lambda name: pytest.fail(f'{name} is no JSON'))
+    assert term['value'] is None and term['pulls']['backbone']['cosine'] is None and term['share'] == 0.5
+
+
+def test_no_batch_is_refused(trained: tuple[Config, Path]) -> None:
+    with pytest.raises(ValueError, match='--batches must be at least 1, got 0'):
+        diagnose(trained[0], batches=0)

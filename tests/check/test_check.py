@@ -1,0 +1,233 @@
+"""What ``tools/check.py`` finds in runs that are right, and in runs that are wrong in one thing."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from rich.console import Console
+
+from mmdistill_dense.check import Options, Report, check_config, rules
+from mmdistill_dense.check.cli import main_check
+from mmdistill_dense.check.subject import Subject
+from mmdistill_dense.check.tables import show
+from tests import toys
+
+FAST = Options(val=0, cost=False)
+RANDOM = Options(weights=False, cost=False)
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def seg_config(folder: Path, distillers: Mapping[str, Any] | None = None, **changes: Any) -> Config:
+    model = toys.model_config(teacher=toys.seg_teacher(), distillers=distillers)
+    return toys.run_config(folder, model, **{'auto_scale_lr': dict(base_batch_size=2), **changes})
+
+
+def found(report: Report) -> dict[str, str]:
+    """Name and level of the findings."""
+    return {finding.check: finding.level for finding in report.findings}
+
+
+def said(report: Report) -> str:
+    return ' '.join(finding.message for finding in report.findings)
+
+
+def printed(report: Report) -> str:
+    text = io.StringIO()
+    show(report, Console(file=text, width=200))
+    return text.getvalue()
+
+
+@pytest.fixture(scope='module')
+def seg(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """A whole check of a run with an aligned feature and a logit distiller."""
+    distillers = dict(
+        kd=dict(type='LogitKD'),
+        fitnet=dict(type='FitNet', student_tap='backbone[3]', align='conv'),
+    )
+    folder = tmp_path_factory.mktemp('run') / 'work_dir'
+    report = check_config(seg_config(folder, distillers), Options(val=2))
+    assert not folder.exists(), 'a check writes nothing'
+    return report
+
+
+def test_a_right_run_is_ok(seg: Report) -> None:
+    assert (seg.verdict == 'error', seg.stopped, seg.exit_code()) == (False, '', 0), seg.findings
+
+
+def test_every_tap_has_its_shapes(seg: Report) -> None:
+    logits, maps = seg.subject.taps
+    assert (logits.student_tap, logits.student_module) == ('decode_head.conv_seg', 'Conv2d')
+    assert logits.student_shape == logits.teacher_shape == [2, toys.NUM_CLASSES, 8, 8]
+    assert (maps.student_shape, maps.teacher_shape, maps.aligned) == ([2, 64, 8, 8], [2, 128, 8, 8], [2, 128, 8, 8])
+
+
+def test_adapters_have_size_and_shape(seg: Report) -> None:
+    (adapter,) = seg.subject.adapters
+    assert (adapter.distiller, adapter.name, adapter.output) == ('fitnet', 'aligns.0', [2, 128, 8, 8])
+    assert adapter.parameters == 64 * 128 + 128 == seg.subject.student.distillers
+
+
+def test_losses_have_shares_that_sum_to_one(seg: Report) -> None:
+    terms = {term.name: term for term in seg.subject.terms}
+    assert set(terms) == {'task', 'distill.kd.loss_kd', 'distill.fitnet.loss_fitnet'}
+    assert sum(term.share for term in terms.values()) == pytest.approx(1)
+    assert all(term.pulls['backbone'].norm > 0 for term in terms.values())
+
+
+def test_the_teacher_has_receipt_and_metric(seg: Report) -> None:
+    (teacher,) = seg.subject.teachers
+    assert teacher.receipt['matched'] == teacher.receipt['total'] > 0
+    assert 0 <= teacher.metric['mIoU'] <= 100 and teacher.metric_pictures == 2
+
+
+def test_the_cost_stands_beside_that_of_the_student_alone(seg: Report) -> None:
+    cost = seg.subject.cost
+    assert cost['distilled']['median'] > 0 and cost['control']['median'] > 0
+    assert cost['extra_memory'] > 0, 'a teacher stands between the steps'
+
+
+def test_everything_goes_to_json_and_to_the_terminal(seg: Report) -> None:
+    content = json.loads(json.dumps(seg.as_dict()))
+    assert len(content['taps']) == 2 and content['verdict'] == seg.verdict
+    text = printed(seg)
+    for expected in ('decode_head.conv_seg', 'distill.fitnet.loss_fitnet', 'mIoU', 'SHA-256', 'cosine with task', 'OK'):
+        assert expected in text, expected
+
+
+def test_a_detector_on_generated_pictures_of_a_given_size(tmp_path: Path) -> None:
+    student, teacher = toys.det_net(), toys.det_net(width=16, channels=16, allow_random=True)
+    model = toys.model_config(student, teacher, dict(fgd=dict(type='FGD')))
+    report = check_config(toys.det_run_config(tmp_path, model), Options(False, batch=2, size=(96, 128), cost=False))
+    assert report.verdict == 'ok', report.findings
+    assert report.subject.batch_shape == [[2, 3, 96, 128]]
+    assert next(row.student_shape[2:] for row in report.subject.taps) == [12, 16]
+    assert 'mean nothing' in printed(report)
+
+
+def test_a_pretraining_has_two_views_and_no_task(tmp_path: Path) -> None:
+    config = Config.fromfile(CONFIGS / 'pcd' / 'toy_pretrain.py')
+    report = check_config(config, Options(weights=False, batch=4))
+    assert report.verdict == 'ok', report.findings
+    assert report.subject.batch_shape == [[4, 3, 64, 64]] * 2
+    assert [term.name for term in report.subject.terms] == ['distill.pcd.loss_pcd']
+    assert report.subject.terms[0].value > 0, 'the queue holds the batch'
+    assert 'control' not in report.subject.cost, 'a backbone alone has no step'
+
+
+def test_several_teachers_are_all_described(tmp_path: Path) -> None:
+    teachers = dict(a=toys.seg_net(width=16, allow_random=True), b=toys.seg_net('pspnet', allow_random=True))
+    distillers = dict(one=dict(type='LogitKD', teacher='a'), two=dict(type='LogitKD', teacher='b'))
+    report = check_config(toys.run_config(tmp_path, toys.model_config(None, teachers, distillers)), RANDOM)
+    assert [teacher.key for teacher in report.subject.teachers] == ['model.teacher.a', 'model.teacher.b']
+    assert {row.distiller for row in report.subject.taps} == {'one', 'two'}
+
+
+def test_a_student_alone_can_be_checked(tmp_path: Path) -> None:
+    report = check_config(toys.run_config(tmp_path, toys.seg_net()), FAST)
+    assert [term.name for term in report.subject.terms] == ['task']
+    assert not report.subject.taps and report.verdict != 'error'
+
+
+# Wrong in one thing
+
+
+def test_another_number_of_classes_in_the_teacher(tmp_path: Path) -> None:
+    head = dict(decode_head=dict(num_classes=5), auxiliary_head=dict(num_classes=5))
+    mimic = dict(mimic=dict(type='FitNet', student_tap='backbone[3]'))
+    model = toys.model_config(teacher=toys.seg_net(width=16, allow_random=True, **head), distillers=mimic)
+    report = check_config(toys.run_config(tmp_path, model), RANDOM)
+    assert found(report) == {'teacher_classes': 'error'} and report.stopped == 'building the networks'
+    assert '5 classes' in said(report) and str(toys.NUM_CLASSES) in said(report)
+
+
+def test_another_number_of_classes_in_the_student(tmp_path: Path) -> None:
+    head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
+    report = check_config(toys.run_config(tmp_path, toys.model_config(toys.seg_net(**head))), RANDOM)
+    assert found(report)['student_classes'] == 'error' and report.exit_code() == 2
+
+
+def test_another_batch_than_the_learning_rate_is_for(tmp_path: Path) -> None:
+    config = seg_config(tmp_path, auto_scale_lr=dict(base_batch_size=16))
+    report = check_config(config, RANDOM)
+    assert found(report) == {'batch': 'warning'} and 'base_batch_size=16' in said(report)
+    assert (report.exit_code(), report.exit_code(strict=True)) == (0, 1)
+    assert not list(rules.config.batch(Subject(config, Options(processes=8))))
+
+
+def test_missing_data_are_replaced_by_generated_ones_of_the_right_classes(tmp_path: Path) -> None:
+    dataset = dict(_delete_=True, type='mmdistill_dense.CamVidDataset', data_root=str(tmp_path / 'none'), pipeline=[])
+    config = seg_config(tmp_path)
+    for loader in ('train_dataloader', 'val_dataloader'):
+        config[loader].dataset = {**dataset, 'data_prefix': dict(img_path='a', seg_map_path='b')}
+        config[loader].dataset.pop('_delete_')
+    heads = {f'model.student.{head}.num_classes': 11 for head in ('decode_head', 'auxiliary_head')}
+    heads |= {name.replace('student', 'teacher'): 11 for name in heads}
+    config.merge_from_dict(heads)
+    report = check_config(config, RANDOM)
+    assert found(report) == {'data': 'warning'} and 'MMDISTILL_DATA' in said(report), report.findings
+    assert report.subject.taps[0].student_shape[:2] == [2, 11]
+
+
+def test_an_unknown_tap(tmp_path: Path) -> None:
+    report = check_config(seg_config(tmp_path, dict(kd=dict(type='FitNet', student_tap='bakbone[3]'))), RANDOM)
+    assert report.stopped == 'building the networks' and 'Close names: backbone' in said(report)
+    assert 'list_taps' in printed(report)
+
+
+@pytest.mark.parametrize('content', ['missing', 'text', 'another network'])
+def test_a_wrong_teacher_file(tmp_path: Path, content: str) -> None:
+    path = tmp_path / 'teacher.pth'
+    if content == 'text':
+        path.write_text('no weights')
+    elif content == 'another network':
+        torch.save({'state_dict': toys.build_plain(toys.seg_net('fcn')).state_dict()}, path)
+    config = seg_config(tmp_path)
+    config.model.teacher.checkpoint = str(path)
+    report = check_config(config, FAST)
+    assert report.stopped == 'loading the weights' and str(path) in said(report)
+    assert '--no-weights' in printed(report) and report.exit_code() == 2
+
+
+def test_a_teacher_that_is_not_a_number(tmp_path: Path) -> None:
+    state = torch.load(toys.teacher_file(), weights_only=True)['state_dict']
+    state['decode_head.conv_seg.bias'].fill_(float('nan'))
+    torch.save({'state_dict': state}, tmp_path / 'nan.pth')
+    config = seg_config(tmp_path)
+    config.model.teacher.checkpoint = str(tmp_path / 'nan.pth')
+    report = check_config(config, FAST)
+    assert found(report)['finite'] == 'error' and 'distill.kd.loss_kd is nan' in said(report)
+
+
+def test_a_weight_that_leaves_nothing_to_the_task(tmp_path: Path) -> None:
+    report = check_config(seg_config(tmp_path, dict(kd=dict(type='LogitKD', loss_weight=1e5))), FAST)
+    assert found(report)['pull'] == 'warning' and 'model.distillers.kd.loss_weight' in printed(report)
+
+
+def test_a_run_without_the_hook(tmp_path: Path) -> None:
+    report = check_config(seg_config(tmp_path, default_hooks=dict(distill=dict(type='IterTimerHook'))), RANDOM)
+    assert found(report) == {'hook': 'error'} and report.stopped == 'reading the config'
+
+
+# The command
+
+
+def test_the_command_says_ok_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, out = tmp_path / 'config.py', tmp_path / 'check.json'
+    with toys.unformatted():
+        seg_config(tmp_path).dump(config)
+    options = ['--no-weights', '--no-cost', '--size', '64', '96', '--batch', '3', '--json', str(out)]
+    assert main_check([str(config), *options, '--cfg-options', 'auto_scale_lr.base_batch_size=8']) == 0
+    assert 'OK, with 1 warning' in capsys.readouterr().out
+    content = json.loads(out.read_text(encoding='utf-8'))
+    assert content['batch'] == {'real': False, 'shape': [[3, 3, 64, 96]], 'pictures': None}
+
+
+def test_the_command_ends_with_2_for_a_config_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / 'config.py').write_text('model = dict(')
+    assert main_check([str(tmp_path / 'config.py')]) == 2
+    assert 'ERROR while reading the config' in capsys.readouterr().out

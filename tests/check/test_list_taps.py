@@ -1,0 +1,69 @@
+"""What ``tools/list_taps.py`` lists, and that it can be tapped."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+
+from mmdistill_dense.check.cli import main_list_taps
+from mmdistill_dense.check.tap_list import Place, list_taps
+from mmdistill_dense.forward import run_parts
+from mmdistill_dense.taps import Recorder, Tap
+from mmdistill_dense.zoo import load_model
+from tests import toys
+
+
+def places(place: Place) -> Iterator[Place]:
+    yield place
+    for one in place.inside:
+        yield from places(one)
+
+
+def taps_of(place: Place) -> dict[str, tuple[int, ...]]:
+    """Every marked tap with the shape that is listed for its first tensor."""
+    if place.indexed and len(place.shapes) > 1:
+        return {f'{place.path}[{index}]': shape for index, shape in enumerate(place.shapes)}
+    return {place.path: place.shapes[0]}
+
+
+@pytest.mark.parametrize(
+    'option', [toys.seg_net(), toys.det_net(), toys.det_net('faster_rcnn')], ids=['seg', 'retinanet', 'faster_rcnn']
+)
+def test_marked_places_are_taps_of_the_listed_shape(option: dict) -> None:
+    config = load_model(option, 'model.student')
+    init_default_scope(config.scope)
+    listed = {
+        tap: shape
+        for place in places(list_taps(config, (64, 64)))
+        if place.good
+        for tap, shape in taps_of(place).items()
+    }
+    assert {'backbone[3]', 'backbone.layer4'} <= set(listed)
+    network, taps = toys.build_plain(option), [Tap.parse(text) for text in listed]
+    recorder = Recorder(network.eval() or network, taps, 'student_tap')
+    with torch.no_grad(), recorder.recording() as tensors:
+        run_parts(network, taps, torch.zeros(1, 3, 64, 64), rois=True)
+    recorder.check_complete()
+    assert {name: tuple(found[0].shape[1:]) for name, found in tensors.items()} == listed
+
+
+def test_the_command_lists_both_networks_or_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / 'config.py'
+    with toys.unformatted():
+        toys.run_config(tmp_path, toys.model_config()).dump(config)
+    assert main_list_taps([str(config), '--below', 'backbone']) == 0
+    both = capsys.readouterr().out
+    assert main_list_taps([str(config), '--teacher', '--size', '128', '64']) == 0
+    teacher = capsys.readouterr().out
+    assert 'student' in both and 'teacher' in both and 'decode_head' not in both
+    assert 'student' not in teacher and '128x16x8' in teacher, 'shapes of the given size'
+
+
+def test_an_unknown_module_is_an_error_that_names_the_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / 'config.py'
+    with toys.unformatted():
+        toys.run_config(tmp_path, toys.seg_net()).dump(config)
+    assert main_list_taps([str(config), '--below', 'neck']) == 2
+    assert 'backbone' in capsys.readouterr().out

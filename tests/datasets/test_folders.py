@@ -1,0 +1,54 @@
+"""A folder of one's own: what does not match is said before the first picture is read."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from mmdistill_dense.datasets import SegFolderDataset
+
+CLASSES = dict(classes=('background', 'leaf'), palette=[(0, 0, 0), (0, 160, 0)])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three pictures and their labels."""
+    for folder, suffix in (('images', '.jpg'), ('labels', '.png')):
+        (tmp_path / folder).mkdir()
+        for index in range(3):
+            cv2.imwrite(str(tmp_path / folder / f'{index}{suffix}'), np.zeros((8, 8), np.uint8))
+    return tmp_path
+
+
+def folder(root: Path, **options: Any) -> SegFolderDataset:
+    prefix = dict(img_path='images', seg_map_path='labels')
+    given = dict(data_root=str(root), data_prefix=prefix, metainfo=CLASSES, pipeline=[])
+    return SegFolderDataset(**given | options)
+
+
+def test_every_picture_is_listed_with_its_label(root: Path) -> None:
+    data = folder(root)
+    assert len(data) == 3
+    assert [Path(data.get_data_info(i)['seg_map_path']).name for i in range(3)] == ['0.png', '1.png', '2.png']
+
+
+def test_a_suffix_that_no_picture_has_is_named_with_files_that_are_there(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"img_suffix='\.jpeg'.*0\.jpg"):
+        folder(root, img_suffix='.jpeg')
+
+
+def test_pictures_without_labels_are_counted(root: Path) -> None:
+    (root / 'labels/1.png').unlink()
+    with pytest.raises(FileNotFoundError, match=r'1 of 3 .*labels/1\.png'):
+        folder(root)
+
+
+def test_pictures_to_be_predicted_need_no_labels(root: Path) -> None:
+    assert len(folder(root, data_prefix=dict(img_path='images'))) == 3
+
+
+def test_a_missing_folder_is_named_with_its_key(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'data_prefix\.img_path.*MMDISTILL_DATA'):
+        folder(root, data_prefix=dict(img_path='pictures', seg_map_path='labels'))

@@ -1,0 +1,157 @@
+"""Whether a command of a guide is understood: the program's own parser takes its options, its files exist."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import runpy
+import sys
+from configparser import ConfigParser
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+from mmengine.config import Config
+
+from tests.docs_blocks import ROOT, Block, Command, blocks
+
+HARMLESS = ('.', 'cd', 'export', 'git', 'mkdir', 'sh', 'tensorboard')
+BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'TOOLS')
+SCRIPTS = {'dist_train': (2, 'train'), 'dist_test': (3, 'test'), 'slurm_train': (3, 'train'), 'slurm_test': (4, 'test')}
+OWN = re.compile(r'(?:configs|tools|benchmarks|docs|tests|requirements|mmdistill_dense)/[\w./+-]+\.\w+$')
+SAVED = re.compile(r'work_dirs/([\w-]+/[\w.+-]+)/(?:iter|epoch)_(\d+)\.pth$')
+
+
+class _Parsed(Exception):
+    """The arguments were taken."""
+
+
+def check(command: Command, block: Block) -> None:
+    """Raise an ``AssertionError`` or ``SystemExit`` where a command would not be understood."""
+    exported = command.words[1:] if command.words[:1] == ['export'] else []
+    for name in [*command.variables, *(word.partition('=')[0] for word in exported)]:
+        assert name in BUILD or name in _sources(), f'nothing reads {name}'
+    program, *words = [_filled(word) for word in command.words] or ['cd']
+    for word in words:
+        _check_file(word, block)
+    if program == 'python':
+        _check_python(words)
+    elif program == 'mim':
+        _check_mim(words)
+    elif program == 'make':
+        _check_make(words)
+    elif program == 'bash':
+        _check_script(words)
+    elif program == 'pip':
+        _check_pip(words)
+    elif program.startswith('--'):
+        parse(ROOT / 'tools/train.py', ['CONFIG', program, *words])
+    else:
+        assert program in HARMLESS, f'an unknown program {program}'
+
+
+def _filled(word: str) -> str:
+    return {'N': '1', 'SEED': '1'}.get(word, word).replace('$TOOLS', 'tools')
+
+
+@cache
+def _sources() -> str:
+    """What reads the variables that a guide sets."""
+    python = [file for name in ('mmdistill_dense', 'configs/_base_') for file in (ROOT / name).rglob('*.py')]
+    files = [ROOT / 'Makefile', *(ROOT / 'tools').iterdir(), *python]
+    return '\n'.join(file.read_text(encoding='utf-8') for file in files if file.is_file())
+
+
+def _check_file(word: str, block: Block) -> None:
+    for part in re.split('[=,]', word):
+        if OWN.match(part):
+            assert (ROOT / part).is_file(), f'{part} is not there'
+        saved = SAVED.match(part)
+        leaf = ROOT / f'configs/{saved[1]}.py' if saved else None
+        if saved and leaf and leaf.is_file():
+            end = Config.fromfile(leaf).train_cfg
+            length = end.get('max_iters') or end.get('max_epochs')
+            assert int(saved[2]) == length or f'={saved[2]}' in block.text, f'{part}: the run ends at {length}'
+
+
+def parse(script: Path, words: list[str]) -> None:
+    """Let a script read these words and do nothing else."""
+    original = argparse.ArgumentParser.parse_args
+
+    def stop(self: argparse.ArgumentParser, *given: object, **named: object) -> None:
+        original(self, *given, **named)  # type: ignore[call-overload]
+        raise _Parsed
+
+    with (
+        mock.patch.object(sys, 'argv', [str(script), *words]),
+        mock.patch.object(argparse.ArgumentParser, 'parse_args', stop),
+        mock.patch.dict(os.environ),
+    ):
+        try:
+            runpy.run_path(str(script), run_name='__main__')
+        except _Parsed:
+            return
+        except SystemExit as end:  # --help
+            assert end.code == 0, f'{script.name} does not take {words}'
+            return
+    raise AssertionError(f'{script.name} reads no arguments')
+
+
+def _check_python(words: list[str]) -> None:
+    if words[0] == '-c':
+        compile(words[1], 'command', 'exec')
+    elif words[0] == '-m':
+        assert importlib.util.find_spec(words[1]), words[1]
+    elif len(words) == 2 and words[1].isalpha() and words[1].islower():  # the name of a subcommand in a sentence
+        parse(ROOT / words[0], [words[1], '--help'])
+    elif len(words) > 1:  # a tool alone is its name
+        parse(ROOT / words[0], words[1:])
+
+
+def _check_mim(words: list[str]) -> None:
+    from click import Command as Click
+    from mim.commands import test, train  # noqa: F401
+
+    what, *rest = words
+    if len(rest) < 2:  # `mim test` as a name
+        return
+    module = sys.modules[f'mim.commands.{what}']
+    click: Click = module.cli
+    given = click.make_context(what, rest).params
+    package = {'mmdetection': 'mmdet'}.get(given['package'], given['package'])
+    folder = Path(importlib.util.find_spec(package).origin).parent  # type: ignore[union-attr, arg-type]
+    checkpoint = [given['checkpoint']] if given.get('checkpoint') else ['CHECKPOINT'] if what == 'test' else []
+    parse(folder / f'.mim/tools/{what}.py', [given['config'], *checkpoint, *given['other_args']])
+
+
+def _check_make(words: list[str]) -> None:
+    text = (ROOT / 'Makefile').read_text(encoding='utf-8')
+    for word in words:
+        name, equals, _ = word.partition('=')
+        known = rf'\$\({name}\)|export .*\b{name}\b' if equals else rf'^{name}:'
+        assert re.search(known, text, re.MULTILINE), f'make knows no {name}'
+
+
+def _check_script(words: list[str]) -> None:
+    assert (ROOT / words[0]).is_file(), words[0]
+    needed, tool = SCRIPTS.get(Path(words[0]).stem, (0, ''))
+    if tool:
+        assert len(words) > needed, f'{words[0]} needs {needed} words'
+        parse(ROOT / f'tools/{tool}.py', ['CONFIG', *(['CHECKPOINT'] if tool == 'test' else []), *words[1 + needed :]])
+
+
+def _check_pip(words: list[str]) -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    for extra in re.findall(r'\.\[([\w,]+)\]', ' '.join(words)):
+        assert set(extra.split(',')) <= set(setup['options.extras_require']), extra
+    pins = (ROOT / 'requirements/constraints.txt').read_text(encoding='utf-8').split()
+    for word in words:
+        assert '==' not in word or word in pins, f'{word} is not the version of requirements/constraints.txt'
+
+
+def readers_files() -> set[str]:
+    """The files that the guides let a reader write."""
+    return {block.file for block in blocks('python', 'yaml') if block.file}

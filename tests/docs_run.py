@@ -1,0 +1,153 @@
+"""Runs the shell blocks of the guides in order, in this process: two iterations, large networks narrowed."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import cv2
+import numpy as np
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+from mmdistill_dense.teacher import OPTIONS
+from mmdistill_dense.zoo import is_distill_model, load_model, student_option
+from tests import toys
+from tests.docs_blocks import ROOT, Block, Command, blocks, commands
+from tests.zoo.narrow import narrow
+
+PROJECT = ('datasets', 'own_pair', 'own_method')  # one after the other, in a folder of the reader's
+CLONE = ('first_run', 'combining', 'checking')  # each in a clone
+SIDE = 128
+STEPS = 2
+
+
+def runs(block: Block) -> bool:
+    """Tell whether a test runs a block: one of these guides, or what .ci/run does."""
+    steps = (ROOT / '.ci/run').read_text(encoding='utf-8')
+    found = commands(block.text)
+    if all(command.words[0] == 'make' and f'make {command.words[1]}' in steps for command in found):
+        return True
+    inside = block.guide.parent == ROOT / 'docs' and block.guide.stem in (*PROJECT, *CLONE)
+    return inside and not block.needs and not block.form
+
+
+def walk(guides: tuple[str, ...], folder: Path) -> list[str]:
+    """Run the blocks of some guides in a folder, their files written before; returns the commands."""
+    done = []
+    with _at(folder), _short(narrowed=guides == PROJECT):
+        for name in ('configs', 'tools', 'benchmarks'):
+            (folder / name).symlink_to(ROOT / name)
+        chosen = [block for name in guides for block in blocks('bash', 'python', 'yaml') if block.guide.stem == name]
+        for block in chosen:
+            if block.language != 'bash' and block.file and '/' not in block.file:
+                Path(block.file).write_text(block.text, encoding='utf-8')
+        for block in chosen:
+            if block.language == 'bash' and runs(block):
+                done += [' '.join(command.words) for command in commands(block.text) if _run(command)]
+    return done
+
+
+def _run(command: Command) -> bool:
+    program, *words = (word.replace('$TOOLS', 'tools') for word in command.words)
+    if program == 'mim':
+        program, words = 'python', [f'tools/{words[0]}.py', *words[2:]]
+    if program != 'python':
+        assert program in ('export', 'mkdir', 'cd', 'make', '.'), program
+        return False
+    if words[:2] == ['tools/visualize.py', 'masks']:  # tokens learned with other options are not found by name
+        words += ['--checkpoint', str(next(Path('work_dirs/maskd').rglob('*.pth')))]
+    path = [command.variables['PYTHONPATH'], *sys.path] if 'PYTHONPATH' in command.variables else sys.path
+    with mock.patch.object(sys, 'argv', words), mock.patch.object(sys, 'path', path), toys.unformatted():
+        try:
+            runpy.run_path(str(ROOT / words[0]), run_name='__main__')
+        except SystemExit as end:
+            assert not end.code, f'{" ".join(words)}: {end.code}'
+    return True
+
+
+@contextmanager
+def _at(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@contextmanager
+def _short(narrowed: bool) -> Iterator[None]:
+    build, train = Runner.from_cfg, Runner.train
+    ends: dict[str, str] = {}
+
+    def from_cfg(cfg: Config) -> Runner:
+        ends[str(Path(cfg.work_dir).absolute())] = _shorten(cfg, narrowed)
+        return build(cfg)
+
+    def whole(self: Runner) -> Any:
+        model = train(self)
+        last = Path(self.work_dir, 'last_checkpoint').read_text(encoding='utf-8').strip()
+        if Path(last).name != ends[self.work_dir]:  # later commands name the file of a whole run
+            shutil.copy(last, Path(self.work_dir, ends[self.work_dir]))
+        return model
+
+    with mock.patch.object(Runner, 'from_cfg', from_cfg), mock.patch.object(Runner, 'train', whole):
+        yield
+
+
+def _shorten(cfg: Config, narrowed: bool) -> str:
+    """Shorten a run; returns the name of the last checkpoint that the whole run would have written."""
+    loop, epochs = cfg.train_cfg, 'max_epochs' in cfg.train_cfg
+    name = f'epoch_{loop.max_epochs}.pth' if epochs else f'iter_{loop.max_iters}.pth'
+    length = 1 if epochs else STEPS
+    loop.update({'max_epochs': length} if epochs else {'max_iters': length}, val_interval=length)
+    cfg.default_hooks.checkpoint.update(interval=length, save_best=None)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False, batch_size=2)
+        if 'num_images' in loader.dataset:
+            loader.dataset.num_images = 2 * STEPS
+        for step in loader.dataset.get('pipeline', []) if narrowed else []:
+            step.update({key: (SIDE, SIDE) for key in ('scale', 'crop_size') if key in step})
+    for distiller in (cfg.model.get('distillers') or {}).values():
+        if 'learn' in distiller:
+            distiller.learn.max_iters = STEPS
+    if narrowed:
+        cfg.model = _narrowed(cfg.model)
+    cfg.experiment_name = cfg.visualizer.name = toys.fresh_dir().name
+    return name
+
+
+def _narrowed(model: Any) -> ConfigDict:
+    if not is_distill_model(model):
+        return ConfigDict(_sized(narrow(load_model(model, 'model'))))
+    options = {'type': model.type, 'student': _sized(narrow(load_model(student_option(model), 'model.student')))}
+    if model.get('teacher') and model.get('distillers'):
+        network = {key: value for key, value in model.teacher.items() if key not in OPTIONS}
+        kept = {key: model.teacher[key] for key in OPTIONS if key in model.teacher}
+        options['teacher'] = {**_sized(narrow(load_model(network, 'model.teacher'))), **kept}
+    return ConfigDict(options, distillers=model.get('distillers') or {})
+
+
+def _sized(network: dict[str, Any]) -> dict[str, Any]:
+    network['data_preprocessor']['size'] = (SIDE, SIDE)
+    return network
+
+
+def make_pictures(folder: Path) -> None:
+    """The data set of the guides: pictures and label images of three classes."""
+    random = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for name in ('images', 'labels'):
+            (folder / name / split).mkdir(parents=True)
+        for index in range(4):
+            label = random.integers(0, 3, (4, 6)).repeat(32, 0).repeat(32, 1).astype(np.uint8)
+            cv2.imwrite(str(folder / f'labels/{split}/{index}.png'), label)
+            cv2.imwrite(str(folder / f'images/{split}/{index}.jpg'), np.stack([label * 80] * 3, -1))

@@ -1,0 +1,268 @@
+"""Exported students answer as the network does, in another runtime, and say what they are."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
+from torch import Tensor, nn
+
+from mmdistill_dense.export import export_graph, export_student, open_graph, read_description
+from mmdistill_dense.export import student as exporting
+from mmdistill_dense.export.formats import WRITERS, format_of, write_torchscript
+from mmdistill_dense.export.graphs import graph_of
+from tests import toys
+
+ROOT = Path(__file__).parents[2]
+CLASSES = [f'class {index}' for index in range(toys.NUM_CLASSES)]
+CLOSE = dict(rtol=0, atol=2e-5)  # float32 sums in another order, of logits around 1
+
+
+def checkpoint_of(option, folder, meta=None):
+    """The vanilla network of an option, and its weights in a file."""
+    network = toys.build_plain(option, seed=3).eval()
+    path = folder / 'student.pth'
+    torch.save(dict(state_dict=network.state_dict(), meta=meta or {}), path)
+    return network, path
+
+
+@pytest.fixture(scope='module')
+def segmentor(tmp_path_factory):
+    """A config that distils, the student's network and its checkpoint."""
+    option = toys.seg_net('fcn')
+    config = toys.run_config('x', toys.model_config(option, toys.seg_net('fcn', allow_random=True)))
+    meta = dict(dataset_meta=dict(classes=tuple(CLASSES), palette=[[0, 0, 1]]), iter=7, seed=1)
+    return config, *checkpoint_of(option, tmp_path_factory.mktemp('seg'), meta)
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory, request):
+    option = toys.det_net(request.param)
+    return toys.det_run_config('x', option), *checkpoint_of(option, tmp_path_factory.mktemp('det'))
+
+
+def picture(batch, height, width):
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height))
+
+
+# Graphs of segmentors
+
+
+@pytest.mark.parametrize('ending', ['.pt', pytest.param('.pt2', marks=pytest.mark.soak), '.onnx'])
+def test_segmentor_answers_as_mmseg_does(segmentor, tmp_path, ending):
+    config, network, checkpoint = segmentor
+    found = export_graph(config, checkpoint, tmp_path / 'new' / f'student{ending}')
+    assert (found.axes, found.reasons) == (['batch', 'height', 'width'], [])
+    assert found.outputs == ['logits'] and found.difference < 1e-5
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == [f'student{ending}'], 'one file'
+    run = open_graph(found.path)
+    for size in ((2, 64, 64), (1, 97, 71), (3, 33, 130)):
+        image = picture(*size)
+        with torch.no_grad():
+            expected = torch.stack([sample.seg_logits.data for sample in network.predict(image)])
+        (logits,) = run(image)
+        torch.testing.assert_close(logits, expected, **CLOSE)
+        assert logits.abs().max() > 100 * CLOSE['atol'], 'an answer of zeros would be close to anything'
+    told = read_description(found.path)
+    assert told['classes'] == CLASSES and told['task'] == 'segmentation' and told['model'] == 'EncoderDecoder'
+    assert told['input'] | dict(shape=['batch', 3, 'height', 'width']) == told['input']
+    assert told['input']['channels'] == 'RGB' and told['input']['mean'] == [123.675, 116.28, 103.53]
+    assert told['outputs'] == {'logits': [2, toys.NUM_CLASSES, 64, 64]} and told['made_with'] == [2, 3, 64, 64]
+    assert told['source']['iter'] == 7 and len(told['source']['sha256']) == 64
+    if ending == '.onnx':
+        check_without_this_package(found.path)
+
+
+def check_without_this_package(path):
+    """onnxruntime alone finds the description, the names and the free axes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    told = json.loads(session.get_modelmeta().custom_metadata_map['mmdistill_dense'])
+    assert told['classes'] == CLASSES and told['input']['std'] == [58.395, 57.12, 57.375]
+    (given,), (answer,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, answer.name) == ('image', 'tensor(float)', 'logits')
+    assert given.shape[1] == 3 and not any(isinstance(given.shape[axis], int) for axis in (0, 2, 3)), 'free axes'
+
+
+@MODELS.register_module()
+class FixedSize(BaseModel):
+    """A segmentor with an embedding of each position, as transformers that do not interpolate theirs."""
+
+    def __init__(self, data_preprocessor=None):
+        super().__init__(data_preprocessor)
+        self.positions = nn.Parameter(torch.randn(1, 3, 8, 8))
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        raise NotImplementedError
+
+    def encode_decode(self, inputs: Tensor, metas: list) -> Tensor:
+        return inputs * self.positions
+
+
+def fixed_size(tmp_path):
+    torch.save(dict(state_dict=FixedSize().state_dict()), tmp_path / 'c.pth')
+    return Config(dict(default_scope='mmengine', model=dict(type='FixedSize'))), tmp_path / 'c.pth'
+
+
+def test_size_is_fixed_where_the_network_has_one(tmp_path):
+    config, checkpoint = fixed_size(tmp_path)
+    found = export_graph(config, checkpoint, tmp_path / 's.pt', size=(8, 8))
+    assert found.axes == ['batch'] and 'size of tensor' in found.reasons[0]
+    assert read_description(found.path)['input']['shape'] == ['batch', 3, 8, 8]
+    assert read_description(found.path)['classes'] is None
+    with pytest.raises(ValueError, match=r'FixedSize could not be written as torchscript.*size of tensor.*MMDeploy'):
+        export_graph(config, checkpoint, tmp_path / 'other.pt', size=(9, 9))
+    assert not (tmp_path / 'other.pt').exists()
+
+
+def test_another_answer_than_the_network_s_is_refused(tmp_path, monkeypatch):
+    def wrong(graph, *rest):
+        graph.model.positions[0, 0, 0, 0] += 0.01
+        write_torchscript(graph, *rest)
+        graph.model.positions[0, 0, 0, 0] -= 0.01
+
+    monkeypatch.setitem(WRITERS, 'torchscript', wrong)
+    config, checkpoint = fixed_size(tmp_path)
+    (tmp_path / 's.pt').write_text('older')
+    with pytest.raises(ValueError, match=r'nothing free: ValueError: logits differs from the network by \d\.\d+e-0'):
+        export_graph(config, checkpoint, tmp_path / 's.pt', size=(8, 8))
+    assert (tmp_path / 's.pt').read_text() == 'older' and len(list(tmp_path.iterdir())) == 2, 'nothing is left'
+
+
+def test_values_that_are_no_numbers_are_no_answer():
+    graph = graph_of(FixedSize())
+    with pytest.raises(ValueError, match='logits differs from the network by nan'):
+        exporting._difference(lambda image: [image * torch.nan], graph, [picture(1, 8, 8)])
+    with pytest.raises(ValueError, match=r'logits has shape \(1, 3, 8\)'):
+        exporting._difference(lambda image: [image[..., 0]], graph, [picture(1, 8, 8)])
+
+
+# Graphs of detectors
+
+
+def boxes_of_mmdet(network, image, outputs):
+    """What mmdet's own decoding makes of the outputs of a single-stage head."""
+    shape = tuple(image.shape[2:])
+    metas = [dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0))] * len(image)
+    every = ConfigDict(network.bbox_head.test_cfg, score_thr=0.0)  # an untrained head is sure of nothing
+    return [found.bboxes for found in network.bbox_head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=every)]
+
+
+@pytest.mark.parametrize('detector', ['retinanet'], indirect=True)
+@pytest.mark.parametrize('ending', ['.pt', pytest.param('.onnx', marks=pytest.mark.soak)])
+def test_detector_answers_as_mmdet_does(detector, tmp_path, ending):
+    config, network, checkpoint = detector
+    found = export_graph(config, checkpoint, tmp_path / f's{ending}', size=(64, 64))
+    names = ('cls_scores', 'bbox_preds')
+    assert found.outputs == [f'{name}_{level}' for name in names for level in range(5)]
+    assert (found.axes, found.reasons) == (['batch', 'height', 'width'], [])
+    image = picture(2, 97, 71)
+    outputs = open_graph(found.path)(image)
+    with torch.no_grad():
+        expected = network(image, mode='tensor')
+    for one, other in zip(outputs, (level for levels in expected for level in levels), strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+    if found.difference == 0:  # else suppression may choose others among boxes of almost one score
+        ours, theirs = (boxes_of_mmdet(network, image, given) for given in ((outputs[:5], outputs[5:]), expected))
+        assert len(ours[0]) > 0 and all(map(torch.equal, ours, theirs))
+    assert found.difference == 0 or ending == '.onnx'
+    told = read_description(found.path)
+    assert told['task'] == 'detection' and 'MMDeploy' in told['note'] and told['input']['pad_size_divisor'] == 32
+
+
+@pytest.mark.parametrize('detector', ['faster_rcnn'], indirect=True)
+def test_two_stage_detector_is_exported_up_to_its_proposals(detector, tmp_path):
+    config, network, checkpoint = detector
+    found = export_graph(config, checkpoint, tmp_path / 's.pt', size=(64, 64))
+    names = ('features', 'cls_scores', 'bbox_preds')
+    assert found.outputs == [f'{name}_{level}' for name in names for level in range(5)]
+    image = picture(1, 71, 65)
+    outputs = open_graph(found.path)(image)
+    with torch.no_grad():
+        features = network.extract_feat(image)
+        expected = [*features, *(level for levels in network.rpn_head(features) for level in levels)]
+    for one, other in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+def test_other_networks_are_refused():
+    with pytest.raises(ValueError, match='a Linear is not exported as a graph.*as pth or safetensors.*MMDeploy'):
+        graph_of(nn.Linear(1, 1))
+
+
+# Weights
+
+
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
+def test_weights_load_into_the_plain_network_with_their_classes(segmentor, tmp_path, ending):
+    config, network, checkpoint = segmentor
+    weights, plain = export_student(config, checkpoint, tmp_path / f's{ending}')
+    init_default_scope('mmseg')
+    again = MODELS.build(Config.fromfile(plain).model)
+    meta = load_checkpoint(again, str(weights), map_location='cpu', strict=True)['meta']
+    assert not toys.differing(again.state_dict(), network.state_dict())
+    assert list(meta['dataset_meta']['classes']) == CLASSES and meta['iter'] == 7
+    told = read_description(weights)
+    assert told['classes'] == CLASSES and told['palette'] == [[0, 0, 1]] and told['input']['channels'] == 'RGB'
+
+
+# What to write
+
+
+def test_ending_says_the_format():
+    assert [format_of(Path(f'a{ending}'), None) for ending in ('.pth', '.pt', '.pt2')] == [
+        'pth',
+        'torchscript',
+        'exported',
+    ]
+    assert format_of(Path('a.onnx'), 'onnx') == 'onnx'
+    for name, kind in (('a.onnx', 'pth'), ('a.py', None), ('a', 'onnx')):
+        with pytest.raises(ValueError, match=f"out='{name}': the ending does not fit.*torchscript .pt, exported .pt2"):
+            format_of(Path(name), kind)
+
+
+def test_each_function_names_the_formats_it_writes(segmentor, tmp_path):
+    config, _, checkpoint = segmentor
+    with pytest.raises(ValueError, match=r'must end in \.pth or \.safetensors'):
+        export_student(config, checkpoint, tmp_path / 's.onnx')
+    with pytest.raises(ValueError, match='pth holds weights; graphs are onnx, torchscript, exported'):
+        export_graph(config, checkpoint, tmp_path / 's.pth')
+    with pytest.raises(ValueError, match='holds weights and no graph'):
+        open_graph(checkpoint)
+    with pytest.raises(ValueError, match=r"student\.pth' has no description"):
+        read_description(checkpoint)
+
+
+def test_missing_package_is_named_with_its_command(tmp_path, monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None if name == 'onnxruntime' else name)
+    with pytest.raises(ModuleNotFoundError, match=r"'onnx' needs onnxruntime: pip install .*\[export\]"):
+        export_graph(Config(), 'c.pth', tmp_path / 's.onnx')
+
+
+def test_command_line(tmp_path, monkeypatch, capsys):
+    config, checkpoint = fixed_size(tmp_path)
+    config.dump(tmp_path / 'leaf.py')
+
+    def call(*words):
+        monkeypatch.setattr('sys.argv', ['export_student.py', str(tmp_path / 'leaf.py'), str(checkpoint), *words])
+        runpy.run_path(str(ROOT / 'tools' / 'export_student.py'), run_name='__main__')
+        return capsys.readouterr().out
+
+    graph, weights = str(tmp_path / 's.pt'), str(tmp_path / 's.safetensors')
+    printed = call(graph, '--format', 'torchscript', '--size', '8', '8')
+    assert (
+        f'graph   {graph}' in printed
+        and 'outputs logits' in printed
+        and 'free    batch\n        not batch, height, width free: ' in printed
+    )
+    assert f'weights {weights}' in call(weights)
+    with pytest.raises(ValueError, match='the ending does not fit the format onnx'):
+        call(graph, '--format', 'onnx')

@@ -1,0 +1,285 @@
+"""The hook that shows a run: that training does not notice it, what it writes, its pictures."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmdistill_dense.analysis.agreement import tap_agreement
+from mmdistill_dense.distillers import AT, PKD
+from mmdistill_dense.monitor import MonitorHook, hook, pictures
+from mmdistill_dense.registry import HOOKS
+from tests import toys
+
+DISTILLERS = dict(
+    kd=dict(type='LogitKD'),
+    mimic=dict(type='MaskedMimic', schedule=dict(warmup=4)),
+    pcd=dict(type='PCD', queue_size=8, num_pixels=16),
+    cirkd=dict(type='CIRKD', pixel_memory=20, region_memory=8, pixel_contrast=16, region_contrast=16),
+)
+EVERY_TWO = dict(type='mmdistill_dense.MonitorHook', interval=2, gradient_interval=2, picture_interval=2, pictures=1)
+BACKENDS = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+
+
+def run(folder: Path, **changes: Any) -> Runner:
+    model = toys.model_config(student=toys.seg_net(dropout=0.3), teacher=toys.seg_teacher(), distillers=DISTILLERS)
+    return toys.train(folder, toys.run_config(folder, model, iters=4, **changes))
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The work folders of the same four iterations without and with the hook."""
+    plain, watched = tmp_path_factory.mktemp('plain'), tmp_path_factory.mktemp('watched')
+    run(plain)
+    runner = run(watched, custom_hooks=[EVERY_TWO], visualizer=dict(type='Visualizer', vis_backends=BACKENDS))
+    assert toys.hooks_left(runner.model) == 0
+    runner.visualizer.close()
+    return plain, watched
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    (path,) = folder.glob('*/vis_data/scalars.json')
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row for row in rows if any(name.startswith('monitor/') for name in row)]
+
+
+def tensors(value: Any, path: str = '') -> dict[str, Tensor]:
+    if isinstance(value, Tensor):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return {name: found for key, item in items for name, found in tensors(item, f'{path}/{key}').items()}
+
+
+def test_training_does_not_notice_it(folders: tuple[Path, Path]) -> None:
+    """Dropout, random masks, batch statistics, queues, schedules and the optimizer: all bits, to the last iteration."""
+    plain, watched = (torch.load(folder / 'iter_4.pth', weights_only=False) for folder in folders)
+    for part in ('state_dict', 'optimizer', 'distillers'):
+        assert tensors(plain[part])
+        assert not toys.differing(tensors(plain[part]), tensors(watched[part])), part
+
+
+def test_shares_and_cosines_are_written_when_due(folders: tuple[Path, Path]) -> None:
+    assert not logged(folders[0])
+    rows = logged(folders[1])
+    assert [row['step'] for row in rows] == [1, 3]
+    for row in rows:
+        assert sum(value for name, value in row.items() if name.startswith('monitor/share.')) == pytest.approx(1)
+        assert sum(value for name, value in row.items() if '/gradient_share.' in name) == pytest.approx(1)
+        cosines = {name: value for name, value in row.items() if 'cosine' in name or '/energy' in name}
+        assert all(-1 <= value <= 1 for value in cosines.values())
+        assert {
+            'monitor/cosine.kd.decode_head.conv_seg',
+            'monitor/cosine.mimic.backbone.3',
+            'monitor/cosine.pcd.backbone.3',
+            'monitor/energy.cirkd.decode_head.conv_seg.input',
+            'monitor/gradient_cosine.kd.loss_kd',
+        } <= set(cosines)
+        assert 'monitor/gradient_cosine.task' not in row
+    share = [row['monitor/share.mimic.loss_mimic'] for row in rows]
+    assert share[0] < share[1]  # its weight rises
+
+
+def test_every_backend_gets_the_pictures(folders: tuple[Path, Path]) -> None:
+    (first, second) = sorted(folders[1].glob('*/vis_data/vis_image/monitor_picture_0_*.png'))
+    assert [path.stem[-1] for path in (first, second)] == ['2', '4']
+    picture = cv2.imread(str(first))
+    assert picture.shape == (toys.SIDE + pictures._CAPTION, 4 * toys.SIDE, 3)  # picture, teacher, student, differ
+    columns = [picture[pictures._CAPTION :, i * toys.SIDE : (i + 1) * toys.SIDE] for i in range(4)]
+    assert all(column.std() > 0 for column in columns)
+    assert np.array_equal(columns[1], cv2.imread(str(second))[pictures._CAPTION :, toys.SIDE : 2 * toys.SIDE])
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = folders[1].glob('*/vis_data/events*')
+    found = EventAccumulator(str(events)).Reload().Tags()
+    assert 'monitor_picture_0' in found['images']
+    assert 'monitor/share.task' in found['scalars']
+
+
+def test_what_differs_is_where_student_and_teacher_differ() -> None:
+    shown = pictures.Pictures(None, [], dict(palette=[[0, 0, 0], [255, 255, 255]]))
+    labels = [torch.zeros(1, 4, 6, dtype=torch.long) for _ in range(2)]
+    labels[0][0, 1, 2] = 1
+    samples = {
+        name: Box(pred_sem_seg=SimpleNamespace(data=x)) for name, x in zip(('teacher', 'student'), labels, strict=True)
+    }
+    panels = shown._panels(np.full((4, 6, 3), 100, np.uint8), samples, (4, 6))
+    assert list(panels) == ['teacher', 'student', 'differ: 4.2%']
+    red = (panels['differ: 4.2%'] == pictures._RED).all(2)
+    assert red[1, 2] and red.sum() == 1
+    assert (panels['teacher'][1, 2] > panels['student'][1, 2]).all()
+
+
+def test_pictures_of_floats_are_drawn_as_those_of_bytes() -> None:
+    """A test pipeline may read them so; a picture ends no training."""
+    model = toys.distilled(student=toys.seg_net(), teacher=toys.seg_teacher(), distillers=dict(kd=dict(type='LogitKD')))
+    batch = toys.seg_batch(1)
+    item = dict(inputs=batch['inputs'][0], data_samples=batch['data_samples'][0])
+    floats = {**item, 'inputs': item['inputs'].float()}
+    (_, expected), (_, found) = (next(pictures.Pictures(model, [one], {}).draw()) for one in (item, floats))
+    assert item['inputs'].dtype == torch.uint8
+    assert found.dtype == np.uint8 and np.array_equal(expected, found)
+
+
+class Box(SimpleNamespace):
+    """Attributes that ``in`` finds too, as in a data sample."""
+
+    def __contains__(self, name: str) -> bool:
+        return hasattr(self, name)
+
+
+# Detection
+
+
+def test_a_detectors_boxes_are_drawn_for_both() -> None:
+    model = toys.distilled(
+        'mmdet',
+        student=toys.det_net(),
+        teacher=toys.det_teacher(),
+        distillers=dict(p=dict(type='PKD', student_tap='neck')),
+    )
+    for network in (model, toys.teacher_of(model).network):
+        network.bbox_head.test_cfg.score_thr = 0.0  # neither has learned anything
+    items, metainfo = [toys.det_item(0, 0)], dict(classes=('a', 'b'))
+    before, modes = toys.student_state(model), [module.training for module in model.modules()]
+    stream = torch.get_rng_state()
+    with mock.patch.object(pictures, 'MIN_SCORE', 0.0):
+        ((name, panel),) = pictures.Pictures(model, items, metainfo).draw()
+    assert name == 'monitor_picture_0'
+    assert panel.shape == (toys.SIDE + pictures._CAPTION, 3 * toys.SIDE, 3)  # picture, teacher, student
+    picture, teacher, student = (panel[pictures._CAPTION :, i * toys.SIDE : (i + 1) * toys.SIDE] for i in range(3))
+    assert not np.array_equal(picture, teacher) and not np.array_equal(picture, student)
+    assert not toys.differing(before, model.state_dict())
+    assert torch.equal(stream, torch.get_rng_state())
+    assert modes == [module.training for module in model.modules()]
+    toys.teacher_of(model).allow_other_classes = True  # it says nothing about the student's classes
+    ((_, panel),) = pictures.Pictures(model, items, metainfo).draw()
+    assert panel.shape[1] == 2 * toys.SIDE
+
+
+def test_boxes_stand_where_they_are_predicted() -> None:
+    shown = pictures.Pictures(None, [], dict(classes=('cell',), palette=[[255, 0, 0]]))
+    boxes = torch.tensor([[10.0, 20.0, 30.0, 36.0], [0.0, 0.0, 8.0, 8.0]])
+    found = InstanceData(bboxes=boxes, labels=torch.tensor([0, 0]), scores=torch.tensor([0.9, 0.1]))
+    drawn = shown._boxes(np.zeros((40, 80, 3), np.uint8), found, (1.0, 2.0))
+    assert (drawn[36, 20:61] == (255, 0, 0)).all()
+    assert (drawn[20:37, 60] == (255, 0, 0)).all()
+    assert not drawn[:8, :10].any()  # too unsure
+
+
+# Figures
+
+
+def test_cosine_is_that_of_the_aligned_pixels_and_energy_that_of_the_maps() -> None:
+    torch.manual_seed(0)
+    shapes = {'student': {'neck': [torch.Size((1, 4, 5, 6)), torch.Size((1, 4, 2, 3))]}}
+    shapes['teacher'] = {'neck': [torch.Size((1, 7, *shape[2:])) for shape in shapes['student']['neck']]}
+    student, teacher = (
+        {'neck': [torch.randn(2, *shape[1:]) for shape in shapes[side]['neck']]} for side in ('student', 'teacher')
+    )
+    aligned = toys.MaskedMimic('neck')
+    aligned.setup(shapes['student'], shapes['teacher'])
+    found = tap_agreement(aligned, student, teacher)
+    assert list(found) == ['cosine.neck.0', 'cosine.neck.1']
+    for level, value in enumerate(found.values()):
+        maps = aligned.aligns[level](student['neck'][level]).detach(), teacher['neck'][level]
+        rows = [x.movedim(1, -1).reshape(-1, 7) for x in maps]
+        pixels = [float(a @ b / a.norm() / b.norm()) for a, b in zip(*rows, strict=True)]
+        assert float(value) == pytest.approx(np.mean(pixels), abs=1e-6)
+        assert not value.requires_grad
+    relations = AT('neck')
+    relations.setup(shapes['student'], shapes['teacher'])
+    found = tap_agreement(relations, student, teacher)
+    assert list(found) == ['energy.neck.0', 'energy.neck.1']
+    s, t = (x['neck'][0].square().sum(1).flatten(1) for x in (student, teacher))
+    assert float(found['energy.neck.0']) == pytest.approx(float(F.cosine_similarity(s, t).mean()), abs=1e-6)
+
+
+def test_equal_maps_agree() -> None:
+    shapes = {'neck': [torch.Size((1, 4, 5, 6))]}
+    distiller = PKD('neck')
+    distiller.setup(shapes, shapes)
+    maps = {'neck': [torch.randn(2, 4, 5, 6)]}
+    assert float(tap_agreement(distiller, maps, maps)['cosine.neck']) == pytest.approx(1)
+
+
+# Several processes, options
+
+
+def test_values_are_means_over_the_processes_and_one_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook, 'mean_over_ranks', lambda x: x + 0.5)
+    assert hook._means({'a': torch.tensor(1.0), 'b': torch.tensor(2.0)}) == {'a': 1.5, 'b': 2.5}
+    runner = mock.Mock()
+    hook._write(runner, {'cosine.kd.backbone[3]': 0.5, 'gradient_cosine.kd': math.nan}, 7)
+    runner.visualizer.add_scalars.assert_called_once_with({'monitor/cosine.kd.backbone.3': 0.5}, step=7)
+    monkeypatch.setattr(hook, 'is_main_process', lambda: False)
+    other = mock.Mock()
+    hook._write(other, {'a': 1.0}, 7)
+    assert not other.mock_calls
+
+
+@pytest.mark.parametrize('name', ['interval', 'gradient_interval', 'picture_interval', 'pictures'])
+def test_a_wrong_number_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f'MonitorHook: {name} must be an integer'):
+        MonitorHook(**{name: -1})
+
+
+def fake_runner(**config: Any) -> Any:
+    return SimpleNamespace(cfg=Config(config), logger=mock.Mock(), iter=0, model=None)
+
+
+def test_a_model_without_distillers_is_not_watched() -> None:
+    runner, watching = fake_runner(), HOOKS.build(copy.deepcopy(EVERY_TWO))
+    runner.model = torch.nn.Linear(1, 1)
+    watching.before_train(runner)
+    watching.before_train_iter(runner, 0)
+    assert 'no distillers' in runner.logger.info.call_args[0][0]
+    assert toys.hooks_left(runner.model) == 0
+
+
+@pytest.mark.parametrize('config', [dict(compile=True), dict(activation_checkpointing=['backbone'])])
+def test_gradients_are_left_out_where_they_cannot_be_taken(config: dict[str, Any]) -> None:
+    runner, watching = fake_runner(**config), MonitorHook(picture_interval=5)
+    runner.model = torch.nn.Linear(1, 1)
+    runner.model.distillation = None
+    watching.before_train(runner)
+    assert watching.gradient_interval == 0
+    said = [call[0][0] for call in runner.logger.warning.call_args_list]
+    assert 'cannot be taken' in said[0] and 'val_dataloader' in said[1]
+    assert watching.pictures is None
+
+
+def test_a_step_in_half_precision_is_measured_and_stays_as_it_is() -> None:
+    model = toys.distilled(teacher=toys.seg_teacher(), distillers=dict(kd=dict(type='LogitKD')))
+    runner, watching = fake_runner(), MonitorHook()
+    runner.model = model
+    runner.optim_wrapper = SimpleNamespace(loss_scaler=SimpleNamespace(get_scale=lambda: 1024.0))
+    watching.before_train(runner)
+
+    def step() -> dict[str, Tensor]:
+        model.zero_grad()
+        with torch.autocast('cpu', torch.bfloat16):
+            losses = toys.losses_of(model)
+        toys.total(losses).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    plain = step()
+    watching.before_train_iter(runner, 0)
+    assert not toys.differing(plain, step())
+    found = watching._found
+    assert all(math.isfinite(value) for value in found.values())
+    assert found['gradient_share.task'] + found['gradient_share.kd.loss_kd'] == pytest.approx(1)
+    assert {'cosine.kd.decode_head.conv_seg', 'gradient_cosine.kd.loss_kd', 'share.task'} <= set(found)

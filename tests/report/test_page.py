@@ -1,0 +1,146 @@
+"""The page of real runs: every part is there, nothing is fetched, what is missing is said."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from markupsafe import escape
+
+from mmdistill_dense.report import make_report
+from mmdistill_dense.report.cli import main
+from mmdistill_dense.report.page import render
+from mmdistill_dense.report.runs import Comparison, Run
+from mmdistill_dense.report.section import Chart, Group, Section, Table, Viewer
+from tests.report.conftest import SEED
+
+ADDRESS = re.compile(r'(?:src|href)\s*=\s*["\'](?!#|data:)|url\(|@import|<iframe|<object', re.IGNORECASE)
+
+
+def only(section, kind):
+    return [item for item in [*section.items, *section.more] if isinstance(item, kind)]
+
+
+def test_all_parts_of_a_whole_suite_are_there(made):
+    _, sections = made
+    reasons = {name: section.reasons for name, section in sections.items() if section.reasons}
+    assert list(reasons) == ['scores']  # the teacher's folder holds no log
+    assert len(only(sections['predictions'], Viewer)) == len(only(sections['disagreement'], Viewer)) == 2
+    assert all(section.items for section in sections.values())
+
+
+def test_panels_are_input_students_teacher_truth(made):
+    viewer = only(made[1]['predictions'], Viewer)[0]
+    assert [panel.caption.split(':')[0] for panel in viewer.panels] == [
+        'input', 'control', 'all', 'kd', 'teacher', 'truth',
+    ]  # fmt: skip
+    assert viewer.panels[viewer.left].caption.startswith('control')
+    assert all(panel.alt and panel.source.startswith('data:image/webp;base64,') for panel in viewer.panels)
+
+
+def test_scores_are_those_of_the_results_with_gains_over_the_control(made):
+    (table,) = only(made[1]['scores'], Table)
+    rows = {row[0]: row[1:] for row in table.rows}
+    control, kd, both = ([str(SEED), *cells] for cells in (['40.00', ''], ['42.00', '+2.00'], ['44.00', '+4.00']))
+    assert rows == {'control': control, 'kd': kd, 'all': both}
+
+
+def test_a_term_is_drawn_for_the_runs_that_have_it(made):
+    charts = {chart.title: chart for chart in only(made[1]['curves'], Chart)}
+    assert 'control, seed 5 ends at' in charts['decode.loss_ce'].alt
+    assert 'kd, seed 5 ends at' in charts['distill.kd.loss_kd'].alt
+    assert 'all' not in charts['distill.kd.loss_kd'].alt
+    assert {'distill.kd.share', 'distill.pcd.share', 'distill.maskd.share'} <= set(charts)
+
+
+def test_settings_name_what_the_method_adds_and_nothing_of_the_folder(made):
+    tables = {table.caption.split(',')[0]: table.rows for table in only(made[1]['settings'], Table)}
+    assert ['model.distillers.kd.type', '–', "'LogitKD'"] in tables['kd']
+    assert all(row[0].startswith('model.distillers.') for row in [*tables['kd'], *tables['all']])
+
+
+def test_costs_are_of_the_logs_and_of_what_the_suite_measured(made):
+    (table,) = only(made[1]['costs'], Table)
+    rows = {row[0]: dict(zip(table.head[1:], row[1:], strict=True)) for row in table.rows}
+    assert rows['kd, seed 5']['step, measured'] == '1.75 x'
+    assert rows['kd, seed 5']['extra memory'] == '+3.0 MiB'
+    assert float(rows['control, seed 5']['s / iteration']) > 0
+
+
+def test_masks_and_similarity_have_a_panel_for_each_token_and_network(made):
+    (masks,) = only(made[1]['tokens'], Group)
+    assert len(masks.panels) == 3
+    maps = only(made[1]['similarity'], Group)
+    assert [panel.caption.split(',')[0] for panel in maps[0].panels][1:] == ['teacher', 'control', 'all']
+
+
+def test_the_page_asks_for_nothing_and_holds_no_path_into_the_network(made):
+    text = made[0].read_text(encoding='utf-8')
+    assert not ADDRESS.search(text)
+    assert "default-src 'none'" in text
+    assert made[0].stat().st_size < 6 * 2**20
+
+
+def test_missing_pieces_are_left_out_with_a_reason(suite, tmp_path):
+    moved = tmp_path / 'alone'
+    shutil.copytree(suite / 'runs' / 'kd' / f'seed{SEED}', moved)
+    for checkpoint in moved.glob('*.pth'):
+        checkpoint.unlink()
+    for log in moved.glob('*/*.log'):
+        log.unlink()
+    path, sections = make_report([moved], tmp_path / 'page.html')
+    reasons = {section.name: ' '.join(section.reasons) for section in sections}
+    assert 'no run holds a checkpoint' in reasons['predictions']
+    assert 'no table of classes' in reasons['classes']
+    assert 'give one with --control' in reasons['settings']
+    assert 'No map' in reasons['disagreement']
+    assert 'no run has a MasKD' in reasons['tokens']
+    text = path.read_text(encoding='utf-8')
+    assert all(str(escape(reason)) in text for section in sections for reason in section.reasons)
+
+
+def test_a_damaged_checkpoint_costs_only_its_own_pictures(suite, tmp_path):
+    runs = tmp_path / 'runs'
+    for name in ('control', 'kd'):
+        shutil.copytree(suite / 'runs' / name, runs / name)
+    (file,) = (runs / 'kd' / f'seed{SEED}').glob('*.pth')
+    torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(1)}), file)
+    _, sections = make_report([tmp_path], tmp_path / 'page.html', pictures=1)
+    predictions = next(section for section in sections if section.name == 'predictions')
+    assert any('does not fit' in reason for reason in predictions.reasons)
+    assert [panel.caption.split(':')[0] for panel in predictions.items[0].panels] == [
+        'input', 'control', 'teacher', 'truth',
+    ]  # fmt: skip
+
+
+def test_names_are_escaped():
+    evil = '</script><script>alert(1)</script>'
+    comparison = Comparison((Run(Path('/nowhere'), evil),), ())
+    section = Section(
+        'scores', 'Scores', items=[Table(evil, [evil], [[evil]]), Chart(evil, evil, f'{{"a": "{evil}"}}')]
+    )
+    comparison.runs[0].__dict__['config'] = {}
+    text = render(comparison, [section])
+    assert evil not in text
+    assert text.count('alert(1)') > 5
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['nowhere'], "'nowhere': no such work dir"),
+        (['.'], "'.' is no work dir"),
+        (['{kd}', '--pictures', '-1'], 'pictures must be 0 or more, got -1'),
+        (['{kd}', '--metric', 'mIuO'], "metric='mIuO' is none of what the runs logged"),
+        (['{kd}', '--out', '.'], 'is a folder'),
+    ],
+)
+def test_a_mistake_is_told_and_nothing_is_written(suite, tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    kd = suite / 'runs' / 'kd'
+    with pytest.raises(SystemExit) as stopped:
+        main([argument.format(kd=kd) for argument in arguments])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

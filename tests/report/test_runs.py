@@ -1,0 +1,137 @@
+"""Which folders are runs, their names, their controls, their teacher."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmdistill_dense.report.charts import COLOURS, colour_of
+from mmdistill_dense.report.drawing import TEACHER_RIGHT, TEACHER_WRONG, disagreement_panel, share_right
+from mmdistill_dense.report.networks import Scene
+from mmdistill_dense.report.runs import Comparison, Run, compare, find_runs
+from mmdistill_dense.report.settings import flat
+
+DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"
+ALONE = "model = dict(type='mmdistill_dense.DistillModel')"
+
+
+def run(folder: Path, model: str = DISTILLED, seed: int = 0, teacher: str = '') -> Path:
+    """A folder as a runner leaves it."""
+    file = folder / '20260101_000000' / 'vis_data' / 'config.py'
+    file.parent.mkdir(parents=True)
+    text = f'{model}\nrandomness = dict(seed={seed})\n'
+    if teacher:
+        text += f"model['teacher'] = dict(type='X', checkpoint={teacher!r})\n"
+    file.write_text(text, encoding='utf-8')
+    return folder
+
+
+def suite(root: Path, methods: tuple[str, ...] = ('kd',), seeds: tuple[int, ...] = (0, 2, 10)) -> Path:
+    for name in ('control', *methods):
+        for seed in seeds:
+            run(root / 'runs' / name / f'seed{seed}', ALONE if name == 'control' else DISTILLED, seed)
+    return root
+
+
+def test_a_suite_a_method_and_a_run_are_found(tmp_path):
+    root = suite(tmp_path)
+    assert len(find_runs(root)) == len(find_runs(root / 'runs')) == 6
+    assert [one.seed for one in find_runs(root / 'runs' / 'kd')] == [0, 2, 10]
+    assert [one.title for one in find_runs(root / 'runs' / 'kd' / 'seed2')] == ['kd, seed 2']
+
+
+def test_the_suites_control_of_the_same_seed_is_taken(tmp_path):
+    found = compare([suite(tmp_path) / 'runs' / 'kd' / 'seed2'])
+    assert [one.title for one in found.controls] == ['control, seed 2']
+    assert found.control_of(found.runs[0]).title == 'control, seed 2'
+
+
+def test_of_plain_folders_those_without_distillers_are_controls(tmp_path):
+    found = compare([run(tmp_path / 'x'), run(tmp_path / 'y', ALONE)])
+    assert [one.name for one in found.runs] == ['x']
+    assert [one.name for one in found.controls] == ['y']
+
+
+def test_a_row_without_distillers_is_no_control(tmp_path):
+    root = suite(tmp_path / 'a')
+    run(root / 'runs' / 'other_start' / 'seed0', ALONE)
+    inherits = run(tmp_path / 'inherits', ALONE[:-1] + ", inherit=[('neck', 'neck')])")
+    found = compare([root, inherits])
+    assert {one.name for one in found.controls} == {'control'}
+    assert {one.name for one in found.runs} == {'kd', 'other_start', 'inherits'}
+
+
+def test_a_given_control_wins(tmp_path):
+    found = compare([run(tmp_path / 'x'), run(tmp_path / 'y', ALONE)], run(tmp_path / 'z'))
+    assert [one.name for one in found.controls] == ['z']
+    assert [one.name for one in found.runs] == ['x', 'y']
+
+
+def test_runs_of_the_same_name_stay_apart(tmp_path):
+    one, other = suite(tmp_path / 'a'), suite(tmp_path / 'b')
+    found = compare([one, other, run(tmp_path / 'p' / 'kd'), run(tmp_path / 'q' / 'c')])
+    assert set(found.names) == {'a/control', 'b/control', 'a/kd', 'b/kd', 'p/kd', 'c'}
+    assert all(len(found.of(name)) == 3 for name in ('a/kd', 'b/kd'))
+
+
+def test_the_teacher_is_found_where_its_checkpoint_lies(tmp_path):
+    teacher = run(tmp_path / 'teaching', ALONE)
+    found = compare([run(tmp_path / 'x', teacher=str(teacher / 'iter_8.pth'))])
+    assert found.teacher is not None
+    assert found.teacher.folder == teacher
+
+
+def test_a_test_in_the_same_folder_does_not_replace_the_config(tmp_path):
+    folder = run(tmp_path / 'x', seed=3)
+    (folder / '20260101_000000' / 'vis_data' / 'scalars.json').write_text('{"loss": 1}', encoding='utf-8')
+    later = folder / '20270101_000000' / 'vis_data' / 'config.py'
+    later.parent.mkdir(parents=True)
+    later.write_text('randomness = dict(seed=99)', encoding='utf-8')
+    assert find_runs(folder)[0].seed == 3
+
+
+def test_colours_and_dashes_tell_many_methods_apart():
+    methods = [Run(Path(f'm{place}'), f'm{place}') for place in range(2 * COLOURS)]
+    found = Comparison(tuple(methods), (Run(Path('c'), 'control'),))
+    looks = [colour_of(found, name) for name in found.names]
+    assert len(set(looks)) == len(methods) + 1
+
+
+@pytest.mark.parametrize(
+    ('value', 'leaves'),
+    [
+        (dict(a=dict(b=1), c=[]), {'a.b': 1, 'c': []}),
+        (dict(a=[dict(b=1), 2], e={}), {'a.0.b': 1, 'a.1': 2}),
+        (dict(a=(1, 2)), {'a': [1, 2]}),
+    ],
+)
+def test_flat(value, leaves):
+    assert flat(value) == leaves
+
+
+def pixels(source: str) -> np.ndarray:
+    import base64
+
+    import cv2
+
+    data = np.frombuffer(base64.b64decode(source.split(',')[1]), np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+
+
+def test_the_map_paints_what_differs_by_who_is_right():
+    image = np.full((96, 96, 3), 128, np.uint8)
+    teacher = np.zeros((96, 96), int)
+    own, truth = teacher.copy(), teacher.copy()
+    own[:32] = 1  # the teacher is right
+    own[32:64] = truth[32:64] = 1  # the student is
+    found = disagreement_panel(Scene('x', image, {}), own, teacher, truth, 'kd')
+    assert found.caption == 'kd: 66.7% differ'
+    seen = pixels(found.source)
+    for rows, colour in ((slice(8, 24), TEACHER_RIGHT), (slice(40, 56), TEACHER_WRONG), (slice(72, 88), (128,) * 3)):
+        assert np.abs(seen[rows, 8:88].reshape(-1, 3).mean(0) - colour).max() < 12
+
+
+def test_unlabelled_pixels_do_not_count():
+    truth = np.array([[0, 1], [255, 255]])
+    assert share_right(np.array([[0, 0], [1, 1]]), truth) == 0.5
+    assert share_right(truth, np.full((2, 2), 255)) is None

@@ -1,0 +1,340 @@
+"""No way into the package runs what a user's file holds; mmengine's own ways, once the package is loaded, neither.
+
+Each test gives a file with a payload and looks for the mark that it would leave.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_with_prefix, load_checkpoint
+from torch import nn
+
+from mmdistill_dense import loading, zoo
+from mmdistill_dense.engine.checks import check_pretrained
+from mmdistill_dense.export import export_student
+from mmdistill_dense.pretrain.export import export_backbone
+from mmdistill_dense.pretrain.teacher_file import read_teacher
+from mmdistill_dense.suite import definition
+from mmdistill_dense.teacher import FrozenTeacher
+from mmdistill_dense.tokens import ready_distiller
+from mmdistill_dense.tokens.files import read_tokens
+from tests import payload, toys
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _trusting():
+    """What leaves the choice to torch runs the payload in these tests."""
+    with payload.trusting_torch():
+        yield
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """The file that no test may find."""
+    path = tmp_path / 'mark'
+    yield path
+    assert not path.exists(), 'the file ran code'
+
+
+@pytest.fixture
+def evil(tmp_path, mark):
+    return str(payload.write(tmp_path / 'evil.pth', mark))
+
+
+def refuses(name='evil.pth'):
+    return pytest.raises(ValueError, match=rf'{name}.*holds more than tensors.*open.*Re-save')
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """torch's folder of downloads, at another place."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    return tmp_path / 'torch' / 'hub' / 'checkpoints'
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A folder and the address it is served at."""
+    folder = tmp_path / 'web'
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    http = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield folder, f'http://127.0.0.1:{http.server_port}'
+    http.shutdown()
+    http.server_close()
+
+
+# mmengine's loader
+
+
+def test_every_scheme_of_mmengine_is_ours():
+    assert {''} | {'http://', 'https://', 'torchvision://', 'open-mmlab://'} <= set(CheckpointLoader._schemes)
+    for prefix, loader in CheckpointLoader._schemes.items():
+        assert loader.__module__ == loading.__name__, prefix
+    assert list(CheckpointLoader._schemes)[-1] == '', 'it matches everything and is asked last'
+
+
+def test_own_loaders_of_a_user_stay():
+    CheckpointLoader.register_scheme('mine://', lambda filename, map_location: dict(a=filename))
+    loading.register()
+    try:
+        assert CheckpointLoader.load_checkpoint('mine://x') == dict(a='mine://x')
+    finally:
+        CheckpointLoader._schemes.pop('mine://')
+
+
+@pytest.mark.parametrize('new_format', [True, False])
+def test_local_files(tmp_path, mark, new_format):
+    path = payload.write(tmp_path / 'evil.pth', mark, new_format=new_format)
+    with refuses():
+        load_checkpoint(nn.Linear(1, 1), str(path))
+    with refuses():
+        _load_checkpoint_with_prefix('backbone', str(path))
+    with pytest.raises(FileNotFoundError, match=r'none\.pth can not be found \(working folder'):
+        CheckpointLoader.load_checkpoint('none.pth')
+
+
+def test_what_is_no_dictionary_is_loaded_all_the_same(tmp_path):
+    torch.save(torch.ones(2), tmp_path / 'embedding.pth')
+    assert CheckpointLoader.load_checkpoint(str(tmp_path / 'embedding.pth')).tolist() == [1, 1]
+    torch.save(dict(a=torch.ones(2)), tmp_path / 'a.pth')
+    on_meta = CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth'), map_location='meta')
+    assert on_meta['a'].device.type == 'meta'
+
+
+def test_downloads_are_read_safely(server, cache, mark):
+    folder, address = server
+    payload.write(folder / 'evil.pth', mark)
+    with refuses():
+        CheckpointLoader.load_checkpoint(f'{address}/evil.pth')
+    assert (cache / 'evil.pth').is_file(), 'where mmengine keeps it'
+
+
+def test_files_that_lie_in_the_cache_are_read_safely(cache, mark):
+    payload.write(cache / 'evil.pth', mark)
+    with refuses():
+        CheckpointLoader.load_checkpoint('https://nowhere.invalid/evil.pth')
+
+
+def test_downloads_have_the_promised_hash(server, cache):
+    folder, address = server
+    torch.save(dict(w=torch.ones(1)), folder / 'a.pth')
+    digest = hashlib.sha256((folder / 'a.pth').read_bytes()).hexdigest()
+    assert CheckpointLoader.load_checkpoint(f'{address}/a.pth#sha256={digest}')['w'].item() == 1
+    good, bad = f'a-{digest[:8]}.pth', 'a-00000000.pth'
+    for name in (good, bad):
+        (folder / name).write_bytes((folder / 'a.pth').read_bytes())
+    assert CheckpointLoader.load_checkpoint(f'{address}/{good}?x=1')['w'].item() == 1
+    with pytest.raises(OSError, match='could not fetch'):
+        CheckpointLoader.load_checkpoint(f'{address}/{bad}')
+    assert not (cache / bad).exists()
+    (cache / good).write_bytes(b'changed')
+    with pytest.raises(ValueError, match=f'{good}.*its name promises {digest[:8]}'):
+        CheckpointLoader.load_checkpoint(f'{address}/{good}')
+    with pytest.raises(ValueError, match='a.pth.*its name promises 00000000'):
+        CheckpointLoader.load_checkpoint(f'{address}/a.pth#sha256=00000000')
+
+
+@pytest.mark.parametrize(
+    ('name', 'table'),
+    [
+        ('torchvision://net', 'get_torchvision_models'),
+        ('modelzoo://net', 'get_torchvision_models'),
+        ('open-mmlab://net', 'get_external_models'),
+        ('openmmlab://net', 'get_external_models'),
+        ('openmmlab://old', 'get_external_models'),
+        ('mmcls://net', 'get_mmcls_models'),
+    ],
+)
+def test_published_names_are_read_safely(name, table, cache, mark, monkeypatch):
+    urls = dict(net='https://nowhere.invalid/evil.pth')
+    monkeypatch.setattr(f'mmengine.runner.checkpoint.{table}', lambda: urls)
+    monkeypatch.setattr('mmengine.runner.checkpoint.get_deprecated_model_names', lambda: dict(old='net'))
+    path = payload.write(cache / 'evil.pth', mark)
+    with refuses():
+        CheckpointLoader.load_checkpoint(name)
+    torch.save(dict(state_dict={'backbone.w': torch.ones(1)}), path)
+    found = CheckpointLoader.load_checkpoint(name)['state_dict']
+    assert list(found) == ['w' if name.startswith('mmcls') else 'backbone.w']
+    with pytest.raises(KeyError, match="publishes no weights under the name 'other'"):
+        CheckpointLoader.load_checkpoint(name.replace('net', 'other').replace('old', 'other'))
+
+
+def test_real_tables_of_names_are_asked(cache, mark):
+    """A name whose file promises a hash: what lies in the cache is not even opened."""
+    payload.write(cache / 'resnet18_v1c-b5776b93.pth', mark)
+    with pytest.raises(ValueError, match=r'resnet18_v1c-b5776b93\.pth.*its name promises b5776b93'):
+        CheckpointLoader.load_checkpoint('open-mmlab://resnet18_v1c')
+
+
+def test_object_stores_are_read_safely(evil, monkeypatch):
+    class Store:
+        def get(self, name):
+            return Path(name.removeprefix('s3:/')).read_bytes()
+
+    monkeypatch.setattr(loading, 'get_file_backend', lambda *_, **__: Store())
+    with refuses():
+        CheckpointLoader.load_checkpoint(f's3:/{evil}'.replace('s3:/', 's3://', 1))
+    with pytest.raises(ValueError, match='pavi:// is not read'):
+        CheckpointLoader.load_checkpoint('pavi://a.pth')
+
+
+# Runs
+
+
+@pytest.mark.parametrize('option', ['load_from', 'resume', 'last_checkpoint', 'test', 'init_cfg'])
+def test_runs(option, tmp_path, evil):
+    student, options = toys.seg_net('fcn'), {}
+    if option == 'init_cfg':
+        student['backbone'] |= dict(init_cfg=dict(type='Pretrained', checkpoint=evil, prefix='backbone.'))
+    if option in ('load_from', 'resume', 'test'):
+        options['load_from'] = evil
+    if option in ('resume', 'last_checkpoint'):
+        options['resume'] = True
+        (tmp_path / 'last_checkpoint').write_text(evil)
+    runner = toys.make_runner(tmp_path, student, **options)
+    with refuses(), toys.unformatted():
+        runner.val() if option == 'test' else runner.train()
+
+
+def test_teacher(evil):
+    with refuses():
+        FrozenTeacher(toys.seg_net('fcn', checkpoint=evil)).load(torch.zeros(1))
+
+
+def test_check_of_a_pretrained_file(evil):
+    network = nn.Module()
+    network.init_cfg = dict(type='Pretrained', checkpoint=evil)
+    with refuses():
+        check_pretrained(network)
+
+
+@pytest.mark.soak
+def test_mim_test(tmp_path, evil):
+    """The stack's own script, which knows nothing of this package but what the config names."""
+    config = toys.run_config(tmp_path / 'work', toys.model_config(toys.seg_net('fcn')))
+    config.merge_from_dict({f'test_{name}': config[f'val_{name}'] for name in ('dataloader', 'evaluator')})
+    config.test_cfg = dict(type='TestLoop')
+    config.dump(tmp_path / 'leaf.py')
+    command = [sys.executable, '-m', 'mim', 'test', 'mmseg', str(tmp_path / 'leaf.py'), '--checkpoint', evil]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode != 0
+    assert re.search(r'ValueError.*evil\.pth.*holds more than tensors', done.stdout + done.stderr), done.stderr[-2000:]
+
+
+@pytest.fixture(scope='module')
+def leaf():
+    """A config of a run that distils tokens."""
+    teacher = toys.seg_net('fcn', allow_random=True)
+    maskd = dict(type='MasKD', student_tap='backbone[3]', num_tokens=2)
+    return toys.run_config('x', toys.model_config(toys.seg_net('fcn'), teacher, dict(maskd=maskd)))
+
+
+def test_tools(leaf, tmp_path, evil):
+    for export in (export_student, export_backbone):
+        with refuses():
+            export(leaf, evil, tmp_path / 'out.pth')
+    for options in (dict(tokens=evil), dict(checkpoint=evil)):
+        with refuses():
+            ready_distiller(Config(dict(leaf._cfg_dict.to_dict(), work_dir=str(tmp_path))), **options)
+
+
+def test_inferencers_of_mmseg(evil):
+    from mmseg.apis import init_model
+
+    with refuses():
+        init_model(toys.run_config('x', toys.model_config(toys.seg_net('fcn'))), evil, device='cpu')
+
+
+def test_tokens_and_selfsupervised_teachers(evil):
+    with refuses():
+        read_tokens(evil, 'maskd')
+    with refuses():
+        read_teacher(evil)
+
+
+def test_selfsupervised_teacher_as_a_network(evil):
+    option = dict(type='mmdistill_dense.SSLTeacher', backbone=dict(type='mmseg.ResNet', depth=18), head=None)
+    network = MODELS.build(ConfigDict(option, _scope_='mmseg'))
+    with refuses():
+        network.load_teacher(Path(evil), 'k')
+
+
+# Addresses of teachers
+
+
+def test_address_of_a_teacher_says_what_it_must_hold(server, tmp_path, monkeypatch):
+    monkeypatch.setenv('MMDISTILL_CACHE', str(tmp_path / 'cache'))
+    folder, address = server
+    (folder / 'a.pth').write_bytes(b'weights')
+    digest = hashlib.sha256(b'weights').hexdigest()
+    with pytest.raises(ValueError, match=r"^k='http.*/a\.pth': nothing says what this address must hold.*#sha256="):
+        zoo.local_file(f'{address}/a.pth', None, 'k')
+    assert not (tmp_path / 'cache').exists(), 'it is not fetched'
+    with pytest.raises(ValueError, match="followed by 8 to 64 hexadecimal digits, not by 'me'"):
+        zoo.local_file(f'{address}/a.pth#sha256=me', None, 'k')
+    with pytest.raises(OSError, match='k: could not fetch .*invalid hash'):
+        zoo.local_file(f'{address}/a.pth#sha256={"0" * 64}', None, 'k')
+    assert zoo.local_file(f'{address}/a.pth#sha256={digest.upper()}', None, 'k').read_bytes() == b'weights'
+
+
+# Other files
+
+
+def test_yaml_runs_nothing(tmp_path, mark):
+    text = f'!!python/object/apply:builtins.open [{str(mark)!r}, w]'
+    (tmp_path / 'suite.yaml').write_text(f'out: {text}\n')
+    with pytest.raises(ValueError, match=r'suite\.yaml.*could not determine a constructor'):
+        definition.load(tmp_path / 'suite.yaml')
+    (tmp_path / 'metafile.yml').write_text(f'Models: {text}\n')
+    with pytest.raises(yaml.YAMLError, match='could not determine a constructor'):
+        zoo._read_yaml(tmp_path / 'metafile.yml')
+
+
+def calls(path):
+    """Dotted names of what a file calls to load something, with the names of their keywords."""
+    text = path.read_text(encoding='utf-8')
+    for node in ast.walk(ast.parse(text)) if 'load' in text or 'ickle' in text else ():
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+        ):
+            words = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            yield f'{node.func.value.id}.{node.func.attr}', words
+
+
+def test_package_has_no_other_readers_of_pickles():
+    found = set()
+    for path in [*ROOT.glob('mmdistill_dense/**/*.py'), *ROOT.glob('tools/*.py')]:
+        for name, words in calls(path):
+            where, _ = f'{path}: {name}', found.add(name)
+            if name == 'torch.load':
+                assert words.get('weights_only') == 'True' and path.name == 'reading.py', where
+            assert not name.startswith(('pickle.load', 'joblib.', 'mmengine.load')), where
+            assert name not in ('pickle.Unpickler', 'hub.load', 'hub.load_state_dict_from_url', 'model_zoo.load_url')
+            assert name != 'np.load' or words.get('allow_pickle', 'False') == 'False', where
+            assert name != 'yaml.load' or words.get('Loader') in ('loader', '_Loader'), where
+            assert name not in ('yaml.unsafe_load', 'yaml.full_load', 'yaml.load_all'), where
+    assert {'torch.load', 'yaml.load'} <= found, 'the search finds what there is'

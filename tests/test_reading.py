@@ -1,0 +1,262 @@
+"""Reading files without running what they hold."""
+
+import pickle
+import random
+from argparse import Namespace
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleLR, OneCycleParamScheduler
+from torch import nn
+
+from mmdistill_dense.checkpoint import state_dict_of
+from mmdistill_dense.reading import read_checkpoint, read_values
+from tests import payload, toys
+
+
+class Reduced:
+    """Pickles as a call."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.answer = function, arguments, state
+
+    def __reduce__(self):
+        return self.answer
+
+
+def saved(path, content, **options):
+    torch.save(content, path, **options)
+    return path
+
+
+def unequal(ours, theirs, place='file'):
+    """Places where two contents differ in type or value, bit for bit."""
+    if type(ours) is not type(theirs):
+        return [f'{place}: {type(ours).__name__} for {type(theirs).__name__}']
+    if isinstance(ours, (HistoryBuffer, Namespace)):
+        return unequal(vars(ours), vars(theirs), place)
+    if isinstance(ours, Mapping):
+        found = [f'{place}: {list(ours)} for {list(theirs)}'] if list(ours) != list(theirs) else []
+        return found + [one for key in ours for one in unequal(ours[key], theirs[key], f'{place}.{key}')]
+    if isinstance(ours, (list, tuple)) and len(ours) == len(theirs):
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        return [one for index, pair in pairs for one in unequal(*pair, f'{place}.{index}')]
+    if isinstance(ours, torch.Tensor):
+        same = ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+    elif isinstance(ours, (np.ndarray, np.generic)):
+        same = ours.dtype == theirs.dtype and ours.shape == theirs.shape and ours.tobytes() == theirs.tobytes()
+    else:
+        same = ours == theirs
+    return [] if same else [f'{place}: {ours!r} for {theirs!r}']
+
+
+# What is understood
+
+
+@pytest.mark.parametrize('new_format', [True, False])
+def test_plain_files_are_read(tmp_path, new_format):
+    content = dict(state_dict=dict(w=torch.ones(2)), meta=dict(epoch=3))
+    path = saved(tmp_path / 'a.pth', content, _use_new_zipfile_serialization=new_format)
+    assert not unequal(read_checkpoint(path), content)
+
+
+def test_values_of_a_runner_come_out_as_they_went_in(tmp_path):
+    content = dict(
+        buffer=HistoryBuffer([1.0, 2.0], [1, 1], max_length=7),
+        empty=HistoryBuffer(),
+        numbers=[np.int64(3), np.float32(0.5), np.bool_(True), np.str_('a'), np.dtype('>f4')],
+        arrays=(np.ones(2), np.arange(6.0, dtype='>f4').reshape(2, 3), np.array(['ab', 'c']), np.zeros((0, 3))),
+        fortran=np.asfortranarray(np.arange(6).reshape(2, 3)),
+        config=ConfigDict(a=dict(b=np.ones(1), c=[1])),
+        options=Namespace(arch='r50', sizes=np.ones(2)),
+        place=slice(1, 2),
+    )
+    path = saved(tmp_path / 'a.pth', content)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    found = read_values(path)
+    assert not unequal(found, torch.load(path, weights_only=False))
+    assert found['buffer'].statistics('mean') == 1.5
+    found['buffer'].update(5.0)
+    found['arrays'][0][0] = 2  # they are our own, and writable
+    again = read_values(saved(tmp_path / 'b.pth', found))
+    assert again['buffer'].data[0].tolist() == [1, 2, 5] and again['arrays'][0].tolist() == [2, 1]
+
+
+def test_file_of_a_real_run_is_read_whole():
+    path = toys.teacher_file('fcn', runner_file=True)
+    content = read_checkpoint(path)
+    assert {'meta', 'state_dict', 'message_hub', 'optimizer'} <= set(content)
+    assert content['message_hub']['log_scalars']['train/loss'].current() > 0
+    assert not unequal(content, torch.load(path, weights_only=False))
+
+
+def test_schedule_with_a_function_in_its_state_is_read(tmp_path):
+    def schedule():
+        return OneCycleLR(torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1), eta_max=1.0, total_steps=9)
+
+    one, other = schedule(), schedule()
+    one.step()
+    other.load_state_dict(read_values(saved(tmp_path / 'a.pth', one.state_dict())))
+    assert not unequal(other.state_dict(), one.state_dict())
+
+
+def test_shared_and_nested_values_keep_their_ties(tmp_path):
+    shared = [np.ones(1)]
+    loop = dict(shared=shared, again=(shared, 1))
+    loop['itself'] = loop
+    found = read_values(saved(tmp_path / 'a.pth', loop))
+    assert found['shared'] is found['again'][0] and found['itself'] is found
+    assert isinstance(found['shared'][0], np.ndarray)
+
+
+class Value:
+    """A class of a user's own that only holds values."""
+
+    def __init__(self):
+        self.number = 3
+
+
+def test_what_a_user_allows_is_read_and_stays_allowed(tmp_path):
+    path = saved(tmp_path / 'a.pth', dict(value=Value(), array=np.ones(2)))
+    with pytest.raises(ValueError, match=r'test_reading\.Value\).*add_safe_globals'):
+        read_values(path)
+    allowed = [Value, np.dtype, np.ndarray, (np.ones, 'numpy.core.multiarray._reconstruct')]
+    with torch.serialization.safe_globals(allowed):
+        found = read_values(path)
+        assert set(torch.serialization.get_safe_globals()) >= set(allowed)
+    assert found['value'].number == 3 and found['array'].tolist() == [1, 1]
+    assert np.dtype not in torch.serialization.get_safe_globals()
+
+
+def test_safetensors(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / 'a.safetensors'
+    save_file(dict(w=torch.ones(2)), path)
+    assert not unequal(state_dict_of(read_checkpoint(path), path), dict(w=torch.ones(2)))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match='no readable checkpoint'):
+        read_checkpoint(path)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize('new_format', [True, False])
+@pytest.mark.parametrize('name', ['a.pth', 'a.safetensors', 'a.pkl'])
+def test_code_is_refused_and_not_run(tmp_path, name, new_format):
+    mark = tmp_path / 'mark'
+    path = payload.write(tmp_path / name, mark, new_format=new_format)
+    with payload.trusting_torch(), pytest.raises(ValueError) as error:
+        read_checkpoint(path)
+    assert repr(str(path)) in str(error.value) and not mark.exists()
+    if not name.endswith('.safetensors'):
+        for words in ('more than tensors', 'open', 'could run code', 'Re-save its state_dict alone'):
+            assert words in str(error.value)
+    torch.load(path.rename(tmp_path / 'b.pth'), weights_only=False)
+    assert mark.exists(), 'the file would have run code'
+
+
+def test_bare_pickle_is_refused_and_not_run(tmp_path):
+    path, mark = tmp_path / 'a.pth', tmp_path / 'mark'
+    path.write_bytes(pickle.dumps(dict(state_dict=payload.Payload(mark)), protocol=2))
+    with payload.trusting_torch(), pytest.raises(ValueError, match=r"a\.pth' holds more than tensors.*open"):
+        read_checkpoint(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name'), [({}, 'clear'), (nn.Parameter, '__init__'), (OneCycleParamScheduler, 'step')]
+)
+def test_getattr_of_a_file_reaches_nothing_else(tmp_path, owner, name):
+    """Runner files reach for a schedule's function and for statistics through it."""
+    content = Reduced(getattr, owner, name)
+    with pytest.raises(ValueError, match=r"a\.pth' holds more than tensors.*getattr"):
+        read_values(saved(tmp_path / 'a.pth', content))
+
+
+def forged_type():
+    """numpy's type of objects, whose state says that it holds plain bytes: reading would follow any address."""
+    return Reduced(np.dtype, 'O8', False, True, state=(3, '|', None, None, None, -1, -1, 0))
+
+
+@pytest.mark.parametrize('code', ['O8', 'V8', 'M8'])
+def test_numpy_types_that_may_hold_pointers_are_refused(tmp_path, code):
+    state = (1, (1,), Reduced(np.dtype, code, False, True, state=forged_type().answer[2]), False, b'A' * 8)
+    rebuild = np.ones(1).__reduce__()[0]
+    path = saved(tmp_path / 'a.pth', Reduced(rebuild, np.ndarray, (0,), b'b', state=state))
+    with pytest.raises(ValueError, match=rf"a\.pth' holds more than tensors.*numpy\.dtype\('{code}'\)"):
+        read_values(path)
+
+
+def test_numpy_types_keep_to_their_code_whatever_state_is_given(tmp_path):
+    state = (3, '<', ('a',), {'a': (np.dtype('i8'), 0)}, None, 64, 8, 63)
+    path = saved(tmp_path / 'a.pth', Reduced(np.dtype, 'f8', False, True, state=state))
+    with pytest.raises(ValueError, match='no readable'):
+        read_values(saved(tmp_path / 'b.pth', Reduced(np.dtype, 'f8', False, True, state='forged')))
+    assert read_values(path) == np.dtype('f8') and read_values(path).flags == np.dtype('f8').flags
+
+
+def test_array_shorter_than_its_shape_is_refused(tmp_path):
+    rebuild = np.ones(1).__reduce__()[0]
+    state = (1, (9,), np.dtype('f8'), False, b'A' * 8)
+    path = saved(tmp_path / 'a.pth', Reduced(rebuild, np.ndarray, (0,), b'b', state=state))
+    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint"):
+        read_values(path)
+
+
+@pytest.mark.parametrize('content', [b'', b'<html>404</html>', b'version https://git-lfs', b'PK\x03\x04 no'])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize('new_format', [True, False])
+@pytest.mark.parametrize('share', [0.02, 0.5, 0.97])
+def test_truncated_files_are_refused(tmp_path, new_format, share):
+    path = saved(tmp_path / 'a.pth', dict(w=torch.zeros(999)), _use_new_zipfile_serialization=new_format)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint .*truncated"):
+        read_checkpoint(path)
+
+
+def test_checkpoint_is_a_dictionary(tmp_path):
+    path = saved(tmp_path / 'a.pth', [torch.zeros(1)])
+    with pytest.raises(ValueError, match='holds a list, no dictionary'):
+        read_checkpoint(path)
+    assert isinstance(read_values(path), list)
+
+
+def test_missing_file_is_no_damaged_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_values(tmp_path / 'a.pth')
+    with pytest.raises(FileNotFoundError):
+        read_values(tmp_path / 'a.safetensors')
+
+
+@pytest.mark.parametrize('new_format', [True, False])
+def test_changed_bytes_give_other_values_or_an_error_that_names_the_file(tmp_path, new_format):
+    content = dict(
+        state_dict=dict(w=torch.ones(3)), buffer=HistoryBuffer([1.0], [1]), meta=dict(a=(1, 'b', np.ones(2)))
+    )
+    path = saved(tmp_path / 'a.pth', content, _use_new_zipfile_serialization=new_format)
+    whole, draw, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(60):
+        changed = bytearray(whole)
+        for _ in range(draw.choice([1, 1, 3])):
+            changed[draw.randrange(len(changed))] = draw.randrange(256)
+        path.write_bytes(changed)
+        try:
+            read_values(path)
+        except ValueError as error:
+            refused += 1
+            assert repr(str(path)) in str(error)
+    assert 3 < refused < 60, 'some bytes matter, and some do not'

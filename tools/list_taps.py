@@ -1,0 +1,8 @@
+"""python tools/list_taps.py CONFIG [--student|--teacher] [--depth N] [--below PATH]: what a distiller can tap."""
+
+import sys
+
+from mmdistill_dense.check.cli import main_list_taps
+
+if __name__ == '__main__':
+    sys.exit(main_list_taps())

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.logging import MMLogger
 
 from mmdistill_dense.analysis import (
     benchmark_losses,
@@ -26,6 +25,7 @@ from mmdistill_dense.analysis import (
 )
 from mmdistill_dense.analysis.benchmark_section import Chart, Section, machine
 from mmdistill_dense.compose import fragment_for, leaf_text, recipe_file
+from mmdistill_dense.quiet import errors_only
 from mmdistill_dense.teacher import FrozenTeacher
 
 STARTED = 'kd/toy_seg.py'
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.command = shlex.join(['python', 'tools/benchmark.py', *(sys.argv[1:] if arguments is None else arguments)])
     if hasattr(args, 'threads'):
         torch.set_num_threads(args.threads)
-        MMLogger.get_instance('benchmark', log_level='ERROR')  # else the teacher's initialisation fills the screen
-    args.run(args)
+    with errors_only():  # else the teacher's initialisation fills the screen
+        args.run(args)
 
 
 def _show(args: argparse.Namespace, sections: Iterable[Section]) -> None:

@@ -14,10 +14,10 @@ from mmdistill_dense.check import rules
 from mmdistill_dense.check.data import read_data
 from mmdistill_dense.check.findings import ERROR, Finding, exit_code, message_of, worst
 from mmdistill_dense.check.networks import build, load, resolve, test_teachers
-from mmdistill_dense.check.quiet import quiet
 from mmdistill_dense.check.step import measure_cost, run_step
 from mmdistill_dense.check.subject import Options, Subject
 from mmdistill_dense.engine.checks import num_classes
+from mmdistill_dense.quiet import quiet
 
 
 @dataclass(frozen=True)

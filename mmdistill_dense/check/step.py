@@ -13,9 +13,9 @@ from mmdistill_dense.analysis.gradients import measure_gradients
 from mmdistill_dense.analysis.measure import interleaved_times, peak_extra_memory
 from mmdistill_dense.analysis.training_step import Step, Steps, build_student, make_step
 from mmdistill_dense.check.networks import option, ready_batch
-from mmdistill_dense.check.quiet import quiet_profiler
 from mmdistill_dense.check.subject import Subject
 from mmdistill_dense.check.taps import Watch
+from mmdistill_dense.quiet import quiet_profiler
 from mmdistill_dense.suite.measuring import extra_memory
 
 REPEATS = 1  # timed turns, after one that warms up: an estimate

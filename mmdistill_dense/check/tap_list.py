@@ -15,10 +15,10 @@ from rich.tree import Tree
 from torch import Tensor, nn
 
 from mmdistill_dense.assemble import SINGLE
-from mmdistill_dense.check.quiet import quiet
 from mmdistill_dense.dryrun import DEFAULT_SIZE, _NumbersOnCPU
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
+from mmdistill_dense.quiet import quiet
 from mmdistill_dense.teacher import OPTIONS, build_network
 from mmdistill_dense.zoo import ModelConfig, is_distill_model, is_single_teacher, load_model, student_option
 

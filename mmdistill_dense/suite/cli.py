@@ -75,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument('--out', type=Path, metavar='DIR', help='folder of the files (default: that of the suite)')
     publish = command('publish', _publish, 'write docs/results.md, the table of the README, scores and pictures anew')
     compare = command('compare', _compare, 'set the finished runs beside the published scores')
-    for one in (publish, compare):
+    restore = command('restore', _restore, 'put the published results into the folder, where they are not')
+    for one in (publish, compare, restore):
         one.add_argument(
             '--root', type=Path, default=Path(), metavar='DIR', help='the repository (default: this folder)'
         )
@@ -250,6 +251,13 @@ def _compare(args: argparse.Namespace) -> int:
     from mmdistill_dense.suite.publishing import compare
 
     return compare.main(_at(load(args.definition), args.work_dirs), args.root)
+
+
+def _restore(args: argparse.Namespace) -> int:
+    from mmdistill_dense.suite.publishing import records
+
+    records.main(_at(load(args.definition), args.work_dirs), args.root)
+    return 0
 
 
 def _at(definition: Definition, work_dirs: Path | None) -> Definition:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 
+from mmdistill_dense.quiet import errors_only
 from mmdistill_dense.suite import measuring, plan
 from mmdistill_dense.suite.definition import Definition
 from mmdistill_dense.suite.files import read_json, write_json
@@ -69,13 +69,14 @@ def main(definition: Definition, only: Collection[str] | None = None) -> None:
     unknown = set(only or ()) - set(runs)
     if unknown:
         raise ValueError(f'{definition.path}: no {", ".join(sorted(unknown))}; known: {", ".join(runs)}')
-    MMLogger.get_instance('suite_cost').setLevel('ERROR')  # else initialisations fill the screen
     if definition.threads:
         torch.set_num_threads(definition.threads)
     failed = []
     for name in [name for name in runs if not only or name in only]:
         try:
-            print(f'{name:12s} {_keep(definition, runs[name], how)}', flush=True)
+            with errors_only():  # else initialisations fill the screen
+                kept = _keep(definition, runs[name], how)
+            print(f'{name:12s} {kept}', flush=True)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             failed.append(name)
             print(f'{name:12s} FAILED: {error}', flush=True)

@@ -37,9 +37,8 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
     if not set(seeds) <= set(definition.seeds):
         raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
     each = {f'{PRETRAIN}/{start.name}' for start in definition.starts.values() if start.seed is None}
-    shared = {
-        name for name in only if name.partition('/')[0] in (PRETRAIN, plan.TEACHER)
-    } - each  # of a seed of its own
+    shared = {name for name in only if name.partition('/')[0] in (PRETRAIN, plan.TEACHER)}
+    shared -= each  # of a seed of its own
     asked = [
         run for run in runs if (not only or run.name in only) and (not seeds or run.seed in seeds or run.name in shared)
     ]
@@ -78,7 +77,23 @@ def unfinished(
             put_away(definition, run)
         if run.result is None:
             todo.append(run)
+    todo = _with_lost(definition, runs, todo)
     return _unequal(definition, runs, todo, rerun_changed, processes) if todo else []
+
+
+def _with_lost(definition: Definition, runs: Sequence[Run], todo: list[Run]) -> list[Run]:
+    """Add what has a result but no weights any more (restored, or tidied up), where a run needs the weights."""
+    needed = {folder for run in todo for folder in run.after}
+    lost = [run for run in runs if run.folder in needed and run.result is not None and not _has_weights(run)]
+    for run in lost:
+        put_away(definition, run)
+    return [run for run in runs if run in todo or run in lost]
+
+
+def _has_weights(run: Run) -> bool:
+    """Whether the file is there; a search leaves scores, a teacher that was only tested lies elsewhere."""
+    name = (run.result or {}).get('checkpoint')
+    return run.kind == 'search' or name is None or (run.folder / name).is_file()
 
 
 def _unequal(

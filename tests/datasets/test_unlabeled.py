@@ -41,8 +41,10 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Messages of warning level that reach mmengine's logger."""
+    """Messages of warning level that reach mmengine's logger, whatever level earlier tests have left it."""
     logger, messages = MMLogger.get_current_instance(), []
+    monkeypatch.setattr(logger, 'level', logging.INFO)
+    logger.setLevel(logging.INFO)  # forgets what it remembers of the old level
     monkeypatch.setattr(
         logger,
         'handle',

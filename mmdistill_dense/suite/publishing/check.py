@@ -1,12 +1,14 @@
-"""Whether the published pages say what the published scores say: a number edited by hand is found."""
+"""Whether the published pages say what the published scores and records say: a number edited by hand is found."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmdistill_dense.suite.plan import TEACHER
 from mmdistill_dense.suite.publishing import marked
 from mmdistill_dense.suite.publishing.readme import readme_table
+from mmdistill_dense.suite.publishing.records import read
 from mmdistill_dense.suite.publishing.scores import (
     FOLDER,
     PAGE,
@@ -21,12 +23,15 @@ from mmdistill_dense.suite.publishing.scores import (
     shown,
 )
 
+ROWS = (TEACHER, 'runs')  # where the runs of rows lie, beside searches and pre-trainings
+
 
 def disagreements(root: Path) -> list[str]:
-    """Return what of ``docs/results.md`` and the README does not follow from ``docs/results/*.csv``.
+    """Return what of the pages does not follow from ``docs/results/*.csv``, or of those not from the records.
 
     Checked are n, scores, gains and intervals of every row, each seed's gain, the teacher's lead, the README's whole
-    table, and that each part has its scores and its picture. Times, settings and versions do not stand in the scores.
+    table, that each part has its scores, records and picture, and that the records give the scores. Times, settings
+    and versions are not.
 
     Args:
         root: The repository.
@@ -40,11 +45,13 @@ def disagreements(root: Path) -> list[str]:
     sections = marked.suites(page, root / PAGE)
     found, scores = [], {}
     for stem, text in sections.items():
-        missing = [file for file in (FOLDER / f'{stem}.csv', PICTURES / f'{stem}.png') if not (root / file).is_file()]
+        files = (FOLDER / f'{stem}.csv', FOLDER / f'{stem}.jsonl', PICTURES / f'{stem}.png')
+        missing = [file for file in files if not (root / file).is_file()]
         found += [f'{PAGE}, {stem}: {file} is missing' for file in missing]
         if FOLDER / f'{stem}.csv' not in missing:
             scores[stem] = read_scores(root / FOLDER / f'{stem}.csv')
             found += [f'{PAGE}, {stem}, {what}' for what in _differences(text, stem, scores[stem])]
+            found += _unlike_records(root / FOLDER / f'{stem}.jsonl', scores[stem])
     orphans = {file.stem for file in (root / FOLDER).glob('*.csv')} - set(sections)
     found += [f'{FOLDER}/{stem}.csv: {PAGE} has no part of that name' for stem in sorted(orphans)]
     if set(scores) == set(sections) and _readme(readme, root) != readme_table(sections, scores):
@@ -57,6 +64,16 @@ def _readme(text: str, root: Path) -> str:
     if marked.RESULTS not in parts:
         marked.replaced(text, marked.RESULTS, '', root / README)  # says what is missing
     return parts[marked.RESULTS]
+
+
+def _unlike_records(file: Path, lines: Lines) -> Iterator[str]:
+    """A score of the CSV that is not the one of its run's record."""
+    shown = [record['result'] for place, record in read(file).items() if place.partition('/')[0] in ROWS]
+    scores = {(result['name'], result['seed']): result['score'] for result in shown}
+    for name, seeds in lines.items():
+        for seed, line in seeds.items():
+            if file.is_file() and scores.get((name, seed)) != line.score:
+                yield f'{file}: {name} seed {seed}: {scores.get((name, seed))} instead of {line.score}'
 
 
 def _differences(section: str, stem: str, lines: Lines) -> Iterator[str]:

@@ -17,6 +17,7 @@ from mmdistill_dense.suite.files import write_bytes
 from mmdistill_dense.suite.plot import gains_png
 from mmdistill_dense.suite.publishing import marked
 from mmdistill_dense.suite.publishing.readme import readme_table
+from mmdistill_dense.suite.publishing.records import records_text
 from mmdistill_dense.suite.publishing.scores import FOLDER, PAGE, PICTURES, README, Lines, parse_scores, read_scores
 from mmdistill_dense.suite.publishing.section import section
 from mmdistill_dense.suite.rows import collect
@@ -32,6 +33,7 @@ class Part:
     stem: str
     section: str
     scores: str
+    records: str
     picture: bytes
 
 
@@ -48,8 +50,8 @@ def main(definitions: Sequence[Definition], root: Path) -> None:
     Raises:
         FileNotFoundError: When ``root`` holds no README.md, or a part of another suite has no scores.
         KeyError: When the README has no markers for the table.
-        ValueError: For two definitions of one name, a suite without a result or with one of another config, or markers
-            that are not closed.
+        ValueError: For two definitions of one name, a suite without a result, with one of another config or without
+            runs that were published, or markers that are not closed.
     """
     if not (root / README).is_file():
         raise FileNotFoundError(f'{root / README}: not there; run this in the repository, or name it with --root')
@@ -67,13 +69,15 @@ def part_of(definition: Definition, root: Path) -> Part:
     """Return what is published of a suite.
 
     Raises:
-        ValueError: When none of its students has finished, or a result is of another config.
+        ValueError: When none of its students has finished, a result is of another config, or published runs are not in
+            the suite's folder.
     """
     table = collect(definition)
     if not any(row.results for row in table.rows[1:]):
         raise ValueError(f'{definition.path}: no student has finished in {definition.out}; `suite.py run` trains them')
     text = section(table, root, train_pictures(definition))
-    return Part(definition.path.stem, text, scores_as_csv(table), gains_png(table))
+    records = records_text(definition, root)
+    return Part(definition.path.stem, text, scores_as_csv(table), records, gains_png(table))
 
 
 def train_pictures(definition: Definition) -> int | None:
@@ -107,6 +111,7 @@ def contents(parts: Sequence[Part], root: Path) -> dict[Path, bytes]:
     files = {}
     for part in parts:
         files[FOLDER / f'{part.stem}.csv'] = part.scores.encode('utf-8')
+        files[FOLDER / f'{part.stem}.jsonl'] = part.records.encode('utf-8')
         files[PICTURES / f'{part.stem}.png'] = part.picture
     return {**files, PAGE: page.encode('utf-8'), README: readme.encode('utf-8')}
 

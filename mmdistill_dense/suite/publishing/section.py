@@ -27,6 +27,8 @@ from mmdistill_dense.suite.publishing import curve
 from mmdistill_dense.suite.publishing.scores import FIRST, FOLDER, PAGE, PICTURES, gap, number_cells, number_head
 from mmdistill_dense.suite.rows import Row, Table
 
+_NEEDS = 'the data and the start weights that the definition names'
+
 
 def section(table: Table, root: Path, pictures: int | None = None) -> str:
     """Return the part of a suite, as Markdown.
@@ -41,7 +43,7 @@ def section(table: Table, root: Path, pictures: int | None = None) -> str:
     parts = [
         f'## {stem}',
         f'{definition.title}.',
-        '\n'.join(['```bash', f'python tools/suite.py run {path}', '```']),
+        '\n'.join(['```bash', f'# needs {_NEEDS}', f'python tools/suite.py run {path}', '```']),
         _bullets(_regime(table, root, pictures)),
         _rows(table, root),
         search_table(table),

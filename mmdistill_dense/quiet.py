@@ -13,19 +13,25 @@ from mmengine.logging import MMLogger
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Drop what is printed, warned of and logged below an error while the context is open."""
+def errors_only() -> Iterator[None]:
+    """Drop what is logged below an error while the context is open."""
     before, logger = logging.root.manager.disable, MMLogger.get_current_instance()
     level = logger.level
     logging.disable(logging.WARNING)
     logger.setLevel(logging.ERROR)  # mmengine's loggers remember what is enabled, unless they are told
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
+        yield
     finally:
         logging.disable(before)
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what is printed, warned of and logged below an error while the context is open."""
+    with errors_only(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
 
 
 @contextlib.contextmanager

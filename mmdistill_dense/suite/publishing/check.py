@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmdistill_dense.suite.plan import TEACHER
-from mmdistill_dense.suite.publishing import marked
+from mmdistill_dense.suite.publishing import marked, places
 from mmdistill_dense.suite.publishing.readme import readme_table
 from mmdistill_dense.suite.publishing.records import read
 from mmdistill_dense.suite.publishing.scores import (
@@ -56,6 +56,10 @@ def disagreements(root: Path) -> list[str]:
     found += [f'{FOLDER}/{stem}.csv: {PAGE} has no part of that name' for stem in sorted(orphans)]
     if set(scores) == set(sections) and _readme(readme, root) != readme_table(sections, scores):
         found.append(f'{README}: the table is not the one of {PAGE} and {FOLDER}')
+    for path in places.pages(root):
+        text = (root / path).read_text(encoding='utf-8')
+        if places.filled(text, scores, path) != text:
+            found.append(f'{path}: gains behind <!-- results: ... --> are not those of {FOLDER}')
     return found
 
 

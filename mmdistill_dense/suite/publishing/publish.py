@@ -15,7 +15,7 @@ from mmdistill_dense.suite import configs
 from mmdistill_dense.suite.definition import Definition
 from mmdistill_dense.suite.files import write_bytes
 from mmdistill_dense.suite.plot import gains_png
-from mmdistill_dense.suite.publishing import marked
+from mmdistill_dense.suite.publishing import marked, places
 from mmdistill_dense.suite.publishing.readme import readme_table
 from mmdistill_dense.suite.publishing.records import records_text
 from mmdistill_dense.suite.publishing.scores import FOLDER, PAGE, PICTURES, README, Lines, parse_scores, read_scores
@@ -105,7 +105,8 @@ def contents(parts: Sequence[Part], root: Path) -> dict[Path, bytes]:
         else:
             page = marked.appended(page, name, part.section)
     sections = marked.suites(page, root / PAGE)
-    table = readme_table(sections, _scores(sections, parts, root))
+    scores = _scores(sections, parts, root)
+    table = readme_table(sections, scores)
     readme = (root / README).read_text(encoding='utf-8')
     readme = marked.replaced(readme, marked.RESULTS, table, root / README)
     files = {}
@@ -113,6 +114,8 @@ def contents(parts: Sequence[Part], root: Path) -> dict[Path, bytes]:
         files[FOLDER / f'{part.stem}.csv'] = part.scores.encode('utf-8')
         files[FOLDER / f'{part.stem}.jsonl'] = part.records.encode('utf-8')
         files[PICTURES / f'{part.stem}.png'] = part.picture
+    for path in places.pages(root):
+        files[path] = places.filled((root / path).read_text(encoding='utf-8'), scores, path).encode('utf-8')
     return {**files, PAGE: page.encode('utf-8'), README: readme.encode('utf-8')}
 
 

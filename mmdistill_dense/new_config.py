@@ -24,6 +24,7 @@ from mmdistill_dense.compose import (
 )
 from mmdistill_dense.fitting import check_data
 from mmdistill_dense.leaves import Leaf, by_hand, leaf_of, method_and_fragment, recipe_name, recipe_of, stock, wanted
+from mmdistill_dense.quiet import quiet
 
 SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}
 USAGE = """Write a config: one method on one pair of networks, with its control.
@@ -128,7 +129,7 @@ def write_one(args: argparse.Namespace) -> None:
         note = ': the student alone, and the control'
     with _written(texts):
         file = args.out or _leaf_place(method, parts, recipe, args.variant, ours)
-        with _written({file: leaf_text(method, recipe, fragment, file.parent)}):
+        with _written({file: leaf_text(method, recipe, fragment, file.parent)}), quiet():
             _check(file, parts.task, args)
     print(f'recipe   {recipe}  ({parts.dataset}, {parts.schedule}{note})\nfragment {fragment}\nleaf     {file}')
     print(f'train    mim train {"mmseg" if parts.task == "seg" else "mmdetection"} {file}')

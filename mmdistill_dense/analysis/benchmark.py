@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config, DictAction
 
 from mmdistill_dense.analysis import (
+    benchmark_gpus,
     benchmark_losses,
     benchmark_methods,
     benchmark_report,
@@ -144,6 +145,19 @@ def _scale(args: argparse.Namespace) -> None:
     _show(args, [Section('scale', 'Scale', text, figures, machine(args.device), args.command, chart)])
 
 
+def _gpus(args: argparse.Namespace) -> None:
+    if args.recipe:
+        configs = ((method, _composed(args.recipe, method)) for method in args.method or [])
+        recipe = benchmark_gpus.measure(args.recipe, configs, args.batch, tuple(args.size), args.repeats)
+        text, figures = benchmark_gpus.as_markdown([recipe]), asdict(recipe)
+        _show(args, [Section(args.recipe, f'GPUs: {args.recipe}', text, figures, machine('cpu'), args.command)])
+    if args.page:
+        kept = [Section.read(path).figures for path in sorted(args.json.glob('*.json'))] if args.json else []
+        if not kept:
+            raise SystemExit('--page needs --json DIR, a folder with what --recipe measured')
+        benchmark_gpus.write(args.page, [benchmark_gpus.Recipe.read(figures) for figures in kept])
+
+
 def _report(args: argparse.Namespace) -> None:
     print(benchmark_report.write(args.folder, args.out))
 
@@ -203,6 +217,17 @@ def _parser() -> argparse.ArgumentParser:
     scale.add_argument('--over', nargs='+', help=f'{axes}. Default: all')
     scale.add_argument('--repeats', type=int, default=3, help='timed turns')
     scale.set_defaults(run=_scale)
+
+    gpus = commands.add_parser('gpus', help='what full-size training would take on GPUs: docs/distributed.md')
+    gpus.add_argument('--recipe', help='a recipe of configs/control to measure on the CPU, with')
+    gpus.add_argument('--method', nargs='+', help='methods')
+    gpus.add_argument('--batch', type=int, default=2, help='pictures of a measured step')
+    gpus.add_argument('--size', nargs=2, type=int, default=(256, 256), metavar=('HEIGHT', 'WIDTH'), help='of them')
+    gpus.add_argument('--repeats', type=int, default=3, help='timed turns')
+    gpus.add_argument('--threads', type=int, default=1)
+    gpus.add_argument('--json', type=Path, metavar='DIR', help='keep the figures in this folder, a file per recipe')
+    gpus.add_argument('--page', type=Path, help='renew the part of this page that tells the figures in --json')
+    gpus.set_defaults(run=_gpus)
 
     report = commands.add_parser('report', help='one page and its pictures from a folder of JSON files')
     report.add_argument('folder', type=Path)

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmdistill_dense import compose
+from mmdistill_dense.quiet import errors_only
 from mmdistill_dense.suite import plan
 from mmdistill_dense.suite.definition import Definition, fitting, load
 from mmdistill_dense.suite.files import owned
@@ -37,8 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 1 where a run failed or the definition cannot work, 130 after an interruption.
     """
     args = _parser().parse_args(argv)
+    told = contextlib.nullcontext() if args.command in (_run, _job) else errors_only()  # a training keeps its log
     try:
-        return args.command(args)
+        with told:
+            return args.command(args)
     except (FileNotFoundError, KeyError, ValueError, RuntimeError) as error:
         if args.command is _job:
             raise  # into the run's log, with where it came from

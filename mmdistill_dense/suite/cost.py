@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.quiet import errors_only
 from mmdistill_dense.suite import measuring, plan
 from mmdistill_dense.suite.definition import Definition
 from mmdistill_dense.suite.files import read_json, write_json
@@ -74,9 +73,7 @@ def main(definition: Definition, only: Collection[str] | None = None) -> None:
     failed = []
     for name in [name for name in runs if not only or name in only]:
         try:
-            with errors_only():  # else initialisations fill the screen
-                kept = _keep(definition, runs[name], how)
-            print(f'{name:12s} {kept}', flush=True)
+            print(f'{name:12s} {_keep(definition, runs[name], how)}', flush=True)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             failed.append(name)
             print(f'{name:12s} FAILED: {error}', flush=True)

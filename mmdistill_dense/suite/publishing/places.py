@@ -1,4 +1,4 @@
-"""Gains inside of the other pages: behind ``<!-- results: SUITE ROW, SUITE ROW -->`` stands what is published of them."""
+"""Gains inside of other pages: behind ``<!-- results: SUITE ROW, SUITE ROW -->`` stands what is published of them."""
 
 from __future__ import annotations
 

@@ -4,6 +4,9 @@ The count stands here because the process that collects the results of several w
 """
 
 import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if directory.is_dir():
         for method, reason in skipped(directory).items():
             terminalreporter.write_line(f'golden: {method} skipped: {reason}')
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server for a folder; yields (folder, address)."""
+    folder = tmp_path / 'web'
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    http = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield folder, f'http://127.0.0.1:{http.server_port}'
+    http.shutdown()
+    http.server_close()

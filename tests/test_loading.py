@@ -10,9 +10,6 @@ import hashlib
 import re
 import subprocess
 import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -66,23 +63,6 @@ def cache(tmp_path, monkeypatch):
     """torch's folder of downloads, at another place."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     return tmp_path / 'torch' / 'hub' / 'checkpoints'
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A folder and the address it is served at."""
-    folder = tmp_path / 'web'
-    folder.mkdir()
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    http = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    yield folder, f'http://127.0.0.1:{http.server_port}'
-    http.shutdown()
-    http.server_close()
 
 
 # mmengine's loader

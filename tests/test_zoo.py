@@ -3,9 +3,6 @@
 import hashlib
 import itertools
 import textwrap
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -32,23 +29,6 @@ def package(tmp_path, monkeypatch):
 def publish(mim, models):
     (mim / 'model-index.yml').write_text('Import:\n  - configs/net/metafile.yaml\n  - configs/net/absent.yaml\n')
     (mim / 'configs' / 'net' / 'metafile.yaml').write_text(textwrap.dedent(models))
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A web server for a folder; yields (folder, address)."""
-    folder = tmp_path / 'web'
-    folder.mkdir()
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    http = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    yield folder, f'http://127.0.0.1:{http.server_port}'
-    http.shutdown()
-    http.server_close()
 
 
 # Names

@@ -29,14 +29,19 @@ def token_section(comparison: Comparison, pictures: int) -> Section:
         'Receptive tokens',
         'Where the mask of each token lies: red is 1, blue is 0. Behind the mean over the picture stands its weight p.',
     )
-    runs = [run for run in comparison.shown if _of_type(run, 'MasKD')]
-    if not runs:
-        section.reasons.append('No masks: no run has a MasKD.')
-    elif not pictures:
-        section.reasons.append('Pictures were switched off (--pictures 0).')
-    for run in runs if pictures else ():
+    for run in _asked(section, comparison, 'MasKD', pictures):
         section.attempt(partial(_token_groups, run), f'{run.title}: ')
     return section
+
+
+def _asked(section: Section, comparison: Comparison, method: str, pictures: int) -> list[Run]:
+    """The runs with a method; where nothing is to be shown, the section says why."""
+    runs = [run for run in comparison.shown if _of_type(run, method)]
+    if not runs:
+        section.reasons.append(f'Nothing to show: no run has a {method}.')
+    elif not pictures:
+        section.reasons.append('Pictures were switched off (--pictures 0).')
+    return runs if pictures else []
 
 
 def _token_groups(run: Run) -> list[Group]:
@@ -60,12 +65,7 @@ def similarity_section(comparison: Comparison, pictures: int) -> Section:
         'Similarity of pixels',
         'The cosine of the marked pixel with all others, in the compared maps: red is 1, blue the smallest value.',
     )
-    runs = [run for run in comparison.shown if _of_type(run, 'PCD')]
-    if not runs:
-        section.reasons.append('No similarity: no run has a PCD.')
-    elif not pictures:
-        section.reasons.append('Pictures were switched off (--pictures 0).')
-    for run in runs if pictures else ():
+    for run in _asked(section, comparison, 'PCD', pictures):
         section.attempt(partial(_similarity_groups, run, comparison.control_of(run)), f'{run.title}: ')
     return section
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with told:
             return args.command(args)
-    except (FileNotFoundError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         if args.command is _job:
             raise  # into the run's log, with where it came from
         text = error.args[0] if isinstance(error, KeyError) and error.args else error

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmdistill_dense.writing import write_whole
+
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file; a reader sees the old content or the new one."""
@@ -24,13 +26,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file; a reader sees the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, content)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

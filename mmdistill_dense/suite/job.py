@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mmengine.runner import Runner
 
 from mmdistill_dense.checkpoint import load_strictly, read_checkpoint, state_dict_of
 from mmdistill_dense.engine.cli import build_runner
+from mmdistill_dense.engine.resuming import latest_checkpoint
 from mmdistill_dense.suite import starting
 from mmdistill_dense.suite.definition import Definition
 from mmdistill_dense.suite.files import owned, read_json, write_json
@@ -183,18 +183,6 @@ def _named(config: Config, run: Run) -> Config:
     named = Config(config.to_dict(), cfg_text=config.text, filename=str(run.folder / 'config.py'))
     named.experiment_name = f'{run.kind}_{run.folder.name}_{run.name.replace("/", "_")}_{os.getpid()}_{id(named)}'
     return named
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the latest whole checkpoint of a run's folder; one that a kill cut off is passed over.
-
-    ``last_checkpoint``, which mmengine keeps, may name a file that is not whole, or be empty, after a kill.
-    """
-    files = [path for path in folder.glob('*.pth') if path.stem.rpartition('_')[0] in ('iter', 'epoch')]
-    for path in sorted(files, key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True):
-        if zipfile.is_zipfile(path):  # the directory of the archive is written last
-            return path
-    return None
 
 
 def _test_teacher(config: Config) -> dict[str, Any]:

@@ -50,11 +50,12 @@ def test_publishing_fills_pages_and_an_edited_gain_is_found(tmp_path: Path, monk
     made_up.finish(suite, 'kd', {0: 43.0, 1: 43.5, 2: 45.5})
     write_text(tmp_path / 'README.md', '<!-- results -->\n<!-- end of results -->\n')
     write_text(tmp_path / PAGE, '| KD | <!-- results: suite kd --> see there |\n')
-    write_text(tmp_path / 'docs/other.md', 'No mark.\n')
+    quoted = 'A mark is written as `<!-- results: suite kd -->` in a cell.\n'
+    write_text(tmp_path / 'docs/other.md', quoted)
     publish.main([suite], tmp_path)
     text = (tmp_path / PAGE).read_text()
     assert text == '| KD | <!-- results: suite kd --> suite: kd **+2.83** [+2.12, +3.55] |\n'
-    assert disagreements(tmp_path) == []
+    assert disagreements(tmp_path) == [] and (tmp_path / 'docs/other.md').read_text() == quoted
     write_text(tmp_path / PAGE, text.replace('2.83', '3.83'))
     assert disagreements(tmp_path) == [
         'docs/choosing.md: gains behind <!-- results: ... --> are not those of docs/results'

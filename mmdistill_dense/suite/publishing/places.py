@@ -10,7 +10,7 @@ from mmdistill_dense.suite.markdown import gain_cell
 from mmdistill_dense.suite.publishing.scores import PAGE, Lines, rows_of
 
 NOTHING = 'not measured yet'
-_PLACE = re.compile(r'(?P<mark><!-- results: (?P<rows>[^>]*?) -->)[^|\n]*(?P<end>\s\||$)', re.MULTILINE)
+_PLACE = re.compile(r'(?<!`)(?P<mark><!-- results: (?P<rows>[^>]*?) -->)[^|\n]*(?P<end>\s\||$)', re.MULTILINE)
 
 
 def pages(root: Path) -> list[Path]:

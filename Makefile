@@ -8,13 +8,14 @@ ARGS ?=
 JOBS ?= logical
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile
 
-.PHONY: help demo demo-det test test-zoo soak golden lint format docs site audit setup clean
+.PHONY: help demo demo-det test test-zoo test-upstream soak golden lint format docs site audit setup clean
 
 help:
 	@echo 'make demo [SEEDS=0,1,2]  train a teacher, a student alone and a distilled student on generated images'
 	@echo 'make demo-det            the same for detection; compiles parts of mmcv once'
 	@echo 'make test [ARGS=...]     run the tests (ARGS goes to pytest; JOBS=0: one process)'
 	@echo 'make test-zoo            a training step of every shipped config, at reduced width'
+	@echo 'make test-upstream       the contracts that need no fork, with the upstream packages in .venv-upstream'
 	@echo 'make soak                run the long tests as well'
 	@echo 'make golden              compare with the stored reference values'
 	@echo 'make docs                write the table of methods and the metafiles anew'
@@ -42,6 +43,15 @@ test: setup
 test-zoo: setup
 	@$(PYTEST) tests/zoo -m zoo --dist load $(ARGS)
 
+# What needs nothing that the forks added; and a teacher, a student and a distilled student on generated images.
+UPSTREAM_TESTS = tests/test_stack.py tests/test_taps.py tests/test_reading.py tests/test_loading.py tests/test_checkpoint.py \
+	tests/test_teacher.py tests/test_model.py tests/test_inherit.py tests/engine/test_distill_hook.py tests/fuzz
+
+test-upstream:
+	@VENV=.venv-upstream tools/setup_env.sh upstream
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv-upstream/bin/python -m pytest $(UPSTREAM_TESTS) $(ARGS)
+	@.venv-upstream/bin/python tools/demo.py --short --out work_dirs/demo_upstream
+
 soak: setup
 	@$(PYTEST) -m soak $(ARGS)
 
@@ -68,4 +78,4 @@ format: setup
 	@$(PY) -m ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-upstream build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

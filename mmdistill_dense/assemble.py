@@ -15,6 +15,7 @@ from mmdistill_dense.inherit import Inherit, giving_teachers
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.taps import Tap
 from mmdistill_dense.teacher import FrozenTeacher, renormaliser
+from mmdistill_dense.typos import check_options, hint
 from mmdistill_dense.zoo import ModelConfig, is_single_teacher
 
 Option = Mapping[str, Any]
@@ -50,7 +51,9 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
         cls = DISTILLERS.get(kind) if isinstance(kind, str) else kind
         if cls is None:
             known = ', '.join(sorted(DISTILLERS.module_dict))
-            raise KeyError(f'model.distillers.{name}.type={kind!r} is no distiller; known: {known}.')
+            close = hint(str(kind), DISTILLERS.module_dict)
+            raise KeyError(f'model.distillers.{name}.type={kind!r} is no distiller; known: {known}.{close}')
+        check_options(cls, arguments, f'model.distillers.{name}')
         try:
             with DefaultScope.overwrite_default_scope(scope):
                 distiller = cls(**arguments)

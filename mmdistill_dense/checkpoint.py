@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
@@ -33,7 +34,11 @@ def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, 
     state = next(
         (checkpoint[key] for key in ('state_dict', 'model') if isinstance(checkpoint.get(key), Mapping)), checkpoint
     )
-    tensors = {name.removeprefix('module.'): value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {
+        name.removeprefix('module.'): value
+        for name, value in state.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
     if not tensors:
         raise ValueError(f'{str(path)!r} holds no weights; its entries are {sorted(map(str, checkpoint))[:_SHOWN]}.')
     return tensors
@@ -73,14 +78,16 @@ def load_strictly(
         The number of loaded tensors, and of given tensors that no strict part asked for and that did not fit.
 
     Raises:
-        ValueError: Lists the first missing, unexpected and wrongly shaped tensors of the strict parts.
+        ValueError: Lists the first missing, unexpected and unfit tensors of the strict parts. Unfit is another shape,
+            integers for numbers (quantised, or no weights), what holds no values, and NaN.
     """
 
     def strict(name: str) -> bool:
         return parts is None or '.' not in name or name.split('.')[0] in parts
 
     own = network.state_dict()
-    fits = {n: v for n, v in state.items() if n in own and own[n].shape == v.shape}
+    unfit = {n: reason for n, v in state.items() if n in own and (reason := _unfit(own[n], v))}
+    fits = {n: v for n, v in state.items() if n in own and n not in unfit}
     # Names the network does not have go to load_state_dict all the same: older files are renamed there by mm* layers.
     wrong = [n for n in state if strict(n) and n in own and n not in fits]
     given = {n: v for n, v in state.items() if n in fits or (strict(n) and n not in wrong)}
@@ -88,9 +95,19 @@ def load_strictly(
     missing = [n for n in result.missing_keys if strict(n) and n not in wrong and not n.endswith('num_batches_tracked')]
     unexpected = [n for n in result.unexpected_keys if strict(n)]
     if missing or unexpected or wrong:
-        shapes = [f'{n} {tuple(state[n].shape)} (model {tuple(own[n].shape)})' for n in wrong]
-        raise ValueError(_mismatch(network, len(own), missing, unexpected, shapes, key))
+        raise ValueError(_mismatch(network, len(own), missing, unexpected, [f'{n} {unfit[n]}' for n in wrong], key))
     return len(given), len(state) - len(given)
+
+
+def _unfit(own: Tensor, given: Tensor) -> str | None:
+    """Return what is wrong with a tensor for the place of ``own``, ``None`` where nothing is; torch would cast."""
+    if own.shape != given.shape:
+        return f'{tuple(given.shape)} (model {tuple(own.shape)})'
+    if given.is_meta or given.is_quantized or given.layout != torch.strided:
+        return 'without values' if given.is_meta else f'{given.dtype}, {given.layout}'
+    if own.is_floating_point() and not given.is_floating_point():
+        return f'{given.dtype} (model {own.dtype})'
+    return 'holds NaN' if own.is_floating_point() and bool(given.to(own.dtype).isnan().any()) else None
 
 
 def _mismatch(
@@ -102,10 +119,10 @@ def _mismatch(
 
     return (
         f'{key} does not fit {type(network).__name__} ({total} tensors): {len(missing)} missing, {len(unexpected)} '
-        f'unexpected, {len(wrong)} of another shape.'
+        f'unexpected, {len(wrong)} of another shape or kind.'
         + some('missing', missing)
         + some('unexpected', unexpected)
-        + some('shapes', wrong)
+        + some('unfit', wrong)
         + '\n  Give the checkpoint that was trained with this config (a deep-stem ResNet, a backbone-only file and a '
         'student file are the usual mistakes), or correct the config.'
     )

@@ -4,6 +4,8 @@ torch's own reader (``weights_only=True``) refuses every class but its own. What
 stand-ins, each of which accepts plain values alone: numpy values, log histories, config dicts, the two functions of
 mmengine's one-cycle schedule, argparse's namespaces. The real numpy types are not let in: their pickled state may say
 that raw bytes are pointers to Python objects, so that reading would reach any address.
+
+A zip of torch.save holds a checksum of every member, which torch does not look at: a flipped bit would be a weight.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import zipfile
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +26,8 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
 _KINDS = re.compile(r'[?biufcSU]\d*$')  # of numpy types that hold values, and no objects
+_SHOWN = 300  # characters of a reason
+_PART = 2**20  # bytes of a member that are summed at a time
 SAFETENSORS_META = 'mmdistill_dense'  # the entry of a safetensors header that holds our metadata as JSON
 
 
@@ -128,12 +133,37 @@ def read_values(file: str | Path | IO[bytes], name: str | None = None, map_locat
     try:
         if name.endswith('.safetensors'):
             return _read_safetensors(file, map_location)
+        _check_sums(file)
         with _stand_ins():
             return _settled(torch.load(file, map_location=map_location, weights_only=True))
-    except (FileNotFoundError, PermissionError, IsADirectoryError, ModuleNotFoundError, MemoryError):
+    except (FileNotFoundError, PermissionError, IsADirectoryError, ModuleNotFoundError):
         raise
+    except MemoryError as error:  # a damaged length asks for it as well
+        raise _refusal(name, MemoryError('it asks for more memory than there is')) from error
     except Exception as error:  # a damaged pickle raises anything
         raise _refusal(name, error) from error
+
+
+def _check_sums(file: str | Path | IO[bytes]) -> None:
+    """Raise where a zip is not as it was written; files of the old format have no sums."""
+    with open(file, 'rb') if isinstance(file, (str, Path)) else nullcontext(file) as opened:
+        place = opened.tell()
+        if opened.read(4) == b'PK\x03\x04':
+            with zipfile.ZipFile(opened) as archive:
+                members = archive.infolist()
+                if len({member.filename for member in members}) < len(members):
+                    raise zipfile.BadZipFile('two members have one name')
+                for member in members:
+                    _check_sum(archive, member)
+        opened.seek(place)
+
+
+def _check_sum(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    if member.compress_type != zipfile.ZIP_STORED:  # torch writes none, and a small one may become anything
+        raise zipfile.BadZipFile(f'{member.filename!r} is compressed')
+    with archive.open(member) as content:
+        while member.CRC and content.read(_PART):  # 0 where torch.serialization.set_crc32_options left it out
+            pass
 
 
 @contextmanager
@@ -154,18 +184,20 @@ def _name_of(allowed: Any) -> str:
     return allowed[1] if isinstance(allowed, tuple) else f'{allowed.__module__}.{allowed.__qualname__}'
 
 
-def _settled(value: Any, seen: set[int] | None = None) -> Any:
-    """Put real numpy values where stand-ins are, in place but for tuples."""
-    seen = set() if seen is None else seen
+def _settled(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
+    """Put real numpy values where stand-ins are, in place but for tuples; what is met again is not walked again."""
+    seen = {} if seen is None else seen  # by address: the value, which keeps it taken, and what becomes of it
     if isinstance(value, (_Array, _DType)):
         return value.real
+    if id(value) in seen:
+        return seen[id(value)][1]
+    seen[id(value)] = value, value
     if isinstance(value, tuple):
         members = [_settled(member, seen) for member in value]
         same = all(new is old for new, old in zip(members, value, strict=True))
-        return value if same or type(value) is not tuple else tuple(members)
-    if id(value) in seen:
-        return value
-    seen.add(id(value))
+        result = value if same or type(value) is not tuple else tuple(members)
+        seen[id(value)] = value, result
+        return result
     if isinstance(value, list):
         value[:] = [_settled(member, seen) for member in value]
     elif isinstance(value, dict):
@@ -198,7 +230,7 @@ def _refusal(name: str, error: Exception) -> ValueError:
             "torch.load(FILE, weights_only=False)['state_dict']}, NEW); or, if that is a class of values, name it in "
             'torch.serialization.add_safe_globals.'
         )
-    first = re.split(r'\n|\. ', str(error))[0] or 'it ends too early'
+    first = re.split(r'\n|\. ', str(error))[0][:_SHOWN] or 'it ends too early'  # it may hold a piece of the file
     reason = 'not written by torch.save' if isinstance(error, pickle.UnpicklingError) else first
     return ValueError(f'{name!r} is no readable checkpoint (damaged, truncated or of another kind): {reason}')
 
@@ -216,4 +248,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     content = read_values(path)
     if not isinstance(content, dict):
         raise ValueError(f'{str(path)!r} holds a {type(content).__name__}, no dictionary of weights.')
+    if not isinstance(content.get('meta') or {}, Mapping):
+        raise ValueError(f"{str(path)!r} is damaged: its 'meta' is a {type(content['meta']).__name__}, no dictionary.")
     return content

@@ -12,7 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 _SYNTAX = re.compile(
-    r'^(?P<path>[A-Za-z_0-9.]*)(?:\[(?P<index>-?\d+|-?\d*:-?\d*)\])?(?P<input>:input(?:\[(?P<argument>\d+)\])?)?$'
+    r'(?P<path>[A-Za-z_0-9.]*)'
+    r'(?:\[(?P<index>-?[0-9]{1,9}|(?:-?[0-9]{1,9})?:(?:-?[0-9]{1,9})?)\])?'
+    r'(?P<input>:input(?:\[(?P<argument>[0-9]{1,9})\])?)?'
 )
 
 
@@ -38,10 +40,11 @@ class Tap:
         Raises:
             ValueError: When the text is not of the form above.
         """
-        match = _SYNTAX.match(text) if isinstance(text, str) else None
+        match = _SYNTAX.fullmatch(text) if isinstance(text, str) else None
         if match is None or '..' in text or match['path'].startswith('.') or match['path'].endswith('.'):
+            shown = repr(text) if len(repr(text)) < 200 else f'{repr(text)[:200]}…'
             raise ValueError(
-                f"{text!r} is not a tap: write 'module.path', 'module.path[i]', 'module.path[a:b]', "
+                f"{shown} is not a tap: write 'module.path', 'module.path[i]', 'module.path[a:b]', "
                 "'module.path:input' or 'module.path:input[k]'."
             )
         argument = int(match['argument'] or 0) if match['input'] else None

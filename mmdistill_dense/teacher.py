@@ -16,6 +16,7 @@ from mmdistill_dense.checkpoint import Receipt, load_strictly, read_checkpoint, 
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
 from mmdistill_dense.taps import Recorder, Tap
+from mmdistill_dense.typos import explained
 from mmdistill_dense.zoo import ModelConfig, load_model, local_file, sha256
 
 OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'accelerate')
@@ -128,7 +129,8 @@ class FrozenTeacher:
         matched, ignored = load_strictly(network, state, self.parts, f'{key}={checkpoint!r}')
         self.receipt = Receipt(self.config.source, path.name, sha256(path), matched, len(network.state_dict()), ignored)
         meta = content.get('meta') or {}
-        self.classes = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
+        data = meta.get('dataset_meta')
+        self.classes = (data if isinstance(data, Mapping) else {}).get('classes') or meta.get('CLASSES')
 
     def require(self, parts: Collection[str] | None) -> None:
         """Let :meth:`load` insist on these children too (``None``: on the whole network)."""
@@ -200,7 +202,10 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Any:
     if config.scope is not None:
         model['_scope_'] = config.scope
     # mm* constructors read their options as attributes.
-    return MODELS.build(ConfigDict(model if pretrained else without_pretrained(model)))
+    try:
+        return MODELS.build(ConfigDict(model if pretrained else without_pretrained(model)))
+    except TypeError as error:
+        raise TypeError(explained(error, model, ('student', 'teacher', 'distillers', 'inherit', *OPTIONS))) from error
 
 
 def without_pretrained(model: Any) -> Any:

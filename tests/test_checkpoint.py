@@ -75,7 +75,7 @@ def test_every_kind_of_misfit_is_listed():
     assert message.startswith("model.teacher.checkpoint='t.pth' does not fit ModuleDict (9 tensors)")
     assert '2 missing, 1 unexpected, 1 of another shape' in message
     assert 'missing: body.0.weight, body.1.bias' in message and 'unexpected: body.2.extra' in message
-    assert 'shapes: head.weight (5, 2, 1, 1) (model (3, 2, 1, 1))' in message
+    assert 'unfit: head.weight (5, 2, 1, 1) (model (3, 2, 1, 1))' in message
 
 
 def test_long_lists_are_cut():

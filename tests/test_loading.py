@@ -198,6 +198,27 @@ def test_runs(option, tmp_path, evil):
         runner.val() if option == 'test' else runner.train()
 
 
+@pytest.mark.parametrize(
+    ('wrap', 'reason'),
+    [
+        (lambda state: dict(model=state), r'below `model`, where mmengine does not look'),
+        (lambda state: dict(state_dict={f'net.{name}': value for name, value in state.items()}), 'none of its names'),
+    ],
+)
+def test_load_from_of_which_nothing_would_be_loaded_is_refused(wrap, reason, tmp_path):
+    """mmengine goes on with random weights and a line in the log, in training and in testing."""
+    state = toys.build_plain(toys.seg_net('fcn')).state_dict()
+    torch.save(wrap(state), tmp_path / 'weights.pth')
+    runner = toys.make_runner(tmp_path, toys.model_config(toys.seg_net('fcn')), load_from=str(tmp_path / 'weights.pth'))
+    untouched = nn.Linear(1, 1)
+    load_checkpoint(untouched, str(tmp_path / 'weights.pth'))  # what it would do: nothing
+    words = rf"load_from='.*weights\.pth': nothing of it would be loaded into \w+, .*{reason}.*backbone\."
+    for run in (runner.train, runner.val):
+        with pytest.raises(ValueError, match=words), toys.unformatted():
+            run()
+        runner._has_loaded = False
+
+
 def test_teacher(evil):
     with refuses():
         FrozenTeacher(toys.seg_net('fcn', checkpoint=evil)).load(torch.zeros(1))

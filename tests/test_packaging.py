@@ -15,6 +15,7 @@ import mmdistill_dense
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ('mmdistill_dense', 'configs', 'tools', 'tests', 'docs', 'requirements')
+PINS = ('constraints.txt', 'upstream.txt')
 TEXT = {'.py', '.md', '.yml', '.txt', '.sh', '.cfg', '.toml', '.cff', '.in', ''}
 
 
@@ -36,7 +37,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The names in a wheel built from a copy of the tree, without the network."""
     folder = tmp_path_factory.mktemp('wheel')
     ignore = shutil.ignore_patterns(
-        '.venv', '.git', 'build', 'work_dirs', 'data', 'tests', 'docs', '__pycache__', '*.pth'
+        '.venv*', '.git', 'build', 'work_dirs', 'data', 'tests', 'docs', '__pycache__', '*.pth'
     )
     shutil.copytree(ROOT, folder / 'tree', ignore=ignore)
     command = [
@@ -108,13 +109,13 @@ def test_tested_versions_satisfy_the_extras() -> None:
     from packaging.utils import canonicalize_name
 
     pins = {}
-    for line in (ROOT / 'requirements' / 'constraints.txt').read_text().splitlines():
+    for line in [line for name in PINS for line in (ROOT / 'requirements' / name).read_text().splitlines()]:
         if line and not line.startswith('#'):
             pin = Requirement(line)
             if pin.marker is None or pin.marker.evaluate():
                 pins[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix('==')
     config = setup_cfg()
-    extras = [config['options.extras_require'][name] for name in ('onedl', 'test')] + [
+    extras = [config['options.extras_require'][name] for name in ('onedl', 'upstream', 'test')] + [
         config['options']['install_requires']
     ]
     wanted = [Requirement(line) for lines in extras for line in lines.split('\n') if line.strip()]

@@ -289,7 +289,7 @@ def test_untapped_head_may_have_other_classes():
     option = toys.seg_net('fcn', 16, checkpoint=toys.teacher_file('fcn', 16), decode_head=dict(num_classes=3))
     teacher = loaded(option, 'backbone[3]', parts={'backbone'})
     assert teacher.receipt.ignored == 2
-    with pytest.raises(ValueError, match=r'shapes: decode_head\.conv_seg\.weight'):
+    with pytest.raises(ValueError, match=r'unfit: decode_head\.conv_seg\.weight'):
         loaded(option, 'decode_head', parts={'backbone', 'decode_head'})
 
 

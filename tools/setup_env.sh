@@ -1,21 +1,33 @@
 #!/bin/sh
-# Makes the environment of this checkout, or brings it up to date:  tools/setup_env.sh demo|det|test
+# Makes the environment of this checkout, or brings it up to date:  tools/setup_env.sh demo|det|test|upstream
 #   demo  segmentation and mim; mmcv without its compiled operations, so that nothing is compiled
 #   det   detection as well: mmcv with compiled operations (built once, then kept in the user's cache)
 #   test  all of it: det, the test tools and what builds the documentation
-# Settings, all optional: VENV (default .venv), PYTHON, MAX_JOBS, UV_TORCH_BACKEND, MMDISTILL_WHEELS (folder of compiled wheels).
+#   upstream  the upstream packages (mmengine, mmcv, mmsegmentation, mmdet) in place of the maintained forks, and pytest
+# Settings, all optional: VENV (default .venv; for upstream .venv-upstream), PYTHON, MAX_JOBS, UV_TORCH_BACKEND, MMDISTILL_WHEELS (folder of compiled wheels).
 set -eu
 cd "$(dirname "$0")/.."
 
 LEVEL=${1:-test}
+PINS=requirements/constraints.txt
+MMCV_NAME=onedl-mmcv MORE=
+case $LEVEL in
+    demo) enough='demo det test' EXTRA=onedl ;;
+    det) enough='det test' EXTRA=onedl ;;
+    test) enough='test' EXTRA=onedl,test,docs ;;
+    upstream)
+        enough=upstream EXTRA=upstream MMCV_NAME=mmcv MORE='hypothesis pytest safetensors tensorboard'
+        VENV=${VENV:-.venv-upstream} PINS="$PINS requirements/upstream.txt" ;;
+    *) printf "setup: say demo, det, test or upstream, not '%s'\n" "$LEVEL" >&2; exit 1 ;;
+esac
 VENV=${VENV:-.venv}
 PY=$VENV/bin/python
 STAMP=$VENV/setup.stamp
 LOG=$VENV/setup.log
-PINS=requirements/constraints.txt
 WHEELS=${MMDISTILL_WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/mmdistill_dense/wheels}
 TORCH=$(sed -n 's/^torch==//p' $PINS)
-MMCV=$(sed -n 's/^onedl-mmcv==//p' $PINS)
+MMCV=$(sed -n "s/^$MMCV_NAME==//p" $PINS)
+MMCV_WHEEL=$(echo "$MMCV_NAME-$MMCV" | sed 's/onedl-/onedl_/')
 START=$(date +%s)
 ticker= build=
 
@@ -35,7 +47,7 @@ run() {
     [ "$status" -eq 0 ] || { tail -n 25 "$LOG" >&2; die "the step above failed; the whole log is in $LOG"; }
 }
 
-uv_install() { "$VENV/bin/uv" pip install --python "$PY" --constraint $PINS "$@"; }
+uv_install() { "$VENV/bin/uv" pip install --python "$PY" $(printf -- '--constraint %s ' $PINS) "$@"; }
 
 find_python() {
     for name in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
@@ -88,7 +100,7 @@ compiled_mmcv() {
         say 'a GPU but no nvcc: building the operations for the CPU only (detection on the GPU needs the CUDA toolkit)'
         key=$key-noncc; hidden=-1
     fi
-    wheel=$(ls "$WHEELS/$key/onedl_mmcv-$MMCV-"*.whl 2>/dev/null | head -n 1)
+    wheel=$(ls "$WHEELS/$key/$MMCV_WHEEL-"*.whl 2>/dev/null | head -n 1)
     [ -z "$wheel" ] || return 0
     need_compiler
     mkdir -p "$WHEELS/$key"
@@ -97,25 +109,19 @@ compiled_mmcv() {
     [ "$(uname)" != Linux ] || export LDFLAGS='-Wl,-s'
     run "compiling mmcv $MMCV, once for this Python and torch (about 8 minutes divided by the number of cores)" \
         env CUDA_VISIBLE_DEVICES="$hidden" MAX_JOBS="${MAX_JOBS:-$(count_jobs)}" CFLAGS='-DNDEBUG -O2 -g0 -fwrapv' PATH="$VENV_BIN:$PATH" \
-        "$PY" -m pip --no-cache-dir wheel --no-deps --no-build-isolation --no-binary onedl-mmcv -w "$build" "onedl-mmcv==$MMCV"
+        "$PY" -m pip --no-cache-dir wheel --no-deps --no-build-isolation --no-binary $MMCV_NAME -w "$build" "$MMCV_NAME==$MMCV"
     mv "$build"/*.whl "$WHEELS/$key/"
     rm -rf "$build"; build=
-    wheel=$(ls "$WHEELS/$key/onedl_mmcv-$MMCV-"*.whl | head -n 1)
+    wheel=$(ls "$WHEELS/$key/$MMCV_WHEEL-"*.whl | head -n 1)
 }
 
-case $LEVEL in
-    demo) enough='demo det test' EXTRA=onedl ;;
-    det) enough='det test' EXTRA=onedl ;;
-    test) enough='test' EXTRA=onedl,test,docs ;;
-    *) die "say demo, det or test, not '$LEVEL'" ;;
-esac
 sum=$( { pwd; cat setup.cfg $PINS tools/setup_env.sh; } | cksum | tr ' ' -)
 if [ -f "$STAMP" ] && "$PY" -c '' 2>/dev/null; then
     for level in $enough; do [ "$(cat "$STAMP")" != "$level $sum" ] || exit 0; done
 fi
 
 find_python
-[ "$LEVEL" = demo ] || ls "$WHEELS"/*/onedl_mmcv-"$MMCV"-*.whl >/dev/null 2>&1 || need_compiler
+[ "$LEVEL" = demo ] || ls "$WHEELS"/*/"$MMCV_WHEEL"-*.whl >/dev/null 2>&1 || need_compiler
 say "environment '$VENV' for '$LEVEL', from $("$PYTHON" -V)"
 "$PY" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || "$PYTHON" -m venv --clear "$VENV"
 : >"$LOG"
@@ -130,7 +136,7 @@ if [ "$LEVEL" = demo ]; then
 else
     compiled_mmcv
     run "installing mmengine, mmcv (compiled), mmsegmentation, mmdetection, mim and this package with the extras $EXTRA" \
-        uv_install --reinstall-package onedl-mmcv "$wheel" -e ".[$EXTRA]"
+        uv_install --reinstall-package $MMCV_NAME "$wheel" -e ".[$EXTRA]" $MORE
     run 'checking the imports' "$PY" -c 'import torch, mmcv.ops, mmseg.models, mmdet.models, mmdistill_dense'
 fi
 echo "$LEVEL $sum" >"$STAMP"

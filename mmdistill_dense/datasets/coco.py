@@ -1,5 +1,6 @@
 """mmdet's COCO data set, with one clear error where a file is missing or the classes are not the file's."""
 
+import json
 from typing import Any
 
 from mmdet.datasets import CocoDataset as _CocoDataset
@@ -9,7 +10,17 @@ from mmdistill_dense.registry import DATASETS
 
 
 class _NamedCategories(_CocoDataset.COCOAPI):
-    """mmdet's reader; it does not pass over class names that the file does not hold, nor over another order."""
+    """mmdet's reader; it does not pass over class names that the file does not hold, nor over another order, nor over
+    boxes of categories that the file does not list."""
+
+    def createIndex(self) -> None:
+        super().createIndex()
+        unknown = sorted({one.get('category_id') for one in self.anns.values()} - set(self.cats), key=str)
+        if unknown:
+            raise ValueError(
+                f'CocoDataset: annotations have category_id {unknown[0]}, which categories of ann_file does not list: '
+                f'it lists {sorted(self.cats)}.'
+            )
 
     def get_cat_ids(self, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()) -> list[int]:
         found = super().get_cat_ids(cat_names, sup_names, cat_ids)
@@ -35,8 +46,26 @@ class CocoDataset(RootCheck, _CocoDataset):
 
     Raises:
         FileNotFoundError: For a missing folder or label file, see :func:`mmdistill_dense.datasets.roots.require`.
-        ValueError: For classes that are not those of the label file, in its order.
+        ValueError: For classes that are not those of the label file, in its order; for a label file that is damaged,
+            has no picture, no box to train with, or boxes of categories that it does not list.
     """
 
     COCOAPI = _NamedCategories
     also = ' The evaluator reads the labels by itself: set its ann_file too, e.g. test_evaluator.ann_file=FILE.'
+
+    def load_data_list(self) -> list[dict]:
+        """List the pictures; mmdet alone passes over boxes of unknown categories, and over files without boxes."""
+        try:
+            found = super().load_data_list()
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ValueError(
+                f'CocoDataset: ann_file = {self.ann_file!r} is damaged or not in the json format of COCO: {error!r}'
+            ) from error
+        if not found:
+            raise ValueError(f'CocoDataset: ann_file = {self.ann_file!r} lists no picture.')
+        if not self.test_mode and not any(one['instances'] for one in found):
+            raise ValueError(
+                f'CocoDataset: ann_file = {self.ann_file!r} holds no box of the classes {self.metainfo["classes"]}: '
+                'there is nothing to train with.'
+            )
+        return found

@@ -1,6 +1,11 @@
-"""Says where a data set was looked for, when it is not there."""
+"""Says where a data set was looked for, when it is not there, and which of its files cannot be used."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import cv2
+from torch import Tensor
 
 ENV = 'MMDISTILL_DATA'
 
@@ -27,7 +32,8 @@ def require(paths: dict[str, str | None], where: str, also: str = '') -> None:
 
 
 class RootCheck:
-    """Mixin before a data set of mmseg or mmdet: checks its folders and its list file before they are listed."""
+    """Mixin before a data set of mmseg or mmdet: checks its folders and its list file before they are listed, and says
+    which picture could not be read or does not fit its label image."""
 
     also = ''
 
@@ -36,3 +42,37 @@ class RootCheck:
         prefixes = {f'data_prefix.{key}': path for key, path in getattr(self, 'data_prefix', {}).items()}
         require(prefixes | {'ann_file': getattr(self, 'ann_file', None)}, type(self).__name__, self.also)
         return super().load_data_list()  # type: ignore[misc]
+
+    def prepare_data(self, idx: int) -> Any:
+        """Read a picture as the data set does.
+
+        Raises:
+            OSError: For a damaged picture or label image; the decoders do not all name the file.
+            ValueError: For a label image of another size, which would be learned shifted in batches of one.
+        """
+        try:
+            results = super().prepare_data(idx)  # type: ignore[misc]
+        except FileNotFoundError:
+            raise
+        except (OSError, cv2.error) as error:
+            what = str(error).strip().splitlines()[0]
+            raise OSError(f'{type(self).__name__}: {self._files(idx)} cannot be read: {what}') from error
+        sizes = _sizes(results)
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                f'{type(self).__name__}: {self._files(idx)} do not fit: behind the pipeline the picture has {sizes[0]} '
+                f'pixels and its label {sizes[1]}. A label image is as large as its picture and has one channel.'
+            )
+        return results
+
+    def _files(self, idx: int) -> str:
+        entry = self.get_data_info(idx)  # type: ignore[attr-defined]
+        return ' or '.join(str(entry[key]) for key in ('img_path', 'seg_map_path') if entry.get(key))
+
+
+def _sizes(results: Any) -> list[tuple[int, ...]]:
+    """Return height and width of a packed picture and of its label map, where it has one."""
+    packed = results if isinstance(results, Mapping) else {}
+    label = getattr(packed.get('data_samples'), 'gt_sem_seg', None)
+    found = [packed.get('inputs'), label.data] if label is not None else []
+    return [tuple(one.shape[-2:]) for one in found if isinstance(one, Tensor)]

@@ -172,6 +172,34 @@ def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
     return state_dict_of(bare, path)
 
 
+def check_load_from(model: nn.Module, content: Mapping[str, Any], path: str | None) -> None:
+    """Refuse weights of which mmengine would load not one, to go on with random ones and a warning.
+
+    Args:
+        model: What the weights are for.
+        content: Of the file, as mmengine read it.
+        path: Its name.
+
+    Raises:
+        ValueError: Shows names of both.
+    """
+    if not isinstance(content, Mapping):
+        return  # mmengine refuses that itself
+    found = content.get('state_dict', content)  # where mmengine looks
+    given = {str(key).removeprefix('module.'): value for key, value in found.items() if isinstance(value, Tensor)}
+    own = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
+    if _fitting(own, given):
+        return
+    below_model = isinstance(content.get('model'), Mapping) and 'state_dict' not in content
+    reason = 'its tensors lie below `model`, where mmengine does not look' if below_model else 'none of its names fits'
+    held = given or (content['model'] if below_model else content)
+    raise ValueError(
+        f'load_from={path!r}: nothing of it would be loaded into {type(model).__name__}, {reason}. Expected names like '
+        f'{_some(list(own))}; it holds {_some(list(held))}. Save them as {{"state_dict": …}} under the names of the '
+        'student.'
+    )
+
+
 def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
     """Return the tensors below a prefix of names, which is taken off; without one all."""
     start = f'{prefix.rstrip(".")}.' if prefix else ''

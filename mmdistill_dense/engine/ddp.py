@@ -1,11 +1,13 @@
-"""Distributed wrapper for GPU and CPU processes."""
+"""Distributed wrapper for GPU and CPU processes, and what they must agree in."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from mmdistill_dense.registry import MODEL_WRAPPERS
@@ -38,3 +40,38 @@ def _without_sync_bn(module: nn.Module) -> nn.Module:
     message = f'{synchronised} SyncBN layers become BN: on the CPU each process normalises by its own part of the batch'
     print_log(message, logger='current', level=logging.WARNING)
     return revert_sync_batchnorm(module)
+
+
+def check_equal_epochs(runner: Runner) -> None:
+    """Refuse processes with different numbers of batches in an epoch, which would wait for each other for ever.
+
+    Args:
+        runner: Of every process, with its loop built.
+
+    Raises:
+        ValueError: In all of them; shows the numbers by rank.
+    """
+    if get_world_size() == 1 or not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        return
+    counts = all_gather_object(len(runner.train_dataloader))
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f'train_dataloader gives the processes {", ".join(map(str, counts))} batches an epoch (by rank), and those '
+            'with more would wait for the others for ever: set train_dataloader.sampler.round_up=True, or '
+            'train_dataloader.drop_last=True where that makes them equal.'
+        )
+
+
+def warn_of_other_processes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Tell when a run is resumed by another number of processes, which divide the data in another way.
+
+    Args:
+        runner: That resumes.
+        checkpoint: Its ``meta.processes`` is what :class:`DistillHook` wrote; older files lack it.
+    """
+    then, now = (checkpoint.get('meta') or {}).get('processes'), get_world_size()
+    if then not in (None, now) and is_main_process():
+        runner.logger.warning(
+            f'The run to resume was of {then} process(es), this is of {now}: a step takes {now / then:g} times as many '
+            'pictures, and the run does not end as an uninterrupted one. Start as many processes as before.'
+        )

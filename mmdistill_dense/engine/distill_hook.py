@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -19,14 +19,22 @@ from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.engine.checks import (
     check_carrier,
     check_crop,
+    check_load_from,
     check_num_classes,
     check_pretrained,
     check_teacher_classes,
     student_model,
     warn_of_batch,
 )
+from mmdistill_dense.engine.ddp import check_equal_epochs, warn_of_other_processes
+from mmdistill_dense.engine.finite import LossGuard, check_saved
+from mmdistill_dense.engine.identity import comparable, describe, identity
+from mmdistill_dense.engine.loops import check_checkpoints, check_loaders, check_weights
+from mmdistill_dense.engine.resuming import resume_from_a_whole_file
 from mmdistill_dense.engine.seeding import SeededBatches, WorkerSeed, mix, seed_everything
+from mmdistill_dense.engine.validating import OwedValidation
 from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.typos import check_keys
 from mmdistill_dense.zoo import is_distill_model
 
 _STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')
@@ -44,20 +52,33 @@ class DistillHook(Hook):
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint; distillers that are
             not in it start anew, and with them the optimizer's state of all distillers. Defaults to False.
+        skip_nonfinite: How many steps in a row may be left out because their loss is not finite; one more stops the
+            run and names the loss. Defaults to 0: the first one does. See :mod:`mmdistill_dense.engine.finite`.
 
     Raises:
         ValueError: At start, for the mistakes in :mod:`mmdistill_dense.engine.checks`; on resume, for another teacher
             or other distillers.
+        RuntimeError: At a loss that is not finite, before the step; at weights that are not, before they are saved.
     """
 
     priority = 'HIGH'
 
-    def __init__(self, resume_changed: bool = False) -> None:
+    def __init__(self, resume_changed: bool = False, skip_nonfinite: int = 0) -> None:
+        if not isinstance(skip_nonfinite, int) or skip_nonfinite < 0:
+            raise ValueError(
+                'default_hooks.distill.skip_nonfinite must be a number of steps in a row, 0 for none, got '
+                f'{skip_nonfinite!r}.'
+            )
         self.resume_changed = resume_changed
+        self.guard = LossGuard(skip_nonfinite)
         self._handles: list[Any] = []
 
     def before_run(self, runner: Runner) -> None:
-        """Refuse what cannot work before any weight is loaded."""
+        """Refuse what cannot work before any weight is loaded; choose the file to resume from."""
+        check_keys(runner.cfg)
+        check_loaders(runner)
+        check_checkpoints(runner)
+        resume_from_a_whole_file(runner)
         strategy = type(getattr(runner, 'strategy', None)).__name__
         model = _unwrap(runner.model)
         if not is_distill_model(runner.cfg.get('model')):
@@ -87,9 +108,12 @@ class DistillHook(Hook):
         if not _is_epoch_based(runner) and _has_default_workers(loader):
             loop.dataloader_iterator = SeededBatches(loop.dataloader_iterator, loader, runner.seed, get_rank())
         warn_of_batch(runner)
+        check_equal_epochs(runner)
+        runner.register_hook(OwedValidation())
         model = _unwrap(runner.model)
         if not runner._has_loaded:
             check_pretrained(model)
+        self.guard.attach(runner)
         distillation = getattr(model, 'distillation', None)
         if distillation is None:
             return
@@ -118,12 +142,14 @@ class DistillHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Reseed torch and move the progress on."""
         torch.manual_seed(mix(runner.seed, get_rank(), runner.iter))
+        self.guard.before_step(_unwrap(runner.model))
         distillation = getattr(_unwrap(runner.model), 'distillation', None)
         if distillation is not None:
             distillation.progress.iteration = runner.iter
 
     def after_train(self, runner: Runner) -> None:
-        """Take the clipping away again."""
+        """Take the guard and the clipping away again."""
+        self.guard.detach(runner)
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -131,24 +157,29 @@ class DistillHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Write the receipt, and the distillers' state into files that a run can resume from."""
         model = _unwrap(runner.model)
-        if not hasattr(model, 'distillation'):
-            return
-        checkpoint['meta']['distill'] = _identity(model)
-        if 'optimizer' in checkpoint:
-            checkpoint['distillers'] = {name: value.cpu() for name, value in model.distillers.state_dict().items()}
+        checkpoint['meta']['processes'] = get_world_size()
+        if hasattr(model, 'distillation'):
+            checkpoint['meta']['distill'] = identity(model)
+            if 'optimizer' in checkpoint:
+                checkpoint['distillers'] = {name: value.cpu() for name, value in model.distillers.state_dict().items()}
+        check_saved(checkpoint, model)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """On resume, compare teacher and distillers with the checkpoint's and restore the distillers' state."""
+        model = _unwrap(runner.model)
+        if not runner._resume:
+            check_load_from(model, checkpoint, runner._load_from)
+        check_weights(runner, checkpoint)
         if not runner._resume:
             return
-        model = _unwrap(runner.model)
-        now = _identity(model) if hasattr(model, 'distillation') else {}
+        warn_of_other_processes(runner, checkpoint)
+        now = identity(model) if hasattr(model, 'distillation') else {}
         then = checkpoint.get('meta', {}).get('distill') or {}
-        changed = _comparable(then) != _comparable(now)
+        changed = comparable(then) != comparable(now)
         if changed and not self.resume_changed:
             raise ValueError(
                 'This run and the checkpoint to resume differ in what is distilled.\n'
-                f'  checkpoint: {_describe(then)}\n  this run:   {_describe(now)}\n'
+                f'  checkpoint: {describe(then)}\n  this run:   {describe(now)}\n'
                 'Resume with the same teacher and distillers, start a new run from these weights with load_from=…, '
                 'or set default_hooks.distill.resume_changed=True.'
             )
@@ -217,34 +248,3 @@ def _has_default_workers(loader: Any) -> bool:
     """Tell whether the workers' random streams are ours to set: a ``worker_init_fn`` of the user's stays."""
     configured = getattr(loader.worker_init_fn, 'func', loader.worker_init_fn)
     return configured is mmengine_worker_init_fn or isinstance(configured, WorkerSeed)
-
-
-def _identity(model: Any) -> dict[str, Any]:
-    """Return what must agree between a run and its resumption, as plain values."""
-    teachers = {
-        str(name): teacher.receipt.as_dict() for name, teacher in model.distillation.teachers.items() if teacher.receipt
-    }
-    distillers = {
-        name: {'type': type(d).__name__, 'tensors': {key: list(value.shape) for key, value in d.state_dict().items()}}
-        for name, d in model.distillers.items()
-    }
-    return {'teachers': teachers, 'distillers': distillers}
-
-
-def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the identity without paths where a hash says more: a moved file is the same teacher."""
-    teachers = {
-        name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
-        for name, teacher in identity.get('teachers', {}).items()
-    }
-    return {**identity, 'teachers': teachers} if identity else {}
-
-
-def _describe(identity: dict[str, Any]) -> str:
-    if not identity:
-        return 'no distillation'
-    teachers = ', '.join(
-        f'{t["config"]} with {t["file"]} (SHA-256 {str(t["sha256"])[:8]})' for t in identity['teachers'].values()
-    )
-    distillers = ', '.join(f'{n}: {d["type"]} ({len(d["tensors"])} tensors)' for n, d in identity['distillers'].items())
-    return f'teacher {teachers}; distillers {distillers}'

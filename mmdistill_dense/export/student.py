@@ -19,6 +19,7 @@ from mmdistill_dense.export.formats import AXES, FORMATS, WRITERS, format_of, re
 from mmdistill_dense.export.graphs import Graph, graph_of
 from mmdistill_dense.export.run import open_graph
 from mmdistill_dense.reading import SAFETENSORS_META
+from mmdistill_dense.writing import save_whole, write_whole
 
 # onnxruntime folds normalisation into convolutions and sums in another order: about 1e-7 a layer of the largest value,
 # 1e-5 over a deep network. What is wrong shows above 1e-3: adaptive pooling at another size gave 5e-3 for a PSPNet.
@@ -56,9 +57,8 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
     if weights.suffix not in ('.pth', '.safetensors'):
         raise ValueError(f'out={str(out)!r} must end in .pth or .safetensors; the config is written beside it (.py).')
     plain, _, state, meta = _student(config, checkpoint)
-    weights.parent.mkdir(parents=True, exist_ok=True)
     if weights.suffix == '.pth':
-        torch.save({'meta': meta, 'state_dict': state}, weights)
+        save_whole({'meta': meta, 'state_dict': state}, weights)
     else:
         _write_safetensors(state, meta, weights)
     path = weights.with_suffix('.py')
@@ -67,12 +67,12 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
 
 
 def _write_safetensors(state: Mapping[str, Tensor], meta: Mapping[str, Any], path: Path) -> None:
-    from safetensors.torch import save_file  # type: ignore[import-not-found,unused-ignore]
+    from safetensors.torch import save  # type: ignore[import-not-found,unused-ignore]
 
     about = meta['student']
     kept = {**meta, 'dataset_meta': {'classes': about['classes'], 'palette': about['palette']}}
     tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-    save_file(tensors, str(path), {'format': 'pt', SAFETENSORS_META: json.dumps(kept)})
+    write_whole(path, save(tensors, {'format': 'pt', SAFETENSORS_META: json.dumps(kept)}))
 
 
 def export_graph(

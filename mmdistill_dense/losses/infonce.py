@@ -99,7 +99,8 @@ def normalize_pixels(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Te
 
     Returns:
         (B * H * W, C) rows and their (B * H * W,) weights, 1 or 0; both float32 (float64 for a float64 map). Pixels
-        that do not count, or of a norm of 1e-6 and less, are zero rows of weight 0 without gradient.
+        that do not count, or of a norm of 1e-6 and less, are zero rows of weight 0 without gradient; a pixel that
+        counts and is not finite stays NaN, and shows.
 
     Raises:
         ValueError: When ``valid`` is not one value per pixel.
@@ -108,11 +109,12 @@ def normalize_pixels(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Te
     if valid is not None and valid.shape != (batch, height, width):
         raise ValueError(f'valid must be {(batch, height, width)} for a map of {tuple(x.shape)}, got {valid.shape}')
     rows = x.to(loss_dtype(x)).permute(0, 2, 3, 1).reshape(-1, channels)
-    kept = torch.linalg.vector_norm(rows.detach(), dim=1) > MIN_NORM
+    left_out = torch.linalg.vector_norm(rows.detach(), dim=1) <= MIN_NORM
     if valid is not None:
-        kept = kept & valid.reshape(-1)
-    rows = F.normalize(rows, dim=1, eps=MIN_NORM).masked_fill(~kept[:, None], 0)
-    return rows, kept.to(rows.dtype)
+        left_out = left_out | ~valid.reshape(-1)
+    # before the division: behind it the gradient of a NaN that does not count would be NaN
+    rows = F.normalize(rows.masked_fill(left_out[:, None], 0), dim=1, eps=MIN_NORM)
+    return rows, (~left_out).to(rows.dtype)
 
 
 def spatial_gate(x: Tensor, kind: str = 'relu') -> Tensor:

@@ -103,6 +103,8 @@ def mask_dice(m: Tensor, eps: float = 1e-12) -> Tensor:
     """
     m = m.to(loss_dtype(m)).flatten(2)
     batch, tokens, _ = m.shape
+    if tokens < 2:
+        return 0 * m.sum()  # no pairs, and NaN where the mask is NaN
     gram = torch.bmm(m, m.mT)
     squares = gram.diagonal(dim1=1, dim2=2)
     overlap = 2 * gram / (squares[:, :, None] + squares[:, None] + 2 * eps)

@@ -39,8 +39,8 @@ def prototype_distance(student: Tensor, teacher: Tensor, labels: Tensor, *, num_
 
 def _cosines(x: Tensor, slots: Tensor, num_classes: int) -> Tensor:
     """Cosine (B, 1, N) of each position to the prototype of its class, 0 where it has none."""
-    maps = x.to(loss_dtype(x)).flatten(2)
+    # zeros have no direction; later masking would leave a NaN of theirs in the gradient
+    maps = x.to(loss_dtype(x)).flatten(2).masked_fill(slots == num_classes, 0)
     members = maps.new_zeros(len(x), num_classes + 1, slots.shape[2]).scatter_(1, slots, 1)
     prototypes = F.normalize(torch.bmm(maps, members.mT), dim=1, eps=MIN_NORM)  # (B, C, K + 1): sums point as means do
-    cosines = torch.bmm(prototypes.mT, maps).gather(1, slots) * inverse_norms(maps)
-    return cosines.masked_fill(slots == num_classes, 0)
+    return torch.bmm(prototypes.mT, maps).gather(1, slots) * inverse_norms(maps)

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmdistill_dense.checkpoint import load_strictly, plain_config, read_checkpoint, state_dict_of
+from mmdistill_dense.writing import save_whole
 
 _PREFIX = 'backbone.'
 
@@ -45,7 +46,6 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path) -> 
     init_default_scope(plain.get('default_scope', 'mmengine'))
     with torch.device('cpu'):
         load_strictly(MODELS.build(plain.model).backbone, backbone, None, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
     meta = {name: value for name, value in content.get('meta', {}).items() if name in ('epoch', 'iter', 'seed')}
-    torch.save({'meta': meta, 'state_dict': backbone}, path)
+    save_whole({'meta': meta, 'state_dict': backbone}, path)
     return path

@@ -11,9 +11,9 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.engine.resuming import latest_checkpoint
 from mmdistill_dense.suite.configs import teachers_of
 from mmdistill_dense.suite.files import read_json
-from mmdistill_dense.suite.job import latest_checkpoint
 from mmdistill_dense.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.zoo import is_distill_model
 

@@ -7,7 +7,6 @@ and, where masks are weighed, ``'<level>.prob.0.weight'`` (C, C, 3, 3), ``.prob.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from mmdistill_dense.checkpoint import read_checkpoint, state_dict_of
 from mmdistill_dense.losses import Branch
 from mmdistill_dense.tokens.fingerprint import from_number
+from mmdistill_dense.writing import save_whole
 
 Values = dict[str, Tensor]
 
@@ -99,14 +99,8 @@ def write_tokens(path: Path, values: Mapping[str, Tensor], meta: Mapping[str, An
         meta: Plain values to keep beside them.
         **more: Further entries (the state of unfinished learning).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {f'mask_modules.{name}': value.detach().cpu().clone() for name, value in values.items()}
-    unfinished = path.with_name(f'{path.name}.tmp')
-    try:
-        torch.save({'meta': dict(meta), 'state_dict': state, **more}, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    save_whole({'meta': dict(meta), 'state_dict': state, **more}, path)
 
 
 def _describe(shapes: Mapping[str, torch.Size]) -> str:

@@ -50,6 +50,12 @@ def test_a_distiller_pulls_beside_the_task(norm: float, level: str | None, word:
     assert all(word in f'{finding.message} {finding.advice}' for finding in findings)
 
 
+def test_a_misspelt_key_of_the_runner_is_an_error() -> None:
+    with pytest.raises(ValueError, match="load_form is a key that nothing reads. Did you mean 'load_from'"):
+        list(config.keys(subject(config=dict(load_form='a.pth'))))
+    assert not list(config.keys(subject(config=dict(load_from='a.pth', test_dataloader2=1))))
+
+
 def test_random_networks_and_unlearned_tokens_are_not_judged() -> None:
     terms = [term('task', 1.0), term('distill.kd.loss_kd', 1e6, -1.0)]
     for facts in (dict(options=Options(weights=False)), dict(untaught={'kd': 'random tokens'})):

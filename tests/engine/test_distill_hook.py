@@ -13,7 +13,7 @@ from mmengine.registry import FUNCTIONS
 
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.engine import DistillHook, checks
-from mmdistill_dense.engine.distill_hook import _comparable
+from mmdistill_dense.engine.identity import comparable
 from mmdistill_dense.registry import DISTILLERS, HOOKS, MODEL_WRAPPERS
 from tests import toys
 
@@ -197,12 +197,17 @@ def test_a_users_worker_init_fn_stays(tmp_path, length):
     assert loader.worker_init_fn.func is own_worker_init
 
 
+def before_its_run(**given):
+    parts = dict(_resume=False, hooks=[], _train_loop=None, _val_loop=None, cfg=Config(dict(model=pair())))
+    return types.SimpleNamespace(**parts, **given)
+
+
 def test_sharding_is_refused():
     class FSDPStrategy:
         pass
 
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
-    runner = types.SimpleNamespace(strategy=FSDPStrategy(), model=model, cfg=Config(dict(model=pair())))
+    runner = before_its_run(strategy=FSDPStrategy(), model=model)
     with pytest.raises(ValueError, match=r'FSDPStrategy shards the student.*DDP'):
         DistillHook().before_run(runner)
     runner.model = toys.build_plain(toys.seg_net('fcn'))
@@ -220,7 +225,7 @@ def test_a_sharding_wrapper_is_refused():
 
     MODEL_WRAPPERS.register_module(module=Sharded, force=True)
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
-    runner = types.SimpleNamespace(model=Sharded(model), cfg=Config(dict(model=pair())))
+    runner = before_its_run(model=Sharded(model))
     with pytest.raises(ValueError, match=r'Sharded shards the student.*DDP'):
         DistillHook().before_run(runner)
 
@@ -410,7 +415,7 @@ def test_a_moved_teacher_config_is_the_same(finished):
     here = dict(teachers=dict(t=dict(config='a/t.py', file='t.pth', sha256='1f', matched=1)), distillers={})
     there = dict(teachers=dict(t=dict(config='b/t.py', file='t.pth', sha256='1f', matched=1)), distillers={})
     other = dict(teachers=dict(t=dict(config='a/t.py', file='t.pth', sha256='2f', matched=1)), distillers={})
-    assert _comparable(here) == _comparable(there) != _comparable(other)
+    assert comparable(here) == comparable(there) != comparable(other)
 
 
 def test_other_options_of_the_same_distillers_may_resume(finished, tmp_path):

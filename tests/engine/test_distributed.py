@@ -12,6 +12,7 @@ from torch import nn
 
 from mmdistill_dense.engine import DistillDDP
 from tests import toys
+from tests.faults import ranks as sick
 
 BATCH = 4
 DISTILLERS = dict(
@@ -76,6 +77,7 @@ def process(rank, folder, teacher):
     torch.save(found, folder / f'rank{rank}.pth')
     toys.train(None, run_config(folder / 'a'))
     toys.train(None, run_config(folder / 'b', resume=True, load_from=str(folder / 'a' / 'iter_2.pth')))
+    torch.save(sick.runs(folder), folder / f'sick{rank}.pth')
     dist.destroy_process_group()
 
 
@@ -134,3 +136,21 @@ def test_a_distributed_run_resumes_bit_for_bit_and_writes_a_student(folder):
     for part in ('state_dict', 'ema_state_dict', 'distillers'):
         assert first[part] and not toys.differing(first[part], second[part]), part
     toys.build_plain(toys.seg_net('fcn')).load_state_dict(first['state_dict'], strict=True)
+
+
+@pytest.fixture(scope='module')
+def spoiled(folder):
+    return [torch.load(folder / f'sick{rank}.pth') for rank in range(2)]
+
+
+def test_a_step_that_one_process_cannot_take_is_left_out_on_both(spoiled):
+    first, second = (rank['skipping'] for rank in spoiled)
+    assert not toys.differing(first['student'], second['student']) and not first['words'] and not second['words']
+    assert all(value.isfinite().all() for value in first['student'].values())
+    assert first['skipped'] == second['skipped'] == 1
+
+
+def test_both_processes_stop_and_name_the_loss_of_the_one(spoiled, folder):
+    first, second = (rank['stopping']['words'] for rank in spoiled)
+    assert first == second and 'Iteration 3: the loss is not finite' in first and 'loss_sick is nan' in first
+    assert sorted(path.name for path in (folder / 'stopping').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']

@@ -1,12 +1,16 @@
-"""An interrupted run ends in the same bits as an uninterrupted one."""
+"""An interrupted run ends in the same bits as an uninterrupted one; ``tests/kill`` kills real processes."""
 
 import functools
+import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.runner import ValLoop
 
 from mmdistill_dense.engine import DistillHook
+from mmdistill_dense.engine.resuming import resume_from_a_whole_file
 from mmdistill_dense.registry import HOOKS
 from tests import toys
 
@@ -143,3 +147,98 @@ def test_detector_resumes(tmp_path):
     toys.train(None, toys.det_run_config(tmp_path / 'b', model, iters=3, **checkpoint, **again))
     first, second = (content(tmp_path / name / 'iter_3.pth') for name in 'ab')
     assert len(first) > 100 and not toys.differing(first, second)
+
+
+# Which file `--resume` takes after a kill
+
+
+def resumed(folder, **changes):
+    """A runner's ``_load_from`` behind the choice; None where the choice is left to mmengine."""
+    runner = SimpleNamespace(work_dir=str(folder), _resume=True, _load_from=None, logger=logging.getLogger('resumed'))
+    vars(runner).update(changes)
+    resume_from_a_whole_file(runner)
+    return runner._load_from
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """A folder with two whole checkpoints, the first of them noted by mmengine, and a part of a third."""
+    for number in (2, 4, 6):
+        torch.save(dict(state_dict={}), tmp_path / f'iter_{number}.pth')
+    cut = tmp_path / 'iter_6.pth'
+    cut.write_bytes(cut.read_bytes()[:-30])
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
+    return tmp_path
+
+
+def test_what_mmengine_noted_is_taken_where_it_is_whole(killed):
+    assert resumed(killed) is None
+
+
+@pytest.mark.parametrize('content', ['', '\n', 'iter_9.pth', '{folder}/iter_6.pth', None])
+def test_the_latest_whole_file_is_taken_otherwise(killed, caplog, content):
+    pointer = killed / 'last_checkpoint'
+    pointer.unlink() if content is None else pointer.write_text(content.format(folder=killed))
+    assert resumed(killed) == str(killed / 'iter_4.pth')
+    assert 'names no whole file' in caplog.text and 'goes on from iter_4.pth' in caplog.text
+
+
+def test_a_file_that_is_named_and_a_new_run_are_left_alone(killed):
+    (killed / 'last_checkpoint').unlink()
+    assert resumed(killed, _resume=False) is None
+    assert resumed(killed, _load_from='given.pth') == 'given.pth'
+
+
+def test_an_empty_note_beside_nothing_says_what_to_do(tmp_path):
+    assert resumed(tmp_path) is None, 'a first start with --resume begins'
+    (tmp_path / 'last_checkpoint').write_text('')
+    with pytest.raises(ValueError, match=r'last_checkpoint is empty and no whole checkpoint is beside it: remove it'):
+        resumed(tmp_path)
+
+
+def test_a_run_goes_on_from_the_whole_file(tmp_path):
+    """Through the runner, as after a kill between the emptying of the note and its writing; by more processes, as the
+    file says."""
+    plain = toys.seg_net('fcn', dropout=0.1)
+    toys.train(None, config(tmp_path, 'iters', 0, plain))
+    expected = content(tmp_path / 'iter_6.pth')
+    for number in (4, 5, 6):
+        (tmp_path / f'iter_{number}.pth').unlink()
+    (tmp_path / 'last_checkpoint').write_text('')
+    saved = torch.load(tmp_path / 'iter_3.pth', weights_only=False)
+    assert saved['meta'].pop('processes') == 1
+    torch.save(dict(saved, meta=dict(saved['meta'], processes=4)), tmp_path / 'iter_3.pth')
+    toys.train(None, config(tmp_path, 'iters', 0, plain, resume=True, log_level='WARNING'))
+    assert not toys.differing(content(tmp_path / 'iter_6.pth'), expected)
+    log = '\n'.join(path.read_text() for path in tmp_path.rglob('*.log'))
+    assert 'goes on from iter_3.pth' in log
+    assert 'was of 4 process(es), this is of 1: a step takes 0.25 times as many' in log
+
+
+class Ended(Exception):
+    """The end of a process, seen from inside."""
+
+
+@pytest.mark.parametrize('turn', [1, 3], ids=['first', 'last'])
+def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkeypatch, turn):
+    """Behind the last iteration too, where nothing is left to train; its score would be lost, and the best file."""
+    plain = toys.seg_net('fcn', dropout=0.1)
+    keep = dict(default_hooks=dict(checkpoint=dict(save_best='mIoU')))
+    whole = toys.train(None, config(tmp_path / 'whole', 'iters', 0, plain, **keep))
+    run, turns = ValLoop.run, []
+
+    def ended(self):
+        turns.append(self)
+        if len(turns) == turn:
+            raise Ended
+        return run(self)
+
+    monkeypatch.setattr(ValLoop, 'run', ended)
+    with pytest.raises(Ended):
+        toys.train(None, config(tmp_path / 'cut', 'iters', 0, plain, **keep))
+    monkeypatch.setattr(ValLoop, 'run', run)
+    again = toys.train(None, config(tmp_path / 'cut', 'iters', 0, plain, resume=True, **keep))
+    scores, expected = (list(one.message_hub.log_scalars['val/mIoU'].data[0]) for one in (again, whole))
+    assert scores == expected and len(expected) == ITERS // 2
+    best = [[path.name for path in (tmp_path / name).glob('best_*.pth')] for name in ('cut', 'whole')]
+    assert best[0] == best[1] != []

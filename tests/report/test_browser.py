@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,23 @@ def executable(playwright: Any) -> str | None:
     return own if Path(own).is_file() else next(filter(None, map(shutil.which, NAMES)), None)
 
 
+def leave(reason: str) -> None:
+    """Skip; but where the continuous integration could have installed what is missing (`.ci/run` does), fail."""
+    if os.environ.get('CI') == 'true' and shutil.which('apt-get'):
+        pytest.fail(f'{reason}, and with CI=true on a machine with apt-get this test must run')
+    pytest.skip(reason)
+
+
 @pytest.fixture(scope='module')
 def browser() -> Iterator[Any]:
-    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed (extra test)')
-    with api.sync_playwright() as playwright:
+    if find_spec('playwright') is None:
+        leave('playwright is not installed (extra test)')
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
         path = executable(playwright)
         if path is None:
-            pytest.skip('no Chromium: apt-get install chromium, or python -m playwright install chromium')
+            leave('no Chromium: apt-get install chromium, or python -m playwright install chromium')
         options = ['--no-sandbox'] if os.geteuid() == 0 else []
         found = playwright.chromium.launch(executable_path=path, args=options, timeout=PATIENCE)
         yield found
@@ -48,6 +59,14 @@ def opened(request: pytest.FixtureRequest, browser: Any, made: Any) -> Iterator[
     page.wait_for_function("document.querySelectorAll('.plot:not(.js-plotly-plot)').length === 0")
     yield page, said, asked
     context.close()
+
+
+@pytest.mark.parametrize(('ci', 'apt', 'fails'), [('true', True, True), ('true', False, False), ('', True, False)])
+def test_a_missing_browser_fails_where_it_could_have_been_installed(ci, apt, fails, monkeypatch):
+    monkeypatch.setenv('CI', ci)
+    monkeypatch.setattr(shutil, 'which', lambda name: name if apt else None)
+    with pytest.raises(pytest.fail.Exception if fails else pytest.skip.Exception, match='no browser'):
+        leave('no browser')
 
 
 def test_nothing_is_said_on_the_console_and_nothing_asked_for(opened, made):

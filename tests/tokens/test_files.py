@@ -5,7 +5,6 @@ import types
 import pytest
 import torch
 
-from mmdistill_dense.tokens import files
 from mmdistill_dense.tokens.files import fit_tokens, read_tokens, write_tokens
 
 T, C = 3, 4
@@ -141,7 +140,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError('no space left')
 
-    monkeypatch.setattr(files.torch, 'save', fail)
+    monkeypatch.setattr(torch, 'save', fail)
     with pytest.raises(OSError, match='no space'):
         write_tokens(path, values(levels=1), {})
     monkeypatch.undo()

@@ -14,7 +14,14 @@ from mmdistill_dense.check.subject import Subject
 
 Check = Callable[[Subject], Findings]
 
-CONFIG: tuple[Check, ...] = (config.carrier, config.hook, config.workers, config.crop, config.batch)
+CONFIG: tuple[Check, ...] = (
+    config.keys,
+    config.carrier,
+    config.hook,
+    config.workers,
+    config.crop,
+    config.batch,
+)
 DATA: tuple[Check, ...] = (config.data, config.student_classes, config.validation_classes, config.labels)
 MODEL: tuple[Check, ...] = (networks.trained, networks.teacher_classes)
 WEIGHTS: tuple[Check, ...] = (

@@ -9,7 +9,14 @@ from mmdistill_dense.check.findings import ERROR, WARNING, Finding, Findings
 from mmdistill_dense.check.subject import Subject
 from mmdistill_dense.engine.checks import batch_problem, check_carrier, check_crop, check_num_classes, num_classes
 from mmdistill_dense.fitting import classes_of
+from mmdistill_dense.typos import check_keys
 from mmdistill_dense.zoo import is_distill_model
+
+
+def keys(subject: Subject) -> Findings:
+    """Misspelt keys of the runner, which would do nothing."""
+    check_keys(subject.config)
+    yield from ()
 
 
 def carrier(subject: Subject) -> Findings:

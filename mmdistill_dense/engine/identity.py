@@ -1,0 +1,37 @@
+"""What a run and its resumption must have in common: the teachers and the distillers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def identity(model: Any) -> dict[str, Any]:
+    """Return what must agree between a run and its resumption, as plain values."""
+    teachers = {
+        str(name): teacher.receipt.as_dict() for name, teacher in model.distillation.teachers.items() if teacher.receipt
+    }
+    distillers = {
+        name: {'type': type(d).__name__, 'tensors': {key: list(value.shape) for key, value in d.state_dict().items()}}
+        for name, d in model.distillers.items()
+    }
+    return {'teachers': teachers, 'distillers': distillers}
+
+
+def comparable(told: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity without paths where a hash says more: a moved file is the same teacher."""
+    teachers = {
+        name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
+        for name, teacher in told.get('teachers', {}).items()
+    }
+    return {**told, 'teachers': teachers} if told else {}
+
+
+def describe(told: dict[str, Any]) -> str:
+    """Return it in words."""
+    if not told:
+        return 'no distillation'
+    teachers = ', '.join(
+        f'{t["config"]} with {t["file"]} (SHA-256 {str(t["sha256"])[:8]})' for t in told['teachers'].values()
+    )
+    distillers = ', '.join(f'{n}: {d["type"]} ({len(d["tensors"])} tensors)' for n, d in told['distillers'].items())
+    return f'teacher {teachers}; distillers {distillers}'

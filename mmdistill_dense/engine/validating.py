@@ -1,0 +1,53 @@
+"""The validation that a run owes, because it ended between a checkpoint and the validation behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+_DONE = 'distill_validated'  # in the message hub, and so in the checkpoints
+
+
+class OwedValidation(Hook):
+    """Makes up for it before a resumed run goes on: its scores, and the best checkpoint if it is that.
+
+    mmengine saves a checkpoint first and validates then; a run that is resumed from it trains on. :class:`DistillHook`
+    registers this hook.
+    """
+
+    priority = 'HIGH'
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Look before anything is trained."""
+        self._make_up(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Look where nothing was left to be trained."""
+        self._make_up(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Note which validation was done; the best checkpoint is written behind this."""
+        runner.message_hub.update_info(_DONE, _place(runner.train_loop))
+
+    def _make_up(self, runner: Runner) -> None:
+        loop: Any = runner.train_loop
+        place = _place(loop)
+        if not runner._resume or runner.val_loop is None or place == runner.message_hub.get_info(_DONE, 0):
+            return
+        loop._decide_current_val_interval()
+        last = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else loop.max_iters
+        if place >= loop.val_begin and (place % loop.val_interval == 0 or place == last):
+            runner.logger.info(f'The validation behind {place} was not done, or not kept, before the run ended.')
+            now = {'epoch': runner.epoch, 'iter': runner.iter}
+            for name, value in now.items():  # as mmengine counts behind a step, where it validates
+                runner.message_hub.update_info(name, max(value - 1, 0))
+            runner.val_loop.run()
+            for name, value in now.items():
+                runner.message_hub.update_info(name, value)
+
+
+def _place(loop: Any) -> int:
+    """Epochs, or iterations, that are done."""
+    return loop.epoch if isinstance(loop, EpochBasedTrainLoop) else loop.iter

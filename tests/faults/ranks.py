@@ -1,0 +1,40 @@
+"""Runs on two processes in which one has a loss that is no number, for tests/engine/test_distributed.py."""
+
+from mmdistill_dense.distillers import FeatureDistiller
+from mmdistill_dense.registry import DISTILLERS
+from tests import toys
+
+
+@DISTILLERS.register_module()
+class SickRank(FeatureDistiller):
+    """A term that is no number on the second process, in the iterations named."""
+
+    def __init__(self, at=(), **kwargs):
+        super().__init__('backbone[3]', align='conv', **kwargs)
+        self.at = at
+
+    def loss(self, student, teacher, level):
+        sick = self.progress.rank == 1 and self.progress.iteration in self.at
+        return {'loss_sick': (student - teacher).square().mean() * (float('nan') if sick else 1.0)}
+
+
+def run(folder, at, patience):
+    """Run to the end or to the error; return the student, what was left out, and what was said."""
+    wrapper = dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False)
+    sick = dict(sick=dict(type='SickRank', at=at))
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), sick)
+    hooks = dict(checkpoint=dict(interval=1), distill=dict(skip_nonfinite=patience))
+    options = dict(iters=4, launcher='pytorch', model_wrapper_cfg=wrapper, default_hooks=hooks)
+    runner = toys.make_runner(folder, toys.run_config(folder, model, **options))
+    words = ''
+    try:
+        runner.train()
+    except RuntimeError as error:
+        words = str(error)
+    state = {name: value.detach().clone() for name, value in runner.model.module.named_parameters()}
+    return dict(student=state, skipped=runner.message_hub.runtime_info.get('skipped_steps', 0), words=words)
+
+
+def runs(folder):
+    """One step left out, and a run that stops."""
+    return dict(skipping=run(folder / 'skipping', [1], 1), stopping=run(folder / 'stopping', [2], 0))

@@ -1,0 +1,202 @@
+"""Pictures, label images and annotation files that are missing, damaged, or do not fit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.registry import init_default_scope
+
+from mmdistill_dense.registry import DATASETS
+from tests import toys
+from tests.faults.tools import whole
+
+SIDE = (40, 60)  # smaller than the crop
+LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+CLASSES = dict(classes=tuple('abcdefg'), palette=[(10 * index, 0, 0) for index in range(toys.NUM_CLASSES)])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two pictures with their label images."""
+    generator = np.random.default_rng(0)
+    for index in range(2):
+        write(tmp_path / f'images/{index}.jpg', generator.integers(0, 255, (*SIDE, 3), np.uint8))
+        write(tmp_path / f'labels/{index}.png', generator.integers(0, toys.NUM_CLASSES, SIDE, np.uint8))
+    return tmp_path
+
+
+def write(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    cv2.imwrite(str(path), picture)
+
+
+def folder(root: Path, *steps: dict, **options: Any) -> dict:
+    """The data set of a folder, with further steps before the pictures are packed."""
+    prefix = dict(img_path='images', seg_map_path='labels')
+    pipeline = [*LOAD, *steps, dict(type='PackSegInputs')]
+    given = dict(data_root=str(root), data_prefix=prefix, metainfo=CLASSES, pipeline=pipeline)
+    return dict(type='mmdistill_dense.SegFolderDataset', **given | options)
+
+
+def built(option: dict, scope: str = 'mmseg') -> Any:
+    init_default_scope(scope)
+    return DATASETS.build(option)
+
+
+def train(root: Path, *steps: dict, workers: int = 0, **options: Any) -> Any:
+    """Train on a folder for two iterations."""
+    distillers = dict(kd=dict(type='LogitKD'))
+    config = toys.run_config(root / 'run', toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers))
+    config.train_dataloader.dataset = folder(root, *steps, **options)
+    config.train_dataloader.num_workers = workers
+    config.train_cfg.max_iters = 2
+    return toys.train(None, config)
+
+
+CROP = dict(type='RandomCrop', crop_size=(64, 64))
+
+
+def cut(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+
+
+# One file
+
+
+@pytest.mark.parametrize('share', [0, 0.3, 0.95])
+@pytest.mark.parametrize('name', ['images/0.jpg', 'labels/0.png'])
+def test_a_damaged_file_is_named(root: Path, name: str, share: float) -> None:
+    cut(root / name, share)
+    with pytest.raises((OSError, AssertionError), match=name):
+        built(folder(root))[0]
+
+
+def test_a_damaged_picture_stops_a_run_from_its_worker(root: Path) -> None:
+    cut(root / 'labels/0.png', 0.3)
+    with pytest.raises(OSError, match=r'labels/0\.png cannot be read: '):
+        train(root, CROP, workers=1)
+
+
+def test_what_is_no_picture_is_named(root: Path) -> None:
+    (root / 'images/1.jpg').write_text('<html>404</html>')
+    with pytest.raises((OSError, AssertionError), match=r'images/1\.jpg'):
+        built(folder(root))[1]
+
+
+def test_a_picture_of_a_list_that_is_missing_is_named(root: Path) -> None:
+    (root / 'list.txt').write_text('0\n7\n')
+    write(root / 'labels/7.png', np.zeros(SIDE, np.uint8))
+    with pytest.raises(FileNotFoundError, match=r'images/7\.jpg'):
+        built(folder(root, ann_file='list.txt'))[1]
+
+
+def test_a_picture_that_went_away_during_the_run_stops_it(root: Path) -> None:
+    data = built(folder(root))
+    assert len(data) == 2
+    (root / 'images/0.jpg').unlink()
+    with pytest.raises(FileNotFoundError, match=r'images/0\.jpg'):
+        data[0]
+
+
+@pytest.mark.parametrize('shape', [(20, 30), (*SIDE, 3)], ids=['smaller', 'in colour'])
+def test_a_label_image_that_does_not_fit_its_picture_is_named(root: Path, shape: tuple[int, ...]) -> None:
+    """In batches of one it would be stretched over the picture, and learned."""
+    write(root / 'labels/0.png', np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match=r'images/0\.jpg or .*labels/0\.png do not fit: behind the pipeline'):
+        built(folder(root))[0]
+
+
+# Label values
+
+
+def test_a_label_that_is_no_class_stops_the_run(root: Path) -> None:
+    write(root / 'labels/0.png', np.full(SIDE, 200, np.uint8))
+    write(root / 'labels/1.png', np.full(SIDE, 200, np.uint8))
+    with pytest.raises(IndexError, match='Target 200 is out of bounds'):
+        train(root, CROP)
+
+
+def test_pictures_without_a_labelled_pixel_are_no_fault(root: Path) -> None:
+    """The task has nothing to say, the teacher has."""
+    for index in range(2):
+        write(root / f'labels/{index}.png', np.full(SIDE, 255, np.uint8))
+    train(root, CROP)
+    whole(root / 'run/iter_2.pth')
+
+
+def test_a_picture_smaller_than_the_crop_is_padded_and_the_padding_is_not_learned(root: Path) -> None:
+    runner = train(root, CROP)
+    loader = runner.train_dataloader
+    batch = runner.model.data_preprocessor(loader.collate_fn([loader.dataset[0]]), True)
+    assert batch['inputs'].shape[-2:] == (64, 64)
+    label = batch['data_samples'][0].gt_sem_seg.data[0]
+    assert label.shape == (64, 64) and (label[SIDE[0] :] == 255).all() and (label[:, SIDE[1] :] == 255).all()
+    assert (label[: SIDE[0], : SIDE[1]] != 255).all()
+
+
+# Nothing there
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(indices=0), r'train_dataloader\.dataset holds no picture: look at its folders, ann_file'),
+        (dict(img_suffix='.tif'), r"no file in .* ends with img_suffix='\.tif'"),
+    ],
+)
+def test_a_set_without_pictures_stops_at_the_start(root: Path, options: dict, words: str) -> None:
+    with pytest.raises((FileNotFoundError, ValueError), match=words):
+        train(root, CROP, serialize_data=False, **options)
+
+
+def test_a_validation_set_without_pictures_stops_at_the_start(tmp_path: Path) -> None:
+    empty = dict(val_dataloader=dict(dataset=dict(indices=0)))
+    with pytest.raises(ValueError, match=r'val_dataloader\.dataset holds no picture'):
+        toys.train(tmp_path, toys.seg_net('fcn'), iters=1, **empty)
+
+
+def test_epochs_without_a_whole_batch_are_refused(tmp_path: Path) -> None:
+    """mmengine takes them for done: trained, tested, nothing learned."""
+    with pytest.raises(ValueError, match=r'train_dataloader gives no batch: drop_last=True, and its 8 pictures'):
+        toys.train(tmp_path, toys.seg_net('fcn'), epochs=1, train_dataloader=dict(batch_size=9, drop_last=True))
+
+
+# Annotations of detection
+
+IMAGE = dict(id=7, file_name='a.jpg', width=64, height=48)
+BOX = dict(id=1, image_id=7, category_id=1, bbox=[5, 5, 20, 10], area=200, iscrowd=0)
+FILE = dict(images=[IMAGE], annotations=[BOX], categories=[dict(id=1, name='disc')])
+
+
+def coco(root: Path, text: str, **options: Any) -> Any:
+    write(root / 'images/a.jpg', np.zeros((48, 64, 3), np.uint8))
+    (root / 'labels.json').write_text(text)
+    given = dict(data_root=str(root), ann_file='labels.json', data_prefix=dict(img='images/'))
+    return built(dict(type='mmdistill_dense.CocoDataset', metainfo=dict(classes=('disc',)), **given | options), 'mmdet')
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('', r'labels\.json.* is damaged or not in the json format of COCO'),
+        (json.dumps(FILE)[:60], r'labels\.json.* is damaged or not in the json format of COCO'),
+        ('{}', r"labels\.json.* is damaged or not in the json format of COCO: KeyError\('categories'\)"),
+        (json.dumps(FILE | dict(images=[], annotations=[])), r'labels\.json.* lists no picture'),
+        (json.dumps(FILE | dict(annotations=[])), r"labels\.json.* holds no box of the classes \('disc',\)"),
+        (json.dumps({key: FILE[key] for key in ('images', 'categories')}), r'labels\.json.* holds no box'),
+        (json.dumps(FILE | dict(annotations=[BOX | dict(category_id=9)])), r'category_id 9, which .* lists \[1\]'),
+    ],
+    ids=['empty', 'cut', 'nothing', 'no pictures', 'no boxes', 'no annotations', 'unknown category'],
+)
+def test_an_annotation_file_without_use_is_named(tmp_path: Path, text: str, words: str) -> None:
+    assert len(coco(tmp_path, json.dumps(FILE))) == 1
+    with pytest.raises(ValueError, match=words):
+        coco(tmp_path, text)
+
+
+def test_files_to_be_tested_on_need_no_boxes(tmp_path: Path) -> None:
+    assert len(coco(tmp_path, json.dumps(FILE | dict(annotations=[])), test_mode=True)) == 1

@@ -1,0 +1,110 @@
+"""Batches at the edge of what there is: one picture of an odd size, one class, no box. Every method trains on them, or
+says why not."""
+
+from typing import Any
+
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+
+from mmdistill_dense.datasets.painter import CLASSES
+from mmdistill_dense.registry import DATASETS, DISTILLERS
+from tests import toys
+from tests.faults.tools import whole
+
+ODD = (53, 47)
+CONV_SEG = 'decode_head.conv_seg'
+LEARN = dict(max_iters=2, save_interval=2, log_interval=2)
+SEG: dict[str, dict[str, Any]] = dict(
+    afdcd=dict(type='AfDCD', pool_size=0),
+    at=dict(type='AT', student_tap='backbone[3]'),
+    cirkd=dict(type='CIRKD', gather=False),
+    cwd=dict(type='CWD'),
+    dist=dict(type='DIST'),
+    fitnet=dict(type='FitNet', student_tap='backbone[3]'),
+    head=dict(type='HeadOutputKD', student_tap=CONV_SEG, form='l1'),
+    ifvd=dict(type='IFVD'),
+    kd=dict(type='LogitKD'),
+    maskd=dict(type='MasKD', student_tap='backbone[3]', num_tokens=2, learn=LEARN),
+    mgd=dict(type='MGD', student_tap='backbone[3]'),
+    pcd=dict(type='PCD', queue_size=8, queue_init='random'),
+    pkd=dict(type='PKD', student_tap='backbone[3]'),
+    skd=dict(type='SKD'),
+)
+DENSE: dict[str, dict[str, Any]] = dict(
+    afdcd=dict(type='AfDCD', student_tap='neck[:2]', pool_size=0),
+    at=dict(type='AT', student_tap='neck'),
+    cwd=dict(type='CWD', student_tap='neck'),
+    dist=dict(type='DIST', student_tap='bbox_head.gfl_cls'),
+    fgd=dict(type='FGD', student_tap='neck'),
+    fitnet=dict(type='FitNet', student_tap='neck'),
+    kd=dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'),
+    ld=dict(type='LD'),
+    maskd=dict(type='MasKD', num_tokens=2, learn=LEARN),
+    mgd=dict(type='MGD', student_tap='neck'),
+    pcd=dict(type='PCD', student_tap='neck[:2]', queue_size=8, queue_init='random'),
+    pkd=dict(type='PKD', student_tap='neck'),
+)
+REGIONS: dict[str, dict[str, Any]] = dict(roi=dict(type='RoIHeadKD'), pkd=dict(type='PKD', student_tap='neck'))
+
+
+def test_every_method_is_tried() -> None:
+    shipped = {name for name, one in DISTILLERS.module_dict.items() if one.__module__.startswith('mmdistill_dense.')}
+    assert {one['type'] for part in (SEG, DENSE, REGIONS) for one in part.values()} == shipped
+
+
+def segmentation(classes: int) -> tuple[dict, dict]:
+    """A pair with every method, and the changes to its run for pictures of an odd size, one at a time."""
+    heads = dict(decode_head=dict(num_classes=classes), auxiliary_head=dict(num_classes=classes))
+    size = dict(data_preprocessor=dict(size=ODD))
+    student = toys.seg_net('fcn', **heads, **size)
+    teacher = toys.seg_net('fcn', width=16, allow_random=True, **heads, **size)
+    dataset = dict(painting=dict(size=ODD), metainfo=dict(classes=CLASSES[:classes]))
+    return toys.model_config(student, teacher, SEG), dict(train_dataloader=dict(batch_size=1, dataset=dataset))
+
+
+@pytest.mark.parametrize('classes', [toys.NUM_CLASSES, 1])
+def test_segmentation_of_one_odd_picture(tmp_path: Any, classes: int) -> None:
+    model, changes = segmentation(classes)
+    toys.train(tmp_path, model, iters=2, **changes)
+    assert whole(tmp_path / 'iter_2.pth')['decode_head.conv_seg.weight'].shape[0] == classes
+
+
+@DATASETS.register_module()
+class Odd(toys.ToyDetDataset):
+    """Pictures of an odd size with boxes of one class, or with none."""
+
+    METAINFO = dict(classes=('thing',))
+    boxes = True
+
+    def __init__(self, boxes: bool = True, **kwargs: Any) -> None:
+        self.boxes = boxes
+        super().__init__(**kwargs)
+
+    def __getitem__(self, index: int) -> dict:
+        item = toys.det_item(self.seed, index, side=75)
+        found = item['data_samples'].gt_instances
+        found.labels.zero_()
+        item['data_samples'].gt_instances = found if self.boxes else found[torch.zeros(len(found), dtype=torch.bool)]
+        return item
+
+
+@pytest.mark.parametrize('boxes', [True, False], ids=['boxes', 'no boxes'])
+@pytest.mark.parametrize(('kind', 'distillers'), [('gfl', DENSE), ('faster_rcnn', REGIONS)], ids=['gfl', 'faster_rcnn'])
+def test_detection_of_one_odd_picture(tmp_path: Any, kind: str, distillers: dict, boxes: bool) -> None:
+    init_default_scope('mmdet')
+    heads: dict = dict(bbox_head=dict(num_classes=1))
+    heads = dict(roi_head=heads) if kind == 'faster_rcnn' else heads
+    teacher = toys.det_net(kind, 16, allow_random=True, **heads)
+    config = toys.det_run_config(tmp_path, toys.model_config(toys.det_net(kind, **heads), teacher, distillers))
+    config.train_dataloader.batch_size = 1
+    config.train_dataloader.dataset = dict(type='mmdistill_dense.Odd', boxes=boxes)
+    toys.train(None, config)
+    whole(tmp_path / 'iter_2.pth')
+
+
+def test_a_norm_over_one_value_is_an_error(tmp_path: Any) -> None:
+    """The pooled branch of DeepLabV3 has one value a channel in batches of one picture."""
+    model = toys.model_config(teacher=toys.seg_teacher())
+    with pytest.raises(ValueError, match=r'Expected more than 1 value per channel when training'):
+        toys.train(tmp_path, model, iters=1, train_dataloader=dict(batch_size=1))

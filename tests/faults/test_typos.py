@@ -1,0 +1,124 @@
+"""Misspelt keys of a config: refused before anything is loaded, with the nearest name."""
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdistill_dense.typos import check_keys
+from tests import toys
+
+ROOT = Path(__file__).parents[2]
+
+
+def pair(distiller: dict | None = None, **student_keys) -> dict:
+    distillers = dict(kd=dict(dict(type='LogitKD'), **(distiller or {})))
+    return toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers, **student_keys)
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'words'),
+    [
+        (
+            dict(distiller=dict(loss_wieght=2)),
+            TypeError,
+            "model.distillers.kd: LogitKD has no option 'loss_wieght'; .*'loss_weight'",
+        ),
+        (
+            dict(distiller=dict(temprature=2)),
+            TypeError,
+            "model.distillers.kd: .*'temprature'; .*Did you mean 'temperature'",
+        ),
+        (
+            dict(distiller=dict(schedule=dict(warmpu=2))),
+            ValueError,
+            'model.distillers.kd: schedule has no warmpu; .*warmup',
+        ),
+        (
+            dict(distiller=dict(type='LogitsKD')),
+            KeyError,
+            "model.distillers.kd.type='LogitsKD' .*Did you mean 'LogitKD'",
+        ),
+        (
+            dict(distiller=dict(student_tap='decod_head')),
+            KeyError,
+            "student_tap='decod_head'.*Close names: decode_head",
+        ),
+        (dict(decod_head=dict(num_classes=7)), TypeError, "'decod_head'. Did you mean 'decode_head'"),
+        (dict(decode_head=dict(num_clases=7)), TypeError, "'num_clases'. Did you mean 'num_classes'"),
+        (dict(techer=dict(checkpoint='a.pth')), TypeError, "'techer'. Did you mean 'teacher'"),
+        (dict(distiler=dict(kd=dict(type='LogitKD'))), TypeError, "'distiler'. Did you mean 'distillers'"),
+    ],
+)
+def test_a_misspelt_option_of_the_model_names_the_nearest(options: dict, error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        toys.build(pair(**options))
+
+
+def test_a_misspelt_option_of_the_teacher_names_the_nearest() -> None:
+    teacher = toys.seg_net('fcn', width=16, chekpoint='a.pth')
+    with pytest.raises(TypeError, match="'chekpoint'. Did you mean 'checkpoint'"):
+        toys.build(toys.model_config(toys.seg_net('fcn'), teacher))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        (dict(load_frm='student.pth'), "load_frm is a key that nothing reads. Did you mean 'load_from'"),
+        (dict(custom_hook=[dict(type='EMAHook')]), "custom_hook .* Did you mean 'custom_hooks'"),
+        (
+            dict(default_hooks=dict(checkpoints=dict(type='CheckpointHook', interval=1))),
+            "default_hooks.checkpoints .* 'checkpoint'",
+        ),
+        (dict(default_hooks=dict(checkpoint=dict(intervall=1))), "checkpoint.intervall is no option .* 'interval'"),
+    ],
+)
+def test_a_key_that_would_do_nothing_stops_a_run_at_the_start(tmp_path: Path, changes: dict, words: str) -> None:
+    runner = toys.make_runner(tmp_path, pair(), iters=1, **changes)
+    with pytest.raises(ValueError, match=words):
+        runner.train()
+    assert toys.teacher_of(runner.model).network is None, 'nothing was loaded'
+
+
+@pytest.mark.parametrize(
+    'key', ['load_form', 'resme', 'randomnes', 'param_schedular', 'optim_wraper', 'auto_scale_lrs']
+)
+def test_other_keys_of_the_runner_are_known_as_well(key: str) -> None:
+    with pytest.raises(ValueError, match=f'{key} is a key that nothing reads. Did you mean '):
+        check_keys({key: 1})
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        (dict(train_dataloader=dict(bach_size=3)), 'bach_size'),
+        (dict(optim_wrapper=dict(clip_grads=dict(max_norm=1))), 'clip_grads'),
+        (dict(train_cfg=dict(max_iter=3)), 'max_iter'),
+        (dict(default_hooks=dict(distill=dict(skip_nonfinit=1))), 'DistillHook.*skip_nonfinit'),
+    ],
+)
+def test_what_mmengine_refuses_names_the_key(tmp_path: Path, changes: dict, words: str) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{words}|{words}"):
+        toys.make_runner(tmp_path, pair(), iters=1, **changes).train()
+
+
+@pytest.mark.parametrize('key', ['test_dataloader2', 'val_evaluator_2', '_param_scheduler', 'optim_wrapper_ablation'])
+def test_variants_of_a_key_are_names_of_ones_own(key: str) -> None:
+    check_keys({key: 1})
+
+
+def top_level(path: Path) -> list[str]:
+    statements = [one for one in ast.parse(path.read_text(encoding='utf-8')).body if isinstance(one, ast.Assign)]
+    return [target.id for one in statements for target in one.targets if isinstance(target, ast.Name)]
+
+
+def test_names_in_the_configs_of_the_stack_and_ours_are_no_typos() -> None:
+    folders = [
+        ROOT / 'configs',
+        *(Path(find_spec(one).submodule_search_locations[0], '.mim/configs') for one in ('mmseg', 'mmdet')),
+    ]
+    names = {name for folder in folders for path in folder.rglob('*.py') for name in top_level(path)}
+    assert len(names) > 100
+    check_keys(Config(dict.fromkeys(names - {'default_hooks'}, 1)))

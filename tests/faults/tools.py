@@ -1,0 +1,43 @@
+"""What the tests of faults share: a full disk, what a checkpoint holds, the log."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def full_disk(free: int) -> Iterator[None]:
+    """No file of this process grows beyond ``free`` bytes: writing on fails as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def content(path: Path) -> dict[str, Tensor]:
+    """Everything in a checkpoint that training goes on from."""
+    checkpoint = torch.load(path, weights_only=False)
+    tensors = {f'{part}.{n}': v for part in ('state_dict', 'distillers') for n, v in checkpoint.get(part, {}).items()}
+    for index, state in checkpoint['optimizer']['state'].items():
+        tensors |= {f'optimizer.{index}.{name}': value for name, value in state.items() if isinstance(value, Tensor)}
+    return tensors
+
+
+def whole(path: Path) -> dict[str, Tensor]:
+    """The student of a checkpoint, which must be readable and finite."""
+    state = torch.load(path, weights_only=False)['state_dict']
+    assert all(value.isfinite().all() for value in state.values())
+    return state
+
+
+def log_of(folder: Path) -> str:
+    """All log lines of the runs in a folder."""
+    return '\n'.join(path.read_text() for path in sorted(folder.rglob('*.log')))

@@ -1,0 +1,142 @@
+"""The runs that are killed, each of them small, with dropout, random masks, queues and averages in play."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from torch import Tensor
+
+from mmdistill_dense.suite import job, plan
+from mmdistill_dense.suite.definition import load
+from tests import toys
+from tests.pretrain import runs as pretrain
+from tests.suite import tiny
+from tests.tokens.tokens import LEARN, LOGITS
+
+KEEP_TWO = dict(checkpoint=dict(max_keep_ckpts=2))  # as every schedule that is shipped
+EMA = [dict(type='EMAHook', momentum=0.5)]
+QUEUES = dict(type='CIRKD', pixel_memory=40, region_memory=6, pixel_contrast=30, region_contrast=12)
+SEG = dict(
+    kd=dict(type='LogitKD', schedule=dict(warmup=4)),
+    afdcd=dict(type='AfDCD', pool_size=0, student_tap='backbone[2]'),
+    mimic=dict(type='MaskedMimic', clip_max_norm=1.0),
+    cirkd=QUEUES,
+)
+DET = dict(
+    rpn=dict(type='LogitKD', student_tap='rpn_head.rpn_cls', activation='sigmoid'),
+    mimic=dict(type='MaskedMimic', student_tap='neck[:2]'),
+)
+ITERS = 8
+
+
+def seg(folder: Path, workers: int = 0) -> Config:
+    """Iterations: dropout in the head, Af-DCD's random masks, CIRKD's queues, EMA, a validation in between."""
+    model = toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), SEG)
+    return toys.run_config(
+        folder,
+        model,
+        iters=ITERS,
+        train_dataloader=dict(num_workers=workers),
+        train_cfg=dict(val_interval=4),
+        default_hooks=dict(checkpoint=dict(max_keep_ckpts=2, save_best='mIoU')),
+        custom_hooks=EMA,
+        optim_wrapper=dict(clip_grad=dict(max_norm=5.0)),
+        param_scheduler=[dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=ITERS)],
+    )
+
+
+def seg_workers(folder: Path) -> Config:
+    """The same with a pipeline that draws in two workers."""
+    return seg(folder, workers=2)
+
+
+def det(folder: Path) -> Config:
+    """Epochs: proposals sampled at random, random masks, EMA, a rate that falls by epochs."""
+    model = toys.model_config(toys.det_net('faster_rcnn'), toys.det_teacher('faster_rcnn'), DET)
+    config = toys.det_run_config(
+        folder,
+        model,
+        default_hooks=dict(checkpoint=dict(by_epoch=True, interval=1, max_keep_ckpts=2)),
+        train_dataloader=dict(sampler=dict(type='DefaultSampler', shuffle=True)),
+        log_processor=dict(by_epoch=True),
+        custom_hooks=EMA,
+        param_scheduler=[dict(type='MultiStepLR', by_epoch=True, milestones=[1, 2], gamma=0.5)],
+    )
+    config.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
+    return config
+
+
+def tokens(folder: Path) -> Config:
+    """MasKD's first stage, which learns for longer than the student is trained afterwards."""
+    distiller = dict(LOGITS, learn=dict(LEARN, max_iters=12, save_interval=3, optimizer=dict(type='Adam', lr=0.01)))
+    model = toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), dict(maskd=distiller))
+    return toys.run_config(folder, model, iters=4, default_hooks=KEEP_TWO)
+
+
+def pretraining(folder: Path) -> Config:
+    """PCD without labels: two augmented views, a queue, LARS, a backbone alone as the student."""
+    return pretrain.config(folder, epochs=3, custom_hooks=EMA, default_hooks=KEEP_TWO)
+
+
+KINDS: dict[str, Callable[[Path], Config]] = dict(
+    seg=seg, seg_workers=seg_workers, det=det, tokens=tokens, pretraining=pretraining
+)
+SUITE = ('control seed 0', 'maskd seed 0')
+"""What is run by the ordinary Runner, and the runs of a suite, which are jobs of their own."""
+
+
+def write_suite(folder: Path) -> Path:
+    """A suite of a control and MasKD, whose tokens are learned first."""
+    return tiny.write(folder, 6, methods={'maskd': {'options': {'learn.max_iters': 6}}})
+
+
+def perform(definition: Path, title: str) -> None:
+    """One job of a suite, as a process of its own does it."""
+    read = load(definition)
+    job.perform(read, next(run for run in plan.runs(read) if run.title == title))
+
+
+def content(path: Path) -> dict[str, Any]:
+    """Everything in a checkpoint that is no path, no clock and no text of the config, by its place."""
+    checkpoint = torch.load(path, weights_only=False)
+    return {place: value for place, value in _leaves(checkpoint, '') if not _is_of_this_run(place)}
+
+
+_OF_THIS_RUN = ('time', 'cfg', 'experiment_name', 'last_ckpt', 'best_ckpt', 'exp_name', 'config', 'eta')
+
+
+def _is_of_this_run(place: str) -> bool:
+    return place.split('/')[-1] in _OF_THIS_RUN or any(f'/{part}/log' in place for part in ('time', 'data_time'))
+
+
+def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, HistoryBuffer):
+        value = dict(zip(('log', 'count'), value.data, strict=True))
+    if isinstance(value, Mapping):
+        for key, member in value.items():
+            yield from _leaves(member, f'{place}/{key}')
+    elif isinstance(value, (list, tuple)) and any(isinstance(one, (Mapping, Tensor)) for one in value):
+        for index, member in enumerate(value):
+            yield from _leaves(member, f'{place}/{index}')
+    else:
+        yield place, value
+
+
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Places at which two contents are not equal bit for bit; places on one side count."""
+    names = sorted(set(first) | set(second))
+    return [n for n in names if n not in first or n not in second or not _equal(first[n], second[n])]
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return isinstance(second, Tensor) and torch.equal(first, second)
+    if isinstance(first, np.ndarray):
+        return isinstance(second, np.ndarray) and np.array_equal(first, second, equal_nan=first.dtype.kind == 'f')
+    return bool(first == second)

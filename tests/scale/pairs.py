@@ -1,0 +1,150 @@
+"""Pairs with every method that averages over pictures, and what one training step of them gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_rank
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmdistill_dense.distillers import MasKD
+from tests import toys
+from tests.tokens.tokens import LOGITS, NECK, random_tokens
+
+BATCH = 8
+GN = dict(type='GN', num_groups=4, requires_grad=True)
+POOLED = dict(queue_size=12, queue_init='random', num_pixels=None)
+CENTRE = dict(type='centre')  # a random mask differs between processes, as it should
+SEG = dict(
+    kd=dict(type='LogitKD', temperature=2.0),
+    afdcd=dict(type='AfDCD', mask=CENTRE, pool_size=0, student_tap='backbone[2]'),
+    maskd_maps=dict(NECK, student_tap='backbone[3]', student_mask_from=0),
+    maskd_logits=LOGITS,
+    pcd=dict(type='PCD', **POOLED),
+    cirkd=dict(type='CIRKD', pixel_memory=30, region_memory=4),
+    cwd=dict(type='CWD'),
+    at=dict(type='AT'),
+    dist=dict(type='DIST'),
+    fitnet=dict(type='FitNet'),
+    ifvd=dict(type='IFVD'),
+    skd=dict(type='SKD'),
+    pkd=dict(type='PKD', student_tap='backbone[3]'),
+    mgd=dict(type='MGD', student_tap='backbone[3]', mask_ratio=0.0),
+)
+DET = dict(
+    kd=dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'),
+    afdcd=dict(type='AfDCD', mask=CENTRE, pool_size=0, student_tap='neck[0]'),
+    maskd=dict(NECK, student_mask_from=0),
+    pcd=dict(type='PCD', student_tap='neck[2]', **POOLED),
+    fgd=dict(type='FGD'),
+    ld=dict(type='LD', reduction='mean'),  # the released sum grows with the pictures of a process
+    pkd=dict(type='PKD'),
+    cwd=dict(type='CWD', student_tap='neck'),
+    mgd=dict(type='MGD', mask_ratio=0.0),
+)
+METHODS = {'seg': SEG, 'det': DET}
+OWN_BATCH = ('pkd', 'dist')
+"""Methods that standardise by the statistics of a process's own pictures, as released."""
+SUMS = ('fgd', 'mgd')
+"""Methods whose released losses are sums over a picture, which are large: they get a small weight here."""
+
+
+def pair(task: str) -> Any:
+    """A pair with all methods at once; batch statistics of a part of a batch are others, so norms use running ones."""
+    methods = {name: {'loss_weight': 1e-3, **one} if name in SUMS else one for name, one in METHODS[task].items()}
+    if task == 'seg':
+        networks = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+        model = toys.build(toys.model_config(distillers=methods, **networks))
+    else:
+        networks = dict(student=toys.det_net('gfl'), teacher=toys.det_teacher('gfl'))
+        model = toys.build(toys.model_config(distillers=methods, **networks), scope='mmdet')
+    toys.ready(model)
+    if task == 'det':  # scores so low as at the start would be divided by 1, whatever the number of processes
+        torch.nn.init.zeros_(model.bbox_head.gfl_cls.bias)
+    for distiller in model.distillers.values():
+        if isinstance(distiller, MasKD):
+            distiller.load_tokens(random_tokens(distiller))
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+    return model
+
+
+def batch(task: str, rank: int, size: int) -> dict[str, Any]:
+    """This process's share of one global batch."""
+    raw = toys.seg_batch(BATCH) if task == 'seg' else toys.det_batch(BATCH)
+    share = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
+    return {name: values[share] for name, values in raw.items()}
+
+
+def one_step(task: str, model: Any, student: Any, rank: int, size: int) -> dict[str, dict[str, Tensor]]:
+    """Losses, gradients of a training step, and that of each method alone at the student's first layer."""
+    student.distillation.progress.rank = rank
+    losses = model(**student.data_preprocessor(batch(task, rank, size), True), mode='loss')
+    first = next(student.backbone.parameters())
+    alone = {name: toys.total({k: v for k, v in losses.items() if f'.{name}.' in k}) for name in METHODS[task]}
+    stem = {name: torch.autograd.grad(total, first, retain_graph=True)[0] for name, total in alone.items()}
+    student.zero_grad()
+    toys.total({name: _without(name, value) for name, value in losses.items()}).backward()
+    values = {name: value.detach() for name, value in losses.items() if name.startswith('distill.') and 'loss' in name}
+    queues = {name: value.clone() for name, value in student.distillers.named_buffers() if 'queue' in name}
+    gradients = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
+    return dict(losses=values, gradients=gradients, stem=stem, queues=queues)
+
+
+def _without(name: str, value: Any) -> Any:
+    """Nothing of the methods whose gradients depend on a process's own pictures, which stay connected for DDP."""
+    return 0 * value if any(f'.{method}.' in name for method in OWN_BATCH) else value
+
+
+def run(folder: Path, processes: int, each: int, steps: int, **changes: Any) -> Config:
+    """A run whose own losses and norms allow the same student on any number of processes: GN, every pixel labelled,
+    no picture changed at random; ``each`` pictures of a process in a step."""
+    heads = {name: dict(norm_cfg=GN) for name in ('decode_head', 'auxiliary_head')}
+    student = toys.seg_net('fcn', backbone=dict(norm_cfg=GN), **heads)
+    methods = {name: SEG[name] for name in ('kd', 'afdcd', 'cwd', 'fitnet')}
+    methods['maskd'] = dict(LOGITS, tokens=str(_token_file(folder)))
+    config = toys.run_config(
+        folder,
+        toys.model_config(student, toys.seg_teacher('fcn'), methods),
+        iters=steps,
+        train_dataloader=dict(batch_size=each, dataset=dict(num_images=2 * BATCH), sampler=dict(seed=3)),
+        optim_wrapper=dict(clip_grad=dict(max_norm=5.0)),
+    )
+    pipeline = config.train_dataloader.dataset.pipeline
+    config.train_dataloader.dataset.pipeline = [pipeline[0], pipeline[-1]]
+    config.merge_from_dict(changes)
+    return on_processes(config, processes)
+
+
+def epoch(folder: Path, processes: int, images: int, **sampler: Any) -> Config:
+    """An epoch of two pictures a step, the last of which may be one, with everything that processes exchange."""
+    methods = {name: SEG[name] for name in ('kd', 'pcd', 'cirkd')} | dict(
+        afdcd=dict(SEG['afdcd'], mask=dict(type='random'))
+    )
+    config = toys.run_config(
+        folder,
+        toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), methods),
+        epochs=1,
+        train_dataloader=dict(dataset=dict(num_images=images), sampler=sampler),
+    )
+    return on_processes(config, processes)
+
+
+def on_processes(config: Config, processes: int) -> Config:
+    """The same for a launcher's processes, where there are several."""
+    if processes > 1:
+        config.launcher = 'pytorch'
+        config.model_wrapper_cfg = dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False)
+    return config
+
+
+def _token_file(folder: Path) -> Path:
+    """Tokens as they are released: learned ones would depend on the number of pictures in a step."""
+    path = folder.with_name(f'{folder.name}_{get_rank()}.pth')
+    torch.save({'mask_token': torch.randn(3, toys.NUM_CLASSES, generator=torch.Generator().manual_seed(1))}, path)
+    return path

@@ -1,0 +1,138 @@
+"""One, two and four gloo processes compute the same. All that needs them happens in one start."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import toys
+from tests.engine.processes import ROOT
+from tests.kill.server import cpu_seconds
+from tests.scale import child, pairs
+
+pytestmark = pytest.mark.soak
+
+CASES = [(task, method) for task, methods in pairs.METHODS.items() for method in methods]
+
+
+@pytest.fixture(scope='module')
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+    """What the processes found, by their number and rank."""
+    folder = tmp_path_factory.mktemp('processes')
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload([child.__name__])
+    files = together(context, folder, child.make_files, [(str(folder),)])[0]
+    together(context, folder, child.work, [(rank, str(folder), files) for rank in range(max(child.SIZES))])
+    print(f'\n{cpu_seconds():.0f} s of CPU time in all processes')
+    return {size: [torch.load(folder / f'{size}_{rank}.pth') for rank in range(size)] for size in child.SIZES}
+
+
+def together(context: Any, folder: Path, target: Any, arguments: list[tuple]) -> list[Any]:
+    """Run a function in processes side by side; return what each sends at its end."""
+    started = []
+    for one in arguments:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=target, args=(*one, theirs))
+        process.start()
+        theirs.close()
+        started.append((process, ours))
+    try:
+        return [pipe.recv() for _, pipe in started]
+    except EOFError:
+        said = '\n'.join(path.read_text(errors='replace')[-2000:] for path in folder.glob('*.txt'))
+        raise AssertionError(f'a process ended early:\n{said}') from None
+    finally:
+        for process, _ in started:
+            process.kill()
+            process.join()
+
+
+def parts(results: dict[str, Any], task: str, method: str, what: str) -> dict[str, torch.Tensor]:
+    return {name: v for name, v in results[task][what].items() if name.startswith((f'distill.{method}.', f'{method}.'))}
+
+
+@pytest.mark.parametrize('size', [2, 4])
+@pytest.mark.parametrize(('task', 'method'), CASES)
+def test_losses_average_to_those_of_one_process(found: Any, task: str, method: str, size: int) -> None:
+    (alone,) = found[1]
+    whole = parts(alone, task, method, 'losses')
+    assert whole and all(value != 0 for value in whole.values())
+    for name, value in whole.items():
+        mean = torch.stack([rank[task]['losses'][name] for rank in found[size]]).mean()
+        if method in pairs.OWN_BATCH:
+            assert not torch.isclose(mean, value, rtol=1e-5), 'the exception that the documents name'
+        else:
+            torch.testing.assert_close(mean, value, rtol=1e-4, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize('size', [2, 4])
+@pytest.mark.parametrize(('task', 'method'), CASES)
+def test_gradient_of_a_method_averages_to_that_of_one_process(found: Any, task: str, method: str, size: int) -> None:
+    """At the student's first layer, of each method alone."""
+    (alone,) = found[1]
+    expected = alone[task]['stem'][method]
+    mean = torch.stack([rank[task]['stem'][method] for rank in found[size]]).mean(0)
+    error = (mean - expected).norm() / expected.norm()
+    assert expected.any() and (error > 1e-3 if method in pairs.OWN_BATCH else error < 1e-4), float(error)
+
+
+@pytest.mark.parametrize('size', [2, 4])
+@pytest.mark.parametrize('task', list(pairs.METHODS))
+def test_ddp_gives_every_process_the_gradients_of_one(found: Any, task: str, size: int) -> None:
+    """Of task and distillation together, for every parameter, adapters included; queues are one and the same."""
+    (alone,) = found[1]
+    expected = alone[task]
+    assert any(name.startswith('distillers.') for name in expected['gradients']) and expected['queues']
+    for rank in found[size]:
+        assert rank[task]['gradients'].keys() == expected['gradients'].keys()
+        for name, gradient in expected['gradients'].items():
+            error = (rank[task]['gradients'][name] - gradient).norm()
+            assert error <= 1e-4 * gradient.norm() + 1e-6, name
+        assert not toys.differing(rank[task]['queues'], found[size][0][task]['queues'])
+        torch.testing.assert_close(rank[task]['queues'], expected['queues'])
+
+
+@pytest.mark.parametrize('size', [2, 4])
+def test_runs_end_with_the_same_student(found: Any, size: int) -> None:
+    """The ordinary runner, with GN, one clipping of the gradient and data in the same order."""
+    (alone,) = found[1]
+    for rank in found[size]:
+        assert rank['run']['iterations'] == child.STEPS
+        assert not toys.differing(rank['run']['weights'], found[size][0]['run']['weights']), 'one student'
+        assert_same_student(rank['run']['weights'], alone['run']['weights'])
+
+
+@pytest.mark.parametrize('size', [1, 2])
+def test_accumulated_steps_are_one_step(found: Any, size: int) -> None:
+    (alone,) = found[1]
+    for rank in found[size]:
+        assert rank['accumulated']['iterations'] > child.STEPS
+        assert_same_student(rank['accumulated']['weights'], alone['run']['weights'])
+
+
+def assert_same_student(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=2e-6, msg=name)
+
+
+def test_uneven_last_batches_keep_one_student(found: Any) -> None:
+    """Ten pictures on four processes, two of each in a step: each process sees three, the last step takes one."""
+    first, *others = (rank['uneven'] for rank in found[4])
+    assert first['iterations'] == 2 and any('queue' in name for name in first['weights'])
+    running = ('running_mean', 'running_var')  # of each process's own pictures: BN, no SyncBN, on the CPU
+    for other in others:
+        assert [name for name in toys.differing(first['weights'], other['weights']) if not name.endswith(running)] == []
+
+
+def test_processes_with_different_numbers_of_batches_are_refused(found: Any) -> None:
+    """They would wait for each other for ever."""
+    for rank in found[4]:
+        assert 'train_dataloader' in rank['refused'] and '2, 2, 1, 1' in rank['refused']
+        assert 'round_up=True' in rank['refused']

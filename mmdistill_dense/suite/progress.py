@@ -99,11 +99,17 @@ def _table(states: dict[Run, dict[str, Any]], total: str) -> Table:
 def _cells(run: Run, state: dict[str, Any]) -> list[str]:
     done, whole, loss = state.get('iteration') or 0, state.get('iterations'), state.get('loss')
     phase = state.get('phase', 'starting')
+    if phase == 'preparing' and 'prepared' in state:
+        part = {**state['prepared'], 'seconds': state['seconds']}
+        return [run.title, f'{phase} {part["iteration"]}/{part["iterations"]}', '', f'{_rest(part)} left of it']
     if phase != 'training' or not whole:
         return [run.title, phase, '', '']
+    return [run.title, f'{done}/{whole}', '' if loss is None else f'loss {loss:.3f}', f'{_rest(state)} left']
+
+
+def _rest(state: dict[str, Any]) -> str:
     left = _projected(state)
-    rest = None if left is None else left - state['seconds']
-    return [run.title, f'{done}/{whole}', '' if loss is None else f'loss {loss:.3f}', f'{clock(rest)} left']
+    return clock(None if left is None else left - state['seconds'])
 
 
 def _projected(state: dict[str, Any]) -> float | None:

@@ -72,6 +72,13 @@ class ReportHook(Hook):
     def __init__(self, report: Report) -> None:
         self.report = report
 
+    def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
+        """Tell how far a distiller is that learns something before the training."""
+        known = self.report.state.get('prepared')
+        if known is None or done < known['iteration']:  # the first, or the next distiller
+            known = {'first': done - 1, 'began': self.report.seconds}
+        self.report.tell(prepared={**known, 'iteration': done, 'iterations': whole})
+
     def before_train(self, runner: Runner) -> None:
         """The distillers are prepared; the first iteration follows."""
         place = {'iteration': runner.iter, 'iterations': runner.max_iters}

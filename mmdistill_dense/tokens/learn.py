@@ -44,6 +44,7 @@ def learn_tokens(
     """Learn the tokens of a distiller on the training data of a run; called by all processes of it together.
 
     Random streams, the run's loader and the teacher (weights, buffers, modes, hooks) are afterwards what they were.
+    Hooks with a method ``after_prepare_iter(runner, done, whole)`` are told of every iteration.
 
     Args:
         task: The teacher, its taps, shapes of the tokens and settings.
@@ -96,6 +97,7 @@ def learn_tokens(
             told = report.due(learner.iteration)
             labels = copy.deepcopy(samples) if told else None
             step = learner.step(inputs, samples)
+            runner.call_hook('after_prepare_iter', done=learner.iteration, whole=task.options.max_iters)
             if told:
                 with torch.no_grad():
                     plain = all_reduce_mean(task_loss(network, inputs, labels).detach())

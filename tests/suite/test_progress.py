@@ -8,6 +8,7 @@ from rich.console import Console
 
 from mmdistill_dense.suite import progress
 from mmdistill_dense.suite.plan import Run
+from mmdistill_dense.suite.report import Report, ReportHook
 from tests.suite import tiny
 
 
@@ -76,3 +77,20 @@ def test_terminal_shows_a_line_for_each_running_job(tmp_path: Path) -> None:
     with console.capture() as captured, progress.Board(console, [one], 1) as board:
         board.tick([one], [])
     assert 'kd seed 0' in captured.get() and '5/10' in captured.get() and '0 of 1 done' in captured.get()
+
+
+def test_the_learning_before_a_training_is_told_with_its_own_time(tmp_path: Path) -> None:
+    """50 of 200 steps in 30 seconds: 90 are left."""
+    report = Report(tmp_path, 'abc')
+    hook = ReportHook(report)
+    report.tell(True, phase='preparing')
+    assert progress._cells(run('maskd'), report.state) == ['maskd seed 0', 'preparing', '', '']
+    for done in range(1, 51):
+        hook.after_prepare_iter(None, done, 200)
+    prepared = {**report.state['prepared'], 'began': 10.0}
+    state = {**report.state, 'prepared': prepared, 'seconds': 40.0}
+    assert (prepared['first'], prepared['iteration']) == (0, 50)
+    assert progress._cells(run('maskd'), state) == ['maskd seed 0', 'preparing 50/200', '', '1 min 30 s left of it']
+    hook.after_prepare_iter(None, 1, 80)  # the next distiller
+    assert (report.state['prepared']['first'], report.state['prepared']['iterations']) == (0, 80)
+    assert progress.time_left({}, {run('maskd'): state}, [], 1) is None, 'the training itself has not begun'

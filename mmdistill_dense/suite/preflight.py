@@ -77,8 +77,9 @@ def unfinished(
             put_away(definition, run)
         if run.result is None:
             todo.append(run)
-    todo = _with_lost(definition, runs, todo)
-    return _unequal(definition, runs, todo, rerun_changed, processes) if todo else []
+    if not todo:
+        return []
+    return _with_lost(definition, runs, _unequal(definition, runs, todo, rerun_changed, processes))
 
 
 def _with_lost(definition: Definition, runs: Sequence[Run], todo: list[Run]) -> list[Run]:

@@ -19,6 +19,8 @@ from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.monitor import MonitorHook, hook
 from tests import toys
 
+pytestmark = pytest.mark.soak  # half a minute of two cores
+
 BATCH = 4
 STILL = dict(  # whose terms are means over the pictures of a process
     kd=dict(type='LogitKD', temperature=2.0),

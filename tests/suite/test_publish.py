@@ -173,9 +173,11 @@ def test_fragments_that_were_made_for_the_pair_are_named(tmp_path: Path) -> None
     camvid, bccd = cells('camvid_1of8'), cells('bccd_retinanet')
     assert camvid['afdcd'] == 'fragment `afdcd_r18w16_camvid`'
     assert camvid['afdcd_mimic'] == 'fragment `afdcd_r18w16_camvid`, `afdcd`, `afdcd.ctr_weight=0`'
-    assert [camvid[name] for name in ('kd', 'cwd', 'dist')] == ['–'] * 3 and camvid['pcd'] == '`queue_size=15`'
+    assert [camvid[name] for name in ('kd', 'cwd', 'dist')] == ['–'] * 3
+    assert camvid['pcd'] == '`queue_size=15`, `loss_weight=0.5`'
     assert bccd['maskd'] == 'fragment `maskd_retinanet_r18w16`'
-    assert [bccd[name] for name in ('kd', 'pkd', 'fgd', 'pcd')] == ['–'] * 4
+    assert bccd['pcd'] == 'fragment `pcd_retinanet_r18w16_bccd`'
+    assert [bccd[name] for name in ('kd', 'pkd', 'fgd')] == ['–'] * 3
 
 
 def test_iterations_take_single_batches(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 ENV = 'MMDISTILL_DATA'
 
+Size = tuple[int, ...]
+
 
 def require(paths: dict[str, str | None], where: str, also: str = '') -> None:
     """Check that every local path of a data set exists.
@@ -57,11 +59,12 @@ class RootCheck:
         except (OSError, cv2.error) as error:
             what = str(error).strip().splitlines()[0]
             raise OSError(f'{type(self).__name__}: {self._files(idx)} cannot be read: {what}') from error
-        sizes = _sizes(results)
-        if len(set(sizes)) > 1:
+        unequal = _unequal_sizes(results)
+        if unequal:
             raise ValueError(
-                f'{type(self).__name__}: {self._files(idx)} do not fit: behind the pipeline the picture has {sizes[0]} '
-                f'pixels and its label {sizes[1]}. A label image is as large as its picture and has one channel.'
+                f'{type(self).__name__}: {self._files(idx)} do not fit: behind the pipeline the picture has '
+                f'{unequal[0]} pixels and its label {unequal[1]}. A label image is as large as its picture and has one '
+                'channel.'
             )
         return results
 
@@ -70,9 +73,17 @@ class RootCheck:
         return ' or '.join(str(entry[key]) for key in ('img_path', 'seg_map_path') if entry.get(key))
 
 
-def _sizes(results: Any) -> list[tuple[int, ...]]:
-    """Return height and width of a packed picture and of its label map, where it has one."""
+def _unequal_sizes(results: Any) -> tuple[Size, Size] | None:
+    """Return height and width of a packed picture and of its label map where they do not belong together.
+
+    In validation the label map is usually read behind the picture's resize and stays as large as the file's picture.
+    """
     packed = results if isinstance(results, Mapping) else {}
-    label = getattr(packed.get('data_samples'), 'gt_sem_seg', None)
-    found = [packed.get('inputs'), label.data] if label is not None else []
-    return [tuple(one.shape[-2:]) for one in found if isinstance(one, Tensor)]
+    picture: Any = packed.get('inputs')
+    sample: Any = packed.get('data_samples')
+    label = getattr(sample, 'gt_sem_seg', None)
+    if label is None or not isinstance(picture, Tensor):
+        return None
+    shown, drawn = tuple(picture.shape[-2:]), tuple(label.data.shape[-2:])
+    whole = tuple(sample.metainfo.get('ori_shape', ()))[:2]
+    return None if drawn in (shown, whole) else (shown, drawn)

@@ -110,6 +110,19 @@ def test_a_label_image_that_does_not_fit_its_picture_is_named(root: Path, shape:
         built(folder(root))[0]
 
 
+@pytest.mark.parametrize('side', [SIDE, (20, 30), (30, 20)], ids=['as the file', 'as the resized picture', 'neither'])
+def test_in_validation_a_label_image_may_stay_as_large_as_the_file(root: Path, side: tuple[int, int]) -> None:
+    """The pipelines of mmseg read it behind the picture's resize, since scores are of the file's pixels."""
+    write(root / 'labels/0.png', np.zeros(side, np.uint8))
+    steps = [LOAD[0], dict(type='Resize', scale=(30, 20), keep_ratio=True), LOAD[1], dict(type='PackSegInputs')]
+    data = built(folder(root, pipeline=steps))
+    if side == (30, 20):
+        with pytest.raises(ValueError, match='do not fit: behind the pipeline'):
+            data[0]
+    else:
+        assert data[0]['data_samples'].gt_sem_seg.shape == side
+
+
 # Label values
 
 

@@ -26,7 +26,7 @@ from mmdistill_dense.engine.checks import (
     student_model,
     warn_of_batch,
 )
-from mmdistill_dense.engine.ddp import check_equal_epochs, warn_of_other_processes
+from mmdistill_dense.engine.ddp import check_equal_epochs, unwrap, warn_of_other_processes
 from mmdistill_dense.engine.finite import LossGuard, check_saved
 from mmdistill_dense.engine.identity import comparable, describe, identity
 from mmdistill_dense.engine.loops import check_checkpoints, check_loaders, check_weights
@@ -80,7 +80,7 @@ class DistillHook(Hook):
         check_checkpoints(runner)
         resume_from_a_whole_file(runner)
         strategy = type(getattr(runner, 'strategy', None)).__name__
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         if not is_distill_model(runner.cfg.get('model')):
             return
         check_carrier(runner.cfg)
@@ -110,7 +110,7 @@ class DistillHook(Hook):
         warn_of_batch(runner)
         check_equal_epochs(runner)
         runner.register_hook(OwedValidation())
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         if not runner._has_loaded:
             check_pretrained(model)
         self.guard.attach(runner)
@@ -142,8 +142,8 @@ class DistillHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Reseed torch and move the progress on."""
         torch.manual_seed(mix(runner.seed, get_rank(), runner.iter))
-        self.guard.before_step(_unwrap(runner.model))
-        distillation = getattr(_unwrap(runner.model), 'distillation', None)
+        self.guard.before_step(unwrap(runner.model))
+        distillation = getattr(unwrap(runner.model), 'distillation', None)
         if distillation is not None:
             distillation.progress.iteration = runner.iter
 
@@ -156,7 +156,7 @@ class DistillHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Write the receipt, and the distillers' state into files that a run can resume from."""
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         checkpoint['meta']['processes'] = get_world_size()
         if hasattr(model, 'distillation'):
             checkpoint['meta']['distill'] = identity(model)
@@ -166,7 +166,7 @@ class DistillHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """On resume, compare teacher and distillers with the checkpoint's and restore the distillers' state."""
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         if not runner._resume:
             check_load_from(model, checkpoint, runner._load_from)
         check_weights(runner, checkpoint)
@@ -234,10 +234,6 @@ def _clip_students(clip: Callable[..., Any], owned: set[int], parameters: Sequen
     """The user's own clipping, over the student's parameters alone: a large distiller gradient must not shrink its
     step."""
     return clip([parameter for parameter in parameters if id(parameter) not in owned], **options)
-
-
-def _unwrap(model: Any) -> Any:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _is_epoch_based(runner: Runner) -> bool:

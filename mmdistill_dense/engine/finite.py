@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
+
+from mmdistill_dense.engine.ddp import unwrap
 
 _SHOWN = 4
 
@@ -40,7 +41,7 @@ class LossGuard:
     def attach(self, runner: Runner) -> None:
         """Stand in the way of a runner's steps until :meth:`detach`."""
         self.row = 0
-        self._handles.append(_unwrap(runner.model).register_forward_hook(self._remember, with_kwargs=True))
+        self._handles.append(unwrap(runner.model).register_forward_hook(self._remember, with_kwargs=True))
         wrapper = runner.optim_wrapper
         wrapper.update_params = partial(self._update, runner, wrapper.update_params)
 
@@ -75,7 +76,7 @@ class LossGuard:
         self.row += 1
         if self.row > self.patience:
             raise RuntimeError(_stopped(runner.iter + 1, reasons, self.patience))
-        self._put_back(_unwrap(runner.model))
+        self._put_back(unwrap(runner.model))
         count = runner.message_hub.runtime_info.get('skipped_steps', 0) + 1
         runner.message_hub.update_info('skipped_steps', count)
         runner.logger.warning(
@@ -125,7 +126,7 @@ def _reasons(runner: Runner, seen: tuple[Mapping[str, Any], Any, Any] | None) ->
     if not terms:
         return []
     found = [f'{", ".join(terms)}.']
-    model = _unwrap(runner.model)
+    model = unwrap(runner.model)
     if not all(_finite(picture) for picture in _tensors(inputs)):
         found.append('The pictures themselves hold values that are not finite.')
     weights = [name for name, value in model.named_parameters() if not _finite(value)]
@@ -171,7 +172,3 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _some(names: Sequence[str]) -> str:
     return ', '.join(names[:_SHOWN]) + (f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else '')
-
-
-def _unwrap(model: Any) -> Any:
-    return model.module if is_model_wrapper(model) else model

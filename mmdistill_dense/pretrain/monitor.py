@@ -8,11 +8,11 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmdistill_dense.distillers.base import check_option
 from mmdistill_dense.distillers.pcd import PCD
+from mmdistill_dense.engine.ddp import unwrap
 from mmdistill_dense.pretrain.measures import measure_step
 from mmdistill_dense.pretrain.probe import DenseProbe
 from mmdistill_dense.registry import HOOKS
@@ -70,7 +70,7 @@ class DenseMonitor(Hook):
                 'DenseMonitor counts epochs, but this run counts iterations: set by_epoch=False and intervals in '
                 'iterations.'
             )
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         if not _watched(model) and self.probe is None:
             runner.logger.info('DenseMonitor: the model has no PCD and no probe is given, nothing is watched.')
         if self.probe is not None and runner.iter == 0:
@@ -81,7 +81,7 @@ class DenseMonitor(Hook):
         """Where the step is due, let each PCD be measured as it is called."""
         due = batch_idx == 0 and runner.epoch % self.interval == 0 if self.by_epoch else not runner.iter % self.interval
         if due:
-            for name, distiller in _watched(_unwrap(runner.model)).items():
+            for name, distiller in _watched(unwrap(runner.model)).items():
                 self._handles.append(distiller.register_forward_pre_hook(self._measuring(name)))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -117,7 +117,7 @@ class DenseMonitor(Hook):
 
     def _probe_every(self, runner: Runner, done: int, end: int, step: int) -> None:
         if done % self.probe_interval == 0 or done == end:
-            self._probe(runner, _unwrap(runner.model), step)
+            self._probe(runner, unwrap(runner.model), step)
 
     def _probe(self, runner: Runner, model: Any, step: int = 0) -> None:
         if self.probe is not None and is_main_process():
@@ -144,7 +144,3 @@ class DenseMonitor(Hook):
 def _watched(model: Any) -> dict[str, PCD]:
     distillers = getattr(model, 'distillers', None) or {}
     return {name: distiller for name, distiller in distillers.items() if isinstance(distiller, PCD)}
-
-
-def _unwrap(model: Any) -> Any:
-    return model.module if is_model_wrapper(model) else model

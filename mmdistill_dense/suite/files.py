@@ -21,12 +21,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file; a reader sees the old text or the new one."""
-    write_bytes(path, text.encode('utf-8'))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file; a reader sees the old content or the new one."""
-    write_whole(path, content)
+    write_whole(path, text.encode('utf-8'))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -6,10 +6,10 @@ import io
 from pathlib import Path
 from typing import Any
 
-from mmdistill_dense.suite.files import write_bytes
 from mmdistill_dense.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.suite.rows import Row, Table
 from mmdistill_dense.suite.statistics import LEVEL, Summary
+from mmdistill_dense.writing import write_whole
 
 OURS, PUBLISHED, QUIET = '#1f4e79', '#c55a11', '#888888'
 BELOW = 0.22  # of a line's height: the seeds under their mean, where the bar hides none
@@ -17,7 +17,7 @@ BELOW = 0.22  # of a line's height: the seeds under their mean, where the bar hi
 
 def draw_gains(table: Table, path: Path) -> None:
     """Write the picture to a file."""
-    write_bytes(path, gains_png(table))
+    write_whole(path, gains_png(table))
 
 
 def gains_png(table: Table) -> bytes:

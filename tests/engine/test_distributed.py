@@ -1,9 +1,5 @@
 """Two gloo processes compute what one does. Everything that needs them happens in one start."""
 
-import os
-from datetime import timedelta
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,7 +7,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from mmdistill_dense.engine import DistillDDP
-from tests import toys
+from tests import gloo, toys
 from tests.faults import ranks as sick
 
 BATCH = 4
@@ -63,12 +59,7 @@ def run_config(folder, **changes):
 
 def process(rank, folder, teacher):
     """What each of the two processes does."""
-    torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
-    folder = Path(folder)
-    toys.teacher_file = lambda *_, **__: teacher
-    rendezvous = f'file://{folder}/rendezvous'
-    dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=120))
+    folder = gloo.join(rank, folder, teacher)
     student = pair()
     wrapped = DistillDDP(student, broadcast_buffers=False)
     found = one_step(wrapped, student, rank, 2)

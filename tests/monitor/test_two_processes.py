@@ -1,9 +1,6 @@
 """Two gloo processes under the hook: what it logs, what it leaves alone, who draws. All of it happens in one start."""
 
 import json
-import os
-from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -17,7 +14,7 @@ from torch import nn
 from mmdistill_dense.analysis import gradients
 from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.monitor import MonitorHook, hook
-from tests import toys
+from tests import gloo, toys
 
 pytestmark = pytest.mark.soak  # half a minute of two cores
 
@@ -63,12 +60,7 @@ def run(folder, **changes):
 
 def process(rank, folder, teacher):
     """What each of the two processes does."""
-    torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
-    folder = Path(folder)
-    toys.teacher_file = lambda *_, **__: teacher
-    rendezvous = f'file://{folder}/rendezvous'
-    dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=120))
+    folder = gloo.join(rank, folder, teacher)
     half = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
     found = measured(half, lambda model: DistillDDP(model, broadcast_buffers=False))
     (folder / f'rank{rank}.json').write_text(json.dumps(found))

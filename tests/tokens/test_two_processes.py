@@ -1,9 +1,5 @@
 """Two gloo processes learn the same tokens, and distil as one process does. Everything happens in one start."""
 
-import os
-from datetime import timedelta
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,7 +8,7 @@ from torch import nn
 
 from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.tokens import learn
-from tests import toys
+from tests import gloo, toys
 from tests.tokens.test_learn import blobs, learner
 from tests.tokens.tokens import LOGITS, NECK, random_tokens, seg_model, tokens_of
 
@@ -103,12 +99,7 @@ def one_training_step(model, student, rank, size):
 
 def process(rank, folder, teacher):
     """What each of the two processes does."""
-    torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
-    folder = Path(folder)
-    toys.teacher_file = lambda *_, **__: teacher
-    rendezvous = f'file://{folder}/rendezvous'
-    dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=120))
+    folder = gloo.join(rank, folder, teacher)
     seen = []
     gated = learn.gated_loss
     learn.gated_loss = lambda *args: (seen.append(args[3].sum()), gated(*args))[1]

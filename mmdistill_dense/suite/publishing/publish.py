@@ -13,7 +13,6 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.suite import configs
 from mmdistill_dense.suite.definition import Definition
-from mmdistill_dense.suite.files import write_bytes
 from mmdistill_dense.suite.plot import gains_png
 from mmdistill_dense.suite.publishing import marked, places
 from mmdistill_dense.suite.publishing.readme import readme_table
@@ -22,6 +21,7 @@ from mmdistill_dense.suite.publishing.scores import FOLDER, PAGE, PICTURES, READ
 from mmdistill_dense.suite.publishing.section import section
 from mmdistill_dense.suite.rows import collect
 from mmdistill_dense.suite.table import scores_as_csv
+from mmdistill_dense.writing import write_whole
 
 _NEW = '# Results\n'
 
@@ -61,7 +61,7 @@ def main(definitions: Sequence[Definition], root: Path) -> None:
         raise ValueError(f'{", ".join(twice)}: given twice; a part of {PAGE} belongs to one definition of that name')
     files = contents([part_of(definition, root) for definition in definitions], root)
     for path, content in files.items():
-        write_bytes(root / path, content)
+        write_whole(root / path, content)
     print(f'Written: {", ".join(map(str, files))}')
 
 

@@ -12,6 +12,7 @@ from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
 from mmdistill_dense.reading import read_checkpoint
+from mmdistill_dense.wording import some
 from mmdistill_dense.zoo import is_distill_model, load_model, student_option
 
 __all__ = [
@@ -113,16 +114,15 @@ def _unfit(own: Tensor, given: Tensor) -> str | None:
 def _mismatch(
     network: nn.Module, total: int, missing: list[str], unexpected: list[str], wrong: list[str], key: str
 ) -> str:
-    def some(title: str, names: list[str]) -> str:
-        more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
-        return f'\n  {title}: {", ".join(names[:_SHOWN])}{more}' if names else ''
+    def listed(title: str, names: list[str]) -> str:
+        return f'\n  {title}: {some(names, _SHOWN)}' if names else ''
 
     return (
         f'{key} does not fit {type(network).__name__} ({total} tensors): {len(missing)} missing, {len(unexpected)} '
         f'unexpected, {len(wrong)} of another shape or kind.'
-        + some('missing', missing)
-        + some('unexpected', unexpected)
-        + some('unfit', wrong)
+        + listed('missing', missing)
+        + listed('unexpected', unexpected)
+        + listed('unfit', wrong)
         + '\n  Give the checkpoint that was trained with this config (a deep-stem ResNet, a backbone-only file and a '
         'student file are the usual mistakes), or correct the config.'
     )

@@ -16,8 +16,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmdistill_dense.teacher import FrozenTeacher
-
-_SHOWN = 4
+from mmdistill_dense.wording import some
 
 
 @dataclass
@@ -97,7 +96,7 @@ def _copy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], entry: Inherit
         'of other shape (student, teacher)': wrong,
     }
     if any(problems.values()):
-        lines = '; '.join(f'{title}: {_some(names)}' for title, names in problems.items() if names)
+        lines = '; '.join(f'{title}: {some(names)}' for title, names in problems.items() if names)
         raise ValueError(
             f'model.inherit={(entry.target, entry.source)!r}: the two sides differ, so they cannot be copied. {lines}. '
             'Inherit a part that both networks share.'
@@ -112,7 +111,3 @@ def _copy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], entry: Inherit
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) + 1 :]: value for name, value in state.items() if name.startswith(f'{prefix}.')}
-
-
-def _some(names: Sequence[str]) -> str:
-    return ', '.join(names[:_SHOWN]) + (f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else '')

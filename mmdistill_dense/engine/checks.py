@@ -13,9 +13,9 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdistill_dense.checkpoint import read_checkpoint, state_dict_of
+from mmdistill_dense.wording import some
 from mmdistill_dense.zoo import load_model, student_option
 
-_SHOWN = 4
 _LOOK_BELOW_MODEL = ('SwinTransformer', 'PyramidVisionTransformer')  # of mmseg and mmdet, with readers of their own
 
 
@@ -108,7 +108,7 @@ def check_num_classes(data: Sequence[str] | None, key: str, model: Any) -> None:
     count = num_classes(model)
     if data is not None and count is not None and count != len(data):
         raise ValueError(
-            f'{key} predicts {count} classes, the training data set has {len(data)} ({_some(data)}): set num_classes.'
+            f'{key} predicts {count} classes, the training data set has {len(data)} ({some(data)}): set num_classes.'
         )
 
 
@@ -127,8 +127,8 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
     check_num_classes(data, teacher.key, teacher.config.model)
     if teacher.classes is not None and list(teacher.classes) != list(data):
         raise ValueError(
-            f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({_some(teacher.classes)}), the '
-            f'data set has {len(data)} ({_some(data)}). Choose a teacher of the same data set, or set '
+            f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), the '
+            f'data set has {len(data)} ({some(data)}). Choose a teacher of the same data set, or set '
             f'{teacher.key}.allow_other_classes=True where only features are distilled.'
         )
 
@@ -195,7 +195,7 @@ def check_load_from(model: nn.Module, content: Mapping[str, Any], path: str | No
     held = given or (content['model'] if below_model else content)
     raise ValueError(
         f'load_from={path!r}: nothing of it would be loaded into {type(model).__name__}, {reason}. Expected names like '
-        f'{_some(list(own))}; it holds {_some(list(held))}. Save them as {{"state_dict": …}} under the names of the '
+        f'{some(own)}; it holds {some(held)}. Save them as {{"state_dict": …}} under the names of the '
         'student.'
     )
 
@@ -223,7 +223,7 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
         reason = f"it is a training checkpoint: add prefix='backbone.' to {name}.init_cfg"
     raise ValueError(
         f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}: '
-        f'{reason}. Expected names like {_some(list(own))}; it holds {_some(list(given) or list(state))}.'
+        f'{reason}. Expected names like {some(own)}; it holds {some(given or state)}.'
     )
 
 
@@ -241,10 +241,6 @@ def num_classes(model: Any) -> int | None:
             if isinstance(head, Mapping) and isinstance(head.get('num_classes'), int):
                 return head['num_classes']
     return None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ', '.join(map(str, names[:_SHOWN])) + (', …' if len(names) > _SHOWN else '')
 
 
 def student_model(model: Any) -> Any:

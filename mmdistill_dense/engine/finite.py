@@ -13,8 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdistill_dense.engine.ddp import unwrap
-
-_SHOWN = 4
+from mmdistill_dense.wording import some
 
 
 class LossGuard:
@@ -106,7 +105,7 @@ def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
     poisoned = [name for name, value in state.items() if not (_number if name in masks else _finite)(value)]
     if poisoned:
         raise RuntimeError(
-            f'After iteration {checkpoint["meta"]["iter"]} the weights are not finite ({_some(poisoned)}), so no '
+            f'After iteration {checkpoint["meta"]["iter"]} the weights are not finite ({some(poisoned)}), so no '
             'checkpoint is written; those that were written before are whole. The loss was finite and its gradient was '
             'not: lower the learning rate, or clip (optim_wrapper.clip_grad).'
         )
@@ -131,11 +130,11 @@ def _reasons(runner: Runner, seen: tuple[Mapping[str, Any], Any, Any] | None) ->
         found.append('The pictures themselves hold values that are not finite.')
     weights = [name for name, value in model.named_parameters() if not _finite(value)]
     if weights:
-        found.append(f'Weights are not finite since an earlier step: {_some(weights)}.')
+        found.append(f'Weights are not finite since an earlier step: {some(weights)}.')
     with runner.optim_wrapper.optim_context(runner.model):
         found += _teachers(model, inputs)
     paths = [str(path) for path in (getattr(sample, 'img_path', None) for sample in samples or ()) if path]
-    return [*found, f'Pictures: {_some(paths)}.'] if paths else found
+    return [*found, f'Pictures: {some(paths)}.'] if paths else found
 
 
 def _teachers(model: Any, inputs: Any) -> Iterator[str]:
@@ -144,7 +143,7 @@ def _teachers(model: Any, inputs: Any) -> Iterator[str]:
             continue
         taps = [tap for tap, tensors in teacher(inputs).items() if not all(map(_finite, tensors))]
         if taps:
-            yield f'{teacher.key} gives values that are not finite at {_some(taps)}.'
+            yield f'{teacher.key} gives values that are not finite at {some(taps)}.'
 
 
 def _stopped(place: int, reasons: Sequence[str], patience: int) -> str:
@@ -168,7 +167,3 @@ def _number(value: Tensor) -> bool:
 def _tensors(value: Any) -> list[Tensor]:
     members = value if isinstance(value, (list, tuple)) else [value]
     return [member for member in members if isinstance(member, Tensor)]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ', '.join(names[:_SHOWN]) + (f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else '')

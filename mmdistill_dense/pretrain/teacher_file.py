@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,7 @@ from torch import Tensor
 from mmdistill_dense.checkpoint import read_checkpoint
 from mmdistill_dense.pretrain.checkpoint_layouts import LAYOUTS, Layout
 from mmdistill_dense.pretrain.spatial_adaptor import read_steps
-
-_SHOWN = 6
+from mmdistill_dense.wording import some
 
 
 @dataclass
@@ -84,7 +83,7 @@ def _split(
         parts[part][key.removeprefix(prefix)] = tensor
     if parts['unknown']:
         raise ValueError(
-            f'{where} is read as layout {name!r}, which has no place for {_some(parts["unknown"])}. If they are not '
+            f'{where} is read as layout {name!r}, which has no place for {some(parts["unknown"], 6)}. If they are not '
             "needed, add their prefixes to teacher.ignore=['…']; or choose another layout."
         )
     backbone = {_child(key): tensor for key, tensor in parts['backbone'].items()} if layout.children else {}
@@ -241,9 +240,3 @@ def _child(key: str) -> str:
 def _prefixes(content: Mapping[str, Any]) -> str:
     keys = _state(content, _top(content)) or content
     return ', '.join(dict.fromkeys(str(key).split('.')[0] for key in keys)) or 'none'
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f' and {len(listed) - _SHOWN} more' if len(listed) > _SHOWN else ''
-    return ', '.join(listed[:_SHOWN]) + more

@@ -18,6 +18,7 @@ from torch import Tensor
 from mmdistill_dense.checkpoint import read_checkpoint, state_dict_of
 from mmdistill_dense.losses import Branch
 from mmdistill_dense.tokens.fingerprint import from_number
+from mmdistill_dense.wording import some
 from mmdistill_dense.writing import save_whole
 
 Values = dict[str, Tensor]
@@ -59,9 +60,11 @@ def read_tokens(path: str | Path, owner: str) -> tuple[Values, dict[str, Any]]:
         if match:
             sets.setdefault(match['owner'], {})[f'{match["level"] or 0}.{match["name"]}'] = value.float()
     if not sets:
-        raise ValueError(f'{str(path)!r} holds no tokens: no name in it ends in {TOKEN}. It holds {_some(state)}.')
+        held = some(map(repr, state))
+        raise ValueError(f'{str(path)!r} holds no tokens: no name in it ends in {TOKEN}. It holds {held}.')
     if len(sets) > 1 and f'{owner}.' not in sets:
-        raise ValueError(f'{str(path)!r} holds several sets of tokens, under {_some(sets)}; none is {owner!r}.')
+        held = some(map(repr, sets))
+        raise ValueError(f'{str(path)!r} holds several sets of tokens, under {held}; none is {owner!r}.')
     chosen = f'{owner}.' if len(sets) > 1 else next(iter(sets))
     meta = {**(content.get('meta') or {}), 'unfinished': 'learner' in content}
     if f'{chosen}tokens_ready' in state:
@@ -108,7 +111,3 @@ def _describe(shapes: Mapping[str, torch.Size]) -> str:
     kinds = ', '.join(f'{count} tokens of {channels} channels' for count, channels in dict.fromkeys(levels))
     branch = 'with' if any(name.endswith(BRANCH) for name in shapes) else 'without'
     return f'{kinds} on {len(levels)} level{"s" * (len(levels) != 1)}, {branch} mask weights'
-
-
-def _some(names: Mapping[str, Any]) -> str:
-    return ', '.join(repr(str(name)) for name in list(names)[:4]) + (', …' if len(names) > 4 else '')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from mmengine.optim import OPTIMIZERS
 from torch import Tensor
+
+from mmdistill_dense.typos import hint
 
 _SCHEDULES = ('cosine', 'poly')
 _CLIP = {'max_norm', 'norm_type'}
@@ -59,9 +60,7 @@ class LearnOptions:
         known = [one.name for one in fields(cls)]
         for name in options:
             if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f' Did you mean {close[0]!r}?' if close else ''
-                raise KeyError(f'learn.{name} is no option; known: {", ".join(known)}.{hint}')
+                raise KeyError(f'learn.{name} is no option; known: {", ".join(known)}.{hint(name, known)}')
         learn = cls(**_plain(options))
         learn._check()
         return learn

@@ -10,6 +10,7 @@ from mmdistill_dense.check.subject import Subject
 from mmdistill_dense.engine.checks import batch_problem, check_carrier, check_crop, check_num_classes, num_classes
 from mmdistill_dense.fitting import classes_of
 from mmdistill_dense.typos import check_keys
+from mmdistill_dense.wording import some
 from mmdistill_dense.zoo import is_distill_model
 
 
@@ -89,7 +90,7 @@ def validation_classes(subject: Subject) -> Findings:
             yield Finding(
                 WARNING,
                 'validation_classes',
-                f'{loader}.dataset has the classes {_some(found)}, train_dataloader.dataset {_some(own)}.',
+                f'{loader}.dataset has the classes {some(found)}, train_dataloader.dataset {some(own)}.',
                 'Scores are given by position: use the same metainfo.classes in all loaders.',
             )
 
@@ -128,7 +129,3 @@ def _labels_of(sample: Any) -> Any:
 def _name_of(sample: Any) -> str:
     meta = getattr(sample, 'metainfo', {})
     return str(meta.get('seg_map_path') or meta.get('img_path') or meta.get('img_id'))
-
-
-def _some(names: Any) -> str:
-    return ', '.join(map(str, names[:4])) + (f', … ({len(names)})' if len(names) > 4 else '')

@@ -18,6 +18,7 @@ from mmdistill_dense.suite.plan import Run, choice_name
 
 TICK = 0.2
 GRACE = 10.0  # seconds between asking a job to end and killing it
+BURIAL = 2.0  # seconds that a killed job's workers have to disappear
 TAIL = 15  # lines of a failed run's log
 
 
@@ -173,7 +174,17 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait(max(0.0, limit - time.monotonic()))
         _signal(process, signal.SIGKILL)  # also what is left of its group
         process.wait()
+        _wait_for_group(process)
         _close(process)
+
+
+def _wait_for_group(process: subprocess.Popen[bytes]) -> None:
+    # What is killed is there until the system gets to it; zombies that nobody collects look the same, hence a limit.
+    limit = time.monotonic() + BURIAL
+    with suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < limit:
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

@@ -111,20 +111,12 @@ def pids(folder: Path) -> list[int]:
     return [int(file.read_text()) for file in folder.glob('*/pids.txt') if file.read_text()]
 
 
-def wait_for_workers(folder: Path) -> None:
-    # a killed process is still there until the system gets to it; left alone these would sleep for 10 minutes
-    limit = time.monotonic() + 30
-    while any(alive(pid) for pid in pids(folder)):
-        assert time.monotonic() < limit, 'a worker outlives the suite'
-        time.sleep(0.05)
-
-
 @pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
 def test_interruption_ends_jobs_and_their_workers(tmp_path: Path) -> None:
     watch = Watch(lambda: len(pids(tmp_path)) == 2)
     with pytest.raises(KeyboardInterrupt):
         pool.Pool(command(SLEEP), 2, 1, watch).execute(runs(tmp_path, 'a', 'b'))
-    wait_for_workers(tmp_path)
+    assert not any(alive(pid) for pid in pids(tmp_path))
 
 
 PARENT = """
@@ -149,7 +141,9 @@ def test_jobs_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         time.sleep(0.05)
     process.kill()
     process.wait()
-    wait_for_workers(tmp_path)
+    while any(alive(pid) for pid in pids(tmp_path)):
+        assert time.monotonic() < limit, 'a worker outlives the suite'
+        time.sleep(0.05)
 
 
 def test_sigterm_interrupts_as_ctrl_c_does() -> None:

@@ -12,7 +12,6 @@ they fit no other.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmdistill_dense.config_files import bases_of, keys_of
+from mmdistill_dense.wording import close_or_all
 from mmdistill_dense.zoo import package_root
 
 TASKS = {'mmseg': 'seg', 'mmdet': 'det'}
@@ -215,6 +215,4 @@ def _stock(path: Path) -> list[Path]:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message for a name that does not exist: close ones, or all."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
-    return f'{kind} {name!r}: unknown. ' + (f'Close: {", ".join(close)}.' if close else f'Known: {", ".join(names)}.')
+    return f'{kind} {name!r}: unknown. {close_or_all(name, known)}'

@@ -19,7 +19,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmdistill_dense.reading import read_values
-from mmdistill_dense.zoo import check_promise, download, promised_hash, sha256
+from mmdistill_dense.weight_files import check_promise, download, promised_hash, sha256
 
 _KEY = 'checkpoint'
 

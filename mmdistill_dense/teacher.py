@@ -17,7 +17,8 @@ from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
 from mmdistill_dense.taps import Recorder, Tap
 from mmdistill_dense.typos import explained
-from mmdistill_dense.zoo import ModelConfig, load_model, local_file, sha256
+from mmdistill_dense.weight_files import local_file, sha256
+from mmdistill_dense.zoo import ModelConfig, load_model
 
 OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'accelerate')
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -10,3 +11,10 @@ def some(names: Iterable[object], shown: int = 4) -> str:
     listed = [str(name) for name in names]
     more = f' and {len(listed) - shown} more' if len(listed) > shown else ''
     return ', '.join(listed[:shown]) + more
+
+
+def close_or_all(name: str, known: Iterable[str]) -> str:
+    """Return what to write instead of an unknown name: ``Close: a, b.``, or ``Known: …`` where none is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+    return f'Close: {", ".join(close)}.' if close else f'Known: {", ".join(names)}.'

@@ -20,7 +20,7 @@ from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_with_prefix, load_checkpoint
 from torch import nn
 
-from mmdistill_dense import loading, zoo
+from mmdistill_dense import loading, weight_files
 from mmdistill_dense.engine.checks import check_pretrained
 from mmdistill_dense.export import export_student
 from mmdistill_dense.pretrain.export import export_backbone
@@ -291,13 +291,13 @@ def test_address_of_a_teacher_says_what_it_must_hold(server, tmp_path, monkeypat
     (folder / 'a.pth').write_bytes(b'weights')
     digest = hashlib.sha256(b'weights').hexdigest()
     with pytest.raises(ValueError, match=r"^k='http.*/a\.pth': nothing says what this address must hold.*#sha256="):
-        zoo.local_file(f'{address}/a.pth', None, 'k')
+        weight_files.local_file(f'{address}/a.pth', None, 'k')
     assert not (tmp_path / 'cache').exists(), 'it is not fetched'
     with pytest.raises(ValueError, match="followed by 8 to 64 hexadecimal digits, not by 'me'"):
-        zoo.local_file(f'{address}/a.pth#sha256=me', None, 'k')
+        weight_files.local_file(f'{address}/a.pth#sha256=me', None, 'k')
     with pytest.raises(OSError, match='k: could not fetch .*invalid hash'):
-        zoo.local_file(f'{address}/a.pth#sha256={"0" * 64}', None, 'k')
-    assert zoo.local_file(f'{address}/a.pth#sha256={digest.upper()}', None, 'k').read_bytes() == b'weights'
+        weight_files.local_file(f'{address}/a.pth#sha256={"0" * 64}', None, 'k')
+    assert weight_files.local_file(f'{address}/a.pth#sha256={digest.upper()}', None, 'k').read_bytes() == b'weights'
 
 
 # Other files
@@ -310,7 +310,7 @@ def test_yaml_runs_nothing(tmp_path, mark):
         definition.load(tmp_path / 'suite.yaml')
     (tmp_path / 'metafile.yml').write_text(f'Models: {text}\n')
     with pytest.raises(yaml.YAMLError, match='could not determine a constructor'):
-        zoo._read_yaml(tmp_path / 'metafile.yml')
+        weight_files._read_yaml(tmp_path / 'metafile.yml')
 
 
 def calls(path):

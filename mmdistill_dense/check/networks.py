@@ -19,7 +19,8 @@ from mmdistill_dense.checkpoint import read_checkpoint, state_dict_of
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.engine.checks import check_pretrained, num_classes
 from mmdistill_dense.tokens.prepare import Places
-from mmdistill_dense.zoo import ModelConfig, is_distill_model, load_model, local_file, student_option
+from mmdistill_dense.weight_files import local_file
+from mmdistill_dense.zoo import ModelConfig, is_distill_model, load_model, student_option
 
 DEFAULT_ITERATIONS = 1000  # of a run whose length is not known, because its data set is not there
 

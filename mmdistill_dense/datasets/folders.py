@@ -10,6 +10,7 @@ from mmseg.datasets import PascalVOCDataset as _PascalVOCDataset
 
 from mmdistill_dense.datasets.roots import RootCheck
 from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.wording import some
 
 
 @DATASETS.register_module()
@@ -65,4 +66,4 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
 
 
 def _some_names(folder: str) -> str:
-    return ', '.join(sorted(path.name for path in Path(folder).iterdir())[:3]) or 'no files'
+    return some(sorted(path.name for path in Path(folder).iterdir()), 3) or 'no files'

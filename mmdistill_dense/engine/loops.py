@@ -12,6 +12,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor
 
 from mmdistill_dense.typos import hint
+from mmdistill_dense.wording import some
 
 
 def check_loaders(runner: Runner) -> None:
@@ -91,6 +92,6 @@ def check_weights(runner: Runner, content: Mapping[str, Any]) -> None:
         ]
         raise ValueError(
             f'{key} fits {len(own) - len(missing + shaped)} of the {len(own)} tensors of {type(model).__name__}: it is '
-            f'of another network or class list. Missing, or of another shape: {", ".join((words + missing)[:4])}; it '
-            f'holds {", ".join(list(given)[:4])}.'
+            f'of another network or class list. Missing, or of another shape: {some(words + missing)}; it '
+            f'holds {some(given)}.'
         )

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmdistill_dense.checkpoint import load_strictly, plain_config, read_checkpoint, state_dict_of
+from mmdistill_dense.wording import some
 from mmdistill_dense.writing import save_whole
 
 _PREFIX = 'backbone.'
@@ -42,7 +43,7 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path) -> 
     backbone = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
     key = f'checkpoint={str(checkpoint)!r}'
     if not backbone:
-        raise ValueError(f'{key} holds no entries {_PREFIX}*; it begins with {", ".join(list(state)[:4])}.')
+        raise ValueError(f'{key} holds no entries {_PREFIX}*; it begins with {some(state)}.')
     init_default_scope(plain.get('default_scope', 'mmengine'))
     with torch.device('cpu'):
         load_strictly(MODELS.build(plain.model).backbone, backbone, None, key)

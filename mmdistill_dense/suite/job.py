@@ -22,7 +22,8 @@ from mmdistill_dense.suite.plan import PRETRAIN, Run, config_of, hash_of, start_
 from mmdistill_dense.suite.report import Report, ReportHook
 from mmdistill_dense.suite.written import write_configs
 from mmdistill_dense.teacher import OPTIONS, without_pretrained
-from mmdistill_dense.zoo import load_model, local_file
+from mmdistill_dense.weight_files import local_file
+from mmdistill_dense.zoo import load_model
 
 # variables by which launchers tell a process its rank and the number of processes, before a group exists
 _PLACES = {

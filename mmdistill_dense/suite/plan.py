@@ -18,7 +18,7 @@ from mmdistill_dense.suite.files import read_json
 from mmdistill_dense.suite.identity import config_hash
 from mmdistill_dense.suite.runs import CONTROL, PRETRAIN, TEACHER, Choice, Run, choice_name
 from mmdistill_dense.suite.starts import RANDOM, Start
-from mmdistill_dense.zoo import local_file
+from mmdistill_dense.weight_files import local_file
 
 
 def runs(definition: Definition) -> list[Run]:

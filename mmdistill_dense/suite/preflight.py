@@ -18,7 +18,7 @@ from mmdistill_dense.suite.definition import Definition
 from mmdistill_dense.suite.job import check_processes, check_unchanged
 from mmdistill_dense.suite.names import check_metric, check_options
 from mmdistill_dense.suite.plan import PRETRAIN, Run
-from mmdistill_dense.zoo import local_file
+from mmdistill_dense.weight_files import local_file
 
 
 def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:

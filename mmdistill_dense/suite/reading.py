@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from mmdistill_dense.wording import close_or_all
 from mmdistill_dense.zoo import find_config
 
 NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
@@ -83,9 +83,7 @@ class Reader:
         """Refuse unknown keys, with close ones."""
         for key in self.raw:
             if key not in known:
-                close = difflib.get_close_matches(str(key), sorted(known), n=3, cutoff=0.5)
-                hint = f'Close: {", ".join(close)}.' if close else f'Known: {", ".join(sorted(known))}.'
-                raise self.error(str(key), f'unknown. {hint}')
+                raise self.error(str(key), f'unknown. {close_or_all(str(key), known)}')
 
     def get(self, key: str, kind: type, default: Any = _NEEDED) -> Any:
         """Return a value of a kind; without a default it must be there."""

@@ -16,7 +16,8 @@ from mmdistill_dense.checkpoint import load_strictly
 from mmdistill_dense.engine.checks import below, initial_state
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.suite.starts import BACKBONE, RANDOM, Start
-from mmdistill_dense.zoo import ModelConfig, load_model, sha256, student_option
+from mmdistill_dense.weight_files import sha256
+from mmdistill_dense.zoo import ModelConfig, load_model, student_option
 
 
 def start_from(config: Config, start: Start, file: Path | None) -> None:

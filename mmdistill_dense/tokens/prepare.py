@@ -12,7 +12,7 @@ from mmdistill_dense.checkpoint import read_checkpoint
 from mmdistill_dense.tokens.files import Values, fit_tokens, read_tokens, write_tokens
 from mmdistill_dense.tokens.fingerprint import learning_fingerprint, teacher_fingerprint
 from mmdistill_dense.tokens.learn import Task, TokenLearner, learn_tokens
-from mmdistill_dense.zoo import local_file
+from mmdistill_dense.weight_files import local_file
 
 if TYPE_CHECKING:
     from mmdistill_dense.distillers.maskd import MasKD

@@ -20,7 +20,8 @@ from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.engine.checks import num_classes
 from mmdistill_dense.leaves import by_hand
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.zoo import find_config, load_model, published_weights
+from mmdistill_dense.weight_files import published_weights
+from mmdistill_dense.zoo import find_config, load_model
 
 ROOT = Path(__file__).parents[2] / 'configs'
 FRAGMENTS = sorted(path for path in (ROOT / '_base_').rglob('*.py') if not path.name.startswith('runtime_'))

@@ -13,7 +13,8 @@ from mmdistill_dense.compose import fragments
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.leaves import by_hand
 from mmdistill_dense.teacher import build_network, renormaliser
-from mmdistill_dense.zoo import load_model, published_weights
+from mmdistill_dense.weight_files import published_weights
+from mmdistill_dense.zoo import load_model
 
 ROOT = Path(__file__).parents[2] / 'configs' / 'maskd'
 NECK_HEAD = [('neck', 'neck'), ('bbox_head', 'bbox_head')]

@@ -21,7 +21,8 @@ from mmdistill_dense.dryrun import _NumbersOnCPU, trace_pair
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.taps import Tap
 from mmdistill_dense.teacher import build_network, without_pretrained
-from mmdistill_dense.zoo import _read_yaml, find_config, load_model, package_root
+from mmdistill_dense.weight_files import _read_yaml
+from mmdistill_dense.zoo import find_config, load_model, package_root
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'

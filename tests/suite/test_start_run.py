@@ -12,7 +12,7 @@ from mmdistill_dense.suite import job, plan
 from mmdistill_dense.suite.definition import Definition, load
 from mmdistill_dense.suite.report import ReportHook
 from mmdistill_dense.suite.table import main as write_table
-from mmdistill_dense.zoo import sha256
+from mmdistill_dense.weight_files import sha256
 from tests import toys
 from tests.suite import tiny
 

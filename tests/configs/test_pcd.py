@@ -21,7 +21,8 @@ TEACHERS = ('mocov3', 'mocov2', 'dino', 'swav', 'simsiam', 'barlowtwins', 'byol'
 FROM_R50 = [f'r18_from_{teacher}-r50_imagenet' for teacher in TEACHERS] + [
     'r34_from_mocov3-r50_imagenet', 'r18_from_mocov3-r50_folder',
 ]  # fmt: skip
-PRETRAINING = [*FROM_R50, 'r18w16_from_mobilenetv2_small', 'toy_pretrain']
+SMALL = ['r18w16_from_mobilenetv2_small', 'mobilenetv2w05_from_mobilenetv2_small']
+PRETRAINING = [*FROM_R50, *SMALL, 'toy_pretrain']
 DOWNSTREAM = sorted(path.stem.removesuffix('_pcd-init') for path in (ROOT / 'pcd').glob('*_pcd-init.py'))
 
 
@@ -52,7 +53,7 @@ def test_pretraining_leaf_is_complete(name: str) -> None:
     assert cfg.model.distillers == cfg.distillers
     student = cfg.model.student
     assert student.type == 'mmdistill_dense.BackboneStudent'
-    assert student.backbone.zero_init_residual is False
+    assert student.backbone.get('zero_init_residual') is (False if 'ResNet' in student.backbone.type else None)
     assert student.data_preprocessor.bgr_to_rgb  # PackViews hands out BGR
     sides = [step.size for view in cfg.train_pipeline[1].views for step in view if 'size' in step]
     assert {(side, side) for side in sides} == {tuple(student.data_preprocessor['size'])}
@@ -133,8 +134,7 @@ def test_schedule_of_a_hundred_epochs() -> None:
 
 
 @pytest.mark.parametrize(('name', 'kind'), [
-    ('r18_from_mocov3-r50_imagenet', LARS), ('r18w16_from_mobilenetv2_small', torch.optim.AdamW),
-    ('toy_pretrain', torch.optim.AdamW),
+    ('r18_from_mocov3-r50_imagenet', LARS), *((small, torch.optim.AdamW) for small in [*SMALL, 'toy_pretrain']),
 ])  # fmt: skip
 def test_optimizer_and_schedule_fit_the_epochs(name: str, kind: type) -> None:
     cfg = leaf(name)
@@ -243,6 +243,7 @@ def test_fine_tuning_reads_what_pretraining_wrote(name: str) -> None:
 @pytest.mark.parametrize(('network', 'pretraining', 'scope'), [
     ('deeplabv3_r18b_pcd_voc', 'r18_from_mocov3-r50', 'mmseg'),
     ('deeplabv3plus_r18w16_camvid_pcd', 'r18w16_from_mobilenetv2', 'mmseg'),
+    ('deeplabv3plus_mobilenetv2w05_camvid', 'mobilenetv2w05_from_mobilenetv2', 'mmseg'),
     ('mask_rcnn_r18_fpn_pcd', 'r18_from_mocov3-r50', 'mmdet'),
     ('mask_rcnn_r34_fpn_pcd', 'r34_from_mocov3-r50', 'mmdet'),
     ('retinanet_r18_fpn_pcd', 'r18_from_mocov3-r50', 'mmdet'),
@@ -258,7 +259,9 @@ def test_a_pretrained_backbone_arrives_whole(network: str, pretraining: str, sco
             tensor.uniform_(0.1, 0.9)
     torch.save({'state_dict': {f'backbone.{k}': v for k, v in backbone.state_dict().items()}}, tmp_path / 'epoch.pth')
     model = Config.fromfile(ROOT / f'_base_/models/{network}.py').model
-    (model.get('student') or model).backbone.init_cfg.checkpoint = str(tmp_path / 'epoch.pth')
+    start = (model.get('student') or model).backbone
+    start.init_cfg = start.init_cfg or dict(type='Pretrained', prefix='backbone.')  # as a suite gives it
+    start.init_cfg.checkpoint = str(tmp_path / 'epoch.pth')
     init_default_scope(scope)
     built = MODELS.build(model)
     built.init_weights()

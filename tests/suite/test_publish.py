@@ -174,7 +174,7 @@ def test_fragments_that_were_made_for_the_pair_are_named(tmp_path: Path) -> None
     assert camvid['afdcd'] == 'fragment `afdcd_r18w16_camvid`'
     assert camvid['afdcd_mimic'] == 'fragment `afdcd_r18w16_camvid`, `afdcd`, `afdcd.ctr_weight=0`'
     assert [camvid[name] for name in ('kd', 'cwd', 'dist')] == ['–'] * 3
-    assert camvid['pcd'] == '`queue_size=15`, `loss_weight=0.5`'
+    assert camvid['pcd'] == 'fragment `pcd_r18w16_camvid`'
     assert bccd['maskd'] == 'fragment `maskd_retinanet_r18w16`'
     assert bccd['pcd'] == 'fragment `pcd_retinanet_r18w16_bccd`'
     assert [bccd[name] for name in ('kd', 'pkd', 'fgd')] == ['–'] * 3

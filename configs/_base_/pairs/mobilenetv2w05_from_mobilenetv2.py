@@ -9,7 +9,6 @@ model = dict(
             widen_factor=0.5,
             strides=(1, 2, 2, 2, 1, 1, 1),
             dilations=(1, 1, 1, 1, 1, 2, 2),
-            out_indices=(6,),
         )
     )
 )

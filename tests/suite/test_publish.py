@@ -86,6 +86,13 @@ def test_the_part_shows_every_row_with_what_it_took(suite: Definition, tmp_path:
     assert 'Missing: heavy seed 0.' in text and str(tmp_path) not in text
 
 
+def test_data_that_are_not_there_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv('MMDISTILL_DATA', '/nowhere')
+    assert publish.train_pictures(load(ROOT / 'benchmarks' / 'bccd_retinanet.yaml')) is None
+    said = capsys.readouterr().out
+    assert 'bccd_retinanet.yaml: without the number of training pictures' in said and 'MMDISTILL_DATA' in said
+
+
 def test_a_row_of_the_repository_is_linked_to_its_card(suite: Definition, tmp_path: Path) -> None:
     part = publish.part_of(suite, ROOT)
     assert '| [heavy](methods/logit_kd.md) | `kd`, `loss_weight=5` |' in part.section

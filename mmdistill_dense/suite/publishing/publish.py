@@ -81,13 +81,14 @@ def part_of(definition: Definition, root: Path) -> Part:
 
 
 def train_pictures(definition: Definition) -> int | None:
-    """Return the number of different training pictures, ``None`` where the data are not on this machine."""
+    """Return the number of different training pictures; ``None`` where the data are not there, which is printed."""
     config = configs.control_config(definition)
     init_default_scope(config.get('default_scope', 'mmengine'))
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells its progress
             dataset = DATASETS.build(config.train_dataloader.dataset)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        print(f'{definition.path}: without the number of training pictures, the data are not there: {error}')
         return None
     while hasattr(dataset, 'dataset'):  # repeated, balanced, mixed
         dataset = dataset.dataset

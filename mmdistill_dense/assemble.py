@@ -10,7 +10,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmdistill_dense.distillers.base import Distiller
-from mmdistill_dense.dryrun import trace_pair
+from mmdistill_dense.dryrun import Traced, trace_pair
 from mmdistill_dense.inherit import Inherit, giving_teachers
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.taps import Tap
@@ -102,7 +102,7 @@ def tie(
     distillers: Mapping[str, Distiller],
     teachers: Mapping[str, FrozenTeacher],
     inherit: Sequence[Inherit],
-) -> None:
+) -> Traced:
     """Tell distillers the shapes of their taps, and teachers what they must hold and how they see the batch.
 
     Args:
@@ -111,6 +111,9 @@ def tie(
         distillers: As built; they make their parameters here.
         teachers: As built; nothing is loaded yet.
         inherit: What the student will copy.
+
+    Returns:
+        What the dry run found in the student.
 
     Raises:
         KeyError, ValueError: For taps that do not exist or cannot be compared.
@@ -126,7 +129,8 @@ def tie(
     for distiller in distillers.values():
         teachers[str(distiller.teacher)].require(distiller.teacher_parts)
         with DefaultScope.overwrite_default_scope(config.scope), torch.device('cpu'):
-            distiller.setup(student, by_teacher[str(distiller.teacher)])
+            distiller.setup(student.shapes, by_teacher[str(distiller.teacher)].shapes)
+    return student
 
 
 def _size(preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:

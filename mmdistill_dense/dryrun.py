@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from mmdistill_dense.acceleration import foldable
+from mmdistill_dense.acceleration import Pair, foldable
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
-from mmdistill_dense.taps import Recorder, Tap
+from mmdistill_dense.modes import in_training, modes_to_follow
+from mmdistill_dense.recording import Recorder
+from mmdistill_dense.taps import Tap
 from mmdistill_dense.teacher import FrozenTeacher
 
 Shapes = dict[str, list[torch.Size]]
@@ -32,17 +35,38 @@ class _NumbersOnCPU(TorchFunctionMode):
         return func(*args, **options)
 
 
+@dataclass(frozen=True)
+class Traced:
+    """What one pass through a network tells.
+
+    Attributes:
+        shapes: of each tap's tensors, for one picture.
+        calls: how many calls were recorded.
+        parts: the children that worked before the last of them.
+        heads: paths of the heads that ran on the features.
+        modes: paths of the modules that ran as in training, see :mod:`mmdistill_dense.modes`.
+        overwritten: the taps whose tensors are written to behind them.
+    """
+
+    shapes: Shapes = field(default_factory=dict)
+    calls: int = 0
+    parts: Collection[str] = ()
+    heads: Sequence[str] = ()
+    modes: Sequence[str] = ()
+    overwritten: Collection[str] = ()
+
+
 def trace_pair(
     student: nn.Module,
     student_taps: Sequence[Tap],
     teachers: Mapping[str, FrozenTeacher],
     size: tuple[int, int] | None,
-) -> tuple[Shapes, dict[str, Shapes]]:
-    """Return the tap shapes of the student and, by name, of each teacher, for one image of the training size.
+) -> tuple[Traced, dict[str, Traced]]:
+    """Trace the student and, by name, each teacher, for one picture of the training size.
 
     The pass runs on the meta device, where it costs no arithmetic; networks that cannot (some transformers, deformable
-    convolutions) are traced on the CPU at no more than 256 pixels a side. It also tells each teacher behind which call
-    its last tap lies. No global random stream moves.
+    convolutions) are traced on the CPU at no more than 256 pixels a side, and on the GPU where the CPU lacks one of
+    their operations. Each teacher is told where its last tap lies and how it has to run. No global random stream moves.
 
     Args:
         student: The built student.
@@ -52,48 +76,70 @@ def trace_pair(
 
     Raises:
         KeyError, ValueError: For a tap that does not exist, never fires or holds no tensor.
+        RuntimeError: For a network that runs on none of these devices.
     """
     height, width = size or DEFAULT_SIZE
+    small = (min(height, _CPU_SIDE), min(width, _CPU_SIDE))
     try:
         return _trace_all(student, student_taps, teachers, (height, width), 'meta')
     except KeyError:  # an unknown tap is unknown everywhere
         raise
     except Exception:  # whatever the meta device cannot do; the CPU decides and has the better message
-        return _trace_all(student, student_taps, teachers, (min(height, _CPU_SIDE), min(width, _CPU_SIDE)), 'cpu')
+        try:
+            return _trace_all(student, student_taps, teachers, small, 'cpu')
+        except (RuntimeError, NotImplementedError) as error:
+            if not torch.cuda.is_available():
+                raise RuntimeError(_no_device(error)) from error
+            return _trace_all(student, student_taps, teachers, small, 'cuda')
+
+
+def _no_device(error: Exception) -> str:
+    return (
+        'The pass that learns the shapes of the taps failed on the CPU, and there is no GPU here to try it on: '
+        f'{error} If an operation of the network exists for GPUs alone (CARAFE, say), build the model on a machine '
+        'with a GPU; otherwise the network does not run at this size without us either.'
+    )
 
 
 def _trace_all(
     student: nn.Module, taps: Sequence[Tap], teachers: Mapping[str, FrozenTeacher], size: tuple[int, int], device: str
-) -> tuple[Shapes, dict[str, Shapes]]:
+) -> tuple[Traced, dict[str, Traced]]:
     with fork_rng(), torch.no_grad():
-        shapes, *_ = _trace(copy.deepcopy(student), taps, size, device, 'student_tap', rois=True)
-        teacher_shapes = {}
+        traced = _trace(copy.deepcopy(student), taps, size, device, 'student_tap', rois=True)
+        by_teacher = {}
         for name, teacher in teachers.items():
             with torch.device(device), _NumbersOnCPU():
                 network = teacher.build()
-            teacher.foldable = []
-            with foldable(network, teacher.taps, teacher.foldable):
-                traced = _trace(network, teacher.taps, size, device, 'teacher_tap')
-            teacher_shapes[name], teacher.stop_after, teacher.parts, teacher.heads = traced
-    return shapes, teacher_shapes
+            pairs: list[Pair] = []
+            with foldable(network, teacher.taps, pairs):
+                by_teacher[name] = _trace(network, teacher.taps, size, device, 'teacher_tap')
+            teacher.follow(by_teacher[name], pairs)
+    return traced, by_teacher
 
 
 def _trace(
     network: nn.Module, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str, rois: bool = False
-) -> tuple[Shapes, int, set[str], list[str]]:
-    """Return the tap shapes, the number of recorded calls, the children that worked before the last of them, and the
-    heads that ran on the features."""
+) -> Traced:
     if not taps:  # a teacher that is only inherited from
-        return {}, 0, set(), []
+        return Traced()
     network.to(device)
-    network.eval()  # mmseg's backbones return nothing from it
+    inputs = torch.zeros(1, input_channels(network), *size, device=device)
+    modes = modes_to_follow(network, lambda: run_parts(network, taps, inputs, rois))
     recorder = Recorder(network, taps, key)
     started: list[tuple[str, int]] = []
     for name, child in network.named_children():
         for module in child.modules():
             module.register_forward_pre_hook(lambda *_, name=name: started.append((name, recorder.calls)))
-    with recorder.recording() as tensors:
-        heads = run_parts(network, taps, torch.zeros(1, 3, *size, device=device), rois)
-    recorder.check_complete()
+    with in_training(network.get_submodule(path) for path in modes), recorder.recording() as tensors:
+        heads = run_parts(network, taps, inputs, rois)
+    overwritten = recorder.changed()
+    recorder.check_fired()
     shapes = {name: [tensor.shape for tensor in found] for name, found in tensors.items()}
-    return shapes, recorder.calls, {name for name, calls in started if calls < recorder.calls}, heads
+    parts = {name for name, calls in started if calls < recorder.calls}
+    return Traced(shapes, recorder.calls, parts, heads, modes, overwritten)
+
+
+def input_channels(network: nn.Module) -> int:
+    """Return how many channels a network's pictures have: those of its first convolution, 3 without one."""
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    return next((module.in_channels for module in convolutions), 3)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import types
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from mmdistill_dense.assemble import Option, build_distillers, build_teachers, distiller_options, tie
 from mmdistill_dense.distillers.base import Distiller, Progress, Recorded
+from mmdistill_dense.dryrun import Traced
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.inherit import Inherit, copy_inherited, parse_inherit
+from mmdistill_dense.recording import Recorder
 from mmdistill_dense.registry import MODELS
-from mmdistill_dense.taps import Recorder
+from mmdistill_dense.taps import Tap
 from mmdistill_dense.teacher import FrozenTeacher, build_network
 from mmdistill_dense.zoo import load_model, merge
 
@@ -62,11 +64,11 @@ def DistillModel(
     with fork_rng():
         parts = build_distillers(options, config.scope)
         teachers = build_teachers(teacher, parts, entries)
-        tie(network, config, parts, teachers, entries)
+        traced = tie(network, config, parts, teachers, entries)
     student_class: Any = type(network)
     network.__class__ = _distilled_class(student_class)
     distilled: Any = network
-    distilled._attach(parts, Distillation(teachers, Progress(), entries))
+    distilled._attach(parts, Distillation(teachers, Progress(), entries, traced))
     return network
 
 
@@ -77,7 +79,12 @@ class Distillation:
     teachers: dict[str, FrozenTeacher]
     progress: Progress
     inherit: Sequence[Inherit] = ()  # emptied by DistillHook where the student's weights come from a file
+    traced: Traced = field(default_factory=Traced)  # of the student
     attended: bool = False  # set by DistillHook
+
+    def recorder(self, student: Any, taps: Iterable[Tap]) -> Recorder:
+        """Return what records taps of the student."""
+        return Recorder(student, taps, 'student_tap', overwritten=self.traced.overwritten)
 
     def check_ready(self) -> None:
         """Raise a ``RuntimeError`` unless ``DistillHook`` runs and every teacher is loaded."""
@@ -149,7 +156,7 @@ class Distilled:
         # The teachers run first: what they computed on the way is freed before the student's graph is built.
         teachers = self._teach(inputs, active)
         taps = [tap for d in distillers.values() if d.weight() != 0 for tap in [*d.student_taps, *d.context_taps]]
-        recorder = Recorder(self, taps, 'student_tap')  # type: ignore[arg-type]
+        recorder = self.distillation.recorder(self, taps)
         with recorder.recording() as student:
             losses = super().loss(inputs, data_samples, **kwargs)  # type: ignore[misc]
         recorder.check_complete()

@@ -1,11 +1,10 @@
-"""Taps: names of tensors inside a network, their recording and their replacement, by hooks for one forward pass."""
+"""Taps: names of tensors inside a network."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +46,9 @@ class Tap:
                 f"{shown} is not a tap: write 'module.path', 'module.path[i]', 'module.path[a:b]', "
                 "'module.path:input' or 'module.path:input[k]'."
             )
-        argument = int(match['argument'] or 0) if match['input'] else None
-        return cls(match['path'], _parse_index(match['index']), argument, text)
+        return cls(
+            match['path'], _parse_index(match['index']), int(match['argument'] or 0) if match['input'] else None, text
+        )
 
     def __str__(self) -> str:
         return self.text
@@ -74,15 +74,19 @@ class Tap:
             raise ValueError(f'tap {self.text!r} holds a {type(value).__name__} and no tensor.')
         return tensors
 
-    def put(self, output: Any, replace: Callable[[Tensor], Tensor]) -> Any:
-        """Return the output of one call of the tap's module with the tapped tensors replaced, the rest as it is."""
+    def put(self, args: tuple[Any, ...], output: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+        """Return one call's output (an input tap: its arguments) with the tapped tensors replaced."""
+        if self.argument is None:
+            return self._put(output, replace)
+        return tuple(self._put(arg, replace) if i == self.argument else arg for i, arg in enumerate(args))
+
+    def _put(self, value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
         if self.index is None:
-            return _map_tensors(output, replace)
-        self._pick_index(output)  # raises where there is nothing to pick
-        chosen = range(len(output))[self.index]
+            return _map_tensors(value, replace)
+        self._pick_index(value)  # raises where there is nothing to pick
+        chosen = range(len(value))[self.index]
         members = {chosen} if isinstance(chosen, int) else set(chosen)
-        changed = (_map_tensors(item, replace) if i in members else item for i, item in enumerate(output))
-        return _as(output, changed)
+        return _as(value, (_map_tensors(item, replace) if i in members else item for i, item in enumerate(value)))
 
     def _pick_index(self, value: Any) -> Any:
         if not isinstance(value, (tuple, list)):
@@ -169,94 +173,3 @@ def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str]
     hint = f' Close names: {", ".join(close)}.' if close else ''
     where = f'{key}={tap.text!r}: no such module in {type(network).__name__}.{hint}'
     return f'{where} Modules in {parent}: {", ".join(level)}.'
-
-
-class _LastTapReached(Exception):
-    """Ends a forward pass when everything asked for has been recorded."""
-
-
-class Recorder:
-    """Records taps while its context is open.
-
-    Args:
-        network: The network; paths are resolved at each entry, because wrappers and EMA copies replace modules.
-        taps: What to record.
-        key: The config key to name in errors.
-        stop_after: End the forward pass behind this many recorded calls, silently for the caller of :meth:`recording`.
-            ``None`` runs to the end.
-    """
-
-    def __init__(self, network: nn.Module, taps: Iterable[Tap], key: str, stop_after: int | None = None) -> None:
-        self.network = network
-        self.taps = list(dict.fromkeys(taps))
-        self.key = key
-        self.stop_after = stop_after
-        self.calls = 0
-        self.tensors: dict[str, list[Tensor]] = {}
-
-    @contextmanager
-    def recording(self) -> Iterator[dict[str, list[Tensor]]]:
-        """Hook the taps, yield the (growing) record and take the hooks away again, whatever happens."""
-        self.calls = 0
-        self.tensors = {str(tap): [] for tap in self.taps}
-        handles = []
-        try:
-            for tap in self.taps:
-                module = find_module(self.network, tap, self.key)
-                handles.append(module.register_forward_hook(self._hook(tap)))
-            yield self.tensors
-        except _LastTapReached:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def check_complete(self) -> None:
-        """Raise a ``ValueError`` for a tap whose module was never called."""
-        missing = [name for name, tensors in self.tensors.items() if not tensors]
-        if missing:
-            raise ValueError(
-                f'{self.key}={missing[0]!r} never fired in the forward pass of {type(self.network).__name__}: the '
-                'module exists but is not called as a module. Tap a module inside it.'
-            )
-
-    def _hook(self, tap: Tap) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def record(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self.tensors[str(tap)].extend(tap.pick(args, output))
-            self.calls += 1
-            if self.calls == self.stop_after:
-                raise _LastTapReached
-
-        return record
-
-
-@contextmanager
-def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Tensor], key: str) -> Iterator[None]:
-    """Let the tapped tensors be replaced on their way through the network while the context is open.
-
-    Args:
-        network: The network.
-        tap: An output; what lies behind it sees the replaced tensors.
-        function: Gets a tensor's number and the tensor. Numbers count as :class:`Recorder` lists the tap's tensors,
-            over one opening of the context.
-        key: The config key to name in errors.
-
-    Raises:
-        ValueError: For an input tap, and when the context ends without a call of the tapped module.
-    """
-    if tap.argument is not None:
-        raise ValueError(f'{key}={tap.text!r}: an input cannot be replaced; tap the output of the module before it.')
-    seen = 0
-
-    def replace(tensor: Tensor) -> Tensor:
-        nonlocal seen
-        seen += 1
-        return function(seen - 1, tensor)
-
-    handle = find_module(network, tap, key).register_forward_hook(lambda _, args, output: tap.put(output, replace))
-    try:
-        yield
-    finally:
-        handle.remove()
-    if not seen:
-        raise ValueError(f'{key}={tap.text!r} never fired in the forward pass of {type(network).__name__}.')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.config import ConfigDict
@@ -15,10 +15,15 @@ from mmdistill_dense.acceleration import Acceleration, Pair
 from mmdistill_dense.checkpoint import Receipt, load_strictly, read_checkpoint, state_dict_of
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
-from mmdistill_dense.taps import Recorder, Tap
+from mmdistill_dense.modes import in_training
+from mmdistill_dense.recording import Recorder
+from mmdistill_dense.taps import Tap
 from mmdistill_dense.typos import explained
 from mmdistill_dense.weight_files import local_file, sha256
 from mmdistill_dense.zoo import ModelConfig, load_model
+
+if TYPE_CHECKING:
+    from mmdistill_dense.dryrun import Traced
 
 OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'accelerate')
 
@@ -53,10 +58,13 @@ class FrozenTeacher:
         self.receipt: Receipt | None = None
         self.classes: Sequence[str] | None = None
         self.taps: list[Tap] = []
+        # Set by the dry run, see follow():
         self.stop_after: int | None = None
         self.parts: set[str] | None = None  # the children that the taps need; None: all
-        self.heads: list[str] | None = None  # that run on the features; None: to be found out at each pass
-        self.foldable: list[Pair] = []  # set by the dry run, as the three above
+        self.heads: Sequence[str] | None = None  # that run on the features; None: to be found out at each pass
+        self.modes: Sequence[str] = ()  # modules that run as in training
+        self.overwritten: Collection[str] = ()  # taps that are written to behind them
+        self.foldable: Sequence[Pair] = ()
         self._answers: dict[Hashable, Any] | None = None  # of this step
         self._prepared = False
         self.renormalise: Callable[[Tensor], Tensor] | None = None
@@ -75,6 +83,11 @@ class FrozenTeacher:
             self.preprocessor = own
         network.eval()  # not chained: mmseg's backbones return nothing from it
         return network
+
+    def follow(self, traced: Traced, foldable: Sequence[Pair]) -> None:
+        """Run from now on as the dry run found it enough for the taps."""
+        self.stop_after, self.parts, self.heads = traced.calls, set(traced.parts), traced.heads
+        self.modes, self.overwritten, self.foldable = traced.modes, traced.overwritten, foldable
 
     def load(self, like: Tensor) -> None:
         """Build the network and load its weights, once.
@@ -188,8 +201,13 @@ class FrozenTeacher:
             # Not before the first pass: what is inherited or fingerprinted is the network of the file.
             self.acceleration.prepare(self.network, self.taps, self.foldable)
             self._prepared = True
-        recorder = Recorder(self.network, self.taps, f'{self.key} tap', self.stop_after)
-        with recorder.recording() as tensors, self.acceleration.running(self.renormalised(inputs)) as prepared:
+        recorder = Recorder(self.network, self.taps, f'{self.key} tap', self.stop_after, self.overwritten)
+        as_the_student = in_training(self.network.get_submodule(path) for path in self.modes)
+        with (
+            as_the_student,
+            self.acceleration.running(self.renormalised(inputs)) as prepared,
+            recorder.recording() as tensors,
+        ):
             run_parts(self.network, self.taps, prepared, heads=self.heads)
         recorder.check_complete()
         if self.acceleration.dtype is not None:

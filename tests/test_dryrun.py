@@ -21,8 +21,8 @@ def trace(names, student=None, size=(64, 64), teacher_names=(), teacher=None):
         teachers['t'] = teacher or FrozenTeacher(toys.seg_teacher())
         teachers['t'].taps = taps(*teacher_names)
     network = toys.build_plain(toys.seg_net()) if student is None else student
-    shapes, by_teacher = trace_pair(network, taps(*names), teachers, size)
-    return shapes, by_teacher.get('t')
+    traced, by_teacher = trace_pair(network, taps(*names), teachers, size)
+    return traced.shapes, by_teacher['t'].shapes if by_teacher else None
 
 
 def test_shapes_are_those_of_a_real_pass():

@@ -19,7 +19,9 @@ from mmdistill_dense.analysis.measure import Timing, Work, interleaved_times
 from mmdistill_dense.analysis.training_step import load_teacher
 from mmdistill_dense.assemble import build_distillers, build_teachers, distiller_options
 from mmdistill_dense.dryrun import trace_pair
-from mmdistill_dense.taps import Recorder, Tap
+from mmdistill_dense.modes import in_training
+from mmdistill_dense.recording import Recorder
+from mmdistill_dense.taps import Tap
 from mmdistill_dense.teacher import FrozenTeacher
 from mmdistill_dense.zoo import load_model
 
@@ -120,6 +122,7 @@ def _copy(
 ) -> FrozenTeacher:
     teacher.acceleration, teacher.stop_after = acceleration, plain.stop_after
     teacher.parts, teacher.heads, teacher.foldable = plain.parts, plain.heads, plain.foldable
+    teacher.modes, teacher.overwritten = plain.modes, plain.overwritten
     teacher.renormalise = plain.renormalise
     network = teacher.build()
     network.load_state_dict(state)
@@ -130,8 +133,8 @@ def _copy(
 @torch.no_grad()
 def _whole(teacher: FrozenTeacher, inputs: Tensor, samples: Any) -> dict[str, list[Tensor]]:
     network: Any = teacher.network
-    recorder = Recorder(network, teacher.taps, teacher.key)
-    with recorder.recording() as tensors:
+    recorder = Recorder(network, teacher.taps, teacher.key, overwritten=teacher.overwritten)
+    with in_training(network.get_submodule(path) for path in teacher.modes), recorder.recording() as tensors:
         network(inputs, samples) if samples else network(inputs)
     return tensors
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmdistill_dense.distillers.ranks import mean_over_ranks
 from mmdistill_dense.losses import loss_dtype
 from mmdistill_dense.pretrain.measures import untouched
-from mmdistill_dense.taps import Recorder
+from mmdistill_dense.recording import Recorder
 
 TASK = 'task'
 BACKBONE = 'backbone'

@@ -17,8 +17,8 @@ from mmdistill_dense.checkpoint import read_checkpoint, state_dict_of
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
+from mmdistill_dense.modes import in_training
 from mmdistill_dense.registry import DATASETS, MODELS
-from mmdistill_dense.taps import Recorder
 
 Point = tuple[int, int]
 
@@ -47,8 +47,9 @@ def similarity_rows(
     """Return the cosine maps of each pixel, level by level, for a BGR image."""
     planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     inputs = model.data_preprocessor(dict(inputs=[planes], data_samples=None), False)['inputs']
-    recorder = Recorder(model, distiller.student_taps, 'student_tap')
-    with recorder.recording() as student:
+    recorder = model.distillation.recorder(model, distiller.student_taps)
+    modes = (model.get_submodule(path) for path in model.distillation.traced.modes)
+    with in_training(modes), recorder.recording() as student:
         run_parts(model, distiller.student_taps, inputs)
     recorder.check_complete()
     assert distiller.frozen is not None, 'a distiller inside a model has a teacher'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from rich.tree import Tree
 from torch import Tensor, nn
 
 from mmdistill_dense.assemble import SINGLE
-from mmdistill_dense.dryrun import DEFAULT_SIZE, _NumbersOnCPU
+from mmdistill_dense.dryrun import DEFAULT_SIZE, _NumbersOnCPU, input_channels
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
+from mmdistill_dense.modes import in_training, modes_to_follow
 from mmdistill_dense.quiet import quiet
 from mmdistill_dense.teacher import OPTIONS, build_network
 from mmdistill_dense.zoo import ModelConfig, is_distill_model, is_single_teacher, load_model, student_option
@@ -109,16 +111,22 @@ def _listed(network: nn.Module, size: tuple[int, int], device: str, depth: int, 
     modules = dict(network.named_modules())
     if below not in modules:
         raise KeyError(f'--below {below}: no such module; at the top there are {", ".join(_children(network))}.')
-    outputs = _outputs(network, torch.zeros(1, 3, *size, device=device))
+    outputs = _outputs(network, torch.zeros(1, input_channels(network), *size, device=device))
     return _place(modules[below], below, outputs, depth)
 
 
 def _outputs(network: Any, inputs: Tensor) -> dict[str, list[Any]]:
-    """Return what each module gave in each of its calls, by path."""
-    network.eval()  # not chained: mmseg's backbones return nothing from it
+    """Return what each module gave in each of its calls, by path, with the outputs that it has in training."""
+    modes = modes_to_follow(network, lambda: _run(network, inputs))
+    with in_training(network.get_submodule(path) for path in modes):
+        return _run(network, inputs)
+
+
+def _run(network: Any, inputs: Tensor) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
+    handles = []
     for path, module in network.named_modules():
-        module.register_forward_hook(lambda _, args, output, path=path: found.setdefault(path, []).append(output))
+        handles.append(module.register_forward_hook(partial(_note, found, path)))
     run_parts(network, [], inputs, heads=[])
     ran = set(found)
     for path in _heads(network):
@@ -127,7 +135,13 @@ def _outputs(network: Any, inputs: Tensor) -> dict[str, list[Any]]:
             with contextlib.suppress(ValueError, TypeError, AttributeError, NotImplementedError, KeyError):
                 run_parts(network, [], inputs, rois=True, heads=[path])
             found.update({name: calls for name, calls in before.items() if name.split('.')[0] in ran})
+    for handle in handles:
+        handle.remove()
     return found
+
+
+def _note(found: dict[str, list[Any]], path: str, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    found.setdefault(path, []).append(output)
 
 
 def _heads(network: nn.Module) -> list[str]:

@@ -15,8 +15,9 @@ from mmdistill_dense.distillers.base import Distiller, check_option
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
 from mmdistill_dense.pretrain.measures import restore_modes
+from mmdistill_dense.recording import Recorder
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.taps import Recorder, Tap
+from mmdistill_dense.taps import Tap
 
 IGNORED = 255
 MAX_PIXELS = 20_000  # of the training images, evenly spaced

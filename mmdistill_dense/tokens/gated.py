@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.losses import gate, mask_dice, mask_weights, token_masks
-from mmdistill_dense.taps import Tap, replacing
+from mmdistill_dense.recording import replacing
+from mmdistill_dense.taps import Tap
 from mmdistill_dense.tokens.files import Values, level_of
 
 

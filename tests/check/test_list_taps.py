@@ -10,7 +10,8 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.check.cli import main_list_taps
 from mmdistill_dense.check.tap_list import Place, list_taps
 from mmdistill_dense.forward import run_parts
-from mmdistill_dense.taps import Recorder, Tap
+from mmdistill_dense.recording import Recorder
+from mmdistill_dense.taps import Tap
 from mmdistill_dense.zoo import load_model
 from tests import toys
 

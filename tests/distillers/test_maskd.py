@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from mmdistill_dense.distillers import MasKD, maskd
 from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.recording import Recorder
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.taps import Recorder
 from tests import toys
 from tests.distillers.case import DistillerCase
 from tests.tokens.tokens import LEARN, NECK, det_model, random_tokens, tokens_of

@@ -1,0 +1,144 @@
+"""Modules that compute something else in training than in evaluation, and how a network in eval mode answers for them.
+
+The student is recorded while it trains, its teacher while it is frozen. Most modules compute the same in both modes,
+norms and dropout aside. Some do not: FCOS multiplies its boxes by the stride in evaluation alone, DDRNet's backbone
+returns more maps in training. What such a module gave to the student can be compared only with what a teacher gives in
+the same mode.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_OTHER_USES = ('__init__', 'train', 'loss', 'predict')  # methods that no forward pass reaches
+
+
+def modes_to_follow(network: nn.Module, run: Callable[[], object]) -> list[str]:
+    """Return the paths of the modules that are to run as in training while the rest of the network is in eval mode.
+
+    Left in eval mode are norms and dropout, modules that draw random numbers or change a buffer of their own in
+    training, and all modules of a network that does not run otherwise.
+
+    Args:
+        network: It is left in eval mode.
+        run: A forward pass through it, on any device.
+    """
+    network.eval()  # not chained: mmseg's backbones return nothing from it
+    chosen = {path: module for path, module in network.named_modules() if reads_mode(module)}
+    while chosen:
+        watch = _Watch(chosen)
+        try:
+            with watch.open(), in_training(chosen.values()):
+                run()
+        except Exception:  # it needs labels in training, say; without the modes the same pass has the better message
+            return []
+        if not watch.unfit:
+            break
+        for path in watch.unfit:
+            del chosen[path]
+    return list(chosen)
+
+
+@contextmanager
+def in_training(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Let these modules, and no module inside them, be in training mode while the context is open."""
+    before = [(module, module.training) for module in modules]
+    try:
+        for module, _ in before:
+            module.training = True
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
+
+
+def train_without_noise(network: nn.Module) -> None:
+    """Put a network into training mode, but its norms and dropout into eval mode: what it computes is not random."""
+    network.train()
+    for module in network.modules():
+        if is_noise(module):
+            module.eval()
+
+
+def is_noise(module: nn.Module) -> bool:
+    """Tell whether a module is in training mode for its statistics or its noise: torch's own layers, any norm, any
+    kind of dropout."""
+    name = type(module).__name__.lower()
+    return 'drop' in name or 'norm' in name or _is_torchs(module)
+
+
+def reads_mode(module: nn.Module) -> bool:
+    """Tell whether the code of a module asks for its mode, other than for noise."""
+    kind: Any = type(module)
+    return not is_noise(module) and _class_reads_mode(kind)
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return not isinstance(module, _CONTAINERS) and any(
+        kind.__module__.startswith('torch.nn.modules.') and kind is not nn.Module for kind in type(module).__mro__
+    )
+
+
+@functools.cache
+def _class_reads_mode(kind: type) -> bool:
+    methods = [
+        inspect.unwrap(getattr(value, '__func__', getattr(value, 'fget', value)))
+        for base in kind.__mro__
+        if base.__module__.split('.')[0] not in ('torch', 'builtins', 'mmdistill_dense')
+        for name, value in vars(base).items()
+        if name not in _OTHER_USES and (callable(value) or isinstance(value, (classmethod, staticmethod, property)))
+    ]
+    return any(_names_mode(code) for code in (getattr(method, '__code__', None) for method in methods) if code)
+
+
+def _names_mode(code: CodeType) -> bool:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return 'training' in code.co_names or any(_names_mode(one) for one in inner)
+
+
+class _Watch(TorchDispatchMode):
+    """Notes which modules draw random numbers, or change their own buffers, in a forward pass."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.modules = modules
+        self.unfit: set[str] = set()
+        self._running: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._running and torch.Tag.nondeterministic_seeded in func.tags:
+            self.unfit.add(self._running[-1])
+        return func(*args, **(kwargs or {}))
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Watch while the context is open."""
+        before = {path: _buffers(module) for path, module in self.modules.items()}
+        with ExitStack() as stack:
+            for path, module in self.modules.items():
+                stack.callback(module.register_forward_pre_hook(functools.partial(self._enter, path)).remove)
+                stack.callback(module.register_forward_hook(self._leave).remove)
+            stack.enter_context(self)
+            yield
+        self.unfit |= {path for path, module in self.modules.items() if _buffers(module) != before[path]}
+
+    def _enter(self, path: str, *_: Any) -> None:
+        self._running.append(path)
+
+    def _leave(self, *_: Any) -> None:
+        self._running.pop()
+
+
+def _buffers(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return what tells that a buffer was replaced or written to."""
+    return {name: (id(value), value._version) for name, value in module.named_buffers(recurse=False)}

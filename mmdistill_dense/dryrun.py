@@ -140,6 +140,11 @@ def _trace(
 
 
 def input_channels(network: nn.Module) -> int:
-    """Return how many channels a network's pictures have: those of its first convolution, 3 without one."""
-    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
-    return next((module.in_channels for module in convolutions), 3)
+    """Return how many channels a network's pictures have: those of its preprocessor, else of its first convolution."""
+    mean = getattr(getattr(network, 'data_preprocessor', None), 'mean', None)
+    if isinstance(mean, torch.Tensor):
+        return mean.numel()
+    modules = list(network.modules())
+    if any(type(module).__name__ == 'Focus' for module in modules):  # YOLOX: 4 pixels become channels before it
+        return 3
+    return next((module.in_channels for module in modules if isinstance(module, nn.Conv2d)), 3)

@@ -21,7 +21,8 @@ class Recorder:
     """Records taps while its context is open: what the module gave, or was given, at that moment.
 
     Operations in place behind a tap (``ReLU(inplace=True)``, ``out += identity``) would write into the record. They are
-    noticed by the tensor's version counter; where the dry run saw them, the network goes on with a copy.
+    noticed by the tensor's version counter; where the dry run saw them, the record is a copy. The network keeps its own
+    tensor: some rely on what their operations in place have written.
 
     Args:
         network: The network; paths are resolved at each entry, because wrappers and EMA copies replace modules.
@@ -94,15 +95,17 @@ class Recorder:
             if any(then not in (None, x._version) for x, then in zip(self.tensors[name], versions, strict=True))
         ]
 
-    def _record(self, tap: Tap, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> Any:
+    def _record(self, tap: Tap, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
         name, tensors = str(tap), tap.pick(args, output)
+        self.calls += 1
+        last = self.calls == self.stop_after
+        if name in self.overwritten and not last:
+            tensors = [tensor.clone() for tensor in tensors]
         self.tensors[name].extend(tensors)
         compiled = torch.compiler.is_compiling()  # then no versions are counted
         self._versions[name].extend(None if compiled else tensor._version for tensor in tensors)
-        self.calls += 1
-        if self.calls == self.stop_after:
+        if last:
             raise _LastTapReached
-        return tap.put(args, output, torch.clone) if name in self.overwritten else None
 
 
 @contextmanager
@@ -129,7 +132,7 @@ def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Te
         return function(seen - 1, tensor)
 
     handle = find_module(network, tap, key).register_forward_hook(
-        lambda _, args, output: tap.put(args, output, replace)
+        lambda _, args, output: tap.put(output, replace)
     )
     try:
         yield

@@ -74,19 +74,15 @@ class Tap:
             raise ValueError(f'tap {self.text!r} holds a {type(value).__name__} and no tensor.')
         return tensors
 
-    def put(self, args: tuple[Any, ...], output: Any, replace: Callable[[Tensor], Tensor]) -> Any:
-        """Return one call's output (an input tap: its arguments) with the tapped tensors replaced."""
-        if self.argument is None:
-            return self._put(output, replace)
-        return tuple(self._put(arg, replace) if i == self.argument else arg for i, arg in enumerate(args))
-
-    def _put(self, value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+    def put(self, output: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+        """Return the output of one call of the tap's module with the tapped tensors replaced, the rest as it is."""
         if self.index is None:
-            return _map_tensors(value, replace)
-        self._pick_index(value)  # raises where there is nothing to pick
-        chosen = range(len(value))[self.index]
+            return _map_tensors(output, replace)
+        self._pick_index(output)  # raises where there is nothing to pick
+        chosen = range(len(output))[self.index]
         members = {chosen} if isinstance(chosen, int) else set(chosen)
-        return _as(value, (_map_tensors(item, replace) if i in members else item for i, item in enumerate(value)))
+        changed = (_map_tensors(item, replace) if i in members else item for i, item in enumerate(output))
+        return _as(output, changed)
 
     def _pick_index(self, value: Any) -> Any:
         if not isinstance(value, (tuple, list)):
@@ -149,14 +145,19 @@ def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
         if name not in children:
             raise KeyError(_unknown_path(network, tap, depth, list(children), key))
         module = children[name]
-    if hasattr(module, 'cls_seg') and tap.argument is None:
-        if not isinstance(getattr(module, 'conv_seg', None), nn.Module) or not _uses_plain_cls_seg(module):
-            raise ValueError(
-                f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks and does not end in '
-                f'conv_seg; tap a module inside it: {", ".join(dict(module.named_children()))}.'
-            )
-        return module.get_submodule('conv_seg')
-    return module
+    if not hasattr(module, 'cls_seg'):
+        return module
+    if tap.argument is not None:
+        raise ValueError(
+            f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks, so its input cannot be '
+            'recorded; tap what feeds it, e.g. backbone, or the input of a module inside it.'
+        )
+    if not isinstance(getattr(module, 'conv_seg', None), nn.Module) or not _uses_plain_cls_seg(module):
+        raise ValueError(
+            f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks and does not end in '
+            f'conv_seg; tap a module inside it: {", ".join(dict(module.named_children()))}.'
+        )
+    return module.get_submodule('conv_seg')
 
 
 def _uses_plain_cls_seg(head: nn.Module) -> bool:

@@ -150,6 +150,8 @@ def measure_gradients(model: Any, data: Mapping[str, Any], places: Places | None
         ready = model.data_preprocessor(copy.deepcopy(data), True)
         with recorder.recording() as maps, torch.autocast(next(model.parameters()).device.type, enabled=False):
             losses = model._run_forward(ready, mode='loss')
+        for name in recorder.changed():  # the values that were compared are written over: nothing to look at
+            del maps[name]
         return pulls_of(losses, {BACKBONE: backbone_parameters(model), **(places or {}), **tapped(maps)})
 
 

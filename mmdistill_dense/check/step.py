@@ -12,7 +12,8 @@ import torch
 from mmdistill_dense.analysis.gradients import measure_gradients
 from mmdistill_dense.analysis.measure import interleaved_times, peak_extra_memory
 from mmdistill_dense.analysis.training_step import Step, Steps, build_student, make_step
-from mmdistill_dense.check.networks import option, ready_batch
+from mmdistill_dense.check.networks import option, ready_batch, resolve
+from mmdistill_dense.check.own_copy import pair_gaps
 from mmdistill_dense.check.subject import Subject
 from mmdistill_dense.check.taps import Watch
 from mmdistill_dense.quiet import quiet_profiler
@@ -30,6 +31,7 @@ def run_step(subject: Subject) -> None:
     if not subject.distillers:
         subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
         return
+    subject.gaps = pair_gaps(model, resolve(subject), **ready_batch(subject))
     if any(True for distiller in subject.distillers.values() for _ in distiller.buffers()):
         with torch.no_grad():
             model.loss(**ready_batch(subject))

@@ -86,6 +86,7 @@ class Subject:
         started: Of ``load_from``: how many tensors fit, and how many the student has.
         untaught: What of the step is not as in training, e.g. tokens that are still to be learned; by distiller.
         iteration: Of the run, at which the losses are.
+        gaps: See :func:`~mmdistill_dense.check.own_copy.pair_gaps`.
         flat: Teacher taps that are the same at all positions.
         cost: As :func:`mmdistill_dense.check.step.measure_cost`.
     """
@@ -106,6 +107,7 @@ class Subject:
     iteration: int = 0
     taps: list[TapRow] = field(default_factory=list)
     adapters: list[Adapter] = field(default_factory=list)
+    gaps: dict[str, float] = field(default_factory=dict)
     flat: list[str] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
     cost: dict[str, Any] = field(default_factory=dict)

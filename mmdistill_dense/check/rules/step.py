@@ -13,6 +13,7 @@ from mmdistill_dense.check.subject import Subject
 
 LOUD, QUIET = 0.95, 0.005  # of the gradient at the backbone, a distiller's part that leaves too much, too little
 DEAFENING = 0.999  # the same, whatever the student has learned
+GAP = 1e-3  # of the largest value: more than rounding
 AGAINST = -0.3  # cosine of a distiller's gradient with the task's
 LATER = '--cfg-options load_from=CHECKPOINT'
 
@@ -87,6 +88,20 @@ def flat_taps(subject: Subject) -> Findings:
             f'model.distillers.{place} of the teacher is the same at all positions: nothing to learn from.',
             'Tap another place (tools/list_taps.py), or correct the weights of the teacher.',
         )
+
+
+def own_copy(subject: Subject) -> Findings:
+    """Taps at which a network gives in training what its frozen copy gives."""
+    for place, gap in subject.gaps.items():
+        if gap > GAP:
+            yield Finding(
+                WARNING,
+                'own_copy',
+                f'{place}: the network gives something else there in training than a frozen copy of it does (they '
+                f'differ by {gap:.1%} of the largest value), so a student that equals its teacher would still be '
+                'changed.',
+                'Its forward pass depends on the mode, or draws random numbers. Tap a place before that module.',
+            )
 
 
 def stretched(subject: Subject) -> Findings:

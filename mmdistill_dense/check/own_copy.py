@@ -1,0 +1,114 @@
+"""What a network gives at its taps in training, beside what a frozen copy of it gives there.
+
+A student that equals its teacher should have nothing to learn. It has where a module computes something else in
+training than in evaluation, where it draws random numbers, or where a tensor is written to behind its tap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdistill_dense.dryrun import trace_pair
+from mmdistill_dense.engine.seeding import fork_rng
+from mmdistill_dense.modes import train_without_noise
+from mmdistill_dense.recording import Recorder
+from mmdistill_dense.taps import Tap
+from mmdistill_dense.teacher import FrozenTeacher
+from mmdistill_dense.zoo import ModelConfig
+
+
+def frozen_copy(config: ModelConfig, state: Mapping[str, Tensor], taps: Sequence[Tap]) -> FrozenTeacher:
+    """Return a teacher of this network with these weights, not folded; it is still to be traced."""
+    option = {**config.model, '_scope_': config.scope, 'allow_random': True, 'accelerate': False}
+    frozen = FrozenTeacher(option, 'the copy')
+    frozen.taps = list(taps)
+    network = frozen.build()
+    network.load_state_dict(state)
+    frozen.network = network.requires_grad_(False)
+    return frozen
+
+
+@torch.no_grad()
+def own_copy_gaps(
+    config: ModelConfig, state: Mapping[str, Tensor], taps: Sequence[Tap], inputs: Any, data_samples: Any
+) -> dict[str, float]:
+    """Compare a training pass of a network with a pass of its frozen copy; norms and dropout are as in evaluation.
+
+    Args:
+        config: The network.
+        state: Its weights.
+        taps: The places to compare.
+        inputs: The preprocessed batch, (B, C, H, W) or a list of views.
+        data_samples: Its labels.
+
+    Returns:
+        By tap the largest difference, as a share of the largest value that the copy gives; infinity where number or
+        shapes of the tensors differ.
+
+    Raises:
+        KeyError, ValueError: For taps that the network or its copy cannot record.
+    """
+    first = inputs if isinstance(inputs, Tensor) else inputs[0]
+    frozen = frozen_copy(config, state, taps)
+    network: Any = frozen_copy(config, state, taps).network
+    with fork_rng():
+        traced, _ = trace_pair(network, taps, {'copy': frozen}, (first.shape[2], first.shape[3]))
+        frozen.network = _moved(frozen.network, first)
+        train_without_noise(_moved(network, first))
+        recorder = Recorder(network, taps, 'tap', overwritten=traced.overwritten)
+        torch.manual_seed(0)
+        with recorder.recording() as own:
+            network.loss(inputs, copy.deepcopy(data_samples))
+        recorder.check_complete()
+        torch.manual_seed(1)
+        other = frozen(inputs)
+    return {str(tap): _gap(own[str(tap)], other[str(tap)]) for tap in taps}
+
+
+def pair_gaps(model: Any, student: ModelConfig, inputs: Any, data_samples: Any) -> dict[str, float]:
+    """Return the gaps of a distilled model's taps, its teachers' among them, by ``'student_tap X'`` or ``'KEY tap X'``.
+
+    Left out are RoI heads, which see other RoIs in each pass, and teachers that have no training of their own or do not
+    learn from these labels.
+
+    Args:
+        model: With loaded teachers that have not run yet.
+        student: The student's config.
+        inputs: The preprocessed batch.
+        data_samples: Its labels.
+    """
+    distillers = [one for one in model.distillers.values() if not one.context_taps]
+    gaps = {}
+    taps = list(dict.fromkeys(tap for one in distillers for tap in one.student_taps))
+    if taps:
+        found = own_copy_gaps(student, model.state_dict(), taps, inputs, data_samples)
+        gaps.update({f'student_tap {tap}': gap for tap, gap in found.items()})
+    for teacher in model.distillation.teachers.values():
+        if not teacher.taps or not hasattr(teacher.network, 'loss'):
+            continue
+        seen = teacher.renormalised(inputs) if isinstance(inputs, Tensor) else [teacher.renormalised(x) for x in inputs]
+        with contextlib.suppress(Exception):  # other labels than it was made for
+            found = own_copy_gaps(teacher.config, teacher.network.state_dict(), teacher.taps, seen, data_samples)
+            gaps.update({f'{teacher.key} tap {tap}': gap for tap, gap in found.items()})
+    return gaps
+
+
+def _moved(network: Any, like: Tensor) -> nn.Module:
+    return nn.Module.to(network, device=like.device, dtype=like.dtype)
+
+
+def _gap(own: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    if [x.shape for x in own] != [y.shape for y in other]:
+        return float('inf')
+    gaps = [
+        float((x.float() - y.float()).abs().max() / y.float().abs().max().clamp_min(1e-12))
+        for x, y in zip(own, other, strict=True)
+        if x.numel()
+    ]
+    return max(gaps, default=0.0)

@@ -131,9 +131,7 @@ def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Te
         seen += 1
         return function(seen - 1, tensor)
 
-    handle = find_module(network, tap, key).register_forward_hook(
-        lambda _, args, output: tap.put(output, replace)
-    )
+    handle = find_module(network, tap, key).register_forward_hook(lambda _, args, output: tap.put(output, replace))
     try:
         yield
     finally:

@@ -205,3 +205,20 @@ def test_a_teacher_without_taps_is_not_run():
     teacher = FrozenTeacher(toys.seg_teacher())
     trace_pair(toys.build_plain(toys.seg_net()), taps('backbone'), {'t': teacher}, (64, 64))
     assert teacher.parts == set()
+
+
+def test_pictures_have_as_many_channels_as_the_network_expects():
+    """Six bands, or one: nothing says that a picture is red, green and blue."""
+    for bands in (1, 6):
+        network = toys.build_plain(toys.seg_net(backbone=dict(in_channels=bands), data_preprocessor=dict(mean=None, std=None)))
+        assert trace(['backbone[3]'], network)[0]['backbone[3]'] == [(1, 64, 8, 8)]
+
+
+def test_a_network_for_gpus_alone_is_refused_with_the_reason(monkeypatch):
+    class OnGPUs(nn.Module):
+        def forward(self, x):
+            raise NotImplementedError('carafe_forward_impl: implementation for device cpu not found.')
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(RuntimeError, match='failed on the CPU, and there is no GPU .* carafe_forward_impl.* a GPU;'):
+        trace(['0'], nn.Sequential(OnGPUs()))

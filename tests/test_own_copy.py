@@ -117,10 +117,12 @@ def test_the_input_of_a_head_that_is_called_without_hooks_is_refused_at_construc
 def test_check_tells_of_a_head_that_draws_random_numbers(tmp_path):
     config = own_copy.network_config(HAM, backbone=dict(embed_dims=[8, 8, 8, 8], depths=[1, 1, 1, 1]))
     net = dict(config.model, _scope_='mmseg')
-    head = dict(net['decode_head'], in_channels=[8, 8, 8], channels=16, ham_channels=16, num_classes=toys.NUM_CLASSES)
+    thin = dict(in_channels=[8, 8, 8], channels=16, ham_channels=16, num_classes=toys.NUM_CLASSES)
+    head = dict(net['decode_head'], **thin, norm_cfg=dict(type='GN', num_groups=4))
     net['decode_head'] = head
     model = toys.model_config(net, dict(net, allow_random=True), dict(kd=dict(type='LogitKD')))
     report = check_config(toys.run_config(tmp_path, model), Options(weights=False, cost=False, val=0))
     found = [finding for finding in report.findings if finding.check == 'own_copy']
-    assert [finding.message.split(':')[0] for finding in found] == ['student_tap decode_head', 'model.teacher tap decode_head']
+    places = [finding.message.split(':')[0] for finding in found]
+    assert places == ['student_tap decode_head.conv_seg', 'model.teacher tap decode_head.conv_seg']
     assert all(finding.level == 'warning' for finding in found)

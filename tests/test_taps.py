@@ -91,6 +91,62 @@ def test_input_picks_positional_arguments():
     assert tensors['stages:input'][0].shape == (1, 2, 4, 4)
 
 
+class Overwriting(nn.Module):
+    """What ``norm`` gives is written to by ``relu``, and once more by the sum behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.Conv2d(1, 1, 1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        out = self.relu(self.norm(x))
+        out += 1
+        return out
+
+
+def test_a_place_that_is_written_to_is_noticed_and_then_copied():
+    network, inputs = Overwriting(), torch.randn(1, 1, 4, 4)
+    taps = [Tap.parse(tap) for tap in ('norm', 'relu:input', 'relu', 'norm:input')]
+    recorder = Recorder(network, taps, 'student_tap')
+    with recorder.recording():
+        network(inputs)
+    assert recorder.changed() == ['norm', 'relu:input', 'relu']
+    with pytest.raises(ValueError, match="student_tap='norm': an operation that the dry run did not see writes"):
+        recorder.check_complete()
+
+    recorder = Recorder(network, taps, 'student_tap', overwritten=recorder.changed())
+    with recorder.recording() as tensors:
+        output = network(inputs)
+    recorder.check_complete()
+    given = network.norm(inputs)
+    assert torch.equal(tensors['norm'][0], given) and torch.equal(tensors['relu:input'][0], given)
+    assert torch.equal(tensors['relu'][0], given.relu()) and torch.equal(output, given.relu() + 1)
+    assert torch.equal(tensors['norm:input'][0], inputs) and tensors['norm:input'][0] is inputs, 'no copy without need'
+    (gradient,) = torch.autograd.grad(tensors['norm'][0].sum(), [network.norm.bias])
+    assert gradient.item() == 16
+
+
+def test_what_ends_the_pass_is_not_copied():
+    network, given = Overwriting(), []
+    network.relu.register_forward_hook(lambda _, args, output: given.append(output))
+    taps = [Tap.parse('norm'), Tap.parse('relu')]
+    recorder = Recorder(network, taps, 'teacher_tap', stop_after=2, overwritten=('norm', 'relu'))
+    with recorder.recording() as tensors:
+        network(torch.randn(1, 1, 4, 4))
+    recorder.check_complete()
+    assert tensors['relu'][0] is given[0] and tensors['norm'][0] is not given[0]
+
+
+def test_an_input_is_recorded_before_its_module_runs():
+    network, inputs = Overwriting(), torch.randn(1, 1, 4, 4)
+    recorder = Recorder(network, [Tap.parse('relu:input')], 'teacher_tap', stop_after=1)
+    with recorder.recording() as tensors:
+        network(inputs)
+    recorder.check_complete()
+    assert torch.equal(tensors['relu:input'][0], network.norm(inputs))
+
+
 def test_empty_path_is_the_networks_own_output():
     tensors = record(TinyNet().stages, '', '[2]')
     assert [t.mean().item() for t in tensors['']] == [1, 2, 3]

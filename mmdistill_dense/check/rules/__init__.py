@@ -32,5 +32,13 @@ WEIGHTS: tuple[Check, ...] = (
     networks.small_teacher,
 )
 METRIC: tuple[Check, ...] = (networks.teacher_metric,)
-STEP: tuple[Check, ...] = (step.finite, step.pull, step.against, step.untaught, step.flat_taps, step.own_copy, step.stretched)
+STEP: tuple[Check, ...] = (
+    step.finite,
+    step.pull,
+    step.against,
+    step.untaught,
+    step.flat_taps,
+    step.own_copy,
+    step.stretched,
+)
 COST: tuple[Check, ...] = (step.memory, step.cost)

@@ -98,7 +98,17 @@ def _class_reads_mode(kind: type) -> bool:
         for name, value in vars(base).items()
         if name not in _OTHER_USES and (callable(value) or isinstance(value, (classmethod, staticmethod, property)))
     ]
-    return any(_names_mode(code) for code in (getattr(method, '__code__', None) for method in methods) if code)
+    return any(_asks(method) for method in methods)
+
+
+def _asks(method: Any) -> bool:
+    code = getattr(method, '__code__', None)
+    if code is None or not _names_mode(code):
+        return False
+    try:
+        return 'self.training' in inspect.getsource(method)  # and not a part's mode, as mmcv's ConvModule does
+    except OSError:  # written at a prompt
+        return True
 
 
 def _names_mode(code: CodeType) -> bool:

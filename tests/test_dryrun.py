@@ -210,7 +210,9 @@ def test_a_teacher_without_taps_is_not_run():
 def test_pictures_have_as_many_channels_as_the_network_expects():
     """Six bands, or one: nothing says that a picture is red, green and blue."""
     for bands in (1, 6):
-        network = toys.build_plain(toys.seg_net(backbone=dict(in_channels=bands), data_preprocessor=dict(mean=None, std=None)))
+        network = toys.build_plain(
+            toys.seg_net(backbone=dict(in_channels=bands), data_preprocessor=dict(mean=None, std=None))
+        )
         assert trace(['backbone[3]'], network)[0]['backbone[3]'] == [(1, 64, 8, 8)]
 
 

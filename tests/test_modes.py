@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmcv.cnn import ConvModule
 from torch import nn
 
 from mmdistill_dense.modes import in_training, modes_to_follow, reads_mode, train_without_noise
@@ -96,6 +97,10 @@ def test_training_without_noise():
     network = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(), DropPath(), Scales()).eval()
     train_without_noise(network)
     assert [module.training for module in network] == [False, False, False, True] and network.training
+
+
+def test_a_module_that_asks_for_the_mode_of_a_part_is_not_followed():
+    assert not reads_mode(ConvModule(1, 1, 1, norm_cfg=dict(type='BN')))
 
 
 def test_torchs_own_layers_are_not_asked():

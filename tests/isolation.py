@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 OWN = {
     '.ci', '.git', '.gitignore', 'CHANGELOG.md', 'CITATION.cff', 'CONTRIBUTING.md', 'LICENSE', 'MANIFEST.in', 'Makefile',
@@ -28,32 +30,35 @@ PYTHON = {'.venv', 'mmdistill_dense.egg-info', os.path.relpath(sys.prefix, ROOT)
 # Places of a user's data, weights and settings. Fonts, browsers and packages are the same wherever they lie: they are found.
 USERS = ('MMDISTILL_DATA', 'MMDISTILL_WEIGHTS', 'MMDISTILL_CACHE', 'XDG_CACHE_HOME', 'XDG_CONFIG_HOME', 'TORCH_HOME')
 FOUND = {'MPLCONFIGDIR': 'matplotlib', 'PLAYWRIGHT_BROWSERS_PATH': 'ms-playwright', 'PIP_CACHE_DIR': 'pip'}
+ELSEWHERE, WATCH = pytest.StashKey[Path](), pytest.StashKey['Watch']()
 EVENTS = {'open', 'os.listdir', 'os.scandir', 'os.chdir', 'subprocess.Popen'}
 
 
 def leave_home() -> Path:
-    """Go to an empty folder with an empty home, for this process and those that it starts; returns the folder."""
+    """Leave a user's places, for this process and those that it starts; returns the folder that tests run in."""
     cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache'))
     for variable, folder in FOUND.items():
         os.environ.setdefault(variable, str(cache / folder))
     for variable in USERS:
         os.environ.pop(variable, None)
-    folder = Path(tempfile.mkdtemp(prefix='mmdistill_dense_elsewhere_')).resolve()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ['HOME'] = str(folder / 'home')
-    (folder / 'home').mkdir()
-    return folder
+    elsewhere = Path(tempfile.mkdtemp(prefix='mmdistill_dense_elsewhere_')).resolve()
+    atexit.register(shutil.rmtree, elsewhere, ignore_errors=True)
+    return elsewhere
 
 
 def fresh_folder(elsewhere: Path) -> None:
-    """Go to an empty folder, unless a fixture of more than one test has gone to its own."""
-    here = Path(os.getcwd())
-    if here == ROOT or (here.parent == elsewhere and (here.name == 'home' or any(here.iterdir()))):
+    """Go to an empty folder with an empty home, unless a fixture of more than one test has gone to a folder of its own."""
+    here, home = Path(os.getcwd()), Path(os.environ['HOME'])
+    if here.parent == elsewhere and any(here.iterdir()) or here.is_relative_to(ROOT):
         os.chdir(tempfile.mkdtemp(dir=elsewhere))
+    if home.parent != elsewhere or any(home.iterdir()):
+        os.environ['HOME'] = tempfile.mkdtemp(dir=elsewhere, prefix='home_')
 
 
 class Watch:
     """Notes what is looked at in the clone and is not the project's.
+
+    Made before the home is left.
 
     Args:
         root: The clone.
@@ -61,6 +66,7 @@ class Watch:
 
     def __init__(self, root: Path = ROOT) -> None:
         self.inside = f'{root}{os.sep}'
+        self.home = os.environ['HOME']
         self.on, self.seen = False, list[str]()
 
     def install(self) -> None:
@@ -107,8 +113,8 @@ class Watch:
 
     def _started(self, program: Any, words: Any, folder: Any, environment: Mapping[str, str] | None) -> None:
         self._note(self._place(folder), f'the working folder of {program}')
-        if environment is not None and environment.get('HOME') != os.environ['HOME']:
-            self._note('HOME', f'of {program} is another than that of the tests')
+        if environment is not None and environment.get('HOME', self.home) == self.home:
+            self._note('HOME', f'{program} is started with that of the user')
 
     def _place(self, folder: Any) -> str | None:
         """The clone as a working folder, in which every relative name is one of its."""

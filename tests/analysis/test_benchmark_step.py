@@ -148,7 +148,9 @@ def test_a_step_that_took_less_than_its_parts_is_no_measurement() -> None:
     times = {
         'control': Timing(0.641, 0.63, 0.66), 'teacher': Timing(0.499, 0.49, 0.51), 'distilled': Timing(0.649, 0.6, 0.7),
     }  # fmt: skip
-    with pytest.raises(RuntimeError, match=r'distilled step took 0\.649 .* control and teacher.* 0\.569 is no measurem'):
+    with pytest.raises(
+        RuntimeError, match=r'distilled step took 0\.649 .* control and teacher.* 0\.569 is no measurem'
+    ):
         check_whole(times, 'distilled', ['control', 'teacher'])
     check_whole(times, 'distilled', ['control'])
     # A little less; much less, but not in every turn; of a single turn.

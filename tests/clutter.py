@@ -1,7 +1,7 @@
-"""Writes into a clone what a user leaves there: every file that the guides and the configs name and the project has not.
+"""Writes into a clone what a user leaves there: every file that guides and configs name and the project does not hold.
 
-``python -m tests.clutter [FOLDER]`` writes into the folder (default: this clone) and leaves alone what is there; a test or a
-tool that reads one of these files then fails, or answers otherwise than in a fresh clone. ``make test`` must pass all the same.
+``python -m tests.clutter [FOLDER]`` writes into the folder (default: this clone) and leaves alone what is there. A test
+that reads one of these files fails, or gives another result than in a fresh clone; ``make test`` must pass beside them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TEXT = 'raise SystemExit("a file of the user was read")\n'
 
 
 def names() -> set[str]:
-    """Every name that a guide or a config gives to a file or folder of the user's; what the demo and each config write."""
+    """The names of a user's files in guides and configs, and of what the demo, each config and each suite write."""
     configs = [*ROOT.glob('configs/**/*.py'), *ROOT.glob('benchmarks/*.yaml')]
     texts = [path.read_text(encoding='utf-8').replace('{{ fileDirname }}/', '') for path in [*GUIDES, *configs]]
     return {*(name for text in texts for name in NAMED.findall(text)), *_runs()}
@@ -36,13 +36,8 @@ def _runs() -> Iterator[str]:
         yield f'work_dirs/{path.parent.name}/{path.stem}/last_checkpoint'
         yield f'work_dirs/{path.parent.name}/{path.stem}/tokens/maskd.pth'
     for path in ROOT.glob('benchmarks/*.yaml'):
-        for file in (
-            'teacher/state.json',
-            'teacher/result.json',
-            'runs/control/seed0/result.json',
-            'cost/control.json',
-        ):
-            yield f'work_dirs/suites/{path.stem}/{file}'
+        for file in ('teacher/state', 'teacher/result', 'runs/control/seed0/result', 'cost/control'):
+            yield f'work_dirs/suites/{path.stem}/{file}.json'
 
 
 def write(folder: Path) -> list[Path]:

@@ -16,8 +16,8 @@ from tests.isolation import ELSEWHERE, WATCH, Watch, fresh_folder, leave_home
 
 GOLDEN = Path(__file__).parent / 'golden'
 SEEN = (
-    'a test looked at what a user keeps in the clone; it must use a folder of its own (it runs in an empty one), or name a '
-    'file of the project (OWN in tests/isolation.py): {}'
+    'A test looked at what a user keeps in the clone. It runs in an empty folder and can write there; a new file of '
+    'the project must be named in OWN of tests/isolation.py. Seen: {}'
 )
 
 

@@ -1,9 +1,9 @@
 """A test sees the project's own files and what it makes, never what a user keeps in the clone or at home.
 
-The demo, a training and the guides' examples write into the clone (``work_dirs/demo/teacher/iter_1000.pth``); weights are
-fetched into the home. A test that finds such a file answers otherwise than in a fresh clone. So every test runs in an empty
-folder with an empty home (:func:`leave_home`), and :class:`Watch` notes each look at the clone's other files: by name
-(``stat``), by opening, by listing, and by starting a process there.
+The demo, a training and the guides' examples write into the clone (``work_dirs/demo/teacher/iter_1000.pth``); weights
+are fetched into the home. A test that finds such a file gives another result than in a fresh clone. So every test runs
+in an empty folder with an empty home, and :class:`Watch` notes each look at the clone's other files: by name, opening,
+listing, or starting a process there. What such a process does is not watched; its folder and home are.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = {
-    '.ci', '.git', '.gitignore', 'CHANGELOG.md', 'CITATION.cff', 'CONTRIBUTING.md', 'LICENSE', 'MANIFEST.in', 'Makefile',
-    'README.md', 'benchmarks', 'configs', 'docs', 'mkdocs.yml', 'mmdistill_dense', 'model-index.yml', 'pyproject.toml',
-    'requirements', 'ruff.toml', 'setup.cfg', 'tests', 'tools',
+    '.ci', '.git', '.gitignore', 'CHANGELOG.md', 'CITATION.cff', 'CONTRIBUTING.md', 'LICENSE', 'MANIFEST.in',
+    'Makefile', 'README.md', 'benchmarks', 'configs', 'docs', 'mkdocs.yml', 'mmdistill_dense', 'model-index.yml',
+    'pyproject.toml', 'requirements', 'ruff.toml', 'setup.cfg', 'tests', 'tools',
 }  # fmt: skip
 PYTHON = {'.venv', 'mmdistill_dense.egg-info', os.path.relpath(sys.prefix, ROOT).split(os.sep)[0]}
-# Places of a user's data, weights and settings. Fonts, browsers and packages are the same wherever they lie: they are found.
+# A user's data, weights and settings. Fonts, browsers and packages give the same result wherever they lie and stay.
 USERS = ('MMDISTILL_DATA', 'MMDISTILL_WEIGHTS', 'MMDISTILL_CACHE', 'XDG_CACHE_HOME', 'XDG_CONFIG_HOME', 'TORCH_HOME')
 FOUND = {'MPLCONFIGDIR': 'matplotlib', 'PLAYWRIGHT_BROWSERS_PATH': 'ms-playwright', 'PIP_CACHE_DIR': 'pip'}
 ELSEWHERE, WATCH = pytest.StashKey[Path](), pytest.StashKey['Watch']()
@@ -47,9 +47,9 @@ def leave_home() -> Path:
 
 
 def fresh_folder(elsewhere: Path) -> None:
-    """Go to an empty folder with an empty home, unless a fixture of more than one test has gone to a folder of its own."""
-    here, home = Path(os.getcwd()), Path(os.environ['HOME'])
-    if here.parent == elsewhere and any(here.iterdir()) or here.is_relative_to(ROOT):
+    """Go to an empty folder with an empty home, unless a fixture of several tests has gone to a folder of its own."""
+    here, home = Path.cwd(), Path.home()
+    if (here.parent == elsewhere and any(here.iterdir())) or here.is_relative_to(ROOT):
         os.chdir(tempfile.mkdtemp(dir=elsewhere))
     if home.parent != elsewhere or any(home.iterdir()):
         os.environ['HOME'] = tempfile.mkdtemp(dir=elsewhere, prefix='home_')
@@ -66,7 +66,7 @@ class Watch:
 
     def __init__(self, root: Path = ROOT) -> None:
         self.inside = f'{root}{os.sep}'
-        self.home = os.environ['HOME']
+        self.home = str(Path.home())
         self.on, self.seen = False, list[str]()
 
     def install(self) -> None:

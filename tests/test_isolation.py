@@ -1,4 +1,4 @@
-"""No test sees what a user keeps in the clone or at home: where tests run, what is noted, and a clone full of such files."""
+"""No test sees what a user keeps in the clone or at home."""
 
 import os
 import pwd
@@ -97,7 +97,7 @@ def test_a_test_that_looks_fails(tmp_path: Path) -> None:
     )
     said = run(tmp_path, file)
     assert '2 passed, 1 error' in said
-    assert 'a test looked at what a user keeps in the clone' in said
+    assert 'A test looked at what a user keeps in the clone' in said
     assert f'{TEACHER} (stat; tests/test_it.py:3)' in said
     file.write_text(f'from tests.isolation import ROOT\nTHERE = (ROOT / {TEACHER!r}).exists()\ndef test_it(): pass\n')
     assert f'{TEACHER} (stat; tests/test_it.py:2)' in run(tmp_path, file), 'while it is imported, too'

@@ -56,9 +56,9 @@ def check_whole(times: Mapping[str, Timing], whole: str, parts: Sequence[str]) -
     repeated = times[whole].low < times[whole].high
     if repeated and times[whole].high < least and times[whole].median < (1 - NOISE) * usual:
         raise RuntimeError(
-            f'the {whole} step took {times[whole]} s, and {" and ".join(parts)}, which it holds, {usual:.3g} s: a ratio '
-            f'of {times[whole].median / usual:.3f} is no measurement. Either the step did less than a step of the '
-            'training does, or the machine was disturbed: measure again.'
+            f'The {whole} step took {times[whole]} s. Its parts alone ({" and ".join(parts)}) took {usual:.3g} s. A '
+            f'ratio of {times[whole].median / usual:.3f} is no measurement: the step did less than a step of the training '
+            'does, or the machine was disturbed. Measure again.'
         )
 
 

@@ -21,7 +21,6 @@ from mmdistill_dense.forward import run_parts
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.teacher import FrozenTeacher
 
-
 DEFAULT_ITERATIONS = 1000  # of a run whose length is not known, because its data set is not there
 
 
@@ -170,7 +169,7 @@ def _give_tokens(network: Any) -> None:
 
 
 def _go_where_all_work(network: Any) -> None:
-    """Go to where MasKD's student masks begin, unless a distiller is off by then; else a step would be the control's."""
+    """Go to where MasKD's student masks begin, or to the start where a distiller is off by then."""
     progress = network.distillation.progress
     begins = [getattr(distiller, 'student_mask_from', None) or 0 for distiller in network.distillers.values()]
     for progress.iteration in (max(begins), 0):

@@ -57,8 +57,8 @@ def check_whole(times: Mapping[str, Timing], whole: str, parts: Sequence[str]) -
     if repeated and times[whole].high < least and times[whole].median < (1 - NOISE) * usual:
         raise RuntimeError(
             f'The {whole} step took {times[whole]} s. Its parts alone ({" and ".join(parts)}) took {usual:.3g} s. A '
-            f'ratio of {times[whole].median / usual:.3f} is no measurement: the step did less than a step of the training '
-            'does, or the machine was disturbed. Measure again.'
+            f'ratio of {times[whole].median / usual:.3f} is no measurement: the step did less than a step of the '
+            'training does, or the machine was disturbed. Measure again.'
         )
 
 

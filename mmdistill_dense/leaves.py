@@ -113,11 +113,14 @@ def stock(kind: str, name: str) -> Path:
 
     Raises:
         KeyError: For an unknown name, with close ones.
+        FileNotFoundError: For a file that is not there.
     """
     if name.endswith('.py') and Path(name).is_file():
         return Path(name).resolve()
     folder = configs() / '_base_' / kind
-    file = folder / f'{Path(name).name.removesuffix(".py")}.py'
+    file = folder / f'{name.removesuffix(".py")}.py'
+    if not file.is_file() and (name.endswith('.py') or '/' in name):
+        raise FileNotFoundError(f'--{kind[:-1]} {name}: no such file (working folder {Path.cwd()}).')
     if not file.is_file():
         raise KeyError(unknown(kind[:-1], name, {path.stem for path in folder.glob('[!_]*.py')}))
     return file

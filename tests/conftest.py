@@ -1,17 +1,24 @@
-"""Options of all tests, and the count of golden files at the end of a run.
+"""Options of all tests, where they run, and the count of golden files at the end of a run.
 
 The count stands here because the process that collects the results of several workers loads no other conftest.
 """
 
 import os
 import threading
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.isolation import ELSEWHERE, WATCH, Watch, fresh_folder, leave_home
+
 GOLDEN = Path(__file__).parent / 'golden'
+SEEN = (
+    'A test looked at what a user keeps in the clone. It runs in an empty folder and can write there; a new file of '
+    'the project must be named in OWN of tests/isolation.py. Seen: {}'
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,6 +27,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar='DIR',
         help='folder with one folder of golden vectors per method; default ../shared/golden, if there',
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Leave the clone and the home before a test module is imported, in each process that runs tests.
+
+    What the modules look at fails the first test.
+    """
+    if session.config.pluginmanager.has_plugin('dsession'):  # it starts those processes, and runs no test
+        return (yield)
+    watch = session.config.stash[WATCH] = Watch()
+    session.config.stash[ELSEWHERE] = leave_home()
+    fresh_folder(session.config.stash[ELSEWHERE])
+    watch.install()
+    with watch.looking():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    fresh_folder(item.config.stash[ELSEWHERE])
+    with item.config.stash[WATCH].looking():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    result = yield
+    if seen := item.config.stash[WATCH].take():
+        pytest.fail(SEEN.format('; '.join(seen)), pytrace=False)
+    return result
 
 
 def _covers_golden(config: pytest.Config) -> bool:

@@ -43,8 +43,7 @@ def walk(guides: tuple[str, ...], folder: Path) -> list[str]:
     """Run the blocks of some guides in a folder, their files written before; returns the commands."""
     done = []
     with _at(folder), _short(narrowed=guides == PROJECT):
-        for name in ('configs', 'tools', 'benchmarks'):
-            (folder / name).symlink_to(ROOT / name)
+        link_clone(folder)
         chosen = [block for name in guides for block in blocks('bash', 'python', 'yaml') if block.guide.stem == name]
         for block in chosen:
             if block.language != 'bash' and block.file and '/' not in block.file:
@@ -53,6 +52,12 @@ def walk(guides: tuple[str, ...], folder: Path) -> list[str]:
             if block.language == 'bash' and runs(block):
                 done += [' '.join(command.words) for command in commands(block.text) if _run(command)]
     return done
+
+
+def link_clone(folder: Path) -> None:
+    """Make a folder one from which the commands of the guides find the project's files, and no others."""
+    for name in ('configs', 'tools', 'benchmarks'):
+        (folder / name).symlink_to(ROOT / name)
 
 
 def _run(command: Command) -> bool:

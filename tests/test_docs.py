@@ -26,6 +26,7 @@ from mmdistill_dense.suite import definition
 from mmdistill_dense.suite.targets import read_targets
 from mmdistill_dense.zoo import find_config
 from tests.docs_blocks import ROOT, Block, blocks
+from tests.docs_run import link_clone
 
 OTHERS = ROOT / 'CONTRIBUTING.md'  # tests/test_contributing.py puts its blocks into a copy of the tree
 PYTHON = [pytest.param(block, id=block.key) for block in blocks('python') if block.guide != OTHERS]
@@ -66,7 +67,8 @@ def evaluated(block: Block, folder: Path) -> Mapping[str, Any]:
 def _base(name: str, block: Block) -> Path:
     if name in OWN_BASES:
         return ROOT / f'configs/control/{OWN_BASES[name]}.py'
-    folders = [ROOT / Path(block.file or '').parent, *(ROOT / 'configs/_base_').iterdir(), ROOT / 'configs/kd']
+    place = Path(block.file or 'configs/kd/x.py').parent
+    folders = [ROOT / place, *(ROOT / 'configs/_base_').iterdir(), ROOT / 'configs/kd']
     found = [path for path in (folder / name for folder in folders) if path.is_file()]
     assert found, f'{name}: no folder has it'
     return found[0].resolve()
@@ -107,7 +109,11 @@ def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 @pytest.mark.usefixtures('own_method')
 @pytest.mark.parametrize('block', PYTHON)
-def test_python_runs_and_names_what_exists(block: Block, registries: list[Any], tmp_path: Path) -> None:
+def test_python_runs_and_names_what_exists(
+    block: Block, registries: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link_clone(tmp_path)
+    monkeypatch.chdir(tmp_path)
     known = {name: value for name, value in evaluated(block, tmp_path).items() if not name.startswith('_')}
     for option in options(known):
         name = option['type']

@@ -156,6 +156,8 @@ def test_what_is_there_is_not_overwritten(folder: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(('words', 'told'), [
     (('--method', 'afdc', '--pair', 'toy_seg'), "method 'afdc': unknown. Close: afdcd"),
     (('--method', 'kd', '--pair', 'toy_sec'), "pair 'toy_sec': unknown. Close: toy_seg"),
+    (('--method', 'kd', '--pair', 'my_pear.py'), '--pair my_pear.py: no such file (working folder '),
+    (('--method', 'kd', '--pair', 'none/toy_seg.py'), '--pair none/toy_seg.py: no such file'),
     (('--method', 'kd', '--pair', PAIR, '--dataset', 'voc12'), "dataset 'voc12': unknown. Close: voc12"),
     (('--method', 'kd', '--pair', PAIR, '--schedule', 'sgd_4k'), "schedule 'sgd_4k': unknown. Close: sgd_40k"),
     (('--method', 'kd', '--pair', PAIR, '--schedule', 'camvid_800'), 'so give its data set'),

@@ -12,17 +12,17 @@ import pytest
 import yaml
 
 import mmdistill_dense
+from tests.isolation import OWN
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ('mmdistill_dense', 'configs', 'tools', 'tests', 'docs', 'requirements')
+SOURCES = [ROOT / name for name in sorted(OWN - {'.git'})]
 PINS = ('constraints.txt', 'upstream.txt')
 TEXT = {'.py', '.md', '.yml', '.txt', '.sh', '.cfg', '.toml', '.cff', '.in', ''}
 
 
 def text_files() -> list[Path]:
     """All text files of the project, build leftovers left out."""
-    files = [path for name in SOURCES for path in (ROOT / name).rglob('*') if '__pycache__' not in path.parts]
-    files += [*ROOT.iterdir(), *(ROOT / '.ci').iterdir()]
+    files = [path for source in SOURCES for path in (source, *source.rglob('*')) if '__pycache__' not in path.parts]
     return [path for path in files if path.is_file() and path.suffix in TEXT]
 
 
@@ -36,10 +36,12 @@ def setup_cfg() -> configparser.ConfigParser:
 def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The names in a wheel built from a copy of the tree, without the network."""
     folder = tmp_path_factory.mktemp('wheel')
-    ignore = shutil.ignore_patterns(
-        '.venv*', '.git', 'build', 'work_dirs', 'data', 'tests', 'docs', '__pycache__', '*.pth'
-    )
-    shutil.copytree(ROOT, folder / 'tree', ignore=ignore)
+    (folder / 'tree').mkdir()
+    for source in SOURCES:
+        if source.is_file():
+            shutil.copy(source, folder / 'tree')
+        elif source.name not in ('tests', 'docs'):
+            shutil.copytree(source, folder / 'tree' / source.name, ignore=shutil.ignore_patterns('__pycache__'))
     command = [
         sys.executable,
         '-m',

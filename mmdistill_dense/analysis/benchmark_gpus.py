@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmdistill_dense.analysis.batches import Size, pipeline_size
 from mmdistill_dense.analysis.benchmark_section import table
-from mmdistill_dense.analysis.measure import interleaved_times
+from mmdistill_dense.analysis.measure import check_whole, interleaved_times
 from mmdistill_dense.analysis.training_step import prepare_steps
 
 BEGIN, END = '<!-- estimate: begin -->', '<!-- estimate: end -->'
@@ -116,6 +116,7 @@ def measure(name: str, configs: Iterable[tuple[str, Config]], batch: int, size: 
     for method, config in configs:
         steps = prepare_steps(config, batch, size)
         times = interleaved_times({'control': steps.control, 'distilled': steps.distilled}, repeats)
+        check_whole(times, 'distilled', ['control'])
         counts = {part: operations(step) for part, step in (('control', steps.control), ('distilled', steps.distilled))}
         if not rows:
             whole = pipeline_size(config.train_dataloader.dataset) or size

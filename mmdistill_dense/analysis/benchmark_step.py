@@ -13,7 +13,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmdistill_dense.analysis.benchmark_section import Chart, Section, machine, table
-from mmdistill_dense.analysis.measure import Timing, Work, interleaved_times, peak_extra_memory
+from mmdistill_dense.analysis.measure import Timing, Work, check_whole, interleaved_times, peak_extra_memory
 from mmdistill_dense.analysis.training_step import Step, Steps, prepare_steps
 from mmdistill_dense.teacher import FrozenTeacher
 
@@ -83,6 +83,7 @@ def measure_step(
 
     Raises:
         ValueError: As ``prepare_steps``.
+        RuntimeError: For a step that took less than its parts.
     """
     steps = prepare_steps(config, batch, image_size, device)
     distillers, adapters = _parts(steps.distilled)
@@ -93,6 +94,8 @@ def measure_step(
     if torch.device(device).type == 'cuda':
         works['streamed'] = lambda: _streamed(steps)
     times = interleaved_times({**works, **distillers, **adapters}, repeats, device)
+    side_by_side = any(teacher.acceleration.stream for teacher in steps.teachers)
+    check_whole(times, 'distilled', ['control'] if side_by_side else ['control', 'teacher'])
     return StepCost(
         steps.batch,
         steps.size,

@@ -87,7 +87,7 @@ def diagnose(
     config.train_dataloader.update(num_workers=0, persistent_workers=False)
     config.train_dataloader.pop('prefetch_factor', None)
     if checkpoint is not None:
-        config.load_from, config.resume = checkpoint, bool(read_checkpoint(checkpoint).get('distillers'))
+        config.load_from, config.resume = checkpoint, 'distillers' in read_checkpoint(checkpoint)
     hook = MeasureInstead(batches, iteration, stages)
     with tempfile.TemporaryDirectory() as folder:
         tokens = Path(config.get('work_dir') or '.', FOLDER)

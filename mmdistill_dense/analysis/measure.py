@@ -2,13 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 Work = Callable[[], object]
+NOISE = 0.1  # of a time, on a machine that others use too
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,28 @@ def interleaved_times(works: Mapping[str, Work], repeats: int, device: str | tor
             if turn:
                 seconds[name].append(taken)
     return {name: Timing(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
+
+
+def check_whole(times: Mapping[str, Timing], whole: str, parts: Sequence[str]) -> None:
+    """Refuse a time that cannot be: shorter in every turn than the parts it holds, and by more than noise.
+
+    Args:
+        times: What :func:`interleaved_times` returned. Of a single turn nobody knows how far the machine was disturbed:
+            it passes.
+        whole: Name of the work that holds all of the others.
+        parts: Names of these.
+
+    Raises:
+        RuntimeError: With both times.
+    """
+    least, usual = sum(times[part].low for part in parts), sum(times[part].median for part in parts)
+    repeated = times[whole].low < times[whole].high
+    if repeated and times[whole].high < least and times[whole].median < (1 - NOISE) * usual:
+        raise RuntimeError(
+            f'The {whole} step took {times[whole]} s. Its parts alone ({" and ".join(parts)}) took {usual:.3g} s. A '
+            f'ratio of {times[whole].median / usual:.3f} is no measurement: the step did less than a step of the '
+            'training does, or the machine was disturbed. Measure again.'
+        )
 
 
 def _process_seconds(work: Work) -> float:

@@ -21,6 +21,8 @@ from mmdistill_dense.forward import run_parts
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.teacher import FrozenTeacher
 
+DEFAULT_ITERATIONS = 1000  # of a run whose length is not known, because its data set is not there
+
 
 @dataclass(frozen=True)
 class Step:
@@ -74,7 +76,8 @@ def prepare_steps(
     The batch is generated and the student's weights are random; the learning rate is 0, so that they stay so. The
     teacher's are the config's where that file exists, else random with batch statistics, because the contrast's time
     depends on how far features lie apart; MasKD's tokens are random, and the student's masks on where the config has
-    them. A step is what the runner does: preprocessing, forward, backward, the distillers' clipping, optimizer.
+    them. A step is what the runner does: preprocessing, forward, backward, the distillers' clipping, optimizer. It
+    stands at the start of the run, or where MasKD's student masks begin, so that every distiller works.
 
     Args:
         config: A whole config whose model is a ``DistillModel``.
@@ -83,8 +86,8 @@ def prepare_steps(
         device: Where the networks stand.
 
     Raises:
-        ValueError: When the model is no ``DistillModel`` with distillers, its student neither segments nor detects, or
-            no size is given or found.
+        ValueError: When the model is no ``DistillModel`` with distillers, its student neither segments nor detects,
+            no size is given or found, or a distiller is off by its schedule from the start.
     """
     model = dict(config.model)
     if not model.get('distillers') or not model.get('teacher'):
@@ -99,8 +102,9 @@ def prepare_steps(
     inputs = distilled.data_preprocessor(data, True)['inputs']
     for teacher in distilled.distillation.teachers.values():
         load_teacher(teacher, next(distilled.parameters()), inputs)
-    distilled.distillation.attended = True
+    enter_run(distilled, run_length(config))
     _give_tokens(distilled)
+    _go_where_all_work(distilled)
     return Steps(make_step(control, config, data), make_step(distilled, config, data), inputs)
 
 
@@ -133,14 +137,49 @@ def load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor) -> None:
     teacher.network.eval()
 
 
+def enter_run(network: Any, iterations: int) -> None:
+    """Let a distilled network be trained without a runner, at the start of a run of so many iterations."""
+    network.distillation.attended = True
+    network.distillation.progress.iteration, network.distillation.progress.max_iters = 0, iterations
+
+
+def run_length(config: Config, pictures: int | None = None, processes: int = 1) -> int:
+    """Return the iterations of a config's run.
+
+    Args:
+        config: A whole config, or one without ``train_cfg``.
+        pictures: Length of the training set, for a run that is given in epochs. Without, such a run counts
+            ``DEFAULT_ITERATIONS``: enough for schedules in fractions of it.
+        processes: That train together.
+    """
+    loop = config.get('train_cfg') or {}
+    if 'max_iters' in loop:
+        return loop['max_iters']
+    if 'max_epochs' not in loop or pictures is None:
+        return DEFAULT_ITERATIONS
+    return loop['max_epochs'] * max(pictures // (config.train_dataloader.get('batch_size', 1) * processes), 1)
+
+
 def _give_tokens(network: Any) -> None:
     draw = torch.Generator().manual_seed(0)
     for distiller in network.distillers.values():
         if isinstance(distiller, MasKD):
             shapes = distiller.token_shapes()
             distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
-            progress = network.distillation.progress
-            progress.iteration = max(progress.iteration, distiller.student_mask_from or 0)
+
+
+def _go_where_all_work(network: Any) -> None:
+    """Go to where MasKD's student masks begin, or to the start where a distiller is off by then."""
+    progress = network.distillation.progress
+    begins = [getattr(distiller, 'student_mask_from', None) or 0 for distiller in network.distillers.values()]
+    for progress.iteration in (max(begins), 0):
+        off = [name for name, distiller in network.distillers.items() if distiller.weight() == 0]
+        if not off:
+            return
+    raise ValueError(
+        f'step benchmark: distillers.{off[0]} is off from the start of the run, by its schedule. A step without it is '
+        'not what it costs: give it another schedule, or leave it out.'
+    )
 
 
 def make_step(network: Any, config: Config, data: Mapping[str, Any]) -> Step:

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from mmdistill_dense.analysis.batches import training_batch
+from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.check.subject import Size, Subject
 from mmdistill_dense.engine.seeding import fork_rng, seed_everything
 from mmdistill_dense.fitting import classes_of
@@ -53,6 +54,23 @@ def read_data(subject: Subject) -> None:
             raise ValueError(
                 f'train_dataloader gives no batch: {subject.pictures} pictures, batch {subject.batch_size}.'
             ) from None
+
+
+def read_validation(subject: Subject) -> None:
+    """Read the validation pictures that a teacher is tested on; training reads all of them at its first validation."""
+    if subject.data_problem or 'val_dataloader' not in subject.config:
+        return
+    try:
+        dataset = DATASETS.build(subject.config.val_dataloader.dataset)
+        for place in _spread(dataset, subject.options.val):
+            dataset[place]
+    except Exception as error:  # a pipeline runs code of anybody
+        subject.validation_problem = message_of(error)
+
+
+def _spread(dataset: Any, count: int) -> list[int]:
+    """Places of some pictures, over the whole set."""
+    return torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
 
 
 def _loader(subject: Subject) -> Any:
@@ -102,7 +120,7 @@ def test_pictures(network: Any, config: Config, count: int) -> tuple[dict[str, f
         FileNotFoundError: Where the set is not there.
     """
     dataset = DATASETS.build(config.val_dataloader.dataset)
-    places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
+    places = _spread(dataset, count)
     evaluator = Evaluator(config.val_evaluator)
     evaluator.dataset_meta = dataset.metainfo
     seen = []

@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdistill_dense.analysis.training_step import build_student, load_teacher
+from mmdistill_dense.analysis.training_step import build_student, enter_run, load_teacher, run_length
 from mmdistill_dense.check.data import generate, shapes_of, test_pictures
 from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.check.subject import StudentFacts, Subject, TeacherFacts
@@ -21,8 +21,6 @@ from mmdistill_dense.engine.checks import check_pretrained, num_classes
 from mmdistill_dense.tokens.prepare import Places
 from mmdistill_dense.weight_files import local_file
 from mmdistill_dense.zoo import ModelConfig, is_distill_model, load_model, student_option
-
-DEFAULT_ITERATIONS = 1000  # of a run whose length is not known, because its data set is not there
 
 
 def resolve(subject: Subject) -> ModelConfig:
@@ -137,23 +135,12 @@ def _found_tokens(subject: Subject, distiller: MasKD) -> Any:
 
 def _place_in_run(subject: Subject) -> None:
     """Stand at the run's beginning, or in its middle where a schedule has a distiller off at the beginning."""
-    distillation = getattr(subject.model, 'distillation', None)
-    if distillation is None:
+    if not hasattr(subject.model, 'distillation'):
         return
-    distillation.attended = True
-    distillation.progress.max_iters = _length(subject)
+    enter_run(subject.model, run_length(subject.config, subject.pictures, subject.options.processes))
     if any(distiller.weight() == 0 for distiller in subject.distillers.values()):
-        distillation.progress.iteration = subject.iteration = distillation.progress.max_iters // 2
-
-
-def _length(subject: Subject) -> int:
-    loop = subject.config.get('train_cfg') or {}
-    if 'max_iters' in loop:
-        return loop['max_iters']
-    if 'max_epochs' not in loop or subject.pictures is None:
-        return DEFAULT_ITERATIONS
-    real = subject.config.train_dataloader.get('batch_size', 1) * subject.options.processes
-    return loop['max_epochs'] * max(subject.pictures // real, 1)
+        progress = subject.model.distillation.progress
+        progress.iteration = subject.iteration = progress.max_iters // 2
 
 
 def describe_student(model: Any) -> StudentFacts:

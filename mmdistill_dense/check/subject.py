@@ -80,6 +80,7 @@ class Subject:
         data_classes: Class names of the training set.
         pictures: Length of the training set; ``None`` where it was not read.
         data_problem: Why the training set was not read.
+        validation_problem: Why a picture of the validation set cannot be read.
         batch: A batch as the loader gives it.
         batch_shape: Of the inputs as the student sees them; several views are a list.
         model: The built model.
@@ -97,6 +98,7 @@ class Subject:
     data_classes: Sequence[str] | None = None
     pictures: int | None = None
     data_problem: str = ''
+    validation_problem: str = ''
     batch: Mapping[str, Any] | None = None
     batch_shape: list[list[int]] = field(default_factory=list)
     model: Any = None

@@ -156,7 +156,8 @@ def _said(finding: Finding) -> Group:
 def _verdict(report: Report) -> Text:
     counts = {level: sum(finding.level == level for finding in report.findings) for level in (ERROR, WARNING)}
     if counts[ERROR]:
-        return Text(f'ERROR while {report.stopped}: training would not work.', style=_STYLES[ERROR])
+        place = f' while {report.stopped}' if report.stopped else ' in the data'
+        return Text(f'ERROR{place}: training would not work.', style=_STYLES[ERROR])
     if counts[WARNING]:
         plural = 's' if counts[WARNING] > 1 else ''
         return Text(f'OK, with {counts[WARNING]} warning{plural}.', style=_STYLES[WARNING])

@@ -25,7 +25,10 @@ Shapes = Mapping[str, list[torch.Size]]
 
 @dataclass
 class Progress:
-    """Where the run stands; one object shared by a model and its distillers, kept up to date by ``DistillHook``."""
+    """Where the run stands; one object shared by a model and its distillers, kept up to date by ``DistillHook``.
+
+    ``max_iters`` is 0 as long as the length of the run is not known; schedules in fractions of it then raise.
+    """
 
     iteration: int = 0
     max_iters: int = 0

@@ -46,10 +46,21 @@ class Schedule:
         return cls(**options)
 
     def factor(self, iteration: int, max_iters: int) -> float:
-        """Return the factor at ``iteration`` (counted from 0) of a run of ``max_iters`` iterations."""
+        """Return the factor at ``iteration`` (counted from 0) of a run of ``max_iters`` iterations.
+
+        Raises:
+            RuntimeError: For a point that is a fraction of a run whose length is not known (``max_iters`` is 0).
+        """
 
         def at(point: int | float) -> float:
-            return point * max_iters if isinstance(point, float) else point
+            if not isinstance(point, float):
+                return point
+            if max_iters < 1:
+                raise RuntimeError(
+                    f'schedule: {point} is a fraction of the run, and the length of the run is not known. DistillHook '
+                    'sets it; where no runner trains, set model.distillation.progress.max_iters.'
+                )
+            return point * max_iters
 
         if self.stop_at is not None and iteration >= at(self.stop_at):
             return 0.0

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from mmdistill_dense.analysis.training_step import run_length
 from mmdistill_dense.suite import measuring, plan
 from mmdistill_dense.suite.definition import Definition
 from mmdistill_dense.suite.files import read_json, write_json
@@ -121,8 +122,9 @@ def _key(definition: Definition, run: plan.Run, how: Settings) -> dict[str, Any]
     if run.name == plan.CONTROL:
         return {**same, 'size': list(how.size) if how.size else None}
     device = torch.cuda.get_device_name() if how.device == 'cuda' else f'CPU {platform.machine()}'
-    threads = torch.get_num_threads()
-    return {**same, 'device': device, 'threads': threads, 'batch': how.batch, 'repeats': how.repeats}
+    threads, length = torch.get_num_threads(), run_length(plan.config_of(definition, run))
+    where = {'device': device, 'threads': threads, 'iterations': length}  # schedules stand where a run so long begins
+    return {**same, **where, 'batch': how.batch, 'repeats': how.repeats}
 
 
 def _measure(name: str, config: Config, how: Settings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from mmdistill_dense.analysis.batches import picture_size, pipeline_size, training_batch
-from mmdistill_dense.analysis.measure import interleaved_times, peak_extra_memory
+from mmdistill_dense.analysis.measure import check_whole, interleaved_times, peak_extra_memory
 from mmdistill_dense.analysis.training_step import Step, Steps, build_student, prepare_steps
 from mmdistill_dense.suite import configs
 from mmdistill_dense.teacher import FrozenTeacher
@@ -56,9 +56,13 @@ def step_cost(config: Config, device: str, batch: int | None = None, repeats: in
         device: ``'cpu'`` or ``'cuda'``.
         batch: Pictures. Defaults to the config's for one process.
         repeats: Timed turns.
+
+    Raises:
+        RuntimeError: For a distilled step that took less than the control's.
     """
     steps = prepare_steps(config, batch, device=device)
     times = interleaved_times({'control': steps.control, 'distilled': steps.distilled}, repeats, device)
+    check_whole(times, 'distilled', ['control'])
     return {
         'batch': steps.batch,
         'train_size': list(steps.size),

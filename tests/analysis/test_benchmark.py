@@ -34,8 +34,8 @@ ROWS = {
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, 'tools/benchmark.py', 'losses', *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, ROOT / 'tools/benchmark.py', 'losses', *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize('method', ROWS)

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 
 from mmdistill_dense.analysis import benchmark_step, training_step
-from mmdistill_dense.analysis.measure import Timing
+from mmdistill_dense.analysis.measure import Timing, check_whole
 from tests import toys
 
 
@@ -117,6 +117,42 @@ def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
     cost = benchmark_step.StepCost(1, (8, 8), 'random', control, teacher, features, distilled, {'a': one, 'b': two})
     assert cost.ratio == (13 - 3 - 1) / (4 + 2)
     assert cost.whole_ratio == 13 / (4 + 2) and cost.features_ratio == 13 / (4 + 1)
+
+
+@pytest.mark.parametrize('schedule', [dict(ramp_down=(0, 1.0)), dict(stop_at=0.5), dict(warmup=0.1), dict(stop_at=6)])
+def test_a_scheduled_distiller_works_in_the_step_that_is_timed(schedule: dict) -> None:
+    """Also where MasKD's student masks begin later than another distiller ends."""
+    maskd = {'type': 'MasKD', 'student_tap': 'backbone[3]', 'student_mask_from': 9}
+    config = run_config(distillers={'kd': {'type': 'LogitKD', 'schedule': schedule}, 'maskd': maskd})
+    steps = training_step.prepare_steps(config)
+    distillers = steps.distilled.network.distillers.values()
+    assert all(distiller.weight() > 0 for distiller in distillers)
+    assert steps.distilled.network.distillation.progress.max_iters == training_step.DEFAULT_ITERATIONS
+
+
+def test_a_distiller_that_never_works_is_not_timed() -> None:
+    off = {'type': 'LogitKD', 'schedule': {'stop_at': 0}}
+    with pytest.raises(ValueError, match=r'distillers\.off is off from the start of the run, by its schedule'):
+        training_step.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}, 'off': off}))
+
+
+def test_the_length_of_a_run() -> None:
+    epochs = Config({'train_cfg': {'max_epochs': 3}, 'train_dataloader': {'batch_size': 2}})
+    assert training_step.run_length(Config({'train_cfg': {'max_iters': 7}})) == 7
+    assert training_step.run_length(epochs) == training_step.DEFAULT_ITERATIONS
+    assert training_step.run_length(epochs, pictures=40, processes=4) == 3 * 5
+
+
+def test_a_step_that_took_less_than_its_parts_is_no_measurement() -> None:
+    """0.649 s of a distilled step beside 0.641 of the control's and 0.499 of the teacher: it was the control's."""
+    times = {'control': Timing(0.641, 0.63, 0.66), 'teacher': Timing(0.499, 0.49, 0.51)}
+    times['distilled'] = Timing(0.649, 0.6, 0.7)
+    with pytest.raises(RuntimeError, match=r'step took 0\.649 .*\(control and teacher\).* 0\.569 is no measurement'):
+        check_whole(times, 'distilled', ['control', 'teacher'])
+    check_whole(times, 'distilled', ['control'])
+    # A little less; much less, but not in every turn; of a single turn.
+    for seconds in (Timing(1.05, 1.04, 1.06), Timing(0.9, 0.8, 1.2), Timing(0.9, 0.9, 0.9)):
+        check_whole({**times, 'distilled': seconds}, 'distilled', ['control', 'teacher'])
 
 
 def test_the_teachers_file_is_used() -> None:

@@ -195,6 +195,20 @@ def test_a_checkpoint_brings_student_distillers_and_iteration(trained: tuple[Con
     assert sorted(file.name for file in tmp_path.iterdir()) == ['config.py', 'other.pth']
 
 
+def test_a_checkpoint_of_distillers_without_parameters_is_one_of_a_distilled_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distillers = dict(kd=dict(KD, schedule=dict(ramp_down=(0, 1.0))))
+    config = toys.run_config(tmp_path, toys.model_config(teacher=toys.seg_teacher(), distillers=distillers), iters=2)
+    toys.train(tmp_path, copy.deepcopy(config))
+    said: list[str] = []
+    monkeypatch.setattr('logging.Logger.warning', lambda self, message, *_, **__: said.append(str(message)))
+    with toys.unformatted():
+        (terms,) = diagnose(config, str(tmp_path / 'iter_2.pth'), batches=1)
+    assert not [message for message in said if 'holds no distillers' in message]
+    assert {term.name for term in terms} == {'task'}, 'it stands at the end of the ramp, where the weight is 0'
+
+
 def test_the_command_prints_each_term_and_writes_its_numbers(
     trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

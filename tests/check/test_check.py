@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 from rich.console import Console
 
 from mmdistill_dense.check import Options, Report, check_config, rules
@@ -169,8 +171,31 @@ def test_missing_data_are_replaced_by_generated_ones_of_the_right_classes(tmp_pa
     heads |= {name.replace('student', 'teacher'): 11 for name in heads}
     config.merge_from_dict(heads)
     report = check_config(config, RANDOM)
-    assert found(report) == {'data': 'warning'} and 'MMDISTILL_DATA' in said(report), report.findings
-    assert report.subject.taps[0].student_shape[:2] == [2, 11]
+    assert found(report) == {'data': 'error'} and 'MMDISTILL_DATA' in said(report), report.findings
+    assert report.subject.taps[0].student_shape[:2] == [2, 11], 'the rest was checked'
+    assert report.exit_code() == 2 and 'ERROR in the data: training would not work.' in printed(report)
+
+
+@pytest.mark.parametrize('wrong', ['folder', 'label'])
+def test_validation_pictures_that_cannot_be_read(tmp_path: Path, wrong: str) -> None:
+    """Training would stop at its first validation, after hours."""
+    folder = tmp_path / 'none'
+    if wrong == 'label':
+        folder = tmp_path / 'set'
+        for name, shape in (('a', (8, 8, 3)), ('b', (4, 8))):
+            (folder / name).mkdir(parents=True)
+            Image.fromarray(np.zeros(shape, np.uint8)).save(folder / name / ('1.png' if name == 'b' else '1.jpg'))
+    config = seg_config(tmp_path)
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+    prefix = dict(img_path='a', seg_map_path='b')
+    config.val_dataloader.dataset = dict(
+        type='mmdistill_dense.CamVidDataset', data_root=str(folder), data_prefix=prefix, pipeline=pipeline
+    )
+    config.val_dataloader.dataset.metainfo = config.train_dataloader.dataset.get('metainfo', {})
+    report = check_config(config, RANDOM)
+    assert found(report)['data'] == 'error' and 'stop at the first validation: ' in said(report), report.findings
+    assert ('do not fit' if wrong == 'label' else str(folder)) in said(report)
+    assert report.subject.terms and report.exit_code() == 2
 
 
 def test_an_unknown_tap(tmp_path: Path) -> None:

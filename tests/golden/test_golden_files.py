@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _run(*options: str, **variables: str) -> tuple[int, str]:
-    command = [sys.executable, '-m', 'pytest', 'tests/golden/test_golden.py', '-q', *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **variables})
+    command = [sys.executable, '-m', 'pytest', ROOT / 'tests/golden/test_golden.py', '-q', *options]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables})
     return done.returncode, done.stdout + done.stderr
 
 

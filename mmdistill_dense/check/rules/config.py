@@ -70,9 +70,12 @@ def batch(subject: Subject) -> Findings:
 
 
 def data(subject: Subject) -> Findings:
-    """Pictures to train on."""
+    """Pictures to train on, and to validate on."""
     if subject.data_problem and subject.options.size is None:
-        yield Finding(WARNING, 'data', f'the batch is generated: {subject.data_problem}')
+        message = f'no training: {subject.data_problem}'
+        yield Finding(ERROR, 'data', message, 'The rest is checked on generated pictures, as --size H W does it.')
+    if subject.validation_problem:
+        yield Finding(ERROR, 'data', f'training would stop at the first validation: {subject.validation_problem}')
 
 
 def student_classes(subject: Subject) -> Findings:

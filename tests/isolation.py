@@ -1,0 +1,151 @@
+"""A test sees the project's own files and what it makes, never what a user keeps in the clone or at home.
+
+The demo, a training and the guides' examples write into the clone (``work_dirs/demo/teacher/iter_1000.pth``); weights
+are fetched into the home. A test that finds such a file gives another result than in a fresh clone. So every test runs
+in an empty folder with an empty home, and :class:`Watch` notes each look at the clone's other files: by name, opening,
+listing, or starting a process there. What such a process does is not watched; its folder and home are.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OWN = {
+    '.ci', '.git', '.gitignore', 'CHANGELOG.md', 'CITATION.cff', 'CONTRIBUTING.md', 'LICENSE', 'MANIFEST.in',
+    'Makefile', 'README.md', 'benchmarks', 'configs', 'docs', 'mkdocs.yml', 'mmdistill_dense', 'model-index.yml',
+    'pyproject.toml', 'requirements', 'ruff.toml', 'setup.cfg', 'tests', 'tools',
+}  # fmt: skip
+PYTHON = {'.venv', 'mmdistill_dense.egg-info', os.path.relpath(sys.prefix, ROOT).split(os.sep)[0]}
+# A user's data, weights and settings. Fonts, browsers and packages give the same result wherever they lie and stay.
+USERS = ('MMDISTILL_DATA', 'MMDISTILL_WEIGHTS', 'MMDISTILL_CACHE', 'XDG_CACHE_HOME', 'XDG_CONFIG_HOME', 'TORCH_HOME')
+FOUND = {'MPLCONFIGDIR': 'matplotlib', 'PLAYWRIGHT_BROWSERS_PATH': 'ms-playwright', 'PIP_CACHE_DIR': 'pip'}
+ELSEWHERE, WATCH = pytest.StashKey[Path](), pytest.StashKey['Watch']()
+EVENTS = {'open', 'os.listdir', 'os.scandir', 'os.chdir', 'subprocess.Popen'}
+
+
+def leave_home() -> Path:
+    """Leave a user's places, for this process and those that it starts; returns the folder that tests run in."""
+    cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache'))
+    for variable, folder in FOUND.items():
+        os.environ.setdefault(variable, str(cache / folder))
+    for variable in USERS:
+        os.environ.pop(variable, None)
+    elsewhere = Path(tempfile.mkdtemp(prefix='mmdistill_dense_elsewhere_')).resolve()
+    atexit.register(shutil.rmtree, elsewhere, ignore_errors=True)
+    return elsewhere
+
+
+def fresh_folder(elsewhere: Path) -> None:
+    """Go to an empty folder with an empty home, unless a fixture of several tests has gone to a folder of its own."""
+    here, home = Path.cwd(), Path.home()
+    if (here.parent == elsewhere and any(here.iterdir())) or here.is_relative_to(ROOT):
+        os.chdir(tempfile.mkdtemp(dir=elsewhere))
+    if home.parent != elsewhere or any(home.iterdir()):
+        os.environ['HOME'] = tempfile.mkdtemp(dir=elsewhere, prefix='home_')
+
+
+class Watch:
+    """Notes what is looked at in the clone and is not the project's.
+
+    Made before the home is left.
+
+    Args:
+        root: The clone.
+    """
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self.inside = f'{root}{os.sep}'
+        self.home = str(Path.home())
+        self.on, self.seen = False, list[str]()
+
+    def install(self) -> None:
+        """Watch this process until it ends. An audit hook stays; ``stat`` raises no audit event and is wrapped."""
+        sys.addaudithook(self._event)
+        for name in ('stat', 'lstat', 'access'):
+            setattr(os, name, self._looking(getattr(os, name)))
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Watch for this while."""
+        before, self.on = self.on, True
+        try:
+            yield
+        finally:
+            self.on = before
+
+    def foreign(self, path: Any) -> str | None:
+        """Return the name of a path of the clone that is no file of the project's; a relative one is elsewhere."""
+        if isinstance(path, os.PathLike):
+            path = os.fspath(path)
+        if isinstance(path, bytes):
+            path = os.fsdecode(path)
+        if not isinstance(path, str) or not path.startswith(self.inside):
+            return None
+        whole = os.path.normpath(path)
+        name = whole.removeprefix(self.inside)
+        return name if name != whole and name.split(os.sep)[0] not in OWN | PYTHON else None
+
+    def take(self) -> list[str]:
+        """Return what was seen and forget it."""
+        seen, self.seen = list(dict.fromkeys(self.seen)), []
+        return seen
+
+    def _event(self, event: str, args: tuple[Any, ...]) -> None:
+        if not self.on or event not in EVENTS:
+            return
+        if event == 'subprocess.Popen':
+            self._started(*args)
+        elif event == 'os.chdir':
+            self._note(self._place(args[0]), 'its working folder')
+        else:
+            self._note(self.foreign(args[0]), event)
+
+    def _started(self, program: Any, words: Any, folder: Any, environment: Mapping[str, str] | None) -> None:
+        self._note(self._place(folder), f'the working folder of {program}')
+        if environment is not None and environment.get('HOME', self.home) == self.home:
+            self._note('HOME', f'{program} is started with that of the user')
+
+    def _place(self, folder: Any) -> str | None:
+        """The clone as a working folder, in which every relative name is one of its."""
+        if folder is None:
+            return None
+        place = os.path.abspath(os.fspath(folder))
+        return place if isinstance(place, str) and f'{place}{os.sep}'.startswith(self.inside) else None
+
+    def _note(self, name: str | None, what: str) -> None:
+        if name is not None and (line := _line()):
+            self.seen.append(f'{name} ({what}; {line})')
+
+    def _looking(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def look(path: Any, *args: Any, **named: Any) -> Any:
+            if self.on:
+                self._note(self.foreign(path), original.__name__)
+            return original(path, *args, **named)
+
+        for supporting in (os.supports_follow_symlinks, os.supports_dir_fd, os.supports_fd, os.supports_effective_ids):
+            if original in supporting:
+                supporting.add(look)
+        return look
+
+
+def _line() -> str | None:
+    """Where our code, or a test, asked; ``None`` where pytest looks for tests, or an import for modules."""
+    frame: Any = sys._getframe()
+    while frame := frame.f_back:
+        name = frame.f_code.co_filename
+        if 'importlib' in name or name.endswith('pkgutil.py'):
+            return None
+        if name.startswith(str(ROOT)) and name != __file__:
+            return f'{os.path.relpath(name, ROOT)}:{frame.f_lineno}'
+    return None

@@ -1,0 +1,128 @@
+"""No test sees what a user keeps in the clone or at home."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import clutter
+from tests.docs_blocks import blocks
+from tests.isolation import OWN, ROOT, USERS, WATCH, Watch
+
+TEACHER = 'work_dirs/demo/teacher/iter_1000.pth'
+
+
+def run(clone: Path, *files: Path, **variables: str) -> str:
+    """Run tests of another clone from that clone, in a process of their own; returns what pytest says."""
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *map(str, files)]
+    environment = {**os.environ, **variables, 'PYTHONPATH': str(clone)}
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+def test_a_test_begins_in_an_empty_folder_with_an_empty_home() -> None:
+    assert not Path.cwd().is_relative_to(ROOT) and not list(Path.cwd().iterdir())
+    assert not list(Path.home().iterdir())
+    assert Path.home() != Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert not set(USERS) & set(os.environ)
+    Path('left').touch()
+
+
+def test_what_another_test_left_is_gone() -> None:
+    assert not list(Path.cwd().iterdir())
+
+
+def _listed(path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        os.listdir(path)
+
+
+def _opened(path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        path.open()
+
+
+def _began(**options: object) -> None:
+    subprocess.run([sys.executable, '-c', ''], check=True, **options)  # type: ignore[call-overload]
+
+
+LOOKS: dict[str, tuple[Callable[[], object], str]] = {
+    'stat': (lambda: (ROOT / TEACHER).is_file(), f'{TEACHER} (stat'),
+    'lstat': (lambda: os.path.lexists(f'{ROOT}/my_pair.py'), 'my_pair.py (lstat'),
+    'open': (lambda: _opened(ROOT / 'tests/../my_no_student.py'), 'my_no_student.py (open'),
+    'list': (lambda: _listed(ROOT / 'data/no_such_set'), 'data/no_such_set (os.listdir'),
+    'walk': (lambda: list((ROOT / 'work_dirs').rglob('*.none')), 'work_dirs ('),
+    'start': (lambda: _began(cwd=ROOT), f'{ROOT} (the working folder of {sys.executable}'),
+    'home': (
+        lambda: _began(env={'PATH': os.environ['PATH']}),
+        f'HOME ({sys.executable} is started with that of the user',
+    ),
+}
+
+
+@pytest.mark.parametrize(('look', 'noted'), LOOKS.values(), ids=LOOKS)
+def test_a_look_at_a_users_files_is_noted(
+    look: Callable[[], object], noted: str, request: pytest.FixtureRequest
+) -> None:
+    look()
+    seen = request.config.stash[WATCH].take()
+    assert any(one.startswith(noted) and one.endswith(')') and 'tests/test_isolation.py:' in one for one in seen), seen
+
+
+def test_going_into_the_clone_is_noted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / 'tests')
+    assert request.config.stash[WATCH].take()[0].startswith(f'{ROOT}/tests (its working folder')
+
+
+def test_the_projects_own_files_are_free() -> None:
+    watch = Watch()
+    free = [ROOT, ROOT / 'README.md', f'{ROOT}/configs/kd', os.fsencode(ROOT / 'docs'), 'my_pair.py', 3, ROOT / '../x']
+    assert [watch.foreign(path) for path in free] == [None] * len(free)
+    assert all((ROOT / name).exists() for name in OWN - {'.git'})  # a release has none
+
+
+def test_a_test_that_looks_fails(tmp_path: Path) -> None:
+    (tmp_path / 'tests').mkdir()
+    for name in ('setup.cfg', 'tests/__init__.py', 'tests/conftest.py', 'tests/isolation.py'):
+        shutil.copy(ROOT / name, tmp_path / name)
+    file = tmp_path / 'tests/test_it.py'
+    file.write_text(
+        f'from tests.isolation import ROOT\ndef test_looks():\n    assert not (ROOT / {TEACHER!r}).exists()\n'
+        "def test_does_not():\n    assert not (ROOT / 'docs').exists()\n"
+    )
+    said = run(tmp_path, file)
+    assert '2 passed, 1 error' in said
+    assert 'A test looked at what a user keeps in the clone' in said
+    assert f'{TEACHER} (stat; tests/test_it.py:3)' in said
+    file.write_text(f'from tests.isolation import ROOT\nTHERE = (ROOT / {TEACHER!r}).exists()\ndef test_it(): pass\n')
+    assert f'{TEACHER} (stat; tests/test_it.py:2)' in run(tmp_path, file), 'while it is imported, too'
+
+
+def test_the_clutter_is_what_the_guides_write(tmp_path: Path) -> None:
+    written = {path.relative_to(tmp_path).as_posix() for path in clutter.write(tmp_path)}
+    files = {block.file for block in blocks('python', 'yaml') if block.file and '/' not in block.file}
+    assert files and files <= written
+    assert {TEACHER, 'work_dirs/demo/log.txt', 'my_student.py', 'my_pair.py', 'my_teacher.pth', 'tokens.pth'} <= written
+    assert {name.split('/')[0] for name in written}.isdisjoint(OWN)
+    assert clutter.write(tmp_path) == []
+
+
+@pytest.mark.soak
+def test_tests_that_once_saw_the_working_folder_pass_in_a_clone_full_of_a_users_files(tmp_path: Path) -> None:
+    clone, home = tmp_path / 'clone', tmp_path / 'home'
+    clone.mkdir()
+    for source in (ROOT / name for name in OWN - {'.git'}):
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, clone / source.name)
+    assert len(clutter.write(clone)) > 1000
+    for name in ('mmdistill_dense/checkpoints', 'torch/hub/checkpoints'):
+        (home / '.cache' / name).mkdir(parents=True)
+        (home / '.cache' / name / 'iter_1000.pth').touch()
+    files = [clone / f'tests/suite/test_{name}.py' for name in ('publish', 'table', 'records')]
+    variables = dict(MMDISTILL_DATA=str(clone / 'data'), MMDISTILL_WEIGHTS=str(clone), HOME=str(home))
+    said = run(clone, *files, **variables)
+    assert ' passed' in said and 'failed' not in said and 'error' not in said, said[-3000:]

@@ -149,9 +149,11 @@ def shifted_error(student: Tensor, teacher: Tensor, shift: Tensor) -> Tensor:
     """
     check_same_shape(student, teacher)
     dtype = loss_dtype(student)
+    positions = student.shape[2] * student.shape[3]
+    if not positions:
+        return student.to(dtype).sum()
     difference = student.to(dtype) - teacher.detach().to(dtype)
     variance, mean = torch.var_mean(difference, dim=(2, 3), correction=0)
-    positions = student.shape[2] * student.shape[3]
     return positions * (variance + (mean + shift.to(dtype)).square()).sum() / max(len(student), 1)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses, TapOption, check_option
+from mmdistill_dense.distillers.options import check_positions
 from mmdistill_dense.losses.contrast import TEMPERATURE
 from mmdistill_dense.registry import DISTILLERS
 
@@ -131,6 +132,10 @@ class AfDCD(FeatureDistiller):
                 losses.check_contrast(**self.contrast, channels=level.teacher[0])
             except ValueError as error:
                 raise ValueError(f'distillers.{self.name}: {level.name}: {error}') from None
+            if self.contrast['contrast'] == 'spatial':
+                pool = max(self.contrast['pool_size'], 1)
+                pooled = [(1, *(max(side // pool, 1) for side in s[1:])) for s in (level.student, level.teacher)]
+                check_positions(f'distillers.{self.name}', f'{level.name} behind pool_size={pool}', *pooled)
         return _PROJECTORS[self.projector](level.student[0], level.teacher[0])
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:

@@ -176,10 +176,10 @@ class CIRKD(FeatureDistiller):
             student, teacher = (F.avg_pool2d(x, self.pool, ceil_mode=True) for x in (student, teacher))
         batch, pixels = len(student), student.shape[2] * student.shape[3]
         rows = [normalize_pixels(x)[0] for x in (student, teacher)]
-        keys, pictures = [x.view(batch, -1) for x in rows], rows[0].new_full((), batch)
+        keys, pictures = [x.view(batch, pixels * x.shape[1]) for x in rows], rows[0].new_full((), batch)
         if self.gather:
             keys, pictures = [gather_rows_with_gradient(x) for x in keys], mean_over_ranks(pictures)
-        s_keys, t_keys = (x.view(len(x), pixels, -1) for x in keys)
+        s_keys, t_keys = (x.view(len(x), pixels, own.shape[1]) for x, own in zip(keys, rows, strict=True))
         weight = (1 / (pictures * pixels)).expand(batch * pixels)
         return similarity_divergence(rows[0], s_keys, rows[1], t_keys, temperature=self.temperature, row_weight=weight)
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses, TapOption, check_option
+from mmdistill_dense.distillers.options import check_positions
+from mmdistill_dense.losses.contrast import TEMPERATURE
 from mmdistill_dense.registry import DISTILLERS
 
 
@@ -22,6 +24,10 @@ class AfDCD(FeatureDistiller):
 
         loss_fd  = fd_weight  * sum (P - F_t)^2 / B                                     masked feature mimicking
         loss_ctr = ctr_weight * contrast of pooled P and F_t, tokens = channel groups   see losses.dense_contrast
+
+    Tokens of ``contrast='spatial'`` are whole vectors, whose distances need a temperature that grows with the channels
+    (:func:`losses.contrast_temperature`). Its gradient falls as 1 / temperature, so that variant has a further factor
+    temperature / 0.07 in ``loss_ctr``: one ``ctr_weight`` fits all variants.
 
     Source: Fan et al., "Augmentation-free Dense Contrastive Knowledge Distillation for Efficient Semantic
     Segmentation", NeurIPS 2023, and its released code. From the paper: both losses, the random mask, the omni contrast,
@@ -38,9 +44,10 @@ class AfDCD(FeatureDistiller):
         contrast: ``'omni'``, ``'channel'`` or ``'spatial'``.
         negatives: Of the omni contrast: ``'other_groups'`` (as released) or ``'all'``.
         groups: Channel groups; must divide the teacher's channels.
-        temperature: Temperature of the contrast.
+        temperature: Temperature of the contrast. Defaults to 0.07; with ``'spatial'`` to 0.07 a channel of the teacher.
         pool_size: Max-pooling before the contrast; 0 is none.
-        patch_size: Patch within which tokens are compared, in pooled positions; ``None`` is the whole map.
+        patch_size: Patch within which tokens are compared, in pooled positions; ``None`` is the whole map. Where the
+            map of a batch is smaller, as P5 of small pictures, it is one patch.
         mask: ``dict(type='random', ratio=0.75)``, positions dropped with that probability, or ``dict(type='centre')``.
         projector: ``'plain'``, two 3x3 convolutions, or ``'enhanced'``, four.
         fd_weight: Weight of the mimicking; 0 removes it. Defaults to 33.6 times the *mean* squared difference, which is
@@ -72,7 +79,7 @@ class AfDCD(FeatureDistiller):
         contrast: str = 'omni',
         negatives: str = 'other_groups',
         groups: int = 16,
-        temperature: float = 0.07,
+        temperature: float | None = None,
         pool_size: int = 4,
         patch_size: Sequence[int] | None = (4, 4),
         mask: Mapping[str, Any] | None = None,
@@ -125,6 +132,10 @@ class AfDCD(FeatureDistiller):
                 losses.check_contrast(**self.contrast, channels=level.teacher[0])
             except ValueError as error:
                 raise ValueError(f'distillers.{self.name}: {level.name}: {error}') from None
+            if self.contrast['contrast'] == 'spatial':
+                pool = max(self.contrast['pool_size'], 1)
+                pooled = [(1, *(max(side // pool, 1) for side in s[1:])) for s in (level.student, level.teacher)]
+                check_positions(f'distillers.{self.name}', f'{level.name} behind pool_size={pool}', *pooled)
         return _PROJECTORS[self.projector](level.student[0], level.teacher[0])
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
@@ -134,10 +145,16 @@ class AfDCD(FeatureDistiller):
         if self.fd_weight:
             terms['loss_fd'] = self.fd_weight * losses.feature_mimic(rebuilt, teacher, reduction=self.fd_reduction)
         if self.ctr_weight:
-            terms['loss_ctr'] = self.ctr_weight * losses.dense_contrast(
-                rebuilt, teacher, compiled=self.compiled, **self.contrast
-            )
+            contrast = losses.dense_contrast(rebuilt, teacher, compiled=self.compiled, **self.contrast)
+            terms['loss_ctr'] = self.ctr_weight * self._gradient_scale(teacher.shape[1]) * contrast
         return terms
+
+    def _gradient_scale(self, channels: int) -> float:
+        """Return what gives the spatial contrast, whose gradient falls as 1 / temperature, that of the others."""
+        if self.contrast['contrast'] != 'spatial':
+            return 1.0
+        temperature = self.contrast['temperature'] or losses.contrast_temperature('spatial', channels)
+        return temperature / TEMPERATURE
 
     def keep(self, shape: tuple[int, int, int], level: int) -> Tensor:
         """Return this iteration's (B, 1, H, W) mask of a level, True where kept."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mmdistill_dense.distillers.base import FeatureDistiller, Level, TapOption
-from mmdistill_dense.distillers.options import check_map, check_option
+from mmdistill_dense.distillers.options import check_map, check_option, check_positions
 from mmdistill_dense.losses import attention_distance
 from mmdistill_dense.registry import DISTILLERS
 
@@ -37,7 +37,7 @@ class AT(FeatureDistiller):
             2 at any size: for levels of an FPN. Defaults to ``'mean'``.
 
     Raises:
-        ValueError: For taps that are no maps, a power below 1 or an unknown reduction.
+        ValueError: For taps that are no maps of two positions or more, a power below 1 or an unknown reduction.
 
     Example::
 
@@ -63,7 +63,9 @@ class AT(FeatureDistiller):
 
     def build_align(self, level: Level) -> None:
         """Check that the level is a map; attention maps have no channels to align."""
-        check_map(f'distillers.{self.name}', level.name, level.student)
+        key = f'distillers.{self.name}'
+        check_map(key, level.name, level.student)
+        check_positions(key, level.name, level.student, level.teacher)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_at`` of one pair of maps."""

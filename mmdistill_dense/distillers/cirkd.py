@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmdistill_dense.distillers.base import FeatureDistiller, Level, Shapes, TapOption
 from mmdistill_dense.distillers.cirkd_memory import ClassMemory, choose_pixels, is_class, region_means
 from mmdistill_dense.distillers.labels import classes_of_head, semantic_labels
-from mmdistill_dense.distillers.options import check_count
+from mmdistill_dense.distillers.options import check_count, check_directions, check_positions
 from mmdistill_dense.distillers.pcd_parts import MIN_COUNT
 from mmdistill_dense.distillers.ranks import gather_rows_with_gradient, mean_over_ranks, rows_before
 from mmdistill_dense.losses import normalize_pixels, similarity_divergence
@@ -74,8 +74,8 @@ class CIRKD(FeatureDistiller):
         **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
 
     Raises:
-        ValueError: For an option out of range; in :meth:`setup` when the number of classes is not known; at the first
-            step for data without label maps.
+        ValueError: For an option out of range; in :meth:`setup` when the number of classes is not known, or for maps
+            of one channel or one position; at the first step for data without label maps.
     """
 
     def __init__(
@@ -145,8 +145,14 @@ class CIRKD(FeatureDistiller):
                 f'distillers.{self.name}: {level.name} must be (B, C, H, W) maps, got {tuple(level.student)} '
                 '(without the batch).'
             )
+        key = f'distillers.{self.name}'
+        if self.minibatch_weight:
+            check_directions(key, level.name, level.student[0])
+            pooled = [(1, *(-(-side // self.pool) for side in shape[1:])) for shape in (level.student, level.teacher)]
+            check_positions(key, f'{level.name} behind pool={self.pool}', *pooled)
         if not self.weights:
             return None
+        check_directions(key, level.name, level.teacher[0])
         assert self.num_classes is not None, 'found by setup'
         sizes = {kind: self.memory[kind] for kind in self.weights}
         return ClassMemory(level.student[0], level.teacher[0], self.num_classes, sizes)
@@ -170,10 +176,10 @@ class CIRKD(FeatureDistiller):
             student, teacher = (F.avg_pool2d(x, self.pool, ceil_mode=True) for x in (student, teacher))
         batch, pixels = len(student), student.shape[2] * student.shape[3]
         rows = [normalize_pixels(x)[0] for x in (student, teacher)]
-        keys, pictures = [x.view(batch, -1) for x in rows], rows[0].new_full((), batch)
+        keys, pictures = [x.view(batch, pixels * x.shape[1]) for x in rows], rows[0].new_full((), batch)
         if self.gather:
             keys, pictures = [gather_rows_with_gradient(x) for x in keys], mean_over_ranks(pictures)
-        s_keys, t_keys = (x.view(len(x), pixels, -1) for x in keys)
+        s_keys, t_keys = (x.view(len(x), pixels, own.shape[1]) for x, own in zip(keys, rows, strict=True))
         weight = (1 / (pictures * pixels)).expand(batch * pixels)
         return similarity_divergence(rows[0], s_keys, rows[1], t_keys, temperature=self.temperature, row_weight=weight)
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.base import FeatureDistiller, Level, TapOption
-from mmdistill_dense.distillers.options import check_map
+from mmdistill_dense.distillers.options import check_map, check_positions
 from mmdistill_dense.losses import channel_divergence
 from mmdistill_dense.registry import DISTILLERS
 
@@ -36,7 +36,8 @@ class CWD(FeatureDistiller):
         temperature: T. Defaults to 4, the paper's.
 
     Raises:
-        ValueError: For a temperature that is not positive, or taps that are no maps.
+        ValueError: For a temperature that is not positive, or taps that are no maps of two positions or
+            more.
 
     Example::
 
@@ -59,7 +60,9 @@ class CWD(FeatureDistiller):
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return the 1x1 convolution without a bias, or ``None``; check that the level is a map."""
-        check_map(f'distillers.{self.name}', level.name, level.student)
+        key = f'distillers.{self.name}'
+        check_map(key, level.name, level.student)
+        check_positions(key, level.name, level.student, level.teacher)
         align = super().build_align(level)
         if align is not None:
             align.register_parameter('bias', None)

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import FeatureDistiller, TapOption, check_option
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, TapOption
+from mmdistill_dense.distillers.options import check_classes, check_option, check_scores
 from mmdistill_dense.losses import correlation_distance
 from mmdistill_dense.registry import DISTILLERS
 
@@ -23,6 +24,9 @@ class DIST(FeatureDistiller):
     Rows are the pixels of all images of the batch for maps ``(B, K, H, W)``, the rows themselves for ``(R, K)``. No
     parameters, cost O(rows * K). With several processes each correlates its own rows.
 
+    Scores of the student that hardly vary count as varying by a thousandth of their mean (ours), which bounds the
+    gradient where a classifier starts at 0.
+
     Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022. The classification
     scores of R-CNN heads need the student's RoIs: use :class:`RoIHeadKD` with ``form='dist'``.
 
@@ -34,11 +38,14 @@ class DIST(FeatureDistiller):
         gamma: Weight of the correlation within classes. Defaults to 1.
         activation: ``'softmax'``, or ``'sigmoid'`` for the independent scores of dense detection heads, each channel of
             which (anchor x class) then counts as a class, as in the released detection code. Defaults to ``'softmax'``.
+            A head with one channel (binary, with ``out_channels=1``) needs ``'sigmoid'`` and ``beta=0``.
         resize: Whose scores are resized where the maps differ in size, as those of a transformer of stride 4 and a
             convolutional network of stride 8. Defaults to ``'student'``; ``None`` refuses such a pair.
 
     Raises:
-        ValueError: For a temperature that is not positive, weights that are negative or both 0, an unknown activation.
+        ValueError: For a temperature that is not positive, weights that are negative or both 0, an unknown activation;
+            in :meth:`setup` for scores whose classes do not come first (tokens), and for one channel where rows are
+            compared or the activation is ``'softmax'``.
     """
 
     def __init__(
@@ -65,6 +72,13 @@ class DIST(FeatureDistiller):
             'gamma': gamma,
             'activation': activation,
         }
+
+    def build_level(self, level: Level) -> None:
+        """Check that the level holds class scores with something to correlate."""
+        key = f'distillers.{self.name}'
+        check_scores(key, level.name, level.student)
+        if self.options['activation'] == 'softmax' or self.options['beta']:
+            check_classes(key, level.name, level.student[0], f"{key}.activation='sigmoid' and {key}.beta=0")
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_dist`` of one pair of scores."""

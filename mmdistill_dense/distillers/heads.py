@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses, Shapes, TapOption, check_option
-from mmdistill_dense.distillers.labels import classes_of_head
+from mmdistill_dense.distillers.labels import scores_of_head
+from mmdistill_dense.distillers.options import check_classes, check_scores
 from mmdistill_dense.losses import correlation_distance, sigmoid_divergence, smooth_l1, softmax_divergence
 from mmdistill_dense.registry import DISTILLERS
 
@@ -49,7 +50,8 @@ class HeadOutputKD(FeatureDistiller):
 
     Raises:
         ValueError: For an unknown form, an option that the form does not have or that is out of range; in
-            :meth:`setup` for channels that are no multiple of K.
+            :meth:`setup` for channels that are no multiple of K, for K = 1 and for scores whose classes do not come
+            first (tokens, queries).
 
     Example:
         >>> distiller = HeadOutputKD('bbox_head.retina_reg', form='l1')  # RetinaNet <- R101
@@ -81,13 +83,18 @@ class HeadOutputKD(FeatureDistiller):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Pair and check the maps; learn the number of classes where the form needs it."""
         if self.form == 'softmax' and self.num_classes is None:
-            self.num_classes = classes_of_head(self.frozen, self.teacher_taps[0].path)
+            self.num_classes = scores_of_head(self.frozen, self.teacher_taps[0].path)
         super().setup(student, teacher)
 
     def build_level(self, level: Level) -> nn.Module | None:
+        key = f'distillers.{self.name}'
+        if self.form in ('softmax', 'sigmoid'):
+            check_scores(key, level.name, level.student)
+        if self.form == 'softmax':
+            check_classes(key, level.name, self.num_classes or level.student[0], f"{key}.form='sigmoid'")
         if self.num_classes is not None and level.student[0] % self.num_classes:
             raise ValueError(
-                f'distillers.{self.name}: {level.name} has {level.student[0]} channels, no multiple of '
+                f'{key}: {level.name} has {level.student[0]} channels, no multiple of '
                 f'num_classes={self.num_classes}; set num_classes to the length of one softmax.'
             )
         return None

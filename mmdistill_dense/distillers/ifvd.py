@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmdistill_dense.distillers.base import FeatureDistiller, Level, Shapes, TapOption
 from mmdistill_dense.distillers.labels import classes_of_head, semantic_labels
-from mmdistill_dense.distillers.options import check_count, check_map
+from mmdistill_dense.distillers.options import check_count, check_directions, check_map, check_positions
 from mmdistill_dense.losses import prototype_distance
 from mmdistill_dense.registry import DISTILLERS
 
@@ -40,7 +40,8 @@ class IFVD(FeatureDistiller):
             where it has none.
 
     Raises:
-        ValueError: For taps that are no maps, fewer than 1 classes; in training, for a batch without label maps.
+        ValueError: For taps that are no maps of two positions and two channels or more, fewer than 1 classes; in
+            training, for a batch without label maps.
 
     Example::
 
@@ -69,7 +70,10 @@ class IFVD(FeatureDistiller):
 
     def build_align(self, level: Level) -> None:
         """Check that the level is a map; cosines have no channels to align."""
-        check_map(f'distillers.{self.name}', level.name, level.student)
+        key = f'distillers.{self.name}'
+        check_map(key, level.name, level.student)
+        check_positions(key, level.name, level.student, level.teacher)
+        check_directions(key, level.name, level.student[0])
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Any) -> dict[str, Tensor]:
         """Return ``loss_ifvd`` of one pair of maps."""

@@ -37,16 +37,33 @@ def semantic_labels(data_samples: Any, size: Sequence[int], key: str) -> Tensor:
 
 
 def classes_of_head(frozen: FrozenTeacher | None, path: str) -> int | None:
-    """Return the length of a teacher head's class scores (with background where it is one of them), if it is known.
+    """Return the number of classes that a teacher's head tells apart, if it is known.
 
     Args:
         frozen: The teacher, or ``None``.
         path: A module inside the head, e.g. ``'decode_head.conv_seg'``.
     """
-    model = {} if frozen is None else frozen.config.model
-    head = model.get(path.split('.')[0])
-    if not isinstance(head, Mapping) or 'num_classes' not in head:
+    head = _head_config(frozen, path)
+    return None if head is None else int(head['num_classes'])
+
+
+def scores_of_head(frozen: FrozenTeacher | None, path: str) -> int | None:
+    """Return the length of a teacher head's class scores, if it is known: with background where it is one of them, and
+    1 for a binary head with ``out_channels=1``.
+
+    Args:
+        frozen: The teacher, or ``None``.
+        path: A module inside the head, e.g. ``'bbox_head.retina_cls'``.
+    """
+    head = _head_config(frozen, path)
+    if head is None:
         return None
     # as mmdet's heads read it, whatever the loss itself takes for granted
     background = 'loss_cls' in head and not head['loss_cls'].get('use_sigmoid', False)
-    return int(head['num_classes']) + background
+    return int(head.get('out_channels') or head['num_classes'] + background)
+
+
+def _head_config(frozen: FrozenTeacher | None, path: str) -> Mapping[str, Any] | None:
+    model = {} if frozen is None else frozen.config.model
+    head = model.get(path.split('.')[0])
+    return head if isinstance(head, Mapping) and 'num_classes' in head else None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
-from mmdistill_dense.distillers.options import check_option
+from mmdistill_dense.distillers.options import check_classes, check_option
 from mmdistill_dense.distillers.ranks import mean_over_ranks
 from mmdistill_dense.registry import DISTILLERS
 
@@ -66,7 +66,7 @@ class LD(Distiller):
 
     Raises:
         ValueError: For an option out of range; in :meth:`setup` for a head without edge distributions, or for
-            networks that do not share strides, classes and ``reg_max``.
+            networks that do not share strides, classes and ``reg_max``, and for scores of one class.
     """
 
     def __init__(
@@ -119,6 +119,9 @@ class LD(Distiller):
                     f'teacher of {theirs}; LD needs the same classes, reg_max, strides and anchors in both '
                     f'{self.head}s: set model.student.{self.head} to the options of the teacher.'
                 )
+        if self.class_weight:
+            key = f'distillers.{self.name}'
+            check_classes(key, self.scores, student[self.scores][0][1], f'{key}.class_weight=0')
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
         """Return ``loss_ld``, ``loss_vlr`` and ``loss_kd``, as far as they have a weight."""

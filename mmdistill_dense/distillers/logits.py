@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import FeatureDistiller, TapOption, check_option
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, TapOption
+from mmdistill_dense.distillers.options import check_classes, check_option, check_scores
 from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence
 from mmdistill_dense.registry import DISTILLERS
 
@@ -27,12 +28,14 @@ class LogitKD(FeatureDistiller):
     Args:
         student_tap, teacher_tap, teacher, loss_weight, schedule: See :class:`FeatureDistiller`.
         temperature: T. Defaults to 1.
-        activation: ``'softmax'`` or ``'sigmoid'``. Defaults to ``'softmax'``.
+        activation: ``'softmax'`` or ``'sigmoid'``. Defaults to ``'softmax'``; a head with one channel (binary, with
+            ``out_channels=1``) needs ``'sigmoid'``.
         resize: Whose scores are resized where the maps differ in size, as those of a transformer of stride 4 and a
             convolutional network of stride 8. Defaults to ``'student'``; ``None`` refuses such a pair.
 
     Raises:
-        ValueError: For a temperature that is not positive or an unknown activation.
+        ValueError: For a temperature that is not positive or an unknown activation; in :meth:`setup` for scores whose
+            classes do not come first (tokens), and for a softmax over one channel.
     """
 
     def __init__(
@@ -51,7 +54,15 @@ class LogitKD(FeatureDistiller):
         if temperature <= 0:
             raise ValueError(f'temperature must be > 0, got {temperature}.')
         self.temperature = temperature
+        self.activation = activation
         self.divergence = softmax_divergence if activation == 'softmax' else sigmoid_divergence
+
+    def build_level(self, level: Level) -> None:
+        """Check that the level holds class scores that the activation can compare."""
+        key = f'distillers.{self.name}'
+        check_scores(key, level.name, level.student)
+        if self.activation == 'softmax':
+            check_classes(key, level.name, level.student[0], f"{key}.activation='sigmoid'")
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_kd`` of one pair of score maps."""

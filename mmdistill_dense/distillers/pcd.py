@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes, TapOption, check_option
-from mmdistill_dense.distillers.options import check_count
+from mmdistill_dense.distillers.options import check_count, check_directions
 from mmdistill_dense.distillers.pcd_head import HEAD, PixelAttention, build_head, check_head, check_keys
 from mmdistill_dense.distillers.pcd_parts import (
     MIN_COUNT,
@@ -137,6 +137,7 @@ class PCD(Distiller):
             raise ValueError(
                 f'distillers.{self.name}: {taps} must be (B, C, H, W) maps, got {tuple(student)} and {tuple(teacher)}.'
             )
+        check_directions(f'distillers.{self.name}', taps, teacher[1])
         if self.head is None and student[1] != teacher[1]:
             raise ValueError(
                 f'distillers.{self.name}: {taps} has {student[1]} student and {teacher[1]} teacher channels; '

@@ -151,7 +151,7 @@ def random_pixels(x: Tensor, valid: Tensor | None, count: int, generator: torch.
 
     Images without a valid pixel are left out.
     """
-    share = torch.ones(len(x), x[0, 0].numel()) if valid is None else valid.flatten(1).float().cpu()
+    share = torch.ones(len(x), x.shape[2:].numel()) if valid is None else valid.flatten(1).float().cpu()
     images = share.any(1).nonzero()[:, 0]
     drawn = torch.multinomial(share[images], count, replacement=True, generator=generator)
     return x.flatten(2)[images[:, None].to(x.device), :, drawn.to(x.device)].flatten(0, 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes, check_option
 from mmdistill_dense.distillers.heads import comparison
+from mmdistill_dense.distillers.options import check_classes
 from mmdistill_dense.forward import run_roi_head
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.taps import Tap
@@ -73,11 +74,15 @@ class RoIHeadKD(Distiller):
         self.context_taps = [Tap.parse(rois)]
         self.teacher_parts = ('roi_head',)
         self.tap, self.rois, self.features = student_tap, rois, features
+        self.form = form
         self.output = output
         self.stage = stage
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
-        """Check the teacher's head by its config."""
+        """Check the student's scores, and the teacher's head by its config."""
+        key = f'distillers.{self.name}'
+        if self.form in ('softmax', 'dist'):
+            check_classes(key, f'student_tap={self.tap!r}', student[self.tap][0][-1], f"{key}.form='sigmoid'")
         if self.frozen is None:
             return
         model = self.frozen.config.model

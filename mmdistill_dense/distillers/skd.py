@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmdistill_dense.distillers.base import FeatureDistiller, Level, TapOption
-from mmdistill_dense.distillers.options import check_count, check_map
+from mmdistill_dense.distillers.options import check_count, check_directions, check_map, check_positions
 from mmdistill_dense.losses import pairwise_distance
 from mmdistill_dense.registry import DISTILLERS
 
@@ -38,7 +39,8 @@ class SKD(FeatureDistiller):
         pool_scale: The same as a share of the map's sides, above 0 and at most 1. Defaults to ``None``.
 
     Raises:
-        ValueError: For taps that are no maps, a patch below 1, a scale outside (0, 1], or both options.
+        ValueError: For taps that are no maps of two nodes and two channels or more, a patch below 1, a scale outside
+            (0, 1], or both options.
 
     Example::
 
@@ -66,7 +68,11 @@ class SKD(FeatureDistiller):
 
     def build_align(self, level: Level) -> None:
         """Check that the level is a map; similarities have no channels to align."""
-        check_map(f'distillers.{self.name}', level.name, level.student)
+        key = f'distillers.{self.name}'
+        check_map(key, level.name, level.student)
+        check_directions(key, level.name, level.student[0])
+        nodes = [self.nodes(torch.empty(1, 1, *shape[1:])).shape[1:] for shape in (level.student, level.teacher)]
+        check_positions(key, f'{level.name} behind the pooling of patch_size or pool_scale', *nodes)
 
     def nodes(self, x: Tensor) -> Tensor:
         """Return the map max-pooled to its nodes; a last incomplete patch is a node too."""

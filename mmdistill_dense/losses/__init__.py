@@ -2,7 +2,7 @@
 
 from mmdistill_dense.losses.attention import attention_distance
 from mmdistill_dense.losses.channels import channel_divergence
-from mmdistill_dense.losses.contrast import check_contrast, dense_contrast
+from mmdistill_dense.losses.contrast import check_contrast, contrast_temperature, dense_contrast
 from mmdistill_dense.losses.correlation import correlation_distance
 from mmdistill_dense.losses.divergence import sigmoid_divergence, softmax_divergence
 from mmdistill_dense.losses.focal import (
@@ -47,6 +47,7 @@ __all__ = [
     'channel_attention',
     'channel_divergence',
     'check_contrast',
+    'contrast_temperature',
     'correlation_distance',
     'dense_contrast',
     'feature_mimic',

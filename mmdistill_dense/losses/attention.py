@@ -26,7 +26,7 @@ def attention_distance(student: Tensor, teacher: Tensor, *, power: float = 2.0, 
             size); ``'sum'`` does not, and gives values from 0 to 2 at any size.
 
     Returns:
-        Scalar in float32 (float64 for float64 maps).
+        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
 
     Raises:
         ValueError: Unequal batch or size, a power below 1 or an unknown reduction.
@@ -38,7 +38,7 @@ def attention_distance(student: Tensor, teacher: Tensor, *, power: float = 2.0, 
     check_same_grid(student, teacher)
     s, t = _attention(student, power), _attention(teacher.detach(), power)
     distance = (s - t).square().sum()
-    return distance / (s.numel() if reduction == 'mean' else len(s))
+    return distance / max(s.numel() if reduction == 'mean' else len(s), 1)
 
 
 def _attention(x: Tensor, power: float) -> Tensor:

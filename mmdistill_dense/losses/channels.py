@@ -18,10 +18,10 @@ def channel_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
         temperature: T, above 0.
 
     Returns:
-        Scalar in float32 (float64 for float64 maps).
+        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
 
     Raises:
-        ValueError: Unequal shapes, maps without positions or a temperature that is not positive.
+        ValueError: Unequal shapes, no axis of positions or a temperature that is not positive.
     """
     if not temperature > 0:
         raise ValueError(f'temperature must be above 0, got {temperature}')
@@ -29,6 +29,8 @@ def channel_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
     if student.dim() < 3:
         raise ValueError(f'channels are compared over their positions, got maps of shape {tuple(student.shape)}')
     dtype = loss_dtype(student)
+    if not student.numel():
+        return student.to(dtype).sum()
     s, t = (x.to(dtype).flatten(2) for x in (student, teacher))
     divergence = divergence_sum(s, t, 2, temperature)
     return divergence * (temperature**2 / (len(student) * student.shape[1]))

@@ -20,6 +20,7 @@ from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, witho
 
 CONTRASTS = ('omni', 'channel', 'spatial')
 NEGATIVES = ('other_groups', 'all')
+TEMPERATURE = 0.07  # of tokens of a channel group, as released
 
 
 @without_autocast
@@ -30,7 +31,7 @@ def dense_contrast(
     contrast: str = 'omni',
     negatives: str = 'other_groups',
     groups: int = 16,
-    temperature: float = 0.07,
+    temperature: float | None = None,
     pool_size: int = 4,
     patch_size: Sequence[int] | None = (4, 4),
     compiled: bool = False,
@@ -40,7 +41,7 @@ def dense_contrast(
     ``sum_i [logsumexp_j(-d_ij / tau) + d_ii / tau] / (h * w) / B`` with ``d_ij`` the L1 distance of student token i and
     teacher token j, ``h x w`` the size after pooling and cropping. Source: Af-DCD (NeurIPS 2023); ``spatial`` and
     ``channel`` after its overview figure, ``omni`` as released. The maps are max-pooled, then cropped at the bottom and
-    right to whole patches.
+    right to whole patches; a side that is shorter than a window of the pooling or than a patch is one window or patch.
 
     Args:
         student: (B, C, H, W) map, usually a projector's output. The only input that gets a gradient.
@@ -50,7 +51,7 @@ def dense_contrast(
         negatives: Of ``'omni'`` alone: ``'other_groups'`` leaves out the tokens of the anchor's own group at other
             positions, ``'all'`` keeps them.
         groups: Channel groups M of ``'omni'`` and ``'channel'``, at least 2 and a divisor of C.
-        temperature: tau, by which distances are divided.
+        temperature: tau, by which distances are divided. Defaults to :func:`contrast_temperature`.
         pool_size: Kernel and stride of the max-pooling before; 0 or 1 is none.
         patch_size: Height and width of a patch in pooled positions; None is the whole map. ``'channel'`` ignores it.
         compiled: On the CPU, take a kernel compiled by the machine's C++ compiler at the first call of a process (about
@@ -58,34 +59,48 @@ def dense_contrast(
             and plain PyTorch is taken, as for maps elsewhere.
 
     Returns:
-        Scalar in float32 (float64 for float64 maps).
+        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
 
     Raises:
-        ValueError: An option out of range, maps of different shape, or maps smaller than one patch.
+        ValueError: An option out of range, or maps of different shape.
     """
     check_same_shape(student, teacher)
     check_contrast(contrast, negatives, groups, temperature, pool_size, patch_size, channels=student.shape[1])
+    if not student.numel():
+        return student.to(loss_dtype(student)).sum()
+    temperature = contrast_temperature(contrast, student.shape[1]) if temperature is None else temperature
     groups = 1 if contrast == 'spatial' else groups
     teacher = teacher.detach()
     student = student if torch.is_grad_enabled() else student.detach()
     if pool_size > 1:
-        _check_fits('pool_size', (pool_size, pool_size), student)
-        student, teacher = _max_pool(student, pool_size), _max_pool(teacher, pool_size)
-    patch = (1, 1) if contrast == 'channel' else patch_size or (student.shape[2], student.shape[3])
-    _check_fits('patch_size', patch, student)
+        window = _fitted((pool_size, pool_size), student)
+        student, teacher = _max_pool(student, window), _max_pool(teacher, window)
+    patch = _fitted((1, 1) if contrast == 'channel' else patch_size, student)
     dtype = loss_dtype(student)
-    cut = Tokens(groups, (patch[0], patch[1]), contrast == 'omni' and negatives == 'other_groups')
+    cut = Tokens(groups, patch, contrast == 'omni' and negatives == 'other_groups')
     positions = len(student) * math.prod(
         size // side * side for size, side in zip(student.shape[2:], patch, strict=True)
     )
     return _Contrast.apply(student.to(dtype), teacher.to(dtype), cut, temperature, compiled) / positions
 
 
+def contrast_temperature(contrast: str, channels: int) -> float:
+    """Return the temperature that suits a variant on maps of so many channels.
+
+    A distance sums over the channels of a token. Tokens of a channel group, those of ``'omni'`` and ``'channel'``, have
+    the released 0.07: in a short sum some other token is often nearer than the own, and that gives the gradient. Whole
+    vectors, those of ``'spatial'``, have 0.07 a channel, so that the mean difference of a channel is divided by 0.07:
+    in a sum over hundreds of channels the own position is nearest as soon as the student explains some of the teacher,
+    and with 0.07 for the sum the softmax is then one-hot and has no gradient.
+    """
+    return TEMPERATURE * channels if contrast == 'spatial' else TEMPERATURE
+
+
 def check_contrast(
     contrast: str,
     negatives: str,
     groups: int,
-    temperature: float,
+    temperature: float | None,
     pool_size: int,
     patch_size: Sequence[int] | None,
     *,
@@ -100,7 +115,7 @@ def check_contrast(
         raise ValueError(f'contrast must be one of {CONTRASTS}, got {contrast!r}')
     if negatives not in NEGATIVES:
         raise ValueError(f'negatives must be one of {NEGATIVES}, got {negatives!r}')
-    if not temperature > 0:
+    if temperature is not None and not temperature > 0:
         raise ValueError(f'temperature must be above 0, got {temperature}')
     if pool_size < 0:
         raise ValueError(f'pool_size must be 0 (none) or a kernel size, got {pool_size}')
@@ -117,20 +132,19 @@ def check_contrast(
         raise ValueError(f'groups={groups} does not divide the {channels} channels of the maps')
 
 
-def _check_fits(option: str, window: Sequence[int], x: Tensor) -> None:
-    if x.shape[2] < window[0] or x.shape[3] < window[1]:
-        raise ValueError(
-            f'{option} {window[0]}x{window[1]} does not fit a map of {x.shape[2]}x{x.shape[3]} (after any pooling); '
-            'choose a smaller patch_size or pool_size, or tap a larger map'
-        )
+def _fitted(window: Sequence[int] | None, x: Tensor) -> tuple[int, int]:
+    """Return a window that is no larger than the map: pictures of one batch may be far smaller than those of others."""
+    height, width = x.shape[2:]
+    return (height, width) if window is None else (min(window[0], height), min(window[1], width))
 
 
-def _max_pool(x: Tensor, size: int) -> Tensor:
+def _max_pool(x: Tensor, window: tuple[int, int]) -> Tensor:
     if x.requires_grad:
-        return F.max_pool2d(x, size)
+        return F.max_pool2d(x, window)
     # the same values, five times faster on the CPU, where no index of the maximum is needed
-    x = x[:, :, : x.shape[2] // size * size, : x.shape[3] // size * size]
-    return x.unflatten(2, (-1, size)).amax(3).unflatten(3, (-1, size)).amax(4)
+    height, width = window
+    x = x[:, :, : x.shape[2] // height * height, : x.shape[3] // width * width]
+    return x.unflatten(2, (-1, height)).amax(3).unflatten(3, (-1, width)).amax(4)
 
 
 class _Contrast(torch.autograd.Function):

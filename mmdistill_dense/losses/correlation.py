@@ -11,6 +11,7 @@ from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, witho
 from mmdistill_dense.losses.tiles import block_elements, tiles
 
 _EPS = 1e-8
+_FLAT = 1e-3  # of their mean; scores that vary less count as varying so much
 
 
 @without_autocast
@@ -27,6 +28,10 @@ def correlation_distance(
 
     rho is Pearson's correlation of softmax(student / T) and softmax(teacher / T), over the classes of one row or over
     the rows of one class; the product of the two norms in its denominator has 1e-8 added. Source: DIST (NeurIPS 2022).
+
+    The gradient of rho grows as 1 / deviation of the student's scores. Scores that deviate by less than a thousandth of
+    their mean, as those of a classifier that starts at 0, are divided by that thousandth instead (ours): rho is then
+    proportional to them, 0 for equal scores, and its gradient points to the teacher's and is bounded.
 
     Args:
         student: (R, K) logits, or (B, K, ...) maps whose positions are the rows. The only input that gets a gradient.
@@ -59,7 +64,8 @@ def correlation_distance(
 class _Correlation(torch.autograd.Function):
     """``beta mean_rows rho + gamma mean_classes rho`` of (B, K, N) scores; the gradient is found beside it.
 
-    With centred vectors x, y and ``D = |x| |y| + eps``, ``d rho / dx = y / D - (x.y) |y| / (D^2 |x|) x``, centred too.
+    With centred vectors x, y and ``D = |x| |y| + eps``, ``d rho / dx = y / D - (x.y) |y| / (D^2 |x|) x``, centred too;
+    where x is flat, |x| is a constant and the second term is none.
     """
 
     @staticmethod
@@ -70,12 +76,13 @@ class _Correlation(torch.autograd.Function):
         for block in _blocks(s):
             for total, part in zip(within, _moments(s[block] - means[0], t[block] - means[1], (0, 2)), strict=True):
                 total += part
-        rho, pull, along = _slopes(*within)
+        rows = s.numel() // s.shape[1]
+        rho, pull, along = _slopes(*within, _FLAT * rows**0.5 * means[0])
         value = gamma * rho.mean()
-        rows = max(s.numel() // s.shape[1], 1)
         for block in _blocks(s):
-            x, y = (side[block] - side[block].mean(1, keepdim=True) for side in (s, t))
-            rho, row_pull, row_along = _slopes(*_moments(x, y, (1,)))
+            row_means = [side[block].mean(1, keepdim=True) for side in (s, t)]
+            x, y = (side[block] - mean for side, mean in zip((s, t), row_means, strict=True))
+            rho, row_pull, row_along = _slopes(*_moments(x, y, (1,)), _FLAT * s.shape[1] ** 0.5 * row_means[0])
             value += rho.sum() * (beta / rows)
             if grad is not None:
                 slope = y.mul_(row_pull).addcmul_(x, row_along, value=-1).mul_(beta / rows)
@@ -99,12 +106,12 @@ def _moments(x: Tensor, y: Tensor, axes: tuple[int, ...]) -> list[Tensor]:
     return [torch.mul(*pair, out=product).sum(axes, keepdim=True) for pair in ((x, x), (y, y), (x, y))]
 
 
-def _slopes(xx: Tensor, yy: Tensor, xy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rho and the factors of y and of -x in its gradient."""
-    x_norm, y_norm = xx.sqrt(), yy.sqrt()
+def _slopes(xx: Tensor, yy: Tensor, xy: Tensor, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rho and the factors of y and of -x in its gradient; ``flat`` is the least |x| that rho is divided by."""
+    x_norm, y_norm = torch.maximum(xx.sqrt(), flat), yy.sqrt()
     pull = 1 / (x_norm * y_norm + _EPS)
     rho = xy * pull
-    return rho, pull, torch.where(xx == 0, 0, rho * pull * y_norm / x_norm)
+    return rho, pull, torch.where(x_norm <= flat, 0, rho * pull * y_norm / x_norm)
 
 
 def _blocks(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:

@@ -20,12 +20,14 @@ def softmax_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
         temperature: T, above 0.
 
     Returns:
-        Scalar in float32 (float64 for float64 logits).
+        Scalar in float32 (float64 for float64 logits); 0 where there are no positions.
 
     Raises:
         ValueError: Unequal shapes or a temperature that is not positive.
     """
     student, teacher = _prepare(student, teacher, temperature)
+    if not student.numel():
+        return student.sum()
     s, t = (x.reshape(*x.shape[:2], -1) for x in (student, teacher))  # (B, C, N), N = 1 for rows
     divergence = divergence_sum(s, t, 1, temperature)
     return divergence * (temperature**2 * student.shape[1] / student.numel())
@@ -41,12 +43,14 @@ def sigmoid_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
         temperature: T, above 0.
 
     Returns:
-        Scalar in float32 (float64 for float64 logits).
+        Scalar in float32 (float64 for float64 logits); 0 where there are no positions.
 
     Raises:
         ValueError: Unequal shapes or a temperature that is not positive.
     """
     student, teacher = _prepare(student, teacher, temperature)
+    if not student.numel():
+        return student.sum()
     student, teacher = student / temperature, teacher / temperature
     yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
     no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))

@@ -87,7 +87,8 @@ def channel_attention(x: Tensor, temperature: float) -> Tensor:
         ValueError: For a temperature that is not positive.
     """
     _check_temperature(temperature)
-    return x.shape[1] * (x.to(loss_dtype(x)).abs().mean((2, 3)) / temperature).softmax(1)
+    size = x.to(loss_dtype(x)).abs().sum((2, 3)) / max(x.shape[2] * x.shape[3], 1)
+    return x.shape[1] * (size / temperature).softmax(1)
 
 
 @without_autocast
@@ -149,9 +150,11 @@ def shifted_error(student: Tensor, teacher: Tensor, shift: Tensor) -> Tensor:
     """
     check_same_shape(student, teacher)
     dtype = loss_dtype(student)
+    positions = student.shape[2] * student.shape[3]
+    if not student.numel():
+        return student.to(dtype).sum() + 0 * shift.to(dtype).sum()
     difference = student.to(dtype) - teacher.detach().to(dtype)
     variance, mean = torch.var_mean(difference, dim=(2, 3), correction=0)
-    positions = student.shape[2] * student.shape[3]
     return positions * (variance + (mean + shift.to(dtype)).square()).sum() / max(len(student), 1)
 
 

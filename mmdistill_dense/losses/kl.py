@@ -31,7 +31,11 @@ def divergence_sum(
 
 
 class _Divergence(torch.autograd.Function):
-    """With ``d = (t - s) / T`` the divergence of a row is ``sum p_t d - (logsumexp t - logsumexp s)``."""
+    """With ``d = (t - s) / T`` the divergence of a row is ``sum p_t d - (logsumexp t - logsumexp s)``.
+
+    Both sides are shifted so that their largest score is 0: a constant between them would cancel in the difference,
+    and take the digits of the loss along.
+    """
 
     @staticmethod
     def forward(
@@ -43,7 +47,8 @@ class _Divergence(torch.autograd.Function):
             s, t = (x[index].contiguous() / temperature for x in (student, teacher))
             p_s, p_t = s.softmax(dim), t.softmax(dim)  # cheaper than log_softmax and the exponential of it
             w = None if weight is None else weight[index[0], index[3 - dim]].unsqueeze(dim)
-            shift = _logsumexp(t, p_t, dim).sub_(_logsumexp(s, p_s, dim))
+            shift = _shifted_logsumexp(p_t, dim).sub_(_shifted_logsumexp(p_s, dim))
+            s, t = (x.sub_(x.amax(dim, keepdim=True)) for x in (s, t))
             total -= shift.sum() if w is None else (shift * w).sum()
             total += torch.dot(t.sub_(s).flatten(), (p_t if w is None else p_t * w).flatten())
             if grad is not None:
@@ -62,8 +67,9 @@ class _Divergence(torch.autograd.Function):
         return grad * (grad_output / ctx.temperature), None, None, None, None
 
 
-def _logsumexp(x: Tensor, p: Tensor, dim: int) -> Tensor:
-    return x.amax(dim, keepdim=True).sub_(p.amax(dim, keepdim=True).log_())
+def _shifted_logsumexp(p: Tensor, dim: int) -> Tensor:
+    """``logsumexp`` of scores whose largest is 0, from their softmax: its largest is ``exp(0) / sum exp``."""
+    return p.amax(dim, keepdim=True).log_().neg_()
 
 
 def _blocks(x: Tensor, dim: int) -> list[tuple[slice, slice, slice]]:

@@ -37,12 +37,14 @@ def weighted_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, tem
     if weight.shape != student.shape[:-1]:
         raise ValueError(f'weight must be {tuple(student.shape[:-1])}, one per row, got {tuple(weight.shape)}')
     dtype = loss_dtype(student)
+    if not student.numel():
+        return student.to(dtype).sum()
     values = student.shape[-1]
     # few values per row: maxima are far faster across the rows
     s, t = (x.to(dtype).reshape(1, -1, values).mT for x in (student, teacher))
     weights = weight.detach().to(dtype).reshape(1, -1)
     divergence = divergence_sum(s, t, 1, temperature, weights)
-    return divergence * (temperature**2 / max(values, 1))
+    return divergence * (temperature**2 / values)
 
 
 def valuable_region(

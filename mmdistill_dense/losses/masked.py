@@ -195,7 +195,7 @@ def masked_feature_loss(
         factor: 1 for detection, 0.5 for segmentation as released.
 
     Returns:
-        Scalar in float32 (float64 for float64 maps); 0 for an empty batch.
+        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
 
     Raises:
         ValueError: Unequal shapes, or tokens of other channels.
@@ -203,6 +203,8 @@ def masked_feature_loss(
     check_same_shape(student, teacher)
     dtype = loss_dtype(student)
     student, teacher = student.to(dtype), teacher.detach().to(dtype)
+    if not student.numel():
+        return student.sum()
     with torch.no_grad():
         masks = token_masks(tokens, teacher)
         if student_mask:

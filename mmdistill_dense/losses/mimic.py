@@ -23,7 +23,7 @@ def feature_mimic(student: Tensor, teacher: Tensor, *, reduction: str = 'sum') -
             number of elements.
 
     Returns:
-        Scalar in float32 (float64 for float64 features).
+        Scalar in float32 (float64 for float64 features); 0 where there are none.
 
     Raises:
         ValueError: Unequal shapes or an unknown reduction.
@@ -34,7 +34,7 @@ def feature_mimic(student: Tensor, teacher: Tensor, *, reduction: str = 'sum') -
     dtype = loss_dtype(student)
     student = student.to(dtype) if torch.is_grad_enabled() else student.detach().to(dtype)
     total = _Squares.apply(student, teacher.detach().to(dtype))
-    return total / (len(student) if reduction == 'sum' else student.numel())
+    return total / max(len(student) if reduction == 'sum' else student.numel(), 1)
 
 
 class _Squares(torch.autograd.Function):

@@ -20,7 +20,7 @@ def pairwise_distance(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: (B, C_t, H, W) maps; the channels may differ.
 
     Returns:
-        Scalar in float32 (float64 for float64 maps).
+        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
 
     Raises:
         ValueError: Unequal batch or size.
@@ -33,7 +33,7 @@ def pairwise_distance(student: Tensor, teacher: Tensor) -> Tensor:
     else:
         squares = [torch.bmm(x, y.mT).square().sum() for x, y in ((s, s), (t, t), (s, t))]
         total = squares[0] + squares[1] - 2 * squares[2]
-    return total / (len(s) * nodes**2)
+    return total / max(len(s) * nodes**2, 1)
 
 
 def _lists(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def prototype_distance(student: Tensor, teacher: Tensor, labels: Tensor, *, num_
         num_classes: Number of classes; the cost is theirs times the size of the maps, in matrix products.
 
     Returns:
-        Scalar in float32 (float64 for float64 maps).
+        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
 
     Raises:
         ValueError: Maps or labels of unequal batch or size.
@@ -34,7 +34,7 @@ def prototype_distance(student: Tensor, teacher: Tensor, labels: Tensor, *, num_
     valid = (labels >= 0) & (labels < num_classes)
     slots = labels.where(valid, num_classes).flatten(1)[:, None]  # (B, 1, N); the last slot is for no class
     s, t = (_cosines(x, slots, num_classes) for x in (student, teacher.detach()))
-    return (s - t).square().mean()
+    return (s - t).square().sum() / max(s.numel(), 1)
 
 
 def _cosines(x: Tensor, slots: Tensor, num_classes: int) -> Tensor:

@@ -100,6 +100,21 @@ def test_classes_come_from_the_head(loss):
     assert model.distillers['kd'].num_classes == model.bbox_head.cls_out_channels
 
 
+def test_a_softmax_over_one_class_is_refused():
+    """A one-class detector with a sigmoid: K is 1, and a softmax over it always 1."""
+    options = dict(bbox_head=dict(num_classes=1))
+    kd = dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='softmax')
+    with pytest.raises(
+        ValueError, match=r"bbox_head\.retina_cls.* one class score .*set distillers\.kd\.form='sigmoid'"
+    ):
+        toys.distilled(
+            'mmdet',
+            student=toys.det_net(**options),
+            teacher=toys.det_net(width=16, channels=32, allow_random=True, **options),
+            distillers=dict(kd=kd),
+        )
+
+
 def test_example():
     assert doctest.testmod(heads, extraglobs=dict(torch=torch)).failed == 0
 

@@ -111,3 +111,42 @@ def test_other_classes_are_refused_at_construction():
 def test_errors(options, words):
     with pytest.raises(ValueError, match=words):
         LogitKD(**options)
+
+
+def binary(**options):
+    """A segmentor with one channel of scores for two classes."""
+    loss = dict(type='CrossEntropyLoss', use_sigmoid=True)
+    head = dict(num_classes=2, out_channels=1, threshold=0.5, loss_decode=loss)
+    return toys.seg_net('fcn', decode_head=head, auxiliary_head=head, **options)
+
+
+@pytest.mark.parametrize(
+    ('option', 'way_out'),
+    [
+        (dict(type='LogitKD'), "distillers.x.activation='sigmoid'"),
+        (dict(type='DIST'), "distillers.x.activation='sigmoid' and distillers.x.beta=0"),
+        (dict(type='DIST', activation='sigmoid'), 'distillers.x.beta=0'),
+        (dict(type='HeadOutputKD', student_tap='decode_head.conv_seg', form='softmax'), "distillers.x.form='sigmoid'"),
+    ],
+)
+def test_a_softmax_over_the_one_channel_of_a_binary_head_is_refused(option, way_out):
+    """It is always 1: training would go on for hours with a loss of 0."""
+    with pytest.raises(ValueError, match=r'distillers\.x: decode_head\.conv_seg.* has one class score') as error:
+        toys.distilled(student=binary(), teacher=binary(width=16, allow_random=True), distillers=dict(x=option))
+    assert way_out in str(error.value)
+
+
+def test_a_binary_head_is_distilled_by_its_sigmoid():
+    distillers = dict(
+        kd=dict(type='LogitKD', activation='sigmoid'), dist=dict(type='DIST', activation='sigmoid', beta=0)
+    )
+    model = toys.distilled(student=binary(), teacher=binary(width=16, allow_random=True), distillers=distillers)
+    batch = toys.seg_batch()
+    for sample in batch['data_samples']:
+        sample.gt_sem_seg.data = (sample.gt_sem_seg.data > 2).long()
+    found = toys.losses_of(model, batch)
+    for name in ('kd', 'dist'):
+        (grad,) = torch.autograd.grad(
+            found[f'distill.{name}.loss_{name}'], [model.decode_head.conv_seg.weight], retain_graph=True
+        )
+        assert grad.any(), name

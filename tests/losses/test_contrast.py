@@ -9,7 +9,7 @@ from torch import Tensor
 from mmdistill_dense.analysis import reference
 from mmdistill_dense.analysis.measure import peak_extra_memory
 from mmdistill_dense.losses import contrast_plain as contrast_module
-from mmdistill_dense.losses import dense_contrast
+from mmdistill_dense.losses import contrast_temperature, dense_contrast
 from mmdistill_dense.losses import tiles as tiles_module
 
 VARIANTS = {
@@ -155,6 +155,55 @@ def test_ties() -> None:
     torch.testing.assert_close(torch.autograd.grad(loss, student)[0], expected)
 
 
+@pytest.mark.parametrize(
+    'size, options, same',
+    [
+        ((8, 8), dict(pool_size=4), dict(pool_size=4, patch_size=(2, 2))),
+        ((3, 8), dict(pool_size=4, contrast='channel'), None),
+        ((7, 2), dict(), dict(patch_size=(4, 2))),
+        ((1, 1), dict(pool_size=2), dict(contrast='channel')),
+    ],
+)
+def test_a_map_smaller_than_a_window_is_one_window(size: tuple[int, int], options: dict, same: dict | None) -> None:
+    """P5 of small pictures in a training on large ones."""
+    student, teacher = _maps(2, 32, *size)
+    loss = dense_contrast(student, teacher, **{'pool_size': 0, **options})
+    if same is None:  # pooled over all rows, and by 4 over the columns
+        pooled = [F.max_pool2d(x, (3, 4)) for x in (student, teacher)]
+        expected = dense_contrast(*pooled, pool_size=0, contrast='channel')
+    else:
+        expected = dense_contrast(student, teacher, **{'pool_size': 0, **same})
+    torch.testing.assert_close(loss, expected)
+    assert torch.autograd.grad(loss, student)[0].any()
+
+
+@pytest.mark.parametrize('noise', [1.0, 0.3])
+def test_the_spatial_contrast_of_long_vectors_has_a_gradient(noise: float) -> None:
+    """With the temperature of short tokens its softmax is one-hot for every student that has learned something.
+
+    Times temperature / 0.07, as AfDCD takes it, the gradient is about that of the omni contrast where that has one.
+    """
+    student, teacher = _maps(1, 2048, 16, 16)
+    student = (teacher + noise * student.detach()).requires_grad_()
+    options = dict(contrast='spatial', pool_size=2)
+    (saturated,) = torch.autograd.grad(dense_contrast(student, teacher, temperature=0.07, **options), student)
+    (grad,) = torch.autograd.grad(dense_contrast(student, teacher, **options), student)
+    (omni,) = torch.autograd.grad(dense_contrast(student, teacher, pool_size=2), student)
+    assert not saturated.any()
+    assert 2048 * grad.norm() > max(0.3 * omni.norm(), 0.3)
+
+
+def test_temperatures_of_the_variants() -> None:
+    assert [contrast_temperature(kind, 2048) for kind in ('omni', 'channel')] == [0.07, 0.07]
+    assert contrast_temperature('spatial', 2048) == pytest.approx(143.36)
+    student, teacher = _maps(1, 8, 4, 4)
+    default, given = (
+        dense_contrast(student, teacher, contrast='spatial', pool_size=0, **options)
+        for options in ({}, dict(temperature=0.56))
+    )
+    torch.testing.assert_close(default, given)
+
+
 def test_equal_rows_give_the_logarithm_of_the_candidates() -> None:
     x = torch.zeros(1, 32, 4, 4)
     assert dense_contrast(x, x, pool_size=0).item() == pytest.approx(16 * math.log(241))
@@ -239,8 +288,6 @@ def test_memory_is_a_quarter_of_the_released_formula() -> None:
         ((1, 32, 8, 8), dict(groups=1), r'groups must be at least 2 .* got 1'),
         ((1, 32, 8, 8), dict(groups=1, contrast='channel'), r'groups must be at least 2'),
         ((1, 30, 8, 8), dict(), r'groups=16 does not divide the 30 channels'),
-        ((1, 32, 8, 8), dict(pool_size=4), r'patch_size 4x4 does not fit a map of 2x2'),
-        ((1, 32, 3, 8), dict(pool_size=4), r'pool_size 4x4 does not fit a map of 3x8'),
         ((1, 32, 8, 8), dict(pool_size=-1), r'pool_size must be 0'),
         ((1, 32, 8, 8), dict(patch_size=(0, 4)), r'patch_size must be \(height, width\)'),
         ((1, 32, 8, 8), dict(contrast='spatial', patch_size=(1, 1)), r'patch_size must hold two positions'),

@@ -80,6 +80,22 @@ def test_constant_scores_stay_finite(rows: int) -> None:
     assert loss.item() == pytest.approx(2) and student.grad.isfinite().all()
 
 
+@pytest.mark.parametrize('activation', ['softmax', 'sigmoid'])
+def test_scores_that_hardly_vary_have_a_moderate_gradient_towards_the_teacher(activation: str) -> None:
+    """A classifier that starts at 0: 1e7 before, a step of which would have thrown the student away."""
+    noise, teacher = _logits(500, 11)
+    norms = {}
+    for scale in (1.0, 1e-2, 1e-4, 1e-6, 0.0):
+        student = (scale * noise.detach()).float().requires_grad_()
+        loss = correlation_distance(student, teacher.detach().float(), activation=activation)
+        (grad,) = torch.autograd.grad(loss, student)
+        norms[scale] = float(grad.norm())
+        better = correlation_distance(student - 1e-2 * grad, teacher.detach().float(), activation=activation)
+        assert better < loss
+    assert norms[1e-6] <= 1.1 * norms[1e-4] < 1e4 * norms[1.0]
+    assert norms[0.0] == pytest.approx(norms[1e-6], rel=1e-2)
+
+
 def test_half_logits_are_lifted() -> None:
     student, teacher = (x.detach().half() for x in _logits(24, 11))
     with torch.autocast('cpu', torch.bfloat16):

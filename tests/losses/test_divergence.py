@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence
+from mmdistill_dense.losses import channel_divergence, sigmoid_divergence, softmax_divergence
 
 Divergence = Callable[..., Tensor]
 BOTH = pytest.mark.parametrize('divergence', [softmax_divergence, sigmoid_divergence])
@@ -62,6 +62,14 @@ def test_extreme_logits_stay_finite(divergence: Divergence) -> None:
     loss = divergence(student, -student.detach())
     loss.backward()
     assert loss.isfinite() and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('divergence', [softmax_divergence, channel_divergence])
+def test_a_constant_between_the_sides_takes_no_digits(divergence: Divergence) -> None:
+    teacher, noise = _logits(2, 19, 16, 16, dtype=torch.float32)
+    student = teacher.detach() + 1e-2 * noise + 1e4
+    exact = divergence(student.double(), teacher.double())
+    assert 0 < divergence(student, teacher).item() == pytest.approx(exact.item(), rel=1e-2)
 
 
 @BOTH

@@ -1,0 +1,45 @@
+"""Settings reach the networks that they were made for: weights by the map, keys by the data set, optimizers by the student."""
+
+import math
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdistill_dense.compose import Parts, fitting, recipes
+from mmdistill_dense.distillers import AfDCD
+from mmdistill_dense.fitting import optimizer_problem
+from mmdistill_dense.leaves import wanted
+from tests.configs.test_configs import PAPER
+
+ROOT = Path(__file__).parents[2] / 'configs'
+COCOSTUFF = dict(cocostuff=(0.5, 5e-6, 0.005, 4, (512, 512), 171))
+
+
+def afdcd(fragment: Path) -> AfDCD:
+    return AfDCD(**{key: value for key, value in Config.fromfile(fragment).distillers.afdcd.items() if key != 'type'})
+
+
+def test_weights_of_a_sum_reach_the_papers_teacher_at_its_crops_alone() -> None:
+    summed = [leaf for leaf in wanted('afdcd') if afdcd(leaf.fragment).fd_reduction == 'sum']
+    assert summed
+    for leaf in summed:
+        *_, crop, _ = (PAPER | COCOSTUFF)[leaf.recipe.stem.rsplit('_', 1)[1]]
+        assert leaf.recipe.stem.startswith('deeplabv3_r101_to_'), leaf.file
+        recipe = Config.fromfile(leaf.recipe)
+        assert [step.crop_size for step in recipe.train_pipeline if step.type == 'RandomCrop'] == [crop], leaf.file
+
+
+@pytest.mark.parametrize('data', [*PAPER, *COCOSTUFF])
+def test_other_pairs_have_the_papers_weights_in_units_of_the_mean(data: str) -> None:
+    kd, fd, contrast, pool, (height, width), _ = (PAPER | COCOSTUFF)[data]
+    fragment = fitting('afdcd', Parts(f'net_to_other_{data}', '', '', '', 'seg'))
+    assert fragment and Config.fromfile(fragment).distillers.kd.loss_weight == kd
+    method = afdcd(fragment)
+    elements = 2048 * math.ceil(height / 8) * math.ceil(width / 8)
+    assert (method.fd_reduction, method.fd_weight) == ('mean', pytest.approx(fd * elements, rel=5e-3))
+    assert (method.ctr_weight, method.contrast['pool_size']) == (contrast, pool)
+
+
+def test_every_recipe_has_the_kind_of_optimizer_that_its_student_is_published_with() -> None:
+    assert not [problem for recipe in recipes() if (problem := optimizer_problem(Config.fromfile(recipe)))]

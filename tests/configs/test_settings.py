@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.compose import Parts, fitting, recipes
 from mmdistill_dense.distillers import AfDCD
@@ -16,8 +16,12 @@ ROOT = Path(__file__).parents[2] / 'configs'
 COCOSTUFF = dict(cocostuff=(0.5, 5e-6, 0.005, 4, (512, 512), 171))
 
 
+def distiller(fragment: Path, name: str) -> ConfigDict:
+    return Config.fromfile(fragment).distillers[name]
+
+
 def afdcd(fragment: Path) -> AfDCD:
-    return AfDCD(**{key: value for key, value in Config.fromfile(fragment).distillers.afdcd.items() if key != 'type'})
+    return AfDCD(**{key: value for key, value in distiller(fragment, 'afdcd').items() if key != 'type'})
 
 
 def test_weights_of_a_sum_reach_the_papers_teacher_at_its_crops_alone() -> None:
@@ -43,3 +47,14 @@ def test_other_pairs_have_the_papers_weights_in_units_of_the_mean(data: str) -> 
 
 def test_every_recipe_has_the_kind_of_optimizer_that_its_student_is_published_with() -> None:
     assert not [problem for recipe in recipes() if (problem := optimizer_problem(Config.fromfile(recipe)))]
+
+
+def test_pcd_beside_labels_has_pixels_as_keys_and_at_most_a_third_of_them() -> None:
+    """Of one pooled key a picture docs/results.md shows that it gives nothing; what was published with it keeps it."""
+    pooled = {leaf.file.stem for leaf in wanted('pcd') if 'pixels' != distiller(leaf.fragment, 'pcd').get('enqueue')}
+    assert pooled == {'retinanet_mobilenetv2_to_r18w16_bccd', 'toy_seg', 'toy_det'}
+    pictures = {'bccd': 205, 'camvid': 367, 'mini': 126, 'nuclei': 267}
+    for leaf in (leaf for leaf in wanted('pcd') if 'toy' not in leaf.file.stem):
+        option = distiller(leaf.fragment, 'pcd')
+        count = pictures.get(leaf.recipe.stem.rsplit('_', 1)[1], 1464)  # VOC without the augmented list
+        assert option.queue_size <= count * option.get('keys_per_image', 1) / 3, leaf.file

@@ -1,15 +1,19 @@
 """Settings reach the networks that they were made for: weights by the map, keys by the data set, optimizers by the student."""
 
+import inspect
 import math
+import re
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config, ConfigDict
+from mmseg.registry import METRICS as MMSEG_METRICS
 
 from mmdistill_dense.compose import Parts, fitting, recipes
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.fitting import optimizer_problem
 from mmdistill_dense.leaves import wanted
+from mmdistill_dense.suite.targets import read_targets, targets_of
 from tests.configs.test_configs import PAPER
 
 ROOT = Path(__file__).parents[2] / 'configs'
@@ -58,3 +62,27 @@ def test_pcd_beside_labels_has_pixels_as_keys_and_at_most_a_third_of_them() -> N
         option = distiller(leaf.fragment, 'pcd')
         count = pictures.get(leaf.recipe.stem.rsplit('_', 1)[1], 1464)  # VOC without the augmented list
         assert option.queue_size <= count * option.get('keys_per_image', 1) / 3, leaf.file
+
+
+def test_the_command_for_the_test_server_writes_pictures_and_measures_nothing() -> None:
+    given = re.findall(r'(test_\w+\.\S+)=(\S+)', (ROOT.parent / 'docs/datasets.md').read_text(encoding='utf-8'))
+    cfg = Config.fromfile(ROOT / 'control/deeplabv3_r101_to_r18_cityscapes.py')
+    cfg.merge_from_dict({key: value == 'True' or value for key, value in given})
+    evaluator = cfg.test_evaluator.to_dict()
+    metric = MMSEG_METRICS.get(evaluator.pop('type'))
+    bound = inspect.signature(metric).bind(**evaluator)  # to build it needs cityscapesscripts
+    assert (bound.arguments['format_only'], bound.arguments['keep_results']) == (True, True)
+    assert cfg.test_dataloader.dataset.data_prefix == dict(img_path='leftImg8bit/test', seg_map_path='gtFine/test')
+
+
+def test_rows_of_skds_discriminator_say_so() -> None:
+    for method in ('skd', 'ifvd', 'cwd'):
+        targets = read_targets(ROOT / method / 'published.yml')
+        theirs = [target for target in targets if re.search('CIRKD|Af-DCD', target.source)]
+        assert theirs and all('discriminator' in target.source for target in theirs), method
+
+
+@pytest.mark.parametrize(('method', 'score'), [('afdcd', 34.02), ('kd', 32.88), ('cirkd', 33.11)])
+def test_coco_stuff_is_published_with_its_182_outputs(method: str, score: float) -> None:
+    (target,) = targets_of(method, 'deeplabv3_r101_to_r18_cocostuff', 'mIoU', configs=ROOT)
+    assert (target.student, target.teacher, target.value) == (32.60, 38.71, score) and '182/171' in target.source

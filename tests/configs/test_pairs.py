@@ -33,7 +33,7 @@ TABLE = (ROOT / 'docs/pairs.md').read_text(encoding='utf-8')
 OWN = [
     'segformer_b4_to_b0_ade20k', 'segformer_b4_to_b0_cityscapes', 'pspnet_r101_to_pspnet_r18_cityscapes',
     'gfl_r101_to_r50_coco', 'atss_r101_to_r50_coco', 'mask_rcnn_r101_to_r50_coco', 'rtmdet_l_to_tiny_coco',
-    'dino_r50_to_r18_coco',
+    'dino_r50_to_r18_coco', 'deformable_detr_r50_to_r18_coco_maskd',
 ]  # fmt: skip
 SIDE = 256
 

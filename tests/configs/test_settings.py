@@ -14,6 +14,7 @@ from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.fitting import optimizer_problem
 from mmdistill_dense.leaves import wanted
 from mmdistill_dense.suite.targets import read_targets, targets_of
+from mmdistill_dense.zoo import load_model
 from tests.configs.test_configs import PAPER
 
 ROOT = Path(__file__).parents[2] / 'configs'
@@ -86,3 +87,31 @@ def test_rows_of_skds_discriminator_say_so() -> None:
 def test_coco_stuff_is_published_with_its_182_outputs(method: str, score: float) -> None:
     (target,) = targets_of(method, 'deeplabv3_r101_to_r18_cocostuff', 'mIoU', configs=ROOT)
     assert (target.student, target.teacher, target.value) == (32.60, 38.71, score) and '182/171' in target.source
+
+
+def test_tokens_of_the_published_pairs_are_learned_by_the_loss_over_labelled_pixels() -> None:
+    """As the released code, whose cross-entropy is torch's mean: ignored pixels do not count."""
+    pairs = [leaf for leaf in wanted('maskd') if leaf.recipe.stem.startswith('deeplabv3_r101_to_')]
+    assert len({leaf.recipe for leaf in pairs}) == len(pairs) > 6
+    for leaf in pairs:
+        option = Config.fromfile(leaf.recipe).model.teacher
+        teacher = load_model({key: value for key, value in option.items() if key != 'checkpoint'}, 'teacher').model
+        assert teacher.decode_head.loss_decode.avg_non_ignore, leaf.file
+
+
+@pytest.mark.parametrize('student', ['r18', 'pspnet_r18'])
+def test_a_student_from_random_weights_is_the_same_but_for_its_start(student: str) -> None:
+    name = f'deeplabv3_r101_to_{student}_cityscapes'
+    usual, random = (Config.fromfile(ROOT / f'maskd/{name}{end}.py').model.student for end in ('', '_random-init'))
+    usual, random = (load_model(option, 'student').model for option in (usual, random))
+    assert usual.pop('pretrained') and random.pop('pretrained') is None
+    assert usual == random and not usual.backbone.get('init_cfg')
+
+
+def test_deformable_detr_learns_as_its_author_says() -> None:
+    cfg = Config.fromfile(ROOT / 'maskd/deformable_detr_r50_to_r18_coco.py')
+    method = cfg.model.distillers.maskd
+    assert (method.loss_weight, method.student_mask_from, method.student_tap) == (140.0, 9000, 'backbone')
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=2e-4, weight_decay=1e-4)
+    assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[-1].milestones) == (50, [40])
+    assert cfg.optim_wrapper.clip_grad.max_norm == 0.1

@@ -1,8 +1,8 @@
 """Inheritance: a student that starts from parts of its teacher (same neck, same head), as many detection methods do.
 
-Copied are the tensors below a prefix, by name; both sides must hold the same names and shapes. Only biases of layers that
-have none in the teacher may be the student's own: they become 0, which is the same layer. It happens after the
-student's own initialisation and before a checkpoint is resumed, which overwrites it; a run that starts from
+Copied are the tensors below a prefix, by name; both sides must hold the same names and shapes. Only the bias of a layer
+that has none in the teacher may be the student's own: it becomes 0, which makes the two layers equal. It happens after
+the student's own initialisation and before a checkpoint is resumed, which overwrites it; a run that starts from
 ``load_from`` inherits nothing.
 """
 

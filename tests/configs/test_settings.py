@@ -1,4 +1,4 @@
-"""Settings reach the networks that they were made for: weights by the map, keys by the data set, optimizers by the student."""
+"""Settings are those of the networks that they reach: weights by the map, keys by the data set, the student's optimizer."""
 
 import inspect
 import math
@@ -56,7 +56,7 @@ def test_every_recipe_has_the_kind_of_optimizer_that_its_student_is_published_wi
 
 def test_pcd_beside_labels_has_pixels_as_keys_and_at_most_a_third_of_them() -> None:
     """Of one pooled key a picture docs/results.md shows that it gives nothing; what was published with it keeps it."""
-    pooled = {leaf.file.stem for leaf in wanted('pcd') if 'pixels' != distiller(leaf.fragment, 'pcd').get('enqueue')}
+    pooled = {leaf.file.stem for leaf in wanted('pcd') if distiller(leaf.fragment, 'pcd').get('enqueue') != 'pixels'}
     assert pooled == {'retinanet_mobilenetv2_to_r18w16_bccd', 'toy_seg', 'toy_det'}
     pictures = {'bccd': 205, 'camvid': 367, 'mini': 126, 'nuclei': 267}
     for leaf in (leaf for leaf in wanted('pcd') if 'toy' not in leaf.file.stem):

@@ -102,7 +102,7 @@ def test_every_row_of_an_ablation_changes_something_and_can_be_built() -> None:
     suite = load(ROOT / 'benchmarks/cityscapes_ablations.yaml')
     told = {name: str(configs.method_config(suite, method).model.distillers) for name, method in suite.methods.items()}
     assert len(set(told.values())) == len(told)
-    for name, method in suite.methods.items():
+    for method in suite.methods.values():
         for option in configs.method_config(suite, method).model.distillers.to_dict().values():
             DISTILLERS.build(option)
     ablated = {key.rpartition('.')[2] for method in suite.methods.values() for key in method.options}

@@ -2,8 +2,8 @@
 
 The settings that gain on CamVid (`pcd_r18w16_camvid.py`, docs/results.md), but for the head's features, which two
 networks rarely share; on larger data they are untested. Each stage has a head and a queue of 64 random pixels of each
-of 64 pictures: for data of 192 pictures or more, of which it holds a third. With the empty queue the loss begins at 0 and
-rises while the queue fills. Variant `pooled`: one key a picture.
+of 64 pictures: for data of 192 pictures or more, so that at most a third of them is in it. With the empty queue the
+loss begins at 0 and rises while the queue fills. Variant `pooled`: one key a picture.
 """
 
 distillers = dict(

@@ -10,7 +10,5 @@ model = dict(
         backbone=dict(depth=18, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18')),
         neck=dict(in_channels=[128, 256, 512]),
     ),
-    teacher=dict(
-        cfg='mmdet::deformable_detr/deformable-detr-refine-twostage_r50_16xb2-50e_coco.py', checkpoint='auto'
-    ),
+    teacher=dict(cfg='mmdet::deformable_detr/deformable-detr-refine-twostage_r50_16xb2-50e_coco.py', checkpoint='auto'),
 )

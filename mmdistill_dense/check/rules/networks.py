@@ -48,7 +48,7 @@ def summed(subject: Subject) -> Findings:
                     'summed',
                     f'{key}.fd_weight={weight:g} multiplies a sum over {"x".join(map(str, level.teacher))} '
                     f'({level.name}): {weight * level.teacher.numel():.2g} in units of the mean. The published weights '
-                    "are for other maps, where they are 8.4 to 42 in units of the mean.",
+                    'are for other maps, where they are 8.4 to 42 in units of the mean.',
                     f"Set {key}.fd_reduction='mean' and {key}.fd_weight=33.6 (8.4 on VOC and ADE20K).",
                 )
 

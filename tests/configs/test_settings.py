@@ -1,4 +1,4 @@
-"""Settings are those of the networks that they reach: weights by the map, keys by the data set, the student's optimizer."""
+"""Settings are those of the networks that they reach: weights by the map, keys by the data set, the kind of optimizer."""
 
 import inspect
 import math

@@ -1,4 +1,4 @@
-"""Whether the data set of a new config is for its student, before anybody trains it."""
+"""Whether data set and optimizer of a new config are for its student, before anybody trains it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from mmdistill_dense.compose import TASKS
 from mmdistill_dense.engine.checks import check_crop, check_num_classes
-from mmdistill_dense.zoo import load_model, student_option
+from mmdistill_dense.zoo import find_config, load_model, student_option
 
 
 def check_data(config: Config, task: str) -> None:
@@ -47,6 +47,32 @@ def classes_of(dataset: Any) -> Sequence[str] | None:
         return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo.get('classes')
     except Exception:  # no data set of mmengine's kind, several in one, options that are wrong
         return _written_classes(dataset)
+
+
+def optimizer_problem(config: Config) -> str | None:
+    """Return what is wrong with the kind of optimizer that trains the student, ``None`` where nothing is.
+
+    A transformer that is published with AdamW learns little by the SGD of a convolutional network, and nothing fails.
+
+    Args:
+        config: A resolved leaf or recipe; a student without ``cfg`` has no schedule of its own to compare with.
+    """
+    source = (config.get('model', {}).get('student') or {}).get('cfg')
+    if not source:
+        return None
+    here, own = (optimizer_of(one) for one in (config, Config.fromfile(find_config(source, 'model.student.cfg'))))
+    if not here or not own or here['type'] == own['type']:
+        return None
+    return (
+        f"the student's own config {source} trains it by {own['type']} with lr {own.get('lr')}, this one by "
+        f'{here["type"]} with lr {here.get("lr")}.'
+    )
+
+
+def optimizer_of(config: Config) -> Mapping[str, Any]:
+    """Return the options of a config's optimizer, empty where it names none."""
+    option = (config.get('optim_wrapper') or {}).get('optimizer') or {}
+    return option if 'type' in option else {}
 
 
 def _written_classes(dataset: Mapping[str, Any]) -> Sequence[str] | None:

@@ -1,7 +1,8 @@
 """Inheritance: a student that starts from parts of its teacher (same neck, same head), as many detection methods do.
 
-Copied are the tensors below a prefix, by name; both sides must hold the same names and shapes. It happens after the
-student's own initialisation and before a checkpoint is resumed, which overwrites it; a run that starts from
+Copied are the tensors below a prefix, by name; both sides must hold the same names and shapes. Only the bias of a layer
+that has none in the teacher may be the student's own: it becomes 0, which makes the two layers equal. It happens after
+the student's own initialisation and before a checkpoint is resumed, which overwrites it; a run that starts from
 ``load_from`` inherits nothing.
 """
 
@@ -85,6 +86,7 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
 
 def _copy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], entry: Inherit, key: str) -> None:
     held = _below(own, entry.target)
+    given = {**_zero_biases(held, given), **given}
     for side, prefix, found in (('model.student', entry.target, held), (key, entry.source, given)):
         if not found:
             raise ValueError(f'model.inherit: no tensor of {side} begins with {prefix!r}.')
@@ -107,6 +109,13 @@ def _copy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], entry: Inherit
     print_log(
         f'model.inherit: {len(held)} tensors of {entry.target!r} copied from {entry.source!r} of {key}', 'current'
     )
+
+
+def _zero_biases(held: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return zeros for biases that the student alone has, in layers whose weight is on both sides."""
+    weights = {name.removesuffix('weight') for name in held.keys() & given.keys() if name.endswith('.weight')}
+    return {name: torch.zeros_like(held[name]) for name in held.keys() - given.keys()
+            if name.endswith('.bias') and name.removesuffix('bias') in weights}  # fmt: skip
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -22,9 +22,10 @@ from mmdistill_dense.compose import (
     recipe_text,
     recipes,
 )
-from mmdistill_dense.fitting import check_data
+from mmdistill_dense.fitting import check_data, optimizer_of, optimizer_problem
 from mmdistill_dense.leaves import Leaf, by_hand, leaf_of, method_and_fragment, recipe_name, recipe_of, stock, wanted
 from mmdistill_dense.quiet import quiet
+from mmdistill_dense.zoo import find_config
 
 SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}
 USAGE = """Write a config: one method on one pair of networks, with its control.
@@ -130,8 +131,10 @@ def write_one(args: argparse.Namespace) -> None:
     with _written(texts):
         file = args.out or _leaf_place(method, parts, recipe, args.variant, ours)
         with _written({file: leaf_text(method, recipe, fragment, file.parent)}), quiet():
-            _check(file, parts.task, args)
+            problem = _check(file, parts.task, args)
     print(f'recipe   {recipe}  ({parts.dataset}, {parts.schedule}{note})\nfragment {fragment}\nleaf     {file}')
+    if problem:
+        print(f'warning  {problem}')
     print(f'train    mim train {"mmseg" if parts.task == "seg" else "mmdetection"} {file}')
 
 
@@ -183,13 +186,24 @@ def _written(texts: dict[Path, str]) -> Iterator[None]:
         raise
 
 
-def _check(file: Path, task: str, args: argparse.Namespace) -> None:
-    """Refuse a leaf that does not resolve, or whose data set is not for its student."""
+def _check(file: Path, task: str, args: argparse.Namespace) -> str:
+    """Refuse a leaf that does not resolve, or whose data set is not for its student; return what may be wrong."""
     given = ' '.join(f'--{key} {value}' for key in ('pair', 'dataset', 'schedule') if (value := getattr(args, key)))
     try:
-        check_data(Config.fromfile(file), task)
+        config = Config.fromfile(file)
+        check_data(config, task)
+        problem = optimizer_problem(config)
     except Exception as error:  # what a user's own file raises
         raise ValueError(f'{given}: {error.args[0] if error.args else type(error).__name__}') from error
+    return f'{problem} {_schedules_like(config)}' if problem else ''
+
+
+def _schedules_like(config: Config) -> str:
+    """Name the schedules of this package whose optimizer is the one that the student is published with."""
+    kind = optimizer_of(Config.fromfile(find_config(config.model.student.cfg))).get('type')
+    files = sorted((configs() / '_base_/schedules').glob('[!_]*.py'))
+    names = [file.stem for file in files if optimizer_of(Config.fromfile(file)).get('type') == kind]
+    return f'--schedule with {kind}: {", ".join(names)}.' if names else f'No schedule here has {kind}: write one.'
 
 
 def _is_checkout() -> bool:

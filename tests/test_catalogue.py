@@ -70,7 +70,7 @@ def test_numbers_of_the_first_three_methods() -> None:
     assert [result['Metrics'] for result in results['pcd_mask-rcnn_r18_fpn_2x_coco_pcd-init']] == [
         {'published box AP': 37.4}, {'published mask AP': 34.0},
     ]  # fmt: skip
-    assert len(results) == 7 + 15 + 1
+    assert len(results) == 8 + 16 + 1
 
 
 def test_metadata_is_that_of_the_config() -> None:

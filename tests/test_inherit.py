@@ -44,6 +44,21 @@ def test_the_named_parts_are_copied_and_only_those():
     assert equal_parts(built()) == {'neck', 'bbox_head'}
 
 
+def test_a_bias_that_the_student_alone_has_becomes_0():
+    """As FCOS students of the papers have before their norms, and their teachers not."""
+    student = toys.det_net('fcos', 8, WIDTH)
+    student['bbox_head']['conv_bias'] = True
+    options = toys.model_config(student, toys.det_teacher('fcos', 8, WIDTH), dict(kd=dict(type='MaskedMimic')))
+    options['distillers']['kd']['student_tap'] = 'neck'
+    model = toys.build(dict(options, inherit=BOTH), scope='mmdet')
+    with torch.no_grad():
+        model.bbox_head.cls_convs[0].conv.bias.fill_(1.0)
+    convs = toys.ready(model).bbox_head.cls_convs
+    assert all(not conv.conv.bias.any() for conv in convs)
+    given = toys.teacher_of(model).network.bbox_head.cls_convs
+    assert all(torch.equal(own.conv.weight, their.conv.weight) for own, their in zip(convs, given, strict=True))
+
+
 def test_copies_are_the_students_own():
     model = built()
     teacher = toys.teacher_of(model).network.neck.fpn_convs[0].conv.weight

@@ -97,6 +97,16 @@ def test_a_pair_of_ones_own(folder: Path, capsys: pytest.CaptureFixture) -> None
     assert 'mim train mmseg' in capsys.readouterr().out
 
 
+def test_the_wrong_kind_of_optimizer_is_said(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copy(ROOT / '_base_/pairs/segformer_b4_to_b0_ade20k.py', 'my_former.py')
+    words = ('--method', 'kd', '--pair', 'my_former.py', '--dataset', 'ade20k_512x512_stock', '--out')
+    call(*words, 'sgd.py')
+    said = capsys.readouterr().out
+    assert 'trains it by AdamW with lr 6e-05, this one by SGD with lr 0.02' in said and 'segformer_160k' in said
+    call(*words, 'adamw.py', '--schedule', 'segformer_160k')
+    assert 'warning' not in capsys.readouterr().out
+
+
 def test_a_fragment_of_ones_own(folder: Path) -> None:
     (folder / 'kd_mine.py').write_text("distillers = dict(kd=dict(type='LogitKD', loss_weight=3.0))\n")
     call('--method', 'kd_mine.py', '--pair', 'toy_seg', '--out', 'leaves/mine.py')
@@ -184,7 +194,7 @@ def test_all_writes_what_is_missing_and_what_changed(copy: Path, capsys: pytest.
     before = {path: path.read_text() for path in copy.glob('afdcd/*.py')}
     (copy / 'afdcd/toy_seg.py').unlink()
     changed = copy / f'afdcd/{PAIR}.py'
-    changed.write_text(changed.read_text().replace('afdcd_cityscapes', 'afdcd_seg'))
+    changed.write_text(changed.read_text().replace('afdcd_deeplabv3_r101_cityscapes', 'afdcd_seg'))
     call('--all', '--method', 'afdcd')
     assert ', 2 written' in capsys.readouterr().out
     assert {path: path.read_text() for path in copy.glob('afdcd/*.py')} == before

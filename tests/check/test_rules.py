@@ -14,6 +14,8 @@ from mmdistill_dense.check.findings import exit_code, message_of, worst
 from mmdistill_dense.check.rules import config, networks, step
 from mmdistill_dense.check.subject import Subject, TeacherFacts
 from mmdistill_dense.check.taps import TapRow, _is_flat
+from mmdistill_dense.distillers import AfDCD
+from mmdistill_dense.distillers.base import Level
 from tests import toys
 
 
@@ -101,6 +103,32 @@ def test_workers_that_live_on_between_epochs() -> None:
     assert [finding.level for finding in config.workers(subject(config=run))] == ['error']
     run['train_cfg'] = dict(type='IterBasedTrainLoop', max_iters=3)
     assert not list(config.workers(subject(config=run)))
+
+
+def test_a_kind_of_optimizer_that_the_student_is_not_published_with() -> None:
+    former = dict(student=dict(cfg='mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py'))
+    for kind, levels in (('SGD', ['warning']), ('AdamW', [])):
+        made = subject(config=dict(model=former, optim_wrapper=dict(optimizer=dict(type=kind, lr=0.01))))
+        assert [finding.level for finding in config.optimizer(made)] == levels
+    assert not list(config.optimizer(subject(config=dict(model=dict(student=dict(type='FCN'))))))
+
+
+@pytest.mark.parametrize(
+    ('shape', 'reduction', 'said'),
+    [
+        ((2048, 64, 128), 'sum', None),
+        ((2048, 45, 45), 'sum', None),
+        ((512, 16, 16), 'sum', '0.26 in units of the mean'),
+        ((512, 16, 16), 'mean', None),
+    ],
+)
+def test_a_weight_of_a_sum_on_a_map_of_another_size(shape: tuple[int, ...], reduction: str, said: str | None) -> None:
+    afdcd = AfDCD(fd_weight=2e-6, fd_reduction=reduction)
+    afdcd.levels = [Level(torch.Size((8, *shape[1:])), torch.Size(shape), 1.0, 'backbone[3]')]
+    model = SimpleNamespace(distillers={'afdcd': afdcd})
+    found = [finding.message for finding in networks.summed(subject(model=model))]
+    assert [said in message for message in found] == [True] * bool(said)  # type: ignore[operator]
+    assert not list(networks.summed(subject(model=model, options=Options(size=(64, 64))))), 'no map of the run'
 
 
 def test_labels_that_the_student_has_no_class_for() -> None:

@@ -162,8 +162,11 @@ def test_what_is_inherited_has_the_same_shapes(pair: str) -> None:
     taken = 0
     for target, source in cfg.model.inherit:
         mine = {name.removeprefix(target): size for name, size in own.items() if name.startswith(f'{target}.')}
-        assert mine == {n.removeprefix(source): size for n, size in theirs.items() if n.startswith(f'{source}.')}
-        taken += len(mine)
+        given = {n.removeprefix(source): size for n, size in theirs.items() if n.startswith(f'{source}.')}
+        biases = {name for name in mine.keys() - given.keys() if name.endswith('conv.bias')}
+        assert {name: mine[name] for name in mine.keys() - biases} == given
+        assert len(biases) == (8 if 'fcos' in pair and target == 'bbox_head' else 0)
+        taken += len(given)
     assert taken == INHERITED[pair]
 
 

@@ -279,12 +279,15 @@ def test_mask_rcnn_has_the_size_of_the_specification() -> None:
     assert sum(parameter.numel() for parameter in MODELS.build(model).parameters()) == 31_329_584
 
 
-@pytest.mark.parametrize(('name', 'queue'), [
-    ('deeplabv3_r101_to_r18_cityscapes', 1024), ('retinanet_r101_to_r50_coco', 16384),
+@pytest.mark.parametrize(('name', 'taps', 'keys', 'weight'), [
+    ('deeplabv3_r101_to_r18_cityscapes', [f'backbone[{stage}]' for stage in (1, 2, 3)], 64, 3.0),
+    ('retinanet_r101_to_r50_coco', 'neck', 16, 1.0),
 ])  # fmt: skip
-def test_plugin_leaves(name: str, queue: int) -> None:
+def test_plugin_leaves(name: str, taps: str | list[str], keys: int, weight: float) -> None:
     cfg = leaf(name)
     pcd = cfg.model.distillers.pcd
-    assert (pcd.queue_size, pcd.queue_init, pcd.loss_weight) == (queue, 'empty', 0.1)
+    assert (pcd.student_tap, pcd.enqueue, pcd.keys_per_image) == (taps, 'pixels', keys)
+    assert (pcd.queue_size, pcd.queue_init, pcd.loss_weight) == (4096, 'empty', weight)
+    assert pcd.schedule == dict(ramp_down=(0, 1.0))
     assert cfg.model.teacher.checkpoint == 'auto'
     assert cfg.work_dir == f'work_dirs/pcd/{name}'

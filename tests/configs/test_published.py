@@ -62,6 +62,7 @@ def test_fcos_students_have_the_tricks_and_their_teacher_has_not() -> None:
         student = load_model(model.student, 'student').model
         head = student.bbox_head
         assert (head.norm_on_bbox, head.center_sampling, head.loss_bbox.type) == (True, True, 'GIoULoss')
+        assert head.conv_bias is True
         assert not head.get('centerness_on_reg') and student.test_cfg.nms.iou_threshold == 0.6
         theirs = load_model({k: v for k, v in model.teacher.items() if k != 'checkpoint'}, 'teacher').model.bbox_head
         assert theirs.loss_bbox.type == 'IoULoss' and 'center_sampling' not in theirs

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.suite import cli, configs, cost, plan, preflight
 from mmdistill_dense.suite.definition import Definition, fitting, load
 from mmdistill_dense.suite.rows import changes_of_the_recipe
@@ -46,6 +46,8 @@ def test_no_method_that_fits_is_left_out_of_a_comparison(suite: Definition) -> N
         assert rows >= {'kd', 'afdcd', 'maskd', 'pcd'} and len(suite.seeds) >= 5
     elif suite.path.stem == 'camvid_starts':
         assert not rows and {method.start for method in suite.methods.values()} == {'pcd', 'voc'}
+    elif suite.path.stem == 'cityscapes_ablations':
+        assert rows == {'kd', 'afdcd', 'maskd'}
     elif suite.path.stem != 'toy':  # shows how a definition is written
         assert rows == set(fitting(suite.control))
 
@@ -93,6 +95,18 @@ def test_published_results_are_found_for_the_papers_pairs(name: str, methods: li
     for row in methods:
         method = suite.methods[row]
         assert targets_of(method.method, suite.control.stem, suite.metric, method.variant), row
+
+
+def test_every_row_of_an_ablation_changes_something_and_can_be_built() -> None:
+    """Each is a distiller of its own, with the options that the row names."""
+    suite = load(ROOT / 'benchmarks/cityscapes_ablations.yaml')
+    told = {name: str(configs.method_config(suite, method).model.distillers) for name, method in suite.methods.items()}
+    assert len(set(told.values())) == len(told)
+    for method in suite.methods.values():
+        for option in configs.method_config(suite, method).model.distillers.to_dict().values():
+            DISTILLERS.build(option)
+    ablated = {key.rpartition('.')[2] for method in suite.methods.values() for key in method.options}
+    assert ablated >= {'num_tokens', 'dice_weight', 'patch_size', 'groups', 'temperature', 'mask', 'pool_size'}
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f'no {CAMVID}')

@@ -11,9 +11,5 @@ distillers = dict(
     pcd=dict(
         student_tap=['backbone[1]', 'backbone[2]', 'backbone[3]', 'decode_head.sep_bottleneck'],
         queue_size=960,
-        enqueue='pixels',
-        keys_per_image=64,
-        loss_weight=3.0,
-        schedule=dict(ramp_down=(0, 1.0)),
     )
 )

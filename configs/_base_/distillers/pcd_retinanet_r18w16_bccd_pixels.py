@@ -6,12 +6,3 @@ these, 52.5 with weight 3 that falls, 52.9 with 0.3 that does not, 50.7 without 
 """
 
 _base_ = './pcd_bccd.py'
-distillers = dict(
-    pcd=dict(
-        queue_size=1024,
-        enqueue='pixels',
-        keys_per_image=16,
-        loss_weight=1.0,
-        schedule=dict(ramp_down=(0, 1.0)),
-    )
-)

@@ -1,4 +1,4 @@
-"""PCD on generated data, 1600 images: a queue that holds less than a third of the training images."""
+"""PCD with pooled keys on generated data, 1600 images: a queue that holds less than a third of the training images."""
 
-_base_ = './pcd_det.py'
+_base_ = './pcd_det_pooled.py'
 distillers = dict(pcd=dict(queue_size=512))

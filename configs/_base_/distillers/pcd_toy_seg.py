@@ -1,4 +1,4 @@
-"""PCD beside logit distillation, on generated data."""
+"""PCD with pooled keys beside logit distillation, on generated data."""
 
-_base_ = './pcd_seg.py'
+_base_ = './pcd_seg_pooled.py'
 distillers = dict(kd=dict(type='LogitKD'), pcd=dict(num_pixels=None))

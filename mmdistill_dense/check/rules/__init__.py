@@ -21,9 +21,10 @@ CONFIG: tuple[Check, ...] = (
     config.workers,
     config.crop,
     config.batch,
+    config.optimizer,
 )
 DATA: tuple[Check, ...] = (config.data, config.student_classes, config.validation_classes, config.labels)
-MODEL: tuple[Check, ...] = (networks.trained, networks.teacher_classes)
+MODEL: tuple[Check, ...] = (networks.trained, networks.teacher_classes, networks.summed)
 WEIGHTS: tuple[Check, ...] = (
     networks.start,
     networks.learned_classes,

@@ -8,7 +8,7 @@ from typing import Any
 from mmdistill_dense.check.findings import ERROR, WARNING, Finding, Findings
 from mmdistill_dense.check.subject import Subject
 from mmdistill_dense.engine.checks import batch_problem, check_carrier, check_crop, check_num_classes, num_classes
-from mmdistill_dense.fitting import classes_of
+from mmdistill_dense.fitting import classes_of, optimizer_problem
 from mmdistill_dense.typos import check_keys
 from mmdistill_dense.wording import some
 from mmdistill_dense.zoo import is_distill_model
@@ -67,6 +67,15 @@ def batch(subject: Subject) -> Findings:
     problem = batch_problem(subject.config, subject.options.processes)
     if problem:
         yield Finding(WARNING, 'batch', problem, 'Say --processes N where N will train together.')
+
+
+def optimizer(subject: Subject) -> Findings:
+    """The kind of optimizer that the student is published with."""
+    problem = optimizer_problem(subject.config)
+    if problem:
+        yield Finding(
+            WARNING, 'optimizer', problem, "Take the student's own optim_wrapper and param_scheduler, if not meant."
+        )
 
 
 def data(subject: Subject) -> Findings:

@@ -8,6 +8,10 @@ from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding, Findin
 from mmdistill_dense.check.subject import Subject
 from mmdistill_dense.engine.checks import check_teacher_classes, num_classes
 
+# Elements of the teacher's maps for which the published sums of Af-DCD were weighed: Cityscapes; VOC, ADE20K and
+# COCO-Stuff; CamVid.
+SUMMED = (2048 * 64 * 128, 2048 * 64 * 64, 2048 * 45 * 45)
+
 
 def teacher_classes(subject: Subject) -> Findings:
     """As many classes in the teacher's head as in the training set."""
@@ -30,6 +34,23 @@ def trained(subject: Subject) -> Findings:
             "nothing in the student's backbone is trained (frozen_stages, requires_grad).",
             'Features of a frozen backbone cannot learn from a teacher: lower frozen_stages.',
         )
+
+
+def summed(subject: Subject) -> Findings:
+    """Weights of a sum over a map of the size that they were made for; generated pictures of another size tell none."""
+    for name, distiller in subject.distillers.items() if subject.options.size is None else ():
+        weight = getattr(distiller, 'fd_weight', 0) if getattr(distiller, 'fd_reduction', 'mean') == 'sum' else 0
+        for level in distiller.levels if weight else ():
+            if level.teacher.numel() not in SUMMED:
+                key = f'model.distillers.{name}'
+                yield Finding(
+                    WARNING,
+                    'summed',
+                    f'{key}.fd_weight={weight:g} multiplies a sum over {"x".join(map(str, level.teacher))} '
+                    f'({level.name}): {weight * level.teacher.numel():.2g} in units of the mean. The published weights '
+                    'are for other maps, where they are 8.4 to 42 in units of the mean.',
+                    f"Set {key}.fd_reduction='mean' and {key}.fd_weight=33.6 (8.4 on VOC and ADE20K).",
+                )
 
 
 def learned_classes(subject: Subject) -> Findings:

@@ -1,4 +1,4 @@
 """Af-DCD with the four-convolution projector, which the authors' ResNet-18 script for Cityscapes names."""
 
-_base_ = './afdcd_cityscapes.py'
+_base_ = './afdcd_deeplabv3_r101_cityscapes.py'
 distillers = dict(afdcd=dict(projector='enhanced'))

@@ -1,4 +1,4 @@
 """Af-DCD with four-convolution projector and fixed centre mask: the other reading of the authors' ResNet-18 script."""
 
-_base_ = './afdcd_cityscapes_enhanced.py'
+_base_ = './afdcd_deeplabv3_r101_cityscapes_enhanced.py'
 distillers = dict(afdcd=dict(mask=dict(type='centre')))

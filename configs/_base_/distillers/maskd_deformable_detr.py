@@ -1,0 +1,10 @@
+"""MasKD for Deformable DETR on the three maps of the backbone; constants of the second author's config (Gumpest/MasKD).
+
+How the released tokens were learned is not published but for the length; 9000 is 1.2 epochs of COCO.
+"""
+
+distillers = dict(
+    maskd=dict(
+        type='MasKD', student_tap='backbone', loss_weight=140.0, student_mask_from=9000, learn=dict(max_iters=10000)
+    )
+)

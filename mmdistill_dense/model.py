@@ -164,6 +164,12 @@ class Distilled:
         return self._together(losses, terms)
 
     def _teach(self, inputs: Tensor, active: Collection[str | None]) -> dict[str | None, Recorded]:
+        if isinstance(inputs, Mapping):
+            raise TypeError(
+                f'The batch gives a dict of {", ".join(inputs)} as inputs, as semi-supervised detectors take it, and a '
+                "teacher looks at one tensor. Distil the detector inside: set model.student to the config's "
+                'model.detector.'
+            )
         return {name: teacher(inputs) for name, teacher in self.distillation.teachers.items() if name in active}
 
     def _compare(

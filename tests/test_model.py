@@ -658,3 +658,11 @@ def test_context_parts_and_what_is_no_loss():
 def test_shares_of_nothing_are_zero():
     """Pre-training has no task beside it, and a queue that is still empty gives no loss."""
     assert _shares({}, {'pcd': {'loss_pcd': torch.zeros(())}})['distill.pcd.share'] == 0
+
+
+def test_a_dict_of_inputs_is_refused():
+    """Semi-supervised detectors take a dict of batches."""
+    model = toys.distilled()
+    pictures = torch.zeros(1, 3, 64, 64)
+    with pytest.raises(TypeError, match=r'a dict of sup, unsup as inputs.* set model\.student'):
+        model.loss({'sup': pictures, 'unsup': pictures}, [])

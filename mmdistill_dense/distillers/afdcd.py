@@ -104,6 +104,8 @@ class AfDCD(FeatureDistiller):
                 f'fd_weight and ctr_weight must be >= 0 and not both 0, got {fd_weight} and {ctr_weight}; '
                 'to switch the distiller off set loss_weight=0.'
             )
+        if temperature is None and contrast != 'spatial':
+            temperature = TEMPERATURE  # which no channels of a map decide
         self.mask = _check_mask({'type': 'random'} if mask is None else mask)
         self.projector = projector
         self.fd_weight = fd_weight
@@ -134,8 +136,8 @@ class AfDCD(FeatureDistiller):
                 raise ValueError(f'distillers.{self.name}: {level.name}: {error}') from None
             if self.contrast['contrast'] == 'spatial':
                 pool = max(self.contrast['pool_size'], 1)
-                pooled = [(1, *(max(side // pool, 1) for side in s[1:])) for s in (level.student, level.teacher)]
-                check_positions(f'distillers.{self.name}', f'{level.name} behind pool_size={pool}', *pooled)
+                pooled = (1, *(max(side // pool, 1) for side in self.grid(level)))
+                check_positions(f'distillers.{self.name}', f'{level.name} behind pool_size={pool}', pooled)
         return _PROJECTORS[self.projector](level.student[0], level.teacher[0])
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:

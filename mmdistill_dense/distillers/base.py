@@ -228,6 +228,10 @@ class FeatureDistiller(Distiller):
         """Return the method's own parameters for one level (``self.parts[i]``), or ``None``."""
         return None
 
+    def grid(self, level: Level) -> tuple[int, ...]:
+        """Return the size of the maps that are compared, behind ``resize``."""
+        return tuple((level.teacher if self.resize == 'student' else level.student)[1:])
+
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Tensor | Losses:
         """Return the loss, or several by name, of one level; both maps are aligned, the teacher's has no gradient."""
         raise NotImplementedError(f'{type(self).__name__} must implement loss().')

@@ -148,8 +148,8 @@ class CIRKD(FeatureDistiller):
         key = f'distillers.{self.name}'
         if self.minibatch_weight:
             check_directions(key, level.name, level.student[0])
-            pooled = [(1, *(-(-side // self.pool) for side in shape[1:])) for shape in (level.student, level.teacher)]
-            check_positions(key, f'{level.name} behind pool={self.pool}', *pooled)
+            pooled = (1, *(-(-side // self.pool) for side in self.grid(level)))
+            check_positions(key, f'{level.name} behind pool={self.pool}', level.student, level.teacher, pooled)
         if not self.weights:
             return None
         check_directions(key, level.name, level.teacher[0])

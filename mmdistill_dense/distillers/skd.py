@@ -71,8 +71,9 @@ class SKD(FeatureDistiller):
         key = f'distillers.{self.name}'
         check_map(key, level.name, level.student)
         check_directions(key, level.name, level.student[0])
-        nodes = [self.nodes(torch.empty(1, 1, *shape[1:])).shape[1:] for shape in (level.student, level.teacher)]
-        check_positions(key, f'{level.name} behind the pooling of patch_size or pool_scale', *nodes)
+        check_positions(key, level.name, level.student, level.teacher)
+        nodes = self.nodes(torch.empty(1, 1, *self.grid(level)))
+        check_positions(key, f'{level.name} behind the pooling of patch_size or pool_scale', nodes.shape[1:])
 
     def nodes(self, x: Tensor) -> Tensor:
         """Return the map max-pooled to its nodes; a last incomplete patch is a node too."""

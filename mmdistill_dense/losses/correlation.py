@@ -1,6 +1,6 @@
 """Correlation of class scores instead of their divergence (DIST)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -77,12 +77,12 @@ class _Correlation(torch.autograd.Function):
             for total, part in zip(within, _moments(s[block] - means[0], t[block] - means[1], (0, 2)), strict=True):
                 total += part
         rows = s.numel() // s.shape[1]
-        rho, pull, along = _slopes(*within, _FLAT * rows**0.5 * means[0])
+        rho, pull, along = _slopes(within, _FLAT * rows**0.5 * means[0])
         value = gamma * rho.mean()
         for block in _blocks(s):
             row_means = [side[block].mean(1, keepdim=True) for side in (s, t)]
             x, y = (side[block] - mean for side, mean in zip((s, t), row_means, strict=True))
-            rho, row_pull, row_along = _slopes(*_moments(x, y, (1,)), _FLAT * s.shape[1] ** 0.5 * row_means[0])
+            rho, row_pull, row_along = _slopes(_moments(x, y, (1,)), _FLAT * s.shape[1] ** 0.5 * row_means[0])
             value += rho.sum() * (beta / rows)
             if grad is not None:
                 slope = y.mul_(row_pull).addcmul_(x, row_along, value=-1).mul_(beta / rows)
@@ -106,8 +106,9 @@ def _moments(x: Tensor, y: Tensor, axes: tuple[int, ...]) -> list[Tensor]:
     return [torch.mul(*pair, out=product).sum(axes, keepdim=True) for pair in ((x, x), (y, y), (x, y))]
 
 
-def _slopes(xx: Tensor, yy: Tensor, xy: Tensor, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _slopes(moments: Sequence[Tensor], flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return rho and the factors of y and of -x in its gradient; ``flat`` is the least |x| that rho is divided by."""
+    xx, yy, xy = moments
     x_norm, y_norm = torch.maximum(xx.sqrt(), flat), yy.sqrt()
     pull = 1 / (x_norm * y_norm + _EPS)
     rho = xy * pull

@@ -1,4 +1,4 @@
-"""Every registered distiller on degenerate maps, labels and boxes: it teaches, or is refused in words at construction."""
+"""Every registered distiller on degenerate maps, labels and boxes: it teaches, or is refused at construction."""
 
 from __future__ import annotations
 
@@ -202,3 +202,11 @@ def test_rows_of_tokens_are_refused(name: str, way: dict[str, Any]) -> None:
         return
     with pytest.raises(ValueError, match=r'^distillers\.mine: .*64, 6\)'):
         made(name, way, (2, 64, 6), (2, 64, 6))
+
+
+@pytest.mark.parametrize('name, way', [('SKD', {}), ('AfDCD', dict(WAYS['AfDCD'][1], pool_size=2)), ('CIRKD', CIRKD)])
+def test_a_coarse_student_is_compared_on_the_finer_grid(name: str, way: dict[str, Any]) -> None:
+    """Its own 2 x 2 positions would be pooled to one; the teacher's grid is the one that counts."""
+    shapes = (2, 4, 2, 2), (2, 6, SIDE, SIDE)
+    distiller = made(name, dict(way, resize='student'), *shapes)
+    assert stepped(name, distiller, *maps(*shapes), samples())[1].any()

@@ -1,4 +1,4 @@
-"""What is asked of every loss on degenerate inputs: flat ones, ones of one element or none, huge ones, other layouts."""
+"""What is asked of every loss on degenerate inputs: flat ones, of one element or none, huge ones, other layouts."""
 
 from __future__ import annotations
 

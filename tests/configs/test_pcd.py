@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2] / 'configs'
 SHARED = Path(__file__).parents[3] / 'shared'
 TEACHERS = ('mocov3', 'mocov2', 'dino', 'swav', 'simsiam', 'barlowtwins', 'byol')
 FROM_R50 = [f'r18_from_{teacher}-r50_imagenet' for teacher in TEACHERS] + [
-    'r34_from_mocov3-r50_imagenet', 'r18_from_mocov3-r50_folder',
+    'r34_from_mocov3-r50_imagenet', 'r18_from_mocov3-r50_folder', 'r18_from_mocov3-r50_imagenet_without-attention',
 ]  # fmt: skip
 SMALL = ['r18w16_from_mobilenetv2_small', 'mobilenetv2w05_from_mobilenetv2_small']
 PRETRAINING = [*FROM_R50, *SMALL, 'toy_pretrain']
@@ -85,6 +85,7 @@ def test_constants_are_those_of_the_released_code() -> None:
     normalisation = cfg.model.student.data_preprocessor
     assert normalisation['mean'] == [123.675, 116.28, 103.53]
     assert normalisation['std'] == [58.395, 57.12, 57.375]
+    assert leaf('r18_from_mocov3-r50_imagenet_without-attention').model.distillers.pcd == {**pcd, 'attention': None}
     assert leaf('r18_from_barlowtwins-r50_imagenet').model.distillers.pcd.head == dict(type='mlp2', layers=3)
 
 

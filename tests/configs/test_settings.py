@@ -1,8 +1,9 @@
-"""Settings are those of the networks that they reach: weights by the map, keys by the data set, the kind of optimizer."""
+"""Settings are those of the networks that they reach: weights by the map, keys by the data, the kind of optimizer."""
 
 import inspect
 import math
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,14 @@ from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.fitting import optimizer_problem
 from mmdistill_dense.leaves import wanted
 from mmdistill_dense.suite.targets import read_targets, targets_of
-from mmdistill_dense.zoo import load_model
+from mmdistill_dense.zoo import is_single_teacher, load_model
 from tests.configs.test_configs import PAPER
 
 ROOT = Path(__file__).parents[2] / 'configs'
 COCOSTUFF = dict(cocostuff=(0.5, 5e-6, 0.005, 4, (512, 512), 171))
 
 
+@cache
 def distiller(fragment: Path, name: str) -> ConfigDict:
     return Config.fromfile(fragment).distillers[name]
 
@@ -115,3 +117,15 @@ def test_deformable_detr_learns_as_its_author_says() -> None:
     assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=2e-4, weight_decay=1e-4)
     assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[-1].milestones) == (50, [40])
     assert cfg.optim_wrapper.clip_grad.max_norm == 0.1
+
+
+@pytest.mark.soak
+def test_what_a_pair_takes_over_from_another_leaves_no_head_without_a_type() -> None:
+    """An option for the one's auxiliary head, say, where the other's teacher has none."""
+    for recipe in recipes():
+        model = Config.fromfile(recipe).model
+        teachers = [model.teacher] if is_single_teacher(model.teacher) else model.teacher.values()
+        for option in (model.student, *teachers):
+            whole = load_model({key: value for key, value in option.items() if key != 'checkpoint'}, 'network').model
+            parts = {key: part for key, part in whole.items() if key.endswith(('backbone', 'neck', 'head'))}
+            assert not [key for key, part in parts.items() if isinstance(part, dict) and 'type' not in part], recipe

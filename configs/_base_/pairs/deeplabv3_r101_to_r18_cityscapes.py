@@ -14,6 +14,5 @@ model = dict(
         cfg='mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py',
         checkpoint='auto',
         decode_head=dict(loss_decode=dict(avg_non_ignore=True)),
-        auxiliary_head=dict(loss_decode=dict(avg_non_ignore=True)),
     ),
 )

@@ -17,7 +17,7 @@ from tests.isolation import ELSEWHERE, WATCH, Watch, fresh_folder, leave_home
 GOLDEN = Path(__file__).parent / 'golden'
 SEEN = (
     'A test looked at what a user keeps in the clone. It runs in an empty folder and can write there; a new file of '
-    'the project must be named in OWN of tests/isolation.py. Seen: {}'
+    'the project must be named in OWN of tests/isolation.py. Seen ({}): {}'
 )
 
 
@@ -56,7 +56,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     result = yield
     if seen := item.config.stash[WATCH].take():
-        pytest.fail(SEEN.format('; '.join(seen)), pytrace=False)
+        pytest.fail(SEEN.format(len(seen), '; '.join(seen[:5])), pytrace=False)
     return result
 
 

@@ -146,6 +146,7 @@ def _line() -> str | None:
         name = frame.f_code.co_filename
         if 'importlib' in name or name.endswith('pkgutil.py'):
             return None
-        if name.startswith(str(ROOT)) and name != __file__:
-            return f'{os.path.relpath(name, ROOT)}:{frame.f_lineno}'
+        ours = name.removeprefix(f'{ROOT}{os.sep}')  # the environment, with all libraries, may lie in the clone
+        if ours != name and name != __file__ and ours.split(os.sep)[0] in OWN:
+            return f'{ours}:{frame.f_lineno}'
     return None

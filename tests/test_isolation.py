@@ -20,7 +20,7 @@ TEACHER = 'work_dirs/demo/teacher/iter_1000.pth'
 def run(clone: Path, *files: Path, **variables: str) -> str:
     """Run tests of another clone from that clone, in a process of their own; returns what pytest says."""
     command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *map(str, files)]
-    environment = {**os.environ, **variables, 'PYTHONPATH': str(clone)}
+    environment = {**os.environ, 'PYTHONPATH': f'{clone}{os.pathsep}{clone}/.venv', **variables}
     done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
     return done.stdout + done.stderr
 
@@ -95,8 +95,12 @@ def test_a_test_that_looks_fails(tmp_path: Path) -> None:
         f'from tests.isolation import ROOT\ndef test_looks():\n    assert not (ROOT / {TEACHER!r}).exists()\n'
         "def test_does_not():\n    assert not (ROOT / 'docs').exists()\n"
     )
-    said = run(tmp_path, file)
+    (tmp_path / '.venv').mkdir()  # a library that looks around in the clone, as pytest does
+    library = f"import os\ndef pytest_runtest_setup(item):\n    os.path.exists(f'{tmp_path}/my_pair.py')\n"
+    (tmp_path / '.venv/library.py').write_text(library)
+    said = run(tmp_path, file, PYTEST_ADDOPTS='-p library')
     assert '2 passed, 1 error' in said
+    assert 'Seen (1)' in said
     assert 'A test looked at what a user keeps in the clone' in said
     assert f'{TEACHER} (stat; tests/test_it.py:3)' in said
     file.write_text(f'from tests.isolation import ROOT\nTHERE = (ROOT / {TEACHER!r}).exists()\ndef test_it(): pass\n')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -249,9 +250,10 @@ def renormaliser(
     scale = [s / t for s, t in zip(std_s, std_t, strict=True)]
     shift = [(s - t) / d for s, t, d in zip(mean_s, mean_t, std_t, strict=True)]
     constants = torch.tensor([scale, shift], dtype=torch.float64).view(2, 1, -1, 1, 1)
+    moved = cache(constants.to)  # once: to copy them waits for the device
 
     def renormalise(inputs: Tensor) -> Tensor:
-        factor, summand = constants.to(inputs, non_blocking=True)  # else each step waits for the device
+        factor, summand = moved(inputs.device, inputs.dtype)
         outputs = inputs * factor + summand
         return outputs.flip(1) if flip else outputs
 

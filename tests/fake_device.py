@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -44,15 +44,18 @@ PACKAGES = ('mmdistill_dense', 'mmseg', 'mmdet', 'mmengine', 'mmcv')
 
 
 class Wait(NamedTuple):
-    """A place where the CPU waits: ``mmdistill_dense/losses/x.py:87``, and what for."""
+    """A place where the CPU waits: ``mmdistill_dense/losses/x.py:87``, and what for.
+
+    torch's own part of a backward pass has no line; its place is empty.
+    """
 
     place: str
     what: str
 
     @property
     def ours(self) -> bool:
-        """Whether the line is one of this package, and none that it calls in the mm* packages."""
-        return self.place.startswith('mmdistill_dense/')
+        """Whether the line is none of the mm* packages, which may wait also where this one calls them."""
+        return not self.place.startswith(PACKAGES[1:])
 
 
 class DeviceTensor(Tensor):
@@ -118,11 +121,11 @@ class FakeDevice:
         self.events.clear()
 
     def ours(self) -> int:
-        """How often a line of this package waited."""
+        """How often we waited."""
         return sum(count for wait, count in self.waits.items() if wait.ours)
 
     def others(self) -> int:
-        """How often a line of the mm* packages waited."""
+        """How often the mm* packages waited."""
         return self.waits.total() - self.ours()
 
     # What modes and streams tell
@@ -132,7 +135,7 @@ class FakeDevice:
         frame: Any = sys._getframe(1)
         while frame is not None and not _in_package(frame.f_code.co_filename):
             frame = frame.f_back
-        place = '?' if frame is None else f'{_in_package(frame.f_code.co_filename)}:{frame.f_lineno}'
+        place = '' if frame is None else f'{_in_package(frame.f_code.co_filename)}:{frame.f_lineno}'
         self.waits[Wait(place, what)] += 1
 
     def send(self, source: Tensor, non_blocking: bool, cast: bool = False) -> None:
@@ -323,6 +326,6 @@ def on_device(value: Any) -> Any:
     return value.to(DEVICE) if hasattr(value, 'to') else value
 
 
-def on_cpu(value: Tensor) -> Tensor:
-    """Return the values of a tensor of the device, without counting a wait."""
-    return value.value if isinstance(value, DeviceTensor) else value
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the values of tensors, wherever they lie, without gradient and without counting a wait."""
+    return {name: x.value if isinstance(x, DeviceTensor) else x.detach() for name, x in tensors.items()}

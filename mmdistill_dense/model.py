@@ -157,7 +157,7 @@ class Distilled:
         return self._together(losses, terms)
 
     def _teach(self, inputs: Tensor, active: Collection[str | None]) -> dict[str | None, Recorded]:
-        return {name: teacher(inputs) for name, teacher in self.distillation.teachers.items() if name in active}
+        return {n: teacher.begin(inputs) for n, teacher in self.distillation.teachers.items() if n in active}
 
     def _compare(
         self, student: Recorded, teachers: Mapping[str | None, Recorded], data_samples: Any

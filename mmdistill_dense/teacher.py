@@ -169,10 +169,16 @@ class FrozenTeacher:
         """Return a batch that the student's preprocessor normalised as the teacher's would have."""
         return inputs if self.renormalise is None else self.renormalise(inputs)
 
-    @torch.no_grad()
     def __call__(self, inputs: Tensor | Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """Return the recorded taps for a preprocessed batch ``(B, C, H, W)`` of the student's; for a list of views
         those of the first view, then those of the next."""
+        recorded = self.begin(inputs)
+        self.join(recorded)
+        return recorded
+
+    @torch.no_grad()
+    def begin(self, inputs: Tensor | Sequence[Tensor]) -> dict[str, list[Tensor]]:
+        """Return the recorded taps as a call does; on a stream of its own they are not ready before :meth:`join`."""
         with self.acceleration.beside(inputs):
             if isinstance(inputs, Tensor):
                 return self._record(inputs)
@@ -180,7 +186,7 @@ class FrozenTeacher:
             return {str(tap): [tensor for view in views for tensor in view[str(tap)]] for tap in self.taps}
 
     def join(self, recorded: Mapping[str, Sequence[Tensor]]) -> None:
-        """Wait, on the device, for what a teacher on its own stream recorded; call it before the tensors are used."""
+        """Let the device wait for what :meth:`begin` recorded; call it before the tensors are used."""
         self.acceleration.join(recorded)
 
     def _record(self, inputs: Tensor) -> dict[str, list[Tensor]]:

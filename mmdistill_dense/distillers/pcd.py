@@ -270,7 +270,7 @@ class PCD(Distiller):
             grids = {(i, j): losses.to_grid(maps[j], sizes[i]) for i, j in {(0, 0), *pairs}}
             targets = [take_pixels(grids[i, j], chosen[i]) for i, j in pairs]
             rows = [losses.pixel_pairs(heads[i], t, valid) for (i, _), t in zip(pairs, targets, strict=True)]
-            return Compared(students, heads, grids[0, 0], mask, inside, valid, rows)
+            return Compared(students, heads, grids[0, 0], mask, valid, rows, inside)
 
     def _contrast(self, rows: Sequence[tuple[Tensor, Tensor, Tensor]], queue: NegativeQueue) -> Tensor:
         """Return the mean over the pairs of the mean over their pixels; of all processes, once DDP has averaged."""

@@ -25,18 +25,18 @@ class Compared:
         heads: what attention, projector and predictor make of it, (B, C, h, w) or the chosen pixels.
         own: the teacher's map of the first view, on the student's grid.
         mask: (B, H, W), which pixels of a picture are no padding; ``None`` is all.
-        inside: the same on the CPU, where pixels are drawn.
         valid: the same for the chosen pixels.
         rows: unit student rows, unit teacher rows and weights of each pair of views.
+        inside: ``mask`` on the CPU, where pixels are drawn.
     """
 
     maps: Sequence[Tensor]
     heads: list[Tensor]
     own: Tensor
     mask: Tensor | None
-    inside: Tensor | None
     valid: Tensor | None
     rows: list[tuple[Tensor, Tensor, Tensor]]
+    inside: Tensor | None = None
 
     def pooled(self) -> Tensor:
         """Return the student's mean output of each picture of the first view, without gradient."""

@@ -16,7 +16,6 @@ from mmdistill_dense.distillers.options import check_option
 from mmdistill_dense.distillers.ranks import mean_over_ranks
 from mmdistill_dense.registry import DISTILLERS
 
-
 # Of each level: the pictures and the anchors of a mask. To find them waits for the device, so it is done once a mask.
 Places = Sequence[tuple[Tensor, ...]]
 
@@ -142,7 +141,10 @@ class LD(Distiller):
             found['loss_vlr'] = self.valuable_weight * scale / 16 * term
         if self.class_weight:
             found['loss_kd'] = self.class_weight * losses.weighted_divergence(
-                positives, _rows(teacher[self.scores], main), _level_shares(main, positives), temperature=self.class_temperature
+                positives,
+                _rows(teacher[self.scores], main),
+                _level_shares(main, positives),
+                temperature=self.class_temperature,
             )
         return found
 

@@ -23,23 +23,15 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 from unittest import mock
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
-DEVICE = torch.device('lazy:0')  # a name that torch knows, of a device that it does not have
-ASKS = {  # operations that give the CPU a number, or whose result has a size that it must know
-    *('_local_scalar_dense', 'equal', 'allclose', 'nonzero', 'masked_select', 'bincount', 'histc'),
-    *('_unique', '_unique2', 'unique_dim', 'unique_consecutive', 'unique_dim_consecutive'),
-}
-INDEXES = {'index', 'index_put', 'index_put_', '_index_put_impl_', '_unsafe_index', '_unsafe_index_put'}
+from tests.fake_modes import Calls, Operations
+
 PACKAGES = ('mmdistill_dense', 'mmseg', 'mmdet', 'mmengine', 'mmcv')
 
 
@@ -56,30 +48,6 @@ class Wait(NamedTuple):
     def ours(self) -> bool:
         """Whether the line is none of the mm* packages, which may wait also where this one calls them."""
         return not self.place.startswith(PACKAGES[1:])
-
-
-class DeviceTensor(Tensor):
-    """A tensor of the device; ``value`` holds its numbers on the CPU."""
-
-    value: Tensor
-    is_cuda = True  # type: ignore[assignment]
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    @staticmethod
-    def __new__(cls, value: Tensor) -> DeviceTensor:
-        layout = dict(strides=value.stride(), storage_offset=value.storage_offset(), dtype=value.dtype)
-        made = Tensor._make_wrapper_subclass(cls, value.size(), **layout, device=DEVICE)
-        made.value = value
-        return made
-
-    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
-        return f'DeviceTensor({self.value})'
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._has_compatible_shallow_copy_type.default:  # x.data = y, of resize_
-            return True
-        raise RuntimeError(f'{func} outside of FakeDevice.running()')
 
 
 class FakeDevice:
@@ -109,7 +77,7 @@ class FakeDevice:
         plain = mock.patch.multiple(
             torch, autocast=lambda *_, **__: contextlib.nullcontext(), is_autocast_enabled=lambda *_: False
         )
-        with plain, mock.patch('torch.cuda.current_stream', lambda *_: _Stream(self)), _Operations(self), _Calls(self):
+        with plain, mock.patch('torch.cuda.current_stream', lambda *_: _Stream(self)), Operations(self), Calls(self):
             yield self
         for source, version in self._sent:
             if source._version != version:
@@ -152,114 +120,6 @@ class FakeDevice:
         return memory
 
 
-class _Operations(TorchDispatchMode):
-    """Runs each operation on the values and looks at what it means on a device."""
-
-    def __init__(self, device: FakeDevice) -> None:
-        super().__init__()
-        self.device = device
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = func._schema.name.removeprefix('aten::')
-        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        ours = [leaf for leaf in leaves if isinstance(leaf, DeviceTensor)]
-        target = kwargs.get('device')
-        arrives = target is not None and torch.device(target).type == DEVICE.type
-        if not ours and not arrives:
-            return func(*args, **kwargs)
-        self.device.launched += 1
-        if name in ('_to_copy', 'copy_'):
-            copied = self._copy(func, name, args, kwargs, arrives)
-            if copied is not None:
-                return copied
-        elif name in INDEXES:
-            self._index(args)
-        else:
-            _refuse_mix(name, leaves, ours)
-            if name in ASKS or (name == 'repeat_interleave' and kwargs.get('output_size') is None):
-                self.device.wait(name)
-        return _on_values(func, args, kwargs, ours)
-
-    def _copy(self, func: Any, name: str, args: Any, kwargs: Any, arrives: bool) -> Any:
-        """Return a copy to the CPU; ``None`` says that the result lies on the device."""
-        into, source = (None, args[0]) if name == '_to_copy' else args[:2]
-        non_blocking = bool(kwargs.get('non_blocking') or (into is not None and len(args) > 2 and args[2]))
-        leaves = kwargs.get('device') is not None and not arrives if into is None else not _is_ours(into)
-        if _is_ours(source) and leaves:
-            if into is None and non_blocking:  # torch takes pinned memory then
-                dtype = kwargs.get('dtype') or source.dtype
-                return self.device.fetch(source.value.to(dtype))
-            self.device.wait('copy to the CPU')
-            return _on_values(func, args, kwargs, [], wrap=False)
-        if not _is_ours(source) and (into is None or source.dim() > 0):
-            dtype = kwargs.get('dtype') if into is None else into.dtype
-            self.device.send(source, non_blocking, cast=dtype not in (None, source.dtype))
-        return None
-
-    def _index(self, args: Any) -> None:
-        if not _is_ours(args[0]):
-            raise RuntimeError('indices should be on the same device as the indexed tensor (cpu)')
-        for index in args[1]:
-            if index is not None and not _is_ours(index):
-                self.device.wait('index on the CPU')
-            elif index is not None and index.dtype == torch.bool:
-                self.device.wait('boolean index')
-        if len(args) > 2 and not _is_ours(args[2]):
-            self.device.wait('index assigned from the CPU')
-
-
-class _Calls(TorchFunctionMode):
-    """What torch does in C++ before an operation reaches :class:`_Operations`."""
-
-    def __init__(self, device: FakeDevice) -> None:
-        super().__init__()
-        self.device = device
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (torch.tensor, torch.as_tensor, Tensor.new_tensor):
-            return self._from_numbers(func, args, kwargs)
-        if func is Tensor.pin_memory:
-            pinned = args[0].clone()
-            pinned.fake_pinned = True
-            return pinned
-        if not args or not _is_ours(args[0]):
-            return func(*args, **kwargs)
-        if func is Tensor.tolist:
-            self.device.wait('tolist')
-            return args[0].value.tolist()
-        if func in (Tensor.__getitem__, Tensor.__setitem__):
-            key = args[1] if isinstance(args[1], tuple) else (args[1],)
-            return self._indexed(func, args[0], tuple(self._known(part) for part in key), *args[2:])
-        return func(*args, **kwargs)
-
-    def _indexed(self, func: Any, x: Tensor, key: tuple[Any, ...], *value: Any) -> Any:
-        tensors = [part for part in key if isinstance(part, Tensor)]
-        if tensors and value and isinstance(value[0], (int, float)):
-            if len(key) == 1 and tensors[0].dtype == torch.bool:
-                mask = tensors[0]
-                return x.masked_fill_(mask.view(*mask.shape, *[1] * (x.ndim - mask.ndim)), value[0])
-            self.device.wait('number assigned to indexed places')  # goes there as a tensor
-        return func(x, key, *value)
-
-    def _from_numbers(self, func: Any, args: Any, kwargs: Any) -> Any:
-        data = args[1] if func is Tensor.new_tensor else args[0]
-        device = kwargs.get('device', args[0].device if func is Tensor.new_tensor else None)
-        if isinstance(data, Tensor) or device is None or torch.device(device).type != DEVICE.type:
-            return func(*args, **kwargs)
-        dtype = kwargs.get('dtype', args[0].dtype if func is Tensor.new_tensor else None)
-        self.device.wait('numbers to the device')
-        made = DeviceTensor(torch.tensor(data, dtype=dtype))
-        return made.requires_grad_(kwargs.get('requires_grad', False))
-
-    def _known(self, index: Any) -> Any:
-        if isinstance(index, (list, np.ndarray)):
-            self.device.wait('index by Python numbers')
-            return DeviceTensor(torch.as_tensor(index))
-        return index
-
-
 class _Stream:
     """What is used of a stream: events behind what was launched so far."""
 
@@ -281,51 +141,8 @@ class _Event:
             memory.copy_(value)
 
 
-def _on_values(func: Any, args: Any, kwargs: Any, ours: Sequence[DeviceTensor], wrap: bool = True) -> Any:
-    kwargs = {**kwargs, 'device': torch.device('cpu')} if kwargs.get('device') is not None else kwargs
-    given = tree_map(lambda leaf: leaf.value if _is_ours(leaf) else leaf, (args, kwargs))
-    made = func(*given[0], **given[1])
-    if func is torch.ops.aten.resize_.default:
-        args[0].data = DeviceTensor(made)
-        return args[0]
-    same = {id(tensor.value): tensor for tensor in ours}  # what was changed in place stays the same object
-
-    def back(leaf: Any) -> Any:
-        if not wrap or not isinstance(leaf, Tensor):
-            return leaf
-        return same[id(leaf)] if id(leaf) in same else DeviceTensor(leaf)
-
-    return tree_map(back, made)
-
-
-def _refuse_mix(name: str, leaves: Sequence[Tensor], ours: Sequence[Tensor]) -> None:
-    strangers = [leaf for leaf in leaves if not _is_ours(leaf) and leaf.dim() > 0]
-    if ours and strangers:
-        raise RuntimeError(f'{name}: expected all tensors to be on the same device, found cpu {strangers[0].shape}')
-
-
-def _is_ours(value: Any) -> bool:
-    return isinstance(value, DeviceTensor)
-
-
 def _in_package(file: str) -> str:
     """Return the part of a path from its package on, if it is one of those that are told."""
     parts = file.split('/')
     found = [index for index, part in enumerate(parts) if part in PACKAGES and 'tests' not in parts[index:]]
     return '/'.join(parts[found[-1] :]) if found else ''
-
-
-def on_device(value: Any) -> Any:
-    """Return the same on the device: tensors (leaves again), data samples, and lists and dicts of them."""
-    if isinstance(value, (list, tuple)):
-        return [on_device(item) for item in value]
-    if isinstance(value, dict):
-        return {name: on_device(item) for name, item in value.items()}
-    if isinstance(value, Tensor):
-        return DeviceTensor(value.detach().clone()).requires_grad_(value.requires_grad)
-    return value.to(DEVICE) if hasattr(value, 'to') else value
-
-
-def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the values of tensors, wherever they lie, without gradient and without counting a wait."""
-    return {name: x.value if isinstance(x, DeviceTensor) else x.detach() for name, x in tensors.items()}

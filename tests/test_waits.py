@@ -13,7 +13,8 @@ from mmdistill_dense.acceleration import Acceleration
 from mmdistill_dense.engine.finite import LossGuard
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys, waits
-from tests.fake_device import DEVICE, FakeDevice, on_cpu, on_device
+from tests.fake_device import FakeDevice
+from tests.fake_tensor import DEVICE, on_cpu, on_device
 
 NAN = float('nan')
 

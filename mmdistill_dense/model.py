@@ -170,7 +170,7 @@ class Distilled:
                 "teacher looks at one tensor. Distil the detector inside: set model.student to the config's "
                 'model.detector.'
             )
-        return {name: teacher(inputs) for name, teacher in self.distillation.teachers.items() if name in active}
+        return {n: teacher.begin(inputs) for n, teacher in self.distillation.teachers.items() if n in active}
 
     def _compare(
         self, student: Recorded, teachers: Mapping[str | None, Recorded], data_samples: Any

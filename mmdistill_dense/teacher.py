@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -181,10 +182,16 @@ class FrozenTeacher:
         """Return a batch that the student's preprocessor normalised as the teacher's would have."""
         return inputs if self.renormalise is None else self.renormalise(inputs)
 
-    @torch.no_grad()
     def __call__(self, inputs: Tensor | Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """Return the recorded taps for a preprocessed batch ``(B, C, H, W)`` of the student's; for a list of views
         those of the first view, then those of the next."""
+        recorded = self.begin(inputs)
+        self.join(recorded)
+        return recorded
+
+    @torch.no_grad()
+    def begin(self, inputs: Tensor | Sequence[Tensor]) -> dict[str, list[Tensor]]:
+        """Return the recorded taps as a call does; on a stream of its own they are not ready before :meth:`join`."""
         with self.acceleration.beside(inputs):
             if isinstance(inputs, Tensor):
                 return self._record(inputs)
@@ -192,7 +199,7 @@ class FrozenTeacher:
             return {str(tap): [tensor for view in views for tensor in view[str(tap)]] for tap in self.taps}
 
     def join(self, recorded: Mapping[str, Sequence[Tensor]]) -> None:
-        """Wait, on the device, for what a teacher on its own stream recorded; call it before the tensors are used."""
+        """Let the device wait for what :meth:`begin` recorded; call it before the tensors are used."""
         self.acceleration.join(recorded)
 
     def _record(self, inputs: Tensor) -> dict[str, list[Tensor]]:
@@ -267,9 +274,10 @@ def renormaliser(
     scale = [s / t for s, t in zip(std_s, std_t, strict=True)]
     shift = [(s - t) / d for s, t, d in zip(mean_s, mean_t, std_t, strict=True)]
     constants = torch.tensor([scale, shift], dtype=torch.float64).view(2, 1, -1, 1, 1)
+    moved = cache(constants.to)  # once: to copy them waits for the device
 
     def renormalise(inputs: Tensor) -> Tensor:
-        factor, summand = constants.to(inputs, non_blocking=True)  # else each step waits for the device
+        factor, summand = moved(inputs.device, inputs.dtype)
         outputs = inputs * factor + summand
         return outputs.flip(1) if flip else outputs
 

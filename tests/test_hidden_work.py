@@ -1,15 +1,13 @@
-"""What does not run, or wait, in a distilled step: heads without a tap, what a schedule has ended, the device."""
+"""What does not run in a distilled step: heads without a tap, what a schedule has ended."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from tests import toys
-from tests.distillers.device import no_waiting, on_device
 
 OFF = dict(schedule=dict(stop_at=5))
 
@@ -105,46 +103,3 @@ def test_a_detectors_teacher_rests_when_its_terms_have_ended():
     losses = toys.losses_of(model, toys.det_batch())
     toys.total(losses).backward()
     assert all(p.grad is not None for p in model.distillers.parameters()), 'connected, for DDP'
-
-
-# Waiting
-
-
-@pytest.mark.parametrize('changes', [{}, dict(data_preprocessor=dict(mean=[100.0, 110, 120]))])
-def test_a_step_does_not_wait_for_the_device(changes, monkeypatch):
-    distillers = dict(
-        kd=dict(type='LogitKD'),
-        mimic=dict(type='MaskedMimic'),
-        cwd=dict(type='CWD', student_tap='backbone[2]', schedule=dict(warmup=10)),
-    )
-    options = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn', **changes), distillers=distillers)
-    model = toys.distilled(**options)
-    # mmseg's own loss selects pixels to log an accuracy, and waits there
-    monkeypatch.setattr('mmseg.models.decode_heads.decode_head.accuracy', lambda logits, *_, **__: logits.sum())
-    batch = model.data_preprocessor(toys.seg_batch(), True)
-    model.loss(**batch)  # folds norms
-    model.to('meta')
-    inputs, samples = on_device(batch['inputs']), on_device(batch['data_samples'])
-    with no_waiting():
-        losses = model.loss(inputs, samples)
-        toys.total(losses).backward()
-    assert {'distill.kd.share', 'distill.cwd.loss_cwd', 'decode.loss_ce'} <= set(losses)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_a_step_does_not_wait_for_a_gpu(monkeypatch):
-    distillers = dict(kd=dict(type='LogitKD'), mimic=dict(type='MaskedMimic'))
-    options = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=distillers)
-    model = toys.distilled(**options).cuda()
-    monkeypatch.setattr('mmseg.models.decode_heads.decode_head.accuracy', lambda logits, *_, **__: logits.sum())
-    batch = model.data_preprocessor(toys.seg_batch(), True)
-    toys.total(model.loss(**batch)).backward()
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as profile:
-        torch.cuda.set_sync_debug_mode('error')
-        try:
-            toys.total(model.loss(**batch)).backward()
-        finally:
-            torch.cuda.set_sync_debug_mode('default')
-    waits = [event.key for event in profile.key_averages() if 'Synchronize' in event.key]
-    assert 'cudaStreamSynchronize' not in waits

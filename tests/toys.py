@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.datasets.painter import CLASSES, paint
 from mmdistill_dense.distillers.base import FeatureDistiller, Level
+from mmdistill_dense.losses import to_device
 from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS
 from mmdistill_dense.teacher import FrozenTeacher, build_network
 from mmdistill_dense.zoo import load_model
@@ -186,7 +187,7 @@ class MaskedMimic(FeatureDistiller):
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         mask = torch.rand(student.shape[0], 1, *student.shape[2:], generator=self.generator()) < self.ratio
         difference = self.parts[level](student).float() - teacher.float()
-        return {'loss_mimic': (difference.square() * mask.to(student.device, non_blocking=True)).mean()}
+        return {'loss_mimic': (difference.square() * to_device(mask, student)).mean()}
 
 
 # Batches

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmdistill_dense.losses import to_device
+
 
 def boxes_on_map(data_samples: Any, size: Sequence[int], key: str, like: Tensor) -> list[Tensor]:
     """Return the annotated boxes of each picture in cells of a map of the whole (padded) batch, by the map's stride.
@@ -39,7 +41,8 @@ def _scaled(sample: Any, size: Sequence[int], like: Tensor) -> Tensor:
     meta = sample.metainfo
     height, width = meta.get('batch_input_shape') or meta.get('pad_shape') or meta['img_shape']
     y, x = (_stride(*sides) for sides in zip((height, width), size, strict=True))
-    return getattr(boxes, 'tensor', boxes).to(like) / torch.tensor([x, y, x, y]).to(like, non_blocking=True)
+    strides = to_device(torch.tensor([x, y, x, y]), like).to(like.dtype)
+    return getattr(boxes, 'tensor', boxes).to(like) / strides
 
 
 def _stride(pixels: int, cells: int) -> float:

@@ -15,7 +15,7 @@ from mmdistill_dense.distillers.labels import classes_of_head, semantic_labels
 from mmdistill_dense.distillers.options import check_count, check_directions, check_positions
 from mmdistill_dense.distillers.pcd_parts import MIN_COUNT
 from mmdistill_dense.distillers.ranks import gather_rows_with_gradient, mean_over_ranks, rows_before
-from mmdistill_dense.losses import normalize_pixels, similarity_divergence
+from mmdistill_dense.losses import normalize_pixels, similarity_divergence, to_device
 from mmdistill_dense.registry import DISTILLERS
 
 
@@ -165,7 +165,8 @@ class CIRKD(FeatureDistiller):
         if self.minibatch_weight:
             terms['loss_minibatch'] = self.minibatch_weight * self.minibatch(student, teacher)
         if self.weights:
-            labels = semantic_labels(data_samples, student.shape[2:], f'distillers.{self.name}').to(student.device)
+            # The one wait of a step: what is chosen by class is chosen on the CPU.
+            labels = semantic_labels(data_samples, student.shape[2:], f'distillers.{self.name}').cpu()
             for kind, value in self.memory_terms(student, teacher, labels, level).items():
                 terms[f'loss_{kind}'] = self.weights[kind] * value
         return terms
@@ -184,13 +185,16 @@ class CIRKD(FeatureDistiller):
         return similarity_divergence(rows[0], s_keys, rows[1], t_keys, temperature=self.temperature, row_weight=weight)
 
     def memory_terms(self, student: Tensor, teacher: Tensor, labels: Tensor, level: int) -> dict[str, Tensor]:
-        """Let the teacher's vectors into the queues and return the divergence against samples of them, by kind."""
+        """Let the teacher's vectors into the queues and return the divergence against samples of them, by kind.
+
+        Labels lie on the CPU.
+        """
         assert self.num_classes is not None, 'found by setup'
         memory = self._memory(level)
         rows, targets = (normalize_pixels(x)[0] for x in (memory.projector(student), teacher))
         if self.training:
             self._enqueue(targets.view(len(labels), -1, targets.shape[1]), labels.flatten(1), level)
-        valid = is_class(labels.flatten(), self.num_classes)
+        valid = to_device(is_class(labels.flatten(), self.num_classes).nonzero()[:, 0], rows)
         rows, targets = rows[valid], targets[valid]
         # of all processes, so that their mean is that of one
         count = mean_over_ranks(rows.new_full((), len(rows))).clamp_min(MIN_COUNT)
@@ -212,12 +216,12 @@ class CIRKD(FeatureDistiller):
             regions = [region_means(rows, found, classes) for rows, found in zip(targets, labels, strict=True)]
             memory.queue('region').enqueue(*(torch.cat(x) for x in zip(*regions, strict=True)))
         if 'pixel' in self.weights:
-            first = rows_before(len(labels), labels.device)
+            first = rows_before(len(labels), targets.device)
             pixels = []
-            for number, (rows, found) in enumerate(zip(targets, labels.cpu(), strict=True), start=first):
+            for number, (rows, found) in enumerate(zip(targets, labels, strict=True), start=first):
                 stream = self._stream(level, f'picture {number}')
                 chosen = choose_pixels(found, classes, self.pixels_per_image, stream)
-                pixels.append((rows[chosen.to(rows.device)], found[chosen].to(rows.device)))
+                pixels.append((rows[to_device(chosen, rows)], found[chosen]))
             memory.queue('pixel').enqueue(*(torch.cat(x) for x in zip(*pixels, strict=True)))
 
     def _memory(self, level: int) -> ClassMemory:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdistill_dense.distillers.ranks import gather_rows
-from mmdistill_dense.losses import loss_dtype
+from mmdistill_dense.distillers.ranks import gather_numbers, gather_rows
+from mmdistill_dense.losses import loss_dtype, to_device
 
 
 class ClassQueue(nn.Module):
@@ -42,22 +42,22 @@ class ClassQueue(nn.Module):
 
         Args:
             keys: (n, C).
-            labels: (n,) class of each.
+            labels: (n,) class of each, on the CPU.
         """
-        keys, labels = gather_rows(keys.to(self.rows)), gather_rows(labels.to(self.ptr)[:, None])[:, 0]
+        keys, labels = gather_rows(keys.to(self.rows)), gather_numbers(labels, self.ptr)
         classes, size = self.rows.shape[:2]
-        order = labels.argsort(stable=True)
-        keys, labels = keys[order], labels[order]
+        labels, order = labels.sort(stable=True)
         number, counts = place_in_class(labels, classes)
         kept = number >= counts[labels] - size
+        order, labels, number = to_device(torch.stack((order, labels, number))[:, kept], keys)
         place = (self.ptr[labels] + number) % size
-        self.rows.view(-1, keys.shape[1]).index_copy_(0, (labels * size + place)[kept], keys[kept])
-        self.ptr.add_(counts).remainder_(size)
+        self.rows.view(-1, keys.shape[1]).index_copy_(0, labels * size + place, keys[order])
+        self.ptr.add_(to_device(counts, keys)).remainder_(size)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Return ``count`` random rows of each class, (classes * count, C); the same places in all classes."""
         places = torch.randperm(self.rows.shape[1], generator=generator)[:count]
-        return self.rows[:, places.to(self.rows.device, non_blocking=True)].flatten(0, 1)
+        return self.rows[:, to_device(places, self.rows)].flatten(0, 1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClassQueue:
         rows = self.rows
@@ -100,7 +100,7 @@ def place_in_class(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Number the members of each class.
 
     Args:
-        labels: (n,) sorted.
+        labels: (n,) sorted, on the CPU.
         classes: Number of classes.
 
     Returns:
@@ -132,13 +132,14 @@ def region_means(rows: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Te
 
     Args:
         rows: (H * W, C).
-        labels: (H * W,); labels that are no class, as 255, are left out.
+        labels: (H * W,) on the CPU, as what is returned; labels that are no class, as 255, are left out.
         classes: Number of classes.
     """
-    kept = is_class(labels, classes)
-    sums = rows.new_zeros(classes, rows.shape[1]).index_add_(0, labels[kept], rows[kept])
-    present = labels[kept].unique()
-    return F.normalize(sums[present], dim=1), present
+    kept = is_class(labels, classes).nonzero()[:, 0]
+    labels = labels[kept]
+    sums = rows.new_zeros(classes, rows.shape[1]).index_add_(0, to_device(labels, rows), rows[to_device(kept, rows)])
+    present = labels.unique()
+    return F.normalize(sums[to_device(present, rows)], dim=1), present
 
 
 def is_class(labels: Tensor, classes: int) -> Tensor:

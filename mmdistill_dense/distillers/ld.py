@@ -16,6 +16,9 @@ from mmdistill_dense.distillers.options import check_classes, check_option
 from mmdistill_dense.distillers.ranks import mean_over_ranks
 from mmdistill_dense.registry import DISTILLERS
 
+# Of each level: the pictures and the anchors of a mask. To find them waits for the device, so it is done once a mask.
+Places = Sequence[tuple[Tensor, ...]]
+
 
 class Region(NamedTuple):
     """The A anchors of one level: where they are positive (B, A), and what those beside them weigh (B, A), else 0."""
@@ -127,7 +130,7 @@ class LD(Distiller):
         """Return ``loss_ld``, ``loss_vlr`` and ``loss_kd``, as far as they have a weight."""
         scores, edges = student[self.scores], student[self.edges]
         regions = self.regions([x.shape[2:] for x in scores], data_samples, scores[0].device)
-        main = [region.main for region in regions]
+        main = [region.main.nonzero(as_tuple=True) for region in regions]
         positives = _rows(scores, main)
         weight = positives.detach().float().sigmoid().amax(1)
         scale = 1.0 if self.reduction == 'sum' else 1 / mean_over_ranks(weight.sum()).clamp_min(1)
@@ -135,13 +138,16 @@ class LD(Distiller):
         if self.main_weight:
             found['loss_ld'] = self.main_weight * scale / 4 * self._edges(edges, teacher[self.edges], main, weight)
         if self.valuable_weight:
-            beside = [region.valuable > 0 for region in regions]
-            iou = torch.cat([region.valuable[mask] for region, mask in zip(regions, beside, strict=True)])
+            beside = [(region.valuable > 0).nonzero(as_tuple=True) for region in regions]
+            iou = torch.cat([region.valuable[places] for region, places in zip(regions, beside, strict=True)])
             term = self._edges(edges, teacher[self.edges], beside, iou)
             found['loss_vlr'] = self.valuable_weight * scale / 16 * term
         if self.class_weight:
             found['loss_kd'] = self.class_weight * losses.weighted_divergence(
-                positives, _rows(teacher[self.scores], main), _level_shares(main), temperature=self.class_temperature
+                positives,
+                _rows(teacher[self.scores], main),
+                _level_shares(main, positives),
+                temperature=self.class_temperature,
             )
         return found
 
@@ -159,16 +165,20 @@ class LD(Distiller):
         labels = head.get_targets(anchors, flags, instances, metas, batch_gt_instances_ignore=ignored)[1]
         main = [(level >= 0) & (level < head.num_classes) for level in labels]
         flat, border = torch.cat(levels), head.train_cfg['allowed_border']
+        pairs = zip(valid, metas, strict=True)
+        inside = [anchor_inside_flags(flat, usable, meta['img_shape'][:2], border) for usable, meta in pairs]
+        kept = torch.stack([torch.stack([part.sum() for part in flags.split(counts)]) for flags in inside]).tolist()
         valuable = flat.new_zeros(len(metas), len(flat))
-        for row, usable, meta, one in zip(valuable, valid, metas, instances, strict=True):
-            inside = anchor_inside_flags(flat, usable, meta['img_shape'][:2], border)
-            kept = [int(part.sum()) for part in inside.split(counts)]
+        for row, flags, numbers, one in zip(valuable, inside, kept, instances, strict=True):
+            places = flags.nonzero()[:, 0]
             boxes = getattr(one.bboxes, 'tensor', one.bboxes)
-            row[inside] = losses.valuable_region(flat[inside], boxes, kept, topk=head.assigner.topk, ratio=self.ratio)
+            row[places] = losses.valuable_region(
+                flat[places], boxes, numbers, topk=head.assigner.topk, ratio=self.ratio
+            )
         return [Region(*pair) for pair in zip(main, valuable.split(counts, 1), strict=True)]
 
-    def _edges(self, student: Sequence[Tensor], teacher: Sequence[Tensor], masks: list[Tensor], w: Tensor) -> Tensor:
-        s, t = (_rows(x, masks).unflatten(1, (4, -1)) for x in (student, teacher))
+    def _edges(self, student: Sequence[Tensor], teacher: Sequence[Tensor], places: Places, w: Tensor) -> Tensor:
+        s, t = (_rows(x, places).unflatten(1, (4, -1)) for x in (student, teacher))
         return losses.weighted_divergence(s, t, w[:, None].expand(-1, 4), temperature=self.temperature)
 
     def _check_head(self, head: Mapping[str, Any], scope: str | None) -> None:
@@ -204,14 +214,14 @@ def _ground_truth(data_samples: Any, name: str) -> tuple[list[Any], list[Any], l
     return metas, instances, [sample.get('ignored_instances') for sample in data_samples]
 
 
-def _rows(maps: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
-    """Gather (R, C) from maps (B, C, H, W) where masks (B, H W) say so, level after level."""
-    pairs = zip(maps, masks, strict=True)
-    return torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2)[mask] for x, mask in pairs])
+def _rows(maps: Sequence[Tensor], places: Places) -> Tensor:
+    """Gather (R, C) from maps (B, C, H, W) at places of (B, H W), level after level."""
+    pairs = zip(maps, places, strict=True)
+    return torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2)[where] for x, where in pairs])
 
 
-def _level_shares(masks: Sequence[Tensor]) -> Tensor:
+def _level_shares(places: Places, like: Tensor) -> Tensor:
     """Give each positive 1 / (positives of its level), their number averaged over the processes."""
-    numbers = torch.stack([mask.sum() for mask in masks])
-    shares = 1 / mean_over_ranks(numbers.float()).clamp_min(1e-6)
-    return shares.repeat_interleave(numbers)
+    numbers = [len(pictures) for pictures, _ in places]
+    shares = 1 / mean_over_ranks(losses.to_device(torch.tensor(numbers).float(), like)).clamp_min(1e-6)
+    return torch.cat([share.expand(number) for share, number in zip(shares, numbers, strict=True)])

@@ -96,4 +96,5 @@ class MGD(FeatureDistiller):
         generator = self.generator()
         generator.manual_seed(generator.initial_seed() + level)
         batch, _, height, width = x.shape
-        return losses.random_keep((batch, height, width), self.mask_ratio, generator).to(x, non_blocking=True)
+        keep = losses.random_keep((batch, height, width), self.mask_ratio, generator)
+        return losses.to_device(keep, x).to(x.dtype)

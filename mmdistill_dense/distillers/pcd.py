@@ -262,7 +262,8 @@ class PCD(Distiller):
         sizes = [s.shape[2:] for s in students]
         chosen = [self.positions(size.numel(), level) for size in sizes]
         heads = [self._embed(level, s, where) for s, where in zip(students, chosen, strict=True)]
-        mask = inside_images(data_samples, students[0]) if len(students) == 1 else None
+        inside = inside_images(data_samples, students[0]) if len(students) == 1 else None
+        mask = None if inside is None else losses.to_device(inside, students[0])
         valid = None if mask is None else take_pixels(mask, chosen[0])
         with torch.autocast(heads[0].device.type, enabled=False):
             center = self._part('center', level)
@@ -270,7 +271,7 @@ class PCD(Distiller):
             grids = {(i, j): losses.to_grid(maps[j], sizes[i]) for i, j in {(0, 0), *pairs}}
             targets = [take_pixels(grids[i, j], chosen[i]) for i, j in pairs]
             rows = [losses.pixel_pairs(heads[i], t, valid) for (i, _), t in zip(pairs, targets, strict=True)]
-            return Compared(students, heads, grids[0, 0], mask, valid, rows)
+            return Compared(students, heads, grids[0, 0], mask, valid, rows, inside)
 
     def _contrast(self, rows: Sequence[tuple[Tensor, Tensor, Tensor]], queue: NegativeQueue) -> Tensor:
         """Return the mean over the pairs of the mean over their pixels; of all processes, once DDP has averaged."""
@@ -312,6 +313,6 @@ class PCD(Distiller):
         if self.enqueue == 'pooled':
             keys = seen.key()
         else:
-            keys = random_pixels(seen.own, seen.mask, self.keys_per_image, self._generator(level))
+            keys = random_pixels(seen.own, seen.inside, self.keys_per_image, self._generator(level))
         norms = keys.norm(dim=1, keepdim=True)
         return torch.where(norms > MIN_NORM, keys / norms, 0)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.ranks import gather_rows, mean_over_ranks
-from mmdistill_dense.losses import centres_inside, loss_dtype
+from mmdistill_dense.losses import centres_inside, loss_dtype, to_device
 
 MIN_COUNT = 1e-6  # less than the mean, over any number of processes, of a count that is 1 in one of them
 
@@ -27,6 +27,7 @@ class Compared:
         mask: (B, H, W), which pixels of a picture are no padding; ``None`` is all.
         valid: the same for the chosen pixels.
         rows: unit student rows, unit teacher rows and weights of each pair of views.
+        inside: ``mask`` on the CPU, where pixels are drawn.
     """
 
     maps: Sequence[Tensor]
@@ -35,6 +36,7 @@ class Compared:
     mask: Tensor | None
     valid: Tensor | None
     rows: list[tuple[Tensor, Tensor, Tensor]]
+    inside: Tensor | None = None
 
     def pooled(self) -> Tensor:
         """Return the student's mean output of each picture of the first view, without gradient."""
@@ -69,15 +71,13 @@ class NegativeQueue(nn.Module):
         self.register_buffer('rows', rows)
         self.register_buffer('ptr', torch.zeros(1, dtype=torch.long))
         self.register_buffer('filled', torch.tensor([size if init == 'random' else 0]))
-        self._full = False  # as far as has been looked
+        self._count: int | None = None  # of the rows that count, as far as has been looked
 
     def negatives(self) -> Tensor:
         """Return the rows that count."""
-        if self._full:  # it stays so: no need to wait for the device
-            return self.rows
-        count = int(self.filled)
-        self._full = count == len(self.rows)
-        return self.rows[:count]
+        if self._count is None:
+            self._count = int(self.filled)  # waits for the device
+        return self.rows[: self._count]
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
@@ -97,9 +97,11 @@ class NegativeQueue(nn.Module):
         self.rows.index_copy_(0, place, torch.where(written[:, None], keys, self.rows[place]))
         self.ptr.add_(number).remainder_(len(self.rows))
         self.filled.add_(number).clamp_(max=len(self.rows))
+        if self._count != len(self.rows):  # a full queue stays full
+            self._count = None
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self._full = False
+        self._count = None
         super()._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NegativeQueue:
@@ -149,22 +151,22 @@ def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
 def random_pixels(x: Tensor, valid: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
     """Return ``count`` random valid pixels of each image of a map, with replacement: (images * count, C).
 
-    Images without a valid pixel are left out.
+    Images without a valid pixel are left out. ``valid`` lies on the CPU, as the generator does.
     """
-    share = torch.ones(len(x), x.shape[2:].numel()) if valid is None else valid.flatten(1).float().cpu()
+    share = torch.ones(len(x), x.shape[2:].numel()) if valid is None else valid.flatten(1).float()
     images = share.any(1).nonzero()[:, 0]
     drawn = torch.multinomial(share[images], count, replacement=True, generator=generator)
-    return x.flatten(2)[images[:, None].to(x.device), :, drawn.to(x.device)].flatten(0, 1)
+    return x.flatten(2)[to_device(images[:, None], x), :, to_device(drawn, x)].flatten(0, 1)
 
 
 def take_pixels(x: Tensor, chosen: Tensor | None) -> Tensor:
     """Return the pixels of flat indices ``chosen`` (all for ``None``): of (B, C, H, W) a (B, C, n, 1), of (B, H, W) a
     (B, n, 1)."""
-    return x if chosen is None else x.flatten(-2)[..., chosen.to(x.device, non_blocking=True), None]
+    return x if chosen is None else x.flatten(-2)[..., to_device(chosen, x), None]
 
 
 def inside_images(data_samples: Any, x: Tensor) -> Tensor | None:
-    """Return the (B, H, W) mask of a map's pixels inside the images of a padded batch; ``None`` is all of them.
+    """Return the (B, H, W) mask, on the CPU, of a map's pixels inside the images of a padded batch; ``None`` is all.
 
     Both mmseg and mmdet write an image's shape and the batch's into the data samples.
     """
@@ -176,4 +178,4 @@ def inside_images(data_samples: Any, x: Tensor) -> Tensor | None:
     batch = tuple(max(shape[axis] for shape in padded) for axis in (0, 1))
     if all(tuple(image[:2]) == batch for image in images):
         return None
-    return centres_inside(images, batch, x.shape[2:]).to(x.device, non_blocking=True)
+    return centres_inside(images, batch, x.shape[2:])

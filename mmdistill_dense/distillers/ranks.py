@@ -22,6 +22,14 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
 
+def gather_numbers(numbers: Tensor, like: Tensor) -> Tensor:
+    """Return the (n,) integers of every process as :func:`gather_rows` does, on the CPU, where they lie.
+
+    They travel on the device of ``like``; where there are several processes, the CPU waits for them.
+    """
+    return numbers if world_size() == 1 else gather_rows(numbers.to(like)[:, None])[:, 0].cpu()
+
+
 def gather_rows_with_gradient(rows: Tensor) -> Tensor:
     """As :func:`gather_rows`; the gradient of a row is the sum of what all processes find for it.
 

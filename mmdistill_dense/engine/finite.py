@@ -19,12 +19,15 @@ from mmdistill_dense.wording import some
 class LossGuard:
     """Stops a run at a loss that is not finite, or leaves such steps out.
 
-    It stands between the loss and ``optim_wrapper.update_params``, so before the gradients: a gradient that overflowed
-    by the scale of mixed precision is the scaler's business and no fault. All processes decide alike. A step costs one
-    look at one number.
+    It looks at the loss, not at the gradients: a gradient that overflowed by the scale of mixed precision is the
+    scaler's business and no fault. All processes decide alike, before any weight changes.
 
-    A step that is left out changes nothing: weights and optimizer are not touched, buffers (the statistics of batch
-    norms, queues of distillers) are put back. Rates and schedules go on; of accumulated gradients the part is missing.
+    Without patience a step waits for no device: the number travels to the CPU while the backward pass is launched, and
+    is looked at behind it. A GPU that is not that far has the backward pass to do meanwhile.
+
+    With patience the number is looked at before the backward pass, for which the CPU waits once a step. A step that is
+    left out changes nothing: weights and optimizer are not touched, buffers (the statistics of batch norms, queues of
+    distillers) are put back. Rates and schedules go on; of accumulated gradients the part is missing.
 
     Args:
         patience: Steps in a row to leave out before the run is stopped.
@@ -42,14 +45,18 @@ class LossGuard:
         self.row = 0
         self._handles.append(unwrap(runner.model).register_forward_hook(self._remember, with_kwargs=True))
         wrapper = runner.optim_wrapper
-        wrapper.update_params = partial(self._update, runner, wrapper.update_params)
+        if self.patience:
+            wrapper.update_params = partial(self._update, runner, wrapper.update_params)
+        else:
+            wrapper.backward = partial(self._backward, runner, wrapper.backward)
 
     def detach(self, runner: Runner) -> None:
         """Leave the runner as it was."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        vars(runner.optim_wrapper).pop('update_params', None)
+        for name in ('update_params', 'backward'):
+            vars(runner.optim_wrapper).pop(name, None)
         self._seen, self._buffers = None, {}
 
     def before_step(self, model: nn.Module) -> None:
@@ -62,16 +69,19 @@ class LossGuard:
             parts = {name: [tensor.detach() for tensor in _tensors(value)] for name, value in losses.items()}
             self._seen = parts, given.get('inputs'), given.get('data_samples')
 
+    def _backward(self, runner: Runner, backward: Any, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        verdict = _Verdict(loss)
+        backward(loss, *args, **kwargs)
+        if verdict.bad():
+            raise RuntimeError(_stopped(runner.iter + 1, self._told(runner), self.patience))
+        self._seen = None
+
     def _update(self, runner: Runner, update: Any, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        bad = _on_any_process(loss)
-        seen, self._seen = self._seen, None
-        if not bad:
-            del seen  # the pictures need not wait for the backward pass to end
-            self.row = 0
+        if not _Verdict(loss).bad():
+            self._seen, self.row = None, 0  # the pictures need not wait for the backward pass to end
             update(loss, *args, **kwargs)
             return
-        told = dict.fromkeys(reason for found in all_gather_object(_reasons(runner, seen)) for reason in found)
-        reasons = list(told) or ['Each loss is finite, and their sum is not.']
+        reasons = self._told(runner)
         self.row += 1
         if self.row > self.patience:
             raise RuntimeError(_stopped(runner.iter + 1, reasons, self.patience))
@@ -82,6 +92,12 @@ class LossGuard:
             f'Iteration {runner.iter + 1} is left out, its loss is not finite: {" ".join(reasons)} '
             f'{self.row} in a row (default_hooks.distill.skip_nonfinite={self.patience}), {count} in all.'
         )
+
+    def _told(self, runner: Runner) -> list[str]:
+        """Return what the processes found out, each sentence once."""
+        seen, self._seen = self._seen, None
+        told = dict.fromkeys(reason for found in all_gather_object(_reasons(runner, seen)) for reason in found)
+        return list(told) or ['Each loss is finite, and their sum is not.']
 
     @torch.no_grad()
     def _put_back(self, model: nn.Module) -> None:
@@ -111,10 +127,20 @@ def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
         )
 
 
-def _on_any_process(loss: Tensor) -> bool:
-    found = torch.as_tensor(loss).detach().isfinite().all().logical_not().float()
-    all_reduce(found, op='max')
-    return bool(found)
+class _Verdict:
+    """Whether a loss is no number on any process, on its way to the CPU."""
+
+    def __init__(self, loss: Tensor) -> None:
+        found = torch.as_tensor(loss).detach().isfinite().all().logical_not().float()
+        all_reduce(found, op='max')
+        # Of a GPU torch copies into pinned memory then, which holds the number once the event has happened.
+        self._found = found.to('cpu', non_blocking=found.is_cuda)
+        self._arrived = torch.cuda.current_stream(found.device).record_event() if found.is_cuda else None
+
+    def bad(self) -> bool:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return bool(self._found)
 
 
 def _reasons(runner: Runner, seen: tuple[Mapping[str, Any], Any, Any] | None) -> list[str]:

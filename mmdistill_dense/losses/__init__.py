@@ -33,6 +33,7 @@ from mmdistill_dense.losses.precision import loss_dtype
 from mmdistill_dense.losses.projector import centre_keep, masked_align_conv, random_keep
 from mmdistill_dense.losses.prototypes import prototype_distance
 from mmdistill_dense.losses.regression import smooth_l1
+from mmdistill_dense.losses.sending import to_device
 from mmdistill_dense.losses.similarity import similarity_divergence
 from mmdistill_dense.losses.standardized import standardized_mse
 
@@ -74,6 +75,7 @@ __all__ = [
     'spatial_attention',
     'spatial_gate',
     'standardized_mse',
+    'to_device',
     'to_grid',
     'token_masks',
     'valuable_region',

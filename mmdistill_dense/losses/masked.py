@@ -84,7 +84,7 @@ def _shifted_sums(x: Tensor) -> Tensor:
     sums[..., 2] -= x[..., 0].sum(2)[..., None]
     for offset, row in ((0, x[:, :, -1]), (2, x[:, :, 0])):
         sums[:, :, offset] -= row.sum(2)[..., None]
-        sums[:, :, offset, ::2] += row[..., [-1, 0]]  # the corner, taken off twice
+        sums[:, :, offset, ::2] += torch.stack((row[..., -1], row[..., 0]), -1)  # the corner, taken off twice
     return sums
 
 

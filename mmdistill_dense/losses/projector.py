@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmdistill_dense.losses.sending import to_device
+
 _SCATTER_SHARE = 0.6  # of kept positions; above it one convolution over all of them is faster
 
 
@@ -65,7 +67,7 @@ def masked_align_conv(
         raise ValueError(f'keep must be {(b, 1, h, w)} for a map of {tuple(feat.shape)}, got {tuple(keep.shape)}')
     # what is kept is known without waiting for a device only where the mask is on the CPU
     index = keep.flatten().nonzero()[:, 0] if keep.dtype == torch.bool and keep.device.type == 'cpu' else None
-    keep = keep.to(feat, non_blocking=True)
+    keep = to_device(keep, feat).to(feat.dtype)
     padding = conv_weight.shape[-1] // 2
     if not _folding_pays(b * h * w, align_weight, conv_weight):
         return F.conv2d(F.conv2d(feat, align_weight, align_bias) * keep, conv_weight, conv_bias, padding=padding)
@@ -74,7 +76,7 @@ def masked_align_conv(
     folded = F.conv2d(conv_weight, align.t()[..., None, None])  # (Co, Cs + 1, k, k)
     if index is None or len(index) > _SCATTER_SHARE * keep.numel() or torch.is_autocast_enabled(feat.device.type):
         return F.conv2d(torch.cat([feat * keep, keep], 1), folded, conv_bias, padding=padding)
-    index = index.to(feat.device, non_blocking=True)
+    index = to_device(index, feat)
     rows = feat.flatten(2).mT.reshape(b * h * w, -1).index_select(0, index)
     return _KeptConv.apply(F.pad(rows, (0, 1), value=1.0), folded, conv_bias, index, (b, h, w))
 

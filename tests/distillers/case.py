@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from mmdistill_dense.distillers import Distiller
 from mmdistill_dense.distillers.base import Progress
 from tests import toys
-from tests.distillers.device import WAITING, no_waiting, on_device
+from tests.fake_device import FakeDevice
+from tests.fake_tensor import DEVICE, on_cpu, on_device
 
 STEPS = 6
 
@@ -31,7 +30,7 @@ class DistillerCase:
     zero_on_identical = False  # whether equal maps of equal width give a loss of 0
     permuted_is_worse = True
     samples: Any = None  # the ground truth of the 2 pictures, for methods that read it
-    waits = ''  # why a step cannot do without numbers from the device
+    waits = 0  # how often a step waits for the device, besides the mm* packages
 
     def make(self, **changes: Any) -> Distiller:
         """The distiller, set up for the case's shapes."""
@@ -126,15 +125,21 @@ class DistillerCase:
         assert all(value.dtype == torch.float32 for value in losses.values())
         torch.testing.assert_close(torch.stack(list(losses.values())).sum(), exact, rtol=0.05, atol=1e-3)
 
-    def test_a_step_does_not_wait_for_the_device(self) -> None:
+    def test_a_step_on_a_device_gives_the_same_and_does_not_wait(self) -> None:
         distiller = self.make()
         distiller.step(*self.maps(distiller), self.samples)  # the first step may look whether all is there
-        distiller.to('meta')
-        student, teacher = on_device(self.maps(distiller))
-        samples = on_device(self.samples)
-        with pytest.raises(WAITING) if self.waits else contextlib.nullcontext(), no_waiting():
-            terms = distiller.step(student, teacher, samples)
-            torch.stack(list(terms.values())).sum().backward()
+        elsewhere, device = copy.deepcopy(distiller), FakeDevice()
+        with device.running():
+            elsewhere.to(DEVICE)
+            maps, samples = on_device(self.maps(distiller)), on_device(self.samples)
+            device.forget()
+            found = elsewhere.step(*maps, samples)
+            torch.stack(list(found.values())).sum().backward()
+        assert device.ours() == self.waits, device.waits
+        losses = distiller.step(*self.maps(distiller), self.samples)
+        torch.testing.assert_close(on_cpu(found), on_cpu(losses))
+        states = [{**dict(x.named_parameters()), **dict(x.named_buffers())} for x in (elsewhere, distiller)]
+        torch.testing.assert_close(*map(on_cpu, states))
 
     def test_permuted_teacher_is_worse(self) -> None:
         """Where a student agrees with its teacher, a teacher whose pictures were exchanged gives a higher loss."""

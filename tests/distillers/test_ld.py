@@ -56,7 +56,7 @@ class TestLD(DistillerCase):
     """The case has one shape for both taps: 36 classes, and 4 edges of 9 values."""
 
     option = dict(type='LD', main_weight=0.5)
-    waits = "mmdet's assigner waits for what it selects, as it does in the student's own loss"
+    waits = 5  # two masks of one level, the anchors of each of two pictures that lie inside, their number
     student = teacher = (2, 36, 8, 8)
     zero_on_identical = True
     samples = _samples()

@@ -1,0 +1,141 @@
+"""Where a step waits for the device: nowhere, but for what docs/architecture.md tells."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+import mmdistill_dense
+from mmdistill_dense.acceleration import Acceleration
+from mmdistill_dense.engine.finite import LossGuard
+from mmdistill_dense.registry import DISTILLERS
+from tests import toys, waits
+from tests.fake_device import FakeDevice
+from tests.fake_tensor import DEVICE, on_cpu, on_device
+
+NAN = float('nan')
+
+
+# Whole models
+
+
+def test_methods_of_segmentation_without_labels_wait_for_nothing():
+    afdcd = dict(type='AfDCD', groups=8, pool_size=1)
+    taps = dict(pcd=dict(type='PCD', **waits.QUEUE), mimic=dict(type='MaskedMimic'), afdcd=afdcd)
+    scores = dict(kd=dict(type='LogitKD'), cwd=dict(type='CWD', schedule=dict(warmup=10)), dist=dict(type='DIST'))
+    device = waits.count(waits.SEGMENTOR, {**taps, **scores})
+    assert not device.ours(), device.waits
+
+
+def test_methods_of_detection_wait_for_nothing_on_padded_batches_of_several_levels():
+    masked = dict(maskd=dict(type='MasKD', num_tokens=2), mgd=dict(type='MGD'), fgd=dict(type='FGD'))
+    pixels = dict(type='PCD', student_tap='neck', **waits.QUEUE, **waits.PIXELS)
+    device = waits.count(waits.DETECTOR, dict(masked, pcd=pixels, head=dict(type='HeadOutputKD', **waits.SCORES)))
+    assert not device.ours(), device.waits
+
+
+def test_ld_looks_once_where_a_mask_is():
+    """Two masks, five levels; and for two pictures the anchors that lie inside, their numbers at once."""
+    device = waits.count('gfl', dict(ld=dict(type='LD')))
+    assert device.ours() == 2 * 5 + 2 + 1, device.waits
+
+
+def test_every_method_is_in_the_table():
+    methods = {name for name, cls in DISTILLERS.module_dict.items() if cls.__module__.startswith('mmdistill_dense.')}
+    assert {setup.method for setup in waits.SETUPS} == methods
+    assert all(f'`{name}`' in waits.on_page() for name in methods)
+
+
+@pytest.mark.soak
+def test_the_table_is_what_is_counted():
+    assert waits.on_page() == waits.table(), 'python -m tests.waits writes it anew'
+
+
+def test_copies_to_and_from_the_device_go_one_way():
+    """Memory that is sent must be pinned and stay as it is; what is fetched must not be read before it is there."""
+    package = Path(mmdistill_dense.__file__).parent
+    users = {p.relative_to(package).as_posix() for p in package.rglob('*.py') if 'non_blocking' in p.read_text('utf-8')}
+    assert users == {'losses/sending.py', 'engine/finite.py'}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_a_step_does_not_wait_for_a_gpu(monkeypatch):
+    distillers = dict(kd=dict(type='LogitKD'), mimic=dict(type='MaskedMimic'))
+    options = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=distillers)
+    model = toys.distilled(**options).cuda()
+    monkeypatch.setattr('mmseg.models.decode_heads.decode_head.accuracy', lambda logits, *_, **__: logits.sum())
+    batch = model.data_preprocessor(toys.seg_batch(), True)
+    toys.total(model.loss(**batch)).backward()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as profile:
+        torch.cuda.set_sync_debug_mode('error')
+        try:
+            toys.total(model.loss(**batch)).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+    waits = [event.key for event in profile.key_averages() if 'Synchronize' in event.key]
+    assert 'cudaStreamSynchronize' not in waits
+
+
+# The look at the loss
+
+
+class Guarded:
+    """A small network on the device, trained under a guard."""
+
+    def __init__(self, patience):
+        torch.manual_seed(0)
+        self.device, self.guard = FakeDevice(), LossGuard(patience)
+        self.model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        with self.device.running():
+            self.model.to(DEVICE)
+        self.device.forget()
+        self.wrapper = OptimWrapper(torch.optim.SGD(self.model.parameters(), lr=0.1))
+        self.before = self.weights()
+
+    def weights(self):
+        return {name: value.clone() for name, value in on_cpu(dict(self.model.named_parameters())).items()}
+
+    def step(self, scale=1.0):
+        runner = SimpleNamespace(model=self.model, optim_wrapper=self.wrapper, iter=2)
+        with self.device.running():
+            self.guard.attach(runner)
+            self.guard.before_step(self.model)
+            inputs = on_device(torch.randn(5, 4))
+            self.wrapper.update_params(self.model(inputs).square().sum() * scale)
+
+
+def test_the_look_at_the_loss_leaves_the_device_its_backward_pass():
+    guarded = Guarded(0)
+    guarded.step()
+    assert not guarded.device.waits and len(guarded.device.events) == 1
+    assert guarded.device.events[0] > 10, 'launched behind what is waited for'
+    assert toys.differing(guarded.before, guarded.weights())
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step_on_a_device_too():
+    guarded = Guarded(0)
+    with pytest.raises(RuntimeError, match=r'Iteration 3: the loss is not finite, and the step was not taken'):
+        guarded.step(NAN)
+    assert not toys.differing(guarded.before, guarded.weights())
+
+
+def test_a_step_that_may_be_left_out_waits_once():
+    guarded = Guarded(1)
+    guarded.step()
+    assert not guarded.device.waits and guarded.device.events == [0]
+
+
+def test_what_a_teacher_returns_is_ready(monkeypatch):
+    """On a stream of its own a teacher is behind; whoever calls it, the guard or a monitor, must not read too early."""
+    joined = []
+    monkeypatch.setattr(Acceleration, 'join', lambda self, recorded: joined.append(recorded))
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+    inputs = model.data_preprocessor(toys.seg_batch(), True)['inputs']
+    found = toys.teacher_of(model)(inputs)
+    assert len(joined) == 1 and joined[0] is found
+    model.loss(**model.data_preprocessor(toys.seg_batch(), True))
+    assert len(joined) == 2, 'once, behind the student'

@@ -95,9 +95,8 @@ def test_killed_run_ends_as_an_undisturbed_one(undisturbed: Undisturbed, tmp_pat
         assert where or turn, f'it ended before its first moment, {moment}'
         undisturbed.kills += bool(where)
         left = ', '.join(sorted(path.name for path in checkpoints(folder))) or 'none'
-        print(
-            f'\nseed {SEED}, {kind} {DRAWN.get(kind, "")} {point}: {moment}; {where or "finished before"}; files: {left}'
-        )
+        end = where or 'finished before'
+        print(f'\nseed {SEED}, {kind} {DRAWN.get(kind, "")} {point}: {moment}; {end}; files: {left}')
     undisturbed.server.whole(kind, folder)
     assert_same(folder, whole)
 

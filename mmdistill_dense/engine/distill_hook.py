@@ -12,6 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import IterableDataset
 
 from mmdistill_dense.engine.changes import tell_changes
 from mmdistill_dense.engine.checks import (
@@ -226,5 +227,7 @@ def _is_epoch_based(runner: Runner) -> bool:
 
 def _has_default_workers(loader: Any) -> bool:
     """Tell whether the workers' random streams are ours to set: a ``worker_init_fn`` of the user's stays."""
+    if isinstance(loader.dataset, IterableDataset):
+        return False  # it draws by itself, without a sampler
     configured = getattr(loader.worker_init_fn, 'func', loader.worker_init_fn)
     return configured is mmengine_worker_init_fn or isinstance(configured, WorkerSeed)

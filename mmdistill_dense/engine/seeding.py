@@ -93,8 +93,7 @@ class SeededBatches:
 
     def skip_iter(self, count: int) -> None:
         """Leave out ``count`` batches, before the first is taken; mmengine's loop calls this on resume."""
-        for _ in range(count):
-            self._indices.draw()
+        self._indices.skip(count)
         self.position += count
 
     def close(self) -> None:
@@ -109,21 +108,29 @@ class _Indices:
         self.loader = loader
         self.place = place
         self.number = 0
-        self.drawn = self._draw_all()
+        self._drawn = self._draw_all()
 
     def __iter__(self) -> _Indices:
         return self
 
     def __next__(self) -> Any:
         place = (*self.place, self.number)
-        indices = self.draw()
+        with fork_rng():
+            indices = self._draw()
         return _Sent(indices, place) if self.loader.num_workers else indices
 
-    def draw(self) -> Any:
-        """Return the next batch of indices, and leave the global random streams as they were."""
+    def skip(self, count: int) -> None:
+        """Draw batches for nothing."""
         with fork_rng():
-            seed_everything(mix(*self.place, self.number, 3))
-            indices = next(self.drawn)
+            for _ in range(count):
+                self._draw()
+
+    def _draw(self) -> Any:
+        seed = mix(*self.place, self.number, 3)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # samplers draw on the CPU: no need to seed all devices
+        indices = next(self._drawn)
         self.number += 1
         return indices
 

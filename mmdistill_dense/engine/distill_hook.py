@@ -115,7 +115,8 @@ class DistillHook(Hook):
                 'resume in epoch-based training: set it to False (iteration-based training may keep it).'
             )
         loop = runner.train_loop
-        if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
+        counted = isinstance(loop, IterBasedTrainLoop) and not isinstance(loader.dataset, IterableDataset)
+        if counted and _has_default_workers(loader):
             loop.dataloader_iterator = SeededBatches(loader, runner.seed, get_rank())
         tell_when_finished(runner)
         warn_of_batch(runner)
@@ -151,8 +152,10 @@ class DistillHook(Hook):
             loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Reseed torch and move the progress on."""
-        torch.manual_seed(mix(runner.seed, get_rank(), runner.iter))
+        """Reseed torch, or all streams where the pipeline has its own at each batch, and move the progress on."""
+        batches = getattr(runner.train_loop, 'dataloader_iterator', None)
+        reseed = seed_everything if isinstance(batches, SeededBatches) else torch.manual_seed
+        reseed(mix(runner.seed, get_rank(), runner.iter))
         self.guard.before_step(unwrap(runner.model))
         distillation = getattr(unwrap(runner.model), 'distillation', None)
         if distillation is not None:
@@ -227,7 +230,5 @@ def _is_epoch_based(runner: Runner) -> bool:
 
 def _has_default_workers(loader: Any) -> bool:
     """Tell whether the workers' random streams are ours to set: a ``worker_init_fn`` of the user's stays."""
-    if isinstance(loader.dataset, IterableDataset):
-        return False  # it draws by itself, without a sampler
     configured = getattr(loader.worker_init_fn, 'func', loader.worker_init_fn)
     return configured is mmengine_worker_init_fn or isinstance(configured, WorkerSeed)

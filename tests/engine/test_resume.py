@@ -2,8 +2,10 @@
 
 import functools
 import logging
+import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -133,15 +135,28 @@ def test_a_run_without_a_seed_resumes_in_the_same_order(tmp_path):
     assert not toys.differing(first, second)
 
 
+@HOOKS.register_module()
+class Dice(Hook):
+    """Draws as a model may that changes the size of its pictures: from Python's stream, and from numpy's."""
+
+    thrown: list = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.thrown.append((runner.iter, random.random(), np.random.rand()))
+
+
 def test_a_finite_sampler_resumes_behind_its_end(tmp_path):
-    """In an iteration-based run it begins anew, with workers that start anew in a resumed run alone."""
-    changes = dict(train_dataloader=dict(sampler=dict(type='DefaultSampler'), dataset=dict(num_images=5)))
+    """In an iteration-based run it begins anew; the workers began at another batch."""
+    data = dict(num_workers=2, sampler=dict(type='DefaultSampler'), dataset=dict(num_images=5))
+    changes = dict(train_dataloader=data, custom_hooks=[dict(type='mmdistill_dense.Dice')])
     plain = toys.seg_net('fcn', dropout=0.1)
+    Dice.thrown.clear()
     toys.train(None, config(tmp_path / 'a', 'iters', 2, plain, **changes))
     start = str(tmp_path / 'a' / 'iter_4.pth')
     toys.train(None, config(tmp_path / 'b', 'iters', 2, plain, resume=True, load_from=start, **changes))
     first, second = (content(tmp_path / name / 'iter_6.pth') for name in 'ab')
     assert not toys.differing(first, second)
+    assert Dice.thrown[4:6] == Dice.thrown[6:] and len(set(Dice.thrown)) == 6
 
 
 def test_without_reseeding_it_would_differ(tmp_path):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mmdistill_dense.datasets.painter import CLASSES, paint
 from mmdistill_dense.distillers.base import FeatureDistiller, Level
 from mmdistill_dense.losses import to_device
+from mmdistill_dense.engine.seeding import SeededBatches
 from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS
 from mmdistill_dense.teacher import FrozenTeacher, build_network
 from mmdistill_dense.zoo import load_model
@@ -247,6 +248,10 @@ class ToyDetDataset(BaseDataset):
     def __getitem__(self, index: int) -> dict:
         return det_item(self.seed, index, masks=self.masks)
 
+    def get_cat_ids(self, index: int) -> list[int]:
+        """Classes in a picture, for samplers that look at them."""
+        return self[index]['data_samples'].gt_instances.labels.tolist()
+
 
 def losses_of(model: Any, batch: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The loss dict of one training forward."""
@@ -412,10 +417,10 @@ def train(work_dir: Path | str, model: Mapping[str, Any] | Config, **options: An
 def stop_workers(runner: Runner) -> None:
     """Stop the workers of an iteration-based loop: left to the garbage collector, each takes seconds to die."""
     batches = getattr(runner._train_loop, 'dataloader_iterator', None)
-    batches = getattr(batches, 'inner', batches)
-    if batches is not None:
-        batches._iterator = None
-        runner.train_dataloader._iterator = None
+    if isinstance(batches, SeededBatches):
+        batches.close()
+    elif batches is not None:
+        batches._iterator = runner.train_dataloader._iterator = None
 
 
 def student_state(model: nn.Module) -> dict[str, Tensor]:

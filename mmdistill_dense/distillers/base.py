@@ -145,10 +145,16 @@ class Distiller(nn.Module):
         terms = [parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
         return {'loss_off': 0.0 * torch.stack(terms).sum()} if terms else {}
 
-    def clip_gradients(self) -> Tensor:
-        """Clip the gradients of this distiller's own parameters to ``clip_max_norm``; return their norm before."""
+    def clip_gradients(self, scale: Tensor | float = 1.0) -> Tensor:
+        """Clip the gradients of this distiller's own parameters to ``clip_max_norm``; return their norm before.
+
+        ``scale`` is a factor that the gradients still carry, and keep; neither the limit nor the norm does.
+        """
         assert self.clip_max_norm is not None, 'called for distillers that clip'
-        return nn.utils.clip_grad_norm_(self.parameters(), self.clip_max_norm)
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients) / scale
+        nn.utils.clip_grads_with_norm_(self.parameters(), self.clip_max_norm, norm)
+        return norm
 
     def generator(self) -> torch.Generator:
         """Return a CPU generator that depends on (seed, rank, iteration, distiller name) and on nothing else."""

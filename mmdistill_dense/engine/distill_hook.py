@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +9,12 @@ from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch import Tensor, nn
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import IterableDataset
 
-from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.engine.changes import tell_changes
 from mmdistill_dense.engine.checks import (
     check_carrier,
     check_crop,
@@ -26,11 +25,19 @@ from mmdistill_dense.engine.checks import (
     student_model,
     warn_of_batch,
 )
+from mmdistill_dense.engine.clipping import Clipping
+from mmdistill_dense.engine.custom_keys import check_custom_keys
 from mmdistill_dense.engine.ddp import check_equal_epochs, unwrap, warn_of_other_processes
 from mmdistill_dense.engine.finite import LossGuard, check_saved
 from mmdistill_dense.engine.identity import comparable, describe, identity
 from mmdistill_dense.engine.loops import check_checkpoints, check_loaders, check_weights
-from mmdistill_dense.engine.resuming import resume_from_a_whole_file
+from mmdistill_dense.engine.resuming import (
+    restore_sampler_seed,
+    resume_from_a_whole_file,
+    sampler_seed,
+    tell_when_finished,
+    tell_when_interrupted,
+)
 from mmdistill_dense.engine.seeding import SeededBatches, WorkerSeed, mix, seed_everything
 from mmdistill_dense.engine.validating import OwedValidation
 from mmdistill_dense.registry import HOOKS
@@ -71,7 +78,7 @@ class DistillHook(Hook):
             )
         self.resume_changed = resume_changed
         self.guard = LossGuard(skip_nonfinite)
-        self._handles: list[Any] = []
+        self.clipping = Clipping()
 
     def before_run(self, runner: Runner) -> None:
         """Refuse what cannot work before any weight is loaded; choose the file to resume from."""
@@ -79,6 +86,8 @@ class DistillHook(Hook):
         check_loaders(runner)
         check_checkpoints(runner)
         resume_from_a_whole_file(runner)
+        if isinstance(runner._train_loop, BaseLoop):
+            tell_when_interrupted(runner)
         strategy = type(getattr(runner, 'strategy', None)).__name__
         model = unwrap(runner.model)
         if not is_distill_model(runner.cfg.get('model')):
@@ -93,6 +102,7 @@ class DistillHook(Hook):
                 f'{name} shards the student and is not supported with distillers; the student fits one device: '
                 'use DDP (--launcher pytorch).'
             )
+        check_custom_keys(runner, model)
         if runner._load_from and not runner._resume:  # a resumed run must say what it was made of
             model.distillation.inherit = ()
 
@@ -105,8 +115,10 @@ class DistillHook(Hook):
                 'resume in epoch-based training: set it to False (iteration-based training may keep it).'
             )
         loop = runner.train_loop
-        if not _is_epoch_based(runner) and _has_default_workers(loader):
-            loop.dataloader_iterator = SeededBatches(loop.dataloader_iterator, loader, runner.seed, get_rank())
+        counted = isinstance(loop, IterBasedTrainLoop) and not isinstance(loader.dataset, IterableDataset)
+        if counted and _has_default_workers(loader):
+            loop.dataloader_iterator = SeededBatches(loader, runner.seed, get_rank())
+        tell_when_finished(runner)
         warn_of_batch(runner)
         check_equal_epochs(runner)
         runner.register_hook(OwedValidation())
@@ -130,7 +142,7 @@ class DistillHook(Hook):
         distillation.attended = True
         for distiller in model.distillers.values():
             distiller.prepare(runner, distillation.teachers[distiller.teacher])
-        self._arrange_clipping(runner, model)
+        self.clipping.attach(runner, model.distillers)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Restart the streams that the data pipeline draws from; iteration-based runs are one long epoch."""
@@ -140,8 +152,10 @@ class DistillHook(Hook):
             loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Reseed torch and move the progress on."""
-        torch.manual_seed(mix(runner.seed, get_rank(), runner.iter))
+        """Reseed torch, or all streams where the pipeline has its own at each batch, and move the progress on."""
+        batches = getattr(runner.train_loop, 'dataloader_iterator', None)
+        reseed = seed_everything if isinstance(batches, SeededBatches) else torch.manual_seed
+        reseed(mix(runner.seed, get_rank(), runner.iter))
         self.guard.before_step(unwrap(runner.model))
         distillation = getattr(unwrap(runner.model), 'distillation', None)
         if distillation is not None:
@@ -150,14 +164,12 @@ class DistillHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Take the guard and the clipping away again."""
         self.guard.detach(runner)
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self.clipping.detach()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Write the receipt, and the distillers' state into files that a run can resume from."""
         model = unwrap(runner.model)
-        checkpoint['meta']['processes'] = get_world_size()
+        checkpoint['meta'].update(processes=get_world_size(), sampler_seed=sampler_seed(runner))
         if hasattr(model, 'distillation'):
             checkpoint['meta']['distill'] = identity(model)
             if 'optimizer' in checkpoint:
@@ -173,6 +185,8 @@ class DistillHook(Hook):
         if not runner._resume:
             return
         warn_of_other_processes(runner, checkpoint)
+        tell_changes(runner, checkpoint)
+        restore_sampler_seed(runner, checkpoint)
         now = identity(model) if hasattr(model, 'distillation') else {}
         then = checkpoint.get('meta', {}).get('distill') or {}
         changed = comparable(then) != comparable(now)
@@ -196,22 +210,6 @@ class DistillHook(Hook):
         if changed and then.get('distillers') != now.get('distillers') and 'optimizer' in checkpoint:
             _fit_optimizer(checkpoint['optimizer'], runner, model)
 
-    def _arrange_clipping(self, runner: Runner, model: Any) -> None:
-        wrapper = runner.optim_wrapper
-        for name, distiller in model.distillers.items():
-            trains = any(parameter.requires_grad for parameter in distiller.parameters())
-            if distiller.clip_max_norm is not None and trains:
-                if not hasattr(wrapper, 'optimizer'):
-                    raise ValueError(
-                        f'model.distillers.{name}.clip_max_norm needs one optimizer, this run has several '
-                        f'({type(wrapper).__name__}); set it to None.'
-                    )
-                clip = partial(_clip, runner, name, distiller)
-                self._handles.append(wrapper.optimizer.register_step_pre_hook(clip))
-        if getattr(wrapper, 'clip_grad_kwargs', None):
-            owned = {id(parameter) for parameter in model.distillers.parameters()}
-            wrapper.clip_func = partial(_clip_students, wrapper.clip_func, owned)
-
 
 def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> None:
     """Keep the student's part of a saved optimizer state; the distillers' starts anew, as they are others now."""
@@ -224,16 +222,6 @@ def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> N
     students = sum(not name.startswith('distillers.') for name, _ in model.named_parameters())
     saved['param_groups'][0]['params'] = groups[0]['params']
     saved['state'] = {index: state for index, state in saved['state'].items() if index < students}
-
-
-def _clip(runner: Runner, name: str, distiller: Distiller, *_: Any) -> None:
-    runner.message_hub.update_scalar(f'train/distill.{name}.grad_norm', distiller.clip_gradients())
-
-
-def _clip_students(clip: Callable[..., Any], owned: set[int], parameters: Sequence[Tensor], **options: Any) -> Any:
-    """The user's own clipping, over the student's parameters alone: a large distiller gradient must not shrink its
-    step."""
-    return clip([parameter for parameter in parameters if id(parameter) not in owned], **options)
 
 
 def _is_epoch_based(runner: Runner) -> bool:

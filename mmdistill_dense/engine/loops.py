@@ -4,7 +4,7 @@ not fit."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.hooks import CheckpointHook
@@ -68,7 +68,8 @@ def check_weights(runner: Runner, content: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another network; mmengine loads what fits of it, warns, and goes on.
 
     A run that resumes needs every tensor. A test needs those it finds in the right shape, and half of all, since old
-    files are renamed on loading. A run that starts from ``load_from`` needs half of all: a head may be new.
+    files are renamed on loading. A run that starts from ``load_from`` needs half of all, as a head may be new, or the
+    whole backbone, which is less than that in many a detector.
 
     Args:
         runner: That is about to load.
@@ -85,7 +86,9 @@ def check_weights(runner: Runner, content: Mapping[str, Any]) -> None:
     missing = [name for name in own if name not in given]
     shaped = [name for name, shape in own.items() if name in given and given[name] != shape]
     resumes, tests = runner._resume, not isinstance(runner._train_loop, BaseLoop)
-    if (resumes and missing) or (shaped and (resumes or tests)) or 2 * len(missing + shaped) > len(own):
+    starts = not resumes and not tests and _whole_backbone(own, missing + shaped)
+    too_few = 2 * len(missing + shaped) > len(own) and not starts
+    if (resumes and missing) or (shaped and (resumes or tests)) or too_few:
         key = 'The checkpoint to resume' if resumes else f'load_from={runner._load_from!r}'
         words = [
             f'{name} {tuple(given[name])} (model {tuple(own[name])})' for name in shaped if given[name] is not None
@@ -95,3 +98,8 @@ def check_weights(runner: Runner, content: Mapping[str, Any]) -> None:
             f'of another network or class list. Missing, or of another shape: {some(words + missing)}; it '
             f'holds {some(given)}.'
         )
+
+
+def _whole_backbone(own: Iterable[str], lacking: Iterable[str]) -> bool:
+    backbone = {name for name in own if name.startswith('backbone.')}
+    return bool(backbone) and backbone.isdisjoint(lacking)

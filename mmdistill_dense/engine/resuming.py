@@ -1,11 +1,15 @@
-"""From which file a run goes on after it was ended at any moment."""
+"""From which file a run goes on after it was ended at any moment, in which order, and what the log tells of it."""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mmdistill_dense.engine.seeding import sampler_of
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -50,3 +54,57 @@ def resume_from_a_whole_file(runner: Runner) -> None:
             f'{pointer} is empty and no whole checkpoint is beside it: remove it to begin anew, or name the file to go '
             'on from, --resume FILE.'
         )
+
+
+def sampler_seed(runner: Runner) -> int | None:
+    """Return the seed of the order of the training pictures; ``None`` for a sampler that has none."""
+    return getattr(sampler_of(runner.train_dataloader), 'seed', None)
+
+
+def restore_sampler_seed(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Give the sampler the seed that it had in the run to resume.
+
+    Where ``randomness.seed`` is not set, each start draws one, and mmengine builds the sampler before it reads that of
+    the checkpoint.
+
+    Args:
+        runner: That resumes; its sampler has not given an index.
+        checkpoint: Its ``meta.sampler_seed`` is what :class:`DistillHook` wrote; older files lack it.
+    """
+    seed = (checkpoint.get('meta') or {}).get('sampler_seed')
+    if seed is not None:
+        sampler_of(runner.train_dataloader).seed = seed
+
+
+def tell_when_finished(runner: Runner) -> None:
+    """Tell when a run that resumes has nothing left to train."""
+    loop: Any = runner.train_loop
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    if runner._resume and done >= last:
+        unit = 'epoch' if by_epoch else 'iteration'
+        runner.logger.warning(f'The checkpoint to resume is of {unit} {done} of {last}: nothing is left to train.')
+
+
+def tell_when_interrupted(runner: Runner) -> None:
+    """Tell behind Ctrl-C from which checkpoint the run can go on.
+
+    Args:
+        runner: Before its training loop runs.
+    """
+    loop: Any = runner._train_loop
+    run = loop.run
+
+    def watched() -> Any:
+        loop.run = run
+        try:
+            return run()
+        except KeyboardInterrupt:
+            last = latest_checkpoint(Path(runner.work_dir))
+            way = (
+                f'the same command with --resume goes on from {last.name}' if last else 'no checkpoint was written yet'
+            )
+            runner.logger.warning(f'Interrupted in iteration {runner.iter + 1} of {runner.max_iters}: {way}.')
+            raise
+
+    loop.run = watched

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
 
 def mix(*numbers: int) -> int:
@@ -52,71 +54,126 @@ class WorkerSeed:
 
 
 class SeededBatches:
-    """The batch iterator of an iteration-based loop, with random streams that start anew at each batch.
+    """Batches without end, whose random streams start anew at each of them.
 
-    What the pipeline draws for a batch depends on (seed, rank, number of the batch) and not on the batches before it: a
-    resumed loop skips those without loading them.
+    What the sampler and the pipeline draw for a batch depends on (seed, rank, number of the batch) alone: not on what
+    was drawn before, nor on the process that loads it. So a resumed loop skips batches without loading them. A sampler
+    that ends begins anew, with the next epoch for its own seed, as in mmengine's loop; the workers go on.
 
     Args:
-        inner: The loop's own iterator; with workers it must not have started them yet.
-        loader: Its data loader; ``worker_init_fn`` and ``collate_fn`` are set where there are workers.
+        loader: Over a data set with indices. It is left alone: the batches come from a copy of it.
         seed: Seed of the run.
         rank: Rank of the process.
+
+    Raises:
+        ValueError: At the first batch, where the sampler gives none.
     """
 
-    def __init__(self, inner: Any, loader: DataLoader, seed: int, rank: int) -> None:
-        self.inner = inner
-        self.loader = loader
+    def __init__(self, loader: DataLoader, seed: int, rank: int) -> None:
         self.place = (seed, rank)
-        self.collate = loader.collate_fn
         self.position = 0
-        # Starting the inner iterator draws a number: not from the stream of its first batch.
-        loader.generator = loader.generator or torch.Generator().manual_seed(mix(seed, rank))
+        self._indices = _Indices(loader, self.place)
+        self._loader = copy(loader)
+        name = 'sampler' if loader.batch_sampler is None else 'batch_sampler'
+        vars(self._loader).update({name: self._indices, '_iterator': None})  # loaders refuse to have these set by name
+        # Starting the iterator draws a number: not from the stream of its first batch.
+        self._loader.generator = loader.generator or torch.Generator().manual_seed(mix(seed, rank))
+        self._iterator: Any = None
 
     def __iter__(self) -> SeededBatches:
         return self
 
     def __next__(self) -> Any:
-        self._start_streams()
+        if self._iterator is None:
+            self._iterator = iter(self._loader)  # only here workers start
+        if not self._loader.num_workers:
+            _seed_batch((*self.place, self.position))
         self.position += 1
-        return next(self.inner)
+        return next(self._iterator)
 
     def skip_iter(self, count: int) -> None:
-        """Leave out ``count`` batches; mmengine's loop calls this on resume."""
-        self._start_streams()
-        self.inner.skip_iter(count)
+        """Leave out ``count`` batches, before the first is taken; mmengine's loop calls this on resume."""
+        self._indices.skip(count)
         self.position += count
 
-    def _start_streams(self) -> None:
-        if self.loader.num_workers == 0:
-            _seed_batch(self.place, self.position)
-            return
-        # Both are read when the inner iterator starts workers, which then begin with this batch.
-        streams = _WorkerStreams(self.collate, self.place, self.position)
-        self.loader.worker_init_fn = streams.begin
-        self.loader.collate_fn = streams
+    def close(self) -> None:
+        """End the workers."""
+        self._iterator = self._loader._iterator = None
 
 
-class _WorkerStreams:
-    """Collates batches in a worker, which gets every n-th of them, and starts the streams of its next one."""
+class _Indices:
+    """Batches of a sampler's indices without end, each drawn from streams of its own."""
 
-    def __init__(self, collate: Callable[[Any], Any], place: tuple[int, int], first: int) -> None:
-        self.collate = collate
+    def __init__(self, loader: DataLoader, place: tuple[int, int]) -> None:
+        self.loader = loader
         self.place = place
-        self.first = first
-        self.done = 0
+        self.number = 0
+        self._drawn = self._draw_all()
 
-    def begin(self, worker_id: int) -> None:
-        _seed_batch(self.place, self.first + worker_id)
+    def __iter__(self) -> _Indices:
+        return self
 
-    def __call__(self, items: Any) -> Any:
-        batch = self.collate(items)
-        self.done += 1
-        worker = get_worker_info()
-        if worker is not None:
-            _seed_batch(self.place, self.first + worker.id + worker.num_workers * self.done)
-        return batch
+    def __next__(self) -> Any:
+        place = (*self.place, self.number)
+        with fork_rng():
+            indices = self._draw()
+        return _Sent(indices, place) if self.loader.num_workers else indices
+
+    def skip(self, count: int) -> None:
+        """Draw batches for nothing."""
+        with fork_rng():
+            for _ in range(count):
+                self._draw()
+
+    def _draw(self) -> Any:
+        seed = mix(*self.place, self.number, 3)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # samplers draw on the CPU: no need to seed all devices
+        indices = next(self._drawn)
+        self.number += 1
+        return indices
+
+    def _draw_all(self) -> Iterator[Any]:
+        batches: Any = self.loader.sampler if self.loader.batch_sampler is None else self.loader.batch_sampler
+        for epoch in itertools.count():
+            if epoch:
+                _set_epoch(self.loader, epoch)
+            first = self.number
+            yield from batches
+            if self.number == first:
+                raise ValueError(
+                    'train_dataloader gives no batch: its sampler ends before a batch is whole (drop_last=True, and '
+                    'fewer pictures than batch_size). Lower batch_size, or set drop_last=False.'
+                )
 
 
-def _seed_batch(place: tuple[int, int], position: int) -> None:
-    seed_everything(mix(*place, position, 1))
+class _Sent:
+    """A batch of indices on its way to a worker, where its random streams start when it arrives."""
+
+    def __init__(self, indices: Any, place: tuple[int, ...]) -> None:
+        self.content = indices, place
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _arrived, self.content
+
+
+def _arrived(indices: Any, place: tuple[int, ...]) -> Any:
+    _seed_batch(place)
+    return indices
+
+
+def _set_epoch(loader: DataLoader, epoch: int) -> None:
+    sampler: Any = sampler_of(loader)
+    if hasattr(sampler, 'set_epoch'):
+        sampler.set_epoch(epoch)
+
+
+def sampler_of(loader: DataLoader) -> Any:
+    """Return what orders the pictures: of a loader with a batch sampler of its own, the sampler in that."""
+    inner = getattr(loader.batch_sampler, 'sampler', None)
+    return loader.sampler if inner is None else inner
+
+
+def _seed_batch(place: tuple[int, ...]) -> None:
+    seed_everything(mix(*place, 1))

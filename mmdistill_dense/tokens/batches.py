@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
@@ -29,31 +28,19 @@ def learning_batches(loader: DataLoader, seed: int, start: int) -> Iterator[Iter
     workers = loader.num_workers
     own: DataLoader = DataLoader(
         loader.dataset,
-        batch_sampler=_From(_group(loader, seed), start),
+        batch_sampler=_group(loader, seed),
         collate_fn=loader.collate_fn,
         num_workers=workers,
         pin_memory=loader.pin_memory,
         prefetch_factor=loader.prefetch_factor if workers else None,
         multiprocessing_context=loader.multiprocessing_context if workers else None,
     )
-    inner = _started_when_asked(own)
-    batches = SeededBatches(inner, own, seed, get_rank())
-    batches.position = start
+    batches = SeededBatches(own, seed, get_rank())
+    batches.skip_iter(start)
     try:
         yield batches
     finally:
-        inner.close()
-
-
-class _From:
-    """The batches of a sampler without the first ``start``."""
-
-    def __init__(self, batches: Any, start: int) -> None:
-        self.batches = batches
-        self.start = start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return islice(iter(self.batches), self.start, None)
+        batches.close()
 
 
 def _group(loader: DataLoader, seed: int) -> Any:
@@ -69,7 +56,3 @@ def _group(loader: DataLoader, seed: int) -> Any:
             f'{type(configured).__name__}(sampler, batch_size, drop_last) fails ({error}). Learn them in a run with an '
             'ordinary loader (tools/learn_tokens.py) and give the file as tokens=.'
         ) from error
-
-
-def _started_when_asked(loader: DataLoader) -> Generator[Any, None, None]:
-    yield from loader  # only here workers start, after SeededBatches has given them their streams

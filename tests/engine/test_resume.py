@@ -2,14 +2,18 @@
 
 import functools
 import logging
+import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import ValLoop
 
 from mmdistill_dense.engine import DistillHook
+from mmdistill_dense.engine.changes import _leaves, written
 from mmdistill_dense.engine.resuming import resume_from_a_whole_file
 from mmdistill_dense.registry import HOOKS
 from tests import toys
@@ -119,6 +123,40 @@ def test_control_resumes_too(tmp_path):
     toys.train(None, config(tmp_path / 'b', 'iters', 0, plain, resume=True, load_from=start))
     first, second = (content(tmp_path / name / 'iter_6.pth') for name in 'ab')
     assert not toys.differing(first, second)
+
+
+def test_a_run_without_a_seed_resumes_in_the_same_order(tmp_path):
+    """Each start draws a seed, and mmengine builds the sampler before it reads that of the checkpoint."""
+    plain, unseeded = toys.seg_net('fcn', dropout=0.1), dict(randomness=dict(seed=None))
+    toys.train(None, config(tmp_path / 'a', 'iters', 0, plain, **unseeded))
+    start = str(tmp_path / 'a' / 'iter_3.pth')
+    toys.train(None, config(tmp_path / 'b', 'iters', 0, plain, resume=True, load_from=start, **unseeded))
+    first, second = (content(tmp_path / name / 'iter_6.pth') for name in 'ab')
+    assert not toys.differing(first, second)
+
+
+@HOOKS.register_module()
+class Dice(Hook):
+    """Draws as a model may that changes the size of its pictures: from Python's stream, and from numpy's."""
+
+    thrown: list = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.thrown.append((runner.iter, random.random(), np.random.rand()))
+
+
+def test_a_finite_sampler_resumes_behind_its_end(tmp_path):
+    """In an iteration-based run it begins anew; the workers began at another batch."""
+    data = dict(num_workers=2, sampler=dict(type='DefaultSampler'), dataset=dict(num_images=5))
+    changes = dict(train_dataloader=data, custom_hooks=[dict(type='mmdistill_dense.Dice')])
+    plain = toys.seg_net('fcn', dropout=0.1)
+    Dice.thrown.clear()
+    toys.train(None, config(tmp_path / 'a', 'iters', 2, plain, **changes))
+    start = str(tmp_path / 'a' / 'iter_4.pth')
+    toys.train(None, config(tmp_path / 'b', 'iters', 2, plain, resume=True, load_from=start, **changes))
+    first, second = (content(tmp_path / name / 'iter_6.pth') for name in 'ab')
+    assert not toys.differing(first, second)
+    assert Dice.thrown[4:6] == Dice.thrown[6:] and len(set(Dice.thrown)) == 6
 
 
 def test_without_reseeding_it_would_differ(tmp_path):
@@ -242,3 +280,61 @@ def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkey
     assert scores == expected and len(expected) == ITERS // 2
     best = [[path.name for path in (tmp_path / name).glob('best_*.pth')] for name in ('cut', 'whole')]
     assert best[0] == best[1] != []
+
+
+# What the log says
+
+
+@HOOKS.register_module()
+class Interrupting(Hook):
+    """Presses Ctrl-C."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at:
+            raise KeyboardInterrupt
+
+
+def said(folder):
+    """Warnings of the log, and none of the files that held it."""
+    lines = [line for path in folder.glob('*/*.log') for line in path.read_text().splitlines()]
+    for path in folder.glob('*/*.log'):
+        path.unlink()
+    return '\n'.join(line.partition('WARNING - ')[2] for line in lines)
+
+
+def test_the_log_says_how_to_go_on_what_was_changed_and_when_nothing_is_left(tmp_path):
+    plain = toys.seg_net('fcn')
+
+    def start(at=99, **changes):
+        hook = dict(custom_hooks=[dict(type='mmdistill_dense.Interrupting', at=at)])
+        options = toys.merged(dict(log_level='WARNING', train_cfg=dict(val_interval=99), **hook), changes)
+        return config(tmp_path, 'iters', 0, plain, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        toys.train(None, start(at=0))
+    assert 'Interrupted in iteration 1 of 6: no checkpoint was written yet.' in said(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        toys.train(None, start(at=2))
+    told = said(tmp_path)
+    assert 'Interrupted in iteration 3 of 6: the same command with --resume goes on from iter_2.pth.' in told
+    assert 'The config is not that of' not in told and 'nothing is left' not in told
+    toys.train(None, start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02))))
+    changed = 'custom_hooks.0.at 2 -> 99, optim_wrapper.optimizer.lr 0.01 -> 0.02.'
+    assert f'The config is not that of the checkpoint to resume: {changed}' in said(tmp_path)
+    toys.train(None, start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02))))
+    told = said(tmp_path)
+    assert 'The checkpoint to resume is of iteration 6 of 6: nothing is left to train.' in told
+    assert 'The config is not that of' not in told, 'what differs between two starts of one config is no change'
+
+
+def test_the_text_of_a_config_is_read_without_running_it():
+    plain = dict(a=1, b=[dict(c='x', d=None), (1.5, -2)], e={'f.g': dict(h=True), 'i': 1e-05}, j='two\nlines', k={})
+    with toys.unformatted():
+        text = Config(plain).pretty_text
+    assert dict(_leaves(written(text))) == dict(_leaves(plain))
+    assert 'b.0.c' in dict(_leaves(plain)) and 'e.f.g.h' in dict(_leaves(plain))
+    assert written("import os\nos.remove('x')\na = f(1)") == dict(a='f(1)')
+    assert written(None) == written('a = (') == written('') == {}

@@ -6,9 +6,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import InfiniteSampler
-from mmengine.runner.loops import _InfiniteDataloaderIterator
-from torch.utils.data import DataLoader, Dataset
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, WeightedRandomSampler
 
 from mmdistill_dense.engine.seeding import SeededBatches, WorkerSeed, fork_rng, mix, seed_everything
 
@@ -60,16 +59,39 @@ class Draws(Dataset):
     """What a pipeline would draw from each stream, and the item's number."""
 
     def __len__(self):
-        return 8
+        return 5
 
     def __getitem__(self, index):
         return torch.tensor([*draw(), index], dtype=torch.float64)
 
 
-def batches(workers, seed=1, rank=0):
-    data = Draws()
-    loader = DataLoader(data, 2, sampler=InfiniteSampler(data, seed=3), num_workers=workers)
-    return SeededBatches(_InfiniteDataloaderIterator(loader), loader, seed, rank)
+class ByNumpy(Sampler):
+    """Draws from numpy's global stream at each index, without end, as mmdet's GroupMultiSourceSampler does."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __iter__(self):
+        while True:
+            yield int(np.random.randint(len(self.data)))
+
+
+SAMPLERS = {
+    'infinite': lambda data: InfiniteSampler(data, seed=3),
+    'finite': lambda data: DefaultSampler(data, seed=3),  # three batches, the last of one
+    'weighted': lambda data: WeightedRandomSampler([1.0, 2, 3, 4, 5], 5),  # draws from torch's global stream
+    'by numpy': ByNumpy,
+}
+PROCESSES = {'none': (0, False), 'workers': (2, False), 'persistent': (2, True)}
+
+
+def batches(kind='infinite', processes='none', seed=1, rank=0):
+    data, (workers, persistent) = Draws(), PROCESSES[processes]
+    return SeededBatches(
+        DataLoader(data, 2, sampler=SAMPLERS[kind](data), num_workers=workers, persistent_workers=persistent),
+        seed,
+        rank,
+    )
 
 
 def rows(iterator, count):
@@ -77,26 +99,72 @@ def rows(iterator, count):
     found = []
     for _ in range(count):
         found.append(next(iterator))
-        seed_everything(0)
-    return torch.stack(found)
+        draw()
+    iterator.close()
+    return torch.cat(found)
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_batches_draw_the_same_after_a_skip(workers):
+WHOLE, SKIPPED = 8, 4  # batches: behind the first pass of a finite sampler, into the third
+
+
+@pytest.fixture(scope='module')
+def whole():
+    """What each sampler's run gives without an interruption."""
     with fork_rng():
-        whole = rows(batches(workers), 7)
-        assert len(whole[..., :3].unique()) == 7 * 2 * 3, 'no draw comes twice'
-        later = batches(workers)
-        later.skip_iter(3)
-        assert torch.equal(rows(later, 4), whole[3:])
-        assert not torch.equal(rows(batches(workers, seed=2), 1)[..., :3], whole[:1, ..., :3])
-        assert not torch.equal(rows(batches(workers, rank=1), 1)[..., :3], whole[:1, ..., :3])
+        return {kind: rows(batches(kind), WHOLE) for kind in SAMPLERS}
 
 
-def test_batches_draw_the_same_where_a_loop_replays():
+@pytest.mark.parametrize('kind', SAMPLERS)
+@pytest.mark.parametrize('processes', PROCESSES)
+def test_a_batch_depends_on_its_number_alone(whole, kind, processes):
+    """Whoever loads it, whatever was drawn before, and whether the batches before it were loaded or skipped."""
+    with fork_rng():
+        assert torch.equal(rows(batches(kind, processes), WHOLE), whole[kind])
+        later = batches(kind, processes)
+        draw()
+        later.skip_iter(SKIPPED)
+        rest = rows(later, WHOLE - SKIPPED)
+        assert torch.equal(rest, whole[kind][-len(rest) :]) and len(rest) < len(whole[kind])
+
+
+@pytest.mark.parametrize('kind', SAMPLERS)
+def test_no_draw_comes_twice_and_others_differ(whole, kind):
+    assert len(whole[kind][:, :3].unique()) == 3 * len(whole[kind])
+    with fork_rng():
+        for other in (batches(kind, seed=2), batches(kind, rank=1)):
+            assert not torch.equal(rows(other, 1)[:, :3], whole[kind][:2, :3])
+
+
+def test_passes_of_a_finite_sampler_are_ordered_anew(whole):
+    order = whole['finite'][:, 3].tolist()
+    assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4] and order[:5] != order[5:10]
+
+
+def test_the_loader_and_the_streams_of_the_training_are_left_alone():
+    with fork_rng():
+        mine = batches('weighted')
+        mine.skip_iter(0)
+        loader = mine._indices.loader
+        seed_everything(4)
+        expected = draw()
+        seed_everything(4)
+        mine.skip_iter(7)
+        assert draw() == expected
+        assert isinstance(loader.batch_sampler, BatchSampler) and loader.generator is None and len(loader) == 3
+
+
+def test_batches_draw_the_same_where_a_loop_replays(whole):
     """Older loops have no ``skip_iter`` and take the skipped batches one by one."""
     with fork_rng():
-        whole, later = rows(batches(0), 5), batches(0)
-        for _ in range(3):
+        later = batches('finite')
+        for _ in range(SKIPPED):
             next(later)
-        assert torch.equal(rows(later, 2), whole[3:])
+        rest = rows(later, WHOLE - SKIPPED)
+        assert torch.equal(rest, whole['finite'][-len(rest) :])
+
+
+def test_a_sampler_without_a_batch_is_refused():
+    """mmengine's iterator would end the run with a StopIteration."""
+    data = Draws()
+    with pytest.raises(ValueError, match=r'train_dataloader gives no batch.*drop_last'):
+        next(SeededBatches(DataLoader(data, 8, sampler=DefaultSampler(data), drop_last=True), 1, 0))

@@ -1,10 +1,14 @@
 """Checkpoints that are of another network or class list, where mmengine would load what fits and go on."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.runner import IterBasedTrainLoop
+from torch import nn
 
+from mmdistill_dense.engine.loops import check_weights
 from tests import toys
 
 HEADS = dict(decode_head=dict(num_classes=5), auxiliary_head=dict(num_classes=5))
@@ -30,6 +34,45 @@ def test_a_run_does_not_start_from_another_network(tmp_path: Path) -> None:
 def test_a_run_may_start_with_a_new_head(tmp_path: Path) -> None:
     runner = toys.train(tmp_path, pair(), iters=1, load_from=file_of(tmp_path, **HEADS))
     assert runner.iter == 1
+
+
+class Detector(nn.Module):
+    """Its backbone is a small part of it, as in DINO or RTMDet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        self.decoder = nn.Sequential(*(nn.Linear(2, 2) for _ in range(8)))
+        self.bbox_head = nn.Linear(2, 2)
+
+
+def beginning(**state: bool) -> SimpleNamespace:
+    """A runner that is about to load a file."""
+    loop = object.__new__(IterBasedTrainLoop)
+    return SimpleNamespace(model=Detector(), _load_from='given.pth', **{'_resume': False, '_train_loop': loop, **state})
+
+
+def test_a_run_may_start_from_a_whole_backbone() -> None:
+    """However little of the network that is; a part of it is refused, as is everything else without it."""
+    runner = beginning()
+    state = runner.model.state_dict()
+    backbone = {name: value for name, value in state.items() if name.startswith('backbone.')}
+    check_weights(runner, dict(state_dict=backbone))
+    check_weights(runner, dict(state_dict={f'module.{name}': value for name, value in backbone.items()}))
+    check_weights(runner, dict(state_dict={**backbone, 'bbox_head.weight': torch.zeros(9, 2)}))
+    partly = dict(backbone, **{'backbone.1.weight': torch.zeros(3, 2)})
+    head = {name: value for name, value in state.items() if name.startswith('bbox_head.')}
+    for other in (partly, dict(list(backbone.items())[1:]), head):
+        with pytest.raises(ValueError, match=r"load_from='given\.pth' fits \d of the 22 tensors of Detector"):
+            check_weights(runner, dict(state_dict=other))
+
+
+@pytest.mark.parametrize('state', [dict(_resume=True), dict(_train_loop=None)], ids=['resumed', 'tested'])
+def test_a_backbone_is_enough_for_a_start_alone(state: dict) -> None:
+    runner = beginning(**state)
+    backbone = {name: value for name, value in runner.model.state_dict().items() if name.startswith('backbone.')}
+    with pytest.raises(ValueError, match='fits 4 of the 22 tensors'):
+        check_weights(runner, dict(state_dict=backbone))
 
 
 @pytest.fixture(scope='module')

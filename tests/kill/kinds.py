@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,9 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import DATA_SAMPLERS
 from torch import Tensor
+from torch.utils.data import WeightedRandomSampler
 
 from mmdistill_dense.suite import job, plan
 from mmdistill_dense.suite.definition import load
@@ -35,39 +40,70 @@ DET = dict(
 ITERS = 8
 
 
-def seg(folder: Path, workers: int = 0) -> Config:
+SEED = int(os.environ.get('MMDISTILL_KILL_SEED', '8'))
+WAYS: dict[str, list[Any]] = dict(
+    sampler=['InfiniteSampler', 'DefaultSampler', 'WeightedSampler'],
+    workers=[(0, False), (2, False), (2, True)],  # and whether they persist
+    accumulated=[1, 2, 1],
+    implementation=[dict(), dict(foreach=True), dict(fused=True)],
+)
+"""In which the data come and steps are taken; each of a row is met."""
+
+
+def draw_ways() -> list[dict[str, Any]]:
+    """As many combinations as a row of WAYS has entries, drawn from the seed."""
+    stream = random.Random(SEED)
+    columns = [stream.sample(row, len(row)) for row in WAYS.values()]
+    return [dict(zip(WAYS, combination, strict=True)) for combination in zip(*columns, strict=True)]
+
+
+@DATA_SAMPLERS.register_module(force=True)
+class WeightedSampler(WeightedRandomSampler):
+    """Some pictures more often; it draws from torch's global stream, and ends after seven."""
+
+    def __init__(self, dataset: Sized, seed: int | None = None) -> None:
+        super().__init__([1.0 + index for index in range(len(dataset))], 7)
+
+
+def seg(way: Mapping[str, Any], folder: Path) -> Config:
     """Iterations: dropout in the head, Af-DCD's random masks, CIRKD's queues, EMA, a validation in between."""
     model = toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), SEG)
-    return toys.run_config(
+    workers, persistent = way['workers']
+    config = toys.run_config(
         folder,
         model,
         iters=ITERS,
-        train_dataloader=dict(num_workers=workers),
+        train_dataloader=dict(
+            num_workers=workers,
+            persistent_workers=persistent,
+            dataset=dict(num_images=10),  # a finite sampler begins anew after five batches
+        ),
         train_cfg=dict(val_interval=4),
         default_hooks=dict(checkpoint=dict(max_keep_ckpts=2, save_best='mIoU')),
         custom_hooks=EMA,
-        optim_wrapper=dict(clip_grad=dict(max_norm=5.0)),
+        optim_wrapper=dict(
+            clip_grad=dict(max_norm=5.0), accumulative_counts=way['accumulated'], optimizer=way['implementation']
+        ),
         param_scheduler=[dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=ITERS)],
     )
-
-
-def seg_workers(folder: Path) -> Config:
-    """The same with a pipeline that draws in two workers."""
-    return seg(folder, workers=2)
+    config.train_dataloader.sampler = dict(type=way['sampler'])
+    return config
 
 
 def det(folder: Path) -> Config:
-    """Epochs: proposals sampled at random, random masks, EMA, a rate that falls by epochs."""
+    """Epochs: pictures drawn by class in two workers, proposals sampled at random, random masks, EMA, a rate that falls
+    by epochs."""
     model = toys.model_config(toys.det_net('faster_rcnn'), toys.det_teacher('faster_rcnn'), DET)
     config = toys.det_run_config(
         folder,
         model,
         default_hooks=dict(checkpoint=dict(by_epoch=True, interval=1, max_keep_ckpts=2)),
-        train_dataloader=dict(sampler=dict(type='DefaultSampler', shuffle=True)),
+        train_dataloader=dict(num_workers=2),
         log_processor=dict(by_epoch=True),
         custom_hooks=EMA,
         param_scheduler=[dict(type='MultiStepLR', by_epoch=True, milestones=[1, 2], gamma=0.5)],
     )
+    config.train_dataloader.sampler = dict(type='ClassAwareSampler')
     config.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
     return config
 
@@ -84,8 +120,9 @@ def pretraining(folder: Path) -> Config:
     return pretrain.config(folder, epochs=3, custom_hooks=EMA, default_hooks=KEEP_TWO)
 
 
+DRAWN = {f'seg {number}': way for number, way in enumerate(draw_ways())}
 KINDS: dict[str, Callable[[Path], Config]] = dict(
-    seg=seg, seg_workers=seg_workers, det=det, tokens=tokens, pretraining=pretraining
+    {kind: partial(seg, way) for kind, way in DRAWN.items()}, det=det, tokens=tokens, pretraining=pretraining
 )
 SUITE = ('control seed 0', 'maskd seed 0')
 """What is run by the ordinary Runner, and the runs of a suite, which are jobs of their own."""

@@ -1,7 +1,8 @@
 """Runs that are killed at random moments, again and again, end in the same bits as undisturbed ones.
 
-The moments are drawn from a seed that is printed with every point: ``MMDISTILL_KILL_SEED=5`` draws others, and
-``MMDISTILL_KILL_TIMES=3`` as many points of each kind as three times what is usual.
+The moments, and the ways in which data come and steps are taken, are drawn from a seed that is printed with every
+point: ``MMDISTILL_KILL_SEED=5`` draws others, and ``MMDISTILL_KILL_TIMES=3`` as many points of each kind as three times
+what is usual.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import pytest
 
 from tests.kill import kinds
 from tests.kill.child import STAGES, Moment
+from tests.kill.kinds import DRAWN, SEED, WAYS
 from tests.kill.server import Server, cpu_seconds
 
-SEED = int(os.environ.get('MMDISTILL_KILL_SEED', '8'))
 TIMES = int(os.environ.get('MMDISTILL_KILL_TIMES', '1'))
 POINTS = {
-    'seg': ('stage', 'stage', 'stage', 'stage', 'call', 'save', 'write', 'pointer', 'outside', 'stage+outside+write'),
-    'seg_workers': ('stage', 'outside'),
+    'seg 0': ('stage', 'call', 'save', 'write'),
+    'seg 1': ('stage', 'stage', 'pointer', 'outside'),
+    'seg 2': ('stage', 'stage', 'outside', 'stage+outside+write'),
     'det': ('stage', 'stage', 'save', 'write', 'outside+call'),
     'tokens': ('call', 'stage', 'tokens', 'outside', 'tokens+write'),
     'pretraining': ('stage', 'stage', 'write', 'pointer', 'outside'),
@@ -93,7 +95,8 @@ def test_killed_run_ends_as_an_undisturbed_one(undisturbed: Undisturbed, tmp_pat
         assert where or turn, f'it ended before its first moment, {moment}'
         undisturbed.kills += bool(where)
         left = ', '.join(sorted(path.name for path in checkpoints(folder))) or 'none'
-        print(f'\nseed {SEED}, {kind} {point}: {moment}; {where or "finished before"}; files: {left}')
+        end = where or 'finished before'
+        print(f'\nseed {SEED}, {kind} {DRAWN.get(kind, "")} {point}: {moment}; {end}; files: {left}')
     undisturbed.server.whole(kind, folder)
     assert_same(folder, whole)
 
@@ -128,7 +131,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 def test_contents_are_of_everything_that_training_goes_on_from(undisturbed: Undisturbed) -> None:
     """What is compared is no empty set, and two iterations of one run differ in every part of it."""
-    whole, _ = undisturbed.run('seg')
+    whole, _ = undisturbed.run('seg 0')
     early, late = (kinds.content(whole / f'iter_{number}.pth') for number in (6, 8))
     parts = {name.split('/')[1] for name in late}
     assert {'state_dict', 'ema_state_dict', 'distillers', 'optimizer', 'param_schedulers', 'message_hub'} <= parts
@@ -136,3 +139,7 @@ def test_contents_are_of_everything_that_training_goes_on_from(undisturbed: Undi
     assert {'state_dict', 'ema_state_dict', 'distillers', 'optimizer', 'param_schedulers', 'message_hub'} <= changed
     queues = [name for name in late if 'queue' in name]
     assert queues and any(name in kinds.differing(early, late) for name in queues)
+
+
+def test_each_way_is_met() -> None:
+    assert all(way in [drawn[name] for drawn in DRAWN.values()] for name, row in WAYS.items() for way in row)

@@ -1,0 +1,67 @@
+"""What was changed in the config between a run and its resumption, for the log."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mmengine.runner import Runner
+
+from mmdistill_dense.wording import some
+
+_OF_ONE_START = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
+
+
+def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Tell which options differ from those of the checkpoint to resume: a resumed run takes the new ones.
+
+    Args:
+        runner: That resumes.
+        checkpoint: Its ``meta.cfg`` is the text of the config, as mmengine writes it.
+    """
+    text = (checkpoint.get('meta') or {}).get('cfg')
+    then, now = dict(_leaves(written(text))), dict(_leaves(runner.cfg.to_dict()))
+    names = sorted(name for name in {*then, *now} if name.split('.')[0] not in _OF_ONE_START)
+    pairs = ((name, then.get(name, 'not set'), now.get(name, 'not set')) for name in names)
+    told = [f'{name} {old} -> {new}' for name, old, new in pairs if old != new]
+    if then and told:
+        runner.logger.warning(f'The config is not that of the checkpoint to resume: {some(told, 8)}.')
+
+
+def written(text: Any) -> dict[str, Any]:
+    """Return the values in the text of a config without running it; none for what is no config."""
+    try:
+        lines = ast.parse(text).body
+    except (SyntaxError, TypeError, ValueError):
+        return {}
+    pairs = [(line.targets[0], line.value) for line in lines if isinstance(line, ast.Assign)]
+    return {name.id: _value(value) for name, value in pairs if isinstance(name, ast.Name)}
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        given = [_value(mapping) for mapping in node.args]  # dict({'a.b': 1}), for names that are no words
+        return {name: value for mapping in given for name, value in mapping.items()} | {
+            str(word.arg): _value(word.value) for word in node.keywords
+        }
+    if isinstance(node, ast.Dict):
+        return {_value(name): _value(value) for name, value in zip(node.keys, node.values, strict=True) if name}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(member) for member in node.elts]
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return ast.unparse(node)
+
+
+def _leaves(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        members: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, (list, tuple)):
+        members = enumerate(value)
+    else:
+        yield place, str(value)
+        return
+    for name, member in members:
+        yield from _leaves(member, f'{place}.{name}' if place else str(name))

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from mmdistill_dense.building import move
 from mmdistill_dense.taps import Tap
 
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -70,7 +71,7 @@ class Acceleration:
         if self.fold_bn:
             fold(network, pairs)
         if self.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+            move(network, memory_format=torch.channels_last)
         if self.compile:
             for module in untapped_parts(network, taps):
                 module.forward = torch.compile(module.forward)

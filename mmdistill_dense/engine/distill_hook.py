@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.engine.averaging import average_the_student, place_distillers
 from mmdistill_dense.engine.checks import (
     check_carrier,
     check_crop,
@@ -86,6 +87,7 @@ class DistillHook(Hook):
         check_carrier(runner.cfg)
         if not hasattr(model, 'distillation'):
             return
+        place_distillers(runner, model)
         sharded = is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel)
         if sharded or strategy not in (*_STRATEGIES, 'NoneType'):
             name = type(runner.model).__name__ if sharded else strategy
@@ -128,6 +130,7 @@ class DistillHook(Hook):
         progress.max_iters, progress.seed, progress.rank = runner.max_iters, runner.seed, get_rank()
         progress.iteration = runner.iter
         distillation.attended = True
+        average_the_student(runner)
         for distiller in model.distillers.values():
             distiller.prepare(runner, distillation.teachers[distiller.teacher])
         self._arrange_clipping(runner, model)

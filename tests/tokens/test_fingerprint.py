@@ -75,6 +75,7 @@ def test_taps_settings_data_and_normalisation_count(teacher):
         whole(teacher, NECK, dict(T=6), dict(type='B')),
     ]
     brighter = copy.copy(teacher)
+    brighter.network = teacher.network
     brighter.config = copy.deepcopy(teacher.config)
     brighter.config.model.data_preprocessor.mean = [0.0, 0.0, 0.0]
     others.append(whole(brighter, NECK, dict(T=6), dict(type='A')))
@@ -84,6 +85,7 @@ def test_taps_settings_data_and_normalisation_count(teacher):
 
 def test_where_pretrained_weights_lie_does_not_count(teacher):
     other = copy.copy(teacher)
+    other.network = teacher.network
     other.config = copy.deepcopy(teacher.config)
     other.config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='/my/folder/resnet18.pth')
     assert whole(other) == whole(teacher)

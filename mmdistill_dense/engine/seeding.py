@@ -34,9 +34,9 @@ def fork_rng() -> Iterator[None]:
 
 def stream_states() -> Any:
     """Return the places of the global torch, numpy and python random streams, for comparison."""
-    _, keys, *place = np.random.get_state(legacy=True)
+    array: Any = np.random.get_state()
     streams = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])]
-    return random.getstate(), keys.tobytes(), place, [stream.numpy().tobytes() for stream in streams]
+    return random.getstate(), array[1].tobytes(), array[2:], [stream.numpy().tobytes() for stream in streams]
 
 
 def seed_everything(seed: int) -> None:

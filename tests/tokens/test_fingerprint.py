@@ -91,6 +91,17 @@ def test_where_pretrained_weights_lie_does_not_count(teacher):
     assert whole(other) == whole(teacher)
 
 
+def test_the_first_pass_does_not_count():
+    """It multiplies the norms into the convolutions; the teacher is that of its file all the same."""
+    teacher = toys.teacher_of(toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn')))
+    taps = [Tap.parse('backbone[3]')]
+    before = whole(teacher, taps), teacher_fingerprint(teacher, taps)
+    names = list(teacher.network.state_dict())
+    teacher(torch.randn(1, 3, 64, 64))
+    assert list(teacher.network.state_dict()) != names, 'else nothing is shown'
+    assert (whole(teacher, taps), teacher_fingerprint(teacher, taps)) == before
+
+
 def test_a_machines_folders_do_not_count():
     def dataset(root):
         inner = dict(type='X', data_root=root, ann_file=f'{root}/annotations/train.json', img='images/')

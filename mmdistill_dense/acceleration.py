@@ -184,8 +184,9 @@ class _Watch(TorchFunctionMode):
 
 
 def _plain_convolution(module: nn.Module) -> bool:
-    # subclasses may change their weight before they use it (weight standardisation); mmcv's own Conv2d does not
-    return isinstance(module, nn.Conv2d) and type(module).__name__ == 'Conv2d'
+    # Subclasses and hooks may change the weight before it is used (weight standardisation, spectral norm); mmcv's own
+    # Conv2d does not.
+    return isinstance(module, nn.Conv2d) and type(module).__name__ == 'Conv2d' and not module._forward_pre_hooks
 
 
 def fold(network: nn.Module, pairs: Sequence[Pair]) -> None:

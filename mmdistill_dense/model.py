@@ -110,7 +110,7 @@ class Distillation:
                 "dict(distill=dict(type='mmdistill_dense.DistillHook'))."
             )
         for teacher in self.teachers.values():
-            if teacher.taps and teacher.receipt is None:
+            if teacher.taps and teacher.network is None and teacher.receipt is None:
                 raise RuntimeError(
                     f'{teacher.key} is not loaded: call init_weights() before training, as the runner does.'
                 )

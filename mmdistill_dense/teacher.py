@@ -231,7 +231,7 @@ class FrozenTeacher:
             return
         with fork_rng():
             seed_everything(seed)
-            before = stream_states()
+            before = None if self._draws else stream_states()
             yield
             self._draws = self._draws or stream_states() != before
 

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from mmdistill_dense.building import move
 from mmdistill_dense.taps import Tap
 
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -70,7 +71,7 @@ class Acceleration:
         if self.fold_bn:
             fold(network, pairs)
         if self.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+            move(network, memory_format=torch.channels_last)
         if self.compile:
             for module in untapped_parts(network, taps):
                 module.forward = torch.compile(module.forward)
@@ -183,8 +184,9 @@ class _Watch(TorchFunctionMode):
 
 
 def _plain_convolution(module: nn.Module) -> bool:
-    # subclasses may change their weight before they use it (weight standardisation); mmcv's own Conv2d does not
-    return isinstance(module, nn.Conv2d) and type(module).__name__ == 'Conv2d'
+    # Subclasses and hooks may change the weight before it is used (weight standardisation, spectral norm); mmcv's own
+    # Conv2d does not.
+    return isinstance(module, nn.Conv2d) and type(module).__name__ == 'Conv2d' and not module._forward_pre_hooks
 
 
 def fold(network: nn.Module, pairs: Sequence[Pair]) -> None:

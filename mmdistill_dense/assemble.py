@@ -13,8 +13,9 @@ from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.dryrun import Traced, trace_pair
 from mmdistill_dense.inherit import Inherit, giving_teachers
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.renormalise import renormaliser
 from mmdistill_dense.taps import Tap
-from mmdistill_dense.teacher import FrozenTeacher, renormaliser
+from mmdistill_dense.teacher import FrozenTeacher
 from mmdistill_dense.typos import check_options, hint
 from mmdistill_dense.zoo import ModelConfig, is_single_teacher
 
@@ -123,7 +124,7 @@ def tie(
     with DefaultScope.overwrite_default_scope(config.scope):
         student, by_teacher = trace_pair(network, taps, teachers, _size(preprocessor))
     for teacher in teachers.values():
-        teacher.renormalise = renormaliser(preprocessor, teacher.preprocessor)
+        teacher.renormalise = renormaliser(preprocessor, teacher.preprocessor, teacher.key)
     for entry in inherit:
         teachers[str(entry.teacher)].require((entry.source.split('.')[0],))
     for distiller in distillers.values():

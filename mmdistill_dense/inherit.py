@@ -80,8 +80,7 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
                 f'model.inherit: {teacher.key} has no weights from a file to inherit (allow_random); '
                 f'give {teacher.key}.checkpoint.'
             )
-        assert teacher.network is not None
-        _copy(own, _below(teacher.network.state_dict(), entry.source), entry, teacher.key)
+        _copy(own, _below(teacher.as_loaded().state_dict(), entry.source), entry, teacher.key)
 
 
 def _copy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], entry: Inherit, key: str) -> None:

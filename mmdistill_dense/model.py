@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.assemble import Option, build_distillers, build_teachers, distiller_options, tie
+from mmdistill_dense.building import build_network
 from mmdistill_dense.distillers.base import Distiller, Progress, Recorded
 from mmdistill_dense.dryrun import Traced
-from mmdistill_dense.engine.seeding import fork_rng
+from mmdistill_dense.engine.seeding import fork_rng, mix
 from mmdistill_dense.inherit import Inherit, copy_inherited, parse_inherit
 from mmdistill_dense.recording import Recorder
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.taps import Tap
-from mmdistill_dense.teacher import FrozenTeacher, build_network
+from mmdistill_dense.teacher import FrozenTeacher
 from mmdistill_dense.zoo import load_model, merge
 
 
@@ -72,19 +74,39 @@ def DistillModel(
     return network
 
 
-@dataclass
+@dataclass(eq=False)
 class Distillation:
-    """What a distilled student carries beside its modules: frozen teachers, place in the run, what it inherits."""
+    """What a distilled student carries beside its modules: frozen teachers, place in the run, what it inherits.
+
+    A copy of the student has one of its own, and shares the teachers until one of them is moved or cast.
+    """
 
     teachers: dict[str, FrozenTeacher]
     progress: Progress
-    inherit: Sequence[Inherit] = ()  # emptied by DistillHook where the student's weights come from a file
+    inherit: Sequence[Inherit] = ()  # emptied once it is copied, and where the student's weights come from a file
     traced: Traced = field(default_factory=Traced)  # of the student
     attended: bool = False  # set by DistillHook
+
+    def __post_init__(self) -> None:
+        for teacher in self.teachers.values():
+            teacher.users.add(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Distillation:
+        return replace(self, teachers=dict(self.teachers), progress=copy.deepcopy(self.progress, memo))
+
+    def __reduce__(self) -> Any:
+        return Distillation, (self.teachers, self.progress, self.inherit, self.traced)
 
     def recorder(self, student: Any, taps: Iterable[Tap]) -> Recorder:
         """Return what records taps of the student."""
         return Recorder(student, taps, 'student_tap', overwritten=self.traced.overwritten)
+
+    def part_from(self, name: str) -> FrozenTeacher:
+        """Leave a teacher to the copies of this student; return the one in its place, which the next step loads."""
+        self.teachers[name].users.discard(self)
+        self.teachers[name] = self.teachers[name].unloaded()
+        self.teachers[name].users.add(self)
+        return self.teachers[name]
 
     def check_ready(self) -> None:
         """Raise a ``RuntimeError`` unless ``DistillHook`` runs and every teacher is loaded."""
@@ -95,7 +117,7 @@ class Distillation:
                 "dict(distill=dict(type='mmdistill_dense.DistillHook'))."
             )
         for teacher in self.teachers.values():
-            if teacher.taps and teacher.network is None:
+            if teacher.taps and teacher.network is None and teacher.receipt is None:
                 raise RuntimeError(
                     f'{teacher.key} is not loaded: call init_weights() before training, as the runner does.'
                 )
@@ -133,15 +155,41 @@ class Distilled:
             if teacher.taps or name in givers:
                 teacher.load(like)
         copy_inherited(self, inherit, self.distillation.teachers)  # type: ignore[arg-type]
+        self.distillation.inherit = ()  # called again, behind training, it must not undo that
         for teacher in self.distillation.teachers.values():
             if not teacher.taps:
                 teacher.unload()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        before = next(self.parameters())  # type: ignore[attr-defined]
+        device, dtype = before.device, before.dtype
         super()._apply(fn, recurse)  # type: ignore[misc]
-        for teacher in self.distillation.teachers.values():
-            teacher.apply(fn)
+        now = next(self.parameters())  # type: ignore[attr-defined]
+        moved = (now.device, now.dtype) != (device, dtype)
+        for name, teacher in self.distillation.teachers.items():
+            shared = len(teacher.users) > 1
+            if moved and (shared or now.is_meta):
+                self._part_from(name)
+            elif not shared:
+                teacher.apply(fn)
         return self
+
+    def to_empty(self, **options: Any) -> Any:
+        """Move the student without its weights, as ``nn.Module`` does; the teachers keep theirs."""
+        for name in self.distillation.teachers:
+            self._part_from(name)
+        return super().to_empty(**options)  # type: ignore[misc]
+
+    def _part_from(self, name: str) -> None:
+        teacher = self.distillation.part_from(name)
+        for distiller in self.distillers.values():
+            if distiller.teacher == name:
+                distiller.frozen = teacher  # type: ignore[assignment]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # pickle knows the student's class by name, this one is made from it
+        _, _, *state = tuple(super().__reduce_ex__(protocol))
+        return _blank, (type(self).__bases__[1],), *state
 
     def loss(self, inputs: Tensor, data_samples: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the student's own losses and, in training, each distiller's as ``distill.<name>.loss_…``.
@@ -164,13 +212,13 @@ class Distilled:
         return self._together(losses, terms)
 
     def _teach(self, inputs: Tensor, active: Collection[str | None]) -> dict[str | None, Recorded]:
-        if isinstance(inputs, Mapping):
-            raise TypeError(
-                f'The batch gives a dict of {", ".join(inputs)} as inputs, as semi-supervised detectors take it, and a '
-                "teacher looks at one tensor. Distil the detector inside: set model.student to the config's "
-                'model.detector.'
-            )
-        return {n: teacher.begin(inputs) for n, teacher in self.distillation.teachers.items() if n in active}
+        progress = self.distillation.progress
+        recorded: dict[str | None, Recorded] = {}
+        for name, teacher in self.distillation.teachers.items():
+            if name in active:
+                teacher.load(next(self.parameters()))  # type: ignore[attr-defined]  # where a move or a pickle left it
+                recorded[name] = teacher.begin(inputs, mix(progress.seed, progress.iteration))
+        return recorded
 
     def _compare(
         self, student: Recorded, teachers: Mapping[str | None, Recorded], data_samples: Any
@@ -201,6 +249,11 @@ def _distilled_class(student: type[nn.Module]) -> type[nn.Module]:
             namespace[name] = torch.compiler.disable(getattr(Distilled, name))
 
     return types.new_class(f'Distilled{student.__name__}', (Distilled, student), exec_body=fill)
+
+
+def _blank(student: Any) -> Any:
+    """Return a distilled student without a state, for ``pickle`` to fill."""
+    return object.__new__(_distilled_class(student))
 
 
 def _drop_distillers(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
-from mmengine.config import ConfigDict
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmdistill_dense.acceleration import Acceleration, Pair
+from mmdistill_dense.building import TEACHER_OPTIONS, build_network, move
 from mmdistill_dense.checkpoint import Receipt, load_strictly, read_checkpoint, state_dict_of
-from mmdistill_dense.engine.seeding import fork_rng
+from mmdistill_dense.engine.seeding import fork_rng, seed_everything, stream_states
 from mmdistill_dense.forward import run_parts
 from mmdistill_dense.modes import in_training
 from mmdistill_dense.recording import Recorder
 from mmdistill_dense.taps import Tap
-from mmdistill_dense.typos import explained
 from mmdistill_dense.weight_files import local_file, sha256
 from mmdistill_dense.zoo import ModelConfig, load_model
 
 if TYPE_CHECKING:
     from mmdistill_dense.dryrun import Traced
 
-OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'accelerate')
-
 
 class FrozenTeacher:
     """Runs a network up to its last tap, in eval mode and without gradient.
 
     It is no ``nn.Module`` on purpose: its weights are not in the student's ``state_dict`` or ``parameters``, not
-    averaged by EMA, not broadcast by DDP, not re-initialised and not switched by ``train()``. ``deepcopy`` shares it.
-    The network is built and loaded by :meth:`load`, which the runner reaches in training only.
+    averaged by EMA, not broadcast by DDP, not re-initialised and not switched by ``train()``. The network is built and
+    loaded by :meth:`load`, which the runner reaches in training only.
+
+    ``deepcopy`` shares it. ``pickle`` leaves the network out, as :meth:`unloaded` does.
+
+    Attributes:
+        users: The ``Distillation`` of each model that runs this teacher.
 
     Args:
         option: ``dict(cfg=…, checkpoint=…, **overrides)``. ``checkpoint`` is a file, an address or ``'auto'``;
@@ -48,7 +50,7 @@ class FrozenTeacher:
     """
 
     def __init__(self, option: Mapping[str, Any], key: str = 'model.teacher') -> None:
-        network = {name: value for name, value in option.items() if name not in OPTIONS}
+        network = {name: value for name, value in option.items() if name not in TEACHER_OPTIONS}
         self.key = key
         self.config: ModelConfig = load_model(network, key)
         self.checkpoint: str | None = option.get('checkpoint')
@@ -68,11 +70,26 @@ class FrozenTeacher:
         self.foldable: Sequence[Pair] = ()
         self._answers: dict[Hashable, Any] | None = None  # of this step
         self._prepared = False
+        self._draws: bool | None = None  # random numbers; None: to be found out at the first pass
+        self.users: WeakSet[Any] = WeakSet()
         self.renormalise: Callable[[Tensor], Tensor] | None = None
         self.preprocessor: Mapping[str, Any] | None = self.config.model.get('data_preprocessor')
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**vars(self), 'network': None, '_answers': None, '_prepared': False}
+        del state['users']
+        return state
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self.users = WeakSet()
+
+    def unloaded(self) -> FrozenTeacher:
+        """Return the same teacher without its network, which :meth:`load` reads from the file again."""
+        return copy.copy(self)
 
     def build(self) -> Any:
         """Return a new network of this teacher on the current default device, in eval mode, its own pre-training
@@ -91,17 +108,19 @@ class FrozenTeacher:
         self.modes, self.overwritten, self.foldable = traced.modes, traced.overwritten, foldable
 
     def load(self, like: Tensor) -> None:
-        """Build the network and load its weights, once.
+        """Build the network and load its weights, unless it is there.
 
         Args:
             like: A parameter of the student, whose device and dtype the teacher takes.
 
         Raises:
-            ValueError: Without a checkpoint (unless ``allow_random``), or with one that does not fit.
+            ValueError: Without a checkpoint (unless ``allow_random``), with one that does not fit, or with another than
+                was loaded before.
             FileNotFoundError: When the checkpoint is not there.
         """
         if self.network is not None:
             return
+        before = self.receipt
         if self.checkpoint is None and not self.allow_random:
             raise ValueError(
                 f'{self.key}.checkpoint is not set: distilling from random weights teaches nothing. Give a file, or '
@@ -115,9 +134,23 @@ class FrozenTeacher:
                 self._initialise(network)
             else:
                 # In the student's dtype at once: a float64 file keeps its digits beside a float64 student.
-                self._load_weights(network.to(dtype=like.dtype), self.checkpoint)
+                self._load_weights(move(network, dtype=like.dtype), self.checkpoint)
+        if before is not None and self.receipt is not None and before.sha256 != self.receipt.sha256:
+            self.receipt = before
+            raise ValueError(f'{self.key}.checkpoint={self.checkpoint!r} is another file than the one loaded before.')
         network.requires_grad_(False)
-        self.network = network.to(device=like.device, dtype=like.dtype)
+        self.network = move(network, device=like.device, dtype=like.dtype)
+        self._prepared = False
+
+    def as_loaded(self) -> nn.Module:
+        """Return the network with the weights of its file, which the first pass changes (:class:`Acceleration`)."""
+        assert self.network is not None, 'the teacher is loaded before training'
+        if not self._prepared:
+            return self.network
+        again = self.unloaded()
+        again.load(next(self.network.parameters()))
+        assert again.network is not None
+        return again.network
 
     def unload(self) -> None:
         """Let the network go: a teacher that was only inherited from is not needed in training."""
@@ -155,6 +188,7 @@ class FrozenTeacher:
         """Follow a device or dtype change of the student; nothing to do before :meth:`load`."""
         if self.network is not None:
             self.network._apply(fn)
+            move(self.network, device=next(self.network.parameters()).device)  # its data preprocessor is to know
 
     def module(self, path: str) -> nn.Module:
         """Return a frozen part of the loaded network, for distillers that call it."""
@@ -182,21 +216,44 @@ class FrozenTeacher:
         """Return a batch that the student's preprocessor normalised as the teacher's would have."""
         return inputs if self.renormalise is None else self.renormalise(inputs)
 
-    def __call__(self, inputs: Tensor | Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    def __call__(self, inputs: Tensor | Sequence[Tensor], seed: int = 0) -> dict[str, list[Tensor]]:
         """Return the recorded taps for a preprocessed batch ``(B, C, H, W)`` of the student's; for a list of views
-        those of the first view, then those of the next."""
-        recorded = self.begin(inputs)
+        those of the first view, then those of the next.
+
+        A network that draws random numbers (SegNeXt) draws them from streams of its own, which begin at ``seed``.
+
+        Raises:
+            TypeError: For other inputs.
+        """
+        recorded = self.begin(inputs, seed)
         self.join(recorded)
         return recorded
 
     @torch.no_grad()
-    def begin(self, inputs: Tensor | Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    def begin(self, inputs: Tensor | Sequence[Tensor], seed: int = 0) -> dict[str, list[Tensor]]:
         """Return the recorded taps as a call does; on a stream of its own they are not ready before :meth:`join`."""
-        with self.acceleration.beside(inputs):
-            if isinstance(inputs, Tensor):
-                return self._record(inputs)
-            views = [self._record(view) for view in inputs]
-            return {str(tap): [tensor for view in views for tensor in view[str(tap)]] for tap in self.taps}
+        views = [inputs] if isinstance(inputs, Tensor) else inputs
+        if not isinstance(views, (list, tuple)) or not all(isinstance(view, Tensor) for view in views):
+            raise TypeError(
+                f'{self.key} takes one batch of pictures (a tensor) or a list of views (tensors), and '
+                f'model.student.data_preprocessor gives a {type(inputs).__name__}. Take as student the network that '
+                'gets the pictures in the end, with an ordinary data_preprocessor (of a semi-supervised detector: '
+                'model.detector).'
+            )
+        with self._own_streams(seed), self.acceleration.beside(inputs):
+            found = [self._record(view) for view in views]
+            return {str(tap): [tensor for view in found for tensor in view[str(tap)]] for tap in self.taps}
+
+    @contextmanager
+    def _own_streams(self, seed: int) -> Iterator[None]:
+        if self._draws is False:
+            yield
+            return
+        with fork_rng():
+            seed_everything(seed)
+            before = None if self._draws else stream_states()
+            yield
+            self._draws = self._draws or stream_states() != before
 
     def join(self, recorded: Mapping[str, Sequence[Tensor]]) -> None:
         """Let the device wait for what :meth:`begin` recorded; call it before the tensors are used."""
@@ -220,72 +277,3 @@ class FrozenTeacher:
         if self.acceleration.dtype is not None:
             return {name: [tensor.to(inputs.dtype) for tensor in found] for name, found in tensors.items()}
         return tensors
-
-
-def build_network(config: ModelConfig, pretrained: bool = True) -> Any:
-    """Build a network in its own scope; ``pretrained=False`` clears what would load backbone weights."""
-    model = config.model.to_dict() if hasattr(config.model, 'to_dict') else dict(config.model)
-    if config.scope is not None:
-        model['_scope_'] = config.scope
-    # mm* constructors read their options as attributes.
-    try:
-        return MODELS.build(ConfigDict(model if pretrained else without_pretrained(model)))
-    except TypeError as error:
-        raise TypeError(explained(error, model, ('student', 'teacher', 'distillers', 'inherit', *OPTIONS))) from error
-
-
-def without_pretrained(model: Any) -> Any:
-    """Return a copy of a model config in which nothing fetches pre-trained weights."""
-    if isinstance(model, Mapping):
-        kept = {}
-        for name, value in model.items():
-            if name == 'pretrained':
-                value = None
-            elif name == 'init_cfg' and isinstance(value, (list, tuple)):
-                value = [member for member in value if not _fetches(member)]
-            elif name == 'init_cfg' and _fetches(value):
-                continue
-            kept[name] = without_pretrained(value)
-        return kept
-    if isinstance(model, (list, tuple)):
-        return type(model)(without_pretrained(member) for member in model)
-    return model
-
-
-def _fetches(init_cfg: Any) -> bool:
-    return isinstance(init_cfg, Mapping) and 'Pretrained' in str(init_cfg.get('type'))
-
-
-def renormaliser(
-    student: Mapping[str, Any] | None, teacher: Mapping[str, Any] | None
-) -> Callable[[Tensor], Tensor] | None:
-    """Return the map from the student's normalised pixels to the teacher's, or ``None`` when they are the same.
-
-    Both arguments are data preprocessor configs (``mean``, ``std``, ``bgr_to_rgb``, ``rgb_to_bgr``). Pixels that the
-    student's preprocessor padded with 0 become what the teacher's would make of the student's mean colour.
-    """
-    mean_s, std_s, flip_s = _normalisation(student)
-    mean_t, std_t, flip_t = _normalisation(teacher)
-    flip = flip_s != flip_t
-    if flip:
-        mean_t, std_t = mean_t[::-1], std_t[::-1]
-    if not flip and mean_s == mean_t and std_s == std_t:
-        return None
-    scale = [s / t for s, t in zip(std_s, std_t, strict=True)]
-    shift = [(s - t) / d for s, t, d in zip(mean_s, mean_t, std_t, strict=True)]
-    constants = torch.tensor([scale, shift], dtype=torch.float64).view(2, 1, -1, 1, 1)
-    moved = cache(constants.to)  # once: to copy them waits for the device
-
-    def renormalise(inputs: Tensor) -> Tensor:
-        factor, summand = moved(inputs.device, inputs.dtype)
-        outputs = inputs * factor + summand
-        return outputs.flip(1) if flip else outputs
-
-    return renormalise
-
-
-def _normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:
-    options = preprocessor or {}
-    mean = [float(value) for value in options.get('mean') or [0.0] * 3]
-    std = [float(value) for value in options.get('std') or [1.0] * 3]
-    return mean, std, bool(options.get('bgr_to_rgb') or options.get('rgb_to_bgr'))

@@ -17,7 +17,7 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from mmdistill_dense.teacher import OPTIONS
+from mmdistill_dense.building import TEACHER_OPTIONS
 from mmdistill_dense.zoo import is_distill_model, load_model, student_option
 from tests import toys
 from tests.docs_blocks import ROOT, Block, Command, blocks, commands
@@ -135,8 +135,8 @@ def _narrowed(model: Any) -> ConfigDict:
         return ConfigDict(_sized(narrow(load_model(model, 'model'))))
     options = {'type': model.type, 'student': _sized(narrow(load_model(student_option(model), 'model.student')))}
     if model.get('teacher') and model.get('distillers'):
-        network = {key: value for key, value in model.teacher.items() if key not in OPTIONS}
-        kept = {key: model.teacher[key] for key in OPTIONS if key in model.teacher}
+        network = {key: value for key, value in model.teacher.items() if key not in TEACHER_OPTIONS}
+        kept = {key: model.teacher[key] for key in TEACHER_OPTIONS if key in model.teacher}
         options['teacher'] = {**_sized(narrow(load_model(network, 'model.teacher'))), **kept}
     return ConfigDict(options, distillers=model.get('distillers') or {})
 

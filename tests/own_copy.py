@@ -11,10 +11,10 @@ from mmengine import MessageHub
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from mmdistill_dense.building import build_network
 from mmdistill_dense.check.own_copy import own_copy_gaps
 from mmdistill_dense.forward import run_parts
 from mmdistill_dense.taps import Tap, find_module
-from mmdistill_dense.teacher import build_network
 from mmdistill_dense.zoo import ModelConfig, load_model
 from tests import toys
 from tests.zoo.narrow import narrow

@@ -179,6 +179,8 @@ def test_a_convolution_that_changes_its_weight_stays() -> None:
 
     network = nn.Sequential(Standardised(3, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
     assert pairs_of(network) == [('2', '3')]
+    network[2] = nn.utils.spectral_norm(network[2])  # by a hook
+    assert pairs_of(network) == []
 
 
 # Options

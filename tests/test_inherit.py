@@ -1,5 +1,7 @@
 """Inheritance: what is copied from the teacher, when, and what is refused."""
 
+import copy
+
 import pytest
 import torch
 
@@ -66,6 +68,24 @@ def test_copies_are_the_students_own():
     with torch.no_grad():
         model.neck.fpn_convs[0].conv.weight.add_(1)
     assert torch.equal(teacher, before) and model.neck.fpn_convs[0].conv.weight.requires_grad
+
+
+def test_initialising_again_does_not_undo_training():
+    """A second ``train()`` of a runner calls ``init_weights`` again, which leaves a trained student as it is."""
+    model = built()
+    toys.losses_of(model, toys.det_batch())  # folds the teacher's norms, whose names are then others
+    with torch.no_grad():
+        model.neck.fpn_convs[0].conv.weight.add_(1)
+    trained = toys.student_state(model)
+    model.init_weights()
+    assert not toys.differing(model.state_dict(), trained)
+
+
+def test_a_copy_inherits_although_the_teacher_has_run_in_the_original():
+    model = toys.build(option(), scope='mmdet')
+    copied = copy.deepcopy(model)
+    toys.losses_of(toys.ready(model), toys.det_batch())
+    assert equal_parts(toys.ready(copied)) == {'neck', 'bbox_head'}
 
 
 def test_a_prefix_may_differ_between_the_two():

@@ -417,6 +417,7 @@ def test_ema(tmp_path):
     assert toys.differing(content['state_dict'], average)
     averaged = next(h for h in runner.hooks if type(h).__name__ == 'EMAHook').ema_model.module
     assert toys.teacher_of(averaged) is toys.teacher_of(runner.model)
+    assert not list(averaged.distillers.parameters()), 'nobody reads an average of the distillers'
 
 
 def test_sync_bn_of_the_zoo_configs_runs_in_one_cpu_process(tmp_path):

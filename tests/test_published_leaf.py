@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmdistill_dense.building import build_network
 from mmdistill_dense.checkpoint import read_checkpoint
-from mmdistill_dense.teacher import build_network
 from mmdistill_dense.zoo import load_model
 from tests.engine.processes import ROOT, environment, run
 

@@ -1,15 +1,19 @@
 """The frozen teacher: loaded or refused, never changed, and exactly what running it alone would give."""
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from mmdistill_dense.building import without_pretrained
 from mmdistill_dense.dryrun import trace_pair
+from mmdistill_dense.engine.seeding import stream_states
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.taps import Tap
-from mmdistill_dense.teacher import FrozenTeacher, renormaliser, without_pretrained
+from mmdistill_dense.teacher import FrozenTeacher
 from tests import toys
 
 
@@ -96,7 +100,7 @@ def test_it_follows_the_students_dtype_and_device():
     model.to(torch.bfloat16)
     assert {p.dtype for p in toys.teacher_of(model).network.parameters()} == {torch.bfloat16}
     model.to('meta')
-    assert {p.device.type for p in toys.teacher_of(model).network.parameters()} == {'meta'}
+    assert toys.teacher_of(model).network is None, 'a tensor there has no values to come back with'
 
 
 def test_move_before_loading_is_remembered():
@@ -146,15 +150,6 @@ def test_renormalised_batch_is_what_its_own_preprocessor_makes(changes):
         assert (wrong - theirs).abs().max() > 1e-2
 
 
-def test_renormalise_in_both_directions_is_the_identity():
-    a = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], bgr_to_rgb=True)
-    b = dict(mean=[7.0, 8.0, 9.0], std=[1.0, 2.0, 3.0], bgr_to_rgb=False)
-    x = torch.randn(2, 3, 4, 4)
-    torch.testing.assert_close(renormaliser(b, a)(renormaliser(a, b)(x)), x)
-    assert renormaliser(a, dict(a)) is None and renormaliser(None, None) is None
-    assert renormaliser(dict(rgb_to_bgr=True), dict(rgb_to_bgr=True)) is None
-
-
 def test_features_equal_the_networks_own():
     teacher = loaded(toys.seg_teacher(), 'backbone', 'decode_head:input', 'auxiliary_head')
     inputs = torch.randn(2, 3, 64, 64)
@@ -165,6 +160,58 @@ def test_features_equal_the_networks_own():
     assert all(torch.equal(a, b) for a, b in zip(ours['backbone'], features, strict=True))
     assert torch.equal(ours['auxiliary_head'][0], auxiliary)
     assert torch.equal(ours['decode_head:input'][0], features[0]), 'the list of features, flattened'
+
+
+class Drawing(nn.Module):
+    """Multiplies by random numbers in evaluation too, as SegNeXt's head does."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.layer(x) * torch.rand(3, 1, 1) * float(np.random.rand()) * random.random()
+
+
+def test_random_numbers_of_a_teacher_are_its_own():
+    MODELS.register_module(module=Drawing, force=True)
+    teacher = loaded(dict(type='mmdistill_dense.Drawing', allow_random=True), 'layer', '')
+    inputs, expected = torch.ones(1, 3, 2, 2), None
+    for place in range(3):
+        torch.manual_seed(place)
+        before = stream_states()
+        found = [teacher(inputs, seed)[''][0] for seed in (1, 2, 1)]
+        assert stream_states() == before, 'no stream of the student moves'
+        assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
+        assert expected is None or torch.equal(found[0], expected), 'nor does the place in it matter'
+        expected = found[0]
+
+
+def test_a_teacher_that_draws_nothing_leaves_the_streams_untouched(monkeypatch):
+    teacher = loaded(toys.seg_teacher('fcn'), 'backbone[3]')
+    inputs = torch.ones(1, 3, 64, 64)
+    first = teacher(inputs)['backbone[3]'][0]
+    monkeypatch.setattr(torch, 'set_rng_state', lambda *_: pytest.fail('the streams were forked'))
+    assert torch.equal(teacher(inputs)['backbone[3]'][0], first)
+
+
+def test_a_step_gives_the_teacher_a_seed_by_iteration(monkeypatch):
+    model, seeds = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn')), []
+    monkeypatch.setattr(FrozenTeacher, '__call__', lambda _, inputs, seed: seeds.append(seed) or {})
+    for iteration in (0, 1, 0):
+        model.distillation.progress.iteration = iteration
+        model._teach(torch.ones(1, 3, 64, 64), {'teacher'})
+    assert seeds[0] == seeds[2] != seeds[1]
+
+
+@pytest.mark.parametrize('inputs', [dict(sup=torch.ones(1, 3, 64, 64)), ['a'], None, {}], ids=str)
+def test_inputs_that_are_no_pictures_are_refused(inputs):
+    teacher = loaded(toys.seg_teacher('fcn'), 'backbone[3]')
+    with pytest.raises(TypeError) as error:
+        teacher(inputs)
+    message = str(error.value)
+    assert 'model.teacher takes one batch of pictures' in message
+    assert f'model.student.data_preprocessor gives a {type(inputs).__name__}' in message
 
 
 # Stops after its last tap
@@ -305,6 +352,37 @@ class Chain(nn.Module):
         return self.unused(self.after(self.before(x * self.scale)))
 
 
+class Stubborn(Chain):
+    """Overrides what moves it, as LD and LAD of mmdet do."""
+
+    def to(self, device=None):
+        return super().to(device=device)
+
+    def cuda(self, device=None):
+        raise AssertionError('nobody asked')
+
+    def train(self, mode=True):
+        super().train(mode)
+
+
+def test_a_network_with_a_to_of_its_own_teaches(tmp_path):
+    MODELS.register_module(module=Stubborn, force=True)
+    torch.save(Stubborn().state_dict(), tmp_path / 'stubborn.pth')
+    option = dict(type='mmdistill_dense.Stubborn', accelerate=dict(channels_last=True))
+    for weights in (dict(checkpoint=str(tmp_path / 'stubborn.pth')), dict(allow_random=True)):
+        teacher = FrozenTeacher({**option, **weights})
+        teacher.taps = [Tap.parse('after')]
+        teacher.load(torch.zeros(1, dtype=torch.float64))
+        teacher.apply(lambda tensor: tensor.float())
+        assert teacher(torch.ones(1, 3, 2, 2))['after'][0].dtype == torch.float32
+
+
+def test_its_data_preprocessor_follows_it():
+    teacher = loaded(toys.seg_teacher('fcn'), 'backbone[3]')
+    teacher.apply(lambda tensor: tensor.to('meta'))
+    assert teacher.network.data_preprocessor.device.type == 'meta'
+
+
 @pytest.mark.parametrize('lost', ['before.weight', 'after.bias', 'scale'])
 def test_what_a_tap_stands_on_must_be_in_the_file(tmp_path, lost):
     MODELS.register_module(module=Chain, force=True)
@@ -376,8 +454,11 @@ def test_own_pretraining_is_cleared():
             necks=[dict(init_cfg=dict(type='mmengine.model.PretrainedInit')), dict(init_cfg=dict(type='Kaiming'))],
             head=dict(init_cfg=[dict(type='Pretrained', checkpoint='x'), dict(type='Normal')]),
             widths=(1, 2),
+            pyramid=dict(type='PyramidVisionTransformer', init_cfg=dict(checkpoint='https://a.b/pvt.pth')),
+            teacher_ckpt='https://a.b/c.pth',
         )
     )
+    assert kept['pyramid'] == dict(type='PyramidVisionTransformer') and kept['teacher_ckpt'] is None
     assert kept['pretrained'] is None and kept['backbone'] == dict(type='R', pretrained=None)
     assert kept['necks'][1] == dict(init_cfg=dict(type='Kaiming')) and kept['widths'] == (1, 2)
     assert kept['necks'][0] == {} and kept['head'] == dict(init_cfg=[dict(type='Normal')])

@@ -94,7 +94,7 @@ def pair_gaps(model: Any, student: ModelConfig, inputs: Any, data_samples: Any) 
             continue
         seen = teacher.renormalised(inputs) if isinstance(inputs, Tensor) else [teacher.renormalised(x) for x in inputs]
         with contextlib.suppress(Exception):  # other labels than it was made for
-            found = own_copy_gaps(teacher.config, teacher.network.state_dict(), teacher.taps, seen, data_samples)
+            found = own_copy_gaps(teacher.config, teacher.as_loaded().state_dict(), teacher.taps, seen, data_samples)
             gaps.update({f'{teacher.key} tap {tap}': gap for tap, gap in found.items()})
     return gaps
 

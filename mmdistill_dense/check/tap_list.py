@@ -16,12 +16,12 @@ from rich.tree import Tree
 from torch import Tensor, nn
 
 from mmdistill_dense.assemble import SINGLE
+from mmdistill_dense.building import TEACHER_OPTIONS, build_network
 from mmdistill_dense.dryrun import DEFAULT_SIZE, _NumbersOnCPU, input_channels
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
 from mmdistill_dense.modes import in_training, modes_to_follow
 from mmdistill_dense.quiet import quiet
-from mmdistill_dense.teacher import OPTIONS, build_network
 from mmdistill_dense.zoo import ModelConfig, is_distill_model, is_single_teacher, load_model, student_option
 
 Size = Sequence[int]
@@ -75,7 +75,7 @@ def networks_of(config: Config, student: bool = False, teacher: bool = False) ->
     options = model.get('teacher') or {}
     for name, one in ({SINGLE: options} if options and is_single_teacher(options) else options).items():
         if not student:
-            network = {key: value for key, value in one.items() if key not in OPTIONS}
+            network = {key: value for key, value in one.items() if key not in TEACHER_OPTIONS}
             yield ('teacher' if name == SINGLE else f'teacher {name}'), load_model(network, f'model.teacher.{name}')
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 
+from mmdistill_dense.engine.averaging import average_the_student, place_distillers
 from mmdistill_dense.engine.changes import tell_changes
 from mmdistill_dense.engine.checks import (
     check_carrier,
@@ -95,6 +96,7 @@ class DistillHook(Hook):
         check_carrier(runner.cfg)
         if not hasattr(model, 'distillation'):
             return
+        place_distillers(runner, model)
         sharded = is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel)
         if sharded or strategy not in (*_STRATEGIES, 'NoneType'):
             name = type(runner.model).__name__ if sharded else strategy
@@ -140,6 +142,7 @@ class DistillHook(Hook):
         progress.max_iters, progress.seed, progress.rank = runner.max_iters, runner.seed, get_rank()
         progress.iteration = runner.iter
         distillation.attended = True
+        average_the_student(runner)
         for distiller in model.distillers.values():
             distiller.prepare(runner, distillation.teachers[distiller.teacher])
         self.clipping.attach(runner, model.distillers)

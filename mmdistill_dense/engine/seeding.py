@@ -34,6 +34,13 @@ def fork_rng() -> Iterator[None]:
             np.random.set_state(array)
 
 
+def stream_states() -> Any:
+    """Return the places of the global torch, numpy and python random streams, for comparison."""
+    array: Any = np.random.get_state()
+    streams = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])]
+    return random.getstate(), array[1].tobytes(), array[2:], [stream.numpy().tobytes() for stream in streams]
+
+
 def seed_everything(seed: int) -> None:
     """Seed python's, numpy's and torch's global streams."""
     random.seed(seed)

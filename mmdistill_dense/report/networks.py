@@ -14,11 +14,12 @@ import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, init_default_scope
 
+from mmdistill_dense.building import build_network
 from mmdistill_dense.checkpoint import load_strictly, read_checkpoint, state_dict_of
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.report.runs import Run
 from mmdistill_dense.report.section import Missing
-from mmdistill_dense.teacher import FrozenTeacher, build_network
+from mmdistill_dense.teacher import FrozenTeacher
 from mmdistill_dense.zoo import ModelConfig, is_distill_model, load_model, student_option
 
 

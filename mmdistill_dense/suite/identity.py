@@ -11,8 +11,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.building import TEACHER_OPTIONS
 from mmdistill_dense.suite.configs import PLACES, teachers_of
-from mmdistill_dense.teacher import OPTIONS as TEACHER_OPTIONS
 from mmdistill_dense.zoo import is_distill_model, load_model, student_option
 
 # how a run is told, watched and continued; nothing of it reaches the weights or the score

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
 
+from mmdistill_dense.building import TEACHER_OPTIONS, without_pretrained
 from mmdistill_dense.checkpoint import load_strictly, read_checkpoint, state_dict_of
 from mmdistill_dense.engine.cli import build_runner
 from mmdistill_dense.engine.resuming import latest_checkpoint
@@ -21,7 +22,6 @@ from mmdistill_dense.suite.outcome import median_of, origin_of, plain, receipts_
 from mmdistill_dense.suite.plan import PRETRAIN, Run, config_of, hash_of, start_file, start_of, trains_teacher
 from mmdistill_dense.suite.report import Report, ReportHook
 from mmdistill_dense.suite.written import write_configs
-from mmdistill_dense.teacher import OPTIONS, without_pretrained
 from mmdistill_dense.weight_files import local_file
 from mmdistill_dense.zoo import load_model
 
@@ -204,7 +204,7 @@ def _test_teacher(config: Config) -> dict[str, Any]:
 
 
 def _teacher_network(option: Mapping[str, Any]) -> Any:
-    found = load_model({key: value for key, value in option.items() if key not in OPTIONS}, 'model.teacher')
+    found = load_model({key: value for key, value in option.items() if key not in TEACHER_OPTIONS}, 'model.teacher')
     model = without_pretrained(found.model)
     return {**model, '_scope_': found.scope} if found.scope else model
 

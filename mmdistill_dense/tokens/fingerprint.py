@@ -27,7 +27,6 @@ def teacher_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap]) -> str:
     It covers the class, how pixels are normalised, the taps and the weights of the children up to the last tapped one,
     and nothing of the heads behind it: those may differ between two runs that share tokens.
     """
-    assert teacher.network is not None, 'the teacher is loaded before training'
     taps = list(taps)
     model = teacher.config.model
     preprocessor = model.get('data_preprocessor') or {}
@@ -35,17 +34,16 @@ def teacher_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap]) -> str:
         'type': model.get('type'),
         'normalisation': {name: preprocessor.get(name) for name in _NORMALISATION},
         'taps': [str(tap) for tap in taps],
-        'weights': _hash_tensors(_children_up_to(teacher.network, taps)),
+        'weights': _hash_tensors(_children_up_to(teacher.as_loaded(), taps)),
     }
     return digest(parts)
 
 
 def learning_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap], settings: Any, dataset: Any) -> str:
     """Identify learned tokens: teacher (config and all weights), taps, settings of the learning, data set config."""
-    assert teacher.network is not None, 'the teacher is loaded before training'
     parts = {
         'teacher': teacher.config.model,
-        'weights': _hash_tensors(teacher.network.state_dict()),
+        'weights': _hash_tensors(teacher.as_loaded().state_dict()),
         'taps': [str(tap) for tap in taps],
         'settings': settings,
         'dataset': dataset,

@@ -9,10 +9,11 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import PolyLR
 
+from mmdistill_dense.building import build_network
 from mmdistill_dense.compose import fragments
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.leaves import by_hand
-from mmdistill_dense.teacher import build_network, renormaliser
+from mmdistill_dense.renormalise import renormaliser
 from mmdistill_dense.weight_files import published_weights
 from mmdistill_dense.zoo import load_model
 

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import nn
 
 from mmdistill_dense import compose
+from mmdistill_dense.building import build_network, without_pretrained
 from mmdistill_dense.dryrun import _NumbersOnCPU, trace_pair
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.taps import Tap
-from mmdistill_dense.teacher import build_network, without_pretrained
 from mmdistill_dense.weight_files import _read_yaml
 from mmdistill_dense.zoo import find_config, load_model, package_root
 

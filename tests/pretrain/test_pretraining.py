@@ -11,9 +11,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
+from mmdistill_dense.building import build_network
 from mmdistill_dense.export import export_student
 from mmdistill_dense.pretrain.export import export_backbone
-from mmdistill_dense.teacher import build_network
 from mmdistill_dense.zoo import load_model
 from tests import toys
 from tests.pretrain import files, runs

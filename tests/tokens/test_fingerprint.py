@@ -75,6 +75,7 @@ def test_taps_settings_data_and_normalisation_count(teacher):
         whole(teacher, NECK, dict(T=6), dict(type='B')),
     ]
     brighter = copy.copy(teacher)
+    brighter.network = teacher.network
     brighter.config = copy.deepcopy(teacher.config)
     brighter.config.model.data_preprocessor.mean = [0.0, 0.0, 0.0]
     others.append(whole(brighter, NECK, dict(T=6), dict(type='A')))
@@ -84,9 +85,21 @@ def test_taps_settings_data_and_normalisation_count(teacher):
 
 def test_where_pretrained_weights_lie_does_not_count(teacher):
     other = copy.copy(teacher)
+    other.network = teacher.network
     other.config = copy.deepcopy(teacher.config)
     other.config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='/my/folder/resnet18.pth')
     assert whole(other) == whole(teacher)
+
+
+def test_the_first_pass_does_not_count():
+    """It multiplies the norms into the convolutions; the teacher is that of its file all the same."""
+    teacher = toys.teacher_of(toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn')))
+    taps = [Tap.parse('backbone[3]')]
+    before = whole(teacher, taps), teacher_fingerprint(teacher, taps)
+    names = list(teacher.network.state_dict())
+    teacher(torch.randn(1, 3, 64, 64))
+    assert list(teacher.network.state_dict()) != names, 'else nothing is shown'
+    assert (whole(teacher, taps), teacher_fingerprint(teacher, taps)) == before
 
 
 def test_a_machines_folders_do_not_count():

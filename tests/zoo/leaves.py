@@ -25,7 +25,7 @@ from torch.nn import functional
 from mmdistill_dense import dryrun
 from mmdistill_dense import model as model_module
 from mmdistill_dense import teacher as teacher_module
-from mmdistill_dense.teacher import build_network
+from mmdistill_dense.building import build_network
 from mmdistill_dense.zoo import ModelConfig
 
 ROOT = Path(__file__).parents[2] / 'configs'

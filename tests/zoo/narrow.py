@@ -12,8 +12,8 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
+from mmdistill_dense.building import without_pretrained
 from mmdistill_dense.pretrain.checkpoint_layouts import LAYOUTS
-from mmdistill_dense.teacher import without_pretrained
 from mmdistill_dense.zoo import ModelConfig
 
 SIDE = 128  # of a training picture

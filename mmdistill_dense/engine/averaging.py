@@ -1,0 +1,38 @@
+"""Keeps the distillers out of what does not train: the average of the weights (``EMAHook``), a run that only tests."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mmengine.hooks import EMAHook
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+
+
+def average_the_student(runner: Runner) -> None:
+    """Let every ``EMAHook`` of a run average the student alone; nothing reads an average of distillers.
+
+    Both sides of the average lose them, since the hook pairs their tensors by place.
+    """
+    for hook in runner.hooks:
+        average = getattr(hook, 'ema_model', None)
+        if isinstance(hook, EMAHook) and average is not None and hasattr(average.module, 'distillers'):
+            hook.src_model = _without_distillers(hook.src_model)
+            average.module = _without_distillers(average.module)
+            averaged = average.avg_parameters
+            for name in [name for name in averaged if name.startswith('distillers.')]:
+                del averaged[name]
+
+
+def place_distillers(runner: Runner, model: Any) -> None:
+    """Bring the distillers to the student's device for training, to the CPU where a run only tests."""
+    trains = isinstance(runner._train_loop, BaseLoop)
+    model.distillers.to(next(model.parameters()).device if trains else 'cpu')
+
+
+def _without_distillers(model: nn.Module) -> nn.Module:
+    """Return a view of a student: its own modules and tensors, and no distillers."""
+    view = copy.copy(model)
+    view._modules = {**model._modules, 'distillers': nn.ModuleDict()}
+    return view

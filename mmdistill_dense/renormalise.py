@@ -1,0 +1,80 @@
+"""What a teacher's data preprocessor would have made of a batch that the student's has normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_FLIPS = ('bgr_to_rgb', 'rgb_to_bgr', 'to_rgb')  # the last is mmpretrain's
+
+
+class Renormaliser:
+    """The map from the student's normalised pixels to the teacher's.
+
+    Args:
+        scale: Factor of each channel, in the student's order of channels; one number serves all channels.
+        shift: Summand of each channel, in the same order.
+        flip: The teacher has the opposite order of colours.
+    """
+
+    def __init__(self, scale: Sequence[float], shift: Sequence[float], flip: bool) -> None:
+        self.constants = self.moved = torch.tensor([scale, shift], dtype=torch.float64).view(2, 1, -1, 1, 1)
+        self.flip = flip
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return (B, C, H, W) pixels as the teacher sees them; of grey ones, one channel for each of its own."""
+        if (self.moved.device, self.moved.dtype) != (inputs.device, inputs.dtype):
+            self.moved = self.constants.to(inputs)  # kept: to copy them waits for the device
+        factor, summand = self.moved
+        outputs = inputs * factor + summand
+        # preprocessors turn colours, and leave the order of other channels as it is
+        return outputs.flip(1) if self.flip and outputs.shape[1] == 3 else outputs
+
+
+def renormaliser(
+    student: Mapping[str, Any] | None, teacher: Mapping[str, Any] | None, key: str = 'model.teacher'
+) -> Renormaliser | None:
+    """Return the map from the student's normalised pixels to the teacher's, or ``None`` when they are the same.
+
+    Pixels that the student's preprocessor padded with 0 become what the teacher's would make of the student's mean
+    colour.
+
+    Args:
+        student: Config of the student's data preprocessor: ``mean``, ``std`` and ``bgr_to_rgb``, ``rgb_to_bgr`` or
+            ``to_rgb``, or a ``data_preprocessor`` that holds them.
+        teacher: The same of the teacher.
+        key: The config key of the teacher, for errors.
+
+    Raises:
+        ValueError: When they normalise different numbers of channels, and neither has one number for all.
+    """
+    mean_s, std_s, flip_s = _normalisation(student)
+    mean_t, std_t, flip_t = _normalisation(teacher)
+    channels = max(map(len, (mean_s, std_s, mean_t, std_t)))
+    if any(len(values) not in (1, channels) for values in (mean_s, std_s, mean_t, std_t)):
+        raise ValueError(
+            f"The student's data_preprocessor has mean={mean_s}, std={std_s} and that of {key} mean={mean_t}, "
+            f'std={std_t}: the teacher sees the pictures of the student, so both need the same number of channels. '
+            'Give both the same number of means and standard deviations, or take a teacher of such pictures.'
+        )
+    mean_s, std_s, mean_t, std_t = (values * (channels // len(values)) for values in (mean_s, std_s, mean_t, std_t))
+    flip = flip_s != flip_t
+    if flip and channels == 3:
+        mean_t, std_t = mean_t[::-1], std_t[::-1]
+    if not flip and mean_s == mean_t and std_s == std_t:
+        return None
+    scale = [s / t for s, t in zip(std_s, std_t, strict=True)]
+    shift = [(s - t) / d for s, t, d in zip(mean_s, mean_t, std_t, strict=True)]
+    return Renormaliser(scale, shift, flip)
+
+
+def _normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:
+    options = preprocessor or {}
+    while isinstance(options.get('data_preprocessor'), Mapping):  # MultiBranchDataPreprocessor of mmdet
+        options = options['data_preprocessor']
+    mean = [float(value) for value in options.get('mean') or [0.0]]
+    std = [float(value) for value in options.get('std') or [1.0]]
+    return mean, std, any(options.get(name) for name in _FLIPS)

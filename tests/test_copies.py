@@ -1,0 +1,195 @@
+"""Copies of a distilled model: cast, moved, averaged, pickled. None of them touches the original or its teacher."""
+
+import copy
+import io
+import multiprocessing
+import pickle
+
+import pytest
+import torch
+from mmengine.model import ExponentialMovingAverage
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from mmdistill_dense.model import _distilled_class
+from tests import toys
+
+
+def pair():
+    """A small pair whose distillers hold parameters and the teacher."""
+    return toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=BOTH)
+
+
+BOTH = dict(kd=dict(type='LogitKD'), mimic=dict(type='MaskedMimic'))
+
+
+def terms(model, batch=None):
+    """The distillation losses of a step, as numbers."""
+    losses = toys.losses_of(model, batch)
+    return {name: losses[name].item() for name in ('distill.kd.loss_kd', 'distill.mimic.loss_mimic')}
+
+
+# Moved and cast
+
+
+MOVES = {
+    'double': lambda model: copy.deepcopy(model).double(),
+    'half and back': lambda model: copy.deepcopy(model).half().float(),
+    'another device': lambda model: copy.deepcopy(model).to('meta'),
+    'average of mmengine': lambda model: ExponentialMovingAverage(model, device=torch.device('meta')),
+    'average of torch': lambda model: AveragedModel(model, device='meta'),
+}
+
+
+@pytest.fixture(scope='module')
+def original():
+    """A model, the weights of its teacher, and what a step with it gives."""
+    model = pair()
+    expected = terms(model)
+    return model, toys.student_state(toys.teacher_of(model).network), expected
+
+
+@pytest.mark.parametrize('move', MOVES.values(), ids=MOVES)
+def test_a_moved_copy_leaves_the_original_alone(original, move):
+    model, weights, expected = original
+    network = toys.teacher_of(model).network
+    copied = move(model)
+    assert toys.teacher_of(model).network is network and not toys.differing(network.state_dict(), weights)
+    assert terms(model) == expected
+    del copied
+
+
+def test_an_average_shares_the_teacher(original):
+    model, *_ = original
+    for average in (ExponentialMovingAverage(model), ExponentialMovingAverage(model, device=torch.device('cpu'))):
+        assert toys.teacher_of(average.module) is toys.teacher_of(model)
+
+
+def test_a_cast_copy_is_trained_with_a_teacher_of_its_own(original):
+    model, _, expected = original
+    copied = copy.deepcopy(model).double()
+    assert toys.teacher_of(copied).network is None, 'nothing is loaded for a copy that does not train'
+    batch = toys.seg_batch()
+    batch['inputs'] = [picture.double() for picture in batch['inputs']]
+    data = copied.data_preprocessor(batch, True)
+    losses = copied(inputs=data['inputs'].double(), data_samples=data['data_samples'], mode='loss')
+    assert losses['distill.mimic.loss_mimic'].item() == pytest.approx(expected['distill.mimic.loss_mimic'], rel=1e-4)
+    toys.total(losses).backward()
+    teacher = toys.teacher_of(copied)
+    assert {p.dtype for p in teacher.network.parameters()} == {torch.float64}
+    assert all(distiller.frozen is teacher for distiller in copied.distillers.values())
+    assert terms(model) == expected
+
+
+def test_the_original_moves_and_its_copy_stays():
+    model = pair()
+    copied = copy.deepcopy(model)
+    network, expected = toys.teacher_of(copied).network, terms(copied)
+    model.double()
+    assert {p.dtype for p in network.parameters()} == {torch.float32} and terms(copied) == expected
+    model.float()
+    assert terms(model) == pytest.approx(expected)
+    assert toys.teacher_of(model) is not toys.teacher_of(copied)
+    assert all(distiller.frozen is toys.teacher_of(model) for distiller in model.distillers.values())
+
+
+def test_a_move_that_changes_nothing_is_none(original):
+    model, *_ = original
+    copied = copy.deepcopy(model)
+    copied.to('cpu').float()
+    assert toys.teacher_of(copied) is toys.teacher_of(model)
+
+
+@pytest.mark.parametrize('device', ['cpu', 'meta'])
+def test_a_student_without_values_keeps_its_teachers(device):
+    """``to_empty`` leaves whatever was in the memory: in a student that is loaded next, not in its teacher."""
+    model = pair()
+    expected, state = terms(model), toys.student_state(model)
+    own = toys.student_state(model.distillers)
+    model.to(device).to_empty(device='cpu')
+    for module in model.modules():
+        for value in [*module.parameters(False), *module.buffers(False)]:
+            value.data.zero_()
+    model.load_state_dict(state)
+    model.distillers.load_state_dict(own)
+    model.data_preprocessor = toys.build_plain(toys.seg_net('fcn')).data_preprocessor  # its means are in no file
+    assert terms(model) == pytest.approx(expected)
+
+
+# Pickled
+
+
+@pytest.fixture(scope='module')
+def pickled(original):
+    """The bytes that ``torch.save`` writes of the model."""
+    file = io.BytesIO()
+    torch.save(original[0], file)
+    return file.getvalue()
+
+
+def unpickled(content):
+    """The model of :func:`pickled`, in a process that has not made its class."""
+    _distilled_class.cache_clear()
+    return torch.load(io.BytesIO(content), weights_only=False)
+
+
+def test_a_pickled_model_is_the_same_without_its_teacher(original, pickled):
+    model, *_ = original
+    other = unpickled(pickled)
+    assert type(other).__name__ == 'DistilledEncoderDecoder' and isinstance(other, type(model).__bases__[1])
+    assert not toys.differing(other.state_dict(), model.state_dict())
+    teacher, frozen = toys.teacher_of(other), {id(d.frozen) for d in other.distillers.values()}
+    assert teacher.network is None and frozen == {id(teacher)}
+    assert other.distillers['kd'].progress is other.distillation.progress
+    mine, buffers = ([*m.parameters(), *m.buffers()] for m in (model, toys.teacher_of(model).network))
+    assert len(pickled) < sum(t.nbytes for t in mine) + sum(t.nbytes for t in buffers), 'the teacher is not in it'
+    with torch.no_grad():
+        ours, theirs = (m.eval().test_step(toys.seg_batch()) for m in (other, copy.deepcopy(model)))
+    assert torch.equal(ours[0].seg_logits.data, theirs[0].seg_logits.data)
+
+
+def test_an_unpickled_model_is_trained_by_a_run_alone_and_loads_its_teacher(original, pickled):
+    *_, expected = original
+    other = unpickled(pickled).train()
+    with pytest.raises(RuntimeError, match='without DistillHook'):
+        toys.losses_of(other)
+    other.distillation.attended = True
+    assert terms(other) == pytest.approx(expected)
+    assert toys.teacher_of(other).network is not None
+
+
+def test_an_unpickled_model_says_which_file_it_lacks(pickled, tmp_path):
+    other = unpickled(pickled).train()
+    other.distillation.attended = True
+    teacher = toys.teacher_of(other)
+    teacher.checkpoint = str(tmp_path / 'gone.pth')
+    with pytest.raises(FileNotFoundError, match=r"model\.teacher\.checkpoint='.*gone\.pth': no such file"):
+        toys.losses_of(other)
+    torch.save(dict(state_dict=toys.build_plain(toys.seg_net('fcn', 16), seed=1).state_dict()), teacher.checkpoint)
+    for _ in range(2):
+        with pytest.raises(ValueError, match='is another file than the one loaded before'):
+            toys.losses_of(other)
+
+
+def test_a_model_inside_another_is_pickled(original):
+    holder = nn.ModuleDict(dict(model=original[0]))
+    other = pickle.loads(pickle.dumps(holder))
+    assert not toys.differing(other.state_dict(), holder.state_dict())
+
+
+@pytest.mark.soak
+def test_a_spawned_process_gets_the_model(original):
+    model, _, expected = original
+    context = multiprocessing.get_context('spawn')
+    queue = context.SimpleQueue()
+    process = context.Process(target=_train_elsewhere, args=(pickle.dumps(model), queue))
+    process.start()
+    found = queue.get()
+    process.join()
+    assert found == pytest.approx(expected) and process.exitcode == 0
+
+
+def _train_elsewhere(content, queue):
+    model = pickle.loads(content)
+    model.distillation.attended = True
+    queue.put(terms(model.train()))

@@ -1,0 +1,80 @@
+"""A teacher gets the pixels that its own preprocessor would have made of the student's batch."""
+
+import pickle
+
+import pytest
+import torch
+
+from mmdistill_dense.renormalise import renormaliser
+
+RGB = dict(mean=[123.0, 116.0, 103.0], std=[58.0, 57.0, 56.0], bgr_to_rgb=True)
+BGR = dict(mean=[7.0, 8.0, 9.0], std=[1.0, 2.0, 3.0])
+
+
+def normalised(pixels, preprocessor, flip):
+    """Pixels as a preprocessor gives them: colours turned, then one mean and deviation a channel or for all."""
+    pixels = pixels.flip(1) if flip else pixels
+    mean, std = (torch.tensor(preprocessor[name]).view(-1, 1, 1) for name in ('mean', 'std'))
+    return (pixels - mean) / std
+
+
+def test_both_directions_together_are_the_identity():
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(renormaliser(BGR, RGB)(renormaliser(RGB, BGR)(x)), x)
+    assert renormaliser(RGB, dict(RGB)) is None and renormaliser(None, None) is None
+    assert renormaliser(dict(rgb_to_bgr=True), dict(rgb_to_bgr=True)) is None
+
+
+@pytest.mark.parametrize('flips', ['bgr_to_rgb', 'rgb_to_bgr', 'to_rgb'])
+def test_each_name_of_a_turn_of_colours_is_read(flips):
+    turned = {'mean': RGB['mean'], 'std': RGB['std'], flips: True}
+    assert renormaliser(RGB, turned) is None
+    pixels = torch.rand(2, 3, 4, 4) * 255
+    seen = renormaliser(BGR, turned)(normalised(pixels, BGR, flip=False))
+    torch.testing.assert_close(seen, normalised(pixels, turned, flip=True))
+
+
+def test_a_preprocessor_inside_another_is_read():
+    nested = dict(type='MultiBranchDataPreprocessor', data_preprocessor=RGB)
+    assert renormaliser(nested, RGB) is None and renormaliser(RGB, dict(data_preprocessor=nested)) is None
+
+
+@pytest.mark.parametrize('channels', [1, 4, 6])
+def test_other_numbers_of_channels(channels):
+    student = dict(mean=[10.0 * i for i in range(channels)], std=[1.0 + i for i in range(channels)], bgr_to_rgb=True)
+    teacher = dict(mean=[3.0] * channels, std=[2.0 + i for i in range(channels)])
+    pixels = torch.rand(2, channels, 4, 4) * 255
+    seen = renormaliser(student, teacher)(normalised(pixels, student, flip=False))
+    torch.testing.assert_close(seen, normalised(pixels, teacher, flip=False))
+    assert renormaliser(student, dict(student)) is None
+
+
+@pytest.mark.parametrize(('student', 'teacher'), [
+    (dict(mean=[128.0], std=[127.0]), RGB), (RGB, dict(mean=[128.0], std=[127.0])),
+    (dict(mean=[128.0], std=[1.0, 2.0, 3.0]), BGR), (dict(), RGB), (dict(mean=None, std=None), BGR),
+])  # fmt: skip
+def test_one_number_serves_all_channels(student, teacher):
+    both = [dict(mean=[0.0], std=[1.0]) | {k: v for k, v in p.items() if v is not None} for p in (student, teacher)]
+    pixels = torch.rand(2, 3, 4, 4) * 255
+    flips = [bool(p.get('bgr_to_rgb')) for p in both]
+    seen = renormaliser(student, teacher)(normalised(pixels, both[0], flips[0]))
+    torch.testing.assert_close(seen, normalised(pixels, both[1], flips[1]))
+
+
+def test_a_grey_picture_is_one_of_equal_colours_to_its_teacher():
+    grey = dict(mean=[128.0], std=[127.0])
+    pixels = torch.rand(2, 1, 4, 4) * 255
+    seen = renormaliser(grey, RGB)(normalised(pixels, grey, flip=False))
+    torch.testing.assert_close(seen, normalised(pixels.expand(-1, 3, -1, -1), RGB, flip=True))
+
+
+def test_pictures_of_other_channels_are_refused():
+    six = dict(mean=[0.0] * 6, std=[1.0] * 6)
+    with pytest.raises(ValueError, match=r'that of model\.teacher\.big mean=.*the same number of channels'):
+        renormaliser(RGB, six, 'model.teacher.big')
+
+
+def test_it_is_pickled():
+    x = torch.randn(2, 3, 4, 4)
+    one = renormaliser(RGB, BGR)
+    assert torch.equal(pickle.loads(pickle.dumps(one))(x), one(x))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from mmdistill_dense.engine.seeding import sampler_of
 
@@ -58,7 +59,8 @@ def resume_from_a_whole_file(runner: Runner) -> None:
 
 def sampler_seed(runner: Runner) -> int | None:
     """Return the seed of the order of the training pictures; ``None`` for a sampler that has none."""
-    return getattr(sampler_of(runner.train_dataloader), 'seed', None)
+    seed = getattr(sampler_of(runner.train_dataloader), 'seed', None)
+    return int(seed) if isinstance(seed, Integral) else None
 
 
 def restore_sampler_seed(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
@@ -72,7 +74,7 @@ def restore_sampler_seed(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         checkpoint: Its ``meta.sampler_seed`` is what :class:`DistillHook` wrote; older files lack it.
     """
     seed = (checkpoint.get('meta') or {}).get('sampler_seed')
-    if seed is not None:
+    if seed is not None and isinstance(runner._train_loop, BaseLoop):
         sampler_of(runner.train_dataloader).seed = seed
 
 

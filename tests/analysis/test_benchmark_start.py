@@ -1,5 +1,6 @@
 """The start benchmark sees every stretch of a real start, and the package is imported for nothing."""
 
+import os
 import subprocess
 import sys
 
@@ -31,7 +32,7 @@ def test_a_start_is_split_into_stretches() -> None:
 
 def test_a_command_that_fails_is_told(tmp_path) -> None:
     with pytest.raises(RuntimeError, match='failed: (?s:.)*ZeroDivisionError'):
-        benchmark_start._cpu_of([sys.executable, '-c', '1/0'], {})
+        benchmark_start._cpu_of([sys.executable, '-c', '1/0'], os.environ)
 
 
 def test_the_dry_run_is_part_of_the_construction() -> None:

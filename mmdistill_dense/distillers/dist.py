@@ -24,8 +24,8 @@ class DIST(FeatureDistiller):
     Rows are the pixels of all images of the batch for maps ``(B, K, H, W)``, the rows themselves for ``(R, K)``. No
     parameters, cost O(rows * K). With several processes each correlates its own rows.
 
-    Scores of the student that hardly vary count as varying by a thousandth of their mean (ours), which bounds the
-    gradient where a classifier starts at 0.
+    Scores of the student that vary by less than a thousandth of their mean count as varying by a tenth (ours), which
+    gives the gradient its usual size where a classifier starts at 0.
 
     Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022. The classification
     scores of R-CNN heads need the student's RoIs: use :class:`RoIHeadKD` with ``form='dist'``.

@@ -11,7 +11,8 @@ from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, witho
 from mmdistill_dense.losses.tiles import block_elements, tiles
 
 _EPS = 1e-8
-_FLAT = 1e-3  # of their mean; scores that vary less count as varying so much
+_FLAT = 1e-3  # of their mean; scores that vary less count as varying by a tenth
+_COUNTED = 0.1 / _FLAT
 
 
 @without_autocast
@@ -30,8 +31,8 @@ def correlation_distance(
     the rows of one class; the product of the two norms in its denominator has 1e-8 added. Source: DIST (NeurIPS 2022).
 
     The gradient of rho grows as 1 / deviation of the student's scores. Scores that deviate by less than a thousandth of
-    their mean, as those of a classifier that starts at 0, are divided by that thousandth instead (ours): rho is then
-    proportional to them, 0 for equal scores, and its gradient points to the teacher's and is bounded.
+    their mean, as those of a classifier that starts at 0, count as deviating by a tenth of it (ours): rho is then
+    proportional to them, 0 for equal scores, and its gradient points to the teacher's and is of the usual size.
 
     Args:
         student: (R, K) logits, or (B, K, ...) maps whose positions are the rows. The only input that gets a gradient.
@@ -107,12 +108,14 @@ def _moments(x: Tensor, y: Tensor, axes: tuple[int, ...]) -> list[Tensor]:
 
 
 def _slopes(moments: Sequence[Tensor], flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rho and the factors of y and of -x in its gradient; ``flat`` is the least |x| that rho is divided by."""
+    """Return rho and the factors of y and of -x in its gradient; up to ``flat`` x counts as longer than it is."""
     xx, yy, xy = moments
-    x_norm, y_norm = torch.maximum(xx.sqrt(), flat), yy.sqrt()
+    x_norm, y_norm = xx.sqrt(), yy.sqrt()
+    is_flat = x_norm <= flat
+    x_norm = torch.where(is_flat, _COUNTED * flat, x_norm)
     pull = 1 / (x_norm * y_norm + _EPS)
     rho = xy * pull
-    return rho, pull, torch.where(x_norm <= flat, 0, rho * pull * y_norm / x_norm)
+    return rho, pull, torch.where(is_flat, 0, rho * pull * y_norm / x_norm)
 
 
 def _blocks(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:

@@ -92,7 +92,7 @@ def test_scores_that_hardly_vary_have_a_moderate_gradient_towards_the_teacher(ac
         norms[scale] = float(grad.norm())
         better = correlation_distance(student - 1e-2 * grad, teacher.detach().float(), activation=activation)
         assert better < loss
-    assert norms[1e-6] <= 1.1 * norms[1e-4] < 1e4 * norms[1.0]
+    assert norms[1e-6] <= 1.1 * norms[1e-4] < 30 * norms[1.0]
     assert norms[0.0] == pytest.approx(norms[1e-6], rel=1e-2)
 
 

@@ -193,5 +193,6 @@ def make_step(network: Any, config: Config, data: Mapping[str, Any]) -> Step:
     return Step(network, wrapper, data)
 
 
-def _clip(distiller: Any, *_: Any) -> None:
-    distiller.clip_gradients()
+def _clip(distiller: Any, optimizer: Any, *_: Any) -> None:
+    scale = getattr(optimizer, 'grad_scale', None)  # of a fused optimizer under mixed precision
+    distiller.clip_gradients(1.0 if scale is None else scale)

@@ -27,7 +27,8 @@ class LossGuard:
 
     With patience the number is looked at before the backward pass, for which the CPU waits once a step. A step that is
     left out changes nothing: weights and optimizer are not touched, buffers (the statistics of batch norms, queues of
-    distillers) are put back. Rates and schedules go on; of accumulated gradients the part is missing.
+    distillers) are put back. Rates and schedules go on. Of accumulated gradients its part is missing; where it is
+    the last part, the whole step is left out.
 
     Args:
         patience: Steps in a row to leave out before the run is stopped.
@@ -86,6 +87,7 @@ class LossGuard:
         if self.row > self.patience:
             raise RuntimeError(_stopped(runner.iter + 1, reasons, self.patience))
         self._put_back(unwrap(runner.model))
+        _count_left_out(runner.optim_wrapper)
         count = runner.message_hub.runtime_info.get('skipped_steps', 0) + 1
         runner.message_hub.update_info('skipped_steps', count)
         runner.logger.warning(
@@ -141,6 +143,16 @@ class _Verdict:
         if self._arrived is not None:
             self._arrived.synchronize()
         return bool(self._found)
+
+
+def _count_left_out(wrapper: Any) -> None:
+    """Count a part of accumulated gradients that is left out; with the last part the whole step is.
+
+    The parts before the last are not shared between processes yet, so they cannot make a step without it.
+    """
+    wrapper._inner_count += 1
+    if wrapper.should_update():
+        wrapper.zero_grad()
 
 
 def _reasons(runner: Runner, seen: tuple[Mapping[str, Any], Any, Any] | None) -> list[str]:

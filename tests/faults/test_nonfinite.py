@@ -180,6 +180,22 @@ def test_of_accumulated_gradients_the_part_is_missing(tmp_path):
     assert toys.differing(runner.model.state_dict(), whole(tmp_path / 'iter_2.pth')), 'later parts complete the step'
 
 
+@pytest.mark.parametrize('at', [[2], [3], [7]])
+def test_accumulated_steps_behind_one_that_is_left_out_are_where_they_were(tmp_path, at):
+    """Otherwise all later steps were shifted by one part, and the gradients of the last part lost."""
+    runner = toys.make_runner(tmp_path, sick(at=at), iters=8, **skipping(1, optim_wrapper=dict(accumulative_counts=2)))
+    stepped = []
+
+    class Note(Hook):
+        def before_train(self, runner):
+            runner.optim_wrapper.optimizer.register_step_post_hook(lambda *_: stepped.append(runner.iter))
+
+    runner.register_hook(Note())
+    with toys.unformatted():
+        runner.train()
+    assert stepped == [part for part in (1, 3, 5, 7) if part not in at]
+
+
 @OPTIM_WRAPPERS.register_module()
 class Scaled(OptimWrapper):
     """mmengine's wrapper for mixed precision, with a scaler that works on the CPU."""

@@ -184,9 +184,9 @@ def test_a_spawned_process_gets_the_model(original):
     queue = context.SimpleQueue()
     process = context.Process(target=_train_elsewhere, args=(pickle.dumps(model), queue))
     process.start()
-    found = queue.get()
     process.join()
-    assert found == pytest.approx(expected) and process.exitcode == 0
+    assert process.exitcode == 0
+    assert queue.get() == pytest.approx(expected)
 
 
 def _train_elsewhere(content, queue):

@@ -56,6 +56,8 @@ def _narrow(model: dict[str, Any]) -> dict[str, Any]:
     preprocessor = model.get('data_preprocessor') or {}
     if preprocessor.get('size'):
         preprocessor['size'] = (SIDE, SIDE)
+    if model.get('type') == 'DeformableDETR':  # a second stage embeds its proposals in 4 x 128 numbers at any width
+        model['as_two_stage'] = False
     model['backbone'] = _backbone(model['backbone'])
     channels = _channels(json.dumps(model['backbone'], sort_keys=True), DefaultScope.get_current_instance().scope_name)
     if 'layout' in model:

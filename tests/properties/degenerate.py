@@ -61,9 +61,8 @@ def flat_inputs_are_no_cliff(case: Case, draw: Draw) -> None:
     if ordinary is None or found is None:
         return
     for name, grad in found[1].items():
-        usual = float(ordinary[1][name].norm())
-        if usual > 1e-6:  # a sum of one element is its own mean
-            assert float(grad.norm()) <= STEEP * usual, name
+        usual = max(float(ordinary[1][name].norm()), 0.1)  # a saturated softmax has next to none
+        assert float(grad.norm()) <= STEEP * usual, name
 
 
 def one_element_or_none_is_refused_or_finite(case: Case, draw: Draw) -> None:

@@ -10,7 +10,7 @@ from tests.properties.cases import CASES
 from tests.properties.degenerate import ASKED
 from tests.properties.strategies import few, many
 
-FEWER = settings(few, max_examples=4)  # five questions of every loss
+FEWER, LONGER = settings(few, max_examples=4), settings(many, max_examples=40)  # five questions of every loss
 
 
 def _try(name: str, question: str, effort: object) -> None:
@@ -32,4 +32,4 @@ def test_degenerate(name: str, question: str) -> None:
 @pytest.mark.parametrize('question', ASKED)
 @pytest.mark.parametrize('name', CASES)
 def test_degenerate_at_length(name: str, question: str) -> None:
-    _try(name, question, many)
+    _try(name, question, LONGER)

@@ -234,6 +234,7 @@ def killed(tmp_path):
     cut = tmp_path / 'iter_6.pth'
     cut.write_bytes(cut.read_bytes()[:-30])
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
+    (tmp_path / 'iter_last.pth').symlink_to(tmp_path / 'iter_2.pth')  # a user's name
     return tmp_path
 
 

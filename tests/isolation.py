@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# The clone as it lies, and as it was asked for, perhaps through a link.
-CLONE = tuple(f'{place}{os.sep}' for place in {ROOT, Path(__file__).absolute().parents[1]})
+# The clone as it was asked for, perhaps through a link, and as it lies.
+CLONE = tuple(f'{place}{os.sep}' for place in (Path(__file__).absolute().parents[1], ROOT))
 OWN = {
     '.ci', '.git', '.gitignore', 'CHANGELOG.md', 'CITATION.cff', 'CONTRIBUTING.md', 'LICENSE', 'MANIFEST.in',
     'Makefile', 'README.md', 'benchmarks', 'configs', 'docs', 'mkdocs.yml', 'mmdistill_dense', 'model-index.yml',

@@ -111,7 +111,7 @@ class SeededBatches:
 class ReplayedBatches:
     """Batches of a data set without indices: a resumed loop loads anew what it leaves out, from the same streams.
 
-    Without workers the random streams start anew at each batch, as in :class:`SeededBatches`; workers start theirs once.
+    Without workers the random streams start anew at each batch, as in :class:`SeededBatches`; workers start them once.
 
     Args:
         batches: The loop's own iterator, before its first batch.

@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# The clone as it was asked for, perhaps through a link, and as it lies.
+CLONE = tuple(f'{place}{os.sep}' for place in (Path(__file__).absolute().parents[1], ROOT))
 OWN = {
     '.ci', '.git', '.gitignore', 'CHANGELOG.md', 'CITATION.cff', 'CONTRIBUTING.md', 'LICENSE', 'MANIFEST.in',
     'Makefile', 'README.md', 'benchmarks', 'configs', 'docs', 'mkdocs.yml', 'mmdistill_dense', 'model-index.yml',
@@ -59,13 +61,9 @@ class Watch:
     """Notes what is looked at in the clone and is not the project's.
 
     Made before the home is left.
-
-    Args:
-        root: The clone.
     """
 
-    def __init__(self, root: Path = ROOT) -> None:
-        self.inside = f'{root}{os.sep}'
+    def __init__(self) -> None:
         self.home = str(Path.home())
         self.on, self.seen = False, list[str]()
 
@@ -90,10 +88,10 @@ class Watch:
             path = os.fspath(path)
         if isinstance(path, bytes):
             path = os.fsdecode(path)
-        if not isinstance(path, str) or not path.startswith(self.inside):
+        if not isinstance(path, str) or not path.startswith(CLONE):
             return None
         whole = os.path.normpath(path)
-        name = whole.removeprefix(self.inside)
+        name = _inside(whole)
         return name if name != whole and name.split(os.sep)[0] not in OWN | PYTHON else None
 
     def take(self) -> list[str]:
@@ -121,7 +119,7 @@ class Watch:
         if folder is None:
             return None
         place = os.path.abspath(os.fspath(folder))
-        return place if isinstance(place, str) and f'{place}{os.sep}'.startswith(self.inside) else None
+        return place if isinstance(place, str) and f'{place}{os.sep}'.startswith(CLONE) else None
 
     def _note(self, name: str | None, what: str) -> None:
         if name is not None and (line := _line()):
@@ -139,6 +137,11 @@ class Watch:
         return look
 
 
+def _inside(path: str) -> str:
+    """The name of a path in the clone; other paths as they are."""
+    return next((path.removeprefix(clone) for clone in CLONE if path.startswith(clone)), path)
+
+
 def _line() -> str | None:
     """Where our code, or a test, asked; ``None`` where pytest looks for tests, or an import for modules."""
     frame: Any = sys._getframe()
@@ -146,7 +149,7 @@ def _line() -> str | None:
         name = frame.f_code.co_filename
         if 'importlib' in name or name.endswith('pkgutil.py'):
             return None
-        ours = name.removeprefix(f'{ROOT}{os.sep}')  # the environment, with all libraries, may lie in the clone
+        ours = _inside(name)  # the environment, with all libraries, may lie in the clone
         if ours != name and name != __file__ and ours.split(os.sep)[0] in OWN:
             return f'{ours}:{frame.f_lineno}'
     return None

@@ -105,6 +105,9 @@ def test_a_test_that_looks_fails(tmp_path: Path) -> None:
     assert f'{TEACHER} (stat; tests/test_it.py:3)' in said
     file.write_text(f'from tests.isolation import ROOT\nTHERE = (ROOT / {TEACHER!r}).exists()\ndef test_it(): pass\n')
     assert f'{TEACHER} (stat; tests/test_it.py:2)' in run(tmp_path, file), 'while it is imported, too'
+    link = tmp_path / 'link'
+    link.symlink_to(tmp_path)
+    assert f'{TEACHER} (stat; tests/test_it.py:2)' in run(link, link / 'tests/test_it.py'), 'and through a link'
 
 
 def test_the_clutter_is_what_the_guides_write(tmp_path: Path) -> None:

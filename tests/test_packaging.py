@@ -1,6 +1,7 @@
 """What a wheel carries, what the tree must not hold, and that versions agree."""
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -124,6 +125,14 @@ def test_tested_versions_satisfy_the_extras() -> None:
     assert wanted
     for requirement in wanted:
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_setup_needs_no_home(tmp_path: Path) -> None:
+    """Cron and some containers set none; it goes on to look for a Python."""
+    command = ['env', '-u', 'HOME', '-u', 'MMDISTILL_WHEELS', 'sh', str(ROOT / 'tools/setup_env.sh'), 'demo']
+    environment = {**os.environ, 'VENV': str(tmp_path), 'PYTHON': 'absent'}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert 'Python 3.10 or newer is needed' in done.stderr
 
 
 def test_importing_the_package_is_cheap() -> None:

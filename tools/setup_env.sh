@@ -24,6 +24,7 @@ VENV=${VENV:-.venv}
 PY=$VENV/bin/python
 STAMP=$VENV/setup.stamp
 LOG=$VENV/setup.log
+HOME=${HOME:-$(eval "echo ~$(id -un)")}  # cron and some containers set none
 WHEELS=${MMDISTILL_WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/mmdistill_dense/wheels}
 TORCH=$(sed -n 's/^torch==//p' $PINS)
 MMCV=$(sed -n "s/^$MMCV_NAME==//p" $PINS)

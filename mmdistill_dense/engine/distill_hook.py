@@ -39,7 +39,7 @@ from mmdistill_dense.engine.resuming import (
     tell_when_finished,
     tell_when_interrupted,
 )
-from mmdistill_dense.engine.seeding import SeededBatches, WorkerSeed, mix, seed_everything
+from mmdistill_dense.engine.seeding import ReplayedBatches, SeededBatches, WorkerSeed, mix, seed_everything
 from mmdistill_dense.engine.validating import OwedValidation
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.typos import check_keys
@@ -116,10 +116,13 @@ class DistillHook(Hook):
                 "train_dataloader.persistent_workers=True repeats each epoch's augmentations differently after a "
                 'resume in epoch-based training: set it to False (iteration-based training may keep it).'
             )
-        loop = runner.train_loop
-        counted = isinstance(loop, IterBasedTrainLoop) and not isinstance(loader.dataset, IterableDataset)
-        if counted and _has_default_workers(loader):
-            loop.dataloader_iterator = SeededBatches(loader, runner.seed, get_rank())
+        loop: Any = runner.train_loop
+        if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
+            place = (loader, runner.seed, get_rank())
+            indexed = not isinstance(loader.dataset, IterableDataset)
+            loop.dataloader_iterator = (
+                SeededBatches(*place) if indexed else ReplayedBatches(loop.dataloader_iterator, *place)
+            )
         tell_when_finished(runner)
         warn_of_batch(runner)
         check_equal_epochs(runner)

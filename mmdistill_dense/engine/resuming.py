@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Mapping
 from numbers import Integral
@@ -21,7 +22,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
     Args:
         folder: The ``work_dir`` of a run.
     """
-    files = [path for path in folder.glob('*.pth') if path.stem.rpartition('_')[0] in ('iter', 'epoch')]
+    files = [path for path in folder.glob('*.pth') if re.fullmatch('(iter|epoch)_[0-9]+', path.stem)]
     for path in sorted(files, key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True):
         if zipfile.is_zipfile(path):  # the directory of the archive is written last
             return path

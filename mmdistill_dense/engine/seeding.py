@@ -108,6 +108,39 @@ class SeededBatches:
         self._iterator = self._loader._iterator = None
 
 
+class ReplayedBatches:
+    """Batches of a data set without indices: a resumed loop loads anew what it leaves out, from the same streams.
+
+    Without workers the random streams start anew at each batch, as in :class:`SeededBatches`; workers start them once.
+
+    Args:
+        batches: The loop's own iterator, before its first batch.
+        loader: What it goes through; its ``worker_init_fn`` is set.
+        seed: Seed of the run.
+        rank: Rank of the process.
+    """
+
+    def __init__(self, batches: Iterator[Any], loader: DataLoader, seed: int, rank: int) -> None:
+        self.place = (seed, rank)
+        self.position = 0
+        self._batches, self._workers = batches, loader.num_workers
+        loader.worker_init_fn = WorkerSeed(seed, rank, 0)
+
+    def __iter__(self) -> ReplayedBatches:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._workers:
+            _seed_batch((*self.place, self.position))
+        self.position += 1
+        return next(self._batches)
+
+    def skip_iter(self, count: int) -> None:
+        """Load ``count`` batches for nothing; mmengine's loop calls this on resume."""
+        for _ in range(count):
+            next(self)
+
+
 class _Indices:
     """Batches of a sampler's indices without end, each drawn from streams of its own."""
 

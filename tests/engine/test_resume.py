@@ -11,11 +11,13 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import ValLoop
+from torch.utils.data import IterableDataset
 
+from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.changes import _leaves, written
 from mmdistill_dense.engine.resuming import resume_from_a_whole_file
-from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
 
 DISTILLED = dict(
@@ -159,6 +161,32 @@ def test_a_finite_sampler_resumes_behind_its_end(tmp_path):
     assert Dice.thrown[4:6] == Dice.thrown[6:] and len(set(Dice.thrown)) == 6
 
 
+@DATASETS.register_module()
+class Endless(IterableDataset):
+    """Pictures without indices, drawn from torch's stream."""
+
+    def __init__(self, **options):
+        self.data = ShapesSegDataset(**options)
+        self.metainfo = self.data.metainfo
+
+    def __len__(self):  # mmengine's logger asks
+        return 100
+
+    def __iter__(self):
+        while True:
+            yield self.data[int(torch.randint(len(self.data), ()))]
+
+
+def test_pictures_without_indices_resume(tmp_path):
+    """Without workers the training draws from the stream of the pictures; a resumed run loads those before it again."""
+    plain, data = toys.seg_net('fcn', dropout=0.1), dict(sampler=None, dataset=dict(type='mmdistill_dense.Endless'))
+    toys.train(None, config(tmp_path / 'a', 'iters', 0, plain, train_dataloader=data))
+    start = str(tmp_path / 'a' / 'iter_3.pth')
+    toys.train(None, config(tmp_path / 'b', 'iters', 0, plain, resume=True, load_from=start, train_dataloader=data))
+    first, second = (content(tmp_path / name / 'iter_6.pth') for name in 'ab')
+    assert not toys.differing(first, second)
+
+
 def test_without_reseeding_it_would_differ(tmp_path):
     """What the hook is for: the same without its reseeding does not resume exactly."""
 
@@ -206,6 +234,7 @@ def killed(tmp_path):
     cut = tmp_path / 'iter_6.pth'
     cut.write_bytes(cut.read_bytes()[:-30])
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
+    (tmp_path / 'iter_last.pth').symlink_to(tmp_path / 'iter_2.pth')  # a user's name
     return tmp_path
 
 

@@ -60,7 +60,8 @@ def scores_of_head(frozen: FrozenTeacher | None, path: str) -> int | None:
         return None
     # as mmdet's heads read it, whatever the loss itself takes for granted
     background = 'loss_cls' in head and not head['loss_cls'].get('use_sigmoid', False)
-    return int(head.get('out_channels') or head['num_classes'] + background)
+    outputs = head.get('out_channels')  # YOLOv3's are the widths of its features
+    return outputs if isinstance(outputs, int) else int(head['num_classes']) + background
 
 
 def _head_config(frozen: FrozenTeacher | None, path: str) -> Mapping[str, Any] | None:

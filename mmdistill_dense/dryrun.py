@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from mmdistill_dense.acceleration import Pair, foldable
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
-from mmdistill_dense.modes import in_training, modes_to_follow
+from mmdistill_dense.modes import in_training, is_noise, modes_to_follow
 from mmdistill_dense.recording import Recorder
 from mmdistill_dense.taps import Tap
 from mmdistill_dense.teacher import FrozenTeacher
@@ -105,7 +105,7 @@ def _trace_all(
     student: nn.Module, taps: Sequence[Tap], teachers: Mapping[str, FrozenTeacher], size: tuple[int, int], device: str
 ) -> tuple[Traced, dict[str, Traced]]:
     with fork_rng(), torch.no_grad():
-        traced = _trace(copy.deepcopy(student), taps, size, device, 'student_tap', rois=True)
+        traced = _trace(copy.deepcopy(student), taps, size, device, 'student_tap', trains=True)
         by_teacher = {}
         for name, teacher in teachers.items():
             with torch.device(device), _NumbersOnCPU():
@@ -118,20 +118,23 @@ def _trace_all(
 
 
 def _trace(
-    network: nn.Module, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str, rois: bool = False
+    network: nn.Module, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str, trains: bool = False
 ) -> Traced:
     if not taps:  # a teacher that is only inherited from
         return Traced()
     network.to(device)
     inputs = torch.zeros(1, input_channels(network), *size, device=device)
-    modes = modes_to_follow(network, lambda: run_parts(network, taps, inputs, rois))
+    modes = modes_to_follow(network, lambda: run_parts(network, taps, inputs, rois=trains))
     recorder = Recorder(network, taps, key)
     started: list[tuple[str, int]] = []
     for name, child in network.named_children():
         for module in child.modules():
             module.register_forward_pre_hook(lambda *_, name=name: started.append((name, recorder.calls)))
-    with in_training(network.get_submodule(path) for path in modes), recorder.recording() as tensors:
-        heads = run_parts(network, taps, inputs, rois)
+    following = [network.get_submodule(path) for path in modes]
+    if trains:  # dropout writes in place in training alone
+        following += [module for module in network.modules() if is_noise(module) and getattr(module, 'inplace', False)]
+    with in_training(following), recorder.recording() as tensors:
+        heads = run_parts(network, taps, inputs, rois=trains)
     overwritten = recorder.changed()
     recorder.check_fired()
     shapes = {name: [tensor.shape for tensor in found] for name, found in tensors.items()}

@@ -92,7 +92,9 @@ class Recorder:
         return [
             name
             for name, versions in self._versions.items()
-            if any(then not in (None, x._version) for x, then in zip(self.tensors[name], versions, strict=True))
+            if any(
+                then is not None and then != x._version for x, then in zip(self.tensors[name], versions, strict=True)
+            )
         ]
 
     def _record(self, tap: Tap, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
@@ -102,8 +104,8 @@ class Recorder:
         if name in self.overwritten and not last:
             tensors = [tensor.clone() for tensor in tensors]
         self.tensors[name].extend(tensors)
-        compiled = torch.compiler.is_compiling()  # then no versions are counted
-        self._versions[name].extend(None if compiled else tensor._version for tensor in tensors)
+        compiled = torch.compiler.is_compiling()  # then no versions are counted, nor in inference mode
+        self._versions[name].extend(None if compiled or x.is_inference() else x._version for x in tensors)
         if last:
             raise _LastTapReached
 

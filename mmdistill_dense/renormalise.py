@@ -24,6 +24,9 @@ class Renormaliser:
         self.constants = self.moved = torch.tensor([scale, shift], dtype=torch.float64).view(2, 1, -1, 1, 1)
         self.flip = flip
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), 'moved': self.constants}  # for a machine that may not have the device
+
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return (B, C, H, W) pixels as the teacher sees them; of grey ones, one channel for each of its own."""
         if (self.moved.device, self.moved.dtype) != (inputs.device, inputs.dtype):

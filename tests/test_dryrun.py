@@ -224,3 +224,10 @@ def test_a_network_for_gpus_alone_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(RuntimeError, match='failed on the CPU, and there is no GPU .* carafe_forward_impl.* a GPU;'):
         trace(['0'], nn.Sequential(OnGPUs()))
+
+
+def test_dropout_that_writes_in_place_is_seen():
+    """In training it does; the student is otherwise traced with its dropout in eval mode."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5, inplace=True), nn.Conv2d(4, 4, 1))
+    traced, _ = trace_pair(network, taps('0', '2'), {}, (8, 8))
+    assert traced.overwritten == ['0']

@@ -78,3 +78,10 @@ def test_it_is_pickled():
     x = torch.randn(2, 3, 4, 4)
     one = renormaliser(RGB, BGR)
     assert torch.equal(pickle.loads(pickle.dumps(one))(x), one(x))
+
+
+def test_its_pickle_needs_no_device():
+    """A model that trained on a GPU and was moved to the CPU is read where there is no GPU."""
+    one = renormaliser(RGB, BGR)
+    one(torch.empty(2, 3, 4, 4, device='meta'))
+    assert vars(pickle.loads(pickle.dumps(one)))['moved'].device.type == 'cpu'

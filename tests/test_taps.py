@@ -314,3 +314,12 @@ def test_replacing_ends_with_its_context_even_after_an_error():
 def test_replacing_refuses(tap, words):
     with pytest.raises(ValueError, match=words):
         replaced(TinyNet(), tap, lambda index, tensor: tensor)
+
+
+def test_in_inference_mode_nothing_counts_the_writes():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True))
+    recorder = Recorder(network, [Tap.parse('0')], 'teacher_tap')
+    with torch.inference_mode(), recorder.recording() as tensors:
+        network(torch.rand(1, 3, 2, 2))
+    recorder.check_complete()
+    assert tensors['0'][0].shape == (1, 4, 2, 2)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses, TapOption
-from mmdistill_dense.distillers.options import check_map, check_positions
+from mmdistill_dense.distillers.options import check_map
 from mmdistill_dense.registry import DISTILLERS
 
 
@@ -42,7 +42,7 @@ class PKD(FeatureDistiller):
             ``schedule``, ``clip_max_norm`` of :class:`FeatureDistiller`.
 
     Raises:
-        ValueError: In :meth:`setup` for taps that are no maps of two positions or more.
+        ValueError: In :meth:`setup` for taps that are no maps. Maps of one position are compared over the batch.
 
     Example:
         >>> import torch
@@ -63,9 +63,7 @@ class PKD(FeatureDistiller):
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return the 1x1 convolution, or ``None``; check that the level is a map."""
-        key = f'distillers.{self.name}'
-        check_map(key, level.name, level.student)
-        check_positions(key, level.name, level.student, level.teacher)
+        check_map(f'distillers.{self.name}', level.name, level.student)
         return super().build_align(level)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmdistill_dense.distillers import HeadOutputKD, RoIHeadKD, heads
+from mmdistill_dense.distillers.labels import scores_of_head
 from mmdistill_dense.forward import run_roi_head
 from mmdistill_dense.losses import correlation_distance
 from tests import toys
@@ -353,3 +354,12 @@ def test_terms_of_a_step_share_one_pass_of_the_teachers_head():
     assert passes == [1, 1, 1]
     for alone, name in zip(found, terms, strict=False):
         assert torch.equal(alone[f'distill.{name}.loss_roi'], found[2][f'distill.{name}.loss_roi'])
+
+
+def test_widths_of_features_are_no_number_of_scores():
+    """YOLOv3's head has ``out_channels`` too, of its convolutions; mmseg's has those of its scores."""
+    yolo = dict(type='YOLOV3Head', num_classes=80, out_channels=[1024, 512, 256], loss_cls=dict(use_sigmoid=True))
+    binary = dict(num_classes=2, out_channels=1)
+    frozen = types.SimpleNamespace(config=types.SimpleNamespace(model=dict(bbox_head=yolo, decode_head=binary)))
+    assert scores_of_head(frozen, 'bbox_head.convs_pred.0') == 80
+    assert scores_of_head(frozen, CONV_SEG) == 1

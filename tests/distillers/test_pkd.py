@@ -31,7 +31,8 @@ def _levels(*sizes, seed=0):
 
 
 def test_levels_are_summed_means_over_channels():
-    students, teachers = _levels((8, 8), (4, 4)), _levels((8, 8), (4, 4), seed=1)
+    sizes = (8, 8), (4, 4), (1, 1)  # one position each picture, compared over the batch
+    students, teachers = _levels(*sizes), _levels(*sizes, seed=1)
     distiller = PKD('neck')
     shapes = {'neck': [torch.Size((1, *x.shape[1:])) for x in students]}
     distiller.setup(shapes, shapes)

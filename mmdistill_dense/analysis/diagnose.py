@@ -26,6 +26,7 @@ from rich.table import Table
 
 from mmdistill_dense.analysis.gradients import TAP, TASK, Places, Term, mean_terms, measure_gradients
 from mmdistill_dense.checkpoint import read_checkpoint
+from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.cli import build_runner, common_parser, load_config
 from mmdistill_dense.tokens.prepare import FOLDER
 
@@ -97,6 +98,9 @@ def diagnose(
         # A visualizer of a name that exists is taken again, with its folder: one of its own, which draws nowhere.
         config.visualizer = dict(type='mmengine.Visualizer', name=folder)
         runner = build_runner(config)
+        for attending in runner.hooks:
+            if isinstance(attending, DistillHook):
+                attending.tells_of_resuming = False
         if checkpoint is not None and not config.resume:
             runner.logger.warning(f'{checkpoint}: {_UNTRAINED}.')
         runner.register_hook(hook)

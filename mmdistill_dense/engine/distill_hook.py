@@ -70,6 +70,8 @@ class DistillHook(Hook):
     """
 
     priority = 'HIGH'
+    tells_of_resuming = True
+    """Whether the log says what a resumed run goes on with; a measurement at a checkpoint is none."""
 
     def __init__(self, resume_changed: bool = False, skip_nonfinite: int = 0) -> None:
         if not isinstance(skip_nonfinite, int) or skip_nonfinite < 0:
@@ -87,7 +89,7 @@ class DistillHook(Hook):
         check_loaders(runner)
         check_checkpoints(runner)
         resume_from_a_whole_file(runner)
-        if isinstance(runner._train_loop, BaseLoop):
+        if self.tells_of_resuming and isinstance(runner._train_loop, BaseLoop):
             tell_when_interrupted(runner)
         strategy = type(getattr(runner, 'strategy', None)).__name__
         model = unwrap(runner.model)
@@ -123,7 +125,8 @@ class DistillHook(Hook):
             loop.dataloader_iterator = (
                 SeededBatches(*place) if indexed else ReplayedBatches(loop.dataloader_iterator, *place)
             )
-        tell_when_finished(runner)
+        if self.tells_of_resuming:
+            tell_when_finished(runner)
         warn_of_batch(runner)
         check_equal_epochs(runner)
         runner.register_hook(OwedValidation())
@@ -191,7 +194,8 @@ class DistillHook(Hook):
         if not runner._resume:
             return
         warn_of_other_processes(runner, checkpoint)
-        tell_changes(runner, checkpoint)
+        if self.tells_of_resuming:
+            tell_changes(runner, checkpoint)
         restore_sampler_seed(runner, checkpoint)
         now = identity(model) if hasattr(model, 'distillation') else {}
         then = checkpoint.get('meta', {}).get('distill') or {}

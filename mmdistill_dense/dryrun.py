@@ -16,7 +16,7 @@ from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.forward import run_parts
 from mmdistill_dense.modes import in_training, is_noise, modes_to_follow
 from mmdistill_dense.recording import Recorder
-from mmdistill_dense.taps import Tap
+from mmdistill_dense.taps import Tap, check_student_input
 from mmdistill_dense.teacher import FrozenTeacher
 
 Shapes = dict[str, list[torch.Size]]
@@ -131,7 +131,10 @@ def _trace(
         for module in child.modules():
             module.register_forward_pre_hook(lambda *_, name=name: started.append((name, recorder.calls)))
     following = [network.get_submodule(path) for path in modes]
-    if trains:  # dropout writes in place in training alone
+    if trains:
+        for tap in taps:
+            check_student_input(network, tap, key)
+        # dropout writes in place in training alone
         following += [module for module in network.modules() if is_noise(module) and getattr(module, 'inplace', False)]
     with in_training(following), recorder.recording() as tensors:
         heads = run_parts(network, taps, inputs, rois=trains)

@@ -145,19 +145,24 @@ def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
         if name not in children:
             raise KeyError(_unknown_path(network, tap, depth, list(children), key))
         module = children[name]
-    if not hasattr(module, 'cls_seg'):
+    if not hasattr(module, 'cls_seg') or tap.argument is not None:
         return module
-    if tap.argument is not None:
-        raise ValueError(
-            f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks, so its input cannot be '
-            'recorded; tap what feeds it, e.g. backbone, or the input of a module inside it.'
-        )
     if not isinstance(getattr(module, 'conv_seg', None), nn.Module) or not _uses_plain_cls_seg(module):
         raise ValueError(
             f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks and does not end in '
             f'conv_seg; tap a module inside it: {", ".join(dict(module.named_children()))}.'
         )
     return module.get_submodule('conv_seg')
+
+
+def check_student_input(network: nn.Module, tap: Tap, key: str) -> None:
+    """Raise a ``ValueError`` for the input of a mmseg head, whose training step calls its ``forward`` without hooks."""
+    module = find_module(network, tap, key)
+    if tap.argument is not None and hasattr(module, 'cls_seg'):
+        raise ValueError(
+            f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks in training, so its input '
+            'cannot be recorded; tap what feeds it, e.g. backbone, or the input of a module inside it.'
+        )
 
 
 def _uses_plain_cls_seg(head: nn.Module) -> bool:

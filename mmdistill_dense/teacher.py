@@ -236,9 +236,9 @@ class FrozenTeacher:
         if not isinstance(views, (list, tuple)) or not all(isinstance(view, Tensor) for view in views):
             raise TypeError(
                 f'{self.key} takes one batch of pictures (a tensor) or a list of views (tensors), and '
-                f'model.student.data_preprocessor gives a {type(inputs).__name__}. Take as student the network that '
-                'gets the pictures in the end, with an ordinary data_preprocessor (of a semi-supervised detector: '
-                'model.detector).'
+                f'model.student.data_preprocessor gives {_said(inputs)}. Take as student the network that gets the '
+                'pictures in the end, with an ordinary data_preprocessor: of a semi-supervised detector, set '
+                "model.student to the config's model.detector."
             )
         with self._own_streams(seed), self.acceleration.beside(inputs):
             found = [self._record(view) for view in views]
@@ -277,3 +277,7 @@ class FrozenTeacher:
         if self.acceleration.dtype is not None:
             return {name: [tensor.to(inputs.dtype) for tensor in found] for name, found in tensors.items()}
         return tensors
+
+
+def _said(inputs: Any) -> str:
+    return f'a dict of {", ".join(inputs)}' if isinstance(inputs, Mapping) else f'a {type(inputs).__name__}'

@@ -14,7 +14,7 @@ from torch import nn
 from mmdistill_dense.building import build_network
 from mmdistill_dense.check.own_copy import own_copy_gaps
 from mmdistill_dense.forward import run_parts
-from mmdistill_dense.taps import Tap, find_module
+from mmdistill_dense.taps import Tap, check_student_input, find_module
 from mmdistill_dense.zoo import ModelConfig, load_model
 from tests import toys
 from tests.zoo.narrow import narrow
@@ -60,6 +60,7 @@ def taps(network: nn.Module, inputs: torch.Tensor) -> Iterator[Tap]:
             tap = Tap.parse(text)
             with suppress(ValueError):
                 find_module(network, tap, 'tap')
+                check_student_input(network, tap, 'tap')
                 for args, output in calls:
                     tap.pick(args, output)
                 yield tap

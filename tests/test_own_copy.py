@@ -110,7 +110,7 @@ def test_a_student_that_equals_its_teacher_has_no_loss(tap):
 
 def test_the_input_of_a_head_that_is_called_without_hooks_is_refused_at_construction():
     distillers = dict(f=dict(type='FitNet', student_tap='decode_head:input'))
-    with pytest.raises(ValueError, match="student_tap='decode_head:input': ASPPHead is called without module hooks"):
+    with pytest.raises(ValueError, match="student_tap='decode_head:input': ASPPHead is called without module hooks in"):
         toys.build(toys.model_config(distillers=distillers))
 
 

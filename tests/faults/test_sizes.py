@@ -31,15 +31,16 @@ SEG: dict[str, dict[str, Any]] = dict(
     pkd=dict(type='PKD', student_tap='backbone[3]'),
     skd=dict(type='SKD'),
 )
+ONE_SCORE = dict(activation='sigmoid', beta=0.0)  # a softmax over one score is always 1
 DENSE: dict[str, dict[str, Any]] = dict(
     afdcd=dict(type='AfDCD', student_tap='neck[:2]', pool_size=0),
     at=dict(type='AT', student_tap='neck'),
     cwd=dict(type='CWD', student_tap='neck'),
-    dist=dict(type='DIST', student_tap='bbox_head.gfl_cls'),
+    dist=dict(type='DIST', student_tap='bbox_head.gfl_cls', **ONE_SCORE),
     fgd=dict(type='FGD', student_tap='neck'),
     fitnet=dict(type='FitNet', student_tap='neck'),
     kd=dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'),
-    ld=dict(type='LD'),
+    ld=dict(type='LD', class_weight=0.0),
     maskd=dict(type='MasKD', num_tokens=2, learn=LEARN),
     mgd=dict(type='MGD', student_tap='neck'),
     pcd=dict(type='PCD', student_tap='neck[:2]', queue_size=8, queue_init='random'),
@@ -60,7 +61,8 @@ def segmentation(classes: int) -> tuple[dict, dict]:
     student = toys.seg_net('fcn', **heads, **size)
     teacher = toys.seg_net('fcn', width=16, allow_random=True, **heads, **size)
     dataset = dict(painting=dict(size=ODD), metainfo=dict(classes=CLASSES[:classes]))
-    return toys.model_config(student, teacher, SEG), dict(train_dataloader=dict(batch_size=1, dataset=dataset))
+    distillers = SEG if classes > 1 else toys.merged(SEG, dict(kd=dict(activation='sigmoid'), dist=ONE_SCORE))
+    return toys.model_config(student, teacher, distillers), dict(train_dataloader=dict(batch_size=1, dataset=dataset))
 
 
 @pytest.mark.parametrize('classes', [toys.NUM_CLASSES, 1])

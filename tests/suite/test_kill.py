@@ -138,7 +138,9 @@ def test_finished_suite_starts_nothing_and_two_refuse(tmp_path: Path) -> None:
     path = tiny.write(tmp_path, 2, methods={'kd': {}}, jobs=2)
     process = start(path)
     wait_for(process, lambda: bool(state(path, 'runs/control/seed0')))
+    process.send_signal(signal.SIGSTOP)  # on a slow machine it would end before the second has begun
     assert 'runs already in out' in finish(path, expected=1)
+    process.send_signal(signal.SIGCONT)
     assert process.wait(300) == 0
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / 'out').rglob('*') if file.name != '.lock'}
     assert '3 runs, 0 to do' in finish(path)

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mmdistill_dense.building import move
 from mmdistill_dense.dryrun import trace_pair
 from mmdistill_dense.engine.seeding import fork_rng
 from mmdistill_dense.modes import train_without_noise
@@ -57,10 +58,12 @@ def own_copy_gaps(
     first = inputs if isinstance(inputs, Tensor) else inputs[0]
     frozen = frozen_copy(config, state, taps)
     network: Any = frozen_copy(config, state, taps).network
+    place = dict(device=first.device, dtype=first.dtype)
     with fork_rng():
         traced, _ = trace_pair(network, taps, {'copy': frozen}, (first.shape[2], first.shape[3]))
-        frozen.network = _moved(frozen.network, first)
-        train_without_noise(_moved(network, first))
+        assert frozen.network is not None, 'frozen_copy makes it'
+        move(frozen.network, **place)
+        train_without_noise(move(network, **place))
         recorder = Recorder(network, taps, 'tap', overwritten=traced.overwritten)
         torch.manual_seed(0)
         with recorder.recording() as own:
@@ -97,10 +100,6 @@ def pair_gaps(model: Any, student: ModelConfig, inputs: Any, data_samples: Any) 
             found = own_copy_gaps(teacher.config, teacher.as_loaded().state_dict(), teacher.taps, seen, data_samples)
             gaps.update({f'{teacher.key} tap {tap}': gap for tap, gap in found.items()})
     return gaps
-
-
-def _moved(network: Any, like: Tensor) -> nn.Module:
-    return nn.Module.to(network, device=like.device, dtype=like.dtype)
 
 
 def _gap(own: Sequence[Tensor], other: Sequence[Tensor]) -> float:

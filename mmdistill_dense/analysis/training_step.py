@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.analysis.batches import training_batch
 from mmdistill_dense.distillers import MasKD
+from mmdistill_dense.engine.clipping import clip_unscaled
 from mmdistill_dense.forward import run_parts
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.teacher import FrozenTeacher
@@ -194,5 +195,4 @@ def make_step(network: Any, config: Config, data: Mapping[str, Any]) -> Step:
 
 
 def _clip(distiller: Any, optimizer: Any, *_: Any) -> None:
-    scale = getattr(optimizer, 'grad_scale', None)  # of a fused optimizer under mixed precision
-    distiller.clip_gradients(1.0 if scale is None else scale)
+    clip_unscaled(distiller, optimizer)  # what a hook returns would replace the optimizer's arguments

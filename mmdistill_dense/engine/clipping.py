@@ -56,12 +56,23 @@ def _check(name: str, wrapper: Any) -> None:
         )
 
 
-def _clip(runner: Runner, name: str, distiller: Distiller, optimizer: Optimizer, *_: Any) -> None:
+def clip_unscaled(distiller: Distiller, optimizer: Optimizer) -> Tensor | None:
+    """Clip the gradients of a distiller as an optimizer begins its step, by their size without the loss scale.
+
+    Returns:
+        Their norm before; ``None``, and nothing is clipped, where the step is left out.
+    """
     # A GradScaler leaves unscaling, and the omission of a step with infinite gradients, to a fused optimizer: it sets
     # both attributes for the step; the scale is None where the gradients were unscaled for the user's clipping.
     scale, infinite = (getattr(optimizer, attribute, None) for attribute in ('grad_scale', 'found_inf'))
-    if infinite is None or not infinite:
-        norm = distiller.clip_gradients(1.0 if scale is None else scale)
+    if infinite is not None and infinite:
+        return None
+    return distiller.clip_gradients(1.0 if scale is None else scale)
+
+
+def _clip(runner: Runner, name: str, distiller: Distiller, optimizer: Optimizer, *_: Any) -> None:
+    norm = clip_unscaled(distiller, optimizer)
+    if norm is not None:
         runner.message_hub.update_scalar(f'train/distill.{name}.grad_norm', norm)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from mmdistill_dense.typos import explained
 from mmdistill_dense.zoo import ModelConfig
 
-# those of model.teacher beside its network's own
+# keys of model.teacher that are not keys of its network
 TEACHER_OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'accelerate')
 
 

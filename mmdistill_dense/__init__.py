@@ -1,3 +1,56 @@
-"""Knowledge distillation for dense prediction, as a plugin of MMSegmentation and MMDetection."""
+"""Knowledge distillation for dense prediction, as a plugin of MMSegmentation and MMDetection.
+
+The names below are imported when they are first asked for: importing the package loads nothing and changes nothing in
+the process.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmdistill_dense.check.run import check_config
+    from mmdistill_dense.config.resolve import base
+    from mmdistill_dense.distillers.base import Distiller, FeatureDistiller
+    from mmdistill_dense.export.write_student import export_student
+    from mmdistill_dense.model.distill_model import DistillModel
+    from mmdistill_dense.networks.taps import Tap
+    from mmdistill_dense.networks.teacher import FrozenTeacher
+    from mmdistill_dense.registry import DISTILLERS
 
 __version__ = '0.1.0'
+__all__ = [
+    'DISTILLERS',
+    'DistillModel',
+    'Distiller',
+    'FeatureDistiller',
+    'FrozenTeacher',
+    'Tap',
+    'base',
+    'check_config',
+    'export_student',
+]
+
+_ROOMS = {
+    'DISTILLERS': 'registry',
+    'DistillModel': 'model.distill_model',
+    'Distiller': 'distillers.base',
+    'FeatureDistiller': 'distillers.base',
+    'FrozenTeacher': 'networks.teacher',
+    'Tap': 'networks.taps',
+    'base': 'config.resolve',
+    'check_config': 'check.run',
+    'export_student': 'export.write_student',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    module = importlib.import_module(f'{__name__}.{_ROOMS[name]}')
+    return globals().setdefault(name, getattr(module, name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,7 @@ from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-from mmdistill_dense import loading  # noqa: F401  (weights are read by our reader from now on)
+from mmdistill_dense.weights import mmengine_loader  # noqa: F401  (weights are read by our reader from now on)
 
 
 def _child(parent: Registry, *locations: str) -> Registry:
@@ -24,7 +24,7 @@ def _child(parent: Registry, *locations: str) -> Registry:
 MODELS = _child(MMENGINE_MODELS, 'model', 'pretrain')
 DATASETS = _child(MMENGINE_DATASETS, 'datasets')
 TRANSFORMS = _child(MMENGINE_TRANSFORMS, 'datasets', 'pretrain')
-HOOKS = _child(MMENGINE_HOOKS, 'engine', 'pretrain', 'monitor')
+HOOKS = _child(MMENGINE_HOOKS, 'engine', 'pretrain', 'analysis')
 OPTIMIZERS = _child(MMENGINE_OPTIMIZERS, 'engine')
 MODEL_WRAPPERS = _child(MMENGINE_MODEL_WRAPPERS, 'engine')
 DISTILLERS = Registry('distiller', scope='mmdistill_dense', locations=['mmdistill_dense.distillers'])

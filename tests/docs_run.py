@@ -17,8 +17,8 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from mmdistill_dense.building import TEACHER_OPTIONS
-from mmdistill_dense.zoo import is_distill_model, load_model, student_option
+from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
+from mmdistill_dense.networks.building import TEACHER_OPTIONS
 from tests import toys
 from tests.docs_blocks import ROOT, Block, Command, blocks, commands
 from tests.zoo.narrow import narrow

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdistill_dense.acceleration import Acceleration, fold, foldable, untapped_parts
-from mmdistill_dense.dryrun import trace_pair
-from mmdistill_dense.taps import Tap
-from mmdistill_dense.teacher import FrozenTeacher
+from mmdistill_dense.networks.acceleration import Acceleration, fold, foldable, untapped_parts
+from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.trace import trace_pair
 from tests import toys
 
 FOLDED = 1e-5  # of the largest value, as Acceleration states

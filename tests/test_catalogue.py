@@ -13,10 +13,11 @@ import pytest
 import yaml
 from mmengine.config import Config
 
-from mmdistill_dense import catalogue, compose
-from mmdistill_dense.catalogue import card_of, cards, leaves_of, metafile, read_card, stale, table, target_leaf
-from mmdistill_dense.compose import methods
-from mmdistill_dense.suite.targets import read_targets
+from mmdistill_dense.recipes import compose
+from mmdistill_dense.recipes.compose import methods
+from mmdistill_dense.recipes.targets import read_targets
+from tools.docs import model_zoo
+from tools.docs.model_zoo import card_of, cards, leaves_of, metafile, read_card, stale, table, target_leaf
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,7 +34,7 @@ def test_every_method_has_a_card_and_stands_in_the_table_with_its_configs() -> N
 
 
 @pytest.mark.parametrize('card', cards(), ids=lambda card: card.name)
-def test_a_card_names_a_paper_or_none(card: catalogue.Card) -> None:
+def test_a_card_names_a_paper_or_none(card: model_zoo.Card) -> None:
     assert set(card.rows['tasks'].split(', ')) <= {'segmentation', 'detection', 'pre-training'}
     assert card.sentence.endswith('.')
     assert card.paper is not None or card.rows['paper'].startswith('none')
@@ -150,9 +151,9 @@ def test_mim_download_brings_the_config_whole_and_its_weights(
 def test_write_touches_what_is_stale_alone(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose, 'package_root', lambda name: package)
     shutil.copytree(ROOT / 'docs/methods', package / 'docs/methods')
-    assert catalogue.write() == []
+    assert model_zoo.write() == []
     (package / 'configs/kd/metafile.yml').unlink()
     readme = package / 'docs/methods/README.md'
     readme.write_text('old')
-    assert set(catalogue.write()) == {package / 'configs/kd/metafile.yml', readme}
+    assert set(model_zoo.write()) == {package / 'configs/kd/metafile.yml', readme}
     assert readme.read_text() == table()

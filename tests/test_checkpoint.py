@@ -11,13 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmdistill_dense.checkpoint import (
-    is_distill_model,
-    load_strictly,
-    plain_config,
-    state_dict_of,
-)
 from mmdistill_dense.export import export_student
+from mmdistill_dense.weights.strict_load import is_distill_model, load_strictly, plain_config, state_dict_of
 from tests import toys
 
 ROOT = Path(__file__).parents[1]

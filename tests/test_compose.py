@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense import compose
-from mmdistill_dense.compose import fragment_for, leaf_text, parts_of, recipe_text, recipes
-from mmdistill_dense.config_files import bases_of
+from mmdistill_dense.config.inheritance import bases_of
+from mmdistill_dense.recipes import compose
+from mmdistill_dense.recipes.compose import fragment_for, leaf_text, parts_of, recipe_text, recipes
 
 ROOT = Path(__file__).parents[1] / 'configs'
 TEXTS = {

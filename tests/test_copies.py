@@ -11,7 +11,7 @@ from mmengine.model import ExponentialMovingAverage
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from mmdistill_dense.model import _distilled_class
+from mmdistill_dense.model.distill_model import _distilled_class
 from tests import toys
 
 

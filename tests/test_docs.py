@@ -21,10 +21,10 @@ from mmengine.config import Config
 from mmseg.utils import register_all_modules as register_mmseg
 
 import mmdistill_dense.registry
+from mmdistill_dense.config.resolve import find_config
+from mmdistill_dense.recipes.targets import read_targets
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.suite import definition
-from mmdistill_dense.suite.targets import read_targets
-from mmdistill_dense.zoo import find_config
+from mmdistill_dense.suite.definition import definition
 from tests.docs_blocks import ROOT, Block, blocks
 from tests.docs_run import link_clone
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.zoo import load_model
+from mmdistill_dense.config.resolve import load_model
 from tests.docs_run import CLONE, PROJECT, make_pictures, walk
 
 pytestmark = pytest.mark.soak

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmdistill_dense.dryrun import trace_pair
-from mmdistill_dense.taps import Tap
-from mmdistill_dense.teacher import FrozenTeacher
+from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.trace import trace_pair
 from tests import toys
 
 

@@ -20,15 +20,15 @@ from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_with_prefix, load_checkpoint
 from torch import nn
 
-from mmdistill_dense import loading, weight_files
-from mmdistill_dense.engine.checks import check_pretrained
+from mmdistill_dense.distillers.maskd import ready_distiller
+from mmdistill_dense.distillers.maskd.token_files import read_tokens
 from mmdistill_dense.export import export_student
-from mmdistill_dense.pretrain.export import export_backbone
+from mmdistill_dense.guards.config import check_pretrained
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.pretrain.export_backbone import export_backbone
 from mmdistill_dense.pretrain.teacher_file import read_teacher
-from mmdistill_dense.suite import definition
-from mmdistill_dense.teacher import FrozenTeacher
-from mmdistill_dense.tokens import ready_distiller
-from mmdistill_dense.tokens.files import read_tokens
+from mmdistill_dense.suite.definition import definition
+from mmdistill_dense.weights import locate, mmengine_loader
 from tests import payload, toys
 
 ROOT = Path(__file__).parents[1]
@@ -71,13 +71,13 @@ def cache(tmp_path, monkeypatch):
 def test_every_scheme_of_mmengine_is_ours():
     assert {''} | {'http://', 'https://', 'torchvision://', 'open-mmlab://'} <= set(CheckpointLoader._schemes)
     for prefix, loader in CheckpointLoader._schemes.items():
-        assert loader.__module__ == loading.__name__, prefix
+        assert loader.__module__ == mmengine_loader.__name__, prefix
     assert list(CheckpointLoader._schemes)[-1] == '', 'it matches everything and is asked last'
 
 
 def test_own_loaders_of_a_user_stay():
     CheckpointLoader.register_scheme('mine://', lambda filename, map_location: dict(a=filename))
-    loading.register()
+    mmengine_loader.register()
     try:
         assert CheckpointLoader.load_checkpoint('mine://x') == dict(a='mine://x')
     finally:
@@ -173,7 +173,7 @@ def test_object_stores_are_read_safely(evil, monkeypatch):
         def get(self, name):
             return Path(name.removeprefix('s3:/')).read_bytes()
 
-    monkeypatch.setattr(loading, 'get_file_backend', lambda *_, **__: Store())
+    monkeypatch.setattr(mmengine_loader, 'get_file_backend', lambda *_, **__: Store())
     with refuses():
         CheckpointLoader.load_checkpoint(f's3:/{evil}'.replace('s3:/', 's3://', 1))
     with pytest.raises(ValueError, match='pavi:// is not read'):
@@ -291,13 +291,13 @@ def test_address_of_a_teacher_says_what_it_must_hold(server, tmp_path, monkeypat
     (folder / 'a.pth').write_bytes(b'weights')
     digest = hashlib.sha256(b'weights').hexdigest()
     with pytest.raises(ValueError, match=r"^k='http.*/a\.pth': nothing says what this address must hold.*#sha256="):
-        weight_files.local_file(f'{address}/a.pth', None, 'k')
+        locate.local_file(f'{address}/a.pth', None, 'k')
     assert not (tmp_path / 'cache').exists(), 'it is not fetched'
     with pytest.raises(ValueError, match="followed by 8 to 64 hexadecimal digits, not by 'me'"):
-        weight_files.local_file(f'{address}/a.pth#sha256=me', None, 'k')
+        locate.local_file(f'{address}/a.pth#sha256=me', None, 'k')
     with pytest.raises(OSError, match='k: could not fetch .*invalid hash'):
-        weight_files.local_file(f'{address}/a.pth#sha256={"0" * 64}', None, 'k')
-    assert weight_files.local_file(f'{address}/a.pth#sha256={digest.upper()}', None, 'k').read_bytes() == b'weights'
+        locate.local_file(f'{address}/a.pth#sha256={"0" * 64}', None, 'k')
+    assert locate.local_file(f'{address}/a.pth#sha256={digest.upper()}', None, 'k').read_bytes() == b'weights'
 
 
 # Other files
@@ -310,7 +310,7 @@ def test_yaml_runs_nothing(tmp_path, mark):
         definition.load(tmp_path / 'suite.yaml')
     (tmp_path / 'metafile.yml').write_text(f'Models: {text}\n')
     with pytest.raises(yaml.YAMLError, match='could not determine a constructor'):
-        weight_files._read_yaml(tmp_path / 'metafile.yml')
+        locate._read_yaml(tmp_path / 'metafile.yml')
 
 
 def calls(path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmdistill_dense.teacher import FrozenTeacher
+from mmdistill_dense.networks.teacher import FrozenTeacher
 from tests import toys
 
 PCD = dict(type='PCD', queue_size=16, queue_init='empty', head=dict(type='linear'))

@@ -10,12 +10,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
-from mmdistill_dense.checkpoint import plain_config
+from mmdistill_dense.config.resolve import student_option
 from mmdistill_dense.distillers import FeatureDistiller
-from mmdistill_dense.model import _shares
+from mmdistill_dense.model.distill_model import _shares
+from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.taps import Tap
-from mmdistill_dense.zoo import student_option
+from mmdistill_dense.weights.strict_load import plain_config
 from tests import toys
 
 KD = dict(type='LogitKD')
@@ -39,7 +39,7 @@ def test_it_is_of_the_students_class():
     first, second = fcn(), toys.distilled(student=toys.seg_net('pspnet'))
     assert isinstance(first, EncoderDecoder) and type(first).__name__ == 'DistilledEncoderDecoder'
     assert type(first) is type(second), 'one class per student class'
-    assert type(first).__module__ == 'mmdistill_dense.model'
+    assert type(first).__module__ == 'mmdistill_dense.model.distill_model'
     detector = toys.build(
         toys.model_config(toys.det_net(), toys.det_teacher(), dict(mimic=dict(MIMIC, student_tap='neck'))),
         scope='mmdet',
@@ -163,7 +163,7 @@ def test_own_config_in_the_new_style(tmp_path):
         from mmseg.models import EncoderDecoder
 
         from mmdistill_dense.distillers import LogitKD
-        from mmdistill_dense.model import DistillModel
+        from mmdistill_dense.model.distill_model import DistillModel
 
         with read_base():
             from .new_student import *

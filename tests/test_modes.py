@@ -5,7 +5,7 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from mmdistill_dense.modes import in_training, modes_to_follow, reads_mode, train_without_noise
+from mmdistill_dense.networks.modes import in_training, modes_to_follow, reads_mode, train_without_noise
 
 
 class Scales(nn.Module):

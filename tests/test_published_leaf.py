@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmdistill_dense.building import build_network
-from mmdistill_dense.checkpoint import read_checkpoint
-from mmdistill_dense.zoo import load_model
+from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.weights.strict_load import read_checkpoint
 from tests.engine.processes import ROOT, environment, run
 
 LEAF = ROOT / 'configs/afdcd/deeplabv3_r101_to_r18_cityscapes.py'

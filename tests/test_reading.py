@@ -13,8 +13,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleLR, OneCycleParamScheduler
 from torch import nn
 
-from mmdistill_dense.checkpoint import state_dict_of
-from mmdistill_dense.reading import read_checkpoint, read_values
+from mmdistill_dense.weights.safe_load import read_checkpoint, read_values
+from mmdistill_dense.weights.strict_load import state_dict_of
 from tests import payload, toys
 
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from mmdistill_dense.renormalise import renormaliser
+from mmdistill_dense.networks.renormalise import renormaliser
 
 RGB = dict(mean=[123.0, 116.0, 103.0], std=[58.0, 57.0, 56.0], bgr_to_rgb=True)
 BGR = dict(mean=[7.0, 8.0, 9.0], std=[1.0, 2.0, 3.0])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmdistill_dense.recording import Recorder, replacing
-from mmdistill_dense.taps import Tap, find_module
+from mmdistill_dense.networks.recording import Recorder, replacing
+from mmdistill_dense.networks.taps import Tap, find_module
 from tests import toys
 
 

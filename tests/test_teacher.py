@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from mmdistill_dense.building import without_pretrained
-from mmdistill_dense.dryrun import trace_pair
-from mmdistill_dense.engine.seeding import stream_states
+from mmdistill_dense.networks.building import without_pretrained
+from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.trace import trace_pair
 from mmdistill_dense.registry import MODELS
-from mmdistill_dense.taps import Tap
-from mmdistill_dense.teacher import FrozenTeacher
+from mmdistill_dense.utils.random_streams import stream_states
 from tests import toys
 
 

@@ -9,8 +9,8 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 import mmdistill_dense
-from mmdistill_dense.acceleration import Acceleration
-from mmdistill_dense.engine.finite import LossGuard
+from mmdistill_dense.engine.loss_guard import LossGuard
+from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys, waits
 from tests.fake_device import FakeDevice
@@ -58,7 +58,7 @@ def test_copies_to_and_from_the_device_go_one_way():
     """Memory that is sent must be pinned and stay as it is; what is fetched must not be read before it is there."""
     package = Path(mmdistill_dense.__file__).parent
     users = {p.relative_to(package).as_posix() for p in package.rglob('*.py') if 'non_blocking' in p.read_text('utf-8')}
-    assert users == {'losses/sending.py', 'engine/finite.py'}
+    assert users == {'losses/sending.py', 'engine/loss_guard.py'}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

@@ -8,8 +8,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense import weight_files
-from mmdistill_dense.zoo import load_model
+from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.weights import locate
 from tests import toys
 
 _numbers = itertools.count()
@@ -33,9 +33,9 @@ def publish(mim, models):
 
 
 def test_auto_finds_what_the_packages_publish():
-    url = weight_files.published_weights('mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py')
+    url = locate.published_weights('mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py')
     assert url.startswith('https://') and url.rsplit('/', 1)[-1].startswith('deeplabv3_r101-d8_512x1024_80k_cityscapes')
-    url = weight_files.published_weights('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py')
+    url = locate.published_weights('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py')
     assert 'retinanet_r101_fpn_1x_coco' in url and url.endswith('.pth')
 
 
@@ -53,17 +53,17 @@ def test_auto_needs_one_published_file(package):
         """,
     )
     assert (
-        weight_files.published_weights(f'{name}::net/one.py')
+        locate.published_weights(f'{name}::net/one.py')
         == 'https://h/c.pth'
-        == weight_files.published_weights(f'{name}::net/one')
+        == locate.published_weights(f'{name}::net/one')
     )
     with pytest.raises(ValueError, match=r'publishes 2 files \(https://h/a.pth, https://h/b.pth\)'):
-        weight_files.published_weights(f'{name}::net/two.py')
+        locate.published_weights(f'{name}::net/two.py')
     for rest in ('net/none.py', 'net/net_small.py'):
         with pytest.raises(ValueError, match="checkpoint='auto'.*publishes no weights for configs/net"):
-            weight_files.published_weights(f'{name}::{rest}')
+            locate.published_weights(f'{name}::{rest}')
     with pytest.raises(ValueError, match="checkpoint='auto' needs a zoo config.*got cfg='mine.py'"):
-        weight_files.published_weights('mine.py')
+        locate.published_weights('mine.py')
 
 
 def test_auto_downloads_checks_and_keeps(package, server, tmp_path, monkeypatch):
@@ -82,23 +82,23 @@ def test_auto_downloads_checks_and_keeps(package, server, tmp_path, monkeypatch)
         - {{Name: c, Config: configs/net/gone.py, Weights: '{address}/gone-00000000.pth'}}
         """,
     )
-    path = weight_files.local_file('auto', f'{name}::net/good.py', 'model.teacher.checkpoint')
+    path = locate.local_file('auto', f'{name}::net/good.py', 'model.teacher.checkpoint')
     assert path.read_bytes() == content and path.is_relative_to(tmp_path / 'cache')
     (web / good).unlink()
-    assert weight_files.local_file('auto', f'{name}::net/good.py', 'k') == path, 'the second time it is there'
+    assert locate.local_file('auto', f'{name}::net/good.py', 'k') == path, 'the second time it is there'
     for config in ('bad', 'gone'):
         with pytest.raises(OSError, match=r'model.teacher.checkpoint: could not fetch http.*give the file'):
-            weight_files.local_file('auto', f'{name}::net/{config}.py', 'model.teacher.checkpoint')
+            locate.local_file('auto', f'{name}::net/{config}.py', 'model.teacher.checkpoint')
 
 
 def test_damaged_file_is_refused_by_its_name(tmp_path):
     content = b'weights'
     path = tmp_path / f'net-{hashlib.sha256(content).hexdigest()[:8]}.pth'
     path.write_bytes(content)
-    assert weight_files.local_file(str(path), None, 'k') == path
+    assert locate.local_file(str(path), None, 'k') == path
     path.write_bytes(b'weightX and more')
     with pytest.raises(ValueError) as error:
-        weight_files.local_file(str(path), None, 'model.teacher.checkpoint')
+        locate.local_file(str(path), None, 'model.teacher.checkpoint')
     assert 'model.teacher.checkpoint' in str(error.value) and 'its name promises' in str(error.value)
     assert hashlib.sha256(b'weightX and more').hexdigest()[:8] in str(error.value)
 
@@ -106,7 +106,7 @@ def test_damaged_file_is_refused_by_its_name(tmp_path):
 def test_missing_file_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
-        weight_files.local_file('t.pth', None, 'model.teacher.checkpoint')
+        locate.local_file('t.pth', None, 'model.teacher.checkpoint')
     assert "model.teacher.checkpoint='t.pth'" in str(error.value) and str(tmp_path) in str(error.value)
 
 

@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config, ConfigDict
 
-from mmdistill_dense import zoo
+from mmdistill_dense.config import resolve
 from tests import toys
 
 # Names
@@ -11,17 +11,19 @@ from tests import toys
 
 def test_names_of_the_real_packages():
     for name in (*toys.SEG.values(), *toys.DET.values()):
-        assert zoo.find_config(name).is_file()
-    assert zoo.find_config('mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024') == zoo.find_config(toys.SEG['fcn'])
+        assert resolve.find_config(name).is_file()
+    assert resolve.find_config('mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024') == resolve.find_config(
+        toys.SEG['fcn']
+    )
 
 
 def test_our_own_fragments_are_found():
-    assert zoo.base('mmdistill_dense::_base_/schedules/_hooks.py').endswith('configs/_base_/schedules/_hooks.py')
+    assert resolve.base('mmdistill_dense::_base_/schedules/_hooks.py').endswith('configs/_base_/schedules/_hooks.py')
 
 
 def test_unknown_config_names_close_ones():
     with pytest.raises(FileNotFoundError) as error:
-        zoo.find_config('mmseg::fcn/fcn_r18-d8_cityscapes.py', 'model.student.cfg')
+        resolve.find_config('mmseg::fcn/fcn_r18-d8_cityscapes.py', 'model.student.cfg')
     message = str(error.value)
     assert message.startswith("model.student.cfg='mmseg::fcn/fcn_r18-d8_cityscapes.py'")
     assert 'Close: mmseg::fcn/fcn_r' in message
@@ -30,22 +32,22 @@ def test_unknown_config_names_close_ones():
 def test_unknown_file_names_the_folder_and_the_zoo_form(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
-        zoo.find_config('mine.py', 'model.teacher.cfg')
+        resolve.find_config('mine.py', 'model.teacher.cfg')
     assert "model.teacher.cfg='mine.py'" in str(error.value) and str(tmp_path) in str(error.value)
     assert "'mmseg::…'" in str(error.value)
     (tmp_path / 'mine.py').touch()
-    assert zoo.find_config('mine.py').name == 'mine.py'
+    assert resolve.find_config('mine.py').name == 'mine.py'
 
 
 def test_missing_package_and_package_without_configs(tmp_path, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match="'nosuchzoo'.*not an installed package"):
-        zoo.find_config('nosuchzoo::a/b.py')
+        resolve.find_config('nosuchzoo::a/b.py')
     bare = tmp_path / 'barezoo'
     bare.mkdir()
     (bare / '__init__.py').touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r'barezoo carries no configs.*mim'):
-        zoo.find_config('barezoo::a/b.py')
+        resolve.find_config('barezoo::a/b.py')
 
 
 def test_checkout_is_found_where_there_is_no_mim_folder(tmp_path, monkeypatch):
@@ -54,13 +56,13 @@ def test_checkout_is_found_where_there_is_no_mim_folder(tmp_path, monkeypatch):
     (tmp_path / 'co' / 'configs').mkdir()
     (tmp_path / 'co' / 'configs' / 'x.py').touch()
     monkeypatch.syspath_prepend(str(tmp_path / 'co'))
-    assert zoo.find_config('checkoutzoo::x') == tmp_path / 'co' / 'configs' / 'x.py'
+    assert resolve.find_config('checkoutzoo::x') == tmp_path / 'co' / 'configs' / 'x.py'
 
 
 def test_base_expression_works_from_another_folder(tmp_path):
     path = tmp_path / 'mine.py'
     name = 'mmdistill_dense::_base_/schedules/_hooks.py'
-    path.write_text(f"_base_ = __import__('mmdistill_dense.zoo', fromlist=['x']).base('{name}')\nextra = 1\n")
+    path.write_text(f"_base_ = __import__('mmdistill_dense').base('{name}')\nextra = 1\n")
     config = Config.fromfile(path)
     assert config.default_hooks.distill.type == 'mmdistill_dense.DistillHook' and config.extra == 1
 
@@ -70,7 +72,7 @@ def test_base_expression_works_from_another_folder(tmp_path):
 
 def test_load_model_merges_the_keys_beside_cfg():
     option = dict(cfg=toys.SEG['fcn'], pretrained=None, decode_head=dict(num_classes=3))
-    loaded = zoo.load_model(option, 'model.student')
+    loaded = resolve.load_model(option, 'model.student')
     assert (loaded.scope, loaded.source) == ('mmseg', toys.SEG['fcn'])
     assert loaded.model.decode_head.num_classes == 3 and loaded.model.decode_head.type == 'FCNHead'
     assert loaded.model.pretrained is None and 'cfg' not in loaded.model
@@ -80,34 +82,34 @@ def test_load_model_merges_the_keys_beside_cfg():
 def test_top_level_data_preprocessor_joins_the_model(tmp_path):
     path = tmp_path / 'a.py'
     path.write_text("default_scope = 'mmdet'\ndata_preprocessor = dict(type='P', mean=[1])\nmodel = dict(type='Net')\n")
-    loaded = zoo.load_model(dict(cfg=str(path)), 'model.student')
+    loaded = resolve.load_model(dict(cfg=str(path)), 'model.student')
     assert loaded.model.data_preprocessor == dict(type='P', mean=[1]) and loaded.scope == 'mmdet'
 
 
 def test_whole_model_needs_a_type():
-    assert zoo.load_model(dict(type='Net', _scope_='mmseg'), 'model.student').scope == 'mmseg'
+    assert resolve.load_model(dict(type='Net', _scope_='mmseg'), 'model.student').scope == 'mmseg'
     with pytest.raises(KeyError, match=r"model\.student: give cfg='mmseg::…'.*whole model dict.*got \['width'\]"):
-        zoo.load_model(dict(width=3), 'model.student')
+        resolve.load_model(dict(width=3), 'model.student')
 
 
 def test_config_without_model_is_refused(tmp_path):
     path = tmp_path / 'a.py'
     path.write_text('x = 1\n')
     with pytest.raises(KeyError, match=r'model\.teacher\.cfg=.*has no key model'):
-        zoo.load_model(dict(cfg=str(path)), 'model.teacher')
+        resolve.load_model(dict(cfg=str(path)), 'model.teacher')
 
 
 def test_merge_rules():
     model = ConfigDict(a=dict(type='A', x=1, y=dict(z=1)), b=[dict(type='B', x=1), dict(type='B', x=2)], c=(1, 2))
-    merged = zoo.merge(model, dict(a=dict(x=2)))
+    merged = resolve.merge(model, dict(a=dict(x=2)))
     assert merged.a == dict(type='A', x=2, y=dict(z=1)), 'same or no type: merged'
-    assert zoo.merge(model, dict(a=dict(type='A', y=dict(w=3)))).a.y == dict(z=1, w=3)
-    assert zoo.merge(model, dict(a=dict(type='C', w=1))).a == dict(type='C', w=1), 'another type replaces'
-    assert zoo.merge(model, dict(a=dict(_delete_=True, x=5))).a == dict(x=5), '_delete_ replaces'
-    assert zoo.merge(model, dict(b={'1': dict(x=9)})).b == [dict(type='B', x=1), dict(type='B', x=9)]
-    assert zoo.merge(model, dict(b={'0': dict(type='D')})).b == [dict(type='D'), dict(type='B', x=2)]
-    assert zoo.merge(model, dict(b=[1], c=7)).b == [1] and zoo.merge(model, dict(a=None)).a is None
-    assert zoo.merge(model, dict(new=dict(type='N', _delete_=True))).new == dict(type='N')
+    assert resolve.merge(model, dict(a=dict(type='A', y=dict(w=3)))).a.y == dict(z=1, w=3)
+    assert resolve.merge(model, dict(a=dict(type='C', w=1))).a == dict(type='C', w=1), 'another type replaces'
+    assert resolve.merge(model, dict(a=dict(_delete_=True, x=5))).a == dict(x=5), '_delete_ replaces'
+    assert resolve.merge(model, dict(b={'1': dict(x=9)})).b == [dict(type='B', x=1), dict(type='B', x=9)]
+    assert resolve.merge(model, dict(b={'0': dict(type='D')})).b == [dict(type='D'), dict(type='B', x=2)]
+    assert resolve.merge(model, dict(b=[1], c=7)).b == [1] and resolve.merge(model, dict(a=None)).a is None
+    assert resolve.merge(model, dict(new=dict(type='N', _delete_=True))).new == dict(type='N')
     assert model.a == dict(type='A', x=1, y=dict(z=1)) and model.b[1].x == 2, 'the model is left as it was'
     with pytest.raises(KeyError, match='member 5 of a list of 2'):
-        zoo.merge(model, dict(b={'5': dict(x=1)}))
+        resolve.merge(model, dict(b={'5': dict(x=1)}))

@@ -19,14 +19,14 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
-from mmdistill_dense.building import build_network
+from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.datasets.painter import CLASSES, paint
 from mmdistill_dense.distillers.base import FeatureDistiller, Level
-from mmdistill_dense.engine.seeding import SeededBatches
 from mmdistill_dense.losses import to_device
+from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS
-from mmdistill_dense.teacher import FrozenTeacher
-from mmdistill_dense.zoo import load_model
+from mmdistill_dense.utils.reproducible import SeededBatches
 
 SIDE = 64
 NUM_CLASSES = len(CLASSES)

@@ -1,6 +1,11 @@
 """Benchmarks: losses, step, teacher, start, scale, or all of them and a page; --help tells more."""
 
-from mmdistill_dense.analysis.benchmark import main
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is no installed package
+
+from tools.benchmark.command import main
 
 if __name__ == '__main__':
     main()

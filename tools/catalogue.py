@@ -1,6 +1,11 @@
 """Write docs/methods/README.md, configs/*/metafile.yml and model-index.yml where they are stale."""
 
-from mmdistill_dense.catalogue import write
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is no installed package
+
+from tools.docs.model_zoo import write
 
 if __name__ == '__main__':
     for file in write():

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is no installed package
+
 
 def main() -> None:
     """Run the demonstration."""
@@ -28,8 +30,8 @@ def main() -> None:
     console, start = Console(file=sys.stdout), time.monotonic()
     console.print(f'loading; details go to {out / "log.txt"}')
     with contextlib.redirect_stdout(io.StringIO()):  # notes of mmseg and mmdet about optional parts
-        from mmdistill_dense.analysis.demo import TASKS, run_demo
-        from mmdistill_dense.analysis.demo_report import draw_picture, draw_token_masks, make_table
+        from tools.demo.pictures import draw_picture, draw_token_masks, make_table
+        from tools.demo.training import TASKS, run_demo
 
     task = TASKS[args.task]
     results = run_demo(task, seeds, out, console, args.short)

@@ -12,7 +12,7 @@ from mmengine.config import Config, DictAction
 
 from mmdistill_dense.export import FORMATS, export_graph, export_student
 from mmdistill_dense.export.formats import WRITERS, format_of
-from mmdistill_dense.pretrain.export import export_backbone
+from mmdistill_dense.pretrain.export_backbone import export_backbone
 
 
 def main() -> None:

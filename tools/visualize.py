@@ -7,7 +7,7 @@ from mmengine.config import Config, DictAction
 
 from mmdistill_dense.analysis.mask_pictures import draw_masks
 from mmdistill_dense.analysis.similarity_pictures import add_similarity, run_similarity
-from mmdistill_dense.tokens import ready_distiller
+from mmdistill_dense.distillers.maskd import ready_distiller
 
 
 def main() -> None:

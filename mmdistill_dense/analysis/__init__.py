@@ -1,1 +1,8 @@
-"""What the tools print and draw."""
+"""What users look at: gradients, agreement, similarity, masks, cost, and the monitor of a run."""
+
+from mmdistill_dense.utils import required  # noqa: F401  (first: a missing stack is explained)
+
+# isort: split
+from mmdistill_dense.analysis.monitor_hook import MonitorHook
+
+__all__ = ['MonitorHook']

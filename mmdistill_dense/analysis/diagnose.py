@@ -25,10 +25,10 @@ from rich.progress import track
 from rich.table import Table
 
 from mmdistill_dense.analysis.gradients import TAP, TASK, Places, Term, mean_terms, measure_gradients
-from mmdistill_dense.checkpoint import read_checkpoint
+from mmdistill_dense.distillers.maskd.prepare_tokens import FOLDER
 from mmdistill_dense.engine import DistillHook
-from mmdistill_dense.engine.cli import build_runner, common_parser, load_config
-from mmdistill_dense.tokens.prepare import FOLDER
+from mmdistill_dense.engine.commands import build_runner, common_parser, load_config
+from mmdistill_dense.weights.strict_load import read_checkpoint
 
 _UNTRAINED = (
     'the checkpoint holds no distillers (that of a control, of save_best, an export): their own parameters, such as '

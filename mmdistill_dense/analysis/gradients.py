@@ -14,10 +14,10 @@ import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from mmdistill_dense.distillers.ranks import mean_over_ranks
 from mmdistill_dense.losses import loss_dtype
+from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.pretrain.measures import untouched
-from mmdistill_dense.recording import Recorder
+from mmdistill_dense.utils.distributed import mean_over_ranks
 
 TASK = 'task'
 BACKBONE = 'backbone'

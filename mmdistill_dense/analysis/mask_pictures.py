@@ -44,7 +44,7 @@ def draw_masks(model: Any, distiller: Any, dataset: Any, out: Path, images: int 
     everywhere; above each panel stand the mean of the mask over the image and its weight p.
 
     Args:
-        model: A distilled model with its teacher loaded, see :func:`mmdistill_dense.tokens.ready_distiller`.
+        model: A distilled model with its teacher loaded, see :func:`mmdistill_dense.distillers.maskd.ready_distiller`.
         distiller: Its ``MasKD``, with tokens.
         dataset: Config of the data set to show, or the data set.
         out: Folder for the pictures.

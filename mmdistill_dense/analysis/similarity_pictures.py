@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.visualization import Visualizer
 
-from mmdistill_dense.analysis.similarity import (
+from mmdistill_dense.analysis.feature_similarity import (
     Point,
     SimilarityRow,
     check_points,

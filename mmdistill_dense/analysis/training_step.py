@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from mmdistill_dense.analysis.batches import training_batch
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.engine.clipping import clip_unscaled
-from mmdistill_dense.forward import run_parts
+from mmdistill_dense.networks.partial_forward import run_parts
+from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.registry import MODELS
-from mmdistill_dense.teacher import FrozenTeacher
 
 DEFAULT_ITERATIONS = 1000  # of a run whose length is not known, because its data set is not there
 

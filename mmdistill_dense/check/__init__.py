@@ -1,7 +1,7 @@
 """Checks a config before an hour is spent on it: ``tools/check.py`` and ``tools/list_taps.py`` as library calls."""
 
+from mmdistill_dense.check.context import Options
 from mmdistill_dense.check.findings import Finding
 from mmdistill_dense.check.run import Report, check_config
-from mmdistill_dense.check.subject import Options
 
 __all__ = ['Finding', 'Options', 'Report', 'check_config']

@@ -15,11 +15,11 @@ import torch
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
+from mmdistill_dense.check.context import Options
 from mmdistill_dense.check.findings import message_of
+from mmdistill_dense.check.render import show
 from mmdistill_dense.check.run import check_config
-from mmdistill_dense.check.subject import Options
-from mmdistill_dense.check.tables import show
-from mmdistill_dense.quiet import quiet
+from mmdistill_dense.utils.silence import quiet
 
 WIDTH = 140  # where there is no terminal to ask
 EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --strict, 2 for an error.'

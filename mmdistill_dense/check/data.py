@@ -14,10 +14,10 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from mmdistill_dense.analysis.batches import training_batch
+from mmdistill_dense.check.context import Size, Subject
 from mmdistill_dense.check.findings import message_of
-from mmdistill_dense.check.subject import Size, Subject
-from mmdistill_dense.engine.seeding import fork_rng, seed_everything
-from mmdistill_dense.fitting import classes_of
+from mmdistill_dense.recipes.check_data import classes_of
+from mmdistill_dense.utils.random_streams import fork_rng, seed_everything
 
 VIEW_SIDE = 224  # of a generated view where nothing says how large they are
 _WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocessing_context')

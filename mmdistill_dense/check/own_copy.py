@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmdistill_dense.building import move
-from mmdistill_dense.dryrun import trace_pair
-from mmdistill_dense.engine.seeding import fork_rng
-from mmdistill_dense.modes import train_without_noise
-from mmdistill_dense.recording import Recorder
-from mmdistill_dense.taps import Tap
-from mmdistill_dense.teacher import FrozenTeacher
-from mmdistill_dense.zoo import ModelConfig
+from mmdistill_dense.config.resolve import ModelConfig
+from mmdistill_dense.networks.building import move
+from mmdistill_dense.networks.modes import train_without_noise
+from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.trace import trace_pair
+from mmdistill_dense.utils.random_streams import fork_rng
 
 
 def frozen_copy(config: ModelConfig, state: Mapping[str, Tensor], taps: Sequence[Tap]) -> FrozenTeacher:

@@ -11,13 +11,13 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.check import rules
+from mmdistill_dense.check.context import Options, Subject
 from mmdistill_dense.check.data import read_data, read_validation
 from mmdistill_dense.check.findings import ERROR, Finding, exit_code, message_of, worst
-from mmdistill_dense.check.networks import build, load, resolve, test_teachers
-from mmdistill_dense.check.step import measure_cost, run_step
-from mmdistill_dense.check.subject import Options, Subject
-from mmdistill_dense.engine.checks import num_classes
-from mmdistill_dense.quiet import quiet
+from mmdistill_dense.check.load_networks import build, load, resolve, test_teachers
+from mmdistill_dense.check.one_step import measure_cost, run_step
+from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.utils.silence import quiet
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def check_config(
 
     Args:
         config: A config, or its file: a leaf with a ``DistillModel``, or an ordinary one.
-        options: How; see :class:`~mmdistill_dense.check.subject.Options`.
+        options: How; see :class:`~mmdistill_dense.check.context.Options`.
         tell: Called with the name of each stage as it begins.
 
     Returns:

@@ -15,14 +15,14 @@ from rich.text import Text
 from rich.tree import Tree
 from torch import Tensor, nn
 
-from mmdistill_dense.assemble import SINGLE
-from mmdistill_dense.building import TEACHER_OPTIONS, build_network
-from mmdistill_dense.dryrun import DEFAULT_SIZE, _NumbersOnCPU, input_channels
-from mmdistill_dense.engine.seeding import fork_rng
-from mmdistill_dense.forward import run_parts
-from mmdistill_dense.modes import in_training, modes_to_follow
-from mmdistill_dense.quiet import quiet
-from mmdistill_dense.zoo import ModelConfig, is_distill_model, is_single_teacher, load_model, student_option
+from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, is_single_teacher, load_model, student_option
+from mmdistill_dense.model.build import SINGLE
+from mmdistill_dense.networks.building import TEACHER_OPTIONS, build_network
+from mmdistill_dense.networks.modes import in_training, modes_to_follow
+from mmdistill_dense.networks.partial_forward import run_parts
+from mmdistill_dense.networks.trace import DEFAULT_SIZE, _NumbersOnCPU, input_channels
+from mmdistill_dense.utils.random_streams import fork_rng
+from mmdistill_dense.utils.silence import quiet
 
 Size = Sequence[int]
 _CPU_SIDE = 256

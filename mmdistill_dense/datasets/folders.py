@@ -10,7 +10,7 @@ from mmseg.datasets import PascalVOCDataset as _PascalVOCDataset
 
 from mmdistill_dense.datasets.roots import RootCheck
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.wording import some
+from mmdistill_dense.utils.messages import some
 
 
 @DATASETS.register_module()

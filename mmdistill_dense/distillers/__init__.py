@@ -3,20 +3,20 @@
 from mmdistill_dense.distillers.afdcd import AfDCD
 from mmdistill_dense.distillers.at import AT
 from mmdistill_dense.distillers.base import Distiller, FeatureDistiller
-from mmdistill_dense.distillers.cirkd import CIRKD
+from mmdistill_dense.distillers.cirkd.cirkd import CIRKD
 from mmdistill_dense.distillers.cwd import CWD
 from mmdistill_dense.distillers.dist import DIST
 from mmdistill_dense.distillers.fgd import FGD
 from mmdistill_dense.distillers.fitnet import FitNet
-from mmdistill_dense.distillers.heads import HeadOutputKD
+from mmdistill_dense.distillers.head_output_kd import HeadOutputKD
 from mmdistill_dense.distillers.ifvd import IFVD
 from mmdistill_dense.distillers.ld import LD
-from mmdistill_dense.distillers.logits import LogitKD
-from mmdistill_dense.distillers.maskd import MasKD
+from mmdistill_dense.distillers.logit_kd import LogitKD
+from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.mgd import MGD
-from mmdistill_dense.distillers.pcd import PCD
+from mmdistill_dense.distillers.pcd.pcd import PCD
 from mmdistill_dense.distillers.pkd import PKD
-from mmdistill_dense.distillers.roi_heads import RoIHeadKD
+from mmdistill_dense.distillers.roi_head_kd import RoIHeadKD
 from mmdistill_dense.distillers.skd import SKD
 
 __all__ = [

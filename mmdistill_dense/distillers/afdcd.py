@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses, TapOption, check_option
-from mmdistill_dense.distillers.options import check_positions
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses
 from mmdistill_dense.losses.contrast import TEMPERATURE
+from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.validate import check_option, check_positions
 
 
 @DISTILLERS.register_module()

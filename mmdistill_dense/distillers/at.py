@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import FeatureDistiller, Level, TapOption
-from mmdistill_dense.distillers.options import check_map, check_option, check_positions
+from mmdistill_dense.distillers.base import FeatureDistiller, Level
 from mmdistill_dense.losses import attention_distance
+from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.validate import check_map, check_option, check_positions
 
 
 @DISTILLERS.register_module()

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmdistill_dense.distillers.options import TapOption, check_option, parse_taps
 from mmdistill_dense.distillers.schedule import Schedule
-from mmdistill_dense.taps import Tap
+from mmdistill_dense.networks.taps import Tap, TapOption, parse_taps
+from mmdistill_dense.utils.validate import check_option
 
 if TYPE_CHECKING:
-    from mmdistill_dense.teacher import FrozenTeacher
+    from mmdistill_dense.networks.teacher import FrozenTeacher
 
 Losses = dict[str, Tensor]
 Recorded = Mapping[str, list[Tensor]]

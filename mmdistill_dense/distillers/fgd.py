@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses, TapOption
-from mmdistill_dense.distillers.boxes import boxes_on_map
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses
+from mmdistill_dense.distillers.ground_truth import boxes_on_map
+from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 
 

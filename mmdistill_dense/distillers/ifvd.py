@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import FeatureDistiller, Level, Shapes, TapOption
-from mmdistill_dense.distillers.labels import classes_of_head, semantic_labels
-from mmdistill_dense.distillers.options import check_count, check_directions, check_map, check_positions
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, Shapes
+from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
 from mmdistill_dense.losses import prototype_distance
+from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.validate import check_count, check_directions, check_map, check_positions
 
 _LABELS = 255  # of an 8-bit label map; the last value is the usual label of ignored pixels
 

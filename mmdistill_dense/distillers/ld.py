@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
-from mmdistill_dense.distillers.options import check_classes, check_option
-from mmdistill_dense.distillers.ranks import mean_over_ranks
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.distributed import mean_over_ranks
+from mmdistill_dense.utils.validate import check_classes, check_option
 
 # Of each level: the pictures and the anchors of a mask. To find them waits for the device, so it is done once a mask.
 Places = Sequence[tuple[Tensor, ...]]

@@ -7,8 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses, TapOption, check_option
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses
+from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.validate import check_option
 
 
 @DISTILLERS.register_module()

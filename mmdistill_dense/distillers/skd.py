@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmdistill_dense.distillers.base import FeatureDistiller, Level, TapOption
-from mmdistill_dense.distillers.options import check_count, check_directions, check_map, check_positions
+from mmdistill_dense.distillers.base import FeatureDistiller, Level
 from mmdistill_dense.losses import pairwise_distance
+from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.validate import check_count, check_directions, check_map, check_positions
 
 
 @DISTILLERS.register_module()

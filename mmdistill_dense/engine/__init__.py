@@ -1,6 +1,8 @@
 """What the runner uses: hooks, the distributed wrapper, an optimizer."""
 
-from mmdistill_dense import _stack  # noqa: F401  (first: a missing stack is explained)
+from mmdistill_dense.utils import required  # noqa: F401  (first: a missing stack is explained)
+
+# isort: split
 from mmdistill_dense.engine.ddp import DistillDDP
 from mmdistill_dense.engine.distill_hook import DistillHook
 from mmdistill_dense.engine.lars import LARS

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.runner import Runner
 
-from mmdistill_dense.wording import some
+from mmdistill_dense.utils.messages import some
 
 _OF_ONE_START = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
 

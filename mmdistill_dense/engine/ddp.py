@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.logging import print_log
-from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
@@ -40,11 +40,6 @@ def _without_sync_bn(module: nn.Module) -> nn.Module:
     message = f'{synchronised} SyncBN layers become BN: on the CPU each process normalises by its own part of the batch'
     print_log(message, logger='current', level=logging.WARNING)
     return revert_sync_batchnorm(module)
-
-
-def unwrap(model: Any) -> Any:
-    """Return the model in a distributed wrapper, and any other as it is."""
-    return model.module if is_model_wrapper(model) else model
 
 
 def check_equal_epochs(runner: Runner) -> None:

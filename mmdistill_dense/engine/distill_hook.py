@@ -14,9 +14,23 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 
+from mmdistill_dense.config.resolve import is_distill_model
+from mmdistill_dense.config.unknown_keys import check_keys
 from mmdistill_dense.engine.averaging import average_the_student, place_distillers
 from mmdistill_dense.engine.changes import tell_changes
-from mmdistill_dense.engine.checks import (
+from mmdistill_dense.engine.clipping import Clipping
+from mmdistill_dense.engine.ddp import check_equal_epochs, warn_of_other_processes
+from mmdistill_dense.engine.loss_guard import LossGuard, check_saved
+from mmdistill_dense.engine.pending_validation import OwedValidation
+from mmdistill_dense.engine.resume_file import (
+    restore_sampler_seed,
+    resume_from_a_whole_file,
+    sampler_seed,
+    tell_when_finished,
+    tell_when_interrupted,
+)
+from mmdistill_dense.engine.run_identity import comparable, describe, identity
+from mmdistill_dense.guards.config import (
     check_carrier,
     check_crop,
     check_load_from,
@@ -26,24 +40,12 @@ from mmdistill_dense.engine.checks import (
     student_model,
     warn_of_batch,
 )
-from mmdistill_dense.engine.clipping import Clipping
-from mmdistill_dense.engine.custom_keys import check_custom_keys
-from mmdistill_dense.engine.ddp import check_equal_epochs, unwrap, warn_of_other_processes
-from mmdistill_dense.engine.finite import LossGuard, check_saved
-from mmdistill_dense.engine.identity import comparable, describe, identity
-from mmdistill_dense.engine.loops import check_checkpoints, check_loaders, check_weights
-from mmdistill_dense.engine.resuming import (
-    restore_sampler_seed,
-    resume_from_a_whole_file,
-    sampler_seed,
-    tell_when_finished,
-    tell_when_interrupted,
-)
-from mmdistill_dense.engine.seeding import ReplayedBatches, SeededBatches, WorkerSeed, mix, seed_everything
-from mmdistill_dense.engine.validating import OwedValidation
+from mmdistill_dense.guards.custom_keys import check_custom_keys
+from mmdistill_dense.guards.runner import check_checkpoints, check_loaders, check_weights
 from mmdistill_dense.registry import HOOKS
-from mmdistill_dense.typos import check_keys
-from mmdistill_dense.zoo import is_distill_model
+from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.random_streams import mix, seed_everything
+from mmdistill_dense.utils.reproducible import ReplayedBatches, SeededBatches, WorkerSeed
 
 _STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')
 
@@ -61,10 +63,10 @@ class DistillHook(Hook):
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint; distillers that are
             not in it start anew, and with them the optimizer's state of all distillers. Defaults to False.
         skip_nonfinite: How many steps in a row may be left out because their loss is not finite; one more stops the
-            run and names the loss. Defaults to 0: the first one does. See :mod:`mmdistill_dense.engine.finite`.
+            run and names the loss. Defaults to 0: the first one does. See :mod:`mmdistill_dense.engine.loss_guard`.
 
     Raises:
-        ValueError: At start, for the mistakes in :mod:`mmdistill_dense.engine.checks`; on resume, for another teacher
+        ValueError: At start, for the mistakes in :mod:`mmdistill_dense.guards.config`; on resume, for another teacher
             or other distillers.
         RuntimeError: At a loss that is not finite, before the step; at weights that are not, before they are saved.
     """

@@ -1,6 +1,7 @@
 """Losses: pure functions of tensors. Nothing here knows a config, a model or a runner."""
 
 from mmdistill_dense.losses.attention import attention_distance
+from mmdistill_dense.losses.channel_correlation import standardized_mse
 from mmdistill_dense.losses.channels import channel_divergence
 from mmdistill_dense.losses.contrast import check_contrast, contrast_temperature, dense_contrast
 from mmdistill_dense.losses.correlation import correlation_distance
@@ -14,7 +15,6 @@ from mmdistill_dense.losses.focal import (
     shifted_error,
     spatial_attention,
 )
-from mmdistill_dense.losses.grids import centres_inside, to_grid
 from mmdistill_dense.losses.infonce import key_ranks, normalize_pixels, pixel_info_nce, pixel_pairs, spatial_gate
 from mmdistill_dense.losses.localization import valuable_region, weighted_divergence
 from mmdistill_dense.losses.masked import (
@@ -33,9 +33,9 @@ from mmdistill_dense.losses.precision import loss_dtype
 from mmdistill_dense.losses.projector import centre_keep, masked_align_conv, random_keep
 from mmdistill_dense.losses.prototypes import prototype_distance
 from mmdistill_dense.losses.regression import smooth_l1
+from mmdistill_dense.losses.resize import centres_inside, to_grid
 from mmdistill_dense.losses.sending import to_device
 from mmdistill_dense.losses.similarity import similarity_divergence
-from mmdistill_dense.losses.standardized import standardized_mse
 
 __all__ = [
     'Branch',

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmdistill_dense.losses.blocks import block_elements, tiles
 from mmdistill_dense.losses.precision import check_same_grid, loss_dtype, without_autocast
-from mmdistill_dense.losses.tiles import block_elements, tiles
 
 
 @without_autocast

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmdistill_dense.losses.blocks import block_elements, tiles
 from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
-from mmdistill_dense.losses.tiles import block_elements, tiles
 
 _EPS = 1e-8
 _FLAT = 1e-3  # of their mean; scores that vary less count as varying by a tenth

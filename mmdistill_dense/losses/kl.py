@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.tiles import block_elements, tiles
+from mmdistill_dense.losses.blocks import block_elements, tiles
 
 
 def divergence_sum(

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmdistill_dense.losses.blocks import block_elements, tiles
 from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
-from mmdistill_dense.losses.tiles import block_elements, tiles
 
 _MIN_AREA = 1e-12  # a mask that underflows has no area; its weight becomes 0 instead of 0 / 0
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Recorded
-from mmdistill_dense.distillers.pcd import PCD
-from mmdistill_dense.distillers.ranks import mean_over_ranks
-from mmdistill_dense.engine.seeding import fork_rng
+from mmdistill_dense.distillers.pcd.pcd import PCD
+from mmdistill_dense.utils.distributed import mean_over_ranks
+from mmdistill_dense.utils.random_streams import fork_rng
 
 _ROWS = 512  # pixels whose hardest negative is looked for
 _BLOCK = 4096  # queue rows compared at a time

@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdistill_dense.distillers.base import Distiller, check_option
-from mmdistill_dense.engine.seeding import fork_rng
-from mmdistill_dense.forward import run_parts
+from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.networks.partial_forward import run_parts
+from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.pretrain.measures import restore_modes
-from mmdistill_dense.recording import Recorder
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.taps import Tap
+from mmdistill_dense.utils.random_streams import fork_rng
+from mmdistill_dense.utils.validate import check_option
 
 IGNORED = 255
 MAX_PIXELS = 20_000  # of the training images, evenly spaced

@@ -12,12 +12,12 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MM_MODELS
 from torch import Tensor, nn
 
-from mmdistill_dense.checkpoint import load_strictly
-from mmdistill_dense.distillers.base import check_option
-from mmdistill_dense.pretrain.checkpoint_layouts import BRANCHES, IMAGENET_MEAN, IMAGENET_STD, LAYOUTS
 from mmdistill_dense.pretrain.spatial_adaptor import SpatialAdaptor, blank_entries
 from mmdistill_dense.pretrain.teacher_file import TeacherFile, read_teacher
 from mmdistill_dense.registry import MODELS
+from mmdistill_dense.utils.validate import check_option
+from mmdistill_dense.weights.ssl_layouts import BRANCHES, IMAGENET_MEAN, IMAGENET_STD, LAYOUTS
+from mmdistill_dense.weights.strict_load import load_strictly
 
 _HEAD_LAYOUT = 'layout'
 _TOLERANCE = 1e-4
@@ -33,7 +33,7 @@ class SSLTeacher(BaseModule):
     Args:
         backbone: Config of a mm backbone with the file's names; for ResNet-50 checkpoints
             ``dict(type='mmdet.ResNet', depth=50, out_indices=(3,))``, whose names are torchvision's.
-        layout: A name of :data:`~mmdistill_dense.pretrain.checkpoint_layouts.LAYOUTS`; ``'auto'`` finds it by the key
+        layout: A name of :data:`~mmdistill_dense.weights.ssl_layouts.LAYOUTS`; ``'auto'`` finds it by the key
             names; ``'backbone'`` is a file of a backbone alone or of any whole mm network, for ``head=None``.
         head: ``'layout'``: the usual widths of the layout; ``dict(widths=[…])`` from the backbone's channels to the
             head's output; ``None``: no head, the output is the backbone's last map.

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdistill_dense.checkpoint import read_checkpoint
-from mmdistill_dense.pretrain.checkpoint_layouts import LAYOUTS, Layout
 from mmdistill_dense.pretrain.spatial_adaptor import read_steps
-from mmdistill_dense.wording import some
+from mmdistill_dense.utils.messages import some
+from mmdistill_dense.weights.ssl_layouts import LAYOUTS, Layout
+from mmdistill_dense.weights.strict_load import read_checkpoint
 
 
 @dataclass

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmdistill_dense.report.compared_runs import Comparison, Run
 from mmdistill_dense.report.logs import Series
-from mmdistill_dense.report.runs import Comparison, Run
 from mmdistill_dense.report.section import Chart, Key
-from mmdistill_dense.suite.plan import TEACHER
+from mmdistill_dense.suite.plan.runs import TEACHER
 
 COLOURS = 8  # of methods in style.css, beside the control's and the teacher's
 _DASHES = ('solid', 'dash', 'dot')

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from mmdistill_dense.report.charts import bar_chart, colour_of, legend_of
+from mmdistill_dense.report.compared_runs import Run
 from mmdistill_dense.report.logs import Log, class_tables
 from mmdistill_dense.report.numbers import Numbers
-from mmdistill_dense.report.runs import Run
 from mmdistill_dense.report.section import Chart, Missing, Section, Table
 
 MOST = 20

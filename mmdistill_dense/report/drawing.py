@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from mmengine.visualization import Visualizer
 
-from mmdistill_dense.report.networks import Scene, Scenes
+from mmdistill_dense.report.scenes import Scene, Scenes
 from mmdistill_dense.report.section import SIDE, Missing, Panel, panel
 
 OPACITY = 0.65

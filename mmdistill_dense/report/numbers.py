@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mmdistill_dense.report.charts import legend_of, level_chart, line_chart, line_of
+from mmdistill_dense.report.compared_runs import Comparison, Run
 from mmdistill_dense.report.logs import Log, read_log
-from mmdistill_dense.report.runs import Comparison, Run
 from mmdistill_dense.report.section import Chart, Missing, Section, Table
-from mmdistill_dense.suite.plan import TEACHER
-from mmdistill_dense.suite.statistics import Gain, Summary, paired_gain, summarise
+from mmdistill_dense.suite.plan.runs import TEACHER
+from mmdistill_dense.suite.table.paired import Gain, Summary, paired_gain, summarise
 
 _FIRST = ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense import __version__
+from mmdistill_dense.report.attention_views import similarity_section, token_section
 from mmdistill_dense.report.charts import graph_objects
 from mmdistill_dense.report.classes import class_section
-from mmdistill_dense.report.looks import similarity_section, token_section
+from mmdistill_dense.report.compared_runs import Comparison, compare
 from mmdistill_dense.report.numbers import Numbers
 from mmdistill_dense.report.predictions import Predictions
-from mmdistill_dense.report.runs import Comparison, compare
 from mmdistill_dense.report.section import Section
 from mmdistill_dense.report.settings import cost_section, settings_section
-from mmdistill_dense.suite.files import write_text
+from mmdistill_dense.utils.atomic import write_text
 
 PICTURES = 4
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mmdistill_dense.report import drawing
-from mmdistill_dense.report.networks import Scenes, predict, scenes_of, student_of, teachers_of
-from mmdistill_dense.report.runs import Comparison, Run
+from mmdistill_dense.report.compared_runs import Comparison, Run
+from mmdistill_dense.report.scenes import Scenes, predict, scenes_of, student_of, teachers_of
 from mmdistill_dense.report.section import Key, Missing, Panel, Section, Table, Viewer, panel
 
 _MOST_KEYS = 30

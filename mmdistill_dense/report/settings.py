@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from mmdistill_dense.report.compared_runs import Comparison, Run
 from mmdistill_dense.report.numbers import Numbers
-from mmdistill_dense.report.runs import Comparison, Run
 from mmdistill_dense.report.section import Missing, Section, Table
-from mmdistill_dense.suite.files import read_json
+from mmdistill_dense.utils.atomic import read_json
 
 # where a run lies and how it is watched; pipelines stand inside the data sets as well
 _BESIDE = ('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from', 'log_level', 'visualizer', 'vis_backends')

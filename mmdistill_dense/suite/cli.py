@@ -17,13 +17,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmdistill_dense import compose
-from mmdistill_dense.quiet import errors_only
-from mmdistill_dense.suite import plan
-from mmdistill_dense.suite.definition import Definition, fitting, load
-from mmdistill_dense.suite.files import owned
-from mmdistill_dense.suite.plan import Run, choice_name
-from mmdistill_dense.suite.starts import RANDOM
+from mmdistill_dense.recipes import compose
+from mmdistill_dense.suite.definition.definition import Definition, fitting, load
+from mmdistill_dense.suite.definition.starts import RANDOM
+from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.suite.plan.runs import Run, choice_name
+from mmdistill_dense.utils.folder_lock import owned
+from mmdistill_dense.utils.silence import errors_only
 
 INTERRUPTED = 130
 
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(command=function)
-        many = {'list': '?', 'publish': '+'}.get(name)
+        many = '?' if name == 'list' else None
         added.add_argument('definition', type=Path, nargs=many, help='YAML file, see docs/suite.md')
         return added
 
@@ -74,18 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     for one in (run, slurm):
         one.add_argument('--seeds', nargs='+', type=int, default=[], help='some of the seeds')
     command('list', _list, 'the methods that fit, the runs and their state; without a definition all methods')
-    table = command('table', _table, 'write the table of what is finished')
-    table.add_argument('--out', type=Path, metavar='DIR', help='folder of the files (default: that of the suite)')
-    publish = command('publish', _publish, 'write docs/results.md, the table of the README, scores and pictures anew')
-    compare = command('compare', _compare, 'set the finished runs beside the published scores')
-    restore = command('restore', _restore, 'put the published results into the folder, where they are not')
-    for one in (publish, compare, restore):
-        one.add_argument(
-            '--root', type=Path, default=Path(), metavar='DIR', help='the repository (default: this folder)'
-        )
-        one.add_argument(
-            '--work-dirs', type=Path, metavar='DIR', help="holds the suites' folders, elsewhere than `out`"
-        )
+    write_table = command('table', _table, 'write the table of what is finished')
+    write_table.add_argument('--out', type=Path, metavar='DIR', help='folder of the files (default: that of the suite)')
     job = command('job', _job, 'one run, as `run` and slurm start it')
     job.add_argument('name', help='a row of the table')
     job.add_argument('--seed', type=int, help='which one; a teacher has only one')
@@ -103,9 +93,9 @@ def _positive(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from mmdistill_dense.suite import preflight
-    from mmdistill_dense.suite.pool import Pool, interruptible, job_command
-    from mmdistill_dense.suite.progress import Board
+    from mmdistill_dense.suite.execute import preflight
+    from mmdistill_dense.suite.execute.pool import Pool, interruptible, job_command
+    from mmdistill_dense.suite.execute.progress import Board
 
     definition = load(args.definition)
     definition = replace(definition, jobs=args.jobs or definition.jobs, threads=args.threads or definition.threads)
@@ -133,11 +123,11 @@ def _run(args: argparse.Namespace) -> int:
 
 def _job(args: argparse.Namespace) -> int:
     if args.attended:
-        from mmdistill_dense.suite.pool import end_with_parent
+        from mmdistill_dense.suite.execute.pool import end_with_parent
 
         end_with_parent()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    from mmdistill_dense.suite.job import perform
+    from mmdistill_dense.suite.execute.job import perform
 
     definition = load(args.definition)
     result = perform(definition, find(definition, args.name, args.seed, args.search), args.launcher)
@@ -169,7 +159,7 @@ def find(definition: Definition, name: str, seed: int | None, search: str | None
 
 
 def _slurm(args: argparse.Namespace) -> int:
-    from mmdistill_dense.suite import preflight, slurm
+    from mmdistill_dense.suite.execute import preflight, slurm
 
     definition = load(args.definition)
     processes = definition.slurm['processes']
@@ -230,42 +220,17 @@ def _score(result: Mapping[str, Any]) -> str:
 
 
 def _cost(args: argparse.Namespace) -> int:
-    from mmdistill_dense.suite import cost
+    from mmdistill_dense.suite.execute import cost
 
     cost.main(load(args.definition), args.only or None)
     return 0
 
 
 def _table(args: argparse.Namespace) -> int:
-    from mmdistill_dense.suite import table
+    from mmdistill_dense.suite.table import write_table
 
-    table.main(load(args.definition), args.out)
+    write_table.main(load(args.definition), args.out)
     return 0
-
-
-def _publish(args: argparse.Namespace) -> int:
-    from mmdistill_dense.suite.publishing import publish
-
-    publish.main([_at(load(path), args.work_dirs) for path in args.definition], args.root)
-    return 0
-
-
-def _compare(args: argparse.Namespace) -> int:
-    from mmdistill_dense.suite.publishing import compare
-
-    return compare.main(_at(load(args.definition), args.work_dirs), args.root)
-
-
-def _restore(args: argparse.Namespace) -> int:
-    from mmdistill_dense.suite.publishing import records
-
-    records.main(_at(load(args.definition), args.work_dirs), args.root)
-    return 0
-
-
-def _at(definition: Definition, work_dirs: Path | None) -> Definition:
-    """The suite as it lies in another folder."""
-    return definition if work_dirs is None else replace(definition, out=work_dirs / definition.out.name)
 
 
 if __name__ == '__main__':

@@ -6,15 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdistill_dense.analysis import (
-    benchmark_afdcd,
-    benchmark_losses,
-    benchmark_maskd,
-    benchmark_pcd,
-    reference,
-)
-from mmdistill_dense.analysis.measure import Timing
+from mmdistill_dense.analysis.timing import Timing
 from mmdistill_dense.losses import dense_contrast, feature_mimic, masked_align_conv
+from tools.benchmark import afdcd_cases, loss_cases, maskd_cases, pcd_cases, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,28 +49,28 @@ def test_a_size_of_another_method_is_refused() -> None:
     assert '--size of maskd must be one of detection, retinanet' in done.stderr
 
 
-@pytest.mark.parametrize('method', [benchmark_afdcd, benchmark_maskd, benchmark_pcd])
+@pytest.mark.parametrize('method', [afdcd_cases, maskd_cases, pcd_cases])
 def test_every_size_is_described(method) -> None:
     assert method.DEFAULT_SIZE in method.SIZES
     assert all('channels of' in method.describe(size) for size in method.SIZES)
 
 
 def test_segmentation_has_neither_branch_nor_masks_of_the_student() -> None:
-    loss, learning = benchmark_maskd.cases('seg_n2')
+    loss, learning = maskd_cases.cases('seg_n2')
     assert [tuple(x.shape) for x in (*loss.constants, *learning.inputs)] == [(2, 19, 64, 128), (8, 19), (8, 19)]
-    assert benchmark_maskd.describe('seg_n2').endswith("8 tokens, the teacher's masks")
+    assert maskd_cases.describe('seg_n2').endswith("8 tokens, the teacher's masks")
 
 
 def test_the_map_of_camvid_is_cropped_for_the_naive_formula() -> None:
-    *contrasts, conv = benchmark_afdcd.cases('camvid')
+    *contrasts, conv = afdcd_cases.cases('camvid')
     assert [case.inputs[0].shape[2:] for case in contrasts] == [(44, 44)] * 3
     assert conv.inputs[0].shape == (1, 512, 45, 45)
 
 
 def test_a_row_prints_the_ratios() -> None:
     ours, released = Timing(0.5, 0.1, 1.0), Timing(20.0, 1.0, 100.0)
-    row = benchmark_losses.Row('loss', ours, released, 2**20, 8 * 2**20, 2**19, 1e-7, 2e-7)
-    table = benchmark_losses.as_markdown([row])
+    row = loss_cases.Row('loss', ours, released, 2**20, 8 * 2**20, 2**19, 1e-7, 2e-7)
+    table = loss_cases.as_markdown([row])
     assert '| **40x** | 8.0 | 1.0 | **0.12** | 0.5 | 2.0e-07 | 1.0e-07 |' in table
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmdistill_dense.analysis import benchmark_gpus as gpus
-from mmdistill_dense.analysis.benchmark_section import Section
 from tests.engine.processes import ROOT
+from tools.benchmark import gpus
+from tools.benchmark.section import Section
 
 KEPT = ROOT / 'docs' / 'gpus'
 PAGE = ROOT / 'docs' / 'distributed.md'

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mmdistill_dense.analysis import benchmark_losses
-from mmdistill_dense.analysis.benchmark_baselines import METHODS as BASELINES
-from mmdistill_dense.analysis.benchmark_methods import METHODS
+from tools.benchmark import loss_cases
+from tools.benchmark.baseline_cases import METHODS as BASELINES
+from tools.benchmark.method_cases import METHODS
 
 
 @pytest.mark.parametrize('method', METHODS)
@@ -19,13 +19,13 @@ def test_ours_is_the_released_formula(method: str) -> None:
     for case in BASELINES[method].cases('small'):
         tensors = [x.double() for x in (*case.inputs, *case.constants)]
         torch.testing.assert_close(case.ours(*tensors), case.released(*tensors), rtol=1e-9, atol=1e-12)
-        ours, released = (benchmark_losses.one_pass(f, case, torch.float64)() for f in (case.ours, case.released))
+        ours, released = (loss_cases.one_pass(f, case, torch.float64)() for f in (case.ours, case.released))
         torch.testing.assert_close(ours, released, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize('method', BASELINES)
 def test_rows_are_complete(method: str) -> None:
     for case in BASELINES[method].cases('small'):
-        row = benchmark_losses.measure(case)
+        row = loss_cases.measure(case)
         assert row.name == case.name and 0 < row.ours_error < 1e-4
         assert row.result_bytes <= row.ours_bytes and row.ours_time.median > 0

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.analysis import benchmark, benchmark_report
-from mmdistill_dense.analysis.benchmark_section import Chart, Section
-from mmdistill_dense.compose import configs
+from mmdistill_dense.recipes.compose import configs
 from tests import toys
+from tools.benchmark import command as benchmark
+from tools.benchmark import page_section
+from tools.benchmark.section import Chart, Section
 
 SMALL = 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
@@ -24,7 +25,7 @@ def test_the_page_shows_the_sections_in_order(tmp_path: Path) -> None:
     chart = Chart('seconds', {'plain': (2.0, 1.5, 2.5), 'folded': (1.0, 1.0, 1.0)}, mark=1.5)
     for section in (a_section('losses_kd'), a_section('start'), a_section('step_seg', chart)):
         section.save(tmp_path / 'figures')
-    page = benchmark_report.write(tmp_path / 'figures', tmp_path / 'docs' / 'performance.md')
+    page = page_section.write(tmp_path / 'figures', tmp_path / 'docs' / 'performance.md')
     text = page.read_text()
     places = [text.index(f'## About {name}\n\ntable of {name}') for name in ('step_seg', 'losses_kd', 'start')]
     assert places == sorted(places)
@@ -35,17 +36,17 @@ def test_the_page_shows_the_sections_in_order(tmp_path: Path) -> None:
 
 def test_an_empty_folder_and_another_file_are_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='holds no JSON file'):
-        benchmark_report.write(tmp_path, tmp_path / 'page.md')
+        page_section.write(tmp_path, tmp_path / 'page.md')
     (tmp_path / 'other.json').write_text('{}')
     with pytest.raises(ValueError, match='was not written by tools/benchmark.py'):
-        benchmark_report.write(tmp_path, tmp_path / 'page.md')
+        page_section.write(tmp_path, tmp_path / 'page.md')
 
 
 def test_every_line_of_the_plan_can_be_parsed() -> None:
-    for name, line in benchmark_report.PLAN.items():
+    for name, line in page_section.PLAN.items():
         args = benchmark._parser().parse_args([*shlex.split(line), '--threads', '1', '--device', 'cpu', '--json', 'x'])
         assert args.what == name.split('_')[0]
-        assert name.split('_')[0] in benchmark_report.ORDER
+        assert name.split('_')[0] in page_section.ORDER
         for method in (args.method or []) if args.what == 'step' else []:
             assert benchmark._composed(args.recipe, method).model.distillers
         for config in getattr(args, 'construction', None) or []:
@@ -61,9 +62,7 @@ def test_all_runs_each_part_in_a_process_and_names_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     line = f'teacher --cfg {SMALL} --taps backbone[3] --size 64 64 --repeats 1'
-    monkeypatch.setattr(
-        benchmark_report, 'PLAN', {'teacher_small': f'{line} --name small', 'step_bad': 'step --method kd'}
-    )
+    monkeypatch.setattr(page_section, 'PLAN', {'teacher_small': f'{line} --name small', 'step_bad': 'step --method kd'})
     with pytest.raises(SystemExit, match='failed: step_bad'):
         benchmark.main(['all', str(tmp_path), '--device', 'cpu'])
     content = json.loads((tmp_path / 'teacher_small.json').read_text())

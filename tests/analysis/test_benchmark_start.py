@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from mmdistill_dense.analysis import benchmark_start
-from mmdistill_dense.analysis.benchmark_start import Construction, Start, StartCost
-from mmdistill_dense.analysis.measure import Timing
-from mmdistill_dense.compose import configs
+from mmdistill_dense.analysis.timing import Timing
+from mmdistill_dense.recipes.compose import configs
+from tools.benchmark import start as benchmark_start
+from tools.benchmark.start import Construction, Start, StartCost
 
 LEAF = configs() / 'kd' / 'toy_seg.py'
 

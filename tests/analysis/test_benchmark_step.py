@@ -6,9 +6,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.analysis import benchmark_step, training_step
-from mmdistill_dense.analysis.measure import Timing, check_whole
+from mmdistill_dense.analysis import training_step
+from mmdistill_dense.analysis.timing import Timing, check_whole
 from tests import toys
+from tools.benchmark import step
 
 
 def run_config(scope: str = 'mmseg', **options) -> Config:
@@ -28,28 +29,28 @@ BOTH = {'kd': {'type': 'LogitKD'}, 'afdcd': {'type': 'AfDCD', 'pool_size': 0}}
 
 
 @pytest.fixture(scope='module')
-def cost() -> benchmark_step.StepCost:
-    return benchmark_step.measure_step(run_config(distillers=BOTH), repeats=1)
+def cost() -> step.StepCost:
+    return step.measure_step(run_config(distillers=BOTH), repeats=1)
 
 
-def test_it_takes_a_step_apart(cost: benchmark_step.StepCost) -> None:
+def test_it_takes_a_step_apart(cost: step.StepCost) -> None:
     assert (cost.batch, cost.size, cost.teacher_weights) == (2, (64, 64), 'random')
     assert list(cost.distillers) == ['kd alone', 'afdcd alone']
     assert list(cost.adapters) == ['afdcd adapters']  # logit KD has none
     assert cost.streamed is None  # nothing on a CPU
-    table = benchmark_step.as_markdown(cost)
+    table = step.as_markdown(cost)
     assert f'**{cost.ratio:.3f}**' in table and 'batch 2 of 64x64' in table
 
 
-def test_the_memory_of_both_steps(cost: benchmark_step.StepCost) -> None:
+def test_the_memory_of_both_steps(cost: step.StepCost) -> None:
     assert 0 < cost.memory['control'] < cost.memory['distilled']  # at toy size a projector is not nothing
-    row = benchmark_step.overview({'both': cost}).splitlines()[2]
+    row = step.overview({'both': cost}).splitlines()[2]
     extra = (cost.memory['distilled'] - cost.memory['control']) / 2**20
     assert row.startswith('| both |') and row.endswith(f'| {extra:+.0f} |')
 
 
-def test_the_section_holds_every_method(cost: benchmark_step.StepCost, tmp_path: Path) -> None:
-    section = benchmark_step.section({'a': cost, 'b': cost}, 'seg', 'cpu', 'command')
+def test_the_section_holds_every_method(cost: step.StepCost, tmp_path: Path) -> None:
+    section = step.section({'a': cost, 'b': cost}, 'seg', 'cpu', 'command')
     assert list(section.figures) == list(section.chart.bars) == ['a', 'b'] and section.name == 'step_seg'
     assert section.figures['a']['whole_ratio'] == cost.whole_ratio
     assert type(section).read(section.save(tmp_path)).markdown == section.markdown
@@ -61,17 +62,17 @@ def test_a_detector(kind: str) -> None:
     distillers = {'maskd': {'type': 'MasKD', 'student_mask_from': 5}}
     options = {'student': toys.det_net(kind), 'teacher': toys.det_teacher(kind, 8), 'inherit': [('neck', 'neck')]}
     config = run_config('mmdet', distillers=distillers, **options)
-    cost = benchmark_step.measure_step(config, repeats=1, image_size=(64, 96))
+    cost = step.measure_step(config, repeats=1, image_size=(64, 96))
     assert (cost.batch, cost.size) == (2, (64, 96)) and cost.teacher_weights.endswith('.pth')
     assert list(cost.adapters) == ['maskd adapters']
     assert cost.features == cost.teacher  # a teacher tapped in its neck ends there
     with pytest.raises(ValueError, match='no step of train_dataloader.dataset.pipeline has a scale; give --size'):
-        benchmark_step.measure_step(config, repeats=1)
+        step.measure_step(config, repeats=1)
 
 
 def test_a_distiller_alone_gives_the_gradients_of_its_part_of_the_step() -> None:
     steps = training_step.prepare_steps(run_config(distillers={'afdcd': BOTH['afdcd']}))
-    distillers, _ = benchmark_step._parts(steps.distilled)
+    distillers, _ = step._parts(steps.distilled)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         real = torch.autograd.grad
@@ -114,7 +115,7 @@ def test_a_random_teacher_is_calibrated_before_its_norms_are_folded() -> None:
 def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
     medians = (4.0, 2.0, 1.0, 13.0, 3.0, 1.0)
     control, teacher, features, distilled, one, two = (Timing(median, 0, 100) for median in medians)
-    cost = benchmark_step.StepCost(1, (8, 8), 'random', control, teacher, features, distilled, {'a': one, 'b': two})
+    cost = step.StepCost(1, (8, 8), 'random', control, teacher, features, distilled, {'a': one, 'b': two})
     assert cost.ratio == (13 - 3 - 1) / (4 + 2)
     assert cost.whole_ratio == 13 / (4 + 2) and cost.features_ratio == 13 / (4 + 1)
 
@@ -156,14 +157,14 @@ def test_a_step_that_took_less_than_its_parts_is_no_measurement() -> None:
 
 
 def test_the_teachers_file_is_used() -> None:
-    cost = benchmark_step.measure_step(run_config(teacher=toys.seg_teacher()), batch=3, repeats=1)
+    cost = step.measure_step(run_config(teacher=toys.seg_teacher()), batch=3, repeats=1)
     assert cost.batch == 3 and cost.teacher_weights.endswith('.pth')
     assert cost.adapters == {}
 
 
 def test_it_needs_distillers() -> None:
     with pytest.raises(ValueError, match='holds no teacher and distillers'):
-        benchmark_step.measure_step(run_config(distillers={}))
+        step.measure_step(run_config(distillers={}))
 
 
 @pytest.mark.parametrize('size', [(32, 96), (128, 64)])

@@ -7,21 +7,21 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.acceleration import Acceleration
-from mmdistill_dense.analysis import benchmark_teacher
-from mmdistill_dense.teacher import FrozenTeacher
+from mmdistill_dense.networks.acceleration import Acceleration
+from mmdistill_dense.networks.teacher import FrozenTeacher
 from tests import toys
+from tools.benchmark import teacher_pass
 
-NAMES = [benchmark_teacher.FULL, benchmark_teacher.EARLY, *benchmark_teacher.OPTIONS]
+NAMES = [teacher_pass.FULL, teacher_pass.EARLY, *teacher_pass.OPTIONS]
 
 
-def cost_of(option: dict, *taps: str) -> benchmark_teacher.TeacherCost:
+def cost_of(option: dict, *taps: str) -> teacher_pass.TeacherCost:
     def make() -> FrozenTeacher:
         teacher = FrozenTeacher(option)
-        teacher.taps = benchmark_teacher.parse_taps(taps)
+        teacher.taps = teacher_pass.parse_taps(taps)
         return teacher
 
-    return benchmark_teacher.measure_teacher(make, 2, (64, 64), repeats=1)
+    return teacher_pass.measure_teacher(make, 2, (64, 64), repeats=1)
 
 
 @pytest.mark.parametrize(('option', 'tap'), [
@@ -36,21 +36,21 @@ def test_every_option_records_the_same_within_its_tolerance(option: dict, tap: s
     for row in cost.rows[1:]:
         assert row.error < (5e-2 if 'bfloat16' in row.name else 1e-4), row.name
         assert row.error > 0 or not {'fold_bn', 'bfloat16'} & set(row.name.split(', ')), row.name  # it does something
-    table = benchmark_teacher.as_markdown(cost)
+    table = teacher_pass.as_markdown(cost)
     assert all(f'| {name} |' in table for name in NAMES) and f'taps {tap}' in table
 
 
 def test_the_section_can_be_kept(tmp_path: Path) -> None:
     cost = cost_of(toys.seg_net(), 'backbone[3]', 'decode_head.conv_seg')
-    section = benchmark_teacher.section(cost, 'toy', 'cpu', 'command')
+    section = teacher_pass.section(cost, 'toy', 'cpu', 'command')
     content = json.loads(section.save(tmp_path).read_text())
     assert content['figures']['taps'] == ['backbone[3]', 'decode_head.conv_seg']
-    assert content['figures']['faster'][benchmark_teacher.FULL] == 1
+    assert content['figures']['faster'][teacher_pass.FULL] == 1
     assert list(content['chart']['bars']) == NAMES
 
 
 def test_the_options_cover_each_switch_alone_and_together() -> None:
-    options = list(benchmark_teacher.OPTIONS.values())
+    options = list(teacher_pass.OPTIONS.values())
     for alone in (
         Acceleration(),
         Acceleration(fold_bn=False, channels_last=True),
@@ -62,10 +62,10 @@ def test_the_options_cover_each_switch_alone_and_together() -> None:
 
 def test_teachers_of_a_config_have_the_taps_of_its_distillers() -> None:
     config = Config({'model': toys.model_config(distillers={'afdcd': {'type': 'AfDCD'}}), 'default_scope': 'mmseg'})
-    (teacher,) = benchmark_teacher.teachers_of(config).values()
+    (teacher,) = teacher_pass.teachers_of(config).values()
     assert 'backbone[3]' in map(str, teacher.taps)
 
 
 def test_the_error_is_of_the_largest_value() -> None:
     found, expected = {'a': [torch.tensor([1.0, 2.0])]}, {'a': [torch.tensor([1.0, 4.0])]}
-    assert benchmark_teacher.relative_error(found, expected) == 0.5
+    assert teacher_pass.relative_error(found, expected) == 0.5

@@ -11,8 +11,8 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from rich.console import Console
 
-from mmdistill_dense.analysis.demo import PICTURES, TASKS, Result, run_demo
-from mmdistill_dense.analysis.demo_report import draw_picture, draw_token_masks, make_table, shown_pictures
+from tools.demo.pictures import draw_picture, draw_token_masks, make_table, shown_pictures
+from tools.demo.training import PICTURES, TASKS, Result, run_demo
 
 SEG, DET = TASKS['seg'], TASKS['det']
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mmdistill_dense.analysis import measure
-from mmdistill_dense.analysis.measure import Timing, interleaved_times, peak_extra_memory
+from mmdistill_dense.analysis import timing
+from mmdistill_dense.analysis.timing import Timing, interleaved_times, peak_extra_memory
 
 MIB = 2**20
 
@@ -18,7 +18,7 @@ def test_peak_counts_what_is_held_at_once() -> None:
 
 def test_times_are_of_this_process_and_leave_out_the_first_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = [0.0], []
-    monkeypatch.setattr(measure.time, 'process_time', lambda: clock[0])
+    monkeypatch.setattr(timing.time, 'process_time', lambda: clock[0])
 
     def work(name: str, *seconds: float) -> None:
         clock[0] += seconds[calls.count(name)]

@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 
-from mmdistill_dense.analysis.similarity import cosine_map, grid_points, pictures_of, ready_pair, similarity_rows
+from mmdistill_dense.analysis.feature_similarity import (
+    cosine_map,
+    grid_points,
+    pictures_of,
+    ready_pair,
+    similarity_rows,
+)
 from mmdistill_dense.analysis.similarity_pictures import HEAD, add_similarity, draw_similarity, heated
 from tests import toys
 from tests.pretrain import runs

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from mmdistill_dense.check import Options, Report, check_config, rules
 from mmdistill_dense.check.cli import main_check
-from mmdistill_dense.check.subject import Subject
-from mmdistill_dense.check.tables import show
+from mmdistill_dense.check.context import Subject
+from mmdistill_dense.check.render import show
 from tests import toys
 
 FAST = Options(val=0, cost=False)

@@ -9,10 +9,10 @@ from mmengine.registry import init_default_scope
 
 from mmdistill_dense.check.cli import main_list_taps
 from mmdistill_dense.check.tap_list import Place, list_taps
-from mmdistill_dense.forward import run_parts
-from mmdistill_dense.recording import Recorder
-from mmdistill_dense.taps import Tap
-from mmdistill_dense.zoo import load_model
+from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.networks.partial_forward import run_parts
+from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.taps import Tap
 from tests import toys
 
 

@@ -15,13 +15,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.optim import PolyLR
 from mmengine.registry import DefaultScope, init_default_scope
 
-from mmdistill_dense.compose import recipes
+from mmdistill_dense.config.resolve import find_config, load_model
 from mmdistill_dense.distillers import AfDCD
-from mmdistill_dense.engine.checks import num_classes
-from mmdistill_dense.leaves import by_hand
+from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.recipes.compose import recipes
+from mmdistill_dense.recipes.leaves import by_hand
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.weight_files import published_weights
-from mmdistill_dense.zoo import find_config, load_model
+from mmdistill_dense.weights.locate import published_weights
 
 ROOT = Path(__file__).parents[2] / 'configs'
 FRAGMENTS = sorted(path for path in (ROOT / '_base_').rglob('*.py') if not path.name.startswith('runtime_'))

@@ -6,9 +6,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.engine.checks import num_classes
+from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.zoo import load_model
 
 ROOT = Path(__file__).parents[2] / 'configs'
 SHARED = Path(__file__).parents[3] / 'shared' / 'data'

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.compose import fragments, methods, parts_of, recipes
-from mmdistill_dense.leaves import by_hand, described, owner, wanted
+from mmdistill_dense.recipes.compose import fragments, methods, parts_of, recipes
+from mmdistill_dense.recipes.leaves import by_hand, described, owner, wanted
 
 ROOT = Path(__file__).parents[2] / 'configs'
 FILES = sorted(path for path in ROOT.glob('[!_]*/*.py') if path.parent.name not in ('control', 'teachers'))

@@ -9,13 +9,13 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import PolyLR
 
-from mmdistill_dense.building import build_network
-from mmdistill_dense.compose import fragments
+from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import MasKD
-from mmdistill_dense.leaves import by_hand
-from mmdistill_dense.renormalise import renormaliser
-from mmdistill_dense.weight_files import published_weights
-from mmdistill_dense.zoo import load_model
+from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.renormalise import renormaliser
+from mmdistill_dense.recipes.compose import fragments
+from mmdistill_dense.recipes.leaves import by_hand
+from mmdistill_dense.weights.locate import published_weights
 
 ROOT = Path(__file__).parents[2] / 'configs' / 'maskd'
 NECK_HEAD = [('neck', 'neck'), ('bbox_head', 'bbox_head')]

@@ -16,13 +16,13 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from PIL import Image
 from torch import nn
 
-from mmdistill_dense import compose
-from mmdistill_dense.building import build_network, without_pretrained
-from mmdistill_dense.dryrun import _NumbersOnCPU, trace_pair
+from mmdistill_dense.config.resolve import find_config, load_model, package_root
+from mmdistill_dense.networks.building import build_network, without_pretrained
+from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.trace import _NumbersOnCPU, trace_pair
+from mmdistill_dense.recipes import compose
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.taps import Tap
-from mmdistill_dense.weight_files import _read_yaml
-from mmdistill_dense.zoo import find_config, load_model, package_root
+from mmdistill_dense.weights.locate import _read_yaml
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'

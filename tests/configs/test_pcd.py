@@ -10,10 +10,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from torch import nn
 
+from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.engine import LARS
-from mmdistill_dense.pretrain.checkpoint_layouts import LAYOUTS
 from mmdistill_dense.registry import DATASETS, OPTIMIZERS
-from mmdistill_dense.zoo import load_model
+from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 
 ROOT = Path(__file__).parents[2] / 'configs'
 SHARED = Path(__file__).parents[3] / 'shared'

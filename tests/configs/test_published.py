@@ -8,9 +8,9 @@ import torch
 from mmengine.config import Config
 from mmseg.models.decode_heads import SegformerHead
 
-from mmdistill_dense.compose import methods
-from mmdistill_dense.suite.targets import read_targets
-from mmdistill_dense.zoo import load_model
+from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.recipes.compose import methods
+from mmdistill_dense.recipes.targets import read_targets
 from tests.zoo.leaves import build
 
 ROOT = Path(__file__).parents[2] / 'configs'

@@ -10,12 +10,12 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from mmseg.registry import METRICS as MMSEG_METRICS
 
-from mmdistill_dense.compose import Parts, fitting, recipes
+from mmdistill_dense.config.resolve import is_single_teacher, load_model
 from mmdistill_dense.distillers import AfDCD
-from mmdistill_dense.fitting import optimizer_problem
-from mmdistill_dense.leaves import wanted
-from mmdistill_dense.suite.targets import read_targets, targets_of
-from mmdistill_dense.zoo import is_single_teacher, load_model
+from mmdistill_dense.recipes.check_data import optimizer_problem
+from mmdistill_dense.recipes.compose import Parts, fitting, recipes
+from mmdistill_dense.recipes.leaves import wanted
+from mmdistill_dense.recipes.targets import read_targets, targets_of
 from tests.configs.test_configs import PAPER
 
 ROOT = Path(__file__).parents[2] / 'configs'

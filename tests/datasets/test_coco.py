@@ -8,8 +8,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.zoo import find_config
 
 
 def write(root: Path, names: tuple[str, ...] = ('disc', 'bar')) -> None:

@@ -7,9 +7,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.datasets.roots import require
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.zoo import find_config
 
 FOLDERS = {
     'CamVidDataset': dict(img_path='images/train', seg_map_path='annotations/train'),

@@ -10,10 +10,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
+from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.datasets import ShapesDetDataset
 from mmdistill_dense.datasets.painter import CLASSES, paint
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.zoo import find_config
 
 PIPELINE = [
     dict(type='mmdistill_dense.LoadShapesDet', with_mask=True),

@@ -11,7 +11,7 @@ from mmseg.structures import SegDataSample
 
 from mmdistill_dense.distillers import CIRKD
 from mmdistill_dense.distillers.base import Progress
-from mmdistill_dense.distillers.cirkd_memory import ClassQueue, choose_pixels, region_means
+from mmdistill_dense.distillers.cirkd.memory import ClassQueue, choose_pixels, region_means
 from tests import toys
 from tests.distillers.case import DistillerCase
 

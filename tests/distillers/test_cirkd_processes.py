@@ -13,8 +13,8 @@ from mmseg.structures import SegDataSample
 
 from mmdistill_dense.distillers import CIRKD
 from mmdistill_dense.distillers.base import Progress
-from mmdistill_dense.distillers.ranks import gather_rows_with_gradient, rows_before
 from mmdistill_dense.engine import DistillDDP
+from mmdistill_dense.utils.distributed import gather_rows_with_gradient, rows_before
 from tests import toys
 
 STEPS = 4

@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import FGD, fgd
 from mmdistill_dense.distillers.base import Distiller
-from mmdistill_dense.distillers.boxes import boxes_on_map
+from mmdistill_dense.distillers.ground_truth import boxes_on_map
 from tests import toys
 from tests.distillers.case import DistillerCase
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmdistill_dense.distillers import HeadOutputKD, RoIHeadKD, heads
-from mmdistill_dense.distillers.labels import scores_of_head
-from mmdistill_dense.forward import run_roi_head
+from mmdistill_dense.distillers import HeadOutputKD, RoIHeadKD, head_output_kd
+from mmdistill_dense.distillers.ground_truth import scores_of_head
 from mmdistill_dense.losses import correlation_distance
+from mmdistill_dense.networks.partial_forward import run_roi_head
 from tests import toys
 from tests.distillers.case import DistillerCase
 
@@ -117,7 +117,7 @@ def test_a_softmax_over_one_class_is_refused():
 
 
 def test_example():
-    assert doctest.testmod(heads, extraglobs=dict(torch=torch)).failed == 0
+    assert doctest.testmod(head_output_kd, extraglobs=dict(torch=torch)).failed == 0
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_terms_of_a_step_share_one_pass_of_the_teachers_head():
         chosen = {name: terms[name] for name in names}
         model = toys.distilled('mmdet', student=student, teacher=teacher, distillers=chosen)
         model.load_state_dict(weights)
-        with mock.patch('mmdistill_dense.distillers.roi_heads.run_roi_head', side_effect=run_roi_head) as run:
+        with mock.patch('mmdistill_dense.distillers.roi_head_kd.run_roi_head', side_effect=run_roi_head) as run:
             torch.manual_seed(3)  # the student samples its RoIs
             found.append(toys.losses_of(model, toys.det_batch()))
         passes.append(run.call_count)

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdistill_dense.distillers import MasKD, maskd
+from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.base import Progress
-from mmdistill_dense.recording import Recorder
+from mmdistill_dense.distillers.maskd import maskd
+from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.distillers.case import DistillerCase

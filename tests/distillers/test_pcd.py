@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmdistill_dense.analysis import reference
 from mmdistill_dense.distillers import PCD
 from mmdistill_dense.distillers.base import Progress
 from tests import toys
 from tests.distillers.case import DistillerCase
+from tools.benchmark import reference
 
 WIDE_HEAD = dict(type='mlp2', hidden=32)
 

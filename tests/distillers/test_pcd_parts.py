@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmdistill_dense.distillers.pcd_head import PixelAttention
-from mmdistill_dense.distillers.pcd_parts import NegativeQueue
+from mmdistill_dense.distillers.pcd.head import PixelAttention
+from mmdistill_dense.distillers.pcd.queue import NegativeQueue
 
 
 def _attention(channels=16, num_heads=4):

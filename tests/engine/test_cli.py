@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, ConfigDict
 
-from mmdistill_dense.engine import cli
+from mmdistill_dense.engine import commands
 from tests.engine.processes import ROOT, environment, run
 
 
@@ -26,35 +26,35 @@ def test_test_keeps_and_augments(two_processes: tuple[Path, str], tiny_config: P
 
 def test_a_missing_checkpoint_is_said(tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main_test([str(tiny_config)])
+        commands.main_test([str(tiny_config)])
     assert 'the checkpoint is missing' in capsys.readouterr().err
 
 
 def test_amp_refuses_another_wrapper() -> None:
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
-    cli._use_amp(cfg)
+    commands._use_amp(cfg)
     assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale='dynamic')
     with pytest.raises(ValueError, match="this config has 'Mine'"):
-        cli._use_amp(Config(dict(optim_wrapper=dict(type='Mine'))))
+        commands._use_amp(Config(dict(optim_wrapper=dict(type='Mine'))))
 
 
 def test_auto_scale_lr_needs_a_base() -> None:
     cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16, enable=False)))
-    cli._use_auto_scale_lr(cfg)
+    commands._use_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr.enable
     with pytest.raises(KeyError, match='base_batch_size'):
-        cli._use_auto_scale_lr(Config({}))
+        commands._use_auto_scale_lr(Config({}))
 
 
 def test_out_follows_the_task() -> None:
     seg = Config(dict(default_scope='mmseg', test_evaluator=dict(type='IoUMetric')))
-    cli._keep_predictions(seg, 'folder')
+    commands._keep_predictions(seg, 'folder')
     assert seg.test_evaluator.output_dir == 'folder'
     det = Config(dict(default_scope='mmdet', test_evaluator=dict(type='CocoMetric')))
-    cli._keep_predictions(det, 'x.pkl')
+    commands._keep_predictions(det, 'x.pkl')
     assert [one['type'] for one in det.test_evaluator] == ['CocoMetric', 'DumpDetResults']
     with pytest.raises(ValueError, match=r'\.pkl'):
-        cli._keep_predictions(det, 'folder')
+        commands._keep_predictions(det, 'folder')
 
 
 def test_tta_of_a_detector_comes_from_its_test_pipeline() -> None:
@@ -66,20 +66,20 @@ def test_tta_of_a_detector_comes_from_its_test_pipeline() -> None:
             test_dataloader=dict(dataset=dict(pipeline=pipeline)),
         )
     )
-    cli._use_tta(cfg)
+    commands._use_tta(cfg)
     assert cfg.model == dict(type='DetTTAModel', module=dict(type='RetinaNet'))
     assert [step['type'] for step in cfg.test_dataloader.dataset.pipeline] == ['LoadImageFromFile', 'TestTimeAug']
     with pytest.raises(KeyError, match='tta_pipeline'):
-        cli._use_tta(Config(dict(default_scope='mmseg', tta_model=dict(type='SegTTAModel'))))
+        commands._use_tta(Config(dict(default_scope='mmseg', tta_model=dict(type='SegTTAModel'))))
     with pytest.raises(KeyError, match='tta_model'):
-        cli._use_tta(Config(ConfigDict(model=dict(type='RetinaNet'))))
+        commands._use_tta(Config(ConfigDict(model=dict(type='RetinaNet'))))
 
 
 def test_pictures_need_the_hook() -> None:
     with pytest.raises(KeyError, match='SegVisualizationHook'):
-        cli._use_visualization(Config(dict(default_hooks=dict())), False, 'folder', 2)
+        commands._use_visualization(Config(dict(default_hooks=dict())), False, 'folder', 2)
     cfg = Config(dict(default_scope='mmdet', default_hooks=dict(visualization=dict(type='DetVisualizationHook'))))
-    cli._use_visualization(cfg, True, 'folder', 2)
+    commands._use_visualization(cfg, True, 'folder', 2)
     assert cfg.default_hooks.visualization == dict(
         type='DetVisualizationHook', draw=True, show=True, wait_time=2, test_out_dir='folder'
     )

@@ -12,8 +12,9 @@ from mmengine.model import BaseModel
 from mmengine.registry import FUNCTIONS
 
 from mmdistill_dense.distillers import FeatureDistiller
-from mmdistill_dense.engine import DistillHook, checks
-from mmdistill_dense.engine.identity import comparable
+from mmdistill_dense.engine import DistillHook
+from mmdistill_dense.engine.run_identity import comparable
+from mmdistill_dense.guards import config as checks
 from mmdistill_dense.registry import DISTILLERS, HOOKS, MODEL_WRAPPERS
 from tests import toys
 

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.changes import _leaves, written
-from mmdistill_dense.engine.resuming import resume_from_a_whole_file
+from mmdistill_dense.engine.resume_file import resume_from_a_whole_file
 from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
 

@@ -15,7 +15,7 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from mmdistill_dense.export import export_graph, export_student, open_graph, read_description
-from mmdistill_dense.export import student as exporting
+from mmdistill_dense.export import write_student as exporting
 from mmdistill_dense.export.formats import WRITERS, format_of, write_torchscript
 from mmdistill_dense.export.graphs import graph_of
 from tests import toys

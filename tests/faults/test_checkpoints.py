@@ -8,7 +8,7 @@ import torch
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
-from mmdistill_dense.engine.loops import check_weights
+from mmdistill_dense.guards.runner import check_weights
 from tests import toys
 
 HEADS = dict(decode_head=dict(num_classes=5), auxiliary_head=dict(num_classes=5))

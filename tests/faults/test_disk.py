@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdistill_dense.checkpoint import read_checkpoint
 from mmdistill_dense.export import export_student
-from mmdistill_dense.suite import cli, job
-from mmdistill_dense.suite.definition import load
-from mmdistill_dense.suite.plan import runs
-from mmdistill_dense.writing import save_whole, write_whole
+from mmdistill_dense.suite import cli
+from mmdistill_dense.suite.definition.definition import load
+from mmdistill_dense.suite.execute import job
+from mmdistill_dense.suite.plan.plan import runs
+from mmdistill_dense.utils.atomic import save_whole, write_whole
+from mmdistill_dense.weights.strict_load import read_checkpoint
 from tests import toys
 from tests.faults.tools import content, full_disk, log_of
 from tests.pretrain import runs as pretraining

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.typos import check_keys
+from mmdistill_dense.config.unknown_keys import check_keys
 from tests import toys
 
 ROOT = Path(__file__).parents[2]

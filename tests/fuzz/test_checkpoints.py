@@ -16,9 +16,9 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import save
 from torch import nn
 
-from mmdistill_dense import loading  # noqa: F401  (mmengine's loader becomes ours)
-from mmdistill_dense.checkpoint import load_strictly, state_dict_of
-from mmdistill_dense.reading import read_checkpoint, read_values
+from mmdistill_dense.weights import mmengine_loader  # noqa: F401  (mmengine's loader becomes ours)
+from mmdistill_dense.weights.safe_load import read_checkpoint, read_values
+from mmdistill_dense.weights.strict_load import load_strictly, state_dict_of
 from tests import payload, toys
 from tests.fuzz.mutations import changed_bytes, changed_zip, cut, few, hostile, many, members_of, zipped
 from tests.test_reading import unequal

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import MasKD
+from mmdistill_dense.distillers.maskd.token_files import BRANCH as PROB
+from mmdistill_dense.distillers.maskd.token_files import TOKEN
 from mmdistill_dense.losses import Branch
-from mmdistill_dense.tokens.files import BRANCH as PROB
-from mmdistill_dense.tokens.files import TOKEN
 
 Arrays = Mapping[str, np.ndarray]
 

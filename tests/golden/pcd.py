@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import PCD
-from mmdistill_dense.distillers.pcd import NegativeQueue, PixelAttention
-from mmdistill_dense.distillers.pcd_parts import Compared
+from mmdistill_dense.distillers.pcd.pcd import NegativeQueue, PixelAttention
+from mmdistill_dense.distillers.pcd.queue import Compared
 
 Arrays = Mapping[str, np.ndarray]
 

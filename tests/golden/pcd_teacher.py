@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mmdistill_dense.engine import LARS
 from mmdistill_dense.pretrain import SpatialAdaptor
-from mmdistill_dense.pretrain.checkpoint_layouts import LAYOUTS
 from mmdistill_dense.pretrain.teacher_file import indexed
 from mmdistill_dense.registry import MODELS
+from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -17,8 +17,8 @@ import mmseg.models  # noqa: F401
 import torch
 from mmengine.hooks import CheckpointHook, Hook
 
-from mmdistill_dense.suite import job
-from mmdistill_dense.tokens import learn, prepare
+from mmdistill_dense.distillers.maskd import learn_tokens, prepare_tokens
+from mmdistill_dense.suite.execute import job
 from tests import toys
 from tests.kill import kinds
 from tests.pretrain import runs as pretrain
@@ -200,14 +200,14 @@ def place_of(frame: Any) -> str:
 
 def _watch_tokens(witness: Witness) -> None:
     """The learning has no hooks: its steps count as iterations, its files as checkpoints."""
-    step, write = learn.TokenLearner.step, prepare.write_tokens
+    step, write = learn_tokens.TokenLearner.step, prepare_tokens.write_tokens
 
     def stepped(self: Any, *args: Any) -> Any:
         witness.iteration()
         return step(self, *args)
 
-    learn.TokenLearner.step = stepped
-    prepare.write_tokens = _inside(witness, 'tokens', write)
+    learn_tokens.TokenLearner.step = stepped
+    prepare_tokens.write_tokens = _inside(witness, 'tokens', write)
 
 
 def _watch_saving(witness: Witness) -> None:

@@ -17,8 +17,9 @@ from mmengine.registry import DATA_SAMPLERS
 from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
-from mmdistill_dense.suite import job, plan
-from mmdistill_dense.suite.definition import load
+from mmdistill_dense.suite.definition.definition import load
+from mmdistill_dense.suite.execute import job
+from mmdistill_dense.suite.plan import plan
 from tests import toys
 from tests.pretrain import runs as pretrain
 from tests.suite import tiny

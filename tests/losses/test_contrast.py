@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.analysis import reference
-from mmdistill_dense.analysis.measure import peak_extra_memory
+from mmdistill_dense.analysis.timing import peak_extra_memory
+from mmdistill_dense.losses import blocks as tiles_module
 from mmdistill_dense.losses import contrast_plain as contrast_module
 from mmdistill_dense.losses import contrast_temperature, dense_contrast
-from mmdistill_dense.losses import tiles as tiles_module
+from tools.benchmark import reference
 
 VARIANTS = {
     'omni': dict(contrast='omni', groups=2),

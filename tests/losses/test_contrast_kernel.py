@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmdistill_dense.analysis import reference
 from mmdistill_dense.losses import contrast_kernel, dense_contrast
+from tools.benchmark import reference
 
 VARIANTS = {
     'omni': dict(contrast='omni', groups=4),

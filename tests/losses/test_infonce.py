@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.analysis import reference
-from mmdistill_dense.analysis.measure import peak_extra_memory
+from mmdistill_dense.analysis.timing import peak_extra_memory
 from mmdistill_dense.losses import key_ranks, normalize_pixels, pixel_info_nce, pixel_pairs, spatial_gate
+from tools.benchmark import reference
 
 DOUBLE = torch.float64
 

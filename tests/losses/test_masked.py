@@ -3,8 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.analysis import reference
-from mmdistill_dense.analysis.measure import peak_extra_memory
+from mmdistill_dense.analysis.timing import peak_extra_memory
 from mmdistill_dense.losses import (
     Branch,
     gate,
@@ -15,7 +14,8 @@ from mmdistill_dense.losses import (
     token_masks,
     weighted_mse,
 )
-from mmdistill_dense.losses import tiles as tiles_module
+from mmdistill_dense.losses import blocks as tiles_module
+from tools.benchmark import reference
 
 SHAPES = {
     'usual': (2, 8, 7, 9, 6),

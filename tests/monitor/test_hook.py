@@ -18,9 +18,9 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from mmdistill_dense.analysis import MonitorHook, monitor_hook, monitor_pictures
 from mmdistill_dense.analysis.agreement import tap_agreement
 from mmdistill_dense.distillers import AT, PKD
-from mmdistill_dense.monitor import MonitorHook, hook, pictures
 from mmdistill_dense.registry import HOOKS
 from tests import toys
 
@@ -96,10 +96,14 @@ def test_every_backend_gets_the_pictures(folders: tuple[Path, Path]) -> None:
     (first, second) = sorted(folders[1].glob('*/vis_data/vis_image/monitor_picture_0_*.png'))
     assert [path.stem[-1] for path in (first, second)] == ['2', '4']
     picture = cv2.imread(str(first))
-    assert picture.shape == (toys.SIDE + pictures._CAPTION, 4 * toys.SIDE, 3)  # picture, teacher, student, differ
-    columns = [picture[pictures._CAPTION :, i * toys.SIDE : (i + 1) * toys.SIDE] for i in range(4)]
+    assert picture.shape == (
+        toys.SIDE + monitor_pictures._CAPTION,
+        4 * toys.SIDE,
+        3,
+    )  # picture, teacher, student, differ
+    columns = [picture[monitor_pictures._CAPTION :, i * toys.SIDE : (i + 1) * toys.SIDE] for i in range(4)]
     assert all(column.std() > 0 for column in columns)
-    assert np.array_equal(columns[1], cv2.imread(str(second))[pictures._CAPTION :, toys.SIDE : 2 * toys.SIDE])
+    assert np.array_equal(columns[1], cv2.imread(str(second))[monitor_pictures._CAPTION :, toys.SIDE : 2 * toys.SIDE])
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -110,7 +114,7 @@ def test_every_backend_gets_the_pictures(folders: tuple[Path, Path]) -> None:
 
 
 def test_what_differs_is_where_student_and_teacher_differ() -> None:
-    shown = pictures.Pictures(None, [], dict(palette=[[0, 0, 0], [255, 255, 255]]))
+    shown = monitor_pictures.Pictures(None, [], dict(palette=[[0, 0, 0], [255, 255, 255]]))
     labels = [torch.zeros(1, 4, 6, dtype=torch.long) for _ in range(2)]
     labels[0][0, 1, 2] = 1
     samples = {
@@ -118,7 +122,7 @@ def test_what_differs_is_where_student_and_teacher_differ() -> None:
     }
     panels = shown._panels(np.full((4, 6, 3), 100, np.uint8), samples, (4, 6))
     assert list(panels) == ['teacher', 'student', 'differ: 4.2%']
-    red = (panels['differ: 4.2%'] == pictures._RED).all(2)
+    red = (panels['differ: 4.2%'] == monitor_pictures._RED).all(2)
     assert red[1, 2] and red.sum() == 1
     assert (panels['teacher'][1, 2] > panels['student'][1, 2]).all()
 
@@ -129,7 +133,7 @@ def test_pictures_of_floats_are_drawn_as_those_of_bytes() -> None:
     batch = toys.seg_batch(1)
     item = dict(inputs=batch['inputs'][0], data_samples=batch['data_samples'][0])
     floats = {**item, 'inputs': item['inputs'].float()}
-    (_, expected), (_, found) = (next(pictures.Pictures(model, [one], {}).draw()) for one in (item, floats))
+    (_, expected), (_, found) = (next(monitor_pictures.Pictures(model, [one], {}).draw()) for one in (item, floats))
     assert item['inputs'].dtype == torch.uint8
     assert found.dtype == np.uint8 and np.array_equal(expected, found)
 
@@ -156,22 +160,24 @@ def test_a_detectors_boxes_are_drawn_for_both() -> None:
     items, metainfo = [toys.det_item(0, 0)], dict(classes=('a', 'b'))
     before, modes = toys.student_state(model), [module.training for module in model.modules()]
     stream = torch.get_rng_state()
-    with mock.patch.object(pictures, 'MIN_SCORE', 0.0):
-        ((name, panel),) = pictures.Pictures(model, items, metainfo).draw()
+    with mock.patch.object(monitor_pictures, 'MIN_SCORE', 0.0):
+        ((name, panel),) = monitor_pictures.Pictures(model, items, metainfo).draw()
     assert name == 'monitor_picture_0'
-    assert panel.shape == (toys.SIDE + pictures._CAPTION, 3 * toys.SIDE, 3)  # picture, teacher, student
-    picture, teacher, student = (panel[pictures._CAPTION :, i * toys.SIDE : (i + 1) * toys.SIDE] for i in range(3))
+    assert panel.shape == (toys.SIDE + monitor_pictures._CAPTION, 3 * toys.SIDE, 3)  # picture, teacher, student
+    picture, teacher, student = (
+        panel[monitor_pictures._CAPTION :, i * toys.SIDE : (i + 1) * toys.SIDE] for i in range(3)
+    )
     assert not np.array_equal(picture, teacher) and not np.array_equal(picture, student)
     assert not toys.differing(before, model.state_dict())
     assert torch.equal(stream, torch.get_rng_state())
     assert modes == [module.training for module in model.modules()]
     toys.teacher_of(model).allow_other_classes = True  # it says nothing about the student's classes
-    ((_, panel),) = pictures.Pictures(model, items, metainfo).draw()
+    ((_, panel),) = monitor_pictures.Pictures(model, items, metainfo).draw()
     assert panel.shape[1] == 2 * toys.SIDE
 
 
 def test_boxes_stand_where_they_are_predicted() -> None:
-    shown = pictures.Pictures(None, [], dict(classes=('cell',), palette=[[255, 0, 0]]))
+    shown = monitor_pictures.Pictures(None, [], dict(classes=('cell',), palette=[[255, 0, 0]]))
     boxes = torch.tensor([[10.0, 20.0, 30.0, 36.0], [0.0, 0.0, 8.0, 8.0]])
     found = InstanceData(bboxes=boxes, labels=torch.tensor([0, 0]), scores=torch.tensor([0.9, 0.1]))
     drawn = shown._boxes(np.zeros((40, 80, 3), np.uint8), found, (1.0, 2.0))
@@ -220,14 +226,14 @@ def test_equal_maps_agree() -> None:
 
 
 def test_values_are_means_over_the_processes_and_one_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hook, 'mean_over_ranks', lambda x: x + 0.5)
-    assert hook._means({'a': torch.tensor(1.0), 'b': torch.tensor(2.0)}) == {'a': 1.5, 'b': 2.5}
+    monkeypatch.setattr(monitor_hook, 'mean_over_ranks', lambda x: x + 0.5)
+    assert monitor_hook._means({'a': torch.tensor(1.0), 'b': torch.tensor(2.0)}) == {'a': 1.5, 'b': 2.5}
     runner = mock.Mock()
-    hook._write(runner, {'cosine.kd.backbone[3]': 0.5, 'gradient_cosine.kd': math.nan}, 7)
+    monitor_hook._write(runner, {'cosine.kd.backbone[3]': 0.5, 'gradient_cosine.kd': math.nan}, 7)
     runner.visualizer.add_scalars.assert_called_once_with({'monitor/cosine.kd.backbone.3': 0.5}, step=7)
-    monkeypatch.setattr(hook, 'is_main_process', lambda: False)
+    monkeypatch.setattr(monitor_hook, 'is_main_process', lambda: False)
     other = mock.Mock()
-    hook._write(other, {'a': 1.0}, 7)
+    monitor_hook._write(other, {'a': 1.0}, 7)
     assert not other.mock_calls
 
 

@@ -11,9 +11,8 @@ import torch.multiprocessing as mp
 from mmengine.config import Config
 from torch import nn
 
-from mmdistill_dense.analysis import gradients
+from mmdistill_dense.analysis import MonitorHook, gradients, monitor_hook
 from mmdistill_dense.engine import DistillDDP
-from mmdistill_dense.monitor import MonitorHook, hook
 from tests import gloo, toys
 
 pytestmark = pytest.mark.soak  # half a minute of two cores
@@ -87,7 +86,7 @@ def test_numbers_are_means_of_what_the_processes_find(ranks, monkeypatch):
     rows = []
 
     def mean_over(function):
-        for module in (hook, gradients):
+        for module in (monitor_hook, gradients):
             monkeypatch.setattr(module, 'mean_over_ranks', function)
 
     mean_over(lambda x: rows.append(x.clone()) or x)

@@ -6,12 +6,12 @@ import copy
 import pytest
 import torch
 
+from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.pretrain import SSLTeacher
-from mmdistill_dense.pretrain.checkpoint_layouts import LAYOUTS
 from mmdistill_dense.pretrain.teacher_file import read_teacher
 from mmdistill_dense.registry import MODELS
-from mmdistill_dense.taps import Tap
-from mmdistill_dense.teacher import FrozenTeacher
+from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 from tests import toys
 from tests.pretrain import files
 

@@ -10,7 +10,6 @@ from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
-from mmdistill_dense.engine.seeding import WorkerSeed, seed_everything
 from mmdistill_dense.pretrain import (
     ColorJitter,
     GaussianBlur,
@@ -22,6 +21,8 @@ from mmdistill_dense.pretrain import (
 )
 from mmdistill_dense.pretrain.image_ops import grayscale, solarize
 from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.utils.random_streams import seed_everything
+from mmdistill_dense.utils.reproducible import WorkerSeed
 
 DRAWS = 4000
 

@@ -10,8 +10,8 @@ from markupsafe import escape
 
 from mmdistill_dense.report import make_report
 from mmdistill_dense.report.cli import main
+from mmdistill_dense.report.compared_runs import Comparison, Run
 from mmdistill_dense.report.page import render
-from mmdistill_dense.report.runs import Comparison, Run
 from mmdistill_dense.report.section import Chart, Group, Section, Table, Viewer
 from tests.report.conftest import SEED
 

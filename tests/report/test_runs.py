@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mmdistill_dense.report.charts import COLOURS, colour_of
+from mmdistill_dense.report.compared_runs import Comparison, Run, compare, find_runs
 from mmdistill_dense.report.drawing import TEACHER_RIGHT, TEACHER_WRONG, disagreement_panel, share_right
-from mmdistill_dense.report.networks import Scene
-from mmdistill_dense.report.runs import Comparison, Run, compare, find_runs
+from mmdistill_dense.report.scenes import Scene
 from mmdistill_dense.report.settings import flat
 
 DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"

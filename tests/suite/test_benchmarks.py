@@ -6,11 +6,13 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdistill_dense.recipes.targets import targets_of
 from mmdistill_dense.registry import DATASETS, DISTILLERS
-from mmdistill_dense.suite import cli, configs, cost, plan, preflight
-from mmdistill_dense.suite.definition import Definition, fitting, load
-from mmdistill_dense.suite.rows import changes_of_the_recipe
-from mmdistill_dense.suite.targets import targets_of
+from mmdistill_dense.suite import cli
+from mmdistill_dense.suite.definition.definition import Definition, fitting, load
+from mmdistill_dense.suite.execute import cost, preflight
+from mmdistill_dense.suite.plan import configs, plan
+from mmdistill_dense.suite.table.rows import changes_of_the_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / 'benchmarks').glob('*.yaml'))

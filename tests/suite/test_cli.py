@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense import compose
-from mmdistill_dense.suite import cli, plan
-from mmdistill_dense.suite.definition import load
+from mmdistill_dense.recipes import compose
+from mmdistill_dense.suite import cli
+from mmdistill_dense.suite.definition.definition import load
+from mmdistill_dense.suite.plan import plan
 from tests.engine.processes import ROOT
 from tests.suite import tiny
 
@@ -83,7 +84,7 @@ def test_run_is_found_by_name_seed_and_tried_values() -> None:
 
 
 def test_every_run_is_found_again_by_its_command_line() -> None:
-    from mmdistill_dense.suite.pool import job_words
+    from mmdistill_dense.suite.execute.pool import job_words
 
     definition = load(tiny.write(Path(), grid={'kd': {'loss_weight': [1, 2.5]}, 'seeds': [7]}))
     for run in plan.runs(definition):

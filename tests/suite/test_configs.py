@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense import compose
-from mmdistill_dense.suite import configs, identity, plan, written
-from mmdistill_dense.suite.definition import Definition, load
-from mmdistill_dense.zoo import load_model
+from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.recipes import compose
+from mmdistill_dense.suite.definition.definition import Definition, load
+from mmdistill_dense.suite.plan import configs, identity, plan, run_configs
 from tests.suite import tiny
 
 
@@ -29,7 +29,7 @@ def run_of(definition: Definition, name: str) -> plan.Run:
 
 def own_leaf(text: str = '') -> dict[str, Any]:
     """A leaf of the user's own, with further lines."""
-    name = "__import__('mmdistill_dense.zoo', fromlist=['x']).base('mmdistill_dense::control/toy_seg.py')"
+    name = "__import__('mmdistill_dense').base('mmdistill_dense::control/toy_seg.py')"
     Path('mine.py').write_text(f"_base_ = {name}\nmodel = dict(distillers=dict(kd=dict(type='LogitKD')))\n{text}")
     return {'mine': {'config': 'mine.py'}}
 
@@ -120,7 +120,7 @@ def test_written_config_is_the_one_that_is_run(tmp_path: Path) -> None:
         if run.choice is None:
             continue
         config = plan.config_of(definition, run)
-        written.write_configs(definition, run, config)
+        run_configs.write_configs(definition, run, config)
         file = Config.fromfile(run.folder / 'run.py')
         kept = {key: value for key, value in file.to_dict().items() if key != 'distillers'}
         assert kept == {key: value for key, value in config.to_dict().items() if key != 'distillers'}, run.title

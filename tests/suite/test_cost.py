@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.suite import cost, measuring, plan
-from mmdistill_dense.suite.definition import Definition
-from mmdistill_dense.suite.files import read_json
+from mmdistill_dense.suite.definition.definition import Definition
+from mmdistill_dense.suite.execute import cost, measuring
+from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.utils.atomic import read_json
 from tests.suite import made_up
 
 GRID = 'grid: {heavy: {loss_weight: [1, 9]}, seeds: [7]}\n'

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.suite import definition
+from mmdistill_dense.suite.definition import definition
 from tests.engine.processes import ROOT
 from tests.suite import tiny
 

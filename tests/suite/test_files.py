@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite import files
+from mmdistill_dense.utils import atomic
 
 
 def test_json_comes_back_and_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / 'deep' / 'a.json'
-    assert files.read_json(path) is None
-    files.write_json(path, {'a': [1, None]})
+    assert atomic.read_json(path) is None
+    atomic.write_json(path, {'a': [1, None]})
     with pytest.raises(TypeError):
-        files.write_json(path, {'a': object()})
-    assert files.read_json(path) == {'a': [1, None]}
+        atomic.write_json(path, {'a': object()})
+    assert atomic.read_json(path) == {'a': [1, None]}
     assert [file.name for file in path.parent.iterdir()] == ['a.json']
 
 
@@ -23,13 +23,13 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
     for text in ('{"a": ', '[1]'):
         (tmp_path / 'a.json').write_text(text)
         with pytest.raises(ValueError, match='a.json: .* remove it'):
-            files.read_json(tmp_path / 'a.json')
+            atomic.read_json(tmp_path / 'a.json')
 
 
 HOLD = """
 import os, sys
 from pathlib import Path
-from mmdistill_dense.suite.files import owned
+from mmdistill_dense.utils.atomic import owned
 with owned(Path(sys.argv[1]), 'x'):
     if os.fork() == 0:  # as a loader's worker, which may live longer
         sys.stdin.read()
@@ -46,11 +46,11 @@ def test_folder_is_refused_while_its_process_lives(tmp_path: Path, end: str) -> 
         assert process.stdout.readline() == 'held\n'
         if end == 'die':
             process.wait()
-            with files.owned(tmp_path, 'suite'):  # its worker is still there
+            with atomic.owned(tmp_path, 'suite'):  # its worker is still there
                 pass
         else:
             with pytest.raises(RuntimeError, match=f'suite runs already in {tmp_path}, as process {process.pid}'):
-                files.owned(tmp_path, 'suite').__enter__()
+                atomic.owned(tmp_path, 'suite').__enter__()
         process.stdin.close()
 
 
@@ -61,5 +61,5 @@ def test_waiting_for_a_folder_ends_when_it_is_free(tmp_path: Path) -> None:
         [sys.executable, '-c', code, tmp_path, 'wait'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == 'held\n'
-        with files.owned(tmp_path, 'suite', patience=30):
+        with atomic.owned(tmp_path, 'suite', patience=30):
             process.stdin.close()

@@ -8,10 +8,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.engine.cli import build_runner
-from mmdistill_dense.suite import job, plan
-from mmdistill_dense.suite.definition import Definition, load
-from mmdistill_dense.suite.report import ReportHook
+from mmdistill_dense.engine.commands import build_runner
+from mmdistill_dense.suite.definition.definition import Definition, load
+from mmdistill_dense.suite.execute import job
+from mmdistill_dense.suite.execute.report_hook import ReportHook
+from mmdistill_dense.suite.plan import plan
 from tests import toys
 from tests.suite import tiny
 
@@ -238,7 +239,7 @@ def test_run_belongs_to_one_process(definition: Definition, monkeypatch: pytest.
 
     monkeypatch.setattr(job, 'PATIENCE', 0.0)
     holder = (
-        'import sys\nfrom pathlib import Path\nfrom mmdistill_dense.suite.files import owned\n'
+        'import sys\nfrom pathlib import Path\nfrom mmdistill_dense.utils.atomic import owned\n'
         "with owned(Path('out/runs/none/seed0'), 'x'):\n    print('held', flush=True)\n    sys.stdin.read()\n"
     )
     pipe = subprocess.PIPE

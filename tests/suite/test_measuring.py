@@ -10,11 +10,11 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdistill_dense.analysis.measure import Timing
+from mmdistill_dense.analysis.timing import Timing
 from mmdistill_dense.distillers.base import FeatureDistiller
+from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.registry import DATASETS, DISTILLERS
-from mmdistill_dense.suite import measuring
-from mmdistill_dense.teacher import FrozenTeacher
+from mmdistill_dense.suite.execute import measuring
 from tests import toys
 
 ROOT = Path(__file__).resolve().parents[2]

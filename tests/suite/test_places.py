@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite import plan
-from mmdistill_dense.suite.files import write_text
-from mmdistill_dense.suite.publishing import places, publish
-from mmdistill_dense.suite.publishing.check import disagreements
-from mmdistill_dense.suite.publishing.scores import Line
+from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.utils.atomic import write_text
 from tests.suite import made_up
+from tools.docs import inline_results, publish
+from tools.docs.check_results import disagreements
+from tools.docs.scores import Line
 
 PAGE = Path('docs/choosing.md')
 SCORES = {
@@ -34,13 +34,13 @@ SCORES = {
 def test_what_stands_behind_a_mark_is_written_anew(mark: str, told: str, before: str, after: str) -> None:
     text = f'{before}<!-- results: {mark} -->{{}}{after}'
     right = text.format(f' {told}')
-    assert places.filled(text.format(' an old gain of +9.99'), SCORES, PAGE) == right
-    assert places.filled(text.format(''), SCORES, PAGE) == places.filled(right, SCORES, PAGE) == right
+    assert inline_results.filled(text.format(' an old gain of +9.99'), SCORES, PAGE) == right
+    assert inline_results.filled(text.format(''), SCORES, PAGE) == inline_results.filled(right, SCORES, PAGE) == right
 
 
 def test_a_mark_without_a_row_is_named() -> None:
     with pytest.raises(ValueError, match=r'choosing.md: <!-- results: one --> must hold pairs of a suite and a row'):
-        places.filled('<!-- results: one --> x\n', SCORES, PAGE)
+        inline_results.filled('<!-- results: one --> x\n', SCORES, PAGE)
 
 
 def test_publishing_fills_pages_and_an_edited_gain_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.suite import plan
-from mmdistill_dense.suite.definition import Definition, load
+from mmdistill_dense.suite.definition.definition import Definition, load
+from mmdistill_dense.suite.plan import plan
 from tests.suite import tiny
 
 GRID = {'kd': {'loss_weight': [1, 10]}, 'seeds': [7, 8]}
@@ -45,9 +45,7 @@ def test_runs_wait_for_what_they_read() -> None:
 
 def test_control_that_inherits_the_teachers_weights_waits_for_it() -> None:
     parts = ('pairs/toy_seg', 'datasets/shapes_96x128', 'schedules/toy_600', 'runtime_seg')
-    bases = (
-        f"__import__('mmdistill_dense.zoo', fromlist=['x']).base('mmdistill_dense::_base_/{part}.py')" for part in parts
-    )
+    bases = (f"__import__('mmdistill_dense').base('mmdistill_dense::_base_/{part}.py')" for part in parts)
     Path('recipe.py').write_text(f"_base_ = [{', '.join(bases)}]\nmodel = dict(inherit=['decode_head.conv_seg'])\n")
     definition = defined(control='recipe.py', methods={'kd': {}})
     found = {run.title: run for run in plan.runs(definition)}

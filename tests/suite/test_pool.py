@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite import pool
-from mmdistill_dense.suite.plan import Run
+from mmdistill_dense.suite.execute import pool
+from mmdistill_dense.suite.plan.runs import Run
 from tests.engine.processes import environment
 
 FINISH = """
@@ -123,9 +123,9 @@ PARENT = """
 import sys
 from pathlib import Path
 from mmdistill_dense.suite import pool
-from mmdistill_dense.suite.plan import Run
+from mmdistill_dense.suite.plan.plan import Run
 from tests.suite.test_pool import Watch
-child = 'from mmdistill_dense.suite.pool import end_with_parent; end_with_parent()' + chr(10) + sys.argv[2]
+child = 'from mmdistill_dense.suite.execute.pool import end_with_parent; end_with_parent()' + chr(10) + sys.argv[2]
 folder = Path(sys.argv[1])
 make = lambda run: [sys.executable, '-c', child, str(run.folder)]
 pool.Pool(make, 1, 1, Watch()).execute([Run('a', 'run', 0, folder / 'a')])

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.suite import plan, preflight
-from mmdistill_dense.suite.definition import Definition, load
+from mmdistill_dense.suite.definition.definition import Definition, load
+from mmdistill_dense.suite.execute import preflight
+from mmdistill_dense.suite.plan import plan
 from tests.suite import tiny
 
 

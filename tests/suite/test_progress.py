@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mmdistill_dense.suite import progress
-from mmdistill_dense.suite.plan import Run
-from mmdistill_dense.suite.report import Report, ReportHook
+from mmdistill_dense.suite.execute import progress
+from mmdistill_dense.suite.execute.report_hook import Report, ReportHook
+from mmdistill_dense.suite.plan.runs import Run
 from tests.suite import tiny
 
 

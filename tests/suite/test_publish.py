@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite import cli, plan
-from mmdistill_dense.suite.definition import Definition, load
-from mmdistill_dense.suite.files import write_json
-from mmdistill_dense.suite.publishing import compare, marked, publish
-from mmdistill_dense.suite.publishing.check import disagreements
-from mmdistill_dense.suite.publishing.scores import read_scores, shown
-from mmdistill_dense.suite.publishing.section import settings_cell
+from mmdistill_dense.suite import cli
+from mmdistill_dense.suite.definition.definition import Definition, load
+from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.utils.atomic import write_json
 from tests.suite import made_up
 from tests.suite.test_table import GRID, lines_of
+from tools.docs import compare, markers, publish
+from tools.docs.check_results import disagreements
+from tools.docs.results_section import settings_cell
+from tools.docs.scores import read_scores, shown
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, README, CSV = Path('docs/results.md'), Path('README.md'), Path('docs/results/suite.csv')
@@ -115,19 +116,19 @@ def test_publishing_twice_gives_the_same_bytes(published: Definition, tmp_path: 
 
 
 def test_a_part_without_a_place_stands_at_the_end() -> None:
-    text = marked.appended('# Results\n\nProse.\n\n', 'suite:a', 'x')
+    text = markers.appended('# Results\n\nProse.\n\n', 'suite:a', 'x')
     assert text == '# Results\n\nProse.\n\n<!-- suite:a -->\nx\n<!-- end of suite:a -->\n'
-    again = marked.appended(text, 'suite:b', 'y')
-    assert again.startswith(text) and list(marked.suites(again, PAGE)) == ['a', 'b']
+    again = markers.appended(text, 'suite:b', 'y')
+    assert again.startswith(text) and list(markers.suites(again, PAGE)) == ['a', 'b']
 
 
 def test_the_readme_shows_every_row_of_every_suite(published: Definition, tmp_path: Path) -> None:
     for kind in ('csv', 'png'):
         folder = tmp_path / (CSV if kind == 'csv' else PICTURE).parent
         shutil.copy(folder / f'suite.{kind}', folder / f'other.{kind}')
-    part = marked.suites((tmp_path / PAGE).read_text(), PAGE)['suite']
+    part = markers.suites((tmp_path / PAGE).read_text(), PAGE)['suite']
     other = part.replace('## suite', '## other').replace('Made up.', 'Another.')
-    page = marked.appended((tmp_path / PAGE).read_text(), 'suite:other', other)
+    page = markers.appended((tmp_path / PAGE).read_text(), 'suite:other', other)
     (tmp_path / PAGE).write_text(page)
     publish.main([published], tmp_path)
     text = (tmp_path / README).read_text()
@@ -232,12 +233,12 @@ def test_a_suite_without_a_result_is_refused(tmp_path: Path) -> None:
 )
 def test_markers_that_do_not_match_are_named_with_their_line(text: str, told: str) -> None:
     with pytest.raises(ValueError) as error:
-        marked.read(text, PAGE)
+        markers.read(text, PAGE)
     assert told in str(error.value)
 
 
 def test_markers_in_a_sentence_are_none() -> None:
-    assert marked.read('Put `<!-- suite:a -->` there.\n<!-- results --> too\n', PAGE) == {}
+    assert markers.read('Put `<!-- suite:a -->` there.\n<!-- results --> too\n', PAGE) == {}
 
 
 @pytest.mark.parametrize(
@@ -275,11 +276,11 @@ def test_files_that_miss_and_files_too_many_are_found(published: Definition, tmp
 
 
 def test_the_pages_of_this_repository_follow_from_its_scores() -> None:
-    assert disagreements(ROOT) == [], 'write them: python tools/suite.py publish'
+    assert disagreements(ROOT) == [], 'write them: python tools/results.py publish'
 
 
 def test_a_table_is_read_as_it_was_written(published: Definition, tmp_path: Path) -> None:
-    table = shown(marked.suites((tmp_path / PAGE).read_text(), PAGE)['suite'], 'suite')
+    table = shown(markers.suites((tmp_path / PAGE).read_text(), PAGE)['suite'], 'suite')
     assert (table.metric, table.seeds, list(table.numbers)) == (
         'mIoU',
         (0, 1, 2),
@@ -369,5 +370,5 @@ def test_nothing_to_compare_is_an_error(published: Definition, tmp_path: Path) -
     shutil.rmtree(published.out)
     with pytest.raises(ValueError, match='no finished run that'):
         compare.main(published, tmp_path)
-    with pytest.raises(FileNotFoundError, match='`suite.py publish` writes them'):
+    with pytest.raises(FileNotFoundError, match='`results.py publish` writes them'):
         compare.main(published, tmp_path / 'elsewhere')

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite import plan
-from mmdistill_dense.suite.definition import Definition
-from mmdistill_dense.suite.publishing import curve
+from mmdistill_dense.suite.definition.definition import Definition
+from mmdistill_dense.suite.plan import plan
 from tests.suite import made_up
+from tools.docs import curve
 
 
 @pytest.fixture

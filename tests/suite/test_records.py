@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite import cli, plan, preflight
-from mmdistill_dense.suite.definition import Definition
-from mmdistill_dense.suite.files import write_text
-from mmdistill_dense.suite.publishing import publish, records
-from mmdistill_dense.suite.publishing.check import disagreements
+from mmdistill_dense.suite import cli
+from mmdistill_dense.suite.definition.definition import Definition
+from mmdistill_dense.suite.execute import preflight
+from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.utils.atomic import write_text
 from tests.suite import made_up
+from tools.docs import publish, records
+from tools.docs.check_results import disagreements
 
 CURVE = '{"mIoU": 30.0, "step": 6}\n{"loss": 1.0, "step": 7}\n{"mIoU": 40.5, "step": 9}\n'
 FILES = ('README.md', 'docs/results.md', 'docs/results/suite.csv', 'docs/results/suite.jsonl')
@@ -70,7 +72,7 @@ def test_published_runs_are_not_dropped(suite: Definition, tmp_path: Path) -> No
     before = written(tmp_path)
     shutil.rmtree(suite.out / 'runs/kd')
     with pytest.raises(
-        ValueError, match=r'does not: kd seed 0, kd seed 1. `python tools/suite.py restore .*suite.yaml'
+        ValueError, match=r'does not: kd seed 0, kd seed 1. `python tools/results.py restore .*suite.yaml'
     ):
         publish.main([suite], tmp_path)
     assert written(tmp_path) == before
@@ -106,7 +108,7 @@ def test_bad_files_and_missing_ones_are_named(
     suite: Definition, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(['restore', str(suite.path), '--root', str(tmp_path / 'none')]) == 1
-    assert 'no published runs; `suite.py publish` writes them' in capsys.readouterr().err
+    assert 'no published runs; `results.py publish` writes them' in capsys.readouterr().err
     write_text(tmp_path / FILES[-1], '{"run": "teacher"}\n')
     assert cli.main(['restore', str(suite.path), '--root', str(tmp_path)]) == 1
     assert "suite.jsonl, line 1: no record of a run (KeyError('result'))" in capsys.readouterr().err

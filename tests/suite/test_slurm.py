@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.suite import plan, slurm
-from mmdistill_dense.suite.definition import load
+from mmdistill_dense.suite.definition.definition import load
+from mmdistill_dense.suite.execute import slurm
+from mmdistill_dense.suite.plan import plan
 from tests.suite import tiny
 
 SBATCH = """#!/bin/sh

@@ -8,10 +8,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmdistill_dense.engine.seeding import seed_everything
-from mmdistill_dense.suite import configs, identity, plan, preflight, written
 from mmdistill_dense.suite.cli import find, main
-from mmdistill_dense.suite.definition import Definition, load
+from mmdistill_dense.suite.definition.definition import Definition, load
+from mmdistill_dense.suite.execute import preflight
+from mmdistill_dense.suite.plan import configs, identity, plan, run_configs
+from mmdistill_dense.utils.random_streams import seed_everything
 from tests import toys
 from tests.suite import tiny
 
@@ -205,7 +206,7 @@ def test_written_config_is_the_one_that_is_run(given: Path) -> None:
     for title in ('pretrain/pre seed 0', 'started seed 1', 'both seed 1', 'given seed 1'):
         run = run_of(definition, title)
         config = plan.config_of(definition, run)
-        written.write_configs(definition, run, config)
+        run_configs.write_configs(definition, run, config)
         file = Config.fromfile(run.folder / 'run.py')
         assert identity.config_hash(file) == identity.config_hash(config), title
         assert file.model.to_dict() == config.model.to_dict() and file.work_dir == str(run.folder), title

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite import plan, table
-from mmdistill_dense.suite.definition import Definition
-from mmdistill_dense.suite.files import read_json, write_json
-from mmdistill_dense.suite.markdown import as_markdown
-from mmdistill_dense.suite.rows import changes_of_the_recipe, collect
+from mmdistill_dense.suite.definition.definition import Definition
+from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.suite.table import write_table
+from mmdistill_dense.suite.table.markdown import as_markdown
+from mmdistill_dense.suite.table.rows import changes_of_the_recipe, collect
+from mmdistill_dense.utils.atomic import read_json, write_json
 from tests.suite import made_up
 
 CITYSCAPES = """
@@ -178,11 +179,11 @@ def test_pictures_of_a_pretraining_are_named(tmp_path: Path) -> None:
 
 
 def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) -> None:
-    before = table.scores_as_csv(collect(suite))
+    before = write_table.scores_as_csv(collect(suite))
     made_up.finish(suite, 'kd', {1: 43.5}, seconds_per_iteration=9.0, minutes=7.0, restarts=3)
-    assert table.scores_as_csv(collect(suite)) == before
+    assert write_table.scores_as_csv(collect(suite)) == before
     made_up.finish(suite, 'kd', {1: 100 / 3})
-    lines = list(csv.DictReader(io.StringIO(table.scores_as_csv(collect(suite)))))
+    lines = list(csv.DictReader(io.StringIO(write_table.scores_as_csv(collect(suite)))))
     (line,) = [line for line in lines if (line['name'], line['seed']) == ('kd', '1')]
     assert (float(line['score']), float(line['gain'])) == (100 / 3, 100 / 3 - 41.0)
     assert line['test/aAcc'] == '80.0' and line['config_hash'] == plan.hash_of(suite, plan.runs(suite)[1])
@@ -194,7 +195,7 @@ def test_csv_is_the_table_with_every_digit(suite: Definition) -> None:
     made_up.finish(suite, 'kd', {2: 45.5}, shares={'kd': 0.25, 'more': 0.5})
     made_up.finish(suite, 'kd', {1: 43.5}, shares={'kd': 0.125})
     found = collect(suite)
-    rows, row = rows_of(table.as_csv(found)), found.row('kd')
+    rows, row = rows_of(write_table.as_csv(found)), found.row('kd')
     assert list(rows) == ['teacher', 'control', 'kd', 'heavy']
     assert float(rows['kd']['gain_low']) == row.gain.low and float(rows['kd']['sd']) == row.summary.sd
     assert (rows['kd']['extra_memory'], rows['kd']['step_ratio']) == (str(3 * 2**20), '1.5')
@@ -227,7 +228,7 @@ def test_published_results_stand_beside_the_method_as_it_is_shipped(tmp_path: Pa
     assert lines_of(text, 'afdcd')[0][-3:] == ['74.21', '77.03 [1]', '+2.82']
     assert lines_of(text, 'strong')[0][-3:] == lines_of(text, 'student alone')[0][-3:] == ['–', '–', '–']
     assert re.search(r'^- \[1\] .*Af-DCD.*; teacher 78.07$', text, re.MULTILINE)
-    assert rows_of(table.as_csv(collect(suite)))['afdcd']['published_gain'].startswith('2.82')
+    assert rows_of(write_table.as_csv(collect(suite)))['afdcd']['published_gain'].startswith('2.82')
 
 
 @pytest.mark.parametrize(
@@ -302,9 +303,9 @@ def test_a_row_whose_search_goes_on_is_missing(tmp_path: Path) -> None:
 def test_files_are_written_where_they_are_asked_for_and_twice_the_same(
     suite: Definition, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table.main(suite)
+    write_table.main(suite)
     assert '| **+2.83** [+2.12, +3.55] |' in capsys.readouterr().out
-    table.main(suite, tmp_path / 'elsewhere')
+    write_table.main(suite, tmp_path / 'elsewhere')
     for name in ('table.md', 'table.csv', 'scores.csv', 'gains.png'):
         assert (suite.out / name).read_bytes() == (tmp_path / 'elsewhere' / name).read_bytes() != b''
 

@@ -5,7 +5,7 @@ import types
 import pytest
 import torch
 
-from mmdistill_dense.tokens.files import fit_tokens, read_tokens, write_tokens
+from mmdistill_dense.distillers.maskd.token_files import fit_tokens, read_tokens, write_tokens
 
 T, C = 3, 4
 

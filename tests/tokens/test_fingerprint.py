@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-from mmdistill_dense.taps import Tap
-from mmdistill_dense.tokens.fingerprint import (
+from mmdistill_dense.distillers.maskd.fingerprint import (
     as_number,
     digest,
     from_number,
     learning_fingerprint,
     teacher_fingerprint,
 )
+from mmdistill_dense.networks.taps import Tap
 from tests import toys
 
 NECK = [Tap.parse('neck')]

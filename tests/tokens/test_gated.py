@@ -9,10 +9,16 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import nn
 
+from mmdistill_dense.distillers.maskd.gated_teacher import (
+    GatedTap,
+    gated_loss,
+    only_possible_heads,
+    task_loss,
+    training_objective,
+)
+from mmdistill_dense.distillers.maskd.learn_tokens import initial_tokens
 from mmdistill_dense.losses import mask_dice
-from mmdistill_dense.taps import Tap
-from mmdistill_dense.tokens.gated import GatedTap, gated_loss, only_possible_heads, task_loss, training_objective
-from mmdistill_dense.tokens.learn import initial_tokens
+from mmdistill_dense.networks.taps import Tap
 from tests import toys
 
 T = 3

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import nn
 
+from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
+from mmdistill_dense.distillers.maskd.learn_options import LearnOptions
+from mmdistill_dense.distillers.maskd.learn_tokens import PATIENCE, Task, TokenLearner, initial_tokens
 from mmdistill_dense.losses import mask_dice, token_masks
-from mmdistill_dense.taps import Tap
-from mmdistill_dense.tokens.gated import GatedTap
-from mmdistill_dense.tokens.learn import PATIENCE, Task, TokenLearner, initial_tokens
-from mmdistill_dense.tokens.options import LearnOptions
+from mmdistill_dense.networks.taps import Tap
 
 CLASSES, TOKENS, SIZE = 19, 8, (16, 24)
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3)

@@ -12,8 +12,8 @@ from mmengine.hooks import Hook
 from mmseg.models import SegDataPreProcessor
 
 from mmdistill_dense.distillers import MasKD
+from mmdistill_dense.distillers.maskd import learn_tokens
 from mmdistill_dense.registry import HOOKS, MODELS
-from mmdistill_dense.tokens import learn
 from tests import toys
 from tests.tokens.tokens import LEARN, LOGITS, NECK, det_model, log_of, seg_model, token_files, tokens_of
 
@@ -22,13 +22,13 @@ from tests.tokens.tokens import LEARN, LOGITS, NECK, det_model, log_of, seg_mode
 def learned(monkeypatch):
     """The iterations of the learning that happen, as a list that fills."""
     iterations = []
-    step = learn.TokenLearner.step
+    step = learn_tokens.TokenLearner.step
 
     def noted(self, *args):
         iterations.append(self.iteration)
         return step(self, *args)
 
-    monkeypatch.setattr(learn.TokenLearner, 'step', noted)
+    monkeypatch.setattr(learn_tokens.TokenLearner, 'step', noted)
     return iterations
 
 
@@ -155,8 +155,8 @@ class CountingPreprocessor(SegDataPreProcessor):
 
 
 def test_settings_of_a_config_file_can_be_read_again(tmp_path, learned):
-    learn = ConfigDict(LEARN, optimizer=dict(type='Adam', lr=0.01), clip_grad=dict(max_norm=35))
-    model = seg_model(dict(LOGITS, learn=learn))
+    learn_tokens = ConfigDict(LEARN, optimizer=dict(type='Adam', lr=0.01), clip_grad=dict(max_norm=35))
+    model = seg_model(dict(LOGITS, learn=learn_tokens))
     first, again = (tokens_of(run(tmp_path, model)) for _ in range(2))
     assert len(learned) == 6 and same(first, again)
 
@@ -178,14 +178,14 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
 
     whole = start('whole')
     learned.clear()
-    step = learn.TokenLearner.step
+    step = learn_tokens.TokenLearner.step
 
     def interrupted(self, *args):
         if self.iteration == after:
             raise Interrupt
         return step(self, *args)
 
-    monkeypatch.setattr(learn.TokenLearner, 'step', interrupted)
+    monkeypatch.setattr(learn_tokens.TokenLearner, 'step', interrupted)
     with pytest.raises(Interrupt):
         start('cut')
     (partial,) = token_files(tmp_path / 'cut')
@@ -195,7 +195,7 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
         with pytest.raises(ValueError, match=r'tokens=.*\.partial\.pth.* is the state of unfinished learning'):
             run(tmp_path / 'other', seg_model(given))
     assert not multiprocessing.active_children(), 'the workers are gone, even so'
-    monkeypatch.setattr(learn.TokenLearner, 'step', step)
+    monkeypatch.setattr(learn_tokens.TokenLearner, 'step', step)
     learned.clear()
     again = start('cut')
     assert learned == list(range(after // 2 * 2, 6)), 'from the last saved iteration'
@@ -205,7 +205,7 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize('changes', [dict(randomness=dict(seed=6)), dict(train_dataloader=dict(batch_size=4))])
 def test_an_unfinished_file_of_another_seed_or_batch_size_is_not_continued(tmp_path, monkeypatch, learned, changes):
-    step = learn.TokenLearner.step
+    step = learn_tokens.TokenLearner.step
 
     def interrupted(self, *args):
         if self.iteration == 3:
@@ -213,7 +213,7 @@ def test_an_unfinished_file_of_another_seed_or_batch_size_is_not_continued(tmp_p
         return step(self, *args)
 
     with monkeypatch.context() as patched, pytest.raises(Interrupt):
-        patched.setattr(learn.TokenLearner, 'step', interrupted)
+        patched.setattr(learn_tokens.TokenLearner, 'step', interrupted)
         run(tmp_path)
     learned.clear()
     runner = run(tmp_path, **changes)

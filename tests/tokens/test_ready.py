@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdistill_dense.tokens import ready_distiller
-from mmdistill_dense.tokens.cli import main_learn_tokens
+from mmdistill_dense.distillers.maskd import ready_distiller
+from mmdistill_dense.engine.token_command import main_learn_tokens
 from tests import toys
 from tests.engine.processes import ROOT
 from tests.tokens.tokens import LOGITS, det_model, seg_model, token_files, tokens_of

@@ -22,11 +22,11 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmdistill_dense import dryrun
-from mmdistill_dense import model as model_module
-from mmdistill_dense import teacher as teacher_module
-from mmdistill_dense.building import build_network
-from mmdistill_dense.zoo import ModelConfig
+from mmdistill_dense.config.resolve import ModelConfig
+from mmdistill_dense.model import distill_model as model_module
+from mmdistill_dense.networks import teacher as teacher_module
+from mmdistill_dense.networks import trace
+from mmdistill_dense.networks.building import build_network
 
 ROOT = Path(__file__).parents[2] / 'configs'
 LEAVES = sorted(path for path in ROOT.rglob('*.py') if '_base_' not in path.parts)
@@ -34,7 +34,7 @@ QUEUES = dict(PCD=('queue_size', 64), CIRKD=('pixel_memory', 4096))
 _INITIALISERS = [f'{kind}_' for kind in ('uniform', 'normal', 'trunc_normal', 'constant')]
 _INITIALISERS += [f'{kind}_{shape}_' for kind in ('xavier', 'kaiming') for shape in ('uniform', 'normal')]
 
-_trace = dryrun._trace
+_trace = trace._trace
 _networks: dict[str, nn.Module] = {}
 _traces: dict[tuple, tuple | Exception] = {}
 
@@ -71,7 +71,7 @@ def build(cfg: Config) -> Any:
     model = _with_small_queues(cfg.model)
     with _without_values():
         try:
-            with torch.device('meta'), dryrun._NumbersOnCPU():
+            with torch.device('meta'), trace._NumbersOnCPU():
                 return MODELS.build(model)
         except RuntimeError:
             return MODELS.build(model)
@@ -95,7 +95,7 @@ def _without_values() -> Iterator[None]:
             stack.enter_context(mock.patch.object(nn.init, initialiser, lambda tensor, *_, **__: tensor))
         stack.enter_context(mock.patch.object(model_module, 'build_network', _named_network))
         stack.enter_context(mock.patch.object(teacher_module, 'build_network', _shared_network))
-        stack.enter_context(mock.patch.object(dryrun, '_trace', _shared_trace))
+        stack.enter_context(mock.patch.object(trace, '_trace', _shared_trace))
         stack.enter_context(mock.patch.object(deform_conv, 'deform_conv2d', _deform_conv))
         stack.enter_context(mock.patch.object(modulated_deform_conv, 'modulated_deform_conv2d', _modulated_deform_conv))
         stack.enter_context(mock.patch.object(SingleRoIExtractor, 'forward', _roi_features))

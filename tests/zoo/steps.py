@@ -16,9 +16,9 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdistill_dense.engine.checks import num_classes
+from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
+from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.registry import DATASETS, HOOKS
-from mmdistill_dense.zoo import is_distill_model, load_model, student_option
 from tests import toys
 from tests.zoo.leaves import key_of
 from tests.zoo.narrow import SIDE, narrow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.zoo import is_distill_model
+from mmdistill_dense.config.resolve import is_distill_model
 from tests.zoo.leaves import LEAVES, active, config, name
 from tests.zoo.steps import step
 

@@ -8,38 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import Findings
-from mmdistill_dense.check.rules import config, networks, step
-from mmdistill_dense.check.subject import Subject
+from mmdistill_dense.check.rules import config_rules, network_rules, step_rules
 
 Check = Callable[[Subject], Findings]
 
 CONFIG: tuple[Check, ...] = (
-    config.keys,
-    config.carrier,
-    config.hook,
-    config.workers,
-    config.crop,
-    config.batch,
-    config.optimizer,
+    config_rules.keys,
+    config_rules.carrier,
+    config_rules.hook,
+    config_rules.workers,
+    config_rules.crop,
+    config_rules.batch,
+    config_rules.optimizer,
 )
-DATA: tuple[Check, ...] = (config.data, config.student_classes, config.validation_classes, config.labels)
-MODEL: tuple[Check, ...] = (networks.trained, networks.teacher_classes, networks.summed)
+DATA: tuple[Check, ...] = (
+    config_rules.data,
+    config_rules.student_classes,
+    config_rules.validation_classes,
+    config_rules.labels,
+)
+MODEL: tuple[Check, ...] = (network_rules.trained, network_rules.teacher_classes, network_rules.summed)
 WEIGHTS: tuple[Check, ...] = (
-    networks.start,
-    networks.learned_classes,
-    networks.random_teacher,
-    networks.normalisation,
-    networks.small_teacher,
+    network_rules.start,
+    network_rules.learned_classes,
+    network_rules.random_teacher,
+    network_rules.normalisation,
+    network_rules.small_teacher,
 )
-METRIC: tuple[Check, ...] = (networks.teacher_metric,)
+METRIC: tuple[Check, ...] = (network_rules.teacher_metric,)
 STEP: tuple[Check, ...] = (
-    step.finite,
-    step.pull,
-    step.against,
-    step.untaught,
-    step.flat_taps,
-    step.own_copy,
-    step.stretched,
+    step_rules.finite,
+    step_rules.pull,
+    step_rules.against,
+    step_rules.untaught,
+    step_rules.flat_taps,
+    step_rules.own_copy,
+    step_rules.stretched,
 )
-COST: tuple[Check, ...] = (step.memory, step.cost)
+COST: tuple[Check, ...] = (step_rules.memory, step_rules.cost)

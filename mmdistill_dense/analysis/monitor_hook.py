@@ -1,0 +1,195 @@
+"""The hook that shows, while a run goes on, what the distillation does to the student."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmdistill_dense.analysis.agreement import tap_agreement
+from mmdistill_dense.analysis.gradients import BACKBONE, TASK, Term, backbone_parameters, pulls_of, split_terms
+from mmdistill_dense.analysis.monitor_pictures import Pictures
+from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.utils.distributed import mean_over_ranks
+
+
+@HOOKS.register_module()
+class MonitorHook(Hook):
+    """Every so often logs what the distillers contribute to a step, and how far the student is from the teacher.
+
+    Nothing of the training changes by it: it reads the tensors of the step itself and takes further gradients of the
+    same graph. The values go to the log, to the message hub and to every backend of the visualizer
+    (``vis_data/scalars.json``, TensorBoard, W&B, MLflow), as means over the processes:
+
+    - ``monitor/share.<term>``: part of the total loss, of the task and of each term of a distiller;
+    - ``monitor/cosine.<distiller>.<tap>``: see :func:`mmdistill_dense.analysis.tap_agreement`;
+    - ``monitor/gradient_share.<term>``: the norm of the term's gradient at the backbone, over the sum of these norms;
+    - ``monitor/gradient_cosine.<term>``: the cosine of that gradient with the task's.
+
+    Cost: of a step that is measured some percent for shares and cosines, a backward pass per term for gradients
+    (beside two vectors as long as the backbone's parameters), and for pictures those pictures' predictions.
+
+    Example::
+
+        custom_hooks = [dict(type='mmdistill_dense.MonitorHook', interval=50, picture_interval=1000)]
+
+    Args:
+        interval: Measure shares and cosines in every n-th iteration. Defaults to 50.
+        gradient_interval: Measure the gradients in every n-th; 0 is never. Defaults to 500.
+        picture_interval: Draw pictures behind every n-th; 0, the default, is never.
+        pictures: How many, the first of the validation set. Defaults to 2.
+
+    Raises:
+        ValueError: For an interval or a number out of range.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(
+        self, interval: int = 50, gradient_interval: int = 500, picture_interval: int = 0, pictures: int = 2
+    ) -> None:
+        lowest = {'interval': 1, 'gradient_interval': 0, 'picture_interval': 0, 'pictures': 1}
+        given = dict(zip(lowest, (interval, gradient_interval, picture_interval, pictures), strict=True))
+        for name, value in given.items():
+            if not isinstance(value, int) or value < lowest[name]:
+                raise ValueError(f'MonitorHook: {name} must be an integer >= {lowest[name]}, got {value!r}.')
+        self.interval, self.gradient_interval, self.picture_interval = interval, gradient_interval, picture_interval
+        self.count = pictures
+        self.pictures: Pictures | None = None
+        self._model: Any = None  # with distillers, else nothing is watched
+        self._handles: list[Any] = []
+        self._agreement: dict[str, Tensor] = {}
+        self._found: dict[str, float] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Look at what there is to watch."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not hasattr(model, 'distillation'):
+            runner.logger.info('MonitorHook: the model has no distillers, nothing is watched.')
+            return
+        self._model = model
+        reason = _no_gradients(runner, model)
+        if self.gradient_interval and reason:
+            self.gradient_interval = 0
+            runner.logger.warning(f'MonitorHook: {reason}: gradients of single losses cannot be taken, the rest is.')
+        if self.picture_interval and is_main_process():
+            self.pictures = Pictures.of(runner, model, self.count)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Where the step is due, let it be measured."""
+        self._remove()
+        cheap = runner.iter % self.interval == 0
+        dear = bool(self.gradient_interval) and runner.iter % self.gradient_interval == 0
+        if self._model is None or not (cheap or dear):
+            return
+        self._handles.append(self._model.register_forward_hook(self._measuring(runner, dear)))
+        for name, distiller in self._model.distillers.items() if cheap else ():
+            self._handles.append(distiller.register_forward_pre_hook(self._comparing(name)))
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Write what was measured; draw."""
+        self._remove()
+        step = runner.iter + 1
+        if self._found:
+            _write(runner, self._found, step)
+            self._found = {}
+        if self.pictures is not None and step % self.picture_interval == 0:
+            for name, picture in self.pictures.draw():
+                runner.visualizer.add_image(name, picture, step=step)
+
+    def after_train(self, runner: Runner) -> None:
+        """Let everything go."""
+        self._remove()
+        self._model = self.pictures = None
+
+    def _comparing(self, name: str) -> Callable[..., None]:
+        def compare(distiller: Any, recorded: tuple[Any, ...]) -> None:
+            found = tap_agreement(distiller, *recorded)
+            for key, value in found.items():
+                kind, tap = key.split('.', 1)
+                self._agreement[f'{kind}.{name}.{tap}'] = value
+
+        return compare
+
+    def _measuring(self, runner: Runner, with_gradients: bool) -> Callable[..., None]:
+        def measure(model: nn.Module, _: Any, losses: Any) -> None:
+            if not isinstance(losses, Mapping):
+                return
+            if with_gradients:
+                with torch.autocast(next(model.parameters()).device.type, enabled=False):
+                    terms = pulls_of(losses, {BACKBONE: backbone_parameters(model)}, _loss_scale(runner))
+                self._found |= _of_gradients(terms)
+            self._found |= _means({**_shares(losses), **self._agreement})
+            self._agreement = {}
+
+        return measure
+
+    def _remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._agreement = {}
+
+
+def _shares(losses: Mapping[str, Any]) -> dict[str, Tensor]:
+    values = {name: term.detach().double() for name, term in split_terms(losses).items()}
+    total = torch.stack(list(values.values())).sum() if values else torch.ones(())
+    return {f'share.{_short(name)}': value / total for name, value in values.items()}
+
+
+def _of_gradients(terms: list[Term]) -> dict[str, float]:
+    found = {}
+    for term in terms:
+        pull = term.pulls[BACKBONE]
+        found[f'gradient_share.{_short(term.name)}'] = pull.share
+        if term.name != TASK:
+            found[f'gradient_cosine.{_short(term.name)}'] = pull.cosine
+    return found
+
+
+def _means(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return numbers, means over the processes, with one look at the device."""
+    if not values:
+        return {}
+    device = next(iter(values.values())).device
+    rows = torch.stack([value.detach().double().to(device) for value in values.values()])
+    return dict(zip(values, mean_over_ranks(rows).tolist(), strict=True))
+
+
+def _short(term: str) -> str:
+    return term.removeprefix('distill.')
+
+
+def _loss_scale(runner: Runner) -> float:
+    scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+    return float(scaler.get_scale()) if scaler is not None else 1.0
+
+
+def _no_gradients(runner: Runner, model: nn.Module) -> str | None:
+    """Return why gradients of single losses cannot be taken, ``None`` where they can."""
+    if runner.cfg.get('compile'):
+        return 'the model is compiled'
+    if runner.cfg.get('activation_checkpointing') or any(getattr(m, 'with_cp', False) is True for m in model.modules()):
+        return 'activations are recomputed (activation_checkpointing, with_cp=True)'
+    return None
+
+
+def _write(runner: Runner, values: Mapping[str, float], step: int) -> None:
+    if not is_main_process():
+        return
+    # Backends such as MLflow take no brackets, which taps have.
+    names = {name: f'monitor/{re.sub(r"[^0-9A-Za-z_.-]+", ".", name).strip(".")}' for name in values}
+    finite = {names[name]: value for name, value in values.items() if math.isfinite(value)}
+    for name, value in finite.items():
+        runner.message_hub.update_scalar(name, value)
+    runner.visualizer.add_scalars(finite, step=step)
+    text = ', '.join(f'{name} {value:.3f}' for name, value in values.items())
+    runner.logger.info(f'MonitorHook, iteration {step}: {text}')

@@ -1,0 +1,131 @@
+"""What is checked, with what is known of it so far; each stage of a check adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mmengine.config import Config
+
+if TYPE_CHECKING:
+    from mmdistill_dense.analysis.gradients import Term
+    from mmdistill_dense.check.tap_watch import Adapter, TapRow
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a config is checked.
+
+    Attributes:
+        weights: Load the teachers and what the student starts from; without, everything is random and the losses mean
+            nothing.
+        device: ``'cpu'`` or ``'cuda'``.
+        batch: Pictures of the step. ``None``: the config's for one process.
+        size: Height and width of generated pictures, in place of the data set's.
+        val: Validation pictures that the teacher is tested on; 0 spares it.
+        cost: Measure time and memory of a step, beside one without distillation.
+        processes: That will train together, for the batch.
+    """
+
+    weights: bool = True
+    device: str = 'cpu'
+    batch: int | None = None
+    size: Size | None = None
+    val: int = 4
+    cost: bool = True
+    processes: int = 1
+
+
+@dataclass
+class TeacherFacts:
+    """One teacher: ``key`` in the config, class and parameters of the network, the receipt of its file, its metric.
+
+    ``metric`` holds scalars by name; where it is empty, ``metric_note`` says why.
+    """
+
+    key: str
+    network: str
+    parameters: int
+    receipt: dict[str, Any] | None = None
+    classes: list[str] | None = None
+    renormalised: bool = False
+    metric: dict[str, float] = field(default_factory=dict)
+    metric_pictures: int = 0
+    metric_note: str = ''
+
+
+@dataclass
+class StudentFacts:
+    """The student: ``trained`` parameters, those of the backbone, and those that the distillers train beside it."""
+
+    network: str
+    parameters: int
+    trained: int
+    backbone: int
+    backbone_trained: int
+    distillers: int
+
+
+@dataclass
+class Subject:
+    """A config under check. What has not been found out yet, or does not apply, is ``None`` or empty.
+
+    Attributes:
+        config: As it was read.
+        options: How it is checked.
+        network: The student's resolved model config.
+        data_classes: Class names of the training set.
+        pictures: Length of the training set; ``None`` where it was not read.
+        data_problem: Why the training set was not read.
+        validation_problem: Why a picture of the validation set cannot be read.
+        batch: A batch as the loader gives it.
+        batch_shape: Of the inputs as the student sees them; several views are a list.
+        model: The built model.
+        started: Of ``load_from``: how many tensors fit, and how many the student has.
+        untaught: What of the step is not as in training, e.g. tokens that are still to be learned; by distiller.
+        iteration: Of the run, at which the losses are.
+        gaps: See :func:`~mmdistill_dense.check.own_copy.pair_gaps`.
+        flat: Teacher taps that are the same at all positions.
+        cost: As :func:`mmdistill_dense.check.one_step.measure_cost`.
+    """
+
+    config: Config
+    options: Options
+    network: Any = None
+    data_classes: Sequence[str] | None = None
+    pictures: int | None = None
+    data_problem: str = ''
+    validation_problem: str = ''
+    batch: Mapping[str, Any] | None = None
+    batch_shape: list[list[int]] = field(default_factory=list)
+    model: Any = None
+    student: StudentFacts | None = None
+    teachers: list[TeacherFacts] = field(default_factory=list)
+    started: tuple[int, int] | None = None
+    untaught: dict[str, str] = field(default_factory=dict)
+    iteration: int = 0
+    taps: list[TapRow] = field(default_factory=list)
+    adapters: list[Adapter] = field(default_factory=list)
+    gaps: dict[str, float] = field(default_factory=dict)
+    flat: list[str] = field(default_factory=list)
+    terms: list[Term] = field(default_factory=list)
+    cost: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures of the step."""
+        return self.options.batch or (self.config.get('train_dataloader') or {}).get('batch_size', 2)
+
+    @property
+    def distillers(self) -> dict[str, Any]:
+        """The model's distillers by name."""
+        return dict(getattr(self.model, 'distillers', {}).items())
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """The model's teachers by name."""
+        distillation = getattr(self.model, 'distillation', None)
+        return distillation.teachers if distillation else {}

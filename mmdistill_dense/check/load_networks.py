@@ -1,0 +1,205 @@
+"""Student and teachers of a check: built, loaded or random, described."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmdistill_dense.analysis.training_step import build_student, enter_run, load_teacher, run_length
+from mmdistill_dense.check.context import StudentFacts, Subject, TeacherFacts
+from mmdistill_dense.check.data import generate, shapes_of, test_pictures
+from mmdistill_dense.check.findings import message_of
+from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option
+from mmdistill_dense.distillers import MasKD
+from mmdistill_dense.distillers.maskd.prepare_tokens import Places
+from mmdistill_dense.guards.config import check_pretrained, num_classes
+from mmdistill_dense.weights.locate import local_file
+from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
+
+
+def resolve(subject: Subject) -> ModelConfig:
+    """Return the student's model config, resolved; set the registries' scope."""
+    init_default_scope(subject.config.get('default_scope', 'mmengine'))
+    model = subject.config.model
+    return load_model(student_option(model), 'model.student') if is_distill_model(model) else load_model(model, 'model')
+
+
+def build(subject: Subject) -> None:
+    """Build the model on the checked device and a batch for it, generated where there is no other."""
+    subject.model = build_student(option(subject)).to(subject.options.device)
+    if subject.batch is None:
+        subject.batch = generate(subject)
+    subject.batch_shape = shapes_of(ready_batch(subject)['inputs'])
+    subject.student = describe_student(subject.model)
+    _place_in_run(subject)
+
+
+def ready_batch(subject: Subject) -> Any:
+    """Return the batch as the student sees it; what is prepared is a copy, because samples are padded in place."""
+    return subject.model.data_preprocessor(copy.deepcopy(subject.batch), True)
+
+
+def option(subject: Subject) -> dict[str, Any]:
+    """Return the model's config for the size that is checked."""
+    model = dict(subject.config.model)
+    preprocessor = model.get('data_preprocessor') or {}
+    if subject.options.size and 'size' in (subject.network.get('data_preprocessor') or {}):  # it pads to it
+        model['data_preprocessor'] = {**preprocessor, 'size': tuple(subject.options.size)}
+    return model
+
+
+def load(subject: Subject) -> None:
+    """Load as the runner does, or give the teachers random weights with the statistics of the batch.
+
+    Raises:
+        ValueError, FileNotFoundError, OSError: For weights that are missing, damaged or another network's.
+    """
+    model = subject.model
+    like = next(model.parameters())
+    if subject.options.weights:
+        _load_weights(subject)
+    else:
+        _draw_weights(model)
+        inputs = ready_batch(subject)['inputs']
+        for teacher in subject.frozen.values():
+            if teacher.taps:
+                teacher.checkpoint = None
+                load_teacher(teacher, like, inputs[0] if isinstance(inputs, (list, tuple)) else inputs)
+    for name, distiller in subject.distillers.items():
+        if isinstance(distiller, MasKD) and not _take_tokens(subject, distiller):
+            subject.untaught[name] = 'its tokens are random here: training learns them first'
+    subject.teachers = [_describe_teacher(teacher) for teacher in subject.frozen.values()]
+
+
+def _draw_weights(model: Any) -> None:
+    """Draw the student's weights without files: some of mmdet's parameters are unwritten memory until then."""
+    for module in model.modules():
+        given = getattr(module, 'init_cfg', None)
+        if given:
+            drawn = [one for one in (given if isinstance(given, list) else [given]) if 'Pretrained' not in one['type']]
+            module.init_cfg = drawn or None
+    distillation = getattr(model, 'distillation', None)
+    if distillation is None:
+        model.init_weights()
+        return
+    teachers, inherit = distillation.teachers, distillation.inherit
+    distillation.teachers, distillation.inherit = {}, ()
+    try:
+        model.init_weights()
+    finally:
+        distillation.teachers, distillation.inherit = teachers, inherit
+
+
+def _load_weights(subject: Subject) -> None:
+    model, start = subject.model, subject.config.get('load_from')
+    if start is None:
+        check_pretrained(model)
+    elif hasattr(model, 'distillation'):
+        model.distillation.inherit = ()  # as DistillHook has it
+    model.init_weights()
+    if start is not None:
+        path = local_file(str(start), None, 'load_from')
+        own, state = model.state_dict(), state_dict_of(read_checkpoint(path), path)
+        fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+        model.load_state_dict(fitting, strict=False)
+        subject.started = (len(fitting), len(own))
+
+
+def _take_tokens(subject: Subject, distiller: MasKD) -> bool:
+    """Give a MasKD the tokens that training would find, or random ones; tell which."""
+    values = _found_tokens(subject, distiller) if subject.options.weights else None
+    if values is not None:
+        distiller.load_tokens(values)
+        return True
+    draw = torch.Generator().manual_seed(0)
+    shapes = distiller.token_shapes()
+    distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
+    return False
+
+
+def _found_tokens(subject: Subject, distiller: MasKD) -> Any:
+    config: Any = subject.config
+    folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
+    assert distiller.frozen is not None, 'the model sets it'
+    places = Places(distiller, distiller.frozen, folder, config.get('train_dataloader', {}).get('dataset'))
+    if distiller.tokens is not None:
+        return places.read_given(distiller.tokens, MMLogger.get_current_instance())
+    return places.read(places.final) if places.final.is_file() else None
+
+
+def _place_in_run(subject: Subject) -> None:
+    """Stand at the run's beginning, or in its middle where a schedule has a distiller off at the beginning."""
+    if not hasattr(subject.model, 'distillation'):
+        return
+    enter_run(subject.model, run_length(subject.config, subject.pictures, subject.options.processes))
+    if any(distiller.weight() == 0 for distiller in subject.distillers.values()):
+        progress = subject.model.distillation.progress
+        progress.iteration = subject.iteration = progress.max_iters // 2
+
+
+def describe_student(model: Any) -> StudentFacts:
+    """Return what there is to know of a built student."""
+    own = {name: p for name, p in model.named_parameters() if not name.startswith('distillers.')}
+    backbone = {name: p for name, p in own.items() if name.startswith('backbone.')} or own
+    return StudentFacts(
+        type(model).__name__.removeprefix('Distilled'),
+        *_counts(own),
+        *_counts(backbone),
+        distillers=_counts(dict(getattr(model, 'distillers', nn.ModuleDict()).named_parameters()))[1],
+    )
+
+
+def _counts(parameters: dict[str, nn.Parameter]) -> tuple[int, int]:
+    """Return how many numbers there are, and how many of them are trained."""
+    values = parameters.values()
+    return sum(p.numel() for p in values), sum(p.numel() for p in values if p.requires_grad)
+
+
+def _describe_teacher(teacher: Any) -> TeacherFacts:
+    network = teacher.network
+    receipt = teacher.receipt
+    return TeacherFacts(
+        teacher.key,
+        str(teacher.config.model.get('type')) if network is None else type(network).__name__,
+        0 if network is None else sum(p.numel() for p in network.parameters()),
+        receipt.as_dict() if receipt else None,
+        None if teacher.classes is None else list(teacher.classes),
+        teacher.renormalise is not None,
+    )
+
+
+def test_teachers(subject: Subject) -> None:
+    """Test each loaded teacher on some validation pictures, or say why it is not."""
+    for teacher, facts in zip(subject.frozen.values(), subject.teachers, strict=True):
+        facts.metric_note = _untested(subject, teacher)
+        if facts.metric_note:
+            continue
+        try:
+            facts.metric, facts.metric_pictures = test_pictures(teacher.network, subject.config, subject.options.val)
+        except Exception as error:  # whatever a test set lacks is no reason to stop: training does not test teachers
+            facts.metric_note = f'not tested: {message_of(error)}'
+
+
+def _untested(subject: Subject, teacher: Any) -> str:
+    receipt, classes = teacher.receipt, num_classes(teacher.config.model)
+    if teacher.network is None:
+        return 'not needed in training'
+    if not subject.options.weights or receipt is None or receipt.file is None:
+        return 'not tested: its weights are random'
+    if subject.options.val == 0 or subject.data_problem:
+        return 'not tested'
+    if not hasattr(teacher.network, 'val_step') or classes is None:
+        return 'not tested: it predicts nothing'
+    if 'val_dataloader' not in subject.config or 'val_evaluator' not in subject.config:
+        return 'not tested: the config has no validation set'
+    if subject.data_classes is not None and classes != len(subject.data_classes):
+        return f'not tested: it predicts {classes} other classes'
+    if receipt.ignored:
+        return 'not tested: parts of it that no distiller needs are not loaded'
+    return ''

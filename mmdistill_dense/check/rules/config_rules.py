@@ -1,0 +1,143 @@
+"""What the config and its data set can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmdistill_dense.check.context import Subject
+from mmdistill_dense.check.findings import ERROR, WARNING, Finding, Findings
+from mmdistill_dense.config.resolve import is_distill_model
+from mmdistill_dense.config.unknown_keys import check_keys
+from mmdistill_dense.guards.config import batch_problem, check_carrier, check_crop, check_num_classes, num_classes
+from mmdistill_dense.recipes.check_data import classes_of, optimizer_problem
+from mmdistill_dense.utils.messages import some
+
+
+def keys(subject: Subject) -> Findings:
+    """Misspelt keys of the runner, which would do nothing."""
+    check_keys(subject.config)
+    yield from ()
+
+
+def carrier(subject: Subject) -> Findings:
+    """``--cfg-options`` that change the top-level distillers only."""
+    check_carrier(subject.config)
+    yield from ()
+
+
+def hook(subject: Subject) -> Findings:
+    """DistillHook, without which a DistillModel does not train."""
+    config = subject.config
+    if not is_distill_model(config.model) or not config.model.get('distillers'):
+        return
+    hooks = [*(config.get('default_hooks') or {}).values(), *(config.get('custom_hooks') or [])]
+    if not any(_type_of(one).endswith('DistillHook') for one in hooks):
+        yield Finding(
+            ERROR,
+            'hook',
+            'no DistillHook among default_hooks and custom_hooks: a DistillModel does not train without it.',
+            "Add default_hooks = dict(distill=dict(type='mmdistill_dense.DistillHook')).",
+        )
+
+
+def workers(subject: Subject) -> Findings:
+    """Workers that live on in epoch-based training, which DistillHook refuses."""
+    loop, loader = subject.config.get('train_cfg') or {}, subject.config.get('train_dataloader') or {}
+    epochs = _type_of(loop) == 'EpochBasedTrainLoop' or (loop.get('by_epoch') and 'type' not in loop)
+    hooks = (subject.config.get('default_hooks') or {}).values()
+    attended = any(_type_of(one).endswith('DistillHook') for one in hooks)
+    if epochs and attended and loader.get('num_workers') and loader.get('persistent_workers'):
+        yield Finding(
+            ERROR,
+            'workers',
+            'train_dataloader.persistent_workers=True cannot be resumed exactly in epoch-based training.',
+            'Set train_dataloader.persistent_workers=False.',
+        )
+
+
+def crop(subject: Subject) -> Findings:
+    """A training crop that is padded back."""
+    check_crop((subject.config.get('train_dataloader') or {}).get('dataset', {}), subject.network)
+    yield from ()
+
+
+def batch(subject: Subject) -> Findings:
+    """The batch that the learning rate is for."""
+    problem = batch_problem(subject.config, subject.options.processes)
+    if problem:
+        yield Finding(WARNING, 'batch', problem, 'Say --processes N where N will train together.')
+
+
+def optimizer(subject: Subject) -> Findings:
+    """The kind of optimizer that the student is published with."""
+    problem = optimizer_problem(subject.config)
+    if problem:
+        yield Finding(
+            WARNING, 'optimizer', problem, "Take the student's own optim_wrapper and param_scheduler, if not meant."
+        )
+
+
+def data(subject: Subject) -> Findings:
+    """Pictures to train on, and to validate on."""
+    if subject.data_problem and subject.options.size is None:
+        message = f'no training: {subject.data_problem}'
+        yield Finding(ERROR, 'data', message, 'The rest is checked on generated pictures, as --size H W does it.')
+    if subject.validation_problem:
+        yield Finding(ERROR, 'data', f'training would stop at the first validation: {subject.validation_problem}')
+
+
+def student_classes(subject: Subject) -> Findings:
+    """As many classes in the student's head as in the training set."""
+    check_num_classes(subject.data_classes, 'model.student', subject.network)
+    yield from ()
+
+
+def validation_classes(subject: Subject) -> Findings:
+    """The same classes for validation as for training."""
+    own = subject.data_classes
+    for loader in ('val_dataloader', 'test_dataloader'):
+        found = classes_of((subject.config.get(loader) or {}).get('dataset') or {})
+        if found is not None and own is not None and list(found) != list(own):
+            yield Finding(
+                WARNING,
+                'validation_classes',
+                f'{loader}.dataset has the classes {some(found)}, train_dataloader.dataset {some(own)}.',
+                'Scores are given by position: use the same metainfo.classes in all loaders.',
+            )
+
+
+def labels(subject: Subject) -> Findings:
+    """Labels that the student's head has a class for."""
+    count = num_classes(subject.network)
+    if count is None:
+        return
+    for sample in (subject.batch or {}).get('data_samples') or []:
+        found = _labels_of(sample)
+        wrong = sorted({int(label) for label in found if label != 255 and not 0 <= label < count})
+        if wrong:
+            yield Finding(
+                ERROR,
+                'labels',
+                f'a training picture ({_name_of(sample)}) has the labels {wrong[:6]}, the student has {count} classes '
+                f'(0 to {count - 1}, 255 is ignored).',
+                'Correct the label files, reduce_zero_label, metainfo.classes or num_classes.',
+            )
+            return
+
+
+def _type_of(option: Any) -> str:
+    kind = option.get('type') if isinstance(option, Mapping) else option
+    return getattr(kind, '__name__', str(kind)).rsplit('.', 1)[-1]
+
+
+def _labels_of(sample: Any) -> Any:
+    if hasattr(sample, 'gt_sem_seg'):
+        return sample.gt_sem_seg.data.unique().tolist()
+    instances = getattr(sample, 'gt_instances', None)
+    return instances.labels.unique().tolist() if instances is not None and 'labels' in instances else []
+
+
+def _name_of(sample: Any) -> str:
+    meta = getattr(sample, 'metainfo', {})
+    return str(meta.get('seg_map_path') or meta.get('img_path') or meta.get('img_id'))

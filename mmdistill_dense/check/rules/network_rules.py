@@ -1,0 +1,124 @@
+"""What the built and loaded networks can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mmdistill_dense.check.context import Subject
+from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding, Findings
+from mmdistill_dense.guards.config import check_teacher_classes, num_classes
+
+# Elements of the teacher's maps for which the published sums of Af-DCD were weighed: Cityscapes; VOC, ADE20K and
+# COCO-Stuff; CamVid.
+SUMMED = (2048 * 64 * 128, 2048 * 64 * 64, 2048 * 45 * 45)
+
+
+def teacher_classes(subject: Subject) -> Findings:
+    """As many classes in the teacher's head as in the training set."""
+    for teacher in subject.frozen.values():
+        check_teacher_classes(subject.data_classes, teacher)
+        count = num_classes(teacher.config.model)
+        others = subject.data_classes is not None and count not in (None, len(subject.data_classes))
+        if teacher.allow_other_classes and others:
+            message = f'{teacher.key} predicts {count} other classes, as allow_other_classes permits.'
+            yield Finding(NOTE, 'teacher_classes', message)
+
+
+def trained(subject: Subject) -> Findings:
+    """Parameters of the backbone that are trained."""
+    backbone = getattr(subject.model, 'backbone', subject.model)
+    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+        yield Finding(
+            WARNING,
+            'trained',
+            "nothing in the student's backbone is trained (frozen_stages, requires_grad).",
+            'Features of a frozen backbone cannot learn from a teacher: lower frozen_stages.',
+        )
+
+
+def summed(subject: Subject) -> Findings:
+    """Weights of a sum over a map of the size that they were made for; generated pictures of another size tell none."""
+    for name, distiller in subject.distillers.items() if subject.options.size is None else ():
+        weight = getattr(distiller, 'fd_weight', 0) if getattr(distiller, 'fd_reduction', 'mean') == 'sum' else 0
+        for level in distiller.levels if weight else ():
+            if level.teacher.numel() not in SUMMED:
+                key = f'model.distillers.{name}'
+                yield Finding(
+                    WARNING,
+                    'summed',
+                    f'{key}.fd_weight={weight:g} multiplies a sum over {"x".join(map(str, level.teacher))} '
+                    f'({level.name}): {weight * level.teacher.numel():.2g} in units of the mean. The published weights '
+                    'are for other maps, where they are 8.4 to 42 in units of the mean.',
+                    f"Set {key}.fd_reduction='mean' and {key}.fd_weight=33.6 (8.4 on VOC and ADE20K).",
+                )
+
+
+def learned_classes(subject: Subject) -> Findings:
+    """The classes that the teacher's file names, in their order."""
+    for teacher in subject.frozen.values():
+        check_teacher_classes(subject.data_classes, teacher)
+    yield from ()
+
+
+def start(subject: Subject) -> Findings:
+    """The weights that ``load_from`` names fit the student."""
+    if subject.started and subject.started[0] < subject.started[1]:
+        fitting, total = subject.started
+        yield Finding(
+            WARNING if fitting else ERROR,
+            'start',
+            f'load_from={subject.config.load_from!r}: {fitting} of the {total} tensors of the student are in it.',
+            'The rest starts at random: is it the right file?',
+        )
+
+
+def random_teacher(subject: Subject) -> Findings:
+    """A teacher that knows something."""
+    for facts in subject.teachers:
+        if subject.options.weights and facts.receipt and facts.receipt['file'] is None:
+            yield Finding(
+                WARNING,
+                'random_teacher',
+                f'{facts.key} has random weights (allow_random=True): there is nothing to learn from it.',
+                f"Set {facts.key}.checkpoint to a file, an address or 'auto'.",
+            )
+
+
+def normalisation(subject: Subject) -> Findings:
+    """Teachers that see the batch in another normalisation than the student."""
+    for facts in subject.teachers:
+        if facts.renormalised:
+            yield Finding(
+                NOTE, 'normalisation', f'{facts.key} was trained with another normalisation; the batch is adapted.'
+            )
+
+
+def small_teacher(subject: Subject) -> Findings:
+    """Teachers larger than the student."""
+    for facts in subject.teachers:
+        if subject.student and 0 < facts.parameters < subject.student.parameters:
+            yield Finding(
+                NOTE,
+                'small_teacher',
+                f'{facts.key} has {facts.parameters:,} parameters, the student {subject.student.parameters:,}: '
+                'are they the right way round?',
+            )
+
+
+def teacher_metric(subject: Subject) -> Findings:
+    """A teacher that predicts better than chance."""
+    classes = len(subject.data_classes or ()) or 1
+    for facts in subject.teachers:
+        segments, detects = facts.metric.get('mIoU'), _ending(facts.metric, 'bbox_mAP_50')
+        if (segments is not None and segments <= 100 / classes) or detects == 0:
+            shown = f'AP50 {detects:.3f}' if segments is None else f'mIoU {segments:.1f}'
+            yield Finding(
+                WARNING,
+                'teacher_metric',
+                f'{facts.key} predicts no better than chance on {facts.metric_pictures} validation pictures ({shown}).',
+                'Another file, other classes or another order of them, another normalisation? More pictures: --val N.',
+            )
+
+
+def _ending(metric: Mapping[str, float], end: str) -> float | None:
+    return next((value for name, value in metric.items() if name.endswith(end)), None)

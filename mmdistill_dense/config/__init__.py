@@ -1,0 +1,1 @@
+"""Reading configs: names of zoo configs, inheritance, unknown keys."""

@@ -1,0 +1,175 @@
+"""Finds configs and our config fragments by name and resolves the networks they name, without ``mmengine.hub``.
+
+``mmengine.hub`` and ``_base_ = 'mmseg::…'`` look packages up by distribution name and fail (or install another package)
+where the maintained forks are used; here a name is resolved through the imported package's own folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
+
+DISTILL_KEYS = (
+    'type',
+    'student',
+    'teacher',
+    'distillers',
+    'inherit',
+)  # of a DistillModel config; others: the student's
+
+
+@dataclass
+class ModelConfig:
+    """A resolved network: its model dict, the scope it is built in and where it came from."""
+
+    model: ConfigDict
+    scope: str | None
+    source: str | None
+
+
+def package_root(package: str) -> Path:
+    """Return the folder that holds a package's ``configs``: ``<package>/.mim`` of an installation, or its checkout.
+
+    Raises:
+        ModuleNotFoundError: When the package is not installed.
+        FileNotFoundError: When it carries no configs.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f'{package!r} (the part before "::") is not an installed package.')
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    for root in (folder / '.mim', folder.parent):
+        if (root / 'configs').is_dir():
+            return root
+    raise FileNotFoundError(
+        f'The installed {package} carries no configs ({folder / ".mim"} is missing); install it with mim.'
+    )
+
+
+def find_config(name: str, key: str = 'cfg') -> Path:
+    """Return the path of a config given as ``'package::folder/file.py'`` (``.py`` may be left out) or as a file.
+
+    Args:
+        name: The name or path; a relative path means the working folder.
+        key: The config key to name in an error.
+
+    Raises:
+        FileNotFoundError: With close names of the same package.
+    """
+    if '::' not in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{key}={name!r}: no such file (looked in {Path.cwd()}); a zoo config is named 'mmseg::…'."
+            )
+        return path
+    package, _, rest = name.partition('::')
+    configs = package_root(package) / 'configs'
+    path = configs / (rest if rest.endswith('.py') else f'{rest}.py')
+    if not path.is_file():
+        known = [str(file.relative_to(configs)) for file in configs.rglob('*.py')]
+        close = difflib.get_close_matches(str(path.relative_to(configs)), known, n=3)
+        hint = f' Close: {", ".join(f"{package}::{c}" for c in close)}.' if close else ''
+        raise FileNotFoundError(f'{key}={name!r}: {package} has no such config.{hint}')
+    return path
+
+
+def base(name: str) -> str:
+    """Return the path of a config or fragment for a ``_base_`` list in any folder.
+
+    Use it as
+    ``_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/distillers/….py')``.
+    """
+    return str(find_config(name, '_base_'))
+
+
+def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
+    """Resolve a network option: ``cfg`` names a config, every other key is merged over its model.
+
+    Args:
+        option: ``dict(cfg=…, **overrides)`` or a full model dict with ``type``.
+        key: ``'student'`` or ``'teacher'``, for errors.
+
+    Raises:
+        KeyError: When the option holds neither ``cfg`` nor ``type``, or the named config has no ``model``.
+        FileNotFoundError: When the named config does not exist.
+    """
+    overrides = ConfigDict({name: value for name, value in option.items() if name != 'cfg'})
+    if option.get('cfg') is None:
+        if 'type' not in overrides:
+            raise KeyError(
+                f"{key}: give cfg='mmseg::…' (or a file), or a whole model dict with its type; got {sorted(option)}."
+            )
+        scope = overrides.pop('_scope_', None) or _default_scope()
+        return ModelConfig(overrides, scope, None)
+    path = find_config(option['cfg'], f'{key}.cfg')
+    config = Config.fromfile(path)
+    if 'model' not in config:
+        raise KeyError(f'{key}.cfg={option["cfg"]!r} has no key model.')
+    model = config.model
+    if is_distill_model(model):
+        # A pair or a leaf stands for its student, so that a distilled student can teach the next one.
+        model = load_model(student_option(model), 'model.student').model
+    if 'data_preprocessor' in config:
+        model.setdefault('data_preprocessor', config.data_preprocessor)
+    model = merge(model, overrides)
+    scope = model.pop('_scope_', None) or config.get('default_scope') or _default_scope()
+    return ModelConfig(model, scope, option['cfg'])
+
+
+def is_distill_model(model: Any) -> bool:
+    """Tell whether a model config is a ``DistillModel``."""
+    kind = model.get('type') if isinstance(model, Mapping) else None
+    return getattr(kind, '__name__', str(kind)).rsplit('.', 1)[-1] == 'DistillModel'
+
+
+def is_single_teacher(option: Mapping[str, Any]) -> bool:
+    """Tell whether ``model.teacher`` is one teacher, and no dict of several by name."""
+    return 'cfg' in option or 'type' in option or not all(isinstance(one, Mapping) for one in option.values())
+
+
+def student_option(model: Mapping[str, Any]) -> Any:
+    """Return the student of a ``DistillModel`` config, every other key of the model merged over it."""
+    keys = {name: value for name, value in model.items() if name not in DISTILL_KEYS}
+    return merge(model['student'], keys)
+
+
+def merge(model: Any, overrides: Mapping[str, Any]) -> Any:
+    """Return ``model`` with ``overrides`` merged in, as mmengine's ``_base_`` does, with three rules of ours.
+
+    A dict whose ``type`` differs replaces the old one whole; members of a list are changed by ``{'0': dict(…)}``; a
+    dict with ``_delete_=True`` replaces. Neither argument is changed.
+
+    Raises:
+        KeyError: For a list member that does not exist.
+    """
+    if not isinstance(overrides, Mapping):
+        return overrides
+    overrides = dict(overrides)
+    replaces = overrides.pop('_delete_', False)
+    if isinstance(model, (list, tuple)) and overrides and all(str(name).isdigit() for name in overrides):
+        members = list(model)
+        for name, value in overrides.items():
+            if int(name) >= len(members):
+                raise KeyError(f'override of member {name} of a list of {len(members)}')
+            members[int(name)] = merge(members[int(name)], value)
+        return members
+    same_type = isinstance(model, Mapping) and overrides.get('type', model.get('type')) == model.get('type')
+    if replaces or not same_type:
+        return ConfigDict({name: merge(None, value) for name, value in overrides.items()})
+    merged = ConfigDict(model)
+    for name, value in overrides.items():
+        merged[name] = merge(merged.get(name), value)
+    return merged
+
+
+def _default_scope() -> str | None:
+    scope = DefaultScope.get_current_instance()
+    return scope.scope_name if scope is not None else None

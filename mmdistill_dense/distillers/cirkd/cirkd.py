@@ -1,0 +1,236 @@
+"""CIRKD: relations between the pixels of different pictures."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, Shapes
+from mmdistill_dense.distillers.cirkd.memory import ClassMemory, choose_pixels, is_class, region_means
+from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
+from mmdistill_dense.distillers.pcd.queue import MIN_COUNT
+from mmdistill_dense.losses import normalize_pixels, similarity_divergence, to_device
+from mmdistill_dense.networks.taps import TapOption
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.distributed import gather_rows_with_gradient, mean_over_ranks, rows_before
+from mmdistill_dense.utils.validate import check_count, check_directions, check_positions
+
+
+@DISTILLERS.register_module()
+class CIRKD(FeatureDistiller):
+    """Cross-image relations: how similar a pixel is to pixels and regions of other pictures.
+
+    ``s_p``, ``t_p`` are the unit vectors of pixel p in the student's and the teacher's map, ``(B, C, H, W)`` and
+    ``(B, D, H, W)``; ``u_p`` is that of the student's map behind a projector to D channels; ``D_k(a || b)`` is
+    ``KL(softmax_k(a_k / tau) || softmax_k(b_k / tau))``::
+
+        loss_minibatch = minibatch_weight * mean over picture pairs (i, j) and pixels p of i of
+                                            D_{q in j}(t_p . t_q || s_p . s_q)
+        loss_pixel     = pixel_weight     * mean over labelled pixels p of  D_k(t_p . e_k || u_p . e_k)
+        loss_region    = region_weight    * mean over labelled pixels p of  D_k(t_p . r_k || u_p . r_k)
+
+    ``e_k`` are drawn anew in each step from queues of teacher pixels by class, ``r_k`` from queues of the teacher's
+    mean vectors of a class in a picture. Before the comparison each picture gives every class in it one region and up
+    to ``pixels_per_image`` random pixels.
+
+    With N processes the minibatch is that of all of them, the queues are equal, and what enters and what is drawn
+    depends on (seed, iteration, number of the picture): losses and gradients average to those of one process. For that
+    all processes need maps of one size.
+
+    Cost: the minibatch part has ``B * B_all * (H W)^2`` scores and the others ``B H W * (pixel_contrast +
+    region_contrast)``, both formed in blocks. With ``gather`` each of several processes holds the vectors of all and
+    their gradients, ``B_all H W (2 C + D)`` numbers: 0.4 GiB for 16 crops with 8192 positions, 128 and 512 channels.
+    The queues have ``classes * (pixel_memory + region_memory) * D`` numbers, also in each checkpoint that a run resumes
+    from: 0.86 GB for Cityscapes and mmseg's 512 channels.
+
+    Source: Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR 2022, with the
+    constants of the released code, from which three things differ. The pixels that enter a queue are of its class, as
+    the paper says (the code draws from the first n pixels of the picture, n being the class's number). A queue is a
+    ring (where rows do not fit at its end, the code writes them over its last ones). The minibatch spans the processes
+    (the code compares each process's own pictures, which is ``gather=False``).
+
+    Example:
+        ``dict(type='CIRKD', pixel_weight=0.01, region_weight=0.01)``
+
+    Args:
+        student_tap: Defaults to the input of segmentation's last convolution, as in the released code.
+        teacher_tap: Defaults to the same.
+        minibatch_weight, pixel_weight, region_weight: Default to 1, 0.1, 0.1; 0 leaves a part out.
+        temperature: tau.
+        pool: Both maps are averaged over squares of this side before the minibatch part, which is ``pool^4`` times
+            cheaper. Defaults to 1; the released SegFormer training has 2.
+        gather: Whether the minibatch part spans all processes. ``False``, as released, in the published settings.
+        num_classes: Defaults to that of the teacher's ``decode_head``.
+        pixel_memory: Rows of a class in the queues of pixels.
+        region_memory: The same for regions.
+        pixel_contrast: Pixels compared with, over all classes: ``pixel_contrast // classes + 1`` of each.
+        region_contrast: The same for regions.
+        pixels_per_image: Pixels of a class that a picture gives.
+        resize: See :class:`FeatureDistiller`. Defaults to ``'teacher'``: the student's grid is the coarser one where a
+            transformer teaches a convolutional network, and the cost grows with the square of the positions.
+        **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
+
+    Raises:
+        ValueError: For an option out of range; in :meth:`setup` when the number of classes is not known, or for maps
+            of one channel or one position; at the first step for data without label maps.
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'decode_head.conv_seg:input',
+        teacher_tap: TapOption | None = None,
+        *,
+        minibatch_weight: float = 1.0,
+        pixel_weight: float = 0.1,
+        region_weight: float = 0.1,
+        temperature: float = 0.1,
+        pool: int = 1,
+        gather: bool = True,
+        num_classes: int | None = None,
+        pixel_memory: int = 20000,
+        region_memory: int = 2000,
+        pixel_contrast: int = 4096,
+        region_contrast: int = 1024,
+        pixels_per_image: int = 16,
+        resize: str | None = 'teacher',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)
+        weights = (minibatch_weight, pixel_weight, region_weight)
+        if min(weights) < 0 or not any(weights):
+            names = 'minibatch_weight, pixel_weight and region_weight'
+            raise ValueError(f'{names} must be >= 0 and not all 0, got {weights}.')
+        if not temperature > 0:
+            raise ValueError(f'temperature must be > 0, got {temperature}.')
+        counts = {'pixel_memory': pixel_memory, 'region_memory': region_memory, 'pixel_contrast': pixel_contrast}
+        counts |= {'region_contrast': region_contrast, 'pixels_per_image': pixels_per_image, 'pool': pool}
+        for name, value in {**counts, 'num_classes': 1 if num_classes is None else num_classes}.items():
+            check_count(name, value, 1)
+        self.minibatch_weight = minibatch_weight
+        self.weights = {k: w for k, w in (('pixel', pixel_weight), ('region', region_weight)) if w}
+        self.memory = {'pixel': pixel_memory, 'region': region_memory}
+        self.contrast = {'pixel': pixel_contrast, 'region': region_contrast}
+        self.pixels_per_image = pixels_per_image
+        self.temperature = temperature
+        self.pool = pool
+        self.gather = gather
+        self.num_classes = num_classes
+
+    # Construction
+
+    def setup(self, student: Shapes, teacher: Shapes) -> None:
+        """Make projectors and queues of each level."""
+        if self.weights and self.num_classes is None:
+            self.num_classes = classes_of_head(self.frozen, 'decode_head')
+            if self.num_classes is None:
+                teacher_kind = 'no teacher' if self.frozen is None else f'{self.frozen.config.model.type} as teacher'
+                raise ValueError(
+                    f'distillers.{self.name}: CIRKD keeps a queue for each class of a label map and found '
+                    f'{teacher_kind}, without a decode_head that tells their number. It works for segmentation data: '
+                    "set num_classes there; choose another method for detectors, e.g. type='PKD'."
+                )
+        super().setup(student, teacher)
+
+    def build_align(self, level: Level) -> nn.Module | None:
+        """Return ``None``: similarities compare maps of different channels."""
+        return None
+
+    def build_level(self, level: Level) -> nn.Module | None:
+        """Return the projector and the queues."""
+        if len(level.student) != 3:
+            raise ValueError(
+                f'distillers.{self.name}: {level.name} must be (B, C, H, W) maps, got {tuple(level.student)} '
+                '(without the batch).'
+            )
+        key = f'distillers.{self.name}'
+        if self.minibatch_weight:
+            check_directions(key, level.name, level.student[0])
+            pooled = (1, *(-(-side // self.pool) for side in self.grid(level)))
+            check_positions(key, f'{level.name} behind pool={self.pool}', level.student, level.teacher, pooled)
+        if not self.weights:
+            return None
+        check_directions(key, level.name, level.teacher[0])
+        assert self.num_classes is not None, 'found by setup'
+        sizes = {kind: self.memory[kind] for kind in self.weights}
+        return ClassMemory(level.student[0], level.teacher[0], self.num_classes, sizes)
+
+    # One step
+
+    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Any) -> dict[str, Tensor]:
+        """Return the parts of one level; the teacher's vectors of this step are in the queues before."""
+        terms = {}
+        if self.minibatch_weight:
+            terms['loss_minibatch'] = self.minibatch_weight * self.minibatch(student, teacher)
+        if self.weights:
+            # The one wait of a step: what is chosen by class is chosen on the CPU.
+            labels = semantic_labels(data_samples, student.shape[2:], f'distillers.{self.name}').cpu()
+            for kind, value in self.memory_terms(student, teacher, labels, level).items():
+                terms[f'loss_{kind}'] = self.weights[kind] * value
+        return terms
+
+    def minibatch(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the divergence over all pairs of pictures, of this process's share of their first ones."""
+        if self.pool > 1:
+            student, teacher = (F.avg_pool2d(x, self.pool, ceil_mode=True) for x in (student, teacher))
+        batch, pixels = len(student), student.shape[2] * student.shape[3]
+        rows = [normalize_pixels(x)[0] for x in (student, teacher)]
+        keys, pictures = [x.view(batch, pixels * x.shape[1]) for x in rows], rows[0].new_full((), batch)
+        if self.gather:
+            keys, pictures = [gather_rows_with_gradient(x) for x in keys], mean_over_ranks(pictures)
+        s_keys, t_keys = (x.view(len(x), pixels, own.shape[1]) for x, own in zip(keys, rows, strict=True))
+        weight = (1 / (pictures * pixels)).expand(batch * pixels)
+        return similarity_divergence(rows[0], s_keys, rows[1], t_keys, temperature=self.temperature, row_weight=weight)
+
+    def memory_terms(self, student: Tensor, teacher: Tensor, labels: Tensor, level: int) -> dict[str, Tensor]:
+        """Let the teacher's vectors into the queues and return the divergence against samples of them, by kind.
+
+        Labels lie on the CPU.
+        """
+        assert self.num_classes is not None, 'found by setup'
+        memory = self._memory(level)
+        rows, targets = (normalize_pixels(x)[0] for x in (memory.projector(student), teacher))
+        if self.training:
+            self._enqueue(targets.view(len(labels), -1, targets.shape[1]), labels.flatten(1), level)
+        valid = to_device(is_class(labels.flatten(), self.num_classes).nonzero()[:, 0], rows)
+        rows, targets = rows[valid], targets[valid]
+        # of all processes, so that their mean is that of one
+        count = mean_over_ranks(rows.new_full((), len(rows))).clamp_min(MIN_COUNT)
+        terms = {}
+        for kind in self.weights:
+            number = self.contrast[kind] // self.num_classes + 1
+            keys = memory.queue(kind).sample(number, self._stream(level, kind)).to(rows.dtype)[None]
+            weight = (1 / count).expand(len(rows))
+            terms[kind] = similarity_divergence(
+                rows, keys, targets, keys, temperature=self.temperature, row_weight=weight
+            )
+        return terms
+
+    @torch.no_grad()
+    def _enqueue(self, targets: Tensor, labels: Tensor, level: int) -> None:
+        memory, classes = self._memory(level), self.num_classes
+        assert classes is not None, 'found by setup'
+        if 'region' in self.weights:
+            regions = [region_means(rows, found, classes) for rows, found in zip(targets, labels, strict=True)]
+            memory.queue('region').enqueue(*(torch.cat(x) for x in zip(*regions, strict=True)))
+        if 'pixel' in self.weights:
+            first = rows_before(len(labels), targets.device)
+            pixels = []
+            for number, (rows, found) in enumerate(zip(targets, labels, strict=True), start=first):
+                stream = self._stream(level, f'picture {number}')
+                chosen = choose_pixels(found, classes, self.pixels_per_image, stream)
+                pixels.append((rows[to_device(chosen, rows)], found[chosen]))
+            memory.queue('pixel').enqueue(*(torch.cat(x) for x in zip(*pixels, strict=True)))
+
+    def _memory(self, level: int) -> ClassMemory:
+        memory = self.parts[level]
+        assert isinstance(memory, ClassMemory)
+        return memory
+
+    def _stream(self, level: int, place: str) -> torch.Generator:
+        """Return a generator that is the same on every process, unlike :meth:`generator`."""
+        text = f'{self.progress.seed}/{self.progress.iteration}/{self.name}/{level}/{place}'
+        return torch.Generator().manual_seed(zlib.crc32(text.encode()))

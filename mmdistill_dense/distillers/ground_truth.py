@@ -1,0 +1,115 @@
+"""What distillers read from the ground truth of a batch, and the number of classes of a teacher's head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmdistill_dense.losses import to_device
+
+if TYPE_CHECKING:
+    from mmdistill_dense.networks.teacher import FrozenTeacher
+
+
+def semantic_labels(data_samples: Any, size: Sequence[int], key: str) -> Tensor:
+    """Return the class of each position of a map, by the nearest pixel.
+
+    Args:
+        data_samples: mmseg's, each with ``gt_sem_seg`` of the (padded) image's size.
+        size: Height and width of the map.
+        key: The distiller's config key, for the error.
+
+    Returns:
+        (B, H, W) int64; ignored pixels keep their label, usually 255.
+
+    Raises:
+        ValueError: When the samples hold no segmentation.
+    """
+    if not data_samples or any('gt_sem_seg' not in sample for sample in data_samples):
+        raise ValueError(
+            f'{key} compares classes and needs label maps (gt_sem_seg), which the batch does not hold: it works for '
+            "segmentation data whose pipeline has LoadAnnotations; choose another method, e.g. type='CWD', elsewhere."
+        )
+    labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples])
+    return F.interpolate(labels.float(), tuple(size), mode='nearest')[:, 0].long()
+
+
+def classes_of_head(frozen: FrozenTeacher | None, path: str) -> int | None:
+    """Return the number of classes that a teacher's head tells apart, if it is known.
+
+    Args:
+        frozen: The teacher, or ``None``.
+        path: A module inside the head, e.g. ``'decode_head.conv_seg'``.
+    """
+    head = _head_config(frozen, path)
+    return None if head is None else int(head['num_classes'])
+
+
+def scores_of_head(frozen: FrozenTeacher | None, path: str) -> int | None:
+    """Return the length of a teacher head's class scores, if it is known: with background where it is one of them, and
+    1 for a binary head with ``out_channels=1``.
+
+    Args:
+        frozen: The teacher, or ``None``.
+        path: A module inside the head, e.g. ``'bbox_head.retina_cls'``.
+    """
+    head = _head_config(frozen, path)
+    if head is None:
+        return None
+    # as mmdet's heads read it, whatever the loss itself takes for granted
+    background = 'loss_cls' in head and not head['loss_cls'].get('use_sigmoid', False)
+    outputs = head.get('out_channels')  # YOLOv3's are the widths of its features
+    return outputs if isinstance(outputs, int) else int(head['num_classes']) + background
+
+
+def _head_config(frozen: FrozenTeacher | None, path: str) -> Mapping[str, Any] | None:
+    model = {} if frozen is None else frozen.config.model
+    head = model.get(path.split('.')[0])
+    return head if isinstance(head, Mapping) and 'num_classes' in head else None
+
+
+def boxes_on_map(data_samples: Any, size: Sequence[int], key: str, like: Tensor) -> list[Tensor]:
+    """Return the annotated boxes of each picture in cells of a map of the whole (padded) batch, by the map's stride.
+
+    Args:
+        data_samples: mmdet's, each with ``gt_instances`` and, among its metadata, the batch's padded size.
+        size: Height and width of the map.
+        key: The distiller's config key, for the error.
+        like: A tensor of the device and dtype to return.
+
+    Returns:
+        Per picture (R, 4): x1, y1, x2, y2. Ignored instances (crowds) are not among them.
+
+    Raises:
+        ValueError: When the samples hold no boxes.
+    """
+    if not data_samples or any('bboxes' not in sample.get('gt_instances', ()) for sample in data_samples):
+        raise ValueError(
+            f'{key} separates objects from background and needs boxes (gt_instances.bboxes), which the batch does not '
+            'hold: it works for detection data whose pipeline has LoadAnnotations(with_bbox=True); choose another '
+            "method, e.g. type='MGD', elsewhere."
+        )
+    return [_scaled(sample, size, like) for sample in data_samples]
+
+
+def _scaled(sample: Any, size: Sequence[int], like: Tensor) -> Tensor:
+    boxes = sample.gt_instances.bboxes
+    meta = sample.metainfo
+    height, width = meta.get('batch_input_shape') or meta.get('pad_shape') or meta['img_shape']
+    y, x = (_stride(*sides) for sides in zip((height, width), size, strict=True))
+    strides = to_device(torch.tensor([x, y, x, y]), like).to(like.dtype)
+    return getattr(boxes, 'tensor', boxes).to(like) / strides
+
+
+def _stride(pixels: int, cells: int) -> float:
+    """Return the power of two that gives a side of so many cells, rounded up; the ratio where none does.
+
+    Where the side is no multiple of the stride, as at the coarse levels of an FPN, the last cell lies partly outside.
+    """
+    stride = 2.0 ** math.ceil(math.log2(pixels / cells))
+    return stride if math.ceil(pixels / stride) == cells else pixels / cells

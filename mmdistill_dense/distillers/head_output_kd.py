@@ -1,0 +1,120 @@
+"""Terms on what dense heads put out, and the comparisons that R-CNN heads use too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses, Shapes
+from mmdistill_dense.distillers.ground_truth import scores_of_head
+from mmdistill_dense.losses import correlation_distance, sigmoid_divergence, smooth_l1, softmax_divergence
+from mmdistill_dense.networks.taps import TapOption
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.validate import check_classes, check_option, check_scores
+
+Comparison = Callable[[Tensor, Tensor], Tensor]
+
+_DIVERGENCES: dict[str, Callable[..., Tensor]] = {
+    'softmax': softmax_divergence,
+    'sigmoid': sigmoid_divergence,
+    'dist': correlation_distance,
+}
+
+
+@DISTILLERS.register_module()
+class HeadOutputKD(FeatureDistiller):
+    """Distillation of a dense head's output maps, box regression or class scores.
+
+    Per recorded map ``(N, A * K, H, W)``; a head that is shared by the levels is called once per level and each call
+    is one term; the terms are summed::
+
+        form='smooth_l1', 'l1':  loss_head = mean over all elements of the (smooth) absolute difference
+        form='sigmoid':          loss_head = T² * mean over all elements of the binary KL of the scores
+        form='softmax':          loss_head = T² * mean over N, A, H, W of the KL over the K classes
+
+    All positions count, background too. No parameters, cost linear in the maps.
+
+    Source: plain output distillation; the released MasKD (ICLR 2023) adds the regression forms to its feature term.
+
+    Args:
+        student_tap: The output's module, e.g. ``'bbox_head.retina_reg'``; an entry of a list may have a weight.
+        teacher_tap: The same in the teacher. Defaults to the student's.
+        form: ``'smooth_l1'``, ``'l1'``, ``'softmax'`` or ``'sigmoid'``. Defaults to ``'smooth_l1'``.
+        beta: Where the square of ``'smooth_l1'`` ends. Defaults to 1.
+        temperature: T of ``'softmax'`` and ``'sigmoid'``. Defaults to 1.
+        num_classes: K of ``'softmax'`` where anchors are folded into the channels. Defaults to the classes (with
+            background, where the head has one) of the tapped head in the teacher's config, else to all channels.
+        **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``resize`` of :class:`FeatureDistiller`.
+
+    Raises:
+        ValueError: For an unknown form, an option that the form does not have or that is out of range; in
+            :meth:`setup` for channels that are no multiple of K, for K = 1 and for scores whose classes do not come
+            first (tokens, queries).
+
+    Example:
+        >>> distiller = HeadOutputKD('bbox_head.retina_reg', form='l1')  # RetinaNet <- R101
+        >>> import torch
+        >>> distiller.loss(torch.zeros(2, 36, 4, 4), torch.ones(2, 36, 4, 4), 0)
+        {'loss_head': tensor(1.)}
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption,
+        teacher_tap: TapOption | None = None,
+        *,
+        form: str = 'smooth_l1',
+        beta: float | None = None,
+        temperature: float | None = None,
+        num_classes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Outputs mean the same in both networks or nothing: they are never mixed by an alignment.
+        super().__init__(student_tap, teacher_tap, align='none', **kwargs)
+        check_option('form', form, ('smooth_l1', 'l1', 'softmax', 'sigmoid'))
+        self.compare = comparison(form, beta, temperature)
+        if num_classes is not None and (form != 'softmax' or num_classes < 2):
+            raise ValueError(f"num_classes >= 2 belongs to form='softmax', got {num_classes} with form={form!r}.")
+        self.form = form
+        self.num_classes = num_classes
+
+    def setup(self, student: Shapes, teacher: Shapes) -> None:
+        """Pair and check the maps; learn the number of classes where the form needs it."""
+        if self.form == 'softmax' and self.num_classes is None:
+            self.num_classes = scores_of_head(self.frozen, self.teacher_taps[0].path)
+        super().setup(student, teacher)
+
+    def build_level(self, level: Level) -> nn.Module | None:
+        key = f'distillers.{self.name}'
+        if self.form in ('softmax', 'sigmoid'):
+            check_scores(key, level.name, level.student)
+        if self.form == 'softmax':
+            check_classes(key, level.name, self.num_classes or level.student[0], f"{key}.form='sigmoid'")
+        if self.num_classes is not None and level.student[0] % self.num_classes:
+            raise ValueError(
+                f'{key}: {level.name} has {level.student[0]} channels, no multiple of '
+                f'num_classes={self.num_classes}; set num_classes to the length of one softmax.'
+            )
+        return None
+
+    def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
+        """Return ``loss_head`` of one pair of maps."""
+        classes = {'softmax': self.num_classes, 'sigmoid': 1}.get(self.form)
+        if classes is not None:
+            student, teacher = (x.reshape(-1, classes, *x.shape[2:]) for x in (student, teacher))
+        return {'loss_head': self.compare(student, teacher)}
+
+
+def comparison(form: str, beta: float | None, temperature: float | None) -> Comparison:
+    """Return the comparison of two outputs; an option that the form does not have is refused."""
+    regression = form in ('smooth_l1', 'l1')
+    if beta is not None and (form != 'smooth_l1' or beta <= 0):
+        raise ValueError(f"beta > 0 belongs to form='smooth_l1', got {beta} with form={form!r}.")
+    if temperature is not None and (regression or temperature <= 0):
+        raise ValueError(f'temperature > 0 belongs to the forms of class scores, got {temperature} with form={form!r}.')
+    if regression:
+        return partial(smooth_l1, beta=0.0 if form == 'l1' else 1.0 if beta is None else beta)
+    return partial(_DIVERGENCES[form], temperature=1.0 if temperature is None else temperature)

@@ -1,0 +1,70 @@
+"""Logit distillation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from mmdistill_dense.distillers.base import FeatureDistiller, Level
+from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence
+from mmdistill_dense.networks.taps import TapOption
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.validate import check_classes, check_option, check_scores
+
+
+@DISTILLERS.register_module()
+class LogitKD(FeatureDistiller):
+    """Per-pixel distillation of class scores.
+
+    ``KL(softmax(z_t / T) || softmax(z_s / T))`` summed over the C classes, averaged over batch and pixels, times T²;
+    with ``activation='sigmoid'`` the C channels are independent yes/no scores (anchors x classes of a dense detection
+    head). All pixels count, those with an ignored label too. Maps ``(B, C, H, W)``; no parameters, cost O(BCHW).
+
+    The default tap is segmentation's main head; a detector names its own, e.g. ``student_tap='bbox_head.retina_cls'``.
+
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, eq. 1 and section 2.1, taken
+        per pixel.
+
+    Args:
+        student_tap, teacher_tap, teacher, loss_weight, schedule: See :class:`FeatureDistiller`.
+        temperature: T. Defaults to 1.
+        activation: ``'softmax'`` or ``'sigmoid'``. Defaults to ``'softmax'``; a head with one channel (binary, with
+            ``out_channels=1``) needs ``'sigmoid'``.
+        resize: Whose scores are resized where the maps differ in size, as those of a transformer of stride 4 and a
+            convolutional network of stride 8. Defaults to ``'student'``; ``None`` refuses such a pair.
+
+    Raises:
+        ValueError: For a temperature that is not positive or an unknown activation; in :meth:`setup` for scores whose
+            classes do not come first (tokens), and for a softmax over one channel.
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'decode_head.conv_seg',
+        teacher_tap: TapOption | None = None,
+        *,
+        temperature: float = 1.0,
+        activation: str = 'softmax',
+        resize: str | None = 'student',
+        **kwargs: Any,
+    ) -> None:
+        # Class scores mean the same in both networks or nothing: they are never mixed by an alignment.
+        super().__init__(student_tap, teacher_tap, align='none', resize=resize, **kwargs)
+        check_option('activation', activation, ('softmax', 'sigmoid'))
+        if temperature <= 0:
+            raise ValueError(f'temperature must be > 0, got {temperature}.')
+        self.temperature = temperature
+        self.activation = activation
+        self.divergence = softmax_divergence if activation == 'softmax' else sigmoid_divergence
+
+    def build_level(self, level: Level) -> None:
+        """Check that the level holds class scores that the activation can compare."""
+        key = f'distillers.{self.name}'
+        check_scores(key, level.name, level.student)
+        if self.activation == 'softmax':
+            check_classes(key, level.name, level.student[0], f"{key}.activation='sigmoid'")
+
+    def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
+        """Return ``loss_kd`` of one pair of score maps."""
+        return {'loss_kd': self.divergence(student, teacher, temperature=self.temperature)}

@@ -1,0 +1,8 @@
+"""MasKD: receptive tokens are learned on the teacher before training, kept in files, and mask the features."""
+
+from mmdistill_dense.distillers.maskd.load_tokens import ready_distiller
+from mmdistill_dense.distillers.maskd.maskd import MasKD
+from mmdistill_dense.distillers.maskd.prepare_tokens import prepare_tokens
+from mmdistill_dense.distillers.maskd.token_files import read_tokens, write_tokens
+
+__all__ = ['MasKD', 'prepare_tokens', 'read_tokens', 'ready_distiller', 'write_tokens']

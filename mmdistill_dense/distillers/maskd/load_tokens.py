@@ -1,0 +1,87 @@
+"""A distiller with its tokens, for tools that look at them without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+
+from mmdistill_dense.distillers.maskd.fingerprint import from_number
+from mmdistill_dense.distillers.maskd.prepare_tokens import Places
+from mmdistill_dense.registry import DISTILLERS, MODELS
+from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
+
+if TYPE_CHECKING:
+    from mmdistill_dense.distillers.maskd.maskd import MasKD
+
+
+def ready_distiller(
+    config: Config | str | Path, tokens: str | None = None, checkpoint: str | None = None
+) -> tuple[Any, MasKD]:
+    """Build the model of a config, load its teacher and give its first ``MasKD`` the tokens.
+
+    Tokens come from ``tokens``, else from ``checkpoint``, else from the work folder of the config, where training or
+    ``tools/learn_tokens.py`` left them. The student has the checkpoint's weights, or untrained ones.
+
+    Args:
+        config: A config, or its file.
+        tokens: A token file or address.
+        checkpoint: A checkpoint that a run of the config wrote.
+
+    Returns:
+        The model in eval mode, and the distiller.
+
+    Raises:
+        KeyError: When the config has no ``MasKD``.
+        FileNotFoundError: When there are no tokens yet.
+        ValueError: For tokens that do not fit, and a checkpoint without distillers.
+    """
+    config = config if isinstance(config, Config) else Config.fromfile(config)
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    model = MODELS.build(config.model)
+    kind: Any = DISTILLERS.get('MasKD')
+    found = [d for d in getattr(model, 'distillers', {}).values() if isinstance(d, kind)]
+    if not found:
+        raise KeyError("model.distillers of this config holds no dict(type='MasKD', …).")
+    distiller = found[0]
+    distiller.frozen.load(next(model.parameters()))
+    if checkpoint is not None:
+        _load(model, checkpoint)
+    places = Places(distiller, distiller.frozen, _work_dir(config), config.train_dataloader.get('dataset'))
+    logger = MMLogger.get_current_instance()
+    given = tokens or (None if checkpoint else distiller.tokens)
+    if given is not None:
+        distiller.load_tokens(places.read_given(given, logger), places.teacher)
+    elif checkpoint is not None and not distiller.has_tokens_of(places.teacher):
+        raise ValueError(
+            f'checkpoint={checkpoint!r} holds tokens of the teacher {from_number(int(distiller.tokens_ready))}, this '
+            f'config has {places.teacher}: give the checkpoint of a run of this config, or a token file.'
+        )
+    elif checkpoint is None:
+        if not places.final.is_file():
+            raise FileNotFoundError(
+                f'There are no tokens at {str(places.final)!r}: learn them with tools/learn_tokens.py or by training, '
+                'or give a token file or a checkpoint.'
+            )
+        distiller.load_tokens(places.read(places.final), places.teacher)
+    model.eval()
+    return model, distiller
+
+
+def _load(model: Any, path: str) -> None:
+    content = read_checkpoint(path)
+    model.load_state_dict(state_dict_of(content, path))
+    if not content.get('distillers'):
+        raise ValueError(
+            f'checkpoint={path!r} holds no distillers (save_best files are such): give an iter_*.pth or epoch_*.pth, '
+            'or the tokens as well.'
+        )
+    model.distillers.load_state_dict(content['distillers'])
+
+
+def _work_dir(config: Config) -> str:
+    """Return the folder that training uses: the config's, or the one that is named after its file."""
+    return config.get('work_dir') or str(Path('work_dirs', Path(config.filename or 'config').stem))

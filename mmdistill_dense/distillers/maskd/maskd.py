@@ -1,0 +1,239 @@
+"""MasKD: masked distillation with receptive tokens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmdistill_dense import losses
+from mmdistill_dense.distillers.base import FeatureDistiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.maskd.fingerprint import as_number
+from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
+from mmdistill_dense.distillers.maskd.learn_options import LearnOptions
+from mmdistill_dense.distillers.maskd.token_files import BRANCH, Values
+from mmdistill_dense.networks.taps import TapOption
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.validate import check_count, is_count
+
+if TYPE_CHECKING:
+    from mmdistill_dense.networks.teacher import FrozenTeacher
+
+
+@DISTILLERS.register_module()
+class MasKD(FeatureDistiller):
+    """Squared error between maps where learned masks of the teacher's map say that it matters.
+
+    T tokens ``E_i`` (vectors of C numbers) per level give masks ``m_i = sigmoid(E_i . F_t)`` of a teacher map
+    ``F_t (N, C, H, W)``; a small branch of the map weighs them, ``p (N, T)``, or all weigh 1 / T::
+
+        loss_maskd = factor * sum_levels mean_n sum_i p_i mean_c [ sum_P m_i^2 (align(F_s) - F_t)_c^2 / sum_P m_i ]
+
+    Tokens and branch are learned once, on the teacher, before training starts: it computes its own training loss on its
+    masked maps, plus a Dice term that keeps the masks apart (see :mod:`mmdistill_dense.distillers.maskd`). They are
+    buffers: the student's optimizer never sees them.
+
+    Source: Huang et al., "Masked Distillation with Receptive Tokens", ICLR 2023, and its released code. Ours, with the
+    same values: one spatial weight map instead of one masked copy of the maps per token, the branch's convolution
+    through nine shifted sums, the learning inside the run, tokens without gradient.
+
+    Cost per image and level: O(T C H W) for the masks, in training only; parameters are the aligning 1x1 convolutions.
+
+    Args:
+        student_tap: Defaults to the neck, all its levels.
+        teacher_tap: Defaults to the same.
+        num_tokens: T. Defaults to 6 (detection); 8 for segmentation.
+        weight_mask: Weigh the masks by the branch. Defaults to True (detection); False for segmentation.
+        student_mask_from: Iteration of the run from which each mask is also multiplied by the student's own; ``None``
+            is never. Defaults to None.
+        share_tokens: All taps use the tokens of the first (main and auxiliary logits), which are learned on it alone.
+        factor: Constant of the loss: 1 for detection, 0.5 for segmentation, as released.
+        eps: Added to the area of a mask: 0 for detection, 1e-5 for segmentation, as released.
+        align: ``'conv'`` aligns every level by a 1x1 convolution; ``'none'`` for class logits.
+        resize: What happens to maps of different size; by default the student's is resized.
+        tokens: A token file or address, which spares the learning: ours, the released ones, or a run's checkpoint.
+        allow_other_teacher: Accept a file of ``tokens`` that was learned on another teacher or tap.
+        learn: Options of :class:`mmdistill_dense.distillers.maskd.learn_options.LearnOptions`.
+        **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`FeatureDistiller`.
+
+    Raises:
+        KeyError, ValueError: For an unknown or impossible option.
+
+    Example:
+        >>> distiller = MasKD(num_tokens=2, weight_mask=False)
+        >>> shapes = {'neck': [torch.Size((1, 4, 8, 8)), torch.Size((1, 4, 4, 4))]}
+        >>> distiller.setup(shapes, shapes)
+        >>> distiller.load_tokens({'0.mask_token': torch.ones(2, 4), '1.mask_token': torch.ones(2, 4)})
+        >>> maps = {'neck': [torch.ones(shape) for shape in shapes['neck']]}
+        >>> sorted(distiller(maps, maps, None))
+        ['level0', 'level1', 'loss_maskd']
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'neck',
+        teacher_tap: TapOption | None = None,
+        *,
+        num_tokens: int = 6,
+        weight_mask: bool = True,
+        student_mask_from: int | None = None,
+        share_tokens: bool = False,
+        factor: float = 1.0,
+        eps: float = 0.0,
+        align: str = 'conv',
+        resize: str | None = 'student',
+        tokens: str | None = None,
+        allow_other_teacher: bool = False,
+        learn: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_tap, teacher_tap, align=align, resize=resize, **kwargs)
+        check_count('num_tokens', num_tokens, 1)
+        if factor <= 0 or eps < 0:
+            raise ValueError(f'factor must be > 0 and eps >= 0, got {factor} and {eps}.')
+        if student_mask_from is not None and (not is_count(student_mask_from) or student_mask_from < 0):
+            raise ValueError(f'student_mask_from is an iteration >= 0 or None, got {student_mask_from!r}.')
+        self.num_tokens = num_tokens
+        self.weight_mask = weight_mask
+        self.student_mask_from = student_mask_from
+        self.share_tokens = share_tokens
+        self.factor = factor
+        self.eps = eps
+        self.tokens = tokens
+        self.allow_other_teacher = allow_other_teacher
+        self.learn = LearnOptions.parse(learn or {})
+        self.teacher_parts = None if tokens is None else ()  # learning runs the whole teacher
+        self.gated_taps: list[GatedTap] = []
+        self.mask_modules = nn.ModuleList()
+        # 0, or the number of the teacher whose tokens these are (1 where that is not known)
+        self.tokens_ready: Tensor
+        self._ready = False  # spares a device's answer at every step
+        self.register_buffer('tokens_ready', torch.zeros((), dtype=torch.int64))
+
+    def setup(self, student: Shapes, teacher: Shapes) -> None:
+        super().setup(student, teacher)
+        counts = [len(teacher[str(tap)]) for tap in self.teacher_taps]
+        first = 0
+        for tap, count in zip(self.teacher_taps, counts, strict=True):
+            self.gated_taps.append(GatedTap(tap, first, count))
+            first += count
+        if self.share_tokens:
+            del self.gated_taps[1:]
+            self._check_shared(counts)
+        for level in self.levels[: self.gated_taps[-1].first + self.gated_taps[-1].count]:
+            self.mask_modules.append(MaskModule(self.num_tokens, level.teacher[0], self.weight_mask))
+        for level in self.levels:
+            if level.student[1:] != level.teacher[1:]:
+                print_log(
+                    f'distillers.{self.name}: {level.name}: the student map is {tuple(level.student[1:])} and the '
+                    f"teacher's {tuple(level.teacher[1:])}; the {self.resize}'s is resized bilinearly.",
+                    'current',
+                    logging.WARNING,
+                )
+
+    def _check_level(self, level: Any) -> None:
+        if len(level.teacher) != 3:
+            raise ValueError(
+                f'distillers.{self.name}: {level.name} must hold (C, H, W) maps, got {tuple(level.teacher)}.'
+            )
+        super()._check_level(level)
+
+    def _check_shared(self, counts: Sequence[int]) -> None:
+        channels = [level.teacher[0] for level in self.levels]
+        if len(set(counts)) > 1 or channels != channels[: counts[0]] * len(counts):
+            raise ValueError(
+                f'distillers.{self.name}.share_tokens=True: the taps {", ".join(map(str, self.teacher_taps))} have '
+                f'{counts} levels of {channels} channels; shared tokens need the same of each tap.'
+            )
+
+    def prepare(self, runner: Any, teacher: FrozenTeacher) -> None:
+        """Load or learn the tokens, see :func:`mmdistill_dense.distillers.maskd.prepare_tokens`."""
+        from mmdistill_dense.distillers.maskd.prepare_tokens import (
+            prepare_tokens,  # which imports the engine, and that this module
+        )
+
+        prepare_tokens(self, runner, teacher)
+
+    def token_shapes(self) -> dict[str, torch.Size]:
+        """Return the shapes of the tokens and branches by name, as in token files."""
+        return {name: value.shape for name, value in self.mask_modules.state_dict().items()}
+
+    def load_tokens(self, values: Values, teacher: str | None = None) -> None:
+        """Take tokens over, and the fingerprint of the teacher that they are used with."""
+        self.mask_modules.load_state_dict(values)
+        self.tokens_ready.fill_(as_number(teacher))
+
+    def has_tokens_of(self, teacher: str) -> bool:
+        """Tell whether there are tokens, and they are not known to be another teacher's."""
+        return int(self.tokens_ready) in (1, as_number(teacher))
+
+    def masks(self, teacher_maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the (N, T, H, W) masks of the teacher's maps, one per level."""
+        return [losses.token_masks(self._slot(i).mask_token, x) for i, x in enumerate(teacher_maps)]
+
+    def mask_weights(self, teacher_maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the (N, T) weights of the masks, one per level; 1 / T without the branch."""
+        branches = [self._slot(i).branch() for i in range(len(teacher_maps))]
+        equal = 1 / self.num_tokens
+        return [
+            x.new_full((len(x), self.num_tokens), equal) if branch is None else losses.mask_weights(branch, x)
+            for branch, x in zip(branches, teacher_maps, strict=True)
+        ]
+
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
+        self._ready = self._ready or bool(self.tokens_ready)
+        if not self._ready:
+            raise RuntimeError(
+                f'distillers.{self.name} has no tokens yet: prepare() learns or loads them before training.'
+            )
+        return super().forward(student, teacher, data_samples)
+
+    def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
+        """Return ``loss_maskd`` of one level, and the same as ``level<i>`` for the log."""
+        slot = self._slot(level)
+        since = self.student_mask_from
+        value = losses.masked_feature_loss(
+            student,
+            teacher,
+            slot.mask_token,
+            slot.branch(),
+            student_mask=since is not None and self.progress.iteration >= since,
+            eps=self.eps,
+            factor=self.factor,
+        )
+        return {'loss_maskd': value, f'level{level}': value.detach()}
+
+    def _slot(self, level: int) -> MaskModule:
+        module: Any = self.mask_modules[level % len(self.mask_modules) if self.share_tokens else level]
+        return module
+
+
+class MaskModule(nn.Module):
+    """Tokens and branch of one level, as buffers under the names of the released files."""
+
+    mask_token: Tensor
+
+    def __init__(self, tokens: int, channels: int, weight_mask: bool) -> None:
+        super().__init__()
+        self.register_buffer('mask_token', torch.zeros(tokens, channels))
+        if weight_mask:
+            conv = _Constants((channels, channels, 3, 3))
+            self.prob = nn.ModuleDict({'0': conv, '2': _Constants((tokens, channels, 1, 1))})
+        self.weight_mask = weight_mask
+
+    def branch(self) -> losses.Branch | None:
+        """Return the parameters of the branch, if there is one."""
+        return losses.Branch(*(self.get_buffer(name) for name in BRANCH)) if self.weight_mask else None
+
+
+class _Constants(nn.Module):
+    """Weight and bias of a convolution that is not trained."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer('weight', torch.zeros(shape))
+        self.register_buffer('bias', torch.zeros(shape[0]))

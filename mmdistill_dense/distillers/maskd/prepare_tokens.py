@@ -1,0 +1,161 @@
+"""Where the tokens of a run come from: the resumed checkpoint, a file, the work folder's cache, or learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmengine.dist import broadcast_object_list, is_main_process
+
+from mmdistill_dense.distillers.maskd.fingerprint import learning_fingerprint, teacher_fingerprint
+from mmdistill_dense.distillers.maskd.learn_tokens import Task, TokenLearner, learn_tokens
+from mmdistill_dense.distillers.maskd.token_files import Values, fit_tokens, read_tokens, write_tokens
+from mmdistill_dense.weights.locate import local_file
+from mmdistill_dense.weights.strict_load import read_checkpoint
+
+if TYPE_CHECKING:
+    from mmdistill_dense.distillers.maskd.maskd import MasKD
+    from mmdistill_dense.networks.teacher import FrozenTeacher
+
+FOLDER = 'maskd_tokens'
+
+
+def prepare_tokens(distiller: MasKD, runner: Any, teacher: FrozenTeacher) -> None:
+    """Give a distiller its tokens; called by all processes of a run together, before its first iteration.
+
+    The first of these that applies, as the main process finds it: the model has them (resumed); ``tokens`` names a
+    file; the work folder holds finished ones of the same fingerprint; they are learned, from the last unfinished state
+    in the work folder or from the beginning.
+
+    Raises:
+        ValueError: For a file of other shapes, or of another teacher unless ``allow_other_teacher``.
+        FileNotFoundError: When ``tokens`` names no file.
+    """
+    places = places_of(distiller, runner)
+    found = on_main(lambda: places.find(runner.logger))
+    if found['kind'] == 'model':
+        return
+    if found['kind'] == 'learn':
+        task = Task(distiller.name, teacher, distiller.gated_taps, distiller.token_shapes(), distiller.learn)
+        save = places.save_partial if is_main_process() else _nothing
+        values = learn_tokens(task, runner, found['partial'], save)
+        found = on_main(lambda: places.finish(values))
+    distiller.load_tokens(found['values'], places.teacher)
+
+
+class Places:
+    """The files of one distiller's tokens, and the fingerprints that tell whose they are.
+
+    Args:
+        distiller: A ``MasKD`` that is set up.
+        teacher: Its loaded teacher.
+        work_dir: Folder of the run.
+        dataset: Config of the training set.
+    """
+
+    def __init__(self, distiller: MasKD, teacher: FrozenTeacher, work_dir: str | Path, dataset: Any) -> None:
+        self.distiller = distiller
+        taps = [one.tap for one in distiller.gated_taps]
+        self.teacher = teacher_fingerprint(teacher, taps)
+        settings = {
+            'shapes': {name: list(shape) for name, shape in distiller.token_shapes().items()},
+            'learn': distiller.learn.identity(),
+        }
+        self.whole = learning_fingerprint(teacher, taps, settings, dataset)
+        self.final = Path(work_dir, FOLDER, f'{distiller.name}-{self.whole}.pth')
+        self.partial = self.final.with_suffix('.partial.pth')
+        self.meta = {
+            'fingerprint': self.whole,
+            'teacher': self.teacher,
+            'taps': [str(tap) for tap in taps],
+            'receipt': teacher.receipt.as_dict() if teacher.receipt else None,
+            **settings,
+        }
+
+    def find(self, logger: Any) -> dict[str, Any]:
+        """Return ``kind`` ('model', 'file' or 'learn') with ``values`` or the ``partial`` state, and log it."""
+        name = self.distiller.name
+        if self.distiller.has_tokens_of(self.teacher):
+            logger.info(f'{name}: tokens are in the checkpoint.')
+            return {'kind': 'model'}
+        if self.distiller.tokens is not None:
+            return {'kind': 'file', 'values': self.read_given(self.distiller.tokens, logger)}
+        if self.final.is_file():
+            logger.info(f'{name}: tokens from {self.final}')
+            return {'kind': 'file', 'values': self.read(self.final)}
+        partial = self._read_partial() if self.partial.is_file() else None
+        start = partial['iteration'] if partial else 0
+        logger.info(f'{name}: learning tokens on {self.meta["taps"]} from iteration {start}, into {self.final}')
+        return {'kind': 'learn', 'partial': partial}
+
+    def read_given(self, given: str, logger: Any) -> Values:
+        """Read the file or address of the option ``tokens``, refusing those of another teacher."""
+        key = f'model.distillers.{self.distiller.name}.tokens'
+        path = local_file(given, None, key)
+        values, meta = read_tokens(path, self.distiller.name)
+        if meta.get('unfinished'):
+            raise ValueError(
+                f'{key}={given!r} is the state of unfinished learning: leave tokens out and run again in the same '
+                'work_dir to finish it, then give the file without .partial.'
+            )
+        theirs = meta.get('teacher') if isinstance(meta.get('teacher'), str) else None
+        if theirs is None:
+            logger.warning(f'{key}={given!r} does not say on which teacher it was learned; it was not compared.')
+        elif theirs != self.teacher and not self.distiller.allow_other_teacher:
+            raise ValueError(
+                f'{key}={given!r} was learned on another teacher or tap: fingerprint {theirs} '
+                f'({_origin(meta)}), this run has {self.teacher} ({_origin(self.meta)}). Leave tokens out to learn '
+                'them, or set allow_other_teacher=True.'
+            )
+        logger.info(f'{self.distiller.name}: tokens from {path}')
+        return fit_tokens(values, self.distiller.token_shapes(), f'{key}={given!r}')
+
+    def read(self, path: Path) -> Values:
+        """Read one of the run's own files."""
+        return fit_tokens(read_tokens(path, self.distiller.name)[0], self.distiller.token_shapes(), repr(str(path)))
+
+    def save_partial(self, learner: TokenLearner) -> None:
+        """Write the state of unfinished learning."""
+        write_tokens(self.partial, learner.values, self.meta, learner=learner.state_dict())
+
+    def finish(self, values: Values) -> dict[str, Any]:
+        """Write the learned tokens and remove the unfinished file."""
+        write_tokens(self.final, values, self.meta)
+        self.partial.unlink(missing_ok=True)
+        return {'kind': 'file', 'values': {name: value.cpu() for name, value in values.items()}}
+
+    def _read_partial(self) -> dict[str, Any]:
+        return {**read_checkpoint(self.partial)['learner'], 'values': self.read(self.partial)}
+
+
+def places_of(distiller: MasKD, runner: Any) -> Places:
+    """Return the files of a distiller's tokens in a run."""
+    assert distiller.frozen is not None, 'the model sets it'
+    loader = runner.cfg.get('train_dataloader')
+    configured = loader.get('dataset') if isinstance(loader, Mapping) else None
+    dataset = type(runner.train_dataloader.dataset) if configured is None else configured
+    return Places(distiller, distiller.frozen, runner.work_dir, dataset)
+
+
+def on_main(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Call a function on the main process and return its result, or raise its error, on all of them."""
+    outcome: list[Any] = [None, None]
+    if is_main_process():
+        try:
+            outcome[0] = function()
+        except Exception as error:  # the others wait: they must hear of it
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def _nothing(learner: TokenLearner) -> None:
+    """What the other processes save."""
+
+
+def _origin(meta: Mapping[str, Any]) -> str:
+    receipt = meta.get('receipt') or {}
+    return f'{receipt.get("config")} with {receipt.get("file")}, taps {", ".join(meta.get("taps") or [])}'

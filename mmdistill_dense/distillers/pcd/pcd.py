@@ -1,0 +1,319 @@
+"""PCD: pixel-wise contrastive distillation, for pre-training on two views and inside supervised training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdistill_dense import losses
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.pcd.head import HEAD, PixelAttention, build_head, check_head, check_keys
+from mmdistill_dense.distillers.pcd.queue import (
+    MIN_COUNT,
+    ChannelCenter,
+    Compared,
+    NegativeQueue,
+    inside_images,
+    random_pixels,
+    take_pixels,
+)
+from mmdistill_dense.losses.infonce import MIN_NORM
+from mmdistill_dense.networks.taps import TapOption
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.distributed import mean_over_ranks
+from mmdistill_dense.utils.validate import check_count, check_directions, check_option
+
+
+@DISTILLERS.register_module()
+class PCD(Distiller):
+    """Pulls each student pixel to the teacher's pixel at its place and pushes it from a queue of teacher vectors.
+
+    ``l_p = -log softmax([s_p.t_p, s_p.q_1, ..., s_p.q_K] / tau)[0]`` with unit vectors, averaged over the pixels. The
+    student's map goes through the attention, the projector and the predictor first, which training alone needs; the
+    teacher's pooled vectors of all processes enter the queue after the loss.
+
+    Taps that fire once per step compare the maps of one picture (``'same'``); where they fire twice the pictures are
+    two views, and ``'cross'`` compares the student's map of one with the teacher's of the other, as released.
+
+    Source: Huang & Guo, "Pixel-Wise Contrastive Distillation", ICCV 2023: the loss, the queue, projector and predictor;
+    of the attention the paper gives the idea. The use inside supervised training (``'same'`` with one picture,
+    ``head=dict(type='linear')``, ``num_pixels``, ``resize``, padding left out, ``center``) is ours.
+
+    Args:
+        student_tap: Defaults to the last backbone stage. Several maps get a head and a queue each; losses are averaged.
+        teacher_tap: Defaults to the same.
+        temperature: tau.
+        queue_size: K. At most about a third of the training pictures, or a picture meets its own earlier keys.
+        queue_init: ``'empty'``: only keys that were written count, the loss is 0 in the first step and rises while the
+            queue fills; ``'random'``: random directions count until they are overwritten.
+        enqueue: ``'pooled'``, the mean of the teacher's valid pixels of the first view; or ``'pixels'``, random ones.
+        keys_per_image: Of ``'pixels'``.
+        head: ``dict(type='linear')``, one 1x1 convolution; ``'mlp'``, two with batch norm and ReLU between;
+            ``'mlp2'``, projector and predictor, two such after each other. Options of the latter: ``hidden`` channels,
+            ``bias`` (True, False or ``'hidden'``), ``layers`` of each; they default to the layout of an ``SSLTeacher``,
+            else to 4096 channels without bias. ``None`` compares the student's map as it is.
+        attention: ``dict(num_heads=8)`` puts :class:`PixelAttention` before the head.
+        view_pairing: ``'cross'`` or ``'same'``. Defaults to ``'cross'`` for two views.
+        resize: Whose map is brought to the other's grid: ``'teacher'`` or ``'student'`` (before the head).
+        num_pixels: Pixels compared per picture, drawn anew in each step, the same in all pictures; the head sees no
+            other. ``None`` is all.
+        center: Subtract a running mean per channel from the teacher's map, e.g. one that is never negative.
+        monitor_interval: Every so many steps the share of pooled student vectors that lie nearest to their own
+            teacher vector is logged, in percent, as ``acc_top1`` and ``acc_top5``; 0 is never.
+        **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
+
+    Raises:
+        ValueError: For an option out of range; in :meth:`setup` for maps that cannot be compared.
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'backbone[3]',
+        teacher_tap: TapOption | None = None,
+        *,
+        temperature: float = 0.2,
+        queue_size: int = 1024,
+        queue_init: str = 'empty',
+        enqueue: str = 'pooled',
+        keys_per_image: int = 1,
+        head: Mapping[str, Any] | None = HEAD,
+        attention: Mapping[str, Any] | None = None,
+        view_pairing: str | None = None,
+        resize: str = 'teacher',
+        num_pixels: int | None = 1024,
+        center: bool = False,
+        monitor_interval: int = 50,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_tap, teacher_tap, **kwargs)
+        if not temperature > 0:
+            raise ValueError(f'temperature must be > 0, got {temperature}.')
+        counts = {'queue_size': queue_size, 'keys_per_image': keys_per_image, 'monitor_interval': monitor_interval}
+        for name, value in {**counts, 'num_pixels': 1 if num_pixels is None else num_pixels}.items():
+            check_count(name, value, 0 if name == 'monitor_interval' else 1)
+        check_option('queue_init', queue_init, ('empty', 'random'))
+        check_option('enqueue', enqueue, ('pooled', 'pixels'))
+        check_option('view_pairing', view_pairing, (None, 'cross', 'same'))
+        check_option('resize', resize, ('teacher', 'student'))
+        self.head = None if head is None else check_head(head)
+        self.attend = None if attention is None else check_keys('attention', attention, {'num_heads': 8})
+        self.temperature = temperature
+        self.queue_size = queue_size
+        self.queue_init = queue_init
+        self.enqueue = enqueue
+        self.keys_per_image = keys_per_image
+        self.view_pairing = view_pairing
+        self.resize = resize
+        self.num_pixels = num_pixels
+        self.centered = center
+        self.monitor_interval = monitor_interval
+        self.weights: list[float] = []
+        self.traced: dict[str, int] = {}
+
+    # Construction
+
+    def setup(self, student: Shapes, teacher: Shapes) -> None:
+        """Make the parts of each level; names are ``projector.0.weight``, with several levels ``projector.<level>``."""
+        parts: dict[str, list[nn.Module]] = {}
+        for weight, taps, s_shapes, t_shapes in self.paired_shapes(student, teacher):
+            for s, t in zip(s_shapes, t_shapes, strict=True):
+                self._check_shapes(s, t, taps)
+                try:
+                    built = self._build_level(s[1], t[1])
+                except ValueError as error:
+                    raise ValueError(f'distillers.{self.name}: {taps}: {error}') from None
+                for name, part in built.items():
+                    parts.setdefault(name, []).append(part)
+                self.weights.append(weight)
+        self.traced = {f'student {tap}': len(student[str(tap)]) for tap in self.student_taps}
+        self.traced |= {f'teacher {tap}': len(teacher[str(tap)]) for tap in self.teacher_taps}
+        for name, found in parts.items():
+            self.add_module(name, found[0] if len(found) == 1 else nn.ModuleList(found))
+
+    def _check_shapes(self, student: torch.Size, teacher: torch.Size, taps: str) -> None:
+        if not len(student) == len(teacher) == 4:
+            raise ValueError(
+                f'distillers.{self.name}: {taps} must be (B, C, H, W) maps, got {tuple(student)} and {tuple(teacher)}.'
+            )
+        check_directions(f'distillers.{self.name}', taps, teacher[1])
+        if self.head is None and student[1] != teacher[1]:
+            raise ValueError(
+                f'distillers.{self.name}: {taps} has {student[1]} student and {teacher[1]} teacher channels; '
+                "head=None compares them one by one, use head=dict(type='linear')."
+            )
+
+    def _build_level(self, channels: int, out: int) -> dict[str, nn.Module]:
+        parts: dict[str, nn.Module] = {'queue': NegativeQueue(self.queue_size, out, self.queue_init)}
+        if self.attend:
+            parts['attention'] = PixelAttention(channels, **self.attend)
+        if self.centered:
+            parts['center'] = ChannelCenter(out)
+        if self.head is None:
+            return parts
+        layout = None if self.frozen is None else self.frozen.config.model.get('layout')
+        return parts | build_head(self.head, channels, out, layout)
+
+    def prepare(self, runner: Any, teacher: Any) -> None:
+        """Say what a queue with empty rows does to the loss, and warn of one that holds each picture several times."""
+        filled = int(self._queue(0).filled)
+        if filled < self.queue_size:
+            runner.logger.info(
+                f'distillers.{self.name}: the queue holds {filled} of {self.queue_size} keys; loss_pcd '
+                f'{"goes on rising" if filled else "starts near 0 and rises"} with the logarithm of their number until '
+                'it is full, and falls after that.'
+            )
+        images = len(runner.train_dataloader.dataset)
+        each = 1 if self.enqueue == 'pooled' else self.keys_per_image
+        if self.queue_size > each * images / 2:
+            runner.logger.warning(
+                f'distillers.{self.name}.queue_size={self.queue_size} is much for {images} training pictures with '
+                f'{each} keys each: keys of a picture stay as negatives of its next passes. At most about a third of '
+                f'all keys, {max(each * images // 3, 1)}, would suit.'
+            )
+
+    # One step
+
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
+        """Return ``loss_pcd``, and now and then ``acc_top1`` and ``acc_top5``; afterwards keys enter the queues."""
+        students = self._views('student', student)
+        teachers = self._views('teacher', teacher)
+        if len(students) != len(teachers):
+            raise RuntimeError(
+                f'distillers.{self.name}: the student ran on {len(students)} views and the teacher on {len(teachers)}.'
+            )
+        pairs = self._pairs(len(students))
+        terms: list[Losses] = []
+        for level, (s, t) in enumerate(zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)):
+            terms.append(self._level(level, s, t, pairs, data_samples))
+        for term, weight in zip(terms, self.weights, strict=True):
+            term['loss_pcd'] = weight * term['loss_pcd']
+        # a level whose queue is still empty has no ranks
+        names = [name for name in terms[0] if all(name in term for term in terms)]
+        return {name: torch.stack([term[name] for term in terms]).mean() for name in names}
+
+    def _views(self, side: str, recorded: Recorded) -> list[list[Tensor]]:
+        """Cut what was recorded into views: each holds as many tensors as the dry run, which saw one view, found."""
+        taps = self.student_taps if side == 'student' else self.teacher_taps
+        views: list[list[list[Tensor]]] = []
+        for tap in taps:
+            tensors, count = recorded[str(tap)], self.traced[f'{side} {tap}']
+            views.append([tensors[i : i + count] for i in range(0, len(tensors), count)])
+        try:
+            return [[x for maps in view for x in maps] for view in zip(*views, strict=True)]
+        except ValueError:
+            found = ', '.join(f'{tap}: {len(view)}' for tap, view in zip(taps, views, strict=True))
+            raise RuntimeError(
+                f'distillers.{self.name}: the {side} taps saw different numbers of views ({found}).'
+            ) from None
+
+    def _pairs(self, views: int) -> list[tuple[int, int]]:
+        pairing = self.view_pairing or ('cross' if views == 2 else 'same')
+        if pairing == 'cross' and views != 2:
+            raise ValueError(
+                f"distillers.{self.name}.view_pairing='cross' needs two views, the step has {views}; use 'same', or "
+                'data with MultiView.'
+            )
+        return [(0, 1), (1, 0)] if pairing == 'cross' else [(view, view) for view in range(views)]
+
+    def _level(
+        self,
+        level: int,
+        students: Sequence[Tensor],
+        teachers: Sequence[Tensor],
+        pairs: Sequence[tuple[int, int]],
+        data_samples: Any,
+    ) -> Losses:
+        """Return the terms of one level, given a map for each view; its keys enter the queue."""
+        seen = self.compare(level, students, teachers, pairs, data_samples)
+        with torch.autocast(seen.own.device.type, enabled=False):
+            queue = self._queue(level)
+            terms = {'loss_pcd': self._contrast(seen.rows, queue)}
+            if self._monitors(queue):
+                ranks = losses.key_ranks(seen.pooled(), seen.key(), queue.negatives())
+                terms |= {f'acc_top{n}': 100 * (ranks < n).to(seen.own.dtype).mean() for n in (1, 5)}
+            if self.training:
+                queue.enqueue(self._keys(seen, level))
+                center = self._part('center', level)
+                if isinstance(center, ChannelCenter):
+                    center.update(seen.own, seen.mask)
+        return terms
+
+    def compare(
+        self,
+        level: int,
+        students: Sequence[Tensor],
+        teachers: Sequence[Tensor],
+        pairs: Sequence[tuple[int, int]],
+        data_samples: Any,
+    ) -> Compared:
+        """Return what one level of a step compares, without a loss and without a change of the queue.
+
+        Args:
+            level: Number of the level.
+            students: The student's map of each view.
+            teachers: The teacher's map of each view.
+            pairs: (student's view, teacher's view) to compare.
+            data_samples: Tell which pixels are padding, with a single view.
+        """
+        if self.resize == 'student':
+            students = [losses.to_grid(s, t.shape[2:]) for s, t in zip(students, teachers, strict=True)]
+        sizes = [s.shape[2:] for s in students]
+        chosen = [self.positions(size.numel(), level) for size in sizes]
+        heads = [self._embed(level, s, where) for s, where in zip(students, chosen, strict=True)]
+        inside = inside_images(data_samples, students[0]) if len(students) == 1 else None
+        mask = None if inside is None else losses.to_device(inside, students[0])
+        valid = None if mask is None else take_pixels(mask, chosen[0])
+        with torch.autocast(heads[0].device.type, enabled=False):
+            center = self._part('center', level)
+            maps = [center(t.detach().to(losses.loss_dtype(t))) for t in teachers]
+            grids = {(i, j): losses.to_grid(maps[j], sizes[i]) for i, j in {(0, 0), *pairs}}
+            targets = [take_pixels(grids[i, j], chosen[i]) for i, j in pairs]
+            rows = [losses.pixel_pairs(heads[i], t, valid) for (i, _), t in zip(pairs, targets, strict=True)]
+            return Compared(students, heads, grids[0, 0], mask, valid, rows, inside)
+
+    def _contrast(self, rows: Sequence[tuple[Tensor, Tensor, Tensor]], queue: NegativeQueue) -> Tensor:
+        """Return the mean over the pairs of the mean over their pixels; of all processes, once DDP has averaged."""
+        student, teacher, weight = (torch.cat([row[k] for row in rows]) for k in range(3))
+        counts = mean_over_ranks(torch.stack([row[2].sum() for row in rows])).clamp_min(MIN_COUNT)
+        share = torch.cat([count.expand(len(row[2])) for row, count in zip(rows, counts, strict=True)])
+        weight = weight / share / len(rows)
+        return losses.pixel_info_nce(student, teacher, queue.negatives(), self.temperature, weight)[0]
+
+    def positions(self, pixels: int, level: int) -> Tensor | None:
+        """Return this iteration's flat pixel indices of a level; ``None`` is all."""
+        if self.num_pixels is None or pixels <= self.num_pixels:
+            return None
+        return torch.randperm(pixels, generator=self._generator(level))[: self.num_pixels]
+
+    def _generator(self, level: int) -> torch.Generator:
+        generator = self.generator()
+        return generator.manual_seed(generator.initial_seed() + level)
+
+    def _embed(self, level: int, x: Tensor, chosen: Tensor | None) -> Tensor:
+        x = take_pixels(self._part('attention', level)(x), chosen)
+        return self._part('predictor', level)(self._part('projector', level)(x))
+
+    def _part(self, name: str, level: int) -> nn.Module:
+        part = self._modules.get(name) or nn.Identity()
+        return part[level] if isinstance(part, nn.ModuleList) else part
+
+    def _queue(self, level: int) -> NegativeQueue:
+        queue = self._part('queue', level)
+        assert isinstance(queue, NegativeQueue)
+        return queue
+
+    def _monitors(self, queue: NegativeQueue) -> bool:
+        due = self.monitor_interval > 0 and self.progress.iteration % self.monitor_interval == 0
+        return due and len(queue.negatives()) > 0
+
+    def _keys(self, seen: Compared, level: int) -> Tensor:
+        """Return the unit vectors that enter the queue; zeros, which do not, for those without a direction."""
+        if self.enqueue == 'pooled':
+            keys = seen.key()
+        else:
+            keys = random_pixels(seen.own, seen.inside, self.keys_per_image, self._generator(level))
+        norms = keys.norm(dim=1, keepdim=True)
+        return torch.where(norms > MIN_NORM, keys / norms, 0)

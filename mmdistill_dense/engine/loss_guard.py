@@ -1,0 +1,207 @@
+"""Looks at the loss of every step before it is used: what is no number reaches neither the weights nor a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.messages import some
+
+
+class LossGuard:
+    """Stops a run at a loss that is not finite, or leaves such steps out.
+
+    It looks at the loss, not at the gradients: a gradient that overflowed by the scale of mixed precision is the
+    scaler's business and no fault. All processes decide alike, before any weight changes.
+
+    Without patience a step waits for no device: the number travels to the CPU while the backward pass is launched, and
+    is looked at behind it. A GPU that is not that far has the backward pass to do meanwhile.
+
+    With patience the number is looked at before the backward pass, for which the CPU waits once a step. A step that is
+    left out changes nothing: weights and optimizer are not touched, buffers (the statistics of batch norms, queues of
+    distillers) are put back. Rates and schedules go on. Of accumulated gradients its part is missing; where it is
+    the last part, the whole step is left out.
+
+    Args:
+        patience: Steps in a row to leave out before the run is stopped.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.row = 0
+        self._seen: tuple[Mapping[str, Any], Any, Any] | None = None  # losses, pictures, their labels
+        self._buffers: dict[str, Tensor] = {}
+        self._handles: list[Any] = []
+
+    def attach(self, runner: Runner) -> None:
+        """Stand in the way of a runner's steps until :meth:`detach`."""
+        self.row = 0
+        self._handles.append(unwrap(runner.model).register_forward_hook(self._remember, with_kwargs=True))
+        wrapper = runner.optim_wrapper
+        if self.patience:
+            wrapper.update_params = partial(self._update, runner, wrapper.update_params)
+        else:
+            wrapper.backward = partial(self._backward, runner, wrapper.backward)
+
+    def detach(self, runner: Runner) -> None:
+        """Leave the runner as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for name in ('update_params', 'backward'):
+            vars(runner.optim_wrapper).pop(name, None)
+        self._seen, self._buffers = None, {}
+
+    def before_step(self, model: nn.Module) -> None:
+        """Keep what a forward pass changes, where steps may be left out."""
+        if self.patience:
+            self._buffers = {name: value.clone() for name, value in model.named_buffers()}
+
+    def _remember(self, model: nn.Module, _: Any, given: Mapping[str, Any], losses: Any) -> None:
+        if isinstance(losses, Mapping):
+            parts = {name: [tensor.detach() for tensor in _tensors(value)] for name, value in losses.items()}
+            self._seen = parts, given.get('inputs'), given.get('data_samples')
+
+    def _backward(self, runner: Runner, backward: Any, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        verdict = _Verdict(loss)
+        backward(loss, *args, **kwargs)
+        if verdict.bad():
+            raise RuntimeError(_stopped(runner.iter + 1, self._told(runner), self.patience))
+        self._seen = None
+
+    def _update(self, runner: Runner, update: Any, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if not _Verdict(loss).bad():
+            self._seen, self.row = None, 0  # the pictures need not wait for the backward pass to end
+            update(loss, *args, **kwargs)
+            return
+        reasons = self._told(runner)
+        self.row += 1
+        if self.row > self.patience:
+            raise RuntimeError(_stopped(runner.iter + 1, reasons, self.patience))
+        self._put_back(unwrap(runner.model))
+        _count_left_out(runner.optim_wrapper)
+        count = runner.message_hub.runtime_info.get('skipped_steps', 0) + 1
+        runner.message_hub.update_info('skipped_steps', count)
+        runner.logger.warning(
+            f'Iteration {runner.iter + 1} is left out, its loss is not finite: {" ".join(reasons)} '
+            f'{self.row} in a row (default_hooks.distill.skip_nonfinite={self.patience}), {count} in all.'
+        )
+
+    def _told(self, runner: Runner) -> list[str]:
+        """Return what the processes found out, each sentence once."""
+        seen, self._seen = self._seen, None
+        told = dict.fromkeys(reason for found in all_gather_object(_reasons(runner, seen)) for reason in found)
+        return list(told) or ['Each loss is finite, and their sum is not.']
+
+    @torch.no_grad()
+    def _put_back(self, model: nn.Module) -> None:
+        for name, value in model.named_buffers():
+            value.copy_(self._buffers[name])
+
+
+def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuse to write weights that are not finite: gradients may overflow where the loss did not.
+
+    Args:
+        checkpoint: What is about to be saved.
+        model: Whose weights they are.
+
+    Raises:
+        RuntimeError: Names the tensors; the file is not begun.
+    """
+    state = {**checkpoint.get('state_dict', {}), **checkpoint.get('distillers', {})}
+    # Infinity is a value that buffers may have, masks of attention for instance.
+    masks = {name.removeprefix('distillers.') for name, _ in model.named_buffers() if 'running_' not in name}
+    poisoned = [name for name, value in state.items() if not (_number if name in masks else _finite)(value)]
+    if poisoned:
+        raise RuntimeError(
+            f'After iteration {checkpoint["meta"]["iter"]} the weights are not finite ({some(poisoned)}), so no '
+            'checkpoint is written; those that were written before are whole. The loss was finite and its gradient was '
+            'not: lower the learning rate, or clip (optim_wrapper.clip_grad).'
+        )
+
+
+class _Verdict:
+    """Whether a loss is no number on any process, on its way to the CPU."""
+
+    def __init__(self, loss: Tensor) -> None:
+        found = torch.as_tensor(loss).detach().isfinite().all().logical_not().float()
+        all_reduce(found, op='max')
+        # Of a GPU torch copies into pinned memory then, which holds the number once the event has happened.
+        self._found = found.to('cpu', non_blocking=found.is_cuda)
+        self._arrived = torch.cuda.current_stream(found.device).record_event() if found.is_cuda else None
+
+    def bad(self) -> bool:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return bool(self._found)
+
+
+def _count_left_out(wrapper: Any) -> None:
+    """Count a part of accumulated gradients that is left out; with the last part the whole step is.
+
+    The parts before the last are not shared between processes yet, so they cannot make a step without it.
+    """
+    wrapper._inner_count += 1
+    if wrapper.should_update():
+        wrapper.zero_grad()
+
+
+def _reasons(runner: Runner, seen: tuple[Mapping[str, Any], Any, Any] | None) -> list[str]:
+    """Return sentences that say which loss is not finite on this process, and what can be found out about why."""
+    losses, inputs, samples = seen or ({}, None, None)
+    values = {name: sum(float(tensor.mean()) for tensor in parts) for name, parts in losses.items() if 'loss' in name}
+    terms = [f'{name} is {value}' for name, value in values.items() if not math.isfinite(value)]
+    if not terms:
+        return []
+    found = [f'{", ".join(terms)}.']
+    model = unwrap(runner.model)
+    if not all(_finite(picture) for picture in _tensors(inputs)):
+        found.append('The pictures themselves hold values that are not finite.')
+    weights = [name for name, value in model.named_parameters() if not _finite(value)]
+    if weights:
+        found.append(f'Weights are not finite since an earlier step: {some(weights)}.')
+    with runner.optim_wrapper.optim_context(runner.model):
+        found += _teachers(model, inputs)
+    paths = [str(path) for path in (getattr(sample, 'img_path', None) for sample in samples or ()) if path]
+    return [*found, f'Pictures: {some(paths)}.'] if paths else found
+
+
+def _teachers(model: Any, inputs: Any) -> Iterator[str]:
+    for teacher in model.distillation.teachers.values() if hasattr(model, 'distillation') else ():
+        if teacher.network is None or inputs is None:
+            continue
+        taps = [tap for tap, tensors in teacher(inputs).items() if not all(map(_finite, tensors))]
+        if taps:
+            yield f'{teacher.key} gives values that are not finite at {some(taps)}.'
+
+
+def _stopped(place: int, reasons: Sequence[str], patience: int) -> str:
+    row = f' {patience + 1} times in a row' if patience else ''
+    return (
+        f'Iteration {place}: the loss is not finite{row}, and the step was not taken. {" ".join(reasons)} Checkpoints '
+        'that were written before are whole. Usual reasons: a learning rate or loss_weight that is too high, a '
+        "teacher's file that is damaged, half precision that overflows. A step now and then is left out with "
+        'default_hooks.distill.skip_nonfinite=N, which stops after more than N in a row.'
+    )
+
+
+def _finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.detach().isfinite().all())
+
+
+def _number(value: Tensor) -> bool:
+    return not value.is_floating_point() or not bool(value.isnan().any())
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    members = value if isinstance(value, (list, tuple)) else [value]
+    return [member for member in members if isinstance(member, Tensor)]

@@ -1,0 +1,80 @@
+"""Runs exported graphs, without the network they came from, and reads what they say about themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.export.description import ENTRY
+from mmdistill_dense.export.formats import SIDE_FILE, format_of, require
+
+
+def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
+    """Return a function from a normalised image ``(B, 3, H, W)`` to the outputs of an exported graph, on the CPU.
+
+    Files of graphs are programs: open those alone whose maker you trust.
+
+    Args:
+        path: An ``.onnx`` file (run by onnxruntime), ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).
+
+    Raises:
+        ValueError: For another ending.
+        ModuleNotFoundError: Without onnxruntime.
+    """
+    kind = format_of(Path(path), None)
+    if kind == 'onnx':
+        return _onnx(path)
+    if kind not in ('torchscript', 'exported'):
+        raise ValueError(f'{str(path)!r} holds weights and no graph.')
+    program: Any = torch.jit.load(str(path)) if kind == 'torchscript' else torch.export.load(path).module()
+
+    def run(image: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return list(program(image))
+
+    return run
+
+
+def _onnx(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
+    require('onnx')
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    return lambda image: [torch.from_numpy(output) for output in session.run(None, {'image': image.numpy()})]
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """Return the description inside an exported file of any format, see :func:`mmdistill_dense.export.describe`.
+
+    Raises:
+        ValueError: For a file without one.
+    """
+    kind = format_of(Path(path), None)
+    if kind in ('pth', 'safetensors'):
+        from mmdistill_dense.weights.safe_load import read_checkpoint
+
+        found = read_checkpoint(path).get('meta', {}).get('student')
+    elif kind == 'onnx':
+        require('onnx')
+        import onnx
+
+        properties = onnx.load(str(path), load_external_data=False).metadata_props
+        found = next((json.loads(one.value) for one in properties if one.key == ENTRY), None)
+    else:
+        files: dict[str, Any] = {SIDE_FILE: ''}
+        if kind == 'torchscript':
+            torch.jit.load(str(path), _extra_files=files)
+        else:
+            torch.export.load(path, extra_files=files)
+        found = json.loads(files[SIDE_FILE] or 'null')
+    if not found:
+        raise ValueError(f'{str(path)!r} has no description: it was not written by tools/export_student.py.')
+    return found

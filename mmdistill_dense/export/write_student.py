@@ -1,0 +1,182 @@
+"""Exports a student: its weights with the plain config, or its graph, which is compared with the network itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from mmdistill_dense.export.description import describe
+from mmdistill_dense.export.formats import AXES, FORMATS, WRITERS, format_of, require
+from mmdistill_dense.export.graphs import Graph, graph_of
+from mmdistill_dense.export.load_graph import open_graph
+from mmdistill_dense.utils.atomic import save_whole, write_whole
+from mmdistill_dense.weights.safe_load import SAFETENSORS_META
+from mmdistill_dense.weights.strict_load import load_strictly, plain_config, read_checkpoint, state_dict_of
+
+# onnxruntime folds normalisation into convolutions and sums in another order: about 1e-7 a layer of the largest value,
+# 1e-5 over a deep network. What is wrong shows above 1e-3: adaptive pooling at another size gave 5e-3 for a PSPNet.
+TOLERANCE = 1e-4
+_KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed')
+
+
+@dataclass
+class Exported:
+    """A written graph."""
+
+    path: Path
+    outputs: list[str]
+    axes: list[str]  # that may have any size
+    difference: float  # the largest to the network's answer, over the largest value of that
+    reasons: list[str]  # why not more axes are free
+
+
+def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> tuple[Path, Path]:
+    """Write a distilled student as an ordinary network: the weights alone, and the flattened plain config that loads
+    them.
+
+    Args:
+        config: The config the student was trained with (a leaf with a ``DistillModel``, or any plain config).
+        checkpoint: A checkpoint of that run.
+        out: The weights' path, ``.pth`` or ``.safetensors``; the config gets the same name with ``.py``.
+
+    Returns:
+        The paths of the weights and of the config.
+
+    Raises:
+        ValueError: When the checkpoint does not fit the student exactly, or ``out`` ends otherwise.
+    """
+    weights = Path(out)
+    if weights.suffix not in ('.pth', '.safetensors'):
+        raise ValueError(f'out={str(out)!r} must end in .pth or .safetensors; the config is written beside it (.py).')
+    plain, _, state, meta = _student(config, checkpoint)
+    if weights.suffix == '.pth':
+        save_whole({'meta': meta, 'state_dict': state}, weights)
+    else:
+        _write_safetensors(state, meta, weights)
+    path = weights.with_suffix('.py')
+    plain.dump(path)
+    return weights, path
+
+
+def _write_safetensors(state: Mapping[str, Tensor], meta: Mapping[str, Any], path: Path) -> None:
+    from safetensors.torch import save  # type: ignore[import-not-found,unused-ignore]
+
+    about = meta['student']
+    kept = {**meta, 'dataset_meta': {'classes': about['classes'], 'palette': about['palette']}}
+    tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+    write_whole(path, save(tensors, {'format': 'pt', SAFETENSORS_META: json.dumps(kept)}))
+
+
+def export_graph(
+    config: Config, checkpoint: str | Path, out: str | Path, size: Sequence[int] | None = None
+) -> Exported:
+    """Write the graph of a distilled student in one file that describes itself, and compare its answer.
+
+    Batch and size stay free where the network allows that; else the batch alone, else nothing.
+
+    Args:
+        config: As of :func:`export_student`.
+        checkpoint: As there.
+        out: The file: ``.onnx``, ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).
+        size: Height and width of the image that is used for it, and the only size where none is free. Default: that of
+            the data preprocessor, or 512 x 512.
+
+    Raises:
+        ValueError: When the checkpoint does not fit, the network is of no known kind or cannot be written in this
+            format, the graph's answer is not the network's, or ``out`` ends otherwise.
+        ModuleNotFoundError: When the format needs a package; says which.
+    """
+    path = Path(out)
+    kind = format_of(path, None)
+    if kind not in WRITERS:
+        raise ValueError(f'out={str(out)!r}: {kind} holds weights; graphs are {", ".join(WRITERS)}.')
+    require(kind)
+    plain, network, _, meta = _student(config, checkpoint)
+    graph, about = graph_of(network), meta['student']
+    height, width = size or plain.model.get('data_preprocessor', {}).get('size') or (512, 512)
+    # Two pictures, since one is a size that torch.export takes for a constant.
+    image = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished, failures = path.with_name(f'unfinished.{path.name}'), []
+    for axes in (list(AXES), ['batch'], []):
+        try:
+            outputs, difference = _write(kind, graph, image if axes else image[:1], axes, unfinished, about)
+        except Exception as error:  # each exporter has its own
+            failures.append(f'{", ".join(axes) or "nothing"} free: {_first_line(error)}')
+            unfinished.unlink(missing_ok=True)
+            continue
+        unfinished.replace(path)
+        return Exported(path, outputs, axes, difference, failures)
+    raise ValueError(
+        f'{type(network).__name__} could not be written as {kind}. {" | ".join(failures)}. Try another format '
+        f'({", ".join(name for name in FORMATS if name != kind)}); MMDeploy knows more networks.'
+    )
+
+
+def _write(
+    kind: str, graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]
+) -> tuple[list[str], float]:
+    """Write a graph with these free axes and run it; return its outputs and the difference to the network."""
+    with torch.no_grad():
+        outputs = {name: list(value.shape) for name, value in graph.named(image).items()}
+        shape = [name if name in axes else image.shape[axis] for name, axis in AXES.items()]
+        told = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
+        told['input'] = {**about['input'], 'shape': [shape[0], 3, *shape[1:]]}
+        WRITERS[kind](graph, image, axes, path, told)
+    return list(outputs), _difference(open_graph(path), graph, _others(image, axes))
+
+
+def _student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
+    """Return the plain config, the loaded network, its weights and what is kept of the checkpoint's meta."""
+    plain = plain_config(config)
+    content = read_checkpoint(checkpoint)
+    state = state_dict_of(content, checkpoint)
+    init_default_scope(plain.get('default_scope', 'mmengine'))
+    with torch.device('cpu'):
+        network = MODELS.build(plain.model)
+        load_strictly(network, state, None, f'checkpoint={str(checkpoint)!r}')
+    given = content.get('meta') or {}
+    meta = {key: given[key] for key in _KEPT_META if key in given}
+    meta['student'] = describe(plain, given, Path(checkpoint))
+    return plain, network, state, meta
+
+
+def _others(image: Tensor, axes: Sequence[str]) -> list[Tensor]:
+    """Return the image, and one of every other size that a graph with these free axes must take: odd, and single."""
+    images = [image]
+    if 'batch' in axes:
+        images.append(image[:1])
+    if 'height' in axes:
+        batch, _, height, width = image.shape
+        images.append(image.new_ones(batch, 3, height + 33, width + 7) * torch.linspace(-1, 1, width + 7))
+    return images
+
+
+def _difference(run: Callable[[Tensor], list[Tensor]], graph: Graph, images: Sequence[Tensor]) -> float:
+    found = 0.0
+    for image in images:
+        with torch.no_grad():
+            expected = graph.named(image)
+        for (name, other), one in zip(expected.items(), run(image), strict=True):
+            if one.shape != other.shape:
+                raise ValueError(f'{name} has shape {tuple(one.shape)} instead of {tuple(other.shape)}')
+            if other.numel() == 0:
+                continue
+            difference = (one - other).abs().max().item() / max(1.0, other.abs().max().item())
+            if not difference <= TOLERANCE:  # what is no number neither
+                raise ValueError(f'{name} differs from the network by {difference:.2e} of its largest value')
+            found = max(found, difference)
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f'{type(error).__name__}: {lines[0][:200] if lines else ""}'

@@ -1,0 +1,263 @@
+"""What is looked at once, before the first iteration: mistakes that would otherwise train for hours in silence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import get_rank, get_world_size
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmdistill_dense.config.resolve import load_model, student_option
+from mmdistill_dense.utils.messages import some
+from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
+
+_LOOK_BELOW_MODEL = ('SwinTransformer', 'PyramidVisionTransformer')  # of mmseg and mmdet, with readers of their own
+
+
+def check_carrier(config: Config) -> None:
+    """Refuse a run in which ``--cfg-options`` changed the top-level ``distillers`` only.
+
+    A fragment's top-level ``distillers`` carries its options to the leaf; the model was substituted from it already.
+
+    Raises:
+        ValueError: Names the key to change instead.
+    """
+    if 'distillers' not in config or not config.filename or not os.path.isfile(config.filename):
+        return
+    written = Config.fromfile(config.filename)
+    carrier_changed = config.distillers != written.get('distillers')
+    model_changed = config.model.get('distillers') != written.model.get('distillers')
+    if carrier_changed and not model_changed:
+        raise ValueError(
+            'The top-level distillers was changed but model.distillers was not, so the change does nothing: use '
+            '--cfg-options model.distillers.<name>.<option>=… instead.'
+        )
+
+
+def check_crop(dataset: Any, student: Any) -> None:
+    """Refuse a training crop smaller than the size the preprocessor pads it back to.
+
+    Args:
+        dataset: Config of the training set, wrappers and all.
+        student: The student's resolved model config.
+
+    Raises:
+        ValueError: Names both keys.
+    """
+    size, crop = (student.get('data_preprocessor') or {}).get('size'), _last_crop(dataset)
+    if size is None or crop is None:
+        return
+    pair = (crop, crop) if isinstance(crop, int) else tuple(crop)
+    if pair[0] < size[0] or pair[1] < size[1]:
+        raise ValueError(
+            f'The training pipeline crops to {pair} but data_preprocessor.size={tuple(size)} pads it back silently: '
+            'set both, RandomCrop.crop_size in the pipeline and model.student.data_preprocessor.size (or '
+            'model.data_preprocessor.size).'
+        )
+
+
+def batch_problem(config: Config, processes: int) -> str | None:
+    """Return what is wrong with the batch of a run, ``None`` where nothing is.
+
+    The learning rate of a recipe is for ``auto_scale_lr.base_batch_size`` pictures a step. On fewer GPUs the batch is
+    smaller, nothing fails, and the result is points below the published one.
+
+    Args:
+        config: Of the run.
+        processes: Which train together.
+    """
+    scaling = config.get('auto_scale_lr') or {}
+    base, one = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')
+    if not base or not one or scaling.get('enable'):
+        return None
+    steps = (config.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+    real = one * steps * processes
+    if real == base:
+        return None
+    fitting = f'train_dataloader.batch_size={base // (processes * steps)}, ' if base % (processes * steps) == 0 else ''
+    return (
+        f'{processes} process(es) with train_dataloader.batch_size={one} take {real} pictures a step, but the learning '
+        f'rate is for auto_scale_lr.base_batch_size={base}: set {fitting}another number of processes, '
+        f'auto_scale_lr.enable=True to scale the rate, or auto_scale_lr.base_batch_size={real} if the rate is for it.'
+    )
+
+
+def warn_of_batch(runner: Runner) -> None:
+    """Tell once, in the first process's log, what :func:`batch_problem` finds."""
+    problem = batch_problem(runner.cfg, get_world_size())
+    if problem and get_rank() == 0:
+        runner.logger.warning(problem)
+
+
+def check_num_classes(data: Sequence[str] | None, key: str, model: Any) -> None:
+    """Refuse a network whose head does not predict as many classes as the training set has.
+
+    Args:
+        data: Class names of the training set; ``None`` where it does not say.
+        key: The network's config key.
+        model: Its resolved model config.
+
+    Raises:
+        ValueError: Shows both numbers.
+    """
+    count = num_classes(model)
+    if data is not None and count is not None and count != len(data):
+        raise ValueError(
+            f'{key} predicts {count} classes, the training data set has {len(data)} ({some(data)}): set num_classes.'
+        )
+
+
+def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
+    """Refuse a teacher that was made for, or trained on, other classes than the data set's.
+
+    Args:
+        data: Class names of the training set; ``None`` where it does not say.
+        teacher: A :class:`FrozenTeacher`; its checkpoint names its classes where mmengine wrote it.
+
+    Raises:
+        ValueError: Shows both lists.
+    """
+    if data is None or teacher.allow_other_classes:
+        return
+    check_num_classes(data, teacher.key, teacher.config.model)
+    if teacher.classes is not None and list(teacher.classes) != list(data):
+        raise ValueError(
+            f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), the '
+            f'data set has {len(data)} ({some(data)}). Choose a teacher of the same data set, or set '
+            f'{teacher.key}.allow_other_classes=True where only features are distilled.'
+        )
+
+
+def check_pretrained(model: nn.Module) -> None:
+    """Refuse a local pre-trained file that is not of the module it initialises; mmengine loads what fits and warns.
+
+    mmseg's and mmdet's MobileNetV2, for instance, share one layer name: the other's file leaves the rest random.
+
+    Raises:
+        ValueError: For a file that holds less than half of the module's tensors; shows names of both.
+    """
+    for name, module in model.named_modules():
+        options = getattr(module, 'init_cfg', None)
+        for option in options if isinstance(options, (list, tuple)) else [options]:
+            if isinstance(option, Mapping) and 'Pretrained' in str(option.get('type')):
+                _check_pretrained(name or 'model', module, str(option.get('checkpoint')), option.get('prefix'))
+
+
+def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors that a module finds in a file when it is initialised with it.
+
+    Args:
+        module: It is left as it is.
+        path: What its ``init_cfg`` of type Pretrained names.
+
+    Raises:
+        ValueError: For a file whose tensors lie below ``model``, where mmengine does not look: it would load none.
+    """
+    content = read_checkpoint(path)
+    if isinstance(content.get('state_dict'), Mapping) or not isinstance(content.get('model'), Mapping):
+        return state_dict_of(content, path)
+    if any(kind.__name__ in _LOOK_BELOW_MODEL for kind in type(module).__mro__):
+        return state_dict_of(content, path)
+    bare = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if not bare:
+        raise ValueError(
+            f'{str(path)!r} has its tensors below `model`, where mmengine does not look: {type(module).__name__} would '
+            "keep random weights. Save them as {'state_dict': …}."
+        )
+    return state_dict_of(bare, path)
+
+
+def check_load_from(model: nn.Module, content: Mapping[str, Any], path: str | None) -> None:
+    """Refuse weights of which mmengine would load not one, to go on with random ones and a warning.
+
+    Args:
+        model: What the weights are for.
+        content: Of the file, as mmengine read it.
+        path: Its name.
+
+    Raises:
+        ValueError: Shows names of both.
+    """
+    if not isinstance(content, Mapping):
+        return  # mmengine refuses that itself
+    found = content.get('state_dict', content)  # where mmengine looks
+    given = {str(key).removeprefix('module.'): value for key, value in found.items() if isinstance(value, Tensor)}
+    own = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
+    if _fitting(own, given):
+        return
+    below_model = isinstance(content.get('model'), Mapping) and 'state_dict' not in content
+    reason = 'its tensors lie below `model`, where mmengine does not look' if below_model else 'none of its names fits'
+    held = given or (content['model'] if below_model else content)
+    raise ValueError(
+        f'load_from={path!r}: nothing of it would be loaded into {type(model).__name__}, {reason}. Expected names like '
+        f'{some(own)}; it holds {some(held)}. Save them as {{"state_dict": …}} under the names of the '
+        'student.'
+    )
+
+
+def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
+    """Return the tensors below a prefix of names, which is taken off; without one all."""
+    start = f'{prefix.rstrip(".")}.' if prefix else ''
+    return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+
+
+def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | None) -> None:
+    if not os.path.isfile(path):
+        return
+    try:
+        state = initial_state(module, path)
+    except ValueError as error:
+        raise ValueError(f'{name}.init_cfg.checkpoint: {error}') from error
+    given = below(state, prefix)
+    own = {key: value for key, value in module.state_dict().items() if not key.endswith('num_batches_tracked')}
+    fits = _fitting(own, given)
+    if 2 * fits >= len(own):
+        return
+    reason = "it is another network's or another package's file"
+    if not prefix and 2 * _fitting(own, below(state, 'backbone')) >= len(own):
+        reason = f"it is a training checkpoint: add prefix='backbone.' to {name}.init_cfg"
+    raise ValueError(
+        f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}: '
+        f'{reason}. Expected names like {some(own)}; it holds {some(given or state)}.'
+    )
+
+
+def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
+    return sum(key in given and given[key].shape == value.shape for key, value in own.items())
+
+
+def num_classes(model: Any) -> int | None:
+    """Return the number of classes of a mmseg or mmdet model config, ``None`` where it does not say."""
+    for path in (('decode_head',), ('bbox_head',), ('roi_head', 'bbox_head'), ('panoptic_head',)):
+        node: Any = model
+        for name in path:
+            node = node.get(name) if isinstance(node, Mapping) else None
+        for head in node if isinstance(node, (list, tuple)) else [node]:
+            if isinstance(head, Mapping) and isinstance(head.get('num_classes'), int):
+                return head['num_classes']
+    return None
+
+
+def student_model(model: Any) -> Any:
+    """Return the student's model config as it was resolved for the run."""
+    return load_model(student_option(model), 'model.student').model
+
+
+def _last_crop(dataset: Any) -> Any:
+    crops = [step.get('crop_size') for step in _pipeline(dataset) if str(step.get('type', '')).endswith('RandomCrop')]
+    return crops[-1] if crops else None
+
+
+def _pipeline(dataset: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(dataset, (list, tuple)):
+        for member in dataset:
+            yield from _pipeline(member)
+    elif isinstance(dataset, Mapping):
+        yield from _pipeline(dataset.get('dataset'))
+        yield from _pipeline(dataset.get('datasets'))
+        yield from (step for step in dataset.get('pipeline') or [] if isinstance(step, Mapping))

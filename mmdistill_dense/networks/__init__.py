@@ -1,0 +1,1 @@
+"""Student and teacher as networks: building, tapping, tracing and running parts of them."""

@@ -1,0 +1,219 @@
+"""What makes a frozen teacher's forward pass cheaper, each switchable and exact to a stated tolerance."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from mmdistill_dense.networks.building import move
+from mmdistill_dense.networks.taps import Tap
+
+DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """Options of ``teacher.accelerate``; all of them leave the student's step as it is.
+
+    Attributes:
+        fold_bn: Multiply each batch norm into the convolution before it: one pass over the map less. Differs from the
+            unfolded pass by rounding only (1e-5 of the largest value in float32). Defaults to True.
+        channels_last: Keep weights and maps in channels-last order; the same by rounding. Whether it wins depends on
+            the device, and the taps come in that order too. Defaults to False.
+        dtype: ``'bfloat16'`` or ``'float16'`` runs convolutions and products in that type, the rest by autocast's rules
+            (3e-2 of the largest value in bfloat16); the taps are returned in the inputs' own. Defaults to the
+            surrounding autocast.
+        compile: ``torch.compile`` the largest parts that hold no tap inside; the first step takes long. The same by
+            rounding. Defaults to False.
+        stream: Run the teacher beside the student on a second CUDA stream; the same numbers. Nothing on a CPU.
+            Defaults to False.
+    """
+
+    fold_bn: bool = True
+    channels_last: bool = False
+    dtype: str | None = None
+    compile: bool = False
+    stream: bool = False
+
+    @classmethod
+    def parse(cls, option: Mapping[str, Any] | bool | None, key: str) -> Acceleration:
+        """Read the options; ``False`` switches everything off.
+
+        Raises:
+            TypeError, ValueError: For an unknown option or value; names the config key.
+        """
+        if option is False:
+            return cls(fold_bn=False)
+        known = [field.name for field in fields(cls)]
+        option = {} if option in (None, True) else option
+        if not isinstance(option, Mapping) or not set(option) <= set(known):
+            raise TypeError(f'{key}.accelerate is False or a dict of {", ".join(known)}, got {option!r}.')
+        for name, value in option.items():
+            if name == 'dtype' and value not in (None, *DTYPES):
+                raise ValueError(f'{key}.accelerate.dtype must be {", ".join(DTYPES)} or None, got {value!r}.')
+            if name != 'dtype' and not isinstance(value, bool):
+                raise ValueError(f'{key}.accelerate.{name} must be True or False, got {value!r}.')
+        return cls(**option)
+
+    def prepare(self, network: nn.Module, taps: Sequence[Tap], pairs: Sequence[Pair]) -> None:
+        """Change a loaded network in place; ``pairs`` are those of :func:`foldable`."""
+        if self.fold_bn:
+            fold(network, pairs)
+        if self.channels_last:
+            move(network, memory_format=torch.channels_last)
+        if self.compile:
+            for module in untapped_parts(network, taps):
+                module.forward = torch.compile(module.forward)
+
+    @contextlib.contextmanager
+    def running(self, inputs: Tensor) -> Iterator[Tensor]:
+        """Yield the inputs as the network takes them, in the context that it runs in."""
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        if self.dtype is None:
+            yield inputs
+            return
+        with torch.autocast(inputs.device.type, DTYPES[self.dtype]):
+            yield inputs
+
+    @contextlib.contextmanager
+    def beside(self, inputs: Tensor | Sequence[Tensor]) -> Iterator[None]:
+        """Let what is launched inside run on a second CUDA stream, behind what was launched before."""
+        views = [inputs] if isinstance(inputs, Tensor) else inputs
+        if not self.stream or not views[0].is_cuda:
+            yield
+            return
+        stream = _second_stream(views[0].device)
+        stream.wait_stream(torch.cuda.current_stream(views[0].device))
+        for view in views:
+            view.record_stream(stream)
+        with torch.cuda.stream(stream):
+            yield
+
+    def join(self, recorded: Mapping[str, Sequence[Tensor]]) -> None:
+        """Let the current stream wait for what :meth:`beside` launched, and keep its results for it."""
+        tensors = [tensor for found in recorded.values() for tensor in found]
+        if not self.stream or not tensors[0].is_cuda:
+            return
+        current = torch.cuda.current_stream(tensors[0].device)
+        current.wait_stream(_second_stream(tensors[0].device))
+        for tensor in tensors:
+            tensor.record_stream(current)
+
+
+@cache
+def _second_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+@contextlib.contextmanager
+def foldable(network: nn.Module, taps: Sequence[Tap], found: list[Pair]) -> Iterator[None]:
+    """Watch a forward pass; at its end add the names of the (convolution, batch norm) that can be folded to ``found``.
+
+    A pair is one whose convolution feeds this norm and nothing else, and whose norm is fed by nothing else, in every
+    call: neither a convolution shared by several norms nor one whose own output is tapped or used twice.
+    """
+    watch = _Watch()
+    handles = []
+    for name, module in network.named_modules():
+        if _plain_convolution(module):
+            handles.append(module.register_forward_hook(partial(watch.made_by, name)))
+        elif isinstance(module, _BatchNorm) and module.running_mean is not None:
+            handles.append(module.register_forward_pre_hook(partial(watch.read_by, name)))
+            handles.append(module.register_forward_hook(watch.read))
+    try:
+        with watch:
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    tapped = {tap.path for tap in taps}
+    inputs = {tap.path for tap in taps if tap.argument is not None}
+    found += [pair for pair in watch.pairs() if pair[0] not in tapped and pair[1] not in inputs]
+
+
+class _Watch(TorchFunctionMode):
+    """Notes which convolution's output goes where."""
+
+    _LOOKS = ('__get__', 'size', 'dim')  # at a tensor's shape, not its values
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[int, tuple[Tensor, str]] = {}  # keeps the tensors, so that no id is used twice
+        self.readers: dict[str, set[str | None]] = {}
+        self.sources: dict[str, set[str | None]] = {}
+        self.norm: str | None = None  # that is at work
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.norm is None and getattr(func, '__name__', '') not in self._LOOKS:
+            for value in tree_leaves((args, kwargs)):
+                self._note(value, None)
+        return func(*args, **(kwargs or {}))
+
+    def made_by(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.made[id(output)] = output, name
+
+    def read_by(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.sources.setdefault(name, set()).add(self._note(args[0], name))
+        self.norm = name
+
+    def read(self, *_: Any) -> None:
+        self.norm = None
+
+    def pairs(self) -> list[Pair]:
+        """Return the pairs that belong to each other alone."""
+        only = [(next(iter(fed_by)), norm) for norm, fed_by in self.sources.items() if len(fed_by) == 1]
+        return [(conv, norm) for conv, norm in only if conv is not None and self.readers[conv] == {norm}]
+
+    def _note(self, value: Any, reader: str | None) -> str | None:
+        source = self.made.get(id(value), (None, None))[1]
+        if source is not None:
+            self.readers.setdefault(source, set()).add(reader)
+        return source
+
+
+def _plain_convolution(module: nn.Module) -> bool:
+    # Subclasses and hooks may change the weight before it is used (weight standardisation, spectral norm); mmcv's own
+    # Conv2d does not.
+    return isinstance(module, nn.Conv2d) and type(module).__name__ == 'Conv2d' and not module._forward_pre_hooks
+
+
+def fold(network: nn.Module, pairs: Sequence[Pair]) -> None:
+    """Multiply each norm into its convolution, and put an identity in the norm's place, where a tap may sit."""
+    for conv, norm in pairs:
+        parts: list[Any] = [network.get_submodule(name) for name in (conv, norm)]
+        _put(network, conv, fuse_conv_bn_eval(*parts))
+        _put(network, norm, nn.Identity().eval())
+
+
+def _put(network: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition('.')
+    setattr(network.get_submodule(parent), name, module)
+
+
+def untapped_parts(network: nn.Module, taps: Sequence[Tap]) -> list[nn.Module]:
+    """Return the largest modules with no tapped module inside them; hooks on themselves stay outside."""
+    tapped = [tap.path for tap in taps]
+    parts: list[nn.Module] = []
+
+    def visit(module: nn.Module, path: str) -> None:
+        inside = any(tap.startswith(f'{path}.') if path else True for tap in tapped)
+        if inside or isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            for name, child in module.named_children():
+                visit(child, f'{path}.{name}' if path else name)
+        else:
+            parts.append(module)
+
+    visit(network, '')
+    return parts

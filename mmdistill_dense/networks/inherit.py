@@ -1,0 +1,121 @@
+"""Inheritance: a student that starts from parts of its teacher (same neck, same head), as many detection methods do.
+
+Copied are the tensors below a prefix, by name; both sides must hold the same names and shapes. Only the bias of a layer
+that has none in the teacher may be the student's own: it becomes 0, which makes the two layers equal. It happens after
+the student's own initialisation and before a checkpoint is resumed, which overwrites it; a run that starts from
+``load_from`` inherits nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.utils.messages import some
+
+
+@dataclass
+class Inherit:
+    """One entry of ``model.inherit``: prefixes in student (``target``) and teacher (``source``)."""
+
+    target: str
+    source: str
+    teacher: str | None = None  # set by giving_teachers where there is only one
+
+
+def parse_inherit(option: Sequence[Sequence[str]] | None) -> list[Inherit]:
+    """Read the option ``model.inherit``.
+
+    Raises:
+        TypeError: Unless it is a list of pairs (or triples) of non-empty strings.
+    """
+    entries = [] if option is None else option
+    valid = isinstance(entries, (list, tuple)) and all(
+        isinstance(entry, (list, tuple)) and len(entry) in (2, 3) and all(isinstance(x, str) and x for x in entry)
+        for entry in entries
+    )
+    if not valid:
+        raise TypeError(
+            "model.inherit must be a list of (student prefix, teacher prefix), e.g. [('neck', 'neck')]; with several "
+            f'teachers the third member names one. Got {option!r}.'
+        )
+    return [Inherit(*(part.rstrip('.') if i < 2 else part for i, part in enumerate(entry))) for entry in entries]
+
+
+def giving_teachers(entries: Sequence[Inherit], teachers: Mapping[str, Any]) -> set[str]:
+    """Return the names of the teachers that are inherited from; entries without a name get the only one.
+
+    Raises:
+        ValueError: For an entry without a name beside several teachers, or with the name of none.
+    """
+    for entry in entries:
+        if entry.teacher is None and len(teachers) == 1:
+            entry.teacher = next(iter(teachers))
+        if entry.teacher not in teachers:
+            raise ValueError(
+                f'model.inherit={(entry.target, entry.source, entry.teacher)!r}: name one of the teachers '
+                f'{", ".join(teachers)} as the third member.'
+            )
+    return {str(entry.teacher) for entry in entries}
+
+
+def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Mapping[str, FrozenTeacher]) -> None:
+    """Copy the entries' tensors from the loaded teachers into the student.
+
+    Raises:
+        ValueError: For a teacher without weights from a file, a prefix that matches nothing, and tensors below a prefix
+            that are missing on one side or differ in shape; the message lists them.
+    """
+    own = student.state_dict()
+    for entry in entries:
+        teacher = teachers[str(entry.teacher)]
+        if teacher.receipt is None or teacher.receipt.file is None:
+            raise ValueError(
+                f'model.inherit: {teacher.key} has no weights from a file to inherit (allow_random); '
+                f'give {teacher.key}.checkpoint.'
+            )
+        _copy(own, _below(teacher.as_loaded().state_dict(), entry.source), entry, teacher.key)
+
+
+def _copy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], entry: Inherit, key: str) -> None:
+    held = _below(own, entry.target)
+    given = {**_zero_biases(held, given), **given}
+    for side, prefix, found in (('model.student', entry.target, held), (key, entry.source, given)):
+        if not found:
+            raise ValueError(f'model.inherit: no tensor of {side} begins with {prefix!r}.')
+    shapes = {name: (tuple(held[name].shape), tuple(given[name].shape)) for name in held.keys() & given.keys()}
+    wrong = [f'{name} {s} and {t}' for name, (s, t) in sorted(shapes.items()) if s != t]
+    problems = {
+        'only in the student': sorted(held.keys() - given.keys()),
+        'only in the teacher': sorted(given.keys() - held.keys()),
+        'of other shape (student, teacher)': wrong,
+    }
+    if any(problems.values()):
+        lines = '; '.join(f'{title}: {some(names)}' for title, names in problems.items() if names)
+        raise ValueError(
+            f'model.inherit={(entry.target, entry.source)!r}: the two sides differ, so they cannot be copied. {lines}. '
+            'Inherit a part that both networks share.'
+        )
+    with torch.no_grad():
+        for name, value in held.items():
+            value.copy_(given[name])
+    print_log(
+        f'model.inherit: {len(held)} tensors of {entry.target!r} copied from {entry.source!r} of {key}', 'current'
+    )
+
+
+def _zero_biases(held: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return zeros for biases that the student alone has, in layers whose weight is on both sides."""
+    weights = {name.removesuffix('weight') for name in held.keys() & given.keys() if name.endswith('.weight')}
+    return {name: torch.zeros_like(held[name]) for name in held.keys() - given.keys()
+            if name.endswith('.bias') and name.removesuffix('bias') in weights}  # fmt: skip
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) + 1 :]: value for name, value in state.items() if name.startswith(f'{prefix}.')}

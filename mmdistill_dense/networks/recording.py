@@ -1,0 +1,142 @@
+"""Recording and replacing tapped tensors, by hooks for one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdistill_dense.networks.taps import Tap, find_module
+
+
+class _LastTapReached(Exception):
+    """Ends a forward pass when everything asked for has been recorded."""
+
+
+class Recorder:
+    """Records taps while its context is open: what the module gave, or was given, at that moment.
+
+    Operations in place behind a tap (``ReLU(inplace=True)``, ``out += identity``) would write into the record. They are
+    noticed by the tensor's version counter; where the dry run saw them, the record is a copy. The network keeps its own
+    tensor: some rely on what their operations in place have written.
+
+    Args:
+        network: The network; paths are resolved at each entry, because wrappers and EMA copies replace modules.
+        taps: What to record.
+        key: The config key to name in errors.
+        stop_after: End the forward pass behind this many recorded calls, silently for the caller of :meth:`recording`.
+            ``None`` runs to the end.
+        overwritten: Taps whose tensors are written to behind them.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        taps: Iterable[Tap],
+        key: str,
+        stop_after: int | None = None,
+        overwritten: Collection[str] = (),
+    ) -> None:
+        self.network = network
+        self.taps = list(dict.fromkeys(taps))
+        self.key = key
+        self.stop_after = stop_after
+        self.overwritten = overwritten
+        self.calls = 0
+        self.tensors: dict[str, list[Tensor]] = {}
+        self._versions: dict[str, list[int | None]] = {}
+
+    @contextmanager
+    def recording(self) -> Iterator[dict[str, list[Tensor]]]:
+        """Hook the taps, yield the (growing) record and take the hooks away again, whatever happens."""
+        self.calls = 0
+        self.tensors = {str(tap): [] for tap in self.taps}
+        self._versions = {str(tap): [] for tap in self.taps}
+        handles = []
+        try:
+            for tap in self.taps:
+                module = find_module(self.network, tap, self.key)
+                before = tap.argument is not None  # the module may write into its input
+                hook = module.register_forward_pre_hook if before else module.register_forward_hook
+                handles.append(hook(partial(self._record, tap)))
+            yield self.tensors
+        except _LastTapReached:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def check_complete(self) -> None:
+        """Raise a ``ValueError`` for a tap whose module was never called, or whose record was written to."""
+        self.check_fired()
+        for name in self.changed():
+            raise ValueError(
+                f'{self.key}={name!r}: an operation that the dry run did not see writes into this tensor behind its '
+                'module (inplace=True, +=). Tap the output of what writes, or set inplace=False there.'
+            )
+
+    def check_fired(self) -> None:
+        """Raise a ``ValueError`` for a tap whose module was never called."""
+        for name in (name for name, tensors in self.tensors.items() if not tensors):
+            raise ValueError(
+                f'{self.key}={name!r} never fired in the forward pass of {type(self.network).__name__}: the '
+                'module exists but is not called as a module. Tap a module inside it.'
+            )
+
+    def changed(self) -> list[str]:
+        """Return the taps with a tensor that was written to after it was recorded."""
+        return [
+            name
+            for name, versions in self._versions.items()
+            if any(
+                then is not None and then != x._version for x, then in zip(self.tensors[name], versions, strict=True)
+            )
+        ]
+
+    def _record(self, tap: Tap, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
+        name, tensors = str(tap), tap.pick(args, output)
+        self.calls += 1
+        last = self.calls == self.stop_after
+        if name in self.overwritten and not last:
+            tensors = [tensor.clone() for tensor in tensors]
+        self.tensors[name].extend(tensors)
+        compiled = torch.compiler.is_compiling()  # then no versions are counted, nor in inference mode
+        self._versions[name].extend(None if compiled or x.is_inference() else x._version for x in tensors)
+        if last:
+            raise _LastTapReached
+
+
+@contextmanager
+def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Tensor], key: str) -> Iterator[None]:
+    """Let the tapped tensors be replaced on their way through the network while the context is open.
+
+    Args:
+        network: The network.
+        tap: An output; what lies behind it sees the replaced tensors.
+        function: Gets a tensor's number and the tensor. Numbers count as :class:`Recorder` lists the tap's tensors,
+            over one opening of the context.
+        key: The config key to name in errors.
+
+    Raises:
+        ValueError: For an input tap, and when the context ends without a call of the tapped module.
+    """
+    if tap.argument is not None:
+        raise ValueError(f'{key}={tap.text!r}: an input cannot be replaced; tap the output of the module before it.')
+    seen = 0
+
+    def replace(tensor: Tensor) -> Tensor:
+        nonlocal seen
+        seen += 1
+        return function(seen - 1, tensor)
+
+    handle = find_module(network, tap, key).register_forward_hook(lambda _, args, output: tap.put(output, replace))
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not seen:
+        raise ValueError(f'{key}={tap.text!r} never fired in the forward pass of {type(network).__name__}.')

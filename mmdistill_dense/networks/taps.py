@@ -1,0 +1,212 @@
+"""Taps: names of tensors inside a network."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+_SYNTAX = re.compile(
+    r'(?P<path>[A-Za-z_0-9.]*)'
+    r'(?:\[(?P<index>-?[0-9]{1,9}|(?:-?[0-9]{1,9})?:(?:-?[0-9]{1,9})?)\])?'
+    r'(?P<input>:input(?:\[(?P<argument>[0-9]{1,9})\])?)?'
+)
+
+
+TapOption = str | Sequence[str | tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place in a network: ``path[index]:input[k]``.
+
+    ``path`` is a dotted module path (``''`` is the network itself); ``index`` (integer or slice) picks from a tuple
+    output; ``:input`` takes the module's first positional argument instead of its output, ``:input[k]`` the k-th.
+
+    Examples: ``'backbone[3]'``, ``'neck'``, ``'neck[:3]'``, ``'decode_head.conv_seg:input'``.
+    """
+
+    path: str
+    index: int | slice | None = None
+    argument: int | None = None
+    text: str = ''
+
+    @classmethod
+    def parse(cls, text: str) -> Tap:
+        """Parse a tap.
+
+        Raises:
+            ValueError: When the text is not of the form above.
+        """
+        match = _SYNTAX.fullmatch(text) if isinstance(text, str) else None
+        if match is None or '..' in text or match['path'].startswith('.') or match['path'].endswith('.'):
+            shown = repr(text) if len(repr(text)) < 200 else f'{repr(text)[:200]}…'
+            raise ValueError(
+                f"{shown} is not a tap: write 'module.path', 'module.path[i]', 'module.path[a:b]', "
+                "'module.path:input' or 'module.path:input[k]'."
+            )
+        return cls(
+            match['path'], _parse_index(match['index']), int(match['argument'] or 0) if match['input'] else None, text
+        )
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def pick(self, args: tuple[Any, ...], output: Any) -> list[Tensor]:
+        """Return the tap's tensors out of one call of its module, tuples flattened.
+
+        Raises:
+            ValueError: When the index or argument is not there, or what is there holds no tensor.
+        """
+        value = output
+        if self.argument is not None:
+            if self.argument >= len(args):
+                raise ValueError(f'tap {self.text!r}: the module was called with {len(args)} positional arguments.')
+            value = args[self.argument]
+        if self.index is not None:
+            value = self._pick_index(value)
+        tensors = _flatten(value)
+        if not tensors:
+            raise ValueError(f'tap {self.text!r} holds a {type(value).__name__} and no tensor.')
+        return tensors
+
+    def put(self, output: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+        """Return the output of one call of the tap's module with the tapped tensors replaced, the rest as it is."""
+        if self.index is None:
+            return _map_tensors(output, replace)
+        self._pick_index(output)  # raises where there is nothing to pick
+        chosen = range(len(output))[self.index]
+        members = {chosen} if isinstance(chosen, int) else set(chosen)
+        changed = (_map_tensors(item, replace) if i in members else item for i, item in enumerate(output))
+        return _as(output, changed)
+
+    def _pick_index(self, value: Any) -> Any:
+        if not isinstance(value, (tuple, list)):
+            raise ValueError(
+                f'tap {self.text!r} has an index, but what is tapped is one {type(value).__name__}, no tuple.'
+            )
+        try:
+            return value[self.index]  # type: ignore[index]
+        except IndexError:
+            raise ValueError(f'tap {self.text!r}: the output has {len(value)} entries.') from None
+
+
+def _parse_index(text: str | None) -> int | slice | None:
+    if text is None:
+        return None
+    if ':' not in text:
+        return int(text)
+    begin, end = (int(part) if part else None for part in text.split(':'))
+    return slice(begin, end)
+
+
+def _flatten(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in _flatten(item)]
+    return []
+
+
+def _map_tensors(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return replace(value)
+    if isinstance(value, (tuple, list)):
+        return _as(value, (_map_tensors(item, replace) for item in value))
+    return value
+
+
+def _as(sequence: Any, items: Iterable[Any]) -> Any:
+    return list(items) if isinstance(sequence, list) else tuple(items)
+
+
+def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
+    """Return the tapped module.
+
+    mmseg heads call their own ``forward`` directly, so hooks on ``decode_head`` never fire: such a tap is redirected to
+    the head's ``conv_seg`` where that makes the logits.
+
+    Args:
+        network: The student or a teacher.
+        tap: The tap.
+        key: The config key to name in an error, e.g. ``'student_tap'``.
+
+    Raises:
+        KeyError: When there is no such module; names the close ones and the modules at the level where the path ends.
+        ValueError: For a head whose logits have no module of their own.
+    """
+    module = network
+    for depth, name in enumerate(part for part in tap.path.split('.') if part):
+        children = dict(module.named_children())
+        if name not in children:
+            raise KeyError(_unknown_path(network, tap, depth, list(children), key))
+        module = children[name]
+    if not hasattr(module, 'cls_seg') or tap.argument is not None:
+        return module
+    if not isinstance(getattr(module, 'conv_seg', None), nn.Module) or not _uses_plain_cls_seg(module):
+        raise ValueError(
+            f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks and does not end in '
+            f'conv_seg; tap a module inside it: {", ".join(dict(module.named_children()))}.'
+        )
+    return module.get_submodule('conv_seg')
+
+
+def check_student_input(network: nn.Module, tap: Tap, key: str) -> None:
+    """Raise a ``ValueError`` for the input of a mmseg head, whose training step calls its ``forward`` without hooks."""
+    module = find_module(network, tap, key)
+    if tap.argument is not None and hasattr(module, 'cls_seg'):
+        raise ValueError(
+            f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks in training, so its input '
+            'cannot be recorded; tap what feeds it, e.g. backbone, or the input of a module inside it.'
+        )
+
+
+def _uses_plain_cls_seg(head: nn.Module) -> bool:
+    return any(
+        cls.__name__ == 'BaseDecodeHead' and cls.__dict__.get('cls_seg') is getattr(type(head), 'cls_seg', None)
+        for cls in type(head).__mro__
+    )
+
+
+def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str], key: str) -> str:
+    names = [name for name, _ in network.named_modules() if name]
+    close = difflib.get_close_matches(tap.path, names, n=3, cutoff=0.5)
+    parent = '.'.join(tap.path.split('.')[:depth]) or type(network).__name__
+    hint = f' Close names: {", ".join(close)}.' if close else ''
+    where = f'{key}={tap.text!r}: no such module in {type(network).__name__}.{hint}'
+    return f'{where} Modules in {parent}: {", ".join(level)}.'
+
+
+def parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
+    """Return the taps of an option and their weights.
+
+    Raises:
+        ValueError: For an empty or malformed option; names it.
+    """
+    entries = [taps] if isinstance(taps, str) else list(taps)
+    if not entries:
+        raise ValueError(f'{option} is empty: name at least one tap.')
+    pairs = [(entry, 1.0) if isinstance(entry, str) else entry for entry in entries]
+    for pair in pairs:
+        if not _is_weighted_tap(pair):
+            raise ValueError(
+                f"{option} is a tap or a list; its entries are taps or pairs ('tap', weight >= 0), got {pair!r}."
+            )
+    return [Tap.parse(tap) for tap, _ in pairs], [float(weight) for _, weight in pairs]
+
+
+def _is_weighted_tap(pair: Any) -> bool:
+    return (
+        isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and isinstance(pair[0], str)
+        and isinstance(pair[1], (int, float))
+        and pair[1] >= 0
+    )

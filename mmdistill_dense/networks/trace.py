@@ -1,0 +1,156 @@
+"""One traced pass through student and teachers: the shape of every tap, before any weight is loaded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from mmdistill_dense.networks.acceleration import Pair, foldable
+from mmdistill_dense.networks.modes import in_training, is_noise, modes_to_follow
+from mmdistill_dense.networks.partial_forward import run_parts
+from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.taps import Tap, check_student_input
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.utils.random_streams import fork_rng
+
+Shapes = dict[str, list[torch.Size]]
+
+DEFAULT_SIZE = (512, 512)
+_CPU_SIDE = 256
+
+
+class _NumbersOnCPU(TorchFunctionMode):
+    """Transformers read numbers out of a ``linspace`` while they are built (drop path), and meta tensors hold none."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.linspace:
+            options.setdefault('device', 'cpu')
+        return func(*args, **options)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What one pass through a network tells.
+
+    Attributes:
+        shapes: of each tap's tensors, for one picture.
+        calls: how many calls were recorded.
+        parts: the children that worked before the last of them.
+        heads: paths of the heads that ran on the features.
+        modes: paths of the modules that ran as in training, see :mod:`mmdistill_dense.networks.modes`.
+        overwritten: the taps whose tensors are written to behind them.
+    """
+
+    shapes: Shapes = field(default_factory=dict)
+    calls: int = 0
+    parts: Collection[str] = ()
+    heads: Sequence[str] = ()
+    modes: Sequence[str] = ()
+    overwritten: Collection[str] = ()
+
+
+def trace_pair(
+    student: nn.Module,
+    student_taps: Sequence[Tap],
+    teachers: Mapping[str, FrozenTeacher],
+    size: tuple[int, int] | None,
+) -> tuple[Traced, dict[str, Traced]]:
+    """Trace the student and, by name, each teacher, for one picture of the training size.
+
+    The pass runs on the meta device, where it costs no arithmetic; networks that cannot (some transformers, deformable
+    convolutions) are traced on the CPU at no more than 256 pixels a side, and on the GPU where the CPU lacks one of
+    their operations. Each teacher is told where its last tap lies and how it has to run. No global random stream moves.
+
+    Args:
+        student: The built student.
+        student_taps: What the distillers tap in it.
+        teachers: The teachers, whose ``taps`` are set.
+        size: Height and width of the training crop; ``None`` means 512 x 512.
+
+    Raises:
+        KeyError, ValueError: For a tap that does not exist, never fires or holds no tensor.
+        RuntimeError: For a network that runs on none of these devices.
+    """
+    height, width = size or DEFAULT_SIZE
+    small = (min(height, _CPU_SIDE), min(width, _CPU_SIDE))
+    try:
+        return _trace_all(student, student_taps, teachers, (height, width), 'meta')
+    except KeyError:  # an unknown tap is unknown everywhere
+        raise
+    except Exception:  # whatever the meta device cannot do; the CPU decides and has the better message
+        try:
+            return _trace_all(student, student_taps, teachers, small, 'cpu')
+        except (RuntimeError, NotImplementedError) as error:
+            if not torch.cuda.is_available():
+                raise RuntimeError(_no_device(error)) from error
+            return _trace_all(student, student_taps, teachers, small, 'cuda')
+
+
+def _no_device(error: Exception) -> str:
+    return (
+        'The pass that learns the shapes of the taps failed on the CPU, and there is no GPU here to try it on: '
+        f'{error} If an operation of the network exists for GPUs alone (CARAFE, say), build the model on a machine '
+        'with a GPU; otherwise the network does not run at this size without us either.'
+    )
+
+
+def _trace_all(
+    student: nn.Module, taps: Sequence[Tap], teachers: Mapping[str, FrozenTeacher], size: tuple[int, int], device: str
+) -> tuple[Traced, dict[str, Traced]]:
+    with fork_rng(), torch.no_grad():
+        traced = _trace(copy.deepcopy(student), taps, size, device, 'student_tap', trains=True)
+        by_teacher = {}
+        for name, teacher in teachers.items():
+            with torch.device(device), _NumbersOnCPU():
+                network = teacher.build()
+            pairs: list[Pair] = []
+            with foldable(network, teacher.taps, pairs):
+                by_teacher[name] = _trace(network, teacher.taps, size, device, 'teacher_tap')
+            teacher.follow(by_teacher[name], pairs)
+    return traced, by_teacher
+
+
+def _trace(
+    network: nn.Module, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str, trains: bool = False
+) -> Traced:
+    if not taps:  # a teacher that is only inherited from
+        return Traced()
+    network.to(device)
+    inputs = torch.zeros(1, input_channels(network), *size, device=device)
+    modes = modes_to_follow(network, lambda: run_parts(network, taps, inputs, rois=trains))
+    recorder = Recorder(network, taps, key)
+    started: list[tuple[str, int]] = []
+    for name, child in network.named_children():
+        for module in child.modules():
+            module.register_forward_pre_hook(lambda *_, name=name: started.append((name, recorder.calls)))
+    following = [network.get_submodule(path) for path in modes]
+    if trains:
+        for tap in taps:
+            check_student_input(network, tap, key)
+        # dropout writes in place in training alone
+        following += [module for module in network.modules() if is_noise(module) and getattr(module, 'inplace', False)]
+    with in_training(following), recorder.recording() as tensors:
+        heads = run_parts(network, taps, inputs, rois=trains)
+    overwritten = recorder.changed()
+    recorder.check_fired()
+    shapes = {name: [tensor.shape for tensor in found] for name, found in tensors.items()}
+    parts = {name for name, calls in started if calls < recorder.calls}
+    return Traced(shapes, recorder.calls, parts, heads, modes, overwritten)
+
+
+def input_channels(network: nn.Module) -> int:
+    """Return how many channels a network's pictures have: those of its preprocessor, else of its first convolution."""
+    mean = getattr(getattr(network, 'data_preprocessor', None), 'mean', None)
+    if isinstance(mean, torch.Tensor):
+        return mean.numel()
+    modules = list(network.modules())
+    if any(type(module).__name__ == 'Focus' for module in modules):  # YOLOX: 4 pixels become channels before it
+        return 3
+    return next((module.in_channels for module in modules if isinstance(module, nn.Conv2d)), 3)

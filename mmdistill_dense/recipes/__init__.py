@@ -1,0 +1,1 @@
+"""Which method fits which pair, and the configs that follow."""

@@ -1,0 +1,82 @@
+"""Whether data set and optimizer of a new config are for its student, before anybody trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+
+from mmdistill_dense.config.resolve import find_config, load_model, student_option
+from mmdistill_dense.guards.config import check_crop, check_num_classes
+from mmdistill_dense.recipes.compose import TASKS
+
+
+def check_data(config: Config, task: str) -> None:
+    """Refuse a data set of another task, another number of classes or a smaller crop than the student's.
+
+    Args:
+        config: A resolved leaf.
+        task: ``'seg'`` or ``'det'``: what the data set is for.
+
+    Raises:
+        ValueError: Says what the student and the data set are.
+    """
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    found = load_model(student_option(config.model), 'model.student')
+    own = TASKS.get(found.scope or '', task)
+    if own != task:
+        raise ValueError(f'the student is for {own}, the data set for {task}: choose a data set of the same task.')
+    dataset = config.train_dataloader.dataset
+    check_crop(dataset, found.model)
+    check_num_classes(classes_of(dataset), 'model.student', found.model)
+
+
+def classes_of(dataset: Any) -> Sequence[str] | None:
+    """Return the class names of a data set's config, through its wrappers; ``None`` where it does not say.
+
+    Its files need not be there. The set is built without reading them, because a class may have others than its
+    ``METAINFO`` names (CamVid's void is none); where that fails, the config is what says them.
+    """
+    while isinstance(dataset, Mapping) and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    if not isinstance(dataset, Mapping):
+        return None
+    try:
+        return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo.get('classes')
+    except Exception:  # no data set of mmengine's kind, several in one, options that are wrong
+        return _written_classes(dataset)
+
+
+def optimizer_problem(config: Config) -> str | None:
+    """Return what is wrong with the kind of optimizer that trains the student, ``None`` where nothing is.
+
+    A transformer that is published with AdamW learns little by the SGD of a convolutional network, and nothing fails.
+
+    Args:
+        config: A resolved leaf or recipe; a student without ``cfg`` has no schedule of its own to compare with.
+    """
+    source = (config.get('model', {}).get('student') or {}).get('cfg')
+    if not source:
+        return None
+    here, own = (optimizer_of(one) for one in (config, Config.fromfile(find_config(source, 'model.student.cfg'))))
+    if not here or not own or here['type'] == own['type']:
+        return None
+    return (
+        f"the student's own config {source} trains it by {own['type']} with lr {own.get('lr')}, this one by "
+        f'{here["type"]} with lr {here.get("lr")}.'
+    )
+
+
+def optimizer_of(config: Config) -> Mapping[str, Any]:
+    """Return the options of a config's optimizer, empty where it names none."""
+    option = (config.get('optim_wrapper') or {}).get('optimizer') or {}
+    return option if 'type' in option else {}
+
+
+def _written_classes(dataset: Mapping[str, Any]) -> Sequence[str] | None:
+    given = (dataset.get('metainfo') or {}).get('classes')
+    kind = dataset.get('type')
+    built = DATASETS.get(kind) if isinstance(kind, str) else kind
+    return given or (getattr(built, 'METAINFO', None) or {}).get('classes')

@@ -1,0 +1,219 @@
+"""The command line of ``tools/new_config.py``: writes leaves, lists what fits what."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmdistill_dense.config.resolve import find_config
+from mmdistill_dense.recipes.check_data import check_data, optimizer_of, optimizer_problem
+from mmdistill_dense.recipes.compose import (
+    Parts,
+    configs,
+    fitting,
+    fragment_for,
+    fragments,
+    leaf_text,
+    methods,
+    parts_of,
+    recipe_text,
+    recipes,
+)
+from mmdistill_dense.recipes.leaves import (
+    Leaf,
+    by_hand,
+    leaf_of,
+    method_and_fragment,
+    recipe_name,
+    recipe_of,
+    stock,
+    wanted,
+)
+from mmdistill_dense.utils.silence import quiet
+
+SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}
+USAGE = """Write a config: one method on one pair of networks, with its control.
+
+  python tools/new_config.py --method cwd --pair deeplabv3_r101_to_r18_cityscapes
+  python tools/new_config.py --method cwd --pair my_pair.py --dataset voc12aug_512x512 --schedule sgd_40k --out mine.py
+  python tools/new_config.py --list
+"""
+
+
+def main_new_config(argv: Sequence[str] | None = None) -> None:
+    """Read the command line, write or list, and tell what was done."""
+    parser = argparse.ArgumentParser(description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--method', help='name of a method, or the file of a fragment of your own')
+    parser.add_argument('--pair', help='name in configs/_base_/pairs, or a file')
+    parser.add_argument('--dataset', help='name in configs/_base_/datasets, or a file; where the pair has no recipe')
+    parser.add_argument('--schedule', help='the same for schedules; sgd_40k or sgd_1x where the pair has no recipe')
+    parser.add_argument('--variant', help="a variant of the method: the last words of its fragment's name")
+    parser.add_argument('--out', type=Path, help='file to write; default: its place in configs, or the working folder')
+    parser.add_argument('--all', action='store_true', help='write every missing leaf (of --method, if given)')
+    parser.add_argument('--list', action='store_true', help='print which methods fit which recipes')
+    args = parser.parse_args(argv)
+    try:
+        if args.list:
+            print(listing())
+        elif args.all:
+            write_all([args.method] if args.method else methods())
+        elif args.method and args.pair:
+            write_one(args)
+        else:
+            parser.error('give --method and --pair, or --all, or --list')
+    except (KeyError, ValueError) as error:
+        sys.exit(f'new_config: {error.args[0]}')
+    except OSError as error:
+        sys.exit(f'new_config: {error}')
+
+
+def listing() -> str:
+    """Return a table, recipes by methods: ``x`` a leaf is there, ``o`` the method fits."""
+    names = methods()
+    written = {name: {leaf.recipe for leaf in wanted(name) if leaf.file.is_file()} for name in names}
+    wide = max(len(recipe.stem) for recipe in recipes())
+    rows = [' ' * wide + '  ' + ' '.join(names)]
+    for recipe in recipes():
+        marks = ['x' if recipe in written[name] else 'o' if fragment_for(name, recipe) else '.' for name in names]
+        marks = [mark.center(len(name)) for mark, name in zip(marks, names, strict=True)]
+        rows.append(f'{recipe.stem:<{wide}}  {" ".join(marks)}'.rstrip())
+    return '\n'.join([*rows, '', 'x: there is a config; o: the method fits, new_config.py or the suite writes one'])
+
+
+def write_all(names: Sequence[str]) -> None:
+    """Write the leaves that are missing, and again those whose fragment is another one by now.
+
+    Raises:
+        KeyError: For an unknown method.
+        ValueError: Where this package is installed and no checkout.
+    """
+    if not _is_checkout():
+        raise ValueError('--all writes into configs/ of a checkout; here the package is installed without one.')
+    for name in names:
+        fragments(name)
+        leaves = list(wanted(name))
+        missing = [leaf for leaf in leaves if not _is_written(leaf)]
+        for leaf in missing:
+            leaf.write()
+        print(f'{name}: {len(leaves)} leaves, {len(missing)} written')
+
+
+def _is_written(leaf: Leaf) -> bool:
+    return leaf.file.is_file() and (by_hand(leaf.file) or leaf.file.read_text(encoding='utf-8') == leaf.text())
+
+
+def write_one(args: argparse.Namespace) -> None:
+    """Write a leaf, and its recipe where there is none.
+
+    Raises:
+        KeyError: For an unknown method, pair, data set or schedule.
+        ValueError: When no fragment fits, no recipe exists and no data set is given, or the parts do not fit together;
+            then nothing is left on the disk.
+        FileExistsError: When the file holds something else.
+    """
+    method, fragment = method_and_fragment(args.method)
+    if fragment and args.variant:
+        raise ValueError(f'--variant {args.variant}: --method {args.method} is a fragment already; leave it out.')
+    pair = stock('pairs', args.pair)
+    dataset, schedule = (
+        stock(f'{kind}s', given) if (given := getattr(args, kind)) else None for kind in ('dataset', 'schedule')
+    )
+    recipe = recipe_of(pair, dataset, schedule, method)
+    parts = parts_of(recipe) if recipe else _planned(pair, dataset, schedule)
+    fragment = fragment or fitting(method, parts, args.variant)
+    if fragment is None:
+        there = ', '.join(path.stem for path in fragments(method))
+        raise ValueError(f'--method {method}: no fragment fits {pair.stem} ({parts.task}); there are {there}.')
+    ours = _is_checkout() and all(file.is_relative_to(configs()) for file in (pair, fragment) if file) and not args.out
+    texts, note = {}, ''
+    if recipe is None:
+        recipe = _recipe_place(parts, ours, args.out)
+        schedule = schedule or stock('schedules', parts.schedule)
+        runtime = configs() / '_base_' / f'{parts.runtime}.py'
+        texts[recipe] = recipe_text(pair, dataset or pair, schedule, runtime, recipe.parent)
+        note = ': the student alone, and the control'
+    with _written(texts):
+        file = args.out or _leaf_place(method, parts, recipe, args.variant, ours)
+        with _written({file: leaf_text(method, recipe, fragment, file.parent)}), quiet():
+            problem = _check(file, parts.task, args)
+    print(f'recipe   {recipe}  ({parts.dataset}, {parts.schedule}{note})\nfragment {fragment}\nleaf     {file}')
+    if problem:
+        print(f'warning  {problem}')
+    print(f'train    mim train {"mmseg" if parts.task == "seg" else "mmdetection"} {file}')
+
+
+def _planned(pair: Path, dataset: Path | None, schedule: Path | None) -> Parts:
+    """The parts of a recipe that is to be written."""
+    if dataset is None:
+        known = sorted(path.stem for path in (configs() / '_base_/datasets').glob('[!_]*.py'))
+        raise ValueError(
+            f'--dataset: {pair.stem} has no such recipe in configs/control, so give its data set, a file or one of '
+            f'{", ".join(known)}.'
+        )
+    loader = str(Config.fromfile(dataset).get('train_dataloader'))
+    tasks = [task for task, step in (('seg', 'PackSegInputs'), ('det', 'PackDetInputs')) if step in loader]
+    if len(tasks) != 1:
+        raise ValueError(f'--dataset {dataset}: train_dataloader ends in neither PackSegInputs nor PackDetInputs.')
+    task = tasks[0]
+    return Parts(pair.stem, dataset.stem, schedule.stem if schedule else SCHEDULES[task], f'runtime_{task}', task)
+
+
+def _recipe_place(parts: Parts, ours: bool, out: Path | None) -> Path:
+    if ours:
+        return configs() / 'control' / f'{recipe_name(parts)}.py'
+    return out.with_name(f'{out.stem}_control.py') if out else Path.cwd() / f'{parts.pair}_control.py'
+
+
+def _leaf_place(method: str, parts: Parts, recipe: Path, variant: str | None, ours: bool) -> Path:
+    leaf = leaf_of(method, recipe, variant) if ours else None
+    return leaf.file if leaf else Path.cwd() / f'{"_".join(filter(None, (parts.pair, method, variant)))}.py'
+
+
+@contextmanager
+def _written(texts: dict[Path, str]) -> Iterator[None]:
+    """Write files, which are taken away again when an error follows."""
+    for file, text in texts.items():
+        if file.is_file() and file.read_text(encoding='utf-8') != text:
+            raise FileExistsError(f'{file} is there and differs; remove it, or give --out.')
+    new = [file for file in texts if not file.is_file()]
+    folders = [folder for file in new for folder in file.parents if not folder.is_dir()]
+    try:
+        for file in new:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(texts[file], encoding='utf-8')
+        yield
+    except BaseException:
+        for file in new:
+            file.unlink(missing_ok=True)
+        for folder in folders:  # the innermost first
+            folder.rmdir()
+        raise
+
+
+def _check(file: Path, task: str, args: argparse.Namespace) -> str:
+    """Refuse a leaf that does not resolve, or whose data set is not for its student; return what may be wrong."""
+    given = ' '.join(f'--{key} {value}' for key in ('pair', 'dataset', 'schedule') if (value := getattr(args, key)))
+    try:
+        config = Config.fromfile(file)
+        check_data(config, task)
+        problem = optimizer_problem(config)
+    except Exception as error:  # what a user's own file raises
+        raise ValueError(f'{given}: {error.args[0] if error.args else type(error).__name__}') from error
+    return f'{problem} {_schedules_like(config)}' if problem else ''
+
+
+def _schedules_like(config: Config) -> str:
+    """Name the schedules of this package whose optimizer is the one that the student is published with."""
+    kind = optimizer_of(Config.fromfile(find_config(config.model.student.cfg))).get('type')
+    files = sorted((configs() / '_base_/schedules').glob('[!_]*.py'))
+    names = [file.stem for file in files if optimizer_of(Config.fromfile(file)).get('type') == kind]
+    return f'--schedule with {kind}: {", ".join(names)}.' if names else f'No schedule here has {kind}: write one.'
+
+
+def _is_checkout() -> bool:
+    return configs().parent.name != '.mim'

@@ -1,0 +1,106 @@
+"""Published results, ``configs/<method>/published.yml``: what others measured with the same recipe and method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmdistill_dense.config.resolve import package_root
+
+REQUIRED = {'recipe', 'metric', 'method', 'source'}
+OPTIONAL = {'student', 'teacher', 'variant'}
+BOXES, MASKS = 'coco/bbox_mAP', 'coco/segm_mAP'
+# the evaluator's key by what papers and logs write
+METRICS = {'mIoU': 'mIoU', 'box AP': BOXES, 'bbox_mAP': BOXES, BOXES: BOXES}
+METRICS |= {'mask AP': MASKS, 'segm_mAP': MASKS, MASKS: MASKS}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One published result in percent.
+
+    Attributes:
+        recipe: Name of the config in ``configs/control``.
+        metric: Key of the evaluator.
+        value: Score of the distilled student.
+        student: Score of the student alone, from the same source.
+        teacher: Score of the teacher, from the same source.
+        variant: Variant of the method's fragment, ``None`` for its default.
+        source: Paper and table.
+    """
+
+    recipe: str
+    metric: str
+    value: float
+    student: float | None
+    teacher: float | None
+    variant: str | None
+    source: str
+
+    @property
+    def gain(self) -> float | None:
+        """What the source gained over its own student."""
+        return None if self.student is None else self.value - self.student
+
+
+def read_targets(path: Path) -> list[Target]:
+    """Read one file.
+
+    Raises:
+        ValueError: When it is no list of entries with the keys recipe, metric, method and source, and perhaps student,
+            teacher and variant; a metric is unknown or a number is none.
+    """
+    entries = yaml.safe_load(path.read_text(encoding='utf-8')) or []
+    if not isinstance(entries, list):
+        raise ValueError(f'{path}: must be a list of published results, got {type(entries).__name__}')
+    return [_target(entry, f'{path}, entry {index}') for index, entry in enumerate(entries, 1)]
+
+
+def targets_of(
+    method: str, recipe: str, metric: str, variant: str | None = None, configs: Path | None = None
+) -> list[Target]:
+    """Return what is published for a method, in the order of its file.
+
+    Args:
+        method: Folder of ``configs``; one without ``published.yml`` has nothing.
+        recipe: Name of the config in ``configs/control``.
+        metric: Key of the evaluator, e.g. ``'coco/bbox_mAP'``.
+        variant: Of the method.
+        configs: The folder. Defaults to the package's.
+    """
+    path = (configs or package_root('mmdistill_dense') / 'configs') / method / 'published.yml'
+    if not path.is_file():
+        return []
+    wanted = (recipe, metric, variant)
+    return [target for target in read_targets(path) if (target.recipe, target.metric, target.variant) == wanted]
+
+
+def _target(entry: Any, where: str) -> Target:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f'{where}: must be a mapping, got {entry!r}')
+    missing, unknown = REQUIRED - set(entry), set(entry) - REQUIRED - OPTIONAL
+    if missing or unknown:
+        wrong = [f'no {", ".join(sorted(missing))}'] if missing else []
+        wrong += [f'unknown {", ".join(sorted(unknown))}'] if unknown else []
+        raise ValueError(f'{where}: {"; ".join(wrong)}; known: {", ".join(sorted(REQUIRED | OPTIONAL))}')
+    if entry['metric'] not in METRICS:
+        raise ValueError(f'{where}, metric: must be one of {", ".join(METRICS)}, got {entry["metric"]!r}')
+    return Target(
+        recipe=str(entry['recipe']),
+        metric=METRICS[str(entry['metric'])],
+        value=_score(entry['method'], f'{where}, method'),
+        student=_score(entry['student'], f'{where}, student') if 'student' in entry else None,
+        teacher=_score(entry['teacher'], f'{where}, teacher') if 'teacher' in entry else None,
+        variant=entry.get('variant'),
+        source=str(entry['source']),
+    )
+
+
+def _score(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:
+        raise ValueError(f'{where}: must be a score in percent, got {value!r}')
+    return float(value)

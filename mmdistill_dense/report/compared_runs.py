@@ -1,0 +1,226 @@
+"""Work folders, plain ones and those of a suite, and which control belongs to which run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdistill_dense.config.resolve import is_distill_model
+from mmdistill_dense.engine.resume_file import latest_checkpoint
+from mmdistill_dense.suite.plan.configs import teachers_of
+from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
+from mmdistill_dense.utils.atomic import read_json
+
+_PATTERNS = ('seed*', '*/seed*', 'runs/*/seed*')
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        folder: Its work folder.
+        name: Of its method in a suite, else the folder's.
+        suite: The suite's folder, ``None`` for a plain work folder.
+    """
+
+    folder: Path
+    name: str
+    suite: Path | None = None
+
+    @cached_property
+    def config(self) -> Config:
+        """The whole config that the runner wrote."""
+        return Config.fromfile(_config_file(self.folder))
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """The model's config."""
+        return self.config.get('model') or {}
+
+    @property
+    def distillers(self) -> dict[str, Any]:
+        """Options of the distillers by name, none for a control."""
+        return dict(self.model.get('distillers') or {}) if is_distill_model(self.model) else {}
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is a control: a suite's row of that name, elsewhere a run that takes nothing from a teacher."""
+        if self.suite is not None:
+            return self.name == CONTROL
+        return not self.distillers and not self.model.get('inherit')
+
+    @property
+    def seed(self) -> int | None:
+        """Of the run, ``None`` for a run whose seed was drawn."""
+        return (self.config.get('randomness') or {}).get('seed')
+
+    @property
+    def title(self) -> str:
+        """Name and seed."""
+        return self.name if self.seed is None else f'{self.name}, seed {self.seed}'
+
+    @cached_property
+    def result(self) -> dict[str, Any] | None:
+        """What a suite found, ``None`` elsewhere."""
+        return read_json(self.folder / 'result.json')
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The latest whole checkpoint."""
+        return latest_checkpoint(self.folder)
+
+    @property
+    def teachers(self) -> dict[str, Any]:
+        """Options of the teachers by their key under ``model``."""
+        return teachers_of(self.model) if is_distill_model(self.model) else {}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a page is about.
+
+    Attributes:
+        runs: Distilled runs, or what else was asked for; those of one method stand together.
+        controls: The student alone, by as many seeds as there are.
+        teacher: The run that trained the teacher, where its folder is known.
+    """
+
+    runs: tuple[Run, ...]
+    controls: tuple[Run, ...]
+    teacher: Run | None = None
+
+    @property
+    def students(self) -> tuple[Run, ...]:
+        """Controls, then runs."""
+        return (*self.controls, *self.runs)
+
+    @property
+    def names(self) -> list[str]:
+        """Each method once, the control first."""
+        return list(dict.fromkeys(run.name for run in self.students))
+
+    def of(self, name: str) -> list[Run]:
+        """Return the runs of a method."""
+        return [run for run in self.students if run.name == name]
+
+    def control_of(self, run: Run) -> Run | None:
+        """Return the control at the same seed, else the first, ``None`` for a control."""
+        if run in self.controls:
+            return None
+        same = [one for one in self.controls if one.seed == run.seed]
+        return next(iter([*same, *self.controls]), None)
+
+    @property
+    def shown(self) -> list[Run]:
+        """The first run of each method that has a checkpoint, for pictures."""
+        found = [[run for run in self.of(name) if run.checkpoint] for name in self.names]
+        return [runs[0] for runs in found if runs]
+
+
+def compare(folders: Sequence[str | Path], control: str | Path | None = None) -> Comparison:
+    """Find runs, their controls and their teacher.
+
+    The control is what is given; else, of a suite, its own; else every given run without distillers.
+
+    Args:
+        folders: Work folders, folders of a suite's method (``runs/<name>``) or suites.
+        control: A work folder, or a suite's ``runs/control``.
+
+    Raises:
+        FileNotFoundError, ValueError: For a folder that is not there or holds no run.
+    """
+    runs = _unique(run for folder in folders for run in find_runs(folder))
+    if control is not None:
+        controls = find_runs(control)
+    else:
+        controls = [run for run in runs if run.alone]
+        controls = [*controls, *_suite_controls(runs)]
+    controls = _unique(controls)
+    rest = [run for run in runs if run not in controls]
+    names = _distinct([*rest, *controls])
+    rest, controls = ([replace(run, name=names[run]) for run in some] for some in (rest, controls))
+    return Comparison(tuple(rest), tuple(controls), _teacher_run([*rest, *controls]))
+
+
+def find_runs(folder: str | Path) -> list[Run]:
+    """Return the run in a folder, or those of a suite below it, in the order of seeds.
+
+    Raises:
+        FileNotFoundError, ValueError: For a folder that is not there or holds no run.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f'{str(folder)!r}: no such work dir (working folder {Path.cwd()})')
+    root = root.resolve()
+    if _is_run(root):
+        return [_run(root)]
+    for pattern in _PATTERNS:
+        found = [_run(path) for path in sorted(root.glob(pattern), key=_natural) if _is_run(path)]
+        if found:
+            return found
+    raise ValueError(
+        f'{str(folder)!r} is no work dir: it holds no <timestamp>/vis_data/config.py, nor a suite\'s '
+        'runs/<name>/seed<k>. Give the folder that `tools/train.py --work-dir` wrote to.'
+    )  # fmt: skip
+
+
+def _run(folder: Path) -> Run:
+    parents = folder.parents
+    if not folder.name.startswith('seed') or len(parents) < 3:
+        return Run(folder, folder.name)
+    return Run(folder, parents[0].name, parents[2] if parents[1].name == 'runs' else None)
+
+
+def _is_run(folder: Path) -> bool:
+    return any(folder.glob('*/vis_data/config.py'))
+
+
+def _config_file(folder: Path) -> Path:
+    """Of the newest start that logged something: a test in the same folder writes a config as well."""
+    files = sorted(folder.glob('*/vis_data/config.py'), key=lambda path: path.parts[-3])
+    logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
+    return (logged or files)[-1]
+
+
+def _natural(path: Path) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', str(path))]
+
+
+def _unique(runs: Iterable[Run]) -> list[Run]:
+    return list(dict.fromkeys(runs))
+
+
+def _distinct(runs: Sequence[Run]) -> dict[Run, str]:
+    """Names that seeds of one method share, and nobody else: the suite or the folder above stands before others."""
+    owners: dict[str, set[Path]] = {}
+    for run in runs:
+        owners.setdefault(run.name, set()).add(run.suite or run.folder)
+    return {
+        run: run.name if len(owners[run.name]) == 1 else f'{(run.suite or run.folder.parent).name}/{run.name}'
+        for run in runs
+    }
+
+
+def _suite_controls(runs: Sequence[Run]) -> list[Run]:
+    """The controls of the runs' suites at their seeds; all of them for a suite with none of these seeds."""
+    found: list[Run] = []
+    for suite in dict.fromkeys(run.suite for run in runs if run.suite):
+        own = [_run(path) for path in sorted((suite / 'runs' / CONTROL).glob('seed*'), key=_natural) if _is_run(path)]
+        seeds = {run.seed for run in runs if run.suite == suite}
+        found += [run for run in own if run.seed in seeds] or own
+    return found
+
+
+def _teacher_run(runs: Sequence[Run]) -> Run | None:
+    """The folder that a suite, or the teacher's checkpoint, names."""
+    places = [run.suite / TEACHER for run in runs if run.suite]
+    files = [str(option.get('checkpoint') or '') for run in runs for option in run.teachers.values()]
+    places += [Path(file).resolve().parent for file in files if file]
+    return next((Run(place, TEACHER) for place in places if _is_run(place)), None)

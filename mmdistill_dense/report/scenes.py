@@ -1,0 +1,152 @@
+"""The trained networks of a run, and validation pictures for them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DefaultScope, init_default_scope
+
+from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option
+from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.report.compared_runs import Run
+from mmdistill_dense.report.section import Missing
+from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A validation picture.
+
+    Attributes:
+        name: Of its file.
+        image: uint8 (H, W, 3), RGB, of the size that predictions have.
+        item: What the pipeline gives.
+    """
+
+    name: str
+    image: np.ndarray
+    item: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Some validation pictures, with the names and colours (K, 3) of their classes."""
+
+    pictures: tuple[Scene, ...]
+    classes: tuple[str, ...]
+    palette: np.ndarray
+
+
+def scenes_of(run: Run, count: int) -> Scenes:
+    """Return pictures of a run's validation set, evenly spaced, always the same.
+
+    Raises:
+        Missing: For a run without validation, or whose pictures have no task (pre-training).
+        FileNotFoundError, KeyError: When the data are not there.
+    """
+    loader = run.config.get('val_dataloader') or run.config.get('test_dataloader')
+    if loader is None:
+        raise Missing(
+            'No predictions: the config has neither val_dataloader nor test_dataloader to take pictures from.'
+        )
+    with DefaultScope.overwrite_default_scope(run.config.get('default_scope', 'mmengine')):
+        dataset = DATASETS.build(loader.dataset)
+        total = len(dataset)
+        chosen = dict.fromkeys((2 * place + 1) * total // (2 * count) for place in range(min(count, total)))
+        items = [(index, dataset[index]) for index in chosen]
+    meta = dataset.metainfo
+    classes = tuple(meta.get('classes') or ())
+    pictures = tuple(Scene(_name(item, index), _image(item), item) for index, item in items)
+    return Scenes(pictures, classes, _palette(meta.get('palette'), len(classes)))
+
+
+def student_of(run: Run) -> Any:
+    """Return the student of a run with the weights of its last checkpoint, in eval mode; nothing that distils.
+
+    Raises:
+        Missing: Before the first checkpoint.
+        ValueError: For a checkpoint that does not fit the config.
+    """
+    path = run.checkpoint
+    if path is None:
+        raise Missing(f'No predictions of {run.title}: {run.folder} holds no checkpoint.')
+    scope = run.config.get('default_scope', 'mmengine')
+    init_default_scope(scope)
+    if is_distill_model(run.model):
+        option = load_model(student_option(run.model), 'model.student')
+    else:
+        option = ModelConfig(copy.deepcopy(run.config.model), scope, None)
+    network = build_network(option, pretrained=False)
+    load_strictly(network, state_dict_of(read_checkpoint(path), path), None, f'checkpoint={str(path)!r}')
+    return _ready(network, run.title)
+
+
+def teachers_of(run: Run) -> dict[str, Any]:
+    """Return the whole teachers of a run, loaded strictly, by name.
+
+    Raises:
+        Missing: When the run has none.
+        FileNotFoundError, ValueError: When their files are not there or do not fit.
+    """
+    if not run.teachers:
+        raise Missing('No predictions of a teacher: the config has none.')
+    init_default_scope(run.config.get('default_scope', 'mmengine'))
+    found = {}
+    for name, option in run.teachers.items():
+        teacher = FrozenTeacher(copy.deepcopy(option), f'model.{name}')
+        teacher.load(torch.zeros(1))
+        found[name] = _ready(teacher.network, name)
+    return found
+
+
+@torch.no_grad()
+def predict(network: Any, pictures: Sequence[Scene]) -> list[Any]:
+    """Return a data sample for each picture."""
+    samples = []
+    for picture in pictures:
+        batch = {'inputs': [picture.item['inputs']], 'data_samples': [copy.deepcopy(picture.item['data_samples'])]}
+        samples += network.test_step(batch)
+    return samples
+
+
+def _ready(network: Any, title: str) -> Any:
+    if not hasattr(network, 'test_step') or not any(hasattr(network, head) for head in _HEADS):
+        raise Missing(f'No predictions of {title}: {type(network).__name__} has no head that segments or detects.')
+    network = revert_sync_batchnorm(network)
+    network.eval()  # not chained: mmseg's backbones return nothing from it
+    return network
+
+
+_HEADS = ('decode_head', 'bbox_head', 'roi_head')
+
+
+def _name(item: dict[str, Any], index: int) -> str:
+    path = str(item['data_samples'].metainfo.get('img_path') or '')
+    return Path(path).stem or f'picture {index}'
+
+
+def _image(item: dict[str, Any]) -> np.ndarray:
+    """The picture in RGB (loaders give BGR), enlarged to what predictions are enlarged to."""
+    planes = item['inputs']
+    image = np.ascontiguousarray(planes.permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()[..., ::-1])
+    height, width = item['data_samples'].metainfo.get('ori_shape', image.shape)[:2]
+    return image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
+
+
+def _palette(given: Any, classes: int) -> np.ndarray:
+    """The data set's colours, or well separated ones."""
+    if given is not None and len(given) >= classes:
+        return np.asarray(given, np.uint8)
+    from matplotlib import colormaps
+
+    return (np.asarray([colormaps['tab20'](index % 20)[:3] for index in range(max(classes, 1))]) * 255).astype(np.uint8)

@@ -1,0 +1,249 @@
+"""What a suite compares: a YAML file, read with every mistake named before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmdistill_dense.recipes import compose
+from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, read_yaml
+from mmdistill_dense.suite.definition.starts import Start, read_starts
+
+RESERVED = ('control', 'teacher', 'seeds')  # folders and keys of the suite's own
+METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
+OWN_SLURM = ('processes', 'launcher', 'python', 'setup')  # every other key is an option of sbatch
+LAUNCHERS = ('slurm', 'pytorch')
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: Of the row and of its folder.
+        method: Of the fragment; ``None`` for a leaf of the user's own, and for the student alone with another start.
+        fragment: The fragment's file, or ``None``.
+        variant: Of the fragment.
+        config: The user's own leaf, or ``None``.
+        options: Settings of its distillers.
+        start: Name of where its students start from; ``None``: as the control's.
+    """
+
+    name: str
+    method: str | None
+    fragment: Path | None
+    variant: str | None = None
+    config: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    start: str | None = None
+
+    @property
+    def distils(self) -> bool:
+        """Whether it has distillers, and does not only start elsewhere."""
+        return self.fragment is not None or self.config is not None
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """How a missing teacher is trained: a config, settings that replace some of it, a seed."""
+
+    config: Path
+    options: Mapping[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A suite; see ``docs/suite.md`` for what each key of the file means.
+
+    Attributes:
+        path: The file.
+        control: The recipe of the student alone.
+        task: ``'seg'`` or ``'det'``.
+        out: Folder of everything that the suite writes.
+        metric: Key in what a test returns.
+        starts: What rows may start from, by name.
+        percent: Whether ``metric`` is a fraction; scores are in percent.
+        grid: By method: values to try by option.
+    """
+
+    path: Path
+    title: str
+    out: Path
+    control: Path
+    task: str
+    teacher: Teacher | None
+    test_teacher: bool
+    starts: Mapping[str, Start]
+    methods: Mapping[str, Method]
+    seeds: tuple[int, ...]
+    metric: str
+    percent: bool
+    options: Mapping[str, Any]
+    grid: Mapping[str, Mapping[str, list[Any]]]
+    grid_seeds: tuple[int, ...]
+    jobs: int
+    threads: int | None
+    workers: int | None
+    checkpoint_every: int | None
+    slurm: Mapping[str, Any]
+    cost: Mapping[str, Any]
+
+
+def load(path: Path | str) -> Definition:
+    """Read a definition.
+
+    Raises:
+        FileNotFoundError: When the file, or a config that it names, does not exist.
+        ValueError: For a key, method, option or value that cannot work; names it, with what would.
+    """
+    path = Path(path)
+    top = Reader(read_yaml(path), path)
+    top.only(set(Definition.__dataclass_fields__) - {'path', 'task', 'grid_seeds'})
+    control = config_file(top, 'control', top.get('control', str), 'control')
+    task = _task(control, top)
+    metric, percent = METRICS[task]
+    metric = top.get('metric', str, metric)
+    starts = read_starts(top)
+    methods = _methods(top, control, starts)
+    grid, grid_seeds = _grid(top, methods)
+    return Definition(
+        path=path,
+        title=top.get('title', str, path.stem),
+        out=Path(top.get('out', str, f'work_dirs/suites/{path.stem}')),
+        control=control,
+        task=task,
+        teacher=_teacher(top),
+        test_teacher=top.get('test_teacher', bool, False),
+        starts=starts,
+        methods=methods,
+        seeds=top.integers('seeds', (0, 1, 2)),
+        metric=metric,
+        percent=top.get('percent', bool, percent and metric.startswith('coco/')),
+        options=top.options('options'),
+        grid=grid,
+        grid_seeds=grid_seeds,
+        jobs=top.count('jobs', 1) or 1,
+        threads=top.count('threads', None),
+        workers=top.count('workers', None, least=0),
+        checkpoint_every=top.count('checkpoint_every', None),
+        slurm=_slurm(top),
+        cost=top.get('cost', dict, {}),
+    )
+
+
+def fitting(control: Path) -> list[str]:
+    """Return the methods with a fragment that fits a recipe."""
+    return [method for method in compose.methods() if compose.fragment_for(method, control)]
+
+
+def _task(control: Path, top: Reader) -> str:
+    try:
+        return compose.parts_of(control).task
+    except ValueError as error:
+        raise top.error('control', str(error)) from error
+
+
+def _teacher(top: Reader) -> Teacher | None:
+    value = top.raw.get('teacher')
+    if value is None:
+        return None
+    inner = top.inner('teacher', {'config': value} if isinstance(value, str) else value)
+    inner.only({'config', 'options', 'seed'})
+    file = config_file(inner, 'config', inner.get('config', str), 'teachers')
+    return Teacher(file, inner.options('options'), inner.count('seed', 0, least=0) or 0)
+
+
+def _methods(top: Reader, control: Path, starts: Mapping[str, Start]) -> dict[str, Method]:
+    given = top.raw.get('methods')
+    if given == 'all':
+        given = dict.fromkeys(fitting(control))
+    if not isinstance(given, dict) or not given:
+        raise top.error('methods', f"give 'all', or options by name, as in `kd: {{}}`; got {given!r}")
+    return {
+        str(name): _method(str(name), top.inner(f'methods.{name}', value or {}), control, starts)
+        for name, value in given.items()
+    }
+
+
+def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
+    if name in RESERVED or not NAME.fullmatch(name):
+        raise options.error('', f'a name is made of letters, digits and .+-_ and is none of {", ".join(RESERVED)}')
+    options.only({'method', 'variant', 'config', 'options', 'start'})
+    start = options.get('start', str, None)
+    if start is not None and start not in starts:
+        raise options.error('start', compose.unknown('start', start, starts))
+    own = options.options('options')
+    if 'config' in options.raw:
+        if {'method', 'variant'} & options.raw.keys():
+            raise options.error('config', 'a leaf of your own has no method or variant beside it')
+        return Method(
+            name, None, None, None, config_file(options, 'config', options.get('config', str), name), own, start
+        )
+    if start is not None and 'method' not in options.raw:
+        return _undistilled(name, start, options)
+    method, variant = options.get('method', str, name), options.get('variant', str, None)
+    return Method(name, method, _fragment(method, variant, control, options), variant, None, own, start)
+
+
+def _undistilled(name: str, start: str, options: Reader) -> Method:
+    """The student alone from another start; nothing of it is left to be set."""
+    if name in compose.methods():
+        raise options.error(
+            '', f'say `method: {name}` for {name} from that start, or rename the row of the student alone'
+        )
+    for key in ('variant', 'options'):
+        if key in options.raw:
+            raise options.error(key, 'a row without `method` has no distillers; a pre-training has options of its own')
+    return Method(name, None, None, start=start)
+
+
+def _fragment(method: str, variant: str | None, control: Path, options: Reader) -> Path:
+    if method not in compose.methods():
+        raise options.error('', f'{compose.unknown("method", method, compose.methods())}{_fits(control)}')
+    try:
+        found = compose.fragment_for(method, control, variant)
+    except ValueError as error:
+        raise options.error('', str(error)) from error
+    if found is None:
+        what = f'variant {variant!r} of {method}' if variant else method
+        raise options.error('', f'no fragment of {what} fits {control.stem}.{_fits(control)}')
+    return found
+
+
+def _fits(control: Path) -> str:
+    return f' What fits {control.stem}: {", ".join(fitting(control)) or "nothing"}.'
+
+
+def _grid(top: Reader, methods: Mapping[str, Method]) -> tuple[dict[str, dict[str, list[Any]]], tuple[int, ...]]:
+    inner = top.inner('grid', top.raw.get('grid') or {})
+    inner.only({*methods, 'seeds'})
+    grid = {name: _values(inner.inner(name, value)) for name, value in inner.raw.items() if name != 'seeds'}
+    for name in grid:
+        if not methods[name].distils:
+            raise inner.error(name, 'the row has no distillers whose options could be searched')
+    if not grid:
+        return {}, ()
+    return grid, inner.integers('seeds', None)
+
+
+def _values(inner: Reader) -> dict[str, list[Any]]:
+    for key, values in inner.raw.items():
+        plain = isinstance(values, list) and all(isinstance(one, (bool, int, float, str)) for one in values)
+        if not plain or len({str(one).replace('/', '_') for one in values}) != len(values) or len(values) < 2:
+            raise inner.error(str(key), f'give two or more different values, as in [1, 3, 10]; got {values!r}')
+    if not inner.raw:
+        raise inner.error('', 'give options with the values to try, as in `loss_weight: [1, 3, 10]`')
+    return {str(key): values for key, values in inner.raw.items()}
+
+
+def _slurm(top: Reader) -> dict[str, Any]:
+    inner = top.inner('slurm', top.raw.get('slurm') or {})
+    launcher = inner.get('launcher', str, LAUNCHERS[0])
+    if launcher not in LAUNCHERS:
+        raise inner.error('launcher', f'{launcher!r} is none of {", ".join(LAUNCHERS)}')
+    processes = inner.count('processes', 1)
+    python, setup = inner.get('python', str, 'python'), inner.get('setup', str, '')
+    return {**inner.raw, 'launcher': launcher, 'processes': processes, 'python': python, 'setup': setup}

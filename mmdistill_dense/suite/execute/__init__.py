@@ -1,0 +1,1 @@
+"""Runs what is not finished, on this machine or by slurm, and measures what a step costs."""

@@ -1,0 +1,234 @@
+"""One run of a suite: train where training has not ended, test, write the result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import barrier, is_main_process
+from mmengine.runner import Runner
+
+from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.engine.commands import build_runner
+from mmdistill_dense.engine.resume_file import latest_checkpoint
+from mmdistill_dense.networks.building import TEACHER_OPTIONS, without_pretrained
+from mmdistill_dense.suite.definition.definition import Definition
+from mmdistill_dense.suite.execute.report_hook import Report, ReportHook
+from mmdistill_dense.suite.execute.result import median_of, origin_of, plain, receipts_of, shares_of
+from mmdistill_dense.suite.plan import start_weights
+from mmdistill_dense.suite.plan.plan import config_of, hash_of, start_file, start_of, trains_teacher
+from mmdistill_dense.suite.plan.run_configs import write_configs
+from mmdistill_dense.suite.plan.runs import PRETRAIN, Run
+from mmdistill_dense.utils.atomic import read_json, write_json
+from mmdistill_dense.utils.folder_lock import owned
+from mmdistill_dense.weights.locate import local_file
+from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
+
+# variables by which launchers tell a process its rank and the number of processes, before a group exists
+_PLACES = {
+    'pytorch': ('RANK', 'WORLD_SIZE'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+}
+PATIENCE = 60.0  # for a job whose suite was killed to notice it and end
+
+
+def perform(definition: Definition, run: Run, launcher: str = 'none') -> dict[str, Any]:
+    """Do a run, or what is left of it, and return its result.
+
+    A finished run is not repeated. A run that was stopped goes on from its last whole checkpoint, to the same bits.
+
+    Args:
+        definition: The suite.
+        run: One of its runs, whose predecessors have finished.
+        launcher: What started the processes, as ``tools/train.py --launcher``.
+
+    Raises:
+        ValueError: When the folder holds a run of another config or number of processes; shows both.
+        RuntimeError: When a predecessor is missing, or another process does this run.
+        KeyError: When the test gives no such score as the definition's ``metric``; shows what it gives.
+    """
+    missing = [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]
+    if missing:
+        raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(missing)}')
+    if place_of(launcher)[0]:
+        return _perform(definition, run, launcher)
+    with owned(run.folder, run.title, PATIENCE):
+        return _perform(definition, run, launcher)
+
+
+def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
+    expected = hash_of(definition, run)
+    rank, processes = place_of(launcher)
+    check_unchanged(run, expected)
+    if run.result is not None:
+        return run.result
+    check_processes(run, processes)
+    config = config_of(definition, run)
+    only_test = run.kind == 'teacher' and not trains_teacher(definition)
+    report = Report(run.folder, expected, processes, write=rank == 0)
+    if report.write and not only_test:
+        write_configs(definition, run, config)
+    config.launcher = launcher
+    if only_test:
+        found = {'metrics': _test_teacher(config), 'checkpoint': None, 'iterations': 0, **_NOT_TRAINED}
+    else:
+        found = _train(definition, run, config, report)
+    result = {**origin_of(run, expected), **found, 'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
+    result['score'] = None if run.kind == PRETRAIN else score_of(definition, run, result['metrics'])
+    if is_main_process():
+        report.tell(True, phase='finished')
+        write_json(run.folder / 'result.json', result)
+    return result
+
+
+_NOT_TRAINED: dict[str, Any] = {'seconds_per_iteration': None, 'teacher': None, 'start': None, 'shares': {}}
+
+
+def place_of(launcher: str) -> tuple[int, int]:
+    """Return the rank of this process and the number of processes, as the launcher says it in the environment."""
+    rank, size = _PLACES.get(launcher, ('', ''))
+    return int(os.environ.get(rank, '0')), int(os.environ.get(size, '1'))
+
+
+def check_unchanged(run: Run, expected: str) -> None:
+    """Refuse a folder whose result or checkpoints are of another config.
+
+    Raises:
+        ValueError: Shows both hashes.
+    """
+    begun = run.state if latest_checkpoint(run.folder) else None
+    for content in (run.result, begun):
+        found = (content or {}).get('config_hash')
+        if found not in (None, expected):
+            raise ValueError(
+                f'{run.title}: {run.folder} was made with config {found}, the definition now gives {expected}. Undo '
+                'the change, set another `out`, or put what has changed away and run it again with --rerun-changed.'
+            )
+
+
+def check_processes(run: Run, processes: int) -> None:
+    """Refuse a folder whose result or checkpoints were made by another number of processes, and so with another batch.
+
+    A finished teacher may have been: it is one for all students.
+
+    Raises:
+        ValueError: Shows both numbers.
+    """
+    begun = run.state if latest_checkpoint(run.folder) else {}
+    found = begun.get('processes') if run.result is None else run.result.get('processes')
+    if found in (None, processes) or (run.kind == 'teacher' and run.result):
+        return
+    raise ValueError(
+        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, no row '
+        'of one table. Go on as it was begun (`suite.py slurm` starts slurm.processes, `suite.py run` starts one), '
+        'set another `out`, or put such runs away and repeat them with `suite.py run --rerun-changed`.'
+    )
+
+
+def _train(definition: Definition, run: Run, config: Config, report: Report) -> dict[str, Any]:
+    started = _check_start(definition, run, config)
+    found = latest_checkpoint(run.folder)
+    if found is not None:
+        config.resume, config.load_from = True, str(found)
+    runner = build_runner(_named(config, run))
+    runner.register_hook(ReportHook(report))
+    report.tell(True, phase='preparing')
+    runner.train()
+    trained = {
+        'iterations': runner.max_iters,
+        'seconds_per_iteration': median_of(runner, 'train/time'),
+        'teacher': receipts_of(runner),
+        'start': started,
+        'shares': shares_of(runner),
+    }
+    if run.kind == PRETRAIN:
+        barrier()
+        return {'metrics': {}, 'checkpoint': _last_of(run.folder).name, **trained}
+    report.tell(True, phase='testing')
+    last = _load_last(runner, run.folder)
+    val = dict(runner.val())
+    same = run.kind != 'search' and _tests_val(config)
+    test = val if same else {} if run.kind == 'search' else dict(runner.test())
+    return {
+        'metrics': {'test': plain(test), 'val': plain(val)},
+        'test_is_val': _tests_val(config),
+        'checkpoint': last.name,
+        **trained,
+    }
+
+
+def _check_start(definition: Definition, run: Run, config: Config) -> dict[str, Any] | None:
+    """Compare the file with the backbone: mmengine loads what fits of another network's, and warns."""
+    start, file = start_of(definition, run.name), start_file(definition, run)
+    return None if start is None or file is None else start_weights.check_file(config, start, file)
+
+
+def _load_last(runner: Runner, folder: Path) -> Path:
+    """Let the runner test the last file: the weights in memory are others where a hook saves their average (EMA)."""
+    barrier()  # the first process writes the file
+    last = _last_of(folder)
+    runner._resume, runner._load_from, runner._has_loaded = False, str(last), False
+    return last
+
+
+def _last_of(folder: Path) -> Path:
+    last = latest_checkpoint(folder)
+    assert last is not None, 'a checkpoint is saved after the last iteration'
+    return last
+
+
+def _named(config: Config, run: Run) -> Config:
+    """The same config under the name of the file that the runner dumps: ``run.py`` stays as it is."""
+    named = Config(config.to_dict(), cfg_text=config.text, filename=str(run.folder / 'config.py'))
+    named.experiment_name = f'{run.kind}_{run.folder.name}_{run.name.replace("/", "_")}_{os.getpid()}_{id(named)}'
+    return named
+
+
+def _test_teacher(config: Config) -> dict[str, Any]:
+    """The scores of the pair's teacher, loaded as strictly as for distilling."""
+    model = config.model.teacher
+    path = local_file(str(model.get('checkpoint')), model.get('cfg'), 'model.teacher.checkpoint')
+    config.model = _teacher_network(model)
+    config.load_from = None
+    runner = build_runner(config)
+    load_strictly(
+        getattr(runner.model, 'module', runner.model),
+        state_dict_of(read_checkpoint(path), path),
+        None,
+        f'model.teacher.checkpoint={str(path)!r}',
+    )
+    val = dict(runner.val())
+    return {'val': plain(val), 'test': plain(val if _tests_val(config) else dict(runner.test()))}
+
+
+def _teacher_network(option: Mapping[str, Any]) -> Any:
+    found = load_model({key: value for key, value in option.items() if key not in TEACHER_OPTIONS}, 'model.teacher')
+    model = without_pretrained(found.model)
+    return {**model, '_scope_': found.scope} if found.scope else model
+
+
+def _tests_val(config: Config) -> bool:
+    """Tell whether test and val are one split, as for Cityscapes, whose test labels are not public."""
+    pairs = (('val_dataloader', 'test_dataloader'), ('val_evaluator', 'test_evaluator'))
+    whole = config.to_dict()
+    return all(whole.get(val) == whole.get(test) for val, test in pairs)
+
+
+def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str, float]]) -> float:
+    """Return the score of a run in percent: on test, of a search on val; 0 where nothing was found.
+
+    Raises:
+        KeyError: When the evaluation gives no such score.
+    """
+    found = metrics['val' if run.kind == 'search' else 'test']
+    if not found:  # what mmdet gives where a detector finds nothing at all
+        return 0.0
+    if definition.metric not in found:
+        raise KeyError(
+            f'{definition.path}: metric={definition.metric!r} is none of what the test gives: {", ".join(found)}'
+        )
+    return found[definition.metric] * (100.0 if definition.percent else 1.0)

@@ -1,0 +1,121 @@
+"""What a method costs: size of the student, time and memory of a training step against the control's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from mmdistill_dense.analysis.batches import picture_size, pipeline_size, training_batch
+from mmdistill_dense.analysis.timing import check_whole, interleaved_times, peak_extra_memory
+from mmdistill_dense.analysis.training_step import Step, Steps, build_student, prepare_steps
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.suite.plan import configs
+
+Size = tuple[int, int]
+REPEATS = 5
+
+
+def student_cost(config: Config, size: Size | None = None) -> dict[str, Any]:
+    """Return parameters and GFLOPs of the student as it is deployed, and of its teachers, at the test size.
+
+    A multiplication with its addition counts as one operation, as mmengine counts. What is not counted is what its
+    analyzer does not know: sampling, non-maximum suppression, deformable convolutions.
+
+    Args:
+        config: A whole config whose model is a ``DistillModel``; its distillers play no part.
+        size: Height and width. Defaults to the first picture of the test set behind its pipeline; where the set is not
+            there, to what a detector's pipeline resizes to, and a segmenter's crop in training.
+    """
+    init_default_scope(config.get('default_scope', 'mmseg'))
+    student = build_student({**config.model, 'distillers': {}, 'inherit': ()})
+    size, origin = (size, 'given') if size else test_size(student, config)
+    cost = {'student': _size_of(student, student, config, size), 'test_size': list(size), 'test_size_from': origin}
+    teachers = [FrozenTeacher(option).build() for option in configs.teachers_of(config.model).values()]
+    sizes = [_size_of(teacher, student, config, size) for teacher in teachers]
+    total = {key: sum(one[key] for one in sizes) for key in ('parameters', 'gflops')}
+    return {**cost, 'teacher': total if sizes else None}
+
+
+def step_cost(config: Config, device: str, batch: int | None = None, repeats: int = REPEATS) -> dict[str, Any]:
+    """Return time and memory of the distilled step and of the control's, measured in turns on one generated batch.
+
+    ``ratio`` is of the medians: of process CPU time, or on a GPU of the time between two events. ``memory.extra`` is
+    what training with the method takes beyond training without: what stands between steps (teachers, adapters, their
+    optimizer state) and the difference of the two steps' peaks.
+
+    Args:
+        config: A whole config whose model is a ``DistillModel`` with distillers.
+        device: ``'cpu'`` or ``'cuda'``.
+        batch: Pictures. Defaults to the config's for one process.
+        repeats: Timed turns.
+
+    Raises:
+        RuntimeError: For a distilled step that took less than the control's.
+    """
+    steps = prepare_steps(config, batch, device=device)
+    times = interleaved_times({'control': steps.control, 'distilled': steps.distilled}, repeats, device)
+    check_whole(times, 'distilled', ['control'])
+    return {
+        'batch': steps.batch,
+        'train_size': list(steps.size),
+        'teacher_weights': steps.teacher_weights,
+        'adapter_parameters': sum(p.numel() for p in steps.distilled.network.distillers.parameters()),
+        'seconds': {name: asdict(timing) for name, timing in times.items()},
+        'ratio': times['distilled'].median / times['control'].median,
+        'memory': extra_memory(steps, device),
+    }
+
+
+def test_size(student: Any, config: Config) -> tuple[Size, str]:
+    """Return height and width of a test picture as the network gets it, and where they are from."""
+    dataset = config.test_dataloader.dataset
+    try:
+        return picture_size(dataset), 'the first test picture'
+    except FileNotFoundError:
+        resized = None if hasattr(student, 'decode_head') else pipeline_size(dataset)
+        if resized:
+            return resized, 'the test pipeline'
+        picture = training_batch(student, config, 1)['inputs'][0]
+        return (picture.shape[1], picture.shape[2]), 'the size in training, as the test set is not there'
+
+
+def _size_of(network: Any, student: Any, config: Config, size: Size) -> dict[str, Any]:
+    batch = student.data_preprocessor(training_batch(student, config, 1, size), False)
+    network.eval()
+    if hasattr(network, 'roi_head'):  # asks the samples for the size of the pictures
+        network.forward = partial(network.forward, data_samples=batch['data_samples'])
+    with torch.no_grad():
+        counted = FlopAnalyzer(network, (batch['inputs'],))
+        operations = counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
+    return {'parameters': sum(p.numel() for p in network.parameters()), 'gflops': operations / 1e9}
+
+
+def extra_memory(steps: Steps, device: str) -> dict[str, int]:
+    """Return the bytes at the peak of both steps, what the distilled one holds between steps, and the extra in all."""
+    control, distilled = (peak_extra_memory(step, device) for step in (steps.control, steps.distilled))
+    held = _held(steps.distilled) - _held(steps.control) + sum(_bytes(_tensors(t.network)) for t in steps.teachers)
+    return {'control_step': control, 'distilled_step': distilled, 'held': held, 'extra': distilled - control + held}
+
+
+def _held(step: Step) -> int:
+    """Bytes that stand between two steps: the network's own, and its optimizer's state."""
+    states = step.wrapper.optimizer.state.values()
+    return _bytes(_tensors(step.network)) + _bytes(v for state in states for v in state.values() if torch.is_tensor(v))
+
+
+def _tensors(network: nn.Module | None) -> list[Tensor]:
+    assert network is not None, 'the teacher is loaded before a step'
+    return [*network.parameters(), *network.buffers()]
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.numel()}
+    return sum(storages.values())

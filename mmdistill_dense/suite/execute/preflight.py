@@ -1,0 +1,254 @@
+"""What is looked at once, before the first run starts: mistakes that would otherwise come up hours later."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmdistill_dense.guards.config import batch_problem
+from mmdistill_dense.recipes.compose import unknown
+from mmdistill_dense.suite.definition.definition import Definition
+from mmdistill_dense.suite.execute.job import check_processes, check_unchanged
+from mmdistill_dense.suite.plan import configs, plan, start_weights
+from mmdistill_dense.suite.plan.runs import PRETRAIN, Run
+from mmdistill_dense.suite.plan.unknown_names import check_metric, check_options
+from mmdistill_dense.weights.locate import local_file
+
+
+def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
+    """Return the runs of some rows and seeds, with everything that they need; without arguments all.
+
+    A teacher or pre-training for all seeds that is asked for by name is taken whatever the seeds.
+
+    Raises:
+        ValueError: For a name or seed that the definition does not have.
+    """
+    runs = plan.runs(definition)
+    names = {run.name for run in runs}
+    for name in only:
+        if name not in names:
+            raise ValueError(f'--only: {unknown("row", name, names)}')
+    if not set(seeds) <= set(definition.seeds):
+        raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
+    each = {f'{PRETRAIN}/{start.name}' for start in definition.starts.values() if start.seed is None}
+    shared = {name for name in only if name.partition('/')[0] in (PRETRAIN, plan.TEACHER)}
+    shared -= each  # of a seed of its own
+    asked = [
+        run for run in runs if (not only or run.name in only) and (not seeds or run.seed in seeds or run.name in shared)
+    ]
+    wanted = {run.folder for run in asked if run.kind == 'run' or run.name in only or not only}
+    for run in reversed(runs):  # what is needed stands before
+        if run.folder in wanted:
+            wanted.update(run.after)
+    return [run for run in runs if run.folder in wanted]
+
+
+def unfinished(
+    definition: Definition, runs: Sequence[Run], rerun_changed: bool = False, processes: int = 1
+) -> list[Run]:
+    """Return the runs that have no result, after a comparison of every hash.
+
+    Args:
+        definition: The suite.
+        runs: Some of its runs.
+        rerun_changed: Put folders of another config, or of other processes, away to ``<out>/replaced``, instead of
+            refusing them.
+        processes: Of each run.
+
+    Raises:
+        ValueError: For a folder of another config; where anything is to be done, for one of other processes.
+    """
+    todo = []
+    for run in runs:
+        if run.choice is None:  # its search decides the config; the job compares
+            todo.append(run)
+            continue
+        try:
+            check_unchanged(run, plan.hash_of(definition, run))
+        except ValueError:
+            if not rerun_changed:
+                raise
+            put_away(definition, run)
+        if run.result is None:
+            todo.append(run)
+    if not todo:
+        return []
+    return _with_lost(definition, runs, _unequal(definition, runs, todo, rerun_changed, processes))
+
+
+def _with_lost(definition: Definition, runs: Sequence[Run], todo: list[Run]) -> list[Run]:
+    """Add what has a result but no weights any more (restored, or tidied up), where a run needs the weights."""
+    needed = {folder for run in todo for folder in run.after}
+    lost = [run for run in runs if run.folder in needed and run.result is not None and not _has_weights(run)]
+    for run in lost:
+        put_away(definition, run)
+    return [run for run in runs if run in todo or run in lost]
+
+
+def _has_weights(run: Run) -> bool:
+    """Whether the file is there; a search leaves scores, a teacher that was only tested lies elsewhere."""
+    name = (run.result or {}).get('checkpoint')
+    return run.kind == 'search' or name is None or (run.folder / name).is_file()
+
+
+def _unequal(
+    definition: Definition, runs: Sequence[Run], todo: list[Run], rerun_changed: bool, processes: int
+) -> list[Run]:
+    """Compare the processes of every run with those of what is to be done."""
+    again = []
+    for run in plan.runs(definition):
+        try:
+            check_processes(run, processes)
+        except ValueError:
+            if not rerun_changed or run not in runs:
+                raise
+            put_away(definition, run)
+            again.append(run)
+    return [run for run in runs if run in todo or run in again]
+
+
+def put_away(definition: Definition, run: Run) -> Path:
+    """Move a run's folder to ``<out>/replaced`` and return where it is now."""
+    found = (run.result or run.state).get('config_hash')
+    inside = run.folder.relative_to(definition.out)
+    target = definition.out / 'replaced' / inside.parent / f'{inside.name}-{found}'
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f'{inside.name}-{found}-{number}')
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(run.folder, target)
+    return target
+
+
+def check(definition: Definition, todo: Sequence[Run]) -> None:
+    """Look for data, teacher and start weights, and build every network that is to be trained.
+
+    Raises:
+        FileNotFoundError: For a missing folder, list or checkpoint; names its config key.
+        ValueError: For options that a network or a distiller does not take; names the method.
+    """
+    _check_names(definition)
+    first = {(run.name, plan.choice_name(run.choice or {})): run for run in reversed(todo)}
+    for (name, _), run in first.items():
+        run = replace(run, choice=run.choice if run.choice is not None else {})
+        config = plan.config_of(definition, run)
+        _check_data(config)
+        own = run.kind == 'teacher' or configs.reads_teacher(config)
+        if run.kind == PRETRAIN or (own and not plan.trains_teacher(definition)):
+            _check_teachers(config)
+        if config.get('load_from'):
+            local_file(config.load_from, None, 'load_from')
+        _build(config, f'{definition.path}: {name} {plan.choice_name(run.choice or {})}'.rstrip())
+        _check_start(definition, run, config)
+
+
+def check_batch(definition: Definition, todo: Sequence[Run], processes: int) -> None:
+    """Refuse to train with a batch that the recipe's learning rate is not for.
+
+    Raises:
+        ValueError: Shows both, and what to set.
+    """
+    places = {
+        'teacher': 'teacher.options',
+        **{f'{PRETRAIN}/{name}': f'starts.{name}.options' for name in definition.starts},
+    }
+    for place, run in {places.get(run.name, 'options'): run for run in todo}.items():
+        if run.kind == 'teacher' and not plan.trains_teacher(definition):
+            continue
+        problem = batch_problem(plan.config_of(definition, replace(run, choice=run.choice or {})), processes)
+        if problem:
+            raise ValueError(f'{definition.path}: {place}: {problem}')
+
+
+def _check_names(definition: Definition) -> None:
+    recipe, config = configs.read(definition.control), configs.control_config(definition)
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    check_metric(config, definition.metric, str(definition.path))
+    check_options(definition.options, recipe, config, f'{definition.path}: options')
+    teacher = definition.teacher
+    if teacher is not None:
+        config = configs.teacher_config(definition, teacher)
+        check_options(teacher.options, configs.read(teacher.config), config, f'{definition.path}: teacher.options')
+    for start in definition.starts.values():
+        if start.config is not None:
+            config, place = (
+                configs.pretrain_config(definition, start),
+                f'{definition.path}: starts.{start.name}.options',
+            )
+            check_options(start.options, configs.read(start.config), config, place)
+
+
+def _check_data(config: Config) -> None:
+    from mmdistill_dense.datasets.roots import require  # imports all data sets
+
+    for loader in configs.LOADERS:
+        for key, dataset in _datasets((config.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
+            require(dict(_paths(dataset, key)), str(dataset.get('type')))
+    for name in ('val_evaluator', 'test_evaluator'):
+        evaluator = config.get(name)
+        for one in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator or {}]:
+            require({f'{name}.ann_file': one.get('ann_file')}, str(one.get('type')))
+
+
+def _datasets(option: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every data set of a loader, through its wrappers."""
+    if isinstance(option, (list, tuple)):
+        for index, member in enumerate(option):
+            yield from _datasets(member, f'{key}.{index}')
+    elif isinstance(option, Mapping):
+        inside = [name for name in ('dataset', 'datasets') if name in option]
+        for name in inside:
+            yield from _datasets(option[name], f'{key}.{name}')
+        if not inside:
+            yield key, option
+
+
+def _paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
+    root = dataset.get('data_root') or ''
+    if root:
+        yield f'{key}.data_root', root
+    named = {'ann_file': dataset.get('ann_file')}
+    prefixes = dataset.get('data_prefix') or {}
+    if not isinstance(prefixes, Mapping):  # UnlabeledImages has one, or a list
+        prefixes = dict(enumerate([prefixes] if isinstance(prefixes, str) else prefixes))
+    named.update({f'data_prefix.{name}': path for name, path in prefixes.items()})
+    for name, path in named.items():
+        if isinstance(path, str) and path:
+            yield f'{key}.{name}', path if '://' in path else os.path.join(root, path)
+
+
+def _check_teachers(config: Config) -> None:
+    for key, option in configs.teachers_of(config.model).items():
+        if option.get('checkpoint') is not None:
+            local_file(option['checkpoint'], option.get('cfg'), f'model.{key}.checkpoint')
+
+
+def _check_start(definition: Definition, run: Run, config: Config) -> None:
+    """A pre-training's network, or a given file, must have the student's backbone."""
+    start, file = plan.start_of(definition, run.name), plan.start_file(definition, run)
+    if start is None or file is None:
+        return
+    if start.config is None:
+        start_weights.check_file(config, start, file)
+        return
+    network = configs.pretrain_config(definition, start)
+    init_default_scope(network.get('default_scope', 'mmengine'))
+    start_weights.check_state(
+        config, start, MODELS.build(network.model).state_dict(), f'the backbone of {start.config.name}'
+    )
+
+
+def _build(config: Config, place: str) -> None:
+    """Build as the runner will: unknown options, taps and channels come up here."""
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    try:
+        MODELS.build(config.model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{place}: {error.args[0] if error.args else error}') from error

@@ -1,0 +1,163 @@
+"""What a person sees while a suite runs: a line for each running job, and the time that is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from statistics import fmean
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from mmdistill_dense.suite.plan.runs import Run
+
+PLAIN_EVERY = 60.0  # seconds between two reports where there is no terminal
+
+
+class Board:
+    """Shows the progress: live on a terminal, in plain lines elsewhere.
+
+    Args:
+        console: Where.
+        runs: All runs of the suite, finished ones too, whose durations tell the time left.
+        jobs: Runs side by side.
+    """
+
+    def __init__(self, console: Console, runs: Sequence[Run], jobs: int) -> None:
+        self.console = console
+        self.runs = list(runs)
+        self.jobs = jobs
+        self.said = time.monotonic()
+        self.minutes: dict[Run, float] = {}
+        self.live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+        for run in self.runs:
+            self._remember(run)
+
+    def __enter__(self) -> Board:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def started(self, run: Run) -> None:
+        """Say it where there is no live line."""
+        if not self.live:
+            at = run.state.get('iteration') or 0
+            self._print(f'{run.title}: ' + (f'goes on after about {at} iterations' if at else 'starts'))
+
+    def ended(self, run: Run, failure: str | None) -> None:
+        """Say the score, or that there is none."""
+        result = run.result
+        if failure is not None or result is None:
+            self._print(f'{run.title}: FAILED ({(failure or "").splitlines()[0]})')
+            return
+        self._remember(run)
+        split = 'val' if run.kind == 'search' else 'test'
+        found = 'trained' if result['score'] is None else f'{result["score"]:.2f} on {split}'
+        self._print(f'{run.title}: {found} after {clock(60 * result["minutes"])}')
+
+    def tick(self, running: Sequence[Run], waiting: Sequence[Run]) -> None:
+        """Renew the lines."""
+        if self.live is None and time.monotonic() - self.said < PLAIN_EVERY:
+            return
+        self.said = time.monotonic()
+        states = {run: run.state for run in running}
+        left = time_left(self.minutes, states, waiting, self.jobs)
+        total = f'{len(self.minutes)} of {len(self.runs)} done, {len(waiting)} waiting, {clock(left)} left'
+        if self.live:
+            self.live.update(_table(states, total))
+            return
+        for run, state in states.items():
+            self._print('  '.join(_cells(run, state)))
+        self._print(total)
+
+    def _remember(self, run: Run) -> None:
+        result = run.result
+        if result is not None:
+            self.minutes[run] = result['minutes']
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(states: dict[Run, dict[str, Any]], total: str) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for run, state in states.items():
+        table.add_row(*_cells(run, state))
+    table.add_row(total)
+    return table
+
+
+def _cells(run: Run, state: dict[str, Any]) -> list[str]:
+    done, whole, loss = state.get('iteration') or 0, state.get('iterations'), state.get('loss')
+    phase = state.get('phase', 'starting')
+    if phase == 'preparing' and 'prepared' in state:
+        part = {**state['prepared'], 'seconds': state['seconds']}
+        return [run.title, f'{phase} {part["iteration"]}/{part["iterations"]}', '', f'{_rest(part)} left of it']
+    if phase != 'training' or not whole:
+        return [run.title, phase, '', '']
+    return [run.title, f'{done}/{whole}', '' if loss is None else f'loss {loss:.3f}', f'{_rest(state)} left']
+
+
+def _rest(state: dict[str, Any]) -> str:
+    left = _projected(state)
+    return clock(None if left is None else left - state['seconds'])
+
+
+def _projected(state: dict[str, Any]) -> float | None:
+    """Seconds of a whole run, from the speed since it was last started; its test is not foreseen."""
+    iteration, whole = state.get('iteration') or 0, state.get('iterations')
+    done = iteration - (state.get('first') or 0)
+    if done <= 0 or not whole:
+        return None
+    return state['seconds'] + (state['seconds'] - state['began']) / done * (whole - iteration)
+
+
+def time_left(
+    minutes: dict[Run, float], running: dict[Run, dict[str, Any]], waiting: Sequence[Run], jobs: int
+) -> float | None:
+    """Estimate the seconds that are left.
+
+    A run takes as long as finished and running ones of its name did on average, or, without such, as all others.
+
+    Args:
+        minutes: Of the finished runs.
+        running: States of the running ones.
+        waiting: The others.
+        jobs: Runs side by side.
+    """
+    known: dict[str, list[float]] = {}
+    projected = {run: _projected(state) for run, state in running.items()}
+    for run, value in [*((run, 60 * value) for run, value in minutes.items()), *projected.items()]:
+        if value is not None:
+            known.setdefault(run.name, []).append(value)
+    if not known:
+        return None
+    overall = fmean(fmean(values) for values in known.values())
+
+    def expected(run: Run) -> float:
+        return fmean(known.get(run.name, [overall]))
+
+    rest = [expected(run) for run in waiting]
+    for run, state in running.items():
+        rest.append(max(0.0, (projected[run] or expected(run)) - state.get('seconds', 0.0)))
+    return max([*rest, sum(rest) / jobs], default=0.0)
+
+
+def clock(seconds: float | None) -> str:
+    """Return a duration for people."""
+    if seconds is None:
+        return '?'
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f'{hours} h {minutes:02d} min'
+    return f'{minutes} min {rest:02d} s' if minutes else f'{rest} s'

@@ -1,0 +1,91 @@
+"""How far a run is, told by a hook in a file that is whole whenever somebody looks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmdistill_dense.utils.atomic import read_json, write_json
+
+EVERY = 1.0  # seconds between two writes
+
+
+class Report:
+    """The file ``state.json`` of a run's folder.
+
+    Args:
+        folder: Of the run.
+        config_hash: Of what is run; another one in the file was refused before.
+        processes: Which do it.
+        write: Whether this process writes.
+    """
+
+    def __init__(self, folder: Path, config_hash: str, processes: int = 1, write: bool = True) -> None:
+        self.path = folder / 'state.json'
+        before = read_json(self.path) or {}
+        self.write = write
+        self.before = float(before.get('seconds', 0.0))  # of earlier starts
+        self.start = time.monotonic()
+        self.written = -EVERY
+        self.state: dict[str, Any] = {
+            'config_hash': config_hash,
+            'processes': processes,
+            'restarts': int(before.get('restarts', -1)) + 1,
+            'phase': 'starting',
+            'iteration': 0,
+            'iterations': None,
+            'loss': None,
+            'pid': os.getpid(),
+            'host': socket.gethostname(),
+        }
+        self.tell(force=True)
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run, earlier starts included."""
+        return self.before + time.monotonic() - self.start
+
+    @property
+    def due(self) -> bool:
+        """Whether the last write is a while ago."""
+        return time.monotonic() - self.written >= EVERY
+
+    def tell(self, force: bool = False, **state: Any) -> None:
+        """Keep the state, and write it when the last write is a while ago."""
+        self.state.update(state)
+        if self.write and (force or self.due):
+            self.written = time.monotonic()
+            write_json(self.path, {**self.state, 'seconds': self.seconds})
+
+
+class ReportHook(Hook):
+    """Tells a report about the training."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
+        """Tell how far a distiller is that learns something before the training."""
+        known = self.report.state.get('prepared')
+        if known is None or done < known['iteration']:  # the first, or the next distiller
+            known = {'first': done - 1, 'began': self.report.seconds}
+        self.report.tell(prepared={**known, 'iteration': done, 'iterations': whole})
+
+    def before_train(self, runner: Runner) -> None:
+        """The distillers are prepared; the first iteration follows."""
+        place = {'iteration': runner.iter, 'iterations': runner.max_iters}
+        self.report.tell(True, phase='training', first=runner.iter, began=self.report.seconds, **place)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Tell the iteration and its loss."""
+        if self.report.due:  # else a GPU would be waited for at every iteration
+            loss = (outputs or {}).get('loss')
+            self.report.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss.detach()))

@@ -1,0 +1,78 @@
+"""What a result says about a run besides its scores."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.runner import Runner
+
+from mmdistill_dense import __version__
+from mmdistill_dense.suite.plan.runs import Run
+
+PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
+
+
+def median_of(runner: Runner, name: str) -> float | None:
+    """Return the median of a logged value over all iterations; the history is in the checkpoints: restarts count."""
+    values = _history(runner, name)
+    return statistics.median(values) if values else None
+
+
+def _history(runner: Runner, name: str) -> list[float]:
+    scalars = runner.message_hub.log_scalars
+    return [float(value) for value in scalars[name].data[0]] if name in scalars else []
+
+
+def shares_of(runner: Runner) -> dict[str, float]:
+    """Return each distiller's part of the total loss, on average over the run."""
+    names = [name for name in runner.message_hub.log_scalars if name.startswith('train/distill.')]
+    shares = {
+        name.removeprefix('train/distill.').removesuffix('.share'): name for name in names if name.endswith('.share')
+    }
+    return {distiller: statistics.fmean(_history(runner, name)) for distiller, name in shares.items()}
+
+
+def receipts_of(runner: Runner) -> dict[str, Any] | None:
+    """Return the teacher's receipt; of several teachers theirs by name."""
+    distillation = getattr(getattr(runner.model, 'module', runner.model), 'distillation', None)
+    teachers = getattr(distillation, 'teachers', {})
+    receipts = {str(name): teacher.receipt.as_dict() for name, teacher in teachers.items() if teacher.receipt}
+    return next(iter(receipts.values())) if len(receipts) == 1 else receipts or None
+
+
+def origin_of(run: Run, config_hash: str) -> dict[str, Any]:
+    """Return which run it is, and what it ran on."""
+    cuda = torch.cuda.is_available()
+    return {
+        'name': run.name,
+        'seed': run.seed,
+        'choice': dict(run.choice or {}),
+        'config_hash': config_hash,
+        'versions': {**_versions(), 'mmdistill_dense': __version__},
+        'device': torch.cuda.get_device_name() if cuda else f'CPU {platform.machine()}',
+        'threads': torch.get_num_threads(),
+        'processes': get_world_size(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that the run has loaded."""
+    loaded = {name: sys.modules.get(name) for name in PACKAGES}
+    return {name: str(getattr(module, '__version__', '')) for name, module in loaded.items() if module is not None}
+
+
+def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scores alone, as plain numbers."""
+    return {
+        name: float(value) for name, value in metrics.items() if isinstance(value, (int, float)) or _is_scalar(value)
+    }
+
+
+def _is_scalar(value: Any) -> bool:
+    return getattr(value, 'size', None) == 1 or (isinstance(value, torch.Tensor) and value.numel() == 1)

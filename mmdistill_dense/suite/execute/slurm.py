@@ -1,0 +1,87 @@
+"""A shell script that hands every unfinished run of a suite to slurm, and the table behind them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmdistill_dense.suite.definition.definition import OWN_SLURM, Definition
+from mmdistill_dense.suite.execute.pool import job_words
+from mmdistill_dense.suite.plan.runs import Run
+
+MODULE = 'mmdistill_dense.suite.cli'
+_TABLE = ('partition', 'account', 'qos')  # of the definition's options those that a job without a GPU needs, too
+# evaluated on the node: jobs that share one need ports of their own
+_PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) && '
+
+
+def script(definition: Definition, todo: Sequence[Run]) -> str:
+    """Return the script; jobs wait for the jobs whose results they need.
+
+    Args:
+        definition: The suite; its ``slurm`` gives the options of sbatch.
+        todo: The runs to hand in.
+    """
+    logs = definition.out / 'slurm'
+    names = {run.folder: f'job{number}' for number, run in enumerate(todo)}
+    lines = [
+        '#!/bin/sh',
+        f'# {definition.title}: run this in {Path.cwd()}',
+        'set -e',
+        f'mkdir -p {shlex.quote(str(logs))}',
+    ]
+    for run in todo:
+        needed = [f'${names[folder]}' for folder in run.after if folder in names]
+        wait = f' --dependency=afterok:{":".join(needed)} --kill-on-invalid-dep=yes' if needed else ''
+        command = f'sbatch --parsable{_options(definition, run.title, logs)}{wait} {_wrap(definition, run)}'
+        lines.append(f'{names[run.folder]}=$({command})')
+    lines.append(_table_line(definition, logs, list(names.values())))
+    return '\n'.join(lines) + '\n'
+
+
+def _options(definition: Definition, title: str, logs: Path) -> str:
+    slurm = {key: value for key, value in definition.slurm.items() if key not in OWN_SLURM}
+    if not {'ntasks', 'ntasks-per-node'} & slurm.keys():
+        slurm['ntasks'] = definition.slurm['processes'] if definition.slurm['launcher'] == 'slurm' else 1
+    if definition.threads is not None:
+        slurm.setdefault('cpus-per-task', definition.threads + (definition.workers or 0))
+    return f'{_names(title, logs)}{_flags(slurm)}'
+
+
+def _names(title: str, logs: Path) -> str:
+    name = title.replace(' ', '-').replace('/', '_')
+    return f' --job-name={shlex.quote(name)} --output={shlex.quote(str(logs / f"{name}-%j.txt"))}'
+
+
+def _flags(options: dict[str, object]) -> str:
+    given = {key: value for key, value in options.items() if value is not False}
+    return ''.join(
+        f' --{key}' if value is True else f' --{key}={shlex.quote(str(value))}' for key, value in given.items()
+    )
+
+
+def _wrap(definition: Definition, run: Run) -> str:
+    slurm = definition.slurm
+    words = shlex.join(job_words(definition.path, run))
+    python, count, launcher = slurm['python'], slurm['processes'], slurm['launcher']
+    if count == 1:
+        command = f'{python} -m {MODULE} {words}'
+    elif launcher == 'slurm':
+        command = f'{_PORT}srun {python} -m {MODULE} {words} --launcher slurm'
+    else:
+        torchrun = f'{python} -m torch.distributed.run --nproc_per_node={count} --master_port=$MASTER_PORT'
+        command = f'{_PORT}{torchrun} -m {MODULE} {words} --launcher pytorch'
+    return f'--wrap={shlex.quote(_after_setup(definition, command))}'
+
+
+def _after_setup(definition: Definition, command: str) -> str:
+    setup = definition.slurm['setup']
+    return f'{setup} && {command}' if setup else command
+
+
+def _table_line(definition: Definition, logs: Path, jobs: Sequence[str]) -> str:
+    wait = f' --dependency=afterany:{":".join(f"${job}" for job in jobs)}' if jobs else ''
+    options = _flags({key: value for key, value in definition.slurm.items() if key in _TABLE})
+    command = f'{definition.slurm["python"]} -m {MODULE} table {shlex.quote(str(definition.path))}'
+    return f'sbatch{_names("table", logs)}{options}{wait} --wrap={shlex.quote(_after_setup(definition, command))}'

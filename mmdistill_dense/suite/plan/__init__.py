@@ -1,0 +1,1 @@
+"""Which runs a suite has, their configs, and what became of them."""

@@ -1,0 +1,88 @@
+"""The hash of what a run trains on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
+from mmdistill_dense.networks.building import TEACHER_OPTIONS
+from mmdistill_dense.suite.plan.configs import PLACES, teachers_of
+
+# how a run is told, watched and continued; nothing of it reaches the weights or the score
+_OUTSIDE = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_level', 'log_processor', 'visualizer'}
+_OUTSIDE |= {'vis_backends', 'distillers'}
+_WATCHING = ('checkpoint', 'logger', 'visualization')
+
+
+def config_hash(config: Config, teacher: str | None = None, tests_teacher: bool = False) -> str:
+    """Return 12 hexadecimal digits that change with what a run trains on, and with nothing else.
+
+    Networks are resolved, so that a changed base of the student or the teacher counts. Left out: the folder, the seed,
+    how the run is logged and how often it is saved, where data sets and backbones' files lie.
+
+    Args:
+        config: The resolved config of a run.
+        teacher: What the teacher was made of, where the suite trains it.
+        tests_teacher: Whether the run tests the pair's teacher alone.
+    """
+    identity = _identity(config, teacher)
+    if tests_teacher:
+        identity['tested'] = [_teacher_identity(option, None) for option in teachers_of(config.model).values()]
+    text = json.dumps(_portable(identity), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _identity(config: Config, teacher: str | None) -> dict[str, Any]:
+    plain = {key: value for key, value in config.to_dict().items() if key not in _OUTSIDE}
+    plain['default_hooks'] = {k: v for k, v in plain.get('default_hooks', {}).items() if k not in _WATCHING}
+    plain['randomness'] = {k: v for k, v in plain.get('randomness', {}).items() if k != 'seed'}
+    model = config.model
+    if is_distill_model(model):
+        distillers = model.get('distillers') or {}
+        needed = distillers or model.get('inherit')
+        plain['model'] = {
+            'student': _network(student_option(model), 'model.student'),
+            'distillers': distillers,
+            'inherit': model.get('inherit'),
+            'teachers': [_teacher_identity(option, teacher) for option in teachers_of(model).values() if needed],
+        }
+    return plain
+
+
+def _teacher_identity(option: Mapping[str, Any], trained: str | None) -> dict[str, Any]:
+    network = {key: value for key, value in option.items() if key not in TEACHER_OPTIONS}
+    return {'model': _network(network, 'model.teacher'), 'weights': trained or option.get('checkpoint')}
+
+
+def _network(option: Mapping[str, Any], key: str) -> Any:
+    """The resolved model of a network option, as plain values."""
+    return _resolved(json.dumps(_portable(option), sort_keys=True), key)
+
+
+@cache
+def _resolved(option: str, key: str) -> Any:
+    return _portable(load_model(json.loads(option), key).model)
+
+
+def _portable(value: Any) -> Any:
+    """Plain values without the places of data and files on this machine."""
+    if isinstance(value, Mapping):
+        return {str(key): _portable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_portable(item) for item in value]
+    if isinstance(value, str):
+        for variable, default in PLACES.items():
+            root = os.environ.get(variable, default).rstrip('/') + '/'
+            if value.startswith(root):
+                return f'{default}/{value.removeprefix(root)}'
+        return value
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return getattr(value, '__qualname__', type(value).__qualname__)

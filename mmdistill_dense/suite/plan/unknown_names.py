@@ -1,0 +1,126 @@
+"""Names in a definition that nothing takes: the metric, and keys of options that no recipe has."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine import registry
+from mmengine.config import Config
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
+
+from mmdistill_dense.recipes.compose import unknown
+from mmdistill_dense.suite.plan.configs import flat
+
+_COCO = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+_IOU = {
+    'mIoU': {'mIoU', 'mAcc'},
+    'mDice': {'mDice', 'mAcc'},
+    'mFscore': {'mFscore', 'mPrecision', 'mRecall'},
+}
+_REGISTRIES = (
+    registry.LOOPS,
+    registry.OPTIMIZERS,
+    registry.OPTIM_WRAPPERS,
+    registry.PARAM_SCHEDULERS,
+    registry.HOOKS,
+    registry.DATASETS,
+    registry.TRANSFORMS,
+    registry.METRICS,
+    registry.DATA_SAMPLERS,
+)
+# what mmengine reads before it builds the rest
+_READ = {'type', '_scope_', '_delete_', 'by_epoch', 'constructor', 'paramwise_cfg', 'convert_to_iter_based'}
+_READ |= {'dataset', 'num_batch_per_epoch'}
+
+
+def check_metric(config: Config, metric: str, place: str) -> None:
+    """Refuse a metric that mmseg's and mmdet's evaluators do not give; those of others are not known before a test.
+
+    Raises:
+        ValueError: With the names that they give.
+    """
+    for split in ('val_evaluator', 'test_evaluator'):
+        option = config.get(split) or []
+        known = [_given(one) for one in (option if isinstance(option, (list, tuple)) else [option])]
+        names = set().union(*(one or () for one in known))
+        if None not in known and names and metric not in names:
+            raise ValueError(f'{place}: metric: {unknown(f"score of {split}", metric, names)}')
+
+
+def _given(evaluator: Mapping[str, Any]) -> set[str] | None:
+    kind, prefix = str(evaluator.get('type')).rpartition('.')[2], evaluator.get('prefix')
+    if kind == 'IoUMetric':
+        names = {'aAcc'}.union(*(_IOU.get(name, ()) for name in _several(evaluator.get('iou_metrics', 'mIoU'))))
+        return {f'{prefix}/{name}' if prefix else name for name in names}
+    kinds = _several(evaluator.get('metric', 'bbox'))
+    if kind != 'CocoMetric' or not set(kinds) <= {'bbox', 'segm'} or evaluator.get('classwise'):
+        return None
+    return {f'{prefix or "coco"}/{one}_{item}' for one in kinds for item in evaluator.get('metric_items') or _COCO}
+
+
+def _several(value: Any) -> Sequence[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def check_options(options: Mapping[str, Any], recipe: Config, config: Config, place: str) -> None:
+    """Refuse a new key that its surroundings do not take, as ``train_cfg.max_itrs``; networks are built and say so.
+
+    Args:
+        options: Settings by dotted key.
+        recipe: The config without them.
+        config: The config with them.
+        place: Of the options, for the error.
+
+    Raises:
+        ValueError: Names the key and those that would work.
+    """
+    for key in flat(options):
+        words = key.split('.')
+        for depth in range(1, 0 if words[0] == 'model' else len(words)):
+            path, word = words[:depth], words[depth]
+            before, after = _at(recipe, path), _at(config, path)
+            if not isinstance(after, Mapping) or (isinstance(before, Mapping) and word in before):
+                continue
+            taken = _taken(path, after)
+            if taken is not None and word not in taken | _READ:
+                what = f'option of {".".join(path)}'
+                raise ValueError(f'{place}.{key}: {unknown(what, word, taken)}')
+
+
+def _at(node: Any, path: Sequence[str]) -> Any:
+    for word in path:
+        if isinstance(node, (list, tuple)) and word.isdigit() and int(word) < len(node):
+            node = node[int(word)]
+        else:
+            node = node.get(word) if isinstance(node, Mapping | Config) else None
+    return node
+
+
+def _taken(path: Sequence[str], option: Mapping[str, Any]) -> set[str] | None:
+    """Names of arguments, ``None`` where any is taken or nobody knows."""
+    if path == ['randomness']:
+        return _arguments(Runner.set_randomness)
+    if len(path) == 1 and path[0].endswith('_dataloader'):
+        return _arguments(DataLoader)
+    if path == ['train_cfg'] and 'type' not in option:
+        return _arguments(EpochBasedTrainLoop if option.get('by_epoch') else IterBasedTrainLoop)
+    kind = option.get('type')
+    built = next((found for one in _REGISTRIES if (found := one.get(kind))), None) if isinstance(kind, str) else kind
+    return _arguments(built) if callable(built) else None
+
+
+def _arguments(built: Any) -> set[str] | None:
+    """Of a function, or of a class and of those to which it hands keywords on."""
+    names: set[str] = set()
+    chain = (
+        [vars(one)['__init__'] for one in built.__mro__ if '__init__' in vars(one)] if inspect.isclass(built) else []
+    )
+    for function in chain[:-1] or [built]:  # the last one is that of object
+        parameters = inspect.signature(function).parameters.values()
+        names.update(one.name for one in parameters)
+        if all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in parameters):
+            return names - {'self'}
+    return None

@@ -1,0 +1,1 @@
+"""The table of a suite: paired gains, intervals, notes, plot."""

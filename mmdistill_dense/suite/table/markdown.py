@@ -1,0 +1,174 @@
+"""A suite's table as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mmdistill_dense.recipes.targets import Target
+from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER, choice_name
+from mmdistill_dense.suite.table.notes import footer
+from mmdistill_dense.suite.table.paired import LEVEL
+from mmdistill_dense.suite.table.rows import Row, Table
+
+NONE = '–'
+TITLES = {TEACHER: 'teacher', CONTROL: 'student alone'}
+
+
+def as_markdown(table: Table) -> str:
+    """Return the table with its scores by seed, its search, its sources and what it was made of."""
+    sources = _sources(table)
+    parts = [f'# {table.definition.title}', _main(table, sources), _seeds(table), _search(table)]
+    parts += [_source_lines(sources), footer(table)]
+    return '\n\n'.join(part for part in parts if part) + '\n'
+
+
+def _main(table: Table, sources: Mapping[str, int]) -> str:
+    definition = table.definition
+    head = ['', 'n', f'{definition.metric}', f'gain [{LEVEL:.0%} interval]']
+    head += ['parameters', 'GFLOPs', 's / iteration', 'step', 'extra memory']
+    head += ['published: alone', 'published', 'published: gain'] if sources else []
+    deployed = (table.row(CONTROL) or Row(CONTROL, {})).cost
+    lines = head_lines(head)
+    for row in table.rows:
+        cells = [
+            row_title(row),
+            count_cell(row, len(definition.seeds)),
+            score_cell(row),
+            gain_cell(row),
+            *_costs(row, deployed),
+        ]
+        lines.append(line([*cells, *(_published(row.targets, sources) if sources else [])]))
+    return '\n'.join(lines)
+
+
+def row_title(row: Row) -> str:
+    """Return what people read instead of a row's name."""
+    return TITLES.get(row.name, row.name)
+
+
+def count_cell(row: Row, planned: int) -> str:
+    """Return the number of finished seeds, and of how many where some are missing."""
+    if row.name == TEACHER and not row.results:
+        return NONE
+    if not row.missing:
+        return str(len(row.results))
+    return f'{len(row.results)} of {planned}'
+
+
+def score_cell(row: Row) -> str:
+    """Return mean ± standard deviation."""
+    if row.summary is None:
+        return 'not tested' if row.name == TEACHER else 'not run'
+    spread = '' if row.summary.sd is None else f' ± {row.summary.sd:.2f}'
+    return f'{row.summary.mean:.2f}{spread}'
+
+
+def gain_cell(row: Row) -> str:
+    """Return the gain with its interval, bold where that leaves out 0."""
+    if row.gain is None:
+        return NONE
+    mean = f'{row.gain.mean:+.2f}'
+    mean = f'**{mean}**' if row.gain.told_apart else mean
+    bounds = '' if row.gain.low is None else f' [{row.gain.low:+.2f}, {row.gain.high:+.2f}]'
+    fewer = f', {row.gain.n} pair{"s" if row.gain.n > 1 else ""}' if row.gain.n < len(row.results) else ''
+    return f'{mean}{bounds}{fewer}'
+
+
+def _costs(row: Row, deployed: Mapping[str, Any]) -> list[str]:
+    size = deployed.get('teacher' if row.name == TEACHER else 'student')
+    parameters, gflops = (f'{size["parameters"] / 1e6:.3g} M', f'{size["gflops"]:.3g}') if size else (NONE, NONE)
+    seconds = row.seconds_per_iteration
+    taken = NONE if seconds is None else f'{seconds:.3g}'
+    if row.name == TEACHER:
+        return [parameters, gflops, NONE, NONE, NONE]
+    if not row.distils:
+        return [parameters, gflops, taken, '1', '0']
+    ratio = f'{row.cost["ratio"]:.2f}' if row.cost else NONE
+    memory = f'{row.cost["memory"]["extra"] / 2**20:.3g} MiB' if row.cost else NONE
+    return [parameters, gflops, taken, ratio, memory]
+
+
+def _published(targets: Sequence[Target], sources: Mapping[str, int]) -> list[str]:
+    def cell(values: Iterable[str]) -> str:
+        return '; '.join(values) or NONE
+
+    return [
+        cell(NONE if t.student is None else f'{t.student:.2f}' for t in targets),
+        cell(f'{t.value:.2f} [{sources[_source(t)]}]' for t in targets),
+        cell(NONE if t.gain is None else f'{t.gain:+.2f}' for t in targets),
+    ]
+
+
+def _sources(table: Table) -> dict[str, int]:
+    """Numbers of the sources in the order of their first mention."""
+    names = dict.fromkeys(_source(target) for row in table.rows for target in row.targets)
+    return {name: number for number, name in enumerate(names, 1)}
+
+
+def _source(target: Target) -> str:
+    teacher = '' if target.teacher is None else f'; teacher {target.teacher:.2f}'
+    return f'{target.source}{teacher}'
+
+
+def _source_lines(sources: Mapping[str, int]) -> str:
+    if not sources:
+        return ''
+    lines = [f'- [{number}] {name}' for name, number in sources.items()]
+    note = (
+        "Published numbers are of the authors' code and networks, which differ from those of mmseg and mmdet: compare "
+        'gains, not scores.'
+    )
+    return '\n'.join(['## Sources', '', note, '', *lines])
+
+
+def _seeds(table: Table) -> str:
+    """Every score, with its difference from the control's of the same seed."""
+    control = (table.row(CONTROL) or Row(CONTROL, {})).scores
+    shown = [row for row in table.rows if row.name != TEACHER]
+    head = ['seed', *map(str, table.definition.seeds)]
+    lines = head_lines(head)
+    for row in shown:
+        lines.append(line([row_title(row), *(_one(row, seed, control) for seed in table.definition.seeds)]))
+    return '\n'.join(['## Each seed', '', *lines])
+
+
+def _one(row: Row, seed: int, control: Mapping[int, float]) -> str:
+    if seed not in row.scores:
+        return 'missing'
+    score = row.scores[seed]
+    if row.name == CONTROL or seed not in control:
+        return f'{score:.2f}'
+    return f'{score:.2f} ({score - control[seed]:+.2f})'
+
+
+def _search(table: Table) -> str:
+    return f'## Search\n\n{search_table(table)}' if table.searched else ''
+
+
+def search_table(table: Table) -> str:
+    """Return all values that were tried, in the order in which they were given; nothing where there was no search."""
+    definition = table.definition
+    if not table.searched:
+        return ''
+    seeds = ', '.join(map(str, definition.grid_seeds))
+    lines = [line(['', 'tried', f'{definition.metric} on val, seed {seeds}', 'mean', '']), '|:--|:--|--:|--:|:--|']
+    for name, tried in table.searched.items():
+        for choice, scores in tried:
+            shown = ', '.join('missing' if score is None else f'{score:.2f}' for score in scores)
+            mean = NONE if None in scores else f'{math.fsum(scores) / len(scores):.2f}'
+            taken = 'taken' if choice == table.chosen.get(name) else ''
+            lines.append(line([name, choice_name(choice), shown, mean, taken]))
+    rule = 'The value that is best on val, on average over these seeds, is the one of the table above.'
+    return '\n'.join([rule, '', *lines])
+
+
+def head_lines(head: Sequence[str], words: int = 1) -> list[str]:
+    """Return the first two lines of a table of numbers, behind so many columns of words."""
+    return [line(head), line([':--'] * words + ['--:'] * (len(head) - words))]
+
+
+def line(cells: Sequence[str]) -> str:
+    """Return one line of a table."""
+    return f'| {" | ".join(cells)} |'

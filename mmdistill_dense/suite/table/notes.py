@@ -1,0 +1,212 @@
+"""What stands under a suite's table: how to read it, and what it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmdistill_dense.suite.definition.definition import Definition
+from mmdistill_dense.suite.definition.starts import Start
+from mmdistill_dense.suite.plan import configs
+from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
+from mmdistill_dense.suite.table.paired import LEVEL
+from mmdistill_dense.suite.table.rows import Row, Table
+
+DIGITS = 12  # of a file's sha256
+
+
+def footer(table: Table) -> str:
+    """Return the two closing sections."""
+    reading = ['## How to read it', '', *(f'- {line}' for line in _reading(table))]
+    made = ['## What it was made of', '', *(f'- {line}' for line in _made_of(table))]
+    return '\n'.join([*reading, '', *made])
+
+
+def _reading(table: Table) -> list[str]:
+    definition = table.definition
+    lines = [
+        f'{definition.metric} in percent on {split_of(table)}, last checkpoint; mean ± standard deviation (n - 1) over '
+        'n seeds. Every run is in the table, whatever it gave.',
+        f"gain: mean of (method - student alone) at the same seed, with the {LEVEL:.0%} interval of Student's t over "
+        'these pairs; one pair has no interval. Bold: the interval leaves out 0. Each interval stands for its row '
+        f'alone: where no method does anything, up to about {by_chance(table):.0%} of such tables have a bold gain.',
+        *missing_lines(table),
+        *_cost_lines(table),
+    ]
+    if table.changed:
+        lines.append(f'Published results are not shown: this suite changes the recipe ({", ".join(table.changed)}).')
+    return lines
+
+
+def by_chance(table: Table) -> float:
+    """Return how often such a table has a bold gain where no method does anything, at most."""
+    return 1 - LEVEL ** len(table.methods)
+
+
+def split_of(table: Table) -> str:
+    """Return which pictures the scores are of."""
+    results = [result for row in table.rows for result in row.results.values()]
+    return 'val, the only labelled one' if any(result.get('test_is_val') for result in results) else 'test'
+
+
+def missing_lines(table: Table) -> list[str]:
+    """Return a line that names the missing runs, or nothing."""
+    gaps = [f'{row.name} seed {", ".join(map(str, row.missing))}' for row in table.rows if row.missing]
+    return [f'Missing: {"; ".join(gaps)}. Gains are over the pairs that are there.'] if gaps else []
+
+
+def _cost_lines(table: Table) -> list[str]:
+    definition, control = table.definition, table.row(CONTROL) or Row(CONTROL, {})
+    size, lines = control.cost, []
+    if size:
+        lines.append(
+            f'parameters, GFLOPs: of the network that is deployed, at {_by(size["test_size"])} '
+            f'({size["test_size_from"]}); a multiplication with its addition is one operation.'
+        )
+    if any(row.seconds_per_iteration is not None for row in table.rows):
+        where = each(table, device)
+        beside = f'; up to {definition.jobs} runs side by side' if definition.jobs > 1 else ''
+        lines.append(f's / iteration: wall time in the runs, median of the log, mean over seeds ({where}{beside}).')
+    measured = [row.cost for row in table.methods if row.cost]
+    ways = dict.fromkeys(_way(cost) for cost in measured)
+    if ways:
+        lines.append(
+            f'step: distilled step / step of the student alone, measured in turns ({"; ".join(ways)}). extra memory: '
+            'what training with the method holds beyond training without, at the peak of a step, teacher included.'
+        )
+    if not size or len(measured) < sum(row.distils for row in table.methods):
+        lines.append(f'Costs without a number: `python tools/suite.py cost {definition.path}` measures them.')
+    return lines
+
+
+def _way(cost: Mapping[str, Any]) -> str:
+    key = cost['key']
+    clock = 'process CPU time' if key['device'].startswith('CPU') else 'CUDA events'
+    weights = ', teacher with random weights' if 'random' in cost['teacher_weights'] else ''
+    return (
+        f'{key["device"]}, {key["threads"]} thread(s), {clock}, median of {key["repeats"]}, batch {cost["batch"]} of '
+        f'{_by(cost["train_size"])}{weights}'
+    )
+
+
+def _made_of(table: Table) -> list[str]:
+    definition = table.definition
+    options = [f'{key}={value}' for key, value in definition.options.items()]
+    hashes = [f'{row.name} {", ".join(row.hashes)}' for row in table.rows if row.hashes]
+    lines = [
+        f'Recipe: `{definition.control.stem}`; seeds {", ".join(map(str, definition.seeds))}; '
+        + (f'options `{" ".join(options)}`' if options else 'no options'),
+        *_settings(table),
+        *_starts(table),
+        *_batch(table),
+        f'Teacher: {each(table, receipts) or "none"}',
+        f'Config hashes: {"; ".join(hashes) or "none"}',
+        f'Versions: {each(table, versions) or "none"}',
+    ]
+    commands = [f'`python tools/suite.py {word} {definition.path}`' for word in ('run', 'cost', 'table')]
+    return [*lines, f'Made by: {", ".join(commands)}']
+
+
+def _batch(table: Table) -> list[str]:
+    processes = each(table, lambda result: str(result.get('processes') or ''))
+    one = configs.batch_of(configs.control_config(table.definition))
+    return [f'Batch: {processes} process(es) with {one} pictures each'] if processes else []
+
+
+def _settings(table: Table) -> list[str]:
+    """Of the rows that are not a method's fragment as it is."""
+    said = []
+    for method in table.definition.methods.values():
+        origin = str(method.config) if method.config else ' '.join(filter(None, [method.method, method.variant]))
+        if method.start is not None:
+            origin = f'{origin or "student alone"} from start {method.start}'
+        options = ' '.join(f'{key}={value}' for key, value in {**method.options, **_choice(table, method.name)}.items())
+        if origin != method.name or options:
+            said.append(f'{method.name} = {origin}' + (f' with `{options}`' if options else ''))
+    return [f'Rows: {"; ".join(said)}'] if said else []
+
+
+def _starts(table: Table) -> list[str]:
+    """What the rows that start elsewhere start from, and what was read."""
+    used = {method.start for method in table.definition.methods.values() if method.start}
+    starts = {name: start for name, start in table.definition.starts.items() if name in used}
+    said = [f'{name} = {start_text(table.definition, start)}' for name, start in starts.items()]
+    read = each(table, read_at_start)
+    return [f'Starts: {"; ".join(said)}', *([f'Files read at the start: {read}'] if read else [])] if said else []
+
+
+def start_text(definition: Definition, start: Start) -> str:
+    """Return in words what a start is; a pre-training with the folders or lists of its pictures."""
+    if start.config is None:
+        return start.text()
+    dataset = configs.pretrain_config(definition, start).train_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    prefixes = dataset.get('data_prefix') or ''
+    folders = list(prefixes.values()) if isinstance(prefixes, Mapping) else prefixes
+    names = [Path(name).name if Path(name).is_absolute() else name for name in _listed(folders) if name]
+    pictures = ', '.join(names or [Path(dataset.get('data_root') or '').name or str(dataset.get('type'))])
+    lists = ', '.join(Path(name).name for name in _listed(dataset.get('ann_file') or []))
+    return f'{start.text()}, on the pictures of {pictures}' + (f' that {lists} names' if lists else '')
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [str(one) for one in value]
+
+
+def read_at_start(result: Mapping[str, Any]) -> str:
+    """Return which file a run's student started from, and how much of it was taken; nothing where it was none."""
+    start = result.get('start')
+    whole = f'{start["matched"]} of {start["total"]} tensors' if start else ''
+    return f'{start["file"]}, sha256 {start["sha256"][:DIGITS]}…, {whole}' if start else ''
+
+
+def _choice(table: Table, name: str) -> Mapping[str, Any]:
+    return table.chosen.get(name) or {}
+
+
+def receipts(result: Mapping[str, Any]) -> str:
+    """Return what a run's teachers were made of."""
+    found = result.get('teacher') or {}
+    several = found if 'file' not in found else {'': found}
+    return '; '.join(_receipt(name, receipt) for name, receipt in several.items())
+
+
+def _receipt(name: str, receipt: Mapping[str, Any]) -> str:
+    title = f'{name}: ' if name else ''
+    if receipt['file'] is None:
+        return f'{title}random weights of {receipt["config"]}'
+    digits, whole = str(receipt['sha256'])[:DIGITS], f'{receipt["matched"]} of {receipt["total"]} tensors'
+    return f'{title}`{receipt["config"]}`, {receipt["file"]}, sha256 {digits}…, {whole}'
+
+
+def device(result: Mapping[str, Any]) -> str:
+    """Return what a run ran on."""
+    return f'{result.get("device")}, {result.get("threads")} thread(s)'
+
+
+def versions(result: Mapping[str, Any]) -> str:
+    """Return the packages of a run."""
+    return ', '.join(f'{name} {version}' for name, version in result.get('versions', {}).items())
+
+
+def each(table: Table, say: Callable[[Mapping[str, Any]], str]) -> str:
+    """Say something of all students' results, or of which rows it is where they differ."""
+    said: dict[str, dict[str, None]] = {}
+    for row in table.rows:
+        for result in row.results.values():
+            text = '' if row.name == TEACHER else say(result)
+            if text:
+                said.setdefault(text, {})[row.name] = None
+    return _told(said)
+
+
+def _told(said: Mapping[str, Iterable[str]]) -> str:
+    if len(said) < 2:
+        return next(iter(said), '')
+    return '; '.join(f'{text} ({", ".join(rows)})' for text, rows in said.items())
+
+
+def _by(size: Iterable[int]) -> str:
+    return 'x'.join(map(str, size))

@@ -1,0 +1,67 @@
+"""Writes files that are whole whenever somebody looks: a full disk or a kill leaves the old one."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def write_whole(path: Path, content: bytes, alone: bool = False) -> None:
+    """Write a file, folders and all; a reader sees the old content or the new one.
+
+    Args:
+        path: The file.
+        content: What it shall hold.
+        alone: No other process writes this file: what a kill leaves of it has a name that the next write takes again.
+
+    Raises:
+        OSError: Names the file, for instance when the disk is full; nothing of it is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f'{path.name}.tmp' if alone else f'.{path.name}.{os.getpid()}')
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise type(error)(error.errno, f'{error.strerror}, nothing was written', str(path)) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def save_whole(content: Any, path: Path) -> None:
+    """Write what ``torch.load`` reads, as :func:`write_whole`; ``torch.save`` itself leaves half a file."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_whole(path, buffer.getvalue(), alone=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file; a reader sees the old content or the new one."""
+    write_text(path, json.dumps(content, indent=1) + '\n')
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file; a reader sees the old text or the new one."""
+    write_whole(path, text.encode('utf-8'))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return what a file holds, ``None`` where it is missing.
+
+    Raises:
+        ValueError: For a file that another program damaged: ours are whole.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f'{path}: no JSON ({error}); remove it, and it is made again') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: must hold an object; remove it, and it is made again')
+    return content

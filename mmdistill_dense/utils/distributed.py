@@ -1,0 +1,82 @@
+"""What is gathered from the other processes of a run, and the model inside a distributed wrapper."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.model import is_model_wrapper
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows of every process, in order of rank; their number may differ."""
+    if world_size() == 1:
+        return rows
+    sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.full((1,), len(rows), device=rows.device))
+    counts = [int(size) for size in sizes]
+    padded = rows.new_zeros(max(counts), rows.shape[1])
+    padded[: len(rows)] = rows
+    gathered = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(gathered, padded)
+    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+
+
+def gather_numbers(numbers: Tensor, like: Tensor) -> Tensor:
+    """Return the (n,) integers of every process as :func:`gather_rows` does, on the CPU, where they lie.
+
+    They travel on the device of ``like``; where there are several processes, the CPU waits for them.
+    """
+    return numbers if world_size() == 1 else gather_rows(numbers.to(like)[:, None])[:, 0].cpu()
+
+
+def gather_rows_with_gradient(rows: Tensor) -> Tensor:
+    """As :func:`gather_rows`; the gradient of a row is the sum of what all processes find for it.
+
+    Where each process has a share of a loss that DDP averages, and all shares read the gathered rows, the averaged
+    gradients are those of one process that holds all rows.
+    """
+    return rows if world_size() == 1 else _Gather.apply(rows)
+
+
+def rows_before(count: int, device: torch.device | str) -> int:
+    """Return how many rows the processes of lower rank hold, where this one holds ``count``."""
+    if world_size() == 1:
+        return 0
+    counts = gather_rows(torch.full((1, 1), count, device=device))
+    return int(counts[: dist.get_rank()].sum())
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """Return the mean of a tensor over the processes."""
+    if world_size() > 1:
+        x = x.clone()
+        dist.all_reduce(x)
+        x /= world_size()
+    return x
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def unwrap(model: Any) -> Any:
+    """Return the model in a distributed wrapper, and any other as it is."""
+    return model.module if is_model_wrapper(model) else model
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        first = rows_before(len(rows), rows.device)
+        ctx.own = slice(first, first + len(rows))
+        return gather_rows(rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad[ctx.own]

@@ -1,0 +1,186 @@
+"""Batches whose random streams start anew at every iteration, so that a resumed run draws what an unbroken one does."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from copy import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from mmdistill_dense.utils.random_streams import fork_rng, mix, seed_everything
+
+
+class WorkerSeed:
+    """A ``worker_init_fn`` that seeds a loader's worker from (seed, rank, worker, epoch); picklable for spawned
+    workers."""
+
+    def __init__(self, seed: int, rank: int, epoch: int) -> None:
+        self.place = (seed, rank, epoch)
+
+    def __call__(self, worker_id: int) -> None:
+        seed, rank, epoch = self.place
+        seed_everything(mix(seed, rank, worker_id, epoch))
+
+
+class SeededBatches:
+    """Batches without end, whose random streams start anew at each of them.
+
+    What the sampler and the pipeline draw for a batch depends on (seed, rank, number of the batch) alone: not on what
+    was drawn before, nor on the process that loads it. So a resumed loop skips batches without loading them. A sampler
+    that ends begins anew, with the next epoch for its own seed, as in mmengine's loop; the workers go on.
+
+    Args:
+        loader: Over a data set with indices. It is left alone: the batches come from a copy of it.
+        seed: Seed of the run.
+        rank: Rank of the process.
+
+    Raises:
+        ValueError: At the first batch, where the sampler gives none.
+    """
+
+    def __init__(self, loader: DataLoader, seed: int, rank: int) -> None:
+        self.place = (seed, rank)
+        self.position = 0
+        self._indices = _Indices(loader, self.place)
+        self._loader = copy(loader)
+        name = 'sampler' if loader.batch_sampler is None else 'batch_sampler'
+        vars(self._loader).update({name: self._indices, '_iterator': None})  # loaders refuse to have these set by name
+        # Starting the iterator draws a number: not from the stream of its first batch.
+        self._loader.generator = loader.generator or torch.Generator().manual_seed(mix(seed, rank))
+        self._iterator: Any = None
+
+    def __iter__(self) -> SeededBatches:
+        return self
+
+    def __next__(self) -> Any:
+        if self._iterator is None:
+            self._iterator = iter(self._loader)  # only here workers start
+        if not self._loader.num_workers:
+            _seed_batch((*self.place, self.position))
+        self.position += 1
+        return next(self._iterator)
+
+    def skip_iter(self, count: int) -> None:
+        """Leave out ``count`` batches, before the first is taken; mmengine's loop calls this on resume."""
+        self._indices.skip(count)
+        self.position += count
+
+    def close(self) -> None:
+        """End the workers."""
+        self._iterator = self._loader._iterator = None
+
+
+class ReplayedBatches:
+    """Batches of a data set without indices: a resumed loop loads anew what it leaves out, from the same streams.
+
+    Without workers the random streams start anew at each batch, as in :class:`SeededBatches`; workers start them once.
+
+    Args:
+        batches: The loop's own iterator, before its first batch.
+        loader: What it goes through; its ``worker_init_fn`` is set.
+        seed: Seed of the run.
+        rank: Rank of the process.
+    """
+
+    def __init__(self, batches: Iterator[Any], loader: DataLoader, seed: int, rank: int) -> None:
+        self.place = (seed, rank)
+        self.position = 0
+        self._batches, self._workers = batches, loader.num_workers
+        loader.worker_init_fn = WorkerSeed(seed, rank, 0)
+
+    def __iter__(self) -> ReplayedBatches:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._workers:
+            _seed_batch((*self.place, self.position))
+        self.position += 1
+        return next(self._batches)
+
+    def skip_iter(self, count: int) -> None:
+        """Load ``count`` batches for nothing; mmengine's loop calls this on resume."""
+        for _ in range(count):
+            next(self)
+
+
+class _Indices:
+    """Batches of a sampler's indices without end, each drawn from streams of its own."""
+
+    def __init__(self, loader: DataLoader, place: tuple[int, int]) -> None:
+        self.loader = loader
+        self.place = place
+        self.number = 0
+        self._drawn = self._draw_all()
+
+    def __iter__(self) -> _Indices:
+        return self
+
+    def __next__(self) -> Any:
+        place = (*self.place, self.number)
+        with fork_rng():
+            indices = self._draw()
+        return _Sent(indices, place) if self.loader.num_workers else indices
+
+    def skip(self, count: int) -> None:
+        """Draw batches for nothing."""
+        with fork_rng():
+            for _ in range(count):
+                self._draw()
+
+    def _draw(self) -> Any:
+        seed = mix(*self.place, self.number, 3)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # samplers draw on the CPU: no need to seed all devices
+        indices = next(self._drawn)
+        self.number += 1
+        return indices
+
+    def _draw_all(self) -> Iterator[Any]:
+        batches: Any = self.loader.sampler if self.loader.batch_sampler is None else self.loader.batch_sampler
+        for epoch in itertools.count():
+            if epoch:
+                _set_epoch(self.loader, epoch)
+            first = self.number
+            yield from batches
+            if self.number == first:
+                raise ValueError(
+                    'train_dataloader gives no batch: its sampler ends before a batch is whole (drop_last=True, and '
+                    'fewer pictures than batch_size). Lower batch_size, or set drop_last=False.'
+                )
+
+
+class _Sent:
+    """A batch of indices on its way to a worker, where its random streams start when it arrives."""
+
+    def __init__(self, indices: Any, place: tuple[int, ...]) -> None:
+        self.content = indices, place
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _arrived, self.content
+
+
+def _arrived(indices: Any, place: tuple[int, ...]) -> Any:
+    _seed_batch(place)
+    return indices
+
+
+def _set_epoch(loader: DataLoader, epoch: int) -> None:
+    sampler: Any = sampler_of(loader)
+    if hasattr(sampler, 'set_epoch'):
+        sampler.set_epoch(epoch)
+
+
+def sampler_of(loader: DataLoader) -> Any:
+    """Return what orders the pictures: of a loader with a batch sampler of its own, the sampler in that."""
+    inner = getattr(loader.batch_sampler, 'sampler', None)
+    return loader.sampler if inner is None else inner
+
+
+def _seed_batch(place: tuple[int, ...]) -> None:
+    seed_everything(mix(*place, 1))

@@ -1,0 +1,72 @@
+"""Checks of options and shapes, each with a message that names the config key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raise a ``ValueError`` that names the option, the value and the allowed values unless ``value`` is one of
+    them."""
+    if value not in allowed:
+        raise ValueError(f'{name} must be one of {", ".join(repr(a) for a in allowed)}, got {value!r}.')
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raise a ``ValueError`` that names the option unless it is a whole number, not below ``least``."""
+    if not is_count(value) or value < least:
+        raise ValueError(f'{name} must be a whole number >= {least}, got {value!r}.')
+
+
+def is_count(value: Any) -> bool:
+    """Tell whether a value is a whole number (and no truth value)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_map(key: str, name: str, shape: Sequence[int]) -> None:
+    """Raise a ``ValueError`` that names the config key and the taps unless ``shape`` (no batch) is that of a map."""
+    if len(shape) != 3:
+        raise ValueError(
+            f'{key}: {name} gives {tuple(shape)} (without the batch) and no map (C, H, W), whose positions the method '
+            "compares; tap a backbone stage, the neck or a convolution, e.g. 'backbone[3]'."
+        )
+
+
+def check_positions(key: str, name: str, *shapes: Sequence[int]) -> None:
+    """Raise a ``ValueError`` where a map (C, H, W) is one position, for methods that compare the positions of a map."""
+    for shape in shapes:
+        if math.prod(shape[1:]) < 2:
+            raise ValueError(
+                f'{key}: {name} has a map of {shape[1]} x {shape[2]}. The method compares the positions of a map with '
+                'each other, so its loss would be constant and teach nothing: tap a larger map.'
+            )
+
+
+def check_directions(key: str, name: str, channels: int) -> None:
+    """Raise a ``ValueError`` for maps of one channel, for methods that compare the directions of vectors."""
+    if channels < 2:
+        raise ValueError(
+            f'{key}: {name} has maps of one channel. The method compares the directions of vectors, and one number has '
+            'nothing but a sign, so there would be no gradient: tap a map of more channels.'
+        )
+
+
+def check_scores(key: str, name: str, shape: Sequence[int]) -> None:
+    """Raise a ``ValueError`` unless ``shape`` (no batch) has the class scores in its first axis."""
+    if len(shape) not in (1, 3):
+        raise ValueError(
+            f'{key}: {name} gives {tuple(shape)} (without the batch), as tokens and queries do, whose classes come '
+            'last. The method needs maps (K, H, W) or rows (K,) of class scores, with the classes first: tap the '
+            "convolution that makes them, e.g. 'decode_head.conv_seg', or compare features, e.g. with type='FitNet'."
+        )
+
+
+def check_classes(key: str, name: str, scores: int, way_out: str) -> None:
+    """Raise a ``ValueError`` for a softmax over one score; ``way_out`` is what to set instead."""
+    if scores < 2:
+        raise ValueError(
+            f'{key}: {name} has one class score at a place. A softmax over one score is always 1, so the loss would be '
+            f'constant and teach nothing: set {way_out}.'
+        )

@@ -1,0 +1,115 @@
+"""mmengine's loader of weights, with our reader on every scheme: importing this module registers it.
+
+``load_from``, ``--resume``, ``mim test``, ``init_cfg=dict(type='Pretrained')`` and the inferencers all ask
+``CheckpointLoader``. Its own functions fall back to running what a file holds (forks), or leave that to torch's default
+(upstream) and to none for downloads.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.fileio import get_file_backend
+from mmengine.logging import print_log
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmdistill_dense.weights.locate import check_promise, download, promised_hash, sha256
+from mmdistill_dense.weights.safe_load import read_values
+
+_KEY = 'checkpoint'
+
+
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """Read a local file.
+
+    Raises:
+        FileNotFoundError: When it is not there.
+        ValueError: As :func:`mmdistill_dense.weights.safe_load.read_values`.
+    """
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'{filename} can not be found (working folder {Path.cwd()}).')
+    return read_values(path, map_location=map_location)
+
+
+def load_from_http(filename: str, map_location: Any = None) -> Any:
+    """Read what an address names, out of torch's cache, where the first process puts it.
+
+    Raises:
+        ValueError: When the content has not the SHA-256 that its name or the address promises, or holds code.
+        OSError: When it cannot be fetched.
+    """
+    folder = Path(torch.hub.get_dir(), 'checkpoints')
+    if get_rank() == 0:
+        path = download(filename, folder, _KEY)
+    if get_world_size() > 1:
+        torch.distributed.barrier()
+        path = download(filename, folder, _KEY)
+    check_promise(path, promised_hash(filename), _KEY)
+    if promised_hash(filename) is None:
+        print_log(f'{filename} promises no hash; its content has SHA-256 {sha256(path)}', logger='current')
+    return read_values(path, map_location=map_location)
+
+
+def load_from_torchvision(filename: str, map_location: Any = None) -> Any:
+    """Read the weights that torchvision publishes under a name: ``torchvision://resnet18``."""
+    urls = mmengine_checkpoint.get_torchvision_models()
+    return load_from_http(_published(urls, filename), map_location)
+
+
+def load_from_openmmlab(filename: str, map_location: Any = None) -> Any:
+    """Read the weights that OpenMMLab publishes under a name: ``open-mmlab://resnet18_v1c``."""
+    urls = mmengine_checkpoint.get_external_models()
+    renamed = mmengine_checkpoint.get_deprecated_model_names()
+    address = _published({**urls, **{old: urls[new] for old, new in renamed.items() if new in urls}}, filename)
+    if address.startswith(('http://', 'https://')):
+        return load_from_http(address, map_location)
+    return load_from_local(str(Path(mmengine_checkpoint._get_mmengine_home(), address)), map_location)
+
+
+def load_from_mmcls(filename: str, map_location: Any = None) -> Any:
+    """Read a backbone that mmpretrain publishes under a name: ``mmcls://resnet50``."""
+    content = load_from_http(_published(mmengine_checkpoint.get_mmcls_models(), filename), map_location)
+    return mmengine_checkpoint._process_mmcls_checkpoint(content)
+
+
+def load_from_ceph(filename: str, map_location: Any = None) -> Any:
+    """Read a file of an object store."""
+    content = get_file_backend(filename, backend_args={'backend': 'petrel'}).get(filename)
+    with io.BytesIO(content) as file:
+        return read_values(file, filename, map_location)
+
+
+def load_from_pavi(filename: str, map_location: Any = None) -> Any:
+    """Refuse a scheme whose client unpickles by itself."""
+    raise ValueError(f'{filename!r}: pavi:// is not read by mmdistill_dense; fetch the file and give its path.')
+
+
+def _published(urls: dict[str, str], filename: str) -> str:
+    scheme, _, name = filename.partition('://')
+    if name not in urls:
+        raise KeyError(f'{filename!r}: {scheme} publishes no weights under the name {name!r}.')
+    return urls[name]
+
+
+def register() -> None:
+    """Put our functions in the place of mmengine's, for all of its schemes; again does no harm."""
+    schemes = {
+        '': load_from_local,
+        ('http://', 'https://'): load_from_http,
+        'pavi://': load_from_pavi,
+        (r'(\S+\:)?s3://', r'(\S+\:)?petrel://'): load_from_ceph,
+        ('modelzoo://', 'torchvision://'): load_from_torchvision,
+        ('open-mmlab://', 'openmmlab://'): load_from_openmmlab,
+        'mmcls://': load_from_mmcls,
+    }
+    for prefixes, loader in schemes.items():
+        CheckpointLoader.register_scheme(prefixes, loader, force=True)
+
+
+register()

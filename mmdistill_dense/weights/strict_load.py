@@ -1,0 +1,153 @@
+"""Weights out of a checkpoint, loaded strictly, and the plain config of a student."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from torch import Tensor, nn
+
+from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
+from mmdistill_dense.utils.messages import some
+from mmdistill_dense.weights.safe_load import read_checkpoint
+
+__all__ = [
+    'Receipt',
+    'load_strictly',
+    'plain_config',
+    'read_checkpoint',
+    'state_dict_of',
+]
+
+_SHOWN = 6
+
+
+def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """Return the network's weights out of a checkpoint, ``module.`` prefixes of DDP files removed.
+
+    Raises:
+        ValueError: When there are no tensors.
+    """
+    state = next(
+        (checkpoint[key] for key in ('state_dict', 'model') if isinstance(checkpoint.get(key), Mapping)), checkpoint
+    )
+    tensors = {
+        name.removeprefix('module.'): value
+        for name, value in state.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+    if not tensors:
+        raise ValueError(f'{str(path)!r} holds no weights; its entries are {sorted(map(str, checkpoint))[:_SHOWN]}.')
+    return tensors
+
+
+@dataclass
+class Receipt:
+    """What a teacher was made of; kept in every checkpoint's meta."""
+
+    config: str | None
+    file: str | None
+    sha256: str | None
+    matched: int
+    total: int
+    ignored: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def load_strictly(
+    network: nn.Module, state: Mapping[str, Tensor], parts: Collection[str] | None, key: str
+) -> tuple[int, int]:
+    """Load weights into a network; what the given parts need must match exactly.
+
+    Top-level children outside ``parts`` (a head that no tap needs, with other classes) take what fits. A missing
+    ``num_batches_tracked`` is forgiven, since evaluation does not read it.
+
+    Args:
+        network: The network.
+        state: Its weights by name.
+        parts: Names of the top-level children that must be complete; ``None`` means all.
+        key: The config key to name in an error.
+
+    Returns:
+        The number of loaded tensors, and of given tensors that no strict part asked for and that did not fit.
+
+    Raises:
+        ValueError: Lists the first missing, unexpected and unfit tensors of the strict parts. Unfit is another shape,
+            integers for numbers (quantised, or no weights), what holds no values, and NaN.
+    """
+
+    def strict(name: str) -> bool:
+        return parts is None or '.' not in name or name.split('.')[0] in parts
+
+    own = network.state_dict()
+    unfit = {n: reason for n, v in state.items() if n in own and (reason := _unfit(own[n], v))}
+    fits = {n: v for n, v in state.items() if n in own and n not in unfit}
+    # Names the network does not have go to load_state_dict all the same: older files are renamed there by mm* layers.
+    wrong = [n for n in state if strict(n) and n in own and n not in fits]
+    given = {n: v for n, v in state.items() if n in fits or (strict(n) and n not in wrong)}
+    result = network.load_state_dict(given, strict=False)
+    missing = [n for n in result.missing_keys if strict(n) and n not in wrong and not n.endswith('num_batches_tracked')]
+    unexpected = [n for n in result.unexpected_keys if strict(n)]
+    if missing or unexpected or wrong:
+        raise ValueError(_mismatch(network, len(own), missing, unexpected, [f'{n} {unfit[n]}' for n in wrong], key))
+    return len(given), len(state) - len(given)
+
+
+def _unfit(own: Tensor, given: Tensor) -> str | None:
+    """Return what is wrong with a tensor for the place of ``own``, ``None`` where nothing is; torch would cast."""
+    if own.shape != given.shape:
+        return f'{tuple(given.shape)} (model {tuple(own.shape)})'
+    if given.is_meta or given.is_quantized or given.layout != torch.strided:
+        return 'without values' if given.is_meta else f'{given.dtype}, {given.layout}'
+    if own.is_floating_point() and not given.is_floating_point():
+        return f'{given.dtype} (model {own.dtype})'
+    return 'holds NaN' if own.is_floating_point() and bool(given.to(own.dtype).isnan().any()) else None
+
+
+def _mismatch(
+    network: nn.Module, total: int, missing: list[str], unexpected: list[str], wrong: list[str], key: str
+) -> str:
+    def listed(title: str, names: list[str]) -> str:
+        return f'\n  {title}: {some(names, _SHOWN)}' if names else ''
+
+    return (
+        f'{key} does not fit {type(network).__name__} ({total} tensors): {len(missing)} missing, {len(unexpected)} '
+        f'unexpected, {len(wrong)} of another shape or kind.'
+        + listed('missing', missing)
+        + listed('unexpected', unexpected)
+        + listed('unfit', wrong)
+        + '\n  Give the checkpoint that was trained with this config (a deep-stem ResNet, a backbone-only file and a '
+        'student file are the usual mistakes), or correct the config.'
+    )
+
+
+def plain_config(config: Config) -> Config:
+    """Return the flattened config of the student alone: model, data, schedule; nothing of the distillation is left."""
+    flat = ConfigDict(config.to_dict())  # without the names that a read_base() config imports
+    if is_distill_model(flat.model):
+        resolved = load_model(student_option(flat.model), 'model.student')
+        flat.model = resolved.model
+        if resolved.scope not in (None, flat.get('default_scope')):
+            flat.model['_scope_'] = resolved.scope
+    flat.pop('distillers', None)
+    flat.get('default_hooks', {}).pop('distill', None)
+    if 'tta_model' in flat:
+        flat.tta_model.pop('module', None)
+    if str(flat.get('model_wrapper_cfg', {}).get('type', '')).startswith('mmdistill_dense.'):
+        flat.pop('model_wrapper_cfg')
+    imports = flat.get('custom_imports', {}).get('imports', [])
+    imports = [
+        name for name in ([imports] if isinstance(imports, str) else imports) if not name.startswith('mmdistill_dense.')
+    ]
+    if imports:
+        flat.custom_imports.imports = imports
+    else:
+        flat.pop('custom_imports', None)
+    return Config(flat)

@@ -1,0 +1,1 @@
+"""Scripts for users, and packages for developers that are not installed."""

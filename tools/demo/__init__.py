@@ -1,0 +1,1 @@
+"""The demonstration on generated pictures; ``tools/demo.py`` runs it."""

@@ -1,0 +1,113 @@
+"""What the demonstration shows at its end: a table and pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.registry import DefaultScope
+from rich.table import Table
+
+from mmdistill_dense.registry import DATASETS
+from tools.demo.training import PICTURES, Result, Task
+
+CONFIDENT = 0.3  # least score of a drawn box
+ENLARGED = 3
+MASKED = 2  # pictures that token masks are shown on
+
+
+def make_table(task: Task, results: Sequence[Result]) -> Table:
+    """Return the table: every run, and for several seeds the means and the difference of the pairs."""
+    table = Table(title=f'{task.title} on generated test pictures')
+    for column in ('network', 'seed', task.title, 'parameters', 'training time'):
+        table.add_column(column, justify='left' if column == 'network' else 'right')
+    for result in results:
+        values = (f'{result.score:.1f}', f'{result.parameters:,}', f'{result.seconds:.0f} s')
+        table.add_row(_title(result.name), str(result.seed), *values)
+    table.add_section()
+    alone, distilled = ([r.score for r in results if r.name == name] for name in ('alone', 'distilled'))
+    gains = [after - before for before, after in zip(alone, distilled, strict=True)]
+    if len(gains) > 1:
+        table.add_row(_title('alone'), 'mean', _spread(alone), '', '')
+        table.add_row(_title('distilled'), 'mean', _spread(distilled), '', '')
+        table.add_row('gain of each seed', '', ', '.join(f'{gain:+.1f}' for gain in gains), '', '')
+    table.add_row('gain by distillation', 'mean' if len(gains) > 1 else '', f'{mean(gains):+.1f}', '', '')
+    return table
+
+
+def draw_picture(task: Task, results: Sequence[Result], path: Path) -> None:
+    """Write a picture: input, truth and the prediction of each network, side by side, for some test pictures."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [next(result for result in results if result.name == name) for name in ('teacher', 'alone', 'distilled')]
+    pictures, palette = shown_pictures(task)
+    titles = ['input', 'truth', *(f'{_title(result.name)}\n{task.title} {result.score:.1f}' for result in shown)]
+    figure = Figure(figsize=(10, 1.6 * len(pictures)), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(pictures), len(titles), squeeze=False)
+    for row, (image, truth) in enumerate(pictures):
+        samples = [truth, *(result.predictions[row] for result in shown)]
+        panels = [image, *(_panel(image, sample, palette) for sample in samples)]
+        for column, panel in enumerate(panels):
+            axes[row, column].imshow(panel, interpolation='nearest')
+            axes[row, column].set_axis_off()
+            if row == 0:
+                axes[row, column].set_title(titles[column], fontsize=10)
+    figure.savefig(path, dpi=110)
+
+
+def draw_token_masks(task: Task, results: Sequence[Result], out: Path) -> list[Path]:
+    """Write the masks of the first distilled student's tokens over test pictures; nothing for a method without them."""
+    from mmdistill_dense.analysis.mask_pictures import draw_masks
+    from mmdistill_dense.distillers.maskd import ready_distiller
+
+    cfg = task.config('distilled')
+    if not any(option.type == 'MasKD' for option in cfg.model.distillers.values()):
+        return []
+    cfg.model.teacher.checkpoint = results[0].checkpoint
+    checkpoint = next(result.checkpoint for result in results if result.name == 'distilled')
+    return draw_masks(*ready_distiller(cfg, checkpoint=checkpoint), cfg.test_dataloader.dataset, out, MASKED)
+
+
+def shown_pictures(task: Task, count: int = PICTURES) -> tuple[list[tuple[np.ndarray, Any]], np.ndarray]:
+    """Return the first test pictures, each an image (H, W, 3) RGB and a data sample of the truth; and the palette."""
+    cfg = task.config('alone')
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        items = [dataset[index] for index in range(count)]
+    pictures = [(item['inputs'].permute(1, 2, 0).numpy()[..., ::-1], item['data_samples']) for item in items]
+    return pictures, np.asarray(dataset.metainfo['palette'], np.uint8)
+
+
+def _panel(image: np.ndarray, sample: Any, palette: np.ndarray) -> np.ndarray:
+    """Draw what a sample predicts, or its truth where it predicts nothing."""
+    if 'pred_sem_seg' in sample or 'gt_sem_seg' in sample:
+        labels = sample.pred_sem_seg if 'pred_sem_seg' in sample else sample.gt_sem_seg
+        return palette[labels.data.squeeze(0).numpy()]
+    if 'pred_instances' in sample:
+        ranked = sample.pred_instances[sample.pred_instances.scores.argsort()]  # the best is drawn last
+        objects = ranked[ranked.scores > CONFIDENT]
+    else:
+        objects = sample.gt_instances
+    return _boxed(image, getattr(objects.bboxes, 'tensor', objects.bboxes), objects.labels, palette)
+
+
+def _boxed(image: np.ndarray, boxes: torch.Tensor, labels: torch.Tensor, palette: np.ndarray) -> np.ndarray:
+    """Return an enlarged image with a box in the colour of its class around every object."""
+    canvas = cv2.resize(np.ascontiguousarray(image), None, fx=ENLARGED, fy=ENLARGED)
+    for box, label in zip((boxes * ENLARGED).round().int().tolist(), labels.tolist(), strict=True):
+        cv2.rectangle(canvas, box[:2], box[2:], (255, 255, 255), 7)
+        cv2.rectangle(canvas, box[:2], box[2:], palette[label].tolist(), 5)
+    return canvas
+
+
+def _title(name: str) -> str:
+    return {'teacher': 'teacher', 'alone': 'student alone', 'distilled': 'student distilled'}[name]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f'{mean(values):.1f} ± {stdev(values):.1f}'

@@ -1,0 +1,1 @@
+"""Writes this repository's own tables: methods, metafiles, published results."""

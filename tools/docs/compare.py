@@ -1,0 +1,121 @@
+"""``results.py compare``: a suite that somebody ran again, beside the published scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmdistill_dense.suite.definition.definition import Definition
+from mmdistill_dense.suite.plan.runs import TEACHER
+from mmdistill_dense.suite.table.paired import summarise, t_quantile
+from mmdistill_dense.suite.table.rows import collect
+from mmdistill_dense.suite.table.write_table import scores_as_csv
+from tools.docs.scores import FOLDER, Line, Lines, parse_scores, read_scores
+
+CHANCE = 0.05  # that repeats which share nothing but their recipe are told apart, all comparisons together
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run, or the mean of a row's runs (``seed`` is ``None``), here and as published."""
+
+    name: str
+    seed: int | None
+    here: float
+    published: float
+    verdict: str
+    good: bool
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        what = 'mean' if self.seed is None else f'seed {self.seed}'
+        return self.name if self.name == TEACHER else f'{self.name} {what}'
+
+
+def main(definition: Definition, root: Path) -> int:
+    """Print each finished run beside the published one, and return the exit status: 1 where one is outside the spread.
+
+    Args:
+        definition: The suite that was run.
+        root: The repository, which holds ``docs/results/<suite>.csv``.
+
+    Raises:
+        FileNotFoundError: When nothing of this name is published.
+        ValueError: When no finished run is a published one.
+    """
+    file = root / FOLDER / f'{definition.path.stem}.csv'
+    published = read_scores(file)
+    here = parse_scores(scores_as_csv(collect(definition)), definition.out)
+    found = list(compare(here, published))
+    if not found:
+        raise ValueError(f'{definition.out}: no finished run that {file} holds; `suite.py run` trains them')
+    print(f'{definition.metric} in percent: {definition.out} beside {file}')
+    for one in found:
+        difference = one.here - one.published
+        print(f'{one.title:24s} {one.here:8.3f} {one.published:8.3f} {difference:+8.3f}  {one.verdict}')
+    bad = [one.title for one in found if not one.good]
+    print(f'{len(found) - len(bad)} of {len(found)} agree' + (f'; not {", ".join(bad)}' if bad else ''))
+    return 1 if bad else 0
+
+
+def compare(here: Lines, published: Lines) -> Iterator[Compared]:
+    """Compare the runs that both have, and the means of rows with several of them.
+
+    A repeat is expected to be bit-equal where packages, threads and the kind of machine are the same. Elsewhere
+    roundings differ and grow; at worst the repeat is then like a run of another seed. So a difference is *outside* when
+    it is larger than differences of two seeds are: beyond ``t * sqrt(2) * s``, with the standard deviation ``s`` of the
+    seeds pooled over the published students, and Student's t so that repeats as loose as that are refused in
+    :data:`CHANCE` of the cases, whatever the number of comparisons. A mean of k runs has ``1 / sqrt(k)`` of the bound,
+    and finds small differences that all runs share. Where no row has two seeds, only equal scores agree.
+    """
+    both = {name: sorted(set(seeds) & set(published.get(name, {}))) for name, seeds in here.items()}
+    rows = [name for name, seeds in both.items() if len(seeds) > 1]
+    limit = bound(published, max(1, sum(map(len, both.values())) + len(rows)))
+    for name, seeds in both.items():
+        for seed in seeds:
+            yield _run(name, seed, here[name][seed], published[name][seed], limit)
+        if name in rows:
+            yield _mean(name, {seed: (here[name][seed].score, published[name][seed].score) for seed in seeds}, limit)
+
+
+def bound(published: Lines, comparisons: int) -> float:
+    """Return the largest difference between two runs of one config that is not surprising; 0 where it is not known."""
+    squares, freedom = 0.0, 0
+    for name, lines in published.items():
+        scores = [line.score for line in lines.values() if math.isfinite(line.score)]
+        found = summarise(scores) if name != TEACHER else None
+        if found is not None and found.sd is not None:
+            squares += (found.n - 1) * found.sd**2
+            freedom += found.n - 1
+    if not freedom:
+        return 0.0
+    return t_quantile(1 - CHANCE / (2 * comparisons), freedom) * math.sqrt(2 * squares / freedom)
+
+
+def _run(name: str, seed: int, here: Line, published: Line, limit: float) -> Compared:
+    if here.config_hash != published.config_hash:
+        verdict = f'ANOTHER CONFIG: {here.config_hash}, published {published.config_hash}'
+        return Compared(name, seed, here.score, published.score, verdict, False)
+    if here.metrics == published.metrics and _equal(here.score, published.score):
+        return Compared(name, seed, here.score, published.score, 'equal in every digit of every metric', True)
+    return Compared(name, seed, here.score, published.score, *_judged(here.score, published.score, limit))
+
+
+def _mean(name: str, scores: Mapping[int, tuple[float, float]], limit: float) -> Compared:
+    here, published = (math.fsum(one) / len(scores) for one in zip(*scores.values(), strict=True))
+    return Compared(name, None, here, published, *_judged(here, published, limit / math.sqrt(len(scores))))
+
+
+def _judged(here: float, published: float, limit: float) -> tuple[str, bool]:
+    if _equal(here, published):
+        return 'equal', True
+    if abs(here - published) <= limit:  # false for nan
+        return f'within the spread of ± {limit:.2f}', True
+    return f'OUTSIDE the spread of ± {limit:.2f}', False
+
+
+def _equal(here: float, published: float) -> bool:
+    return here == published or (math.isnan(here) and math.isnan(published))

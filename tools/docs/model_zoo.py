@@ -1,0 +1,226 @@
+"""What is generated from the cards, the leaves and the published numbers: a table of methods, metafiles, their index.
+
+A card is ``docs/methods/<name>.md``: ``# <class>``, one sentence, and a table with the rows of :data:`ROWS`. The
+numbers are those of ``configs/<method>/published.yml``. ``python tools/catalogue.py`` writes all of it anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mmengine.config import Config
+
+from mmdistill_dense.config.inheritance import bases_of
+from mmdistill_dense.recipes.compose import configs, fragments, methods
+from mmdistill_dense.recipes.targets import Target, read_targets
+
+ROWS = ('tasks', 'compares', 'needs', 'paper')
+DATA = {
+    'ade20k': 'ADE20K',
+    'bccd': 'BCCD',
+    'camvid': 'CamVid',
+    'cityscapes': 'Cityscapes',
+    'coco': 'COCO',
+    'coco_mini': 'COCO, 128 images',
+    'cocostuff': 'COCO-Stuff 164k',
+    'imagenet': 'ImageNet-1k',
+    'nuclei': 'nuclei',
+    'shapes': 'generated shapes',
+    'voc12': 'Pascal VOC 2012',
+    'voc12aug': 'Pascal VOC 2012 + Aug',
+}
+TASKS = {  # name of a metric here and in a metafile, task
+    'mIoU': ('mIoU', 'Semantic Segmentation'),
+    'coco/bbox_mAP': ('box AP', 'Object Detection'),
+    'coco/segm_mAP': ('mask AP', 'Instance Segmentation'),
+}
+_WRITTEN = '# Written by `make docs` from the card, the configs and published.yml. No weights are published here.\n'
+
+
+@dataclass(frozen=True)
+class Card:
+    """A method's card: its class, one sentence, and the rows of its table."""
+
+    file: Path
+    name: str
+    sentence: str
+    rows: dict[str, str]
+
+    @property
+    def paper(self) -> dict[str, str] | None:
+        """Title and address of the paper, or None where the row names none."""
+        title = re.search(r'"(.+?)"', self.rows['paper'])
+        url = re.search(r'https?://\S+', self.rows['paper'])
+        return {'Title': title[1], 'URL': url[0].rstrip('.,;)')} if title and url else None
+
+
+def read_card(file: Path) -> Card:
+    """Read a card.
+
+    Raises:
+        ValueError: When it has another form.
+    """
+    title, sentence, table = [*file.read_text(encoding='utf-8').split('\n\n', 3), '', ''][:3]
+    rows = dict(re.findall(r'^\| (\w+) \| (.+) \|$', table, re.MULTILINE))
+    if not title.startswith('# ') or set(rows) != set(ROWS):
+        raise ValueError(
+            f"{file}: a card begins with '# <class>', an empty line, one sentence, an empty line and a table with the "
+            f'rows {", ".join(ROWS)}; this one has the rows {", ".join(rows) or "none"}.'
+        )
+    return Card(file, title.removeprefix('# ').strip(), ' '.join(sentence.split()), rows)
+
+
+def cards() -> list[Card]:
+    """Return all cards, by name of the class."""
+    files = (configs().parent / 'docs' / 'methods').glob('*.md')
+    return sorted((read_card(file) for file in files if file.stem != 'README'), key=lambda card: card.name.lower())
+
+
+def card_of(method: str) -> Card:
+    """Return the card of the class that stands under the method's name in its fragments.
+
+    Raises:
+        ValueError: When there is none.
+    """
+    name = _class_of(fragments(method)[0])
+    found = [card for card in cards() if card.name == name]
+    if not found:
+        raise ValueError(f'docs/methods holds no card of {name}, which configs/_base_/distillers/{method}*.py use.')
+    return found[0]
+
+
+@cache
+def _class_of(fragment: Path) -> str:
+    return str(Config.fromfile(fragment).distillers[fragment.stem.split('_')[0]].type)
+
+
+def leaves_of(method: str) -> list[Path]:
+    """Return the configs in a method's folder."""
+    return sorted((configs() / method).glob('*.py'))
+
+
+def table() -> str:
+    """Return the text of ``docs/methods/README.md``."""
+    folders = {card_of(method).name: method for method in methods()}
+    lines = [
+        '# Methods',
+        '',
+        'Written by `make docs` from the cards. One config can hold several of them: [combining](../combining.md).',
+        '',
+        '| method | what it does | tasks | compares | needs | configs |',
+        '|---|---|---|---|---|---|',
+    ]
+    for card in cards():
+        cells = [f'[{card.name}]({card.file.name})', card.sentence, *(card.rows[row] for row in ROWS[:3])]
+        method = folders.get(card.name)
+        lines.append(f'| {" | ".join([*cells, _number(method) if method else "part of others"])} |')
+    return '\n'.join([*lines, ''])
+
+
+def _number(method: str) -> str:
+    folder = f'{len(leaves_of(method))} in `{method}`'
+    readme = configs() / method / 'README.md'
+    return f'[{folder}](../../configs/{method}/README.md)' if readme.is_file() else folder
+
+
+def metafile(method: str) -> str:
+    """Return the text of ``configs/<method>/metafile.yml``: one model for each leaf, its published results."""
+    card = card_of(method)
+    published = configs() / method / 'published.yml'
+    targets = read_targets(published) if published.is_file() else []
+    models = [_model(file, method, card.name, targets) for file in leaves_of(method)]
+    collection: dict[str, Any] = {
+        'Name': card.name,
+        'Metadata': {'Training Data': sorted({model['Metadata']['Training Data'] for model in models})},
+        'README': f'configs/{method}/README.md',
+        'Frameworks': ['PyTorch'],
+    }
+    if not (configs() / method / 'README.md').is_file():
+        collection['README'] = f'docs/methods/{card.file.name}'
+    if card.paper:
+        collection['Paper'] = card.paper
+    content = {'Collections': [collection], 'Models': models}
+    return _WRITTEN + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _model(file: Path, method: str, collection: str, targets: list[Target]) -> dict[str, Any]:
+    """An entry; mim knows a model by its name alone, so the method stands in it."""
+    parts = dict(_parts(file))
+    data = _data(parts['datasets'].stem)
+    metadata = {'Training Data': data, **_length(parts['schedules']), 'Batch Size': _batch(**parts)}
+    if 'pairs' in parts:
+        metadata['Pair'] = parts['pairs'].stem
+    model = {
+        'Name': f'{method}_{file.stem}',
+        'In Collection': collection,
+        'Config': file.relative_to(configs().parent).as_posix(),
+        'Metadata': metadata,
+    }
+    results = [_result(target, data) for target in targets if target_leaf(target, method) == file.stem]
+    return {**model, 'Results': results} if results else model
+
+
+def _data(name: str) -> str:
+    return DATA.get(name) or DATA.get(name.split('_')[0], name)
+
+
+def target_leaf(target: Target, method: str) -> str:
+    """Return the name of the leaf that a published result belongs to."""
+    name = target.recipe.removesuffix(f'_{method}')
+    return f'{name}_{target.variant}' if target.variant else name
+
+
+def _result(target: Target, data: str) -> dict[str, Any]:
+    metric, task = TASKS.get(target.metric, (target.metric, 'Dense Prediction'))
+    return {'Task': task, 'Dataset': data, 'Metrics': {f'published {metric}': target.value}}
+
+
+def _parts(file: Path) -> Iterator[tuple[str, Path]]:
+    """The stock files a config is made of, by folder; the later ones of a kind win, and each file's own come last."""
+    for base in bases_of(file):
+        if base.parent.parent.name != '_base_':
+            yield from _parts(base)
+        elif base.parent.name in ('pairs', 'datasets', 'schedules'):
+            yield base.parent.name, base
+
+
+@cache
+def _length(schedule: Path) -> dict[str, int]:
+    length = Config.fromfile(schedule).train_cfg
+    return {'Epochs': length.max_epochs} if 'max_epochs' in length else {'Iterations': length.max_iters}
+
+
+@cache
+def _batch(datasets: Path, schedules: Path, **_: Path) -> int:
+    scaling = Config.fromfile(schedules).get('auto_scale_lr') or {}
+    return int(scaling.get('base_batch_size') or Config.fromfile(datasets).train_dataloader.batch_size)
+
+
+def texts() -> dict[Path, str]:
+    """Return every generated file with its text."""
+    there = [method for method in methods() if leaves_of(method)]
+    files = {configs() / method / 'metafile.yml': metafile(method) for method in there}
+    index = yaml.safe_dump({'Import': [f'configs/{method}/metafile.yml' for method in there]}, indent=2)
+    root = configs().parent
+    return {**files, root / 'model-index.yml': index, root / 'docs/methods/README.md': table()}
+
+
+def stale() -> dict[Path, str]:
+    """Return the generated files that are missing or say something else, with what they should say."""
+    return {
+        file: text for file, text in texts().items() if not file.is_file() or file.read_text(encoding='utf-8') != text
+    }
+
+
+def write() -> list[Path]:
+    """Write what is stale, and return it."""
+    files = stale()
+    for file, text in files.items():
+        file.write_text(text, encoding='utf-8')
+    return list(files)

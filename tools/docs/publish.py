@@ -1,0 +1,126 @@
+"""``results.py publish``: the repository's own results, written anew from the folders of finished suites."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.registry import init_default_scope
+
+from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.suite.definition.definition import Definition
+from mmdistill_dense.suite.plan import configs
+from mmdistill_dense.suite.table.plot import gains_png
+from mmdistill_dense.suite.table.rows import collect
+from mmdistill_dense.suite.table.write_table import scores_as_csv
+from mmdistill_dense.utils.atomic import write_whole
+from tools.docs import inline_results, markers
+from tools.docs.readme_table import readme_table
+from tools.docs.records import records_text
+from tools.docs.results_section import section
+from tools.docs.scores import FOLDER, PAGE, PICTURES, README, Lines, parse_scores, read_scores
+
+_NEW = '# Results\n'
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is published of one suite."""
+
+    stem: str
+    section: str
+    scores: str
+    records: str
+    picture: bytes
+
+
+def main(definitions: Sequence[Definition], root: Path) -> None:
+    """Write ``docs/results.md``, the README's table, the scores and the pictures of suites.
+
+    Everything is made before the first file is written, and each file is whole whenever somebody looks. The same
+    folders give the same bytes.
+
+    Args:
+        definitions: The suites; the parts of others stay as they are.
+        root: The repository.
+
+    Raises:
+        FileNotFoundError: When ``root`` holds no README.md, or a part of another suite has no scores.
+        KeyError: When the README has no markers for the table.
+        ValueError: For two definitions of one name, a suite without a result, with one of another config or without
+            runs that were published, or markers that are not closed.
+    """
+    if not (root / README).is_file():
+        raise FileNotFoundError(f'{root / README}: not there; run this in the repository, or name it with --root')
+    stems = [definition.path.stem for definition in definitions]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise ValueError(f'{", ".join(twice)}: given twice; a part of {PAGE} belongs to one definition of that name')
+    files = contents([part_of(definition, root) for definition in definitions], root)
+    for path, content in files.items():
+        write_whole(root / path, content)
+    print(f'Written: {", ".join(map(str, files))}')
+
+
+def part_of(definition: Definition, root: Path) -> Part:
+    """Return what is published of a suite.
+
+    Raises:
+        ValueError: When none of its students has finished, a result is of another config, or published runs are not in
+            the suite's folder.
+    """
+    table = collect(definition)
+    if not any(row.results for row in table.rows[1:]):
+        raise ValueError(f'{definition.path}: no student has finished in {definition.out}; `suite.py run` trains them')
+    text = section(table, root, train_pictures(definition))
+    records = records_text(definition, root)
+    return Part(definition.path.stem, text, scores_as_csv(table), records, gains_png(table))
+
+
+def train_pictures(definition: Definition) -> int | None:
+    """Return the number of different training pictures; ``None`` where the data are not there, which is printed."""
+    config = configs.control_config(definition)
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells its progress
+            dataset = DATASETS.build(config.train_dataloader.dataset)
+    except FileNotFoundError as error:
+        print(f'{definition.path}: without the number of training pictures, the data are not there: {error}')
+        return None
+    while hasattr(dataset, 'dataset'):  # repeated, balanced, mixed
+        dataset = dataset.dataset
+    return len(dataset)
+
+
+def contents(parts: Sequence[Part], root: Path) -> dict[Path, bytes]:
+    """Return the files that change, by their path in the repository."""
+    page = (root / PAGE).read_text(encoding='utf-8') if (root / PAGE).is_file() else _NEW
+    there = markers.suites(page, root / PAGE)
+    for part in parts:
+        name = markers.suite_marker(part.stem)
+        if part.stem in there:
+            page = markers.replaced(page, name, part.section, root / PAGE)
+        else:
+            page = markers.appended(page, name, part.section)
+    sections = markers.suites(page, root / PAGE)
+    scores = _scores(sections, parts, root)
+    table = readme_table(sections, scores)
+    readme = (root / README).read_text(encoding='utf-8')
+    readme = markers.replaced(readme, markers.RESULTS, table, root / README)
+    files = {}
+    for part in parts:
+        files[FOLDER / f'{part.stem}.csv'] = part.scores.encode('utf-8')
+        files[FOLDER / f'{part.stem}.jsonl'] = part.records.encode('utf-8')
+        files[PICTURES / f'{part.stem}.png'] = part.picture
+    for path in inline_results.pages(root):
+        files[path] = inline_results.filled((root / path).read_text(encoding='utf-8'), scores, path).encode('utf-8')
+    return {**files, PAGE: page.encode('utf-8'), README: readme.encode('utf-8')}
+
+
+def _scores(stems: Sequence[str] | dict[str, str], parts: Sequence[Part], root: Path) -> dict[str, Lines]:
+    new = {part.stem: part.scores for part in parts}
+    files = {stem: root / FOLDER / f'{stem}.csv' for stem in stems}
+    return {stem: parse_scores(new[stem], file) if stem in new else read_scores(file) for stem, file in files.items()}

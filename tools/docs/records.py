@@ -1,0 +1,134 @@
+"""The published runs, whole, ``docs/results/<suite>.jsonl``: a suite goes on from them where its folder is gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmdistill_dense.suite.definition.definition import Definition
+from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.suite.plan.runs import Run
+from mmdistill_dense.utils.atomic import write_json, write_text
+from mmdistill_dense.utils.folder_lock import owned
+from tools.docs.curve import curve_of
+from tools.docs.scores import FOLDER
+
+LOG = 'published/vis_data/scalars.json'  # where a run's log of its evaluations would lie
+
+Record = Mapping[str, Any]
+
+
+def file_of(definition: Definition, root: Path) -> Path:
+    """Return where the records of a suite lie in a repository."""
+    return root / FOLDER / f'{definition.path.stem}.jsonl'
+
+
+def records_text(definition: Definition, root: Path) -> str:
+    """Return a line per finished run: its place in the suite's folder, its result, its scores on val by step.
+
+    Raises:
+        ValueError: When published runs, of the configs of today, are not in the suite's folder: they would be lost.
+    """
+    lines, lost = [], []
+    published = read(file_of(definition, root))
+    for run in plan.runs(definition):
+        if run.result is not None:
+            lines.append(json.dumps(_record(definition, run)))
+        elif _fits(definition, run, published.get(_place(definition, run))):
+            lost.append(run.title)
+    if lost:
+        raise ValueError(
+            f'{file_of(definition, root)} holds runs that {definition.out} does not: {", ".join(lost)}. `python '
+            f'tools/results.py restore {definition.path}` puts them there; remove the file to publish without them.'
+        )
+    return ''.join(f'{line}\n' for line in lines)
+
+
+def _record(definition: Definition, run: Run) -> Record:
+    result = run.result
+    return {
+        'run': _place(definition, run),
+        'result': result,
+        'curve': {str(step): value for step, value in curve_of(run.folder, definition.metric).items()},
+    }
+
+
+def _place(definition: Definition, run: Run) -> str:
+    return run.folder.relative_to(definition.out).as_posix()
+
+
+def _fits(definition: Definition, run: Run, record: Record | None) -> bool:
+    if record is None or run.choice is None:
+        return False
+    return record['result'].get('config_hash') == plan.hash_of(definition, run)
+
+
+def read(file: Path) -> dict[str, Record]:
+    """Return the records of a file by the run's place; nothing where there is no file.
+
+    Raises:
+        ValueError: For a line that is no record.
+    """
+    found: dict[str, Record] = {}
+    for number, line in enumerate(file.read_text(encoding='utf-8').splitlines() if file.is_file() else (), 1):
+        try:
+            record = json.loads(line)
+            found[record['run']] = {'result': dict(record['result']), 'curve': dict(record['curve'])}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'{file}, line {number}: no record of a run ({error!r})') from error
+    return found
+
+
+def main(definition: Definition, root: Path) -> None:
+    """Put published results into the suite's folder, and say which; runs that lie there stay as they are.
+
+    ``suite.py run`` then does the others only. A teacher or pre-training comes back without its weights: what still
+    needs them has them trained again.
+
+    Args:
+        definition: The suite.
+        root: The repository.
+
+    Raises:
+        FileNotFoundError: When nothing of this name is published.
+        RuntimeError: When another process runs the suite.
+    """
+    file = file_of(definition, root)
+    if not file.is_file():
+        raise FileNotFoundError(f'{file}: no published runs; `results.py publish` writes them')
+    with owned(definition.out, f'suite {definition.title!r}'):
+        for line in _restore(definition, read(file)):
+            print(line)
+
+
+def _restore(definition: Definition, published: Mapping[str, Record]) -> list[str]:
+    restored, there, changed = [], [], []
+    left = set(published)
+    for run in plan.runs(definition):
+        record = published.get(_place(definition, run))
+        if record is None:
+            continue
+        left.discard(_place(definition, run))
+        if run.result is not None or run.state:
+            there.append(run.title)
+        elif not _fits(definition, run, record):
+            changed.append(run.title)
+        else:
+            _write(definition, run, record)
+            restored.append(run.title)
+    told = {
+        'restored': restored,
+        'begun or finished here already, left as they are': there,
+        'left out, made with another config than the definition gives now': changed,
+        'left out, no runs of the definition': sorted(left),
+    }
+    return [f'{len(runs)} {what}: {", ".join(runs)}' for what, runs in told.items() if runs]
+
+
+def _write(definition: Definition, run: Run, record: Record) -> None:
+    lines = [json.dumps({definition.metric: value, 'step': int(step)}) for step, value in record['curve'].items()]
+    if lines:
+        write_text(run.folder / LOG, '\n'.join(lines) + '\n')
+    write_json(run.folder / 'result.json', record['result'])

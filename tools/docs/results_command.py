@@ -1,0 +1,72 @@
+"""The arguments of ``tools/results.py``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mmdistill_dense.suite.definition.definition import Definition, load
+from mmdistill_dense.utils.silence import errors_only
+from tools.docs import compare, publish, records
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what a command line asks for.
+
+    Args:
+        argv: Without the program's name. Default: that of this process.
+
+    Returns:
+        The exit status: 1 where scores differ or the definition cannot work.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        with errors_only():
+            return args.command(args)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f'{type(error).__name__}: {text}', file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='results.py', description='The results of suites that this repository shows')
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+    def command(name: str, function: object, text: str, many: str | None = None) -> None:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=function)
+        added.add_argument('definition', type=Path, nargs=many, help='YAML file, see docs/suite.md')
+        added.add_argument(
+            '--root', type=Path, default=Path(), metavar='DIR', help='the repository (default: this folder)'
+        )
+        added.add_argument(
+            '--work-dirs', type=Path, metavar='DIR', help="holds the suites' folders, elsewhere than `out`"
+        )
+
+    command('publish', _publish, 'write docs/results.md, the table of the README, scores and pictures anew', '+')
+    command('compare', _compare, 'set the finished runs beside the published scores')
+    command('restore', _restore, 'put the published results into the folder, where they are not')
+    return parser
+
+
+def _publish(args: argparse.Namespace) -> int:
+    publish.main([_at(load(path), args.work_dirs) for path in args.definition], args.root)
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    return compare.main(_at(load(args.definition), args.work_dirs), args.root)
+
+
+def _restore(args: argparse.Namespace) -> int:
+    records.main(_at(load(args.definition), args.work_dirs), args.root)
+    return 0
+
+
+def _at(definition: Definition, work_dirs: Path | None) -> Definition:
+    """The suite as it lies in another folder."""
+    return definition if work_dirs is None else replace(definition, out=work_dirs / definition.out.name)

@@ -1,0 +1,190 @@
+"""What ``docs/results.md`` says of one suite: how it was made, every row, what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mmdistill_dense.recipes import compose
+from mmdistill_dense.suite.definition.definition import Definition, Method
+from mmdistill_dense.suite.plan import configs, plan
+from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
+from mmdistill_dense.suite.table.markdown import NONE, head_lines, line, row_title, search_table
+from mmdistill_dense.suite.table.notes import (
+    by_chance,
+    device,
+    each,
+    missing_lines,
+    read_at_start,
+    receipts,
+    split_of,
+    start_text,
+    versions,
+)
+from mmdistill_dense.suite.table.rows import Row, Table
+from tools.docs import curve, model_zoo
+from tools.docs.scores import FIRST, FOLDER, PAGE, PICTURES, gap, number_cells, number_head
+
+_NEEDS = 'the data and the start weights that the definition names'
+
+
+def section(table: Table, root: Path, pictures: int | None = None) -> str:
+    """Return the part of a suite, as Markdown.
+
+    Args:
+        table: What it found.
+        root: The repository, which holds ``docs``.
+        pictures: Number of training pictures, ``None`` where it is not known.
+    """
+    definition = table.definition
+    stem, path = definition.path.stem, inside(definition.path, root)
+    parts = [
+        f'## {stem}',
+        f'{definition.title}.',
+        '\n'.join(['```bash', f'# needs {_NEEDS}', f'python tools/suite.py run {path}', '```']),
+        _bullets(_regime(table, root, pictures)),
+        _rows(table, root),
+        search_table(table),
+        f'![Gains over the student alone]({_link(root / PICTURES / f"{stem}.png", root)})',
+        _bullets(
+            [*_made(table), f'{_raw(definition, root)} `python tools/results.py compare {path}` sets yours beside it.']
+        ),
+    ]
+    return '\n\n'.join(part for part in parts if part)
+
+
+def inside(path: Path, root: Path) -> str:
+    """Return a path as it is seen from the repository; of one outside its name alone."""
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return path.name
+
+
+def _link(path: Path, root: Path) -> str:
+    return Path(path.resolve()).relative_to((root / PAGE).parent.resolve()).as_posix()
+
+
+def _raw(definition: Definition, root: Path) -> str:
+    file = root / FOLDER / f'{definition.path.stem}.csv'
+    return f'All scores of every run: [{file.name}]({_link(file, root)});'
+
+
+def _bullets(lines: list[str]) -> str:
+    return '\n'.join(f'- {text}' for text in lines if text)
+
+
+def _regime(table: Table, root: Path, pictures: int | None) -> list[str]:
+    definition = table.definition
+    options = ' '.join(f'{key}={value}' for key, value in definition.options.items())
+    recipe = f'Student alone: `{definition.control.stem}`, {_length(table, pictures)}'
+    teacher = '' if definition.teacher is None else _teacher(definition)
+    return [
+        recipe + (f', with `{options}`' if options else '') + '.',
+        curve.sentence(definition),
+        ' '.join(filter(None, [gap({row.name: row for row in table.rows}, definition.metric), teacher])),
+        f'{definition.metric} in percent on {split_of(table)}, last checkpoint; seeds '
+        f'{", ".join(map(str, definition.seeds))}. Gains are paired by seed; bold where the interval leaves out 0. '
+        f'Each interval stands for its row alone: of such tables without any effect up to {by_chance(table):.0%} have '
+        'a bold gain. Every row is shown, whatever it gave.',
+        _starts(definition),
+        *missing_lines(table),
+    ]
+
+
+def _length(table: Table, pictures: int | None) -> str:
+    """Iterations, batch, training pictures, passes."""
+    definition = table.definition
+    results = [result for row in table.rows if row.name != TEACHER for result in row.results.values()]
+    iterations = results[0]['iterations'] if results else None
+    one = configs.control_config(definition).train_dataloader.batch_size  # an iteration, whatever is accumulated
+    batch = one * (results[0].get('processes', 1) if results else 1)
+    said = f'{iterations} iterations x {batch} pictures'
+    if pictures is None or iterations is None:
+        return said
+    return f'{said} from {pictures} training pictures ({iterations * batch / pictures:.1f} passes)'
+
+
+def _teacher(definition: Definition) -> str:
+    teacher = definition.teacher
+    assert teacher is not None
+    options = ' '.join(f'{key}={value}' for key, value in teacher.options.items())
+    return f'Teacher: `{teacher.config.stem}`, seed {teacher.seed}' + (f', with `{options}`' if options else '') + '.'
+
+
+def _starts(definition: Definition) -> str:
+    """What rows start from instead of the control's first weights."""
+    used = dict.fromkeys(method.start for method in definition.methods.values() if method.start)
+    said = [f'`{name}` = {start_text(definition, definition.starts[name])}' for name in used]
+    return f'Starts: {"; ".join(said)}.' if said else ''
+
+
+def _rows(table: Table, root: Path) -> str:
+    definition = table.definition
+    priced = any(row.cost for row in table.methods)
+    head = ['', 'settings', *number_head(definition.metric, definition.seeds), 'minutes', *(['step'] if priced else [])]
+    lines = head_lines(head, FIRST)
+    for row in table.rows:
+        method = definition.methods.get(row.name)
+        settings = NONE if method is None else settings_cell(method, table.chosen.get(row.name) or {}, definition)
+        cells = [_title(row, method, root), settings, *number_cells(row, definition.seeds), _minutes(row)]
+        lines.append(line([*cells, *([_step(row)] if priced else [])]))
+    return '\n'.join(lines)
+
+
+def _title(row: Row, method: Method | None, root: Path) -> str:
+    """The row's name, with a link to the method's card where the repository has one."""
+    if method is None or method.method is None:
+        return row_title(row)
+    try:
+        return f'[{row.name}]({_link(model_zoo.card_of(method.method).file, root)})'
+    except ValueError:
+        return row.name
+
+
+def settings_cell(method: Method, choice: Mapping[str, Any], definition: Definition) -> str:
+    """Return what of a row is not its method's fragment as it is shipped for any pair."""
+    parts = [f'own leaf `{method.config.name}`'] if method.config else []
+    parts += [f'fragment `{method.fragment.stem}`'] if method.fragment and _is_of_the_pair(method, definition) else []
+    parts += [f'`{method.method}`'] if method.method not in (None, method.name) else []
+    parts += [f'variant `{method.variant}`'] if method.variant else []
+    parts += [f'start `{method.start}`'] if method.start else []
+    parts += [f'`{key}={value}`' for key, value in method.options.items()]
+    parts += [f'`{key}={value}` (searched)' for key, value in choice.items()]
+    return ', '.join(parts).replace('|', '\\|') or NONE
+
+
+def _is_of_the_pair(method: Method, definition: Definition) -> bool:
+    """Whether a fragment was made for networks like these, while the method has one for all: it may be tuned."""
+    assert method.fragment is not None, 'a method that is shipped'
+    parts = compose.parts_of(definition.control)
+    wide = {method.method, parts.task, *parts.dataset.split('_'), *(method.variant or '').split('_')}
+    general = method.fragment.with_name(f'{method.method}_{parts.task}.py')
+    return general.is_file() and not set(method.fragment.stem.split('_')) <= wide
+
+
+def _minutes(row: Row) -> str:
+    known = [result['minutes'] for result in row.results.values() if result.get('minutes') is not None]
+    return f'{fmean(known):.1f}' if known else NONE
+
+
+def _step(row: Row) -> str:
+    if row.name == CONTROL:
+        return '1'
+    return f'{row.cost["ratio"]:.2f}' if row.cost and row.name != TEACHER else NONE
+
+
+def _made(table: Table) -> list[str]:
+    definition = table.definition
+    minutes = [result['minutes'] for run in plan.runs(definition) if (result := run.result) and 'minutes' in result]
+    beside = f', up to {definition.jobs} of them side by side' if definition.jobs > 1 else ''
+    step = 'step: training step / step of the student alone. ' if any(row.cost for row in table.methods) else ''
+    return [
+        f'{sum(minutes) / 60:.1f} hours in {len(minutes)} runs, all of teacher, search and pre-training '
+        f'included{beside}. minutes: wall time of a run, mean over seeds. {step}Ran on: {each(table, device)}.',
+        f'Versions: {each(table, versions) or "not known"}.',
+        f'Weights of the teacher: {each(table, receipts) or "none"}.',
+        *([f'Files read at the start: {files}.'] if (files := each(table, read_at_start)) else []),
+    ]

@@ -1,0 +1,158 @@
+"""The published scores, ``docs/results/<suite>.csv``, and the numbers of a table that follow from them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
+from mmdistill_dense.suite.table.markdown import NONE, TITLES, count_cell, gain_cell, score_cell
+from mmdistill_dense.suite.table.paired import LEVEL, paired_gain
+from mmdistill_dense.suite.table.rows import Row
+
+PAGE, README = Path('docs/results.md'), Path('README.md')
+FOLDER, PICTURES = Path('docs/results'), Path('docs/images/results')  # named by the definition's stem
+FIRST = 2  # columns of a table before the numbers: the row and its settings
+_HEAD = '|  | settings | n |'  # how the table of a section begins
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run of a CSV.
+
+    Attributes:
+        score: In percent.
+        config_hash: Of what was trained.
+        metrics: All of val and test by ``<split>/<name>``, as the evaluators give them.
+    """
+
+    score: float
+    config_hash: str
+    metrics: Mapping[str, float]
+
+
+Lines = Mapping[str, Mapping[int, Line]]
+
+
+def read_scores(file: Path) -> dict[str, dict[int, Line]]:
+    """Return the runs of a CSV as ``suite.py table`` writes it, by name and seed.
+
+    Raises:
+        FileNotFoundError: When it is not there.
+        ValueError: When it holds something else.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f'{file}: no published scores; `results.py publish` writes them')
+    return parse_scores(file.read_text(encoding='utf-8'), file)
+
+
+def parse_scores(text: str, file: Path) -> dict[str, dict[int, Line]]:
+    """As :func:`read_scores`, of a text."""
+    found: dict[str, dict[int, Line]] = {}
+    try:
+        for line in csv.DictReader(io.StringIO(text)):
+            metrics = {key: float(value) for key, value in line.items() if '/' in key and value}
+            entry = Line(float(line['score']), line['config_hash'], metrics)
+            found.setdefault(line['name'], {})[int(line['seed'])] = entry
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{file}: no scores of a suite ({error!r})') from error
+    return found
+
+
+def rows_of(lines: Lines, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Row]:
+    """Return the rows of published scores, with their gains.
+
+    Args:
+        lines: What :func:`read_scores` found.
+        names: Rows of the table; those without a run are empty.
+        seeds: That were planned.
+    """
+    control = {seed: line.score for seed, line in lines.get(CONTROL, {}).items()}
+    rows = {}
+    for name in dict.fromkeys([*names, *lines]):
+        scores = {seed: line.score for seed, line in lines.get(name, {}).items()}
+        results = {seed: {'score': score} for seed, score in scores.items()}
+        alone = name in (TEACHER, CONTROL)
+        missing = () if name == TEACHER else tuple(seed for seed in seeds if seed not in scores)
+        rows[name] = Row(name, results, missing, None if alone else paired_gain(scores, control))
+    return rows
+
+
+def number_head(metric: str, seeds: Sequence[int]) -> list[str]:
+    """Return the titles of :func:`number_cells`."""
+    return ['n', metric, f'gain [{LEVEL:.0%} interval]', *(f'seed {seed}' for seed in seeds)]
+
+
+def number_cells(row: Row, seeds: Sequence[int]) -> list[str]:
+    """Return what of a row follows from the scores: n, score, gain, and each seed's gain (the control's score)."""
+    return [count_cell(row, len(seeds)), score_cell(row), gain_cell(row), *(_one(row, seed) for seed in seeds)]
+
+
+def _one(row: Row, seed: int) -> str:
+    if row.name == TEACHER:
+        return NONE
+    if seed not in row.scores:
+        return 'missing'
+    if row.name == CONTROL:
+        return f'{row.scores[seed]:.2f}'
+    return f'{row.gain.each[seed]:+.2f}' if row.gain and seed in row.gain.each else f'no pair ({row.scores[seed]:.2f})'
+
+
+def gap(rows: Mapping[str, Row], metric: str) -> str:
+    """Return the sentence on teacher and student alone; nothing where one of them has no score."""
+    found = [row.summary for row in (rows.get(TEACHER), rows.get(CONTROL)) if row is not None]
+    if len(found) < 2 or found[0] is None or found[1] is None:
+        return ''
+    teacher, control = found[0].mean, found[1].mean
+    return f'Teacher {teacher:.2f} {metric}, student alone {control:.2f}: {teacher - control:+.2f} between them.'
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The table of a published section.
+
+    Attributes:
+        metric: Its score.
+        seeds: That were planned.
+        numbers: By row, what :func:`number_cells` gave.
+    """
+
+    metric: str
+    seeds: tuple[int, ...]
+    numbers: Mapping[str, list[str]]
+
+
+def shown(section: str, stem: str) -> Shown:
+    """Read the table of a section.
+
+    Raises:
+        ValueError: When it has none.
+    """
+    lines = section.splitlines()
+    start = next((place for place, text in enumerate(lines) if text.startswith(_HEAD)), None)
+    if start is None:
+        raise ValueError(f'{PAGE}, suite:{stem}: no table; `results.py publish` writes it anew')
+    head = _cells(lines[start])
+    seeds = tuple(int(cell.removeprefix('seed ')) for cell in head if cell.startswith('seed '))
+    last = FIRST + len(number_head('', seeds))
+    numbers = {}
+    for text in lines[start + 2 :]:
+        if not text.startswith('|'):
+            break
+        cells = _cells(text)
+        numbers[_name(cells[0])] = cells[FIRST:last]
+    return Shown(head[FIRST + 1], seeds, numbers)
+
+
+def _cells(text: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r'(?<!\\)\|', text.strip().strip('|'))]
+
+
+def _name(cell: str) -> str:
+    """The row's name: ``[kd](methods/logit_kd.md)`` is ``kd``."""
+    title = cell.removeprefix('[').partition('](')[0]
+    return {shown: name for name, shown in TITLES.items()}.get(title, title)

@@ -13,8 +13,6 @@ from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-from mmdistill_dense.weights import mmengine_loader  # noqa: F401  (weights are read by our reader from now on)
-
 
 def _child(parent: Registry, *locations: str) -> Registry:
     places = [f'mmdistill_dense.{location}' for location in locations]

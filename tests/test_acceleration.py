@@ -11,7 +11,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmdistill_dense.networks.acceleration import Acceleration, fold, foldable, untapped_parts
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.trace import trace_pair
 from tests import toys
 
 FOLDED = 1e-5  # of the largest value, as Acceleration states
@@ -27,9 +26,7 @@ TAPS = {
 def traced(kind: str, taps: list[str], **accelerate) -> FrozenTeacher:
     """A loaded teacher as a student's construction leaves it, its statistics far from their initial values."""
     make = toys.seg_teacher if kind in toys.SEG else toys.det_teacher
-    teacher = FrozenTeacher(dict(make(kind), accelerate=accelerate or False))
-    teacher.taps = [Tap.parse(tap) for tap in taps]
-    trace_pair(nn.Identity(), [], {'teacher': teacher}, (64, 64))
+    teacher = toys.frozen(dict(make(kind), accelerate=accelerate or False), *taps)
     teacher.load(torch.zeros(1))
     draw = torch.Generator().manual_seed(3)
     for module in teacher.network.modules():
@@ -68,7 +65,7 @@ def test_folded_norms_change_nothing_but_the_rounding(kind: str) -> None:
 def test_it_is_exact_in_float64() -> None:
     plain, folded = (traced('deeplabv3', TAPS['deeplabv3'], fold_bn=on) for on in (False, True))
     for teacher in (plain, folded):
-        teacher.apply(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+        teacher.follow(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     assert_close(folded(picture().double()), plain(picture().double()), 1e-13)
 
 

@@ -62,7 +62,7 @@ def _run(model: Any, scope: str, wrapper: type[OptimWrapper] = OptimWrapper, **o
     wrapper_.initialize_count_status(model, 0, STEPS)
     logs = []
     for iteration in range(STEPS):
-        model.distillation.progress.iteration = iteration
+        model.distillation.state.iteration = iteration
         logs.append(model.train_step(BATCHES[scope](seed=iteration), wrapper_))
     return logs, toys.student_state(model)
 
@@ -175,7 +175,7 @@ def test_no_graph_is_made_again_at_each_iteration():
     model.forward = torch.compile(model.forward, backend=backend)
     counts = []
     for iteration in range(8):
-        model.distillation.progress.iteration = iteration
+        model.distillation.state.iteration = iteration
         toys.losses_of(model)
         counts.append(len(graphs))
     assert counts[0] > 0 and counts[3:] == [counts[3]] * 5, counts

@@ -4,6 +4,7 @@ import copy
 import io
 import multiprocessing
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_a_cast_copy_is_trained_with_a_teacher_of_its_own(original):
     toys.total(losses).backward()
     teacher = toys.teacher_of(copied)
     assert {p.dtype for p in teacher.network.parameters()} == {torch.float64}
-    assert all(distiller.frozen is teacher for distiller in copied.distillers.values())
+    assert all(distiller.teacher is teacher for distiller in copied.distillers.values())
     assert terms(model) == expected
 
 
@@ -90,7 +91,7 @@ def test_the_original_moves_and_its_copy_stays():
     model.float()
     assert terms(model) == pytest.approx(expected)
     assert toys.teacher_of(model) is not toys.teacher_of(copied)
-    assert all(distiller.frozen is toys.teacher_of(model) for distiller in model.distillers.values())
+    assert all(distiller.teacher is toys.teacher_of(model) for distiller in model.distillers.values())
 
 
 def test_a_move_that_changes_nothing_is_none(original):
@@ -138,9 +139,9 @@ def test_a_pickled_model_is_the_same_without_its_teacher(original, pickled):
     other = unpickled(pickled)
     assert type(other).__name__ == 'DistilledEncoderDecoder' and isinstance(other, type(model).__bases__[1])
     assert not toys.differing(other.state_dict(), model.state_dict())
-    teacher, frozen = toys.teacher_of(other), {id(d.frozen) for d in other.distillers.values()}
+    teacher, frozen = toys.teacher_of(other), {id(d.teacher) for d in other.distillers.values()}
     assert teacher.network is None and frozen == {id(teacher)}
-    assert other.distillers['kd'].progress is other.distillation.progress
+    assert other.distillers['kd'].state is other.distillation.state
     mine, buffers = ([*m.parameters(), *m.buffers()] for m in (model, toys.teacher_of(model).network))
     assert len(pickled) < sum(t.nbytes for t in mine) + sum(t.nbytes for t in buffers), 'the teacher is not in it'
     with torch.no_grad():
@@ -153,19 +154,21 @@ def test_an_unpickled_model_is_trained_by_a_run_alone_and_loads_its_teacher(orig
     other = unpickled(pickled).train()
     with pytest.raises(RuntimeError, match='without DistillHook'):
         toys.losses_of(other)
-    other.distillation.attended = True
+    other.distillation.hook_attached = True
     assert terms(other) == pytest.approx(expected)
     assert toys.teacher_of(other).network is not None
 
 
 def test_an_unpickled_model_says_which_file_it_lacks(pickled, tmp_path):
     other = unpickled(pickled).train()
-    other.distillation.attended = True
+    other.distillation.hook_attached = True
     teacher = toys.teacher_of(other)
-    teacher.checkpoint = str(tmp_path / 'gone.pth')
+    teacher.option = replace(teacher.option, checkpoint=str(tmp_path / 'gone.pth'))
     with pytest.raises(FileNotFoundError, match=r"model\.teacher\.checkpoint='.*gone\.pth': no such file"):
         toys.losses_of(other)
-    torch.save(dict(state_dict=toys.build_plain(toys.seg_net('fcn', 16), seed=1).state_dict()), teacher.checkpoint)
+    torch.save(
+        dict(state_dict=toys.build_plain(toys.seg_net('fcn', 16), seed=1).state_dict()), teacher.option.checkpoint
+    )
     for _ in range(2):
         with pytest.raises(ValueError, match='is another file than the one loaded before'):
             toys.losses_of(other)
@@ -191,5 +194,5 @@ def test_a_spawned_process_gets_the_model(original):
 
 def _train_elsewhere(content, queue):
     model = pickle.loads(content)
-    model.distillation.attended = True
+    model.distillation.hook_attached = True
     queue.put(terms(model.train()))

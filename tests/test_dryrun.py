@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.networks.trace import trace_pair
 from tests import toys
 
@@ -18,8 +18,7 @@ def trace(names, student=None, size=(64, 64), teacher_names=(), teacher=None):
     """Shapes of the student's taps and of the teacher's."""
     teachers = {}
     if teacher_names:
-        teachers['t'] = teacher or FrozenTeacher(toys.seg_teacher())
-        teachers['t'].taps = taps(*teacher_names)
+        teachers['t'] = teacher or TeacherOption.parse(toys.seg_teacher()), taps(*teacher_names)
     network = toys.build_plain(toys.seg_net()) if student is None else student
     traced, by_teacher = trace_pair(network, taps(*names), teachers, size)
     return traced.shapes, by_teacher['t'].shapes if by_teacher else None
@@ -42,9 +41,7 @@ def test_shapes_are_those_of_a_real_pass():
     [('backbone[3]', {'backbone'}), ('decode_head', {'backbone', 'decode_head'}), ('backbone.layer1', {'backbone'})],
 )
 def test_parts_are_what_works_before_the_last_tap(tap, parts):
-    teacher = FrozenTeacher(toys.seg_teacher())
-    trace([tap], teacher_names=[tap], teacher=teacher)
-    assert teacher.parts == parts
+    assert toys.frozen(toys.seg_teacher(), tap).plan.parts == parts
 
 
 @pytest.mark.parametrize(('size', 'side'), [((64, 96), (8, 12)), (None, (64, 64))])
@@ -74,18 +71,18 @@ def test_it_costs_no_arithmetic():
     assert devices == {'meta'}
 
 
-def test_a_transformer_is_built_without_arithmetic_too():
+def test_a_transformer_is_built_without_arithmetic_too(monkeypatch):
     """Its drop path reads numbers of a tensor while it is built, which the meta device has none of."""
     heads = dict(embed_dims=8, num_heads=[1, 1, 1, 1], num_layers=[1, 1, 1, 1])
-    teacher = FrozenTeacher({**toys.seg_teacher(), 'backbone': dict(type='MixVisionTransformer', **heads)})
-    build, devices = teacher.build, []
+    teacher = TeacherOption.parse({**toys.seg_teacher(), 'backbone': dict(type='MixVisionTransformer', **heads)})
+    build, devices = TeacherOption.build, []
 
-    def spy():
-        network = build()
+    def spy(option):
+        network = build(option)
         devices.append({parameter.device.type for parameter in network.parameters()})
         return network
 
-    teacher.build = spy
+    monkeypatch.setattr(TeacherOption, 'build', spy)
     _, shapes = trace(['backbone[3]'], teacher_names=['backbone[3]'], teacher=teacher)
     assert shapes['backbone[3]'] == [(1, 8, 2, 2)]
     assert devices == [{'meta'}]
@@ -94,26 +91,22 @@ def test_a_transformer_is_built_without_arithmetic_too():
 def test_it_leaves_nothing_behind():
     network = toys.build_plain(toys.seg_net()).train()
     state, rng = toys.student_state(network), torch.get_rng_state()
-    teacher = FrozenTeacher(toys.seg_teacher())
-    trace(['backbone[3]'], network, teacher_names=['backbone[3]'], teacher=teacher)
+    trace(['backbone[3]'], network, teacher_names=['backbone[3]'])
     assert not toys.differing(network.state_dict(), state), 'batch statistics too'
     assert network.training and all(p.requires_grad for p in network.parameters())
     assert {p.device.type for p in network.parameters()} == {'cpu'}
     assert toys.hooks_left(network) == 0 and torch.equal(torch.get_rng_state(), rng)
-    assert teacher.network is None and teacher.receipt is None, 'no weight was loaded'
 
 
 def test_teachers_file_is_not_needed():
-    teacher = FrozenTeacher(toys.seg_net(width=16, checkpoint='nowhere.pth'))
+    teacher = TeacherOption.parse(toys.seg_net(width=16, checkpoint='nowhere.pth'))
     _, shapes = trace(['backbone[3]'], teacher_names=['backbone[3]'], teacher=teacher)
     assert shapes['backbone[3]'][0][1] == 128
 
 
 def test_place_to_stop_counts_recorded_calls():
     for names, calls in ((['backbone[1]'], 1), (['backbone[1]', 'backbone.layer1', 'decode_head'], 3)):
-        teacher = FrozenTeacher(toys.seg_teacher())
-        trace(['backbone[3]'], teacher_names=names, teacher=teacher)
-        assert teacher.stop_after == calls
+        assert toys.frozen(toys.seg_teacher(), *names).plan.stop_after == calls
 
 
 class NotOnMeta(nn.Module):
@@ -196,15 +189,13 @@ def test_taps_inside_a_students_roi_head_are_traced(kind, path):
 
 def test_taps_inside_a_teachers_roi_head_are_refused():
     """No proposals are made for a teacher, so it has no RoIs of its own."""
-    teacher = FrozenTeacher(toys.det_teacher('faster_rcnn'))
+    teacher = TeacherOption.parse(toys.det_teacher('faster_rcnn'))
     with pytest.raises(ValueError, match='StandardRoIHead does not run on features alone.*RoIHeadKD'):
         trace(['neck'], toys.build_plain(toys.det_net()), (64, 64), ['roi_head.bbox_head.fc_cls'], teacher)
 
 
 def test_a_teacher_without_taps_is_not_run():
-    teacher = FrozenTeacher(toys.seg_teacher())
-    trace_pair(toys.build_plain(toys.seg_net()), taps('backbone'), {'t': teacher}, (64, 64))
-    assert teacher.parts == set()
+    assert toys.frozen(toys.seg_teacher()).plan.parts == set()
 
 
 def test_pictures_have_as_many_channels_as_the_network_expects():

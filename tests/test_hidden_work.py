@@ -83,7 +83,7 @@ def test_of_several_teachers_those_rest_whose_terms_have_ended():
     )
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=teachers, distillers=distillers)
     a, b = (model.distillation.teachers[name].network for name in 'ab')
-    model.distillation.progress.iteration = 5
+    model.distillation.state.iteration = 5
     ran = []
     model.distillers['early'].register_forward_hook(lambda *_: ran.append('early'))
     assert _calls_in_a_step(model, a, toys.seg_batch()) == set()
@@ -98,7 +98,7 @@ def test_a_detectors_teacher_rests_when_its_terms_have_ended():
     distillers = dict(fit=dict(type='FitNet', student_tap='neck', align='conv', **OFF))
     options = dict(student=toys.det_net(), teacher=toys.det_teacher(), distillers=distillers)
     model = toys.distilled('mmdet', **options)
-    model.distillation.progress.iteration = 5
+    model.distillation.state.iteration = 5
     assert _calls_in_a_step(model, toys.teacher_of(model).network, toys.det_batch()) == set()
     losses = toys.losses_of(model, toys.det_batch())
     toys.total(losses).backward()

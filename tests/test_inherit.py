@@ -31,7 +31,7 @@ def built(inherit=BOTH, **options):
 def equal_parts(model):
     """The children of the student whose tensors are the teacher's."""
     own = model.state_dict()
-    given = torch.load(toys.teacher_of(model).checkpoint, weights_only=True)['state_dict']
+    given = torch.load(toys.teacher_of(model).option.checkpoint, weights_only=True)['state_dict']
     names = {name for name in own if name in given and torch.equal(own[name], given[name])}
     return {part for part in ('backbone', 'neck', 'bbox_head') if {n for n in own if n.startswith(part)} <= names}
 

@@ -58,6 +58,11 @@ def refuses(name='evil.pth'):
     return pytest.raises(ValueError, match=rf'{name}.*holds more than tensors.*open.*Re-save')
 
 
+@pytest.fixture(autouse=True, scope='module')
+def reader():
+    mmengine_loader.install_reader()
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """torch's folder of downloads, at another place."""
@@ -77,7 +82,7 @@ def test_every_scheme_of_mmengine_is_ours():
 
 def test_own_loaders_of_a_user_stay():
     CheckpointLoader.register_scheme('mine://', lambda filename, map_location: dict(a=filename))
-    mmengine_loader.register()
+    mmengine_loader.install_reader()
     try:
         assert CheckpointLoader.load_checkpoint('mine://x') == dict(a='mine://x')
     finally:

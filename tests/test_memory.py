@@ -96,7 +96,7 @@ def test_nothing_stays_alive_after_a_step(trained):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     seen = []
     for step in range(1, 51):
-        model.distillation.progress.iteration = step % 10
+        model.distillation.state.iteration = step % 10
         toys.total(toys.losses_of(model, batch)).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -158,6 +158,6 @@ def test_teachers_maps_are_gone_before_the_student_runs(trained):
 def test_answers_of_the_teachers_head_are_forgotten():
     model, batch = MODELS['faster_rcnn']()
     teacher = toys.teacher_of(model)
-    with mock.patch.object(FrozenTeacher, 'answer', autospec=True, side_effect=FrozenTeacher.answer) as asked:
+    with mock.patch.object(FrozenTeacher, 'cached', autospec=True, side_effect=FrozenTeacher.cached) as asked:
         toys.losses_of(model, batch)
     assert asked.call_count == 2 and teacher._answers is None

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmdistill_dense.config.resolve import student_option
 from mmdistill_dense.distillers import FeatureDistiller
-from mmdistill_dense.model.distill_model import _shares
+from mmdistill_dense.model.step import shares
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.weights.strict_load import plain_config
@@ -321,8 +321,8 @@ def test_deepcopy_is_a_model_of_its_own():
     torch.manual_seed(0)
     ours = toys.losses_of(model)
     assert not torch.equal(toys.total(ours), toys.total(toys.losses_of(other)))
-    assert other.distillation.progress is not model.distillation.progress
-    assert other.distillers['mimic'].progress is other.distillation.progress
+    assert other.distillation.state is not model.distillation.state
+    assert other.distillers['mimic'].state is other.distillation.state
 
 
 def test_gradient_accumulation_sums_the_distillation_too():
@@ -476,7 +476,7 @@ def test_teacher_is_not_run_when_every_weight_is_zero():
     calls = []
     toys.teacher_of(model).network.backbone.register_forward_hook(lambda *_: calls.append(1))
     for iteration in (4, 5):
-        model.distillation.progress.iteration = iteration
+        model.distillation.state.iteration = iteration
         losses = toys.losses_of(model)
     assert len(calls) == 1
     assert losses['distill.mimic.loss_off'].item() == 0 and 'distill.kd.loss_kd' not in losses
@@ -628,7 +628,7 @@ class Talkative(FeatureDistiller):
 
     def __init__(self, **kwargs):
         super().__init__('backbone[3]', **kwargs)
-        self.context_taps = [Tap.parse('backbone.stem:input')]
+        self.extra_student_taps = [Tap.parse('backbone.stem:input')]
         self.teacher_parts = ('auxiliary_head',)
 
     def loss(self, student, teacher, level):
@@ -637,7 +637,7 @@ class Talkative(FeatureDistiller):
     def forward(self, student, teacher, data_samples):
         (image,) = student['backbone.stem:input']
         assert not image.requires_grad and image.shape[1] == 3
-        weight = self.frozen.module('auxiliary_head').conv_seg.weight
+        weight = self.teacher.module('auxiliary_head').conv_seg.weight
         return {**super().forward(student, teacher, data_samples), 'weight': weight.abs().sum()}
 
 
@@ -645,7 +645,7 @@ def test_context_parts_and_what_is_no_loss():
     teacher = toys.seg_teacher()
     options = dict(teacher=teacher, distillers=dict(t=dict(type='Talkative', loss_weight=0.5)))
     model = toys.ready(toys.build(toys.model_config(**options)))
-    assert 'auxiliary_head' in toys.teacher_of(model).parts
+    assert 'auxiliary_head' in toys.teacher_of(model).plan.parts
     losses = toys.losses_of(model)
     weight = toys.teacher_of(model).network.auxiliary_head.conv_seg.weight.abs().sum()
     assert losses['distill.t.weight'] == weight, 'logged as it is, not weighted'
@@ -658,7 +658,7 @@ def test_context_parts_and_what_is_no_loss():
 
 def test_shares_of_nothing_are_zero():
     """Pre-training has no task beside it, and a queue that is still empty gives no loss."""
-    assert _shares({}, {'pcd': {'loss_pcd': torch.zeros(())}})['distill.pcd.share'] == 0
+    assert shares({}, {'pcd': {'loss_pcd': torch.zeros(())}})['distill.pcd.share'] == 0
 
 
 def test_a_dict_of_inputs_is_refused():

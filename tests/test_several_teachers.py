@@ -59,7 +59,7 @@ def test_each_teacher_runs_once_in_a_step_and_one_that_rests_does_not():
     for name, teacher in model.distillation.teachers.items():
         teacher.network.backbone.register_forward_hook(lambda *_, name=name: calls.append(name))
     for iteration in (4, 5):
-        model.distillation.progress.iteration = iteration
+        model.distillation.state.iteration = iteration
         toys.losses_of(model)
     assert calls == ['wide', 'deep', 'deep']
 

@@ -2,16 +2,19 @@
 
 import copy
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from mmdistill_dense.model.step import teach
 from mmdistill_dense.networks.building import without_pretrained
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.trace import trace_pair
+from mmdistill_dense.networks.teacher_plan import TeacherPlan
+from mmdistill_dense.networks.trace import Traced
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.random_streams import stream_states
 from tests import toys
@@ -19,10 +22,7 @@ from tests import toys
 
 def loaded(option, *taps, stop_after=None, parts=None):
     """A loaded teacher with taps."""
-    teacher = FrozenTeacher(option)
-    teacher.parts = parts
-    teacher.taps = [Tap.parse(tap) for tap in taps]
-    teacher.stop_after = stop_after
+    teacher = FrozenTeacher(option, TeacherPlan([Tap.parse(tap) for tap in taps], stop_after, parts))
     teacher.load(torch.zeros(1))
     return teacher
 
@@ -138,15 +138,16 @@ def test_renormalised_batch_is_what_its_own_preprocessor_makes(changes):
         student=toys.seg_net('fcn'), teacher=teacher_option, distillers=dict(kd=dict(type='LogitKD'))
     )
     teacher = toys.teacher_of(model)
-    assert (teacher.renormalise is None) == (changes == {})
+    assert (teacher.plan.renormalise is None) == (changes == {})
     batch = toys.seg_batch()
     ours = teacher(model.data_preprocessor(copy.deepcopy(batch), True)['inputs'])['decode_head.conv_seg'][0]
     own = teacher.network.data_preprocessor(copy.deepcopy(batch), True)['inputs']
     theirs = teacher.network(own)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     if changes:  # the difference matters: the student's pixels would have given something else
-        teacher.renormalise = None
-        wrong = teacher(model.data_preprocessor(copy.deepcopy(batch), True)['inputs'])['decode_head.conv_seg'][0]
+        unaware = FrozenTeacher(teacher.option, replace(teacher.plan, renormalise=None))
+        unaware.adopt(teacher.as_loaded())
+        wrong = unaware(model.data_preprocessor(copy.deepcopy(batch), True)['inputs'])['decode_head.conv_seg'][0]
         assert (wrong - theirs).abs().max() > 1e-2
 
 
@@ -199,8 +200,8 @@ def test_a_step_gives_the_teacher_a_seed_by_iteration(monkeypatch):
     model, seeds = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn')), []
     monkeypatch.setattr(FrozenTeacher, 'begin', lambda _, inputs, seed: seeds.append(seed) or {})
     for iteration in (0, 1, 0):
-        model.distillation.progress.iteration = iteration
-        model._teach(torch.ones(1, 3, 64, 64), {'teacher'})
+        model.distillation.state.iteration = iteration
+        teach([*model.distillers.values()], torch.ones(1, 3, 64, 64), next(model.parameters()))
     assert seeds[0] == seeds[2] != seeds[1]
 
 
@@ -370,16 +371,15 @@ def test_a_network_with_a_to_of_its_own_teaches(tmp_path):
     torch.save(Stubborn().state_dict(), tmp_path / 'stubborn.pth')
     option = dict(type='mmdistill_dense.Stubborn', accelerate=dict(channels_last=True))
     for weights in (dict(checkpoint=str(tmp_path / 'stubborn.pth')), dict(allow_random=True)):
-        teacher = FrozenTeacher({**option, **weights})
-        teacher.taps = [Tap.parse('after')]
+        teacher = FrozenTeacher({**option, **weights}, TeacherPlan([Tap.parse('after')]))
         teacher.load(torch.zeros(1, dtype=torch.float64))
-        teacher.apply(lambda tensor: tensor.float())
+        teacher.follow(lambda tensor: tensor.float())
         assert teacher(torch.ones(1, 3, 2, 2))['after'][0].dtype == torch.float32
 
 
 def test_its_data_preprocessor_follows_it():
     teacher = loaded(toys.seg_teacher('fcn'), 'backbone[3]')
-    teacher.apply(lambda tensor: tensor.to('meta'))
+    teacher.follow(lambda tensor: tensor.to('meta'))
     assert teacher.network.data_preprocessor.device.type == 'meta'
 
 
@@ -388,10 +388,8 @@ def test_what_a_tap_stands_on_must_be_in_the_file(tmp_path, lost):
     MODELS.register_module(module=Chain, force=True)
     weights = Chain().state_dict()
     option = dict(type='mmdistill_dense.Chain', checkpoint=str(tmp_path / 'chain.pth'))
-    teacher = FrozenTeacher(option)
-    teacher.taps = [Tap.parse('after')]
-    trace_pair(Chain(), teacher.taps, {'t': teacher}, (8, 8))
-    assert teacher.parts == {'before', 'after'}
+    teacher = toys.frozen(option, 'after', size=(8, 8))
+    assert teacher.plan.parts == {'before', 'after'}
     torch.save({n: v for n, v in weights.items() if n != lost and not n.startswith('unused')}, option['checkpoint'])
     with pytest.raises(ValueError, match=rf'missing: {lost}'):
         teacher.load(torch.zeros(1))
@@ -441,7 +439,7 @@ def test_nothing_is_loaded_at_construction():
 
 def test_training_before_loading_is_refused():
     model = toys.build(toys.model_config()).train()
-    model.distillation.attended = True
+    model.distillation.hook_attached = True
     with pytest.raises(RuntimeError, match=r'model\.teacher is not loaded: call init_weights'):
         toys.losses_of(model)
 
@@ -484,16 +482,14 @@ def test_no_pretrained_weights_are_fetched_for_the_teacher(monkeypatch):
 
 
 def test_parts_that_a_distiller_calls_must_be_in_the_file(tmp_path):
-    """What the taps need is strict anyhow; ``require`` adds children, or the whole network."""
+    """What the taps need is strict anyhow; a plan adds children, or the whole network."""
     state = torch.load(toys.teacher_file(), weights_only=True)['state_dict']
     path = tmp_path / 'headless.pth'
     torch.save(dict(state_dict={k: v for k, v in state.items() if not k.startswith('auxiliary_head')}), path)
 
     def load(*required):
-        teacher = FrozenTeacher(toys.seg_teacher(checkpoint=str(path)))
-        teacher.parts = {'backbone'}
-        for parts in required:
-            teacher.require(parts)
+        plan = Traced(parts={'backbone'}).plan((), required)
+        teacher = FrozenTeacher(toys.seg_teacher(checkpoint=str(path)), plan)
         teacher.load(torch.zeros(1))
 
     load()

@@ -102,8 +102,8 @@ class Guarded:
     def step(self, scale=1.0):
         runner = SimpleNamespace(model=self.model, optim_wrapper=self.wrapper, iter=2)
         with self.device.running():
-            self.guard.attach(runner)
-            self.guard.before_step(self.model)
+            self.guard.before_train(runner)
+            self.guard.before_train_iter(runner, 0)
             inputs = on_device(torch.randn(5, 4))
             self.wrapper.update_params(self.model(inputs).square().sum() * scale)
 

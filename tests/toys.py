@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
@@ -24,7 +24,10 @@ from mmdistill_dense.datasets.painter import CLASSES, paint
 from mmdistill_dense.distillers.base import FeatureDistiller, Level
 from mmdistill_dense.losses import to_device
 from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.teacher_plan import TeacherOption
+from mmdistill_dense.networks.trace import trace_pair
 from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS
 from mmdistill_dense.utils.reproducible import SeededBatches
 
@@ -154,8 +157,8 @@ def ready(model: Any) -> Any:
     """Initialise as the runner does, and stand in for the hook."""
     model.init_weights()
     if hasattr(model, 'distillation'):
-        model.distillation.attended = True
-        model.distillation.progress.max_iters = 10
+        model.distillation.hook_attached = True
+        model.distillation.state.max_iters = 10
     return model.train()
 
 
@@ -168,6 +171,14 @@ def teacher_of(model: Any) -> FrozenTeacher:
     """The only teacher of a distilled model."""
     (teacher,) = model.distillation.teachers.values()
     return teacher
+
+
+def frozen(option: Any, *taps: str, size: tuple[int, int] = (64, 64)) -> FrozenTeacher:
+    """A teacher with taps, not loaded, planned by a trace at a size as a student's construction does it."""
+    parsed, found = TeacherOption.parse(option), [Tap.parse(tap) for tap in taps]
+    with DefaultScope.overwrite_default_scope(parsed.config.scope):
+        _, traced = trace_pair(nn.Identity(), [], {'t': (parsed, found)}, size)
+    return FrozenTeacher(parsed, traced['t'].plan(found))
 
 
 def hooks_left(network: nn.Module) -> int:

@@ -100,7 +100,7 @@ def diagnose(
         runner = build_runner(config)
         for attending in runner.hooks:
             if isinstance(attending, DistillHook):
-                attending.tells_of_resuming = False
+                attending.resume_file.tells = False
         if checkpoint is not None and not config.resume:
             runner.logger.warning(f'{checkpoint}: {_UNTRAINED}.')
         runner.register_hook(hook)
@@ -132,7 +132,7 @@ class MeasureInstead(Hook):
         """Measure, then raise."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if self.iteration is not None and hasattr(model, 'distillation'):
-            model.distillation.progress.iteration = self.iteration
+            model.distillation.state.iteration = self.iteration
         data = itertools.islice(runner.train_dataloader, self.batches)
         console = Console(stderr=True)
         for batch in track(data, 'batches', self.batches, console=console, transient=True):

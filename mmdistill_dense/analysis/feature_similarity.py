@@ -52,8 +52,8 @@ def similarity_rows(
     with in_training(modes), recorder.recording() as student:
         run_parts(model, distiller.student_taps, inputs)
     recorder.check_complete()
-    assert distiller.frozen is not None, 'a distiller inside a model has a teacher'
-    teacher = distiller.frozen(inputs)
+    assert distiller.teacher is not None, 'a distiller inside a model has a teacher'
+    teacher = distiller.teacher(inputs)
     students, teachers = _maps(student, distiller.student_taps), _maps(teacher, distiller.teacher_taps)
     rows = []
     for point in points:
@@ -124,7 +124,7 @@ def ready_pair(config: Config, checkpoint: str | None = None, name: str | None =
         known = ', '.join(found) or 'none'
         raise KeyError(f'model.distillers of this config holds no {name or "distiller"}; it has: {known}.')
     distiller = found[name or next(iter(found))]
-    distiller.frozen.load(next(model.parameters()))
+    distiller.teacher.load(next(model.parameters()))
     if checkpoint is not None:
         model.load_state_dict(state_dict_of(read_checkpoint(checkpoint), checkpoint))
     model.eval()

@@ -232,16 +232,16 @@ def _assemble(values: Mapping[str, Sequence[float]], places: Sequence[str]) -> l
 def _ready(model: Any) -> Iterator[None]:
     """Let a model run that no runner attends, and without recomputing activations."""
     distillation = getattr(model, 'distillation', None)
-    attended = getattr(distillation, 'attended', False)
+    attended = getattr(distillation, 'hook_attached', False)
     recomputing = [module for module in model.modules() if getattr(module, 'with_cp', False) is True]
     try:
         if distillation is not None:
-            distillation.attended = True
+            distillation.hook_attached = True
         for module in recomputing:
             module.with_cp = False
         yield
     finally:
         if distillation is not None:
-            distillation.attended = attended
+            distillation.hook_attached = attended
         for module in recomputing:
             module.with_cp = True

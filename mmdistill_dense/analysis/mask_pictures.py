@@ -75,7 +75,7 @@ def mask_rows(model: Any, distiller: Any, item: dict[str, Any]) -> list[MaskRow]
     """Return the masks of every level for one item of a data set."""
     batch = model.data_preprocessor(dict(inputs=[item['inputs']], data_samples=[item['data_samples']]), False)
     inputs = batch['inputs']
-    recorded = distiller.frozen(inputs)
+    recorded = distiller.teacher(inputs)
     maps = [tensor for tap in distiller.teacher_taps for tensor in recorded[str(tap)]]
     image = item['inputs'].numpy().transpose(1, 2, 0)[..., ::-1]  # loaders give BGR
     height, width = image.shape[:2]

@@ -102,11 +102,11 @@ class Pictures:
 
 def _predicts(teacher: FrozenTeacher) -> bool:
     whole = teacher.receipt is not None and teacher.receipt.matched == teacher.receipt.total
-    return whole and hasattr(teacher.network, 'predict') and not teacher.allow_other_classes
+    return whole and hasattr(teacher.network, 'predict') and not teacher.option.allow_other_classes
 
 
 def _taught(teacher: FrozenTeacher, data: Mapping[str, Any]) -> Any:
-    with teacher.acceleration.running(teacher.renormalised(data['inputs'])) as inputs:
+    with teacher.option.acceleration.running(teacher.renormalised(data['inputs'])) as inputs:
         return _predict(teacher.network, inputs, data)
 
 

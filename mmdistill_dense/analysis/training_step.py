@@ -115,19 +115,19 @@ def build_student(model: Mapping[str, Any]) -> Any:
 
 
 @torch.no_grad()
-def load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor) -> None:
+def load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor, random: bool = False) -> None:
     """Load the file of a teacher, or else random weights with the statistics of a batch.
 
     Args:
         teacher: Not loaded yet, and not accelerated either: norms are folded in its first call, with what they are.
         like: A tensor of the device and dtype that it takes.
         inputs: The batch (B, 3, H, W) as the student sees it.
+        random: Take random weights although there is a file.
     """
-    if Path(teacher.checkpoint or '').is_file():
+    if not random and Path(teacher.option.checkpoint or '').is_file():
         teacher.load(like)
         return
-    teacher.checkpoint, teacher.allow_random = None, True
-    teacher.load(like)
+    teacher.load(like, random=True)
     assert teacher.network is not None
     norms = [module for module in teacher.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
@@ -140,8 +140,7 @@ def load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor) -> None:
 
 def enter_run(network: Any, iterations: int) -> None:
     """Let a distilled network be trained without a runner, at the start of a run of so many iterations."""
-    network.distillation.attended = True
-    network.distillation.progress.iteration, network.distillation.progress.max_iters = 0, iterations
+    network.distillation.enter_run(iterations)
 
 
 def run_length(config: Config, pictures: int | None = None, processes: int = 1) -> int:
@@ -171,9 +170,9 @@ def _give_tokens(network: Any) -> None:
 
 def _go_where_all_work(network: Any) -> None:
     """Go to where MasKD's student masks begin, or to the start where a distiller is off by then."""
-    progress = network.distillation.progress
+    state = network.distillation.state
     begins = [getattr(distiller, 'student_mask_from', None) or 0 for distiller in network.distillers.values()]
-    for progress.iteration in (max(begins), 0):
+    for state.iteration in (max(begins), 0):
         off = [name for name, distiller in network.distillers.items() if distiller.weight() == 0]
         if not off:
             return

@@ -69,8 +69,8 @@ def load(subject: Subject) -> None:
         inputs = ready_batch(subject)['inputs']
         for teacher in subject.frozen.values():
             if teacher.taps:
-                teacher.checkpoint = None
-                load_teacher(teacher, like, inputs[0] if isinstance(inputs, (list, tuple)) else inputs)
+                first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+                load_teacher(teacher, like, first, random=True)
     for name, distiller in subject.distillers.items():
         if isinstance(distiller, MasKD) and not _take_tokens(subject, distiller):
             subject.untaught[name] = 'its tokens are random here: training learns them first'
@@ -88,12 +88,8 @@ def _draw_weights(model: Any) -> None:
     if distillation is None:
         model.init_weights()
         return
-    teachers, inherit = distillation.teachers, distillation.inherit
-    distillation.teachers, distillation.inherit = {}, ()
-    try:
+    with distillation.set_aside():
         model.init_weights()
-    finally:
-        distillation.teachers, distillation.inherit = teachers, inherit
 
 
 def _load_weights(subject: Subject) -> None:
@@ -101,7 +97,7 @@ def _load_weights(subject: Subject) -> None:
     if start is None:
         check_pretrained(model)
     elif hasattr(model, 'distillation'):
-        model.distillation.inherit = ()  # as DistillHook has it
+        model.distillation.inherit_nothing()  # as DistillHook has it
     model.init_weights()
     if start is not None:
         path = local_file(str(start), None, 'load_from')
@@ -126,8 +122,8 @@ def _take_tokens(subject: Subject, distiller: MasKD) -> bool:
 def _found_tokens(subject: Subject, distiller: MasKD) -> Any:
     config: Any = subject.config
     folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
-    assert distiller.frozen is not None, 'the model sets it'
-    places = Places(distiller, distiller.frozen, folder, config.get('train_dataloader', {}).get('dataset'))
+    assert distiller.teacher is not None, 'the model sets it'
+    places = Places(distiller, distiller.teacher, folder, config.get('train_dataloader', {}).get('dataset'))
     if distiller.tokens is not None:
         return places.read_given(distiller.tokens, MMLogger.get_current_instance())
     return places.read(places.final) if places.final.is_file() else None
@@ -139,8 +135,8 @@ def _place_in_run(subject: Subject) -> None:
         return
     enter_run(subject.model, run_length(subject.config, subject.pictures, subject.options.processes))
     if any(distiller.weight() == 0 for distiller in subject.distillers.values()):
-        progress = subject.model.distillation.progress
-        progress.iteration = subject.iteration = progress.max_iters // 2
+        state = subject.model.distillation.state
+        state.iteration = subject.iteration = state.max_iters // 2
 
 
 def describe_student(model: Any) -> StudentFacts:
@@ -170,7 +166,7 @@ def _describe_teacher(teacher: Any) -> TeacherFacts:
         0 if network is None else sum(p.numel() for p in network.parameters()),
         receipt.as_dict() if receipt else None,
         None if teacher.classes is None else list(teacher.classes),
-        teacher.renormalise is not None,
+        teacher.plan.renormalise is not None,
     )
 
 

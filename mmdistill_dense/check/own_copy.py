@@ -15,24 +15,22 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.config.resolve import ModelConfig
+from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.modes import train_without_noise
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
 from mmdistill_dense.networks.trace import trace_pair
 from mmdistill_dense.utils.random_streams import fork_rng
 
 
-def frozen_copy(config: ModelConfig, state: Mapping[str, Tensor], taps: Sequence[Tap]) -> FrozenTeacher:
-    """Return a teacher of this network with these weights, not folded; it is still to be traced."""
-    option = {**config.model, '_scope_': config.scope, 'allow_random': True, 'accelerate': False}
-    frozen = FrozenTeacher(option, 'the copy')
-    frozen.taps = list(taps)
-    network = frozen.build()
+def with_weights(option: TeacherOption, state: Mapping[str, Tensor]) -> Any:
+    """Return a network with these weights, in eval mode and not folded."""
+    network = option.build()
     network.load_state_dict(state)
-    frozen.network = network.requires_grad_(False)
-    return frozen
+    return network.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -56,13 +54,13 @@ def own_copy_gaps(
         KeyError, ValueError: For taps that the network or its copy cannot record.
     """
     first = inputs if isinstance(inputs, Tensor) else inputs[0]
-    frozen = frozen_copy(config, state, taps)
-    network: Any = frozen_copy(config, state, taps).network
+    option = TeacherOption('the copy', SINGLE, config, acceleration=Acceleration(fold_bn=False))
+    network = with_weights(option, state)
     place = dict(device=first.device, dtype=first.dtype)
     with fork_rng():
-        traced, _ = trace_pair(network, taps, {'copy': frozen}, (first.shape[2], first.shape[3]))
-        assert frozen.network is not None, 'frozen_copy makes it'
-        move(frozen.network, **place)
+        traced, by_teacher = trace_pair(network, taps, {'copy': (option, taps)}, (first.shape[2], first.shape[3]))
+        frozen = FrozenTeacher(option, by_teacher['copy'].plan(taps))
+        frozen.adopt(move(with_weights(option, state), **place))
         train_without_noise(move(network, **place))
         recorder = Recorder(network, taps, 'tap', overwritten=traced.overwritten)
         torch.manual_seed(0)
@@ -86,7 +84,7 @@ def pair_gaps(model: Any, student: ModelConfig, inputs: Any, data_samples: Any) 
         inputs: The preprocessed batch.
         data_samples: Its labels.
     """
-    distillers = [one for one in model.distillers.values() if not one.context_taps]
+    distillers = [one for one in model.distillers.values() if not one.extra_student_taps]
     gaps = {}
     taps = list(dict.fromkeys(tap for one in distillers for tap in one.student_taps))
     if taps:

@@ -16,10 +16,10 @@ from rich.tree import Tree
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, is_single_teacher, load_model, student_option
-from mmdistill_dense.model.build import SINGLE
 from mmdistill_dense.networks.building import TEACHER_OPTIONS, build_network
 from mmdistill_dense.networks.modes import in_training, modes_to_follow
 from mmdistill_dense.networks.partial_forward import run_parts
+from mmdistill_dense.networks.teacher_plan import SINGLE
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, _NumbersOnCPU, input_channels
 from mmdistill_dense.utils.random_streams import fork_rng
 from mmdistill_dense.utils.silence import quiet

@@ -90,7 +90,7 @@ class Watch:
     def _rows(self, name: str) -> Iterator[TapRow]:
         distiller = self.distillers[name]
         student, teacher = self.given[name]
-        frozen = self.teachers[str(distiller.teacher)].network
+        frozen = self.teachers[str(distiller.teacher_name)].network
         level, missing = 0, list[int]()
         for s_tap, t_tap in zip(distiller.student_taps, distiller.teacher_taps, strict=True):
             modules = _class_of(self.model, s_tap), _class_of(frozen, t_tap)

@@ -24,7 +24,7 @@ Shapes = Mapping[str, list[torch.Size]]
 
 
 @dataclass
-class Progress:
+class RunState:
     """Where the run stands; one object shared by a model and its distillers, kept up to date by ``DistillHook``.
 
     ``max_iters`` is 0 as long as the length of the run is not known; schedules in fractions of it then raise.
@@ -39,13 +39,16 @@ class Progress:
 class Distiller(nn.Module):
     """Base of all methods: student and teacher taps in, named weighted losses out.
 
-    Life: ``__init__`` takes options only; :meth:`setup` gets the shapes of the taps once, at model construction, and
-    makes the parameters; :meth:`step` is called by the model each iteration and calls :meth:`forward`, which a method
-    implements.
+    Life: ``__init__`` takes options only; :meth:`bind` gets the teacher, the run's state and the shapes of the taps
+    once, at model construction, and calls :meth:`setup`, which makes the parameters; :meth:`step` is called by the
+    model each iteration and calls :meth:`forward`, which a method implements.
 
     Attributes:
-        frozen: The teacher of this distiller, set by the model before :meth:`setup`; a distiller on its own has none.
-        context_taps: Further places in the student that are recorded, and need no gradient (RoIs).
+        name: Its name in ``model.distillers``.
+        teacher_name: Name of its teacher among several; None: the only one.
+        teacher: The teacher itself, from :meth:`bind` on; a distiller on its own has none.
+        state: Where the run stands.
+        extra_student_taps: Further places in the student that are recorded, and need no gradient (RoIs).
         teacher_parts: Children of the teacher that this distiller calls itself, which must therefore be loaded
             strictly; ``None`` is the whole network.
 
@@ -87,15 +90,27 @@ class Distiller(nn.Module):
             raise ValueError(f'loss_weight must be a number >= 0, got {loss_weight!r}.')
         if clip_max_norm is not None and clip_max_norm <= 0:
             raise ValueError(f'clip_max_norm must be > 0 or None, got {clip_max_norm}.')
-        self.teacher = teacher
-        self.frozen: FrozenTeacher | None = None
-        self.context_taps: list[Tap] = []
+        self.teacher_name = teacher
+        self.teacher: FrozenTeacher | None = None
+        self.extra_student_taps: list[Tap] = []
         self.teacher_parts: Collection[str] | None = ()
         self.loss_weight = float(loss_weight)
         self.schedule = Schedule.parse(schedule or {})
         self.clip_max_norm = clip_max_norm
         self.name = type(self).__name__.lower()
-        self.progress = Progress()
+        self.state = RunState()
+
+    def bind(
+        self, name: str, teacher: FrozenTeacher, state: RunState, student_shapes: Shapes, teacher_shapes: Shapes
+    ) -> None:
+        """Take a place in a model: its name there, the teacher, the run's state; then :meth:`setup`."""
+        self.name, self.state = name, state
+        self.learn_from(teacher)
+        self.setup(student_shapes, teacher_shapes)
+
+    def learn_from(self, teacher: FrozenTeacher) -> None:
+        """Take a teacher; a copy of the model may have one of its own."""
+        self.teacher, self.teacher_name = teacher, teacher.option.name
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make the parameters from the taps' traced shapes (batch 1); called once, at model construction."""
@@ -130,17 +145,17 @@ class Distiller(nn.Module):
 
     def weight(self) -> float:
         """Return ``loss_weight`` times the schedule's factor at the current iteration."""
-        return self.loss_weight * self.schedule.factor(self.progress.iteration, self.progress.max_iters)
+        return self.loss_weight * self.schedule.factor(self.state.iteration, self.state.max_iters)
 
     def step(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
         """Return the weighted losses; a scheduled weight of 0 skips the work."""
         weight = self.weight()
         if weight == 0:
-            return self.zero()
+            return self.zero_loss()
         terms = self(student, teacher, data_samples)
         return {name: weight * value if 'loss' in name else value for name, value in terms.items()}
 
-    def zero(self) -> Losses:
+    def zero_loss(self) -> Losses:
         """Return a zero that keeps the parameters in the graph: DDP expects a gradient for each of them."""
         terms = [parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
         return {'loss_off': 0.0 * torch.stack(terms).sum()} if terms else {}
@@ -158,7 +173,7 @@ class Distiller(nn.Module):
 
     def generator(self) -> torch.Generator:
         """Return a CPU generator that depends on (seed, rank, iteration, distiller name) and on nothing else."""
-        place = f'{self.progress.seed}/{self.progress.rank}/{self.progress.iteration}/{self.name}'
+        place = f'{self.state.seed}/{self.state.rank}/{self.state.iteration}/{self.name}'
         return torch.Generator().manual_seed(zlib.crc32(place.encode()))
 
     def extra_repr(self) -> str:

@@ -84,7 +84,7 @@ class HeadOutputKD(FeatureDistiller):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Pair and check the maps; learn the number of classes where the form needs it."""
         if self.form == 'softmax' and self.num_classes is None:
-            self.num_classes = scores_of_head(self.frozen, self.teacher_taps[0].path)
+            self.num_classes = scores_of_head(self.teacher, self.teacher_taps[0].path)
         super().setup(student, teacher)
 
     def build_level(self, level: Level) -> nn.Module | None:

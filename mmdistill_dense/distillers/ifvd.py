@@ -67,7 +67,7 @@ class IFVD(FeatureDistiller):
         """Pair the levels and read the number of classes from the teacher."""
         super().setup(student, teacher)
         if self.num_classes is None:
-            self.num_classes = classes_of_head(self.frozen, 'decode_head.conv_seg') or _LABELS
+            self.num_classes = classes_of_head(self.teacher, 'decode_head.conv_seg') or _LABELS
 
     def build_align(self, level: Level) -> None:
         """Check that the level is a map; cosines have no channels to align."""

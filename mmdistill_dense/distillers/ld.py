@@ -109,9 +109,9 @@ class LD(Distiller):
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check that the teacher's head has edge distributions and that the student's puts out the same."""
-        if self.frozen is not None:
-            model = self.frozen.config.model
-            self._check_head(model.get(self.head) or {}, self.frozen.config.scope)
+        if self.teacher is not None:
+            model = self.teacher.config.model
+            self._check_head(model.get(self.head) or {}, self.teacher.config.scope)
             self._check_assigner(model)
         what = {self.scores: 'classes', self.edges: 'edges x (reg_max + 1)'}
         for tap, values in what.items():
@@ -156,8 +156,8 @@ class LD(Distiller):
         """Return the regions of each level for maps of these sizes, by the teacher's anchors and assigner."""
         from mmdet.models.task_modules.prior_generators import anchor_inside_flags
 
-        assert self.frozen is not None, 'set by the model'
-        head: Any = self.frozen.module(self.head)
+        assert self.teacher is not None, 'set by the model'
+        head: Any = self.teacher.module(self.head)
         metas, instances, ignored = _ground_truth(data_samples, self.name)
         anchors, flags = head.get_anchors(sizes, metas, device=device)
         levels, valid = anchors[0], [torch.cat(one) for one in flags]

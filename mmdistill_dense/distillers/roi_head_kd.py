@@ -71,7 +71,7 @@ class RoIHeadKD(Distiller):
         check_option('output', output, OUTPUTS)
         check_option('form', form, ('smooth_l1', 'l1', 'softmax', 'sigmoid', 'dist'))
         self.compare = comparison(form, beta, temperature)
-        self.context_taps = [Tap.parse(rois)]
+        self.extra_student_taps = [Tap.parse(rois)]
         self.teacher_parts = ('roi_head',)
         self.tap, self.rois, self.features = student_tap, rois, features
         self.form = form
@@ -83,11 +83,11 @@ class RoIHeadKD(Distiller):
         key = f'distillers.{self.name}'
         if self.form in ('softmax', 'dist'):
             check_classes(key, f'student_tap={self.tap!r}', student[self.tap][0][-1], f"{key}.form='sigmoid'")
-        if self.frozen is None:
+        if self.teacher is None:
             return
-        model = self.frozen.config.model
+        model = self.teacher.config.model
         if 'roi_head' not in model:
-            found = f'{self.frozen.key} is a {model.get("type")} and has no roi_head'
+            found = f'{self.teacher.key} is a {model.get("type")} and has no roi_head'
             raise ValueError(f'distillers.{self.name}: {found}; for dense heads use HeadOutputKD.')
         head = self._head_config(model['roi_head'])
         if self.output == 'bbox_pred' and 'num_classes' in head:
@@ -106,7 +106,7 @@ class RoIHeadKD(Distiller):
     @torch.no_grad()
     def answer(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Return the output of the teacher's head for RoIs (R, 5): index of the image, x1, y1, x2, y2."""
-        frozen = self.frozen
+        frozen = self.teacher
         assert frozen is not None, 'set by the model'
 
         def run() -> dict[str, Tensor]:
@@ -114,7 +114,7 @@ class RoIHeadKD(Distiller):
             return {name: answers[name] for name in OUTPUTS}  # not the features of the RoIs, which are large
 
         # the RoIs and maps of a step are the same objects for all terms
-        return frozen.answer(('roi_head', self.stage, id(rois), *map(id, features)), run)[self.output]
+        return frozen.cached(('roi_head', self.stage, id(rois), *map(id, features)), run)[self.output]
 
     def _term(self, student: Tensor, rois: Tensor, features: Sequence[Tensor]) -> Tensor:
         if len(student) != len(rois):

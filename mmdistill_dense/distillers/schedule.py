@@ -58,7 +58,7 @@ class Schedule:
             if max_iters < 1:
                 raise RuntimeError(
                     f'schedule: {point} is a fraction of the run, and the length of the run is not known. DistillHook '
-                    'sets it; where no runner trains, set model.distillation.progress.max_iters.'
+                    'sets it; where no runner trains, set model.distillation.state.max_iters.'
                 )
             return point * max_iters
 

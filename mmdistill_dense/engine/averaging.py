@@ -6,8 +6,10 @@ import copy
 from typing import Any
 
 from mmengine.hooks import EMAHook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 from torch import nn
+
+from mmdistill_dense.utils.runner_internals import built_loop
 
 
 def average_the_student(runner: Runner) -> None:
@@ -27,7 +29,7 @@ def average_the_student(runner: Runner) -> None:
 
 def place_distillers(runner: Runner, model: Any) -> None:
     """Bring the distillers to the student's device for training, to the CPU where a run only tests."""
-    trains = isinstance(runner._train_loop, BaseLoop)
+    trains = built_loop(runner) is not None
     model.distillers.to(next(model.parameters()).device if trains else 'cpu')
 
 

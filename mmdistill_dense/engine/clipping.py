@@ -7,26 +7,29 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.utils.distributed import unwrap
 
 
-class Clipping:
+class Clipping(Hook):
     """Clips at the last moment, as the optimizer begins its step, so behind accumulation and the user's clipping."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], Any]] = []
 
-    def attach(self, runner: Runner, distillers: Mapping[str, Distiller]) -> None:
-        """Clip the steps of a runner's optimizer until :meth:`detach`.
+    def before_train(self, runner: Runner) -> None:
+        """Clip the steps of a runner's optimizer until the training ends.
 
         Raises:
             ValueError: For a run with several optimizers, or with one that hides the scale of mixed precision.
         """
-        self.detach()  # of a training that was broken off
+        self.after_train(runner)  # of a training that was broken off
+        distillers: Mapping[str, Distiller] = getattr(unwrap(runner.model), 'distillers', {})
         wrapper: Any = runner.optim_wrapper
         for name, distiller in distillers.items():
             trains = any(parameter.requires_grad for parameter in distiller.parameters())
@@ -39,7 +42,7 @@ class Clipping:
             self._undo.append(partial(setattr, wrapper, 'clip_func', wrapper.clip_func))
             wrapper.clip_func = partial(_clip_students, wrapper.clip_func, owned)
 
-    def detach(self) -> None:
+    def after_train(self, runner: Runner) -> None:
         """Leave the runner as it was."""
         while self._undo:
             self._undo.pop()()

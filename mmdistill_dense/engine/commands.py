@@ -10,6 +10,8 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmdistill_dense.weights.mmengine_loader import install_reader
+
 DUMP_SUFFIXES = ('.pkl', '.pickle')
 
 
@@ -92,6 +94,7 @@ def common_parser(description: str) -> argparse.ArgumentParser:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Return the config that the arguments of :func:`common_parser` name, with their overrides."""
+    install_reader()  # a plain config loads weights without us
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher

@@ -1,72 +1,12 @@
-"""Opens the gloo process group where mmengine would insist on CUDA; importing this module is what does it.
+"""What a process needs before a runner exists; importing this module does it.
 
-mmengine's launchers select a CUDA device before they open a process group, and do neither when a group is open.
-The runtime configs name this module in ``custom_imports``, which are imported while the config is read, before a runner
-exists. On a machine with an accelerator, or in a single process, nothing happens here.
+The runtime configs name it in ``custom_imports``, which mmengine imports while it reads the config: that is the only
+place before the runner opens a process group and loads weights. No other module of the package does anything when it is
+imported, but :mod:`mmdistill_dense.ops_check`, which the configs of detection name as well.
 """
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
+from mmdistill_dense.engine.gloo import open_gloo
+from mmdistill_dense.weights.mmengine_loader import install_reader
 
-import torch.distributed as dist
-from mmengine.device import get_device
-
-
-def requested_launcher(argv: Sequence[str]) -> str | None:
-    """Returns the value of ``--launcher X`` or ``--launcher=X`` on a command line, None without one."""
-    for position, word in enumerate(argv):
-        if word.startswith('--launcher='):
-            return word.partition('=')[2]
-        if word == '--launcher' and position + 1 < len(argv):
-            return argv[position + 1]
-    return None
-
-
-def adopt_slurm_environment() -> None:
-    """Sets the variables of torch's ``env://`` rendezvous from srun's; MASTER_ADDR and MASTER_PORT stay when set."""
-    if 'MASTER_ADDR' not in os.environ:
-        os.environ['MASTER_ADDR'] = _first_slurm_host(os.environ['SLURM_NODELIST'])
-    os.environ.setdefault('MASTER_PORT', '29500')
-    os.environ['RANK'] = os.environ['SLURM_PROCID']
-    os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
-    os.environ['LOCAL_RANK'] = os.environ.get('SLURM_LOCALID', '0')
-
-
-def _first_slurm_host(nodes: str) -> str:
-    try:
-        answer = subprocess.run(['scontrol', 'show', 'hostnames', nodes], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(
-            f'scontrol cannot name the first host of {nodes!r} ({error}); set MASTER_ADDR to it'
-        ) from error
-    return answer.stdout.split()[0]
-
-
-def open_gloo(argv: Sequence[str] | None = None) -> bool:
-    """Opens a gloo process group when a launcher started this process and there is no accelerator.
-
-    torchrun (``--launcher pytorch``) is known by RANK and WORLD_SIZE. srun must be asked for by ``--launcher slurm``: a
-    batch script that runs a single process has the same SLURM variables, and would wait for the others for ever.
-
-    Args:
-        argv: The command line. Default: that of this process.
-
-    Returns:
-        Whether a group was opened.
-    """
-    launcher = requested_launcher(sys.argv if argv is None else argv)
-    if not dist.is_available() or dist.is_initialized() or get_device() != 'cpu':
-        return False
-    if launcher == 'slurm' and {'SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'} <= os.environ.keys():
-        adopt_slurm_environment()
-    elif launcher not in (None, 'pytorch') or not {'RANK', 'WORLD_SIZE'} <= os.environ.keys():
-        return False
-    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
-    os.environ.setdefault('MASTER_PORT', '29500')
-    dist.init_process_group('gloo')
-    return True
-
-
+install_reader()
 open_gloo()

@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.runner_internals import count_left_out
 
 
-class LossGuard:
+class LossGuard(Hook):
     """Stops a run at a loss that is not finite, or leaves such steps out.
 
     It looks at the loss, not at the gradients: a gradient that overflowed by the scale of mixed precision is the
@@ -32,17 +34,25 @@ class LossGuard:
 
     Args:
         patience: Steps in a row to leave out before the run is stopped.
+
+    Raises:
+        ValueError: For a patience that is no such number.
     """
 
     def __init__(self, patience: int) -> None:
+        if not isinstance(patience, int) or patience < 0:
+            raise ValueError(
+                'default_hooks.distill.skip_nonfinite must be a number of steps in a row, 0 for none, got '
+                f'{patience!r}.'
+            )
         self.patience = patience
         self.row = 0
         self._seen: tuple[Mapping[str, Any], Any, Any] | None = None  # losses, pictures, their labels
         self._buffers: dict[str, Tensor] = {}
         self._handles: list[Any] = []
 
-    def attach(self, runner: Runner) -> None:
-        """Stand in the way of a runner's steps until :meth:`detach`."""
+    def before_train(self, runner: Runner) -> None:
+        """Stand in the way of a runner's steps until the training ends."""
         self.row = 0
         self._handles.append(unwrap(runner.model).register_forward_hook(self._remember, with_kwargs=True))
         wrapper = runner.optim_wrapper
@@ -51,7 +61,7 @@ class LossGuard:
         else:
             wrapper.backward = partial(self._backward, runner, wrapper.backward)
 
-    def detach(self, runner: Runner) -> None:
+    def after_train(self, runner: Runner) -> None:
         """Leave the runner as it was."""
         for handle in self._handles:
             handle.remove()
@@ -60,10 +70,14 @@ class LossGuard:
             vars(runner.optim_wrapper).pop(name, None)
         self._seen, self._buffers = None, {}
 
-    def before_step(self, model: nn.Module) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Keep what a forward pass changes, where steps may be left out."""
         if self.patience:
-            self._buffers = {name: value.clone() for name, value in model.named_buffers()}
+            self._buffers = {name: value.clone() for name, value in unwrap(runner.model).named_buffers()}
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Refuse to write weights that are not finite."""
+        check_saved(checkpoint, unwrap(runner.model))
 
     def _remember(self, model: nn.Module, _: Any, given: Mapping[str, Any], losses: Any) -> None:
         if isinstance(losses, Mapping):
@@ -150,7 +164,7 @@ def _count_left_out(wrapper: Any) -> None:
 
     The parts before the last are not shared between processes yet, so they cannot make a step without it.
     """
-    wrapper._inner_count += 1
+    count_left_out(wrapper)
     if wrapper.should_update():
         wrapper.zero_grad()
 

@@ -1,4 +1,4 @@
-"""The validation that a run owes, because it ended between a checkpoint and the validation behind it."""
+"""Validates before a resumed run goes on, where the run ended between a checkpoint and its validation."""
 
 from __future__ import annotations
 
@@ -7,36 +7,35 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mmdistill_dense.utils.runner_internals import renew_val_interval, resumes
+
 _DONE = 'distill_validated'  # in the message hub, and so in the checkpoints
 
 
-class OwedValidation(Hook):
-    """Makes up for it before a resumed run goes on: its scores, and the best checkpoint if it is that.
+class PendingValidation(Hook):
+    """Does a validation that was missed: its scores, and the best checkpoint if it is that.
 
-    mmengine saves a checkpoint first and validates then; a run that is resumed from it trains on. :class:`DistillHook`
-    registers this hook.
+    mmengine saves a checkpoint first and validates then; a run that is resumed from it trains on.
     """
-
-    priority = 'HIGH'
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Look before anything is trained."""
-        self._make_up(runner)
+        self._catch_up(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Look where nothing was left to be trained."""
-        self._make_up(runner)
+        self._catch_up(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Note which validation was done; the best checkpoint is written behind this."""
         runner.message_hub.update_info(_DONE, _place(runner.train_loop))
 
-    def _make_up(self, runner: Runner) -> None:
+    def _catch_up(self, runner: Runner) -> None:
         loop: Any = runner.train_loop
         place = _place(loop)
-        if not runner._resume or runner.val_loop is None or place == runner.message_hub.get_info(_DONE, 0):
+        if not resumes(runner) or runner.val_loop is None or place == runner.message_hub.get_info(_DONE, 0):
             return
-        loop._decide_current_val_interval()
+        renew_val_interval(loop)
         last = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else loop.max_iters
         if place >= loop.val_begin and (place % loop.val_interval == 0 or place == last):
             runner.logger.info(f'The validation behind {place} was not done, or not kept, before the run ended.')

@@ -9,9 +9,49 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mmdistill_dense.engine.changes import tell_changes
+from mmdistill_dense.engine.ddp import warn_of_other_processes
 from mmdistill_dense.utils.reproducible import sampler_of
+from mmdistill_dense.utils.runner_internals import built_loop, name_start_file, resumes, start_file
+
+
+class ResumeFile(Hook):
+    """Chooses the file to resume from, and writes into each file what the next start needs to know.
+
+    Args:
+        tells: Whether the log says what a resumed run goes on with; a measurement at a checkpoint is none.
+    """
+
+    def __init__(self, tells: bool = True) -> None:
+        self.tells = tells
+
+    def before_run(self, runner: Runner) -> None:
+        """Choose the file; watch for Ctrl-C."""
+        resume_from_a_whole_file(runner)
+        if self.tells:
+            tell_when_interrupted(runner)
+
+    def before_train(self, runner: Runner) -> None:
+        """Tell where nothing is left to train."""
+        if self.tells:
+            tell_when_finished(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Note the number of processes and the sampler's seed."""
+        checkpoint['meta'].update(processes=get_world_size(), sampler_seed=sampler_seed(runner))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """On resume, tell what is not as it was, and give the sampler its seed."""
+        if not resumes(runner):
+            return
+        warn_of_other_processes(runner, checkpoint)
+        if self.tells:
+            tell_changes(runner, checkpoint)
+        restore_sampler_seed(runner, checkpoint)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -41,7 +81,7 @@ def resume_from_a_whole_file(runner: Runner) -> None:
     Raises:
         ValueError: When ``last_checkpoint`` is empty and there is nothing else to go on from.
     """
-    if not runner._resume or runner._load_from is not None:
+    if not resumes(runner) or start_file(runner) is not None:
         return
     pointer = Path(runner.work_dir, 'last_checkpoint')
     name = pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
@@ -50,7 +90,7 @@ def resume_from_a_whole_file(runner: Runner) -> None:
     found = latest_checkpoint(pointer.parent)
     if found is not None:
         runner.logger.warning(f'{pointer} names no whole file ({name!r}): the run goes on from {found.name}.')
-        runner._load_from = str(found)
+        name_start_file(runner, str(found))
     elif pointer.is_file() and not name:
         raise ValueError(
             f'{pointer} is empty and no whole checkpoint is beside it: remove it to begin anew, or name the file to go '
@@ -75,7 +115,7 @@ def restore_sampler_seed(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         checkpoint: Its ``meta.sampler_seed`` is what :class:`DistillHook` wrote; older files lack it.
     """
     seed = (checkpoint.get('meta') or {}).get('sampler_seed')
-    if seed is not None and isinstance(runner._train_loop, BaseLoop):
+    if seed is not None and built_loop(runner) is not None:
         sampler_of(runner.train_dataloader).seed = seed
 
 
@@ -84,7 +124,7 @@ def tell_when_finished(runner: Runner) -> None:
     loop: Any = runner.train_loop
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
-    if runner._resume and done >= last:
+    if resumes(runner) and done >= last:
         unit = 'epoch' if by_epoch else 'iteration'
         runner.logger.warning(f'The checkpoint to resume is of {unit} {done} of {last}: nothing is left to train.')
 
@@ -95,7 +135,9 @@ def tell_when_interrupted(runner: Runner) -> None:
     Args:
         runner: Before its training loop runs.
     """
-    loop: Any = runner._train_loop
+    loop = built_loop(runner)
+    if loop is None:  # a run that only tests
+        return
     run = loop.run
 
     def watched() -> Any:

@@ -122,7 +122,7 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
     Raises:
         ValueError: Shows both lists.
     """
-    if data is None or teacher.allow_other_classes:
+    if data is None or teacher.option.allow_other_classes:
         return
     check_num_classes(data, teacher.key, teacher.config.model)
     if teacher.classes is not None and list(teacher.classes) != list(data):

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
 
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.runner_internals import built_loop, resumes, start_file
 
 
 def check_loaders(runner: Runner) -> None:
@@ -23,7 +24,7 @@ def check_loaders(runner: Runner) -> None:
     Raises:
         ValueError: Names the loader and what to look at.
     """
-    for name, loop in (('train', runner._train_loop), ('val', runner._val_loop)):
+    for name, loop in ((name, built_loop(runner, name)) for name in ('train', 'val')):
         loader: Any = getattr(loop, 'dataloader', None)
         if loader is None or not hasattr(loader.dataset, '__len__'):
             continue
@@ -85,11 +86,11 @@ def check_weights(runner: Runner, content: Mapping[str, Any]) -> None:
     given = {str(name).removeprefix('module.'): value.shape for name, value in tensors.items()}
     missing = [name for name in own if name not in given]
     shaped = [name for name, shape in own.items() if name in given and given[name] != shape]
-    resumes, tests = runner._resume, not isinstance(runner._train_loop, BaseLoop)
-    starts = not resumes and not tests and _whole_backbone(own, missing + shaped)
+    goes_on, tests = resumes(runner), built_loop(runner) is None
+    starts = not goes_on and not tests and _whole_backbone(own, missing + shaped)
     too_few = 2 * len(missing + shaped) > len(own) and not starts
-    if (resumes and missing) or (shaped and (resumes or tests)) or too_few:
-        key = 'The checkpoint to resume' if resumes else f'load_from={runner._load_from!r}'
+    if (goes_on and missing) or (shaped and (goes_on or tests)) or too_few:
+        key = 'The checkpoint to resume' if goes_on else f'load_from={start_file(runner)!r}'
         words = [
             f'{name} {tuple(given[name])} (model {tuple(own[name])})' for name in shaped if given[name] is not None
         ]

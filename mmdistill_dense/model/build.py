@@ -1,8 +1,12 @@
-"""Puts the parts of a ``DistillModel`` together: distillers and teachers from their options, tied by a dry run."""
+"""Puts the parts of a ``DistillModel`` together, in one direction.
+
+Options -> distillers, not bound yet -> trace of student and teachers -> a plan for each teacher -> the frozen teachers
+-> every distiller is bound to its teacher, the run's state and the shapes of its taps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,16 +16,16 @@ from torch import nn
 from mmdistill_dense.config.resolve import ModelConfig, is_single_teacher
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.distillers.base import Distiller
-from mmdistill_dense.networks.inherit import Inherit, giving_teachers
+from mmdistill_dense.model.distillation import Distillation
+from mmdistill_dense.networks.inherit import Inherit, with_teacher_names
 from mmdistill_dense.networks.renormalise import renormaliser
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.trace import Traced, trace_pair
+from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
+from mmdistill_dense.networks.trace import trace_pair
 from mmdistill_dense.registry import DISTILLERS
 
 Option = Mapping[str, Any]
-
-SINGLE = 'teacher'  # the name of a teacher that stands alone
 
 
 def distiller_options(distillers: Option) -> dict[str, Option]:
@@ -60,78 +64,88 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
                 distiller = cls(**arguments)
         except (KeyError, TypeError, ValueError) as error:
             raise type(error)(f'model.distillers.{name}: {error.args[0] if error.args else error}') from error
-        distiller.name = name
         built[name] = distiller
     return built
 
 
-def build_teachers(
-    option: Option | None, distillers: Mapping[str, Distiller], inherit: Sequence[Inherit]
-) -> dict[str, FrozenTeacher]:
-    """Build, not load, the teachers that are used, each with the taps it serves; give every distiller its own.
-
-    Raises:
-        ValueError: Without a teacher, or for a distiller or an inheritance that names none of them.
-    """
-    if not option:
-        use = f'there are distillers ({", ".join(distillers)})' if distillers else 'model.inherit copies from it'
-        raise ValueError(f'model.teacher is not set, but {use}.')
-    single = is_single_teacher(option)
-    options = {SINGLE: option} if single else dict(option)
-    for name, distiller in distillers.items():
-        if distiller.teacher is None and len(options) == 1:
-            distiller.teacher = next(iter(options))
-        if distiller.teacher not in options:
-            found = 'one unnamed teacher' if single else f'the teachers {", ".join(map(str, options))}'
-            raise ValueError(f'model.distillers.{name}.teacher={distiller.teacher!r}, but model.teacher holds {found}.')
-    givers = giving_teachers(inherit, options)
-    teachers = {}
-    for name, one in options.items():
-        taught = [distiller for distiller in distillers.values() if distiller.teacher == name]
-        if not taught and name not in givers:
-            continue
-        teachers[name] = FrozenTeacher(one, 'model.teacher' if single else f'model.teacher.{name}')
-        teachers[name].taps = list(dict.fromkeys(tap for distiller in taught for tap in distiller.teacher_taps))
-        for distiller in taught:
-            distiller.frozen = teachers[name]
-    return teachers
-
-
-def tie(
+def build_distillation(
     network: nn.Module,
     config: ModelConfig,
     distillers: Mapping[str, Distiller],
-    teachers: Mapping[str, FrozenTeacher],
+    teacher: Option | None,
     inherit: Sequence[Inherit],
-) -> Traced:
-    """Tell distillers the shapes of their taps, and teachers what they must hold and how they see the batch.
+) -> Distillation:
+    """Trace student and teachers, plan how the teachers run, and bind every distiller to its own.
 
     Args:
         network: The built student.
         config: What it was built from; its preprocessor names normalisation and training size.
         distillers: As built; they make their parameters here.
-        teachers: As built; nothing is loaded yet.
+        teacher: The option ``model.teacher``; nothing is loaded yet.
         inherit: What the student will copy.
 
-    Returns:
-        What the dry run found in the student.
-
     Raises:
+        ValueError: Without a teacher, or for a distiller or an inheritance that names none of them.
         KeyError, ValueError: For taps that do not exist or cannot be compared.
     """
+    options, inherit, taught_by = _used_teachers(teacher, distillers, inherit)
+    taps = {name: _unique(tap for key, one in distillers.items() if taught_by[key] == name for tap in one.teacher_taps)
+            for name in options}  # fmt: skip
     preprocessor = config.model.get('data_preprocessor') or {}
-    taps: list[Tap] = [tap for d in distillers.values() for tap in [*d.student_taps, *d.context_taps]]
     with DefaultScope.overwrite_default_scope(config.scope):
-        student, by_teacher = trace_pair(network, taps, teachers, _size(preprocessor))
-    for teacher in teachers.values():
-        teacher.renormalise = renormaliser(preprocessor, teacher.preprocessor, teacher.key)
-    for entry in inherit:
-        teachers[str(entry.teacher)].require((entry.source.split('.')[0],))
-    for distiller in distillers.values():
-        teachers[str(distiller.teacher)].require(distiller.teacher_parts)
+        student, traced = trace_pair(
+            network,
+            _unique(tap for one in distillers.values() for tap in [*one.student_taps, *one.extra_student_taps]),
+            {name: (options[name], found) for name, found in taps.items()},
+            _size(preprocessor),
+        )
+    teachers = {}
+    for name, option in options.items():
+        copied = [(entry.source.split('.')[0],) for entry in inherit if entry.teacher == name]
+        called = [one.teacher_parts for key, one in distillers.items() if taught_by[key] == name]
+        seen = traced[name].preprocessor or option.config.model.get('data_preprocessor')
+        plan = traced[name].plan(taps[name], [*copied, *called], renormaliser(preprocessor, seen, option.key))
+        teachers[name] = FrozenTeacher(option, plan)
+    distillation = Distillation(teachers, inherit=inherit, traced=student)
+    for key, distiller in distillers.items():
+        name = taught_by[key]
         with DefaultScope.overwrite_default_scope(config.scope), torch.device('cpu'):
-            distiller.setup(student.shapes, by_teacher[str(distiller.teacher)].shapes)
-    return student
+            distiller.bind(key, teachers[name], distillation.state, student.shapes, traced[name].shapes)
+    return distillation
+
+
+def _used_teachers(
+    teacher: Option | None, distillers: Mapping[str, Distiller], inherit: Sequence[Inherit]
+) -> tuple[dict[str, TeacherOption], list[Inherit], dict[str, str]]:
+    """Return the teachers that are used, the entries with their teachers' names, and each distiller's teacher."""
+    if not teacher:
+        use = f'there are distillers ({", ".join(distillers)})' if distillers else 'model.inherit copies from it'
+        raise ValueError(f'model.teacher is not set, but {use}.')
+    single = is_single_teacher(teacher)
+    given = {SINGLE: teacher} if single else dict(teacher)
+    entries = with_teacher_names(inherit, given)
+    taught_by = _teacher_names(distillers, given)
+    used = {*taught_by.values(), *(entry.teacher for entry in entries)}
+    options = {name: TeacherOption.parse(one, 'model.teacher' if single else f'model.teacher.{name}', name)
+               for name, one in given.items() if name in used}  # fmt: skip
+    return options, entries, taught_by
+
+
+def _teacher_names(distillers: Mapping[str, Distiller], options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name of each distiller's teacher; those that name none have the only one."""
+    names = {}
+    for key, distiller in distillers.items():
+        only = next(iter(options)) if len(options) == 1 else None
+        name = only if distiller.teacher_name is None else distiller.teacher_name
+        if name not in options:
+            found = 'one unnamed teacher' if [*options] == [SINGLE] else f'the teachers {", ".join(map(str, options))}'
+            raise ValueError(f'model.distillers.{key}.teacher={name!r}, but model.teacher holds {found}.')
+        names[key] = str(name)
+    return names
+
+
+def _unique(taps: Iterable[Tap]) -> list[Tap]:
+    return list(dict.fromkeys(taps))
 
 
 def _size(preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.config.unknown_keys import explained
+from mmdistill_dense.weights.mmengine_loader import install_reader
 
 # keys of model.teacher that are not keys of its network
 TEACHER_OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'accelerate')
@@ -19,6 +20,7 @@ TEACHER_OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'acceler
 
 def build_network(config: ModelConfig, pretrained: bool = True) -> Any:
     """Build a network in its own scope; ``pretrained=False`` clears what would load backbone weights."""
+    install_reader()  # what the network's init_cfg names is read by it
     model = config.model.to_dict() if hasattr(config.model, 'to_dict') else dict(config.model)
     if config.scope is not None:
         model['_scope_'] = config.scope

@@ -8,9 +8,8 @@ the student's own initialisation and before a checkpoint is resumed, which overw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from mmengine.logging import print_log
@@ -20,13 +19,13 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.messages import some
 
 
-@dataclass
+@dataclass(frozen=True)
 class Inherit:
     """One entry of ``model.inherit``: prefixes in student (``target``) and teacher (``source``)."""
 
     target: str
     source: str
-    teacher: str | None = None  # set by giving_teachers where there is only one
+    teacher: str | None = None  # None: the only one
 
 
 def parse_inherit(option: Sequence[Sequence[str]] | None) -> list[Inherit]:
@@ -48,21 +47,21 @@ def parse_inherit(option: Sequence[Sequence[str]] | None) -> list[Inherit]:
     return [Inherit(*(part.rstrip('.') if i < 2 else part for i, part in enumerate(entry))) for entry in entries]
 
 
-def giving_teachers(entries: Sequence[Inherit], teachers: Mapping[str, Any]) -> set[str]:
-    """Return the names of the teachers that are inherited from; entries without a name get the only one.
+def with_teacher_names(entries: Sequence[Inherit], teachers: Collection[str]) -> list[Inherit]:
+    """Return the entries with the name of the teacher that each copies from; those without one get the only one.
 
     Raises:
         ValueError: For an entry without a name beside several teachers, or with the name of none.
     """
-    for entry in entries:
-        if entry.teacher is None and len(teachers) == 1:
-            entry.teacher = next(iter(teachers))
+    only = next(iter(teachers)) if len(teachers) == 1 else None
+    named = [replace(entry, teacher=only) if entry.teacher is None else entry for entry in entries]
+    for entry in named:
         if entry.teacher not in teachers:
             raise ValueError(
                 f'model.inherit={(entry.target, entry.source, entry.teacher)!r}: name one of the teachers '
                 f'{", ".join(teachers)} as the third member.'
             )
-    return {str(entry.teacher) for entry in entries}
+    return named
 
 
 def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Mapping[str, FrozenTeacher]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from mmdistill_dense.networks.modes import in_training, is_noise, modes_to_follo
 from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap, check_student_input
-from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.teacher_plan import TeacherOption, TeacherPlan
 from mmdistill_dense.utils.random_streams import fork_rng
 
 Shapes = dict[str, list[torch.Size]]
@@ -46,6 +46,8 @@ class Traced:
         heads: paths of the heads that ran on the features.
         modes: paths of the modules that ran as in training, see :mod:`mmdistill_dense.networks.modes`.
         overwritten: the taps whose tensors are written to behind them.
+        foldable: the norms of a teacher that fold into the convolution before them.
+        preprocessor: of a network that knows its normalisation without being told (SSLTeacher).
     """
 
     shapes: Shapes = field(default_factory=dict)
@@ -54,24 +56,46 @@ class Traced:
     heads: Sequence[str] = ()
     modes: Sequence[str] = ()
     overwritten: Collection[str] = ()
+    foldable: Sequence[Pair] = ()
+    preprocessor: Mapping[str, Any] | None = None
+
+    def plan(
+        self,
+        taps: Sequence[Tap],
+        required: Iterable[Collection[str] | None] = (),
+        renormalise: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> TeacherPlan:
+        """Return how a teacher runs.
+
+        Args:
+            taps: Those of this trace.
+            required: Further children that the file must hold; None among them: the whole network.
+            renormalise: See :class:`TeacherPlan`.
+        """
+        further = list(required)
+        whole = any(names is None for names in further)
+        parts = None if whole else set(self.parts).union(*(names for names in further if names is not None))
+        return TeacherPlan(
+            taps, self.calls, parts, self.heads, self.modes, self.overwritten, self.foldable, renormalise
+        )
 
 
 def trace_pair(
     student: nn.Module,
     student_taps: Sequence[Tap],
-    teachers: Mapping[str, FrozenTeacher],
+    teachers: Mapping[str, tuple[TeacherOption, Sequence[Tap]]],
     size: tuple[int, int] | None,
 ) -> tuple[Traced, dict[str, Traced]]:
     """Trace the student and, by name, each teacher, for one picture of the training size.
 
     The pass runs on the meta device, where it costs no arithmetic; networks that cannot (some transformers, deformable
     convolutions) are traced on the CPU at no more than 256 pixels a side, and on the GPU where the CPU lacks one of
-    their operations. Each teacher is told where its last tap lies and how it has to run. No global random stream moves.
+    their operations. No global random stream moves.
 
     Args:
         student: The built student.
         student_taps: What the distillers tap in it.
-        teachers: The teachers, whose ``taps`` are set.
+        teachers: By name, each with the taps that are asked of it.
         size: Height and width of the training crop; ``None`` means 512 x 512.
 
     Raises:
@@ -102,18 +126,24 @@ def _no_device(error: Exception) -> str:
 
 
 def _trace_all(
-    student: nn.Module, taps: Sequence[Tap], teachers: Mapping[str, FrozenTeacher], size: tuple[int, int], device: str
+    student: nn.Module,
+    student_taps: Sequence[Tap],
+    teachers: Mapping[str, tuple[TeacherOption, Sequence[Tap]]],
+    size: tuple[int, int],
+    device: str,
 ) -> tuple[Traced, dict[str, Traced]]:
     with fork_rng(), torch.no_grad():
-        traced = _trace(copy.deepcopy(student), taps, size, device, 'student_tap', trains=True)
+        traced = _trace(copy.deepcopy(student), student_taps, size, device, 'student_tap', trains=True)
         by_teacher = {}
-        for name, teacher in teachers.items():
+        for name, (option, taps) in teachers.items():
             with torch.device(device), _NumbersOnCPU():
-                network = teacher.build()
+                network = option.build()
             pairs: list[Pair] = []
-            with foldable(network, teacher.taps, pairs):
-                by_teacher[name] = _trace(network, teacher.taps, size, device, 'teacher_tap')
-            teacher.follow(by_teacher[name], pairs)
+            with foldable(network, taps, pairs):
+                found = _trace(network, taps, size, device, 'teacher_tap')
+            own = getattr(network, 'preprocessor', None)
+            own = own if isinstance(own, Mapping) else None
+            by_teacher[name] = replace(found, foldable=pairs, preprocessor=own)
     return traced, by_teacher
 
 

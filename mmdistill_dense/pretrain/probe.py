@@ -85,7 +85,7 @@ class DenseProbe:
 
     def teacher(self, model: Any, distiller: Distiller) -> dict[str, float]:
         """Return the same for what a distiller's teacher shows at its last tap."""
-        frozen = distiller.frozen
+        frozen = distiller.teacher
         assert frozen is not None, 'a distiller inside a model has a teacher'
         return self._figures(model, lambda inputs: frozen(inputs)[str(distiller.teacher_taps[-1])][-1])
 

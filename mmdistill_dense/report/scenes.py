@@ -17,6 +17,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.report.compared_runs import Run
 from mmdistill_dense.report.section import Missing
@@ -103,7 +104,7 @@ def teachers_of(run: Run) -> dict[str, Any]:
     init_default_scope(run.config.get('default_scope', 'mmengine'))
     found = {}
     for name, option in run.teachers.items():
-        teacher = FrozenTeacher(copy.deepcopy(option), f'model.{name}')
+        teacher = FrozenTeacher(TeacherOption.parse(copy.deepcopy(option), f'model.{name}'))
         teacher.load(torch.zeros(1))
         found[name] = _ready(teacher.network, name)
     return found

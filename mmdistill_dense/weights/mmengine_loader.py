@@ -1,4 +1,4 @@
-"""mmengine's loader of weights, with our reader on every scheme: importing this module registers it.
+"""mmengine's loader of weights, with our reader on every scheme once :func:`install_reader` is called.
 
 ``load_from``, ``--resume``, ``mim test``, ``init_cfg=dict(type='Pretrained')`` and the inferencers all ask
 ``CheckpointLoader``. Its own functions fall back to running what a file holds (forks), or leave that to torch's default
@@ -97,7 +97,7 @@ def _published(urls: dict[str, str], filename: str) -> str:
     return urls[name]
 
 
-def register() -> None:
+def install_reader() -> None:
     """Put our functions in the place of mmengine's, for all of its schemes; again does no harm."""
     schemes = {
         '': load_from_local,
@@ -110,6 +110,3 @@ def register() -> None:
     }
     for prefixes, loader in schemes.items():
         CheckpointLoader.register_scheme(prefixes, loader, force=True)
-
-
-register()

@@ -128,7 +128,7 @@ def test_a_scheduled_distiller_works_in_the_step_that_is_timed(schedule: dict) -
     steps = training_step.prepare_steps(config)
     distillers = steps.distilled.network.distillers.values()
     assert all(distiller.weight() > 0 for distiller in distillers)
-    assert steps.distilled.network.distillation.progress.max_iters == training_step.DEFAULT_ITERATIONS
+    assert steps.distilled.network.distillation.state.max_iters == training_step.DEFAULT_ITERATIONS
 
 
 def test_a_distiller_that_never_works_is_not_timed() -> None:

@@ -87,7 +87,7 @@ def test_rows_are_the_taps_of_both_networks() -> None:
     batch = dict(inputs=[torch.from_numpy(SEG_IMAGE.transpose(2, 0, 1).copy())], data_samples=None)
     inputs = model.data_preprocessor(batch, False)['inputs']
     with torch.no_grad():
-        student, (teacher,) = model.backbone(inputs)[3], distiller.frozen(inputs)['backbone[3]']
+        student, (teacher,) = model.backbone(inputs)[3], distiller.teacher(inputs)['backbone[3]']
     for found, x in ((row.student, student), (row.teacher, teacher)):
         np.testing.assert_array_equal(found, cosine_map(x, (20, 40), inputs.shape[2:], SEG_IMAGE.shape[:2]))
     assert not np.allclose(row.student, row.teacher, atol=0.01)
@@ -161,7 +161,7 @@ def test_command_shows_a_pretraining_run_before_and_after(tmp_path: Path) -> Non
     model, distiller = ready_pair(config, checkpoint[1])
     trained = torch.load(checkpoint[1], weights_only=False)['state_dict']
     assert not toys.differing(model.state_dict(), trained)
-    assert not model.training and distiller.frozen.network is not None
+    assert not model.training and distiller.teacher.network is not None
     untrained, _ = ready_pair(config)
     assert toys.differing(untrained.state_dict(), trained)
 

@@ -61,7 +61,7 @@ def test_rows_are_the_masks_of_the_levels() -> None:
     rows = mask_rows(model, distiller, item)
     assert [row.title for row in rows] == [level.name for level in distiller.levels]
     inputs = model.data_preprocessor(dict(inputs=[item['inputs']], data_samples=[item['data_samples']]))['inputs']
-    maps = distiller.frozen(inputs)['neck']
+    maps = distiller.teacher(inputs)['neck']
     for row, tokens, teacher in zip(rows, distiller.mask_modules, maps, strict=True):
         direct = torch.einsum('tc,nchw->nthw', tokens.mask_token, teacher).sigmoid()[0]
         # bilinear enlargement keeps the mean over an image and lies between the extremes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.distillers import Distiller
-from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.distillers.base import RunState
 from tests import toys
 from tests.fake_device import FakeDevice
 from tests.fake_tensor import DEVICE, on_cpu, on_device
@@ -45,7 +45,7 @@ class DistillerCase:
             for taps, shape in ((distiller.student_taps, self.student), (distiller.teacher_taps, self.teacher))
         ]
         distiller.setup(*shapes)
-        distiller.progress = Progress(iteration=3, max_iters=10, seed=1, rank=0)
+        distiller.state = RunState(iteration=3, max_iters=10, seed=1, rank=0)
         return distiller
 
     def maps(self, distiller: Distiller, dtype: torch.dtype = torch.float32) -> tuple[dict, dict]:
@@ -114,7 +114,7 @@ class DistillerCase:
             for parameter in second.parameters():
                 parameter.normal_()
         second.load_state_dict(first.state_dict(), strict=True)
-        second.progress = first.progress
+        second.state = first.state
         assert torch.equal(*(self.total(d, *self.maps(d)) for d in (first, second)))
 
     def test_autocast_gives_float32_losses_close_to_exact(self) -> None:

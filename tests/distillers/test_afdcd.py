@@ -124,9 +124,9 @@ def test_masks_depend_on_seed_rank_iteration_and_level() -> None:
     assert torch.equal(first, distiller.keep(shape, 0))
     assert not torch.equal(first, distiller.keep(shape, 1))
     for place in ('seed', 'rank', 'iteration'):
-        setattr(distiller.progress, place, 1)
+        setattr(distiller.state, place, 1)
         assert not torch.equal(first, distiller.keep(shape, 0))
-        setattr(distiller.progress, place, 0)
+        setattr(distiller.state, place, 0)
     assert torch.equal(first, distiller.keep(shape, 0))
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmdistill_dense.distillers import Distiller, FeatureDistiller
-from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.distillers.base import RunState
 from tests.distillers.case import DistillerCase
 
 
@@ -202,7 +202,7 @@ def test_weight_follows_the_schedule():
     distiller = Plain('a', loss_weight=4.0, schedule=dict(warmup=4))
     weights = []
     for iteration in range(5):
-        distiller.progress = Progress(iteration=iteration, max_iters=10)
+        distiller.state = RunState(iteration=iteration, max_iters=10)
         weights.append(distiller.weight())
     assert weights == [1, 2, 3, 4, 4]
 
@@ -216,7 +216,7 @@ def test_generator_depends_on_place_and_name_only():
     def numbers(name='x', **place):
         distiller = Plain('a')
         distiller.name = name
-        distiller.progress = Progress(**dict(dict(iteration=1, seed=2, rank=3, max_iters=9), **place))
+        distiller.state = RunState(**dict(dict(iteration=1, seed=2, rank=3, max_iters=9), **place))
         return tuple(torch.rand(3, generator=distiller.generator()).tolist())
 
     torch.manual_seed(0)

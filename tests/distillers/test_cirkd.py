@@ -10,7 +10,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmdistill_dense.distillers import CIRKD
-from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.cirkd.memory import ClassQueue, choose_pixels, region_means
 from tests import toys
 from tests.distillers.case import DistillerCase
@@ -85,7 +85,7 @@ def make(student=(2, 4, 3, 2), teacher=(2, 5, 3, 2), iteration=3, **options):
     distiller = CIRKD('tap', **{**small, 'pixels_per_image': 2, **options})
     distiller.name = 'x'
     distiller.setup(*({'tap': [torch.Size((1, *shape[1:]))]} for shape in (student, teacher)))
-    distiller.progress = Progress(iteration=iteration, max_iters=10, seed=1)
+    distiller.state = RunState(iteration=iteration, max_iters=10, seed=1)
     return distiller.double()
 
 
@@ -307,7 +307,7 @@ def test_what_is_drawn_depends_on_seed_iteration_and_place_alone():
     def state(rank=0, seed=1, iteration=3, global_seed=0):
         torch.manual_seed(global_seed)
         distiller = make(pixels_per_image=1)
-        distiller.progress = Progress(iteration=iteration, seed=seed, rank=rank)
+        distiller.state = RunState(iteration=iteration, seed=seed, rank=rank)
         torch.manual_seed(global_seed)
         run(distiller, maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), torch.zeros(2, 3, 2, dtype=torch.long))
         return distiller.parts[0].queue('pixel').rows

@@ -12,7 +12,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmdistill_dense.distillers import CIRKD
-from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.utils.distributed import gather_rows_with_gradient, rows_before
 from tests import toys
@@ -30,7 +30,7 @@ def distiller(rank, **options):
     made = CIRKD('tap', num_classes=CLASSES, temperature=0.5, **sizes, **options)
     made.name = 'x'
     made.setup(*({'tap': [torch.Size((1, channels, 4, 4))]} for channels in (5, 7)))
-    made.progress = Progress(seed=1, rank=rank)
+    made.state = RunState(seed=1, rank=rank)
     made.double()
     made.parts[0].projector.eval()  # on the CPU a batch norm sees its own process alone
     return made
@@ -47,7 +47,7 @@ def step(made, number, mine):
     labels[-1] = 255 if number == 2 else labels[-1]
     samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels[mine]]
     student.requires_grad_()
-    made.progress.iteration = number
+    made.state.iteration = number
     losses = made({'tap': [student]}, {'tap': [teacher]}, samples)
     made.zero_grad()
     torch.stack(list(losses.values())).sum().backward()
@@ -101,7 +101,7 @@ def process(rank, folder, teacher):
     found = [step(made, number, mine) for number in range(STEPS)]
     alone = step(own, 0, mine)['losses']['loss_minibatch']
     pair = network()
-    pair.distillation.progress.rank = rank
+    pair.distillation.state.rank = rank
     real = network_step(DistillDDP(pair, broadcast_buffers=False), pair, slice(2 * rank, 2 * rank + 2))
     torch.save(dict(steps=found, gathered=gathered(rank), own=alone, real=real), Path(folder) / f'rank{rank}.pth')
     dist.destroy_process_group()

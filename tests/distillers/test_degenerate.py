@@ -10,7 +10,7 @@ import torch
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.ld import Region
 from mmdistill_dense.registry import DISTILLERS
 
@@ -59,7 +59,7 @@ def made(name: str, way: dict[str, Any], student: Shape, teacher: Shape) -> Any:
     taps = {} if name == 'LD' else dict(student_tap='tap')
     distiller = DISTILLERS.get(name)(**taps, **way)
     distiller.name = 'mine'
-    distiller.progress = Progress(iteration=3, max_iters=10, seed=1)
+    distiller.state = RunState(iteration=3, max_iters=10, seed=1)
     axes = 2 if name == 'RoIHeadKD' else 4  # scores of one RoI, of one picture
     traced = (torch.Size((1, *shape[1:axes])) for shape in (student, teacher))
     distiller.setup(*({tap: [shape] for tap in _taps(name)} for shape in traced))

@@ -94,7 +94,7 @@ def test_training_through_the_runner(pair, tmp_path):
 def test_taps_fire_once_per_call_of_the_head_on_both_sides(pair):
     model = _ready(pair)
     teacher = toys.teacher_of(model).network
-    tapped = {(model, tap) for d in model.distillers.values() for tap in [*d.student_taps, *d.context_taps]}
+    tapped = {(model, tap) for d in model.distillers.values() for tap in [*d.student_taps, *d.extra_student_taps]}
     tapped |= {(teacher, tap) for d in model.distillers.values() for tap in d.teacher_taps}
     calls = dict.fromkeys(tapped, 0)
     for network, tap in tapped:

@@ -257,7 +257,7 @@ def _bare(output):
     head = nn.Module()
     head.bbox_head = nn.Identity()
     head._bbox_forward = lambda features, rois: dict(bbox_pred=output, cls_score=None)
-    distiller.frozen = types.SimpleNamespace(module=lambda _: head, answer=lambda _, compute: compute())
+    distiller.teacher = types.SimpleNamespace(module=lambda _: head, cached=lambda _, compute: compute())
     return distiller
 
 

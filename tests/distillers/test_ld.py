@@ -13,7 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 from mmdistill_dense.distillers import LD
-from mmdistill_dense.distillers.base import Distiller, Progress
+from mmdistill_dense.distillers.base import Distiller, RunState
 from mmdistill_dense.distillers.ld import Region
 from tests import toys
 from tests.distillers.case import DistillerCase
@@ -63,7 +63,7 @@ class TestLD(DistillerCase):
 
     def make(self, **changes: Any) -> Distiller:
         distiller = super().make(**changes)
-        distiller.frozen = _teacher()
+        distiller.teacher = _teacher()
         return distiller
 
     def test_state_round_trip(self) -> None:
@@ -113,7 +113,7 @@ def _case(count: int = 2, seed: int = 0, classes: int = 5, reg_max: int = 6) -> 
 
 def _distiller(**options: Any) -> LD:
     distiller = LD(**options)
-    distiller.frozen = _teacher(5, 6, STRIDES)
+    distiller.teacher = _teacher(5, 6, STRIDES)
     return distiller
 
 
@@ -341,7 +341,7 @@ def _step(reduction: str, pictures: slice) -> dict[str, Any]:
     for x in leaves:
         x.requires_grad_()
     distiller = _distiller(reduction=reduction)
-    distiller.progress = Progress(seed=1)
+    distiller.state = RunState(seed=1)
     found = distiller(_part(student, pictures), _part(teacher, pictures), samples[pictures])
     torch.stack(list(found.values())).sum().backward()
     return dict(losses={k: v.detach() for k, v in found.items()}, grads=[x.grad for x in leaves])

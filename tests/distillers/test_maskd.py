@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mmdistill_dense.distillers import MasKD
-from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.maskd import maskd
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.registry import DISTILLERS
@@ -67,7 +67,7 @@ def make(student=6, teacher=8, sizes=SIZES, iteration=0, taps=('neck',), **optio
     shapes = [{t.split('*')[0]: [torch.Size((1, c, *s)) for s in sizes] for t in taps} for c in (student, teacher)]
     distiller.setup(*shapes)
     distiller.load_tokens(random_tokens(distiller))
-    distiller.progress = Progress(iteration=iteration, max_iters=10)
+    distiller.state = RunState(iteration=iteration, max_iters=10)
     return distiller
 
 
@@ -293,7 +293,7 @@ def test_a_networks_step_adds_the_formula_to_the_task():
     distiller = model.distillers['maskd']
     distiller.load_tokens(random_tokens(distiller))
     data = model.data_preprocessor(toys.det_batch(), True)
-    teacher = distiller.frozen(data['inputs'])['neck']
+    teacher = distiller.teacher(data['inputs'])['neck']
     recorder = Recorder(model, distiller.student_taps, 'student_tap')
     with recorder.recording() as taps:
         losses = model.loss(data['inputs'], data['data_samples'])
@@ -310,7 +310,7 @@ def test_student_masks_begin_at_their_iteration_after_a_resume_too(tmp_path, sta
 
     class Noted(MasKD):
         def loss(self, student, teacher, level):
-            seen.append((self.progress.iteration, self.student_mask_from <= self.progress.iteration))
+            seen.append((self.state.iteration, self.student_mask_from <= self.state.iteration))
             return super().loss(student, teacher, level)
 
     DISTILLERS.register_module(module=Noted, force=True)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mmdistill_dense.distillers import MGD, mgd
-from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.distillers.base import RunState
 from tests import toys
 from tests.distillers.case import DistillerCase
 
@@ -32,7 +32,7 @@ def _distiller(shapes=((1, 3, 6, 5), (1, 4, 6, 5)), seed=0, **options):
     torch.manual_seed(0)
     distiller = MGD(TAP, **options)
     distiller.setup(*({TAP: [torch.Size(shape)]} for shape in shapes))
-    distiller.progress = Progress(iteration=3, max_iters=10, seed=seed)
+    distiller.state = RunState(iteration=3, max_iters=10, seed=seed)
     return distiller.double()
 
 
@@ -80,14 +80,14 @@ def test_masks_differ_by_iteration_level_seed_and_rank_and_come_again():
     x = torch.zeros(2, 3, 16, 16)
     masks = []
     for level, progress in [
-        (0, Progress(iteration=3, seed=1)),
-        (1, Progress(iteration=3, seed=1)),
-        (0, Progress(iteration=4, seed=1)),
-        (0, Progress(iteration=3, seed=2)),
-        (0, Progress(iteration=3, seed=1, rank=1)),
+        (0, RunState(iteration=3, seed=1)),
+        (1, RunState(iteration=3, seed=1)),
+        (0, RunState(iteration=4, seed=1)),
+        (0, RunState(iteration=3, seed=2)),
+        (0, RunState(iteration=3, seed=1, rank=1)),
     ]:
         distiller = _distiller()
-        distiller.progress = progress
+        distiller.state = progress
         masks.append(distiller._mask(x, level))
         assert torch.equal(masks[-1], distiller._mask(x, level))
     assert all(not torch.equal(a, b) for i, a in enumerate(masks) for b in masks[:i])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmdistill_dense.distillers import PCD
-from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.distillers.base import RunState
 from tests import toys
 from tests.distillers.case import DistillerCase
 from tools.benchmark import reference
@@ -52,7 +52,7 @@ def _make(student=(4, 6, 3, 5), teacher=None, count=1, **options):
     distiller = PCD('tap', **{'queue_size': 10, 'queue_init': 'random', 'head': None, **options})
     shapes = [{'tap': [torch.Size((1, *shape[1:]))] * count} for shape in (student, teacher or student)]
     distiller.setup(*shapes)
-    distiller.progress = Progress(iteration=3, max_iters=10, seed=1)
+    distiller.state = RunState(iteration=3, max_iters=10, seed=1)
     return distiller.double()
 
 
@@ -207,7 +207,7 @@ def test_sampled_pixels_are_drawn_anew_in_each_iteration_and_the_same_in_all_pic
     queue = distiller.queue.rows.clone()
     drawn = []
     for iteration in (3, 3, 4):
-        distiller.progress.iteration = iteration
+        distiller.state.iteration = iteration
         distiller.queue.rows.copy_(queue)
         where = distiller.positions(20, 0)
         assert len(set(where.tolist())) == 7
@@ -280,7 +280,7 @@ def test_monitor_looks_now_and_then_before_the_keys_enter():
     assert list(_run(_make(monitor_interval=5), [teacher], [teacher])) == ['loss_pcd']
     for sign, top in ((1, 100), (-1, 0)):
         distiller = _make(monitor_interval=5, queue_size=100)
-        distiller.progress.iteration = 10
+        distiller.state.iteration = 10
         terms = _run(distiller, [sign * teacher], [teacher])
         del terms['loss_pcd']
         assert {name: float(value) for name, value in terms.items()} == {'acc_top1': top, 'acc_top5': top}
@@ -397,7 +397,7 @@ def test_heads_have_the_published_numbers_of_parameters(options, channels, width
 )
 def test_a_head_without_options_is_the_one_published_for_the_teachers_layout(layout, width, parameters):
     distiller = PCD('tap', head=dict(type='mlp2'), queue_size=1)
-    distiller.frozen = SimpleNamespace(config=SimpleNamespace(model=dict(layout=layout)))
+    distiller.teacher = SimpleNamespace(config=SimpleNamespace(model=dict(layout=layout)))
     with torch.device('meta'):
         distiller.setup({'tap': [torch.Size((1, 512, 7, 7))]}, {'tap': [torch.Size((1, width, 7, 7))]})
     assert sum(parameter.numel() for parameter in distiller.parameters()) == parameters

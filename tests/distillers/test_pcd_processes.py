@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mmdistill_dense.distillers import PCD
-from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.distillers.base import RunState
 
 STEPS = 5
 SPLIT = (3, 1)  # pictures of each process
@@ -21,7 +21,7 @@ def distiller(rank):
     made = PCD('tap', queue_size=14, center=True, queue_init='random')
     shapes = [{'tap': [torch.Size((1, channels, 4, 4))]} for channels in (5, 7)]
     made.setup(*shapes)
-    made.progress = Progress(seed=1, rank=rank)
+    made.state = RunState(seed=1, rank=rank)
     return made.double()
 
 

@@ -53,7 +53,7 @@ def attached(kind='SGD', amp=False, users=False, accumulated=1, **implementation
     logged = []
     hub = SimpleNamespace(update_scalar=lambda name, value: logged.append((name, float(value))))
     clipping = Clipping()
-    clipping.attach(SimpleNamespace(optim_wrapper=wrapper, message_hub=hub), model.distillers)
+    clipping.before_train(SimpleNamespace(model=model, optim_wrapper=wrapper, message_hub=hub))
     return model, wrapper, logged, clipping
 
 
@@ -117,7 +117,7 @@ def test_an_optimizer_that_takes_the_scaler_is_refused():
 def test_detached_it_is_as_before():
     model, wrapper, logged, clipping = attached(users=True)
     clip = wrapper.clip_func
-    clipping.detach()
+    clipping.after_train(None)
     assert wrapper.clip_func is clip.args[0]
     wrapper.update_params(model(torch.ones(2, 4)))
     assert not logged
@@ -127,8 +127,8 @@ def test_attached_twice_it_clips_once():
     model, wrapper, logged, clipping = attached(users=True)
     clip = wrapper.clip_func.args[0]
     runner = SimpleNamespace(
-        optim_wrapper=wrapper, message_hub=SimpleNamespace(update_scalar=lambda *_: logged.append(1))
+        model=model, optim_wrapper=wrapper, message_hub=SimpleNamespace(update_scalar=lambda *_: logged.append(1))
     )
-    clipping.attach(runner, model.distillers)
+    clipping.before_train(runner)
     wrapper.update_params(model(torch.ones(2, 4)))
     assert len(logged) == 1 and wrapper.clip_func.args[0] is clip

@@ -286,7 +286,7 @@ class Diary(FeatureDistiller):
         self.notes.append(('prepare', runner.iter, teacher.network is not None, teacher.key))
 
     def loss(self, student, teacher, level):
-        self.notes.append((self.progress.iteration, self.progress.max_iters, self.progress.seed, self.progress.rank))
+        self.notes.append((self.state.iteration, self.state.max_iters, self.state.seed, self.state.rank))
         return 0.0 * student.mean()
 
 

@@ -63,7 +63,7 @@ def process(rank, folder, teacher):
     student = pair()
     wrapped = DistillDDP(student, broadcast_buffers=False)
     found = one_step(wrapped, student, rank, 2)
-    student.distillation.progress.iteration = 6
+    student.distillation.state.iteration = 6
     found['stopped'] = one_step(wrapped, student, rank, 2)
     torch.save(found, folder / f'rank{rank}.pth')
     toys.train(None, run_config(folder / 'a'))
@@ -89,7 +89,7 @@ def ranks(folder):
 def alone():
     model = pair()
     found = one_step(model, model, 0, 1)
-    model.distillation.progress.iteration = 6
+    model.distillation.state.iteration = 6
     return found | dict(stopped=one_step(model, model, 0, 1))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from mmdistill_dense.engine import launch
+from mmdistill_dense.engine import gloo
 from tests.engine.processes import ROOT, environment, run
 
 SRUN = """#!{python}
@@ -39,7 +39,7 @@ def losses(log: str) -> list[str]:
     ],
 )
 def test_requested_launcher(argv: list[str], launcher: str | None) -> None:
-    assert launch.requested_launcher(argv) == launcher
+    assert gloo.requested_launcher(argv) == launcher
 
 
 @pytest.fixture
@@ -56,41 +56,41 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         'SLURM_NODELIST',
     ):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(gloo, 'get_device', lambda: 'cpu')
     opened: list[str] = []
     monkeypatch.setattr(dist, 'init_process_group', opened.append)
     return opened
 
 
 def test_a_single_process_opens_nothing(alone: list[str]) -> None:
-    assert not launch.open_gloo([])
+    assert not gloo.open_gloo([])
     assert not alone
 
 
 def test_torchrun_opens_gloo(alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('RANK', '0')
     monkeypatch.setenv('WORLD_SIZE', '1')
-    assert launch.open_gloo(['--launcher', 'pytorch'])
+    assert gloo.open_gloo(['--launcher', 'pytorch'])
     assert alone == ['gloo']
 
 
 def test_a_launcher_of_none_opens_nothing(alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('RANK', '0')
     monkeypatch.setenv('WORLD_SIZE', '2')
-    assert not launch.open_gloo(['--launcher', 'none'])
+    assert not gloo.open_gloo(['--launcher', 'none'])
 
 
 def test_an_accelerator_is_left_to_mmengine(alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('RANK', '0')
     monkeypatch.setenv('WORLD_SIZE', '2')
-    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
-    assert not launch.open_gloo(['--launcher', 'pytorch'])
+    monkeypatch.setattr(gloo, 'get_device', lambda: 'cuda')
+    assert not gloo.open_gloo(['--launcher', 'pytorch'])
 
 
 def test_a_batch_script_without_srun_does_not_wait(alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (('SLURM_PROCID', '0'), ('SLURM_NTASKS', '4'), ('SLURM_NODELIST', 'a')):
         monkeypatch.setenv(name, value)
-    assert not launch.open_gloo([])
+    assert not gloo.open_gloo([])
 
 
 def test_slurm_without_scontrol_names_the_way_out(
@@ -99,7 +99,7 @@ def test_slurm_without_scontrol_names_the_way_out(
     for name, value in (('SLURM_PROCID', '0'), ('SLURM_NTASKS', '2'), ('SLURM_NODELIST', 'a'), ('PATH', str(tmp_path))):
         monkeypatch.setenv(name, value)
     with pytest.raises(RuntimeError, match='set MASTER_ADDR'):
-        launch.open_gloo(['--launcher', 'slurm'])
+        gloo.open_gloo(['--launcher', 'slurm'])
 
 
 def test_dist_train_runs_two_processes(two_processes: tuple[Path, str]) -> None:

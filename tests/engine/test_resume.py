@@ -192,7 +192,7 @@ def test_without_reseeding_it_would_differ(tmp_path):
 
     class Forgetful(DistillHook):
         def before_train_iter(self, runner, batch_idx, data_batch=None):
-            runner.model.distillation.progress.iteration = runner.iter
+            runner.model.distillation.state.iteration = runner.iter
 
     HOOKS.register_module(module=Forgetful, force=True)
     forget = dict(default_hooks=dict(distill=dict(type='mmdistill_dense.Forgetful')))

@@ -14,7 +14,7 @@ class SickRank(FeatureDistiller):
         self.at = at
 
     def loss(self, student, teacher, level):
-        sick = self.progress.rank == 1 and self.progress.iteration in self.at
+        sick = self.state.rank == 1 and self.state.iteration in self.at
         return {'loss_sick': (student - teacher).square().mean() * (float('nan') if sick else 1.0)}
 
 

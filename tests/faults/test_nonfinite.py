@@ -29,7 +29,7 @@ class Sick(FeatureDistiller):
         self.register_buffer('mean', torch.zeros(()))
 
     def loss(self, student, teacher, level):
-        iteration = self.progress.iteration
+        iteration = self.state.iteration
         loss = (student - teacher).square().mean()
         if iteration in self.at:
             loss = loss * self.value

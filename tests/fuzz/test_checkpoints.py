@@ -16,7 +16,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import save
 from torch import nn
 
-from mmdistill_dense.weights import mmengine_loader  # noqa: F401  (mmengine's loader becomes ours)
+from mmdistill_dense.weights.mmengine_loader import install_reader
 from mmdistill_dense.weights.safe_load import read_checkpoint, read_values
 from mmdistill_dense.weights.strict_load import load_strictly, state_dict_of
 from tests import payload, toys
@@ -24,6 +24,11 @@ from tests.fuzz.mutations import changed_bytes, changed_zip, cut, few, hostile, 
 from tests.test_reading import unequal
 
 Draw = Callable[..., Any]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def reader() -> None:
+    install_reader()
 
 
 @pytest.fixture(scope='module')

@@ -76,7 +76,7 @@ def _distil(
     names = [(number, name) for number in range(len(levels)) for name in stored if name in levels[number]]
     values = {f'{number}.{stored[name]}': _tensor(levels[number][name], dtype) for number, name in names}
     distiller.to(dtype).load_tokens(values)
-    distiller.progress.iteration = int(arrays.get('iter', 0))
+    distiller.state.iteration = int(arrays.get('iter', 0))
     teachers = [_tensor(level['teacher'], dtype) for level in levels]
     losses_ = distiller.step({'tap': students}, {'tap': teachers}, None)
     losses_['loss_maskd'].backward()

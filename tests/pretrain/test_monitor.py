@@ -19,7 +19,7 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from mmdistill_dense.distillers import PCD
-from mmdistill_dense.distillers.base import Progress
+from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.pretrain import DenseMonitor, measures
 from mmdistill_dense.pretrain.measures import hardest, measure_step, spread, untouched
 from mmdistill_dense.pretrain.probe import Pixels, cell_labels, linear, nearest, scores
@@ -93,7 +93,7 @@ def test_only_the_sampled_valid_pixels_of_a_padded_batch_count() -> None:
 
     student, teacher = maps(2, 5, 4, 8, seed=0), maps(2, 5, 4, 8, seed=1)
     distiller = bare([student], [teacher], num_pixels=20)
-    distiller.progress = Progress(iteration=1, max_iters=10, seed=1)
+    distiller.state = RunState(iteration=1, max_iters=10, seed=1)
 
     def found() -> dict[str, float]:
         return measure_step(distiller, {'tap': [student]}, {'tap': [teacher]}, [Sample(), Sample()])

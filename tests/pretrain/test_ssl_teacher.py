@@ -8,6 +8,7 @@ import torch
 
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.teacher_plan import TeacherPlan
 from mmdistill_dense.pretrain import SSLTeacher
 from mmdistill_dense.pretrain.teacher_file import read_teacher
 from mmdistill_dense.registry import MODELS
@@ -310,15 +311,15 @@ def test_swav_has_its_own_normalisation():
 # As a teacher of a student
 
 
-def frozen(layout='mocov3', family='mocov3_r50', taps=('head',), **options):
+def frozen(layout='mocov3', family='mocov3_r50', taps=('head',), renormalise=None, **options):
     """A loaded FrozenTeacher; ``stop_after`` as the dry run of these taps would set it."""
     content, row = files.synthetic(family)
     option = dict(
         type='mmdistill_dense.SSLTeacher', backbone=files.R50, layout=layout, checkpoint=files.saved(content),
         **dict(dict(head=dict(widths=files.widths_of(content, row))), **options),
     )  # fmt: skip
-    teacher = FrozenTeacher(option)
-    teacher.taps, teacher.stop_after = [Tap.parse(tap) for tap in taps], len(taps)
+    plan = TeacherPlan([Tap.parse(tap) for tap in taps], len(taps), renormalise=renormalise)
+    teacher = FrozenTeacher(option, plan)
     teacher.load(torch.zeros(1))
     return teacher
 
@@ -348,13 +349,12 @@ def test_views_are_renormalised_one_by_one():
     teacher = frozen()
     views = [torch.randn(1, 3, 32, 32), torch.randn(1, 3, 64, 32)]
     expected = teacher([2 * view for view in views])['head']
-    teacher.renormalise = lambda x: 2 * x
+    teacher = frozen(renormalise=lambda x: 2 * x)
     assert all(torch.equal(a, b) for a, b in zip(teacher(views)['head'], expected, strict=True))
 
 
 def test_any_other_network_can_teach_views_too():
-    teacher = FrozenTeacher(toys.seg_net('fcn', allow_random=True))
-    teacher.taps = [Tap.parse('decode_head')]
+    teacher = FrozenTeacher(toys.seg_net('fcn', allow_random=True), TeacherPlan([Tap.parse('decode_head')]))
     teacher.load(torch.zeros(1))
     views = [torch.randn(1, 3, 64, 64), torch.randn(1, 3, 64, 32)]
     assert [t.shape[2:] for t in teacher(views)['decode_head']] == [(8, 8), (8, 4)]

@@ -83,7 +83,7 @@ def batch(task: str, rank: int, size: int) -> dict[str, Any]:
 
 def one_step(task: str, model: Any, student: Any, rank: int, size: int) -> dict[str, dict[str, Tensor]]:
     """Losses, gradients of a training step, and that of each method alone at the student's first layer."""
-    student.distillation.progress.rank = rank
+    student.distillation.state.rank = rank
     losses = model(**student.data_preprocessor(batch(task, rank, size), True), mode='loss')
     first = next(student.backbone.parameters())
     alone = {name: toys.total({k: v for k, v in losses.items() if f'.{name}.' in k}) for name in METHODS[task]}

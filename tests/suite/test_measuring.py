@@ -12,7 +12,7 @@ from torch import nn
 
 from mmdistill_dense.analysis.timing import Timing
 from mmdistill_dense.distillers.base import FeatureDistiller
-from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.suite.execute import measuring
 from tests import toys
@@ -59,7 +59,7 @@ def test_size_of_student_and_teacher_is_that_of_their_convolutions() -> None:
     cost = measuring.student_cost(config, size)
     networks = {
         'student': toys.build_plain(toys.seg_net()),
-        'teacher': FrozenTeacher(toys.seg_net(width=16, allow_random=True)).build(),
+        'teacher': TeacherOption.parse(toys.seg_net(width=16, allow_random=True)).build(),
     }
     for name, network in networks.items():
         macs = _macs_of_convolutions(network, size)
@@ -122,7 +122,7 @@ def test_memory_counts_teacher_adapters_and_their_momentum() -> None:
     whole = toys.seg_net(width=16, allow_random=True, accelerate=False)  # its norms not folded away
     config = _config(teacher=whole, distillers={'mimic': {'type': 'MaskedMimic'}})
     cost = measuring.step_cost(config, 'cpu', repeats=1)
-    teacher = FrozenTeacher(whole).build()
+    teacher = TeacherOption.parse(whole).build()
     adapters = cost['adapter_parameters']
     (channels,) = {conv.out_channels for conv in teacher.backbone.layer4.modules() if isinstance(conv, nn.Conv2d)}
     assert adapters == channels * (channels // 2 + 1) + channels * (channels + 1)  # align, and its own convolution

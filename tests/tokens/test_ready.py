@@ -38,7 +38,7 @@ def test_a_distiller_is_ready_without_training(finished, source):
     }[source]
     model, distiller = ready_distiller(config, **options)
     assert not model.training and not toys.differing(values(distiller), tokens)
-    maps = distiller.frozen(model.data_preprocessor(toys.det_batch())['inputs'])['neck']
+    maps = distiller.teacher(model.data_preprocessor(toys.det_batch())['inputs'])['neck']
     masks, weights = distiller.masks(maps), distiller.mask_weights(maps)
     assert [tuple(m.shape) for m in masks] == [(2, 3, *x.shape[2:]) for x in maps]
     for mask, weight in zip(masks, weights, strict=True):

@@ -24,8 +24,7 @@ from torch.nn import functional
 
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.model import distill_model as model_module
-from mmdistill_dense.networks import teacher as teacher_module
-from mmdistill_dense.networks import trace
+from mmdistill_dense.networks import teacher_plan, trace
 from mmdistill_dense.networks.building import build_network
 
 ROOT = Path(__file__).parents[2] / 'configs'
@@ -94,7 +93,7 @@ def _without_values() -> Iterator[None]:
         for initialiser in _INITIALISERS:
             stack.enter_context(mock.patch.object(nn.init, initialiser, lambda tensor, *_, **__: tensor))
         stack.enter_context(mock.patch.object(model_module, 'build_network', _named_network))
-        stack.enter_context(mock.patch.object(teacher_module, 'build_network', _shared_network))
+        stack.enter_context(mock.patch.object(teacher_plan, 'build_network', _shared_network))
         stack.enter_context(mock.patch.object(trace, '_trace', _shared_trace))
         stack.enter_context(mock.patch.object(deform_conv, 'deform_conv2d', _deform_conv))
         stack.enter_context(mock.patch.object(modulated_deform_conv, 'modulated_deform_conv2d', _modulated_deform_conv))

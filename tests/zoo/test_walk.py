@@ -19,7 +19,7 @@ def test_leaf_builds(path: Path) -> None:
     assert set(distillers) == (active(cfg.model) if is_distill_model(cfg.model) else set())
     assert not any('distillers' in key or 'teacher' in key for key in model.state_dict()), 'a checkpoint is a student'
     for key, distiller in distillers.items():
-        assert distiller.frozen.taps, key
+        assert distiller.teacher.taps, key
         assert not isinstance(distiller, FeatureDistiller) or distiller.levels, f'{key} compares nothing'
 
 

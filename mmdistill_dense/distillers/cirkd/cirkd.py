@@ -125,9 +125,9 @@ class CIRKD(FeatureDistiller):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make projectors and queues of each level."""
         if self.weights and self.num_classes is None:
-            self.num_classes = classes_of_head(self.frozen, 'decode_head')
+            self.num_classes = classes_of_head(self.teacher, 'decode_head')
             if self.num_classes is None:
-                teacher_kind = 'no teacher' if self.frozen is None else f'{self.frozen.config.model.type} as teacher'
+                teacher_kind = 'no teacher' if self.teacher is None else f'{self.teacher.config.model.type} as teacher'
                 raise ValueError(
                     f'distillers.{self.name}: CIRKD keeps a queue for each class of a label map and found '
                     f'{teacher_kind}, without a decode_head that tells their number. It works for segmentation data: '
@@ -232,5 +232,5 @@ class CIRKD(FeatureDistiller):
 
     def _stream(self, level: int, place: str) -> torch.Generator:
         """Return a generator that is the same on every process, unlike :meth:`generator`."""
-        text = f'{self.progress.seed}/{self.progress.iteration}/{self.name}/{level}/{place}'
+        text = f'{self.state.seed}/{self.state.iteration}/{self.name}/{level}/{place}'
         return torch.Generator().manual_seed(zlib.crc32(text.encode()))

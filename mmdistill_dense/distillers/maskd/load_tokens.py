@@ -47,10 +47,10 @@ def ready_distiller(
     if not found:
         raise KeyError("model.distillers of this config holds no dict(type='MasKD', …).")
     distiller = found[0]
-    distiller.frozen.load(next(model.parameters()))
+    distiller.teacher.load(next(model.parameters()))
     if checkpoint is not None:
         _load(model, checkpoint)
-    places = Places(distiller, distiller.frozen, _work_dir(config), config.train_dataloader.get('dataset'))
+    places = Places(distiller, distiller.teacher, _work_dir(config), config.train_dataloader.get('dataset'))
     logger = MMLogger.get_current_instance()
     given = tokens or (None if checkpoint else distiller.tokens)
     if given is not None:

@@ -201,7 +201,7 @@ class MasKD(FeatureDistiller):
             teacher,
             slot.mask_token,
             slot.branch(),
-            student_mask=since is not None and self.progress.iteration >= since,
+            student_mask=since is not None and self.state.iteration >= since,
             eps=self.eps,
             factor=self.factor,
         )

@@ -131,11 +131,11 @@ class Places:
 
 def places_of(distiller: MasKD, runner: Any) -> Places:
     """Return the files of a distiller's tokens in a run."""
-    assert distiller.frozen is not None, 'the model sets it'
+    assert distiller.teacher is not None, 'the model sets it'
     loader = runner.cfg.get('train_dataloader')
     configured = loader.get('dataset') if isinstance(loader, Mapping) else None
     dataset = type(runner.train_dataloader.dataset) if configured is None else configured
-    return Places(distiller, distiller.frozen, runner.work_dir, dataset)
+    return Places(distiller, distiller.teacher, runner.work_dir, dataset)
 
 
 def on_main(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:

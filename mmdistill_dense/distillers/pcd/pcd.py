@@ -153,7 +153,7 @@ class PCD(Distiller):
             parts['center'] = ChannelCenter(out)
         if self.head is None:
             return parts
-        layout = None if self.frozen is None else self.frozen.config.model.get('layout')
+        layout = None if self.teacher is None else self.teacher.config.model.get('layout')
         return parts | build_head(self.head, channels, out, layout)
 
     def prepare(self, runner: Any, teacher: Any) -> None:
@@ -306,7 +306,7 @@ class PCD(Distiller):
         return queue
 
     def _monitors(self, queue: NegativeQueue) -> bool:
-        due = self.monitor_interval > 0 and self.progress.iteration % self.monitor_interval == 0
+        due = self.monitor_interval > 0 and self.state.iteration % self.monitor_interval == 0
         return due and len(queue.negatives()) > 0
 
     def _keys(self, seen: Compared, level: int) -> Tensor:

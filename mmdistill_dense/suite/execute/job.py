@@ -24,6 +24,7 @@ from mmdistill_dense.suite.plan.run_configs import write_configs
 from mmdistill_dense.suite.plan.runs import PRETRAIN, Run
 from mmdistill_dense.utils.atomic import read_json, write_json
 from mmdistill_dense.utils.folder_lock import owned
+from mmdistill_dense.utils.runner_internals import take_weights_from
 from mmdistill_dense.weights.locate import local_file
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
 
@@ -171,7 +172,7 @@ def _load_last(runner: Runner, folder: Path) -> Path:
     """Let the runner test the last file: the weights in memory are others where a hook saves their average (EMA)."""
     barrier()  # the first process writes the file
     last = _last_of(folder)
-    runner._resume, runner._load_from, runner._has_loaded = False, str(last), False
+    take_weights_from(runner, str(last))
     return last
 
 

@@ -1,0 +1,103 @@
+"""Tells the distillers where the run stands, prepares them, and keeps their state in checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from mmdistill_dense.engine.averaging import average_the_student, place_distillers
+from mmdistill_dense.engine.run_identity import comparable, describe, identity
+from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.runner_internals import resumes, start_file
+
+
+class DistillerState(Hook):
+    """Does nothing for a model that is not distilled.
+
+    Args:
+        resume_changed: Resume although teacher or distillers differ from those of the checkpoint.
+    """
+
+    def __init__(self, resume_changed: bool = False) -> None:
+        self.resume_changed = resume_changed
+
+    def before_run(self, runner: Runner) -> None:
+        """Bring the distillers to their device; weights of a file are not overwritten by inherited ones."""
+        model = unwrap(runner.model)
+        if hasattr(model, 'distillation'):
+            place_distillers(runner, model)
+            if start_file(runner) and not resumes(runner):  # a resumed run must say what it was made of
+                model.distillation.inherit_nothing()
+
+    def before_train(self, runner: Runner) -> None:
+        """Give the model its place in the run, prepare the distillers."""
+        model = unwrap(runner.model)
+        if not hasattr(model, 'distillation'):
+            return
+        model.distillation.enter_run(runner.max_iters, runner.seed, get_rank(), runner.iter)
+        average_the_student(runner)
+        for distiller in model.distillers.values():
+            distiller.prepare(runner, distiller.teacher)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Move on."""
+        distillation = getattr(unwrap(runner.model), 'distillation', None)
+        if distillation is not None:
+            distillation.state.iteration = runner.iter
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Write the receipt, and the distillers' state into files that a run can resume from."""
+        model = unwrap(runner.model)
+        if hasattr(model, 'distillation'):
+            checkpoint['meta']['distill'] = identity(model)
+            if 'optimizer' in checkpoint:
+                checkpoint['distillers'] = {name: value.cpu() for name, value in model.distillers.state_dict().items()}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """On resume, compare teacher and distillers with the checkpoint's and restore the distillers' state.
+
+        Raises:
+            ValueError: For another teacher or other distillers, unless ``resume_changed``.
+        """
+        if not resumes(runner):
+            return
+        model = unwrap(runner.model)
+        now = identity(model) if hasattr(model, 'distillation') else {}
+        then = checkpoint.get('meta', {}).get('distill') or {}
+        changed = comparable(then) != comparable(now)
+        if changed and not self.resume_changed:
+            raise ValueError(
+                'This run and the checkpoint to resume differ in what is distilled.\n'
+                f'  checkpoint: {describe(then)}\n  this run:   {describe(now)}\n'
+                'Resume with the same teacher and distillers, start a new run from these weights with load_from=…, '
+                'or set default_hooks.distill.resume_changed=True.'
+            )
+        if now:
+            state = checkpoint.get('distillers')
+            if state is None:
+                raise ValueError(
+                    'This checkpoint holds no optimizer and no distillers (save_best files are such): resume from an '
+                    'iter_*.pth or epoch_*.pth, or start a new run from these weights with load_from=….'
+                )
+            own = model.distillers.state_dict()
+            fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+            model.distillers.load_state_dict(fits if changed else state, strict=not changed)
+        if changed and then.get('distillers') != now.get('distillers') and 'optimizer' in checkpoint:
+            _fit_optimizer(checkpoint['optimizer'], runner, model)
+
+
+def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> None:
+    """Keep the student's part of a saved optimizer state; the distillers' starts anew, as they are others now."""
+    groups = runner.optim_wrapper.state_dict().get('param_groups', [])
+    if len(groups) != 1 or len(saved.get('param_groups', [])) != 1:
+        raise ValueError(
+            'resume_changed=True cannot fit the optimizer to other distillers when it has several parameter groups '
+            '(paramwise_cfg): start a new run from these weights with load_from=….'
+        )
+    students = sum(not name.startswith('distillers.') for name, _ in model.named_parameters())
+    saved['param_groups'][0]['params'] = groups[0]['params']
+    saved['state'] = {index: state for index, state in saved['state'].items() if index < students}

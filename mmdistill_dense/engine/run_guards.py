@@ -1,0 +1,79 @@
+"""Refuses a run that cannot be right, before its first iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch.nn.parallel import DistributedDataParallel
+
+from mmdistill_dense.config.resolve import is_distill_model
+from mmdistill_dense.config.unknown_keys import check_keys
+from mmdistill_dense.engine.ddp import check_equal_epochs
+from mmdistill_dense.guards.config import (
+    check_carrier,
+    check_crop,
+    check_load_from,
+    check_num_classes,
+    check_pretrained,
+    check_teacher_classes,
+    student_model,
+    warn_of_batch,
+)
+from mmdistill_dense.guards.custom_keys import check_custom_keys
+from mmdistill_dense.guards.runner import check_checkpoints, check_loaders, check_weights
+from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.runner_internals import has_loaded, resumes, start_file
+
+_STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy', 'NoneType')
+
+
+class RunGuards(Hook):
+    """Calls the functions of :mod:`mmdistill_dense.guards`, each as soon as it can know."""
+
+    def before_run(self, runner: Runner) -> None:
+        """Look at the config, the loaders and the wrapper, before any weight is loaded."""
+        check_keys(runner.cfg)
+        check_loaders(runner)
+        check_checkpoints(runner)
+        if is_distill_model(runner.cfg.get('model')):
+            check_carrier(runner.cfg)
+            if hasattr(unwrap(runner.model), 'distillation'):
+                _check_wrapper(runner)
+                check_custom_keys(runner, unwrap(runner.model))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Look whether the file is of this network."""
+        if not resumes(runner):
+            check_load_from(unwrap(runner.model), checkpoint, start_file(runner))
+        check_weights(runner, checkpoint)
+
+    def before_train(self, runner: Runner) -> None:
+        """Look at batches, pre-trained weights, crop and classes; tell where the teachers' weights are from."""
+        warn_of_batch(runner)
+        check_equal_epochs(runner)
+        model = unwrap(runner.model)
+        if not has_loaded(runner):
+            check_pretrained(model)
+        if not hasattr(model, 'distillation'):
+            return
+        student = student_model(runner.cfg.model)
+        check_crop(runner.cfg.train_dataloader.get('dataset', {}), student)
+        classes = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
+        check_num_classes(classes, 'model.student', student)
+        for teacher in model.distillation.teachers.values():
+            check_teacher_classes(classes, teacher)
+            runner.logger.info(f'{teacher.key}: {teacher.receipt}')
+
+
+def _check_wrapper(runner: Runner) -> None:
+    strategy = type(getattr(runner, 'strategy', None)).__name__
+    sharded = is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel)
+    if sharded or strategy not in _STRATEGIES:
+        name = type(runner.model).__name__ if sharded else strategy
+        raise ValueError(
+            f'{name} shards the student and is not supported with distillers; the student fits one device: '
+            'use DDP (--launcher pytorch).'
+        )

@@ -1,0 +1,86 @@
+"""What a distilled student carries beside its modules: frozen teachers, place in the run, what it inherits."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mmdistill_dense.distillers.base import RunState
+from mmdistill_dense.networks.inherit import Inherit
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.trace import Traced
+
+
+@dataclass(eq=False)
+class Distillation:
+    """Frozen teachers, place in the run, what is inherited.
+
+    A copy of the student has one of its own, and shares the teachers until one of them is moved or cast.
+
+    Attributes:
+        teachers: By name.
+        state: Where the run stands; the distillers read it.
+        inherit: Emptied once it is copied, and where the student's weights come from a file.
+        traced: What the trace found in the student.
+        hook_attached: Whether ``DistillHook`` attends the training.
+    """
+
+    teachers: dict[str, FrozenTeacher]
+    state: RunState = field(default_factory=RunState)
+    inherit: Sequence[Inherit] = ()
+    traced: Traced = field(default_factory=Traced)
+    hook_attached: bool = False
+
+    def __post_init__(self) -> None:
+        for teacher in self.teachers.values():
+            teacher.users.add(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Distillation:
+        return replace(self, teachers=dict(self.teachers), state=copy.deepcopy(self.state, memo))
+
+    def __reduce__(self) -> Any:
+        return Distillation, (self.teachers, self.state, self.inherit, self.traced)
+
+    def enter_run(self, max_iters: int, seed: int = 0, rank: int = 0, iteration: int = 0) -> None:
+        """Take a place in a run, as ``DistillHook`` does before training."""
+        state = self.state
+        state.max_iters, state.seed, state.rank, state.iteration = max_iters, seed, rank, iteration
+        self.hook_attached = True
+
+    def inherit_nothing(self) -> None:
+        """Leave the student's weights as they are: they come from a file, or were copied already."""
+        self.inherit = ()
+
+    @contextlib.contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Let the student initialise itself alone: no teacher is loaded and nothing inherited."""
+        kept = self.teachers, self.inherit
+        self.teachers, self.inherit = {}, ()
+        try:
+            yield
+        finally:
+            self.teachers, self.inherit = kept
+
+    def part_from(self, name: str) -> FrozenTeacher:
+        """Leave a teacher to the copies of this student; return the one in its place, which the next step loads."""
+        self.teachers[name].users.discard(self)
+        self.teachers[name] = self.teachers[name].unloaded()
+        self.teachers[name].users.add(self)
+        return self.teachers[name]
+
+    def check_ready(self) -> None:
+        """Raise a ``RuntimeError`` unless ``DistillHook`` runs and every teacher is loaded."""
+        if not self.hook_attached:
+            raise RuntimeError(
+                'A DistillModel is being trained without DistillHook, so nothing would set its schedules, random '
+                'streams and checkpoints. Add to the config: default_hooks = '
+                "dict(distill=dict(type='mmdistill_dense.DistillHook'))."
+            )
+        for teacher in self.teachers.values():
+            if teacher.taps and teacher.network is None and teacher.receipt is None:
+                raise RuntimeError(
+                    f'{teacher.key} is not loaded: call init_weights() before training, as the runner does.'
+                )

@@ -1,0 +1,104 @@
+"""The parts of a distilled training step: teachers, recorded student, comparison, names for the log."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded
+from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.utils.random_streams import mix
+
+Terms = Mapping[str, Losses]  # of each distiller by its name
+
+
+def teach(active: Sequence[Distiller], inputs: Tensor, like: Tensor) -> dict[str, Recorded]:
+    """Return by name what the teachers of the active distillers show at their taps; :func:`compare` waits for it.
+
+    Args:
+        active: The distillers whose weight is not 0.
+        inputs: The student's preprocessed batch (B, C, H, W).
+        like: A parameter of the student; a move or a pickle leaves a teacher without its network, which is loaded here.
+    """
+    shown: dict[str, Recorded] = {}
+    for name, teacher in _teachers_of(active).items():
+        teacher.load(like)
+        shown[name] = teacher.begin(inputs, mix(active[0].state.seed, active[0].state.iteration))
+    return shown
+
+
+@contextlib.contextmanager
+def recording(model: Any, active: Sequence[Distiller]) -> Iterator[Recorded]:
+    """Record the student's taps of the active distillers while the context is open.
+
+    Raises:
+        RuntimeError: At its end, for a tap that did not fire.
+    """
+    taps = [tap for one in active for tap in [*one.student_taps, *one.extra_student_taps]]
+    recorder = Recorder(model, taps, 'student_tap', overwritten=model.distillation.traced.overwritten)
+    with recorder.recording() as student:
+        yield student
+    recorder.check_complete()
+
+
+def compare(
+    distillers: Mapping[str, Distiller], student: Recorded, taught: Mapping[str, Recorded], data_samples: Any
+) -> Terms:
+    """Return the weighted losses of all distillers; those that are off give a zero, which DDP needs."""
+    teachers = {name: one for name, one in _teachers_of(distillers.values()).items() if name in taught}
+    for name, teacher in teachers.items():
+        teacher.join(taught[name])
+    _check_gradients(student, {str(tap) for one in distillers.values() for tap in one.student_taps})
+    with contextlib.ExitStack() as stack:
+        for teacher in teachers.values():
+            stack.enter_context(teacher.step_cache())
+        return {
+            name: one.step(student, taught.get(str(one.teacher_name), {}), data_samples)
+            for name, one in distillers.items()
+        }
+
+
+def _teachers_of(distillers: Iterable[Distiller]) -> dict[str, FrozenTeacher]:
+    return {str(one.teacher_name): one.teacher for one in distillers if one.teacher is not None}
+
+
+def named(terms: Terms) -> dict[str, Tensor]:
+    """Return the terms as they are logged: ``distill.<name>.loss_…``."""
+    return {f'distill.{name}.{key}': value for name, own in terms.items() for key, value in own.items()}
+
+
+def _check_gradients(student: Mapping[str, list[Tensor]], compared: Collection[str]) -> None:
+    if not torch.is_grad_enabled():
+        return
+    for name, tensors in student.items():
+        if name in compared and not all(tensor.requires_grad for tensor in tensors):
+            raise ValueError(
+                f'student_tap={name!r} carries no gradient, so distilling it would change nothing. Either it lies '
+                'inside an activation-checkpointed block (with_cp=True, activation_checkpointing): tap the output of '
+                'that block or stage, e.g. backbone[3]. Or everything before it is frozen (frozen_stages, '
+                'requires_grad=False): tap a later place.'
+            )
+
+
+@torch.no_grad()
+def shares(losses: Mapping[str, Any], terms: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return each distiller's part of the total loss, summed as mmengine sums it."""
+    task = [tensor.detach().mean() for name, value in losses.items() if 'loss' in name for tensor in _tensors(value)]
+    parts = {
+        name: torch.stack([value.detach().float() for key, value in own.items() if 'loss' in key]).sum()
+        for name, own in terms.items()
+        if any('loss' in key for key in own)
+    }
+    total = torch.stack([t.float() for t in task]).sum() + sum(parts.values()) if task else sum(parts.values())
+    whole = torch.as_tensor(total)
+    whole = whole.masked_fill(whole == 0, 1)  # a queue that is still empty, beside no task
+    return {f'distill.{name}.share': part / whole for name, part in parts.items()}
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else list(value)

@@ -1,0 +1,145 @@
+"""The structure of the package, read from its imports: layers, what losses may import, names and lengths of modules.
+
+Nothing of the package is imported here. The layers stand in ``LAYERS``, and ``docs/architecture.md`` shows them.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / 'mmdistill_dense'
+PAGE = ROOT / 'docs/architecture.md'
+# From the ground up. A room may import rooms below it, and those that stand before it in its own row.
+LAYERS = (
+    ('losses', 'utils', 'registry', 'ops_check', '_build'),
+    ('config', 'datasets'),
+    ('weights',),
+    ('guards', 'networks', 'export'),
+    ('distillers', 'recipes'),
+    ('model', 'engine', 'pretrain'),
+    ('analysis',),
+    ('check', 'suite'),
+    ('report',),
+)
+HEIGHT = {room: place for place, row in enumerate(LAYERS) for room in row}
+MAX_LINES = 300
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """The modules of the package by their dotted name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob('*.py')):
+        parts = path.relative_to(ROOT).with_suffix('').parts
+        found['.'.join(parts[:-1] if parts[-1] == '__init__' else parts)] = path
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The dotted names that a module imports, wherever in it; of a name out of a package, the module that it may be."""
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{path}: imports are absolute here'
+            names = [f'{node.module}.{alias.name}' for alias in node.names]
+            yield from (name if name in modules() else str(node.module) for name in names)
+
+
+@cache
+def arrows() -> dict[str, set[str]]:
+    """What each module imports of the package, seen as modules."""
+    return {
+        name: {one for one in imported(path) if one.split('.')[0] == 'mmdistill_dense' and one != 'mmdistill_dense'}
+        for name, path in modules().items()
+    }
+
+
+def room(module: str) -> str:
+    return module.split('.')[1]
+
+
+def inner() -> dict[str, set[str]]:
+    """The arrows without those of the package's face, which hands names of all rooms on."""
+    return {name: targets for name, targets in arrows().items() if name != 'mmdistill_dense'}
+
+
+def test_every_room_has_a_layer() -> None:
+    assert {room(name) for name in inner()} == set(HEIGHT)
+
+
+def test_no_arrow_runs_up() -> None:
+    up = [
+        f'{name} imports {target}'
+        for name, targets in inner().items()
+        for target in targets
+        if HEIGHT[room(target)] > HEIGHT[room(name)]
+    ]
+    assert not up
+
+
+def test_rooms_of_one_layer_know_each_other_one_way() -> None:
+    """In a row, a room may import those that stand before it."""
+    rows = [list(row) for row in LAYERS]
+    wrong = [
+        f'{name} imports {target}'
+        for name, targets in inner().items()
+        for target in targets
+        if room(name) != room(target)
+        for row in rows
+        if room(name) in row and room(target) in row and row.index(room(target)) > row.index(room(name))
+    ]
+    assert not wrong
+
+
+def test_no_module_is_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, ' -> '.join([*way[way.index(name) :], name])
+        if name not in done:
+            for target in sorted(arrows().get(name, ())):
+                if not name.startswith(f'{target}.'):  # a module and the face of its own package
+                    visit(target, (*way, name))
+            done.add(name)
+
+    for name in inner():
+        visit(name, ())
+
+
+@pytest.mark.parametrize('what', ['tools', 'tests', 'docs'])
+def test_the_package_knows_nothing_outside_of_it(what: str) -> None:
+    assert not [name for name, path in modules().items() if what in {one.split('.')[0] for one in imported(path)}]
+
+
+def test_losses_import_torch_alone() -> None:
+    for name, path in modules().items():
+        if name.startswith('mmdistill_dense.losses'):
+            others = {one for one in imported(path) if not one.startswith('mmdistill_dense.losses')}
+            assert {one.split('.')[0] for one in others} - sys.stdlib_module_names == {'torch'}, name
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """But the packages' faces, the command lines, and a method's main module, which bears the name of its folder."""
+    names = Counter(path.stem for path in modules().values() if path.stem not in ('__init__', 'cli', path.parent.name))
+    assert not [name for name, count in names.items() if count > 1]
+
+
+def test_no_module_is_long() -> None:
+    lengths = {name: len(path.read_text(encoding='utf-8').splitlines()) for name, path in modules().items()}
+    assert not {name: count for name, count in lengths.items() if count > MAX_LINES}
+
+
+def test_the_page_shows_the_layers() -> None:
+    text = PAGE.read_text(encoding='utf-8')
+    shown = [f'| {len(LAYERS) - place} | {", ".join(f"`{one}`" for one in sorted(row))} |'
+             for place, row in enumerate(reversed(LAYERS))]  # fmt: skip
+    assert all(line in text for line in shown), 'write into docs/architecture.md:\n' + '\n'.join(shown)

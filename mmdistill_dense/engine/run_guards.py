@@ -19,7 +19,6 @@ from mmdistill_dense.guards.config import (
     check_num_classes,
     check_pretrained,
     check_teacher_classes,
-    student_model,
     warn_of_batch,
 )
 from mmdistill_dense.guards.custom_keys import check_custom_keys
@@ -59,7 +58,7 @@ class RunGuards(Hook):
             check_pretrained(model)
         if not hasattr(model, 'distillation'):
             return
-        student = student_model(runner.cfg.model)
+        student = model.distillation.student.model
         check_crop(runner.cfg.train_dataloader.get('dataset', {}), student)
         classes = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
         check_num_classes(classes, 'model.student', student)

@@ -12,7 +12,6 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmdistill_dense.config.resolve import load_model, student_option
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
@@ -241,11 +240,6 @@ def num_classes(model: Any) -> int | None:
             if isinstance(head, Mapping) and isinstance(head.get('num_classes'), int):
                 return head['num_classes']
     return None
-
-
-def student_model(model: Any) -> Any:
-    """Return the student's model config as it was resolved for the run."""
-    return load_model(student_option(model), 'model.student').model
 
 
 def _last_crop(dataset: Any) -> Any:

@@ -106,7 +106,7 @@ def build_distillation(
         seen = traced[name].preprocessor or option.config.model.get('data_preprocessor')
         plan = traced[name].plan(taps[name], [*copied, *called], renormaliser(preprocessor, seen, option.key))
         teachers[name] = FrozenTeacher(option, plan)
-    distillation = Distillation(teachers, inherit=inherit, traced=student)
+    distillation = Distillation(teachers, config, inherit=inherit, traced=student)
     for key, distiller in distillers.items():
         name = taught_by[key]
         with DefaultScope.overwrite_default_scope(config.scope), torch.device('cpu'):

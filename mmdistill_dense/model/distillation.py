@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.networks.inherit import Inherit
 from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -22,6 +23,7 @@ class Distillation:
 
     Attributes:
         teachers: By name.
+        student: The config that the student was built from, resolved.
         state: Where the run stands; the distillers read it.
         inherit: Emptied once it is copied, and where the student's weights come from a file.
         traced: What the trace found in the student.
@@ -29,6 +31,7 @@ class Distillation:
     """
 
     teachers: dict[str, FrozenTeacher]
+    student: ModelConfig
     state: RunState = field(default_factory=RunState)
     inherit: Sequence[Inherit] = ()
     traced: Traced = field(default_factory=Traced)
@@ -42,7 +45,7 @@ class Distillation:
         return replace(self, teachers=dict(self.teachers), state=copy.deepcopy(self.state, memo))
 
     def __reduce__(self) -> Any:
-        return Distillation, (self.teachers, self.state, self.inherit, self.traced)
+        return Distillation, (self.teachers, self.student, self.state, self.inherit, self.traced)
 
     def enter_run(self, max_iters: int, seed: int = 0, rank: int = 0, iteration: int = 0) -> None:
         """Take a place in a run, as ``DistillHook`` does before training."""

@@ -31,7 +31,7 @@ from mmdistill_dense.suite.definition import definition
 from mmdistill_dense.weights import locate, mmengine_loader
 from tests import payload, toys
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from mmdistill_dense.analysis.timing import Timing
 from mmdistill_dense.losses import dense_contrast, feature_mimic, masked_align_conv
 from tools.benchmark import afdcd_cases, loss_cases, maskd_cases, pcd_cases, reference
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 ROWS = {

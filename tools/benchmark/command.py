@@ -104,7 +104,9 @@ def composed(recipe: str | None, method: str) -> Config:
 
 
 def _teacher(args: argparse.Namespace) -> None:
-    config = Config.fromfile(args.config) if args.config else Config({'model': teacher_pass.tapped(args.cfg, args.taps)})
+    config = (
+        Config.fromfile(args.config) if args.config else Config({'model': teacher_pass.tapped(args.cfg, args.taps)})
+    )
     options = (args.batch, tuple(args.size), args.repeats, args.device, args.compile)
     costs = teacher_pass.measure_teachers(config.model, *options, scope=config.get('default_scope', 'mmseg'))
     for key, cost in costs.items():
@@ -124,7 +126,9 @@ def _all(args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description='Measures what distillation costs, prints it as Markdown, and keeps it as JSON with --json.'
+    )
     commands = parser.add_subparsers(dest='what', required=True)
     runs = argparse.ArgumentParser(add_help=False)
     runs.add_argument('--threads', type=int, default=1)
@@ -132,7 +136,6 @@ def _parser() -> argparse.ArgumentParser:
     kept = argparse.ArgumentParser(add_help=False, parents=[runs])
     kept.add_argument('--json', type=Path, metavar='DIR', help='keep the figures in this folder, a file per section')
     kept.add_argument('--name', help='of the section and its file')
-    height_and_width = {'nargs': 2, 'type': int, 'metavar': ('HEIGHT', 'WIDTH')}
 
     step = commands.add_parser('step', parents=[kept], help='a distilled training step beside its parts')
     step.add_argument('--config', nargs='+', help='configs whose model is a DistillModel')
@@ -140,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument('--method', nargs='+', help='methods')
     step.add_argument('--batch', type=int, help="images; default the config's")
     size = "of the images; default the config's crop, or largest training size"
-    step.add_argument('--size', **height_and_width, help=size)
+    step.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), help=size)
     step.add_argument('--repeats', type=int, default=3, help='timed turns')
     step.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides: key=value')
     step.set_defaults(run=_step)
@@ -151,15 +154,14 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument('--cfg', help="a network, e.g. 'mmdet::retinanet/retinanet_r101_fpn_1x_coco.py'")
     teacher.add_argument('--taps', nargs='+', default=['backbone'], help='of --cfg; default: backbone')
     teacher.add_argument('--batch', type=int, default=1)
-    teacher.add_argument('--size', **height_and_width, default=(256, 512))
+    teacher.add_argument('--size', nargs=2, type=int, default=(256, 512), metavar=('HEIGHT', 'WIDTH'))
     teacher.add_argument('--repeats', type=int, default=3, help='timed turns')
     teacher.add_argument('--compile', action='store_true', help='compiled too; takes minutes')
     teacher.set_defaults(run=_teacher)
 
     losses = commands.add_parser('losses', parents=[kept], help='our losses beside the released formulas')
-    losses.add_argument('--method', nargs='+', choices=sorted(METHODS), help='default: all')
-    sizes = '; '.join(f'{name}: {", ".join(method.sizes)}' for name, method in METHODS.items())
-    losses.add_argument('--size', help=f"{sizes}. Default: the method's first")
+    losses.add_argument('--method', nargs='+', choices=METHODS, metavar='METHOD', help=f'of {", ".join(METHODS)}')
+    losses.add_argument('--size', help="'small' for a quick look (pcd: 'cityscapes' too); default: that of the page")
     losses.add_argument('--repeats', type=int, help='at most so many timed turns; default: as many as the size has')
     losses.set_defaults(run=_losses)
 

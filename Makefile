@@ -44,8 +44,9 @@ test-zoo: setup
 	@$(PYTEST) tests/zoo -m zoo --dist load $(ARGS)
 
 # What needs nothing that the forks added; and a teacher, a student and a distilled student on generated images.
-UPSTREAM_TESTS = tests/test_stack.py tests/test_taps.py tests/test_reading.py tests/test_loading.py tests/test_checkpoint.py \
-	tests/test_teacher.py tests/test_model.py tests/test_inherit.py tests/engine/test_distill_hook.py tests/fuzz
+UPSTREAM_TESTS = tests/utils/test_required.py tests/networks/test_taps.py tests/networks/test_teacher.py tests/networks/test_inherit.py \
+	tests/weights/test_safe_load.py tests/weights/test_loading.py tests/weights/test_strict_load.py tests/model/test_model.py \
+	tests/engine/test_distill_hook.py tests/fuzz
 
 test-upstream:
 	@VENV=.venv-upstream tools/setup_env.sh upstream

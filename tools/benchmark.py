@@ -1,4 +1,4 @@
-"""Benchmarks: losses, step, teacher, start, scale, or all of them and a page; --help tells more."""
+"""Measures a distilled step, a teacher's pass, or losses; ``all`` measures everything and writes the page."""
 
 import sys
 from pathlib import Path

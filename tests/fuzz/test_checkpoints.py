@@ -21,7 +21,7 @@ from mmdistill_dense.weights.safe_load import read_checkpoint, read_values
 from mmdistill_dense.weights.strict_load import load_strictly, state_dict_of
 from tests import payload, toys
 from tests.fuzz.mutations import changed_bytes, changed_zip, cut, few, hostile, many, members_of, zipped
-from tests.test_reading import unequal
+from tests.weights.test_safe_load import unequal
 
 Draw = Callable[..., Any]
 

@@ -150,6 +150,14 @@ def test_memory_is_a_fraction_of_the_released_forms() -> None:
     assert peak_extra_memory(ours) < 0.2 * peak_extra_memory(released)
 
 
+def test_memory_does_not_grow_with_the_queue() -> None:
+    def peak(keys: int) -> int:
+        student, teacher, negatives = _rows(1024, keys, 64, torch.float32)
+        return peak_extra_memory(lambda: torch.autograd.grad(pixel_info_nce(student, teacher, negatives)[0], student))
+
+    assert abs(peak(8192) / peak(4096) - 1) < 0.01
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_rows_are_lifted_and_autocast_changes_nothing(dtype: torch.dtype) -> None:
     student, teacher, negatives = (x.detach().to(dtype) for x in _rows())

@@ -1,38 +1,15 @@
-"""One part of the benchmark: its figures, as a table and as a picture, and the machine that they are from."""
+"""One part of the benchmark: what was measured, as a table and as figures, and the machine that it was measured on."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from mmdistill_dense.analysis.timing import Timing
-
-
-@dataclass(frozen=True)
-class Chart:
-    """What a picture shows: a bar per label from 0 to its median, with its range.
-
-    Attributes:
-        unit: Below the axis.
-        bars: By label: median, lowest, highest.
-        mark: A value to draw a line at, such as the goal.
-    """
-
-    unit: str
-    bars: Mapping[str, tuple[float, float, float]]
-    mark: float | None = None
-
-    @classmethod
-    def of(cls, unit: str, timings: Mapping[str, Timing]) -> Chart:
-        """Return the chart of some timings."""
-        return cls(unit, {name: (t.median, t.low, t.high) for name, t in timings.items()})
 
 
 @dataclass(frozen=True)
@@ -40,11 +17,10 @@ class Section:
     """What one measurement gives.
 
     Attributes:
-        name: Of the files, ``teacher_retinanet``.
+        name: Of the file, ``teacher_retinanet``. Its first word is the subcommand.
         title: One line.
         markdown: Tables and what has to be said about them.
         figures: Everything that was measured, for programs.
-        chart: The picture, if there is one.
         machine: Of :func:`machine`.
         command: How to get it again.
     """
@@ -55,7 +31,9 @@ class Section:
     figures: Any
     machine: str
     command: str
-    chart: Chart | None = None
+
+    def __str__(self) -> str:
+        return f'## {self.title}\n\n{self.markdown}\n\n{self.machine}. `{self.command}`\n'
 
     def save(self, folder: Path) -> Path:
         """Write the section as ``<folder>/<name>.json``."""
@@ -71,11 +49,10 @@ class Section:
         Raises:
             ValueError: For another file.
         """
-        content = json.loads(path.read_text(encoding='utf-8'))
-        if not isinstance(content, dict) or not {'markdown', 'machine'} <= content.keys():
-            raise ValueError(f'{path} was not written by tools/benchmark.py')
-        chart = content.pop('chart')
-        return cls(**content, chart=chart and Chart(**chart))
+        try:
+            return cls(**json.loads(path.read_text(encoding='utf-8')))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'{path} was not written by tools/benchmark.py') from error
 
 
 def machine(device: str) -> str:

@@ -8,42 +8,36 @@ from functools import partial
 from typing import Any
 
 import torch
-from mmengine.config import Config
-from mmengine.registry import DefaultScope, init_default_scope
-from torch import Tensor, nn
+from mmengine.registry import init_default_scope
+from torch import Tensor
 
 from mmdistill_dense.analysis.batches import training_batch
 from mmdistill_dense.analysis.timing import Timing, Work, interleaved_times
-from mmdistill_dense.analysis.training_step import load_teacher
-from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.model.build import build_distillers, build_teachers, distiller_options
-from mmdistill_dense.networks.acceleration import Acceleration
-from mmdistill_dense.networks.modes import in_training
-from mmdistill_dense.networks.recording import Recorder
-from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.analysis.training_step import build_student, load_teacher
+from mmdistill_dense.config.resolve import is_single_teacher
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.trace import trace_pair
-from tools.benchmark.section import Chart, Section, machine, table
+from tools.benchmark.section import Section, machine, table
 
 Size = tuple[int, int]
+Model = Mapping[str, Any]
 
 FULL = 'plain eval forward: backbone, neck, heads'
 EARLY = 'up to the last tap'
 OPTIONS = {
-    'fold_bn': Acceleration(),
-    'channels_last': Acceleration(fold_bn=False, channels_last=True),
-    'bfloat16': Acceleration(fold_bn=False, dtype='bfloat16'),
-    'fold_bn, channels_last': Acceleration(channels_last=True),
-    'fold_bn, bfloat16': Acceleration(dtype='bfloat16'),
-    'fold_bn, channels_last, bfloat16': Acceleration(channels_last=True, dtype='bfloat16'),
+    'fold_bn': {},
+    'channels_last': {'fold_bn': False, 'channels_last': True},
+    'bfloat16': {'fold_bn': False, 'dtype': 'bfloat16'},
+    'fold_bn, channels_last': {'channels_last': True},
+    'fold_bn, bfloat16': {'dtype': 'bfloat16'},
+    'fold_bn, channels_last, bfloat16': {'channels_last': True, 'dtype': 'bfloat16'},
 }
 COMPILED = {
-    'fold_bn, compile': Acceleration(compile=True),
-    'fold_bn, channels_last, compile': Acceleration(channels_last=True, compile=True),
+    'fold_bn, compile': {'compile': True},
+    'fold_bn, channels_last, compile': {'channels_last': True, 'compile': True},
 }
 NOTE = (
-    'Error: largest over the taps of max |difference| / max |value|, against the plain forward. Each row but the first '
-    'stops behind the last tap. Random weights with batch statistics unless a file is named.'
+    'Each row but the first stops behind the last tap. Error: largest over the taps of max |difference| / max |value|, '
+    f'against "{EARLY}". Random weights with batch statistics unless a file is named.'
 )
 
 
@@ -53,7 +47,7 @@ class Row:
 
     name: str
     time: Timing
-    error: float
+    error: float | None
 
 
 @dataclass(frozen=True)
@@ -71,72 +65,76 @@ class TeacherCost:
         return self.rows[0].time.median / row.time.median
 
 
-def teachers_of(config: Config) -> dict[str, FrozenTeacher]:
-    """Return the teachers of a config whose model is a ``DistillModel``, with the taps that its distillers ask for."""
-    student = load_model(config.model.student, 'model.student')
-    init_default_scope(config.get('default_scope', 'mmseg'))
-    parts = build_distillers(distiller_options(config.model.get('distillers') or {}), student.scope)
-    return build_teachers(config.model.get('teacher'), parts, [])
+def tapped(cfg: str, taps: Sequence[str]) -> dict[str, Any]:
+    """Return a model whose teacher is a network of the zoo, tapped at some places."""
+    return {
+        'type': 'mmdistill_dense.DistillModel',
+        'student': {'cfg': cfg},
+        'teacher': {'cfg': cfg},
+        'distillers': {'taps': {'type': 'FitNet', 'student_tap': list(taps)}},
+    }
 
 
-def measure_teacher(
-    make: Any, batch: int, size: Size, repeats: int = 3, device: str = 'cpu', compiled: bool = False
-) -> TeacherCost:
-    """Time the plain forward, the early exit and each acceleration in turns, on copies of one network.
+def measure_teachers(
+    model: Model,
+    batch: int,
+    size: Size,
+    repeats: int = 3,
+    device: str = 'cpu',
+    compiled: bool = False,
+    scope: str = 'mmseg',
+) -> dict[str, TeacherCost]:
+    """Time the plain forward, the early exit and each acceleration in turns, on copies of each teacher.
 
     Args:
-        make: Returns a new :class:`FrozenTeacher` with its taps.
+        model: The options of a ``DistillModel``. Its distillers say what is tapped.
         batch: Pictures.
         size: Their height and width.
         repeats: Timed turns, after one that is not: it folds, converts and compiles.
         device: Where it runs.
         compiled: Compile too, which takes minutes on a CPU.
+        scope: The default scope of the config.
     """
-    plain = _ready(make(), Acceleration(fold_bn=False), size)
+    init_default_scope(scope)
     inputs = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
-    load_teacher(plain, inputs, inputs)
-    assert plain.network is not None
-    state = plain.network.state_dict()
-    teachers = {EARLY: plain}
-    for name, acceleration in {**OPTIONS, **(COMPILED if compiled else {})}.items():
-        teachers[name] = _copy(make(), plain, acceleration, state, inputs)
-    full = partial(_whole, plain, inputs, _samples(plain, batch, size))
-    expected = full()
+    options = {EARLY: False, **OPTIONS, **(COMPILED if compiled else {})}
+    built = {name: _teachers(model, option) for name, option in options.items()}
+    return {
+        key: _measure({name: teachers[key] for name, teachers in built.items()}, inputs, repeats)
+        for key in built[EARLY]
+    }
+
+
+def _teachers(model: Model, accelerate: Any) -> dict[str, FrozenTeacher]:
+    option = model['teacher']
+    if is_single_teacher(option):
+        option = {**option, 'accelerate': accelerate}
+    else:
+        option = {name: {**one, 'accelerate': accelerate} for name, one in option.items()}
+    return build_student({**model, 'teacher': option, 'inherit': ()}).distillation.teachers
+
+
+def _measure(teachers: Mapping[str, FrozenTeacher], inputs: Tensor, repeats: int) -> TeacherCost:
+    plain = teachers[EARLY]
+    for teacher in teachers.values():  # all with the same weights, random ones too
+        load_teacher(teacher, inputs, inputs)
+        assert teacher.network is not None and plain.network is not None
+        teacher.network.load_state_dict(plain.network.state_dict())
+    batch, size = len(inputs), (inputs.shape[2], inputs.shape[3])
+    expected = plain(inputs)
     errors = {name: relative_error(teacher(inputs), expected) for name, teacher in teachers.items()}
-    works: dict[str, Work] = {name: partial(teacher, inputs) for name, teacher in teachers.items()}
-    times = interleaved_times({FULL: full, **works}, repeats, device)
-    rows = [Row(name, timing, errors.get(name, 0.0)) for name, timing in times.items()]
+    works: dict[str, Work] = {FULL: partial(_whole, plain, inputs, _samples(plain, batch, size))}
+    works |= {name: partial(teacher, inputs) for name, teacher in teachers.items()}
+    times = interleaved_times(works, repeats, inputs.device)
+    rows = [Row(name, timing, errors.get(name)) for name, timing in times.items()]
     title = f'{plain.config.source or type(plain.network).__name__}'
     return TeacherCost(title, [str(tap) for tap in plain.taps], batch, size, rows)
 
 
-def _ready(teacher: FrozenTeacher, acceleration: Acceleration, size: Size) -> FrozenTeacher:
-    teacher.acceleration = acceleration
-    with DefaultScope.overwrite_default_scope(teacher.config.scope):
-        trace_pair(nn.Identity(), [], {'teacher': teacher}, size)
-    return teacher
-
-
-def _copy(
-    teacher: FrozenTeacher, plain: FrozenTeacher, acceleration: Acceleration, state: Mapping[str, Tensor], like: Tensor
-) -> FrozenTeacher:
-    teacher.acceleration, teacher.stop_after = acceleration, plain.stop_after
-    teacher.parts, teacher.heads, teacher.foldable = plain.parts, plain.heads, plain.foldable
-    teacher.modes, teacher.overwritten = plain.modes, plain.overwritten
-    teacher.renormalise = plain.renormalise
-    network = teacher.build()
-    network.load_state_dict(state)
-    teacher.network = network.requires_grad_(False).to(like.device)
-    return teacher
-
-
 @torch.no_grad()
-def _whole(teacher: FrozenTeacher, inputs: Tensor, samples: Any) -> dict[str, list[Tensor]]:
-    network: Any = teacher.network
-    recorder = Recorder(network, teacher.taps, teacher.key, overwritten=teacher.overwritten)
-    with in_training(network.get_submodule(path) for path in teacher.modes), recorder.recording() as tensors:
-        network(inputs, samples) if samples else network(inputs)
-    return tensors
+def _whole(teacher: FrozenTeacher, inputs: Tensor, samples: Any) -> object:
+    assert teacher.network is not None
+    return teacher.network(inputs, samples) if samples else teacher.network(inputs)
 
 
 def _samples(teacher: FrozenTeacher, batch: int, size: Size) -> Any:
@@ -155,18 +153,15 @@ def relative_error(found: Mapping[str, Sequence[Tensor]], expected: Mapping[str,
 def as_markdown(cost: TeacherCost) -> str:
     """Return the table of one teacher."""
     head = [f'{cost.batch} of {cost.size[0]}x{cost.size[1]}, taps {", ".join(cost.taps)}', 's', 'faster', 'error']
-    rows = [[row.name, str(row.time), f'**{cost.faster(row):.2f}x**', f'{row.error:.1e}'] for row in cost.rows]
+    errors = ['' if row.error is None else f'{row.error:.1e}' for row in cost.rows]
+    rows = [
+        [row.name, str(row.time), f'**{cost.faster(row):.2f}x**', error]
+        for row, error in zip(cost.rows, errors, strict=True)
+    ]
     return f'{table(head, rows)}\n\n{NOTE}'
 
 
 def section(cost: TeacherCost, name: str, device: str, command: str) -> Section:
     """Return the measurement as a part of the benchmark."""
     figures = {**asdict(cost), 'faster': {row.name: cost.faster(row) for row in cost.rows}}
-    chart = Chart.of('seconds', {row.name: row.time for row in cost.rows})
-    title = f'Teacher {cost.title}'
-    return Section(f'teacher_{name}', title, as_markdown(cost), figures, machine(device), command, chart)
-
-
-def parse_taps(taps: Sequence[str]) -> list[Tap]:
-    """Return the taps of their texts."""
-    return [Tap.parse(tap) for tap in taps]
+    return Section(f'teacher_{name}', f'Teacher {cost.title}', as_markdown(cost), figures, machine(device), command)

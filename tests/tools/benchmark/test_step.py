@@ -35,24 +35,22 @@ def cost() -> step.StepCost:
 
 def test_it_takes_a_step_apart(cost: step.StepCost) -> None:
     assert (cost.batch, cost.size, cost.teacher_weights) == (2, (64, 64), 'random')
-    assert list(cost.distillers) == ['kd alone', 'afdcd alone']
-    assert list(cost.adapters) == ['afdcd adapters']  # logit KD has none
-    assert cost.streamed is None  # nothing on a CPU
-    table = step.as_markdown(cost)
-    assert f'**{cost.ratio:.3f}**' in table and 'batch 2 of 64x64' in table
+    assert list(cost.alone) == ['kd', 'afdcd']
+    assert list(cost.adapters) == ['afdcd']  # logit KD has none
+    assert f'**{cost.overhead:.3f}** | {cost.without_adapters:.3f} |' in step.as_markdown({'both': cost})
 
 
 def test_the_memory_of_both_steps(cost: step.StepCost) -> None:
-    assert 0 < cost.memory['control'] < cost.memory['distilled']  # at toy size a projector is not nothing
-    row = step.overview({'both': cost}).splitlines()[2]
-    extra = (cost.memory['distilled'] - cost.memory['control']) / 2**20
+    assert 0 < cost.control_memory < cost.distilled_memory  # at toy size a projector is not nothing
+    row = step.as_markdown({'both': cost}).splitlines()[2]
+    extra = (cost.distilled_memory - cost.control_memory) / 2**20
     assert row.startswith('| both |') and row.endswith(f'| {extra:+.0f} |')
 
 
 def test_the_section_holds_every_method(cost: step.StepCost, tmp_path: Path) -> None:
     section = step.section({'a': cost, 'b': cost}, 'seg', 'cpu', 'command')
-    assert list(section.figures) == list(section.chart.bars) == ['a', 'b'] and section.name == 'step_seg'
-    assert section.figures['a']['whole_ratio'] == cost.whole_ratio
+    assert list(section.figures) == ['a', 'b'] and section.name == 'step_seg'
+    assert section.title == 'Step seg, 2 of 64x64' and section.figures['a']['overhead'] == cost.overhead
     assert type(section).read(section.save(tmp_path)).markdown == section.markdown
 
 
@@ -64,20 +62,19 @@ def test_a_detector(kind: str) -> None:
     config = run_config('mmdet', distillers=distillers, **options)
     cost = step.measure_step(config, repeats=1, image_size=(64, 96))
     assert (cost.batch, cost.size) == (2, (64, 96)) and cost.teacher_weights.endswith('.pth')
-    assert list(cost.adapters) == ['maskd adapters']
-    assert cost.features == cost.teacher  # a teacher tapped in its neck ends there
+    assert list(cost.adapters) == ['maskd']
     with pytest.raises(ValueError, match='no step of train_dataloader.dataset.pipeline has a scale; give --size'):
         step.measure_step(config, repeats=1)
 
 
 def test_a_distiller_alone_gives_the_gradients_of_its_part_of_the_step() -> None:
     steps = training_step.prepare_steps(run_config(distillers={'afdcd': BOTH['afdcd']}))
-    distillers, _ = step._parts(steps.distilled)
+    alone, _ = step._parts(steps.distilled)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         real = torch.autograd.grad
         patch.setattr(torch.autograd, 'grad', lambda *args, **kw: seen.append(real(*args, **kw)))
-        distillers['afdcd alone']()
+        alone['afdcd']()
     own = list(steps.distilled.network.distillers.parameters())
     steps.distilled.wrapper.zero_grad()
     losses = steps.distilled.network.loss(steps.inputs, _samples(steps))
@@ -113,11 +110,9 @@ def test_a_random_teacher_is_calibrated_before_its_norms_are_folded() -> None:
 
 
 def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
-    medians = (4.0, 2.0, 1.0, 13.0, 3.0, 1.0)
-    control, teacher, features, distilled, one, two = (Timing(median, 0, 100) for median in medians)
-    cost = step.StepCost(1, (8, 8), 'random', control, teacher, features, distilled, {'a': one, 'b': two})
-    assert cost.ratio == (13 - 3 - 1) / (4 + 2)
-    assert cost.whole_ratio == 13 / (4 + 2) and cost.features_ratio == 13 / (4 + 1)
+    control, teacher, distilled, one, two = (Timing(median, 0, 100) for median in (4.0, 2.0, 13.0, 3.0, 1.0))
+    cost = step.StepCost(1, (8, 8), 'random', control, teacher, distilled, {}, {'a': one, 'b': two}, 0, 0)
+    assert cost.overhead == 13 / (4 + 2) and cost.without_adapters == (13 - 3 - 1) / (4 + 2)
 
 
 @pytest.mark.parametrize('schedule', [dict(ramp_down=(0, 1.0)), dict(stop_at=0.5), dict(warmup=0.1), dict(stop_at=6)])

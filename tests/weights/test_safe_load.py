@@ -123,7 +123,7 @@ class Value:
 
 def test_what_a_user_allows_is_read_and_stays_allowed(tmp_path):
     path = saved(tmp_path / 'a.pth', dict(value=Value(), array=np.ones(2)))
-    with pytest.raises(ValueError, match=r'test_reading\.Value\).*add_safe_globals'):
+    with pytest.raises(ValueError, match=r'test_safe_load\.Value\).*add_safe_globals'):
         read_values(path)
     allowed = [Value, np.dtype, np.ndarray, (np.ones, 'numpy.core.multiarray._reconstruct')]
     with torch.serialization.safe_globals(allowed):

@@ -5,7 +5,8 @@ import torch
 
 from mmdistill_dense.check import Options, check_config
 from mmdistill_dense.networks import trace as dryrun
-from tests import own_copy, toys
+from tests import toys
+from tests.networks import own_copy
 
 BRANCHES = dict(backbone=dict(channels=8, ppm_channels=16), decode_head=dict(in_channels=32, channels=16))
 QUICK = {

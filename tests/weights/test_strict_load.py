@@ -15,7 +15,7 @@ from mmdistill_dense.export import export_student
 from mmdistill_dense.weights.strict_load import is_distill_model, load_strictly, plain_config, state_dict_of
 from tests import toys
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def network():

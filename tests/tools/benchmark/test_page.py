@@ -7,54 +7,61 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.recipes.compose import configs
 from tests import toys
+from tests.engine.processes import ROOT
 from tools.benchmark import command as benchmark
-from tools.benchmark import page_section
-from tools.benchmark.section import Chart, Section
+from tools.benchmark import page
+from tools.benchmark.section import Section
 
 SMALL = 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 
-def a_section(name: str, chart: Chart | None = None) -> Section:
-    command = f'python tools/benchmark.py {name} --threads 1 --json somewhere'
-    return Section(name, f'About {name}', f'table of {name}', [1.5], 'a machine', command, chart)
+def a_section(name: str) -> Section:
+    return Section(name, f'About {name}', f'table of {name}', [1.5], 'a machine', f'python tools/benchmark.py {name}')
 
 
 def test_the_page_shows_the_sections_in_order(tmp_path: Path) -> None:
-    chart = Chart('seconds', {'plain': (2.0, 1.5, 2.5), 'folded': (1.0, 1.0, 1.0)}, mark=1.5)
-    for section in (a_section('losses_kd'), a_section('start'), a_section('step_seg', chart)):
-        section.save(tmp_path / 'figures')
-    page = page_section.write(tmp_path / 'figures', tmp_path / 'docs' / 'performance.md')
-    text = page.read_text()
-    places = [text.index(f'## About {name}\n\ntable of {name}') for name in ('step_seg', 'losses_kd', 'start')]
+    for name in ('losses', 'teacher_r101', 'step_seg'):
+        a_section(name).save(tmp_path / 'figures')
+    text = page.write_page(tmp_path / 'figures', tmp_path / 'docs' / 'performance.md').read_text()
+    names = ('step_seg', 'teacher_r101', 'losses')
+    places = [text.index(f'## About {name}\n\ntable of {name}') for name in names]
     assert places == sorted(places)
-    assert 'a machine. `python tools/benchmark.py start --threads 1`' in text
-    assert text.count('![') == 1 and '](images/performance_step_seg.png)' in text
-    assert (tmp_path / 'docs/images/performance_step_seg.png').read_bytes().startswith(b'\x89PNG')
+    assert text.endswith('a machine. `python tools/benchmark.py losses`\n')
+
+
+def test_the_page_of_the_project_is_one_that_is_written() -> None:
+    text = (ROOT / 'docs' / 'performance.md').read_text(encoding='utf-8')
+    assert text.startswith(page.INTRODUCTION)
+    places = [page.ORDER.index(line.split()[1].lower()) for line in text.splitlines() if line.startswith('## ')]
+    assert places == sorted(places) and set(places) == {0, 1, 2}
 
 
 def test_an_empty_folder_and_another_file_are_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='holds no JSON file'):
-        page_section.write(tmp_path, tmp_path / 'page.md')
+        page.write_page(tmp_path, tmp_path / 'page.md')
     (tmp_path / 'other.json').write_text('{}')
     with pytest.raises(ValueError, match='was not written by tools/benchmark.py'):
-        page_section.write(tmp_path, tmp_path / 'page.md')
+        page.write_page(tmp_path, tmp_path / 'page.md')
+
+
+def test_the_command_of_a_section_leaves_out_where_it_is_kept() -> None:
+    assert benchmark._again(['losses', '--json', 'a b', '--size', 'small']) == (
+        'python tools/benchmark.py losses --size small'
+    )
 
 
 def test_every_line_of_the_plan_can_be_parsed() -> None:
-    for name, line in page_section.PLAN.items():
+    for name, line in page.PLAN.items():
         args = benchmark._parser().parse_args([*shlex.split(line), '--threads', '1', '--device', 'cpu', '--json', 'x'])
         assert args.what == name.split('_')[0]
-        assert name.split('_')[0] in page_section.ORDER
+        assert name.split('_')[0] in page.ORDER
         for method in (args.method or []) if args.what == 'step' else []:
-            assert benchmark._composed(args.recipe, method).model.distillers
-        for config in getattr(args, 'construction', None) or []:
-            assert (configs().parent / config).is_file()
+            assert benchmark.composed(args.recipe, method).model.distillers
 
 
 def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match='speed: not part of the benchmark, which is start, teacher'):
+    with pytest.raises(SystemExit, match='speed: not part of the benchmark, which is teacher_deeplabv3_r101, '):
         benchmark.main(['all', str(tmp_path), '--only', 'speed'])
 
 
@@ -62,7 +69,7 @@ def test_all_runs_each_part_in_a_process_and_names_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     line = f'teacher --cfg {SMALL} --taps backbone[3] --size 64 64 --repeats 1'
-    monkeypatch.setattr(page_section, 'PLAN', {'teacher_small': f'{line} --name small', 'step_bad': 'step --method kd'})
+    monkeypatch.setattr(page, 'PLAN', {'teacher_small': f'{line} --name small', 'step_bad': 'step --method kd'})
     with pytest.raises(SystemExit, match='failed: step_bad'):
         benchmark.main(['all', str(tmp_path), '--device', 'cpu'])
     content = json.loads((tmp_path / 'teacher_small.json').read_text())
@@ -87,6 +94,6 @@ def test_step_command_measures_several_methods(
     options = ['--name', 'toy', '--repeats', '1', '--device', 'cpu', '--json', str(tmp_path / 'out')]
     benchmark.main(['step', '--config', *map(str, files), *options])
     figures = json.loads((tmp_path / 'out' / 'step_toy.json').read_text())['figures']
-    assert list(figures) == ['one', 'two'] and figures['one']['whole_ratio'] > 0
+    assert list(figures) == ['one', 'two'] and figures['one']['overhead'] > 0
     out = capsys.readouterr().out
-    assert '### one' in out and '| two |' in out
+    assert 'one: ' in out and '| one |' in out and '| two |' in out

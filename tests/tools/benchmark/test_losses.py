@@ -1,0 +1,101 @@
+"""The losses that are compared: each is the released formula, and its row is complete."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmdistill_dense.analysis.timing import Timing
+from mmdistill_dense.losses import dense_contrast, feature_mimic, masked_align_conv
+from tools.benchmark import compare_losses, reference
+from tools.benchmark.loss_cases import METHODS
+
+ROOT = Path(__file__).resolve().parents[3]
+ROWS = {
+    'afdcd': [
+        'contrast core, near convergence',
+        'contrast core, at the start',
+        'contrast core, compiled',
+        'contrast with pooling',
+        'contrast with pooling, compiled',
+        'align + first conv',
+    ],
+    'maskd': ['loss of all levels', 'branch alone, forward', 'gate and Dice, to the tokens'],
+    'pcd': ['pixels against the queue'],
+}
+SAVES = set(ROWS)  # where small sizes show less memory too
+FORMULAS = sorted(set(METHODS) - {'afdcd'})  # whose compiled kernel has float32 alone
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / 'tools/benchmark.py', 'losses', *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_command_measures_and_keeps_every_row(tmp_path: Path) -> None:
+    done = _run('--method', *ROWS, '--size', 'small', '--repeats', '1', '--json', str(tmp_path / 'out'))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / 'out' / 'losses.json').read_text())['figures']
+    assert [(row['method'], row['name']) for row in rows] == [(key, name) for key in ROWS for name in ROWS[key]]
+    for row in rows:
+        assert f'| {row["method"]} | {row["name"]} |' in done.stdout
+        assert 0 < row['ours_error'] < 1e-4 and row['result_bytes'] <= row['ours_bytes'] < row['released_bytes']
+    assert '- pcd: 16 pictures, 256 channels of 7x7, keys 16384' in done.stdout
+
+
+def test_a_size_of_another_method_is_refused() -> None:
+    done = _run('--method', 'maskd', '--size', 'cityscapes')
+    assert done.returncode == 1
+    assert '--size of maskd must be one of detection, small, got cityscapes' in done.stderr
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_every_size_is_described(method: str) -> None:
+    sizes = METHODS[method].sizes
+    assert 'small' in sizes and next(iter(sizes)) != 'small'
+    assert all('channels' in str(size) for size in sizes.values())
+
+
+def test_a_row_prints_the_ratios() -> None:
+    ours, released = Timing(0.5, 0.1, 1.0), Timing(20.0, 1.0, 100.0)
+    row = compare_losses.Row('kd', 'scores', ours, released, 2**20, 8 * 2**20, 2**19, 1e-7, 2e-7)
+    table = compare_losses.as_markdown([row])
+    assert '| kd | scores |' in table and '| **40x** | 8.0 | 1.0 | **0.12** | 0.5 | 2.0e-07 | 1.0e-07 |' in table
+
+
+@pytest.mark.parametrize('method', FORMULAS)
+def test_ours_is_the_released_formula(method: str) -> None:
+    """Values and gradients in float64, or the comparison would mean nothing."""
+    for case in METHODS[method].cases(METHODS[method].sizes['small']):
+        ours, released = (compare_losses.one_pass(f, case, torch.float64)() for f in (case.ours, case.released))
+        torch.testing.assert_close(ours, released, rtol=1e-6, atol=1e-9)
+        for level in zip(*case.inputs, *case.constants, strict=True):
+            level = [x.double() for x in level]
+            torch.testing.assert_close(case.ours(*level), case.released(*level), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('method', sorted(set(METHODS) - SAVES))
+def test_rows_are_complete(method: str) -> None:
+    for case in METHODS[method].cases(METHODS[method].sizes['small']):
+        row = compare_losses.measure(method, case, 3)
+        assert row.name == case.name and 0 < row.ours_error < 1e-4
+        assert row.result_bytes <= row.ours_bytes and row.ours_time.median > 0
+
+
+def test_reference_agrees_with_the_losses() -> None:
+    """The naive formulas are right at the released settings, or the comparison would mean nothing."""
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 2, 32, 32, 16, generator=draw, dtype=torch.float64)
+    ours = dense_contrast(student, teacher, groups=8, pool_size=2, patch_size=(4, 2))
+    torch.testing.assert_close(ours, reference.afdcd_contrast(student, teacher, 8, 0.07, 2, (4, 2)))
+    weights = [
+        torch.randn(s, generator=draw, dtype=torch.float64) for s in ((48, 32, 1, 1), (48,), (48, 48, 3, 3), (48,))
+    ]
+    keep = torch.rand(2, 1, 32, 16, generator=draw) < 0.25
+    rebuilt = masked_align_conv(student, keep, *weights)
+    expected = reference.afdcd_first_conv(student, keep, *weights)
+    torch.testing.assert_close(rebuilt, expected)
+    assert feature_mimic(rebuilt, expected) < 1e-15

@@ -1,0 +1,88 @@
+"""``docs/performance.md``: the measurements that it shows, all in one run, and the page that is written from them."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from tools.benchmark.section import Section
+
+SEG, DET = 'deeplabv3_r101_to_r18_cityscapes', 'retinanet_r101_to_r50_coco'
+PLAN = {
+    'teacher_deeplabv3_r101': (
+        'teacher --name deeplabv3_r101 --cfg mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py '
+        '--taps backbone[3] --batch 1 --size 256 512 --repeats 2'
+    ),
+    'teacher_retinanet_r101': (
+        'teacher --name retinanet_r101 --cfg mmdet::retinanet/retinanet_r101_fpn_1x_coco.py --taps neck '
+        '--batch 2 --size 256 256 --repeats 2'
+    ),
+    'step_seg': f'step --name seg --recipe {SEG} --method kd cwd maskd pcd --batch 2 --size 256 512 --repeats 2',
+    'step_afdcd': f'step --name afdcd --recipe {SEG} --method afdcd --batch 2 --size 256 512 --repeats 2',
+    'step_det': f'step --name det --recipe {DET} --method kd cwd maskd pcd --batch 2 --size 256 256 --repeats 2',
+    'losses': 'losses',
+}
+"""What `all` runs: subcommands of tools/benchmark.py, by the name of the section that they give."""
+
+ORDER = ('step', 'teacher', 'losses')
+INTRODUCTION = """# Performance
+
+A distilled step cannot cost less than the student's own step and the teacher's forward pass up to its last tap. This
+page shows what it costs beyond that, what makes the teacher cheaper, and how our losses compare with the released
+formulas. One command measures it all and writes the page, with or without a GPU:
+
+    python tools/benchmark.py all work_dirs/benchmark --out docs/performance.md
+
+Each section names the command that repeats it alone. With `--json DIR` that command keeps its figures, and
+`python tools/benchmark.py report DIR` writes the page from them. All works of a section take turns, and a median stands
+beside its range. Ratios hold on other machines far better than seconds do.
+"""
+
+
+def run_all(folder: Path, threads: int, device: str, only: Collection[str] | None = None) -> None:
+    """Run the plan, each part in its own process, and keep every section in the folder.
+
+    Args:
+        folder: For the JSON files.
+        threads: Of torch.
+        device: ``'cpu'`` or ``'cuda'``.
+        only: Names of the plan. Defaults to all of it.
+
+    Raises:
+        SystemExit: For an unknown name; or at the end, when some part failed.
+    """
+    names = list(PLAN if only is None else only)
+    if unknown := [name for name in names if name not in PLAN]:
+        raise SystemExit(f'{", ".join(unknown)}: not part of the benchmark, which is {", ".join(PLAN)}')
+    failed = []
+    for name in names:
+        options = ['--threads', str(threads), '--device', device, '--json', str(folder)]
+        begin = time.time()
+        done = subprocess.run([sys.executable, _tool(), *shlex.split(PLAN[name]), *options], check=False)
+        print(f'{name}: {time.time() - begin:.0f} s\n', flush=True)
+        failed += [name] if done.returncode else []
+    if failed:
+        raise SystemExit(f'failed: {", ".join(failed)}')
+
+
+def _tool() -> Path:
+    return Path(__file__).parents[1] / 'benchmark.py'
+
+
+def write_page(folder: Path, out: Path) -> Path:
+    """Write the page from the sections that a folder holds.
+
+    Raises:
+        FileNotFoundError: Without any JSON file in the folder.
+    """
+    sections = [Section.read(path) for path in sorted(folder.glob('*.json'))]
+    if not sections:
+        raise FileNotFoundError(f'{folder} holds no JSON file; tools/benchmark.py all {folder} writes them')
+    sections.sort(key=lambda section: ORDER.index(section.name.split('_')[0]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text('\n'.join([INTRODUCTION, *map(str, sections)]), encoding='utf-8')
+    return out

@@ -39,11 +39,8 @@ def measure_step(distiller: PCD, student: Recorded, teacher: Recorded, data_samp
 
         Without keys in the queue, ``negative`` and ranks are left out.
     """
-    students, teachers = distiller._views('student', student), distiller._views('teacher', teacher)
-    pairs = distiller._pairs(len(students))
-    found = []
-    for level, (s, t) in enumerate(zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)):
-        found.append(_measure_level(distiller, level, s, t, pairs, data_samples))
+    levels, pairs = distiller.levels(student, teacher)
+    found = [_measure_level(distiller, level, s, t, pairs, data_samples) for level, (s, t) in enumerate(levels)]
     names = [name for name in found[0] if all(name in one for one in found)]
     means = torch.stack([torch.stack([one[name] for one in found]).mean().double() for name in names])
     return dict(zip(names, mean_over_ranks(means).tolist(), strict=True))

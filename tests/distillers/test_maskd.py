@@ -240,7 +240,9 @@ def test_option_errors(options, kind, words):
 
 
 def test_shape_errors_at_construction():
-    with pytest.raises(ValueError, match=r'distillers\.maskd: neck -> neck \(level 0\) must hold \(C, H, W\) maps'):
+    with pytest.raises(
+        ValueError, match=r'distillers\.maskd: neck -> neck \(level 0\) gives \(8,\) .*no map \(C, H, W\)'
+    ):
         flat = {'neck': [torch.Size((1, 8))]}
         MasKD().setup(flat, flat)
     levels = {'a': [torch.Size((1, 8, 4, 4))], 'b': [torch.Size((1, 6, 4, 4))]}

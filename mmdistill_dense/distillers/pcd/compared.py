@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmdistill_dense.losses import centres_inside, pixel_info_nce, to_device
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
+
+
+class Views(NamedTuple):
+    """The maps of one level: of each view the student's and the teacher's, and which of them are compared."""
+
+    students: Sequence[Tensor]
+    teachers: Sequence[Tensor]
+    pairs: Sequence[tuple[int, int]]
 
 
 def views_of(recorded: Mapping[str, list[Tensor]], counts: Mapping[str, int], side: str) -> list[list[Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.pcd.compared import (
     Compared,
+    Views,
     inside_images,
     random_pixels,
     take_pixels,
@@ -175,36 +176,28 @@ class PCD(Distiller):
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
         """Return ``loss_pcd``, and now and then ``acc_top1`` and ``acc_top5``; afterwards keys enter the queues."""
-        levels, pairs = self.levels(student, teacher)
-        terms = [self._level(level, s, t, pairs, data_samples) for level, (s, t) in enumerate(levels)]
+        levels = enumerate(self.levels(student, teacher))
+        terms = [self._level(level, views, data_samples) for level, views in levels]
         for term, weight in zip(terms, self.weights, strict=True):
             term['loss_pcd'] = weight * term['loss_pcd']
         # a level whose queue is still empty has no ranks
         names = [name for name in terms[0] if all(name in term for term in terms)]
         return {name: torch.stack([term[name] for term in terms]).mean() for name in names}
 
-    def levels(
-        self, student: Recorded, teacher: Recorded
-    ) -> tuple[list[tuple[Sequence[Tensor], Sequence[Tensor]]], list[tuple[int, int]]]:
-        """Return student and teacher maps of each level, one for each view, and which views are compared."""
+    def levels(self, student: Recorded, teacher: Recorded) -> list[Views]:
+        """Return the maps of each level, and which views of them are compared."""
         key = f'distillers.{self.name}'
         students = views_of(student, self.traced['student'], f'{key}: the student')
         teachers = views_of(teacher, self.traced['teacher'], f'{key}: the teacher')
         if len(students) != len(teachers):
             raise RuntimeError(f'{key}: the student ran on {len(students)} views and the teacher on {len(teachers)}.')
+        pairs = view_pairs(self.view_pairing, len(students), key)
         maps = zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)
-        return list(maps), view_pairs(self.view_pairing, len(students), key)
+        return [Views(s, t, pairs) for s, t in maps]
 
-    def _level(
-        self,
-        level: int,
-        students: Sequence[Tensor],
-        teachers: Sequence[Tensor],
-        pairs: Sequence[tuple[int, int]],
-        data_samples: Any,
-    ) -> Losses:
-        """Return the terms of one level, given a map for each view; its keys enter the queue."""
-        seen = self.compare(level, students, teachers, pairs, data_samples)
+    def _level(self, level: int, views: Views, data_samples: Any) -> Losses:
+        """Return the terms of one level; its keys enter the queue."""
+        seen = self.compare(level, views, data_samples)
         with torch.autocast(seen.own.device.type, enabled=False):
             queue = self._queue(level)
             terms = {'loss_pcd': seen.contrast(queue.negatives(), self.temperature)}
@@ -219,23 +212,12 @@ class PCD(Distiller):
                     center.update(seen.own, seen.mask)
         return terms
 
-    def compare(
-        self,
-        level: int,
-        students: Sequence[Tensor],
-        teachers: Sequence[Tensor],
-        pairs: Sequence[tuple[int, int]],
-        data_samples: Any,
-    ) -> Compared:
+    def compare(self, level: int, views: Views, data_samples: Any) -> Compared:
         """Return what one level of a step compares, without a loss and without a change of the queue.
 
-        Args:
-            level: Number of the level.
-            students: The student's map of each view.
-            teachers: The teacher's map of each view.
-            pairs: (student's view, teacher's view) to compare.
-            data_samples: Tell which pixels are padding, with a single view.
+        With a single view the data samples tell which pixels are padding.
         """
+        students, teachers, pairs = views
         if self.resize == 'student':
             students = [losses.to_grid(s, t.shape[2:]) for s, t in zip(students, teachers, strict=True)]
         sizes = [s.shape[2:] for s in students]

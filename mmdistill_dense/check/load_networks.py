@@ -124,9 +124,7 @@ def _found_tokens(subject: Subject, distiller: MasKD) -> Any:
     folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
     assert distiller.teacher is not None, 'the model sets it'
     places = Places(distiller, distiller.teacher, folder, config.get('train_dataloader', {}).get('dataset'))
-    if distiller.tokens is not None:
-        return places.read_given(distiller.tokens, MMLogger.get_current_instance())
-    return places.read(places.final) if places.final.is_file() else None
+    return places.read_known(distiller.tokens, MMLogger.get_current_instance())
 
 
 def _place_in_run(subject: Subject) -> None:

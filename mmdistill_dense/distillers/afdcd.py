@@ -14,7 +14,7 @@ from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses
 from mmdistill_dense.losses.contrast import TEMPERATURE
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_option, check_positions
+from mmdistill_dense.utils.validate import check_map, check_option, check_positions
 
 
 @DISTILLERS.register_module()
@@ -126,10 +126,7 @@ class AfDCD(FeatureDistiller):
         return None
 
     def build_level(self, level: Level) -> nn.Module:
-        if len(level.student) != 3:
-            raise ValueError(
-                f'distillers.{self.name}: {level.name} must hold (C, H, W) maps, got {tuple(level.student)}.'
-            )
+        check_map(f'distillers.{self.name}', level.name, level.student)
         if self.ctr_weight:
             try:
                 losses.check_contrast(**self.contrast, channels=level.teacher[0])
@@ -163,9 +160,7 @@ class AfDCD(FeatureDistiller):
         """Return this iteration's (B, 1, H, W) mask of a level, True where kept."""
         if self.mask['type'] == 'centre':
             return losses.centre_keep(shape)
-        generator = self.generator()
-        generator.manual_seed(generator.initial_seed() + level)
-        return losses.random_keep(shape, self.mask['ratio'], generator)
+        return losses.random_keep(shape, self.mask['ratio'], self.generator(level))
 
 
 class PlainProjector(nn.Module):

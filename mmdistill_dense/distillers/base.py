@@ -171,10 +171,10 @@ class Distiller(nn.Module):
         nn.utils.clip_grads_with_norm_(self.parameters(), self.clip_max_norm, norm)
         return norm
 
-    def generator(self) -> torch.Generator:
-        """Return a CPU generator that depends on (seed, rank, iteration, distiller name) and on nothing else."""
+    def generator(self, level: int = 0) -> torch.Generator:
+        """Return a CPU generator that depends on (seed, rank, iteration, distiller name, level) and nothing else."""
         place = f'{self.state.seed}/{self.state.rank}/{self.state.iteration}/{self.name}'
-        return torch.Generator().manual_seed(zlib.crc32(place.encode()))
+        return torch.Generator().manual_seed(zlib.crc32(place.encode()) + level)
 
     def extra_repr(self) -> str:
         student, teacher = (', '.join(str(tap) for tap in taps) for taps in (self.student_taps, self.teacher_taps))

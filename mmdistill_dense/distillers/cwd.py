@@ -10,7 +10,7 @@ from mmdistill_dense.distillers.base import FeatureDistiller, Level
 from mmdistill_dense.losses import channel_divergence
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_map, check_positions
+from mmdistill_dense.utils.validate import check_map, check_positions, check_positive
 
 
 @DISTILLERS.register_module()
@@ -55,8 +55,7 @@ class CWD(FeatureDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)
-        if temperature <= 0:
-            raise ValueError(f'temperature must be > 0, got {temperature}.')
+        check_positive('temperature', temperature)
         self.temperature = temperature
 
     def build_align(self, level: Level) -> nn.Module | None:

@@ -12,6 +12,7 @@ from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses
 from mmdistill_dense.distillers.ground_truth import boxes_on_map
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.validate import check_map, check_positive
 
 
 @DISTILLERS.register_module()
@@ -81,16 +82,18 @@ class FGD(FeatureDistiller):
     ) -> None:
         super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)
         weights = dict(alpha=alpha, beta=beta, gamma=gamma, lambda_=lambda_)
-        for name, value in dict(weights, temperature=temperature).items():
-            if value < 0 or (name == 'temperature' and value == 0):
-                raise ValueError(f'{name} must be {"above 0" if name == "temperature" else ">= 0"}, got {value!r}.')
+        check_positive('temperature', temperature)
+        for name, value in weights.items():
+            if value < 0:
+                raise ValueError(f'{name} must be >= 0, got {value!r}.')
         self.temperature = temperature
         self.alpha, self.beta, self.gamma, self.lambda_ = weights.values()
 
     def build_level(self, level: Level) -> nn.Module:
-        if len(level.teacher) != 3 or level.teacher[0] < 2:
+        check_map(f'distillers.{self.name}', level.name, level.teacher)
+        if level.teacher[0] < 2:
             raise ValueError(
-                f'distillers.{self.name}: {level.name} must hold (C, H, W) maps of at least 2 channels, got '
+                f'distillers.{self.name}: {level.name} must hold maps of at least 2 channels, got '
                 f'{tuple(level.teacher)}; tap the neck.'
             )
         return nn.ModuleDict({side: GlobalContext(level.teacher[0]) for side in ('student', 'teacher')})

@@ -13,8 +13,8 @@ from torch import Tensor
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.distributed import mean_over_ranks
-from mmdistill_dense.utils.validate import check_classes, check_option
+from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
+from mmdistill_dense.utils.validate import check_classes, check_option, check_positive
 
 # Of each level: the pictures and the anchors of a mask. To find them waits for the device, so it is done once a mask.
 Places = Sequence[tuple[Tensor, ...]]
@@ -88,11 +88,12 @@ class LD(Distiller):
         self.scores, self.edges = f'{head}[0]', f'{head}[1]'
         super().__init__([self.scores, self.edges], **kwargs)
         check_option('reduction', reduction, ('sum', 'mean'))
-        positive = dict(temperature=temperature, class_temperature=class_temperature)
         weights = dict(main_weight=main_weight, valuable_weight=valuable_weight, class_weight=class_weight)
-        for name, value in dict(positive, **weights).items():
-            if value < 0 or (value == 0 and name in positive):
-                raise ValueError(f'{name} must be {"above 0" if name in positive else ">= 0"}, got {value!r}.')
+        check_positive('temperature', temperature)
+        check_positive('class_temperature', class_temperature)
+        for name, value in weights.items():
+            if value < 0:
+                raise ValueError(f'{name} must be >= 0, got {value!r}.')
         if not any(weights.values()):
             raise ValueError(f'{", ".join(weights)}: one must be above 0, got 0 for all.')
         if not 0 <= ratio < 1:
@@ -223,5 +224,5 @@ def _rows(maps: Sequence[Tensor], places: Places) -> Tensor:
 def _level_shares(places: Places, like: Tensor) -> Tensor:
     """Give each positive 1 / (positives of its level), their number averaged over the processes."""
     numbers = [len(pictures) for pictures, _ in places]
-    shares = 1 / mean_over_ranks(losses.to_device(torch.tensor(numbers).float(), like)).clamp_min(1e-6)
+    shares = 1 / mean_over_ranks(losses.to_device(torch.tensor(numbers).float(), like)).clamp_min(MIN_COUNT)
     return torch.cat([share.expand(number) for share, number in zip(shares, numbers, strict=True)])

@@ -10,7 +10,7 @@ from mmdistill_dense.distillers.base import FeatureDistiller, Level
 from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_classes, check_option, check_scores
+from mmdistill_dense.utils.validate import check_classes, check_option, check_positive, check_scores
 
 
 @DISTILLERS.register_module()
@@ -52,8 +52,7 @@ class LogitKD(FeatureDistiller):
         # Class scores mean the same in both networks or nothing: they are never mixed by an alignment.
         super().__init__(student_tap, teacher_tap, align='none', resize=resize, **kwargs)
         check_option('activation', activation, ('softmax', 'sigmoid'))
-        if temperature <= 0:
-            raise ValueError(f'temperature must be > 0, got {temperature}.')
+        check_positive('temperature', temperature)
         self.temperature = temperature
         self.activation = activation
         self.divergence = softmax_divergence if activation == 'softmax' else sigmoid_divergence

@@ -10,7 +10,7 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_option
+from mmdistill_dense.utils.validate import check_map, check_option, check_positive
 
 
 @DISTILLERS.register_module()
@@ -73,18 +73,13 @@ class MGD(FeatureDistiller):
         check_option('reduction', reduction, ('sum', 'mean'))
         if not 0 <= mask_ratio < 1:
             raise ValueError(f'mask_ratio is a probability in [0, 1), got {mask_ratio!r}.')
-        if not alpha > 0:
-            raise ValueError(f'alpha must be > 0, got {alpha!r}.')
+        check_positive('alpha', alpha)
         self.mask_ratio = mask_ratio
         self.alpha = alpha
         self.reduction = reduction
 
     def build_level(self, level: Level) -> nn.Module:
-        if len(level.teacher) != 3:
-            raise ValueError(
-                f'distillers.{self.name}: {level.name} must hold (C, H, W) maps, got {tuple(level.teacher)}; tap a '
-                'stage of the backbone or the neck.'
-            )
+        check_map(f'distillers.{self.name}', level.name, level.teacher)
         channels = level.teacher[0]
         first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         return nn.Sequential(first, nn.ReLU(inplace=True), second)
@@ -95,8 +90,6 @@ class MGD(FeatureDistiller):
         return {'loss_mgd': self.alpha * losses.feature_mimic(generated, teacher, reduction=self.reduction)}
 
     def _mask(self, x: Tensor, level: int) -> Tensor:
-        generator = self.generator()
-        generator.manual_seed(generator.initial_seed() + level)
         batch, _, height, width = x.shape
-        keep = losses.random_keep((batch, height, width), self.mask_ratio, generator)
+        keep = losses.random_keep((batch, height, width), self.mask_ratio, self.generator(level))
         return losses.to_device(keep, x).to(x.dtype)

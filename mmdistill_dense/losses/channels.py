@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mmdistill_dense.losses.kl import divergence_sum
-from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.precision import check_same_shape, check_temperature, loss_dtype, without_autocast
 
 
 @without_autocast
@@ -23,8 +23,7 @@ def channel_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
     Raises:
         ValueError: Unequal shapes, no axis of positions or a temperature that is not positive.
     """
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_temperature(temperature)
     check_same_shape(student, teacher)
     if student.dim() < 3:
         raise ValueError(f'channels are compared over their positions, got maps of shape {tuple(student.shape)}')

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses import contrast_kernel, contrast_plain
 from mmdistill_dense.losses.contrast_plain import Tokens
-from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.precision import check_same_shape, check_temperature, loss_dtype, without_autocast
 
 CONTRASTS = ('omni', 'channel', 'spatial')
 NEGATIVES = ('other_groups', 'all')
@@ -115,8 +115,8 @@ def check_contrast(
         raise ValueError(f'contrast must be one of {CONTRASTS}, got {contrast!r}')
     if negatives not in NEGATIVES:
         raise ValueError(f'negatives must be one of {NEGATIVES}, got {negatives!r}')
-    if temperature is not None and not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')
+    if temperature is not None:
+        check_temperature(temperature)
     if pool_size < 0:
         raise ValueError(f'pool_size must be 0 (none) or a kernel size, got {pool_size}')
     if patch_size is not None and (len(patch_size) != 2 or min(patch_size) < 1):

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses.blocks import block_elements, tiles
-from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.precision import check_same_shape, check_temperature, loss_dtype, without_autocast
 
 _EPS = 1e-8
 _FLAT = 1e-3  # of their mean; scores that vary less count as varying by a tenth
@@ -50,8 +50,7 @@ def correlation_distance(
     """
     if activation not in ('softmax', 'sigmoid'):
         raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_temperature(temperature)
     check_same_shape(student, teacher, what='logits')
     dtype = loss_dtype(student)
     if not student.numel():

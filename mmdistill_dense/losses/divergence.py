@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdistill_dense.losses.kl import divergence_sum
-from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.precision import check_same_shape, check_temperature, loss_dtype, without_autocast
 
 
 @without_autocast
@@ -58,8 +58,7 @@ def sigmoid_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
 
 
 def _prepare(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_temperature(temperature)
     check_same_shape(student, teacher, what='logits')
     dtype = loss_dtype(student)
     return student.to(dtype), teacher.detach().to(dtype)

@@ -7,7 +7,7 @@ its mean and variance per channel. No masked or attended copy of a map is made.
 import torch
 from torch import Tensor
 
-from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.precision import check_same_shape, check_temperature, loss_dtype, without_autocast
 
 _CHUNK = 64  # boxes painted at once
 
@@ -66,7 +66,7 @@ def spatial_attention(x: Tensor, temperature: float) -> Tensor:
     Raises:
         ValueError: For a temperature that is not positive.
     """
-    _check_temperature(temperature)
+    check_temperature(temperature)
     batch, _, height, width = x.shape
     size = x.to(loss_dtype(x)).abs().mean(1)
     return height * width * (size.flatten(1) / temperature).softmax(1).view(batch, height, width)
@@ -86,7 +86,7 @@ def channel_attention(x: Tensor, temperature: float) -> Tensor:
     Raises:
         ValueError: For a temperature that is not positive.
     """
-    _check_temperature(temperature)
+    check_temperature(temperature)
     size = x.to(loss_dtype(x)).abs().sum((2, 3)) / max(x.shape[2] * x.shape[3], 1)
     return x.shape[1] * (size / temperature).softmax(1)
 
@@ -156,8 +156,3 @@ def shifted_error(student: Tensor, teacher: Tensor, shift: Tensor) -> Tensor:
     difference = student.to(dtype) - teacher.detach().to(dtype)
     variance, mean = torch.var_mean(difference, dim=(2, 3), correction=0)
     return positions * (variance + (mean + shift.to(dtype)).square()).sum() / max(len(student), 1)
-
-
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')

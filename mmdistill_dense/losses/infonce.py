@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.precision import check_same_shape, loss_dtype
+from mmdistill_dense.losses.precision import check_same_shape, check_temperature, loss_dtype
 
 MIN_NORM = 1e-6  # shorter pixels have no direction
 
@@ -48,8 +48,7 @@ def pixel_info_nce(
     Raises:
         ValueError: A temperature that is not positive, or shapes that do not fit.
     """
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_temperature(temperature)
     check_same_shape(student, teacher, what='rows')
     if negatives.ndim != 2 or student.ndim != 2 or negatives.shape[1] != student.shape[1]:
         raise ValueError(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.losses.kl import divergence_sum
-from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.precision import check_same_shape, check_temperature, loss_dtype, without_autocast
 
 _EPS = 1e-6  # of areas, as mmdet's overlaps
 
@@ -31,8 +31,7 @@ def weighted_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, tem
     Raises:
         ValueError: Unequal shapes, weights that are not one per row, or a temperature that is not positive.
     """
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_temperature(temperature)
     check_same_shape(student, teacher, what='logits')
     if weight.shape != student.shape[:-1]:
         raise ValueError(f'weight must be {tuple(student.shape[:-1])}, one per row, got {tuple(weight.shape)}')

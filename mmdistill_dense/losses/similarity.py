@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.precision import loss_dtype, without_autocast
+from mmdistill_dense.losses.precision import check_temperature, loss_dtype, without_autocast
 
 _BLOCK_BYTES = 16 * 2**20  # of one matrix of scores; about five are held at a time
 
@@ -45,8 +45,7 @@ def similarity_divergence(
     Raises:
         ValueError: A temperature that is not positive, or shapes that do not fit.
     """
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_temperature(temperature)
     _check_shapes(student, student_keys, teacher, teacher_keys)
     if row_weight is not None and row_weight.shape != student.shape[:1]:
         raise ValueError(f'row_weight must be ({len(student)},), got {tuple(row_weight.shape)}')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Recorded
+from mmdistill_dense.distillers.pcd.compared import Views
 from mmdistill_dense.distillers.pcd.pcd import PCD
 from mmdistill_dense.utils.distributed import mean_over_ranks
 from mmdistill_dense.utils.random_streams import fork_rng
@@ -39,27 +40,17 @@ def measure_step(distiller: PCD, student: Recorded, teacher: Recorded, data_samp
 
         Without keys in the queue, ``negative`` and ranks are left out.
     """
-    students, teachers = distiller._views('student', student), distiller._views('teacher', teacher)
-    pairs = distiller._pairs(len(students))
-    found = []
-    for level, (s, t) in enumerate(zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)):
-        found.append(_measure_level(distiller, level, s, t, pairs, data_samples))
+    levels = enumerate(distiller.levels(student, teacher))
+    found = [_measure_level(distiller, level, views, data_samples) for level, views in levels]
     names = [name for name in found[0] if all(name in one for one in found)]
     means = torch.stack([torch.stack([one[name] for one in found]).mean().double() for name in names])
     return dict(zip(names, mean_over_ranks(means).tolist(), strict=True))
 
 
-def _measure_level(
-    distiller: PCD,
-    level: int,
-    students: Sequence[Tensor],
-    teachers: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    data_samples: Any,
-) -> dict[str, Tensor]:
+def _measure_level(distiller: PCD, level: int, views: Views, data_samples: Any) -> dict[str, Tensor]:
     parts = (distiller._part(name, level) for name in ('attention', 'projector', 'predictor'))
     with untouched(*parts):
-        seen = distiller.compare(level, students, teachers, pairs, data_samples)
+        seen = distiller.compare(level, views, data_samples)
     with torch.autocast(seen.own.device.type, enabled=False):
         found = _similarities(*(torch.cat([row[k] for row in seen.rows]) for k in range(3)))
         negatives = distiller._queue(level).negatives()

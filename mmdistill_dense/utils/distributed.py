@@ -8,6 +8,8 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+MIN_COUNT = 1e-6  # less than the mean, over any number of processes, of a count that is 1 in one of them
+
 
 def gather_rows(rows: Tensor) -> Tensor:
     """Return the rows of every process, in order of rank; their number may differ."""

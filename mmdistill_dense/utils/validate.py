@@ -20,6 +20,12 @@ def check_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f'{name} must be a whole number >= {least}, got {value!r}.')
 
 
+def check_positive(name: str, value: float) -> None:
+    """Raise a ``ValueError`` that names the option, a temperature for instance, unless it is a number above 0."""
+    if not value > 0:
+        raise ValueError(f'{name} must be > 0, got {value!r}.')
+
+
 def is_count(value: Any) -> bool:
     """Tell whether a value is a whole number (and no truth value)."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -206,7 +206,7 @@ def test_shape_errors_at_construction() -> None:
         _distiller(teacher=30)
     distiller = AfDCD()
     flat = {TAP: [torch.Size((1, 32))]}
-    with pytest.raises(ValueError, match=r'must hold \(C, H, W\) maps'):
+    with pytest.raises(ValueError, match=r'gives \(32,\) .*no map \(C, H, W\)'):
         distiller.setup(flat, flat)
 
 

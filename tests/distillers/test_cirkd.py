@@ -362,7 +362,7 @@ def test_data_without_label_maps_are_refused():
 
 
 def test_vectors_are_refused():
-    with pytest.raises(ValueError, match=r'must be \(B, C, H, W\) maps, got \(4,\)'):
+    with pytest.raises(ValueError, match=r'gives \(4,\) .*no map \(C, H, W\)'):
         make((2, 4), (2, 5))
 
 

@@ -251,7 +251,7 @@ def test_example():
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
-        (dict(temperature=0), 'temperature must be above 0, got 0'),
+        (dict(temperature=0), 'temperature must be > 0, got 0'),
         (dict(alpha=-1), 'alpha must be >= 0, got -1'),
         (dict(lambda_=-1e-6), r'lambda_ must be >= 0, got -1e-06'),
     ],
@@ -261,8 +261,11 @@ def test_options_that_do_not_fit(options, words):
         FGD(**options)
 
 
-@pytest.mark.parametrize('shape', [(1, 4), (1, 1, 8, 8)])
-def test_maps_that_do_not_fit(shape):
+@pytest.mark.parametrize(
+    ('shape', 'words'),
+    [((1, 4), r'gives \(4,\) .*no map \(C, H, W\)'), ((1, 1, 8, 8), 'must hold maps of at least 2 channels')],
+)
+def test_maps_that_do_not_fit(shape, words):
     shapes = {'neck': [torch.Size(shape)]}
-    with pytest.raises(ValueError, match=r'must hold \(C, H, W\) maps of at least 2 channels'):
+    with pytest.raises(ValueError, match=words):
         FGD().setup(shapes, shapes)

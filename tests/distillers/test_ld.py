@@ -316,7 +316,7 @@ def test_a_batch_without_boxes_is_refused(samples) -> None:
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
-        (dict(temperature=0), 'temperature must be above 0, got 0'),
+        (dict(temperature=0), 'temperature must be > 0, got 0'),
         (dict(main_weight=-1), 'main_weight must be >= 0, got -1'),
         (dict(main_weight=0, valuable_weight=0, class_weight=0), 'main_weight, .* one must be above 0, got 0 for all'),
         (dict(class_weight=-1), 'class_weight must be >= 0, got -1'),

@@ -147,5 +147,5 @@ def test_options_that_do_not_fit(options, words):
 
 
 def test_vectors_are_refused():
-    with pytest.raises(ValueError, match=r'must hold \(C, H, W\) maps, got \(3,\); tap a stage'):
+    with pytest.raises(ValueError, match=r'gives \(3,\) .*no map \(C, H, W\).*; tap a backbone stage'):
         _distiller(shapes=((1, 3), (1, 3)))

@@ -363,7 +363,7 @@ def test_bad_shapes_are_named():
         _make((1, 6, 3, 5), (1, 9, 3, 5))
     with pytest.raises(ValueError, match=r'num_heads=8 does not divide the 6 channels .* one of \[1, 2, 3, 6\]'):
         _make((1, 6, 3, 5), attention={})
-    with pytest.raises(ValueError, match=r'must be \(B, C, H, W\) maps, got \(1, 6\)'):
+    with pytest.raises(ValueError, match=r'gives \(6,\) .*no map \(C, H, W\)'):
         _make((1, 6))
     distiller = PCD('neck')
     two, three = ([torch.Size((1, 4, 2, 2))] * n for n in (2, 3))

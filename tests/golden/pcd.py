@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import PCD
-from mmdistill_dense.distillers.pcd.pcd import NegativeQueue, PixelAttention
-from mmdistill_dense.distillers.pcd.queue import Compared
+from mmdistill_dense.distillers.pcd.compared import Compared
+from mmdistill_dense.distillers.pcd.head import PixelAttention
+from mmdistill_dense.distillers.pcd.queue import NegativeQueue
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -17,7 +17,7 @@ import mmseg.models  # noqa: F401
 import torch
 from mmengine.hooks import CheckpointHook, Hook
 
-from mmdistill_dense.distillers.maskd import learn_tokens, prepare_tokens
+from mmdistill_dense.distillers.maskd import prepare_tokens, token_learner
 from mmdistill_dense.suite.execute import job
 from tests import toys
 from tests.kill import kinds
@@ -200,13 +200,13 @@ def place_of(frame: Any) -> str:
 
 def _watch_tokens(witness: Witness) -> None:
     """The learning has no hooks: its steps count as iterations, its files as checkpoints."""
-    step, write = learn_tokens.TokenLearner.step, prepare_tokens.write_tokens
+    step, write = token_learner.TokenLearner.step, prepare_tokens.write_tokens
 
     def stepped(self: Any, *args: Any) -> Any:
         witness.iteration()
         return step(self, *args)
 
-    learn_tokens.TokenLearner.step = stepped
+    token_learner.TokenLearner.step = stepped
     prepare_tokens.write_tokens = _inside(witness, 'tokens', write)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
 from mmdistill_dense.distillers.maskd.learn_options import LearnOptions
-from mmdistill_dense.distillers.maskd.learn_tokens import PATIENCE, Task, TokenLearner, initial_tokens
+from mmdistill_dense.distillers.maskd.token_learner import PATIENCE, Task, TokenLearner, initial_tokens
 from mmdistill_dense.losses import mask_dice, token_masks
 from mmdistill_dense.networks.taps import Tap
 

@@ -38,9 +38,9 @@ def test_identity_is_what_the_result_depends_on():
     ('option', 'kind', 'words'),
     [
         (dict(max_iter=5), KeyError, r"learn\.max_iter is no option.*Did you mean 'max_iters'"),
-        (dict(max_iters=0), ValueError, r'learn\.max_iters must be a whole number of at least 1, got 0'),
+        (dict(max_iters=0), ValueError, r'learn\.max_iters must be a whole number >= 1, got 0'),
         (dict(save_interval=1.5), ValueError, r'learn\.save_interval'),
-        (dict(schedule='step'), ValueError, r"learn\.schedule must be 'cosine' or 'poly', got 'step'"),
+        (dict(schedule='step'), ValueError, r"learn\.schedule must be one of 'cosine', 'poly', got 'step'"),
         (dict(power=1.0), ValueError, r"learn\.power acts with learn.schedule='poly' only"),
         (dict(optimizer='Adam'), ValueError, r'learn\.optimizer must be dict'),
         (dict(optimizer=dict(type='Adam')), ValueError, r'learn\.optimizer must be dict'),

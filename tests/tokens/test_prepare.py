@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmseg.models import SegDataPreProcessor
 
 from mmdistill_dense.distillers import MasKD
-from mmdistill_dense.distillers.maskd import learn_tokens
+from mmdistill_dense.distillers.maskd import token_learner
 from mmdistill_dense.registry import HOOKS, MODELS
 from tests import toys
 from tests.tokens.tokens import LEARN, LOGITS, NECK, det_model, log_of, seg_model, token_files, tokens_of
@@ -22,13 +22,13 @@ from tests.tokens.tokens import LEARN, LOGITS, NECK, det_model, log_of, seg_mode
 def learned(monkeypatch):
     """The iterations of the learning that happen, as a list that fills."""
     iterations = []
-    step = learn_tokens.TokenLearner.step
+    step = token_learner.TokenLearner.step
 
     def noted(self, *args):
         iterations.append(self.iteration)
         return step(self, *args)
 
-    monkeypatch.setattr(learn_tokens.TokenLearner, 'step', noted)
+    monkeypatch.setattr(token_learner.TokenLearner, 'step', noted)
     return iterations
 
 
@@ -178,14 +178,14 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
 
     whole = start('whole')
     learned.clear()
-    step = learn_tokens.TokenLearner.step
+    step = token_learner.TokenLearner.step
 
     def interrupted(self, *args):
         if self.iteration == after:
             raise Interrupt
         return step(self, *args)
 
-    monkeypatch.setattr(learn_tokens.TokenLearner, 'step', interrupted)
+    monkeypatch.setattr(token_learner.TokenLearner, 'step', interrupted)
     with pytest.raises(Interrupt):
         start('cut')
     (partial,) = token_files(tmp_path / 'cut')
@@ -195,7 +195,7 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
         with pytest.raises(ValueError, match=r'tokens=.*\.partial\.pth.* is the state of unfinished learning'):
             run(tmp_path / 'other', seg_model(given))
     assert not multiprocessing.active_children(), 'the workers are gone, even so'
-    monkeypatch.setattr(learn_tokens.TokenLearner, 'step', step)
+    monkeypatch.setattr(token_learner.TokenLearner, 'step', step)
     learned.clear()
     again = start('cut')
     assert learned == list(range(after // 2 * 2, 6)), 'from the last saved iteration'
@@ -205,7 +205,7 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize('changes', [dict(randomness=dict(seed=6)), dict(train_dataloader=dict(batch_size=4))])
 def test_an_unfinished_file_of_another_seed_or_batch_size_is_not_continued(tmp_path, monkeypatch, learned, changes):
-    step = learn_tokens.TokenLearner.step
+    step = token_learner.TokenLearner.step
 
     def interrupted(self, *args):
         if self.iteration == 3:
@@ -213,7 +213,7 @@ def test_an_unfinished_file_of_another_seed_or_batch_size_is_not_continued(tmp_p
         return step(self, *args)
 
     with monkeypatch.context() as patched, pytest.raises(Interrupt):
-        patched.setattr(learn_tokens.TokenLearner, 'step', interrupted)
+        patched.setattr(token_learner.TokenLearner, 'step', interrupted)
         run(tmp_path)
     learned.clear()
     runner = run(tmp_path, **changes)

@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from mmdistill_dense.distillers.maskd import learn_tokens
+from mmdistill_dense.distillers.maskd import token_learner
 from mmdistill_dense.engine import DistillDDP
 from tests import gloo, toys
 from tests.tokens.test_learn import blobs, learner
@@ -41,20 +41,20 @@ def learned(folder, **changes):
 
 def interrupted(folder, at):
     """Run until a step of the learning, where every process fails."""
-    step = learn_tokens.TokenLearner.step
+    step = token_learner.TokenLearner.step
 
     def stop(self, *args):
         if self.iteration == at:
             raise InterruptedError
         return step(self, *args)
 
-    learn_tokens.TokenLearner.step = stop
+    token_learner.TokenLearner.step = stop
     try:
         toys.train(None, run_config(folder))
     except InterruptedError:
         return True
     finally:
-        learn_tokens.TokenLearner.step = step
+        token_learner.TokenLearner.step = step
 
 
 def error_of(folder):
@@ -101,8 +101,8 @@ def process(rank, folder, teacher):
     """What each of the two processes does."""
     folder = gloo.join(rank, folder, teacher)
     seen = []
-    gated = learn_tokens.gated_loss
-    learn_tokens.gated_loss = lambda *args: (seen.append(args[3].sum()), gated(*args))[1]
+    gated = token_learner.gated_loss
+    token_learner.gated_loss = lambda *args: (seen.append(args[3].sum()), gated(*args))[1]
     found = dict(whole=learned(folder / 'whole'))
     found['seen'] = torch.stack(seen)
     found['cached'] = learned(folder / 'whole')
@@ -110,7 +110,7 @@ def process(rank, folder, teacher):
     found['files'] = [path.name for path in (folder / 'cut' / 'maskd_tokens').iterdir()]
     found['continued'] = learned(folder / 'cut')
     found['error'] = error_of(folder / 'error')
-    learn_tokens.gated_loss = gated
+    token_learner.gated_loss = gated
     found['learning'] = one_learning_step(rank, 2)
     student = pair()
     found['training'] = one_training_step(DistillDDP(student, broadcast_buffers=False), student, rank, 2)

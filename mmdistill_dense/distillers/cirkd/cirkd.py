@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from mmdistill_dense.distillers.base import FeatureDistiller, Level, Shapes
 from mmdistill_dense.distillers.cirkd.memory import ClassMemory, choose_pixels, is_class, region_means
 from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
-from mmdistill_dense.distillers.pcd.queue import MIN_COUNT
 from mmdistill_dense.losses import normalize_pixels, similarity_divergence, to_device
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.distributed import gather_rows_with_gradient, mean_over_ranks, rows_before
-from mmdistill_dense.utils.validate import check_count, check_directions, check_positions
+from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows_with_gradient, mean_over_ranks, rows_before
+from mmdistill_dense.utils.validate import check_count, check_directions, check_map, check_positions, check_positive
 
 
 @DISTILLERS.register_module()
@@ -104,8 +103,7 @@ class CIRKD(FeatureDistiller):
         if min(weights) < 0 or not any(weights):
             names = 'minibatch_weight, pixel_weight and region_weight'
             raise ValueError(f'{names} must be >= 0 and not all 0, got {weights}.')
-        if not temperature > 0:
-            raise ValueError(f'temperature must be > 0, got {temperature}.')
+        check_positive('temperature', temperature)
         counts = {'pixel_memory': pixel_memory, 'region_memory': region_memory, 'pixel_contrast': pixel_contrast}
         counts |= {'region_contrast': region_contrast, 'pixels_per_image': pixels_per_image, 'pool': pool}
         for name, value in {**counts, 'num_classes': 1 if num_classes is None else num_classes}.items():
@@ -141,12 +139,8 @@ class CIRKD(FeatureDistiller):
 
     def build_level(self, level: Level) -> nn.Module | None:
         """Return the projector and the queues."""
-        if len(level.student) != 3:
-            raise ValueError(
-                f'distillers.{self.name}: {level.name} must be (B, C, H, W) maps, got {tuple(level.student)} '
-                '(without the batch).'
-            )
         key = f'distillers.{self.name}'
+        check_map(key, level.name, level.student)
         if self.minibatch_weight:
             check_directions(key, level.name, level.student[0])
             pooled = (1, *(-(-side // self.pool) for side in self.grid(level)))

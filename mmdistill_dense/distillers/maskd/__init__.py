@@ -2,7 +2,6 @@
 
 from mmdistill_dense.distillers.maskd.load_tokens import ready_distiller
 from mmdistill_dense.distillers.maskd.maskd import MasKD
-from mmdistill_dense.distillers.maskd.prepare_tokens import prepare_tokens
 from mmdistill_dense.distillers.maskd.token_files import read_tokens, write_tokens
 
-__all__ = ['MasKD', 'prepare_tokens', 'read_tokens', 'ready_distiller', 'write_tokens']
+__all__ = ['MasKD', 'read_tokens', 'ready_distiller', 'write_tokens']

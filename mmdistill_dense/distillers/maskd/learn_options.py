@@ -12,13 +12,7 @@ from mmengine.optim import OPTIMIZERS
 from torch import Tensor
 
 from mmdistill_dense.config.unknown_keys import hint
-
-_SCHEDULES = ('cosine', 'poly')
-_CLIP = {'max_norm', 'norm_type'}
-
-
-def _adam() -> dict[str, Any]:
-    return {'type': 'Adam', 'lr': 0.01, 'weight_decay': 1e-3}
+from mmdistill_dense.utils.validate import check_count, check_option
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ class LearnOptions:
     """
 
     max_iters: int = 2000
-    optimizer: Mapping[str, Any] = field(default_factory=_adam)
+    optimizer: Mapping[str, Any] = field(default_factory=lambda: {'type': 'Adam', 'lr': 0.01, 'weight_decay': 1e-3})
     schedule: str = 'cosine'
     eta_min: float | None = None
     power: float | None = None
@@ -67,17 +61,17 @@ class LearnOptions:
 
     def _check(self) -> None:
         for name in ('max_iters', 'save_interval', 'log_interval'):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f'learn.{name} must be a whole number of at least 1, got {getattr(self, name)!r}.')
-        if self.schedule not in _SCHEDULES:
-            raise ValueError(f"learn.schedule must be 'cosine' or 'poly', got {self.schedule!r}.")
+            check_count(f'learn.{name}', getattr(self, name), 1)
+        check_option('learn.schedule', self.schedule, ('cosine', 'poly'))
         if self.power is not None and self.schedule != 'poly':
             raise ValueError("learn.power acts with learn.schedule='poly' only.")
         if not isinstance(self.optimizer, Mapping) or not {'type', 'lr'} <= set(self.optimizer):
             raise ValueError(f"learn.optimizer must be dict(type='Adam', lr=…, …), got {self.optimizer!r}.")
         self.build_optimizer([torch.zeros(1, requires_grad=True)])  # a misspelt option shows now, not hours later
         clip = self.clip_grad
-        if clip is not None and not (isinstance(clip, Mapping) and 'max_norm' in clip and set(clip) <= _CLIP):
+        if clip is not None and not (
+            isinstance(clip, Mapping) and {'max_norm'} <= set(clip) <= {'max_norm', 'norm_type'}
+        ):
             raise ValueError(f'learn.clip_grad must be None or dict(max_norm=…, norm_type=2), got {clip!r}.')
         if not isinstance(self.dice_weight, (int, float)) or self.dice_weight < 0:
             raise ValueError(f'learn.dice_weight must be a number >= 0, got {self.dice_weight!r}.')

@@ -1,53 +1,36 @@
-"""Learns tokens: the teacher's training loss behind the gate plus Dice, differentiated for the tokens alone."""
+"""Learns tokens on the training data of a run: the loop, its batches and its lines in the log."""
+
+# No mmengine Runner does this. One inside the run's before_train learns the same bits, which was tried, but it takes
+# more code: averaging, skipped steps and unfinished files need a train_step of their own in any case, and the inner
+# Runner must be kept from the run's logger, MessageHub, Visualizer, random streams, model wrapper and folder.
 
 from __future__ import annotations
 
 import copy
-import math
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, broadcast_object_list, get_rank, get_world_size
-from torch import Tensor
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import broadcast_object_list, get_rank, get_world_size
+from torch.utils.data import DataLoader
 
-from mmdistill_dense.distillers.maskd.gated_teacher import (
-    GatedTap,
-    gated_loss,
-    only_possible_heads,
-    task_loss,
-    training_objective,
-)
-from mmdistill_dense.distillers.maskd.learn_options import LearnOptions
-from mmdistill_dense.distillers.maskd.learning_batches import learning_batches
-from mmdistill_dense.distillers.maskd.token_files import TOKEN, Values
+from mmdistill_dense.distillers.maskd.gated_teacher import only_possible_heads, task_loss, training_objective
+from mmdistill_dense.distillers.maskd.token_files import Values
+from mmdistill_dense.distillers.maskd.token_learner import Step, Task, TokenLearner
+from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.random_streams import fork_rng, mix, seed_everything
-
-if TYPE_CHECKING:
-    from mmdistill_dense.networks.teacher import FrozenTeacher
-
-PATIENCE = 10  # steps in a row that may be skipped
-
-
-@dataclass
-class Task:
-    """What is learned, and where."""
-
-    name: str
-    teacher: FrozenTeacher
-    taps: Sequence[GatedTap]
-    shapes: Mapping[str, torch.Size]
-    options: LearnOptions
+from mmdistill_dense.utils.reproducible import SeededBatches
 
 
 def learn_tokens(
     task: Task, runner: Any, partial: Mapping[str, Any] | None, save: Callable[[TokenLearner], None]
 ) -> Values:
-    """Learn the tokens of a distiller on the training data of a run; called by all processes of it together.
+    """Learn the tokens of a distiller; called by all processes of a run together.
 
     Random streams, the run's loader and the teacher (weights, buffers, modes, hooks) are afterwards what they were.
     Hooks with a method ``after_prepare_iter(runner, done, whole)`` are told of every iteration.
@@ -71,30 +54,13 @@ def learn_tokens(
             f'distillers.{task.name}: tokens are learned through the training loss of {task.teacher.key}, and '
             f'{type(network).__name__} has none; give learned ones as tokens=.'
         )
-    model = getattr(runner.model, 'module', runner.model)
-    seeds = [mix(runner.seed, zlib.crc32(task.name.encode()))]
-    broadcast_object_list(seeds)  # runs may seed their processes differently; tokens and order of the data are one
-    seed = seeds[0]
-    origin = {
-        'seed': seed,
-        'batch_size': runner.train_dataloader.batch_sampler.batch_size,
-        'processes': get_world_size(),
-    }
-    if partial is not None and partial['origin'] != origin:
-        runner.logger.warning(
-            f'{task.name}: the unfinished tokens belong to {partial["origin"]} and this run has {origin}, which would '
-            'not continue to the same values: learning starts anew.'
-        )
-        partial = None
-    learner = TokenLearner(task, seed, next(network.parameters()).device)
-    learner.origin = origin
-    if partial is not None:
-        learner.load_state_dict(partial)
-    preprocessor = copy.deepcopy(model.data_preprocessor)  # some keep a state, which is the run's
+    learner = _begin(task, runner, partial)
+    seed, whole = learner.origin['seed'], task.options.max_iters
+    preprocessor = copy.deepcopy(unwrap(runner.model).data_preprocessor)  # some keep a state, which is the run's
     report = _Report(task, runner.logger, learner.iteration)
     loader = learning_batches(runner.train_dataloader, seed, learner.iteration)
     with fork_rng(), training_objective(network), torch.enable_grad(), loader as batches:
-        while learner.iteration < task.options.max_iters:
+        while learner.iteration < whole:
             batch = next(batches)
             seed_everything(mix(seed, get_rank(), learner.iteration, 2))
             data = preprocessor(batch, True)
@@ -103,119 +69,76 @@ def learn_tokens(
             told = report.due(learner.iteration)
             labels = copy.deepcopy(samples) if told else None
             step = learner.step(inputs, samples)
-            runner.call_hook('after_prepare_iter', done=learner.iteration, whole=task.options.max_iters)
+            runner.call_hook('after_prepare_iter', done=learner.iteration, whole=whole)
             if told:
                 with torch.no_grad():
-                    plain = all_reduce_mean(task_loss(network, inputs, labels).detach())
+                    plain = mean_over_ranks(task_loss(network, inputs, labels).detach())
                 report.write(learner.iteration, step, float(plain))
-            if learner.iteration % task.options.save_interval == 0 and learner.iteration < task.options.max_iters:
+            if learner.iteration % task.options.save_interval == 0 and learner.iteration < whole:
                 save(learner)
     return learner.detached()
 
 
-@dataclass
-class Step:
-    """Means over all processes of what one iteration gave."""
+def _begin(task: Task, runner: Any, partial: Mapping[str, Any] | None) -> TokenLearner:
+    """Return a learner at its beginning, or where an interrupted one with the same origin was saved."""
+    seeds = [mix(runner.seed, zlib.crc32(task.name.encode()))]
+    broadcast_object_list(seeds)  # runs may seed their processes differently; tokens and order of the data are one
+    network: Any = task.teacher.network
+    learner = TokenLearner(task, seeds[0], next(network.parameters()).device)
+    learner.origin.update(batch_size=runner.train_dataloader.batch_sampler.batch_size, processes=get_world_size())
+    if partial is not None and partial['origin'] == learner.origin:
+        learner.load_state_dict(partial)
+    elif partial is not None:
+        runner.logger.warning(
+            f'{task.name}: the unfinished tokens belong to {partial["origin"]} and this run has {learner.origin}, '
+            'which would not continue to the same values: learning starts anew.'
+        )
+    return learner
 
-    rate: float
-    task: float
-    dice: list[float]
-    area: list[float]
 
+@contextmanager
+def learning_batches(loader: DataLoader, seed: int, start: int) -> Iterator[Iterator[Any]]:
+    """Yield endless batches of a loader's data set, with its batch size, collation, workers and way of grouping.
 
-class TokenLearner:
-    """The values, their optimizer and the place in the learning.
+    The loader itself is left alone. Each process gets its own part. What a batch holds depends on (seed, rank, its
+    number) alone; the workers end with the context.
 
     Args:
-        task: What is learned.
-        seed: Of the initial values.
-        device: Where the teacher is.
+        loader: The run's training loader.
+        seed: Seed of the order and the augmentation.
+        start: Number of the first batch; those before it are not loaded.
     """
-
-    def __init__(self, task: Task, seed: int, device: torch.device) -> None:
-        self.task = task
-        self.values = {n: v.to(device).requires_grad_() for n, v in initial_tokens(task.shapes, seed).items()}
-        self.optimizer = task.options.build_optimizer(list(self.values.values()))
-        self.iteration = 0
-        self.skipped = 0
-        self.origin: dict[str, int] = {}  # what the course of the learning depends on besides the fingerprint
-
-    def step(self, inputs: Tensor, data_samples: Any) -> Step:
-        """Do one iteration: forward, gradients averaged over the processes, one step of the optimizer."""
-        options = self.task.options
-        rate = options.rate(self.iteration)
-        for group in self.optimizer.param_groups:
-            group['lr'] = rate
-        loss = gated_loss(self.task.teacher.network, self.task.taps, self.values, inputs, data_samples)
-        total = loss.task + options.dice_weight * torch.stack(loss.dice).sum()
-        parameters = list(self.values.values())
-        gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
-        scalars = torch.stack([value.detach().float() for value in (loss.task, *loss.dice, *loss.area)])
-        flat = all_reduce_mean(torch.cat([*(gradient.flatten() for gradient in gradients), scalars]))
-        *means, scalars = flat.split([*(parameter.numel() for parameter in parameters), len(scalars)])
-        for parameter, mean in zip(parameters, means, strict=True):
-            parameter.grad = mean.view_as(parameter)
-        task, *levels = scalars.tolist()
-        count = len(loss.dice)
-        step = Step(rate, task, levels[:count], levels[count:])
-        self._advance(step, bool(flat.isfinite().all()))
-        return step
-
-    def _advance(self, step: Step, finite: bool) -> None:
-        self.skipped = 0 if finite else self.skipped + 1
-        if self.skipped >= PATIENCE:
-            raise RuntimeError(
-                f'distillers.{self.task.name}: the loss was not finite in {PATIENCE} iterations in a row, the last is '
-                f'{self.iteration} ({self._where(step)}). Lower learn.optimizer.lr, or set learn.clip_grad.'
-            )
-        if finite:
-            if self.task.options.clip_grad is not None:
-                torch.nn.utils.clip_grad_norm_(self.values.values(), **self.task.options.clip_grad)
-            self.optimizer.step()
-        self.iteration += 1
-
-    def _where(self, step: Step) -> str:
-        bad = {int(name.split('.')[0]) for name, v in self.values.items() if not v.grad.isfinite().all()}  # type: ignore[union-attr]
-        bad |= {level for level, dice in enumerate(step.dice) if not math.isfinite(dice)}
-        task = 'task loss not finite, ' if not math.isfinite(step.task) else ''
-        return f'{task}level {", ".join(map(str, sorted(bad))) or "none"}'
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` continues from, beside the values."""
-        place = {'origin': self.origin, 'iteration': self.iteration, 'skipped': self.skipped}
-        return {**place, 'optimizer': self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state_dict()`` with its ``values``."""
-        with torch.no_grad():
-            for name, value in state['values'].items():
-                self.values[name].copy_(value)
-        self.optimizer.load_state_dict(state['optimizer'])
-        self.iteration, self.skipped = state['iteration'], state['skipped']
-
-    def detached(self) -> Values:
-        """Return the values as they are now."""
-        return {name: value.detach().clone() for name, value in self.values.items()}
+    workers = loader.num_workers
+    own: DataLoader = DataLoader(
+        loader.dataset,
+        batch_sampler=_group(loader, seed),
+        collate_fn=loader.collate_fn,
+        num_workers=workers,
+        pin_memory=loader.pin_memory,
+        prefetch_factor=loader.prefetch_factor if workers else None,
+        multiprocessing_context=loader.multiprocessing_context if workers else None,
+    )
+    batches = SeededBatches(own, seed, get_rank())
+    batches.skip_iter(start)
+    try:
+        yield batches
+    finally:
+        batches.close()
 
 
-def initial_tokens(shapes: Mapping[str, torch.Size], seed: int) -> Values:
-    """Draw initial values: tokens N(0, 0.01²), so that every mask is about ½; convolutions N(0, 2 / (k² C_out)); biases
-    0."""
-    generator = torch.Generator().manual_seed(seed)
-    values = {}
-    for name, shape in shapes.items():
-        if name.endswith('bias'):
-            values[name] = torch.zeros(shape)
-            continue
-        deviation = 0.01 if name.endswith(TOKEN) else math.sqrt(2 / (shape[0] * shape[2] * shape[3]))
-        values[name] = torch.randn(shape, generator=generator) * deviation
-    return values
-
-
-def all_reduce_mean(value: Tensor) -> Tensor:
-    """Return the mean over all processes."""
-    all_reduce(value, op='mean')
-    return value
+def _group(loader: DataLoader, seed: int) -> Any:
+    """Group an endless order of the data into batches as the loader does (by aspect ratio, for instance)."""
+    configured: Any = loader.batch_sampler
+    dataset: Any = loader.dataset
+    sampler = InfiniteSampler(dataset, shuffle=True, seed=mix(seed, 0))
+    try:
+        return type(configured)(sampler, configured.batch_size, True)
+    except TypeError as error:
+        raise ValueError(
+            f'train_dataloader.batch_sampler: learning tokens needs one like it over another order, and '
+            f'{type(configured).__name__}(sampler, batch_size, drop_last) fails ({error}). Learn them in a run with an '
+            'ordinary loader (tools/learn_tokens.py) and give the file as tokens=.'
+        ) from error
 
 
 class _Report:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.distillers.maskd.fingerprint import from_number
+from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.maskd.prepare_tokens import Places
-from mmdistill_dense.registry import DISTILLERS, MODELS
+from mmdistill_dense.registry import MODELS
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
-
-if TYPE_CHECKING:
-    from mmdistill_dense.distillers.maskd.maskd import MasKD
 
 
 def ready_distiller(
@@ -42,31 +40,27 @@ def ready_distiller(
     config = config if isinstance(config, Config) else Config.fromfile(config)
     init_default_scope(config.get('default_scope', 'mmengine'))
     model = MODELS.build(config.model)
-    kind: Any = DISTILLERS.get('MasKD')
-    found = [d for d in getattr(model, 'distillers', {}).values() if isinstance(d, kind)]
+    found = [d for d in getattr(model, 'distillers', {}).values() if isinstance(d, MasKD)]
     if not found:
         raise KeyError("model.distillers of this config holds no dict(type='MasKD', …).")
-    distiller = found[0]
+    distiller: Any = found[0]
     distiller.teacher.load(next(model.parameters()))
     if checkpoint is not None:
         _load(model, checkpoint)
     places = Places(distiller, distiller.teacher, _work_dir(config), config.train_dataloader.get('dataset'))
-    logger = MMLogger.get_current_instance()
-    given = tokens or (None if checkpoint else distiller.tokens)
-    if given is not None:
-        distiller.load_tokens(places.read_given(given, logger), places.teacher)
-    elif checkpoint is not None and not distiller.has_tokens_of(places.teacher):
-        raise ValueError(
-            f'checkpoint={checkpoint!r} holds tokens of the teacher {from_number(int(distiller.tokens_ready))}, this '
-            f'config has {places.teacher}: give the checkpoint of a run of this config, or a token file.'
-        )
-    elif checkpoint is None:
-        if not places.final.is_file():
+    if checkpoint is None or tokens is not None:
+        values = places.read_known(tokens or distiller.tokens, MMLogger.get_current_instance())
+        if values is None:
             raise FileNotFoundError(
                 f'There are no tokens at {str(places.final)!r}: learn them with tools/learn_tokens.py or by training, '
                 'or give a token file or a checkpoint.'
             )
-        distiller.load_tokens(places.read(places.final), places.teacher)
+        distiller.load_tokens(values, places.teacher)
+    elif not distiller.has_tokens_of(places.teacher):
+        raise ValueError(
+            f'checkpoint={checkpoint!r} holds tokens of the teacher {from_number(int(distiller.tokens_ready))}, this '
+            f'config has {places.teacher}: give the checkpoint of a run of this config, or a token file.'
+        )
     model.eval()
     return model, distiller
 

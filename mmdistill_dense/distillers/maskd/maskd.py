@@ -15,10 +15,11 @@ from mmdistill_dense.distillers.base import FeatureDistiller, Losses, Recorded, 
 from mmdistill_dense.distillers.maskd.fingerprint import as_number
 from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
 from mmdistill_dense.distillers.maskd.learn_options import LearnOptions
+from mmdistill_dense.distillers.maskd.prepare_tokens import prepare_tokens
 from mmdistill_dense.distillers.maskd.token_files import BRANCH, Values
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_count, is_count
+from mmdistill_dense.utils.validate import check_count, check_map
 
 if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -95,8 +96,8 @@ class MasKD(FeatureDistiller):
         check_count('num_tokens', num_tokens, 1)
         if factor <= 0 or eps < 0:
             raise ValueError(f'factor must be > 0 and eps >= 0, got {factor} and {eps}.')
-        if student_mask_from is not None and (not is_count(student_mask_from) or student_mask_from < 0):
-            raise ValueError(f'student_mask_from is an iteration >= 0 or None, got {student_mask_from!r}.')
+        if student_mask_from is not None:
+            check_count('student_mask_from', student_mask_from, 0)
         self.num_tokens = num_tokens
         self.weight_mask = weight_mask
         self.student_mask_from = student_mask_from
@@ -136,10 +137,7 @@ class MasKD(FeatureDistiller):
                 )
 
     def _check_level(self, level: Any) -> None:
-        if len(level.teacher) != 3:
-            raise ValueError(
-                f'distillers.{self.name}: {level.name} must hold (C, H, W) maps, got {tuple(level.teacher)}.'
-            )
+        check_map(f'distillers.{self.name}', level.name, level.teacher)
         super()._check_level(level)
 
     def _check_shared(self, counts: Sequence[int]) -> None:
@@ -151,11 +149,7 @@ class MasKD(FeatureDistiller):
             )
 
     def prepare(self, runner: Any, teacher: FrozenTeacher) -> None:
-        """Load or learn the tokens, see :func:`mmdistill_dense.distillers.maskd.prepare_tokens`."""
-        from mmdistill_dense.distillers.maskd.prepare_tokens import (
-            prepare_tokens,  # which imports the engine, and that this module
-        )
-
+        """Load or learn the tokens, see :mod:`mmdistill_dense.distillers.maskd.prepare_tokens`."""
         prepare_tokens(self, runner, teacher)
 
     def token_shapes(self) -> dict[str, torch.Size]:

@@ -4,24 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from mmengine.dist import broadcast_object_list, is_main_process
 
 from mmdistill_dense.distillers.maskd.fingerprint import learning_fingerprint, teacher_fingerprint
-from mmdistill_dense.distillers.maskd.learn_tokens import Task, TokenLearner, learn_tokens
+from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
+from mmdistill_dense.distillers.maskd.learn_options import LearnOptions
+from mmdistill_dense.distillers.maskd.learn_tokens import learn_tokens
 from mmdistill_dense.distillers.maskd.token_files import Values, fit_tokens, read_tokens, write_tokens
+from mmdistill_dense.distillers.maskd.token_learner import Task, TokenLearner
 from mmdistill_dense.weights.locate import local_file
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
 if TYPE_CHECKING:
-    from mmdistill_dense.distillers.maskd.maskd import MasKD
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
 FOLDER = 'maskd_tokens'
 
 
-def prepare_tokens(distiller: MasKD, runner: Any, teacher: FrozenTeacher) -> None:
+class TokenHolder(Protocol):
+    """What is asked of a distiller with tokens."""
+
+    name: str
+    frozen: FrozenTeacher | None
+    tokens: str | None
+    allow_other_teacher: bool
+    learn: LearnOptions
+    gated_taps: list[GatedTap]
+
+    def token_shapes(self) -> dict[str, torch.Size]: ...
+    def has_tokens_of(self, teacher: str) -> bool: ...
+    def load_tokens(self, values: Values, teacher: str | None = None) -> None: ...
+
+
+def prepare_tokens(distiller: TokenHolder, runner: Any, teacher: FrozenTeacher) -> None:
     """Give a distiller its tokens; called by all processes of a run together, before its first iteration.
 
     The first of these that applies, as the main process finds it: the model has them (resumed); ``tokens`` names a
@@ -38,7 +56,7 @@ def prepare_tokens(distiller: MasKD, runner: Any, teacher: FrozenTeacher) -> Non
         return
     if found['kind'] == 'learn':
         task = Task(distiller.name, teacher, distiller.gated_taps, distiller.token_shapes(), distiller.learn)
-        save = places.save_partial if is_main_process() else _nothing
+        save = places.save_partial if is_main_process() else lambda learner: None
         values = learn_tokens(task, runner, found['partial'], save)
         found = on_main(lambda: places.finish(values))
     distiller.load_tokens(found['values'], places.teacher)
@@ -48,13 +66,13 @@ class Places:
     """The files of one distiller's tokens, and the fingerprints that tell whose they are.
 
     Args:
-        distiller: A ``MasKD`` that is set up.
+        distiller: A distiller that is set up.
         teacher: Its loaded teacher.
         work_dir: Folder of the run.
         dataset: Config of the training set.
     """
 
-    def __init__(self, distiller: MasKD, teacher: FrozenTeacher, work_dir: str | Path, dataset: Any) -> None:
+    def __init__(self, distiller: TokenHolder, teacher: FrozenTeacher, work_dir: str | Path, dataset: Any) -> None:
         self.distiller = distiller
         taps = [one.tap for one in distiller.gated_taps]
         self.teacher = teacher_fingerprint(teacher, taps)
@@ -79,17 +97,25 @@ class Places:
         if self.distiller.has_tokens_of(self.teacher):
             logger.info(f'{name}: tokens are in the checkpoint.')
             return {'kind': 'model'}
-        if self.distiller.tokens is not None:
-            return {'kind': 'file', 'values': self.read_given(self.distiller.tokens, logger)}
-        if self.final.is_file():
-            logger.info(f'{name}: tokens from {self.final}')
-            return {'kind': 'file', 'values': self.read(self.final)}
+        values = self.read_known(self.distiller.tokens, logger)
+        if values is not None:
+            return {'kind': 'file', 'values': values}
         partial = self._read_partial() if self.partial.is_file() else None
         start = partial['iteration'] if partial else 0
         logger.info(f'{name}: learning tokens on {self.meta["taps"]} from iteration {start}, into {self.final}')
         return {'kind': 'learn', 'partial': partial}
 
-    def read_given(self, given: str, logger: Any) -> Values:
+    def read_known(self, given: str | None, logger: Any) -> Values | None:
+        """Read the file or address of the option ``tokens``; without one what was learned in the work folder, if
+        any."""
+        if given is not None:
+            return self._read_given(given, logger)
+        if not self.final.is_file():
+            return None
+        logger.info(f'{self.distiller.name}: tokens from {self.final}')
+        return self._read(self.final)
+
+    def _read_given(self, given: str, logger: Any) -> Values:
         """Read the file or address of the option ``tokens``, refusing those of another teacher."""
         key = f'model.distillers.{self.distiller.name}.tokens'
         path = local_file(given, None, key)
@@ -111,8 +137,7 @@ class Places:
         logger.info(f'{self.distiller.name}: tokens from {path}')
         return fit_tokens(values, self.distiller.token_shapes(), f'{key}={given!r}')
 
-    def read(self, path: Path) -> Values:
-        """Read one of the run's own files."""
+    def _read(self, path: Path) -> Values:
         return fit_tokens(read_tokens(path, self.distiller.name)[0], self.distiller.token_shapes(), repr(str(path)))
 
     def save_partial(self, learner: TokenLearner) -> None:
@@ -126,10 +151,10 @@ class Places:
         return {'kind': 'file', 'values': {name: value.cpu() for name, value in values.items()}}
 
     def _read_partial(self) -> dict[str, Any]:
-        return {**read_checkpoint(self.partial)['learner'], 'values': self.read(self.partial)}
+        return {**read_checkpoint(self.partial)['learner'], 'values': self._read(self.partial)}
 
 
-def places_of(distiller: MasKD, runner: Any) -> Places:
+def places_of(distiller: TokenHolder, runner: Any) -> Places:
     """Return the files of a distiller's tokens in a run."""
     assert distiller.teacher is not None, 'the model sets it'
     loader = runner.cfg.get('train_dataloader')
@@ -150,10 +175,6 @@ def on_main(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
-
-
-def _nothing(learner: TokenLearner) -> None:
-    """What the other processes save."""
 
 
 def _origin(meta: Mapping[str, Any]) -> str:

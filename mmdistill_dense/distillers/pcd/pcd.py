@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,21 +10,21 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
-from mmdistill_dense.distillers.pcd.head import HEAD, PixelAttention, build_head, check_head, check_keys
-from mmdistill_dense.distillers.pcd.queue import (
-    MIN_COUNT,
-    ChannelCenter,
+from mmdistill_dense.distillers.pcd.compared import (
     Compared,
-    NegativeQueue,
+    Views,
     inside_images,
     random_pixels,
     take_pixels,
+    view_pairs,
+    views_of,
 )
+from mmdistill_dense.distillers.pcd.head import HEAD, PixelAttention, build_head, check_head, check_keys
+from mmdistill_dense.distillers.pcd.queue import ChannelCenter, NegativeQueue
 from mmdistill_dense.losses.infonce import MIN_NORM
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.distributed import mean_over_ranks
-from mmdistill_dense.utils.validate import check_count, check_directions, check_option
+from mmdistill_dense.utils.validate import check_count, check_directions, check_map, check_option, check_positive
 
 
 @DISTILLERS.register_module()
@@ -89,8 +89,7 @@ class PCD(Distiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, **kwargs)
-        if not temperature > 0:
-            raise ValueError(f'temperature must be > 0, got {temperature}.')
+        check_positive('temperature', temperature)
         counts = {'queue_size': queue_size, 'keys_per_image': keys_per_image, 'monitor_interval': monitor_interval}
         for name, value in {**counts, 'num_pixels': 1 if num_pixels is None else num_pixels}.items():
             check_count(name, value, 0 if name == 'monitor_interval' else 1)
@@ -111,7 +110,7 @@ class PCD(Distiller):
         self.centered = center
         self.monitor_interval = monitor_interval
         self.weights: list[float] = []
-        self.traced: dict[str, int] = {}
+        self.traced: dict[str, dict[str, int]] = {}
 
     # Construction
 
@@ -128,20 +127,19 @@ class PCD(Distiller):
                 for name, part in built.items():
                     parts.setdefault(name, []).append(part)
                 self.weights.append(weight)
-        self.traced = {f'student {tap}': len(student[str(tap)]) for tap in self.student_taps}
-        self.traced |= {f'teacher {tap}': len(teacher[str(tap)]) for tap in self.teacher_taps}
+        self.traced['student'] = {str(tap): len(student[str(tap)]) for tap in self.student_taps}
+        self.traced['teacher'] = {str(tap): len(teacher[str(tap)]) for tap in self.teacher_taps}
         for name, found in parts.items():
             self.add_module(name, found[0] if len(found) == 1 else nn.ModuleList(found))
 
     def _check_shapes(self, student: torch.Size, teacher: torch.Size, taps: str) -> None:
-        if not len(student) == len(teacher) == 4:
-            raise ValueError(
-                f'distillers.{self.name}: {taps} must be (B, C, H, W) maps, got {tuple(student)} and {tuple(teacher)}.'
-            )
-        check_directions(f'distillers.{self.name}', taps, teacher[1])
+        key = f'distillers.{self.name}'
+        check_map(key, taps, student[1:])
+        check_map(key, taps, teacher[1:])
+        check_directions(key, taps, teacher[1])
         if self.head is None and student[1] != teacher[1]:
             raise ValueError(
-                f'distillers.{self.name}: {taps} has {student[1]} student and {teacher[1]} teacher channels; '
+                f'{key}: {taps} has {student[1]} student and {teacher[1]} teacher channels; '
                 "head=None compares them one by one, use head=dict(type='linear')."
             )
 
@@ -178,60 +176,33 @@ class PCD(Distiller):
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
         """Return ``loss_pcd``, and now and then ``acc_top1`` and ``acc_top5``; afterwards keys enter the queues."""
-        students = self._views('student', student)
-        teachers = self._views('teacher', teacher)
-        if len(students) != len(teachers):
-            raise RuntimeError(
-                f'distillers.{self.name}: the student ran on {len(students)} views and the teacher on {len(teachers)}.'
-            )
-        pairs = self._pairs(len(students))
-        terms: list[Losses] = []
-        for level, (s, t) in enumerate(zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)):
-            terms.append(self._level(level, s, t, pairs, data_samples))
+        levels = enumerate(self.levels(student, teacher))
+        terms = [self._level(level, views, data_samples) for level, views in levels]
         for term, weight in zip(terms, self.weights, strict=True):
             term['loss_pcd'] = weight * term['loss_pcd']
         # a level whose queue is still empty has no ranks
         names = [name for name in terms[0] if all(name in term for term in terms)]
         return {name: torch.stack([term[name] for term in terms]).mean() for name in names}
 
-    def _views(self, side: str, recorded: Recorded) -> list[list[Tensor]]:
-        """Cut what was recorded into views: each holds as many tensors as the dry run, which saw one view, found."""
-        taps = self.student_taps if side == 'student' else self.teacher_taps
-        views: list[list[list[Tensor]]] = []
-        for tap in taps:
-            tensors, count = recorded[str(tap)], self.traced[f'{side} {tap}']
-            views.append([tensors[i : i + count] for i in range(0, len(tensors), count)])
-        try:
-            return [[x for maps in view for x in maps] for view in zip(*views, strict=True)]
-        except ValueError:
-            found = ', '.join(f'{tap}: {len(view)}' for tap, view in zip(taps, views, strict=True))
-            raise RuntimeError(
-                f'distillers.{self.name}: the {side} taps saw different numbers of views ({found}).'
-            ) from None
+    def levels(self, student: Recorded, teacher: Recorded) -> list[Views]:
+        """Return the maps of each level, and which views of them are compared."""
+        key = f'distillers.{self.name}'
+        students = views_of(student, self.traced['student'], f'{key}: the student')
+        teachers = views_of(teacher, self.traced['teacher'], f'{key}: the teacher')
+        if len(students) != len(teachers):
+            raise RuntimeError(f'{key}: the student ran on {len(students)} views and the teacher on {len(teachers)}.')
+        pairs = view_pairs(self.view_pairing, len(students), key)
+        maps = zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)
+        return [Views(s, t, pairs) for s, t in maps]
 
-    def _pairs(self, views: int) -> list[tuple[int, int]]:
-        pairing = self.view_pairing or ('cross' if views == 2 else 'same')
-        if pairing == 'cross' and views != 2:
-            raise ValueError(
-                f"distillers.{self.name}.view_pairing='cross' needs two views, the step has {views}; use 'same', or "
-                'data with MultiView.'
-            )
-        return [(0, 1), (1, 0)] if pairing == 'cross' else [(view, view) for view in range(views)]
-
-    def _level(
-        self,
-        level: int,
-        students: Sequence[Tensor],
-        teachers: Sequence[Tensor],
-        pairs: Sequence[tuple[int, int]],
-        data_samples: Any,
-    ) -> Losses:
-        """Return the terms of one level, given a map for each view; its keys enter the queue."""
-        seen = self.compare(level, students, teachers, pairs, data_samples)
+    def _level(self, level: int, views: Views, data_samples: Any) -> Losses:
+        """Return the terms of one level; its keys enter the queue."""
+        seen = self.compare(level, views, data_samples)
         with torch.autocast(seen.own.device.type, enabled=False):
             queue = self._queue(level)
-            terms = {'loss_pcd': self._contrast(seen.rows, queue)}
-            if self._monitors(queue):
+            terms = {'loss_pcd': seen.contrast(queue.negatives(), self.temperature)}
+            due = self.monitor_interval > 0 and self.state.iteration % self.monitor_interval == 0
+            if due and len(queue.negatives()) > 0:
                 ranks = losses.key_ranks(seen.pooled(), seen.key(), queue.negatives())
                 terms |= {f'acc_top{n}': 100 * (ranks < n).to(seen.own.dtype).mean() for n in (1, 5)}
             if self.training:
@@ -241,23 +212,12 @@ class PCD(Distiller):
                     center.update(seen.own, seen.mask)
         return terms
 
-    def compare(
-        self,
-        level: int,
-        students: Sequence[Tensor],
-        teachers: Sequence[Tensor],
-        pairs: Sequence[tuple[int, int]],
-        data_samples: Any,
-    ) -> Compared:
+    def compare(self, level: int, views: Views, data_samples: Any) -> Compared:
         """Return what one level of a step compares, without a loss and without a change of the queue.
 
-        Args:
-            level: Number of the level.
-            students: The student's map of each view.
-            teachers: The teacher's map of each view.
-            pairs: (student's view, teacher's view) to compare.
-            data_samples: Tell which pixels are padding, with a single view.
+        With a single view the data samples tell which pixels are padding.
         """
+        students, teachers, pairs = views
         if self.resize == 'student':
             students = [losses.to_grid(s, t.shape[2:]) for s, t in zip(students, teachers, strict=True)]
         sizes = [s.shape[2:] for s in students]
@@ -274,23 +234,11 @@ class PCD(Distiller):
             rows = [losses.pixel_pairs(heads[i], t, valid) for (i, _), t in zip(pairs, targets, strict=True)]
             return Compared(students, heads, grids[0, 0], mask, valid, rows, inside)
 
-    def _contrast(self, rows: Sequence[tuple[Tensor, Tensor, Tensor]], queue: NegativeQueue) -> Tensor:
-        """Return the mean over the pairs of the mean over their pixels; of all processes, once DDP has averaged."""
-        student, teacher, weight = (torch.cat([row[k] for row in rows]) for k in range(3))
-        counts = mean_over_ranks(torch.stack([row[2].sum() for row in rows])).clamp_min(MIN_COUNT)
-        share = torch.cat([count.expand(len(row[2])) for row, count in zip(rows, counts, strict=True)])
-        weight = weight / share / len(rows)
-        return losses.pixel_info_nce(student, teacher, queue.negatives(), self.temperature, weight)[0]
-
     def positions(self, pixels: int, level: int) -> Tensor | None:
         """Return this iteration's flat pixel indices of a level; ``None`` is all."""
         if self.num_pixels is None or pixels <= self.num_pixels:
             return None
-        return torch.randperm(pixels, generator=self._generator(level))[: self.num_pixels]
-
-    def _generator(self, level: int) -> torch.Generator:
-        generator = self.generator()
-        return generator.manual_seed(generator.initial_seed() + level)
+        return torch.randperm(pixels, generator=self.generator(level))[: self.num_pixels]
 
     def _embed(self, level: int, x: Tensor, chosen: Tensor | None) -> Tensor:
         x = take_pixels(self._part('attention', level)(x), chosen)
@@ -305,15 +253,11 @@ class PCD(Distiller):
         assert isinstance(queue, NegativeQueue)
         return queue
 
-    def _monitors(self, queue: NegativeQueue) -> bool:
-        due = self.monitor_interval > 0 and self.state.iteration % self.monitor_interval == 0
-        return due and len(queue.negatives()) > 0
-
     def _keys(self, seen: Compared, level: int) -> Tensor:
         """Return the unit vectors that enter the queue; zeros, which do not, for those without a direction."""
         if self.enqueue == 'pooled':
             keys = seen.key()
         else:
-            keys = random_pixels(seen.own, seen.inside, self.keys_per_image, self._generator(level))
+            keys = random_pixels(seen.own, seen.inside, self.keys_per_image, self.generator(level))
         norms = keys.norm(dim=1, keepdim=True)
         return torch.where(norms > MIN_NORM, keys / norms, 0)

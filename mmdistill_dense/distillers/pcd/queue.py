@@ -1,50 +1,16 @@
-"""What PCD compares with and by: the queue of negatives, a running mean, chosen and valid pixels."""
+"""What PCD keeps from step to step: the queue of negatives and a running mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdistill_dense.losses import centres_inside, loss_dtype, to_device
-from mmdistill_dense.utils.distributed import gather_rows, mean_over_ranks
-
-MIN_COUNT = 1e-6  # less than the mean, over any number of processes, of a count that is 1 in one of them
-
-
-@dataclass
-class Compared:
-    """What one level of a step compares.
-
-    Attributes:
-        maps: the student's map of each view, on the grid that is compared.
-        heads: what attention, projector and predictor make of it, (B, C, h, w) or the chosen pixels.
-        own: the teacher's map of the first view, on the student's grid.
-        mask: (B, H, W), which pixels of a picture are no padding; ``None`` is all.
-        valid: the same for the chosen pixels.
-        rows: unit student rows, unit teacher rows and weights of each pair of views.
-        inside: ``mask`` on the CPU, where pixels are drawn.
-    """
-
-    maps: Sequence[Tensor]
-    heads: list[Tensor]
-    own: Tensor
-    mask: Tensor | None
-    valid: Tensor | None
-    rows: list[tuple[Tensor, Tensor, Tensor]]
-    inside: Tensor | None = None
-
-    def pooled(self) -> Tensor:
-        """Return the student's mean output of each picture of the first view, without gradient."""
-        return masked_mean(self.heads[0].detach().to(self.own.dtype), self.valid)
-
-    def key(self) -> Tensor:
-        """Return the teacher's mean vector of each picture of the first view."""
-        return masked_mean(self.own, self.mask)
+from mmdistill_dense.losses import loss_dtype
+from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows, mean_over_ranks
 
 
 class NegativeQueue(nn.Module):
@@ -138,44 +104,3 @@ class ChannelCenter(nn.Module):
         weight = pixels.new_ones(len(pixels), 1) if valid is None else valid.reshape(-1, 1).to(pixels.dtype)
         sums = mean_over_ranks(torch.cat([(weight * pixels).sum(0), weight.sum(0)]))
         self.mean.add_(self.momentum * (sums[:-1] / sums[-1].clamp_min(MIN_COUNT)).to(self.mean))
-
-
-def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Return the mean (B, C) of a map over its valid pixels, 0 where there is none."""
-    if valid is None:
-        return x.mean((2, 3))
-    weight = valid[:, None].to(x.dtype)
-    return (x * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1)
-
-
-def random_pixels(x: Tensor, valid: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
-    """Return ``count`` random valid pixels of each image of a map, with replacement: (images * count, C).
-
-    Images without a valid pixel are left out. ``valid`` lies on the CPU, as the generator does.
-    """
-    share = torch.ones(len(x), x.shape[2:].numel()) if valid is None else valid.flatten(1).float()
-    images = share.any(1).nonzero()[:, 0]
-    drawn = torch.multinomial(share[images], count, replacement=True, generator=generator)
-    return x.flatten(2)[to_device(images[:, None], x), :, to_device(drawn, x)].flatten(0, 1)
-
-
-def take_pixels(x: Tensor, chosen: Tensor | None) -> Tensor:
-    """Return the pixels of flat indices ``chosen`` (all for ``None``): of (B, C, H, W) a (B, C, n, 1), of (B, H, W) a
-    (B, n, 1)."""
-    return x if chosen is None else x.flatten(-2)[..., to_device(chosen, x), None]
-
-
-def inside_images(data_samples: Any, x: Tensor) -> Tensor | None:
-    """Return the (B, H, W) mask, on the CPU, of a map's pixels inside the images of a padded batch; ``None`` is all.
-
-    Both mmseg and mmdet write an image's shape and the batch's into the data samples.
-    """
-    metas = [getattr(sample, 'metainfo', {}) for sample in data_samples] if isinstance(data_samples, list) else []
-    images: list[Any] = [meta.get('img_shape') for meta in metas]
-    padded: list[Any] = [meta.get('batch_input_shape', meta.get('pad_shape')) for meta in metas]  # of mmdet, of mmseg
-    if not metas or None in images or None in padded:
-        return None
-    batch = tuple(max(shape[axis] for shape in padded) for axis in (0, 1))
-    if all(tuple(image[:2]) == batch for image in images):
-        return None
-    return centres_inside(images, batch, x.shape[2:])

@@ -266,7 +266,7 @@ def test_dry_run_sets_the_place_to_stop():
     head, handle = calls_of(network.decode_head)
     toys.losses_of(model)
     handle.remove()
-    assert toys.teacher_of(model).stop_after == 2 and not head
+    assert toys.teacher_of(model).plan.stop_after == 2 and not head
 
 
 def test_detection_teacher_runs_without_data_samples():

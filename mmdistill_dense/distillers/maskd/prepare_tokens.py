@@ -28,7 +28,7 @@ class TokenHolder(Protocol):
     """What is asked of a distiller with tokens."""
 
     name: str
-    frozen: FrozenTeacher | None
+    teacher: FrozenTeacher | None
     tokens: str | None
     allow_other_teacher: bool
     learn: LearnOptions

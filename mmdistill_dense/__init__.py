@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmdistill_dense.check.run import check_config
     from mmdistill_dense.config.resolve import base
-    from mmdistill_dense.distillers.base import Distiller, FeatureDistiller
+    from mmdistill_dense.distillers.base import Distiller
+    from mmdistill_dense.distillers.feature import FeatureDistiller
     from mmdistill_dense.export.write_student import export_student
     from mmdistill_dense.model.distill_model import DistillModel
     from mmdistill_dense.networks.taps import Tap
@@ -36,7 +37,7 @@ _ROOMS = {
     'DISTILLERS': 'registry',
     'DistillModel': 'model.distill_model',
     'Distiller': 'distillers.base',
-    'FeatureDistiller': 'distillers.base',
+    'FeatureDistiller': 'distillers.feature',
     'FrozenTeacher': 'networks.teacher',
     'Tap': 'networks.taps',
     'base': 'config.resolve',

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.datasets.painter import CLASSES, paint
-from mmdistill_dense.distillers.base import FeatureDistiller, Level
+from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import to_device
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.taps import Tap

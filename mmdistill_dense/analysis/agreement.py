@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import Distiller, FeatureDistiller, Recorded
+from mmdistill_dense.distillers.base import Distiller, Recorded
+from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.pcd.pcd import PCD
 from mmdistill_dense.pretrain.measures import measure_step, untouched
 

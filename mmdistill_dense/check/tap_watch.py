@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdistill_dense.distillers.base import FeatureDistiller
+from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.networks.taps import Tap, find_module
 
 Shape = list[int]

@@ -2,10 +2,11 @@
 
 from mmdistill_dense.distillers.afdcd import AfDCD
 from mmdistill_dense.distillers.at import AT
-from mmdistill_dense.distillers.base import Distiller, FeatureDistiller
+from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.cirkd.cirkd import CIRKD
 from mmdistill_dense.distillers.cwd import CWD
 from mmdistill_dense.distillers.dist import DIST
+from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.fgd import FGD
 from mmdistill_dense.distillers.fitnet import FitNet
 from mmdistill_dense.distillers.head_output_kd import HeadOutputKD

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses
+from mmdistill_dense.distillers.base import Losses
+from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses.contrast import TEMPERATURE
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS

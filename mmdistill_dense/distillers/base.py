@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmdistill_dense.distillers.schedule import Schedule
 from mmdistill_dense.networks.taps import Tap, TapOption, parse_taps
-from mmdistill_dense.utils.validate import check_option
 
 if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -179,133 +177,3 @@ class Distiller(nn.Module):
     def extra_repr(self) -> str:
         student, teacher = (', '.join(str(tap) for tap in taps) for taps in (self.student_taps, self.teacher_taps))
         return f'student_tap={student!r}, teacher_tap={teacher!r}, loss_weight={self.loss_weight}'
-
-
-@dataclass(frozen=True)
-class Level:
-    """One pair of compared maps: ``(C, ...)`` shapes without the batch, and the weight of its tap."""
-
-    student: torch.Size
-    teacher: torch.Size
-    weight: float
-    name: str
-
-
-class FeatureDistiller(Distiller):
-    """Compares pairs of maps level by level; a method implements :meth:`loss` (or, with the ground truth,
-    :meth:`level_loss`) and, for parameters, :meth:`build_level`.
-
-    Modules run in the surrounding autocast; the functions of :mod:`mmdistill_dense.losses` switch it off and compute in
-    float32.
-
-    A tap that yields several tensors (FPN levels, a head called once per level) gives as many levels. The loss of a tap
-    is the sum over its levels times the tap's weight.
-
-    Args:
-        align: ``'auto'`` puts a 1x1 convolution behind the student's map where channels differ, ``'conv'`` always does,
-            ``'none'`` never.
-        resize: Bring maps of different height and width together bilinearly: ``'student'`` resizes the student's map,
-            ``'teacher'`` the teacher's, ``None`` refuses the pair. Applied after ``align``.
-
-    Raises:
-        ValueError: For an unknown option; in :meth:`setup` for pairs of taps that cannot be compared.
-    """
-
-    def __init__(
-        self,
-        student_tap: TapOption,
-        teacher_tap: TapOption | None = None,
-        *,
-        align: str = 'auto',
-        resize: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, **kwargs)
-        check_option('align', align, ('auto', 'conv', 'none'))
-        check_option('resize', resize, (None, 'student', 'teacher'))
-        self.align = align
-        self.resize = resize
-        self.levels: list[Level] = []
-        self.aligns = nn.ModuleList()
-        self.parts = nn.ModuleList()
-
-    def setup(self, student: Shapes, teacher: Shapes) -> None:
-        """Pair the levels, check them, make the alignments and the method's own parts."""
-        for weight, taps, s_shapes, t_shapes in self.paired_shapes(student, teacher):
-            for index, (s, t) in enumerate(zip(s_shapes, t_shapes, strict=True)):
-                self.levels.append(Level(s[1:], t[1:], weight, f'{taps} (level {index})'))
-        for level in self.levels:
-            self._check_level(level)
-            self.aligns.append(self.build_align(level) or nn.Identity())
-            self.parts.append(self.build_level(level) or nn.Identity())
-
-    def build_align(self, level: Level) -> nn.Module | None:
-        """Return the module that brings the student's channels to the teacher's, or ``None``."""
-        if self.align == 'none' or (self.align == 'auto' and level.student[0] == level.teacher[0]):
-            return None
-        return nn.Conv2d(level.student[0], level.teacher[0], 1)
-
-    def build_level(self, level: Level) -> nn.Module | None:
-        """Return the method's own parameters for one level (``self.parts[i]``), or ``None``."""
-        return None
-
-    def grid(self, level: Level) -> tuple[int, ...]:
-        """Return the size of the maps that are compared, behind ``resize``."""
-        return tuple((level.teacher if self.resize == 'student' else level.student)[1:])
-
-    def loss(self, student: Tensor, teacher: Tensor, level: int) -> Tensor | Losses:
-        """Return the loss, or several by name, of one level; both maps are aligned, the teacher's has no gradient."""
-        raise NotImplementedError(f'{type(self).__name__} must implement loss().')
-
-    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Any) -> Tensor | Losses:
-        """Return :meth:`loss`; a method that needs the ground truth implements this one in its place."""
-        return self.loss(student, teacher, level)
-
-    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
-        """Sum :meth:`level_loss` over the levels."""
-        students = [tensor for tap in self.student_taps for tensor in student[str(tap)]]
-        teachers = [tensor for tap in self.teacher_taps for tensor in teacher[str(tap)]]
-        if not len(students) == len(teachers) == len(self.levels):
-            raise RuntimeError(
-                f'distillers.{self.name}: {len(students)} student and {len(teachers)} teacher maps were recorded, '
-                f'{len(self.levels)} were seen when the model was built.'
-            )
-        total: Losses = {}
-        for index, (level, s, t) in enumerate(zip(self.levels, students, teachers, strict=True)):
-            s, t = self._match_size(self.aligns[index](s), t.detach(), level)
-            losses = self.level_loss(s, t, index, data_samples)
-            if isinstance(losses, Tensor):
-                losses = {f'loss_{type(self).__name__.lower()}': losses}
-            for name, value in losses.items():
-                total[name] = total.get(name, 0.0) + level.weight * value
-        return total
-
-    def _match_size(self, student: Tensor, teacher: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        if student.shape[2:] == teacher.shape[2:]:
-            return student, teacher
-        if self.resize == 'student':
-            return F.interpolate(student, teacher.shape[2:], mode='bilinear', align_corners=False), teacher
-        if self.resize == 'teacher':
-            return student, F.interpolate(teacher, student.shape[2:], mode='bilinear', align_corners=False)
-        raise ValueError(self._size_message(level, student.shape[2:], teacher.shape[2:]))
-
-    def _check_level(self, level: Level) -> None:
-        s, t = level.student, level.teacher
-        if len(s) != len(t):
-            raise ValueError(
-                f'distillers.{self.name}: {level.name} compares maps of different rank, {tuple(s)} and {tuple(t)} '
-                '(without the batch); choose taps of the same kind.'
-            )
-        if self.align == 'none' and s[0] != t[0]:
-            raise ValueError(
-                f'distillers.{self.name}: {level.name} has {s[0]} student and {t[0]} teacher channels; the method '
-                "compares them one by one, choose taps with equal channels or, where it has the option, align='auto'."
-            )
-        if s[1:] != t[1:] and self.resize is None:
-            raise ValueError(self._size_message(level, s[1:], t[1:]))
-
-    def _size_message(self, level: Level, student: Sequence[int], teacher: Sequence[int]) -> str:
-        return (
-            f'distillers.{self.name}: {level.name} has a student map of {tuple(student)} and a teacher map of '
-            f"{tuple(teacher)}; choose taps of the same stride or set resize='student' or resize='teacher'."
-        )

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses, Shapes
+from mmdistill_dense.distillers.base import Losses, Shapes
+from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import scores_of_head
 from mmdistill_dense.losses import correlation_distance, sigmoid_divergence, smooth_l1, softmax_divergence
 from mmdistill_dense.networks.taps import TapOption

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import FeatureDistiller, Level, Shapes
+from mmdistill_dense.distillers.base import Shapes
+from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
 from mmdistill_dense.losses import prototype_distance
 from mmdistill_dense.networks.taps import TapOption

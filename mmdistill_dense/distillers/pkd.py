@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import FeatureDistiller, Level, Losses
+from mmdistill_dense.distillers.base import Losses
+from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import check_map

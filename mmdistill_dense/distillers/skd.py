@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmdistill_dense.distillers.base import FeatureDistiller, Level
+from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import pairwise_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS

@@ -15,7 +15,7 @@ from mmdistill_dense.check.findings import exit_code, message_of, worst
 from mmdistill_dense.check.rules import config_rules, network_rules, step_rules
 from mmdistill_dense.check.tap_watch import TapRow, _is_flat
 from mmdistill_dense.distillers import AfDCD
-from mmdistill_dense.distillers.base import Level
+from mmdistill_dense.distillers.feature import Level
 from tests import toys
 
 

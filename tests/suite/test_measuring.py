@@ -11,7 +11,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdistill_dense.analysis.timing import Timing
-from mmdistill_dense.distillers.base import FeatureDistiller
+from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.suite.execute import measuring

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmdistill_dense.config.resolve import is_distill_model
-from mmdistill_dense.distillers.base import FeatureDistiller
+from mmdistill_dense.distillers.feature import FeatureDistiller
 from tests.zoo.leaves import LEAVES, active, build, config, name, run_of
 
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdistill_dense.distillers.base import FeatureDistiller, Level, Shapes
+from mmdistill_dense.distillers.base import Shapes
 from mmdistill_dense.distillers.cirkd.memory import ClassMemory, choose_pixels, is_class, region_means
+from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
 from mmdistill_dense.losses import normalize_pixels, similarity_divergence, to_device
 from mmdistill_dense.networks.taps import TapOption

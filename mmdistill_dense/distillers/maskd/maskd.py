@@ -11,7 +11,8 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import FeatureDistiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.base import Losses, Recorded, Shapes
+from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.maskd.fingerprint import as_number
 from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
 from mmdistill_dense.distillers.maskd.learn_options import LearnOptions

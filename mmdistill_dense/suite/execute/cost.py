@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from mmdistill_dense.analysis import step_cost
 from mmdistill_dense.analysis.training_step import run_length
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.definition.reader import Reader
-from mmdistill_dense.suite.execute import measuring
 from mmdistill_dense.suite.plan import plan
 from mmdistill_dense.utils.atomic import read_json, write_json
 
@@ -32,7 +32,7 @@ class Settings:
 
     device: str
     batch: int | None
-    size: measuring.Size | None
+    size: step_cost.Size | None
     repeats: int
 
 
@@ -50,7 +50,7 @@ def settings(definition: Definition) -> Settings:
     size = reader.get('size', list, None)
     if size is not None and (len(size) != 2 or not all(type(side) is int and side > 0 for side in size)):
         raise reader.error('size', f'must be [height, width], got {size!r}')
-    repeats = reader.count('repeats', measuring.REPEATS) or measuring.REPEATS
+    repeats = reader.count('repeats', step_cost.REPEATS) or step_cost.REPEATS
     return Settings(device, reader.count('batch', None), (size[0], size[1]) if size else None, repeats)
 
 
@@ -130,8 +130,8 @@ def _key(definition: Definition, run: plan.Run, how: Settings) -> dict[str, Any]
 
 def _measure(name: str, config: Config, how: Settings) -> dict[str, Any]:
     if name == plan.CONTROL:
-        return measuring.student_cost(config, how.size)
-    return measuring.step_cost(config, how.device, how.batch, how.repeats)
+        return step_cost.student_cost(config, how.size)
+    return step_cost.step_cost(config, how.device, how.batch, how.repeats)
 
 
 def _said(content: Mapping[str, Any]) -> str:

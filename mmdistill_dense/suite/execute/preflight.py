@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.recipes.compose import unknown
 from mmdistill_dense.suite.definition.definition import Definition
@@ -225,7 +226,7 @@ def _paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
 
 
 def _check_teachers(config: Config) -> None:
-    for key, option in configs.teachers_of(config.model).items():
+    for key, option in teachers_of(config.model).items():
         if option.get('checkpoint') is not None:
             local_file(option['checkpoint'], option.get('cfg'), f'model.{key}.checkpoint')
 

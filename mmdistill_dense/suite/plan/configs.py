@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmdistill_dense.config.resolve import is_distill_model, is_single_teacher
+from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.recipes import compose
 from mmdistill_dense.suite.definition.definition import Definition, Method, Teacher
 from mmdistill_dense.suite.definition.starts import Start
@@ -191,16 +191,6 @@ def reads_teacher(config: Config) -> bool:
 def batch_of(config: Config) -> int:
     """Return the pictures of a step of one process."""
     return config.train_dataloader.batch_size * config.optim_wrapper.get('accumulative_counts', 1)
-
-
-def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the teachers of a model config by the key under ``model``; there may be none."""
-    option = model.get('teacher')
-    if not option:
-        return {}
-    if is_single_teacher(option):
-        return {'teacher': option}
-    return {f'teacher.{name}': value for name, value in option.items()}
 
 
 def _comparable(config: Config) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
+from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option, teachers_of
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
-from mmdistill_dense.suite.plan.configs import PLACES, teachers_of
+from mmdistill_dense.suite.plan.configs import PLACES
 
 # how a run is told, watched and continued; nothing of it reaches the weights or the score
 _OUTSIDE = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_level', 'log_processor', 'visualizer'}

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.definition.starts import RANDOM, Start
 from mmdistill_dense.suite.plan import configs, start_weights
@@ -110,7 +111,7 @@ def has_teacher_run(definition: Definition) -> bool:
 
 
 def _teachers(definition: Definition) -> dict[str, Any]:
-    found = configs.teachers_of(configs.read(definition.control).model)
+    found = teachers_of(configs.read(definition.control).model)
     if len(found) != 1 and (definition.teacher is not None or definition.test_teacher):
         raise ValueError(
             f'{definition.path}: teacher and test_teacher are for pairs with one teacher, this one has {len(found)}: '

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite import cli
 from mmdistill_dense.suite.definition.definition import Definition, load
 from mmdistill_dense.suite.plan import plan
 from mmdistill_dense.utils.atomic import write_json
 from tests.suite import made_up
 from tests.suite.test_table import GRID, lines_of
-from tools.docs import compare, markers, publish
+from tools.docs import compare, markers, publish, results_command
 from tools.docs.check_results import disagreements
 from tools.docs.results_section import settings_cell
 from tools.docs.scores import read_scores, shown
@@ -356,13 +355,13 @@ def test_the_commands_take_the_repository_and_the_place_of_the_suites(
     made_up.finish(published, 'kd', {1: 70.0})
     words = [str(published.path), '--root', str(tmp_path)]
     here = [*words, '--work-dirs', str(tmp_path)]
-    assert cli.main(['compare', *words]) == 0
-    assert cli.main(['compare', *here]) == 1
+    assert results_command.main(['compare', *words]) == 0
+    assert results_command.main(['compare', *here]) == 1
     assert 'not kd seed 1, kd mean' in capsys.readouterr().out
-    assert cli.main(['publish', *here]) == 0
+    assert results_command.main(['publish', *here]) == 0
     assert read_scores(tmp_path / CSV)['kd'][1].score == 70.0
-    assert cli.main(['compare', *here]) == 0
-    assert cli.main(['compare', *words, '--work-dirs', str(tmp_path / 'none')]) == 1
+    assert results_command.main(['compare', *here]) == 0
+    assert results_command.main(['compare', *words, '--work-dirs', str(tmp_path / 'none')]) == 1
     assert 'no finished run that' in capsys.readouterr().err
 
 

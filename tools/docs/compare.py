@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scipy.special import stdtrit
+
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.plan.runs import TEACHER
-from mmdistill_dense.suite.table.paired import summarise, t_quantile
+from mmdistill_dense.suite.table.paired import summarise
 from mmdistill_dense.suite.table.rows import collect
 from mmdistill_dense.suite.table.write_table import scores_as_csv
 from tools.docs.scores import FOLDER, Line, Lines, parse_scores, read_scores
@@ -92,7 +94,7 @@ def bound(published: Lines, comparisons: int) -> float:
             freedom += found.n - 1
     if not freedom:
         return 0.0
-    return t_quantile(1 - CHANCE / (2 * comparisons), freedom) * math.sqrt(2 * squares / freedom)
+    return float(stdtrit(freedom, 1 - CHANCE / (2 * comparisons))) * math.sqrt(2 * squares / freedom)
 
 
 def _run(name: str, seed: int, here: Line, published: Line, limit: float) -> Compared:

@@ -28,7 +28,8 @@ def readme_table(sections: Mapping[str, str], scores: Mapping[str, Lines]) -> st
         lines.append(line([TITLES.get(name, name), *cells]))
     legend = (
         f'Gain over the student alone at the same seeds, in percentage points, with the {LEVEL:.0%} interval; bold '
-        'where it leaves out 0. Teacher and student alone: the score. Every row of every suite is shown.'
+        "where it differs from 0 by a paired t-test with Holm's correction over the rows of its suite. Teacher and "
+        'student alone: the score. Every row of every suite is shown.'
     )
     return '\n'.join([*lines, '', legend, '', *(_suite(sections[stem], stem, table) for stem, table in tables.items())])
 

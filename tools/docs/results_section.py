@@ -13,7 +13,7 @@ from mmdistill_dense.suite.plan import configs, plan
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.suite.table.markdown import NONE, head_lines, line, row_title, search_table
 from mmdistill_dense.suite.table.notes import (
-    by_chance,
+    BOLD,
     device,
     each,
     missing_lines,
@@ -86,9 +86,8 @@ def _regime(table: Table, root: Path, pictures: int | None) -> list[str]:
         curve.sentence(definition),
         ' '.join(filter(None, [gap({row.name: row for row in table.rows}, definition.metric), teacher])),
         f'{definition.metric} in percent on {split_of(table)}, last checkpoint; seeds '
-        f'{", ".join(map(str, definition.seeds))}. Gains are paired by seed; bold where the interval leaves out 0. '
-        f'Each interval stands for its row alone: of such tables without any effect up to {by_chance(table):.0%} have '
-        'a bold gain. Every row is shown, whatever it gave.',
+        f'{", ".join(map(str, definition.seeds))}. Gains are paired by seed; each interval stands for its row alone. '
+        f'{BOLD} Every row is shown, whatever it gave.',
         _starts(definition),
         *missing_lines(table),
     ]

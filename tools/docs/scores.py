@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.suite.table.markdown import NONE, TITLES, count_cell, gain_cell, score_cell
-from mmdistill_dense.suite.table.paired import LEVEL, paired_gain
+from mmdistill_dense.suite.table.paired import LEVEL, paired_gains
 from mmdistill_dense.suite.table.rows import Row
 
 PAGE, README = Path('docs/results.md'), Path('README.md')
@@ -71,14 +71,16 @@ def rows_of(lines: Lines, names: Sequence[str], seeds: Sequence[int]) -> dict[st
         names: Rows of the table; those without a run are empty.
         seeds: That were planned.
     """
-    control = {seed: line.score for seed, line in lines.get(CONTROL, {}).items()}
+    scores = {
+        name: {seed: line.score for seed, line in lines.get(name, {}).items()}
+        for name in dict.fromkeys([*names, *lines])
+    }
+    alone = (TEACHER, CONTROL)
+    gains = paired_gains({name: own for name, own in scores.items() if name not in alone}, scores.get(CONTROL, {}))
     rows = {}
-    for name in dict.fromkeys([*names, *lines]):
-        scores = {seed: line.score for seed, line in lines.get(name, {}).items()}
-        results = {seed: {'score': score} for seed, score in scores.items()}
-        alone = name in (TEACHER, CONTROL)
-        missing = () if name == TEACHER else tuple(seed for seed in seeds if seed not in scores)
-        rows[name] = Row(name, results, missing, None if alone else paired_gain(scores, control))
+    for name, own in scores.items():
+        missing = () if name == TEACHER else tuple(seed for seed in seeds if seed not in own)
+        rows[name] = Row(name, {seed: {'score': score} for seed, score in own.items()}, missing, gains.get(name))
     return rows
 
 

@@ -66,7 +66,7 @@ def score_cell(row: Row) -> str:
 
 
 def gain_cell(row: Row) -> str:
-    """Return the gain with its interval, bold where that leaves out 0."""
+    """Return the gain with its interval, bold where it is told apart from 0."""
     if row.gain is None:
         return NONE
     mean = f'{row.gain.mean:+.2f}'

@@ -11,7 +11,7 @@ from mmdistill_dense.recipes.targets import Target, targets_of
 from mmdistill_dense.suite.definition.definition import Definition, Method
 from mmdistill_dense.suite.execute import cost
 from mmdistill_dense.suite.plan import configs, plan
-from mmdistill_dense.suite.table.paired import Gain, Summary, paired_gain, summarise
+from mmdistill_dense.suite.table.paired import Gain, Summary, paired_gains, summarise
 
 Results = Mapping[int, Mapping[str, Any]]
 # settings under which a recipe stays the published one
@@ -131,14 +131,15 @@ def make_rows(
     targets: Mapping[str, tuple[Target, ...]],
 ) -> tuple[Row, ...]:
     """Return the rows of results by name and seed."""
-    control = Row(plan.CONTROL, results.get(plan.CONTROL, {})).scores
+    names = (plan.CONTROL, *definition.methods)
+    scores = {name: Row(name, results.get(name, {})).scores for name in names}
+    gains = paired_gains({name: scores[name] for name in definition.methods}, scores[plan.CONTROL])
     students = []
-    for name in (plan.CONTROL, *definition.methods):
-        found = results.get(name, {})
-        missing = tuple(seed for seed in definition.seeds if seed not in found)
-        gain = None if name == plan.CONTROL else paired_gain(Row(name, found).scores, control)
+    for name in names:
+        missing = tuple(seed for seed in definition.seeds if seed not in scores[name])
         distils = name != plan.CONTROL and definition.methods[name].distils
-        students.append(Row(name, found, missing, gain, costs.get(name, {}), tuple(targets.get(name, ())), distils))
+        priced, published = costs.get(name, {}), tuple(targets.get(name, ()))
+        students.append(Row(name, results.get(name, {}), missing, gains.get(name), priced, published, distils))
     return (Row(plan.TEACHER, results.get(plan.TEACHER, {})), *students)
 
 

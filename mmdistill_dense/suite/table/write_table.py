@@ -79,6 +79,7 @@ def _cells(table: Table, row: Row, deployed: Any) -> dict[str, Any]:
         'gain_sd': row.gain and row.gain.sd,
         'gain_low': row.gain and row.gain.low,
         'gain_high': row.gain and row.gain.high,
+        'gain_p': row.gain and row.gain.p,
         'parameters': size.get('parameters'),
         'gflops': size.get('gflops'),
         'seconds_per_iteration': row.seconds_per_iteration,

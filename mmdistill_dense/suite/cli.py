@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(command=function)
         many = '?' if name == 'list' else None
-        added.add_argument('definition', type=Path, nargs=many, help='YAML file, see docs/suite.md')
+        added.add_argument('definition', type=Path, nargs=many, help='.yaml, .py or .json, see docs/suite.md')
         return added
 
     run = command('run', _run, 'train and test what is not finished yet')

@@ -1,6 +1,8 @@
 """What a definition may hold, and what its mistakes are answered with."""
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +137,71 @@ def test_no_yaml_and_no_file(tmp_path: Path) -> None:
     (tmp_path / 'list.yaml').write_text('- a')
     with pytest.raises(ValueError, match='list.yaml: must hold keys with values'):
         definition.load(tmp_path / 'list.yaml')
+
+
+BASE = """
+control: toy_seg
+seeds: [1, 2]
+methods:
+  kd: {options: {loss_weight: 5}}
+  cwd: {}
+options: {train_cfg.max_iters: 9}
+"""
+OWN = """
+_base_: [shared/base.yaml, threads.yml]
+methods: {kd: {options: {temperature: 2}}, cwd: {_delete_: true}, maskd: {}}
+options: {train_cfg.val_interval: 3}
+"""
+
+
+def test_a_definition_inherits_others_as_configs_do(tmp_path: Path) -> None:
+    (tmp_path / 'shared').mkdir()
+    (tmp_path / 'shared/base.yaml').write_text(BASE)
+    (tmp_path / 'threads.yml').write_text('threads: 1\n')
+    (tmp_path / 'own.yaml').write_text(OWN)
+    found = definition.load(tmp_path / 'own.yaml')
+    assert (found.title, found.seeds, found.threads, list(found.methods)) == ('own', (1, 2), 1, ['kd', 'cwd', 'maskd'])
+    assert found.methods['kd'].options == {'loss_weight': 5, 'temperature': 2}
+    assert found.options == {'train_cfg.max_iters': 9, 'train_cfg.val_interval': 3}
+    assert type(found.options) is dict and type(found.methods['kd'].options) is dict
+
+
+@pytest.mark.parametrize('suffix', ['py', 'json', 'yml'])
+def test_the_same_definition_in_other_languages(tmp_path: Path, suffix: str) -> None:
+    content = tiny.content(starts={'own': {'checkpoint': '{{$MMDISTILL_WEIGHTS:weights}}/x.pth'}})
+    content['methods'] = {'kd': {}, 'other': {'start': 'own'}}
+    text = ''.join(f'{key} = {value!r}\n' for key, value in content.items())
+    (tmp_path / f'tiny.{suffix}').write_text(
+        text if suffix == 'py' else json.dumps(content, indent='\t' if suffix == 'json' else 2)
+    )
+    found = definition.load(tmp_path / f'tiny.{suffix}')
+    assert replace(found, path=None) == replace(definition.load(tiny.write(tmp_path, **content)), path=None)
+    assert found.starts['own'].checkpoint == '{{$MMDISTILL_WEIGHTS:weights}}/x.pth'
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'said'),
+    [
+        ('own.yaml', '_base_: none.yaml', "none.yaml': no such definition"),
+        ('own.yaml', '_base_: 3', 'own.yaml: '),
+        ('own.yaml', '_base_: base.yaml\nmethods: {kd: {option: 1}}', 'own.yaml: methods.kd.option: unknown'),
+        ('own.yaml', '_base_: base.yaml\nseeds: {a: 1}', 'own.yaml: '),
+        ('own.json', '{"control": "toy_seg",}', 'own.json: '),
+        ('own.py', 'control = ', 'own.py: '),
+        ('own.py', "control = 'toy_seg'\nmetods = {}", 'own.py: metods: unknown. Close: methods'),
+    ],
+)
+def test_mistakes_of_a_base_and_of_other_languages_are_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / 'base.yaml').write_text(BASE)
+    (tmp_path / name).write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        definition.load(tmp_path / name)
+
+
+def test_a_definition_runs_nothing(tmp_path: Path) -> None:
+    (tmp_path / 'bad.yaml').write_text(f'control: !!python/object/apply:os.mkdir ["{tmp_path}/made"]\n')
+    (tmp_path / 'own.json').write_text('{"_base_": "bad.yaml"}')
+    for name in ('bad.yaml', 'own.json'):
+        with pytest.raises(ValueError, match='bad.yaml: could not determine a constructor'):
+            definition.load(tmp_path / name)
+    assert not (tmp_path / 'made').exists()

@@ -1,4 +1,4 @@
-"""What a suite compares: a YAML file, read with every mistake named before anything starts."""
+"""What a suite compares: a file, read with every mistake named before anything starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.recipes import compose
-from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, read_yaml
+from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, read_file
 from mmdistill_dense.suite.definition.starts import Start, read_starts
 
 RESERVED = ('control', 'teacher', 'seeds')  # folders and keys of the suite's own
@@ -100,7 +100,7 @@ def load(path: Path | str) -> Definition:
         ValueError: For a key, method, option or value that cannot work; names it, with what would.
     """
     path = Path(path)
-    top = Reader(read_yaml(path), path)
+    top = Reader(read_file(path), path)
     top.only(set(Definition.__dataclass_fields__) - {'path', 'task', 'grid_seeds'})
     control = config_file(top, 'control', top.get('control', str), 'control')
     task = _task(control, top)

@@ -1,13 +1,15 @@
-"""Reads YAML with errors that name the file, the key and what would work."""
+"""Reads definitions, in Python, YAML or JSON, with errors that name the file, the key and what would work."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.utils.messages import close_or_all
@@ -35,18 +37,31 @@ for _first in '-+0123456789':  # before what knows base 60
 _Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
 
 
-def read_yaml(path: Path) -> Any:
-    """Read a file.
+def read_file(path: Path) -> Any:
+    """Return what a file holds, merged over the files of its ``_base_`` as mmengine merges configs.
+
+    YAML and JSON are read here, because mmengine's loader runs what a YAML file tells it to. Variables of the
+    environment stay as they are written: the hash of a run must not depend on the machine.
 
     Raises:
-        FileNotFoundError: When it is not there.
-        ValueError: When it is no YAML, or names a key twice.
+        FileNotFoundError: When it, or one of its bases, is not there.
+        ValueError: When it cannot be read, names a key twice, or does not fit its base.
     """
     if not path.is_file():
         raise FileNotFoundError(f'{str(path)!r}: no such definition of a suite (working folder {Path.cwd()})')
     try:
-        return yaml.load(path.read_text(encoding='utf-8'), Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
+        if path.suffix == '.py':
+            return Config.fromfile(path, use_environment_variables=False).to_dict()
+        text = path.read_text(encoding='utf-8')
+        own = json.loads(text) if path.suffix == '.json' else yaml.load(text, Loader=_Loader)
+        if not isinstance(own, Mapping) or '_base_' not in own:
+            return own
+        bases, merged = own['_base_'], Config()
+        for base in [bases] if isinstance(bases, str) else bases:
+            merged.merge_from_dict(read_file(path.parent / base))
+        merged.merge_from_dict({str(key): value for key, value in own.items() if key != '_base_'})
+        return merged.to_dict()
+    except (yaml.YAMLError, KeyError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: {error}') from error
 
 

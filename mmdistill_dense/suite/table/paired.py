@@ -85,8 +85,10 @@ def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Ga
     """
     each = {seed: scores[seed] - control[seed] for seed in sorted(scores) if seed in control}
     summary = summarise(list(each.values()))
-    if summary is None or summary.sd is None:
-        return summary and Gain(each, summary.mean)
+    if summary is None:
+        return None
+    if summary.sd is None:
+        return Gain(each, summary.mean)
     mean, error, freedom = summary.mean, summary.sd / math.sqrt(summary.n), summary.n - 1
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
     p = float(2 * stdtr(freedom, -abs(mean) / error)) if error else float(mean == 0)

@@ -112,7 +112,7 @@ def test_what_cannot_be_measured_is_named_behind_the_others(
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ('batchsize: 3', 'cost.batchsize: unknown. Close: batch'),
+        ('batchsize: 3', 'cost.batchsize: unknown key. Close: batch'),
         ('device: gpu', "cost.device: must be 'cpu', or 'cuda' where torch sees a GPU; got 'gpu'"),
         ('batch: 0', 'cost.batch: must be at least 1'),
         ('size: 512', 'cost.size: must be of type list'),

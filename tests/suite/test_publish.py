@@ -170,7 +170,7 @@ def test_files_and_pictures_of_a_start_are_named(tmp_path: Path) -> None:
     assert 'Files read at the start: epoch_9.pth, sha256 abababababab…, 9 of 9 tensors.' in text
 
 
-def test_fragments_that_were_made_for_the_pair_are_named(tmp_path: Path) -> None:
+def test_options_that_were_made_for_the_pair_are_named(tmp_path: Path) -> None:
     """Their constants may have been chosen on its val pictures; those of a method or a data set were not."""
 
     def cells(stem: str) -> dict[str, str]:
@@ -178,12 +178,12 @@ def test_fragments_that_were_made_for_the_pair_are_named(tmp_path: Path) -> None
         return {name: settings_cell(method, {}, suite) for name, method in suite.methods.items()}
 
     camvid, bccd = cells('camvid_1of8'), cells('bccd_retinanet')
-    assert camvid['afdcd'] == 'fragment `afdcd_r18w16_camvid`'
-    assert camvid['afdcd_mimic'] == 'fragment `afdcd_r18w16_camvid`, `afdcd`, `afdcd.ctr_weight=0`'
+    assert camvid['afdcd'] == 'options `afdcd_r18w16_camvid`'
+    assert camvid['afdcd_mimic'] == 'options `afdcd_r18w16_camvid`, `afdcd`, `afdcd.ctr_weight=0`'
     assert [camvid[name] for name in ('kd', 'cwd', 'dist')] == ['–'] * 3
-    assert camvid['pcd'] == 'fragment `pcd_r18w16_camvid`'
-    assert bccd['maskd'] == 'fragment `maskd_retinanet_r18w16`'
-    assert bccd['pcd'] == 'fragment `pcd_retinanet_r18w16_bccd`'
+    assert camvid['pcd'] == 'options `pcd_r18w16_camvid`'
+    assert bccd['maskd'] == 'options `maskd_retinanet_r18w16`'
+    assert bccd['pcd'] == 'options `pcd_retinanet_r18w16_bccd`'
     assert [bccd[name] for name in ('kd', 'pkd', 'fgd')] == ['–'] * 3
 
 
@@ -222,11 +222,14 @@ def test_a_suite_without_a_result_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('text', 'told'),
     [
-        ('<!-- suite:a -->\n<!-- suite:b -->\n', 'line 2: <!-- suite:b --> stands where <!-- end of suite:a -->'),
+        (
+            '<!-- suite:a -->\n<!-- suite:b -->\n',
+            'line 2: <!-- suite:b --> comes before the missing <!-- end of',
+        ),
         ('\n<!-- end of suite:a -->\n', 'line 2: <!-- end of suite:a --> has no <!-- suite:a --> before it'),
         (
             '<!-- suite:a -->\n<!-- end of suite:a -->\n<!-- suite:a -->\n',
-            'line 3: <!-- suite:a --> stands there twice',
+            'line 3: <!-- suite:a --> occurs twice',
         ),
     ],
 )

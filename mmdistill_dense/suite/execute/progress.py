@@ -1,4 +1,4 @@
-"""What a person sees while a suite runs: a line for each running job, and the time that is left."""
+"""The progress of a suite: a line for each running job, and the time left."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.table import Table
 
 from mmdistill_dense.suite.plan.runs import Run
 
-PLAIN_EVERY = 60.0  # seconds between two reports where there is no terminal
+PLAIN_EVERY = 60.0  # seconds between two reports without a terminal
 
 
 class Board:
-    """Shows the progress: live on a terminal, in plain lines elsewhere.
+    """Shows the progress: live on a terminal, as plain lines elsewhere.
 
     Args:
-        console: Where.
-        runs: All runs of the suite, finished ones too, whose durations tell the time left.
-        jobs: Runs side by side.
+        console: Where to show it.
+        runs: All runs of the suite. The durations of the finished ones give the time left.
+        jobs: The number of runs side by side.
     """
 
     def __init__(self, console: Console, runs: Sequence[Run], jobs: int) -> None:
@@ -48,7 +48,7 @@ class Board:
             self.live.stop()
 
     def started(self, run: Run) -> None:
-        """Say it where there is no live line."""
+        """Say so, where there is no live line."""
         if not self.live:
             at = run.state.get('iteration') or 0
             self._print(f'{run.title}: ' + (f'goes on after about {at} iterations' if at else 'starts'))
@@ -113,7 +113,7 @@ def _rest(state: dict[str, Any]) -> str:
 
 
 def _projected(state: dict[str, Any]) -> float | None:
-    """Seconds of a whole run, from the speed since it was last started; its test is not foreseen."""
+    """The seconds of a whole run at its speed since the last start, without its test."""
     iteration, whole = state.get('iteration') or 0, state.get('iterations')
     done = iteration - (state.get('first') or 0)
     if done <= 0 or not whole:
@@ -124,15 +124,15 @@ def _projected(state: dict[str, Any]) -> float | None:
 def time_left(
     minutes: dict[Run, float], running: dict[Run, dict[str, Any]], waiting: Sequence[Run], jobs: int
 ) -> float | None:
-    """Estimate the seconds that are left.
+    """Estimate the seconds left.
 
-    A run takes as long as finished and running ones of its name did on average, or, without such, as all others.
+    A run takes as long as the mean of those of the same name, finished or running, or else as the mean of all.
 
     Args:
-        minutes: Of the finished runs.
-        running: States of the running ones.
-        waiting: The others.
-        jobs: Runs side by side.
+        minutes: The durations of the finished runs.
+        running: The states of the running ones.
+        waiting: The runs that have not begun.
+        jobs: The number of runs side by side.
     """
     known: dict[str, list[float]] = {}
     projected = {run: _projected(state) for run, state in running.items()}
@@ -153,7 +153,7 @@ def time_left(
 
 
 def clock(seconds: float | None) -> str:
-    """Return a duration for people."""
+    """Return a duration to be shown."""
     if seconds is None:
         return '?'
     minutes, rest = divmod(max(0, round(seconds)), 60)

@@ -13,7 +13,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores of several seeds; ``sd`` divides by n - 1 and is ``None`` for one seed."""
+    """The scores of several seeds. ``sd`` divides by n - 1, and is ``None`` for one seed."""
 
     n: int
     mean: float
@@ -52,14 +52,14 @@ class Gain:
 
     @property
     def told_apart(self) -> bool:
-        """Whether the mean differs from 0, by chance in one of twenty tables."""
+        """Whether the mean differs from 0, at the level of :data:`LEVEL` for the whole table."""
         return self.p is not None and self.p <= 1 - LEVEL
 
 
 def summarise(values: Sequence[float]) -> Summary | None:
-    """Return mean and standard deviation of a sample, ``None`` of nothing.
+    """Return mean and standard deviation of a sample, ``None`` for an empty one.
 
-    A diverged run's ``nan`` is a value like any other: it makes the mean ``nan``.
+    The ``nan`` of a diverged run is not left out: it makes the mean ``nan``.
     """
     if not values:
         return None

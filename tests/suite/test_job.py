@@ -239,7 +239,7 @@ def test_run_belongs_to_one_process(definition: Definition, monkeypatch: pytest.
 
     monkeypatch.setattr(job, 'PATIENCE', 0.0)
     holder = (
-        'import sys\nfrom pathlib import Path\nfrom mmdistill_dense.utils.atomic import owned\n'
+        'import sys\nfrom pathlib import Path\nfrom mmdistill_dense.utils.folder_lock import owned\n'
         "with owned(Path('out/runs/none/seed0'), 'x'):\n    print('held', flush=True)\n    sys.stdin.read()\n"
     )
     pipe = subprocess.PIPE

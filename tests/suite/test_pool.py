@@ -122,7 +122,7 @@ def test_interruption_ends_jobs_and_their_workers(tmp_path: Path) -> None:
 PARENT = """
 import sys
 from pathlib import Path
-from mmdistill_dense.suite import pool
+from mmdistill_dense.suite.execute import pool
 from mmdistill_dense.suite.plan.plan import Run
 from tests.suite.test_pool import Watch
 child = 'from mmdistill_dense.suite.execute.pool import end_with_parent; end_with_parent()' + chr(10) + sys.argv[2]

@@ -126,9 +126,9 @@ def test_forgotten_start_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(plan, 'hash_of', lambda *_: 'abc')
     defined(methods={'both': {'method': 'kd', 'start': 'pre'}})
     assert main(['list', 'tiny.yaml']) == 0
-    assert 'starts that no row takes: file\n' in capsys.readouterr().out
+    assert 'starts that no row uses: file\n' in capsys.readouterr().out
     defined()
-    assert main(['list', 'tiny.yaml']) == 0 and 'no row takes' not in capsys.readouterr().out
+    assert main(['list', 'tiny.yaml']) == 0 and 'no row uses' not in capsys.readouterr().out
 
 
 def test_nothing_differs_from_the_control_but_the_start(given: Path) -> None:

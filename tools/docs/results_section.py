@@ -9,6 +9,7 @@ from typing import Any
 
 from mmdistill_dense.recipes import compose
 from mmdistill_dense.suite.definition.definition import Definition, Method
+from mmdistill_dense.suite.definition.starts import with_options
 from mmdistill_dense.suite.plan import configs, plan
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.suite.table.markdown import NONE, head_lines, line, row_title, search_table
@@ -78,11 +79,10 @@ def _bullets(lines: list[str]) -> str:
 
 def _regime(table: Table, root: Path, pictures: int | None) -> list[str]:
     definition = table.definition
-    options = ' '.join(f'{key}={value}' for key, value in definition.options.items())
     recipe = f'Student alone: `{definition.control.stem}`, {_length(table, pictures)}'
     teacher = '' if definition.teacher is None else _teacher(definition)
     return [
-        recipe + (f', with `{options}`' if options else '') + '.',
+        recipe + (f',{with_options(definition.options)}' if definition.options else '') + '.',
         curve.sentence(definition),
         ' '.join(filter(None, [gap({row.name: row for row in table.rows}, definition.metric), teacher])),
         f'{definition.metric} in percent on {split_of(table)}, last checkpoint; seeds '
@@ -109,8 +109,8 @@ def _length(table: Table, pictures: int | None) -> str:
 def _teacher(definition: Definition) -> str:
     teacher = definition.teacher
     assert teacher is not None
-    options = ' '.join(f'{key}={value}' for key, value in teacher.options.items())
-    return f'Teacher: `{teacher.config.stem}`, seed {teacher.seed}' + (f', with `{options}`' if options else '') + '.'
+    options = f',{with_options(teacher.options)}' if teacher.options else ''
+    return f'Teacher: `{teacher.config.stem}`, seed {teacher.seed}{options}.'
 
 
 def _starts(definition: Definition) -> str:

@@ -54,13 +54,17 @@ class Start:
             return f"the teacher's {', '.join(pair[1] for pair in self.inherit)}"
         if self.config is None:
             return f'the file {Path(self.checkpoint).name}' if self.checkpoint else 'random weights'
-        options = ' '.join(f'{key}={value}' for key, value in self.options.items())
         seed = 'one for each seed' if self.seed is None else f'one for all seeds, of seed {self.seed}'
-        return f'pre-training `{self.config.stem}`' + (f' with `{options}`' if options else '') + f', {seed}'
+        return f'pre-training `{self.config.stem}`{with_options(self.options)}, {seed}'
 
     def seed_for(self, seed: int) -> int:
         """Return the seed of the pre-training for a run with this seed."""
         return seed if self.seed is None else self.seed
+
+
+def with_options(options: Mapping[str, Any]) -> str:
+    """Return `` with `key=value …` ``, or nothing without options."""
+    return f' with `{" ".join(f"{key}={value}" for key, value in options.items())}`' if options else ''
 
 
 def read_starts(top: Reader) -> dict[str, Start]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.suite.definition.definition import Definition
-from mmdistill_dense.suite.definition.starts import Start
+from mmdistill_dense.suite.definition.starts import Start, with_options
 from mmdistill_dense.suite.plan import configs
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.suite.table.paired import LEVEL
@@ -119,9 +119,9 @@ def _settings(table: Table) -> list[str]:
         origin = str(method.config) if method.config else ' '.join(filter(None, [method.method, method.variant]))
         if method.start is not None:
             origin = f'{origin or "student alone"} from start {method.start}'
-        options = ' '.join(f'{key}={value}' for key, value in {**method.options, **_choice(table, method.name)}.items())
+        options = with_options({**method.options, **_choice(table, method.name)})
         if origin != method.name or options:
-            said.append(f'{method.name} = {origin}' + (f' with `{options}`' if options else ''))
+            said.append(f'{method.name} = {origin}{options}')
     return [f'Rows: {"; ".join(said)}'] if said else []
 
 

@@ -8,9 +8,11 @@ from statistics import fmean
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from mmdistill_dense.suite.plan.runs import Run
 
@@ -73,7 +75,7 @@ class Board:
         left = time_left(self.minutes, states, waiting, self.jobs)
         total = f'{len(self.minutes)} of {len(self.runs)} done, {len(waiting)} waiting, {clock(left)} left'
         if self.live:
-            self.live.update(_table(states, total))
+            self.live.update(Group(_table(states), Text(total)))
             return
         for run, state in states.items():
             self._print('  '.join(_cells(run, state)))
@@ -88,11 +90,12 @@ class Board:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(states: dict[Run, dict[str, Any]], total: str) -> Table:
+def _table(states: dict[Run, dict[str, Any]]) -> Table:
     table = Table.grid(padding=(0, 2))
     for run, state in states.items():
-        table.add_row(*_cells(run, state))
-    table.add_row(total)
+        title, *said = _cells(run, state)
+        bar = ProgressBar(state.get('iterations') or 1, state.get('iteration') or 0, width=20)
+        table.add_row(title, bar, *said)
     return table
 
 

@@ -77,7 +77,7 @@ def test_times_are_not_numbers_to_the_base_of_60(tmp_path: Path) -> None:
         (dict(methods={'kd': {'variant': 'mimic'}}), "methods.kd: variant 'mimic' of kd does not fit toy_seg"),
         (
             dict(methods={'kd': {'config': 'x.py', 'method': 'kd'}}),
-            'methods.kd.config: a config of your own takes no method',
+            'methods.kd.config: a leaf of your own has no method',
         ),
         (dict(seeds=[0, 0]), r'seeds: must be distinct integers of at least 0, as in \[0, 1, 2\]; got \[0, 0\]'),
         (dict(seeds=[]), 'seeds: must be distinct integers'),

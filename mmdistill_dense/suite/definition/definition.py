@@ -178,9 +178,10 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
     own = options.options('options')
     if 'config' in options.raw:
         if {'method', 'variant'} & options.raw.keys():
-            raise options.error('config', 'a config of your own takes no method or variant beside it')
-        file = config_file(options, 'config', options.get('config', str), name)
-        return Method(name, None, None, config=file, options=own, start=start)
+            raise options.error('config', 'a leaf of your own has no method or variant beside it')
+        return Method(
+            name, None, None, None, config_file(options, 'config', options.get('config', str), name), own, start
+        )
     if start is not None and 'method' not in options.raw:
         return _undistilled(name, start, options)
     method, variant = options.get('method', str, name), options.get('variant', str, None)

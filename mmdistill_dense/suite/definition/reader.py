@@ -133,10 +133,10 @@ class Reader:
 
 
 def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
-    """Find a config by its name in ``configs/<folder>``, or a file beside the definition.
+    """Return a config by its name in ``configs/<folder>``, or a file beside the definition.
 
     Raises:
-        FileNotFoundError: If there is none. Names similar ones.
+        FileNotFoundError: With close names.
     """
     if name.endswith('.py'):
         file = place.file.parent / name

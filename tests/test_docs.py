@@ -158,6 +158,7 @@ def whole(block: Block) -> dict[str, Any]:
 @pytest.mark.parametrize('block', YAML)
 def test_yaml_is_read(block: Block, tmp_path: Path) -> None:
     file = tmp_path / 'given.yaml'
+    shutil.copy(ROOT / 'benchmarks/camvid.yaml', tmp_path)  # a base
     if isinstance(yaml.safe_load(block.text.replace(', …', '')), list):
         file.write_text(block.text, encoding='utf-8')
         assert read_targets(file)
@@ -166,7 +167,6 @@ def test_yaml_is_read(block: Block, tmp_path: Path) -> None:
         shutil.copy(ROOT / 'configs/control/toy_seg.py', tmp_path / name)
         text = (tmp_path / name).read_text().replace("'../", f"'{ROOT}/configs/")
         (tmp_path / name).write_text(text)
-    shutil.copy(ROOT / 'benchmarks/camvid.yaml', tmp_path)
     (tmp_path / 'my_leaf.py').write_text(f"_base_ = '{ROOT}/configs/kd/toy_seg.py'\n")
     file.write_text(yaml.safe_dump(whole(block)), encoding='utf-8')
     read = definition.load(file)

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from mmdistill_dense.analysis.gradients import measure_gradients
+from mmdistill_dense.analysis.step_cost import extra_memory
 from mmdistill_dense.analysis.timing import interleaved_times, peak_extra_memory
 from mmdistill_dense.analysis.training_step import Step, Steps, build_student, make_step
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.load_networks import option, ready_batch, resolve
 from mmdistill_dense.check.own_copy import pair_gaps
 from mmdistill_dense.check.tap_watch import Watch
-from mmdistill_dense.suite.execute.measuring import extra_memory
 from mmdistill_dense.utils.silence import quiet_profiler
 
 REPEATS = 1  # timed turns, after one that warms up: an estimate

@@ -135,6 +135,16 @@ def is_single_teacher(option: Mapping[str, Any]) -> bool:
     return 'cfg' in option or 'type' in option or not all(isinstance(one, Mapping) for one in option.values())
 
 
+def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the teachers of a model config by the key under ``model``; there may be none."""
+    option = model.get('teacher')
+    if not option:
+        return {}
+    if is_single_teacher(option):
+        return {'teacher': option}
+    return {f'teacher.{name}': value for name, value in option.items()}
+
+
 def student_option(model: Mapping[str, Any]) -> Any:
     """Return the student of a ``DistillModel`` config, every other key of the model merged over it."""
     keys = {name: value for name, value in model.items() if name not in DISTILL_KEYS}

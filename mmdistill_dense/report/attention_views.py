@@ -13,7 +13,7 @@ from mmdistill_dense.analysis.feature_similarity import Point, SimilarityRow, pi
 from mmdistill_dense.analysis.mask_pictures import MaskRow, mask_rows, overlay
 from mmdistill_dense.analysis.similarity_pictures import heated
 from mmdistill_dense.distillers.maskd import ready_distiller
-from mmdistill_dense.report.compared_runs import Comparison, Run
+from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
 from mmdistill_dense.report.scenes import scenes_of
 from mmdistill_dense.report.section import Group, Section, panel
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
@@ -34,7 +34,7 @@ def token_section(comparison: Comparison, pictures: int) -> Section:
     return section
 
 
-def _asked(section: Section, comparison: Comparison, method: str, pictures: int) -> list[Run]:
+def _asked(section: Section, comparison: Comparison, method: str, pictures: int) -> list[TrainedRun]:
     """The runs with a method; where nothing is to be shown, the section says why."""
     runs = [run for run in comparison.shown if _of_type(run, method)]
     if not runs:
@@ -44,13 +44,13 @@ def _asked(section: Section, comparison: Comparison, method: str, pictures: int)
     return runs if pictures else []
 
 
-def _token_groups(run: Run) -> list[Group]:
+def _token_groups(run: TrainedRun) -> list[Group]:
     model, distiller = ready_distiller(copy.deepcopy(run.config), checkpoint=str(run.checkpoint))
     (scene,) = scenes_of(run, 1).pictures
     return [_masks(run, scene.name, row) for row in mask_rows(model, distiller, scene.item)]
 
 
-def _masks(run: Run, scene: str, row: MaskRow) -> Group:
+def _masks(run: TrainedRun, scene: str, row: MaskRow) -> Group:
     panels = []
     for place, (mask, weight) in enumerate(zip(row.masks, row.weights, strict=True)):
         caption = f'token {place}: {mask.mean():.2f}, p {weight:.2f}'
@@ -70,7 +70,7 @@ def similarity_section(comparison: Comparison, pictures: int) -> Section:
     return section
 
 
-def _similarity_groups(run: Run, control: Run | None) -> list[Group]:
+def _similarity_groups(run: TrainedRun, control: TrainedRun | None) -> list[Group]:
     config = copy.deepcopy(run.config)
     model, distiller = ready_pair(config, str(run.checkpoint), _of_type(run, 'PCD'))
     (image,) = pictures_of(config, 1).values()
@@ -84,7 +84,7 @@ def _similarity_groups(run: Run, control: Run | None) -> list[Group]:
 
 
 def _before(
-    model: Any, distiller: Any, image: np.ndarray, points: list[Point], control: Run | None
+    model: Any, distiller: Any, image: np.ndarray, points: list[Point], control: TrainedRun | None
 ) -> list[SimilarityRow] | None:
     path = control.checkpoint if control else None
     if path is None:
@@ -96,7 +96,9 @@ def _before(
     return similarity_rows(model, distiller, image, points)
 
 
-def _maps(run: Run, control: Run | None, image: np.ndarray, row: SimilarityRow, alone: SimilarityRow | None) -> Group:
+def _maps(
+    run: TrainedRun, control: TrainedRun | None, image: np.ndarray, row: SimilarityRow, alone: SimilarityRow | None
+) -> Group:
     x, y = row.point
     marked = np.ascontiguousarray(image).copy()
     radius = max(4, max(image.shape) // 40)
@@ -111,7 +113,7 @@ def _maps(run: Run, control: Run | None, image: np.ndarray, row: SimilarityRow, 
     return Group(f'{run.title}{row.level}', panels)
 
 
-def _of_type(run: Run, kind: str) -> str | None:
+def _of_type(run: TrainedRun, kind: str) -> str | None:
     """The name of a run's first distiller of a type."""
     kinds = {name: str(option.get('type')).rpartition('.')[2] for name, option in run.distillers.items()}
     return next((name for name, found in kinds.items() if found == kind), None)

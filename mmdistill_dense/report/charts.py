@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmdistill_dense.report.compared_runs import Comparison, Run
+from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
 from mmdistill_dense.report.logs import Series
 from mmdistill_dense.report.section import Chart, Key
 from mmdistill_dense.suite.plan.runs import TEACHER
@@ -42,7 +42,7 @@ def colour_of(comparison: Comparison, name: str) -> tuple[str, str]:
     return f'run-{place % COLOURS}', _DASHES[place // COLOURS % len(_DASHES)]
 
 
-def line_of(comparison: Comparison, run: Run, series: Series) -> Line:
+def line_of(comparison: Comparison, run: TrainedRun, series: Series) -> Line:
     """Return the line of a run."""
     colour, dash = colour_of(comparison, run.name)
     return Line(run.title, run.name, series, colour, dash)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from mmdistill_dense.report.charts import bar_chart, colour_of, legend_of
-from mmdistill_dense.report.compared_runs import Run
+from mmdistill_dense.report.compared_runs import TrainedRun
 from mmdistill_dense.report.logs import Log, class_tables
 from mmdistill_dense.report.numbers import Numbers
 from mmdistill_dense.report.section import Chart, Missing, Section, Table
@@ -54,7 +54,7 @@ def _items(numbers: Numbers) -> tuple[Chart, Table]:
     return bar_chart(title, shown, means, colours), table
 
 
-def _found(run: Run, log: Log) -> dict[str, dict[str, float]]:
+def _found(run: TrainedRun, log: Log) -> dict[str, dict[str, float]]:
     """Figures by split: of the log file, or metrics that CocoMetric names after classes, in percent as in the table."""
     suffix = '_precision'
     named = {
@@ -65,7 +65,7 @@ def _found(run: Run, log: Log) -> dict[str, dict[str, float]]:
     return {'val': named} if named else class_tables(run.folder)
 
 
-def _means(figures: Mapping[Run, Figures]) -> dict[str, dict[str, float]]:
+def _means(figures: Mapping[TrainedRun, Figures]) -> dict[str, dict[str, float]]:
     """The mean over the seeds of each name."""
     found: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(run.name for run in figures):

@@ -11,9 +11,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.config.resolve import is_distill_model
+from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.engine.resume_file import latest_checkpoint
-from mmdistill_dense.suite.plan.configs import teachers_of
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.utils.atomic import read_json
 
@@ -21,7 +20,7 @@ _PATTERNS = ('seed*', '*/seed*', 'runs/*/seed*')
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainedRun:
     """One training.
 
     Attributes:
@@ -92,12 +91,12 @@ class Comparison:
         teacher: The run that trained the teacher, where its folder is known.
     """
 
-    runs: tuple[Run, ...]
-    controls: tuple[Run, ...]
-    teacher: Run | None = None
+    runs: tuple[TrainedRun, ...]
+    controls: tuple[TrainedRun, ...]
+    teacher: TrainedRun | None = None
 
     @property
-    def students(self) -> tuple[Run, ...]:
+    def students(self) -> tuple[TrainedRun, ...]:
         """Controls, then runs."""
         return (*self.controls, *self.runs)
 
@@ -106,11 +105,11 @@ class Comparison:
         """Each method once, the control first."""
         return list(dict.fromkeys(run.name for run in self.students))
 
-    def of(self, name: str) -> list[Run]:
+    def of(self, name: str) -> list[TrainedRun]:
         """Return the runs of a method."""
         return [run for run in self.students if run.name == name]
 
-    def control_of(self, run: Run) -> Run | None:
+    def control_of(self, run: TrainedRun) -> TrainedRun | None:
         """Return the control at the same seed, else the first, ``None`` for a control."""
         if run in self.controls:
             return None
@@ -118,7 +117,7 @@ class Comparison:
         return next(iter([*same, *self.controls]), None)
 
     @property
-    def shown(self) -> list[Run]:
+    def shown(self) -> list[TrainedRun]:
         """The first run of each method that has a checkpoint, for pictures."""
         found = [[run for run in self.of(name) if run.checkpoint] for name in self.names]
         return [runs[0] for runs in found if runs]
@@ -149,7 +148,7 @@ def compare(folders: Sequence[str | Path], control: str | Path | None = None) ->
     return Comparison(tuple(rest), tuple(controls), _teacher_run([*rest, *controls]))
 
 
-def find_runs(folder: str | Path) -> list[Run]:
+def find_runs(folder: str | Path) -> list[TrainedRun]:
     """Return the run in a folder, or those of a suite below it, in the order of seeds.
 
     Raises:
@@ -171,11 +170,11 @@ def find_runs(folder: str | Path) -> list[Run]:
     )  # fmt: skip
 
 
-def _run(folder: Path) -> Run:
+def _run(folder: Path) -> TrainedRun:
     parents = folder.parents
     if not folder.name.startswith('seed') or len(parents) < 3:
-        return Run(folder, folder.name)
-    return Run(folder, parents[0].name, parents[2] if parents[1].name == 'runs' else None)
+        return TrainedRun(folder, folder.name)
+    return TrainedRun(folder, parents[0].name, parents[2] if parents[1].name == 'runs' else None)
 
 
 def _is_run(folder: Path) -> bool:
@@ -193,11 +192,11 @@ def _natural(path: Path) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', str(path))]
 
 
-def _unique(runs: Iterable[Run]) -> list[Run]:
+def _unique(runs: Iterable[TrainedRun]) -> list[TrainedRun]:
     return list(dict.fromkeys(runs))
 
 
-def _distinct(runs: Sequence[Run]) -> dict[Run, str]:
+def _distinct(runs: Sequence[TrainedRun]) -> dict[TrainedRun, str]:
     """Names that seeds of one method share, and nobody else: the suite or the folder above stands before others."""
     owners: dict[str, set[Path]] = {}
     for run in runs:
@@ -208,9 +207,9 @@ def _distinct(runs: Sequence[Run]) -> dict[Run, str]:
     }
 
 
-def _suite_controls(runs: Sequence[Run]) -> list[Run]:
+def _suite_controls(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
     """The controls of the runs' suites at their seeds; all of them for a suite with none of these seeds."""
-    found: list[Run] = []
+    found: list[TrainedRun] = []
     for suite in dict.fromkeys(run.suite for run in runs if run.suite):
         own = [_run(path) for path in sorted((suite / 'runs' / CONTROL).glob('seed*'), key=_natural) if _is_run(path)]
         seeds = {run.seed for run in runs if run.suite == suite}
@@ -218,9 +217,9 @@ def _suite_controls(runs: Sequence[Run]) -> list[Run]:
     return found
 
 
-def _teacher_run(runs: Sequence[Run]) -> Run | None:
+def _teacher_run(runs: Sequence[TrainedRun]) -> TrainedRun | None:
     """The folder that a suite, or the teacher's checkpoint, names."""
     places = [run.suite / TEACHER for run in runs if run.suite]
     files = [str(option.get('checkpoint') or '') for run in runs for option in run.teachers.values()]
     places += [Path(file).resolve().parent for file in files if file]
-    return next((Run(place, TEACHER) for place in places if _is_run(place)), None)
+    return next((TrainedRun(place, TEACHER) for place in places if _is_run(place)), None)

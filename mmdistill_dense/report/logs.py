@@ -51,13 +51,13 @@ class Log:
 
 def read_log(folder: Path) -> Log:
     """Read ``vis_data/scalars.json`` of a work folder; of several starts the later one wins where they overlap."""
-    records = list(_records(folder))
-    training = [record for record in records if 'iter' in record]
+    found = list(records(folder))
+    training = [record for record in found if 'iter' in record]
     ends = {record['epoch']: record['iter'] for record in training if 'epoch' in record}
     terms: dict[str, dict[float, float]] = {}
     metrics: dict[str, dict[float, float]] = {}
     others: dict[str, dict[float, float]] = {}
-    for record in records:
+    for record in found:
         evaluated = 'iter' not in record and 'time' in record
         kind = terms if 'iter' in record else metrics if evaluated else others
         step = record.get('iter', record.get('step'))
@@ -76,7 +76,8 @@ def _series(found: dict[str, dict[float, float]]) -> dict[str, Series]:
     return {name: Series(sorted(values), [values[step] for step in sorted(values)]) for name, values in found.items()}
 
 
-def _records(folder: Path) -> Iterator[dict[str, Any]]:
+def records(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of ``vis_data/scalars.json``, of all starts of a run."""
     for file in sorted(folder.glob('*/vis_data/scalars.json')):
         for line in file.read_text(encoding='utf-8').splitlines():
             try:

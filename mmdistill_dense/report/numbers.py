@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mmdistill_dense.report.charts import legend_of, level_chart, line_chart, line_of
-from mmdistill_dense.report.compared_runs import Comparison, Run
+from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
 from mmdistill_dense.report.logs import Log, read_log
 from mmdistill_dense.report.section import Chart, Missing, Section, Table
 from mmdistill_dense.suite.plan.runs import TEACHER
@@ -24,7 +24,7 @@ class Numbers:
 
     def __init__(self, comparison: Comparison, metric: str | None = None) -> None:
         self.comparison = comparison
-        self.logs: dict[Run, Log] = {run: read_log(run.folder) for run in comparison.students}
+        self.logs: dict[TrainedRun, Log] = {run: read_log(run.folder) for run in comparison.students}
         self.teacher_log = read_log(comparison.teacher.folder) if comparison.teacher else None
         found = list(dict.fromkeys(name for log in self.logs.values() for name in log.metrics))
         if metric is not None and metric not in found:
@@ -58,7 +58,7 @@ class Numbers:
             rows.insert(0, [TEACHER, '', _number(teacher, small=abs(teacher) <= 1), ''])
         return Table(what, ['network', 'seeds', 'score', 'gain over the control, same seeds'], rows)
 
-    def _score_row(self, name: str, scores: Mapping[Run, float], control: Mapping[int, float]) -> list[str]:
+    def _score_row(self, name: str, scores: Mapping[TrainedRun, float], control: Mapping[int, float]) -> list[str]:
         runs = [run for run in self.comparison.of(name) if run in scores]
         seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs)
         own = {run: scores[run] for run in runs}
@@ -67,7 +67,7 @@ class Numbers:
         gain = '' if alone else _gain(paired_gain(_by_seed(own), control), small)
         return [name, seeds, _spread(summarise(list(own.values()))), gain]
 
-    def _scores(self) -> tuple[dict[Run, float], str]:
+    def _scores(self) -> tuple[dict[TrainedRun, float], str]:
         """Scores of the runs that have one, and what they are of."""
         results = {run: run.result for run in self.comparison.students}
         tested = {
@@ -125,7 +125,7 @@ class Numbers:
         return section
 
 
-def _by_seed(scores: Mapping[Run, float]) -> dict[int, float]:
+def _by_seed(scores: Mapping[TrainedRun, float]) -> dict[int, float]:
     """Of runs whose seed is known: others make no pairs."""
     return {run.seed: score for run, score in scores.items() if run.seed is not None}
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmdistill_dense.report import drawing
-from mmdistill_dense.report.compared_runs import Comparison, Run
+from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
 from mmdistill_dense.report.scenes import Scenes, predict, scenes_of, student_of, teachers_of
 from mmdistill_dense.report.section import Key, Missing, Panel, Section, Table, Viewer, panel
 
@@ -52,12 +52,12 @@ class Predictions:
         self.section.attempt(partial(self._add_teachers, teaching))
         return []
 
-    def _add_student(self, run: Run) -> list[Any]:
+    def _add_student(self, run: TrainedRun) -> list[Any]:
         assert self.scenes is not None, 'pictures are chosen first'
         self.samples[run.name] = predict(student_of(run), self.scenes.pictures)
         return []
 
-    def _add_teachers(self, run: Run) -> list[Any]:
+    def _add_teachers(self, run: TrainedRun) -> list[Any]:
         assert self.scenes is not None, 'pictures are chosen first'
         for name, network in teachers_of(run).items():
             self.samples[name] = predict(network, self.scenes.pictures)

@@ -19,7 +19,7 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.report.compared_runs import Run
+from mmdistill_dense.report.compared_runs import TrainedRun
 from mmdistill_dense.report.section import Missing
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
 
@@ -48,7 +48,7 @@ class Scenes:
     palette: np.ndarray
 
 
-def scenes_of(run: Run, count: int) -> Scenes:
+def scenes_of(run: TrainedRun, count: int) -> Scenes:
     """Return pictures of a run's validation set, evenly spaced, always the same.
 
     Raises:
@@ -71,7 +71,7 @@ def scenes_of(run: Run, count: int) -> Scenes:
     return Scenes(pictures, classes, _palette(meta.get('palette'), len(classes)))
 
 
-def student_of(run: Run) -> Any:
+def student_of(run: TrainedRun) -> Any:
     """Return the student of a run with the weights of its last checkpoint, in eval mode; nothing that distils.
 
     Raises:
@@ -92,7 +92,7 @@ def student_of(run: Run) -> Any:
     return _ready(network, run.title)
 
 
-def teachers_of(run: Run) -> dict[str, Any]:
+def teachers_of(run: TrainedRun) -> dict[str, Any]:
     """Return the whole teachers of a run, loaded strictly, by name.
 
     Raises:

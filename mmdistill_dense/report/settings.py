@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from mmdistill_dense.report.compared_runs import Comparison, Run
+from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
 from mmdistill_dense.report.numbers import Numbers
 from mmdistill_dense.report.section import Missing, Section, Table
 from mmdistill_dense.utils.atomic import read_json
@@ -33,7 +33,7 @@ def settings_section(comparison: Comparison) -> Section:
     return section
 
 
-def settings_table(run: Run, control: Run) -> Table:
+def settings_table(run: TrainedRun, control: TrainedRun) -> Table:
     """Return the keys at which two configs differ."""
     own, other = flat(run.config.to_dict()), flat(control.config.to_dict())
     rows = []
@@ -95,7 +95,7 @@ def _cost_table(numbers: Numbers) -> Table:
     )
 
 
-def _cost_row(run: Run, numbers: Numbers, control: Run | None) -> dict[str, str]:
+def _cost_row(run: TrainedRun, numbers: Numbers, control: TrainedRun | None) -> dict[str, str]:
     log = numbers.logs[run]
     own, alone = log.seconds, numbers.logs[control].seconds if control else None
     cost = _measured(run)
@@ -113,7 +113,7 @@ def _cost_row(run: Run, numbers: Numbers, control: Run | None) -> dict[str, str]
     }
 
 
-def _measured(run: Run) -> dict[str, Any]:
+def _measured(run: TrainedRun) -> dict[str, Any]:
     if run.suite is None:
         return {}
     return read_json(run.suite / 'cost' / f'{run.folder.parent.name}.json') or {}

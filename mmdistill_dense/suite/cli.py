@@ -29,22 +29,21 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what a command line asks for.
+    """Run a command line.
 
     Args:
-        argv: Without the program's name. Default: that of this process.
+        argv: The arguments without the program's name. Default: those of this process.
 
     Returns:
-        The exit status: 1 where a run failed or the definition cannot work, 130 after an interruption.
+        The exit status: 1 if a run failed or the definition cannot work, 130 after an interruption.
     """
     args = _parser().parse_args(argv)
-    told = contextlib.nullcontext() if args.command in (_run, _job) else errors_only()  # a training keeps its log
     try:
-        with told:
+        with contextlib.nullcontext() if args.command in (_run, _job) else errors_only():  # a training keeps its log
             return args.command(args)
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if args.command is _job:
-            raise  # into the run's log, with where it came from
+            raise  # with its traceback, into the run's log
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f'{type(error).__name__}: {text}', file=sys.stderr)
         return 1
@@ -58,31 +57,33 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(command=function)
         many = '?' if name == 'list' else None
-        added.add_argument('definition', type=Path, nargs=many, help='YAML file, see docs/suite.md')
+        added.add_argument('definition', type=Path, nargs=many, help='.yaml, .py or .json, see docs/suite.md')
         return added
 
-    run = command('run', _run, 'train and test what is not finished yet')
-    run.add_argument('--jobs', type=_positive, help='runs side by side (default: of the definition)')
+    run = command('run', _run, 'train and test all unfinished runs')
+    run.add_argument('--jobs', type=_positive, help='number of runs side by side (default: of the definition)')
     run.add_argument(
-        '--threads', type=_positive, help='threads of each (default: of the definition, or the cores divided)'
+        '--threads',
+        type=_positive,
+        help='threads of each run (default: of the definition, or an equal part of the cores)',
     )
-    run.add_argument('--rerun-changed', action='store_true', help='put runs of another config away and repeat them')
-    slurm = command('slurm', _slurm, 'print a script that hands the unfinished runs to slurm')
-    cost = command('cost', _cost, 'measure parameters, GFLOPs, time and memory of a step of every method')
+    run.add_argument('--rerun-changed', action='store_true', help='move runs of another config away, and repeat them')
+    slurm = command('slurm', _slurm, 'print a script that submits the unfinished runs to slurm')
+    cost = command('cost', _cost, 'measure parameters, GFLOPs, and time and memory of a step, for every method')
     for one in (run, slurm, cost):
-        one.add_argument('--only', nargs='+', default=[], metavar='NAME', help='rows; what they need comes too')
+        one.add_argument('--only', nargs='+', default=[], metavar='NAME', help='rows; the runs that they need come too')
     for one in (run, slurm):
-        one.add_argument('--seeds', nargs='+', type=int, default=[], help='some of the seeds')
-    command('list', _list, 'the methods that fit, the runs and their state; without a definition all methods')
-    write_table = command('table', _table, 'write the table of what is finished')
-    write_table.add_argument('--out', type=Path, metavar='DIR', help='folder of the files (default: that of the suite)')
-    job = command('job', _job, 'one run, as `run` and slurm start it')
+        one.add_argument('--seeds', nargs='+', type=int, default=[], help='only these seeds')
+    command('list', _list, 'show the methods that fit, the runs and their state; without a definition all methods')
+    write_table = command('table', _table, 'write the table of the finished runs')
+    write_table.add_argument('--out', type=Path, metavar='DIR', help='folder for the files (default: of the suite)')
+    job = command('job', _job, 'do one run, as `run` and slurm start it')
     job.add_argument('name', help='a row of the table')
-    job.add_argument('--seed', type=int, help='which one; a teacher has only one')
-    job.add_argument('--search', metavar='KEY=VALUE', help='the tried values of a search')
-    job.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='as in train.py')
+    job.add_argument('--seed', type=int, help='its seed; a teacher has only one')
+    job.add_argument('--search', metavar='KEY=VALUE', help='the values of a search')
+    job.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='as for train.py')
     job.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
-    job.add_argument('--attended', action='store_true', help='end when the standard input closes')
+    job.add_argument('--attended', action='store_true', help='end when standard input closes')
     return parser
 
 
@@ -109,12 +110,12 @@ def _run(args: argparse.Namespace) -> int:
                 preflight.check_batch(definition, todo, 1)
                 start = f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}'
                 console.print(start, markup=False, highlight=False, soft_wrap=True)
-                with contextlib.redirect_stdout(io.StringIO()):  # notes of mmseg and mmdet about optional parts
+                with contextlib.redirect_stdout(io.StringIO()):  # hides notes on optional packages
                     preflight.check(definition, todo)
                 with Board(console, selected, definition.jobs) as board:
                     failed = Pool(partial(job_command, args.definition), definition.jobs, threads, board).execute(todo)
         except KeyboardInterrupt:
-            console.print('stopped; the same command goes on from the last checkpoints')
+            console.print('stopped; the same command continues from the last checkpoints')
             return INTERRUPTED
     for title, reason in failed.items():
         console.print(f'\n{title} {reason}', markup=False, highlight=False, soft_wrap=True)
@@ -132,7 +133,7 @@ def _job(args: argparse.Namespace) -> int:
     definition = load(args.definition)
     result = perform(definition, find(definition, args.name, args.seed, args.search), args.launcher)
     print(f'{args.name}: {definition.metric} {_score(result)}' if _score(result) else f'{args.name}: trained')
-    if args.attended:  # the interpreter would take seconds to put everything away
+    if args.attended:  # without the seconds that the interpreter takes to clean up
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -144,7 +145,7 @@ def find(definition: Definition, name: str, seed: int | None, search: str | None
     """Return one run of a suite.
 
     Raises:
-        ValueError: When there is no such run; names those of that name, or the names.
+        ValueError: If there is no such run. Names the runs of that name, or all names.
     """
     runs = plan.runs(definition)
     named = [run for run in runs if run.name == name]
@@ -155,7 +156,7 @@ def find(definition: Definition, name: str, seed: int | None, search: str | None
         if tried == search and (seed == run.seed or (seed is None and run.kind == 'teacher')):
             return run
     titles = ', '.join(run.title for run in named)
-    raise ValueError(f'{definition.path}: {name} has no run with --seed {seed} --search {search}; there are {titles}')
+    raise ValueError(f'{definition.path}: {name} has no run with --seed {seed} --search {search}, but {titles}')
 
 
 def _slurm(args: argparse.Namespace) -> int:
@@ -183,12 +184,10 @@ def _list(args: argparse.Namespace) -> int:
     definition = load(args.definition)
     left_out = sorted(set(fitting(definition.control)) - {method.method for method in definition.methods.values()})
     console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
-    console.print(
-        f'methods: {", ".join(definition.methods)}; fitting, but not asked for: {", ".join(left_out) or "none"}'
-    )
+    console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(left_out) or "none"}')
     unused = set(definition.starts) - {RANDOM} - {method.start for method in definition.methods.values()}
     if unused:
-        console.print(f'starts that no row takes: {", ".join(sorted(unused))}')
+        console.print(f'starts that no row uses: {", ".join(sorted(unused))}')
     for name, scores in plan.searched(definition).items():
         best = plan.chosen(definition)[name]
         for choice, values in scores:
@@ -215,7 +214,7 @@ def _state(definition: Definition, run: Run) -> tuple[str, str, str]:
 
 
 def _score(result: Mapping[str, Any]) -> str:
-    """Nothing for a pre-training."""
+    """The score of a result; nothing for a pre-training."""
     return '' if result['score'] is None else f'{result["score"]:.2f}'
 
 

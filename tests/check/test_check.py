@@ -158,7 +158,7 @@ def test_another_batch_than_the_learning_rate_is_for(tmp_path: Path) -> None:
     report = check_config(config, RANDOM)
     assert found(report) == {'batch': 'warning'} and 'base_batch_size=16' in said(report)
     assert (report.exit_code(), report.exit_code(strict=True)) == (0, 1)
-    assert not list(rules.config.batch(Subject(config, Options(processes=8))))
+    assert not list(rules.config_rules.batch(Subject(config, Options(processes=8))))
 
 
 def test_missing_data_are_replaced_by_generated_ones_of_the_right_classes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from markupsafe import escape
 
 from mmdistill_dense.report import make_report
 from mmdistill_dense.report.cli import main
-from mmdistill_dense.report.compared_runs import Comparison, Run
+from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
 from mmdistill_dense.report.page import render
 from mmdistill_dense.report.section import Chart, Group, Section, Table, Viewer
 from tests.report.conftest import SEED
@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_costs_only_its_own_pictures(suite, tmp_path):
 
 def test_names_are_escaped():
     evil = '</script><script>alert(1)</script>'
-    comparison = Comparison((Run(Path('/nowhere'), evil),), ())
+    comparison = Comparison((TrainedRun(Path('/nowhere'), evil),), ())
     section = Section(
         'scores', 'Scores', items=[Table(evil, [evil], [[evil]]), Chart(evil, evil, f'{{"a": "{evil}"}}')]
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmdistill_dense.report.charts import COLOURS, colour_of
-from mmdistill_dense.report.compared_runs import Comparison, Run, compare, find_runs
+from mmdistill_dense.report.compared_runs import Comparison, TrainedRun, compare, find_runs
 from mmdistill_dense.report.drawing import TEACHER_RIGHT, TEACHER_WRONG, disagreement_panel, share_right
 from mmdistill_dense.report.scenes import Scene
 from mmdistill_dense.report.settings import flat
@@ -91,8 +91,8 @@ def test_a_test_in_the_same_folder_does_not_replace_the_config(tmp_path):
 
 
 def test_colours_and_dashes_tell_many_methods_apart():
-    methods = [Run(Path(f'm{place}'), f'm{place}') for place in range(2 * COLOURS)]
-    found = Comparison(tuple(methods), (Run(Path('c'), 'control'),))
+    methods = [TrainedRun(Path(f'm{place}'), f'm{place}') for place in range(2 * COLOURS)]
+    found = Comparison(tuple(methods), (TrainedRun(Path('c'), 'control'),))
     looks = [colour_of(found, name) for name in found.names]
     assert len(set(looks)) == len(methods) + 1
 

@@ -43,7 +43,7 @@ def test_list_shows_states_and_searches(capsys: pytest.CaptureFixture[str]) -> N
     assert 'finished' in line('kd loss_weight=1 seed 7') and '12.25' in line('kd loss_weight=1 seed 7')
     assert 'CHANGED since' in line('control seed 0') and 'old' in line('control seed 0')
     assert 'waits for its search' in line('kd seed 0')
-    assert 'fitting, but not asked for: afdcd, ' in line('fitting')
+    assert 'others that fit: afdcd, ' in line('others')
 
 
 def test_mistakes_end_with_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,9 +75,7 @@ def test_run_is_found_by_name_seed_and_tried_values() -> None:
     assert cli.find(definition, 'kd', 0, None).kind == 'run'
     assert cli.find(definition, 'kd', 7, 'loss_weight=2').choice == {'loss_weight': 2}
     assert cli.find(definition, 'teacher', None, None).name == 'teacher'
-    with pytest.raises(
-        ValueError, match='kd has no run with --seed 5 --search None; there are kd loss_weight=1 seed 7'
-    ):
+    with pytest.raises(ValueError, match='kd has no run with --seed 5 --search None, but kd loss_weight=1 seed 7'):
         cli.find(definition, 'kd', 5, None)
     with pytest.raises(ValueError, match="row 'kdd': unknown. Close: kd"):
         cli.find(definition, 'kdd', 0, None)

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from mmdistill_dense.analysis import step_cost
 from mmdistill_dense.suite.definition.definition import Definition
-from mmdistill_dense.suite.execute import cost, measuring
+from mmdistill_dense.suite.execute import cost
 from mmdistill_dense.suite.plan import plan
 from mmdistill_dense.utils.atomic import read_json
 from tests.suite import made_up
@@ -27,8 +28,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append((config.model.distillers.kd.get('loss_weight', 1), *how))
         return {'ratio': 1.5, 'memory': {'extra': 2**20}}
 
-    monkeypatch.setattr(measuring, 'student_cost', student)
-    monkeypatch.setattr(measuring, 'step_cost', step)
+    monkeypatch.setattr(step_cost, 'student_cost', student)
+    monkeypatch.setattr(step_cost, 'step_cost', step)
     return seen
 
 
@@ -93,14 +94,14 @@ def test_a_method_whose_search_goes_on_waits(
 def test_what_cannot_be_measured_is_named_behind_the_others(
     tmp_path: Path, measured: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step = measuring.step_cost
+    step = step_cost.step_cost
 
     def picky(config: Any, *how: Any) -> dict:
         if 'loss_weight' not in config.model.distillers.kd:
             raise ValueError('the map is too small')
         return step(config, *how)
 
-    monkeypatch.setattr(measuring, 'step_cost', picky)
+    monkeypatch.setattr(step_cost, 'step_cost', picky)
     suite = suite_of(tmp_path)
     with pytest.raises(RuntimeError, match='the costs of kd could not be measured'):
         cost.main(suite)
@@ -111,7 +112,7 @@ def test_what_cannot_be_measured_is_named_behind_the_others(
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ('batchsize: 3', 'cost.batchsize: unknown. Close: batch'),
+        ('batchsize: 3', 'cost.batchsize: unknown key. Close: batch'),
         ('device: gpu', "cost.device: must be 'cpu', or 'cuda' where torch sees a GPU; got 'gpu'"),
         ('batch: 0', 'cost.batch: must be at least 1'),
         ('size: 512', 'cost.size: must be of type list'),

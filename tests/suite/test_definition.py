@@ -1,6 +1,8 @@
 """What a definition may hold, and what its mistakes are answered with."""
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,36 +64,39 @@ def test_times_are_not_numbers_to_the_base_of_60(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('changes', 'said'),
     [
-        (dict(metod={}), 'tiny.yaml: metod: unknown. Close: methods'),
+        (dict(metod={}), 'tiny.yaml: metod: unknown key. Close: methods'),
         (dict(control=None), 'tiny.yaml: control: missing'),
         (dict(control=3), 'control: must be of type str, got 3'),
-        (dict(methods=None), "methods: give 'all', or options by name"),
-        (dict(methods=['kd']), "methods: give 'all', or options by name"),
-        (dict(methods={'kdd': {}}), r"methods.kdd: method 'kdd': unknown. Close: .*kd.* What fits toy_seg: .*kd"),
-        (dict(methods={'control': {}}), 'methods.control: a name is made of letters'),
-        (dict(methods={'a b': {}}), 'methods.a b: a name is made of letters'),
-        (dict(methods={'kd': {'option': 1}}), 'methods.kd.option: unknown. Close: options'),
-        (dict(methods={'kd': 3}), 'methods.kd: must hold keys with values, got 3'),
-        (dict(methods={'kd': {'variant': 'mimic'}}), "methods.kd: no fragment of variant 'mimic' of kd fits toy_seg"),
+        (dict(methods=None), "methods: must be 'all', or options by name"),
+        (dict(methods=['kd']), "methods: must be 'all', or options by name"),
+        (dict(methods={'kdd': {}}), r"methods.kdd: method 'kdd': unknown. Close: .*kd.* These fit toy_seg: .*kd"),
+        (dict(methods={'control': {}}), 'methods.control: a name consists of letters'),
+        (dict(methods={'a b': {}}), 'methods.a b: a name consists of letters'),
+        (dict(methods={'kd': {'option': 1}}), 'methods.kd.option: unknown key. Close: options'),
+        (dict(methods={'kd': 3}), 'methods.kd: must be a mapping of keys to values, got 3'),
+        (dict(methods={'kd': {'variant': 'mimic'}}), "methods.kd: variant 'mimic' of kd does not fit toy_seg"),
         (
             dict(methods={'kd': {'config': 'x.py', 'method': 'kd'}}),
             'methods.kd.config: a leaf of your own has no method',
         ),
-        (dict(seeds=[0, 0]), r'seeds: must be different integers from 0 on, as in \[0, 1, 2\]; got \[0, 0\]'),
-        (dict(seeds=[]), 'seeds: must be different integers'),
-        (dict(seeds=[-1]), 'seeds: must be different integers'),
+        (dict(seeds=[0, 0]), r'seeds: must be distinct integers of at least 0, as in \[0, 1, 2\]; got \[0, 0\]'),
+        (dict(seeds=[]), 'seeds: must be distinct integers'),
+        (dict(seeds=[-1]), 'seeds: must be distinct integers'),
         (dict(teacher={'config': 'teachers/toy_seg', 'seed': -1}), 'teacher.seed: must be at least 0'),
-        (dict(seeds=[True]), 'seeds: must be different integers'),
+        (dict(seeds=[True]), 'seeds: must be distinct integers'),
         (dict(jobs=0), 'jobs: must be at least 1, got 0'),
         (dict(workers=-1), 'workers: must be at least 0'),
         (dict(percent='yes'), "percent: must be of type bool, got 'yes'"),
-        (dict(teacher={'file': 'x'}), 'teacher.file: unknown'),
-        (dict(grid={'afdcd': {}, 'seeds': [1]}), 'grid.afdcd: unknown. '),
+        (dict(teacher={'file': 'x'}), 'teacher.file: unknown key'),
+        (dict(grid={'afdcd': {}, 'seeds': [1]}), 'grid.afdcd: unknown key. '),
         (dict(grid={'kd': {'loss_weight': [1, 2]}}), 'grid.seeds: missing'),
-        (dict(grid={'kd': {'loss_weight': 1}, 'seeds': [1]}), 'grid.kd.loss_weight: give two or more different'),
-        (dict(grid={'kd': {'loss_weight': [1, 1]}, 'seeds': [1]}), 'grid.kd.loss_weight: give two or more different'),
-        (dict(grid={'kd': {'loss_weight': ['1', 1]}, 'seeds': [1]}), 'grid.kd.loss_weight: give two or more different'),
-        (dict(grid={'kd': {}, 'seeds': [1]}), 'grid.kd: give options with the values to try'),
+        (dict(grid={'kd': {'loss_weight': 1}, 'seeds': [1]}), 'grid.kd.loss_weight: needs two or more'),
+        (dict(grid={'kd': {'loss_weight': [1, 1]}, 'seeds': [1]}), 'grid.kd.loss_weight: needs two or more'),
+        (
+            dict(grid={'kd': {'loss_weight': ['1', 1]}, 'seeds': [1]}),
+            'grid.kd.loss_weight: needs two or more',
+        ),
+        (dict(grid={'kd': {}, 'seeds': [1]}), 'grid.kd: needs options with the values to try'),
         (dict(slurm={'launcher': 'pbs'}), "slurm.launcher: 'pbs' is none of slurm, pytorch"),
     ],
 )
@@ -115,14 +120,14 @@ def test_files_that_are_not_there_are_named(tmp_path: Path, changes: dict, said:
 
 
 def test_method_of_the_other_task_is_refused_with_what_fits(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r'methods\.fgd: no fragment of fgd fits toy_seg\. What fits toy_seg: .*kd'):
+    with pytest.raises(ValueError, match=r'methods\.fgd: fgd does not fit toy_seg\. These fit toy_seg: .*kd'):
         load(tmp_path, methods={'fgd': {}})
 
 
 def test_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / 'twice.yaml'
     path.write_text('control: toy_seg\nmethods:\n  kd: {}\n  kd: {options: {loss_weight: 5}}\n')
-    with pytest.raises(ValueError, match=r'twice\.yaml: line 3: kd stands there twice'):
+    with pytest.raises(ValueError, match=r'twice\.yaml: line 3: kd occurs twice'):
         definition.load(path)
 
 
@@ -133,5 +138,73 @@ def test_no_yaml_and_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='bad.yaml: '):
         definition.load(tmp_path / 'bad.yaml')
     (tmp_path / 'list.yaml').write_text('- a')
-    with pytest.raises(ValueError, match='list.yaml: must hold keys with values'):
+    with pytest.raises(ValueError, match='list.yaml: must be a mapping of keys to values'):
         definition.load(tmp_path / 'list.yaml')
+
+
+BASE = """
+control: toy_seg
+seeds: [1, 2]
+methods:
+  kd: {options: {loss_weight: 5}}
+  cwd: {}
+options: {train_cfg.max_iters: 9}
+"""
+OWN = """
+_base_: [shared/base.yaml, threads.yml]
+methods: {kd: {options: {temperature: 2}}, cwd: {_delete_: true}, maskd: {}}
+options: {train_cfg.val_interval: 3}
+"""
+
+
+def test_a_definition_inherits_others_as_configs_do(tmp_path: Path) -> None:
+    (tmp_path / 'shared').mkdir()
+    (tmp_path / 'shared/base.yaml').write_text(BASE)
+    (tmp_path / 'threads.yml').write_text('threads: 1\n')
+    (tmp_path / 'own.yaml').write_text(OWN)
+    found = definition.load(tmp_path / 'own.yaml')
+    assert (found.title, found.seeds, found.threads, list(found.methods)) == ('own', (1, 2), 1, ['kd', 'cwd', 'maskd'])
+    assert found.methods['kd'].options == {'loss_weight': 5, 'temperature': 2}
+    assert found.options == {'train_cfg.max_iters': 9, 'train_cfg.val_interval': 3}
+    assert type(found.options) is dict and type(found.methods['kd'].options) is dict
+
+
+@pytest.mark.parametrize('suffix', ['py', 'json', 'yml'])
+def test_the_same_definition_in_other_languages(tmp_path: Path, suffix: str) -> None:
+    content = tiny.content(starts={'own': {'checkpoint': '{{$MMDISTILL_WEIGHTS:weights}}/x.pth'}})
+    content['methods'] = {'kd': {}, 'other': {'start': 'own'}}
+    text = ''.join(f'{key} = {value!r}\n' for key, value in content.items())
+    (tmp_path / f'tiny.{suffix}').write_text(
+        text if suffix == 'py' else json.dumps(content, indent='\t' if suffix == 'json' else 2)
+    )
+    found = definition.load(tmp_path / f'tiny.{suffix}')
+    assert replace(found, path=None) == replace(definition.load(tiny.write(tmp_path, **content)), path=None)
+    assert found.starts['own'].checkpoint == '{{$MMDISTILL_WEIGHTS:weights}}/x.pth'
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'said'),
+    [
+        ('own.yaml', '_base_: none.yaml', "none.yaml': no such definition"),
+        ('own.yaml', '_base_: 3', 'own.yaml: '),
+        ('own.yaml', '_base_: base.yaml\nmethods: {kd: {option: 1}}', 'own.yaml: methods.kd.option: unknown key'),
+        ('own.yaml', '_base_: base.yaml\nseeds: {a: 1}', 'own.yaml: '),
+        ('own.json', '{"control": "toy_seg",}', 'own.json: '),
+        ('own.py', 'control = ', 'own.py: '),
+        ('own.py', "control = 'toy_seg'\nmetods = {}", 'own.py: metods: unknown key. Close: methods'),
+    ],
+)
+def test_mistakes_of_a_base_and_of_other_languages_are_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / 'base.yaml').write_text(BASE)
+    (tmp_path / name).write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        definition.load(tmp_path / name)
+
+
+def test_a_definition_runs_nothing(tmp_path: Path) -> None:
+    (tmp_path / 'bad.yaml').write_text(f'control: !!python/object/apply:os.mkdir ["{tmp_path}/made"]\n')
+    (tmp_path / 'own.json').write_text('{"_base_": "bad.yaml"}')
+    for name in ('bad.yaml', 'own.json'):
+        with pytest.raises(ValueError, match='bad.yaml: could not determine a constructor'):
+            definition.load(tmp_path / name)
+    assert not (tmp_path / 'made').exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmdistill_dense.utils import atomic
+from mmdistill_dense.utils.folder_lock import owned
 
 
 def test_json_comes_back_and_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
 HOLD = """
 import os, sys
 from pathlib import Path
-from mmdistill_dense.utils.atomic import owned
+from mmdistill_dense.utils.folder_lock import owned
 with owned(Path(sys.argv[1]), 'x'):
     if os.fork() == 0:  # as a loader's worker, which may live longer
         sys.stdin.read()
@@ -46,11 +47,11 @@ def test_folder_is_refused_while_its_process_lives(tmp_path: Path, end: str) -> 
         assert process.stdout.readline() == 'held\n'
         if end == 'die':
             process.wait()
-            with atomic.owned(tmp_path, 'suite'):  # its worker is still there
+            with owned(tmp_path, 'suite'):  # its worker is still there
                 pass
         else:
             with pytest.raises(RuntimeError, match=f'suite runs already in {tmp_path}, as process {process.pid}'):
-                atomic.owned(tmp_path, 'suite').__enter__()
+                owned(tmp_path, 'suite').__enter__()
         process.stdin.close()
 
 
@@ -61,5 +62,5 @@ def test_waiting_for_a_folder_ends_when_it_is_free(tmp_path: Path) -> None:
         [sys.executable, '-c', code, tmp_path, 'wait'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == 'held\n'
-        with atomic.owned(tmp_path, 'suite', patience=30):
+        with owned(tmp_path, 'suite', patience=30):
             process.stdin.close()

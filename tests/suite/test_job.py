@@ -239,7 +239,7 @@ def test_run_belongs_to_one_process(definition: Definition, monkeypatch: pytest.
 
     monkeypatch.setattr(job, 'PATIENCE', 0.0)
     holder = (
-        'import sys\nfrom pathlib import Path\nfrom mmdistill_dense.utils.atomic import owned\n'
+        'import sys\nfrom pathlib import Path\nfrom mmdistill_dense.utils.folder_lock import owned\n'
         "with owned(Path('out/runs/none/seed0'), 'x'):\n    print('held', flush=True)\n    sys.stdin.read()\n"
     )
     pipe = subprocess.PIPE
@@ -259,7 +259,7 @@ def test_score_is_in_percent_and_an_unknown_metric_is_named_with_what_there_is(t
     assert job.score_of(definition, run, metrics) == 25.0
     assert job.score_of(definition, plan.Run('kd', 'search', 0, tmp_path), metrics) == 50.0
     assert job.score_of(definition, run, {'test': {}, 'val': {}}) == 0.0, 'mmdet, where nothing is found'
-    with pytest.raises(KeyError, match=r"metric='coco/bbox_mAP' is none of what the test gives: mIoU, aAcc"):
+    with pytest.raises(KeyError, match=r"metric='coco/bbox_mAP' is not in the result of the test: mIoU, aAcc"):
         job.score_of(definition, run, {'test': {'mIoU': 1.0, 'aAcc': 2.0}})
 
 

@@ -87,7 +87,7 @@ def test_failure_stops_only_what_needs_it_and_shows_its_log(tmp_path: Path) -> N
 
 def test_nobody_waits_for_what_is_not_made(tmp_path: Path) -> None:
     failed = pool.Pool(command(FINISH), 1, 1, Watch()).execute(runs(tmp_path, 'a', after=('elsewhere',)))
-    assert failed == {'a seed 0': f'needs results that nothing here makes: {tmp_path / "elsewhere"}'}
+    assert failed == {'a seed 0': f'needs results that no run here makes: {tmp_path / "elsewhere"}'}
 
 
 def test_several_devices_are_given_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_interruption_ends_jobs_and_their_workers(tmp_path: Path) -> None:
 PARENT = """
 import sys
 from pathlib import Path
-from mmdistill_dense.suite import pool
+from mmdistill_dense.suite.execute import pool
 from mmdistill_dense.suite.plan.plan import Run
 from tests.suite.test_pool import Watch
 child = 'from mmdistill_dense.suite.execute.pool import end_with_parent; end_with_parent()' + chr(10) + sys.argv[2]

@@ -76,7 +76,9 @@ def test_terminal_shows_a_line_for_each_running_job(tmp_path: Path) -> None:
     console = Console(width=100, force_terminal=True)
     with console.capture() as captured, progress.Board(console, [one], 1) as board:
         board.tick([one], [])
-    assert 'kd seed 0' in captured.get() and '5/10' in captured.get() and '0 of 1 done' in captured.get()
+    text = captured.get()
+    assert 'kd seed 0' in text and '5/10' in text and '0 of 1 done' in text
+    assert text.count('━') == 19, 'half of a bar of 20 columns, one of them the end of what is done'
 
 
 def test_the_learning_before_a_training_is_told_with_its_own_time(tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite import cli
 from mmdistill_dense.suite.definition.definition import Definition, load
 from mmdistill_dense.suite.plan import plan
 from mmdistill_dense.utils.atomic import write_json
 from tests.suite import made_up
 from tests.suite.test_table import GRID, lines_of
-from tools.docs import compare, markers, publish
+from tools.docs import compare, markers, publish, results_command
 from tools.docs.check_results import disagreements
 from tools.docs.results_section import settings_cell
 from tools.docs.scores import read_scores, shown
@@ -171,7 +170,7 @@ def test_files_and_pictures_of_a_start_are_named(tmp_path: Path) -> None:
     assert 'Files read at the start: epoch_9.pth, sha256 abababababab…, 9 of 9 tensors.' in text
 
 
-def test_fragments_that_were_made_for_the_pair_are_named(tmp_path: Path) -> None:
+def test_options_that_were_made_for_the_pair_are_named(tmp_path: Path) -> None:
     """Their constants may have been chosen on its val pictures; those of a method or a data set were not."""
 
     def cells(stem: str) -> dict[str, str]:
@@ -179,12 +178,12 @@ def test_fragments_that_were_made_for_the_pair_are_named(tmp_path: Path) -> None
         return {name: settings_cell(method, {}, suite) for name, method in suite.methods.items()}
 
     camvid, bccd = cells('camvid_1of8'), cells('bccd_retinanet')
-    assert camvid['afdcd'] == 'fragment `afdcd_r18w16_camvid`'
-    assert camvid['afdcd_mimic'] == 'fragment `afdcd_r18w16_camvid`, `afdcd`, `afdcd.ctr_weight=0`'
+    assert camvid['afdcd'] == 'options `afdcd_r18w16_camvid`'
+    assert camvid['afdcd_mimic'] == 'options `afdcd_r18w16_camvid`, `afdcd`, `afdcd.ctr_weight=0`'
     assert [camvid[name] for name in ('kd', 'cwd', 'dist')] == ['–'] * 3
-    assert camvid['pcd'] == 'fragment `pcd_r18w16_camvid`'
-    assert bccd['maskd'] == 'fragment `maskd_retinanet_r18w16`'
-    assert bccd['pcd'] == 'fragment `pcd_retinanet_r18w16_bccd`'
+    assert camvid['pcd'] == 'options `pcd_r18w16_camvid`'
+    assert bccd['maskd'] == 'options `maskd_retinanet_r18w16`'
+    assert bccd['pcd'] == 'options `pcd_retinanet_r18w16_bccd`'
     assert [bccd[name] for name in ('kd', 'pkd', 'fgd')] == ['–'] * 3
 
 
@@ -223,11 +222,14 @@ def test_a_suite_without_a_result_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('text', 'told'),
     [
-        ('<!-- suite:a -->\n<!-- suite:b -->\n', 'line 2: <!-- suite:b --> stands where <!-- end of suite:a -->'),
+        (
+            '<!-- suite:a -->\n<!-- suite:b -->\n',
+            'line 2: <!-- suite:b --> comes before the missing <!-- end of',
+        ),
         ('\n<!-- end of suite:a -->\n', 'line 2: <!-- end of suite:a --> has no <!-- suite:a --> before it'),
         (
             '<!-- suite:a -->\n<!-- end of suite:a -->\n<!-- suite:a -->\n',
-            'line 3: <!-- suite:a --> stands there twice',
+            'line 3: <!-- suite:a --> occurs twice',
         ),
     ],
 )
@@ -356,13 +358,13 @@ def test_the_commands_take_the_repository_and_the_place_of_the_suites(
     made_up.finish(published, 'kd', {1: 70.0})
     words = [str(published.path), '--root', str(tmp_path)]
     here = [*words, '--work-dirs', str(tmp_path)]
-    assert cli.main(['compare', *words]) == 0
-    assert cli.main(['compare', *here]) == 1
+    assert results_command.main(['compare', *words]) == 0
+    assert results_command.main(['compare', *here]) == 1
     assert 'not kd seed 1, kd mean' in capsys.readouterr().out
-    assert cli.main(['publish', *here]) == 0
+    assert results_command.main(['publish', *here]) == 0
     assert read_scores(tmp_path / CSV)['kd'][1].score == 70.0
-    assert cli.main(['compare', *here]) == 0
-    assert cli.main(['compare', *words, '--work-dirs', str(tmp_path / 'none')]) == 1
+    assert results_command.main(['compare', *here]) == 0
+    assert results_command.main(['compare', *words, '--work-dirs', str(tmp_path / 'none')]) == 1
     assert 'no finished run that' in capsys.readouterr().err
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite import cli
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.execute import preflight
 from mmdistill_dense.suite.plan import plan
 from mmdistill_dense.utils.atomic import write_text
 from tests.suite import made_up
-from tools.docs import publish, records
+from tools.docs import publish, records, results_command
 from tools.docs.check_results import disagreements
 
 CURVE = '{"mIoU": 30.0, "step": 6}\n{"loss": 1.0, "step": 7}\n{"mIoU": 40.5, "step": 9}\n'
@@ -107,10 +106,10 @@ def test_a_teacher_without_weights_is_trained_again_where_they_are_needed(suite:
 def test_bad_files_and_missing_ones_are_named(
     suite: Definition, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(['restore', str(suite.path), '--root', str(tmp_path / 'none')]) == 1
+    assert results_command.main(['restore', str(suite.path), '--root', str(tmp_path / 'none')]) == 1
     assert 'no published runs; `results.py publish` writes them' in capsys.readouterr().err
     write_text(tmp_path / FILES[-1], '{"run": "teacher"}\n')
-    assert cli.main(['restore', str(suite.path), '--root', str(tmp_path)]) == 1
+    assert results_command.main(['restore', str(suite.path), '--root', str(tmp_path)]) == 1
     assert "suite.jsonl, line 1: no record of a run (KeyError('result'))" in capsys.readouterr().err
 
 

@@ -56,17 +56,17 @@ def config_of(title: str, **changes: Any) -> Config:
     ('changes', 'said'),
     [
         ({'methods': {'x': {'start': 'prr'}}}, r"methods.x.start: start 'prr': unknown. Close: pre"),
-        ({'methods': {'kd': {'start': 'pre'}}}, 'methods.kd: say `method: kd` for kd from that start, or rename'),
+        ({'methods': {'kd': {'start': 'pre'}}}, 'methods.kd: write `method: kd` for kd from that start, or rename'),
         ({'methods': {'x': {'start': 'pre', 'options': {'a': 1}}}}, 'methods.x.options: a row without `method` has no'),
-        ({'starts': {'pre': {}}}, 'starts.pre: give one of `pretrain`, a config, `checkpoint`, a file, `inherit`'),
-        ({'starts': {'pre': {**PCD, 'prefix': 'x'}}}, 'starts.pre.prefix: does not go with `pretrain`'),
-        ({'starts': {'pre': {'checkpoint': 'x', 'seed': 3}}}, 'starts.pre.seed: does not go with `checkpoint`'),
+        ({'starts': {'pre': {}}}, 'starts.pre: needs exactly one of `pretrain`'),
+        ({'starts': {'pre': {**PCD, 'prefix': 'x'}}}, 'starts.pre.prefix: cannot be combined with `pretrain`'),
+        ({'starts': {'pre': {'checkpoint': 'x', 'seed': 3}}}, 'starts.pre.seed: cannot be combined with `checkpoint`'),
         (
             {'starts': {'pre': {**PCD, 'seed': 3, 'per_seed': True}}},
-            'starts.pre.per_seed: true gives each seed its own',
+            'starts.pre.per_seed: true means one pre-training per seed',
         ),
-        ({'starts': {'random': PCD}}, "starts.random: a name .* is not 'random', which needs no entry"),
-        ({'starts': {'pre': {**PCD, 'option': {}}}}, 'starts.pre.option: unknown. Close: options'),
+        ({'starts': {'random': PCD}}, "starts.random: a name .* and 'random' is always there"),
+        ({'starts': {'pre': {**PCD, 'option': {}}}}, 'starts.pre.option: unknown key. Close: options'),
         ({'grid': {'started': {'tau': [1, 2]}, 'seeds': [7]}}, 'grid.started: the row has no distillers'),
     ],
 )
@@ -126,9 +126,9 @@ def test_forgotten_start_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(plan, 'hash_of', lambda *_: 'abc')
     defined(methods={'both': {'method': 'kd', 'start': 'pre'}})
     assert main(['list', 'tiny.yaml']) == 0
-    assert 'starts that no row takes: file\n' in capsys.readouterr().out
+    assert 'starts that no row uses: file\n' in capsys.readouterr().out
     defined()
-    assert main(['list', 'tiny.yaml']) == 0 and 'no row takes' not in capsys.readouterr().out
+    assert main(['list', 'tiny.yaml']) == 0 and 'no row uses' not in capsys.readouterr().out
 
 
 def test_nothing_differs_from_the_control_but_the_start(given: Path) -> None:

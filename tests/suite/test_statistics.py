@@ -5,33 +5,64 @@ import math
 import numpy as np
 import pytest
 
-from mmdistill_dense.suite.table.paired import paired_gain, summarise, t_quantile
+from mmdistill_dense.suite.table.paired import paired_gain, paired_gains, summarise
 
 TABLE = {1: 12.70620474, 2: 4.30265273, 3: 3.18244631, 4: 2.77644511, 5: 2.57058184, 9: 2.26215716, 30: 2.04227246}
 
 
 @pytest.mark.parametrize(('freedom', 'expected'), TABLE.items())
-def test_quantiles_are_those_of_the_printed_table(freedom: int, expected: float) -> None:
-    assert t_quantile(0.975, freedom) == pytest.approx(expected, abs=1e-8)
-    assert t_quantile(0.025, freedom) == pytest.approx(-expected, abs=1e-8)
+def test_intervals_are_those_of_the_printed_table(freedom: int, expected: float) -> None:
+    """One pair with a difference of 1, the others with none: standard error 1 / n."""
+    scores = {seed: float(seed == 0) for seed in range(freedom + 1)}
+    gain = paired_gain(scores, dict.fromkeys(scores, 0.0))
+    assert gain.half * gain.n == pytest.approx(expected, abs=1e-8)
+    assert gain.low == pytest.approx(gain.mean - gain.half)
 
 
-@pytest.mark.parametrize('freedom', [1, 2, 3, 6, 7, 40])
-@pytest.mark.parametrize('probability', [0.6, 0.9, 0.995])
-def test_the_density_integrates_to_the_probability(freedom: int, probability: float) -> None:
+@pytest.mark.parametrize('pairs', [2, 3, 7, 8, 41])
+def test_the_density_beyond_the_mean_integrates_to_its_p(pairs: int) -> None:
     nodes, weights = np.polynomial.legendre.leggauss(200)
-    bound = t_quantile(probability, freedom)
+    gain = paired_gain({seed: 40 + math.sin(seed) for seed in range(pairs)}, dict.fromkeys(range(pairs), 39.5))
+    freedom, bound = pairs - 1, gain.mean / (gain.sd / math.sqrt(pairs))
     points = bound * (nodes + 1) / 2
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
     density = scale * (1 + points**2 / freedom) ** (-(freedom + 1) / 2)
-    assert 0.5 + bound / 2 * (weights * density).sum() == pytest.approx(probability, abs=1e-10)
+    assert 1 - bound * (weights * density).sum() == pytest.approx(gain.p, abs=1e-10)
 
 
-def test_the_middle_is_zero_and_impossible_arguments_are_refused() -> None:
-    assert t_quantile(0.5, 3) == pytest.approx(0, abs=1e-12)
-    for arguments in ((1.0, 3), (0.0, 3), (0.9, 0)):
-        with pytest.raises(ValueError, match='needs 0 < probability < 1 and freedom >= 1'):
-            t_quantile(*arguments)
+@pytest.mark.parametrize('shift', [0.0, 1.0, 1.3, 1.4, 2.0, -5.0])
+def test_p_says_of_a_row_alone_what_its_interval_says(shift: float) -> None:
+    gain = paired_gain({0: 1.29 + shift, 1: 2.61 + shift, 2: 0.41 + shift}, dict.fromkeys(range(3), 0.0))
+    assert gain.told_apart == (gain.low * gain.high > 0) == (gain.p < 0.05)
+
+
+def test_p_values_are_holms() -> None:
+    """Sorted p: the smallest times 4, the next times 3, and so on; none below the one before, none above 1."""
+    control = {0: 0.0, 1: 0.0, 2: 0.0}
+    scores = {name: {0: t - 1, 1: t, 2: t + 1} for name, t in (('b', 3.0), ('a', 9.0), ('d', 0.1), ('c', 2.9))}
+    alone = {name: paired_gain(own, control).p for name, own in scores.items()}
+    gains = paired_gains({**scores, 'none': {7: 1.0}, 'one': {0: 1.0}}, control)
+    assert gains['none'] is None and gains['one'].p is None
+    found = {name: gains[name].p for name in alone}
+    holm = {'a': 4 * alone['a'], 'b': 3 * alone['b'], 'c': 3 * alone['b'], 'd': alone['d']}
+    assert 2 * alone['c'] < 3 * alone['b'] and found == pytest.approx(holm)
+    assert [name for name in gains if gains[name] and gains[name].told_apart] == ['a']
+    many = paired_gains({str(row): scores['d'] for row in range(9)}, control)
+    assert {gain.p for gain in many.values()} == {1.0}
+
+
+def test_among_more_rows_less_is_told_apart() -> None:
+    control = dict.fromkeys(range(3), 0.0)
+    clear, noise = {0: 2.0, 1: 3.0, 2: 2.5}, {0: 1.0, 1: -1.0, 2: 0.5}
+    assert paired_gains({'clear': clear}, control)['clear'].told_apart
+    assert not paired_gains({'clear': clear, **dict.fromkeys('abc', noise)}, control)['clear'].told_apart
+
+
+@pytest.mark.parametrize(('difference', 'p'), [(0.0, 1.0), (0.5, 0.0), (-0.5, 0.0)])
+def test_equal_differences_leave_no_doubt(difference: float, p: float) -> None:
+    control = {0: 30.0, 1: 50.0, 2: 70.0}
+    gain = paired_gain({seed: score + difference for seed, score in control.items()}, control)
+    assert gain.p == p and gain.told_apart == bool(difference)
 
 
 def test_summary_is_of_a_sample() -> None:
@@ -80,3 +111,4 @@ def test_a_single_pair_has_no_interval() -> None:
 def test_a_diverged_run_stays_in_its_row() -> None:
     gain = paired_gain({0: math.nan, 1: 41.0}, {0: 40.0, 1: 40.0})
     assert gain.n == 2 and math.isnan(gain.mean) and not gain.told_apart
+    assert paired_gains({'kd': {0: math.nan, 1: 41.0}}, {0: 40.0, 1: 40.0})['kd'].p == 1

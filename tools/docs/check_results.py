@@ -1,4 +1,4 @@
-"""Whether the published pages say what the published scores and records say: a number edited by hand is found."""
+"""Checks the published pages against the published scores and records, to find a number edited by hand."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from tools.docs.scores import (
     shown,
 )
 
-ROWS = (TEACHER, 'runs')  # where the runs of rows lie, beside searches and pre-trainings
+ROWS = (TEACHER, 'runs')  # the folders of rows, not of searches and pre-trainings
 
 
 def disagreements(root: Path) -> list[str]:
-    """Return what of the pages does not follow from ``docs/results/*.csv``, or of those not from the records.
+    """Return where the pages differ from ``docs/results/*.csv``, and those from the records.
 
-    Checked are n, scores, gains and intervals of every row, each seed's gain, the teacher's lead, the README's whole
-    table, that each part has its scores, records and picture, and that the records give the scores. Times, settings
-    and versions are not.
+    It checks n, scores, gains and intervals of every row, the gain of each seed, the teacher's lead, the README's whole
+    table, that each part has its scores, records and picture, and that the records hold the scores. It does not check
+    times, settings and versions.
 
     Args:
         root: The repository.
 
     Raises:
-        FileNotFoundError: When a page is missing.
-        KeyError: When the README has no markers for the table.
+        FileNotFoundError: If a page is missing.
+        KeyError: If the README has no markers for the table.
         ValueError: For markers that are not closed, or a part without a table.
     """
     page, readme = ((root / file).read_text(encoding='utf-8') for file in (PAGE, README))
@@ -71,7 +71,7 @@ def _readme(text: str, root: Path) -> str:
 
 
 def _unlike_records(file: Path, lines: Lines) -> Iterator[str]:
-    """A score of the CSV that is not the one of its run's record."""
+    """The scores of the CSV that differ from the records."""
     shown = [record['result'] for place, record in read(file).items() if place.partition('/')[0] in ROWS]
     scores = {(result['name'], result['seed']): result['score'] for result in shown}
     for name, seeds in lines.items():

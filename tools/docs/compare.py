@@ -1,4 +1,4 @@
-"""``results.py compare``: a suite that somebody ran again, beside the published scores."""
+"""``results.py compare``: compares a repeated suite with the published scores."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scipy.special import stdtrit
+
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.plan.runs import TEACHER
-from mmdistill_dense.suite.table.paired import summarise, t_quantile
+from mmdistill_dense.suite.table.paired import summarise
 from mmdistill_dense.suite.table.rows import collect
 from mmdistill_dense.suite.table.write_table import scores_as_csv
 from tools.docs.scores import FOLDER, Line, Lines, parse_scores, read_scores
 
-CHANCE = 0.05  # that repeats which share nothing but their recipe are told apart, all comparisons together
+CHANCE = 0.05  # of a false alarm in all comparisons together, for repeats that share only the recipe
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A run, or the mean of a row's runs (``seed`` is ``None``), here and as published."""
+    """A run, or with ``seed=None`` the mean of a row, here and as published."""
 
     name: str
     seed: int | None
@@ -30,21 +32,21 @@ class Compared:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The name, to be shown."""
         what = 'mean' if self.seed is None else f'seed {self.seed}'
         return self.name if self.name == TEACHER else f'{self.name} {what}'
 
 
 def main(definition: Definition, root: Path) -> int:
-    """Print each finished run beside the published one, and return the exit status: 1 where one is outside the spread.
+    """Print each finished run beside the published one, and return the exit status: 1 if one is outside the spread.
 
     Args:
         definition: The suite that was run.
         root: The repository, which holds ``docs/results/<suite>.csv``.
 
     Raises:
-        FileNotFoundError: When nothing of this name is published.
-        ValueError: When no finished run is a published one.
+        FileNotFoundError: If nothing is published under this name.
+        ValueError: If no finished run is published.
     """
     file = root / FOLDER / f'{definition.path.stem}.csv'
     published = read_scores(file)
@@ -64,12 +66,12 @@ def main(definition: Definition, root: Path) -> int:
 def compare(here: Lines, published: Lines) -> Iterator[Compared]:
     """Compare the runs that both have, and the means of rows with several of them.
 
-    A repeat is expected to be bit-equal where packages, threads and the kind of machine are the same. Elsewhere
-    roundings differ and grow; at worst the repeat is then like a run of another seed. So a difference is *outside* when
-    it is larger than differences of two seeds are: beyond ``t * sqrt(2) * s``, with the standard deviation ``s`` of the
-    seeds pooled over the published students, and Student's t so that repeats as loose as that are refused in
-    :data:`CHANCE` of the cases, whatever the number of comparisons. A mean of k runs has ``1 / sqrt(k)`` of the bound,
-    and finds small differences that all runs share. Where no row has two seeds, only equal scores agree.
+    With the same packages, threads and kind of machine, a repeat is bit-equal. Otherwise rounding errors grow, until
+    the repeat is at worst like a run of another seed. So a difference is *outside* if it is larger than usual between
+    two seeds: more than ``t * sqrt(2) * s``. Here ``s`` is the standard deviation over the seeds, pooled over the
+    published students, and Student's t keeps the chance of a false alarm in all comparisons at :data:`CHANCE`. A mean
+    of k runs has ``1 / sqrt(k)`` of this bound, and finds small differences that all runs share. If no row has two
+    seeds, only equal scores agree.
     """
     both = {name: sorted(set(seeds) & set(published.get(name, {}))) for name, seeds in here.items()}
     rows = [name for name, seeds in both.items() if len(seeds) > 1]
@@ -82,7 +84,7 @@ def compare(here: Lines, published: Lines) -> Iterator[Compared]:
 
 
 def bound(published: Lines, comparisons: int) -> float:
-    """Return the largest difference between two runs of one config that is not surprising; 0 where it is not known."""
+    """Return the largest usual difference between two runs of one config; 0 if it is unknown."""
     squares, freedom = 0.0, 0
     for name, lines in published.items():
         scores = [line.score for line in lines.values() if math.isfinite(line.score)]
@@ -92,7 +94,7 @@ def bound(published: Lines, comparisons: int) -> float:
             freedom += found.n - 1
     if not freedom:
         return 0.0
-    return t_quantile(1 - CHANCE / (2 * comparisons), freedom) * math.sqrt(2 * squares / freedom)
+    return float(stdtrit(freedom, 1 - CHANCE / (2 * comparisons))) * math.sqrt(2 * squares / freedom)
 
 
 def _run(name: str, seed: int, here: Line, published: Line, limit: float) -> Compared:

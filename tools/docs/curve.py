@@ -1,51 +1,41 @@
-"""Whether the student alone has been trained to the end: what its last quarter gains on val, from the runs' logs."""
+"""Whether the student alone was trained long enough: its gain on val in the last quarter, from the logs."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from mmdistill_dense.report.logs import records
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.plan import configs, plan
 from mmdistill_dense.suite.table.paired import summarise
 
 FLAT = 0.5  # percentage points in the last quarter
-LAST, NEAR = 0.75, 0.7  # of the run; how early a last quarter may begin
+LAST, NEAR = 0.75, 0.7  # the last quarter of a run begins between the two
 
 
 def curve_of(folder: Path, metric: str, factor: float = 1.0) -> dict[int, float]:
-    """Return a run's scores on val by iteration (epoch, where its log counts them).
-
-    A run that was stopped has a log for every start; a line that a kill cut off is passed over.
+    """Return a run's scores on val by iteration, or by epoch if its log counts epochs.
 
     Args:
-        folder: Of the run.
-        metric: Key of the evaluator.
+        folder: The folder of the run.
+        metric: The key of the evaluator.
         factor: From its unit to percent.
     """
-    found = {}
-    for file in sorted(folder.glob('*/vis_data/scalars.json')):
-        for line in file.read_text(encoding='utf-8').splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if metric in entry and 'step' in entry:
-                found[int(entry['step'])] = float(entry[metric]) * factor
-    return found
+    logged = (record for record in records(folder) if metric in record and 'step' in record)
+    return {int(record['step']): float(record[metric]) * factor for record in logged}
 
 
 def last_quarter(curve: Mapping[int, float]) -> tuple[int, int] | None:
-    """Return the last step at or before three quarters and the last of all; ``None`` where there are not both."""
+    """Return the last step in the first three quarters, and the last of all; ``None`` without both."""
     end = max(curve, default=0)
     start = max((step for step in curve if step <= LAST * end), default=None)
     return None if start is None or end == 0 else (start, end)
 
 
 def sentence(definition: Definition) -> str:
-    """Say what the control gained on val in its last quarter, on average over its finished seeds."""
+    """Describe the gain of the control on val in its last quarter, averaged over its finished seeds."""
     factor = 100.0 if definition.percent else 1.0
     gains: dict[tuple[int, int], list[float]] = {}
     for run in plan.runs(definition):

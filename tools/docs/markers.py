@@ -1,4 +1,4 @@
-"""Parts of a file written by hand that a program writes anew, each between two comments on lines of their own."""
+"""Generated parts of files that are written by hand. Each stands between two comments on lines of their own."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def suite_marker(stem: str) -> str:
 
 
 def read(text: str, file: Path) -> dict[str, str]:
-    """Return what stands between the markers, by name, in the order of the file.
+    """Return the text between the markers, by name, in the order of the file.
 
     Raises:
-        ValueError: For a part that is not closed, is closed without being open, or stands there twice; names the line.
+        ValueError: For a part that is not closed, is closed without being open, or occurs twice. Names the line.
     """
     return {name: text[start:end].strip('\n') for name, start, end in _places(text, file)}
 
@@ -31,10 +31,10 @@ def suites(text: str, file: Path) -> dict[str, str]:
 
 
 def replaced(text: str, name: str, body: str, file: Path) -> str:
-    """Return a text with another part between the markers of a name; what stands outside stays as it is.
+    """Replace the part between the markers of a name.
 
     Raises:
-        KeyError: When the text has no such markers; shows them.
+        KeyError: If the text has no such markers. Shows them.
         ValueError: As :func:`read`.
     """
     for found, start, end in _places(text, file):
@@ -69,9 +69,9 @@ def _places(text: str, file: Path) -> Iterator[tuple[str, int, int]]:
         closes, name = found[1] is not None, found[2]
         where = f'{file}, line {text.count(chr(10), 0, found.start()) + 1}: {found[0].strip()}'
         if open_ is not None and (not closes or name != open_[0]):
-            raise ValueError(f'{where} stands where {_end(open_[0])} is missing')
+            raise ValueError(f'{where} comes before the missing {_end(open_[0])}')
         if open_ is None and (closes or name in seen):
-            raise ValueError(f'{where} ' + (f'has no {_begin(name)} before it' if closes else 'stands there twice'))
+            raise ValueError(f'{where} ' + (f'has no {_begin(name)} before it' if closes else 'occurs twice'))
         if closes and open_ is not None:
             yield name, open_[1], found.start()
             open_ = None

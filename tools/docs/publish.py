@@ -1,4 +1,4 @@
-"""``results.py publish``: the repository's own results, written anew from the folders of finished suites."""
+"""``results.py publish``: writes the repository's results anew, from the folders of finished suites."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NEW = '# Results\n'
 
 @dataclass(frozen=True)
 class Part:
-    """What is published of one suite."""
+    """The published parts of one suite."""
 
     stem: str
     section: str
@@ -40,25 +40,25 @@ class Part:
 def main(definitions: Sequence[Definition], root: Path) -> None:
     """Write ``docs/results.md``, the README's table, the scores and the pictures of suites.
 
-    Everything is made before the first file is written, and each file is whole whenever somebody looks. The same
-    folders give the same bytes.
+    Everything is computed before the first file is written, and each file is replaced as a whole. The same folders give
+    the same bytes.
 
     Args:
-        definitions: The suites; the parts of others stay as they are.
+        definitions: The suites. The parts of others stay as they are.
         root: The repository.
 
     Raises:
-        FileNotFoundError: When ``root`` holds no README.md, or a part of another suite has no scores.
-        KeyError: When the README has no markers for the table.
-        ValueError: For two definitions of one name, a suite without a result, with one of another config or without
-            runs that were published, or markers that are not closed.
+        FileNotFoundError: If ``root`` has no README.md, or a part of another suite has no scores.
+        KeyError: If the README has no markers for the table.
+        ValueError: For two definitions of one name, markers that are not closed, and a suite that has no result, a
+            result of another config, or lacks published runs.
     """
     if not (root / README).is_file():
         raise FileNotFoundError(f'{root / README}: not there; run this in the repository, or name it with --root')
     stems = [definition.path.stem for definition in definitions]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
-        raise ValueError(f'{", ".join(twice)}: given twice; a part of {PAGE} belongs to one definition of that name')
+        raise ValueError(f'{", ".join(twice)}: given twice; each part of {PAGE} belongs to one definition')
     files = contents([part_of(definition, root) for definition in definitions], root)
     for path, content in files.items():
         write_whole(root / path, content)
@@ -66,11 +66,11 @@ def main(definitions: Sequence[Definition], root: Path) -> None:
 
 
 def part_of(definition: Definition, root: Path) -> Part:
-    """Return what is published of a suite.
+    """Return the published parts of a suite.
 
     Raises:
-        ValueError: When none of its students has finished, a result is of another config, or published runs are not in
-            the suite's folder.
+        ValueError: If no student has finished, a result belongs to another config, or published runs are missing in the
+            suite's folder.
     """
     table = collect(definition)
     if not any(row.results for row in table.rows[1:]):
@@ -81,7 +81,7 @@ def part_of(definition: Definition, root: Path) -> Part:
 
 
 def train_pictures(definition: Definition) -> int | None:
-    """Return the number of different training pictures; ``None`` where the data are not there, which is printed."""
+    """Return the number of different training pictures; without the data, say so and return ``None``."""
     config = configs.control_config(definition)
     init_default_scope(config.get('default_scope', 'mmengine'))
     try:

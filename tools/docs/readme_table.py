@@ -1,4 +1,4 @@
-"""The README's table of results: every row of every published suite, so that nobody chose among them."""
+"""The README's table of results: every row of every published suite, without a choice among them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def readme_table(sections: Mapping[str, str], scores: Mapping[str, Lines]) -> st
     """Return the table: a line per row, a column per suite, gains with their intervals.
 
     Args:
-        sections: Parts of ``docs/results.md`` by suite, in their order.
-        scores: Published runs by suite.
+        sections: The sections of ``docs/results.md`` by suite, in their order.
+        scores: The published runs by suite.
     """
     if not sections:
         return ''
@@ -28,13 +28,14 @@ def readme_table(sections: Mapping[str, str], scores: Mapping[str, Lines]) -> st
         lines.append(line([TITLES.get(name, name), *cells]))
     legend = (
         f'Gain over the student alone at the same seeds, in percentage points, with the {LEVEL:.0%} interval; bold '
-        'where it leaves out 0. Teacher and student alone: the score. Every row of every suite is shown.'
+        "where it differs from 0 by a paired t-test with Holm's correction over the rows of its suite. Teacher and "
+        'student alone: the score. Every row of every suite is shown.'
     )
     return '\n'.join([*lines, '', legend, '', *(_suite(sections[stem], stem, table) for stem, table in tables.items())])
 
 
 def slug(heading: str) -> str:
-    """Return the anchor of a heading, as GitHub and mkdocs make it."""
+    """Return the anchor of a heading, as in GitHub and mkdocs."""
     return ''.join(letter for letter in heading.lower().replace(' ', '-') if letter.isalnum() or letter in '-_')
 
 

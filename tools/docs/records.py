@@ -1,4 +1,4 @@
-"""The published runs, whole, ``docs/results/<suite>.jsonl``: a suite goes on from them where its folder is gone."""
+"""The published runs as a whole, ``docs/results/<suite>.jsonl``. A suite can continue from them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mmdistill_dense.utils.folder_lock import owned
 from tools.docs.curve import curve_of
 from tools.docs.scores import FOLDER
 
-LOG = 'published/vis_data/scalars.json'  # where a run's log of its evaluations would lie
+LOG = 'published/vis_data/scalars.json'  # the place of a log of evaluations in a run's folder
 
 Record = Mapping[str, Any]
 
 
 def file_of(definition: Definition, root: Path) -> Path:
-    """Return where the records of a suite lie in a repository."""
+    """Return the file with the records of a suite."""
     return root / FOLDER / f'{definition.path.stem}.jsonl'
 
 
 def records_text(definition: Definition, root: Path) -> str:
-    """Return a line per finished run: its place in the suite's folder, its result, its scores on val by step.
+    """Return a line per finished run: its folder in the suite, its result, its scores on val by step.
 
     Raises:
-        ValueError: When published runs, of the configs of today, are not in the suite's folder: they would be lost.
+        ValueError: If published runs of today's configs are missing in the suite's folder: they would be lost.
     """
     lines, lost = [], []
     published = read(file_of(definition, root))
@@ -66,7 +66,7 @@ def _fits(definition: Definition, run: Run, record: Record | None) -> bool:
 
 
 def read(file: Path) -> dict[str, Record]:
-    """Return the records of a file by the run's place; nothing where there is no file.
+    """Return the records of a file by the run's folder; nothing without a file.
 
     Raises:
         ValueError: For a line that is no record.
@@ -82,18 +82,18 @@ def read(file: Path) -> dict[str, Record]:
 
 
 def main(definition: Definition, root: Path) -> None:
-    """Put published results into the suite's folder, and say which; runs that lie there stay as they are.
+    """Put published results into the suite's folder, and say which. Runs that are there stay as they are.
 
-    ``suite.py run`` then does the others only. A teacher or pre-training comes back without its weights: what still
-    needs them has them trained again.
+    ``suite.py run`` then does only the others. A teacher or pre-training comes back without weights, and is trained
+    again if a run needs them.
 
     Args:
         definition: The suite.
         root: The repository.
 
     Raises:
-        FileNotFoundError: When nothing of this name is published.
-        RuntimeError: When another process runs the suite.
+        FileNotFoundError: If nothing is published under this name.
+        RuntimeError: If another process runs the suite.
     """
     file = file_of(definition, root)
     if not file.is_file():

@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, function: object, text: str, many: str | None = None) -> None:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(command=function)
-        added.add_argument('definition', type=Path, nargs=many, help='YAML file, see docs/suite.md')
+        added.add_argument('definition', type=Path, nargs=many, help='.yaml, .py or .json, see docs/suite.md')
         added.add_argument(
             '--root', type=Path, default=Path(), metavar='DIR', help='the repository (default: this folder)'
         )

@@ -1,4 +1,4 @@
-"""What ``docs/results.md`` says of one suite: how it was made, every row, what it took."""
+"""The section of ``docs/results.md`` about one suite: how it was made, every row, what it took."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 from mmdistill_dense.recipes import compose
 from mmdistill_dense.suite.definition.definition import Definition, Method
+from mmdistill_dense.suite.definition.starts import with_options
 from mmdistill_dense.suite.plan import configs, plan
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.suite.table.markdown import NONE, head_lines, line, row_title, search_table
 from mmdistill_dense.suite.table.notes import (
-    by_chance,
+    BOLD,
     device,
     each,
     missing_lines,
@@ -31,12 +32,12 @@ _NEEDS = 'the data and the start weights that the definition names'
 
 
 def section(table: Table, root: Path, pictures: int | None = None) -> str:
-    """Return the part of a suite, as Markdown.
+    """Return the section of a suite, as Markdown.
 
     Args:
-        table: What it found.
+        table: Its table.
         root: The repository, which holds ``docs``.
-        pictures: Number of training pictures, ``None`` where it is not known.
+        pictures: The number of training pictures, if known.
     """
     definition = table.definition
     stem, path = definition.path.stem, inside(definition.path, root)
@@ -56,7 +57,7 @@ def section(table: Table, root: Path, pictures: int | None = None) -> str:
 
 
 def inside(path: Path, root: Path) -> str:
-    """Return a path as it is seen from the repository; of one outside its name alone."""
+    """Return a path relative to the repository; outside of it, only its name."""
     try:
         return path.resolve().relative_to(root.resolve()).as_posix()
     except ValueError:
@@ -78,17 +79,15 @@ def _bullets(lines: list[str]) -> str:
 
 def _regime(table: Table, root: Path, pictures: int | None) -> list[str]:
     definition = table.definition
-    options = ' '.join(f'{key}={value}' for key, value in definition.options.items())
     recipe = f'Student alone: `{definition.control.stem}`, {_length(table, pictures)}'
     teacher = '' if definition.teacher is None else _teacher(definition)
     return [
-        recipe + (f', with `{options}`' if options else '') + '.',
+        recipe + (f',{with_options(definition.options)}' if definition.options else '') + '.',
         curve.sentence(definition),
         ' '.join(filter(None, [gap({row.name: row for row in table.rows}, definition.metric), teacher])),
         f'{definition.metric} in percent on {split_of(table)}, last checkpoint; seeds '
-        f'{", ".join(map(str, definition.seeds))}. Gains are paired by seed; bold where the interval leaves out 0. '
-        f'Each interval stands for its row alone: of such tables without any effect up to {by_chance(table):.0%} have '
-        'a bold gain. Every row is shown, whatever it gave.',
+        f'{", ".join(map(str, definition.seeds))}. Gains are paired by seed; each interval stands for its row alone. '
+        f'{BOLD} Every row is shown, whatever it gave.',
         _starts(definition),
         *missing_lines(table),
     ]
@@ -110,12 +109,12 @@ def _length(table: Table, pictures: int | None) -> str:
 def _teacher(definition: Definition) -> str:
     teacher = definition.teacher
     assert teacher is not None
-    options = ' '.join(f'{key}={value}' for key, value in teacher.options.items())
-    return f'Teacher: `{teacher.config.stem}`, seed {teacher.seed}' + (f', with `{options}`' if options else '') + '.'
+    options = f',{with_options(teacher.options)}' if teacher.options else ''
+    return f'Teacher: `{teacher.config.stem}`, seed {teacher.seed}{options}.'
 
 
 def _starts(definition: Definition) -> str:
-    """What rows start from instead of the control's first weights."""
+    """The first weights of rows that do not start as the control."""
     used = dict.fromkeys(method.start for method in definition.methods.values() if method.start)
     said = [f'`{name}` = {start_text(definition, definition.starts[name])}' for name in used]
     return f'Starts: {"; ".join(said)}.' if said else ''
@@ -135,7 +134,7 @@ def _rows(table: Table, root: Path) -> str:
 
 
 def _title(row: Row, method: Method | None, root: Path) -> str:
-    """The row's name, with a link to the method's card where the repository has one."""
+    """The row's name, linked to the method's card if the repository has one."""
     if method is None or method.method is None:
         return row_title(row)
     try:
@@ -145,9 +144,9 @@ def _title(row: Row, method: Method | None, root: Path) -> str:
 
 
 def settings_cell(method: Method, choice: Mapping[str, Any], definition: Definition) -> str:
-    """Return what of a row is not its method's fragment as it is shipped for any pair."""
-    parts = [f'own leaf `{method.config.name}`'] if method.config else []
-    parts += [f'fragment `{method.fragment.stem}`'] if method.fragment and _is_of_the_pair(method, definition) else []
+    """Return how a row differs from its method as shipped for any pair."""
+    parts = [f'own config `{method.config.name}`'] if method.config else []
+    parts += [f'options `{method.fragment.stem}`'] if method.fragment and _is_of_the_pair(method, definition) else []
     parts += [f'`{method.method}`'] if method.method not in (None, method.name) else []
     parts += [f'variant `{method.variant}`'] if method.variant else []
     parts += [f'start `{method.start}`'] if method.start else []
@@ -157,8 +156,8 @@ def settings_cell(method: Method, choice: Mapping[str, Any], definition: Definit
 
 
 def _is_of_the_pair(method: Method, definition: Definition) -> bool:
-    """Whether a fragment was made for networks like these, while the method has one for all: it may be tuned."""
-    assert method.fragment is not None, 'a method that is shipped'
+    """Whether the options were made for this pair, though the method has some for all: they may be tuned on it."""
+    assert method.fragment is not None, 'it is a shipped method'
     parts = compose.parts_of(definition.control)
     wide = {method.method, parts.task, *parts.dataset.split('_'), *(method.variant or '').split('_')}
     general = method.fragment.with_name(f'{method.method}_{parts.task}.py')

@@ -1,4 +1,4 @@
-"""The published scores, ``docs/results/<suite>.csv``, and the numbers of a table that follow from them."""
+"""The published scores, ``docs/results/<suite>.csv``, and the numbers in the tables that follow from them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.suite.table.markdown import NONE, TITLES, count_cell, gain_cell, score_cell
-from mmdistill_dense.suite.table.paired import LEVEL, paired_gain
+from mmdistill_dense.suite.table.paired import LEVEL, paired_gains
 from mmdistill_dense.suite.table.rows import Row
 
 PAGE, README = Path('docs/results.md'), Path('README.md')
 FOLDER, PICTURES = Path('docs/results'), Path('docs/images/results')  # named by the definition's stem
-FIRST = 2  # columns of a table before the numbers: the row and its settings
-_HEAD = '|  | settings | n |'  # how the table of a section begins
+FIRST = 2  # columns before the numbers: the row and its settings
+_HEAD = '|  | settings | n |'  # the beginning of a section's table
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Line:
     """One run of a CSV.
 
     Attributes:
-        score: In percent.
-        config_hash: Of what was trained.
-        metrics: All of val and test by ``<split>/<name>``, as the evaluators give them.
+        score: The score in percent.
+        config_hash: The hash of its config.
+        metrics: All metrics of val and test by ``<split>/<name>``, in the evaluators' units.
     """
 
     score: float
@@ -42,8 +42,8 @@ def read_scores(file: Path) -> dict[str, dict[int, Line]]:
     """Return the runs of a CSV as ``suite.py table`` writes it, by name and seed.
 
     Raises:
-        FileNotFoundError: When it is not there.
-        ValueError: When it holds something else.
+        FileNotFoundError: If it is missing.
+        ValueError: If it holds something else.
     """
     if not file.is_file():
         raise FileNotFoundError(f'{file}: no published scores; `results.py publish` writes them')
@@ -51,7 +51,7 @@ def read_scores(file: Path) -> dict[str, dict[int, Line]]:
 
 
 def parse_scores(text: str, file: Path) -> dict[str, dict[int, Line]]:
-    """As :func:`read_scores`, of a text."""
+    """Return the runs in the text of a CSV, as :func:`read_scores`."""
     found: dict[str, dict[int, Line]] = {}
     try:
         for line in csv.DictReader(io.StringIO(text)):
@@ -67,18 +67,20 @@ def rows_of(lines: Lines, names: Sequence[str], seeds: Sequence[int]) -> dict[st
     """Return the rows of published scores, with their gains.
 
     Args:
-        lines: What :func:`read_scores` found.
-        names: Rows of the table; those without a run are empty.
-        seeds: That were planned.
+        lines: The runs, from :func:`read_scores`.
+        names: The rows of the table. Those without a run are empty.
+        seeds: The planned seeds.
     """
-    control = {seed: line.score for seed, line in lines.get(CONTROL, {}).items()}
+    scores = {
+        name: {seed: line.score for seed, line in lines.get(name, {}).items()}
+        for name in dict.fromkeys([*names, *lines])
+    }
+    alone = (TEACHER, CONTROL)
+    gains = paired_gains({name: own for name, own in scores.items() if name not in alone}, scores.get(CONTROL, {}))
     rows = {}
-    for name in dict.fromkeys([*names, *lines]):
-        scores = {seed: line.score for seed, line in lines.get(name, {}).items()}
-        results = {seed: {'score': score} for seed, score in scores.items()}
-        alone = name in (TEACHER, CONTROL)
-        missing = () if name == TEACHER else tuple(seed for seed in seeds if seed not in scores)
-        rows[name] = Row(name, results, missing, None if alone else paired_gain(scores, control))
+    for name, own in scores.items():
+        missing = () if name == TEACHER else tuple(seed for seed in seeds if seed not in own)
+        rows[name] = Row(name, {seed: {'score': score} for seed, score in own.items()}, missing, gains.get(name))
     return rows
 
 
@@ -88,7 +90,7 @@ def number_head(metric: str, seeds: Sequence[int]) -> list[str]:
 
 
 def number_cells(row: Row, seeds: Sequence[int]) -> list[str]:
-    """Return what of a row follows from the scores: n, score, gain, and each seed's gain (the control's score)."""
+    """Return the cells that follow from the scores: n, score, gain, and the gain (of the control the score) by seed."""
     return [count_cell(row, len(seeds)), score_cell(row), gain_cell(row), *(_one(row, seed) for seed in seeds)]
 
 
@@ -103,7 +105,7 @@ def _one(row: Row, seed: int) -> str:
 
 
 def gap(rows: Mapping[str, Row], metric: str) -> str:
-    """Return the sentence on teacher and student alone; nothing where one of them has no score."""
+    """Return the sentence on teacher and student alone; nothing if one of them has no score."""
     found = [row.summary for row in (rows.get(TEACHER), rows.get(CONTROL)) if row is not None]
     if len(found) < 2 or found[0] is None or found[1] is None:
         return ''
@@ -116,9 +118,9 @@ class Shown:
     """The table of a published section.
 
     Attributes:
-        metric: Its score.
-        seeds: That were planned.
-        numbers: By row, what :func:`number_cells` gave.
+        metric: The name of its score.
+        seeds: The planned seeds.
+        numbers: The cells of :func:`number_cells` by row.
     """
 
     metric: str
@@ -130,7 +132,7 @@ def shown(section: str, stem: str) -> Shown:
     """Read the table of a section.
 
     Raises:
-        ValueError: When it has none.
+        ValueError: If it has none.
     """
     lines = section.splitlines()
     start = next((place for place, text in enumerate(lines) if text.startswith(_HEAD)), None)

@@ -1,4 +1,4 @@
-"""What a suite compares: a YAML file, read with every mistake named before anything starts."""
+"""A suite's definition: which methods are compared, on which recipe, over which seeds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.recipes import compose
-from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, read_yaml
+from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, read_file
 from mmdistill_dense.suite.definition.starts import Start, read_starts
 
 RESERVED = ('control', 'teacher', 'seeds')  # folders and keys of the suite's own
@@ -22,13 +22,13 @@ class Method:
     """One row of the table.
 
     Attributes:
-        name: Of the row and of its folder.
-        method: Of the fragment; ``None`` for a leaf of the user's own, and for the student alone with another start.
-        fragment: The fragment's file, or ``None``.
-        variant: Of the fragment.
-        config: The user's own leaf, or ``None``.
-        options: Settings of its distillers.
-        start: Name of where its students start from; ``None``: as the control's.
+        name: The name of the row and of its folder.
+        method: A shipped method; ``None`` for a config of the user's own, and for the student alone with another start.
+        fragment: The file with the method's options; ``None`` without a shipped method.
+        variant: The variant of the method's options.
+        config: The user's own config, or ``None``.
+        options: Settings of the row's distillers.
+        start: The name of the students' first weights; ``None`` for those of the control.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Method:
 
     @property
     def distils(self) -> bool:
-        """Whether it has distillers, and does not only start elsewhere."""
+        """Whether the row has distillers. Without them it only starts from other weights."""
         return self.fragment is not None or self.config is not None
 
 
@@ -56,17 +56,17 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Definition:
-    """A suite; see ``docs/suite.md`` for what each key of the file means.
+    """A suite; ``docs/suite.md`` says what each key of the file means.
 
     Attributes:
         path: The file.
         control: The recipe of the student alone.
         task: ``'seg'`` or ``'det'``.
-        out: Folder of everything that the suite writes.
-        metric: Key in what a test returns.
-        starts: What rows may start from, by name.
-        percent: Whether ``metric`` is a fraction; scores are in percent.
-        grid: By method: values to try by option.
+        out: The folder of everything that the suite writes.
+        metric: The key of the score in the result of a test.
+        starts: The first weights that rows may start from, by name.
+        percent: Whether ``metric`` is a fraction. Scores are in percent.
+        grid: The values to try, by method and option.
     """
 
     path: Path
@@ -96,11 +96,11 @@ def load(path: Path | str) -> Definition:
     """Read a definition.
 
     Raises:
-        FileNotFoundError: When the file, or a config that it names, does not exist.
-        ValueError: For a key, method, option or value that cannot work; names it, with what would.
+        FileNotFoundError: If the file, or a config that it names, does not exist.
+        ValueError: For a key, method, option or value that cannot work. Names it, and what would work.
     """
     path = Path(path)
-    top = Reader(read_yaml(path), path)
+    top = Reader(read_file(path), path)
     top.only(set(Definition.__dataclass_fields__) - {'path', 'task', 'grid_seeds'})
     control = config_file(top, 'control', top.get('control', str), 'control')
     task = _task(control, top)
@@ -135,7 +135,7 @@ def load(path: Path | str) -> Definition:
 
 
 def fitting(control: Path) -> list[str]:
-    """Return the methods with a fragment that fits a recipe."""
+    """Return the methods that fit a recipe."""
     return [method for method in compose.methods() if compose.fragment_for(method, control)]
 
 
@@ -161,7 +161,7 @@ def _methods(top: Reader, control: Path, starts: Mapping[str, Start]) -> dict[st
     if given == 'all':
         given = dict.fromkeys(fitting(control))
     if not isinstance(given, dict) or not given:
-        raise top.error('methods', f"give 'all', or options by name, as in `kd: {{}}`; got {given!r}")
+        raise top.error('methods', f"must be 'all', or options by name as in `kd: {{}}`; got {given!r}")
     return {
         str(name): _method(str(name), top.inner(f'methods.{name}', value or {}), control, starts)
         for name, value in given.items()
@@ -170,7 +170,7 @@ def _methods(top: Reader, control: Path, starts: Mapping[str, Start]) -> dict[st
 
 def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
     if name in RESERVED or not NAME.fullmatch(name):
-        raise options.error('', f'a name is made of letters, digits and .+-_ and is none of {", ".join(RESERVED)}')
+        raise options.error('', f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
     options.only({'method', 'variant', 'config', 'options', 'start'})
     start = options.get('start', str, None)
     if start is not None and start not in starts:
@@ -189,14 +189,12 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
 
 
 def _undistilled(name: str, start: str, options: Reader) -> Method:
-    """The student alone from another start; nothing of it is left to be set."""
+    """The student alone, from other first weights. It takes no further keys."""
     if name in compose.methods():
-        raise options.error(
-            '', f'say `method: {name}` for {name} from that start, or rename the row of the student alone'
-        )
+        raise options.error('', f'write `method: {name}` for {name} from that start, or rename the row')
     for key in ('variant', 'options'):
         if key in options.raw:
-            raise options.error(key, 'a row without `method` has no distillers; a pre-training has options of its own')
+            raise options.error(key, 'a row without `method` has no distillers that it could set')
     return Method(name, None, None, start=start)
 
 
@@ -209,12 +207,12 @@ def _fragment(method: str, variant: str | None, control: Path, options: Reader) 
         raise options.error('', str(error)) from error
     if found is None:
         what = f'variant {variant!r} of {method}' if variant else method
-        raise options.error('', f'no fragment of {what} fits {control.stem}.{_fits(control)}')
+        raise options.error('', f'{what} does not fit {control.stem}.{_fits(control)}')
     return found
 
 
 def _fits(control: Path) -> str:
-    return f' What fits {control.stem}: {", ".join(fitting(control)) or "nothing"}.'
+    return f' These fit {control.stem}: {", ".join(fitting(control)) or "none"}.'
 
 
 def _grid(top: Reader, methods: Mapping[str, Method]) -> tuple[dict[str, dict[str, list[Any]]], tuple[int, ...]]:
@@ -223,7 +221,7 @@ def _grid(top: Reader, methods: Mapping[str, Method]) -> tuple[dict[str, dict[st
     grid = {name: _values(inner.inner(name, value)) for name, value in inner.raw.items() if name != 'seeds'}
     for name in grid:
         if not methods[name].distils:
-            raise inner.error(name, 'the row has no distillers whose options could be searched')
+            raise inner.error(name, 'the row has no distillers, so there are no options to search')
     if not grid:
         return {}, ()
     return grid, inner.integers('seeds', None)
@@ -233,9 +231,9 @@ def _values(inner: Reader) -> dict[str, list[Any]]:
     for key, values in inner.raw.items():
         plain = isinstance(values, list) and all(isinstance(one, (bool, int, float, str)) for one in values)
         if not plain or len({str(one).replace('/', '_') for one in values}) != len(values) or len(values) < 2:
-            raise inner.error(str(key), f'give two or more different values, as in [1, 3, 10]; got {values!r}')
+            raise inner.error(str(key), f'needs two or more different values, as in [1, 3, 10]; got {values!r}')
     if not inner.raw:
-        raise inner.error('', 'give options with the values to try, as in `loss_weight: [1, 3, 10]`')
+        raise inner.error('', 'needs options with the values to try, as in `loss_weight: [1, 3, 10]`')
     return {str(key): values for key, values in inner.raw.items()}
 
 

@@ -1,13 +1,15 @@
-"""Reads YAML with errors that name the file, the key and what would work."""
+"""Reads definitions, in Python, YAML or JSON, with errors that name the file, the key and what would work."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.utils.messages import close_or_all
@@ -19,13 +21,13 @@ _NEEDED: Any = object()
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-3 as text, 24:00:00 as a number, and lets the last of two equal keys win; a person does not."""
+    """Reads YAML as people do: 1e-3 is a number, 24:00:00 is text, and a key may not occur twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != '<<']
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
-            raise ValueError(f'line {node.start_mark.line + 1}: {", ".join(sorted(twice))} stands there twice')
+            raise ValueError(f'line {node.start_mark.line + 1}: {", ".join(sorted(twice))} occurs twice')
         return super().construct_mapping(node, deep)
 
 
@@ -35,58 +37,71 @@ for _first in '-+0123456789':  # before what knows base 60
 _Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
 
 
-def read_yaml(path: Path) -> Any:
-    """Read a file.
+def read_file(path: Path) -> Any:
+    """Return what a file holds, merged over the files of its ``_base_`` as mmengine merges configs.
+
+    YAML and JSON are read here, because mmengine's loader runs what a YAML file tells it to. Variables of the
+    environment stay as they are written: the hash of a run must not depend on the machine.
 
     Raises:
-        FileNotFoundError: When it is not there.
-        ValueError: When it is no YAML, or names a key twice.
+        FileNotFoundError: When it, or one of its bases, is not there.
+        ValueError: When it cannot be read, names a key twice, or does not fit its base.
     """
     if not path.is_file():
         raise FileNotFoundError(f'{str(path)!r}: no such definition of a suite (working folder {Path.cwd()})')
     try:
-        return yaml.load(path.read_text(encoding='utf-8'), Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
+        if path.suffix == '.py':
+            return Config.fromfile(path, use_environment_variables=False).to_dict()
+        text = path.read_text(encoding='utf-8')
+        own = json.loads(text) if path.suffix == '.json' else yaml.load(text, Loader=_Loader)
+        if not isinstance(own, Mapping) or '_base_' not in own:
+            return own
+        bases, merged = own['_base_'], Config()
+        for base in [bases] if isinstance(bases, str) else bases:
+            merged.merge_from_dict(read_file(path.parent / base))
+        merged.merge_from_dict({str(key): value for key, value in own.items() if key != '_base_'})
+        return merged.to_dict()
+    except (yaml.YAMLError, KeyError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: {error}') from error
 
 
 class Reader:
-    """A mapping of a file whose values are asked for by key and kind.
+    """A mapping in a file, with checked access to its values.
 
     Args:
         raw: The mapping.
-        file: Where it stands.
-        place: Its key in the file, with dots; empty for the whole file.
+        file: The file that holds it.
+        place: Its dotted key in the file; empty for the whole file.
     """
 
     def __init__(self, raw: Any, file: Path, place: str = '') -> None:
         self.file = file
         self.place = place
         if not isinstance(raw, Mapping):
-            raise self.error('', f'must hold keys with values, got {raw!r}')
+            raise self.error('', f'must be a mapping of keys to values, got {raw!r}')
         self.raw = dict(raw)
 
     def error(self, key: str, text: str) -> ValueError:
-        """Return an error that names the place."""
+        """Return an error that names file and key."""
         place = '.'.join(filter(None, [self.place, key]))
         return ValueError(f'{self.file}: {place}: {text}' if place else f'{self.file}: {text}')
 
     def missing(self, key: str, text: str) -> FileNotFoundError:
-        """Return an error that names the place, for a file that is not there."""
+        """Return an error that names file and key, for a missing file."""
         return FileNotFoundError(str(self.error(key, text)))
 
     def inner(self, key: str, value: Any) -> Reader:
-        """Return the reader of a value that is a mapping itself."""
+        """Return a reader of a nested mapping."""
         return Reader(value, self.file, '.'.join(filter(None, [self.place, key])))
 
     def only(self, known: Collection[str]) -> None:
-        """Refuse unknown keys, with close ones."""
+        """Refuse unknown keys; name similar ones."""
         for key in self.raw:
             if key not in known:
-                raise self.error(str(key), f'unknown. {close_or_all(str(key), known)}')
+                raise self.error(str(key), f'unknown key. {close_or_all(str(key), known)}')
 
     def get(self, key: str, kind: type, default: Any = _NEEDED) -> Any:
-        """Return a value of a kind; without a default it must be there."""
+        """Return a value of a type. A key without a default is required."""
         value = self.raw.get(key)
         if value is None:
             if default is _NEEDED:
@@ -97,22 +112,22 @@ class Reader:
         return value
 
     def count(self, key: str, default: int | None, least: int = 1) -> int | None:
-        """Return an integer that is not too small."""
+        """Return an integer of at least ``least``."""
         value = self.get(key, int, default)
         if value is not None and value < least:
             raise self.error(key, f'must be at least {least}, got {value}')
         return value
 
     def integers(self, key: str, default: tuple[int, ...] | None) -> tuple[int, ...]:
-        """Return different integers of at least 0."""
+        """Return distinct integers of at least 0."""
         values = self.get(key, list, _NEEDED if default is None else list(default))
         whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
         if not values or not whole or len(set(values)) != len(values):
-            raise self.error(key, f'must be different integers from 0 on, as in [0, 1, 2]; got {values!r}')
+            raise self.error(key, f'must be distinct integers of at least 0, as in [0, 1, 2]; got {values!r}')
         return tuple(values)
 
     def options(self, key: str) -> dict[str, Any]:
-        """Return settings by dotted key, as ``--cfg-options`` takes them."""
+        """Return settings by dotted key, as for ``--cfg-options``."""
         value = self.get(key, dict, {})
         return {str(name): item for name, item in value.items()}
 
@@ -126,7 +141,7 @@ def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
     if name.endswith('.py'):
         file = place.file.parent / name
         if not file.is_file():
-            raise place.missing(key, f'no file {str(file)!r} (it is looked for beside the definition)')
+            raise place.missing(key, f'no file {str(file)!r}; paths are relative to the definition')
         return file
     inside = name if '/' in name else f'{folder}/{name}'
     try:

@@ -1,4 +1,4 @@
-"""What students may start from instead of their control's first weights: the key ``starts`` of a definition."""
+"""The key ``starts`` of a definition: first weights for students, in place of their control's."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 
 from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file
 
-RANDOM = 'random'  # needs no entry
-BACKBONE = 'backbone.'  # of training checkpoints
-_VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*([^{}]*?)\s*\}\}')  # as mmengine's configs have them
+RANDOM = 'random'  # always there, without an entry
+BACKBONE = 'backbone.'  # prefix of the backbone in training checkpoints
+_VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*([^{}]*?)\s*\}\}')  # as in mmengine's configs
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where first weights are from: of ``config``, ``checkpoint`` and ``inherit`` one; none: a random backbone.
+    """First weights: one of ``config``, ``checkpoint`` and ``inherit`` is set, or none for a random backbone.
 
     Attributes:
-        name: In the definition.
-        config: A pre-training, which is a run of the suite.
-        options: Settings of the pre-training that replace some of its config's.
-        seed: Of the pre-training; ``None``: each seed has its own.
-        checkpoint: A file, or its address, as it is written: variables of the environment stand in it.
-        prefix: Of the backbone's tensors in the file.
-        inherit: Parts that are copied from the teacher, as ``model.inherit`` has them; the backbone is the control's.
+        name: Its name in the definition.
+        config: The config of a pre-training, which is a run of the suite.
+        options: Settings that replace some of that config.
+        seed: The seed of the pre-training; ``None`` for one pre-training per seed of the suite.
+        checkpoint: A path or an address, with the environment variables not yet filled in.
+        prefix: The prefix of the backbone's tensors in the file.
+        inherit: Parts to copy from the teacher, as in ``model.inherit``. The backbone then starts as the control's.
     """
 
     name: str
@@ -40,35 +40,39 @@ class Start:
 
     @property
     def key(self) -> str:
-        """The key in the definition, for errors."""
+        """The key in the definition, for error messages."""
         return f'starts.{self.name}.{"pretrain" if self.config else "inherit" if self.inherit else "checkpoint"}'
 
     @property
     def given(self) -> str:
-        """The checkpoint, the variables of the environment filled in."""
+        """The checkpoint, with the environment variables filled in."""
         return _VARIABLE.sub(lambda found: os.environ.get(found[1], found[2]), self.checkpoint or '')
 
     def text(self) -> str:
-        """Return in words what it is."""
+        """Describe it in words."""
         if self.inherit:
             return f"the teacher's {', '.join(pair[1] for pair in self.inherit)}"
         if self.config is None:
             return f'the file {Path(self.checkpoint).name}' if self.checkpoint else 'random weights'
-        options = ' '.join(f'{key}={value}' for key, value in self.options.items())
         seed = 'one for each seed' if self.seed is None else f'one for all seeds, of seed {self.seed}'
-        return f'pre-training `{self.config.stem}`' + (f' with `{options}`' if options else '') + f', {seed}'
+        return f'pre-training `{self.config.stem}`{with_options(self.options)}, {seed}'
 
     def seed_for(self, seed: int) -> int:
-        """Return the seed of the pre-training that a run of some seed starts from."""
+        """Return the seed of the pre-training for a run with this seed."""
         return seed if self.seed is None else self.seed
+
+
+def with_options(options: Mapping[str, Any]) -> str:
+    """Return `` with `key=value …` ``, or nothing without options."""
+    return f' with `{" ".join(f"{key}={value}" for key, value in options.items())}`' if options else ''
 
 
 def read_starts(top: Reader) -> dict[str, Start]:
     """Read the key ``starts``.
 
     Raises:
-        FileNotFoundError: When the config of a pre-training does not exist.
-        ValueError: For keys that are unknown or do not go together, and names that cannot be a folder's.
+        FileNotFoundError: If the config of a pre-training does not exist.
+        ValueError: For unknown keys, keys that exclude each other, and names that cannot name a folder.
     """
     inner = top.inner('starts', top.raw.get('starts') or {})
     found = {str(name): _start(str(name), inner.inner(str(name), value)) for name, value in inner.raw.items()}
@@ -78,18 +82,16 @@ def read_starts(top: Reader) -> dict[str, Start]:
 def _start(name: str, option: Reader) -> Start:
     if name == RANDOM or not NAME.fullmatch(name):
         raise option.error(
-            '', f'a name is made of letters, digits and .+-_ and is not {RANDOM!r}, which needs no entry'
+            '', f'a name consists of letters, digits and .+-_, and {RANDOM!r} is always there without an entry'
         )
     kinds = {'pretrain': {'options', 'seed', 'per_seed'}, 'checkpoint': {'prefix'}, 'inherit': set()}
     option.only(kinds.keys() | {'prefix', 'options', 'seed', 'per_seed'})
     given = [kind for kind in kinds if kind in option.raw]
     if len(given) != 1:
-        raise option.error(
-            '', 'give one of `pretrain`, a config, `checkpoint`, a file, `inherit`, parts of the teacher'
-        )
+        raise option.error('', 'needs exactly one of `pretrain` (a config), `checkpoint` (a file) and `inherit`')
     foreign = option.raw.keys() - kinds[given[0]] - {given[0]}
     if foreign:
-        raise option.error(sorted(foreign)[0], f'does not go with `{given[0]}`')
+        raise option.error(sorted(foreign)[0], f'cannot be combined with `{given[0]}`')
     if given == ['checkpoint']:
         return Start(name, checkpoint=option.get('checkpoint', str), prefix=option.get('prefix', str, None))
     if given == ['inherit']:
@@ -111,7 +113,7 @@ def _inherit(option: Reader) -> tuple[tuple[str, ...], ...]:
 def _pretraining(name: str, option: Reader) -> Start:
     each = option.get('per_seed', bool, False)
     if each and 'seed' in option.raw:
-        raise option.error('per_seed', 'true gives each seed its own pre-training; `seed` is for a single one')
+        raise option.error('per_seed', 'true means one pre-training per seed; `seed` is for a single one')
     file = config_file(option, 'pretrain', option.get('pretrain', str), 'pcd')
     seed = None if each else option.count('seed', 0, least=0)
     return Start(name, file, option.options('options'), seed, prefix=BACKBONE)

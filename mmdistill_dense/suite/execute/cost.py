@@ -1,4 +1,4 @@
-"""``suite.py cost``: measures what each method of a suite costs, once, and keeps the figures in ``<out>/cost``."""
+"""``suite.py cost``: measures the costs of each method once, and keeps them in ``<out>/cost``."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from mmdistill_dense.analysis import step_cost
 from mmdistill_dense.analysis.training_step import run_length
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.definition.reader import Reader
-from mmdistill_dense.suite.execute import measuring
 from mmdistill_dense.suite.plan import plan
 from mmdistill_dense.utils.atomic import read_json, write_json
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Key ``cost`` of a definition.
+    """The key ``cost`` of a definition.
 
     Attributes:
         device: ``'cpu'`` or ``'cuda'``.
-        batch: Pictures of a measured step; ``None``: the recipe's, of one process.
-        size: Height and width of the picture that GFLOPs are counted on; ``None``: a test picture's.
-        repeats: Timed turns.
+        batch: The pictures of a measured step; ``None`` for the recipe's batch of one process.
+        size: Height and width of the picture for the GFLOPs; ``None`` for the size of a test picture.
+        repeats: The number of timed steps.
     """
 
     device: str
     batch: int | None
-    size: measuring.Size | None
+    size: step_cost.Size | None
     repeats: int
 
 
@@ -50,20 +50,20 @@ def settings(definition: Definition) -> Settings:
     size = reader.get('size', list, None)
     if size is not None and (len(size) != 2 or not all(type(side) is int and side > 0 for side in size)):
         raise reader.error('size', f'must be [height, width], got {size!r}')
-    repeats = reader.count('repeats', measuring.REPEATS) or measuring.REPEATS
+    repeats = reader.count('repeats', step_cost.REPEATS) or step_cost.REPEATS
     return Settings(device, reader.count('batch', None), (size[0], size[1]) if size else None, repeats)
 
 
 def main(definition: Definition, only: Collection[str] | None = None) -> None:
-    """Measure what has not been measured yet with the present configs and settings, and say what was found.
+    """Measure and print the costs. Those of today's configs and settings are not measured again.
 
     Args:
         definition: The suite.
-        only: Names of methods, or ``'control'``. Defaults to all.
+        only: Names of rows, or ``'control'``. Defaults to all.
 
     Raises:
-        ValueError: For a name that the suite has not.
-        RuntimeError: At the end, when something could not be measured; the others are.
+        ValueError: For a name that is not in the suite.
+        RuntimeError: If some could not be measured; the others are measured before.
     """
     how = settings(definition)
     runs = _first_runs(definition)
@@ -84,7 +84,7 @@ def main(definition: Definition, only: Collection[str] | None = None) -> None:
 
 
 def _keep(definition: Definition, run: plan.Run, how: Settings) -> str:
-    """Measure where it is needed, and return what is known then."""
+    """Measure if necessary, and return the result as text."""
     if run.choice is None:
         return 'waits for its search: `suite.py run` first'
     key = _key(definition, run, how)
@@ -97,7 +97,7 @@ def _keep(definition: Definition, run: plan.Run, how: Settings) -> str:
 
 
 def read(definition: Definition) -> dict[str, dict[str, Any]]:
-    """Return what was measured with the present configs, by name; with whatever settings, which stand beside it."""
+    """Return the costs of today's configs by name, each with the settings that it was measured with."""
     found = {}
     for name, run in _first_runs(definition).items():
         content = None if run.choice is None else read_json(_file(definition, name))
@@ -107,7 +107,7 @@ def read(definition: Definition) -> dict[str, dict[str, Any]]:
 
 
 def _first_runs(definition: Definition) -> dict[str, plan.Run]:
-    """The run of the first seed of the control and each method; another start alone costs nothing in a step."""
+    """The first run of the control and of each row with distillers. Another start does not change the step."""
     first, methods = definition.seeds[0], definition.methods
     runs = [run for run in plan.runs(definition) if run.kind == 'run' and run.seed == first]
     return {run.name: run for run in runs if run.name == plan.CONTROL or methods[run.name].distils}
@@ -118,20 +118,20 @@ def _file(definition: Definition, name: str) -> Path:
 
 
 def _key(definition: Definition, run: plan.Run, how: Settings) -> dict[str, Any]:
-    """What a measurement depends on."""
+    """Everything that a measurement depends on."""
     same = {'config_hash': plan.hash_of(definition, run), 'torch': torch.__version__}
     if run.name == plan.CONTROL:
         return {**same, 'size': list(how.size) if how.size else None}
     device = torch.cuda.get_device_name() if how.device == 'cuda' else f'CPU {platform.machine()}'
     threads, length = torch.get_num_threads(), run_length(plan.config_of(definition, run))
-    where = {'device': device, 'threads': threads, 'iterations': length}  # schedules stand where a run so long begins
+    where = {'device': device, 'threads': threads, 'iterations': length}  # a schedule depends on the length
     return {**same, **where, 'batch': how.batch, 'repeats': how.repeats}
 
 
 def _measure(name: str, config: Config, how: Settings) -> dict[str, Any]:
     if name == plan.CONTROL:
-        return measuring.student_cost(config, how.size)
-    return measuring.step_cost(config, how.device, how.batch, how.repeats)
+        return step_cost.student_cost(config, how.size)
+    return step_cost.step_cost(config, how.device, how.batch, how.repeats)
 
 
 def _said(content: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""One run of a suite: train where training has not ended, test, write the result."""
+"""One run of a suite: trains what is left to train, tests, and writes the result."""
 
 from __future__ import annotations
 
@@ -23,34 +23,35 @@ from mmdistill_dense.suite.plan.plan import config_of, hash_of, start_file, star
 from mmdistill_dense.suite.plan.run_configs import write_configs
 from mmdistill_dense.suite.plan.runs import PRETRAIN, Run
 from mmdistill_dense.utils.atomic import read_json, write_json
+from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.folder_lock import owned
 from mmdistill_dense.utils.runner_internals import take_weights_from
 from mmdistill_dense.weights.locate import local_file
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
 
-# variables by which launchers tell a process its rank and the number of processes, before a group exists
+# the variables in which launchers give the rank and the number of processes
 _PLACES = {
     'pytorch': ('RANK', 'WORLD_SIZE'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
 }
-PATIENCE = 60.0  # for a job whose suite was killed to notice it and end
+PATIENCE = 60.0  # seconds in which a job whose suite was killed ends
 
 
 def perform(definition: Definition, run: Run, launcher: str = 'none') -> dict[str, Any]:
-    """Do a run, or what is left of it, and return its result.
+    """Do a run, or the rest of it, and return its result.
 
-    A finished run is not repeated. A run that was stopped goes on from its last whole checkpoint, to the same bits.
+    A finished run is not repeated. A stopped run goes on from its last whole checkpoint, to the same bits.
 
     Args:
         definition: The suite.
-        run: One of its runs, whose predecessors have finished.
-        launcher: What started the processes, as ``tools/train.py --launcher``.
+        run: One of its runs. The runs that it needs have finished.
+        launcher: The launcher of the processes, as for ``tools/train.py --launcher``.
 
     Raises:
-        ValueError: When the folder holds a run of another config or number of processes; shows both.
-        RuntimeError: When a predecessor is missing, or another process does this run.
-        KeyError: When the test gives no such score as the definition's ``metric``; shows what it gives.
+        ValueError: If the folder holds a run of another config or number of processes. Shows both.
+        RuntimeError: If a result that it needs is missing, or another process does this run.
+        KeyError: If the test returns no score named ``metric``. Shows those that it returns.
     """
     missing = [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]
     if missing:
@@ -90,13 +91,13 @@ _NOT_TRAINED: dict[str, Any] = {'seconds_per_iteration': None, 'teacher': None, 
 
 
 def place_of(launcher: str) -> tuple[int, int]:
-    """Return the rank of this process and the number of processes, as the launcher says it in the environment."""
+    """Return this process's rank and the number of processes, from the launcher's environment variables."""
     rank, size = _PLACES.get(launcher, ('', ''))
     return int(os.environ.get(rank, '0')), int(os.environ.get(size, '1'))
 
 
 def check_unchanged(run: Run, expected: str) -> None:
-    """Refuse a folder whose result or checkpoints are of another config.
+    """Refuse a folder with a result or checkpoints of another config.
 
     Raises:
         ValueError: Shows both hashes.
@@ -112,9 +113,9 @@ def check_unchanged(run: Run, expected: str) -> None:
 
 
 def check_processes(run: Run, processes: int) -> None:
-    """Refuse a folder whose result or checkpoints were made by another number of processes, and so with another batch.
+    """Refuse a folder made by another number of processes, and so with another batch.
 
-    A finished teacher may have been: it is one for all students.
+    A finished teacher is exempt: all students share it.
 
     Raises:
         ValueError: Shows both numbers.
@@ -124,9 +125,9 @@ def check_processes(run: Run, processes: int) -> None:
     if found in (None, processes) or (run.kind == 'teacher' and run.result):
         return
     raise ValueError(
-        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, no row '
-        'of one table. Go on as it was begun (`suite.py slurm` starts slurm.processes, `suite.py run` starts one), '
-        'set another `out`, or put such runs away and repeat them with `suite.py run --rerun-changed`.'
+        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, so '
+        'they make no common table. Continue as it was begun (`suite.py slurm` starts slurm.processes, `suite.py run` '
+        'starts one), set another `out`, or repeat such runs with `suite.py run --rerun-changed`.'
     )
 
 
@@ -163,13 +164,13 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
 
 
 def _check_start(definition: Definition, run: Run, config: Config) -> dict[str, Any] | None:
-    """Compare the file with the backbone: mmengine loads what fits of another network's, and warns."""
+    """Compare the file with the backbone. mmengine would load the part that fits, and only warn."""
     start, file = start_of(definition, run.name), start_file(definition, run)
     return None if start is None or file is None else start_weights.check_file(config, start, file)
 
 
 def _load_last(runner: Runner, folder: Path) -> Path:
-    """Let the runner test the last file: the weights in memory are others where a hook saves their average (EMA)."""
+    """Load the last checkpoint for the test. With EMA it holds the average, and the memory does not."""
     barrier()  # the first process writes the file
     last = _last_of(folder)
     take_weights_from(runner, str(last))
@@ -183,25 +184,21 @@ def _last_of(folder: Path) -> Path:
 
 
 def _named(config: Config, run: Run) -> Config:
-    """The same config under the name of the file that the runner dumps: ``run.py`` stays as it is."""
+    """The same config under another file name, so that the runner's dump does not overwrite ``run.py``."""
     named = Config(config.to_dict(), cfg_text=config.text, filename=str(run.folder / 'config.py'))
     named.experiment_name = f'{run.kind}_{run.folder.name}_{run.name.replace("/", "_")}_{os.getpid()}_{id(named)}'
     return named
 
 
 def _test_teacher(config: Config) -> dict[str, Any]:
-    """The scores of the pair's teacher, loaded as strictly as for distilling."""
+    """The scores of the pair's teacher, which is loaded as strictly as for distillation."""
     model = config.model.teacher
     path = local_file(str(model.get('checkpoint')), model.get('cfg'), 'model.teacher.checkpoint')
     config.model = _teacher_network(model)
     config.load_from = None
     runner = build_runner(config)
-    load_strictly(
-        getattr(runner.model, 'module', runner.model),
-        state_dict_of(read_checkpoint(path), path),
-        None,
-        f'model.teacher.checkpoint={str(path)!r}',
-    )
+    state = state_dict_of(read_checkpoint(path), path)
+    load_strictly(unwrap(runner.model), state, None, f'model.teacher.checkpoint={str(path)!r}')
     val = dict(runner.val())
     return {'val': plain(val), 'test': plain(val if _tests_val(config) else dict(runner.test()))}
 
@@ -213,23 +210,23 @@ def _teacher_network(option: Mapping[str, Any]) -> Any:
 
 
 def _tests_val(config: Config) -> bool:
-    """Tell whether test and val are one split, as for Cityscapes, whose test labels are not public."""
+    """Tell whether test and val are the same pictures, as for Cityscapes, whose test labels are not public."""
     pairs = (('val_dataloader', 'test_dataloader'), ('val_evaluator', 'test_evaluator'))
     whole = config.to_dict()
     return all(whole.get(val) == whole.get(test) for val, test in pairs)
 
 
 def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str, float]]) -> float:
-    """Return the score of a run in percent: on test, of a search on val; 0 where nothing was found.
+    """Return the score of a run in percent, on test, or on val for a search.
 
     Raises:
-        KeyError: When the evaluation gives no such score.
+        KeyError: If the evaluation returns no such score.
     """
     found = metrics['val' if run.kind == 'search' else 'test']
-    if not found:  # what mmdet gives where a detector finds nothing at all
+    if not found:  # mmdet returns no metric for a detector without a single detection
         return 0.0
     if definition.metric not in found:
         raise KeyError(
-            f'{definition.path}: metric={definition.metric!r} is none of what the test gives: {", ".join(found)}'
+            f'{definition.path}: metric={definition.metric!r} is not in the result of the test: {", ".join(found)}'
         )
     return found[definition.metric] * (100.0 if definition.percent else 1.0)

@@ -1,4 +1,4 @@
-"""Runs side by side, one process each; whatever ends this process ends them."""
+"""Runs side by side, one process each. They end when this process ends."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from mmdistill_dense.suite.plan.runs import Run, choice_name
 
 TICK = 0.2
-GRACE = 10.0  # seconds between asking a job to end and killing it
-BURIAL = 2.0  # seconds that a killed job's workers have to disappear
-TAIL = 15  # lines of a failed run's log
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+BURIAL = 2.0  # seconds to wait for the workers of a killed job
+TAIL = 15  # lines shown of a failed run's log
 
 
 @dataclass
@@ -32,26 +32,26 @@ class Job:
 
 
 class Watch(Protocol):
-    """Is told what happens."""
+    """Is informed of what the pool does."""
 
     def started(self, run: Run) -> None:
         """A process was started."""
 
     def ended(self, run: Run, failure: str | None) -> None:
-        """A run has its result, or why not."""
+        """A run has ended, with its result or with a failure."""
 
     def tick(self, running: Sequence[Run], waiting: Sequence[Run]) -> None:
-        """Some tenths of a second have passed."""
+        """Called several times a second."""
 
 
 class Pool:
-    """Starts runs as soon as what they need is there and a place is free.
+    """Starts each run when the results that it needs are there and a slot is free.
 
     Args:
-        command: Gives the command line of a run.
-        jobs: Runs side by side.
-        threads: Of each.
-        watch: Is told what happens.
+        command: Returns the command line of a run.
+        jobs: The number of runs side by side.
+        threads: The threads of each run.
+        watch: Is informed of what the pool does.
     """
 
     def __init__(self, command: Callable[[Run], list[str]], jobs: int, threads: int, watch: Watch) -> None:
@@ -62,10 +62,10 @@ class Pool:
         self.devices = visible_devices()
 
     def execute(self, todo: Sequence[Run]) -> dict[str, str]:
-        """Do runs, which hold all that they need; a failure stops only what needs that run.
+        """Do runs, among them all that they need. A failed run stops only those that need it.
 
         Returns:
-            Why runs failed, by title.
+            The reasons of failures, by the title of the run.
         """
         waiting, running, failed = list(todo), dict[int, Job](), dict[Path, str]()
         titles = {run.folder: run.title for run in todo}
@@ -113,7 +113,7 @@ class Pool:
     def _give_up(self, waiting: list[Run], failed: dict[Path, str]) -> None:
         for run in waiting:
             missing = [str(folder) for folder in run.after if not (folder / 'result.json').is_file()]
-            failed[run.folder] = f'needs results that nothing here makes: {", ".join(missing)}'
+            failed[run.folder] = f'needs results that no run here makes: {", ".join(missing)}'
             self.watch.ended(run, failed[run.folder])
         waiting.clear()
 
@@ -125,7 +125,7 @@ class Pool:
         if len(self.devices) > 1:
             environment['CUDA_VISIBLE_DEVICES'] = self.devices[slot % len(self.devices)]
         with open(log, 'ab') as file:
-            # its own group, so that Ctrl-C reaches this process alone, which ends the group: loader workers and all
+            # in a group of its own: Ctrl-C reaches only this process, which then ends the group with its loader workers
             process = subprocess.Popen(
                 self.command(run),
                 env=environment,
@@ -143,7 +143,7 @@ def job_command(definition: Path, run: Run) -> list[str]:
 
 
 def job_words(definition: Path, run: Run) -> list[str]:
-    """Return the command line of a run, after the program."""
+    """Return the command line of a run, without the program."""
     words = ['job', str(definition), run.name, '--seed', str(run.seed)]
     return [*words, '--search', choice_name(run.choice or {})] if run.kind == 'search' else words
 
@@ -165,7 +165,7 @@ def tail(log: Path) -> str:
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End processes that :class:`Pool` started, with their groups: first asked, then killed."""
+    """End processes that :class:`Pool` started, with their groups, by SIGTERM and then by SIGKILL."""
     for process in processes:
         _signal(process, signal.SIGTERM)
     limit = time.monotonic() + GRACE
@@ -179,7 +179,7 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _wait_for_group(process: subprocess.Popen[bytes]) -> None:
-    # What is killed is there until the system gets to it; zombies that nobody collects look the same, hence a limit.
+    # Killed processes disappear a little later. Zombies that nobody collects never do, hence the limit.
     limit = time.monotonic() + BURIAL
     with suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < limit:
@@ -199,7 +199,7 @@ def _close(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into :class:`KeyboardInterrupt`, as Ctrl-C is one."""
+    """Turn SIGTERM and SIGHUP into :class:`KeyboardInterrupt`, as for Ctrl-C."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -214,9 +214,9 @@ def interruptible() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """End this process, and its group where it leads one, when the pipe on its standard input closes.
+    """End this process when its standard input closes, and its group if it leads one.
 
-    A killed parent cannot tell anybody; the system closes its end of the pipe.
+    A killed parent cannot end its jobs, but the system then closes its end of the pipe.
     """
 
     def wait() -> None:

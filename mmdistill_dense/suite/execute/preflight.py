@@ -1,4 +1,4 @@
-"""What is looked at once, before the first run starts: mistakes that would otherwise come up hours later."""
+"""Checks before the first run starts, for mistakes that would otherwise show hours later."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.recipes.compose import unknown
 from mmdistill_dense.suite.definition.definition import Definition
@@ -22,12 +23,12 @@ from mmdistill_dense.weights.locate import local_file
 
 
 def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
-    """Return the runs of some rows and seeds, with everything that they need; without arguments all.
+    """Return the runs of some rows and seeds, with all that they need. By default these are all runs.
 
-    A teacher or pre-training for all seeds that is asked for by name is taken whatever the seeds.
+    A named teacher, or a named pre-training for all seeds, is taken whatever the seeds.
 
     Raises:
-        ValueError: For a name or seed that the definition does not have.
+        ValueError: For a name or seed that is not in the definition.
     """
     runs = plan.runs(definition)
     names = {run.name for run in runs}
@@ -38,7 +39,7 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
         raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
     each = {f'{PRETRAIN}/{start.name}' for start in definition.starts.values() if start.seed is None}
     shared = {name for name in only if name.partition('/')[0] in (PRETRAIN, plan.TEACHER)}
-    shared -= each  # of a seed of its own
+    shared -= each  # it has a seed of its own
     asked = [
         run for run in runs if (not only or run.name in only) and (not seeds or run.seed in seeds or run.name in shared)
     ]
@@ -52,21 +53,21 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
 def unfinished(
     definition: Definition, runs: Sequence[Run], rerun_changed: bool = False, processes: int = 1
 ) -> list[Run]:
-    """Return the runs that have no result, after a comparison of every hash.
+    """Return the runs without a result, after all config hashes were compared.
 
     Args:
         definition: The suite.
         runs: Some of its runs.
-        rerun_changed: Put folders of another config, or of other processes, away to ``<out>/replaced``, instead of
-            refusing them.
-        processes: Of each run.
+        rerun_changed: Move folders of another config, or number of processes, to ``<out>/replaced`` instead of refusing
+            them.
+        processes: The number of processes of each run.
 
     Raises:
-        ValueError: For a folder of another config; where anything is to be done, for one of other processes.
+        ValueError: For a folder of another config; if runs are left to do, also for another number of processes.
     """
     todo = []
     for run in runs:
-        if run.choice is None:  # its search decides the config; the job compares
+        if run.choice is None:  # its search decides the config; the job compares it
             todo.append(run)
             continue
         try:
@@ -83,7 +84,7 @@ def unfinished(
 
 
 def _with_lost(definition: Definition, runs: Sequence[Run], todo: list[Run]) -> list[Run]:
-    """Add what has a result but no weights any more (restored, or tidied up), where a run needs the weights."""
+    """Add the runs whose results are there without weights (restored, or tidied up), if another run needs them."""
     needed = {folder for run in todo for folder in run.after}
     lost = [run for run in runs if run.folder in needed and run.result is not None and not _has_weights(run)]
     for run in lost:
@@ -92,7 +93,7 @@ def _with_lost(definition: Definition, runs: Sequence[Run], todo: list[Run]) -> 
 
 
 def _has_weights(run: Run) -> bool:
-    """Whether the file is there; a search leaves scores, a teacher that was only tested lies elsewhere."""
+    """Whether its weights are there, as far as others read them: a search and a tested teacher give only scores."""
     name = (run.result or {}).get('checkpoint')
     return run.kind == 'search' or name is None or (run.folder / name).is_file()
 
@@ -100,7 +101,7 @@ def _has_weights(run: Run) -> bool:
 def _unequal(
     definition: Definition, runs: Sequence[Run], todo: list[Run], rerun_changed: bool, processes: int
 ) -> list[Run]:
-    """Compare the processes of every run with those of what is to be done."""
+    """Refuse, or repeat, runs of another number of processes than those to do."""
     again = []
     for run in plan.runs(definition):
         try:
@@ -114,7 +115,7 @@ def _unequal(
 
 
 def put_away(definition: Definition, run: Run) -> Path:
-    """Move a run's folder to ``<out>/replaced`` and return where it is now."""
+    """Move a run's folder to ``<out>/replaced``, and return its new path."""
     found = (run.result or run.state).get('config_hash')
     inside = run.folder.relative_to(definition.out)
     target = definition.out / 'replaced' / inside.parent / f'{inside.name}-{found}'
@@ -128,11 +129,11 @@ def put_away(definition: Definition, run: Run) -> Path:
 
 
 def check(definition: Definition, todo: Sequence[Run]) -> None:
-    """Look for data, teacher and start weights, and build every network that is to be trained.
+    """Look for the data and all weights, and build every network that is to be trained.
 
     Raises:
-        FileNotFoundError: For a missing folder, list or checkpoint; names its config key.
-        ValueError: For options that a network or a distiller does not take; names the method.
+        FileNotFoundError: For a missing folder, list or checkpoint. Names its config key.
+        ValueError: For an option that a network or a distiller does not take. Names the row.
     """
     _check_names(definition)
     first = {(run.name, plan.choice_name(run.choice or {})): run for run in reversed(todo)}
@@ -150,10 +151,10 @@ def check(definition: Definition, todo: Sequence[Run]) -> None:
 
 
 def check_batch(definition: Definition, todo: Sequence[Run], processes: int) -> None:
-    """Refuse to train with a batch that the recipe's learning rate is not for.
+    """Refuse a batch that does not belong to the recipe's learning rate.
 
     Raises:
-        ValueError: Shows both, and what to set.
+        ValueError: Shows both batches, and what to set.
     """
     places = {
         'teacher': 'teacher.options',
@@ -171,18 +172,16 @@ def _check_names(definition: Definition) -> None:
     recipe, config = configs.read(definition.control), configs.control_config(definition)
     init_default_scope(config.get('default_scope', 'mmengine'))
     check_metric(config, definition.metric, str(definition.path))
-    check_options(definition.options, recipe, config, f'{definition.path}: options')
-    teacher = definition.teacher
-    if teacher is not None:
-        config = configs.teacher_config(definition, teacher)
-        check_options(teacher.options, configs.read(teacher.config), config, f'{definition.path}: teacher.options')
+    given = [('options', definition.options, recipe, config)]
+    if (teacher := definition.teacher) is not None:
+        whole = configs.teacher_config(definition, teacher)
+        given.append(('teacher.options', teacher.options, configs.read(teacher.config), whole))
     for start in definition.starts.values():
         if start.config is not None:
-            config, place = (
-                configs.pretrain_config(definition, start),
-                f'{definition.path}: starts.{start.name}.options',
-            )
-            check_options(start.options, configs.read(start.config), config, place)
+            whole = configs.pretrain_config(definition, start)
+            given.append((f'starts.{start.name}.options', start.options, configs.read(start.config), whole))
+    for place, options, before, after in given:
+        check_options(options, before, after, f'{definition.path}: {place}')
 
 
 def _check_data(config: Config) -> None:
@@ -198,7 +197,7 @@ def _check_data(config: Config) -> None:
 
 
 def _datasets(option: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every data set of a loader, through its wrappers."""
+    """The data sets of a loader, also those inside wrappers."""
     if isinstance(option, (list, tuple)):
         for index, member in enumerate(option):
             yield from _datasets(member, f'{key}.{index}')
@@ -225,13 +224,13 @@ def _paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
 
 
 def _check_teachers(config: Config) -> None:
-    for key, option in configs.teachers_of(config.model).items():
+    for key, option in teachers_of(config.model).items():
         if option.get('checkpoint') is not None:
             local_file(option['checkpoint'], option.get('cfg'), f'model.{key}.checkpoint')
 
 
 def _check_start(definition: Definition, run: Run, config: Config) -> None:
-    """A pre-training's network, or a given file, must have the student's backbone."""
+    """A pre-training's network, or a given file, must have the same backbone as the student."""
     start, file = plan.start_of(definition, run.name), plan.start_file(definition, run)
     if start is None or file is None:
         return
@@ -246,7 +245,7 @@ def _check_start(definition: Definition, run: Run, config: Config) -> None:
 
 
 def _build(config: Config, place: str) -> None:
-    """Build as the runner will: unknown options, taps and channels come up here."""
+    """Build the model as the runner does, to find unknown options, taps and channels."""
     init_default_scope(config.get('default_scope', 'mmengine'))
     try:
         MODELS.build(config.model)

@@ -1,4 +1,4 @@
-"""What a person sees while a suite runs: a line for each running job, and the time that is left."""
+"""The progress of a suite: a line for each running job, and the time left."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from statistics import fmean
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from mmdistill_dense.suite.plan.runs import Run
 
-PLAIN_EVERY = 60.0  # seconds between two reports where there is no terminal
+PLAIN_EVERY = 60.0  # seconds between two reports without a terminal
 
 
 class Board:
-    """Shows the progress: live on a terminal, in plain lines elsewhere.
+    """Shows the progress: live on a terminal, as plain lines elsewhere.
 
     Args:
-        console: Where.
-        runs: All runs of the suite, finished ones too, whose durations tell the time left.
-        jobs: Runs side by side.
+        console: Where to show it.
+        runs: All runs of the suite. The durations of the finished ones give the time left.
+        jobs: The number of runs side by side.
     """
 
     def __init__(self, console: Console, runs: Sequence[Run], jobs: int) -> None:
@@ -48,7 +50,7 @@ class Board:
             self.live.stop()
 
     def started(self, run: Run) -> None:
-        """Say it where there is no live line."""
+        """Say so, where there is no live line."""
         if not self.live:
             at = run.state.get('iteration') or 0
             self._print(f'{run.title}: ' + (f'goes on after about {at} iterations' if at else 'starts'))
@@ -73,7 +75,7 @@ class Board:
         left = time_left(self.minutes, states, waiting, self.jobs)
         total = f'{len(self.minutes)} of {len(self.runs)} done, {len(waiting)} waiting, {clock(left)} left'
         if self.live:
-            self.live.update(_table(states, total))
+            self.live.update(Group(_table(states), Text(total)))
             return
         for run, state in states.items():
             self._print('  '.join(_cells(run, state)))
@@ -88,11 +90,12 @@ class Board:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(states: dict[Run, dict[str, Any]], total: str) -> Table:
+def _table(states: dict[Run, dict[str, Any]]) -> Table:
     table = Table.grid(padding=(0, 2))
     for run, state in states.items():
-        table.add_row(*_cells(run, state))
-    table.add_row(total)
+        title, *said = _cells(run, state)
+        bar = ProgressBar(state.get('iterations') or 1, state.get('iteration') or 0, width=20)
+        table.add_row(title, bar, *said)
     return table
 
 
@@ -113,7 +116,7 @@ def _rest(state: dict[str, Any]) -> str:
 
 
 def _projected(state: dict[str, Any]) -> float | None:
-    """Seconds of a whole run, from the speed since it was last started; its test is not foreseen."""
+    """The seconds of a whole run at its speed since the last start, without its test."""
     iteration, whole = state.get('iteration') or 0, state.get('iterations')
     done = iteration - (state.get('first') or 0)
     if done <= 0 or not whole:
@@ -124,15 +127,15 @@ def _projected(state: dict[str, Any]) -> float | None:
 def time_left(
     minutes: dict[Run, float], running: dict[Run, dict[str, Any]], waiting: Sequence[Run], jobs: int
 ) -> float | None:
-    """Estimate the seconds that are left.
+    """Estimate the seconds left.
 
-    A run takes as long as finished and running ones of its name did on average, or, without such, as all others.
+    A run takes as long as the mean of those of the same name, finished or running, or else as the mean of all.
 
     Args:
-        minutes: Of the finished runs.
-        running: States of the running ones.
-        waiting: The others.
-        jobs: Runs side by side.
+        minutes: The durations of the finished runs.
+        running: The states of the running ones.
+        waiting: The runs that have not begun.
+        jobs: The number of runs side by side.
     """
     known: dict[str, list[float]] = {}
     projected = {run: _projected(state) for run, state in running.items()}
@@ -153,7 +156,7 @@ def time_left(
 
 
 def clock(seconds: float | None) -> str:
-    """Return a duration for people."""
+    """Return a duration to be shown."""
     if seconds is None:
         return '?'
     minutes, rest = divmod(max(0, round(seconds)), 60)

@@ -1,4 +1,4 @@
-"""How far a run is, told by a hook in a file that is whole whenever somebody looks."""
+"""Reports how far a run is, in a file that is complete at any time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EVERY = 1.0  # seconds between two writes
 
 
 class Report:
-    """The file ``state.json`` of a run's folder.
+    """The file ``state.json`` in a run's folder.
 
     Args:
-        folder: Of the run.
-        config_hash: Of what is run; another one in the file was refused before.
-        processes: Which do it.
-        write: Whether this process writes.
+        folder: The folder of the run.
+        config_hash: The hash of its config.
+        processes: The number of processes of the run.
+        write: Whether this process writes the file.
     """
 
     def __init__(self, folder: Path, config_hash: str, processes: int = 1, write: bool = True) -> None:
@@ -48,16 +48,16 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        """Spent on the run, earlier starts included."""
+        """Spent on the run, with its earlier starts."""
         return self.before + time.monotonic() - self.start
 
     @property
     def due(self) -> bool:
-        """Whether the last write is a while ago."""
+        """Whether the last write was at least ``EVERY`` seconds ago."""
         return time.monotonic() - self.written >= EVERY
 
     def tell(self, force: bool = False, **state: Any) -> None:
-        """Keep the state, and write it when the last write is a while ago."""
+        """Update the state, and write it if that is due."""
         self.state.update(state)
         if self.write and (force or self.due):
             self.written = time.monotonic()
@@ -65,7 +65,7 @@ class Report:
 
 
 class ReportHook(Hook):
-    """Tells a report about the training."""
+    """Reports the training to a :class:`Report`."""
 
     priority = 'LOWEST'
 
@@ -73,19 +73,19 @@ class ReportHook(Hook):
         self.report = report
 
     def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
-        """Tell how far a distiller is that learns something before the training."""
+        """Report a distiller that learns something before the training."""
         known = self.report.state.get('prepared')
-        if known is None or done < known['iteration']:  # the first, or the next distiller
+        if known is None or done < known['iteration']:  # the first distiller, or the next one
             known = {'first': done - 1, 'began': self.report.seconds}
         self.report.tell(prepared={**known, 'iteration': done, 'iterations': whole})
 
     def before_train(self, runner: Runner) -> None:
-        """The distillers are prepared; the first iteration follows."""
+        """Report that the distillers are ready and the training begins."""
         place = {'iteration': runner.iter, 'iterations': runner.max_iters}
         self.report.tell(True, phase='training', first=runner.iter, began=self.report.seconds, **place)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Tell the iteration and its loss."""
-        if self.report.due:  # else a GPU would be waited for at every iteration
+        """Report the iteration and its loss."""
+        if self.report.due:  # reading the loss waits for the GPU
             loss = (outputs or {}).get('loss')
             self.report.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss.detach()))

@@ -1,8 +1,9 @@
-"""What a result says about a run besides its scores."""
+"""The parts of a result beside its scores."""
 
 from __future__ import annotations
 
 import platform
+import re
 import statistics
 import sys
 from collections.abc import Mapping
@@ -14,12 +15,13 @@ from mmengine.runner import Runner
 
 from mmdistill_dense import __version__
 from mmdistill_dense.suite.plan.runs import Run
+from mmdistill_dense.utils.distributed import unwrap
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 
 
 def median_of(runner: Runner, name: str) -> float | None:
-    """Return the median of a logged value over all iterations; the history is in the checkpoints: restarts count."""
+    """Return the median of a logged value over the run. Checkpoints keep the history, so restarts count as well."""
     values = _history(runner, name)
     return statistics.median(values) if values else None
 
@@ -30,24 +32,20 @@ def _history(runner: Runner, name: str) -> list[float]:
 
 
 def shares_of(runner: Runner) -> dict[str, float]:
-    """Return each distiller's part of the total loss, on average over the run."""
-    names = [name for name in runner.message_hub.log_scalars if name.startswith('train/distill.')]
-    shares = {
-        name.removeprefix('train/distill.').removesuffix('.share'): name for name in names if name.endswith('.share')
-    }
-    return {distiller: statistics.fmean(_history(runner, name)) for distiller, name in shares.items()}
+    """Return the mean share of each distiller in the total loss."""
+    found = (re.fullmatch(r'train/distill\.(.+)\.share', name) for name in runner.message_hub.log_scalars)
+    return {match[1]: statistics.fmean(_history(runner, match[0])) for match in found if match}
 
 
 def receipts_of(runner: Runner) -> dict[str, Any] | None:
-    """Return the teacher's receipt; of several teachers theirs by name."""
-    distillation = getattr(getattr(runner.model, 'module', runner.model), 'distillation', None)
-    teachers = getattr(distillation, 'teachers', {})
+    """Return the teacher's receipt, or the receipts of several teachers by name."""
+    teachers = getattr(getattr(unwrap(runner.model), 'distillation', None), 'teachers', {})
     receipts = {str(name): teacher.receipt.as_dict() for name, teacher in teachers.items() if teacher.receipt}
     return next(iter(receipts.values())) if len(receipts) == 1 else receipts or None
 
 
 def origin_of(run: Run, config_hash: str) -> dict[str, Any]:
-    """Return which run it is, and what it ran on."""
+    """Return which run it is, and the machine and versions it ran on."""
     cuda = torch.cuda.is_available()
     return {
         'name': run.name,
@@ -62,13 +60,12 @@ def origin_of(run: Run, config_hash: str) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Of the packages that the run has loaded."""
-    loaded = {name: sys.modules.get(name) for name in PACKAGES}
-    return {name: str(getattr(module, '__version__', '')) for name, module in loaded.items() if module is not None}
+    """The versions of the packages that the run has loaded."""
+    return {name: str(getattr(sys.modules[name], '__version__', '')) for name in PACKAGES if name in sys.modules}
 
 
 def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the scores alone, as plain numbers."""
+    """Return the metrics that are single numbers, as floats."""
     return {
         name: float(value) for name, value in metrics.items() if isinstance(value, (int, float)) or _is_scalar(value)
     }

@@ -1,4 +1,4 @@
-"""A shell script that hands every unfinished run of a suite to slurm, and the table behind them."""
+"""A shell script that submits every unfinished run of a suite to slurm, and then the table."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mmdistill_dense.suite.execute.pool import job_words
 from mmdistill_dense.suite.plan.runs import Run
 
 MODULE = 'mmdistill_dense.suite.cli'
-_TABLE = ('partition', 'account', 'qos')  # of the definition's options those that a job without a GPU needs, too
-# evaluated on the node: jobs that share one need ports of their own
+_TABLE = ('partition', 'account', 'qos')  # the options that a job without a GPU needs as well
+# evaluated on the node, where each job needs its own port
 _PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) && '
 
 
 def script(definition: Definition, todo: Sequence[Run]) -> str:
-    """Return the script; jobs wait for the jobs whose results they need.
+    """Return the script. Each job waits for the jobs whose results it needs.
 
     Args:
-        definition: The suite; its ``slurm`` gives the options of sbatch.
-        todo: The runs to hand in.
+        definition: The suite. Its ``slurm`` holds the options of sbatch.
+        todo: The runs to submit.
     """
     logs = definition.out / 'slurm'
     names = {run.folder: f'job{number}' for number, run in enumerate(todo)}

@@ -1,1 +1,1 @@
-"""Which runs a suite has, their configs, and what became of them."""
+"""Which runs a suite has, their configs and their results."""

@@ -1,4 +1,4 @@
-"""The resolved configs of a suite's runs: the control's with its options, and that with a method's distillers."""
+"""The configs of a suite's runs: the control with the suite's options, and the same with a method's distillers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmdistill_dense.config.resolve import is_distill_model, is_single_teacher
+from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.recipes import compose
 from mmdistill_dense.suite.definition.definition import Definition, Method, Teacher
 from mmdistill_dense.suite.definition.starts import Start
 from mmdistill_dense.suite.plan import start_weights
 
-PLACES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables of the configs, and what they stand for
+PLACES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-_OF_THE_RUN = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # what the suite sets itself
+_OF_THE_RUN = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # the suite sets these
 _KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
 
 
 def read(path: Path) -> Config:
-    """Return the config in a file, which the caller may change; a file is read once while it stays the same."""
+    """Read a config, for the caller to change. A file is read again only after it has changed."""
     return copy.deepcopy(_read(path, path.stat().st_mtime_ns, tuple(map(os.environ.get, PLACES))))
 
 
@@ -34,7 +34,7 @@ def _read(path: Path, modified: int, places: tuple[str | None, ...]) -> Config:
 
 
 def control_config(definition: Definition) -> Config:
-    """Return the config of the control with the definition's options.
+    """Return the config of the control, with the options of the suite.
 
     Raises:
         ValueError: For a control with distillers, or an option that does not fit it.
@@ -48,17 +48,18 @@ def control_config(definition: Definition) -> Config:
 
 
 def method_config(definition: Definition, method: Method, choice: Mapping[str, Any] | None = None) -> Config:
-    """Return the config of a method: the control's with its distillers, and with what it inherits; a backbone's
-    start is set elsewhere.
+    """Return the config of a row: the control with its distillers, and with ``model.inherit`` of its start.
+
+    :mod:`mmdistill_dense.suite.plan.start_weights` sets the other starts.
 
     Args:
         definition: The suite.
-        method: One of its methods.
-        choice: Values of a search by option.
+        method: One of its rows.
+        choice: The searched values by option.
 
     Raises:
-        ValueError: For a leaf that differs from the control in more than its distillers, with the keys; for options of
-            something else than the method's distillers; for a start that the control's own would replace.
+        ValueError: For a config that differs from the control in more than its distillers; for options of anything but
+            the distillers; for a start that the control would replace. Names the keys.
     """
     config = control_config(definition)
     start = definition.starts[method.start] if method.start else None
@@ -72,34 +73,33 @@ def method_config(definition: Definition, method: Method, choice: Mapping[str, A
     config.model.distillers = distillers_of(definition, method)
     key = f'methods.{method.name}.options'
     for options, place in ((method.options, key), (choice or {}, f'grid.{method.name}')):
-        config.merge_from_dict(_full_keys(options, config, f'{definition.path}: {place}'))
+        config.merge_from_dict({_full_key(k, config, f'{definition.path}: {place}'): v for k, v in options.items()})
     return config
 
 
 def distillers_of(definition: Definition, method: Method) -> ConfigDict:
-    """Return the distillers of a method as its fragment, or the user's leaf, has them.
+    """Return the distillers of a row, from the method's options or from the user's config.
 
     Raises:
-        ValueError: For a leaf that differs from the control in more, or in nothing.
+        ValueError: For a config that differs from the control in anything else, or in nothing.
     """
     if method.fragment is not None:
         return read(method.fragment).distillers
-    assert method.config is not None, 'a method has a fragment or a leaf'
-    leaf, control = read(method.config), read(definition.control)
-    keys = sorted(differences(_comparable(leaf), _comparable(control)))
+    assert method.config is not None, 'the row has distillers'
+    own, control = read(method.config), read(definition.control)
+    keys = sorted(differences(_comparable(own), _comparable(control)))
     if keys:
         raise ValueError(
             f'{definition.path}: methods.{method.name}.config={str(method.config)!r} differs from its control '
-            f'{definition.control.name} in more than the distillers: {", ".join(keys)}. A gain over that control would '
-            "not be the method's: inherit the control in the leaf and change model.distillers alone, or name another "
-            'control.'
+            f'{definition.control.name} in more than the distillers: {", ".join(keys)}. The gain would not be due to '
+            'the method alone. Inherit the control and change only model.distillers, or name another control.'
         )
-    if not leaf.model.get('distillers'):
+    if not own.model.get('distillers'):
         raise ValueError(
-            f'{definition.path}: methods.{method.name}.config={str(method.config)!r} has no model.distillers: it would '
-            'be a second control under the name of a method.'
+            f'{definition.path}: methods.{method.name}.config={str(method.config)!r} has no model.distillers: the row '
+            'would be a second control.'
         )
-    return leaf.model.distillers
+    return own.model.distillers
 
 
 def teacher_config(definition: Definition, teacher: Teacher) -> Config:
@@ -110,8 +110,8 @@ def teacher_config(definition: Definition, teacher: Teacher) -> Config:
 
 
 def pretrain_config(definition: Definition, start: Start) -> Config:
-    """Return the config of a pre-training; it is saved as often as that says, whose epochs are not the students'."""
-    assert start.config is not None, 'a given file is not trained'
+    """Return the config of a pre-training. ``checkpoint_every`` counts the students' steps, so it does not apply."""
+    assert start.config is not None, 'it is a pre-training'
     config = read(start.config)
     _check_keys(config, definition, start.options, f'starts.{start.name}.options')
     config.merge_from_dict(dict(start.options))
@@ -134,7 +134,7 @@ def _common(config: Config, definition: Definition, options: Mapping[str, Any], 
     config.merge_from_dict(dict(options))
     if config.model.get('distillers') != distillers:
         raise ValueError(
-            f'{definition.path}: {place}: model.distillers: give it to the methods that it is for, as their option'
+            f'{definition.path}: {place}: model.distillers: give it as an option of the methods that it is for'
         )
     checkpoint = config.default_hooks.checkpoint
     checkpoint.interval = definition.checkpoint_every or checkpoint.get('interval', -1)
@@ -152,12 +152,8 @@ def _shared(config: Config, definition: Definition) -> Config:
     return config
 
 
-def _full_keys(options: Mapping[str, Any], config: Config, place: str) -> dict[str, Any]:
-    """Settings of distillers, whose keys may leave out what is plain."""
-    return {_full_key(key, config, place): value for key, value in options.items()}
-
-
 def _full_key(key: str, config: Config, place: str) -> str:
+    """The whole key of a distiller's option, which may be given without the parts that are clear."""
     names = list(config.model.distillers)
     words = key.removeprefix('model.distillers.').split('.')
     if words[0] in names and len(words) > 1:
@@ -166,16 +162,16 @@ def _full_key(key: str, config: Config, place: str) -> str:
         raise ValueError(f'{place}.{key}: {compose.unknown("distiller", words[0], names)}')
     if words[0] in config:
         raise ValueError(
-            f'{place}.{key} would make the method differ from its control in more than its distillers: give it as '
-            'options of the whole suite.'
+            f'{place}.{key} would make the method differ from its control in more than its distillers: put it into '
+            'the `options` of the suite.'
         )
     if len(names) != 1:
-        raise ValueError(f'{place}.{key}: which of {", ".join(names)}? Give it as {names[0]}.{key}.')
+        raise ValueError(f'{place}.{key}: of which distiller, {" or ".join(names)}? Write {names[0]}.{key}.')
     return f'model.distillers.{names[0]}.{key}'
 
 
 def flat(options: Mapping[str, Any], place: str = '') -> dict[str, Any]:
-    """Return settings by whole dotted key, however deep they were nested."""
+    """Return nested settings by their whole dotted key."""
     found: dict[str, Any] = {}
     for key, value in options.items():
         inside = f'{place}{key}'
@@ -184,23 +180,13 @@ def flat(options: Mapping[str, Any], place: str = '') -> dict[str, Any]:
 
 
 def reads_teacher(config: Config) -> bool:
-    """Tell whether a student's run reads its teacher: to distil, or to inherit its weights."""
+    """Tell whether a student's run needs its teacher, for distillation or for ``model.inherit``."""
     return bool(config.model.get('distillers') or config.model.get('inherit'))
 
 
 def batch_of(config: Config) -> int:
-    """Return the pictures of a step of one process."""
+    """Return the number of pictures in a step of one process."""
     return config.train_dataloader.batch_size * config.optim_wrapper.get('accumulative_counts', 1)
-
-
-def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the teachers of a model config by the key under ``model``; there may be none."""
-    option = model.get('teacher')
-    if not option:
-        return {}
-    if is_single_teacher(option):
-        return {'teacher': option}
-    return {f'teacher.{name}': value for name, value in option.items()}
 
 
 def _comparable(config: Config) -> dict[str, Any]:

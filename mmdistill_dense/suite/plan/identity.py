@@ -1,4 +1,4 @@
-"""The hash of what a run trains on."""
+"""The hash of a run's config."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
+from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option, teachers_of
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
-from mmdistill_dense.suite.plan.configs import PLACES, teachers_of
+from mmdistill_dense.suite.plan.configs import PLACES
 
-# how a run is told, watched and continued; nothing of it reaches the weights or the score
+# logging and resumption; they change neither weights nor score
 _OUTSIDE = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_level', 'log_processor', 'visualizer'}
 _OUTSIDE |= {'vis_backends', 'distillers'}
 _WATCHING = ('checkpoint', 'logger', 'visualization')
 
 
 def config_hash(config: Config, teacher: str | None = None, tests_teacher: bool = False) -> str:
-    """Return 12 hexadecimal digits that change with what a run trains on, and with nothing else.
+    """Return 12 hexadecimal digits that change with what a run trains, and with nothing else.
 
-    Networks are resolved, so that a changed base of the student or the teacher counts. Left out: the folder, the seed,
-    how the run is logged and how often it is saved, where data sets and backbones' files lie.
+    The configs of the networks are resolved, so that a change in their bases counts. Left out are the folder, the seed,
+    logging, how often checkpoints are saved, and where data and weights lie.
 
     Args:
-        config: The resolved config of a run.
-        teacher: What the teacher was made of, where the suite trains it.
-        tests_teacher: Whether the run tests the pair's teacher alone.
+        config: The config of a run.
+        teacher: How the teacher is made, if the suite trains it.
+        tests_teacher: Whether the run only tests the pair's teacher.
     """
     identity = _identity(config, teacher)
     if tests_teacher:
@@ -72,7 +72,7 @@ def _resolved(option: str, key: str) -> Any:
 
 
 def _portable(value: Any) -> Any:
-    """Plain values without the places of data and files on this machine."""
+    """Plain values, without the folders of this machine."""
     if isinstance(value, Mapping):
         return {str(key): _portable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

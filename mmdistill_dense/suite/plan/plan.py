@@ -1,10 +1,10 @@
-"""The runs of a suite, what each one waits for, and what they gave."""
+"""The runs of a suite, what each one waits for, and their results."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.definition.starts import RANDOM, Start
 from mmdistill_dense.suite.plan import configs, start_weights
@@ -22,12 +23,11 @@ from mmdistill_dense.weights.locate import local_file
 
 
 def runs(definition: Definition) -> list[Run]:
-    """Return every run, in the order in which they are started: teacher, pre-trainings, searches, then seed by seed."""
-    teacher = [Run(TEACHER, 'teacher', _teacher_seed(definition), definition.out / TEACHER, (), {})]
-    teacher = teacher if has_teacher_run(definition) else []
-    before = tuple(run.folder for run in teacher) if trains_teacher(definition) else ()
-    searches = {name: _searches(definition, name, before) for name in definition.grid}
-    chosen = _chosen(searches)
+    """Return all runs in their order: the teacher, the pre-trainings, the searches, then the rows seed by seed."""
+    teacher_seed = definition.teacher.seed if definition.teacher is not None else 0
+    teacher = Run(TEACHER, 'teacher', teacher_seed, definition.out / TEACHER, (), {})
+    before, searches = _teacher_folder(definition), _searches(definition)
+    best = {name: _best(_scores(tried)) for name, tried in searches.items()}
     all_wait = before and configs.reads_teacher(configs.control_config(definition))
     students = []
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
@@ -35,9 +35,15 @@ def runs(definition: Definition) -> list[Run]:
         tried = searches.get(name, [])
         after = before + tuple(run.folder for run in tried) if all_wait or _reads_teacher(definition, name) else ()
         after += _pretrained(definition, name, seed)
-        students.append(Run(name, 'run', seed, folder, after, chosen[name] if tried else {}))
+        students.append(Run(name, 'run', seed, folder, after, best.get(name, {})))
     students = [*itertools.chain(*searches.values()), *students]
-    return [*teacher, *_pretrainings(definition, students), *students]
+    teachers = [teacher] if has_teacher_run(definition) else []
+    return [*teachers, *_pretrainings(definition, students), *students]
+
+
+def _teacher_folder(definition: Definition) -> tuple[Path, ...]:
+    """The folder of the teacher that the suite trains, or nothing."""
+    return (definition.out / TEACHER,) if trains_teacher(definition) else ()
 
 
 def _reads_teacher(definition: Definition, name: str) -> bool:
@@ -46,15 +52,13 @@ def _reads_teacher(definition: Definition, name: str) -> bool:
 
 
 def _pretrainings(definition: Definition, students: Sequence[Run]) -> list[Run]:
-    """What students start from: a pre-training for all seeds, or each one's own."""
+    """The pre-trainings that students start from: one for all seeds, or one per seed."""
     found: dict[Path, Run] = {}
     for run in students:
         start = start_of(definition, run.name)
         for folder in _pretrained(definition, run.name, run.seed):
             assert start is not None, 'it has a folder'
-            found.setdefault(
-                folder, Run(f'{PRETRAIN}/{start.name}', PRETRAIN, start.seed_for(run.seed), folder, (), {})
-            )
+            found[folder] = Run(f'{PRETRAIN}/{start.name}', PRETRAIN, start.seed_for(run.seed), folder, (), {})
     return list(found.values())
 
 
@@ -66,7 +70,7 @@ def _pretrained(definition: Definition, name: str, seed: int) -> tuple[Path, ...
 
 
 def start_of(definition: Definition, name: str) -> Start | None:
-    """Return what a row's students start from, or a pre-training makes; ``None``: nothing of its own."""
+    """Return the start of a row, or of a pre-training; ``None`` for a row that starts as the control."""
     kind, _, start = name.partition('/')
     if kind == PRETRAIN and start:
         return definition.starts[start]
@@ -74,17 +78,23 @@ def start_of(definition: Definition, name: str) -> Start | None:
     return None if method is None or method.start is None else definition.starts[method.start]
 
 
+def _backbone_start(definition: Definition, run: Run) -> Start | None:
+    """The start that sets the first weights of a student's backbone."""
+    start = start_of(definition, run.name)
+    return None if start is None or start.inherit or run.kind == PRETRAIN else start
+
+
 def start_file(definition: Definition, run: Run) -> Path | None:
-    """Return the file that a student starts from; of a pre-training the name is a guess before it has ended.
+    """Return the file that a student starts from. Before a pre-training has ended, its name is a guess.
 
     Returns:
-        ``None`` for random weights, and for a run that starts as the control does.
+        ``None`` for random weights, and for a run that starts as the control.
 
     Raises:
-        FileNotFoundError: When a given file does not exist.
+        FileNotFoundError: If a given file does not exist.
     """
-    start = start_of(definition, run.name)
-    if start is None or start.inherit or start.name == RANDOM or run.kind == PRETRAIN:
+    start = _backbone_start(definition, run)
+    if start is None or start.name == RANDOM:
         return None
     if start.config is None:
         return local_file(start.given, None, start.key)
@@ -92,9 +102,9 @@ def start_file(definition: Definition, run: Run) -> Path | None:
 
 
 def trains_teacher(definition: Definition) -> bool:
-    """Tell whether the suite trains the teacher itself: a config is given, and the pair's file is not there.
+    """Tell whether the suite trains the teacher: its config is given, and the pair's checkpoint is missing.
 
-    A suite that began to train it goes on, whatever appears elsewhere meanwhile.
+    A suite that has begun to train the teacher goes on, even if the pair's checkpoint appears later.
     """
     if definition.teacher is None:
         return False
@@ -105,54 +115,41 @@ def trains_teacher(definition: Definition) -> bool:
 
 
 def has_teacher_run(definition: Definition) -> bool:
-    """Tell whether there is a teacher to train, or to test alone."""
+    """Tell whether the suite trains or tests the teacher."""
     return trains_teacher(definition) or definition.test_teacher
 
 
 def _teachers(definition: Definition) -> dict[str, Any]:
-    found = configs.teachers_of(configs.read(definition.control).model)
+    found = teachers_of(configs.read(definition.control).model)
     if len(found) != 1 and (definition.teacher is not None or definition.test_teacher):
         raise ValueError(
-            f'{definition.path}: teacher and test_teacher are for pairs with one teacher, this one has {len(found)}: '
-            'train them with tools/train.py and leave both keys out.'
+            f'{definition.path}: teacher and test_teacher need a pair with one teacher, this one has {len(found)}: '
+            'train them with tools/train.py, and remove both keys.'
         )
     return found
 
 
-def _teacher_seed(definition: Definition) -> int:
-    return definition.teacher.seed if definition.teacher is not None else 0
-
-
-def _searches(definition: Definition, name: str, before: tuple[Path, ...]) -> list[Run]:
-    values = definition.grid[name]
-    choices = [dict(zip(values, tried, strict=True)) for tried in itertools.product(*values.values())]
-    root = definition.out / 'search' / name
-    return [
-        Run(
-            name,
-            'search',
-            seed,
-            root / choice_name(choice) / f'seed{seed}',
-            before + _pretrained(definition, name, seed),
-            choice,
-        )
-        for choice, seed in itertools.product(choices, definition.grid_seeds)
-    ]
+def _searches(definition: Definition) -> dict[str, list[Run]]:
+    """The runs of every search, by row."""
+    before, found = _teacher_folder(definition), {}
+    for name, values in definition.grid.items():
+        choices = [dict(zip(values, tried, strict=True)) for tried in itertools.product(*values.values())]
+        found[name] = [
+            Run(name, 'search', seed, folder, before + _pretrained(definition, name, seed), choice)
+            for choice, seed in itertools.product(choices, definition.grid_seeds)
+            for folder in [definition.out / 'search' / name / choice_name(choice) / f'seed{seed}']
+        ]
+    return found
 
 
 def searched(definition: Definition) -> dict[str, list[tuple[Choice, list[float | None]]]]:
-    """Return, by method, each tried choice with its score on val for every search seed (``None``: not yet)."""
-    tried = [run for run in runs(definition) if run.kind == 'search']
-    return {name: _scores([run for run in tried if run.name == name]) for name in definition.grid}
+    """Return, by row, each tried choice with its scores on val by search seed; ``None`` for an unfinished run."""
+    return {name: _scores(tried) for name, tried in _searches(definition).items()}
 
 
 def chosen(definition: Definition) -> dict[str, Choice | None]:
-    """Return, by method with a search, the choice that is best on val on average, ``None`` before all have ended."""
+    """Return, by row with a search, the choice with the best mean on val; ``None`` until all runs have ended."""
     return {name: _best(scores) for name, scores in searched(definition).items()}
-
-
-def _chosen(searches: Mapping[str, Sequence[Run]]) -> dict[str, Choice | None]:
-    return {name: _best(_scores(tried)) for name, tried in searches.items()}
 
 
 def _scores(tried: Sequence[Run]) -> list[tuple[Choice, list[float | None]]]:
@@ -174,15 +171,14 @@ def _best(scores: Sequence[tuple[Choice, list[float | None]]]) -> Choice | None:
 
 
 def config_of(definition: Definition, run: Run) -> Config:
-    """Return the config of a run: seed, folder and teacher set, nothing of a resumption.
+    """Return the config of a run, with its seed, folder and teacher, and without the settings of a resumption.
 
     Raises:
-        RuntimeError: When a result that it waits for is missing.
+        RuntimeError: If a result that it waits for is missing.
         ValueError: For options that do not fit, see :mod:`mmdistill_dense.suite.plan.configs`.
     """
-    config = _unstarted(definition, run)
-    start = start_of(definition, run.name)
-    if start is not None and not start.inherit and run.kind != PRETRAIN:
+    config, start = _unstarted(definition, run), _backbone_start(definition, run)
+    if start is not None:
         with _named(definition, run):
             start_weights.start_from(config, start, start_file(definition, run))
     return config
@@ -197,7 +193,7 @@ def _named(definition: Definition, run: Run) -> Iterator[None]:
 
 
 def _unstarted(definition: Definition, run: Run) -> Config:
-    """The config of a run whose student starts as the control's."""
+    """The config of a run before the start of its backbone is set."""
     start = start_of(definition, run.name)
     if run.kind == PRETRAIN:
         assert start is not None, 'it makes one'
@@ -222,7 +218,7 @@ def _decided(run: Run) -> Choice:
 
 
 def teacher_file(definition: Definition) -> Path:
-    """Return the weights of the teacher that the suite trains; the name is a guess before it has ended."""
+    """Return the checkpoint of the teacher that the suite trains. Before it has ended, its name is a guess."""
     return _last_file(definition.out / TEACHER)
 
 
@@ -232,21 +228,21 @@ def _last_file(folder: Path) -> Path:
 
 
 def hash_of(definition: Definition, run: Run) -> str:
-    """Return the config hash of a run, which covers how its teacher and what it starts from are made."""
+    """Return the config hash of a run. It covers how its teacher and its first weights are made."""
     teacher = None
     if run.kind not in ('teacher', PRETRAIN) and definition.teacher is not None and trains_teacher(definition):
         made = config_hash(configs.teacher_config(definition, definition.teacher))
         teacher = f'{made} seed {definition.teacher.seed}'
     tests_teacher = run.kind == 'teacher' and not trains_teacher(definition)
-    config, start = _unstarted(definition, run), start_of(definition, run.name)
-    if start is not None and not start.inherit and run.kind != PRETRAIN:
+    config, start = _unstarted(definition, run), _backbone_start(definition, run)
+    if start is not None:
         with _named(definition, run):
             start_weights.mark(config, start, _made(definition, start))
     return config_hash(config, teacher, tests_teacher)
 
 
 def _made(definition: Definition, start: Start) -> str:
-    """How a start comes about, the same on every machine and for every seed of a row."""
+    """How a start is made, the same on every machine and for every seed of a row."""
     if start.config is None:
         return f'{start.checkpoint or start.name} {start.prefix or ""}'
     seed = 'of each run' if start.seed is None else start.seed
@@ -254,7 +250,7 @@ def _made(definition: Definition, start: Start) -> str:
 
 
 def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
-    """Return the results of finished runs by name (teacher, control, methods in order) and seed; no searches."""
+    """Return the results of the teacher, the control and the rows, by name and seed."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for run in runs(definition):
         result = None if run.kind in ('search', PRETRAIN) else run.result

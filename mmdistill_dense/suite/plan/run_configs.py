@@ -1,4 +1,4 @@
-"""The configs that stand in a run's folder: ``leaf.py``, and ``run.py``, which ``mim train`` takes as well."""
+"""The configs in a run's folder: ``leaf.py``, the method on the recipe, and ``run.py``, the whole run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmdistill_dense.utils.atomic import write_text
 
 
 def write_configs(definition: Definition, run: Run, config: Config) -> None:
-    """Write both: the method on the recipe, and that with seed, folder, teacher and the suite's options."""
+    """Write both. ``run.py`` adds seed, folder, teacher and the suite's options; ``mim train`` takes it as well."""
     start = start_of(definition, run.name)
     if run.kind == 'teacher' and definition.teacher is not None:
         text = inheriting(definition.teacher.config, run.folder)
@@ -29,26 +29,25 @@ def write_configs(definition: Definition, run: Run, config: Config) -> None:
 
 
 def leaf_text(definition: Definition, method: Method | None, folder: Path) -> str:
-    """Return a method's leaf for a folder: as the config writer makes it, or inheriting the user's own; without a
-    method the control's."""
+    """Return the config of a row for a folder: the shipped method on the recipe, the user's config, or the control."""
     if method is not None and method.fragment is not None:
-        assert method.method is not None, 'a fragment has one'
+        assert method.method is not None, 'it is a shipped method'
         return compose.leaf_text(method.method, definition.control, method.fragment, folder)
     base = definition.control if method is None or method.config is None else method.config
     return inheriting(base, folder)
 
 
 def inheriting(base: Path, folder: Path) -> str:
-    """Return the text of a config that inherits another one and changes nothing."""
+    """Return the text of a config that only inherits another one."""
     return f'_base_ = [{compose.reference(base, folder)}]\n'
 
 
 def run_text(leaf: Config, config: Config) -> str:
-    """Return the text of the config that turns a leaf beside it, ``leaf.py``, into the one of a run.
+    """Return the text of ``run.py``, which inherits ``leaf.py`` beside it.
 
     Args:
-        leaf: The leaf.
-        config: What the run is.
+        leaf: The config of ``leaf.py``.
+        config: The config of the run.
     """
     changed = _changes(leaf.to_dict(), config.to_dict())
     lines = [f'{key} = {value!r}\n' for key, value in changed.items() if key != 'distillers']
@@ -56,7 +55,7 @@ def run_text(leaf: Config, config: Config) -> str:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """What merging over ``old`` as mmengine does gives ``new``."""
+    """The keys to merge over ``old``, by mmengine's rules, to get ``new``."""
     found: dict[str, Any] = {}
     for key, value in new.items():
         if key in old and isinstance(value, Mapping):

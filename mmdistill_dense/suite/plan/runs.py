@@ -1,4 +1,4 @@
-"""One run of a suite: what it is called, where it lies, what it waits for."""
+"""One run of a suite: its name, its folder, what it waits for."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Run:
     """One training with its test.
 
     Attributes:
-        name: ``'teacher'``, ``'control'`` or a method's; of a pre-training ``'pretrain/<start>'``.
+        name: ``'teacher'``, ``'control'``, ``'pretrain/<start>'`` or the name of a row.
         kind: ``'teacher'``, ``'pretrain'``, ``'search'`` or ``'run'``.
-        seed: Of the run.
-        folder: Its work folder.
-        after: Folders whose results it needs.
-        choice: Values of a search by option; of a run whose search has not ended ``None``, without one empty.
+        seed: The seed of the run.
+        folder: The work folder.
+        after: The folders whose results it needs.
+        choice: The searched values by option; empty without a search, ``None`` until the search has ended.
     """
 
     name: str
@@ -35,28 +35,28 @@ class Run:
 
     @property
     def leaf(self) -> Path:
-        """The method on the recipe."""
+        """The config of the method on the recipe, without the settings of this run."""
         return self.folder / 'leaf.py'
 
     @property
     def title(self) -> str:
-        """Name, tried values and seed, for people."""
+        """Name, tried values and seed, to be shown."""
         tried = f' {choice_name(self.choice)}' if self.kind == 'search' and self.choice else ''
         return self.name if self.kind == 'teacher' else f'{self.name}{tried} seed {self.seed}'
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What it gave, ``None`` while it has not."""
+        """The result of the finished run, else ``None``."""
         return read_json(self.folder / 'result.json')
 
     @property
     def state(self) -> dict[str, Any]:
-        """How far it was when it last said so."""
+        """The last report of the running training; empty before the first one."""
         return read_json(self.folder / 'state.json') or {}
 
 
 def choice_name(choice: Choice) -> str:
-    """Return the folder of tried values."""
+    """Return the folder name of searched values."""
     return ','.join(f'{key.removeprefix("model.distillers.")}={value}' for key, value in choice.items()).replace(
         '/', '_'
     )

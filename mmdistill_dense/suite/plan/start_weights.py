@@ -1,4 +1,4 @@
-"""A student's config with another start of its backbone, and the check that a file is of that backbone."""
+"""First weights for a student's backbone: sets them in its config, and checks that a file fits the backbone."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from mmdistill_dense.weights.strict_load import load_strictly
 
 
 def start_from(config: Config, start: Start, file: Path | None) -> None:
-    """Let a student's backbone start elsewhere; every other option of the config stays as it is.
+    """Set the first weights of a student's backbone, and leave the rest of its config as it is.
 
-    The loaded weights come last, behind what the control's backbone draws: the heads get the same random numbers as the
-    control's, and so the same first weights.
+    The file is loaded after the initialisation of the control's backbone. So the heads get the same random numbers, and
+    the same first weights, as those of the control.
 
     Args:
-        config: Of a student's run, which is changed.
-        start: Where from.
-        file: The checkpoint; ``None`` for random weights.
+        config: The config of a student's run, which is changed.
+        start: The start.
+        file: Its checkpoint; ``None`` for random weights.
 
     Raises:
-        ValueError: For a student without a backbone, or one that takes its weights from elsewhere afterwards; for
-            random weights of a student that has them anyway, or that is made for pretrained ones.
+        ValueError: For a student without a backbone, and one whose config would replace the weights; for random weights
+            if the control has them already, or if the student is made for pretrained weights.
     """
     student = _student(config, start)
     if start.name == RANDOM:
@@ -44,24 +44,24 @@ def start_from(config: Config, start: Start, file: Path | None) -> None:
 
 
 def mark(config: Config, start: Start, made: str) -> None:
-    """Put how a start was made in the place of its file: what the config hash is to cover."""
+    """Set how a start is made in place of its file, for the config hash."""
     _place(config, _student(config, start), {'type': 'Pretrained', 'made': made})
 
 
 def check_file(config: Config, start: Start, file: Path) -> dict[str, Any]:
-    """Compare a file with a student's backbone, name by name.
+    """Compare a file with a student's backbone, tensor by tensor.
 
     Args:
-        config: Of the student's run.
-        start: What the file is of.
-        file: A checkpoint.
+        config: The config of the student's run.
+        start: The start that the file belongs to.
+        file: The checkpoint.
 
     Returns:
-        What a result says of the start: name, file, sha256, and how many of the backbone's tensors it gives.
+        The part of a result about its start: name, file, sha256, and how many of the backbone's tensors it fills.
 
     Raises:
-        ValueError: When the file lacks a tensor or has one of another shape; below a prefix, also when it holds more;
-            when its tensors lie where mmengine does not look.
+        ValueError: If the file lacks a tensor or has another shape of it; if it holds further ones below a prefix; if
+            its tensors are where mmengine does not look for them.
     """
     try:
         state = initial_state(_built(_student(config, start)), file)
@@ -72,13 +72,16 @@ def check_file(config: Config, start: Start, file: Path) -> dict[str, Any]:
 
 
 def check_state(config: Config, start: Start, state: Mapping[str, Tensor], origin: str) -> tuple[int, int]:
-    """Compare tensors by name with a student's backbone, see :func:`check_file`; return how many match, of how many.
+    """Compare tensors with a student's backbone as :func:`check_file` does.
 
     Args:
-        config: Of the student's run.
-        start: What the tensors are of.
-        state: The tensors.
-        origin: Of the tensors, for errors.
+        config: The config of the student's run.
+        start: The start that the tensors belong to.
+        state: The tensors by name.
+        origin: Where they are from, for errors.
+
+    Returns:
+        How many of the backbone's tensors they fill, and how many it has.
     """
     backbone = _built(_student(config, start))
     prefix = (start.prefix or '').rstrip('.')
@@ -113,7 +116,7 @@ def _student(config: Config, start: Start) -> ModelConfig:
 
 
 def _place(config: Config, student: ModelConfig, init_cfg: Any) -> None:
-    """Set the backbone's initialisation where nothing stands over it."""
+    """Set the backbone's ``init_cfg`` where no other key overrides it."""
     place = config.model if 'backbone' in config.model else config.model.student
     if 'backbone' not in place:
         place.backbone = {}
@@ -125,8 +128,9 @@ def _place(config: Config, student: ModelConfig, init_cfg: Any) -> None:
 
 
 def _beside(student: ModelConfig, loaded: dict[str, Any]) -> Any:
-    """Other loaded weights behind what the control's backbone draws: its class's own choice, where the config says
-    nothing. A list of one is not the same as its member, behind which mmengine draws nothing for the layers.
+    """The control's initialisation, or that of its class, followed by the loaded weights.
+
+    A list with one member differs from the member alone: with the latter, mmengine does not initialise the layers.
     """
     backbone = _built(student)
     own = getattr(backbone, 'init_cfg', None)
@@ -138,7 +142,7 @@ def _beside(student: ModelConfig, loaded: dict[str, Any]) -> Any:
 
 
 def _pretrained(model: Mapping[str, Any]) -> bool:
-    """Whether a network's backbone loads weights."""
+    """Whether the backbone of a network loads weights."""
     return any(_old_keys(model)) or any(map(_loads, _members(model['backbone'].get('init_cfg') or [])))
 
 
@@ -163,7 +167,7 @@ def _built(student: ModelConfig) -> nn.Module:
 
 
 def conflict(config: Config, start: Start) -> str | None:
-    """Return why a control's config and a start exclude each other; ``None`` where they do not."""
+    """Return why a control's config excludes a start, or ``None``."""
     inherited = [entry[0] for entry in config.model.get('inherit') or []]
     if not start.inherit:
         inherited = [name for name in inherited if name.split('.')[0] == 'backbone']

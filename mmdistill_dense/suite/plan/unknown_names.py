@@ -1,4 +1,4 @@
-"""Names in a definition that nothing takes: the metric, and keys of options that no recipe has."""
+"""Names in a definition that nothing reads: the metric, and keys of options."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
+from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.recipes.compose import unknown
 from mmdistill_dense.suite.plan.configs import flat
 
@@ -37,10 +38,10 @@ _READ |= {'dataset', 'num_batch_per_epoch'}
 
 
 def check_metric(config: Config, metric: str, place: str) -> None:
-    """Refuse a metric that mmseg's and mmdet's evaluators do not give; those of others are not known before a test.
+    """Refuse a metric that the evaluators of mmseg and mmdet do not return. Those of others are not known in advance.
 
     Raises:
-        ValueError: With the names that they give.
+        ValueError: Names the metrics that they return.
     """
     for split in ('val_evaluator', 'test_evaluator'):
         option = config.get(split) or []
@@ -66,16 +67,16 @@ def _several(value: Any) -> Sequence[str]:
 
 
 def check_options(options: Mapping[str, Any], recipe: Config, config: Config, place: str) -> None:
-    """Refuse a new key that its surroundings do not take, as ``train_cfg.max_itrs``; networks are built and say so.
+    """Refuse a new key that nothing reads, as ``train_cfg.max_itrs``. Networks check their own when they are built.
 
     Args:
         options: Settings by dotted key.
         recipe: The config without them.
         config: The config with them.
-        place: Of the options, for the error.
+        place: The key of the options, for errors.
 
     Raises:
-        ValueError: Names the key and those that would work.
+        ValueError: Names the key, and the keys that would work.
     """
     for key in flat(options):
         words = key.split('.')
@@ -100,7 +101,7 @@ def _at(node: Any, path: Sequence[str]) -> Any:
 
 
 def _taken(path: Sequence[str], option: Mapping[str, Any]) -> set[str] | None:
-    """Names of arguments, ``None`` where any is taken or nobody knows."""
+    """The names of arguments; ``None`` if any is taken, or if they are unknown."""
     if path == ['randomness']:
         return _arguments(Runner.set_randomness)
     if len(path) == 1 and path[0].endswith('_dataloader'):
@@ -113,14 +114,8 @@ def _taken(path: Sequence[str], option: Mapping[str, Any]) -> set[str] | None:
 
 
 def _arguments(built: Any) -> set[str] | None:
-    """Of a function, or of a class and of those to which it hands keywords on."""
-    names: set[str] = set()
-    chain = (
-        [vars(one)['__init__'] for one in built.__mro__ if '__init__' in vars(one)] if inspect.isclass(built) else []
-    )
-    for function in chain[:-1] or [built]:  # the last one is that of object
-        parameters = inspect.signature(function).parameters.values()
-        names.update(one.name for one in parameters)
-        if all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in parameters):
-            return names - {'self'}
-    return None
+    """The arguments of a class, with those of its bases, or of a function; ``None`` if it takes any."""
+    parameters = inspect.signature(built).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return set(options_of(built)) or None if inspect.isclass(built) else None
+    return {one.name for one in parameters} - {'self'}

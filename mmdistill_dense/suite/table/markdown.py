@@ -17,7 +17,7 @@ TITLES = {TEACHER: 'teacher', CONTROL: 'student alone'}
 
 
 def as_markdown(table: Table) -> str:
-    """Return the table with its scores by seed, its search, its sources and what it was made of."""
+    """Return the table, with the scores by seed, the search, the sources and the notes."""
     sources = _sources(table)
     parts = [f'# {table.definition.title}', _main(table, sources), _seeds(table), _search(table)]
     parts += [_source_lines(sources), footer(table)]
@@ -44,12 +44,12 @@ def _main(table: Table, sources: Mapping[str, int]) -> str:
 
 
 def row_title(row: Row) -> str:
-    """Return what people read instead of a row's name."""
+    """Return the title of a row."""
     return TITLES.get(row.name, row.name)
 
 
 def count_cell(row: Row, planned: int) -> str:
-    """Return the number of finished seeds, and of how many where some are missing."""
+    """Return the number of finished seeds, as ``2 of 3`` where some are missing."""
     if row.name == TEACHER and not row.results:
         return NONE
     if not row.missing:
@@ -66,7 +66,7 @@ def score_cell(row: Row) -> str:
 
 
 def gain_cell(row: Row) -> str:
-    """Return the gain with its interval, bold where that leaves out 0."""
+    """Return the gain with its interval, bold where it is told apart from 0."""
     if row.gain is None:
         return NONE
     mean = f'{row.gain.mean:+.2f}'
@@ -102,7 +102,7 @@ def _published(targets: Sequence[Target], sources: Mapping[str, int]) -> list[st
 
 
 def _sources(table: Table) -> dict[str, int]:
-    """Numbers of the sources in the order of their first mention."""
+    """The numbers of the sources, in the order of the table."""
     names = dict.fromkeys(_source(target) for row in table.rows for target in row.targets)
     return {name: number for number, name in enumerate(names, 1)}
 
@@ -124,7 +124,7 @@ def _source_lines(sources: Mapping[str, int]) -> str:
 
 
 def _seeds(table: Table) -> str:
-    """Every score, with its difference from the control's of the same seed."""
+    """Every score, with its difference from the control at the same seed."""
     control = (table.row(CONTROL) or Row(CONTROL, {})).scores
     shown = [row for row in table.rows if row.name != TEACHER]
     head = ['seed', *map(str, table.definition.seeds)]
@@ -148,7 +148,7 @@ def _search(table: Table) -> str:
 
 
 def search_table(table: Table) -> str:
-    """Return all values that were tried, in the order in which they were given; nothing where there was no search."""
+    """Return all values that were tried, in their order; nothing without a search."""
     definition = table.definition
     if not table.searched:
         return ''
@@ -165,7 +165,7 @@ def search_table(table: Table) -> str:
 
 
 def head_lines(head: Sequence[str], words: int = 1) -> list[str]:
-    """Return the first two lines of a table of numbers, behind so many columns of words."""
+    """Return the first two lines of a table. The first ``words`` columns are left-aligned."""
     return [line(head), line([':--'] * words + ['--:'] * (len(head) - words))]
 
 

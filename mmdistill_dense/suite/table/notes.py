@@ -1,4 +1,4 @@
-"""What stands under a suite's table: how to read it, and what it was made of."""
+"""The notes under a suite's table: how to read it, and what it was made of."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.suite.definition.definition import Definition
-from mmdistill_dense.suite.definition.starts import Start
+from mmdistill_dense.suite.definition.starts import Start, with_options
 from mmdistill_dense.suite.plan import configs
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.suite.table.paired import LEVEL
 from mmdistill_dense.suite.table.rows import Row, Table
 
-DIGITS = 12  # of a file's sha256
+DIGITS = 12  # shown of a file's sha256
+BOLD = (
+    "Bold: the gain differs from 0 by a paired t-test with Holm's correction over the rows: where no method does "
+    f'anything, at most {1 - LEVEL:.0%} of such tables have a bold gain.'
+)
 
 
 def footer(table: Table) -> str:
@@ -29,8 +33,7 @@ def _reading(table: Table) -> list[str]:
         f'{definition.metric} in percent on {split_of(table)}, last checkpoint; mean ± standard deviation (n - 1) over '
         'n seeds. Every run is in the table, whatever it gave.',
         f"gain: mean of (method - student alone) at the same seed, with the {LEVEL:.0%} interval of Student's t over "
-        'these pairs; one pair has no interval. Bold: the interval leaves out 0. Each interval stands for its row '
-        f'alone: where no method does anything, up to about {by_chance(table):.0%} of such tables have a bold gain.',
+        f'these pairs; one pair has no interval. Each interval stands for its row alone. {BOLD}',
         *missing_lines(table),
         *_cost_lines(table),
     ]
@@ -39,19 +42,14 @@ def _reading(table: Table) -> list[str]:
     return lines
 
 
-def by_chance(table: Table) -> float:
-    """Return how often such a table has a bold gain where no method does anything, at most."""
-    return 1 - LEVEL ** len(table.methods)
-
-
 def split_of(table: Table) -> str:
-    """Return which pictures the scores are of."""
+    """Return the name of the split that the scores belong to."""
     results = [result for row in table.rows for result in row.results.values()]
     return 'val, the only labelled one' if any(result.get('test_is_val') for result in results) else 'test'
 
 
 def missing_lines(table: Table) -> list[str]:
-    """Return a line that names the missing runs, or nothing."""
+    """Return a line with the missing runs, or nothing."""
     gaps = [f'{row.name} seed {", ".join(map(str, row.missing))}' for row in table.rows if row.missing]
     return [f'Missing: {"; ".join(gaps)}. Gains are over the pairs that are there.'] if gaps else []
 
@@ -115,20 +113,20 @@ def _batch(table: Table) -> list[str]:
 
 
 def _settings(table: Table) -> list[str]:
-    """Of the rows that are not a method's fragment as it is."""
+    """The rows that are not a method as shipped."""
     said = []
     for method in table.definition.methods.values():
         origin = str(method.config) if method.config else ' '.join(filter(None, [method.method, method.variant]))
         if method.start is not None:
             origin = f'{origin or "student alone"} from start {method.start}'
-        options = ' '.join(f'{key}={value}' for key, value in {**method.options, **_choice(table, method.name)}.items())
+        options = with_options({**method.options, **_choice(table, method.name)})
         if origin != method.name or options:
-            said.append(f'{method.name} = {origin}' + (f' with `{options}`' if options else ''))
+            said.append(f'{method.name} = {origin}{options}')
     return [f'Rows: {"; ".join(said)}'] if said else []
 
 
 def _starts(table: Table) -> list[str]:
-    """What the rows that start elsewhere start from, and what was read."""
+    """The starts of rows, and the files that were read for them."""
     used = {method.start for method in table.definition.methods.values() if method.start}
     starts = {name: start for name, start in table.definition.starts.items() if name in used}
     said = [f'{name} = {start_text(table.definition, start)}' for name, start in starts.items()]
@@ -137,7 +135,7 @@ def _starts(table: Table) -> list[str]:
 
 
 def start_text(definition: Definition, start: Start) -> str:
-    """Return in words what a start is; a pre-training with the folders or lists of its pictures."""
+    """Describe a start in words, a pre-training with the folders or lists of its pictures."""
     if start.config is None:
         return start.text()
     dataset = configs.pretrain_config(definition, start).train_dataloader.dataset
@@ -156,7 +154,7 @@ def _listed(value: Any) -> list[str]:
 
 
 def read_at_start(result: Mapping[str, Any]) -> str:
-    """Return which file a run's student started from, and how much of it was taken; nothing where it was none."""
+    """Return the file that a run's student started from, and how many tensors it gave; or nothing."""
     start = result.get('start')
     whole = f'{start["matched"]} of {start["total"]} tensors' if start else ''
     return f'{start["file"]}, sha256 {start["sha256"][:DIGITS]}…, {whole}' if start else ''
@@ -167,7 +165,7 @@ def _choice(table: Table, name: str) -> Mapping[str, Any]:
 
 
 def receipts(result: Mapping[str, Any]) -> str:
-    """Return what a run's teachers were made of."""
+    """Return the configs and files of a run's teachers."""
     found = result.get('teacher') or {}
     several = found if 'file' not in found else {'': found}
     return '; '.join(_receipt(name, receipt) for name, receipt in several.items())
@@ -182,17 +180,17 @@ def _receipt(name: str, receipt: Mapping[str, Any]) -> str:
 
 
 def device(result: Mapping[str, Any]) -> str:
-    """Return what a run ran on."""
+    """Return the machine of a run."""
     return f'{result.get("device")}, {result.get("threads")} thread(s)'
 
 
 def versions(result: Mapping[str, Any]) -> str:
-    """Return the packages of a run."""
+    """Return the package versions of a run."""
     return ', '.join(f'{name} {version}' for name, version in result.get('versions', {}).items())
 
 
 def each(table: Table, say: Callable[[Mapping[str, Any]], str]) -> str:
-    """Say something of all students' results, or of which rows it is where they differ."""
+    """Return a property of all students' results; where they differ, with the rows of each."""
     said: dict[str, dict[str, None]] = {}
     for row in table.rows:
         for result in row.results.values():

@@ -1,17 +1,19 @@
-"""Means, spreads and paired gains over seeds, with the interval of Student's t."""
+"""Means, spreads and paired gains over seeds, with the interval and the test of Student's t."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from scipy.special import stdtr, stdtrit  # what scipy.stats.t computes with; that takes seconds to import
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores of several seeds; ``sd`` divides by n - 1 and is ``None`` for one seed."""
+    """The scores of several seeds. ``sd`` divides by n - 1, and is ``None`` for one seed."""
 
     n: int
     mean: float
@@ -20,13 +22,23 @@ class Summary:
 
 @dataclass(frozen=True)
 class Gain:
-    """Differences at the same seed; ``low`` and ``high`` bound their mean, ``None`` for one pair."""
+    """Differences at the same seed.
+
+    Attributes:
+        each: The difference of each seed.
+        mean: Of them.
+        sd: Their standard deviation, ``None`` for one pair, as the next three.
+        low: Lower bound of the mean.
+        high: Upper bound of the mean.
+        p: Of the two-sided test that the mean is 0, corrected for the rows of the table by :func:`paired_gains`.
+    """
 
     each: dict[int, float]
     mean: float
-    sd: float | None
-    low: float | None
-    high: float | None
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
 
     @property
     def n(self) -> int:
@@ -40,14 +52,14 @@ class Gain:
 
     @property
     def told_apart(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        """Whether the mean differs from 0, at the level of :data:`LEVEL` for the whole table."""
+        return self.p is not None and self.p <= 1 - LEVEL
 
 
 def summarise(values: Sequence[float]) -> Summary | None:
-    """Return mean and standard deviation of a sample, ``None`` of nothing.
+    """Return mean and standard deviation of a sample, ``None`` for an empty one.
 
-    A diverged run's ``nan`` is a value like any other: it makes the mean ``nan``.
+    The ``nan`` of a diverged run is not left out: it makes the mean ``nan``.
     """
     if not values:
         return None
@@ -57,17 +69,16 @@ def summarise(values: Sequence[float]) -> Summary | None:
     return Summary(n, mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)))
 
 
-def paired_gain(scores: Mapping[int, float], control: Mapping[int, float], level: float = LEVEL) -> Gain | None:
+def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Gain | None:
     """Return the mean of ``scores[seed] - control[seed]`` over the seeds that both have, with its interval.
 
-    ``mean +- t_{(1 + level) / 2, n - 1} sd / sqrt(n)``: a run and its control share their seed, thus the student's
+    ``mean +- t_{(1 + LEVEL) / 2, n - 1} sd / sqrt(n)``: a run and its control share their seed, thus the student's
     first weights and the order of the data, so the differences have less noise than the scores. The interval holds at
     the stated level when the differences are normal, which two or three pairs cannot tell.
 
     Args:
         scores: Score of each seed of a method.
         control: The same of its control.
-        level: Of the interval.
 
     Returns:
         ``None`` when no seed is in both; without bounds for a single pair.
@@ -77,38 +88,28 @@ def paired_gain(scores: Mapping[int, float], control: Mapping[int, float], level
     if summary is None:
         return None
     if summary.sd is None:
-        return Gain(each, summary.mean, None, None, None)
-    half = t_quantile((1 + level) / 2, summary.n - 1) * summary.sd / math.sqrt(summary.n)
-    return Gain(each, summary.mean, summary.sd, summary.mean - half, summary.mean + half)
+        return Gain(each, summary.mean)
+    mean, error, freedom = summary.mean, summary.sd / math.sqrt(summary.n), summary.n - 1
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
+    p = float(2 * stdtr(freedom, -abs(mean) / error)) if error else float(mean == 0)
+    return Gain(each, mean, summary.sd, mean - half, mean + half, 1.0 if math.isnan(p) else p)
 
 
-def t_quantile(probability: float, freedom: int) -> float:
-    """Return the quantile of Student's t for a whole number of degrees of freedom.
+def paired_gains(scores: Mapping[str, Mapping[int, float]], control: Mapping[int, float]) -> dict[str, Gain | None]:
+    """Return the gain of every row of a table, with the p-values of Holm's correction over these rows.
 
-    The distribution function is a finite sum there; it is inverted by bisection, to the last digits.
+    Where no method does anything, at most ``1 - LEVEL`` of such tables have a gain that is told apart from 0.
 
-    Raises:
-        ValueError: For a probability outside (0, 1) or fewer than one degree of freedom.
+    Args:
+        scores: Score of each seed, by method.
+        control: The same of their control.
     """
-    if not 0 < probability < 1 or freedom < 1:
-        raise ValueError(f't_quantile: needs 0 < probability < 1 and freedom >= 1, got {probability} and {freedom}')
-    if probability < 0.5:
-        return -t_quantile(1 - probability, freedom)
-    low, high = 0.0, math.pi / 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < 2 * probability - 1 else (low, middle)
-    return math.tan(high) * math.sqrt(freedom)
-
-
-def _within(angle: float, freedom: int) -> float:
-    """P(|t| < tan(angle) sqrt(freedom)); Abramowitz and Stegun 26.7.3 and 26.7.4."""
-    odd = freedom % 2
-    square = math.cos(angle) ** 2
-    term, total = 1.0, 1.0 if freedom > 1 else 0.0
-    for step in range(2 + odd, freedom - 1, 2):  # the exponents of the cosine, or one less
-        term *= square * (step - 1) / step
-        total += term
-    if not odd:
-        return math.sin(angle) * total
-    return 2 / math.pi * (angle + math.sin(angle) * math.cos(angle) * total)
+    gains = {name: paired_gain(own, control) for name, own in scores.items()}
+    tested = sorted(
+        ((gain.p, name, gain) for name, gain in gains.items() if gain and gain.p is not None), key=lambda one: one[:2]
+    )
+    largest = 0.0
+    for place, (p, name, gain) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - place) * p))
+        gains[name] = replace(gain, p=largest)
+    return gains

@@ -12,7 +12,7 @@ from mmdistill_dense.suite.table.rows import Row, Table
 from mmdistill_dense.utils.atomic import write_whole
 
 OURS, PUBLISHED, QUIET = '#1f4e79', '#c55a11', '#888888'
-BELOW = 0.22  # of a line's height: the seeds under their mean, where the bar hides none
+BELOW = 0.22  # of a line's height: the seeds are drawn below the bar
 
 
 def draw_gains(table: Table, path: Path) -> None:
@@ -21,8 +21,10 @@ def draw_gains(table: Table, path: Path) -> None:
 
 
 def gains_png(table: Table) -> bytes:
-    """Return a PNG: a line per method, in the table's order; a small dot per seed, a large one for the mean, a bar for
-    the interval where there are two pairs or more, an empty diamond for what was published."""
+    """Return a PNG with a line per method, in the order of the table.
+
+    It shows a small dot per seed, a large one for the mean, a bar for its interval, a diamond for a published gain.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The rows of a suite's table: what each method gave over its seeds, beside the control of the same seeds."""
+"""The rows of a suite's table: the results of each method, paired by seed with those of the control."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mmdistill_dense.recipes.targets import Target, targets_of
 from mmdistill_dense.suite.definition.definition import Definition, Method
 from mmdistill_dense.suite.execute import cost
 from mmdistill_dense.suite.plan import configs, plan
-from mmdistill_dense.suite.table.paired import Gain, Summary, paired_gain, summarise
+from mmdistill_dense.suite.table.paired import Gain, Summary, paired_gains, summarise
 
 Results = Mapping[int, Mapping[str, Any]]
-# settings under which a recipe stays the published one
+# settings that do not change what a published result was trained with
 HARMLESS = ('data_root', 'num_workers', 'persistent_workers')
 LABELS = ('val_evaluator.ann_file', 'test_evaluator.ann_file')
 BATCH = 'train_dataloader.batch_size'
@@ -22,16 +22,16 @@ BATCH = 'train_dataloader.batch_size'
 
 @dataclass(frozen=True)
 class Row:
-    """One line.
+    """One row.
 
     Attributes:
-        name: ``'teacher'``, ``'control'`` or a method's.
-        results: Finished runs by seed.
-        missing: Seeds that have not finished.
-        gain: Over the control, of the seeds that both have; ``None`` for teacher and control.
-        cost: What ``suite.py cost`` found, or nothing.
-        targets: Published results of this method with this recipe.
-        distils: Whether it has distillers; else its step is the control's.
+        name: ``'teacher'``, ``'control'`` or the name of a method's row.
+        results: The results of the finished runs by seed.
+        missing: The seeds that have not finished.
+        gain: The gain over the control; ``None`` for teacher and control.
+        cost: The costs from ``suite.py cost``, if measured.
+        targets: The published results of this method with this recipe.
+        distils: Whether it has distillers. Otherwise its step is that of the control.
     """
 
     name: str
@@ -44,27 +44,27 @@ class Row:
 
     @property
     def scores(self) -> dict[int, float]:
-        """In percent, by seed."""
+        """The scores in percent, by seed."""
         return {seed: result['score'] for seed, result in sorted(self.results.items())}
 
     @property
     def summary(self) -> Summary | None:
-        """Over the seeds."""
+        """Mean and spread over the seeds."""
         return summarise(list(self.scores.values()))
 
     @property
     def hashes(self) -> list[str]:
-        """Config hashes, without repetitions; more than one is a mixture that :func:`collect` refuses."""
+        """The distinct config hashes. :func:`collect` refuses a row with several."""
         return sorted({str(result['config_hash']) for result in self.results.values()})
 
     @property
     def seconds_per_iteration(self) -> float | None:
-        """Mean over the runs of each run's median."""
+        """The median of each run, averaged over the runs."""
         return _mean(result.get('seconds_per_iteration') for result in self.results.values())
 
     @property
     def share(self) -> float | None:
-        """The distillers' part of the total loss, mean over the runs."""
+        """The distillers' share of the total loss, averaged over the runs."""
         return _mean(sum(result['shares'].values()) for result in self.results.values() if result.get('shares'))
 
 
@@ -75,14 +75,14 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything that is shown.
+    """A suite's table.
 
     Attributes:
         definition: The suite.
-        rows: Teacher, control, methods in the definition's order.
+        rows: The teacher, the control, then the methods in the order of the definition.
         searched: As :func:`mmdistill_dense.suite.plan.plan.searched`.
         chosen: As :func:`mmdistill_dense.suite.plan.plan.chosen`.
-        changed: Options of the suite that make its recipe another than the published one.
+        changed: The options by which the recipe differs from the published one.
     """
 
     definition: Definition
@@ -93,7 +93,7 @@ class Table:
 
     @property
     def methods(self) -> tuple[Row, ...]:
-        """The rows that have a gain, or will have."""
+        """The rows that are compared with the control."""
         return tuple(row for row in self.rows if row.name not in (plan.TEACHER, plan.CONTROL))
 
     def row(self, name: str) -> Row | None:
@@ -102,11 +102,11 @@ class Table:
 
 
 def collect(definition: Definition) -> Table:
-    """Read results and costs; runs that are missing stay missing.
+    """Read the results and costs that are there.
 
     Raises:
-        ValueError: When a result was made with another config than the definition gives now, with both hashes: rows of
-            different configs, or numbers of processes, make no fair table; nor do different files of one start.
+        ValueError: If a result belongs to another config than today's (shows both hashes), if the numbers of processes
+            differ, or if runs read different files of one start. Such rows make no fair table.
     """
     results = _decided(definition)
     _check_hashes(definition, results)
@@ -119,7 +119,7 @@ def collect(definition: Definition) -> Table:
 
 
 def _decided(definition: Definition) -> dict[str, Results]:
-    """All results but those of a method whose search goes on: nobody knows yet whether they are of the best value."""
+    """All results, except those of rows whose search has not ended: they may not be of the best value."""
     open_ = {name for name, choice in plan.chosen(definition).items() if choice is None}
     return {name: found for name, found in plan.results(definition).items() if name not in open_}
 
@@ -130,27 +130,28 @@ def make_rows(
     costs: Mapping[str, Mapping[str, Any]],
     targets: Mapping[str, tuple[Target, ...]],
 ) -> tuple[Row, ...]:
-    """Return the rows of results by name and seed."""
-    control = Row(plan.CONTROL, results.get(plan.CONTROL, {})).scores
+    """Return the rows, from results by name and seed."""
+    names = (plan.CONTROL, *definition.methods)
+    scores = {name: Row(name, results.get(name, {})).scores for name in names}
+    gains = paired_gains({name: scores[name] for name in definition.methods}, scores[plan.CONTROL])
     students = []
-    for name in (plan.CONTROL, *definition.methods):
-        found = results.get(name, {})
-        missing = tuple(seed for seed in definition.seeds if seed not in found)
-        gain = None if name == plan.CONTROL else paired_gain(Row(name, found).scores, control)
+    for name in names:
+        missing = tuple(seed for seed in definition.seeds if seed not in scores[name])
         distils = name != plan.CONTROL and definition.methods[name].distils
-        students.append(Row(name, found, missing, gain, costs.get(name, {}), tuple(targets.get(name, ())), distils))
+        priced, published = costs.get(name, {}), tuple(targets.get(name, ()))
+        students.append(Row(name, results.get(name, {}), missing, gains.get(name), priced, published, distils))
     return (Row(plan.TEACHER, results.get(plan.TEACHER, {})), *students)
 
 
 def changes_of_the_recipe(definition: Definition, processes: int | None = None) -> tuple[str, ...]:
-    """Return what of the suite changes what a published result was trained with.
+    """Return the options of a suite by which its recipe differs from the published one.
 
-    Where the data lie and how many processes load them does not; nor the batch of one process, as long as the processes
-    together have the batch that the recipe's learning rate is for.
+    The folders of the data and the number of loader processes do not count. Nor does the batch of one process, if all
+    processes together have the batch that belongs to the recipe's learning rate.
 
     Args:
         definition: The suite.
-        processes: Of its runs. Defaults to ``slurm.processes``.
+        processes: The processes of each run. Defaults to ``slurm.processes``.
     """
     options = configs.flat(definition.options)
     changed = [key for key in options if key.rpartition('.')[2] not in HARMLESS and key not in LABELS]
@@ -166,14 +167,14 @@ def changes_of_the_recipe(definition: Definition, processes: int | None = None) 
 
 
 def _targets(definition: Definition, method: Method) -> tuple[Target, ...]:
-    """Of a method as it is shipped: a user's leaf, own options and another start are not what was published."""
+    """The published results of a row, if it is a method as shipped, with no options and no start of its own."""
     if method.method is None or method.options or method.start:
         return ()
     return tuple(targets_of(method.method, definition.control.stem, definition.metric, method.variant))
 
 
 def _check_processes(results: Mapping[str, Results]) -> int | None:
-    """Return the number of processes of all students, ``None`` before the first has ended."""
+    """Return the number of processes of the students; ``None`` before the first has finished."""
     found: dict[int, dict[str, None]] = {}
     for name, seeds in results.items():
         for result in seeds.values():
@@ -182,15 +183,15 @@ def _check_processes(results: Mapping[str, Results]) -> int | None:
     if len(found) > 1:
         told = '; '.join(f'{", ".join(names)}: {count}' for count, names in found.items())
         raise ValueError(
-            f'runs of different numbers of processes, and so of batches, make no fair table ({told}). Repeat those '
-            'of one kind: `suite.py run --rerun-changed` with one process, or move their folders away and hand them in '
-            'with `suite.py slurm`.'
+            f'runs of different numbers of processes, and so of batches, make no fair table ({told}). Repeat those of '
+            'one number: with one process by `suite.py run --rerun-changed`; else move their folders away and use '
+            '`suite.py slurm`.'
         )
     return next(iter(found), None)
 
 
 def _check_starts(definition: Definition, results: Mapping[str, Results]) -> None:
-    """A start that is one for all seeds is one file: the config hash covers how it is made, not what came out."""
+    """A start for all seeds must be one file. The config hash covers only how the file is made."""
     for start in definition.starts.values():
         found: dict[str, list[str]] = {}
         for name, method in definition.methods.items():

@@ -1,4 +1,4 @@
-"""``suite.py table``: Markdown, CSV and a picture of what a suite has found so far."""
+"""``suite.py table``: Markdown, CSV and a picture of the results so far."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def main(definition: Definition, out: Path | None = None) -> None:
 
     Args:
         definition: The suite.
-        out: Folder. Defaults to the suite's.
+        out: The folder. Defaults to that of the suite.
 
     Raises:
-        ValueError: When a result is of another config than the definition gives now.
+        ValueError: If a result belongs to another config than today's.
     """
     table, folder = collect(definition), out or definition.out
     text = as_markdown(table)
@@ -36,14 +36,14 @@ def main(definition: Definition, out: Path | None = None) -> None:
 
 
 def as_csv(table: Table) -> str:
-    """Return a line per row with every digit; scores and gains in percent, memory in bytes, empty where unknown."""
+    """Return a line per row, with every digit: scores and gains in percent, memory in bytes."""
     control = table.row(CONTROL)
     deployed = control.cost if control is not None else {}
     return _csv([_cells(table, row, deployed) for row in table.rows])
 
 
 def scores_as_csv(table: Table) -> str:
-    """Return a line per run, without anything that is timed: an interrupted suite gives the same bytes."""
+    """Return a line per run, without times, so that an interrupted suite gives the same bytes."""
     control = table.row(CONTROL)
     own = control.scores if control is not None else {}
     lines = []
@@ -79,6 +79,7 @@ def _cells(table: Table, row: Row, deployed: Any) -> dict[str, Any]:
         'gain_sd': row.gain and row.gain.sd,
         'gain_low': row.gain and row.gain.low,
         'gain_high': row.gain and row.gain.high,
+        'gain_p': row.gain and row.gain.p,
         'parameters': size.get('parameters'),
         'gflops': size.get('gflops'),
         'seconds_per_iteration': row.seconds_per_iteration,

@@ -10,11 +10,11 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from mmdistill_dense.analysis import step_cost
 from mmdistill_dense.analysis.timing import Timing
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.registry import DATASETS, DISTILLERS
-from mmdistill_dense.suite.execute import measuring
 from tests import toys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +56,7 @@ def _macs_of_convolutions(network: nn.Module, size: tuple[int, int], **kwargs: A
 
 def test_size_of_student_and_teacher_is_that_of_their_convolutions() -> None:
     config, size = _config(), (48, 64)
-    cost = measuring.student_cost(config, size)
+    cost = step_cost.student_cost(config, size)
     networks = {
         'student': toys.build_plain(toys.seg_net()),
         'teacher': TeacherOption.parse(toys.seg_net(width=16, allow_random=True)).build(),
@@ -71,14 +71,14 @@ def test_size_of_student_and_teacher_is_that_of_their_convolutions() -> None:
 @pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn'])
 def test_a_detector_has_a_size_too(kind: str) -> None:
     options = {'student': toys.det_net(kind), 'teacher': toys.det_net(kind, 16, allow_random=True)}
-    cost = measuring.student_cost(_config('mmdet', distillers={}, **options), (64, 96))
+    cost = step_cost.student_cost(_config('mmdet', distillers={}, **options), (64, 96))
     assert 0 < cost['student']['gflops'] < cost['teacher']['gflops']
 
 
 def test_several_teachers_add_up_and_none_has_no_size() -> None:
     one = toys.seg_net(width=16, allow_random=True)
     alone, both, none = (
-        measuring.student_cost(_config(distillers={}, teacher=teacher), (32, 32))
+        step_cost.student_cost(_config(distillers={}, teacher=teacher), (32, 32))
         for teacher in (one, {'a': one, 'b': one}, {})
     )
     assert both['teacher'] == {key: 2 * value for key, value in alone['teacher'].items()}
@@ -88,14 +88,14 @@ def test_several_teachers_add_up_and_none_has_no_size() -> None:
 def test_the_test_size_is_that_of_the_first_picture() -> None:
     config = Config.fromfile(ROOT / 'configs/control/toy_seg.py')
     init_default_scope('mmseg')
-    assert measuring.test_size(None, config) == ((96, 128), 'the first test picture')
+    assert step_cost.test_size(None, config) == ((96, 128), 'the first test picture')
 
 
 def test_without_the_test_set_a_pipeline_or_the_crop_tells_the_size() -> None:
     config = Config.fromfile(ROOT / 'configs/_base_/datasets/coco_detection.py')
     with mock.patch.object(DATASETS, 'build', side_effect=FileNotFoundError):
-        assert measuring.test_size(nn.Module(), config) == ((800, 1333), 'the test pipeline')
-        found = measuring.test_size(toys.build_plain(toys.seg_net()), _config())
+        assert step_cost.test_size(nn.Module(), config) == ((800, 1333), 'the test pipeline')
+        found = step_cost.test_size(toys.build_plain(toys.seg_net()), _config())
     assert found == ((toys.SIDE, toys.SIDE), 'the size in training, as the test set is not there')
 
 
@@ -109,8 +109,8 @@ def test_the_ratio_is_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> None:
             work()
         return timings
 
-    monkeypatch.setattr(measuring, 'interleaved_times', times)
-    cost = measuring.step_cost(_config(), 'cpu', batch=3, repeats=7)
+    monkeypatch.setattr(step_cost, 'interleaved_times', times)
+    cost = step_cost.step_cost(_config(), 'cpu', batch=3, repeats=7)
     assert seen == {'repeats': 7, 'device': 'cpu'}
     assert (cost['ratio'], cost['batch'], cost['train_size']) == (2.5, 3, [toys.SIDE] * 2)
     assert cost['seconds']['control'] == {'median': 2.0, 'low': 1.0, 'high': 9.0}
@@ -121,7 +121,7 @@ def test_memory_counts_teacher_adapters_and_their_momentum() -> None:
     """Nothing else stands between two steps."""
     whole = toys.seg_net(width=16, allow_random=True, accelerate=False)  # its norms not folded away
     config = _config(teacher=whole, distillers={'mimic': {'type': 'MaskedMimic'}})
-    cost = measuring.step_cost(config, 'cpu', repeats=1)
+    cost = step_cost.step_cost(config, 'cpu', repeats=1)
     teacher = TeacherOption.parse(whole).build()
     adapters = cost['adapter_parameters']
     (channels,) = {conv.out_channels for conv in teacher.backbone.layer4.modules() if isinstance(conv, nn.Conv2d)}
@@ -133,7 +133,7 @@ def test_memory_counts_teacher_adapters_and_their_momentum() -> None:
 
 def test_a_hungry_loss_shows_in_the_extra_memory() -> None:
     plain, hungry = (
-        measuring.step_cost(_config(distillers={'m': {'type': kind, 'student_tap': 'backbone[3]'}}), 'cpu', repeats=1)
+        step_cost.step_cost(_config(distillers={'m': {'type': kind, 'student_tap': 'backbone[3]'}}), 'cpu', repeats=1)
         for kind in ('MaskedMimic', 'HungryMimic')
     )
     assert hungry['memory']['extra'] - plain['memory']['extra'] > 0.5 * LARGE

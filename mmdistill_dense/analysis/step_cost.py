@@ -1,4 +1,4 @@
-"""What a method costs: size of the student, time and memory of a training step against the control's."""
+"""What a method costs: the size of the student, the time and memory of a training step beside the control's."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from mmdistill_dense.analysis.batches import picture_size, pipeline_size, training_batch
 from mmdistill_dense.analysis.timing import check_whole, interleaved_times, peak_extra_memory
 from mmdistill_dense.analysis.training_step import Step, Steps, build_student, prepare_steps
+from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.networks.teacher_plan import TeacherOption
-from mmdistill_dense.suite.plan import configs
 
 Size = tuple[int, int]
 REPEATS = 5
@@ -38,7 +38,7 @@ def student_cost(config: Config, size: Size | None = None) -> dict[str, Any]:
     student = build_student({**config.model, 'distillers': {}, 'inherit': ()})
     size, origin = (size, 'given') if size else test_size(student, config)
     cost = {'student': _size_of(student, student, config, size), 'test_size': list(size), 'test_size_from': origin}
-    teachers = [TeacherOption.parse(option).build() for option in configs.teachers_of(config.model).values()]
+    teachers = [TeacherOption.parse(option).build() for option in teachers_of(config.model).values()]
     sizes = [_size_of(teacher, student, config, size) for teacher in teachers]
     total = {key: sum(one[key] for one in sizes) for key in ('parameters', 'gflops')}
     return {**cost, 'teacher': total if sizes else None}

@@ -15,7 +15,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses.contrast import TEMPERATURE
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_map, check_option, check_positions
+from mmdistill_dense.utils.validate import check_map, check_option, check_positions, check_weights
 
 
 @DISTILLERS.register_module()
@@ -101,11 +101,7 @@ class AfDCD(FeatureDistiller):
         check_option('fd_reduction', fd_reduction, ('sum', 'mean'))
         if fd_weight is None:
             fd_weight, fd_reduction = 33.6, 'mean'
-        if min(fd_weight, ctr_weight) < 0 or fd_weight == ctr_weight == 0:
-            raise ValueError(
-                f'fd_weight and ctr_weight must be >= 0 and not both 0, got {fd_weight} and {ctr_weight}; '
-                'to switch the distiller off set loss_weight=0.'
-            )
+        check_weights(fd_weight=fd_weight, ctr_weight=ctr_weight)
         if temperature is None and contrast != 'spatial':
             temperature = TEMPERATURE  # which no channels of a map decide
         self.mask = _check_mask({'type': 'random'} if mask is None else mask)

@@ -10,7 +10,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import correlation_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_classes, check_option, check_positive, check_scores
+from mmdistill_dense.utils.validate import check_classes, check_option, check_positive, check_scores, check_weights
 
 
 @DISTILLERS.register_module()
@@ -63,8 +63,7 @@ class DIST(FeatureDistiller):
     ) -> None:
         super().__init__(student_tap, teacher_tap, align='none', resize=resize, **kwargs)
         check_positive('temperature', temperature)
-        if min(beta, gamma) < 0 or beta == gamma == 0:
-            raise ValueError(f'beta and gamma must be >= 0 and not both 0, got {beta} and {gamma}.')
+        check_weights(beta=beta, gamma=gamma)
         check_option('activation', activation, ('softmax', 'sigmoid'))
         self.options: dict[str, Any] = {
             'temperature': temperature,

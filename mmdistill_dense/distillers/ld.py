@@ -14,7 +14,7 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
-from mmdistill_dense.utils.validate import check_classes, check_option, check_positive
+from mmdistill_dense.utils.validate import check_classes, check_option, check_positive, check_weights
 
 # Of each level: the pictures and the anchors of a mask. To find them waits for the device, so it is done once a mask.
 Places = Sequence[tuple[Tensor, ...]]
@@ -88,14 +88,9 @@ class LD(Distiller):
         self.scores, self.edges = f'{head}[0]', f'{head}[1]'
         super().__init__([self.scores, self.edges], **kwargs)
         check_option('reduction', reduction, ('sum', 'mean'))
-        weights = dict(main_weight=main_weight, valuable_weight=valuable_weight, class_weight=class_weight)
         check_positive('temperature', temperature)
         check_positive('class_temperature', class_temperature)
-        for name, value in weights.items():
-            if value < 0:
-                raise ValueError(f'{name} must be >= 0, got {value!r}.')
-        if not any(weights.values()):
-            raise ValueError(f'{", ".join(weights)}: one must be above 0, got 0 for all.')
+        check_weights(main_weight=main_weight, valuable_weight=valuable_weight, class_weight=class_weight)
         if not 0 <= ratio < 1:
             raise ValueError(f'ratio must be in [0, 1), got {ratio!r}.')
         self.teacher_parts = (head.split('.')[0],)

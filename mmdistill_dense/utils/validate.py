@@ -26,6 +26,15 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f'{name} must be > 0, got {value!r}.')
 
 
+def check_weights(**weights: float) -> None:
+    """Raise a ``ValueError`` that names the options unless no weight is below 0 and one is above."""
+    if min(weights.values()) < 0 or not any(weights.values()):
+        raise ValueError(
+            f'{", ".join(weights)} must be >= 0 and not all 0, got {", ".join(map(str, weights.values()))}; to switch '
+            'the distiller off set loss_weight=0.'
+        )
+
+
 def is_count(value: Any) -> bool:
     """Tell whether a value is a whole number (and no truth value)."""
     return isinstance(value, int) and not isinstance(value, bool)

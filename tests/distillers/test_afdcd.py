@@ -185,8 +185,11 @@ def test_clips_at_15_unless_told_otherwise() -> None:
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(fd_weight=0, ctr_weight=0), 'fd_weight and ctr_weight must be >= 0 and not both 0'),
-        (dict(fd_weight=-1.0), 'fd_weight and ctr_weight must be >= 0'),
+        (
+            dict(fd_weight=0, ctr_weight=0),
+            'fd_weight, ctr_weight must be >= 0 and not all 0, got 0, 0; .* loss_weight=0',
+        ),
+        (dict(fd_weight=-1.0), 'fd_weight, ctr_weight must be >= 0 .*, got -1.0, 0.005'),
         (dict(fd_reduction='max'), "fd_reduction must be one of 'sum', 'mean', got 'max'"),
         (dict(projector='big'), "projector must be one of 'plain', 'enhanced', got 'big'"),
         (dict(contrast='pixel'), 'contrast must be one of'),

@@ -66,8 +66,8 @@ def test_taps_are_summed_with_their_weights():
     ('options', 'words'),
     [
         (dict(temperature=0), 'temperature must be > 0, got 0'),
-        (dict(beta=0, gamma=0), 'beta and gamma must be >= 0 and not both 0, got 0 and 0'),
-        (dict(gamma=-1), 'got 1.0 and -1'),
+        (dict(beta=0, gamma=0), 'beta, gamma must be >= 0 and not all 0, got 0, 0'),
+        (dict(gamma=-1), 'got 1.0, -1'),
         (dict(activation='tanh'), "activation must be one of 'softmax', 'sigmoid', got 'tanh'"),
     ],
 )

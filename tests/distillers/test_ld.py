@@ -317,9 +317,12 @@ def test_a_batch_without_boxes_is_refused(samples) -> None:
     ('options', 'words'),
     [
         (dict(temperature=0), 'temperature must be > 0, got 0'),
-        (dict(main_weight=-1), 'main_weight must be >= 0, got -1'),
-        (dict(main_weight=0, valuable_weight=0, class_weight=0), 'main_weight, .* one must be above 0, got 0 for all'),
-        (dict(class_weight=-1), 'class_weight must be >= 0, got -1'),
+        (dict(main_weight=-1), 'main_weight, .* must be >= 0 and not all 0, got -1, 0.25, 10.0'),
+        (
+            dict(main_weight=0, valuable_weight=0, class_weight=0),
+            'main_weight, .* must be >= 0 and not all 0, got 0, 0, 0',
+        ),
+        (dict(class_weight=-1), 'class_weight must be >= 0 and not all 0, got 0.25, 0.25, -1'),
         (dict(ratio=1.0), r'ratio must be in \[0, 1\), got 1\.0'),
         (dict(reduction='none'), "reduction must be one of 'sum', 'mean', got 'none'"),
     ],

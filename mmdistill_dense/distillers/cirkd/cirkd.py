@@ -17,7 +17,14 @@ from mmdistill_dense.losses import normalize_pixels, similarity_divergence, to_d
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows_with_gradient, mean_over_ranks, rows_before
-from mmdistill_dense.utils.validate import check_count, check_directions, check_map, check_positions, check_positive
+from mmdistill_dense.utils.validate import (
+    check_count,
+    check_directions,
+    check_map,
+    check_positions,
+    check_positive,
+    check_weights,
+)
 
 
 @DISTILLERS.register_module()
@@ -100,10 +107,7 @@ class CIRKD(FeatureDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)
-        weights = (minibatch_weight, pixel_weight, region_weight)
-        if min(weights) < 0 or not any(weights):
-            names = 'minibatch_weight, pixel_weight and region_weight'
-            raise ValueError(f'{names} must be >= 0 and not all 0, got {weights}.')
+        check_weights(minibatch_weight=minibatch_weight, pixel_weight=pixel_weight, region_weight=region_weight)
         check_positive('temperature', temperature)
         counts = {'pixel_memory': pixel_memory, 'region_memory': region_memory, 'pixel_contrast': pixel_contrast}
         counts |= {'region_contrast': region_contrast, 'pixels_per_image': pixels_per_image, 'pool': pool}

@@ -16,6 +16,7 @@ from mmengine.config import Config, DictAction
 
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.recipes.compose import fragment_for, leaf_text, recipe_file
+from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.silence import errors_only
 from tools.benchmark import gpus as benchmark_gpus
 from tools.benchmark import loss_cases, method_cases, page_section, teacher_pass
@@ -85,7 +86,7 @@ def _step(args: argparse.Namespace) -> None:
 
 def _configs(args: argparse.Namespace) -> Iterable[tuple[str, Config]]:
     for path in args.config or []:
-        yield Path(path).stem, Config.fromfile(path)
+        yield Path(path).stem, read_config(path)
     for method in args.method or []:
         yield method, _composed(args.recipe, method)
 
@@ -115,7 +116,7 @@ def _teachers(args: argparse.Namespace) -> Iterable[tuple[str, Any]]:
     if args.cfg:
         yield Path(args.cfg).stem, lambda: _tapped(args.cfg, args.taps)
         return
-    config = Config.fromfile(args.config)
+    config = read_config(args.config)
     for name in teacher_pass.teachers_of(config):
         yield Path(args.config).stem, lambda name=name: teacher_pass.teachers_of(config)[name]
 

@@ -22,7 +22,7 @@ _LOOK_BELOW_MODEL = ('SwinTransformer', 'PyramidVisionTransformer')  # of mmseg 
 def check_carrier(config: Config, written: Config | None = None) -> None:
     """Refuse a run in which ``--cfg-options`` changed the top-level ``distillers`` only.
 
-    The top-level ``distillers`` of method options carries them to the config; the model was substituted from it already.
+    The top-level ``distillers`` carries method options to the config; the model was substituted from it already.
 
     Args:
         config: Of the run.

@@ -3,7 +3,8 @@
 The line is a comment because a variable would become a key of every config, and it is read without running the file.
 Its items are a task (``seg``, ``det``, ``pretrain``) and words of the pair's name, by where they stand in it:
 
-- ``teacher …`` before ``_to_`` (behind ``_from_``), ``student …`` and ``data …`` on the other side, ``pair …`` anywhere;
+- ``teacher …`` before ``_to_`` (or behind ``_from_``), ``student …`` and ``data …`` on the other side, ``pair …``
+  anywhere;
 - ``variant …`` names options that are taken only where somebody asks for them.
 
 All items must hold, the words of an item in their order. Of the options that fit, those with the most words are taken;

@@ -54,7 +54,7 @@ def recipe_of(pair: Path, dataset: Path | None, schedule: Path | None, method: s
 
 
 def recipe_name(parts: Parts) -> str:
-    """Return a free name in ``configs/_base_/recipes`` for a new one: the pair's, with what tells it from the others."""
+    """Return a free name in ``configs/_base_/recipes`` for a new one: the pair's, and what tells it apart."""
     taken = {recipe.stem for recipe in recipes()}
     names = [parts.pair, f'{parts.pair}_{parts.dataset}', f'{parts.pair}_{parts.dataset}_{parts.schedule}']
     return next(name for name in names if name not in taken or name == names[-1])

@@ -103,8 +103,8 @@ def write_one(args: argparse.Namespace) -> None:
 
     Raises:
         KeyError: For an unknown method, pair, data set or schedule.
-        ValueError: When no method options fit, no recipe exists and no data set is given, or the parts do not fit together;
-            then nothing is left on the disk.
+        ValueError: When no method options fit, no recipe exists and no data set is given, or the parts do not fit
+            together; then nothing is left on the disk.
         FileExistsError: When the file holds something else.
     """
     method, options = method_and_options(args.method)
@@ -145,8 +145,8 @@ def _planned(pair: Path, dataset: Path | None, schedule: Path | None) -> Parts:
     if dataset is None:
         known = sorted(path.stem for path in (configs() / '_base_/datasets').glob('[!_]*.py'))
         raise ValueError(
-            f'--dataset: {pair.stem} has no such recipe in configs/_base_/recipes, so give its data set, a file or one of '
-            f'{", ".join(known)}.'
+            f'--dataset: {pair.stem} has no such recipe in configs/_base_/recipes, so give its data set, a file or '
+            f'one of {", ".join(known)}.'
         )
     loader = str(Config.fromfile(dataset).get('train_dataloader'))
     tasks = [task for task, step in (('seg', 'PackSegInputs'), ('det', 'PackDetInputs')) if step in loader]

@@ -13,9 +13,8 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
-from mmengine.config import Config
-
 from tests.docs_blocks import ROOT, Block, Command, blocks
+from tests.every_config import every, place, read
 
 HARMLESS = ('.', 'cd', 'export', 'git', 'mkdir', 'sh', 'tensorboard')
 BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'TOOLS')
@@ -69,9 +68,8 @@ def _check_file(word: str, block: Block) -> None:
         if OWN.match(part):
             assert (ROOT / part).is_file(), f'{part} is not there'
         saved = SAVED.match(part)
-        leaf = ROOT / f'configs/{saved[1]}.py' if saved else None
-        if saved and leaf and leaf.is_file():
-            end = Config.fromfile(leaf).train_cfg
+        if saved and place(saved[1]) in every():
+            end = read(place(saved[1])).train_cfg
             length = end.get('max_iters') or end.get('max_epochs')
             assert int(saved[2]) == length or f'={saved[2]}' in block.text, f'{part}: the run ends at {length}'
 

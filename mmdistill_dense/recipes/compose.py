@@ -53,12 +53,9 @@ def fragments(method: str | None = None) -> list[Path]:
     Raises:
         KeyError: For a method without options.
     """
-    files = sorted((configs() / '_base_' / 'distillers').glob('[!_]*.py'))
-    if method is None:
-        return files
-    found = [path for path in files if path.stem.split('_')[0] == method]
-    if not found:
-        raise KeyError(unknown('method', method, {path.stem.split('_')[0] for path in files}))
+    found = sorted((configs() / '_base_' / 'distillers').glob(f'{method}[_.]*py' if method else '[!_]*.py'))
+    if method and not found:
+        raise KeyError(unknown('method', method, methods()))
     return found
 
 

@@ -134,8 +134,9 @@ def combinations(method: str) -> Iterator[Named]:
 
     Some of them are files too.
     """
+    variants = variants_of(method)
     for recipe in _recipes_of(method).values():
-        for variant in variants_of(method):
+        for variant in variants:
             found = made_of(method, recipe, variant)
             if found:
                 yield found

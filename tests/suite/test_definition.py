@@ -103,7 +103,7 @@ def test_mistakes_are_named(tmp_path: Path, changes: dict, said: str) -> None:
 @pytest.mark.parametrize(
     ('changes', 'said'),
     [
-        (dict(control='toy_segg'), r'tiny.yaml: control: .*Close: .*control/toy_seg.py'),
+        (dict(control='toy_segg'), r'tiny.yaml: control: .*Close: .*_base_/recipes/toy_seg.py'),
         (dict(control='mine.py'), "control: no file '.*mine.py' .looked for beside|control: no file"),
         (dict(teacher='teachers/toy_sag'), r'teacher.config: .*Close: .*teachers/toy_seg.py'),
         (dict(methods={'mine': {'config': 'leaf.py'}}), r'methods.mine.config: no file .*leaf.py'),

@@ -1,6 +1,6 @@
-"""The shipped leaves: where they are, what they resolve to, and their networks of full width, built without values.
+"""All configs: what they resolve to, and their networks of full width, built without values.
 
-Leaves of a pair share what their networks have in common: a teacher is built once, and one set of taps traced once.
+Configs of a pair share what their networks have in common: a teacher is built once, and one set of taps traced once.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from mmdistill_dense.model import distill_model as model_module
 from mmdistill_dense.networks import teacher as teacher_module
 from mmdistill_dense.networks import trace
 from mmdistill_dense.networks.building import build_network
+from tests.every_config import read
 
-ROOT = Path(__file__).parents[2] / 'configs'
-LEAVES = sorted(path for path in ROOT.rglob('*.py') if '_base_' not in path.parts)
 QUEUES = dict(PCD=('queue_size', 64), CIRKD=('pixel_memory', 4096))
 _INITIALISERS = [f'{kind}_' for kind in ('uniform', 'normal', 'trunc_normal', 'constant')]
 _INITIALISERS += [f'{kind}_{shape}_' for kind in ('xavier', 'kaiming') for shape in ('uniform', 'normal')]
@@ -39,19 +38,15 @@ _networks: dict[str, nn.Module] = {}
 _traces: dict[tuple, tuple | Exception] = {}
 
 
-def name(path: Path) -> str:
-    return str(path.relative_to(ROOT).with_suffix(''))
-
-
 @functools.lru_cache(maxsize=4)
 def config(path: Path) -> Config:
-    """A leaf as it resolves; not to be changed."""
-    return Config.fromfile(path)
+    """A config as it resolves; not to be changed."""
+    return read(path)
 
 
 @functools.cache
 def run_of(path: Path) -> int:
-    """A number for what a leaf runs, whatever it is called and wherever it writes."""
+    """A number for what a config runs, whatever it is called and wherever it writes."""
     return hash(key_of({key: value for key, value in config(path).items() if key not in ('work_dir', 'distillers')}))
 
 
@@ -66,7 +61,7 @@ def active(model: Mapping[str, Any]) -> set[str]:
 
 
 def build(cfg: Config) -> Any:
-    """Build a leaf's model on the meta device, or on the CPU where something cannot be made or traced there."""
+    """Build a config's model on the meta device, or on the CPU where something cannot be made or traced there."""
     init_default_scope(cfg.default_scope)
     model = _with_small_queues(cfg.model)
     with _without_values():

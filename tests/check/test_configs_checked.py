@@ -1,11 +1,12 @@
-"""One shipped leaf of each method and family, at full width on small generated pictures, without its weights."""
+"""One config of each method and family, at full width on small generated pictures, without its weights."""
 
 from pathlib import Path
 
 import pytest
 
 from mmdistill_dense.check import Options, check_config
-from tests.zoo.leaves import active, config, name
+from tests.every_config import name_of
+from tests.zoo.networks import active, config
 from tests.zoo.test_steps import chosen, family
 
 SIDE = 128
@@ -14,8 +15,8 @@ LARGE = {'queries': 256, 'afdcd mmdet': 256, 'afdcd transformer': 512}
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize('path', chosen(), ids=name)
-def test_a_leaf_can_be_checked(path: Path) -> None:
+@pytest.mark.parametrize('path', chosen(), ids=name_of)
+def test_a_config_can_be_checked(path: Path) -> None:
     cfg = config(path).copy()
     queries = family(path) == 'queries'
     words = {'queries'} if queries else {f'{path.parent.name} {word}' for word in (cfg.default_scope, family(path))}

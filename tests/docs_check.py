@@ -13,12 +13,14 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
+from mmdistill_dense.recipes.named import find
 from tests.docs_blocks import ROOT, Block, Command, blocks
 from tests.every_config import every, place, read
 
 HARMLESS = ('.', 'cd', 'export', 'git', 'mkdir', 'sh', 'tensorboard')
 BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'TOOLS')
 SCRIPTS = {'dist_train': (2, 'train'), 'dist_test': (3, 'test'), 'slurm_train': (3, 'train'), 'slurm_test': (4, 'test')}
+NAME = re.compile(r'[a-z]+:[\w.+-]*_[\w.+-]+(:[\w-]+)?')
 OWN = re.compile(r'(?:configs|tools|benchmarks|docs|tests|requirements|mmdistill_dense)/[\w./+-]+\.\w+$')
 SAVED = re.compile(r'work_dirs/([\w-]+/[\w.+-]+)/(?:iter|epoch)_(\d+)\.pth$')
 
@@ -64,6 +66,8 @@ def _sources() -> str:
 
 
 def _check_file(word: str, block: Block) -> None:
+    if NAME.fullmatch(word):
+        find(word)
     for part in re.split('[=,]', word):
         if OWN.match(part):
             assert (ROOT / part).is_file(), f'{part} is not there'

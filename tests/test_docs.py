@@ -166,7 +166,7 @@ def test_yaml_is_read(block: Block, tmp_path: Path) -> None:
         shutil.copy(ROOT / 'configs/_base_/recipes/toy_seg.py', tmp_path / name)
         text = (tmp_path / name).read_text().replace("'../", f"'{ROOT}/configs/_base_/")
         (tmp_path / name).write_text(text)
-    (tmp_path / 'my_leaf.py').write_text(f"_base_ = '{ROOT}/configs/kd/toy_seg.py'\n")
+    (tmp_path / 'my_config.py').write_text(f"_base_ = '{ROOT}/configs/kd/toy_seg.py'\n")
     file.write_text(yaml.safe_dump(whole(block)), encoding='utf-8')
     read = definition.load(file)
     assert read.methods

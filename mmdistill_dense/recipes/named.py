@@ -99,10 +99,15 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
     return config
 
 
+def is_name(text: str) -> bool:
+    """Return whether a text is ``METHOD:PAIR[:VARIANT]``, of known parts or not."""
+    return _NAME.fullmatch(text) is not None
+
+
 def find(name: str) -> Path | Named:
     """Return the file that a command line means, or what stands for it; see :func:`read_config`."""
     path = Path(name)
-    if path.is_file() or not _NAME.fullmatch(name):
+    if path.is_file() or not is_name(name):
         return path if path.is_file() else _missing(path)
     method, pair, *rest = name.split(':')
     variant = '_'.join(rest) or None

@@ -16,7 +16,7 @@ from tools.benchmark.section import Chart, Section
 SEG, DET = 'deeplabv3_r101_to_r18_cityscapes', 'retinanet_r101_to_r50_coco'
 BIGGEST = ('upernet_swin_b_to_pspnet_r18_ade20k', 'faster_rcnn_cascade_mask_x101_to_r50_coco', DET, SEG)
 PLAN = {
-    'start': f'start --repeats 2 --construction {" ".join(f"configs/afdcd/{name}.py" for name in BIGGEST)}',
+    'start': f'start --repeats 2 --construction {" ".join(f"afdcd:{name}" for name in BIGGEST)}',
     'teacher_deeplabv3_r101': (
         'teacher --name deeplabv3_r101 --cfg mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py '
         '--taps backbone[3] --batch 1 --size 256 512 --repeats 2'

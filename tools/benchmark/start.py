@@ -23,6 +23,7 @@ from mmdistill_dense.analysis.timing import Timing
 from mmdistill_dense.model import build
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.recipes.compose import configs
+from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.registry import MODELS
 from tools.benchmark.section import Chart, Section, machine, table
 
@@ -150,7 +151,7 @@ class Construction:
 
 def measure_construction(config_file: Path) -> Construction:
     """Return how long a config's model takes to be built, CPU seconds, everything imported before."""
-    config = Config.fromfile(config_file)
+    config = read_config(config_file)
     init_default_scope(config.get('default_scope', 'mmseg'))
     MODELS.build(Config({'model': {**config.model, 'distillers': {}, 'inherit': ()}}).model)  # imports
     student = _seconds(lambda: MODELS.build(Config({'model': {**config.model, 'distillers': {}, 'inherit': ()}}).model))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.docs_blocks import GUIDES, ROOT
+from tests.every_config import every, name_of
 
 # `work_dirs/demo/teacher/iter_1000.pth`, `data/cityscapes`; and files without a folder: `my_pair.py`, `tokens.pth`
 NAMED = re.compile(
@@ -32,9 +33,9 @@ def _runs() -> Iterator[str]:
         for demo in ('demo', 'demo_det'):
             yield f'work_dirs/{demo}/{name}/last_checkpoint'
     yield 'work_dirs/demo/log.txt'
-    for path in ROOT.glob('configs/[!_]*/*.py'):
-        yield f'work_dirs/{path.parent.name}/{path.stem}/last_checkpoint'
-        yield f'work_dirs/{path.parent.name}/{path.stem}/tokens/maskd.pth'
+    for path in every():
+        yield f'work_dirs/{name_of(path)}/last_checkpoint'
+        yield f'work_dirs/{name_of(path)}/tokens/maskd.pth'
     for path in ROOT.glob('benchmarks/*.yaml'):
         for file in ('teacher/state', 'teacher/result', 'runs/control/seed0/result', 'cost/control'):
             yield f'work_dirs/suites/{path.stem}/{file}.json'

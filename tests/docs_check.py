@@ -13,13 +13,14 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
-from mmengine.config import Config
-
+from mmdistill_dense.recipes.named import find
 from tests.docs_blocks import ROOT, Block, Command, blocks
+from tests.every_config import every, place, read
 
 HARMLESS = ('.', 'cd', 'export', 'git', 'mkdir', 'sh', 'tensorboard')
 BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'TOOLS')
 SCRIPTS = {'dist_train': (2, 'train'), 'dist_test': (3, 'test'), 'slurm_train': (3, 'train'), 'slurm_test': (4, 'test')}
+NAME = re.compile(r'[a-z]+:[\w.+-]*_[\w.+-]+(:[\w-]+)?')
 OWN = re.compile(r'(?:configs|tools|benchmarks|docs|tests|requirements|mmdistill_dense)/[\w./+-]+\.\w+$')
 SAVED = re.compile(r'work_dirs/([\w-]+/[\w.+-]+)/(?:iter|epoch)_(\d+)\.pth$')
 
@@ -65,13 +66,14 @@ def _sources() -> str:
 
 
 def _check_file(word: str, block: Block) -> None:
+    if NAME.fullmatch(word):
+        find(word)
     for part in re.split('[=,]', word):
         if OWN.match(part):
             assert (ROOT / part).is_file(), f'{part} is not there'
         saved = SAVED.match(part)
-        leaf = ROOT / f'configs/{saved[1]}.py' if saved else None
-        if saved and leaf and leaf.is_file():
-            end = Config.fromfile(leaf).train_cfg
+        if saved and place(saved[1]) in every():
+            end = read(place(saved[1])).train_cfg
             length = end.get('max_iters') or end.get('max_epochs')
             assert int(saved[2]) == length or f'={saved[2]}' in block.text, f'{part}: the run ends at {length}'
 

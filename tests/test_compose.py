@@ -1,4 +1,4 @@
-"""Which fragment fits which recipe, and that the leaf put together from them is the recipe with distillers."""
+"""Which method options fit which recipe, and that the config put together from them is the recipe with distillers."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmdistill_dense.config.inheritance import bases_of
 from mmdistill_dense.recipes import compose
 from mmdistill_dense.recipes.compose import fragment_for, leaf_text, parts_of, recipe_text, recipes
+from mmdistill_dense.recipes.fits import best
 
 ROOT = Path(__file__).parents[1] / 'configs'
 TEXTS = {
@@ -25,47 +26,80 @@ def write(folder: Path, *names: str) -> None:
         path.write_text(next((text for word, text in TEXTS.items() if word in name), ''))
 
 
+def write_options(folder: Path, options: dict[str, str]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, line in options.items():
+        (folder / f'{name}.py').write_text(f'# fits: {line}\n')
+
+
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of configs with one pair, one recipe and no fragment."""
+    """A folder of configs with one pair, one recipe and no options."""
     monkeypatch.setattr(compose, 'configs', lambda: tmp_path)
     parts = ['pairs/net_r101_to_r18_city', 'datasets/city', 'schedules/short', 'runtime_seg']
     write(tmp_path, *(f'_base_/{part}' for part in parts))
-    folder = tmp_path / 'control'
+    folder = tmp_path / '_base_/recipes'
     folder.mkdir()
     files = [tmp_path / f'_base_/{part}.py' for part in parts]
     (folder / 'net_r101_to_r18_city.py').write_text(recipe_text(*files, folder))
     return tmp_path
 
 
-def fitting(tree: Path, *names: str, variant: str | None = None) -> str | None:
-    write(tree / '_base_/distillers', *names)
+def fitting(tree: Path, variant: str | None = None, **options: str) -> str | None:
+    write_options(tree / '_base_/distillers', options)
     found = fragment_for('m', 'net_r101_to_r18_city', variant)
     return found.stem if found else None
 
 
-def test_no_fragment_fits_by_words_of_another_pair(tree: Path) -> None:
-    assert fitting(tree, 'm_det', 'm_r50', 'm_r18_r101', 'm_seg_city', '_m_city', 'n_city') is None
+def test_no_options_fit_by_words_of_another_pair(tree: Path) -> None:
+    others = ('det', 'teacher r50', 'pair r18 r101', 'teacher r18', 'student r101', 'teacher city', 'pair net and city')
+    options = {f'm_{index}': line for index, line in enumerate(others)}
+    assert fitting(tree, **options, _m='seg', n_city='seg') is None
 
 
-@pytest.mark.parametrize('names', [
-    ('m',), ('m_seg', 'm'), ('m_city', 'm_seg'), ('m_city_seg', 'm_city'), ('m_r18_city', 'm_city_seg'),
-    ('m_net_r101_to_r18_city', 'm_r101_r18_city_seg'),
+@pytest.mark.parametrize('lines', [
+    ('seg',), ('data city', 'seg'), ('seg, data city', 'data city'), ('student r18, data city', 'seg, data city'),
+    ('teacher net r101, student r18 city', 'seg, teacher r101, student r18, data city'),
+    ('pair net r101 to r18 city', 'seg, teacher net r101, student r18 city'),
 ])  # fmt: skip
-def test_most_words_win_and_the_task_counts_least(tree: Path, names: tuple[str, ...]) -> None:
-    assert fitting(tree, *names) == names[0]
+def test_most_words_win_and_the_task_counts_least(tree: Path, lines: tuple[str, ...]) -> None:
+    assert fitting(tree, **{f'm_{index}': line for index, line in enumerate(lines)}) == 'm_0'
 
 
 def test_a_variant_is_taken_only_when_asked_for(tree: Path) -> None:
-    assert fitting(tree, 'm_city_mimic', 'm_city_mimic_twice') is None
-    assert fitting(tree, variant='mimic') == 'm_city_mimic'
-    assert fitting(tree, variant='mimic_twice') == 'm_city_mimic_twice'
-    assert fitting(tree, 'm_seg', variant='twice') is None
+    options = {'m_one': 'data city, variant mimic', 'm_two': 'data city, variant mimic_twice'}
+    assert fitting(tree, **options) is None
+    assert fitting(tree, variant='mimic') == 'm_one'
+    assert fitting(tree, variant='mimic_twice') == 'm_two'
+    assert fitting(tree, variant='twice', m_three='seg') is None
 
 
-def test_two_fragments_that_fit_alike_are_refused(tree: Path) -> None:
-    with pytest.raises(ValueError, match=r'm_city\.py and m_r18\.py fit net_r101_to_r18_city equally well'):
-        fitting(tree, 'm_city', 'm_r18')
+def test_options_that_fit_alike_are_refused(tree: Path) -> None:
+    with pytest.raises(ValueError, match=r'm_one\.py and m_two\.py fit net_r101_to_r18_city equally well'):
+        fitting(tree, m_one='data city', m_two='student r18')
+
+
+@pytest.mark.parametrize(('text', 'told'), [
+    ('', r'm_x\.py: no line says what these options fit'),
+    ('# fits: seg, student', "m_x.py: 'student' in '# fits: seg, student': known are seg, det, pretrain, 'pair …'"),
+    ('# fits: sec', "'sec' in '# fits: sec': known are"),
+])  # fmt: skip
+def test_a_line_that_cannot_be_read_is_refused(tree: Path, text: str, told: str) -> None:
+    write(tree / '_base_/distillers', 'm_x')
+    (tree / '_base_/distillers/m_x.py').write_text(text)
+    with pytest.raises(ValueError, match=told):
+        fragment_for('m', 'net_r101_to_r18_city')
+
+
+@pytest.mark.parametrize(('pair', 'fits', 'task'), [
+    ('a_and_b_to_c', ['teacher a and b', 'pair and'], 'seg'),
+    ('c_from_a-b', ['student c', 'teacher a-b', 'pretrain'], 'pretrain'),
+    ('toy_seg', ['pair toy', 'teacher toy', 'student toy', 'seg'], 'seg'),
+])  # fmt: skip
+def test_sides_of_a_pair(tmp_path: Path, pair: str, fits: list[str], task: str) -> None:
+    for line in [*fits, 'teacher c', 'student a-b', 'teacher a', 'det']:
+        write_options(tmp_path, {'m': line})
+        assert (best([tmp_path / 'm.py'], pair, task) is not None) is (line in fits), line
 
 
 def test_unknown_names_are_answered_with_close_ones() -> None:
@@ -76,8 +110,8 @@ def test_unknown_names_are_answered_with_close_ones() -> None:
 
 
 def test_a_file_without_a_schedule_is_no_recipe(tree: Path) -> None:
-    file = tree / 'control/mine.py'
-    file.write_text("_base_ = ['../_base_/pairs/net_r101_to_r18_city.py', '../_base_/datasets/city.py']\n")
+    file = tree / '_base_/recipes/mine.py'
+    file.write_text("_base_ = ['../pairs/net_r101_to_r18_city.py', '../datasets/city.py']\n")
     with pytest.raises(ValueError, match=r'it has no schedule, runtime\. Needed'):
         parts_of(file)
 
@@ -92,7 +126,7 @@ def test_parts_are_the_files_that_the_recipe_names(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize('inside', [True, False])
-def test_a_leaf_is_its_recipe_with_the_distillers(inside: bool, tmp_path: Path) -> None:
+def test_a_config_is_its_recipe_with_the_distillers(inside: bool, tmp_path: Path) -> None:
     """From a folder of one's own the bases are named by package."""
     fragment = fragment_for('afdcd', 'toy_seg')
     assert fragment
@@ -104,7 +138,7 @@ def test_a_leaf_is_its_recipe_with_the_distillers(inside: bool, tmp_path: Path) 
         assert '..' not in text
         file = tmp_path / 'toy_seg.py'
         file.write_text(text)
-    leaf, recipe = Config.fromfile(file).to_dict(), Config.fromfile(ROOT / 'control/toy_seg.py').to_dict()
+    leaf, recipe = Config.fromfile(file).to_dict(), Config.fromfile(ROOT / '_base_/recipes/toy_seg.py').to_dict()
     assert leaf['model'].pop('distillers') == leaf.pop('distillers') == Config.fromfile(fragment).distillers
     assert (leaf.pop('work_dir'), recipe.pop('work_dir')) == ('work_dirs/afdcd/toy_seg', 'work_dirs/control/toy_seg')
     assert leaf == recipe

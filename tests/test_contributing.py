@@ -72,14 +72,14 @@ def test_suite_and_config_writer_list_it(tree: Path) -> None:
 def test_its_configs_and_its_place_in_the_documents_are_written(tree: Path) -> None:
     before = {path: path.read_bytes() for path in tree.rglob('*') if path.is_file()}
     assert 'energy: ' in run(tree, 'tools/new_config.py', '--all', '--method', 'energy')
-    leaves = sorted(path.stem for path in (tree / 'configs/energy').glob('*.py'))
-    assert 'toy_seg' in leaves
-    assert 'toy_det' not in leaves
+    files = sorted(path.stem for path in (tree / 'configs/energy').glob('*.py'))
+    assert 'toy_seg' in files
+    assert 'toy_det' not in files
     code = 'from mmengine.config import Config as C; print(C.fromfile("configs/energy/toy_seg.py").model.distillers)'
     assert run(tree, '-c', code).strip() == "{'energy': {'type': 'Energy', 'loss_weight': 10.0}}"
     run(tree, 'tools/catalogue.py')
-    assert f'{len(leaves)} in `energy`' in (tree / 'docs/methods/README.md').read_text()
+    assert f'{len(files)} files in `energy`' in (tree / 'docs/methods/README.md').read_text()
     assert 'configs/energy/metafile.yml' in (tree / 'model-index.yml').read_text()
-    assert (tree / 'configs/energy/metafile.yml').read_text().count('Name: energy_') == len(leaves)
+    assert (tree / 'configs/energy/metafile.yml').read_text().count('Name: energy_') == len(files)
     changed = {path for path in before if path.read_bytes() != before[path]}
     assert changed <= {tree / 'docs/methods/README.md', tree / 'model-index.yml', *tree.glob('configs/*/metafile.yml')}

@@ -66,7 +66,7 @@ def evaluated(block: Block, folder: Path) -> Mapping[str, Any]:
 
 def _base(name: str, block: Block) -> Path:
     if name in OWN_BASES:
-        return ROOT / f'configs/control/{OWN_BASES[name]}.py'
+        return ROOT / f'configs/_base_/recipes/{OWN_BASES[name]}.py'
     place = Path(block.file or 'configs/kd/x.py').parent
     folders = [ROOT / place, *(ROOT / 'configs/_base_').iterdir(), ROOT / 'configs/kd']
     found = [path for path in (folder / name for folder in folders) if path.is_file()]
@@ -164,10 +164,10 @@ def test_yaml_is_read(block: Block, tmp_path: Path) -> None:
         assert read_targets(file)
         return
     for name in ('my_pair_control.py', 'my_teacher.py'):
-        shutil.copy(ROOT / 'configs/control/toy_seg.py', tmp_path / name)
-        text = (tmp_path / name).read_text().replace("'../", f"'{ROOT}/configs/")
+        shutil.copy(ROOT / 'configs/_base_/recipes/toy_seg.py', tmp_path / name)
+        text = (tmp_path / name).read_text().replace("'../", f"'{ROOT}/configs/_base_/")
         (tmp_path / name).write_text(text)
-    (tmp_path / 'my_leaf.py').write_text(f"_base_ = '{ROOT}/configs/kd/toy_seg.py'\n")
+    (tmp_path / 'my_config.py').write_text(f"_base_ = '{ROOT}/configs/kd/toy_seg.py'\n")
     file.write_text(yaml.safe_dump(whole(block)), encoding='utf-8')
     read = definition.load(file)
     assert read.methods

@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.config import inheritance
 from mmdistill_dense.recipes import compose
+from mmdistill_dense.recipes.named import combinations
 from mmdistill_dense.recipes.new_config import main_new_config
 
 ROOT = Path(__file__).parents[1] / 'configs'
@@ -40,7 +41,7 @@ def refused(capsys: pytest.CaptureFixture, *words: str) -> str:
     return str(stop.value)
 
 
-def test_a_leaf_is_written_where_it_belongs(copy: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_config_is_written_where_it_belongs(copy: Path, capsys: pytest.CaptureFixture) -> None:
     leaf = copy / f'afdcd/{PAIR}.py'
     text = leaf.read_text()
     leaf.unlink()
@@ -64,11 +65,11 @@ def test_a_pair_on_another_data_set_gets_its_control(copy: Path, capsys: pytest.
     assert 'sgd_40k' in capsys.readouterr().out
     parts = compose.parts_of(name)
     assert parts == (PAIR, data, 'sgd_40k', 'runtime_seg', 'seg')
-    leaf, control = Config.fromfile(copy / f'kd/{name}.py'), Config.fromfile(copy / f'control/{name}.py')
+    leaf, control = Config.fromfile(copy / f'kd/{name}.py'), Config.fromfile(copy / f'_base_/recipes/{name}.py')
     assert leaf.train_cfg == control.train_cfg
     assert leaf.model.distillers.kd.type == 'LogitKD'
     call('--method', 'afdcd', '--pair', PAIR, '--dataset', data)
-    assert inheritance.bases_of(copy / f'afdcd/{name}.py')[0] == copy / f'control/{name}.py'
+    assert inheritance.bases_of(copy / f'afdcd/{name}.py')[0] == copy / f'_base_/recipes/{name}.py'
 
 
 def test_classes_are_those_of_the_built_data_set(copy: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_detecting_pair_is_told_by_its_data(copy: Path) -> None:
 def test_a_pair_of_ones_own(folder: Path, capsys: pytest.CaptureFixture) -> None:
     call('--method', 'kd', '--pair', 'my_pair.py', '--dataset', 'shapes_96x128', '--schedule', 'toy_600')
     leaf, control = Config.fromfile('my_pair_kd.py'), Config.fromfile('my_pair_control.py')
-    same = Config.fromfile(ROOT / 'control/toy_seg.py')
+    same = Config.fromfile(ROOT / '_base_/recipes/toy_seg.py')
     assert {**control, 'work_dir': ''} == {**same, 'work_dir': ''}
     assert leaf.model.distillers.kd.type == 'LogitKD'
     assert 'mim train mmseg' in capsys.readouterr().out
@@ -108,12 +109,12 @@ def test_the_wrong_kind_of_optimizer_is_said(folder: Path, capsys: pytest.Captur
     assert 'warning' not in capsys.readouterr().out
 
 
-def test_a_fragment_of_ones_own(folder: Path) -> None:
+def test_method_options_of_ones_own(folder: Path) -> None:
     (folder / 'kd_mine.py').write_text("distillers = dict(kd=dict(type='LogitKD', loss_weight=3.0))\n")
-    call('--method', 'kd_mine.py', '--pair', 'toy_seg', '--out', 'leaves/mine.py')
-    cfg = Config.fromfile(folder / 'leaves/mine.py')
+    call('--method', 'kd_mine.py', '--pair', 'toy_seg', '--out', 'deep/mine.py')
+    cfg = Config.fromfile(folder / 'deep/mine.py')
     assert cfg.model.distillers == dict(kd=dict(type='LogitKD', loss_weight=3.0))
-    assert cfg.train_cfg == Config.fromfile(ROOT / 'control/toy_seg.py').train_cfg
+    assert cfg.train_cfg == Config.fromfile(ROOT / '_base_/recipes/toy_seg.py').train_cfg
 
 
 @pytest.mark.parametrize(('pair', 'data', 'told'), [
@@ -149,10 +150,10 @@ def test_files_that_were_there_stay_when_something_fails(folder: Path, capsys: p
     assert before == {path: path.read_text() for path in folder.glob('[xy]*.py')} and len(before) == 2
 
 
-def test_a_variant_of_a_fragment_file_is_refused(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_variant_of_a_file_of_options_is_refused(folder: Path, capsys: pytest.CaptureFixture) -> None:
     (folder / 'kd_mine.py').write_text("distillers = dict(kd=dict(type='LogitKD'))\n")
     said = refused(capsys, '--method', 'kd_mine.py', '--pair', 'toy_seg', '--variant', 'zzz')
-    assert '--variant zzz: --method kd_mine.py is a fragment already' in said
+    assert '--variant zzz: --method kd_mine.py is a file of options' in said
 
 
 def test_what_is_there_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -172,7 +173,7 @@ def test_what_is_there_is_not_overwritten(folder: Path, capsys: pytest.CaptureFi
     (('--method', 'kd', '--pair', PAIR, '--dataset', 'voc12'), "dataset 'voc12': unknown. Close: voc12"),
     (('--method', 'kd', '--pair', PAIR, '--schedule', 'sgd_4k'), "schedule 'sgd_4k': unknown. Close: sgd_40k"),
     (('--method', 'kd', '--pair', PAIR, '--schedule', 'camvid_800'), 'so give its data set'),
-    (('--method', 'afdcd', '--pair', 'toy_seg', '--variant', 'odd'), 'no fragment fits toy_seg'),
+    (('--method', 'afdcd', '--pair', 'toy_seg', '--variant', 'odd'), 'no method options fit toy_seg'),
     (('--all', '--method', 'afdc'), "method 'afdc': unknown"),
 ])  # fmt: skip
 def test_mistakes_are_answered(words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture) -> None:
@@ -190,16 +191,16 @@ def test_the_list_tells_what_is_there_and_what_fits(capsys: pytest.CaptureFixtur
     assert marks[f'{PAIR}_maskd']['afdcd'] == marks[PAIR]['maskd'] == 'o'
 
 
-def test_all_writes_what_is_missing_and_what_changed(copy: Path, capsys: pytest.CaptureFixture) -> None:
-    typed = copy / f'afdcd/{PAIR}_mimic.py'
+def test_all_writes_what_has_no_file_and_leaves_what_was_edited(copy: Path, capsys: pytest.CaptureFixture) -> None:
+    edited = copy / f'afdcd/{PAIR}.py'
+    edited.write_text(edited.read_text() + 'seed = 1\n')
     before = {path: path.read_text() for path in copy.glob('afdcd/*.py')}
-    (copy / 'afdcd/toy_seg.py').unlink()
-    changed = copy / f'afdcd/{PAIR}.py'
-    changed.write_text(changed.read_text().replace('afdcd_deeplabv3_r101_cityscapes', 'afdcd_seg'))
+    usual = [one for one in combinations('afdcd') if one.variant is None]
+    missing = [one for one in usual if not one.file.is_file()]
     call('--all', '--method', 'afdcd')
-    assert ', 2 written' in capsys.readouterr().out
-    assert {path: path.read_text() for path in copy.glob('afdcd/*.py')} == before
-    assert typed in before
+    assert f'afdcd: {len(usual)} configs, {len(missing)} written' in capsys.readouterr().out
+    assert len(missing) > 30 and all(one.file.read_text() == one.text() for one in missing)
+    assert {path: path.read_text() for path in before} == before
 
 
 def test_all_needs_a_checkout(copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -23,7 +23,7 @@ LAYERS = (
     ('config', 'datasets'),
     ('weights',),
     ('guards', 'networks', 'export'),
-    ('distillers', 'recipes'),
+    ('recipes', 'distillers'),
     ('model', 'engine', 'pretrain'),
     ('analysis',),
     ('check', 'suite'),

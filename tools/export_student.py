@@ -8,17 +8,18 @@ from.
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
 from mmdistill_dense.export import FORMATS, export_graph, export_student
 from mmdistill_dense.export.formats import WRITERS, format_of
 from mmdistill_dense.pretrain.export_backbone import export_backbone
+from mmdistill_dense.recipes.named import read_config
 
 
 def main() -> None:
     """Read the command line and export."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config the student was trained with')
+    parser.add_argument('config', help='config the student was trained with: a file, or METHOD:PAIR[:VARIANT]')
     parser.add_argument('checkpoint', help='checkpoint of that run')
     parser.add_argument('out', help='file to write; beside weights the config is written (.py)')
     parser.add_argument('--format', choices=FORMATS, help='what to write (default: what the ending of OUT says)')
@@ -34,9 +35,7 @@ def main() -> None:
         help="write the backbone's weights alone, under the names that backbone.init_cfg=dict(type='Pretrained') takes",
     )
     args = parser.parse_args()
-    config = Config.fromfile(args.config)
-    if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
+    config = read_config(args.config, args.cfg_options)
     if args.backbone_only:
         print(f'weights {export_backbone(config, args.checkpoint, args.out)}')
         return

@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
 from mmdistill_dense.analysis.mask_pictures import draw_masks
 from mmdistill_dense.analysis.similarity_pictures import add_similarity, run_similarity
 from mmdistill_dense.distillers.maskd import ready_distiller
+from mmdistill_dense.recipes.named import read_config
 
 
 def main() -> None:
@@ -27,8 +28,7 @@ def main() -> None:
     if args.what == 'similarity':
         print(*run_similarity(args), sep='\n')
         return
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options or {})
+    config = read_config(args.config, args.cfg_options)
     model, distiller = ready_distiller(config, args.tokens, args.checkpoint)
     for path in draw_masks(model, distiller, config.test_dataloader.dataset, args.out, args.images):
         print(path)

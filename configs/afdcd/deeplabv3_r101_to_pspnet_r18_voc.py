@@ -1,3 +1,3 @@
-_base_ = ['../control/deeplabv3_r101_to_pspnet_r18_voc.py', '../_base_/distillers/afdcd_deeplabv3_r101_voc.py']
+_base_ = ['../_base_/recipes/deeplabv3_r101_to_pspnet_r18_voc.py', '../_base_/distillers/afdcd_deeplabv3_r101_voc.py']
 model = dict(distillers=_base_.distillers)
 work_dir = 'work_dirs/afdcd/{{ fileBasenameNoExtension }}'

@@ -1,5 +1,5 @@
 _base_ = [
-    '../control/deeplabv3_r101_to_r18_cityscapes.py',
+    '../_base_/recipes/deeplabv3_r101_to_r18_cityscapes.py',
     '../_base_/distillers/afdcd_deeplabv3_r101_cityscapes_enhanced_centre.py',
 ]
 model = dict(distillers=_base_.distillers)

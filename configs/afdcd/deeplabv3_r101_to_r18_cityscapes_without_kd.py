@@ -1,3 +1,6 @@
-_base_ = './deeplabv3_r101_to_r18_cityscapes.py'
-model = dict(distillers=dict(kd=dict(loss_weight=0)))
+_base_ = [
+    '../_base_/recipes/deeplabv3_r101_to_r18_cityscapes.py',
+    '../_base_/distillers/afdcd_deeplabv3_r101_cityscapes_without_kd.py',
+]
+model = dict(distillers=_base_.distillers)
 work_dir = 'work_dirs/afdcd/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,3 @@
-_base_ = ['../control/deeplabv3_r101_to_r18_ade20k.py', '../_base_/distillers/cirkd_ade20k.py']
+_base_ = ['../_base_/recipes/deeplabv3_r101_to_r18_ade20k.py', '../_base_/distillers/cirkd_ade20k.py']
 model = dict(distillers=_base_.distillers)
 work_dir = 'work_dirs/cirkd/{{ fileBasenameNoExtension }}'

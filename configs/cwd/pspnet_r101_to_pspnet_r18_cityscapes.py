@@ -1,5 +1,5 @@
 _base_ = [
-    '../control/pspnet_r101_to_pspnet_r18_cityscapes.py',
+    '../_base_/recipes/pspnet_r101_to_pspnet_r18_cityscapes.py',
     '../_base_/distillers/cwd_pspnet_r101_to_pspnet_r18_cityscapes.py',
 ]
 model = dict(distillers=_base_.distillers)

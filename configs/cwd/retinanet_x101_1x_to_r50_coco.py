@@ -1,3 +1,3 @@
-_base_ = ['../control/retinanet_x101_1x_to_r50_coco.py', '../_base_/distillers/cwd_det.py']
+_base_ = ['../_base_/recipes/retinanet_x101_1x_to_r50_coco.py', '../_base_/distillers/cwd_det.py']
 model = dict(distillers=_base_.distillers)
 work_dir = 'work_dirs/cwd/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,3 @@
-_base_ = ['../control/retinanet_r101_to_r50_coco.py', '../_base_/distillers/fitnet_det.py']
+_base_ = ['../_base_/recipes/retinanet_r101_to_r50_coco.py', '../_base_/distillers/fitnet_det.py']
 model = dict(distillers=_base_.distillers)
 work_dir = 'work_dirs/fitnet/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,3 @@
-_base_ = ['../control/deeplabv3_r101_to_mobilenetv2_cityscapes.py', '../_base_/distillers/ifvd_seg.py']
+_base_ = ['../_base_/recipes/deeplabv3_r101_to_mobilenetv2_cityscapes.py', '../_base_/distillers/ifvd_seg.py']
 model = dict(distillers=_base_.distillers)
 work_dir = 'work_dirs/ifvd/{{ fileBasenameNoExtension }}'

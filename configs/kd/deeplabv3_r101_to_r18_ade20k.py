@@ -1,3 +1,3 @@
-_base_ = ['../control/deeplabv3_r101_to_r18_ade20k.py', '../_base_/distillers/kd_seg.py']
+_base_ = ['../_base_/recipes/deeplabv3_r101_to_r18_ade20k.py', '../_base_/distillers/kd_seg.py']
 model = dict(distillers=_base_.distillers)
 work_dir = 'work_dirs/kd/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,6 @@
-_base_ = ['../control/deeplabv3_r101_to_pspnet_r18_cityscapes_maskd.py', '../_base_/distillers/maskd_r18_cityscapes.py']
+_base_ = [
+    '../_base_/recipes/deeplabv3_r101_to_pspnet_r18_cityscapes_maskd.py',
+    '../_base_/distillers/maskd_r18_cityscapes.py',
+]
 model = dict(distillers=_base_.distillers)
 work_dir = 'work_dirs/maskd/{{ fileBasenameNoExtension }}'

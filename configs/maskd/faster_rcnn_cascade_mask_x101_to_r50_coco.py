@@ -1,5 +1,5 @@
 _base_ = [
-    '../control/faster_rcnn_cascade_mask_x101_to_r50_coco.py',
+    '../_base_/recipes/faster_rcnn_cascade_mask_x101_to_r50_coco.py',
     '../_base_/distillers/maskd_faster_rcnn_cascade_mask_x101.py',
 ]
 model = dict(distillers=_base_.distillers)

@@ -1,3 +1,3 @@
-_base_ = ['../control/mask_rcnn_cascade_mask_x101_to_r50_coco.py', '../_base_/distillers/mgd_rcnn.py']
+_base_ = ['../_base_/recipes/mask_rcnn_cascade_mask_x101_to_r50_coco.py', '../_base_/distillers/mgd_rcnn.py']
 model = dict(distillers=_base_.distillers)
 work_dir = 'work_dirs/mgd/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,3 @@
-_base_ = ['../control/pspnet_r101_to_pspnet_r18_cityscapes_mgd.py', '../_base_/distillers/mgd_seg.py']
+_base_ = ['../_base_/recipes/pspnet_r101_to_pspnet_r18_cityscapes_mgd.py', '../_base_/distillers/mgd_seg.py']
 model = dict(distillers=_base_.distillers)
 work_dir = 'work_dirs/mgd/{{ fileBasenameNoExtension }}'

@@ -1,4 +1,3 @@
-_base_ = './r18_from_mocov3-r50_imagenet.py'
-distillers = dict(pcd=dict(attention=None))
-model = dict(distillers=distillers)
+_base_ = ['../_base_/recipes/r18_from_mocov3-r50_imagenet.py', '../_base_/distillers/pcd_pretrain_without-attention.py']
+model = dict(distillers=_base_.distillers)
 work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'

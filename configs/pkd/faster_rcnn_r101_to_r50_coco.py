@@ -1,3 +1,3 @@
-_base_ = ['../control/faster_rcnn_r101_to_r50_coco.py', '../_base_/distillers/pkd_rcnn.py']
+_base_ = ['../_base_/recipes/faster_rcnn_r101_to_r50_coco.py', '../_base_/distillers/pkd_rcnn.py']
 model = dict(distillers=_base_.distillers)
 work_dir = 'work_dirs/pkd/{{ fileBasenameNoExtension }}'

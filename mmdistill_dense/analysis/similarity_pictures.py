@@ -11,7 +11,7 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.visualization import Visualizer
 
 from mmdistill_dense.analysis.feature_similarity import (
@@ -24,6 +24,7 @@ from mmdistill_dense.analysis.feature_similarity import (
     similarity_rows,
 )
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.recipes.named import read_config
 
 PANEL = 240  # least width of one image in a picture, in pixels
 HEAD = 22  # height of the line of text above it
@@ -122,8 +123,7 @@ def add_similarity(commands: Any) -> None:
 
 def run_similarity(args: argparse.Namespace) -> list[Path]:
     """Draw what the command line asks for."""
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options or {})
+    config = read_config(args.config, args.cfg_options)
     model, distiller = ready_pair(config, args.checkpoint, args.distiller)
     if args.files:
         images = {file.stem: mmcv.imread(str(file)) for file in args.files}

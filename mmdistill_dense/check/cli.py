@@ -19,6 +19,7 @@ from mmdistill_dense.check.context import Options
 from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.check.render import show
 from mmdistill_dense.check.run import check_config
+from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.silence import quiet
 
 WIDTH = 140  # where there is no terminal to ask
@@ -102,7 +103,7 @@ def main_list_taps(argv: Sequence[str] | None = None) -> int:
 
 def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, epilog=epilog)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or METHOD:PAIR[:VARIANT]')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that replace those of it'
     )
@@ -111,10 +112,7 @@ def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
 
 def _config(args: argparse.Namespace) -> Config:
     with quiet():
-        config = Config.fromfile(args.config)
-    if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
-    return config
+        return read_config(args.config, args.cfg_options)
 
 
 def _console() -> Console:

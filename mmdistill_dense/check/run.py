@@ -17,6 +17,7 @@ from mmdistill_dense.check.findings import ERROR, Finding, exit_code, message_of
 from mmdistill_dense.check.load_networks import build, load, resolve, test_teachers
 from mmdistill_dense.check.one_step import measure_cost, run_step
 from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.silence import quiet
 
 
@@ -109,7 +110,7 @@ def check_config(
     """Check what would be trained: build it, load it, run one step, compare what must agree. Nothing is written.
 
     Args:
-        config: A config, or its file: a leaf with a ``DistillModel``, or an ordinary one.
+        config: A config, its file, or its name: one with a ``DistillModel``, or an ordinary one.
         options: How; see :class:`~mmdistill_dense.check.context.Options`.
         tell: Called with the name of each stage as it begins.
 
@@ -121,7 +122,7 @@ def check_config(
         FileNotFoundError: When there is no such config.
     """
     with quiet():
-        config = config if isinstance(config, Config) else Config.fromfile(str(config))
+        config = config if isinstance(config, Config) else read_config(config)
     report = Report(Subject(config, options or Options()))
     for stage in STAGES:
         if tell is not None:

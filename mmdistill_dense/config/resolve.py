@@ -1,4 +1,4 @@
-"""Finds configs and our config fragments by name and resolves the networks they name, without ``mmengine.hub``.
+"""Finds configs and parts of them by name and resolves the networks they name, without ``mmengine.hub``.
 
 ``mmengine.hub`` and ``_base_ = 'mmseg::…'`` look packages up by distribution name and fail (or install another package)
 where the maintained forks are used; here a name is resolved through the imported package's own folder.
@@ -72,6 +72,8 @@ def find_config(name: str, key: str = 'cfg') -> Path:
         return path
     package, _, rest = name.partition('::')
     configs = package_root(package) / 'configs'
+    if package == 'mmdistill_dense' and rest.startswith('control/'):  # where recipes were until 0.1
+        rest = f'_base_/recipes/{rest.removeprefix("control/")}'
     path = configs / (rest if rest.endswith('.py') else f'{rest}.py')
     if not path.is_file():
         known = [str(file.relative_to(configs)) for file in configs.rglob('*.py')]
@@ -82,7 +84,7 @@ def find_config(name: str, key: str = 'cfg') -> Path:
 
 
 def base(name: str) -> str:
-    """Return the path of a config or fragment for a ``_base_`` list in any folder.
+    """Return the path of a config, or of a part of one, for a ``_base_`` list in any folder.
 
     Use it as
     ``_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/distillers/….py')``.
@@ -115,7 +117,7 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
         raise KeyError(f'{key}.cfg={option["cfg"]!r} has no key model.')
     model = config.model
     if is_distill_model(model):
-        # A pair or a leaf stands for its student, so that a distilled student can teach the next one.
+        # A pair or a method's config stands for its student, so that a distilled student can teach the next one.
         model = load_model(student_option(model), 'model.student').model
     if 'data_preprocessor' in config:
         model.setdefault('data_preprocessor', config.data_preprocessor)

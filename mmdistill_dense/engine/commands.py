@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 DUMP_SUFFIXES = ('.pkl', '.pickle')
@@ -76,7 +77,7 @@ def main_test(argv: Sequence[str] | None = None) -> None:
 def common_parser(description: str) -> argparse.ArgumentParser:
     """Return a parser of what all commands on a config take."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or METHOD:PAIR[:VARIANT]')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<name of the config>)')
     parser.add_argument(
         '--cfg-options',
@@ -96,11 +97,9 @@ def load_config(args: argparse.Namespace) -> Config:
     """Return the config that the arguments of :func:`common_parser` name, with their overrides."""
     install_reader()  # a plain config loads weights without us
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(cfg.filename).stem))
     return cfg
 
 

@@ -18,17 +18,24 @@ from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 _LOOK_BELOW_MODEL = ('SwinTransformer', 'PyramidVisionTransformer')  # of mmseg and mmdet, with readers of their own
 
 
-def check_carrier(config: Config) -> None:
+def check_carrier(config: Config, written: Config | None = None) -> None:
     """Refuse a run in which ``--cfg-options`` changed the top-level ``distillers`` only.
 
-    A fragment's top-level ``distillers`` carries its options to the leaf; the model was substituted from it already.
+    The top-level ``distillers`` carries method options to the config; the model was substituted from it already.
+
+    Args:
+        config: Of the run.
+        written: The same without overrides. Default: what its file says, where there is one.
 
     Raises:
         ValueError: Names the key to change instead.
     """
-    if 'distillers' not in config or not config.filename or not os.path.isfile(config.filename):
+    if 'distillers' not in config:
         return
-    written = Config.fromfile(config.filename)
+    if written is None and config.filename and os.path.isfile(config.filename):
+        written = Config.fromfile(config.filename)
+    if written is None:
+        return
     carrier_changed = config.distillers != written.get('distillers')
     model_changed = config.model.get('distillers') != written.model.get('distillers')
     if carrier_changed and not model_changed:

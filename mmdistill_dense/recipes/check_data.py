@@ -17,7 +17,7 @@ def check_data(config: Config, task: str) -> None:
     """Refuse a data set of another task, another number of classes or a smaller crop than the student's.
 
     Args:
-        config: A resolved leaf.
+        config: Resolved, of a method.
         task: ``'seg'`` or ``'det'``: what the data set is for.
 
     Raises:
@@ -55,7 +55,7 @@ def optimizer_problem(config: Config) -> str | None:
     A transformer that is published with AdamW learns little by the SGD of a convolutional network, and nothing fails.
 
     Args:
-        config: A resolved leaf or recipe; a student without ``cfg`` has no schedule of its own to compare with.
+        config: Resolved, of a method or a recipe; a student without ``cfg`` has no schedule of its own to compare with.
     """
     source = (config.get('model', {}).get('student') or {}).get('cfg')
     if not source:

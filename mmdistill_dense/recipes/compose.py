@@ -1,18 +1,15 @@
-"""Puts leaves together from recipes and fragments, and says which fragment of a method fits which recipe.
+"""Puts configs together from recipes and method options.
 
-A *recipe* (``configs/control/*.py``) is the student alone: pair, data set, schedule and runtime. A *fragment*
-(``configs/_base_/distillers/<method>[_<words>].py``) is one method with its constants. A *leaf* is a recipe plus a
-fragment, so that a method differs from its control in nothing but its distillers.
-
-A fragment fits a recipe when its words, after the method, are a subsequence of the words of the pair's name, where the
-task (``seg``, ``det``) may stand at the end. The most words win; the task counts less than any other word. For a
-pair of several teachers, ``…_and_…``, the distillers must say which: only fragments with the word ``and`` fit it, and
-they fit no other.
+A *recipe* (``configs/_base_/recipes/*.py``) is the student alone: pair, data set, schedule and runtime. *Method
+options* (``configs/_base_/distillers/<method>[_…].py``) are one method with its constants; which pairs they fit stands
+in their line ``# fits: …``, see :mod:`mmdistill_dense.recipes.fits`. The config of a method is a recipe plus options,
+so that a method differs from its control in nothing but its distillers.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,16 +17,18 @@ from typing import NamedTuple
 
 from mmdistill_dense.config.inheritance import bases_of, keys_of
 from mmdistill_dense.config.resolve import package_root
+from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.utils.messages import close_or_all
 
 TASKS = {'mmseg': 'seg', 'mmdet': 'det'}
 # What a part of a recipe is told by: a key that it, or a file it inherits, sets.
 _KEYS = {'pair': 'model', 'dataset': 'train_dataloader', 'schedule': 'optim_wrapper', 'runtime': 'default_scope'}
+_OWNER = re.compile(r'^# method: (\w+)$', re.MULTILINE)
 _LINE = 120
 
 
 class Parts(NamedTuple):
-    """Names of what a recipe is made of, without ``.py``; ``task`` is ``'seg'`` or ``'det'``."""
+    """Names of what a recipe is made of, without ``.py``; ``task`` is ``'seg'``, ``'det'`` or ``'pretrain'``."""
 
     pair: str
     dataset: str
@@ -44,35 +43,33 @@ def configs() -> Path:
 
 
 def methods() -> list[str]:
-    """Return the names of all methods: the first words of the fragments."""
+    """Return the names of all methods: the first words of their options' files."""
     return sorted({path.stem.split('_')[0] for path in fragments()})
 
 
 def fragments(method: str | None = None) -> list[Path]:
-    """Return the fragments, of one method or of all; files that begin with ``_`` are parts of others.
+    """Return the files of method options, of one method or of all; those with a leading ``_`` are parts of others.
 
     Raises:
-        KeyError: For a method without a fragment.
+        KeyError: For a method without options.
     """
-    files = sorted((configs() / '_base_' / 'distillers').glob('[!_]*.py'))
-    if method is None:
-        return files
-    found = [path for path in files if path.stem.split('_')[0] == method]
-    if not found:
-        raise KeyError(unknown('method', method, {path.stem.split('_')[0] for path in files}))
+    found = sorted((configs() / '_base_' / 'distillers').glob(f'{method}[_.]*py' if method else '[!_]*.py'))
+    if method and not found:
+        raise KeyError(unknown('method', method, methods()))
     return found
 
 
-def recipes() -> list[Path]:
-    """Return the recipes: every file of ``configs/control`` that names a pair itself.
+def recipes(pretraining: bool = False) -> list[Path]:
+    """Return the recipes that are the control of methods, or those of pre-training without labels.
 
-    A control that inherits another one belongs to a leaf that does so too, and stands for no recipe.
+    A file that changes another recipe is the control of a config that does so too, and no recipe of its own.
     """
-    return [path for path in sorted((configs() / 'control').glob('*.py')) if len(bases_of(path)) > 1]
+    files = [path for path in sorted((configs() / '_base_' / 'recipes').glob('*.py')) if len(bases_of(path)) > 1]
+    return [path for path in files if (parts_of(path).task == 'pretrain') == pretraining]
 
 
 def recipe_file(recipe: Path | str) -> Path:
-    """Return the file of a recipe given as a file or as its name in ``configs/control``.
+    """Return the file of a recipe given as a file or as its name in ``configs/_base_/recipes``.
 
     Raises:
         KeyError: For an unknown name, with close ones.
@@ -80,10 +77,17 @@ def recipe_file(recipe: Path | str) -> Path:
     path = Path(recipe)
     if path.suffix == '.py' and path.is_file():
         return path.resolve()
-    file = configs() / 'control' / f'{path.stem if path.suffix == ".py" else path.name}.py'
+    folder = configs() / '_base_' / 'recipes'
+    file = folder / f'{path.stem if path.suffix == ".py" else path.name}.py'
     if not file.is_file():
-        raise KeyError(unknown('recipe', str(recipe), {path.stem for path in recipes()}))
+        raise KeyError(unknown('recipe', str(recipe), {path.stem for path in folder.glob('*.py')}))
     return file
+
+
+def owner(recipe: Path) -> str | None:
+    """Return the method whose published schedule a recipe holds, as its line ``# method: …`` says, or None."""
+    line = _OWNER.search(recipe.read_text(encoding='utf-8'))
+    return line[1] if line else None
 
 
 def parts_of(recipe: Path | str) -> Parts:
@@ -108,7 +112,7 @@ def _parts_of(path: Path, modified: int) -> Parts:
             f'{path}: no recipe, it has no {lack}. Needed: a pair (model), a data set (train_dataloader), a schedule '
             '(optim_wrapper) and a runtime (default_scope).'
         )
-    return Parts(**found, task=TASKS[scope])
+    return Parts(**found, task='pretrain' if found['runtime'] == 'runtime_pretrain' else TASKS[scope])
 
 
 def sources_of(recipe: Path) -> dict[str, Path]:
@@ -117,7 +121,7 @@ def sources_of(recipe: Path) -> dict[str, Path]:
     They are the files in its ``_base_`` (of a recipe that inherits one other, in that one's), or the file itself.
     """
     found: dict[str, Path] = {}
-    for file in [*_stock(recipe), recipe]:
+    for file in [*_bases(recipe), recipe]:
         for kind, key in _KEYS.items():
             if key in keys_of(file):
                 found.setdefault(kind, file)
@@ -125,53 +129,29 @@ def sources_of(recipe: Path) -> dict[str, Path]:
 
 
 def fragment_for(method: str, recipe: Path | str, variant: str | None = None) -> Path | None:
-    """Return the fragment of a method that fits a recipe best, or None.
+    """Return the options of a method that fit a recipe best, or None.
 
     Args:
         method: One of :func:`methods`.
-        recipe: A recipe's file, or its name in ``configs/control``.
-        variant: Further words at the end of the fragment's name, e.g. ``'enhanced'``; such a fragment is taken only so.
+        recipe: A recipe's file, or its name in ``configs/_base_/recipes``.
+        variant: Of the options, e.g. ``'enhanced'``; such options are taken only so.
 
     Raises:
         KeyError: For an unknown method or recipe.
-        ValueError: When two fragments fit equally well.
+        ValueError: When two files of options fit equally well.
     """
-    return fitting(method, parts_of(recipe), variant)
-
-
-def fitting(method: str, parts: Parts, variant: str | None = None) -> Path | None:
-    """Return the fragment that fits a recipe of these parts best, see :func:`fragment_for`."""
-    tail = variant.split('_') if variant else []
-    fits: dict[tuple[int, int], list[Path]] = {}
-    for path in fragments(method):
-        words = path.stem.split('_')[1:]
-        rank = _rank(words[: len(words) - len(tail)], parts) if words[len(words) - len(tail) :] == tail else None
-        if rank is not None:
-            fits.setdefault(rank, []).append(path)
-    best = fits[max(fits)] if fits else []
-    if len(best) > 1:
-        names = ' and '.join(path.name for path in best)
-        raise ValueError(f'{names} fit {parts.pair} equally well; a fragment needs one word more to be taken.')
-    return best[0] if best else None
-
-
-def _rank(words: Sequence[str], parts: Parts) -> tuple[int, int] | None:
-    names = [*parts.pair.split('_'), parts.task]
-    rest = iter(names)
-    if ('and' in words) != ('and' in names) or not all(word in rest for word in words):  # consumes: a subsequence
-        return None
-    tasks = sum(word in TASKS.values() for word in words)
-    return len(words) - tasks, tasks
+    parts = parts_of(recipe)
+    return best(fragments(method), parts.pair, parts.task, variant)
 
 
 def leaf_text(method: str, recipe: Path | str, fragment: Path | str, folder: Path) -> str:
-    """Return the text of the leaf: the recipe, with the distillers of the fragment.
+    """Return the text of a method's config: the recipe with the distillers of the options.
 
     Args:
-        method: Names the folder of the run, ``work_dirs/<method>/<name of the leaf>``.
-        recipe: A recipe's file, or its name in ``configs/control``.
-        fragment: The fragment's file.
-        folder: Where the leaf will lie: the bases are written relative to it, but those of this package by name where
+        method: Names the folder of the run, ``work_dirs/<method>/<name of the config>``.
+        recipe: A recipe's file, or its name in ``configs/_base_/recipes``.
+        fragment: The file of the method options.
+        folder: Where the config will lie: the bases are written relative to it, but those of this package by name where
             the folder is not inside its configs.
     """
     bases = [reference(recipe_file(recipe), folder), reference(Path(fragment), folder)]
@@ -207,10 +187,10 @@ def _assignment(name: str, items: Sequence[str], *, broken: bool = False) -> str
     return f'{name} = [\n' + ''.join(f'    {item},\n' for item in items) + ']\n'
 
 
-def _stock(path: Path) -> list[Path]:
+def _bases(path: Path) -> list[Path]:
     """The bases of a recipe; of one that inherits one other, those of that one."""
     bases = [base for base in bases_of(path) if base.is_file()]
-    return _stock(bases[0]) if len(bases) == 1 and bases_of(bases[0]) else bases
+    return _bases(bases[0]) if len(bases) == 1 and bases_of(bases[0]) else bases
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

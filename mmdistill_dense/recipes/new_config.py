@@ -1,4 +1,4 @@
-"""The command line of ``tools/new_config.py``: writes leaves, lists what fits what."""
+"""The command line of ``tools/new_config.py``: writes configs to be edited, lists what fits what."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from mmdistill_dense.recipes.check_data import check_data, optimizer_of, optimiz
 from mmdistill_dense.recipes.compose import (
     Parts,
     configs,
-    fitting,
     fragment_for,
     fragments,
     leaf_text,
@@ -24,20 +23,15 @@ from mmdistill_dense.recipes.compose import (
     recipe_text,
     recipes,
 )
-from mmdistill_dense.recipes.leaves import (
-    Leaf,
-    by_hand,
-    leaf_of,
-    method_and_fragment,
-    recipe_name,
-    recipe_of,
-    stock,
-    wanted,
-)
+from mmdistill_dense.recipes.fits import best
+from mmdistill_dense.recipes.lookup import method_and_options, recipe_name, recipe_of, stock
+from mmdistill_dense.recipes.named import combinations, made_of
 from mmdistill_dense.utils.silence import quiet
 
 SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}
-USAGE = """Write a config: one method on one pair of networks, with its control.
+USAGE = """Write a config to edit: one method on one pair of networks, with its control.
+
+Without a file it has a name, METHOD:PAIR[:VARIANT], which train.py, test.py and all other tools take.
 
   python tools/new_config.py --method cwd --pair deeplabv3_r101_to_r18_cityscapes
   python tools/new_config.py --method cwd --pair my_pair.py --dataset voc12aug_512x512 --schedule sgd_40k --out mine.py
@@ -48,13 +42,13 @@ USAGE = """Write a config: one method on one pair of networks, with its control.
 def main_new_config(argv: Sequence[str] | None = None) -> None:
     """Read the command line, write or list, and tell what was done."""
     parser = argparse.ArgumentParser(description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--method', help='name of a method, or the file of a fragment of your own')
+    parser.add_argument('--method', help='name of a method, or the file of method options of your own')
     parser.add_argument('--pair', help='name in configs/_base_/pairs, or a file')
     parser.add_argument('--dataset', help='name in configs/_base_/datasets, or a file; where the pair has no recipe')
     parser.add_argument('--schedule', help='the same for schedules; sgd_40k or sgd_1x where the pair has no recipe')
-    parser.add_argument('--variant', help="a variant of the method: the last words of its fragment's name")
+    parser.add_argument('--variant', help='a variant of the method options')
     parser.add_argument('--out', type=Path, help='file to write; default: its place in configs, or the working folder')
-    parser.add_argument('--all', action='store_true', help='write every missing leaf (of --method, if given)')
+    parser.add_argument('--all', action='store_true', help='write every config without a file (of --method, if given)')
     parser.add_argument('--list', action='store_true', help='print which methods fit which recipes')
     args = parser.parse_args(argv)
     try:
@@ -73,20 +67,20 @@ def main_new_config(argv: Sequence[str] | None = None) -> None:
 
 
 def listing() -> str:
-    """Return a table, recipes by methods: ``x`` a leaf is there, ``o`` the method fits."""
+    """Return a table, recipes by methods: ``x`` a config is there, ``o`` the method fits and has a name."""
     names = methods()
-    written = {name: {leaf.recipe for leaf in wanted(name) if leaf.file.is_file()} for name in names}
+    written = {name: {one.base for one in combinations(name) if one.file.is_file()} for name in names}
     wide = max(len(recipe.stem) for recipe in recipes())
     rows = [' ' * wide + '  ' + ' '.join(names)]
     for recipe in recipes():
         marks = ['x' if recipe in written[name] else 'o' if fragment_for(name, recipe) else '.' for name in names]
         marks = [mark.center(len(name)) for mark, name in zip(marks, names, strict=True)]
         rows.append(f'{recipe.stem:<{wide}}  {" ".join(marks)}'.rstrip())
-    return '\n'.join([*rows, '', 'x: there is a config; o: the method fits, new_config.py or the suite writes one'])
+    return '\n'.join([*rows, '', 'x: there is a config; o: the method fits, by the name METHOD:PAIR'])
 
 
 def write_all(names: Sequence[str]) -> None:
-    """Write the leaves that are missing, and again those whose fragment is another one by now.
+    """Write the configs that are no files yet, in the usual variant; what is there is left as it is.
 
     Raises:
         KeyError: For an unknown method.
@@ -96,40 +90,39 @@ def write_all(names: Sequence[str]) -> None:
         raise ValueError('--all writes into configs/ of a checkout; here the package is installed without one.')
     for name in names:
         fragments(name)
-        leaves = list(wanted(name))
-        missing = [leaf for leaf in leaves if not _is_written(leaf)]
-        for leaf in missing:
-            leaf.write()
-        print(f'{name}: {len(leaves)} leaves, {len(missing)} written')
-
-
-def _is_written(leaf: Leaf) -> bool:
-    return leaf.file.is_file() and (by_hand(leaf.file) or leaf.file.read_text(encoding='utf-8') == leaf.text())
+        found = [one for one in combinations(name) if one.variant is None]
+        missing = [one for one in found if not one.file.is_file()]
+        for one in missing:
+            one.file.parent.mkdir(parents=True, exist_ok=True)
+            one.file.write_text(one.text(), encoding='utf-8')
+        print(f'{name}: {len(found)} configs, {len(missing)} written')
 
 
 def write_one(args: argparse.Namespace) -> None:
-    """Write a leaf, and its recipe where there is none.
+    """Write a config, and its recipe where there is none.
 
     Raises:
         KeyError: For an unknown method, pair, data set or schedule.
-        ValueError: When no fragment fits, no recipe exists and no data set is given, or the parts do not fit together;
-            then nothing is left on the disk.
+        ValueError: When no method options fit, no recipe exists and no data set is given, or the parts do not fit
+            together; then nothing is left on the disk.
         FileExistsError: When the file holds something else.
     """
-    method, fragment = method_and_fragment(args.method)
-    if fragment and args.variant:
-        raise ValueError(f'--variant {args.variant}: --method {args.method} is a fragment already; leave it out.')
+    method, options = method_and_options(args.method)
+    if options and args.variant:
+        raise ValueError(
+            f'--variant {args.variant}: --method {args.method} is a file of options already; leave it out.'
+        )
     pair = stock('pairs', args.pair)
     dataset, schedule = (
         stock(f'{kind}s', given) if (given := getattr(args, kind)) else None for kind in ('dataset', 'schedule')
     )
     recipe = recipe_of(pair, dataset, schedule, method)
     parts = parts_of(recipe) if recipe else _planned(pair, dataset, schedule)
-    fragment = fragment or fitting(method, parts, args.variant)
-    if fragment is None:
+    options = options or best(fragments(method), parts.pair, parts.task, args.variant)
+    if options is None:
         there = ', '.join(path.stem for path in fragments(method))
-        raise ValueError(f'--method {method}: no fragment fits {pair.stem} ({parts.task}); there are {there}.')
-    ours = _is_checkout() and all(file.is_relative_to(configs()) for file in (pair, fragment) if file) and not args.out
+        raise ValueError(f'--method {method}: no method options fit {pair.stem} ({parts.task}); there are {there}.')
+    ours = _is_checkout() and all(file.is_relative_to(configs()) for file in (pair, options)) and not args.out
     texts, note = {}, ''
     if recipe is None:
         recipe = _recipe_place(parts, ours, args.out)
@@ -138,10 +131,10 @@ def write_one(args: argparse.Namespace) -> None:
         texts[recipe] = recipe_text(pair, dataset or pair, schedule, runtime, recipe.parent)
         note = ': the student alone, and the control'
     with _written(texts):
-        file = args.out or _leaf_place(method, parts, recipe, args.variant, ours)
-        with _written({file: leaf_text(method, recipe, fragment, file.parent)}), quiet():
+        file = args.out or _config_place(method, parts, recipe, args.variant, ours)
+        with _written({file: leaf_text(method, recipe, options, file.parent)}), quiet():
             problem = _check(file, parts.task, args)
-    print(f'recipe   {recipe}  ({parts.dataset}, {parts.schedule}{note})\nfragment {fragment}\nleaf     {file}')
+    print(f'recipe   {recipe}  ({parts.dataset}, {parts.schedule}{note})\noptions  {options}\nconfig   {file}')
     if problem:
         print(f'warning  {problem}')
     print(f'train    mim train {"mmseg" if parts.task == "seg" else "mmdetection"} {file}')
@@ -152,8 +145,8 @@ def _planned(pair: Path, dataset: Path | None, schedule: Path | None) -> Parts:
     if dataset is None:
         known = sorted(path.stem for path in (configs() / '_base_/datasets').glob('[!_]*.py'))
         raise ValueError(
-            f'--dataset: {pair.stem} has no such recipe in configs/control, so give its data set, a file or one of '
-            f'{", ".join(known)}.'
+            f'--dataset: {pair.stem} has no such recipe in configs/_base_/recipes, so give its data set, a file or '
+            f'one of {", ".join(known)}.'
         )
     loader = str(Config.fromfile(dataset).get('train_dataloader'))
     tasks = [task for task, step in (('seg', 'PackSegInputs'), ('det', 'PackDetInputs')) if step in loader]
@@ -165,13 +158,13 @@ def _planned(pair: Path, dataset: Path | None, schedule: Path | None) -> Parts:
 
 def _recipe_place(parts: Parts, ours: bool, out: Path | None) -> Path:
     if ours:
-        return configs() / 'control' / f'{recipe_name(parts)}.py'
+        return configs() / '_base_/recipes' / f'{recipe_name(parts)}.py'
     return out.with_name(f'{out.stem}_control.py') if out else Path.cwd() / f'{parts.pair}_control.py'
 
 
-def _leaf_place(method: str, parts: Parts, recipe: Path, variant: str | None, ours: bool) -> Path:
-    leaf = leaf_of(method, recipe, variant) if ours else None
-    return leaf.file if leaf else Path.cwd() / f'{"_".join(filter(None, (parts.pair, method, variant)))}.py'
+def _config_place(method: str, parts: Parts, recipe: Path, variant: str | None, ours: bool) -> Path:
+    named = made_of(method, recipe, variant) if ours else None
+    return named.file if named else Path.cwd() / f'{"_".join(filter(None, (parts.pair, method, variant)))}.py'
 
 
 @contextmanager
@@ -196,7 +189,7 @@ def _written(texts: dict[Path, str]) -> Iterator[None]:
 
 
 def _check(file: Path, task: str, args: argparse.Namespace) -> str:
-    """Refuse a leaf that does not resolve, or whose data set is not for its student; return what may be wrong."""
+    """Refuse a config that does not resolve, or whose data set is not for its student; return what may be wrong."""
     given = ' '.join(f'--{key} {value}' for key in ('pair', 'dataset', 'schedule') if (value := getattr(args, key)))
     try:
         config = Config.fromfile(file)

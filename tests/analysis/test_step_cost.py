@@ -86,7 +86,7 @@ def test_several_teachers_add_up_and_none_has_no_size() -> None:
 
 
 def test_the_test_size_is_that_of_the_first_picture() -> None:
-    config = Config.fromfile(ROOT / 'configs/control/toy_seg.py')
+    config = Config.fromfile(ROOT / 'configs/_base_/recipes/toy_seg.py')
     init_default_scope('mmseg')
     assert step_cost.test_size(None, config) == ((96, 128), 'the first test picture')
 

@@ -18,7 +18,9 @@ def test_names_of_the_real_packages():
 
 
 def test_our_own_fragments_are_found():
-    assert resolve.base('mmdistill_dense::_base_/schedules/_hooks.py').endswith('configs/_base_/schedules/_hooks.py')
+    assert resolve.base('mmdistill_dense::_base_/schedules/toy_600.py').endswith('configs/_base_/schedules/toy_600.py')
+    old = resolve.find_config('mmdistill_dense::control/toy_seg')  # as configs of other folders name it since 0.1
+    assert old == resolve.find_config('mmdistill_dense::_base_/recipes/toy_seg.py')
 
 
 def test_unknown_config_names_close_ones():
@@ -61,7 +63,7 @@ def test_checkout_is_found_where_there_is_no_mim_folder(tmp_path, monkeypatch):
 
 def test_base_expression_works_from_another_folder(tmp_path):
     path = tmp_path / 'mine.py'
-    name = 'mmdistill_dense::_base_/schedules/_hooks.py'
+    name = 'mmdistill_dense::_base_/schedules/_epochs.py'
     path.write_text(f"_base_ = __import__('mmdistill_dense').base('{name}')\nextra = 1\n")
     config = Config.fromfile(path)
     assert config.default_hooks.distill.type == 'mmdistill_dense.DistillHook' and config.extra == 1

@@ -1,7 +1,7 @@
 """Every shipped config: it parses, stays short and copies nothing; the Af-DCD ones hold the published constants.
 
-A leaf of a method is what ``tools/new_config.py`` writes, its recipe and a fragment (:mod:`tests.configs.test_leaves`),
-so recipes, teachers and typed leaves are loaded here, and of the written ones those that a test names.
+A config of a method is its recipe and method options (:mod:`tests.configs.test_named`), so recipes, teachers and
+typed configs are loaded here, and of the others those that a test names.
 """
 
 from collections import defaultdict
@@ -19,20 +19,19 @@ from mmdistill_dense.config.resolve import find_config, load_model
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.recipes.compose import recipes
-from mmdistill_dense.recipes.leaves import by_hand
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.weights.locate import published_weights
+from tests.every_config import CONTROLS, FILES, name_of, named, place, read
 
 ROOT = Path(__file__).parents[2] / 'configs'
-FRAGMENTS = sorted(path for path in (ROOT / '_base_').rglob('*.py') if not path.name.startswith('runtime_'))
-LEAVES = sorted(path for path in ROOT.rglob('*.py') if '_base_' not in path.parts)
-METHODS = [path for path in LEAVES if path.parent.name not in ('teachers', 'control')]
-TYPED = [path for path in LEAVES if path not in METHODS or by_hand(path)]
-NAMED = [ROOT / f'afdcd/{leaf}.py' for leaf in (
+PARTS = sorted(
+    path for path in (ROOT / '_base_').rglob('*.py') if path.parent.name not in ('_base_', 'recipes', 'changes')
+)
+TYPED = [path for path in [*FILES, *CONTROLS] if path not in named()]
+NAMES = [place(f'afdcd/{name}') for name in (
     'toy_seg', 'deeplabv3_r101_to_r18_cityscapes', 'deeplabv3_r101_to_r18_camvid',
     'deeplabv3plus_mobilenetv2_to_r18w16_camvid',
 )]  # fmt: skip
-PRETRAINING = [path for path in LEAVES if path.match('pcd/*_from_*') or path.match('pcd/*pretrain*')]  # see test_pcd.py
 HOMES = dict(
     pairs={'model'},
     models={'model'},
@@ -62,16 +61,12 @@ ROWS = [
 ]  # fmt: skip
 
 
-def name(path: Path) -> str:
-    return str(path.relative_to(ROOT).with_suffix(''))
-
-
-def leaf(path: str) -> Config:
-    return Config.fromfile(ROOT / f'{path}.py')
+def config(name: str) -> Config:
+    return read(place(name))
 
 
 def teachers(cfg: Config) -> list[ConfigDict]:
-    """The teachers of a leaf: the one, or all of the named ones."""
+    """The teachers of a config: the one, or all of the named ones."""
     option = cfg.model.get('teacher') if cfg.model.get('type') == 'mmdistill_dense.DistillModel' else None
     if not option:
         return []
@@ -80,15 +75,15 @@ def teachers(cfg: Config) -> list[ConfigDict]:
 
 @pytest.fixture(scope='module')
 def loaded() -> dict[str, Config]:
-    return {name(path): Config.fromfile(path) for path in TYPED + NAMED if path not in PRETRAINING}
+    return {name_of(path): read(path) for path in TYPED + NAMES}
 
 
-@pytest.mark.parametrize('path', FRAGMENTS, ids=name)
+@pytest.mark.parametrize('path', PARTS, ids=name_of)
 def test_every_key_has_one_home(path: Path) -> None:
     assert set(Config.fromfile(path)) <= HOMES[path.parent.name]
 
 
-def test_leaves_are_complete_and_resolve(loaded: dict[str, Config]) -> None:
+def test_configs_are_complete_and_resolve(loaded: dict[str, Config]) -> None:
     for key, cfg in loaded.items():
         missing = {
             'model',
@@ -120,19 +115,19 @@ def test_crop_stands_the_same_in_pipeline_and_preprocessor(loaded: dict[str, Con
         assert tuple(student.data_preprocessor.size) == tuple(crops[0] if crops else (96, 128)), key
 
 
-@pytest.mark.parametrize('path', LEAVES, ids=name)
-def test_leaves_are_short(path: Path) -> None:
-    lines = [line for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
-    assert len(lines) <= 12
+def test_configs_are_short() -> None:
+    for path in [*FILES, *CONTROLS]:
+        lines = [line for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+        assert len(lines) <= 12, path
 
 
 def test_nothing_is_copied() -> None:
     """No two files say the same, comments and docstrings aside."""
     seen = defaultdict(list)
-    for path in FRAGMENTS + LEAVES:
+    for path in [*PARTS, *FILES, *CONTROLS]:
         text = path.read_text(encoding='utf-8')
         body = text.split('"""')[-1]
-        seen[''.join(body.split())].append(name(path))
+        seen[''.join(body.split())].append(name_of(path))
     assert not [names for names in seen.values() if len(names) > 1]
 
 
@@ -140,8 +135,8 @@ def test_nothing_is_copied() -> None:
 
 
 @pytest.mark.parametrize('row', ROWS)
-def test_a_leaf_for_each_published_row(row: str) -> None:
-    cfg = leaf(f'afdcd/deeplabv3_r101_to_{row}')
+def test_a_config_for_each_published_row(row: str) -> None:
+    cfg = config(f'afdcd/deeplabv3_r101_to_{row}')
     kd, fd, contrast, pool, crop, classes = PAPER[row.rsplit('_', 1)[1]]
     distillers = cfg.model.distillers
     assert distillers.kd.loss_weight == kd
@@ -159,11 +154,12 @@ def test_a_leaf_for_each_published_row(row: str) -> None:
         assert head.align_corners
         assert head.loss_decode.avg_non_ignore
         assert head.num_classes == classes
-    assert (ROOT / f'control/deeplabv3_r101_to_{row}.py').is_file()
+    assert place(f'control/deeplabv3_r101_to_{row}').is_file()
 
 
 def test_students_are_the_papers() -> None:
-    students = {row: load_model(leaf(f'afdcd/deeplabv3_r101_to_{row}').model.student, 'student').model for row in ROWS}
+    options = {row: config(f'afdcd/deeplabv3_r101_to_{row}').model.student for row in ROWS}
+    students = {row: load_model(option, 'student').model for row, option in options.items()}
     assert students['mobilenetv2_cityscapes'].auxiliary_head is None
     assert {net.decode_head.channels for net in students.values()} == {128}
     assert students['pspnet_r18_voc'].decode_head.type == 'PSPHead'
@@ -173,21 +169,21 @@ def test_students_are_the_papers() -> None:
 
 def test_variants_are_real_values() -> None:
     base = 'afdcd/deeplabv3_r101_to_r18_cityscapes'
-    enhanced, centre = (leaf(f'{base}_{kind}').model.distillers.afdcd for kind in ('enhanced', 'enhanced_centre'))
+    enhanced, centre = (config(f'{base}_{kind}').model.distillers.afdcd for kind in ('enhanced', 'enhanced_centre'))
     assert (enhanced.projector, enhanced.get('mask')) == ('enhanced', None)
     assert (centre.projector, centre.mask) == ('enhanced', dict(type='centre'))
     assert (enhanced.fd_weight, enhanced.ctr_weight) == (centre.fd_weight, centre.ctr_weight) == (2e-6, 0.005)
-    mimic, contrast = (leaf(f'{base}_{kind}').model.distillers for kind in ('mimic', 'contrast'))
+    mimic, contrast = (config(f'{base}_{kind}').model.distillers for kind in ('mimic', 'contrast'))
     assert (mimic.kd.loss_weight, mimic.afdcd.fd_weight, mimic.afdcd.ctr_weight) == (0, 2e-6, 0)
     assert (contrast.kd.loss_weight, contrast.afdcd.fd_weight, contrast.afdcd.ctr_weight) == (0, 0, 0.005)
 
 
 def test_typed_controls_are_the_same_run_without_distillers() -> None:
-    """Recipes are the same run by how leaves are written; a control that inherits belongs to a leaf of its name."""
-    typed = [path for path in ROOT.glob('control/*.py') if path not in recipes()]
+    """Recipes are the same run by how configs are made; a control that inherits belongs to a config of its name."""
+    typed = [path for path in CONTROLS if path not in recipes()]
     assert typed
     for path in typed:
-        (distilled,) = ROOT.glob(f'[!_c]*/{path.name}')
+        (distilled,) = ROOT.glob(f'[!_]*/{path.name}')
         cfg, taught = Config.fromfile(path).to_dict(), Config.fromfile(distilled).to_dict()
         assert taught['model'].pop('distillers') == taught.pop('distillers'), path
         assert cfg.pop('work_dir') != taught.pop('work_dir'), path
@@ -195,7 +191,7 @@ def test_typed_controls_are_the_same_run_without_distillers() -> None:
 
 
 def test_schedule_is_the_papers_formula() -> None:
-    cfg = leaf('afdcd/deeplabv3_r101_to_r18_cityscapes')
+    cfg = config('afdcd/deeplabv3_r101_to_r18_cityscapes')
     assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4)
     assert cfg.train_cfg.max_iters == 40000
     (poly,) = cfg.param_scheduler
@@ -210,7 +206,7 @@ def test_schedule_is_the_papers_formula() -> None:
 
 def test_pipeline_is_the_papers() -> None:
     for data in ('cityscapes_512x1024', 'voc12_512x512', 'camvid_360x360', 'ade20k_512x512'):
-        cfg = leaf(f'_base_/datasets/{data}')
+        cfg = config(f'_base_/datasets/{data}')
         kinds = [step.type for step in cfg.train_pipeline]
         assert kinds == [
             'LoadImageFromFile', 'LoadAnnotations', 'RandomChoice', 'RandomCrop', 'RandomFlip', 'PackSegInputs',
@@ -246,7 +242,7 @@ def test_no_root_stands_where_changing_it_does_nothing(loaded: dict[str, Config]
 
 
 def augmented(cfg: Config, **changes: str) -> dict:
-    """The first test item of a leaf as ``--tta`` reads it."""
+    """The first test item of a config as ``--tta`` reads it."""
     init_default_scope('mmseg')
     return DATASETS.build({**cfg.test_dataloader.dataset, **changes, 'pipeline': cfg.tta_pipeline})[0]
 
@@ -260,32 +256,32 @@ def test_augmented_pictures_are_painted(loaded: dict[str, Config]) -> None:
     assert truth.equal(plain['data_samples'].gt_sem_seg.data)
 
 
-@pytest.mark.parametrize(('leaf_name', 'middle'), [
+@pytest.mark.parametrize(('name', 'middle'), [
     ('afdcd/deeplabv3_r101_to_r18_camvid', (360, 480)),
     ('afdcd/deeplabv3plus_mobilenetv2_to_r18w16_camvid', (180, 240)),
 ])  # fmt: skip
 def test_augmented_scales_are_about_the_test_size(
-    loaded: dict[str, Config], leaf_name: str, middle: tuple[int, int], tmp_path: Path
+    loaded: dict[str, Config], name: str, middle: tuple[int, int], tmp_path: Path
 ) -> None:
     for folder, suffix, shape in (('images', 'jpg', (360, 480, 3)), ('annotations', 'png', (360, 480))):
         (tmp_path / folder / 'test').mkdir(parents=True)
         cv2.imwrite(str(tmp_path / folder / 'test' / f'a.{suffix}'), np.zeros(shape, np.uint8))
-    item = augmented(loaded[leaf_name], data_root=str(tmp_path))
+    item = augmented(loaded[name], data_root=str(tmp_path))
     sizes = [tuple(picture.shape[1:]) for picture in item['inputs']]
     assert sizes[::2] == sizes[1::2] == [tuple(int(side * f / 4) for side in middle) for f in (2, 3, 4, 5, 6, 7)]
     assert {sample.gt_sem_seg.shape for sample in item['data_samples']} == {(360, 480)}
 
 
 def test_both_list_styles_of_the_augmented_voc() -> None:
-    joined = leaf('_base_/datasets/voc12aug_512x512').train_dataloader.dataset.datasets
+    joined = config('_base_/datasets/voc12aug_512x512').train_dataloader.dataset.datasets
     assert [Path(part.ann_file).name for part in joined] == ['train.txt', 'aug.txt']
     assert [part.data_prefix.seg_map_path for part in joined] == ['SegmentationClass', 'SegmentationClassAug']
-    one = leaf('_base_/datasets/voc12aug_list_512x512').train_dataloader.dataset
+    one = config('_base_/datasets/voc12aug_list_512x512').train_dataloader.dataset
     assert (Path(one.ann_file).name, one.data_prefix.seg_map_path) == ('train_aug.txt', 'SegmentationClassAug')
     assert one.data_prefix.img_path == 'JPEGImages'
 
 
-def test_fragments_are_found_by_name() -> None:
+def test_parts_are_found_by_name() -> None:
     assert Path(find_config('mmdistill_dense::_base_/distillers/afdcd_voc.py')).samefile(
         ROOT / '_base_/distillers/afdcd_voc.py'
     )
@@ -302,7 +298,7 @@ def test_every_run_has_a_folder_of_its_own(loaded: dict[str, Config]) -> None:
 
 
 def test_pairs_look_for_the_teacher_where_it_was_trained(loaded: dict[str, Config]) -> None:
-    """The last checkpoint of the teacher's own leaf, for every pair that is not taught by published weights."""
+    """The last checkpoint of the teacher's own config, for every pair that is not taught by published weights."""
     options = [(key, teacher) for key, cfg in loaded.items() for teacher in teachers(cfg)]
     for key, teacher in options:
         if teacher.checkpoint == 'auto' or '::teachers/' not in teacher.cfg:

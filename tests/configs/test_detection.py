@@ -1,4 +1,4 @@
-"""The detection fragments on the real data of the workspace: sizes, classes, boxes and masks as their files say."""
+"""The detection data on the real data of the workspace: sizes, classes, boxes and masks as their files say."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.registry import DATASETS
+from tests.every_config import place, read
 
 ROOT = Path(__file__).parents[2] / 'configs'
 SHARED = Path(__file__).parents[3] / 'shared' / 'data'
@@ -61,8 +62,8 @@ def test_masks_are_loaded_where_they_are_measured(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize('name', ['coco_detection', 'coco_instance', 'coco_detection_masks', 'coco_detection_ms'])
-def test_coco_fragments_run_on_the_small_copy(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The layout is COCO's: the same fragments, the folder linked."""
+def test_coco_data_run_on_the_small_copy(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The layout is COCO's: the same files, the folder linked."""
     fragment(name, monkeypatch)
     (tmp_path / 'coco').symlink_to(SHARED / 'coco_mini')
     monkeypatch.setenv('MMDISTILL_DATA', str(tmp_path))
@@ -76,8 +77,8 @@ def test_coco_fragments_run_on_the_small_copy(name: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize('name', SMALL)
 def test_small_pairs_agree_with_their_data(name: str) -> None:
-    """Teacher's leaf, teacher as the pair resolves it, and student predict the same classes at the same anchors."""
-    cfg = Config.fromfile(ROOT / f'maskd/retinanet_mobilenetv2_to_r18w16_{name}.py')
+    """Teacher's config, teacher as the pair resolves it, and student predict the same classes at the same anchors."""
+    cfg = read(place(f'maskd/retinanet_mobilenetv2_to_r18w16_{name}'))
     trained = Config.fromfile(ROOT / f'teachers/retinanet_mobilenetv2_{name}.py')
     student = load_model(cfg.model.student, 'student').model
     teacher = load_model({k: v for k, v in cfg.model.teacher.items() if k != 'checkpoint'}, 'teacher').model

@@ -1,4 +1,4 @@
-"""The MasKD leaves hold what the authors' configs hold: weights, warm-up, head terms, token learning, schedules."""
+"""The MasKD configs hold what the authors' configs hold: weights, warm-up, head terms, token learning, schedules."""
 
 import math
 from pathlib import Path
@@ -14,8 +14,8 @@ from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.renormalise import renormaliser
 from mmdistill_dense.recipes.compose import fragments
-from mmdistill_dense.recipes.leaves import by_hand
 from mmdistill_dense.weights.locate import published_weights
+from tests.every_config import place, read
 
 ROOT = Path(__file__).parents[2] / 'configs' / 'maskd'
 NECK_HEAD = [('neck', 'neck'), ('bbox_head', 'bbox_head')]
@@ -88,11 +88,11 @@ SEGMENTATION = ['r18_cityscapes', 'mobilenetv2_cityscapes', 'pspnet_r18_cityscap
 
 
 def leaf(name: str) -> Config:
-    return Config.fromfile(ROOT / f'{name}.py')
+    return read(place(f'maskd/{name}'))
 
 
 def method(cfg: Config) -> MasKD:
-    """The distiller as the leaf builds it, defaults and all."""
+    """The distiller as the config builds it, defaults and all."""
     return MasKD(**{key: value for key, value in cfg.model.distillers.maskd.to_dict().items() if key != 'type'})
 
 
@@ -264,11 +264,11 @@ def test_segmentation_schedule_is_the_formula(row: str) -> None:
         scheduler.step()
 
 
-# What every leaf must not do
+# What every config must not do
 
 
-def test_no_leaf_names_a_file_of_tokens() -> None:
-    """Tokens are learned where there are none; a path in a leaf would be of one machine."""
-    typed = {path: Config.fromfile(path).model for path in ROOT.glob('*.py') if by_hand(path)}
-    for path, cfg in {**typed, **{path: Config.fromfile(path) for path in fragments('maskd')}}.items():
+def test_no_config_names_a_file_of_tokens() -> None:
+    """Tokens are learned where there are none; a path in a config would be of one machine."""
+    files = {path: Config.fromfile(path).model for path in ROOT.glob('*.py')}
+    for path, cfg in {**files, **{path: Config.fromfile(path) for path in fragments('maskd')}}.items():
         assert cfg.distillers.maskd.get('tokens') is None, path

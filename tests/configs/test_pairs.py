@@ -40,13 +40,13 @@ SIDE = 256
 
 @cache
 def recipe(name: str) -> Config:
-    return Config.fromfile(CONFIGS / f'control/{name}.py')
+    return Config.fromfile(CONFIGS / f'_base_/recipes/{name}.py')
 
 
 def usual(pair: str) -> str:
     """The usual recipe of a pair, or the published one of a method where it has no other."""
-    file = CONFIGS / f'control/{pair}.py'
-    return pair if file.is_file() else next(CONFIGS.glob(f'control/{pair}_*.py')).stem
+    file = CONFIGS / f'_base_/recipes/{pair}.py'
+    return pair if file.is_file() else next(CONFIGS.glob(f'_base_/recipes/{pair}_*.py')).stem
 
 
 def rows() -> dict[str, list[str]]:

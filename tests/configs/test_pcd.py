@@ -1,5 +1,6 @@
-"""The PCD configs: pre-training leaves, the published recipe, networks that start from a pre-trained backbone."""
+"""The PCD configs: pre-training, the published recipe, networks that start from a pre-trained backbone."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.engine import LARS
 from mmdistill_dense.registry import DATASETS, OPTIMIZERS
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS
+from tests.every_config import every, named, place, read
 
 ROOT = Path(__file__).parents[2] / 'configs'
 SHARED = Path(__file__).parents[3] / 'shared'
@@ -27,7 +29,7 @@ DOWNSTREAM = sorted(path.stem.removesuffix('_pcd-init') for path in (ROOT / 'pcd
 
 
 def leaf(name: str) -> Config:
-    return Config.fromfile(ROOT / f'pcd/{name}.py')
+    return read(place(f'pcd/{name}'))
 
 
 def plain(value: Any) -> Any:
@@ -37,13 +39,14 @@ def plain(value: Any) -> Any:
 # Pre-training
 
 
-def test_every_pretraining_leaf_is_listed_here() -> None:
-    found = [path.stem for path in (ROOT / 'pcd').glob('*.py') if '_from_' in path.stem or 'pretrain' in path.stem]
-    assert sorted(found) == sorted(PRETRAINING)
+def test_every_pretraining_is_listed_here() -> None:
+    found = {path for path in every() if path.parent.name == 'pcd' and re.search('_from_|pretrain', path.stem)}
+    variants = {path for path in found if not path.is_file() and named()[path].variant}
+    assert sorted(path.stem for path in found - variants) == sorted(PRETRAINING)
 
 
 @pytest.mark.parametrize('name', PRETRAINING)
-def test_pretraining_leaf_is_complete(name: str) -> None:
+def test_pretraining_is_complete(name: str) -> None:
     cfg = leaf(name)
     assert {'model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'default_scope'} <= set(cfg)
     assert not {'val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader'} & set(cfg)
@@ -148,7 +151,7 @@ def test_optimizer_and_schedule_fit_the_epochs(name: str, kind: type) -> None:
 # Data
 
 
-def test_the_small_leaf_sees_every_training_image_of_the_small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_small_one_sees_every_training_image_of_the_small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     if not (SHARED / 'data').is_dir():
         pytest.skip('the real images are not beside this checkout (../shared/data)')
     monkeypatch.setenv('MMDISTILL_DATA', str(SHARED / 'data'))
@@ -191,7 +194,7 @@ def test_the_published_student_has_the_papers_parts() -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize('name', FROM_R50)
-def test_pretraining_leaf_builds(name: str) -> None:
+def test_pretraining_builds(name: str) -> None:
     cfg = leaf(name)
     init_default_scope(cfg.default_scope)
     pcd = MODELS.build(cfg.model).distillers['pcd']
@@ -202,7 +205,7 @@ def test_pretraining_leaf_builds(name: str) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize('name', ['deeplabv3_r101_to_r18_cityscapes', 'retinanet_r101_to_r50_coco', 'toy_seg'])
-def test_plugin_leaf_builds(name: str) -> None:
+def test_beside_labels_builds(name: str) -> None:
     cfg = leaf(name)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)

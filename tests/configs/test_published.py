@@ -11,7 +11,8 @@ from mmseg.models.decode_heads import SegformerHead
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.recipes.compose import methods
 from mmdistill_dense.recipes.targets import read_targets
-from tests.zoo.leaves import build
+from tests.every_config import every, place, read
+from tests.zoo.networks import build
 
 ROOT = Path(__file__).parents[2] / 'configs'
 ONE, THREE = 'x101-64x4d_fpn_1x', 'x101-64x4d_fpn_ms-640-800-3x'
@@ -30,7 +31,7 @@ SEGFORMER = {'at': 'at', 'cirkd': 'cirkd', 'cwd': 'cwd_feature', 'fitnet': 'fitn
 
 
 def leaf(name: str) -> Config:
-    return Config.fromfile(ROOT / f'{name}.py')
+    return read(place(name))
 
 
 @pytest.mark.parametrize('name', RETINANET)
@@ -69,8 +70,8 @@ def test_fcos_students_have_the_tricks_and_their_teacher_has_not() -> None:
 
 
 def test_cirkd_pairs_the_pictures_of_each_process() -> None:
-    leaves = sorted((ROOT / 'cirkd').glob('*.py'))
-    assert leaves and all(Config.fromfile(file).model.distillers.cirkd.gather is False for file in leaves)
+    configs = [path for path in every() if path.parent.name == 'cirkd']
+    assert configs and all(read(path).model.distillers.cirkd.gather is False for path in configs)
 
 
 @pytest.mark.parametrize('variant', ['', '_main'])
@@ -85,8 +86,8 @@ def test_ld_weighs_two_pictures_as_the_authors_three(variant: str) -> None:
 
 
 def test_the_released_skd_weighs_a_mean_as_their_sum_over_8() -> None:
-    fragment = leaf('_base_/distillers/skd_seg_released').distillers
-    assert (fragment.kd.loss_weight, fragment.skd.loss_weight, fragment.skd.pool_scale) == (8 * 10, 0.5, 0.5)
+    released = leaf('_base_/distillers/skd_seg_released').distillers
+    assert (released.kd.loss_weight, released.skd.loss_weight, released.skd.pool_scale) == (8 * 10, 0.5, 0.5)
 
 
 @pytest.mark.parametrize('method', SEGFORMER)

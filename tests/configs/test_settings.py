@@ -13,8 +13,9 @@ from mmseg.registry import METRICS as MMSEG_METRICS
 from mmdistill_dense.config.resolve import is_single_teacher, load_model
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.recipes.check_data import optimizer_problem
-from mmdistill_dense.recipes.compose import Parts, fitting, recipes
-from mmdistill_dense.recipes.leaves import wanted
+from mmdistill_dense.recipes.compose import fragments, recipes
+from mmdistill_dense.recipes.fits import best
+from mmdistill_dense.recipes.named import Named, combinations, read_config
 from mmdistill_dense.recipes.targets import read_targets, targets_of
 from tests.configs.test_configs import PAPER
 
@@ -23,30 +24,35 @@ COCOSTUFF = dict(cocostuff=(0.5, 5e-6, 0.005, 4, (512, 512), 171))
 
 
 @cache
-def distiller(fragment: Path, name: str) -> ConfigDict:
-    return Config.fromfile(fragment).distillers[name]
+def distiller(options: Path, name: str) -> ConfigDict:
+    return Config.fromfile(options).distillers[name]
 
 
-def afdcd(fragment: Path) -> AfDCD:
-    return AfDCD(**{key: value for key, value in distiller(fragment, 'afdcd').items() if key != 'type'})
+def afdcd(options: Path) -> AfDCD:
+    return AfDCD(**{key: value for key, value in distiller(options, 'afdcd').items() if key != 'type'})
+
+
+def usual(method: str) -> list[Named]:
+    """The configs of a method beside labels, without its variants."""
+    return [one for one in combinations(method) if one.variant is None and one.base in recipes()]
 
 
 def test_weights_of_a_sum_reach_the_papers_teacher_at_its_crops_alone() -> None:
-    summed = [leaf for leaf in wanted('afdcd') if afdcd(leaf.fragment).fd_reduction == 'sum']
+    summed = [one for one in combinations('afdcd') if afdcd(one.options).fd_reduction == 'sum']
     assert summed
-    for leaf in summed:
-        *_, crop, _ = (PAPER | COCOSTUFF)[leaf.recipe.stem.rsplit('_', 1)[1]]
-        assert leaf.recipe.stem.startswith('deeplabv3_r101_to_'), leaf.file
-        recipe = Config.fromfile(leaf.recipe)
-        assert [step.crop_size for step in recipe.train_pipeline if step.type == 'RandomCrop'] == [crop], leaf.file
+    for one in summed:
+        *_, crop, _ = (PAPER | COCOSTUFF)[one.base.stem.rsplit('_', 1)[1]]
+        assert one.base.stem.startswith('deeplabv3_r101_to_'), one.name
+        recipe = Config.fromfile(one.base)
+        assert [step.crop_size for step in recipe.train_pipeline if step.type == 'RandomCrop'] == [crop], one.name
 
 
 @pytest.mark.parametrize('data', [*PAPER, *COCOSTUFF])
 def test_other_pairs_have_the_papers_weights_in_units_of_the_mean(data: str) -> None:
     kd, fd, contrast, pool, (height, width), _ = (PAPER | COCOSTUFF)[data]
-    fragment = fitting('afdcd', Parts(f'net_to_other_{data}', '', '', '', 'seg'))
-    assert fragment and Config.fromfile(fragment).distillers.kd.loss_weight == kd
-    method = afdcd(fragment)
+    options = best(fragments('afdcd'), f'net_to_other_{data}', 'seg')
+    assert options and Config.fromfile(options).distillers.kd.loss_weight == kd
+    method = afdcd(options)
     elements = 2048 * math.ceil(height / 8) * math.ceil(width / 8)
     assert (method.fd_reduction, method.fd_weight) == ('mean', pytest.approx(fd * elements, rel=5e-3))
     assert (method.ctr_weight, method.contrast['pool_size']) == (contrast, pool)
@@ -58,18 +64,18 @@ def test_every_recipe_has_the_kind_of_optimizer_that_its_student_is_published_wi
 
 def test_pcd_beside_labels_has_pixels_as_keys_and_at_most_a_third_of_them() -> None:
     """Of one pooled key a picture docs/results.md shows that it gives nothing; what was published with it keeps it."""
-    pooled = {leaf.file.stem for leaf in wanted('pcd') if distiller(leaf.fragment, 'pcd').get('enqueue') != 'pixels'}
+    pooled = {one.file.stem for one in usual('pcd') if distiller(one.options, 'pcd').get('enqueue') != 'pixels'}
     assert pooled == {'retinanet_mobilenetv2_to_r18w16_bccd', 'toy_seg', 'toy_det'}
     pictures = {'bccd': 205, 'camvid': 367, 'mini': 126, 'nuclei': 267}
-    for leaf in (leaf for leaf in wanted('pcd') if 'toy' not in leaf.file.stem):
-        option = distiller(leaf.fragment, 'pcd')
-        count = pictures.get(leaf.recipe.stem.rsplit('_', 1)[1], 1464)  # VOC without the augmented list
-        assert option.queue_size <= count * option.get('keys_per_image', 1) / 3, leaf.file
+    for one in (one for one in usual('pcd') if 'toy' not in one.pair):
+        option = distiller(one.options, 'pcd')
+        count = pictures.get(one.base.stem.rsplit('_', 1)[1], 1464)  # VOC without the augmented list
+        assert option.queue_size <= count * option.get('keys_per_image', 1) / 3, one.name
 
 
 def test_the_command_for_the_test_server_writes_pictures_and_measures_nothing() -> None:
     given = re.findall(r'(test_\w+\.\S+)=(\S+)', (ROOT.parent / 'docs/datasets.md').read_text(encoding='utf-8'))
-    cfg = Config.fromfile(ROOT / 'control/deeplabv3_r101_to_r18_cityscapes.py')
+    cfg = Config.fromfile(ROOT / '_base_/recipes/deeplabv3_r101_to_r18_cityscapes.py')
     cfg.merge_from_dict({key: value == 'True' or value for key, value in given})
     evaluator = cfg.test_evaluator.to_dict()
     metric = MMSEG_METRICS.get(evaluator.pop('type'))
@@ -93,25 +99,25 @@ def test_coco_stuff_is_published_with_its_182_outputs(method: str, score: float)
 
 def test_tokens_of_the_published_pairs_are_learned_by_the_loss_over_labelled_pixels() -> None:
     """As the released code, whose cross-entropy is torch's mean: ignored pixels do not count."""
-    pairs = [leaf for leaf in wanted('maskd') if leaf.recipe.stem.startswith('deeplabv3_r101_to_')]
-    assert len({leaf.recipe for leaf in pairs}) == len(pairs) > 6
-    for leaf in pairs:
-        option = Config.fromfile(leaf.recipe).model.teacher
+    pairs = [one for one in usual('maskd') if one.base.stem.startswith('deeplabv3_r101_to_')]
+    assert len({one.base for one in pairs}) == len(pairs) > 6
+    for one in pairs:
+        option = Config.fromfile(one.base).model.teacher
         teacher = load_model({key: value for key, value in option.items() if key != 'checkpoint'}, 'teacher').model
-        assert teacher.decode_head.loss_decode.avg_non_ignore, leaf.file
+        assert teacher.decode_head.loss_decode.avg_non_ignore, one.name
 
 
 @pytest.mark.parametrize('student', ['r18', 'pspnet_r18'])
 def test_a_student_from_random_weights_is_the_same_but_for_its_start(student: str) -> None:
     name = f'deeplabv3_r101_to_{student}_cityscapes'
-    usual, random = (Config.fromfile(ROOT / f'maskd/{name}{end}.py').model.student for end in ('', '_random-init'))
-    usual, random = (load_model(option, 'student').model for option in (usual, random))
-    assert usual.pop('pretrained') and random.pop('pretrained') is None
-    assert usual == random and not usual.backbone.get('init_cfg')
+    plain, random = (Config.fromfile(ROOT / f'maskd/{name}{end}.py').model.student for end in ('', '_random-init'))
+    plain, random = (load_model(option, 'student').model for option in (plain, random))
+    assert plain.pop('pretrained') and random.pop('pretrained') is None
+    assert plain == random and not plain.backbone.get('init_cfg')
 
 
 def test_deformable_detr_learns_as_its_author_says() -> None:
-    cfg = Config.fromfile(ROOT / 'maskd/deformable_detr_r50_to_r18_coco.py')
+    cfg = read_config('maskd:deformable_detr_r50_to_r18_coco')
     method = cfg.model.distillers.maskd
     assert (method.loss_weight, method.student_mask_from, method.student_tap) == (140.0, 9000, 'backbone')
     assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=2e-4, weight_decay=1e-4)

@@ -29,7 +29,7 @@ def run_of(definition: Definition, name: str) -> plan.Run:
 
 def own_leaf(text: str = '') -> dict[str, Any]:
     """A leaf of the user's own, with further lines."""
-    name = "__import__('mmdistill_dense').base('mmdistill_dense::control/toy_seg.py')"
+    name = "__import__('mmdistill_dense').base('mmdistill_dense::_base_/recipes/toy_seg.py')"
     Path('mine.py').write_text(f"_base_ = {name}\nmodel = dict(distillers=dict(kd=dict(type='LogitKD')))\n{text}")
     return {'mine': {'config': 'mine.py'}}
 

@@ -50,7 +50,7 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
 def test_definition_of_the_documentation_loads(tmp_path: Path) -> None:
     block = re.search(r'```yaml\n(title.*?)```', (ROOT / 'docs/suite.md').read_text(), re.DOTALL)
     (tmp_path / 'own.yaml').write_text(block.group(1))
-    (tmp_path / 'my_leaf.py').touch()
+    (tmp_path / 'my_config.py').touch()
     assert definition.load(tmp_path / 'own.yaml').methods['cwd_both'].variant == 'both'
 
 
@@ -77,7 +77,7 @@ def test_times_are_not_numbers_to_the_base_of_60(tmp_path: Path) -> None:
         (dict(methods={'kd': {'variant': 'mimic'}}), "methods.kd: variant 'mimic' of kd does not fit toy_seg"),
         (
             dict(methods={'kd': {'config': 'x.py', 'method': 'kd'}}),
-            'methods.kd.config: a leaf of your own has no method',
+            'methods.kd.config: a config of your own has no method',
         ),
         (dict(seeds=[0, 0]), r'seeds: must be distinct integers of at least 0, as in \[0, 1, 2\]; got \[0, 0\]'),
         (dict(seeds=[]), 'seeds: must be distinct integers'),
@@ -108,7 +108,7 @@ def test_mistakes_are_named(tmp_path: Path, changes: dict, said: str) -> None:
 @pytest.mark.parametrize(
     ('changes', 'said'),
     [
-        (dict(control='toy_segg'), r'tiny.yaml: control: .*Close: .*control/toy_seg.py'),
+        (dict(control='toy_segg'), r'tiny.yaml: control: .*Close: .*_base_/recipes/toy_seg.py'),
         (dict(control='mine.py'), "control: no file '.*mine.py' .looked for beside|control: no file"),
         (dict(teacher='teachers/toy_sag'), r'teacher.config: .*Close: .*teachers/toy_seg.py'),
         (dict(methods={'mine': {'config': 'leaf.py'}}), r'methods.mine.config: no file .*leaf.py'),
@@ -122,6 +122,26 @@ def test_files_that_are_not_there_are_named(tmp_path: Path, changes: dict, said:
 def test_method_of_the_other_task_is_refused_with_what_fits(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'methods\.fgd: fgd does not fit toy_seg\. These fit toy_seg: .*kd'):
         load(tmp_path, methods={'fgd': {}})
+
+
+def test_a_config_by_name_is_its_options_on_the_own_control(tmp_path: Path) -> None:
+    rows = {'one': {'config': 'cwd:toy_seg:feature'}, 'two': {'config': 'kd:toy_seg'}}
+    found = load(tmp_path, control='control:toy_seg', teacher='teachers:toy_seg', methods=rows)
+    assert (found.control.stem, found.teacher and found.teacher.config.parent.name) == ('toy_seg', 'teachers')
+    one = found.methods['one']
+    assert (one.method, one.variant, one.fragment and one.fragment.stem) == ('cwd', 'feature', 'cwd_seg_feature')
+    assert found.methods['two'].config, 'it is a file'
+
+
+@pytest.mark.parametrize(('changes', 'said'), [
+    (dict(methods={'x': {'config': 'cwd:toy_sec'}}), r"methods.x.config: cwd:toy_sec: pair 'toy_sec': unknown"),
+    (dict(methods={'x': {'config': 'cwd:toy_seg_and_psp'}}), r'methods.x.config: .*does not fit toy_seg_and_psp'),
+    (dict(methods={'x': {'config': 'cwd:deeplabv3_r101_to_r18_voc'}}), r'of deeplabv3_r101_to_r18_voc, the control'),
+    (dict(control='cwd:toy_seg'), r'control: cwd:toy_seg is no file; write it'),
+])  # fmt: skip
+def test_names_that_do_not_work_are_named(tmp_path: Path, changes: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        load(tmp_path, **changes)
 
 
 def test_key_that_stands_twice_is_refused(tmp_path: Path) -> None:

@@ -72,6 +72,6 @@ def test_every_shipped_file_is_read_and_names_recipes() -> None:
     assert shipped
     for path in shipped:
         for target in read_targets(path):
-            # a leaf of the method's own is no row of a suite: PCD's pre-training
-            files = [folder / f'{target.recipe}.py' for folder in (CONFIGS / 'control', path.parent)]
+            # a config of the method's own is no row of a suite: PCD's pre-training
+            files = [folder / f'{target.recipe}.py' for folder in (CONFIGS / '_base_/recipes', path.parent)]
             assert any(file.is_file() for file in files), f'{path}: no recipe {target.recipe}'

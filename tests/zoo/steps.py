@@ -1,4 +1,4 @@
-"""One training step of a leaf: its own optimizer and schedule, networks of reduced width, generated pictures."""
+"""One training step of a config: its own optimizer and schedule, networks of reduced width, generated pictures."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mmdistill_dense.config.resolve import is_distill_model, load_model, student
 from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
-from tests.zoo.leaves import key_of
 from tests.zoo.narrow import SIDE, narrow
+from tests.zoo.networks import key_of
 
 _WITHOUT = (
     'val_dataloader',
@@ -83,7 +83,7 @@ class Gradients(Hook):
 
 
 def step(cfg: Config, work_dir: Path) -> Runner:
-    """Train a leaf for one iteration."""
+    """Train a config for one iteration."""
     cfg = copy.deepcopy(cfg)
     init_default_scope(cfg.default_scope)
     cfg.model = _model(cfg.model)

@@ -1,4 +1,4 @@
-"""A training step of the shipped leaves at reduced width; every leaf once in ``make test-zoo``.
+"""A training step of all configs at reduced width; every one once in ``make test-zoo``.
 
 ``make test`` takes a step for each method with each kind of network, and sees to it that many pairs have their turn.
 """
@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from mmdistill_dense.config.resolve import is_distill_model
-from tests.zoo.leaves import LEAVES, active, config, name
+from tests.every_config import every, name_of
+from tests.zoo.networks import active, config
 from tests.zoo.steps import step
 
-TRAINED = [path for path in LEAVES if path.parent.name != 'teachers']
+TRAINED = [path for path in every() if path.parent.name != 'teachers']
 FAMILIES = dict(
     rcnn='two-stage',
     dino='queries',
@@ -34,7 +35,7 @@ def family(path: Path) -> str:
 
 
 def chosen() -> list[Path]:
-    """One leaf for each method and family: of the pair that had the fewest turns so far."""
+    """One config for each method and family: of the pair that had the fewest turns so far."""
     groups: dict[tuple[str, str], list[Path]] = {}
     for path in TRAINED:
         groups.setdefault((path.parent.name, family(path)), []).append(path)
@@ -64,13 +65,13 @@ def check_step(path: Path, folder: Path) -> None:
         assert owned or not any(p.requires_grad for p in runner.model.distillers[key].parameters()), key
 
 
-@pytest.mark.parametrize('path', chosen(), ids=name)
+@pytest.mark.parametrize('path', chosen(), ids=name_of)
 def test_a_step_of_each_method_and_family(path: Path, tmp_path: Path) -> None:
     check_step(path, tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.zoo
-@pytest.mark.parametrize('path', TRAINED, ids=name)
-def test_a_step_of_each_leaf(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize('path', TRAINED, ids=name_of)
+def test_a_step_of_each_config(path: Path, tmp_path: Path) -> None:
     check_step(path, tmp_path)

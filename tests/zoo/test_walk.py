@@ -1,4 +1,7 @@
-"""Every shipped leaf at full width: it resolves and builds, its taps exist, what they hold can be compared."""
+"""Every config that can be named, at full width: it resolves and builds, its taps exist and can be compared.
+
+The configs of a pair are built one after the other, as they share their networks.
+"""
 
 from collections import defaultdict
 from pathlib import Path
@@ -7,11 +10,30 @@ import pytest
 
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from tests.zoo.leaves import LEAVES, active, build, config, name, run_of
+from tests.every_config import every, name_of
+from tests.zoo.networks import active, build, config, run_of
 
 
-@pytest.mark.parametrize('path', LEAVES, ids=name)
-def test_leaf_builds(path: Path) -> None:
+def by_pair() -> dict[str, list[Path]]:
+    """All configs, by the pair's name without its variants."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(every(), key=lambda path: path.stem):
+        start = next((stem for stem in found if path.stem.startswith(f'{stem}_')), path.stem)
+        found.setdefault(start, []).append(path)
+    return found
+
+
+@pytest.mark.parametrize('pair', by_pair())
+def test_every_config_builds(pair: str) -> None:
+    for path in by_pair()[pair]:
+        try:
+            check(path)
+        except BaseException as error:
+            error.add_note(f'in {name_of(path)}')
+            raise
+
+
+def check(path: Path) -> None:
     cfg = config(path)
     run_of(path)  # kept for the comparison below, which would have to read them all again
     model = build(cfg)
@@ -23,8 +45,8 @@ def test_leaf_builds(path: Path) -> None:
         assert not isinstance(distiller, FeatureDistiller) or distiller.levels, f'{key} compares nothing'
 
 
-def test_no_two_leaves_are_the_same_run() -> None:
+def test_no_two_configs_are_the_same_run() -> None:
     seen = defaultdict(list)
-    for path in LEAVES:
-        seen[run_of(path)].append(name(path))
+    for path in every():
+        seen[run_of(path)].append(name_of(path))
     assert not [names for names in seen.values() if len(names) > 1]

@@ -14,6 +14,7 @@ import torch
 from mmengine.config import Config, DictAction
 
 from mmdistill_dense.recipes.compose import fragment_for, leaf_text, recipe_file
+from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.silence import errors_only
 from tools.benchmark import compare_losses, page, teacher_pass
 from tools.benchmark import step as step_cost
@@ -85,7 +86,7 @@ def _step(args: argparse.Namespace) -> None:
 
 def _configs(args: argparse.Namespace) -> Iterable[tuple[str, Config]]:
     for path in args.config or []:
-        yield Path(path).stem, Config.fromfile(path)
+        yield Path(path).stem, read_config(path)
     for method in args.method or []:
         yield method, composed(args.recipe, method)
 
@@ -104,9 +105,7 @@ def composed(recipe: str | None, method: str) -> Config:
 
 
 def _teacher(args: argparse.Namespace) -> None:
-    config = (
-        Config.fromfile(args.config) if args.config else Config({'model': teacher_pass.tapped(args.cfg, args.taps)})
-    )
+    config = read_config(args.config) if args.config else Config({'model': teacher_pass.tapped(args.cfg, args.taps)})
     options = (args.batch, tuple(args.size), args.repeats, args.device, args.compile)
     costs = teacher_pass.measure_teachers(config.model, *options, scope=config.get('default_scope', 'mmseg'))
     for key, cost in costs.items():

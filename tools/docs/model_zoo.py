@@ -1,7 +1,8 @@
-"""What is generated from the cards, the leaves and the published numbers: a table of methods, metafiles, their index.
+"""What is generated from the cards, the configs and the published numbers: a table of methods, metafiles, their index.
 
 A card is ``docs/methods/<name>.md``: ``# <class>``, one sentence, and a table with the rows of :data:`ROWS`. The
-numbers are those of ``configs/<method>/published.yml``. ``python tools/catalogue.py`` writes all of it anew.
+numbers are those of ``configs/<method>/published.yml``; those of a config without a file are in no metafile: mim knows
+files only. ``python tools/catalogue.py`` writes all of it anew.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import yaml
 from mmengine.config import Config
 
 from mmdistill_dense.config.inheritance import bases_of
-from mmdistill_dense.recipes.compose import configs, fragments, methods
+from mmdistill_dense.recipes.compose import configs, fragments, methods, owner, parts_of
+from mmdistill_dense.recipes.named import combinations
 from mmdistill_dense.recipes.targets import Target, read_targets
 
 ROWS = ('tasks', 'compares', 'needs', 'paper')
@@ -83,7 +85,7 @@ def cards() -> list[Card]:
 
 
 def card_of(method: str) -> Card:
-    """Return the card of the class that stands under the method's name in its fragments.
+    """Return the card of the class that stands under the method's name in its options.
 
     Raises:
         ValueError: When there is none.
@@ -96,12 +98,12 @@ def card_of(method: str) -> Card:
 
 
 @cache
-def _class_of(fragment: Path) -> str:
-    return str(Config.fromfile(fragment).distillers[fragment.stem.split('_')[0]].type)
+def _class_of(options: Path) -> str:
+    return str(Config.fromfile(options).distillers[options.stem.split('_')[0]].type)
 
 
-def leaves_of(method: str) -> list[Path]:
-    """Return the configs in a method's folder."""
+def configs_of(method: str) -> list[Path]:
+    """Return the config files in a method's folder."""
     return sorted((configs() / method).glob('*.py'))
 
 
@@ -124,17 +126,18 @@ def table() -> str:
 
 
 def _number(method: str) -> str:
-    folder = f'{len(leaves_of(method))} in `{method}`'
+    pairs = {one.pair for one in combinations(method)}
+    folder = f'{len(pairs)} pairs, {len(configs_of(method))} files in `{method}`'
     readme = configs() / method / 'README.md'
     return f'[{folder}](../../configs/{method}/README.md)' if readme.is_file() else folder
 
 
 def metafile(method: str) -> str:
-    """Return the text of ``configs/<method>/metafile.yml``: one model for each leaf, its published results."""
+    """Return the text of ``configs/<method>/metafile.yml``: one model for each file, its published results."""
     card = card_of(method)
     published = configs() / method / 'published.yml'
     targets = read_targets(published) if published.is_file() else []
-    models = [_model(file, method, card.name, targets) for file in leaves_of(method)]
+    models = [_model(file, method, card.name, targets) for file in configs_of(method)]
     collection: dict[str, Any] = {
         'Name': card.name,
         'Metadata': {'Training Data': sorted({model['Metadata']['Training Data'] for model in models})},
@@ -162,7 +165,7 @@ def _model(file: Path, method: str, collection: str, targets: list[Target]) -> d
         'Config': file.relative_to(configs().parent).as_posix(),
         'Metadata': metadata,
     }
-    results = [_result(target, data) for target in targets if target_leaf(target, method) == file.stem]
+    results = [_result(target, data) for target in targets if stem_of(target, method) == file.stem]
     return {**model, 'Results': results} if results else model
 
 
@@ -170,10 +173,11 @@ def _data(name: str) -> str:
     return DATA.get(name) or DATA.get(name.split('_')[0], name)
 
 
-def target_leaf(target: Target, method: str) -> str:
-    """Return the name of the leaf that a published result belongs to."""
-    name = target.recipe.removesuffix(f'_{method}')
-    return f'{name}_{target.variant}' if target.variant else name
+def stem_of(target: Target, method: str) -> str:
+    """Return the name of the config that a published result belongs to, whether it is a file or not."""
+    recipe = configs() / '_base_/recipes' / f'{target.recipe}.py'
+    pair = parts_of(recipe).pair if recipe.is_file() and owner(recipe) == method else target.recipe
+    return f'{pair}_{target.variant}' if target.variant else pair
 
 
 def _result(target: Target, data: str) -> dict[str, Any]:
@@ -184,7 +188,7 @@ def _result(target: Target, data: str) -> dict[str, Any]:
 def _parts(file: Path) -> Iterator[tuple[str, Path]]:
     """The stock files a config is made of, by folder; the later ones of a kind win, and each file's own come last."""
     for base in bases_of(file):
-        if base.parent.parent.name != '_base_':
+        if base.parent.parent.name != '_base_' or base.parent.name == 'recipes':
             yield from _parts(base)
         elif base.parent.name in ('pairs', 'datasets', 'schedules'):
             yield base.parent.name, base
@@ -204,7 +208,7 @@ def _batch(datasets: Path, schedules: Path, **_: Path) -> int:
 
 def texts() -> dict[Path, str]:
     """Return every generated file with its text."""
-    there = [method for method in methods() if leaves_of(method)]
+    there = [method for method in methods() if configs_of(method)]
     files = {configs() / method / 'metafile.yml': metafile(method) for method in there}
     index = yaml.safe_dump({'Import': [f'configs/{method}/metafile.yml' for method in there]}, indent=2)
     root = configs().parent

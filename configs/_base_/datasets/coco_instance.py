@@ -1,8 +1,10 @@
 """COCO 2017 boxes and instance masks, both in the metric."""
 
-_base_ = './coco_detection_masks.py'
+_base_ = './coco_detection.py'
 load = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+train_pipeline = [load if step['type'] == 'LoadAnnotations' else step for step in _base_.train_pipeline]
 test_pipeline = [load if step['type'] == 'LoadAnnotations' else step for step in _base_.test_pipeline]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(metric=['bbox', 'segm'])

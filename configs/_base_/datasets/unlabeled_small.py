@@ -3,7 +3,7 @@
 For small machines. CamVid's share is 367, so nothing of its val and test images is seen.
 """
 
-_base_ = './unlabeled_folder.py'
+_base_ = './imagenet_unlabeled.py'
 views = [
     [dict(step, size=128) if 'size' in step else step for step in view] for view in _base_.train_pipeline[1]['views']
 ]
@@ -15,6 +15,7 @@ train_dataloader = dict(
     dataset=dict(
         data_root='{{$MMDISTILL_DATA:data}}/',
         data_prefix=['camvid/images/train', 'coco_mini/train2017', 'bccd/images/train', 'nuclei/images/train'],
+        check=True,
         pipeline=train_pipeline,
     ),
 )

@@ -8,6 +8,7 @@ ADE20K and COCO-Stuff, 45x45 on CamVid. Other pairs have the same weights in uni
 `afdcd_ade20k`, `afdcd_voc`, `afdcd_camvid`, `afdcd_cocostuff`.
 """
 
+# fits: teacher deeplabv3 r101, data cityscapes
 distillers = dict(
     kd=dict(type='LogitKD', loss_weight=1.0),
     afdcd=dict(type='AfDCD', fd_weight=2e-6, ctr_weight=0.005),

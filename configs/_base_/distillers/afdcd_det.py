@@ -3,6 +3,7 @@
 The mimicking has the published Cityscapes weight, freed from the map's size. Pooling by 2: the maps are small.
 """
 
+# fits: det
 distillers = dict(
     afdcd=dict(type='AfDCD', student_tap=[('neck[:3]', 1 / 3)], fd_weight=33.0, fd_reduction='mean', pool_size=2)
 )

@@ -7,6 +7,7 @@ alone: 46.9 and 43.4 with 3.3 and contrast 0.01, 48.6 and 45.0 with 0.33 and 0.0
 that fall. No pooling: 12 x 15 positions in the last two stages.
 """
 
+# fits: student r18w16, data camvid
 distillers = dict(
     kd=dict(type='LogitKD', loss_weight=1.0, schedule=dict(ramp_down=(0, 1.0))),
     afdcd=dict(

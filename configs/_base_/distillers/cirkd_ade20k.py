@@ -4,5 +4,6 @@
 class, so 2000 are ours, the released size for SegFormer.
 """
 
+# fits: data ade20k
 _base_ = './cirkd_seg.py'
 distillers = dict(cirkd=dict(pixel_memory=2000))

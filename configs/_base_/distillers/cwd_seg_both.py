@@ -3,6 +3,7 @@
 Weights of winycg/CIRKD's `train_cwd.sh`, without its discriminator on the class scores (weight 0.001).
 """
 
+# fits: seg, variant both
 distillers = dict(
     kd=dict(type='LogitKD', loss_weight=1.0),
     cwd=dict(type='CWD', loss_weight=3.0),

@@ -4,4 +4,5 @@ The place is that of the authors' code and of CIRKD's. Theirs has batch norm and
 and ours has not.
 """
 
+# fits: seg, variant feature
 distillers = dict(cwd=dict(type='CWD', student_tap='decode_head.conv_seg:input', loss_weight=50.0))

@@ -3,4 +3,5 @@
 A cascade teacher answers with its first stage, as there.
 """
 
+# fits: pair rcnn
 distillers = dict(dist=dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_cls', output='cls_score', form='dist'))

@@ -1,3 +1,4 @@
 """Logit distillation alone."""
 
+# fits: seg
 distillers = dict(kd=dict(type='LogitKD'))

@@ -3,4 +3,5 @@
 The sums are over a process's pictures: the constants belong to 2 pictures a GPU for ResNet-50.
 """
 
+# fits: pair gfl
 distillers = dict(ld=dict(type='LD', temperature=10.0, main_weight=0.25, valuable_weight=0.25, class_weight=10.0))

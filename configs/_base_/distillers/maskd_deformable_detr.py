@@ -3,6 +3,7 @@
 How the released tokens were learned is not published but for the length; 9000 is 1.2 epochs of COCO.
 """
 
+# fits: pair deformable detr
 distillers = dict(
     maskd=dict(
         type='MasKD', student_tap='backbone', loss_weight=140.0, student_mask_from=9000, learn=dict(max_iters=10000)

@@ -5,6 +5,7 @@ other 321 training pictures was 48.9 and 47.9 with these, 48.4 and 44.6 without 
 46.1 and 45.3 with weight 1, 46.7 and 44.4 with 10, 47.5 and 45.6 with 10 that falls; on class scores 46.4 and 44.5.
 """
 
+# fits: student r18w16, data camvid
 _base_ = './maskd_r18w16_camvid_scores.py'
 distillers = dict(
     maskd=dict(

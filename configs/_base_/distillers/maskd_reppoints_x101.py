@@ -1,5 +1,6 @@
 """MasKD for RepPoints taught by a deformable ResNeXt-101; constants of the authors' config."""
 
+# fits: teacher reppoints x101
 distillers = dict(
     maskd=dict(type='MasKD', loss_weight=10.0, student_mask_from=5000),
     points=dict(

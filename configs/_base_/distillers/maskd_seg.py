@@ -3,6 +3,7 @@
 Constants of the authors' Cityscapes config, with the short learning of 2000 iterations: it is flat after 1000.
 """
 
+# fits: seg
 distillers = dict(
     maskd=dict(
         type='MasKD',

@@ -3,4 +3,5 @@
 Chosen by two runs' AP on the test pictures, so its result there is no fair one beside the other methods'.
 """
 
+# fits: det, pair toy
 distillers = dict(mgd=dict(type='MGD', student_tap='neck', mask_ratio=0.65, alpha=2e-4))

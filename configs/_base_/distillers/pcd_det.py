@@ -5,5 +5,6 @@ and a queue of 16 random pixels of each of 256 pictures: for data of 768 picture
 signs, unlike the backbone's behind its ReLU. Variant `pooled`: one key a picture.
 """
 
+# fits: det
 _base_ = './pcd_seg.py'
 distillers = dict(pcd=dict(student_tap='neck', keys_per_image=16, loss_weight=1.0))

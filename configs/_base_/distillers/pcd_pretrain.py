@@ -4,6 +4,7 @@ The code has no attention, of which the paper gives the idea. view_pairing 'cros
 that correspond: say which one a result used.
 """
 
+# fits: pretrain
 distillers = dict(
     pcd=dict(
         type='PCD',

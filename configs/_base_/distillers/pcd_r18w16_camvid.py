@@ -6,6 +6,7 @@ labels used. With those 46 (benchmarks/camvid_1of8.yaml, seed 7) mIoU on val and
 weight 1 49.0 and 46.6; on the last stage alone 49.3 and 46.3 with weight 0.5, 50.8 and 46.3 with 2 that falls.
 """
 
+# fits: student r18w16, data camvid
 _base_ = './pcd_seg.py'
 distillers = dict(
     pcd=dict(

@@ -5,4 +5,6 @@ these, 52.5 with weight 3 that falls, 52.9 with 0.3 that does not, 50.7 without 
 0.3 that does not fall, 52.0 with 3 that does.
 """
 
-_base_ = './pcd_bccd.py'
+# fits: pair retinanet, student r18w16, data bccd, variant pixels
+_base_ = './pcd_det.py'
+distillers = dict(pcd=dict(queue_size=1024))

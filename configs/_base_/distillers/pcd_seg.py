@@ -6,6 +6,7 @@ of 64 pictures: for data of 192 pictures or more, so that at most a third of the
 loss begins at 0 and rises while the queue fills. Variant `pooled`: one key a picture.
 """
 
+# fits: seg
 distillers = dict(
     pcd=dict(
         type='PCD',

@@ -1,6 +1,6 @@
 """Pre-training on generated shapes: the backbone of the demo's supervised teacher teaches the demo's student's."""
 
-_base_ = '../models/toy_student.py'
+_base_ = '../models/toy.py'
 norm = dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5], bgr_to_rgb=True)
 backbone = dict(_base_.model.backbone, type='mmseg.ResNetV1c')
 model = dict(
@@ -9,7 +9,7 @@ model = dict(
     student=dict(
         type='mmdistill_dense.BackboneStudent',
         data_preprocessor=dict(type='mmdistill_dense.MultiViewPreprocessor', size=(64, 64), **norm),
-        backbone=dict(backbone, zero_init_residual=False),
+        backbone=dict(backbone, base_channels=8, zero_init_residual=False),
     ),
     teacher=dict(
         type='mmdistill_dense.SSLTeacher',

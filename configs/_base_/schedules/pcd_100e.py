@@ -3,7 +3,6 @@
 The learning rate follows the batch: 4.0 x images in all / 1024, by auto_scale_lr.
 """
 
-_base_ = './_hooks.py'
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='mmdistill_dense.LARS', lr=4.0, momentum=0.9, weight_decay=1e-5, eta=1e-3),
@@ -16,6 +15,7 @@ param_scheduler = [
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=100)
 auto_scale_lr = dict(enable=True, base_batch_size=1024)
 default_hooks = dict(
+    distill=dict(type='mmdistill_dense.DistillHook'),  # silent for ordinary models
     logger=dict(type='LoggerHook', interval=50),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
 )

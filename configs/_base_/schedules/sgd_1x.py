@@ -1,8 +1,10 @@
 """12 epochs of SGD on 16 images, mmdet's 1x schedule."""
 
-_base_ = './sgd_2x.py'
+_base_ = './_epochs.py'
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
     dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),
 ]
-train_cfg = dict(max_epochs=12)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
+auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.distillers.maskd.fingerprint import from_number
 from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.maskd.prepare_tokens import Places
+from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
@@ -25,7 +26,7 @@ def ready_distiller(
     ``tools/learn_tokens.py`` left them. The student has the checkpoint's weights, or untrained ones.
 
     Args:
-        config: A config, or its file.
+        config: A config, its file or its name.
         tokens: A token file or address.
         checkpoint: A checkpoint that a run of the config wrote.
 
@@ -37,7 +38,7 @@ def ready_distiller(
         FileNotFoundError: When there are no tokens yet.
         ValueError: For tokens that do not fit, and a checkpoint without distillers.
     """
-    config = config if isinstance(config, Config) else Config.fromfile(config)
+    config = config if isinstance(config, Config) else read_config(config)
     init_default_scope(config.get('default_scope', 'mmengine'))
     model = MODELS.build(config.model)
     found = [d for d in getattr(model, 'distillers', {}).values() if isinstance(d, MasKD)]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.recipes import compose
-from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, read_file
+from mmdistill_dense.recipes.named import Named, is_name
+from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, named, read_file
 from mmdistill_dense.suite.definition.starts import Start, read_starts
 
 RESERVED = ('control', 'teacher', 'seeds')  # folders and keys of the suite's own
@@ -178,14 +179,25 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
     own = options.options('options')
     if 'config' in options.raw:
         if {'method', 'variant'} & options.raw.keys():
-            raise options.error('config', 'a leaf of your own has no method or variant beside it')
-        return Method(
-            name, None, None, None, config_file(options, 'config', options.get('config', str), name), own, start
-        )
+            raise options.error('config', 'a config of your own has no method or variant beside it')
+        given = options.get('config', str)
+        found = named(options, 'config', given) if is_name(given) else None
+        if isinstance(found, Named):
+            return _by_name(name, found, control, own, start, options)
+        return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, start)
     if start is not None and 'method' not in options.raw:
         return _undistilled(name, start, options)
     method, variant = options.get('method', str, name), options.get('variant', str, None)
     return Method(name, method, _fragment(method, variant, control, options), variant, None, own, start)
+
+
+def _by_name(
+    row: str, found: Named, control: Path, own: Mapping[str, Any], start: str | None, options: Reader
+) -> Method:
+    """A row that is a config by name, on the suite's own control."""
+    if found.base.resolve() != control.resolve():
+        raise options.error('config', f'{found.name} is made of {found.base.stem}, the control is {control.stem}')
+    return Method(row, found.method, found.options, found.variant, None, own, start)
 
 
 def _undistilled(name: str, start: str, options: Reader) -> Method:

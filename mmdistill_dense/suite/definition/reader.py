@@ -12,6 +12,7 @@ import yaml
 from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import find_config
+from mmdistill_dense.recipes.named import Named, find, is_name
 from mmdistill_dense.utils.messages import close_or_all
 
 NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
@@ -132,12 +133,32 @@ class Reader:
         return {str(name): item for name, item in value.items()}
 
 
+def named(place: Reader, key: str, name: str) -> Path | Named:
+    """Return what ``METHOD:PAIR[:VARIANT]`` stands for.
+
+    Raises:
+        ValueError: For a name of which a part is unknown, or whose parts do not fit together.
+    """
+    try:
+        return find(name)
+    except KeyError as error:
+        raise place.error(key, error.args[0]) from error
+
+
 def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
-    """Return a config by its name in ``configs/<folder>``, or a file beside the definition.
+    """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition.
 
     Raises:
         FileNotFoundError: With close names.
+        ValueError: For ``METHOD:PAIR`` without a file.
     """
+    if is_name(name):
+        found = named(place, key, name)
+        if isinstance(found, Named):
+            raise place.error(
+                key, f'{name} is no file; write it: python tools/new_config.py --all --method {found.method}'
+            )
+        return found
     if name.endswith('.py'):
         file = place.file.parent / name
         if not file.is_file():

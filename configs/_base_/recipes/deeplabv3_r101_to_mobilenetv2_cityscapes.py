@@ -1,0 +1,7 @@
+_base_ = [
+    '../pairs/deeplabv3_r101_to_mobilenetv2_cityscapes.py',
+    '../datasets/cityscapes_512x1024.py',
+    '../schedules/afdcd_40k.py',
+    '../runtime_seg.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -1,0 +1,8 @@
+# method: maskd
+_base_ = [
+    '../pairs/deeplabv3_r101_to_pspnet_r18_voc.py',
+    '../datasets/voc12aug_512x512.py',
+    '../schedules/maskd_40k.py',
+    '../runtime_seg.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -1,0 +1,7 @@
+_base_ = [
+    '../pairs/faster_rcnn_cascade_mask_x101_to_r50_coco.py',
+    '../datasets/coco_detection_masks.py',
+    '../schedules/sgd_2x.py',
+    '../runtime_det.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

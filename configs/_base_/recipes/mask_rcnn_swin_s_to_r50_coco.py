@@ -1,0 +1,7 @@
+_base_ = [
+    '../pairs/mask_rcnn_swin_s_to_r50_coco.py',
+    '../datasets/coco_instance.py',
+    '../schedules/sgd_2x.py',
+    '../runtime_det.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

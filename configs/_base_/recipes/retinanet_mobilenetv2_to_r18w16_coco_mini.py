@@ -1,0 +1,7 @@
+_base_ = [
+    '../pairs/retinanet_mobilenetv2_to_r18w16_coco_mini.py',
+    '../datasets/coco_mini.py',
+    '../schedules/adamw_6e.py',
+    '../runtime_det.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -1,0 +1,7 @@
+_base_ = [
+    '../pairs/segformer_b4_to_b0_cityscapes.py',
+    '../datasets/cityscapes_1024x1024_stock.py',
+    '../schedules/segformer_160k.py',
+    '../runtime_seg.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

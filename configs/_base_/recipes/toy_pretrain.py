@@ -1,0 +1,7 @@
+_base_ = [
+    '../pairs/toy_pretrain.py',
+    '../datasets/shapes_views.py',
+    '../schedules/pcd_toy_4e.py',
+    '../runtime_pretrain.py',
+    '../monitors/pcd.py',
+]

@@ -1,0 +1,7 @@
+_base_ = [
+    '../pairs/toy_seg_and_psp.py',
+    '../datasets/shapes_96x128.py',
+    '../schedules/toy_600.py',
+    '../runtime_seg.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

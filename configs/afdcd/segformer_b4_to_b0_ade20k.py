@@ -1,3 +1,0 @@
-_base_ = ['../control/segformer_b4_to_b0_ade20k.py', '../_base_/distillers/afdcd_ade20k.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/afdcd/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/upernet_swin_b_to_pspnet_r18_ade20k.py', '../_base_/distillers/afdcd_ade20k.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/afdcd/{{ fileBasenameNoExtension }}'

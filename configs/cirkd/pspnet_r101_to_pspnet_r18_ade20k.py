@@ -1,3 +1,0 @@
-_base_ = ['../control/pspnet_r101_to_pspnet_r18_ade20k.py', '../_base_/distillers/cirkd_ade20k.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/cirkd/{{ fileBasenameNoExtension }}'

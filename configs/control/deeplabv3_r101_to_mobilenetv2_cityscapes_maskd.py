@@ -1,8 +1,0 @@
-_base_ = [
-    '../_base_/pairs/deeplabv3_r101_to_mobilenetv2_cityscapes.py',
-    '../_base_/datasets/cityscapes_512x1024.py',
-    '../_base_/schedules/maskd_40k.py',
-    '../_base_/runtime_seg.py',
-]
-optim_wrapper = dict(optimizer=dict(weight_decay=2e-4))
-work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -1,7 +1,0 @@
-_base_ = [
-    '../_base_/pairs/deeplabv3_r101_to_pspnet_r18_cityscapes.py',
-    '../_base_/datasets/cityscapes_512x1024.py',
-    '../_base_/schedules/maskd_40k.py',
-    '../_base_/runtime_seg.py',
-]
-work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

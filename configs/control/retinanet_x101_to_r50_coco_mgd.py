@@ -1,7 +1,0 @@
-_base_ = [
-    '../_base_/pairs/retinanet_x101_to_r50_coco.py',
-    '../_base_/datasets/coco_detection.py',
-    '../_base_/schedules/dense_clip_2x.py',
-    '../_base_/runtime_det.py',
-]
-work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

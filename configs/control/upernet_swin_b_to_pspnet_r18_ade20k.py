@@ -1,7 +1,0 @@
-_base_ = [
-    '../_base_/pairs/upernet_swin_b_to_pspnet_r18_ade20k.py',
-    '../_base_/datasets/ade20k_512x512.py',
-    '../_base_/schedules/afdcd_40k.py',
-    '../_base_/runtime_seg.py',
-]
-work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/deeplabv3_r101_to_r18_cityscapes.py', '../_base_/distillers/cwd_seg.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/cwd/{{ fileBasenameNoExtension }}'

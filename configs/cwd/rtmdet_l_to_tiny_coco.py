@@ -1,3 +1,0 @@
-_base_ = ['../control/rtmdet_l_to_tiny_coco.py', '../_base_/distillers/cwd_det.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/cwd/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/deeplabv3_r101_to_r18_ade20k.py', '../_base_/distillers/dist_r101_r18_seg.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/dist/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/pspnet_r101_to_pspnet_r18_voc.py', '../_base_/distillers/dist_r101_r18_seg.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/dist/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/gfl_r101_to_r18_coco.py', '../_base_/distillers/fgd_det.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/fgd/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/gfl_mobilenetv2_to_r18w16_bccd.py', '../_base_/distillers/fitnet_det.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/fitnet/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/mask_rcnn_swin_s_to_r50_coco.py', '../_base_/distillers/fitnet_det.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/fitnet/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/deeplabv3_r101_to_pspnet_r18_camvid.py', '../_base_/distillers/kd_seg.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/kd/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/retinanet_mobilenetv2_to_r18w16_coco_mini.py', '../_base_/distillers/kd_retinanet.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/kd/{{ fileBasenameNoExtension }}'

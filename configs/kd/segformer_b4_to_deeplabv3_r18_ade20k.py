@@ -1,3 +1,0 @@
-_base_ = ['../control/segformer_b4_to_deeplabv3_r18_ade20k.py', '../_base_/distillers/kd_seg.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/kd/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/deeplabv3plus_mobilenetv2_to_r18w16_camvid.py', '../_base_/distillers/maskd_r18w16_camvid.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/maskd/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/retinanet_mobilenetv2_to_r18w16_bccd.py', '../_base_/distillers/maskd_retinanet_r18w16.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/maskd/{{ fileBasenameNoExtension }}'

@@ -1,6 +1,0 @@
-_base_ = [
-    '../control/retinanet_r101_to_mobilenetv2_coco.py',
-    '../_base_/distillers/maskd_retinanet_r101_to_mobilenetv2.py',
-]
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/maskd/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/retinanet_r101_to_mobilenetv2_coco.py', '../_base_/distillers/mgd_det.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/mgd/{{ fileBasenameNoExtension }}'

@@ -1,5 +1,0 @@
-_base_ = './deeplabv3_r18b_ade20k_pcd-init.py'
-model = dict(
-    student=dict(backbone=dict(init_cfg=dict(_delete_=True, type='Pretrained', checkpoint='torchvision://resnet18')))
-)
-work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'

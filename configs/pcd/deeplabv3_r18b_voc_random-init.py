@@ -1,3 +1,0 @@
-_base_ = './deeplabv3_r18b_voc_pcd-init.py'
-model = dict(student=dict(backbone=dict(init_cfg=None)))
-work_dir = 'work_dirs/pcd/{{ fileBasenameNoExtension }}'

@@ -1,3 +1,0 @@
-_base_ = ['../control/toy_det.py', '../_base_/distillers/pkd_det.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/pkd/{{ fileBasenameNoExtension }}'

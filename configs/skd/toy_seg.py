@@ -1,3 +1,0 @@
-_base_ = ['../control/toy_seg.py', '../_base_/distillers/skd_seg.py']
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/skd/{{ fileBasenameNoExtension }}'

@@ -1,0 +1,106 @@
+"""Which method options fit which pair, as a line of their file says: ``# fits: seg, teacher r101, data voc``.
+
+The line is a comment because a variable would become a key of every config, and it is read without running the file.
+Its items are a task (``seg``, ``det``, ``pretrain``) and words of the pair's name, by where they stand in it:
+
+- ``teacher …`` before ``_to_`` (or behind ``_from_``), ``student …`` and ``data …`` on the other side, ``pair …``
+  anywhere;
+- ``variant …`` names options that are taken only where somebody asks for them.
+
+All items must hold, the words of an item in their order. Of the options that fit, those with the most words are taken;
+the task counts less than any word. A pair of several teachers, ``…_and_…``, takes only options with the word ``and``,
+and they fit no other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+TASKS = ('seg', 'det', 'pretrain')
+_SIDES = ('pair', 'teacher', 'student', 'data')
+_LINE = re.compile(r'^# fits: (.+)$', re.MULTILINE)
+
+
+class Fit(NamedTuple):
+    """What a file's line says."""
+
+    tasks: tuple[str, ...]
+    words: dict[str, tuple[str, ...]]
+    variant: str | None
+
+
+def fit_of(path: Path) -> Fit:
+    """Read the line of a file.
+
+    Raises:
+        ValueError: When there is none, or an item of it is unknown.
+    """
+    return _fit_of(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _fit_of(path: Path, modified: int) -> Fit:
+    line = _LINE.search(path.read_text(encoding='utf-8'))
+    if line is None:
+        raise ValueError(f"{path}: no line says what these options fit; write one such as '# fits: seg, teacher r101'.")
+    tasks, words, variant = [], {}, None
+    for item in line[1].split(','):
+        key, *rest = item.split()
+        if key in TASKS and not rest:
+            tasks.append(key)
+        elif key == 'variant' and len(rest) == 1:
+            variant = rest[0]
+        elif key in _SIDES and rest:
+            words[key] = tuple(rest)
+        else:
+            known = ', '.join([*TASKS, *(f"'{side} …'" for side in _SIDES), "'variant …'"])
+            raise ValueError(f'{path}: {item.strip()!r} in {line[0]!r}: known are {known}.')
+    return Fit(tuple(tasks), words, variant)
+
+
+def best(files: Iterable[Path], pair: str, task: str, variant: str | None = None) -> Path | None:
+    """Return the options of this variant that fit a pair best, or None.
+
+    Raises:
+        ValueError: When two files fit equally well.
+    """
+    ranked: dict[tuple[int, int], list[Path]] = {}
+    for path in files:
+        fit = fit_of(path)
+        rank = _rank(fit, pair, task) if fit.variant == variant else None
+        if rank is not None:
+            ranked.setdefault(rank, []).append(path)
+    found = ranked[max(ranked)] if ranked else []
+    if len(found) > 1:
+        names = ' and '.join(path.name for path in found)
+        raise ValueError(f"{names} fit {pair} equally well; one of them needs a word more in its line '# fits: …'.")
+    return found[0] if found else None
+
+
+def _rank(fit: Fit, pair: str, task: str) -> tuple[int, int] | None:
+    sides = _sides(pair)
+    asked = [word for words in fit.words.values() for word in words]
+    if ('and' in asked) != ('and' in sides['pair']) or not set(fit.tasks) <= {task}:
+        return None
+    if not all(_in_order(words, sides[side]) for side, words in fit.words.items()):
+        return None
+    return len(asked), len(fit.tasks)
+
+
+def _in_order(words: Sequence[str], name: Sequence[str]) -> bool:
+    rest = iter(name)
+    return all(word in rest for word in words)  # ``in`` consumes what it passes
+
+
+def _sides(pair: str) -> dict[str, list[str]]:
+    words = pair.split('_')
+    teacher = student = words
+    if 'to' in words:
+        teacher, student = words[: words.index('to')], words[words.index('to') + 1 :]
+    elif 'from' in words:
+        student, teacher = words[: words.index('from')], words[words.index('from') + 1 :]
+    return {'pair': words, 'teacher': teacher, 'student': student, 'data': student}

@@ -1,0 +1,207 @@
+"""Configs by name: ``cwd:deeplabv3_r101_to_r18_voc``, ``cwd:deeplabv3_r101_to_r18_voc:feature``.
+
+A name is a method, a pair and perhaps a variant. It stands for the config ``configs/<method>/<pair>[_<variant>].py``
+where that is a file, else for what the file would hold: the pair's recipe with the method options that fit it, or
+another config of the method with a change (``configs/_base_/changes``) laid over it. ``control:<pair>`` is the recipe,
+the student alone; ``teachers:<name>`` a file of ``configs/teachers``. A recipe with the line ``# method: …`` is the
+published schedule of that method on its pair.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+
+from mmdistill_dense.config.resolve import find_config
+from mmdistill_dense.guards.config import check_carrier
+from mmdistill_dense.recipes.compose import (
+    configs,
+    fragment_for,
+    fragments,
+    leaf_text,
+    methods,
+    owner,
+    parts_of,
+    recipes,
+    unknown,
+)
+from mmdistill_dense.recipes.fits import best, fit_of
+
+_NAME = re.compile(r'[\w.+-]+(:[\w.+-]+)+')
+_CHANGES = re.compile(r'^# changes: (\S+)$', re.MULTILINE)
+
+
+class Named(NamedTuple):
+    """A config of a method that is made of two files.
+
+    Attributes:
+        method: Names its folder.
+        pair: Of networks, or the recipe's name where a pair has several.
+        variant: Of the options, or None.
+        base: The recipe, or the config that is changed.
+        options: The method options, or the change.
+    """
+
+    method: str
+    pair: str
+    variant: str | None
+    base: Path
+    options: Path
+
+    @property
+    def name(self) -> str:
+        """What a command line calls it."""
+        return ':'.join(filter(None, (self.method, self.pair, self.variant)))
+
+    @property
+    def file(self) -> Path:
+        """Where it would lie."""
+        return place_of(self.method, self.pair, self.variant)
+
+    def text(self) -> str:
+        """Return what its file would hold; not to be had of a change."""
+        return leaf_text(self.method, self.base, self.options, self.file.parent)
+
+    def config(self) -> Config:
+        """Return what its file would resolve to."""
+        base, added = Config.fromfile(self.base), Config.fromfile(self.options).to_dict()
+        base.merge_from_dict(added)
+        content = base.to_dict()
+        if 'distillers' in added:
+            content['model']['distillers'] = deepcopy(added['distillers'])
+        content['work_dir'] = f'work_dirs/{self.method}/{self.file.stem}'
+        return Config(content, cfg_text=base.text, filename=str(self.file), env_variables=base.env_variables)
+
+
+def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Return a config given as a file or by name, with the overrides of a command line.
+
+    Args:
+        name: A file, or ``'METHOD:PAIR[:VARIANT]'``.
+        options: By dotted key, as ``--cfg-options`` gives them.
+
+    Raises:
+        FileNotFoundError: For a file that is not there, with the name that stands for it.
+        KeyError: For a name of which a part is unknown, or whose parts do not fit together.
+        ValueError: For overrides that would do nothing.
+    """
+    found = find(str(name))
+    config = found.config() if isinstance(found, Named) else Config.fromfile(found)
+    if options:
+        written = deepcopy(config)
+        config.merge_from_dict(dict(options))
+        check_carrier(config, written)
+    return config
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text is ``METHOD:PAIR[:VARIANT]``, of known parts or not."""
+    return _NAME.fullmatch(text) is not None
+
+
+def find(name: str) -> Path | Named:
+    """Return the file that a command line means, or what stands for it; see :func:`read_config`."""
+    path = Path(name)
+    if path.is_file() or not is_name(name):
+        return path if path.is_file() else _missing(path)
+    method, pair, *rest = name.split(':')
+    variant = '_'.join(rest) or None
+    file = place_of(method, pair, variant)
+    if file.is_file():
+        return file
+    if method not in methods():
+        kind = {'control': 'recipe', 'teachers': 'teacher'}.get(method, 'method')
+        known = {path.stem for path in file.parent.glob('*.py')} or {*methods(), 'control', 'teachers'}
+        raise KeyError(f'{name}: {unknown(kind, method if kind == "method" else file.stem, known)}')
+    return _changed(method, pair, variant) or _made(name, method, pair, variant)
+
+
+def place_of(method: str, pair: str, variant: str | None = None) -> Path:
+    """Return the file of a name, whether it is there or not."""
+    folder = '_base_/recipes' if method == 'control' else method
+    return configs() / folder / f'{f"{pair}_{variant}" if variant else pair}.py'
+
+
+def made_of(method: str, recipe: Path, variant: str | None = None, options: Path | None = None) -> Named | None:
+    """Return the config of a method on a recipe of this package, or None where no options fit."""
+    options = options or fragment_for(method, recipe, variant)
+    pair = parts_of(recipe).pair if owner(recipe) == method else recipe.stem
+    return Named(method, pair, variant, recipe, options) if options else None
+
+
+def combinations(method: str) -> Iterator[Named]:
+    """Yield every config of a method that can be named: all variants on all recipes that they fit, and changes.
+
+    Some of them are files too.
+    """
+    variants = variants_of(method)
+    for recipe in _recipes_of(method).values():
+        for variant in variants:
+            found = made_of(method, recipe, variant)
+            if found:
+                yield found
+    for change in _changes(method):
+        for file in sorted((configs() / method).glob(f'*_{_changed_variant(change)}.py')):
+            pair, variant = file.stem.removesuffix(f'_{_changed_variant(change)}'), fit_of(change).variant
+            found = _changed(method, pair, variant)
+            if found and found.options == change and not found.file.is_file():
+                yield found
+
+
+def variants_of(method: str) -> list[str | None]:
+    """Return the variants of a method's options, None for the usual ones first."""
+    named = {fit_of(path).variant for path in fragments(method)} - {None}
+    return [None, *sorted(map(str, named))]
+
+
+def _recipes_of(method: str) -> dict[str, Path]:
+    """The recipes that a method is trained on, by the pair's name in the method's configs."""
+    shared = {path.stem: path for path in [*recipes(), *recipes(pretraining=True)] if owner(path) is None}
+    return shared | {parts_of(path).pair: path for path in recipes() if owner(path) == method}
+
+
+def _made(name: str, method: str, pair: str, variant: str | None) -> Named:
+    known = _recipes_of(method)
+    recipe = known.get(pair) or next((path for path in recipes() if path.stem == pair), None)
+    if recipe is None:
+        raise KeyError(f'{name}: {unknown("pair", pair, known)}')
+    found = made_of(method, recipe, variant)
+    if found is None:
+        fits = [str(one or 'none') for one in variants_of(method) if made_of(method, recipe, one)]
+        others = [one for one in methods() if fragment_for(one, recipe)]
+        what = f'variants of {method} that fit it: {", ".join(fits)}' if fits else f'methods: {", ".join(others)}'
+        raise KeyError(f'{name}: {f"variant {variant!r} of {method}" if fits else method} does not fit {pair}. {what}.')
+    return found
+
+
+def _changes(method: str) -> list[Path]:
+    return sorted((configs() / '_base_' / 'changes').glob(f'{method}_*.py'))
+
+
+def _changed(method: str, pair: str, variant: str | None) -> Named | None:
+    """A config of the method with the change that the variant names, or None."""
+    change = best(_changes(method), pair, '', variant) if variant else None
+    base = place_of(method, pair, _changed_variant(change)) if change else None
+    return Named(method, pair, variant, base, change) if change and base and base.is_file() else None
+
+
+def _changed_variant(change: Path) -> str:
+    line = _CHANGES.search(change.read_text(encoding='utf-8'))
+    if line is None:
+        raise ValueError(f"{change}: no line says which variant it changes; write one such as '# changes: pcd-init'.")
+    return line[1]
+
+
+def _missing(path: Path) -> Path:
+    """A file that is not there, if it is a config of another package by its own kind of name."""
+    if '::' in str(path):
+        return find_config(str(path), 'config')
+    names = {one.file: one.name for one in combinations(path.parent.name)} if path.parent.name in methods() else {}
+    name = names.get(configs() / path.parent.name / path.name)
+    hint = f' It has a name: {name}.' if name else ' A config without a file is named METHOD:PAIR[:VARIANT].'
+    raise FileNotFoundError(f'{path}: no such config (working folder {Path.cwd()}).{hint}')

@@ -1,0 +1,159 @@
+"""Configs by name are what their files would be; the files that are shipped, and how deep they inherit."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdistill_dense.config.inheritance import bases_of
+from mmdistill_dense.recipes.compose import fragments, leaf_text, methods, owner, parts_of, recipes
+from mmdistill_dense.recipes.named import Named, combinations, find, made_of, read_config
+from mmdistill_dense.recipes.targets import read_targets
+from tests.every_config import CONFIGS, FILES, every, name_of, named, place
+
+PAIR = 'deeplabv3_r101_to_r18_cityscapes'
+
+
+# What a name stands for
+
+
+def test_a_file_with_a_name_is_what_the_tool_writes() -> None:
+    for path in FILES:
+        if path in named():
+            told = 'remove it and write it again: python tools/new_config.py --method M --pair P'
+            assert named()[path].text() == path.read_text(encoding='utf-8'), f'{path}: {told}'
+
+
+def test_a_name_resolves_to_what_its_file_would_hold(tmp_path: Path) -> None:
+    for method in methods():
+        found = [one for one in combinations(method) if one.options.parent.name == 'distillers']
+        for one in [found[0], *itertools.islice((one for one in found if one.variant), 2), found[-1]]:
+            file = tmp_path / method / one.file.name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(leaf_text(method, one.base, one.options, file.parent))
+            cfg = one.config()
+            assert cfg.to_dict() == Config.fromfile(file).to_dict(), one.name
+            assert Path(cfg.filename).name == file.name  # the name under which a run keeps it
+
+
+@pytest.mark.parametrize('method', methods())
+def test_a_method_on_a_recipe_differs_from_it_in_its_distillers_alone(method: str) -> None:
+    one = next(one for one in combinations(method) if one.base in recipes())
+    distilled, alone = one.config().to_dict(), Config.fromfile(one.base).to_dict()
+    assert distilled['model'].pop('distillers') == distilled.pop('distillers')
+    assert distilled.pop('work_dir') == f'work_dirs/{method}/{one.file.stem}'
+    assert 'distillers' not in alone['model']
+    assert alone.pop('work_dir') == f'work_dirs/control/{one.base.stem}'
+    assert distilled == alone
+
+
+def test_method_options_set_distillers_and_nothing_else() -> None:
+    """Among them one under the method's name, so that the folder, the options and the log agree."""
+    for path in fragments():
+        cfg = Config.fromfile(path)
+        assert set(cfg) == {'distillers'}, path
+        assert path.stem.split('_')[0] in cfg.distillers, path
+
+
+def test_the_published_schedule_of_a_method_takes_the_place_of_the_usual_one() -> None:
+    bases = {one.pair: one.base for one in combinations('maskd')}
+    published = CONFIGS / f'_base_/recipes/{PAIR}_maskd.py'
+    assert bases[PAIR] == published and owner(published) == 'maskd'
+    others = {one.base.stem for one in combinations('afdcd')}
+    assert PAIR in others and f'{PAIR}_maskd' not in others
+
+
+def test_what_is_typed_changes_a_recipe_or_distils_nothing_beside_labels() -> None:
+    typed = {name_of(path) for path in FILES if path not in named() and path.parent.name != 'teachers'}
+    ends = {'inherit', 'random-init', 'pcd-init'}
+    assert {name.rpartition('_')[2] for name in typed} == ends and f'maskd/{PAIR}_random-init' in typed
+    assert all(parts_of(path) for path in recipes())
+
+
+# Names on a command line
+
+
+@pytest.mark.parametrize(('name', 'file'), [
+    ('afdcd:toy_seg', 'afdcd/toy_seg'),
+    ('control:toy_seg', 'control/toy_seg'),
+    ('teachers:toy_seg', 'teachers/toy_seg'),
+    (f'afdcd:{PAIR}:mimic', f'afdcd/{PAIR}_mimic'),
+    ('fgd:fcos_r101_to_r50_coco:inherit', 'fgd/fcos_r101_to_r50_coco_inherit'),
+])  # fmt: skip
+def test_a_name_with_a_file_is_that_file(name: str, file: str) -> None:
+    assert find(name) == place(file)
+
+
+def test_a_name_without_a_file_is_made_of_two() -> None:
+    found = find('cwd:deeplabv3_r101_to_r18_voc:feature')
+    assert isinstance(found, Named) and not found.file.is_file()
+    assert (found.base.stem, found.options.stem) == ('deeplabv3_r101_to_r18_voc', 'cwd_seg_feature')
+    cfg = read_config(found.name, {'model.distillers.cwd.loss_weight': 2.0, 'seed': 3})
+    assert cfg.work_dir == 'work_dirs/cwd/deeplabv3_r101_to_r18_voc_feature'
+    assert (cfg.model.distillers.cwd.loss_weight, cfg.distillers.cwd.loss_weight, cfg.seed) == (2.0, 50.0, 3)
+    changed = find('pcd:mask-rcnn_r34_fpn_2x_coco:supervised-init')
+    assert isinstance(changed, Named) and changed.base.stem == 'mask-rcnn_r34_fpn_2x_coco_pcd-init'
+    assert changed.config().model.student.backbone.init_cfg.checkpoint == 'torchvision://resnet34'
+
+
+def test_every_config_has_a_name_that_finds_it() -> None:
+    for one in named().values():
+        assert find(one.name) in (one, one.file), one.name
+
+
+@pytest.mark.parametrize(('name', 'told'), [
+    ('cdw:toy_seg', "method 'cdw': unknown. Close: pcd, cwd"),
+    ('cwd:toy_sec', "pair 'toy_sec': unknown. Close: toy_se"),
+    ('control:toy_sec', "recipe 'toy_sec': unknown. Close: toy_se"),
+    ('teachers:toy_sec', "teacher 'toy_sec': unknown. Close: toy_se"),
+    ('cwd:toy_seg:fature', "variant 'fature' of cwd does not fit toy_seg. variants of cwd that fit it: none, both"),
+    ('pkd:toy_seg', 'pkd does not fit toy_seg. methods: afdcd, at, cirkd'),
+    ('ld:r18_from_byol-r50_imagenet', 'ld does not fit r18_from_byol-r50_imagenet. methods: pcd'),
+])  # fmt: skip
+def test_mistakes_in_a_name_are_answered(name: str, told: str) -> None:
+    with pytest.raises(KeyError) as error:
+        find(name)
+    assert told in error.value.args[0] and name in error.value.args[0]
+
+
+def test_a_file_that_is_not_there_is_told_its_name() -> None:
+    with pytest.raises(FileNotFoundError, match=r'no such config .* It has a name: cwd:deeplabv3_r101_to_r18_voc:feat'):
+        find('configs/cwd/deeplabv3_r101_to_r18_voc_feature.py')
+    with pytest.raises(FileNotFoundError, match=r'no such config .* is named METHOD:PAIR'):
+        find('mine.py')
+
+
+def test_overrides_that_do_nothing_are_refused_by_name_too() -> None:
+    with pytest.raises(ValueError, match=r'top-level distillers was changed but model\.distillers was not'):
+        read_config('cwd:deeplabv3_r101_to_r18_voc', {'distillers.cwd.loss_weight': 1})
+
+
+# The files
+
+
+def test_files_are_those_that_mean_something() -> None:
+    """Published rows on the large data sets, and one of every method for every task; at most 120."""
+    assert len(FILES) <= 120
+    for method in methods():
+        file = CONFIGS / method / 'published.yml'
+        for target in read_targets(file) if file.is_file() else []:
+            if not {'camvid', 'cocostuff'} & set(target.recipe.split('_')):
+                recipe = CONFIGS / f'_base_/recipes/{target.recipe}.py'
+                pair = parts_of(recipe).pair if recipe.is_file() and owner(recipe) == method else target.recipe
+                assert place(f'{method}/{f"{pair}_{target.variant}" if target.variant else pair}').is_file(), target
+        fits = {parts_of(path).task for path in recipes() if made_of(method, path)}
+        there = {named()[path].base for path in FILES if path in named() and path.parent.name == method}
+        there |= {base for path in FILES if path.parent.name == method for base in bases_of(path) if base in recipes()}
+        assert fits == {parts_of(base).task for base in there} & {'seg', 'det'}, method
+
+
+def depth(path: Path) -> int:
+    return max((1 + depth(base) for base in bases_of(path) if base.is_file()), default=0)
+
+
+def test_no_config_inherits_through_more_than_three_files() -> None:
+    for path in every():
+        one = named().get(path)
+        found = depth(path) if path.is_file() else 1 + max(depth(one.base), depth(one.options)) if one else 0
+        assert 0 < found <= 3, f'{name_of(path)}: {found}'

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from mmdistill_dense.recipes import compose
+from mmdistill_dense.recipes.fits import fit_of
 from mmdistill_dense.suite.definition.definition import Definition, Method
 from mmdistill_dense.suite.definition.starts import with_options
 from mmdistill_dense.suite.plan import configs, plan
@@ -158,10 +159,8 @@ def settings_cell(method: Method, choice: Mapping[str, Any], definition: Definit
 def _is_of_the_pair(method: Method, definition: Definition) -> bool:
     """Whether the options were made for this pair, though the method has some for all: they may be tuned on it."""
     assert method.fragment is not None, 'it is a shipped method'
-    parts = compose.parts_of(definition.control)
-    wide = {method.method, parts.task, *parts.dataset.split('_'), *(method.variant or '').split('_')}
-    general = method.fragment.with_name(f'{method.method}_{parts.task}.py')
-    return general.is_file() and not set(method.fragment.stem.split('_')) <= wide
+    general = method.fragment.with_name(f'{method.method}_{compose.parts_of(definition.control).task}.py')
+    return general.is_file() and bool(fit_of(method.fragment).words.keys() - {'data'})
 
 
 def _minutes(row: Row) -> str:

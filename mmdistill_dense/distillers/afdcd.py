@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses.contrast import TEMPERATURE
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_map, check_option, check_positions, check_weights
+from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_option, check_positions, check_weights
 
 
 @DISTILLERS.register_module()
@@ -78,20 +78,20 @@ class AfDCD(FeatureDistiller):
         student_tap: TapOption = 'backbone[3]',
         teacher_tap: TapOption | None = None,
         *,
-        contrast: str = 'omni',
-        negatives: str = 'other_groups',
+        contrast: Literal['omni', 'channel', 'spatial'] = 'omni',
+        negatives: Literal['other_groups', 'all'] = 'other_groups',
         groups: int = 16,
         temperature: float | None = None,
         pool_size: int = 4,
         patch_size: Sequence[int] | None = (4, 4),
         mask: Mapping[str, Any] | None = None,
-        projector: str = 'plain',
+        projector: Literal['plain', 'enhanced'] = 'plain',
         fd_weight: float | None = None,
-        fd_reduction: str = 'sum',
+        fd_reduction: Reduction = 'sum',
         ctr_weight: float = 0.005,
         compiled: bool = False,
         clip_max_norm: float | None = 15.0,
-        resize: str | None = 'student',
+        resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
         # the align stands inside the projector, where the mask lies between the two

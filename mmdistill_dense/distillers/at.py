@@ -10,7 +10,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import attention_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_map, check_option, check_positions
+from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_option, check_positions
 
 
 @DISTILLERS.register_module()
@@ -51,8 +51,8 @@ class AT(FeatureDistiller):
         teacher_tap: TapOption | None = None,
         *,
         power: float = 2.0,
-        reduction: str = 'mean',
-        resize: str | None = 'student',
+        reduction: Reduction = 'mean',
+        resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)

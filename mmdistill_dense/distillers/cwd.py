@@ -10,7 +10,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import channel_divergence
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_map, check_positions, check_positive
+from mmdistill_dense.utils.validate import Resize, check_map, check_positions, check_positive
 
 
 @DISTILLERS.register_module()
@@ -51,7 +51,7 @@ class CWD(FeatureDistiller):
         teacher_tap: TapOption | None = None,
         *,
         temperature: float = 4.0,
-        resize: str | None = 'student',
+        resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)

@@ -10,7 +10,15 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import correlation_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_classes, check_option, check_positive, check_scores, check_weights
+from mmdistill_dense.utils.validate import (
+    Activation,
+    Resize,
+    check_classes,
+    check_option,
+    check_positive,
+    check_scores,
+    check_weights,
+)
 
 
 @DISTILLERS.register_module()
@@ -57,8 +65,8 @@ class DIST(FeatureDistiller):
         temperature: float = 1.0,
         beta: float = 1.0,
         gamma: float = 1.0,
-        activation: str = 'softmax',
-        resize: str | None = 'student',
+        activation: Activation = 'softmax',
+        resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, align='none', resize=resize, **kwargs)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.networks.taps import TapOption
-from mmdistill_dense.utils.validate import check_option
+from mmdistill_dense.utils.validate import Align, Resize, check_option
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class FeatureDistiller(Distiller):
         student_tap: TapOption,
         teacher_tap: TapOption | None = None,
         *,
-        align: str = 'auto',
-        resize: str | None = None,
+        align: Align = 'auto',
+        resize: Resize | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, **kwargs)

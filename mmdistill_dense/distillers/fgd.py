@@ -13,7 +13,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import boxes_on_map
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_map, check_positive
+from mmdistill_dense.utils.validate import Resize, check_map, check_positive
 
 
 @DISTILLERS.register_module()
@@ -78,7 +78,7 @@ class FGD(FeatureDistiller):
         beta: float = 5e-4,
         gamma: float = 5e-4,
         lambda_: float = 5e-6,
-        resize: str | None = 'student',
+        resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)

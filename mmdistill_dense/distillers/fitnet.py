@@ -10,7 +10,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import feature_mimic
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_map
+from mmdistill_dense.utils.validate import Align, Resize, check_map
 
 
 @DISTILLERS.register_module()
@@ -48,8 +48,8 @@ class FitNet(FeatureDistiller):
         student_tap: TapOption = 'backbone[3]',
         teacher_tap: TapOption | None = None,
         *,
-        align: str = 'conv',
-        resize: str | None = 'student',
+        align: Align = 'conv',
+        resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, align=align, resize=resize, **kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -67,7 +67,7 @@ class HeadOutputKD(FeatureDistiller):
         student_tap: TapOption,
         teacher_tap: TapOption | None = None,
         *,
-        form: str = 'smooth_l1',
+        form: Literal['smooth_l1', 'l1', 'softmax', 'sigmoid'] = 'smooth_l1',
         beta: float | None = None,
         temperature: float | None = None,
         num_classes: int | None = None,

@@ -12,7 +12,7 @@ from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_la
 from mmdistill_dense.losses import prototype_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_count, check_directions, check_map, check_positions
+from mmdistill_dense.utils.validate import Resize, check_count, check_directions, check_map, check_positions
 
 _LABELS = 255  # of an 8-bit label map; the last value is the usual label of ignored pixels
 
@@ -56,7 +56,7 @@ class IFVD(FeatureDistiller):
         teacher_tap: TapOption | None = None,
         *,
         num_classes: int | None = None,
-        resize: str | None = 'student',
+        resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)

@@ -14,7 +14,7 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
-from mmdistill_dense.utils.validate import check_classes, check_option, check_positive, check_weights
+from mmdistill_dense.utils.validate import Reduction, check_classes, check_option, check_positive, check_weights
 
 # Of each level: the pictures and the anchors of a mask. To find them waits for the device, so it is done once a mask.
 Places = Sequence[tuple[Tensor, ...]]
@@ -82,7 +82,7 @@ class LD(Distiller):
         valuable_weight: float = 0.25,
         class_weight: float = 10.0,
         ratio: float = 0.25,
-        reduction: str = 'sum',
+        reduction: Reduction = 'sum',
         **kwargs: Any,
     ) -> None:
         self.scores, self.edges = f'{head}[0]', f'{head}[1]'

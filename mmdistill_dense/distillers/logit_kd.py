@@ -10,7 +10,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_classes, check_option, check_positive, check_scores
+from mmdistill_dense.utils.validate import Activation, Resize, check_classes, check_option, check_positive, check_scores
 
 
 @DISTILLERS.register_module()
@@ -45,8 +45,8 @@ class LogitKD(FeatureDistiller):
         teacher_tap: TapOption | None = None,
         *,
         temperature: float = 1.0,
-        activation: str = 'softmax',
-        resize: str | None = 'student',
+        activation: Activation = 'softmax',
+        resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
         # Class scores mean the same in both networks or nothing: they are never mixed by an alignment.

@@ -11,7 +11,7 @@ from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_map, check_option, check_positive
+from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_option, check_positive
 
 
 @DISTILLERS.register_module()
@@ -66,8 +66,8 @@ class MGD(FeatureDistiller):
         *,
         mask_ratio: float = 0.65,
         alpha: float = 2e-5,
-        reduction: str = 'sum',
-        resize: str | None = 'student',
+        reduction: Reduction = 'sum',
+        resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)

@@ -11,7 +11,7 @@ from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_map
+from mmdistill_dense.utils.validate import Resize, check_map
 
 
 @DISTILLERS.register_module()
@@ -58,7 +58,7 @@ class PKD(FeatureDistiller):
         student_tap: TapOption = 'neck[:4]',
         teacher_tap: TapOption | None = None,
         *,
-        resize: str | None = 'student',
+        resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -58,9 +58,9 @@ class RoIHeadKD(Distiller):
         *,
         rois: str = 'roi_head.bbox_roi_extractor:input[1]',
         features: str = 'neck',
-        output: str = 'bbox_pred',
+        output: Literal['bbox_pred', 'cls_score'] = 'bbox_pred',
         stage: int = 0,
-        form: str = 'smooth_l1',
+        form: Literal['smooth_l1', 'l1', 'softmax', 'sigmoid', 'dist'] = 'smooth_l1',
         beta: float | None = None,
         temperature: float | None = None,
         **kwargs: Any,

@@ -12,7 +12,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import pairwise_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_count, check_directions, check_map, check_positions
+from mmdistill_dense.utils.validate import Resize, check_count, check_directions, check_map, check_positions
 
 
 @DISTILLERS.register_module()
@@ -55,7 +55,7 @@ class SKD(FeatureDistiller):
         *,
         patch_size: int | None = None,
         pool_scale: float | None = None,
-        resize: str | None = 'student',
+        resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
+
+# Values of options that several methods have.
+Align = Literal['auto', 'conv', 'none']
+Resize = Literal['student', 'teacher']
+Reduction = Literal['sum', 'mean']
+Activation = Literal['softmax', 'sigmoid']
 
 
 def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:

@@ -18,6 +18,7 @@ from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows_with_gradient, mean_over_ranks, rows_before
 from mmdistill_dense.utils.validate import (
+    Resize,
     check_count,
     check_directions,
     check_map,
@@ -103,7 +104,7 @@ class CIRKD(FeatureDistiller):
         pixel_contrast: int = 4096,
         region_contrast: int = 1024,
         pixels_per_image: int = 16,
-        resize: str | None = 'teacher',
+        resize: Resize | None = 'teacher',
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)

@@ -24,6 +24,7 @@ from mmdistill_dense.utils.validate import check_count, check_map
 
 if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.utils.validate import Align, Resize
 
 
 @DISTILLERS.register_module()
@@ -86,8 +87,8 @@ class MasKD(FeatureDistiller):
         share_tokens: bool = False,
         factor: float = 1.0,
         eps: float = 0.0,
-        align: str = 'conv',
-        resize: str | None = 'student',
+        align: Align = 'conv',
+        resize: Resize | None = 'student',
         tokens: str | None = None,
         allow_other_teacher: bool = False,
         learn: Mapping[str, Any] | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,14 @@ from mmdistill_dense.distillers.pcd.queue import ChannelCenter, NegativeQueue
 from mmdistill_dense.losses.infonce import MIN_NORM
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_count, check_directions, check_map, check_option, check_positive
+from mmdistill_dense.utils.validate import (
+    Resize,
+    check_count,
+    check_directions,
+    check_map,
+    check_option,
+    check_positive,
+)
 
 
 @DISTILLERS.register_module()
@@ -76,13 +83,13 @@ class PCD(Distiller):
         *,
         temperature: float = 0.2,
         queue_size: int = 1024,
-        queue_init: str = 'empty',
-        enqueue: str = 'pooled',
+        queue_init: Literal['empty', 'random'] = 'empty',
+        enqueue: Literal['pooled', 'pixels'] = 'pooled',
         keys_per_image: int = 1,
         head: Mapping[str, Any] | None = HEAD,
         attention: Mapping[str, Any] | None = None,
         view_pairing: str | None = None,
-        resize: str = 'teacher',
+        resize: Resize = 'teacher',
         num_pixels: int | None = 1024,
         center: bool = False,
         monitor_interval: int = 50,

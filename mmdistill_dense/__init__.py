@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mmdistill_dense.utils.version import __version__
+
 if TYPE_CHECKING:
     from mmdistill_dense.check.run import check_config
     from mmdistill_dense.config.resolve import base
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher
     from mmdistill_dense.registry import DISTILLERS
 
-__version__ = '0.1.0'
 __all__ = [
     'DISTILLERS',
     'DistillModel',
@@ -28,6 +29,7 @@ __all__ = [
     'FeatureDistiller',
     'FrozenTeacher',
     'Tap',
+    '__version__',
     'base',
     'check_config',
     'export_student',

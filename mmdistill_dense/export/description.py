@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense import __version__
+from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.locate import sha256
 
 ENTRY = 'mmdistill_dense'  # the name of the description in every format's metadata

@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mmdistill_dense import __version__
 from mmdistill_dense.report.attention_views import similarity_section, token_section
 from mmdistill_dense.report.charts import graph_objects
 from mmdistill_dense.report.classes import class_section
@@ -20,6 +19,7 @@ from mmdistill_dense.report.predictions import Predictions
 from mmdistill_dense.report.section import Section
 from mmdistill_dense.report.settings import cost_section, settings_section
 from mmdistill_dense.utils.atomic import write_text
+from mmdistill_dense.utils.version import __version__
 
 PICTURES = 4
 

@@ -12,7 +12,6 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.distillers.maskd.fingerprint import from_number
 from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.maskd.prepare_tokens import Places
-from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
@@ -26,7 +25,7 @@ def ready_distiller(
     ``tools/learn_tokens.py`` left them. The student has the checkpoint's weights, or untrained ones.
 
     Args:
-        config: A config, its file or its name.
+        config: A config, or its file.
         tokens: A token file or address.
         checkpoint: A checkpoint that a run of the config wrote.
 
@@ -38,7 +37,7 @@ def ready_distiller(
         FileNotFoundError: When there are no tokens yet.
         ValueError: For tokens that do not fit, and a checkpoint without distillers.
     """
-    config = config if isinstance(config, Config) else read_config(config)
+    config = config if isinstance(config, Config) else Config.fromfile(config)
     init_default_scope(config.get('default_scope', 'mmengine'))
     model = MODELS.build(config.model)
     found = [d for d in getattr(model, 'distillers', {}).values() if isinstance(d, MasKD)]

@@ -13,9 +13,9 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
-from mmdistill_dense import __version__
 from mmdistill_dense.suite.plan.runs import Run
 from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.version import __version__
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 

@@ -24,7 +24,7 @@ class Target:
     """One published result in percent.
 
     Attributes:
-        recipe: Name of the config in ``configs/control``.
+        recipe: Name of the recipe, as in ``control:NAME``.
         metric: Key of the evaluator.
         value: Score of the distilled student.
         student: Score of the student alone, from the same source.
@@ -67,7 +67,7 @@ def targets_of(
 
     Args:
         method: Folder of ``configs``; one without ``published.yml`` has nothing.
-        recipe: Name of the config in ``configs/control``.
+        recipe: Name of the recipe, as in ``control:NAME``.
         metric: Key of the evaluator, e.g. ``'coco/bbox_mAP'``.
         variant: Of the method.
         configs: The folder. Defaults to the package's.

@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
 
     step = commands.add_parser('step', parents=[kept], help='a distilled training step beside its parts')
     step.add_argument('--config', nargs='+', help='configs whose model is a DistillModel')
-    step.add_argument('--recipe', help='a recipe of configs/control, with')
+    step.add_argument('--recipe', help='a recipe of configs/_base_/recipes, with')
     step.add_argument('--method', nargs='+', help='methods')
     step.add_argument('--batch', type=int, help="images; default the config's")
     size = "of the images; default the config's crop, or largest training size"

@@ -13,7 +13,7 @@ from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.distillers.case import DistillerCase
-from tests.tokens.tokens import LEARN, NECK, det_model, random_tokens, tokens_of
+from tests.distillers.maskd.tokens import LEARN, NECK, det_model, random_tokens, tokens_of
 
 SIZES = [(9, 12), (5, 6), (1, 3)]
 

@@ -15,10 +15,10 @@ from mmdistill_dense.suite.plan.plan import runs
 from mmdistill_dense.utils.atomic import save_whole, write_whole
 from mmdistill_dense.weights.strict_load import read_checkpoint
 from tests import toys
+from tests.distillers.maskd.tokens import seg_model, token_files, tokens_of
 from tests.faults.tools import content, full_disk, log_of
 from tests.pretrain import runs as pretraining
 from tests.suite import tiny
-from tests.tokens.tokens import seg_model, token_files, tokens_of
 
 FREE = 100_000  # bytes: enough for logs and configs, too few for a checkpoint
 KEEP_ONE = dict(default_hooks=dict(checkpoint=dict(max_keep_ckpts=1)), log_level='WARNING')

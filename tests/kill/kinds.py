@@ -21,9 +21,9 @@ from mmdistill_dense.suite.definition.definition import load
 from mmdistill_dense.suite.execute import job
 from mmdistill_dense.suite.plan import plan
 from tests import toys
+from tests.distillers.maskd.tokens import LEARN, LOGITS
 from tests.pretrain import runs as pretrain
 from tests.suite import tiny
-from tests.tokens.tokens import LEARN, LOGITS
 
 KEEP_TWO = dict(checkpoint=dict(max_keep_ckpts=2))  # as every schedule that is shipped
 EMA = [dict(type='EMAHook', momentum=0.5)]

@@ -12,7 +12,7 @@ import pytest
 from mmdistill_dense.report import make_report
 from mmdistill_dense.report.section import Section
 from tests import toys
-from tests.tokens.tokens import LOGITS
+from tests.distillers.maskd.tokens import LOGITS
 
 SEED = 5
 LOGGED = dict(

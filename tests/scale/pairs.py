@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdistill_dense.distillers import MasKD
 from tests import toys
-from tests.tokens.tokens import LOGITS, NECK, random_tokens
+from tests.distillers.maskd.tokens import LOGITS, NECK, random_tokens
 
 BATCH = 8
 GN = dict(type='GN', num_groups=4, requires_grad=True)

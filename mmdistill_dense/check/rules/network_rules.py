@@ -19,7 +19,7 @@ def teacher_classes(subject: Subject) -> Findings:
         check_teacher_classes(subject.data_classes, teacher)
         count = num_classes(teacher.config.model)
         others = subject.data_classes is not None and count not in (None, len(subject.data_classes))
-        if teacher.allow_other_classes and others:
+        if teacher.option.allow_other_classes and others:
             message = f'{teacher.key} predicts {count} other classes, as allow_other_classes permits.'
             yield Finding(NOTE, 'teacher_classes', message)
 

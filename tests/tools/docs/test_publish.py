@@ -17,7 +17,7 @@ from tools.docs.check_results import disagreements
 from tools.docs.results_section import settings_cell
 from tools.docs.scores import read_scores, shown
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGE, README, CSV = Path('docs/results.md'), Path('README.md'), Path('docs/results/suite.csv')
 PICTURE = Path('docs/images/results/suite.png')
 BY_HAND = '# Results\n\nWhat I think.\n\n<!-- suite:suite -->\nold\n<!-- end of suite:suite -->\n\nWhy it is so.\n'

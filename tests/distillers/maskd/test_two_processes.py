@@ -9,8 +9,8 @@ from torch import nn
 from mmdistill_dense.distillers.maskd import token_learner
 from mmdistill_dense.engine import DistillDDP
 from tests import gloo, toys
-from tests.tokens.test_learn import blobs, learner
-from tests.tokens.tokens import LOGITS, NECK, random_tokens, seg_model, tokens_of
+from tests.distillers.maskd.test_learn import blobs, learner
+from tests.distillers.maskd.tokens import LOGITS, NECK, random_tokens, seg_model, tokens_of
 
 BATCH = 4
 DISTILLERS = dict(

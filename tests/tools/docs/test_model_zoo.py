@@ -20,7 +20,7 @@ from tests.every_config import every
 from tools.docs import model_zoo
 from tools.docs.model_zoo import card_of, cards, configs_of, metafile, read_card, stale, stem_of, table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 def test_generated_files_are_up_to_date() -> None:

@@ -11,7 +11,7 @@ from mmdistill_dense.recipes import compose
 from mmdistill_dense.recipes.named import combinations
 from mmdistill_dense.recipes.new_config import main_new_config
 
-ROOT = Path(__file__).parents[1] / 'configs'
+ROOT = Path(__file__).parents[2] / 'configs'
 PAIR = 'deeplabv3_r101_to_r18_cityscapes'
 
 

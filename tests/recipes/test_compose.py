@@ -10,7 +10,7 @@ from mmdistill_dense.recipes import compose
 from mmdistill_dense.recipes.compose import fragment_for, leaf_text, parts_of, recipe_text, recipes
 from mmdistill_dense.recipes.fits import best
 
-ROOT = Path(__file__).parents[1] / 'configs'
+ROOT = Path(__file__).parents[2] / 'configs'
 TEXTS = {
     'runtime': "default_scope = 'mmseg'\n",
     'pair': 'model = dict()\n',

@@ -15,7 +15,7 @@ from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.maskd import token_learner
 from mmdistill_dense.registry import HOOKS, MODELS
 from tests import toys
-from tests.tokens.tokens import LEARN, LOGITS, NECK, det_model, log_of, seg_model, token_files, tokens_of
+from tests.distillers.maskd.tokens import LEARN, LOGITS, NECK, det_model, log_of, seg_model, token_files, tokens_of
 
 
 @pytest.fixture

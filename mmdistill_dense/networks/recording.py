@@ -21,7 +21,7 @@ class Recorder:
     """Records taps while its context is open: what the module gave, or was given, at that moment.
 
     Operations in place behind a tap (``ReLU(inplace=True)``, ``out += identity``) would write into the record. They are
-    noticed by the tensor's version counter; where the dry run saw them, the record is a copy. The network keeps its own
+    noticed by the tensor's version counter; where the trace saw them, the record is a copy. The network keeps its own
     tensor: some rely on what their operations in place have written.
 
     Args:
@@ -75,7 +75,7 @@ class Recorder:
         self.check_fired()
         for name in self.changed():
             raise ValueError(
-                f'{self.key}={name!r}: an operation that the dry run did not see writes into this tensor behind its '
+                f'{self.key}={name!r}: an operation that the trace did not see writes into this tensor behind its '
                 'module (inplace=True, +=). Tap the output of what writes, or set inplace=False there.'
             )
 

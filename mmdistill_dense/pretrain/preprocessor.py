@@ -20,7 +20,7 @@ class MultiViewPreprocessor(ImgDataPreprocessor):
 
     Args:
         *args: Of ``ImgDataPreprocessor``: ``mean``, ``std``, ``bgr_to_rgb`` and so on.
-        size: Height and width of the views, for the dry run, which takes 512 x 512 otherwise; nothing is resized.
+        size: Height and width of the views, for the trace, which takes 512 x 512 otherwise; nothing is resized.
         **kwargs: As ``args``.
     """
 

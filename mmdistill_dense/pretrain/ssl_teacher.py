@@ -28,7 +28,7 @@ class SSLTeacher(BaseModule):
     """A backbone and, adapted to maps, the projection head it was trained with; tap ``head`` (or ``backbone[i]``).
 
     It stands under ``teacher=dict(type='mmdistill_dense.SSLTeacher', …, checkpoint=FILE)``. The head is rebuilt from
-    the file's entries; its widths must be known before, for the dry run, and are compared on loading.
+    the file's entries; its widths must be known before, for the trace, and are compared on loading.
 
     Args:
         backbone: Config of a mm backbone with the file's names; for ResNet-50 checkpoints

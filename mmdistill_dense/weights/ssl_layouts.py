@@ -19,7 +19,7 @@ class Layout:
         online: Both prefixes for the branch that is trained by gradient, where the file has it too.
         forms: Heads in use, as :func:`~mmdistill_dense.pretrain.spatial_adaptor.blank_entries` writes them; empty where
             that depends on the run that made the file.
-        widths: Usual widths from the backbone's channels to the head's output; the dry run needs them.
+        widths: Usual widths from the backbone's channels to the head's output; the trace needs them.
         top: Key of the file under which the weights lie, or ``None``.
         online_top: The same for the online branch, where it differs.
         signs: Prefixes by which a file is recognised. Default to ``head``.

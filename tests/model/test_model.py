@@ -215,7 +215,7 @@ def test_weight_zero_removes_one_of_two():
 
 
 def test_construction_moves_no_random_stream():
-    """The dry run, the teacher and the distillers' parameters are made beside the streams."""
+    """The trace, the teacher and the distillers' parameters are made beside the streams."""
     import random
 
     import numpy as np

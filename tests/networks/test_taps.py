@@ -112,7 +112,7 @@ def test_a_place_that_is_written_to_is_noticed_and_then_copied():
     with recorder.recording():
         network(inputs)
     assert recorder.changed() == ['norm', 'relu:input', 'relu']
-    with pytest.raises(ValueError, match="student_tap='norm': an operation that the dry run did not see writes"):
+    with pytest.raises(ValueError, match="student_tap='norm': an operation that the trace did not see writes"):
         recorder.check_complete()
 
     recorder = Recorder(network, taps, 'student_tap', overwritten=recorder.changed())

@@ -1,4 +1,4 @@
-"""The dry run: shapes of taps before any weight is loaded, and without a trace of itself."""
+"""The trace: shapes of taps before any weight is loaded, and nothing left behind."""
 
 import pytest
 import torch

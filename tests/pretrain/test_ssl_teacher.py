@@ -312,7 +312,7 @@ def test_swav_has_its_own_normalisation():
 
 
 def frozen(layout='mocov3', family='mocov3_r50', taps=('head',), renormalise=None, **options):
-    """A loaded FrozenTeacher; ``stop_after`` as the dry run of these taps would set it."""
+    """A loaded FrozenTeacher; ``stop_after`` as the trace of these taps would set it."""
     content, row = files.synthetic(family)
     option = dict(
         type='mmdistill_dense.SSLTeacher', backbone=files.R50, layout=layout, checkpoint=files.saved(content),

@@ -198,6 +198,29 @@ def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> N
             assert ast.literal_eval(shown[option.name].strip('`')) == option.default
 
 
+@pytest.mark.parametrize(
+    ('page', 'owner', 'prefix'),
+    [
+        ('own_pair', 'distillers.base.Distiller', ''),
+        ('own_pair', 'distillers.feature.FeatureDistiller', ''),
+        ('own_pair', 'distillers.schedule.Schedule', 'schedule.'),
+        ('own_pair', 'networks.acceleration.Acceleration', 'accelerate.'),
+        ('methods/maskd', 'distillers.maskd.learn_options.LearnOptions', 'learn.'),
+        ('monitoring', 'analysis.monitor_hook.MonitorHook', ''),
+        ('pretraining', 'pretrain.dense_monitor.DenseMonitor', ''),
+        ('pretraining', 'pretrain.probe.DenseProbe', 'probe.'),
+        ('datasets', 'datasets.unlabeled.UnlabeledImages', ''),
+        ('datasets', 'datasets.shapes.ShapesSegDataset', ''),
+        ('ssl_teachers', 'pretrain.ssl_teacher.SSLTeacher', ''),
+    ],
+)
+def test_a_page_says_when_to_use_an_option(page: str, owner: str, prefix: str) -> None:
+    module, _, name = f'mmdistill_dense.{owner}'.rpartition('.')
+    text = (ROOT / f'docs/{page}.md').read_text(encoding='utf-8')
+    for option in inspect.signature(getattr(importlib.import_module(module), name)).parameters:
+        assert option == 'kwargs' or re.search(rf'`{re.escape(prefix + option)}\b', text), option
+
+
 def _pairs(keys: list[str], values: str) -> Iterator[tuple[str, str]]:
     return zip(keys, values.split(', ') if len(keys) > 1 else [values], strict=True)
 

@@ -3,6 +3,7 @@
 import ast
 import copy
 import importlib
+import inspect
 import re
 import shutil
 import sys
@@ -20,6 +21,7 @@ from mmdet.utils import register_all_modules as register_mmdet
 from mmengine.config import Config
 from mmseg.utils import register_all_modules as register_mmseg
 
+import mmdistill_dense.distillers
 import mmdistill_dense.registry
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.recipes.targets import read_targets
@@ -181,6 +183,46 @@ def test_the_method_of_the_guide_runs() -> None:
     energy.setup(shapes, shapes)
     assert energy(taps, taps, None)['loss_energy'] == 0
     assert energy(taps, {'backbone[3]': [torch.rand(2, 4, 5, 5)]}, None)['loss_energy'] > 0
+
+
+@pytest.mark.parametrize('name', [name for name in DISTILLERS.module_dict if name in vars(mmdistill_dense.distillers)])
+def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> None:
+    method = DISTILLERS.get(name)
+    card = (ROOT / f'docs/methods/{method.__module__.rpartition(".")[2]}.md').read_text(encoding='utf-8')
+    table = card.partition('\n## Options\n\n')[2].partition('\n\n')[0]
+    rows = dict(re.findall(r'^\| `(.+?)` \| (.+?) \| [^|]+ \|$', table, re.MULTILINE))
+    shown = {key: value for keys, values in rows.items() for key, value in _pairs(keys.split('`, `'), values)}
+    for option in inspect.signature(method).parameters.values():
+        assert option.name == 'kwargs' or any(key.partition('.')[0] == option.name for key in shown)
+        if isinstance(option.default, (int, float, str)) and not option.name.endswith('_tap'):
+            assert ast.literal_eval(shown[option.name].strip('`')) == option.default
+
+
+@pytest.mark.parametrize(
+    ('page', 'owner', 'prefix'),
+    [
+        ('own_pair', 'distillers.base.Distiller', ''),
+        ('own_pair', 'distillers.feature.FeatureDistiller', ''),
+        ('own_pair', 'distillers.schedule.Schedule', 'schedule.'),
+        ('own_pair', 'networks.acceleration.Acceleration', 'accelerate.'),
+        ('methods/maskd', 'distillers.maskd.learn_options.LearnOptions', 'learn.'),
+        ('monitoring', 'analysis.monitor_hook.MonitorHook', ''),
+        ('pretraining', 'pretrain.dense_monitor.DenseMonitor', ''),
+        ('pretraining', 'pretrain.probe.DenseProbe', 'probe.'),
+        ('datasets', 'datasets.unlabeled.UnlabeledImages', ''),
+        ('datasets', 'datasets.shapes.ShapesSegDataset', ''),
+        ('ssl_teachers', 'pretrain.ssl_teacher.SSLTeacher', ''),
+    ],
+)
+def test_a_page_says_when_to_use_an_option(page: str, owner: str, prefix: str) -> None:
+    module, _, name = f'mmdistill_dense.{owner}'.rpartition('.')
+    text = (ROOT / f'docs/{page}.md').read_text(encoding='utf-8')
+    for option in inspect.signature(getattr(importlib.import_module(module), name)).parameters:
+        assert option == 'kwargs' or re.search(rf'`{re.escape(prefix + option)}\b', text), option
+
+
+def _pairs(keys: list[str], values: str) -> Iterator[tuple[str, str]]:
+    return zip(keys, values.split(', ') if len(keys) > 1 else [values], strict=True)
 
 
 def test_troubleshooting_has_every_lesson() -> None:

@@ -20,7 +20,7 @@ class ShapesSegDataset(BaseSegDataset):
     Args:
         num_images: length of the data set.
         seed: names the series; training and validation need different ones.
-        painting: further options of ``paint``: ``size``, ``objects``, ``radius``, ``contrast``, ``noise``.
+        painting: further options of ``paint``: ``size``, ``objects``, ``radius``, ``contrast``, ``noise``, ``period``.
         **kwargs: of ``BaseSegDataset``: ``pipeline``, ``metainfo``, ``indices`` ...
 
     Raises:

@@ -24,9 +24,10 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 class UnlabeledImages(BaseDataset):
     """Every picture under a folder, or of a list, in the order of its name.
 
-    A class folder, as ImageNet has them, is a folder like any other. Files that cannot be opened or are tiny are left
-    out at start, with one line in the log. A file that proves damaged when it is read is replaced by a random other
-    one, from the seeded stream; the log says so at the 1st, the 10th, the 100th … such file.
+    A class folder, as ImageNet has them, is a folder like any other; hidden files and folders are never looked at.
+    Files that cannot be opened or are tiny are left out at start, with one line in the log. A file that proves damaged
+    when it is read is replaced by a random other one, from the seeded stream; the log says so at the 1st, the 10th, the
+    100th … such file.
 
     The first step of ``pipeline`` must be the one that reads the file: only its failures count as damaged files.
 
@@ -36,7 +37,6 @@ class UnlabeledImages(BaseDataset):
         extensions: Endings of picture files, whatever their case.
         ann_file: List of the files to use, one path a line below ``data_prefix`` (a single one); in its order. A path
             below ``data_root`` or absolute. Defaults to None, which takes every file of the folder.
-        recursive: Look in folders below, too. Hidden files and folders are never looked at. Defaults to True.
         min_size: Shortest side in pixels of a picture that is not tiny. Defaults to 32.
         check: Open each file's header at start. Without it, a set of millions starts at once and tiny pictures stay.
             Defaults to True.
@@ -53,7 +53,6 @@ class UnlabeledImages(BaseDataset):
         data_prefix: str | Sequence[str] = '',
         extensions: Sequence[str] = EXTENSIONS,
         ann_file: str | None = None,
-        recursive: bool = True,
         min_size: int = 32,
         check: bool = True,
         **kwargs: Any,
@@ -63,7 +62,6 @@ class UnlabeledImages(BaseDataset):
             raise ValueError(f'UnlabeledImages: ann_file goes with one data_prefix, got {prefixes}.')
         given = [extensions] if isinstance(extensions, str) else extensions
         self.extensions = tuple(extension.lower() for extension in given)
-        self.recursive = recursive
         self.min_size = min_size
         self.check = check
         self.damaged = torch.zeros(1, dtype=torch.long).share_memory_()  # counted by every worker
@@ -112,7 +110,7 @@ class UnlabeledImages(BaseDataset):
         return results
 
     def _below(self, folder: str) -> list[str]:
-        files = [path for path in _files(folder, self.recursive) if path.lower().endswith(self.extensions)]
+        files = [path for path in _files(folder) if path.lower().endswith(self.extensions)]
         return [os.path.join(folder, path) for path in sorted(files)]
 
     def _usable(self, paths: Sequence[str]) -> list[str]:
@@ -143,9 +141,9 @@ class UnlabeledImages(BaseDataset):
             print_log(message, 'current', logging.WARNING)
 
 
-def _files(folder: str, recursive: bool) -> Iterator[str]:
+def _files(folder: str) -> Iterator[str]:
     """Yield the paths of the files that are not hidden, relative to ``folder``, with forward slashes."""
     for parent, children, names in os.walk(folder, followlinks=True):
-        children[:] = [name for name in children if recursive and not name.startswith('.')]
+        children[:] = [name for name in children if not name.startswith('.')]
         start = Path(parent).relative_to(folder)
         yield from ((start / name).as_posix() for name in names if not name.startswith('.'))

@@ -208,30 +208,21 @@ class MultiView(BaseTransform):
 class PackViews(BaseTransform):
     """Pack ``inputs``, a list over views of uint8 tensors (3, H, W), or without ``MultiView`` one, and a data sample.
 
-    Args:
-        channel_order: Of the packed tensors. Defaults to ``'bgr'``, as mm preprocessors expect (``bgr_to_rgb=True``).
-        meta_keys: What the data sample keeps of ``results``, where it is there.
-
-    Raises:
-        ValueError: For another order.
+    The tensors are BGR, as mm preprocessors expect (``bgr_to_rgb=True``). The data sample keeps the file's name and the
+    size of the picture.
     """
-
-    def __init__(self, channel_order: str = 'bgr', meta_keys: Sequence[str] = ('img_path', 'ori_shape')) -> None:
-        if channel_order not in ('bgr', 'rgb'):
-            raise ValueError(f"PackViews: channel_order must be 'bgr' or 'rgb', got {channel_order!r}.")
-        self.channel_order = channel_order
-        self.meta_keys = tuple(meta_keys)
 
     def transform(self, results: dict) -> dict:
         """Pack."""
-        meta = {key: results[key] for key in self.meta_keys if key in results}
+        meta = {key: results[key] for key in ('img_path', 'ori_shape') if key in results}
         views = results.get('views')
         inputs = self._tensor(results) if views is None else [self._tensor(view) for view in views]
         return dict(inputs=inputs, data_samples=BaseDataElement(metainfo=meta))
 
-    def _tensor(self, results: dict) -> torch.Tensor:
+    @staticmethod
+    def _tensor(results: dict) -> torch.Tensor:
         image = results['img']
-        if results.get('channel_order', 'bgr') != self.channel_order:
+        if results.get('channel_order') == 'rgb':
             image = image[..., ::-1]
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 

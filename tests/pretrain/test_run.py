@@ -127,7 +127,6 @@ def test_a_folder_with_damaged_files_is_trained_on(tmp_path: Path) -> None:
     cfg.train_dataloader.dataset = dict(
         type='mmdistill_dense.UnlabeledImages',
         data_root=str(tmp_path),
-        recursive=False,
         check=False,
         pipeline=[dict(type='LoadImageFromFile'), *pipeline[1:]],
     )

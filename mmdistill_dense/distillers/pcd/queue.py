@@ -83,14 +83,13 @@ class ChannelCenter(nn.Module):
 
     Args:
         channels: Of the map.
-        momentum: Share of the new mean at each update.
     """
 
+    momentum = 0.01  # share of the new mean at each update
     mean: Tensor
 
-    def __init__(self, channels: int, momentum: float = 0.01) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.momentum = momentum
         self.register_buffer('mean', torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:

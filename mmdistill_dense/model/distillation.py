@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.networks.inherit import Inherit
+from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import Traced
 
@@ -66,6 +68,10 @@ class Distillation:
             yield
         finally:
             self.teachers, self.inherit = kept
+
+    def recorder(self, student: Any, taps: Iterable[Tap]) -> Recorder:
+        """Return what records taps of the student, copies where the trace saw that they are written to."""
+        return Recorder(student, taps, 'student_tap', overwritten=self.traced.overwritten)
 
     def part_from(self, name: str) -> FrozenTeacher:
         """Leave a teacher to the copies of this student; return the one in its place, which the next step loads."""

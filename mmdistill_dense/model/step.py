@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded
-from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.random_streams import mix
 
@@ -40,7 +39,7 @@ def recording(model: Any, active: Sequence[Distiller]) -> Iterator[Recorded]:
         RuntimeError: At its end, for a tap that did not fire.
     """
     taps = [tap for one in active for tap in [*one.student_taps, *one.extra_student_taps]]
-    recorder = Recorder(model, taps, 'student_tap', overwritten=model.distillation.traced.overwritten)
+    recorder = model.distillation.recorder(model, taps)
     with recorder.recording() as student:
         yield student
     recorder.check_complete()

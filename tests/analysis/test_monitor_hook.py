@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,7 +172,8 @@ def test_a_detectors_boxes_are_drawn_for_both() -> None:
     assert not toys.differing(before, model.state_dict())
     assert torch.equal(stream, torch.get_rng_state())
     assert modes == [module.training for module in model.modules()]
-    toys.teacher_of(model).allow_other_classes = True  # it says nothing about the student's classes
+    teacher = toys.teacher_of(model)
+    teacher.option = replace(teacher.option, allow_other_classes=True)  # it says nothing about the student's classes
     ((_, panel),) = monitor_pictures.Pictures(model, items, metainfo).draw()
     assert panel.shape[1] == 2 * toys.SIDE
 

@@ -160,4 +160,4 @@ def test_answers_of_the_teachers_head_are_forgotten():
     teacher = toys.teacher_of(model)
     with mock.patch.object(FrozenTeacher, 'cached', autospec=True, side_effect=FrozenTeacher.cached) as asked:
         toys.losses_of(model, batch)
-    assert asked.call_count == 2 and teacher._answers is None
+    assert asked.call_count == 2 and teacher._step_cache is None

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -22,6 +23,13 @@ env = dict(os.environ, SLURM_NTASKS='2', SLURM_NODELIST='node[1-2]')
 tasks = [subprocess.Popen(command, env=dict(env, SLURM_PROCID=str(i), SLURM_LOCALID=str(i))) for i in range(2)]
 sys.exit(max(task.wait() for task in tasks))
 """
+
+
+def free_port() -> str:
+    """A port that nobody has at this moment: another suite may run on this machine."""
+    with socket.socket() as one:
+        one.bind(('127.0.0.1', 0))
+        return str(one.getsockname()[1])
 
 
 def losses(log: str) -> list[str]:
@@ -113,7 +121,7 @@ def test_slurm_train_gives_the_same_losses(two_processes: tuple[Path, str], tiny
     for name, text in (('srun', SRUN.format(python=sys.executable)), ('scontrol', '#!/bin/sh\necho 127.0.0.1\n')):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(stat.S_IRWXU)
-    env = environment(MASTER_PORT='29731')
+    env = environment(MASTER_PORT=free_port())
     env['PATH'] = os.pathsep.join([str(tmp_path), env['PATH']])
     command = [
         'bash',

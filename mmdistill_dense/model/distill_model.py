@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,11 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.inherit import copy_inherited, parse_inherit
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.random_streams import fork_rng
+
+if TYPE_CHECKING:
+    from mmdistill_dense.utils.protocols import Network, Samples
+else:
+    Network = object  # a mixin: methods of a base of its own would hide the student's
 
 
 @MODELS.register_module()
@@ -68,12 +73,11 @@ def DistillModel(
     return network
 
 
-class Distilled:
+class Distilled(Network):
     """The mixin that makes a student class a distilled one; it comes before that class in the bases."""
 
     distillers: nn.ModuleDict
     distillation: Distillation
-    training: bool
 
     def _attach(self, distillers: Mapping[str, Distiller], distillation: Distillation) -> None:
         self.distillers = nn.ModuleDict(distillers)
@@ -85,29 +89,29 @@ class Distilled:
     def init_weights(self) -> None:
         """Initialise the student as its class does, load the teachers, copy what it inherits from them."""
         # A student's own init_cfg would reach into the distillers, whose parameters are initialised already.
-        modules: dict[str, Any] = self._modules  # type: ignore[attr-defined]
+        modules: dict[str, Any] = self._modules
         distillers = modules.pop('distillers')
         try:
-            super().init_weights()  # type: ignore[misc]
+            super().init_weights()
         finally:
             modules['distillers'] = distillers
-        like = next(self.parameters())  # type: ignore[attr-defined]
+        like = next(self.parameters())
         inherit = self.distillation.inherit
         givers = {entry.teacher for entry in inherit}
         for name, teacher in self.distillation.teachers.items():
             if teacher.taps or name in givers:
                 teacher.load(like)
-        copy_inherited(self, inherit, self.distillation.teachers)  # type: ignore[arg-type]
+        copy_inherited(self, inherit, self.distillation.teachers)
         self.distillation.inherit_nothing()  # called again, behind training, it must not undo that
         for teacher in self.distillation.teachers.values():
             if not teacher.taps:
                 teacher.unload()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        before = next(self.parameters())  # type: ignore[attr-defined]
+        before = next(self.parameters())
         device, dtype = before.device, before.dtype
-        super()._apply(fn, recurse)  # type: ignore[misc]
-        now = next(self.parameters())  # type: ignore[attr-defined]
+        super()._apply(fn, recurse)
+        now = next(self.parameters())
         moved = (now.device, now.dtype) != (device, dtype)
         for name, teacher in self.distillation.teachers.items():
             shared = len(teacher.users) > 1
@@ -121,7 +125,7 @@ class Distilled:
         """Move the student without its weights, as ``nn.Module`` does; the teachers keep theirs."""
         for name in self.distillation.teachers:
             self._part_from(name)
-        return super().to_empty(**options)  # type: ignore[misc]
+        return super().to_empty(**options)
 
     def _part_from(self, name: str) -> None:
         teacher = self.distillation.part_from(name)
@@ -134,20 +138,20 @@ class Distilled:
         _, _, *state = tuple(super().__reduce_ex__(protocol))
         return _blank, (type(self).__bases__[1],), *state
 
-    def loss(self, inputs: Tensor, data_samples: Any, **kwargs: Any) -> dict[str, Any]:
+    def loss(self, inputs: Tensor, data_samples: Samples, **kwargs: Any) -> dict[str, Any]:
         """Return the student's own losses and, in training, each distiller's as ``distill.<name>.loss_…``.
 
         ``distill.<name>.share`` is that distiller's part of the total, for the log.
         """
         if not self.training:
-            return super().loss(inputs, data_samples, **kwargs)  # type: ignore[misc]
+            return super().loss(inputs, data_samples, **kwargs)
         self.distillation.check_ready()
         distillers: dict[str, Any] = dict(self.distillers.items())
         active = [distiller for distiller in distillers.values() if distiller.weight() != 0]
         # The teachers run first: what they computed on the way is freed before the student's graph is built.
-        taught = _eager(teach)(active, inputs, next(self.parameters()))  # type: ignore[attr-defined]
+        taught = _eager(teach)(active, inputs, next(self.parameters()))
         with recording(self, active) as student:
-            losses = super().loss(inputs, data_samples, **kwargs)  # type: ignore[misc]
+            losses = super().loss(inputs, data_samples, **kwargs)
         terms = _eager(compare)(distillers, student, taught, data_samples)
         return {**losses, **_eager(named)(terms), **_eager(shares)(losses, terms)}
 

@@ -1,0 +1,62 @@
+"""What the package asks of the objects of mmengine, mmseg and mmdet, whose own packages ship no types.
+
+For annotations alone: nothing is made of these classes, and nothing is checked against them while a program runs. A
+runner is annotated with mmengine's own ``Runner``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Sample(Protocol):
+    """One picture of a batch: mmseg's ``SegDataSample`` or mmdet's ``DetDataSample``.
+
+    A field that the data set or the network did not fill is missing: ask with ``in`` first.
+
+    Attributes:
+        metainfo: Facts of the picture, e.g. ``img_path``, ``img_shape``, ``pad_shape``.
+        gt_sem_seg: Labels; ``.data`` is (1, H, W).
+        gt_instances: Annotated objects; ``.bboxes`` is (R, 4), ``.labels`` is (R,).
+    """
+
+    @property
+    def metainfo(self) -> Mapping[str, Any]: ...
+    @property
+    def gt_sem_seg(self) -> Any: ...
+    @property
+    def gt_instances(self) -> Any: ...
+    def __contains__(self, field: str) -> bool: ...
+    def get(self, field: str, default: Any = None) -> Any: ...
+
+
+Samples = Sequence[Sample]
+
+
+class Network(nn.Module):
+    """A network of mmseg or mmdet: mmengine's ``BaseModel``.
+
+    Attributes:
+        data_preprocessor: Turns what a data loader gives into a batch: ``(data, training) -> dict(inputs=…,
+            data_samples=…)``.
+    """
+
+    data_preprocessor: Callable[..., dict[str, Any]]
+
+    def init_weights(self) -> None:
+        """Initialise by ``init_cfg``."""
+
+    def loss(self, inputs: Tensor, data_samples: Samples, **kwargs: Any) -> dict[str, Any]:
+        """Return the losses of a training batch by name."""
+        raise NotImplementedError
+
+    def train_step(self, data: Mapping[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:
+        """Preprocess, compute the losses, update the weights; return what is logged."""
+        raise NotImplementedError
+
+    def test_step(self, data: Mapping[str, Any]) -> Samples:
+        """Preprocess and predict; return the samples with predictions."""
+        raise NotImplementedError

@@ -103,7 +103,7 @@ def prepare_steps(
     inputs = distilled.data_preprocessor(data, True)['inputs']
     for teacher in distilled.distillation.teachers.values():
         load_teacher(teacher, next(distilled.parameters()), inputs)
-    enter_run(distilled, run_length(config))
+    distilled.distillation.enter_run(run_length(config))
     _give_tokens(distilled)
     _go_where_all_work(distilled)
     return Steps(make_step(control, config, data), make_step(distilled, config, data), inputs)
@@ -136,11 +136,6 @@ def load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor, random: b
         norm.train()
     run_parts(teacher.network, teacher.taps, teacher.renormalised(inputs))
     teacher.network.eval()
-
-
-def enter_run(network: Any, iterations: int) -> None:
-    """Let a distilled network be trained without a runner, at the start of a run of so many iterations."""
-    network.distillation.enter_run(iterations)
 
 
 def run_length(config: Config, pictures: int | None = None, processes: int = 1) -> int:

@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdistill_dense.analysis.training_step import build_student, enter_run, load_teacher, run_length
+from mmdistill_dense.analysis.training_step import build_student, load_teacher, run_length
 from mmdistill_dense.check.context import StudentFacts, Subject, TeacherFacts
 from mmdistill_dense.check.data import generate, shapes_of, test_pictures
 from mmdistill_dense.check.findings import message_of
@@ -131,7 +131,8 @@ def _place_in_run(subject: Subject) -> None:
     """Stand at the run's beginning, or in its middle where a schedule has a distiller off at the beginning."""
     if not hasattr(subject.model, 'distillation'):
         return
-    enter_run(subject.model, run_length(subject.config, subject.pictures, subject.options.processes))
+    length = run_length(subject.config, subject.pictures, subject.options.processes)
+    subject.model.distillation.enter_run(length)
     if any(distiller.weight() == 0 for distiller in subject.distillers.values()):
         state = subject.model.distillation.state
         state.iteration = subject.iteration = state.max_iters // 2

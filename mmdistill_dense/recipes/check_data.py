@@ -1,4 +1,4 @@
-"""Whether data set and optimizer of a new config are for its student, before anybody trains it."""
+"""Check that the data set and the optimizer of a new config suit its student."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mmdistill_dense.recipes.compose import TASKS
 
 
 def check_data(config: Config, task: str) -> None:
-    """Refuse a data set of another task, another number of classes or a smaller crop than the student's.
+    """Raise ValueError if the data set has another task or number of classes than the student, or a smaller crop.
 
     Args:
         config: Resolved, of a method.
         task: ``'seg'`` or ``'det'``: what the data set is for.
 
     Raises:
-        ValueError: Says what the student and the data set are.
+        ValueError: Names what the student and the data set are.
     """
     init_default_scope(config.get('default_scope', 'mmengine'))
     found = load_model(student_option(config.model), 'model.student')
@@ -34,10 +34,10 @@ def check_data(config: Config, task: str) -> None:
 
 
 def classes_of(dataset: Any) -> Sequence[str] | None:
-    """Return the class names of a data set's config, through its wrappers; ``None`` where it does not say.
+    """Return the class names of a data set's config, looking through wrappers; ``None`` if it names none.
 
-    Its files need not be there. The set is built without reading them, because a class may have others than its
-    ``METAINFO`` names (CamVid's void is none); where that fails, the config is what says them.
+    No files are needed. The data set is built without reading them, because its class names may differ from its
+    ``METAINFO`` (CamVid leaves out void). If that fails, the names come from the config.
     """
     while isinstance(dataset, Mapping) and 'dataset' in dataset:
         dataset = dataset['dataset']
@@ -45,17 +45,17 @@ def classes_of(dataset: Any) -> Sequence[str] | None:
         return None
     try:
         return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo.get('classes')
-    except Exception:  # no data set of mmengine's kind, several in one, options that are wrong
+    except Exception:  # not a data set of mmengine, several in one, or wrong options
         return _written_classes(dataset)
 
 
 def optimizer_problem(config: Config) -> str | None:
-    """Return what is wrong with the kind of optimizer that trains the student, ``None`` where nothing is.
+    """Return a warning if the student was published with another kind of optimizer, else ``None``.
 
-    A transformer that is published with AdamW learns little by the SGD of a convolutional network, and nothing fails.
+    A transformer published with AdamW learns little with the SGD of a convolutional network, and nothing fails.
 
     Args:
-        config: Resolved, of a method or a recipe; a student without ``cfg`` has no schedule of its own to compare with.
+        config: Resolved, of a method or a recipe. A student without ``cfg`` has no published schedule to compare with.
     """
     source = (config.get('model', {}).get('student') or {}).get('cfg')
     if not source:
@@ -64,13 +64,13 @@ def optimizer_problem(config: Config) -> str | None:
     if not here or not own or here['type'] == own['type']:
         return None
     return (
-        f"the student's own config {source} trains it by {own['type']} with lr {own.get('lr')}, this one by "
-        f'{here["type"]} with lr {here.get("lr")}.'
+        f"the student's own config {source} trains it with {own['type']} at lr {own.get('lr')}, this config with "
+        f'{here["type"]} at lr {here.get("lr")}.'
     )
 
 
 def optimizer_of(config: Config) -> Mapping[str, Any]:
-    """Return the options of a config's optimizer, empty where it names none."""
+    """Return the options of a config's optimizer, empty if it names none."""
     option = (config.get('optim_wrapper') or {}).get('optimizer') or {}
     return option if 'type' in option else {}
 

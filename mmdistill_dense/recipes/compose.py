@@ -1,9 +1,9 @@
-"""Puts configs together from recipes and method options.
+"""Compose configs from recipes and method options.
 
 A *recipe* (``configs/_base_/recipes/*.py``) is the student alone: pair, data set, schedule and runtime. *Method
-options* (``configs/_base_/distillers/<method>[_…].py``) are one method with its constants; which pairs they fit stands
-in their line ``# fits: …``, see :mod:`mmdistill_dense.recipes.fits`. The config of a method is a recipe plus options,
-so that a method differs from its control in nothing but its distillers.
+options* (``configs/_base_/distillers/<method>[_…].py``) are one method with its constants. Their line ``# fits: …``
+names the pairs they fit, see :mod:`mmdistill_dense.recipes.fits`. The config of a method is a recipe plus options, so
+a method differs from its control in nothing but its distillers.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.utils.messages import close_or_all
 
 TASKS = {'mmseg': 'seg', 'mmdet': 'det'}
-# What a part of a recipe is told by: a key that it, or a file it inherits, sets.
+# Each part of a recipe is recognised by this key, which the part or a file it inherits sets.
 _KEYS = {'pair': 'model', 'dataset': 'train_dataloader', 'schedule': 'optim_wrapper', 'runtime': 'default_scope'}
 _OWNER = re.compile(r'^# method: (\w+)$', re.MULTILINE)
 _LINE = 120
 
 
 class Parts(NamedTuple):
-    """Names of what a recipe is made of, without ``.py``; ``task`` is ``'seg'``, ``'det'`` or ``'pretrain'``."""
+    """Names of the files of a recipe, without ``.py``; ``task`` is ``'seg'``, ``'det'`` or ``'pretrain'``."""
 
     pair: str
     dataset: str
@@ -38,17 +38,17 @@ class Parts(NamedTuple):
 
 
 def configs() -> Path:
-    """Return the folder of this package's configs: of the checkout, or of the installed wheel."""
+    """Return this package's folder of configs, in the checkout or in the installed wheel."""
     return package_root('mmdistill_dense') / 'configs'
 
 
 def methods() -> list[str]:
-    """Return the names of all methods: the first words of their options' files."""
-    return sorted({path.stem.split('_')[0] for path in fragments()})
+    """Return the names of all methods: the first words in the names of the option files."""
+    return sorted({path.stem.split('_')[0] for path in option_files()})
 
 
-def fragments(method: str | None = None) -> list[Path]:
-    """Return the files of method options, of one method or of all; those with a leading ``_`` are parts of others.
+def option_files(method: str | None = None) -> list[Path]:
+    """Return the files of method options, of one method or of all, except parts of others, which begin with ``_``.
 
     Raises:
         KeyError: For a method without options.
@@ -60,16 +60,16 @@ def fragments(method: str | None = None) -> list[Path]:
 
 
 def recipes(pretraining: bool = False) -> list[Path]:
-    """Return the recipes that are the control of methods, or those of pre-training without labels.
+    """Return the recipes for training with labels, or those for pre-training without labels.
 
-    A file that changes another recipe is the control of a config that does so too, and no recipe of its own.
+    A file that only changes another recipe, so has a single base, is left out.
     """
     files = [path for path in sorted((configs() / '_base_' / 'recipes').glob('*.py')) if len(bases_of(path)) > 1]
     return [path for path in files if (parts_of(path).task == 'pretrain') == pretraining]
 
 
 def recipe_file(recipe: Path | str) -> Path:
-    """Return the file of a recipe given as a file or as its name in ``configs/_base_/recipes``.
+    """Return the file of a recipe, given as a file or by its name in ``configs/_base_/recipes``.
 
     Raises:
         KeyError: For an unknown name, with close ones.
@@ -85,7 +85,7 @@ def recipe_file(recipe: Path | str) -> Path:
 
 
 def owner(recipe: Path) -> str | None:
-    """Return the method whose published schedule a recipe holds, as its line ``# method: …`` says, or None."""
+    """Return the method in a recipe's line ``# method: …``, whose published schedule it holds, or None."""
     line = _OWNER.search(recipe.read_text(encoding='utf-8'))
     return line[1] if line else None
 
@@ -95,7 +95,7 @@ def parts_of(recipe: Path | str) -> Parts:
 
     Raises:
         KeyError: For an unknown recipe.
-        ValueError: For a file that is not made of a pair, a data set, a schedule and a runtime.
+        ValueError: If the file lacks a pair, a data set, a schedule or a runtime.
     """
     path = recipe_file(recipe)
     return _parts_of(path, path.stat().st_mtime_ns)
@@ -109,16 +109,16 @@ def _parts_of(path: Path, modified: int) -> Parts:
     if missing or scope not in TASKS:
         lack = ', '.join(missing) or "default_scope='mmseg' or 'mmdet'"
         raise ValueError(
-            f'{path}: no recipe, it has no {lack}. Needed: a pair (model), a data set (train_dataloader), a schedule '
-            '(optim_wrapper) and a runtime (default_scope).'
+            f'{path} is not a recipe: it has no {lack}. A recipe needs a pair (model), a data set (train_dataloader), '
+            'a schedule (optim_wrapper) and a runtime (default_scope).'
         )
     return Parts(**found, task='pretrain' if found['runtime'] == 'runtime_pretrain' else TASKS[scope])
 
 
 def sources_of(recipe: Path) -> dict[str, Path]:
-    """Return the file of each part of a recipe, told by what the files set; a part that is missing is left out.
+    """Return the file of each part of a recipe, recognised by the keys that the file sets; leave out missing parts.
 
-    They are the files in its ``_base_`` (of a recipe that inherits one other, in that one's), or the file itself.
+    A part is a file in the recipe's ``_base_``, a file in the ``_base_`` of the one recipe it inherits, or the recipe.
     """
     found: dict[str, Path] = {}
     for file in [*_bases(recipe), recipe]:
@@ -128,33 +128,33 @@ def sources_of(recipe: Path) -> dict[str, Path]:
     return found
 
 
-def fragment_for(method: str, recipe: Path | str, variant: str | None = None) -> Path | None:
-    """Return the options of a method that fit a recipe best, or None.
+def options_for(method: str, recipe: Path | str, variant: str | None = None) -> Path | None:
+    """Return the file of a method's options that fits a recipe best, or None.
 
     Args:
         method: One of :func:`methods`.
         recipe: A recipe's file, or its name in ``configs/_base_/recipes``.
-        variant: Of the options, e.g. ``'enhanced'``; such options are taken only so.
+        variant: Of the options, e.g. ``'enhanced'``. Options with a variant are used only when it is named.
 
     Raises:
         KeyError: For an unknown method or recipe.
         ValueError: When two files of options fit equally well.
     """
     parts = parts_of(recipe)
-    return best(fragments(method), parts.pair, parts.task, variant)
+    return best(option_files(method), parts.pair, parts.task, variant)
 
 
-def leaf_text(method: str, recipe: Path | str, fragment: Path | str, folder: Path) -> str:
+def config_text(method: str, recipe: Path | str, options: Path | str, folder: Path) -> str:
     """Return the text of a method's config: the recipe with the distillers of the options.
 
     Args:
         method: Names the folder of the run, ``work_dirs/<method>/<name of the config>``.
         recipe: A recipe's file, or its name in ``configs/_base_/recipes``.
-        fragment: The file of the method options.
-        folder: Where the config will lie: the bases are written relative to it, but those of this package by name where
-            the folder is not inside its configs.
+        options: The file of the method options.
+        folder: Where the config will be. Bases are written relative to it, or, if it is not inside this package's
+            configs, this package's bases by name.
     """
-    bases = [reference(recipe_file(recipe), folder), reference(Path(fragment), folder)]
+    bases = [reference(recipe_file(recipe), folder), reference(Path(options), folder)]
     return (
         f'{_assignment("_base_", bases)}'
         'model = dict(distillers=_base_.distillers)\n'
@@ -163,7 +163,7 @@ def leaf_text(method: str, recipe: Path | str, fragment: Path | str, folder: Pat
 
 
 def recipe_text(pair: Path, dataset: Path, schedule: Path, runtime: Path, folder: Path) -> str:
-    """Return the text of a recipe in ``folder``, see :func:`leaf_text`."""
+    """Return the text of a recipe in ``folder``, see :func:`config_text`."""
     bases = [reference(path, folder) for path in (pair, dataset, schedule, runtime)]
     return (
         f"{_assignment('_base_', bases, broken=True)}work_dir = 'work_dirs/control/{{{{ fileBasenameNoExtension }}}}'\n"
@@ -171,7 +171,7 @@ def recipe_text(pair: Path, dataset: Path, schedule: Path, runtime: Path, folder
 
 
 def reference(path: Path, folder: Path) -> str:
-    """Return the expression by which a config in ``folder`` names another one in its ``_base_``."""
+    """Return the expression that names ``path`` in the ``_base_`` of a config in ``folder``."""
     path, folder, root = path.resolve(), folder.resolve(), configs().resolve()
     if path.is_relative_to(root) and not folder.is_relative_to(root):
         name = f'mmdistill_dense::{path.relative_to(root).as_posix()}'
@@ -188,11 +188,11 @@ def _assignment(name: str, items: Sequence[str], *, broken: bool = False) -> str
 
 
 def _bases(path: Path) -> list[Path]:
-    """The bases of a recipe; of one that inherits one other, those of that one."""
+    """Return the bases of a recipe, or those of the one recipe that it inherits."""
     bases = [base for base in bases_of(path) if base.is_file()]
     return _bases(bases[0]) if len(bases) == 1 and bases_of(bases[0]) else bases
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for a name that does not exist: close ones, or all."""
+    """Return the error message for an unknown name, with close names or all of them."""
     return f'{kind} {name!r}: unknown. {close_or_all(name, known)}'

@@ -1,15 +1,15 @@
-"""Which method options fit which pair, as a line of their file says: ``# fits: seg, teacher r101, data voc``.
+"""Decide which method options fit which pair, from the line ``# fits: seg, teacher r101, data voc`` of their file.
 
 The line is a comment because a variable would become a key of every config, and it is read without running the file.
-Its items are a task (``seg``, ``det``, ``pretrain``) and words of the pair's name, by where they stand in it:
+Its items are a task (``seg``, ``det``, ``pretrain``) and words of the pair's name, each from one part of it:
 
-- ``teacher …`` before ``_to_`` (or behind ``_from_``), ``student …`` and ``data …`` on the other side, ``pair …``
+- ``teacher …`` before ``_to_`` (or after ``_from_``), ``student …`` and ``data …`` on the other side, ``pair …``
   anywhere;
-- ``variant …`` names options that are taken only where somebody asks for them.
+- ``variant …`` marks options that are used only when their variant is named.
 
-All items must hold, the words of an item in their order. Of the options that fit, those with the most words are taken;
-the task counts less than any word. A pair of several teachers, ``…_and_…``, takes only options with the word ``and``,
-and they fit no other.
+All items must match, the words of an item in their order. Of the files that fit, the one with the most words is used;
+a task counts less than any word. A pair with several teachers, ``…_and_…``, takes only options with the word ``and``,
+and those fit no other pair.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LINE = re.compile(r'^# fits: (.+)$', re.MULTILINE)
 
 
 class Fit(NamedTuple):
-    """What a file's line says."""
+    """The items of a line ``# fits: …``."""
 
     tasks: tuple[str, ...]
     words: dict[str, tuple[str, ...]]
@@ -34,10 +34,10 @@ class Fit(NamedTuple):
 
 
 def fit_of(path: Path) -> Fit:
-    """Read the line of a file.
+    """Read the line ``# fits: …`` of a file.
 
     Raises:
-        ValueError: When there is none, or an item of it is unknown.
+        ValueError: If there is no such line, or an item of it is unknown.
     """
     return _fit_of(path, path.stat().st_mtime_ns)
 
@@ -46,7 +46,7 @@ def fit_of(path: Path) -> Fit:
 def _fit_of(path: Path, modified: int) -> Fit:
     line = _LINE.search(path.read_text(encoding='utf-8'))
     if line is None:
-        raise ValueError(f"{path}: no line says what these options fit; write one such as '# fits: seg, teacher r101'.")
+        raise ValueError(f"{path}: no line says what these options fit; add one such as '# fits: seg, teacher r101'.")
     tasks, words, variant = [], {}, None
     for item in line[1].split(','):
         key, *rest = item.split()
@@ -58,15 +58,15 @@ def _fit_of(path: Path, modified: int) -> Fit:
             words[key] = tuple(rest)
         else:
             known = ', '.join([*TASKS, *(f"'{side} …'" for side in _SIDES), "'variant …'"])
-            raise ValueError(f'{path}: {item.strip()!r} in {line[0]!r}: known are {known}.')
+            raise ValueError(f'{path}: unknown item {item.strip()!r} in {line[0]!r}; known: {known}.')
     return Fit(tuple(tasks), words, variant)
 
 
 def best(files: Iterable[Path], pair: str, task: str, variant: str | None = None) -> Path | None:
-    """Return the options of this variant that fit a pair best, or None.
+    """Return the file of this variant that fits a pair best, or None.
 
     Raises:
-        ValueError: When two files fit equally well.
+        ValueError: If two files fit equally well.
     """
     ranked: dict[tuple[int, int], list[Path]] = {}
     for path in files:
@@ -77,7 +77,7 @@ def best(files: Iterable[Path], pair: str, task: str, variant: str | None = None
     found = ranked[max(ranked)] if ranked else []
     if len(found) > 1:
         names = ' and '.join(path.name for path in found)
-        raise ValueError(f"{names} fit {pair} equally well; one of them needs a word more in its line '# fits: …'.")
+        raise ValueError(f"{names} fit {pair} equally well; one of them needs one more word in its line '# fits: …'.")
     return found[0] if found else None
 
 

@@ -1,14 +1,14 @@
-"""Finds what ``new_config.py`` is given: stock of this package by name, or a user's own files."""
+"""Find the files that ``new_config.py`` is given: files of this package by name, or a user's own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mmdistill_dense.recipes.compose import Parts, configs, fragments, owner, recipes, sources_of, unknown
+from mmdistill_dense.recipes.compose import Parts, configs, option_files, owner, recipes, sources_of, unknown
 
 
-def stock(kind: str, name: str) -> Path:
-    """Return the file of a pair, a data set or a schedule given by its name in ``configs/_base_/<kind>`` or as a file.
+def base_file(kind: str, name: str) -> Path:
+    """Return the file of a pair, data set or schedule, given by its name in ``configs/_base_/<kind>`` or as a file.
 
     Raises:
         KeyError: For an unknown name, with close ones.
@@ -26,21 +26,21 @@ def stock(kind: str, name: str) -> Path:
 
 
 def method_and_options(name: str) -> tuple[str, Path | None]:
-    """Return a method's name and, where it was given as a file of method options, that file.
+    """Return a method's name and, if it was given as a file of method options, that file.
 
     Raises:
         KeyError: For an unknown method, with close ones.
     """
     if name.endswith('.py') and Path(name).is_file():
         return Path(name).stem.split('_')[0], Path(name).resolve()
-    fragments(name)
+    option_files(name)
     return name, None
 
 
 def recipe_of(pair: Path, dataset: Path | None, schedule: Path | None, method: str) -> Path | None:
-    """Return the recipe of this package on a pair, a data set and a schedule, or None.
+    """Return this package's recipe for a pair, a data set and a schedule, or None.
 
-    What is None is left open; then the method's own recipe comes first, then the pair's usual one.
+    An argument of None matches any. The method's own recipe comes first, then the one named like the pair.
     """
     given = {'pair': pair, 'dataset': dataset, 'schedule': schedule}
     files = {kind: file.resolve() for kind, file in given.items() if file}
@@ -54,7 +54,7 @@ def recipe_of(pair: Path, dataset: Path | None, schedule: Path | None, method: s
 
 
 def recipe_name(parts: Parts) -> str:
-    """Return a free name in ``configs/_base_/recipes`` for a new one: the pair's, and what tells it apart."""
+    """Return a free name for a new recipe: the pair's, with data set and schedule added where it is taken."""
     taken = {recipe.stem for recipe in recipes()}
     names = [parts.pair, f'{parts.pair}_{parts.dataset}', f'{parts.pair}_{parts.dataset}_{parts.schedule}']
     return next(name for name in names if name not in taken or name == names[-1])

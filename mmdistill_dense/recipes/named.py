@@ -1,7 +1,7 @@
 """Configs by name: ``cwd:deeplabv3_r101_to_r18_voc``, ``cwd:deeplabv3_r101_to_r18_voc:feature``.
 
 A name is a method, a pair and perhaps a variant. It stands for the config ``configs/<method>/<pair>[_<variant>].py``
-where that is a file, else for what the file would hold: the pair's recipe with the method options that fit it, or
+if that file exists, else for what it would contain: the pair's recipe with the method options that fit it, or
 another config of the method with a change (``configs/_base_/changes``) laid over it. ``control:<pair>`` is the recipe,
 the student alone; ``teachers:<name>`` a file of ``configs/teachers``. A recipe with the line ``# method: …`` is the
 published schedule of that method on its pair.
@@ -20,11 +20,11 @@ from mmengine.config import Config
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.guards.config import check_carrier
 from mmdistill_dense.recipes.compose import (
+    config_text,
     configs,
-    fragment_for,
-    fragments,
-    leaf_text,
     methods,
+    option_files,
+    options_for,
     owner,
     parts_of,
     recipes,
@@ -55,20 +55,20 @@ class Named(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What a command line calls it."""
+        """Its name on a command line."""
         return ':'.join(filter(None, (self.method, self.pair, self.variant)))
 
     @property
     def file(self) -> Path:
-        """Where it would lie."""
+        """Where its file would be."""
         return place_of(self.method, self.pair, self.variant)
 
     def text(self) -> str:
-        """Return what its file would hold; not to be had of a change."""
-        return leaf_text(self.method, self.base, self.options, self.file.parent)
+        """Return the text that its file would have; only for a recipe with method options."""
+        return config_text(self.method, self.base, self.options, self.file.parent)
 
     def config(self) -> Config:
-        """Return what its file would resolve to."""
+        """Return the config that its file would resolve to."""
         base, added = Config.fromfile(self.base), Config.fromfile(self.options).to_dict()
         base.merge_from_dict(added)
         content = base.to_dict()
@@ -86,9 +86,9 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
         options: By dotted key, as ``--cfg-options`` gives them.
 
     Raises:
-        FileNotFoundError: For a file that is not there, with the name that stands for it.
-        KeyError: For a name of which a part is unknown, or whose parts do not fit together.
-        ValueError: For overrides that would do nothing.
+        FileNotFoundError: If there is no such file; names what to write instead.
+        KeyError: If a part of the name is unknown, or the parts do not fit together.
+        ValueError: If an override would have no effect.
     """
     found = find(str(name))
     config = found.config() if isinstance(found, Named) else Config.fromfile(found)
@@ -100,12 +100,12 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text is ``METHOD:PAIR[:VARIANT]``, of known parts or not."""
+    """Return whether a text has the form ``METHOD:PAIR[:VARIANT]``; its parts may be unknown."""
     return _NAME.fullmatch(text) is not None
 
 
 def find(name: str) -> Path | Named:
-    """Return the file that a command line means, or what stands for it; see :func:`read_config`."""
+    """Return the file that a command line names, or the config that the name stands for; see :func:`read_config`."""
     path = Path(name)
     if path.is_file() or not is_name(name):
         return path if path.is_file() else _missing(path)
@@ -122,22 +122,22 @@ def find(name: str) -> Path | Named:
 
 
 def place_of(method: str, pair: str, variant: str | None = None) -> Path:
-    """Return the file of a name, whether it is there or not."""
+    """Return the file of a name, whether it exists or not."""
     folder = '_base_/recipes' if method == 'control' else method
     return configs() / folder / f'{f"{pair}_{variant}" if variant else pair}.py'
 
 
 def made_of(method: str, recipe: Path, variant: str | None = None, options: Path | None = None) -> Named | None:
-    """Return the config of a method on a recipe of this package, or None where no options fit."""
-    options = options or fragment_for(method, recipe, variant)
+    """Return the config of a method on a recipe of this package, or None if no options fit."""
+    options = options or options_for(method, recipe, variant)
     pair = parts_of(recipe).pair if owner(recipe) == method else recipe.stem
     return Named(method, pair, variant, recipe, options) if options else None
 
 
 def combinations(method: str) -> Iterator[Named]:
-    """Yield every config of a method that can be named: all variants on all recipes that they fit, and changes.
+    """Yield every config of a method that has a name: each variant on each recipe that it fits, and changes.
 
-    Some of them are files too.
+    Some of them exist as files too.
     """
     variants = variants_of(method)
     for recipe in _recipes_of(method).values():
@@ -154,13 +154,13 @@ def combinations(method: str) -> Iterator[Named]:
 
 
 def variants_of(method: str) -> list[str | None]:
-    """Return the variants of a method's options, None for the usual ones first."""
-    named = {fit_of(path).variant for path in fragments(method)} - {None}
+    """Return the variants of a method's options; the first is None, the default."""
+    named = {fit_of(path).variant for path in option_files(method)} - {None}
     return [None, *sorted(map(str, named))]
 
 
 def _recipes_of(method: str) -> dict[str, Path]:
-    """The recipes that a method is trained on, by the pair's name in the method's configs."""
+    """Return the recipes that a method is trained on, by the pair's name in the method's configs."""
     shared = {path.stem: path for path in [*recipes(), *recipes(pretraining=True)] if owner(path) is None}
     return shared | {parts_of(path).pair: path for path in recipes() if owner(path) == method}
 
@@ -173,7 +173,7 @@ def _made(name: str, method: str, pair: str, variant: str | None) -> Named:
     found = made_of(method, recipe, variant)
     if found is None:
         fits = [str(one or 'none') for one in variants_of(method) if made_of(method, recipe, one)]
-        others = [one for one in methods() if fragment_for(one, recipe)]
+        others = [one for one in methods() if options_for(one, recipe)]
         what = f'variants of {method} that fit it: {", ".join(fits)}' if fits else f'methods: {", ".join(others)}'
         raise KeyError(f'{name}: {f"variant {variant!r} of {method}" if fits else method} does not fit {pair}. {what}.')
     return found
@@ -184,7 +184,7 @@ def _changes(method: str) -> list[Path]:
 
 
 def _changed(method: str, pair: str, variant: str | None) -> Named | None:
-    """A config of the method with the change that the variant names, or None."""
+    """Return the config of a method with the change that the variant names, or None."""
     change = best(_changes(method), pair, '', variant) if variant else None
     base = place_of(method, pair, _changed_variant(change)) if change else None
     return Named(method, pair, variant, base, change) if change and base and base.is_file() else None
@@ -193,12 +193,12 @@ def _changed(method: str, pair: str, variant: str | None) -> Named | None:
 def _changed_variant(change: Path) -> str:
     line = _CHANGES.search(change.read_text(encoding='utf-8'))
     if line is None:
-        raise ValueError(f"{change}: no line says which variant it changes; write one such as '# changes: pcd-init'.")
+        raise ValueError(f"{change}: no line says which variant it changes; add one such as '# changes: pcd-init'.")
     return line[1]
 
 
 def _missing(path: Path) -> Path:
-    """A file that is not there, if it is a config of another package by its own kind of name."""
+    """Return the file of another package's config (``mmseg::…``); raise FileNotFoundError for any other path."""
     if '::' in str(path):
         return find_config(str(path), 'config')
     names = {one.file: one.name for one in combinations(path.parent.name)} if path.parent.name in methods() else {}

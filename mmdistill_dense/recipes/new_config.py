@@ -1,4 +1,4 @@
-"""The command line of ``tools/new_config.py``: writes configs to be edited, lists what fits what."""
+"""The command line of ``tools/new_config.py``: write configs to edit, list which methods fit which recipes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.recipes.check_data import check_data, optimizer_of, optimizer_problem
 from mmdistill_dense.recipes.compose import (
     Parts,
+    config_text,
     configs,
-    fragment_for,
-    fragments,
-    leaf_text,
     methods,
+    option_files,
+    options_for,
     parts_of,
     recipe_text,
     recipes,
 )
 from mmdistill_dense.recipes.fits import best
-from mmdistill_dense.recipes.lookup import method_and_options, recipe_name, recipe_of, stock
+from mmdistill_dense.recipes.lookup import base_file, method_and_options, recipe_name, recipe_of
 from mmdistill_dense.recipes.named import combinations, made_of
 from mmdistill_dense.utils.silence import quiet
 
 SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}
 USAGE = """Write a config to edit: one method on one pair of networks, with its control.
 
-Without a file it has a name, METHOD:PAIR[:VARIANT], which train.py, test.py and all other tools take.
+You need a file only to edit it: train.py, test.py and all other tools take the name METHOD:PAIR[:VARIANT].
 
   python tools/new_config.py --method cwd --pair deeplabv3_r101_to_r18_cityscapes
   python tools/new_config.py --method cwd --pair my_pair.py --dataset voc12aug_512x512 --schedule sgd_40k --out mine.py
@@ -40,15 +40,17 @@ Without a file it has a name, METHOD:PAIR[:VARIANT], which train.py, test.py and
 
 
 def main_new_config(argv: Sequence[str] | None = None) -> None:
-    """Read the command line, write or list, and tell what was done."""
+    """Read the command line, write or list configs, and print what was done."""
     parser = argparse.ArgumentParser(description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--method', help='name of a method, or the file of method options of your own')
+    parser.add_argument('--method', help='name of a method, or your own file of method options')
     parser.add_argument('--pair', help='name in configs/_base_/pairs, or a file')
-    parser.add_argument('--dataset', help='name in configs/_base_/datasets, or a file; where the pair has no recipe')
-    parser.add_argument('--schedule', help='the same for schedules; sgd_40k or sgd_1x where the pair has no recipe')
+    parser.add_argument('--dataset', help='name in configs/_base_/datasets, or a file; needed where no recipe fits')
+    parser.add_argument('--schedule', help='the same for schedules; default without a recipe: sgd_40k or sgd_1x')
     parser.add_argument('--variant', help='a variant of the method options')
     parser.add_argument('--out', type=Path, help='file to write; default: its place in configs, or the working folder')
-    parser.add_argument('--all', action='store_true', help='write every config without a file (of --method, if given)')
+    parser.add_argument(
+        '--all', action='store_true', help='write all configs that have no file yet (of --method, if given)'
+    )
     parser.add_argument('--list', action='store_true', help='print which methods fit which recipes')
     args = parser.parse_args(argv)
     try:
@@ -67,29 +69,29 @@ def main_new_config(argv: Sequence[str] | None = None) -> None:
 
 
 def listing() -> str:
-    """Return a table, recipes by methods: ``x`` a config is there, ``o`` the method fits and has a name."""
+    """Return a table of recipes by methods: ``x`` where a config file exists, ``o`` where the method fits by name."""
     names = methods()
     written = {name: {one.base for one in combinations(name) if one.file.is_file()} for name in names}
     wide = max(len(recipe.stem) for recipe in recipes())
     rows = [' ' * wide + '  ' + ' '.join(names)]
     for recipe in recipes():
-        marks = ['x' if recipe in written[name] else 'o' if fragment_for(name, recipe) else '.' for name in names]
+        marks = ['x' if recipe in written[name] else 'o' if options_for(name, recipe) else '.' for name in names]
         marks = [mark.center(len(name)) for mark, name in zip(marks, names, strict=True)]
         rows.append(f'{recipe.stem:<{wide}}  {" ".join(marks)}'.rstrip())
-    return '\n'.join([*rows, '', 'x: there is a config; o: the method fits, by the name METHOD:PAIR'])
+    return '\n'.join([*rows, '', 'x: a config file exists; o: the method fits, use the name METHOD:PAIR'])
 
 
 def write_all(names: Sequence[str]) -> None:
-    """Write the configs that are no files yet, in the usual variant; what is there is left as it is.
+    """Write the default variant of every config that has no file yet; existing files stay as they are.
 
     Raises:
         KeyError: For an unknown method.
-        ValueError: Where this package is installed and no checkout.
+        ValueError: If this package is installed without a checkout.
     """
     if not _is_checkout():
         raise ValueError('--all writes into configs/ of a checkout; here the package is installed without one.')
     for name in names:
-        fragments(name)
+        option_files(name)
         found = [one for one in combinations(name) if one.variant is None]
         missing = [one for one in found if not one.file.is_file()]
         for one in missing:
@@ -99,40 +101,40 @@ def write_all(names: Sequence[str]) -> None:
 
 
 def write_one(args: argparse.Namespace) -> None:
-    """Write a config, and its recipe where there is none.
+    """Write a config, and its recipe if there is none.
 
     Raises:
         KeyError: For an unknown method, pair, data set or schedule.
-        ValueError: When no method options fit, no recipe exists and no data set is given, or the parts do not fit
-            together; then nothing is left on the disk.
-        FileExistsError: When the file holds something else.
+        ValueError: If no method options fit, if there is neither a recipe nor a data set, or if the parts do not fit
+            together; then no file is written.
+        FileExistsError: If the file exists with other contents.
     """
     method, options = method_and_options(args.method)
     if options and args.variant:
         raise ValueError(
-            f'--variant {args.variant}: --method {args.method} is a file of options already; leave it out.'
+            f'--variant {args.variant}: --method {args.method} is already a file of options; leave out --variant.'
         )
-    pair = stock('pairs', args.pair)
+    pair = base_file('pairs', args.pair)
     dataset, schedule = (
-        stock(f'{kind}s', given) if (given := getattr(args, kind)) else None for kind in ('dataset', 'schedule')
+        base_file(f'{kind}s', given) if (given := getattr(args, kind)) else None for kind in ('dataset', 'schedule')
     )
     recipe = recipe_of(pair, dataset, schedule, method)
     parts = parts_of(recipe) if recipe else _planned(pair, dataset, schedule)
-    options = options or best(fragments(method), parts.pair, parts.task, args.variant)
+    options = options or best(option_files(method), parts.pair, parts.task, args.variant)
     if options is None:
-        there = ', '.join(path.stem for path in fragments(method))
-        raise ValueError(f'--method {method}: no method options fit {pair.stem} ({parts.task}); there are {there}.')
+        there = ', '.join(path.stem for path in option_files(method))
+        raise ValueError(f'--method {method}: no method options fit {pair.stem} ({parts.task}); it has {there}.')
     ours = _is_checkout() and all(file.is_relative_to(configs()) for file in (pair, options)) and not args.out
     texts, note = {}, ''
     if recipe is None:
         recipe = _recipe_place(parts, ours, args.out)
-        schedule = schedule or stock('schedules', parts.schedule)
+        schedule = schedule or base_file('schedules', parts.schedule)
         runtime = configs() / '_base_' / f'{parts.runtime}.py'
         texts[recipe] = recipe_text(pair, dataset or pair, schedule, runtime, recipe.parent)
         note = ': the student alone, and the control'
     with _written(texts):
         file = args.out or _config_place(method, parts, recipe, args.variant, ours)
-        with _written({file: leaf_text(method, recipe, options, file.parent)}), quiet():
+        with _written({file: config_text(method, recipe, options, file.parent)}), quiet():
             problem = _check(file, parts.task, args)
     print(f'recipe   {recipe}  ({parts.dataset}, {parts.schedule}{note})\noptions  {options}\nconfig   {file}')
     if problem:
@@ -141,12 +143,12 @@ def write_one(args: argparse.Namespace) -> None:
 
 
 def _planned(pair: Path, dataset: Path | None, schedule: Path | None) -> Parts:
-    """The parts of a recipe that is to be written."""
+    """Return the parts of a new recipe."""
     if dataset is None:
         known = sorted(path.stem for path in (configs() / '_base_/datasets').glob('[!_]*.py'))
         raise ValueError(
-            f'--dataset: {pair.stem} has no such recipe in configs/_base_/recipes, so give its data set, a file or '
-            f'one of {", ".join(known)}.'
+            f'--dataset: configs/_base_/recipes has no such recipe for {pair.stem}. Give a data set, a file or one of '
+            f'{", ".join(known)}.'
         )
     loader = str(Config.fromfile(dataset).get('train_dataloader'))
     tasks = [task for task, step in (('seg', 'PackSegInputs'), ('det', 'PackDetInputs')) if step in loader]
@@ -169,10 +171,10 @@ def _config_place(method: str, parts: Parts, recipe: Path, variant: str | None, 
 
 @contextmanager
 def _written(texts: dict[Path, str]) -> Iterator[None]:
-    """Write files, which are taken away again when an error follows."""
+    """Write files; remove them again if an error follows."""
     for file, text in texts.items():
         if file.is_file() and file.read_text(encoding='utf-8') != text:
-            raise FileExistsError(f'{file} is there and differs; remove it, or give --out.')
+            raise FileExistsError(f'{file} exists with other contents; remove it, or give --out.')
     new = [file for file in texts if not file.is_file()]
     folders = [folder for file in new for folder in file.parents if not folder.is_dir()]
     try:
@@ -189,7 +191,7 @@ def _written(texts: dict[Path, str]) -> Iterator[None]:
 
 
 def _check(file: Path, task: str, args: argparse.Namespace) -> str:
-    """Refuse a config that does not resolve, or whose data set is not for its student; return what may be wrong."""
+    """Raise ValueError if a config does not resolve or its data set does not suit its student; return a warning."""
     given = ' '.join(f'--{key} {value}' for key in ('pair', 'dataset', 'schedule') if (value := getattr(args, key)))
     try:
         config = Config.fromfile(file)
@@ -201,11 +203,11 @@ def _check(file: Path, task: str, args: argparse.Namespace) -> str:
 
 
 def _schedules_like(config: Config) -> str:
-    """Name the schedules of this package whose optimizer is the one that the student is published with."""
+    """Return which schedules of this package have the kind of optimizer that the student was published with."""
     kind = optimizer_of(Config.fromfile(find_config(config.model.student.cfg))).get('type')
     files = sorted((configs() / '_base_/schedules').glob('[!_]*.py'))
     names = [file.stem for file in files if optimizer_of(Config.fromfile(file)).get('type') == kind]
-    return f'--schedule with {kind}: {", ".join(names)}.' if names else f'No schedule here has {kind}: write one.'
+    return f'Schedules with {kind}: {", ".join(names)}.' if names else f'No schedule here uses {kind}: write one.'
 
 
 def _is_checkout() -> bool:

@@ -29,7 +29,7 @@ class Target:
         value: Score of the distilled student.
         student: Score of the student alone, from the same source.
         teacher: Score of the teacher, from the same source.
-        variant: Variant of the method's fragment, ``None`` for its default.
+        variant: Variant of the method options, ``None`` for the default ones.
         source: Paper and table.
     """
 
@@ -43,16 +43,16 @@ class Target:
 
     @property
     def gain(self) -> float | None:
-        """What the source gained over its own student."""
+        """Gain over the student alone, in the same source."""
         return None if self.student is None else self.value - self.student
 
 
 def read_targets(path: Path) -> list[Target]:
-    """Read one file.
+    """Read one file of published results.
 
     Raises:
-        ValueError: When it is no list of entries with the keys recipe, metric, method and source, and perhaps student,
-            teacher and variant; a metric is unknown or a number is none.
+        ValueError: If it is not a list of entries with the keys recipe, metric, method and source (optional: student,
+            teacher, variant), if a metric is unknown, or if a score is not a number.
     """
     entries = yaml.safe_load(path.read_text(encoding='utf-8')) or []
     if not isinstance(entries, list):
@@ -63,13 +63,13 @@ def read_targets(path: Path) -> list[Target]:
 def targets_of(
     method: str, recipe: str, metric: str, variant: str | None = None, configs: Path | None = None
 ) -> list[Target]:
-    """Return what is published for a method, in the order of its file.
+    """Return the published results of a method, in the order of its file.
 
     Args:
-        method: Folder of ``configs``; one without ``published.yml`` has nothing.
+        method: Folder of ``configs``. Without ``published.yml`` the list is empty.
         recipe: Name of the recipe, as in ``control:NAME``.
         metric: Key of the evaluator, e.g. ``'coco/bbox_mAP'``.
-        variant: Of the method.
+        variant: Of the method options.
         configs: The folder. Defaults to the package's.
     """
     path = (configs or package_root('mmdistill_dense') / 'configs') / method / 'published.yml'

@@ -177,7 +177,7 @@ def _list(args: argparse.Namespace) -> int:
         recipes = compose.recipes()
         table = Table('method', 'recipes that it fits', 'for instance')
         for method in compose.methods():
-            names = [recipe.stem for recipe in recipes if compose.fragment_for(method, recipe)]
+            names = [recipe.stem for recipe in recipes if compose.options_for(method, recipe)]
             table.add_row(method, str(len(names)), ', '.join(names[:2]))
         console.print(table)
         return 0

@@ -13,7 +13,7 @@ from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.renormalise import renormaliser
-from mmdistill_dense.recipes.compose import fragments
+from mmdistill_dense.recipes.compose import option_files
 from mmdistill_dense.weights.locate import published_weights
 from tests.every_config import place, read
 
@@ -270,5 +270,5 @@ def test_segmentation_schedule_is_the_formula(row: str) -> None:
 def test_no_config_names_a_file_of_tokens() -> None:
     """Tokens are learned where there are none; a path in a config would be of one machine."""
     files = {path: Config.fromfile(path).model for path in ROOT.glob('*.py')}
-    for path, cfg in {**files, **{path: Config.fromfile(path) for path in fragments('maskd')}}.items():
+    for path, cfg in {**files, **{path: Config.fromfile(path) for path in option_files('maskd')}}.items():
         assert cfg.distillers.maskd.get('tokens') is None, path

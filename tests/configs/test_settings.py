@@ -13,7 +13,7 @@ from mmseg.registry import METRICS as MMSEG_METRICS
 from mmdistill_dense.config.resolve import is_single_teacher, load_model
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.recipes.check_data import optimizer_problem
-from mmdistill_dense.recipes.compose import fragments, recipes
+from mmdistill_dense.recipes.compose import option_files, recipes
 from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.recipes.named import Named, combinations, read_config
 from mmdistill_dense.recipes.targets import read_targets, targets_of
@@ -50,7 +50,7 @@ def test_weights_of_a_sum_reach_the_papers_teacher_at_its_crops_alone() -> None:
 @pytest.mark.parametrize('data', [*PAPER, *COCOSTUFF])
 def test_other_pairs_have_the_papers_weights_in_units_of_the_mean(data: str) -> None:
     kd, fd, contrast, pool, (height, width), _ = (PAPER | COCOSTUFF)[data]
-    options = best(fragments('afdcd'), f'net_to_other_{data}', 'seg')
+    options = best(option_files('afdcd'), f'net_to_other_{data}', 'seg')
     assert options and Config.fromfile(options).distillers.kd.loss_weight == kd
     method = afdcd(options)
     elements = 2048 * math.ceil(height / 8) * math.ceil(width / 8)

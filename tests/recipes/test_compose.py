@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.config.inheritance import bases_of
 from mmdistill_dense.recipes import compose
-from mmdistill_dense.recipes.compose import fragment_for, leaf_text, parts_of, recipe_text, recipes
+from mmdistill_dense.recipes.compose import config_text, options_for, parts_of, recipe_text, recipes
 from mmdistill_dense.recipes.fits import best
 
 ROOT = Path(__file__).parents[2] / 'configs'
@@ -47,7 +47,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def fitting(tree: Path, variant: str | None = None, **options: str) -> str | None:
     write_options(tree / '_base_/distillers', options)
-    found = fragment_for('m', 'net_r101_to_r18_city', variant)
+    found = options_for('m', 'net_r101_to_r18_city', variant)
     return found.stem if found else None
 
 
@@ -81,14 +81,14 @@ def test_options_that_fit_alike_are_refused(tree: Path) -> None:
 
 @pytest.mark.parametrize(('text', 'told'), [
     ('', r'm_x\.py: no line says what these options fit'),
-    ('# fits: seg, student', "m_x.py: 'student' in '# fits: seg, student': known are seg, det, pretrain, 'pair …'"),
-    ('# fits: sec', "'sec' in '# fits: sec': known are"),
+    ('# fits: seg, student', "unknown item 'student' in '# fits: seg, student'; known: seg, det, pretrain, 'pair …'"),
+    ('# fits: sec', "unknown item 'sec' in '# fits: sec'; known: "),
 ])  # fmt: skip
 def test_a_line_that_cannot_be_read_is_refused(tree: Path, text: str, told: str) -> None:
     write(tree / '_base_/distillers', 'm_x')
     (tree / '_base_/distillers/m_x.py').write_text(text)
     with pytest.raises(ValueError, match=told):
-        fragment_for('m', 'net_r101_to_r18_city')
+        options_for('m', 'net_r101_to_r18_city')
 
 
 @pytest.mark.parametrize(('pair', 'fits', 'task'), [
@@ -104,7 +104,7 @@ def test_sides_of_a_pair(tmp_path: Path, pair: str, fits: list[str], task: str) 
 
 def test_unknown_names_are_answered_with_close_ones() -> None:
     with pytest.raises(KeyError, match="method 'afdc': unknown. Close: afdcd"):
-        fragment_for('afdc', 'toy_seg')
+        options_for('afdc', 'toy_seg')
     with pytest.raises(KeyError, match=r"recipe 'toy_sag': unknown. Close: .*toy_seg"):
         parts_of('toy_sag')
 
@@ -112,7 +112,7 @@ def test_unknown_names_are_answered_with_close_ones() -> None:
 def test_a_file_without_a_schedule_is_no_recipe(tree: Path) -> None:
     file = tree / '_base_/recipes/mine.py'
     file.write_text("_base_ = ['../pairs/net_r101_to_r18_city.py', '../datasets/city.py']\n")
-    with pytest.raises(ValueError, match=r'it has no schedule, runtime\. Needed'):
+    with pytest.raises(ValueError, match=r'it has no schedule, runtime\. A recipe needs'):
         parts_of(file)
 
 
@@ -128,9 +128,9 @@ def test_parts_are_the_files_that_the_recipe_names(recipe: Path) -> None:
 @pytest.mark.parametrize('inside', [True, False])
 def test_a_config_is_its_recipe_with_the_distillers(inside: bool, tmp_path: Path) -> None:
     """From a folder of one's own the bases are named by package."""
-    fragment = fragment_for('afdcd', 'toy_seg')
+    fragment = options_for('afdcd', 'toy_seg')
     assert fragment
-    text = leaf_text('afdcd', 'toy_seg', fragment, ROOT / 'afdcd' if inside else tmp_path)
+    text = config_text('afdcd', 'toy_seg', fragment, ROOT / 'afdcd' if inside else tmp_path)
     if inside:
         assert text == (ROOT / 'afdcd/toy_seg.py').read_text()
         file = ROOT / 'afdcd/toy_seg.py'
@@ -169,7 +169,7 @@ def test_a_whole_config_is_a_recipe(tmp_path: Path) -> None:
     for recipe in (student, file):
         parts = parts_of(recipe)
         assert parts.task == 'det'
-        assert fragment_for('pkd', recipe) == ROOT / '_base_/distillers/pkd_det.py'
+        assert options_for('pkd', recipe) == ROOT / '_base_/distillers/pkd_det.py'
 
 
 def test_parts_of_ones_own_folder_are_named_relative_to_it(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_parts_of_ones_own_folder_are_named_relative_to_it(tmp_path: Path) -> No
     recipe.write_text(recipe_text(pair, *files, tmp_path))
     assert "'./pairs/my_pair.py'" in recipe.read_text()
     assert parts_of(recipe) == ('my_pair', 'shapes_96x128', 'toy_600', 'runtime_seg', 'seg')
-    fragment = fragment_for('kd', recipe)
+    fragment = options_for('kd', recipe)
     assert fragment
-    (tmp_path / 'leaf.py').write_text(leaf_text('kd', recipe, fragment, tmp_path))
+    (tmp_path / 'leaf.py').write_text(config_text('kd', recipe, fragment, tmp_path))
     assert Config.fromfile(tmp_path / 'leaf.py').model.distillers == Config.fromfile(fragment).distillers

@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.config.inheritance import bases_of
-from mmdistill_dense.recipes.compose import fragments, leaf_text, methods, owner, parts_of, recipes
+from mmdistill_dense.recipes.compose import config_text, methods, option_files, owner, parts_of, recipes
 from mmdistill_dense.recipes.named import Named, combinations, find, made_of, read_config
 from mmdistill_dense.recipes.targets import read_targets
 from tests.every_config import CONFIGS, FILES, every, name_of, named, place
@@ -31,7 +31,7 @@ def test_a_name_resolves_to_what_its_file_would_hold(tmp_path: Path) -> None:
         for one in [found[0], *itertools.islice((one for one in found if one.variant), 2), found[-1]]:
             file = tmp_path / method / one.file.name
             file.parent.mkdir(exist_ok=True)
-            file.write_text(leaf_text(method, one.base, one.options, file.parent))
+            file.write_text(config_text(method, one.base, one.options, file.parent))
             cfg = one.config()
             assert cfg.to_dict() == Config.fromfile(file).to_dict(), one.name
             assert Path(cfg.filename).name == file.name  # the name under which a run keeps it
@@ -50,7 +50,7 @@ def test_a_method_on_a_recipe_differs_from_it_in_its_distillers_alone(method: st
 
 def test_method_options_set_distillers_and_nothing_else() -> None:
     """Among them one under the method's name, so that the folder, the options and the log agree."""
-    for path in fragments():
+    for path in option_files():
         cfg = Config.fromfile(path)
         assert set(cfg) == {'distillers'}, path
         assert path.stem.split('_')[0] in cfg.distillers, path

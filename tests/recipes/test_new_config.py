@@ -104,7 +104,7 @@ def test_the_wrong_kind_of_optimizer_is_said(folder: Path, capsys: pytest.Captur
     words = ('--method', 'kd', '--pair', 'my_former.py', '--dataset', 'ade20k_512x512_stock', '--out')
     call(*words, 'sgd.py')
     said = capsys.readouterr().out
-    assert 'trains it by AdamW with lr 6e-05, this one by SGD with lr 0.02' in said and 'segformer_160k' in said
+    assert 'trains it with AdamW at lr 6e-05, this config with SGD at lr 0.02' in said and 'segformer_160k' in said
     call(*words, 'adamw.py', '--schedule', 'segformer_160k')
     assert 'warning' not in capsys.readouterr().out
 
@@ -146,14 +146,14 @@ def test_files_that_were_there_stay_when_something_fails(folder: Path, capsys: p
     before = {path: path.read_text() for path in folder.glob('x*.py')}
     (folder / 'broken.py').write_text('distillers = undefined\n')
     refused(capsys, '--method', 'broken.py', *words[:-1], 'y.py')
-    assert 'x.py is there and differs' in refused(capsys, '--method', 'cwd', *words)
+    assert 'x.py exists with other contents' in refused(capsys, '--method', 'cwd', *words)
     assert before == {path: path.read_text() for path in folder.glob('[xy]*.py')} and len(before) == 2
 
 
 def test_a_variant_of_a_file_of_options_is_refused(folder: Path, capsys: pytest.CaptureFixture) -> None:
     (folder / 'kd_mine.py').write_text("distillers = dict(kd=dict(type='LogitKD'))\n")
     said = refused(capsys, '--method', 'kd_mine.py', '--pair', 'toy_seg', '--variant', 'zzz')
-    assert '--variant zzz: --method kd_mine.py is a file of options' in said
+    assert '--variant zzz: --method kd_mine.py is already a file of options' in said
 
 
 def test_what_is_there_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -161,7 +161,7 @@ def test_what_is_there_is_not_overwritten(folder: Path, capsys: pytest.CaptureFi
     call(*words)
     call(*words)  # the same text
     (folder / 'mine.py').write_text('model = dict()\n')
-    assert 'mine.py is there and differs' in refused(capsys, *words)
+    assert 'mine.py exists with other contents' in refused(capsys, *words)
     assert (folder / 'mine.py').read_text() == 'model = dict()\n'
 
 
@@ -172,7 +172,7 @@ def test_what_is_there_is_not_overwritten(folder: Path, capsys: pytest.CaptureFi
     (('--method', 'kd', '--pair', 'none/toy_seg.py'), '--pair none/toy_seg.py: no such file'),
     (('--method', 'kd', '--pair', PAIR, '--dataset', 'voc12'), "dataset 'voc12': unknown. Close: voc12"),
     (('--method', 'kd', '--pair', PAIR, '--schedule', 'sgd_4k'), "schedule 'sgd_4k': unknown. Close: sgd_40k"),
-    (('--method', 'kd', '--pair', PAIR, '--schedule', 'camvid_800'), 'so give its data set'),
+    (('--method', 'kd', '--pair', PAIR, '--schedule', 'camvid_800'), 'no such recipe for deeplabv3_r101_to_r18'),
     (('--method', 'afdcd', '--pair', 'toy_seg', '--variant', 'odd'), 'no method options fit toy_seg'),
     (('--all', '--method', 'afdc'), "method 'afdc': unknown"),
 ])  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 
-from mmdistill_dense.recipes.compose import fragment_for, leaf_text, recipe_file
+from mmdistill_dense.recipes.compose import config_text, options_for, recipe_file
 from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.silence import errors_only
 from tools.benchmark import compare_losses, page, teacher_pass
@@ -95,12 +95,12 @@ def composed(recipe: str | None, method: str) -> Config:
     """Return the config of a recipe with a method's fragment, whether or not there is such a leaf."""
     if recipe is None:
         raise SystemExit('--method needs --recipe')
-    fragment = fragment_for(method, recipe_file(recipe))
+    fragment = options_for(method, recipe_file(recipe))
     if fragment is None:
         raise SystemExit(f'{method} has no fragment that fits {recipe}')
     with tempfile.TemporaryDirectory() as folder:
         leaf = Path(folder, 'leaf.py')
-        leaf.write_text(leaf_text(method, recipe, fragment, leaf.parent), encoding='utf-8')
+        leaf.write_text(config_text(method, recipe, fragment, leaf.parent), encoding='utf-8')
         return Config.fromfile(leaf)
 
 

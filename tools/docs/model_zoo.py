@@ -18,7 +18,7 @@ import yaml
 from mmengine.config import Config
 
 from mmdistill_dense.config.inheritance import bases_of
-from mmdistill_dense.recipes.compose import configs, fragments, methods, owner, parts_of
+from mmdistill_dense.recipes.compose import configs, methods, option_files, owner, parts_of
 from mmdistill_dense.recipes.named import combinations
 from mmdistill_dense.recipes.targets import Target, read_targets
 
@@ -90,7 +90,7 @@ def card_of(method: str) -> Card:
     Raises:
         ValueError: When there is none.
     """
-    name = _class_of(fragments(method)[0])
+    name = _class_of(option_files(method)[0])
     found = [card for card in cards() if card.name == name]
     if not found:
         raise ValueError(f'docs/methods holds no card of {name}, which configs/_base_/distillers/{method}*.py use.')

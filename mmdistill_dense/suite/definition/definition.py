@@ -137,7 +137,7 @@ def load(path: Path | str) -> Definition:
 
 def fitting(control: Path) -> list[str]:
     """Return the methods that fit a recipe."""
-    return [method for method in compose.methods() if compose.fragment_for(method, control)]
+    return [method for method in compose.methods() if compose.options_for(method, control)]
 
 
 def _task(control: Path, top: Reader) -> str:
@@ -214,7 +214,7 @@ def _fragment(method: str, variant: str | None, control: Path, options: Reader) 
     if method not in compose.methods():
         raise options.error('', f'{compose.unknown("method", method, compose.methods())}{_fits(control)}')
     try:
-        found = compose.fragment_for(method, control, variant)
+        found = compose.options_for(method, control, variant)
     except ValueError as error:
         raise options.error('', str(error)) from error
     if found is None:

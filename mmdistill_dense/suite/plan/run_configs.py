@@ -32,7 +32,7 @@ def leaf_text(definition: Definition, method: Method | None, folder: Path) -> st
     """Return the config of a row for a folder: the shipped method on the recipe, the user's config, or the control."""
     if method is not None and method.fragment is not None:
         assert method.method is not None, 'it is a shipped method'
-        return compose.leaf_text(method.method, definition.control, method.fragment, folder)
+        return compose.config_text(method.method, definition.control, method.fragment, folder)
     base = definition.control if method is None or method.config is None else method.config
     return inheriting(base, folder)
 

@@ -1,4 +1,4 @@
-"""What users look at: gradients, agreement, similarity, masks, cost, and the monitor of a run."""
+"""Diagnostics for users: gradients, agreement, similarity, masks, cost, and the monitor of a run."""
 
 from mmdistill_dense.utils import required  # noqa: F401  (first: a missing stack is explained)
 

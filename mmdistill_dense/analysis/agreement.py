@@ -1,4 +1,4 @@
-"""How alike what a student and its teacher have at the taps of a distiller is."""
+"""Agreement between a student and its teacher at a distiller's taps."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def tap_agreement(
 ) -> dict[str, Tensor]:
     """Return the agreement at each pair of taps; called with the arguments of the distiller's ``forward``.
 
-    The student's maps go through the distiller's alignment first; nothing of the training changes by that.
+    The student's maps go through the distiller's alignment first; the training is not affected.
 
     Returns:
         Scalars in [-1, 1] by ``'cosine.<student tap>'``: the mean over pixels of the cosine of both vectors, for
-        ``PCD`` of the pixels that it compares. Where the channels differ behind the alignment (methods that compare
+        ``PCD`` of the pixels that it compares. Where the channels differ after the alignment (methods that compare
         relations), ``'energy.<student tap>'``: the cosine of the maps of squared length, mean over the pictures.
         Several maps of a tap are numbered, ``'cosine.neck.0'``. Pairs of other shapes are left out.
     """
@@ -42,7 +42,7 @@ def tap_agreement(
 
 
 def _pairs(distiller: Distiller, student: Recorded, teacher: Recorded) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield the name of each pair of maps, the student's aligned where the distiller does so, and the teacher's."""
+    """Yield the name, the student's map (aligned if the distiller aligns) and the teacher's map of each pair."""
     number = 0
     for s_tap, t_tap in zip(distiller.student_taps, distiller.teacher_taps, strict=True):
         students, teachers = student.get(str(s_tap), []), teacher.get(str(t_tap), [])

@@ -1,4 +1,4 @@
-"""Generated training batches for a network of mmseg or mmdet: noise, with labels or boxes anywhere."""
+"""Generated training batches for a network of mmseg or mmdet: noise with random labels or boxes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Size = tuple[int, int]
 
 
 def training_batch(network: Any, config: Mapping[str, Any], images: int, size: Size | None = None) -> dict[str, Any]:
-    """Return a batch as a loader gives it.
+    """Return a generated batch in the form that a data loader gives.
 
     Args:
         network: A segmenter with a ``decode_head``, or a detector.
-        config: The config, which tells a detector's image size.
-        images: How many.
-        size: Height and width. Defaults to a segmenter's training crop, and to the size that a detector's training
-            pipeline crops to or the largest that it resizes to, or the first picture's where it does neither.
+        config: The config, which has a detector's image size.
+        images: Number of images.
+        size: Height and width. Defaults to a segmenter's training crop; for a detector, to the size that its training
+            pipeline crops to, the largest that it resizes to, or the first picture's.
 
     Raises:
-        ValueError: For another network, or when there is no size to be found.
+        ValueError: For any other network, or if no size is found.
     """
     draw = torch.Generator().manual_seed(0)
     if hasattr(network, 'decode_head'):
@@ -45,7 +45,7 @@ def training_batch(network: Any, config: Mapping[str, Any], images: int, size: S
 
 
 def picture_size(dataset: Mapping[str, Any]) -> Size:
-    """Return height and width of the first picture of a data set, behind its pipeline."""
+    """Return height and width of the first picture of a data set, after its pipeline."""
     picture = DATASETS.build(dataset)[0]['inputs']
     return picture.shape[1], picture.shape[2]
 

@@ -1,4 +1,4 @@
-"""``tools/diagnose.py``: what the terms of a config's loss pull at, at a checkpoint, over several real batches."""
+"""``tools/diagnose.py``: measure the gradient of each loss term of a config on several real batches."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mmdistill_dense.engine.commands import build_runner, common_parser, load_co
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
 _UNTRAINED = (
-    'the checkpoint holds no distillers (that of a control, of save_best, an export): their own parameters, such as '
+    'the checkpoint holds no distillers (it is from a control, save_best or an export): their own parameters, such as '
     'alignments, are untrained here, and the iteration is 0'
 )
 
@@ -70,13 +70,13 @@ def diagnose(
     """Return the terms of several training batches, each measured with the same weights.
 
     The run is set up as training sets it up (teachers, tokens of MasKD, checks) and ends before its first iteration.
-    Nothing is written: tokens come from the checkpoint or the ``work_dir``, or else are learned for this once.
+    Nothing is written: tokens come from the checkpoint or the ``work_dir``, or are learned for this measurement.
 
     Args:
         config: A whole config; changed.
-        checkpoint: Of a run of the config: student, distillers and iteration are as there. ``None`` is the start.
-        batches: How many.
-        iteration: Where the schedules of the distillers stand. Defaults to the checkpoint's.
+        checkpoint: Of a run of the config; sets student, distillers and iteration. ``None`` is the start of training.
+        batches: Number of batches.
+        iteration: For the schedules of the distillers. Defaults to the checkpoint's.
         stages: Measure also at each child of the backbone.
 
     Raises:
@@ -95,12 +95,12 @@ def diagnose(
         if tokens.is_dir():
             shutil.copytree(tokens, Path(folder, FOLDER))
         config.work_dir = folder  # a runner writes its config and a log
-        # A visualizer of a name that exists is taken again, with its folder: one of its own, which draws nowhere.
+        # A visualizer whose name exists would be reused with its folder; this one is new and draws nowhere.
         config.visualizer = dict(type='mmengine.Visualizer', name=folder)
         runner = build_runner(config)
-        for attending in runner.hooks:
-            if isinstance(attending, DistillHook):
-                attending.resume_file.tells = False
+        for one in runner.hooks:
+            if isinstance(one, DistillHook):
+                one.resume_file.tells = False
         if checkpoint is not None and not config.resume:
             runner.logger.warning(f'{checkpoint}: {_UNTRAINED}.')
         runner.register_hook(hook)
@@ -110,14 +110,14 @@ def diagnose(
 
 
 class _Measured(Exception):
-    """Ends a run before its first iteration."""
+    """Raised to end a run before its first iteration."""
 
 
 class MeasureInstead(Hook):
-    """Measures the loss on some batches where training would begin, and ends the run.
+    """Measure the loss on some batches in place of training, then end the run.
 
     Args:
-        batches: How many.
+        batches: Number of batches.
         iteration: See :func:`diagnose`.
         stages: See :func:`diagnose`.
     """
@@ -147,7 +147,7 @@ def _stages(model: Any) -> Places:
 
 
 def table_of(batches: Sequence[Sequence[Term]], taps: bool = False) -> Table:
-    """Return the means over batches: a row for each term and place.
+    """Return a table of means over batches, with a row for each term and place.
 
     Args:
         batches: What :func:`diagnose` returns.
@@ -178,11 +178,11 @@ def _cosine(batches: Sequence[Sequence[Term]], name: str, place: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = common_parser('What each term of a loss pulls at: value, gradient at the backbone, cosine with the task')
-    parser.add_argument('--checkpoint', help='of a run of this config (iter_*.pth); without, the student as it starts')
+    parser = common_parser('Measure each term of the loss: value, gradient at the backbone, cosine with the task')
+    parser.add_argument('--checkpoint', help='of a run of this config (iter_*.pth); default: the untrained student')
     parser.add_argument('--batches', type=int, default=8, help='training batches to average over (default: 8)')
-    parser.add_argument('--iteration', type=int, help="where the schedules stand (default: the checkpoint's)")
+    parser.add_argument('--iteration', type=int, help="iteration for the schedules (default: the checkpoint's)")
     parser.add_argument('--taps', action='store_true', help='show the gradients at the tapped maps too')
-    parser.add_argument('--stages', action='store_true', help='show them at each part of the backbone too')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write all numbers of each batch here')
+    parser.add_argument('--stages', action='store_true', help='show the gradients at each part of the backbone too')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write all numbers of each batch to this file')
     return parser

@@ -1,4 +1,4 @@
-"""What a pixel is similar to: cosine maps of a distiller's taps, in the teacher and in the student."""
+"""Cosine maps of one pixel with all others at a distiller's taps, in the teacher and in the student."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def grid_points(image: np.ndarray, count: int) -> list[Point]:
 
 
 def check_points(points: Sequence[Point], image: np.ndarray, name: str) -> None:
-    """Raise a ``ValueError`` unless there are points and all of them lie in the image."""
+    """Raise ValueError if there are no points, or one lies outside of the image."""
     height, width = image.shape[:2]
     if not points:
         raise ValueError('There is no pixel to show: give points, or a grid of at least 1.')
@@ -105,14 +105,14 @@ def ready_pair(config: Config, checkpoint: str | None = None, name: str | None =
 
     Args:
         config: A whole config whose model is a ``DistillModel``.
-        checkpoint: What a run of the config wrote; ``None`` shows an untrained student, always the same.
+        checkpoint: Of a run of the config. ``None`` shows an untrained student, drawn from a fixed seed.
         name: A distiller of the config. Defaults to its first.
 
     Returns:
         The model in eval mode, and the distiller.
 
     Raises:
-        KeyError: When the config has no such distiller.
+        KeyError: If the config has no such distiller.
         FileNotFoundError, ValueError: For weights that are not there or do not fit.
     """
     init_default_scope(config.get('default_scope', 'mmengine'))
@@ -132,17 +132,17 @@ def ready_pair(config: Config, checkpoint: str | None = None, name: str | None =
 
 
 def pictures_of(config: Config, count: int) -> dict[str, np.ndarray]:
-    """Return the first images of a config's test set, else of its training set, as its loading step leaves them.
+    """Return the first images of a config's test set, else of its training set, as its loading step reads them.
 
     Raises:
-        ValueError: When ``count`` is below 1, or the data set is a wrapper without a pipeline.
+        ValueError: If ``count`` is below 1, or the data set is a wrapper without a pipeline.
     """
     if count < 1:
         raise ValueError(f'images must be at least 1, got {count}.')
     loader = config.get('test_dataloader') or config.train_dataloader
     dataset = DATASETS.build(loader.dataset)
     if not hasattr(dataset, 'pipeline'):
-        raise ValueError(f'{type(dataset).__name__} has no pipeline of its own to load images: name image files.')
+        raise ValueError(f'{type(dataset).__name__} has no pipeline of its own to load images: give image files.')
     load = dataset.pipeline.transforms[0]
     indices = range(min(count, len(dataset)))
     return {f'similarity_{index:03d}': load(dataset.get_data_info(index))['img'] for index in indices}
@@ -153,7 +153,7 @@ def _maps(recorded: Any, taps: Sequence[Any]) -> list[Tensor]:
     for tensor in maps:
         if tensor.ndim != 4:
             raise ValueError(
-                f'A tap of this distiller gives {tuple(tensor.shape)}, which is no (B, C, H, W) map: choose a '
+                f'A tap of this distiller gives {tuple(tensor.shape)}, which is not a (B, C, H, W) map: choose a '
                 'distiller of feature maps.'
             )
     return maps

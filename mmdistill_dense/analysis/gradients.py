@@ -1,4 +1,4 @@
-"""What each term of the loss pulls at: its value, its gradient and whether that agrees with the task's."""
+"""Value and gradient of each term of the loss, and the cosine of that gradient with the task's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Pull:
 
     Attributes:
         norm: Its L2 norm.
-        share: That norm over the sum of the norms of all terms there; 0 where none pulls.
+        share: That norm over the sum of the norms of all terms there; 0 if all are zero.
         cosine: With the task's gradient at the same place; NaN where either is zero or there is no task.
     """
 
@@ -74,14 +74,14 @@ def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def backbone_parameters(model: Any) -> list[Tensor]:
-    """Return all parameters of the student's backbone that are trained; of a student without one, all of its own."""
+    """Return the trained parameters of the student's backbone, or of the whole student if it has none."""
     network = getattr(model, 'backbone', None)
     named = (network if isinstance(network, nn.Module) else model).named_parameters()
     return [value for name, value in named if value.requires_grad and not name.startswith('distillers.')]
 
 
 def student_taps(model: Any) -> list[Any]:
-    """Return the taps of a student's active distillers that lie in the student, each once."""
+    """Return the student taps of a model's active distillers, without duplicates."""
     distillers = getattr(model, 'distillers', {}).values()
     return list(dict.fromkeys(tap for d in distillers if d.weight() != 0 for tap in d.student_taps))
 
@@ -92,7 +92,7 @@ def tapped(maps: Places) -> dict[str, Sequence[Tensor]]:
 
 
 def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> list[Term]:
-    """Measure the terms of a loss whose graph is still there, which stays; no ``.grad`` is touched.
+    """Measure the terms of a loss by its graph, which is kept; no ``.grad`` is touched.
 
     Costs a backward pass per term.
 
@@ -126,8 +126,8 @@ def measure_gradients(model: Any, data: Mapping[str, Any], places: Places | None
     """Measure the terms of a training step on one batch, and leave everything as it was.
 
     One forward pass in training mode and in the parameters' own precision (no autocast), one backward pass per term.
-    Weights, ``.grad``, buffers (batch statistics, queues), modes, random streams and the batch stay as they are; with
-    activation checkpointing as mmseg and mmdet do it (``with_cp``) the pass is made without.
+    Weights, ``.grad``, buffers (batch statistics, queues), modes, random streams and the batch stay as they are;
+    mmseg's and mmdet's activation checkpointing (``with_cp``) is off in that pass.
 
     Args:
         model: A built ``DistillModel`` with loaded teachers, and with what its distillers prepare (MasKD's tokens); or
@@ -150,13 +150,13 @@ def measure_gradients(model: Any, data: Mapping[str, Any], places: Places | None
         ready = model.data_preprocessor(copy.deepcopy(data), True)
         with recorder.recording() as maps, torch.autocast(next(model.parameters()).device.type, enabled=False):
             losses = model._run_forward(ready, mode='loss')
-        for name in recorder.changed():  # the values that were compared are written over: nothing to look at
+        for name in recorder.changed():  # overwritten after the comparison: nothing to measure
             del maps[name]
         return pulls_of(losses, {BACKBONE: backbone_parameters(model), **(places or {}), **tapped(maps)})
 
 
 def mean_terms(batches: Sequence[Sequence[Term]]) -> list[Term]:
-    """Return the terms averaged over batches: each number's mean over those batches where it is one."""
+    """Return the terms averaged over batches, each number over the batches in which it is finite."""
     names = list(dict.fromkeys(term.name for terms in batches for term in terms))
     return [_mean_term([term for terms in batches for term in terms if term.name == name]) for name in names]
 
@@ -185,8 +185,8 @@ def _gradients(term: Tensor, places: Places) -> dict[str, Tensor]:
             if 'heckpoint' not in str(error):
                 raise
             raise ValueError(
-                'the student recomputes its activations (activation_checkpointing, with_cp=True), so that the gradient '
-                'of a single loss cannot be taken: measure without.'
+                'the student recomputes its activations (activation_checkpointing, with_cp=True), so the gradient of a '
+                'single loss cannot be taken: switch that off to measure.'
             ) from error
     dense = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
     vectors = iter([x.flatten().to(loss_dtype(x)) for x in dense])
@@ -230,9 +230,9 @@ def _assemble(values: Mapping[str, Sequence[float]], places: Sequence[str]) -> l
 
 @contextlib.contextmanager
 def _ready(model: Any) -> Iterator[None]:
-    """Let a model run that no runner attends, and without recomputing activations."""
+    """Let a model run without a runner, and without recomputing activations."""
     distillation = getattr(model, 'distillation', None)
-    attended = getattr(distillation, 'hook_attached', False)
+    attached = getattr(distillation, 'hook_attached', False)
     recomputing = [module for module in model.modules() if getattr(module, 'with_cp', False) is True]
     try:
         if distillation is not None:
@@ -242,6 +242,6 @@ def _ready(model: Any) -> Iterator[None]:
         yield
     finally:
         if distillation is not None:
-            distillation.hook_attached = attended
+            distillation.hook_attached = attached
         for module in recomputing:
             module.with_cp = True

@@ -1,4 +1,4 @@
-"""The hook that shows, while a run goes on, what the distillation does to the student."""
+"""MonitorHook: log during a run what the distillation does to the student."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from mmdistill_dense.utils.distributed import mean_over_ranks
 
 @HOOKS.register_module()
 class MonitorHook(Hook):
-    """Every so often logs what the distillers contribute to a step, and how far the student is from the teacher.
+    """Log at intervals what the distillers contribute to a step, and how far the student is from the teacher.
 
-    Nothing of the training changes by it: it reads the tensors of the step itself and takes further gradients of the
-    same graph. The values go to the log, to the message hub and to every backend of the visualizer
+    The training is not affected: the hook reads the tensors of the step and takes further gradients of the same graph.
+    The values go to the log, to the message hub and to every backend of the visualizer
     (``vis_data/scalars.json``, TensorBoard, W&B, MLflow), as means over the processes:
 
     - ``monitor/share.<term>``: part of the total loss, of the task and of each term of a distiller;
@@ -34,8 +34,8 @@ class MonitorHook(Hook):
     - ``monitor/gradient_share.<term>``: the norm of the term's gradient at the backbone, over the sum of these norms;
     - ``monitor/gradient_cosine.<term>``: the cosine of that gradient with the task's.
 
-    Cost: of a step that is measured some percent for shares and cosines, a backward pass per term for gradients
-    (beside two vectors as long as the backbone's parameters), and for pictures those pictures' predictions.
+    Cost of a measured step: some percent for shares and cosines; a backward pass per term, and two vectors as long as
+    the backbone's parameters, for gradients; the predictions on these pictures for pictures.
 
     Example::
 
@@ -43,9 +43,9 @@ class MonitorHook(Hook):
 
     Args:
         interval: Measure shares and cosines in every n-th iteration. Defaults to 50.
-        gradient_interval: Measure the gradients in every n-th; 0 is never. Defaults to 500.
-        picture_interval: Draw pictures behind every n-th; 0, the default, is never.
-        pictures: How many, the first of the validation set. Defaults to 2.
+        gradient_interval: Measure the gradients in every n-th; 0 means never. Defaults to 500.
+        picture_interval: Draw pictures after every n-th; 0, the default, means never.
+        pictures: How many, evenly spaced over the validation set. Defaults to 2.
 
     Raises:
         ValueError: For an interval or a number out of range.
@@ -64,13 +64,13 @@ class MonitorHook(Hook):
         self.interval, self.gradient_interval, self.picture_interval = interval, gradient_interval, picture_interval
         self.count = pictures
         self.pictures: Pictures | None = None
-        self._model: Any = None  # with distillers, else nothing is watched
+        self._model: Any = None  # only if it has distillers
         self._handles: list[Any] = []
         self._agreement: dict[str, Tensor] = {}
         self._found: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Look at what there is to watch."""
+        """Find the distillers, decide whether gradients can be measured, and choose pictures."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if not hasattr(model, 'distillation'):
             runner.logger.info('MonitorHook: the model has no distillers, nothing is watched.')
@@ -79,12 +79,12 @@ class MonitorHook(Hook):
         reason = _no_gradients(runner, model)
         if self.gradient_interval and reason:
             self.gradient_interval = 0
-            runner.logger.warning(f'MonitorHook: {reason}: gradients of single losses cannot be taken, the rest is.')
+            runner.logger.warning(f'MonitorHook: {reason}, so gradients of single losses are not measured.')
         if self.picture_interval and is_main_process():
             self.pictures = Pictures.of(runner, model, self.count)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Where the step is due, let it be measured."""
+        """Register the measuring hooks if this step is due."""
         self._remove()
         cheap = runner.iter % self.interval == 0
         dear = bool(self.gradient_interval) and runner.iter % self.gradient_interval == 0
@@ -95,7 +95,7 @@ class MonitorHook(Hook):
             self._handles.append(distiller.register_forward_pre_hook(self._comparing(name)))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Write what was measured; draw."""
+        """Write the measured values and draw the pictures that are due."""
         self._remove()
         step = runner.iter + 1
         if self._found:
@@ -106,7 +106,7 @@ class MonitorHook(Hook):
                 runner.visualizer.add_image(name, picture, step=step)
 
     def after_train(self, runner: Runner) -> None:
-        """Let everything go."""
+        """Release the model and the pictures."""
         self._remove()
         self._model = self.pictures = None
 
@@ -156,7 +156,7 @@ def _of_gradients(terms: list[Term]) -> dict[str, float]:
 
 
 def _means(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return numbers, means over the processes, with one look at the device."""
+    """Return the means over the processes as numbers, with one wait for the device."""
     if not values:
         return {}
     device = next(iter(values.values())).device
@@ -174,7 +174,7 @@ def _loss_scale(runner: Runner) -> float:
 
 
 def _no_gradients(runner: Runner, model: nn.Module) -> str | None:
-    """Return why gradients of single losses cannot be taken, ``None`` where they can."""
+    """Return why gradients of single losses cannot be measured, or ``None`` if they can."""
     if runner.cfg.get('compile'):
         return 'the model is compiled'
     if runner.cfg.get('activation_checkpointing') or any(getattr(m, 'with_cp', False) is True for m in model.modules()):

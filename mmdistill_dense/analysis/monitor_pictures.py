@@ -1,4 +1,4 @@
-"""What teacher and student make of the same pictures, side by side."""
+"""Predictions of teacher and student on the same pictures, side by side."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RED = (220, 40, 40)
 
 
 class Pictures:
-    """Draws the predictions on the same pictures again and again.
+    """Draw the predictions of a student and its teachers on a fixed set of pictures.
 
     Segmentation: the picture, the teachers', the student's, and where the student differs from the first teacher.
     Detection: the picture, the teachers' boxes, the student's. A teacher is shown if it predicts the student's classes
@@ -44,9 +44,9 @@ class Pictures:
 
     @classmethod
     def of(cls, runner: Runner, model: Any, count: int) -> Pictures | None:
-        """Take pictures of a run's validation set, evenly spaced; ``None``, and a line in the log, without one."""
+        """Choose evenly spaced pictures of a run's validation set; log why and return ``None`` if it has none."""
         if not runner.cfg.get('val_dataloader') or not any(hasattr(model, head) for head in _HEADS):
-            runner.logger.warning('MonitorHook: no pictures without a val_dataloader and a head that predicts.')
+            runner.logger.warning('MonitorHook: no pictures: they need a val_dataloader and a head that predicts.')
             return None
         dataset = runner.val_dataloader.dataset
         indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
@@ -111,7 +111,7 @@ def _taught(teacher: FrozenTeacher, data: Mapping[str, Any]) -> Any:
 
 
 def _predict(network: Any, inputs: Any, data: Mapping[str, Any]) -> Any:
-    """Return the prediction for a batch of one, in the frame of ``inputs`` for boxes and of the file for labels."""
+    """Return the prediction for a batch of one: boxes in pixels of ``inputs``, labels at the size of the file."""
     options = {'rescale': False} if 'rescale' in inspect.signature(network.predict).parameters else {}
     return network.predict(inputs, copy.deepcopy(data['data_samples']), **options)[0].cpu()
 
@@ -130,7 +130,7 @@ def _labels(labels: torch.Tensor, size: Sequence[int]) -> np.ndarray:
 
 
 def _shown(inputs: torch.Tensor) -> np.ndarray:
-    """RGB (H, W, 3) uint8, also of a pipeline that reads floats."""
+    """Return an input as RGB (H, W, 3) uint8, even if the pipeline reads floats."""
     picture = inputs.numpy().transpose(1, 2, 0)[..., ::-1]
     return np.ascontiguousarray(picture.clip(0, 255).astype(np.uint8))
 

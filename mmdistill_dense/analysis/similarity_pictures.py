@@ -1,4 +1,4 @@
-"""Pictures of what a pixel is similar to: cosine maps in the teacher and in the student, side by side."""
+"""Pictures of one pixel's cosine with all others, in the teacher and in the student, side by side."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ OPACITY = 0.6
 def draw_similarity(
     model: Any, distiller: Distiller, images: dict[str, np.ndarray], out: Path, points: Sequence[Point] | int = 3
 ) -> list[Path]:
-    """Write a picture per image: a row a pixel; the image with the pixel marked, the teacher's map, the student's.
+    """Write a picture per image, with a row per pixel: the marked image, the teacher's map, the student's map.
 
-    Colours run from the smallest cosine of a panel (blue) to 1 (red); the smallest stands above it.
+    Colours run from the smallest cosine of a panel (blue), which is written above it, to 1 (red).
 
     Args:
         model: A distilled model with its teacher loaded, see :func:`ready_pair`.
@@ -49,7 +49,7 @@ def draw_similarity(
         The files written, ``<name>.png``.
 
     Raises:
-        ValueError: For a point outside of an image, taps that are no maps, or no point.
+        ValueError: For a point outside of an image, taps that do not give maps, or no points.
     """
     out.mkdir(parents=True, exist_ok=True)
     visualizer = Visualizer(vis_backends=[dict(type='LocalVisBackend')], save_dir=str(out))
@@ -110,7 +110,7 @@ def add_similarity(commands: Any) -> None:
     )
     command.add_argument('config', help='config of a distilled model, of pre-training or of a segmentor or detector')
     command.add_argument('--checkpoint', help='checkpoint of a run of the config; without it, the untrained student')
-    command.add_argument('--distiller', help='whose taps are shown; default: the first')
+    command.add_argument('--distiller', help='distiller whose taps are shown; default: the first')
     command.add_argument('--files', nargs='+', type=Path, help='image files; default: from the test or training set')
     command.add_argument('--images', type=int, default=4, help='number of images of the set')
     where = command.add_mutually_exclusive_group()
@@ -136,7 +136,7 @@ def _point(text: str) -> Point:
     try:
         x, y = (int(part) for part in text.split(','))
     except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is no pixel: write X,Y, e.g. 120,80') from None
+        raise argparse.ArgumentTypeError(f'{text!r} is not a pixel: write X,Y, e.g. 120,80') from None
     return x, y
 
 

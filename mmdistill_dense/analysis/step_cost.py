@@ -1,4 +1,4 @@
-"""What a method costs: the size of the student, the time and memory of a training step beside the control's."""
+"""What a method costs: size of the student, time and memory of a training step compared with the control's."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ REPEATS = 5
 def student_cost(config: Config, size: Size | None = None) -> dict[str, Any]:
     """Return parameters and GFLOPs of the student as it is deployed, and of its teachers, at the test size.
 
-    A multiplication with its addition counts as one operation, as mmengine counts. What is not counted is what its
-    analyzer does not know: sampling, non-maximum suppression, deformable convolutions.
+    A multiplication with its addition counts as one operation, as mmengine counts. Operations that its
+    analyzer does not know are not counted: sampling, non-maximum suppression, deformable convolutions.
 
     Args:
-        config: A whole config whose model is a ``DistillModel``; its distillers play no part.
-        size: Height and width. Defaults to the first picture of the test set behind its pipeline; where the set is not
-            there, to what a detector's pipeline resizes to, and a segmenter's crop in training.
+        config: A whole config whose model is a ``DistillModel``; its distillers are ignored.
+        size: Height and width. Defaults to the first picture of the test set after its pipeline; if the set is missing,
+            to the size that a detector's pipeline resizes to, or a segmenter's training crop.
     """
     init_default_scope(config.get('default_scope', 'mmseg'))
     student = build_student({**config.model, 'distillers': {}, 'inherit': ()})
@@ -48,8 +48,8 @@ def step_cost(config: Config, device: str, batch: int | None = None, repeats: in
     """Return time and memory of the distilled step and of the control's, measured in turns on one generated batch.
 
     ``ratio`` is of the medians: of process CPU time, or on a GPU of the time between two events. ``memory.extra`` is
-    what training with the method takes beyond training without: what stands between steps (teachers, adapters, their
-    optimizer state) and the difference of the two steps' peaks.
+    what training with the method needs beyond training without: what is held between steps (teachers, adapters, their
+    optimizer state) plus the difference of the two steps' peaks.
 
     Args:
         config: A whole config whose model is a ``DistillModel`` with distillers.
@@ -58,7 +58,7 @@ def step_cost(config: Config, device: str, batch: int | None = None, repeats: in
         repeats: Timed turns.
 
     Raises:
-        RuntimeError: For a distilled step that took less than the control's.
+        RuntimeError: If the distilled step took less time than the control's.
     """
     steps = prepare_steps(config, batch, device=device)
     times = interleaved_times({'control': steps.control, 'distilled': steps.distilled}, repeats, device)
@@ -75,7 +75,7 @@ def step_cost(config: Config, device: str, batch: int | None = None, repeats: in
 
 
 def test_size(student: Any, config: Config) -> tuple[Size, str]:
-    """Return height and width of a test picture as the network gets it, and where they are from."""
+    """Return height and width of a test picture as the network gets it, and where they come from."""
     dataset = config.test_dataloader.dataset
     try:
         return picture_size(dataset), 'the first test picture'
@@ -99,14 +99,14 @@ def _size_of(network: Any, student: Any, config: Config, size: Size) -> dict[str
 
 
 def extra_memory(steps: Steps, device: str) -> dict[str, int]:
-    """Return the bytes at the peak of both steps, what the distilled one holds between steps, and the extra in all."""
+    """Return, in bytes, the peaks of both steps, what distillation holds between steps, and the extra in all."""
     control, distilled = (peak_extra_memory(step, device) for step in (steps.control, steps.distilled))
     held = _held(steps.distilled) - _held(steps.control) + sum(_bytes(_tensors(t.network)) for t in steps.teachers)
     return {'control_step': control, 'distilled_step': distilled, 'held': held, 'extra': distilled - control + held}
 
 
 def _held(step: Step) -> int:
-    """Bytes that stand between two steps: the network's own, and its optimizer's state."""
+    """Return the bytes held between two steps: the network and its optimizer's state."""
     states = step.wrapper.optimizer.state.values()
     return _bytes(_tensors(step.network)) + _bytes(v for state in states for v in state.values() if torch.is_tensor(v))
 

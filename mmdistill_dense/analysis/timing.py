@@ -41,13 +41,12 @@ def interleaved_times(works: Mapping[str, Work], repeats: int, device: str | tor
 
 
 def check_whole(times: Mapping[str, Timing], whole: str, parts: Sequence[str]) -> None:
-    """Refuse a time that cannot be: shorter in every turn than the parts it holds, and by more than noise.
+    """Raise RuntimeError if a whole took less time in every turn than its parts, by more than noise.
 
     Args:
-        times: What :func:`interleaved_times` returned. Of a single turn nobody knows how far the machine was disturbed:
-            it passes.
-        whole: Name of the work that holds all of the others.
-        parts: Names of these.
+        times: What :func:`interleaved_times` returned. A single turn passes: its noise is unknown.
+        whole: Name of the work that contains the others.
+        parts: Names of those.
 
     Raises:
         RuntimeError: With both times.
@@ -57,7 +56,7 @@ def check_whole(times: Mapping[str, Timing], whole: str, parts: Sequence[str]) -
     if repeated and times[whole].high < least and times[whole].median < (1 - NOISE) * usual:
         raise RuntimeError(
             f'The {whole} step took {times[whole]} s. Its parts alone ({" and ".join(parts)}) took {usual:.3g} s. A '
-            f'ratio of {times[whole].median / usual:.3f} is no measurement: the step did less than a step of the '
+            f'ratio of {times[whole].median / usual:.3f} is not a measurement: the step did less than a step of '
             'training does, or the machine was disturbed. Measure again.'
         )
 

@@ -1,4 +1,4 @@
-"""The training step of a control and of its distilled twin on one generated batch, to be timed."""
+"""Training steps of a control and of its distilled student on one generated batch, to be timed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.registry import MODELS
 
-DEFAULT_ITERATIONS = 1000  # of a run whose length is not known, because its data set is not there
+DEFAULT_ITERATIONS = 1000  # of a run whose length is unknown, because its data set is missing
 
 
 @dataclass(frozen=True)
 class Step:
-    """One training step of a network on the same batch again and again."""
+    """A training step of a network, always on the same batch."""
 
     network: Any
     wrapper: Any
@@ -39,7 +39,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of a control and of its distilled twin; ``inputs``: the batch (B, 3, H, W) as both networks see it."""
+    """The steps of a control and its distilled student; ``inputs`` is the batch (B, 3, H, W) that both see."""
 
     control: Step
     distilled: Step
@@ -62,7 +62,7 @@ class Steps:
 
     @property
     def teacher_weights(self) -> str:
-        """Where the teachers' weights are from."""
+        """The files of the teachers' weights, or ``'random'``."""
         return ', '.join((teacher.receipt and teacher.receipt.file) or 'random' for teacher in self.teachers)
 
 
@@ -74,25 +74,25 @@ def prepare_steps(
 ) -> Steps:
     """Return the control's and the distilled step, ready to be run.
 
-    The batch is generated and the student's weights are random; the learning rate is 0, so that they stay so. The
-    teacher's are the config's where that file exists, else random with batch statistics, because the contrast's time
-    depends on how far features lie apart; MasKD's tokens are random, and the student's masks on where the config has
-    them. A step is what the runner does: preprocessing, forward, backward, the distillers' clipping, optimizer. It
-    stands at the start of the run, or where MasKD's student masks begin, so that every distiller works.
+    The batch is generated, and the student's weights are random and fixed by a learning rate of 0. A teacher has its
+    file's weights if the file exists, else random ones with batch statistics, because the contrast's time depends on
+    how far features lie apart. MasKD's tokens are random, and the student's masks are on if the config has them. A step
+    does what the runner does: preprocessing, forward, backward, the distillers' clipping, optimizer. It belongs to the
+    start of the run, or to where MasKD's student masks begin, so that every distiller is active.
 
     Args:
         config: A whole config whose model is a ``DistillModel``.
         batch: Images. Defaults to the config's.
         image_size: Height and width. Defaults to the crop, or the largest size, that the config trains on.
-        device: Where the networks stand.
+        device: Device of the networks.
 
     Raises:
-        ValueError: When the model is no ``DistillModel`` with distillers, its student neither segments nor detects,
-            no size is given or found, or a distiller is off by its schedule from the start.
+        ValueError: If the model is not a ``DistillModel`` with distillers, its student neither segments nor detects, no
+            size is given or found, or a distiller is off by its schedule at the start.
     """
     model = dict(config.model)
     if not model.get('distillers') or not model.get('teacher'):
-        raise ValueError('step benchmark: model holds no teacher and distillers to measure')
+        raise ValueError('step benchmark: model has no teacher and distillers to measure')
     scope = config.get('default_scope', 'mmseg')
     init_default_scope(scope)
     if image_size and scope == 'mmseg':  # it pads to its training crop
@@ -116,13 +116,13 @@ def build_student(model: Mapping[str, Any]) -> Any:
 
 @torch.no_grad()
 def load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor, random: bool = False) -> None:
-    """Load the file of a teacher, or else random weights with the statistics of a batch.
+    """Load a teacher from its file, or give it random weights with the statistics of a batch.
 
     Args:
-        teacher: Not loaded yet, and not accelerated either: norms are folded in its first call, with what they are.
-        like: A tensor of the device and dtype that it takes.
+        teacher: Neither loaded nor called yet: its first call folds the norms.
+        like: A tensor with the device and dtype for it.
         inputs: The batch (B, 3, H, W) as the student sees it.
-        random: Take random weights although there is a file.
+        random: Use random weights even if there is a file.
     """
     if not random and Path(teacher.option.checkpoint or '').is_file():
         teacher.load(like)
@@ -143,9 +143,9 @@ def run_length(config: Config, pictures: int | None = None, processes: int = 1) 
 
     Args:
         config: A whole config, or one without ``train_cfg``.
-        pictures: Length of the training set, for a run that is given in epochs. Without, such a run counts
-            ``DEFAULT_ITERATIONS``: enough for schedules in fractions of it.
-        processes: That train together.
+        pictures: Length of the training set, for a run given in epochs. Without it, such a run counts
+            ``DEFAULT_ITERATIONS``, enough for schedules in fractions of the run.
+        processes: Number of processes that train together.
     """
     loop = config.get('train_cfg') or {}
     if 'max_iters' in loop:
@@ -164,7 +164,7 @@ def _give_tokens(network: Any) -> None:
 
 
 def _go_where_all_work(network: Any) -> None:
-    """Go to where MasKD's student masks begin, or to the start where a distiller is off by then."""
+    """Set the iteration to where MasKD's student masks begin, or to 0 if a distiller is off by then."""
     state = network.distillation.state
     begins = [getattr(distiller, 'student_mask_from', None) or 0 for distiller in network.distillers.values()]
     for state.iteration in (max(begins), 0):
@@ -172,8 +172,8 @@ def _go_where_all_work(network: Any) -> None:
         if not off:
             return
     raise ValueError(
-        f'step benchmark: distillers.{off[0]} is off from the start of the run, by its schedule. A step without it is '
-        'not what it costs: give it another schedule, or leave it out.'
+        f'step benchmark: distillers.{off[0]} is off at the start of the run by its schedule, so a step would not show '
+        'its cost: give it another schedule, or leave it out.'
     )
 
 

@@ -1,4 +1,4 @@
-"""Checks a config before an hour is spent on it: ``tools/check.py`` and ``tools/list_taps.py`` as library calls."""
+"""Check a config before training: ``tools/check.py`` and ``tools/list_taps.py`` as library calls."""
 
 from mmdistill_dense.check.context import Options
 from mmdistill_dense.check.findings import Finding

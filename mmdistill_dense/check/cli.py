@@ -41,7 +41,7 @@ def main_check(argv: Sequence[str] | None = None) -> int:
     options = Options(not args.no_weights, args.device, args.batch, size, args.val, not args.no_cost, args.processes)
     try:
         config = _config(args)
-    except Exception as error:  # a config is a program
+    except Exception as error:  # a config may run any code
         console.print(f'ERROR while reading the config: {message_of(error)}', style='bold red', markup=False)
         return 2
     with _telling(console) as tell:
@@ -55,18 +55,22 @@ def main_check(argv: Sequence[str] | None = None) -> int:
 def _check_parser() -> argparse.ArgumentParser:
     parser = _parser('Check a config before training: build, load, run one step, compare', EXIT_CODES)
     parser.add_argument(
-        '--no-weights', action='store_true', help='random networks: shapes and options are checked alone'
+        '--no-weights', action='store_true', help='use random weights: only shapes and options are checked'
     )
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
     parser.add_argument('--batch', type=_count, help="pictures of the step; default: the config's for one process")
     parser.add_argument(
-        '--size', type=_count, nargs=2, metavar=('H', 'W'), help='generated pictures of this size, no data set is read'
+        '--size',
+        type=_count,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='generate pictures of this size; no data set is read',
     )
     parser.add_argument('--val', type=int, default=4, metavar='N', help='test the teacher on N pictures (%(default)s)')
     parser.add_argument('--no-cost', action='store_true', help='do not measure time and memory of a step')
-    parser.add_argument('--processes', type=_count, default=1, help='that will train together (%(default)s)')
-    parser.add_argument('--strict', action='store_true', help='exit code 1 where there are warnings')
-    parser.add_argument('--json', metavar='FILE', help='write everything here too')
+    parser.add_argument('--processes', type=_count, default=1, help='processes that will train together (%(default)s)')
+    parser.add_argument('--strict', action='store_true', help='exit code 1 if there are warnings')
+    parser.add_argument('--json', metavar='FILE', help='write the report to this file too')
     return parser
 
 
@@ -81,7 +85,7 @@ def main_list_taps(argv: Sequence[str] | None = None) -> int:
     """
     from mmdistill_dense.check.tap_list import list_taps, networks_of, tree
 
-    parser = _parser('List what can be tapped: modules with the shapes of one picture', 'Exit code: 0, 2 for an error.')
+    parser = _parser('List the modules that can be tapped, with their output shapes', 'Exit code: 0, 2 for an error.')
     side = parser.add_mutually_exclusive_group()
     side.add_argument('--student', action='store_true', help='the student alone')
     side.add_argument('--teacher', action='store_true', help='the teachers alone')
@@ -105,7 +109,11 @@ def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, epilog=epilog)
     parser.add_argument('config', help='config file, or METHOD:PAIR[:VARIANT]')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that replace those of it'
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings that override the config',
     )
     return parser
 
@@ -122,7 +130,7 @@ def _console() -> Console:
 
 @contextlib.contextmanager
 def _telling(console: Console) -> Iterator[Any]:
-    """Yield what shows the stage: a line that goes again on a terminal, nothing elsewhere."""
+    """Yield a function that shows the current stage on a terminal; ``None`` elsewhere."""
     if not console.is_terminal:
         yield None
         return

@@ -1,4 +1,4 @@
-"""What is checked, with what is known of it so far; each stage of a check adds to it."""
+"""The config under check and the facts known about it; each stage of a check adds some."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Options:
     """How a config is checked.
 
     Attributes:
-        weights: Load the teachers and what the student starts from; without, everything is random and the losses mean
-            nothing.
+        weights: Load the teachers and the weights that the student starts from. Without, all are random and the losses
+            mean nothing.
         device: ``'cpu'`` or ``'cuda'``.
         batch: Pictures of the step. ``None``: the config's for one process.
         size: Height and width of generated pictures, in place of the data set's.
-        val: Validation pictures that the teacher is tested on; 0 spares it.
-        cost: Measure time and memory of a step, beside one without distillation.
-        processes: That will train together, for the batch.
+        val: Number of validation pictures that the teacher is tested on; 0 skips the test.
+        cost: Measure time and memory of a step, with and without distillation.
+        processes: Number of processes that will train together, for the batch size.
     """
 
     weights: bool = True
@@ -41,9 +41,9 @@ class Options:
 
 @dataclass
 class TeacherFacts:
-    """One teacher: ``key`` in the config, class and parameters of the network, the receipt of its file, its metric.
+    """One teacher: its ``key`` in the config, class and size of the network, the receipt of its file, its metric.
 
-    ``metric`` holds scalars by name; where it is empty, ``metric_note`` says why.
+    ``metric`` holds scalars by name; if it is empty, ``metric_note`` says why.
     """
 
     key: str
@@ -59,7 +59,7 @@ class TeacherFacts:
 
 @dataclass
 class StudentFacts:
-    """The student: ``trained`` parameters, those of the backbone, and those that the distillers train beside it."""
+    """The student: parameters in all and ``trained``, those of the backbone, and those that distillers add."""
 
     network: str
     parameters: int
@@ -71,22 +71,22 @@ class StudentFacts:
 
 @dataclass
 class Subject:
-    """A config under check. What has not been found out yet, or does not apply, is ``None`` or empty.
+    """A config under check. Facts that are not known yet, or do not apply, are ``None`` or empty.
 
     Attributes:
         config: As it was read.
         options: How it is checked.
         network: The student's resolved model config.
         data_classes: Class names of the training set.
-        pictures: Length of the training set; ``None`` where it was not read.
+        pictures: Length of the training set; ``None`` if it was not read.
         data_problem: Why the training set was not read.
         validation_problem: Why a picture of the validation set cannot be read.
         batch: A batch as the loader gives it.
         batch_shape: Of the inputs as the student sees them; several views are a list.
         model: The built model.
         started: Of ``load_from``: how many tensors fit, and how many the student has.
-        untaught: What of the step is not as in training, e.g. tokens that are still to be learned; by distiller.
-        iteration: Of the run, at which the losses are.
+        untaught: How the step differs from training, by distiller, e.g. tokens that are not learned yet.
+        iteration: Iteration of the run at which the losses are computed.
         gaps: See :func:`~mmdistill_dense.check.own_copy.pair_gaps`.
         flat: Teacher taps that are the same at all positions.
         cost: As :func:`mmdistill_dense.check.one_step.measure_cost`.

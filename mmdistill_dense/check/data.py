@@ -1,4 +1,4 @@
-"""The batch of a check: the training set's own, or a generated one; and pictures for the teacher's metric."""
+"""The batch of a check, read or generated, and pictures to test the teacher on."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.recipes.check_data import classes_of
 from mmdistill_dense.utils.random_streams import fork_rng, seed_everything
 
-VIEW_SIDE = 224  # of a generated view where nothing says how large they are
+VIEW_SIDE = 224  # of a generated view if the config gives no size
 _WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocessing_context')
 
 
 def read_data(subject: Subject) -> None:
-    """Take the first batch of the training set, as the runner's loader would give it; where there is no set, say why.
+    """Read the first batch of the training set as the runner's loader gives it, or note why it cannot be read.
 
     Raises:
-        ValueError: For a set without pictures.
+        ValueError: If the set has no pictures.
     """
     dataset = (subject.config.get('train_dataloader') or {}).get('dataset') or {}
     subject.data_classes = classes_of(dataset)
@@ -64,12 +64,12 @@ def read_validation(subject: Subject) -> None:
         dataset = DATASETS.build(subject.config.val_dataloader.dataset)
         for place in _spread(dataset, subject.options.val):
             dataset[place]
-    except Exception as error:  # a pipeline runs code of anybody
+    except Exception as error:  # a pipeline may run any code
         subject.validation_problem = message_of(error)
 
 
 def _spread(dataset: Any, count: int) -> list[int]:
-    """Places of some pictures, over the whole set."""
+    """Return the indices of some pictures, spread over the whole set."""
     return torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
 
 
@@ -78,14 +78,14 @@ def _loader(subject: Subject) -> Any:
     loader = Runner.build_dataloader({**option, 'batch_size': subject.batch_size, 'num_workers': 0}, seed=0)
     if len(loader.dataset) == 0:
         raise ValueError(
-            'train_dataloader.dataset holds no pictures: the folders are there, but nothing in them is found. Look at '
+            'train_dataloader.dataset holds no pictures: the folders exist, but no picture is found in them. Check '
             'data_prefix, img_suffix, seg_map_suffix, ann_file and filter_cfg.'
         )
     return loader
 
 
 def generate(subject: Subject) -> Mapping[str, Any]:
-    """Return a batch of noise with the student's classes, of ``--size`` or of the size that the config trains on."""
+    """Return a generated batch with the student's classes, of ``--size`` or of the config's training size."""
     model, size = subject.model, subject.options.size
     if any(hasattr(model, name) for name in ('decode_head', 'bbox_head', 'roi_head')):
         return training_batch(model, subject.config, subject.batch_size, size)
@@ -117,7 +117,7 @@ def test_pictures(network: Any, config: Config, count: int) -> tuple[dict[str, f
         The metrics by name, and the number of pictures.
 
     Raises:
-        FileNotFoundError: Where the set is not there.
+        FileNotFoundError: If the set is missing.
     """
     dataset = DATASETS.build(config.val_dataloader.dataset)
     places = _spread(dataset, count)
@@ -130,7 +130,7 @@ def test_pictures(network: Any, config: Config, count: int) -> tuple[dict[str, f
         outputs = network.val_step(batch)
         evaluator.process(data_samples=outputs, data_batch=batch)
         seen += [sample.metainfo.get('img_id') for sample in outputs]
-    for metric in evaluator.metrics:  # else a list of boxes counts the pictures that nobody looked at
+    for metric in evaluator.metrics:  # else COCO's metric counts pictures that were not tested
         if getattr(metric, 'img_ids', 0) is None and getattr(metric, '_coco_api', None) is not None:
             metric.img_ids = seen
     found = evaluator.evaluate(len(places))

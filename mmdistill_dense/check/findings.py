@@ -1,4 +1,4 @@
-"""What a check has to say, and what a script makes of it."""
+"""The findings of a check, and the exit code that follows from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Finding:
             ``'note'``.
         check: Name of the check.
         message: What was found, with the config keys.
-        advice: What to do, where the message does not say it.
+        advice: What to do, if the message does not say it.
     """
 
     level: str
@@ -31,13 +31,13 @@ Findings = Iterator[Finding]
 
 
 def worst(findings: Iterable[Finding]) -> str:
-    """Return the level of the gravest finding, ``'ok'`` where there are only notes."""
+    """Return the level of the most severe finding, ``'ok'`` if there are only notes."""
     levels = {finding.level for finding in findings}
     return next((level for level in (ERROR, WARNING) if level in levels), 'ok')
 
 
 def exit_code(findings: Iterable[Finding], strict: bool = False) -> int:
-    """Return 2 for an error, 1 for warnings where ``strict``, else 0."""
+    """Return 2 for an error, 1 for warnings if ``strict``, else 0."""
     level = worst(findings)
     return 2 if level == ERROR else int(strict and level == WARNING)
 

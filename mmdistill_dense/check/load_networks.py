@@ -1,4 +1,4 @@
-"""Student and teachers of a check: built, loaded or random, described."""
+"""Build, load and describe the student and the teachers of a check."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def resolve(subject: Subject) -> ModelConfig:
 
 
 def build(subject: Subject) -> None:
-    """Build the model on the checked device and a batch for it, generated where there is no other."""
+    """Build the model on the checked device, and generate a batch if none was read."""
     subject.model = build_student(option(subject)).to(subject.options.device)
     if subject.batch is None:
         subject.batch = generate(subject)
@@ -41,15 +41,15 @@ def build(subject: Subject) -> None:
 
 
 def ready_batch(subject: Subject) -> Any:
-    """Return the batch as the student sees it; what is prepared is a copy, because samples are padded in place."""
+    """Return the batch as the student sees it, made from a copy because samples are padded in place."""
     return subject.model.data_preprocessor(copy.deepcopy(subject.batch), True)
 
 
 def option(subject: Subject) -> dict[str, Any]:
-    """Return the model's config for the size that is checked."""
+    """Return the model's config, with the checked size as the size that it pads to."""
     model = dict(subject.config.model)
     preprocessor = model.get('data_preprocessor') or {}
-    if subject.options.size and 'size' in (subject.network.get('data_preprocessor') or {}):  # it pads to it
+    if subject.options.size and 'size' in (subject.network.get('data_preprocessor') or {}):
         model['data_preprocessor'] = {**preprocessor, 'size': tuple(subject.options.size)}
     return model
 
@@ -78,7 +78,7 @@ def load(subject: Subject) -> None:
 
 
 def _draw_weights(model: Any) -> None:
-    """Draw the student's weights without files: some of mmdet's parameters are unwritten memory until then."""
+    """Initialise the student without files: some of mmdet's parameters are uninitialised memory until then."""
     for module in model.modules():
         given = getattr(module, 'init_cfg', None)
         if given:
@@ -97,7 +97,7 @@ def _load_weights(subject: Subject) -> None:
     if start is None:
         check_pretrained(model)
     elif hasattr(model, 'distillation'):
-        model.distillation.inherit_nothing()  # as DistillHook has it
+        model.distillation.inherit_nothing()  # as DistillHook does
     model.init_weights()
     if start is not None:
         path = local_file(str(start), None, 'load_from')
@@ -108,7 +108,7 @@ def _load_weights(subject: Subject) -> None:
 
 
 def _take_tokens(subject: Subject, distiller: MasKD) -> bool:
-    """Give a MasKD the tokens that training would find, or random ones; tell which."""
+    """Load the tokens that training would find, else random ones; return whether any were found."""
     values = _found_tokens(subject, distiller) if subject.options.weights else None
     if values is not None:
         distiller.load_tokens(values)
@@ -128,7 +128,7 @@ def _found_tokens(subject: Subject, distiller: MasKD) -> Any:
 
 
 def _place_in_run(subject: Subject) -> None:
-    """Stand at the run's beginning, or in its middle where a schedule has a distiller off at the beginning."""
+    """Set the iteration to the run's start, or to its middle if a schedule has a distiller off at the start."""
     if not hasattr(subject.model, 'distillation'):
         return
     length = run_length(subject.config, subject.pictures, subject.options.processes)
@@ -139,7 +139,7 @@ def _place_in_run(subject: Subject) -> None:
 
 
 def describe_student(model: Any) -> StudentFacts:
-    """Return what there is to know of a built student."""
+    """Return class and numbers of parameters of a built student."""
     own = {name: p for name, p in model.named_parameters() if not name.startswith('distillers.')}
     backbone = {name: p for name, p in own.items() if name.startswith('backbone.')} or own
     return StudentFacts(
@@ -151,7 +151,7 @@ def describe_student(model: Any) -> StudentFacts:
 
 
 def _counts(parameters: dict[str, nn.Parameter]) -> tuple[int, int]:
-    """Return how many numbers there are, and how many of them are trained."""
+    """Return the number of parameters, and how many of them are trained."""
     values = parameters.values()
     return sum(p.numel() for p in values), sum(p.numel() for p in values if p.requires_grad)
 
@@ -170,14 +170,14 @@ def _describe_teacher(teacher: Any) -> TeacherFacts:
 
 
 def test_teachers(subject: Subject) -> None:
-    """Test each loaded teacher on some validation pictures, or say why it is not."""
+    """Test each loaded teacher on some validation pictures, or note why it is not tested."""
     for teacher, facts in zip(subject.frozen.values(), subject.teachers, strict=True):
         facts.metric_note = _untested(subject, teacher)
         if facts.metric_note:
             continue
         try:
             facts.metric, facts.metric_pictures = test_pictures(teacher.network, subject.config, subject.options.val)
-        except Exception as error:  # whatever a test set lacks is no reason to stop: training does not test teachers
+        except Exception as error:  # no reason to stop: training does not test teachers
             facts.metric_note = f'not tested: {message_of(error)}'
 
 

@@ -1,4 +1,4 @@
-"""One training step of a checked model: what is compared, what each loss pulls at, what it costs."""
+"""One training step of a checked model: what is compared, the gradient of each loss, and the cost."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def run_step(subject: Subject) -> None:
 
 
 def measure_cost(subject: Subject) -> None:
-    """Time a step and note its memory, beside the step of the student alone where that has a loss of its own.
+    """Measure time and memory of a step, and of the student's step alone if it has a loss of its own.
 
     ``subject.cost`` gets ``device``, ``batch``, seconds of ``distilled`` (and ``control``) as median, low and high,
     bytes at the peak of the step ``distilled_memory``, and the ``extra_memory`` that training with the distillers takes
-    beyond training without. It has ``problem`` instead where the config's optimizer does not run here (half precision
+    beyond training without. It has ``problem`` instead if the config's optimizer does not run here (half precision
     on a CPU).
     """
     if not subject.options.cost or not subject.distillers:

@@ -1,7 +1,7 @@
-"""What a network gives at its taps in training, beside what a frozen copy of it gives there.
+"""Compare what a network gives at its taps in training with what a frozen copy of it gives there.
 
-A student that equals its teacher should have nothing to learn. It has where a module computes something else in
-training than in evaluation, where it draws random numbers, or where a tensor is written to behind its tap.
+A student that equals its teacher should have nothing to learn. But it has if a module computes something else in
+training than in evaluation, if it draws random numbers, or if a tensor is overwritten after its tap.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def own_copy_gaps(
         data_samples: Its labels.
 
     Returns:
-        By tap the largest difference, as a share of the largest value that the copy gives; infinity where number or
+        By tap the largest difference, as a share of the largest value that the copy gives; infinity if number or
         shapes of the tensors differ.
 
     Raises:

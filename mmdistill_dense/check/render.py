@@ -22,7 +22,7 @@ _SHOWN_METRICS = 2
 
 
 def show(report: Report, console: Console) -> None:
-    """Print what is known, the findings and the verdict."""
+    """Print the facts, the findings and the verdict."""
     subject = report.subject
     console.print(Text(str(subject.config.filename or 'config'), style='bold'))
     for line in _lines(subject):

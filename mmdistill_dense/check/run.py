@@ -1,4 +1,4 @@
-"""Checks a config, stage by stage: what is wrong early is said before anything expensive is done."""
+"""Check a config in stages: cheap checks come first, and an error ends the check."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmdistill_dense.utils.silence import quiet
 
 @dataclass(frozen=True)
 class Stage:
-    """A piece of work on the subject, and the checks of what it found out."""
+    """A function that adds facts to the subject, and the checks of these facts."""
 
     name: str
     work: Callable[[Subject], None]
@@ -42,10 +42,10 @@ def _read_data(subject: Subject) -> None:
     read_validation(subject)
 
 
-_GOES_ON = 'data'  # an error of this check leaves the rest to be looked at, on generated pictures
+_GOES_ON = 'data'  # after an error of this check the other stages still run, on generated pictures
 _STEP = (
     'With --size: is it too small for the network (900 queries, anchors, a pooling to one pixel)? With --batch 1: '
-    'batch norm behind such a pooling needs two pictures.'
+    'batch norm after such a pooling needs two pictures.'
 )
 _LOAD = 'Everything else can be checked without weights: --no-weights.'
 STAGES = (
@@ -61,7 +61,7 @@ STAGES = (
 
 @dataclass
 class Report:
-    """What a check found: its subject with all facts, and the findings in the order in which they came up."""
+    """The result of a check: its subject with all facts, and the findings in the order of the stages."""
 
     subject: Subject
     findings: list[Finding] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Report:
         return worst(self.findings)
 
     def exit_code(self, strict: bool = False) -> int:
-        """Return 2 for an error, 1 for warnings where ``strict``, else 0."""
+        """Return 2 for an error, 1 for warnings if ``strict``, else 0."""
         return exit_code(self.findings, strict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -115,11 +115,11 @@ def check_config(
         tell: Called with the name of each stage as it begins.
 
     Returns:
-        The report. Mistakes in the config are findings of it, no exceptions; the stages behind an error are left out,
-        except behind data that cannot be read.
+        The report. Mistakes in the config are findings, not exceptions. The stages after an error are left out, except
+        after data that cannot be read.
 
     Raises:
-        FileNotFoundError: When there is no such config.
+        FileNotFoundError: If there is no such config.
     """
     with quiet():
         config = config if isinstance(config, Config) else read_config(config)
@@ -139,7 +139,7 @@ def check_config(
 def _run(stage: Stage, subject: Subject) -> list[Finding]:
     try:
         stage.work(subject)
-    except Exception as error:  # a config runs code of anybody
+    except Exception as error:  # a config may run any code
         logging.getLogger(__name__).debug('%s', stage.name, exc_info=error)
         return [Finding(ERROR, stage.name, message_of(error), stage.advice)]
     return [finding for check in stage.checks for finding in _findings(check, subject)]

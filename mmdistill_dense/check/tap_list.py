@@ -1,4 +1,4 @@
-"""The module tree of a network with the shapes that its modules give: where to tap."""
+"""The module tree of a network with output shapes, to choose taps from."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _LEVELS = 5  # shown of a module that is called more often
 
 @dataclass
 class Place:
-    """A module: ``path``, what it gave in each call (shapes without the batch, of a tuple's members one by one),
-    whether it gave a tuple, and whether it is a good place for a tap."""
+    """A module: its path, the shapes of its outputs in all calls (without the batch; tuples taken apart), whether it
+    gave a tuple (``indexed``), and whether it is a good place for a tap."""
 
     path: str
     module: str
@@ -44,7 +44,7 @@ class Place:
 
     @property
     def taps(self) -> str:
-        """The texts of its taps."""
+        """How its taps are written in a config."""
         if not self.good:
             return ''
         if self.indexed and len(self.shapes) > 1:
@@ -91,7 +91,7 @@ def list_taps(config: ModelConfig, size: Size | None = None, depth: int = 2, bel
         below: Path of the module to begin with.
 
     Raises:
-        KeyError: When there is no such module.
+        KeyError: If there is no such module.
     """
     preprocessor = config.model.get('data_preprocessor') or {}
     height, width = size or preprocessor.get('size') or DEFAULT_SIZE
@@ -102,7 +102,7 @@ def list_taps(config: ModelConfig, size: Size | None = None, depth: int = 2, bel
             return _listed(network, (height, width), 'meta', depth, below)
         except KeyError:
             raise
-        except Exception:  # what the meta device cannot do
+        except Exception:  # the meta device cannot run everything
             network = build_network(config, pretrained=False)
             return _listed(network, (min(height, _CPU_SIDE), min(width, _CPU_SIDE)), 'cpu', depth, below)
 
@@ -116,7 +116,7 @@ def _listed(network: nn.Module, size: tuple[int, int], device: str, depth: int, 
 
 
 def _outputs(network: Any, inputs: Tensor) -> dict[str, list[Any]]:
-    """Return what each module gave in each of its calls, by path, with the outputs that it has in training."""
+    """Return the outputs of each module in all of its calls, by path, as they are in training."""
     modes = modes_to_follow(network, lambda: _run(network, inputs))
     with in_training(network.get_submodule(path) for path in modes):
         return _run(network, inputs)
@@ -168,7 +168,7 @@ def _place(module: nn.Module, path: str, outputs: dict[str, list[Any]], depth: i
 
 
 def _is_good(module: nn.Module, path: str, shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Tell whether a tap here is what methods usually compare: maps at the end of a part, a stage or a head."""
+    """Tell whether methods usually compare this output: a map at the end of a part, a stage or a head."""
     if not path or not shapes or any(len(shape) != 3 for shape in shapes):
         return False
     first, *rest = path.split('.')
@@ -192,7 +192,7 @@ def _children(module: nn.Module) -> list[str]:
 
 
 def tree(title: str, place: Place) -> Tree:
-    """Return a place and what is in it, for a terminal; good taps are marked."""
+    """Return a module and its children as a tree for a terminal, with good taps marked."""
     root = Tree(_line(place, title))
     for one in place.inside:
         root.add(tree(one.path.rsplit('.', 1)[-1], one))

@@ -1,4 +1,4 @@
-"""What the distillers of a model compare in a step: taps, shapes, adapters; seen by hooks for one pass."""
+"""Record what the distillers of a model compare in one step: taps, shapes and adapters."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Shape = list[int]
 
 @dataclass
 class TapRow:
-    """A pair of compared tensors, with the batch: where they are tapped, and the shapes once they are compared
-    (``aligned``, ``None`` where the method compares them in its own way)."""
+    """A pair of compared tensors: their taps, and their shapes (with the batch) when tapped and when compared
+    (``aligned``; ``None`` if the method compares them in its own way)."""
 
     distiller: str
     student_tap: str
@@ -34,7 +34,7 @@ class TapRow:
 
 @dataclass
 class Adapter:
-    """A module that a distiller trains beside the student; ``output``: of its last call."""
+    """A module that a distiller trains beside the student; ``output`` is the shape of its last output."""
 
     distiller: str
     name: str
@@ -44,7 +44,7 @@ class Adapter:
 
 
 class Watch:
-    """Notes what the distillers of a model are given, and what their modules return, while :meth:`open`.
+    """Record the inputs of a model's distillers and the outputs of their modules, inside of :meth:`open`.
 
     Args:
         model: A ``DistillModel``.
@@ -61,7 +61,7 @@ class Watch:
 
     @contextmanager
     def open(self) -> Iterator[Watch]:
-        """Hook the distillers and take the hooks away again."""
+        """Register hooks on the distillers, and remove them afterwards."""
         handles = []
         try:
             for name, distiller in self.distillers.items():
@@ -79,7 +79,7 @@ class Watch:
         return [row for name in self.distillers if name in self.given for row in self._rows(name)]
 
     def adapters(self) -> list[Adapter]:
-        """Return the trained modules of all distillers, lists of them opened."""
+        """Return the trained modules of all distillers; module lists are taken apart."""
         return [
             Adapter(name, path, type(part).__name__, _count(part), self.outputs.get((name, path)))
             for name, distiller in self.distillers.items()
@@ -142,6 +142,6 @@ def _class_of(network: nn.Module, tap: Tap) -> str:
 
 
 def _is_flat(tensor: Tensor) -> bool:
-    """Tell whether a map is the same at all its positions, so that there is nothing to learn from it."""
+    """Tell whether a map is the same at all its positions, so there is nothing to learn from it."""
     positions = tensor.detach().float().flatten(2) if tensor.dim() > 2 else tensor.detach().float().flatten()[None]
     return positions.shape[-1] > 1 and bool((torch.amax(positions, -1) == torch.amin(positions, -1)).all())

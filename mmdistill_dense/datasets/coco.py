@@ -10,8 +10,7 @@ from mmdistill_dense.registry import DATASETS
 
 
 class _NamedCategories(_CocoDataset.COCOAPI):
-    """mmdet's reader; it does not pass over class names that the file does not hold, nor over another order, nor over
-    boxes of categories that the file does not list."""
+    """mmdet's reader, but class names that are not the file's, in its order, and boxes of unlisted categories raise."""
 
     def createIndex(self) -> None:
         super().createIndex()
@@ -29,17 +28,17 @@ class _NamedCategories(_CocoDataset.COCOAPI):
             known = [category['name'] for category in self.dataset['categories']]
             raise ValueError(
                 f'CocoDataset: metainfo.classes = {tuple(cat_names)}, but ann_file holds the categories {known}. '
-                'Labels are numbered in the order of the file: name classes of the file, in its order.'
+                'Labels are numbered in the order of the file: list classes of the file, in its order.'
             )
         return found
 
 
 @DATASETS.register_module()
 class CocoDataset(RootCheck, _CocoDataset):
-    """mmdet's COCO, and anything else in its json format; folder, label file and class names are checked.
+    """mmdet's COCO, and any data in its json format; folder, label file and class names are checked.
 
-    mmdet itself leaves out classes that the label file does not hold, and numbers the others in the order of the
-    file, whatever the order of ``metainfo.classes``, without a word.
+    mmdet itself silently leaves out classes that the label file does not hold, and numbers the others in the order of
+    the file, whatever the order of ``metainfo.classes``.
 
     Args:
         **kwargs: of mmdet's ``CocoDataset``: ``data_root``, ``ann_file``, ``data_prefix=dict(img=…)``, ``metainfo``.
@@ -54,7 +53,7 @@ class CocoDataset(RootCheck, _CocoDataset):
     also = ' The evaluator reads the labels by itself: set its ann_file too, e.g. test_evaluator.ann_file=FILE.'
 
     def load_data_list(self) -> list[dict]:
-        """List the pictures; mmdet alone passes over boxes of unknown categories, and over files without boxes."""
+        """List the pictures; raise for a damaged file and for one without boxes, where mmdet goes on."""
         try:
             found = super().load_data_list()
         except (json.JSONDecodeError, KeyError) as error:

@@ -35,7 +35,7 @@ class COCOStuffDataset(RootCheck, _COCOStuffDataset):
 
 @DATASETS.register_module()
 class SegFolderDataset(RootCheck, BaseSegDataset):
-    """Pictures in one folder, label images of the same names in another; what does not match is said at start.
+    """Pictures in one folder and label images of the same names in another; files that do not match raise at start.
 
     Args:
         **kwargs: of mmseg's ``BaseSegDataset``: ``data_root``, ``data_prefix=dict(img_path=…, seg_map_path=…)``,
@@ -47,7 +47,7 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
     """
 
     def load_data_list(self) -> list[dict]:
-        """List the pictures; mmseg alone lists none and fails later, or at the first picture without a label."""
+        """List the pictures; raise if there are none or one has no label, where mmseg fails later."""
         found = super().load_data_list()
         where, labels = self.data_prefix.get('img_path'), self.data_prefix.get('seg_map_path')
         if not found:

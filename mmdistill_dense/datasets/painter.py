@@ -1,4 +1,4 @@
-"""Paints pictures of textured shapes from a seed: an image, a label map and the visible part of every object.
+"""Paint pictures of textured shapes from a seed: an image, a label map and the visible part of every object.
 
 A class is a shape *and* a texture: a disc is told from a square by its outline, a striped disc from a checked one only
 by a pattern of a few pixels. Colours, sizes, angles and places are random, objects hide each other, and the background
@@ -90,7 +90,7 @@ def _draw(
     contrast: float,
     period: tuple[float, float],
 ) -> None:
-    """Put one object over what is there, in place."""
+    """Draw one object onto the picture, in place."""
     height, width = ids.shape
     shape, texture = divmod(label - 1, len(TEXTURES))
     centre = np.array([rng.uniform(0, width), rng.uniform(0, height)])
@@ -147,7 +147,7 @@ def _background(
 
 
 def _instance(mask: np.ndarray, label: int) -> Instance | None:
-    """Return the visible part of an object, or ``None`` when others hide it."""
+    """Return the visible part of an object, or ``None`` if others hide it."""
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     if not len(columns):
         return None

@@ -1,4 +1,4 @@
-"""Says where a data set was looked for, when it is not there, and which of its files cannot be used."""
+"""Check that a data set is there and that its pictures can be used; errors name the file and what to set."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ def require(paths: dict[str, str | None], where: str, also: str = '') -> None:
         also: what else names the place of the data, for the message.
 
     Raises:
-        FileNotFoundError: the first missing path, its key and the ways to point elsewhere.
+        FileNotFoundError: names the first missing path, its key and how to set another one.
     """
     for key, path in paths.items():
         if path and '://' not in path and not Path(path).exists():
@@ -34,13 +34,13 @@ def require(paths: dict[str, str | None], where: str, also: str = '') -> None:
 
 
 class RootCheck:
-    """Mixin before a data set of mmseg or mmdet: checks its folders and its list file before they are listed, and says
-    which picture could not be read or does not fit its label image."""
+    """Mixin before a data set of mmseg or mmdet that checks its folders and its list file, and names a picture that
+    cannot be read or does not fit its label image."""
 
     also = ''
 
     def load_data_list(self) -> list[dict]:
-        """Check, then list as the data set does."""
+        """Check folders and list file, then list as the data set does."""
         prefixes = {f'data_prefix.{key}': path for key, path in getattr(self, 'data_prefix', {}).items()}
         require(prefixes | {'ann_file': getattr(self, 'ann_file', None)}, type(self).__name__, self.also)
         return super().load_data_list()  # type: ignore[misc]
@@ -49,8 +49,8 @@ class RootCheck:
         """Read a picture as the data set does.
 
         Raises:
-            OSError: For a damaged picture or label image; the decoders do not all name the file.
-            ValueError: For a label image of another size, which would be learned shifted in batches of one.
+            OSError: For a damaged picture or label image; not all decoders name the file.
+            ValueError: For a label image of another size; a batch of one would be trained with shifted labels.
         """
         try:
             results = super().prepare_data(idx)  # type: ignore[misc]
@@ -62,7 +62,7 @@ class RootCheck:
         unequal = _unequal_sizes(results)
         if unequal:
             raise ValueError(
-                f'{type(self).__name__}: {self._files(idx)} do not fit: behind the pipeline the picture has '
+                f'{type(self).__name__}: {self._files(idx)} do not fit: after the pipeline the picture has '
                 f'{unequal[0]} pixels and its label {unequal[1]}. A label image is as large as its picture and has one '
                 'channel.'
             )
@@ -74,9 +74,9 @@ class RootCheck:
 
 
 def _unequal_sizes(results: Any) -> tuple[Size, Size] | None:
-    """Return height and width of a packed picture and of its label map where they do not belong together.
+    """Return the sizes of a packed picture and of its label map if they do not fit, else ``None``.
 
-    In validation the label map is usually read behind the picture's resize and stays as large as the file's picture.
+    In validation the label map is usually read after the picture's resize and stays as large as the file's picture.
     """
     packed = results if isinstance(results, Mapping) else {}
     picture: Any = packed.get('inputs')

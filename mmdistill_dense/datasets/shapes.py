@@ -43,7 +43,7 @@ class ShapesSegDataset(BaseSegDataset):
         super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Name the pictures; nothing is painted yet."""
+        """List the pictures; nothing is painted yet."""
         common = dict(seed=self.seed, painting=self.painting, label_map=self.label_map, reduce_zero_label=False)
         return [
             dict(img_path=f'shapes/{self.seed}/{index:06d}', index=index, seg_fields=[], **common)

@@ -13,12 +13,12 @@ from mmdistill_dense.datasets.painter import CLASSES, Picture, paint
 from mmdistill_dense.datasets.shapes import ShapesSegDataset
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
 
-SIZE = (96, 128)  # what `paint` takes for granted
+SIZE = (96, 128)  # the default of `paint`
 
 
 @DATASETS.register_module()
 class ShapesDetDataset(BaseDetDataset):
-    """Pictures of textured shapes with a box and a mask for every object that is seen, painted on demand.
+    """Pictures of textured shapes with a box and a mask for every visible object, painted on demand.
 
     Picture ``i`` is the one of ``ShapesSegDataset`` under the same seed and painting. A pipeline begins with
     ``dict(type='mmdistill_dense.LoadShapesDet')``; a test pipeline that packs ``instances`` among its ``meta_keys``
@@ -46,7 +46,7 @@ class ShapesDetDataset(BaseDetDataset):
         super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Name the pictures; nothing is painted yet."""
+        """List the pictures; nothing is painted yet."""
         chosen = self.metainfo['classes']
         unknown = set(chosen) - set(CLASSES[1:])
         if unknown:

@@ -24,7 +24,7 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 class UnlabeledImages(BaseDataset):
     """Every picture under a folder, or of a list, in the order of its name.
 
-    A class folder, as ImageNet has them, is a folder like any other; hidden files and folders are never looked at.
+    Class folders, such as ImageNet's, are ordinary folders; hidden files and folders are skipped.
     Files that cannot be opened or are tiny are left out at start, with one line in the log. A file that proves damaged
     when it is read is replaced by a random other one, from the seeded stream; the log says so at the 1st, the 10th, the
     100th … such file.
@@ -35,9 +35,9 @@ class UnlabeledImages(BaseDataset):
         data_root: Folder of the pictures.
         data_prefix: Folder below it, or several. Defaults to the root itself.
         extensions: Endings of picture files, whatever their case.
-        ann_file: List of the files to use, one path a line below ``data_prefix`` (a single one); in its order. A path
-            below ``data_root`` or absolute. Defaults to None, which takes every file of the folder.
-        min_size: Shortest side in pixels of a picture that is not tiny. Defaults to 32.
+        ann_file: List of the files to use, one path a line below ``data_prefix`` (a single one); in its order. Itself a
+            path below ``data_root`` or absolute. Defaults to None: every file of the folder.
+        min_size: Least length of the shorter side in pixels; smaller pictures are tiny. Defaults to 32.
         check: Open each file's header at start. Without it, a set of millions starts at once and tiny pictures stay.
             Defaults to True.
         **kwargs: Of mmengine's ``BaseDataset``: ``pipeline``, ``indices``, ``max_refetch``, ``lazy_init`` ...
@@ -69,7 +69,7 @@ class UnlabeledImages(BaseDataset):
         super().__init__(ann_file=ann_file or '', data_root=data_root, data_prefix=folders, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """List the files, leave out those that cannot be used, say how many there are."""
+        """List the files without those that cannot be used, and log their number."""
         folders = {key: prefix or '.' for key, prefix in self.data_prefix.items()}
         prefixes = {f'data_prefix[{number}]': folder for number, folder in enumerate(folders.values())}
         require({'data_root': self.data_root, **prefixes, 'ann_file': self.ann_file}, type(self).__name__)
@@ -94,7 +94,7 @@ class UnlabeledImages(BaseDataset):
         return [dict(img_path=path) for path in paths]
 
     def prepare_data(self, idx: int) -> Any:
-        """Run the pipeline; ``None``, for which the base takes another picture, when the file cannot be read."""
+        """Run the pipeline; return ``None`` if the file cannot be read, so that the base class takes another."""
         entry = self.get_data_info(idx)
         read: Callable[[dict], Any]
         read, *rest = self.pipeline.transforms

@@ -1,4 +1,4 @@
-"""Writes a distilled student for use elsewhere: as weights, or as a graph that runs without the mm* stack."""
+"""Write a distilled student for use elsewhere: as weights, or as a graph that runs without the mm* stack."""
 
 from mmdistill_dense.export.formats import FORMATS
 from mmdistill_dense.export.load_graph import open_graph, read_description

@@ -1,4 +1,4 @@
-"""What a file of a student says about itself: what goes in, what comes out, where it is from."""
+"""The description inside an exported file: inputs, outputs and origin of the student."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENTRY = 'mmdistill_dense'  # the name of the description in every format's metad
 
 
 def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """Return a description of a student in values that JSON knows.
+    """Return a description of a student in plain values, for JSON.
 
     Args:
         config: Its plain config.
@@ -24,7 +24,7 @@ def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[
 
     Returns:
         ``input`` (layout, channel order, mean and std of pixels from 0 to 255, what sides are padded to a multiple of),
-        ``classes`` (names, or ``None`` where the checkpoint has none), ``palette``, ``test_cfg``, ``source``.
+        ``classes`` (names, or ``None`` if the checkpoint has none), ``palette``, ``test_cfg``, ``source``.
     """
     data = meta.get('dataset_meta') or {}
     return {

@@ -1,4 +1,4 @@
-"""Writers of graphs: ONNX, TorchScript and ``torch.export``, each with its description inside the file."""
+"""Write graphs as ONNX, TorchScript or ``torch.export``, each with its description inside the file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ AXES = {'batch': 0, 'height': 2, 'width': 3}
 
 
 def write_torchscript(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
-    """Trace the graph; which axes it really takes at other sizes shows when it is run."""
+    """Write a traced graph; only running it shows which axes take other sizes."""
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of each shape that is looked at
+        warnings.simplefilter('ignore')  # one for each shape that is read
         traced = torch.jit.trace(graph, image, check_trace=False)
         torch.jit.save(traced, str(path), _extra_files={SIDE_FILE: json.dumps(about)})
 
@@ -58,10 +58,10 @@ def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.E
 
 
 def format_of(path: Path, name: str | None) -> str:
-    """Return the format that a path's ending means, which must be the named one where one is named.
+    """Return the format of a path's ending, which must be the named one if a name is given.
 
     Raises:
-        ValueError: When the path ends otherwise.
+        ValueError: If the path ends otherwise.
     """
     by_ending = {ending: kind for kind, ending in FORMATS.items()}
     found = by_ending.get(path.suffix)

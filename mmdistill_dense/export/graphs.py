@@ -1,4 +1,4 @@
-"""What of a network becomes a graph: a segmentor up to its logits, a detector up to the outputs of its dense head."""
+"""The part of a network that is exported: a segmentor up to its logits, a detector up to its dense head."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SegmentorGraph(Graph):
 class DetectorGraph(Graph):
     """The outputs of a dense head by level, under mmdet's names for them: ``cls_scores_0``, ``bbox_preds_0`` and so on.
 
-    Of a two-stage detector the head is the RPN's and the features that its RoI heads look at come first
+    Of a two-stage detector the head is the RPN's and the features for its RoI heads come first
     (``features_0``, …). Decoding, suppression and RoI heads are not in the graph.
     """
 
@@ -93,6 +93,6 @@ def graph_of(model: nn.Module) -> Graph:
 
 def _unknown(model: nn.Module) -> ValueError:
     return ValueError(
-        f'a {type(model).__name__} is not exported as a graph: segmentors with encode_decode, single-stage detectors '
-        'and two-stage detectors up to their RPN are. Export it as pth or safetensors, and see MMDeploy for the rest.'
+        f'a {type(model).__name__} cannot be exported as a graph; segmentors with encode_decode, single-stage '
+        'detectors and two-stage detectors up to their RPN can. Export it as pth or safetensors, or use MMDeploy.'
     )

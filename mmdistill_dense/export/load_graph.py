@@ -1,4 +1,4 @@
-"""Runs exported graphs, without the network they came from, and reads what they say about themselves."""
+"""Run exported graphs without the original network, and read their descriptions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmdistill_dense.export.formats import SIDE_FILE, format_of, require
 def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
     """Return a function from a normalised image ``(B, 3, H, W)`` to the outputs of an exported graph, on the CPU.
 
-    Files of graphs are programs: open those alone whose maker you trust.
+    Files of graphs are programs: open only those whose source you trust.
 
     Args:
         path: An ``.onnx`` file (run by onnxruntime), ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).

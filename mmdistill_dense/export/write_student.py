@@ -1,4 +1,4 @@
-"""Exports a student: its weights with the plain config, or its graph, which is compared with the network itself."""
+"""Export a student: its weights with the plain config, or its graph, checked against the network."""
 
 from __future__ import annotations
 
@@ -34,16 +34,15 @@ class Exported:
     path: Path
     outputs: list[str]
     axes: list[str]  # that may have any size
-    difference: float  # the largest to the network's answer, over the largest value of that
+    difference: float  # largest difference to the network's output, over the largest value of that output
     reasons: list[str]  # why not more axes are free
 
 
 def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> tuple[Path, Path]:
-    """Write a distilled student as an ordinary network: the weights alone, and the flattened plain config that loads
-    them.
+    """Write a distilled student as an ordinary network: its weights, and the flattened plain config for them.
 
     Args:
-        config: The config the student was trained with (a leaf with a ``DistillModel``, or any plain config).
+        config: The config the student was trained with (one with a ``DistillModel``, or any plain config).
         checkpoint: A checkpoint of that run.
         out: The weights' path, ``.pth`` or ``.safetensors``; the config gets the same name with ``.py``.
 
@@ -78,21 +77,21 @@ def _write_safetensors(state: Mapping[str, Tensor], meta: Mapping[str, Any], pat
 def export_graph(
     config: Config, checkpoint: str | Path, out: str | Path, size: Sequence[int] | None = None
 ) -> Exported:
-    """Write the graph of a distilled student in one file that describes itself, and compare its answer.
+    """Write the graph of a distilled student in one self-describing file, and compare its outputs.
 
-    Batch and size stay free where the network allows that; else the batch alone, else nothing.
+    Batch and size stay free if the network allows that; else the batch alone, else nothing.
 
     Args:
         config: As of :func:`export_student`.
         checkpoint: As there.
         out: The file: ``.onnx``, ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).
-        size: Height and width of the image that is used for it, and the only size where none is free. Default: that of
+        size: Height and width of the image that is used for it, and the only size if none is free. Default: that of
             the data preprocessor, or 512 x 512.
 
     Raises:
-        ValueError: When the checkpoint does not fit, the network is of no known kind or cannot be written in this
-            format, the graph's answer is not the network's, or ``out`` ends otherwise.
-        ModuleNotFoundError: When the format needs a package; says which.
+        ValueError: If the checkpoint does not fit, the network is of no known kind or cannot be written in this format,
+            the graph's outputs are not the network's, or ``out`` ends otherwise.
+        ModuleNotFoundError: If a package for the format is missing; names it.
     """
     path = Path(out)
     kind = format_of(path, None)
@@ -150,7 +149,7 @@ def _student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Module,
 
 
 def _others(image: Tensor, axes: Sequence[str]) -> list[Tensor]:
-    """Return the image, and one of every other size that a graph with these free axes must take: odd, and single."""
+    """Return the image and others that a graph with these free axes must take: a single one, one of odd size."""
     images = [image]
     if 'batch' in axes:
         images.append(image[:1])
@@ -171,7 +170,7 @@ def _difference(run: Callable[[Tensor], list[Tensor]], graph: Graph, images: Seq
             if other.numel() == 0:
                 continue
             difference = (one - other).abs().max().item() / max(1.0, other.abs().max().item())
-            if not difference <= TOLERANCE:  # what is no number neither
+            if not difference <= TOLERANCE:  # NaN too
                 raise ValueError(f'{name} differs from the network by {difference:.2e} of its largest value')
             found = max(found, difference)
     return found

@@ -17,7 +17,7 @@ _FROM_SCRATCH = dict(norm_eval=False, zero_init_residual=False)
 
 @MODELS.register_module()
 class BackboneStudent(BaseModel):
-    """Any mm backbone as a model without task: what it learns comes from the distillers.
+    """Any mm backbone as a model without a task; it learns from the distillers alone.
 
     Checkpoints hold ``backbone.*``, so that ``init_cfg=dict(type='Pretrained', checkpoint=…, prefix='backbone.')``
     loads one into a segmentor's or detector's backbone.
@@ -69,7 +69,7 @@ class BackboneStudent(BaseModel):
         raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}.")
 
     def loss(self, inputs: Tensor | Sequence[Tensor], data_samples: Any = None, **kwargs: Any) -> dict[str, Tensor]:
-        """Run the backbone once per view, the first one first, for the taps; there is no loss of its own.
+        """Run the backbone on each view in order, for the taps; return no losses.
 
         The views are never joined to one batch: batch statistics are those of a view.
         """
@@ -84,10 +84,10 @@ class BackboneStudent(BaseModel):
         return [self.predict(view) for view in inputs]
 
     def parse_losses(self, losses: dict[str, Tensor]) -> Any:
-        """As in mmengine.
+        """Sum the losses as mmengine does.
 
         Raises:
-            ValueError: When there is nothing to learn from.
+            ValueError: If there is no loss.
         """
         if not any('loss' in name for name in losses):
             raise ValueError(
@@ -100,7 +100,7 @@ class BackboneStudent(BaseModel):
 def _from_scratch(backbone: Mapping[str, Any]) -> dict[str, Any]:
     config = dict(backbone)
     cls = MM_MODELS.get(config['type']) if isinstance(config.get('type'), str) else config.get('type')
-    # Classes such as ResNetV1c hand the options of their base through.
+    # Classes such as ResNetV1c pass the options of their base through.
     bases = inspect.getmro(cls) if inspect.isclass(cls) else ()
     options = {name for base in bases for name in inspect.signature(base).parameters}
     for name, value in _FROM_SCRATCH.items():

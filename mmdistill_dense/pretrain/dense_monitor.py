@@ -1,4 +1,4 @@
-"""DenseMonitor: the hook that watches what the pixels of a pre-trained network become."""
+"""DenseMonitor: the hook that measures a network's pixel features during pre-training."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _COLLAPSED = 0.01
 
 @HOOKS.register_module()
 class DenseMonitor(Hook):
-    """Every so often measures the features of a step of each ``PCD``, and probes the backbone on labelled images.
+    """Measure at intervals the features in a step of each ``PCD``, and probe the backbone on labelled images.
 
-    Nothing of the training changes by it: no weight, buffer, mode, gradient or random stream; a run with it resumes to
+    The training is not affected: no weight, buffer, mode, gradient or random stream changes; a run with it resumes to
     the same bits. What is measured: :func:`mmdistill_dense.pretrain.measures.measure_step`. The values go to the log,
     to the visualizer (``vis_data/scalars.json``, TensorBoard) and to the message hub, as
     ``monitor/<distiller>.<name>`` and ``monitor/<kind>.<name>``, e.g. ``monitor/pcd.positive``, ``monitor/knn.miou``.
-    Student outputs that are all alike are warned of.
+    If all student outputs are alike, a warning is logged.
 
     Example::
 
@@ -39,7 +39,7 @@ class DenseMonitor(Hook):
         by_epoch: Count epochs (the default) or iterations.
         probe: Options of :class:`~mmdistill_dense.pretrain.probe.DenseProbe`. It runs before the first iteration, with
             the teachers beside the student, and then on the student.
-        probe_interval: Probe behind every n-th epoch or iteration, and behind the last. Defaults to 10.
+        probe_interval: Probe after every n-th epoch or iteration, and after the last. Defaults to 10.
 
     Raises:
         ValueError: For an interval below 1; at start for ``by_epoch=True`` in iteration-based training.
@@ -64,7 +64,7 @@ class DenseMonitor(Hook):
         self._found: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Probe the student as it starts, and the teachers."""
+        """Probe the student before training, and the teachers."""
         if self.by_epoch and not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise ValueError(
                 'DenseMonitor counts epochs, but this run counts iterations: set by_epoch=False and intervals in '
@@ -78,14 +78,14 @@ class DenseMonitor(Hook):
             self._probe_teachers(runner, model)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Where the step is due, let each PCD be measured as it is called."""
+        """Register a measuring hook on each PCD if this step is due."""
         due = batch_idx == 0 and runner.epoch % self.interval == 0 if self.by_epoch else not runner.iter % self.interval
         if due:
             for name, distiller in _watched(unwrap(runner.model)).items():
                 self._handles.append(distiller.register_forward_pre_hook(self._measuring(name)))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Write what was measured; probe behind every n-th iteration."""
+        """Write the measured values; probe after every n-th iteration."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -98,7 +98,7 @@ class DenseMonitor(Hook):
             self._probe_every(runner, runner.iter + 1, runner.max_iters, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Probe behind every n-th epoch."""
+        """Probe after every n-th epoch."""
         if self.probe is not None and self.by_epoch:
             self._probe_every(runner, runner.epoch + 1, runner.max_epochs, runner.iter)
 

@@ -1,4 +1,4 @@
-"""Writing a student's backbone out, for ordinary configs to start from."""
+"""Write a student's backbone to a file that ordinary configs can start from."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path) -> 
         ``out``.
 
     Raises:
-        ValueError: When the checkpoint does not fit the student's backbone exactly, holds none, or ``out`` is no .pth
-            file.
+        ValueError: If the checkpoint does not fit the student's backbone exactly or holds none, or ``out`` is not a
+            .pth file.
     """
     path = Path(out)
     if path.suffix != '.pth':

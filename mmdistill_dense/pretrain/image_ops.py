@@ -1,4 +1,4 @@
-"""What the views do to a picture, as functions without chance: uint8 RGB arrays (H, W, 3) in, new ones out.
+"""Deterministic operations of views on pictures: uint8 RGB arrays (H, W, 3) in, new ones out.
 
 They are Pillow's operations, as the released recipes of BYOL and MoCo v3 use them: a resize that averages what it
 shrinks, luma in 16-bit integers, results clipped and truncated to bytes.

@@ -1,4 +1,4 @@
-"""What a training step of PCD shows of its features: spread, similarities, ranks; measured without a trace."""
+"""Measure the features in a training step of PCD (spread, similarities, ranks) without side effects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmdistill_dense.distillers.pcd.pcd import PCD
 from mmdistill_dense.utils.distributed import mean_over_ranks
 from mmdistill_dense.utils.random_streams import fork_rng
 
-_ROWS = 512  # pixels whose hardest negative is looked for
+_ROWS = 512  # pixels for which the hardest negative is searched
 _BLOCK = 4096  # queue rows compared at a time
 
 
@@ -38,7 +38,7 @@ def measure_step(distiller: PCD, student: Recorded, teacher: Recorded, data_samp
           map, and of the teacher's map, see :func:`spread`; 1 at best, 0 collapsed;
         - ``out_within``, ``map_within``, ``teacher_within``: share of it that lies between pixels of one picture.
 
-        Without keys in the queue, ``negative`` and ranks are left out.
+        While the queue is empty, ``negative`` and ranks are left out.
     """
     levels = enumerate(distiller.levels(student, teacher))
     found = [_measure_level(distiller, level, views, data_samples) for level, views in levels]
@@ -59,12 +59,12 @@ def _measure_level(distiller: PCD, level: int, views: Views, data_samples: Any) 
             found['negative'] = hardest(pixels[weight > 0], negatives)
             ranks = losses.key_ranks(seen.pooled(), seen.key(), negatives)
             found |= {f'top{n}': 100 * (ranks < n).to(seen.own.dtype).mean() for n in (1, 5)}
-        looked_at = {
+        places = {
             'out': (seen.heads[0], seen.valid),
             'map': (seen.maps[0], seen.mask),
             'teacher': (seen.own, seen.mask),
         }
-        for name, (x, inside) in looked_at.items():
+        for name, (x, inside) in places.items():
             found[f'{name}_std'], found[f'{name}_within'] = spread(x, inside)
     return found
 
@@ -111,7 +111,7 @@ def spread(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def untouched(*modules: nn.Module) -> Iterator[None]:
-    """Let modules run once more and leave nothing behind: buffers, modes, random streams, autocast's cache.
+    """Let modules run once more, and restore buffers, modes, random streams and autocast's cache.
 
     Autocast keeps the half-precision copies of weights it made; in older versions of torch, those made without gradient
     would be used by the training step that follows in the same context.
@@ -131,6 +131,6 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
 
 
 def restore_modes(modes: Mapping[nn.Module, bool]) -> None:
-    """Set each module's mode alone: ``train()`` of mm backbones does more than that."""
+    """Set each module's mode directly, because ``train()`` of mm backbones does more than that."""
     for module, training in modes.items():
         module.training = training

@@ -1,4 +1,4 @@
-"""How well the pixels of a backbone tell the classes of a labelled segmentation set, without training the backbone."""
+"""Measure how well the pixel features of a backbone, as it is, predict the classes of a segmentation set."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Pixels(NamedTuple):
 
 
 class DenseProbe:
-    """Classifies feature pixels of test images by those of training images; the network itself learns nothing.
+    """Classify feature pixels of test images by those of training images; the network itself is not trained.
 
-    Each cell of the feature map has the label at its centre, void cells are left out, so the figures are those of the
-    map's grid and compare only among networks of one stride. Nothing is random: the same weights give the same figures.
+    Each cell of the feature map has the label at its centre, void cells are left out, so figures of
+    networks with different strides cannot be compared. Nothing is random: the same weights give the same figures.
 
     Args:
         train: Config of a mmseg data set with a test pipeline (no random crop), whose pixels are the examples.
@@ -46,7 +46,7 @@ class DenseProbe:
         kind: ``'knn'``: vote of the nearest neighbours by cosine, weighted by ``exp(cosine / 0.07)``; ``'linear'``:
             multinomial logistic regression on standardised features, fitted by L-BFGS.
         images: Images of each set, evenly spaced. Defaults to 100.
-        tap: What is probed in the student. Defaults to the last map of the backbone.
+        tap: Tap that is probed in the student. Defaults to the last map of the backbone.
         neighbours: Of ``'knn'``.
 
     Raises:
@@ -84,7 +84,7 @@ class DenseProbe:
         return self._figures(model, features)
 
     def teacher(self, model: Any, distiller: Distiller) -> dict[str, float]:
-        """Return the same for what a distiller's teacher shows at its last tap."""
+        """Return the same for a distiller's teacher, at the last teacher tap."""
         frozen = distiller.teacher
         assert frozen is not None, 'a distiller inside a model has a teacher'
         return self._figures(model, lambda inputs: frozen(inputs)[str(distiller.teacher_taps[-1])][-1])
@@ -192,7 +192,7 @@ def scores(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode and every module back into its own."""
+    """Put a network in eval mode, and restore the mode of every module afterwards."""
     modes = {module: module.training for module in model.modules()}
     restore_modes(dict.fromkeys(modes, False))
     try:

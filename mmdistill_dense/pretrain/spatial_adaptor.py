@@ -109,7 +109,7 @@ def read_steps(entries: Entries) -> list[Step]:
     for name, tensor in entries.items():
         number, _, parameter = name.partition('.')
         if not number.isdigit() or not parameter:
-            raise ValueError(f'head entry {name!r} is no <index>.<parameter> of a sequence of layers.')
+            raise ValueError(f'head entry {name!r} is not <index>.<parameter> of a sequence of layers.')
         layers.setdefault(int(number), {})[parameter] = tensor
     if not layers:
         raise ValueError('there are no head entries.')

@@ -25,16 +25,16 @@ _TOLERANCE = 1e-4
 
 @MODELS.register_module()
 class SSLTeacher(BaseModule):
-    """A backbone and, adapted to maps, the projection head it was trained with; tap ``head`` (or ``backbone[i]``).
+    """A backbone with the projection head it was trained with, adapted to maps; tap ``head`` or ``backbone[i]``.
 
-    It stands under ``teacher=dict(type='mmdistill_dense.SSLTeacher', …, checkpoint=FILE)``. The head is rebuilt from
-    the file's entries; its widths must be known before, for the trace, and are compared on loading.
+    Use it as ``teacher=dict(type='mmdistill_dense.SSLTeacher', …, checkpoint=FILE)``. The head is rebuilt from the
+    file's entries; its widths must be known before, for the trace, and are compared on loading.
 
     Args:
         backbone: Config of a mm backbone with the file's names; for ResNet-50 checkpoints
             ``dict(type='mmdet.ResNet', depth=50, out_indices=(3,))``, whose names are torchvision's.
         layout: A name of :data:`~mmdistill_dense.weights.ssl_layouts.LAYOUTS`; ``'auto'`` finds it by the key
-            names; ``'backbone'`` is a file of a backbone alone or of any whole mm network, for ``head=None``.
+            names; ``'backbone'`` is a backbone alone or any whole mm network, for ``head=None``.
         head: ``'layout'``: the usual widths of the layout; ``dict(widths=[…])`` from the backbone's channels to the
             head's output; ``None``: no head, the output is the backbone's last map.
         branch: ``'momentum'``, or ``'online'`` for the branch that was trained by gradient.
@@ -72,7 +72,7 @@ class SSLTeacher(BaseModule):
             self.head = _blank_head(layout, self.widths, keep_last_bn)
         self.preprocessor = data_preprocessor or _preprocessor(layout)
         self.normalised_by_layout = data_preprocessor is None
-        self.source = f'layout {layout}'  # for the receipt; the one that was found, once loaded
+        self.source = f'layout {layout}'  # for the receipt; after loading, the layout that was found
 
     def extract_feat(self, inputs: Tensor) -> Tensor:
         """Return the head's map of a batch."""
@@ -136,10 +136,10 @@ class SSLTeacher(BaseModule):
 
 @torch.no_grad()
 def check_invariance(head: nn.Module, where: str) -> None:
-    """Compare the mean of the adapted head's map with the head of the mean, on a map made up for it.
+    """Check on a random map that the mean of the adapted head's output is the vector head of the mean.
 
     Raises:
-        RuntimeError: Where they differ.
+        RuntimeError: If they differ.
     """
     assert isinstance(head, SpatialAdaptor)
     weight = next(head.parameters())

@@ -1,4 +1,4 @@
-"""Reads self-supervised checkpoints: finds the layout, splits the file, and says what a wrong file is."""
+"""Read self-supervised checkpoints: find the layout, split the file, and explain what is wrong with a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmdistill_dense.weights.strict_load import read_checkpoint
 
 @dataclass
 class TeacherFile:
-    """A checkpoint, split: ``head`` has the names ``'<index>.<parameter>'`` and is empty where none was asked for."""
+    """A checkpoint, split: ``head`` has the names ``'<index>.<parameter>'`` and is empty if none was asked for."""
 
     layout: str
     backbone: dict[str, Tensor]
@@ -46,8 +46,8 @@ def read_teacher(
         key: The config key to name in errors.
 
     Raises:
-        ValueError: For a file of no or of several layouts, one without a head, a supervised one, one with entries
-            unknown to its layout or a head that is incomplete; the message says which.
+        ValueError: For a file that fits no layout or several, has no head, an incomplete one or entries unknown to its
+            layout, or is supervised; the message says which.
     """
     content = read_checkpoint(path)
     where = f'{key}={str(path)!r}'

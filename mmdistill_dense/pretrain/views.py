@@ -23,7 +23,7 @@ _TRIES = 10
 
 
 class _ViewTransform(BaseTransform):
-    """Changes ``results['img']``, uint8 RGB, with a probability."""
+    """Base class that changes ``results['img']``, uint8 RGB, with a probability."""
 
     def __init__(self, prob: float = 1.0) -> None:
         if not 0 <= prob <= 1:
@@ -31,7 +31,7 @@ class _ViewTransform(BaseTransform):
         self.prob = prob
 
     def transform(self, results: dict) -> dict:
-        """Turn the picture to RGB where it is not; change it with probability ``prob``."""
+        """Turn the picture to RGB if it is not; change it with probability ``prob``."""
         image = _as_rgb(results, type(self).__name__)
         results['img'] = self.change(image) if np.random.random() < self.prob else image
         results['img_shape'] = results['img'].shape[:2]
@@ -46,7 +46,7 @@ class RandomResizedCrop(_ViewTransform):
     """Cut a random rectangle out and resize it to ``size``: bilinear, after the crop, averaging where it shrinks.
 
     Ten tries of a rectangle whose share of the area is uniform in ``scale`` and the logarithm of whose aspect ratio is
-    uniform in ``ratio``; where none fits, the largest centred one within the bounds of the ratio.
+    uniform in ``ratio``; if none fits, the largest centred one within the bounds of the ratio.
 
     Args:
         size: Side, or height and width, of the result in pixels.
@@ -199,7 +199,7 @@ class MultiView(BaseTransform):
         self.pipelines = [Compose(list(view)) for view in views]
 
     def transform(self, results: dict) -> dict | None:
-        """Make the views; ``None`` where one fails."""
+        """Make the views; return ``None`` if one fails."""
         views = [pipeline(copy.deepcopy(results)) for pipeline in self.pipelines]
         return None if any(view is None for view in views) else {**results, 'views': views}
 

@@ -201,4 +201,4 @@ def test_a_config_without_distillers_and_a_malformed_pixel_are_refused(tmp_path:
         ready_pair(Config(dict(default_scope='mmseg', model=toys.model_config(distillers={}))))
     with pytest.raises(SystemExit):
         drawn(tmp_path, 'config.py', '--points', '3;5')
-    assert "'3;5' is no pixel: write X,Y" in capsys.readouterr().err
+    assert "'3;5' is not a pixel: write X,Y" in capsys.readouterr().err

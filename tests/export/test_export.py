@@ -194,7 +194,7 @@ def test_two_stage_detector_is_exported_up_to_its_proposals(detector, tmp_path):
 
 
 def test_other_networks_are_refused():
-    with pytest.raises(ValueError, match='a Linear is not exported as a graph.*as pth or safetensors.*MMDeploy'):
+    with pytest.raises(ValueError, match='a Linear cannot be exported as a graph.*as pth or safetensors.*MMDeploy'):
         graph_of(nn.Linear(1, 1))
 
 

@@ -106,7 +106,7 @@ def test_a_picture_that_went_away_during_the_run_stops_it(root: Path) -> None:
 def test_a_label_image_that_does_not_fit_its_picture_is_named(root: Path, shape: tuple[int, ...]) -> None:
     """In batches of one it would be stretched over the picture, and learned."""
     write(root / 'labels/0.png', np.zeros(shape, np.uint8))
-    with pytest.raises(ValueError, match=r'images/0\.jpg or .*labels/0\.png do not fit: behind the pipeline'):
+    with pytest.raises(ValueError, match=r'images/0\.jpg or .*labels/0\.png do not fit: after the pipeline'):
         built(folder(root))[0]
 
 
@@ -117,7 +117,7 @@ def test_in_validation_a_label_image_may_stay_as_large_as_the_file(root: Path, s
     steps = [LOAD[0], dict(type='Resize', scale=(30, 20), keep_ratio=True), LOAD[1], dict(type='PackSegInputs')]
     data = built(folder(root, pipeline=steps))
     if side == (30, 20):
-        with pytest.raises(ValueError, match='do not fit: behind the pipeline'):
+        with pytest.raises(ValueError, match='do not fit: after the pipeline'):
             data[0]
     else:
         assert data[0]['data_samples'].gt_sem_seg.shape == side

@@ -105,7 +105,7 @@ def test_it_copies_the_entries_and_stays_frozen_in_eval_mode():
     ('entries', 'message'),
     [
         ({}, 'no head entries'),
-        ({'weight': torch.zeros(2, 2)}, 'no <index>.<parameter>'),
+        ({'weight': torch.zeros(2, 2)}, 'not <index>.<parameter>'),
         ({'1.weight': torch.zeros(2, 2)}, 'missing.*before the first layer'),
         ({'0.weight': torch.zeros(2, 2), '3.weight': torch.zeros(2, 2)}, 'entries 1 to 2 are missing'),
         ({'0.weight': torch.zeros(2, 2, 1, 1)}, 'neither a linear layer nor a complete batch norm'),

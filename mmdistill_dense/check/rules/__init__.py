@@ -1,6 +1,6 @@
-"""The checks. Each is a function of what is known that yields findings; the lists below say when it is called.
+"""The checks: functions that take the known facts and yield findings. The lists below say when they are called.
 
-A new check is a function in one of these modules and its name in a list. A ``ValueError`` that it raises is an error,
+A new check is a function in one of these modules and its name in a list. A ``ValueError`` that it raises is an error
 too.
 """
 
@@ -16,7 +16,7 @@ Check = Callable[[Subject], Findings]
 
 CONFIG: tuple[Check, ...] = (
     config_rules.keys,
-    config_rules.carrier,
+    config_rules.overrides,
     config_rules.hook,
     config_rules.workers,
     config_rules.crop,

@@ -1,4 +1,4 @@
-"""What the config and its data set can tell."""
+"""Checks of the config and its data set."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mmdistill_dense.utils.messages import some
 
 
 def keys(subject: Subject) -> Findings:
-    """Misspelt keys of the runner, which would do nothing."""
+    """Find misspelt keys of the runner, which would have no effect."""
     check_keys(subject.config)
     yield from ()
 
 
-def carrier(subject: Subject) -> Findings:
-    """``--cfg-options`` that change the top-level distillers only."""
+def overrides(subject: Subject) -> Findings:
+    """Find ``--cfg-options`` that change the top-level ``distillers`` only, which has no effect."""
     check_carrier(subject.config)
     yield from ()
 
 
 def hook(subject: Subject) -> Findings:
-    """DistillHook, without which a DistillModel does not train."""
+    """Check that there is a DistillHook, without which a DistillModel does not train."""
     config = subject.config
     if not is_distill_model(config.model) or not config.model.get('distillers'):
         return
@@ -42,12 +42,12 @@ def hook(subject: Subject) -> Findings:
 
 
 def workers(subject: Subject) -> Findings:
-    """Workers that live on in epoch-based training, which DistillHook refuses."""
+    """Find persistent workers in epoch-based training, which DistillHook refuses."""
     loop, loader = subject.config.get('train_cfg') or {}, subject.config.get('train_dataloader') or {}
     epochs = _type_of(loop) == 'EpochBasedTrainLoop' or (loop.get('by_epoch') and 'type' not in loop)
     hooks = (subject.config.get('default_hooks') or {}).values()
-    attended = any(_type_of(one).endswith('DistillHook') for one in hooks)
-    if epochs and attended and loader.get('num_workers') and loader.get('persistent_workers'):
+    has_hook = any(_type_of(one).endswith('DistillHook') for one in hooks)
+    if epochs and has_hook and loader.get('num_workers') and loader.get('persistent_workers'):
         yield Finding(
             ERROR,
             'workers',
@@ -57,44 +57,44 @@ def workers(subject: Subject) -> Findings:
 
 
 def crop(subject: Subject) -> Findings:
-    """A training crop that is padded back."""
+    """Find a training crop that is padded back to a larger size."""
     check_crop((subject.config.get('train_dataloader') or {}).get('dataset', {}), subject.network)
     yield from ()
 
 
 def batch(subject: Subject) -> Findings:
-    """The batch that the learning rate is for."""
+    """Check that the batch is the one that the learning rate is for."""
     problem = batch_problem(subject.config, subject.options.processes)
     if problem:
-        yield Finding(WARNING, 'batch', problem, 'Say --processes N where N will train together.')
+        yield Finding(WARNING, 'batch', problem, 'Give --processes N if N processes will train together.')
 
 
 def optimizer(subject: Subject) -> Findings:
-    """The kind of optimizer that the student is published with."""
+    """Check that the student is trained by the kind of optimizer that it was published with."""
     problem = optimizer_problem(subject.config)
     if problem:
         yield Finding(
-            WARNING, 'optimizer', problem, "Take the student's own optim_wrapper and param_scheduler, if not meant."
+            WARNING, 'optimizer', problem, "Unless intended, use the student's own optim_wrapper and param_scheduler."
         )
 
 
 def data(subject: Subject) -> Findings:
-    """Pictures to train on, and to validate on."""
+    """Check that there are pictures to train and to validate on."""
     if subject.data_problem and subject.options.size is None:
-        message = f'no training: {subject.data_problem}'
-        yield Finding(ERROR, 'data', message, 'The rest is checked on generated pictures, as --size H W does it.')
+        message = f'training cannot start: {subject.data_problem}'
+        yield Finding(ERROR, 'data', message, 'The rest is checked on generated pictures, as with --size H W.')
     if subject.validation_problem:
         yield Finding(ERROR, 'data', f'training would stop at the first validation: {subject.validation_problem}')
 
 
 def student_classes(subject: Subject) -> Findings:
-    """As many classes in the student's head as in the training set."""
+    """Check that the student's head has as many classes as the training set."""
     check_num_classes(subject.data_classes, 'model.student', subject.network)
     yield from ()
 
 
 def validation_classes(subject: Subject) -> Findings:
-    """The same classes for validation as for training."""
+    """Check that validation has the same classes as training."""
     own = subject.data_classes
     for loader in ('val_dataloader', 'test_dataloader'):
         found = classes_of((subject.config.get(loader) or {}).get('dataset') or {})
@@ -103,12 +103,12 @@ def validation_classes(subject: Subject) -> Findings:
                 WARNING,
                 'validation_classes',
                 f'{loader}.dataset has the classes {some(found)}, train_dataloader.dataset {some(own)}.',
-                'Scores are given by position: use the same metainfo.classes in all loaders.',
+                'Classes are scored by position: use the same metainfo.classes in all loaders.',
             )
 
 
 def labels(subject: Subject) -> Findings:
-    """Labels that the student's head has a class for."""
+    """Check that the student's head has a class for every label."""
     count = num_classes(subject.network)
     if count is None:
         return

@@ -1,4 +1,4 @@
-"""What the built and loaded networks can tell."""
+"""Checks of the built and loaded networks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding, Findings
 from mmdistill_dense.guards.config import check_teacher_classes, num_classes
 
-# Elements of the teacher's maps for which the published sums of Af-DCD were weighed: Cityscapes; VOC, ADE20K and
+# Sizes of the teacher's map for which the published weights of Af-DCD's sum were chosen: Cityscapes; VOC, ADE20K and
 # COCO-Stuff; CamVid.
 SUMMED = (2048 * 64 * 128, 2048 * 64 * 64, 2048 * 45 * 45)
 
 
 def teacher_classes(subject: Subject) -> Findings:
-    """As many classes in the teacher's head as in the training set."""
+    """Check that each teacher's head has as many classes as the training set."""
     for teacher in subject.frozen.values():
         check_teacher_classes(subject.data_classes, teacher)
         count = num_classes(teacher.config.model)
@@ -25,7 +25,7 @@ def teacher_classes(subject: Subject) -> Findings:
 
 
 def trained(subject: Subject) -> Findings:
-    """Parameters of the backbone that are trained."""
+    """Check that the student's backbone has trained parameters."""
     backbone = getattr(subject.model, 'backbone', subject.model)
     if not any(parameter.requires_grad for parameter in backbone.parameters()):
         yield Finding(
@@ -37,7 +37,7 @@ def trained(subject: Subject) -> Findings:
 
 
 def summed(subject: Subject) -> Findings:
-    """Weights of a sum over a map of the size that they were made for; generated pictures of another size tell none."""
+    """Check that the weight of a sum over a map was made for a map of this size; not on generated pictures."""
     for name, distiller in subject.distillers.items() if subject.options.size is None else ():
         weight = getattr(distiller, 'fd_weight', 0) if getattr(distiller, 'fd_reduction', 'mean') == 'sum' else 0
         for level in distiller.levels if weight else ():
@@ -54,26 +54,26 @@ def summed(subject: Subject) -> Findings:
 
 
 def learned_classes(subject: Subject) -> Findings:
-    """The classes that the teacher's file names, in their order."""
+    """Check the classes in each teacher's file, and their order."""
     for teacher in subject.frozen.values():
         check_teacher_classes(subject.data_classes, teacher)
     yield from ()
 
 
 def start(subject: Subject) -> Findings:
-    """The weights that ``load_from`` names fit the student."""
+    """Check that the weights of ``load_from`` fit the student."""
     if subject.started and subject.started[0] < subject.started[1]:
         fitting, total = subject.started
         yield Finding(
             WARNING if fitting else ERROR,
             'start',
             f'load_from={subject.config.load_from!r}: {fitting} of the {total} tensors of the student are in it.',
-            'The rest starts at random: is it the right file?',
+            'The others start at random: is it the right file?',
         )
 
 
 def random_teacher(subject: Subject) -> Findings:
-    """A teacher that knows something."""
+    """Check that no teacher has random weights."""
     for facts in subject.teachers:
         if subject.options.weights and facts.receipt and facts.receipt['file'] is None:
             yield Finding(
@@ -85,7 +85,7 @@ def random_teacher(subject: Subject) -> Findings:
 
 
 def normalisation(subject: Subject) -> Findings:
-    """Teachers that see the batch in another normalisation than the student."""
+    """Note teachers that were trained with another normalisation than the student."""
     for facts in subject.teachers:
         if facts.renormalised:
             yield Finding(
@@ -94,7 +94,7 @@ def normalisation(subject: Subject) -> Findings:
 
 
 def small_teacher(subject: Subject) -> Findings:
-    """Teachers larger than the student."""
+    """Note teachers that are smaller than the student."""
     for facts in subject.teachers:
         if subject.student and 0 < facts.parameters < subject.student.parameters:
             yield Finding(
@@ -106,7 +106,7 @@ def small_teacher(subject: Subject) -> Findings:
 
 
 def teacher_metric(subject: Subject) -> Findings:
-    """A teacher that predicts better than chance."""
+    """Check that each teacher predicts better than chance."""
     classes = len(subject.data_classes or ()) or 1
     for facts in subject.teachers:
         segments, detects = facts.metric.get('mIoU'), _ending(facts.metric, 'bbox_mAP_50')

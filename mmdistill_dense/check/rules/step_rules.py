@@ -1,4 +1,4 @@
-"""What one training step can tell."""
+"""Checks of one training step."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mmdistill_dense.analysis.gradients import BACKBONE, TASK
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding, Findings
 
-LOUD, QUIET = 0.95, 0.005  # of the gradient at the backbone, a distiller's part that leaves too much, too little
-DEAFENING = 0.999  # the same, whatever the student has learned
+LOUD, QUIET = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
+DEAFENING = 0.999  # a share that is too large even at the start of training
 GAP = 1e-3  # of the largest value: more than rounding
 AGAINST = -0.3  # cosine of a distiller's gradient with the task's
 LATER = '--cfg-options load_from=CHECKPOINT'
 
 
 def finite(subject: Subject) -> Findings:
-    """Losses and gradients that are numbers."""
+    """Check that losses and gradients are finite."""
     for term in subject.terms:
         numbers = [term.value, *(pull.norm for pull in term.pulls.values())]
         if not all(map(math.isfinite, numbers)) and subject.options.weights:
@@ -27,12 +27,12 @@ def finite(subject: Subject) -> Findings:
                 ERROR,
                 'finite',
                 f'{term.name} is {term.value} with a gradient of {term.pulls[BACKBONE].norm} at the backbone.',
-                'Look at the labels, the weights of that term, and whether the teacher is the right file.',
+                'Check the labels, the weights of that term, and that the teacher is the right file.',
             )
 
 
 def pull(subject: Subject) -> Findings:
-    """Distillers that pull at the backbone beside the task: neither not at all, nor alone."""
+    """Check that each distiller changes the backbone's gradient, and that none drowns the task's."""
     norms = {term.name: term.pulls[BACKBONE].norm for term in subject.terms if BACKBONE in term.pulls}
     total = sum(norms.values())
     if not subject.options.weights or not 0 < total < math.inf:
@@ -44,68 +44,66 @@ def pull(subject: Subject) -> Findings:
             yield Finding(NOTE, 'pull', f'{key} is off by its schedule at iteration {subject.iteration}.')
         elif part == 0:
             message = f'{key} has no gradient at the backbone: it teaches the student nothing.'
-            yield Finding(
-                WARNING, 'pull', message, 'Is its student_tap behind what is trained? Is its teacher_tap alive?'
-            )
+            advice = 'Check that its student_tap comes after trained layers, and that its teacher_tap is not constant.'
+            yield Finding(WARNING, 'pull', message, advice)
         elif part < QUIET:
             message = f'{key} has {part:.2%} of the gradient at the backbone.'
-            yield Finding(WARNING, 'pull', message, f'Raise {key}.loss_weight, if that is not meant.')
+            yield Finding(WARNING, 'pull', message, f'Raise {key}.loss_weight, unless this is intended.')
         elif part > LOUD and norms.get(TASK):
             message = f'{key} has {part:.1%} of the gradient at the backbone, the task hardly counts.'
-            # A detector's own losses pull little at first, and distillers that work well have it all.
+            # A detector's own gradients are small at first: distillers that work well have nearly all of it.
             level = WARNING if part > DEAFENING or subject.started else NOTE
-            yield Finding(level, 'pull', message, f'If it stays so ({LATER}), lower {key}.loss_weight.')
+            yield Finding(level, 'pull', message, f'If it stays so later ({LATER}), lower {key}.loss_weight.')
 
 
 def against(subject: Subject) -> Findings:
-    """Distillers that do not pull against the task."""
+    """Note distillers whose gradient opposes the task's."""
     for term in subject.terms if subject.options.weights else []:
         cosine = term.pulls[BACKBONE].cosine if BACKBONE in term.pulls else math.nan
         if term.name != TASK and cosine < AGAINST and term.name.split('.')[1] not in subject.untaught:
             yield Finding(
                 NOTE,
                 'against',
-                f'{term.name} pulls against the task at the backbone (cosine {cosine:.2f}).',
-                f"At the student's start that means little: look again ({LATER}).",
+                f"the gradient of {term.name} opposes the task's at the backbone (cosine {cosine:.2f}).",
+                f'At the start of training this means little: check again later ({LATER}).',
             )
 
 
 def untaught(subject: Subject) -> Findings:
-    """What is not as in training."""
+    """Note how the step differs from training."""
     for name, reason in subject.untaught.items():
         yield Finding(NOTE, 'untaught', f'model.distillers.{name}: {reason}; its loss means nothing yet.')
     if subject.iteration:
-        message = f'the losses are those of iteration {subject.iteration}, as a schedule is off at the start.'
+        message = f'the losses are those of iteration {subject.iteration}, because a schedule is off at the start.'
         yield Finding(NOTE, 'untaught', message)
 
 
 def flat_taps(subject: Subject) -> Findings:
-    """Teacher maps that hold something."""
+    """Check that the teacher's maps are not the same at all positions."""
     for place in subject.flat if subject.options.weights else []:
         yield Finding(
             WARNING,
             'flat_taps',
-            f'model.distillers.{place} of the teacher is the same at all positions: nothing to learn from.',
+            f'model.distillers.{place} of the teacher is the same at all positions: there is nothing to learn.',
             'Tap another place (tools/list_taps.py), or correct the weights of the teacher.',
         )
 
 
 def own_copy(subject: Subject) -> Findings:
-    """Taps at which a network gives in training what its frozen copy gives."""
+    """Check that at its taps a network gives the same in training as its frozen copy."""
     for place, gap in subject.gaps.items():
         if gap > GAP:
             yield Finding(
                 WARNING,
                 'own_copy',
-                f'{place}: the network gives something else there in training than a frozen copy of it does (they '
-                f'differ by {gap:.1%} of the largest value), so a student that equals its teacher would still be '
-                'changed.',
-                'Its forward pass depends on the mode, or draws random numbers. Tap a place before that module.',
+                f'{place}: in training the network gives something else there than its frozen copy (they differ by '
+                f'{gap:.1%} of the largest value), so a student that equals its teacher would still be changed.',
+                'A module depends on the mode, or draws random numbers: tap a place before it.',
             )
 
 
 def stretched(subject: Subject) -> Findings:
-    """Maps of about the same size."""
+    """Note pairs of maps whose sides differ by more than a factor of 2."""
     for row in subject.taps:
         sides = [shape[2:] for shape in (row.student_shape, row.teacher_shape) if len(shape) == 4]
         if len(sides) == 2 and max(max(a / b, b / a) for a, b in zip(*sides, strict=True)) > 2:
@@ -118,7 +116,7 @@ def stretched(subject: Subject) -> Findings:
 
 
 def memory(subject: Subject) -> Findings:
-    """A step that fits into the device."""
+    """Check that a step fits into the memory of the device."""
     needed = subject.cost.get('extra_memory', 0) + subject.cost.get('control_memory', 0)
     if subject.options.device.startswith('cuda') and needed:
         total = torch.cuda.get_device_properties(subject.options.device).total_memory
@@ -128,7 +126,7 @@ def memory(subject: Subject) -> Findings:
 
 
 def cost(subject: Subject) -> Findings:
-    """A cost that could be measured."""
+    """Note a cost that could not be measured."""
     if 'problem' in subject.cost:
         yield Finding(NOTE, 'cost', f'time and memory could not be measured here: {subject.cost["problem"]}')
 

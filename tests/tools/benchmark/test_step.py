@@ -128,7 +128,7 @@ def test_a_scheduled_distiller_works_in_the_step_that_is_timed(schedule: dict) -
 
 def test_a_distiller_that_never_works_is_not_timed() -> None:
     off = {'type': 'LogitKD', 'schedule': {'stop_at': 0}}
-    with pytest.raises(ValueError, match=r'distillers\.off is off from the start of the run, by its schedule'):
+    with pytest.raises(ValueError, match=r'distillers\.off is off at the start of the run by its schedule'):
         training_step.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}, 'off': off}))
 
 
@@ -143,7 +143,7 @@ def test_a_step_that_took_less_than_its_parts_is_no_measurement() -> None:
     """0.649 s of a distilled step beside 0.641 of the control's and 0.499 of the teacher: it was the control's."""
     times = {'control': Timing(0.641, 0.63, 0.66), 'teacher': Timing(0.499, 0.49, 0.51)}
     times['distilled'] = Timing(0.649, 0.6, 0.7)
-    with pytest.raises(RuntimeError, match=r'step took 0\.649 .*\(control and teacher\).* 0\.569 is no measurement'):
+    with pytest.raises(RuntimeError, match=r'step took 0\.649 .*\(control and teacher\).* 0\.569 is not a measurement'):
         check_whole(times, 'distilled', ['control', 'teacher'])
     check_whole(times, 'distilled', ['control'])
     # A little less; much less, but not in every turn; of a single turn.
@@ -158,7 +158,7 @@ def test_the_teachers_file_is_used() -> None:
 
 
 def test_it_needs_distillers() -> None:
-    with pytest.raises(ValueError, match='holds no teacher and distillers'):
+    with pytest.raises(ValueError, match='has no teacher and distillers'):
         step.measure_step(run_config(distillers={}))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +12,12 @@ from mmdistill_dense.distillers.base import Distiller, Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.pcd.pcd import PCD
 from mmdistill_dense.pretrain.measures import measure_step, untouched
+from mmdistill_dense.utils.protocols import Samples
 
 
 @torch.no_grad()
 def tap_agreement(
-    distiller: Distiller, student: Recorded, teacher: Recorded, data_samples: Any = None
+    distiller: Distiller, student: Recorded, teacher: Recorded, data_samples: Samples | None = None
 ) -> dict[str, Tensor]:
     """Return the agreement at each pair of taps; called with the arguments of the distiller's ``forward``.
 

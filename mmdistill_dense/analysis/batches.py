@@ -10,6 +10,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.utils.protocols import Network, Sample
 
 BOXES = 8  # an image of COCO has 7 on average
 
@@ -50,7 +51,7 @@ def picture_size(dataset: Mapping[str, Any]) -> Size:
     return picture.shape[1], picture.shape[2]
 
 
-def _crop(network: Any) -> Size:
+def _crop(network: Network) -> Size:
     size = getattr(network.data_preprocessor, 'size', None)
     if size is None:
         raise ValueError('step benchmark: the student has no data_preprocessor.size, the training crop; give --size')
@@ -95,14 +96,15 @@ def _scales(steps: Iterable[Any]) -> Iterator[Size]:
         yield from _scales(step.get('transforms', []))
 
 
-def _labels(network: Any, size: Size, draw: torch.Generator) -> Any:
+def _labels(network: Network, size: Size, draw: torch.Generator) -> Sample:
     from mmseg.structures import SegDataSample
 
-    labels = torch.randint(network.decode_head.num_classes, (1, *size), generator=draw)
+    head: Any = network.decode_head
+    labels = torch.randint(head.num_classes, (1, *size), generator=draw)
     return SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo={'img_shape': size})
 
 
-def _boxes(network: Any, size: Size, draw: torch.Generator) -> Any:
+def _boxes(network: Network, size: Size, draw: torch.Generator) -> Sample:
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
@@ -124,7 +126,7 @@ def _filled(boxes: Tensor, size: Size) -> Tensor:
     return ((xs >= left) & (xs < right) & (ys >= top) & (ys < bottom)).to(torch.uint8)
 
 
-def _num_classes(network: Any) -> int:
-    head = network.bbox_head if hasattr(network, 'bbox_head') else network.roi_head.bbox_head
-    first: Any = head[0] if isinstance(head, nn.ModuleList) else head
+def _num_classes(network: Network) -> int:
+    head: Any = network if hasattr(network, 'bbox_head') else network.roi_head
+    first: Any = head.bbox_head[0] if isinstance(head.bbox_head, nn.ModuleList) else head.bbox_head
     return first.num_classes

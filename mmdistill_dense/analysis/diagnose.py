@@ -140,7 +140,7 @@ class MeasureInstead(Hook):
         raise _Measured
 
 
-def _stages(model: Any) -> Places:
+def _stages(model: torch.nn.Module) -> Places:
     backbone = getattr(model, 'backbone', torch.nn.Module())
     found = {f'backbone.{n}': [p for p in m.parameters() if p.requires_grad] for n, m in backbone.named_children()}
     return {name: parameters for name, parameters in found.items() if parameters}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +12,12 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.distillers.base import Distiller, Recorded
+from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.networks.modes import in_training
 from mmdistill_dense.networks.partial_forward import run_parts
+from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DATASETS, MODELS
 from mmdistill_dense.utils.random_streams import fork_rng
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
@@ -42,7 +44,7 @@ class SimilarityRow:
 
 @torch.no_grad()
 def similarity_rows(
-    model: Any, distiller: Distiller, image: np.ndarray, points: Sequence[Point]
+    model: Distilled, distiller: Distiller, image: np.ndarray, points: Sequence[Point]
 ) -> list[SimilarityRow]:
     """Return the cosine maps of each pixel, level by level, for a BGR image."""
     planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
@@ -100,7 +102,7 @@ def check_points(points: Sequence[Point], image: np.ndarray, name: str) -> None:
             raise ValueError(f'The pixel x={x}, y={y} is not in {name!r}, which is {width} wide and {height} high.')
 
 
-def ready_pair(config: Config, checkpoint: str | None = None, name: str | None = None) -> tuple[Any, Distiller]:
+def ready_pair(config: Config, checkpoint: str | None = None, name: str | None = None) -> tuple[Distilled, Distiller]:
     """Build the model of a config and load its teacher, and the student from a checkpoint.
 
     Args:
@@ -119,11 +121,12 @@ def ready_pair(config: Config, checkpoint: str | None = None, name: str | None =
     with fork_rng():
         torch.manual_seed(0)
         model = MODELS.build(config.model)
-    found: dict[str, Any] = dict(getattr(model, 'distillers', {}))
+    found = distillers_of(model)
     if not found or (name is not None and name not in found):
         known = ', '.join(found) or 'none'
         raise KeyError(f'model.distillers of this config holds no {name or "distiller"}; it has: {known}.')
     distiller = found[name or next(iter(found))]
+    assert distiller.teacher is not None, 'a distiller inside a model has a teacher'
     distiller.teacher.load(next(model.parameters()))
     if checkpoint is not None:
         model.load_state_dict(state_dict_of(read_checkpoint(checkpoint), checkpoint))
@@ -148,7 +151,7 @@ def pictures_of(config: Config, count: int) -> dict[str, np.ndarray]:
     return {f'similarity_{index:03d}': load(dataset.get_data_info(index))['img'] for index in indices}
 
 
-def _maps(recorded: Any, taps: Sequence[Any]) -> list[Tensor]:
+def _maps(recorded: Recorded, taps: Sequence[Tap]) -> list[Tensor]:
     maps = [tensor for tap in taps for tensor in recorded[str(tap)]]
     for tensor in maps:
         if tensor.ndim != 4:

@@ -11,13 +11,15 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmdistill_dense.losses import loss_dtype
+from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.pretrain.measures import untouched
-from mmdistill_dense.utils.distributed import mean_over_ranks
+from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
+from mmdistill_dense.utils.protocols import Network
 
 TASK = 'task'
 BACKBONE = 'backbone'
@@ -73,17 +75,16 @@ def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
     return terms
 
 
-def backbone_parameters(model: Any) -> list[Tensor]:
+def backbone_parameters(model: nn.Module) -> list[Tensor]:
     """Return the trained parameters of the student's backbone, or of the whole student if it has none."""
     network = getattr(model, 'backbone', None)
     named = (network if isinstance(network, nn.Module) else model).named_parameters()
     return [value for name, value in named if value.requires_grad and not name.startswith('distillers.')]
 
 
-def student_taps(model: Any) -> list[Any]:
+def student_taps(model: nn.Module) -> list[Tap]:
     """Return the student taps of a model's active distillers, without duplicates."""
-    distillers = getattr(model, 'distillers', {}).values()
-    return list(dict.fromkeys(tap for d in distillers if d.weight() != 0 for tap in d.student_taps))
+    return list(dict.fromkeys(tap for d in distillers_of(model).values() if d.weight() != 0 for tap in d.student_taps))
 
 
 def tapped(maps: Places) -> dict[str, Sequence[Tensor]]:
@@ -122,7 +123,7 @@ def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> l
     return _assemble({name: values[name] for name in terms}, list(places))
 
 
-def measure_gradients(model: Any, data: Mapping[str, Any], places: Places | None = None) -> list[Term]:
+def measure_gradients(model: Network, data: Mapping[str, Any], places: Places | None = None) -> list[Term]:
     """Measure the terms of a training step on one batch, and leave everything as it was.
 
     One forward pass in training mode and in the parameters' own precision (no autocast), one backward pass per term.
@@ -143,13 +144,13 @@ def measure_gradients(model: Any, data: Mapping[str, Any], places: Places | None
         RuntimeError: For a teacher that is not loaded.
         ValueError: As :func:`pulls_of`.
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     recorder = Recorder(model, student_taps(model), 'student_tap')
     with untouched(model), _ready(model), torch.enable_grad():
         model.train()
         ready = model.data_preprocessor(copy.deepcopy(data), True)
         with recorder.recording() as maps, torch.autocast(next(model.parameters()).device.type, enabled=False):
-            losses = model._run_forward(ready, mode='loss')
+            losses = model(**ready, mode='loss')
         for name in recorder.changed():  # overwritten after the comparison: nothing to measure
             del maps[name]
         return pulls_of(losses, {BACKBONE: backbone_parameters(model), **(places or {}), **tapped(maps)})
@@ -229,11 +230,11 @@ def _assemble(values: Mapping[str, Sequence[float]], places: Sequence[str]) -> l
 
 
 @contextlib.contextmanager
-def _ready(model: Any) -> Iterator[None]:
+def _ready(model: nn.Module) -> Iterator[None]:
     """Let a model run without a runner, and without recomputing activations."""
     distillation = getattr(model, 'distillation', None)
     attached = getattr(distillation, 'hook_attached', False)
-    recomputing = [module for module in model.modules() if getattr(module, 'with_cp', False) is True]
+    recomputing: list[Any] = [module for module in model.modules() if getattr(module, 'with_cp', False) is True]
     try:
         if distillation is not None:
             distillation.hook_attached = True

@@ -13,6 +13,8 @@ import torch
 from mmengine.visualization import Visualizer
 from torch.nn.functional import interpolate
 
+from mmdistill_dense.distillers import MasKD
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.registry import DATASETS
 
 PANEL = 200  # least width of one image in a picture, in pixels
@@ -37,7 +39,7 @@ class MaskRow:
     weights: list[float]
 
 
-def draw_masks(model: Any, distiller: Any, dataset: Any, out: Path, images: int = 4) -> list[Path]:
+def draw_masks(model: Distilled, distiller: MasKD, dataset: Any, out: Path, images: int = 4) -> list[Path]:
     """Write overlays of every token's mask: a column a token, a row a level, one picture per image.
 
     With a single level, all images are the rows of one picture. Red is a mask of 1, blue of 0, on the same scale
@@ -71,10 +73,11 @@ def draw_masks(model: Any, distiller: Any, dataset: Any, out: Path, images: int 
 
 
 @torch.no_grad()
-def mask_rows(model: Any, distiller: Any, item: dict[str, Any]) -> list[MaskRow]:
+def mask_rows(model: Distilled, distiller: MasKD, item: dict[str, Any]) -> list[MaskRow]:
     """Return the masks of every level for one item of a data set."""
     batch = model.data_preprocessor(dict(inputs=[item['inputs']], data_samples=[item['data_samples']]), False)
     inputs = batch['inputs']
+    assert distiller.teacher is not None, 'a distiller inside a model has a teacher'
     recorded = distiller.teacher(inputs)
     maps = [tensor for tap in distiller.teacher_taps for tensor in recorded[str(tap)]]
     image = item['inputs'].numpy().transpose(1, 2, 0)[..., ::-1]  # loaders give BGR

@@ -13,10 +13,13 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mmdistill_dense.analysis.agreement import tap_agreement
 from mmdistill_dense.analysis.gradients import BACKBONE, TASK, Term, backbone_parameters, pulls_of, split_terms
 from mmdistill_dense.analysis.monitor_pictures import Pictures
+from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import mean_over_ranks
 
@@ -64,8 +67,8 @@ class MonitorHook(Hook):
         self.interval, self.gradient_interval, self.picture_interval = interval, gradient_interval, picture_interval
         self.count = pictures
         self.pictures: Pictures | None = None
-        self._model: Any = None  # only if it has distillers
-        self._handles: list[Any] = []
+        self._model: Distilled | None = None  # only if it has distillers
+        self._handles: list[RemovableHandle] = []
         self._agreement: dict[str, Tensor] = {}
         self._found: dict[str, float] = {}
 
@@ -111,7 +114,7 @@ class MonitorHook(Hook):
         self._model = self.pictures = None
 
     def _comparing(self, name: str) -> Callable[..., None]:
-        def compare(distiller: Any, recorded: tuple[Any, ...]) -> None:
+        def compare(distiller: Distiller, recorded: tuple[Any, ...]) -> None:
             found = tap_agreement(distiller, *recorded)
             for key, value in found.items():
                 kind, tap = key.split('.', 1)

@@ -11,7 +11,10 @@ import cv2
 import numpy as np
 import torch
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from torch import Tensor
 
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.pretrain.probe import evaluating
 from mmdistill_dense.utils.random_streams import fork_rng
@@ -36,14 +39,14 @@ class Pictures:
         metainfo: Of that data set: ``classes`` and ``palette``, where it has them.
     """
 
-    def __init__(self, model: Any, items: Sequence[Mapping[str, Any]], metainfo: Mapping[str, Any]) -> None:
+    def __init__(self, model: Distilled, items: Sequence[Mapping[str, Any]], metainfo: Mapping[str, Any]) -> None:
         self.model, self.items = model, list(items)
         self.names = list(metainfo.get('classes') or [])
         self.palette = _palette(metainfo)
         self._taught: list[dict[str, Any]] = []  # the teachers do not change
 
     @classmethod
-    def of(cls, runner: Runner, model: Any, count: int) -> Pictures | None:
+    def of(cls, runner: Runner, model: Distilled, count: int) -> Pictures | None:
         """Choose evenly spaced pictures of a run's validation set; log why and return ``None`` if it has none."""
         if not runner.cfg.get('val_dataloader') or not any(hasattr(model, head) for head in _HEADS):
             runner.logger.warning('MonitorHook: no pictures: they need a val_dataloader and a head that predicts.')
@@ -86,7 +89,7 @@ class Pictures:
             panels[f'differ: {differs.mean():.1%}'] = np.where(differs[..., None], _RED, grey).astype(np.uint8)
         return panels
 
-    def _boxes(self, picture: np.ndarray, found: Any, scale: tuple[float, float]) -> np.ndarray:
+    def _boxes(self, picture: np.ndarray, found: InstanceData, scale: tuple[float, float]) -> np.ndarray:
         drawn = picture.copy()
         boxes = getattr(found.bboxes, 'tensor', found.bboxes)
         for box, label, score in zip(boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True):
@@ -110,7 +113,7 @@ def _taught(teacher: FrozenTeacher, data: Mapping[str, Any]) -> Any:
         return _predict(teacher.network, inputs, data)
 
 
-def _predict(network: Any, inputs: Any, data: Mapping[str, Any]) -> Any:
+def _predict(network: Any, inputs: Tensor | Sequence[Tensor], data: Mapping[str, Any]) -> Any:
     """Return the prediction for a batch of one: boxes in pixels of ``inputs``, labels at the size of the file."""
     options = {'rescale': False} if 'rescale' in inspect.signature(network.predict).parameters else {}
     return network.predict(inputs, copy.deepcopy(data['data_samples']), **options)[0].cpu()
@@ -123,13 +126,13 @@ def _palette(metainfo: Mapping[str, Any]) -> np.ndarray:
     return np.random.default_rng(0).integers(40, 256, (256, 3), np.uint8)
 
 
-def _labels(labels: torch.Tensor, size: Sequence[int]) -> np.ndarray:
+def _labels(labels: Tensor, size: Sequence[int]) -> np.ndarray:
     return cv2.resize(labels.numpy().astype(np.int32).astype(np.float32), size, interpolation=cv2.INTER_NEAREST).astype(
         int
     )
 
 
-def _shown(inputs: torch.Tensor) -> np.ndarray:
+def _shown(inputs: Tensor) -> np.ndarray:
     """Return an input as RGB (H, W, 3) uint8, even if the pipeline reads floats."""
     picture = inputs.numpy().transpose(1, 2, 0)[..., ::-1]
     return np.ascontiguousarray(picture.clip(0, 255).astype(np.uint8))

@@ -24,6 +24,7 @@ from mmdistill_dense.analysis.feature_similarity import (
     similarity_rows,
 )
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.recipes.named import read_config
 
 PANEL = 240  # least width of one image in a picture, in pixels
@@ -32,7 +33,7 @@ OPACITY = 0.6
 
 
 def draw_similarity(
-    model: Any, distiller: Distiller, images: dict[str, np.ndarray], out: Path, points: Sequence[Point] | int = 3
+    model: Distilled, distiller: Distiller, images: dict[str, np.ndarray], out: Path, points: Sequence[Point] | int = 3
 ) -> list[Path]:
     """Write a picture per image, with a row per pixel: the marked image, the teacher's map, the student's map.
 

@@ -18,6 +18,7 @@ from mmdistill_dense.analysis.timing import check_whole, interleaved_times, peak
 from mmdistill_dense.analysis.training_step import Step, Steps, build_student, prepare_steps
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.networks.teacher_plan import TeacherOption
+from mmdistill_dense.utils.protocols import Network
 
 Size = tuple[int, int]
 REPEATS = 5
@@ -74,7 +75,7 @@ def step_cost(config: Config, device: str, batch: int | None = None, repeats: in
     }
 
 
-def test_size(student: Any, config: Config) -> tuple[Size, str]:
+def test_size(student: Network, config: Config) -> tuple[Size, str]:
     """Return height and width of a test picture as the network gets it, and where they come from."""
     dataset = config.test_dataloader.dataset
     try:
@@ -87,7 +88,7 @@ def test_size(student: Any, config: Config) -> tuple[Size, str]:
         return (picture.shape[1], picture.shape[2]), 'the size in training, as the test set is not there'
 
 
-def _size_of(network: Any, student: Any, config: Config, size: Size) -> dict[str, Any]:
+def _size_of(network: Any, student: Network, config: Config, size: Size) -> dict[str, Any]:
     batch = student.data_preprocessor(training_batch(student, config, 1, size), False)
     network.eval()
     if hasattr(network, 'roi_head'):  # asks the samples for the size of the pictures

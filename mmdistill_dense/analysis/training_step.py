@@ -6,31 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from mmdistill_dense.analysis.batches import training_batch
 from mmdistill_dense.distillers import MasKD
+from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.engine.clipping import clip_unscaled
+from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.registry import MODELS
+from mmdistill_dense.utils.protocols import Network
+
+N = TypeVar('N', bound=Network)
 
 DEFAULT_ITERATIONS = 1000  # of a run whose length is unknown, because its data set is missing
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Generic[N]):
     """A training step of a network, always on the same batch."""
 
-    network: Any
-    wrapper: Any
+    network: N
+    wrapper: OptimWrapper
     data: Mapping[str, Any]
 
     def __call__(self) -> object:
@@ -41,8 +47,8 @@ class Step:
 class Steps:
     """The steps of a control and its distilled student; ``inputs`` is the batch (B, 3, H, W) that both see."""
 
-    control: Step
-    distilled: Step
+    control: Step[Network]
+    distilled: Step[Distilled]
     inputs: Tensor
 
     @property
@@ -97,7 +103,8 @@ def prepare_steps(
     init_default_scope(scope)
     if image_size and scope == 'mmseg':  # it pads to its training crop
         model['data_preprocessor'] = {**(model.get('data_preprocessor') or {}), 'size': tuple(image_size)}
-    control, distilled = build_student({**model, 'distillers': {}, 'inherit': ()}), build_student(model)
+    control: Network = build_student({**model, 'distillers': {}, 'inherit': ()})
+    distilled: Distilled = build_student(model)
     data = training_batch(control, config, batch or config.train_dataloader.batch_size, image_size)
     control, distilled = control.to(device), distilled.to(device)
     inputs = distilled.data_preprocessor(data, True)['inputs']
@@ -155,20 +162,20 @@ def run_length(config: Config, pictures: int | None = None, processes: int = 1) 
     return loop['max_epochs'] * max(pictures // (config.train_dataloader.get('batch_size', 1) * processes), 1)
 
 
-def _give_tokens(network: Any) -> None:
+def _give_tokens(network: Distilled) -> None:
     draw = torch.Generator().manual_seed(0)
-    for distiller in network.distillers.values():
+    for distiller in distillers_of(network).values():
         if isinstance(distiller, MasKD):
             shapes = distiller.token_shapes()
             distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
 
 
-def _go_where_all_work(network: Any) -> None:
+def _go_where_all_work(network: Distilled) -> None:
     """Set the iteration to where MasKD's student masks begin, or to 0 if a distiller is off by then."""
-    state = network.distillation.state
-    begins = [getattr(distiller, 'student_mask_from', None) or 0 for distiller in network.distillers.values()]
+    state, distillers = network.distillation.state, distillers_of(network)
+    begins = [getattr(distiller, 'student_mask_from', None) or 0 for distiller in distillers.values()]
     for state.iteration in (max(begins), 0):
-        off = [name for name, distiller in network.distillers.items() if distiller.weight() == 0]
+        off = [name for name, distiller in distillers.items() if distiller.weight() == 0]
         if not off:
             return
     raise ValueError(
@@ -177,16 +184,16 @@ def _go_where_all_work(network: Any) -> None:
     )
 
 
-def make_step(network: Any, config: Config, data: Mapping[str, Any]) -> Step:
+def make_step(network: N, config: Config, data: Mapping[str, Any]) -> Step[N]:
     """Return the training step of a network with the optimizer of its config, at learning rate 0."""
     wrapper = build_optim_wrapper(network, config.optim_wrapper)
     for group in wrapper.optimizer.param_groups:
         group['lr'] = 0.0
-    for distiller in getattr(network, 'distillers', nn.ModuleDict()).values():
+    for distiller in distillers_of(network).values():
         if distiller.clip_max_norm is not None:
             wrapper.optimizer.register_step_pre_hook(partial(_clip, distiller))
     return Step(network, wrapper, data)
 
 
-def _clip(distiller: Any, optimizer: Any, *_: Any) -> None:
+def _clip(distiller: Distiller, optimizer: torch.optim.Optimizer, *_: Any) -> None:
     clip_unscaled(distiller, optimizer)  # what a hook returns would replace the optimizer's arguments

@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def _console() -> Console:
 
 
 @contextlib.contextmanager
-def _telling(console: Console) -> Iterator[Any]:
+def _telling(console: Console) -> Iterator[Callable[[str], None] | None]:
     """Yield a function that shows the current stage on a terminal; ``None`` elsewhere."""
     if not console.is_terminal:
         yield None

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+
+from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.model.distillation import distillers_of
+from mmdistill_dense.networks.teacher import FrozenTeacher
 
 if TYPE_CHECKING:
     from mmdistill_dense.analysis.gradients import Term
@@ -94,7 +98,7 @@ class Subject:
 
     config: Config
     options: Options
-    network: Any = None
+    network: ConfigDict | None = None
     data_classes: Sequence[str] | None = None
     pictures: int | None = None
     data_problem: str = ''
@@ -120,12 +124,12 @@ class Subject:
         return self.options.batch or (self.config.get('train_dataloader') or {}).get('batch_size', 2)
 
     @property
-    def distillers(self) -> dict[str, Any]:
+    def distillers(self) -> dict[str, Distiller]:
         """The model's distillers by name."""
-        return dict(getattr(self.model, 'distillers', {}).items())
+        return distillers_of(self.model)
 
     @property
-    def frozen(self) -> dict[str, Any]:
+    def frozen(self) -> dict[str, FrozenTeacher]:
         """The model's teachers by name."""
         distillation = getattr(self.model, 'distillation', None)
         return distillation.teachers if distillation else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ def read_validation(subject: Subject) -> None:
         subject.validation_problem = message_of(error)
 
 
-def _spread(dataset: Any, count: int) -> list[int]:
+def _spread(dataset: Sized, count: int) -> list[int]:
     """Return the indices of some pictures, spread over the whole set."""
     return torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
 
@@ -99,7 +99,7 @@ def generate(subject: Subject) -> Mapping[str, Any]:
     return {'inputs': [view(), view()], 'data_samples': [BaseDataElement() for _ in range(subject.batch_size)]}
 
 
-def shapes_of(inputs: Any) -> list[list[int]]:
+def shapes_of(inputs: torch.Tensor | Sequence[torch.Tensor]) -> list[list[int]]:
     """Return the shape of a preprocessed batch, or of each of its views."""
     return [list(one.shape) for one in ([inputs] if torch.is_tensor(inputs) else inputs)]
 

@@ -18,7 +18,10 @@ from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.maskd.prepare_tokens import Places
+from mmdistill_dense.distillers.maskd.token_files import Values
 from mmdistill_dense.guards.config import check_pretrained, num_classes
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.weights.locate import local_file
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
@@ -40,7 +43,7 @@ def build(subject: Subject) -> None:
     _place_in_run(subject)
 
 
-def ready_batch(subject: Subject) -> Any:
+def ready_batch(subject: Subject) -> dict[str, Any]:
     """Return the batch as the student sees it, made from a copy because samples are padded in place."""
     return subject.model.data_preprocessor(copy.deepcopy(subject.batch), True)
 
@@ -49,7 +52,7 @@ def option(subject: Subject) -> dict[str, Any]:
     """Return the model's config, with the checked size as the size that it pads to."""
     model = dict(subject.config.model)
     preprocessor = model.get('data_preprocessor') or {}
-    if subject.options.size and 'size' in (subject.network.get('data_preprocessor') or {}):
+    if subject.options.size and 'size' in ((subject.network or {}).get('data_preprocessor') or {}):
         model['data_preprocessor'] = {**preprocessor, 'size': tuple(subject.options.size)}
     return model
 
@@ -77,8 +80,9 @@ def load(subject: Subject) -> None:
     subject.teachers = [_describe_teacher(teacher) for teacher in subject.frozen.values()]
 
 
-def _draw_weights(model: Any) -> None:
+def _draw_weights(model: Network) -> None:
     """Initialise the student without files: some of mmdet's parameters are uninitialised memory until then."""
+    module: Any
     for module in model.modules():
         given = getattr(module, 'init_cfg', None)
         if given:
@@ -119,8 +123,8 @@ def _take_tokens(subject: Subject, distiller: MasKD) -> bool:
     return False
 
 
-def _found_tokens(subject: Subject, distiller: MasKD) -> Any:
-    config: Any = subject.config
+def _found_tokens(subject: Subject, distiller: MasKD) -> Values | None:
+    config = subject.config
     folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
     assert distiller.teacher is not None, 'the model sets it'
     places = Places(distiller, distiller.teacher, folder, config.get('train_dataloader', {}).get('dataset'))
@@ -138,7 +142,7 @@ def _place_in_run(subject: Subject) -> None:
         state.iteration = subject.iteration = state.max_iters // 2
 
 
-def describe_student(model: Any) -> StudentFacts:
+def describe_student(model: nn.Module) -> StudentFacts:
     """Return class and numbers of parameters of a built student."""
     own = {name: p for name, p in model.named_parameters() if not name.startswith('distillers.')}
     backbone = {name: p for name, p in own.items() if name.startswith('backbone.')} or own
@@ -156,7 +160,7 @@ def _counts(parameters: dict[str, nn.Parameter]) -> tuple[int, int]:
     return sum(p.numel() for p in values), sum(p.numel() for p in values if p.requires_grad)
 
 
-def _describe_teacher(teacher: Any) -> TeacherFacts:
+def _describe_teacher(teacher: FrozenTeacher) -> TeacherFacts:
     network = teacher.network
     receipt = teacher.receipt
     return TeacherFacts(
@@ -181,7 +185,7 @@ def test_teachers(subject: Subject) -> None:
             facts.metric_note = f'not tested: {message_of(error)}'
 
 
-def _untested(subject: Subject, teacher: Any) -> str:
+def _untested(subject: Subject, teacher: FrozenTeacher) -> str:
     receipt, classes = teacher.receipt, num_classes(teacher.config.model)
     if teacher.network is None:
         return 'not needed in training'

@@ -12,7 +12,7 @@ import torch
 from mmdistill_dense.analysis.gradients import measure_gradients
 from mmdistill_dense.analysis.step_cost import extra_memory
 from mmdistill_dense.analysis.timing import interleaved_times, peak_extra_memory
-from mmdistill_dense.analysis.training_step import Step, Steps, build_student, make_step
+from mmdistill_dense.analysis.training_step import N, Step, Steps, build_student, make_step
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.load_networks import option, ready_batch, resolve
 from mmdistill_dense.check.own_copy import pair_gaps
@@ -77,12 +77,12 @@ def _cost(subject: Subject) -> Mapping[str, Any]:
     }
 
 
-class _FreshStep(Step):
+class _FreshStep(Step[N]):
     """A step that prepares a copy of its batch: samples are padded in place, and a second time would be wrong."""
 
     def __call__(self) -> object:
         return self.network.train_step(copy.deepcopy(self.data), self.wrapper)
 
 
-def _fresh(step: Step) -> Step:
+def _fresh(step: Step[N]) -> Step[N]:
     return _FreshStep(step.network, step.wrapper, step.data)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.config.resolve import ModelConfig
+from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.modes import train_without_noise
@@ -23,10 +25,13 @@ from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
 from mmdistill_dense.networks.trace import trace_pair
+from mmdistill_dense.utils.protocols import Network, Samples
 from mmdistill_dense.utils.random_streams import fork_rng
 
+Inputs = Tensor | Sequence[Tensor]
 
-def with_weights(option: TeacherOption, state: Mapping[str, Tensor]) -> Any:
+
+def with_weights(option: TeacherOption, state: Mapping[str, Tensor]) -> Network:
     """Return a network with these weights, in eval mode and not folded."""
     network = option.build()
     network.load_state_dict(state)
@@ -35,7 +40,11 @@ def with_weights(option: TeacherOption, state: Mapping[str, Tensor]) -> Any:
 
 @torch.no_grad()
 def own_copy_gaps(
-    config: ModelConfig, state: Mapping[str, Tensor], taps: Sequence[Tap], inputs: Any, data_samples: Any
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    taps: Sequence[Tap],
+    inputs: Inputs,
+    data_samples: Samples,
 ) -> dict[str, float]:
     """Compare a training pass of a network with a pass of its frozen copy; norms and dropout are as in evaluation.
 
@@ -55,7 +64,7 @@ def own_copy_gaps(
     """
     first = inputs if isinstance(inputs, Tensor) else inputs[0]
     option = TeacherOption('the copy', SINGLE, config, acceleration=Acceleration(fold_bn=False))
-    network = with_weights(option, state)
+    network: Any = with_weights(option, state)  # a student of pre-training takes views
     place = dict(device=first.device, dtype=first.dtype)
     with fork_rng():
         traced, by_teacher = trace_pair(network, taps, {'copy': (option, taps)}, (first.shape[2], first.shape[3]))
@@ -72,7 +81,7 @@ def own_copy_gaps(
     return {str(tap): _gap(own[str(tap)], other[str(tap)]) for tap in taps}
 
 
-def pair_gaps(model: Any, student: ModelConfig, inputs: Any, data_samples: Any) -> dict[str, float]:
+def pair_gaps(model: Distilled, student: ModelConfig, inputs: Inputs, data_samples: Samples) -> dict[str, float]:
     """Return the gaps of a distilled model's taps, its teachers' among them, by ``'student_tap X'`` or ``'KEY tap X'``.
 
     Left out are RoI heads, which see other RoIs in each pass, and teachers that have no training of their own or do not
@@ -84,7 +93,7 @@ def pair_gaps(model: Any, student: ModelConfig, inputs: Any, data_samples: Any) 
         inputs: The preprocessed batch.
         data_samples: Its labels.
     """
-    distillers = [one for one in model.distillers.values() if not one.extra_student_taps]
+    distillers = [one for one in distillers_of(model).values() if not one.extra_student_taps]
     gaps = {}
     taps = list(dict.fromkeys(tap for one in distillers for tap in one.student_taps))
     if taps:

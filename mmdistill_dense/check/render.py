@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -176,7 +175,7 @@ def _names(subject: Subject) -> list[str]:
     return [teacher.key.removeprefix('model.') for teacher in subject.frozen.values()]
 
 
-def _shape(shape: Any) -> str:
+def _shape(shape: Iterable[int]) -> str:
     return 'x'.join(map(str, shape))
 
 

@@ -115,14 +115,14 @@ def _listed(network: nn.Module, size: tuple[int, int], device: str, depth: int, 
     return _place(modules[below], below, outputs, depth)
 
 
-def _outputs(network: Any, inputs: Tensor) -> dict[str, list[Any]]:
+def _outputs(network: nn.Module, inputs: Tensor) -> dict[str, list[Any]]:
     """Return the outputs of each module in all of its calls, by path, as they are in training."""
     modes = modes_to_follow(network, lambda: _run(network, inputs))
     with in_training(network.get_submodule(path) for path in modes):
         return _run(network, inputs)
 
 
-def _run(network: Any, inputs: Tensor) -> dict[str, list[Any]]:
+def _run(network: nn.Module, inputs: Tensor) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     handles = []
     for path, module in network.named_modules():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -11,8 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.networks.taps import Tap, find_module
+from mmdistill_dense.networks.teacher import FrozenTeacher
 
 Shape = list[int]
 
@@ -51,10 +55,10 @@ class Watch:
         teachers: Its loaded teachers by name.
     """
 
-    def __init__(self, model: Any, teachers: Mapping[str, Any]) -> None:
+    def __init__(self, model: Distilled, teachers: Mapping[str, FrozenTeacher]) -> None:
         self.model = model
         self.teachers = teachers
-        self.distillers: dict[str, Any] = dict(model.distillers.items())
+        self.distillers = distillers_of(model)
         self.given: dict[str, tuple[dict[str, list[Shape]], dict[str, list[Shape]]]] = {}
         self.outputs: dict[tuple[str, str], Shape] = {}
         self.flat: dict[str, None] = {}
@@ -91,6 +95,7 @@ class Watch:
         distiller = self.distillers[name]
         student, teacher = self.given[name]
         frozen = self.teachers[str(distiller.teacher_name)].network
+        assert frozen is not None, 'a checked teacher is loaded'
         level, missing = 0, list[int]()
         for s_tap, t_tap in zip(distiller.student_taps, distiller.teacher_taps, strict=True):
             modules = _class_of(self.model, s_tap), _class_of(frozen, t_tap)
@@ -99,13 +104,13 @@ class Watch:
                 yield TapRow(name, str(s_tap), modules[0], s, str(t_tap), modules[1], t, aligned)
                 level += 1
 
-    def _aligned(self, distiller: Any, level: int, student: Shape, teacher: Shape) -> Shape | None:
+    def _aligned(self, distiller: Distiller, level: int, student: Shape, teacher: Shape) -> Shape | None:
         if not isinstance(distiller, FeatureDistiller):
             return None
         own = self.outputs.get((distiller.name, f'aligns.{level}'), student)
         return [*own[:2], *teacher[2:]] if distiller.resize == 'student' else own
 
-    def _note_given(self, name: str) -> Any:
+    def _note_given(self, name: str) -> Callable[..., None]:
         def note(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             student, teacher = (
                 {tap: [list(t.shape) for t in found] for tap, found in x.items()} for x in arguments[:2]
@@ -117,7 +122,7 @@ class Watch:
 
         return note
 
-    def _note_output(self, name: str, path: str) -> Any:
+    def _note_output(self, name: str, path: str) -> Callable[..., None]:
         def note(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
                 self.outputs[name, path] = list(output.shape)

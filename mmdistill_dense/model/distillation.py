@@ -8,13 +8,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import nn
+
 from mmdistill_dense.config.resolve import ModelConfig
-from mmdistill_dense.distillers.base import RunState
+from mmdistill_dense.distillers.base import Distiller, RunState
 from mmdistill_dense.networks.inherit import Inherit
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import Traced
+
+
+def distillers_of(model: nn.Module) -> dict[str, Distiller]:
+    """Return the distillers of a model by name; an ordinary student has none."""
+    return dict(getattr(model, 'distillers', {}).items())
 
 
 @dataclass(eq=False)

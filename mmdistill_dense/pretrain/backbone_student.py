@@ -11,7 +11,9 @@ from mmengine.registry import MODELS as MM_MODELS
 from torch import Tensor
 
 from mmdistill_dense.registry import MODELS
+from mmdistill_dense.utils.protocols import Samples
 
+Inputs = Tensor | Sequence[Tensor]
 _FROM_SCRATCH = dict(norm_eval=False, zero_init_residual=False)
 
 
@@ -52,7 +54,7 @@ class BackboneStudent(BaseModel):
         features = self.backbone(inputs)
         return tuple(features) if isinstance(features, (list, tuple)) else (features,)
 
-    def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
+    def forward(self, inputs: Inputs, data_samples: Samples | None = None, mode: str = 'tensor') -> Any:
         """Run :meth:`loss`, :meth:`predict` or :meth:`extract_feat`, for ``mode`` ``'loss'``, ``'predict'``,
         ``'tensor'``.
 
@@ -64,11 +66,12 @@ class BackboneStudent(BaseModel):
         if mode == 'predict':
             return self.predict(inputs, data_samples)
         if mode == 'tensor':
-            one = isinstance(inputs, Tensor)
-            return self.extract_feat(inputs) if one else [self.extract_feat(view) for view in inputs]
+            if isinstance(inputs, Tensor):
+                return self.extract_feat(inputs)
+            return [self.extract_feat(view) for view in inputs]
         raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}.")
 
-    def loss(self, inputs: Tensor | Sequence[Tensor], data_samples: Any = None, **kwargs: Any) -> dict[str, Tensor]:
+    def loss(self, inputs: Inputs, data_samples: Samples | None = None, **kwargs: Any) -> dict[str, Tensor]:
         """Run the backbone on each view in order, for the taps; return no losses.
 
         The views are never joined to one batch: batch statistics are those of a view.
@@ -77,13 +80,13 @@ class BackboneStudent(BaseModel):
             self.extract_feat(view)
         return {}
 
-    def predict(self, inputs: Tensor | Sequence[Tensor], data_samples: Any = None) -> Any:
+    def predict(self, inputs: Inputs, data_samples: Samples | None = None) -> Any:
         """Return the pooled features ``[B, C]`` of the last map, or a list of them for a list of views."""
         if isinstance(inputs, Tensor):
             return self.extract_feat(inputs)[-1].mean((2, 3))
         return [self.predict(view) for view in inputs]
 
-    def parse_losses(self, losses: dict[str, Tensor]) -> Any:
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the losses as mmengine does.
 
         Raises:

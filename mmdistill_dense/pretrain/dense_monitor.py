@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.hooks import RemovableHandle
 
 from mmdistill_dense.distillers.pcd.pcd import PCD
+from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.pretrain.measures import measure_step
 from mmdistill_dense.pretrain.probe import DenseProbe
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.validate import check_option
 
 _COLLAPSED = 0.01
@@ -60,7 +63,7 @@ class DenseMonitor(Hook):
         check_option('by_epoch', by_epoch, (True, False))
         self.interval, self.by_epoch, self.probe_interval = interval, by_epoch, probe_interval
         self.probe = None if probe is None else DenseProbe(**probe)
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
         self._found: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
@@ -102,7 +105,7 @@ class DenseMonitor(Hook):
         if self.probe is not None and self.by_epoch:
             self._probe_every(runner, runner.epoch + 1, runner.max_epochs, runner.iter)
 
-    def _measuring(self, name: str) -> Any:
+    def _measuring(self, name: str) -> Callable[..., None]:
         def measure(distiller: PCD, recorded: tuple[Any, ...]) -> None:
             self._found |= {f'{name}.{key}': value for key, value in measure_step(distiller, *recorded).items()}
 
@@ -119,12 +122,12 @@ class DenseMonitor(Hook):
         if done % self.probe_interval == 0 or done == end:
             self._probe(runner, unwrap(runner.model), step)
 
-    def _probe(self, runner: Runner, model: Any, step: int = 0) -> None:
+    def _probe(self, runner: Runner, model: Network, step: int = 0) -> None:
         if self.probe is not None and is_main_process():
             found = self.probe.student(model)
             self._write(runner, {f'{self.probe.kind}.{name}': value for name, value in found.items()}, step)
 
-    def _probe_teachers(self, runner: Runner, model: Any) -> None:
+    def _probe_teachers(self, runner: Runner, model: Network) -> None:
         if self.probe is None or not is_main_process():
             return
         for name, distiller in _watched(model).items():
@@ -141,6 +144,5 @@ class DenseMonitor(Hook):
         runner.logger.info(f'DenseMonitor, iteration {step}: {text}')
 
 
-def _watched(model: Any) -> dict[str, PCD]:
-    distillers = getattr(model, 'distillers', None) or {}
-    return {name: distiller for name, distiller in distillers.items() if isinstance(distiller, PCD)}
+def _watched(model: Network) -> dict[str, PCD]:
+    return {name: distiller for name, distiller in distillers_of(model).items() if isinstance(distiller, PCD)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from mmdistill_dense.distillers.base import Recorded
 from mmdistill_dense.distillers.pcd.compared import Views
 from mmdistill_dense.distillers.pcd.pcd import PCD
 from mmdistill_dense.utils.distributed import mean_over_ranks
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.random_streams import fork_rng
 
 _ROWS = 512  # pixels for which the hardest negative is searched
@@ -21,7 +21,9 @@ _BLOCK = 4096  # queue rows compared at a time
 
 
 @torch.no_grad()
-def measure_step(distiller: PCD, student: Recorded, teacher: Recorded, data_samples: Any) -> dict[str, float]:
+def measure_step(
+    distiller: PCD, student: Recorded, teacher: Recorded, data_samples: Samples | None
+) -> dict[str, float]:
     """Measure the tensors that a step of PCD is about to compare; called with the arguments of its ``forward``.
 
     The student's outputs are computed once more, as the step computes them; batch statistics, random streams, the queue
@@ -47,7 +49,7 @@ def measure_step(distiller: PCD, student: Recorded, teacher: Recorded, data_samp
     return dict(zip(names, mean_over_ranks(means).tolist(), strict=True))
 
 
-def _measure_level(distiller: PCD, level: int, views: Views, data_samples: Any) -> dict[str, Tensor]:
+def _measure_level(distiller: PCD, level: int, views: Views, data_samples: Samples | None) -> dict[str, Tensor]:
     parts = (distiller._part(name, level) for name in ('attention', 'projector', 'predictor'))
     with untouched(*parts):
         seen = distiller.compare(level, views, data_samples)

@@ -17,6 +17,7 @@ from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.pretrain.measures import restore_modes
 from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.utils.protocols import Network, Sample
 from mmdistill_dense.utils.random_streams import fork_rng
 from mmdistill_dense.utils.validate import check_option
 
@@ -71,7 +72,7 @@ class DenseProbe:
         self.kind, self.images, self.neighbours = kind, images, neighbours
         self.tap = Tap.parse(tap)
 
-    def student(self, model: Any) -> dict[str, float]:
+    def student(self, model: Network) -> dict[str, float]:
         """Return ``miou`` and ``acc`` in percent of a model's own features; it is left as it was."""
 
         def features(inputs: Tensor) -> Tensor:
@@ -83,14 +84,14 @@ class DenseProbe:
 
         return self._figures(model, features)
 
-    def teacher(self, model: Any, distiller: Distiller) -> dict[str, float]:
+    def teacher(self, model: Network, distiller: Distiller) -> dict[str, float]:
         """Return the same for a distiller's teacher, at the last teacher tap."""
         frozen = distiller.teacher
         assert frozen is not None, 'a distiller inside a model has a teacher'
         return self._figures(model, lambda inputs: frozen(inputs)[str(distiller.teacher_taps[-1])][-1])
 
     @torch.no_grad()
-    def _figures(self, model: Any, features: Features) -> dict[str, float]:
+    def _figures(self, model: Network, features: Features) -> dict[str, float]:
         with fork_rng(), evaluating(model):
             train, test = (self._pixels(name, model, features) for name in ('train', 'test'))
             classes = len(self._set('test').metainfo['classes'])
@@ -109,7 +110,7 @@ class DenseProbe:
                 raise ValueError(f'probe.{name}: {type(self.sets[name]).__name__} names no classes.')
         return self.sets[name]
 
-    def _pixels(self, name: str, model: Any, features: Features) -> Pixels:
+    def _pixels(self, name: str, model: Network, features: Features) -> Pixels:
         dataset = self._set(name)
         indices = np.linspace(0, len(dataset) - 1, min(self.images, len(dataset))).round().astype(int)
         found = [self._cells(name, model, features, dataset[int(index)]) for index in indices]
@@ -118,8 +119,8 @@ class DenseProbe:
             raise ValueError(f'probe.{name}: none of its {len(indices)} images has a labelled pixel.')
         return pixels
 
-    def _cells(self, name: str, model: Any, features: Features, item: dict[str, Any]) -> Pixels:
-        sample = item['data_samples']
+    def _cells(self, name: str, model: Network, features: Features, item: dict[str, Any]) -> Pixels:
+        sample: Sample = item['data_samples']
         if 'gt_sem_seg' not in sample:
             raise ValueError(f'probe.{name}: its pipeline must load and pack labels (LoadAnnotations, PackSegInputs).')
         batch = dict(inputs=[item['inputs']], data_samples=[sample])

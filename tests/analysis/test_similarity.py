@@ -108,7 +108,7 @@ def test_a_tap_of_vectors_is_refused() -> None:
     model, distiller = of_kind('seg')
     model.backbone.register_forward_hook(lambda _, args, output: tuple(x.mean((2, 3)) for x in output))
     model.decode_head = torch.nn.Identity()
-    with pytest.raises(ValueError, match=r'which is no \(B, C, H, W\) map'):
+    with pytest.raises(ValueError, match=r'which is not a \(B, C, H, W\) map'):
         similarity_rows(model, distiller, SEG_IMAGE, [(0, 0)])
 
 

@@ -12,6 +12,7 @@ from mmdistill_dense.config.unknown_keys import check_keys
 from mmdistill_dense.guards.config import batch_problem, check_carrier, check_crop, check_num_classes, num_classes
 from mmdistill_dense.recipes.check_data import classes_of, optimizer_problem
 from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.protocols import Sample
 
 
 def keys(subject: Subject) -> Findings:
@@ -131,13 +132,13 @@ def _type_of(option: Any) -> str:
     return getattr(kind, '__name__', str(kind)).rsplit('.', 1)[-1]
 
 
-def _labels_of(sample: Any) -> Any:
+def _labels_of(sample: Sample) -> list[int]:
     if hasattr(sample, 'gt_sem_seg'):
         return sample.gt_sem_seg.data.unique().tolist()
     instances = getattr(sample, 'gt_instances', None)
     return instances.labels.unique().tolist() if instances is not None and 'labels' in instances else []
 
 
-def _name_of(sample: Any) -> str:
+def _name_of(sample: Sample) -> str:
     meta = getattr(sample, 'metainfo', {})
     return str(meta.get('seg_map_path') or meta.get('img_path') or meta.get('img_id'))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding, Findings
@@ -40,7 +41,8 @@ def summed(subject: Subject) -> Findings:
     """Check that the weight of a sum over a map was made for a map of this size; not on generated pictures."""
     for name, distiller in subject.distillers.items() if subject.options.size is None else ():
         weight = getattr(distiller, 'fd_weight', 0) if getattr(distiller, 'fd_reduction', 'mean') == 'sum' else 0
-        for level in distiller.levels if weight else ():
+        levels: Any = distiller.levels if weight else ()  # AfDCD's
+        for level in levels:
             if level.teacher.numel() not in SUMMED:
                 key = f'model.distillers.{name}'
                 yield Finding(

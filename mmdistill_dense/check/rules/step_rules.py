@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -131,5 +131,5 @@ def cost(subject: Subject) -> Findings:
         yield Finding(NOTE, 'cost', f'time and memory could not be measured here: {subject.cost["problem"]}')
 
 
-def _by(side: Any) -> str:
+def _by(side: Sequence[int]) -> str:
     return 'x'.join(map(str, side))

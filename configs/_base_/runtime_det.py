@@ -1,4 +1,4 @@
-"""How a detection run executes: as runtime_seg.py, with the check that mmcv's compiled operations are there."""
+"""Runtime of detection: as runtime_seg.py, with the check that mmcv's compiled operations are there."""
 
 default_scope = 'mmdet'
 custom_imports = dict(

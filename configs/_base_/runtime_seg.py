@@ -1,4 +1,4 @@
-"""How a segmentation run executes: scope, processes, log, pictures, seed."""
+"""Runtime of segmentation: scope, processes, log, pictures, seed."""
 
 default_scope = 'mmseg'
 # Opens gloo for processes without a GPU. A config that sets custom_imports replaces this list: repeat the entry there.

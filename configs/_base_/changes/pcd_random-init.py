@@ -1,4 +1,4 @@
-"""A backbone from random weights, where PCD's pre-training is compared with it."""
+"""A backbone from random weights, to compare PCD's pre-training with."""
 
 # fits: pair coco, variant random-init
 # changes: pcd-init

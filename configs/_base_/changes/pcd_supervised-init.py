@@ -1,4 +1,4 @@
-"""A ResNet-18 from ImageNet's labels, where PCD's pre-training is compared with it."""
+"""A ResNet-18 from ImageNet's labels, to compare PCD's pre-training with."""
 
 # fits: pair coco, variant supervised-init
 # changes: pcd-init

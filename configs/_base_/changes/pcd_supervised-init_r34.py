@@ -1,4 +1,4 @@
-"""A ResNet-34 from ImageNet's labels, where PCD's pre-training is compared with it."""
+"""A ResNet-34 from ImageNet's labels, to compare PCD's pre-training with."""
 
 # fits: pair r34 coco, variant supervised-init
 # changes: pcd-init

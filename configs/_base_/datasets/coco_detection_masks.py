@@ -1,4 +1,4 @@
-"""COCO with masks in training and boxes in the metric: for a student of boxes whose teacher learns tokens on masks."""
+"""COCO with masks in training and boxes in the metric: for a box detector whose teacher learns tokens on masks."""
 
 _base_ = './coco_detection.py'
 load = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)

@@ -1,7 +1,7 @@
 """COCO boxes at 640x640 with mosaic and mixing, 32 images a GPU on 8, as mmdet's RTMDet-tiny and -s train.
 
-The last 20 of its 300 epochs go without the two. The images cached for them start anew in each epoch's workers, which
-end with it; mmdet's outlive it.
+The last 20 of its 300 epochs use neither. The cache of images for them begins anew in each epoch, because our workers
+end with the epoch and mmdet's do not.
 """
 
 _base_ = './coco_detection.py'

@@ -1,6 +1,6 @@
 """COCO-Stuff 164k, 171 classes: 118287 training and 5000 validation images, labels made by mmseg's converter.
 
-Af-DCD and CIRKD train 182 outputs, one for each number of the raw labels: their figures and weights are not these.
+Af-DCD and CIRKD train 182 outputs, one for each number of the raw labels: their scores and weights are not comparable.
 """
 
 _base_ = './_paper.py'

@@ -1,7 +1,7 @@
 """ImageNet-1k's training images without their labels, two views of 224x224: 128 images a GPU on 8.
 
-The views are BYOL's and MoCo v3's. PCD's code takes crops from 0.08 of the area on; MoCo v3's teachers had them from
-0.2 on: the option is scale.
+The views are BYOL's and MoCo v3's. PCD's code takes crops of at least 0.08 of the area,
+MoCo v3's teachers were trained with at least 0.2; set it by `scale`.
 """
 
 begin = [

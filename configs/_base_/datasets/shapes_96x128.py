@@ -10,7 +10,7 @@ tta_pipeline = [
     dict(type='mmdistill_dense.LoadShapes'),
     dict(
         type='TestTimeAug',
-        # the truth is painted with the picture, and taken from the first: that one is not flipped
+        # the labels are those of the first entry, so that one is not flipped
         transforms=[
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [dict(type='PackSegInputs')],

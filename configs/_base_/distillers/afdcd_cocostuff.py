@@ -1,4 +1,4 @@
-"""Af-DCD on COCO-Stuff for any pair; the published weights, the mimicking's 5e-6 times 2048 x 64 x 64 of the mean."""
+"""Af-DCD on COCO-Stuff for any pair; the published weights, that of mimicking 5e-6 times 2048 x 64 x 64 for a mean."""
 
 # fits: data cocostuff
 _base_ = './afdcd_deeplabv3_r101_cocostuff.py'

@@ -1,6 +1,6 @@
 """Af-DCD on Cityscapes, with the logit distillation that the published recipe adds.
 
-Constants: the authors' training scripts (OSVAI/Af-DCD, lambda_kd, lambda_fd, lambda_ctr). What stands in no script is
+Constants: the authors' training scripts (OSVAI/Af-DCD, lambda_kd, lambda_fd, lambda_ctr). What no script sets is
 the default of AfDCD: temperature 0.07, 16 groups, patch 4x4, pooling 4, mask ratio 0.75, clipping at 15.
 
 Their fd_weight multiplies a sum, so it is for their teacher's map alone: 2048 channels of 64x128, or 64x64 on VOC,

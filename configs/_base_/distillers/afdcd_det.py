@@ -1,6 +1,6 @@
 """Af-DCD on P3 to P5 of an FPN, the mean of the three; our own choice, nothing is published for detection.
 
-The mimicking has the published Cityscapes weight, freed from the map's size. Pooling by 2: the maps are small.
+The mimicking has the published Cityscapes weight, converted to a mean. Pooling by 2, because the maps are small.
 """
 
 # fits: det

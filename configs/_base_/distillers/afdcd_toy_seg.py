@@ -1,4 +1,4 @@
-"""Af-DCD with logit KD for the generated data: the paper's CamVid weights, freed from the map's size (see AfDCD)."""
+"""Af-DCD with logit KD for the generated data: the paper's CamVid weights, converted to a mean (see AfDCD)."""
 
 # fits: seg, pair toy
 distillers = dict(

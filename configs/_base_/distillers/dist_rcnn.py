@@ -1,6 +1,6 @@
 """DIST on a box head's class scores on the student's RoIs; constants of the released config (hunto/MasKD, mmrazor).
 
-A cascade teacher answers with its first stage, as there.
+A cascade teacher is asked at its first stage, as there.
 """
 
 # fits: pair rcnn

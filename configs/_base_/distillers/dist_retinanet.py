@@ -1,4 +1,4 @@
-"""DIST on RetinaNet's class scores, each a yes or no; constants of the released config (hunto/MasKD, mmrazor)."""
+"""DIST on RetinaNet's class scores, a sigmoid each; constants of the released config (hunto/MasKD, mmrazor)."""
 
 # fits: pair retinanet
 distillers = dict(dist=dict(type='DIST', student_tap='bbox_head.retina_cls', activation='sigmoid'))

@@ -1,4 +1,4 @@
-"""Logit distillation of RepPoints's class scores, each a yes or no; our own choice, nothing is published."""
+"""Logit distillation of RepPoints's class scores, a sigmoid each; our own choice, nothing is published."""
 
 # fits: pair reppoints
 distillers = dict(kd=dict(type='LogitKD', student_tap='bbox_head.reppoints_cls_out', activation='sigmoid'))

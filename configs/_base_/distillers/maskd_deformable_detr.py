@@ -1,6 +1,6 @@
 """MasKD for Deformable DETR on the three maps of the backbone; constants of the second author's config (Gumpest/MasKD).
 
-How the released tokens were learned is not published but for the length; 9000 is 1.2 epochs of COCO.
+Of how the released tokens were learned, only the length is published: 9000 is 1.2 epochs of COCO.
 """
 
 # fits: pair deformable detr

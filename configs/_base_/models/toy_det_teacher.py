@@ -1,4 +1,4 @@
-"""The detecting teacher on generated data: width 16."""
+"""The detection teacher on generated data: width 16."""
 
 _base_ = './toy_det.py'
 model = dict(

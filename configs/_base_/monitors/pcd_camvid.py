@@ -1,4 +1,4 @@
-"""Watches a pre-training run, and every ten epochs tells CamVid's val pixels by the nearest of its train pixels."""
+"""Monitor of a pre-training run, which every ten epochs classifies CamVid's val pixels by the nearest train pixels."""
 
 _base_ = './pcd.py'
 pipeline = [

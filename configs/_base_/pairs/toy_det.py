@@ -1,4 +1,4 @@
-"""The detecting pair on generated data. Its teacher: configs/teachers/toy_det.py, which `make demo-det` trains too."""
+"""The detection pair on generated data. Its teacher: configs/teachers/toy_det.py, which `make demo-det` trains too."""
 
 model = dict(
     type='mmdistill_dense.DistillModel',

@@ -1,4 +1,4 @@
-"""24 epochs of SGD on 16 images, mmdet's 2x schedule; what the two-stage MasKD pairs were trained by."""
+"""24 epochs of SGD on 16 images, mmdet's 2x schedule; with which the two-stage MasKD pairs were trained."""
 
 _base_ = './_epochs.py'
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4))

@@ -114,18 +114,17 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return (OPACITY * heat + (1 - OPACITY) * image).astype(np.uint8)
 
 
+def enlarged(panel: np.ndarray, scale: int) -> np.ndarray:
+    """Enlarge an image by a whole number and frame it, with room for a title above."""
+    size = (panel.shape[1] * scale, panel.shape[0] * scale)
+    large = cv2.resize(np.ascontiguousarray(panel), size, interpolation=cv2.INTER_LINEAR)
+    return cv2.copyMakeBorder(large, HEAD, 4, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+
+
 def _line(row: MaskRow) -> tuple[np.ndarray, list[str]]:
     """Return a row of panels with room for a title above each, and the titles."""
     panels = [row.image, *(overlay(row.image, mask) for mask in row.masks)]
     scale = max(1, -(-PANEL // row.image.shape[1]))
-    size = (row.image.shape[1] * scale, row.image.shape[0] * scale)
-    large = [
-        cv2.copyMakeBorder(
-            cv2.resize(np.ascontiguousarray(panel), size, interpolation=cv2.INTER_LINEAR),
-            HEAD, 4, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255),
-        )
-        for panel in panels
-    ]  # fmt: skip
     weights = zip(row.masks, row.weights, strict=True)
     titles = [f'token {i}: {mask.mean():.2f}, p {weight:.2f}' for i, (mask, weight) in enumerate(weights)]
-    return np.concatenate(large, 1), [row.title, *titles]
+    return np.concatenate([enlarged(panel, scale) for panel in panels], 1), [row.title, *titles]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.pretrain.probe import evaluating
+from mmdistill_dense.pretrain.probe import evaluating, evenly_spaced
 from mmdistill_dense.utils.random_streams import fork_rng
 
 LONGEST = 512  # side of a picture in a panel
@@ -52,9 +52,8 @@ class Pictures:
             runner.logger.warning('MonitorHook: no pictures: they need a val_dataloader and a head that predicts.')
             return None
         dataset = runner.val_dataloader.dataset
-        indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
         with fork_rng():
-            items = [dataset[int(index)] for index in indices]
+            items = [dataset[index] for index in evenly_spaced(len(dataset), count)]
         return cls(model, items, getattr(dataset, 'metainfo', None) or {})
 
     @torch.no_grad()

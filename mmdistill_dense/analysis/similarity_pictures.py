@@ -23,13 +23,12 @@ from mmdistill_dense.analysis.feature_similarity import (
     ready_pair,
     similarity_rows,
 )
+from mmdistill_dense.analysis.mask_pictures import HEAD, enlarged, overlay
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.recipes.named import read_config
 
 PANEL = 240  # least width of one image in a picture, in pixels
-HEAD = 22  # height of the line of text above it
-OPACITY = 0.6
 
 
 def draw_similarity(
@@ -77,7 +76,7 @@ def draw_rows(visualizer: Visualizer, image: np.ndarray, rows: Sequence[Similari
     scale = max(1, -(-PANEL // image.shape[1]))
     lines, texts, places, marks = [], [], [], []
     for number, row in enumerate(rows):
-        panels = [_enlarged(panel, scale) for panel in (rgb, heated(rgb, row.teacher), heated(rgb, row.student))]
+        panels = [enlarged(panel, scale) for panel in (rgb, heated(rgb, row.teacher), heated(rgb, row.student))]
         height, width = panels[0].shape[:2]
         lines.append(np.concatenate(panels, 1))
         names = (f'x {row.point[0]}, y {row.point[1]}{row.level}', 'teacher', 'student')
@@ -99,9 +98,7 @@ def draw_rows(visualizer: Visualizer, image: np.ndarray, rows: Sequence[Similari
 def heated(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return an RGB image under colours from its smallest value (blue) to 1 (red), uint8."""
     lowest = values.min()
-    level = (values - lowest) / max(1 - lowest, 1e-6)
-    heat = cv2.applyColorMap((level.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
-    return (OPACITY * heat + (1 - OPACITY) * image).astype(np.uint8)
+    return overlay(image, (values - lowest) / max(1 - lowest, 1e-6))
 
 
 def add_similarity(commands: Any) -> None:
@@ -139,10 +136,3 @@ def _point(text: str) -> Point:
     except ValueError:
         raise argparse.ArgumentTypeError(f'{text!r} is not a pixel: write X,Y, e.g. 120,80') from None
     return x, y
-
-
-def _enlarged(panel: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarge an image by a whole number and frame it, with room for a title above."""
-    size = (panel.shape[1] * scale, panel.shape[0] * scale)
-    large = cv2.resize(np.ascontiguousarray(panel), size, interpolation=cv2.INTER_LINEAR)
-    return cv2.copyMakeBorder(large, HEAD, 4, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255))

@@ -162,12 +162,17 @@ def run_length(config: Config, pictures: int | None = None, processes: int = 1) 
     return loop['max_epochs'] * max(pictures // (config.train_dataloader.get('batch_size', 1) * processes), 1)
 
 
+def draw_tokens(distiller: MasKD, draw: torch.Generator) -> None:
+    """Give a MasKD random tokens."""
+    shapes = distiller.token_shapes()
+    distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
+
+
 def _give_tokens(network: Distilled) -> None:
     draw = torch.Generator().manual_seed(0)
     for distiller in distillers_of(network).values():
         if isinstance(distiller, MasKD):
-            shapes = distiller.token_shapes()
-            distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
+            draw_tokens(distiller, draw)
 
 
 def _go_where_all_work(network: Distilled) -> None:

@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdistill_dense.analysis.training_step import build_student, load_teacher, run_length
+from mmdistill_dense.analysis.training_step import build_student, draw_tokens, load_teacher, run_length
 from mmdistill_dense.check.context import StudentFacts, Subject, TeacherFacts
 from mmdistill_dense.check.data import generate, shapes_of, test_pictures
 from mmdistill_dense.check.findings import message_of
@@ -117,9 +117,7 @@ def _take_tokens(subject: Subject, distiller: MasKD) -> bool:
     if values is not None:
         distiller.load_tokens(values)
         return True
-    draw = torch.Generator().manual_seed(0)
-    shapes = distiller.token_shapes()
-    distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
+    draw_tokens(distiller, torch.Generator().manual_seed(0))
     return False
 
 

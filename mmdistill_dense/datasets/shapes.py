@@ -10,8 +10,20 @@ from mmdistill_dense.datasets.painter import CLASSES, paint
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
 
 
+class PaintedPictures:
+    """Mixin before a data set: the options of its painted pictures."""
+
+    def __init__(self, num_images: int, seed: int = 0, painting: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if num_images < 1:
+            raise ValueError(f'{type(self).__name__}: num_images must be at least 1, got {num_images}.')
+        self.num_images = num_images
+        self.seed = seed
+        self.painting = dict(painting or {})
+        super().__init__(**kwargs)
+
+
 @DATASETS.register_module()
-class ShapesSegDataset(BaseSegDataset):
+class ShapesSegDataset(PaintedPictures, BaseSegDataset):
     """Pictures of textured shapes, painted on demand by :func:`mmdistill_dense.datasets.painter.paint`.
 
     Picture ``i`` depends on ``(seed, i)`` alone, not on worker, epoch or order. A pipeline begins with
@@ -33,14 +45,6 @@ class ShapesSegDataset(BaseSegDataset):
             [40, 40, 40], [230, 60, 60], [250, 170, 60], [40, 140, 70], [150, 225, 90], [60, 90, 220], [120, 190, 250],
         ],
     )  # fmt: skip
-
-    def __init__(self, num_images: int, seed: int = 0, painting: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if num_images < 1:
-            raise ValueError(f'ShapesSegDataset: num_images must be at least 1, got {num_images}.')
-        self.num_images = num_images
-        self.seed = seed
-        self.painting = dict(painting or {})
-        super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict]:
         """List the pictures; nothing is painted yet."""

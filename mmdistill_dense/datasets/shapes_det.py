@@ -1,7 +1,5 @@
 """Generated detection data: boxes and instance masks of the same painted pictures, no files."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
@@ -10,14 +8,14 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks, encode_mask_results
 
 from mmdistill_dense.datasets.painter import CLASSES, Picture, paint
-from mmdistill_dense.datasets.shapes import ShapesSegDataset
+from mmdistill_dense.datasets.shapes import PaintedPictures, ShapesSegDataset
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
 
 SIZE = (96, 128)  # the default of `paint`
 
 
 @DATASETS.register_module()
-class ShapesDetDataset(BaseDetDataset):
+class ShapesDetDataset(PaintedPictures, BaseDetDataset):
     """Pictures of textured shapes with a box and a mask for every visible object, painted on demand.
 
     Picture ``i`` is the one of ``ShapesSegDataset`` under the same seed and painting. A pipeline begins with
@@ -36,14 +34,6 @@ class ShapesDetDataset(BaseDetDataset):
     """
 
     METAINFO = dict(classes=CLASSES[1:], palette=[tuple(c) for c in ShapesSegDataset.METAINFO['palette'][1:]])
-
-    def __init__(self, num_images: int, seed: int = 0, painting: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if num_images < 1:
-            raise ValueError(f'ShapesDetDataset: num_images must be at least 1, got {num_images}.')
-        self.num_images = num_images
-        self.seed = seed
-        self.painting = dict(painting or {})
-        super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict]:
         """List the pictures; nothing is painted yet."""

@@ -112,8 +112,8 @@ class DenseProbe:
 
     def _pixels(self, name: str, model: Network, features: Features) -> Pixels:
         dataset = self._set(name)
-        indices = np.linspace(0, len(dataset) - 1, min(self.images, len(dataset))).round().astype(int)
-        found = [self._cells(name, model, features, dataset[int(index)]) for index in indices]
+        indices = evenly_spaced(len(dataset), self.images)
+        found = [self._cells(name, model, features, dataset[index]) for index in indices]
         pixels = Pixels(*(torch.cat(part) for part in zip(*found, strict=True)))
         if not len(pixels.labels):
             raise ValueError(f'probe.{name}: none of its {len(indices)} images has a labelled pixel.')
@@ -129,6 +129,11 @@ class DenseProbe:
         labels = cell_labels(sample.gt_sem_seg.data[0], item['inputs'].shape[1:], inputs.shape[2:], x.shape[1:])
         kept = labels < len(self._set('test').metainfo['classes'])  # without void
         return Pixels(x.flatten(1).t()[kept.to(x.device)], labels[kept].to(x.device))
+
+
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """Return the indices of at most ``count`` members of a data set, from its first to its last."""
+    return np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
 
 
 def cell_labels(label: Tensor, image: torch.Size, padded: torch.Size, grid: torch.Size) -> Tensor:

@@ -33,7 +33,7 @@ class SimilarityRow:
         point: x and y of the pixel in the image.
         student: float (H, W), enlarged to the image.
         teacher: The same.
-        level: Names the pair of maps where there are several.
+        level: Names the pair of maps if there are several.
     """
 
     point: Point

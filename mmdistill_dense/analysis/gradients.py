@@ -63,7 +63,7 @@ def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the terms of a model's losses, scalars that sum to what mmengine back-propagates.
 
     Args:
-        losses: What ``model.loss`` returns: tensors and lists of them; names without ``loss`` are no losses.
+        losses: What ``model.loss`` returns: tensors and lists of them; names without ``loss`` are ignored.
     """
     terms: dict[str, Tensor] = {}
     for name, value in losses.items():

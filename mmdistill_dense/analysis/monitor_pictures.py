@@ -36,7 +36,7 @@ class Pictures:
     Args:
         model: A ``DistillModel``; it is left as it was.
         items: What a data set with a test pipeline gives: ``inputs`` (3, H, W) BGR and ``data_samples``.
-        metainfo: Of that data set: ``classes`` and ``palette``, where it has them.
+        metainfo: Of that data set: ``classes`` and ``palette``, if it has them.
     """
 
     def __init__(self, model: Distilled, items: Sequence[Mapping[str, Any]], metainfo: Mapping[str, Any]) -> None:

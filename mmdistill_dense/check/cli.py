@@ -22,7 +22,7 @@ from mmdistill_dense.check.run import check_config
 from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.silence import quiet
 
-WIDTH = 140  # where there is no terminal to ask
+WIDTH = 140  # without a terminal
 EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --strict, 2 for an error.'
 
 
@@ -81,7 +81,7 @@ def main_list_taps(argv: Sequence[str] | None = None) -> int:
         argv: The command line without the program's name. Default: that of this process.
 
     Returns:
-        The exit code: 0, or 2 where a network cannot be built.
+        The exit code: 0, or 2 if a network cannot be built.
     """
     from mmdistill_dense.check.tap_list import list_taps, networks_of, tree
 

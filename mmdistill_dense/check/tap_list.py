@@ -26,7 +26,7 @@ from mmdistill_dense.utils.silence import quiet
 
 Size = Sequence[int]
 _CPU_SIDE = 256
-_LEVELS = 5  # shown of a module that is called more often
+_LEVELS = 5  # shapes that are shown of a module with more calls
 
 
 @dataclass

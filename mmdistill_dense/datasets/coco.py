@@ -1,4 +1,4 @@
-"""mmdet's COCO data set, with one clear error where a file is missing or the classes are not the file's."""
+"""mmdet's COCO data set, with a clear error if a file is missing or the classes are not the file's."""
 
 import json
 from typing import Any

@@ -37,7 +37,7 @@ class Picture:
     Attributes:
         image: uint8 (H, W, 3), BGR.
         labels: uint8 (H, W), indices into ``CLASSES``.
-        instances: the objects of which something is seen, back to front.
+        instances: the visible objects, back to front.
     """
 
     image: np.ndarray

@@ -127,9 +127,9 @@ def _write(
     with torch.no_grad():
         outputs = {name: list(value.shape) for name, value in graph.named(image).items()}
         shape = [name if name in axes else image.shape[axis] for name, axis in AXES.items()]
-        told = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
-        told['input'] = {**about['input'], 'shape': [shape[0], 3, *shape[1:]]}
-        WRITERS[kind](graph, image, axes, path, told)
+        full = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
+        full['input'] = {**about['input'], 'shape': [shape[0], 3, *shape[1:]]}
+        WRITERS[kind](graph, image, axes, path, full)
     return list(outputs), _difference(open_graph(path), graph, _others(image, axes))
 
 

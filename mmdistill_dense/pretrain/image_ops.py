@@ -15,7 +15,7 @@ Array = np.ndarray
 def crop_resize(image: Array, box: tuple[int, int, int, int], size: tuple[int, int]) -> Array:
     """Cut ``box`` (top, left, height, width) out, then resize it to ``size`` (height, width), bilinear, antialiased.
 
-    What lies outside the box does not reach the result, as it would if the resize came first.
+    Pixels outside of the box do not affect the result, as they would if the resize came first.
     """
     top, left, height, width = box
     part = _picture(image[top : top + height, left : left + width])

@@ -143,7 +143,7 @@ def _kind(index: int, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _wrong(missing: Sequence[str], extra: set[str]) -> str:
-    return f'{", ".join(missing)} is missing' if missing else f'{", ".join(sorted(extra))} is no part of one'
+    return f'{", ".join(missing)} is missing' if missing else f'{", ".join(sorted(extra))} is not part of one'
 
 
 def step_widths(steps: Sequence[Step]) -> list[int]:

@@ -41,7 +41,7 @@ class Named(NamedTuple):
 
     Attributes:
         method: Names its folder.
-        pair: Of networks, or the recipe's name where a pair has several.
+        pair: Of networks, or the recipe's name if the pair has several recipes.
         variant: Of the options, or None.
         base: The recipe, or the config that is changed.
         options: The method options, or the change.

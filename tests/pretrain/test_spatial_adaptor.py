@@ -114,7 +114,7 @@ def test_it_copies_the_entries_and_stays_frozen_in_eval_mode():
         ({'0.weight': torch.zeros(2, 3), '1.weight': torch.zeros(4, 3)}, 'takes 3 channels, the one before gives 2'),
         ({'0.weight': torch.zeros(2, 3), '0.bias': torch.zeros(3)}, r'bias\[3\] at 2 channels'),
         ({'0.weight': torch.zeros(2, 3), '1.running_mean': torch.zeros(2)}, 'running_var is missing'),
-        (dict.fromkeys(('0.running_mean', '0.running_var', '0.gain'), torch.ones(2)), 'gain is no part'),
+        (dict.fromkeys(('0.running_mean', '0.running_var', '0.gain'), torch.ones(2)), 'gain is not part'),
     ],
 )
 def test_broken_entries_are_refused(entries, message):

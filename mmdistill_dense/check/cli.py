@@ -60,11 +60,7 @@ def _check_parser() -> argparse.ArgumentParser:
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
     parser.add_argument('--batch', type=_count, help="pictures of the step; default: the config's for one process")
     parser.add_argument(
-        '--size',
-        type=_count,
-        nargs=2,
-        metavar=('H', 'W'),
-        help='generate pictures of this size; no data set is read',
+        '--size', type=_count, nargs=2, metavar=('H', 'W'), help='generate pictures of this size; no data set is read'
     )
     parser.add_argument('--val', type=int, default=4, metavar='N', help='test the teacher on N pictures (%(default)s)')
     parser.add_argument('--no-cost', action='store_true', help='do not measure time and memory of a step')
@@ -109,11 +105,7 @@ def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, epilog=epilog)
     parser.add_argument('config', help='config file, or METHOD:PAIR[:VARIANT]')
     parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings that override the config',
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that override the config'
     )
     return parser
 

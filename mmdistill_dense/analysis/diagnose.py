@@ -37,7 +37,7 @@ _UNTRAINED = (
 
 
 def main_diagnose(argv: Sequence[str] | None = None) -> None:
-    """Measure and print.
+    """Measure the terms of the loss and print a table.
 
     Args:
         argv: The command line without the program's name. Defaults to that of this process.

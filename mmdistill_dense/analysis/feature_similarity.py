@@ -66,7 +66,7 @@ def similarity_rows(
 
 
 def cosine_map(x: Tensor, point: Point, padded: Sequence[int], image: Sequence[int]) -> np.ndarray:
-    """Return the cosine of every pixel of a map with the one below a point, enlarged to the image.
+    """Return the cosine of every pixel of a map with the pixel at a point, enlarged to the image.
 
     Args:
         x: (1, C, h, w) map.

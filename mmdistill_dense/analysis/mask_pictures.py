@@ -40,7 +40,7 @@ class MaskRow:
 
 
 def draw_masks(model: Distilled, distiller: MasKD, dataset: Any, out: Path, images: int = 4) -> list[Path]:
-    """Write overlays of every token's mask: a column a token, a row a level, one picture per image.
+    """Write a picture per image of every token's mask over it: a column per token, a row per level.
 
     With a single level, all images are the rows of one picture. Red is a mask of 1, blue of 0, on the same scale
     everywhere; above each panel stand the mean of the mask over the image and its weight p.

@@ -71,7 +71,7 @@ def _check_parser() -> argparse.ArgumentParser:
 
 
 def main_list_taps(argv: Sequence[str] | None = None) -> int:
-    """List the modules of a config's networks with the shapes that they give.
+    """List the modules of a config's networks with their output shapes.
 
     Args:
         argv: The command line without the program's name. Default: that of this process.

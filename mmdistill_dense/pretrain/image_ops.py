@@ -63,7 +63,7 @@ def gaussian_blur(image: Array, sigma: float) -> Array:
 
 
 def solarize(image: Array, threshold: int = 128) -> Array:
-    """Invert every value from ``threshold`` on."""
+    """Invert every value that is at least ``threshold``."""
     return np.asarray(ImageOps.solarize(_picture(image), threshold))
 
 

@@ -1,4 +1,4 @@
-"""Measure how well the pixel features of a backbone, as it is, predict the classes of a segmentation set."""
+"""Measure how well a frozen backbone's pixel features predict the classes of a segmentation set."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class SSLTeacher(BaseModule):
 
 @torch.no_grad()
 def check_invariance(head: nn.Module, where: str) -> None:
-    """Check on a random map that the mean of the adapted head's output is the vector head of the mean.
+    """Check on a random map that the mean of the adapted head's output equals the vector head's output for the mean.
 
     Raises:
         RuntimeError: If they differ.

@@ -166,7 +166,7 @@ class GaussianBlur(_ViewTransform):
 
 @TRANSFORMS.register_module()
 class Solarize(_ViewTransform):
-    """Invert every value from a threshold on.
+    """Invert every value that reaches a threshold.
 
     Args:
         threshold: The first value that is inverted. Defaults to 128.
@@ -206,7 +206,7 @@ class MultiView(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackViews(BaseTransform):
-    """Pack ``inputs``, a list over views of uint8 tensors (3, H, W), or without ``MultiView`` one, and a data sample.
+    """Pack ``inputs``, a uint8 tensor (3, H, W) per view or, without ``MultiView``, a single one, and a data sample.
 
     The tensors are BGR, as mm preprocessors expect (``bgr_to_rgb=True``). The data sample keeps the file's name and the
     size of the picture.

@@ -82,7 +82,8 @@ class MonitorHook(Hook):
         reason = _no_gradients(runner, model)
         if self.gradient_interval and reason:
             self.gradient_interval = 0
-            runner.logger.warning(f'MonitorHook: {reason}, so gradients of single losses are not measured.')
+            message = f'{reason}, so gradients of single losses cannot be taken; all else is measured.'
+            runner.logger.warning(f'MonitorHook: {message}')
         if self.picture_interval and is_main_process():
             self.pictures = Pictures.of(runner, model, self.count)
 

@@ -1,4 +1,4 @@
-"""Logit distillation."""
+"""LogitKD: distillation of class scores."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class LogitKD(FeatureDistiller):
 
     The default tap is segmentation's main head; a detector names its own, e.g. ``student_tap='bbox_head.retina_cls'``.
 
-    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, eq. 1 and section 2.1, taken
-        per pixel.
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015,
+    https://arxiv.org/abs/1503.02531, eq. 1 and section 2.1, applied per pixel.
 
     Args:
         student_tap, teacher_tap, teacher, loss_weight, schedule: See :class:`FeatureDistiller`.
         temperature: T. Defaults to 1.
         activation: ``'softmax'`` or ``'sigmoid'``. Defaults to ``'softmax'``; a head with one channel (binary, with
             ``out_channels=1``) needs ``'sigmoid'``.
-        resize: Whose scores are resized where the maps differ in size, as those of a transformer of stride 4 and a
+        resize: Whose scores are resized where the maps differ in size, e.g. between a transformer of stride 4 and a
             convolutional network of stride 8. Defaults to ``'student'``; ``None`` refuses such a pair.
 
     Raises:
@@ -49,7 +49,7 @@ class LogitKD(FeatureDistiller):
         resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
-        # Class scores mean the same in both networks or nothing: they are never mixed by an alignment.
+        # no alignment: a mix of class scores has no meaning
         super().__init__(student_tap, teacher_tap, align='none', resize=resize, **kwargs)
         check_option('activation', activation, ('softmax', 'sigmoid'))
         check_positive('temperature', temperature)

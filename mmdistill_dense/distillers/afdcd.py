@@ -112,29 +112,23 @@ class AfDCD(FeatureDistiller):
         self.fd_reduction = fd_reduction
         self.ctr_weight = ctr_weight
         self.compiled = compiled
-        self.contrast: dict[str, Any] = {
-            'contrast': contrast,
-            'negatives': negatives,
-            'groups': groups,
-            'temperature': temperature,
-            'pool_size': pool_size,
-            'patch_size': patch_size,
-        }
+        self.contrast: dict[str, Any] = dict(contrast=contrast, negatives=negatives, groups=groups)
+        self.contrast |= dict(temperature=temperature, pool_size=pool_size, patch_size=patch_size)
 
     def build_align(self, level: Level) -> None:
         return None
 
     def build_level(self, level: Level) -> nn.Module:
-        check_map(f'distillers.{self.name}', level.name, level.student)
+        check_map(self.key, level.name, level.student)
         if self.ctr_weight:
             try:
                 losses.check_contrast(**self.contrast, channels=level.teacher[0])
             except ValueError as error:
-                raise ValueError(f'distillers.{self.name}: {level.name}: {error}') from None
+                raise ValueError(f'{self.key}: {level.name}: {error}') from None
             if self.contrast['contrast'] == 'spatial':
                 pool = max(self.contrast['pool_size'], 1)
                 pooled = (1, *(max(side // pool, 1) for side in self.grid(level)))
-                check_positions(f'distillers.{self.name}', f'{level.name} after pool_size={pool}', pooled)
+                check_positions(self.key, f'{level.name} after pool_size={pool}', pooled)
         return _PROJECTORS[self.projector](level.student[0], level.teacher[0])
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:

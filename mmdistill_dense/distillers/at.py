@@ -65,9 +65,8 @@ class AT(FeatureDistiller):
 
     def build_align(self, level: Level) -> None:
         """Check that the level is a map; attention maps have no channels to align."""
-        key = f'distillers.{self.name}'
-        check_map(key, level.name, level.student)
-        check_positions(key, level.name, level.student, level.teacher)
+        check_map(self.key, level.name, level.student)
+        check_positions(self.key, level.name, level.student, level.teacher)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_at`` of one pair of maps."""

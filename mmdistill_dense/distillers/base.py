@@ -113,6 +113,11 @@ class Distiller(nn.Module):
         """Set the teacher; a copy of the model may have its own."""
         self.teacher, self.teacher_name = teacher, teacher.option.name
 
+    @property
+    def key(self) -> str:
+        """Its place in the config, for messages."""
+        return f'distillers.{self.name}'
+
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make the parameters from the taps' traced shapes (batch 1); called once, at model construction."""
 
@@ -128,7 +133,7 @@ class Distiller(nn.Module):
             s_shapes, t_shapes = student[str(s_tap)], teacher[str(t_tap)]
             if len(s_shapes) != len(t_shapes):
                 raise ValueError(
-                    f'distillers.{self.name}: student tap {str(s_tap)!r} gives {len(s_shapes)} tensors and teacher tap '
+                    f'{self.key}: student tap {str(s_tap)!r} gives {len(s_shapes)} tensors and teacher tap '
                     f'{str(t_tap)!r} {len(t_shapes)}; select the same number by an index, e.g. {s_tap.path + "[:3]"!r}.'
                 )
             yield weight, f'{s_tap} -> {t_tap}', s_shapes, t_shapes

@@ -59,9 +59,8 @@ class CWD(FeatureDistiller):
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return the 1x1 convolution without a bias, or ``None``; check that the level is a map."""
-        key = f'distillers.{self.name}'
-        check_map(key, level.name, level.student)
-        check_positions(key, level.name, level.student, level.teacher)
+        check_map(self.key, level.name, level.student)
+        check_positions(self.key, level.name, level.student, level.teacher)
         align = super().build_align(level)
         if align is not None:
             align.register_parameter('bias', None)

@@ -75,19 +75,14 @@ class DIST(FeatureDistiller):
         check_positive('temperature', temperature)
         check_weights(beta=beta, gamma=gamma)
         check_option('activation', activation, ('softmax', 'sigmoid'))
-        self.options: dict[str, Any] = {
-            'temperature': temperature,
-            'beta': beta,
-            'gamma': gamma,
-            'activation': activation,
-        }
+        self.options: dict[str, Any] = dict(temperature=temperature, beta=beta, gamma=gamma, activation=activation)
 
     def build_level(self, level: Level) -> None:
         """Check that the level holds class scores that can be correlated."""
-        key = f'distillers.{self.name}'
-        check_scores(key, level.name, level.student)
+        check_scores(self.key, level.name, level.student)
         if self.options['activation'] == 'softmax' or self.options['beta']:
-            check_classes(key, level.name, level.student[0], f"{key}.activation='sigmoid' and {key}.beta=0")
+            remedy = f"{self.key}.activation='sigmoid' and {self.key}.beta=0"
+            check_classes(self.key, level.name, level.student[0], remedy)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_dist`` of one pair of scores."""

@@ -102,7 +102,7 @@ class FeatureDistiller(Distiller):
         teachers = [tensor for tap in self.teacher_taps for tensor in teacher[str(tap)]]
         if not len(students) == len(teachers) == len(self.levels):
             raise RuntimeError(
-                f'distillers.{self.name}: {len(students)} student and {len(teachers)} teacher maps were recorded, '
+                f'{self.key}: {len(students)} student and {len(teachers)} teacher maps were recorded, '
                 f'{len(self.levels)} were seen when the model was built.'
             )
         total: Losses = {}
@@ -128,12 +128,12 @@ class FeatureDistiller(Distiller):
         s, t = level.student, level.teacher
         if len(s) != len(t):
             raise ValueError(
-                f'distillers.{self.name}: {level.name} compares maps of different rank, {tuple(s)} and {tuple(t)} '
+                f'{self.key}: {level.name} compares maps of different rank, {tuple(s)} and {tuple(t)} '
                 '(without the batch); choose taps of the same kind.'
             )
         if self.align == 'none' and s[0] != t[0]:
             raise ValueError(
-                f'distillers.{self.name}: {level.name} has {s[0]} student and {t[0]} teacher channels; the method '
+                f'{self.key}: {level.name} has {s[0]} student and {t[0]} teacher channels; the method '
                 "compares them one by one, choose taps with equal channels or, where it has the option, align='auto'."
             )
         if s[1:] != t[1:] and self.resize is None:
@@ -141,6 +141,6 @@ class FeatureDistiller(Distiller):
 
     def _size_message(self, level: Level, student: Sequence[int], teacher: Sequence[int]) -> str:
         return (
-            f'distillers.{self.name}: {level.name} has a student map of {tuple(student)} and a teacher map of '
+            f'{self.key}: {level.name} has a student map of {tuple(student)} and a teacher map of '
             f"{tuple(teacher)}; choose taps of the same stride or set resize='student' or resize='teacher'."
         )

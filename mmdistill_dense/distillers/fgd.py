@@ -92,10 +92,10 @@ class FGD(FeatureDistiller):
         self.alpha, self.beta, self.gamma, self.lambda_ = weights.values()
 
     def build_level(self, level: Level) -> nn.Module:
-        check_map(f'distillers.{self.name}', level.name, level.teacher)
+        check_map(self.key, level.name, level.teacher)
         if level.teacher[0] < 2:
             raise ValueError(
-                f'distillers.{self.name}: {level.name} must hold maps of at least 2 channels, got '
+                f'{self.key}: {level.name} must hold maps of at least 2 channels, got '
                 f'{tuple(level.teacher)}; tap the neck.'
             )
         return nn.ModuleDict({side: GlobalContext(level.teacher[0]) for side in ('student', 'teacher')})
@@ -120,7 +120,7 @@ class FGD(FeatureDistiller):
         """Return ``alpha W_f + beta W_b`` (B, H, W), in float32 at least, for a map of the batch."""
         like = x.new_zeros((), dtype=losses.loss_dtype(x))
         height, width = x.shape[2:]
-        boxes = boxes_on_map(data_samples, (height, width), f'distillers.{self.name}', like)
+        boxes = boxes_on_map(data_samples, (height, width), self.key, like)
         foreground = torch.stack([losses.box_weights(one, height, width) for one in boxes])
         return self.alpha * foreground + self.beta * losses.background_weights(foreground)
 

@@ -56,7 +56,7 @@ class FitNet(FeatureDistiller):
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return the regressor; check that the level is a map."""
-        check_map(f'distillers.{self.name}', level.name, level.student)
+        check_map(self.key, level.name, level.student)
         return super().build_align(level)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:

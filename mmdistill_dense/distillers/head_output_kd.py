@@ -90,14 +90,13 @@ class HeadOutputKD(FeatureDistiller):
         super().setup(student, teacher)
 
     def build_level(self, level: Level) -> nn.Module | None:
-        key = f'distillers.{self.name}'
         if self.form in ('softmax', 'sigmoid'):
-            check_scores(key, level.name, level.student)
+            check_scores(self.key, level.name, level.student)
         if self.form == 'softmax':
-            check_classes(key, level.name, self.num_classes or level.student[0], f"{key}.form='sigmoid'")
+            check_classes(self.key, level.name, self.num_classes or level.student[0], f"{self.key}.form='sigmoid'")
         if self.num_classes is not None and level.student[0] % self.num_classes:
             raise ValueError(
-                f'{key}: {level.name} has {level.student[0]} channels, no multiple of '
+                f'{self.key}: {level.name} has {level.student[0]} channels, no multiple of '
                 f'num_classes={self.num_classes}; set num_classes to the length of one softmax.'
             )
         return None

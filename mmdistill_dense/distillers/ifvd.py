@@ -74,13 +74,12 @@ class IFVD(FeatureDistiller):
 
     def build_align(self, level: Level) -> None:
         """Check that the level is a map; cosines have no channels to align."""
-        key = f'distillers.{self.name}'
-        check_map(key, level.name, level.student)
-        check_positions(key, level.name, level.student, level.teacher)
-        check_directions(key, level.name, level.student[0])
+        check_map(self.key, level.name, level.student)
+        check_positions(self.key, level.name, level.student, level.teacher)
+        check_directions(self.key, level.name, level.student[0])
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> dict[str, Tensor]:
         """Return ``loss_ifvd`` of one pair of maps."""
         assert self.num_classes is not None, 'known since setup'
-        labels = semantic_labels(data_samples, student.shape[2:], f'distillers.{self.name}').to(student.device)
+        labels = semantic_labels(data_samples, student.shape[2:], self.key).to(student.device)
         return {'loss_ifvd': prototype_distance(student, teacher, labels, num_classes=self.num_classes)}

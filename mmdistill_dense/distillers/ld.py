@@ -116,13 +116,12 @@ class LD(Distiller):
             ours, theirs = ([tuple(shape[1:]) for shape in shapes[tap]] for shapes in (student, teacher))
             if ours != theirs:
                 raise ValueError(
-                    f'distillers.{self.name}: the student has levels of {ours} ({values}, height, width) and the '
+                    f'{self.key}: the student has levels of {ours} ({values}, height, width) and the '
                     f'teacher of {theirs}; LD needs the same classes, reg_max, strides and anchors in both '
                     f'{self.head}s: set model.student.{self.head} to the options of the teacher.'
                 )
         if self.class_weight:
-            key = f'distillers.{self.name}'
-            check_classes(key, self.scores, student[self.scores][0][1], f'{key}.class_weight=0')
+            check_classes(self.key, self.scores, student[self.scores][0][1], f'{self.key}.class_weight=0')
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return those of ``loss_ld``, ``loss_vlr`` and ``loss_kd`` that have a weight."""
@@ -187,7 +186,7 @@ class LD(Distiller):
         if not any('reg_max' in inspect.signature(base.__init__).parameters for base in bases):
             name = getattr(kind, '__name__', kind)
             raise ValueError(
-                f'distillers.{self.name}: LD compares distributions of box edges, which heads with reg_max predict '
+                f'{self.key}: LD compares distributions of box edges, which heads with reg_max predict '
                 f"(GFLHead); the teacher's {self.head} is a {name} and has none. Use a GFL pair, or another method, "
                 "e.g. type='PKD'."
             )
@@ -196,7 +195,7 @@ class LD(Distiller):
         assigner = (model.get('train_cfg') or {}).get('assigner') or {}
         if 'topk' not in assigner or 'ATSS' not in str(assigner.get('type')):
             raise ValueError(
-                f"distillers.{self.name}: LD takes its regions from the teacher's ATSSAssigner, but model.teacher's "
+                f"{self.key}: LD takes its regions from the teacher's ATSSAssigner, but model.teacher's "
                 f'train_cfg.assigner is {dict(assigner) or None}; set model.teacher.train_cfg to that of a GFL config.'
             )
 

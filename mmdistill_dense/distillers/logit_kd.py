@@ -59,10 +59,9 @@ class LogitKD(FeatureDistiller):
 
     def build_level(self, level: Level) -> None:
         """Check that the level holds class scores that the activation can compare."""
-        key = f'distillers.{self.name}'
-        check_scores(key, level.name, level.student)
+        check_scores(self.key, level.name, level.student)
         if self.activation == 'softmax':
-            check_classes(key, level.name, level.student[0], f"{key}.activation='sigmoid'")
+            check_classes(self.key, level.name, level.student[0], f"{self.key}.activation='sigmoid'")
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_kd`` of one pair of score maps."""

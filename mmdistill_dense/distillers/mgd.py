@@ -80,7 +80,7 @@ class MGD(FeatureDistiller):
         self.reduction = reduction
 
     def build_level(self, level: Level) -> nn.Module:
-        check_map(f'distillers.{self.name}', level.name, level.teacher)
+        check_map(self.key, level.name, level.teacher)
         channels = level.teacher[0]
         first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         return nn.Sequential(first, nn.ReLU(inplace=True), second)

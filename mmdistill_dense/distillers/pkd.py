@@ -65,7 +65,7 @@ class PKD(FeatureDistiller):
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return the 1x1 convolution, or ``None``; check that the level is a map."""
-        check_map(f'distillers.{self.name}', level.name, level.student)
+        check_map(self.key, level.name, level.student)
         return super().build_align(level)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:

@@ -82,15 +82,14 @@ class RoIHeadKD(Distiller):
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check the student's scores, and the teacher's head by its config."""
-        key = f'distillers.{self.name}'
         if self.form in ('softmax', 'dist'):
-            check_classes(key, f'student_tap={self.tap!r}', student[self.tap][0][-1], f"{key}.form='sigmoid'")
+            check_classes(self.key, f'student_tap={self.tap!r}', student[self.tap][0][-1], f"{self.key}.form='sigmoid'")
         if self.teacher is None:
             return
         model = self.teacher.config.model
         if 'roi_head' not in model:
             found = f'{self.teacher.key} is a {model.get("type")} and has no roi_head'
-            raise ValueError(f'distillers.{self.name}: {found}; for dense heads use HeadOutputKD.')
+            raise ValueError(f'{self.key}: {found}; for dense heads use HeadOutputKD.')
         head = self._head_config(model['roi_head'])
         if self.output == 'bbox_pred' and 'num_classes' in head:
             width, specific = student[self.tap][0][-1], 4 * head['num_classes']
@@ -121,7 +120,7 @@ class RoIHeadKD(Distiller):
     def _term(self, student: Tensor, rois: Tensor, features: Sequence[Tensor]) -> Tensor:
         if len(student) != len(rois):
             raise ValueError(
-                f'distillers.{self.name}: student_tap={self.tap!r} has {len(student)} rows, but rois={self.rois!r} '
+                f'{self.key}: student_tap={self.tap!r} has {len(student)} rows, but rois={self.rois!r} '
                 f'{len(rois)}; tap the RoIs of the same head.'
             )
         if not len(rois):
@@ -135,12 +134,12 @@ class RoIHeadKD(Distiller):
         stages, head = roi_head.get('num_stages', 1), roi_head['bbox_head']
         if not 0 <= self.stage < stages:
             found = f'the RoI head of the teacher has {stages} stage(s), counted from 0'
-            raise ValueError(f'distillers.{self.name}.stage={self.stage}, but {found}.')
+            raise ValueError(f'{self.key}.stage={self.stage}, but {found}.')
         return head[self.stage] if isinstance(head, Sequence) else head
 
     def _shape_message(self, student: int, teacher: int) -> str:
         message = (
-            f"distillers.{self.name}: student_tap={self.tap!r} gives {student} values per RoI and the teacher's "
+            f"{self.key}: student_tap={self.tap!r} gives {student} values per RoI and the teacher's "
             f'{self.output} {teacher}. '
         )
         if self.output == 'bbox_pred' and 4 in (student, teacher):

@@ -70,12 +70,11 @@ class SKD(FeatureDistiller):
 
     def build_align(self, level: Level) -> None:
         """Check that the level is a map; similarities have no channels to align."""
-        key = f'distillers.{self.name}'
-        check_map(key, level.name, level.student)
-        check_directions(key, level.name, level.student[0])
-        check_positions(key, level.name, level.student, level.teacher)
+        check_map(self.key, level.name, level.student)
+        check_directions(self.key, level.name, level.student[0])
+        check_positions(self.key, level.name, level.student, level.teacher)
         nodes = self.nodes(torch.empty(1, 1, *self.grid(level)))
-        check_positions(key, f'{level.name} after the pooling of patch_size or pool_scale', nodes.shape[1:])
+        check_positions(self.key, f'{level.name} after the pooling of patch_size or pool_scale', nodes.shape[1:])
 
     def nodes(self, x: Tensor) -> Tensor:
         """Return the map max-pooled to its nodes; an incomplete last patch is a node too."""

@@ -134,7 +134,7 @@ class CIRKD(FeatureDistiller):
             if self.num_classes is None:
                 teacher_kind = 'no teacher' if self.teacher is None else f'{self.teacher.config.model.type} as teacher'
                 raise ValueError(
-                    f'distillers.{self.name}: CIRKD keeps a queue for each class of the label maps, but found '
+                    f'{self.key}: CIRKD keeps a queue for each class of the label maps, but found '
                     f'{teacher_kind}, without a decode_head to read num_classes from. Set num_classes for '
                     "segmentation data; choose another method for detectors, e.g. type='PKD'."
                 )
@@ -146,15 +146,14 @@ class CIRKD(FeatureDistiller):
 
     def build_level(self, level: Level) -> nn.Module | None:
         """Return the projector and the queues."""
-        key = f'distillers.{self.name}'
-        check_map(key, level.name, level.student)
+        check_map(self.key, level.name, level.student)
         if self.minibatch_weight:
-            check_directions(key, level.name, level.student[0])
+            check_directions(self.key, level.name, level.student[0])
             pooled = (1, *(-(-side // self.pool) for side in self.grid(level)))
-            check_positions(key, f'{level.name} after pool={self.pool}', level.student, level.teacher, pooled)
+            check_positions(self.key, f'{level.name} after pool={self.pool}', level.student, level.teacher, pooled)
         if not self.weights:
             return None
-        check_directions(key, level.name, level.teacher[0])
+        check_directions(self.key, level.name, level.teacher[0])
         assert self.num_classes is not None, 'found by setup'
         sizes = {kind: self.memory[kind] for kind in self.weights}
         return ClassMemory(level.student[0], level.teacher[0], self.num_classes, sizes)
@@ -168,7 +167,7 @@ class CIRKD(FeatureDistiller):
             terms['loss_minibatch'] = self.minibatch_weight * self.minibatch(student, teacher)
         if self.weights:
             # the only wait for the device in a step: pixels are chosen by class on the CPU
-            labels = semantic_labels(data_samples, student.shape[2:], f'distillers.{self.name}').cpu()
+            labels = semantic_labels(data_samples, student.shape[2:], self.key).cpu()
             for kind, value in self.memory_terms(student, teacher, labels, level).items():
                 terms[f'loss_{kind}'] = self.weights[kind] * value
         return terms

@@ -134,21 +134,21 @@ class MasKD(FeatureDistiller):
         for level in self.levels:
             if level.student[1:] != level.teacher[1:]:
                 print_log(
-                    f'distillers.{self.name}: {level.name}: the student map is {tuple(level.student[1:])}, the teacher '
+                    f'{self.key}: {level.name}: the student map is {tuple(level.student[1:])}, the teacher '
                     f"map {tuple(level.teacher[1:])}; the {self.resize}'s is resized bilinearly.",
                     'current',
                     logging.WARNING,
                 )
 
     def _check_level(self, level: Level) -> None:
-        check_map(f'distillers.{self.name}', level.name, level.teacher)
+        check_map(self.key, level.name, level.teacher)
         super()._check_level(level)
 
     def _check_shared(self, counts: Sequence[int]) -> None:
         channels = [level.teacher[0] for level in self.levels]
         if len(set(counts)) > 1 or channels != channels[: counts[0]] * len(counts):
             raise ValueError(
-                f'distillers.{self.name}.share_tokens=True: the taps {", ".join(map(str, self.teacher_taps))} have '
+                f'{self.key}.share_tokens=True: the taps {", ".join(map(str, self.teacher_taps))} have '
                 f'{counts} levels of {channels} channels; shared tokens need the same levels and channels in each tap.'
             )
 
@@ -185,9 +185,7 @@ class MasKD(FeatureDistiller):
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         self._ready = self._ready or bool(self.tokens_ready)
         if not self._ready:
-            raise RuntimeError(
-                f'distillers.{self.name} has no tokens yet: prepare() learns or loads them before training.'
-            )
+            raise RuntimeError(f'{self.key} has no tokens yet: prepare() learns or loads them before training.')
         return super().forward(student, teacher, data_samples)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:

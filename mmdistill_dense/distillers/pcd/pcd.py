@@ -137,7 +137,7 @@ class PCD(Distiller):
                 try:
                     built = self._build_level(s[1], t[1])
                 except ValueError as error:
-                    raise ValueError(f'distillers.{self.name}: {taps}: {error}') from None
+                    raise ValueError(f'{self.key}: {taps}: {error}') from None
                 for name, part in built.items():
                     parts.setdefault(name, []).append(part)
                 self.weights.append(weight)
@@ -147,13 +147,12 @@ class PCD(Distiller):
             self.add_module(name, found[0] if len(found) == 1 else nn.ModuleList(found))
 
     def _check_shapes(self, student: torch.Size, teacher: torch.Size, taps: str) -> None:
-        key = f'distillers.{self.name}'
-        check_map(key, taps, student[1:])
-        check_map(key, taps, teacher[1:])
-        check_directions(key, taps, teacher[1])
+        check_map(self.key, taps, student[1:])
+        check_map(self.key, taps, teacher[1:])
+        check_directions(self.key, taps, teacher[1])
         if self.head is None and student[1] != teacher[1]:
             raise ValueError(
-                f'{key}: {taps} has {student[1]} student and {teacher[1]} teacher channels; '
+                f'{self.key}: {taps} has {student[1]} student and {teacher[1]} teacher channels; '
                 "head=None needs equal numbers, use head=dict(type='linear')."
             )
 
@@ -173,7 +172,7 @@ class PCD(Distiller):
         filled = int(self._queue(0).filled)
         if filled < self.queue_size:
             runner.logger.info(
-                f'distillers.{self.name}: the queue holds {filled} of {self.queue_size} keys; loss_pcd '
+                f'{self.key}: the queue holds {filled} of {self.queue_size} keys; loss_pcd '
                 f'{"goes on rising" if filled else "starts near 0 and rises"} with the logarithm of their number until '
                 'the queue is full, and falls after that.'
             )
@@ -181,7 +180,7 @@ class PCD(Distiller):
         each = 1 if self.enqueue == 'pooled' else self.keys_per_image
         if self.queue_size > each * images / 2:
             runner.logger.warning(
-                f'distillers.{self.name}.queue_size={self.queue_size} is large for {images} training pictures with '
+                f'{self.key}.queue_size={self.queue_size} is large for {images} training pictures with '
                 f"{each} keys each: a picture's own keys are still negatives when it comes again. Use at most about "
                 f'a third of all keys, {max(each * images // 3, 1)}.'
             )
@@ -200,12 +199,13 @@ class PCD(Distiller):
 
     def levels(self, student: Recorded, teacher: Recorded) -> list[Views]:
         """Return the maps of each level, and the pairs of views to compare."""
-        key = f'distillers.{self.name}'
-        students = views_of(student, self.traced['student'], f'{key}: the student')
-        teachers = views_of(teacher, self.traced['teacher'], f'{key}: the teacher')
+        students = views_of(student, self.traced['student'], f'{self.key}: the student')
+        teachers = views_of(teacher, self.traced['teacher'], f'{self.key}: the teacher')
         if len(students) != len(teachers):
-            raise RuntimeError(f'{key}: the student ran on {len(students)} views and the teacher on {len(teachers)}.')
-        pairs = view_pairs(self.view_pairing, len(students), key)
+            raise RuntimeError(
+                f'{self.key}: the student ran on {len(students)} views and the teacher on {len(teachers)}.'
+            )
+        pairs = view_pairs(self.view_pairing, len(students), self.key)
         maps = zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)
         return [Views(s, t, pairs) for s, t in maps]
 

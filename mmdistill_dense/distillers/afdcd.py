@@ -211,5 +211,5 @@ def _check_mask(mask: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f'mask of type {mask["type"]!r} has no {", ".join(extra)}; its keys are {sorted(allowed)}.')
     checked = {'ratio': 0.75, **mask}
     if not 0 <= checked['ratio'] < 1:
-        raise ValueError(f'mask.ratio, the share of dropped positions, must be in [0, 1), got {checked["ratio"]}.')
+        raise ValueError(f'mask.ratio is the share of dropped positions and must be in [0, 1), got {checked["ratio"]}.')
     return checked

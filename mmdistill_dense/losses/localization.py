@@ -79,7 +79,7 @@ def valuable_region(
         near.append(indices + begin)
         begin += size
     overlaps = iou.gather(0, torch.cat(near))
-    threshold = overlaps.mean(0) + overlaps.std(0, correction=min(1, len(overlaps) - 1))  # one anchor deviates by 0
+    threshold = overlaps.mean(0) + overlaps.std(0, correction=min(1, len(overlaps) - 1))  # one anchor has deviation 0
     valuable = (measure < threshold) & (measure >= ratio * threshold)
     return torch.where(valuable, iou, 0.0).amax(1)
 

@@ -94,7 +94,7 @@ class _KeptConv(torch.autograd.Function):
         ctx.save_for_backward(rows, weight, index)
         ctx.shape = shape
         grid = _Padded(shape, weight.shape[2])
-        out = bias.repeat(grid.positions, 1)  # positions first: a tap adds whole rows, each to another one
+        out = bias.repeat(grid.positions, 1)  # as rows: a kernel element adds whole rows, each to another one
         for u, v, places in grid.taps(index):
             out.index_add_(0, places, rows @ weight[:, :, u, v].t().contiguous())
         return grid.to_map(out)
@@ -135,7 +135,7 @@ class _Padded:
     def to_map(self, rows: Tensor) -> Tensor:
         """Return (positions, C) without the border as (B, C, H, W)."""
         batch, height, width = self.inner
-        maps = rows.new_empty(batch, rows.shape[1], height, width)  # no view, or it could not be changed in place
+        maps = rows.new_empty(batch, rows.shape[1], height, width)  # not a view, which could not be changed in place
         for source, target in zip(self._inside(rows), maps.flatten(2), strict=True):
             target.copy_(source.reshape(-1, rows.shape[1]).t())
         return maps

@@ -45,5 +45,5 @@ def _cosines(x: Tensor, slots: Tensor, num_classes: int) -> Tensor:
     # zeros have no direction; masking later would leave NaNs of these positions in the gradient
     maps = x.to(loss_dtype(x)).flatten(2).masked_fill(slots == num_classes, 0)
     members = maps.new_zeros(len(x), num_classes + 1, slots.shape[2]).scatter_(1, slots, 1)
-    prototypes = F.normalize(torch.bmm(maps, members.mT), dim=1, eps=MIN_NORM)  # (B, C, K + 1): sums point as means do
+    prototypes = F.normalize(torch.bmm(maps, members.mT), dim=1, eps=MIN_NORM)  # (B, C, K + 1); sums point as means do
     return torch.bmm(prototypes.mT, maps).gather(1, slots) * inverse_norms(maps)

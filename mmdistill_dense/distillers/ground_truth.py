@@ -40,27 +40,27 @@ def semantic_labels(data_samples: Samples, size: Sequence[int], key: str) -> Ten
     return F.interpolate(labels.float(), tuple(size), mode='nearest')[:, 0].long()
 
 
-def classes_of_head(frozen: FrozenTeacher | None, path: str) -> int | None:
+def classes_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:
     """Return the number of classes of a teacher's head, or ``None`` if its config does not have it.
 
     Args:
-        frozen: The teacher, or ``None``.
+        teacher: The teacher, or ``None``.
         path: A module inside the head, e.g. ``'decode_head.conv_seg'``.
     """
-    head = _head_config(frozen, path)
+    head = _head_config(teacher, path)
     return None if head is None else int(head['num_classes'])
 
 
-def scores_of_head(frozen: FrozenTeacher | None, path: str) -> int | None:
+def scores_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:
     """Return the length of the class scores of a teacher's head, or ``None`` if its config does not have it.
 
     The length includes the background where it has a score of its own; it is 1 for a binary head (``out_channels=1``).
 
     Args:
-        frozen: The teacher, or ``None``.
+        teacher: The teacher, or ``None``.
         path: A module inside the head, e.g. ``'bbox_head.retina_cls'``.
     """
-    head = _head_config(frozen, path)
+    head = _head_config(teacher, path)
     if head is None:
         return None
     # the default of mmdet's heads, which is not that of every loss
@@ -69,8 +69,8 @@ def scores_of_head(frozen: FrozenTeacher | None, path: str) -> int | None:
     return outputs if isinstance(outputs, int) else int(head['num_classes']) + background
 
 
-def _head_config(frozen: FrozenTeacher | None, path: str) -> Mapping[str, Any] | None:
-    model = {} if frozen is None else frozen.config.model
+def _head_config(teacher: FrozenTeacher | None, path: str) -> Mapping[str, Any] | None:
+    model = {} if teacher is None else teacher.config.model
     head = model.get(path.split('.')[0])
     return head if isinstance(head, Mapping) and 'num_classes' in head else None
 

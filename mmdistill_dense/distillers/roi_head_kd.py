@@ -93,9 +93,9 @@ class RoIHeadKD(Distiller):
         head = self._head_config(model['roi_head'])
         if self.output == 'bbox_pred' and 'num_classes' in head:
             width, specific = student[self.tap][0][-1], 4 * head['num_classes']
-            answer = 4 if head.get('reg_class_agnostic') else specific
-            if width != answer and width in (4, specific):
-                raise ValueError(self._shape_message(width, answer))
+            expected = 4 if head.get('reg_class_agnostic') else specific
+            if width != expected and width in (4, specific):
+                raise ValueError(self._shape_message(width, expected))
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return ``loss_roi``, summed over the calls of the tapped head."""
@@ -107,15 +107,15 @@ class RoIHeadKD(Distiller):
     @torch.no_grad()
     def answer(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Return the output of the teacher's head for RoIs (R, 5): index of the image, x1, y1, x2, y2."""
-        frozen = self.teacher
-        assert frozen is not None, 'set by the model'
+        teacher = self.teacher
+        assert teacher is not None, 'set by the model'
 
         def run() -> dict[str, Tensor]:
-            answers = run_roi_head(frozen.module('roi_head'), tuple(features), rois, self.stage)
-            return {name: answers[name] for name in OUTPUTS}  # not the features of the RoIs, which are large
+            outputs = run_roi_head(teacher.module('roi_head'), tuple(features), rois, self.stage)
+            return {name: outputs[name] for name in OUTPUTS}  # not the features of the RoIs, which are large
 
         # the RoIs and maps of a step are the same objects for all terms
-        return frozen.cached(('roi_head', self.stage, id(rois), *map(id, features)), run)[self.output]
+        return teacher.cached(('roi_head', self.stage, id(rois), *map(id, features)), run)[self.output]
 
     def _term(self, student: Tensor, rois: Tensor, features: Sequence[Tensor]) -> Tensor:
         if len(student) != len(rois):

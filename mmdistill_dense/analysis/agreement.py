@@ -17,7 +17,7 @@ from mmdistill_dense.utils.protocols import Samples
 
 @torch.no_grad()
 def tap_agreement(
-    distiller: Distiller, student: Recorded, teacher: Recorded, data_samples: Samples | None = None
+    distiller: Distiller, student: Recorded, teacher: Recorded, data_samples: Samples = ()
 ) -> dict[str, Tensor]:
     """Return the agreement at each pair of taps; called with the arguments of the distiller's ``forward``.
 

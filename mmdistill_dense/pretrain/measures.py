@@ -21,9 +21,7 @@ _BLOCK = 4096  # queue rows compared at a time
 
 
 @torch.no_grad()
-def measure_step(
-    distiller: PCD, student: Recorded, teacher: Recorded, data_samples: Samples | None
-) -> dict[str, float]:
+def measure_step(distiller: PCD, student: Recorded, teacher: Recorded, data_samples: Samples) -> dict[str, float]:
     """Measure the tensors that a step of PCD is about to compare; called with the arguments of its ``forward``.
 
     The student's outputs are computed once more, as the step computes them; batch statistics, random streams, the queue
@@ -49,7 +47,7 @@ def measure_step(
     return dict(zip(names, mean_over_ranks(means).tolist(), strict=True))
 
 
-def _measure_level(distiller: PCD, level: int, views: Views, data_samples: Samples | None) -> dict[str, Tensor]:
+def _measure_level(distiller: PCD, level: int, views: Views, data_samples: Samples) -> dict[str, Tensor]:
     parts = (distiller._part(name, level) for name in ('attention', 'projector', 'predictor'))
     with untouched(*parts):
         seen = distiller.compare(level, views, data_samples)

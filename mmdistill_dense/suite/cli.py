@@ -1,4 +1,4 @@
-"""The arguments of ``tools/suite.py``."""
+"""The command line of ``tools/suite.py``."""
 
 from __future__ import annotations
 
@@ -71,13 +71,17 @@ def _parser() -> argparse.ArgumentParser:
     slurm = command('slurm', _slurm, 'print a script that submits the unfinished runs to slurm')
     cost = command('cost', _cost, 'measure parameters, GFLOPs, and time and memory of a step, for every method')
     for one in (run, slurm, cost):
-        one.add_argument('--only', nargs='+', default=[], metavar='NAME', help='rows; the runs that they need come too')
+        one.add_argument(
+            '--only', nargs='+', default=[], metavar='NAME', help='rows, with the runs that they depend on'
+        )
     for one in (run, slurm):
         one.add_argument('--seeds', nargs='+', type=int, default=[], help='only these seeds')
-    command('list', _list, 'show the methods that fit, the runs and their state; without a definition all methods')
+    command(
+        'list', _list, 'show the methods that fit, and the runs with their state; without a definition: all methods'
+    )
     write_table = command('table', _table, 'write the table of the finished runs')
     write_table.add_argument('--out', type=Path, metavar='DIR', help='folder for the files (default: of the suite)')
-    job = command('job', _job, 'do one run, as `run` and slurm start it')
+    job = command('job', _job, 'do one run; `run` and slurm call this')
     job.add_argument('name', help='a row of the table')
     job.add_argument('--seed', type=int, help='its seed; a teacher has only one')
     job.add_argument('--search', metavar='KEY=VALUE', help='the values of a search')

@@ -1,4 +1,4 @@
-"""The table that ``tools/benchmark.py losses`` runs: by method, its sizes, and our loss beside the naive one."""
+"""The cases of ``tools/benchmark.py losses``: for each method its sizes, our loss and the naive one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.benchmark.compare_losses import Case, Function, Method, Size
 
 
 def _maps(size: Size, draw: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
-    """Student's and teacher's maps, related where the channels agree."""
+    """Return the student's and the teacher's maps, correlated if they have the same channels."""
     teachers = [torch.randn(size.pictures, size.teacher, *shape, generator=draw) for shape in size.maps]
     students = [torch.randn(size.pictures, size.student, *shape, generator=draw) for shape in size.maps]
     if size.student == size.teacher:

@@ -1,4 +1,4 @@
-"""``docs/performance.md``: the measurements that it shows, all in one run, and the page that is written from them."""
+"""Run all measurements of ``docs/performance.md``, and write the page from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLAN = {
     'step_det': f'step --name det --recipe {DET} --method kd cwd maskd pcd --batch 2 --size 256 256 --repeats 2',
     'losses': 'losses',
 }
-"""What `all` runs: subcommands of tools/benchmark.py, by the name of the section that they give."""
+"""The subcommands of tools/benchmark.py that `all` runs, by the name of their section."""
 
 ORDER = ('step', 'teacher', 'losses')
 INTRODUCTION = """# Performance
@@ -48,12 +48,12 @@ def run_all(folder: Path, threads: int, device: str, only: Collection[str] | Non
 
     Args:
         folder: For the JSON files.
-        threads: Of torch.
+        threads: The threads of torch.
         device: ``'cpu'`` or ``'cuda'``.
         only: Names of the plan. Defaults to all of it.
 
     Raises:
-        SystemExit: For an unknown name; or at the end, when some part failed.
+        SystemExit: For an unknown name, or at the end if a part failed.
     """
     names = list(PLAN if only is None else only)
     if unknown := [name for name in names if name not in PLAN]:

@@ -1,10 +1,11 @@
-"""One part of the benchmark: what was measured, as a table and as figures, and the machine that it was measured on."""
+"""One part of the benchmark: the measurement as a table and as figures, and its machine."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,21 @@ import torch
 
 @dataclass(frozen=True)
 class Section:
-    """What one measurement gives.
+    """The result of one measurement.
 
     Attributes:
-        name: Of the file, ``teacher_retinanet``. Its first word is the subcommand.
+        name: The name of the file, as ``teacher_retinanet``. Its first word is the subcommand.
         title: One line.
-        markdown: Tables and what has to be said about them.
+        markdown: Tables and notes.
         figures: Everything that was measured, for programs.
-        machine: Of :func:`machine`.
-        command: How to get it again.
+        machine: The machine, from :func:`machine`.
+        command: The command that repeats it.
     """
 
     name: str
     title: str
     markdown: str
-    figures: Any
+    figures: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     machine: str
     command: str
 

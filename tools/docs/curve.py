@@ -1,4 +1,4 @@
-"""Whether the student alone was trained long enough: its gain on val in the last quarter, from the logs."""
+"""Tell from the logs whether the student alone was trained long enough: its gain on val in the last quarter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmdistill_dense.suite.plan import configs, plan
 from mmdistill_dense.suite.table.paired import summarise
 
 FLAT = 0.5  # percentage points in the last quarter
-LAST, NEAR = 0.75, 0.7  # the last quarter of a run begins between the two
+LAST, NEAR = 0.75, 0.7  # the last quarter of a run begins between these
 
 
 def curve_of(folder: Path, metric: str, factor: float = 1.0) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""The README's table of results: every row of every published suite, without a choice among them."""
+"""The README's table of results: every row of every published suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments of ``tools/results.py``."""
+"""The command line of ``tools/results.py``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tools.docs import compare, publish, records
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what a command line asks for.
+    """Run a command line.
 
     Args:
-        argv: Without the program's name. Default: that of this process.
+        argv: The arguments without the program's name. Default: those of this process.
 
     Returns:
-        The exit status: 1 where scores differ or the definition cannot work.
+        The exit status: 1 if scores differ or the definition cannot work.
     """
     args = _parser().parse_args(argv)
     try:
@@ -44,12 +44,12 @@ def _parser() -> argparse.ArgumentParser:
             '--root', type=Path, default=Path(), metavar='DIR', help='the repository (default: this folder)'
         )
         added.add_argument(
-            '--work-dirs', type=Path, metavar='DIR', help="holds the suites' folders, elsewhere than `out`"
+            '--work-dirs', type=Path, metavar='DIR', help="folder that holds the suites' folders (default: by `out`)"
         )
 
     command('publish', _publish, 'write docs/results.md, the table of the README, scores and pictures anew', '+')
-    command('compare', _compare, 'set the finished runs beside the published scores')
-    command('restore', _restore, 'put the published results into the folder, where they are not')
+    command('compare', _compare, 'compare the finished runs with the published scores')
+    command('restore', _restore, 'restore published results that the suite folder lacks')
     return parser
 
 
@@ -68,5 +68,5 @@ def _restore(args: argparse.Namespace) -> int:
 
 
 def _at(definition: Definition, work_dirs: Path | None) -> Definition:
-    """The suite as it lies in another folder."""
+    """Return the suite with its folder inside another one."""
     return definition if work_dirs is None else replace(definition, out=work_dirs / definition.out.name)

@@ -1,4 +1,4 @@
-"""The published scores, ``docs/results/<suite>.csv``, and the numbers in the tables that follow from them."""
+"""Read the published scores, ``docs/results/<suite>.csv``, and make the numbers of tables from them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_scores(file: Path) -> dict[str, dict[int, Line]]:
 
     Raises:
         FileNotFoundError: If it is missing.
-        ValueError: If it holds something else.
+        ValueError: If it has another format.
     """
     if not file.is_file():
         raise FileNotFoundError(f'{file}: no published scores; `results.py publish` writes them')
@@ -90,7 +90,7 @@ def number_head(metric: str, seeds: Sequence[int]) -> list[str]:
 
 
 def number_cells(row: Row, seeds: Sequence[int]) -> list[str]:
-    """Return the cells that follow from the scores: n, score, gain, and the gain (of the control the score) by seed."""
+    """Return the cells made from scores: n, score, gain, and the gain (for the control, the score) by seed."""
     return [count_cell(row, len(seeds)), score_cell(row), gain_cell(row), *(_one(row, seed) for seed in seeds)]
 
 

@@ -1,4 +1,4 @@
-"""A suite's definition: which methods are compared, on which recipe, over which seeds."""
+"""The definition of a suite: the methods, the recipe and the seeds to compare."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Method:
 
     Attributes:
         name: The name of the row and of its folder.
-        method: A shipped method; ``None`` for a config of the user's own, and for the student alone with another start.
-        fragment: The file with the method's options; ``None`` without a shipped method.
+        method: A shipped method; ``None`` for a user's config, and for the student alone with another start.
+        options_file: The file with the method's options; ``None`` without a shipped method.
         variant: The variant of the method's options.
         config: The user's own config, or ``None``.
         options: Settings of the row's distillers.
@@ -34,7 +34,7 @@ class Method:
 
     name: str
     method: str | None
-    fragment: Path | None
+    options_file: Path | None
     variant: str | None = None
     config: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Method:
     @property
     def distils(self) -> bool:
         """Whether the row has distillers. Without them it only starts from other weights."""
-        return self.fragment is not None or self.config is not None
+        return self.options_file is not None or self.config is not None
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
     own = options.options('options')
     if 'config' in options.raw:
         if {'method', 'variant'} & options.raw.keys():
-            raise options.error('config', 'a config of your own has no method or variant beside it')
+            raise options.error('config', 'cannot be combined with `method` or `variant`')
         given = options.get('config', str)
         found = named(options, 'config', given) if is_name(given) else None
         if isinstance(found, Named):
@@ -188,29 +188,29 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
     if start is not None and 'method' not in options.raw:
         return _undistilled(name, start, options)
     method, variant = options.get('method', str, name), options.get('variant', str, None)
-    return Method(name, method, _fragment(method, variant, control, options), variant, None, own, start)
+    return Method(name, method, _options_file(method, variant, control, options), variant, None, own, start)
 
 
 def _by_name(
     row: str, found: Named, control: Path, own: Mapping[str, Any], start: str | None, options: Reader
 ) -> Method:
-    """A row that is a config by name, on the suite's own control."""
+    """Return the row of a named config, which must belong to the suite's control."""
     if found.base.resolve() != control.resolve():
-        raise options.error('config', f'{found.name} is made of {found.base.stem}, the control is {control.stem}')
+        raise options.error('config', f'{found.name} is a config of {found.base.stem}, the control is {control.stem}')
     return Method(row, found.method, found.options, found.variant, None, own, start)
 
 
 def _undistilled(name: str, start: str, options: Reader) -> Method:
-    """The student alone, from other first weights. It takes no further keys."""
+    """Return the row of the student alone with another start. It takes no further keys."""
     if name in compose.methods():
         raise options.error('', f'write `method: {name}` for {name} from that start, or rename the row')
     for key in ('variant', 'options'):
         if key in options.raw:
-            raise options.error(key, 'a row without `method` has no distillers that it could set')
+            raise options.error(key, 'a row without `method` has no distillers to set it for')
     return Method(name, None, None, start=start)
 
 
-def _fragment(method: str, variant: str | None, control: Path, options: Reader) -> Path:
+def _options_file(method: str, variant: str | None, control: Path, options: Reader) -> Path:
     if method not in compose.methods():
         raise options.error('', f'{compose.unknown("method", method, compose.methods())}{_fits(control)}')
     try:
@@ -253,7 +253,7 @@ def _slurm(top: Reader) -> dict[str, Any]:
     inner = top.inner('slurm', top.raw.get('slurm') or {})
     launcher = inner.get('launcher', str, LAUNCHERS[0])
     if launcher not in LAUNCHERS:
-        raise inner.error('launcher', f'{launcher!r} is none of {", ".join(LAUNCHERS)}')
+        raise inner.error('launcher', f'must be {" or ".join(LAUNCHERS)}, got {launcher!r}')
     processes = inner.count('processes', 1)
     python, setup = inner.get('python', str, 'python'), inner.get('setup', str, '')
     return {**inner.raw, 'launcher': launcher, 'processes': processes, 'python': python, 'setup': setup}

@@ -1,4 +1,4 @@
-"""Reads definitions, in Python, YAML or JSON, with errors that name the file, the key and what would work."""
+"""Read definitions in Python, YAML or JSON. Errors name the file, the key and what would work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NEEDED: Any = object()
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML as people do: 1e-3 is a number, 24:00:00 is text, and a key may not occur twice."""
+    """YAML loader in which 1e-3 is a number and 24:00:00 is text, and that refuses a key that occurs twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != '<<']
@@ -33,20 +33,20 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {first: list(found) for first, found in _Loader.yaml_implicit_resolvers.items()}
-for _first in '-+0123456789':  # before what knows base 60
+for _first in '-+0123456789':  # before the resolver of base 60
     _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ('tag:yaml.org,2002:str', _SIXTIES))
 _Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
 
 
 def read_file(path: Path) -> Any:
-    """Return what a file holds, merged over the files of its ``_base_`` as mmengine merges configs.
+    """Return the content of a file, merged over the files of its ``_base_`` as mmengine merges configs.
 
-    YAML and JSON are read here, because mmengine's loader runs what a YAML file tells it to. Variables of the
-    environment stay as they are written: the hash of a run must not depend on the machine.
+    YAML and JSON are read here, because mmengine's YAML loader can run code. Environment variables are not replaced:
+    the hash of a run must not depend on the machine.
 
     Raises:
-        FileNotFoundError: When it, or one of its bases, is not there.
-        ValueError: When it cannot be read, names a key twice, or does not fit its base.
+        FileNotFoundError: If it or one of its bases does not exist.
+        ValueError: If it cannot be read, has a key twice, or does not fit its base.
     """
     if not path.is_file():
         raise FileNotFoundError(f'{str(path)!r}: no such definition of a suite (working folder {Path.cwd()})')
@@ -67,7 +67,7 @@ def read_file(path: Path) -> Any:
 
 
 class Reader:
-    """A mapping in a file, with checked access to its values.
+    """Checked access to the values of a mapping in a file.
 
     Args:
         raw: The mapping.
@@ -96,7 +96,7 @@ class Reader:
         return Reader(value, self.file, '.'.join(filter(None, [self.place, key])))
 
     def only(self, known: Collection[str]) -> None:
-        """Refuse unknown keys; name similar ones."""
+        """Refuse unknown keys, and name similar ones."""
         for key in self.raw:
             if key not in known:
                 raise self.error(str(key), f'unknown key. {close_or_all(str(key), known)}')
@@ -134,10 +134,10 @@ class Reader:
 
 
 def named(place: Reader, key: str, name: str) -> Path | Named:
-    """Return what ``METHOD:PAIR[:VARIANT]`` stands for.
+    """Return the file or the parts that ``METHOD:PAIR[:VARIANT]`` names.
 
     Raises:
-        ValueError: For a name of which a part is unknown, or whose parts do not fit together.
+        ValueError: If a part of the name is unknown, or the parts do not fit together.
     """
     try:
         return find(name)
@@ -156,7 +156,7 @@ def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
         found = named(place, key, name)
         if isinstance(found, Named):
             raise place.error(
-                key, f'{name} is no file; write it: python tools/new_config.py --all --method {found.method}'
+                key, f'{name} is not a file; write it with: python tools/new_config.py --all --method {found.method}'
             )
         return found
     if name.endswith('.py'):

@@ -1,4 +1,4 @@
-"""The key ``starts`` of a definition: first weights for students, in place of their control's."""
+"""The key ``starts`` of a definition: first weights for students that differ from the control's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file
 
-RANDOM = 'random'  # always there, without an entry
+RANDOM = 'random'  # built in, without an entry
 BACKBONE = 'backbone.'  # prefix of the backbone in training checkpoints
 _VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*([^{}]*?)\s*\}\}')  # as in mmengine's configs
 
@@ -81,9 +81,7 @@ def read_starts(top: Reader) -> dict[str, Start]:
 
 def _start(name: str, option: Reader) -> Start:
     if name == RANDOM or not NAME.fullmatch(name):
-        raise option.error(
-            '', f'a name consists of letters, digits and .+-_, and {RANDOM!r} is always there without an entry'
-        )
+        raise option.error('', f'a name consists of letters, digits and .+-_, and {RANDOM!r} is built in')
     kinds = {'pretrain': {'options', 'seed', 'per_seed'}, 'checkpoint': {'prefix'}, 'inherit': set()}
     option.only(kinds.keys() | {'prefix', 'options', 'seed', 'per_seed'})
     given = [kind for kind in kinds if kind in option.raw]

@@ -1,4 +1,4 @@
-"""``suite.py cost``: measures the costs of each method once, and keeps them in ``<out>/cost``."""
+"""``suite.py cost``: measure the costs of each method once, and keep them in ``<out>/cost``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def settings(definition: Definition) -> Settings:
 
 
 def main(definition: Definition, only: Collection[str] | None = None) -> None:
-    """Measure and print the costs. Those of today's configs and settings are not measured again.
+    """Measure and print the costs, except those that were measured with today's configs and settings.
 
     Args:
         definition: The suite.
@@ -63,7 +63,7 @@ def main(definition: Definition, only: Collection[str] | None = None) -> None:
 
     Raises:
         ValueError: For a name that is not in the suite.
-        RuntimeError: If some could not be measured; the others are measured before.
+        RuntimeError: If some could not be measured; all others are measured first.
     """
     how = settings(definition)
     runs = _first_runs(definition)

@@ -39,9 +39,9 @@ PATIENCE = 60.0  # seconds in which a job whose suite was killed ends
 
 
 def perform(definition: Definition, run: Run, launcher: str = 'none') -> dict[str, Any]:
-    """Do a run, or the rest of it, and return its result.
+    """Do a run or the rest of it, and return its result.
 
-    A finished run is not repeated. A stopped run goes on from its last whole checkpoint, to the same bits.
+    A finished run is not repeated. A stopped run goes on from its last whole checkpoint and ends with the same bits.
 
     Args:
         definition: The suite.
@@ -108,7 +108,7 @@ def check_unchanged(run: Run, expected: str) -> None:
         if found not in (None, expected):
             raise ValueError(
                 f'{run.title}: {run.folder} was made with config {found}, the definition now gives {expected}. Undo '
-                'the change, set another `out`, or put what has changed away and run it again with --rerun-changed.'
+                'the change, set another `out`, or repeat changed runs with `suite.py run --rerun-changed`.'
             )
 
 
@@ -126,7 +126,7 @@ def check_processes(run: Run, processes: int) -> None:
         return
     raise ValueError(
         f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, so '
-        'they make no common table. Continue as it was begun (`suite.py slurm` starts slurm.processes, `suite.py run` '
+        'one table cannot hold both. Continue as it was begun (`suite.py slurm` starts slurm.processes, `suite.py run` '
         'starts one), set another `out`, or repeat such runs with `suite.py run --rerun-changed`.'
     )
 
@@ -164,13 +164,13 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
 
 
 def _check_start(definition: Definition, run: Run, config: Config) -> dict[str, Any] | None:
-    """Compare the file with the backbone. mmengine would load the part that fits, and only warn."""
+    """Compare the file with the backbone, because mmengine would load what fits and only warn."""
     start, file = start_of(definition, run.name), start_file(definition, run)
     return None if start is None or file is None else start_weights.check_file(config, start, file)
 
 
 def _load_last(runner: Runner, folder: Path) -> Path:
-    """Load the last checkpoint for the test. With EMA it holds the average, and the memory does not."""
+    """Load the last checkpoint for the test. With EMA, only the file holds the averaged weights."""
     barrier()  # the first process writes the file
     last = _last_of(folder)
     take_weights_from(runner, str(last))
@@ -184,14 +184,14 @@ def _last_of(folder: Path) -> Path:
 
 
 def _named(config: Config, run: Run) -> Config:
-    """The same config under another file name, so that the runner's dump does not overwrite ``run.py``."""
+    """Return the config with another file name, so that the runner does not overwrite ``run.py``."""
     named = Config(config.to_dict(), cfg_text=config.text, filename=str(run.folder / 'config.py'))
     named.experiment_name = f'{run.kind}_{run.folder.name}_{run.name.replace("/", "_")}_{os.getpid()}_{id(named)}'
     return named
 
 
 def _test_teacher(config: Config) -> dict[str, Any]:
-    """The scores of the pair's teacher, which is loaded as strictly as for distillation."""
+    """Return the scores of the pair's teacher, loaded as strictly as for distillation."""
     model = config.model.teacher
     path = local_file(str(model.get('checkpoint')), model.get('cfg'), 'model.teacher.checkpoint')
     config.model = _teacher_network(model)

@@ -1,4 +1,4 @@
-"""Runs side by side, one process each. They end when this process ends."""
+"""Do several runs at a time, each in its own process. The processes end with this one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Job:
 
 
 class Watch(Protocol):
-    """Is informed of what the pool does."""
+    """Receives the events of a pool."""
 
     def started(self, run: Run) -> None:
         """A process was started."""
@@ -51,7 +51,7 @@ class Pool:
         command: Returns the command line of a run.
         jobs: The number of runs side by side.
         threads: The threads of each run.
-        watch: Is informed of what the pool does.
+        watch: Receives the events.
     """
 
     def __init__(self, command: Callable[[Run], list[str]], jobs: int, threads: int, watch: Watch) -> None:
@@ -62,7 +62,7 @@ class Pool:
         self.devices = visible_devices()
 
     def execute(self, todo: Sequence[Run]) -> dict[str, str]:
-        """Do runs, among them all that they need. A failed run stops only those that need it.
+        """Do runs, which include all that they depend on. A failed run stops only its dependents.
 
         Returns:
             The reasons of failures, by the title of the run.
@@ -113,7 +113,7 @@ class Pool:
     def _give_up(self, waiting: list[Run], failed: dict[Path, str]) -> None:
         for run in waiting:
             missing = [str(folder) for folder in run.after if not (folder / 'result.json').is_file()]
-            failed[run.folder] = f'needs results that no run here makes: {", ".join(missing)}'
+            failed[run.folder] = f'needs results that none of these runs gives: {", ".join(missing)}'
             self.watch.ended(run, failed[run.folder])
         waiting.clear()
 
@@ -172,7 +172,7 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, limit - time.monotonic()))
-        _signal(process, signal.SIGKILL)  # also what is left of its group
+        _signal(process, signal.SIGKILL)  # also the rest of its group
         process.wait()
         _wait_for_group(process)
         _close(process)
@@ -188,7 +188,7 @@ def _wait_for_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+    with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
         os.killpg(process.pid, number)
 
 

@@ -1,4 +1,4 @@
-"""Checks before the first run starts, for mistakes that would otherwise show hours later."""
+"""Checks before the first run, for mistakes that would otherwise appear hours later."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from mmdistill_dense.weights.locate import local_file
 
 
 def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
-    """Return the runs of some rows and seeds, with all that they need. By default these are all runs.
+    """Return the runs of some rows and seeds, and their dependencies. By default all runs.
 
-    A named teacher, or a named pre-training for all seeds, is taken whatever the seeds.
+    ``seeds`` does not apply to a named teacher, nor to a named pre-training that serves all seeds.
 
     Raises:
         ValueError: For a name or seed that is not in the definition.
@@ -84,7 +84,7 @@ def unfinished(
 
 
 def _with_lost(definition: Definition, runs: Sequence[Run], todo: list[Run]) -> list[Run]:
-    """Add the runs whose results are there without weights (restored, or tidied up), if another run needs them."""
+    """Add the finished runs whose weights are gone (restored or tidied up), if another run needs them."""
     needed = {folder for run in todo for folder in run.after}
     lost = [run for run in runs if run.folder in needed and run.result is not None and not _has_weights(run)]
     for run in lost:
@@ -93,7 +93,7 @@ def _with_lost(definition: Definition, runs: Sequence[Run], todo: list[Run]) -> 
 
 
 def _has_weights(run: Run) -> bool:
-    """Whether its weights are there, as far as others read them: a search and a tested teacher give only scores."""
+    """Whether a run has the weights that others read. A search and a tested teacher have only scores."""
     name = (run.result or {}).get('checkpoint')
     return run.kind == 'search' or name is None or (run.folder / name).is_file()
 
@@ -101,7 +101,7 @@ def _has_weights(run: Run) -> bool:
 def _unequal(
     definition: Definition, runs: Sequence[Run], todo: list[Run], rerun_changed: bool, processes: int
 ) -> list[Run]:
-    """Refuse, or repeat, runs of another number of processes than those to do."""
+    """Refuse or repeat runs that were made by another number of processes."""
     again = []
     for run in plan.runs(definition):
         try:
@@ -129,7 +129,7 @@ def put_away(definition: Definition, run: Run) -> Path:
 
 
 def check(definition: Definition, todo: Sequence[Run]) -> None:
-    """Look for the data and all weights, and build every network that is to be trained.
+    """Check that data and weights exist, and build every network that will be trained.
 
     Raises:
         FileNotFoundError: For a missing folder, list or checkpoint. Names its config key.
@@ -151,7 +151,7 @@ def check(definition: Definition, todo: Sequence[Run]) -> None:
 
 
 def check_batch(definition: Definition, todo: Sequence[Run], processes: int) -> None:
-    """Refuse a batch that does not belong to the recipe's learning rate.
+    """Refuse a batch that does not match the recipe's learning rate.
 
     Raises:
         ValueError: Shows both batches, and what to set.

@@ -20,7 +20,7 @@ PLAIN_EVERY = 60.0  # seconds between two reports without a terminal
 
 
 class Board:
-    """Shows the progress: live on a terminal, as plain lines elsewhere.
+    """Shows the progress: live on a terminal, in plain lines elsewhere.
 
     Args:
         console: Where to show it.
@@ -50,13 +50,13 @@ class Board:
             self.live.stop()
 
     def started(self, run: Run) -> None:
-        """Say so, where there is no live line."""
+        """Print that a run starts or goes on, unless on a terminal."""
         if not self.live:
             at = run.state.get('iteration') or 0
             self._print(f'{run.title}: ' + (f'goes on after about {at} iterations' if at else 'starts'))
 
     def ended(self, run: Run, failure: str | None) -> None:
-        """Say the score, or that there is none."""
+        """Print the score or the failure."""
         result = run.result
         if failure is not None or result is None:
             self._print(f'{run.title}: FAILED ({(failure or "").splitlines()[0]})')
@@ -67,7 +67,7 @@ class Board:
         self._print(f'{run.title}: {found} after {clock(60 * result["minutes"])}')
 
     def tick(self, running: Sequence[Run], waiting: Sequence[Run]) -> None:
-        """Renew the lines."""
+        """Update the lines."""
         if self.live is None and time.monotonic() - self.said < PLAIN_EVERY:
             return
         self.said = time.monotonic()
@@ -156,7 +156,7 @@ def time_left(
 
 
 def clock(seconds: float | None) -> str:
-    """Return a duration to be shown."""
+    """Return a duration as text."""
     if seconds is None:
         return '?'
     minutes, rest = divmod(max(0, round(seconds)), 60)

@@ -1,4 +1,4 @@
-"""Reports how far a run is, in a file that is complete at any time."""
+"""Write the progress of a run to a file that is complete at any time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        """Spent on the run, with its earlier starts."""
+        """The seconds spent on the run, including earlier starts."""
         return self.before + time.monotonic() - self.start
 
     @property
@@ -57,7 +57,7 @@ class Report:
         return time.monotonic() - self.written >= EVERY
 
     def tell(self, force: bool = False, **state: Any) -> None:
-        """Update the state, and write it if that is due."""
+        """Update the state, and write it if the last write is long enough ago."""
         self.state.update(state)
         if self.write and (force or self.due):
             self.written = time.monotonic()
@@ -73,7 +73,7 @@ class ReportHook(Hook):
         self.report = report
 
     def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
-        """Report a distiller that learns something before the training."""
+        """Report a distiller that learns before the training."""
         known = self.report.state.get('prepared')
         if known is None or done < known['iteration']:  # the first distiller, or the next one
             known = {'first': done - 1, 'began': self.report.seconds}

@@ -1,4 +1,4 @@
-"""The parts of a result beside its scores."""
+"""The parts of a result other than its scores."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def receipts_of(runner: Runner) -> dict[str, Any] | None:
 
 
 def origin_of(run: Run, config_hash: str) -> dict[str, Any]:
-    """Return which run it is, and the machine and versions it ran on."""
+    """Return the name of a run, and the machine and versions it ran on."""
     cuda = torch.cuda.is_available()
     return {
         'name': run.name,

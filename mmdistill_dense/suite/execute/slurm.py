@@ -1,4 +1,4 @@
-"""A shell script that submits every unfinished run of a suite to slurm, and then the table."""
+"""Make a shell script that submits every unfinished run of a suite, and then its table, to slurm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmdistill_dense.suite.execute.pool import job_words
 from mmdistill_dense.suite.plan.runs import Run
 
 MODULE = 'mmdistill_dense.suite.cli'
-_TABLE = ('partition', 'account', 'qos')  # the options that a job without a GPU needs as well
+_TABLE = ('partition', 'account', 'qos')  # options that the table's job needs, too
 # evaluated on the node, where each job needs its own port
 _PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) && '
 

@@ -1,4 +1,4 @@
-"""The configs of a suite's runs: the control with the suite's options, and the same with a method's distillers."""
+"""The configs of a suite's runs: the control with the suite's options, and with a method's distillers."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def distillers_of(definition: Definition, method: Method) -> ConfigDict:
     Raises:
         ValueError: For a config that differs from the control in anything else, or in nothing.
     """
-    if method.fragment is not None:
-        return read(method.fragment).distillers
+    if method.options_file is not None:
+        return read(method.options_file).distillers
     assert method.config is not None, 'the row has distillers'
     own, control = read(method.config), read(definition.control)
     keys = sorted(differences(_comparable(own), _comparable(control)))
@@ -133,9 +133,7 @@ def _common(config: Config, definition: Definition, options: Mapping[str, Any], 
     distillers = copy.deepcopy(config.model.get('distillers'))
     config.merge_from_dict(dict(options))
     if config.model.get('distillers') != distillers:
-        raise ValueError(
-            f'{definition.path}: {place}: model.distillers: give it as an option of the methods that it is for'
-        )
+        raise ValueError(f'{definition.path}: {place}: model.distillers: set it in the options of a method')
     checkpoint = config.default_hooks.checkpoint
     checkpoint.interval = definition.checkpoint_every or checkpoint.get('interval', -1)
     return _shared(config, definition)
@@ -166,7 +164,9 @@ def _full_key(key: str, config: Config, place: str) -> str:
             'the `options` of the suite.'
         )
     if len(names) != 1:
-        raise ValueError(f'{place}.{key}: of which distiller, {" or ".join(names)}? Write {names[0]}.{key}.')
+        raise ValueError(
+            f'{place}.{key}: does not say which distiller ({" or ".join(names)}). Write e.g. {names[0]}.{key}.'
+        )
     return f'model.distillers.{names[0]}.{key}'
 
 

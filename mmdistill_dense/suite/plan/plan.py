@@ -1,4 +1,4 @@
-"""The runs of a suite, what each one waits for, and their results."""
+"""The runs of a suite, their dependencies, configs and results."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _best(scores: Sequence[tuple[Choice, list[float | None]]]) -> Choice | None:
         if any(value is None for value in values):
             return None
         means.append(fmean(-math.inf if value is None or math.isnan(value) else value for value in values))
-    return scores[means.index(max(means))][0]  # of equal ones the first
+    return scores[means.index(max(means))][0]  # the first of equals
 
 
 def config_of(definition: Definition, run: Run) -> Config:
@@ -242,7 +242,7 @@ def hash_of(definition: Definition, run: Run) -> str:
 
 
 def _made(definition: Definition, start: Start) -> str:
-    """How a start is made, the same on every machine and for every seed of a row."""
+    """Return how a start is made, in words that are the same on every machine and for every seed of a row."""
     if start.config is None:
         return f'{start.checkpoint or start.name} {start.prefix or ""}'
     seed = 'of each run' if start.seed is None else start.seed

@@ -1,4 +1,4 @@
-"""First weights for a student's backbone: sets them in its config, and checks that a file fits the backbone."""
+"""Set the first weights of a student's backbone in its config, and check that a file fits the backbone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def start_from(config: Config, start: Start, file: Path | None) -> None:
 
 
 def mark(config: Config, start: Start, made: str) -> None:
-    """Set how a start is made in place of its file, for the config hash."""
+    """Set the origin of a start in place of its file, for the config hash."""
     _place(config, _student(config, start), {'type': 'Pretrained', 'made': made})
 
 
@@ -61,7 +61,7 @@ def check_file(config: Config, start: Start, file: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: If the file lacks a tensor or has another shape of it; if it holds further ones below a prefix; if
-            its tensors are where mmengine does not look for them.
+            mmengine would not find its tensors.
     """
     try:
         state = initial_state(_built(_student(config, start)), file)
@@ -87,7 +87,7 @@ def check_state(config: Config, start: Start, state: Mapping[str, Tensor], origi
     prefix = (start.prefix or '').rstrip('.')
     own = {name.split('.')[0] for name in backbone.state_dict()}
     given = below(state, prefix)
-    if not prefix:  # a classifier's head, for instance, is no part of it
+    if not prefix:  # leaves out e.g. the head of a classifier
         given = {key: value for key, value in given.items() if key.split('.')[0] in own}
     hint = _prefix_hint(prefix, state)
     key = f'{start.key}: {origin}{f" below {start.prefix!r}" if prefix else ""}{hint}'
@@ -176,7 +176,7 @@ def conflict(config: Config, start: Start) -> str | None:
             both = (
                 'and the start would replace each other' if start.inherit and value is inherited else 'would replace it'
             )
-            return f'start {start.name!r}: {key}={value!r} of the control {both}; no row of this suite.'
+            return f'start {start.name!r}: {key}={value!r} of the control {both}; remove the row from the suite.'
     return None
 
 

@@ -1,4 +1,4 @@
-"""Names in a definition that nothing reads: the metric, and keys of options."""
+"""Check a definition for names that nothing reads: the metric, and keys of options."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _REGISTRIES = (
     registry.METRICS,
     registry.DATA_SAMPLERS,
 )
-# what mmengine reads before it builds the rest
+# keys that mmengine reads itself
 _READ = {'type', '_scope_', '_delete_', 'by_epoch', 'constructor', 'paramwise_cfg', 'convert_to_iter_based'}
 _READ |= {'dataset', 'num_batch_per_epoch'}
 
 
 def check_metric(config: Config, metric: str, place: str) -> None:
-    """Refuse a metric that the evaluators of mmseg and mmdet do not return. Those of others are not known in advance.
+    """Refuse a metric that the evaluators of mmseg and mmdet do not return. Other evaluators are not checked.
 
     Raises:
         ValueError: Names the metrics that they return.
@@ -101,7 +101,7 @@ def _at(node: Any, path: Sequence[str]) -> Any:
 
 
 def _taken(path: Sequence[str], option: Mapping[str, Any]) -> set[str] | None:
-    """The names of arguments; ``None`` if any is taken, or if they are unknown."""
+    """Return the names of the arguments; ``None`` if any name is accepted, or if they are unknown."""
     if path == ['randomness']:
         return _arguments(Runner.set_randomness)
     if len(path) == 1 and path[0].endswith('_dataloader'):
@@ -114,7 +114,7 @@ def _taken(path: Sequence[str], option: Mapping[str, Any]) -> set[str] | None:
 
 
 def _arguments(built: Any) -> set[str] | None:
-    """The arguments of a class, with those of its bases, or of a function; ``None`` if it takes any."""
+    """Return the arguments of a function, or of a class with its bases; ``None`` if it accepts any name."""
     parameters = inspect.signature(built).parameters.values()
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         return set(options_of(built)) or None if inspect.isclass(built) else None

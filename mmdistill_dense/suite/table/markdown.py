@@ -8,7 +8,7 @@ from typing import Any
 
 from mmdistill_dense.recipes.targets import Target
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER, choice_name
-from mmdistill_dense.suite.table.notes import footer
+from mmdistill_dense.suite.table.notes import closing_notes
 from mmdistill_dense.suite.table.paired import LEVEL
 from mmdistill_dense.suite.table.rows import Row, Table
 
@@ -20,7 +20,7 @@ def as_markdown(table: Table) -> str:
     """Return the table, with the scores by seed, the search, the sources and the notes."""
     sources = _sources(table)
     parts = [f'# {table.definition.title}', _main(table, sources), _seeds(table), _search(table)]
-    parts += [_source_lines(sources), footer(table)]
+    parts += [_source_lines(sources), closing_notes(table)]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 
@@ -58,7 +58,7 @@ def count_cell(row: Row, planned: int) -> str:
 
 
 def score_cell(row: Row) -> str:
-    """Return mean ± standard deviation."""
+    """Return the mean ± standard deviation."""
     if row.summary is None:
         return 'not tested' if row.name == TEACHER else 'not run'
     spread = '' if row.summary.sd is None else f' ± {row.summary.sd:.2f}'
@@ -66,7 +66,7 @@ def score_cell(row: Row) -> str:
 
 
 def gain_cell(row: Row) -> str:
-    """Return the gain with its interval, bold where it is told apart from 0."""
+    """Return the gain with its interval, bold where it is significant."""
     if row.gain is None:
         return NONE
     mean = f'{row.gain.mean:+.2f}'

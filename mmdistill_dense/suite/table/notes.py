@@ -1,4 +1,4 @@
-"""The notes under a suite's table: how to read it, and what it was made of."""
+"""The notes under a suite's table: how to read it, and how it was made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOLD = (
 )
 
 
-def footer(table: Table) -> str:
+def closing_notes(table: Table) -> str:
     """Return the two closing sections."""
     reading = ['## How to read it', '', *(f'- {line}' for line in _reading(table))]
     made = ['## What it was made of', '', *(f'- {line}' for line in _made_of(table))]

@@ -1,4 +1,4 @@
-"""The picture of a suite's table: each method's gain over the control, with its interval."""
+"""Draw each method's gain over the control, with its interval."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def draw_gains(table: Table, path: Path) -> None:
 def gains_png(table: Table) -> bytes:
     """Return a PNG with a line per method, in the order of the table.
 
-    It shows a small dot per seed, a large one for the mean, a bar for its interval, a diamond for a published gain.
+    A small dot is a seed, a large one the mean, a bar its interval, a diamond a published gain.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

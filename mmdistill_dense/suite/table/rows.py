@@ -1,4 +1,4 @@
-"""The rows of a suite's table: the results of each method, paired by seed with those of the control."""
+"""The rows of a suite's table: each method's results, paired by seed with the control's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Row:
         gain: The gain over the control; ``None`` for teacher and control.
         cost: The costs from ``suite.py cost``, if measured.
         targets: The published results of this method with this recipe.
-        distils: Whether it has distillers. Otherwise its step is that of the control.
+        distils: Whether it has distillers. Otherwise its step equals the control's.
     """
 
     name: str
@@ -102,11 +102,11 @@ class Table:
 
 
 def collect(definition: Definition) -> Table:
-    """Read the results and costs that are there.
+    """Read the results and costs so far.
 
     Raises:
         ValueError: If a result belongs to another config than today's (shows both hashes), if the numbers of processes
-            differ, or if runs read different files of one start. Such rows make no fair table.
+            differ, or if runs read different files for one start. Such rows cannot be compared.
     """
     results = _decided(definition)
     _check_hashes(definition, results)
@@ -119,7 +119,7 @@ def collect(definition: Definition) -> Table:
 
 
 def _decided(definition: Definition) -> dict[str, Results]:
-    """All results, except those of rows whose search has not ended: they may not be of the best value."""
+    """Return the results, except of rows whose search has not ended: they may be of another value."""
     open_ = {name for name, choice in plan.chosen(definition).items() if choice is None}
     return {name: found for name, found in plan.results(definition).items() if name not in open_}
 
@@ -167,7 +167,7 @@ def changes_of_the_recipe(definition: Definition, processes: int | None = None) 
 
 
 def _targets(definition: Definition, method: Method) -> tuple[Target, ...]:
-    """The published results of a row, if it is a method as shipped, with no options and no start of its own."""
+    """Return the published results of a row that is a shipped method without options and start of its own."""
     if method.method is None or method.options or method.start:
         return ()
     return tuple(targets_of(method.method, definition.control.stem, definition.metric, method.variant))
@@ -183,15 +183,15 @@ def _check_processes(results: Mapping[str, Results]) -> int | None:
     if len(found) > 1:
         told = '; '.join(f'{", ".join(names)}: {count}' for count, names in found.items())
         raise ValueError(
-            f'runs of different numbers of processes, and so of batches, make no fair table ({told}). Repeat those of '
-            'one number: with one process by `suite.py run --rerun-changed`; else move their folders away and use '
-            '`suite.py slurm`.'
+            f'runs with different numbers of processes, and so different batches, cannot share a table ({told}). '
+            'Repeat those of one number: with one process by `suite.py run --rerun-changed`; else move their folders '
+            'away and use `suite.py slurm`.'
         )
     return next(iter(found), None)
 
 
 def _check_starts(definition: Definition, results: Mapping[str, Results]) -> None:
-    """A start for all seeds must be one file. The config hash covers only how the file is made."""
+    """Refuse a start for all seeds of which runs read different files; the config hash covers only its origin."""
     for start in definition.starts.values():
         found: dict[str, list[str]] = {}
         for name, method in definition.methods.items():
@@ -202,8 +202,8 @@ def _check_starts(definition: Definition, results: Mapping[str, Results]) -> Non
         if start.seed is not None and len(found) > 1:
             told = '; '.join(f'sha256 {digits}…: {", ".join(runs)}' for digits, runs in found.items())
             raise ValueError(
-                f'{definition.path}: starts.{start.name}: runs read different files ({told}), which make no one row: '
-                'the pre-training was made again, or the file exchanged. Move those of one kind away and repeat them.'
+                f'{definition.path}: starts.{start.name}: runs read different files ({told}), so they cannot share a '
+                'row: the pre-training was repeated, or the file replaced. Move the runs of one file away and repeat.'
             )
 
 
@@ -218,5 +218,5 @@ def _check_hashes(definition: Definition, results: Mapping[str, Results]) -> Non
         if result['config_hash'] != expected[run.name]:
             raise ValueError(
                 f'{run.title}: {run.folder} was made with config {result["config_hash"]}, the definition now gives '
-                f'{expected[run.name]}: no row of one table. Undo the change, or run the suite with --rerun-changed.'
+                f'{expected[run.name]}: one table cannot hold both. Undo the change, or run with --rerun-changed.'
             )

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.recipes import compose
-from mmdistill_dense.recipes.named import Named, is_name
-from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, named, read_file
+from mmdistill_dense.recipes.named import Named, find, is_name
+from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, read_file
 from mmdistill_dense.suite.definition.starts import Start, read_starts
 
 RESERVED = ('control', 'teacher', 'seeds')  # folders and keys of the suite's own
@@ -104,7 +104,8 @@ def load(path: Path | str) -> Definition:
     top = Reader(read_file(path), path)
     top.only(set(Definition.__dataclass_fields__) - {'path', 'task', 'grid_seeds'})
     control = config_file(top, 'control', top.get('control', str), 'control')
-    task = _task(control, top)
+    with top.naming('control'):
+        task = compose.parts_of(control).task
     metric, percent = METRICS[task]
     metric = top.get('metric', str, metric)
     starts = read_starts(top)
@@ -138,13 +139,6 @@ def load(path: Path | str) -> Definition:
 def fitting(control: Path) -> list[str]:
     """Return the methods that fit a recipe."""
     return [method for method in compose.methods() if compose.fragment_for(method, control)]
-
-
-def _task(control: Path, top: Reader) -> str:
-    try:
-        return compose.parts_of(control).task
-    except ValueError as error:
-        raise top.error('control', str(error)) from error
 
 
 def _teacher(top: Reader) -> Teacher | None:
@@ -181,7 +175,8 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
         if {'method', 'variant'} & options.raw.keys():
             raise options.error('config', 'cannot be combined with `method` or `variant`')
         given = options.get('config', str)
-        found = named(options, 'config', given) if is_name(given) else None
+        with options.naming('config'):
+            found = find(given) if is_name(given) else None
         if isinstance(found, Named):
             return _by_name(name, found, control, own, start, options)
         return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, start)
@@ -213,10 +208,8 @@ def _undistilled(name: str, start: str, options: Reader) -> Method:
 def _options_file(method: str, variant: str | None, control: Path, options: Reader) -> Path:
     if method not in compose.methods():
         raise options.error('', f'{compose.unknown("method", method, compose.methods())}{_fits(control)}')
-    try:
+    with options.naming():
         found = compose.fragment_for(method, control, variant)
-    except ValueError as error:
-        raise options.error('', str(error)) from error
     if found is None:
         what = f'variant {variant!r} of {method}' if variant else method
         raise options.error('', f'{what} does not fit {control.stem}.{_fits(control)}')
@@ -228,7 +221,7 @@ def _fits(control: Path) -> str:
 
 
 def _grid(top: Reader, methods: Mapping[str, Method]) -> tuple[dict[str, dict[str, list[Any]]], tuple[int, ...]]:
-    inner = top.inner('grid', top.raw.get('grid') or {})
+    inner = top.inner('grid')
     inner.only({*methods, 'seeds'})
     grid = {name: _values(inner.inner(name, value)) for name, value in inner.raw.items() if name != 'seeds'}
     for name in grid:
@@ -250,7 +243,7 @@ def _values(inner: Reader) -> dict[str, list[Any]]:
 
 
 def _slurm(top: Reader) -> dict[str, Any]:
-    inner = top.inner('slurm', top.raw.get('slurm') or {})
+    inner = top.inner('slurm')
     launcher = inner.get('launcher', str, LAUNCHERS[0])
     if launcher not in LAUNCHERS:
         raise inner.error('launcher', f'must be {" or ".join(LAUNCHERS)}, got {launcher!r}')

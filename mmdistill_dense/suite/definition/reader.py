@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,20 @@ class Reader:
         place = '.'.join(filter(None, [self.place, key]))
         return ValueError(f'{self.file}: {place}: {text}' if place else f'{self.file}: {text}')
 
-    def missing(self, key: str, text: str) -> FileNotFoundError:
-        """Return an error that names file and key, for a missing file."""
-        return FileNotFoundError(str(self.error(key, text)))
+    @contextmanager
+    def naming(self, key: str = '') -> Iterator[None]:
+        """Name file and key in errors that are raised inside."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(str(self.error(key, str(error)))) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise self.error(key, str(error.args[0])) from error
 
-    def inner(self, key: str, value: Any) -> Reader:
-        """Return a reader of a nested mapping."""
-        return Reader(value, self.file, '.'.join(filter(None, [self.place, key])))
+    def inner(self, key: str, value: Any = None) -> Reader:
+        """Return a reader of a nested mapping. By default it is the value of the key, or empty."""
+        given = self.raw.get(key) or {} if value is None else value
+        return Reader(given, self.file, '.'.join(filter(None, [self.place, key])))
 
     def only(self, known: Collection[str]) -> None:
         """Refuse unknown keys, and name similar ones."""
@@ -133,18 +141,6 @@ class Reader:
         return {str(name): item for name, item in value.items()}
 
 
-def named(place: Reader, key: str, name: str) -> Path | Named:
-    """Return the file or the parts that ``METHOD:PAIR[:VARIANT]`` names.
-
-    Raises:
-        ValueError: If a part of the name is unknown, or the parts do not fit together.
-    """
-    try:
-        return find(name)
-    except KeyError as error:
-        raise place.error(key, error.args[0]) from error
-
-
 def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
     """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition.
 
@@ -152,20 +148,17 @@ def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
         FileNotFoundError: With close names.
         ValueError: For ``METHOD:PAIR`` without a file.
     """
-    if is_name(name):
-        found = named(place, key, name)
-        if isinstance(found, Named):
-            raise place.error(
-                key, f'{name} is not a file; write it with: python tools/new_config.py --all --method {found.method}'
-            )
-        return found
-    if name.endswith('.py'):
+    inside = name if '/' in name else f'{folder}/{name}'
+    with place.naming(key):
+        if is_name(name):
+            found = find(name)
+            if isinstance(found, Named):
+                write = f'python tools/new_config.py --all --method {found.method}'
+                raise ValueError(f'{name} is not a file; write it with: {write}')
+            return found
+        if not name.endswith('.py'):
+            return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
         file = place.file.parent / name
         if not file.is_file():
-            raise place.missing(key, f'no file {str(file)!r}; paths are relative to the definition')
-        return file
-    inside = name if '/' in name else f'{folder}/{name}'
-    try:
-        return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
-    except FileNotFoundError as error:
-        raise place.missing(key, str(error)) from error
+            raise FileNotFoundError(f'no file {str(file)!r}; paths are relative to the definition')
+    return file

@@ -57,10 +57,6 @@ class Start:
         seed = 'one for each seed' if self.seed is None else f'one for all seeds, of seed {self.seed}'
         return f'pre-training `{self.config.stem}`{with_options(self.options)}, {seed}'
 
-    def seed_for(self, seed: int) -> int:
-        """Return the seed of the pre-training for a run with this seed."""
-        return seed if self.seed is None else self.seed
-
 
 def with_options(options: Mapping[str, Any]) -> str:
     """Return `` with `key=value …` ``, or nothing without options."""
@@ -74,7 +70,7 @@ def read_starts(top: Reader) -> dict[str, Start]:
         FileNotFoundError: If the config of a pre-training does not exist.
         ValueError: For unknown keys, keys that exclude each other, and names that cannot name a folder.
     """
-    inner = top.inner('starts', top.raw.get('starts') or {})
+    inner = top.inner('starts')
     found = {str(name): _start(str(name), inner.inner(str(name), value)) for name, value in inner.raw.items()}
     return {**found, RANDOM: Start(RANDOM)}
 
@@ -101,10 +97,8 @@ def _inherit(option: Reader) -> tuple[tuple[str, ...], ...]:
     from mmdistill_dense.networks.inherit import parse_inherit  # imports torch
 
     pairs = option.get('inherit', list)
-    try:
+    with option.naming('inherit'):
         parse_inherit(pairs)
-    except TypeError as error:
-        raise option.error('inherit', str(error)) from error
     return tuple(tuple(pair) for pair in pairs)
 
 

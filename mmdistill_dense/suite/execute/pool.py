@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from mmdistill_dense.suite.execute.progress import Board
 from mmdistill_dense.suite.plan.runs import Run, choice_name
 
 TICK = 0.2
@@ -31,19 +32,6 @@ class Job:
     log: Path
 
 
-class Watch(Protocol):
-    """Receives the events of a pool."""
-
-    def started(self, run: Run) -> None:
-        """A process was started."""
-
-    def ended(self, run: Run, failure: str | None) -> None:
-        """A run has ended, with its result or with a failure."""
-
-    def tick(self, running: Sequence[Run], waiting: Sequence[Run]) -> None:
-        """Called several times a second."""
-
-
 class Pool:
     """Starts each run when the results that it needs are there and a slot is free.
 
@@ -51,14 +39,14 @@ class Pool:
         command: Returns the command line of a run.
         jobs: The number of runs side by side.
         threads: The threads of each run.
-        watch: Receives the events.
+        board: Shows the progress.
     """
 
-    def __init__(self, command: Callable[[Run], list[str]], jobs: int, threads: int, watch: Watch) -> None:
+    def __init__(self, command: Callable[[Run], list[str]], jobs: int, threads: int, board: Board) -> None:
         self.command = command
         self.jobs = jobs
         self.threads = threads
-        self.watch = watch
+        self.board = board
         self.devices = visible_devices()
 
     def execute(self, todo: Sequence[Run]) -> dict[str, str]:
@@ -76,7 +64,7 @@ class Pool:
                 self._start(waiting, running)
                 if not running:
                     self._give_up(waiting, failed)
-                self.watch.tick([job.run for job in running.values()], waiting)
+                self.board.tick([job.run for job in running.values()], waiting)
                 time.sleep(TICK)
         finally:
             end([job.process for job in running.values()])
@@ -91,7 +79,7 @@ class Pool:
             _close(job.process)
             if code != 0 or job.run.result is None:
                 failed[job.run.folder] = f'ended with code {code}; the end of {job.log}:\n{tail(job.log)}'
-            self.watch.ended(job.run, failed.get(job.run.folder))
+            self.board.ended(job.run, failed.get(job.run.folder))
 
     def _skip(self, waiting: list[Run], failed: dict[Path, str], titles: dict[Path, str]) -> None:
         for run in list(waiting):
@@ -99,7 +87,7 @@ class Pool:
             if lost:
                 waiting.remove(run)
                 failed[run.folder] = f'needs {", ".join(lost)}'
-                self.watch.ended(run, failed[run.folder])
+                self.board.ended(run, failed[run.folder])
 
     def _start(self, waiting: list[Run], running: dict[int, Job]) -> None:
         for slot in (slot for slot in range(self.jobs) if slot not in running):
@@ -108,13 +96,13 @@ class Pool:
                 return
             waiting.remove(ready)
             running[slot] = self._launch(ready, slot)
-            self.watch.started(ready)
+            self.board.started(ready)
 
     def _give_up(self, waiting: list[Run], failed: dict[Path, str]) -> None:
         for run in waiting:
             missing = [str(folder) for folder in run.after if not (folder / 'result.json').is_file()]
             failed[run.folder] = f'needs results that none of these runs gives: {", ".join(missing)}'
-            self.watch.ended(run, failed[run.folder])
+            self.board.ended(run, failed[run.folder])
         waiting.clear()
 
     def _launch(self, run: Run, slot: int) -> Job:

@@ -20,6 +20,7 @@ from mmdistill_dense.suite.plan import start_weights
 PLACES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _OF_THE_RUN = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # the suite sets these
+_NONE = object()
 _KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
 
 
@@ -113,12 +114,11 @@ def pretrain_config(definition: Definition, start: Start) -> Config:
     """Return the config of a pre-training. ``checkpoint_every`` counts the students' steps, so it does not apply."""
     assert start.config is not None, 'it is a pre-training'
     config = read(start.config)
-    _check_keys(config, definition, start.options, f'starts.{start.name}.options')
-    config.merge_from_dict(dict(start.options))
+    _merge(config, definition, start.options, f'starts.{start.name}.options')
     return _shared(config, definition)
 
 
-def _check_keys(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> None:
+def _merge(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> None:
     for key in options:
         first = key.split('.')[0]
         if first not in config:
@@ -126,12 +126,12 @@ def _check_keys(config: Config, definition: Definition, options: Mapping[str, An
     for key in flat(options):
         if key in _OF_THE_RUN:
             raise ValueError(f'{definition.path}: {place}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
+    config.merge_from_dict(dict(options))
 
 
 def _common(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> Config:
-    _check_keys(config, definition, options, place)
     distillers = copy.deepcopy(config.model.get('distillers'))
-    config.merge_from_dict(dict(options))
+    _merge(config, definition, options, place)
     if config.model.get('distillers') != distillers:
         raise ValueError(f'{definition.path}: {place}: model.distillers: set it in the options of a method')
     checkpoint = config.default_hooks.checkpoint
@@ -197,15 +197,10 @@ def _comparable(config: Config) -> dict[str, Any]:
 
 def differences(first: Any, second: Any, place: str = '') -> Iterator[str]:
     """Yield the dotted keys at which two plain values differ."""
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)) and len(first) == len(second):
+        first, second = dict(enumerate(first)), dict(enumerate(second))
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         for key in {*first, *second}:
-            inside = f'{place}.{key}' if place else str(key)
-            if key in first and key in second:
-                yield from differences(first[key], second[key], inside)
-            else:
-                yield inside
-    elif isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)) and len(first) == len(second):
-        for index, (one, other) in enumerate(zip(first, second, strict=True)):
-            yield from differences(one, other, f'{place}.{index}')
+            yield from differences(first.get(key, _NONE), second.get(key, _NONE), f'{place}.{key}'.lstrip('.'))
     elif first != second:
         yield place

@@ -51,16 +51,8 @@ def line_of(comparison: Comparison, run: TrainedRun, series: Series) -> Line:
 def line_chart(
     title: str, lines: Sequence[Line], levels: Mapping[str, float] | None = None, wide: bool = False
 ) -> Chart:
-    """Return values over iterations.
-
-    Args:
-        title: The heading.
-        lines: One per run.
-        levels: Constant values by name, such as the teacher's.
-        wide: As in :class:`Chart`.
-    """
-    go = graph_objects()
-    figure = go.Figure()
+    """Return values over iterations, a line per run. ``levels`` are constants by name, such as the teacher's score."""
+    figure = graph_objects().Figure()
     seen: set[str] = set()
     for line in lines:
         steps, values = _thinned(line.series)
@@ -76,10 +68,10 @@ def line_chart(
             meta=dict(colour=line.colour),
         )
         seen.add(line.group)
-    start, end = _span(lines)
+    span = [step for line in lines for step in line.series.steps] or [0, 1]
     for name, value in (levels or {}).items():
         trace = dict(mode='lines', line=dict(width=1.5, dash='dash'), meta=dict(colour='teacher'))
-        figure.add_scatter(x=[start, end], y=[value, value], name=name, **trace)
+        figure.add_scatter(x=[min(span), max(span)], y=[value, value], name=name, **trace)
     figure.update_layout(template='none', height=330 if wide else 280, **_LAYOUT)
     figure.update_xaxes(title_text='iteration')
     return Chart(title, _said(title, lines, levels or {}), figure.to_json(), wide)
@@ -88,14 +80,7 @@ def line_chart(
 def bar_chart(
     title: str, classes: Sequence[str], values: Mapping[str, Mapping[str, float]], colours: Mapping[str, str]
 ) -> Chart:
-    """Return horizontal bars, a group per class, the first class on top.
-
-    Args:
-        title: The heading.
-        classes: In order.
-        values: By name and class; classes may be missing.
-        colours: CSS variables by name.
-    """
+    """Return horizontal bars of values by name and class, a group per class, the first class on top."""
     figure = graph_objects().Figure()
     for name, found in values.items():
         bars = dict(y=list(classes), x=[found.get(one) for one in classes], name=name, orientation='h')
@@ -117,7 +102,8 @@ def level_chart(title: str, comparison: Comparison, levels: Mapping[str, float])
         figure.add_bar(y=[name], x=[value], name=name, orientation='h', meta=meta, hovertemplate='%{x:.4g}')
     figure.update_layout(template='none', height=60 + 30 * len(levels), bargap=0.3, **_LAYOUT)
     figure.update_yaxes(autorange='reversed', automargin=True)
-    return Chart(title, f'Bars of {title}: {_values(levels)}.', figure.to_json(), wide=True)
+    values = ', '.join(f'{name} {value:.4g}' for name, value in levels.items())
+    return Chart(title, f'Bars of {title}: {values}.', figure.to_json(), wide=True)
 
 
 def legend_of(comparison: Comparison, lines: bool = True) -> list[Key]:
@@ -146,16 +132,7 @@ def _thinned(series: Series) -> tuple[list[float], list[float | None]]:
     return series.steps[::-stride][::-1], values[::-1]
 
 
-def _span(lines: Sequence[Line]) -> tuple[float, float]:
-    steps = [step for line in lines for step in line.series.steps]
-    return (min(steps), max(steps)) if steps else (0, 1)
-
-
 def _said(title: str, lines: Sequence[Line], levels: Mapping[str, float]) -> str:
     ends = [f'{line.title} ends at {line.series.last:.4g}' for line in lines]
     ends += [f'{name} at {value:.4g}' for name, value in levels.items()]
     return f'Line chart of {title} over iterations: {"; ".join(ends)}.'
-
-
-def _values(levels: Mapping[str, float]) -> str:
-    return ', '.join(f'{name} {value:.4g}' for name, value in levels.items())

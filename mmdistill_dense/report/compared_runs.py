@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +21,7 @@ _PATTERNS = ('seed*', '*/seed*', 'runs/*/seed*')
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One training.
-
-    Attributes:
-        folder: Its work folder.
-        name: Its method in a suite, else the name of the folder.
-        suite: The suite's folder, ``None`` for a plain work folder.
-    """
+    """One training. Its name is the method in a suite, else that of the folder. ``suite`` is the suite's folder."""
 
     folder: Path
     name: str
@@ -83,13 +77,7 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The runs on a page.
-
-    Attributes:
-        runs: The distilled runs, or others that were asked for.
-        controls: The runs of the student alone.
-        teacher: The run that trained the teacher, if its folder is known.
-    """
+    """The runs on a page, their controls, and the run that trained the teacher, if its folder is known."""
 
     runs: tuple[TrainedRun, ...]
     controls: tuple[TrainedRun, ...]
@@ -126,22 +114,14 @@ class Comparison:
 def compare(folders: Sequence[str | Path], control: str | Path | None = None) -> Comparison:
     """Find runs, their controls and their teacher.
 
-    The control is the given one, else that of the suite, else every given run without distillers.
-
-    Args:
-        folders: Work folders, folders of a suite's method (``runs/<name>``) or suites.
-        control: A work folder, or a suite's ``runs/control``.
+    The control is the given folder, else that of the suite, else every given run without distillers.
 
     Raises:
         FileNotFoundError, ValueError: For a folder that is not there or holds no run.
     """
-    runs = _unique(run for folder in folders for run in find_runs(folder))
-    if control is not None:
-        controls = find_runs(control)
-    else:
-        controls = [run for run in runs if run.alone]
-        controls = [*controls, *_suite_controls(runs)]
-    controls = _unique(controls)
+    runs = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
+    alone = [run for run in runs if run.alone]
+    controls = list(dict.fromkeys([*alone, *_suite_controls(runs)] if control is None else find_runs(control)))
     rest = [run for run in runs if run not in controls]
     names = _distinct([*rest, *controls])
     rest, controls = ([replace(run, name=names[run]) for run in some] for some in (rest, controls))
@@ -190,10 +170,6 @@ def _config_file(folder: Path) -> Path:
 
 def _natural(path: Path) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', str(path))]
-
-
-def _unique(runs: Iterable[TrainedRun]) -> list[TrainedRun]:
-    return list(dict.fromkeys(runs))
 
 
 def _distinct(runs: Sequence[TrainedRun]) -> dict[TrainedRun, str]:

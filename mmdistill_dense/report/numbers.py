@@ -15,12 +15,7 @@ _FIRST = ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
 
 
 class Numbers:
-    """Reads the logs of a comparison once.
-
-    Args:
-        comparison: The runs.
-        metric: The score that is compared. Defaults to mIoU or box AP where logged, else the first.
-    """
+    """Reads the logs of a comparison once. The default ``metric`` is mIoU or box AP where logged, else the first."""
 
     def __init__(self, comparison: Comparison, metric: str | None = None) -> None:
         self.comparison = comparison
@@ -118,7 +113,7 @@ class Numbers:
                 if (series := log.terms.get(name) or log.others.get(name))
             ]
             where = section.items if 'loss' in name or name.endswith('.share') else section.more
-            where.append(line_chart(_titled(name), lines))
+            where.append(line_chart('loss (all terms)' if name == 'loss' else name, lines))
         section.legend = [key for key in legend_of(self.comparison) if key.meaning != TEACHER]
         if not names:
             section.reasons.append('No loss was logged: vis_data/scalars.json is empty.')
@@ -133,10 +128,6 @@ def _by_seed(scores: Mapping[TrainedRun, float]) -> dict[int, float]:
 def _order(name: str) -> tuple[bool, ...]:
     """Sort the total first, then the task's terms, the distillers' terms and their shares."""
     return (name != 'loss', name.endswith('.share'), name.startswith('distill.'), 'loss' not in name)
-
-
-def _titled(name: str) -> str:
-    return 'loss (all terms)' if name == 'loss' else name
 
 
 def _number(value: float, sign: str = '', small: bool = False) -> str:

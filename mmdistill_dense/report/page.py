@@ -91,6 +91,7 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
     )
     environment.filters['kind'] = _kind
     names = ', '.join(comparison.names)
+    charts = any(_kind(item) == 'chart' for section in sections for item in [*section.items, *section.more])
     return environment.get_template('page.html.j2').render(
         title=f'Distillation report: {names}',
         runs=[(run.title, str(run.folder)) for run in comparison.students],
@@ -99,16 +100,12 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
         sections=sections,
         style=_asset('style.css'),
         script=_asset('page.js'),
-        plotly=_packed_plotly() if any(_has_charts(section) for section in sections) else '',
+        plotly=_packed_plotly() if charts else '',
     )
 
 
 def _kind(item: Item) -> str:
     return type(item).__name__.lower()
-
-
-def _has_charts(section: Section) -> bool:
-    return any(_kind(item) == 'chart' for item in [*section.items, *section.more])
 
 
 def _asset(name: str) -> str:

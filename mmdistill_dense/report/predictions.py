@@ -10,19 +10,14 @@ import numpy as np
 from mmdistill_dense.report import drawing
 from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
 from mmdistill_dense.report.scenes import Scenes, predict, scenes_of, student_of, teachers_of
-from mmdistill_dense.report.section import Item, Key, Missing, Panel, Section, Table, Viewer, panel
+from mmdistill_dense.report.section import Item, Key, Missing, Section, Table, Viewer, panel
 from mmdistill_dense.utils.protocols import Sample
 
 _MOST_KEYS = 30
 
 
 class Predictions:
-    """Predictions of each method's first run and of the teacher, for the same pictures.
-
-    Args:
-        comparison: The runs.
-        count: The number of pictures; 0 runs no network.
-    """
+    """Predictions of each method's first run and of the teacher, for ``count`` pictures; 0 runs no network."""
 
     def __init__(self, comparison: Comparison, count: int) -> None:
         self.comparison = comparison
@@ -41,7 +36,7 @@ class Predictions:
         else:
             self.section.reasons.append('Pictures were switched off (--pictures 0).')
 
-    def _load(self, count: int) -> list[Item]:
+    def _load(self, count: int) -> None:
         shown = self.comparison.shown
         if not shown:
             raise Missing('No predictions: no run holds a checkpoint.')
@@ -51,19 +46,16 @@ class Predictions:
         # the teacher that a control names may not exist
         teaching = sorted(shown, key=lambda run: (not run.teachers, not run.distillers))[0]
         self.section.attempt(partial(self._add_teachers, teaching))
-        return []
 
-    def _add_student(self, run: TrainedRun) -> list[Item]:
+    def _add_student(self, run: TrainedRun) -> None:
         assert self.scenes is not None, 'pictures are chosen first'
         self.samples[run.name] = predict(student_of(run), self.scenes.pictures)
-        return []
 
-    def _add_teachers(self, run: TrainedRun) -> list[Item]:
+    def _add_teachers(self, run: TrainedRun) -> None:
         assert self.scenes is not None, 'pictures are chosen first'
         for name, network in teachers_of(run).items():
             self.samples[name] = predict(network, self.scenes.pictures)
             self.teachers.append(name)
-        return []
 
     # Side by side
 
@@ -84,7 +76,8 @@ class Predictions:
             panels.append(drawing.prediction_panel(self.scenes, scene, samples[place], name))
         truth = drawing.truth_panel(self.scenes, scene)
         panels += [truth] if truth else []
-        return Viewer(scene.name, panels, *_sides(panels))
+        last = len(panels) - 1
+        return Viewer(scene.name, panels, min(1, last), min(2, last))  # the control follows the input
 
     def _keys(self, scenes: Scenes) -> list[Key]:
         known = zip(scenes.palette.tolist(), scenes.classes, strict=False)
@@ -141,11 +134,6 @@ class Predictions:
 
 def _right(teacher: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
     return teacher == truth if truth is not None else np.zeros(teacher.shape, bool)
-
-
-def _sides(panels: list[Panel]) -> tuple[int, int]:
-    """Return the indices of the control, which follows the input, and of the next panel."""
-    return min(1, len(panels) - 1), min(2, len(panels) - 1)
 
 
 def _css(colour: Sequence[int]) -> str:

@@ -132,8 +132,7 @@ _HEADS = ('decode_head', 'bbox_head', 'roi_head')
 
 
 def _name(item: dict[str, Any], index: int) -> str:
-    path = str(item['data_samples'].metainfo.get('img_path') or '')
-    return Path(path).stem or f'picture {index}'
+    return Path(item['data_samples'].metainfo.get('img_path') or '').stem or f'picture {index}'
 
 
 def _image(item: dict[str, Any]) -> np.ndarray:

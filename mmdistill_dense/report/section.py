@@ -19,14 +19,7 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Chart:
-    """A plotly figure.
-
-    Attributes:
-        title: Its heading.
-        alt: What it shows, in words.
-        figure: ``data`` and ``layout`` as JSON.
-        wide: Takes the whole width.
-    """
+    """A plotly figure as JSON, with a description for screen readers. A wide one takes the whole width."""
 
     title: str
     alt: str
@@ -56,14 +49,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Viewer:
-    """Panels of one scene, two of which lie over each other with a movable boundary.
-
-    Attributes:
-        title: The name of the scene.
-        panels: In order.
-        left: The index of the panel that is left of the boundary at first.
-        right: The index of the other one.
-    """
+    """Panels of one scene. The two with the indices ``left`` and ``right`` lie over each other at first."""
 
     title: str
     panels: Sequence[Panel]
@@ -81,13 +67,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Key:
-    """A colour and its meaning.
-
-    Attributes:
-        colour: A CSS colour.
-        meaning: Its label.
-        line: CSS style of a border for a line, empty for an area.
-    """
+    """A CSS colour and its meaning. ``line`` is the CSS style of a line, empty for an area."""
 
     colour: str
     meaning: str
@@ -103,11 +83,8 @@ class Section:
 
     Attributes:
         name: The anchor.
-        title: The heading.
         note: How to read it.
-        items: Charts, tables, viewers and groups in order.
         more: Further items, folded away.
-        legend: The colours.
         reasons: What is left out, and why.
     """
 
@@ -119,7 +96,7 @@ class Section:
     legend: list[Key] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
-    def attempt(self, part: Callable[[], Item | Sequence[Item]], where: str = '') -> None:
+    def attempt(self, part: Callable[[], Item | Sequence[Item] | None], where: str = '') -> None:
         """Add the result of a function, or the reason why it failed.
 
         If data, checkpoints or configs of a run are gone, the rest of the page is still written.
@@ -133,7 +110,7 @@ class Section:
             kind = '' if isinstance(error, (ValueError, FileNotFoundError)) else f'{type(error).__name__}: '
             self.reasons.append(f'{where}{kind}{said}')
         else:
-            self.items.extend(found if isinstance(found, Sequence) else [found])
+            self.items.extend(found if isinstance(found, Sequence) else [found] if found else [])
 
 
 def panel(image: np.ndarray, caption: str, alt: str) -> Panel:

@@ -15,7 +15,6 @@ from mmdistill_dense.utils.atomic import read_json
 _BESIDE = ('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from', 'log_level', 'visualizer', 'vis_backends')
 _COPIES = ('distillers', 'train_pipeline', 'val_pipeline', 'test_pipeline')
 _LONG = 160  # characters of a printed value
-MIB = 2**20
 
 
 def settings_section(comparison: Comparison) -> Section:
@@ -107,7 +106,7 @@ def _cost_row(run: TrainedRun, numbers: Numbers, control: TrainedRun | None) -> 
         'minutes, with tests': f'{minutes:.1f}' if minutes else '',
         'GPU memory': f'{log.memory:.0f} MiB' if log.memory else '',
         'step, measured': f'{cost["ratio"]:.2f} x' if 'ratio' in cost else '',
-        'extra memory': f'{memory["extra"] / MIB:+.1f} MiB' if 'extra' in memory else '',
+        'extra memory': f'{memory["extra"] / 2**20:+.1f} MiB' if 'extra' in memory else '',
         'parameters': f'{size["parameters"]:,}' if size else '',
         'GFLOPs': f'{size["gflops"]:.3g}' if size else '',
     }

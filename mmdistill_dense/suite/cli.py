@@ -29,18 +29,11 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line.
-
-    Args:
-        argv: The arguments without the program's name. Default: those of this process.
-
-    Returns:
-        The exit status: 1 if a run failed or the definition cannot work, 130 after an interruption.
-    """
+    """Run a command line. Return 1 if a run failed or the definition cannot work, 130 after an interruption."""
     args = _parser().parse_args(argv)
     try:
         with contextlib.nullcontext() if args.command in (_run, _job) else errors_only():  # a training keeps its log
-            return args.command(args)
+            return args.command(args) or 0
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if args.command is _job:
             raise  # with its traceback, into the run's log
@@ -126,7 +119,7 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _job(args: argparse.Namespace) -> int:
+def _job(args: argparse.Namespace) -> None:
     if args.attended:
         from mmdistill_dense.suite.execute.pool import end_with_parent
 
@@ -142,7 +135,6 @@ def _job(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-    return 0
 
 
 def find(definition: Definition, name: str, seed: int | None, search: str | None) -> Run:
@@ -163,7 +155,7 @@ def find(definition: Definition, name: str, seed: int | None, search: str | None
     raise ValueError(f'{definition.path}: {name} has no run with --seed {seed} --search {search}, but {titles}')
 
 
-def _slurm(args: argparse.Namespace) -> int:
+def _slurm(args: argparse.Namespace) -> None:
     from mmdistill_dense.suite.execute import preflight, slurm
 
     definition = load(args.definition)
@@ -172,10 +164,9 @@ def _slurm(args: argparse.Namespace) -> int:
     todo = preflight.unfinished(definition, selected, processes=processes)
     preflight.check_batch(definition, todo, processes)
     print(slurm.script(definition, todo), end='')
-    return 0
 
 
-def _list(args: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> None:
     console = Console(file=sys.stdout)
     if args.definition is None:
         recipes = compose.recipes()
@@ -184,7 +175,7 @@ def _list(args: argparse.Namespace) -> int:
             names = [recipe.stem for recipe in recipes if compose.fragment_for(method, recipe)]
             table.add_row(method, str(len(names)), ', '.join(names[:2]))
         console.print(table)
-        return 0
+        return
     definition = load(args.definition)
     left_out = sorted(set(fitting(definition.control)) - {method.method for method in definition.methods.values()})
     console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
@@ -201,7 +192,6 @@ def _list(args: argparse.Namespace) -> int:
     for run in plan.runs(definition):
         table.add_row(run.title, *_state(definition, run))
     console.print(table)
-    return 0
 
 
 def _state(definition: Definition, run: Run) -> tuple[str, str, str]:
@@ -222,18 +212,16 @@ def _score(result: Mapping[str, Any]) -> str:
     return '' if result['score'] is None else f'{result["score"]:.2f}'
 
 
-def _cost(args: argparse.Namespace) -> int:
+def _cost(args: argparse.Namespace) -> None:
     from mmdistill_dense.suite.execute import cost
 
     cost.main(load(args.definition), args.only or None)
-    return 0
 
 
-def _table(args: argparse.Namespace) -> int:
+def _table(args: argparse.Namespace) -> None:
     from mmdistill_dense.suite.table import write_table
 
     write_table.main(load(args.definition), args.out)
-    return 0
 
 
 if __name__ == '__main__':

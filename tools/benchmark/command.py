@@ -23,11 +23,7 @@ from tools.benchmark.section import Section, machine
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line, measure, print Markdown.
-
-    Args:
-        arguments: The arguments without the program's name. Default: those of this process.
-    """
+    """Read the command line, measure, print Markdown."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     args = _parser().parse_args(words)
     args.command = _again(words)

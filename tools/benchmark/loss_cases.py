@@ -216,10 +216,7 @@ def _fgd_level(student: Tensor, teacher: Tensor, boxes: Tensor, blocks: Sequence
 _FPN = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]  # of a RetinaNet's picture of 800 x 1333
 _BIG_FPN = [(200, 336), *_FPN[:4]]  # of a Faster R-CNN's
 _SMALL, _SMALL_FPN = Size(2, 16, 32, [(16, 24)]), Size(2, 16, 16, [(20, 24), (10, 12)])
-_SCORES = {
-    'cityscapes': Size(2, 19, 19, [(64, 128)], turns=15),
-    'small': Size(2, 19, 19, [(32, 32)]),
-}
+_SCORES = {'cityscapes': Size(2, 19, 19, [(64, 128)], turns=15), 'small': Size(2, 19, 19, [(32, 32)])}
 
 
 def _sizes(small: Size, **sizes: Size) -> dict[str, Size]:

@@ -44,13 +44,7 @@ beside its range. Ratios hold on other machines far better than seconds do.
 
 
 def run_all(folder: Path, threads: int, device: str, only: Collection[str] | None = None) -> None:
-    """Run the plan, each part in its own process, and keep every section in the folder.
-
-    Args:
-        folder: For the JSON files.
-        threads: The threads of torch.
-        device: ``'cpu'`` or ``'cuda'``.
-        only: Names of the plan. Defaults to all of it.
+    """Run all or some parts of the plan, each in its own process, and save every section in the folder.
 
     Raises:
         SystemExit: For an unknown name, or at the end if a part failed.
@@ -58,19 +52,15 @@ def run_all(folder: Path, threads: int, device: str, only: Collection[str] | Non
     names = list(PLAN if only is None else only)
     if unknown := [name for name in names if name not in PLAN]:
         raise SystemExit(f'{", ".join(unknown)}: not part of the benchmark, which is {", ".join(PLAN)}')
-    failed = []
+    failed, tool = [], Path(__file__).parents[1] / 'benchmark.py'
     for name in names:
         options = ['--threads', str(threads), '--device', device, '--json', str(folder)]
         begin = time.time()
-        done = subprocess.run([sys.executable, _tool(), *shlex.split(PLAN[name]), *options], check=False)
+        done = subprocess.run([sys.executable, tool, *shlex.split(PLAN[name]), *options], check=False)
         print(f'{name}: {time.time() - begin:.0f} s\n', flush=True)
         failed += [name] if done.returncode else []
     if failed:
         raise SystemExit(f'failed: {", ".join(failed)}')
-
-
-def _tool() -> Path:
-    return Path(__file__).parents[1] / 'benchmark.py'
 
 
 def write_page(folder: Path, out: Path) -> Path:

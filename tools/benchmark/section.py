@@ -15,15 +15,9 @@ import torch
 
 @dataclass(frozen=True)
 class Section:
-    """The result of one measurement.
+    """The result of one measurement: tables as Markdown, the figures for programs, and how it was measured.
 
-    Attributes:
-        name: The name of the file, as ``teacher_retinanet``. Its first word is the subcommand.
-        title: One line.
-        markdown: Tables and notes.
-        figures: Everything that was measured, for programs.
-        machine: The machine, from :func:`machine`.
-        command: The command that repeats it.
+    The first word of its name, as ``teacher_retinanet``, is the subcommand.
     """
 
     name: str

@@ -70,14 +70,7 @@ def measure_step(
 ) -> StepCost:
     """Time, in turns, the control's step, the teacher's forward pass to its last tap, the distilled step and its parts.
 
-    See :func:`~mmdistill_dense.analysis.training_step.prepare_steps` for the works and their weights.
-
-    Args:
-        config: A whole config whose model is a ``DistillModel``.
-        batch: The number of images. Defaults to the config's.
-        repeats: The number of timed turns.
-        image_size: Height and width. Defaults to the crop, or the largest size, that the config trains on.
-        device: ``'cpu'`` or ``'cuda'``.
+    See :func:`~mmdistill_dense.analysis.training_step.prepare_steps` for the works, their weights and the defaults.
 
     Raises:
         ValueError: As ``prepare_steps``.

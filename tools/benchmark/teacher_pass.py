@@ -87,14 +87,8 @@ def measure_teachers(
 ) -> dict[str, TeacherCost]:
     """Time the plain forward, the early exit and each acceleration in turns, on copies of each teacher.
 
-    Args:
-        model: The options of a ``DistillModel``. The taps are those of its distillers.
-        batch: The number of pictures.
-        size: Their height and width.
-        repeats: The number of timed turns, after an untimed one that folds, converts and compiles.
-        device: ``'cpu'`` or ``'cuda'``.
-        compiled: Also compile, which takes minutes on a CPU.
-        scope: The default scope of the config.
+    ``model`` are the options of a ``DistillModel``, whose distillers give the taps. The ``repeats`` timed turns follow
+    an untimed one that folds, converts and compiles.
     """
     init_default_scope(scope)
     inputs = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)

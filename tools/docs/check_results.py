@@ -32,9 +32,6 @@ def disagreements(root: Path) -> list[str]:
     Checked are n, scores, gains and intervals of every row, the gain of each seed, the teacher's lead, the README's
     table, and that each part has its scores, records and picture. Times, settings and versions are not checked.
 
-    Args:
-        root: The repository.
-
     Raises:
         FileNotFoundError: If a page is missing.
         KeyError: If the README has no markers for the table.

@@ -40,10 +40,6 @@ class Compared:
 def main(definition: Definition, root: Path) -> int:
     """Print each finished run beside the published one, and return the exit status: 1 if one is outside the spread.
 
-    Args:
-        definition: The suite that was run.
-        root: The repository, which holds ``docs/results/<suite>.csv``.
-
     Raises:
         FileNotFoundError: If nothing is published under this name.
         ValueError: If no finished run is published.

@@ -16,13 +16,7 @@ LAST, NEAR = 0.75, 0.7  # the last quarter of a run begins between these
 
 
 def curve_of(folder: Path, metric: str, factor: float = 1.0) -> dict[int, float]:
-    """Return a run's scores on val by iteration, or by epoch if its log counts epochs.
-
-    Args:
-        folder: The folder of the run.
-        metric: The key of the evaluator.
-        factor: From its unit to percent.
-    """
+    """Return a run's scores on val, times ``factor``, by iteration, or by epoch if its log counts epochs."""
     logged = (record for record in records(folder) if metric in record and 'step' in record)
     return {int(record['step']): float(record[metric]) * factor for record in logged}
 

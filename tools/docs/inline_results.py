@@ -22,11 +22,6 @@ def pages(root: Path) -> list[Path]:
 def filled(text: str, scores: Mapping[str, Lines], page: Path) -> str:
     """Return a page with today's gains after every mark, up to the end of its table cell or line.
 
-    Args:
-        text: The text of the page.
-        scores: The published scores by suite, from :func:`tools.docs.scores.read_scores`.
-        page: Its path, for the error.
-
     Raises:
         ValueError: For a mark that does not hold pairs of a suite and a row.
     """

@@ -155,7 +155,8 @@ def metafile(method: str) -> str:
 def _model(file: Path, method: str, collection: str, targets: list[Target]) -> dict[str, Any]:
     """Return an entry. mim knows a model by its name alone, so the name starts with the method."""
     parts = dict(_parts(file))
-    data = _data(parts['datasets'].stem)
+    name = parts['datasets'].stem
+    data = DATA.get(name) or DATA.get(name.split('_')[0], name)
     metadata = {'Training Data': data, **_length(parts['schedules']), 'Batch Size': _batch(**parts)}
     if 'pairs' in parts:
         metadata['Pair'] = parts['pairs'].stem
@@ -167,10 +168,6 @@ def _model(file: Path, method: str, collection: str, targets: list[Target]) -> d
     }
     results = [_result(target, data) for target in targets if stem_of(target, method) == file.stem]
     return {**model, 'Results': results} if results else model
-
-
-def _data(name: str) -> str:
-    return DATA.get(name) or DATA.get(name.split('_')[0], name)
 
 
 def stem_of(target: Target, method: str) -> str:

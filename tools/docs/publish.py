@@ -41,11 +41,7 @@ def main(definitions: Sequence[Definition], root: Path) -> None:
     """Write ``docs/results.md``, the README's table, the scores and the pictures of suites.
 
     Everything is computed before the first file is written, and each file is replaced as a whole. The same folders give
-    the same bytes.
-
-    Args:
-        definitions: The suites. The parts of others stay as they are.
-        root: The repository.
+    the same bytes. The parts of other suites stay as they are.
 
     Raises:
         FileNotFoundError: If ``root`` has no README.md, or a part of another suite has no scores.

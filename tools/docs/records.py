@@ -87,10 +87,6 @@ def main(definition: Definition, root: Path) -> None:
     ``suite.py run`` then does only the other runs. A restored teacher or pre-training has no weights, and is trained
     again if a run needs them.
 
-    Args:
-        definition: The suite.
-        root: The repository.
-
     Raises:
         FileNotFoundError: If nothing is published under this name.
         RuntimeError: If another process runs the suite.

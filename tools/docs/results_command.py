@@ -14,18 +14,11 @@ from tools.docs import compare, publish, records
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line.
-
-    Args:
-        argv: The arguments without the program's name. Default: those of this process.
-
-    Returns:
-        The exit status: 1 if scores differ or the definition cannot work.
-    """
+    """Run a command line. Return 1 if scores differ or the definition cannot work."""
     args = _parser().parse_args(argv)
     try:
         with errors_only():
-            return args.command(args)
+            return args.command(args) or 0
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f'{type(error).__name__}: {text}', file=sys.stderr)
@@ -53,18 +46,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _publish(args: argparse.Namespace) -> int:
+def _publish(args: argparse.Namespace) -> None:
     publish.main([_at(load(path), args.work_dirs) for path in args.definition], args.root)
-    return 0
 
 
 def _compare(args: argparse.Namespace) -> int:
     return compare.main(_at(load(args.definition), args.work_dirs), args.root)
 
 
-def _restore(args: argparse.Namespace) -> int:
+def _restore(args: argparse.Namespace) -> None:
     records.main(_at(load(args.definition), args.work_dirs), args.root)
-    return 0
 
 
 def _at(definition: Definition, work_dirs: Path | None) -> Definition:

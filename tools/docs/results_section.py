@@ -33,15 +33,11 @@ _NEEDS = 'the data and the start weights that the definition names'
 
 
 def section(table: Table, root: Path, pictures: int | None = None) -> str:
-    """Return the section of a suite, as Markdown.
-
-    Args:
-        table: Its table.
-        root: The repository, which holds ``docs``.
-        pictures: The number of training pictures, if known.
-    """
+    """Return the section of a suite as Markdown, with the number of training pictures if it is known."""
     definition = table.definition
     stem, path = definition.path.stem, inside(definition.path, root)
+    csv = f'[{stem}.csv]({_link(root / FOLDER / f"{stem}.csv", root)})'
+    compare = f'All scores of every run: {csv}; `python tools/results.py compare {path}` sets yours beside it.'
     parts = [
         f'## {stem}',
         f'{definition.title}.',
@@ -50,9 +46,7 @@ def section(table: Table, root: Path, pictures: int | None = None) -> str:
         _rows(table, root),
         search_table(table),
         f'![Gains over the student alone]({_link(root / PICTURES / f"{stem}.png", root)})',
-        _bullets(
-            [*_made(table), f'{_raw(definition, root)} `python tools/results.py compare {path}` sets yours beside it.']
-        ),
+        _bullets([*_made(table), compare]),
     ]
     return '\n\n'.join(part for part in parts if part)
 
@@ -67,11 +61,6 @@ def inside(path: Path, root: Path) -> str:
 
 def _link(path: Path, root: Path) -> str:
     return Path(path.resolve()).relative_to((root / PAGE).parent.resolve()).as_posix()
-
-
-def _raw(definition: Definition, root: Path) -> str:
-    file = root / FOLDER / f'{definition.path.stem}.csv'
-    return f'All scores of every run: [{file.name}]({_link(file, root)});'
 
 
 def _bullets(lines: list[str]) -> str:

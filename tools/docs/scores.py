@@ -64,13 +64,7 @@ def parse_scores(text: str, file: Path) -> dict[str, dict[int, Line]]:
 
 
 def rows_of(lines: Lines, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Row]:
-    """Return the rows of published scores, with their gains.
-
-    Args:
-        lines: The runs, from :func:`read_scores`.
-        names: The rows of the table. Those without a run are empty.
-        seeds: The planned seeds.
-    """
+    """Return the rows of published scores, with their gains. Rows of ``names`` without a run are empty."""
     scores = {
         name: {seed: line.score for seed, line in lines.get(name, {}).items()}
         for name in dict.fromkeys([*names, *lines])
@@ -115,13 +109,7 @@ def gap(rows: Mapping[str, Row], metric: str) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """The table of a published section.
-
-    Attributes:
-        metric: The name of its score.
-        seeds: The planned seeds.
-        numbers: The cells of :func:`number_cells` by row.
-    """
+    """The table of a published section. ``numbers`` are the cells of :func:`number_cells` by row."""
 
     metric: str
     seeds: tuple[int, ...]

@@ -23,10 +23,8 @@ class Method:
     """One row of the table.
 
     Attributes:
-        name: The name of the row and of its folder.
         method: A shipped method; ``None`` for a user's config, and for the student alone with another start.
         options_file: The file with the method's options; ``None`` without a shipped method.
-        variant: The variant of the method's options.
         config: The user's own config, or ``None``.
         options: Settings of the row's distillers.
         start: The name of the students' first weights; ``None`` for those of the control.
@@ -57,15 +55,11 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Definition:
-    """A suite; ``docs/suite.md`` says what each key of the file means.
+    """A suite, read from the file ``path``. ``docs/suite.md`` says what each key means.
 
     Attributes:
-        path: The file.
         control: The recipe of the student alone.
-        task: ``'seg'`` or ``'det'``.
-        out: The folder of everything that the suite writes.
         metric: The key of the score in the result of a test.
-        starts: The first weights that rows may start from, by name.
         percent: Whether ``metric`` is a fraction. Scores are in percent.
         grid: The values to try, by method and option.
     """

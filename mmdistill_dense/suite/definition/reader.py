@@ -68,13 +68,7 @@ def read_file(path: Path) -> Any:
 
 
 class Reader:
-    """Checked access to the values of a mapping in a file.
-
-    Args:
-        raw: The mapping.
-        file: The file that holds it.
-        place: Its dotted key in the file; empty for the whole file.
-    """
+    """Checked access to the values of a mapping, which is in ``file`` below the dotted key ``place``."""
 
     def __init__(self, raw: Any, file: Path, place: str = '') -> None:
         self.file = file

@@ -21,7 +21,6 @@ class Start:
     """First weights: one of ``config``, ``checkpoint`` and ``inherit`` is set, or none for a random backbone.
 
     Attributes:
-        name: Its name in the definition.
         config: The config of a pre-training, which is a run of the suite.
         options: Settings that replace some of that config.
         seed: The seed of the pre-training; ``None`` for one pre-training per seed of the suite.

@@ -43,11 +43,6 @@ def perform(definition: Definition, run: Run, launcher: str = 'none') -> dict[st
 
     A finished run is not repeated. A stopped run goes on from its last whole checkpoint and ends with the same bits.
 
-    Args:
-        definition: The suite.
-        run: One of its runs. The runs that it needs have finished.
-        launcher: The launcher of the processes, as for ``tools/train.py --launcher``.
-
     Raises:
         ValueError: If the folder holds a run of another config or number of processes. Shows both.
         RuntimeError: If a result that it needs is missing, or another process does this run.
@@ -132,7 +127,9 @@ def check_processes(run: Run, processes: int) -> None:
 
 
 def _train(definition: Definition, run: Run, config: Config, report: Report) -> dict[str, Any]:
-    started = _check_start(definition, run, config)
+    start, file, started = start_of(definition, run.name), start_file(definition, run), None
+    if start is not None and file is not None:  # mmengine would load what fits, and only warn
+        started = start_weights.check_file(config, start, file)
     found = latest_checkpoint(run.folder)
     if found is not None:
         config.resume, config.load_from = True, str(found)
@@ -153,20 +150,14 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     report.tell(True, phase='testing')
     last = _load_last(runner, run.folder)
     val = dict(runner.val())
-    same = run.kind != 'search' and _tests_val(config)
-    test = val if same else {} if run.kind == 'search' else dict(runner.test())
+    same = _tests_val(config)
+    test = {} if run.kind == 'search' else val if same else dict(runner.test())
     return {
         'metrics': {'test': plain(test), 'val': plain(val)},
-        'test_is_val': _tests_val(config),
+        'test_is_val': same,
         'checkpoint': last.name,
         **trained,
     }
-
-
-def _check_start(definition: Definition, run: Run, config: Config) -> dict[str, Any] | None:
-    """Compare the file with the backbone, because mmengine would load what fits and only warn."""
-    start, file = start_of(definition, run.name), start_file(definition, run)
-    return None if start is None or file is None else start_weights.check_file(config, start, file)
 
 
 def _load_last(runner: Runner, folder: Path) -> Path:

@@ -33,14 +33,7 @@ class Job:
 
 
 class Pool:
-    """Starts each run when the results that it needs are there and a slot is free.
-
-    Args:
-        command: Returns the command line of a run.
-        jobs: The number of runs side by side.
-        threads: The threads of each run.
-        board: Shows the progress.
-    """
+    """Starts each run when the results that it needs are there and one of ``jobs`` slots is free."""
 
     def __init__(self, command: Callable[[Run], list[str]], jobs: int, threads: int, board: Board) -> None:
         self.command = command

@@ -55,12 +55,7 @@ def unfinished(
 ) -> list[Run]:
     """Return the runs without a result, after all config hashes were compared.
 
-    Args:
-        definition: The suite.
-        runs: Some of its runs.
-        rerun_changed: Move folders of another config, or number of processes, to ``<out>/replaced`` instead of refusing
-            them.
-        processes: The number of processes of each run.
+    ``rerun_changed`` moves folders of another config or number of processes to ``<out>/replaced``, to repeat the runs.
 
     Raises:
         ValueError: For a folder of another config; if runs are left to do, also for another number of processes.
@@ -156,10 +151,8 @@ def check_batch(definition: Definition, todo: Sequence[Run], processes: int) -> 
     Raises:
         ValueError: Shows both batches, and what to set.
     """
-    places = {
-        'teacher': 'teacher.options',
-        **{f'{PRETRAIN}/{name}': f'starts.{name}.options' for name in definition.starts},
-    }
+    places = {f'{PRETRAIN}/{name}': f'starts.{name}.options' for name in definition.starts}
+    places['teacher'] = 'teacher.options'
     for place, run in {places.get(run.name, 'options'): run for run in todo}.items():
         if run.kind == 'teacher' and not plan.trains_teacher(definition):
             continue
@@ -172,16 +165,14 @@ def _check_names(definition: Definition) -> None:
     recipe, config = configs.read(definition.control), configs.control_config(definition)
     init_default_scope(config.get('default_scope', 'mmengine'))
     check_metric(config, definition.metric, str(definition.path))
-    given = [('options', definition.options, recipe, config)]
+    check_options(definition.options, recipe, config, f'{definition.path}: options')
     if (teacher := definition.teacher) is not None:
         whole = configs.teacher_config(definition, teacher)
-        given.append(('teacher.options', teacher.options, configs.read(teacher.config), whole))
+        check_options(teacher.options, configs.read(teacher.config), whole, f'{definition.path}: teacher.options')
     for start in definition.starts.values():
         if start.config is not None:
-            whole = configs.pretrain_config(definition, start)
-            given.append((f'starts.{start.name}.options', start.options, configs.read(start.config), whole))
-    for place, options, before, after in given:
-        check_options(options, before, after, f'{definition.path}: {place}')
+            whole, place = configs.pretrain_config(definition, start), f'{definition.path}: starts.{start.name}.options'
+            check_options(start.options, configs.read(start.config), whole, place)
 
 
 def _check_data(config: Config) -> None:

@@ -19,13 +19,7 @@ PLAIN_EVERY = 60.0  # seconds between two reports without a terminal
 
 
 class Board:
-    """Shows the progress: live on a terminal, in plain lines elsewhere.
-
-    Args:
-        console: Where to show it.
-        runs: All runs of the suite. The durations of the finished ones give the time left.
-        jobs: The number of runs side by side.
-    """
+    """Shows the progress of ``runs``, ``jobs`` at a time: live on a terminal, in plain lines elsewhere."""
 
     def __init__(self, console: Console, runs: Sequence[Run], jobs: int) -> None:
         self.console = console
@@ -124,15 +118,9 @@ def _projected(state: dict[str, Any]) -> float | None:
 def time_left(
     minutes: dict[Run, float], running: dict[Run, dict[str, Any]], waiting: Sequence[Run], jobs: int
 ) -> float | None:
-    """Estimate the seconds left.
+    """Estimate the seconds left, from the minutes of finished runs and the states of running ones.
 
     A run takes as long as the mean of those of the same name, finished or running, or else as the mean of all.
-
-    Args:
-        minutes: The durations of the finished runs.
-        running: The states of the running ones.
-        waiting: The runs that have not begun.
-        jobs: The number of runs side by side.
     """
     known: dict[str, list[float]] = {}
     projected = {run: _projected(state) for run, state in running.items()}

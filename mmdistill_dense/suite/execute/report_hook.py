@@ -17,14 +17,7 @@ EVERY = 1.0  # seconds between two writes
 
 
 class Report:
-    """The file ``state.json`` in a run's folder.
-
-    Args:
-        folder: The folder of the run.
-        config_hash: The hash of its config.
-        processes: The number of processes of the run.
-        write: Whether this process writes the file.
-    """
+    """The file ``state.json`` in a run's folder. Of several processes, only one has ``write``."""
 
     def __init__(self, folder: Path, config_hash: str, processes: int = 1, write: bool = True) -> None:
         self.path = folder / 'state.json'

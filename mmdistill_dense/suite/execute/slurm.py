@@ -17,12 +17,7 @@ _PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) && '
 
 
 def script(definition: Definition, todo: Sequence[Run]) -> str:
-    """Return the script. Each job waits for the jobs whose results it needs.
-
-    Args:
-        definition: The suite. Its ``slurm`` holds the options of sbatch.
-        todo: The runs to submit.
-    """
+    """Return the script. Each job waits for the jobs whose results it needs."""
     logs = definition.out / 'slurm'
     names = {run.folder: f'job{number}' for number, run in enumerate(todo)}
     lines = [

@@ -51,12 +51,7 @@ def control_config(definition: Definition) -> Config:
 def method_config(definition: Definition, method: Method, choice: Mapping[str, Any] | None = None) -> Config:
     """Return the config of a row: the control with its distillers, and with ``model.inherit`` of its start.
 
-    :mod:`mmdistill_dense.suite.plan.start_weights` sets the other starts.
-
-    Args:
-        definition: The suite.
-        method: One of its rows.
-        choice: The searched values by option.
+    :mod:`mmdistill_dense.suite.plan.start_weights` sets the other starts. ``choice`` are searched values by option.
 
     Raises:
         ValueError: For a config that differs from the control in more than its distillers; for options of anything but

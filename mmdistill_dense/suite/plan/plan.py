@@ -32,8 +32,9 @@ def runs(definition: Definition) -> list[Run]:
     students = []
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
         folder = definition.out / 'runs' / name / f'seed{seed}'
-        tried = searches.get(name, [])
-        after = before + tuple(run.folder for run in tried) if all_wait or _reads_teacher(definition, name) else ()
+        tried, start = searches.get(name, []), start_of(definition, name)
+        reads = name != CONTROL and (definition.methods[name].distils or (start and start.inherit))
+        after = before + tuple(run.folder for run in tried) if all_wait or reads else ()
         after += tuple(one.folder for one in _pretrainings(definition, name, seed))
         students.append(Run(name, 'run', seed, folder, after, best.get(name, {})))
     students = [*itertools.chain(*searches.values()), *students]
@@ -45,11 +46,6 @@ def runs(definition: Definition) -> list[Run]:
 def _teacher_folder(definition: Definition) -> tuple[Path, ...]:
     """The folder of the teacher that the suite trains, or nothing."""
     return (definition.out / TEACHER,) if trains_teacher(definition) else ()
-
-
-def _reads_teacher(definition: Definition, name: str) -> bool:
-    start = start_of(definition, name)
-    return name != CONTROL and (definition.methods[name].distils or bool(start and start.inherit))
 
 
 def _pretrainings(definition: Definition, name: str, seed: int) -> list[Run]:
@@ -188,18 +184,14 @@ def _unstarted(definition: Definition, run: Run) -> Config:
     elif run.name in (CONTROL, TEACHER):
         config = configs.control_config(definition)
     else:
-        config = configs.method_config(definition, definition.methods[run.name], _decided(run))
+        if run.choice is None:
+            raise RuntimeError(f'{run.title}: its search has not ended; `suite.py run` runs it first.')
+        config = configs.method_config(definition, definition.methods[run.name], run.choice)
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
     if run.kind not in ('teacher', PRETRAIN) and trains_teacher(definition) and configs.reads_teacher(config):
         config.model.teacher.checkpoint = str(_last_file(definition.out / TEACHER))
     return config
-
-
-def _decided(run: Run) -> Choice:
-    if run.choice is None:
-        raise RuntimeError(f'{run.title}: its search has not ended; `suite.py run` runs it first.')
-    return run.choice
 
 
 def _last_file(folder: Path) -> Path:

@@ -43,12 +43,7 @@ def inheriting(base: Path, folder: Path) -> str:
 
 
 def run_text(inherited: Config, config: Config) -> str:
-    """Return the text of ``run.py``, which inherits ``method.py`` beside it.
-
-    Args:
-        inherited: The config of ``method.py``.
-        config: The config of the run.
-    """
+    """Return the text of ``run.py``: the config of a run, as changes of the inherited ``method.py`` beside it."""
     changed = _changes(inherited.to_dict(), config.to_dict())
     lines = [f'{key} = {value!r}\n' for key, value in changed.items() if key != 'distillers']
     return "_base_ = ['./method.py']\n" + ''.join(lines)

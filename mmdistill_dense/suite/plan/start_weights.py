@@ -24,12 +24,7 @@ def start_from(config: Config, start: Start, file: Path | None) -> None:
     """Set the first weights of a student's backbone, and leave the rest of its config as it is.
 
     The file is loaded after the initialisation of the control's backbone. So the heads get the same random numbers, and
-    the same first weights, as those of the control.
-
-    Args:
-        config: The config of a student's run, which is changed.
-        start: The start.
-        file: Its checkpoint; ``None`` for random weights.
+    the same first weights, as those of the control. ``file`` is ``None`` for random weights.
 
     Raises:
         ValueError: For a student without a backbone, and one whose config would replace the weights; for random weights
@@ -49,12 +44,7 @@ def mark(config: Config, start: Start, made: str) -> None:
 
 
 def check_file(config: Config, start: Start, file: Path) -> dict[str, Any]:
-    """Compare a file with a student's backbone, tensor by tensor.
-
-    Args:
-        config: The config of the student's run.
-        start: The start that the file belongs to.
-        file: The checkpoint.
+    """Compare a start's file with a student's backbone, tensor by tensor.
 
     Returns:
         The part of a result about its start: name, file, sha256, and how many of the backbone's tensors it fills.
@@ -72,13 +62,7 @@ def check_file(config: Config, start: Start, file: Path) -> dict[str, Any]:
 
 
 def check_state(config: Config, start: Start, state: Mapping[str, Tensor], origin: str) -> tuple[int, int]:
-    """Compare tensors with a student's backbone as :func:`check_file` does.
-
-    Args:
-        config: The config of the student's run.
-        start: The start that the tensors belong to.
-        state: The tensors by name.
-        origin: Where they are from, for errors.
+    """Compare tensors with a student's backbone as :func:`check_file` does. ``origin`` names them in errors.
 
     Returns:
         How many of the backbone's tensors they fill, and how many it has.
@@ -89,15 +73,11 @@ def check_state(config: Config, start: Start, state: Mapping[str, Tensor], origi
     given = below(state, prefix)
     if not prefix:  # leaves out e.g. the head of a classifier
         given = {key: value for key, value in given.items() if key.split('.')[0] in own}
-    hint = _prefix_hint(prefix, state)
+    within = not prefix and any(key.startswith(BACKBONE) for key in state)
+    hint = f' (it holds {BACKBONE}*: set prefix: {BACKBONE})' if within else ''
     key = f'{start.key}: {origin}{f" below {start.prefix!r}" if prefix else ""}{hint}'
     matched, _ = load_strictly(backbone, given, None, key)
     return matched, len(backbone.state_dict())
-
-
-def _prefix_hint(prefix: str, state: Mapping[str, Tensor]) -> str:
-    below = any(key.startswith(BACKBONE) for key in state)
-    return f' (it holds {BACKBONE}*: set prefix: {BACKBONE})' if not prefix and below else ''
 
 
 def _student(config: Config, start: Start) -> ModelConfig:
@@ -141,11 +121,6 @@ def _beside(student: ModelConfig, loaded: dict[str, Any]) -> Any:
     return [*(copy.deepcopy(dict(one)) for one in _members(own or []) if not _loads(one)), loaded]
 
 
-def _pretrained(model: Mapping[str, Any]) -> bool:
-    """Whether the backbone of a network loads weights."""
-    return any(_old_keys(model)) or any(map(_loads, _members(model['backbone'].get('init_cfg') or [])))
-
-
 def _old_keys(model: Mapping[str, Any]) -> tuple[Any, Any]:
     return model.get('pretrained'), model['backbone'].get('pretrained')
 
@@ -181,7 +156,8 @@ def conflict(config: Config, start: Start) -> str | None:
 
 
 def _check_random(student: ModelConfig) -> None:
-    if not _pretrained(student.model):
+    loading = map(_loads, _members(student.model['backbone'].get('init_cfg') or []))
+    if not any((*_old_keys(student.model), *loading)):
         raise ValueError(f'start {RANDOM!r}: the backbone of the control is random already; leave this row out.')
     backbone = _built(student)  # norm_eval is on by default in mmdet's ResNet
     frozen, evaluated = getattr(backbone, 'frozen_stages', -1), getattr(backbone, 'norm_eval', False)

@@ -16,22 +16,11 @@ from mmdistill_dense.recipes.compose import unknown
 from mmdistill_dense.suite.plan.configs import flat
 
 _COCO = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-_IOU = {
-    'mIoU': {'mIoU', 'mAcc'},
-    'mDice': {'mDice', 'mAcc'},
-    'mFscore': {'mFscore', 'mPrecision', 'mRecall'},
-}
+_IOU = {'mIoU': ('mIoU', 'mAcc'), 'mDice': ('mDice', 'mAcc'), 'mFscore': ('mFscore', 'mPrecision', 'mRecall')}
 _REGISTRIES = (
-    registry.LOOPS,
-    registry.OPTIMIZERS,
-    registry.OPTIM_WRAPPERS,
-    registry.PARAM_SCHEDULERS,
-    registry.HOOKS,
-    registry.DATASETS,
-    registry.TRANSFORMS,
-    registry.METRICS,
-    registry.DATA_SAMPLERS,
-)
+    registry.LOOPS, registry.OPTIMIZERS, registry.OPTIM_WRAPPERS, registry.PARAM_SCHEDULERS, registry.HOOKS,
+    registry.DATASETS, registry.TRANSFORMS, registry.METRICS, registry.DATA_SAMPLERS,
+)  # fmt: skip
 # keys that mmengine reads itself
 _READ = {'type', '_scope_', '_delete_', 'by_epoch', 'constructor', 'paramwise_cfg', 'convert_to_iter_based'}
 _READ |= {'dataset', 'num_batch_per_epoch'}
@@ -69,11 +58,7 @@ def _several(value: Any) -> Sequence[str]:
 def check_options(options: Mapping[str, Any], recipe: Config, config: Config, place: str) -> None:
     """Refuse a new key that nothing reads, as ``train_cfg.max_itrs``. Networks check their own when they are built.
 
-    Args:
-        options: Settings by dotted key.
-        recipe: The config without them.
-        config: The config with them.
-        place: The key of the options, for errors.
+    ``recipe`` is the config without the options, ``config`` the config with them.
 
     Raises:
         ValueError: Names the key, and the keys that would work.

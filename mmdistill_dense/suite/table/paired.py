@@ -70,18 +70,11 @@ def summarise(values: Sequence[float]) -> Summary | None:
 
 
 def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Gain | None:
-    """Return the mean of ``scores[seed] - control[seed]`` over the seeds that both have, with its interval.
+    """Return the mean of ``scores[seed] - control[seed]`` over the seeds in both, with its interval, or ``None``.
 
     ``mean +- t_{(1 + LEVEL) / 2, n - 1} sd / sqrt(n)``: a run and its control share their seed, thus the student's
     first weights and the order of the data, so the differences have less noise than the scores. The interval is exact
-    for normal differences, which two or three pairs cannot show.
-
-    Args:
-        scores: A method's score by seed.
-        control: Its control's score by seed.
-
-    Returns:
-        ``None`` if no seed is in both. A single pair has no bounds.
+    for normal differences, which two or three pairs cannot show. A single pair has no bounds.
     """
     each = {seed: scores[seed] - control[seed] for seed in sorted(scores) if seed in control}
     summary = summarise(list(each.values()))
@@ -99,10 +92,6 @@ def paired_gains(scores: Mapping[str, Mapping[int, float]], control: Mapping[int
     """Return the gain of every row of a table, with p-values by Holm's correction over the rows.
 
     If no method has an effect, at most ``1 - LEVEL`` of such tables have a significant gain.
-
-    Args:
-        scores: Scores by method and seed.
-        control: The control's score by seed.
     """
     gains = {name: paired_gain(own, control) for name, own in scores.items()}
     tested = sorted(

@@ -25,8 +25,6 @@ class Row:
     """One row.
 
     Attributes:
-        name: ``'teacher'``, ``'control'`` or the name of a method's row.
-        results: The results of the finished runs by seed.
         missing: The seeds that have not finished.
         gain: The gain over the control; ``None`` for teacher and control.
         cost: The costs from ``suite.py cost``, if measured.
@@ -75,15 +73,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Table:
-    """A suite's table.
-
-    Attributes:
-        definition: The suite.
-        rows: The teacher, the control, then the methods in the order of the definition.
-        searched: As :func:`mmdistill_dense.suite.plan.plan.searched`.
-        chosen: As :func:`mmdistill_dense.suite.plan.plan.chosen`.
-        changed: The options by which the recipe differs from the published one.
-    """
+    """A suite's table: teacher, control and methods, the searches as in ``plan``, and the changes of the recipe."""
 
     definition: Definition
     rows: tuple[Row, ...]
@@ -96,9 +86,9 @@ class Table:
         """The rows that are compared with the control."""
         return tuple(row for row in self.rows if row.name not in (plan.TEACHER, plan.CONTROL))
 
-    def row(self, name: str) -> Row | None:
-        """Return a row by its name."""
-        return next((row for row in self.rows if row.name == name), None)
+    def row(self, name: str) -> Row:
+        """Return a row by its name; an empty one if there is none."""
+        return next((row for row in self.rows if row.name == name), Row(name, {}))
 
 
 def collect(definition: Definition) -> Table:
@@ -108,20 +98,16 @@ def collect(definition: Definition) -> Table:
         ValueError: If a result belongs to another config than today's (shows both hashes), if the numbers of processes
             differ, or if runs read different files for one start. Such rows cannot be compared.
     """
-    results = _decided(definition)
+    chosen = plan.chosen(definition)
+    # not those of rows whose search has not ended: they may be of another value
+    results = {name: found for name, found in plan.results(definition).items() if chosen.get(name, '') is not None}
     _check_hashes(definition, results)
     _check_starts(definition, results)
     changed = changes_of_the_recipe(definition, _check_processes(results))
     costs = cost.read(definition)
     targets = {name: () if changed else _targets(definition, method) for name, method in definition.methods.items()}
     rows = make_rows(definition, results, costs, targets)
-    return Table(definition, rows, plan.searched(definition), plan.chosen(definition), changed)
-
-
-def _decided(definition: Definition) -> dict[str, Results]:
-    """Return the results, except of rows whose search has not ended: they may be of another value."""
-    open_ = {name for name, choice in plan.chosen(definition).items() if choice is None}
-    return {name: found for name, found in plan.results(definition).items() if name not in open_}
+    return Table(definition, rows, plan.searched(definition), chosen, changed)
 
 
 def make_rows(
@@ -147,11 +133,8 @@ def changes_of_the_recipe(definition: Definition, processes: int | None = None) 
     """Return the options of a suite by which its recipe differs from the published one.
 
     The folders of the data and the number of loader processes do not count. Nor does the batch of one process, if all
-    processes together have the batch that belongs to the recipe's learning rate.
-
-    Args:
-        definition: The suite.
-        processes: The processes of each run. Defaults to ``slurm.processes``.
+    processes together have the batch that belongs to the recipe's learning rate. By default there are
+    ``slurm.processes`` processes.
     """
     options = configs.flat(definition.options)
     changed = [key for key in options if key.rpartition('.')[2] not in HARMLESS and key not in LABELS]

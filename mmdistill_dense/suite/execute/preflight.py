@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,53 +61,41 @@ def unfinished(
     Raises:
         ValueError: For a folder of another config; if runs are left to do, also for another number of processes.
     """
-    todo = []
     for run in runs:
-        if run.choice is None:  # its search decides the config; the job compares it
-            todo.append(run)
-            continue
-        try:
-            check_unchanged(run, plan.hash_of(definition, run))
-        except ValueError:
-            if not rerun_changed:
-                raise
-            put_away(definition, run)
-        if run.result is None:
-            todo.append(run)
-    if not todo:
+        if run.choice is not None:  # otherwise its search decides the config, and the job compares it
+            with _replacing(definition, run, rerun_changed):
+                check_unchanged(run, plan.hash_of(definition, run))
+    if not _todo(runs):
         return []
-    return _with_lost(definition, runs, _unequal(definition, runs, todo, rerun_changed, processes))
+    for run in plan.runs(definition):
+        with _replacing(definition, run, rerun_changed and run in runs):
+            check_processes(run, processes)
+    needed = {folder for run in _todo(runs) for folder in run.after}
+    for run in runs:  # results without weights were restored or tidied up
+        if run.folder in needed and run.result is not None and not _has_weights(run):
+            put_away(definition, run)
+    return _todo(runs)
 
 
-def _with_lost(definition: Definition, runs: Sequence[Run], todo: list[Run]) -> list[Run]:
-    """Add the finished runs whose weights are gone (restored or tidied up), if another run needs them."""
-    needed = {folder for run in todo for folder in run.after}
-    lost = [run for run in runs if run.folder in needed and run.result is not None and not _has_weights(run)]
-    for run in lost:
+def _todo(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.choice is None or run.result is None]
+
+
+@contextmanager
+def _replacing(definition: Definition, run: Run, allowed: bool) -> Iterator[None]:
+    """Put a run away that is refused inside, if that is allowed."""
+    try:
+        yield
+    except ValueError:
+        if not allowed:
+            raise
         put_away(definition, run)
-    return [run for run in runs if run in todo or run in lost]
 
 
 def _has_weights(run: Run) -> bool:
     """Whether a run has the weights that others read. A search and a tested teacher have only scores."""
     name = (run.result or {}).get('checkpoint')
     return run.kind == 'search' or name is None or (run.folder / name).is_file()
-
-
-def _unequal(
-    definition: Definition, runs: Sequence[Run], todo: list[Run], rerun_changed: bool, processes: int
-) -> list[Run]:
-    """Refuse or repeat runs that were made by another number of processes."""
-    again = []
-    for run in plan.runs(definition):
-        try:
-            check_processes(run, processes)
-        except ValueError:
-            if not rerun_changed or run not in runs:
-                raise
-            put_away(definition, run)
-            again.append(run)
-    return [run for run in runs if run in todo or run in again]
 
 
 def put_away(definition: Definition, run: Run) -> Path:

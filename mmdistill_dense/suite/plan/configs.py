@@ -146,7 +146,7 @@ def _shared(config: Config, definition: Definition) -> Config:
 
 
 def _full_key(key: str, config: Config, place: str) -> str:
-    """The whole key of a distiller's option, which may be given without the parts that are clear."""
+    """Return the full key of a distiller's option, which may be given in a short form."""
     names = list(config.model.distillers)
     words = key.removeprefix('model.distillers.').split('.')
     if words[0] in names and len(words) > 1:

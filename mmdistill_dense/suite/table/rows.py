@@ -174,7 +174,7 @@ def _check_processes(results: Mapping[str, Results]) -> int | None:
 
 
 def _check_starts(definition: Definition, results: Mapping[str, Results]) -> None:
-    """Refuse a start for all seeds of which runs read different files; the config hash covers only its origin."""
+    """Refuse runs that read different files for one start; the config hash covers only how the file is made."""
     for start in definition.starts.values():
         found: dict[str, list[str]] = {}
         for name, method in definition.methods.items():

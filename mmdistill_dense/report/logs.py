@@ -14,7 +14,7 @@ from typing import Any
 # about the runner, not about the training
 BESIDE = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
 _TABLE = re.compile(r'^\|\s*(?:Class|category)\s*\|.*$', re.IGNORECASE)
-_SPLIT = re.compile(r'\b(?:Iter|Epoch)\((val|test)\)')
+_END = re.compile(r'\b(?:Iter|Epoch)\((val|test)\)[^/]*\[\s*(\d+)/\2\]')  # of an evaluation, at its last picture
 
 
 @dataclass
@@ -103,15 +103,9 @@ def class_tables(folder: Path) -> dict[str, dict[str, float]]:
                 table, width = {}, _period(_cells(line))
             elif width and line.startswith('|'):
                 table.update(_row(_cells(line), width))
-            elif not line.startswith('+') and table and (split := _SPLIT.search(line)) and _ended(line):
+            elif not line.startswith('+') and table and (split := _END.search(line)):
                 found[split[1]], table, width = table, {}, 0
     return found
-
-
-def _ended(line: str) -> bool:
-    """Whether a line is the last of an evaluation."""
-    progress = re.search(r'\[\s*(\d+)/(\d+)\]', line)
-    return progress is not None and progress[1] == progress[2]
 
 
 def _period(names: list[str]) -> int:

@@ -172,21 +172,15 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
         with options.naming('config'):
             found = find(given) if is_name(given) else None
         if isinstance(found, Named):
-            return _by_name(name, found, control, own, start, options)
+            if found.base.resolve() != control.resolve():
+                of = f'{found.name} is a config of {found.base.stem}, the control is {control.stem}'
+                raise options.error('config', of)
+            return Method(name, found.method, found.options, found.variant, None, own, start)
         return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, start)
     if start is not None and 'method' not in options.raw:
         return _undistilled(name, start, options)
     method, variant = options.get('method', str, name), options.get('variant', str, None)
     return Method(name, method, _options_file(method, variant, control, options), variant, None, own, start)
-
-
-def _by_name(
-    row: str, found: Named, control: Path, own: Mapping[str, Any], start: str | None, options: Reader
-) -> Method:
-    """Return the row of a named config, which must belong to the suite's control."""
-    if found.base.resolve() != control.resolve():
-        raise options.error('config', f'{found.name} is a config of {found.base.stem}, the control is {control.stem}')
-    return Method(row, found.method, found.options, found.variant, None, own, start)
 
 
 def _undistilled(name: str, start: str, options: Reader) -> Method:

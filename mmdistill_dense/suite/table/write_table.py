@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def scores_as_csv(table: Table) -> str:
     return _csv(lines)
 
 
-def _cells(table: Table, row: Row, deployed: Any) -> dict[str, Any]:
+def _cells(table: Table, row: Row, deployed: Mapping[str, Any]) -> dict[str, Any]:
     definition = table.definition
     method = definition.methods.get(row.name)
     size = deployed.get('teacher' if row.name == TEACHER else 'student') or {}

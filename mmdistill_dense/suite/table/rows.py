@@ -10,6 +10,7 @@ from typing import Any
 from mmdistill_dense.recipes.targets import Target, targets_of
 from mmdistill_dense.suite.definition.definition import Definition, Method
 from mmdistill_dense.suite.execute import cost
+from mmdistill_dense.suite.execute.job import check_unchanged
 from mmdistill_dense.suite.plan import configs, plan
 from mmdistill_dense.suite.table.paired import Gain, Summary, paired_gains, summarise
 
@@ -193,13 +194,7 @@ def _check_starts(definition: Definition, results: Mapping[str, Results]) -> Non
 def _check_hashes(definition: Definition, results: Mapping[str, Results]) -> None:
     expected: dict[str, str] = {}  # the seed is no part of it
     for run in plan.runs(definition):
-        result = results.get(run.name, {}).get(run.seed)
-        if run.kind == 'search' or run.choice is None or result is None:
-            continue
-        if run.name not in expected:
-            expected[run.name] = plan.hash_of(definition, run)
-        if result['config_hash'] != expected[run.name]:
-            raise ValueError(
-                f'{run.title}: {run.folder} was made with config {result["config_hash"]}, the definition now gives '
-                f'{expected[run.name]}: one table cannot hold both. Undo the change, or run with --rerun-changed.'
-            )
+        if run.kind != 'search' and run.choice is not None and run.seed in results.get(run.name, {}):
+            if run.name not in expected:
+                expected[run.name] = plan.hash_of(definition, run)
+            check_unchanged(run, expected[run.name])

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,12 @@ def _published(urls: dict[str, str], filename: str) -> str:
     return urls[name]
 
 
+@cache
 def install_reader() -> None:
-    """Put our functions in the place of mmengine's, for all of its schemes; again does no harm."""
+    """Replace mmengine's loaders by ours, for all of its schemes; a second call does nothing.
+
+    A program that registers a loader of its own afterwards keeps it, however many networks are built.
+    """
     schemes = {
         '': load_from_local,
         ('http://', 'https://'): load_from_http,

@@ -80,13 +80,12 @@ def test_every_scheme_of_mmengine_is_ours():
     assert list(CheckpointLoader._schemes)[-1] == '', 'it matches everything and is asked last'
 
 
-def test_own_loaders_of_a_user_stay():
-    CheckpointLoader.register_scheme('mine://', lambda filename, map_location: dict(a=filename))
+@pytest.mark.parametrize('scheme', ['mine://', 'mmcls://'])
+def test_own_loaders_of_a_user_stay(scheme, monkeypatch):
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    CheckpointLoader.register_scheme(scheme, lambda filename, map_location: dict(a=filename), force=True)
     mmengine_loader.install_reader()
-    try:
-        assert CheckpointLoader.load_checkpoint('mine://x') == dict(a='mine://x')
-    finally:
-        CheckpointLoader._schemes.pop('mine://')
+    assert CheckpointLoader.load_checkpoint(f'{scheme}x') == dict(a=f'{scheme}x')
 
 
 @pytest.mark.parametrize('new_format', [True, False])

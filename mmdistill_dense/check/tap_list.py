@@ -15,11 +15,10 @@ from rich.text import Text
 from rich.tree import Tree
 from torch import Tensor, nn
 
-from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, is_single_teacher, load_model, student_option
+from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option, teachers_of
 from mmdistill_dense.networks.building import TEACHER_OPTIONS, build_network
 from mmdistill_dense.networks.modes import in_training, modes_to_follow
 from mmdistill_dense.networks.partial_forward import run_parts
-from mmdistill_dense.networks.teacher_plan import SINGLE
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, _NumbersOnCPU, input_channels
 from mmdistill_dense.utils.random_streams import fork_rng
 from mmdistill_dense.utils.silence import quiet
@@ -72,11 +71,10 @@ def networks_of(config: Config, student: bool = False, teacher: bool = False) ->
         return
     if not teacher:
         yield 'student', load_model(student_option(model), 'model.student')
-    options = model.get('teacher') or {}
-    for name, one in ({SINGLE: options} if options and is_single_teacher(options) else options).items():
-        if not student:
-            network = {key: value for key, value in one.items() if key not in TEACHER_OPTIONS}
-            yield ('teacher' if name == SINGLE else f'teacher {name}'), load_model(network, f'model.teacher.{name}')
+    if not student:
+        for key, option in teachers_of(model).items():
+            network = {name: value for name, value in option.items() if name not in TEACHER_OPTIONS}
+            yield key.replace('.', ' ', 1), load_model(network, f'model.{key}')
 
 
 def list_taps(config: ModelConfig, size: Size | None = None, depth: int = 2, below: str = '') -> Place:

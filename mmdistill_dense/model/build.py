@@ -6,14 +6,14 @@ Options -> distillers, not bound yet -> trace of student and teachers -> a plan 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmdistill_dense.config.resolve import ModelConfig, is_single_teacher
+from mmdistill_dense.config.resolve import ModelConfig, teachers_of
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.model.distillation import Distillation
@@ -121,24 +121,23 @@ def _used_teachers(
     if not teacher:
         use = f'there are distillers ({", ".join(distillers)})' if distillers else 'model.inherit copies from it'
         raise ValueError(f'model.teacher is not set, but {use}.')
-    single = is_single_teacher(teacher)
-    given = {SINGLE: teacher} if single else dict(teacher)
+    given = {key.removeprefix('teacher.'): (key, one) for key, one in teachers_of({'teacher': teacher}).items()}
     entries = with_teacher_names(inherit, given)
     taught_by = _teacher_names(distillers, given)
     used = {*taught_by.values(), *(entry.teacher for entry in entries)}
-    options = {name: TeacherOption.parse(one, 'model.teacher' if single else f'model.teacher.{name}', name)
-               for name, one in given.items() if name in used}  # fmt: skip
+    options = {name: TeacherOption.parse(one, f'model.{key}', name)
+               for name, (key, one) in given.items() if name in used}  # fmt: skip
     return options, entries, taught_by
 
 
-def _teacher_names(distillers: Mapping[str, Distiller], options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the name of each distiller's teacher; those that name none have the only one."""
+def _teacher_names(distillers: Mapping[str, Distiller], teachers: Collection[str]) -> dict[str, str]:
+    """Return the name of each distiller's teacher; a distiller that names none gets the only one."""
+    only = next(iter(teachers)) if len(teachers) == 1 else None
     names = {}
     for key, distiller in distillers.items():
-        only = next(iter(options)) if len(options) == 1 else None
         name = only if distiller.teacher_name is None else distiller.teacher_name
-        if name not in options:
-            found = 'one unnamed teacher' if [*options] == [SINGLE] else f'the teachers {", ".join(map(str, options))}'
+        if name not in teachers:
+            found = 'one unnamed teacher' if [*teachers] == [SINGLE] else f'the teachers {", ".join(teachers)}'
             raise ValueError(f'model.distillers.{key}.teacher={name!r}, but model.teacher holds {found}.')
         names[key] = str(name)
     return names

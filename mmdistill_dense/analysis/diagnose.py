@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import track
@@ -28,6 +27,7 @@ from mmdistill_dense.analysis.gradients import TAP, TASK, Places, Term, mean_ter
 from mmdistill_dense.distillers.maskd.prepare_tokens import FOLDER
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.commands import build_runner, common_parser, load_config
+from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
 _UNTRAINED = (
@@ -130,7 +130,7 @@ class MeasureInstead(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Measure, then raise."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if self.iteration is not None and hasattr(model, 'distillation'):
             model.distillation.state.iteration = self.iteration
         data = itertools.islice(runner.train_dataloader, self.batches)

@@ -11,13 +11,12 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmdistill_dense.losses import loss_dtype
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.pretrain.measures import untouched
-from mmdistill_dense.utils.distributed import mean_over_ranks
+from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 
 TASK = 'task'
 BACKBONE = 'backbone'
@@ -143,7 +142,7 @@ def measure_gradients(model: Any, data: Mapping[str, Any], places: Places | None
         RuntimeError: For a teacher that is not loaded.
         ValueError: As :func:`pulls_of`.
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     recorder = Recorder(model, student_taps(model), 'student_tap')
     with untouched(model), _ready(model), torch.enable_grad():
         model.train()

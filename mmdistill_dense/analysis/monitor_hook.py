@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from mmdistill_dense.analysis.agreement import tap_agreement
 from mmdistill_dense.analysis.gradients import BACKBONE, TASK, Term, backbone_parameters, pulls_of, split_terms
 from mmdistill_dense.analysis.monitor_pictures import Pictures
 from mmdistill_dense.registry import HOOKS
-from mmdistill_dense.utils.distributed import mean_over_ranks
+from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 
 
 @HOOKS.register_module()
@@ -71,7 +70,7 @@ class MonitorHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Look at what there is to watch."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not hasattr(model, 'distillation'):
             runner.logger.info('MonitorHook: the model has no distillers, nothing is watched.')
             return

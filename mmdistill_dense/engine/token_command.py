@@ -14,6 +14,7 @@ from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.maskd.prepare_tokens import places_of
 from mmdistill_dense.distillers.maskd.token_files import write_tokens
 from mmdistill_dense.engine.commands import build_runner, common_parser, load_config
+from mmdistill_dense.utils.distributed import unwrap
 
 
 class StopBeforeTraining(Hook):
@@ -50,7 +51,7 @@ def learning_distillers(model: Any) -> list[MasKD]:
     Raises:
         ValueError: When there are none.
     """
-    distillers = getattr(getattr(model, 'module', model), 'distillers', {}).values()
+    distillers = getattr(unwrap(model), 'distillers', {}).values()
     found = [one for one in distillers if isinstance(one, MasKD) and one.tokens is None]
     if not found:
         raise ValueError(

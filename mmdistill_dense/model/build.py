@@ -24,6 +24,7 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
 from mmdistill_dense.networks.trace import trace_pair
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.messages import text_of
 
 Option = Mapping[str, Any]
 
@@ -63,7 +64,7 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
             with DefaultScope.overwrite_default_scope(scope):
                 distiller = cls(**arguments)
         except (KeyError, TypeError, ValueError) as error:
-            raise type(error)(f'model.distillers.{name}: {error.args[0] if error.args else error}') from error
+            raise type(error)(f'model.distillers.{name}: {text_of(error)}') from error
         built[name] = distiller
     return built
 

@@ -13,6 +13,11 @@ def some(names: Iterable[object], shown: int = 4) -> str:
     return ', '.join(listed[:shown]) + more
 
 
+def text_of(error: BaseException) -> str:
+    """Return the message of an exception; ``str`` would put that of a ``KeyError`` in quotes."""
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
 def close_or_all(name: str, known: Iterable[str]) -> str:
     """Return what to write instead of an unknown name: ``Close: a, b.``, or ``Known: …`` where none is close."""
     names = sorted(known)

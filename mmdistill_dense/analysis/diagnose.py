@@ -27,6 +27,7 @@ from mmdistill_dense.analysis.gradients import TAP, TASK, Places, Term, mean_ter
 from mmdistill_dense.distillers.maskd.prepare_tokens import FOLDER
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.commands import build_runner, common_parser, load_config
+from mmdistill_dense.utils.atomic import without_nan
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
@@ -47,17 +48,8 @@ def main_diagnose(argv: Sequence[str] | None = None) -> None:
     batches = diagnose(load_config(args), args.checkpoint, args.batches, args.iteration, args.stages)
     console.print(table_of(batches, args.taps))
     if args.json:
-        found = _finite([[asdict(term) for term in terms] for terms in batches])
+        found = without_nan([[asdict(term) for term in terms] for terms in batches])
         args.json.write_text(json.dumps(found, indent=1, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: ``None`` stands for what is no number."""
-    if isinstance(value, dict):
-        return {key: _finite(member) for key, member in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(member) for member in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def diagnose(

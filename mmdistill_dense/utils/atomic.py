@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,15 @@ def save_whole(content: Any, path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_whole(path, buffer.getvalue(), alone=True)
+
+
+def without_nan(value: Any) -> Any:
+    """Return nested dicts and lists with ``None`` for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, content: Any) -> None:

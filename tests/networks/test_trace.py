@@ -143,7 +143,7 @@ def test_fallback_to_the_cpu_is_small(size, side):
         (['backbone.layer9'], KeyError, "student_tap='backbone.layer9': no such module"),
         (['backbone[4]'], ValueError, r"tap 'backbone\[4\]': the output has 4 entries"),
         (['decode_head.loss_decode'], ValueError, "'decode_head.loss_decode' never fired"),
-        (['decode_head.conv_seg[0]'], ValueError, 'has an index, but what is tapped is one Tensor'),
+        (['decode_head.conv_seg[0]'], ValueError, 'has an index, but the module gives a Tensor, not a tuple'),
     ],
 )
 def test_wrong_taps_are_found(names, kind, words):

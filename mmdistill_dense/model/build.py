@@ -1,4 +1,4 @@
-"""Puts the parts of a ``DistillModel`` together, in one direction.
+"""Build the parts of a ``DistillModel``, in one direction.
 
 Options -> distillers, not bound yet -> trace of student and teachers -> a plan for each teacher -> the frozen teachers
 -> every distiller is bound to its teacher, the run's state and the shapes of its taps.
@@ -30,10 +30,10 @@ Option = Mapping[str, Any]
 
 
 def distiller_options(distillers: Option) -> dict[str, Option]:
-    """Return the distillers that do something.
+    """Return the options of the distillers whose ``loss_weight`` is not 0.
 
     Raises:
-        TypeError: Unless it is a dict of dicts.
+        TypeError: Unless ``distillers`` is a dict of dicts.
     """
     if not isinstance(distillers, Mapping) or not all(isinstance(option, Mapping) for option in distillers.values()):
         raise TypeError(
@@ -46,19 +46,19 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
     """Build the distillers in the student's scope.
 
     Raises:
-        KeyError, TypeError, ValueError: For an unknown type, a name that logs would misread, or a wrong option.
+        KeyError, TypeError, ValueError: For an unknown type, a name that is not allowed, or a wrong option.
     """
     built = {}
     for name, option in options.items():
         if 'loss' in name or '.' in name:
-            raise ValueError(f'model.distillers.{name}: a distiller\'s name may contain neither "loss" nor a dot.')
+            raise ValueError(f'model.distillers.{name}: the name of a distiller may not contain "loss" or a dot.')
         arguments = dict(option)
         kind = arguments.pop('type', None)
         cls = DISTILLERS.get(kind) if isinstance(kind, str) else kind
         if cls is None:
             known = ', '.join(sorted(DISTILLERS.module_dict))
             close = hint(str(kind), DISTILLERS.module_dict)
-            raise KeyError(f'model.distillers.{name}.type={kind!r} is no distiller; known: {known}.{close}')
+            raise KeyError(f'model.distillers.{name}.type={kind!r} is not a distiller; known: {known}.{close}')
         check_options(cls, arguments, f'model.distillers.{name}')
         try:
             with DefaultScope.overwrite_default_scope(scope):
@@ -76,17 +76,17 @@ def build_distillation(
     teacher: Option | None,
     inherit: Sequence[Inherit],
 ) -> Distillation:
-    """Trace student and teachers, plan how the teachers run, and bind every distiller to its own.
+    """Trace student and teachers, plan how the teachers run, and bind every distiller to its teacher.
 
     Args:
         network: The built student.
-        config: What it was built from; its preprocessor names normalisation and training size.
-        distillers: As built; they make their parameters here.
+        config: Its config, whose preprocessor tells normalisation and training size.
+        distillers: The distillers by name; they make their parameters here.
         teacher: The option ``model.teacher``; nothing is loaded yet.
-        inherit: What the student will copy.
+        inherit: What the student will copy from teachers.
 
     Raises:
-        ValueError: Without a teacher, or for a distiller or an inheritance that names none of them.
+        ValueError: Without a teacher, or when a distiller or an entry of ``inherit`` names an unknown one.
         KeyError, ValueError: For taps that do not exist or cannot be compared.
     """
     options, inherit, taught_by = _used_teachers(teacher, distillers, inherit)
@@ -118,7 +118,7 @@ def build_distillation(
 def _used_teachers(
     teacher: Option | None, distillers: Mapping[str, Distiller], inherit: Sequence[Inherit]
 ) -> tuple[dict[str, TeacherOption], list[Inherit], dict[str, str]]:
-    """Return the teachers that are used, the entries with their teachers' names, and each distiller's teacher."""
+    """Return the used teachers, the entries with their teachers' names, and the name of each distiller's teacher."""
     if not teacher:
         use = f'there are distillers ({", ".join(distillers)})' if distillers else 'model.inherit copies from it'
         raise ValueError(f'model.teacher is not set, but {use}.')

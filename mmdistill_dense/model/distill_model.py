@@ -23,7 +23,7 @@ from mmdistill_dense.utils.random_streams import fork_rng
 if TYPE_CHECKING:
     from mmdistill_dense.utils.protocols import Network, Samples
 else:
-    Network = object  # a mixin: methods of a base of its own would hide the student's
+    Network = object  # methods of a real base class would hide the student's own
 
 
 @MODELS.register_module()
@@ -34,22 +34,22 @@ def DistillModel(
     inherit: Sequence[Sequence[str]] | None = None,
     **student_keys: Any,
 ) -> nn.Module:
-    """Build a student that distils from a teacher in its training step, and is an ordinary student in everything else.
+    """Build a student that distils from a teacher in its training step and is an ordinary student in everything else.
 
-    The result is an instance of a subclass of the student's own class: parameter names, ``predict``, checkpoints and
-    tools that look at it see the plain network. Without distillers (and ``inherit``) it *is* the plain network (the
-    control), and no teacher is built.
+    The result is an instance of a subclass of the student's own class: parameter names, ``predict`` and checkpoints are
+    those of the plain network. Without distillers and ``inherit`` it *is* the plain network (the control), and no
+    teacher is built.
 
     Args:
         student: ``dict(cfg='mmseg::…', **overrides)`` or a whole model dict.
         teacher: The same with ``checkpoint`` (file, address or ``'auto'``), see :class:`FrozenTeacher`; or a dict of
             several by name.
-        distillers: Options of the distillers by name, e.g. ``dict(kd=dict(type='LogitKD'))``; a constant
-            ``loss_weight=0`` removes one.
-        inherit: What the student starts from besides its own initialisation: pairs of prefixes ``(student, teacher)``,
-            e.g. ``[('neck', 'neck'), ('bbox_head', 'bbox_head')]``, whose tensors are copied from the teacher; a third
-            member names the teacher where there are several. See :mod:`mmdistill_dense.networks.inherit`.
-        **student_keys: Every other key of the model config is merged over the student.
+        distillers: Options of the distillers by name, e.g. ``dict(kd=dict(type='LogitKD'))``; ``loss_weight=0``
+            removes one.
+        inherit: What the student copies from the teacher at its start: pairs of prefixes ``(student, teacher)``,
+            e.g. ``[('neck', 'neck'), ('bbox_head', 'bbox_head')]``; a third member names the teacher where there are
+            several. See :mod:`mmdistill_dense.networks.inherit`.
+        **student_keys: Further keys of the model config, which are merged over the student.
 
     Returns:
         The student.
@@ -74,7 +74,7 @@ def DistillModel(
 
 
 class Distilled(Network):
-    """The mixin that makes a student class a distilled one; it comes before that class in the bases."""
+    """Mixin that turns a student class into a distilled one; it stands before that class in the bases."""
 
     distillers: nn.ModuleDict
     distillation: Distillation
@@ -87,8 +87,8 @@ class Distilled(Network):
         module.register_load_state_dict_post_hook(_forgive_distillers)
 
     def init_weights(self) -> None:
-        """Initialise the student as its class does, load the teachers, copy what it inherits from them."""
-        # A student's own init_cfg would reach into the distillers, whose parameters are initialised already.
+        """Initialise the student as its class does, load the teachers, and copy what the student inherits."""
+        # Taken out meanwhile: the student's init_cfg would initialise the parameters of the distillers again.
         modules: dict[str, Any] = self._modules
         distillers = modules.pop('distillers')
         try:
@@ -102,7 +102,7 @@ class Distilled(Network):
             if teacher.taps or name in givers:
                 teacher.load(like)
         copy_inherited(self, inherit, self.distillation.teachers)
-        self.distillation.inherit_nothing()  # called again, behind training, it must not undo that
+        self.distillation.inherit_nothing()  # a second call after training must not copy again
         for teacher in self.distillation.teachers.values():
             if not teacher.taps:
                 teacher.unload()
@@ -134,12 +134,12 @@ class Distilled(Network):
                 distiller.learn_from(teacher)  # type: ignore[operator]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # pickle knows the student's class by name, this one is made from it
+        # pickle finds classes by name: it stores the student's class, and _blank makes this one from it.
         _, _, *state = tuple(super().__reduce_ex__(protocol))
         return _blank, (type(self).__bases__[1],), *state
 
     def loss(self, inputs: Tensor, data_samples: Samples, **kwargs: Any) -> dict[str, Any]:
-        """Return the student's own losses and, in training, each distiller's as ``distill.<name>.loss_…``.
+        """Return the student's own losses and, in training, those of the distillers as ``distill.<name>.loss_…``.
 
         ``distill.<name>.share`` is that distiller's part of the total, for the log.
         """
@@ -148,7 +148,7 @@ class Distilled(Network):
         self.distillation.check_ready()
         distillers: dict[str, Any] = dict(self.distillers.items())
         active = [distiller for distiller in distillers.values() if distiller.weight() != 0]
-        # The teachers run first: what they computed on the way is freed before the student's graph is built.
+        # The teachers run first, so that their temporary memory is free before the student's graph is built.
         taught = _eager(teach)(active, inputs, next(self.parameters()))
         with recording(self, active) as student:
             losses = super().loss(inputs, data_samples, **kwargs)
@@ -156,8 +156,8 @@ class Distilled(Network):
         return {**losses, **_eager(named)(terms), **_eager(shares)(losses, terms)}
 
 
-# Of a compiled model the student alone is compiled: what is around it changes with the iteration. The wrapping imports
-# the compiler, so it waits for a model to be built.
+# torch.compile gets the student alone, because the code around it changes with the iteration. torch.compiler.disable
+# imports the compiler, so it is called when the first model needs it.
 _eager = functools.cache(torch.compiler.disable)
 
 
@@ -172,7 +172,7 @@ def _distilled_class(student: type[nn.Module]) -> type[nn.Module]:
 
 
 def _blank(student: Any) -> Any:
-    """Return a distilled student without a state, for ``pickle`` to fill."""
+    """Return an empty distilled student, which ``pickle`` fills."""
     return object.__new__(_distilled_class(student))
 
 

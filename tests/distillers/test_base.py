@@ -53,7 +53,7 @@ def set_up(distiller, student, teacher):
             r"student_tap must be a tap or a list of taps and pairs \('tap', weight >= 0\), got the entry \('a', 'b'\)",
         ),
         (([('a', 1, 2)],), {}, 'student_tap must be a tap or a list'),
-        (([('a', -1)],), {}, r"got \('a', -1\)"),
+        (([('a', -1)],), {}, r"got the entry \('a', -1\)"),
         ((('a', 0.5),), {}, 'student_tap must be a tap or a list.*got the entry 0.5'),
         (('a', [('b', 2)]), {}, 'teacher_tap=.* holds a weight; weights belong into student_tap'),
         ((['a', 'b'], 'c'), {}, 'student_tap names 2 taps and teacher_tap 1'),

@@ -112,7 +112,7 @@ def test_a_place_that_is_written_to_is_noticed_and_then_copied():
     with recorder.recording():
         network(inputs)
     assert recorder.changed() == ['norm', 'relu:input', 'relu']
-    with pytest.raises(ValueError, match="student_tap='norm': after the module returned, an operation that the trace did not see changed"):
+    with pytest.raises(ValueError, match="student_tap='norm': .*operation that the trace did not see changed"):
         recorder.check_complete()
 
     recorder = Recorder(network, taps, 'student_tap', overwritten=recorder.changed())
@@ -214,7 +214,7 @@ def test_head_that_does_not_end_in_conv_seg_is_refused():
     network.decode_head = OwnLogits(in_channels=4, channels=4, num_classes=3, num_convs=1)
     with pytest.raises(ValueError) as error:
         find_module(network, Tap.parse('decode_head'), 'student_tap')
-    assert 'OwnLogits' in str(error.value) and 'tap a module inside it' in str(error.value)
+    assert 'OwnLogits' in str(error.value) and 'Tap a module inside it' in str(error.value)
     assert 'convs' in str(error.value)
     # Its input is no business of the logits, and modules inside it are free.
     assert find_module(network, Tap.parse('decode_head.convs'), 'k') is network.decode_head.convs

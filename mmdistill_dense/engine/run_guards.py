@@ -13,12 +13,12 @@ from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys
 from mmdistill_dense.engine.ddp import check_equal_epochs
 from mmdistill_dense.guards.config import (
-    check_carrier,
     check_crop,
     check_load_from,
     check_num_classes,
     check_pretrained,
     check_teacher_classes,
+    check_top_level_distillers,
     warn_of_batch,
 )
 from mmdistill_dense.guards.custom_keys import check_custom_keys
@@ -38,7 +38,7 @@ class RunGuards(Hook):
         check_loaders(runner)
         check_checkpoints(runner)
         if is_distill_model(runner.cfg.get('model')):
-            check_carrier(runner.cfg)
+            check_top_level_distillers(runner.cfg)
             if hasattr(unwrap(runner.model), 'distillation'):
                 _check_wrapper(runner)
                 check_custom_keys(runner, unwrap(runner.model))

@@ -213,7 +213,7 @@ def test_a_network_for_gpus_alone_is_refused_with_the_reason(monkeypatch):
             raise NotImplementedError('carafe_forward_impl: implementation for device cpu not found.')
 
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(RuntimeError, match='failed on the CPU, and there is no GPU .* carafe_forward_impl.* a GPU\.'):
+    with pytest.raises(RuntimeError, match=r'failed on the CPU, and there is no GPU .* carafe_forward_impl.* a GPU\.'):
         trace(['0'], nn.Sequential(OnGPUs()))
 
 

@@ -1,4 +1,4 @@
-"""Validates before a resumed run goes on, where the run ended between a checkpoint and its validation."""
+"""Run the validation that is missing if a run was interrupted between a checkpoint and its validation."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _DONE = 'distill_validated'  # in the message hub, and so in the checkpoints
 
 
 class PendingValidation(Hook):
-    """Does a validation that was missed: its scores, and the best checkpoint if it is that.
+    """Runs a missing validation, with its scores and, if it is the best one, its checkpoint.
 
-    mmengine saves a checkpoint first and validates then; a run that is resumed from it trains on.
+    mmengine saves a checkpoint first and validates then; a run that is resumed from this checkpoint would train on.
     """
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Look before anything is trained."""
+        """Check before the first step."""
         self._catch_up(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Look where nothing was left to be trained."""
+        """Check in a run that had nothing left to train."""
         self._catch_up(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Note which validation was done; the best checkpoint is written behind this."""
+        """Note which validation is done; mmengine writes the best checkpoint after this."""
         runner.message_hub.update_info(_DONE, _place(runner.train_loop))
 
     def _catch_up(self, runner: Runner) -> None:
@@ -38,9 +38,9 @@ class PendingValidation(Hook):
         renew_val_interval(loop)
         last = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else loop.max_iters
         if place >= loop.val_begin and (place % loop.val_interval == 0 or place == last):
-            runner.logger.info(f'The validation behind {place} was not done, or not kept, before the run ended.')
+            runner.logger.info(f'The run ended before the validation after {place} was done and saved: it is done now.')
             now = {'epoch': runner.epoch, 'iter': runner.iter}
-            for name, value in now.items():  # as mmengine counts behind a step, where it validates
+            for name, value in now.items():  # mmengine validates before it counts the step
                 runner.message_hub.update_info(name, max(value - 1, 0))
             runner.val_loop.run()
             for name, value in now.items():
@@ -48,5 +48,5 @@ class PendingValidation(Hook):
 
 
 def _place(loop: Any) -> int:
-    """Epochs, or iterations, that are done."""
+    """Return the number of finished epochs or iterations."""
     return loop.epoch if isinstance(loop, EpochBasedTrainLoop) else loop.iter

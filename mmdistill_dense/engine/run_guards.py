@@ -1,4 +1,4 @@
-"""Refuses a run that cannot be right, before its first iteration."""
+"""Refuse a run with a known mistake before its first iteration."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy', 'NoneType')
 
 
 class RunGuards(Hook):
-    """Calls the functions of :mod:`mmdistill_dense.guards`, each as soon as it can know."""
+    """Calls each function of :mod:`mmdistill_dense.guards` as early as possible."""
 
     def before_run(self, runner: Runner) -> None:
-        """Look at the config, the loaders and the wrapper, before any weight is loaded."""
+        """Check the config, the loaders and the wrapper before any weight is loaded."""
         check_keys(runner.cfg)
         check_loaders(runner)
         check_checkpoints(runner)
@@ -44,13 +44,13 @@ class RunGuards(Hook):
                 check_custom_keys(runner, unwrap(runner.model))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Look whether the file is of this network."""
+        """Check that the file belongs to this network."""
         if not resumes(runner):
             check_load_from(unwrap(runner.model), checkpoint, start_file(runner))
         check_weights(runner, checkpoint)
 
     def before_train(self, runner: Runner) -> None:
-        """Look at batches, pre-trained weights, crop and classes; tell where the teachers' weights are from."""
+        """Check batch size, pre-trained weights, crop and classes; log the origin of the teachers' weights."""
         warn_of_batch(runner)
         check_equal_epochs(runner)
         model = unwrap(runner.model)
@@ -73,6 +73,6 @@ def _check_wrapper(runner: Runner) -> None:
     if sharded or strategy not in _STRATEGIES:
         name = type(runner.model).__name__ if sharded else strategy
         raise ValueError(
-            f'{name} shards the student and is not supported with distillers; the student fits one device: '
-            'use DDP (--launcher pytorch).'
+            f'{name} shards the student, which is not supported with distillers: use DDP (--launcher pytorch), since '
+            'the student fits on one device.'
         )

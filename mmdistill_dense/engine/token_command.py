@@ -1,4 +1,4 @@
-"""The arguments of ``tools/learn_tokens.py``: learn the tokens of a config, and stop."""
+"""The command ``tools/learn_tokens.py``, which learns the tokens of a config and stops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmdistill_dense.utils.distributed import unwrap
 
 
 class StopBeforeTraining(Hook):
-    """Ends training before its first iteration, after all distillers were prepared."""
+    """Ends training before its first iteration, when all distillers are prepared."""
 
     priority = 'LOWEST'
 
@@ -27,18 +27,18 @@ class StopBeforeTraining(Hook):
 
 
 def main_learn_tokens(argv: Sequence[str] | None = None) -> None:
-    """Learn what training with a config would learn first, and leave it where training finds it.
+    """Learn the tokens of MasKD that a config needs, and write them where its training finds them.
 
     Args:
         argv: The command line without the program's name. Default: that of this process.
     """
     parser = common_parser('Learn the tokens of MasKD on the teacher of a config, and stop')
-    parser.add_argument('--out', metavar='FILE', help='write the tokens here too, for tokens= of other configs')
+    parser.add_argument('--out', metavar='FILE', help='also write the tokens here, for tokens= of other configs')
     args = parser.parse_args(argv)
     runner = build_runner(load_config(args))
     distillers = learning_distillers(runner.model)
     if args.out and len(distillers) > 1:
-        parser.error(f'--out is one file and the config has {len(distillers)} MasKD distillers')
+        parser.error(f'--out is one file, but the config has {len(distillers)} MasKD distillers')
     runner.register_hook(StopBeforeTraining())
     runner.train()
     for distiller in distillers:
@@ -61,7 +61,7 @@ def learning_distillers(model: Any) -> list[MasKD]:
 
 
 def report(distiller: MasKD, runner: Runner, out: str | None) -> None:
-    """Log where the tokens are, after writing them to ``out`` too."""
+    """Write the tokens to ``out`` as well, and log where they are."""
     places = places_of(distiller, runner)
     if out and is_main_process():
         write_tokens(Path(out), distiller.mask_modules.state_dict(), places.meta)

@@ -199,9 +199,7 @@ def check_load_from(model: nn.Module, content: Mapping[str, Any], path: str | No
     if _fitting(own, given):
         return
     below_model = isinstance(content.get('model'), Mapping) and 'state_dict' not in content
-    reason = (
-        'its tensors are below `model`, where mmengine does not search' if below_model else 'none of its names fits'
-    )
+    reason = 'its tensors are below `model`, where mmengine does not look' if below_model else 'none of its names fits'
     held = given or (content['model'] if below_model else content)
     raise ValueError(
         f'load_from={path!r}: no tensor would be loaded into {type(model).__name__}: {reason}. Expected names '

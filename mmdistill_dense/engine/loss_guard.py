@@ -182,7 +182,7 @@ def _reasons(runner: Runner, seen: tuple[Mapping[str, Any], Any, Any] | None) ->
         found.append('The pictures themselves hold values that are not finite.')
     weights = [name for name, value in model.named_parameters() if not _finite(value)]
     if weights:
-        found.append(f'Weights have not been finite since an earlier step: {some(weights)}.')
+        found.append(f'Weights are not finite since an earlier step: {some(weights)}.')
     with runner.optim_wrapper.optim_context(runner.model):
         found += _teachers(model, inputs)
     paths = [str(path) for path in (getattr(sample, 'img_path', None) for sample in samples or ()) if path]

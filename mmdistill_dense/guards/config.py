@@ -164,7 +164,7 @@ def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
         path: The file that its ``init_cfg`` of type Pretrained names.
 
     Raises:
-        ValueError: For a file with its tensors below ``model``, where mmengine does not search: it would load none.
+        ValueError: For a file with its tensors below ``model``, where mmengine does not look: it would load none.
     """
     content = read_checkpoint(path)
     if isinstance(content.get('state_dict'), Mapping) or not isinstance(content.get('model'), Mapping):
@@ -174,7 +174,7 @@ def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
     bare = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not bare:
         raise ValueError(
-            f'{str(path)!r} has its tensors below `model`, where mmengine does not search: {type(module).__name__} '
+            f'{str(path)!r} has its tensors below `model`, where mmengine does not look: {type(module).__name__} '
             "would keep random weights. Save them as {'state_dict': …}."
         )
     return state_dict_of(bare, path)
@@ -193,7 +193,7 @@ def check_load_from(model: nn.Module, content: Mapping[str, Any], path: str | No
     """
     if not isinstance(content, Mapping):
         return  # mmengine refuses that itself
-    found = content.get('state_dict', content)  # where mmengine searches
+    found = content.get('state_dict', content)  # where mmengine looks
     given = {str(key).removeprefix('module.'): value for key, value in found.items() if isinstance(value, Tensor)}
     own = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
     if _fitting(own, given):

@@ -49,8 +49,8 @@ def check_map(key: str, name: str, shape: Sequence[int]) -> None:
     """Raise a ``ValueError`` with the config key and the taps unless ``shape`` (without the batch) is (C, H, W)."""
     if len(shape) != 3:
         raise ValueError(
-            f'{key}: {name} gives {tuple(shape)} (without the batch), but the method compares the positions of a map '
-            "(C, H, W): tap a backbone stage, the neck or a convolution, e.g. 'backbone[3]'."
+            f'{key}: {name} gives {tuple(shape)} (without the batch) and no map (C, H, W), but the method compares the '
+            "positions of a map; tap a backbone stage, the neck or a convolution, e.g. 'backbone[3]'."
         )
 
 

@@ -392,7 +392,7 @@ def test_resume_with_something_else_is_refused(finished, tmp_path, other_teacher
     with pytest.raises(ValueError) as error:
         resume(finished / 'iter_2.pth', tmp_path, pair(**options))
     message = str(error.value)
-    assert 'differ in what is distilled' in message and 'resume_changed=True' in message and 'load_from' in message
+    assert 'differ in teachers or distillers' in message and 'resume_changed=True' in message and 'load_from' in message
     assert 'checkpoint: teacher mmseg::fcn' in message and 'mimic: MaskedMimic (4 tensors)' in message
     assert 'this run:' in message and (
         'other.pth' in message or 'no distillation' in message or 'fcn_16.pth' in message

@@ -281,7 +281,7 @@ def test_a_run_goes_on_from_the_whole_file(tmp_path):
     assert not toys.differing(content(tmp_path / 'iter_6.pth'), expected)
     log = '\n'.join(path.read_text() for path in tmp_path.rglob('*.log'))
     assert 'goes on from iter_3.pth' in log
-    assert 'was of 4 process(es), this is of 1: a step takes 0.25 times as many' in log
+    assert 'had 4 process(es), this one has 1: a step takes 0.25 times as many' in log
 
 
 class Ended(Exception):
@@ -351,14 +351,14 @@ def test_the_log_says_how_to_go_on_what_was_changed_and_when_nothing_is_left(tmp
         toys.train(None, start(at=2))
     told = said(tmp_path)
     assert 'Interrupted in iteration 3 of 6: the same command with --resume goes on from iter_2.pth.' in told
-    assert 'The config is not that of' not in told and 'nothing is left' not in told
+    assert 'The config differs from that of' not in told and 'nothing is left' not in told
     toys.train(None, start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02))))
     changed = 'custom_hooks.0.at 2 -> 99, optim_wrapper.optimizer.lr 0.01 -> 0.02.'
-    assert f'The config is not that of the checkpoint to resume: {changed}' in said(tmp_path)
+    assert f'The config differs from that of the checkpoint to resume: {changed}' in said(tmp_path)
     toys.train(None, start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02))))
     told = said(tmp_path)
-    assert 'The checkpoint to resume is of iteration 6 of 6: nothing is left to train.' in told
-    assert 'The config is not that of' not in told, 'what differs between two starts of one config is no change'
+    assert 'The checkpoint to resume is from iteration 6 of 6: nothing is left to train.' in told
+    assert 'The config differs from that of' not in told, 'what differs between two starts of one config is no change'
 
 
 def test_the_text_of_a_config_is_read_without_running_it():

@@ -216,7 +216,7 @@ def test_load_from_of_which_nothing_would_be_loaded_is_refused(wrap, reason, tmp
     runner = toys.make_runner(tmp_path, toys.model_config(toys.seg_net('fcn')), load_from=str(tmp_path / 'weights.pth'))
     untouched = nn.Linear(1, 1)
     load_checkpoint(untouched, str(tmp_path / 'weights.pth'))  # what it would do: nothing
-    words = rf"load_from='.*weights\.pth': nothing of it would be loaded into \w+, .*{reason}.*backbone\."
+    words = rf"load_from='.*weights\.pth': no tensor would be loaded into \w+: .*{reason}.*backbone\."
     for run in (runner.train, runner.val):
         with pytest.raises(ValueError, match=words), toys.unformatted():
             run()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from torch import nn
 
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.runner_internals import built_loop
 
 
@@ -27,7 +27,7 @@ def average_the_student(runner: Runner) -> None:
                 del averaged[name]
 
 
-def place_distillers(runner: Runner, model: Any) -> None:
+def place_distillers(runner: Runner, model: Distilled) -> None:
     """Move the distillers to the student's device if the run trains, to the CPU if it only tests."""
     trains = built_loop(runner) is not None
     model.distillers.to(next(model.parameters()).device if trains else 'cpu')

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
@@ -30,7 +31,7 @@ class Clipping(Hook):
         """
         self.after_train(runner)  # remove the hooks of a training that was interrupted
         distillers: Mapping[str, Distiller] = getattr(unwrap(runner.model), 'distillers', {})
-        wrapper: Any = runner.optim_wrapper
+        wrapper = runner.optim_wrapper
         for name, distiller in distillers.items():
             trains = any(parameter.requires_grad for parameter in distiller.parameters())
             if distiller.clip_max_norm is not None and trains:
@@ -49,7 +50,7 @@ class Clipping(Hook):
             self._undo.pop()()
 
 
-def _check(name: str, wrapper: Any) -> None:
+def _check(name: str, wrapper: OptimWrapper) -> None:
     key = f'model.distillers.{name}.clip_max_norm'
     if not hasattr(wrapper, 'optimizer'):
         raise ValueError(f'{key} needs one optimizer, this run has several ({type(wrapper).__name__}); set it to None.')

@@ -11,6 +11,7 @@ from torch import nn
 
 from mmdistill_dense.engine.averaging import average_the_student, place_distillers
 from mmdistill_dense.engine.run_identity import comparable, describe, identity
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import resumes, start_file
 
@@ -28,7 +29,7 @@ class DistillerState(Hook):
     def before_run(self, runner: Runner) -> None:
         """Move the distillers to their device; inherit nothing if the weights come from a file."""
         model = unwrap(runner.model)
-        if hasattr(model, 'distillation'):
+        if isinstance(model, Distilled):
             place_distillers(runner, model)
             if start_file(runner) and not resumes(runner):  # a resumed run still needs the teacher's receipt
                 model.distillation.inherit_nothing()
@@ -36,7 +37,7 @@ class DistillerState(Hook):
     def before_train(self, runner: Runner) -> None:
         """Set the state of the run and prepare the distillers."""
         model = unwrap(runner.model)
-        if not hasattr(model, 'distillation'):
+        if not isinstance(model, Distilled):
             return
         model.distillation.enter_run(runner.max_iters, runner.seed, get_rank(), runner.iter)
         average_the_student(runner)
@@ -45,14 +46,14 @@ class DistillerState(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Update the iteration."""
-        distillation = getattr(unwrap(runner.model), 'distillation', None)
-        if distillation is not None:
-            distillation.state.iteration = runner.iter
+        model = unwrap(runner.model)
+        if isinstance(model, Distilled):
+            model.distillation.state.iteration = runner.iter
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the teachers' receipts, and the distillers' state if a run can resume from the file."""
         model = unwrap(runner.model)
-        if hasattr(model, 'distillation'):
+        if isinstance(model, Distilled):
             checkpoint['meta']['distill'] = identity(model)
             if 'optimizer' in checkpoint:
                 checkpoint['distillers'] = {name: value.cpu() for name, value in model.distillers.state_dict().items()}
@@ -66,7 +67,7 @@ class DistillerState(Hook):
         if not resumes(runner):
             return
         model = unwrap(runner.model)
-        now = identity(model) if hasattr(model, 'distillation') else {}
+        now = identity(model) if isinstance(model, Distilled) else {}
         then = checkpoint.get('meta', {}).get('distill') or {}
         changed = comparable(then) != comparable(now)
         if changed and not self.resume_changed:
@@ -76,7 +77,7 @@ class DistillerState(Hook):
                 'Resume with the same teacher and distillers, start a new run from these weights with load_from=…, '
                 'or set default_hooks.distill.resume_changed=True.'
             )
-        if now:
+        if isinstance(model, Distilled):
             state = checkpoint.get('distillers')
             if state is None:
                 raise ValueError(

@@ -10,12 +10,18 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.runner_internals import count_left_out
+
+Inputs = Tensor | Sequence[Tensor] | None
+Seen = tuple[Mapping[str, Sequence[Tensor]], Inputs, Samples | None]  # losses, pictures, labels
 
 
 class LossGuard(Hook):
@@ -47,7 +53,7 @@ class LossGuard(Hook):
             )
         self.patience = patience
         self.row = 0
-        self._seen: tuple[Mapping[str, Any], Any, Any] | None = None  # losses, pictures, labels
+        self._seen: Seen | None = None
         self._buffers: dict[str, Tensor] = {}
         self._handles: list[Any] = []
 
@@ -159,7 +165,7 @@ class _Verdict:
         return bool(self._found)
 
 
-def _count_left_out(wrapper: Any) -> None:
+def _count_left_out(wrapper: OptimWrapper) -> None:
     """Count a skipped part of accumulated gradients; after the last part, drop the whole update.
 
     DDP shares gradients between processes only with the last part, so an update without it is not possible.
@@ -169,7 +175,7 @@ def _count_left_out(wrapper: Any) -> None:
         wrapper.zero_grad()
 
 
-def _reasons(runner: Runner, seen: tuple[Mapping[str, Any], Any, Any] | None) -> list[str]:
+def _reasons(runner: Runner, seen: Seen | None) -> list[str]:
     """Return sentences that say which loss is not finite on this process, and possible reasons."""
     losses, inputs, samples = seen or ({}, None, None)
     values = {name: sum(float(tensor.mean()) for tensor in parts) for name, parts in losses.items() if 'loss' in name}
@@ -189,8 +195,8 @@ def _reasons(runner: Runner, seen: tuple[Mapping[str, Any], Any, Any] | None) ->
     return [*found, f'Pictures: {some(paths)}.'] if paths else found
 
 
-def _teachers(model: Any, inputs: Any) -> Iterator[str]:
-    for teacher in model.distillation.teachers.values() if hasattr(model, 'distillation') else ():
+def _teachers(model: nn.Module, inputs: Inputs) -> Iterator[str]:
+    for teacher in model.distillation.teachers.values() if isinstance(model, Distilled) else ():
         if teacher.network is None or inputs is None:
             continue
         taps = [tap for tap, tensors in teacher(inputs).items() if not all(map(_finite, tensors))]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from mmdistill_dense.utils.runner_internals import renew_val_interval, resumes
 
@@ -31,7 +29,7 @@ class PendingValidation(Hook):
         runner.message_hub.update_info(_DONE, _place(runner.train_loop))
 
     def _catch_up(self, runner: Runner) -> None:
-        loop: Any = runner.train_loop
+        loop = runner.train_loop
         place = _place(loop)
         if not resumes(runner) or runner.val_loop is None or place == runner.message_hub.get_info(_DONE, 0):
             return
@@ -47,6 +45,6 @@ class PendingValidation(Hook):
                 runner.message_hub.update_info(name, value)
 
 
-def _place(loop: Any) -> int:
+def _place(loop: BaseLoop) -> int:
     """Return the number of finished epochs or iterations."""
     return loop.epoch if isinstance(loop, EpochBasedTrainLoop) else loop.iter

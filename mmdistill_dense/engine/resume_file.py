@@ -121,7 +121,7 @@ def restore_sampler_seed(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
 
 def tell_when_finished(runner: Runner) -> None:
     """Warn if a resumed run has nothing left to train."""
-    loop: Any = runner.train_loop
+    loop = runner.train_loop
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
     if resumes(runner) and done >= last:

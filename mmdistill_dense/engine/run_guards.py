@@ -23,6 +23,7 @@ from mmdistill_dense.guards.config import (
 )
 from mmdistill_dense.guards.custom_keys import check_custom_keys
 from mmdistill_dense.guards.runner import check_checkpoints, check_loaders, check_weights
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import has_loaded, resumes, start_file
 
@@ -39,9 +40,10 @@ class RunGuards(Hook):
         check_checkpoints(runner)
         if is_distill_model(runner.cfg.get('model')):
             check_top_level_distillers(runner.cfg)
-            if hasattr(unwrap(runner.model), 'distillation'):
+            model = unwrap(runner.model)
+            if isinstance(model, Distilled):
                 _check_wrapper(runner)
-                check_custom_keys(runner, unwrap(runner.model))
+                check_custom_keys(runner, model)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Check that the file belongs to this network."""
@@ -56,7 +58,7 @@ class RunGuards(Hook):
         model = unwrap(runner.model)
         if not has_loaded(runner):
             check_pretrained(model)
-        if not hasattr(model, 'distillation'):
+        if not isinstance(model, Distilled):
             return
         student = model.distillation.student.model
         check_crop(runner.cfg.train_dataloader.get('dataset', {}), student)

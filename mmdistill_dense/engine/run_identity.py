@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmdistill_dense.model.distill_model import Distilled
 
-def identity(model: Any) -> dict[str, Any]:
+
+def identity(model: Distilled) -> dict[str, Any]:
     """Return the receipts of the teachers and the shapes of the distillers' tensors, as plain values."""
     teachers = {
         str(name): teacher.receipt.as_dict() for name, teacher in model.distillation.teachers.items() if teacher.receipt

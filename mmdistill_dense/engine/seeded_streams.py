@@ -9,7 +9,7 @@ from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.utils.random_streams import mix, seed_everything
 from mmdistill_dense.utils.reproducible import ReplayedBatches, SeededBatches, WorkerSeed
@@ -27,8 +27,8 @@ class SeededStreams(Hook):
         loader, loop = runner.train_dataloader, runner.train_loop
         if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
             raise ValueError(
-                'In epoch-based training, train_dataloader.persistent_workers=True gives other augmentations after a '
-                'resume: set it to False (iteration-based training may keep it).'
+                'train_dataloader.persistent_workers=True gives other augmentations after a resume in epoch-based '
+                'training: set it to False (iteration-based training may keep it).'
             )
         if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
             place = (loader, runner.seed, get_rank())
@@ -55,7 +55,7 @@ def _is_epoch_based(runner: Runner) -> bool:
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
 
 
-def _has_default_workers(loader: Any) -> bool:
+def _has_default_workers(loader: DataLoader) -> bool:
     """Tell whether the loader has mmengine's or our ``worker_init_fn``; a user's own one is not replaced."""
     configured = getattr(loader.worker_init_fn, 'func', loader.worker_init_fn)
     return configured is mmengine_worker_init_fn or isinstance(configured, WorkerSeed)

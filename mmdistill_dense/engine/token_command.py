@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 
 from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.maskd.prepare_tokens import places_of
 from mmdistill_dense.distillers.maskd.token_files import write_tokens
 from mmdistill_dense.engine.commands import build_runner, common_parser, load_config
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.distributed import unwrap
 
 
@@ -45,13 +46,14 @@ def main_learn_tokens(argv: Sequence[str] | None = None) -> None:
         report(distiller, runner, args.out)
 
 
-def learning_distillers(model: Any) -> list[MasKD]:
+def learning_distillers(model: nn.Module) -> list[MasKD]:
     """Return the distillers of a model that learn tokens.
 
     Raises:
         ValueError: When there are none.
     """
-    distillers = getattr(unwrap(model), 'distillers', {}).values()
+    student = unwrap(model)
+    distillers = student.distillers.values() if isinstance(student, Distilled) else ()
     found = [one for one in distillers if isinstance(one, MasKD) and one.tokens is None]
     if not found:
         raise ValueError(

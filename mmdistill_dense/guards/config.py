@@ -46,7 +46,7 @@ def check_top_level_distillers(config: Config, written: Config | None = None) ->
         )
 
 
-def check_crop(dataset: Any, student: Any) -> None:
+def check_crop(dataset: Any, student: Mapping[str, Any]) -> None:
     """Refuse a training crop that is smaller than the size to which the preprocessor pads.
 
     Args:
@@ -101,7 +101,7 @@ def warn_of_batch(runner: Runner) -> None:
         runner.logger.warning(problem)
 
 
-def check_num_classes(data: Sequence[str] | None, key: str, model: Any) -> None:
+def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
     """Refuse a network whose head does not predict as many classes as the training set has.
 
     Args:
@@ -124,7 +124,7 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
 
     Args:
         data: Class names of the training set; ``None`` if unknown.
-        teacher: Its checkpoint tells its classes if mmengine wrote it.
+        teacher: A :class:`FrozenTeacher`; its checkpoint tells its classes if mmengine wrote it.
 
     Raises:
         ValueError: With both lists.
@@ -239,7 +239,7 @@ def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
     return sum(key in given and given[key].shape == value.shape for key, value in own.items())
 
 
-def num_classes(model: Any) -> int | None:
+def num_classes(model: Mapping[str, Any]) -> int | None:
     """Return the number of classes of a mmseg or mmdet model config, or ``None`` if it does not say."""
     for path in (('decode_head',), ('bbox_head',), ('roi_head', 'bbox_head'), ('panoptic_head',)):
         node: Any = model

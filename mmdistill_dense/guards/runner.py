@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.utils.messages import some
@@ -24,7 +25,7 @@ def check_loaders(runner: Runner) -> None:
         ValueError: Names the loader and the likely reasons.
     """
     for name, loop in ((name, built_loop(runner, name)) for name in ('train', 'val')):
-        loader: Any = getattr(loop, 'dataloader', None)
+        loader: DataLoader | None = getattr(loop, 'dataloader', None)
         if loader is None or not hasattr(loader.dataset, '__len__'):
             continue
         count = len(loader.dataset)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from mmengine.registry import DefaultScope
-from torch import nn
 
 from mmdistill_dense.config.resolve import ModelConfig, teachers_of
 from mmdistill_dense.config.unknown_keys import check_options, hint
@@ -25,6 +24,7 @@ from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
 from mmdistill_dense.networks.trace import trace_pair
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.messages import text_of
+from mmdistill_dense.utils.protocols import Network
 
 Option = Mapping[str, Any]
 
@@ -70,7 +70,7 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
 
 
 def build_distillation(
-    network: nn.Module,
+    network: Network,
     config: ModelConfig,
     distillers: Mapping[str, Distiller],
     teacher: Option | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, ItemsView, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +22,13 @@ from mmdistill_dense.utils.random_streams import fork_rng
 
 if TYPE_CHECKING:
     from mmdistill_dense.utils.protocols import Network, Samples
+
+    class Distillers(nn.ModuleDict):
+        def items(self) -> ItemsView[str, Distiller]: ...
+        def values(self) -> ValuesView[Distiller]: ...
 else:
     Network = object  # methods of a real base class would hide the student's own
+    Distillers = nn.ModuleDict
 
 
 @MODELS.register_module()
@@ -33,7 +38,7 @@ def DistillModel(
     distillers: Option | None = None,
     inherit: Sequence[Sequence[str]] | None = None,
     **student_keys: Any,
-) -> nn.Module:
+) -> Network:
     """Build a student that distils from a teacher in its training step and is an ordinary student in everything else.
 
     The result is an instance of a subclass of the student's own class: parameter names, ``predict`` and checkpoints are
@@ -66,25 +71,24 @@ def DistillModel(
     with fork_rng():
         parts = build_distillers(options, config.scope)
         distillation = build_distillation(network, config, parts, teacher, entries)
-    student_class: Any = type(network)
-    network.__class__ = _distilled_class(student_class)
-    distilled: Any = network
-    distilled._attach(parts, distillation)
+    kind: Any = type(network)  # mypy takes no class for hashable, which a cached function needs
+    network.__class__ = _distilled_class(kind)
+    assert isinstance(network, Distilled)
+    network._attach(parts, distillation)
     return network
 
 
 class Distilled(Network):
     """Mixin that turns a student class into a distilled one; it stands before that class in the bases."""
 
-    distillers: nn.ModuleDict
+    distillers: Distillers
     distillation: Distillation
 
     def _attach(self, distillers: Mapping[str, Distiller], distillation: Distillation) -> None:
-        self.distillers = nn.ModuleDict(distillers)
+        self.distillers = Distillers(distillers)
         self.distillation = distillation
-        module: Any = self
-        module._register_state_dict_hook(_drop_distillers)
-        module.register_load_state_dict_post_hook(_forgive_distillers)
+        self._register_state_dict_hook(_drop_distillers)
+        self.register_load_state_dict_post_hook(_forgive_distillers)
 
     def init_weights(self) -> None:
         """Initialise the student as its class does, load the teachers, and copy what the student inherits."""
@@ -107,7 +111,7 @@ class Distilled(Network):
             if not teacher.taps:
                 teacher.unload()
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distilled:
         before = next(self.parameters())
         device, dtype = before.device, before.dtype
         super()._apply(fn, recurse)
@@ -121,7 +125,7 @@ class Distilled(Network):
                 teacher.follow(fn)
         return self
 
-    def to_empty(self, **options: Any) -> Any:
+    def to_empty(self, **options: Any) -> Distilled:
         """Move the student without its weights, as ``nn.Module`` does; the teachers keep theirs."""
         for name in self.distillation.teachers:
             self._part_from(name)
@@ -131,7 +135,7 @@ class Distilled(Network):
         teacher = self.distillation.part_from(name)
         for distiller in self.distillers.values():
             if distiller.teacher_name == name:
-                distiller.learn_from(teacher)  # type: ignore[operator]
+                distiller.learn_from(teacher)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # pickle finds classes by name: it stores the student's class, and _blank makes this one from it.
@@ -146,11 +150,11 @@ class Distilled(Network):
         if not self.training:
             return super().loss(inputs, data_samples, **kwargs)
         self.distillation.check_ready()
-        distillers: dict[str, Any] = dict(self.distillers.items())
+        distillers = dict(self.distillers.items())
         active = [distiller for distiller in distillers.values() if distiller.weight() != 0]
         # The teachers run first, so that their temporary memory is free before the student's graph is built.
         taught = _eager(teach)(active, inputs, next(self.parameters()))
-        with recording(self, active) as student:
+        with recording(self, self.distillation, active) as student:
             losses = super().loss(inputs, data_samples, **kwargs)
         terms = _eager(compare)(distillers, student, taught, data_samples)
         return {**losses, **_eager(named)(terms), **_eager(shares)(losses, terms)}
@@ -162,7 +166,7 @@ _eager = functools.cache(torch.compiler.disable)
 
 
 @functools.cache
-def _distilled_class(student: type[nn.Module]) -> type[nn.Module]:
+def _distilled_class(student: type[nn.Module]) -> type[Distilled]:
     def fill(namespace: dict[str, Any]) -> None:
         namespace['__module__'] = __name__
         namespace['__doc__'] = f'{student.__name__} with a distillation step in its training loss.'
@@ -171,7 +175,7 @@ def _distilled_class(student: type[nn.Module]) -> type[nn.Module]:
     return types.new_class(f'Distilled{student.__name__}', (Distilled, student), exec_body=fill)
 
 
-def _blank(student: Any) -> Any:
+def _blank(student: Any) -> Distilled:
     """Return an empty distilled student, which ``pickle`` fills."""
     return object.__new__(_distilled_class(student))
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import nn
+
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.networks.inherit import Inherit
@@ -69,7 +71,7 @@ class Distillation:
         finally:
             self.teachers, self.inherit = kept
 
-    def recorder(self, student: Any, taps: Iterable[Tap]) -> Recorder:
+    def recorder(self, student: nn.Module, taps: Iterable[Tap]) -> Recorder:
         """Return a recorder of the student's taps; it copies tensors that the trace saw being overwritten."""
         return Recorder(student, taps, 'student_tap', overwritten=self.traced.overwritten)
 

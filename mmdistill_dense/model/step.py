@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded
+from mmdistill_dense.model.distillation import Distillation
 from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.random_streams import mix
 
 Terms = Mapping[str, Losses]  # the losses of each distiller by its name
@@ -32,21 +34,21 @@ def teach(active: Sequence[Distiller], inputs: Tensor, like: Tensor) -> dict[str
 
 
 @contextlib.contextmanager
-def recording(model: Any, active: Sequence[Distiller]) -> Iterator[Recorded]:
+def recording(model: nn.Module, distillation: Distillation, active: Sequence[Distiller]) -> Iterator[Recorded]:
     """Record the student's taps of the active distillers while the context is open.
 
     Raises:
         ValueError: At its end, for a tap whose module was not called.
     """
     taps = [tap for one in active for tap in [*one.student_taps, *one.extra_student_taps]]
-    recorder = model.distillation.recorder(model, taps)
+    recorder = distillation.recorder(model, taps)
     with recorder.recording() as student:
         yield student
     recorder.check_complete()
 
 
 def compare(
-    distillers: Mapping[str, Distiller], student: Recorded, taught: Mapping[str, Recorded], data_samples: Any
+    distillers: Mapping[str, Distiller], student: Recorded, taught: Mapping[str, Recorded], data_samples: Samples
 ) -> Terms:
     """Return the weighted losses of all distillers; one that is off gives a zero, because DDP needs its parameters."""
     teachers = {name: one for name, one in _teachers_of(distillers.values()).items() if name in taught}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
@@ -12,13 +12,16 @@ from torch import nn
 
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.config.unknown_keys import explained
+from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.weights.mmengine_loader import install_reader
+
+Module = TypeVar('Module', bound=nn.Module)
 
 # keys of model.teacher that are not keys of its network
 TEACHER_OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'accelerate')
 
 
-def build_network(config: ModelConfig, pretrained: bool = True) -> Any:
+def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
     """Build a network in its own scope; ``pretrained=False`` removes the options that would load backbone weights."""
     install_reader()  # it reads the files that the network's init_cfg names
     model = config.model.to_dict() if hasattr(config.model, 'to_dict') else dict(config.model)
@@ -56,7 +59,7 @@ def _fetches(init_cfg: Any) -> bool:
     return isinstance(init_cfg, Mapping) and ('Pretrained' in str(init_cfg.get('type')) or 'checkpoint' in init_cfg)
 
 
-def move(network: nn.Module, **place: Any) -> nn.Module:
+def move(network: Module, **place: Any) -> Module:
     """Change the ``device`` or ``dtype`` of a network even where its class overrides ``to``, and return it.
 
     Detectors of mmdet that hold a teacher of their own (LD, LAD) override ``to`` and take no dtype. mmengine's ``to``

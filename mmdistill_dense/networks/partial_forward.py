@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.utils.protocols import Network
 
 
 def run_parts(
-    network: Any, taps: Sequence[Tap], inputs: Tensor, rois: bool = False, heads: Sequence[str] | None = None
+    network: Network, taps: Sequence[Tap], inputs: Tensor, rois: bool = False, heads: Sequence[str] | None = None
 ) -> list[str]:
     """Run ``extract_feat``, then call each head that holds a tap on the features.
 
@@ -43,7 +44,7 @@ def run_parts(
     return list(heads)
 
 
-def _features_and_heads(network: Any, taps: Sequence[Tap], inputs: Tensor) -> tuple[Sequence[Tensor], list[str]]:
+def _features_and_heads(network: Network, taps: Sequence[Tap], inputs: Tensor) -> tuple[Sequence[Tensor], list[str]]:
     called: set[str] = set()
     handles = [child.register_forward_hook(_note(called, name)) for name, child in network.named_children()]
     try:

@@ -17,6 +17,7 @@ from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher_plan import TeacherOption, TeacherPlan
+from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng, seed_everything, stream_states
 from mmdistill_dense.weights.locate import local_file, sha256
 from mmdistill_dense.weights.strict_load import Receipt, load_strictly, read_checkpoint, state_dict_of
@@ -50,10 +51,10 @@ class FrozenTeacher:
         self.option = option if isinstance(option, TeacherOption) else TeacherOption.parse(option)
         self.plan = plan or TeacherPlan()
         self.key, self.config = self.option.key, self.option.config
-        self.network: nn.Module | None = None
+        self.network: Network | None = None
         self.receipt: Receipt | None = None
         self.classes: Sequence[str] | None = None
-        self.users: WeakSet[Any] = WeakSet()
+        self.users: WeakSet[object] = WeakSet()
         self._step_cache: dict[Hashable, Any] | None = None
         self._prepared = False
         self._draws: bool | None = None  # whether it draws random numbers; the first pass finds out
@@ -113,12 +114,12 @@ class FrozenTeacher:
             raise ValueError(f'{self.key}.checkpoint={checkpoint!r} is another file than the one loaded before.')
         self.adopt(move(network, device=like.device, dtype=like.dtype))
 
-    def adopt(self, network: nn.Module) -> None:
+    def adopt(self, network: Network) -> None:
         """Use this network, in eval mode and with its weights, instead of the one that :meth:`load` would build."""
         self.network = network.requires_grad_(False)
         self._prepared = False
 
-    def as_loaded(self) -> nn.Module:
+    def as_loaded(self) -> Network:
         """Return the network with the weights of its file; the first pass changes them (:class:`Acceleration`)."""
         assert self.network is not None, 'the teacher is loaded before training'
         if not self._prepared:
@@ -132,7 +133,7 @@ class FrozenTeacher:
         """Free the network, which training does not need where the student only inherits from the teacher."""
         self.network = None
 
-    def _initialise(self, network: Any) -> None:
+    def _initialise(self, network: Network) -> None:
         with fork_rng():
             torch.manual_seed(0)
             if hasattr(network, 'init_weights'):
@@ -140,12 +141,13 @@ class FrozenTeacher:
         total = len(network.state_dict())
         self.receipt = Receipt(self.config.source, None, None, 0, total, 0)
 
-    def _load_weights(self, network: Any, checkpoint: str) -> None:
+    def _load_weights(self, network: Network, checkpoint: str) -> None:
         key = f'{self.key}.checkpoint'
         path = local_file(checkpoint, self.config.source, key)
-        if hasattr(network, 'load_teacher'):  # an SSLTeacher reads files of other layouts, as strictly
-            matched, ignored = network.load_teacher(path, key)
-            source, total = self.config.source or network.source, len(network.state_dict())
+        if hasattr(network, 'load_teacher'):
+            reader: Any = network  # an SSLTeacher reads files of other layouts, as strictly
+            matched, ignored = reader.load_teacher(path, key)
+            source, total = self.config.source or reader.source, len(network.state_dict())
             self.receipt = Receipt(source, path.name, sha256(path), matched, total, ignored)
             return
         content = read_checkpoint(path)

@@ -12,6 +12,7 @@ from mmdistill_dense.config.resolve import ModelConfig, load_model
 from mmdistill_dense.networks.acceleration import Acceleration, Pair
 from mmdistill_dense.networks.building import TEACHER_OPTIONS, build_network
 from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng
 
 SINGLE = 'teacher'  # the name of the teacher where there is one only
@@ -58,7 +59,7 @@ class TeacherOption:
             Acceleration.parse(option.get('accelerate'), key),
         )
 
-    def build(self) -> Any:
+    def build(self) -> Network:
         """Return a new network on the current default device, in eval mode and without pre-trained weights."""
         with fork_rng():
             network = build_network(self.config, pretrained=False)

@@ -17,6 +17,7 @@ from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap, check_student_input
 from mmdistill_dense.networks.teacher_plan import TeacherOption, TeacherPlan
+from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng
 
 Shapes = dict[str, list[torch.Size]]
@@ -81,7 +82,7 @@ class Traced:
 
 
 def trace_pair(
-    student: nn.Module,
+    student: Network,
     student_taps: Sequence[Tap],
     teachers: Mapping[str, tuple[TeacherOption, Sequence[Tap]]],
     size: tuple[int, int] | None,
@@ -126,7 +127,7 @@ def _no_device(error: Exception) -> str:
 
 
 def _trace_all(
-    student: nn.Module,
+    student: Network,
     student_taps: Sequence[Tap],
     teachers: Mapping[str, tuple[TeacherOption, Sequence[Tap]]],
     size: tuple[int, int],
@@ -148,7 +149,7 @@ def _trace_all(
 
 
 def _trace(
-    network: nn.Module, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str, trains: bool = False
+    network: Network, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str, trains: bool = False
 ) -> Traced:
     if not taps:  # a teacher that is only inherited from
         return Traced()

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from mmengine.model import is_model_wrapper
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from mmdistill_dense.utils.protocols import Network
 
 MIN_COUNT = 1e-6  # smaller than the mean over processes of a count that is 1 in one of them
 
@@ -64,9 +66,10 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def unwrap(model: Any) -> Any:
+def unwrap(model: nn.Module) -> Network:
     """Return the model inside a distributed wrapper, and any other model as it is."""
-    return model.module if is_model_wrapper(model) else model
+    inner: Any = model.module if is_model_wrapper(model) else model
+    return inner
 
 
 class _Gather(torch.autograd.Function):

@@ -49,6 +49,10 @@ class Network(nn.Module):
     def init_weights(self) -> None:
         """Initialise by ``init_cfg``."""
 
+    def extract_feat(self, inputs: Tensor) -> Sequence[Tensor]:
+        """Return the maps of the backbone, or of the neck where there is one."""
+        raise NotImplementedError
+
     def loss(self, inputs: Tensor, data_samples: Samples, **kwargs: Any) -> dict[str, Any]:
         """Return the losses of a training batch by name."""
         raise NotImplementedError

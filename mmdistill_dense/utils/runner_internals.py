@@ -6,8 +6,7 @@ renames one.
 
 from __future__ import annotations
 
-from typing import Any
-
+from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, Runner
 
 
@@ -36,17 +35,17 @@ def has_loaded(runner: Runner) -> bool:
     return bool(runner._has_loaded)
 
 
-def built_loop(runner: Runner, name: str = 'train') -> Any:
+def built_loop(runner: Runner, name: str = 'train') -> BaseLoop | None:
     """Return the loop ``'train'``, ``'val'`` or ``'test'``, or None if there is none or it is not built yet."""
     loop = getattr(runner, f'_{name}_loop')
     return loop if isinstance(loop, BaseLoop) else None
 
 
-def renew_val_interval(loop: Any) -> None:
+def renew_val_interval(loop: BaseLoop) -> None:
     """Make a training loop update its validation interval to the current iteration (``dynamic_intervals``)."""
     loop._decide_current_val_interval()
 
 
-def count_left_out(wrapper: Any) -> None:
+def count_left_out(wrapper: OptimWrapper) -> None:
     """Let an ``OptimWrapper`` count a backward pass that was left out, for gradient accumulation."""
     wrapper._inner_count += 1

@@ -33,9 +33,6 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
     Names that are not similar to any key are variables of the config and are allowed.
 
-    Args:
-        config: The whole config of the run.
-
     Raises:
         ValueError: Names the key and the similar one.
     """
@@ -88,13 +85,7 @@ def options_of(kind: type) -> list[str]:
 
 
 def explained(error: TypeError, config: Any, more: Collection[str] = ()) -> str:
-    """Return the text of an error; for an unexpected keyword, add the most similar name in the config.
-
-    Args:
-        error: The error of a constructor.
-        config: The config of the network that was being built.
-        more: Further known names.
-    """
+    """Return the text of an error; for an unexpected keyword, add a similar name out of ``config`` or ``more``."""
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     return f'{error}.{hint(found[1], {*_keys(config), *more})}' if found else str(error)
 

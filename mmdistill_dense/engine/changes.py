@@ -14,13 +14,8 @@ _PER_START = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
 
 
 def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Warn of options that differ from those in the checkpoint; the resumed run uses the new ones.
-
-    Args:
-        runner: The runner that resumes.
-        checkpoint: Its ``meta.cfg`` is the text of the config, as mmengine writes it.
-    """
-    text = (checkpoint.get('meta') or {}).get('cfg')
+    """Warn of options that differ from those in the checkpoint; the resumed run uses the new ones."""
+    text = (checkpoint.get('meta') or {}).get('cfg')  # mmengine writes the text of the config
     then, now = dict(_flat(written(text))), dict(_flat(runner.cfg.to_dict()))
     names = sorted(name for name in {*then, *now} if name.split('.')[0] not in _PER_START)
     pairs = ((name, then.get(name, 'not set'), now.get(name, 'not set')) for name in names)

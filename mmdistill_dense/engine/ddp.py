@@ -45,9 +45,6 @@ def _without_sync_bn(module: nn.Module) -> nn.Module:
 def check_equal_epochs(runner: Runner) -> None:
     """Refuse processes with different numbers of batches in an epoch, which would wait for each other forever.
 
-    Args:
-        runner: The runner of each process, with its loop built.
-
     Raises:
         ValueError: In all processes; with the numbers by rank.
     """
@@ -63,14 +60,9 @@ def check_equal_epochs(runner: Runner) -> None:
 
 
 def warn_of_other_processes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Warn if a run is resumed with another number of processes, which divide the data in another way.
-
-    Args:
-        runner: The runner that resumes.
-        checkpoint: :class:`DistillHook` wrote its ``meta.processes``; older files lack it.
-    """
+    """Warn if a run is resumed with another number of processes, which divide the data in another way."""
     then, now = (checkpoint.get('meta') or {}).get('processes'), get_world_size()
-    if then not in (None, now) and is_main_process():
+    if then not in (None, now) and is_main_process():  # older files lack it
         runner.logger.warning(
             f'The run to resume had {then} process(es), this one has {now}: a step takes {now / then:g} times as many '
             'pictures, so the result is not that of an uninterrupted run. Start as many processes as before.'

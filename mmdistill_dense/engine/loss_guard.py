@@ -61,6 +61,7 @@ class LossGuard(Hook):
         """Check the steps of a runner until the training ends."""
         self.row = 0
         self._handles.append(unwrap(runner.model).register_forward_hook(self._remember, with_kwargs=True))
+        # Replaced on the instance: after_train deletes that, and the method of the class is back.
         wrapper = runner.optim_wrapper
         if self.patience:
             wrapper.update_params = partial(self._update, runner, wrapper.update_params)
@@ -129,10 +130,6 @@ class LossGuard(Hook):
 
 def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
     """Refuse to save weights that are not finite, since gradients may overflow although the loss is finite.
-
-    Args:
-        checkpoint: The checkpoint that is about to be saved.
-        model: The model of the checkpoint.
 
     Raises:
         RuntimeError: Names the tensors; nothing is written.

@@ -58,9 +58,6 @@ def latest_checkpoint(folder: Path) -> Path | None:
     """Return the latest whole checkpoint in a run's folder; skip files that a kill cut off.
 
     ``last_checkpoint``, which mmengine keeps, may name a file that is not whole, or be empty, after a kill.
-
-    Args:
-        folder: The ``work_dir`` of a run.
     """
     files = [path for path in folder.glob('*.pth') if re.fullmatch('(iter|epoch)_[0-9]+', path.stem)]
     for path in sorted(files, key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True):
@@ -74,9 +71,6 @@ def resume_from_a_whole_file(runner: Runner) -> None:
 
     mmengine writes ``last_checkpoint`` after the checkpoint, and empties it before it writes the name. A run that ends
     in between could not be resumed, or would start from scratch in spite of its checkpoint.
-
-    Args:
-        runner: The runner, which has not loaded anything yet.
 
     Raises:
         ValueError: When ``last_checkpoint`` is empty and there is no other checkpoint.
@@ -109,13 +103,9 @@ def restore_sampler_seed(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
 
     Without ``randomness.seed``, each start draws a seed, and mmengine builds the sampler before it reads the seed of
     the checkpoint.
-
-    Args:
-        runner: The runner that resumes; its sampler has not given an index yet.
-        checkpoint: :class:`DistillHook` wrote its ``meta.sampler_seed``; older files lack it.
     """
     seed = (checkpoint.get('meta') or {}).get('sampler_seed')
-    if seed is not None and built_loop(runner) is not None:
+    if seed is not None and built_loop(runner) is not None:  # older files lack it
         sampler_of(runner.train_dataloader).seed = seed
 
 
@@ -130,11 +120,7 @@ def tell_when_finished(runner: Runner) -> None:
 
 
 def tell_when_interrupted(runner: Runner) -> None:
-    """Tell after Ctrl-C from which checkpoint the run can resume.
-
-    Args:
-        runner: The runner, whose training loop has not started yet.
-    """
+    """Tell after Ctrl-C from which checkpoint the run can resume."""
     loop = built_loop(runner)
     if loop is None:  # a run that only tests
         return

@@ -33,6 +33,7 @@ class SeededStreams(Hook):
         if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
             place = (loader, runner.seed, get_rank())
             indexed = not isinstance(loader.dataset, IterableDataset)
+            # In place of mmengine's iterator, which neither seeds each batch nor skips one without loading it.
             loop.dataloader_iterator = (
                 SeededBatches(*place) if indexed else ReplayedBatches(loop.dataloader_iterator, *place)
             )

@@ -159,10 +159,6 @@ def check_pretrained(model: nn.Module) -> None:
 def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
     """Return the tensors that a module would find in a file that initialises it.
 
-    Args:
-        module: The module, which is not changed.
-        path: The file that its ``init_cfg`` of type Pretrained names.
-
     Raises:
         ValueError: For a file with its tensors below ``model``, where mmengine does not look: it would load none.
     """
@@ -182,11 +178,6 @@ def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
 
 def check_load_from(model: nn.Module, content: Mapping[str, Any], path: str | None) -> None:
     """Refuse a file from which mmengine would load no tensor at all, and go on with random weights.
-
-    Args:
-        model: The network to load into.
-        content: The content of the file, as mmengine read it.
-        path: The file.
 
     Raises:
         ValueError: With names of both.

@@ -18,10 +18,6 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
     For each parameter, mmengine uses the longest of the ``custom_keys`` that its name contains. ``head``, meant for the
     student's head, is also in the names of all parameters of a distiller called ``head_kd``.
 
-    Args:
-        runner: Its config holds the keys.
-        model: The distilled student.
-
     Raises:
         ValueError: Names the distiller, the key and its options.
     """

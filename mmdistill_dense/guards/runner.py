@@ -72,10 +72,6 @@ def check_weights(runner: Runner, content: Mapping[str, Any]) -> None:
     while they load, and none of another shape. A run that starts from ``load_from`` needs half of all tensors, because
     a head may be new, or the whole backbone, which is less than half in many detectors.
 
-    Args:
-        runner: The runner that is about to load.
-        content: The checkpoint.
-
     Raises:
         ValueError: With the number of tensors that fit, and names of those that do not.
     """

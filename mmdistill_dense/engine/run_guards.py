@@ -14,7 +14,6 @@ from mmdistill_dense.config.unknown_keys import check_keys
 from mmdistill_dense.engine.ddp import check_equal_epochs
 from mmdistill_dense.guards.config import (
     check_crop,
-    check_load_from,
     check_num_classes,
     check_pretrained,
     check_teacher_classes,
@@ -22,10 +21,10 @@ from mmdistill_dense.guards.config import (
     warn_of_batch,
 )
 from mmdistill_dense.guards.custom_keys import check_custom_keys
-from mmdistill_dense.guards.runner import check_checkpoints, check_loaders, check_weights
+from mmdistill_dense.guards.runner import check_checkpoints, check_loaded, check_loaders
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.runner_internals import has_loaded, resumes, start_file
+from mmdistill_dense.utils.runner_internals import has_loaded
 
 _STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy', 'NoneType')
 
@@ -47,9 +46,7 @@ class RunGuards(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Check that the file belongs to this network."""
-        if not resumes(runner):
-            check_load_from(unwrap(runner.model), checkpoint, start_file(runner))
-        check_weights(runner, checkpoint)
+        check_loaded(runner, checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         """Check batch size, pre-trained weights, crop and classes; log the origin of the teachers' weights."""

@@ -176,29 +176,6 @@ def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
     return state_dict_of(bare, path)
 
 
-def check_load_from(model: nn.Module, content: Mapping[str, Any], path: str | None) -> None:
-    """Refuse a file from which mmengine would load no tensor at all, and go on with random weights.
-
-    Raises:
-        ValueError: With names of both.
-    """
-    if not isinstance(content, Mapping):
-        return  # mmengine refuses that itself
-    found = content.get('state_dict', content)  # where mmengine looks
-    given = {str(key).removeprefix('module.'): value for key, value in found.items() if isinstance(value, Tensor)}
-    own = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
-    if _fitting(own, given):
-        return
-    below_model = isinstance(content.get('model'), Mapping) and 'state_dict' not in content
-    reason = 'its tensors are below `model`, where mmengine does not look' if below_model else 'none of its names fits'
-    held = given or (content['model'] if below_model else content)
-    raise ValueError(
-        f'load_from={path!r}: no tensor would be loaded into {type(model).__name__}: {reason}. Expected names '
-        f'like {some(own)}; it holds {some(held)}. Save them as {{"state_dict": …}} under the names of the '
-        'student.'
-    )
-
-
 def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
     """Return the tensors whose names have a prefix, without it; all tensors if there is no prefix."""
     start = f'{prefix.rstrip(".")}.' if prefix else ''

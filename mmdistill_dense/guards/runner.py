@@ -65,7 +65,7 @@ def check_checkpoints(runner: Runner) -> None:
             )
 
 
-def check_weights(runner: Runner, content: Mapping[str, Any]) -> None:
+def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another network; mmengine would load what fits, warn, and go on.
 
     A run that resumes needs every tensor. A test needs half of all tensors, because layers rename those of older files
@@ -75,26 +75,37 @@ def check_weights(runner: Runner, content: Mapping[str, Any]) -> None:
     Raises:
         ValueError: With the number of tensors that fit, and names of those that do not.
     """
+    if not isinstance(content, Mapping):
+        return  # mmengine refuses that itself
     model = getattr(runner.model, 'module', runner.model)  # inside DDP or a test-time augmentation model
     own = {name: value.shape for name, value in model.state_dict().items() if not name.endswith('num_batches_tracked')}
-    state = content.get('state_dict', content)
+    state = content.get('state_dict', content)  # where mmengine looks
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     given = {str(name).removeprefix('module.'): value.shape for name, value in tensors.items()}
     missing = [name for name in own if name not in given]
     shaped = [name for name, shape in own.items() if name in given and given[name] != shape]
-    goes_on, tests = resumes(runner), built_loop(runner) is None
+    goes_on, tests, fits = resumes(runner), built_loop(runner) is None, len(own) - len(missing + shaped)
     starts = not goes_on and not tests and _whole_backbone(own, missing + shaped)
-    too_few = 2 * len(missing + shaped) > len(own) and not starts
+    too_few = 2 * fits < len(own) and not starts
     if (goes_on and missing) or (shaped and (goes_on or tests)) or too_few:
+        if not (goes_on or fits):
+            raise ValueError(_nothing_fits(runner, type(model).__name__, own, given or content))
         key = 'The checkpoint to resume' if goes_on else f'load_from={start_file(runner)!r}'
-        words = [
-            f'{name} {tuple(given[name])} (model {tuple(own[name])})' for name in shaped if given[name] is not None
-        ]
+        words = [f'{name} {tuple(given[name])} (model {tuple(own[name])})' for name in shaped]
         raise ValueError(
-            f'{key} fits {len(own) - len(missing + shaped)} of the {len(own)} tensors of {type(model).__name__}: it '
-            f'belongs to another network or class list. Missing or with another shape: {some(words + missing)}; '
-            f'the file holds {some(given)}.'
+            f'{key} fits {fits} of the {len(own)} tensors of {type(model).__name__}: it belongs to another network or '
+            f'class list. Missing or with another shape: {some(words + missing)}; the file holds {some(given)}.'
         )
+
+
+def _nothing_fits(runner: Runner, network: str, own: Iterable[str], held: Mapping[str, Any]) -> str:
+    below_model = isinstance(held.get('model'), Mapping)
+    reason = 'its tensors are below `model`, where mmengine does not look' if below_model else 'none of its names fits'
+    return (
+        f'load_from={start_file(runner)!r}: no tensor would be loaded into {network}: {reason}. Expected names like '
+        f'{some(own)}; it holds {some(held["model"] if below_model else held)}. Save them as {{"state_dict": …}} under '
+        'the names of the student.'
+    )
 
 
 def _whole_backbone(own: Iterable[str], lacking: Iterable[str]) -> bool:

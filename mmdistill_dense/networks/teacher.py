@@ -147,16 +147,16 @@ class FrozenTeacher:
         if hasattr(network, 'load_teacher'):
             reader: Any = network  # an SSLTeacher reads files of other layouts, as strictly
             matched, ignored = reader.load_teacher(path, key)
-            source, total = self.config.source or reader.source, len(network.state_dict())
-            self.receipt = Receipt(source, path.name, sha256(path), matched, total, ignored)
-            return
-        content = read_checkpoint(path)
-        state = state_dict_of(content, path)
-        matched, ignored = load_strictly(network, state, self.plan.parts, f'{key}={checkpoint!r}')
-        self.receipt = Receipt(self.config.source, path.name, sha256(path), matched, len(network.state_dict()), ignored)
-        meta = content.get('meta') or {}
-        data = meta.get('dataset_meta')
-        self.classes = (data if isinstance(data, Mapping) else {}).get('classes') or meta.get('CLASSES')
+            source = self.config.source or reader.source
+        else:
+            content = read_checkpoint(path)
+            state = state_dict_of(content, path)
+            matched, ignored = load_strictly(network, state, self.plan.parts, f'{key}={checkpoint!r}')
+            source = self.config.source
+            meta = content.get('meta') or {}
+            data = meta.get('dataset_meta')
+            self.classes = (data if isinstance(data, Mapping) else {}).get('classes') or meta.get('CLASSES')
+        self.receipt = Receipt(source, path.name, sha256(path), matched, len(network.state_dict()), ignored)
 
     def follow(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Follow a device or dtype change of the student; before :meth:`load` do nothing."""

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 
 from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.engine import DistillHook
-from mmdistill_dense.engine.changes import _leaves, written
+from mmdistill_dense.engine.changes import _flat, written
 from mmdistill_dense.engine.resume_file import resume_from_a_whole_file
 from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
@@ -365,7 +365,7 @@ def test_the_text_of_a_config_is_read_without_running_it():
     plain = dict(a=1, b=[dict(c='x', d=None), (1.5, -2)], e={'f.g': dict(h=True), 'i': 1e-05}, j='two\nlines', k={})
     with toys.unformatted():
         text = Config(plain).pretty_text
-    assert dict(_leaves(written(text))) == dict(_leaves(plain))
-    assert 'b.0.c' in dict(_leaves(plain)) and 'e.f.g.h' in dict(_leaves(plain))
+    assert dict(_flat(written(text))) == dict(_flat(plain))
+    assert 'b.0.c' in dict(_flat(plain)) and 'e.f.g.h' in dict(_flat(plain))
     assert written("import os\nos.remove('x')\na = f(1)") == dict(a='f(1)')
     assert written(None) == written('a = (') == written('') == {}

@@ -23,7 +23,7 @@ from mmdistill_dense.utils.random_streams import fork_rng
 if TYPE_CHECKING:
     from mmdistill_dense.utils.protocols import Network, Samples
 
-    class Distillers(nn.ModuleDict):
+    class Distillers(nn.ModuleDict):  # the same with the type of its values
         def items(self) -> ItemsView[str, Distiller]: ...
         def values(self) -> ValuesView[Distiller]: ...
 else:

@@ -72,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ValueError(f'{path} is not valid JSON ({error}); remove it, and it will be made again') from error
+        raise ValueError(f'{path}: not valid JSON ({error}); remove it, and it will be made again') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path} must hold a JSON object; remove it, and it will be made again')
+        raise ValueError(f'{path}: must hold a JSON object; remove it, and it will be made again')
     return content

@@ -42,6 +42,7 @@ class DistillerState(Hook):
         model.distillation.enter_run(runner.max_iters, runner.seed, get_rank(), runner.iter)
         average_the_student(runner)
         for distiller in model.distillers.values():
+            assert distiller.teacher is not None, 'bound when the model was built'
             distiller.prepare(runner, distiller.teacher)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:

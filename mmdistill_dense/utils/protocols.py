@@ -57,6 +57,10 @@ class Network(nn.Module):
         """Return the losses of a training batch by name."""
         raise NotImplementedError
 
+    def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of the losses, and what is logged."""
+        raise NotImplementedError
+
     def train_step(self, data: Mapping[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:
         """Preprocess, compute the losses, update the weights; return what is logged."""
         raise NotImplementedError

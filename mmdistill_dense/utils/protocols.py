@@ -21,6 +21,8 @@ class Sample(Protocol):
         metainfo: Facts of the picture, e.g. ``img_path``, ``img_shape``, ``pad_shape``.
         gt_sem_seg: Labels; ``.data`` is (1, H, W).
         gt_instances: Annotated objects; ``.bboxes`` is (R, 4), ``.labels`` is (R,).
+        pred_sem_seg: Predicted labels, as ``gt_sem_seg``.
+        pred_instances: Predicted objects, as ``gt_instances``, with ``.scores`` (R,).
     """
 
     @property
@@ -29,6 +31,10 @@ class Sample(Protocol):
     def gt_sem_seg(self) -> Any: ...
     @property
     def gt_instances(self) -> Any: ...
+    @property
+    def pred_sem_seg(self) -> Any: ...
+    @property
+    def pred_instances(self) -> Any: ...
     def __contains__(self, field: str) -> bool: ...
     def get(self, field: str, default: Any = None) -> Any: ...
 

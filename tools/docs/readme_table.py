@@ -1,4 +1,4 @@
-"""The README's table of results: every row of every published suite, without a choice among them."""
+"""The README's table of results: every row of every published suite."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from tools.docs.scores import PAGE, Lines, Shown, rows_of, shown
 
 
 def readme_table(sections: Mapping[str, str], scores: Mapping[str, Lines]) -> str:
-    """Return the table: a line per row, a column per suite, gains with their intervals.
-
-    Args:
-        sections: The sections of ``docs/results.md`` by suite, in their order.
-        scores: The published runs by suite.
-    """
+    """Return the table of the published suites: a line per row, a column per suite, gains with their intervals."""
     if not sections:
         return ''
     tables = {stem: shown(text, stem) for stem, text in sections.items()}

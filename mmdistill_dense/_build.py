@@ -1,4 +1,4 @@
-"""Build step that puts what mim looks for into a wheel; imported by setuptools alone."""
+"""Build step that adds the files that mim needs to a wheel; only setuptools imports it."""
 
 import shutil
 from pathlib import Path
@@ -15,14 +15,14 @@ class BuildPy(build_py):
     """
 
     def run(self) -> None:
-        """Builds the package, then adds the copies."""
+        """Build the package, then add the copies."""
         super().run()
         if not self.editable_mode:
             copy_mim_parts(Path.cwd(), Path(self.build_lib) / 'mmdistill_dense' / '.mim')
 
 
 def copy_mim_parts(source: Path, target: Path) -> None:
-    """Copies the parts of the checkout ``source`` to ``target``, without caches and what an earlier build left."""
+    """Copy the parts of the checkout ``source`` to ``target``, which is emptied first, without caches."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for name in MIM_PARTS:

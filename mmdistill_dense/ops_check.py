@@ -1,4 +1,4 @@
-"""Stops at once where mmcv has no compiled operations; runtime_det.py names this module in ``custom_imports``."""
+"""Stop at once if mmcv has no compiled operations; runtime_det.py names this module in ``custom_imports``."""
 
 import importlib
 
@@ -11,9 +11,9 @@ REMEDY = (
 
 
 def require_ops() -> None:
-    """Raises a RuntimeError of one line when mmcv's compiled operations cannot be loaded.
+    """Raise a RuntimeError with one line when mmcv's compiled operations cannot be loaded.
 
-    Not an ImportError: mmengine replaces that by a message of its own when it comes from ``custom_imports``.
+    It is no ImportError, because mmengine would replace the message of one that comes from ``custom_imports``.
     """
     try:
         importlib.import_module('mmcv._ext')

@@ -1,8 +1,8 @@
 """Registries of the package, children of mmengine's.
 
 Because each child has the scope ``mmdistill_dense`` and names its ``locations``, ``type='mmdistill_dense.X'`` works in
-any config without ``custom_imports``. ``DISTILLERS`` is a root of its own: distillers are looked up here but
-constructed in the student's default scope, so that they can build parts of mmseg or mmdet by their short names.
+any config without ``custom_imports``. ``DISTILLERS`` has no parent: distillers are looked up here but constructed in
+the student's default scope, so that they can build parts of mmseg or mmdet by their short names.
 """
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS

@@ -13,21 +13,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import nn
 
 from mmdistill_dense.analysis.gradients import TAP, TASK, Places, Term, mean_terms, measure_gradients
 from mmdistill_dense.distillers.maskd.prepare_tokens import FOLDER
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.commands import build_runner, common_parser, load_config
+from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.utils.atomic import without_nan
+from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
 _UNTRAINED = (
@@ -47,17 +48,8 @@ def main_diagnose(argv: Sequence[str] | None = None) -> None:
     batches = diagnose(load_config(args), args.checkpoint, args.batches, args.iteration, args.stages)
     console.print(table_of(batches, args.taps))
     if args.json:
-        found = _finite([[asdict(term) for term in terms] for terms in batches])
+        found = without_nan([[asdict(term) for term in terms] for terms in batches])
         args.json.write_text(json.dumps(found, indent=1, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: ``None`` stands for what is no number."""
-    if isinstance(value, dict):
-        return {key: _finite(member) for key, member in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(member) for member in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def diagnose(
@@ -130,8 +122,8 @@ class MeasureInstead(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Measure, then raise."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if self.iteration is not None and hasattr(model, 'distillation'):
+        model = unwrap(runner.model)
+        if self.iteration is not None and isinstance(model, Distilled):
             model.distillation.state.iteration = self.iteration
         data = itertools.islice(runner.train_dataloader, self.batches)
         console = Console(stderr=True)
@@ -140,8 +132,8 @@ class MeasureInstead(Hook):
         raise _Measured
 
 
-def _stages(model: torch.nn.Module) -> Places:
-    backbone = getattr(model, 'backbone', torch.nn.Module())
+def _stages(model: nn.Module) -> Places:
+    backbone = getattr(model, 'backbone', nn.Module())
     found = {f'backbone.{n}': [p for p in m.parameters() if p.requires_grad] for n, m in backbone.named_children()}
     return {name: parameters for name, parameters in found.items() if parameters}
 

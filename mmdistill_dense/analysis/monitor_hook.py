@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -21,7 +20,7 @@ from mmdistill_dense.analysis.monitor_pictures import Pictures
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.registry import HOOKS
-from mmdistill_dense.utils.distributed import mean_over_ranks
+from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 
 
 @HOOKS.register_module()
@@ -74,8 +73,8 @@ class MonitorHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Find the distillers, decide whether gradients can be measured, and choose pictures."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if not hasattr(model, 'distillation'):
+        model = unwrap(runner.model)
+        if not isinstance(model, Distilled):
             runner.logger.info('MonitorHook: the model has no distillers, nothing is watched.')
             return
         self._model = model

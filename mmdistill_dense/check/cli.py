@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
@@ -20,6 +18,7 @@ from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.check.render import show
 from mmdistill_dense.check.run import check_config
 from mmdistill_dense.recipes.named import read_config
+from mmdistill_dense.utils.atomic import without_nan
 from mmdistill_dense.utils.silence import quiet
 
 WIDTH = 140  # without a terminal
@@ -48,7 +47,7 @@ def main_check(argv: Sequence[str] | None = None) -> int:
         report = check_config(config, options, tell)
     show(report, console)
     if args.json:
-        Path(args.json).write_text(json.dumps(_plain(report.as_dict()), indent=1), encoding='utf-8')
+        Path(args.json).write_text(json.dumps(without_nan(report.as_dict()), indent=1), encoding='utf-8')
     return report.exit_code(args.strict)
 
 
@@ -135,12 +134,3 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f'must be 1 or more, got {number}')
     return number
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: such numbers become null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -98,7 +98,7 @@ class Subject:
 
     config: Config
     options: Options
-    network: ConfigDict | None = None
+    network: ConfigDict = None
     data_classes: Sequence[str] | None = None
     pictures: int | None = None
     data_problem: str = ''

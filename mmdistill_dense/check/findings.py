@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from mmdistill_dense.utils.messages import text_of
+
 ERROR, WARNING, NOTE = 'error', 'warning', 'note'
 LEVELS = (ERROR, WARNING, NOTE)
 
@@ -43,7 +45,7 @@ def exit_code(findings: Iterable[Finding], strict: bool = False) -> int:
 
 
 def message_of(error: BaseException) -> str:
-    """Return what an exception says, with its type where it is not one that speaks to users."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    """Return the message of an exception, with its type unless the message is meant for users."""
+    text = text_of(error)
     spoken = isinstance(error, (ValueError, KeyError, FileNotFoundError)) and text
     return text if spoken else f'{type(error).__name__}: {text}'

@@ -52,7 +52,7 @@ def option(subject: Subject) -> dict[str, Any]:
     """Return the model's config, with the checked size as the size that it pads to."""
     model = dict(subject.config.model)
     preprocessor = model.get('data_preprocessor') or {}
-    if subject.options.size and 'size' in ((subject.network or {}).get('data_preprocessor') or {}):
+    if subject.options.size and 'size' in (subject.network.get('data_preprocessor') or {}):
         model['data_preprocessor'] = {**preprocessor, 'size': tuple(subject.options.size)}
     return model
 

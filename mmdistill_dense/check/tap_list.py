@@ -15,12 +15,12 @@ from rich.text import Text
 from rich.tree import Tree
 from torch import Tensor, nn
 
-from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, is_single_teacher, load_model, student_option
+from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option, teachers_of
 from mmdistill_dense.networks.building import TEACHER_OPTIONS, build_network
 from mmdistill_dense.networks.modes import in_training, modes_to_follow
 from mmdistill_dense.networks.partial_forward import run_parts
-from mmdistill_dense.networks.teacher_plan import SINGLE
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, _NumbersOnCPU, input_channels
+from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng
 from mmdistill_dense.utils.silence import quiet
 
@@ -61,22 +61,21 @@ def networks_of(config: Config, student: bool = False, teacher: bool = False) ->
         teacher: The teachers alone.
 
     Raises:
-        ValueError: When there is no teacher to list.
+        ValueError: If there is no teacher to list.
     """
     init_default_scope(config.get('default_scope', 'mmengine'))
     model = config.model
     if not is_distill_model(model):
         if teacher:
-            raise ValueError('this config has no teacher: its model is no DistillModel.')
+            raise ValueError('this config has no teacher: its model is not a DistillModel.')
         yield 'model', load_model(model, 'model')
         return
     if not teacher:
         yield 'student', load_model(student_option(model), 'model.student')
-    options = model.get('teacher') or {}
-    for name, one in ({SINGLE: options} if options and is_single_teacher(options) else options).items():
-        if not student:
-            network = {key: value for key, value in one.items() if key not in TEACHER_OPTIONS}
-            yield ('teacher' if name == SINGLE else f'teacher {name}'), load_model(network, f'model.teacher.{name}')
+    if not student:
+        for key, option in teachers_of(model).items():
+            network = {name: value for name, value in option.items() if name not in TEACHER_OPTIONS}
+            yield key.replace('.', ' ', 1), load_model(network, f'model.{key}')
 
 
 def list_taps(config: ModelConfig, size: Size | None = None, depth: int = 2, below: str = '') -> Place:
@@ -107,7 +106,7 @@ def list_taps(config: ModelConfig, size: Size | None = None, depth: int = 2, bel
             return _listed(network, (min(height, _CPU_SIDE), min(width, _CPU_SIDE)), 'cpu', depth, below)
 
 
-def _listed(network: nn.Module, size: tuple[int, int], device: str, depth: int, below: str) -> Place:
+def _listed(network: Network, size: tuple[int, int], device: str, depth: int, below: str) -> Place:
     modules = dict(network.named_modules())
     if below not in modules:
         raise KeyError(f'--below {below}: no such module; at the top there are {", ".join(_children(network))}.')
@@ -115,14 +114,14 @@ def _listed(network: nn.Module, size: tuple[int, int], device: str, depth: int, 
     return _place(modules[below], below, outputs, depth)
 
 
-def _outputs(network: nn.Module, inputs: Tensor) -> dict[str, list[Any]]:
+def _outputs(network: Network, inputs: Tensor) -> dict[str, list[Any]]:
     """Return the outputs of each module in all of its calls, by path, as they are in training."""
     modes = modes_to_follow(network, lambda: _run(network, inputs))
     with in_training(network.get_submodule(path) for path in modes):
         return _run(network, inputs)
 
 
-def _run(network: nn.Module, inputs: Tensor) -> dict[str, list[Any]]:
+def _run(network: Network, inputs: Tensor) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     handles = []
     for path, module in network.named_modules():

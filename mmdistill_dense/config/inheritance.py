@@ -1,4 +1,4 @@
-"""Reads what config files inherit and set, without running them."""
+"""Read what config files inherit and set, without running them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 
 def bases_of(path: Path) -> list[Path]:
-    """Return the files in a config's ``_base_``, which is evaluated as mmengine does."""
+    """Return the files in a config's ``_base_``, evaluated as mmengine does."""
     return list(_bases_of(path, path.stat().st_mtime_ns))
 
 
@@ -26,14 +26,14 @@ def _bases_of(path: Path, modified: int) -> list[Path]:
 
 
 def keys_of(path: Path) -> dict[str, Any]:
-    """Return the top-level keys of a config, inherited ones too; of their values only ``default_scope``'s is read."""
+    """Return the top-level keys of a config, inherited ones too; all values but ``default_scope``'s are None."""
     return _keys_of(path, path.stat().st_mtime_ns)
 
 
 @cache
 def _keys_of(path: Path, modified: int) -> dict[str, Any]:
     bases = bases_of(path)
-    if not all(base.is_file() for base in bases):  # named as those of another package, 'mmdet::…'
+    if not all(base.is_file() for base in bases):  # a base such as 'mmdet::…', which is no path
         return dict(Config.fromfile(str(path)))
     found: dict[str, Any] = {}
     for base in bases:

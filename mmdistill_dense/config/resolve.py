@@ -1,7 +1,7 @@
-"""Finds configs and parts of them by name and resolves the networks they name, without ``mmengine.hub``.
+"""Find configs by name and resolve the networks in them, without ``mmengine.hub``.
 
-``mmengine.hub`` and ``_base_ = 'mmseg::…'`` look packages up by distribution name and fail (or install another package)
-where the maintained forks are used; here a name is resolved through the imported package's own folder.
+``mmengine.hub`` and ``_base_ = 'mmseg::…'`` look packages up by distribution name. With the maintained forks that fails
+or installs another package. Here a name is resolved through the folder of the imported package.
 """
 
 from __future__ import annotations
@@ -16,18 +16,13 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 
-DISTILL_KEYS = (
-    'type',
-    'student',
-    'teacher',
-    'distillers',
-    'inherit',
-)  # of a DistillModel config; others: the student's
+# The keys of a DistillModel config; all others are the student's.
+DISTILL_KEYS = ('type', 'student', 'teacher', 'distillers', 'inherit')
 
 
 @dataclass
 class ModelConfig:
-    """A resolved network: its model dict, the scope it is built in and where it came from."""
+    """A resolved network: its model dict, the scope it is built in and the config it came from."""
 
     model: ConfigDict
     scope: str | None
@@ -35,11 +30,11 @@ class ModelConfig:
 
 
 def package_root(package: str) -> Path:
-    """Return the folder that holds a package's ``configs``: ``<package>/.mim`` of an installation, or its checkout.
+    """Return the folder that holds a package's ``configs``: ``<package>/.mim`` where installed, or the checkout.
 
     Raises:
         ModuleNotFoundError: When the package is not installed.
-        FileNotFoundError: When it carries no configs.
+        FileNotFoundError: When it has no configs.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -49,19 +44,19 @@ def package_root(package: str) -> Path:
         if (root / 'configs').is_dir():
             return root
     raise FileNotFoundError(
-        f'The installed {package} carries no configs ({folder / ".mim"} is missing); install it with mim.'
+        f'The installed {package} has no configs ({folder / ".mim"} is missing); install it with mim.'
     )
 
 
 def find_config(name: str, key: str = 'cfg') -> Path:
-    """Return the path of a config given as ``'package::folder/file.py'`` (``.py`` may be left out) or as a file.
+    """Return the path of a config, named ``'package::folder/file.py'`` (``.py`` is optional) or given as a file.
 
     Args:
-        name: The name or path; a relative path means the working folder.
+        name: The name or path; a relative path starts in the working folder.
         key: The config key to name in an error.
 
     Raises:
-        FileNotFoundError: With close names of the same package.
+        FileNotFoundError: When there is none; shows similar names of the same package.
     """
     if '::' not in name:
         path = Path(name).expanduser()
@@ -72,7 +67,7 @@ def find_config(name: str, key: str = 'cfg') -> Path:
         return path
     package, _, rest = name.partition('::')
     configs = package_root(package) / 'configs'
-    if package == 'mmdistill_dense' and rest.startswith('control/'):  # where recipes were until 0.1
+    if package == 'mmdistill_dense' and rest.startswith('control/'):  # the folder of recipes until 0.1
         rest = f'_base_/recipes/{rest.removeprefix("control/")}'
     path = configs / (rest if rest.endswith('.py') else f'{rest}.py')
     if not path.is_file():
@@ -84,7 +79,7 @@ def find_config(name: str, key: str = 'cfg') -> Path:
 
 
 def base(name: str) -> str:
-    """Return the path of a config, or of a part of one, for a ``_base_`` list in any folder.
+    """Return the path of a config for a ``_base_`` list in any folder.
 
     Use it as
     ``_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/distillers/….py')``.
@@ -93,7 +88,7 @@ def base(name: str) -> str:
 
 
 def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
-    """Resolve a network option: ``cfg`` names a config, every other key is merged over its model.
+    """Resolve a network option: ``cfg`` names a config, all other keys are merged over its model.
 
     Args:
         option: ``dict(cfg=…, **overrides)`` or a full model dict with ``type``.
@@ -117,7 +112,7 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
         raise KeyError(f'{key}.cfg={option["cfg"]!r} has no key model.')
     model = config.model
     if is_distill_model(model):
-        # A pair or a method's config stands for its student, so that a distilled student can teach the next one.
+        # Take the student of a pair or a method's config, so that a distilled student can teach the next one.
         model = load_model(student_option(model), 'model.student').model
     if 'data_preprocessor' in config:
         model.setdefault('data_preprocessor', config.data_preprocessor)
@@ -133,12 +128,12 @@ def is_distill_model(model: Any) -> bool:
 
 
 def is_single_teacher(option: Mapping[str, Any]) -> bool:
-    """Tell whether ``model.teacher`` is one teacher, and no dict of several by name."""
+    """Tell whether ``model.teacher`` is one teacher, not a dict of several by name."""
     return 'cfg' in option or 'type' in option or not all(isinstance(one, Mapping) for one in option.values())
 
 
 def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the teachers of a model config by the key under ``model``; there may be none."""
+    """Return the teachers of a model config by key: ``teacher``, or ``teacher.NAME`` for each of several."""
     option = model.get('teacher')
     if not option:
         return {}
@@ -148,16 +143,16 @@ def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def student_option(model: Mapping[str, Any]) -> Any:
-    """Return the student of a ``DistillModel`` config, every other key of the model merged over it."""
+    """Return the student of a ``DistillModel`` config, with all further keys of the model merged over it."""
     keys = {name: value for name, value in model.items() if name not in DISTILL_KEYS}
     return merge(model['student'], keys)
 
 
 def merge(model: Any, overrides: Mapping[str, Any]) -> Any:
-    """Return ``model`` with ``overrides`` merged in, as mmengine's ``_base_`` does, with three rules of ours.
+    """Return ``model`` with ``overrides`` merged in as mmengine's ``_base_`` does, with three additional rules.
 
-    A dict whose ``type`` differs replaces the old one whole; members of a list are changed by ``{'0': dict(…)}``; a
-    dict with ``_delete_=True`` replaces. Neither argument is changed.
+    A dict with another ``type`` replaces the old one completely; ``{'0': dict(…)}`` changes a member of a list; a dict
+    with ``_delete_=True`` replaces the old one. Neither argument is changed.
 
     Raises:
         KeyError: For a list member that does not exist.

@@ -1,4 +1,4 @@
-"""Names that are misspelt: what is unknown is refused with the nearest known name."""
+"""Refuse misspelt names, with the nearest known name in the error."""
 
 from __future__ import annotations
 
@@ -13,58 +13,55 @@ _READ = (
     'activation_checkpointing', 'compile', 'custom_imports', 'distillers', 'hooks', 'model_wrapper_cfg', 'runner_type',
     'strategy', 'tta_model',
 )  # fmt: skip
-_SHORT = ('model', 'cfg', 'hooks')  # too short to tell a slip from a name of one's own
+_SHORT = ('model', 'cfg', 'hooks')  # too short to tell a typo from a variable of the user
 _HOOKS = (
     'checkpoint', 'distill', 'logger', 'param_scheduler', 'runtime_info', 'sampler_seed', 'timer', 'visualization',
 )  # fmt: skip
-# Of all names that the configs of mmseg, mmdet and ours define for themselves, none is so near to a key of the runner.
+# No variable in the configs of mmseg, mmdet and ours is this similar to a key of the runner.
 _NEAR = 0.87
-_VARIANT = re.compile(r'_?\d+$')  # test_dataloader2, which a config may hold beside the one that is read
+_VARIANT = re.compile(r'_?\d+$')  # such as test_dataloader2, beside the one that is read
 
 
 def hint(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
-    """Return `` Did you mean …?`` where a known name is near, else nothing."""
+    """Return `` Did you mean …?`` if a known name is similar, else an empty string."""
     close = difflib.get_close_matches(name, sorted(set(known) - {name}), 1, cutoff)
     return f' Did you mean {close[0]!r}?' if close else ''
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
-    """Refuse a config with a misspelt key of the runner or a misspelt default hook: both would do nothing.
+    """Refuse a config with a misspelt key of the runner or a misspelt default hook, which would have no effect.
 
-    Other names are variables of the config and are left alone.
-
-    Args:
-        config: Of the run, whole.
+    Names that are not similar to any key are variables of the config and are allowed.
 
     Raises:
-        ValueError: Names the key and the one that is meant.
+        ValueError: Names the key and the similar one.
     """
     from mmengine.runner import Runner
 
     known = {*inspect.signature(Runner.__init__).parameters, *_READ} - {'self'}
-    _refuse('', config, known, 'name a variable of your own otherwise')
-    _refuse('default_hooks.', config.get('default_hooks') or {}, set(_HOOKS), 'put a hook of your own in custom_hooks')
+    _refuse('', config, known, 'give your variable another name')
+    _refuse('default_hooks.', config.get('default_hooks') or {}, set(_HOOKS), 'put your own hook into custom_hooks')
 
 
-def _refuse(place: str, config: Mapping[str, Any], known: set[str], way: str) -> None:
+def _refuse(place: str, config: Mapping[str, Any], known: set[str], otherwise: str) -> None:
     targets = known - set(_SHORT)
     for key in map(str, config):
         own = key in known or key.startswith('_') or _VARIANT.sub('', key) in known
         found = '' if own else hint(key, targets, _NEAR)
         if found:
-            raise ValueError(f'{place}{key} is a key that nothing reads.{found} Correct it, or {way}.')
+            raise ValueError(f'{place}{key} is a key that nothing reads.{found} Correct it, or {otherwise}.')
 
 
 def check_options(kind: type, options: Mapping[str, Any], key: str) -> None:
-    """Refuse options that no constructor of a class takes.
+    """Refuse options that the constructors of a class do not take.
 
     Args:
-        kind: The class; what ``**kwargs`` passes on is looked up in its bases.
-        options: By name.
-        key: The config key they stand below.
+        kind: The class; where it takes ``**kwargs``, its bases are searched too.
+        options: The options by name.
+        key: The config key that holds them.
 
     Raises:
-        TypeError: Names the option, the nearest one and all.
+        TypeError: Names the option, the most similar one and all known ones.
     """
     known = options_of(kind)
     for name in options:
@@ -74,7 +71,7 @@ def check_options(kind: type, options: Mapping[str, Any], key: str) -> None:
 
 
 def options_of(kind: type) -> list[str]:
-    """Return the names that a class and its bases take, nothing where the last of them takes any."""
+    """Return the options that a class and its bases take; the list is empty if they take any name."""
     names: list[str] = []
     for cls in kind.__mro__:
         constructor = vars(cls).get('__init__')
@@ -88,13 +85,7 @@ def options_of(kind: type) -> list[str]:
 
 
 def explained(error: TypeError, config: Any, more: Collection[str] = ()) -> str:
-    """Return the text of an error; of one about an unexpected keyword with the nearest name that the config uses.
-
-    Args:
-        error: As a constructor raised it.
-        config: Of the network that was being built.
-        more: Further known names.
-    """
+    """Return the text of an error; for an unexpected keyword, add a similar name out of ``config`` or ``more``."""
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     return f'{error}.{hint(found[1], {*_keys(config), *more})}' if found else str(error)
 

@@ -1,21 +1,21 @@
-"""Keeps the distillers out of what does not train: the average of the weights (``EMAHook``), a run that only tests."""
+"""Keep the distillers out of the averaged weights (``EMAHook``), and off the GPU in a run that only tests."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from torch import nn
 
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.runner_internals import built_loop
 
 
 def average_the_student(runner: Runner) -> None:
-    """Let every ``EMAHook`` of a run average the student alone; nothing reads an average of distillers.
+    """Make every ``EMAHook`` of a run average the student alone; nothing uses an average of distillers.
 
-    Both sides of the average lose them, since the hook pairs their tensors by place.
+    They are removed from both sides of the average, since the hook pairs tensors by their order.
     """
     for hook in runner.hooks:
         average = getattr(hook, 'ema_model', None)
@@ -27,14 +27,14 @@ def average_the_student(runner: Runner) -> None:
                 del averaged[name]
 
 
-def place_distillers(runner: Runner, model: Any) -> None:
-    """Bring the distillers to the student's device for training, to the CPU where a run only tests."""
+def place_distillers(runner: Runner, model: Distilled) -> None:
+    """Move the distillers to the student's device if the run trains, to the CPU if it only tests."""
     trains = built_loop(runner) is not None
     model.distillers.to(next(model.parameters()).device if trains else 'cpu')
 
 
 def _without_distillers(model: nn.Module) -> nn.Module:
-    """Return a view of a student: its own modules and tensors, and no distillers."""
+    """Return a shallow copy of a student that shares its modules and tensors and has no distillers."""
     view = copy.copy(model)
     view._modules = {**model._modules, 'distillers': nn.ModuleDict()}
     return view

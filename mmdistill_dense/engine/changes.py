@@ -1,4 +1,4 @@
-"""What was changed in the config between a run and its resumption, for the log."""
+"""Tell in the log which options differ between a run and its resumption."""
 
 from __future__ import annotations
 
@@ -10,27 +10,22 @@ from mmengine.runner import Runner
 
 from mmdistill_dense.utils.messages import some
 
-_OF_ONE_START = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
+_PER_START = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
 
 
 def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Tell which options differ from those of the checkpoint to resume: a resumed run takes the new ones.
-
-    Args:
-        runner: That resumes.
-        checkpoint: Its ``meta.cfg`` is the text of the config, as mmengine writes it.
-    """
-    text = (checkpoint.get('meta') or {}).get('cfg')
-    then, now = dict(_leaves(written(text))), dict(_leaves(runner.cfg.to_dict()))
-    names = sorted(name for name in {*then, *now} if name.split('.')[0] not in _OF_ONE_START)
+    """Warn of options that differ from those in the checkpoint; the resumed run uses the new ones."""
+    text = (checkpoint.get('meta') or {}).get('cfg')  # mmengine writes the text of the config
+    then, now = dict(_flat(written(text))), dict(_flat(runner.cfg.to_dict()))
+    names = sorted(name for name in {*then, *now} if name.split('.')[0] not in _PER_START)
     pairs = ((name, then.get(name, 'not set'), now.get(name, 'not set')) for name in names)
     told = [f'{name} {old} -> {new}' for name, old, new in pairs if old != new]
     if then and told:
-        runner.logger.warning(f'The config is not that of the checkpoint to resume: {some(told, 8)}.')
+        runner.logger.warning(f'The config differs from that of the checkpoint to resume: {some(told, 8)}.')
 
 
 def written(text: Any) -> dict[str, Any]:
-    """Return the values in the text of a config without running it; none for what is no config."""
+    """Return the values in the text of a config without running it; a dict without entries if it is no config."""
     try:
         lines = ast.parse(text).body
     except (SyntaxError, TypeError, ValueError):
@@ -41,7 +36,7 @@ def written(text: Any) -> dict[str, Any]:
 
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        given = [_value(mapping) for mapping in node.args]  # dict({'a.b': 1}), for names that are no words
+        given = [_value(mapping) for mapping in node.args]  # dict({'a.b': 1}), for names that are no identifiers
         return {name: value for mapping in given for name, value in mapping.items()} | {
             str(word.arg): _value(word.value) for word in node.keywords
         }
@@ -55,7 +50,8 @@ def _value(node: ast.expr) -> Any:
         return ast.unparse(node)
 
 
-def _leaves(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
+def _flat(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
+    """Yield the dotted name and the text of every value in nested dicts and lists."""
     if isinstance(value, Mapping):
         members: Iterable[tuple[Any, Any]] = value.items()
     elif isinstance(value, (list, tuple)):
@@ -64,4 +60,4 @@ def _leaves(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
         yield place, str(value)
         return
     for name, member in members:
-        yield from _leaves(member, f'{place}.{name}' if place else str(name))
+        yield from _flat(member, f'{place}.{name}' if place else str(name))

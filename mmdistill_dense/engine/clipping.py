@@ -1,4 +1,4 @@
-"""Clips the gradients of distillers, each by a limit of its own, and keeps them out of the user's clipping."""
+"""Clip the gradients of each distiller by its own limit, and exclude them from the user's clipping."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
@@ -17,20 +18,20 @@ from mmdistill_dense.utils.distributed import unwrap
 
 
 class Clipping(Hook):
-    """Clips at the last moment, as the optimizer begins its step, so behind accumulation and the user's clipping."""
+    """Clips when the optimizer begins its step, so after gradient accumulation and the user's clipping."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], Any]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Clip the steps of a runner's optimizer until the training ends.
+        """Clip in every step of a runner's optimizer until the training ends.
 
         Raises:
             ValueError: For a run with several optimizers, or with one that hides the scale of mixed precision.
         """
-        self.after_train(runner)  # of a training that was broken off
+        self.after_train(runner)  # remove the hooks of a training that was interrupted
         distillers: Mapping[str, Distiller] = getattr(unwrap(runner.model), 'distillers', {})
-        wrapper: Any = runner.optim_wrapper
+        wrapper = runner.optim_wrapper
         for name, distiller in distillers.items():
             trains = any(parameter.requires_grad for parameter in distiller.parameters())
             if distiller.clip_max_norm is not None and trains:
@@ -39,34 +40,35 @@ class Clipping(Hook):
                 self._undo.append(wrapper.optimizer.register_step_pre_hook(clip).remove)
         if getattr(wrapper, 'clip_grad_kwargs', None):
             owned = {id(parameter) for distiller in distillers.values() for parameter in distiller.parameters()}
+            # The wrapper clips all parameters together; a large distiller gradient must not shrink the student's.
             self._undo.append(partial(setattr, wrapper, 'clip_func', wrapper.clip_func))
             wrapper.clip_func = partial(_clip_students, wrapper.clip_func, owned)
 
     def after_train(self, runner: Runner) -> None:
-        """Leave the runner as it was."""
+        """Restore the runner."""
         while self._undo:
             self._undo.pop()()
 
 
-def _check(name: str, wrapper: Any) -> None:
+def _check(name: str, wrapper: OptimWrapper) -> None:
     key = f'model.distillers.{name}.clip_max_norm'
     if not hasattr(wrapper, 'optimizer'):
         raise ValueError(f'{key} needs one optimizer, this run has several ({type(wrapper).__name__}); set it to None.')
     if hasattr(wrapper, 'loss_scaler') and 'grad_scaler' in inspect.signature(wrapper.optimizer.step).parameters:
         raise ValueError(
-            f'{key}: {type(wrapper.optimizer).__name__}.step takes the scaler of mixed precision itself, and the scale '
-            'of the gradients cannot be known; set clip_max_norm=None, or take an optimizer of torch.'
+            f'{key}: {type(wrapper.optimizer).__name__}.step uses the scaler of mixed precision itself, so the scale '
+            'of the gradients is unknown; set clip_max_norm=None, or use an optimizer of torch.'
         )
 
 
 def clip_unscaled(distiller: Distiller, optimizer: Optimizer) -> Tensor | None:
-    """Clip the gradients of a distiller as an optimizer begins its step, by their size without the loss scale.
+    """Clip the gradients of a distiller by their norm without the loss scale.
 
     Returns:
-        Their norm before; ``None``, and nothing is clipped, where the step is left out.
+        The norm before; ``None`` if the optimizer will skip the step, and then nothing is clipped.
     """
-    # A GradScaler leaves unscaling, and the omission of a step with infinite gradients, to a fused optimizer: it sets
-    # both attributes for the step; the scale is None where the gradients were unscaled for the user's clipping.
+    # A GradScaler sets these attributes on a fused optimizer, which unscales the gradients and skips steps with
+    # infinite ones by itself. The scale is None if the gradients were unscaled for the user's clipping.
     scale, infinite = (getattr(optimizer, attribute, None) for attribute in ('grad_scale', 'found_inf'))
     if infinite is not None and infinite:
         return None
@@ -80,6 +82,5 @@ def _clip(runner: Runner, name: str, distiller: Distiller, optimizer: Optimizer,
 
 
 def _clip_students(clip: Callable[..., Any], owned: set[int], parameters: Sequence[Tensor], **options: Any) -> Any:
-    """The user's own clipping, over the student's parameters alone: a large distiller gradient must not shrink its
-    step."""
+    """Do the user's clipping over the parameters that no distiller owns."""
     return clip([parameter for parameter in parameters if id(parameter) not in owned], **options)

@@ -1,4 +1,4 @@
-"""The arguments of ``tools/train.py`` and ``tools/test.py``: those of mmseg's and mmdet's scripts, for either task."""
+"""The commands ``tools/train.py`` and ``tools/test.py``, with the arguments of mmseg's and mmdet's scripts."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ DUMP_SUFFIXES = ('.pkl', '.pickle')
 
 
 def main_train(argv: Sequence[str] | None = None) -> None:
-    """Trains what a config describes.
+    """Train with a config.
 
     Args:
         argv: The command line without the program's name. Default: that of this process.
@@ -28,7 +28,7 @@ def main_train(argv: Sequence[str] | None = None) -> None:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='continue from this, or from the latest of the work folder',
+        help='continue from this, or from the latest one in the work folder',
     )
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
@@ -45,7 +45,7 @@ def main_train(argv: Sequence[str] | None = None) -> None:
 
 
 def main_test(argv: Sequence[str] | None = None) -> None:
-    """Tests a checkpoint with a config.
+    """Test a checkpoint with a config.
 
     Args:
         argv: The command line without the program's name. Default: that of this process.
@@ -53,9 +53,9 @@ def main_test(argv: Sequence[str] | None = None) -> None:
     parser = common_parser('Test a checkpoint with a config')
     parser.add_argument('checkpoint', nargs='?', help='the checkpoint to test')
     parser.add_argument(
-        '--checkpoint', dest='checkpoint_option', metavar='CHECKPOINT', help='the same, as mim writes it'
+        '--checkpoint', dest='checkpoint_option', metavar='CHECKPOINT', help='the same, as mim passes it'
     )
-    parser.add_argument('--out', help='keep the predictions: FILE.pkl, or for segmentation a folder of label images')
+    parser.add_argument('--out', help='write predictions to FILE.pkl, or for segmentation to a folder of label images')
     parser.add_argument('--show', action='store_true', help='show the pictures in a window')
     parser.add_argument('--show-dir', help='folder to save the pictures in')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds per shown picture')
@@ -95,7 +95,7 @@ def common_parser(description: str) -> argparse.ArgumentParser:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Return the config that the arguments of :func:`common_parser` name, with their overrides."""
-    install_reader()  # a plain config loads weights without us
+    install_reader()  # a plain config would not install it
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
@@ -111,7 +111,7 @@ def build_runner(cfg: Config) -> Runner:
 def _use_amp(cfg: Config) -> None:
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(f'--amp works with optim_wrapper.type OptimWrapper, this config has {kind!r}')
+        raise ValueError(f'--amp needs optim_wrapper.type OptimWrapper, this config has {kind!r}')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
@@ -149,7 +149,7 @@ def _use_tta(cfg: Config) -> None:
 
 
 def _flipped_pipeline(pipeline: list[ConfigDict]) -> list[ConfigDict]:
-    """Returns the test pipeline of a detector with every picture also mirrored, as mmdet's script derives it."""
+    """Return the test pipeline of a detector with every picture also mirrored, as mmdet's script makes it."""
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
     flips = [ConfigDict(type='RandomFlip', prob=probability) for probability in (1.0, 0.0)]
     augmented = ConfigDict(type='TestTimeAug', transforms=[flips, [ConfigDict(type='PackDetInputs', meta_keys=keys)]])
@@ -163,6 +163,6 @@ def _keep_predictions(cfg: Config, out: str) -> None:
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dump]
     elif detection:
-        raise ValueError(f'--out of a detector is a file ending with {" or ".join(DUMP_SUFFIXES)}, not {out!r}')
+        raise ValueError(f'--out of a detector must be a file ending with {" or ".join(DUMP_SUFFIXES)}, got {out!r}')
     else:
         cfg.test_evaluator.output_dir = out

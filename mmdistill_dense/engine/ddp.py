@@ -1,4 +1,4 @@
-"""Distributed wrapper for GPU and CPU processes, and what they must agree in."""
+"""Distributed wrapper for GPU and CPU processes, and checks that the processes agree."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ from mmdistill_dense.registry import MODEL_WRAPPERS
 class DistillDDP(MMDistributedDataParallel):
     """mmengine's DDP that also wraps a model whose parameters lie on the CPU.
 
-    On a GPU it is mmengine's own class. On the CPU it drops ``device_ids``, which torch refuses there, and turns SyncBN
-    (for GPUs only) into BN: each process then normalises by its own part of the batch, as the log says.
+    On a GPU it behaves as mmengine's class. On the CPU it drops ``device_ids``, which torch refuses there, and turns
+    SyncBN, which needs GPUs, into BN: each process then normalises with its own part of the batch, as the log says.
 
     Args:
         module: The model.
@@ -37,19 +37,16 @@ def _without_sync_bn(module: nn.Module) -> nn.Module:
     synchronised = sum('SyncBatchNorm' in type(part).__name__ for part in module.modules())
     if not synchronised:
         return module
-    message = f'{synchronised} SyncBN layers become BN: on the CPU each process normalises by its own part of the batch'
+    message = f'{synchronised} SyncBN layers become BN: on the CPU each process normalises its own part of the batch'
     print_log(message, logger='current', level=logging.WARNING)
     return revert_sync_batchnorm(module)
 
 
 def check_equal_epochs(runner: Runner) -> None:
-    """Refuse processes with different numbers of batches in an epoch, which would wait for each other for ever.
-
-    Args:
-        runner: Of every process, with its loop built.
+    """Refuse processes with different numbers of batches in an epoch, which would wait for each other forever.
 
     Raises:
-        ValueError: In all of them; shows the numbers by rank.
+        ValueError: In all processes; with the numbers by rank.
     """
     if get_world_size() == 1 or not isinstance(runner.train_loop, EpochBasedTrainLoop):
         return
@@ -57,21 +54,16 @@ def check_equal_epochs(runner: Runner) -> None:
     if len(set(counts)) > 1:
         raise ValueError(
             f'train_dataloader gives the processes {", ".join(map(str, counts))} batches an epoch (by rank), and those '
-            'with more would wait for the others for ever: set train_dataloader.sampler.round_up=True, or '
-            'train_dataloader.drop_last=True where that makes them equal.'
+            'with more would wait for the others forever: set train_dataloader.sampler.round_up=True, or '
+            'train_dataloader.drop_last=True if that makes them equal.'
         )
 
 
 def warn_of_other_processes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Tell when a run is resumed by another number of processes, which divide the data in another way.
-
-    Args:
-        runner: That resumes.
-        checkpoint: Its ``meta.processes`` is what :class:`DistillHook` wrote; older files lack it.
-    """
+    """Warn if a run is resumed with another number of processes, which divide the data in another way."""
     then, now = (checkpoint.get('meta') or {}).get('processes'), get_world_size()
-    if then not in (None, now) and is_main_process():
+    if then not in (None, now) and is_main_process():  # older files lack it
         runner.logger.warning(
-            f'The run to resume was of {then} process(es), this is of {now}: a step takes {now / then:g} times as many '
-            'pictures, and the run does not end as an uninterrupted one. Start as many processes as before.'
+            f'The run to resume had {then} process(es), this one has {now}: a step takes {now / then:g} times as many '
+            'pictures, so the result is not that of an uninterrupted run. Start as many processes as before.'
         )

@@ -1,4 +1,4 @@
-"""The hook that attends a distilled run."""
+"""``DistillHook``, the one hook that a distilled run needs."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ from mmdistill_dense.weights.mmengine_loader import install_reader
 
 @HOOKS.register_module()
 class DistillHook(Hook):
-    """Attends training; it stands in ``default_hooks`` of every schedule. It calls hooks that do one thing each.
+    """Calls hooks that do one thing each; the ``default_hooks`` of every schedule hold it.
 
-    For every model :class:`RunGuards` refuses what cannot work, :class:`SeededStreams` and :class:`ResumeFile` let an
-    interrupted run resume to the same bits, :class:`PendingValidation` makes up for a missed validation and
-    :class:`LossGuard` stops at a loss that is not finite. For a ``DistillModel`` :class:`DistillerState` also tells the
-    distillers where the run stands, prepares them and keeps their state in ``checkpoint['distillers']``, and
-    :class:`Clipping` clips their gradients.
+    For every model, :class:`RunGuards` refuses a config that cannot work, :class:`SeededStreams` and
+    :class:`ResumeFile` make an interrupted run resume to the same bits, :class:`PendingValidation` runs a validation
+    that an interruption prevented, and :class:`LossGuard` stops at a loss that is not finite. For a ``DistillModel``,
+    :class:`DistillerState` also tells the distillers how far the run is, prepares them and keeps their state in
+    ``checkpoint['distillers']``, and :class:`Clipping` clips their gradients.
 
     Args:
-        resume_changed: Resume although teacher or distillers differ from those of the checkpoint; distillers that are
-            not in it start anew, and with them the optimizer's state of all distillers. Defaults to False.
-        skip_nonfinite: How many steps in a row may be left out because their loss is not finite; one more stops the
-            run and names the loss. Defaults to 0: the first one does. See :mod:`mmdistill_dense.engine.loss_guard`.
+        resume_changed: Resume although teacher or distillers differ from those of the checkpoint. Distillers that are
+            not in it start from scratch, and so does the optimizer's state of all distillers. Defaults to False.
+        skip_nonfinite: How many steps in a row may be skipped because their loss is not finite; one more stops the
+            run and names the loss. Defaults to 0: the first one stops it. See
+            :mod:`mmdistill_dense.engine.loss_guard`.
 
     Raises:
         ValueError: At start, for the mistakes in :mod:`mmdistill_dense.guards`; on resume, for another teacher or other
             distillers.
-        RuntimeError: At a loss that is not finite, before the step; at weights that are not, before they are saved.
+        RuntimeError: For a loss that is not finite, before the step; for weights that are not, before they are saved.
     """
 
     priority = 'HIGH'
 
     def __init__(self, resume_changed: bool = False, skip_nonfinite: int = 0) -> None:
-        install_reader()  # of a control too, which is built without us
+        install_reader()  # a control is built without our code, so nothing else installs it
         self.resume_file = ResumeFile()
-        # In this order at every event: a file is looked at before its state is taken, state before it is checked.
+        # In this order at every event: a file is checked before its state is taken.
         self.parts: tuple[Hook, ...] = (
             RunGuards(),
             self.resume_file,
@@ -62,7 +63,7 @@ class DistillHook(Hook):
             part.before_run(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """With what was read, before the network takes it."""
+        """After the file is read, before the network is loaded."""
         for part in self.parts:
             part.after_load_checkpoint(runner, checkpoint)
 
@@ -82,7 +83,7 @@ class DistillHook(Hook):
             part.before_train_iter(runner, batch_idx, data_batch)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Behind each validation."""
+        """After each validation."""
         for part in self.parts:
             part.after_val_epoch(runner, metrics)
 
@@ -92,6 +93,6 @@ class DistillHook(Hook):
             part.before_save_checkpoint(runner, checkpoint)
 
     def after_train(self, runner: Runner) -> None:
-        """Behind the last step."""
+        """After the last step."""
         for part in self.parts:
             part.after_train(runner)

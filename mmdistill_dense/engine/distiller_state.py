@@ -1,4 +1,4 @@
-"""Tells the distillers where the run stands, prepares them, and keeps their state in checkpoints."""
+"""Tell the distillers how far the run is, prepare them, and keep their state in checkpoints."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import nn
 
 from mmdistill_dense.engine.averaging import average_the_student, place_distillers
 from mmdistill_dense.engine.run_identity import comparable, describe, identity
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import resumes, start_file
 
 
 class DistillerState(Hook):
-    """Does nothing for a model that is not distilled.
+    """Updates and saves the state of the distillers; has no effect on a model without any.
 
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint.
@@ -26,33 +27,34 @@ class DistillerState(Hook):
         self.resume_changed = resume_changed
 
     def before_run(self, runner: Runner) -> None:
-        """Bring the distillers to their device; weights of a file are not overwritten by inherited ones."""
+        """Move the distillers to their device; inherit nothing if the weights come from a file."""
         model = unwrap(runner.model)
-        if hasattr(model, 'distillation'):
+        if isinstance(model, Distilled):
             place_distillers(runner, model)
-            if start_file(runner) and not resumes(runner):  # a resumed run must say what it was made of
+            if start_file(runner) and not resumes(runner):  # a resumed run still needs the teacher's receipt
                 model.distillation.inherit_nothing()
 
     def before_train(self, runner: Runner) -> None:
-        """Give the model its place in the run, prepare the distillers."""
+        """Set the state of the run and prepare the distillers."""
         model = unwrap(runner.model)
-        if not hasattr(model, 'distillation'):
+        if not isinstance(model, Distilled):
             return
         model.distillation.enter_run(runner.max_iters, runner.seed, get_rank(), runner.iter)
         average_the_student(runner)
         for distiller in model.distillers.values():
+            assert distiller.teacher is not None, 'bound when the model was built'
             distiller.prepare(runner, distiller.teacher)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Move on."""
-        distillation = getattr(unwrap(runner.model), 'distillation', None)
-        if distillation is not None:
-            distillation.state.iteration = runner.iter
+        """Update the iteration."""
+        model = unwrap(runner.model)
+        if isinstance(model, Distilled):
+            model.distillation.state.iteration = runner.iter
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Write the receipt, and the distillers' state into files that a run can resume from."""
+        """Add the teachers' receipts, and the distillers' state if a run can resume from the file."""
         model = unwrap(runner.model)
-        if hasattr(model, 'distillation'):
+        if isinstance(model, Distilled):
             checkpoint['meta']['distill'] = identity(model)
             if 'optimizer' in checkpoint:
                 checkpoint['distillers'] = {name: value.cpu() for name, value in model.distillers.state_dict().items()}
@@ -66,21 +68,21 @@ class DistillerState(Hook):
         if not resumes(runner):
             return
         model = unwrap(runner.model)
-        now = identity(model) if hasattr(model, 'distillation') else {}
+        now = identity(model) if isinstance(model, Distilled) else {}
         then = checkpoint.get('meta', {}).get('distill') or {}
         changed = comparable(then) != comparable(now)
         if changed and not self.resume_changed:
             raise ValueError(
-                'This run and the checkpoint to resume differ in what is distilled.\n'
+                'This run and the checkpoint to resume differ in teachers or distillers.\n'
                 f'  checkpoint: {describe(then)}\n  this run:   {describe(now)}\n'
                 'Resume with the same teacher and distillers, start a new run from these weights with load_from=…, '
                 'or set default_hooks.distill.resume_changed=True.'
             )
-        if now:
+        if isinstance(model, Distilled):
             state = checkpoint.get('distillers')
             if state is None:
                 raise ValueError(
-                    'This checkpoint holds no optimizer and no distillers (save_best files are such): resume from an '
+                    'This checkpoint holds no optimizer and no distillers, as files of save_best: resume from an '
                     'iter_*.pth or epoch_*.pth, or start a new run from these weights with load_from=….'
                 )
             own = model.distillers.state_dict()
@@ -91,11 +93,11 @@ class DistillerState(Hook):
 
 
 def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> None:
-    """Keep the student's part of a saved optimizer state; the distillers' starts anew, as they are others now."""
+    """Keep only the student's part of a saved optimizer state, since the distillers have changed."""
     groups = runner.optim_wrapper.state_dict().get('param_groups', [])
     if len(groups) != 1 or len(saved.get('param_groups', [])) != 1:
         raise ValueError(
-            'resume_changed=True cannot fit the optimizer to other distillers when it has several parameter groups '
+            'resume_changed=True cannot adapt the optimizer to other distillers if it has several parameter groups '
             '(paramwise_cfg): start a new run from these weights with load_from=….'
         )
     students = sum(not name.startswith('distillers.') for name, _ in model.named_parameters())

@@ -1,7 +1,7 @@
-"""Opens the gloo process group where mmengine would insist on CUDA.
+"""Open a gloo process group on machines without an accelerator, where mmengine's launchers would fail.
 
-mmengine's launchers select a CUDA device before they open a process group, and do neither when a group is open. On a
-machine with an accelerator, or in a single process, nothing happens here.
+The launchers select a CUDA device before they open a process group, but do neither if a group is already open. This
+module does nothing on a machine with an accelerator or in a single process.
 """
 
 import os
@@ -14,7 +14,7 @@ from mmengine.device import get_device
 
 
 def requested_launcher(argv: Sequence[str]) -> str | None:
-    """Returns the value of ``--launcher X`` or ``--launcher=X`` on a command line, None without one."""
+    """Return the value of ``--launcher X`` or ``--launcher=X`` on a command line, or None."""
     for position, word in enumerate(argv):
         if word.startswith('--launcher='):
             return word.partition('=')[2]
@@ -24,7 +24,7 @@ def requested_launcher(argv: Sequence[str]) -> str | None:
 
 
 def adopt_slurm_environment() -> None:
-    """Sets the variables of torch's ``env://`` rendezvous from srun's; MASTER_ADDR and MASTER_PORT stay when set."""
+    """Set the variables of torch's ``env://`` rendezvous from srun's; keep MASTER_ADDR and MASTER_PORT if set."""
     if 'MASTER_ADDR' not in os.environ:
         os.environ['MASTER_ADDR'] = _first_slurm_host(os.environ['SLURM_NODELIST'])
     os.environ.setdefault('MASTER_PORT', '29500')
@@ -38,16 +38,16 @@ def _first_slurm_host(nodes: str) -> str:
         answer = subprocess.run(['scontrol', 'show', 'hostnames', nodes], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise RuntimeError(
-            f'scontrol cannot name the first host of {nodes!r} ({error}); set MASTER_ADDR to it'
+            f'scontrol cannot tell the first host of {nodes!r} ({error}); set MASTER_ADDR to its name'
         ) from error
     return answer.stdout.split()[0]
 
 
 def open_gloo(argv: Sequence[str] | None = None) -> bool:
-    """Opens a gloo process group when a launcher started this process and there is no accelerator.
+    """Open a gloo process group if a launcher started this process and there is no accelerator.
 
-    torchrun (``--launcher pytorch``) is known by RANK and WORLD_SIZE. srun must be asked for by ``--launcher slurm``: a
-    batch script that runs a single process has the same SLURM variables, and would wait for the others for ever.
+    torchrun (``--launcher pytorch``) is recognised by RANK and WORLD_SIZE. srun is used only with ``--launcher slurm``,
+    because a batch script with a single process has the same SLURM variables and would wait for others forever.
 
     Args:
         argv: The command line. Default: that of this process.

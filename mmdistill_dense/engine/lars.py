@@ -27,7 +27,7 @@ class LARS(Optimizer):
 
     Args:
         params: Parameters or groups of them.
-        lr: Learning rate; 4.0 at a batch of 1024 in the recipe of PCD.
+        lr: Learning rate; the recipe of PCD has 4.0 for a batch of 1024.
         momentum: Defaults to 0.9.
         weight_decay: Defaults to 0; 1e-5 in the recipe.
         eta: Size of a step relative to the weights, the trust coefficient. Defaults to 1e-3.
@@ -58,7 +58,7 @@ class LARS(Optimizer):
         """Take one step.
 
         Args:
-            closure: Computes the loss anew, with gradients; its result is returned.
+            closure: Computes the loss and its gradients again; its result is returned.
         """
         loss = None
         if closure is not None:

@@ -1,8 +1,8 @@
-"""What a process needs before a runner exists; importing this module does it.
+"""Install the safe reader and open gloo when this module is imported, before a runner exists.
 
-The runtime configs name it in ``custom_imports``, which mmengine imports while it reads the config: that is the only
-place before the runner opens a process group and loads weights. No other module of the package does anything when it is
-imported, but :mod:`mmdistill_dense.ops_check`, which the configs of detection name as well.
+The runtime configs name it in ``custom_imports``, which mmengine imports while it reads the config. That is the only
+moment before the runner opens a process group and loads weights. The only other module of the package whose import has
+an effect is :mod:`mmdistill_dense.ops_check`, which the configs of detection name as well.
 """
 
 from mmdistill_dense.engine.gloo import open_gloo

@@ -1,4 +1,4 @@
-"""Looks at the loss of every step before it is used: what is no number reaches neither the weights nor a checkpoint."""
+"""Check the loss of every step, so that NaN and infinity reach neither the weights nor a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,30 +10,36 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.runner_internals import count_left_out
+
+Inputs = Tensor | Sequence[Tensor] | None
+Seen = tuple[Mapping[str, Sequence[Tensor]], Inputs, Samples | None]  # losses, pictures, labels
 
 
 class LossGuard(Hook):
-    """Stops a run at a loss that is not finite, or leaves such steps out.
+    """Stops a run at a loss that is not finite, or skips such steps.
 
-    It looks at the loss, not at the gradients: a gradient that overflowed by the scale of mixed precision is the
-    scaler's business and no fault. All processes decide alike, before any weight changes.
+    It checks the loss, not the gradients: in mixed precision, an overflow of the scaled gradients is normal, and the
+    scaler handles it. All processes decide alike, before any weight changes.
 
-    Without patience a step waits for no device: the number travels to the CPU while the backward pass is launched, and
-    is looked at behind it. A GPU that is not that far has the backward pass to do meanwhile.
+    Without patience, no step waits for the device: the result travels to the CPU while the backward pass is launched
+    and is read after that. The GPU is busy with the backward pass meanwhile.
 
-    With patience the number is looked at before the backward pass, for which the CPU waits once a step. A step that is
-    left out changes nothing: weights and optimizer are not touched, buffers (the statistics of batch norms, queues of
-    distillers) are put back. Rates and schedules go on. Of accumulated gradients its part is missing; where it is
-    the last part, the whole step is left out.
+    With patience, the result is read before the backward pass, so the CPU waits once a step. A skipped step changes
+    nothing: weights and optimizer are not touched, and buffers (statistics of batch norms, queues of distillers) are
+    restored. Learning rates and schedules go on. With gradient accumulation, the part of this step is missing; if it is
+    the last part, the whole update is skipped.
 
     Args:
-        patience: Steps in a row to leave out before the run is stopped.
+        patience: Number of steps in a row to skip before the run is stopped.
 
     Raises:
         ValueError: For a patience that is no such number.
@@ -42,19 +48,20 @@ class LossGuard(Hook):
     def __init__(self, patience: int) -> None:
         if not isinstance(patience, int) or patience < 0:
             raise ValueError(
-                'default_hooks.distill.skip_nonfinite must be a number of steps in a row, 0 for none, got '
+                'default_hooks.distill.skip_nonfinite must be a number of steps in a row (0 for none), got '
                 f'{patience!r}.'
             )
         self.patience = patience
         self.row = 0
-        self._seen: tuple[Mapping[str, Any], Any, Any] | None = None  # losses, pictures, their labels
+        self._seen: Seen | None = None
         self._buffers: dict[str, Tensor] = {}
         self._handles: list[Any] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Stand in the way of a runner's steps until the training ends."""
+        """Check the steps of a runner until the training ends."""
         self.row = 0
         self._handles.append(unwrap(runner.model).register_forward_hook(self._remember, with_kwargs=True))
+        # Replaced on the instance: after_train deletes that, and the method of the class is back.
         wrapper = runner.optim_wrapper
         if self.patience:
             wrapper.update_params = partial(self._update, runner, wrapper.update_params)
@@ -62,7 +69,7 @@ class LossGuard(Hook):
             wrapper.backward = partial(self._backward, runner, wrapper.backward)
 
     def after_train(self, runner: Runner) -> None:
-        """Leave the runner as it was."""
+        """Restore the runner."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -71,7 +78,7 @@ class LossGuard(Hook):
         self._seen, self._buffers = None, {}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Keep what a forward pass changes, where steps may be left out."""
+        """Copy the buffers, which a forward pass changes, if steps may be skipped."""
         if self.patience:
             self._buffers = {name: value.clone() for name, value in unwrap(runner.model).named_buffers()}
 
@@ -93,7 +100,7 @@ class LossGuard(Hook):
 
     def _update(self, runner: Runner, update: Any, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if not _Verdict(loss).bad():
-            self._seen, self.row = None, 0  # the pictures need not wait for the backward pass to end
+            self._seen, self.row = None, 0  # frees the pictures before the backward pass
             update(loss, *args, **kwargs)
             return
         reasons = self._told(runner)
@@ -105,15 +112,15 @@ class LossGuard(Hook):
         count = runner.message_hub.runtime_info.get('skipped_steps', 0) + 1
         runner.message_hub.update_info('skipped_steps', count)
         runner.logger.warning(
-            f'Iteration {runner.iter + 1} is left out, its loss is not finite: {" ".join(reasons)} '
+            f'Iteration {runner.iter + 1} is skipped because its loss is not finite: {" ".join(reasons)} '
             f'{self.row} in a row (default_hooks.distill.skip_nonfinite={self.patience}), {count} in all.'
         )
 
     def _told(self, runner: Runner) -> list[str]:
-        """Return what the processes found out, each sentence once."""
+        """Return the findings of all processes, each sentence once."""
         seen, self._seen = self._seen, None
         told = dict.fromkeys(reason for found in all_gather_object(_reasons(runner, seen)) for reason in found)
-        return list(told) or ['Each loss is finite, and their sum is not.']
+        return list(told) or ['Each loss is finite, but their sum is not.']
 
     @torch.no_grad()
     def _put_back(self, model: nn.Module) -> None:
@@ -122,34 +129,30 @@ class LossGuard(Hook):
 
 
 def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuse to write weights that are not finite: gradients may overflow where the loss did not.
-
-    Args:
-        checkpoint: What is about to be saved.
-        model: Whose weights they are.
+    """Refuse to save weights that are not finite, since gradients may overflow although the loss is finite.
 
     Raises:
-        RuntimeError: Names the tensors; the file is not begun.
+        RuntimeError: Names the tensors; nothing is written.
     """
     state = {**checkpoint.get('state_dict', {}), **checkpoint.get('distillers', {})}
-    # Infinity is a value that buffers may have, masks of attention for instance.
+    # Buffers may hold infinity on purpose, for instance attention masks.
     masks = {name.removeprefix('distillers.') for name, _ in model.named_buffers() if 'running_' not in name}
     poisoned = [name for name, value in state.items() if not (_number if name in masks else _finite)(value)]
     if poisoned:
         raise RuntimeError(
             f'After iteration {checkpoint["meta"]["iter"]} the weights are not finite ({some(poisoned)}), so no '
-            'checkpoint is written; those that were written before are whole. The loss was finite and its gradient was '
-            'not: lower the learning rate, or clip (optim_wrapper.clip_grad).'
+            'checkpoint is written; earlier ones are whole. The loss was finite, but its gradient was not: lower the '
+            'learning rate, or clip the gradients (optim_wrapper.clip_grad).'
         )
 
 
 class _Verdict:
-    """Whether a loss is no number on any process, on its way to the CPU."""
+    """Whether the loss of any process is not finite; the answer is copied to the CPU without waiting."""
 
     def __init__(self, loss: Tensor) -> None:
         found = torch.as_tensor(loss).detach().isfinite().all().logical_not().float()
         all_reduce(found, op='max')
-        # Of a GPU torch copies into pinned memory then, which holds the number once the event has happened.
+        # From a GPU, this copies into pinned memory, which holds the number once the event has happened.
         self._found = found.to('cpu', non_blocking=found.is_cuda)
         self._arrived = torch.cuda.current_stream(found.device).record_event() if found.is_cuda else None
 
@@ -159,18 +162,18 @@ class _Verdict:
         return bool(self._found)
 
 
-def _count_left_out(wrapper: Any) -> None:
-    """Count a part of accumulated gradients that is left out; with the last part the whole step is.
+def _count_left_out(wrapper: OptimWrapper) -> None:
+    """Count a skipped part of accumulated gradients; after the last part, drop the whole update.
 
-    The parts before the last are not shared between processes yet, so they cannot make a step without it.
+    DDP shares gradients between processes only with the last part, so an update without it is not possible.
     """
     count_left_out(wrapper)
     if wrapper.should_update():
         wrapper.zero_grad()
 
 
-def _reasons(runner: Runner, seen: tuple[Mapping[str, Any], Any, Any] | None) -> list[str]:
-    """Return sentences that say which loss is not finite on this process, and what can be found out about why."""
+def _reasons(runner: Runner, seen: Seen | None) -> list[str]:
+    """Return sentences that say which loss is not finite on this process, and possible reasons."""
     losses, inputs, samples = seen or ({}, None, None)
     values = {name: sum(float(tensor.mean()) for tensor in parts) for name, parts in losses.items() if 'loss' in name}
     terms = [f'{name} is {value}' for name, value in values.items() if not math.isfinite(value)]
@@ -189,8 +192,8 @@ def _reasons(runner: Runner, seen: tuple[Mapping[str, Any], Any, Any] | None) ->
     return [*found, f'Pictures: {some(paths)}.'] if paths else found
 
 
-def _teachers(model: Any, inputs: Any) -> Iterator[str]:
-    for teacher in model.distillation.teachers.values() if hasattr(model, 'distillation') else ():
+def _teachers(model: nn.Module, inputs: Inputs) -> Iterator[str]:
+    for teacher in model.distillation.teachers.values() if isinstance(model, Distilled) else ():
         if teacher.network is None or inputs is None:
             continue
         taps = [tap for tap, tensors in teacher(inputs).items() if not all(map(_finite, tensors))]
@@ -201,9 +204,9 @@ def _teachers(model: Any, inputs: Any) -> Iterator[str]:
 def _stopped(place: int, reasons: Sequence[str], patience: int) -> str:
     row = f' {patience + 1} times in a row' if patience else ''
     return (
-        f'Iteration {place}: the loss is not finite{row}, and the step was not taken. {" ".join(reasons)} Checkpoints '
-        'that were written before are whole. Usual reasons: a learning rate or loss_weight that is too high, a '
-        "teacher's file that is damaged, half precision that overflows. A step now and then is left out with "
+        f'Iteration {place}: the loss is not finite{row}, and the step was not taken. {" ".join(reasons)} Earlier '
+        'checkpoints are whole. Usual reasons: a learning rate or loss_weight that is too high, a damaged file of the '
+        'teacher, half precision that overflows. To skip occasional steps, set '
         'default_hooks.distill.skip_nonfinite=N, which stops after more than N in a row.'
     )
 

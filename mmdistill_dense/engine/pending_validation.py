@@ -1,11 +1,9 @@
-"""Validates before a resumed run goes on, where the run ended between a checkpoint and its validation."""
+"""Run the validation that is missing if a run was interrupted between a checkpoint and its validation."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from mmdistill_dense.utils.runner_internals import renew_val_interval, resumes
 
@@ -13,40 +11,40 @@ _DONE = 'distill_validated'  # in the message hub, and so in the checkpoints
 
 
 class PendingValidation(Hook):
-    """Does a validation that was missed: its scores, and the best checkpoint if it is that.
+    """Runs a missing validation, with its scores and, if it is the best one, its checkpoint.
 
-    mmengine saves a checkpoint first and validates then; a run that is resumed from it trains on.
+    mmengine saves a checkpoint first and validates then; a run that is resumed from this checkpoint would train on.
     """
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Look before anything is trained."""
+        """Check before the first step."""
         self._catch_up(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Look where nothing was left to be trained."""
+        """Check in a run that had nothing left to train."""
         self._catch_up(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Note which validation was done; the best checkpoint is written behind this."""
+        """Note which validation is done; mmengine writes the best checkpoint after this."""
         runner.message_hub.update_info(_DONE, _place(runner.train_loop))
 
     def _catch_up(self, runner: Runner) -> None:
-        loop: Any = runner.train_loop
+        loop = runner.train_loop
         place = _place(loop)
         if not resumes(runner) or runner.val_loop is None or place == runner.message_hub.get_info(_DONE, 0):
             return
         renew_val_interval(loop)
         last = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else loop.max_iters
         if place >= loop.val_begin and (place % loop.val_interval == 0 or place == last):
-            runner.logger.info(f'The validation behind {place} was not done, or not kept, before the run ended.')
+            runner.logger.info(f'The run ended before the validation after {place} was done and saved: it is done now.')
             now = {'epoch': runner.epoch, 'iter': runner.iter}
-            for name, value in now.items():  # as mmengine counts behind a step, where it validates
+            for name, value in now.items():  # mmengine validates before it counts the step
                 runner.message_hub.update_info(name, max(value - 1, 0))
             runner.val_loop.run()
             for name, value in now.items():
                 runner.message_hub.update_info(name, value)
 
 
-def _place(loop: Any) -> int:
-    """Epochs, or iterations, that are done."""
+def _place(loop: BaseLoop) -> int:
+    """Return the number of finished epochs or iterations."""
     return loop.epoch if isinstance(loop, EpochBasedTrainLoop) else loop.iter

@@ -1,4 +1,4 @@
-"""From which file a run goes on after it was ended at any moment, in which order, and what the log tells of it."""
+"""Choose the file to resume from, in the same order of pictures, and tell about it in the log."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from mmdistill_dense.utils.runner_internals import built_loop, name_start_file, 
 
 
 class ResumeFile(Hook):
-    """Chooses the file to resume from, and writes into each file what the next start needs to know.
+    """Chooses the file to resume from, and adds to each checkpoint what the next start needs to know.
 
     Args:
-        tells: Whether the log says what a resumed run goes on with; a measurement at a checkpoint is none.
+        tells: Whether to log how the run resumes; a measurement at a checkpoint switches this off.
     """
 
     def __init__(self, tells: bool = True) -> None:
@@ -36,16 +36,16 @@ class ResumeFile(Hook):
             tell_when_interrupted(runner)
 
     def before_train(self, runner: Runner) -> None:
-        """Tell where nothing is left to train."""
+        """Tell if nothing is left to train."""
         if self.tells:
             tell_when_finished(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Note the number of processes and the sampler's seed."""
+        """Add the number of processes and the sampler's seed."""
         checkpoint['meta'].update(processes=get_world_size(), sampler_seed=sampler_seed(runner))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """On resume, tell what is not as it was, and give the sampler its seed."""
+        """On resume, tell what has changed, and restore the sampler's seed."""
         if not resumes(runner):
             return
         warn_of_other_processes(runner, checkpoint)
@@ -55,31 +55,25 @@ class ResumeFile(Hook):
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the latest whole checkpoint of a run's folder; one that a kill cut off is passed over.
+    """Return the latest whole checkpoint in a run's folder; skip files that a kill cut off.
 
     ``last_checkpoint``, which mmengine keeps, may name a file that is not whole, or be empty, after a kill.
-
-    Args:
-        folder: The ``work_dir`` of a run.
     """
     files = [path for path in folder.glob('*.pth') if re.fullmatch('(iter|epoch)_[0-9]+', path.stem)]
     for path in sorted(files, key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True):
-        if zipfile.is_zipfile(path):  # the directory of the archive is written last
+        if zipfile.is_zipfile(path):  # is_zipfile finds the archive's directory, which is written last
             return path
     return None
 
 
 def resume_from_a_whole_file(runner: Runner) -> None:
-    """Let ``--resume`` without a file find the latest whole checkpoint where ``last_checkpoint`` does not name one.
+    """Let ``--resume`` without a file use the latest whole checkpoint if ``last_checkpoint`` does not name one.
 
-    mmengine writes ``last_checkpoint`` after the checkpoint, and empties it before it writes the name: a process that
-    ends in between could not be resumed, or would begin anew beside its checkpoint.
-
-    Args:
-        runner: Before it has loaded anything.
+    mmengine writes ``last_checkpoint`` after the checkpoint, and empties it before it writes the name. A run that ends
+    in between could not be resumed, or would start from scratch in spite of its checkpoint.
 
     Raises:
-        ValueError: When ``last_checkpoint`` is empty and there is nothing else to go on from.
+        ValueError: When ``last_checkpoint`` is empty and there is no other checkpoint.
     """
     if not resumes(runner) or start_file(runner) is not None:
         return
@@ -93,13 +87,13 @@ def resume_from_a_whole_file(runner: Runner) -> None:
         name_start_file(runner, str(found))
     elif pointer.is_file() and not name:
         raise ValueError(
-            f'{pointer} is empty and no whole checkpoint is beside it: remove it to begin anew, or name the file to go '
-            'on from, --resume FILE.'
+            f'{pointer} is empty, and there is no whole checkpoint beside it: remove it to start a new run, or name '
+            'the file to resume from with --resume FILE.'
         )
 
 
 def sampler_seed(runner: Runner) -> int | None:
-    """Return the seed of the order of the training pictures; ``None`` for a sampler that has none."""
+    """Return the seed of the training sampler, or ``None`` if it has none."""
     seed = getattr(sampler_of(runner.train_dataloader), 'seed', None)
     return int(seed) if isinstance(seed, Integral) else None
 
@@ -107,38 +101,30 @@ def sampler_seed(runner: Runner) -> int | None:
 def restore_sampler_seed(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     """Give the sampler the seed that it had in the run to resume.
 
-    Where ``randomness.seed`` is not set, each start draws one, and mmengine builds the sampler before it reads that of
+    Without ``randomness.seed``, each start draws a seed, and mmengine builds the sampler before it reads the seed of
     the checkpoint.
-
-    Args:
-        runner: That resumes; its sampler has not given an index.
-        checkpoint: Its ``meta.sampler_seed`` is what :class:`DistillHook` wrote; older files lack it.
     """
     seed = (checkpoint.get('meta') or {}).get('sampler_seed')
-    if seed is not None and built_loop(runner) is not None:
+    if seed is not None and built_loop(runner) is not None:  # older files lack it
         sampler_of(runner.train_dataloader).seed = seed
 
 
 def tell_when_finished(runner: Runner) -> None:
-    """Tell when a run that resumes has nothing left to train."""
-    loop: Any = runner.train_loop
+    """Warn if a resumed run has nothing left to train."""
+    loop = runner.train_loop
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
     if resumes(runner) and done >= last:
         unit = 'epoch' if by_epoch else 'iteration'
-        runner.logger.warning(f'The checkpoint to resume is of {unit} {done} of {last}: nothing is left to train.')
+        runner.logger.warning(f'The checkpoint to resume is from {unit} {done} of {last}: nothing is left to train.')
 
 
 def tell_when_interrupted(runner: Runner) -> None:
-    """Tell behind Ctrl-C from which checkpoint the run can go on.
-
-    Args:
-        runner: Before its training loop runs.
-    """
+    """Tell after Ctrl-C from which checkpoint the run can resume."""
     loop = built_loop(runner)
     if loop is None:  # a run that only tests
         return
-    run = loop.run
+    run = loop.run  # replaced on the instance: mmengine calls no hook on Ctrl-C
 
     def watched() -> Any:
         loop.run = run

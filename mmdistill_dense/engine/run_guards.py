@@ -1,4 +1,4 @@
-"""Refuses a run that cannot be right, before its first iteration."""
+"""Refuse a run with a known mistake before its first iteration."""
 
 from __future__ import annotations
 
@@ -13,50 +13,49 @@ from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys
 from mmdistill_dense.engine.ddp import check_equal_epochs
 from mmdistill_dense.guards.config import (
-    check_carrier,
     check_crop,
-    check_load_from,
     check_num_classes,
     check_pretrained,
     check_teacher_classes,
+    check_top_level_distillers,
     warn_of_batch,
 )
 from mmdistill_dense.guards.custom_keys import check_custom_keys
-from mmdistill_dense.guards.runner import check_checkpoints, check_loaders, check_weights
+from mmdistill_dense.guards.runner import check_checkpoints, check_loaded, check_loaders
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.runner_internals import has_loaded, resumes, start_file
+from mmdistill_dense.utils.runner_internals import has_loaded
 
 _STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy', 'NoneType')
 
 
 class RunGuards(Hook):
-    """Calls the functions of :mod:`mmdistill_dense.guards`, each as soon as it can know."""
+    """Calls each function of :mod:`mmdistill_dense.guards` as early as possible."""
 
     def before_run(self, runner: Runner) -> None:
-        """Look at the config, the loaders and the wrapper, before any weight is loaded."""
+        """Check the config, the loaders and the wrapper before any weight is loaded."""
         check_keys(runner.cfg)
         check_loaders(runner)
         check_checkpoints(runner)
         if is_distill_model(runner.cfg.get('model')):
-            check_carrier(runner.cfg)
-            if hasattr(unwrap(runner.model), 'distillation'):
+            check_top_level_distillers(runner.cfg)
+            model = unwrap(runner.model)
+            if isinstance(model, Distilled):
                 _check_wrapper(runner)
-                check_custom_keys(runner, unwrap(runner.model))
+                check_custom_keys(runner, model)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Look whether the file is of this network."""
-        if not resumes(runner):
-            check_load_from(unwrap(runner.model), checkpoint, start_file(runner))
-        check_weights(runner, checkpoint)
+        """Check that the file belongs to this network."""
+        check_loaded(runner, checkpoint)
 
     def before_train(self, runner: Runner) -> None:
-        """Look at batches, pre-trained weights, crop and classes; tell where the teachers' weights are from."""
+        """Check batch size, pre-trained weights, crop and classes; log the origin of the teachers' weights."""
         warn_of_batch(runner)
         check_equal_epochs(runner)
         model = unwrap(runner.model)
         if not has_loaded(runner):
             check_pretrained(model)
-        if not hasattr(model, 'distillation'):
+        if not isinstance(model, Distilled):
             return
         student = model.distillation.student.model
         check_crop(runner.cfg.train_dataloader.get('dataset', {}), student)
@@ -73,6 +72,6 @@ def _check_wrapper(runner: Runner) -> None:
     if sharded or strategy not in _STRATEGIES:
         name = type(runner.model).__name__ if sharded else strategy
         raise ValueError(
-            f'{name} shards the student and is not supported with distillers; the student fits one device: '
-            'use DDP (--launcher pytorch).'
+            f'{name} shards the student, which is not supported with distillers: use DDP (--launcher pytorch), since '
+            'the student fits on one device.'
         )

@@ -1,12 +1,14 @@
-"""What a run and its resumption must have in common: the teachers and the distillers."""
+"""The teachers and distillers of a run, which must be the same when it is resumed."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from mmdistill_dense.model.distill_model import Distilled
 
-def identity(model: Any) -> dict[str, Any]:
-    """Return what must agree between a run and its resumption, as plain values."""
+
+def identity(model: Distilled) -> dict[str, Any]:
+    """Return the receipts of the teachers and the shapes of the distillers' tensors, as plain values."""
     teachers = {
         str(name): teacher.receipt.as_dict() for name, teacher in model.distillation.teachers.items() if teacher.receipt
     }
@@ -18,7 +20,7 @@ def identity(model: Any) -> dict[str, Any]:
 
 
 def comparable(told: dict[str, Any]) -> dict[str, Any]:
-    """Return the identity without paths where a hash says more: a moved file is the same teacher."""
+    """Return the identity without file names, and without configs where a hash is known: a moved file is the same."""
     teachers = {
         name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
         for name, teacher in told.get('teachers', {}).items()
@@ -27,7 +29,7 @@ def comparable(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(told: dict[str, Any]) -> str:
-    """Return it in words."""
+    """Return the identity in words."""
     if not told:
         return 'no distillation'
     teachers = ', '.join(

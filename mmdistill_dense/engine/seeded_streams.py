@@ -1,4 +1,4 @@
-"""Restarts the random streams at every iteration, so that an interrupted run resumes to the same bits."""
+"""Restart the random streams at every iteration, so that an interrupted run resumes to the same bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.utils.random_streams import mix, seed_everything
 from mmdistill_dense.utils.reproducible import ReplayedBatches, SeededBatches, WorkerSeed
@@ -19,33 +19,34 @@ class SeededStreams(Hook):
     """Seeds torch's stream at each iteration from (seed, rank, iteration) and the loader's workers at each epoch."""
 
     def before_train(self, runner: Runner) -> None:
-        """Let the batches of an iteration-based run draw from streams of their own.
+        """Give the batches of an iteration-based run their own random streams.
 
         Raises:
-            ValueError: For workers that an epoch-based run cannot seed anew.
+            ValueError: For persistent workers in an epoch-based run, which cannot be seeded again.
         """
         loader, loop = runner.train_dataloader, runner.train_loop
         if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
             raise ValueError(
-                "train_dataloader.persistent_workers=True repeats each epoch's augmentations differently after a "
-                'resume in epoch-based training: set it to False (iteration-based training may keep it).'
+                'train_dataloader.persistent_workers=True gives other augmentations after a resume in epoch-based '
+                'training: set it to False (iteration-based training may keep it).'
             )
         if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
             place = (loader, runner.seed, get_rank())
             indexed = not isinstance(loader.dataset, IterableDataset)
+            # In place of mmengine's iterator, which neither seeds each batch nor skips one without loading it.
             loop.dataloader_iterator = (
                 SeededBatches(*place) if indexed else ReplayedBatches(loop.dataloader_iterator, *place)
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Restart the streams that the data pipeline draws from; iteration-based runs are one long epoch."""
+        """Restart the random streams of the data pipeline; an iteration-based run is one long epoch."""
         seed_everything(mix(runner.seed, get_rank(), runner.epoch))
         loader = runner.train_dataloader
         if _is_epoch_based(runner) and _has_default_workers(loader):
             loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Reseed torch, or all streams where the pipeline has its own at each batch."""
+        """Seed torch's stream; seed all streams if the pipeline has its own for each batch."""
         batches = getattr(runner.train_loop, 'dataloader_iterator', None)
         reseed = seed_everything if isinstance(batches, SeededBatches) else torch.manual_seed
         reseed(mix(runner.seed, get_rank(), runner.iter))
@@ -55,7 +56,7 @@ def _is_epoch_based(runner: Runner) -> bool:
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
 
 
-def _has_default_workers(loader: Any) -> bool:
-    """Tell whether the workers' random streams are ours to set: a ``worker_init_fn`` of the user's stays."""
+def _has_default_workers(loader: DataLoader) -> bool:
+    """Tell whether the loader has mmengine's or our ``worker_init_fn``; a user's own one is not replaced."""
     configured = getattr(loader.worker_init_fn, 'func', loader.worker_init_fn)
     return configured is mmengine_worker_init_fn or isinstance(configured, WorkerSeed)

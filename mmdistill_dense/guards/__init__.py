@@ -1,1 +1,1 @@
-"""What refuses a wrong config or run; training, check and suite call the same functions."""
+"""Functions that refuse a wrong config or run; training, check and suite call the same ones."""

@@ -1,4 +1,4 @@
-"""What is looked at once, before the first iteration: mistakes that would otherwise train for hours in silence."""
+"""Checks before the first iteration, for mistakes in a config that would otherwise train for hours in silence."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
-_LOOK_BELOW_MODEL = ('SwinTransformer', 'PyramidVisionTransformer')  # of mmseg and mmdet, with readers of their own
+# These classes of mmseg and mmdet load files themselves.
+_READ_BELOW_MODEL = ('SwinTransformer', 'PyramidVisionTransformer')
 
 
-def check_carrier(config: Config, written: Config | None = None) -> None:
-    """Refuse a run in which ``--cfg-options`` changed the top-level ``distillers`` only.
+def check_top_level_distillers(config: Config, written: Config | None = None) -> None:
+    """Refuse a run in which ``--cfg-options`` changed only the top-level ``distillers``.
 
-    The top-level ``distillers`` carries method options to the config; the model was substituted from it already.
+    Configs take the model's distillers from there while they are read, before ``--cfg-options`` apply.
 
     Args:
-        config: Of the run.
-        written: The same without overrides. Default: what its file says, where there is one.
+        config: The config of the run.
+        written: The config without overrides. Default: it is read from its file, if there is one.
 
     Raises:
         ValueError: Names the key to change instead.
@@ -36,20 +37,20 @@ def check_carrier(config: Config, written: Config | None = None) -> None:
         written = Config.fromfile(config.filename)
     if written is None:
         return
-    carrier_changed = config.distillers != written.get('distillers')
+    top_level_changed = config.distillers != written.get('distillers')
     model_changed = config.model.get('distillers') != written.model.get('distillers')
-    if carrier_changed and not model_changed:
+    if top_level_changed and not model_changed:
         raise ValueError(
-            'The top-level distillers was changed but model.distillers was not, so the change does nothing: use '
+            'The top-level distillers was changed, but model.distillers was not, so the change has no effect: use '
             '--cfg-options model.distillers.<name>.<option>=… instead.'
         )
 
 
-def check_crop(dataset: Any, student: Any) -> None:
-    """Refuse a training crop smaller than the size the preprocessor pads it back to.
+def check_crop(dataset: Any, student: Mapping[str, Any]) -> None:
+    """Refuse a training crop that is smaller than the size to which the preprocessor pads.
 
     Args:
-        dataset: Config of the training set, wrappers and all.
+        dataset: Config of the training set, with its wrappers.
         student: The student's resolved model config.
 
     Raises:
@@ -61,21 +62,21 @@ def check_crop(dataset: Any, student: Any) -> None:
     pair = (crop, crop) if isinstance(crop, int) else tuple(crop)
     if pair[0] < size[0] or pair[1] < size[1]:
         raise ValueError(
-            f'The training pipeline crops to {pair} but data_preprocessor.size={tuple(size)} pads it back silently: '
+            f'The training pipeline crops to {pair} but data_preprocessor.size={tuple(size)} pads it back: '
             'set both, RandomCrop.crop_size in the pipeline and model.student.data_preprocessor.size (or '
             'model.data_preprocessor.size).'
         )
 
 
 def batch_problem(config: Config, processes: int) -> str | None:
-    """Return what is wrong with the batch of a run, ``None`` where nothing is.
+    """Return what is wrong with the batch size of a run, or ``None``.
 
-    The learning rate of a recipe is for ``auto_scale_lr.base_batch_size`` pictures a step. On fewer GPUs the batch is
-    smaller, nothing fails, and the result is points below the published one.
+    The learning rate of a recipe is made for ``auto_scale_lr.base_batch_size`` pictures a step. On fewer GPUs the batch
+    is smaller: nothing fails, but the result may be far below the published one.
 
     Args:
-        config: Of the run.
-        processes: Which train together.
+        config: The config of the run.
+        processes: The number of processes that train together.
     """
     scaling = config.get('auto_scale_lr') or {}
     base, one = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')
@@ -89,27 +90,27 @@ def batch_problem(config: Config, processes: int) -> str | None:
     return (
         f'{processes} process(es) with train_dataloader.batch_size={one} take {real} pictures a step, but the learning '
         f'rate is for auto_scale_lr.base_batch_size={base}: set {fitting}another number of processes, '
-        f'auto_scale_lr.enable=True to scale the rate, or auto_scale_lr.base_batch_size={real} if the rate is for it.'
+        f'auto_scale_lr.enable=True to scale the rate, or auto_scale_lr.base_batch_size={real} if the rate fits it.'
     )
 
 
 def warn_of_batch(runner: Runner) -> None:
-    """Tell once, in the first process's log, what :func:`batch_problem` finds."""
+    """Log what :func:`batch_problem` finds, in the first process only."""
     problem = batch_problem(runner.cfg, get_world_size())
     if problem and get_rank() == 0:
         runner.logger.warning(problem)
 
 
-def check_num_classes(data: Sequence[str] | None, key: str, model: Any) -> None:
+def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
     """Refuse a network whose head does not predict as many classes as the training set has.
 
     Args:
-        data: Class names of the training set; ``None`` where it does not say.
+        data: Class names of the training set; ``None`` if unknown.
         key: The network's config key.
         model: Its resolved model config.
 
     Raises:
-        ValueError: Shows both numbers.
+        ValueError: With both numbers.
     """
     count = num_classes(model)
     if data is not None and count is not None and count != len(data):
@@ -119,33 +120,34 @@ def check_num_classes(data: Sequence[str] | None, key: str, model: Any) -> None:
 
 
 def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
-    """Refuse a teacher that was made for, or trained on, other classes than the data set's.
+    """Refuse a teacher that predicts, or was trained on, other classes than the data set's.
 
     Args:
-        data: Class names of the training set; ``None`` where it does not say.
-        teacher: A :class:`FrozenTeacher`; its checkpoint names its classes where mmengine wrote it.
+        data: Class names of the training set; ``None`` if unknown.
+        teacher: A :class:`FrozenTeacher`; its checkpoint tells its classes if mmengine wrote it.
 
     Raises:
-        ValueError: Shows both lists.
+        ValueError: With both lists.
     """
     if data is None or teacher.option.allow_other_classes:
         return
     check_num_classes(data, teacher.key, teacher.config.model)
     if teacher.classes is not None and list(teacher.classes) != list(data):
         raise ValueError(
-            f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), the '
-            f'data set has {len(data)} ({some(data)}). Choose a teacher of the same data set, or set '
-            f'{teacher.key}.allow_other_classes=True where only features are distilled.'
+            f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), but '
+            f'the data set has {len(data)} ({some(data)}). Choose a teacher for the same data set, or set '
+            f'{teacher.key}.allow_other_classes=True if only features are distilled.'
         )
 
 
 def check_pretrained(model: nn.Module) -> None:
-    """Refuse a local pre-trained file that is not of the module it initialises; mmengine loads what fits and warns.
+    """Refuse a local pre-trained file for another module than the one that it initialises.
 
-    mmseg's and mmdet's MobileNetV2, for instance, share one layer name: the other's file leaves the rest random.
+    mmengine loads what fits and only warns. For instance, mmseg's and mmdet's MobileNetV2 share one layer name, so the
+    file of one leaves all other layers of the other random.
 
     Raises:
-        ValueError: For a file that holds less than half of the module's tensors; shows names of both.
+        ValueError: For a file that holds less than half of the module's tensors; with names of both.
     """
     for name, module in model.named_modules():
         options = getattr(module, 'init_cfg', None)
@@ -155,59 +157,27 @@ def check_pretrained(model: nn.Module) -> None:
 
 
 def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors that a module finds in a file when it is initialised with it.
-
-    Args:
-        module: It is left as it is.
-        path: What its ``init_cfg`` of type Pretrained names.
+    """Return the tensors that a module would find in a file that initialises it.
 
     Raises:
-        ValueError: For a file whose tensors lie below ``model``, where mmengine does not look: it would load none.
+        ValueError: For a file with its tensors below ``model``, where mmengine does not look: it would load none.
     """
     content = read_checkpoint(path)
     if isinstance(content.get('state_dict'), Mapping) or not isinstance(content.get('model'), Mapping):
         return state_dict_of(content, path)
-    if any(kind.__name__ in _LOOK_BELOW_MODEL for kind in type(module).__mro__):
+    if any(kind.__name__ in _READ_BELOW_MODEL for kind in type(module).__mro__):
         return state_dict_of(content, path)
     bare = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not bare:
         raise ValueError(
-            f'{str(path)!r} has its tensors below `model`, where mmengine does not look: {type(module).__name__} would '
-            "keep random weights. Save them as {'state_dict': …}."
+            f'{str(path)!r} has its tensors below `model`, where mmengine does not look: {type(module).__name__} '
+            "would keep random weights. Save them as {'state_dict': …}."
         )
     return state_dict_of(bare, path)
 
 
-def check_load_from(model: nn.Module, content: Mapping[str, Any], path: str | None) -> None:
-    """Refuse weights of which mmengine would load not one, to go on with random ones and a warning.
-
-    Args:
-        model: What the weights are for.
-        content: Of the file, as mmengine read it.
-        path: Its name.
-
-    Raises:
-        ValueError: Shows names of both.
-    """
-    if not isinstance(content, Mapping):
-        return  # mmengine refuses that itself
-    found = content.get('state_dict', content)  # where mmengine looks
-    given = {str(key).removeprefix('module.'): value for key, value in found.items() if isinstance(value, Tensor)}
-    own = {key: value for key, value in model.state_dict().items() if not key.endswith('num_batches_tracked')}
-    if _fitting(own, given):
-        return
-    below_model = isinstance(content.get('model'), Mapping) and 'state_dict' not in content
-    reason = 'its tensors lie below `model`, where mmengine does not look' if below_model else 'none of its names fits'
-    held = given or (content['model'] if below_model else content)
-    raise ValueError(
-        f'load_from={path!r}: nothing of it would be loaded into {type(model).__name__}, {reason}. Expected names like '
-        f'{some(own)}; it holds {some(held)}. Save them as {{"state_dict": …}} under the names of the '
-        'student.'
-    )
-
-
 def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
-    """Return the tensors below a prefix of names, which is taken off; without one all."""
+    """Return the tensors whose names have a prefix, without it; all tensors if there is no prefix."""
     start = f'{prefix.rstrip(".")}.' if prefix else ''
     return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
 
@@ -224,9 +194,9 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
     fits = _fitting(own, given)
     if 2 * fits >= len(own):
         return
-    reason = "it is another network's or another package's file"
+    reason = 'the file is for another network or package'
     if not prefix and 2 * _fitting(own, below(state, 'backbone')) >= len(own):
-        reason = f"it is a training checkpoint: add prefix='backbone.' to {name}.init_cfg"
+        reason = f"it is a checkpoint of a whole network: add prefix='backbone.' to {name}.init_cfg"
     raise ValueError(
         f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}: '
         f'{reason}. Expected names like {some(own)}; it holds {some(given or state)}.'
@@ -237,8 +207,8 @@ def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
     return sum(key in given and given[key].shape == value.shape for key, value in own.items())
 
 
-def num_classes(model: Any) -> int | None:
-    """Return the number of classes of a mmseg or mmdet model config, ``None`` where it does not say."""
+def num_classes(model: Mapping[str, Any]) -> int | None:
+    """Return the number of classes of a mmseg or mmdet model config, or ``None`` if it does not say."""
     for path in (('decode_head',), ('bbox_head',), ('roi_head', 'bbox_head'), ('panoptic_head',)):
         node: Any = model
         for name in path:

@@ -1,5 +1,4 @@
-"""What is looked at before the first iteration: loaders that give nothing, checkpoints that could not be written or do
-not fit."""
+"""Checks of a runner before the first iteration: its loaders, its checkpoint hook, and the weights that it loads."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.utils.messages import some
@@ -19,36 +19,36 @@ from mmdistill_dense.utils.runner_internals import built_loop, resumes, start_fi
 def check_loaders(runner: Runner) -> None:
     """Refuse a training or validation set without a picture, and epochs without a batch.
 
-    mmengine waits for ever for the first batch of an empty set, and takes epochs of no batch for done.
+    mmengine waits forever for the first batch of an empty set, and counts epochs without a batch as done.
 
     Raises:
-        ValueError: Names the loader and what to look at.
+        ValueError: Names the loader and the likely reasons.
     """
     for name, loop in ((name, built_loop(runner, name)) for name in ('train', 'val')):
-        loader: Any = getattr(loop, 'dataloader', None)
+        loader: DataLoader | None = getattr(loop, 'dataloader', None)
         if loader is None or not hasattr(loader.dataset, '__len__'):
             continue
         count = len(loader.dataset)
         if count == 0:
             raise ValueError(
-                f'{name}_dataloader.dataset holds no picture: look at its folders, ann_file and what leaves pictures '
-                'out (indices, filter_cfg).'
+                f'{name}_dataloader.dataset holds no picture: check its folders, its ann_file and the options that '
+                'leave pictures out (indices, filter_cfg).'
             )
         if isinstance(loop, EpochBasedTrainLoop) and len(loader) == 0:
             raise ValueError(
-                f'{name}_dataloader gives no batch: drop_last=True, and its {count} pictures make no whole batch on '
+                f'{name}_dataloader gives no batch: with drop_last=True, its {count} pictures do not fill a batch on '
                 'each process. Lower batch_size, or set drop_last=False.'
             )
 
 
 def check_checkpoints(runner: Runner) -> None:
-    """Refuse a misspelt option of the checkpoint hook, which mmengine finds at the first save; keep two files.
+    """Refuse a misspelt option of the checkpoint hook, and let it keep at least two files.
 
-    mmengine removes the oldest file before it writes the next: with ``max_keep_ckpts=1``, a disk that is full or a kill
-    at that moment leaves none.
+    mmengine finds a misspelt option only at the first save. It removes the oldest file before it writes the next: with
+    ``max_keep_ckpts=1``, a full disk or a kill at that moment leaves none.
 
     Raises:
-        ValueError: Names the option and the nearest one.
+        ValueError: Names the option and the most similar one.
     """
     for hook in runner.hooks:
         if not isinstance(hook, CheckpointHook):
@@ -56,49 +56,56 @@ def check_checkpoints(runner: Runner) -> None:
         taken = set(inspect.signature(Runner.save_checkpoint).parameters)
         known = taken | set(inspect.signature(CheckpointHook.__init__).parameters)
         for name in set(hook.args) - taken:
-            raise ValueError(f'default_hooks.checkpoint.{name} is no option of CheckpointHook.{hint(name, known)}')
+            raise ValueError(f'default_hooks.checkpoint.{name} is not an option of CheckpointHook.{hint(name, known)}')
         if hook.max_keep_ckpts == 1:
             hook.max_keep_ckpts = 2
             runner.logger.warning(
-                'CheckpointHook.max_keep_ckpts=1 removes the last checkpoint before the next one is written, and a '
-                'full disk would leave none: 2 are kept.'
+                'CheckpointHook.max_keep_ckpts=1 removes the last checkpoint before it writes the next one, so a '
+                'full disk would leave none: 2 are kept instead.'
             )
 
 
-def check_weights(runner: Runner, content: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another network; mmengine loads what fits of it, warns, and goes on.
+def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another network; mmengine would load what fits, warn, and go on.
 
-    A run that resumes needs every tensor. A test needs those it finds in the right shape, and half of all, since old
-    files are renamed on loading. A run that starts from ``load_from`` needs half of all, as a head may be new, or the
-    whole backbone, which is less than that in many a detector.
-
-    Args:
-        runner: That is about to load.
-        content: The checkpoint.
+    A run that resumes needs every tensor. A test needs half of all tensors, because layers rename those of older files
+    while they load, and none of another shape. A run that starts from ``load_from`` needs half of all tensors, because
+    a head may be new, or the whole backbone, which is less than half in many detectors.
 
     Raises:
-        ValueError: Counts what fits and names what does not.
+        ValueError: With the number of tensors that fit, and names of those that do not.
     """
-    model = getattr(runner.model, 'module', runner.model)  # of DDP, of test-time augmentation
+    if not isinstance(content, Mapping):
+        return  # mmengine refuses that itself
+    model = getattr(runner.model, 'module', runner.model)  # inside DDP or a test-time augmentation model
     own = {name: value.shape for name, value in model.state_dict().items() if not name.endswith('num_batches_tracked')}
-    state = content.get('state_dict', content)
+    state = content.get('state_dict', content)  # where mmengine looks
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     given = {str(name).removeprefix('module.'): value.shape for name, value in tensors.items()}
     missing = [name for name in own if name not in given]
     shaped = [name for name, shape in own.items() if name in given and given[name] != shape]
-    goes_on, tests = resumes(runner), built_loop(runner) is None
+    goes_on, tests, fits = resumes(runner), built_loop(runner) is None, len(own) - len(missing + shaped)
     starts = not goes_on and not tests and _whole_backbone(own, missing + shaped)
-    too_few = 2 * len(missing + shaped) > len(own) and not starts
+    too_few = 2 * fits < len(own) and not starts
     if (goes_on and missing) or (shaped and (goes_on or tests)) or too_few:
+        if not (goes_on or fits):
+            raise ValueError(_nothing_fits(runner, type(model).__name__, own, given or content))
         key = 'The checkpoint to resume' if goes_on else f'load_from={start_file(runner)!r}'
-        words = [
-            f'{name} {tuple(given[name])} (model {tuple(own[name])})' for name in shaped if given[name] is not None
-        ]
+        words = [f'{name} {tuple(given[name])} (model {tuple(own[name])})' for name in shaped]
         raise ValueError(
-            f'{key} fits {len(own) - len(missing + shaped)} of the {len(own)} tensors of {type(model).__name__}: it is '
-            f'of another network or class list. Missing, or of another shape: {some(words + missing)}; it '
-            f'holds {some(given)}.'
+            f'{key} fits {fits} of the {len(own)} tensors of {type(model).__name__}: it belongs to another network or '
+            f'class list. Missing or with another shape: {some(words + missing)}; the file holds {some(given)}.'
         )
+
+
+def _nothing_fits(runner: Runner, network: str, own: Iterable[str], held: Mapping[str, Any]) -> str:
+    below_model = isinstance(held.get('model'), Mapping)
+    reason = 'its tensors are below `model`, where mmengine does not look' if below_model else 'none of its names fits'
+    return (
+        f'load_from={start_file(runner)!r}: no tensor would be loaded into {network}: {reason}. Expected names like '
+        f'{some(own)}; it holds {some(held["model"] if below_model else held)}. Save them as {{"state_dict": …}} under '
+        'the names of the student.'
+    )
 
 
 def _whole_backbone(own: Iterable[str], lacking: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The student as the model that is trained, and how teachers, distillers and taps are put together."""
+"""The distilled student, and how it is put together from teachers, distillers and taps."""
 
 from mmdistill_dense.model.distill_model import DistillModel
 

@@ -1,4 +1,4 @@
-"""Puts the parts of a ``DistillModel`` together, in one direction.
+"""Build the parts of a ``DistillModel``, in one direction.
 
 Options -> distillers, not bound yet -> trace of student and teachers -> a plan for each teacher -> the frozen teachers
 -> every distiller is bound to its teacher, the run's state and the shapes of its taps.
@@ -6,14 +6,13 @@ Options -> distillers, not bound yet -> trace of student and teachers -> a plan 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.registry import DefaultScope
-from torch import nn
 
-from mmdistill_dense.config.resolve import ModelConfig, is_single_teacher
+from mmdistill_dense.config.resolve import ModelConfig, teachers_of
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.model.distillation import Distillation
@@ -24,15 +23,17 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
 from mmdistill_dense.networks.trace import trace_pair
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.messages import text_of
+from mmdistill_dense.utils.protocols import Network
 
 Option = Mapping[str, Any]
 
 
 def distiller_options(distillers: Option) -> dict[str, Option]:
-    """Return the distillers that do something.
+    """Return the options of the distillers whose ``loss_weight`` is not 0.
 
     Raises:
-        TypeError: Unless it is a dict of dicts.
+        TypeError: Unless ``distillers`` is a dict of dicts.
     """
     if not isinstance(distillers, Mapping) or not all(isinstance(option, Mapping) for option in distillers.values()):
         raise TypeError(
@@ -45,47 +46,47 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
     """Build the distillers in the student's scope.
 
     Raises:
-        KeyError, TypeError, ValueError: For an unknown type, a name that logs would misread, or a wrong option.
+        KeyError, TypeError, ValueError: For an unknown type, a name that is not allowed, or a wrong option.
     """
     built = {}
     for name, option in options.items():
         if 'loss' in name or '.' in name:
-            raise ValueError(f'model.distillers.{name}: a distiller\'s name may contain neither "loss" nor a dot.')
+            raise ValueError(f'model.distillers.{name}: the name of a distiller may not contain "loss" or a dot.')
         arguments = dict(option)
         kind = arguments.pop('type', None)
         cls = DISTILLERS.get(kind) if isinstance(kind, str) else kind
         if cls is None:
             known = ', '.join(sorted(DISTILLERS.module_dict))
             close = hint(str(kind), DISTILLERS.module_dict)
-            raise KeyError(f'model.distillers.{name}.type={kind!r} is no distiller; known: {known}.{close}')
+            raise KeyError(f'model.distillers.{name}.type={kind!r} is not a distiller; known: {known}.{close}')
         check_options(cls, arguments, f'model.distillers.{name}')
         try:
             with DefaultScope.overwrite_default_scope(scope):
                 distiller = cls(**arguments)
         except (KeyError, TypeError, ValueError) as error:
-            raise type(error)(f'model.distillers.{name}: {error.args[0] if error.args else error}') from error
+            raise type(error)(f'model.distillers.{name}: {text_of(error)}') from error
         built[name] = distiller
     return built
 
 
 def build_distillation(
-    network: nn.Module,
+    network: Network,
     config: ModelConfig,
     distillers: Mapping[str, Distiller],
     teacher: Option | None,
     inherit: Sequence[Inherit],
 ) -> Distillation:
-    """Trace student and teachers, plan how the teachers run, and bind every distiller to its own.
+    """Trace student and teachers, plan how the teachers run, and bind every distiller to its teacher.
 
     Args:
         network: The built student.
-        config: What it was built from; its preprocessor names normalisation and training size.
-        distillers: As built; they make their parameters here.
+        config: Its config, whose preprocessor tells normalisation and training size.
+        distillers: The distillers by name; they make their parameters here.
         teacher: The option ``model.teacher``; nothing is loaded yet.
-        inherit: What the student will copy.
+        inherit: What the student will copy from teachers.
 
     Raises:
-        ValueError: Without a teacher, or for a distiller or an inheritance that names none of them.
+        ValueError: Without a teacher, or when a distiller or an entry of ``inherit`` names an unknown one.
         KeyError, ValueError: For taps that do not exist or cannot be compared.
     """
     options, inherit, taught_by = _used_teachers(teacher, distillers, inherit)
@@ -117,28 +118,27 @@ def build_distillation(
 def _used_teachers(
     teacher: Option | None, distillers: Mapping[str, Distiller], inherit: Sequence[Inherit]
 ) -> tuple[dict[str, TeacherOption], list[Inherit], dict[str, str]]:
-    """Return the teachers that are used, the entries with their teachers' names, and each distiller's teacher."""
+    """Return the used teachers, the entries with their teachers' names, and the name of each distiller's teacher."""
     if not teacher:
         use = f'there are distillers ({", ".join(distillers)})' if distillers else 'model.inherit copies from it'
         raise ValueError(f'model.teacher is not set, but {use}.')
-    single = is_single_teacher(teacher)
-    given = {SINGLE: teacher} if single else dict(teacher)
+    given = {key.removeprefix('teacher.'): (key, one) for key, one in teachers_of({'teacher': teacher}).items()}
     entries = with_teacher_names(inherit, given)
     taught_by = _teacher_names(distillers, given)
     used = {*taught_by.values(), *(entry.teacher for entry in entries)}
-    options = {name: TeacherOption.parse(one, 'model.teacher' if single else f'model.teacher.{name}', name)
-               for name, one in given.items() if name in used}  # fmt: skip
+    options = {name: TeacherOption.parse(one, f'model.{key}', name)
+               for name, (key, one) in given.items() if name in used}  # fmt: skip
     return options, entries, taught_by
 
 
-def _teacher_names(distillers: Mapping[str, Distiller], options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the name of each distiller's teacher; those that name none have the only one."""
+def _teacher_names(distillers: Mapping[str, Distiller], teachers: Collection[str]) -> dict[str, str]:
+    """Return the name of each distiller's teacher; a distiller that names none gets the only one."""
+    only = next(iter(teachers)) if len(teachers) == 1 else None
     names = {}
     for key, distiller in distillers.items():
-        only = next(iter(options)) if len(options) == 1 else None
         name = only if distiller.teacher_name is None else distiller.teacher_name
-        if name not in options:
-            found = 'one unnamed teacher' if [*options] == [SINGLE] else f'the teachers {", ".join(map(str, options))}'
+        if name not in teachers:
+            found = 'one unnamed teacher' if [*teachers] == [SINGLE] else f'the teachers {", ".join(teachers)}'
             raise ValueError(f'model.distillers.{key}.teacher={name!r}, but model.teacher holds {found}.')
         names[key] = str(name)
     return names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, ItemsView, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +22,13 @@ from mmdistill_dense.utils.random_streams import fork_rng
 
 if TYPE_CHECKING:
     from mmdistill_dense.utils.protocols import Network, Samples
+
+    class Distillers(nn.ModuleDict):  # the same with the type of its values
+        def items(self) -> ItemsView[str, Distiller]: ...
+        def values(self) -> ValuesView[Distiller]: ...
 else:
-    Network = object  # a mixin: methods of a base of its own would hide the student's
+    Network = object  # methods of a real base class would hide the student's own
+    Distillers = nn.ModuleDict
 
 
 @MODELS.register_module()
@@ -33,23 +38,23 @@ def DistillModel(
     distillers: Option | None = None,
     inherit: Sequence[Sequence[str]] | None = None,
     **student_keys: Any,
-) -> nn.Module:
-    """Build a student that distils from a teacher in its training step, and is an ordinary student in everything else.
+) -> Network:
+    """Build a student that distils from a teacher in its training step and is an ordinary student in everything else.
 
-    The result is an instance of a subclass of the student's own class: parameter names, ``predict``, checkpoints and
-    tools that look at it see the plain network. Without distillers (and ``inherit``) it *is* the plain network (the
-    control), and no teacher is built.
+    The result is an instance of a subclass of the student's own class: parameter names, ``predict`` and checkpoints are
+    those of the plain network. Without distillers and ``inherit`` it *is* the plain network (the control), and no
+    teacher is built.
 
     Args:
         student: ``dict(cfg='mmseg::…', **overrides)`` or a whole model dict.
         teacher: The same with ``checkpoint`` (file, address or ``'auto'``), see :class:`FrozenTeacher`; or a dict of
             several by name.
-        distillers: Options of the distillers by name, e.g. ``dict(kd=dict(type='LogitKD'))``; a constant
-            ``loss_weight=0`` removes one.
-        inherit: What the student starts from besides its own initialisation: pairs of prefixes ``(student, teacher)``,
-            e.g. ``[('neck', 'neck'), ('bbox_head', 'bbox_head')]``, whose tensors are copied from the teacher; a third
-            member names the teacher where there are several. See :mod:`mmdistill_dense.networks.inherit`.
-        **student_keys: Every other key of the model config is merged over the student.
+        distillers: Options of the distillers by name, e.g. ``dict(kd=dict(type='LogitKD'))``; ``loss_weight=0``
+            removes one.
+        inherit: What the student copies from the teacher at its start: pairs of prefixes ``(student, teacher)``,
+            e.g. ``[('neck', 'neck'), ('bbox_head', 'bbox_head')]``; a third member names the teacher where there are
+            several. See :mod:`mmdistill_dense.networks.inherit`.
+        **student_keys: Further keys of the model config, which are merged over the student.
 
     Returns:
         The student.
@@ -66,29 +71,28 @@ def DistillModel(
     with fork_rng():
         parts = build_distillers(options, config.scope)
         distillation = build_distillation(network, config, parts, teacher, entries)
-    student_class: Any = type(network)
-    network.__class__ = _distilled_class(student_class)
-    distilled: Any = network
-    distilled._attach(parts, distillation)
+    kind: Any = type(network)  # mypy takes no class for hashable, which a cached function needs
+    network.__class__ = _distilled_class(kind)
+    assert isinstance(network, Distilled)
+    network._attach(parts, distillation)
     return network
 
 
 class Distilled(Network):
-    """The mixin that makes a student class a distilled one; it comes before that class in the bases."""
+    """Mixin that turns a student class into a distilled one; it stands before that class in the bases."""
 
-    distillers: nn.ModuleDict
+    distillers: Distillers
     distillation: Distillation
 
     def _attach(self, distillers: Mapping[str, Distiller], distillation: Distillation) -> None:
-        self.distillers = nn.ModuleDict(distillers)
+        self.distillers = Distillers(distillers)
         self.distillation = distillation
-        module: Any = self
-        module._register_state_dict_hook(_drop_distillers)
-        module.register_load_state_dict_post_hook(_forgive_distillers)
+        self._register_state_dict_hook(_drop_distillers)
+        self.register_load_state_dict_post_hook(_forgive_distillers)
 
     def init_weights(self) -> None:
-        """Initialise the student as its class does, load the teachers, copy what it inherits from them."""
-        # A student's own init_cfg would reach into the distillers, whose parameters are initialised already.
+        """Initialise the student as its class does, load the teachers, and copy what the student inherits."""
+        # Taken out meanwhile: the student's init_cfg would initialise the parameters of the distillers again.
         modules: dict[str, Any] = self._modules
         distillers = modules.pop('distillers')
         try:
@@ -102,12 +106,12 @@ class Distilled(Network):
             if teacher.taps or name in givers:
                 teacher.load(like)
         copy_inherited(self, inherit, self.distillation.teachers)
-        self.distillation.inherit_nothing()  # called again, behind training, it must not undo that
+        self.distillation.inherit_nothing()  # a second call after training must not copy again
         for teacher in self.distillation.teachers.values():
             if not teacher.taps:
                 teacher.unload()
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distilled:
         before = next(self.parameters())
         device, dtype = before.device, before.dtype
         super()._apply(fn, recurse)
@@ -121,7 +125,7 @@ class Distilled(Network):
                 teacher.follow(fn)
         return self
 
-    def to_empty(self, **options: Any) -> Any:
+    def to_empty(self, **options: Any) -> Distilled:
         """Move the student without its weights, as ``nn.Module`` does; the teachers keep theirs."""
         for name in self.distillation.teachers:
             self._part_from(name)
@@ -131,38 +135,38 @@ class Distilled(Network):
         teacher = self.distillation.part_from(name)
         for distiller in self.distillers.values():
             if distiller.teacher_name == name:
-                distiller.learn_from(teacher)  # type: ignore[operator]
+                distiller.learn_from(teacher)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # pickle knows the student's class by name, this one is made from it
+        # pickle finds classes by name: it stores the student's class, and _blank makes this one from it.
         _, _, *state = tuple(super().__reduce_ex__(protocol))
         return _blank, (type(self).__bases__[1],), *state
 
     def loss(self, inputs: Tensor, data_samples: Samples, **kwargs: Any) -> dict[str, Any]:
-        """Return the student's own losses and, in training, each distiller's as ``distill.<name>.loss_…``.
+        """Return the student's own losses and, in training, those of the distillers as ``distill.<name>.loss_…``.
 
         ``distill.<name>.share`` is that distiller's part of the total, for the log.
         """
         if not self.training:
             return super().loss(inputs, data_samples, **kwargs)
         self.distillation.check_ready()
-        distillers: dict[str, Any] = dict(self.distillers.items())
+        distillers = dict(self.distillers.items())
         active = [distiller for distiller in distillers.values() if distiller.weight() != 0]
-        # The teachers run first: what they computed on the way is freed before the student's graph is built.
+        # The teachers run first, so that their temporary memory is free before the student's graph is built.
         taught = _eager(teach)(active, inputs, next(self.parameters()))
-        with recording(self, active) as student:
+        with recording(self, self.distillation, active) as student:
             losses = super().loss(inputs, data_samples, **kwargs)
         terms = _eager(compare)(distillers, student, taught, data_samples)
         return {**losses, **_eager(named)(terms), **_eager(shares)(losses, terms)}
 
 
-# Of a compiled model the student alone is compiled: what is around it changes with the iteration. The wrapping imports
-# the compiler, so it waits for a model to be built.
+# torch.compile gets the student alone, because the code around it changes with the iteration. torch.compiler.disable
+# imports the compiler, so it is called when the first model needs it.
 _eager = functools.cache(torch.compiler.disable)
 
 
 @functools.cache
-def _distilled_class(student: type[nn.Module]) -> type[nn.Module]:
+def _distilled_class(student: type[nn.Module]) -> type[Distilled]:
     def fill(namespace: dict[str, Any]) -> None:
         namespace['__module__'] = __name__
         namespace['__doc__'] = f'{student.__name__} with a distillation step in its training loss.'
@@ -171,8 +175,8 @@ def _distilled_class(student: type[nn.Module]) -> type[nn.Module]:
     return types.new_class(f'Distilled{student.__name__}', (Distilled, student), exec_body=fill)
 
 
-def _blank(student: Any) -> Any:
-    """Return a distilled student without a state, for ``pickle`` to fill."""
+def _blank(student: Any) -> Distilled:
+    """Return an empty distilled student, which ``pickle`` fills."""
     return object.__new__(_distilled_class(student))
 
 

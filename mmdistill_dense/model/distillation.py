@@ -1,4 +1,4 @@
-"""What a distilled student carries beside its modules: frozen teachers, place in the run, what it inherits."""
+"""What a distilled student holds besides its modules: frozen teachers, state of the run, what it inherits."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def distillers_of(model: nn.Module) -> dict[str, Distiller]:
 
 @dataclass(eq=False)
 class Distillation:
-    """Frozen teachers, place in the run, what is inherited.
+    """Frozen teachers, state of the run, what is inherited.
 
-    A copy of the student has one of its own, and shares the teachers until one of them is moved or cast.
+    A copy of the student has its own ``Distillation`` and shares the teachers until one of the two is moved or cast.
 
     Attributes:
         teachers: By name.
         student: The config that the student was built from, resolved.
-        state: Where the run stands; the distillers read it.
-        inherit: Emptied once it is copied, and where the student's weights come from a file.
+        state: How far the run is; the distillers read it.
+        inherit: What to copy from teachers; empty once that is done, and where the student's weights come from a file.
         traced: What the trace found in the student.
-        hook_attached: Whether ``DistillHook`` attends the training.
+        hook_attached: Whether ``DistillHook`` runs with the training.
     """
 
     teachers: dict[str, FrozenTeacher]
@@ -57,18 +57,18 @@ class Distillation:
         return Distillation, (self.teachers, self.student, self.state, self.inherit, self.traced)
 
     def enter_run(self, max_iters: int, seed: int = 0, rank: int = 0, iteration: int = 0) -> None:
-        """Take a place in a run, as ``DistillHook`` does before training."""
+        """Set the state of the run; ``DistillHook`` calls this before training."""
         state = self.state
         state.max_iters, state.seed, state.rank, state.iteration = max_iters, seed, rank, iteration
         self.hook_attached = True
 
     def inherit_nothing(self) -> None:
-        """Leave the student's weights as they are: they come from a file, or were copied already."""
+        """Copy nothing from teachers any more: the weights come from a file, or were copied already."""
         self.inherit = ()
 
     @contextlib.contextmanager
     def set_aside(self) -> Iterator[None]:
-        """Let the student initialise itself alone: no teacher is loaded and nothing inherited."""
+        """Load no teacher and inherit nothing while the context is open: the student initialises itself alone."""
         kept = self.teachers, self.inherit
         self.teachers, self.inherit = {}, ()
         try:
@@ -76,12 +76,12 @@ class Distillation:
         finally:
             self.teachers, self.inherit = kept
 
-    def recorder(self, student: Any, taps: Iterable[Tap]) -> Recorder:
-        """Return what records taps of the student, copies where the trace saw that they are written to."""
+    def recorder(self, student: nn.Module, taps: Iterable[Tap]) -> Recorder:
+        """Return a recorder of the student's taps; it copies tensors that the trace saw being overwritten."""
         return Recorder(student, taps, 'student_tap', overwritten=self.traced.overwritten)
 
     def part_from(self, name: str) -> FrozenTeacher:
-        """Leave a teacher to the copies of this student; return the one in its place, which the next step loads."""
+        """Return an unloaded copy of a shared teacher, put in its place for this student; the next step loads it."""
         self.teachers[name].users.discard(self)
         self.teachers[name] = self.teachers[name].unloaded()
         self.teachers[name].users.add(self)
@@ -91,8 +91,8 @@ class Distillation:
         """Raise a ``RuntimeError`` unless ``DistillHook`` runs and every teacher is loaded."""
         if not self.hook_attached:
             raise RuntimeError(
-                'A DistillModel is being trained without DistillHook, so nothing would set its schedules, random '
-                'streams and checkpoints. Add to the config: default_hooks = '
+                'A DistillModel is trained without DistillHook, which sets its schedules, random streams and '
+                'checkpoints. Add to the config: default_hooks = '
                 "dict(distill=dict(type='mmdistill_dense.DistillHook'))."
             )
         for teacher in self.teachers.values():

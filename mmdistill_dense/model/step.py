@@ -1,4 +1,4 @@
-"""The parts of a distilled training step: teachers, recorded student, comparison, names for the log."""
+"""The parts of a distilled training step: run the teachers, record the student, compare, name the losses."""
 
 from __future__ import annotations
 
@@ -7,48 +7,50 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded
+from mmdistill_dense.model.distillation import Distillation
 from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.random_streams import mix
 
-Terms = Mapping[str, Losses]  # of each distiller by its name
+Terms = Mapping[str, Losses]  # the losses of each distiller by its name
 
 
 def teach(active: Sequence[Distiller], inputs: Tensor, like: Tensor) -> dict[str, Recorded]:
-    """Return by name what the teachers of the active distillers show at their taps; :func:`compare` waits for it.
+    """Return the tapped tensors of each teacher that an active distiller needs; :func:`compare` waits for them.
 
     Args:
         active: The distillers whose weight is not 0.
         inputs: The student's preprocessed batch (B, C, H, W).
-        like: A parameter of the student; a move or a pickle leaves a teacher without its network, which is loaded here.
+        like: A parameter of the student. A teacher that lost its network by a move or a pickle is loaded like it.
     """
-    shown: dict[str, Recorded] = {}
+    taught: dict[str, Recorded] = {}
     for name, teacher in _teachers_of(active).items():
         teacher.load(like)
-        shown[name] = teacher.begin(inputs, mix(active[0].state.seed, active[0].state.iteration))
-    return shown
+        taught[name] = teacher.begin(inputs, mix(active[0].state.seed, active[0].state.iteration))
+    return taught
 
 
 @contextlib.contextmanager
-def recording(model: Any, active: Sequence[Distiller]) -> Iterator[Recorded]:
+def recording(model: nn.Module, distillation: Distillation, active: Sequence[Distiller]) -> Iterator[Recorded]:
     """Record the student's taps of the active distillers while the context is open.
 
     Raises:
-        RuntimeError: At its end, for a tap that did not fire.
+        ValueError: At its end, for a tap whose module was not called.
     """
     taps = [tap for one in active for tap in [*one.student_taps, *one.extra_student_taps]]
-    recorder = model.distillation.recorder(model, taps)
+    recorder = distillation.recorder(model, taps)
     with recorder.recording() as student:
         yield student
     recorder.check_complete()
 
 
 def compare(
-    distillers: Mapping[str, Distiller], student: Recorded, taught: Mapping[str, Recorded], data_samples: Any
+    distillers: Mapping[str, Distiller], student: Recorded, taught: Mapping[str, Recorded], data_samples: Samples
 ) -> Terms:
-    """Return the weighted losses of all distillers; those that are off give a zero, which DDP needs."""
+    """Return the weighted losses of all distillers; one that is off gives a zero, because DDP needs its parameters."""
     teachers = {name: one for name, one in _teachers_of(distillers.values()).items() if name in taught}
     for name, teacher in teachers.items():
         teacher.join(taught[name])
@@ -67,7 +69,7 @@ def _teachers_of(distillers: Iterable[Distiller]) -> dict[str, FrozenTeacher]:
 
 
 def named(terms: Terms) -> dict[str, Tensor]:
-    """Return the terms as they are logged: ``distill.<name>.loss_…``."""
+    """Return the losses under the names for the log: ``distill.<name>.loss_…``."""
     return {f'distill.{name}.{key}': value for name, own in terms.items() for key, value in own.items()}
 
 
@@ -77,16 +79,16 @@ def _check_gradients(student: Mapping[str, list[Tensor]], compared: Collection[s
     for name, tensors in student.items():
         if name in compared and not all(tensor.requires_grad for tensor in tensors):
             raise ValueError(
-                f'student_tap={name!r} carries no gradient, so distilling it would change nothing. Either it lies '
-                'inside an activation-checkpointed block (with_cp=True, activation_checkpointing): tap the output of '
-                'that block or stage, e.g. backbone[3]. Or everything before it is frozen (frozen_stages, '
-                'requires_grad=False): tap a later place.'
+                f'student_tap={name!r} has no gradient, so distilling it would change nothing. Either it is inside an '
+                'activation-checkpointed block (with_cp=True, activation_checkpointing): tap the output of that block '
+                'or stage, e.g. backbone[3]. Or everything before it is frozen (frozen_stages, requires_grad=False): '
+                'tap a later module.'
             )
 
 
 @torch.no_grad()
 def shares(losses: Mapping[str, Any], terms: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return each distiller's part of the total loss, summed as mmengine sums it."""
+    """Return each distiller's part of the total loss; the total is summed as mmengine does."""
     task = [tensor.detach().mean() for name, value in losses.items() if 'loss' in name for tensor in _tensors(value)]
     parts = {
         name: torch.stack([value.detach().float() for key, value in own.items() if 'loss' in key]).sum()
@@ -95,7 +97,7 @@ def shares(losses: Mapping[str, Any], terms: Mapping[str, Mapping[str, Tensor]])
     }
     total = torch.stack([t.float() for t in task]).sum() + sum(parts.values()) if task else sum(parts.values())
     whole = torch.as_tensor(total)
-    whole = whole.masked_fill(whole == 0, 1)  # a queue that is still empty, beside no task
+    whole = whole.masked_fill(whole == 0, 1)  # the total is 0 with an empty queue and no task loss
     return {f'distill.{name}.share': part / whole for name, part in parts.items()}
 
 

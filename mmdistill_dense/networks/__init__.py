@@ -1,1 +1,1 @@
-"""Student and teacher as networks: building, tapping, tracing and running parts of them."""
+"""Build, tap and trace the student and the teacher, and run parts of them."""

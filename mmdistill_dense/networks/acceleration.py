@@ -1,4 +1,4 @@
-"""What makes a frozen teacher's forward pass cheaper, each switchable and exact to a stated tolerance."""
+"""Options that make a frozen teacher's forward pass cheaper; each states how exact it is."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Acceleration:
     """Options of ``teacher.accelerate``; all of them leave the student's step as it is.
 
     Attributes:
-        fold_bn: Multiply each batch norm into the convolution before it: one pass over the map less. Differs from the
-            unfolded pass by rounding only (1e-5 of the largest value in float32). Defaults to True.
-        channels_last: Keep weights and maps in channels-last order; the same by rounding. Whether it wins depends on
-            the device, and the taps come in that order too. Defaults to False.
+        fold_bn: Multiply each batch norm into the convolution before it, which saves one pass over the map. The
+            result differs by rounding only (1e-5 of the largest value in float32). Defaults to True.
+        channels_last: Keep weights and maps in channels-last order; the result differs by rounding only. The tapped
+            tensors have that order too. Whether it is faster depends on the device. Defaults to False.
         dtype: ``'bfloat16'`` or ``'float16'`` runs convolutions and products in that type, the rest by autocast's rules
             (3e-2 of the largest value in bfloat16); the taps are returned in the inputs' own. Defaults to the
             surrounding autocast.
-        compile: ``torch.compile`` the largest parts that hold no tap inside; the first step takes long. The same by
-            rounding. Defaults to False.
-        stream: Run the teacher beside the student on a second CUDA stream; the same numbers. Nothing on a CPU.
-            Defaults to False.
+        compile: ``torch.compile`` the largest parts that hold no tap inside; the first step takes long. The result
+            differs by rounding only. Defaults to False.
+        stream: Run the teacher beside the student on a second CUDA stream; the result is the same. Has no effect on a
+            CPU. Defaults to False.
     """
 
     fold_bn: bool = True
@@ -67,7 +67,7 @@ class Acceleration:
         return cls(**option)
 
     def prepare(self, network: nn.Module, taps: Sequence[Tap], pairs: Sequence[Pair]) -> None:
-        """Change a loaded network in place; ``pairs`` are those of :func:`foldable`."""
+        """Apply the options to a loaded network in place; ``pairs`` come from :func:`foldable`."""
         if self.fold_bn:
             fold(network, pairs)
         if self.channels_last:
@@ -78,7 +78,7 @@ class Acceleration:
 
     @contextlib.contextmanager
     def running(self, inputs: Tensor) -> Iterator[Tensor]:
-        """Yield the inputs as the network takes them, in the context that it runs in."""
+        """Set the autocast dtype, and yield the inputs in the memory order of the network."""
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         if self.dtype is None:
@@ -89,7 +89,7 @@ class Acceleration:
 
     @contextlib.contextmanager
     def beside(self, inputs: Tensor | Sequence[Tensor]) -> Iterator[None]:
-        """Let what is launched inside run on a second CUDA stream, behind what was launched before."""
+        """Launch work on a second CUDA stream, after the work that was launched before the context."""
         views = [inputs] if isinstance(inputs, Tensor) else inputs
         if not self.stream or not views[0].is_cuda:
             yield
@@ -102,7 +102,7 @@ class Acceleration:
             yield
 
     def join(self, recorded: Mapping[str, Sequence[Tensor]]) -> None:
-        """Let the current stream wait for what :meth:`beside` launched, and keep its results for it."""
+        """Make the current stream wait for the work of :meth:`beside`, and mark its results as in use there."""
         tensors = [tensor for found in recorded.values() for tensor in found]
         if not self.stream or not tensors[0].is_cuda:
             return
@@ -119,10 +119,15 @@ def _second_stream(device: torch.device) -> torch.cuda.Stream:
 
 @contextlib.contextmanager
 def foldable(network: nn.Module, taps: Sequence[Tap], found: list[Pair]) -> Iterator[None]:
-    """Watch a forward pass; at its end add the names of the (convolution, batch norm) that can be folded to ``found``.
+    """Watch a forward pass; at its end append the names of each (convolution, batch norm) that can be folded.
 
-    A pair is one whose convolution feeds this norm and nothing else, and whose norm is fed by nothing else, in every
-    call: neither a convolution shared by several norms nor one whose own output is tapped or used twice.
+    In a pair, the convolution feeds this norm alone and the norm reads this convolution alone, in every call. So a
+    convolution that several norms share is in no pair, nor is one whose output is tapped or used twice.
+
+    Args:
+        network: The network.
+        taps: What will be recorded in it.
+        found: The list to append to.
     """
     watch = _Watch()
     handles = []
@@ -144,19 +149,19 @@ def foldable(network: nn.Module, taps: Sequence[Tap], found: list[Pair]) -> Iter
 
 
 class _Watch(TorchFunctionMode):
-    """Notes which convolution's output goes where."""
+    """Records which modules read the output of each convolution."""
 
-    _LOOKS = ('__get__', 'size', 'dim')  # at a tensor's shape, not its values
+    _SHAPE_READS = ('__get__', 'size', 'dim')  # these use a tensor's shape, not its values
 
     def __init__(self) -> None:
         super().__init__()
         self.made: dict[int, tuple[Tensor, str]] = {}  # keeps the tensors, so that no id is used twice
         self.readers: dict[str, set[str | None]] = {}
         self.sources: dict[str, set[str | None]] = {}
-        self.norm: str | None = None  # that is at work
+        self.norm: str | None = None  # the one that is running
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.norm is None and getattr(func, '__name__', '') not in self._LOOKS:
+        if self.norm is None and getattr(func, '__name__', '') not in self._SHAPE_READS:
             for value in tree_leaves((args, kwargs)):
                 self._note(value, None)
         return func(*args, **(kwargs or {}))
@@ -172,7 +177,7 @@ class _Watch(TorchFunctionMode):
         self.norm = None
 
     def pairs(self) -> list[Pair]:
-        """Return the pairs that belong to each other alone."""
+        """Return the pairs whose convolution and norm are connected to nothing else."""
         only = [(next(iter(fed_by)), norm) for norm, fed_by in self.sources.items() if len(fed_by) == 1]
         return [(conv, norm) for conv, norm in only if conv is not None and self.readers[conv] == {norm}]
 
@@ -203,7 +208,7 @@ def _put(network: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def untapped_parts(network: nn.Module, taps: Sequence[Tap]) -> list[nn.Module]:
-    """Return the largest modules with no tapped module inside them; hooks on themselves stay outside."""
+    """Return the largest modules without a tapped module inside; they may be tapped themselves."""
     tapped = [tap.path for tap in taps]
     parts: list[nn.Module] = []
 

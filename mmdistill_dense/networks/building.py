@@ -1,9 +1,9 @@
-"""Builds a network from its config, without what would fetch weights, and moves it."""
+"""Build a network from its config, with or without pre-trained weights, and move it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
@@ -12,15 +12,18 @@ from torch import nn
 
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.config.unknown_keys import explained
+from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.weights.mmengine_loader import install_reader
+
+Module = TypeVar('Module', bound=nn.Module)
 
 # keys of model.teacher that are not keys of its network
 TEACHER_OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'accelerate')
 
 
-def build_network(config: ModelConfig, pretrained: bool = True) -> Any:
-    """Build a network in its own scope; ``pretrained=False`` clears what would load backbone weights."""
-    install_reader()  # what the network's init_cfg names is read by it
+def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
+    """Build a network in its own scope; ``pretrained=False`` removes the options that would load backbone weights."""
+    install_reader()  # it reads the files that the network's init_cfg names
     model = config.model.to_dict() if hasattr(config.model, 'to_dict') else dict(config.model)
     if config.scope is not None:
         model['_scope_'] = config.scope
@@ -34,11 +37,11 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Any:
 
 
 def without_pretrained(model: Any) -> Any:
-    """Return a copy of a model config in which nothing fetches pre-trained weights."""
+    """Return a copy of a model config without the options that load pre-trained weights."""
     if isinstance(model, Mapping):
         kept = {}
         for name, value in model.items():
-            if name in ('pretrained', 'teacher_ckpt'):  # the second is that of mmdet's own distilling detectors
+            if name in ('pretrained', 'teacher_ckpt'):  # the second belongs to mmdet's own distilling detectors
                 value = None
             elif name == 'init_cfg' and isinstance(value, (list, tuple)):
                 value = [member for member in value if not _fetches(member)]
@@ -52,15 +55,15 @@ def without_pretrained(model: Any) -> Any:
 
 
 def _fetches(init_cfg: Any) -> bool:
-    # PVT of mmdet reads the checkpoint of an init_cfg without a type
+    # mmdet's PVT also loads the checkpoint of an init_cfg without a type.
     return isinstance(init_cfg, Mapping) and ('Pretrained' in str(init_cfg.get('type')) or 'checkpoint' in init_cfg)
 
 
-def move(network: nn.Module, **place: Any) -> nn.Module:
-    """Return a network after a change of ``device`` or ``dtype``, whatever its class makes of ``to``.
+def move(network: Module, **place: Any) -> Module:
+    """Change the ``device`` or ``dtype`` of a network even where its class overrides ``to``, and return it.
 
-    Detectors of mmdet that hold a teacher of their own (LD, LAD) override ``to`` and take no dtype. mmengine's is
-    called where there is one: it tells the data preprocessor its device.
+    Detectors of mmdet that hold a teacher of their own (LD, LAD) override ``to`` and take no dtype. mmengine's ``to``
+    is called where there is one, because it tells the data preprocessor its device.
     """
     kind = BaseModel if isinstance(network, BaseModel) else nn.Module
     return kind.to(network, **place)

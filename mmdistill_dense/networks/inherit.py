@@ -1,9 +1,9 @@
 """Inheritance: a student that starts from parts of its teacher (same neck, same head), as many detection methods do.
 
-Copied are the tensors below a prefix, by name; both sides must hold the same names and shapes. Only the bias of a layer
-that has none in the teacher may be the student's own: it becomes 0, which makes the two layers equal. It happens after
-the student's own initialisation and before a checkpoint is resumed, which overwrites it; a run that starts from
-``load_from`` inherits nothing.
+The tensors below a prefix are copied by name; both sides must hold the same names and shapes. There is one exception:
+a bias that only the student has becomes 0, which makes the two layers equal. The copy is made after the student's own
+initialisation and before a checkpoint is resumed, which overwrites it. A run that starts from ``load_from`` inherits
+nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mmdistill_dense.utils.messages import some
 
 @dataclass(frozen=True)
 class Inherit:
-    """One entry of ``model.inherit``: prefixes in student (``target``) and teacher (``source``)."""
+    """One entry of ``model.inherit``: a prefix in the student (``target``) and one in the teacher (``source``)."""
 
     target: str
     source: str
-    teacher: str | None = None  # None: the only one
+    teacher: str | None = None  # None: the only teacher
 
 
 def parse_inherit(option: Sequence[Sequence[str]] | None) -> list[Inherit]:
@@ -48,10 +48,10 @@ def parse_inherit(option: Sequence[Sequence[str]] | None) -> list[Inherit]:
 
 
 def with_teacher_names(entries: Sequence[Inherit], teachers: Collection[str]) -> list[Inherit]:
-    """Return the entries with the name of the teacher that each copies from; those without one get the only one.
+    """Return the entries, each with the name of its teacher; an entry that names none gets the only teacher.
 
     Raises:
-        ValueError: For an entry without a name beside several teachers, or with the name of none.
+        ValueError: For an entry without a name where there are several teachers, or with an unknown name.
     """
     only = next(iter(teachers)) if len(teachers) == 1 else None
     named = [replace(entry, teacher=only) if entry.teacher is None else entry for entry in entries]
@@ -68,8 +68,8 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
     """Copy the entries' tensors from the loaded teachers into the student.
 
     Raises:
-        ValueError: For a teacher without weights from a file, a prefix that matches nothing, and tensors below a prefix
-            that are missing on one side or differ in shape; the message lists them.
+        ValueError: For a teacher without weights from a file, a prefix that matches nothing, or tensors that are
+            missing on one side or differ in shape; the message lists them.
     """
     own = student.state_dict()
     for entry in entries:
@@ -87,19 +87,19 @@ def _copy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], entry: Inherit
     given = {**_zero_biases(held, given), **given}
     for side, prefix, found in (('model.student', entry.target, held), (key, entry.source, given)):
         if not found:
-            raise ValueError(f'model.inherit: no tensor of {side} begins with {prefix!r}.')
+            raise ValueError(f'model.inherit: no tensor of {side} has the prefix {prefix!r}.')
     shapes = {name: (tuple(held[name].shape), tuple(given[name].shape)) for name in held.keys() & given.keys()}
     wrong = [f'{name} {s} and {t}' for name, (s, t) in sorted(shapes.items()) if s != t]
     problems = {
         'only in the student': sorted(held.keys() - given.keys()),
         'only in the teacher': sorted(given.keys() - held.keys()),
-        'of other shape (student, teacher)': wrong,
+        'with another shape (student, teacher)': wrong,
     }
     if any(problems.values()):
         lines = '; '.join(f'{title}: {some(names)}' for title, names in problems.items() if names)
         raise ValueError(
-            f'model.inherit={(entry.target, entry.source)!r}: the two sides differ, so they cannot be copied. {lines}. '
-            'Inherit a part that both networks share.'
+            f'model.inherit={(entry.target, entry.source)!r}: the student and {key} differ here, so nothing can be '
+            f'copied. {lines}. Inherit a part that both networks share.'
         )
     with torch.no_grad():
         for name, value in held.items():
@@ -110,7 +110,7 @@ def _copy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], entry: Inherit
 
 
 def _zero_biases(held: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return zeros for biases that the student alone has, in layers whose weight is on both sides."""
+    """Return zeros for the biases that only the student has, in layers whose weight both sides have."""
     weights = {name.removesuffix('weight') for name in held.keys() & given.keys() if name.endswith('.weight')}
     return {name: torch.zeros_like(held[name]) for name in held.keys() - given.keys()
             if name.endswith('.bias') and name.removesuffix('bias') in weights}  # fmt: skip

@@ -1,9 +1,8 @@
-"""Modules that compute something else in training than in evaluation, and how a network in eval mode answers for them.
+"""Find the modules that compute something else in training than in evaluation, and run them in training mode.
 
-The student is recorded while it trains, its teacher while it is frozen. Most modules compute the same in both modes,
-norms and dropout aside. Some do not: FCOS multiplies its boxes by the stride in evaluation alone, DDRNet's backbone
-returns more maps in training. What such a module gave to the student can be compared only with what a teacher gives in
-the same mode.
+The student is recorded in training mode, its teacher in eval mode. Norms and dropout aside, most modules compute the
+same in both. Some do not: FCOS multiplies its boxes by the stride only in evaluation, DDRNet's backbone returns more
+maps in training. The outputs of such modules can be compared only if both networks run them in the same mode.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_OTHER_USES = ('__init__', 'train', 'loss', 'predict')  # methods that no forward pass reaches
+_NOT_IN_FORWARD = ('__init__', 'train', 'loss', 'predict')  # methods that a forward pass does not call
 
 
 def modes_to_follow(network: nn.Module, run: Callable[[], object]) -> list[str]:
-    """Return the paths of the modules that are to run as in training while the rest of the network is in eval mode.
+    """Return the paths of the modules to run in training mode while the rest of the network is in eval mode.
 
-    Left in eval mode are norms and dropout, modules that draw random numbers or change a buffer of their own in
-    training, and all modules of a network that does not run otherwise.
+    Norms and dropout are not among them, nor are modules that draw random numbers or change their own buffers in
+    training. The list is empty for a network that fails with these modules in training mode.
 
     Args:
-        network: It is left in eval mode.
-        run: A forward pass through it, on any device.
+        network: The network; it is put into eval mode.
+        run: Runs a forward pass through it, on any device.
     """
     network.eval()  # not chained: mmseg's backbones return nothing from it
     chosen = {path: module for path, module in network.named_modules() if reads_mode(module)}
@@ -40,7 +39,7 @@ def modes_to_follow(network: nn.Module, run: Callable[[], object]) -> list[str]:
         try:
             with watch.open(), in_training(chosen.values()):
                 run()
-        except Exception:  # it needs labels in training, say; without the modes the same pass has the better message
+        except Exception:  # for instance, it needs labels in training; in eval mode the pass gives a better message
             return []
         if not watch.unfit:
             break
@@ -51,7 +50,7 @@ def modes_to_follow(network: nn.Module, run: Callable[[], object]) -> list[str]:
 
 @contextmanager
 def in_training(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let these modules, and no module inside them, be in training mode while the context is open."""
+    """Put these modules, but no module inside them, into training mode while the context is open."""
     before = [(module, module.training) for module in modules]
     try:
         for module, _ in before:
@@ -63,7 +62,7 @@ def in_training(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def train_without_noise(network: nn.Module) -> None:
-    """Put a network into training mode, but its norms and dropout into eval mode: what it computes is not random."""
+    """Put a network into training mode but its norms and dropout into eval mode, so that no output is random."""
     network.train()
     for module in network.modules():
         if is_noise(module):
@@ -71,14 +70,13 @@ def train_without_noise(network: nn.Module) -> None:
 
 
 def is_noise(module: nn.Module) -> bool:
-    """Tell whether a module is in training mode for its statistics or its noise: torch's own layers, any norm, any
-    kind of dropout."""
+    """Tell whether a module uses its mode for statistics or noise only: torch's own layers, any norm, any dropout."""
     name = type(module).__name__.lower()
     return 'drop' in name or 'norm' in name or _is_torchs(module)
 
 
 def reads_mode(module: nn.Module) -> bool:
-    """Tell whether the code of a module asks for its mode, other than for noise."""
+    """Tell whether the code of a module reads ``self.training`` for something else than noise."""
     kind: Any = type(module)
     return not is_noise(module) and _class_reads_mode(kind)
 
@@ -96,7 +94,7 @@ def _class_reads_mode(kind: type) -> bool:
         for base in kind.__mro__
         if base.__module__.split('.')[0] not in ('torch', 'builtins', 'mmdistill_dense')
         for name, value in vars(base).items()
-        if name not in _OTHER_USES and (callable(value) or isinstance(value, (classmethod, staticmethod, property)))
+        if name not in _NOT_IN_FORWARD and (callable(value) or isinstance(value, (classmethod, staticmethod, property)))
     ]
     return any(_asks(method) for method in methods)
 
@@ -106,8 +104,8 @@ def _asks(method: Any) -> bool:
     if code is None or not _names_mode(code):
         return False
     try:
-        return 'self.training' in inspect.getsource(method)  # and not a part's mode, as mmcv's ConvModule does
-    except OSError:  # written at a prompt
+        return 'self.training' in inspect.getsource(method)  # mmcv's ConvModule reads the mode of a part instead
+    except OSError:  # no source file: the class was defined at a prompt
         return True
 
 
@@ -117,7 +115,7 @@ def _names_mode(code: CodeType) -> bool:
 
 
 class _Watch(TorchDispatchMode):
-    """Notes which modules draw random numbers, or change their own buffers, in a forward pass."""
+    """Records which modules draw random numbers, or change their own buffers, in a forward pass."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -150,5 +148,5 @@ class _Watch(TorchDispatchMode):
 
 
 def _buffers(module: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return what tells that a buffer was replaced or written to."""
+    """Return the identity and version of each buffer; they change when it is replaced or written to."""
     return {name: (id(value), value._version) for name, value in module.named_buffers(recurse=False)}

@@ -1,4 +1,4 @@
-"""Runs the parts of a mmseg or mmdet network that are asked for, and nothing else of it."""
+"""Run only those parts of a mmseg or mmdet network that the taps need."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.utils.protocols import Network
 
 
 def run_parts(
-    network: Any, taps: Sequence[Tap], inputs: Tensor, rois: bool = False, heads: Sequence[str] | None = None
+    network: Network, taps: Sequence[Tap], inputs: Tensor, rois: bool = False, heads: Sequence[str] | None = None
 ) -> list[str]:
-    """Run what the taps need: ``extract_feat``, then each head that holds a tap, called on the features.
+    """Run ``extract_feat``, then call each head that holds a tap on the features.
 
     A network without ``extract_feat``, or a tap of the network itself (``''``), is called whole.
 
     Args:
-        network: mmseg's or mmdet's, or any other.
-        taps: What is going to be recorded.
+        network: A network of mmseg or mmdet, or any other.
+        taps: What will be recorded.
         inputs: The preprocessed batch.
         rois: Run RoI heads on one made-up RoI, to learn shapes.
-        heads: The heads, as an earlier call returned them. Defaults to those with a tap that ``extract_feat`` did not
-            call, which hooks find out.
+        heads: The heads, as an earlier call returned them. Default: each head with a tap that ``extract_feat`` does
+            not call; hooks find out.
 
     Returns:
         The paths of the heads that ran on the features.
@@ -43,7 +44,7 @@ def run_parts(
     return list(heads)
 
 
-def _features_and_heads(network: Any, taps: Sequence[Tap], inputs: Tensor) -> tuple[Sequence[Tensor], list[str]]:
+def _features_and_heads(network: Network, taps: Sequence[Tap], inputs: Tensor) -> tuple[Sequence[Tensor], list[str]]:
     called: set[str] = set()
     handles = [child.register_forward_hook(_note(called, name)) for name, child in network.named_children()]
     try:

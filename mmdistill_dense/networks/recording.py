@@ -1,4 +1,4 @@
-"""Recording and replacing tapped tensors, by hooks for one forward pass."""
+"""Record and replace tapped tensors, with hooks that live for one forward pass."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from mmdistill_dense.networks.taps import Tap, find_module
 
 
 class _LastTapReached(Exception):
-    """Ends a forward pass when everything asked for has been recorded."""
+    """Ends a forward pass when all taps are recorded."""
 
 
 class Recorder:
-    """Records taps while its context is open: what the module gave, or was given, at that moment.
+    """Records the outputs (or inputs) of tapped modules, as they are at that moment, while its context is open.
 
-    Operations in place behind a tap (``ReLU(inplace=True)``, ``out += identity``) would write into the record. They are
-    noticed by the tensor's version counter; where the trace saw them, the record is a copy. The network keeps its own
-    tensor: some rely on what their operations in place have written.
+    In-place operations behind a tap (``ReLU(inplace=True)``, ``out += identity``) would write into the record. The
+    tensor's version counter shows them; where the trace saw one, the record is a copy. The network itself keeps the
+    original tensor, because some networks rely on what their in-place operations have written.
 
     Args:
         network: The network; paths are resolved at each entry, because wrappers and EMA copies replace modules.
         taps: What to record.
         key: The config key to name in errors.
-        stop_after: End the forward pass behind this many recorded calls, silently for the caller of :meth:`recording`.
-            ``None`` runs to the end.
-        overwritten: Taps whose tensors are written to behind them.
+        stop_after: End the forward pass after this many recorded calls; :meth:`recording` then ends its context without
+            an error. ``None`` runs to the end.
+        overwritten: Taps whose tensors a later operation writes to.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Recorder:
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, list[Tensor]]]:
-        """Hook the taps, yield the (growing) record and take the hooks away again, whatever happens."""
+        """Hook the taps, yield the record, which grows during the pass, and always remove the hooks."""
         self.calls = 0
         self.tensors = {str(tap): [] for tap in self.taps}
         self._versions = {str(tap): [] for tap in self.taps}
@@ -71,12 +71,12 @@ class Recorder:
                 handle.remove()
 
     def check_complete(self) -> None:
-        """Raise a ``ValueError`` for a tap whose module was never called, or whose record was written to."""
+        """Raise a ``ValueError`` for a tap whose module was never called, or whose record was changed later."""
         self.check_fired()
         for name in self.changed():
             raise ValueError(
-                f'{self.key}={name!r}: an operation that the trace did not see writes into this tensor behind its '
-                'module (inplace=True, +=). Tap the output of what writes, or set inplace=False there.'
+                f'{self.key}={name!r}: after the module returned, an operation that the trace did not see changed '
+                'this tensor in place (inplace=True, +=). Tap the output of that operation, or set inplace=False there.'
             )
 
     def check_fired(self) -> None:
@@ -88,7 +88,7 @@ class Recorder:
             )
 
     def changed(self) -> list[str]:
-        """Return the taps with a tensor that was written to after it was recorded."""
+        """Return the taps with a tensor that was changed in place after it was recorded."""
         return [
             name
             for name, versions in self._versions.items()
@@ -104,7 +104,7 @@ class Recorder:
         if name in self.overwritten and not last:
             tensors = [tensor.clone() for tensor in tensors]
         self.tensors[name].extend(tensors)
-        compiled = torch.compiler.is_compiling()  # then no versions are counted, nor in inference mode
+        compiled = torch.compiler.is_compiling()  # tensors have no version counter then, nor in inference mode
         self._versions[name].extend(None if compiled or x.is_inference() else x._version for x in tensors)
         if last:
             raise _LastTapReached
@@ -112,17 +112,17 @@ class Recorder:
 
 @contextmanager
 def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Tensor], key: str) -> Iterator[None]:
-    """Let the tapped tensors be replaced on their way through the network while the context is open.
+    """Replace the tapped tensors in every forward pass while the context is open.
 
     Args:
         network: The network.
-        tap: An output; what lies behind it sees the replaced tensors.
-        function: Gets a tensor's number and the tensor. Numbers count as :class:`Recorder` lists the tap's tensors,
-            over one opening of the context.
+        tap: An output; later modules get the replaced tensors.
+        function: Takes a tensor's number and the tensor, and returns the new one. Tensors are numbered as
+            :class:`Recorder` lists them, from the opening of the context.
         key: The config key to name in errors.
 
     Raises:
-        ValueError: For an input tap, and when the context ends without a call of the tapped module.
+        ValueError: For an input tap, and when the tapped module was not called before the context ended.
     """
     if tap.argument is not None:
         raise ValueError(f'{key}={tap.text!r}: an input cannot be replaced; tap the output of the module before it.')

@@ -1,4 +1,4 @@
-"""What a teacher's data preprocessor would have made of a batch that the student's has normalised."""
+"""Convert a batch that the student's data preprocessor normalised to the teacher's normalisation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Renormaliser:
 
     Args:
         scale: Factor of each channel, in the student's order of channels; one number serves all channels.
-        shift: Summand of each channel, in the same order.
-        flip: The teacher has the opposite order of colours.
+        shift: Added to each channel, in the same order.
+        flip: Whether the teacher takes the colours in the opposite order.
     """
 
     def __init__(self, scale: Sequence[float], shift: Sequence[float], flip: bool) -> None:
@@ -25,15 +25,15 @@ class Renormaliser:
         self.flip = flip
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), 'moved': self.constants}  # for a machine that may not have the device
+        return {**vars(self), 'moved': self.constants}  # the machine that unpickles may lack the device
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return (B, C, H, W) pixels as the teacher sees them; of grey ones, one channel for each of its own."""
+        """Return (B, C, H, W) pixels in the teacher's normalisation; grey pixels get all its channels."""
         if (self.moved.device, self.moved.dtype) != (inputs.device, inputs.dtype):
-            self.moved = self.constants.to(inputs)  # kept: to copy them waits for the device
+            self.moved = self.constants.to(inputs)  # kept, because a copy waits for the device
         factor, summand = self.moved
         outputs = inputs * factor + summand
-        # preprocessors turn colours, and leave the order of other channels as it is
+        # Preprocessors change the order of colours only, not that of other channels.
         return outputs.flip(1) if self.flip and outputs.shape[1] == 3 else outputs
 
 
@@ -42,17 +42,17 @@ def renormaliser(
 ) -> Renormaliser | None:
     """Return the map from the student's normalised pixels to the teacher's, or ``None`` when they are the same.
 
-    Pixels that the student's preprocessor padded with 0 become what the teacher's would make of the student's mean
-    colour.
+    Pixels that the student's preprocessor padded with 0 become the student's mean colour in the teacher's
+    normalisation.
 
     Args:
         student: Config of the student's data preprocessor: ``mean``, ``std`` and ``bgr_to_rgb``, ``rgb_to_bgr`` or
             ``to_rgb``, or a ``data_preprocessor`` that holds them.
-        teacher: The same of the teacher.
+        teacher: The same for the teacher.
         key: The config key of the teacher, for errors.
 
     Raises:
-        ValueError: When they normalise different numbers of channels, and neither has one number for all.
+        ValueError: When the numbers of channels differ, and neither side has one number for all channels.
     """
     mean_s, std_s, flip_s = _normalisation(student)
     mean_t, std_t, flip_t = _normalisation(teacher)
@@ -60,8 +60,8 @@ def renormaliser(
     if any(len(values) not in (1, channels) for values in (mean_s, std_s, mean_t, std_t)):
         raise ValueError(
             f"The student's data_preprocessor has mean={mean_s}, std={std_s} and that of {key} mean={mean_t}, "
-            f'std={std_t}: the teacher sees the pictures of the student, so both need the same number of channels. '
-            'Give both the same number of means and standard deviations, or take a teacher of such pictures.'
+            f'std={std_t}: both networks see the same pictures, so both need the same number of channels. '
+            'Give both the same number of means and standard deviations, or take a teacher for such pictures.'
         )
     mean_s, std_s, mean_t, std_t = (values * (channels // len(values)) for values in (mean_s, std_s, mean_t, std_t))
     flip = flip_s != flip_t

@@ -40,7 +40,7 @@ class Tap:
         """Parse a tap.
 
         Raises:
-            ValueError: When the text is not of the form above.
+            ValueError: When the text does not have the form above.
         """
         match = _SYNTAX.fullmatch(text) if isinstance(text, str) else None
         if match is None or '..' in text or match['path'].startswith('.') or match['path'].endswith('.'):
@@ -60,10 +60,10 @@ class Tap:
         return hash(self.text)
 
     def pick(self, args: tuple[Any, ...], output: Any) -> list[Tensor]:
-        """Return the tap's tensors out of one call of its module, tuples flattened.
+        """Return the tapped tensors of one call of the module, tuples flattened.
 
         Raises:
-            ValueError: When the index or argument is not there, or what is there holds no tensor.
+            ValueError: When the index or argument does not exist, or holds no tensor.
         """
         value = output
         if self.argument is not None:
@@ -74,11 +74,11 @@ class Tap:
             value = self._pick_index(value)
         tensors = _flatten(value)
         if not tensors:
-            raise ValueError(f'tap {self.text!r} holds a {type(value).__name__} and no tensor.')
+            raise ValueError(f'tap {self.text!r}: found a {type(value).__name__} without any tensor.')
         return tensors
 
     def put(self, output: Any, replace: Callable[[Tensor], Tensor]) -> Any:
-        """Return the output of one call of the tap's module with the tapped tensors replaced, the rest as it is."""
+        """Return the output of one call of the module with the tapped tensors replaced and the rest unchanged."""
         if self.index is None:
             return _map_tensors(output, replace)
         self._pick_index(output)  # raises where there is nothing to pick
@@ -90,7 +90,7 @@ class Tap:
     def _pick_index(self, value: Any) -> Any:
         if not isinstance(value, (tuple, list)):
             raise ValueError(
-                f'tap {self.text!r} has an index, but what is tapped is one {type(value).__name__}, no tuple.'
+                f'tap {self.text!r} has an index, but the module gives a {type(value).__name__}, not a tuple.'
             )
         try:
             return value[self.index]  # type: ignore[index]
@@ -139,7 +139,7 @@ def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
         key: The config key to name in an error, e.g. ``'student_tap'``.
 
     Raises:
-        KeyError: When there is no such module; names the close ones and the modules at the level where the path ends.
+        KeyError: When there is no such module; names similar ones and the modules where the path ends.
         ValueError: For a head whose logits have no module of their own.
     """
     module = network
@@ -153,7 +153,7 @@ def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
     if not isinstance(getattr(module, 'conv_seg', None), nn.Module) or not _uses_plain_cls_seg(module):
         raise ValueError(
             f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks and does not end in '
-            f'conv_seg; tap a module inside it: {", ".join(dict(module.named_children()))}.'
+            f'conv_seg. Tap a module inside it: {", ".join(dict(module.named_children()))}.'
         )
     return module.get_submodule('conv_seg')
 
@@ -164,7 +164,7 @@ def check_student_input(network: nn.Module, tap: Tap, key: str) -> None:
     if tap.argument is not None and hasattr(module, 'cls_seg'):
         raise ValueError(
             f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks in training, so its input '
-            'cannot be recorded; tap what feeds it, e.g. backbone, or the input of a module inside it.'
+            'cannot be recorded. Tap the module before it, e.g. backbone, or the input of a module inside it.'
         )
 
 
@@ -197,7 +197,7 @@ def parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
     for pair in pairs:
         if not _is_weighted_tap(pair):
             raise ValueError(
-                f"{option} is a tap or a list; its entries are taps or pairs ('tap', weight >= 0), got {pair!r}."
+                f"{option} must be a tap or a list of taps and pairs ('tap', weight >= 0), got the entry {pair!r}."
             )
     return [Tap.parse(tap) for tap, _ in pairs], [float(weight) for _, weight in pairs]
 

@@ -1,4 +1,4 @@
-"""The frozen teacher: built, loaded strictly, never part of the student's module tree."""
+"""The frozen teacher: loaded strictly, and never part of the student's module tree."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher_plan import TeacherOption, TeacherPlan
+from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng, seed_everything, stream_states
 from mmdistill_dense.weights.locate import local_file, sha256
 from mmdistill_dense.weights.strict_load import Receipt, load_strictly, read_checkpoint, state_dict_of
@@ -27,7 +28,7 @@ class FrozenTeacher:
 
     It is no ``nn.Module`` on purpose: its weights are not in the student's ``state_dict`` or ``parameters``, not
     averaged by EMA, not broadcast by DDP, not re-initialised and not switched by ``train()``. The network is built and
-    loaded by :meth:`load`, which the runner reaches in training only.
+    loaded by :meth:`load`, which the runner calls in training only.
 
     ``deepcopy`` shares it. ``pickle`` leaves the network out, as :meth:`unloaded` does.
 
@@ -35,11 +36,11 @@ class FrozenTeacher:
         users: The ``Distillation`` of each model that runs this teacher.
 
     Args:
-        option: ``dict(cfg=…, checkpoint=…, **overrides)``, or what :meth:`TeacherOption.parse` made of it.
-            ``checkpoint`` is a file, an address or ``'auto'``; ``allow_random=True`` permits to train without one;
-            ``allow_other_classes=True`` permits a teacher that was trained with other classes than the data set's;
+        option: ``dict(cfg=…, checkpoint=…, **overrides)``, or the result of :meth:`TeacherOption.parse`.
+            ``checkpoint`` is a file, an address or ``'auto'``; ``allow_random=True`` permits training without one;
+            ``allow_other_classes=True`` permits a teacher that was trained on other classes than the data set's;
             ``accelerate`` holds the options of :class:`Acceleration`.
-        plan: Which taps are recorded, and how. Defaults to a whole pass without taps.
+        plan: What is recorded, and how. Defaults to a whole pass without taps.
 
     Raises:
         KeyError, FileNotFoundError: As :func:`mmdistill_dense.config.resolve.load_model`.
@@ -50,17 +51,17 @@ class FrozenTeacher:
         self.option = option if isinstance(option, TeacherOption) else TeacherOption.parse(option)
         self.plan = plan or TeacherPlan()
         self.key, self.config = self.option.key, self.option.config
-        self.network: nn.Module | None = None
+        self.network: Network | None = None
         self.receipt: Receipt | None = None
         self.classes: Sequence[str] | None = None
-        self.users: WeakSet[Any] = WeakSet()
+        self.users: WeakSet[object] = WeakSet()
         self._step_cache: dict[Hashable, Any] | None = None
         self._prepared = False
-        self._draws: bool | None = None  # random numbers; None: to be found out at the first pass
+        self._draws: bool | None = None  # whether it draws random numbers; the first pass finds out
 
     @property
     def taps(self) -> Sequence[Tap]:
-        """The places that are recorded; a teacher without any is only inherited from."""
+        """What is recorded; a teacher without taps is only inherited from."""
         return self.plan.taps
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
@@ -80,16 +81,16 @@ class FrozenTeacher:
         return copy.copy(self)
 
     def load(self, like: Tensor, random: bool = False) -> None:
-        """Build the network and load its weights, unless it is there.
+        """Build the network and load its weights, unless that is done.
 
         Args:
             like: A parameter of the student, whose device and dtype the teacher takes.
-            random: Draw its weights instead, for measurements that need no trained ones.
+            random: Draw random weights instead, for measurements that need no trained ones.
 
         Raises:
-            ValueError: Without a checkpoint (unless ``allow_random``), with one that does not fit, or with another than
-                was loaded before.
-            FileNotFoundError: When the checkpoint is not there.
+            ValueError: Without a checkpoint (unless ``allow_random``), with one that does not fit, or with another file
+                than the one loaded before.
+            FileNotFoundError: When the checkpoint does not exist.
         """
         if self.network is not None:
             return
@@ -100,26 +101,26 @@ class FrozenTeacher:
                 f"'auto' for the weights published for {self.config.source or 'a zoo config'} (allow_random=True is "
                 'for tests).'
             )
-        # The default device may be anything while a runner builds; the weights come from files on the CPU.
+        # A runner may build under another default device; the weights come from files on the CPU.
         with torch.device('cpu'):
             network = self.option.build()
             if checkpoint is None:
                 self._initialise(network)
             else:
-                # In the student's dtype at once: a float64 file keeps its digits beside a float64 student.
+                # Cast before loading, so that a float64 file keeps its digits beside a float64 student.
                 self._load_weights(move(network, dtype=like.dtype), checkpoint)
         if before is not None and self.receipt is not None and before.sha256 != self.receipt.sha256:
             self.receipt = before
             raise ValueError(f'{self.key}.checkpoint={checkpoint!r} is another file than the one loaded before.')
         self.adopt(move(network, device=like.device, dtype=like.dtype))
 
-    def adopt(self, network: nn.Module) -> None:
-        """Take a built network with its weights, in eval mode, in place of what :meth:`load` would read."""
+    def adopt(self, network: Network) -> None:
+        """Use this network, in eval mode and with its weights, instead of the one that :meth:`load` would build."""
         self.network = network.requires_grad_(False)
         self._prepared = False
 
-    def as_loaded(self) -> nn.Module:
-        """Return the network with the weights of its file, which the first pass changes (:class:`Acceleration`)."""
+    def as_loaded(self) -> Network:
+        """Return the network with the weights of its file; the first pass changes them (:class:`Acceleration`)."""
         assert self.network is not None, 'the teacher is loaded before training'
         if not self._prepared:
             return self.network
@@ -129,10 +130,10 @@ class FrozenTeacher:
         return again.network
 
     def unload(self) -> None:
-        """Let the network go: a teacher that was only inherited from is not needed in training."""
+        """Free the network, which training does not need where the student only inherits from the teacher."""
         self.network = None
 
-    def _initialise(self, network: Any) -> None:
+    def _initialise(self, network: Network) -> None:
         with fork_rng():
             torch.manual_seed(0)
             if hasattr(network, 'init_weights'):
@@ -140,36 +141,37 @@ class FrozenTeacher:
         total = len(network.state_dict())
         self.receipt = Receipt(self.config.source, None, None, 0, total, 0)
 
-    def _load_weights(self, network: Any, checkpoint: str) -> None:
+    def _load_weights(self, network: Network, checkpoint: str) -> None:
         key = f'{self.key}.checkpoint'
         path = local_file(checkpoint, self.config.source, key)
-        if hasattr(network, 'load_teacher'):  # reads files of other kinds, as strictly
-            matched, ignored = network.load_teacher(path, key)
-            source, total = self.config.source or network.source, len(network.state_dict())
-            self.receipt = Receipt(source, path.name, sha256(path), matched, total, ignored)
-            return
-        content = read_checkpoint(path)
-        state = state_dict_of(content, path)
-        matched, ignored = load_strictly(network, state, self.plan.parts, f'{key}={checkpoint!r}')
-        self.receipt = Receipt(self.config.source, path.name, sha256(path), matched, len(network.state_dict()), ignored)
-        meta = content.get('meta') or {}
-        data = meta.get('dataset_meta')
-        self.classes = (data if isinstance(data, Mapping) else {}).get('classes') or meta.get('CLASSES')
+        if hasattr(network, 'load_teacher'):
+            reader: Any = network  # an SSLTeacher reads files of other layouts, as strictly
+            matched, ignored = reader.load_teacher(path, key)
+            source = self.config.source or reader.source
+        else:
+            content = read_checkpoint(path)
+            state = state_dict_of(content, path)
+            matched, ignored = load_strictly(network, state, self.plan.parts, f'{key}={checkpoint!r}')
+            source = self.config.source
+            meta = content.get('meta') or {}
+            data = meta.get('dataset_meta')
+            self.classes = (data if isinstance(data, Mapping) else {}).get('classes') or meta.get('CLASSES')
+        self.receipt = Receipt(source, path.name, sha256(path), matched, len(network.state_dict()), ignored)
 
     def follow(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Follow a device or dtype change of the student; nothing to do before :meth:`load`."""
+        """Follow a device or dtype change of the student; before :meth:`load` do nothing."""
         if self.network is not None:
             self.network._apply(fn)
-            move(self.network, device=next(self.network.parameters()).device)  # its data preprocessor is to know
+            move(self.network, device=next(self.network.parameters()).device)  # tells its data preprocessor the device
 
     def module(self, path: str) -> nn.Module:
-        """Return a frozen part of the loaded network, for distillers that call it."""
+        """Return a part of the loaded network, for distillers that call it."""
         assert self.network is not None, 'the teacher is loaded before training'
         return self.network.get_submodule(path)
 
     @contextmanager
     def step_cache(self) -> Iterator[None]:
-        """Let :meth:`cached` compute the same thing once while the context, a training step, is open."""
+        """Keep the results of :meth:`cached` while the context, one training step, is open."""
         self._step_cache = {}
         try:
             yield
@@ -177,7 +179,7 @@ class FrozenTeacher:
             self._step_cache = None
 
     def cached(self, question: Hashable, compute: Callable[[], Any]) -> Any:
-        """Return ``compute()``, what a distiller gets from parts of the frozen network; in a step once a question."""
+        """Return ``compute()``, a result of parts of the frozen network; compute it once per ``question`` and step."""
         if self._step_cache is None:
             return compute()
         if question not in self._step_cache:
@@ -185,14 +187,14 @@ class FrozenTeacher:
         return self._step_cache[question]
 
     def renormalised(self, inputs: Tensor) -> Tensor:
-        """Return a batch that the student's preprocessor normalised as the teacher's would have."""
+        """Return a batch in the teacher's normalisation; the student's preprocessor normalised it."""
         return inputs if self.plan.renormalise is None else self.plan.renormalise(inputs)
 
     def __call__(self, inputs: Tensor | Sequence[Tensor], seed: int = 0) -> dict[str, list[Tensor]]:
-        """Return the recorded taps for a preprocessed batch ``(B, C, H, W)`` of the student's; for a list of views
-        those of the first view, then those of the next.
+        """Return the tapped tensors for a batch ``(B, C, H, W)`` that the student's preprocessor made.
 
-        A network that draws random numbers (SegNeXt) draws them from streams of its own, which begin at ``seed``.
+        For a list of views, the tensors of the first view come first. A network that draws random numbers (SegNeXt)
+        draws them from streams of its own, which begin at ``seed``.
 
         Raises:
             TypeError: For other inputs.
@@ -203,13 +205,13 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def begin(self, inputs: Tensor | Sequence[Tensor], seed: int = 0) -> dict[str, list[Tensor]]:
-        """Return the recorded taps as a call does; on a stream of its own they are not ready before :meth:`join`."""
+        """Return the tapped tensors as a call does; on a second stream they are not ready before :meth:`join`."""
         views = [inputs] if isinstance(inputs, Tensor) else inputs
         if not isinstance(views, (list, tuple)) or not all(isinstance(view, Tensor) for view in views):
             raise TypeError(
-                f'{self.key} takes one batch of pictures (a tensor) or a list of views (tensors), and '
-                f'model.student.data_preprocessor gives {_said(inputs)}. Take as student the network that gets the '
-                'pictures in the end, with an ordinary data_preprocessor: of a semi-supervised detector, set '
+                f'{self.key} takes one batch of pictures (a tensor) or a list of views (tensors), but '
+                f'model.student.data_preprocessor gives {_kind_of(inputs)}. As student, use the network that gets the '
+                'pictures in the end, with an ordinary data_preprocessor: for a semi-supervised detector, set '
                 "model.student to the config's model.detector."
             )
         with self._own_streams(seed), self.option.acceleration.beside(inputs):
@@ -228,13 +230,13 @@ class FrozenTeacher:
             self._draws = self._draws or stream_states() != before
 
     def join(self, recorded: Mapping[str, Sequence[Tensor]]) -> None:
-        """Let the device wait for what :meth:`begin` recorded; call it before the tensors are used."""
+        """Make the device wait for the tensors of :meth:`begin`; call this before they are used."""
         self.option.acceleration.join(recorded)
 
     def _record(self, inputs: Tensor) -> dict[str, list[Tensor]]:
         assert self.network is not None, 'the teacher is loaded before training'
         if not self._prepared:
-            # Not before the first pass: what is inherited or fingerprinted is the network of the file.
+            # Not before the first pass: inheritance and fingerprints need the weights as they are in the file.
             self.option.acceleration.prepare(self.network, self.taps, self.plan.foldable)
             self._prepared = True
         recorder = Recorder(self.network, self.taps, f'{self.key} tap', self.plan.stop_after, self.plan.overwritten)
@@ -251,5 +253,5 @@ class FrozenTeacher:
         return tensors
 
 
-def _said(inputs: Any) -> str:
+def _kind_of(inputs: Any) -> str:
     return f'a dict of {", ".join(inputs)}' if isinstance(inputs, Mapping) else f'a {type(inputs).__name__}'

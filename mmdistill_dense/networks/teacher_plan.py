@@ -1,4 +1,4 @@
-"""What is known of a teacher before it is loaded: its option, resolved, and the plan by which it runs."""
+"""A teacher before it is loaded: its resolved option, and the plan by which it runs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from mmdistill_dense.config.resolve import ModelConfig, load_model
 from mmdistill_dense.networks.acceleration import Acceleration, Pair
 from mmdistill_dense.networks.building import TEACHER_OPTIONS, build_network
 from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng
 
-SINGLE = 'teacher'  # the name of a teacher that stands alone
+SINGLE = 'teacher'  # the name of the teacher where there is one only
 
 
 @dataclass(frozen=True)
 class TeacherOption:
-    """What ``model.teacher`` or ``model.teacher.<name>`` says, its network resolved.
+    """The option ``model.teacher`` or ``model.teacher.<name>``, its network resolved.
 
     Attributes:
         key: The config key, for errors.
-        name: Among several teachers.
+        name: The teacher's name among several.
         config: The network.
         checkpoint: A file, an address, ``'auto'`` or None.
-        allow_random: Train without a checkpoint.
-        allow_other_classes: Take a teacher that was trained with other classes than the data set's.
+        allow_random: Permit training without a checkpoint.
+        allow_other_classes: Permit a teacher that was trained on other classes than the data set's.
         acceleration: How its forward pass is made cheaper.
     """
 
@@ -58,8 +59,8 @@ class TeacherOption:
             Acceleration.parse(option.get('accelerate'), key),
         )
 
-    def build(self) -> Any:
-        """Return a new network on the current default device, in eval mode, its own pre-training cleared."""
+    def build(self) -> Network:
+        """Return a new network on the current default device, in eval mode and without pre-trained weights."""
         with fork_rng():
             network = build_network(self.config, pretrained=False)
         network.eval()  # not chained: mmseg's backbones return nothing from it
@@ -68,17 +69,17 @@ class TeacherOption:
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """How a teacher runs: what distillers ask of it, and what the trace found to be enough for that.
+    """How a teacher runs: what the distillers need of it, and how little of the network is enough for that.
 
     Attributes:
-        taps: The places that are recorded.
-        stop_after: The pass ends behind so many recorded calls; None: at its end.
-        parts: The children whose weights the file must hold; None: all of them.
-        heads: The heads that run on the features; None: to be found out at each pass.
-        modes: Paths of the modules that run as in training, see :mod:`mmdistill_dense.networks.modes`.
-        overwritten: The taps that are written to behind them.
-        foldable: The norms that fold into the convolution before them.
-        renormalise: Turns the student's normalised pixels into the teacher's; None: they are the same.
+        taps: What is recorded.
+        stop_after: The pass ends after so many recorded calls; None runs the whole network.
+        parts: The children whose weights the file must hold; None means all of them.
+        heads: The heads that run on the features; None lets each pass find out.
+        modes: Paths of the modules that run in training mode, see :mod:`mmdistill_dense.networks.modes`.
+        overwritten: The taps whose tensors a later operation writes to.
+        foldable: Names of each (convolution, batch norm) that can be folded.
+        renormalise: Turns the student's normalised pixels into the teacher's; None where they are the same.
     """
 
     taps: Sequence[Tap] = ()

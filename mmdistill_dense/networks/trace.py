@@ -1,4 +1,4 @@
-"""One traced pass through student and teachers: the shape of every tap, before any weight is loaded."""
+"""Trace student and teachers in one pass, which tells the shape of every tap before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap, check_student_input
 from mmdistill_dense.networks.teacher_plan import TeacherOption, TeacherPlan
+from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng
 
 Shapes = dict[str, list[torch.Size]]
@@ -26,7 +27,7 @@ _CPU_SIDE = 256
 
 
 class _NumbersOnCPU(TorchFunctionMode):
-    """Transformers read numbers out of a ``linspace`` while they are built (drop path), and meta tensors hold none."""
+    """Makes ``linspace`` on the CPU: transformers read numbers from it (drop path), and meta tensors hold none."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = dict(kwargs or {})
@@ -40,14 +41,14 @@ class Traced:
     """What one pass through a network tells.
 
     Attributes:
-        shapes: of each tap's tensors, for one picture.
-        calls: how many calls were recorded.
-        parts: the children that worked before the last of them.
-        heads: paths of the heads that ran on the features.
-        modes: paths of the modules that ran as in training, see :mod:`mmdistill_dense.networks.modes`.
-        overwritten: the taps whose tensors are written to behind them.
-        foldable: the norms of a teacher that fold into the convolution before them.
-        preprocessor: of a network that knows its normalisation without being told (SSLTeacher).
+        shapes: The shapes of each tap's tensors, for one picture.
+        calls: The number of recorded calls.
+        parts: The children that ran before the last recorded call.
+        heads: Paths of the heads that ran on the features.
+        modes: Paths of the modules that ran in training mode, see :mod:`mmdistill_dense.networks.modes`.
+        overwritten: The taps whose tensors a later operation writes to.
+        foldable: Names of each (convolution, batch norm) of a teacher that can be folded.
+        preprocessor: The normalisation of a network that brings its own (SSLTeacher).
     """
 
     shapes: Shapes = field(default_factory=dict)
@@ -65,11 +66,11 @@ class Traced:
         required: Iterable[Collection[str] | None] = (),
         renormalise: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> TeacherPlan:
-        """Return how a teacher runs.
+        """Return the plan of a teacher.
 
         Args:
-            taps: Those of this trace.
-            required: Further children that the file must hold; None among them: the whole network.
+            taps: The taps of this trace.
+            required: Further children that the file must hold; None among them means the whole network.
             renormalise: See :class:`TeacherPlan`.
         """
         further = list(required)
@@ -81,21 +82,21 @@ class Traced:
 
 
 def trace_pair(
-    student: nn.Module,
+    student: Network,
     student_taps: Sequence[Tap],
     teachers: Mapping[str, tuple[TeacherOption, Sequence[Tap]]],
     size: tuple[int, int] | None,
 ) -> tuple[Traced, dict[str, Traced]]:
-    """Trace the student and, by name, each teacher, for one picture of the training size.
+    """Trace the student and each teacher, for one picture of the training size.
 
-    The pass runs on the meta device, where it costs no arithmetic; networks that cannot (some transformers, deformable
-    convolutions) are traced on the CPU at no more than 256 pixels a side, and on the GPU where the CPU lacks one of
-    their operations. No global random stream moves.
+    The pass runs on the meta device, where it costs no arithmetic. Networks that cannot run there (some transformers,
+    deformable convolutions) are traced on the CPU at no more than 256 pixels a side, or on the GPU where the CPU lacks
+    one of their operations. No global random stream changes.
 
     Args:
         student: The built student.
-        student_taps: What the distillers tap in it.
-        teachers: By name, each with the taps that are asked of it.
+        student_taps: Its taps.
+        teachers: By name, each with its taps.
         size: Height and width of the training crop; ``None`` means 512 x 512.
 
     Raises:
@@ -106,9 +107,9 @@ def trace_pair(
     small = (min(height, _CPU_SIDE), min(width, _CPU_SIDE))
     try:
         return _trace_all(student, student_taps, teachers, (height, width), 'meta')
-    except KeyError:  # an unknown tap is unknown everywhere
+    except KeyError:  # a tap that does not exist fails on every device
         raise
-    except Exception:  # whatever the meta device cannot do; the CPU decides and has the better message
+    except Exception:  # the meta device cannot do everything; the CPU decides, and has the better message
         try:
             return _trace_all(student, student_taps, teachers, small, 'cpu')
         except (RuntimeError, NotImplementedError) as error:
@@ -119,14 +120,14 @@ def trace_pair(
 
 def _no_device(error: Exception) -> str:
     return (
-        'The pass that learns the shapes of the taps failed on the CPU, and there is no GPU here to try it on: '
-        f'{error} If an operation of the network exists for GPUs alone (CARAFE, say), build the model on a machine '
-        'with a GPU; otherwise the network does not run at this size without us either.'
+        'The pass that finds the shapes of the taps failed on the CPU, and there is no GPU here to try: '
+        f'{error} If an operation of the network exists only for GPUs (CARAFE, for instance), build the model on a '
+        'machine with a GPU. Otherwise the network cannot run at this size without distillation either.'
     )
 
 
 def _trace_all(
-    student: nn.Module,
+    student: Network,
     student_taps: Sequence[Tap],
     teachers: Mapping[str, tuple[TeacherOption, Sequence[Tap]]],
     size: tuple[int, int],
@@ -148,7 +149,7 @@ def _trace_all(
 
 
 def _trace(
-    network: nn.Module, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str, trains: bool = False
+    network: Network, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str, trains: bool = False
 ) -> Traced:
     if not taps:  # a teacher that is only inherited from
         return Traced()
@@ -164,7 +165,7 @@ def _trace(
     if trains:
         for tap in taps:
             check_student_input(network, tap, key)
-        # dropout writes in place in training alone
+        # Dropout writes in place in training only.
         following += [module for module in network.modules() if is_noise(module) and getattr(module, 'inplace', False)]
     with in_training(following), recorder.recording() as tensors:
         heads = run_parts(network, taps, inputs, rois=trains)
@@ -176,11 +177,11 @@ def _trace(
 
 
 def input_channels(network: nn.Module) -> int:
-    """Return how many channels a network's pictures have: those of its preprocessor, else of its first convolution."""
+    """Return the number of channels of a network's pictures, from its preprocessor or else its first convolution."""
     mean = getattr(getattr(network, 'data_preprocessor', None), 'mean', None)
     if isinstance(mean, torch.Tensor):
         return mean.numel()
     modules = list(network.modules())
-    if any(type(module).__name__ == 'Focus' for module in modules):  # YOLOX: 4 pixels become channels before it
+    if any(type(module).__name__ == 'Focus' for module in modules):  # YOLOX: it turns pixels into channels
         return 3
     return next((module.in_channels for module in modules if isinstance(module, nn.Conv2d)), 3)

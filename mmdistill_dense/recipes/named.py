@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import find_config
-from mmdistill_dense.guards.config import check_carrier
+from mmdistill_dense.guards.config import check_top_level_distillers
 from mmdistill_dense.recipes.compose import (
     config_text,
     configs,
@@ -95,7 +95,7 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
     if options:
         written = deepcopy(config)
         config.merge_from_dict(dict(options))
-        check_carrier(config, written)
+        check_top_level_distillers(config, written)
     return config
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from mmdistill_dense.utils.messages import text_of
+
 QUALITY = 82  # of WebP: label colours stay apart, a picture of 640 pixels takes about 30 kB
 SIDE = 640  # longest side of a picture on the page
 
@@ -106,9 +108,8 @@ class Section:
         except Missing as reason:
             self.reasons.append(f'{where}{reason}')
         except (KeyError, TypeError, ValueError, OSError, RuntimeError, AttributeError, ImportError) as error:
-            said = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
             kind = '' if isinstance(error, (ValueError, FileNotFoundError)) else f'{type(error).__name__}: '
-            self.reasons.append(f'{where}{kind}{said}')
+            self.reasons.append(f'{where}{kind}{text_of(error).strip()}')
         else:
             self.items.extend(found if isinstance(found, Sequence) else [found] if found else [])
 

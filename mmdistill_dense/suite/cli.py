@@ -23,6 +23,7 @@ from mmdistill_dense.suite.definition.starts import RANDOM
 from mmdistill_dense.suite.plan import plan
 from mmdistill_dense.suite.plan.runs import Run, choice_name
 from mmdistill_dense.utils.folder_lock import owned
+from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.silence import errors_only
 
 INTERRUPTED = 130
@@ -37,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if args.command is _job:
             raise  # with its traceback, into the run's log
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f'{type(error).__name__}: {text}', file=sys.stderr)
+        print(f'{type(error).__name__}: {text_of(error)}', file=sys.stderr)
         return 1
 
 

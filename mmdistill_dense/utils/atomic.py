@@ -1,9 +1,10 @@
-"""Writes files that are whole whenever somebody looks: a full disk or a kill leaves the old one."""
+"""Write files that are complete at any time: after a full disk or a kill, the old content is still there."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,16 @@ import torch
 
 
 def write_whole(path: Path, content: bytes, alone: bool = False) -> None:
-    """Write a file, folders and all; a reader sees the old content or the new one.
+    """Write a file and make its folders; a reader sees the old content or the new one.
 
     Args:
         path: The file.
-        content: What it shall hold.
-        alone: No other process writes this file: what a kill leaves of it has a name that the next write takes again.
+        content: Its new content.
+        alone: No other process writes this file. What a kill leaves behind then has a fixed name, so that the next
+            write replaces it.
 
     Raises:
-        OSError: Names the file, for instance when the disk is full; nothing of it is left.
+        OSError: Names the file, for instance when the disk is full; no incomplete file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f'{path.name}.tmp' if alone else f'.{path.name}.{os.getpid()}')
@@ -34,34 +36,43 @@ def write_whole(path: Path, content: bytes, alone: bool = False) -> None:
 
 
 def save_whole(content: Any, path: Path) -> None:
-    """Write what ``torch.load`` reads, as :func:`write_whole`; ``torch.save`` itself leaves half a file."""
+    """Save for ``torch.load`` as :func:`write_whole` does; ``torch.save`` itself may leave half a file."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_whole(path, buffer.getvalue(), alone=True)
 
 
+def without_nan(value: Any) -> Any:
+    """Return nested dicts and lists with ``None`` for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write a file; a reader sees the old content or the new one."""
+    """Write JSON as :func:`write_whole` does."""
     write_text(path, json.dumps(content, indent=1) + '\n')
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file; a reader sees the old text or the new one."""
+    """Write text as :func:`write_whole` does."""
     write_whole(path, text.encode('utf-8'))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return what a file holds, ``None`` where it is missing.
+    """Return the JSON object in a file, or ``None`` if there is no file.
 
     Raises:
-        ValueError: For a file that another program damaged: ours are whole.
+        ValueError: For a file that is damaged.
     """
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ValueError(f'{path}: no JSON ({error}); remove it, and it is made again') from error
+        raise ValueError(f'{path}: not valid JSON ({error}); remove it, and it will be made again') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path}: must hold an object; remove it, and it is made again')
+        raise ValueError(f'{path}: must hold a JSON object; remove it, and it will be made again')
     return content

@@ -1,18 +1,20 @@
-"""What is gathered from the other processes of a run, and the model inside a distributed wrapper."""
+"""Gather tensors from the other processes of a run, and find the model inside a distributed wrapper."""
 
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.model import is_model_wrapper
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-MIN_COUNT = 1e-6  # less than the mean, over any number of processes, of a count that is 1 in one of them
+from mmdistill_dense.utils.protocols import Network
+
+MIN_COUNT = 1e-6  # smaller than the mean over processes of a count that is 1 in one of them
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows of every process, in order of rank; their number may differ."""
+    """Return the rows of all processes, in order of rank; their numbers may differ."""
     if world_size() == 1:
         return rows
     sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
@@ -26,24 +28,24 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def gather_numbers(numbers: Tensor, like: Tensor) -> Tensor:
-    """Return the (n,) integers of every process as :func:`gather_rows` does, on the CPU, where they lie.
+    """Return the (n,) integers of all processes in order of rank; they are on the CPU, as is the result.
 
-    They travel on the device of ``like``; where there are several processes, the CPU waits for them.
+    They are sent through the device of ``like``; with several processes, the CPU waits for it.
     """
     return numbers if world_size() == 1 else gather_rows(numbers.to(like)[:, None])[:, 0].cpu()
 
 
 def gather_rows_with_gradient(rows: Tensor) -> Tensor:
-    """As :func:`gather_rows`; the gradient of a row is the sum of what all processes find for it.
+    """Do the same as :func:`gather_rows` with gradient: that of a row is the sum of its gradients in all processes.
 
-    Where each process has a share of a loss that DDP averages, and all shares read the gathered rows, the averaged
-    gradients are those of one process that holds all rows.
+    If each process computes a part of a loss from the gathered rows, and DDP averages, then the gradients are those of
+    one process that holds all rows.
     """
     return rows if world_size() == 1 else _Gather.apply(rows)
 
 
 def rows_before(count: int, device: torch.device | str) -> int:
-    """Return how many rows the processes of lower rank hold, where this one holds ``count``."""
+    """Return the number of rows in the processes of lower rank; this process holds ``count``."""
     if world_size() == 1:
         return 0
     counts = gather_rows(torch.full((1, 1), count, device=device))
@@ -64,9 +66,10 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def unwrap(model: Any) -> Any:
-    """Return the model in a distributed wrapper, and any other as it is."""
-    return model.module if is_model_wrapper(model) else model
+def unwrap(model: nn.Module) -> Network:
+    """Return the model inside a distributed wrapper, and any other model as it is."""
+    inner: Any = model.module if is_model_wrapper(model) else model
+    return inner
 
 
 class _Gather(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""A folder that belongs to one process at a time."""
+"""A lock by which a folder belongs to one process at a time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 
 @contextmanager
 def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold a folder for this process.
+    """Lock a folder for this process while the context is open.
 
-    The lock is the process's own (POSIX): workers that it forks do not hold it on after its death.
+    It is a POSIX lock, which workers that the process forks do not inherit: it ends with the process.
 
     Args:
-        folder: Is made where it is missing.
-        what: Names it in the error.
+        folder: The folder; it is made if it is missing.
+        what: What runs in it, for the error.
         patience: Seconds to wait for another process to end.
 
     Raises:
-        RuntimeError: When another process holds it.
+        RuntimeError: When another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / '.lock', 'a+', encoding='utf-8') as file:
@@ -48,6 +48,6 @@ def _acquire(file: Any, what: str, folder: Path, patience: float) -> None:
                 file.seek(0)
                 holder = file.read().strip() or 'unknown'
                 raise RuntimeError(
-                    f'{what} runs already in {folder}, as process {holder}: wait for it, end it, or set another `out`.'
+                    f'{what} already runs in {folder}, as process {holder}: wait for it, end it, or set another `out`.'
                 ) from error
         time.sleep(0.2)

@@ -1,7 +1,7 @@
-"""What the package asks of the objects of mmengine, mmseg and mmdet, whose own packages ship no types.
+"""Types for the objects of mmengine, mmseg and mmdet that we use; these packages ship no types.
 
-For annotations alone: nothing is made of these classes, and nothing is checked against them while a program runs. A
-runner is annotated with mmengine's own ``Runner``.
+They serve annotations only: no object is made from them, and none is checked against them at runtime. A runner is
+annotated with mmengine's own ``Runner``.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ class Network(nn.Module):
 
     def init_weights(self) -> None:
         """Initialise by ``init_cfg``."""
+
+    def extract_feat(self, inputs: Tensor) -> Sequence[Tensor]:
+        """Return the maps of the backbone, or of the neck where there is one."""
+        raise NotImplementedError
 
     def loss(self, inputs: Tensor, data_samples: Samples, **kwargs: Any) -> dict[str, Any]:
         """Return the losses of a training batch by name."""

@@ -1,4 +1,4 @@
-"""Random streams: seeds made from numbers, and the global streams left as they were found."""
+"""Derive seeds from numbers, and keep the global random streams as they are."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def mix(*numbers: int) -> int:
 
 @contextmanager
 def fork_rng() -> Iterator[None]:
-    """Leave the global torch, numpy and python random streams behind as they were found."""
+    """Restore the global torch, numpy and python random streams at the end of the context."""
     python, array = random.getstate(), np.random.get_state()
-    # Networks are built on the CPU or the meta device: other processes' devices are left alone.
+    # Networks are built on the CPU or the meta device, so only the current device is restored.
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         try:
@@ -32,7 +32,7 @@ def fork_rng() -> Iterator[None]:
 
 
 def stream_states() -> Any:
-    """Return the places of the global torch, numpy and python random streams, for comparison."""
+    """Return the states of the global torch, numpy and python random streams, for comparison."""
     array: Any = np.random.get_state()
     streams = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])]
     return random.getstate(), array[1].tobytes(), array[2:], [stream.numpy().tobytes() for stream in streams]

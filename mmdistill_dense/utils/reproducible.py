@@ -28,19 +28,19 @@ class WorkerSeed:
 
 
 class SeededBatches:
-    """Batches without end, whose random streams start anew at each of them.
+    """Endless batches, each of which restarts the random streams.
 
-    What the sampler and the pipeline draw for a batch depends on (seed, rank, number of the batch) alone: not on what
-    was drawn before, nor on the process that loads it. So a resumed loop skips batches without loading them. A sampler
-    that ends begins anew, with the next epoch for its own seed, as in mmengine's loop; the workers go on.
+    The random numbers of sampler and pipeline depend only on (seed, rank, number of the batch), not on earlier batches
+    or on the process that loads them. So a resumed loop skips batches without loading them. A sampler that ends starts
+    again, with the next epoch for its own seed, as in mmengine's loop; the workers go on.
 
     Args:
-        loader: Over a data set with indices. It is left alone: the batches come from a copy of it.
+        loader: A loader of a data set with indices. It is not changed: the batches come from a copy.
         seed: Seed of the run.
         rank: Rank of the process.
 
     Raises:
-        ValueError: At the first batch, where the sampler gives none.
+        ValueError: At the first batch, if the sampler gives none.
     """
 
     def __init__(self, loader: DataLoader, seed: int, rank: int) -> None:
@@ -49,8 +49,8 @@ class SeededBatches:
         self._indices = _Indices(loader, self.place)
         self._loader = copy(loader)
         name = 'sampler' if loader.batch_sampler is None else 'batch_sampler'
-        vars(self._loader).update({name: self._indices, '_iterator': None})  # loaders refuse to have these set by name
-        # Starting the iterator draws a number: not from the stream of its first batch.
+        vars(self._loader).update({name: self._indices, '_iterator': None})  # DataLoader refuses setattr
+        # The iterator draws a number when it starts, which must not come from the stream of the first batch.
         self._loader.generator = loader.generator or torch.Generator().manual_seed(mix(seed, rank))
         self._iterator: Any = None
 
@@ -59,14 +59,14 @@ class SeededBatches:
 
     def __next__(self) -> Any:
         if self._iterator is None:
-            self._iterator = iter(self._loader)  # only here workers start
+            self._iterator = iter(self._loader)  # late, because this starts the workers
         if not self._loader.num_workers:
             _seed_batch((*self.place, self.position))
         self.position += 1
         return next(self._iterator)
 
     def skip_iter(self, count: int) -> None:
-        """Leave out ``count`` batches, before the first is taken; mmengine's loop calls this on resume."""
+        """Skip ``count`` batches before the first one; mmengine's loop calls this on resume."""
         self._indices.skip(count)
         self.position += count
 
@@ -76,13 +76,13 @@ class SeededBatches:
 
 
 class ReplayedBatches:
-    """Batches of a data set without indices: a resumed loop loads anew what it leaves out, from the same streams.
+    """Batches of a data set without indices: a resumed loop loads the skipped ones again, from the same streams.
 
-    Without workers the random streams start anew at each batch, as in :class:`SeededBatches`; workers start them once.
+    Without workers, each batch restarts the random streams as in :class:`SeededBatches`; workers start them only once.
 
     Args:
         batches: The loop's own iterator, before its first batch.
-        loader: What it goes through; its ``worker_init_fn`` is set.
+        loader: Its loader, whose ``worker_init_fn`` is set.
         seed: Seed of the run.
         rank: Rank of the process.
     """
@@ -103,13 +103,13 @@ class ReplayedBatches:
         return next(self._batches)
 
     def skip_iter(self, count: int) -> None:
-        """Load ``count`` batches for nothing; mmengine's loop calls this on resume."""
+        """Load ``count`` batches and drop them; mmengine's loop calls this on resume."""
         for _ in range(count):
             next(self)
 
 
 class _Indices:
-    """Batches of a sampler's indices without end, each drawn from streams of its own."""
+    """Endless batches of a sampler's indices, each drawn from its own random streams."""
 
     def __init__(self, loader: DataLoader, place: tuple[int, int]) -> None:
         self.loader = loader
@@ -127,7 +127,7 @@ class _Indices:
         return _Sent(indices, place) if self.loader.num_workers else indices
 
     def skip(self, count: int) -> None:
-        """Draw batches for nothing."""
+        """Draw ``count`` batches of indices and drop them."""
         with fork_rng():
             for _ in range(count):
                 self._draw()
@@ -150,13 +150,13 @@ class _Indices:
             yield from batches
             if self.number == first:
                 raise ValueError(
-                    'train_dataloader gives no batch: its sampler ends before a batch is whole (drop_last=True, and '
+                    'train_dataloader gives no batch: its sampler ends before a batch is full (drop_last=True, and '
                     'fewer pictures than batch_size). Lower batch_size, or set drop_last=False.'
                 )
 
 
 class _Sent:
-    """A batch of indices on its way to a worker, where its random streams start when it arrives."""
+    """A batch of indices for a worker; unpickling it there restarts the random streams and gives the indices."""
 
     def __init__(self, indices: Any, place: tuple[int, ...]) -> None:
         self.content = indices, place
@@ -177,7 +177,7 @@ def _set_epoch(loader: DataLoader, epoch: int) -> None:
 
 
 def sampler_of(loader: DataLoader) -> Any:
-    """Return what orders the pictures: of a loader with a batch sampler of its own, the sampler in that."""
+    """Return the sampler that orders the pictures, also from inside a batch sampler."""
     inner = getattr(loader.batch_sampler, 'sampler', None)
     return loader.sampler if inner is None else inner
 

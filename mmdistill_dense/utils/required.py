@@ -1,10 +1,10 @@
-"""Says what to install when the mm* stack is missing, instead of a bare ModuleNotFoundError; checked on import."""
+"""Check on import that the mm* stack is installed, and tell how to install it if not."""
 
 from importlib.util import find_spec
 
 
 def require_stack() -> None:
-    """Raises a ModuleNotFoundError with the command to run when mmengine or mmcv cannot be found."""
+    """Raise a ModuleNotFoundError with the commands to run when mmengine or mmcv cannot be found."""
     missing = [name for name in ('mmengine', 'mmcv') if find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(

@@ -1,4 +1,4 @@
-"""Keeps back what the libraries print while networks are built and data sets are read."""
+"""Suppress what the libraries print while networks are built and data sets are read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mmengine.logging import MMLogger
 
 @contextlib.contextmanager
 def errors_only() -> Iterator[None]:
-    """Drop what is logged below an error while the context is open."""
+    """Drop log messages below the level of errors while the context is open."""
     before, logger = logging.root.manager.disable, MMLogger.get_current_instance()
     level = logger.level
     logging.disable(logging.WARNING)
-    logger.setLevel(logging.ERROR)  # mmengine's loggers remember what is enabled, unless they are told
+    logger.setLevel(logging.ERROR)  # setLevel clears the cache of enabled levels in mmengine's loggers
     try:
         yield
     finally:
@@ -28,7 +28,7 @@ def errors_only() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what is printed, warned of and logged below an error while the context is open."""
+    """Drop prints, warnings and log messages below the level of errors while the context is open."""
     with errors_only(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield
@@ -36,7 +36,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_profiler() -> Iterator[None]:
-    """Drop what is written to the process's standard error: torch's profiler tells there when it starts and stops."""
+    """Drop what is written to the process's standard error, where torch's profiler reports its start and stop."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

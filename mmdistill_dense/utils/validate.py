@@ -14,49 +14,48 @@ Activation = Literal['softmax', 'sigmoid']
 
 
 def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    """Raise a ``ValueError`` that names the option, the value and the allowed values unless ``value`` is one of
-    them."""
+    """Raise a ``ValueError`` with the option, its value and the allowed values unless ``value`` is one of them."""
     if value not in allowed:
         raise ValueError(f'{name} must be one of {", ".join(repr(a) for a in allowed)}, got {value!r}.')
 
 
 def check_count(name: str, value: Any, least: int) -> None:
-    """Raise a ``ValueError`` that names the option unless it is a whole number, not below ``least``."""
+    """Raise a ``ValueError`` that names the option unless it is a whole number of at least ``least``."""
     if not is_count(value) or value < least:
         raise ValueError(f'{name} must be a whole number >= {least}, got {value!r}.')
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise a ``ValueError`` that names the option, a temperature for instance, unless it is a number above 0."""
+    """Raise a ``ValueError`` that names the option, for instance a temperature, unless it is above 0."""
     if not value > 0:
         raise ValueError(f'{name} must be > 0, got {value!r}.')
 
 
 def check_weights(**weights: float) -> None:
-    """Raise a ``ValueError`` that names the options unless no weight is below 0 and one is above."""
+    """Raise a ``ValueError`` that names the options if a weight is below 0 or all are 0."""
     if min(weights.values()) < 0 or not any(weights.values()):
         raise ValueError(
             f'{", ".join(weights)} must be >= 0 and not all 0, got {", ".join(map(str, weights.values()))}; to switch '
-            'the distiller off set loss_weight=0.'
+            'the distiller off, set loss_weight=0.'
         )
 
 
 def is_count(value: Any) -> bool:
-    """Tell whether a value is a whole number (and no truth value)."""
+    """Tell whether a value is a whole number and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_map(key: str, name: str, shape: Sequence[int]) -> None:
-    """Raise a ``ValueError`` that names the config key and the taps unless ``shape`` (no batch) is that of a map."""
+    """Raise a ``ValueError`` with the config key and the taps unless ``shape`` (without the batch) is (C, H, W)."""
     if len(shape) != 3:
         raise ValueError(
-            f'{key}: {name} gives {tuple(shape)} (without the batch) and no map (C, H, W), whose positions the method '
-            "compares; tap a backbone stage, the neck or a convolution, e.g. 'backbone[3]'."
+            f'{key}: {name} gives {tuple(shape)} (without the batch) and no map (C, H, W), but the method compares the '
+            "positions of a map; tap a backbone stage, the neck or a convolution, e.g. 'backbone[3]'."
         )
 
 
 def check_positions(key: str, name: str, *shapes: Sequence[int]) -> None:
-    """Raise a ``ValueError`` where a map (C, H, W) is one position, for methods that compare the positions of a map."""
+    """Raise a ``ValueError`` for a map (C, H, W) of one position, for methods that compare positions."""
     for shape in shapes:
         if math.prod(shape[1:]) < 2:
             raise ValueError(
@@ -70,22 +69,22 @@ def check_directions(key: str, name: str, channels: int) -> None:
     if channels < 2:
         raise ValueError(
             f'{key}: {name} has maps of one channel. The method compares the directions of vectors, and one number has '
-            'nothing but a sign, so there would be no gradient: tap a map of more channels.'
+            'only a sign, so there would be no gradient: tap a map of more channels.'
         )
 
 
 def check_scores(key: str, name: str, shape: Sequence[int]) -> None:
-    """Raise a ``ValueError`` unless ``shape`` (no batch) has the class scores in its first axis."""
+    """Raise a ``ValueError`` unless ``shape`` (without the batch) has the class scores in its first axis."""
     if len(shape) not in (1, 3):
         raise ValueError(
-            f'{key}: {name} gives {tuple(shape)} (without the batch), as tokens and queries do, whose classes come '
-            'last. The method needs maps (K, H, W) or rows (K,) of class scores, with the classes first: tap the '
+            f'{key}: {name} gives {tuple(shape)} (without the batch), like tokens and queries, whose classes come '
+            'last. The method needs class scores with the classes first, as maps (K, H, W) or rows (K,): tap the '
             "convolution that makes them, e.g. 'decode_head.conv_seg', or compare features, e.g. with type='FitNet'."
         )
 
 
 def check_classes(key: str, name: str, scores: int, way_out: str) -> None:
-    """Raise a ``ValueError`` for a softmax over one score; ``way_out`` is what to set instead."""
+    """Raise a ``ValueError`` for a softmax over one score; ``way_out`` says what to set instead."""
     if scores < 2:
         raise ValueError(
             f'{key}: {name} has one class score at a place. A softmax over one score is always 1, so the loss would be '

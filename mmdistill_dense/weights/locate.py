@@ -1,5 +1,6 @@
-"""Finds the file of a checkpoint option: on disk, at an address, or where a package's metafiles publish it, and checks
-that its content is the promised one.
+"""Find the file of a checkpoint option, and check its hash.
+
+The option may be a file, an address, or ``'auto'`` for the weights that a package's metafiles publish.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def published_weights(name: str) -> str:
         name: ``'package::folder/file.py'``.
 
     Raises:
-        ValueError: When ``name`` is no zoo name, or the package publishes no (single) file for it.
+        ValueError: When ``name`` is no zoo name, or the package does not publish exactly one file for it.
     """
     if '::' not in name:
         raise ValueError(
@@ -64,17 +65,16 @@ def _read_yaml(path: Path) -> Any:
 
 
 def local_file(checkpoint: str, config: str | None, key: str) -> Path:
-    """Return the local file of a checkpoint option, downloading it when it is an address, its hash verified.
+    """Return the local file of a checkpoint option, downloaded if it is an address, its hash checked.
 
     Args:
-        checkpoint: A file, an ``http(s)`` address whose content is promised (:func:`promised_hash`), or ``'auto'``.
+        checkpoint: A file, an ``http(s)`` address with a hash (:func:`promised_hash`), or ``'auto'``.
         config: The config's zoo name, which ``'auto'`` needs.
         key: The config key to name in an error, e.g. ``'teacher.checkpoint'``.
 
     Raises:
         FileNotFoundError: For a missing file.
-        ValueError: For an address that promises no hash, when the content does not have the promised one, or ``'auto'``
-            finds nothing.
+        ValueError: For an address without a hash, content with another hash, or ``'auto'`` without published weights.
         OSError: When a download fails.
     """
     if checkpoint == 'auto':
@@ -83,8 +83,8 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
         promised = promised_hash(checkpoint)
         if promised is None:
             raise ValueError(
-                f'{key}={checkpoint!r}: nothing says what this address must hold. Add the SHA-256 of the file to it '
-                '(…#sha256=<hexadecimal digits>), or download the file, check it and give its path.'
+                f'{key}={checkpoint!r}: this address has no hash to check the file with. Add the SHA-256 of the file '
+                'to it (…#sha256=<hexadecimal digits>), or download the file, check it and give its path.'
             )
         folder = Path(os.getenv('MMDISTILL_CACHE', Path.home() / '.cache' / 'mmdistill_dense')) / 'checkpoints'
         path = download(checkpoint, folder, key)
@@ -98,36 +98,36 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
 
 
 def promised_hash(address: str) -> str | None:
-    """Return the beginning of the SHA-256 that a name (``…-1a2b3c4d.pth``) or an address (``…#sha256=…``) promises.
+    """Return the first digits of the SHA-256 in a name (``…-1a2b3c4d.pth``) or an address (``…#sha256=…``).
 
     Raises:
-        ValueError: When what follows ``#sha256=`` is no hash.
+        ValueError: When ``#sha256=`` is not followed by a hash.
     """
-    path, fragment, given = address.partition('#sha256=')
-    if fragment and not re.fullmatch(r'[0-9a-fA-F]{8,64}', given):
-        raise ValueError(f'{address!r}: #sha256= is followed by 8 to 64 hexadecimal digits, not by {given!r}.')
+    path, marker, given = address.partition('#sha256=')
+    if marker and not re.fullmatch(r'[0-9a-fA-F]{8,64}', given):
+        raise ValueError(f'{address!r}: #sha256= must be followed by 8 to 64 hexadecimal digits, got {given!r}.')
     named = _HASHED_NAME.search(urlsplit(path).path)
     return given.lower() or (named[1] if named else None)
 
 
 def check_promise(path: Path, promised: str | None, key: str) -> None:
-    """Check that a file has the SHA-256 that was promised, where one was.
+    """Check that a file has the promised SHA-256, if one was promised.
 
     Raises:
-        ValueError: When it has another.
+        ValueError: When it has another one.
     """
     if promised and not sha256(path).startswith(promised):
         raise ValueError(
-            f'{key}={str(path)!r}: the content has SHA-256 {sha256(path)[:8]}…, its name promises {promised}: '
-            'the file is damaged or not what it says. Delete it and fetch it again, or rename it if you made it.'
+            f'{key}={str(path)!r}: the content has SHA-256 {sha256(path)[:8]}…, but its name promises {promised}: '
+            'the file is damaged or another one. Delete it and download it again, or rename it if you made it.'
         )
 
 
 def download(url: str, folder: Path, key: str) -> Path:
-    """Fetch an address into a folder, unless a file of its name is there; the content is checked as it arrives.
+    """Download an address into a folder unless a file of that name exists, check its hash, and return its path.
 
     Raises:
-        OSError: When that fails, or the content has not the promised SHA-256.
+        OSError: When the download fails, or the content does not have the promised SHA-256.
     """
     from torch import hub
 
@@ -139,7 +139,7 @@ def download(url: str, folder: Path, key: str) -> Path:
             hub.download_url_to_file(address, str(path), hash_prefix=promised_hash(url))
         except (OSError, RuntimeError) as error:
             raise OSError(
-                f'{key}: could not fetch {address} ({error}). Download it elsewhere and give the file.'
+                f'{key}: could not download {address} ({error}). Download it elsewhere and give the file.'
             ) from error
     return path
 

@@ -1,13 +1,14 @@
-"""mmengine's loader of weights, with our reader on every scheme once :func:`install_reader` is called.
+"""Our safe reader in mmengine's ``CheckpointLoader``, for every scheme, once :func:`install_reader` is called.
 
-``load_from``, ``--resume``, ``mim test``, ``init_cfg=dict(type='Pretrained')`` and the inferencers all ask
-``CheckpointLoader``. Its own functions fall back to running what a file holds (forks), or leave that to torch's default
-(upstream) and to none for downloads.
+``load_from``, ``--resume``, ``mim test``, ``init_cfg=dict(type='Pretrained')`` and the inferencers all load through
+``CheckpointLoader``. Its own functions may run code from the file: the forks fall back to that, upstream leaves it to
+torch's default, and downloads are not protected at all.
 """
 
 from __future__ import annotations
 
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     """Read a local file.
 
     Raises:
-        FileNotFoundError: When it is not there.
+        FileNotFoundError: When it does not exist.
         ValueError: As :func:`mmdistill_dense.weights.safe_load.read_values`.
     """
     path = Path(filename).expanduser()
@@ -38,11 +39,11 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 
 def load_from_http(filename: str, map_location: Any = None) -> Any:
-    """Read what an address names, out of torch's cache, where the first process puts it.
+    """Read the file at an address; the first process downloads it into torch's cache.
 
     Raises:
-        ValueError: When the content has not the SHA-256 that its name or the address promises, or holds code.
-        OSError: When it cannot be fetched.
+        ValueError: When the content does not have the promised SHA-256, or holds code.
+        OSError: When the download fails.
     """
     folder = Path(torch.hub.get_dir(), 'checkpoints')
     if get_rank() == 0:
@@ -52,7 +53,7 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
         path = download(filename, folder, _KEY)
     check_promise(path, promised_hash(filename), _KEY)
     if promised_hash(filename) is None:
-        print_log(f'{filename} promises no hash; its content has SHA-256 {sha256(path)}', logger='current')
+        print_log(f'{filename} has no hash to check; its content has SHA-256 {sha256(path)}', logger='current')
     return read_values(path, map_location=map_location)
 
 
@@ -86,8 +87,8 @@ def load_from_ceph(filename: str, map_location: Any = None) -> Any:
 
 
 def load_from_pavi(filename: str, map_location: Any = None) -> Any:
-    """Refuse a scheme whose client unpickles by itself."""
-    raise ValueError(f'{filename!r}: pavi:// is not read by mmdistill_dense; fetch the file and give its path.')
+    """Refuse a scheme whose client unpickles files itself."""
+    raise ValueError(f'{filename!r}: mmdistill_dense does not read pavi://; download the file and give its path.')
 
 
 def _published(urls: dict[str, str], filename: str) -> str:
@@ -97,8 +98,12 @@ def _published(urls: dict[str, str], filename: str) -> str:
     return urls[name]
 
 
+@cache
 def install_reader() -> None:
-    """Put our functions in the place of mmengine's, for all of its schemes; again does no harm."""
+    """Replace mmengine's loaders by ours, for all of its schemes; a second call does nothing.
+
+    A program that registers a loader of its own afterwards keeps it, however many networks are built.
+    """
     schemes = {
         '': load_from_local,
         ('http://', 'https://'): load_from_http,

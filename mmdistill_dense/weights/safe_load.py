@@ -1,11 +1,11 @@
-"""Reads files of weights as tensors and plain values; nothing in them is run.
+"""Read files of weights as tensors and plain values, without running code from them.
 
-torch's own reader (``weights_only=True``) refuses every class but its own. What a runner writes besides is rebuilt by
-stand-ins, each of which accepts plain values alone: numpy values, log histories, config dicts, the two functions of
-mmengine's one-cycle schedule, argparse's namespaces. The real numpy types are not let in: their pickled state may say
-that raw bytes are pointers to Python objects, so that reading would reach any address.
+torch's own reader (``weights_only=True``) refuses every class but its own. A runner writes more: numpy values, log
+histories, config dicts, the two functions of mmengine's one-cycle schedule, argparse's namespaces. Stand-ins, each of
+which accepts only plain values, rebuild these. The real numpy types are not allowed, because their pickled state may
+declare raw bytes to be pointers to Python objects, and reading would then access any address.
 
-A zip of torch.save holds a checksum of every member, which torch does not look at: a flipped bit would be a weight.
+A zip of torch.save holds a checksum of every member. torch does not check it, so a flipped bit would become a weight.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
-_KINDS = re.compile(r'[?biufcSU]\d*$')  # of numpy types that hold values, and no objects
-_SHOWN = 300  # characters of a reason
-_PART = 2**20  # bytes of a member that are summed at a time
+_KINDS = re.compile(r'[?biufcSU]\d*$')  # numpy types that hold values, not objects
+_SHOWN = 300  # characters of a reason in an error
+_PART = 2**20  # bytes that are read at a time
 SAFETENSORS_META = 'mmdistill_dense'  # the entry of a safetensors header that holds our metadata as JSON
 
 
 class _DType:
-    """A numpy type as a file states it: its code and its byte order, nothing else."""
+    """Stand-in for a numpy type: its code and byte order, nothing else."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or not _KINDS.match(code):
@@ -44,7 +44,7 @@ class _DType:
 
 
 class _Array:
-    """What numpy's ``_reconstruct`` makes; its state becomes an array, which takes its place at the end."""
+    """Stand-in for the result of numpy's ``_reconstruct``; :func:`_settled` replaces it by the array ``real``."""
 
     def __init__(self, *_: Any) -> None:
         self.real = np.zeros(0)
@@ -52,11 +52,11 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
         values = np.frombuffer(raw, _real_type(dtype)).reshape(shape, order='F' if fortran else 'C')
-        self.real = values.astype(values.dtype.newbyteorder('='), 'K')  # a copy, as numpy's own, writable
+        self.real = values.astype(values.dtype.newbyteorder('='), 'K')  # a copy, which is writable as numpy's own
 
 
 class _History:
-    """A HistoryBuffer, which it turns into once its three values are known."""
+    """Stand-in for a ``HistoryBuffer``; it becomes one as soon as its three values are known."""
 
     def __setstate__(self, state: Any) -> None:
         log, counts = (np.array(_settled(state[name])) for name in ('_log_history', '_count_history'))
@@ -67,7 +67,7 @@ class _History:
 
 
 class _OneCycle:
-    """Names mmengine's one-cycle schedule, whose state holds one of its functions."""
+    """Stand-in for mmengine's one-cycle schedule, whose saved state refers to one of its functions."""
 
 
 def _scalar(dtype: Any, raw: Any = b'') -> Any:
@@ -81,9 +81,9 @@ def _real_type(dtype: Any) -> np.dtype[Any]:
 
 
 def _attribute(owner: Any, name: Any) -> Any:
-    """Stand in for ``getattr``: histories name their statistics by it, a schedule its function."""
+    """Stand in for ``getattr``, by which histories refer to their statistics and a schedule to its function."""
     if owner is _History:
-        return None  # a new history knows its statistics
+        return None  # _History sets the statistics itself
     if owner is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
         from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
@@ -92,7 +92,7 @@ def _attribute(owner: Any, name: Any) -> Any:
 
 
 def _no_bytes(*_: Any) -> bytes:
-    """Stand in for ``bytes``, which pickles of protocol 2 call for what is empty alone."""
+    """Stand in for ``bytes``, which pickles of protocol 2 call only for empty ones."""
     return b''
 
 
@@ -106,27 +106,27 @@ _STAND_INS: dict[str, Any] = {
     'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _OneCycle,
     'numpy.dtype': _DType,
     'numpy.ndarray': _Array,
-    # Files travel between numpy 1 and 2, where these functions have other addresses.
+    # These functions have different paths in numpy 1 and 2, and files are moved between the two.
     **{f'numpy.{core}.multiarray._reconstruct': _Array for core in ('core', '_core')},
     **{f'numpy.{core}.multiarray.scalar': _scalar for core in ('core', '_core')},
 }
 
 
 def read_values(file: str | Path | IO[bytes], name: str | None = None, map_location: Any = 'cpu') -> Any:
-    """Read what ``torch.save`` or safetensors wrote, whatever it is.
+    """Read any file that ``torch.save`` or safetensors wrote.
 
-    A class that holds nothing but values is let in by ``torch.serialization.add_safe_globals``.
+    ``torch.serialization.add_safe_globals`` allows a further class that holds nothing but values.
 
     Args:
         file: A path, or an open file.
-        name: What to call the file in errors. Default: its path.
-        map_location: As of ``torch.load``.
+        name: The file's name for errors. Default: its path.
+        map_location: As in ``torch.load``.
 
     Returns:
-        The content; of a ``.safetensors`` file ``{'state_dict': …, 'meta': …}``.
+        The content; for a ``.safetensors`` file ``{'state_dict': …, 'meta': …}``.
 
     Raises:
-        ValueError: When the file is damaged, of another kind, or holds what could run code; says which.
+        ValueError: When the file is damaged, of another kind, or could run code; says which.
         OSError: When it cannot be opened.
     """
     name = name or (str(file) if isinstance(file, (str, Path)) else 'the file')
@@ -138,14 +138,14 @@ def read_values(file: str | Path | IO[bytes], name: str | None = None, map_locat
             return _settled(torch.load(file, map_location=map_location, weights_only=True))
     except (FileNotFoundError, PermissionError, IsADirectoryError, ModuleNotFoundError):
         raise
-    except MemoryError as error:  # a damaged length asks for it as well
-        raise _refusal(name, MemoryError('it asks for more memory than there is')) from error
-    except Exception as error:  # a damaged pickle raises anything
+    except MemoryError as error:  # a damaged length field has the same effect
+        raise _refusal(name, MemoryError('it needs more memory than there is')) from error
+    except Exception as error:  # a damaged pickle may raise anything
         raise _refusal(name, error) from error
 
 
 def _check_sums(file: str | Path | IO[bytes]) -> None:
-    """Raise where a zip is not as it was written; files of the old format have no sums."""
+    """Raise an error for a zip whose checksums do not fit; files of the old format have none."""
     with open(file, 'rb') if isinstance(file, (str, Path)) else nullcontext(file) as opened:
         place = opened.tell()
         if opened.read(4) == b'PK\x03\x04':
@@ -159,16 +159,18 @@ def _check_sums(file: str | Path | IO[bytes]) -> None:
 
 
 def _check_sum(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    if member.compress_type != zipfile.ZIP_STORED:  # torch writes none, and a small one may become anything
+    if (
+        member.compress_type != zipfile.ZIP_STORED
+    ):  # torch does not compress, and a small member could expand to any size
         raise zipfile.BadZipFile(f'{member.filename!r} is compressed')
     with archive.open(member) as content:
-        while member.CRC and content.read(_PART):  # 0 where torch.serialization.set_crc32_options left it out
+        while member.CRC and content.read(_PART):  # CRC is 0 after torch.serialization.set_crc32_options(False)
             pass
 
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    """Let torch find the stand-ins, also where the real classes have been allowed before."""
+    """Make torch use the stand-ins, even where the real classes were allowed before."""
     before = torch.serialization.get_safe_globals()
     kept = [one for one in before if _name_of(one) not in _STAND_INS]
     torch.serialization.clear_safe_globals()
@@ -185,8 +187,9 @@ def _name_of(allowed: Any) -> str:
 
 
 def _settled(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
-    """Put real numpy values where stand-ins are, in place but for tuples; what is met again is not walked again."""
-    seen = {} if seen is None else seen  # by address: the value, which keeps it taken, and what becomes of it
+    """Replace the stand-ins by numpy values, in place except in tuples; visit each object once."""
+    # By address: the value, so that the address stays in use, and its replacement.
+    seen = {} if seen is None else seen
     if isinstance(value, (_Array, _DType)):
         return value.real
     if id(value) in seen:
@@ -226,28 +229,28 @@ def _refusal(name: str, error: Exception) -> ValueError:
     if isinstance(error, pickle.UnpicklingError) and refused:
         return ValueError(
             f'{name!r} holds more than tensors and plain values ({refused[1]}) and was not read, because that could '
-            "run code. Re-save its state_dict alone where the file is trusted: torch.save({'state_dict': "
-            "torch.load(FILE, weights_only=False)['state_dict']}, NEW); or, if that is a class of values, name it in "
+            "run code. If you trust the file, save its state_dict alone: torch.save({'state_dict': "
+            "torch.load(FILE, weights_only=False)['state_dict']}, NEW). If the class holds only values, allow it with "
             'torch.serialization.add_safe_globals.'
         )
-    first = re.split(r'\n|\. ', str(error))[0][:_SHOWN] or 'it ends too early'  # it may hold a piece of the file
+    first = re.split(r'\n|\. ', str(error))[0][:_SHOWN] or 'it ends too early'  # the rest may be a piece of the file
     reason = 'not written by torch.save' if isinstance(error, pickle.UnpicklingError) else first
     return ValueError(f'{name!r} is no readable checkpoint (damaged, truncated or of another kind): {reason}')
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint: a dictionary of tensors and plain values; a runner's own file with its history too.
+    """Read a checkpoint: a dictionary of tensors and plain values, or a runner's file with its history.
 
     Args:
-        path: A ``torch.save`` file or ``.safetensors``.
+        path: A file of ``torch.save`` or ``.safetensors``.
 
     Raises:
-        ValueError: As :func:`read_values`, and when the file holds something else than a dictionary.
+        ValueError: As :func:`read_values`, and when the file does not hold a dictionary.
         OSError: When it cannot be opened.
     """
     content = read_values(path)
     if not isinstance(content, dict):
-        raise ValueError(f'{str(path)!r} holds a {type(content).__name__}, no dictionary of weights.')
+        raise ValueError(f'{str(path)!r} holds a {type(content).__name__}, not a dictionary of weights.')
     if not isinstance(content.get('meta') or {}, Mapping):
-        raise ValueError(f"{str(path)!r} is damaged: its 'meta' is a {type(content['meta']).__name__}, no dictionary.")
+        raise ValueError(f"{str(path)!r} is damaged: its 'meta' is a {type(content['meta']).__name__}, not a dict.")
     return content

@@ -1,4 +1,4 @@
-"""What the public self-supervised checkpoints look like: one table, read by :mod:`.teacher_file`."""
+"""The names in public self-supervised checkpoints, as one table for :mod:`mmdistill_dense.pretrain.teacher_file`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class Layout:
     Args:
         backbone: Prefix of the backbone's entries in the branch that the method keeps (the momentum branch).
         head: Prefix of that branch's head.
-        online: Both prefixes for the branch that is trained by gradient, where the file has it too.
-        forms: Heads in use, as :func:`~mmdistill_dense.pretrain.spatial_adaptor.blank_entries` writes them; empty where
-            that depends on the run that made the file.
-        widths: Usual widths from the backbone's channels to the head's output; the trace needs them.
-        top: Key of the file under which the weights lie, or ``None``.
+        online: Both prefixes of the branch that is trained by gradient, if the file has it.
+        forms: The known heads, as :func:`~mmdistill_dense.pretrain.spatial_adaptor.blank_entries` writes them; empty
+            where the head depends on the run.
+        widths: Usual widths from the backbone's channels to the head's output, which the trace needs.
+        top: Key of the file that holds the weights, or ``None``.
         online_top: The same for the online branch, where it differs.
         signs: Prefixes by which a file is recognised. Default to ``head``.
-        forbids: Prefixes of other families' files that hold the same signs.
-        ignored: Prefixes of entries that nothing here uses.
-        activation: Of the head.
+        forbids: Prefixes that only other families with the same signs have.
+        ignored: Prefixes of entries that are not used here.
+        activation: The head's activation.
         children: The backbone's entries are numbered as the children of torchvision's ResNet.
-        std: Of the input, in RGB; the mean is everybody's.
+        std: Standard deviation of the input, in RGB; the mean is the same for all.
     """
 
     backbone: str
@@ -46,13 +46,12 @@ class Layout:
 
     @property
     def hidden(self) -> int | None:
-        """Hidden width of the head; a student's projector has the same by default."""
+        """Hidden width of the head, which is the default for a student's projector."""
         return self.widths[1] if self.widths else None
 
     @property
     def bias(self) -> bool | str:
-        """Whether all linear layers of the head, none or the ``'hidden'`` ones have biases; a student's projector does
-        the same by default."""
+        """Which linear layers of the head have biases: all (True), none (False) or the ``'hidden'`` ones."""
         layers = [kind for kind in (self.forms or ('linear',))[0].split() if kind.startswith('linear')]
         if layers[0] == 'linear':
             return False

@@ -1,4 +1,4 @@
-"""Weights out of a checkpoint, loaded strictly, and the plain config of a student."""
+"""Load the weights of a checkpoint strictly, and make the plain config of a student."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHOWN = 6
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """Return the network's weights out of a checkpoint, ``module.`` prefixes of DDP files removed.
+    """Return the weights in a checkpoint, without the ``module.`` prefixes of DDP files.
 
     Raises:
         ValueError: When there are no tensors.
@@ -47,7 +47,7 @@ def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, 
 
 @dataclass
 class Receipt:
-    """What a teacher was made of; kept in every checkpoint's meta."""
+    """The origin of a teacher's weights; the meta of every checkpoint keeps it."""
 
     config: str | None
     file: str | None
@@ -57,17 +57,17 @@ class Receipt:
     ignored: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the fields as a dict."""
         return asdict(self)
 
 
 def load_strictly(
     network: nn.Module, state: Mapping[str, Tensor], parts: Collection[str] | None, key: str
 ) -> tuple[int, int]:
-    """Load weights into a network; what the given parts need must match exactly.
+    """Load weights into a network; those of the given parts must match exactly.
 
-    Top-level children outside ``parts`` (a head that no tap needs, with other classes) take what fits. A missing
-    ``num_batches_tracked`` is forgiven, since evaluation does not read it.
+    Top-level children outside ``parts`` take what fits, for instance a head with other classes that no tap needs. A
+    missing ``num_batches_tracked`` is no error, since evaluation does not read it.
 
     Args:
         network: The network.
@@ -76,11 +76,11 @@ def load_strictly(
         key: The config key to name in an error.
 
     Returns:
-        The number of loaded tensors, and of given tensors that no strict part asked for and that did not fit.
+        The number of loaded tensors, and the number of given tensors that were ignored.
 
     Raises:
-        ValueError: Lists the first missing, unexpected and unfit tensors of the strict parts. Unfit is another shape,
-            integers for numbers (quantised, or no weights), what holds no values, and NaN.
+        ValueError: For missing, unexpected and unfit tensors in the strict parts; lists the first ones. A tensor is
+            unfit if it has another shape, integers instead of floats, no values, or NaN.
     """
 
     def strict(name: str) -> bool:
@@ -89,7 +89,7 @@ def load_strictly(
     own = network.state_dict()
     unfit = {n: reason for n, v in state.items() if n in own and (reason := _unfit(own[n], v))}
     fits = {n: v for n, v in state.items() if n in own and n not in unfit}
-    # Names the network does not have go to load_state_dict all the same: older files are renamed there by mm* layers.
+    # Unknown names are passed on as well, because mm* layers rename those of older files inside load_state_dict.
     wrong = [n for n in state if strict(n) and n in own and n not in fits]
     given = {n: v for n, v in state.items() if n in fits or (strict(n) and n not in wrong)}
     result = network.load_state_dict(given, strict=False)
@@ -101,7 +101,7 @@ def load_strictly(
 
 
 def _unfit(own: Tensor, given: Tensor) -> str | None:
-    """Return what is wrong with a tensor for the place of ``own``, ``None`` where nothing is; torch would cast."""
+    """Return why a tensor cannot replace ``own``, or ``None`` if it can; torch itself would cast without a word."""
     if own.shape != given.shape:
         return f'{tuple(given.shape)} (model {tuple(own.shape)})'
     if given.is_meta or given.is_quantized or given.layout != torch.strided:
@@ -129,8 +129,8 @@ def _mismatch(
 
 
 def plain_config(config: Config) -> Config:
-    """Return the flattened config of the student alone: model, data, schedule; nothing of the distillation is left."""
-    flat = ConfigDict(config.to_dict())  # without the names that a read_base() config imports
+    """Return the flattened config of the student alone (model, data, schedule), without any distillation."""
+    flat = ConfigDict(config.to_dict())  # to_dict drops the names that a read_base() config imports
     if is_distill_model(flat.model):
         resolved = load_model(student_option(flat.model), 'model.student')
         flat.model = resolved.model

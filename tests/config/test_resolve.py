@@ -48,7 +48,7 @@ def test_missing_package_and_package_without_configs(tmp_path, monkeypatch):
     bare.mkdir()
     (bare / '__init__.py').touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r'barezoo carries no configs.*mim'):
+    with pytest.raises(FileNotFoundError, match=r'barezoo has no configs.*mim'):
         resolve.find_config('barezoo::a/b.py')
 
 

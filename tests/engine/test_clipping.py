@@ -107,7 +107,7 @@ def test_an_optimizer_that_takes_the_scaler_is_refused():
 
     torch.optim.Old = Old
     try:
-        with pytest.raises(ValueError, match=r'model\.distillers\.small\.clip_max_norm: Old\.step takes the scaler'):
+        with pytest.raises(ValueError, match=r'model\.distillers\.small\.clip_max_norm: Old\.step uses the scaler'):
             attached('Old', amp=True)
         attached('Old')
     finally:

@@ -245,7 +245,7 @@ def test_pretrained_file_of_another_network_is_refused(tmp_path):
     for model in (student(wrong), pair(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=wrong)))):
         with pytest.raises(ValueError, match=words):
             toys.train(tmp_path / 'run', model, iters=1)
-    with pytest.raises(ValueError, match=r"training checkpoint: add prefix='backbone\.' to backbone\.init_cfg"):
+    with pytest.raises(ValueError, match=r"a whole network: add prefix='backbone\.' to backbone\.init_cfg"):
         toys.train(tmp_path / 'run', student(right), iters=1)
     toys.train(tmp_path / 'run', student(right, 'backbone.'), iters=1)
 
@@ -392,7 +392,7 @@ def test_resume_with_something_else_is_refused(finished, tmp_path, other_teacher
     with pytest.raises(ValueError) as error:
         resume(finished / 'iter_2.pth', tmp_path, pair(**options))
     message = str(error.value)
-    assert 'differ in what is distilled' in message and 'resume_changed=True' in message and 'load_from' in message
+    assert 'differ in teachers or distillers' in message and 'resume_changed=True' in message and 'load_from' in message
     assert 'checkpoint: teacher mmseg::fcn' in message and 'mimic: MaskedMimic (4 tensors)' in message
     assert 'this run:' in message and (
         'other.pth' in message or 'no distillation' in message or 'fcn_16.pth' in message

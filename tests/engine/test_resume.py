@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 
 from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.engine import DistillHook
-from mmdistill_dense.engine.changes import _leaves, written
+from mmdistill_dense.engine.changes import _flat, written
 from mmdistill_dense.engine.resume_file import resume_from_a_whole_file
 from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
@@ -259,7 +259,9 @@ def test_a_file_that_is_named_and_a_new_run_are_left_alone(killed):
 def test_an_empty_note_beside_nothing_says_what_to_do(tmp_path):
     assert resumed(tmp_path) is None, 'a first start with --resume begins'
     (tmp_path / 'last_checkpoint').write_text('')
-    with pytest.raises(ValueError, match=r'last_checkpoint is empty and no whole checkpoint is beside it: remove it'):
+    with pytest.raises(
+        ValueError, match=r'last_checkpoint is empty, and there is no whole checkpoint beside it: remove it'
+    ):
         resumed(tmp_path)
 
 
@@ -279,7 +281,7 @@ def test_a_run_goes_on_from_the_whole_file(tmp_path):
     assert not toys.differing(content(tmp_path / 'iter_6.pth'), expected)
     log = '\n'.join(path.read_text() for path in tmp_path.rglob('*.log'))
     assert 'goes on from iter_3.pth' in log
-    assert 'was of 4 process(es), this is of 1: a step takes 0.25 times as many' in log
+    assert 'had 4 process(es), this one has 1: a step takes 0.25 times as many' in log
 
 
 class Ended(Exception):
@@ -349,21 +351,21 @@ def test_the_log_says_how_to_go_on_what_was_changed_and_when_nothing_is_left(tmp
         toys.train(None, start(at=2))
     told = said(tmp_path)
     assert 'Interrupted in iteration 3 of 6: the same command with --resume goes on from iter_2.pth.' in told
-    assert 'The config is not that of' not in told and 'nothing is left' not in told
+    assert 'The config differs from that of' not in told and 'nothing is left' not in told
     toys.train(None, start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02))))
     changed = 'custom_hooks.0.at 2 -> 99, optim_wrapper.optimizer.lr 0.01 -> 0.02.'
-    assert f'The config is not that of the checkpoint to resume: {changed}' in said(tmp_path)
+    assert f'The config differs from that of the checkpoint to resume: {changed}' in said(tmp_path)
     toys.train(None, start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02))))
     told = said(tmp_path)
-    assert 'The checkpoint to resume is of iteration 6 of 6: nothing is left to train.' in told
-    assert 'The config is not that of' not in told, 'what differs between two starts of one config is no change'
+    assert 'The checkpoint to resume is from iteration 6 of 6: nothing is left to train.' in told
+    assert 'The config differs from that of' not in told, 'what differs between two starts of one config is no change'
 
 
 def test_the_text_of_a_config_is_read_without_running_it():
     plain = dict(a=1, b=[dict(c='x', d=None), (1.5, -2)], e={'f.g': dict(h=True), 'i': 1e-05}, j='two\nlines', k={})
     with toys.unformatted():
         text = Config(plain).pretty_text
-    assert dict(_leaves(written(text))) == dict(_leaves(plain))
-    assert 'b.0.c' in dict(_leaves(plain)) and 'e.f.g.h' in dict(_leaves(plain))
+    assert dict(_flat(written(text))) == dict(_flat(plain))
+    assert 'b.0.c' in dict(_flat(plain)) and 'e.f.g.h' in dict(_flat(plain))
     assert written("import os\nos.remove('x')\na = f(1)") == dict(a='f(1)')
     assert written(None) == written('a = (') == written('') == {}

@@ -8,7 +8,7 @@ import torch
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
-from mmdistill_dense.guards.runner import check_weights
+from mmdistill_dense.guards.runner import check_loaded
 from tests import toys
 
 HEADS = dict(decode_head=dict(num_classes=5), auxiliary_head=dict(num_classes=5))
@@ -57,14 +57,14 @@ def test_a_run_may_start_from_a_whole_backbone() -> None:
     runner = beginning()
     state = runner.model.state_dict()
     backbone = {name: value for name, value in state.items() if name.startswith('backbone.')}
-    check_weights(runner, dict(state_dict=backbone))
-    check_weights(runner, dict(state_dict={f'module.{name}': value for name, value in backbone.items()}))
-    check_weights(runner, dict(state_dict={**backbone, 'bbox_head.weight': torch.zeros(9, 2)}))
+    check_loaded(runner, dict(state_dict=backbone))
+    check_loaded(runner, dict(state_dict={f'module.{name}': value for name, value in backbone.items()}))
+    check_loaded(runner, dict(state_dict={**backbone, 'bbox_head.weight': torch.zeros(9, 2)}))
     partly = dict(backbone, **{'backbone.1.weight': torch.zeros(3, 2)})
     head = {name: value for name, value in state.items() if name.startswith('bbox_head.')}
     for other in (partly, dict(list(backbone.items())[1:]), head):
         with pytest.raises(ValueError, match=r"load_from='given\.pth' fits \d of the 22 tensors of Detector"):
-            check_weights(runner, dict(state_dict=other))
+            check_loaded(runner, dict(state_dict=other))
 
 
 @pytest.mark.parametrize('state', [dict(_resume=True), dict(_train_loop=None)], ids=['resumed', 'tested'])
@@ -72,7 +72,7 @@ def test_a_backbone_is_enough_for_a_start_alone(state: dict) -> None:
     runner = beginning(**state)
     backbone = {name: value for name, value in runner.model.state_dict().items() if name.startswith('backbone.')}
     with pytest.raises(ValueError, match='fits 4 of the 22 tensors'):
-        check_weights(runner, dict(state_dict=backbone))
+        check_loaded(runner, dict(state_dict=backbone))
 
 
 @pytest.fixture(scope='module')

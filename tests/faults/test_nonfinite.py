@@ -162,7 +162,7 @@ def test_steps_are_left_out_as_if_they_had_not_been(tmp_path):
     assert toys.differing(last, first) and all(value.isfinite().all() for value in last.values())
     assert runner.message_hub.get_info('skipped_steps') == 2
     said = log_of(tmp_path)
-    assert 'Iteration 2 is left out, its loss is not finite: ' in said and 'The pictures themselves' in said
+    assert 'Iteration 2 is skipped because its loss is not finite: ' in said and 'The pictures themselves' in said
     assert '2 in a row (default_hooks.distill.skip_nonfinite=2), 2 in all.' in said
 
 

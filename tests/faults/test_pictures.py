@@ -157,7 +157,7 @@ def test_a_picture_smaller_than_the_crop_is_padded_and_the_padding_is_not_learne
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
-        (dict(indices=0), r'train_dataloader\.dataset holds no picture: look at its folders, ann_file'),
+        (dict(indices=0), r'train_dataloader\.dataset holds no picture: check its folders, its ann_file'),
         (dict(img_suffix='.tif'), r"no file in .* ends with img_suffix='\.tif'"),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_validation_set_without_pictures_stops_at_the_start(tmp_path: Path) ->
 
 def test_epochs_without_a_whole_batch_are_refused(tmp_path: Path) -> None:
     """mmengine takes them for done: trained, tested, nothing learned."""
-    with pytest.raises(ValueError, match=r'train_dataloader gives no batch: drop_last=True, and its 8 pictures'):
+    with pytest.raises(ValueError, match=r'train_dataloader gives no batch: with drop_last=True, its 8 pictures'):
         toys.train(tmp_path, toys.seg_net('fcn'), epochs=1, train_dataloader=dict(batch_size=9, drop_last=True))
 
 

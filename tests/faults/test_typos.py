@@ -72,7 +72,7 @@ def test_a_misspelt_option_of_the_teacher_names_the_nearest() -> None:
             dict(default_hooks=dict(checkpoints=dict(type='CheckpointHook', interval=1))),
             "default_hooks.checkpoints .* 'checkpoint'",
         ),
-        (dict(default_hooks=dict(checkpoint=dict(intervall=1))), "checkpoint.intervall is no option .* 'interval'"),
+        (dict(default_hooks=dict(checkpoint=dict(intervall=1))), "checkpoint.intervall is not an option .* 'interval'"),
     ],
 )
 def test_a_key_that_would_do_nothing_stops_a_run_at_the_start(tmp_path: Path, changes: dict, words: str) -> None:

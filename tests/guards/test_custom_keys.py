@@ -80,7 +80,7 @@ def test_the_message_says_what_mmengine_does():
 def test_parts_that_are_called_like_the_students_are_told(caplog):
     look(Network(pcd=Projector()), dict(head=HEAD))
     (told,) = caplog.messages
-    assert "custom_keys['head']={'lr_mult': 10.0} reaches parts of distillers too" in told
+    assert "custom_keys['head']={'lr_mult': 10.0} also applies to parts of distillers" in told
     assert 'distillers.pcd.head.weight' in told and "custom_keys['distillers']" in told
 
 

@@ -158,11 +158,11 @@ def test_several_teachers_are_told_apart():
 @pytest.mark.parametrize(
     ('inherit', 'words'),
     [
-        ([('nekc', 'neck')], "no tensor of model.student begins with 'nekc'"),
-        ([('neck', 'roi_head')], "no tensor of model.teacher begins with 'roi_head'"),
+        ([('nekc', 'neck')], "no tensor of model.student has the prefix 'nekc'"),
+        ([('neck', 'roi_head')], "no tensor of model.teacher has the prefix 'roi_head'"),
         (
             [('neck.lateral_convs.1', 'neck.lateral_convs.2')],
-            r'of other shape \(student, teacher\): conv.weight \(16, 32, 1, 1\) and \(16, 64, 1, 1\)',
+            r'with another shape \(student, teacher\): conv.weight \(16, 32, 1, 1\) and \(16, 64, 1, 1\)',
         ),
         ([('neck', 'bbox_head')], r'only in the student: fpn_convs.*only in the teacher: cls_convs'),
     ],

@@ -112,7 +112,7 @@ def test_a_place_that_is_written_to_is_noticed_and_then_copied():
     with recorder.recording():
         network(inputs)
     assert recorder.changed() == ['norm', 'relu:input', 'relu']
-    with pytest.raises(ValueError, match="student_tap='norm': an operation that the trace did not see writes"):
+    with pytest.raises(ValueError, match="student_tap='norm': .*operation that the trace did not see changed"):
         recorder.check_complete()
 
     recorder = Recorder(network, taps, 'student_tap', overwritten=recorder.changed())
@@ -164,10 +164,10 @@ def test_several_calls_come_in_order():
     ('tap', 'words'),
     [
         ('stages[7]', ["'stages[7]'", 'has 3 entries']),
-        ('head[0]', ["'head[0]'", 'one Tensor, no tuple']),
+        ('head[0]', ["'head[0]'", 'a Tensor, not a tuple']),
         ('stages:input[1]', ['called with 1 positional argument']),
-        ('mix', ["'mix'", 'dict and no tensor']),
-        ('stages[5:]', ['no tensor']),
+        ('mix', ["'mix'", 'dict without any tensor']),
+        ('stages[5:]', ['without any tensor']),
     ],
 )
 def test_wrong_picks_are_explained(tap, words):
@@ -214,7 +214,7 @@ def test_head_that_does_not_end_in_conv_seg_is_refused():
     network.decode_head = OwnLogits(in_channels=4, channels=4, num_classes=3, num_convs=1)
     with pytest.raises(ValueError) as error:
         find_module(network, Tap.parse('decode_head'), 'student_tap')
-    assert 'OwnLogits' in str(error.value) and 'tap a module inside it' in str(error.value)
+    assert 'OwnLogits' in str(error.value) and 'Tap a module inside it' in str(error.value)
     assert 'convs' in str(error.value)
     # Its input is no business of the logits, and modules inside it are free.
     assert find_module(network, Tap.parse('decode_head.convs'), 'k') is network.decode_head.convs

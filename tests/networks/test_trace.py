@@ -143,7 +143,7 @@ def test_fallback_to_the_cpu_is_small(size, side):
         (['backbone.layer9'], KeyError, "student_tap='backbone.layer9': no such module"),
         (['backbone[4]'], ValueError, r"tap 'backbone\[4\]': the output has 4 entries"),
         (['decode_head.loss_decode'], ValueError, "'decode_head.loss_decode' never fired"),
-        (['decode_head.conv_seg[0]'], ValueError, 'has an index, but what is tapped is one Tensor'),
+        (['decode_head.conv_seg[0]'], ValueError, 'has an index, but the module gives a Tensor, not a tuple'),
     ],
 )
 def test_wrong_taps_are_found(names, kind, words):
@@ -213,7 +213,7 @@ def test_a_network_for_gpus_alone_is_refused_with_the_reason(monkeypatch):
             raise NotImplementedError('carafe_forward_impl: implementation for device cpu not found.')
 
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(RuntimeError, match='failed on the CPU, and there is no GPU .* carafe_forward_impl.* a GPU;'):
+    with pytest.raises(RuntimeError, match=r'failed on the CPU, and there is no GPU .* carafe_forward_impl.* a GPU\.'):
         trace(['0'], nn.Sequential(OnGPUs()))
 
 

@@ -125,7 +125,7 @@ def test_a_file_that_is_not_there_is_told_its_name() -> None:
 
 
 def test_overrides_that_do_nothing_are_refused_by_name_too() -> None:
-    with pytest.raises(ValueError, match=r'top-level distillers was changed but model\.distillers was not'):
+    with pytest.raises(ValueError, match=r'top-level distillers was changed, but model\.distillers was not'):
         read_config('cwd:deeplabv3_r101_to_r18_voc', {'distillers.cwd.loss_weight': 1})
 
 

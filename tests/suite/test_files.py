@@ -50,7 +50,7 @@ def test_folder_is_refused_while_its_process_lives(tmp_path: Path, end: str) -> 
             with owned(tmp_path, 'suite'):  # its worker is still there
                 pass
         else:
-            with pytest.raises(RuntimeError, match=f'suite runs already in {tmp_path}, as process {process.pid}'):
+            with pytest.raises(RuntimeError, match=f'suite already runs in {tmp_path}, as process {process.pid}'):
                 owned(tmp_path, 'suite').__enter__()
         process.stdin.close()
 

@@ -246,7 +246,7 @@ def test_run_belongs_to_one_process(definition: Definition, monkeypatch: pytest.
     with subprocess.Popen([sys.executable, '-c', holder], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout.readline() == 'held\n'
         with pytest.raises(
-            RuntimeError, match=f'none seed 0 runs already in out/runs/none/seed0, as process {process.pid}'
+            RuntimeError, match=f'none seed 0 already runs in out/runs/none/seed0, as process {process.pid}'
         ):
             perform(definition, 'none seed 0')
         process.stdin.close()

@@ -106,7 +106,7 @@ def test_damaged_result_is_named() -> None:
     folder = Path('out/runs/control/seed0')
     tiny.write_result(folder, 1)
     (folder / 'result.json').write_text('{"score": ')
-    with pytest.raises(ValueError, match='out/runs/control/seed0/result.json: no JSON'):
+    with pytest.raises(ValueError, match='out/runs/control/seed0/result.json: not valid JSON'):
         plan.results(defined())
 
 

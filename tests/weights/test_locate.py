@@ -87,7 +87,7 @@ def test_auto_downloads_checks_and_keeps(package, server, tmp_path, monkeypatch)
     (web / good).unlink()
     assert locate.local_file('auto', f'{name}::net/good.py', 'k') == path, 'the second time it is there'
     for config in ('bad', 'gone'):
-        with pytest.raises(OSError, match=r'model.teacher.checkpoint: could not fetch http.*give the file'):
+        with pytest.raises(OSError, match=r'model.teacher.checkpoint: could not download http.*give the file'):
             locate.local_file('auto', f'{name}::net/{config}.py', 'model.teacher.checkpoint')
 
 

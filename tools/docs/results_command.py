@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmdistill_dense.suite.definition.definition import Definition, load
+from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.silence import errors_only
 from tools.docs import compare, publish, records
 
@@ -20,8 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with errors_only():
             return args.command(args) or 0
     except (OSError, KeyError, ValueError, RuntimeError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f'{type(error).__name__}: {text}', file=sys.stderr)
+        print(f'{type(error).__name__}: {text_of(error)}', file=sys.stderr)
         return 1
 
 

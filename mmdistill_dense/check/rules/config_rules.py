@@ -9,7 +9,13 @@ from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, WARNING, Finding, Findings
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys
-from mmdistill_dense.guards.config import batch_problem, check_carrier, check_crop, check_num_classes, num_classes
+from mmdistill_dense.guards.config import (
+    batch_problem,
+    check_crop,
+    check_num_classes,
+    check_top_level_distillers,
+    num_classes,
+)
 from mmdistill_dense.recipes.check_data import classes_of, optimizer_problem
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.protocols import Sample
@@ -23,7 +29,7 @@ def keys(subject: Subject) -> Findings:
 
 def overrides(subject: Subject) -> Findings:
     """Find ``--cfg-options`` that change the top-level ``distillers`` only, which has no effect."""
-    check_carrier(subject.config)
+    check_top_level_distillers(subject.config)
     yield from ()
 
 

@@ -129,7 +129,7 @@ def test_one_file_for_two_distillers_is_refused(tmp_path, capsys):
     toys.run_config(tmp_path / 'work', model, iters=2).dump(path)
     with pytest.raises(SystemExit), toys.unformatted():
         main_learn_tokens([str(path), '--out', str(tmp_path / 'x.pth')])
-    assert '--out is one file and the config has 2 MasKD distillers' in capsys.readouterr().err
+    assert '--out is one file, but the config has 2 MasKD distillers' in capsys.readouterr().err
 
 
 def test_the_tool_explains_itself():

@@ -82,9 +82,7 @@ def _legend(choice: Choice) -> str:
     )
     if choice.best:
         said += f' Best baseline: the largest mean gain among {", ".join(choice.best)}.'
-    if choice.rows:
-        return f'{said} [Results]({PAGE}) has every other row, those that lost included.'
-    return f'{said} Every row of every suite is shown.'
+    return said if choice.rows else f'{said} Every row of every suite is shown.'
 
 
 def slug(heading: str) -> str:

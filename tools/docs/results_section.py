@@ -51,7 +51,7 @@ def section(table: Table, root: Path, pictures: int | None = None) -> str:
         search_table(table),
         f'![Gains over the student alone]({_link(root / PICTURES / f"{stem}.png", root)})',
         _bullets(
-            [*_made(table), f'{_raw(definition, root)} `python tools/results.py compare {path}` sets yours beside it.']
+            [*_made(table), f'{_raw(definition, root)} `python tools/results.py compare {path}` compares yours with them.']
         ),
     ]
     return '\n\n'.join(part for part in parts if part)
@@ -87,8 +87,8 @@ def _regime(table: Table, root: Path, pictures: int | None) -> list[str]:
         curve.sentence(definition),
         ' '.join(filter(None, [gap({row.name: row for row in table.rows}, definition.metric), teacher])),
         f'{definition.metric} in percent on {split_of(table)}, last checkpoint; seeds '
-        f'{", ".join(map(str, definition.seeds))}. Gains are paired by seed; each interval stands for its row alone. '
-        f'{BOLD} Every row is shown, whatever it gave.',
+        f'{", ".join(map(str, definition.seeds))}. Gains are paired by seed; each interval is for its row alone. '
+        f'{BOLD} Every row is shown, losers included.',
         _starts(definition),
         *missing_lines(table),
     ]
@@ -180,7 +180,7 @@ def _made(table: Table) -> list[str]:
     beside = f', up to {definition.jobs} of them side by side' if definition.jobs > 1 else ''
     step = 'step: training step / step of the student alone. ' if any(row.cost for row in table.methods) else ''
     return [
-        f'{sum(minutes) / 60:.1f} hours in {len(minutes)} runs, all of teacher, search and pre-training '
+        f'{sum(minutes) / 60:.1f} hours in {len(minutes)} runs, those of teacher, search and pre-training '
         f'included{beside}. minutes: wall time of a run, mean over seeds. {step}Ran on: {each(table, device)}.',
         f'Versions: {each(table, versions) or "not known"}.',
         f'Weights of the teacher: {each(table, receipts) or "none"}.',

@@ -58,7 +58,9 @@ def _said(definition: Definition, start: int, end: int, values: list[float]) -> 
     unit = 'epoch' if 'max_epochs' in configs.read(definition.control).train_cfg else 'iteration'
     spread = f' ± {found.sd:.2f} over {found.n} seeds' if found.sd is not None else ' (one seed)'
     state = 'has flattened' if found.mean < FLAT else 'still improves' if math.isfinite(found.mean) else 'has diverged'
-    part = 'in the last quarter it gains' if start >= NEAR * end else 'since the evaluation before three quarters it gains'
+    part = (
+        'in the last quarter it gains' if start >= NEAR * end else 'since the evaluation before three quarters it gains'
+    )
     return (
         f'The student alone {state}: {part} {found.mean:+.2f}{spread} in {definition.metric} on val ({unit} {start} to '
         f'{end}; flat is below {FLAT}).'

@@ -51,7 +51,10 @@ def section(table: Table, root: Path, pictures: int | None = None) -> str:
         search_table(table),
         f'![Gains over the student alone]({_link(root / PICTURES / f"{stem}.png", root)})',
         _bullets(
-            [*_made(table), f'{_raw(definition, root)} `python tools/results.py compare {path}` compares yours with them.']
+            [
+                *_made(table),
+                f'{_raw(definition, root)} `python tools/results.py compare {path}` compares yours with them.',
+            ]
         ),
     ]
     return '\n\n'.join(part for part in parts if part)

@@ -34,7 +34,9 @@ def test_the_last_quarter_of_the_control_is_told(suite: Definition) -> None:
     log(runs[0], {600: 39.5, 800: 40.0}, start='2')  # went on after a stop
     log(runs[1], {600: 40.0, 800: 40.25})
     text = curve.sentence(suite)
-    assert text.startswith('The student alone has flattened: in the last quarter it gains +0.38 ± 0.18 over 2 seeds in mIoU')
+    assert text.startswith(
+        'The student alone has flattened: in the last quarter it gains +0.38 ± 0.18 over 2 seeds in mIoU'
+    )
     assert '(iteration 600 to 800; flat is below 0.5)' in text
 
 

@@ -38,8 +38,8 @@ formulas. One command measures everything and writes the page, with or without a
     python tools/benchmark.py all work_dirs/benchmark --out docs/performance.md
 
 Each section names the command that repeats only that section. With `--json DIR` that command saves its figures, and
-`python tools/benchmark.py report DIR` writes the page from them. The compared works of a section take turns; each median
-is followed by its range. Ratios carry over to other machines far better than seconds.
+`python tools/benchmark.py report DIR` writes the page from them. The works of a section take turns; each median is
+followed by its range. Ratios carry over to other machines far better than seconds.
 """
 
 

@@ -118,7 +118,8 @@ def _check_mim(words: list[str]) -> None:
 
     what, *rest = words
     if what == 'install':  # its arguments are pip's
-        return _check_pip(rest)
+        _check_pip(rest)
+        return
     if len(rest) < 2:  # `mim test` as a name
         return
     module = sys.modules[f'mim.commands.{what}']

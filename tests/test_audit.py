@@ -56,7 +56,7 @@ def test_unreachable_index_passes_with_a_line(answer, monkeypatch, capsys):
     monkeypatch.setattr(subprocess, 'run', run)
     assert audit.main() == 0
     printed = capsys.readouterr().out
-    assert 'skipped, the index of vulnerabilities could not be asked (' in printed
+    assert 'skipped, the index of vulnerabilities could not be reached (' in printed
     assert answer != 'offline' or 'Connection refused' in printed
 
 

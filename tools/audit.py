@@ -1,7 +1,7 @@
-"""Look the installed packages up in the index of known vulnerabilities (pip-audit); python tools/audit.py
+"""Check the installed packages for known vulnerabilities (pip-audit): python tools/audit.py
 
-Fails on those that requirements/accepted_vulnerabilities.txt does not accept. Where the index or pip-audit cannot be
-reached it says so and passes: a network is not what is tested.
+Fails on those that requirements/accepted_vulnerabilities.txt does not accept. If the index or pip-audit cannot be
+reached, it prints that and passes.
 """
 
 import json
@@ -28,13 +28,13 @@ def accepted(path: Path = ACCEPTED) -> dict[str, str]:
         name, _, reason = line.strip().partition(' ')
         if name and not name.startswith('#'):
             if not reason.strip():
-                raise ValueError(f'{path.name}: {name} has no reason behind it')
+                raise ValueError(f'{path.name}: {name} has no reason after it')
             found[name] = reason.strip()
     return found
 
 
 def judge(report: Mapping[str, Any], known: Mapping[str, str]) -> tuple[list[str], bool]:
-    """Return what to say of a report of pip-audit, and whether it holds what is not accepted."""
+    """Return the lines to print about a report of pip-audit, and whether a vulnerability is not accepted."""
     packages = report.get('dependencies', [])
     found = [one for one in packages if 'skip_reason' not in one]
     if not found:
@@ -49,14 +49,14 @@ def judge(report: Mapping[str, Any], known: Mapping[str, str]) -> tuple[list[str
             fixed = ', '.join(one.get('fix_versions', [])) or 'no version'
             word = f'accepted: {reason}' if reason else f'NOT ACCEPTED, fixed in {fixed}'
             lines.append(f'audit: {package["name"]} {package["version"]} {one["id"]} {word}')
-    lines += [f'audit: {name} is accepted but no longer found; take it out' for name in known if name not in seen]
+    lines += [f'audit: {name} is accepted but no longer found; remove it' for name in known if name not in seen]
     unknown = len(packages) - len(found)
     lines.append(f'audit: {len(found)} packages looked up, {unknown} unknown to the index; {"failed" if bad else "ok"}')
     return lines, bad
 
 
 def ask() -> Mapping[str, Any] | str:
-    """Return pip-audit's report on this environment, or why there is none."""
+    """Return pip-audit's report on this environment, or the reason why there is none."""
     folder = sysconfig.get_path('purelib')
     uv = Path(sysconfig.get_path('scripts'), 'uv')
     command = [str(uv), 'tool', 'run', '--from', PIP_AUDIT, 'pip-audit', '--path', folder, '--format', 'json']
@@ -76,7 +76,7 @@ def main() -> int:
     known = accepted()
     report = ask()
     if isinstance(report, str):
-        print(f'audit: skipped, the index of vulnerabilities could not be asked ({report[-300:]})')
+        print(f'audit: skipped, the index of vulnerabilities could not be reached ({report[-300:]})')
         return 0
     lines, bad = judge(report, known)
     print(*lines, sep='\n')

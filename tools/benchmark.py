@@ -1,4 +1,4 @@
-"""Measures a distilled step, a teacher's pass, or losses; ``all`` measures everything and writes the page."""
+"""Measure a distilled step, a teacher's pass, or losses; ``all`` measures everything and writes the page."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""python tools/check.py CONFIG [--no-weights] [--size H W] [--strict]: is it right, before an hour is spent on it?"""
+"""python tools/check.py CONFIG [--no-weights] [--size H W] [--strict]: check a config before training."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""Write a distilled student for use elsewhere: as weights with the plain config that loads them, or as a graph.
+"""Export a distilled student: as weights with the plain config that loads them, or as a graph.
 
-The ending of OUT says which: .pth and .safetensors are weights, .onnx, .pt (TorchScript) and .pt2 (torch.export) graphs
-that run without the mm* stack. With --backbone-only the weights of its backbone alone, which an ordinary config starts
-from.
+The ending of OUT selects the format: .pth and .safetensors are weights; .onnx, .pt (TorchScript) and .pt2
+(torch.export) are graphs that run without the mm* stack. --backbone-only writes the weights of the backbone, for
+ordinary configs to start from.
 """
 
 import argparse
@@ -21,10 +21,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config the student was trained with: a file, or METHOD:PAIR[:VARIANT]')
     parser.add_argument('checkpoint', help='checkpoint of that run')
-    parser.add_argument('out', help='file to write; beside weights the config is written (.py)')
-    parser.add_argument('--format', choices=FORMATS, help='what to write (default: what the ending of OUT says)')
+    parser.add_argument('out', help='file to write; weights get a config (.py) beside them')
+    parser.add_argument('--format', choices=FORMATS, help='what to write (default: by the ending of OUT)')
     parser.add_argument(
-        '--size', nargs=2, type=int, metavar=('H', 'W'), help='of the image that a graph is made with and checked on'
+        '--size', nargs=2, type=int, metavar=('H', 'W'), help='size of the image that a graph is made and checked with'
     )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='the overrides given in training: key=value'

@@ -1,4 +1,4 @@
-"""python tools/list_taps.py CONFIG [--student|--teacher] [--depth N] [--below PATH]: what a distiller can tap."""
+"""python tools/list_taps.py CONFIG [--student|--teacher] [--depth N] [--below PATH]: list the taps of a network."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Published results: write them into docs, compare a suite with them, put them back into its folder; --help."""
+"""Publish results in docs, compare a suite with published ones, or restore them into its folder; see --help."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""python tools/suite.py COMMAND DEFINITION: one fair table of distillation methods; --help names the commands."""
+"""python tools/suite.py COMMAND DEFINITION: compare distillation methods in one table; see --help."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Look at what a method has learned: `masks` of MasKD's tokens over images, `similarity` of pixels (PCD)."""
+"""Draw what a method has learned: `masks` of MasKD's tokens over images, or `similarity` of pixels (PCD)."""
 
 import argparse
 from pathlib import Path
@@ -15,8 +15,8 @@ def main() -> None:
     """Read the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest='what', required=True)
-    masks = commands.add_parser('masks', help='a column a token, a row a level (or an image, with a single level)')
-    masks.add_argument('config', help='config with a MasKD; its tokens are those that its training left, unless given')
+    masks = commands.add_parser('masks', help='a column per token, a row per level (per image, with a single level)')
+    masks.add_argument('config', help='config with a MasKD; by default with the tokens of its training')
     source = masks.add_mutually_exclusive_group()
     source.add_argument('--checkpoint', help='checkpoint of a run of the config')
     source.add_argument('--tokens', help='token file')

@@ -20,7 +20,7 @@ from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_o
 
 @DISTILLERS.register_module()
 class AfDCD(FeatureDistiller):
-    """Rebuilds the teacher's map from a masked student map and contrasts the two token by token, without augmentation.
+    """Rebuild the teacher's map from the masked student map, and contrast the two token by token.
 
     ``P = projector(keep * align(F_s))`` has the teacher's shape and feeds both losses::
 
@@ -28,17 +28,18 @@ class AfDCD(FeatureDistiller):
         loss_ctr = ctr_weight * contrast of pooled P and F_t, tokens = channel groups   see losses.dense_contrast
 
     Tokens of ``contrast='spatial'`` are whole vectors, whose distances need a temperature that grows with the channels
-    (:func:`losses.contrast_temperature`). Its gradient falls as 1 / temperature, so that variant has a further factor
-    temperature / 0.07 in ``loss_ctr``: one ``ctr_weight`` fits all variants.
+    (:func:`losses.contrast_temperature`). The gradient falls as 1 / temperature, so ``loss_ctr`` of that variant has a
+    further factor temperature / 0.07: one ``ctr_weight`` fits all variants.
 
     Source: Fan et al., "Augmentation-free Dense Contrastive Knowledge Distillation for Efficient Semantic
-    Segmentation", NeurIPS 2023, and its released code. From the paper: both losses, the random mask, the omni contrast,
-    the clipped norm of align and projector. From its overview figure alone: ``contrast='spatial'``, ``'channel'`` and
-    ``negatives='all'``. Ours, with the same values: the first convolution folded with the align, the closed-form
-    gradient of the contrast; with other values: maps cropped to whole patches, masks that differ between ranks.
+    Segmentation", NeurIPS 2023, https://arxiv.org/abs/2312.04168, and its released code. From the paper: both losses,
+    the random mask, the omni contrast, the clipped norm of align and projector. From its overview figure alone:
+    ``contrast='spatial'``, ``'channel'`` and ``negatives='all'``. Ours, with the same values: the first convolution
+    folded with the align, the closed-form gradient of the contrast; with other values: maps cropped to whole patches,
+    masks that differ between processes.
 
-    Cost per image, for C teacher channels on H x W: 2 * 9 * C^2 * H * W multiply-adds forward (the first convolution
-    shrinks with the student's channels), 20 * C^2 parameters about, both in training only.
+    Cost per image, for C teacher channels on H x W: 2 * 9 * C^2 * H * W multiply-adds forward (fewer in the first
+    convolution for a narrow student), about 20 * C^2 parameters, both in training only.
 
     Args:
         student_tap: Defaults to the last backbone stage.
@@ -48,13 +49,14 @@ class AfDCD(FeatureDistiller):
         groups: Channel groups; must divide the teacher's channels.
         temperature: Temperature of the contrast. Defaults to 0.07; with ``'spatial'`` to 0.07 a channel of the teacher.
         pool_size: Max-pooling before the contrast; 0 is none.
-        patch_size: Patch within which tokens are compared, in pooled positions; ``None`` is the whole map. Where the
-            map of a batch is smaller, as P5 of small pictures, it is one patch.
+        patch_size: Patch within which tokens are compared, in pooled positions; ``None`` is the whole map. A map that
+            is smaller, such as P5 of small pictures, is one patch.
         mask: ``dict(type='random', ratio=0.75)``, positions dropped with that probability, or ``dict(type='centre')``.
         projector: ``'plain'``, two 3x3 convolutions, or ``'enhanced'``, four.
         fd_weight: Weight of the mimicking; 0 removes it. Defaults to 33.6 times the *mean* squared difference, which is
             the paper's Cityscapes setting at any map size.
-        fd_reduction: What ``fd_weight`` multiplies: ``'sum'`` (the paper's; depends on the map's size) or ``'mean'``.
+        fd_reduction: The quantity that ``fd_weight`` multiplies: ``'sum'`` (as in the paper; depends on the map's size)
+            or ``'mean'``.
         ctr_weight: Weight of the contrast; 0 removes it.
         compiled: Whether the contrast takes the compiled kernel, on the CPU; see :func:`losses.dense_contrast`.
         clip_max_norm: Largest norm of the gradients of align and projector.
@@ -94,7 +96,7 @@ class AfDCD(FeatureDistiller):
         resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
-        # the align stands inside the projector, where the mask lies between the two
+        # the projector has its own align, because the mask comes between the two
         super().__init__(student_tap, teacher_tap, align='conv', clip_max_norm=clip_max_norm, resize=resize, **kwargs)
         losses.check_contrast(contrast, negatives, groups, temperature, pool_size, patch_size)
         check_option('projector', projector, tuple(_PROJECTORS))
@@ -103,36 +105,30 @@ class AfDCD(FeatureDistiller):
             fd_weight, fd_reduction = 33.6, 'mean'
         check_weights(fd_weight=fd_weight, ctr_weight=ctr_weight)
         if temperature is None and contrast != 'spatial':
-            temperature = TEMPERATURE  # which no channels of a map decide
+            temperature = TEMPERATURE  # for any number of channels
         self.mask = _check_mask({'type': 'random'} if mask is None else mask)
         self.projector = projector
         self.fd_weight = fd_weight
         self.fd_reduction = fd_reduction
         self.ctr_weight = ctr_weight
         self.compiled = compiled
-        self.contrast: dict[str, Any] = {
-            'contrast': contrast,
-            'negatives': negatives,
-            'groups': groups,
-            'temperature': temperature,
-            'pool_size': pool_size,
-            'patch_size': patch_size,
-        }
+        self.contrast: dict[str, Any] = dict(contrast=contrast, negatives=negatives, groups=groups)
+        self.contrast |= dict(temperature=temperature, pool_size=pool_size, patch_size=patch_size)
 
     def build_align(self, level: Level) -> None:
         return None
 
     def build_level(self, level: Level) -> nn.Module:
-        check_map(f'distillers.{self.name}', level.name, level.student)
+        check_map(self.key, level.name, level.student)
         if self.ctr_weight:
             try:
                 losses.check_contrast(**self.contrast, channels=level.teacher[0])
             except ValueError as error:
-                raise ValueError(f'distillers.{self.name}: {level.name}: {error}') from None
+                raise ValueError(f'{self.key}: {level.name}: {error}') from None
             if self.contrast['contrast'] == 'spatial':
                 pool = max(self.contrast['pool_size'], 1)
                 pooled = (1, *(max(side // pool, 1) for side in self.grid(level)))
-                check_positions(f'distillers.{self.name}', f'{level.name} behind pool_size={pool}', pooled)
+                check_positions(self.key, f'{level.name} after pool_size={pool}', pooled)
         return _PROJECTORS[self.projector](level.student[0], level.teacher[0])
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
@@ -147,7 +143,7 @@ class AfDCD(FeatureDistiller):
         return terms
 
     def _gradient_scale(self, channels: int) -> float:
-        """Return what gives the spatial contrast, whose gradient falls as 1 / temperature, that of the others."""
+        """Return the factor that makes the gradient of the spatial contrast as large as that of the others."""
         if self.contrast['contrast'] != 'spatial':
             return 1.0
         temperature = self.contrast['temperature'] or losses.contrast_temperature('spatial', channels)
@@ -215,5 +211,5 @@ def _check_mask(mask: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f'mask of type {mask["type"]!r} has no {", ".join(extra)}; its keys are {sorted(allowed)}.')
     checked = {'ratio': 0.75, **mask}
     if not 0 <= checked['ratio'] < 1:
-        raise ValueError(f'mask.ratio is the share of positions dropped and must be in [0, 1), got {checked["ratio"]}.')
+        raise ValueError(f'mask.ratio is the share of dropped positions and must be in [0, 1), got {checked["ratio"]}.')
     return checked

@@ -15,7 +15,7 @@ from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_o
 
 @DISTILLERS.register_module()
 class AT(FeatureDistiller):
-    """Attention transfer: the student's energy should lie where the teacher's lies.
+    """Attention transfer: match the spatial attention maps of student and teacher.
 
     With the attention map ``q[b, n] = sum_c |x[b, c, n]|^power`` of a map ``(B, C, H, W)``, ``n`` over its N = H x W
     positions::
@@ -26,14 +26,15 @@ class AT(FeatureDistiller):
     Student and teacher may differ in channels. The loss of a batch is the mean of the losses of its images. No
     parameters, cost O(BCHW).
 
-    Source: Zagoruyko & Komodakis, "Paying More Attention to Attention", ICLR 2017, eq. 2 for one pair of layers. The
-    paper writes the norm of the difference, halved; the authors' code and CIRKD's runs take the squared difference,
-    averaged over batch and positions, as ``reduction='mean'`` here. ``reduction='sum'`` and ``resize`` are ours.
+    Source: Zagoruyko & Komodakis, "Paying More Attention to Attention", ICLR 2017, https://arxiv.org/abs/1612.03928,
+    eq. 2 for one pair of layers. The paper halves the norm of the difference; the authors' code and CIRKD's runs use
+    the squared difference, averaged over batch and positions, as ``reduction='mean'`` here. ``reduction='sum'`` and
+    ``resize`` are ours.
 
     Args:
         student_tap, teacher_tap, teacher, loss_weight, schedule, resize: See :class:`FeatureDistiller`. The default tap
             is the last stage of the backbone, ``resize`` defaults to ``'student'``.
-        power: How much strong activations count more. Defaults to 2.
+        power: Exponent of the activations; a higher one emphasises strong activations. Defaults to 2.
         reduction: ``'mean'``, whose weight depends on the map's size (1e3 to 1e4), or ``'sum'``, with values from 0 to
             2 at any size: for levels of an FPN. Defaults to ``'mean'``.
 
@@ -64,9 +65,8 @@ class AT(FeatureDistiller):
 
     def build_align(self, level: Level) -> None:
         """Check that the level is a map; attention maps have no channels to align."""
-        key = f'distillers.{self.name}'
-        check_map(key, level.name, level.student)
-        check_positions(key, level.name, level.student, level.teacher)
+        check_map(self.key, level.name, level.student)
+        check_positions(self.key, level.name, level.student, level.teacher)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_at`` of one pair of maps."""

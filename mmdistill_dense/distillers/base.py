@@ -1,4 +1,4 @@
-"""What every distillation method shares: taps, weights and their schedule, alignment of features, random streams."""
+"""Base class of all distillation methods: taps, weight and schedule, gradient clipping, random streams."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from mmdistill_dense.distillers.schedule import Schedule
 from mmdistill_dense.networks.taps import Tap, TapOption, parse_taps
+from mmdistill_dense.utils.protocols import Samples
 
 if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
 Losses = dict[str, Tensor]
@@ -23,9 +26,9 @@ Shapes = Mapping[str, list[torch.Size]]
 
 @dataclass
 class RunState:
-    """Where the run stands; one object shared by a model and its distillers, kept up to date by ``DistillHook``.
+    """Progress of the run: one object that a model shares with its distillers, and that ``DistillHook`` updates.
 
-    ``max_iters`` is 0 as long as the length of the run is not known; schedules in fractions of it then raise.
+    ``max_iters`` is 0 while the length of the run is unknown; schedules in fractions of it then raise.
     """
 
     iteration: int = 0
@@ -37,16 +40,16 @@ class RunState:
 class Distiller(nn.Module):
     """Base of all methods: student and teacher taps in, named weighted losses out.
 
-    Life: ``__init__`` takes options only; :meth:`bind` gets the teacher, the run's state and the shapes of the taps
-    once, at model construction, and calls :meth:`setup`, which makes the parameters; :meth:`step` is called by the
-    model each iteration and calls :meth:`forward`, which a method implements.
+    Life cycle: ``__init__`` takes options only. :meth:`bind` gets the teacher, the run's state and the shapes of the
+    taps once, at model construction, and calls :meth:`setup`, which makes the parameters. The model calls :meth:`step`
+    in each iteration, which calls :meth:`forward`; a method implements that one.
 
     Attributes:
         name: Its name in ``model.distillers``.
         teacher_name: Name of its teacher among several; None: the only one.
-        teacher: The teacher itself, from :meth:`bind` on; a distiller on its own has none.
-        state: Where the run stands.
-        extra_student_taps: Further places in the student that are recorded, and need no gradient (RoIs).
+        teacher: The teacher itself, set by :meth:`bind`; None for a distiller outside of a model.
+        state: Progress of the run.
+        extra_student_taps: Further student taps to record, which need no gradient (RoIs).
         teacher_parts: Children of the teacher that this distiller calls itself, which must therefore be loaded
             strictly; ``None`` is the whole network.
 
@@ -78,11 +81,11 @@ class Distiller(nn.Module):
         if teacher_tap is not None:
             self.teacher_taps, weights = parse_taps('teacher_tap', teacher_tap)
             if any(weight != 1 for weight in weights):
-                raise ValueError(f'teacher_tap={teacher_tap!r} holds a weight; weights belong into student_tap.')
+                raise ValueError(f'teacher_tap={teacher_tap!r} holds a weight; weights belong in student_tap.')
         if len(self.student_taps) != len(self.teacher_taps):
             raise ValueError(
-                f'student_tap names {len(self.student_taps)} taps and teacher_tap {len(self.teacher_taps)}: '
-                'they are compared one by one and must be equally many.'
+                f'student_tap has {len(self.student_taps)} taps and teacher_tap {len(self.teacher_taps)}: '
+                'they are compared in pairs, so give both the same number.'
             )
         if not isinstance(loss_weight, (int, float)) or loss_weight < 0:
             raise ValueError(f'loss_weight must be a number >= 0, got {loss_weight!r}.')
@@ -101,14 +104,19 @@ class Distiller(nn.Module):
     def bind(
         self, name: str, teacher: FrozenTeacher, state: RunState, student_shapes: Shapes, teacher_shapes: Shapes
     ) -> None:
-        """Take a place in a model: its name there, the teacher, the run's state; then :meth:`setup`."""
+        """Store the name in the model, the teacher and the run's state, then call :meth:`setup`."""
         self.name, self.state = name, state
         self.learn_from(teacher)
         self.setup(student_shapes, teacher_shapes)
 
     def learn_from(self, teacher: FrozenTeacher) -> None:
-        """Take a teacher; a copy of the model may have one of its own."""
+        """Set the teacher; a copy of the model may have its own."""
         self.teacher, self.teacher_name = teacher, teacher.option.name
+
+    @property
+    def key(self) -> str:
+        """Its place in the config, for messages."""
+        return f'distillers.{self.name}'
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make the parameters from the taps' traced shapes (batch 1); called once, at model construction."""
@@ -119,22 +127,21 @@ class Distiller(nn.Module):
         """Yield for each pair of taps its weight, its name for messages, and the traced shapes of both sides.
 
         Raises:
-            ValueError: For a pair that does not give equally many tensors.
+            ValueError: For a pair whose taps give different numbers of tensors.
         """
         for s_tap, t_tap, weight in zip(self.student_taps, self.teacher_taps, self.tap_weights, strict=True):
             s_shapes, t_shapes = student[str(s_tap)], teacher[str(t_tap)]
             if len(s_shapes) != len(t_shapes):
                 raise ValueError(
-                    f'distillers.{self.name}: student tap {str(s_tap)!r} gives {len(s_shapes)} tensors and teacher tap '
-                    f'{str(t_tap)!r} {len(t_shapes)}; choose as many with an index, e.g. {s_tap.path + "[:3]"!r}.'
+                    f'{self.key}: student tap {str(s_tap)!r} gives {len(s_shapes)} tensors and teacher tap '
+                    f'{str(t_tap)!r} {len(t_shapes)}; select the same number by an index, e.g. {s_tap.path + "[:3]"!r}.'
                 )
             yield weight, f'{s_tap} -> {t_tap}', s_shapes, t_shapes
 
-    def prepare(self, runner: Any, teacher: Any) -> None:
-        """Learn from the teacher alone before training starts (MasKD's tokens); called by ``DistillHook``, also on
-        resume."""
+    def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
+        """Do what a method needs once before training (MasKD's tokens); ``DistillHook`` calls it, also on resume."""
 
-    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return ``{'loss_…': scalar}``, unweighted, from the recorded taps (tap → tensors in order of call).
 
         Scalars under names without ``loss`` go to the log as they are.
@@ -145,7 +152,7 @@ class Distiller(nn.Module):
         """Return ``loss_weight`` times the schedule's factor at the current iteration."""
         return self.loss_weight * self.schedule.factor(self.state.iteration, self.state.max_iters)
 
-    def step(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
+    def step(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return the weighted losses; a scheduled weight of 0 skips the work."""
         weight = self.weight()
         if weight == 0:
@@ -161,7 +168,7 @@ class Distiller(nn.Module):
     def clip_gradients(self, scale: Tensor | float = 1.0) -> Tensor:
         """Clip the gradients of this distiller's own parameters to ``clip_max_norm``; return their norm before.
 
-        ``scale`` is a factor that the gradients still carry, and keep; neither the limit nor the norm does.
+        ``scale`` is the loss scale of the gradients, which they keep; the limit and the returned norm are without it.
         """
         assert self.clip_max_norm is not None, 'called for distillers that clip'
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]

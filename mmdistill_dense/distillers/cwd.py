@@ -1,4 +1,4 @@
-"""CWD: every channel's distribution over the picture."""
+"""CWD: channel-wise distillation."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from mmdistill_dense.utils.validate import Resize, check_map, check_positions, c
 
 @DISTILLERS.register_module()
 class CWD(FeatureDistiller):
-    """Channel-wise distillation: in each channel, the student should look where the teacher looks.
+    """Channel-wise distillation: match the distribution of each channel over the positions.
 
     With ``p = softmax(x / T)`` over the N = H x W positions of one channel of one image, maps ``(B, C, H, W)``::
 
         loss_cwd = T² / (B C) * sum over images b and channels c of  KL(p_t[b, c, :] || p_s[b, c, :])
 
     All positions count, those with an ignored label too. The loss of a batch is the mean of the losses of its images.
-    Cost O(BCHW). Parameters: a 1x1 convolution per level where the channels differ, without bias, which the softmax
-    over positions would not notice.
+    Cost O(BCHW). Parameters: a 1x1 convolution per level where the channels differ, without a bias, which the softmax
+    over positions would cancel.
 
-    Source: Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, section 3.2, in the
-    form of their code and of mmrazor (sum over positions, divided by B C). For features their first code has batch norm
-    and a ReLU behind the convolution; their mmsegmentation code and CIRKD's runs have the convolution alone, as here.
-    ``resize`` is ours: it brings the student to the teacher's grid where the strides differ.
+    Source: Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021,
+    https://arxiv.org/abs/2011.13256, section 3.2, in the form of their code and of mmrazor (sum over positions, divided
+    by B C). For features their first code has batch norm and a ReLU after the convolution; their mmsegmentation code
+    and CIRKD's runs have the convolution alone, as here. ``resize`` is ours.
 
     Args:
         student_tap, teacher_tap, teacher, loss_weight, schedule, align, resize: See :class:`FeatureDistiller`. The
-            default tap is segmentation's main head; ``'decode_head.conv_seg:input'`` are its last features. ``resize``
-            defaults to ``'student'``.
+            default tap is segmentation's main head; ``'decode_head.conv_seg:input'`` gives its last features.
+            ``resize`` defaults to ``'student'``.
         temperature: T. Defaults to 4, the paper's.
 
     Raises:
-        ValueError: For a temperature that is not positive, or taps that are no maps of two positions or
-            more.
+        ValueError: For a temperature that is not positive, or taps that are no maps of two positions or more.
 
     Example::
 
@@ -60,9 +59,8 @@ class CWD(FeatureDistiller):
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return the 1x1 convolution without a bias, or ``None``; check that the level is a map."""
-        key = f'distillers.{self.name}'
-        check_map(key, level.name, level.student)
-        check_positions(key, level.name, level.student, level.teacher)
+        check_map(self.key, level.name, level.student)
+        check_positions(self.key, level.name, level.student, level.teacher)
         align = super().build_align(level)
         if align is not None:
             align.register_parameter('bias', None)

@@ -23,7 +23,7 @@ from mmdistill_dense.utils.validate import (
 
 @DISTILLERS.register_module()
 class DIST(FeatureDistiller):
-    """Distillation of class scores by correlation: only how scores vary has to agree, not the scores themselves.
+    """Match the correlation of class scores instead of the scores themselves.
 
     With ``s = softmax(z_s / T)``, ``t = softmax(z_t / T)`` (or the sigmoids) and Pearson's correlation ρ::
 
@@ -33,11 +33,13 @@ class DIST(FeatureDistiller):
     Rows are the pixels of all images of the batch for maps ``(B, K, H, W)``, the rows themselves for ``(R, K)``. No
     parameters, cost O(rows * K). With several processes each correlates its own rows.
 
-    Scores of the student that vary by less than a thousandth of their mean count as varying by a tenth (ours), which
-    gives the gradient its usual size where a classifier starts at 0.
+    Student scores that vary by less than a thousandth of their mean count as varying by a tenth of it (ours): a
+    zero-initialised classifier then gets a gradient of the usual size.
 
-    Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022. The classification
-    scores of R-CNN heads need the student's RoIs: use :class:`RoIHeadKD` with ``form='dist'``.
+    For the classification scores of R-CNN heads use :class:`RoIHeadKD` with ``form='dist'``.
+
+    Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022,
+    https://arxiv.org/abs/2205.10536.
 
     Args:
         student_tap, teacher_tap, teacher, loss_weight, schedule: See :class:`FeatureDistiller`. The default tap
@@ -45,10 +47,10 @@ class DIST(FeatureDistiller):
         temperature: T. Defaults to 1.
         beta: Weight of the correlation between classes. Defaults to 1.
         gamma: Weight of the correlation within classes. Defaults to 1.
-        activation: ``'softmax'``, or ``'sigmoid'`` for the independent scores of dense detection heads, each channel of
-            which (anchor x class) then counts as a class, as in the released detection code. Defaults to ``'softmax'``.
-            A head with one channel (binary, with ``out_channels=1``) needs ``'sigmoid'`` and ``beta=0``.
-        resize: Whose scores are resized where the maps differ in size, as those of a transformer of stride 4 and a
+        activation: ``'softmax'``, or ``'sigmoid'`` for the independent scores of dense detection heads: each channel
+            (anchor x class) then counts as a class, as in the released detection code. Defaults to ``'softmax'``. A
+            head with one channel (binary, with ``out_channels=1``) needs ``'sigmoid'`` and ``beta=0``.
+        resize: Whose scores are resized where the maps differ in size, e.g. between a transformer of stride 4 and a
             convolutional network of stride 8. Defaults to ``'student'``; ``None`` refuses such a pair.
 
     Raises:
@@ -73,19 +75,14 @@ class DIST(FeatureDistiller):
         check_positive('temperature', temperature)
         check_weights(beta=beta, gamma=gamma)
         check_option('activation', activation, ('softmax', 'sigmoid'))
-        self.options: dict[str, Any] = {
-            'temperature': temperature,
-            'beta': beta,
-            'gamma': gamma,
-            'activation': activation,
-        }
+        self.options: dict[str, Any] = dict(temperature=temperature, beta=beta, gamma=gamma, activation=activation)
 
     def build_level(self, level: Level) -> None:
-        """Check that the level holds class scores with something to correlate."""
-        key = f'distillers.{self.name}'
-        check_scores(key, level.name, level.student)
+        """Check that the level holds class scores that can be correlated."""
+        check_scores(self.key, level.name, level.student)
         if self.options['activation'] == 'softmax' or self.options['beta']:
-            check_classes(key, level.name, level.student[0], f"{key}.activation='sigmoid' and {key}.beta=0")
+            remedy = f"{self.key}.activation='sigmoid' and {self.key}.beta=0"
+            check_classes(self.key, level.name, level.student[0], remedy)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_dist`` of one pair of scores."""

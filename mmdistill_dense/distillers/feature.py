@@ -1,4 +1,4 @@
-"""What methods share that compare pairs of maps: levels, alignment of channels, resizing."""
+"""Base class of the methods that compare pairs of maps: levels, alignment of channels, resizing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.networks.taps import TapOption
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import Align, Resize, check_option
 
 
@@ -36,10 +37,10 @@ class FeatureDistiller(Distiller):
     is the sum over its levels times the tap's weight.
 
     Args:
-        align: ``'auto'`` puts a 1x1 convolution behind the student's map where channels differ, ``'conv'`` always does,
+        align: ``'auto'`` adds a 1x1 convolution after the student's map where channels differ, ``'conv'`` always,
             ``'none'`` never.
-        resize: Bring maps of different height and width together bilinearly: ``'student'`` resizes the student's map,
-            ``'teacher'`` the teacher's, ``None`` refuses the pair. Applied after ``align``.
+        resize: Which map to resize bilinearly where height or width differ: ``'student'``, ``'teacher'``, or ``None``
+            to refuse the pair. Applied after ``align``.
 
     Raises:
         ValueError: For an unknown option; in :meth:`setup` for pairs of taps that cannot be compared.
@@ -64,7 +65,7 @@ class FeatureDistiller(Distiller):
         self.parts = nn.ModuleList()
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
-        """Pair the levels, check them, make the alignments and the method's own parts."""
+        """Pair and check the levels, then make the alignments and the method's own parts."""
         for weight, taps, s_shapes, t_shapes in self.paired_shapes(student, teacher):
             for index, (s, t) in enumerate(zip(s_shapes, t_shapes, strict=True)):
                 self.levels.append(Level(s[1:], t[1:], weight, f'{taps} (level {index})'))
@@ -74,7 +75,7 @@ class FeatureDistiller(Distiller):
             self.parts.append(self.build_level(level) or nn.Identity())
 
     def build_align(self, level: Level) -> nn.Module | None:
-        """Return the module that brings the student's channels to the teacher's, or ``None``."""
+        """Return the module that maps the student's channels to the teacher's, or ``None``."""
         if self.align == 'none' or (self.align == 'auto' and level.student[0] == level.teacher[0]):
             return None
         return nn.Conv2d(level.student[0], level.teacher[0], 1)
@@ -84,24 +85,24 @@ class FeatureDistiller(Distiller):
         return None
 
     def grid(self, level: Level) -> tuple[int, ...]:
-        """Return the size of the maps that are compared, behind ``resize``."""
+        """Return the size of the compared maps, after ``resize``."""
         return tuple((level.teacher if self.resize == 'student' else level.student)[1:])
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Tensor | Losses:
-        """Return the loss, or several by name, of one level; both maps are aligned, the teacher's has no gradient."""
+        """Return the loss of one level, or several by name; the maps are aligned, the teacher's is detached."""
         raise NotImplementedError(f'{type(self).__name__} must implement loss().')
 
-    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Any) -> Tensor | Losses:
-        """Return :meth:`loss`; a method that needs the ground truth implements this one in its place."""
+    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Tensor | Losses:
+        """Return :meth:`loss`; a method that needs the ground truth overrides this one instead."""
         return self.loss(student, teacher, level)
 
-    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Sum :meth:`level_loss` over the levels."""
         students = [tensor for tap in self.student_taps for tensor in student[str(tap)]]
         teachers = [tensor for tap in self.teacher_taps for tensor in teacher[str(tap)]]
         if not len(students) == len(teachers) == len(self.levels):
             raise RuntimeError(
-                f'distillers.{self.name}: {len(students)} student and {len(teachers)} teacher maps were recorded, '
+                f'{self.key}: {len(students)} student and {len(teachers)} teacher maps were recorded, '
                 f'{len(self.levels)} were seen when the model was built.'
             )
         total: Losses = {}
@@ -127,12 +128,12 @@ class FeatureDistiller(Distiller):
         s, t = level.student, level.teacher
         if len(s) != len(t):
             raise ValueError(
-                f'distillers.{self.name}: {level.name} compares maps of different rank, {tuple(s)} and {tuple(t)} '
+                f'{self.key}: {level.name} compares maps of different rank, {tuple(s)} and {tuple(t)} '
                 '(without the batch); choose taps of the same kind.'
             )
         if self.align == 'none' and s[0] != t[0]:
             raise ValueError(
-                f'distillers.{self.name}: {level.name} has {s[0]} student and {t[0]} teacher channels; the method '
+                f'{self.key}: {level.name} has {s[0]} student and {t[0]} teacher channels; the method '
                 "compares them one by one, choose taps with equal channels or, where it has the option, align='auto'."
             )
         if s[1:] != t[1:] and self.resize is None:
@@ -140,6 +141,6 @@ class FeatureDistiller(Distiller):
 
     def _size_message(self, level: Level, student: Sequence[int], teacher: Sequence[int]) -> str:
         return (
-            f'distillers.{self.name}: {level.name} has a student map of {tuple(student)} and a teacher map of '
+            f'{self.key}: {level.name} has a student map of {tuple(student)} and a teacher map of '
             f"{tuple(teacher)}; choose taps of the same stride or set resize='student' or resize='teacher'."
         )

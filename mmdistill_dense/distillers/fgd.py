@@ -13,14 +13,15 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import boxes_on_map
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import Resize, check_map, check_positive
 
 
 @DISTILLERS.register_module()
 class FGD(FeatureDistiller):
-    """Objects and background are imitated apart, where the teacher attends; relations between positions globally.
+    """Imitate objects and background separately, weighted by the teacher's attention, and their global relations.
 
-    Per level, with maps ``F_s, F_t (B, C, H, W)`` (the student's behind a 1x1 convolution where channels differ),
+    Per level, with maps ``F_s, F_t (B, C, H, W)`` (the student's after a 1x1 convolution where channels differ),
     attention ``A(F) = H W softmax_hw(mean_c |F| / T)`` over the positions and ``A'(F) = C softmax_c(mean_hw |F| / T)``
     over the channels, foreground weights ``W_f``: the inverse area of the smallest annotated box over the cell, and
     background weights ``W_b``: the inverse of the number of cells outside all boxes::
@@ -32,12 +33,12 @@ class FGD(FeatureDistiller):
     returned as ``loss_focal``, ``loss_attention``, ``loss_relation``, each summed over the levels. ``R`` is a global
     context block; student and teacher have one each, both are trained, as released.
 
-    Source: Yang et al., "Focal and Global Knowledge Distillation for Detectors", CVPR 2022, eq. 3 to 15, and its
-    released code: cells are covered from floor to ceil, both included; ``W_1`` and ``W_2`` have biases; ``W_2`` starts
-    at 0. Ours: boxes are scaled by the level's stride, the power of two that gives the map's size (released: map over
-    the picture before padding, which shifts boxes of padded pictures and stretches them on P6 and P7), and one pass
-    over the differences instead of masked copies of the maps. In the released code the FPN is tapped before the
-    normalisation where it has one (RepPoints), here the neck's output is.
+    Source: Yang et al., "Focal and Global Knowledge Distillation for Detectors", CVPR 2022,
+    https://arxiv.org/abs/2111.11837, eq. 3 to 15, and its released code: a box covers cells from floor to ceil, both
+    included; ``W_1`` and ``W_2`` have biases; ``W_2`` starts at 0. Ours: boxes are scaled by the level's stride, the
+    power of two that gives the map's size (released: map over the picture before padding, which shifts boxes of padded
+    pictures and stretches them on P6 and P7), and one pass over the differences instead of masked copies of the maps.
+    The released code taps the FPN before its normalisation where it has one (RepPoints); here it is the neck's output.
 
     Cost: linear in the maps; about ``2 C^2`` parameters a level, in training only.
 
@@ -49,7 +50,7 @@ class FGD(FeatureDistiller):
         beta: Weight of the background.
         gamma: Weight of the attention.
         lambda_: Weight of the relation. The defaults are those of RetinaNet.
-        resize: What happens to maps of different size; by default the student's is resized.
+        resize: Whose map is resized where the sizes differ. Defaults to ``'student'``.
         **kwargs: ``align``, ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of
             :class:`FeatureDistiller`.
 
@@ -91,15 +92,15 @@ class FGD(FeatureDistiller):
         self.alpha, self.beta, self.gamma, self.lambda_ = weights.values()
 
     def build_level(self, level: Level) -> nn.Module:
-        check_map(f'distillers.{self.name}', level.name, level.teacher)
+        check_map(self.key, level.name, level.teacher)
         if level.teacher[0] < 2:
             raise ValueError(
-                f'distillers.{self.name}: {level.name} must hold maps of at least 2 channels, got '
+                f'{self.key}: {level.name} must hold maps of at least 2 channels, got '
                 f'{tuple(level.teacher)}; tap the neck.'
             )
         return nn.ModuleDict({side: GlobalContext(level.teacher[0]) for side in ('student', 'teacher')})
 
-    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Any) -> Losses:
+    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
         """Return ``loss_focal``, ``loss_attention`` and ``loss_relation`` of one level."""
         where = losses.spatial_attention(teacher, self.temperature)
         which = losses.channel_attention(teacher, self.temperature)
@@ -115,21 +116,21 @@ class FGD(FeatureDistiller):
         }
 
     @torch.no_grad()
-    def position_weights(self, x: Tensor, data_samples: Any) -> Tensor:
+    def position_weights(self, x: Tensor, data_samples: Samples) -> Tensor:
         """Return ``alpha W_f + beta W_b`` (B, H, W), in float32 at least, for a map of the batch."""
         like = x.new_zeros((), dtype=losses.loss_dtype(x))
         height, width = x.shape[2:]
-        boxes = boxes_on_map(data_samples, (height, width), f'distillers.{self.name}', like)
+        boxes = boxes_on_map(data_samples, (height, width), self.key, like)
         foreground = torch.stack([losses.box_weights(one, height, width) for one in boxes])
         return self.alpha * foreground + self.beta * losses.background_weights(foreground)
 
 
 class GlobalContext(nn.Module):
-    """What a global context block adds to each channel of a map: (B, C) from (B, C, H, W)."""
+    """Global context block: the value that it adds to each channel of a map, (B, C) from (B, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.mask = nn.Conv2d(channels, 1, 1, bias=False)  # the softmax behind it would cancel a bias
+        self.mask = nn.Conv2d(channels, 1, 1, bias=False)  # the softmax after it would cancel a bias
         hidden = channels // 2
         self.transform = nn.Sequential(
             nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels)

@@ -15,7 +15,7 @@ from mmdistill_dense.utils.validate import Align, Resize, check_map
 
 @DISTILLERS.register_module()
 class FitNet(FeatureDistiller):
-    """Hint regression: the student's map, behind a regressor, shall equal the teacher's.
+    """Hint regression: predict the teacher's map from the student's by a 1x1 convolution.
 
     For a student's map ``s`` (B, C, H, W), a teacher's map ``t`` (B, D, H, W) and a 1x1 convolution r from C to D
     channels::
@@ -24,10 +24,10 @@ class FitNet(FeatureDistiller):
 
     Several levels (those of an FPN) are summed, each with a regressor of its own. Cost O(BHWCD).
 
-    Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, eq. 3. The paper takes half of the squared
-    norm and trains the student's first half by it alone before it distils class scores. Here, as in the segmentation
-    code of CIRKD (whose weight is 10), it is a mean and stands beside the task loss in one training. The regressor has
-    a bias, which that code leaves out.
+    Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, https://arxiv.org/abs/1412.6550, eq. 3. The
+    paper uses half of the squared norm and first trains the lower half of the student by it alone, then distils class
+    scores. Here, as in the segmentation code of CIRKD (weight 10), the loss is a mean and is added to the task loss.
+    The regressor has a bias, unlike in that code.
 
     Example:
         ``dict(type='FitNet', student_tap='neck')``
@@ -35,7 +35,7 @@ class FitNet(FeatureDistiller):
     Args:
         student_tap: Defaults to the last stage of the backbone.
         teacher_tap: Defaults to the same.
-        align: Defaults to ``'conv'``: the regressor stands there also where channels agree.
+        align: Defaults to ``'conv'``: a regressor also where channels agree.
         resize: Defaults to ``'student'``, which resizes the regressor's output.
         **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
 
@@ -56,7 +56,7 @@ class FitNet(FeatureDistiller):
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return the regressor; check that the level is a map."""
-        check_map(f'distillers.{self.name}', level.name, level.student)
+        check_map(self.key, level.name, level.student)
         return super().build_align(level)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What distillers read from the ground truth of a batch, and the number of classes of a teacher's head."""
+"""Read labels and boxes from a batch, and the number of classes from a teacher's config."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmdistill_dense.losses import to_device
+from mmdistill_dense.utils.protocols import Sample, Samples
 
 if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
 
-def semantic_labels(data_samples: Any, size: Sequence[int], key: str) -> Tensor:
-    """Return the class of each position of a map, by the nearest pixel.
+def semantic_labels(data_samples: Samples, size: Sequence[int], key: str) -> Tensor:
+    """Return the class of each position of a map, from the nearest pixel of the label map.
 
     Args:
         data_samples: mmseg's, each with ``gt_sem_seg`` of the (padded) image's size.
@@ -32,49 +33,50 @@ def semantic_labels(data_samples: Any, size: Sequence[int], key: str) -> Tensor:
     """
     if not data_samples or any('gt_sem_seg' not in sample for sample in data_samples):
         raise ValueError(
-            f'{key} compares classes and needs label maps (gt_sem_seg), which the batch does not hold: it works for '
-            "segmentation data whose pipeline has LoadAnnotations; choose another method, e.g. type='CWD', elsewhere."
+            f'{key} compares classes and needs label maps (gt_sem_seg), which the batch does not hold: use '
+            "segmentation data with LoadAnnotations in the pipeline, or another method, e.g. type='CWD'."
         )
     labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples])
     return F.interpolate(labels.float(), tuple(size), mode='nearest')[:, 0].long()
 
 
-def classes_of_head(frozen: FrozenTeacher | None, path: str) -> int | None:
-    """Return the number of classes that a teacher's head tells apart, if it is known.
+def classes_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:
+    """Return the number of classes of a teacher's head, or ``None`` if its config does not have it.
 
     Args:
-        frozen: The teacher, or ``None``.
+        teacher: The teacher, or ``None``.
         path: A module inside the head, e.g. ``'decode_head.conv_seg'``.
     """
-    head = _head_config(frozen, path)
+    head = _head_config(teacher, path)
     return None if head is None else int(head['num_classes'])
 
 
-def scores_of_head(frozen: FrozenTeacher | None, path: str) -> int | None:
-    """Return the length of a teacher head's class scores, if it is known: with background where it is one of them, and
-    1 for a binary head with ``out_channels=1``.
+def scores_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:
+    """Return the length of the class scores of a teacher's head, or ``None`` if its config does not have it.
+
+    The length includes the background where it has a score of its own; it is 1 for a binary head (``out_channels=1``).
 
     Args:
-        frozen: The teacher, or ``None``.
+        teacher: The teacher, or ``None``.
         path: A module inside the head, e.g. ``'bbox_head.retina_cls'``.
     """
-    head = _head_config(frozen, path)
+    head = _head_config(teacher, path)
     if head is None:
         return None
-    # as mmdet's heads read it, whatever the loss itself takes for granted
+    # the default of mmdet's heads, which is not that of every loss
     background = 'loss_cls' in head and not head['loss_cls'].get('use_sigmoid', False)
     outputs = head.get('out_channels')  # YOLOv3's are the widths of its features
     return outputs if isinstance(outputs, int) else int(head['num_classes']) + background
 
 
-def _head_config(frozen: FrozenTeacher | None, path: str) -> Mapping[str, Any] | None:
-    model = {} if frozen is None else frozen.config.model
+def _head_config(teacher: FrozenTeacher | None, path: str) -> Mapping[str, Any] | None:
+    model = {} if teacher is None else teacher.config.model
     head = model.get(path.split('.')[0])
     return head if isinstance(head, Mapping) and 'num_classes' in head else None
 
 
-def boxes_on_map(data_samples: Any, size: Sequence[int], key: str, like: Tensor) -> list[Tensor]:
-    """Return the annotated boxes of each picture in cells of a map of the whole (padded) batch, by the map's stride.
+def boxes_on_map(data_samples: Samples, size: Sequence[int], key: str, like: Tensor) -> list[Tensor]:
+    """Return the annotated boxes of each picture in cells of a map that covers the padded picture.
 
     Args:
         data_samples: mmdet's, each with ``gt_instances`` and, among its metadata, the batch's padded size.
@@ -91,13 +93,13 @@ def boxes_on_map(data_samples: Any, size: Sequence[int], key: str, like: Tensor)
     if not data_samples or any('bboxes' not in sample.get('gt_instances', ()) for sample in data_samples):
         raise ValueError(
             f'{key} separates objects from background and needs boxes (gt_instances.bboxes), which the batch does not '
-            'hold: it works for detection data whose pipeline has LoadAnnotations(with_bbox=True); choose another '
-            "method, e.g. type='MGD', elsewhere."
+            'hold: use detection data with LoadAnnotations(with_bbox=True) in the pipeline, or another method, e.g. '
+            "type='MGD'."
         )
     return [_scaled(sample, size, like) for sample in data_samples]
 
 
-def _scaled(sample: Any, size: Sequence[int], like: Tensor) -> Tensor:
+def _scaled(sample: Sample, size: Sequence[int], like: Tensor) -> Tensor:
     boxes = sample.gt_instances.bboxes
     meta = sample.metainfo
     height, width = meta.get('batch_input_shape') or meta.get('pad_shape') or meta['img_shape']
@@ -107,9 +109,9 @@ def _scaled(sample: Any, size: Sequence[int], like: Tensor) -> Tensor:
 
 
 def _stride(pixels: int, cells: int) -> float:
-    """Return the power of two that gives a side of so many cells, rounded up; the ratio where none does.
+    """Return the stride of a map: the power of two that divides ``pixels`` into ``cells``, rounded up, else the ratio.
 
-    Where the side is no multiple of the stride, as at the coarse levels of an FPN, the last cell lies partly outside.
+    If the side is no multiple of the stride, as at the coarse levels of an FPN, the last cell lies partly outside.
     """
     stride = 2.0 ** math.ceil(math.log2(pixels / cells))
     return stride if math.ceil(pixels / stride) == cells else pixels / cells

@@ -1,4 +1,4 @@
-"""Terms on what dense heads put out, and the comparisons that R-CNN heads use too."""
+"""Distillation of dense head outputs, and the comparisons that it shares with R-CNN heads."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _DIVERGENCES: dict[str, Callable[..., Tensor]] = {
 
 @DISTILLERS.register_module()
 class HeadOutputKD(FeatureDistiller):
-    """Distillation of a dense head's output maps, box regression or class scores.
+    """Match the output maps of dense heads: box regression or class scores.
 
-    Per recorded map ``(N, A * K, H, W)``; a head that is shared by the levels is called once per level and each call
-    is one term; the terms are summed::
+    Per recorded map ``(N, A * K, H, W)``; a head that all levels share is called once per level, each call is one term,
+    and the terms are summed::
 
         form='smooth_l1', 'l1':  loss_head = mean over all elements of the (smooth) absolute difference
         form='sigmoid':          loss_head = T² * mean over all elements of the binary KL of the scores
@@ -38,7 +38,8 @@ class HeadOutputKD(FeatureDistiller):
 
     All positions count, background too. No parameters, cost linear in the maps.
 
-    Source: plain output distillation; the released MasKD (ICLR 2023) adds the regression forms to its feature term.
+    Source: plain output distillation; the released code of MasKD (https://arxiv.org/abs/2205.14589) adds the
+    regression forms to its feature loss.
 
     Args:
         student_tap: The output's module, e.g. ``'bbox_head.retina_reg'``; an entry of a list may have a weight.
@@ -73,7 +74,7 @@ class HeadOutputKD(FeatureDistiller):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        # Outputs mean the same in both networks or nothing: they are never mixed by an alignment.
+        # no alignment: a mix of outputs has no meaning
         super().__init__(student_tap, teacher_tap, align='none', **kwargs)
         check_option('form', form, ('smooth_l1', 'l1', 'softmax', 'sigmoid'))
         self.compare = comparison(form, beta, temperature)
@@ -83,20 +84,19 @@ class HeadOutputKD(FeatureDistiller):
         self.num_classes = num_classes
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
-        """Pair and check the maps; learn the number of classes where the form needs it."""
+        """Pair and check the maps; read the number of classes from the teacher where the form needs it."""
         if self.form == 'softmax' and self.num_classes is None:
             self.num_classes = scores_of_head(self.teacher, self.teacher_taps[0].path)
         super().setup(student, teacher)
 
     def build_level(self, level: Level) -> nn.Module | None:
-        key = f'distillers.{self.name}'
         if self.form in ('softmax', 'sigmoid'):
-            check_scores(key, level.name, level.student)
+            check_scores(self.key, level.name, level.student)
         if self.form == 'softmax':
-            check_classes(key, level.name, self.num_classes or level.student[0], f"{key}.form='sigmoid'")
+            check_classes(self.key, level.name, self.num_classes or level.student[0], f"{self.key}.form='sigmoid'")
         if self.num_classes is not None and level.student[0] % self.num_classes:
             raise ValueError(
-                f'{key}: {level.name} has {level.student[0]} channels, no multiple of '
+                f'{self.key}: {level.name} has {level.student[0]} channels, no multiple of '
                 f'num_classes={self.num_classes}; set num_classes to the length of one softmax.'
             )
         return None
@@ -110,7 +110,11 @@ class HeadOutputKD(FeatureDistiller):
 
 
 def comparison(form: str, beta: float | None, temperature: float | None) -> Comparison:
-    """Return the comparison of two outputs; an option that the form does not have is refused."""
+    """Return the function that compares two outputs.
+
+    Raises:
+        ValueError: For an option that the form does not have, or one that is not positive.
+    """
     regression = form in ('smooth_l1', 'l1')
     if beta is not None and (form != 'smooth_l1' or beta <= 0):
         raise ValueError(f"beta > 0 belongs to form='smooth_l1', got {beta} with form={form!r}.")

@@ -12,14 +12,15 @@ from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_la
 from mmdistill_dense.losses import prototype_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import Resize, check_count, check_directions, check_map, check_positions
 
-_LABELS = 255  # of an 8-bit label map; the last value is the usual label of ignored pixels
+_LABELS = 255  # classes of an 8-bit label map, whose last value usually marks ignored pixels
 
 
 @DISTILLERS.register_module()
 class IFVD(FeatureDistiller):
-    """Intra-class feature variation: how far a position lies from the mean of its class, for teacher and student.
+    """Intra-class feature variation: match the similarity of each position to the prototype of its class.
 
     With the label ``y[b, n]`` of position ``n`` of a map ``(B, C, H, W)`` (nearest pixel of the label map) and the
     prototype ``p[b, k]`` = mean of the positions of class ``k`` in image ``b``::
@@ -27,22 +28,23 @@ class IFVD(FeatureDistiller):
         m[b, n]   = cos(x[b, :, n], p[b, y[b, n]])
         loss_ifvd = 1 / (B H W) * sum over b, n of  (m_s[b, n] - m_t[b, n])²
 
-    Prototypes are the image's and the network's own, the gradient flows through the student's. Positions with an
+    Each image and each network has its own prototypes; the gradient flows through the student's. Positions with an
     ignored label belong to no prototype and add nothing, but count in B H W, as in the released code. So the loss of a
     batch is the mean of the losses of its images. Student and teacher may differ in channels. No parameters. All K
     classes at once: memory O(B N K) beside the maps, time O(B N C K).
 
-    Source: Wang et al., "Intra-class Feature Variation Distillation for Semantic Segmentation", ECCV 2020. The paper
-    adds pixel-wise distillation (:class:`LogitKD`) and a discriminator, which is left out.
+    Source: Wang et al., "Intra-class Feature Variation Distillation for Semantic Segmentation", ECCV 2020,
+    https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/230_ECCV_2020_paper.php. The paper adds pixel-wise
+    distillation (:class:`LogitKD`) and a discriminator, which is left out.
 
     Args:
         student_tap, teacher_tap, teacher, loss_weight, schedule, resize: See :class:`FeatureDistiller`. The default tap
             is the features before the class scores, as released; ``resize`` defaults to ``'student'``.
-        num_classes: Labels from here on are ignored. Defaults to the classes of the teacher's ``decode_head``, or 255
-            where it has none.
+        num_classes: Labels from this value on are ignored. Defaults to the classes of the teacher's ``decode_head``, or
+            255 if it has none.
 
     Raises:
-        ValueError: For taps that are no maps of two positions and two channels or more, fewer than 1 classes; in
+        ValueError: For taps that are no maps of two positions and two channels or more, ``num_classes`` below 1; in
             training, for a batch without label maps.
 
     Example::
@@ -72,13 +74,12 @@ class IFVD(FeatureDistiller):
 
     def build_align(self, level: Level) -> None:
         """Check that the level is a map; cosines have no channels to align."""
-        key = f'distillers.{self.name}'
-        check_map(key, level.name, level.student)
-        check_positions(key, level.name, level.student, level.teacher)
-        check_directions(key, level.name, level.student[0])
+        check_map(self.key, level.name, level.student)
+        check_positions(self.key, level.name, level.student, level.teacher)
+        check_directions(self.key, level.name, level.student[0])
 
-    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Any) -> dict[str, Tensor]:
+    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> dict[str, Tensor]:
         """Return ``loss_ifvd`` of one pair of maps."""
         assert self.num_classes is not None, 'known since setup'
-        labels = semantic_labels(data_samples, student.shape[2:], f'distillers.{self.name}').to(student.device)
+        labels = semantic_labels(data_samples, student.shape[2:], self.key).to(student.device)
         return {'loss_ifvd': prototype_distance(student, teacher, labels, num_classes=self.num_classes)}

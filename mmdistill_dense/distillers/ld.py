@@ -14,14 +14,15 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import Reduction, check_classes, check_option, check_positive, check_weights
 
-# Of each level: the pictures and the anchors of a mask. To find them waits for the device, so it is done once a mask.
+# Of each level: the pictures and the anchors of a mask. Finding them waits for the device: do it once per mask.
 Places = Sequence[tuple[Tensor, ...]]
 
 
 class Region(NamedTuple):
-    """The A anchors of one level: where they are positive (B, A), and what those beside them weigh (B, A), else 0."""
+    """The A anchors of one level: which are positive, bool (B, A), and the weights of the valuable ones, (B, A)."""
 
     main: Tensor
     valuable: Tensor
@@ -29,19 +30,19 @@ class Region(NamedTuple):
 
 @DISTILLERS.register_module()
 class LD(Distiller):
-    """The student's distributions of the four box edges follow the teacher's, at the positives and around them.
+    """Match the distributions of the four box edges at the positive anchors and around them.
 
-    GFL's head puts out ``n = reg_max + 1`` logits for each edge of the box at each place. With
+    GFL's head predicts ``n = reg_max + 1`` logits for each edge of the box at each place. With
     ``KL_T(r) = T^2 mean_k p_t (log p_t - log p_s)``, ``p = softmax(z / T)``, over the rows r (edges, or class scores)::
 
         loss_ld  = main_weight * sum_{positives a} q_a / 4 sum_{4 edges} KL_T                 main region
         loss_vlr = valuable_weight * sum_{valuable a} IoU_a / 16 sum_{4 edges} KL_T           valuable region
         loss_kd  = class_weight * sum_levels mean_{positives a of the level} KL_T'(classes)   class scores
 
-    Positives are those that the teacher's own assigner (ATSS) finds in the annotated boxes with its own anchors, which
-    are the student's too; ``q_a`` is the student's highest class score there, without gradient. Valuable anchors lie
-    around them, see :func:`mmdistill_dense.losses.valuable_region`, where paper and released code differ; the released
-    region is taken.
+    The teacher's own assigner (ATSS) finds the positives from the annotated boxes and its anchors, which are the
+    student's too; ``q_a`` is the student's highest class score there, without gradient. Valuable anchors lie around
+    them, see :func:`mmdistill_dense.losses.valuable_region`; paper and released code define them differently, this is
+    the released definition.
 
     The sums run over the pictures of the process, so they grow with the pictures per GPU, as released (which warns of
     more than 3). ``reduction='mean'`` divides the first two by the positives' ``q_a``, summed over the process's
@@ -49,21 +50,22 @@ class LD(Distiller):
     pictures nor that of processes matters. The mean of ``loss_kd`` is over the positives of all processes in any case
     (released: of each process).
 
-    Source: Zheng et al., "Localization Distillation for Dense Object Detection", CVPR 2022, and TPAMI 2023; weights,
-    normalisation and the mean over k as released (HikariTJU/LD, mmdet's LDHead for the main region). The paper's best
-    combination on COCO, "main KD + main LD + VLR LD", is the default.
+    Source: Zheng et al., "Localization Distillation for Dense Object Detection", CVPR 2022,
+    https://arxiv.org/abs/2102.12252, and TPAMI 2023; weights, normalisation and the mean over k as released
+    (HikariTJU/LD, mmdet's LDHead for the main region). The paper's best combination on COCO, "main KD + main LD + VLR
+    LD", is the default.
 
     No parameters. Cost: ATSS once more per step, and the rows of the regions.
 
     Args:
-        head: Path of the dense head in both networks; its class scores and edge logits are compared behind the learned
+        head: Path of the dense head in both networks; its class scores and edge logits are compared after the learned
             scales of the levels.
         temperature: T of the edges. Defaults to 10.
         class_temperature: T' of the class scores. Defaults to 2.
         main_weight: Weight of the main region, 0 leaves it out. Defaults to 0.25.
         valuable_weight: Weight of the valuable region, 0 leaves it out. Defaults to 0.25.
         class_weight: Weight of the class scores, 0 leaves them out. Defaults to 10.
-        ratio: Where the valuable region ends. Defaults to 0.25.
+        ratio: Share of the threshold at which the valuable region ends. Defaults to 0.25.
         reduction: ``'sum'`` as released, or ``'mean'``.
         **kwargs: ``teacher``, ``loss_weight``, ``schedule`` of :class:`Distiller`.
 
@@ -104,7 +106,7 @@ class LD(Distiller):
         self.reduction = reduction
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
-        """Check that the teacher's head has edge distributions and that the student's puts out the same."""
+        """Check that the teacher's head predicts edge distributions, and the student's head the same."""
         if self.teacher is not None:
             model = self.teacher.config.model
             self._check_head(model.get(self.head) or {}, self.teacher.config.scope)
@@ -114,16 +116,15 @@ class LD(Distiller):
             ours, theirs = ([tuple(shape[1:]) for shape in shapes[tap]] for shapes in (student, teacher))
             if ours != theirs:
                 raise ValueError(
-                    f'distillers.{self.name}: the student has levels of {ours} ({values}, height, width) and the '
+                    f'{self.key}: the student has levels of {ours} ({values}, height, width) and the '
                     f'teacher of {theirs}; LD needs the same classes, reg_max, strides and anchors in both '
                     f'{self.head}s: set model.student.{self.head} to the options of the teacher.'
                 )
         if self.class_weight:
-            key = f'distillers.{self.name}'
-            check_classes(key, self.scores, student[self.scores][0][1], f'{key}.class_weight=0')
+            check_classes(self.key, self.scores, student[self.scores][0][1], f'{self.key}.class_weight=0')
 
-    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
-        """Return ``loss_ld``, ``loss_vlr`` and ``loss_kd``, as far as they have a weight."""
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
+        """Return those of ``loss_ld``, ``loss_vlr`` and ``loss_kd`` that have a weight."""
         scores, edges = student[self.scores], student[self.edges]
         regions = self.regions([x.shape[2:] for x in scores], data_samples, scores[0].device)
         main = [region.main.nonzero(as_tuple=True) for region in regions]
@@ -148,8 +149,8 @@ class LD(Distiller):
         return found
 
     @torch.no_grad()
-    def regions(self, sizes: Sequence[Sequence[int]], data_samples: Any, device: torch.device) -> list[Region]:
-        """Return the regions of each level for maps of these sizes, by the teacher's anchors and assigner."""
+    def regions(self, sizes: Sequence[Sequence[int]], data_samples: Samples, device: torch.device) -> list[Region]:
+        """Return the regions of each level for maps of these sizes, from the teacher's anchors and assigner."""
         from mmdet.models.task_modules.prior_generators import anchor_inside_flags
 
         assert self.teacher is not None, 'set by the model'
@@ -185,7 +186,7 @@ class LD(Distiller):
         if not any('reg_max' in inspect.signature(base.__init__).parameters for base in bases):
             name = getattr(kind, '__name__', kind)
             raise ValueError(
-                f'distillers.{self.name}: LD compares distributions of box edges, which heads with reg_max put out '
+                f'{self.key}: LD compares distributions of box edges, which heads with reg_max predict '
                 f"(GFLHead); the teacher's {self.head} is a {name} and has none. Use a GFL pair, or another method, "
                 "e.g. type='PKD'."
             )
@@ -194,16 +195,16 @@ class LD(Distiller):
         assigner = (model.get('train_cfg') or {}).get('assigner') or {}
         if 'topk' not in assigner or 'ATSS' not in str(assigner.get('type')):
             raise ValueError(
-                f"distillers.{self.name}: LD takes its regions from the teacher's ATSSAssigner, but model.teacher's "
+                f"{self.key}: LD takes its regions from the teacher's ATSSAssigner, but model.teacher's "
                 f'train_cfg.assigner is {dict(assigner) or None}; set model.teacher.train_cfg to that of a GFL config.'
             )
 
 
-def _ground_truth(data_samples: Any, name: str) -> tuple[list[Any], list[Any], list[Any]]:
+def _ground_truth(data_samples: Samples, name: str) -> tuple[list[Any], list[Any], list[Any]]:
     if not data_samples or any('gt_instances' not in sample for sample in data_samples):
         raise ValueError(
-            f'distillers.{name} needs boxes (gt_instances), which the batch does not hold: LD works for detection data '
-            'whose pipeline has LoadAnnotations(with_bbox=True).'
+            f'distillers.{name} needs boxes (gt_instances), which the batch does not hold: use detection data with '
+            'LoadAnnotations(with_bbox=True) in the pipeline.'
         )
     keys = ('metainfo', 'gt_instances')
     metas, instances = ([getattr(sample, key) for sample in data_samples] for key in keys)

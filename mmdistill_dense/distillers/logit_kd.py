@@ -1,4 +1,4 @@
-"""Logit distillation."""
+"""LogitKD: distillation of class scores."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class LogitKD(FeatureDistiller):
 
     The default tap is segmentation's main head; a detector names its own, e.g. ``student_tap='bbox_head.retina_cls'``.
 
-    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, eq. 1 and section 2.1, taken
-        per pixel.
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015,
+    https://arxiv.org/abs/1503.02531, eq. 1 and section 2.1, applied per pixel.
 
     Args:
         student_tap, teacher_tap, teacher, loss_weight, schedule: See :class:`FeatureDistiller`.
         temperature: T. Defaults to 1.
         activation: ``'softmax'`` or ``'sigmoid'``. Defaults to ``'softmax'``; a head with one channel (binary, with
             ``out_channels=1``) needs ``'sigmoid'``.
-        resize: Whose scores are resized where the maps differ in size, as those of a transformer of stride 4 and a
+        resize: Whose scores are resized where the maps differ in size, e.g. between a transformer of stride 4 and a
             convolutional network of stride 8. Defaults to ``'student'``; ``None`` refuses such a pair.
 
     Raises:
@@ -49,7 +49,7 @@ class LogitKD(FeatureDistiller):
         resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
-        # Class scores mean the same in both networks or nothing: they are never mixed by an alignment.
+        # no alignment: a mix of class scores has no meaning
         super().__init__(student_tap, teacher_tap, align='none', resize=resize, **kwargs)
         check_option('activation', activation, ('softmax', 'sigmoid'))
         check_positive('temperature', temperature)
@@ -59,10 +59,9 @@ class LogitKD(FeatureDistiller):
 
     def build_level(self, level: Level) -> None:
         """Check that the level holds class scores that the activation can compare."""
-        key = f'distillers.{self.name}'
-        check_scores(key, level.name, level.student)
+        check_scores(self.key, level.name, level.student)
         if self.activation == 'softmax':
-            check_classes(key, level.name, level.student[0], f"{key}.activation='sigmoid'")
+            check_classes(self.key, level.name, level.student[0], f"{self.key}.activation='sigmoid'")
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_kd`` of one pair of score maps."""

@@ -16,21 +16,21 @@ from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_o
 
 @DISTILLERS.register_module()
 class MGD(FeatureDistiller):
-    """From a randomly masked map of the student's, a small block must generate the teacher's whole map.
+    """Mask the student's map at random and generate the teacher's whole map from it by a small convolutional block.
 
     Per level, with maps ``F_s (B, Cs, H, W)``, ``F_t (B, Ct, H, W)``, a 1x1 convolution ``align`` where the channels
-    differ, a mask ``M (B, 1, H, W)`` that drops each position with probability ``mask_ratio`` at every step anew, and a
-    block ``G`` of a 3x3 convolution, ReLU and a 3x3 convolution, all with Ct channels::
+    differ, a mask ``M (B, 1, H, W)`` that drops each position with probability ``mask_ratio`` (drawn anew in each
+    step), and a block ``G`` of a 3x3 convolution, ReLU and a 3x3 convolution, all with Ct channels::
 
         loss_mgd = alpha * sum_levels sum_{b,c,h,w} (G(M * align(F_s)) - F_t)^2 / B
 
     The sum grows with the map, so the published ``alpha`` belongs to the published picture size; ``reduction='mean'``
     divides by the number of elements instead, and needs another ``alpha`` (the published one times C H W).
 
-    Source: Yang et al., "Masked Generative Distillation", ECCV 2022, eq. 4 and 5, and its released code, which agree.
-    Both mask positions for dense prediction (and channels for classification). Ours: the mask depends on seed,
-    process and iteration alone, so that a resumed run draws the same; in the released detectors the FPN is tapped
-    before the normalisation where it has one (RepPoints), here the neck's output is.
+    Source: Yang et al., "Masked Generative Distillation", ECCV 2022, https://arxiv.org/abs/2205.01529, eq. 4 and 5, and
+    its released code, which agree. Both mask positions for dense prediction (and channels for classification). Ours:
+    the mask depends only on seed, process and iteration, so that a resumed run draws the same. The released code taps
+    the FPN before its normalisation where it has one (RepPoints); here it is the neck's output.
 
     Cost: the block has ``18 Ct^2`` weights, in training only: 1.2 M a level for an FPN of 256 channels, 75 M for the
     last stage of a ResNet-101, which is more than the student.
@@ -42,7 +42,7 @@ class MGD(FeatureDistiller):
             two-stage detectors.
         alpha: Factor of the loss: 2e-5, for two-stage detectors 5e-7.
         reduction: ``'sum'`` as published, or ``'mean'``.
-        resize: What happens to maps of different size; by default the student's is resized.
+        resize: Whose map is resized where the sizes differ. Defaults to ``'student'``.
         **kwargs: ``align``, ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of
             :class:`FeatureDistiller`.
 
@@ -80,7 +80,7 @@ class MGD(FeatureDistiller):
         self.reduction = reduction
 
     def build_level(self, level: Level) -> nn.Module:
-        check_map(f'distillers.{self.name}', level.name, level.teacher)
+        check_map(self.key, level.name, level.teacher)
         channels = level.teacher[0]
         first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         return nn.Sequential(first, nn.ReLU(inplace=True), second)

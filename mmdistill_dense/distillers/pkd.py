@@ -16,7 +16,7 @@ from mmdistill_dense.utils.validate import Resize, check_map
 
 @DISTILLERS.register_module()
 class PKD(FeatureDistiller):
-    """Every channel of the student's map should correlate with the teacher's, whatever its scale and offset.
+    """Maximise the correlation of each student channel with the teacher's, independent of scale and offset.
 
     Per level, with maps ``(B, C, H, W)`` whose channels are standardised over the batch and the positions::
 
@@ -26,22 +26,22 @@ class PKD(FeatureDistiller):
     with Pearson's correlation ``r_c`` of channel c (up to a factor ``(n - 1) / n`` for n values a channel).
 
     Source: Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient",
-    NeurIPS 2022, eq. 3 to 5; constants of the released code (mmrazor). Ours, with the same values: moments in place
-    of standardised maps, and a 1x1 convolution where channels differ, which the released code refuses.
+    NeurIPS 2022, https://arxiv.org/abs/2207.02039, eq. 3 to 5; constants of the released code (mmrazor). Ours: moments
+    instead of standardised maps, with the same values, and a 1x1 convolution where channels differ, which the released
+    code refuses.
 
-    The statistics are those of one process's batch, as released: processes do not exchange them. N processes with b
-    pictures each are not one process with N b pictures; the difference falls with the number of positions, which is
-    thousands for the lower levels.
+    The statistics are those of one process's batch, as released: processes do not exchange them. So N processes with b
+    pictures each are not equal to one process with N b pictures; the difference falls with the number of positions,
+    which is thousands for the lower levels.
 
     No parameters where channels agree; cost linear in the maps.
 
     Args:
         student_tap: Defaults to the first four levels of the neck, as released.
         teacher_tap: Defaults to the same.
-        resize: What happens to maps of different size; by default the student's is resized, as released.
-        **kwargs: ``align``, ``teacher``, ``loss_weight`` (as released 6 for Faster R-CNN and a Mask R-CNN
-            Swin as the teacher of a RetinaNet, else 10),
-            ``schedule``, ``clip_max_norm`` of :class:`FeatureDistiller`.
+        resize: Whose map is resized where the sizes differ. Defaults to ``'student'``, as released.
+        **kwargs: ``align``, ``teacher``, ``loss_weight`` (as released 6 for Faster R-CNN, and for a Mask R-CNN Swin as
+            the teacher of a RetinaNet, else 10), ``schedule``, ``clip_max_norm`` of :class:`FeatureDistiller`.
 
     Raises:
         ValueError: In :meth:`setup` for taps that are no maps. Maps of one position are compared over the batch.
@@ -65,7 +65,7 @@ class PKD(FeatureDistiller):
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return the 1x1 convolution, or ``None``; check that the level is a map."""
-        check_map(f'distillers.{self.name}', level.name, level.student)
+        check_map(self.key, level.name, level.student)
         return super().build_align(level)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:

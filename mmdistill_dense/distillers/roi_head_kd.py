@@ -1,4 +1,4 @@
-"""Terms on what R-CNN heads put out, on the RoIs that the student sampled."""
+"""Distillation of R-CNN box heads, on the RoIs that the student sampled."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mmdistill_dense.distillers.head_output_kd import comparison
 from mmdistill_dense.networks.partial_forward import run_roi_head
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import check_classes, check_option
 
 OUTPUTS = ('bbox_pred', 'cls_score')
@@ -20,26 +21,27 @@ OUTPUTS = ('bbox_pred', 'cls_score')
 
 @DISTILLERS.register_module()
 class RoIHeadKD(Distiller):
-    """Distillation of an R-CNN head: both heads see the RoIs that the student sampled, each on its own features.
+    """Match the outputs of R-CNN box heads: both get the RoIs that the student sampled, each its own features.
 
     The student's output is tapped. The teacher's is computed by its frozen RoI head, without gradient, on its own
-    ``features``; a cascade answers with its stage ``stage``. Outputs ``(R, D)`` for the R RoIs of the batch; all RoIs
-    and, with class-specific regression, all classes count::
+    ``features``; of a cascade, the stage ``stage`` is used. Outputs are ``(R, D)`` for the R RoIs of the batch; all
+    RoIs and, with class-specific regression, all classes count::
 
         form='smooth_l1', 'l1':      loss_roi = mean over all elements of the (smooth) absolute difference
         form='softmax', 'sigmoid':   loss_roi = T² * mean over RoIs of the KL over the D scores (binary ones summed)
-        form='dist':                 loss_roi = as :class:`DIST`, a row an RoI
+        form='dist':                 loss_roi = as :class:`DIST`, each RoI one row
 
-    No parameters. Cost: one pass of the teacher's box head over R RoIs (512 an image in mmdet's training), which the
-    terms of a step that ask the same stage share.
+    No parameters. Cost: one pass of the teacher's box head over R RoIs (512 an image in mmdet's training); distillers
+    that use the same stage share it.
 
-    Source: the released MasKD, which runs the teacher's whole training step and overwrites its RoIs.
+    Source: the released code of MasKD (https://arxiv.org/abs/2205.14589), which runs the teacher's whole training step
+    and overwrites its RoIs.
 
     Args:
         student_tap: ``'roi_head.bbox_head.fc_reg'`` (default) or ``'roi_head.bbox_head.fc_cls'``; one tap.
-        rois: The student's RoIs, an input tap of what feeds the tapped head.
+        rois: Tap of the student's RoIs, an input of the module that feeds the tapped head.
         features: Tap of the teacher's feature levels.
-        output: What the teacher's head answers: ``'bbox_pred'`` (default) or ``'cls_score'``.
+        output: Output of the teacher's head to compare: ``'bbox_pred'`` (default) or ``'cls_score'``.
         stage: Stage of a cascade teacher, from 0.
         form: ``'smooth_l1'`` (default), ``'l1'``, ``'softmax'``, ``'sigmoid'`` or ``'dist'``.
         beta: Where the square of ``'smooth_l1'`` ends. Defaults to 1.
@@ -49,7 +51,7 @@ class RoIHeadKD(Distiller):
     Raises:
         TypeError: For several student taps.
         ValueError: For an option out of range or that the form does not have; in :meth:`setup` for a teacher without
-            that head or stage, or whose config tells of another width; at the first step for any other width.
+            that head or stage, or whose config implies another width; at the first step for any other width.
     """
 
     def __init__(
@@ -80,23 +82,22 @@ class RoIHeadKD(Distiller):
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check the student's scores, and the teacher's head by its config."""
-        key = f'distillers.{self.name}'
         if self.form in ('softmax', 'dist'):
-            check_classes(key, f'student_tap={self.tap!r}', student[self.tap][0][-1], f"{key}.form='sigmoid'")
+            check_classes(self.key, f'student_tap={self.tap!r}', student[self.tap][0][-1], f"{self.key}.form='sigmoid'")
         if self.teacher is None:
             return
         model = self.teacher.config.model
         if 'roi_head' not in model:
             found = f'{self.teacher.key} is a {model.get("type")} and has no roi_head'
-            raise ValueError(f'distillers.{self.name}: {found}; for dense heads use HeadOutputKD.')
+            raise ValueError(f'{self.key}: {found}; for dense heads use HeadOutputKD.')
         head = self._head_config(model['roi_head'])
         if self.output == 'bbox_pred' and 'num_classes' in head:
             width, specific = student[self.tap][0][-1], 4 * head['num_classes']
-            answer = 4 if head.get('reg_class_agnostic') else specific
-            if width != answer and width in (4, specific):
-                raise ValueError(self._shape_message(width, answer))
+            expected = 4 if head.get('reg_class_agnostic') else specific
+            if width != expected and width in (4, specific):
+                raise ValueError(self._shape_message(width, expected))
 
-    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return ``loss_roi``, summed over the calls of the tapped head."""
         # an extractor that the mask head shares is called again, after the box head
         calls = zip(student[self.tap], student[self.rois], strict=False)
@@ -106,20 +107,20 @@ class RoIHeadKD(Distiller):
     @torch.no_grad()
     def answer(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Return the output of the teacher's head for RoIs (R, 5): index of the image, x1, y1, x2, y2."""
-        frozen = self.teacher
-        assert frozen is not None, 'set by the model'
+        teacher = self.teacher
+        assert teacher is not None, 'set by the model'
 
         def run() -> dict[str, Tensor]:
-            answers = run_roi_head(frozen.module('roi_head'), tuple(features), rois, self.stage)
-            return {name: answers[name] for name in OUTPUTS}  # not the features of the RoIs, which are large
+            outputs = run_roi_head(teacher.module('roi_head'), tuple(features), rois, self.stage)
+            return {name: outputs[name] for name in OUTPUTS}  # not the features of the RoIs, which are large
 
         # the RoIs and maps of a step are the same objects for all terms
-        return frozen.cached(('roi_head', self.stage, id(rois), *map(id, features)), run)[self.output]
+        return teacher.cached(('roi_head', self.stage, id(rois), *map(id, features)), run)[self.output]
 
     def _term(self, student: Tensor, rois: Tensor, features: Sequence[Tensor]) -> Tensor:
         if len(student) != len(rois):
             raise ValueError(
-                f'distillers.{self.name}: student_tap={self.tap!r} has {len(student)} rows, but rois={self.rois!r} '
+                f'{self.key}: student_tap={self.tap!r} has {len(student)} rows, but rois={self.rois!r} '
                 f'{len(rois)}; tap the RoIs of the same head.'
             )
         if not len(rois):
@@ -133,17 +134,17 @@ class RoIHeadKD(Distiller):
         stages, head = roi_head.get('num_stages', 1), roi_head['bbox_head']
         if not 0 <= self.stage < stages:
             found = f'the RoI head of the teacher has {stages} stage(s), counted from 0'
-            raise ValueError(f'distillers.{self.name}.stage={self.stage}, but {found}.')
+            raise ValueError(f'{self.key}.stage={self.stage}, but {found}.')
         return head[self.stage] if isinstance(head, Sequence) else head
 
     def _shape_message(self, student: int, teacher: int) -> str:
         message = (
-            f"distillers.{self.name}: student_tap={self.tap!r} gives {student} values per RoI and the teacher's "
+            f"{self.key}: student_tap={self.tap!r} gives {student} values per RoI and the teacher's "
             f'{self.output} {teacher}. '
         )
         if self.output == 'bbox_pred' and 4 in (student, teacher):
             return (
-                f'{message}One regresses a box per class, the other one for all: set '
+                f'{message}One head regresses one box per class, the other one box for all classes: set '
                 f'model.student.roi_head.bbox_head.reg_class_agnostic={teacher == 4}.'
             )
         return f'{message}Tap the same kind of output (fc_reg for bbox_pred, fc_cls for cls_score) with equal classes.'

@@ -1,4 +1,4 @@
-"""The course of a distiller's weight over training."""
+"""Schedule of a distiller's weight over training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Schedule:
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Schedule:
-        """Make a schedule of a config's options.
+        """Make a schedule from a config's options.
 
         Raises:
             ValueError: For an unknown option.
@@ -57,8 +57,8 @@ class Schedule:
                 return point
             if max_iters < 1:
                 raise RuntimeError(
-                    f'schedule: {point} is a fraction of the run, and the length of the run is not known. DistillHook '
-                    'sets it; where no runner trains, set model.distillation.state.max_iters.'
+                    f'schedule: {point} is a fraction of the run, but the length of the run is not known. DistillHook '
+                    'sets it; without a runner, set model.distillation.state.max_iters.'
                 )
             return point * max_iters
 

@@ -1,4 +1,4 @@
-"""SKD: similarities of all pairs of positions."""
+"""SKD: structured distillation by similarities of all pairs of positions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmdistill_dense.utils.validate import Resize, check_count, check_directions
 
 @DISTILLERS.register_module()
 class SKD(FeatureDistiller):
-    """Structured distillation, pair-wise: positions that are alike for the teacher should be alike for the student.
+    """Structured distillation, pair-wise: match the cosine similarities of all pairs of positions.
 
     A map ``(B, C, H, W)`` is max-pooled to N nodes; with the cosine ``a[b, i, j]`` of nodes ``i`` and ``j``::
 
@@ -27,11 +27,12 @@ class SKD(FeatureDistiller):
     parameters. Time O(B N C min(N, C)), memory min(N², C_s² + C_t² + C_s C_t) per image: the N x N similarities are
     made only where the products of the channels would be larger.
 
-    Source: Liu et al., "Structured Knowledge Distillation for Semantic Segmentation", CVPR 2019, the pair-wise loss.
-    The pixel-wise loss of the paper is :class:`LogitKD`. Its holistic loss, a discriminator on the class scores, is
-    left out. Nodes: patches of 2 x 2 positions in CIRKD's runs (the default); 0.5 of the map in the authors' released
-    code, so 2 x 2 nodes in all (``pool_scale=0.5``; one more per side where the pooled side is odd). Their code also
-    stops the gradient through the norms; here and in CIRKD's runs it flows.
+    Source: Liu et al., "Structured Knowledge Distillation for Semantic Segmentation", CVPR 2019,
+    https://arxiv.org/abs/1903.04197, the pair-wise loss. The pixel-wise loss of the paper is :class:`LogitKD`; its
+    holistic loss, a discriminator on the class scores, is left out. Nodes: patches of 2 x 2 positions in CIRKD's runs
+    (the default); half of the map's sides in the authors' released code, so 2 x 2 nodes in all (``pool_scale=0.5``; one
+    more per side where the pooled side is odd). Their code also stops the gradient through the norms; here and in
+    CIRKD's runs it flows.
 
     Args:
         student_tap, teacher_tap, teacher, loss_weight, schedule, resize: See :class:`FeatureDistiller`. The default tap
@@ -60,7 +61,7 @@ class SKD(FeatureDistiller):
     ) -> None:
         super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)
         if patch_size is not None and pool_scale is not None:
-            raise ValueError(f'patch_size={patch_size} and pool_scale={pool_scale} say the same: give one of them.')
+            raise ValueError(f'patch_size={patch_size} and pool_scale={pool_scale} both set the patch: give only one.')
         if pool_scale is not None and not 0 < pool_scale <= 1:
             raise ValueError(f'pool_scale must be above 0 and at most 1, got {pool_scale}.')
         self.patch_size = 2 if patch_size is None else patch_size
@@ -69,15 +70,14 @@ class SKD(FeatureDistiller):
 
     def build_align(self, level: Level) -> None:
         """Check that the level is a map; similarities have no channels to align."""
-        key = f'distillers.{self.name}'
-        check_map(key, level.name, level.student)
-        check_directions(key, level.name, level.student[0])
-        check_positions(key, level.name, level.student, level.teacher)
+        check_map(self.key, level.name, level.student)
+        check_directions(self.key, level.name, level.student[0])
+        check_positions(self.key, level.name, level.student, level.teacher)
         nodes = self.nodes(torch.empty(1, 1, *self.grid(level)))
-        check_positions(key, f'{level.name} behind the pooling of patch_size or pool_scale', nodes.shape[1:])
+        check_positions(self.key, f'{level.name} after the pooling of patch_size or pool_scale', nodes.shape[1:])
 
     def nodes(self, x: Tensor) -> Tensor:
-        """Return the map max-pooled to its nodes; a last incomplete patch is a node too."""
+        """Return the map max-pooled to its nodes; an incomplete last patch is a node too."""
         if self.pool_scale is None:
             patch = (min(self.patch_size, x.shape[2]), min(self.patch_size, x.shape[3]))
         else:

@@ -1,4 +1,4 @@
-"""Losses: pure functions of tensors. Nothing here knows a config, a model or a runner."""
+"""Losses: pure functions of tensors, independent of configs, models and runners."""
 
 from mmdistill_dense.losses.attention import attention_distance
 from mmdistill_dense.losses.channel_correlation import standardized_mse

@@ -1,4 +1,4 @@
-"""Where a map has its energy: distance of normalised attention maps (AT)."""
+"""Distance of normalised attention maps (AT)."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,12 +16,12 @@ from mmdistill_dense.losses.precision import check_same_grid, loss_dtype, withou
 def attention_distance(student: Tensor, teacher: Tensor, *, power: float = 2.0, reduction: str = 'mean') -> Tensor:
     """``|| q_s / |q_s| - q_t / |q_t| ||^2`` of the attention maps ``q = sum_c |x_c|^power``, mean over the batch.
 
-    Source: Zagoruyko & Komodakis, ICLR 2017, eq. 2, squared as in their code.
+    Source: Zagoruyko & Komodakis, AT, ICLR 2017, https://arxiv.org/abs/1612.03928, eq. 2, squared as in their code.
 
     Args:
         student: (B, C_s, ...) maps, the only input that gets a gradient.
         teacher: (B, C_t, ...) maps of the same batch and size; the channels may differ.
-        power: How much strong activations count more, at least 1.
+        power: Exponent of the activations, at least 1; a higher one emphasises strong activations.
         reduction: ``'mean'`` divides by the number of positions too (the released form: the weight depends on the map's
             size); ``'sum'`` does not, and gives values from 0 to 2 at any size.
 
@@ -47,7 +47,7 @@ def _attention(x: Tensor, power: float) -> Tensor:
 
 
 class _Energy(torch.autograd.Function):
-    """``sum_c |x_c|^power`` of (B, C, N), without a map of powers: block by block, and again in backward."""
+    """``sum_c |x_c|^power`` of (B, C, N), computed block by block in both passes: no map of powers is stored."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, power: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Working through a large tensor in blocks that fit a cache."""
+"""Split a large tensor into blocks that fit a cache."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ def block_elements(device: torch.device) -> int:
 
 
 def tiles(outer: int, inner: int, cost: int, budget: int) -> Iterator[tuple[slice, slice]]:
-    """Cut an outer x inner grid, of ``cost`` a cell, into slices within the budget, never smaller than one cell."""
+    """Cut an outer x inner grid into tiles within ``budget``, at least one cell each; a cell costs ``cost``."""
     cells = max(1, budget // max(cost, 1))
     step_outer, step_inner = max(1, cells // max(inner, 1)), max(1, min(inner, cells))
     for o in range(0, outer, step_outer):

@@ -1,4 +1,4 @@
-"""Differences of maps whose channels are standardised first: Pearson's correlation of features."""
+"""Squared error of maps with standardised channels, which is Pearson's correlation of features (PKD)."""
 
 import torch
 from torch import Tensor
@@ -11,14 +11,14 @@ def standardized_mse(student: Tensor, teacher: Tensor, *, eps: float = 1e-6) -> 
     """``mean (z(student) - z(teacher))^2 / 2`` with ``z(x) = (x - mean) / (std + eps)`` per channel, over all else.
 
     With n values a channel and the unbiased deviation this is ``(1 - r) (n - 1) / n``, averaged over the channels,
-    where ``r`` is Pearson's correlation of the channel (exactly so for ``eps = 0``): a scale and an offset of a channel
-    on either side do not matter. The moments are taken of the centred maps, no standardised map is made.
+    where ``r`` is Pearson's correlation of the channel (exactly so for ``eps = 0``): the scale and the offset of a
+    channel do not matter. It is computed from the moments of the centred maps; no standardised map is made.
 
     A channel counts as constant on a side where its deviation is at most ``eps``, or within rounding of its mean: its
     centred values are taken as 0 there. A constant channel of the student gets no gradient (the formula's would be
     ``z(teacher) / (n eps)``, a million times that of other channels); above, the gradient grows as 1 / deviation.
 
-    Source: Cao et al., "PKD", NeurIPS 2022, eq. 3 to 5.
+    Source: Cao et al., PKD, NeurIPS 2022, https://arxiv.org/abs/2207.02039, eq. 3 to 5.
 
     Args:
         student: (B, C, ...) map, the only input that gets a gradient.
@@ -57,13 +57,13 @@ def _channel_means(x: Tensor, keepdim: bool = False) -> Tensor:
 
 
 def _centred(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The map without its means, and the deviation of each channel up to which it counts as constant."""
+    """Return the centred map and, per channel, the largest deviation that still counts as constant."""
     mean = _channel_means(x, keepdim=True)
     rounding = 4 * torch.finfo(x.dtype).eps
     return x - mean, (eps + rounding * mean.detach().abs()).flatten()
 
 
 def _deviation(variance: Tensor) -> Tensor:
-    """Square root whose gradient at 0 is 0."""
+    """Return the square root, with a gradient of 0 at 0."""
     constant = variance == 0
     return torch.where(constant, 0.0, torch.where(constant, 1.0, variance).sqrt())

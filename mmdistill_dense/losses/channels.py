@@ -1,4 +1,4 @@
-"""Where the channels of a map are active: divergence of their distributions over the positions (CWD)."""
+"""Divergence of each channel's distribution over the positions (CWD)."""
 
 from torch import Tensor
 
@@ -10,7 +10,9 @@ from mmdistill_dense.losses.precision import check_same_shape, check_temperature
 def channel_divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
     """``T^2 * KL(softmax(teacher / T) || softmax(student / T))`` over the positions, mean over batch and channels.
 
-    Each channel of each image is a distribution over its positions. Source: CWD (ICCV 2021), section 3.2.
+    Each channel of each image is a distribution over its positions.
+
+    Source: Shu et al., CWD, ICCV 2021, https://arxiv.org/abs/2011.13256, section 3.2.
 
     Args:
         student: (B, C, ...) maps, the only input that gets a gradient.
@@ -26,7 +28,7 @@ def channel_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
     check_temperature(temperature)
     check_same_shape(student, teacher)
     if student.dim() < 3:
-        raise ValueError(f'channels are compared over their positions, got maps of shape {tuple(student.shape)}')
+        raise ValueError(f'maps must be (B, C, ...) with at least one axis of positions, got {tuple(student.shape)}')
     dtype = loss_dtype(student)
     if not student.numel():
         return student.to(dtype).sum()

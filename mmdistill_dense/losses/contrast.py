@@ -39,9 +39,11 @@ def dense_contrast(
     """Contrast of student tokens with the teacher tokens of the same patch.
 
     ``sum_i [logsumexp_j(-d_ij / tau) + d_ii / tau] / (h * w) / B`` with ``d_ij`` the L1 distance of student token i and
-    teacher token j, ``h x w`` the size after pooling and cropping. Source: Af-DCD (NeurIPS 2023); ``spatial`` and
-    ``channel`` after its overview figure, ``omni`` as released. The maps are max-pooled, then cropped at the bottom and
-    right to whole patches; a side that is shorter than a window of the pooling or than a patch is one window or patch.
+    teacher token j, ``h x w`` the size after pooling and cropping. The maps are max-pooled, then cropped at the bottom
+    and right to whole patches; a side that is shorter than a pooling window or a patch is one window or patch.
+
+    Source: Fan et al., Af-DCD, NeurIPS 2023, https://arxiv.org/abs/2312.04168; ``omni`` as released, ``spatial`` and
+    ``channel`` after the paper's overview figure.
 
     Args:
         student: (B, C, H, W) map, usually a projector's output. The only input that gets a gradient.
@@ -54,9 +56,9 @@ def dense_contrast(
         temperature: tau, by which distances are divided. Defaults to :func:`contrast_temperature`.
         pool_size: Kernel and stride of the max-pooling before; 0 or 1 is none.
         patch_size: Height and width of a patch in pooled positions; None is the whole map. ``'channel'`` ignores it.
-        compiled: On the CPU, take a kernel compiled by the machine's C++ compiler at the first call of a process (about
-            a second): several times faster, equal up to rounding. Where there is no compiler a warning says so, once,
-            and plain PyTorch is taken, as for maps elsewhere.
+        compiled: On the CPU, use a kernel that the machine's C++ compiler builds at the first call of a process (about
+            a second): several times faster, equal up to rounding. Without a compiler, warn once and use plain PyTorch,
+            as on other devices.
 
     Returns:
         Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
@@ -85,13 +87,12 @@ def dense_contrast(
 
 
 def contrast_temperature(contrast: str, channels: int) -> float:
-    """Return the temperature that suits a variant on maps of so many channels.
+    """Return the default temperature of a variant for maps of ``channels`` channels.
 
-    A distance sums over the channels of a token. Tokens of a channel group, those of ``'omni'`` and ``'channel'``, have
-    the released 0.07: in a short sum some other token is often nearer than the own, and that gives the gradient. Whole
-    vectors, those of ``'spatial'``, have 0.07 a channel, so that the mean difference of a channel is divided by 0.07:
-    in a sum over hundreds of channels the own position is nearest as soon as the student explains some of the teacher,
-    and with 0.07 for the sum the softmax is then one-hot and has no gradient.
+    A distance is a sum over the channels of a token. Channel groups (``'omni'``, ``'channel'``) have the released 0.07:
+    over few channels, a token at another place is often the nearest, which gives a gradient. Whole vectors
+    (``'spatial'``) have 0.07 per channel: over hundreds of channels, the token at the same place is the nearest as soon
+    as the student has learned a little, and with 0.07 the softmax would be one-hot, without a gradient.
     """
     return TEMPERATURE * channels if contrast == 'spatial' else TEMPERATURE
 
@@ -133,7 +134,7 @@ def check_contrast(
 
 
 def _fitted(window: Sequence[int] | None, x: Tensor) -> tuple[int, int]:
-    """Return a window that is no larger than the map: pictures of one batch may be far smaller than those of others."""
+    """Return the window, at most as large as the map: some batches have far smaller pictures than others."""
     height, width = x.shape[2:]
     return (height, width) if window is None else (min(window[0], height), min(window[1], width))
 
@@ -148,7 +149,7 @@ def _max_pool(x: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 class _Contrast(torch.autograd.Function):
-    """Sum of the tokens' losses; the gradient of the map is found beside it and only scaled in backward."""
+    """Sum of the tokens' losses; the gradient is computed in the forward pass and only scaled in backward."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, cut: Tokens, temperature: float, compiled: bool) -> Tensor:

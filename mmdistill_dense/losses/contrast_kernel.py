@@ -1,4 +1,4 @@
-"""Dense contrast by a kernel that the machine's own C++ compiler makes, at the first call of a process."""
+"""Dense contrast by a C++ kernel, compiled at the first call of a process."""
 
 import ctypes
 import functools
@@ -20,7 +20,7 @@ from mmdistill_dense.losses.contrast_plain import Tokens
 
 _SOURCE = Path(__file__).with_suffix('.cpp')
 _FLAGS = ['-std=c++17', '-O3', '-fno-math-errno', '-fno-trapping-math', '-fopenmp-simd', '-shared', '-fPIC']
-_MACHINE = [['-march=native', '-mprefer-vector-width=512'], ['-mcpu=native'], []]  # the first that is understood
+_MACHINE = [['-march=native', '-mprefer-vector-width=512'], ['-mcpu=native'], []]  # the first that the compiler accepts
 
 
 class _Sizes(ctypes.Structure):
@@ -31,16 +31,16 @@ class _Sizes(ctypes.Structure):
 
 
 def available() -> bool:
-    """Tell whether the kernel is there, compiling it at the first call; warn once with the reason where it is not."""
+    """Compile the kernel at the first call; return whether that worked, and warn once with the reason if not."""
     return _library() is not None
 
 
 def loss_and_grad(
     student: Tensor, teacher: Tensor, cut: Tokens, temperature: float, needs_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """As :func:`mmdistill_dense.losses.contrast_plain.loss_and_grad` on the CPU, over torch's number of threads."""
+    """Compute :func:`mmdistill_dense.losses.contrast_plain.loss_and_grad` on the CPU, with torch's thread count."""
     library = _library()
-    assert library is not None, 'the caller asks whether it is available'
+    assert library is not None, 'callers check available() first'
     student, teacher = student.contiguous(), teacher.contiguous()
     batch, channels, height, width = student.shape
     sizes = _Sizes(channels, height, width, cut.groups, *cut.patch, cut.other_groups)
@@ -52,7 +52,7 @@ def loss_and_grad(
     def work(begin: int, end: int) -> None:
         pointers = losses.data_ptr(), None if grad is None else grad.data_ptr()
         maps = student.data_ptr(), teacher.data_ptr()
-        function(*maps, ctypes.byref(sizes), temperature, begin, end, *pointers)  # lets go of the interpreter
+        function(*maps, ctypes.byref(sizes), temperature, begin, end, *pointers)  # releases the GIL
 
     threads = min(torch.get_num_threads(), rows)
     if threads <= 1:
@@ -83,7 +83,7 @@ def _library() -> dict[torch.dtype, Callable[..., Any]] | None:
 
 
 def _compile() -> ctypes.CDLL:
-    """Compile into a folder of this process's own: no cache to share, to trust or to go stale."""
+    """Compile into a temporary folder of this process: there is no cache to go stale or to be tampered with."""
     compiler = shlex.split(os.environ.get('CXX', '')) or ['c++']
     if shutil.which(compiler[0]) is None:
         raise RuntimeError(f'no C++ compiler {compiler[0]!r} found; install one (g++, clang) or set CXX')

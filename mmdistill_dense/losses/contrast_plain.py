@@ -1,4 +1,4 @@
-"""Dense contrast in plain PyTorch: loss and gradient of a map, chunk by chunk of its patches."""
+"""Dense contrast in plain PyTorch: loss and gradient of a map, computed in chunks of patches."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,8 +16,10 @@ _PAIRS = 2**17  # token pairs held at a time on the CPU: 512 KiB of float32
 class Tokens(NamedTuple):
     """How a map is cut into tokens, and which of them are compared.
 
-    ``groups`` channel groups M; ``patch`` height and width of a patch of N positions; ``other_groups``: whether the
-    tokens of the anchor's own group at other positions are left out.
+    Attributes:
+        groups: Channel groups M.
+        patch: Height and width of a patch of N positions.
+        other_groups: Whether the tokens of the anchor's own group at other positions are left out.
     """
 
     groups: int
@@ -47,7 +49,7 @@ def loss_and_grad(
 
 
 def _lists(x: Tensor) -> Tensor:
-    """Copy (C, h, w) to (h * w, C), in two steps: each is far faster than one that gathers."""
+    """Copy (C, h, w) to (h * w, C) in two steps, which is far faster than one gathering copy."""
     return x.flatten(1).contiguous().t().clone(memory_format=torch.contiguous_format)
 
 
@@ -60,7 +62,7 @@ def _by_patches(x: Tensor, columns: int, cut: Tokens) -> Tensor:
 def _chunk(
     tokens: Tensor, candidates: Tensor, cut: Tokens, temperature: float, budget: int, needs_grad: bool
 ) -> Tensor:
-    """Return the loss sum of some patches (rows, cols, ph, pw, M, D); their gradient takes the place of the tokens."""
+    """Return the loss sum of patches (rows, cols, ph, pw, M, D); overwrite their tokens with the gradient."""
     n, m, d = cut.patch[0] * cut.patch[1], cut.groups, tokens.shape[-1]
     x, y = (part.reshape(-1, n * m, d) for part in (tokens, candidates))
     found = torch.empty_like(x) if needs_grad else None
@@ -83,7 +85,7 @@ def _chunk(
 
 
 def _logits(x: Tensor, y: Tensor, first: int, cut: Tokens, temperature: float) -> Tensor:
-    """``-d_ij / tau`` of tokens from ``first`` on and all candidates of their patches, -inf for those left out."""
+    """Return ``-d_ij / tau`` of the tokens from ``first`` on to all candidates of their patches, -inf if left out."""
     z = _distances(x, y).mul_(-1 / temperature)
     if cut.other_groups:
         own = z.diagonal(offset=first, dim1=1, dim2=2)
@@ -95,7 +97,7 @@ def _logits(x: Tensor, y: Tensor, first: int, cut: Tokens, temperature: float) -
 
 
 def _differences(x: Tensor, y: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield blocks of ``x[p, i] - y[p, j]`` as (p, i, (p, i, j, D)), all in one reused buffer of a cache's size."""
+    """Yield blocks of ``x[p, i] - y[p, j]`` as (p, i, (p, i, j, D)), all in one reused buffer that fits a cache."""
     (patches, rows, d), cols = x.shape, y.shape[1]
     buffer = x.new_empty(0)
     # the inner loop runs over the last axis in memory: over j where tokens are short
@@ -108,7 +110,7 @@ def _differences(x: Tensor, y: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """L1 distances (p, rows, cols); on the CPU faster and more exact than ``torch.cdist``, which sums one by one."""
+    """Return L1 distances (p, rows, cols), on the CPU faster and more exactly than ``torch.cdist``."""
     out = x.new_empty(x.shape[0], x.shape[1], y.shape[1])
     for p, i, difference in _differences(x, y):
         torch.sum(difference.abs_(), -1, out=out[p, i])
@@ -116,8 +118,8 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _sign_sum(weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """``sum_j weight[p, i, j] * sign(x[p, i] - y[p, j])`` as (p, rows, D), with sign(0) = 0."""
-    if x.device.type == 'cpu':  # elsewhere looking for survivors would wait for the device
+    """Return ``sum_j weight[p, i, j] * sign(x[p, i] - y[p, j])`` as (p, rows, D), with sign(0) = 0."""
+    if x.device.type == 'cpu':  # elsewhere counting the survivors would wait for the device
         # smaller weights are lost in the rounding of the sum; negated, so that NaN stays
         alive = ~(weight.abs() < torch.finfo(weight.dtype).eps * 2**-11)
         if int(alive.count_nonzero()) <= _SPARSE_SHARE * alive.numel():

@@ -1,4 +1,4 @@
-"""Correlation of class scores instead of their divergence (DIST)."""
+"""Correlation distance of class scores (DIST)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from mmdistill_dense.losses.blocks import block_elements, tiles
 from mmdistill_dense.losses.precision import check_same_shape, check_temperature, loss_dtype, without_autocast
 
 _EPS = 1e-8
-_FLAT = 1e-3  # of their mean; scores that vary less count as varying by a tenth
+_FLAT = 1e-3  # share of the mean; scores that vary less count as varying by a tenth of it
 _COUNTED = 0.1 / _FLAT
 
 
@@ -25,14 +25,16 @@ def correlation_distance(
     gamma: float = 1.0,
     activation: str = 'softmax',
 ) -> Tensor:
-    """``T^2 [beta (1 - mean_rows rho) + gamma (1 - mean_classes rho)]``: what DIST compares class scores by.
+    """``T^2 [beta (1 - mean_rows rho) + gamma (1 - mean_classes rho)]`` of class scores.
 
     rho is Pearson's correlation of softmax(student / T) and softmax(teacher / T), over the classes of one row or over
-    the rows of one class; the product of the two norms in its denominator has 1e-8 added. Source: DIST (NeurIPS 2022).
+    the rows of one class; the product of the two norms in its denominator has 1e-8 added.
 
-    The gradient of rho grows as 1 / deviation of the student's scores. Scores that deviate by less than a thousandth of
-    their mean, as those of a classifier that starts at 0, count as deviating by a tenth of it (ours): rho is then
-    proportional to them, 0 for equal scores, and its gradient points to the teacher's and is of the usual size.
+    The gradient of rho grows as 1 / deviation of the student's scores. To bound it (ours), scores that deviate by less
+    than a thousandth of their mean, as those of a zero-initialised classifier, count as deviating by a tenth of it: rho
+    is then proportional to them, 0 for equal scores, and its gradient has the usual size.
+
+    Source: Huang et al., DIST, NeurIPS 2022, https://arxiv.org/abs/2205.10536.
 
     Args:
         student: (R, K) logits, or (B, K, ...) maps whose positions are the rows. The only input that gets a gradient.
@@ -62,10 +64,10 @@ def correlation_distance(
 
 
 class _Correlation(torch.autograd.Function):
-    """``beta mean_rows rho + gamma mean_classes rho`` of (B, K, N) scores; the gradient is found beside it.
+    """``beta mean_rows rho + gamma mean_classes rho`` of (B, K, N) scores, with its gradient in the forward pass.
 
     With centred vectors x, y and ``D = |x| |y| + eps``, ``d rho / dx = y / D - (x.y) |y| / (D^2 |x|) x``, centred too;
-    where x is flat, |x| is a constant and the second term is none.
+    where x is flat, |x| is a constant and the second term vanishes.
     """
 
     @staticmethod
@@ -107,7 +109,7 @@ def _moments(x: Tensor, y: Tensor, axes: tuple[int, ...]) -> list[Tensor]:
 
 
 def _slopes(moments: Sequence[Tensor], flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rho and the factors of y and of -x in its gradient; up to ``flat`` x counts as longer than it is."""
+    """Return rho and the factors of y and -x in its gradient; an x of norm up to ``flat`` counts as longer."""
     xx, yy, xy = moments
     x_norm, y_norm = xx.sqrt(), yy.sqrt()
     is_flat = x_norm <= flat

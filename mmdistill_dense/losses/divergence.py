@@ -12,7 +12,8 @@ from mmdistill_dense.losses.precision import check_same_shape, check_temperature
 def softmax_divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
     """``T^2 * KL(softmax(teacher / T) || softmax(student / T))`` over the classes, mean over batch and positions.
 
-    Source: Hinton et al., 2015; per pixel as in structured distillation (SKD) and its successors.
+    Source: Hinton et al., 2015, https://arxiv.org/abs/1503.02531; per pixel as in structured distillation (SKD) and its
+    successors.
 
     Args:
         student: (B, C, ...) logits, the only input that gets a gradient.
@@ -35,7 +36,9 @@ def softmax_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
 
 @without_autocast
 def sigmoid_divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """As :func:`softmax_divergence` for independent binary scores: binary KL, summed over the channels.
+    """``T^2 * KL`` of independent binary scores ``sigmoid(x / T)``, summed over the channels, mean over the positions.
+
+    The counterpart of :func:`softmax_divergence` for heads with one binary classifier per class.
 
     Args:
         student: (B, C, ...) logits, e.g. anchors x classes of a dense detection head.

@@ -1,7 +1,9 @@
-"""Focal and global distillation (FGD): box masks, attention, and squared errors under both.
+"""Focal and global distillation (FGD): box weights, attention, and squared errors weighted by both.
 
-Everything but the attention of the student comes from two sums over the map of differences: its weighted squares, and
-its mean and variance per channel. No masked or attended copy of a map is made.
+All terms except the student's attention need two reductions of the map of differences: the sum of weighted squares, and
+mean and variance per channel. No masked copy of a map is made.
+
+Source: Yang et al., FGD, CVPR 2022, https://arxiv.org/abs/2111.11837.
 """
 
 import torch
@@ -13,10 +15,10 @@ _CHUNK = 64  # boxes painted at once
 
 
 def box_weights(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Paint boxes into a map: a cell has the inverse area of the smallest box that covers it, 0 outside all boxes.
+    """Return for each cell the inverse area of the smallest box that covers it, 0 outside all boxes.
 
-    A box covers the cells from ``floor(x1)`` to ``ceil(x2)``, both included, and so in y; its area is their number,
-    counted beyond the border of the map too (FGD, CVPR 2022, eq. 5; the inclusive end and the area as released).
+    A box covers the columns from ``floor(x1)`` to ``ceil(x2)``, both included, and its rows likewise; its area is the
+    number of these cells, also those outside the map (FGD, eq. 5; the inclusive end and the area as released).
 
     Args:
         boxes: (R, 4) as x1, y1, x2, y2 in cells of the map; R may be 0.
@@ -40,7 +42,7 @@ def box_weights(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def background_weights(foreground: Tensor) -> Tensor:
-    """Weigh the cells of each picture that no box covers by the inverse of their number (FGD, eq. 6).
+    """Weight each cell outside all boxes by one over the number of such cells in its picture (FGD, eq. 6).
 
     Args:
         foreground: (B, H, W), 0 outside all boxes.
@@ -54,7 +56,7 @@ def background_weights(foreground: Tensor) -> Tensor:
 
 @without_autocast
 def spatial_attention(x: Tensor, temperature: float) -> Tensor:
-    """Where a map is large: ``H W softmax(mean_c |x| / T)`` over the positions (FGD, eq. 3 and 8).
+    """Spatial attention ``H W softmax(mean_c |x| / T)`` over the positions (FGD, eq. 3 and 8).
 
     Args:
         x: (B, C, H, W).
@@ -74,7 +76,7 @@ def spatial_attention(x: Tensor, temperature: float) -> Tensor:
 
 @without_autocast
 def channel_attention(x: Tensor, temperature: float) -> Tensor:
-    """In which channels a map is large: ``C softmax(mean_hw |x| / T)`` over the channels (FGD, eq. 4 and 9).
+    """Channel attention ``C softmax(mean_hw |x| / T)`` over the channels (FGD, eq. 4 and 9).
 
     Args:
         x: (B, C, H, W).
@@ -93,7 +95,7 @@ def channel_attention(x: Tensor, temperature: float) -> Tensor:
 
 @without_autocast
 def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """``sum |student - teacher| / B``, of one kind of attention (FGD, eq. 13).
+    """``sum |student - teacher| / B`` of one kind of attention (FGD, eq. 13).
 
     Args:
         student: (B, ...), the only input that gets a gradient.

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses.precision import check_same_shape, check_temperature, loss_dtype
 
-MIN_NORM = 1e-6  # shorter pixels have no direction
+MIN_NORM = 1e-6  # a vector up to this length has no direction
 
 _BUFFER_BYTES = 16 * 2**20  # of scores held at a time
 _COLUMNS = 256  # blocks are multiples of this: narrow or odd matrix products are slow
@@ -31,8 +31,10 @@ def pixel_info_nce(
 ) -> tuple[Tensor, Tensor]:
     """``sum_p w_p l_p`` with ``l_p = -log softmax([s_p.t_p, s_p.q_1, ..., s_p.q_K] / tau)[0]``.
 
-    Source: Huang & Guo, "Pixel-Wise Contrastive Distillation", ICCV 2023. The gradient is formed in the forward pass,
-    (N, C) numbers are kept for backward; without gradient half of the work is left out.
+    The gradient is computed in the forward pass, and (N, C) numbers are kept for backward; without a gradient half of
+    the work is skipped.
+
+    Source: Huang & Guo, "Pixel-Wise Contrastive Distillation", ICCV 2023, https://arxiv.org/abs/2211.00218.
 
     Args:
         student: (N, C) unit rows, the only input that gets a gradient.
@@ -99,7 +101,7 @@ def normalize_pixels(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Te
     Returns:
         (B * H * W, C) rows and their (B * H * W,) weights, 1 or 0; both float32 (float64 for a float64 map). Pixels
         that do not count, or of a norm of 1e-6 and less, are zero rows of weight 0 without gradient; a pixel that
-        counts and is not finite stays NaN, and shows.
+        counts and is not finite stays NaN.
 
     Raises:
         ValueError: When ``valid`` is not one value per pixel.
@@ -111,16 +113,16 @@ def normalize_pixels(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Te
     left_out = torch.linalg.vector_norm(rows.detach(), dim=1) <= MIN_NORM
     if valid is not None:
         left_out = left_out | ~valid.reshape(-1)
-    # before the division: behind it the gradient of a NaN that does not count would be NaN
+    # before the division: after it, the gradient of a NaN that does not count would be NaN
     rows = F.normalize(rows.masked_fill(left_out[:, None], 0), dim=1, eps=MIN_NORM)
     return rows, (~left_out).to(rows.dtype)
 
 
 def spatial_gate(x: Tensor, kind: str = 'relu') -> Tensor:
-    """Activate a map by one gate per image and channel, from the channel's mean: ``x * g(mean(x))``.
+    """Multiply each channel of an image by a gate computed from its mean: ``x * g(mean(x))``.
 
-    For ``f(m) = m * g(m)`` the mean of the result is ``f(mean(x))``, so that a head trained on pooled vectors gives, on
-    a map, a map whose mean is its output for the pooled map (SpatialAdaptor).
+    With ``f(m) = m * g(m)`` the mean of the result is ``f(mean(x))``. So a head that was trained on pooled vectors
+    returns, for a map, a map whose mean is its output for the pooled map (PCD's SpatialAdaptor).
 
     Args:
         x: (B, C, H, W) map.
@@ -140,11 +142,11 @@ def spatial_gate(x: Tensor, kind: str = 'relu') -> Tensor:
 
 
 def key_ranks(vectors: Tensor, keys: Tensor, negatives: Tensor) -> Tensor:
-    """Count, for each vector, the negatives that are nearer to it than its own key is.
+    """Count for each vector the negatives that are nearer to it than its own key.
 
     Args:
         vectors: (B, C), any length.
-        keys: (B, C), the own keys, any length.
+        keys: (B, C), each vector's own key, any length.
         negatives: (K, C) unit rows.
 
     Returns:
@@ -159,7 +161,7 @@ def _is_positive(x: Tensor) -> Tensor:
 
 
 class _InfoNCE(torch.autograd.Function):
-    """Weighted sum of the rows' losses; the gradient of the rows is found beside it and only scaled in backward."""
+    """Weighted sum of the rows' losses; the gradient is computed in the forward pass and only scaled in backward."""
 
     @staticmethod
     def forward(
@@ -172,7 +174,7 @@ class _InfoNCE(torch.autograd.Function):
         block: int,
     ) -> tuple[Tensor, Tensor]:
         excess, read = _sweep(student, negatives, 1 / temperature, block, ctx.needs_input_grad[0])
-        # the positive leaves before the exponential: logsumexp - positive would lose the digits of a small loss
+        # subtract the positive before the exponential: logsumexp - positive would lose the digits of a small loss
         excess -= torch.bmm(student[:, None], teacher[:, :, None]).flatten() / temperature
         per_pixel = torch.logaddexp(excess, torch.zeros_like(excess))
         if read is not None:
@@ -189,7 +191,7 @@ class _InfoNCE(torch.autograd.Function):
 
 
 def _sweep(x: Tensor, negatives: Tensor, scale: float, block: int, with_read: bool) -> tuple[Tensor, Tensor | None]:
-    """Return (N,) ``logsumexp_k(scale x.q_k)`` and, where asked for, (N, C) ``sum_k softmax_k(scale x.q_k) q_k``."""
+    """Return (N,) ``logsumexp_k(scale x.q_k)`` and, if ``with_read``, (N, C) ``sum_k softmax_k(scale x.q_k) q_k``."""
     rows = len(x)
     largest = x.new_full((rows,), -torch.inf)
     total = x.new_zeros(rows)

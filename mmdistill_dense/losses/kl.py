@@ -14,7 +14,7 @@ def divergence_sum(
 ) -> Tensor:
     """``sum_r w_r KL(softmax(teacher_r / T) || softmax(student_r / T))`` of (A, P, Q) scores.
 
-    The gradient ``w (p_s - p_t) / T`` is formed in the forward pass: one map is kept, the temporaries are blocks.
+    The gradient ``w (p_s - p_t) / T`` is computed in the forward pass and kept; temporaries are as small as a block.
 
     Args:
         student: (A, P, Q), the only input that gets a gradient.
@@ -34,7 +34,7 @@ class _Divergence(torch.autograd.Function):
     """With ``d = (t - s) / T`` the divergence of a row is ``sum p_t d - (logsumexp t - logsumexp s)``.
 
     Both sides are shifted so that their largest score is 0: a constant between them would cancel in the difference,
-    and take the digits of the loss along.
+    and cost digits of the loss.
     """
 
     @staticmethod

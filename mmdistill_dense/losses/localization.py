@@ -1,4 +1,4 @@
-"""Localisation distillation (LD): divergence of weighted rows, and the region around the positives that is worth it."""
+"""Localisation distillation (LD): divergence of weighted rows, and the valuable region around the positives."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def weighted_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, tem
 
     The mean over k, in place of a sum, is that of the released LD and of mmdet.
 
-    Source: Zheng et al., "Localization Distillation for Dense Object Detection", CVPR 2022, eq. 3 and 5.
+    Source: Zheng et al., LD, CVPR 2022, https://arxiv.org/abs/2102.12252, eq. 3 and 5.
 
     Args:
         student: (..., K) logits, the only input that gets a gradient.
@@ -49,23 +49,23 @@ def weighted_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, tem
 def valuable_region(
     anchors: Tensor, boxes: Tensor, level_sizes: Sequence[int], *, topk: int = 9, ratio: float = 0.25
 ) -> Tensor:
-    """Weigh the anchors beside the positives from which boxes can still be learned (VLR).
+    """Return the weights of the anchors in the valuable localisation region (VLR), which surrounds the positives.
 
-    The threshold of a box is ATSS': mean plus deviation of the IoU of its ``topk`` nearest anchors of every level. An
-    anchor is valuable for the box where ``overlap / area of the anchor - d^2 / c^2`` is below the threshold, and at
-    least ``ratio`` of it, with the distance d of the centres and the diagonal c of the hull; it weighs its highest IoU
-    with a box that it is valuable for.
+    The threshold of a box is that of ATSS: mean plus deviation of the IoU of its ``topk`` nearest anchors of every
+    level. An anchor is valuable for the box if ``overlap / area of the anchor - d^2 / c^2`` is below the threshold and
+    at least ``ratio`` times the threshold, with the distance d of the centres and the diagonal c of the hull. Its
+    weight is its highest IoU with such a box.
 
-    Source: LD, CVPR 2022, section 3.3 and algorithm 1, as released. The paper has the distance-IoU (overlap over
-    union) there and weighs all valuable anchors alike; the released code of the published results divides by the
-    anchor's area and weighs by IoU.
+    Source: LD, CVPR 2022, https://arxiv.org/abs/2102.12252, section 3.3 and algorithm 1, as released. The paper uses
+    the distance-IoU (overlap over union) and equal weights; the released code of the published results divides by the
+    anchor's area and weights by IoU.
 
     Args:
         anchors: (A, 4) as x1, y1, x2, y2, level after level.
         boxes: (R, 4), R may be 0.
         level_sizes: Number of anchors of each level; they sum to A.
-        topk: Anchors per level that make the threshold.
-        ratio: Share of the threshold where the region ends.
+        topk: Anchors per level that define the threshold.
+        ratio: Share of the threshold at which the region ends.
 
     Returns:
         (A,) in [0, 1], 0 outside the region.
@@ -79,13 +79,13 @@ def valuable_region(
         near.append(indices + begin)
         begin += size
     overlaps = iou.gather(0, torch.cat(near))
-    threshold = overlaps.mean(0) + overlaps.std(0, correction=min(1, len(overlaps) - 1))  # one anchor deviates by 0
+    threshold = overlaps.mean(0) + overlaps.std(0, correction=min(1, len(overlaps) - 1))  # one anchor has deviation 0
     valuable = (measure < threshold) & (measure >= ratio * threshold)
     return torch.where(valuable, iou, 0.0).amax(1)
 
 
 def _overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return IoU, what decides on the region, and the distance of the centres, each (A, R)."""
+    """Return the IoU, the measure that defines the region, and the distance of the centres, each (A, R)."""
     a, b = anchors[:, None], boxes[None]
     inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
     area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b))

@@ -1,8 +1,10 @@
-"""Masked feature distillation with receptive tokens (MasKD): masks, their weights, and the error under them.
+"""Masked feature distillation with receptive tokens (MasKD): masks, their weights, and the masked error.
 
 A token ``E_i`` is a vector of C numbers; ``sigmoid(E_i . x)`` is a soft mask over the positions of a map. The error of
 all masks together is one squared error with one weight per position, because ``(m s - m t)^2 = m^2 (s - t)^2`` and the
 weights do not depend on the channel; no tensor of tokens x channels x positions is ever made.
+
+Source: Huang et al., MasKD, ICLR 2023, https://arxiv.org/abs/2205.14589.
 """
 
 from collections.abc import Iterator
@@ -43,7 +45,7 @@ def token_masks(tokens: Tensor, x: Tensor) -> Tensor:
         (N, T, H, W) in (0, 1), float32 (float64 for a float64 map), differentiable in both arguments.
 
     Raises:
-        ValueError: When the tokens have not as many channels as the map.
+        ValueError: When tokens and map differ in channels.
     """
     if tokens.ndim != 2 or tokens.shape[1] != x.shape[1]:
         raise ValueError(
@@ -58,7 +60,7 @@ def token_masks(tokens: Tensor, x: Tensor) -> Tensor:
 
 @without_autocast
 def mask_weights(branch: Branch, x: Tensor) -> Tensor:
-    """Weigh the masks of each image: ``softmax(fc(mean(conv(x))))``, without running the convolution.
+    """Return the weights of each image's masks, ``softmax(fc(mean(conv(x))))``, without running the convolution.
 
     The branch is linear up to the softmax, so the mean over positions goes first: the mean of a 3x3 convolution with
     zero padding needs the nine sums of the map shifted by -1, 0, 1, which are the total without an edge row and column.
@@ -90,7 +92,7 @@ def _shifted_sums(x: Tensor) -> Tensor:
 
 @without_autocast
 def mask_dice(m: Tensor, eps: float = 1e-12) -> Tensor:
-    """Overlap of the masks of an image: mean over images and ordered pairs of ``2 m_i.m_j / (m_i.m_i + m_j.m_j)``.
+    """Mean overlap ``2 m_i.m_j / (m_i.m_i + m_j.m_j)`` over images and ordered pairs of masks (Dice).
 
     1 for equal masks, 0 for disjoint ones and where there is only one mask or no image.
 
@@ -114,7 +116,7 @@ def mask_dice(m: Tensor, eps: float = 1e-12) -> Tensor:
 
 @without_autocast
 def gate(x: Tensor, m: Tensor, p: Tensor | None = None) -> Tensor:
-    """``x * sum_i p_i m_i``: what a teacher's head sees while its tokens are learned.
+    """``x * sum_i p_i m_i``: the map that a teacher's head gets while its tokens are learned.
 
     Args:
         x: (N, C, H, W) map.
@@ -180,10 +182,12 @@ def masked_feature_loss(
     eps: float = 0.0,
     factor: float = 1.0,
 ) -> Tensor:
-    """Squared error under the teacher's masks: the loss of one level (MasKD, ICLR 2023).
+    """Squared error weighted by the teacher's masks: the loss of one level of MasKD.
 
     ``factor * mean_n sum_i p_i mean_c [sum_P m_i^2 (student - teacher)_c^2 / sum_P m_i]``, masks ``m`` from the
     teacher's map, weights ``p`` from the branch on the teacher's map.
+
+    Source: Huang et al., ICLR 2023, https://arxiv.org/abs/2205.14589.
 
     Args:
         student: (N, C, H, W) map after the align, the only input that gets a gradient.
@@ -214,7 +218,7 @@ def masked_feature_loss(
 
 
 class _WeightedSquares(torch.autograd.Function):
-    """``sum W (s - t)^2``; the difference is taken block by block, again in backward, instead of being kept."""
+    """``sum W (s - t)^2``; the difference is computed block by block in both passes instead of being stored."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, witho
 def feature_mimic(student: Tensor, teacher: Tensor, *, reduction: str = 'sum') -> Tensor:
     """``sum (student - teacher)^2`` over all elements, divided by the batch or by their number.
 
+    Source: FitNets, https://arxiv.org/abs/1412.6550, eq. 3; Af-DCD, https://arxiv.org/abs/2312.04168, for ``'sum'``.
+
     Args:
         student: (B, ...) features, the only input that gets a gradient.
         teacher: Features of the same shape.
@@ -38,7 +40,7 @@ def feature_mimic(student: Tensor, teacher: Tensor, *, reduction: str = 'sum') -
 
 
 class _Squares(torch.autograd.Function):
-    """``sum (s - t)^2``; the difference is taken block by block, again in backward, instead of being kept."""
+    """``sum (s - t)^2``; the difference is computed block by block in both passes instead of being stored."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:

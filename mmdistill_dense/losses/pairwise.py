@@ -1,4 +1,4 @@
-"""Which positions of a map are alike: distance of cosine similarities of all pairs (SKD)."""
+"""Distance of the cosine similarities of all pairs of positions (SKD)."""
 
 import torch
 from torch import Tensor
@@ -11,12 +11,14 @@ from mmdistill_dense.losses.precision import check_same_grid, loss_dtype, withou
 def pairwise_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """``mean (a_s - a_t)^2`` over the images and all pairs of their positions; ``a`` is the cosine of two positions.
 
-    Source: SKD (CVPR 2019), pair-wise loss. With few channels the N x N similarities are never made: for unit columns
-    S, T (C, N) it is ``|| S^T S - T^T T ||^2 = || S S^T ||^2 + || T T^T ||^2 - 2 || S T^T ||^2``, exact to about 1e-6
-    of the mean squared similarity. The smaller of both ways is taken.
+    With few channels the N x N similarities are never made: for unit columns S, T (C, N) it is
+    ``|| S^T S - T^T T ||^2 = || S S^T ||^2 + || T T^T ||^2 - 2 || S T^T ||^2``, exact to about 1e-6 of the mean squared
+    similarity. The form with the smaller matrices is used.
+
+    Source: Liu et al., SKD, CVPR 2019, https://arxiv.org/abs/1903.04197, pair-wise loss.
 
     Args:
-        student: (B, C_s, H, W) maps, the only input that gets a gradient. A position of zeros is like no other one.
+        student: (B, C_s, H, W) maps, the only input that gets a gradient. A position of zeros has similarity 0 to all.
         teacher: (B, C_t, H, W) maps; the channels may differ.
 
     Returns:
@@ -41,7 +43,7 @@ def _lists(x: Tensor) -> Tensor:
 
 
 def inverse_norms(x: Tensor) -> Tensor:
-    """Return one over the L2 norm over the channels of (B, C, N) positions: (B, 1, N).
+    """Return the inverse L2 norm over the channels of (B, C, N) positions: (B, 1, N).
 
     Positions of a norm of 1e-6 and less have no direction: 0, without gradient.
     """

@@ -1,4 +1,4 @@
-"""In which precision the losses run: float32 for half inputs, whatever autocast surrounds them."""
+"""Precision and input checks of the losses: float32 for half-precision inputs, also under autocast."""
 
 import functools
 from collections.abc import Callable
@@ -11,12 +11,12 @@ P = ParamSpec('P')
 
 
 def loss_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype a loss of ``x`` is computed in: float32 for float16 and bfloat16, else ``x``'s own."""
+    """Return the dtype in which a loss of ``x`` is computed: float32 for float16 and bfloat16, else ``x``'s own."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
 def without_autocast(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Decorate a loss, one argument of which is a tensor, so that autocast lowers nothing inside it."""
+    """Decorate a loss so that autocast is off inside it, on the device of its first tensor argument."""
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:

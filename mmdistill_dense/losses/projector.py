@@ -1,4 +1,7 @@
-"""Masks of Af-DCD and the folded first convolution behind them."""
+"""Af-DCD's masks, and the first projector convolution folded with the align before it.
+
+Source: Fan et al., Af-DCD, NeurIPS 2023, https://arxiv.org/abs/2312.04168.
+"""
 
 import itertools
 import math
@@ -65,7 +68,7 @@ def masked_align_conv(
     b, _, h, w = feat.shape
     if keep.shape != (b, 1, h, w):
         raise ValueError(f'keep must be {(b, 1, h, w)} for a map of {tuple(feat.shape)}, got {tuple(keep.shape)}')
-    # what is kept is known without waiting for a device only where the mask is on the CPU
+    # only a mask on the CPU can be read without waiting for the device
     index = keep.flatten().nonzero()[:, 0] if keep.dtype == torch.bool and keep.device.type == 'cpu' else None
     keep = to_device(keep, feat).to(feat.dtype)
     padding = conv_weight.shape[-1] // 2
@@ -82,7 +85,7 @@ def masked_align_conv(
 
 
 class _KeptConv(torch.autograd.Function):
-    """Convolution of a map of which only some positions are not zero: one matrix product of those per tap."""
+    """Convolution of a map that is zero at most positions: one matrix product of the others per kernel element."""
 
     @staticmethod
     def forward(
@@ -91,7 +94,7 @@ class _KeptConv(torch.autograd.Function):
         ctx.save_for_backward(rows, weight, index)
         ctx.shape = shape
         grid = _Padded(shape, weight.shape[2])
-        out = bias.repeat(grid.positions, 1)  # positions first: a tap adds whole rows, each to another one
+        out = bias.repeat(grid.positions, 1)  # as rows: a kernel element adds whole rows, each to another one
         for u, v, places in grid.taps(index):
             out.index_add_(0, places, rows @ weight[:, :, u, v].t().contiguous())
         return grid.to_map(out)
@@ -111,7 +114,7 @@ class _KeptConv(torch.autograd.Function):
 
 
 class _Padded:
-    """The positions of B maps with a border of ``kernel // 2`` around each, as rows of a matrix."""
+    """The positions of B maps, each padded by ``kernel // 2``, as rows of a matrix."""
 
     def __init__(self, shape: tuple[int, int, int], kernel: int) -> None:
         batch, height, width = shape
@@ -121,7 +124,7 @@ class _Padded:
         self.positions = math.prod(self.outer)
 
     def taps(self, index: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield each tap (u, v) with the rows that positions ``index`` of the maps add to there."""
+        """Yield each kernel element (u, v) with the rows to which the positions ``index`` of the maps add."""
         _, height, width = self.inner
         image, place = index // (height * width), index % (height * width)
         row, column = place // width + 2 * self.border, place % width + 2 * self.border
@@ -130,15 +133,15 @@ class _Padded:
             yield u, v, first - (u * self.outer[2] + v)
 
     def to_map(self, rows: Tensor) -> Tensor:
-        """Cut the border off and bring (positions, C) to (B, C, H, W)."""
+        """Return (positions, C) without the border as (B, C, H, W)."""
         batch, height, width = self.inner
-        maps = rows.new_empty(batch, rows.shape[1], height, width)  # no view, or it could not be changed in place
+        maps = rows.new_empty(batch, rows.shape[1], height, width)  # not a view, which could not be changed in place
         for source, target in zip(self._inside(rows), maps.flatten(2), strict=True):
             target.copy_(source.reshape(-1, rows.shape[1]).t())
         return maps
 
     def to_rows(self, maps: Tensor) -> Tensor:
-        """Bring (B, C, H, W) to (positions, C), zero in the border."""
+        """Return (B, C, H, W) as (positions, C), zero in the border."""
         rows = maps.new_zeros(self.positions, maps.shape[1])
         for source, target in zip(maps, self._inside(rows), strict=True):
             target.copy_(source.flatten(1).t().contiguous().view(target.shape))
@@ -150,7 +153,7 @@ class _Padded:
 
 
 def _folding_pays(positions: int, align_weight: Tensor, conv_weight: Tensor) -> bool:
-    """Compare multiply-adds: folding costs a product of weights per call, too much for small maps or wide students."""
+    """Return whether folding saves multiply-adds: it costs a product of weights per call, too much for small maps."""
     ct, cs = align_weight.shape[:2]
     co, taps = conv_weight.shape[0], conv_weight[0, 0].numel()
     return taps * co * (cs + 1) * (positions + ct) < positions * ct * (cs + taps * co)

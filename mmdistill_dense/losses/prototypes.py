@@ -1,4 +1,4 @@
-"""How the positions of a class vary around its mean: distance of their cosines to the class's prototype (IFVD)."""
+"""Distance of the positions' cosines to the prototype of their class (IFVD)."""
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +13,17 @@ from mmdistill_dense.losses.precision import check_same_grid, loss_dtype, withou
 def prototype_distance(student: Tensor, teacher: Tensor, labels: Tensor, *, num_classes: int) -> Tensor:
     """``mean (m_s - m_t)^2`` over batch and positions; ``m`` is the cosine of a position to the mean of its class.
 
-    The prototype of a class is the mean of an image's positions of that class, of the map it belongs to. Positions
-    without a class add nothing and count in the mean, as in the released code. Source: IFVD (ECCV 2020).
+    The prototype of a class is the mean of its positions in one image, separate for student and teacher. Positions
+    without a class add nothing and count in the mean, as in the released code.
+
+    Source: Wang et al., IFVD, ECCV 2020,
+    https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/230_ECCV_2020_paper.php.
 
     Args:
         student: (B, C_s, H, W) maps, the only input that gets a gradient.
         teacher: (B, C_t, H, W) maps; the channels may differ.
         labels: (B, H, W) int64; values outside 0 … num_classes - 1 are no class.
-        num_classes: Number of classes; the cost is theirs times the size of the maps, in matrix products.
+        num_classes: Number of classes; the cost is proportional to it.
 
     Returns:
         Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
@@ -39,8 +42,8 @@ def prototype_distance(student: Tensor, teacher: Tensor, labels: Tensor, *, num_
 
 def _cosines(x: Tensor, slots: Tensor, num_classes: int) -> Tensor:
     """Cosine (B, 1, N) of each position to the prototype of its class, 0 where it has none."""
-    # zeros have no direction; later masking would leave a NaN of theirs in the gradient
+    # zeros have no direction; masking later would leave NaNs of these positions in the gradient
     maps = x.to(loss_dtype(x)).flatten(2).masked_fill(slots == num_classes, 0)
     members = maps.new_zeros(len(x), num_classes + 1, slots.shape[2]).scatter_(1, slots, 1)
-    prototypes = F.normalize(torch.bmm(maps, members.mT), dim=1, eps=MIN_NORM)  # (B, C, K + 1): sums point as means do
+    prototypes = F.normalize(torch.bmm(maps, members.mT), dim=1, eps=MIN_NORM)  # (B, C, K + 1); sums point as means do
     return torch.bmm(prototypes.mT, maps).gather(1, slots) * inverse_norms(maps)

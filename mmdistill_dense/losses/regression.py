@@ -11,7 +11,7 @@ def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0) -> Tensor:
     """``mean huber(student - teacher)`` over all elements; ``huber(d) = d^2 / (2 beta)`` where ``|d| < beta``, else
     ``|d| - beta / 2``.
 
-    Source: Girshick, "Fast R-CNN", 2015, eq. 3, where beta = 1.
+    Source: Girshick, "Fast R-CNN", 2015, https://arxiv.org/abs/1504.08083, eq. 3, where beta = 1.
 
     Args:
         student: Values of any shape, the only input that gets a gradient.

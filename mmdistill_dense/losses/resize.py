@@ -1,4 +1,4 @@
-"""Bringing maps to one grid, and which of their pixels lie inside the images of a padded batch."""
+"""Resize maps to one grid, and find their pixels inside the images of a padded batch."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def to_grid(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def centres_inside(image_shapes: Sequence[Sequence[int]], batch_shape: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Tell which pixels of a map have their centre strictly inside the image; images are padded right and below.
+    """Return which pixels of a map have their centre strictly inside the image; padding is at the right and bottom.
 
     Args:
         image_shapes: Height and width of each of the B images before padding.

@@ -24,11 +24,13 @@ def similarity_divergence(
 ) -> Tensor:
     """``sum_p w_p mean_g KL(softmax_k(t_p . t_gk / tau) || softmax_k(s_p . s_gk / tau))``.
 
-    How similar a row is to the K keys of a group is one distribution; the G groups of keys are distributions of their
-    own. Student and teacher may differ in channels. Source: Yang et al., CIRKD, CVPR 2022.
+    The similarities of a row to the K keys of a group are one distribution; each of the G groups has its own. Student
+    and teacher may differ in channels.
 
-    The gradients are formed in the forward pass, block of rows by block: rows and keys are kept for backward, and no
-    matrix of all rows and keys.
+    The gradients are computed in the forward pass, one block of rows at a time. They have the size of rows and keys; a
+    matrix of all rows x keys is never stored.
+
+    Source: Yang et al., CIRKD, CVPR 2022, https://arxiv.org/abs/2204.06986.
 
     Args:
         student: (N, C) rows.
@@ -70,7 +72,7 @@ def _check_shapes(student: Tensor, student_keys: Tensor, teacher: Tensor, teache
 
 
 class _Divergence(torch.autograd.Function):
-    """Weighted sum of the rows' divergences; the gradients are found beside it and only scaled in backward."""
+    """Weighted sum of the rows' divergences; the gradients are computed in the forward pass and scaled in backward."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about finished runs: curves, scores, predictions, what the distillation did."""
+"""One self-contained HTML page about finished runs: curves, scores, predictions, effects of the distillation."""
 
 from mmdistill_dense.report.page import make_report
 

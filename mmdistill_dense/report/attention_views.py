@@ -1,10 +1,9 @@
-"""What methods look at: masks of MasKD's tokens, and what a pixel is similar to (PCD)."""
+"""Masks of MasKD's tokens, and the similarity of a pixel to all others (PCD)."""
 
 from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,22 +11,24 @@ import numpy as np
 from mmdistill_dense.analysis.feature_similarity import Point, SimilarityRow, pictures_of, ready_pair, similarity_rows
 from mmdistill_dense.analysis.mask_pictures import MaskRow, mask_rows, overlay
 from mmdistill_dense.analysis.similarity_pictures import heated
+from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.maskd import ready_distiller
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
 from mmdistill_dense.report.scenes import scenes_of
 from mmdistill_dense.report.section import Group, Section, panel
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
-LEVELS = 2  # pairs of maps that similarity is shown for
-_PLACES = ((0.5, 0.7), (0.25, 0.35))  # of the pixels that are asked about, as parts of width and height
+LEVELS = 2  # pairs of maps for which similarity is drawn
+_PLACES = ((0.5, 0.7), (0.25, 0.35))  # of the marked pixels, as fractions of width and height
 
 
 def token_section(comparison: Comparison, pictures: int) -> Section:
-    """Return the masks of each run with a MasKD, over one picture."""
+    """Return the token masks of each run with a MasKD, over one picture."""
     section = Section(
         'tokens',
         'Receptive tokens',
-        'Where the mask of each token lies: red is 1, blue is 0. Behind the mean over the picture stands its weight p.',
+        'Where the mask of each token lies: red is 1, blue is 0. Captions: its mean over the picture and its weight p.',
     )
     for run in _asked(section, comparison, 'MasKD', pictures):
         section.attempt(partial(_token_groups, run), f'{run.title}: ')
@@ -35,7 +36,7 @@ def token_section(comparison: Comparison, pictures: int) -> Section:
 
 
 def _asked(section: Section, comparison: Comparison, method: str, pictures: int) -> list[TrainedRun]:
-    """The runs with a method; where nothing is to be shown, the section says why."""
+    """Return the runs with a method; add a reason to the section if there are none."""
     runs = [run for run in comparison.shown if _of_type(run, method)]
     if not runs:
         section.reasons.append(f'Nothing to show: no run has a {method}.')
@@ -59,7 +60,7 @@ def _masks(run: TrainedRun, scene: str, row: MaskRow) -> Group:
 
 
 def similarity_section(comparison: Comparison, pictures: int) -> Section:
-    """Return cosine maps of each run with a PCD; of the control as well, where it has the same student."""
+    """Return cosine maps of each run with a PCD, and of its control if that has the same student."""
     section = Section(
         'similarity',
         'Similarity of pixels',
@@ -84,14 +85,14 @@ def _similarity_groups(run: TrainedRun, control: TrainedRun | None) -> list[Grou
 
 
 def _before(
-    model: Any, distiller: Any, image: np.ndarray, points: list[Point], control: TrainedRun | None
+    model: Distilled, distiller: Distiller, image: np.ndarray, points: list[Point], control: TrainedRun | None
 ) -> list[SimilarityRow] | None:
     path = control.checkpoint if control else None
     if path is None:
         return None
     try:
         model.load_state_dict(state_dict_of(read_checkpoint(path), path))
-    except (RuntimeError, ValueError):  # another student, which has no such maps
+    except (RuntimeError, ValueError):  # another student without these maps
         return None
     return similarity_rows(model, distiller, image, points)
 

@@ -1,4 +1,4 @@
-"""Plotly figures whose colours the page sets, so that they follow its light and dark appearance."""
+"""Plotly figures. The page sets their colours, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmdistill_dense.report.logs import Series
 from mmdistill_dense.report.section import Chart, Key
 from mmdistill_dense.suite.plan.runs import TEACHER
 
-COLOURS = 8  # of methods in style.css, beside the control's and the teacher's
+COLOURS = 8  # for methods in style.css; control and teacher have their own
 _DASHES = ('solid', 'dash', 'dot')
 _CSS = {'solid': 'solid', 'dash': 'dashed', 'dot': 'dotted'}
 _BAR = 11  # pixels
@@ -22,7 +22,7 @@ _LAYOUT = dict(margin=dict(l=48, r=12, t=8, b=40), hovermode='closest', font=dic
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart: of a run, with its method's colour."""
+    """The line of a run in a chart, with the colour of its method."""
 
     title: str
     group: str
@@ -32,7 +32,7 @@ class Line:
 
 
 def colour_of(comparison: Comparison, name: str) -> tuple[str, str]:
-    """Return the CSS variable and the dash of a method, the same all over the page."""
+    """Return the CSS variable and the dash of a method, which are the same in all charts."""
     if name in {run.name for run in comparison.controls}:
         return 'control', 'solid'
     if name == TEACHER:
@@ -51,16 +51,8 @@ def line_of(comparison: Comparison, run: TrainedRun, series: Series) -> Line:
 def line_chart(
     title: str, lines: Sequence[Line], levels: Mapping[str, float] | None = None, wide: bool = False
 ) -> Chart:
-    """Return values over iterations.
-
-    Args:
-        title: What is shown.
-        lines: A line a run.
-        levels: Values that do not change over a run, by name: the teacher's.
-        wide: As in :class:`Chart`.
-    """
-    go = graph_objects()
-    figure = go.Figure()
+    """Return values over iterations, a line per run. ``levels`` are constants by name, such as the teacher's score."""
+    figure = graph_objects().Figure()
     seen: set[str] = set()
     for line in lines:
         steps, values = _thinned(line.series)
@@ -76,24 +68,19 @@ def line_chart(
             meta=dict(colour=line.colour),
         )
         seen.add(line.group)
-    start, end = _span(lines)
+    span = [step for line in lines for step in line.series.steps] or [0, 1]
     for name, value in (levels or {}).items():
         trace = dict(mode='lines', line=dict(width=1.5, dash='dash'), meta=dict(colour='teacher'))
-        figure.add_scatter(x=[start, end], y=[value, value], name=name, **trace)
+        figure.add_scatter(x=[min(span), max(span)], y=[value, value], name=name, **trace)
     figure.update_layout(template='none', height=330 if wide else 280, **_LAYOUT)
     figure.update_xaxes(title_text='iteration')
     return Chart(title, _said(title, lines, levels or {}), figure.to_json(), wide)
 
 
-def bar_chart(title: str, classes: Sequence[str], values: Mapping[str, Mapping[str, float]], colours: Any) -> Chart:
-    """Return horizontal bars, a group a class; the first class on top.
-
-    Args:
-        title: What is shown.
-        classes: In order.
-        values: By name, then class; classes may be missing.
-        colours: CSS variables by name.
-    """
+def bar_chart(
+    title: str, classes: Sequence[str], values: Mapping[str, Mapping[str, float]], colours: Mapping[str, str]
+) -> Chart:
+    """Return horizontal bars of values by name and class, a group per class, the first class on top."""
     figure = graph_objects().Figure()
     for name, found in values.items():
         bars = dict(y=list(classes), x=[found.get(one) for one in classes], name=name, orientation='h')
@@ -107,7 +94,7 @@ def bar_chart(title: str, classes: Sequence[str], values: Mapping[str, Mapping[s
 
 
 def level_chart(title: str, comparison: Comparison, levels: Mapping[str, float]) -> Chart:
-    """Return a horizontal bar for each title of a run, or the teacher, where there is no course to draw."""
+    """Return a horizontal bar per run and teacher, for a metric that was evaluated only once."""
     names = {run.title: run.name for run in comparison.students}
     figure = graph_objects().Figure()
     for name, value in levels.items():
@@ -115,20 +102,21 @@ def level_chart(title: str, comparison: Comparison, levels: Mapping[str, float])
         figure.add_bar(y=[name], x=[value], name=name, orientation='h', meta=meta, hovertemplate='%{x:.4g}')
     figure.update_layout(template='none', height=60 + 30 * len(levels), bargap=0.3, **_LAYOUT)
     figure.update_yaxes(autorange='reversed', automargin=True)
-    return Chart(title, f'Bars of {title}: {_values(levels)}.', figure.to_json(), wide=True)
+    values = ', '.join(f'{name} {value:.4g}' for name, value in levels.items())
+    return Chart(title, f'Bars of {title}: {values}.', figure.to_json(), wide=True)
 
 
 def legend_of(comparison: Comparison, lines: bool = True) -> list[Key]:
-    """Return the colours of the methods, and the teacher's."""
+    """Return the colours of the methods and the teacher."""
     keys = {name: colour_of(comparison, name) for name in dict.fromkeys([*comparison.names, TEACHER])}
     return [Key(f'var(--{colour})', name, _CSS[dash] if lines else '') for name, (colour, dash) in keys.items()]
 
 
 def graph_objects() -> Any:
-    """Import plotly where a page is made and not before.
+    """Import plotly, which only this page needs.
 
     Raises:
-        ImportError: Says what to install.
+        ImportError: Without plotly; says how to install it.
     """
     try:
         import plotly.graph_objects as go
@@ -138,22 +126,13 @@ def graph_objects() -> Any:
 
 
 def _thinned(series: Series) -> tuple[list[float], list[float | None]]:
-    """At most ``_POINTS`` points, the newest among them, with five digits; what is not finite leaves a gap."""
+    """Return at most ``_POINTS`` points with the newest, in five digits. Non-finite values leave gaps."""
     stride = -(-len(series.steps) // _POINTS)
     values = [float(f'{value:.5g}') if math.isfinite(value) else None for value in series.values[::-stride]]
     return series.steps[::-stride][::-1], values[::-1]
-
-
-def _span(lines: Sequence[Line]) -> tuple[float, float]:
-    steps = [step for line in lines for step in line.series.steps]
-    return (min(steps), max(steps)) if steps else (0, 1)
 
 
 def _said(title: str, lines: Sequence[Line], levels: Mapping[str, float]) -> str:
     ends = [f'{line.title} ends at {line.series.last:.4g}' for line in lines]
     ends += [f'{name} at {value:.4g}' for name, value in levels.items()]
     return f'Line chart of {title} over iterations: {"; ".join(ends)}.'
-
-
-def _values(levels: Mapping[str, float]) -> str:
-    return ', '.join(f'{name} {value:.4g}' for name, value in levels.items())

@@ -1,4 +1,4 @@
-"""Figures of each class: bars against the control, and a table of all."""
+"""Scores by class: bars beside the control, and a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Figures = Mapping[str, float]
 
 
 def class_section(numbers: Numbers) -> Section:
-    """Return bars of the classes that the methods change most, and all figures."""
+    """Return bars of the classes that the methods change most, and a table of all classes."""
     section = Section('classes', 'Classes')
     section.attempt(lambda: list(_items(numbers)))
     section.items, section.more = section.items[:1], section.items[1:]
@@ -35,7 +35,7 @@ def _items(numbers: Numbers) -> tuple[Chart, Table]:
             'No figures per class: the logs hold no table of classes. mmseg always prints one; for detection set '
             'val_evaluator.classwise=True.'
         )
-    split = max(('test', 'val'), key=splits.count)  # of equal ones test
+    split = max(('test', 'val'), key=splits.count)  # test if both are equal
     means = _means({run: found[split] for run, found in tables.items() if split in found})
     controls = {run.name for run in comparison.controls}
     alone = next((means[name] for name in means if name in controls), {})
@@ -55,7 +55,7 @@ def _items(numbers: Numbers) -> tuple[Chart, Table]:
 
 
 def _found(run: TrainedRun, log: Log) -> dict[str, dict[str, float]]:
-    """Figures by split: of the log file, or metrics that CocoMetric names after classes, in percent as in the table."""
+    """Return percent by split and class, from the log file or from the metrics per class of CocoMetric."""
     suffix = '_precision'
     named = {
         name.removesuffix(suffix).rpartition('/')[2]: 100 * series.last
@@ -66,7 +66,7 @@ def _found(run: TrainedRun, log: Log) -> dict[str, dict[str, float]]:
 
 
 def _means(figures: Mapping[TrainedRun, Figures]) -> dict[str, dict[str, float]]:
-    """The mean over the seeds of each name."""
+    """Return the mean over seeds by name and class."""
     found: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(run.name for run in figures):
         seeds = [own for run, own in figures.items() if run.name == name]

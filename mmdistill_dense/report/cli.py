@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a page and say what it leaves out; a user's mistake ends with one line and status 2."""
+    """Write a page and print what it leaves out. A wrong argument ends with one line and status 2."""
     parser = argparse.ArgumentParser(
         description='One HTML page about finished runs: curves, scores, predictions, settings, costs.'
     )

@@ -1,9 +1,9 @@
-"""Work folders, plain ones and those of a suite, and which control belongs to which run."""
+"""Find runs in work folders and suites, and the control of each run."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +21,7 @@ _PATTERNS = ('seed*', '*/seed*', 'runs/*/seed*')
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One training.
-
-    Attributes:
-        folder: Its work folder.
-        name: Of its method in a suite, else the folder's.
-        suite: The suite's folder, ``None`` for a plain work folder.
-    """
+    """One training. Its name is the method in a suite, else that of the folder. ``suite`` is the suite's folder."""
 
     folder: Path
     name: str
@@ -45,19 +39,19 @@ class TrainedRun:
 
     @property
     def distillers(self) -> dict[str, Any]:
-        """Options of the distillers by name, none for a control."""
+        """The options of the distillers by name; none for a control."""
         return dict(self.model.get('distillers') or {}) if is_distill_model(self.model) else {}
 
     @property
     def alone(self) -> bool:
-        """Whether it is a control: a suite's row of that name, elsewhere a run that takes nothing from a teacher."""
+        """Whether it is a control: by its name in a suite, elsewhere if it takes nothing from a teacher."""
         if self.suite is not None:
             return self.name == CONTROL
         return not self.distillers and not self.model.get('inherit')
 
     @property
     def seed(self) -> int | None:
-        """Of the run, ``None`` for a run whose seed was drawn."""
+        """The seed of the run; ``None`` if it was drawn."""
         return (self.config.get('randomness') or {}).get('seed')
 
     @property
@@ -67,29 +61,23 @@ class TrainedRun:
 
     @cached_property
     def result(self) -> dict[str, Any] | None:
-        """What a suite found, ``None`` elsewhere."""
+        """The result that a suite wrote; ``None`` elsewhere."""
         return read_json(self.folder / 'result.json')
 
     @property
     def checkpoint(self) -> Path | None:
-        """The latest whole checkpoint."""
+        """The latest complete checkpoint."""
         return latest_checkpoint(self.folder)
 
     @property
     def teachers(self) -> dict[str, Any]:
-        """Options of the teachers by their key under ``model``."""
+        """The options of the teachers by their key under ``model``."""
         return teachers_of(self.model) if is_distill_model(self.model) else {}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a page is about.
-
-    Attributes:
-        runs: Distilled runs, or what else was asked for; those of one method stand together.
-        controls: The student alone, by as many seeds as there are.
-        teacher: The run that trained the teacher, where its folder is known.
-    """
+    """The runs on a page, their controls, and the run that trained the teacher, if its folder is known."""
 
     runs: tuple[TrainedRun, ...]
     controls: tuple[TrainedRun, ...]
@@ -97,7 +85,7 @@ class Comparison:
 
     @property
     def students(self) -> tuple[TrainedRun, ...]:
-        """Controls, then runs."""
+        """The controls, then the runs."""
         return (*self.controls, *self.runs)
 
     @property
@@ -110,7 +98,7 @@ class Comparison:
         return [run for run in self.students if run.name == name]
 
     def control_of(self, run: TrainedRun) -> TrainedRun | None:
-        """Return the control at the same seed, else the first, ``None`` for a control."""
+        """Return the control of the same seed, else the first; ``None`` for a control."""
         if run in self.controls:
             return None
         same = [one for one in self.controls if one.seed == run.seed]
@@ -118,7 +106,7 @@ class Comparison:
 
     @property
     def shown(self) -> list[TrainedRun]:
-        """The first run of each method that has a checkpoint, for pictures."""
+        """The first run of each method that has a checkpoint: the one for pictures."""
         found = [[run for run in self.of(name) if run.checkpoint] for name in self.names]
         return [runs[0] for runs in found if runs]
 
@@ -126,22 +114,14 @@ class Comparison:
 def compare(folders: Sequence[str | Path], control: str | Path | None = None) -> Comparison:
     """Find runs, their controls and their teacher.
 
-    The control is what is given; else, of a suite, its own; else every given run without distillers.
-
-    Args:
-        folders: Work folders, folders of a suite's method (``runs/<name>``) or suites.
-        control: A work folder, or a suite's ``runs/control``.
+    The control is the given folder, else that of the suite, else every given run without distillers.
 
     Raises:
         FileNotFoundError, ValueError: For a folder that is not there or holds no run.
     """
-    runs = _unique(run for folder in folders for run in find_runs(folder))
-    if control is not None:
-        controls = find_runs(control)
-    else:
-        controls = [run for run in runs if run.alone]
-        controls = [*controls, *_suite_controls(runs)]
-    controls = _unique(controls)
+    runs = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
+    alone = [run for run in runs if run.alone]
+    controls = list(dict.fromkeys([*alone, *_suite_controls(runs)] if control is None else find_runs(control)))
     rest = [run for run in runs if run not in controls]
     names = _distinct([*rest, *controls])
     rest, controls = ([replace(run, name=names[run]) for run in some] for some in (rest, controls))
@@ -149,7 +129,7 @@ def compare(folders: Sequence[str | Path], control: str | Path | None = None) ->
 
 
 def find_runs(folder: str | Path) -> list[TrainedRun]:
-    """Return the run in a folder, or those of a suite below it, in the order of seeds.
+    """Return the run in a folder, or the runs of a suite below it, ordered by seed.
 
     Raises:
         FileNotFoundError, ValueError: For a folder that is not there or holds no run.
@@ -165,7 +145,7 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
         if found:
             return found
     raise ValueError(
-        f'{str(folder)!r} is no work dir: it holds no <timestamp>/vis_data/config.py, nor a suite\'s '
+        f'{str(folder)!r} is no work dir: it has neither <timestamp>/vis_data/config.py nor a suite\'s '
         'runs/<name>/seed<k>. Give the folder that `tools/train.py --work-dir` wrote to.'
     )  # fmt: skip
 
@@ -182,7 +162,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _config_file(folder: Path) -> Path:
-    """Of the newest start that logged something: a test in the same folder writes a config as well."""
+    """Return the config of the newest start with a log. A test in the same folder writes a config, too."""
     files = sorted(folder.glob('*/vis_data/config.py'), key=lambda path: path.parts[-3])
     logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
     return (logged or files)[-1]
@@ -192,12 +172,8 @@ def _natural(path: Path) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', str(path))]
 
 
-def _unique(runs: Iterable[TrainedRun]) -> list[TrainedRun]:
-    return list(dict.fromkeys(runs))
-
-
 def _distinct(runs: Sequence[TrainedRun]) -> dict[TrainedRun, str]:
-    """Names that seeds of one method share, and nobody else: the suite or the folder above stands before others."""
+    """Return one name per method; of equal names, each gets its suite or parent folder as a prefix."""
     owners: dict[str, set[Path]] = {}
     for run in runs:
         owners.setdefault(run.name, set()).add(run.suite or run.folder)
@@ -208,7 +184,7 @@ def _distinct(runs: Sequence[TrainedRun]) -> dict[TrainedRun, str]:
 
 
 def _suite_controls(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
-    """The controls of the runs' suites at their seeds; all of them for a suite with none of these seeds."""
+    """Return the controls of the runs' suites at the same seeds, or all controls if no seed is the same."""
     found: list[TrainedRun] = []
     for suite in dict.fromkeys(run.suite for run in runs if run.suite):
         own = [_run(path) for path in sorted((suite / 'runs' / CONTROL).glob('seed*'), key=_natural) if _is_run(path)]
@@ -218,7 +194,7 @@ def _suite_controls(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
 
 
 def _teacher_run(runs: Sequence[TrainedRun]) -> TrainedRun | None:
-    """The folder that a suite, or the teacher's checkpoint, names."""
+    """Return the run in the suite's teacher folder, or in the folder of the teacher's checkpoint."""
     places = [run.suite / TEACHER for run in runs if run.suite]
     files = [str(option.get('checkpoint') or '') for run in runs for option in run.teachers.values()]
     places += [Path(file).resolve().parent for file in files if file]

@@ -1,26 +1,27 @@
-"""Draws what networks predict for a picture, and where they differ."""
+"""Draw the predictions of networks for a picture, and where they differ."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import cv2
 import numpy as np
+from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
 from mmdistill_dense.report.scenes import Scene, Scenes
 from mmdistill_dense.report.section import SIDE, Missing, Panel, panel
+from mmdistill_dense.utils.protocols import Sample
 
 OPACITY = 0.65
-CONFIDENT = 0.3  # least score of a drawn box
+CONFIDENT = 0.3  # smallest score of a drawn box
 IGNORED = 255
-TEACHER_RIGHT, TEACHER_WRONG = (213, 94, 0), (0, 114, 178)  # apart for colour-blind people as well
-_NAMED = 3  # classes in the words for a picture
+TEACHER_RIGHT, TEACHER_WRONG = (213, 94, 0), (0, 114, 178)  # distinct for colour-blind people
+_NAMED = 3  # classes in the description of a picture
 
 
-def prediction_panel(scenes: Scenes, scene: Scene, sample: Any, title: str) -> Panel:
-    """Return a picture under the classes that are predicted for it, or with the boxes."""
+def prediction_panel(scenes: Scenes, scene: Scene, sample: Sample, title: str) -> Panel:
+    """Return a picture with its predicted classes or boxes."""
     if 'pred_sem_seg' in sample:
         predicted = labels_of(sample)
         right = share_right(predicted, truth_of(sample, predicted.shape))
@@ -29,7 +30,7 @@ def prediction_panel(scenes: Scenes, scene: Scene, sample: Any, title: str) -> P
             _painted(scene.image, predicted, scenes.palette), title + said, _alt(title, predicted, scenes, scene)
         )
     if 'pred_instances' not in sample:
-        raise Missing(f'No predictions of {title}: neither classes of pixels nor boxes.')
+        raise Missing(f'No predictions of {title}: it predicts neither classes of pixels nor boxes.')
     found = sample.pred_instances
     found = found[found.scores > CONFIDENT]
     caption = f'{title}: {len(found)} boxes with a score above {CONFIDENT}'
@@ -37,7 +38,7 @@ def prediction_panel(scenes: Scenes, scene: Scene, sample: Any, title: str) -> P
 
 
 def truth_panel(scenes: Scenes, scene: Scene) -> Panel | None:
-    """Return a picture under its labels or with its boxes, ``None`` where the pipeline loads none."""
+    """Return a picture with its true classes or boxes; ``None`` if the pipeline loads none."""
     sample = scene.item['data_samples']
     truth = truth_of(sample, scene.image.shape[:2])
     if truth is not None:
@@ -48,8 +49,10 @@ def truth_panel(scenes: Scenes, scene: Scene) -> Panel | None:
     return None
 
 
-def disagreement_panel(scene: Scene, own: np.ndarray, teacher: np.ndarray, truth: Any, title: str) -> Panel:
-    """Return the picture in grey with the pixels at which a student's class is another than the teacher's."""
+def disagreement_panel(
+    scene: Scene, own: np.ndarray, teacher: np.ndarray, truth: np.ndarray | None, title: str
+) -> Panel:
+    """Return the picture in grey, with the pixels in colour where student and teacher differ."""
     differs = own != teacher
     right = differs & (teacher == truth) if truth is not None else np.zeros_like(differs)
     grey = cv2.cvtColor(cv2.cvtColor(scene.image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
@@ -61,13 +64,13 @@ def disagreement_panel(scene: Scene, own: np.ndarray, teacher: np.ndarray, truth
     return panel(canvas, caption, f'Where {title} and the teacher differ in {scene.name}: {differs.mean():.1%}{said}')
 
 
-def labels_of(sample: Any) -> np.ndarray:
+def labels_of(sample: Sample) -> np.ndarray:
     """Return the predicted class of each pixel (H, W)."""
     return sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
 
 
-def truth_of(sample: Any, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return the true class of each pixel at a size (H, W), ``None`` where a sample has none."""
+def truth_of(sample: Sample, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return the true class of each pixel at a size (H, W); ``None`` if a sample has none."""
     if 'gt_sem_seg' not in sample:
         return None
     labels = sample.gt_sem_seg.data.squeeze(0).cpu().numpy().astype(np.int64)
@@ -78,7 +81,7 @@ def truth_of(sample: Any, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def share_right(predicted: np.ndarray, truth: np.ndarray | None) -> float | None:
-    """Return the share of the labelled pixels whose class is right."""
+    """Return the share of the labelled pixels with the right class."""
     if truth is None or not (truth != IGNORED).any():
         return None
     return float((predicted == truth)[truth != IGNORED].mean())
@@ -99,10 +102,10 @@ def _alt(title: str, labels: np.ndarray, scenes: Scenes, scene: Scene) -> str:
     return f'Classes of {title} in {scene.name}: {named}'
 
 
-def _boxes_panel(scenes: Scenes, scene: Scene, found: Any, caption: str, alt: str) -> Panel:
+def _boxes_panel(scenes: Scenes, scene: Scene, found: InstanceData, caption: str, alt: str) -> Panel:
     boxes = getattr(found.bboxes, 'tensor', found.bboxes).cpu()
     labels = found.labels.cpu().tolist()
-    scale = min(1.0, SIDE / max(scene.image.shape[:2]))  # else the lines of a large picture would vanish
+    scale = min(1.0, SIDE / max(scene.image.shape[:2]))  # thin lines of a large picture would vanish
     size = (round(scene.image.shape[1] * scale), round(scene.image.shape[0] * scale))
     image = cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA) if scale < 1 else scene.image
     if len(boxes):

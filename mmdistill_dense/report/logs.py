@@ -1,4 +1,4 @@
-"""What mmengine logged: values over a run, and the table of classes."""
+"""Read mmengine's logs: values over a run, and scores by class."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-# of the runner, no result of the training
+# about the runner, not about the training
 BESIDE = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
 _TABLE = re.compile(r'^\|\s*(?:Class|category)\s*\|.*$', re.IGNORECASE)
-_SPLIT = re.compile(r'\b(?:Iter|Epoch)\((val|test)\)')
+_END = re.compile(r'\b(?:Iter|Epoch)\((val|test)\)[^/]*\[\s*(\d+)/\2\]')  # of an evaluation, at its last picture
 
 
 @dataclass
@@ -35,10 +35,10 @@ class Log:
     """The values of one run.
 
     Attributes:
-        terms: What a training step logs: losses, shares, accuracies.
-        metrics: What an evaluation gave.
-        others: What hooks logged at times of their own.
-        seconds: Median wall time of an iteration, ``None`` where there is none.
+        terms: Values of training steps: losses, shares, accuracies.
+        metrics: Values of evaluations.
+        others: Values that hooks logged at other times.
+        seconds: Median wall time of an iteration; ``None`` if not logged.
         memory: Largest GPU memory in MiB, ``None`` on a CPU.
     """
 
@@ -50,7 +50,7 @@ class Log:
 
 
 def read_log(folder: Path) -> Log:
-    """Read ``vis_data/scalars.json`` of a work folder; of several starts the later one wins where they overlap."""
+    """Read ``vis_data/scalars.json`` of a work folder. Where several starts overlap, the last one counts."""
     found = list(records(folder))
     training = [record for record in found if 'iter' in record]
     ends = {record['epoch']: record['iter'] for record in training if 'epoch' in record}
@@ -77,7 +77,7 @@ def _series(found: dict[str, dict[float, float]]) -> dict[str, Series]:
 
 
 def records(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of ``vis_data/scalars.json``, of all starts of a run."""
+    """Yield the records of ``vis_data/scalars.json`` of all starts of a run."""
     for file in sorted(folder.glob('*/vis_data/scalars.json')):
         for line in file.read_text(encoding='utf-8').splitlines():
             try:
@@ -89,9 +89,9 @@ def records(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def class_tables(folder: Path) -> dict[str, dict[str, float]]:
-    """Return what the newest evaluations said of each class, by split: IoU of mmseg, AP of mmdet with ``classwise``.
+    """Return the scores by split and class of the last evaluations: IoU of mmseg, AP of mmdet with ``classwise``.
 
-    mmseg returns only means, so that the classes stand in the log file alone: its last table before each ``val`` and
+    mmseg returns only means, so the classes are read from the log file: the last table before each ``val`` and
     ``test`` line.
     """
     found: dict[str, dict[str, float]] = {}
@@ -103,25 +103,19 @@ def class_tables(folder: Path) -> dict[str, dict[str, float]]:
                 table, width = {}, _period(_cells(line))
             elif width and line.startswith('|'):
                 table.update(_row(_cells(line), width))
-            elif not line.startswith('+') and table and (split := _SPLIT.search(line)) and _ended(line):
+            elif not line.startswith('+') and table and (split := _END.search(line)):
                 found[split[1]], table, width = table, {}, 0
     return found
 
 
-def _ended(line: str) -> bool:
-    """Whether a line closes an evaluation: all of its pictures are done."""
-    progress = re.search(r'\[\s*(\d+)/(\d+)\]', line)
-    return progress is not None and progress[1] == progress[2]
-
-
 def _period(names: list[str]) -> int:
-    """The columns of one class; a row of mmdet's may hold several."""
+    """Return the number of columns per class. mmdet puts several classes into a row."""
     again = [place for place, name in enumerate(names) if place and name == names[0]]
     return again[0] if again else len(names)
 
 
 def _row(cells: list[str], width: int) -> Iterator[tuple[str, float]]:
-    """Each class of a row with its first figure; mmseg writes nan for a class that does not occur."""
+    """Yield each class of a row with its first score. mmseg writes nan for a class that does not occur."""
     for start in range(0, len(cells) - 1, width):
         with contextlib.suppress(ValueError):
             yield cells[start], float(cells[start + 1])

@@ -1,4 +1,4 @@
-"""Scores and curves of a page, from logs and results."""
+"""The scores and curves of a page, from logs and results."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ _FIRST = ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
 
 
 class Numbers:
-    """Reads the logs of a comparison once.
-
-    Args:
-        comparison: The runs.
-        metric: The score that is compared. Defaults to mIoU or box AP where logged, else the first.
-    """
+    """Reads the logs of a comparison once. The default ``metric`` is mIoU or box AP where logged, else the first."""
 
     def __init__(self, comparison: Comparison, metric: str | None = None) -> None:
         self.comparison = comparison
@@ -28,14 +23,14 @@ class Numbers:
         self.teacher_log = read_log(comparison.teacher.folder) if comparison.teacher else None
         found = list(dict.fromkeys(name for log in self.logs.values() for name in log.metrics))
         if metric is not None and metric not in found:
-            raise ValueError(f'metric={metric!r} is none of what the runs logged: {", ".join(found) or "nothing"}')
+            raise ValueError(f'metric={metric!r} was not logged by any run. Logged: {", ".join(found) or "nothing"}')
         self.metrics = sorted(found, key=lambda name: (name != metric, name not in _FIRST))
         self.metric = self.metrics[0] if self.metrics else None
 
     # Scores
 
     def scores(self) -> Section:
-        """The table of scores and the course of every metric."""
+        """Return the table of scores and a chart per metric."""
         section = Section('scores', 'Scores')
         section.attempt(self._score_table)
         section.attempt(self._metric_charts)
@@ -68,7 +63,7 @@ class Numbers:
         return [name, seeds, _spread(summarise(list(own.values()))), gain]
 
     def _scores(self) -> tuple[dict[TrainedRun, float], str]:
-        """Scores of the runs that have one, and what they are of."""
+        """Return the scores of the runs that have one, and a caption."""
         results = {run: run.result for run in self.comparison.students}
         tested = {
             run: float(result['score']) for run, result in results.items() if result and result.get('score') is not None
@@ -87,7 +82,7 @@ class Numbers:
 
     def _metric_charts(self) -> list[Chart]:
         if not self.metrics:
-            raise Missing('No course of a metric: no evaluation was logged.')
+            raise Missing('No chart of a metric: no evaluation was logged.')
         charts = []
         for name in self.metrics:
             lines = [
@@ -108,7 +103,7 @@ class Numbers:
     # Curves
 
     def curves(self) -> Section:
-        """A chart per term of the loss; what else was logged is folded away."""
+        """Return a chart per term of the loss; other logged values are folded away."""
         section = Section('curves', 'Loss terms', 'A term that only one method has is drawn for that method alone.')
         names = list(dict.fromkeys(name for log in self.logs.values() for name in (*log.terms, *log.others)))
         for name in sorted(names, key=_order):
@@ -118,7 +113,7 @@ class Numbers:
                 if (series := log.terms.get(name) or log.others.get(name))
             ]
             where = section.items if 'loss' in name or name.endswith('.share') else section.more
-            where.append(line_chart(_titled(name), lines))
+            where.append(line_chart('loss (all terms)' if name == 'loss' else name, lines))
         section.legend = [key for key in legend_of(self.comparison) if key.meaning != TEACHER]
         if not names:
             section.reasons.append('No loss was logged: vis_data/scalars.json is empty.')
@@ -126,21 +121,17 @@ class Numbers:
 
 
 def _by_seed(scores: Mapping[TrainedRun, float]) -> dict[int, float]:
-    """Of runs whose seed is known: others make no pairs."""
+    """Return the scores of runs with a known seed; others cannot be paired."""
     return {run.seed: score for run, score in scores.items() if run.seed is not None}
 
 
 def _order(name: str) -> tuple[bool, ...]:
-    """The total first, then the task's terms, the distillers', their shares."""
+    """Sort the total first, then the task's terms, the distillers' terms and their shares."""
     return (name != 'loss', name.endswith('.share'), name.startswith('distill.'), 'loss' not in name)
 
 
-def _titled(name: str) -> str:
-    return 'loss (all terms)' if name == 'loss' else name
-
-
 def _number(value: float, sign: str = '', small: bool = False) -> str:
-    """Two digits of percent behind the point, three of a score between 0 and 1."""
+    """Format with two decimals, or three for a score between 0 and 1."""
     return f'{value:{sign}.{3 if small else 2}f}'
 
 

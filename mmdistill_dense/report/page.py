@@ -1,4 +1,4 @@
-"""Puts the sections of a report into one HTML file that asks for nothing else."""
+"""Write the sections of a report into one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from mmdistill_dense.report.attention_views import similarity_section, token_section
 from mmdistill_dense.report.charts import graph_objects
@@ -16,7 +15,7 @@ from mmdistill_dense.report.classes import class_section
 from mmdistill_dense.report.compared_runs import Comparison, compare
 from mmdistill_dense.report.numbers import Numbers
 from mmdistill_dense.report.predictions import Predictions
-from mmdistill_dense.report.section import Section
+from mmdistill_dense.report.section import Item, Section
 from mmdistill_dense.report.settings import cost_section, settings_section
 from mmdistill_dense.utils.atomic import write_text
 from mmdistill_dense.utils.version import __version__
@@ -41,10 +40,10 @@ def make_report(
         metric: The score that is compared, as the runs log it. Defaults to mIoU or box AP.
 
     Returns:
-        The page and its sections, whose ``reasons`` say what is left out.
+        The page and its sections, whose ``reasons`` name what is left out.
 
     Raises:
-        FileNotFoundError, ValueError: For a folder without a run, a negative number of pictures, an unknown metric.
+        FileNotFoundError, ValueError: For a folder without a run, a negative ``pictures``, or an unknown metric.
         ImportError: Without plotly and Jinja2.
     """
     if pictures < 0:
@@ -92,6 +91,7 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
     )
     environment.filters['kind'] = _kind
     names = ', '.join(comparison.names)
+    charts = any(_kind(item) == 'chart' for section in sections for item in [*section.items, *section.more])
     return environment.get_template('page.html.j2').render(
         title=f'Distillation report: {names}',
         runs=[(run.title, str(run.folder)) for run in comparison.students],
@@ -100,16 +100,12 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
         sections=sections,
         style=_asset('style.css'),
         script=_asset('page.js'),
-        plotly=_packed_plotly() if any(_has_charts(section) for section in sections) else '',
+        plotly=_packed_plotly() if charts else '',
     )
 
 
-def _kind(item: Any) -> str:
+def _kind(item: Item) -> str:
     return type(item).__name__.lower()
-
-
-def _has_charts(section: Section) -> bool:
-    return any(_kind(item) == 'chart' for item in [*section.items, *section.more])
 
 
 def _asset(name: str) -> str:
@@ -117,7 +113,7 @@ def _asset(name: str) -> str:
 
 
 def _packed_plotly() -> str:
-    """plotly.js as gzip in base64: 2 MB instead of 4.8; the page unpacks it."""
+    """Return plotly.js as gzip in base64, 2 MB instead of 4.8. The page unpacks it."""
     from plotly.offline import get_plotlyjs
 
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode('ascii')

@@ -1,32 +1,28 @@
-"""The parts of a page that run the networks: predictions side by side, and where students and teacher disagree."""
+"""The sections that run networks: predictions side by side, and where students and teacher disagree."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from mmdistill_dense.report import drawing
 from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
 from mmdistill_dense.report.scenes import Scenes, predict, scenes_of, student_of, teachers_of
-from mmdistill_dense.report.section import Key, Missing, Panel, Section, Table, Viewer, panel
+from mmdistill_dense.report.section import Item, Key, Missing, Section, Table, Viewer, panel
+from mmdistill_dense.utils.protocols import Sample
 
 _MOST_KEYS = 30
 
 
 class Predictions:
-    """Predictions of every method's first run, and of the teacher, for the same pictures.
-
-    Args:
-        comparison: The runs.
-        count: Pictures; 0 leaves the networks out.
-    """
+    """Predictions of each method's first run and of the teacher, for ``count`` pictures; 0 runs no network."""
 
     def __init__(self, comparison: Comparison, count: int) -> None:
         self.comparison = comparison
         self.controls = {run.name for run in comparison.controls}
-        self.samples: dict[str, list[Any]] = {}
+        self.samples: dict[str, list[Sample]] = {}
         self.teachers: list[str] = []
         self.section = Section(
             'predictions',
@@ -40,34 +36,31 @@ class Predictions:
         else:
             self.section.reasons.append('Pictures were switched off (--pictures 0).')
 
-    def _load(self, count: int) -> list[Any]:
+    def _load(self, count: int) -> None:
         shown = self.comparison.shown
         if not shown:
             raise Missing('No predictions: no run holds a checkpoint.')
         self.scenes = scenes_of(shown[0], count)
         for run in shown:
             self.section.attempt(partial(self._add_student, run))
-        # a control names the teacher of its pair, which may never have been there
+        # the teacher that a control names may not exist
         teaching = sorted(shown, key=lambda run: (not run.teachers, not run.distillers))[0]
         self.section.attempt(partial(self._add_teachers, teaching))
-        return []
 
-    def _add_student(self, run: TrainedRun) -> list[Any]:
+    def _add_student(self, run: TrainedRun) -> None:
         assert self.scenes is not None, 'pictures are chosen first'
         self.samples[run.name] = predict(student_of(run), self.scenes.pictures)
-        return []
 
-    def _add_teachers(self, run: TrainedRun) -> list[Any]:
+    def _add_teachers(self, run: TrainedRun) -> None:
         assert self.scenes is not None, 'pictures are chosen first'
         for name, network in teachers_of(run).items():
             self.samples[name] = predict(network, self.scenes.pictures)
             self.teachers.append(name)
-        return []
 
     # Side by side
 
     def side_by_side(self) -> Section:
-        """A viewer for each picture: input, students, teacher, truth."""
+        """Return a viewer for each picture: input, students, teacher, truth."""
         if self.scenes is not None and self.samples:
             for place in range(len(self.scenes.pictures)):
                 self.section.attempt(partial(self._viewer, place))
@@ -83,7 +76,8 @@ class Predictions:
             panels.append(drawing.prediction_panel(self.scenes, scene, samples[place], name))
         truth = drawing.truth_panel(self.scenes, scene)
         panels += [truth] if truth else []
-        return Viewer(scene.name, panels, *_sides(panels))
+        last = len(panels) - 1
+        return Viewer(scene.name, panels, min(1, last), min(2, last))  # the control follows the input
 
     def _keys(self, scenes: Scenes) -> list[Key]:
         known = zip(scenes.palette.tolist(), scenes.classes, strict=False)
@@ -92,7 +86,7 @@ class Predictions:
     # Disagreement
 
     def disagreement(self) -> Section:
-        """Maps of the pixels at which a student says another class than the teacher: control before, methods after."""
+        """Return maps of the pixels where a student and the teacher predict different classes."""
         section = Section(
             'disagreement',
             'Where student and teacher disagree',
@@ -106,12 +100,12 @@ class Predictions:
             ]
         return section
 
-    def _maps(self) -> list[Any]:
+    def _maps(self) -> list[Item]:
         students = [name for name in self.samples if name not in self.teachers]
         if self.scenes is None or not self.teachers or not students:
-            raise Missing('No map: it needs predictions of a student and of the teacher, see above.')
+            raise Missing('No map: predictions of a student or of the teacher are missing, see above.')
         if not all('pred_sem_seg' in self.samples[name][0] for name in (*students, self.teachers[0])):
-            raise Missing('No map: it compares classes of pixels, and these networks predict boxes.')
+            raise Missing('No map: these networks predict boxes, not classes of pixels.')
         differing: dict[str, list[np.ndarray]] = {name: [] for name in students}
         viewers = []
         for place, scene in enumerate(self.scenes.pictures):
@@ -142,10 +136,5 @@ def _right(teacher: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
     return teacher == truth if truth is not None else np.zeros(teacher.shape, bool)
 
 
-def _sides(panels: list[Panel]) -> tuple[int, int]:
-    """The control, which comes first, and what follows it."""
-    return min(1, len(panels) - 1), min(2, len(panels) - 1)
-
-
-def _css(colour: Any) -> str:
+def _css(colour: Sequence[int]) -> str:
     return f'rgb({colour[0]} {colour[1]} {colour[2]})'

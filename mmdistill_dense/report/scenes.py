@@ -1,4 +1,4 @@
-"""The trained networks of a run, and validation pictures for them."""
+"""The trained networks of a run, and validation pictures."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, init_default_scope
+from torch import nn
 
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option
 from mmdistill_dense.networks.building import build_network
@@ -21,6 +22,7 @@ from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.report.compared_runs import TrainedRun
 from mmdistill_dense.report.section import Missing
+from mmdistill_dense.utils.protocols import Network, Sample
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
 
 
@@ -29,9 +31,9 @@ class Scene:
     """A validation picture.
 
     Attributes:
-        name: Of its file.
-        image: uint8 (H, W, 3), RGB, of the size that predictions have.
-        item: What the pipeline gives.
+        name: The stem of its file.
+        image: uint8 (H, W, 3), RGB, in the size of predictions.
+        item: The output of the pipeline.
     """
 
     name: str
@@ -49,17 +51,15 @@ class Scenes:
 
 
 def scenes_of(run: TrainedRun, count: int) -> Scenes:
-    """Return pictures of a run's validation set, evenly spaced, always the same.
+    """Return evenly spaced pictures of a run's validation set, always the same.
 
     Raises:
         Missing: For a run without validation, or whose pictures have no task (pre-training).
-        FileNotFoundError, KeyError: When the data are not there.
+        FileNotFoundError, KeyError: If the data are missing.
     """
     loader = run.config.get('val_dataloader') or run.config.get('test_dataloader')
     if loader is None:
-        raise Missing(
-            'No predictions: the config has neither val_dataloader nor test_dataloader to take pictures from.'
-        )
+        raise Missing('No predictions: the config has neither val_dataloader nor test_dataloader.')
     with DefaultScope.overwrite_default_scope(run.config.get('default_scope', 'mmengine')):
         dataset = DATASETS.build(loader.dataset)
         total = len(dataset)
@@ -71,8 +71,8 @@ def scenes_of(run: TrainedRun, count: int) -> Scenes:
     return Scenes(pictures, classes, _palette(meta.get('palette'), len(classes)))
 
 
-def student_of(run: TrainedRun) -> Any:
-    """Return the student of a run with the weights of its last checkpoint, in eval mode; nothing that distils.
+def student_of(run: TrainedRun) -> Network:
+    """Return the plain student of a run with the weights of its last checkpoint, in eval mode.
 
     Raises:
         Missing: Before the first checkpoint.
@@ -92,12 +92,12 @@ def student_of(run: TrainedRun) -> Any:
     return _ready(network, run.title)
 
 
-def teachers_of(run: TrainedRun) -> dict[str, Any]:
-    """Return the whole teachers of a run, loaded strictly, by name.
+def teachers_of(run: TrainedRun) -> dict[str, Network]:
+    """Return the complete teachers of a run, loaded strictly, by name.
 
     Raises:
-        Missing: When the run has none.
-        FileNotFoundError, ValueError: When their files are not there or do not fit.
+        Missing: If the run has none.
+        FileNotFoundError, ValueError: If their files are missing or do not fit.
     """
     if not run.teachers:
         raise Missing('No predictions of a teacher: the config has none.')
@@ -111,41 +111,40 @@ def teachers_of(run: TrainedRun) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def predict(network: Any, pictures: Sequence[Scene]) -> list[Any]:
+def predict(network: Network, pictures: Sequence[Scene]) -> list[Sample]:
     """Return a data sample for each picture."""
-    samples = []
+    samples: list[Sample] = []
     for picture in pictures:
         batch = {'inputs': [picture.item['inputs']], 'data_samples': [copy.deepcopy(picture.item['data_samples'])]}
         samples += network.test_step(batch)
     return samples
 
 
-def _ready(network: Any, title: str) -> Any:
+def _ready(network: nn.Module | None, title: str) -> Network:
     if not hasattr(network, 'test_step') or not any(hasattr(network, head) for head in _HEADS):
         raise Missing(f'No predictions of {title}: {type(network).__name__} has no head that segments or detects.')
-    network = revert_sync_batchnorm(network)
-    network.eval()  # not chained: mmseg's backbones return nothing from it
-    return network
+    ready: Network = revert_sync_batchnorm(network)
+    ready.eval()  # not chained: mmseg's backbones return nothing from it
+    return ready
 
 
 _HEADS = ('decode_head', 'bbox_head', 'roi_head')
 
 
 def _name(item: dict[str, Any], index: int) -> str:
-    path = str(item['data_samples'].metainfo.get('img_path') or '')
-    return Path(path).stem or f'picture {index}'
+    return Path(item['data_samples'].metainfo.get('img_path') or '').stem or f'picture {index}'
 
 
 def _image(item: dict[str, Any]) -> np.ndarray:
-    """The picture in RGB (loaders give BGR), enlarged to what predictions are enlarged to."""
+    """Return the picture in RGB (loaders give BGR), in the size of predictions."""
     planes = item['inputs']
     image = np.ascontiguousarray(planes.permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()[..., ::-1])
     height, width = item['data_samples'].metainfo.get('ori_shape', image.shape)[:2]
     return image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
 
 
-def _palette(given: Any, classes: int) -> np.ndarray:
-    """The data set's colours, or well separated ones."""
+def _palette(given: Sequence[Sequence[int]] | None, classes: int) -> np.ndarray:
+    """Return the data set's colours, or distinct ones."""
     if given is not None and len(given) >= classes:
         return np.asarray(given, np.uint8)
     from matplotlib import colormaps

@@ -1,11 +1,10 @@
-"""What a page is made of: sections with charts, tables and panels of pictures."""
+"""The parts of a page: sections with charts, tables and pictures."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,19 +14,12 @@ SIDE = 640  # longest side of a picture on the page
 
 
 class Missing(Exception):
-    """A part that cannot be shown; the message says why and what would show it."""
+    """A part that cannot be made. The message says why, and what it needs."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A plotly figure.
-
-    Attributes:
-        title: Stands above it.
-        alt: Says in words what it shows.
-        figure: ``data`` and ``layout`` as JSON.
-        wide: Takes the whole width.
-    """
+    """A plotly figure as JSON, with a description for screen readers. A wide one takes the whole width."""
 
     title: str
     alt: str
@@ -37,7 +29,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are shown as they are; the first of a row names it."""
+    """A table of text. The first cell of a row is its name."""
 
     caption: str
     head: Sequence[str]
@@ -46,7 +38,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with what it shows, in short and for those who do not see it."""
+    """A picture with a caption and a description for screen readers."""
 
     caption: str
     alt: str
@@ -57,14 +49,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Viewer:
-    """Panels of the same scene, two of which lie over each other with a boundary that can be moved.
-
-    Attributes:
-        title: Names the scene.
-        panels: In order.
-        left: Number of the panel that is shown left of the boundary at first.
-        right: The other one.
-    """
+    """Panels of one scene. The two with the indices ``left`` and ``right`` lie over each other at first."""
 
     title: str
     panels: Sequence[Panel]
@@ -74,7 +59,7 @@ class Viewer:
 
 @dataclass(frozen=True)
 class Group:
-    """Panels that stand side by side under a title."""
+    """Panels side by side under a title."""
 
     title: str
     panels: Sequence[Panel]
@@ -82,17 +67,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Key:
-    """A colour and its meaning.
-
-    Attributes:
-        colour: As CSS has it.
-        meaning: For people.
-        line: CSS style of a border for a line, empty for an area.
-    """
+    """A CSS colour and its meaning. ``line`` is the CSS style of a line, empty for an area."""
 
     colour: str
     meaning: str
     line: str = ''
+
+
+Item = Chart | Table | Viewer | Group
 
 
 @dataclass
@@ -100,27 +82,24 @@ class Section:
     """A part of the page.
 
     Attributes:
-        name: For links.
-        title: For people.
+        name: The anchor.
         note: How to read it.
-        items: Charts, tables, viewers and groups in order.
         more: Further items, folded away.
-        legend: Colours.
         reasons: What is left out, and why.
     """
 
     name: str
     title: str
     note: str = ''
-    items: list[Any] = field(default_factory=list)
-    more: list[Any] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    more: list[Item] = field(default_factory=list)
     legend: list[Key] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
-    def attempt(self, part: Callable[[], Any], where: str = '') -> None:
-        """Add what a function returns, or the reason why it cannot.
+    def attempt(self, part: Callable[[], Item | Sequence[Item] | None], where: str = '') -> None:
+        """Add the result of a function, or the reason why it failed.
 
-        Data, checkpoints and configs of a run may have gone since, which is no reason not to show the rest.
+        If data, checkpoints or configs of a run are gone, the rest of the page is still written.
         """
         try:
             found = part()
@@ -131,11 +110,11 @@ class Section:
             kind = '' if isinstance(error, (ValueError, FileNotFoundError)) else f'{type(error).__name__}: '
             self.reasons.append(f'{where}{kind}{said}')
         else:
-            self.items.extend(found if isinstance(found, list) else [found])
+            self.items.extend(found if isinstance(found, Sequence) else [found] if found else [])
 
 
 def panel(image: np.ndarray, caption: str, alt: str) -> Panel:
-    """Return a picture (H, W, 3), RGB uint8, for the page; a large one is made smaller."""
+    """Return a panel of a picture (H, W, 3), RGB uint8. A large picture is made smaller."""
     height, width = image.shape[:2]
     scale = SIDE / max(height, width)
     if scale < 1:

@@ -1,4 +1,4 @@
-"""What a run's config has that its control's has not, and what the runs cost."""
+"""The settings in which runs differ from their control, and what the runs cost."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from mmdistill_dense.report.numbers import Numbers
 from mmdistill_dense.report.section import Missing, Section, Table
 from mmdistill_dense.utils.atomic import read_json
 
-# where a run lies and how it is watched; pipelines stand inside the data sets as well
+# folders and logging; pipelines are also part of the data sets
 _BESIDE = ('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from', 'log_level', 'visualizer', 'vis_backends')
 _COPIES = ('distillers', 'train_pipeline', 'val_pipeline', 'test_pipeline')
-_LONG = 160  # letters of a shown value
-MIB = 2**20
+_LONG = 160  # characters of a printed value
 
 
 def settings_section(comparison: Comparison) -> Section:
@@ -46,8 +45,8 @@ def settings_table(run: TrainedRun, control: TrainedRun) -> Table:
 
 
 def flat(value: Any, place: str = '') -> dict[str, Any]:
-    """Return the leaves of nested mappings and lists by dotted key."""
-    if isinstance(value, Mapping):  # an empty one is as good as none
+    """Return the values of nested mappings and lists by dotted key."""
+    if isinstance(value, Mapping):  # an empty one counts as none
         parts = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
         parts = [(str(index), item) for index, item in enumerate(value)]
@@ -68,18 +67,18 @@ def _shown(value: Any) -> str:
 
 
 def cost_section(numbers: Numbers) -> Section:
-    """Return time, memory and size: of the logs, and what ``suite.py cost`` measured."""
+    """Return time, memory and size, from the logs and from ``suite.py cost``."""
     section = Section(
         'costs',
         'Costs',
-        'The time in the runs depends on what else the machine did; a step is measured in turns with the control’s by '
-        'suite.py cost.',
+        'The time in the runs depends on what else the machine did; suite.py cost measures a step in turns with the '
+        'control’s.',
     )
     section.attempt(lambda: _cost_table(numbers))
     comparison = numbers.comparison
     if not any(_measured(run) for run in comparison.students):
         section.reasons.append(
-            'Step and extra memory are left out: no suite with measured costs (suite.py cost) stands behind the runs.'
+            'Step and extra memory are left out: the runs belong to no suite whose costs were measured (suite.py cost).'
         )
     return section
 
@@ -107,7 +106,7 @@ def _cost_row(run: TrainedRun, numbers: Numbers, control: TrainedRun | None) -> 
         'minutes, with tests': f'{minutes:.1f}' if minutes else '',
         'GPU memory': f'{log.memory:.0f} MiB' if log.memory else '',
         'step, measured': f'{cost["ratio"]:.2f} x' if 'ratio' in cost else '',
-        'extra memory': f'{memory["extra"] / MIB:+.1f} MiB' if 'extra' in memory else '',
+        'extra memory': f'{memory["extra"] / 2**20:+.1f} MiB' if 'extra' in memory else '',
         'parameters': f'{size["parameters"]:,}' if size else '',
         'GFLOPs': f'{size["gflops"]:.3g}' if size else '',
     }

@@ -1,4 +1,4 @@
-"""One fair table: methods times seeds, each its own ordinary run, with the control run beside them.
+"""Train several methods over several seeds beside their control, and put the results into one table.
 
 ``tools/suite.py`` is the command; ``docs/suite.md`` says what a definition holds.
 """

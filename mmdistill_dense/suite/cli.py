@@ -1,4 +1,4 @@
-"""The arguments of ``tools/suite.py``."""
+"""The command line of ``tools/suite.py``."""
 
 from __future__ import annotations
 
@@ -29,18 +29,11 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line.
-
-    Args:
-        argv: The arguments without the program's name. Default: those of this process.
-
-    Returns:
-        The exit status: 1 if a run failed or the definition cannot work, 130 after an interruption.
-    """
+    """Run a command line. Return 1 if a run failed or the definition cannot work, 130 after an interruption."""
     args = _parser().parse_args(argv)
     try:
         with contextlib.nullcontext() if args.command in (_run, _job) else errors_only():  # a training keeps its log
-            return args.command(args)
+            return args.command(args) or 0
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if args.command is _job:
             raise  # with its traceback, into the run's log
@@ -71,13 +64,17 @@ def _parser() -> argparse.ArgumentParser:
     slurm = command('slurm', _slurm, 'print a script that submits the unfinished runs to slurm')
     cost = command('cost', _cost, 'measure parameters, GFLOPs, and time and memory of a step, for every method')
     for one in (run, slurm, cost):
-        one.add_argument('--only', nargs='+', default=[], metavar='NAME', help='rows; the runs that they need come too')
+        one.add_argument(
+            '--only', nargs='+', default=[], metavar='NAME', help='rows, with the runs that they depend on'
+        )
     for one in (run, slurm):
         one.add_argument('--seeds', nargs='+', type=int, default=[], help='only these seeds')
-    command('list', _list, 'show the methods that fit, the runs and their state; without a definition all methods')
+    command(
+        'list', _list, 'show the methods that fit, and the runs with their state; without a definition: all methods'
+    )
     write_table = command('table', _table, 'write the table of the finished runs')
     write_table.add_argument('--out', type=Path, metavar='DIR', help='folder for the files (default: of the suite)')
-    job = command('job', _job, 'do one run, as `run` and slurm start it')
+    job = command('job', _job, 'do one run; `run` and slurm call this')
     job.add_argument('name', help='a row of the table')
     job.add_argument('--seed', type=int, help='its seed; a teacher has only one')
     job.add_argument('--search', metavar='KEY=VALUE', help='the values of a search')
@@ -122,7 +119,7 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _job(args: argparse.Namespace) -> int:
+def _job(args: argparse.Namespace) -> None:
     if args.attended:
         from mmdistill_dense.suite.execute.pool import end_with_parent
 
@@ -138,7 +135,6 @@ def _job(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-    return 0
 
 
 def find(definition: Definition, name: str, seed: int | None, search: str | None) -> Run:
@@ -159,7 +155,7 @@ def find(definition: Definition, name: str, seed: int | None, search: str | None
     raise ValueError(f'{definition.path}: {name} has no run with --seed {seed} --search {search}, but {titles}')
 
 
-def _slurm(args: argparse.Namespace) -> int:
+def _slurm(args: argparse.Namespace) -> None:
     from mmdistill_dense.suite.execute import preflight, slurm
 
     definition = load(args.definition)
@@ -168,10 +164,9 @@ def _slurm(args: argparse.Namespace) -> int:
     todo = preflight.unfinished(definition, selected, processes=processes)
     preflight.check_batch(definition, todo, processes)
     print(slurm.script(definition, todo), end='')
-    return 0
 
 
-def _list(args: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> None:
     console = Console(file=sys.stdout)
     if args.definition is None:
         recipes = compose.recipes()
@@ -180,7 +175,7 @@ def _list(args: argparse.Namespace) -> int:
             names = [recipe.stem for recipe in recipes if compose.fragment_for(method, recipe)]
             table.add_row(method, str(len(names)), ', '.join(names[:2]))
         console.print(table)
-        return 0
+        return
     definition = load(args.definition)
     left_out = sorted(set(fitting(definition.control)) - {method.method for method in definition.methods.values()})
     console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
@@ -197,7 +192,6 @@ def _list(args: argparse.Namespace) -> int:
     for run in plan.runs(definition):
         table.add_row(run.title, *_state(definition, run))
     console.print(table)
-    return 0
 
 
 def _state(definition: Definition, run: Run) -> tuple[str, str, str]:
@@ -218,18 +212,16 @@ def _score(result: Mapping[str, Any]) -> str:
     return '' if result['score'] is None else f'{result["score"]:.2f}'
 
 
-def _cost(args: argparse.Namespace) -> int:
+def _cost(args: argparse.Namespace) -> None:
     from mmdistill_dense.suite.execute import cost
 
     cost.main(load(args.definition), args.only or None)
-    return 0
 
 
-def _table(args: argparse.Namespace) -> int:
+def _table(args: argparse.Namespace) -> None:
     from mmdistill_dense.suite.table import write_table
 
     write_table.main(load(args.definition), args.out)
-    return 0
 
 
 if __name__ == '__main__':

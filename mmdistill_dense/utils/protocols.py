@@ -21,6 +21,8 @@ class Sample(Protocol):
         metainfo: Facts of the picture, e.g. ``img_path``, ``img_shape``, ``pad_shape``.
         gt_sem_seg: Labels; ``.data`` is (1, H, W).
         gt_instances: Annotated objects; ``.bboxes`` is (R, 4), ``.labels`` is (R,).
+        pred_sem_seg: Predicted labels, as ``gt_sem_seg``.
+        pred_instances: Predicted objects, as ``gt_instances``, with ``.scores`` (R,).
     """
 
     @property
@@ -29,6 +31,10 @@ class Sample(Protocol):
     def gt_sem_seg(self) -> Any: ...
     @property
     def gt_instances(self) -> Any: ...
+    @property
+    def pred_sem_seg(self) -> Any: ...
+    @property
+    def pred_instances(self) -> Any: ...
     def __contains__(self, field: str) -> bool: ...
     def get(self, field: str, default: Any = None) -> Any: ...
 
@@ -51,6 +57,10 @@ class Network(nn.Module):
 
     def loss(self, inputs: Tensor, data_samples: Samples, **kwargs: Any) -> dict[str, Any]:
         """Return the losses of a training batch by name."""
+        raise NotImplementedError
+
+    def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of the losses, and what is logged."""
         raise NotImplementedError
 
     def train_step(self, data: Mapping[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:

@@ -115,7 +115,7 @@ def test_wrong_numbers_of_views_are_named():
     several = PCD(['a', 'b'], head=None)
     shapes = {'a': [torch.Size((1, 6, 3, 5))], 'b': [torch.Size((1, 6, 3, 5))]}
     several.setup(shapes, shapes)
-    with pytest.raises(RuntimeError, match=r'the student taps saw different numbers of views \(a: 2, b: 1\)'):
+    with pytest.raises(RuntimeError, match=r'the student taps recorded different numbers of views \(a: 2, b: 1\)'):
         several({'a': maps[:2], 'b': maps[:1]}, {'a': maps[:2], 'b': maps[:2]}, None)
 
 
@@ -307,9 +307,9 @@ def test_prepare_explains_an_empty_queue(images, init, words):
 
 def test_prepare_warns_of_a_queue_that_holds_each_picture_several_times():
     (line,) = _prepare(_make(), 9)
-    assert 'queue_size=10 is much for 9 training pictures with 1 keys each' in line and 'keys, 3, would suit' in line
+    assert 'queue_size=10 is large for 9 training pictures with 1 keys each' in line and 'of all keys, 3.' in line
     (line,) = _prepare(_make(enqueue='pixels', keys_per_image=3), 6)
-    assert 'queue_size=10 is much for 6 training pictures with 3 keys each' in line and 'keys, 6, would suit' in line
+    assert 'queue_size=10 is large for 6 training pictures with 3 keys each' in line and 'of all keys, 6.' in line
     assert not _prepare(_make(enqueue='pixels', keys_per_image=3), 7)
 
 
@@ -338,8 +338,8 @@ def _prepare(distiller, images):
         (dict(num_pixels=0), 'num_pixels must be a whole number >= 1, got 0'),
         (dict(keys_per_image=0), 'keys_per_image must be a whole number >= 1, got 0'),
         (dict(monitor_interval=-1), 'monitor_interval must be a whole number >= 0, got -1'),
-        (dict(head=dict(type='linear', hidden=64)), "head.hidden belongs to the types 'mlp' and 'mlp2', got 64"),
-        (dict(head=dict(type='linear', layers=3)), "head.layers belongs to the types 'mlp' and 'mlp2', got 3"),
+        (dict(head=dict(type='linear', hidden=64)), "head.hidden needs type='mlp' or 'mlp2', got hidden=64"),
+        (dict(head=dict(type='linear', layers=3)), "head.layers needs type='mlp' or 'mlp2', got layers=3"),
         (dict(head=dict(type='mlp', layers=0)), 'head.layers must be a whole number >= 1, got 0'),
         (dict(head=dict(type='mlp', hidden=0)), 'head.hidden must be a whole number >= 1, got 0'),
         (dict(head=dict(bias='hidden')), "head.bias must be one of None, True, False, got 'hidden'"),
@@ -367,7 +367,7 @@ def test_bad_shapes_are_named():
         _make((1, 6))
     distiller = PCD('neck')
     two, three = ([torch.Size((1, 4, 2, 2))] * n for n in (2, 3))
-    with pytest.raises(ValueError, match="gives 2 tensors and teacher tap 'neck' 3; choose as many"):
+    with pytest.raises(ValueError, match="gives 2 tensors and teacher tap 'neck' 3; select the same number"):
         distiller.setup({'neck': two}, {'neck': three})
 
 

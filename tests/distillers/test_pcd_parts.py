@@ -58,7 +58,7 @@ def test_attention_runs_under_autocast_and_warns_of_large_maps():
     assert y.isfinite().all()
     with torch.device('meta'):
         meta = PixelAttention(16)
-    with pytest.warns(UserWarning, match='attends over 65 x 64 = 4160 pixels'):
+    with pytest.warns(UserWarning, match='computes attention over 65 x 64 = 4160 pixels'):
         meta(torch.empty(1, 16, 65, 64, device='meta'))
 
 

@@ -132,7 +132,7 @@ def test_names_are_escaped():
         (['nowhere'], "'nowhere': no such work dir"),
         (['.'], "'.' is no work dir"),
         (['{kd}', '--pictures', '-1'], 'pictures must be 0 or more, got -1'),
-        (['{kd}', '--metric', 'mIuO'], "metric='mIuO' is none of what the runs logged"),
+        (['{kd}', '--metric', 'mIuO'], "metric='mIuO' was not logged by any run"),
         (['{kd}', '--out', '.'], 'is a folder'),
     ],
 )

@@ -71,7 +71,7 @@ def test_leaf_without_distillers_is_refused(options: dict) -> None:
         ('train_cfg.max_iters', 'options.train_cfg.max_iters would make the method differ from its control'),
         ('model.student.x', 'options.model.student.x would make the method differ from its control'),
         ('model.distillers.kdd.loss_weight', "distiller 'kdd': unknown. Close: kd"),
-        ('pool_size', r'of which distiller, .*\? Write (kd|afdcd)\.pool_size'),
+        ('pool_size', r'does not say which distiller .*\. Write e\.g\. (kd|afdcd)\.pool_size'),
     ],
 )
 def test_options_of_a_method_are_its_distillers(key: str, said: str) -> None:
@@ -92,8 +92,8 @@ def test_options_of_a_method_may_be_short(key: str) -> None:
     ('options', 'said'),
     [
         ({'train_cgf.max_iters': 3}, "options: setting 'train_cgf': unknown. Close: train_cfg"),
-        ({'model.distillers.kd.loss_weight': 3}, 'give it as an option of the methods'),
-        ({'model': {'distillers': {'kd': {'type': 'LogitKD'}}}}, 'give it as an option of the methods'),
+        ({'model.distillers.kd.loss_weight': 3}, 'set it in the options of a method'),
+        ({'model': {'distillers': {'kd': {'type': 'LogitKD'}}}}, 'set it in the options of a method'),
         ({'randomness.seed': 3}, 'options.randomness.seed: the suite sets it'),
         ({'randomness': {'seed': 3}}, 'options.randomness.seed: the suite sets it'),
         ({'work_dir': 'x'}, 'options.work_dir: the suite sets it'),

@@ -22,7 +22,7 @@ def test_values_have_defaults_of_the_task(tmp_path: Path) -> None:
     found = definition.load(tmp_path / 'least.yaml')
     assert (found.title, found.out, found.task) == ('least', Path('work_dirs/suites/least'), 'seg')
     assert (found.metric, found.percent, found.seeds, found.jobs) == ('mIoU', False, (0, 1, 2), 1)
-    assert found.methods['kd'].fragment.name == 'kd_seg.py'
+    assert found.methods['kd'].options_file.name == 'kd_seg.py'
     (tmp_path / 'det.yaml').write_text('control: toy_det\nmethods: {maskd: {}}\n')
     found = definition.load(tmp_path / 'det.yaml')
     assert (found.task, found.metric, found.percent) == ('det', 'coco/bbox_mAP', True)
@@ -37,7 +37,7 @@ def test_all_methods_are_those_that_fit(tmp_path: Path) -> None:
 def test_one_method_stands_under_several_names(tmp_path: Path) -> None:
     methods = {'kd': {}, 'heavy': {'method': 'kd', 'options': {'loss_weight': 5}}}
     found = load(tmp_path, methods=methods).methods
-    assert found['heavy'].fragment == found['kd'].fragment
+    assert found['heavy'].options_file == found['kd'].options_file
     assert found['heavy'].options == {'loss_weight': 5}
 
 
@@ -77,7 +77,7 @@ def test_times_are_not_numbers_to_the_base_of_60(tmp_path: Path) -> None:
         (dict(methods={'kd': {'variant': 'mimic'}}), "methods.kd: variant 'mimic' of kd does not fit toy_seg"),
         (
             dict(methods={'kd': {'config': 'x.py', 'method': 'kd'}}),
-            'methods.kd.config: a config of your own has no method',
+            'methods.kd.config: cannot be combined with `method`',
         ),
         (dict(seeds=[0, 0]), r'seeds: must be distinct integers of at least 0, as in \[0, 1, 2\]; got \[0, 0\]'),
         (dict(seeds=[]), 'seeds: must be distinct integers'),
@@ -97,7 +97,7 @@ def test_times_are_not_numbers_to_the_base_of_60(tmp_path: Path) -> None:
             'grid.kd.loss_weight: needs two or more',
         ),
         (dict(grid={'kd': {}, 'seeds': [1]}), 'grid.kd: needs options with the values to try'),
-        (dict(slurm={'launcher': 'pbs'}), "slurm.launcher: 'pbs' is none of slurm, pytorch"),
+        (dict(slurm={'launcher': 'pbs'}), "slurm.launcher: must be slurm or pytorch, got 'pbs'"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, changes: dict, said: str) -> None:
@@ -129,7 +129,11 @@ def test_a_config_by_name_is_its_options_on_the_own_control(tmp_path: Path) -> N
     found = load(tmp_path, control='control:toy_seg', teacher='teachers:toy_seg', methods=rows)
     assert (found.control.stem, found.teacher and found.teacher.config.parent.name) == ('toy_seg', 'teachers')
     one = found.methods['one']
-    assert (one.method, one.variant, one.fragment and one.fragment.stem) == ('cwd', 'feature', 'cwd_seg_feature')
+    assert (one.method, one.variant, one.options_file and one.options_file.stem) == (
+        'cwd',
+        'feature',
+        'cwd_seg_feature',
+    )
     assert found.methods['two'].config, 'it is a file'
 
 
@@ -137,7 +141,7 @@ def test_a_config_by_name_is_its_options_on_the_own_control(tmp_path: Path) -> N
     (dict(methods={'x': {'config': 'cwd:toy_sec'}}), r"methods.x.config: cwd:toy_sec: pair 'toy_sec': unknown"),
     (dict(methods={'x': {'config': 'cwd:toy_seg_and_psp'}}), r'methods.x.config: .*does not fit toy_seg_and_psp'),
     (dict(methods={'x': {'config': 'cwd:deeplabv3_r101_to_r18_voc'}}), r'of deeplabv3_r101_to_r18_voc, the control'),
-    (dict(control='cwd:toy_seg'), r'control: cwd:toy_seg is no file; write it'),
+    (dict(control='cwd:toy_seg'), r'control: cwd:toy_seg is not a file; write it with'),
 ])  # fmt: skip
 def test_names_that_do_not_work_are_named(tmp_path: Path, changes: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):

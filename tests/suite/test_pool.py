@@ -87,7 +87,7 @@ def test_failure_stops_only_what_needs_it_and_shows_its_log(tmp_path: Path) -> N
 
 def test_nobody_waits_for_what_is_not_made(tmp_path: Path) -> None:
     failed = pool.Pool(command(FINISH), 1, 1, Watch()).execute(runs(tmp_path, 'a', after=('elsewhere',)))
-    assert failed == {'a seed 0': f'needs results that no run here makes: {tmp_path / "elsewhere"}'}
+    assert failed == {'a seed 0': f'needs results that none of these runs gives: {tmp_path / "elsewhere"}'}
 
 
 def test_several_devices_are_given_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def config_of(title: str, **changes: Any) -> Config:
             {'starts': {'pre': {**PCD, 'seed': 3, 'per_seed': True}}},
             'starts.pre.per_seed: true means one pre-training per seed',
         ),
-        ({'starts': {'random': PCD}}, "starts.random: a name .* and 'random' is always there"),
+        ({'starts': {'random': PCD}}, "starts.random: a name .* and 'random' is built in"),
         ({'starts': {'pre': {**PCD, 'option': {}}}}, 'starts.pre.option: unknown key. Close: options'),
         ({'grid': {'started': {'tau': [1, 2]}, 'seeds': [7]}}, 'grid.started: the row has no distillers'),
     ],

@@ -1,4 +1,4 @@
-"""The command line of ``tools/benchmark.py``: each subcommand measures one thing, prints it and can keep it as JSON."""
+"""The command line of ``tools/benchmark.py``. Each subcommand measures, prints, and can save JSON."""
 
 from __future__ import annotations
 
@@ -23,22 +23,18 @@ from tools.benchmark.section import Section, machine
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line, measure, print Markdown.
-
-    Args:
-        arguments: Without the program's name. Defaults to those of this process.
-    """
+    """Read the command line, measure, print Markdown."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     args = _parser().parse_args(words)
     args.command = _again(words)
     if hasattr(args, 'threads'):
         torch.set_num_threads(args.threads)
-    with errors_only():  # else the teacher's initialisation fills the screen
+    with errors_only():  # hides the log of the teacher's initialisation
         args.run(args)
 
 
 def _again(words: Sequence[str]) -> str:
-    """The command without where it keeps its figures."""
+    """Return the command without ``--json``."""
     kept = [word for before, word in zip(['', *words], words, strict=False) if '--json' not in (before, word)]
     return shlex.join(['python', 'tools/benchmark.py', *kept])
 
@@ -77,7 +73,7 @@ def _step(args: argparse.Namespace) -> None:
         costs[name] = step_cost.measure_step(config, args.batch, args.repeats, size, args.device)
         print(f'{name}: {costs[name].overhead:.3f}', flush=True)
         section = step_cost.section(costs, args.name or args.recipe or name, args.device, args.command)
-        if args.json:  # what is measured is kept, whatever happens to the next
+        if args.json:  # saves each measurement before the next one
             section.save(args.json)
     if not costs:
         raise SystemExit('step needs --config, or --recipe and --method')
@@ -92,16 +88,16 @@ def _configs(args: argparse.Namespace) -> Iterable[tuple[str, Config]]:
 
 
 def composed(recipe: str | None, method: str) -> Config:
-    """Return the config of a recipe with a method's fragment, whether or not there is such a leaf."""
+    """Return the config of a method on a recipe, whether or not it is shipped as a file."""
     if recipe is None:
         raise SystemExit('--method needs --recipe')
-    fragment = fragment_for(method, recipe_file(recipe))
-    if fragment is None:
-        raise SystemExit(f'{method} has no fragment that fits {recipe}')
+    options = fragment_for(method, recipe_file(recipe))
+    if options is None:
+        raise SystemExit(f'{method} has no options that fit {recipe}')
     with tempfile.TemporaryDirectory() as folder:
-        leaf = Path(folder, 'leaf.py')
-        leaf.write_text(leaf_text(method, recipe, fragment, leaf.parent), encoding='utf-8')
-        return Config.fromfile(leaf)
+        file = Path(folder, 'config.py')
+        file.write_text(leaf_text(method, recipe, options, file.parent), encoding='utf-8')
+        return Config.fromfile(file)
 
 
 def _teacher(args: argparse.Namespace) -> None:
@@ -126,52 +122,54 @@ def _all(args: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description='Measures what distillation costs, prints it as Markdown, and keeps it as JSON with --json.'
+        description='Measure what distillation costs, and print it as Markdown; --json saves it as well.'
     )
     commands = parser.add_subparsers(dest='what', required=True)
     runs = argparse.ArgumentParser(add_help=False)
     runs.add_argument('--threads', type=int, default=1)
     runs.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     kept = argparse.ArgumentParser(add_help=False, parents=[runs])
-    kept.add_argument('--json', type=Path, metavar='DIR', help='keep the figures in this folder, a file per section')
-    kept.add_argument('--name', help='of the section and its file')
+    kept.add_argument('--json', type=Path, metavar='DIR', help='save the figures in this folder, a file per section')
+    kept.add_argument('--name', help='name of the section and its file')
 
-    step = commands.add_parser('step', parents=[kept], help='a distilled training step beside its parts')
+    step = commands.add_parser('step', parents=[kept], help='a distilled training step and its parts')
     step.add_argument('--config', nargs='+', help='configs whose model is a DistillModel')
-    step.add_argument('--recipe', help='a recipe of configs/_base_/recipes, with')
-    step.add_argument('--method', nargs='+', help='methods')
-    step.add_argument('--batch', type=int, help="images; default the config's")
-    size = "of the images; default the config's crop, or largest training size"
+    step.add_argument('--recipe', help='a recipe of configs/_base_/recipes, for --method')
+    step.add_argument('--method', nargs='+', help='methods to measure on --recipe')
+    step.add_argument('--batch', type=int, help="number of images (default: the config's)")
+    size = "size of the images (default: the config's crop, or largest training size)"
     step.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), help=size)
     step.add_argument('--repeats', type=int, default=3, help='timed turns')
     step.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides: key=value')
     step.set_defaults(run=_step)
 
-    teacher = commands.add_parser('teacher', parents=[kept], help="a teacher's forward, each acceleration")
+    teacher = commands.add_parser('teacher', parents=[kept], help="a teacher's forward pass with each acceleration")
     which = teacher.add_mutually_exclusive_group(required=True)
-    which.add_argument('--config', help='its teachers, with the taps of its distillers')
+    which.add_argument('--config', help='measure its teachers, with the taps of its distillers')
     which.add_argument('--cfg', help="a network, e.g. 'mmdet::retinanet/retinanet_r101_fpn_1x_coco.py'")
-    teacher.add_argument('--taps', nargs='+', default=['backbone'], help='of --cfg; default: backbone')
+    teacher.add_argument('--taps', nargs='+', default=['backbone'], help='taps of --cfg (default: backbone)')
     teacher.add_argument('--batch', type=int, default=1)
     teacher.add_argument('--size', nargs=2, type=int, default=(256, 512), metavar=('HEIGHT', 'WIDTH'))
     teacher.add_argument('--repeats', type=int, default=3, help='timed turns')
-    teacher.add_argument('--compile', action='store_true', help='compiled too; takes minutes')
+    teacher.add_argument('--compile', action='store_true', help='also compiled; takes minutes')
     teacher.set_defaults(run=_teacher)
 
-    losses = commands.add_parser('losses', parents=[kept], help='our losses beside the released formulas')
-    losses.add_argument('--method', nargs='+', choices=METHODS, metavar='METHOD', help=f'of {", ".join(METHODS)}')
-    losses.add_argument('--size', help="'small' for a quick look (pcd: 'cityscapes' too); default: that of the page")
-    losses.add_argument('--repeats', type=int, help='at most so many timed turns; default: as many as the size has')
+    losses = commands.add_parser('losses', parents=[kept], help='our losses compared with the released formulas')
+    losses.add_argument('--method', nargs='+', choices=METHODS, metavar='METHOD', help=f'some of {", ".join(METHODS)}')
+    losses.add_argument(
+        '--size', help="'small' for a quick test, for pcd also 'cityscapes' (default: the size on the page)"
+    )
+    losses.add_argument('--repeats', type=int, help='largest number of timed turns (default: by size)')
     losses.set_defaults(run=_losses)
 
-    report = commands.add_parser('report', help='the page docs/performance.md from a folder of JSON files')
+    report = commands.add_parser('report', help='write docs/performance.md from a folder of JSON files')
     report.add_argument('folder', type=Path)
     report.add_argument('--out', type=Path, default=Path('docs/performance.md'))
     report.set_defaults(run=_report)
 
-    everything = commands.add_parser('all', parents=[runs], help='everything that docs/performance.md shows')
-    everything.add_argument('folder', type=Path, help='for the JSON files')
-    everything.add_argument('--only', nargs='+', metavar='NAME', help=f'of {", ".join(page.PLAN)}')
-    everything.add_argument('--out', type=Path, help='write the page there too')
+    everything = commands.add_parser('all', parents=[runs], help='measure everything on docs/performance.md')
+    everything.add_argument('folder', type=Path, help='folder for the JSON files')
+    everything.add_argument('--only', nargs='+', metavar='NAME', help=f'some of {", ".join(page.PLAN)}')
+    everything.add_argument('--out', type=Path, help='also write the page to this file')
     everything.set_defaults(run=_all)
     return parser

@@ -1,6 +1,6 @@
-"""Our losses beside the released formulas, written naively: time, extra memory, gradient error.
+"""Compare our losses with the released formulas, written naively: time, extra memory, gradient error.
 
-What is compared stands in ``loss_cases.py``.
+The cases are in ``loss_cases.py``.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Case:
     """One comparison: two functions of the same tensors. Each is called once per level, and its results are added.
 
     Attributes:
-        name: Of the row.
-        inputs: Tensors that get a gradient, one list per argument, one tensor per level. Where there are none, the
-            functions run forward only.
-        constants: Tensors that get none, in the same form. They follow the inputs in the call.
+        name: The name of the row.
+        inputs: Tensors that get a gradient, one list per argument, one tensor per level. Without any, the functions
+            run forward only.
+        constants: Tensors without a gradient, in the same form. They follow the inputs in the call.
         ours: Our function.
         released: The naive formula.
     """
@@ -48,14 +48,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Size:
-    """Pictures, channels of student and teacher, height and width of each level, timed turns; and what some need.
+    """Pictures, channels of student and teacher, height and width of each level, timed turns, and other sizes.
 
     Attributes:
-        classes: Of the label maps.
+        classes: Classes of the label maps.
         keys: Rows of a queue.
-        boxes: Of each picture.
-        tokens: Of MasKD.
-        pool: Side of the cells that Af-DCD pools over.
+        boxes: Boxes of each picture.
+        tokens: Tokens of MasKD.
+        pool: Pooling size of Af-DCD.
     """
 
     pictures: int
@@ -91,9 +91,9 @@ class Method:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured for one case.
+    """The measurement of one case.
 
-    ``result_bytes`` is what any implementation must hold at the end: the gradients, or the output of a forward alone.
+    ``result_bytes`` is the least that any implementation holds at the end: the gradients, or the output without them.
     An error is the largest, over the results, of max over max against float64.
     """
 
@@ -132,7 +132,7 @@ def measure(method: str, case: Case, turns: int, device: str | torch.device = 'c
 def one_pass(
     function: Function, case: Case, dtype: torch.dtype = torch.float32, device: str | torch.device = 'cpu'
 ) -> Callable[[], tuple[Tensor, ...]]:
-    """Make what is timed: forward and backward of a function on the tensors of a case."""
+    """Return the timed work: forward and backward of a function on the tensors of a case."""
     arguments = [[x.detach().to(device, dtype) for x in kind] for kind in (*case.inputs, *case.constants)]
     leaves = [x.requires_grad_() for kind in arguments[: len(case.inputs)] for x in kind]
 

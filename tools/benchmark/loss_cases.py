@@ -1,4 +1,4 @@
-"""The table that ``tools/benchmark.py losses`` runs: by method, its sizes, and our loss beside the naive one."""
+"""The cases of ``tools/benchmark.py losses``: for each method its sizes, our loss and the naive one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.benchmark.compare_losses import Case, Function, Method, Size
 
 
 def _maps(size: Size, draw: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
-    """Student's and teacher's maps, related where the channels agree."""
+    """Return the student's and the teacher's maps, correlated if they have the same channels."""
     teachers = [torch.randn(size.pictures, size.teacher, *shape, generator=draw) for shape in size.maps]
     students = [torch.randn(size.pictures, size.student, *shape, generator=draw) for shape in size.maps]
     if size.student == size.teacher:
@@ -216,10 +216,7 @@ def _fgd_level(student: Tensor, teacher: Tensor, boxes: Tensor, blocks: Sequence
 _FPN = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]  # of a RetinaNet's picture of 800 x 1333
 _BIG_FPN = [(200, 336), *_FPN[:4]]  # of a Faster R-CNN's
 _SMALL, _SMALL_FPN = Size(2, 16, 32, [(16, 24)]), Size(2, 16, 16, [(20, 24), (10, 12)])
-_SCORES = {
-    'cityscapes': Size(2, 19, 19, [(64, 128)], turns=15),
-    'small': Size(2, 19, 19, [(32, 32)]),
-}
+_SCORES = {'cityscapes': Size(2, 19, 19, [(64, 128)], turns=15), 'small': Size(2, 19, 19, [(32, 32)])}
 
 
 def _sizes(small: Size, **sizes: Size) -> dict[str, Size]:

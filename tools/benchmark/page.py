@@ -1,4 +1,4 @@
-"""``docs/performance.md``: the measurements that it shows, all in one run, and the page that is written from them."""
+"""Run all measurements of ``docs/performance.md``, and write the page from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLAN = {
     'step_det': f'step --name det --recipe {DET} --method kd cwd maskd pcd --batch 2 --size 256 256 --repeats 2',
     'losses': 'losses',
 }
-"""What `all` runs: subcommands of tools/benchmark.py, by the name of the section that they give."""
+"""The subcommands of tools/benchmark.py that `all` runs, by the name of their section."""
 
 ORDER = ('step', 'teacher', 'losses')
 INTRODUCTION = """# Performance
@@ -44,33 +44,23 @@ followed by its range. Ratios carry over to other machines far better than secon
 
 
 def run_all(folder: Path, threads: int, device: str, only: Collection[str] | None = None) -> None:
-    """Run the plan, each part in its own process, and keep every section in the folder.
-
-    Args:
-        folder: For the JSON files.
-        threads: Of torch.
-        device: ``'cpu'`` or ``'cuda'``.
-        only: Names of the plan. Defaults to all of it.
+    """Run all or some parts of the plan, each in its own process, and save every section in the folder.
 
     Raises:
-        SystemExit: For an unknown name; or at the end, when some part failed.
+        SystemExit: For an unknown name, or at the end if a part failed.
     """
     names = list(PLAN if only is None else only)
     if unknown := [name for name in names if name not in PLAN]:
         raise SystemExit(f'{", ".join(unknown)}: not part of the benchmark, which is {", ".join(PLAN)}')
-    failed = []
+    failed, tool = [], Path(__file__).parents[1] / 'benchmark.py'
     for name in names:
         options = ['--threads', str(threads), '--device', device, '--json', str(folder)]
         begin = time.time()
-        done = subprocess.run([sys.executable, _tool(), *shlex.split(PLAN[name]), *options], check=False)
+        done = subprocess.run([sys.executable, tool, *shlex.split(PLAN[name]), *options], check=False)
         print(f'{name}: {time.time() - begin:.0f} s\n', flush=True)
         failed += [name] if done.returncode else []
     if failed:
         raise SystemExit(f'failed: {", ".join(failed)}')
-
-
-def _tool() -> Path:
-    return Path(__file__).parents[1] / 'benchmark.py'
 
 
 def write_page(folder: Path, out: Path) -> Path:

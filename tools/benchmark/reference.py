@@ -1,6 +1,6 @@
-"""The released formulas of the methods, written as plainly as they read. The benchmark and the tests compare with them.
+"""The released formulas of the methods, written literally. The benchmark and the tests compare with them.
 
-Nothing here is used in training. Every step allocates what its formula names.
+Nothing here is used in training. Every intermediate tensor of a formula is allocated.
 """
 
 from collections.abc import Sequence
@@ -107,7 +107,7 @@ def maskd_loss(
 def maskd_learn(
     tokens: Tensor, conv: Tensor, conv_bias: Tensor, fc: Tensor, fc_bias: Tensor, x: Tensor, upstream: Tensor
 ) -> Tensor:
-    """What learning the tokens differentiates: the gated map, times a gradient from above, and the Dice term."""
+    """The loss of learning tokens: the gated map times an upstream gradient, and the Dice term."""
     masks = maskd_masks(tokens, x)
     gated = maskd_gate(x, masks, maskd_mask_weights(x, conv, conv_bias, fc, fc_bias))
     return torch.dot(gated.flatten(), upstream.flatten()) + maskd_dice(masks)

@@ -1,10 +1,11 @@
-"""One part of the benchmark: what was measured, as a table and as figures, and the machine that it was measured on."""
+"""One part of the benchmark: the measurement as a table and as figures, and its machine."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,15 @@ import torch
 
 @dataclass(frozen=True)
 class Section:
-    """What one measurement gives.
+    """The result of one measurement: tables as Markdown, the figures for programs, and how it was measured.
 
-    Attributes:
-        name: Of the file, ``teacher_retinanet``. Its first word is the subcommand.
-        title: One line.
-        markdown: Tables and what has to be said about them.
-        figures: Everything that was measured, for programs.
-        machine: Of :func:`machine`.
-        command: How to get it again.
+    The first word of its name, as ``teacher_retinanet``, is the subcommand.
     """
 
     name: str
     title: str
     markdown: str
-    figures: Any
+    figures: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     machine: str
     command: str
 

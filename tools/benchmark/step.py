@@ -1,4 +1,4 @@
-"""What a distilled training step costs beside the student's own step and the teacher's forward pass."""
+"""Compare a distilled training step with the student's own step and the teacher's forward pass."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from mmdistill_dense.analysis.timing import Timing, Work, check_whole, interleaved_times, peak_extra_memory
 from mmdistill_dense.analysis.training_step import Step, prepare_steps
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded
+from mmdistill_dense.utils.protocols import Samples
 from tools.benchmark.section import Section, machine, table
 
 Call = tuple[nn.Module, tuple[Tensor, ...]]
-Arguments = tuple[Any, Any, Any]
+Arguments = tuple[Recorded, Recorded, Samples]
 
 NOTE = (
     'Overhead: distilled / (control + teacher to its last tap). The control is the student alone. Medians (range) of '
@@ -68,18 +70,11 @@ def measure_step(
 ) -> StepCost:
     """Time, in turns, the control's step, the teacher's forward pass to its last tap, the distilled step and its parts.
 
-    What is run, and on which weights: :func:`~mmdistill_dense.analysis.training_step.prepare_steps`.
-
-    Args:
-        config: A whole config whose model is a ``DistillModel``.
-        batch: Images. Defaults to the config's.
-        repeats: Timed turns.
-        image_size: Height and width. Defaults to the crop, or the largest size, that the config trains on.
-        device: ``'cpu'`` or ``'cuda'``.
+    See :func:`~mmdistill_dense.analysis.training_step.prepare_steps` for the works, their weights and the defaults.
 
     Raises:
         ValueError: As ``prepare_steps``.
-        RuntimeError: For a step that took less than its parts.
+        RuntimeError: If a step took less time than its parts.
     """
     steps = prepare_steps(config, batch, image_size, device)
     alone, adapters = _parts(steps.distilled)
@@ -105,7 +100,7 @@ def measure_step(
 
 
 def _parts(step: Step) -> tuple[dict[str, Work], dict[str, Work]]:
-    """Record in one step what each distiller gets, and each of its modules, to run them again alone."""
+    """Record the arguments of each distiller and its modules in one step, to run them again alone."""
     given: dict[str, Arguments] = {}
     calls: dict[str, list[Call]] = {name: [] for name in step.network.distillers}
     with contextlib.ExitStack() as stack:
@@ -125,10 +120,9 @@ def _parts(step: Step) -> tuple[dict[str, Work], dict[str, Work]]:
 def _listening(distiller: Any, note: Callable[[Arguments], None]) -> Iterator[None]:
     step = distiller.step
 
-    def listen(*args: Any) -> Any:
-        student, teacher, samples = args
-        note((_leaves(student), dict(teacher), samples))
-        return step(*args)
+    def listen(student: Recorded, teacher: Recorded, samples: Samples) -> Losses:
+        note((_detached(student), dict(teacher), samples))
+        return step(student, teacher, samples)
 
     distiller.step = listen
     try:
@@ -137,11 +131,13 @@ def _listening(distiller: Any, note: Callable[[Arguments], None]) -> Iterator[No
         del distiller.step
 
 
-def _leaves(recorded: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+def _detached(recorded: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
     return {tap: [x.detach().requires_grad_(x.requires_grad) for x in found] for tap, found in recorded.items()}
 
 
-def _again(distiller: Any, given: Arguments, context: Callable[[], Any]) -> Work:
+def _again(
+    distiller: Distiller, given: Arguments, context: Callable[[], contextlib.AbstractContextManager[None]]
+) -> Work:
     leaves = [x for found in given[0].values() for x in found if x.requires_grad]
     leaves += [parameter for parameter in distiller.parameters() if parameter.requires_grad]
 
@@ -158,7 +154,7 @@ def _record(calls: list[Call], module: nn.Module, args: tuple[Tensor, ...]) -> N
         calls.append((module, args))
 
 
-def _replay(recorded: list[Call], context: Callable[[], Any]) -> Work:
+def _replay(recorded: list[Call], context: Callable[[], contextlib.AbstractContextManager[None]]) -> Work:
     inputs = [[arg.detach().requires_grad_(arg.is_floating_point()) for arg in args] for _, args in recorded]
     with torch.no_grad(), context():
         upstream = [torch.ones_like(module(*args)) for (module, _), args in zip(recorded, inputs, strict=True)]
@@ -189,7 +185,7 @@ def _cells(name: str, cost: StepCost) -> list[str]:
 
 
 def section(costs: Mapping[str, StepCost], name: str, device: str, command: str) -> Section:
-    """Return measurements of several methods on one pair as a part of the benchmark."""
+    """Return the measurements of several methods on one pair as a section."""
     first = next(iter(costs.values()))
     title = f'Step {name}, {first.batch} of {first.size[0]}x{first.size[1]}'
     figures = {

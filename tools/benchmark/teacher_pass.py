@@ -1,4 +1,4 @@
-"""What a frozen teacher's forward pass costs, plain and with each acceleration, and how far its taps move."""
+"""Measure a frozen teacher's forward pass, plain and with each acceleration, and the change of its taps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mmdistill_dense.analysis.timing import Timing, Work, interleaved_times
 from mmdistill_dense.analysis.training_step import build_student, load_teacher
 from mmdistill_dense.config.resolve import is_single_teacher
 from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.utils.protocols import Samples
 from tools.benchmark.section import Section, machine, table
 
 Size = tuple[int, int]
@@ -61,12 +62,12 @@ class TeacherCost:
     rows: list[Row]
 
     def faster(self, row: Row) -> float:
-        """How many times faster a row is than the plain forward, of the medians."""
+        """Return how many times faster a row is than the plain forward pass, by medians."""
         return self.rows[0].time.median / row.time.median
 
 
 def tapped(cfg: str, taps: Sequence[str]) -> dict[str, Any]:
-    """Return a model whose teacher is a network of the zoo, tapped at some places."""
+    """Return a model whose teacher is a network of the zoo with the given taps."""
     return {
         'type': 'mmdistill_dense.DistillModel',
         'student': {'cfg': cfg},
@@ -86,18 +87,12 @@ def measure_teachers(
 ) -> dict[str, TeacherCost]:
     """Time the plain forward, the early exit and each acceleration in turns, on copies of each teacher.
 
-    Args:
-        model: The options of a ``DistillModel``. Its distillers say what is tapped.
-        batch: Pictures.
-        size: Their height and width.
-        repeats: Timed turns, after one that is not: it folds, converts and compiles.
-        device: Where it runs.
-        compiled: Compile too, which takes minutes on a CPU.
-        scope: The default scope of the config.
+    ``model`` are the options of a ``DistillModel``, whose distillers give the taps. The ``repeats`` timed turns follow
+    an untimed one that folds, converts and compiles.
     """
     init_default_scope(scope)
     inputs = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
-    options = {EARLY: False, **OPTIONS, **(COMPILED if compiled else {})}
+    options: dict[str, Any] = {EARLY: False, **OPTIONS, **(COMPILED if compiled else {})}
     built = {name: _teachers(model, option) for name, option in options.items()}
     return {
         key: _measure({name: teachers[key] for name, teachers in built.items()}, inputs, repeats)
@@ -105,7 +100,7 @@ def measure_teachers(
     }
 
 
-def _teachers(model: Model, accelerate: Any) -> dict[str, FrozenTeacher]:
+def _teachers(model: Model, accelerate: Mapping[str, Any] | bool) -> dict[str, FrozenTeacher]:
     option = model['teacher']
     if is_single_teacher(option):
         option = {**option, 'accelerate': accelerate}
@@ -116,7 +111,7 @@ def _teachers(model: Model, accelerate: Any) -> dict[str, FrozenTeacher]:
 
 def _measure(teachers: Mapping[str, FrozenTeacher], inputs: Tensor, repeats: int) -> TeacherCost:
     plain = teachers[EARLY]
-    for teacher in teachers.values():  # all with the same weights, random ones too
+    for teacher in teachers.values():  # all with the same weights, even if random
         load_teacher(teacher, inputs, inputs)
         assert teacher.network is not None and plain.network is not None
         teacher.network.load_state_dict(plain.network.state_dict())
@@ -132,12 +127,12 @@ def _measure(teachers: Mapping[str, FrozenTeacher], inputs: Tensor, repeats: int
 
 
 @torch.no_grad()
-def _whole(teacher: FrozenTeacher, inputs: Tensor, samples: Any) -> object:
+def _whole(teacher: FrozenTeacher, inputs: Tensor, samples: Samples | None) -> object:
     assert teacher.network is not None
     return teacher.network(inputs, samples) if samples else teacher.network(inputs)
 
 
-def _samples(teacher: FrozenTeacher, batch: int, size: Size) -> Any:
+def _samples(teacher: FrozenTeacher, batch: int, size: Size) -> Samples | None:
     try:
         return training_batch(teacher.network, {}, batch, size)['data_samples']
     except ValueError:  # neither segments nor detects
@@ -162,6 +157,6 @@ def as_markdown(cost: TeacherCost) -> str:
 
 
 def section(cost: TeacherCost, name: str, device: str, command: str) -> Section:
-    """Return the measurement as a part of the benchmark."""
+    """Return the measurement as a section."""
     figures = {**asdict(cost), 'faster': {row.name: cost.faster(row) for row in cost.rows}}
     return Section(f'teacher_{name}', f'Teacher {cost.title}', as_markdown(cost), figures, machine(device), command)

@@ -1,4 +1,4 @@
-"""Checks the published pages against the published scores and records, to find a number edited by hand."""
+"""Check the published pages against the published scores and records, to find numbers edited by hand."""
 
 from __future__ import annotations
 
@@ -27,14 +27,10 @@ ROWS = (TEACHER, 'runs')  # the folders of rows, not of searches and pre-trainin
 
 
 def disagreements(root: Path) -> list[str]:
-    """Return where the pages differ from ``docs/results/*.csv``, and those from the records.
+    """Return the differences between the pages, ``docs/results/*.csv`` and the records.
 
-    It checks n, scores, gains and intervals of every row, the gain of each seed, the teacher's lead, the README's whole
-    table, that each part has its scores, records and picture, and that the records hold the scores. It does not check
-    times, settings and versions.
-
-    Args:
-        root: The repository.
+    Checked are n, scores, gains and intervals of every row, the gain of each seed, the teacher's lead, the README's
+    table, and that each part has its scores, records and picture. Times, settings and versions are not checked.
 
     Raises:
         FileNotFoundError: If a page is missing.
@@ -56,23 +52,23 @@ def disagreements(root: Path) -> list[str]:
     found += [f'{FOLDER}/{stem}.csv: {PAGE} has no part of that name' for stem in sorted(orphans)]
     choice = choice_of(readme, root / README)
     if set(scores) == set(sections) and _readme(readme, root) != readme_table(sections, scores, choice):
-        found.append(f'{README}: the table is not the one of {PAGE} and {FOLDER}')
+        found.append(f'{README}: the table differs from {PAGE} and {FOLDER}')
     for path in inline_results.pages(root):
         text = (root / path).read_text(encoding='utf-8')
         if inline_results.filled(text, scores, path) != text:
-            found.append(f'{path}: gains behind <!-- results: ... --> are not those of {FOLDER}')
+            found.append(f'{path}: gains after <!-- results: ... --> differ from {FOLDER}')
     return found
 
 
 def _readme(text: str, root: Path) -> str:
     parts = markers.read(text, root / README)
     if markers.RESULTS not in parts:
-        markers.replaced(text, markers.RESULTS, '', root / README)  # says what is missing
+        markers.replaced(text, markers.RESULTS, '', root / README)  # raises, and names what is missing
     return parts[markers.RESULTS]
 
 
 def _unlike_records(file: Path, lines: Lines) -> Iterator[str]:
-    """The scores of the CSV that differ from the records."""
+    """Yield the scores of a CSV file that differ from the records."""
     shown = [record['result'] for place, record in read(file).items() if place.partition('/')[0] in ROWS]
     scores = {(result['name'], result['seed']): result['score'] for result in shown}
     for name, seeds in lines.items():

@@ -1,4 +1,4 @@
-"""``results.py compare``: compares a repeated suite with the published scores."""
+"""``results.py compare``: compare a repeated suite with the published scores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHANCE = 0.05  # of a false alarm in all comparisons together, for repeats that 
 
 @dataclass(frozen=True)
 class Compared:
-    """A run, or with ``seed=None`` the mean of a row, here and as published."""
+    """A run, or the mean of a row (``seed=None``), here and as published."""
 
     name: str
     seed: int | None
@@ -32,17 +32,13 @@ class Compared:
 
     @property
     def title(self) -> str:
-        """The name, to be shown."""
+        """The name, for messages."""
         what = 'mean' if self.seed is None else f'seed {self.seed}'
         return self.name if self.name == TEACHER else f'{self.name} {what}'
 
 
 def main(definition: Definition, root: Path) -> int:
     """Print each finished run beside the published one, and return the exit status: 1 if one is outside the spread.
-
-    Args:
-        definition: The suite that was run.
-        root: The repository, which holds ``docs/results/<suite>.csv``.
 
     Raises:
         FileNotFoundError: If nothing is published under this name.
@@ -53,7 +49,7 @@ def main(definition: Definition, root: Path) -> int:
     here = parse_scores(scores_as_csv(collect(definition)), definition.out)
     found = list(compare(here, published))
     if not found:
-        raise ValueError(f'{definition.out}: no finished run that {file} holds; `suite.py run` trains them')
+        raise ValueError(f'{definition.out}: no finished run is in {file}; `suite.py run` trains them')
     print(f'{definition.metric} in percent: {definition.out} beside {file}')
     for one in found:
         difference = one.here - one.published

@@ -1,4 +1,4 @@
-"""Whether the student alone was trained long enough: its gain on val in the last quarter, from the logs."""
+"""Tell from the logs whether the student alone was trained long enough: its gain on val in the last quarter."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ from mmdistill_dense.suite.plan import configs, plan
 from mmdistill_dense.suite.table.paired import summarise
 
 FLAT = 0.5  # percentage points in the last quarter
-LAST, NEAR = 0.75, 0.7  # the last quarter of a run begins between the two
+LAST, NEAR = 0.75, 0.7  # the last quarter of a run begins between these
 
 
 def curve_of(folder: Path, metric: str, factor: float = 1.0) -> dict[int, float]:
-    """Return a run's scores on val by iteration, or by epoch if its log counts epochs.
-
-    Args:
-        folder: The folder of the run.
-        metric: The key of the evaluator.
-        factor: From its unit to percent.
-    """
+    """Return a run's scores on val, times ``factor``, by iteration, or by epoch if its log counts epochs."""
     logged = (record for record in records(folder) if metric in record and 'step' in record)
     return {int(record['step']): float(record[metric]) * factor for record in logged}
 

@@ -1,4 +1,4 @@
-"""Gains inside of other pages: behind ``<!-- results: SUITE ROW, SUITE ROW -->`` stands what is published of them."""
+"""Gains on other pages: the published gains follow ``<!-- results: SUITE ROW, SUITE ROW -->``."""
 
 from __future__ import annotations
 
@@ -14,18 +14,13 @@ _PLACE = re.compile(r'(?<!`)(?P<mark><!-- results: (?P<rows>[^>]*?) -->)[^|\n]*(
 
 
 def pages(root: Path) -> list[Path]:
-    """Return the pages with such places, by their path in the repository; the page of the results has its own parts."""
+    """Return the paths of the pages with such marks. The page of the results is not one of them."""
     files = sorted({*(root / PAGE.parent).rglob('*.md')} - {root / PAGE})
     return [file.relative_to(root) for file in files if _PLACE.search(file.read_text(encoding='utf-8'))]
 
 
 def filled(text: str, scores: Mapping[str, Lines], page: Path) -> str:
-    """Return a page with the gains of today behind every mark, up to the end of its table cell or line.
-
-    Args:
-        text: Of the page.
-        scores: What :func:`tools.docs.scores.read_scores` found, by suite.
-        page: Its path, for the error.
+    """Return a page with today's gains after every mark, up to the end of its table cell or line.
 
     Raises:
         ValueError: For a mark that does not hold pairs of a suite and a row.

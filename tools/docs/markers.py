@@ -1,4 +1,4 @@
-"""Generated parts of files that are written by hand. Each stands between two comments on lines of their own."""
+"""Read and replace generated parts of hand-written files. Each is between two comments on their own lines."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _between(body: str) -> str:
 
 
 def _places(text: str, file: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, end of the first marker, start of the second."""
+    """Yield the name, the end of the first marker and the start of the second."""
     seen: set[str] = set()
     open_: tuple[str, int] | None = None
     for found in _MARKER.finditer(text):

@@ -1,8 +1,8 @@
-"""What is generated from the cards, the configs and the published numbers: a table of methods, metafiles, their index.
+"""Generate the table of methods, the metafiles and their index from the cards, configs and published numbers.
 
 A card is ``docs/methods/<name>.md``: ``# <class>``, one sentence, and a table with the rows of :data:`ROWS`. The
-numbers are those of ``configs/<method>/published.yml``; those of a config without a file are in no metafile: mim knows
-files only. ``python tools/catalogue.py`` writes all of it anew.
+numbers come from ``configs/<method>/published.yml``. Metafiles list config files only, because mim knows no others.
+``python tools/catalogue.py`` writes everything anew.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DATA = {
     'voc12': 'Pascal VOC 2012',
     'voc12aug': 'Pascal VOC 2012 + Aug',
 }
-TASKS = {  # name of a metric here and in a metafile, task
+TASKS = {  # name of a metric here, name and task in a metafile
     'mIoU': ('mIoU', 'Semantic Segmentation'),
     'coco/bbox_mAP': ('box AP', 'Object Detection'),
     'coco/segm_mAP': ('mask AP', 'Instance Segmentation'),
@@ -56,7 +56,7 @@ class Card:
 
     @property
     def paper(self) -> dict[str, str] | None:
-        """Title and address of the paper, or None where the row names none."""
+        """Title and address of the paper; ``None`` without one."""
         title = re.search(r'"(.+?)"', self.rows['paper'])
         url = re.search(r'https?://\S+', self.rows['paper'])
         return {'Title': title[1], 'URL': url[0].rstrip('.,;)')} if title and url else None
@@ -66,7 +66,7 @@ def read_card(file: Path) -> Card:
     """Read a card.
 
     Raises:
-        ValueError: When it has another form.
+        ValueError: If it has another form.
     """
     title, sentence, table = [*file.read_text(encoding='utf-8').split('\n\n', 3), '', ''][:3]
     rows = dict(re.findall(r'^\| (\w+) \| (.+) \|$', table, re.MULTILINE))
@@ -85,10 +85,10 @@ def cards() -> list[Card]:
 
 
 def card_of(method: str) -> Card:
-    """Return the card of the class that stands under the method's name in its options.
+    """Return the card of a method's class, which its options name.
 
     Raises:
-        ValueError: When there is none.
+        ValueError: If there is none.
     """
     name = _class_of(fragments(method)[0])
     found = [card for card in cards() if card.name == name]
@@ -153,9 +153,10 @@ def metafile(method: str) -> str:
 
 
 def _model(file: Path, method: str, collection: str, targets: list[Target]) -> dict[str, Any]:
-    """An entry; mim knows a model by its name alone, so the method stands in it."""
+    """Return an entry. mim knows a model by its name alone, so the name starts with the method."""
     parts = dict(_parts(file))
-    data = _data(parts['datasets'].stem)
+    name = parts['datasets'].stem
+    data = DATA.get(name) or DATA.get(name.split('_')[0], name)
     metadata = {'Training Data': data, **_length(parts['schedules']), 'Batch Size': _batch(**parts)}
     if 'pairs' in parts:
         metadata['Pair'] = parts['pairs'].stem
@@ -167,10 +168,6 @@ def _model(file: Path, method: str, collection: str, targets: list[Target]) -> d
     }
     results = [_result(target, data) for target in targets if stem_of(target, method) == file.stem]
     return {**model, 'Results': results} if results else model
-
-
-def _data(name: str) -> str:
-    return DATA.get(name) or DATA.get(name.split('_')[0], name)
 
 
 def stem_of(target: Target, method: str) -> str:
@@ -186,7 +183,7 @@ def _result(target: Target, data: str) -> dict[str, Any]:
 
 
 def _parts(file: Path) -> Iterator[tuple[str, Path]]:
-    """The stock files a config is made of, by folder; the later ones of a kind win, and each file's own come last."""
+    """Yield the files under ``_base_`` that a config is made of, by folder. Later ones of a folder win."""
     for base in bases_of(file):
         if base.parent.parent.name != '_base_' or base.parent.name == 'recipes':
             yield from _parts(base)
@@ -216,14 +213,14 @@ def texts() -> dict[Path, str]:
 
 
 def stale() -> dict[Path, str]:
-    """Return the generated files that are missing or say something else, with what they should say."""
+    """Return the generated files that are missing or out of date, with their new text."""
     return {
         file: text for file, text in texts().items() if not file.is_file() or file.read_text(encoding='utf-8') != text
     }
 
 
 def write() -> list[Path]:
-    """Write what is stale, and return it."""
+    """Write the stale files, and return them."""
     files = stale()
     for file, text in files.items():
         file.write_text(text, encoding='utf-8')

@@ -1,4 +1,4 @@
-"""``results.py publish``: writes the repository's results anew, from the folders of finished suites."""
+"""``results.py publish``: write the repository's results anew from the folders of finished suites."""
 
 from __future__ import annotations
 
@@ -41,11 +41,7 @@ def main(definitions: Sequence[Definition], root: Path) -> None:
     """Write ``docs/results.md``, the README's table, the scores and the pictures of suites.
 
     Everything is computed before the first file is written, and each file is replaced as a whole. The same folders give
-    the same bytes.
-
-    Args:
-        definitions: The suites. The parts of others stay as they are.
-        root: The repository.
+    the same bytes. The parts of other suites stay as they are.
 
     Raises:
         FileNotFoundError: If ``root`` has no README.md, or a part of another suite has no scores.
@@ -54,7 +50,7 @@ def main(definitions: Sequence[Definition], root: Path) -> None:
             that has no result, a result of another config, or lacks published runs.
     """
     if not (root / README).is_file():
-        raise FileNotFoundError(f'{root / README}: not there; run this in the repository, or name it with --root')
+        raise FileNotFoundError(f'{root / README}: no such file; run this in the repository, or name it with --root')
     stems = [definition.path.stem for definition in definitions]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
@@ -81,16 +77,16 @@ def part_of(definition: Definition, root: Path) -> Part:
 
 
 def train_pictures(definition: Definition) -> int | None:
-    """Return the number of different training pictures; without the data, say so and return ``None``."""
+    """Return the number of training pictures; print a note and return ``None`` if the data are missing."""
     config = configs.control_config(definition)
     init_default_scope(config.get('default_scope', 'mmengine'))
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells its progress
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             dataset = DATASETS.build(config.train_dataloader.dataset)
     except FileNotFoundError as error:
-        print(f'{definition.path}: without the number of training pictures, the data are not there: {error}')
+        print(f'{definition.path}: the number of training pictures is left out, because the data are missing: {error}')
         return None
-    while hasattr(dataset, 'dataset'):  # repeated, balanced, mixed
+    while hasattr(dataset, 'dataset'):  # wrappers that repeat, balance or mix
         dataset = dataset.dataset
     return len(dataset)
 

@@ -1,4 +1,4 @@
-"""The published runs as a whole, ``docs/results/<suite>.jsonl``. A suite can continue from them."""
+"""The complete results of published runs, ``docs/results/<suite>.jsonl``. A suite can continue from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmdistill_dense.utils.folder_lock import owned
 from tools.docs.curve import curve_of
 from tools.docs.scores import FOLDER
 
-LOG = 'published/vis_data/scalars.json'  # the place of a log of evaluations in a run's folder
+LOG = 'published/vis_data/scalars.json'  # log of evaluations in a run's folder
 
 Record = Mapping[str, Any]
 
@@ -82,14 +82,10 @@ def read(file: Path) -> dict[str, Record]:
 
 
 def main(definition: Definition, root: Path) -> None:
-    """Put published results into the suite's folder, and say which. Runs that are there stay as they are.
+    """Restore published results into the suite's folder, and print which. Existing runs stay as they are.
 
-    ``suite.py run`` then does only the others. A teacher or pre-training comes back without weights, and is trained
+    ``suite.py run`` then does only the other runs. A restored teacher or pre-training has no weights, and is trained
     again if a run needs them.
-
-    Args:
-        definition: The suite.
-        root: The repository.
 
     Raises:
         FileNotFoundError: If nothing is published under this name.

@@ -1,4 +1,4 @@
-"""The arguments of ``tools/results.py``."""
+"""The command line of ``tools/results.py``."""
 
 from __future__ import annotations
 
@@ -14,18 +14,11 @@ from tools.docs import compare, publish, records
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what a command line asks for.
-
-    Args:
-        argv: Without the program's name. Default: that of this process.
-
-    Returns:
-        The exit status: 1 where scores differ or the definition cannot work.
-    """
+    """Run a command line. Return 1 if scores differ or the definition cannot work."""
     args = _parser().parse_args(argv)
     try:
         with errors_only():
-            return args.command(args)
+            return args.command(args) or 0
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f'{type(error).__name__}: {text}', file=sys.stderr)
@@ -44,29 +37,27 @@ def _parser() -> argparse.ArgumentParser:
             '--root', type=Path, default=Path(), metavar='DIR', help='the repository (default: this folder)'
         )
         added.add_argument(
-            '--work-dirs', type=Path, metavar='DIR', help="holds the suites' folders, elsewhere than `out`"
+            '--work-dirs', type=Path, metavar='DIR', help="folder that holds the suites' folders (default: by `out`)"
         )
 
     command('publish', _publish, 'write docs/results.md, the table of the README, scores and pictures anew', '+')
-    command('compare', _compare, 'set the finished runs beside the published scores')
-    command('restore', _restore, 'put the published results into the folder, where they are not')
+    command('compare', _compare, 'compare the finished runs with the published scores')
+    command('restore', _restore, 'restore published results that the suite folder lacks')
     return parser
 
 
-def _publish(args: argparse.Namespace) -> int:
+def _publish(args: argparse.Namespace) -> None:
     publish.main([_at(load(path), args.work_dirs) for path in args.definition], args.root)
-    return 0
 
 
 def _compare(args: argparse.Namespace) -> int:
     return compare.main(_at(load(args.definition), args.work_dirs), args.root)
 
 
-def _restore(args: argparse.Namespace) -> int:
+def _restore(args: argparse.Namespace) -> None:
     records.main(_at(load(args.definition), args.work_dirs), args.root)
-    return 0
 
 
 def _at(definition: Definition, work_dirs: Path | None) -> Definition:
-    """The suite as it lies in another folder."""
+    """Return the suite with its folder inside another one."""
     return definition if work_dirs is None else replace(definition, out=work_dirs / definition.out.name)

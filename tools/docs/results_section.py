@@ -1,4 +1,4 @@
-"""The section of ``docs/results.md`` about one suite: how it was made, every row, what it took."""
+"""The section of ``docs/results.md`` about one suite: settings, every row, costs."""
 
 from __future__ import annotations
 
@@ -33,15 +33,11 @@ _NEEDS = 'the data and the start weights that the definition names'
 
 
 def section(table: Table, root: Path, pictures: int | None = None) -> str:
-    """Return the section of a suite, as Markdown.
-
-    Args:
-        table: Its table.
-        root: The repository, which holds ``docs``.
-        pictures: The number of training pictures, if known.
-    """
+    """Return the section of a suite as Markdown, with the number of training pictures if it is known."""
     definition = table.definition
     stem, path = definition.path.stem, inside(definition.path, root)
+    csv = f'[{stem}.csv]({_link(root / FOLDER / f"{stem}.csv", root)})'
+    compare = f'All scores of every run: {csv}; `python tools/results.py compare {path}` compares yours with them.'
     parts = [
         f'## {stem}',
         f'{definition.title}.',
@@ -50,12 +46,7 @@ def section(table: Table, root: Path, pictures: int | None = None) -> str:
         _rows(table, root),
         search_table(table),
         f'![Gains over the student alone]({_link(root / PICTURES / f"{stem}.png", root)})',
-        _bullets(
-            [
-                *_made(table),
-                f'{_raw(definition, root)} `python tools/results.py compare {path}` compares yours with them.',
-            ]
-        ),
+        _bullets([*_made(table), compare]),
     ]
     return '\n\n'.join(part for part in parts if part)
 
@@ -70,11 +61,6 @@ def inside(path: Path, root: Path) -> str:
 
 def _link(path: Path, root: Path) -> str:
     return Path(path.resolve()).relative_to((root / PAGE).parent.resolve()).as_posix()
-
-
-def _raw(definition: Definition, root: Path) -> str:
-    file = root / FOLDER / f'{definition.path.stem}.csv'
-    return f'All scores of every run: [{file.name}]({_link(file, root)});'
 
 
 def _bullets(lines: list[str]) -> str:
@@ -98,11 +84,11 @@ def _regime(table: Table, root: Path, pictures: int | None) -> list[str]:
 
 
 def _length(table: Table, pictures: int | None) -> str:
-    """Iterations, batch, training pictures, passes."""
+    """Return iterations, batch, training pictures and passes in words."""
     definition = table.definition
     results = [result for row in table.rows if row.name != TEACHER for result in row.results.values()]
     iterations = results[0]['iterations'] if results else None
-    one = configs.control_config(definition).train_dataloader.batch_size  # an iteration, whatever is accumulated
+    one = configs.control_config(definition).train_dataloader.batch_size  # of an iteration, without accumulation
     batch = one * (results[0].get('processes', 1) if results else 1)
     said = f'{iterations} iterations x {batch} pictures'
     if pictures is None or iterations is None:
@@ -148,9 +134,11 @@ def _title(row: Row, method: Method | None, root: Path) -> str:
 
 
 def settings_cell(method: Method, choice: Mapping[str, Any], definition: Definition) -> str:
-    """Return how a row differs from its method as shipped for any pair."""
+    """List the options of a row that differ from the method's shipped defaults."""
     parts = [f'own config `{method.config.name}`'] if method.config else []
-    parts += [f'options `{method.fragment.stem}`'] if method.fragment and _is_of_the_pair(method, definition) else []
+    parts += (
+        [f'options `{method.options_file.stem}`'] if method.options_file and _is_of_the_pair(method, definition) else []
+    )
     parts += [f'`{method.method}`'] if method.method not in (None, method.name) else []
     parts += [f'variant `{method.variant}`'] if method.variant else []
     parts += [f'start `{method.start}`'] if method.start else []
@@ -160,10 +148,10 @@ def settings_cell(method: Method, choice: Mapping[str, Any], definition: Definit
 
 
 def _is_of_the_pair(method: Method, definition: Definition) -> bool:
-    """Whether the options were made for this pair, though the method has some for all: they may be tuned on it."""
-    assert method.fragment is not None, 'it is a shipped method'
-    general = method.fragment.with_name(f'{method.method}_{compose.parts_of(definition.control).task}.py')
-    return general.is_file() and bool(fit_of(method.fragment).words.keys() - {'data'})
+    """Whether the options are for this pair, though the method has general ones: they may be tuned on it."""
+    assert method.options_file is not None, 'it is a shipped method'
+    general = method.options_file.with_name(f'{method.method}_{compose.parts_of(definition.control).task}.py')
+    return general.is_file() and bool(fit_of(method.options_file).words.keys() - {'data'})
 
 
 def _minutes(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""The published scores, ``docs/results/<suite>.csv``, and the numbers in the tables that follow from them."""
+"""Read the published scores, ``docs/results/<suite>.csv``, and make the numbers of tables from them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_scores(file: Path) -> dict[str, dict[int, Line]]:
 
     Raises:
         FileNotFoundError: If it is missing.
-        ValueError: If it holds something else.
+        ValueError: If it has another format.
     """
     if not file.is_file():
         raise FileNotFoundError(f'{file}: no published scores; `results.py publish` writes them')
@@ -64,13 +64,7 @@ def parse_scores(text: str, file: Path) -> dict[str, dict[int, Line]]:
 
 
 def rows_of(lines: Lines, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Row]:
-    """Return the rows of published scores, with their gains.
-
-    Args:
-        lines: The runs, from :func:`read_scores`.
-        names: The rows of the table. Those without a run are empty.
-        seeds: The planned seeds.
-    """
+    """Return the rows of published scores, with their gains. Rows of ``names`` without a run are empty."""
     scores = {
         name: {seed: line.score for seed, line in lines.get(name, {}).items()}
         for name in dict.fromkeys([*names, *lines])
@@ -90,7 +84,7 @@ def number_head(metric: str, seeds: Sequence[int]) -> list[str]:
 
 
 def number_cells(row: Row, seeds: Sequence[int]) -> list[str]:
-    """Return the cells that follow from the scores: n, score, gain, and the gain (of the control the score) by seed."""
+    """Return the cells made from scores: n, score, gain, and the gain (for the control, the score) by seed."""
     return [count_cell(row, len(seeds)), score_cell(row), gain_cell(row), *(_one(row, seed) for seed in seeds)]
 
 
@@ -115,13 +109,7 @@ def gap(rows: Mapping[str, Row], metric: str) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """The table of a published section.
-
-    Attributes:
-        metric: The name of its score.
-        seeds: The planned seeds.
-        numbers: The cells of :func:`number_cells` by row.
-    """
+    """The table of a published section. ``numbers`` are the cells of :func:`number_cells` by row."""
 
     metric: str
     seeds: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""CIRKD: relations between the pixels of different pictures."""
+"""CIRKD: cross-image relational distillation."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mmdistill_dense.losses import normalize_pixels, similarity_divergence, to_d
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows_with_gradient, mean_over_ranks, rows_before
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import (
     Resize,
     check_count,
@@ -30,10 +31,10 @@ from mmdistill_dense.utils.validate import (
 
 @DISTILLERS.register_module()
 class CIRKD(FeatureDistiller):
-    """Cross-image relations: how similar a pixel is to pixels and regions of other pictures.
+    """Cross-image relations: match the similarities of a pixel to pixels and regions of other pictures.
 
     ``s_p``, ``t_p`` are the unit vectors of pixel p in the student's and the teacher's map, ``(B, C, H, W)`` and
-    ``(B, D, H, W)``; ``u_p`` is that of the student's map behind a projector to D channels; ``D_k(a || b)`` is
+    ``(B, D, H, W)``; ``u_p`` is that of the student's map after a projector to D channels; ``D_k(a || b)`` is
     ``KL(softmax_k(a_k / tau) || softmax_k(b_k / tau))``::
 
         loss_minibatch = minibatch_weight * mean over picture pairs (i, j) and pixels p of i of
@@ -41,25 +42,25 @@ class CIRKD(FeatureDistiller):
         loss_pixel     = pixel_weight     * mean over labelled pixels p of  D_k(t_p . e_k || u_p . e_k)
         loss_region    = region_weight    * mean over labelled pixels p of  D_k(t_p . r_k || u_p . r_k)
 
-    ``e_k`` are drawn anew in each step from queues of teacher pixels by class, ``r_k`` from queues of the teacher's
-    mean vectors of a class in a picture. Before the comparison each picture gives every class in it one region and up
-    to ``pixels_per_image`` random pixels.
+    In each step, ``e_k`` are drawn from queues of teacher pixels, one queue per class, and ``r_k`` from queues of the
+    teacher's mean vectors of a class in a picture. Before that, each picture adds one region and up to
+    ``pixels_per_image`` random pixels to the queues of its classes.
 
-    With N processes the minibatch is that of all of them, the queues are equal, and what enters and what is drawn
-    depends on (seed, iteration, number of the picture): losses and gradients average to those of one process. For that
-    all processes need maps of one size.
+    With N processes the minibatch part compares the pictures of all of them, the queues are equal, and all random
+    choices depend only on seed, iteration and number of the picture: losses and gradients average to those of one
+    process. This needs maps of one size in all processes.
 
     Cost: the minibatch part has ``B * B_all * (H W)^2`` scores and the others ``B H W * (pixel_contrast +
-    region_contrast)``, both formed in blocks. With ``gather`` each of several processes holds the vectors of all and
+    region_contrast)``, both computed in blocks. With ``gather`` each process holds the vectors of all processes and
     their gradients, ``B_all H W (2 C + D)`` numbers: 0.4 GiB for 16 crops with 8192 positions, 128 and 512 channels.
     The queues have ``classes * (pixel_memory + region_memory) * D`` numbers, also in each checkpoint that a run resumes
     from: 0.86 GB for Cityscapes and mmseg's 512 channels.
 
-    Source: Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR 2022, with the
-    constants of the released code, from which three things differ. The pixels that enter a queue are of its class, as
-    the paper says (the code draws from the first n pixels of the picture, n being the class's number). A queue is a
-    ring (where rows do not fit at its end, the code writes them over its last ones). The minibatch spans the processes
-    (the code compares each process's own pictures, which is ``gather=False``).
+    Source: Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR 2022,
+    https://arxiv.org/abs/2204.06986, with the constants of the released code and three differences from it. The pixels
+    that enter a queue belong to its class, as the paper says (the code draws from the first n pixels of the picture, n
+    being the class's number). A queue is a ring (the code overwrites its last rows with what does not fit at its end).
+    The minibatch part spans the processes (the code compares each process's own pictures, as ``gather=False``).
 
     Example:
         ``dict(type='CIRKD', pixel_weight=0.01, region_weight=0.01)``
@@ -69,16 +70,16 @@ class CIRKD(FeatureDistiller):
         teacher_tap: Defaults to the same.
         minibatch_weight, pixel_weight, region_weight: Default to 1, 0.1, 0.1; 0 leaves a part out.
         temperature: tau.
-        pool: Both maps are averaged over squares of this side before the minibatch part, which is ``pool^4`` times
-            cheaper. Defaults to 1; the released SegFormer training has 2.
+        pool: Side of the squares over which both maps are averaged before the minibatch part, which is then ``pool^4``
+            times cheaper. Defaults to 1; the released SegFormer training has 2.
         gather: Whether the minibatch part spans all processes. ``False``, as released, in the published settings.
         num_classes: Defaults to that of the teacher's ``decode_head``.
-        pixel_memory: Rows of a class in the queues of pixels.
+        pixel_memory: Length of the queue of pixels of a class.
         region_memory: The same for regions.
-        pixel_contrast: Pixels compared with, over all classes: ``pixel_contrast // classes + 1`` of each.
+        pixel_contrast: Pixels drawn from the queues of all classes: ``pixel_contrast // classes + 1`` of each.
         region_contrast: The same for regions.
-        pixels_per_image: Pixels of a class that a picture gives.
-        resize: See :class:`FeatureDistiller`. Defaults to ``'teacher'``: the student's grid is the coarser one where a
+        pixels_per_image: Pixels that a picture adds to the queue of each of its classes, at most.
+        resize: See :class:`FeatureDistiller`. Defaults to ``'teacher'``: the student's grid is the coarser one if a
             transformer teaches a convolutional network, and the cost grows with the square of the positions.
         **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
 
@@ -133,9 +134,9 @@ class CIRKD(FeatureDistiller):
             if self.num_classes is None:
                 teacher_kind = 'no teacher' if self.teacher is None else f'{self.teacher.config.model.type} as teacher'
                 raise ValueError(
-                    f'distillers.{self.name}: CIRKD keeps a queue for each class of a label map and found '
-                    f'{teacher_kind}, without a decode_head that tells their number. It works for segmentation data: '
-                    "set num_classes there; choose another method for detectors, e.g. type='PKD'."
+                    f'{self.key}: CIRKD keeps a queue for each class of the label maps, but found '
+                    f'{teacher_kind}, without a decode_head to read num_classes from. Set num_classes for '
+                    "segmentation data; choose another method for detectors, e.g. type='PKD'."
                 )
         super().setup(student, teacher)
 
@@ -145,35 +146,34 @@ class CIRKD(FeatureDistiller):
 
     def build_level(self, level: Level) -> nn.Module | None:
         """Return the projector and the queues."""
-        key = f'distillers.{self.name}'
-        check_map(key, level.name, level.student)
+        check_map(self.key, level.name, level.student)
         if self.minibatch_weight:
-            check_directions(key, level.name, level.student[0])
+            check_directions(self.key, level.name, level.student[0])
             pooled = (1, *(-(-side // self.pool) for side in self.grid(level)))
-            check_positions(key, f'{level.name} behind pool={self.pool}', level.student, level.teacher, pooled)
+            check_positions(self.key, f'{level.name} after pool={self.pool}', level.student, level.teacher, pooled)
         if not self.weights:
             return None
-        check_directions(key, level.name, level.teacher[0])
+        check_directions(self.key, level.name, level.teacher[0])
         assert self.num_classes is not None, 'found by setup'
         sizes = {kind: self.memory[kind] for kind in self.weights}
         return ClassMemory(level.student[0], level.teacher[0], self.num_classes, sizes)
 
     # One step
 
-    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Any) -> dict[str, Tensor]:
-        """Return the parts of one level; the teacher's vectors of this step are in the queues before."""
+    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> dict[str, Tensor]:
+        """Return the loss terms of one level; first the teacher's vectors of this step enter the queues."""
         terms = {}
         if self.minibatch_weight:
             terms['loss_minibatch'] = self.minibatch_weight * self.minibatch(student, teacher)
         if self.weights:
-            # The one wait of a step: what is chosen by class is chosen on the CPU.
-            labels = semantic_labels(data_samples, student.shape[2:], f'distillers.{self.name}').cpu()
+            # the only wait for the device in a step: pixels are chosen by class on the CPU
+            labels = semantic_labels(data_samples, student.shape[2:], self.key).cpu()
             for kind, value in self.memory_terms(student, teacher, labels, level).items():
                 terms[f'loss_{kind}'] = self.weights[kind] * value
         return terms
 
     def minibatch(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the divergence over all pairs of pictures, of this process's share of their first ones."""
+        """Return the divergence of this process's pictures against those of all processes (with ``gather``)."""
         if self.pool > 1:
             student, teacher = (F.avg_pool2d(x, self.pool, ceil_mode=True) for x in (student, teacher))
         batch, pixels = len(student), student.shape[2] * student.shape[3]
@@ -186,9 +186,9 @@ class CIRKD(FeatureDistiller):
         return similarity_divergence(rows[0], s_keys, rows[1], t_keys, temperature=self.temperature, row_weight=weight)
 
     def memory_terms(self, student: Tensor, teacher: Tensor, labels: Tensor, level: int) -> dict[str, Tensor]:
-        """Let the teacher's vectors into the queues and return the divergence against samples of them, by kind.
+        """Add the teacher's vectors to the queues; return the divergence against samples from them, by kind.
 
-        Labels lie on the CPU.
+        The labels are on the CPU.
         """
         assert self.num_classes is not None, 'found by setup'
         memory = self._memory(level)
@@ -197,7 +197,7 @@ class CIRKD(FeatureDistiller):
             self._enqueue(targets.view(len(labels), -1, targets.shape[1]), labels.flatten(1), level)
         valid = to_device(is_class(labels.flatten(), self.num_classes).nonzero()[:, 0], rows)
         rows, targets = rows[valid], targets[valid]
-        # of all processes, so that their mean is that of one
+        # averaged over the processes: then the mean of their losses is that of one process with all pictures
         count = mean_over_ranks(rows.new_full((), len(rows))).clamp_min(MIN_COUNT)
         terms = {}
         for kind in self.weights:
@@ -231,6 +231,6 @@ class CIRKD(FeatureDistiller):
         return memory
 
     def _stream(self, level: int, place: str) -> torch.Generator:
-        """Return a generator that is the same on every process, unlike :meth:`generator`."""
+        """Return a generator that is equal on all processes, unlike :meth:`generator`."""
         text = f'{self.state.seed}/{self.state.iteration}/{self.name}/{level}/{place}'
         return torch.Generator().manual_seed(zlib.crc32(text.encode()))

@@ -1,4 +1,4 @@
-"""What CIRKD keeps: queues of teacher vectors by class, the student's projector, and the choice of what enters."""
+"""CIRKD's queues of teacher vectors by class, the student's projector, and the choice of pixels and regions."""
 
 from __future__ import annotations
 
@@ -35,13 +35,12 @@ class ClassQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, labels: Tensor) -> None:
-        """Write the (n, C) unit keys of every process, in order of rank, from their class's ``ptr`` on and around the
-        end.
+        """Write the keys of all processes into the rings of their classes, in order of rank.
 
-        The number of keys may differ between processes. Of more keys of a class than fit the last are written.
+        The number of keys may differ between processes. If a class has more keys than ``size``, the last are written.
 
         Args:
-            keys: (n, C).
+            keys: (n, C) unit rows.
             labels: (n,) class of each, on the CPU.
         """
         keys, labels = gather_rows(keys.to(self.rows)), gather_numbers(labels, self.ptr)
@@ -55,20 +54,20 @@ class ClassQueue(nn.Module):
         self.ptr.add_(to_device(counts, keys)).remainder_(size)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return ``count`` random rows of each class, (classes * count, C); the same places in all classes."""
+        """Return ``count`` random rows of each class, (classes * count, C), at the same places in all queues."""
         places = torch.randperm(self.rows.shape[1], generator=generator)[:count]
         return self.rows[:, to_device(places, self.rows)].flatten(0, 1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClassQueue:
         rows = self.rows
         super()._apply(fn, recurse)
-        if self.rows.dtype != loss_dtype(self.rows):  # half precision is not for keys
+        if self.rows.dtype != loss_dtype(self.rows):  # keys stay in float32 in a half-precision model
             self.rows = rows.to(self.rows.device)
         return self
 
 
 class ClassMemory(nn.Module):
-    """A level's queues and the projector that brings the student's map to their channels.
+    """The queues of a level, and the projector from the student's channels to the teacher's.
 
     The projector is a 1x1 convolution, synchronised batch norm, ReLU and a 1x1 convolution, without biases.
 
@@ -104,7 +103,7 @@ def place_in_class(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         classes: Number of classes.
 
     Returns:
-        (n,) the position of each label among those of its class, and (classes,) how many a class has.
+        (n,) the position of each label among those of its class, and (classes,) the number of members.
     """
     counts = torch.bincount(labels, minlength=classes)
     first = counts.cumsum(0) - counts
@@ -115,10 +114,10 @@ def choose_pixels(labels: Tensor, classes: int, count: int, generator: torch.Gen
     """Return the flat indices of at most ``count`` random pixels of each class of one picture, sorted by class.
 
     Args:
-        labels: (H * W,) on the CPU; labels that are no class, as 255, are left out.
+        labels: (H * W,) on the CPU; labels that are no class, such as 255, are left out.
         classes: Number of classes.
-        count: Pixels of a class.
-        generator: Of the CPU.
+        count: Most pixels of a class.
+        generator: Generator on the CPU.
     """
     shuffled = torch.randperm(len(labels), generator=generator)
     shuffled = shuffled[is_class(labels[shuffled], classes)]
@@ -128,11 +127,11 @@ def choose_pixels(labels: Tensor, classes: int, count: int, generator: torch.Gen
 
 
 def region_means(rows: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Return the direction of the mean row of each class of one picture, (n, C), and these classes, (n,).
+    """Return the normalised mean row of each class in one picture, (n, C), and these classes, (n,).
 
     Args:
         rows: (H * W, C).
-        labels: (H * W,) on the CPU, as what is returned; labels that are no class, as 255, are left out.
+        labels: (H * W,) on the CPU, as the returned classes; labels that are no class, such as 255, are left out.
         classes: Number of classes.
     """
     kept = is_class(labels, classes).nonzero()[:, 0]
@@ -143,5 +142,5 @@ def region_means(rows: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Te
 
 
 def is_class(labels: Tensor, classes: int) -> Tensor:
-    """Tell which labels are a class; others are ignored."""
+    """Return which labels are a class; others are ignored."""
     return (labels >= 0) & (labels < classes)

@@ -1,4 +1,4 @@
-"""MasKD: receptive tokens are learned on the teacher before training, kept in files, and mask the features."""
+"""MasKD: receptive tokens, learned on the teacher before training and stored in files, mask the features."""
 
 from mmdistill_dense.distillers.maskd.load_tokens import ready_distiller
 from mmdistill_dense.distillers.maskd.maskd import MasKD

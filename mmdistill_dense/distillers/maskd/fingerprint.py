@@ -1,4 +1,4 @@
-"""What tokens were learned on, in a few characters. No path of a machine enters a fingerprint."""
+"""Fingerprints of what tokens were learned on; independent of file paths."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mmdistill_dense.networks.taps import Tap
 if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
-# where data lie and what weights were before they were loaded
+# places of data, and how weights were initialised before they were loaded
 _IRRELEVANT = ('data_root', 'init_cfg', 'pretrained')
 _NORMALISATION = ('mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr')
 
 
 def teacher_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap]) -> str:
-    """Identify the maps that a loaded teacher gives at the taps.
+    """Return the fingerprint of the maps that a loaded teacher gives at the taps.
 
-    It covers the class, how pixels are normalised, the taps and the weights of the children up to the last tapped one,
-    and nothing of the heads behind it: those may differ between two runs that share tokens.
+    It covers the class, the normalisation of pixels, the taps, and the weights of the children up to the last tapped
+    one. The heads after it are left out: they may differ between two runs that share tokens.
     """
     taps = list(taps)
     model = teacher.config.model
@@ -40,7 +40,7 @@ def teacher_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap]) -> str:
 
 
 def learning_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap], settings: Any, dataset: Any) -> str:
-    """Identify learned tokens: teacher (config and all weights), taps, settings of the learning, data set config."""
+    """Return the fingerprint of learned tokens: teacher (config and all weights), taps, settings, data set config."""
     parts = {
         'teacher': teacher.config.model,
         'weights': _hash_tensors(teacher.as_loaded().state_dict()),
@@ -54,24 +54,24 @@ def learning_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap], settings: 
 def digest(value: Any) -> str:
     """Return ``'t'`` and 15 hexadecimal digits for plain nested values, config dicts and classes.
 
-    The letter keeps a file that is named after it apart from published weights, whose names end in their SHA-256.
+    The letter distinguishes a file named by it from published weights, whose names end in their SHA-256.
     """
     text = json.dumps(_portable(value), sort_keys=True)
     return 't' + hashlib.sha256(text.encode()).hexdigest()[:15]
 
 
 def as_number(fingerprint: str | None) -> int:
-    """Return a fingerprint as an integer, for a buffer; 1 stands for an unknown one, 0 is free."""
+    """Return a fingerprint as an integer for a buffer; 1 is an unknown fingerprint, 0 is never returned."""
     return 1 if fingerprint is None else int(fingerprint.removeprefix('t'), 16)
 
 
 def from_number(number: int) -> str | None:
-    """Return the fingerprint of :func:`as_number`."""
+    """Return the fingerprint of a number from :func:`as_number`, ``None`` for an unknown one."""
     return None if number < 2 else f't{number:015x}'
 
 
 def _portable(value: Any, root: str = '') -> Any:
-    """Return a plain copy without the places of files on this machine."""
+    """Return a plain copy without the folders of this machine."""
     if isinstance(value, Mapping):
         root = str(value.get('data_root') or root)
         return {str(key): _portable(item, root) for key, item in value.items() if key not in _IRRELEVANT}

@@ -1,4 +1,4 @@
-"""The frozen teacher in its own training loss, with the masks of its tokens between two of its parts."""
+"""The training loss of the frozen teacher, computed on its maps masked by the tokens."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from mmdistill_dense.distillers.maskd.token_files import Values, level_of
 from mmdistill_dense.losses import gate, mask_dice, mask_weights, token_masks
 from mmdistill_dense.networks.recording import replacing
 from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.utils.protocols import Network, Samples
 
 
 @dataclass(frozen=True)
 class GatedTap:
-    """A tap of the teacher, and the levels of tokens that belong to its tensors."""
+    """A tap of the teacher with its token levels: ``first`` to ``first + count - 1``, one per tensor."""
 
     tap: Tap
     first: int
@@ -30,17 +31,17 @@ _EVALUATED = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 
 @contextmanager
 def training_objective(network: nn.Module) -> Iterator[None]:
-    """Let a frozen network compute its training loss: heads behave as in training, normalisation and dropout do not.
+    """Put a frozen network's heads, but not its normalisation and dropout, into training mode.
 
-    Some detection heads return other things when ``training`` is False. Normalisation and dropout are leaves of the
-    module tree or torch's own compositions (attention). Modes and buffers are afterwards what they were.
+    Some detection heads return other outputs when ``training`` is False. Normalisation and dropout are modules without
+    children, or in torch's own compositions (attention). Modes and buffers are restored at the end.
     """
     modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
         for module, _ in modes:
             composed = any(True for _ in module.children()) and not type(module).__module__.startswith('torch.')
-            # not train(), which backbones override; timm's norms hold their activation and are no leaves
+            # not train(), which backbones override; timm's norms have a child, their activation
             module.training = composed and not isinstance(module, _EVALUATED)
         yield
     finally:
@@ -52,8 +53,8 @@ def training_objective(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def only_possible_heads(network: nn.Module, data_samples: Sequence[Any]) -> Iterator[bool]:
-    """Take the mask branch of a two-stage teacher off while the data hold no instance masks; yield whether it is."""
+def only_possible_heads(network: nn.Module, data_samples: Samples) -> Iterator[bool]:
+    """Remove the mask branch of a two-stage teacher if the data hold no instance masks; yield whether it did."""
     roi_head: Any = getattr(network, 'roi_head', None)
     wanting = getattr(roi_head, 'with_mask', False) and not all(
         'masks' in getattr(sample, 'gt_instances', ()) for sample in data_samples
@@ -69,33 +70,35 @@ def only_possible_heads(network: nn.Module, data_samples: Sequence[Any]) -> Iter
         roi_head.mask_head = mask_head
 
 
-def task_loss(network: Any, inputs: Tensor, data_samples: Any) -> Tensor:
-    """Return the network's training loss, summed as mmengine does."""
+def task_loss(network: Network, inputs: Tensor, data_samples: Samples) -> Tensor:
+    """Return the network's training loss, summed as by mmengine."""
     with only_possible_heads(network, data_samples):
         return network.parse_losses(network.loss(inputs, data_samples))[0]
 
 
 @dataclass
 class GatedLoss:
-    """What one batch gives: the task loss behind the gate and, per level, Dice and mean mask area."""
+    """Loss terms of one batch: the task loss on the masked maps and, per level, Dice and mean mask area."""
 
     task: Tensor
     dice: list[Tensor]
     area: list[Tensor]
 
 
-def gated_loss(network: Any, taps: Sequence[GatedTap], values: Values, inputs: Tensor, data_samples: Any) -> GatedLoss:
-    """Run the training loss of a teacher on its own masked maps: ``x' = x * sum_i p_i m_i`` (or ``sum_i m_i``).
+def gated_loss(
+    network: Network, taps: Sequence[GatedTap], values: Values, inputs: Tensor, data_samples: Samples
+) -> GatedLoss:
+    """Return the training loss of a teacher on its own masked maps, ``x' = x * sum_i p_i m_i`` (or ``sum_i m_i``).
 
     Args:
         network: The frozen teacher.
-        taps: Where its maps are gated.
+        taps: Where its maps are masked.
         values: The tokens.
-        inputs: Batch, normalised as the teacher's.
+        inputs: Batch with the teacher's normalisation.
         data_samples: Its labels.
 
     Returns:
-        Differentiable in the values alone.
+        The terms, differentiable in the values alone.
     """
     dice, area = {}, {}
 
@@ -114,5 +117,5 @@ def gated_loss(network: Any, taps: Sequence[GatedTap], values: Values, inputs: T
         task = task_loss(network, inputs, data_samples)
     levels = [level for one in taps for level in range(one.first, one.first + one.count)]
     if sorted(dice) != sorted(levels):
-        raise RuntimeError(f'{len(dice)} maps were gated in the teacher, {len(levels)} were seen when it was traced.')
+        raise RuntimeError(f'{len(dice)} maps were masked in the teacher, but its trace had {len(levels)}.')
     return GatedLoss(task, [dice[level] for level in levels], [area[level] for level in levels])

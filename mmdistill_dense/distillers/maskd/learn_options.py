@@ -1,4 +1,4 @@
-"""Settings of the learning of tokens."""
+"""Options of token learning."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class LearnOptions:
         max_iters: Iterations. Defaults to 2000.
         optimizer: Any optimizer that mmengine knows, with its ``lr``. Defaults to Adam, 0.01, weight decay 0.001.
         schedule: ``'cosine'``, or ``'poly'`` for ``lr (1 - k / max_iters)^power``, per iteration.
-        eta_min: Where the rate ends. Defaults to 1e-6 for cosine and 0 for poly.
-        power: Of the poly schedule. Defaults to 0.9.
+        eta_min: Learning rate at the end. Defaults to 1e-6 for cosine and 0 for poly.
+        power: Exponent of the poly schedule. Defaults to 0.9.
         clip_grad: As in ``optim_wrapper``, e.g. ``dict(max_norm=35)``, over all gradients. Defaults to no clipping.
         dice_weight: Weight of the Dice term beside the teacher's task loss. Defaults to 1.
-        save_interval: Iterations between the files that an interrupted learning continues from.
-        log_interval: Iterations between log lines; at each the teacher also runs once without the gate.
+        save_interval: Iterations between two files from which interrupted learning continues.
+        log_interval: Iterations between two log lines; for each, the teacher also runs once without masks.
     """
 
     max_iters: int = 2000
@@ -64,10 +64,10 @@ class LearnOptions:
             check_count(f'learn.{name}', getattr(self, name), 1)
         check_option('learn.schedule', self.schedule, ('cosine', 'poly'))
         if self.power is not None and self.schedule != 'poly':
-            raise ValueError("learn.power acts with learn.schedule='poly' only.")
+            raise ValueError("learn.power has an effect only with learn.schedule='poly'; set that or leave power out.")
         if not isinstance(self.optimizer, Mapping) or not {'type', 'lr'} <= set(self.optimizer):
             raise ValueError(f"learn.optimizer must be dict(type='Adam', lr=…, …), got {self.optimizer!r}.")
-        self.build_optimizer([torch.zeros(1, requires_grad=True)])  # a misspelt option shows now, not hours later
+        self.build_optimizer([torch.zeros(1, requires_grad=True)])  # fails now, not hours later
         clip = self.clip_grad
         if clip is not None and not (
             isinstance(clip, Mapping) and {'max_norm'} <= set(clip) <= {'max_norm', 'norm_type'}
@@ -97,12 +97,12 @@ class LearnOptions:
         return last + (first - last) * (1 - iteration / self.max_iters) ** (0.9 if self.power is None else self.power)
 
     def identity(self) -> dict[str, Any]:
-        """Return what the result depends on."""
+        """Return the options on which the learned values depend."""
         return {name: value for name, value in asdict(self).items() if name not in ('save_interval', 'log_interval')}
 
 
 def _plain(value: Any) -> Any:
-    """Return plain containers: token files hold the options, and are read without any class of mmengine."""
+    """Return plain containers: token files hold the options and must load without mmengine's classes."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,8 +1,8 @@
-"""Learns tokens on the training data of a run: the loop, its batches and its lines in the log."""
+"""Learn tokens on the training data of a run: the loop, its batches and its log lines."""
 
-# No mmengine Runner does this. One inside the run's before_train learns the same bits, which was tried, but it takes
-# more code: averaging, skipped steps and unfinished files need a train_step of their own in any case, and the inner
-# Runner must be kept from the run's logger, MessageHub, Visualizer, random streams, model wrapper and folder.
+# This is not an mmengine Runner. A Runner inside the run's before_train was tried: it learns the same bits but takes
+# more code. Averaging, skipped steps and unfinished files need their own train_step anyway, and the inner Runner would
+# have to be isolated from the run's logger, MessageHub, Visualizer, random streams, model wrapper and folder.
 
 from __future__ import annotations
 
@@ -12,33 +12,38 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import broadcast_object_list, get_rank, get_world_size
+from torch import nn
 from torch.utils.data import DataLoader
 
 from mmdistill_dense.distillers.maskd.gated_teacher import only_possible_heads, task_loss, training_objective
 from mmdistill_dense.distillers.maskd.token_files import Values
 from mmdistill_dense.distillers.maskd.token_learner import Step, Task, TokenLearner
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.random_streams import fork_rng, mix, seed_everything
 from mmdistill_dense.utils.reproducible import SeededBatches
 
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
 
 def learn_tokens(
-    task: Task, runner: Any, partial: Mapping[str, Any] | None, save: Callable[[TokenLearner], None]
+    task: Task, runner: Runner, partial: Mapping[str, Any] | None, save: Callable[[TokenLearner], None]
 ) -> Values:
-    """Learn the tokens of a distiller; called by all processes of a run together.
+    """Learn the tokens of a distiller; all processes of a run call it together.
 
-    Random streams, the run's loader and the teacher (weights, buffers, modes, hooks) are afterwards what they were.
-    Hooks with a method ``after_prepare_iter(runner, done, whole)`` are told of every iteration.
+    Random streams, the run's loader and the teacher (weights, buffers, modes, hooks) are restored at the end. The
+    method ``after_prepare_iter(runner, done, whole)`` of hooks that have it is called after each iteration.
 
     Args:
-        task: The teacher, its taps, shapes of the tokens and settings.
-        runner: Gives data, preprocessor, seed and log.
-        partial: State of an interrupted learning to continue from.
+        task: The teacher, its taps, shapes of the tokens and options.
+        runner: Source of data, preprocessor, seed and logger.
+        partial: State of interrupted learning to continue from.
         save: Called with the learner every ``save_interval`` iterations.
 
     Returns:
@@ -51,12 +56,12 @@ def learn_tokens(
     network: Any = task.teacher.network
     if not hasattr(network, 'loss'):
         raise ValueError(
-            f'distillers.{task.name}: tokens are learned through the training loss of {task.teacher.key}, and '
-            f'{type(network).__name__} has none; give learned ones as tokens=.'
+            f'distillers.{task.name}: tokens are learned through the training loss of {task.teacher.key}, but '
+            f'{type(network).__name__} has none; set tokens to a file of learned ones.'
         )
     learner = _begin(task, runner, partial)
     seed, whole = learner.origin['seed'], task.options.max_iters
-    preprocessor = copy.deepcopy(unwrap(runner.model).data_preprocessor)  # some keep a state, which is the run's
+    preprocessor = copy.deepcopy(unwrap(runner.model).data_preprocessor)  # some have a state, which belongs to the run
     report = _Report(task, runner.logger, learner.iteration)
     loader = learning_batches(runner.train_dataloader, seed, learner.iteration)
     with fork_rng(), training_objective(network), torch.enable_grad(), loader as batches:
@@ -67,7 +72,7 @@ def learn_tokens(
             inputs, samples = task.teacher.renormalised(data['inputs']), data['data_samples']
             report.masks(network, samples)
             told = report.due(learner.iteration)
-            labels = copy.deepcopy(samples) if told else None
+            labels = copy.deepcopy(samples) if told else samples
             step = learner.step(inputs, samples)
             runner.call_hook('after_prepare_iter', done=learner.iteration, whole=whole)
             if told:
@@ -79,10 +84,10 @@ def learn_tokens(
     return learner.detached()
 
 
-def _begin(task: Task, runner: Any, partial: Mapping[str, Any] | None) -> TokenLearner:
-    """Return a learner at its beginning, or where an interrupted one with the same origin was saved."""
+def _begin(task: Task, runner: Runner, partial: Mapping[str, Any] | None) -> TokenLearner:
+    """Return a new learner, or one restored from ``partial`` if that has the same origin."""
     seeds = [mix(runner.seed, zlib.crc32(task.name.encode()))]
-    broadcast_object_list(seeds)  # runs may seed their processes differently; tokens and order of the data are one
+    broadcast_object_list(seeds)  # the seeds of processes may differ; tokens and order of the data must not
     network: Any = task.teacher.network
     learner = TokenLearner(task, seeds[0], next(network.parameters()).device)
     learner.origin.update(batch_size=runner.train_dataloader.batch_sampler.batch_size, processes=get_world_size())
@@ -90,18 +95,18 @@ def _begin(task: Task, runner: Any, partial: Mapping[str, Any] | None) -> TokenL
         learner.load_state_dict(partial)
     elif partial is not None:
         runner.logger.warning(
-            f'{task.name}: the unfinished tokens belong to {partial["origin"]} and this run has {learner.origin}, '
-            'which would not continue to the same values: learning starts anew.'
+            f'{task.name}: the unfinished tokens were started with {partial["origin"]}, but this run has '
+            f'{learner.origin} and would continue to other values: learning starts anew.'
         )
     return learner
 
 
 @contextmanager
 def learning_batches(loader: DataLoader, seed: int, start: int) -> Iterator[Iterator[Any]]:
-    """Yield endless batches of a loader's data set, with its batch size, collation, workers and way of grouping.
+    """Yield endless batches of a loader's data set, with its batch size, collation, workers and grouping.
 
-    The loader itself is left alone. Each process gets its own part. What a batch holds depends on (seed, rank, its
-    number) alone; the workers end with the context.
+    The loader itself is not touched. Each process gets its own part. The content of a batch depends only on seed, rank
+    and the number of the batch; the workers end with the context.
 
     Args:
         loader: The run's training loader.
@@ -127,7 +132,7 @@ def learning_batches(loader: DataLoader, seed: int, start: int) -> Iterator[Iter
 
 
 def _group(loader: DataLoader, seed: int) -> Any:
-    """Group an endless order of the data into batches as the loader does (by aspect ratio, for instance)."""
+    """Return a batch sampler of the loader's kind (e.g. by aspect ratio) over an endless order of the data."""
     configured: Any = loader.batch_sampler
     dataset: Any = loader.dataset
     sampler = InfiniteSampler(dataset, shuffle=True, seed=mix(seed, 0))
@@ -135,14 +140,14 @@ def _group(loader: DataLoader, seed: int) -> Any:
         return type(configured)(sampler, configured.batch_size, True)
     except TypeError as error:
         raise ValueError(
-            f'train_dataloader.batch_sampler: learning tokens needs one like it over another order, and '
-            f'{type(configured).__name__}(sampler, batch_size, drop_last) fails ({error}). Learn them in a run with an '
-            'ordinary loader (tools/learn_tokens.py) and give the file as tokens=.'
+            f'train_dataloader.batch_sampler: learning tokens needs a second one, but '
+            f'{type(configured).__name__}(sampler, batch_size, drop_last) fails ({error}). Learn the tokens in a run '
+            'with another batch sampler (tools/learn_tokens.py) and give the file as tokens=.'
         ) from error
 
 
 class _Report:
-    """The lines that a person reads while tokens are learned."""
+    """Log lines of token learning."""
 
     def __init__(self, task: Task, logger: Any, start: int) -> None:
         self.task = task
@@ -150,8 +155,8 @@ class _Report:
         self.last = (start, time.monotonic())
         self.silent = False
 
-    def masks(self, network: Any, data_samples: Any) -> None:
-        """Say once that the mask branch is off."""
+    def masks(self, network: nn.Module, data_samples: Samples) -> None:
+        """Log once that the mask branch is off."""
         with only_possible_heads(network, data_samples) as off:
             if off and not self.silent:
                 self.silent = True
@@ -161,11 +166,11 @@ class _Report:
                 )
 
     def due(self, iteration: int) -> bool:
-        """Tell whether the iteration that is about to begin ends with a line."""
+        """Return whether a line follows this iteration."""
         return (iteration + 1) % self.task.options.log_interval == 0 or iteration + 1 == self.task.options.max_iters
 
     def write(self, done: int, step: Step, plain: float) -> None:
-        """Write one line, ``done`` iterations being finished."""
+        """Write one line after ``done`` iterations."""
         before, then = self.last
         self.last = (done, time.monotonic())
         seconds = (self.last[1] - then) / max(done - before, 1)

@@ -1,4 +1,4 @@
-"""A distiller with its tokens, for tools that look at them without training."""
+"""Load a config's MasKD distiller with its tokens, for tools that do not train."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 def ready_distiller(
     config: Config | str | Path, tokens: str | None = None, checkpoint: str | None = None
 ) -> tuple[Any, MasKD]:
-    """Build the model of a config, load its teacher and give its first ``MasKD`` the tokens.
+    """Build the model of a config, load its teacher, and load the tokens of its first ``MasKD``.
 
     Tokens come from ``tokens``, else from ``checkpoint``, else from the work folder of the config, where training or
-    ``tools/learn_tokens.py`` left them. The student has the checkpoint's weights, or untrained ones.
+    ``tools/learn_tokens.py`` saves them. The student has the checkpoint's weights, or untrained ones.
 
     Args:
-        config: A config, or its file.
-        tokens: A token file or address.
-        checkpoint: A checkpoint that a run of the config wrote.
+        config: A config or its file.
+        tokens: A token file or URL.
+        checkpoint: A checkpoint of a run of the config.
 
     Returns:
         The model in eval mode, and the distiller.
@@ -58,8 +58,8 @@ def ready_distiller(
         distiller.load_tokens(values, places.teacher)
     elif not distiller.has_tokens_of(places.teacher):
         raise ValueError(
-            f'checkpoint={checkpoint!r} holds tokens of the teacher {from_number(int(distiller.tokens_ready))}, this '
-            f'config has {places.teacher}: give the checkpoint of a run of this config, or a token file.'
+            f'checkpoint={checkpoint!r} holds tokens of the teacher {from_number(int(distiller.tokens_ready))}, but '
+            f'this config has {places.teacher}: give a checkpoint of a run of this config, or a token file.'
         )
     model.eval()
     return model, distiller
@@ -70,12 +70,12 @@ def _load(model: Any, path: str) -> None:
     model.load_state_dict(state_dict_of(content, path))
     if not content.get('distillers'):
         raise ValueError(
-            f'checkpoint={path!r} holds no distillers (save_best files are such): give an iter_*.pth or epoch_*.pth, '
-            'or the tokens as well.'
+            f'checkpoint={path!r} holds no distillers (save_best files have none): give an iter_*.pth or epoch_*.pth, '
+            'or also a token file.'
         )
     model.distillers.load_state_dict(content['distillers'])
 
 
 def _work_dir(config: Config) -> str:
-    """Return the folder that training uses: the config's, or the one that is named after its file."""
+    """Return the folder of the config's training: its ``work_dir``, or the one named after its file."""
     return config.get('work_dir') or str(Path('work_dirs', Path(config.filename or 'config').stem))

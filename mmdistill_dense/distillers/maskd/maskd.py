@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses, Recorded, Shapes
-from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.maskd.fingerprint import as_number
 from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
 from mmdistill_dense.distillers.maskd.learn_options import LearnOptions
@@ -20,29 +20,31 @@ from mmdistill_dense.distillers.maskd.prepare_tokens import prepare_tokens
 from mmdistill_dense.distillers.maskd.token_files import BRANCH, Values
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_count, check_map
+from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.validate import Align, Resize, check_count, check_map
 
 if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
     from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.utils.validate import Align, Resize
 
 
 @DISTILLERS.register_module()
 class MasKD(FeatureDistiller):
-    """Squared error between maps where learned masks of the teacher's map say that it matters.
+    """Squared error between maps, weighted by masks that were learned on the teacher's map.
 
     T tokens ``E_i`` (vectors of C numbers) per level give masks ``m_i = sigmoid(E_i . F_t)`` of a teacher map
     ``F_t (N, C, H, W)``; a small branch of the map weighs them, ``p (N, T)``, or all weigh 1 / T::
 
         loss_maskd = factor * sum_levels mean_n sum_i p_i mean_c [ sum_P m_i^2 (align(F_s) - F_t)_c^2 / sum_P m_i ]
 
-    Tokens and branch are learned once, on the teacher, before training starts: it computes its own training loss on its
-    masked maps, plus a Dice term that keeps the masks apart (see :mod:`mmdistill_dense.distillers.maskd`). They are
-    buffers: the student's optimizer never sees them.
+    Tokens and branch are learned once, on the teacher, before training starts: by its own training loss on its masked
+    maps, plus a Dice term that keeps the masks apart (see :mod:`mmdistill_dense.distillers.maskd`). They are buffers,
+    not parameters: the student's optimizer does not update them.
 
-    Source: Huang et al., "Masked Distillation with Receptive Tokens", ICLR 2023, and its released code. Ours, with the
-    same values: one spatial weight map instead of one masked copy of the maps per token, the branch's convolution
-    through nine shifted sums, the learning inside the run, tokens without gradient.
+    Source: Huang et al., "Masked Distillation with Receptive Tokens", ICLR 2023, https://arxiv.org/abs/2205.14589, and
+    its released code. Ours, with the same values: one spatial weight map instead of one masked copy of the maps per
+    token, the branch's convolution by nine shifted sums, the learning inside the run, tokens without gradient.
 
     Cost per image and level: O(T C H W) for the masks, in training only; parameters are the aligning 1x1 convolutions.
 
@@ -50,15 +52,15 @@ class MasKD(FeatureDistiller):
         student_tap: Defaults to the neck, all its levels.
         teacher_tap: Defaults to the same.
         num_tokens: T. Defaults to 6 (detection); 8 for segmentation.
-        weight_mask: Weigh the masks by the branch. Defaults to True (detection); False for segmentation.
-        student_mask_from: Iteration of the run from which each mask is also multiplied by the student's own; ``None``
-            is never. Defaults to None.
-        share_tokens: All taps use the tokens of the first (main and auxiliary logits), which are learned on it alone.
+        weight_mask: Weight the masks by the branch. Defaults to True (detection); False for segmentation.
+        student_mask_from: Iteration of the run from which each mask is also multiplied by the student's own; ``None``,
+            the default, is never.
+        share_tokens: Use the tokens of the first tap for all (main and auxiliary logits); they are learned on it alone.
         factor: Constant of the loss: 1 for detection, 0.5 for segmentation, as released.
         eps: Added to the area of a mask: 0 for detection, 1e-5 for segmentation, as released.
         align: ``'conv'`` aligns every level by a 1x1 convolution; ``'none'`` for class logits.
-        resize: What happens to maps of different size; by default the student's is resized.
-        tokens: A token file or address, which spares the learning: ours, the released ones, or a run's checkpoint.
+        resize: Whose map is resized where the sizes differ. Defaults to ``'student'``.
+        tokens: File or URL of learned tokens: ours, the released ones, or a run's checkpoint. Defaults to learning.
         allow_other_teacher: Accept a file of ``tokens`` that was learned on another teacher or tap.
         learn: Options of :class:`mmdistill_dense.distillers.maskd.learn_options.LearnOptions`.
         **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`FeatureDistiller`.
@@ -112,9 +114,9 @@ class MasKD(FeatureDistiller):
         self.teacher_parts = None if tokens is None else ()  # learning runs the whole teacher
         self.gated_taps: list[GatedTap] = []
         self.mask_modules = nn.ModuleList()
-        # 0, or the number of the teacher whose tokens these are (1 where that is not known)
+        # 0 without tokens, else their teacher's fingerprint as a number (1 if that is unknown)
         self.tokens_ready: Tensor
-        self._ready = False  # spares a device's answer at every step
+        self._ready = False  # avoids reading the buffer from the device in every step
         self.register_buffer('tokens_ready', torch.zeros((), dtype=torch.int64))
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
@@ -132,39 +134,39 @@ class MasKD(FeatureDistiller):
         for level in self.levels:
             if level.student[1:] != level.teacher[1:]:
                 print_log(
-                    f'distillers.{self.name}: {level.name}: the student map is {tuple(level.student[1:])} and the '
-                    f"teacher's {tuple(level.teacher[1:])}; the {self.resize}'s is resized bilinearly.",
+                    f'{self.key}: {level.name}: the student map is {tuple(level.student[1:])}, the teacher '
+                    f"map {tuple(level.teacher[1:])}; the {self.resize}'s is resized bilinearly.",
                     'current',
                     logging.WARNING,
                 )
 
-    def _check_level(self, level: Any) -> None:
-        check_map(f'distillers.{self.name}', level.name, level.teacher)
+    def _check_level(self, level: Level) -> None:
+        check_map(self.key, level.name, level.teacher)
         super()._check_level(level)
 
     def _check_shared(self, counts: Sequence[int]) -> None:
         channels = [level.teacher[0] for level in self.levels]
         if len(set(counts)) > 1 or channels != channels[: counts[0]] * len(counts):
             raise ValueError(
-                f'distillers.{self.name}.share_tokens=True: the taps {", ".join(map(str, self.teacher_taps))} have '
-                f'{counts} levels of {channels} channels; shared tokens need the same of each tap.'
+                f'{self.key}.share_tokens=True: the taps {", ".join(map(str, self.teacher_taps))} have '
+                f'{counts} levels of {channels} channels; shared tokens need the same levels and channels in each tap.'
             )
 
-    def prepare(self, runner: Any, teacher: FrozenTeacher) -> None:
+    def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
         """Load or learn the tokens, see :mod:`mmdistill_dense.distillers.maskd.prepare_tokens`."""
         prepare_tokens(self, runner, teacher)
 
     def token_shapes(self) -> dict[str, torch.Size]:
-        """Return the shapes of the tokens and branches by name, as in token files."""
+        """Return the shapes of tokens and branches, by their names in token files."""
         return {name: value.shape for name, value in self.mask_modules.state_dict().items()}
 
     def load_tokens(self, values: Values, teacher: str | None = None) -> None:
-        """Take tokens over, and the fingerprint of the teacher that they are used with."""
+        """Set the tokens, and the fingerprint of the teacher that they are used with."""
         self.mask_modules.load_state_dict(values)
         self.tokens_ready.fill_(as_number(teacher))
 
     def has_tokens_of(self, teacher: str) -> bool:
-        """Tell whether there are tokens, and they are not known to be another teacher's."""
+        """Return whether there are tokens, of this teacher or of an unknown one."""
         return int(self.tokens_ready) in (1, as_number(teacher))
 
     def masks(self, teacher_maps: Sequence[Tensor]) -> list[Tensor]:
@@ -180,16 +182,14 @@ class MasKD(FeatureDistiller):
             for branch, x in zip(branches, teacher_maps, strict=True)
         ]
 
-    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         self._ready = self._ready or bool(self.tokens_ready)
         if not self._ready:
-            raise RuntimeError(
-                f'distillers.{self.name} has no tokens yet: prepare() learns or loads them before training.'
-            )
+            raise RuntimeError(f'{self.key} has no tokens yet: prepare() learns or loads them before training.')
         return super().forward(student, teacher, data_samples)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
-        """Return ``loss_maskd`` of one level, and the same as ``level<i>`` for the log."""
+        """Return ``loss_maskd`` of one level, also as ``level<i>`` for the log."""
         slot = self._slot(level)
         since = self.student_mask_from
         value = losses.masked_feature_loss(
@@ -227,7 +227,7 @@ class MaskModule(nn.Module):
 
 
 class _Constants(nn.Module):
-    """Weight and bias of a convolution that is not trained."""
+    """Weight and bias of a convolution as buffers."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()

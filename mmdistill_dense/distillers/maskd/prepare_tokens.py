@@ -1,4 +1,4 @@
-"""Where the tokens of a run come from: the resumed checkpoint, a file, the work folder's cache, or learning."""
+"""Get the tokens of a run: from the resumed checkpoint, a file or the work folder, or by learning."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from mmdistill_dense.weights.locate import local_file
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
 if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
 FOLDER = 'maskd_tokens'
 
 
 class TokenHolder(Protocol):
-    """What is asked of a distiller with tokens."""
+    """The interface of a distiller with tokens."""
 
     name: str
     teacher: FrozenTeacher | None
@@ -39,12 +41,12 @@ class TokenHolder(Protocol):
     def load_tokens(self, values: Values, teacher: str | None = None) -> None: ...
 
 
-def prepare_tokens(distiller: TokenHolder, runner: Any, teacher: FrozenTeacher) -> None:
-    """Give a distiller its tokens; called by all processes of a run together, before its first iteration.
+def prepare_tokens(distiller: TokenHolder, runner: Runner, teacher: FrozenTeacher) -> None:
+    """Load or learn the tokens of a distiller; all processes of a run call it together before the first iteration.
 
-    The first of these that applies, as the main process finds it: the model has them (resumed); ``tokens`` names a
-    file; the work folder holds finished ones of the same fingerprint; they are learned, from the last unfinished state
-    in the work folder or from the beginning.
+    The main process takes the first source that applies: the model has tokens (resumed); ``tokens`` names a file; the
+    work folder holds finished ones with the same fingerprint; they are learned, from the last unfinished state in the
+    work folder or from the beginning.
 
     Raises:
         ValueError: For a file of other shapes, or of another teacher unless ``allow_other_teacher``.
@@ -63,10 +65,10 @@ def prepare_tokens(distiller: TokenHolder, runner: Any, teacher: FrozenTeacher) 
 
 
 class Places:
-    """The files of one distiller's tokens, and the fingerprints that tell whose they are.
+    """The token files of one distiller, and the fingerprints that identify their teacher.
 
     Args:
-        distiller: A distiller that is set up.
+        distiller: A distiller after :meth:`setup`.
         teacher: Its loaded teacher.
         work_dir: Folder of the run.
         dataset: Config of the training set.
@@ -92,22 +94,21 @@ class Places:
         }
 
     def find(self, logger: Any) -> dict[str, Any]:
-        """Return ``kind`` ('model', 'file' or 'learn') with ``values`` or the ``partial`` state, and log it."""
+        """Return the source, ``kind`` 'model', 'file' (with ``values``) or 'learn' (with ``partial``), and log it."""
         name = self.distiller.name
         if self.distiller.has_tokens_of(self.teacher):
-            logger.info(f'{name}: tokens are in the checkpoint.')
+            logger.info(f'{name}: tokens from the checkpoint.')
             return {'kind': 'model'}
         values = self.read_known(self.distiller.tokens, logger)
         if values is not None:
             return {'kind': 'file', 'values': values}
         partial = self._read_partial() if self.partial.is_file() else None
         start = partial['iteration'] if partial else 0
-        logger.info(f'{name}: learning tokens on {self.meta["taps"]} from iteration {start}, into {self.final}')
+        logger.info(f'{name}: learning tokens on {self.meta["taps"]} from iteration {start} for {self.final}')
         return {'kind': 'learn', 'partial': partial}
 
     def read_known(self, given: str | None, logger: Any) -> Values | None:
-        """Read the file or address of the option ``tokens``; without one what was learned in the work folder, if
-        any."""
+        """Read the file or URL of the option ``tokens``, else the learned tokens in the work folder, if any."""
         if given is not None:
             return self._read_given(given, logger)
         if not self.final.is_file():
@@ -116,22 +117,22 @@ class Places:
         return self._read(self.final)
 
     def _read_given(self, given: str, logger: Any) -> Values:
-        """Read the file or address of the option ``tokens``, refusing those of another teacher."""
+        """Read the file or URL of the option ``tokens``; refuse tokens of another teacher."""
         key = f'model.distillers.{self.distiller.name}.tokens'
         path = local_file(given, None, key)
         values, meta = read_tokens(path, self.distiller.name)
         if meta.get('unfinished'):
             raise ValueError(
-                f'{key}={given!r} is the state of unfinished learning: leave tokens out and run again in the same '
+                f'{key}={given!r} is the state of unfinished learning: remove tokens and run again in the same '
                 'work_dir to finish it, then give the file without .partial.'
             )
         theirs = meta.get('teacher') if isinstance(meta.get('teacher'), str) else None
         if theirs is None:
-            logger.warning(f'{key}={given!r} does not say on which teacher it was learned; it was not compared.')
+            logger.warning(f'{key}={given!r} does not name the teacher it was learned on, so this was not checked.')
         elif theirs != self.teacher and not self.distiller.allow_other_teacher:
             raise ValueError(
                 f'{key}={given!r} was learned on another teacher or tap: fingerprint {theirs} '
-                f'({_origin(meta)}), this run has {self.teacher} ({_origin(self.meta)}). Leave tokens out to learn '
+                f'({_origin(meta)}), but this run has {self.teacher} ({_origin(self.meta)}). Remove tokens to learn '
                 'them, or set allow_other_teacher=True.'
             )
         logger.info(f'{self.distiller.name}: tokens from {path}')
@@ -154,8 +155,8 @@ class Places:
         return {**read_checkpoint(self.partial)['learner'], 'values': self._read(self.partial)}
 
 
-def places_of(distiller: TokenHolder, runner: Any) -> Places:
-    """Return the files of a distiller's tokens in a run."""
+def places_of(distiller: TokenHolder, runner: Runner) -> Places:
+    """Return the token files of a distiller in a run."""
     assert distiller.teacher is not None, 'the model sets it'
     loader = runner.cfg.get('train_dataloader')
     configured = loader.get('dataset') if isinstance(loader, Mapping) else None
@@ -164,12 +165,12 @@ def places_of(distiller: TokenHolder, runner: Any) -> Places:
 
 
 def on_main(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Call a function on the main process and return its result, or raise its error, on all of them."""
+    """Call a function on the main process; return its result, or raise its error, on all processes."""
     outcome: list[Any] = [None, None]
     if is_main_process():
         try:
             outcome[0] = function()
-        except Exception as error:  # the others wait: they must hear of it
+        except Exception as error:  # raised below on all processes, which wait for the outcome
             outcome[1] = error
     broadcast_object_list(outcome)
     if outcome[1] is not None:

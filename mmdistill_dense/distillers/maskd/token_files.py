@@ -1,4 +1,4 @@
-"""Token files: ours and the two released layouts. They are read without running code and written whole or not at all.
+"""Read and write token files: ours and the two released layouts, safely (no code is run) and atomically.
 
 In memory the tokens of a distiller are a flat dict, named as in the released files: ``'<level>.mask_token'`` (T, C)
 and, where masks are weighed, ``'<level>.prob.0.weight'`` (C, C, 3, 3), ``.prob.0.bias`` (C,), ``.prob.2.weight``
@@ -41,14 +41,14 @@ def read_tokens(path: str | Path, owner: str) -> tuple[Values, dict[str, Any]]:
 
     Args:
         path: A file of ours (tokens, or a runner's checkpoint with its ``distillers``), the released detection layout
-            (names that hold ``mask_modules.<level>.``, also within the dump of a whole detector), or the released
-            segmentation layout (one ``mask_token``).
-        owner: Name of the distiller, which picks its tokens in a checkpoint with several.
+            (names with ``mask_modules.<level>.``, also inside a dump of a whole detector), or the released segmentation
+            layout (one ``mask_token``).
+        owner: Name of the distiller, which selects its tokens in a checkpoint with several.
 
     Returns:
-        The values, and the file's ``meta``: of our files what was learned on which teacher, of a checkpoint the
-        fingerprint of the ``teacher``, of the released layouts nothing that we know. ``unfinished`` tells whether the
-        learning had not ended.
+        The values, and the file's ``meta``: of our files the teacher and the options of the learning, of a checkpoint
+        the fingerprint of the ``teacher``, of the released layouts neither. ``unfinished`` tells whether the learning
+        had not ended.
 
     Raises:
         ValueError: When the file cannot be read safely, holds no tokens, or several sets and none under ``owner``.
@@ -73,12 +73,12 @@ def read_tokens(path: str | Path, owner: str) -> tuple[Values, dict[str, Any]]:
 
 
 def fit_tokens(values: Mapping[str, Tensor], expected: Mapping[str, torch.Size], what: str) -> Values:
-    """Return the values that a distiller needs.
+    """Return the values that a distiller needs, after a check of their shapes.
 
     Args:
         values: What a file holds; a branch is left out where none is expected.
         expected: The needed shapes by name.
-        what: Names the file in an error.
+        what: Name of the file, for an error.
 
     Raises:
         ValueError: For another number of levels, tokens or channels, or a missing branch; says what both have.
@@ -88,19 +88,19 @@ def fit_tokens(values: Mapping[str, Tensor], expected: Mapping[str, torch.Size],
         found = {name: value.shape for name, value in values.items()}
         raise ValueError(
             f'{what} holds {_describe(found)}; the distiller needs {_describe(expected)}. Set num_tokens, weight_mask '
-            'and the taps as the tokens were learned, or leave tokens out to learn them.'
+            'and the taps as they were when the tokens were learned, or remove tokens to learn them.'
         )
     return kept
 
 
 def write_tokens(path: Path, values: Mapping[str, Tensor], meta: Mapping[str, Any], **more: Any) -> None:
-    """Write a token file, folders and all; a reader sees the old file or the new one, whenever it looks.
+    """Write a token file atomically, with its folders: a reader gets the old file or the new one, never a part.
 
     Args:
         path: The file.
         values: The tokens.
         meta: Plain values to keep beside them.
-        **more: Further entries (the state of unfinished learning).
+        **more: Further entries, e.g. the state of unfinished learning.
     """
     state = {f'mask_modules.{name}': value.detach().cpu().clone() for name, value in values.items()}
     save_whole({'meta': dict(meta), 'state_dict': state, **more}, path)

@@ -1,4 +1,4 @@
-"""One step of the learning: the teacher's loss behind the gate plus Dice, differentiated for the tokens alone."""
+"""One step of token learning: the teacher's loss on masked maps plus Dice, differentiated only for the tokens."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap, gated_loss
 from mmdistill_dense.distillers.maskd.learn_options import LearnOptions
 from mmdistill_dense.distillers.maskd.token_files import TOKEN, Values
 from mmdistill_dense.utils.distributed import mean_over_ranks
+from mmdistill_dense.utils.protocols import Samples
 
 if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -23,7 +24,7 @@ PATIENCE = 10  # steps in a row that may be skipped
 
 @dataclass
 class Task:
-    """What is learned, and where."""
+    """What is to be learned, and where."""
 
     name: str
     teacher: FrozenTeacher
@@ -34,7 +35,7 @@ class Task:
 
 @dataclass
 class Step:
-    """Means over all processes of what one iteration gave."""
+    """Learning rate and losses of one iteration, means over all processes."""
 
     rate: float
     task: float
@@ -43,12 +44,12 @@ class Step:
 
 
 class TokenLearner:
-    """The values, their optimizer and the place in the learning.
+    """The values, their optimizer and the progress of the learning.
 
     Args:
         task: What is learned.
-        seed: Of the initial values.
-        device: Where the teacher is.
+        seed: Seed of the initial values.
+        device: Device of the teacher.
     """
 
     def __init__(self, task: Task, seed: int, device: torch.device) -> None:
@@ -57,15 +58,16 @@ class TokenLearner:
         self.optimizer = task.options.build_optimizer(list(self.values.values()))
         self.iteration = 0
         self.skipped = 0
-        self.origin = {'seed': seed}  # what the course of the learning depends on besides the fingerprint
+        self.origin = {'seed': seed}  # what the values depend on besides the fingerprint
 
-    def step(self, inputs: Tensor, data_samples: Any) -> Step:
+    def step(self, inputs: Tensor, data_samples: Samples) -> Step:
         """Do one iteration: forward, gradients averaged over the processes, one step of the optimizer."""
         options = self.task.options
         rate = options.rate(self.iteration)
         for group in self.optimizer.param_groups:
             group['lr'] = rate
-        loss = gated_loss(self.task.teacher.network, self.task.taps, self.values, inputs, data_samples)
+        network: Any = self.task.teacher.network
+        loss = gated_loss(network, self.task.taps, self.values, inputs, data_samples)
         total = loss.task + options.dice_weight * torch.stack(loss.dice).sum()
         parameters = list(self.values.values())
         gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
@@ -85,7 +87,7 @@ class TokenLearner:
         if self.skipped >= PATIENCE:
             raise RuntimeError(
                 f'distillers.{self.task.name}: the loss was not finite in {PATIENCE} iterations in a row, the last is '
-                f'{self.iteration} ({self._where(step)}). Lower learn.optimizer.lr, or set learn.clip_grad.'
+                f'{self.iteration} ({self._where(step)}). Lower learn.optimizer.lr or set learn.clip_grad.'
             )
         if finite:
             if self.task.options.clip_grad is not None:
@@ -100,12 +102,12 @@ class TokenLearner:
         return f'{task}level {", ".join(map(str, sorted(bad))) or "none"}'
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` continues from, beside the values."""
+        """Return the state for :meth:`load_state_dict`, without the values."""
         place = {'origin': self.origin, 'iteration': self.iteration, 'skipped': self.skipped}
         return {**place, 'optimizer': self.optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state_dict()`` with its ``values``."""
+        """Continue from a ``state_dict()`` with the ``values`` added."""
         with torch.no_grad():
             for name, value in state['values'].items():
                 self.values[name].copy_(value)
@@ -118,8 +120,7 @@ class TokenLearner:
 
 
 def initial_tokens(shapes: Mapping[str, torch.Size], seed: int) -> Values:
-    """Draw initial values: tokens N(0, 0.01²), so that every mask is about ½; convolutions N(0, 2 / (k² C_out)); biases
-    0."""
+    """Draw initial values: tokens N(0, 0.01²), for masks of about ½; convolutions N(0, 2 / (k² C_out)); biases 0."""
     generator = torch.Generator().manual_seed(seed)
     values = {}
     for name, shape in shapes.items():

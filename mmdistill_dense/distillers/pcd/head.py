@@ -1,4 +1,4 @@
-"""What PCD puts behind the student's map in training: projector, predictor and the attention over its pixels."""
+"""PCD's training-only modules after the student's map: projector, predictor and attention over the pixels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ _WIDE = 4096  # hidden channels of the published heads
 
 
 class ProjectionHead(nn.Sequential):
-    """1x1 convolutions with batch norm and ReLU between them, nothing behind the last: ``0, 1, 3`` are conv, norm,
-    conv.
+    """1x1 convolutions with batch norm and ReLU between them; the children ``0, 1, 3`` are conv, norm, conv.
 
     Args:
         channels: Of the input.
@@ -38,20 +37,20 @@ class ProjectionHead(nn.Sequential):
 
 
 def build_head(options: Mapping[str, Any], channels: int, out: int, layout: str | None) -> dict[str, nn.Module]:
-    """Return projector and predictor, those that the head has.
+    """Return the projector and, if the head has one, the predictor.
 
     Args:
-        options: ``type`` (``'linear'``, ``'mlp'``, ``'mlp2'``), ``hidden``, ``bias``, ``layers``; where hidden and bias
-            are ``None`` they are those of the teacher's layout, without one 4096 and no bias.
-        channels: Of the student's map.
-        out: Of the teacher's.
-        layout: Name of the layout of the teacher's file, where it is an ``SSLTeacher``.
+        options: ``type`` (``'linear'``, ``'mlp'``, ``'mlp2'``), ``hidden``, ``bias``, ``layers``; a ``hidden`` or
+            ``bias`` of ``None`` is that of the teacher's layout or, without a layout, 4096 and no bias.
+        channels: Channels of the student's map.
+        out: Channels of the teacher's map.
+        layout: Name of the layout of the teacher's file, if it is an ``SSLTeacher``.
     """
     kind, hidden, bias = (options[name] for name in ('type', 'hidden', 'bias'))
     if kind == 'linear':
         return {'projector': nn.Conv2d(channels, out, 1, bias=bias is not False)}
     if layout is not None:
-        from mmdistill_dense.weights.ssl_layouts import LAYOUTS  # pre-training is loaded where it is used
+        from mmdistill_dense.weights.ssl_layouts import LAYOUTS  # loaded only where it is used
 
         known = LAYOUTS.get(layout)
         hidden = hidden or getattr(known, 'hidden', None)
@@ -62,17 +61,17 @@ def build_head(options: Mapping[str, Any], channels: int, out: int, layout: str 
 
 
 class PixelAttention(nn.Module):
-    """Multi-head self-attention over the pixels of a map, added to it behind a vector that starts at 0.
+    """Multi-head self-attention over the pixels of a map, added to it with a learned factor that starts at 0.
 
-    ``y = x + gamma * out(attention(qkv(norm(x))))``: the identity, bit for bit, until ``gamma`` is learned. A zero
-    matrix in its place would hardly move under LARS, whose step grows with the norm of a matrix; vectors are exempt.
+    ``y = x + gamma * out(attention(qkv(norm(x))))``: the identity, bit for bit, until ``gamma`` is learned. ``gamma``
+    is a vector because LARS would hardly move a zero matrix: its step grows with the norm, except for vectors.
 
     Args:
-        channels: Of the map.
-        num_heads: Must divide the channels.
+        channels: Channels of the map.
+        num_heads: Number of heads, a divisor of the channels.
 
     Raises:
-        ValueError: When it does not; names the numbers that do.
+        ValueError: For another number of heads; lists the divisors.
     """
 
     def __init__(self, channels: int, num_heads: int = 8) -> None:
@@ -94,8 +93,8 @@ class PixelAttention(nn.Module):
         batch, channels, height, width = x.shape
         if height * width > _MANY_TOKENS:
             warnings.warn(
-                f'PCD attends over {height} x {width} = {height * width} pixels; time grows with the square of their '
-                'number: set attention=None or tap a smaller map.',
+                f'PCD computes attention over {height} x {width} = {height * width} pixels; time grows with the square '
+                'of their number: set attention=None or tap a smaller map.',
                 stacklevel=2,
             )
         tokens = self.norm(x.flatten(2).mT)
@@ -106,7 +105,7 @@ class PixelAttention(nn.Module):
 
 
 def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the head over their defaults.
+    """Return the options of the head, completed by their defaults.
 
     Raises:
         ValueError: For an unknown option, a value out of range, or one that the type of head does not have.
@@ -117,14 +116,14 @@ def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
     check_option('head.bias', checked['bias'], (None, True, False) if linear else (None, True, False, 'hidden'))
     for name in ('hidden', 'layers'):
         if linear and checked[name] != HEAD[name]:
-            raise ValueError(f"head.{name} belongs to the types 'mlp' and 'mlp2', got {checked[name]} with 'linear'.")
+            raise ValueError(f"head.{name} needs type='mlp' or 'mlp2', got {name}={checked[name]} with 'linear'.")
         if checked[name] is not None:
             check_count(f'head.{name}', checked[name], 1)
     return checked
 
 
 def check_keys(name: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options over their defaults.
+    """Return the options, completed by the defaults ``allowed``.
 
     Raises:
         ValueError: For a key that ``allowed`` does not have.

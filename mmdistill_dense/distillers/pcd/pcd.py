@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from mmdistill_dense.distillers.pcd.queue import ChannelCenter, NegativeQueue
 from mmdistill_dense.losses.infonce import MIN_NORM
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import (
     Resize,
     check_count,
@@ -33,43 +34,49 @@ from mmdistill_dense.utils.validate import (
     check_positive,
 )
 
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+    from mmdistill_dense.networks.teacher import FrozenTeacher
+
 
 @DISTILLERS.register_module()
 class PCD(Distiller):
-    """Pulls each student pixel to the teacher's pixel at its place and pushes it from a queue of teacher vectors.
+    """Pixel-wise contrast: the positive of a student pixel is the teacher's at the same place, a queue the negatives.
 
     ``l_p = -log softmax([s_p.t_p, s_p.q_1, ..., s_p.q_K] / tau)[0]`` with unit vectors, averaged over the pixels. The
-    student's map goes through the attention, the projector and the predictor first, which training alone needs; the
-    teacher's pooled vectors of all processes enter the queue after the loss.
+    student's map first goes through attention, projector and predictor, which only training needs; the teacher's pooled
+    vectors of all processes enter the queue after the loss.
 
-    Taps that fire once per step compare the maps of one picture (``'same'``); where they fire twice the pictures are
-    two views, and ``'cross'`` compares the student's map of one with the teacher's of the other, as released.
+    If a tap fires once per step, the maps of one picture are compared (``'same'``). If it fires twice, these are two
+    views, and ``'cross'`` compares the student's map of one with the teacher's of the other, as released.
 
-    Source: Huang & Guo, "Pixel-Wise Contrastive Distillation", ICCV 2023: the loss, the queue, projector and predictor;
-    of the attention the paper gives the idea. The use inside supervised training (``'same'`` with one picture,
-    ``head=dict(type='linear')``, ``num_pixels``, ``resize``, padding left out, ``center``) is ours.
+    Source: Huang & Guo, "Pixel-Wise Contrastive Distillation", ICCV 2023, https://arxiv.org/abs/2211.00218: the loss,
+    the queue, projector and predictor; of the attention the paper gives only the idea. The use inside supervised
+    training (``'same'`` with one picture, ``head=dict(type='linear')``, ``num_pixels``, ``resize``, padding left out,
+    ``center``) is ours.
 
     Args:
         student_tap: Defaults to the last backbone stage. Several maps get a head and a queue each; losses are averaged.
         teacher_tap: Defaults to the same.
         temperature: tau.
-        queue_size: K. At most about a third of the training pictures, or a picture meets its own earlier keys.
-        queue_init: ``'empty'``: only keys that were written count, the loss is 0 in the first step and rises while the
-            queue fills; ``'random'``: random directions count until they are overwritten.
+        queue_size: K, at most about a third of the training pictures: else a picture's own old keys are negatives.
+        queue_init: ``'empty'``: only written keys count, the loss is 0 in the first step and rises while the queue
+            fills; ``'random'``: random directions count until they are overwritten.
         enqueue: ``'pooled'``, the mean of the teacher's valid pixels of the first view; or ``'pixels'``, random ones.
-        keys_per_image: Of ``'pixels'``.
-        head: ``dict(type='linear')``, one 1x1 convolution; ``'mlp'``, two with batch norm and ReLU between;
-            ``'mlp2'``, projector and predictor, two such after each other. Options of the latter: ``hidden`` channels,
-            ``bias`` (True, False or ``'hidden'``), ``layers`` of each; they default to the layout of an ``SSLTeacher``,
-            else to 4096 channels without bias. ``None`` compares the student's map as it is.
+        keys_per_image: Number of random pixels of ``'pixels'``.
+        head: ``dict(type='linear')``, one 1x1 convolution; ``'mlp'``, a projector of two with batch norm and ReLU
+            between; ``'mlp2'``, a projector and a predictor of the same form. Options of the latter two: ``hidden``
+            channels, ``bias`` (True, False or ``'hidden'``), ``layers`` of each; they default to the layout of an
+            ``SSLTeacher``, else to 4096 channels without bias. ``None`` compares the student's map as it is.
         attention: ``dict(num_heads=8)`` puts :class:`PixelAttention` before the head.
         view_pairing: ``'cross'`` or ``'same'``. Defaults to ``'cross'`` for two views.
-        resize: Whose map is brought to the other's grid: ``'teacher'`` or ``'student'`` (before the head).
-        num_pixels: Pixels compared per picture, drawn anew in each step, the same in all pictures; the head sees no
-            other. ``None`` is all.
-        center: Subtract a running mean per channel from the teacher's map, e.g. one that is never negative.
-        monitor_interval: Every so many steps the share of pooled student vectors that lie nearest to their own
-            teacher vector is logged, in percent, as ``acc_top1`` and ``acc_top5``; 0 is never.
+        resize: Whose map is resized to the other's grid: ``'teacher'`` or ``'student'`` (before the head).
+        num_pixels: Pixels compared per picture, drawn anew in each step, at the same places in all pictures; the head
+            runs on these alone. ``None`` is all.
+        center: Subtract a running mean per channel from the teacher's map; for maps that are never negative.
+        monitor_interval: Steps between two log values ``acc_top1`` and ``acc_top5``, the percentage of pooled student
+            vectors whose own teacher vector is (among) the nearest; 0 is never.
         **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
 
     Raises:
@@ -122,7 +129,7 @@ class PCD(Distiller):
     # Construction
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
-        """Make the parts of each level; names are ``projector.0.weight``, with several levels ``projector.<level>``."""
+        """Make the modules of each level: ``projector.0.weight``, or with several levels ``projector.<level>.…``."""
         parts: dict[str, list[nn.Module]] = {}
         for weight, taps, s_shapes, t_shapes in self.paired_shapes(student, teacher):
             for s, t in zip(s_shapes, t_shapes, strict=True):
@@ -130,7 +137,7 @@ class PCD(Distiller):
                 try:
                     built = self._build_level(s[1], t[1])
                 except ValueError as error:
-                    raise ValueError(f'distillers.{self.name}: {taps}: {error}') from None
+                    raise ValueError(f'{self.key}: {taps}: {error}') from None
                 for name, part in built.items():
                     parts.setdefault(name, []).append(part)
                 self.weights.append(weight)
@@ -140,14 +147,13 @@ class PCD(Distiller):
             self.add_module(name, found[0] if len(found) == 1 else nn.ModuleList(found))
 
     def _check_shapes(self, student: torch.Size, teacher: torch.Size, taps: str) -> None:
-        key = f'distillers.{self.name}'
-        check_map(key, taps, student[1:])
-        check_map(key, taps, teacher[1:])
-        check_directions(key, taps, teacher[1])
+        check_map(self.key, taps, student[1:])
+        check_map(self.key, taps, teacher[1:])
+        check_directions(self.key, taps, teacher[1])
         if self.head is None and student[1] != teacher[1]:
             raise ValueError(
-                f'{key}: {taps} has {student[1]} student and {teacher[1]} teacher channels; '
-                "head=None compares them one by one, use head=dict(type='linear')."
+                f'{self.key}: {taps} has {student[1]} student and {teacher[1]} teacher channels; '
+                "head=None needs equal numbers, use head=dict(type='linear')."
             )
 
     def _build_level(self, channels: int, out: int) -> dict[str, nn.Module]:
@@ -161,28 +167,28 @@ class PCD(Distiller):
         layout = None if self.teacher is None else self.teacher.config.model.get('layout')
         return parts | build_head(self.head, channels, out, layout)
 
-    def prepare(self, runner: Any, teacher: Any) -> None:
-        """Say what a queue with empty rows does to the loss, and warn of one that holds each picture several times."""
+    def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
+        """Log how the loss moves while the queue fills, and warn if the queue is long for the data set."""
         filled = int(self._queue(0).filled)
         if filled < self.queue_size:
             runner.logger.info(
-                f'distillers.{self.name}: the queue holds {filled} of {self.queue_size} keys; loss_pcd '
+                f'{self.key}: the queue holds {filled} of {self.queue_size} keys; loss_pcd '
                 f'{"goes on rising" if filled else "starts near 0 and rises"} with the logarithm of their number until '
-                'it is full, and falls after that.'
+                'the queue is full, and falls after that.'
             )
         images = len(runner.train_dataloader.dataset)
         each = 1 if self.enqueue == 'pooled' else self.keys_per_image
         if self.queue_size > each * images / 2:
             runner.logger.warning(
-                f'distillers.{self.name}.queue_size={self.queue_size} is much for {images} training pictures with '
-                f'{each} keys each: keys of a picture stay as negatives of its next passes. At most about a third of '
-                f'all keys, {max(each * images // 3, 1)}, would suit.'
+                f'{self.key}.queue_size={self.queue_size} is large for {images} training pictures with '
+                f"{each} keys each: a picture's own keys are still negatives when it comes again. Use at most about "
+                f'a third of all keys, {max(each * images // 3, 1)}.'
             )
 
     # One step
 
-    def forward(self, student: Recorded, teacher: Recorded, data_samples: Any) -> Losses:
-        """Return ``loss_pcd``, and now and then ``acc_top1`` and ``acc_top5``; afterwards keys enter the queues."""
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
+        """Return ``loss_pcd`` and, every ``monitor_interval`` steps, the accuracies; then keys enter the queues."""
         levels = enumerate(self.levels(student, teacher))
         terms = [self._level(level, views, data_samples) for level, views in levels]
         for term, weight in zip(terms, self.weights, strict=True):
@@ -192,18 +198,19 @@ class PCD(Distiller):
         return {name: torch.stack([term[name] for term in terms]).mean() for name in names}
 
     def levels(self, student: Recorded, teacher: Recorded) -> list[Views]:
-        """Return the maps of each level, and which views of them are compared."""
-        key = f'distillers.{self.name}'
-        students = views_of(student, self.traced['student'], f'{key}: the student')
-        teachers = views_of(teacher, self.traced['teacher'], f'{key}: the teacher')
+        """Return the maps of each level, and the pairs of views to compare."""
+        students = views_of(student, self.traced['student'], f'{self.key}: the student')
+        teachers = views_of(teacher, self.traced['teacher'], f'{self.key}: the teacher')
         if len(students) != len(teachers):
-            raise RuntimeError(f'{key}: the student ran on {len(students)} views and the teacher on {len(teachers)}.')
-        pairs = view_pairs(self.view_pairing, len(students), key)
+            raise RuntimeError(
+                f'{self.key}: the student ran on {len(students)} views and the teacher on {len(teachers)}.'
+            )
+        pairs = view_pairs(self.view_pairing, len(students), self.key)
         maps = zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)
         return [Views(s, t, pairs) for s, t in maps]
 
-    def _level(self, level: int, views: Views, data_samples: Any) -> Losses:
-        """Return the terms of one level; its keys enter the queue."""
+    def _level(self, level: int, views: Views, data_samples: Samples) -> Losses:
+        """Return the terms of one level; then its keys enter the queue."""
         seen = self.compare(level, views, data_samples)
         with torch.autocast(seen.own.device.type, enabled=False):
             queue = self._queue(level)
@@ -219,8 +226,8 @@ class PCD(Distiller):
                     center.update(seen.own, seen.mask)
         return terms
 
-    def compare(self, level: int, views: Views, data_samples: Any) -> Compared:
-        """Return what one level of a step compares, without a loss and without a change of the queue.
+    def compare(self, level: int, views: Views, data_samples: Samples) -> Compared:
+        """Return the tensors that one level of a step compares; neither computes a loss nor changes the queue.
 
         With a single view the data samples tell which pixels are padding.
         """
@@ -261,7 +268,7 @@ class PCD(Distiller):
         return queue
 
     def _keys(self, seen: Compared, level: int) -> Tensor:
-        """Return the unit vectors that enter the queue; zeros, which do not, for those without a direction."""
+        """Return the unit vectors for the queue; vectors without a direction are zeros, which do not enter."""
         if self.enqueue == 'pooled':
             keys = seen.key()
         else:

@@ -1,4 +1,4 @@
-"""What PCD keeps from step to step: the queue of negatives and a running mean."""
+"""PCD's state: the queue of negatives and a running mean."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class NegativeQueue(nn.Module):
     Args:
         size: K.
         channels: C.
-        init: ``'empty'``: only rows written count; ``'random'``: all count, random directions at first, the same on
-            every process and in every run.
+        init: ``'empty'``: only written rows count; ``'random'``: all rows count, at first random directions, the same
+            on every process and in every run.
     """
 
     rows: Tensor
@@ -37,7 +37,7 @@ class NegativeQueue(nn.Module):
         self.register_buffer('rows', rows)
         self.register_buffer('ptr', torch.zeros(1, dtype=torch.long))
         self.register_buffer('filled', torch.tensor([size if init == 'random' else 0]))
-        self._count: int | None = None  # of the rows that count, as far as has been looked
+        self._count: int | None = None  # filled, as a number; None until it is read
 
     def negatives(self) -> Tensor:
         """Return the rows that count."""
@@ -47,14 +47,14 @@ class NegativeQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Write the (n, C) unit keys of every process, in order of rank, from ``ptr`` on and around the end.
+        """Write the (n, C) unit keys of all processes into the ring, in order of rank.
 
-        The number of keys may differ between processes. Rows of zeros are left out. Of more keys than K the last K are
+        The number of keys may differ between processes. Rows of zeros are left out. Of more than K keys, the last K are
         written.
         """
         keys = gather_rows(keys.to(self.rows))
-        # Without a look at how many there are, for which the device would have to finish: what is left out comes first,
-        # at the places before ptr, and is overwritten by what stands there.
+        # Reading the number of keys would wait for the device. So the rows to leave out are sorted first, to the places
+        # before ptr, and are replaced by the rows that are there.
         written = keys.ne(0).any(1)
         order = written.byte().argsort(stable=True)[-len(self.rows) :]
         keys, written = keys[order], written[order]
@@ -73,7 +73,7 @@ class NegativeQueue(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NegativeQueue:
         rows = self.rows
         super()._apply(fn, recurse)
-        if self.rows.dtype != loss_dtype(self.rows):  # half precision is not for keys
+        if self.rows.dtype != loss_dtype(self.rows):  # keys stay in float32 in a half-precision model
             self.rows = rows.to(self.rows.device)
         return self
 

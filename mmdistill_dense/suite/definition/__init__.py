@@ -1,1 +1,1 @@
-"""What a suite is: the file that describes it, and the weights its runs start from."""
+"""The definition of a suite, and the weights that its runs start from."""

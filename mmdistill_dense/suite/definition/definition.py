@@ -1,4 +1,4 @@
-"""A suite's definition: which methods are compared, on which recipe, over which seeds."""
+"""The definition of a suite: the methods, the recipe and the seeds to compare."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.recipes import compose
-from mmdistill_dense.recipes.named import Named, is_name
-from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, named, read_file
+from mmdistill_dense.recipes.named import Named, find, is_name
+from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, read_file
 from mmdistill_dense.suite.definition.starts import Start, read_starts
 
 RESERVED = ('control', 'teacher', 'seeds')  # folders and keys of the suite's own
@@ -23,10 +23,8 @@ class Method:
     """One row of the table.
 
     Attributes:
-        name: The name of the row and of its folder.
-        method: A shipped method; ``None`` for a config of the user's own, and for the student alone with another start.
-        fragment: The file with the method's options; ``None`` without a shipped method.
-        variant: The variant of the method's options.
+        method: A shipped method; ``None`` for a user's config, and for the student alone with another start.
+        options_file: The file with the method's options; ``None`` without a shipped method.
         config: The user's own config, or ``None``.
         options: Settings of the row's distillers.
         start: The name of the students' first weights; ``None`` for those of the control.
@@ -34,7 +32,7 @@ class Method:
 
     name: str
     method: str | None
-    fragment: Path | None
+    options_file: Path | None
     variant: str | None = None
     config: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -43,7 +41,7 @@ class Method:
     @property
     def distils(self) -> bool:
         """Whether the row has distillers. Without them it only starts from other weights."""
-        return self.fragment is not None or self.config is not None
+        return self.options_file is not None or self.config is not None
 
 
 @dataclass(frozen=True)
@@ -57,15 +55,11 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Definition:
-    """A suite; ``docs/suite.md`` says what each key of the file means.
+    """A suite, read from the file ``path``. ``docs/suite.md`` says what each key means.
 
     Attributes:
-        path: The file.
         control: The recipe of the student alone.
-        task: ``'seg'`` or ``'det'``.
-        out: The folder of everything that the suite writes.
         metric: The key of the score in the result of a test.
-        starts: The first weights that rows may start from, by name.
         percent: Whether ``metric`` is a fraction. Scores are in percent.
         grid: The values to try, by method and option.
     """
@@ -104,7 +98,8 @@ def load(path: Path | str) -> Definition:
     top = Reader(read_file(path), path)
     top.only(set(Definition.__dataclass_fields__) - {'path', 'task', 'grid_seeds'})
     control = config_file(top, 'control', top.get('control', str), 'control')
-    task = _task(control, top)
+    with top.naming('control'):
+        task = compose.parts_of(control).task
     metric, percent = METRICS[task]
     metric = top.get('metric', str, metric)
     starts = read_starts(top)
@@ -140,13 +135,6 @@ def fitting(control: Path) -> list[str]:
     return [method for method in compose.methods() if compose.fragment_for(method, control)]
 
 
-def _task(control: Path, top: Reader) -> str:
-    try:
-        return compose.parts_of(control).task
-    except ValueError as error:
-        raise top.error('control', str(error)) from error
-
-
 def _teacher(top: Reader) -> Teacher | None:
     value = top.raw.get('teacher')
     if value is None:
@@ -179,44 +167,37 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
     own = options.options('options')
     if 'config' in options.raw:
         if {'method', 'variant'} & options.raw.keys():
-            raise options.error('config', 'a config of your own has no method or variant beside it')
+            raise options.error('config', 'cannot be combined with `method` or `variant`')
         given = options.get('config', str)
-        found = named(options, 'config', given) if is_name(given) else None
+        with options.naming('config'):
+            found = find(given) if is_name(given) else None
         if isinstance(found, Named):
-            return _by_name(name, found, control, own, start, options)
+            if found.base.resolve() != control.resolve():
+                of = f'{found.name} is a config of {found.base.stem}, the control is {control.stem}'
+                raise options.error('config', of)
+            return Method(name, found.method, found.options, found.variant, None, own, start)
         return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, start)
     if start is not None and 'method' not in options.raw:
         return _undistilled(name, start, options)
     method, variant = options.get('method', str, name), options.get('variant', str, None)
-    return Method(name, method, _fragment(method, variant, control, options), variant, None, own, start)
-
-
-def _by_name(
-    row: str, found: Named, control: Path, own: Mapping[str, Any], start: str | None, options: Reader
-) -> Method:
-    """A row that is a config by name, on the suite's own control."""
-    if found.base.resolve() != control.resolve():
-        raise options.error('config', f'{found.name} is made of {found.base.stem}, the control is {control.stem}')
-    return Method(row, found.method, found.options, found.variant, None, own, start)
+    return Method(name, method, _options_file(method, variant, control, options), variant, None, own, start)
 
 
 def _undistilled(name: str, start: str, options: Reader) -> Method:
-    """The student alone, from other first weights. It takes no further keys."""
+    """Return the row of the student alone with another start. It takes no further keys."""
     if name in compose.methods():
         raise options.error('', f'write `method: {name}` for {name} from that start, or rename the row')
     for key in ('variant', 'options'):
         if key in options.raw:
-            raise options.error(key, 'a row without `method` has no distillers that it could set')
+            raise options.error(key, 'a row without `method` has no distillers to set it for')
     return Method(name, None, None, start=start)
 
 
-def _fragment(method: str, variant: str | None, control: Path, options: Reader) -> Path:
+def _options_file(method: str, variant: str | None, control: Path, options: Reader) -> Path:
     if method not in compose.methods():
         raise options.error('', f'{compose.unknown("method", method, compose.methods())}{_fits(control)}')
-    try:
+    with options.naming():
         found = compose.fragment_for(method, control, variant)
-    except ValueError as error:
-        raise options.error('', str(error)) from error
     if found is None:
         what = f'variant {variant!r} of {method}' if variant else method
         raise options.error('', f'{what} does not fit {control.stem}.{_fits(control)}')
@@ -228,7 +209,7 @@ def _fits(control: Path) -> str:
 
 
 def _grid(top: Reader, methods: Mapping[str, Method]) -> tuple[dict[str, dict[str, list[Any]]], tuple[int, ...]]:
-    inner = top.inner('grid', top.raw.get('grid') or {})
+    inner = top.inner('grid')
     inner.only({*methods, 'seeds'})
     grid = {name: _values(inner.inner(name, value)) for name, value in inner.raw.items() if name != 'seeds'}
     for name in grid:
@@ -250,10 +231,10 @@ def _values(inner: Reader) -> dict[str, list[Any]]:
 
 
 def _slurm(top: Reader) -> dict[str, Any]:
-    inner = top.inner('slurm', top.raw.get('slurm') or {})
+    inner = top.inner('slurm')
     launcher = inner.get('launcher', str, LAUNCHERS[0])
     if launcher not in LAUNCHERS:
-        raise inner.error('launcher', f'{launcher!r} is none of {", ".join(LAUNCHERS)}')
+        raise inner.error('launcher', f'must be {" or ".join(LAUNCHERS)}, got {launcher!r}')
     processes = inner.count('processes', 1)
     python, setup = inner.get('python', str, 'python'), inner.get('setup', str, '')
     return {**inner.raw, 'launcher': launcher, 'processes': processes, 'python': python, 'setup': setup}

@@ -1,10 +1,11 @@
-"""Reads definitions, in Python, YAML or JSON, with errors that name the file, the key and what would work."""
+"""Read definitions in Python, YAML or JSON. Errors name the file, the key and what would work."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ _NEEDED: Any = object()
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML as people do: 1e-3 is a number, 24:00:00 is text, and a key may not occur twice."""
+    """YAML loader in which 1e-3 is a number and 24:00:00 is text, and that refuses a key that occurs twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != '<<']
@@ -33,20 +34,20 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {first: list(found) for first, found in _Loader.yaml_implicit_resolvers.items()}
-for _first in '-+0123456789':  # before what knows base 60
+for _first in '-+0123456789':  # before the resolver of base 60
     _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ('tag:yaml.org,2002:str', _SIXTIES))
 _Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
 
 
 def read_file(path: Path) -> Any:
-    """Return what a file holds, merged over the files of its ``_base_`` as mmengine merges configs.
+    """Return the content of a file, merged over the files of its ``_base_`` as mmengine merges configs.
 
-    YAML and JSON are read here, because mmengine's loader runs what a YAML file tells it to. Variables of the
-    environment stay as they are written: the hash of a run must not depend on the machine.
+    YAML and JSON are read here, because mmengine's YAML loader can run code. Environment variables are not replaced:
+    the hash of a run must not depend on the machine.
 
     Raises:
-        FileNotFoundError: When it, or one of its bases, is not there.
-        ValueError: When it cannot be read, names a key twice, or does not fit its base.
+        FileNotFoundError: If it or one of its bases does not exist.
+        ValueError: If it cannot be read, has a key twice, or does not fit its base.
     """
     if not path.is_file():
         raise FileNotFoundError(f'{str(path)!r}: no such definition of a suite (working folder {Path.cwd()})')
@@ -67,13 +68,7 @@ def read_file(path: Path) -> Any:
 
 
 class Reader:
-    """A mapping in a file, with checked access to its values.
-
-    Args:
-        raw: The mapping.
-        file: The file that holds it.
-        place: Its dotted key in the file; empty for the whole file.
-    """
+    """Checked access to the values of a mapping, which is in ``file`` below the dotted key ``place``."""
 
     def __init__(self, raw: Any, file: Path, place: str = '') -> None:
         self.file = file
@@ -87,16 +82,23 @@ class Reader:
         place = '.'.join(filter(None, [self.place, key]))
         return ValueError(f'{self.file}: {place}: {text}' if place else f'{self.file}: {text}')
 
-    def missing(self, key: str, text: str) -> FileNotFoundError:
-        """Return an error that names file and key, for a missing file."""
-        return FileNotFoundError(str(self.error(key, text)))
+    @contextmanager
+    def naming(self, key: str = '') -> Iterator[None]:
+        """Name file and key in errors that are raised inside."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(str(self.error(key, str(error)))) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise self.error(key, str(error.args[0])) from error
 
-    def inner(self, key: str, value: Any) -> Reader:
-        """Return a reader of a nested mapping."""
-        return Reader(value, self.file, '.'.join(filter(None, [self.place, key])))
+    def inner(self, key: str, value: Any = None) -> Reader:
+        """Return a reader of a nested mapping. By default it is the value of the key, or empty."""
+        given = self.raw.get(key) or {} if value is None else value
+        return Reader(given, self.file, '.'.join(filter(None, [self.place, key])))
 
     def only(self, known: Collection[str]) -> None:
-        """Refuse unknown keys; name similar ones."""
+        """Refuse unknown keys, and name similar ones."""
         for key in self.raw:
             if key not in known:
                 raise self.error(str(key), f'unknown key. {close_or_all(str(key), known)}')
@@ -133,18 +135,6 @@ class Reader:
         return {str(name): item for name, item in value.items()}
 
 
-def named(place: Reader, key: str, name: str) -> Path | Named:
-    """Return what ``METHOD:PAIR[:VARIANT]`` stands for.
-
-    Raises:
-        ValueError: For a name of which a part is unknown, or whose parts do not fit together.
-    """
-    try:
-        return find(name)
-    except KeyError as error:
-        raise place.error(key, error.args[0]) from error
-
-
 def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
     """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition.
 
@@ -152,20 +142,17 @@ def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
         FileNotFoundError: With close names.
         ValueError: For ``METHOD:PAIR`` without a file.
     """
-    if is_name(name):
-        found = named(place, key, name)
-        if isinstance(found, Named):
-            raise place.error(
-                key, f'{name} is no file; write it: python tools/new_config.py --all --method {found.method}'
-            )
-        return found
-    if name.endswith('.py'):
+    inside = name if '/' in name else f'{folder}/{name}'
+    with place.naming(key):
+        if is_name(name):
+            found = find(name)
+            if isinstance(found, Named):
+                write = f'python tools/new_config.py --all --method {found.method}'
+                raise ValueError(f'{name} is not a file; write it with: {write}')
+            return found
+        if not name.endswith('.py'):
+            return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
         file = place.file.parent / name
         if not file.is_file():
-            raise place.missing(key, f'no file {str(file)!r}; paths are relative to the definition')
-        return file
-    inside = name if '/' in name else f'{folder}/{name}'
-    try:
-        return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
-    except FileNotFoundError as error:
-        raise place.missing(key, str(error)) from error
+            raise FileNotFoundError(f'no file {str(file)!r}; paths are relative to the definition')
+    return file

@@ -1,4 +1,4 @@
-"""The key ``starts`` of a definition: first weights for students, in place of their control's."""
+"""The key ``starts`` of a definition: first weights for students that differ from the control's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file
 
-RANDOM = 'random'  # always there, without an entry
+RANDOM = 'random'  # built in, without an entry
 BACKBONE = 'backbone.'  # prefix of the backbone in training checkpoints
 _VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*([^{}]*?)\s*\}\}')  # as in mmengine's configs
 
@@ -21,7 +21,6 @@ class Start:
     """First weights: one of ``config``, ``checkpoint`` and ``inherit`` is set, or none for a random backbone.
 
     Attributes:
-        name: Its name in the definition.
         config: The config of a pre-training, which is a run of the suite.
         options: Settings that replace some of that config.
         seed: The seed of the pre-training; ``None`` for one pre-training per seed of the suite.
@@ -57,10 +56,6 @@ class Start:
         seed = 'one for each seed' if self.seed is None else f'one for all seeds, of seed {self.seed}'
         return f'pre-training `{self.config.stem}`{with_options(self.options)}, {seed}'
 
-    def seed_for(self, seed: int) -> int:
-        """Return the seed of the pre-training for a run with this seed."""
-        return seed if self.seed is None else self.seed
-
 
 def with_options(options: Mapping[str, Any]) -> str:
     """Return `` with `key=value …` ``, or nothing without options."""
@@ -74,16 +69,14 @@ def read_starts(top: Reader) -> dict[str, Start]:
         FileNotFoundError: If the config of a pre-training does not exist.
         ValueError: For unknown keys, keys that exclude each other, and names that cannot name a folder.
     """
-    inner = top.inner('starts', top.raw.get('starts') or {})
+    inner = top.inner('starts')
     found = {str(name): _start(str(name), inner.inner(str(name), value)) for name, value in inner.raw.items()}
     return {**found, RANDOM: Start(RANDOM)}
 
 
 def _start(name: str, option: Reader) -> Start:
     if name == RANDOM or not NAME.fullmatch(name):
-        raise option.error(
-            '', f'a name consists of letters, digits and .+-_, and {RANDOM!r} is always there without an entry'
-        )
+        raise option.error('', f'a name consists of letters, digits and .+-_, and {RANDOM!r} is built in')
     kinds = {'pretrain': {'options', 'seed', 'per_seed'}, 'checkpoint': {'prefix'}, 'inherit': set()}
     option.only(kinds.keys() | {'prefix', 'options', 'seed', 'per_seed'})
     given = [kind for kind in kinds if kind in option.raw]
@@ -103,10 +96,8 @@ def _inherit(option: Reader) -> tuple[tuple[str, ...], ...]:
     from mmdistill_dense.networks.inherit import parse_inherit  # imports torch
 
     pairs = option.get('inherit', list)
-    try:
+    with option.naming('inherit'):
         parse_inherit(pairs)
-    except TypeError as error:
-        raise option.error('inherit', str(error)) from error
     return tuple(tuple(pair) for pair in pairs)
 
 

@@ -1,1 +1,1 @@
-"""Runs what is not finished, on this machine or by slurm, and measures what a step costs."""
+"""Do the unfinished runs of a suite, here or by slurm, and measure the cost of a step."""

@@ -1,4 +1,4 @@
-"""``suite.py cost``: measures the costs of each method once, and keeps them in ``<out>/cost``."""
+"""``suite.py cost``: measure the costs of each method once, and keep them in ``<out>/cost``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 
 from mmdistill_dense.analysis import step_cost
 from mmdistill_dense.analysis.training_step import run_length
@@ -55,15 +54,11 @@ def settings(definition: Definition) -> Settings:
 
 
 def main(definition: Definition, only: Collection[str] | None = None) -> None:
-    """Measure and print the costs. Those of today's configs and settings are not measured again.
-
-    Args:
-        definition: The suite.
-        only: Names of rows, or ``'control'``. Defaults to all.
+    """Measure and print the costs of all or some rows, except those measured with today's configs and settings.
 
     Raises:
         ValueError: For a name that is not in the suite.
-        RuntimeError: If some could not be measured; the others are measured before.
+        RuntimeError: If some could not be measured; all others are measured first.
     """
     how = settings(definition)
     runs = _first_runs(definition)
@@ -91,7 +86,11 @@ def _keep(definition: Definition, run: plan.Run, how: Settings) -> str:
     content = read_json(_file(definition, run.name))
     if content is not None and content.get('key') == key:
         return f'{_said(content)}, kept from before'
-    content = {'key': key, **_measure(run.name, plan.config_of(definition, run), how)}
+    config = plan.config_of(definition, run)
+    if run.name == plan.CONTROL:
+        content = {'key': key, **step_cost.student_cost(config, how.size)}
+    else:
+        content = {'key': key, **step_cost.step_cost(config, how.device, how.batch, how.repeats)}
     write_json(_file(definition, run.name), content)
     return _said(content)
 
@@ -126,12 +125,6 @@ def _key(definition: Definition, run: plan.Run, how: Settings) -> dict[str, Any]
     threads, length = torch.get_num_threads(), run_length(plan.config_of(definition, run))
     where = {'device': device, 'threads': threads, 'iterations': length}  # a schedule depends on the length
     return {**same, **where, 'batch': how.batch, 'repeats': how.repeats}
-
-
-def _measure(name: str, config: Config, how: Settings) -> dict[str, Any]:
-    if name == plan.CONTROL:
-        return step_cost.student_cost(config, how.size)
-    return step_cost.step_cost(config, how.device, how.batch, how.repeats)
 
 
 def _said(content: Mapping[str, Any]) -> str:

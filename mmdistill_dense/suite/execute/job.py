@@ -39,14 +39,9 @@ PATIENCE = 60.0  # seconds in which a job whose suite was killed ends
 
 
 def perform(definition: Definition, run: Run, launcher: str = 'none') -> dict[str, Any]:
-    """Do a run, or the rest of it, and return its result.
+    """Do a run or the rest of it, and return its result.
 
-    A finished run is not repeated. A stopped run goes on from its last whole checkpoint, to the same bits.
-
-    Args:
-        definition: The suite.
-        run: One of its runs. The runs that it needs have finished.
-        launcher: The launcher of the processes, as for ``tools/train.py --launcher``.
+    A finished run is not repeated. A stopped run goes on from its last whole checkpoint and ends with the same bits.
 
     Raises:
         ValueError: If the folder holds a run of another config or number of processes. Shows both.
@@ -108,7 +103,7 @@ def check_unchanged(run: Run, expected: str) -> None:
         if found not in (None, expected):
             raise ValueError(
                 f'{run.title}: {run.folder} was made with config {found}, the definition now gives {expected}. Undo '
-                'the change, set another `out`, or put what has changed away and run it again with --rerun-changed.'
+                'the change, set another `out`, or repeat changed runs with `suite.py run --rerun-changed`.'
             )
 
 
@@ -126,13 +121,15 @@ def check_processes(run: Run, processes: int) -> None:
         return
     raise ValueError(
         f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, so '
-        'they make no common table. Continue as it was begun (`suite.py slurm` starts slurm.processes, `suite.py run` '
+        'one table cannot hold both. Continue as it was begun (`suite.py slurm` starts slurm.processes, `suite.py run` '
         'starts one), set another `out`, or repeat such runs with `suite.py run --rerun-changed`.'
     )
 
 
 def _train(definition: Definition, run: Run, config: Config, report: Report) -> dict[str, Any]:
-    started = _check_start(definition, run, config)
+    start, file, started = start_of(definition, run.name), start_file(definition, run), None
+    if start is not None and file is not None:  # mmengine would load what fits, and only warn
+        started = start_weights.check_file(config, start, file)
     found = latest_checkpoint(run.folder)
     if found is not None:
         config.resume, config.load_from = True, str(found)
@@ -153,24 +150,18 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     report.tell(True, phase='testing')
     last = _load_last(runner, run.folder)
     val = dict(runner.val())
-    same = run.kind != 'search' and _tests_val(config)
-    test = val if same else {} if run.kind == 'search' else dict(runner.test())
+    same = _tests_val(config)
+    test = {} if run.kind == 'search' else val if same else dict(runner.test())
     return {
         'metrics': {'test': plain(test), 'val': plain(val)},
-        'test_is_val': _tests_val(config),
+        'test_is_val': same,
         'checkpoint': last.name,
         **trained,
     }
 
 
-def _check_start(definition: Definition, run: Run, config: Config) -> dict[str, Any] | None:
-    """Compare the file with the backbone. mmengine would load the part that fits, and only warn."""
-    start, file = start_of(definition, run.name), start_file(definition, run)
-    return None if start is None or file is None else start_weights.check_file(config, start, file)
-
-
 def _load_last(runner: Runner, folder: Path) -> Path:
-    """Load the last checkpoint for the test. With EMA it holds the average, and the memory does not."""
+    """Load the last checkpoint for the test. With EMA, only the file holds the averaged weights."""
     barrier()  # the first process writes the file
     last = _last_of(folder)
     take_weights_from(runner, str(last))
@@ -184,14 +175,14 @@ def _last_of(folder: Path) -> Path:
 
 
 def _named(config: Config, run: Run) -> Config:
-    """The same config under another file name, so that the runner's dump does not overwrite ``run.py``."""
+    """Return the config with another file name, so that the runner does not overwrite ``run.py``."""
     named = Config(config.to_dict(), cfg_text=config.text, filename=str(run.folder / 'config.py'))
     named.experiment_name = f'{run.kind}_{run.folder.name}_{run.name.replace("/", "_")}_{os.getpid()}_{id(named)}'
     return named
 
 
 def _test_teacher(config: Config) -> dict[str, Any]:
-    """The scores of the pair's teacher, which is loaded as strictly as for distillation."""
+    """Return the scores of the pair's teacher, loaded as strictly as for distillation."""
     model = config.model.teacher
     path = local_file(str(model.get('checkpoint')), model.get('cfg'), 'model.teacher.checkpoint')
     config.model = _teacher_network(model)

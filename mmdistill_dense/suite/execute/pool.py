@@ -1,4 +1,4 @@
-"""Runs side by side, one process each. They end when this process ends."""
+"""Do several runs at a time, each in its own process. The processes end with this one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from mmdistill_dense.suite.execute.progress import Board
 from mmdistill_dense.suite.plan.runs import Run, choice_name
 
 TICK = 0.2
@@ -31,38 +32,18 @@ class Job:
     log: Path
 
 
-class Watch(Protocol):
-    """Is informed of what the pool does."""
-
-    def started(self, run: Run) -> None:
-        """A process was started."""
-
-    def ended(self, run: Run, failure: str | None) -> None:
-        """A run has ended, with its result or with a failure."""
-
-    def tick(self, running: Sequence[Run], waiting: Sequence[Run]) -> None:
-        """Called several times a second."""
-
-
 class Pool:
-    """Starts each run when the results that it needs are there and a slot is free.
+    """Starts each run when the results that it needs are there and one of ``jobs`` slots is free."""
 
-    Args:
-        command: Returns the command line of a run.
-        jobs: The number of runs side by side.
-        threads: The threads of each run.
-        watch: Is informed of what the pool does.
-    """
-
-    def __init__(self, command: Callable[[Run], list[str]], jobs: int, threads: int, watch: Watch) -> None:
+    def __init__(self, command: Callable[[Run], list[str]], jobs: int, threads: int, board: Board) -> None:
         self.command = command
         self.jobs = jobs
         self.threads = threads
-        self.watch = watch
+        self.board = board
         self.devices = visible_devices()
 
     def execute(self, todo: Sequence[Run]) -> dict[str, str]:
-        """Do runs, among them all that they need. A failed run stops only those that need it.
+        """Do runs, which include all that they depend on. A failed run stops only its dependents.
 
         Returns:
             The reasons of failures, by the title of the run.
@@ -76,7 +57,7 @@ class Pool:
                 self._start(waiting, running)
                 if not running:
                     self._give_up(waiting, failed)
-                self.watch.tick([job.run for job in running.values()], waiting)
+                self.board.tick([job.run for job in running.values()], waiting)
                 time.sleep(TICK)
         finally:
             end([job.process for job in running.values()])
@@ -91,7 +72,7 @@ class Pool:
             _close(job.process)
             if code != 0 or job.run.result is None:
                 failed[job.run.folder] = f'ended with code {code}; the end of {job.log}:\n{tail(job.log)}'
-            self.watch.ended(job.run, failed.get(job.run.folder))
+            self.board.ended(job.run, failed.get(job.run.folder))
 
     def _skip(self, waiting: list[Run], failed: dict[Path, str], titles: dict[Path, str]) -> None:
         for run in list(waiting):
@@ -99,7 +80,7 @@ class Pool:
             if lost:
                 waiting.remove(run)
                 failed[run.folder] = f'needs {", ".join(lost)}'
-                self.watch.ended(run, failed[run.folder])
+                self.board.ended(run, failed[run.folder])
 
     def _start(self, waiting: list[Run], running: dict[int, Job]) -> None:
         for slot in (slot for slot in range(self.jobs) if slot not in running):
@@ -108,13 +89,13 @@ class Pool:
                 return
             waiting.remove(ready)
             running[slot] = self._launch(ready, slot)
-            self.watch.started(ready)
+            self.board.started(ready)
 
     def _give_up(self, waiting: list[Run], failed: dict[Path, str]) -> None:
         for run in waiting:
             missing = [str(folder) for folder in run.after if not (folder / 'result.json').is_file()]
-            failed[run.folder] = f'needs results that no run here makes: {", ".join(missing)}'
-            self.watch.ended(run, failed[run.folder])
+            failed[run.folder] = f'needs results that none of these runs gives: {", ".join(missing)}'
+            self.board.ended(run, failed[run.folder])
         waiting.clear()
 
     def _launch(self, run: Run, slot: int) -> Job:
@@ -172,7 +153,7 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, limit - time.monotonic()))
-        _signal(process, signal.SIGKILL)  # also what is left of its group
+        _signal(process, signal.SIGKILL)  # also the rest of its group
         process.wait()
         _wait_for_group(process)
         _close(process)
@@ -188,7 +169,7 @@ def _wait_for_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+    with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
         os.killpg(process.pid, number)
 
 

@@ -1,9 +1,10 @@
-"""Checks before the first run starts, for mistakes that would otherwise show hours later."""
+"""Checks before the first run, for mistakes that would otherwise appear hours later."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from mmdistill_dense.weights.locate import local_file
 
 
 def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
-    """Return the runs of some rows and seeds, with all that they need. By default these are all runs.
+    """Return the runs of some rows and seeds, and their dependencies. By default all runs.
 
-    A named teacher, or a named pre-training for all seeds, is taken whatever the seeds.
+    ``seeds`` does not apply to a named teacher, nor to a named pre-training that serves all seeds.
 
     Raises:
         ValueError: For a name or seed that is not in the definition.
@@ -55,63 +56,46 @@ def unfinished(
 ) -> list[Run]:
     """Return the runs without a result, after all config hashes were compared.
 
-    Args:
-        definition: The suite.
-        runs: Some of its runs.
-        rerun_changed: Move folders of another config, or number of processes, to ``<out>/replaced`` instead of refusing
-            them.
-        processes: The number of processes of each run.
+    ``rerun_changed`` moves folders of another config or number of processes to ``<out>/replaced``, to repeat the runs.
 
     Raises:
         ValueError: For a folder of another config; if runs are left to do, also for another number of processes.
     """
-    todo = []
     for run in runs:
-        if run.choice is None:  # its search decides the config; the job compares it
-            todo.append(run)
-            continue
-        try:
-            check_unchanged(run, plan.hash_of(definition, run))
-        except ValueError:
-            if not rerun_changed:
-                raise
-            put_away(definition, run)
-        if run.result is None:
-            todo.append(run)
-    if not todo:
+        if run.choice is not None:  # otherwise its search decides the config, and the job compares it
+            with _replacing(definition, run, rerun_changed):
+                check_unchanged(run, plan.hash_of(definition, run))
+    if not _todo(runs):
         return []
-    return _with_lost(definition, runs, _unequal(definition, runs, todo, rerun_changed, processes))
+    for run in plan.runs(definition):
+        with _replacing(definition, run, rerun_changed and run in runs):
+            check_processes(run, processes)
+    needed = {folder for run in _todo(runs) for folder in run.after}
+    for run in runs:  # results without weights were restored or tidied up
+        if run.folder in needed and run.result is not None and not _has_weights(run):
+            put_away(definition, run)
+    return _todo(runs)
 
 
-def _with_lost(definition: Definition, runs: Sequence[Run], todo: list[Run]) -> list[Run]:
-    """Add the runs whose results are there without weights (restored, or tidied up), if another run needs them."""
-    needed = {folder for run in todo for folder in run.after}
-    lost = [run for run in runs if run.folder in needed and run.result is not None and not _has_weights(run)]
-    for run in lost:
+def _todo(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.choice is None or run.result is None]
+
+
+@contextmanager
+def _replacing(definition: Definition, run: Run, allowed: bool) -> Iterator[None]:
+    """Put a run away that is refused inside, if that is allowed."""
+    try:
+        yield
+    except ValueError:
+        if not allowed:
+            raise
         put_away(definition, run)
-    return [run for run in runs if run in todo or run in lost]
 
 
 def _has_weights(run: Run) -> bool:
-    """Whether its weights are there, as far as others read them: a search and a tested teacher give only scores."""
+    """Whether a run has the weights that others read. A search and a tested teacher have only scores."""
     name = (run.result or {}).get('checkpoint')
     return run.kind == 'search' or name is None or (run.folder / name).is_file()
-
-
-def _unequal(
-    definition: Definition, runs: Sequence[Run], todo: list[Run], rerun_changed: bool, processes: int
-) -> list[Run]:
-    """Refuse, or repeat, runs of another number of processes than those to do."""
-    again = []
-    for run in plan.runs(definition):
-        try:
-            check_processes(run, processes)
-        except ValueError:
-            if not rerun_changed or run not in runs:
-                raise
-            put_away(definition, run)
-            again.append(run)
-    return [run for run in runs if run in todo or run in again]
 
 
 def put_away(definition: Definition, run: Run) -> Path:
@@ -129,7 +113,7 @@ def put_away(definition: Definition, run: Run) -> Path:
 
 
 def check(definition: Definition, todo: Sequence[Run]) -> None:
-    """Look for the data and all weights, and build every network that is to be trained.
+    """Check that data and weights exist, and build every network that will be trained.
 
     Raises:
         FileNotFoundError: For a missing folder, list or checkpoint. Names its config key.
@@ -151,15 +135,13 @@ def check(definition: Definition, todo: Sequence[Run]) -> None:
 
 
 def check_batch(definition: Definition, todo: Sequence[Run], processes: int) -> None:
-    """Refuse a batch that does not belong to the recipe's learning rate.
+    """Refuse a batch that does not match the recipe's learning rate.
 
     Raises:
         ValueError: Shows both batches, and what to set.
     """
-    places = {
-        'teacher': 'teacher.options',
-        **{f'{PRETRAIN}/{name}': f'starts.{name}.options' for name in definition.starts},
-    }
+    places = {f'{PRETRAIN}/{name}': f'starts.{name}.options' for name in definition.starts}
+    places['teacher'] = 'teacher.options'
     for place, run in {places.get(run.name, 'options'): run for run in todo}.items():
         if run.kind == 'teacher' and not plan.trains_teacher(definition):
             continue
@@ -172,16 +154,14 @@ def _check_names(definition: Definition) -> None:
     recipe, config = configs.read(definition.control), configs.control_config(definition)
     init_default_scope(config.get('default_scope', 'mmengine'))
     check_metric(config, definition.metric, str(definition.path))
-    given = [('options', definition.options, recipe, config)]
+    check_options(definition.options, recipe, config, f'{definition.path}: options')
     if (teacher := definition.teacher) is not None:
         whole = configs.teacher_config(definition, teacher)
-        given.append(('teacher.options', teacher.options, configs.read(teacher.config), whole))
+        check_options(teacher.options, configs.read(teacher.config), whole, f'{definition.path}: teacher.options')
     for start in definition.starts.values():
         if start.config is not None:
-            whole = configs.pretrain_config(definition, start)
-            given.append((f'starts.{start.name}.options', start.options, configs.read(start.config), whole))
-    for place, options, before, after in given:
-        check_options(options, before, after, f'{definition.path}: {place}')
+            whole, place = configs.pretrain_config(definition, start), f'{definition.path}: starts.{start.name}.options'
+            check_options(start.options, configs.read(start.config), whole, place)
 
 
 def _check_data(config: Config) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from statistics import fmean
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group
@@ -20,13 +19,7 @@ PLAIN_EVERY = 60.0  # seconds between two reports without a terminal
 
 
 class Board:
-    """Shows the progress: live on a terminal, as plain lines elsewhere.
-
-    Args:
-        console: Where to show it.
-        runs: All runs of the suite. The durations of the finished ones give the time left.
-        jobs: The number of runs side by side.
-    """
+    """Shows the progress of ``runs``, ``jobs`` at a time: live on a terminal, in plain lines elsewhere."""
 
     def __init__(self, console: Console, runs: Sequence[Run], jobs: int) -> None:
         self.console = console
@@ -43,20 +36,18 @@ class Board:
             self.live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.live:
             self.live.stop()
 
     def started(self, run: Run) -> None:
-        """Say so, where there is no live line."""
+        """Print that a run starts or goes on, unless on a terminal."""
         if not self.live:
             at = run.state.get('iteration') or 0
             self._print(f'{run.title}: ' + (f'goes on after about {at} iterations' if at else 'starts'))
 
     def ended(self, run: Run, failure: str | None) -> None:
-        """Say the score, or that there is none."""
+        """Print the score or the failure."""
         result = run.result
         if failure is not None or result is None:
             self._print(f'{run.title}: FAILED ({(failure or "").splitlines()[0]})')
@@ -67,7 +58,7 @@ class Board:
         self._print(f'{run.title}: {found} after {clock(60 * result["minutes"])}')
 
     def tick(self, running: Sequence[Run], waiting: Sequence[Run]) -> None:
-        """Renew the lines."""
+        """Update the lines."""
         if self.live is None and time.monotonic() - self.said < PLAIN_EVERY:
             return
         self.said = time.monotonic()
@@ -127,15 +118,9 @@ def _projected(state: dict[str, Any]) -> float | None:
 def time_left(
     minutes: dict[Run, float], running: dict[Run, dict[str, Any]], waiting: Sequence[Run], jobs: int
 ) -> float | None:
-    """Estimate the seconds left.
+    """Estimate the seconds left, from the minutes of finished runs and the states of running ones.
 
     A run takes as long as the mean of those of the same name, finished or running, or else as the mean of all.
-
-    Args:
-        minutes: The durations of the finished runs.
-        running: The states of the running ones.
-        waiting: The runs that have not begun.
-        jobs: The number of runs side by side.
     """
     known: dict[str, list[float]] = {}
     projected = {run: _projected(state) for run, state in running.items()}
@@ -156,7 +141,7 @@ def time_left(
 
 
 def clock(seconds: float | None) -> str:
-    """Return a duration to be shown."""
+    """Return a duration as text."""
     if seconds is None:
         return '?'
     minutes, rest = divmod(max(0, round(seconds)), 60)

@@ -1,4 +1,4 @@
-"""Reports how far a run is, in a file that is complete at any time."""
+"""Write the progress of a run to a file that is complete at any time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,7 @@ EVERY = 1.0  # seconds between two writes
 
 
 class Report:
-    """The file ``state.json`` in a run's folder.
-
-    Args:
-        folder: The folder of the run.
-        config_hash: The hash of its config.
-        processes: The number of processes of the run.
-        write: Whether this process writes the file.
-    """
+    """The file ``state.json`` in a run's folder. Of several processes, only one has ``write``."""
 
     def __init__(self, folder: Path, config_hash: str, processes: int = 1, write: bool = True) -> None:
         self.path = folder / 'state.json'
@@ -48,7 +41,7 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        """Spent on the run, with its earlier starts."""
+        """The seconds spent on the run, including earlier starts."""
         return self.before + time.monotonic() - self.start
 
     @property
@@ -57,7 +50,7 @@ class Report:
         return time.monotonic() - self.written >= EVERY
 
     def tell(self, force: bool = False, **state: Any) -> None:
-        """Update the state, and write it if that is due."""
+        """Update the state, and write it if the last write is long enough ago."""
         self.state.update(state)
         if self.write and (force or self.due):
             self.written = time.monotonic()
@@ -73,7 +66,7 @@ class ReportHook(Hook):
         self.report = report
 
     def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
-        """Report a distiller that learns something before the training."""
+        """Report a distiller that learns before the training."""
         known = self.report.state.get('prepared')
         if known is None or done < known['iteration']:  # the first distiller, or the next one
             known = {'first': done - 1, 'began': self.report.seconds}

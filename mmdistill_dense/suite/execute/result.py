@@ -1,4 +1,4 @@
-"""The parts of a result beside its scores."""
+"""The parts of a result other than its scores."""
 
 from __future__ import annotations
 
@@ -45,23 +45,19 @@ def receipts_of(runner: Runner) -> dict[str, Any] | None:
 
 
 def origin_of(run: Run, config_hash: str) -> dict[str, Any]:
-    """Return which run it is, and the machine and versions it ran on."""
+    """Return the name of a run, and the machine and versions it ran on."""
     cuda = torch.cuda.is_available()
+    versions = {name: str(getattr(sys.modules[name], '__version__', '')) for name in PACKAGES if name in sys.modules}
     return {
         'name': run.name,
         'seed': run.seed,
         'choice': dict(run.choice or {}),
         'config_hash': config_hash,
-        'versions': {**_versions(), 'mmdistill_dense': __version__},
+        'versions': {**versions, 'mmdistill_dense': __version__},
         'device': torch.cuda.get_device_name() if cuda else f'CPU {platform.machine()}',
         'threads': torch.get_num_threads(),
         'processes': get_world_size(),
     }
-
-
-def _versions() -> dict[str, str]:
-    """The versions of the packages that the run has loaded."""
-    return {name: str(getattr(sys.modules[name], '__version__', '')) for name in PACKAGES if name in sys.modules}
 
 
 def plain(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A shell script that submits every unfinished run of a suite to slurm, and then the table."""
+"""Make a shell script that submits every unfinished run of a suite, and then its table, to slurm."""
 
 from __future__ import annotations
 
@@ -11,18 +11,13 @@ from mmdistill_dense.suite.execute.pool import job_words
 from mmdistill_dense.suite.plan.runs import Run
 
 MODULE = 'mmdistill_dense.suite.cli'
-_TABLE = ('partition', 'account', 'qos')  # the options that a job without a GPU needs as well
+_TABLE = ('partition', 'account', 'qos')  # options that the table's job needs, too
 # evaluated on the node, where each job needs its own port
 _PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) && '
 
 
 def script(definition: Definition, todo: Sequence[Run]) -> str:
-    """Return the script. Each job waits for the jobs whose results it needs.
-
-    Args:
-        definition: The suite. Its ``slurm`` holds the options of sbatch.
-        todo: The runs to submit.
-    """
+    """Return the script. Each job waits for the jobs whose results it needs."""
     logs = definition.out / 'slurm'
     names = {run.folder: f'job{number}' for number, run in enumerate(todo)}
     lines = [
@@ -34,7 +29,8 @@ def script(definition: Definition, todo: Sequence[Run]) -> str:
     for run in todo:
         needed = [f'${names[folder]}' for folder in run.after if folder in names]
         wait = f' --dependency=afterok:{":".join(needed)} --kill-on-invalid-dep=yes' if needed else ''
-        command = f'sbatch --parsable{_options(definition, run.title, logs)}{wait} {_wrap(definition, run)}'
+        wrapped = _wrap(definition, _command(definition, run))
+        command = f'sbatch --parsable{_options(definition, run.title, logs)}{wait} {wrapped}'
         lines.append(f'{names[run.folder]}=$({command})')
     lines.append(_table_line(definition, logs, list(names.values())))
     return '\n'.join(lines) + '\n'
@@ -61,27 +57,25 @@ def _flags(options: dict[str, object]) -> str:
     )
 
 
-def _wrap(definition: Definition, run: Run) -> str:
+def _command(definition: Definition, run: Run) -> str:
     slurm = definition.slurm
     words = shlex.join(job_words(definition.path, run))
     python, count, launcher = slurm['python'], slurm['processes'], slurm['launcher']
     if count == 1:
-        command = f'{python} -m {MODULE} {words}'
-    elif launcher == 'slurm':
-        command = f'{_PORT}srun {python} -m {MODULE} {words} --launcher slurm'
-    else:
-        torchrun = f'{python} -m torch.distributed.run --nproc_per_node={count} --master_port=$MASTER_PORT'
-        command = f'{_PORT}{torchrun} -m {MODULE} {words} --launcher pytorch'
-    return f'--wrap={shlex.quote(_after_setup(definition, command))}'
+        return f'{python} -m {MODULE} {words}'
+    if launcher == 'slurm':
+        return f'{_PORT}srun {python} -m {MODULE} {words} --launcher slurm'
+    torchrun = f'{python} -m torch.distributed.run --nproc_per_node={count} --master_port=$MASTER_PORT'
+    return f'{_PORT}{torchrun} -m {MODULE} {words} --launcher pytorch'
 
 
-def _after_setup(definition: Definition, command: str) -> str:
+def _wrap(definition: Definition, command: str) -> str:
     setup = definition.slurm['setup']
-    return f'{setup} && {command}' if setup else command
+    return f'--wrap={shlex.quote(f"{setup} && {command}" if setup else command)}'
 
 
 def _table_line(definition: Definition, logs: Path, jobs: Sequence[str]) -> str:
     wait = f' --dependency=afterany:{":".join(f"${job}" for job in jobs)}' if jobs else ''
     options = _flags({key: value for key, value in definition.slurm.items() if key in _TABLE})
     command = f'{definition.slurm["python"]} -m {MODULE} table {shlex.quote(str(definition.path))}'
-    return f'sbatch{_names("table", logs)}{options}{wait} --wrap={shlex.quote(_after_setup(definition, command))}'
+    return f'sbatch{_names("table", logs)}{options}{wait} {_wrap(definition, command)}'

@@ -1,1 +1,1 @@
-"""Which runs a suite has, their configs and their results."""
+"""The runs of a suite, their configs and their results."""

@@ -1,4 +1,4 @@
-"""The configs of a suite's runs: the control with the suite's options, and the same with a method's distillers."""
+"""The configs of a suite's runs: the control with the suite's options, and with a method's distillers."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from mmdistill_dense.suite.plan import start_weights
 PLACES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _OF_THE_RUN = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # the suite sets these
+_NONE = object()
 _KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
 
 
@@ -50,12 +51,7 @@ def control_config(definition: Definition) -> Config:
 def method_config(definition: Definition, method: Method, choice: Mapping[str, Any] | None = None) -> Config:
     """Return the config of a row: the control with its distillers, and with ``model.inherit`` of its start.
 
-    :mod:`mmdistill_dense.suite.plan.start_weights` sets the other starts.
-
-    Args:
-        definition: The suite.
-        method: One of its rows.
-        choice: The searched values by option.
+    :mod:`mmdistill_dense.suite.plan.start_weights` sets the other starts. ``choice`` are searched values by option.
 
     Raises:
         ValueError: For a config that differs from the control in more than its distillers; for options of anything but
@@ -83,8 +79,8 @@ def distillers_of(definition: Definition, method: Method) -> ConfigDict:
     Raises:
         ValueError: For a config that differs from the control in anything else, or in nothing.
     """
-    if method.fragment is not None:
-        return read(method.fragment).distillers
+    if method.options_file is not None:
+        return read(method.options_file).distillers
     assert method.config is not None, 'the row has distillers'
     own, control = read(method.config), read(definition.control)
     keys = sorted(differences(_comparable(own), _comparable(control)))
@@ -113,12 +109,11 @@ def pretrain_config(definition: Definition, start: Start) -> Config:
     """Return the config of a pre-training. ``checkpoint_every`` counts the students' steps, so it does not apply."""
     assert start.config is not None, 'it is a pre-training'
     config = read(start.config)
-    _check_keys(config, definition, start.options, f'starts.{start.name}.options')
-    config.merge_from_dict(dict(start.options))
+    _merge(config, definition, start.options, f'starts.{start.name}.options')
     return _shared(config, definition)
 
 
-def _check_keys(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> None:
+def _merge(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> None:
     for key in options:
         first = key.split('.')[0]
         if first not in config:
@@ -126,16 +121,14 @@ def _check_keys(config: Config, definition: Definition, options: Mapping[str, An
     for key in flat(options):
         if key in _OF_THE_RUN:
             raise ValueError(f'{definition.path}: {place}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
+    config.merge_from_dict(dict(options))
 
 
 def _common(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> Config:
-    _check_keys(config, definition, options, place)
     distillers = copy.deepcopy(config.model.get('distillers'))
-    config.merge_from_dict(dict(options))
+    _merge(config, definition, options, place)
     if config.model.get('distillers') != distillers:
-        raise ValueError(
-            f'{definition.path}: {place}: model.distillers: give it as an option of the methods that it is for'
-        )
+        raise ValueError(f'{definition.path}: {place}: model.distillers: set it in the options of a method')
     checkpoint = config.default_hooks.checkpoint
     checkpoint.interval = definition.checkpoint_every or checkpoint.get('interval', -1)
     return _shared(config, definition)
@@ -153,7 +146,7 @@ def _shared(config: Config, definition: Definition) -> Config:
 
 
 def _full_key(key: str, config: Config, place: str) -> str:
-    """The whole key of a distiller's option, which may be given without the parts that are clear."""
+    """Return the full key of a distiller's option, which may be given in a short form."""
     names = list(config.model.distillers)
     words = key.removeprefix('model.distillers.').split('.')
     if words[0] in names and len(words) > 1:
@@ -166,7 +159,9 @@ def _full_key(key: str, config: Config, place: str) -> str:
             'the `options` of the suite.'
         )
     if len(names) != 1:
-        raise ValueError(f'{place}.{key}: of which distiller, {" or ".join(names)}? Write {names[0]}.{key}.')
+        raise ValueError(
+            f'{place}.{key}: does not say which distiller ({" or ".join(names)}). Write e.g. {names[0]}.{key}.'
+        )
     return f'model.distillers.{names[0]}.{key}'
 
 
@@ -197,15 +192,10 @@ def _comparable(config: Config) -> dict[str, Any]:
 
 def differences(first: Any, second: Any, place: str = '') -> Iterator[str]:
     """Yield the dotted keys at which two plain values differ."""
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)) and len(first) == len(second):
+        first, second = dict(enumerate(first)), dict(enumerate(second))
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         for key in {*first, *second}:
-            inside = f'{place}.{key}' if place else str(key)
-            if key in first and key in second:
-                yield from differences(first[key], second[key], inside)
-            else:
-                yield inside
-    elif isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)) and len(first) == len(second):
-        for index, (one, other) in enumerate(zip(first, second, strict=True)):
-            yield from differences(one, other, f'{place}.{index}')
+            yield from differences(first.get(key, _NONE), second.get(key, _NONE), f'{place}.{key}'.lstrip('.'))
     elif first != second:
         yield place

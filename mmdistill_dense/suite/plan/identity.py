@@ -25,12 +25,8 @@ def config_hash(config: Config, teacher: str | None = None, tests_teacher: bool 
     """Return 12 hexadecimal digits that change with what a run trains, and with nothing else.
 
     The configs of the networks are resolved, so that a change in their bases counts. Left out are the folder, the seed,
-    logging, how often checkpoints are saved, and where data and weights lie.
-
-    Args:
-        config: The config of a run.
-        teacher: How the teacher is made, if the suite trains it.
-        tests_teacher: Whether the run only tests the pair's teacher.
+    logging, how often checkpoints are saved, and where data and weights lie. ``teacher`` says how the suite trains its
+    teacher; ``tests_teacher`` is true for a run that only tests the pair's teacher.
     """
     identity = _identity(config, teacher)
     if tests_teacher:

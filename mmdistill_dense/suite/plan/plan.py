@@ -1,4 +1,4 @@
-"""The runs of a suite, what each one waits for, and their results."""
+"""The runs of a suite, their dependencies, configs and results."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ def runs(definition: Definition) -> list[Run]:
     students = []
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
         folder = definition.out / 'runs' / name / f'seed{seed}'
-        tried = searches.get(name, [])
-        after = before + tuple(run.folder for run in tried) if all_wait or _reads_teacher(definition, name) else ()
-        after += _pretrained(definition, name, seed)
+        tried, start = searches.get(name, []), start_of(definition, name)
+        reads = name != CONTROL and (definition.methods[name].distils or (start and start.inherit))
+        after = before + tuple(run.folder for run in tried) if all_wait or reads else ()
+        after += tuple(one.folder for one in _pretrainings(definition, name, seed))
         students.append(Run(name, 'run', seed, folder, after, best.get(name, {})))
     students = [*itertools.chain(*searches.values()), *students]
-    teachers = [teacher] if has_teacher_run(definition) else []
-    return [*teachers, *_pretrainings(definition, students), *students]
+    teachers = [teacher] if trains_teacher(definition) or definition.test_teacher else []
+    pretrainings = dict.fromkeys(one for run in students for one in _pretrainings(definition, run.name, run.seed))
+    return [*teachers, *pretrainings, *students]
 
 
 def _teacher_folder(definition: Definition) -> tuple[Path, ...]:
@@ -46,27 +48,14 @@ def _teacher_folder(definition: Definition) -> tuple[Path, ...]:
     return (definition.out / TEACHER,) if trains_teacher(definition) else ()
 
 
-def _reads_teacher(definition: Definition, name: str) -> bool:
-    start = start_of(definition, name)
-    return name != CONTROL and (definition.methods[name].distils or bool(start and start.inherit))
-
-
-def _pretrainings(definition: Definition, students: Sequence[Run]) -> list[Run]:
-    """The pre-trainings that students start from: one for all seeds, or one per seed."""
-    found: dict[Path, Run] = {}
-    for run in students:
-        start = start_of(definition, run.name)
-        for folder in _pretrained(definition, run.name, run.seed):
-            assert start is not None, 'it has a folder'
-            found[folder] = Run(f'{PRETRAIN}/{start.name}', PRETRAIN, start.seed_for(run.seed), folder, (), {})
-    return list(found.values())
-
-
-def _pretrained(definition: Definition, name: str, seed: int) -> tuple[Path, ...]:
+def _pretrainings(definition: Definition, name: str, seed: int) -> list[Run]:
+    """Return the pre-training that a student starts from, or nothing."""
     start = start_of(definition, name)
     if start is None or start.config is None:
-        return ()
-    return (definition.out / PRETRAIN / start.name / f'seed{start.seed_for(seed)}',)
+        return []
+    own = seed if start.seed is None else start.seed
+    folder = definition.out / PRETRAIN / start.name / f'seed{own}'
+    return [Run(f'{PRETRAIN}/{start.name}', PRETRAIN, own, folder, (), {})]
 
 
 def start_of(definition: Definition, name: str) -> Start | None:
@@ -98,7 +87,7 @@ def start_file(definition: Definition, run: Run) -> Path | None:
         return None
     if start.config is None:
         return local_file(start.given, None, start.key)
-    return _last_file(_pretrained(definition, run.name, run.seed)[0])
+    return _last_file(_pretrainings(definition, run.name, run.seed)[0].folder)
 
 
 def trains_teacher(definition: Definition) -> bool:
@@ -114,11 +103,6 @@ def trains_teacher(definition: Definition) -> bool:
     return begun or not (file and Path(file).is_file())
 
 
-def has_teacher_run(definition: Definition) -> bool:
-    """Tell whether the suite trains or tests the teacher."""
-    return trains_teacher(definition) or definition.test_teacher
-
-
 def _teachers(definition: Definition) -> dict[str, Any]:
     found = teachers_of(configs.read(definition.control).model)
     if len(found) != 1 and (definition.teacher is not None or definition.test_teacher):
@@ -131,14 +115,13 @@ def _teachers(definition: Definition) -> dict[str, Any]:
 
 def _searches(definition: Definition) -> dict[str, list[Run]]:
     """The runs of every search, by row."""
-    before, found = _teacher_folder(definition), {}
+    before, found = _teacher_folder(definition), dict[str, list[Run]]()
     for name, values in definition.grid.items():
-        choices = [dict(zip(values, tried, strict=True)) for tried in itertools.product(*values.values())]
-        found[name] = [
-            Run(name, 'search', seed, folder, before + _pretrained(definition, name, seed), choice)
-            for choice, seed in itertools.product(choices, definition.grid_seeds)
-            for folder in [definition.out / 'search' / name / choice_name(choice) / f'seed{seed}']
-        ]
+        for tried, seed in itertools.product(itertools.product(*values.values()), definition.grid_seeds):
+            choice = dict(zip(values, tried, strict=True))
+            folder = definition.out / 'search' / name / choice_name(choice) / f'seed{seed}'
+            after = before + tuple(one.folder for one in _pretrainings(definition, name, seed))
+            found.setdefault(name, []).append(Run(name, 'search', seed, folder, after, choice))
     return found
 
 
@@ -162,12 +145,10 @@ def _scores(tried: Sequence[Run]) -> list[tuple[Choice, list[float | None]]]:
 
 
 def _best(scores: Sequence[tuple[Choice, list[float | None]]]) -> Choice | None:
-    means = []
-    for _, values in scores:
-        if any(value is None for value in values):
-            return None
-        means.append(fmean(-math.inf if value is None or math.isnan(value) else value for value in values))
-    return scores[means.index(max(means))][0]  # of equal ones the first
+    if any(None in values for _, values in scores):
+        return None
+    means = [fmean(-math.inf if one is None or math.isnan(one) else one for one in values) for _, values in scores]
+    return scores[means.index(max(means))][0]  # the first of equals
 
 
 def config_of(definition: Definition, run: Run) -> Config:
@@ -203,26 +184,18 @@ def _unstarted(definition: Definition, run: Run) -> Config:
     elif run.name in (CONTROL, TEACHER):
         config = configs.control_config(definition)
     else:
-        config = configs.method_config(definition, definition.methods[run.name], _decided(run))
+        if run.choice is None:
+            raise RuntimeError(f'{run.title}: its search has not ended; `suite.py run` runs it first.')
+        config = configs.method_config(definition, definition.methods[run.name], run.choice)
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
     if run.kind not in ('teacher', PRETRAIN) and trains_teacher(definition) and configs.reads_teacher(config):
-        config.model.teacher.checkpoint = str(teacher_file(definition))
+        config.model.teacher.checkpoint = str(_last_file(definition.out / TEACHER))
     return config
 
 
-def _decided(run: Run) -> Choice:
-    if run.choice is None:
-        raise RuntimeError(f'{run.title}: its search has not ended; `suite.py run` runs it first.')
-    return run.choice
-
-
-def teacher_file(definition: Definition) -> Path:
-    """Return the checkpoint of the teacher that the suite trains. Before it has ended, its name is a guess."""
-    return _last_file(definition.out / TEACHER)
-
-
 def _last_file(folder: Path) -> Path:
+    """Return the checkpoint of a run that others read. Before the run has ended, its name is a guess."""
     result = read_json(folder / 'result.json')
     return folder / (result['checkpoint'] if result else 'missing.pth')
 
@@ -242,7 +215,7 @@ def hash_of(definition: Definition, run: Run) -> str:
 
 
 def _made(definition: Definition, start: Start) -> str:
-    """How a start is made, the same on every machine and for every seed of a row."""
+    """Return how a start is made, in words that are the same on every machine and for every seed of a row."""
     if start.config is None:
         return f'{start.checkpoint or start.name} {start.prefix or ""}'
     seed = 'of each run' if start.seed is None else start.seed

@@ -1,4 +1,4 @@
-"""The configs in a run's folder: ``leaf.py``, the method on the recipe, and ``run.py``, the whole run."""
+"""The configs in a run's folder: ``method.py``, the method on the recipe, and ``run.py``, the whole run."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def write_configs(definition: Definition, run: Run, config: Config) -> None:
     elif run.kind == PRETRAIN and start is not None and start.config is not None:
         text = inheriting(start.config, run.folder)
     else:
-        text = leaf_text(definition, definition.methods.get(run.name), run.folder)
-    write_text(run.leaf, text)
-    write_text(run.folder / 'run.py', run_text(Config.fromfile(run.leaf), config))
+        text = method_text(definition, definition.methods.get(run.name), run.folder)
+    write_text(run.method_file, text)
+    write_text(run.folder / 'run.py', run_text(Config.fromfile(run.method_file), config))
 
 
-def leaf_text(definition: Definition, method: Method | None, folder: Path) -> str:
+def method_text(definition: Definition, method: Method | None, folder: Path) -> str:
     """Return the config of a row for a folder: the shipped method on the recipe, the user's config, or the control."""
-    if method is not None and method.fragment is not None:
+    if method is not None and method.options_file is not None:
         assert method.method is not None, 'it is a shipped method'
-        return compose.leaf_text(method.method, definition.control, method.fragment, folder)
+        return compose.leaf_text(method.method, definition.control, method.options_file, folder)
     base = definition.control if method is None or method.config is None else method.config
     return inheriting(base, folder)
 
@@ -42,16 +42,11 @@ def inheriting(base: Path, folder: Path) -> str:
     return f'_base_ = [{compose.reference(base, folder)}]\n'
 
 
-def run_text(leaf: Config, config: Config) -> str:
-    """Return the text of ``run.py``, which inherits ``leaf.py`` beside it.
-
-    Args:
-        leaf: The config of ``leaf.py``.
-        config: The config of the run.
-    """
-    changed = _changes(leaf.to_dict(), config.to_dict())
+def run_text(inherited: Config, config: Config) -> str:
+    """Return the text of ``run.py``: the config of a run, as changes of the inherited ``method.py`` beside it."""
+    changed = _changes(inherited.to_dict(), config.to_dict())
     lines = [f'{key} = {value!r}\n' for key, value in changed.items() if key != 'distillers']
-    return "_base_ = ['./leaf.py']\n" + ''.join(lines)
+    return "_base_ = ['./method.py']\n" + ''.join(lines)
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

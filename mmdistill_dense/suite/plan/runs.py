@@ -1,4 +1,4 @@
-"""One run of a suite: its name, its folder, what it waits for."""
+"""One run of a suite: its name, its folder, and the runs that it waits for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Run:
         kind: ``'teacher'``, ``'pretrain'``, ``'search'`` or ``'run'``.
         seed: The seed of the run.
         folder: The work folder.
-        after: The folders whose results it needs.
+        after: The folders of the runs whose results it needs.
         choice: The searched values by option; empty without a search, ``None`` until the search has ended.
     """
 
@@ -34,13 +34,13 @@ class Run:
     choice: Choice | None = field(default=None, hash=False)
 
     @property
-    def leaf(self) -> Path:
+    def method_file(self) -> Path:
         """The config of the method on the recipe, without the settings of this run."""
-        return self.folder / 'leaf.py'
+        return self.folder / 'method.py'
 
     @property
     def title(self) -> str:
-        """Name, tried values and seed, to be shown."""
+        """Name, searched values and seed, for messages."""
         tried = f' {choice_name(self.choice)}' if self.kind == 'search' and self.choice else ''
         return self.name if self.kind == 'teacher' else f'{self.name}{tried} seed {self.seed}'
 

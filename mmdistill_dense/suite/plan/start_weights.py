@@ -1,4 +1,4 @@
-"""First weights for a student's backbone: sets them in its config, and checks that a file fits the backbone."""
+"""Set the first weights of a student's backbone in its config, and check that a file fits the backbone."""
 
 from __future__ import annotations
 
@@ -24,12 +24,7 @@ def start_from(config: Config, start: Start, file: Path | None) -> None:
     """Set the first weights of a student's backbone, and leave the rest of its config as it is.
 
     The file is loaded after the initialisation of the control's backbone. So the heads get the same random numbers, and
-    the same first weights, as those of the control.
-
-    Args:
-        config: The config of a student's run, which is changed.
-        start: The start.
-        file: Its checkpoint; ``None`` for random weights.
+    the same first weights, as those of the control. ``file`` is ``None`` for random weights.
 
     Raises:
         ValueError: For a student without a backbone, and one whose config would replace the weights; for random weights
@@ -44,24 +39,19 @@ def start_from(config: Config, start: Start, file: Path | None) -> None:
 
 
 def mark(config: Config, start: Start, made: str) -> None:
-    """Set how a start is made in place of its file, for the config hash."""
+    """Set the origin of a start in place of its file, for the config hash."""
     _place(config, _student(config, start), {'type': 'Pretrained', 'made': made})
 
 
 def check_file(config: Config, start: Start, file: Path) -> dict[str, Any]:
-    """Compare a file with a student's backbone, tensor by tensor.
-
-    Args:
-        config: The config of the student's run.
-        start: The start that the file belongs to.
-        file: The checkpoint.
+    """Compare a start's file with a student's backbone, tensor by tensor.
 
     Returns:
         The part of a result about its start: name, file, sha256, and how many of the backbone's tensors it fills.
 
     Raises:
         ValueError: If the file lacks a tensor or has another shape of it; if it holds further ones below a prefix; if
-            its tensors are where mmengine does not look for them.
+            mmengine would not find its tensors.
     """
     try:
         state = initial_state(_built(_student(config, start)), file)
@@ -72,13 +62,7 @@ def check_file(config: Config, start: Start, file: Path) -> dict[str, Any]:
 
 
 def check_state(config: Config, start: Start, state: Mapping[str, Tensor], origin: str) -> tuple[int, int]:
-    """Compare tensors with a student's backbone as :func:`check_file` does.
-
-    Args:
-        config: The config of the student's run.
-        start: The start that the tensors belong to.
-        state: The tensors by name.
-        origin: Where they are from, for errors.
+    """Compare tensors with a student's backbone as :func:`check_file` does. ``origin`` names them in errors.
 
     Returns:
         How many of the backbone's tensors they fill, and how many it has.
@@ -87,17 +71,13 @@ def check_state(config: Config, start: Start, state: Mapping[str, Tensor], origi
     prefix = (start.prefix or '').rstrip('.')
     own = {name.split('.')[0] for name in backbone.state_dict()}
     given = below(state, prefix)
-    if not prefix:  # a classifier's head, for instance, is no part of it
+    if not prefix:  # leaves out e.g. the head of a classifier
         given = {key: value for key, value in given.items() if key.split('.')[0] in own}
-    hint = _prefix_hint(prefix, state)
+    within = not prefix and any(key.startswith(BACKBONE) for key in state)
+    hint = f' (it holds {BACKBONE}*: set prefix: {BACKBONE})' if within else ''
     key = f'{start.key}: {origin}{f" below {start.prefix!r}" if prefix else ""}{hint}'
     matched, _ = load_strictly(backbone, given, None, key)
     return matched, len(backbone.state_dict())
-
-
-def _prefix_hint(prefix: str, state: Mapping[str, Tensor]) -> str:
-    below = any(key.startswith(BACKBONE) for key in state)
-    return f' (it holds {BACKBONE}*: set prefix: {BACKBONE})' if not prefix and below else ''
 
 
 def _student(config: Config, start: Start) -> ModelConfig:
@@ -141,11 +121,6 @@ def _beside(student: ModelConfig, loaded: dict[str, Any]) -> Any:
     return [*(copy.deepcopy(dict(one)) for one in _members(own or []) if not _loads(one)), loaded]
 
 
-def _pretrained(model: Mapping[str, Any]) -> bool:
-    """Whether the backbone of a network loads weights."""
-    return any(_old_keys(model)) or any(map(_loads, _members(model['backbone'].get('init_cfg') or [])))
-
-
 def _old_keys(model: Mapping[str, Any]) -> tuple[Any, Any]:
     return model.get('pretrained'), model['backbone'].get('pretrained')
 
@@ -176,12 +151,13 @@ def conflict(config: Config, start: Start) -> str | None:
             both = (
                 'and the start would replace each other' if start.inherit and value is inherited else 'would replace it'
             )
-            return f'start {start.name!r}: {key}={value!r} of the control {both}; no row of this suite.'
+            return f'start {start.name!r}: {key}={value!r} of the control {both}; remove the row from the suite.'
     return None
 
 
 def _check_random(student: ModelConfig) -> None:
-    if not _pretrained(student.model):
+    loading = map(_loads, _members(student.model['backbone'].get('init_cfg') or []))
+    if not any((*_old_keys(student.model), *loading)):
         raise ValueError(f'start {RANDOM!r}: the backbone of the control is random already; leave this row out.')
     backbone = _built(student)  # norm_eval is on by default in mmdet's ResNet
     frozen, evaluated = getattr(backbone, 'frozen_stages', -1), getattr(backbone, 'norm_eval', False)

@@ -1,4 +1,4 @@
-"""Names in a definition that nothing reads: the metric, and keys of options."""
+"""Check a definition for names that nothing reads: the metric, and keys of options."""
 
 from __future__ import annotations
 
@@ -16,29 +16,18 @@ from mmdistill_dense.recipes.compose import unknown
 from mmdistill_dense.suite.plan.configs import flat
 
 _COCO = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-_IOU = {
-    'mIoU': {'mIoU', 'mAcc'},
-    'mDice': {'mDice', 'mAcc'},
-    'mFscore': {'mFscore', 'mPrecision', 'mRecall'},
-}
+_IOU = {'mIoU': ('mIoU', 'mAcc'), 'mDice': ('mDice', 'mAcc'), 'mFscore': ('mFscore', 'mPrecision', 'mRecall')}
 _REGISTRIES = (
-    registry.LOOPS,
-    registry.OPTIMIZERS,
-    registry.OPTIM_WRAPPERS,
-    registry.PARAM_SCHEDULERS,
-    registry.HOOKS,
-    registry.DATASETS,
-    registry.TRANSFORMS,
-    registry.METRICS,
-    registry.DATA_SAMPLERS,
-)
-# what mmengine reads before it builds the rest
+    registry.LOOPS, registry.OPTIMIZERS, registry.OPTIM_WRAPPERS, registry.PARAM_SCHEDULERS, registry.HOOKS,
+    registry.DATASETS, registry.TRANSFORMS, registry.METRICS, registry.DATA_SAMPLERS,
+)  # fmt: skip
+# keys that mmengine reads itself
 _READ = {'type', '_scope_', '_delete_', 'by_epoch', 'constructor', 'paramwise_cfg', 'convert_to_iter_based'}
 _READ |= {'dataset', 'num_batch_per_epoch'}
 
 
 def check_metric(config: Config, metric: str, place: str) -> None:
-    """Refuse a metric that the evaluators of mmseg and mmdet do not return. Those of others are not known in advance.
+    """Refuse a metric that the evaluators of mmseg and mmdet do not return. Other evaluators are not checked.
 
     Raises:
         ValueError: Names the metrics that they return.
@@ -69,11 +58,7 @@ def _several(value: Any) -> Sequence[str]:
 def check_options(options: Mapping[str, Any], recipe: Config, config: Config, place: str) -> None:
     """Refuse a new key that nothing reads, as ``train_cfg.max_itrs``. Networks check their own when they are built.
 
-    Args:
-        options: Settings by dotted key.
-        recipe: The config without them.
-        config: The config with them.
-        place: The key of the options, for errors.
+    ``recipe`` is the config without the options, ``config`` the config with them.
 
     Raises:
         ValueError: Names the key, and the keys that would work.
@@ -101,7 +86,7 @@ def _at(node: Any, path: Sequence[str]) -> Any:
 
 
 def _taken(path: Sequence[str], option: Mapping[str, Any]) -> set[str] | None:
-    """The names of arguments; ``None`` if any is taken, or if they are unknown."""
+    """Return the names of the arguments; ``None`` if any name is accepted, or if they are unknown."""
     if path == ['randomness']:
         return _arguments(Runner.set_randomness)
     if len(path) == 1 and path[0].endswith('_dataloader'):
@@ -114,7 +99,7 @@ def _taken(path: Sequence[str], option: Mapping[str, Any]) -> set[str] | None:
 
 
 def _arguments(built: Any) -> set[str] | None:
-    """The arguments of a class, with those of its bases, or of a function; ``None`` if it takes any."""
+    """Return the arguments of a function, or of a class with its bases; ``None`` if it accepts any name."""
     parameters = inspect.signature(built).parameters.values()
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         return set(options_of(built)) or None if inspect.isclass(built) else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmdistill_dense.recipes.targets import Target
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER, choice_name
-from mmdistill_dense.suite.table.notes import footer
+from mmdistill_dense.suite.table.notes import closing_notes
 from mmdistill_dense.suite.table.paired import LEVEL
 from mmdistill_dense.suite.table.rows import Row, Table
 
@@ -19,8 +19,9 @@ TITLES = {TEACHER: 'teacher', CONTROL: 'student alone'}
 def as_markdown(table: Table) -> str:
     """Return the table, with the scores by seed, the search, the sources and the notes."""
     sources = _sources(table)
-    parts = [f'# {table.definition.title}', _main(table, sources), _seeds(table), _search(table)]
-    parts += [_source_lines(sources), footer(table)]
+    parts = [f'# {table.definition.title}', _main(table, sources), _seeds(table)]
+    parts += ['## Search', search_table(table)] if table.searched else []
+    parts += [_source_lines(sources), closing_notes(table)]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 
@@ -29,17 +30,12 @@ def _main(table: Table, sources: Mapping[str, int]) -> str:
     head = ['', 'n', f'{definition.metric}', f'gain [{LEVEL:.0%} interval]']
     head += ['parameters', 'GFLOPs', 's / iteration', 'step', 'extra memory']
     head += ['published: alone', 'published', 'published: gain'] if sources else []
-    deployed = (table.row(CONTROL) or Row(CONTROL, {})).cost
+    deployed = table.row(CONTROL).cost
     lines = head_lines(head)
     for row in table.rows:
-        cells = [
-            row_title(row),
-            count_cell(row, len(definition.seeds)),
-            score_cell(row),
-            gain_cell(row),
-            *_costs(row, deployed),
-        ]
-        lines.append(line([*cells, *(_published(row.targets, sources) if sources else [])]))
+        cells = [row_title(row), count_cell(row, len(definition.seeds)), score_cell(row), gain_cell(row)]
+        published = _published(row.targets, sources) if sources else []
+        lines.append(line([*cells, *_costs(row, deployed), *published]))
     return '\n'.join(lines)
 
 
@@ -58,7 +54,7 @@ def count_cell(row: Row, planned: int) -> str:
 
 
 def score_cell(row: Row) -> str:
-    """Return mean ± standard deviation."""
+    """Return the mean ± standard deviation."""
     if row.summary is None:
         return 'not tested' if row.name == TEACHER else 'not run'
     spread = '' if row.summary.sd is None else f' ± {row.summary.sd:.2f}'
@@ -66,7 +62,7 @@ def score_cell(row: Row) -> str:
 
 
 def gain_cell(row: Row) -> str:
-    """Return the gain with its interval, bold where it is told apart from 0."""
+    """Return the gain with its interval, bold where it is significant."""
     if row.gain is None:
         return NONE
     mean = f'{row.gain.mean:+.2f}'
@@ -125,11 +121,9 @@ def _source_lines(sources: Mapping[str, int]) -> str:
 
 def _seeds(table: Table) -> str:
     """Every score, with its difference from the control at the same seed."""
-    control = (table.row(CONTROL) or Row(CONTROL, {})).scores
-    shown = [row for row in table.rows if row.name != TEACHER]
-    head = ['seed', *map(str, table.definition.seeds)]
-    lines = head_lines(head)
-    for row in shown:
+    control = table.row(CONTROL).scores
+    lines = head_lines(['seed', *map(str, table.definition.seeds)])
+    for row in table.rows[1:]:
         lines.append(line([row_title(row), *(_one(row, seed, control) for seed in table.definition.seeds)]))
     return '\n'.join(['## Each seed', '', *lines])
 
@@ -141,10 +135,6 @@ def _one(row: Row, seed: int, control: Mapping[int, float]) -> str:
     if row.name == CONTROL or seed not in control:
         return f'{score:.2f}'
     return f'{score:.2f} ({score - control[seed]:+.2f})'
-
-
-def _search(table: Table) -> str:
-    return f'## Search\n\n{search_table(table)}' if table.searched else ''
 
 
 def search_table(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""The notes under a suite's table: how to read it, and what it was made of."""
+"""The notes under a suite's table: how to read it, and how it was made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmdistill_dense.suite.definition.starts import Start, with_options
 from mmdistill_dense.suite.plan import configs
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.suite.table.paired import LEVEL
-from mmdistill_dense.suite.table.rows import Row, Table
+from mmdistill_dense.suite.table.rows import Table
 
 DIGITS = 12  # shown of a file's sha256
 BOLD = (
@@ -20,7 +20,7 @@ BOLD = (
 )
 
 
-def footer(table: Table) -> str:
+def closing_notes(table: Table) -> str:
     """Return the two closing sections."""
     reading = ['## How to read it', '', *(f'- {line}' for line in _reading(table))]
     made = ['## What it was made of', '', *(f'- {line}' for line in _made_of(table))]
@@ -55,8 +55,7 @@ def missing_lines(table: Table) -> list[str]:
 
 
 def _cost_lines(table: Table) -> list[str]:
-    definition, control = table.definition, table.row(CONTROL) or Row(CONTROL, {})
-    size, lines = control.cost, []
+    definition, size, lines = table.definition, table.row(CONTROL).cost, list[str]()
     if size:
         lines.append(
             f'parameters, GFLOPs: of the network that is deployed, at {_by(size["test_size"])} '
@@ -119,7 +118,7 @@ def _settings(table: Table) -> list[str]:
         origin = str(method.config) if method.config else ' '.join(filter(None, [method.method, method.variant]))
         if method.start is not None:
             origin = f'{origin or "student alone"} from start {method.start}'
-        options = with_options({**method.options, **_choice(table, method.name)})
+        options = with_options({**method.options, **(table.chosen.get(method.name) or {})})
         if origin != method.name or options:
             said.append(f'{method.name} = {origin}{options}')
     return [f'Rows: {"; ".join(said)}'] if said else []
@@ -160,10 +159,6 @@ def read_at_start(result: Mapping[str, Any]) -> str:
     return f'{start["file"]}, sha256 {start["sha256"][:DIGITS]}…, {whole}' if start else ''
 
 
-def _choice(table: Table, name: str) -> Mapping[str, Any]:
-    return table.chosen.get(name) or {}
-
-
 def receipts(result: Mapping[str, Any]) -> str:
     """Return the configs and files of a run's teachers."""
     found = result.get('teacher') or {}
@@ -197,10 +192,6 @@ def each(table: Table, say: Callable[[Mapping[str, Any]], str]) -> str:
             text = '' if row.name == TEACHER else say(result)
             if text:
                 said.setdefault(text, {})[row.name] = None
-    return _told(said)
-
-
-def _told(said: Mapping[str, Iterable[str]]) -> str:
     if len(said) < 2:
         return next(iter(said), '')
     return '; '.join(f'{text} ({", ".join(rows)})' for text, rows in said.items())

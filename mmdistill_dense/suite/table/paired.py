@@ -1,4 +1,4 @@
-"""Means, spreads and paired gains over seeds, with the interval and the test of Student's t."""
+"""Mean, standard deviation and paired gain over seeds, with interval and test by Student's t."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scipy.special import stdtr, stdtrit  # what scipy.stats.t computes with; that takes seconds to import
+from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to import
 
 LEVEL = 0.95
 
@@ -26,11 +26,11 @@ class Gain:
 
     Attributes:
         each: The difference of each seed.
-        mean: Of them.
+        mean: Their mean.
         sd: Their standard deviation, ``None`` for one pair, as the next three.
         low: Lower bound of the mean.
         high: Upper bound of the mean.
-        p: Of the two-sided test that the mean is 0, corrected for the rows of the table by :func:`paired_gains`.
+        p: The two-sided p-value of a mean of 0, corrected for the rows of the table by :func:`paired_gains`.
     """
 
     each: dict[int, float]
@@ -57,9 +57,9 @@ class Gain:
 
 
 def summarise(values: Sequence[float]) -> Summary | None:
-    """Return mean and standard deviation of a sample, ``None`` for an empty one.
+    """Return the mean and standard deviation of a sample; ``None`` if it is empty.
 
-    The ``nan`` of a diverged run is not left out: it makes the mean ``nan``.
+    The ``nan`` of a diverged run counts, and makes the mean ``nan``.
     """
     if not values:
         return None
@@ -70,18 +70,11 @@ def summarise(values: Sequence[float]) -> Summary | None:
 
 
 def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Gain | None:
-    """Return the mean of ``scores[seed] - control[seed]`` over the seeds that both have, with its interval.
+    """Return the mean of ``scores[seed] - control[seed]`` over the seeds in both, with its interval, or ``None``.
 
     ``mean +- t_{(1 + LEVEL) / 2, n - 1} sd / sqrt(n)``: a run and its control share their seed, thus the student's
-    first weights and the order of the data, so the differences have less noise than the scores. The interval holds at
-    the stated level when the differences are normal, which two or three pairs cannot tell.
-
-    Args:
-        scores: Score of each seed of a method.
-        control: The same of its control.
-
-    Returns:
-        ``None`` when no seed is in both; without bounds for a single pair.
+    first weights and the order of the data, so the differences have less noise than the scores. The interval is exact
+    for normal differences, which two or three pairs cannot show. A single pair has no bounds.
     """
     each = {seed: scores[seed] - control[seed] for seed in sorted(scores) if seed in control}
     summary = summarise(list(each.values()))
@@ -96,13 +89,9 @@ def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Ga
 
 
 def paired_gains(scores: Mapping[str, Mapping[int, float]], control: Mapping[int, float]) -> dict[str, Gain | None]:
-    """Return the gain of every row of a table, with the p-values of Holm's correction over these rows.
+    """Return the gain of every row of a table, with p-values by Holm's correction over the rows.
 
-    Where no method does anything, at most ``1 - LEVEL`` of such tables have a gain that is told apart from 0.
-
-    Args:
-        scores: Score of each seed, by method.
-        control: The same of their control.
+    If no method has an effect, at most ``1 - LEVEL`` of such tables have a significant gain.
     """
     gains = {name: paired_gain(own, control) for name, own in scores.items()}
     tested = sorted(

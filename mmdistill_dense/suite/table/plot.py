@@ -1,29 +1,23 @@
-"""The picture of a suite's table: each method's gain over the control, with its interval."""
+"""Draw each method's gain over the control, with its interval."""
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
-from mmdistill_dense.suite.table.paired import LEVEL, Summary
+from mmdistill_dense.suite.table.markdown import TITLES
+from mmdistill_dense.suite.table.paired import LEVEL
 from mmdistill_dense.suite.table.rows import Row, Table
-from mmdistill_dense.utils.atomic import write_whole
 
 OURS, PUBLISHED, QUIET = '#1f4e79', '#c55a11', '#888888'
 BELOW = 0.22  # of a line's height: the seeds are drawn below the bar
 
 
-def draw_gains(table: Table, path: Path) -> None:
-    """Write the picture to a file."""
-    write_whole(path, gains_png(table))
-
-
 def gains_png(table: Table) -> bytes:
     """Return a PNG with a line per method, in the order of the table.
 
-    It shows a small dot per seed, a large one for the mean, a bar for its interval, a diamond for a published gain.
+    A small dot is a seed, a large one the mean, a bar its interval, a diamond a published gain.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -34,7 +28,9 @@ def gains_png(table: Table) -> bytes:
     axes.axvline(0, color=QUIET, linewidth=1, zorder=0)
     for place, row in enumerate(table.methods):
         _draw_row(axes, place, row)
-    axes.set_yticks(range(len(table.methods)), [_label(row) for row in table.methods])
+    pairs = [f'n = {row.gain.n}' if row.gain else 'no pair yet' for row in table.methods]
+    labels = [f'{row.name} ({n})' for row, n in zip(table.methods, pairs, strict=True)]
+    axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(table.methods) - 0.4, -0.6)  # the first on top
     axes.set_xlabel(f'gain in {table.definition.metric} over the student alone, same seeds, percentage points')
     axes.set_title('\n'.join([table.definition.title, _subtitle(table)]), fontsize=10, loc='left')
@@ -67,23 +63,14 @@ def _published(row: Row) -> list[float]:
     return [target.gain for target in row.targets if target.gain is not None]
 
 
-def _label(row: Row) -> str:
-    if row.gain is None:
-        return f'{row.name} (no pair yet)'
-    return f'{row.name} (n = {row.gain.n})'
-
-
 def _subtitle(table: Table) -> str:
     parts = []
-    for name, title in ((CONTROL, 'student alone'), (TEACHER, 'teacher')):
-        row = table.row(name)
-        if row is not None and row.summary is not None:
-            parts.append(f'{title} {_spread(row.summary)}')
+    for name in (CONTROL, TEACHER):
+        summary = table.row(name).summary
+        if summary is not None:
+            spread = '' if summary.sd is None else f' ± {summary.sd:.2f} (n = {summary.n})'
+            parts.append(f'{TITLES[name]} {summary.mean:.2f}{spread}')
     return ', '.join(parts) or 'the control has not finished'
-
-
-def _spread(summary: Summary) -> str:
-    return f'{summary.mean:.2f}' + (f' ± {summary.sd:.2f} (n = {summary.n})' if summary.sd is not None else '')
 
 
 def _unique(axes: Any) -> tuple[list[Any], list[str]]:

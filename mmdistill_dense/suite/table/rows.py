@@ -1,4 +1,4 @@
-"""The rows of a suite's table: the results of each method, paired by seed with those of the control."""
+"""The rows of a suite's table: each method's results, paired by seed with the control's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from mmdistill_dense.recipes.targets import Target, targets_of
 from mmdistill_dense.suite.definition.definition import Definition, Method
 from mmdistill_dense.suite.execute import cost
+from mmdistill_dense.suite.execute.job import check_unchanged
 from mmdistill_dense.suite.plan import configs, plan
 from mmdistill_dense.suite.table.paired import Gain, Summary, paired_gains, summarise
 
@@ -25,13 +26,11 @@ class Row:
     """One row.
 
     Attributes:
-        name: ``'teacher'``, ``'control'`` or the name of a method's row.
-        results: The results of the finished runs by seed.
         missing: The seeds that have not finished.
         gain: The gain over the control; ``None`` for teacher and control.
         cost: The costs from ``suite.py cost``, if measured.
         targets: The published results of this method with this recipe.
-        distils: Whether it has distillers. Otherwise its step is that of the control.
+        distils: Whether it has distillers. Otherwise its step equals the control's.
     """
 
     name: str
@@ -75,15 +74,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Table:
-    """A suite's table.
-
-    Attributes:
-        definition: The suite.
-        rows: The teacher, the control, then the methods in the order of the definition.
-        searched: As :func:`mmdistill_dense.suite.plan.plan.searched`.
-        chosen: As :func:`mmdistill_dense.suite.plan.plan.chosen`.
-        changed: The options by which the recipe differs from the published one.
-    """
+    """A suite's table: teacher, control and methods, the searches as in ``plan``, and the changes of the recipe."""
 
     definition: Definition
     rows: tuple[Row, ...]
@@ -96,32 +87,28 @@ class Table:
         """The rows that are compared with the control."""
         return tuple(row for row in self.rows if row.name not in (plan.TEACHER, plan.CONTROL))
 
-    def row(self, name: str) -> Row | None:
-        """Return a row by its name."""
-        return next((row for row in self.rows if row.name == name), None)
+    def row(self, name: str) -> Row:
+        """Return a row by its name; an empty one if there is none."""
+        return next((row for row in self.rows if row.name == name), Row(name, {}))
 
 
 def collect(definition: Definition) -> Table:
-    """Read the results and costs that are there.
+    """Read the results and costs so far.
 
     Raises:
         ValueError: If a result belongs to another config than today's (shows both hashes), if the numbers of processes
-            differ, or if runs read different files of one start. Such rows make no fair table.
+            differ, or if runs read different files for one start. Such rows cannot be compared.
     """
-    results = _decided(definition)
+    chosen = plan.chosen(definition)
+    # not those of rows whose search has not ended: they may be of another value
+    results = {name: found for name, found in plan.results(definition).items() if chosen.get(name, '') is not None}
     _check_hashes(definition, results)
     _check_starts(definition, results)
     changed = changes_of_the_recipe(definition, _check_processes(results))
     costs = cost.read(definition)
     targets = {name: () if changed else _targets(definition, method) for name, method in definition.methods.items()}
     rows = make_rows(definition, results, costs, targets)
-    return Table(definition, rows, plan.searched(definition), plan.chosen(definition), changed)
-
-
-def _decided(definition: Definition) -> dict[str, Results]:
-    """All results, except those of rows whose search has not ended: they may not be of the best value."""
-    open_ = {name for name, choice in plan.chosen(definition).items() if choice is None}
-    return {name: found for name, found in plan.results(definition).items() if name not in open_}
+    return Table(definition, rows, plan.searched(definition), chosen, changed)
 
 
 def make_rows(
@@ -147,11 +134,8 @@ def changes_of_the_recipe(definition: Definition, processes: int | None = None) 
     """Return the options of a suite by which its recipe differs from the published one.
 
     The folders of the data and the number of loader processes do not count. Nor does the batch of one process, if all
-    processes together have the batch that belongs to the recipe's learning rate.
-
-    Args:
-        definition: The suite.
-        processes: The processes of each run. Defaults to ``slurm.processes``.
+    processes together have the batch that belongs to the recipe's learning rate. By default there are
+    ``slurm.processes`` processes.
     """
     options = configs.flat(definition.options)
     changed = [key for key in options if key.rpartition('.')[2] not in HARMLESS and key not in LABELS]
@@ -167,7 +151,7 @@ def changes_of_the_recipe(definition: Definition, processes: int | None = None) 
 
 
 def _targets(definition: Definition, method: Method) -> tuple[Target, ...]:
-    """The published results of a row, if it is a method as shipped, with no options and no start of its own."""
+    """Return the published results of a row that is a shipped method without options and start of its own."""
     if method.method is None or method.options or method.start:
         return ()
     return tuple(targets_of(method.method, definition.control.stem, definition.metric, method.variant))
@@ -183,15 +167,15 @@ def _check_processes(results: Mapping[str, Results]) -> int | None:
     if len(found) > 1:
         told = '; '.join(f'{", ".join(names)}: {count}' for count, names in found.items())
         raise ValueError(
-            f'runs of different numbers of processes, and so of batches, make no fair table ({told}). Repeat those of '
-            'one number: with one process by `suite.py run --rerun-changed`; else move their folders away and use '
-            '`suite.py slurm`.'
+            f'runs with different numbers of processes, and so different batches, cannot share a table ({told}). '
+            'Repeat those of one number: with one process by `suite.py run --rerun-changed`; else move their folders '
+            'away and use `suite.py slurm`.'
         )
     return next(iter(found), None)
 
 
 def _check_starts(definition: Definition, results: Mapping[str, Results]) -> None:
-    """A start for all seeds must be one file. The config hash covers only how the file is made."""
+    """Refuse runs that read different files for one start; the config hash covers only how the file is made."""
     for start in definition.starts.values():
         found: dict[str, list[str]] = {}
         for name, method in definition.methods.items():
@@ -202,21 +186,15 @@ def _check_starts(definition: Definition, results: Mapping[str, Results]) -> Non
         if start.seed is not None and len(found) > 1:
             told = '; '.join(f'sha256 {digits}…: {", ".join(runs)}' for digits, runs in found.items())
             raise ValueError(
-                f'{definition.path}: starts.{start.name}: runs read different files ({told}), which make no one row: '
-                'the pre-training was made again, or the file exchanged. Move those of one kind away and repeat them.'
+                f'{definition.path}: starts.{start.name}: runs read different files ({told}), so they cannot share a '
+                'row: the pre-training was repeated, or the file replaced. Move the runs of one file away and repeat.'
             )
 
 
 def _check_hashes(definition: Definition, results: Mapping[str, Results]) -> None:
     expected: dict[str, str] = {}  # the seed is no part of it
     for run in plan.runs(definition):
-        result = results.get(run.name, {}).get(run.seed)
-        if run.kind == 'search' or run.choice is None or result is None:
-            continue
-        if run.name not in expected:
-            expected[run.name] = plan.hash_of(definition, run)
-        if result['config_hash'] != expected[run.name]:
-            raise ValueError(
-                f'{run.title}: {run.folder} was made with config {result["config_hash"]}, the definition now gives '
-                f'{expected[run.name]}: no row of one table. Undo the change, or run the suite with --rerun-changed.'
-            )
+        if run.kind != 'search' and run.choice is not None and run.seed in results.get(run.name, {}):
+            if run.name not in expected:
+                expected[run.name] = plan.hash_of(definition, run)
+            check_unchanged(run, expected[run.name])

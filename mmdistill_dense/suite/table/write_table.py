@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.suite.table.markdown import as_markdown
-from mmdistill_dense.suite.table.plot import draw_gains
+from mmdistill_dense.suite.table.plot import gains_png
 from mmdistill_dense.suite.table.rows import Row, Table, collect
-from mmdistill_dense.utils.atomic import write_text
+from mmdistill_dense.utils.atomic import write_text, write_whole
 
 
 def main(definition: Definition, out: Path | None = None) -> None:
     """Write ``table.md``, ``table.csv``, ``scores.csv`` and ``gains.png``, and print the Markdown.
-
-    Args:
-        definition: The suite.
-        out: The folder. Defaults to that of the suite.
 
     Raises:
         ValueError: If a result belongs to another config than today's.
@@ -30,23 +27,19 @@ def main(definition: Definition, out: Path | None = None) -> None:
     write_text(folder / 'table.md', text)
     write_text(folder / 'table.csv', as_csv(table))
     write_text(folder / 'scores.csv', scores_as_csv(table))
-    draw_gains(table, folder / 'gains.png')
+    write_whole(folder / 'gains.png', gains_png(table))
     print(text)
     print(f'Written: {folder}/table.md, table.csv, scores.csv, gains.png')
 
 
 def as_csv(table: Table) -> str:
     """Return a line per row, with every digit: scores and gains in percent, memory in bytes."""
-    control = table.row(CONTROL)
-    deployed = control.cost if control is not None else {}
-    return _csv([_cells(table, row, deployed) for row in table.rows])
+    return _csv([_cells(table, row, table.row(CONTROL).cost) for row in table.rows])
 
 
 def scores_as_csv(table: Table) -> str:
     """Return a line per run, without times, so that an interrupted suite gives the same bytes."""
-    control = table.row(CONTROL)
-    own = control.scores if control is not None else {}
-    lines = []
+    own, lines = table.row(CONTROL).scores, []
     for row in table.rows:
         for seed, result in sorted(row.results.items()):
             paired = row.name not in (TEACHER, CONTROL) and seed in own
@@ -59,7 +52,7 @@ def scores_as_csv(table: Table) -> str:
     return _csv(lines)
 
 
-def _cells(table: Table, row: Row, deployed: Any) -> dict[str, Any]:
+def _cells(table: Table, row: Row, deployed: Mapping[str, Any]) -> dict[str, Any]:
     definition = table.definition
     method = definition.methods.get(row.name)
     size = deployed.get('teacher' if row.name == TEACHER else 'student') or {}

@@ -41,7 +41,7 @@ def test_identity_is_what_the_result_depends_on():
         (dict(max_iters=0), ValueError, r'learn\.max_iters must be a whole number >= 1, got 0'),
         (dict(save_interval=1.5), ValueError, r'learn\.save_interval'),
         (dict(schedule='step'), ValueError, r"learn\.schedule must be one of 'cosine', 'poly', got 'step'"),
-        (dict(power=1.0), ValueError, r"learn\.power acts with learn.schedule='poly' only"),
+        (dict(power=1.0), ValueError, r"learn\.power has an effect only with learn.schedule='poly'"),
         (dict(optimizer='Adam'), ValueError, r'learn\.optimizer must be dict'),
         (dict(optimizer=dict(type='Adam')), ValueError, r'learn\.optimizer must be dict'),
         (dict(optimizer=dict(type='Adm', lr=1.0)), ValueError, r'learn\.optimizer=.*cannot be built: .*Adm'),

@@ -301,7 +301,7 @@ def test_released_files_are_taken_with_a_warning(tmp_path, learned):
     torch.save({'mask_token': token}, path)
     runner = run(tmp_path, with_tokens(path), log_level='INFO')
     assert torch.equal(tokens_of(runner)['0.mask_token'], token) and not learned
-    assert 'does not say on which teacher it was learned' in log_of(tmp_path)
+    assert 'does not name the teacher it was learned on' in log_of(tmp_path)
 
 
 def test_a_released_detection_file_is_taken(tmp_path, learned):
@@ -331,7 +331,7 @@ def test_a_missing_file_names_the_option(tmp_path):
 
 def test_a_teacher_without_a_training_loss_cannot_learn(tmp_path, monkeypatch):
     monkeypatch.setattr(type(toys.build_plain(toys.seg_net('fcn'))), 'loss', property())
-    with pytest.raises(ValueError, match='through the training loss of model.teacher, and EncoderDecoder has none'):
+    with pytest.raises(ValueError, match='through the training loss of model.teacher, but EncoderDecoder has none'):
         run(tmp_path)
 
 

@@ -146,5 +146,5 @@ def test_a_checkpoint_of_another_teacher(finished, tmp_path):
     torch.save(content, tmp_path / 'other.pth')
     model['teacher'] = dict(model['teacher'], checkpoint=str(tmp_path / 'other.pth'))
     written = str(Path(config.work_dir) / 'iter_2.pth')
-    with pytest.raises(ValueError, match=r'iter_2\.pth.*holds tokens of the teacher t\w+, this config has t\w+'):
+    with pytest.raises(ValueError, match=r'iter_2\.pth.*holds tokens of the teacher t\w+, but this config has t\w+'):
         ready_distiller(toys.det_run_config(tmp_path, model), checkpoint=written)

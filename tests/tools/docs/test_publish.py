@@ -90,7 +90,7 @@ def test_data_that_are_not_there_are_told(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv('MMDISTILL_DATA', '/nowhere')
     assert publish.train_pictures(load(ROOT / 'benchmarks' / 'bccd_retinanet.yaml')) is None
     said = capsys.readouterr().out
-    assert 'bccd_retinanet.yaml: without the number of training pictures' in said and 'MMDISTILL_DATA' in said
+    assert 'bccd_retinanet.yaml: the number of training pictures is left out' in said and 'MMDISTILL_DATA' in said
 
 
 def test_a_row_of_the_repository_is_linked_to_its_card(suite: Definition, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_markers_in_a_sentence_are_none() -> None:
         (PAGE, '-2.40', '+2.40', 'suite, heavy, seed 2'),
         (PAGE, '+12.33', '+12.43', 'no sentence'),
         (PAGE, '\n| heavy |', '\n| else |', 'heavy: has scores, but no line'),
-        (README, '+2.83', '+2.93', 'README.md: the table is not the one'),
+        (README, '+2.83', '+2.93', 'README.md: the table differs from'),
         (CSV, 'kd,0,43.0', 'kd,0,44.0', 'suite, kd, seed 0'),
     ],
 )
@@ -393,12 +393,12 @@ def test_the_commands_take_the_repository_and_the_place_of_the_suites(
     assert read_scores(tmp_path / CSV)['kd'][1].score == 70.0
     assert results_command.main(['compare', *here]) == 0
     assert results_command.main(['compare', *words, '--work-dirs', str(tmp_path / 'none')]) == 1
-    assert 'no finished run that' in capsys.readouterr().err
+    assert 'no finished run is in' in capsys.readouterr().err
 
 
 def test_nothing_to_compare_is_an_error(published: Definition, tmp_path: Path) -> None:
     shutil.rmtree(published.out)
-    with pytest.raises(ValueError, match='no finished run that'):
+    with pytest.raises(ValueError, match='no finished run is in'):
         compare.main(published, tmp_path)
     with pytest.raises(FileNotFoundError, match='`results.py publish` writes them'):
         compare.main(published, tmp_path / 'elsewhere')

@@ -117,6 +117,9 @@ def _check_mim(words: list[str]) -> None:
     from mim.commands import test, train  # noqa: F401
 
     what, *rest = words
+    if what == 'install':  # its arguments are pip's
+        _check_pip(rest)
+        return
     if len(rest) < 2:  # `mim test` as a name
         return
     module = sys.modules[f'mim.commands.{what}']

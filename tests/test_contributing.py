@@ -1,4 +1,4 @@
-"""The five touches of CONTRIBUTING, done in a copy of the tree: the method is everywhere, with no other file edited."""
+"""The five steps of CONTRIBUTING, done in a copy of the tree: the method is everywhere, with no other file edited."""
 
 import os
 import re

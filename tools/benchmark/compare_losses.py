@@ -20,9 +20,9 @@ Function = Callable[..., Tensor]
 Levels = Sequence[Tensor]
 
 NOTE = (
-    'Time and memory: of forward and backward. Memory: peak of what the allocator handed out, outputs and gradients '
-    'included; scratch inside the libraries is not counted on a CPU. Errors: of the gradients (of the output where '
-    'there is only a forward), max over max, against the released formula in float64.'
+    'Time and memory of forward and backward. Memory: peak of the allocator, with outputs and gradients; on a CPU '
+    'without the scratch memory inside libraries. Error: of the gradients (of the output where there is only a '
+    'forward), max / max, against the released formula in float64.'
 )
 
 

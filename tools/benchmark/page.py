@@ -31,15 +31,15 @@ PLAN = {
 ORDER = ('step', 'teacher', 'losses')
 INTRODUCTION = """# Performance
 
-A distilled step cannot cost less than the student's own step and the teacher's forward pass up to its last tap. This
-page shows what it costs beyond that, what makes the teacher cheaper, and how our losses compare with the released
-formulas. One command measures it all and writes the page, with or without a GPU:
+A distilled step costs at least the student's own step plus the teacher's forward pass up to its last tap. This page
+shows what it costs beyond that, what makes the teacher cheaper, and how our losses compare with the released
+formulas. One command measures everything and writes the page, with or without a GPU:
 
     python tools/benchmark.py all work_dirs/benchmark --out docs/performance.md
 
-Each section names the command that repeats it alone. With `--json DIR` that command keeps its figures, and
-`python tools/benchmark.py report DIR` writes the page from them. All works of a section take turns, and a median stands
-beside its range. Ratios hold on other machines far better than seconds do.
+Each section names the command that repeats only that section. With `--json DIR` that command saves its figures, and
+`python tools/benchmark.py report DIR` writes the page from them. The works of a section take turns; each median is
+followed by its range. Ratios carry over to other machines far better than seconds.
 """
 
 

@@ -23,9 +23,9 @@ Arguments = tuple[Recorded, Recorded, Samples]
 
 NOTE = (
     'Overhead: distilled / (control + teacher to its last tap). The control is the student alone. Medians (range) of '
-    'turns with everything interleaved, on a generated batch. A method alone: its forward and backward on the maps of '
-    'a step; adapters: its own modules, once more alone. Memory: what a step holds at its peak beyond what stands '
-    "before it (weights, the teacher, the optimizer's state)."
+    'interleaved turns on a generated batch. Method alone: its forward and backward on the maps of a step; adapters: '
+    'its own modules alone. Memory: the peak of a step, without what exists before it (weights, the teacher, the '
+    "optimizer's state)."
 )
 
 

@@ -37,8 +37,8 @@ COMPILED = {
     'fold_bn, channels_last, compile': {'channels_last': True, 'compile': True},
 }
 NOTE = (
-    'Each row but the first stops behind the last tap. Error: largest over the taps of max |difference| / max |value|, '
-    f'against "{EARLY}". Random weights with batch statistics unless a file is named.'
+    'Every row except the first stops after the last tap. Error: largest over the taps of max |difference| / '
+    f'max |value|, against "{EARLY}". Random weights with batch statistics unless a file is named.'
 )
 
 

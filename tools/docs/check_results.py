@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmdistill_dense.suite.plan.runs import TEACHER
 from tools.docs import inline_results, markers
-from tools.docs.readme_table import readme_table
+from tools.docs.readme_table import choice_of, readme_table
 from tools.docs.records import read
 from tools.docs.scores import (
     FOLDER,
@@ -50,7 +50,8 @@ def disagreements(root: Path) -> list[str]:
             found += _unlike_records(root / FOLDER / f'{stem}.jsonl', scores[stem])
     orphans = {file.stem for file in (root / FOLDER).glob('*.csv')} - set(sections)
     found += [f'{FOLDER}/{stem}.csv: {PAGE} has no part of that name' for stem in sorted(orphans)]
-    if set(scores) == set(sections) and _readme(readme, root) != readme_table(sections, scores):
+    choice = choice_of(readme, root / README)
+    if set(scores) == set(sections) and _readme(readme, root) != readme_table(sections, scores, choice):
         found.append(f'{README}: the table differs from {PAGE} and {FOLDER}')
     for path in inline_results.pages(root):
         text = (root / path).read_text(encoding='utf-8')

@@ -40,7 +40,8 @@ def sentence(definition: Definition) -> str:
                 gains.setdefault(between, []).append(curve[between[1]] - curve[between[0]])
     if not gains:
         return (
-            'Whether the student alone has flattened is not known: no evaluation at or before three quarters is logged.'
+            'It is unknown whether the student alone has flattened: the logs have no evaluation at or before three '
+            'quarters of the run.'
         )
     return ' '.join(_said(definition, *between, values) for between, values in gains.items())
 
@@ -50,8 +51,10 @@ def _said(definition: Definition, start: int, end: int, values: list[float]) -> 
     assert found is not None
     unit = 'epoch' if 'max_epochs' in configs.read(definition.control).train_cfg else 'iteration'
     spread = f' ± {found.sd:.2f} over {found.n} seeds' if found.sd is not None else ' (one seed)'
-    state = 'has flattened' if found.mean < FLAT else 'still climbs' if math.isfinite(found.mean) else 'has diverged'
-    part = 'its last quarter gains' if start >= NEAR * end else 'since the evaluation before three quarters it gains'
+    state = 'has flattened' if found.mean < FLAT else 'still improves' if math.isfinite(found.mean) else 'has diverged'
+    part = (
+        'in the last quarter it gains' if start >= NEAR * end else 'since the evaluation before three quarters it gains'
+    )
     return (
         f'The student alone {state}: {part} {found.mean:+.2f}{spread} in {definition.metric} on val ({unit} {start} to '
         f'{end}; flat is below {FLAT}).'

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 RESULTS = 'results'  # the table of the README
-_MARKER = re.compile(r'^<!-- (end of )?(suite:[\w.+-]+|results) -->[ \t]*$', re.MULTILINE)
+_MARKER = re.compile(r'^<!-- (end of )?(suite:[\w.+-]+|results)(?: (\w+=[^>\n]*))? -->[ \t]*$', re.MULTILINE)
 
 
 def suite_marker(stem: str) -> str:
@@ -28,6 +28,13 @@ def suites(text: str, file: Path) -> dict[str, str]:
     """Return the parts of suites by the stem of their definition."""
     prefix = suite_marker('')
     return {name.removeprefix(prefix): body for name, body in read(text, file).items() if name.startswith(prefix)}
+
+
+def options(text: str, name: str) -> dict[str, list[str]]:
+    """Return the options in the first marker of a name: ``<!-- results rows=kd,cwd -->`` gives ``rows: [kd, cwd]``."""
+    found = next((found for found in _MARKER.finditer(text) if not found[1] and found[2] == name), None)
+    words = ((found and found[3]) or '').split()
+    return {key: value.split(',') for key, _, value in (word.partition('=') for word in words)}
 
 
 def replaced(text: str, name: str, body: str, file: Path) -> str:

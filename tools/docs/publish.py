@@ -18,7 +18,7 @@ from mmdistill_dense.suite.table.rows import collect
 from mmdistill_dense.suite.table.write_table import scores_as_csv
 from mmdistill_dense.utils.atomic import write_whole
 from tools.docs import inline_results, markers
-from tools.docs.readme_table import readme_table
+from tools.docs.readme_table import choice_of, readme_table
 from tools.docs.records import records_text
 from tools.docs.results_section import section
 from tools.docs.scores import FOLDER, PAGE, PICTURES, README, Lines, parse_scores, read_scores
@@ -46,8 +46,8 @@ def main(definitions: Sequence[Definition], root: Path) -> None:
     Raises:
         FileNotFoundError: If ``root`` has no README.md, or a part of another suite has no scores.
         KeyError: If the README has no markers for the table.
-        ValueError: For two definitions of one name, markers that are not closed, and a suite that has no result, a
-            result of another config, or lacks published runs.
+        ValueError: For two definitions of one name, markers that are not closed or name an unknown row, and a suite
+            that has no result, a result of another config, or lacks published runs.
     """
     if not (root / README).is_file():
         raise FileNotFoundError(f'{root / README}: no such file; run this in the repository, or name it with --root')
@@ -103,8 +103,8 @@ def contents(parts: Sequence[Part], root: Path) -> dict[Path, bytes]:
             page = markers.appended(page, name, part.section)
     sections = markers.suites(page, root / PAGE)
     scores = _scores(sections, parts, root)
-    table = readme_table(sections, scores)
     readme = (root / README).read_text(encoding='utf-8')
+    table = readme_table(sections, scores, choice_of(readme, root / README))
     readme = markers.replaced(readme, markers.RESULTS, table, root / README)
     files = {}
     for part in parts:

@@ -37,7 +37,7 @@ def section(table: Table, root: Path, pictures: int | None = None) -> str:
     definition = table.definition
     stem, path = definition.path.stem, inside(definition.path, root)
     csv = f'[{stem}.csv]({_link(root / FOLDER / f"{stem}.csv", root)})'
-    compare = f'All scores of every run: {csv}; `python tools/results.py compare {path}` sets yours beside it.'
+    compare = f'All scores of every run: {csv}; `python tools/results.py compare {path}` compares yours with them.'
     parts = [
         f'## {stem}',
         f'{definition.title}.',
@@ -76,8 +76,8 @@ def _regime(table: Table, root: Path, pictures: int | None) -> list[str]:
         curve.sentence(definition),
         ' '.join(filter(None, [gap({row.name: row for row in table.rows}, definition.metric), teacher])),
         f'{definition.metric} in percent on {split_of(table)}, last checkpoint; seeds '
-        f'{", ".join(map(str, definition.seeds))}. Gains are paired by seed; each interval stands for its row alone. '
-        f'{BOLD} Every row is shown, whatever it gave.',
+        f'{", ".join(map(str, definition.seeds))}. Gains are paired by seed; each interval is for its row alone. '
+        f'{BOLD} Every row is shown, losers included.',
         _starts(definition),
         *missing_lines(table),
     ]
@@ -171,7 +171,7 @@ def _made(table: Table) -> list[str]:
     beside = f', up to {definition.jobs} of them side by side' if definition.jobs > 1 else ''
     step = 'step: training step / step of the student alone. ' if any(row.cost for row in table.methods) else ''
     return [
-        f'{sum(minutes) / 60:.1f} hours in {len(minutes)} runs, all of teacher, search and pre-training '
+        f'{sum(minutes) / 60:.1f} hours in {len(minutes)} runs, those of teacher, search and pre-training '
         f'included{beside}. minutes: wall time of a run, mean over seeds. {step}Ran on: {each(table, device)}.',
         f'Versions: {each(table, versions) or "not known"}.',
         f'Weights of the teacher: {each(table, receipts) or "none"}.',

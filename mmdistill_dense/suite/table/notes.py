@@ -15,8 +15,8 @@ from mmdistill_dense.suite.table.rows import Table
 
 DIGITS = 12  # shown of a file's sha256
 BOLD = (
-    "Bold: the gain differs from 0 by a paired t-test with Holm's correction over the rows: where no method does "
-    f'anything, at most {1 - LEVEL:.0%} of such tables have a bold gain.'
+    "Bold: the gain differs from 0 by a paired t-test with Holm's correction over the rows. If no method had any "
+    f'effect, at most {1 - LEVEL:.0%} of such tables would have a bold gain.'
 )
 
 
@@ -31,9 +31,9 @@ def _reading(table: Table) -> list[str]:
     definition = table.definition
     lines = [
         f'{definition.metric} in percent on {split_of(table)}, last checkpoint; mean ± standard deviation (n - 1) over '
-        'n seeds. Every run is in the table, whatever it gave.',
+        'n seeds. Every run is in the table, losers included.',
         f"gain: mean of (method - student alone) at the same seed, with the {LEVEL:.0%} interval of Student's t over "
-        f'these pairs; one pair has no interval. Each interval stands for its row alone. {BOLD}',
+        f'these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}',
         *missing_lines(table),
         *_cost_lines(table),
     ]
@@ -51,7 +51,7 @@ def split_of(table: Table) -> str:
 def missing_lines(table: Table) -> list[str]:
     """Return a line with the missing runs, or nothing."""
     gaps = [f'{row.name} seed {", ".join(map(str, row.missing))}' for row in table.rows if row.missing]
-    return [f'Missing: {"; ".join(gaps)}. Gains are over the pairs that are there.'] if gaps else []
+    return [f'Missing: {"; ".join(gaps)}. Gains use only the seeds that both runs have.'] if gaps else []
 
 
 def _cost_lines(table: Table) -> list[str]:

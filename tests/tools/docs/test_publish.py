@@ -139,6 +139,34 @@ def test_the_readme_shows_every_row_of_every_suite(published: Definition, tmp_pa
     assert (tmp_path / PAGE).read_text() == page
 
 
+def test_the_readme_shows_the_rows_that_its_marker_names(published: Definition, tmp_path: Path) -> None:
+    """Heavy, and of kd alone the best: what is left out stays in the page of the results."""
+    text = (tmp_path / README).read_text()
+    (tmp_path / README).write_text(text.replace('<!-- results -->', '<!-- results rows=heavy best=kd,heavy -->'))
+    assert [line.partition(': the table ')[0] for line in disagreements(tmp_path)] == ['README.md']
+    page = (tmp_path / PAGE).read_text()
+    publish.main([published], tmp_path)
+    text = (tmp_path / README).read_text()
+    rows = [line.split(' | ')[0].removeprefix('| ') for line in text.splitlines() if line.startswith('| ')]
+    assert rows == ['', ':--', 'teacher', 'student alone', 'heavy', 'best baseline']
+    assert lines_of(text, 'best baseline') == [['best baseline', 'kd **+2.83** [+2.12, +3.55]']]
+    assert 'Best baseline: the largest mean gain among kd, heavy.' in text and 'Every row' not in text
+    assert (tmp_path / PAGE).read_text() == page and disagreements(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ('options', 'told'),
+    [('rows=heavy,kdd', 'no suite has the row kdd'), ('row=kd', r'takes rows=A,B and best=C,D; found row')],
+)
+def test_a_choice_that_cannot_be_shown_is_refused(
+    options: str, told: str, published: Definition, tmp_path: Path
+) -> None:
+    text = (tmp_path / README).read_text()
+    (tmp_path / README).write_text(text.replace('<!-- results -->', f'<!-- results {options} -->'))
+    with pytest.raises(ValueError, match=told):
+        publish.main([published], tmp_path)
+
+
 def test_search_and_its_choice_are_shown(tmp_path: Path) -> None:
     suite = made_up.definition(tmp_path, GRID)
     for run in plan.runs(suite):

@@ -35,18 +35,23 @@ ticker= build=
 say() { printf '[setup %4ds] %s\n' $(($(date +%s) - START)) "$1"; }
 die() { printf 'setup: %s\n' "$1" >&2; exit 1; }
 trap '[ -z "$ticker" ] || kill "$ticker" 2>/dev/null; [ -z "$build" ] || rm -rf "$build"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 
-# run DESCRIPTION COMMAND...: output goes to the log, a line every half minute shows that it is alive
-run() {
+# attempt DESCRIPTION COMMAND...: output goes to the log, a line every 10 seconds shows that it is alive
+attempt() {
     say "$1"; shift
-    ( n=0; while sleep 1; do n=$((n + 1)); [ $((n % 30)) -ne 0 ] || say '  still running'; done ) &
+    ( n=0; while sleep 1; do n=$((n + 1)); [ $((n % 10)) -ne 0 ] || say '  still running'; done ) &
     ticker=$!
     status=0; "$@" >>"$LOG" 2>&1 || status=$?
     kill "$ticker" 2>/dev/null || true
     wait "$ticker" 2>/dev/null || true
     ticker=
-    [ "$status" -eq 0 ] || { tail -n 25 "$LOG" >&2; die "the step above failed; the whole log is in $LOG"; }
+    return "$status"
 }
+
+# The same; a failure ends the set-up.
+run() { attempt "$@" || { tail -n 25 "$LOG" >&2; die "the step above failed; the whole log is in $LOG"; }; }
 
 uv_install() { "$VENV/bin/uv" pip install --python "$PY" $(printf -- '--constraint %s ' $PINS) "$@"; }
 
@@ -93,9 +98,24 @@ count_jobs() {  # a compiler process takes up to 2 GB
     echo "$cores"
 }
 
-# Leaves the path of the wheel in $wheel. pip's own cache is kept out: it does not tell builds with and without operations apart.
+# Any command, with what mmcv's setup.py is to see.
+for_mmcv() { env CUDA_VISIBLE_DEVICES="$hidden" MAX_JOBS="$jobs" CFLAGS='-DNDEBUG -O2 -g0 -fwrapv' PATH="$VENV_BIN:$PATH" "$@"; }
+
+# mmcv_source download|wheel OPTION FOLDER. pip's own cache is kept out: it does not tell builds with and without operations apart.
+mmcv_source() {
+    for_mmcv "$PY" -m pip --no-cache-dir "$@" --no-deps --no-build-isolation --no-binary $MMCV_NAME "$MMCV_NAME==$MMCV"
+}
+
+# Each of mmcv's C++ files reads torch's headers anew, which is nearly all of the work; a few large files read them seldom.
+quick_build() {
+    script=$(pwd)/tools/build_mmcv.py
+    mmcv_source download -d "$build" && tar xzf "$build"/*.tar.gz -C "$build" &&
+        ( cd "$build"/*/ && for_mmcv "$VENV_BIN/python" "$script" "$build" )
+}
+
+# Leaves the path of the wheel in $wheel.
 compiled_mmcv() {
-    key=$("$PY" -c 'import sys, torch; print("cp%d%d-torch%s" % (*sys.version_info[:2], torch.__version__))')
+    key=$("$PY" -c 'import sys; from importlib.metadata import version as v; print("cp%d%d-torch%s" % (*sys.version_info[:2], v("torch")))')
     hidden=${CUDA_VISIBLE_DEVICES-}
     if nvidia-smi >/dev/null 2>&1 && ! command -v nvcc >/dev/null; then
         say 'a GPU but no nvcc: building the operations for the CPU only (detection on the GPU needs the CUDA toolkit)'
@@ -105,18 +125,21 @@ compiled_mmcv() {
     [ -z "$wheel" ] || return 0
     need_compiler
     mkdir -p "$WHEELS/$key"
-    build=$(mktemp -d "$WHEELS/$key/build.XXXXXX")
+    build=$(cd "$(mktemp -d "$WHEELS/$key/build.XXXXXX")" && pwd)
+    jobs=${MAX_JOBS:-$(count_jobs)}
     run 'installing the build tools of mmcv' uv_install setuptools wheel ninja psutil packaging numpy
     [ "$(uname)" != Linux ] || export LDFLAGS='-Wl,-s'
-    run "compiling mmcv $MMCV, once for this Python and torch (about 8 minutes divided by the number of cores)" \
-        env CUDA_VISIBLE_DEVICES="$hidden" MAX_JOBS="${MAX_JOBS:-$(count_jobs)}" CFLAGS='-DNDEBUG -O2 -g0 -fwrapv' PATH="$VENV_BIN:$PATH" \
-        "$PY" -m pip --no-cache-dir wheel --no-deps --no-build-isolation --no-binary $MMCV_NAME -w "$build" "$MMCV_NAME==$MMCV"
+    attempt "compiling mmcv $MMCV, once for this Python and torch (about 2 minutes divided by the number of cores)" quick_build || {
+        say "that failed, see $LOG"
+        rm -f "$build"/*.whl
+        run 'compiling mmcv file by file (about 10 minutes divided by the number of cores)' mmcv_source wheel -w "$build"
+    }
     mv "$build"/*.whl "$WHEELS/$key/"
     rm -rf "$build"; build=
     wheel=$(ls "$WHEELS/$key/$MMCV_WHEEL-"*.whl | head -n 1)
 }
 
-sum=$( { pwd; cat setup.cfg $PINS tools/setup_env.sh; } | cksum | tr ' ' -)
+sum=$( { pwd; cat setup.cfg $PINS tools/setup_env.sh tools/build_mmcv.py; } | cksum | tr ' ' -)
 if [ -f "$STAMP" ] && "$PY" -c '' 2>/dev/null; then
     for level in $enough; do [ "$(cat "$STAMP")" != "$level $sum" ] || exit 0; done
 fi

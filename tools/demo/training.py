@@ -2,23 +2,41 @@
 configs."""
 
 import contextlib
+import importlib
+import io
+import multiprocessing
+import os
+import pickle
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from mmdistill_dense.config.resolve import find_config
 
 PICTURES = 5
 SHORT = 20  # iterations of a short demonstration
+BATCH = dict(mmseg=4, mmdet=8)  # pictures in each step; configs for training by hand have 8
+SIDE_BY_SIDE = 4  # trainings at the same time, at most
+SILENCE = 8.0  # seconds between two lines where there is no terminal
+_progress: Any = None  # in a training's process: the queue that takes (title, steps done, steps in all, loss)
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,7 @@ class Result:
 
 
 def run_demo(task: Task, seeds: Sequence[int], out: Path, console: Console, short: bool = False) -> list[Result]:
-    """Train the teacher once, then both students for every seed.
+    """Train the teacher once, and both students for every seed; one process each, side by side.
 
     Args:
         task: A member of ``TASKS``.
@@ -88,17 +106,50 @@ def run_demo(task: Task, seeds: Sequence[int], out: Path, console: Console, shor
         The teacher's result, then for each seed that of the student alone and of the distilled student.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / 'log.txt', 'w', encoding='utf-8', buffering=1) as log:
-        teacher = _run(_config(task, 'teacher', seeds[0], out, short), console, log, task)
-        results = [teacher]
-        for seed in seeds:
-            for name in ('alone', 'distilled'):
-                cfg = _config(task, name, seed, out, short)
-                cfg.model.teacher.checkpoint = teacher.checkpoint
-                if name == 'distilled':
-                    _share_tokens(cfg, results, console)
-                results.append(_run(cfg, console, log, task))
-    return results
+    (out / 'log.txt').write_text('', encoding='utf-8')
+    order = [('teacher', seeds[0]), *((name, seed) for seed in seeds for name in ('alone', 'distilled'))]
+    waiting, results = list(order), dict[tuple[str, int], Result]()
+    running: dict[Future[bytes], tuple[str, int]] = {}
+    # A fork shares what is imported; CUDA does not survive one.
+    fork = 'fork' in multiprocessing.get_all_start_methods() and not torch.cuda.is_available()
+    context = multiprocessing.get_context('fork' if fork else 'spawn')
+    slots = min(SIDE_BY_SIDE, os.cpu_count() or 1)
+    queue = context.SimpleQueue()
+    _import_scope(task)
+    with ProcessPoolExecutor(slots, context, _start_process, (queue,)) as pool, _show(console) as show:
+        while waiting or running:
+            ready = [run for run in waiting if _is_ready(task, run, seeds[0], results)]
+            for name, seed in ready[: slots - len(running)]:
+                waiting.remove((name, seed))
+                checkpoints = {done: result.checkpoint for (done, _), result in reversed(results.items())}
+                running[pool.submit(_train, task, name, seed, out, short, checkpoints)] = (name, seed)
+            done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not queue.empty():
+                show.update(*queue.get())
+            show.tick()
+            for future in done:
+                run = running.pop(future)
+                results[run] = result = pickle.loads(future.result())
+                show.end(_title(*run))
+                console.print(f'{_title(*run)}: {task.title} {result.score:.1f} after {result.seconds:.0f} s')
+    return [results[run] for run in order]
+
+
+def _import_scope(task: Task) -> None:
+    """Import what every training needs, so that a fork finds it imported."""
+    scope = task.config('alone').default_scope
+    with contextlib.redirect_stdout(io.StringIO()):  # notes about optional parts
+        importlib.import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
+
+
+def _is_ready(task: Task, run: tuple[str, int], first: int, results: dict[tuple[str, int], Result]) -> bool:
+    """Return whether what a training starts from is there: the teacher, and MasKD's tokens for further seeds."""
+    name, seed = run
+    if name != 'distilled':
+        return True
+    tokens = any(option.type == 'MasKD' for option in task.config(name).model.distillers.values())
+    needed = [('teacher', first), *([(name, first)] if tokens and seed != first else [])]
+    return all(earlier in results for earlier in needed)
 
 
 def folder_of(name: str, seed: int, out: Path) -> Path:
@@ -116,37 +167,54 @@ def _config(task: Task, name: str, seed: int, out: Path, short: bool) -> Config:
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         # painting is quick, and the workers of a runner that is gone take 5 s each to leave
         loader.update(num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.batch_size = BATCH[cfg.default_scope]
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None  # tested once, after the training
     if short:
         _shorten(cfg)
     return cfg
 
 
-def _run(cfg: Config, console: Console, log: TextIO, task: Task) -> Result:
-    """Train and test one network."""
-    name, seed = cfg.demo.name, cfg.demo.seed
-    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+def _start_process(queue: Any) -> None:
+    """Note where a process of the pool reports to."""
+    global _progress
+    _progress = queue
+    torch.set_num_threads(1)  # networks this small run slower on two threads
+
+
+def _train(task: Task, name: str, seed: int, out: Path, short: bool, checkpoints: dict[str, str]) -> bytes:
+    """Train and test one network; return the pickled ``Result``.
+
+    Args:
+        task: A member of ``TASKS``.
+        name: ``'teacher'``, ``'alone'`` or ``'distilled'``.
+        seed: of the run.
+        out: folder of the demonstration.
+        short: some iterations only.
+        checkpoints: the first of each name that has been trained.
+    """
+    log = open(out / 'log.txt', 'a', encoding='utf-8', buffering=1)  # noqa: SIM115
+    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        cfg = _config(task, name, seed, out, short)
+        if 'teacher' in checkpoints and name == 'distilled':
+            cfg.model.teacher.checkpoint = checkpoints['teacher']
+            _share_tokens(cfg, checkpoints.get('distilled'))
         runner = Runner.from_cfg(cfg)
-        with _progress(f'{name:9s} seed {seed}', console) as hook:
-            runner.register_hook(hook, priority='HIGHEST')
-            start = time.monotonic()
-            runner.train()
-            seconds = time.monotonic() - start
+        runner.register_hook(_Report(_title(name, seed)), priority='HIGHEST')
+        start = time.monotonic()
+        runner.train()
+        seconds = time.monotonic() - start
         score = task.factor * float(runner.test()[task.metric])
         predictions = _predict(runner)
     parameters = sum(p.numel() for key, p in runner.model.named_parameters() if not key.startswith('distillers.'))
     checkpoint = Path(cfg.work_dir, 'last_checkpoint').read_text(encoding='utf-8').strip()
-    console.print(f'{name:9s} seed {seed}: {task.title} {score:.1f} after {seconds:.0f} s')
-    return Result(name, seed, score, parameters, seconds, predictions, checkpoint)
+    return pickle.dumps(Result(name, seed, score, parameters, seconds, predictions, checkpoint))
 
 
-def _share_tokens(cfg: Config, results: Sequence[Result], console: Console) -> None:
+def _share_tokens(cfg: Config, earlier: str | None) -> None:
     """Let every seed but the first use the first one's tokens, which depend on the teacher alone."""
-    earlier = [result.checkpoint for result in results if result.name == 'distilled']
     for distiller in cfg.model.distillers.values():
         if distiller.type == 'MasKD' and earlier:
-            distiller.tokens = earlier[0]
-        elif distiller.type == 'MasKD':
-            console.print('distilled: the tokens are learned on the teacher first')
+            distiller.tokens = earlier
 
 
 def _shorten(cfg: Config) -> None:
@@ -154,8 +222,7 @@ def _shorten(cfg: Config) -> None:
     cfg.train_cfg.update({'max_epochs': 1} if epochs else {'max_iters': SHORT, 'val_interval': SHORT})
     cfg.default_hooks.checkpoint.interval = 1 if epochs else SHORT
     cfg.train_dataloader.dataset.num_images = SHORT * cfg.train_dataloader.batch_size
-    for loader in (cfg.val_dataloader, cfg.test_dataloader):
-        loader.dataset.num_images = 2 * PICTURES
+    cfg.test_dataloader.dataset.num_images = 2 * PICTURES
     for distiller in cfg.model.get('distillers', {}).values():
         if 'learn' in distiller:
             distiller.learn.max_iters = SHORT
@@ -171,33 +238,75 @@ def _predict(runner: Runner) -> list[Any]:
 
 
 class _Report(Hook):
-    """Tells a function how far the training is."""
+    """Reports how far a training is, about once a second."""
 
-    def __init__(self, tell: Any) -> None:
-        self.tell = tell
+    def __init__(self, title: str) -> None:
+        self.title, self.said = title, 0.0
 
     def before_train(self, runner: Runner) -> None:
-        self.tell(0, runner.max_iters, float('nan'))
+        _progress.put((self.title, 0, runner.max_iters, float('nan')))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self.tell(runner.iter + 1, runner.max_iters, float((outputs or {}).get('loss', float('nan'))))
+        done, now = runner.iter + 1, time.monotonic()
+        if now - self.said > 1 or done == runner.max_iters:
+            self.said = now
+            _progress.put((self.title, done, runner.max_iters, float((outputs or {}).get('loss', float('nan')))))
+
+
+def _title(name: str, seed: int) -> str:
+    return f'{name:9s} seed {seed}'
+
+
+class _Lines:
+    """Prints how far each training is, every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.said, self.state = console, time.monotonic(), dict[str, str]()
+
+    def update(self, title: str, done: int, total: int, loss: float) -> None:
+        """Note how far a training is."""
+        self.state[title] = 'test' if done == total else f'{done}/{total}' + (f', loss {loss:.2f}' if done else '')
+
+    def tick(self) -> None:
+        """Print a line if the last one is old."""
+        if time.monotonic() - self.said > SILENCE:
+            self.said = time.monotonic()
+            states = [f'{" ".join(title.split())}: {state}' for title, state in self.state.items()]
+            self.console.print('; '.join(states) or 'getting ready', soft_wrap=True)
+
+    def end(self, title: str) -> None:
+        """Forget a training."""
+        self.state.pop(title, None)
+
+
+class _Bars:
+    """Shows how far each training is, live."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.rows = progress, dict[str, TaskID]()
+
+    def update(self, title: str, done: int, total: int, loss: float) -> None:
+        """Move a training's bar."""
+        if title not in self.rows:
+            self.rows[title] = self.progress.add_task(title, total=total, loss=loss)
+        self.progress.update(self.rows[title], completed=done, loss=loss)
+
+    def tick(self) -> None:
+        """Do nothing: the bars move by themselves."""
+
+    def end(self, title: str) -> None:
+        """Remove a training's bar."""
+        if title in self.rows:
+            self.progress.remove_task(self.rows.pop(title))
 
 
 @contextlib.contextmanager
-def _progress(title: str, console: Console) -> Iterator[_Report]:
-    """Yield the hook that keeps a live line on a terminal, or prints a line now and then elsewhere."""
+def _show(console: Console) -> Iterator[_Lines | _Bars]:
+    """Yield what shows the progress: bars on a terminal, lines elsewhere."""
     if not console.is_terminal:
-        said = [time.monotonic()]
-
-        def tell(done: int, total: int, loss: float) -> None:
-            if time.monotonic() - said[0] > 10:
-                said[0] = time.monotonic()
-                console.print(f'{title}  {done}/{total}  loss {loss:.3f}')
-
-        yield _Report(tell)
+        yield _Lines(console)
         return
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     loss_column = TextColumn('loss {task.fields[loss]:.3f}')
     with Progress(*columns, TimeRemainingColumn(), loss_column, console=console, transient=True) as progress:
-        row = progress.add_task(title, total=None, loss=float('nan'))
-        yield _Report(lambda done, total, loss: progress.update(row, completed=done, total=total, loss=loss))
+        yield _Bars(progress)

@@ -12,7 +12,7 @@ from mmseg.structures import SegDataSample
 from rich.console import Console
 
 from tools.demo.pictures import draw_picture, draw_token_masks, make_table, shown_pictures
-from tools.demo.training import PICTURES, TASKS, Result, run_demo
+from tools.demo.training import PICTURES, SILENCE, TASKS, Result, _is_ready, _Lines, run_demo
 
 SEG, DET = TASKS['seg'], TASKS['det']
 
@@ -96,6 +96,34 @@ def test_pairs_look_for_the_teacher_where_the_demo_leaves_it() -> None:
 
 def test_methods_without_tokens_have_no_token_masks(tmp_path: Path) -> None:
     assert draw_token_masks(SEG, results([0]), tmp_path) == []
+
+
+def test_students_wait_for_what_they_start_from() -> None:
+    """The student alone needs nothing; the distilled one the teacher, and for further seeds MasKD's tokens."""
+    teacher, first = {('teacher', 3): None}, {('teacher', 3): None, ('distilled', 3): None}
+    assert _is_ready(SEG, ('alone', 3), 3, {})
+    assert not _is_ready(SEG, ('distilled', 3), 3, {})
+    assert _is_ready(SEG, ('distilled', 4), 3, teacher)
+    assert _is_ready(DET, ('distilled', 3), 3, teacher)
+    assert not _is_ready(DET, ('distilled', 4), 3, teacher)
+    assert _is_ready(DET, ('distilled', 4), 3, first)
+
+
+def test_without_a_terminal_a_line_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(width=120)
+    lines = _Lines(console)
+    with console.capture() as captured:
+        lines.tick()  # too early for a line
+        for now, done in ((1, 0), (2, 30), (3, 100)):
+            monkeypatch.setattr('time.monotonic', lambda now=now: lines.said + now * (SILENCE + 1))
+            lines.update('teacher   seed 0', done, 100, 0.5)
+            lines.tick()
+        lines.end('teacher   seed 0')
+        monkeypatch.setattr('time.monotonic', lambda: lines.said + SILENCE + 1)
+        lines.tick()
+    assert captured.get().splitlines() == [
+        'teacher seed 0: 0/100', 'teacher seed 0: 30/100, loss 0.50', 'teacher seed 0: test', 'getting ready',
+    ]  # fmt: skip
 
 
 @pytest.mark.soak

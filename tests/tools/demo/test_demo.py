@@ -65,16 +65,24 @@ def test_table_of_several_seeds_shows_every_number() -> None:
         assert value in table
 
 
+def one_picture(task: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the first test picture be all of them: a row of panels takes its time."""
+    found = shown_pictures(task, 1)
+    monkeypatch.setattr(pictures, 'shown_pictures', lambda task: found)
+
+
 @pytest.mark.parametrize(('task', 'sample'), [(SEG, seg_sample()), (DET, det_sample())], ids=['seg', 'det'])
-def test_picture_shows_what_is_predicted(task: object, sample: object, tmp_path: Path) -> None:
+def test_picture_shows_what_is_predicted(
+    task: object, sample: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_picture(task, monkeypatch)
     draw_picture(task, results([0], sample), tmp_path / 'demo.png')
     picture = cv2.imread(str(tmp_path / 'demo.png'))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
 
 
 def test_boxes_without_confidence_are_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, palette = shown_pictures(DET, 1)
-    monkeypatch.setattr(pictures, 'shown_pictures', lambda task: (found, palette))
+    one_picture(DET, monkeypatch)
 
     def drawn(score: float) -> np.ndarray:
         draw_picture(DET, results([0], det_sample(score)), tmp_path / 'demo.png')

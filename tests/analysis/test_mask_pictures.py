@@ -112,7 +112,8 @@ def test_the_tool_draws_the_tokens_of_a_file(tmp_path: Path, monkeypatch: pytest
                tmp_path / 'tokens.pth')  # fmt: skip
     config = toys.det_run_config(tmp_path / 'run', toys.model_config(**det_options('neck[:2]')))
     config.test_dataloader = config.train_dataloader
-    config.dump(tmp_path / 'config.py')
+    with toys.unformatted():
+        config.dump(tmp_path / 'config.py')
     arguments = ['masks', 'config.py', '--tokens', 'tokens.pth', '--images', '1', '--out', 'pictures']
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', ['visualize.py', *arguments])

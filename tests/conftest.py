@@ -3,6 +3,7 @@
 The count stands here because the process that collects the results of several workers loads no other conftest.
 """
 
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -42,7 +43,10 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
     fresh_folder(session.config.stash[ELSEWHERE])
     watch.install()
     with watch.looking():
-        return (yield)
+        result = yield
+    # The modules stay until the end. Every data set that is built collects garbage and would walk all of them.
+    gc.freeze()
+    return result
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

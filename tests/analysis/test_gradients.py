@@ -174,7 +174,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
 
 def test_a_checkpoint_brings_student_distillers_and_iteration(trained: tuple[Config, Path], tmp_path: Path) -> None:
     path, checkpoint = tmp_path / 'config.py', str(trained[1])
-    trained[0].dump(path)
+    with toys.unformatted():
+        trained[0].dump(path)
 
     def values(**options: Any) -> list[dict[str, float]]:
         config = Config.fromfile(path)
@@ -213,7 +214,8 @@ def test_the_command_prints_each_term_and_writes_its_numbers(
     trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, numbers = tmp_path / 'config.py', tmp_path / 'numbers.json'
-    trained[0].dump(path)
+    with toys.unformatted():
+        trained[0].dump(path)
     arguments = [str(path), '--checkpoint', str(trained[1]), '--batches', '1', '--taps', '--json', str(numbers)]
     with toys.unformatted(), mock.patch.dict('os.environ', COLUMNS='150'):
         main_diagnose(arguments)
@@ -226,7 +228,8 @@ def test_the_command_prints_each_term_and_writes_its_numbers(
 
 def test_numbers_are_json_where_one_is_none(trained: tuple[Config, Path], tmp_path: Path) -> None:
     path, numbers = tmp_path / 'config.py', tmp_path / 'numbers.json'
-    trained[0].dump(path)
+    with toys.unformatted():
+        trained[0].dump(path)
     pulls = dict(backbone=Pull(0.0, 0.0, math.nan))
     with mock.patch('mmdistill_dense.analysis.diagnose.diagnose', return_value=[[Term('kd', math.inf, 0.5, pulls)]]):
         main_diagnose([str(path), '--json', str(numbers)])

@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[2]
 TOKENS = 3
 
 
-def det_options() -> dict[str, Any]:
+def det_options(tap: str = 'neck') -> dict[str, Any]:
     return dict(
         student=toys.det_net(),
         teacher=toys.det_teacher(),
-        distillers=dict(maskd=dict(type='MasKD', num_tokens=TOKENS)),
+        distillers=dict(maskd=dict(type='MasKD', student_tap=tap, num_tokens=TOKENS)),
     )
 
 
@@ -82,7 +82,7 @@ def test_padding_is_cut_off() -> None:
 
 
 def test_a_detector_has_a_picture_for_each_image(tmp_path: Path) -> None:
-    model, distiller = with_tokens('mmdet', **det_options())
+    model, distiller = with_tokens('mmdet', **det_options('neck[:2]'))  # a row for each level takes its time
     items = [toys.det_item(0, index) for index in range(3)]
     files = draw_masks(model, distiller, items, tmp_path, images=2)
     assert [path.name for path in files] == ['masks_000.png', 'masks_001.png']
@@ -107,12 +107,13 @@ def test_no_images_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_tool_draws_the_tokens_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, distiller = with_tokens('mmdet', **det_options())
+    _, distiller = with_tokens('mmdet', **det_options('neck[:2]'))
     torch.save({f'mask_modules.{name}': value for name, value in distiller.mask_modules.state_dict().items()},
                tmp_path / 'tokens.pth')  # fmt: skip
-    config = toys.det_run_config(tmp_path / 'run', toys.model_config(**det_options()))
+    config = toys.det_run_config(tmp_path / 'run', toys.model_config(**det_options('neck[:2]')))
     config.test_dataloader = config.train_dataloader
-    config.dump(tmp_path / 'config.py')
+    with toys.unformatted():
+        config.dump(tmp_path / 'config.py')
     arguments = ['masks', 'config.py', '--tokens', 'tokens.pth', '--images', '1', '--out', 'pictures']
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', ['visualize.py', *arguments])

@@ -152,7 +152,8 @@ def test_pixels_must_lie_in_the_image(points: Any, message: str, tmp_path: Path)
 def test_command_shows_a_pretraining_run_before_and_after(tmp_path: Path) -> None:
     config = runs.config(tmp_path / 'run', epochs=1)
     toys.train(None, config)
-    config.dump(tmp_path / 'config.py')
+    with toys.unformatted():
+        config.dump(tmp_path / 'config.py')
     arguments = [str(tmp_path / 'config.py'), '--images', '2', '--grid', '2']
     checkpoint = ['--checkpoint', str(tmp_path / 'run/epoch_1.pth')]
     files = drawn(tmp_path, *arguments, *checkpoint)
@@ -167,7 +168,8 @@ def test_command_shows_a_pretraining_run_before_and_after(tmp_path: Path) -> Non
 
 
 def test_command_shows_files_with_the_distiller_that_is_named(tmp_path: Path) -> None:
-    toys.run_config(tmp_path / 'run', toys.model_config(**seg_options())).dump(tmp_path / 'config.py')
+    with toys.unformatted():
+        toys.run_config(tmp_path / 'run', toys.model_config(**seg_options())).dump(tmp_path / 'config.py')
     cv2.imwrite(str(tmp_path / 'mine.png'), SEG_IMAGE)
     arguments = [str(tmp_path / 'config.py'), '--files', str(tmp_path / 'mine.png'), '--points', '3,5', '60,60']
     (file,) = drawn(tmp_path / 'first', *arguments)

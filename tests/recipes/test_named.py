@@ -1,6 +1,7 @@
 """Configs by name are what their files would be; the files that are shipped, and how deep they inherit."""
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -97,9 +98,28 @@ def test_a_name_without_a_file_is_made_of_two() -> None:
     assert changed.config().model.student.backbone.init_cfg.checkpoint == 'torchvision://resnet34'
 
 
-def test_every_config_has_a_name_that_finds_it() -> None:
+def lost(some: Iterable[Named]) -> list[str]:
+    """The names that find something else."""
+    return [one.name for one in some if find(one.name) not in (one, one.file)]
+
+
+def test_every_pair_method_and_variant_has_a_name_that_finds_it() -> None:
+    kinds: dict[object, Named] = {}
     for one in named().values():
-        assert find(one.name) in (one, one.file), one.name
+        method = one.file.parent.name
+        kinds |= {
+            ('pair', one.pair): one,
+            ('options', method, one.variant): one,
+            ('base', method, one.base.parent): one,
+        }
+    chosen = {one.name: one for one in kinds.values()}
+    assert {one.file.parent.name for one in chosen.values()} == {path.parent.name for path in named()}
+    assert len(chosen) > 40 and not lost(chosen.values())
+
+
+@pytest.mark.soak
+def test_every_config_has_a_name_that_finds_it() -> None:
+    assert not lost(named().values())
 
 
 @pytest.mark.parametrize(('name', 'told'), [

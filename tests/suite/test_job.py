@@ -157,13 +157,11 @@ def test_unfinished_run_of_another_config_is_refused_once_it_has_a_checkpoint(tm
     job.check_unchanged(run, 'old')
 
 
-@pytest.mark.parametrize('one_split', [False, True])
 def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_split: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was killed between its last iteration and its result gives the same scores."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, '_tests_val', lambda config: one_split)
     average = {'default_hooks.ema': {'type': 'EMAHook', 'momentum': 0.01, 'update_buffers': True}}
     definition = load(tiny.write(Path(), options={**tiny.content()['options'], **average}))
     first, folder = perform(definition, 'control seed 0'), tmp_path / 'out/runs/control/seed0'
@@ -174,7 +172,10 @@ def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
     with toys.unformatted():
         runner = build_runner(config)
         val, test = job.plain(runner.val()), job.plain(runner.test())
-    assert first['metrics'] == {'val': val, 'test': val if one_split else test}
+    assert first['metrics'] == {'val': val, 'test': test} and val != test
+    (folder / 'result.json').unlink()
+    monkeypatch.setattr(job, '_tests_val', lambda config: True)
+    assert perform(definition, 'control seed 0')['metrics'] == {'val': val, 'test': val}
     raw = torch.load(folder / 'iter_6.pth', weights_only=False)
     key = next(key for key in raw['state_dict'] if key.endswith('.weight'))
     assert not torch.equal(raw['state_dict'][key], raw['ema_state_dict'][f'module.{key}']), 'else nothing is shown'

@@ -1,8 +1,8 @@
 """Processes side by side: order, failures, and that none outlives its parent."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -119,28 +119,23 @@ def test_interruption_ends_jobs_and_their_workers(tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in pids(tmp_path))
 
 
-PARENT = """
-import sys
-from pathlib import Path
-from mmdistill_dense.suite.execute import pool
-from mmdistill_dense.suite.plan.plan import Run
-from tests.suite.test_pool import Watch
-child = 'from mmdistill_dense.suite.execute.pool import end_with_parent; end_with_parent()' + chr(10) + sys.argv[2]
-folder = Path(sys.argv[1])
-make = lambda run: [sys.executable, '-c', child, str(run.folder)]
-pool.Pool(make, 1, 1, Watch()).execute([Run('a', 'run', 0, folder / 'a')])
-"""
+def suite_of_one(folder: Path) -> None:
+    """What the process does that is killed: a pool with one job."""
+    child = f'from mmdistill_dense.suite.execute.pool import end_with_parent; end_with_parent()\n{SLEEP}'
+    pool.Pool(command(child), 1, 1, Watch()).execute(runs(folder, 'a'))
 
 
 @pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
-def test_jobs_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, '-c', PARENT, tmp_path, SLEEP], env=environment())
+def test_jobs_end_when_their_parent_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('PYTHONPATH', environment()['PYTHONPATH'])
+    process = multiprocessing.get_context('fork').Process(target=suite_of_one, args=(tmp_path,))
+    process.start()
     limit = time.monotonic() + 60
     while not pids(tmp_path):
         assert time.monotonic() < limit
         time.sleep(0.05)
     process.kill()
-    process.wait()
+    process.join()
     while any(alive(pid) for pid in pids(tmp_path)):
         assert time.monotonic() < limit, 'a worker outlives the suite'
         time.sleep(0.05)

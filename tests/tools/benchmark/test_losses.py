@@ -1,8 +1,6 @@
 """The losses that are compared: each is the released formula, and its row is complete."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +8,9 @@ import torch
 
 from mmdistill_dense.analysis.timing import Timing
 from mmdistill_dense.losses import dense_contrast, feature_mimic, masked_align_conv
-from tools.benchmark import compare_losses, reference
+from tools.benchmark import command, compare_losses, reference
 from tools.benchmark.loss_cases import METHODS
 
-ROOT = Path(__file__).resolve().parents[3]
 ROWS = {
     'afdcd': [
         'contrast core, near convergence',
@@ -30,26 +27,26 @@ SAVES = set(ROWS)  # where small sizes show less memory too
 FORMULAS = sorted(set(METHODS) - {'afdcd'})  # whose compiled kernel has float32 alone
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / 'tools/benchmark.py', 'losses', *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture(autouse=True)
+def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.torch, 'set_num_threads', lambda threads: None)
 
 
-def test_the_command_measures_and_keeps_every_row(tmp_path: Path) -> None:
-    done = _run('--method', *ROWS, '--size', 'small', '--repeats', '1', '--json', str(tmp_path / 'out'))
-    assert done.returncode == 0, done.stderr
+def test_the_command_measures_and_keeps_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ['--size', 'small', '--repeats', '1', '--device', 'cpu', '--json', str(tmp_path / 'out')]
+    command.main(['losses', '--method', *ROWS, *options])
+    said = capsys.readouterr().out
     rows = json.loads((tmp_path / 'out' / 'losses.json').read_text())['figures']
     assert [(row['method'], row['name']) for row in rows] == [(key, name) for key in ROWS for name in ROWS[key]]
     for row in rows:
-        assert f'| {row["method"]} | {row["name"]} |' in done.stdout
+        assert f'| {row["method"]} | {row["name"]} |' in said
         assert 0 < row['ours_error'] < 1e-4 and row['result_bytes'] <= row['ours_bytes'] < row['released_bytes']
-    assert '- pcd: 16 pictures, 256 channels of 7x7, keys 16384' in done.stdout
+    assert '- pcd: 16 pictures, 256 channels of 7x7, keys 16384' in said
 
 
 def test_a_size_of_another_method_is_refused() -> None:
-    done = _run('--method', 'maskd', '--size', 'cityscapes')
-    assert done.returncode == 1
-    assert '--size of maskd must be one of detection, small, got cityscapes' in done.stderr
+    with pytest.raises(SystemExit, match='^--size of maskd must be one of detection, small, got cityscapes$'):
+        command.main(['losses', '--method', 'maskd', '--size', 'cityscapes'])
 
 
 @pytest.mark.parametrize('method', METHODS)

@@ -1,6 +1,7 @@
 """The command line measures what it is told; the page shows every section of a folder."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from mmengine.config import Config
 from tests import toys
 from tests.engine.processes import ROOT
 from tools.benchmark import command as benchmark
-from tools.benchmark import page
+from tools.benchmark import page, teacher_pass
 from tools.benchmark.section import Section
 
 SMALL = 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'
@@ -65,6 +66,48 @@ def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
         benchmark.main(['all', str(tmp_path), '--only', 'speed'])
 
 
+def test_all_starts_a_process_for_each_part_and_names_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tool = tmp_path / 'tool.py'
+    tool.write_text('import sys; print(*sys.argv[1:], flush=True); sys.exit("bad" in sys.argv)')
+    assert page._tool() == ROOT / 'tools/benchmark.py'
+    monkeypatch.setattr(page, '_tool', lambda: tool)
+    monkeypatch.setattr(page, 'PLAN', {'step_bad': 'step --name bad', 'losses': "losses --name 'a b'"})
+    with pytest.raises(SystemExit, match='^failed: step_bad$'):
+        benchmark.main(['all', str(tmp_path), '--device', 'cpu', '--threads', '3'])
+    said = capfd.readouterr().out
+    options = f'--threads 3 --device cpu --json {tmp_path}\n'
+    assert f'step --name bad {options}' in said and f'losses --name a b {options}' in said
+    assert re.search(r'^step_bad: \d+ s$', said, re.MULTILINE) and re.search(r'^losses: \d+ s$', said, re.MULTILINE)
+
+
+def test_teacher_command_measures_a_network_of_the_zoo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark.torch, 'set_num_threads', lambda threads: None)
+    monkeypatch.setattr(teacher_pass, 'OPTIONS', {'fold_bn': {}})
+    words = [
+        'teacher',
+        '--cfg',
+        SMALL,
+        '--taps',
+        'backbone[3]',
+        '--size',
+        '64',
+        '64',
+        '--repeats',
+        '1',
+        '--name',
+        'small',
+    ]
+    benchmark.main([*words, '--device', 'cpu', '--json', str(tmp_path)])
+    content = json.loads((tmp_path / 'teacher_small.json').read_text())
+    assert content['command'] == f'python tools/benchmark.py {shlex.join([*words, "--device", "cpu"])}'
+    assert f'## {content["title"]}' in capsys.readouterr().out
+
+
+@pytest.mark.soak
 def test_all_runs_each_part_in_a_process_and_names_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,7 +132,8 @@ def test_step_command_measures_several_methods(
     })  # fmt: skip
     files = [tmp_path / name for name in ('one.py', 'two.py')]
     for file in files:
-        config.dump(str(file))
+        with toys.unformatted():
+            config.dump(str(file))
     monkeypatch.setattr(benchmark.torch, 'set_num_threads', lambda threads: None)
     options = ['--name', 'toy', '--repeats', '1', '--device', 'cpu', '--json', str(tmp_path / 'out')]
     benchmark.main(['step', '--config', *map(str, files), *options])

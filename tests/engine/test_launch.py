@@ -117,6 +117,7 @@ def test_dist_train_runs_two_processes(two_processes: tuple[Path, str]) -> None:
     assert len(losses(log)) == 4
 
 
+@pytest.mark.soak
 def test_slurm_train_gives_the_same_losses(two_processes: tuple[Path, str], tiny_config: Path, tmp_path: Path) -> None:
     for name, text in (('srun', SRUN.format(python=sys.executable)), ('scontrol', '#!/bin/sh\necho 127.0.0.1\n')):
         (tmp_path / name).write_text(text)
@@ -135,12 +136,37 @@ def test_slurm_train_gives_the_same_losses(two_processes: tuple[Path, str], tiny
     assert losses(run(command, tmp_path, env)) == losses(two_processes[1])
 
 
+@pytest.mark.soak
 def test_dist_test_reads_what_dist_train_wrote(
     two_processes: tuple[Path, str], tiny_config: Path, tmp_path: Path
 ) -> None:
     checkpoint = two_processes[0] / 'iter_4.pth'
     command = ['bash', ROOT / 'tools' / 'dist_test.sh', tiny_config, checkpoint, 2, '--work-dir', tmp_path]
     assert 'mIoU' in run(command, tmp_path, environment())
+
+
+TORCHRUN = '-m torch.distributed.run --standalone --nproc_per_node 2'
+SBATCH = '-p part --job-name=job --gres=gpu:4 --ntasks=4 --ntasks-per-node=4 --cpus-per-task=5 --kill-on-bad-exit=1'
+
+
+@pytest.mark.parametrize(
+    ('script', 'arguments', 'started'),
+    [
+        ('dist_test.sh', 'c.py x.pth 2 --tta', f'{TORCHRUN} TOOLS/test.py c.py x.pth --tta --launcher pytorch'),
+        ('slurm_train.sh', 'part job c.py --amp', f'{SBATCH} PROGRAM -u TOOLS/train.py c.py --amp --launcher slurm'),
+        ('slurm_test.sh', 'part job c.py x.pth', f'{SBATCH} PROGRAM -u TOOLS/test.py c.py x.pth --launcher slurm'),
+    ],
+)
+def test_scripts_start_the_command_line(script: str, arguments: str, started: str, tmp_path: Path) -> None:
+    """``PYTHON`` and ``srun`` print what they are given; a real start of each is in the long tests."""
+    program = tmp_path / 'srun'
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(stat.S_IRWXU)
+    settings = ('GPUS', 'GRES', 'CPUS_PER_TASK', 'SRUN_ARGS', 'NNODES', 'PORT')
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+    env = dict(kept, PYTHON=str(program), PATH=os.pathsep.join([str(tmp_path), os.environ['PATH']]))
+    printed = run(['bash', ROOT / 'tools' / script, *arguments.split()], tmp_path, env)
+    assert printed.strip() == started.replace('TOOLS', str(ROOT / 'tools')).replace('PROGRAM', str(program))
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])

@@ -21,7 +21,7 @@ def start(function: Callable[..., None], *args: Any) -> None:
     """Run ``function(rank, *args)`` in two processes and wait for them; an error in one of them is raised here."""
     get_context('forkserver').set_forkserver_preload(['tests.preload'])
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-    with mock.patch.dict(os.environ, PYTHONPATH=path):
+    with mock.patch.dict(os.environ, PYTHONPATH=path, CUDA_VISIBLE_DEVICES='-1'):
         forkserver.ensure_running()  # once in the process that runs the tests
     mp.start_processes(function, args, nprocs=2, start_method='forkserver')
 

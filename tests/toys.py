@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,21 @@ DET = {
     'cascade_mask_rcnn': 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
 }
 _FILES = tempfile.TemporaryDirectory(prefix='mmdistill_dense_tests_')
+
+
+def _read_zoo_configs_once() -> None:
+    """Let this process read and run each config of an installed package once; callers get copies."""
+    plain = Config._file2dict
+    read = functools.cache(plain)
+
+    def file2dict(filename: str, *args: Any, **kwargs: Any) -> tuple[dict, str, dict]:
+        installed = f'{os.sep}.mim{os.sep}' in str(filename)
+        return copy.deepcopy(read(filename, *args, **kwargs)) if installed else plain(filename, *args, **kwargs)
+
+    Config._file2dict = staticmethod(file2dict)
+
+
+_read_zoo_configs_once()
 
 
 def fresh_dir() -> Path:

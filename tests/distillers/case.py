@@ -18,7 +18,7 @@ STEPS = 6
 
 
 class DistillerCase:
-    """Properties that hold for any distiller, on a tiny DeepLabV3 pair and on bare tensors.
+    """Properties that hold for any distiller, on a tiny FCN pair and on bare tensors.
 
     A subclass is a test class: it sets ``option`` (the distiller's config with its type) and, where the defaults do not
     fit, the shapes ``student`` and ``teacher`` of one tap (with a batch of 2).
@@ -171,7 +171,7 @@ class DistillerCase:
         torch.testing.assert_close(self.total(distiller, same, teacher), torch.tensor(0.0), atol=1e-6, rtol=0)
 
     def test_step_in_a_real_network(self) -> None:
-        """Loss keys, gradients and a falling loss on one repeated batch of a DeepLabV3 pair."""
+        """Loss keys, gradients and a falling loss on one repeated batch of an FCN pair."""
         model = self.network()
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         values = []
@@ -187,4 +187,5 @@ class DistillerCase:
 
     def network(self) -> Any:
         """The pair, ready to train."""
-        return toys.distilled(teacher=toys.seg_teacher(), distillers=dict(case=self.option))
+        pair = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+        return toys.distilled(**pair, distillers=dict(case=self.option))

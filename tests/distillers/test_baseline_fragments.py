@@ -31,7 +31,7 @@ def _check(model, batch, distillers) -> None:
 @pytest.mark.parametrize('path', _named(SEGMENTATION))
 def test_segmentation(path: Path) -> None:
     distillers = Config.fromfile(path).distillers.to_dict()
-    model = toys.distilled(teacher=toys.seg_teacher('pspnet'), distillers=distillers)
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('pspnet'), distillers=distillers)
     _check(model, toys.seg_batch(), distillers)
 
 

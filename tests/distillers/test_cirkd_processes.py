@@ -1,13 +1,8 @@
 """Two gloo processes keep one memory, and average to the losses and gradients of one process with all pictures."""
 
-import os
-from datetime import timedelta
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
@@ -15,7 +10,7 @@ from mmdistill_dense.distillers import CIRKD
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.utils.distributed import gather_rows_with_gradient, rows_before
-from tests import toys
+from tests import gloo, toys
 
 STEPS = 4
 SPLIT = (3, 1)  # pictures of each process
@@ -90,11 +85,7 @@ def network_step(model, student, mine):
 
 
 def process(rank, folder, teacher):
-    torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
-    toys.teacher_file = lambda *_, **__: teacher
-    rendezvous = f'file://{folder}/rendezvous'
-    dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=120))
+    folder = gloo.join(rank, folder, teacher)
     begin = sum(SPLIT[:rank])
     mine = slice(begin, begin + SPLIT[rank])
     made, own = distiller(rank), distiller(rank, gather=False)
@@ -103,14 +94,14 @@ def process(rank, folder, teacher):
     pair = network()
     pair.distillation.state.rank = rank
     real = network_step(DistillDDP(pair, broadcast_buffers=False), pair, slice(2 * rank, 2 * rank + 2))
-    torch.save(dict(steps=found, gathered=gathered(rank), own=alone, real=real), Path(folder) / f'rank{rank}.pth')
+    torch.save(dict(steps=found, gathered=gathered(rank), own=alone, real=real), folder / f'rank{rank}.pth')
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp('two')
-    mp.spawn(process, args=(str(folder), toys.teacher_file('fcn')), nprocs=2)
+    gloo.start(process, str(folder), toys.teacher_file('fcn'))
     return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
 
 

@@ -9,6 +9,7 @@ from mmengine.runner import load_checkpoint
 from mmdistill_dense.distillers.maskd.gated_teacher import gated_loss, training_objective
 from mmdistill_dense.distillers.maskd.token_learner import initial_tokens
 from tests import toys
+from tests.distillers.maskd.tokens import tokens_of
 
 
 class Pair(NamedTuple):
@@ -83,6 +84,7 @@ def _check_checkpoint(runner, pair, path):
     assert not toys.differing(vanilla.state_dict(), runner.model.state_dict())
 
 
+@pytest.mark.soak
 @ALL
 def test_training_through_the_runner(pair, tmp_path):
     runner = toys.train(None, toys.det_run_config(tmp_path, _config(pair)))
@@ -169,6 +171,8 @@ def test_maskd_learns_its_tokens_and_distils(pair, tmp_path):
         _check_checkpoint(runner, pair, work_dir / 'iter_2.pth')
         saved = torch.load(work_dir / 'iter_2.pth', weights_only=False)['distillers']
         states.append({**toys.student_state(runner.model), **saved})
+        assert saved['maskd.tokens_ready'] > 1 and 'maskd.mask_modules.4.mask_token' in saved
+        assert len(tokens_of(runner)) == 25 and all(value.any() for value in tokens_of(runner).values())
     assert not toys.differing(*states)
 
 

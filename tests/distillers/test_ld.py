@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 from mmdistill_dense.distillers import LD
 from mmdistill_dense.distillers.base import Distiller, RunState
 from mmdistill_dense.distillers.ld import Region
-from tests import toys
+from tests import gloo, toys
 from tests.distillers.case import DistillerCase
 
 ANCHORS = dict(type='AnchorGenerator', ratios=[1.0], octave_base_scale=4, scales_per_octave=1)
@@ -362,7 +361,7 @@ def _process(rank: int, folder: str) -> None:
 
 def test_two_processes_average_to_one_with_all_pictures(tmp_path) -> None:
     """With 'mean' exactly; with 'sum', as released, the edges count half as much, and the classes exactly."""
-    mp.spawn(_process, args=(str(tmp_path),), nprocs=2)
+    gloo.start(_process, str(tmp_path))
     ranks = [torch.load(tmp_path / f'rank{rank}.pth') for rank in range(2)]
     for reduction in ('sum', 'mean'):
         whole = _step(reduction, slice(0, sum(SPLIT)))

@@ -260,22 +260,6 @@ def test_learning_on_an_input_is_refused(tmp_path):
 # Real networks
 
 
-@pytest.mark.parametrize(
-    ('student', 'teacher'),
-    [('retinanet', 'retinanet'), ('fcos', 'fcos'), ('reppoints', 'reppoints'), ('faster_rcnn', 'faster_rcnn'),
-     ('faster_rcnn', 'cascade_mask_rcnn')],
-)  # fmt: skip
-def test_a_detector_learns_distils_and_stays_a_plain_detector(tmp_path, student, teacher):
-    config = toys.det_run_config(tmp_path, det_model(NECK, student, teacher), masks='mask' in teacher)
-    runner = toys.train(tmp_path, config)
-    assert len(tokens_of(runner)) == 25 and all(value.any() for value in tokens_of(runner).values())
-    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
-    toys.build_plain(toys.det_net(student)).load_state_dict(content['state_dict'], strict=True)
-    assert (
-        'maskd.mask_modules.4.mask_token' in content['distillers'] and content['distillers']['maskd.tokens_ready'] > 1
-    )
-
-
 def test_deeplabv3_learns_on_its_logits_and_distils_both_heads(tmp_path):
     option = dict(type='MasKD', student_tap=['decode_head', ('auxiliary_head', 0.4)], num_tokens=8, weight_mask=False,
                   align='none', factor=0.5, eps=1e-5, share_tokens=True, learn=LEARN)  # fmt: skip

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from mmdistill_dense.distillers import PCD
 from mmdistill_dense.distillers.base import RunState
+from tests import gloo
 
 STEPS = 5
 SPLIT = (3, 1)  # pictures of each process
@@ -56,7 +56,7 @@ def process(rank, folder):
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp('two')
-    mp.spawn(process, args=(str(folder),), nprocs=2)
+    gloo.start(process, str(folder))
     return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
 
 

@@ -1,5 +1,6 @@
 """tools/train.py and tools/test.py: real runs of a tiny model, and what their options do to a config."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,19 +10,39 @@ from mmengine.config import Config, ConfigDict
 from mmdistill_dense.engine import commands
 from tests.engine.processes import ROOT, environment, run
 
+# Several command lines in one process, whose start takes seconds.
+ONE_AFTER_THE_OTHER = """
+import json, runpy, sys
+for sys.argv in json.loads(sys.argv[1]):
+    runpy.run_path(sys.argv[0], run_name='__main__')
+"""
 
-def test_resume_continues(two_processes: tuple[Path, str], tiny_config: Path, tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / 'tools' / 'train.py', tiny_config, '--work-dir', tmp_path, '--resume']
-    options = [two_processes[0] / 'iter_4.pth', '--cfg-options', 'train_cfg.max_iters=8', 'train_cfg.val_interval=8']
-    assert 'iter: 4' in run([*command, *options], tmp_path, environment())
-    assert (tmp_path / 'iter_8.pth').is_file()
+
+@pytest.fixture(scope='module')
+def commands_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which a process trained, resumed and tested a run."""
+    folder = tmp_path_factory.mktemp('commands')
+    train, test = (str(ROOT / 'tools' / name) for name in ('train.py', 'test.py'))
+    again = ['--resume', 'run/iter_4.pth', '--cfg-options', 'train_cfg.max_iters=8', 'train_cfg.val_interval=8']
+    lines = [
+        [train, str(tiny_config), '--work-dir', 'run'],
+        [train, str(tiny_config), '--work-dir', 'again', *again],
+        [test, str(tiny_config), '--checkpoint', 'run/iter_4.pth', '--tta', '--work-dir', 'test', '--out', 'all.pkl'],
+    ]
+    run([sys.executable, '-c', ONE_AFTER_THE_OTHER, json.dumps(lines)], folder, environment())
+    return folder
 
 
-def test_test_keeps_and_augments(two_processes: tuple[Path, str], tiny_config: Path, tmp_path: Path) -> None:
-    checkpoint = two_processes[0] / 'iter_4.pth'
-    command = [sys.executable, ROOT / 'tools' / 'test.py', tiny_config, '--checkpoint', checkpoint, '--tta']
-    assert 'mIoU' in run([*command, '--work-dir', tmp_path, '--out', tmp_path / 'all.pkl'], tmp_path, environment())
-    assert (tmp_path / 'all.pkl').is_file()
+def test_resume_continues(commands_run: Path) -> None:
+    (log,) = (commands_run / 'again').glob('*/*.log')
+    assert 'iter: 4' in log.read_text()
+    assert (commands_run / 'again' / 'iter_8.pth').is_file() and not (commands_run / 'again' / 'iter_4.pth').exists()
+
+
+def test_test_keeps_and_augments(commands_run: Path) -> None:
+    (log,) = (commands_run / 'test').glob('*/*.log')
+    assert 'mIoU' in log.read_text()
+    assert (commands_run / 'all.pkl').is_file()
 
 
 def test_a_missing_checkpoint_is_said(tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:

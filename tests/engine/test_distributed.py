@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from mmdistill_dense.engine import DistillDDP
@@ -76,7 +75,7 @@ def process(rank, folder, teacher):
 def folder(tmp_path_factory):
     """The folder in which two processes left their results."""
     path = tmp_path_factory.mktemp('two')
-    mp.spawn(process, args=(str(path), toys.teacher_file('fcn')), nprocs=2)
+    gloo.start(process, str(path), toys.teacher_file('fcn'))
     return path
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import socket
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import torch.distributed as dist
 
 from mmdistill_dense.engine import gloo
 from tests.engine.processes import ROOT, environment, run
+from tests.gloo import start
 
 SRUN = """#!{python}
 import os, subprocess, sys
@@ -30,6 +32,17 @@ def free_port() -> str:
     with socket.socket() as one:
         one.bind(('127.0.0.1', 0))
         return str(one.getsockname()[1])
+
+
+def train_as_torchrun_starts_it(rank: int, folder: str, config: str, port: str) -> None:
+    """Run ``tools/train.py`` in a folder with torchrun's variables; what it prints goes to a file there."""
+    os.chdir(folder)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    output = os.open(f'{rank}.txt', os.O_CREAT | os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    sys.argv = [str(ROOT / 'tools' / 'train.py'), config, '--launcher', 'pytorch']
+    runpy.run_path(sys.argv[0], run_name='__main__')
 
 
 def losses(log: str) -> list[str]:
@@ -110,6 +123,15 @@ def test_slurm_without_scontrol_names_the_way_out(
         gloo.open_gloo(['--launcher', 'slurm'])
 
 
+def test_train_runs_in_two_processes(tiny_config: Path, tmp_path: Path) -> None:
+    start(train_as_torchrun_starts_it, str(tmp_path), str(tiny_config), free_port())
+    log = (tmp_path / '0.txt').read_text()
+    assert (tmp_path / 'work_dirs' / 'tiny' / 'iter_4.pth').is_file()
+    assert 'SyncBN layers become BN' in log
+    assert len(losses(log)) == 4
+
+
+@pytest.mark.soak
 def test_dist_train_runs_two_processes(two_processes: tuple[Path, str]) -> None:
     folder, log = two_processes
     assert (folder / 'iter_4.pth').is_file()
@@ -117,6 +139,7 @@ def test_dist_train_runs_two_processes(two_processes: tuple[Path, str]) -> None:
     assert len(losses(log)) == 4
 
 
+@pytest.mark.soak
 def test_slurm_train_gives_the_same_losses(two_processes: tuple[Path, str], tiny_config: Path, tmp_path: Path) -> None:
     for name, text in (('srun', SRUN.format(python=sys.executable)), ('scontrol', '#!/bin/sh\necho 127.0.0.1\n')):
         (tmp_path / name).write_text(text)
@@ -135,12 +158,38 @@ def test_slurm_train_gives_the_same_losses(two_processes: tuple[Path, str], tiny
     assert losses(run(command, tmp_path, env)) == losses(two_processes[1])
 
 
+@pytest.mark.soak
 def test_dist_test_reads_what_dist_train_wrote(
     two_processes: tuple[Path, str], tiny_config: Path, tmp_path: Path
 ) -> None:
     checkpoint = two_processes[0] / 'iter_4.pth'
     command = ['bash', ROOT / 'tools' / 'dist_test.sh', tiny_config, checkpoint, 2, '--work-dir', tmp_path]
     assert 'mIoU' in run(command, tmp_path, environment())
+
+
+TORCHRUN = '-m torch.distributed.run --standalone --nproc_per_node 2'
+SBATCH = '-p part --job-name=job --gres=gpu:4 --ntasks=4 --ntasks-per-node=4 --cpus-per-task=5 --kill-on-bad-exit=1'
+
+
+@pytest.mark.parametrize(
+    ('script', 'arguments', 'started'),
+    [
+        ('dist_train.sh', 'c.py 2 --amp', f'{TORCHRUN} TOOLS/train.py c.py --amp --launcher pytorch'),
+        ('dist_test.sh', 'c.py x.pth 2 --tta', f'{TORCHRUN} TOOLS/test.py c.py x.pth --tta --launcher pytorch'),
+        ('slurm_train.sh', 'part job c.py --amp', f'{SBATCH} PROGRAM -u TOOLS/train.py c.py --amp --launcher slurm'),
+        ('slurm_test.sh', 'part job c.py x.pth', f'{SBATCH} PROGRAM -u TOOLS/test.py c.py x.pth --launcher slurm'),
+    ],
+)
+def test_scripts_start_the_command_line(script: str, arguments: str, started: str, tmp_path: Path) -> None:
+    """``PYTHON`` and ``srun`` print what they are given; a real start of each is in the long tests."""
+    program = tmp_path / 'srun'
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(stat.S_IRWXU)
+    settings = ('GPUS', 'GRES', 'CPUS_PER_TASK', 'SRUN_ARGS', 'NNODES', 'PORT')  # a user's own
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+    env = dict(kept, PYTHON=str(program), PATH=os.pathsep.join([str(tmp_path), os.environ['PATH']]))
+    printed = run(['bash', ROOT / 'tools' / script, *arguments.split()], tmp_path, env)
+    assert printed.strip() == started.replace('TOOLS', str(ROOT / 'tools')).replace('PROGRAM', str(program))
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])

@@ -149,8 +149,16 @@ def compiler() -> Iterator[Any]:
     dynamo.reset()
 
 
-@pytest.mark.parametrize('part', ['backbone', 'backbone.layer3', 'all'])
-def test_a_compiled_student_learns_the_same(usual, part, compiler):
+AT_LENGTH = [('mmseg', 'backbone'), ('mmseg', 'backbone.layer3'), ('mmdet', 'backbone'), ('mmdet', 'all')]
+COMPILED = [
+    *[('mmseg', 'all'), ('mmdet', 'backbone.layer3')],
+    *(pytest.param(*case, marks=pytest.mark.soak) for case in AT_LENGTH),
+]
+
+
+@pytest.mark.usefixtures('compiler')
+@pytest.mark.parametrize(('usual', 'part'), COMPILED, indirect=['usual'])
+def test_a_compiled_student_learns_the_same(usual, part):
     scope, expected = usual
     model = _make(scope)
     if part == 'all':
@@ -181,6 +189,7 @@ def test_no_graph_is_made_again_at_each_iteration():
     assert counts[0] > 0 and counts[3:] == [counts[3]] * 5, counts
 
 
+@pytest.mark.soak
 def test_compile_in_the_config_of_a_run(tmp_path, compiler):
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), SEGMENTATION)
     states = []

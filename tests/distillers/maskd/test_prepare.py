@@ -90,8 +90,18 @@ def by_epoch(config):
     config.default_hooks.checkpoint.by_epoch = config.log_processor.by_epoch = True
 
 
-@pytest.mark.parametrize('workers', [0, 1])
-@pytest.mark.parametrize('change', [lambda config: None, by_epoch], ids=['iters', 'epochs'])
+def as_it_is(config):
+    """Iterations."""
+
+
+@pytest.mark.parametrize(
+    ('change', 'workers'),
+    [
+        *[pytest.param(as_it_is, 0, id='iters-0'), pytest.param(by_epoch, 1, id='epochs-1')],
+        pytest.param(as_it_is, 1, id='iters-1', marks=pytest.mark.soak),
+        pytest.param(by_epoch, 0, id='epochs-0', marks=pytest.mark.soak),
+    ],
+)
 def test_the_same_with_a_detector_whose_learning_draws_numbers(tmp_path, learned, workers, change):
     """Proposals are sampled at random while tokens are learned; the data are drawn by workers or not."""
 
@@ -165,8 +175,16 @@ class Interrupt(Exception):
     pass
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize(('kind', 'after'), [('fcn', 3), ('fcn', 4), ('faster_rcnn', 3)])
+@pytest.mark.parametrize(
+    ('kind', 'after', 'workers'),
+    [
+        *[('fcn', 3, 0), ('fcn', 4, 2), ('faster_rcnn', 3, 0)],
+        *(
+            pytest.param(*case, marks=pytest.mark.soak)
+            for case in [('fcn', 4, 0), ('fcn', 3, 2), ('faster_rcnn', 3, 2)]
+        ),
+    ],
+)
 def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, learned, workers, kind, after):
     """The two-stage detector's own loss samples at random."""
 
@@ -373,8 +391,16 @@ def state_of(runner):
     )
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize('kind', ['cascade_mask_rcnn', 'retinanet', 'fcn'])
+@pytest.mark.parametrize(
+    ('kind', 'workers'),
+    [
+        *[('cascade_mask_rcnn', 0), ('retinanet', 2), ('fcn', 0)],
+        *(
+            pytest.param(*case, marks=pytest.mark.soak)
+            for case in [('cascade_mask_rcnn', 2), ('retinanet', 0), ('fcn', 2)]
+        ),
+    ],
+)
 def test_streams_teacher_student_and_processes_are_left_alone(tmp_path, learned, kind, workers):
     Before.seen.clear()
     hooks = dict(custom_hooks=[dict(type='mmdistill_dense.Before'), dict(type='mmdistill_dense.After')])

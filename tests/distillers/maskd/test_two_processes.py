@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from mmdistill_dense.distillers.maskd import token_learner
@@ -122,7 +121,7 @@ def process(rank, folder, teacher):
 def ranks(tmp_path_factory):
     """What two processes found."""
     folder = tmp_path_factory.mktemp('two')
-    mp.spawn(process, args=(str(folder), toys.teacher_file('fcn')), nprocs=2)
+    gloo.start(process, str(folder), toys.teacher_file('fcn'))
     return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
 
 

@@ -55,6 +55,9 @@ run() { attempt "$@" || { tail -n 25 "$LOG" >&2; die "the step above failed; the
 
 uv_install() { "$VENV/bin/uv" pip install --python "$PY" $(printf -- '--constraint %s ' $PINS) "$@"; }
 
+# uv compiles no bytecode, and many containers tell Python not to write any: then every later start takes 8 seconds longer.
+check_imports() { run 'checking the imports' env PYTHONDONTWRITEBYTECODE= "$PY" -c "import $1"; }
+
 find_python() {
     for name in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
         if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then PYTHON=$name; break; fi
@@ -156,12 +159,12 @@ adopt_pip_settings
 run "installing torch $TORCH" install_torch
 if [ "$LEVEL" = demo ]; then
     run 'installing mmengine, mmcv (without compiled operations), mmsegmentation, mmdetection, mim and this package' uv_install -e ".[$EXTRA]"
-    run 'checking the imports' "$PY" -c 'import torch, mmcv, mmseg.models, mmdistill_dense'
+    check_imports 'torch, mmcv, mmseg.models, mmdistill_dense'
 else
     compiled_mmcv
     run "installing mmengine, mmcv (compiled), mmsegmentation, mmdetection, mim and this package with the extras $EXTRA" \
         uv_install --reinstall-package $MMCV_NAME "$wheel" -e ".[$EXTRA]" $MORE
-    run 'checking the imports' "$PY" -c 'import torch, mmcv.ops, mmseg.models, mmdet.models, mmdistill_dense'
+    check_imports 'torch, mmcv.ops, mmseg.models, mmdet.models, mmdistill_dense'
 fi
 echo "$LEVEL $sum" >"$STAMP"
 say 'ready'

@@ -71,6 +71,19 @@ def test_it_costs_no_arithmetic():
     assert devices == {'meta'}
 
 
+def test_batch_norms_are_skipped(monkeypatch):
+    """Their shape is that of their input, and on the meta device torch decomposes each into a hundred calls."""
+    network = toys.build_plain(toys.seg_net())
+    expected = trace(['backbone', 'decode_head'], network)
+    monkeypatch.setattr(torch, 'batch_norm', None)
+    assert trace(['backbone', 'decode_head'], network) == expected
+
+
+def test_a_batch_norm_of_another_width_is_refused():
+    with pytest.raises(RuntimeError, match='running_mean should contain 4 elements not 5'):
+        trace(['1'], nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(5)))
+
+
 def test_a_transformer_is_built_without_arithmetic_too(monkeypatch):
     """Its drop path reads numbers of a tensor while it is built, which the meta device has none of."""
     heads = dict(embed_dims=8, num_heads=[1, 1, 1, 1], num_layers=[1, 1, 1, 1])

@@ -24,8 +24,14 @@ COCOSTUFF = dict(cocostuff=(0.5, 5e-6, 0.005, 4, (512, 512), 171))
 
 
 @cache
+def resolved(path: Path) -> Config:
+    """A config; not to be changed."""
+    return Config.fromfile(path)
+
+
+@cache
 def distiller(options: Path, name: str) -> ConfigDict:
-    return Config.fromfile(options).distillers[name]
+    return resolved(options).distillers[name]
 
 
 def afdcd(options: Path) -> AfDCD:
@@ -43,7 +49,7 @@ def test_weights_of_a_sum_reach_the_papers_teacher_at_its_crops_alone() -> None:
     for one in summed:
         *_, crop, _ = (PAPER | COCOSTUFF)[one.base.stem.rsplit('_', 1)[1]]
         assert one.base.stem.startswith('deeplabv3_r101_to_'), one.name
-        recipe = Config.fromfile(one.base)
+        recipe = resolved(one.base)
         assert [step.crop_size for step in recipe.train_pipeline if step.type == 'RandomCrop'] == [crop], one.name
 
 
@@ -59,7 +65,7 @@ def test_other_pairs_have_the_papers_weights_in_units_of_the_mean(data: str) -> 
 
 
 def test_every_recipe_has_the_kind_of_optimizer_that_its_student_is_published_with() -> None:
-    assert not [problem for recipe in recipes() if (problem := optimizer_problem(Config.fromfile(recipe)))]
+    assert not [problem for recipe in recipes() if (problem := optimizer_problem(resolved(recipe)))]
 
 
 def test_pcd_beside_labels_has_pixels_as_keys_and_at_most_a_third_of_them() -> None:
@@ -102,7 +108,7 @@ def test_tokens_of_the_published_pairs_are_learned_by_the_loss_over_labelled_pix
     pairs = [one for one in usual('maskd') if one.base.stem.startswith('deeplabv3_r101_to_')]
     assert len({one.base for one in pairs}) == len(pairs) > 6
     for one in pairs:
-        option = Config.fromfile(one.base).model.teacher
+        option = resolved(one.base).model.teacher
         teacher = load_model({key: value for key, value in option.items() if key != 'checkpoint'}, 'teacher').model
         assert teacher.decode_head.loss_decode.avg_non_ignore, one.name
 

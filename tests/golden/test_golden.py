@@ -1,7 +1,9 @@
 """Our numbers against stored ones, made with the authors' formulas."""
 
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +11,12 @@ from tests.golden.files import DEFAULT, checkable, compute, differences, files_o
 from tests.golden.kinds import METHODS, tolerances_of
 
 DTYPES = (torch.float64, torch.float32)
+
+
+@cache
+def computed(path: Path, dtype: torch.dtype) -> dict[str, np.ndarray]:
+    """Our numbers, which both tests of a file look at."""
+    return compute(path, *read(path), dtype)
 
 
 @pytest.fixture
@@ -24,14 +32,14 @@ def test_file(golden_file: Path, dtype: torch.dtype, record_property) -> None:
     record_property('golden_file', str(golden_file))
     kind, arrays = read(golden_file)
     assert tolerances_of(golden_file.parent.name, kind, arrays), f'{golden_file} stores no result of kind {kind!r}'
-    wrong = differences(golden_file, kind, arrays, compute(golden_file, kind, arrays, dtype), dtype)
+    wrong = differences(golden_file, kind, arrays, computed(golden_file, dtype), dtype)
     assert not wrong, wrong
 
 
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 def test_ten_tolerances_are_too_much(golden_file: Path, dtype: torch.dtype) -> None:
     kind, arrays = read(golden_file)
-    values = compute(golden_file, kind, arrays, dtype)
+    values = computed(golden_file, dtype)
     for name, tolerance in tolerances_of(golden_file.parent.name, kind, arrays).items():
         changed = perturb(arrays, name, 10 * tolerance.allowed(arrays[name], dtype))
         assert list(differences(golden_file, kind, changed, values, dtype)) == [name]

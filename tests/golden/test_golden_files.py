@@ -1,22 +1,35 @@
 """The golden check itself: it must not pass where nothing, or nothing readable, was compared."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 
+from tests import warm
 from tests.golden.files import DEFAULT, checkable, files_of, read
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def _run(*options: str, **variables: str) -> tuple[int, str]:
-    command = [sys.executable, '-m', 'pytest', ROOT / 'tests/golden/test_golden.py', '-q', *options]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables})
-    return done.returncode, done.stdout + done.stderr
+    with TemporaryDirectory() as folder:
+        warm.spawn(_pytest, (folder, options, variables))
+        return int(Path(folder, 'code').read_text()), Path(folder, 'output').read_text()
+
+
+def _pytest(_: int, folder: str, options: tuple[str, ...], variables: dict[str, str]) -> None:
+    """Do what ``python -m pytest`` does, in a process of its own."""
+    os.environ.update(variables)
+    sys.argv = ['pytest', str(ROOT / 'tests/golden/test_golden.py'), '-q', *options]
+    with Path(folder, 'output').open('w') as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+        code = int(pytest.main())
+        sys.stdout.flush(), sys.stderr.flush()
+    Path(folder, 'code').write_text(str(code))
 
 
 def _write(path: Path, **arrays: np.ndarray) -> Path:

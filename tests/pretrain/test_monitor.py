@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,8 +9,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -30,7 +26,7 @@ from tests.pretrain import test_run as runs
 
 TWO_VIEW = Path(__file__).parents[3] / 'shared/golden/pcd/two_view.npz'
 SHAPES = dict(type='mmdistill_dense.ShapesSegDataset', num_images=6, pipeline=[
-    dict(type='mmdistill_dense.LoadShapes'), dict(type='PackSegInputs'),
+    dict(type='mmdistill_dense.LoadShapes'), dict(type='mmseg.PackSegInputs'),
 ])  # fmt: skip
 PROBE = dict(train=dict(SHAPES, seed=5), test=dict(SHAPES, seed=6), images=4)
 HOOK = dict(type='mmdistill_dense.DenseMonitor', probe=PROBE, probe_interval=1)
@@ -204,39 +200,6 @@ def curve(folder: Path, name: str) -> list[dict]:
     (path,) = folder.glob('*/vis_data/scalars.json')
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     return [entry for entry in entries if name in entry]
-
-
-def process(rank: int, folder: str, teacher: str) -> None:
-    """What each of two processes does: a run without and one with the monitor."""
-    torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE='2')
-    runs.teacher_file = lambda: teacher
-    rendezvous = f'file://{folder}/rendezvous'
-    dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=120))
-    wrapper = dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False)
-    seen: list[dict[str, float]] = []
-    write = DenseMonitor._write
-    DenseMonitor._write = lambda hook, runner, values, step: (
-        seen.append(dict(values)),
-        write(hook, runner, values, step),
-    )
-    for name, hooks in (('plain', []), ('watched', [dict(HOOK, by_epoch=False, probe_interval=3)])):
-        cfg = runs.config(Path(folder, name), epochs=1, custom_hooks=hooks)
-        runs.train(Config(dict(cfg._cfg_dict.to_dict(), launcher='pytorch', model_wrapper_cfg=wrapper)))
-    torch.save(seen, f'{folder}/seen{rank}.pth')
-    dist.destroy_process_group()
-
-
-def test_two_processes_train_on_as_without_it_and_write_their_mean(tmp_path: Path) -> None:
-    mp.spawn(process, args=(str(tmp_path), runs.teacher_file()), nprocs=2)
-    contents = [small.content(tmp_path / name / 'epoch_1.pth') for name in ('plain', 'watched')]
-    assert not toys.differing(*contents)
-    both = [torch.load(tmp_path / f'seen{rank}.pth') for rank in range(2)]
-    first, second = ([values for values in seen if 'pcd.positive' in values] for seen in both)
-    assert first == second and len(first) > 1
-    probes = [[values for values in seen if 'knn.miou' in values] for seen in both]
-    assert len(probes[0]) == 2 and not probes[1], 'the first process probes'
-    assert len(curve(tmp_path / 'watched', 'monitor/pcd.positive')) == len(first)
 
 
 # The hook

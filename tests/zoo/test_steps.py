@@ -1,6 +1,7 @@
 """A training step of all configs at reduced width; every one once in ``make test-zoo``.
 
-``make test`` takes a step for each method with each kind of network, and sees to it that many pairs have their turn.
+``make test`` takes a step for each method with a segmentor, a detector and a backbone, and sees to it that all kinds of
+networks and many pairs have their turn.
 """
 
 import re
@@ -27,6 +28,8 @@ FAMILIES = dict(
     seg='convolutional',
 )  # by the first of these words in the name of a pair; the other pairs are one-stage detectors or backbones
 
+TASKS = dict(convolutional='segmentation', transformer='segmentation', backbone='pre-training')
+
 
 def family(path: Path) -> str:
     """The kind of network; of the name alone, because every run of the tests collects this file."""
@@ -35,15 +38,15 @@ def family(path: Path) -> str:
 
 
 def chosen() -> list[Path]:
-    """One config for each method and family: of the pair that had the fewest turns so far."""
+    """One config for each method and task: of the family, and then the pair, that had the fewest turns so far."""
     groups: dict[tuple[str, str], list[Path]] = {}
     for path in TRAINED:
-        groups.setdefault((path.parent.name, family(path)), []).append(path)
+        groups.setdefault((path.parent.name, TASKS.get(family(path), 'detection')), []).append(path)
     turns: Counter[str] = Counter()
     found = []
     for paths in groups.values():
-        best = min(paths, key=lambda path: turns[path.stem])
-        turns[best.stem] += 1
+        best = min(paths, key=lambda path: (turns[family(path)], turns[path.stem]))
+        turns.update([family(best), best.stem])
         found.append(best)
     return found
 
@@ -66,7 +69,7 @@ def check_step(path: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize('path', chosen(), ids=name_of)
-def test_a_step_of_each_method_and_family(path: Path, tmp_path: Path) -> None:
+def test_a_step_of_each_method_and_task(path: Path, tmp_path: Path) -> None:
     check_step(path, tmp_path)
 
 

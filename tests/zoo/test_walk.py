@@ -1,17 +1,21 @@
 """Every config that can be named, at full width: it resolves and builds, its taps exist and can be compared.
 
-The configs of a pair are built one after the other, as they share their networks.
+The configs of a pair are built one after the other, as they share their networks. ``make test`` builds the files, the
+controls, and of the others one of each variant of each method and of each kind of network, on few pairs.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from tests.every_config import every, name_of
-from tests.zoo.networks import active, build, config, run_of
+from tests.every_config import every, name_of, named, read
+from tests.zoo.networks import active, build, config, key_of
+from tests.zoo.test_steps import family
 
 
 def by_pair() -> dict[str, list[Path]]:
@@ -23,9 +27,22 @@ def by_pair() -> dict[str, list[Path]]:
     return found
 
 
-@pytest.mark.parametrize('pair', by_pair())
-def test_every_config_builds(pair: str) -> None:
-    for path in by_pair()[pair]:
+def chosen() -> list[Path]:
+    """A few configs that stand for all; of those that stand for as much, the one whose pair has had the most turns."""
+    found = {path for path in every() if path not in named()}
+    left = {path: {(path.parent.name, one.variant), family(path)} for path, one in sorted(named().items())}
+    turns: Counter[str] = Counter()
+    while missing := set().union(*left.values()):
+        best = max(left, key=lambda path: (len(left[path] & missing), turns[named()[path].base.stem]))
+        turns[named()[best].base.stem] += 1
+        found.add(best)
+        covered = left.pop(best)
+        left = {path: of - covered for path, of in left.items() if of - covered}
+    return sorted(found, key=lambda path: path.stem)
+
+
+def walk(paths: list[Path]) -> None:
+    for path in paths:
         try:
             check(path)
         except BaseException as error:
@@ -33,9 +50,19 @@ def test_every_config_builds(pair: str) -> None:
             raise
 
 
+def test_configs_that_stand_for_all_build() -> None:
+    walk(chosen())
+
+
+@pytest.mark.soak
+@pytest.mark.zoo
+@pytest.mark.parametrize('pair', by_pair())
+def test_every_config_builds(pair: str) -> None:
+    walk(by_pair()[pair])
+
+
 def check(path: Path) -> None:
     cfg = config(path)
-    run_of(path)  # kept for the comparison below, which would have to read them all again
     model = build(cfg)
     distillers = getattr(model, 'distillers', {})
     assert set(distillers) == (active(cfg.model) if is_distill_model(cfg.model) else set())
@@ -45,8 +72,38 @@ def check(path: Path) -> None:
         assert not isinstance(distiller, FeatureDistiller) or distiller.levels, f'{key} compares nothing'
 
 
+@cache
+def without_distillers(path: Path) -> str:
+    """One text for configs that run the same but for their distillers, whatever they are called."""
+    found = {key: value for key, value in read(path).items() if key not in ('work_dir', 'distillers')}
+    found['model'] = {key: value for key, value in found['model'].items() if key != 'distillers'}
+    return key_of(found)
+
+
+@cache
+def distillers(path: Path) -> str | None:
+    """One text for equal method options; None for a file of more than those."""
+    options = Config.fromfile(path)
+    return key_of(options.distillers) if set(options) == {'distillers'} else None
+
+
+def run_of(path: Path) -> tuple[str, str]:
+    """Two texts for what a config runs: of one without a file, those of its recipe and of its method options."""
+    one = named().get(path)
+    options = one and distillers(one.options)
+    if one and options:
+        return without_distillers(one.base), options
+    return without_distillers(path), key_of(read(path).model.get('distillers'))
+
+
 def test_no_two_configs_are_the_same_run() -> None:
     seen = defaultdict(list)
     for path in every():
         seen[run_of(path)].append(name_of(path))
     assert not [names for names in seen.values() if len(names) > 1]
+
+
+def test_a_config_without_a_file_runs_its_recipe_with_its_method_options() -> None:
+    """What the comparison above relies on, of a config of each method."""
+    for path in {path.parent.name: path for path, one in named().items() if distillers(one.options)}.values():
+        assert run_of(path) == (without_distillers(path), key_of(read(path).model.distillers)), name_of(path)

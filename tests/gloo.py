@@ -1,4 +1,4 @@
-"""Two processes of a test that train together, forked from one that has imported everything."""
+"""Processes of a test, forked from one that has imported everything."""
 
 import os
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from tests import toys
 ROOT = Path(__file__).parents[1]
 
 
-def start(function: Callable[..., None], *args: Any) -> None:
-    """Run ``function(rank, *args)`` in two processes and wait for them; an error in one of them is raised here."""
+def start(function: Callable[..., None], *args: Any, processes: int = 2) -> None:
+    """Run ``function(rank, *args)`` in processes and wait for them; an error in one of them is raised here."""
     get_context('forkserver').set_forkserver_preload(['tests.preload'])
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     with mock.patch.dict(os.environ, PYTHONPATH=path, CUDA_VISIBLE_DEVICES='-1'):
         forkserver.ensure_running()  # once in the process that runs the tests
-    mp.start_processes(function, args, nprocs=2, start_method='forkserver')
+    mp.start_processes(function, args, nprocs=processes, start_method='forkserver')
 
 
 def join(rank: int, folder: str, teacher: str) -> Path:

@@ -1,6 +1,7 @@
 """tools/train.py and tools/test.py: real runs of a tiny model, and what their options do to a config."""
 
-import json
+import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -8,28 +9,29 @@ import pytest
 from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.engine import commands
-from tests.engine.processes import ROOT, environment, run
+from tests.engine.processes import ROOT
+from tests.gloo import start
 
-# Several command lines in one process, whose start takes seconds.
-ONE_AFTER_THE_OTHER = """
-import json, runpy, sys
-for sys.argv in json.loads(sys.argv[1]):
-    runpy.run_path(sys.argv[0], run_name='__main__')
-"""
+
+def run_commands(_: int, folder: str, config: str) -> None:
+    """Train, resume and test, one after the other, as a person would in a folder."""
+    os.chdir(folder)
+    train, test = (str(ROOT / 'tools' / name) for name in ('train.py', 'test.py'))
+    again = ['--resume', 'run/iter_4.pth', '--cfg-options', 'train_cfg.max_iters=8', 'train_cfg.val_interval=8']
+    for line in (
+        [train, config, '--work-dir', 'run'],
+        [train, config, '--work-dir', 'again', *again],
+        [test, config, '--checkpoint', 'run/iter_4.pth', '--tta', '--work-dir', 'test', '--out', 'all.pkl'],
+    ):
+        sys.argv = line
+        runpy.run_path(line[0], run_name='__main__')
 
 
 @pytest.fixture(scope='module')
 def commands_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which a process trained, resumed and tested a run."""
+    """The folder of :func:`run_commands`, in a process of its own."""
     folder = tmp_path_factory.mktemp('commands')
-    train, test = (str(ROOT / 'tools' / name) for name in ('train.py', 'test.py'))
-    again = ['--resume', 'run/iter_4.pth', '--cfg-options', 'train_cfg.max_iters=8', 'train_cfg.val_interval=8']
-    lines = [
-        [train, str(tiny_config), '--work-dir', 'run'],
-        [train, str(tiny_config), '--work-dir', 'again', *again],
-        [test, str(tiny_config), '--checkpoint', 'run/iter_4.pth', '--tta', '--work-dir', 'test', '--out', 'all.pkl'],
-    ]
-    run([sys.executable, '-c', ONE_AFTER_THE_OTHER, json.dumps(lines)], folder, environment())
+    start(run_commands, str(folder), str(tiny_config), processes=1)
     return folder
 
 

@@ -71,8 +71,14 @@ def uninterrupted(kind, workers):
     return folder
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize(('kind', 'start', 'end'), [('iters', 'iter_3', 'iter_6'), ('epochs', 'epoch_1', 'epoch_2')])
+@pytest.mark.parametrize(
+    ('kind', 'start', 'end', 'workers'),
+    [
+        *[('iters', 'iter_3', 'iter_6', 0), ('epochs', 'epoch_1', 'epoch_2', 2)],
+        pytest.param('iters', 'iter_3', 'iter_6', 2, marks=pytest.mark.soak),
+        pytest.param('epochs', 'epoch_1', 'epoch_2', 0, marks=pytest.mark.soak),
+    ],
+)
 def test_resumed_run_is_equal_bit_for_bit(tmp_path, kind, start, end, workers):
     folder = uninterrupted(kind, workers)
     again = config(tmp_path, kind, workers, pair(), resume=True, load_from=str(folder / f'{start}.pth'))
@@ -83,7 +89,7 @@ def test_resumed_run_is_equal_bit_for_bit(tmp_path, kind, start, end, workers):
     assert toys.differing(content(folder / f'{start}.pth'), expected)
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.soak), 2])
 def test_two_runs_are_equal_and_another_seed_is_not(tmp_path, workers):
     expected = content(uninterrupted('epochs', workers) / 'epoch_2.pth')
     toys.train(None, config(tmp_path / 'a', 'epochs', workers, pair()))
@@ -288,12 +294,20 @@ class Ended(Exception):
     """The end of a process, seen from inside."""
 
 
+@functools.cache
+def validated():
+    """The folder of a run that was not interrupted, and its scores."""
+    folder, keep = toys.fresh_dir(), dict(default_hooks=dict(checkpoint=dict(save_best='mIoU')))
+    run = toys.train(None, config(folder, 'iters', 0, toys.seg_net('fcn', dropout=0.1), **keep))
+    return folder, list(run.message_hub.log_scalars['val/mIoU'].data[0])
+
+
 @pytest.mark.parametrize('turn', [1, 3], ids=['first', 'last'])
 def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkeypatch, turn):
     """Behind the last iteration too, where nothing is left to train; its score would be lost, and the best file."""
     plain = toys.seg_net('fcn', dropout=0.1)
     keep = dict(default_hooks=dict(checkpoint=dict(save_best='mIoU')))
-    whole = toys.train(None, config(tmp_path / 'whole', 'iters', 0, plain, **keep))
+    folder, expected = validated()
     run, turns = ValLoop.run, []
 
     def ended(self):
@@ -307,9 +321,9 @@ def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkey
         toys.train(None, config(tmp_path / 'cut', 'iters', 0, plain, **keep))
     monkeypatch.setattr(ValLoop, 'run', run)
     again = toys.train(None, config(tmp_path / 'cut', 'iters', 0, plain, resume=True, **keep))
-    scores, expected = (list(one.message_hub.log_scalars['val/mIoU'].data[0]) for one in (again, whole))
+    scores = list(again.message_hub.log_scalars['val/mIoU'].data[0])
     assert scores == expected and len(expected) == ITERS // 2
-    best = [[path.name for path in (tmp_path / name).glob('best_*.pth')] for name in ('cut', 'whole')]
+    best = [[path.name for path in place.glob('best_*.pth')] for place in (tmp_path / 'cut', folder)]
     assert best[0] == best[1] != []
 
 

@@ -84,7 +84,12 @@ def test_channels_last_reaches_the_maps() -> None:
     assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize('taps', [['backbone[3]', 'decode_head.conv_seg'], ['backbone.layer2', 'auxiliary_head.convs']])
+INSIDE = ['backbone.layer2', 'auxiliary_head.convs']
+
+
+@pytest.mark.parametrize(
+    'taps', [INSIDE, pytest.param(['backbone[3]', 'decode_head.conv_seg'], marks=pytest.mark.soak)]
+)
 def test_compiled_parts_keep_their_taps(taps: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
 

@@ -14,8 +14,6 @@ QUICK = {
     'fcn': {},
     'retinanet': {},
     'fcos': dict(bbox_head=dict(norm_on_bbox=True)),
-    'reppoints': {},
-    'gfl': {},
     'cascade_mask_rcnn': {},
     'mmdet::vfnet/vfnet_r50_fpn_1x_coco.py': {},
     'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py': {},
@@ -24,6 +22,8 @@ QUICK = {
     'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py': BRANCHES,
 }
 LONG = (
+    'reppoints',
+    'gfl',
     'pspnet',
     'faster_rcnn',
     'mmseg::deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py',

@@ -153,7 +153,13 @@ def test_masks_on_the_neck_train_through_the_teachers_own_loss(pair):
     assert not toys.differing(before, teacher.network.state_dict()) and toys.hooks_left(teacher.network) == hooks
 
 
-@ALL
+@pytest.mark.parametrize(
+    'pair',
+    [
+        *(pytest.param(PAIRS[name], id=name) for name in ('faster', 'cascade', 'retinanet')),
+        *(pytest.param(PAIRS[name], id=name, marks=pytest.mark.soak) for name in ('fcos', 'reppoints')),
+    ],
+)
 def test_maskd_learns_its_tokens_and_distils(pair, tmp_path):
     """And a run that is given them trains the same student."""
     states = []

@@ -9,7 +9,7 @@ import copy
 import functools
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -76,15 +76,6 @@ def _with_small_queues(model: Any) -> Any:
     return model
 
 
-def shapes_of_batch_norms() -> AbstractContextManager:
-    """Let batch norms on the meta device give a tensor of their shape: torch's own way is a third of a trace."""
-
-    def batch_norm(x: Tensor, *arguments: Any) -> Tensor:
-        return torch.empty_like(x) if x.is_meta else _batch_norm(x, *arguments)
-
-    return mock.patch.object(torch, 'batch_norm', batch_norm)
-
-
 @contextmanager
 def _without_values() -> Iterator[None]:
     """Let constructors leave the memory of their parameters as it is, and share networks and traces."""
@@ -94,7 +85,7 @@ def _without_values() -> Iterator[None]:
         stack.enter_context(mock.patch.object(model_module, 'build_network', _named_network))
         stack.enter_context(mock.patch.object(teacher_plan, 'build_network', _shared_network))
         stack.enter_context(mock.patch.object(trace, '_trace', _shared_trace))
-        stack.enter_context(shapes_of_batch_norms())
+        stack.enter_context(mock.patch.object(torch, 'batch_norm', _batch_norm_without_values))
         stack.enter_context(mock.patch.object(deform_conv, 'deform_conv2d', _deform_conv))
         stack.enter_context(mock.patch.object(modulated_deform_conv, 'modulated_deform_conv2d', _modulated_deform_conv))
         stack.enter_context(mock.patch.object(SingleRoIExtractor, 'forward', _roi_features))
@@ -102,6 +93,11 @@ def _without_values() -> Iterator[None]:
 
 
 # Compiled operations do not run on the meta device; these give the same shapes.
+
+
+def _batch_norm_without_values(x: Tensor, *arguments: Any) -> Tensor:
+    """It does run on the meta device, but there it is a third of the walk."""
+    return torch.empty_like(x) if x.is_meta else _batch_norm(x, *arguments)
 
 
 def _deform_conv(x: Tensor, offset: Tensor, weight: Tensor, *geometry: Any) -> Tensor:

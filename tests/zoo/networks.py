@@ -33,7 +33,6 @@ _INITIALISERS = [f'{kind}_' for kind in ('uniform', 'normal', 'trunc_normal', 'c
 _INITIALISERS += [f'{kind}_{shape}_' for kind in ('xavier', 'kaiming') for shape in ('uniform', 'normal')]
 
 _trace = trace._trace
-_batch_norm = torch.batch_norm
 _networks: dict[str, nn.Module] = {}
 _traces: dict[tuple, tuple | Exception] = {}
 
@@ -85,7 +84,6 @@ def _without_values() -> Iterator[None]:
         stack.enter_context(mock.patch.object(model_module, 'build_network', _named_network))
         stack.enter_context(mock.patch.object(teacher_plan, 'build_network', _shared_network))
         stack.enter_context(mock.patch.object(trace, '_trace', _shared_trace))
-        stack.enter_context(mock.patch.object(torch, 'batch_norm', _batch_norm_without_values))
         stack.enter_context(mock.patch.object(deform_conv, 'deform_conv2d', _deform_conv))
         stack.enter_context(mock.patch.object(modulated_deform_conv, 'modulated_deform_conv2d', _modulated_deform_conv))
         stack.enter_context(mock.patch.object(SingleRoIExtractor, 'forward', _roi_features))
@@ -93,11 +91,6 @@ def _without_values() -> Iterator[None]:
 
 
 # Compiled operations do not run on the meta device; these give the same shapes.
-
-
-def _batch_norm_without_values(x: Tensor, *arguments: Any) -> Tensor:
-    """It does run on the meta device, but there it is a third of the walk."""
-    return torch.empty_like(x) if x.is_meta else _batch_norm(x, *arguments)
 
 
 def _deform_conv(x: Tensor, offset: Tensor, weight: Tensor, *geometry: Any) -> Tensor:

@@ -9,7 +9,7 @@ import copy
 import functools
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,7 +33,6 @@ _INITIALISERS = [f'{kind}_' for kind in ('uniform', 'normal', 'trunc_normal', 'c
 _INITIALISERS += [f'{kind}_{shape}_' for kind in ('xavier', 'kaiming') for shape in ('uniform', 'normal')]
 
 _trace = trace._trace
-_batch_norm = torch.batch_norm
 _networks: dict[str, nn.Module] = {}
 _traces: dict[tuple, tuple | Exception] = {}
 
@@ -76,15 +75,6 @@ def _with_small_queues(model: Any) -> Any:
     return model
 
 
-def shapes_of_batch_norms() -> AbstractContextManager:
-    """Let batch norms on the meta device give a tensor of their shape: torch's own way is a third of a trace."""
-
-    def batch_norm(x: Tensor, *arguments: Any) -> Tensor:
-        return torch.empty_like(x) if x.is_meta else _batch_norm(x, *arguments)
-
-    return mock.patch.object(torch, 'batch_norm', batch_norm)
-
-
 @contextmanager
 def _without_values() -> Iterator[None]:
     """Let constructors leave the memory of their parameters as it is, and share networks and traces."""
@@ -94,7 +84,6 @@ def _without_values() -> Iterator[None]:
         stack.enter_context(mock.patch.object(model_module, 'build_network', _named_network))
         stack.enter_context(mock.patch.object(teacher_plan, 'build_network', _shared_network))
         stack.enter_context(mock.patch.object(trace, '_trace', _shared_trace))
-        stack.enter_context(shapes_of_batch_norms())
         stack.enter_context(mock.patch.object(deform_conv, 'deform_conv2d', _deform_conv))
         stack.enter_context(mock.patch.object(modulated_deform_conv, 'modulated_deform_conv2d', _modulated_deform_conv))
         stack.enter_context(mock.patch.object(SingleRoIExtractor, 'forward', _roi_features))

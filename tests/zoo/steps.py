@@ -21,7 +21,7 @@ from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
 from tests.zoo.narrow import SIDE, narrow
-from tests.zoo.networks import key_of, shapes_of_batch_norms
+from tests.zoo.networks import key_of
 
 _WITHOUT = (
     'val_dataloader',
@@ -112,7 +112,7 @@ def step(cfg: Config, work_dir: Path) -> Runner:
     cfg.log_level = 'ERROR'
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = toys.fresh_dir().name
-    with toys.unformatted(), shapes_of_batch_norms():
+    with toys.unformatted():
         runner = Runner.from_cfg(cfg)
         runner.train()
     return runner

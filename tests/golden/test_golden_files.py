@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 
-from tests import warm
+from tests import gloo
 from tests.golden.files import DEFAULT, checkable, files_of, read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def _run(*options: str, **variables: str) -> tuple[int, str]:
     with TemporaryDirectory() as folder:
-        warm.spawn(_pytest, (folder, options, variables))
+        gloo.start(_pytest, folder, options, variables, processes=1)
         return int(Path(folder, 'code').read_text()), Path(folder, 'output').read_text()
 
 

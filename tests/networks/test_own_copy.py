@@ -72,7 +72,9 @@ def test_a_write_that_the_dry_run_did_not_see_is_refused(monkeypatch):
     model = toys.distilled(distillers=dict(f=dict(type='FitNet', student_tap='backbone.layer4.1.bn2')))
     assert set(model.distillation.traced.overwritten) == {'backbone.layer4.1.bn2'}
     model.distillation.traced = trace[0]
-    with pytest.raises(ValueError, match=r"student_tap='backbone.layer4.1.bn2': an operation that the trace did not"):
+    with pytest.raises(
+        ValueError, match=r"student_tap='backbone.layer4.1.bn2': .*operation that the trace did not see"
+    ):
         toys.losses_of(model)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from mmdistill_dense.pretrain import DenseMonitor
-from tests import toys, warm
+from tests import gloo, toys
 from tests.pretrain import runs
 from tests.pretrain.test_monitor import HOOK, curve
 
@@ -46,7 +46,7 @@ def process(rank, folder, teacher, pictures):
 def folder(tmp_path_factory):
     """Where the runs wrote."""
     folder = tmp_path_factory.mktemp('two')
-    warm.spawn(process, args=(str(folder), runs.teacher_file(), runs.pictures()), nprocs=2)
+    gloo.start(process, str(folder), runs.teacher_file(), runs.pictures())
     return folder
 
 

@@ -28,6 +28,7 @@ PLAN = {
 }
 """The subcommands of tools/benchmark.py that `all` runs, by the name of their section."""
 
+TOOL = Path(__file__).parents[1] / 'benchmark.py'
 ORDER = ('step', 'teacher', 'losses')
 INTRODUCTION = """# Performance
 
@@ -52,11 +53,11 @@ def run_all(folder: Path, threads: int, device: str, only: Collection[str] | Non
     names = list(PLAN if only is None else only)
     if unknown := [name for name in names if name not in PLAN]:
         raise SystemExit(f'{", ".join(unknown)}: not part of the benchmark, which is {", ".join(PLAN)}')
-    failed, tool = [], Path(__file__).parents[1] / 'benchmark.py'
+    failed = []
     for name in names:
         options = ['--threads', str(threads), '--device', device, '--json', str(folder)]
         begin = time.time()
-        done = subprocess.run([sys.executable, tool, *shlex.split(PLAN[name]), *options], check=False)
+        done = subprocess.run([sys.executable, TOOL, *shlex.split(PLAN[name]), *options], check=False)
         print(f'{name}: {time.time() - begin:.0f} s\n', flush=True)
         failed += [name] if done.returncode else []
     if failed:

@@ -6,7 +6,6 @@ import importlib
 import io
 import multiprocessing
 import os
-import pickle
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -109,7 +108,7 @@ def run_demo(task: Task, seeds: Sequence[int], out: Path, console: Console, shor
     (out / 'log.txt').write_text('', encoding='utf-8')
     order = [('teacher', seeds[0]), *((name, seed) for seed in seeds for name in ('alone', 'distilled'))]
     waiting, results = list(order), dict[tuple[str, int], Result]()
-    running: dict[Future[bytes], tuple[str, int]] = {}
+    running: dict[Future[Result], tuple[str, int]] = {}
     # A fork shares what is imported; CUDA does not survive one.
     fork = 'fork' in multiprocessing.get_all_start_methods() and not torch.cuda.is_available()
     context = multiprocessing.get_context('fork' if fork else 'spawn')
@@ -129,7 +128,7 @@ def run_demo(task: Task, seeds: Sequence[int], out: Path, console: Console, shor
             show.tick()
             for future in done:
                 run = running.pop(future)
-                results[run] = result = pickle.loads(future.result())
+                results[run] = result = future.result()
                 show.end(_title(*run))
                 console.print(f'{_title(*run)}: {task.title} {result.score:.1f} after {result.seconds:.0f} s')
     return [results[run] for run in order]
@@ -181,8 +180,8 @@ def _start_process(queue: Any) -> None:
     torch.set_num_threads(1)  # networks this small run slower on two threads
 
 
-def _train(task: Task, name: str, seed: int, out: Path, short: bool, checkpoints: dict[str, str]) -> bytes:
-    """Train and test one network; return the pickled ``Result``.
+def _train(task: Task, name: str, seed: int, out: Path, short: bool, checkpoints: dict[str, str]) -> Result:
+    """Train and test one network.
 
     Args:
         task: A member of ``TASKS``.
@@ -207,7 +206,7 @@ def _train(task: Task, name: str, seed: int, out: Path, short: bool, checkpoints
         predictions = _predict(runner)
     parameters = sum(p.numel() for key, p in runner.model.named_parameters() if not key.startswith('distillers.'))
     checkpoint = Path(cfg.work_dir, 'last_checkpoint').read_text(encoding='utf-8').strip()
-    return pickle.dumps(Result(name, seed, score, parameters, seconds, predictions, checkpoint))
+    return Result(name, seed, score, parameters, seconds, predictions, checkpoint)
 
 
 def _share_tokens(cfg: Config, earlier: str | None) -> None:

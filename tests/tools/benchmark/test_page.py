@@ -71,8 +71,8 @@ def test_all_starts_a_process_for_each_part_and_names_what_failed(
 ) -> None:
     tool = tmp_path / 'tool.py'
     tool.write_text('import sys; print(*sys.argv[1:], flush=True); sys.exit("bad" in sys.argv)')
-    assert page._tool() == ROOT / 'tools/benchmark.py'
-    monkeypatch.setattr(page, '_tool', lambda: tool)
+    assert page.TOOL == ROOT / 'tools/benchmark.py'
+    monkeypatch.setattr(page, 'TOOL', tool)
     monkeypatch.setattr(page, 'PLAN', {'step_bad': 'step --name bad', 'losses': "losses --name 'a b'"})
     with pytest.raises(SystemExit, match='^failed: step_bad$'):
         benchmark.main(['all', str(tmp_path), '--device', 'cpu', '--threads', '3'])

@@ -45,6 +45,9 @@ def leave_home() -> Path:
         os.environ.pop(variable, None)
     elsewhere = Path(tempfile.mkdtemp(prefix='mmdistill_dense_elsewhere_')).resolve()
     atexit.register(shutil.rmtree, elsewhere, ignore_errors=True)
+    os.environ['HYPOTHESIS_STORAGE_DIRECTORY'] = str(elsewhere / '.hypothesis')
+    if found := sys.modules.get('hypothesis.configuration'):  # with -v it was imported in the clone, and took that
+        found.set_hypothesis_home_dir(elsewhere / '.hypothesis')
     return elsewhere
 
 

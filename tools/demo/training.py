@@ -32,7 +32,6 @@ from mmdistill_dense.config.resolve import find_config
 
 PICTURES = 5
 SHORT = 20  # iterations of a short demonstration
-BATCH = dict(mmseg=4, mmdet=8)  # pictures in each step; configs for training by hand have 8
 SIDE_BY_SIDE = 4  # trainings at the same time, at most
 SILENCE = 8.0  # seconds between two lines where there is no terminal
 _progress: Any = None  # in a training's process: the queue that takes (title, steps done, steps in all, loss)
@@ -166,7 +165,6 @@ def _config(task: Task, name: str, seed: int, out: Path, short: bool) -> Config:
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         # painting is quick, and the workers of a runner that is gone take 5 s each to leave
         loader.update(num_workers=0, persistent_workers=False)
-    cfg.train_dataloader.batch_size = BATCH[cfg.default_scope]
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None  # tested once, after the training
     if short:
         _shorten(cfg)

@@ -31,13 +31,12 @@ def main() -> None:
     console.print(f'loading; details go to {out / "log.txt"}')
     with contextlib.redirect_stdout(io.StringIO()):  # notes of mmseg and mmdet about optional parts
         from tools.demo.pictures import draw_picture, draw_token_masks, make_table
-        from tools.demo.training import TASKS, run_demo
+        from tools.demo.training import TASKS, logged, run_demo
 
     task = TASKS[args.task]
     results = run_demo(task, seeds, out, console, args.short)
     draw_picture(task, results, out / 'demo.png')
-    log = open(out / 'log.txt', 'a', encoding='utf-8')  # noqa: SIM115
-    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with logged(out / 'log.txt'):
         pictures = [out / 'demo.png', *draw_token_masks(task, results, out)]
     console.print(make_table(task, results))
     for path in pictures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.utils.distributed import unwrap
 
 
@@ -30,7 +31,7 @@ class Clipping(Hook):
             ValueError: For a run with several optimizers, or with one that hides the scale of mixed precision.
         """
         self.after_train(runner)  # remove the hooks of a training that was interrupted
-        distillers: Mapping[str, Distiller] = getattr(unwrap(runner.model), 'distillers', {})
+        distillers = distillers_of(unwrap(runner.model))
         wrapper = runner.optim_wrapper
         for name, distiller in distillers.items():
             trains = any(parameter.requires_grad for parameter in distiller.parameters())

@@ -14,7 +14,7 @@ from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.maskd.prepare_tokens import places_of
 from mmdistill_dense.distillers.maskd.token_files import write_tokens
 from mmdistill_dense.engine.commands import build_runner, common_parser, load_config
-from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.utils.distributed import unwrap
 
 
@@ -52,9 +52,7 @@ def learning_distillers(model: nn.Module) -> list[MasKD]:
     Raises:
         ValueError: When there are none.
     """
-    student = unwrap(model)
-    distillers = student.distillers.values() if isinstance(student, Distilled) else ()
-    found = [one for one in distillers if isinstance(one, MasKD) and one.tokens is None]
+    found = [one for one in distillers_of(unwrap(model)).values() if isinstance(one, MasKD) and one.tokens is None]
     if not found:
         raise ValueError(
             "model.distillers of this config holds no dict(type='MasKD') without tokens: nothing to learn."

@@ -1,7 +1,6 @@
 """The demonstration: a teacher, the student alone and the student with the teacher, trained with the shipped
 configs."""
 
-import contextlib
 import importlib
 import io
 import multiprocessing
@@ -9,7 +8,9 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,13 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from mmdistill_dense.config.resolve import find_config
+from tools.demo.progress import show_progress
 
 PICTURES = 5
 SHORT = 20  # iterations of a short demonstration
 SIDE_BY_SIDE = 4  # trainings at the same time, at most
-SILENCE = 8.0  # seconds between two lines where there is no terminal
 _progress: Any = None  # in a training's process: the queue that takes (title, steps done, steps in all, loss)
 
 
@@ -42,14 +34,14 @@ class Task:
     """What is demonstrated.
 
     Attributes:
-        leaf: name of the three configs.
+        pair: name of the three configs.
         method: folder of the distilled one.
         title: of the score.
         metric: key of the score in what a test returns.
         factor: brings it to percent.
     """
 
-    leaf: str
+    pair: str
     method: str
     title: str
     metric: str
@@ -58,7 +50,12 @@ class Task:
     def config(self, name: str) -> Config:
         """Return the config of ``'teacher'``, ``'alone'`` or ``'distilled'``."""
         folder = {'teacher': 'teachers', 'alone': 'control', 'distilled': self.method}[name]
-        return Config.fromfile(find_config(f'mmdistill_dense::{folder}/{self.leaf}.py'))
+        return Config.fromfile(find_config(f'mmdistill_dense::{folder}/{self.pair}.py'))
+
+    @cached_property
+    def learns_tokens(self) -> bool:
+        """Whether the method learns tokens, which depend on the teacher alone."""
+        return any(option.type == 'MasKD' for option in self.config('distilled').model.distillers.values())
 
 
 TASKS = dict(
@@ -114,7 +111,7 @@ def run_demo(task: Task, seeds: Sequence[int], out: Path, console: Console, shor
     slots = min(SIDE_BY_SIDE, os.cpu_count() or 1)
     queue = context.SimpleQueue()
     _import_scope(task)
-    with ProcessPoolExecutor(slots, context, _start_process, (queue,)) as pool, _show(console) as show:
+    with ProcessPoolExecutor(slots, context, _start_process, (queue,)) as pool, show_progress(console) as show:
         while waiting or running:
             ready = [run for run in waiting if _is_ready(task, run, seeds[0], results)]
             for name, seed in ready[: slots - len(running)]:
@@ -136,17 +133,16 @@ def run_demo(task: Task, seeds: Sequence[int], out: Path, console: Console, shor
 def _import_scope(task: Task) -> None:
     """Import what every training needs, so that a fork finds it imported."""
     scope = task.config('alone').default_scope
-    with contextlib.redirect_stdout(io.StringIO()):  # notes about optional parts
+    with redirect_stdout(io.StringIO()):  # notes about optional parts
         importlib.import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
 
 
 def _is_ready(task: Task, run: tuple[str, int], first: int, results: dict[tuple[str, int], Result]) -> bool:
     """Return whether what a training starts from is there: the teacher, and MasKD's tokens for further seeds."""
     name, seed = run
-    if name != 'distilled':
-        return True
-    tokens = any(option.type == 'MasKD' for option in task.config(name).model.distillers.values())
-    needed = [('teacher', first), *([(name, first)] if tokens and seed != first else [])]
+    needed = [('teacher', first)] if name == 'distilled' else []
+    if needed and task.learns_tokens and seed != first:
+        needed.append((name, first))
     return all(earlier in results for earlier in needed)
 
 
@@ -161,7 +157,6 @@ def _config(task: Task, name: str, seed: int, out: Path, short: bool) -> Config:
     cfg.work_dir = str(folder_of(name, seed, out))
     cfg.experiment_name = cfg.visualizer.name = f'demo_{name}_{seed}_{time.monotonic_ns()}'
     cfg.randomness.seed = seed
-    cfg.demo = dict(name=name, seed=seed)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         # painting is quick, and the workers of a runner that is gone take 5 s each to leave
         loader.update(num_workers=0, persistent_workers=False)
@@ -169,6 +164,13 @@ def _config(task: Task, name: str, seed: int, out: Path, short: bool) -> Config:
     if short:
         _shorten(cfg)
     return cfg
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Append what is printed to a file."""
+    with path.open('a', encoding='utf-8', buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
+        yield
 
 
 def _start_process(queue: Any) -> None:
@@ -189,8 +191,7 @@ def _train(task: Task, name: str, seed: int, out: Path, short: bool, checkpoints
         short: some iterations only.
         checkpoints: the first of each name that has been trained.
     """
-    log = open(out / 'log.txt', 'a', encoding='utf-8', buffering=1)  # noqa: SIM115
-    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with logged(out / 'log.txt'):
         cfg = _config(task, name, seed, out, short)
         if 'teacher' in checkpoints and name == 'distilled':
             cfg.model.teacher.checkpoint = checkpoints['teacher']
@@ -208,7 +209,7 @@ def _train(task: Task, name: str, seed: int, out: Path, short: bool, checkpoints
 
 
 def _share_tokens(cfg: Config, earlier: str | None) -> None:
-    """Let every seed but the first use the first one's tokens, which depend on the teacher alone."""
+    """Let every seed but the first use the first one's tokens."""
     for distiller in cfg.model.distillers.values():
         if distiller.type == 'MasKD' and earlier:
             distiller.tokens = earlier
@@ -252,58 +253,3 @@ class _Report(Hook):
 
 def _title(name: str, seed: int) -> str:
     return f'{name:9s} seed {seed}'
-
-
-class _Lines:
-    """Prints how far each training is, every few seconds."""
-
-    def __init__(self, console: Console) -> None:
-        self.console, self.said, self.state = console, time.monotonic(), dict[str, str]()
-
-    def update(self, title: str, done: int, total: int, loss: float) -> None:
-        """Note how far a training is."""
-        self.state[title] = 'test' if done == total else f'{done}/{total}' + (f', loss {loss:.2f}' if done else '')
-
-    def tick(self) -> None:
-        """Print a line if the last one is old."""
-        if time.monotonic() - self.said > SILENCE:
-            self.said = time.monotonic()
-            states = [f'{" ".join(title.split())}: {state}' for title, state in self.state.items()]
-            self.console.print('; '.join(states) or 'getting ready', soft_wrap=True)
-
-    def end(self, title: str) -> None:
-        """Forget a training."""
-        self.state.pop(title, None)
-
-
-class _Bars:
-    """Shows how far each training is, live."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress, self.rows = progress, dict[str, TaskID]()
-
-    def update(self, title: str, done: int, total: int, loss: float) -> None:
-        """Move a training's bar."""
-        if title not in self.rows:
-            self.rows[title] = self.progress.add_task(title, total=total, loss=loss)
-        self.progress.update(self.rows[title], completed=done, loss=loss)
-
-    def tick(self) -> None:
-        """Do nothing: the bars move by themselves."""
-
-    def end(self, title: str) -> None:
-        """Remove a training's bar."""
-        if title in self.rows:
-            self.progress.remove_task(self.rows.pop(title))
-
-
-@contextlib.contextmanager
-def _show(console: Console) -> Iterator[_Lines | _Bars]:
-    """Yield what shows the progress: bars on a terminal, lines elsewhere."""
-    if not console.is_terminal:
-        yield _Lines(console)
-        return
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    loss_column = TextColumn('loss {task.fields[loss]:.3f}')
-    with Progress(*columns, TimeRemainingColumn(), loss_column, console=console, transient=True) as progress:
-        yield _Bars(progress)

@@ -1,7 +1,7 @@
 """COCO boxes at 640x640 with mosaic and mixing, 32 images a GPU on 8, as mmdet's RTMDet-tiny and -s train.
 
-The last 20 of its 300 epochs use neither. The cache of images for them begins anew in each epoch, because our workers
-end with the epoch and mmdet's do not.
+The last 20 of the 300 epochs use neither. Mosaic and mixing keep a cache of images in each worker. Our workers end
+with the epoch, so each epoch fills the cache again; mmdet's workers keep theirs for the whole run.
 """
 
 _base_ = './coco_detection.py'

@@ -1,4 +1,7 @@
-"""Af-DCD on ADE20K for any pair; the published weights, that of mimicking 1e-6 times 2048 x 64 x 64 for a mean."""
+"""Af-DCD on ADE20K for any pair, with the published weights.
+
+Our mimicking loss is a mean and theirs a sum, so its weight is 1e-6 x 2048 x 64 x 64.
+"""
 
 # fits: data ade20k
 _base_ = './afdcd_deeplabv3_r101_ade20k.py'

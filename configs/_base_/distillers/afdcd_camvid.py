@@ -1,4 +1,7 @@
-"""Af-DCD on CamVid for any pair; the published weights, that of mimicking 8e-6 times 2048 x 45 x 45 for a mean."""
+"""Af-DCD on CamVid for any pair, with the published weights.
+
+Our mimicking loss is a mean and theirs a sum, so its weight is 8e-6 x 2048 x 45 x 45.
+"""
 
 # fits: data camvid
 _base_ = './afdcd_deeplabv3_r101_camvid.py'

@@ -1,4 +1,7 @@
-"""Af-DCD on VOC 2012 for any pair; the published weights, that of mimicking 1e-6 times 2048 x 64 x 64 for a mean."""
+"""Af-DCD on VOC 2012 for any pair, with the published weights.
+
+Our mimicking loss is a mean and theirs a sum, so its weight is 1e-6 x 2048 x 64 x 64.
+"""
 
 # fits: data voc
 _base_ = './afdcd_seg.py'

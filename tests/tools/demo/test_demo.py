@@ -13,7 +13,8 @@ from rich.console import Console
 
 from tools.demo import pictures
 from tools.demo.pictures import draw_picture, draw_token_masks, make_table, shown_pictures
-from tools.demo.training import PICTURES, SILENCE, TASKS, Result, _is_ready, _Lines, run_demo
+from tools.demo.progress import SILENCE, Lines
+from tools.demo.training import PICTURES, TASKS, Result, _is_ready, run_demo
 
 SEG, DET = TASKS['seg'], TASKS['det']
 
@@ -124,7 +125,7 @@ def test_students_wait_for_what_they_start_from() -> None:
 
 def test_without_a_terminal_a_line_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(width=120)
-    lines = _Lines(console)
+    lines = Lines(console)
     with console.capture() as captured:
         lines.tick()  # too early for a line
         for now, done in ((1, 0), (2, 30), (3, 100)):

@@ -94,7 +94,7 @@ def stopping(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(ReportHook, 'after_train_iter', stop)
 
 
-@pytest.mark.parametrize(('at', 'damaged'), [(1, False), (4, True)])
+@pytest.mark.parametrize(('at', 'damaged'), [pytest.param(1, False, marks=pytest.mark.soak), (4, True)])
 def test_stopped_run_goes_on_to_the_same_bits(
     definition: Definition, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, damaged: bool
 ) -> None:

@@ -178,10 +178,10 @@ class Interrupt(Exception):
 @pytest.mark.parametrize(
     ('kind', 'after', 'workers'),
     [
-        *[('fcn', 3, 0), ('fcn', 4, 2), ('faster_rcnn', 3, 0)],
+        *[('fcn', 4, 2), ('faster_rcnn', 3, 0)],
         *(
             pytest.param(*case, marks=pytest.mark.soak)
-            for case in [('fcn', 4, 0), ('fcn', 3, 2), ('faster_rcnn', 3, 2)]
+            for case in [('fcn', 3, 0), ('fcn', 4, 0), ('fcn', 3, 2), ('faster_rcnn', 3, 2)]
         ),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,8 @@ class PCD(Distiller):
     Raises:
         ValueError: For an option out of range; in :meth:`setup` for maps that cannot be compared.
     """
+
+    no_auto: ClassVar[str] = ''
 
     def __init__(
         self,

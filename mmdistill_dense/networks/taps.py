@@ -215,8 +215,8 @@ def check_auto(student: TapOption, teacher: TapOption | None, method: str, refus
     Raises:
         ValueError: For ``'auto'`` beside other taps or as ``teacher_tap``, and for a method that refuses it.
     """
-    listed = not isinstance(student, str) and any(AUTO in ([one] if isinstance(one, str) else one) for one in student)
-    if listed:
+    entries = [] if isinstance(student, str) else [one[0] if isinstance(one, (tuple, list)) else one for one in student]
+    if AUTO in entries:
         raise ValueError(f"student_tap={student!r}: 'auto' stands alone, without other taps and weights.")
     if student == AUTO and refusal:
         raise ValueError(f"{method} refuses student_tap='auto': {refusal}.")

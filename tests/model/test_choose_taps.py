@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense import distillers
+from mmdistill_dense.analysis.training_step import draw_tokens
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.engine.run_identity import differ, identity
 from mmdistill_dense.registry import DISTILLERS
@@ -85,6 +86,30 @@ def test_every_method_takes_it_or_says_why_not() -> None:
     known = {name for name in DISTILLERS.module_dict if name in vars(distillers)}
     assert known == {*COMPARE_MAPS, *OTHERS, 'LD'}, 'LD has no student_tap'
     assert all(not DISTILLERS.get(name).no_auto for name in COMPARE_MAPS)
+
+
+# what small maps of a small picture need
+SMALL = dict(
+    AfDCD=dict(pool_size=0, groups=8),
+    CIRKD=dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9),
+    MasKD=dict(num_tokens=2),
+    PCD=dict(queue_size=16, queue_init='random'),
+)
+OF_BOXES = ('FGD',)
+
+
+@pytest.mark.parametrize('method', COMPARE_MAPS)
+def test_a_step_of_each_method(method: str) -> None:
+    detects = method in OF_BOXES
+    make, scope = (toys.det_net, 'mmdet') if detects else (toys.seg_net, 'mmseg')
+    one = dict(type=method, student_tap='auto', **SMALL.get(method, {}))
+    model = toys.distilled(scope, student=make(), teacher=make(width=16, allow_random=True), distillers=dict(one=one))
+    if method == 'MasKD':
+        draw_tokens(model.distillers['one'], torch.Generator().manual_seed(0))
+    losses = toys.losses_of(model, toys.det_batch(side=256) if detects else toys.seg_batch())
+    terms = [value for name, value in losses.items() if name.startswith('distill.one.loss')]
+    toys.total(losses).backward()
+    assert terms and all(term.isfinite() and term.requires_grad for term in terms)
 
 
 @pytest.mark.parametrize('method', OTHERS)

@@ -70,7 +70,7 @@ class Distiller(nn.Module):
             beside other taps, and where the method refuses it.
     """
 
-    no_auto: ClassVar[str] = 'it does not say that it can compare the maps of any place'
+    no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
 
     def __init__(
         self,

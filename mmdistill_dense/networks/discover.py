@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections import Counter
@@ -22,11 +23,13 @@ from mmdistill_dense.utils.random_streams import fork_rng
 
 @dataclass(frozen=True)
 class Place:
-    """A map that a tap names: its ``(C, H, W)``, and the picture's side over the map's, to the nearest power of 2."""
+    """A map that a tap names: its ``(C, H, W)``; the picture's side over the map's, to the nearest power of 2; and
+    whether a loss on it would change the network, which it does not behind frozen layers alone."""
 
     tap: str
     shape: tuple[int, ...]
     stride: int
+    trained: bool = True
 
     def __str__(self) -> str:
         return f'{self.tap} ({"x".join(map(str, self.shape))}, stride {self.stride})'
@@ -62,18 +65,19 @@ def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains:
     Args:
         build: Returns the network, on the current default device; it is changed.
         size: Height and width of the training crop; ``None`` means 512 x 512.
-        trains: Whether it will be trained: places without a trained parameter before them are left out.
+        trains: Whether it will be trained; the frozen layers of a student count.
 
     Raises:
         RuntimeError: For a network that runs on no device.
     """
 
     def run(size: tuple[int, int], device: str) -> Found:
-        with fork_rng(), torch.no_grad(), _ShapesAlone():
+        # A student's pass has a graph, which tells the maps that training can change.
+        with fork_rng(), torch.set_grad_enabled(trains), contextlib.nullcontext() if trains else _ShapesAlone():
             with torch.device(device), _NumbersOnCPU():
                 network = build()
             network.to(device)
-            return _Pass(network, torch.zeros(1, input_channels(network), *size, device=device)).found(trains)
+            return _Pass(network, torch.zeros(1, input_channels(network), *size, device=device), trains).found()
 
     return on_a_device(run, size)
 
@@ -99,11 +103,12 @@ class _Pass:
 
     network: Network
     inputs: Tensor
+    trains: bool
     outputs: list[_Output] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
-    def found(self, trains: bool) -> Found:
+    def found(self) -> Found:
         """Run the network and return its places."""
         head = _scoring_head(self.network)
         modes = modes_to_follow(self.network, lambda: self._run(head))
@@ -112,9 +117,6 @@ class _Pass:
         with in_training(self.network.get_submodule(path) for path in modes):
             last = self._run(head)
         backbone = self._levels('backbone')
-        if trains and backbone and not _is_trained(self.network.get_submodule('backbone')):
-            self.notes.append('the backbone has no trained parameter')
-            backbone = []
         levels = [place for place, _ in backbone]
         return Found(
             type(self.network).__name__,
@@ -196,7 +198,8 @@ class _Pass:
 
     def _place(self, output: _Output) -> Place:
         shape = tuple(output.tensor.shape[1:])
-        return Place(output.tap, shape, 2 ** round(math.log2(self.inputs.shape[2] / shape[1])))
+        stride = 2 ** round(math.log2(self.inputs.shape[2] / shape[1]))
+        return Place(output.tap, shape, stride, not self.trains or output.tensor.requires_grad)
 
 
 def _members(path: str, output: Any) -> Iterator[tuple[str, Tensor]]:
@@ -217,7 +220,3 @@ def _scoring_head(network: nn.Module) -> str | None:
         path = f'{path}.{number}'
     conv_seg = getattr(head, 'conv_seg', None)
     return path if isinstance(conv_seg, nn.Module) and uses_plain_cls_seg(head) else None
-
-
-def _is_trained(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())

@@ -26,6 +26,8 @@ class Pair:
             return 'the strides differ by more than a factor of 2'
         if min(math.prod(place.shape[1:]) for place in (self.student, self.teacher)) < 2:
             return 'a map of one position'
+        if not self.student.trained:
+            return 'all layers before the map of the student are frozen'
         return ''
 
 
@@ -47,7 +49,8 @@ def pair_taps(student: Found, teacher: Found) -> Chosen:
     Two networks with a neck and without a segmentation head (detectors): the levels of the necks that have the same
     stride. Otherwise the last three levels of stride 8 or more of each backbone, paired from the end (all levels count
     where they share one stride), and for two segmentors the last map of the head before ``conv_seg`` and its dropout.
-    Pairs whose strides differ by more than a factor of 2, or with a map of one position, are left out.
+    Left out are pairs whose strides differ by more than a factor of 2, with a map of one position, or with a map of the
+    student that only frozen layers make.
     """
     notes = [f'student: {note}' for note in student.notes] + [f'teacher: {note}' for note in teacher.notes]
     if student.neck and teacher.neck and not (student.segments or teacher.segments):

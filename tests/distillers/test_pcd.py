@@ -344,6 +344,13 @@ def test_a_size_by_the_data_needs_pictures():
         _prepare(_make(queue_size='auto', queue_init='empty'), 11)
 
 
+def test_the_pictures_of_all_processes_count(monkeypatch):
+    distiller = _make(queue_size='auto')
+    monkeypatch.setattr('mmdistill_dense.distillers.pcd.pcd.world_size', lambda: 3)
+    _prepare(distiller, 5000)
+    assert (distiller.queue_size, distiller.keys_per_image) == (1008, 21)  # 4 steps of 12 pictures
+
+
 def test_auto_bounds_the_ring_and_is_saved():
     """Twelve pictures: 256 rows of the 1024; a resumed run keeps them whatever its data are."""
     distiller = _make(queue_size='auto', queue_init='empty')

@@ -128,13 +128,14 @@ def test_a_map_that_is_changed_later_is_replaced_or_left_out():
     assert 'backbone[1]' in note and 'in place' in note
 
 
-def test_a_frozen_backbone_of_the_student_is_left_out_but_not_of_the_teacher():
+def test_frozen_levels_of_the_student_are_left_out_but_not_of_the_teacher():
     network = toys.build_plain(toys.seg_net())
     network.backbone.requires_grad_(False)
+    network.backbone.layer4.requires_grad_(True)
     student, teacher = discover_student(network, (64, 64)), discover(lambda: network, (64, 64))
-    assert not student.backbone and 'no trained parameter' in student.notes[0]
-    assert teacher.backbone
-    assert [pair.student.tap for pair in pair_taps(student, teacher).pairs] == ['decode_head.bottleneck']
+    chosen = pair_taps(student, teacher)
+    assert taps_of(chosen) == ['backbone[3]', 'decode_head.bottleneck']
+    assert len(chosen.notes) == 2 and all('frozen' in note for note in chosen.notes)
 
 
 def test_the_student_stays_as_it_is():

@@ -132,7 +132,7 @@ class _Pass:
         seen: dict[str, Tensor] = {}
         handles = [module.register_forward_hook(self._note(path)) for path, module in self.network.named_modules()]
         for name in ('dropout', 'conv_seg'):
-            module = None if head is None else getattr(self.network.get_submodule(head), name)
+            module = None if head is None else getattr(self.network.get_submodule(head), name, None)
             if isinstance(module, nn.Module):
                 handles.append(
                     module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))

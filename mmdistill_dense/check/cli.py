@@ -78,9 +78,11 @@ def main_list_taps(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 if a network cannot be built.
     """
+    from mmdistill_dense.check.auto_taps import AutoTaps
     from mmdistill_dense.check.tap_list import list_taps, networks_of, tree
 
     parser = _parser('List the modules that can be tapped, with their output shapes', 'Exit code: 0, 2 for an error.')
+    parser.add_argument('--auto', action='store_true', help="only the taps of student_tap='auto'")
     side = parser.add_mutually_exclusive_group()
     side.add_argument('--student', action='store_true', help='the student alone')
     side.add_argument('--teacher', action='store_true', help='the teachers alone')
@@ -90,10 +92,15 @@ def main_list_taps(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     console = _console()
     try:
-        for title, network in networks_of(_config(args), args.student, args.teacher):
-            found = list_taps(network, args.size, args.depth, args.below)
+        config = _config(args)
+        networks = list(networks_of(config, args.student, args.teacher))
+        auto = AutoTaps(config, args.size)
+        for title, network in [] if args.auto else networks:
+            found = list_taps(network, args.size, args.depth, args.below, auto.taps(title))
             console.print(tree(title, found))
             console.print()
+        if not args.below:
+            console.print('\n'.join(auto.lines), markup=False)
     except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
         console.print(f'ERROR: {message_of(error)}', style='bold red', markup=False)
         return 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_m
 from mmdistill_dense.networks.building import TEACHER_OPTIONS, build_network
 from mmdistill_dense.networks.modes import in_training, modes_to_follow
 from mmdistill_dense.networks.partial_forward import run_parts
+from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, _NumbersOnCPU, input_channels
 from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng
@@ -32,7 +33,8 @@ _LEVELS = 5  # shapes that are shown of a module with more calls
 @dataclass
 class Place:
     """A module: its path, the shapes of its outputs in all calls (without the batch; tuples taken apart), whether it
-    gave a tuple (``indexed``), and whether it is a good place for a tap."""
+    gave a tuple (``indexed``), whether it is a good place for a tap, and those of its taps that ``student_tap='auto'``
+    chooses."""
 
     path: str
     module: str
@@ -40,6 +42,7 @@ class Place:
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     indexed: bool = False
     good: bool = False
+    chosen: list[str] = field(default_factory=list)
     inside: list[Place] = field(default_factory=list)
 
     @property
@@ -78,7 +81,9 @@ def networks_of(config: Config, student: bool = False, teacher: bool = False) ->
             yield key.replace('.', ' ', 1), load_model(network, f'model.{key}')
 
 
-def list_taps(config: ModelConfig, size: Size | None = None, depth: int = 2, below: str = '') -> Place:
+def list_taps(
+    config: ModelConfig, size: Size | None = None, depth: int = 2, below: str = '', chosen: Collection[str] = ()
+) -> Place:
     """Run one picture through a network and return the tree of its modules.
 
     On the meta device, without arithmetic; networks that cannot run there run on the CPU, at no more than 256 pixels.
@@ -88,6 +93,7 @@ def list_taps(config: ModelConfig, size: Size | None = None, depth: int = 2, bel
         size: Height and width. Defaults to those of its preprocessor, else 512 x 512.
         depth: Levels of the tree.
         below: Path of the module to begin with.
+        chosen: The taps to mark as those of ``student_tap='auto'``.
 
     Raises:
         KeyError: If there is no such module.
@@ -98,12 +104,20 @@ def list_taps(config: ModelConfig, size: Size | None = None, depth: int = 2, bel
         try:
             with torch.device('meta'), _NumbersOnCPU():
                 network = build_network(config, pretrained=False)
-            return _listed(network, (height, width), 'meta', depth, below)
+            found = _listed(network, (height, width), 'meta', depth, below)
         except KeyError:
             raise
         except Exception:  # the meta device cannot run everything
             network = build_network(config, pretrained=False)
-            return _listed(network, (min(height, _CPU_SIDE), min(width, _CPU_SIDE)), 'cpu', depth, below)
+            found = _listed(network, (min(height, _CPU_SIDE), min(width, _CPU_SIDE)), 'cpu', depth, below)
+    _mark(found, chosen)
+    return found
+
+
+def _mark(place: Place, chosen: Collection[str]) -> None:
+    place.chosen = [tap for tap in chosen if Tap.parse(tap).path == place.path]
+    for one in place.inside:
+        _mark(one, chosen)
 
 
 def _listed(network: Network, size: tuple[int, int], device: str, depth: int, below: str) -> Place:
@@ -191,7 +205,7 @@ def _children(module: nn.Module) -> list[str]:
 
 
 def tree(title: str, place: Place) -> Tree:
-    """Return a module and its children as a tree for a terminal, with good taps marked."""
+    """Return a module and its children as a tree for a terminal, with good and with chosen taps marked."""
     root = Tree(_line(place, title))
     for one in place.inside:
         root.add(tree(one.path.rsplit('.', 1)[-1], one))
@@ -202,4 +216,9 @@ def _line(place: Place, title: str) -> Text:
     shapes = ', '.join('x'.join(map(str, shape)) for shape in place.shapes[:_LEVELS])
     more = f', … ({len(place.shapes)})' if len(place.shapes) > _LEVELS else ''
     line = Text.assemble((title, 'bold'), f' {place.module}  ', (f'{place.parameters:,}', 'dim'), f'  {shapes}{more}')
-    return line.append(f'   ◀ {place.taps}', 'green') if place.good else line
+    if place.good:
+        line.append(f'   ◀ {place.taps}', 'green')
+    if place.chosen:
+        line.append('   ★ ' + ' '.join(tap.removeprefix(place.path) for tap in place.chosen), 'cyan')
+        line.rstrip()
+    return line

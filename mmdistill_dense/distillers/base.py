@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.schedule import Schedule
-from mmdistill_dense.networks.taps import Tap, TapOption, parse_taps
+from mmdistill_dense.networks.taps import AUTO, Tap, TapOption, check_auto, parse_taps
 from mmdistill_dense.utils.protocols import Samples
 
 if TYPE_CHECKING:
@@ -40,11 +40,14 @@ class RunState:
 class Distiller(nn.Module):
     """Base of all methods: student and teacher taps in, named weighted losses out.
 
-    Life cycle: ``__init__`` takes options only. :meth:`bind` gets the teacher, the run's state and the shapes of the
+    Life cycle: ``__init__`` takes options only. With ``student_tap='auto'``, :meth:`choose_taps` gets the taps that the
+    networks were found to have. :meth:`bind` gets the teacher, the run's state and the shapes of the
     taps once, at model construction, and calls :meth:`setup`, which makes the parameters. The model calls :meth:`step`
     in each iteration, which calls :meth:`forward`; a method implements that one.
 
     Attributes:
+        no_auto: Why the method refuses ``student_tap='auto'``; empty for a method that compares any maps.
+        auto: Whether the option was ``'auto'``.
         name: Its name in ``model.distillers``.
         teacher_name: Name of its teacher among several; None: the only one.
         teacher: The teacher itself, set by :meth:`bind`; None for a distiller outside of a model.
@@ -54,16 +57,20 @@ class Distiller(nn.Module):
             strictly; ``None`` is the whole network.
 
     Args:
-        student_tap: Tap or list of taps in the student; an entry ``(tap, weight)`` weighs that tap's losses.
-        teacher_tap: The same in the teacher. Defaults to the student's.
+        student_tap: Tap or list of taps in the student; an entry ``(tap, weight)`` weighs that tap's losses. ``'auto'``
+            chooses the taps of both networks, see :func:`mmdistill_dense.networks.pair_taps.pair_taps`.
+        teacher_tap: The same in the teacher. Defaults to the student's; not with ``'auto'``.
         teacher: Name of the teacher when the pair has several. Defaults to the only one.
         loss_weight: Factor on all losses of this distiller; 0 removes the distiller. Defaults to 1.
         schedule: Options of :class:`Schedule`. Defaults to a constant weight.
         clip_max_norm: Largest L2 norm of the gradients of this distiller's own parameters. Defaults to no clipping.
 
     Raises:
-        ValueError: For a malformed tap, a negative weight or norm, or lists of taps of different length.
+        ValueError: For a malformed tap, a negative weight or norm, or lists of taps of different length; for ``'auto'``
+            beside other taps, and where the method refuses it.
     """
+
+    no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
 
     def __init__(
         self,
@@ -76,7 +83,8 @@ class Distiller(nn.Module):
         clip_max_norm: float | None = None,
     ) -> None:
         super().__init__()
-        self.student_taps, self.tap_weights = parse_taps('student_tap', student_tap)
+        self.auto = check_auto(student_tap, teacher_tap, type(self).__name__, self.no_auto)
+        self.student_taps, self.tap_weights = ([], []) if self.auto else parse_taps('student_tap', student_tap)
         self.teacher_taps = self.student_taps
         if teacher_tap is not None:
             self.teacher_taps, weights = parse_taps('teacher_tap', teacher_tap)
@@ -100,6 +108,12 @@ class Distiller(nn.Module):
         self.clip_max_norm = clip_max_norm
         self.name = type(self).__name__.lower()
         self.state = RunState()
+
+    def choose_taps(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Set the taps that ``student_tap='auto'`` stands for: pairs of a student's tap and a teacher's."""
+        assert self.auto, 'called where the taps were left open'
+        self.student_taps, self.tap_weights = parse_taps('student_tap', [student for student, _ in pairs])
+        self.teacher_taps, _ = parse_taps('teacher_tap', [teacher for _, teacher in pairs])
 
     def bind(
         self, name: str, teacher: FrozenTeacher, state: RunState, student_shapes: Shapes, teacher_shapes: Shapes
@@ -128,7 +142,12 @@ class Distiller(nn.Module):
 
         Raises:
             ValueError: For a pair whose taps give different numbers of tensors.
+            RuntimeError: For ``student_tap='auto'`` outside of a model, which chooses the taps.
         """
+        if not self.student_taps:
+            raise RuntimeError(
+                f"{self.key}.student_tap='auto': only a DistillModel, which has both networks, chooses taps."
+            )
         for s_tap, t_tap, weight in zip(self.student_taps, self.teacher_taps, self.tap_weights, strict=True):
             s_shapes, t_shapes = student[str(s_tap)], teacher[str(t_tap)]
             if len(s_shapes) != len(t_shapes):
@@ -182,5 +201,7 @@ class Distiller(nn.Module):
         return torch.Generator().manual_seed(zlib.crc32(place.encode()) + level)
 
     def extra_repr(self) -> str:
-        student, teacher = (', '.join(str(tap) for tap in taps) for taps in (self.student_taps, self.teacher_taps))
+        student, teacher = (
+            ', '.join(str(tap) for tap in taps) or AUTO for taps in (self.student_taps, self.teacher_taps)
+        )
         return f'student_tap={student!r}, teacher_tap={teacher!r}, loss_weight={self.loss_weight}'

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.feature import FeatureDistiller, Level
+from mmdistill_dense.distillers.feature import SCORES_HAVE_NAMES, FeatureDistiller, Level
 from mmdistill_dense.losses import correlation_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -58,6 +58,8 @@ class DIST(FeatureDistiller):
             in :meth:`setup` for scores whose classes do not come first (tokens), and for one channel where rows are
             compared or the activation is ``'softmax'``.
     """
+
+    no_auto: ClassVar[str] = SCORES_HAVE_NAMES
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,13 @@ from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import Align, Resize, check_option
+
+# Why the methods for class scores refuse student_tap='auto'.
+SCORES_HAVE_NAMES = (
+    'it compares class scores, not features. Leave student_tap out for a segmentor, whose scores are '
+    "'decode_head.conv_seg'; for a detector name the convolution that makes them, e.g. 'bbox_head.retina_cls', which "
+    'tools/list_taps.py CONFIG marks'
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,8 @@ class FeatureDistiller(Distiller):
         ValueError: For an unknown option; in :meth:`setup` for pairs of taps that cannot be compared.
     """
 
+    no_auto: ClassVar[str] = ''
+
     def __init__(
         self,
         student_tap: TapOption,
@@ -63,6 +72,11 @@ class FeatureDistiller(Distiller):
         self.levels: list[Level] = []
         self.aligns = nn.ModuleList()
         self.parts = nn.ModuleList()
+
+    def choose_taps(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Set the taps; they may differ in size, so ``resize=None`` becomes ``'student'``."""
+        super().choose_taps(pairs)
+        self.resize = self.resize or 'student'
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Pair and check the levels, then make the alignments and the method's own parts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -62,6 +62,11 @@ class HeadOutputKD(FeatureDistiller):
         >>> distiller.loss(torch.zeros(2, 36, 4, 4), torch.ones(2, 36, 4, 4), 0)
         {'loss_head': tensor(1.)}
     """
+
+    no_auto: ClassVar[str] = (
+        'it compares one output of a head, and only you can say which: name the convolution that makes it, e.g. '
+        "'bbox_head.retina_reg', which tools/list_taps.py CONFIG marks"
+    )
 
     def __init__(
         self,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.feature import FeatureDistiller, Level
+from mmdistill_dense.distillers.feature import SCORES_HAVE_NAMES, FeatureDistiller, Level
 from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -38,6 +38,8 @@ class LogitKD(FeatureDistiller):
         ValueError: For a temperature that is not positive or an unknown activation; in :meth:`setup` for scores whose
             classes do not come first (tokens), and for a softmax over one channel.
     """
+
+    no_auto: ClassVar[str] = SCORES_HAVE_NAMES
 
     def __init__(
         self,

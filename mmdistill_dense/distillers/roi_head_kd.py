@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -53,6 +53,11 @@ class RoIHeadKD(Distiller):
         ValueError: For an option out of range or that the form does not have; in :meth:`setup` for a teacher without
             that head or stage, or whose config implies another width; at the first step for any other width.
     """
+
+    no_auto: ClassVar[str] = (
+        "it compares an output of the RoI head: leave student_tap out for 'roi_head.bbox_head.fc_reg', or name "
+        "'roi_head.bbox_head.fc_cls'"
+    )
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmdistill_dense.engine.averaging import average_the_student, place_distillers
-from mmdistill_dense.engine.run_identity import comparable, describe, identity
+from mmdistill_dense.engine.run_identity import describe, differ, identity
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import resumes, start_file
@@ -70,7 +70,7 @@ class DistillerState(Hook):
         model = unwrap(runner.model)
         now = identity(model) if isinstance(model, Distilled) else {}
         then = checkpoint.get('meta', {}).get('distill') or {}
-        changed = comparable(then) != comparable(now)
+        changed = differ(then, now)
         if changed and not self.resume_changed:
             raise ValueError(
                 'This run and the checkpoint to resume differ in teachers or distillers.\n'

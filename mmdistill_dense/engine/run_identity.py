@@ -8,15 +8,34 @@ from mmdistill_dense.model.distill_model import Distilled
 
 
 def identity(model: Distilled) -> dict[str, Any]:
-    """Return the receipts of the teachers and the shapes of the distillers' tensors, as plain values."""
+    """Return the receipts of the teachers, and the taps and shapes of tensors of the distillers, as plain values."""
     teachers = {
         str(name): teacher.receipt.as_dict() for name, teacher in model.distillation.teachers.items() if teacher.receipt
     }
     distillers = {
-        name: {'type': type(d).__name__, 'tensors': {key: list(value.shape) for key, value in d.state_dict().items()}}
+        name: {
+            'type': type(d).__name__,
+            'tensors': {key: list(value.shape) for key, value in d.state_dict().items()},
+            'taps': [[str(s), str(t)] for s, t in zip(d.student_taps, d.teacher_taps, strict=True)],
+        }
         for name, d in model.distillers.items()
     }
     return {'teachers': teachers, 'distillers': distillers}
+
+
+def differ(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Tell whether a checkpoint's identity is another than this run's; files of older versions hold no taps."""
+    if any('taps' not in distiller for distiller in then.get('distillers', {}).values()):
+        then, now = _without_taps(then), _without_taps(now)
+    return comparable(then) != comparable(now)
+
+
+def _without_taps(told: dict[str, Any]) -> dict[str, Any]:
+    found = {
+        name: {key: value for key, value in distiller.items() if key != 'taps'}
+        for name, distiller in told.get('distillers', {}).items()
+    }
+    return {**told, 'distillers': found} if told else {}
 
 
 def comparable(told: dict[str, Any]) -> dict[str, Any]:
@@ -35,5 +54,12 @@ def describe(told: dict[str, Any]) -> str:
     teachers = ', '.join(
         f'{t["config"]} with {t["file"]} (SHA-256 {str(t["sha256"])[:8]})' for t in told['teachers'].values()
     )
-    distillers = ', '.join(f'{n}: {d["type"]} ({len(d["tensors"])} tensors)' for n, d in told['distillers'].items())
+    distillers = ', '.join(f'{n}: {d["type"]} ({_parts(d)})' for n, d in told['distillers'].items())
     return f'teacher {teachers}; distillers {distillers}'
+
+
+def _parts(distiller: dict[str, Any]) -> str:
+    taps = [
+        student if student == teacher else f'{student} -> {teacher}' for student, teacher in distiller.get('taps', ())
+    ]
+    return '; '.join([f'{len(distiller["tensors"])} tensors', *([f'taps {", ".join(taps)}'] if taps else [])])

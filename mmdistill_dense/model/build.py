@@ -1,7 +1,8 @@
 """Build the parts of a ``DistillModel``, in one direction.
 
-Options -> distillers, not bound yet -> trace of student and teachers -> a plan for each teacher -> the frozen teachers
--> every distiller is bound to its teacher, the run's state and the shapes of its taps.
+Options -> distillers, not bound yet -> taps of those that leave them open -> trace of student and teachers -> a plan
+for each teacher -> the frozen teachers -> every distiller is bound to its teacher, the run's state and the shapes of
+its taps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from mmengine.registry import DefaultScope
 from mmdistill_dense.config.resolve import ModelConfig, teachers_of
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.model.choose_taps import choose_taps
 from mmdistill_dense.model.distillation import Distillation
 from mmdistill_dense.networks.inherit import Inherit, with_teacher_names
 from mmdistill_dense.networks.renormalise import renormaliser
@@ -87,18 +89,21 @@ def build_distillation(
 
     Raises:
         ValueError: Without a teacher, or when a distiller or an entry of ``inherit`` names an unknown one.
-        KeyError, ValueError: For taps that do not exist or cannot be compared.
+        KeyError, ValueError: For taps that do not exist or cannot be compared, and where ``'auto'`` finds none.
     """
     options, inherit, taught_by = _used_teachers(teacher, distillers, inherit)
+    preprocessor = config.model.get('data_preprocessor') or {}
+    size = _size(preprocessor)
+    with DefaultScope.overwrite_default_scope(config.scope):
+        choose_taps(network, distillers, {key: options[name] for key, name in taught_by.items()}, size)
     taps = {name: _unique(tap for key, one in distillers.items() if taught_by[key] == name for tap in one.teacher_taps)
             for name in options}  # fmt: skip
-    preprocessor = config.model.get('data_preprocessor') or {}
     with DefaultScope.overwrite_default_scope(config.scope):
         student, traced = trace_pair(
             network,
             _unique(tap for one in distillers.values() for tap in [*one.student_taps, *one.extra_student_taps]),
             {name: (options[name], found) for name, found in taps.items()},
-            _size(preprocessor),
+            size,
         )
     teachers = {}
     for name, option in options.items():

@@ -18,6 +18,7 @@ _SYNTAX = re.compile(
 
 
 TapOption = str | Sequence[str | tuple[str, float]]
+AUTO = 'auto'  # a student_tap: choose the taps of both networks
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
         module = children[name]
     if not hasattr(module, 'cls_seg') or tap.argument is not None:
         return module
-    if not isinstance(getattr(module, 'conv_seg', None), nn.Module) or not _uses_plain_cls_seg(module):
+    if not isinstance(getattr(module, 'conv_seg', None), nn.Module) or not uses_plain_cls_seg(module):
         raise ValueError(
             f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks and does not end in '
             f'conv_seg. Tap a module inside it: {", ".join(dict(module.named_children()))}.'
@@ -168,7 +169,7 @@ def check_student_input(network: nn.Module, tap: Tap, key: str) -> None:
         )
 
 
-def _uses_plain_cls_seg(head: nn.Module) -> bool:
+def uses_plain_cls_seg(head: nn.Module) -> bool:
     return any(
         cls.__name__ == 'BaseDecodeHead' and cls.__dict__.get('cls_seg') is getattr(type(head), 'cls_seg', None)
         for cls in type(head).__mro__
@@ -200,6 +201,36 @@ def parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
                 f"{option} must be a tap or a list of taps and pairs ('tap', weight >= 0), got the entry {pair!r}."
             )
     return [Tap.parse(tap) for tap, _ in pairs], [float(weight) for _, weight in pairs]
+
+
+def check_auto(student: TapOption, teacher: TapOption | None, method: str, refusal: str) -> bool:
+    """Return whether the option ``student_tap`` is ``'auto'``.
+
+    Args:
+        student: ``student_tap``.
+        teacher: ``teacher_tap``.
+        method: The class of the distiller.
+        refusal: Why the method refuses ``'auto'``; empty if it does not.
+
+    Raises:
+        ValueError: For ``'auto'`` beside other taps or as ``teacher_tap``, and for a method that refuses it.
+    """
+    entries = [] if isinstance(student, str) else [one[0] if isinstance(one, (tuple, list)) else one for one in student]
+    if AUTO in entries:
+        raise ValueError(f"student_tap={student!r}: 'auto' stands alone, without other taps and weights.")
+    if student == AUTO and refusal:
+        raise ValueError(f"{method} refuses student_tap='auto': {refusal}.")
+    if student == AUTO and teacher is not None:
+        raise ValueError(
+            f"student_tap='auto' chooses the taps of the teacher too, but teacher_tap={teacher!r} is given. Leave "
+            "teacher_tap out, or name the student's taps as well, e.g. student_tap=['backbone[2]', 'backbone[3]']."
+        )
+    if teacher == AUTO:
+        raise ValueError(
+            f"teacher_tap='auto' with student_tap={student!r}: write student_tap='auto', which chooses the taps of both"
+            " networks, or name the teacher's taps."
+        )
+    return student == AUTO
 
 
 def _is_weighted_tap(pair: Any) -> bool:

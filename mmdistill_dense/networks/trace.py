@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng
 
 Shapes = dict[str, list[torch.Size]]
+Result = TypeVar('Result')
 
 DEFAULT_SIZE = (512, 512)
 _CPU_SIDE = 256
@@ -121,19 +122,33 @@ def trace_pair(
         KeyError, ValueError: For a tap that does not exist, never fires or holds no tensor.
         RuntimeError: For a network that runs on none of these devices.
     """
+    return on_a_device(lambda size, device: _trace_all(student, student_taps, teachers, size, device), size)
+
+
+def on_a_device(run: Callable[[tuple[int, int], str], Result], size: tuple[int, int] | None) -> Result:
+    """Return ``run(size, device)`` on the meta device, or where that fails on the CPU or the GPU.
+
+    Args:
+        run: Runs networks on one picture of the given height and width.
+        size: Height and width; ``None`` means 512 x 512. The CPU and the GPU get no more than 256 pixels a side.
+
+    Raises:
+        KeyError: From the meta device: a tap that does not exist fails everywhere.
+        RuntimeError: For networks that run on none of these devices.
+    """
     height, width = size or DEFAULT_SIZE
     small = (min(height, _CPU_SIDE), min(width, _CPU_SIDE))
     try:
-        return _trace_all(student, student_taps, teachers, (height, width), 'meta')
-    except KeyError:  # a tap that does not exist fails on every device
+        return run((height, width), 'meta')
+    except KeyError:
         raise
     except Exception:  # the meta device cannot do everything; the CPU decides, and has the better message
         try:
-            return _trace_all(student, student_taps, teachers, small, 'cpu')
+            return run(small, 'cpu')
         except (RuntimeError, NotImplementedError) as error:
             if not torch.cuda.is_available():
                 raise RuntimeError(_no_device(error)) from error
-            return _trace_all(student, student_taps, teachers, small, 'cuda')
+            return run(small, 'cuda')
 
 
 def _no_device(error: Exception) -> str:

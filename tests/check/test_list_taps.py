@@ -59,7 +59,7 @@ def test_the_command_lists_both_networks_or_one(tmp_path: Path, capsys: pytest.C
     assert main_list_taps([str(config), '--teacher', '--size', '128', '64']) == 0
     teacher = capsys.readouterr().out
     assert 'student' in both and 'teacher' in both and 'decode_head' not in both
-    assert 'student' not in teacher and '128x16x8' in teacher, 'shapes of the given size'
+    assert 'student EncoderDecoder' not in teacher and '128x16x8' in teacher, 'shapes of the given size'
 
 
 def test_an_unknown_module_is_an_error_that_names_the_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,3 +68,26 @@ def test_an_unknown_module_is_an_error_that_names_the_known(tmp_path: Path, caps
         toys.run_config(tmp_path, toys.seg_net()).dump(config)
     assert main_list_taps([str(config), '--below', 'neck']) == 2
     assert 'backbone' in capsys.readouterr().out
+
+
+def test_the_taps_of_auto_are_marked_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / 'config.py'
+    with toys.unformatted():
+        toys.run_config(tmp_path, toys.model_config()).dump(config)
+    assert main_list_taps([str(config), '--student']) == 0
+    tree, _, pairs = capsys.readouterr().out.partition("★ student_tap='auto'")
+    assert '★ [1] [2] [3]' in tree and [
+        line for line in tree.splitlines() if 'bottleneck' in line and line.endswith('★')
+    ]
+    assert 'decode_head.bottleneck (16x8x8, stride 8) -> decode_head.bottleneck (32x8x8, stride 8)' in pairs
+    assert main_list_taps([str(config), '--auto']) == 0
+    alone = capsys.readouterr().out
+    assert 'ResNetV1c' not in alone and pairs in alone
+
+
+def test_a_network_without_a_teacher_is_paired_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / 'config.py'
+    with toys.unformatted():
+        toys.det_run_config(tmp_path, toys.det_net()).dump(config)
+    assert main_list_taps([str(config), '--auto', '--size', '256', '256']) == 0
+    assert 'neck[4] (16x2x2, stride 128)\n' in capsys.readouterr().out

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmdistill_dense.distillers import PCD
 from mmdistill_dense.distillers.base import RunState
+from mmdistill_dense.distillers.pcd.queue_size import choose_size
 from tests import toys
 from tests.distillers.case import DistillerCase
 from tools.benchmark import reference
@@ -307,9 +308,9 @@ def test_prepare_explains_an_empty_queue(images, init, words):
 
 def test_prepare_warns_of_a_queue_that_holds_each_picture_several_times():
     (line,) = _prepare(_make(), 9)
-    assert 'queue_size=10 is large for 9 training pictures with 1 keys each' in line and 'of all keys, 3.' in line
+    assert 'queue_size=10 is large for 9 training pictures with 1 keys each' in line and 'of all keys, 3, or' in line
     (line,) = _prepare(_make(enqueue='pixels', keys_per_image=3), 6)
-    assert 'queue_size=10 is large for 6 training pictures with 3 keys each' in line and 'of all keys, 6.' in line
+    assert 'queue_size=10 is large for 6 training pictures with 3 keys each' in line and 'of all keys, 6, or' in line
     assert not _prepare(_make(enqueue='pixels', keys_per_image=3), 7)
 
 
@@ -320,8 +321,82 @@ def test_prepare_does_not_promise_a_loss_near_zero_to_a_resumed_run():
     assert 'holds 4 of 10 keys; loss_pcd goes on rising' in line and 'near 0' not in line
 
 
+@pytest.mark.parametrize(
+    ('images', 'per_step', 'rows', 'keys'),
+    [
+        (46, 4, 960, 64),  # the CamVid subset, where 15 pictures of 64 keys were set by hand
+        (12, 4, 256, 64),  # a third of the pictures is 4
+        (5000, 1, 256, 64),  # four steps of one picture
+        (5000, 8, 1024, 32),
+        (118287, 16, 1024, 16),
+        (118287, 256, 1024, 4),  # 1024 pictures would give one key each
+    ],
+)
+def test_a_size_by_the_data(images, per_step, rows, keys):
+    assert choose_size(images, per_step, 'model.distillers.pcd') == (rows, keys)
+    assert rows <= keys * images / 3
+
+
+def test_a_size_by_the_data_needs_pictures():
+    with pytest.raises(
+        ValueError, match=r"^distillers.pcd.queue_size='auto' needs 12 training pictures or more, found 11"
+    ):
+        _prepare(_make(queue_size='auto', queue_init='empty'), 11)
+
+
+def test_the_pictures_of_all_processes_count(monkeypatch):
+    distiller = _make(queue_size='auto')
+    monkeypatch.setattr('mmdistill_dense.distillers.pcd.pcd.world_size', lambda: 3)
+    _prepare(distiller, 5000)
+    assert (distiller.queue_size, distiller.keys_per_image) == (1008, 21)  # 4 steps of 12 pictures
+
+
+def test_auto_bounds_the_ring_and_is_saved():
+    """Twelve pictures: 256 rows of the 1024; a resumed run keeps them whatever its data are."""
+    distiller = _make(queue_size='auto', queue_init='empty')
+    assert distiller.queue.rows.shape[0] == 1024 and distiller.enqueue == 'pixels'
+    first, second = _prepare(distiller, 12)
+    assert "queue_size='auto': 256 keys, 64 of each picture" in first and 'holds 0 of 256 keys' in second
+    before = distiller.queue.rows[256:].clone()
+    draw = torch.Generator().manual_seed(0)
+    for number in range(1, 4):  # 3 x 2 x 64 keys
+        maps = [torch.randn(2, 6, 8, 8, generator=draw, dtype=torch.float64)]
+        _run(distiller, maps, maps)
+        assert len(distiller.queue.negatives()) == min(128 * number, 256)
+    assert int(distiller.queue.ptr) == 3 * 128 - 256 and torch.equal(distiller.queue.rows[256:], before)
+    resumed = _make(queue_size='auto', queue_init='empty')
+    resumed.load_state_dict(distiller.state_dict())
+    (line,) = _prepare(resumed, 5000)
+    assert '256 keys' in line and resumed.keys_per_image == 64 and resumed.queue.size == 256
+    assert torch.equal(resumed.queue.negatives(), distiller.queue.negatives())
+
+
+def test_auto_with_random_rows_counts_those_in_use():
+    distiller = _make(queue_size='auto')
+    _prepare(distiller, 12)
+    assert len(distiller.queue.negatives()) == 256
+
+
+def test_a_resumed_run_with_auto_is_the_uninterrupted_one(tmp_path):
+    pcd = dict(type='PCD', student_tap='backbone[3]', queue_size='auto', num_pixels=32)
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(pcd=pcd))
+    data = dict(train_dataloader=dict(dataset=dict(num_images=12)))
+    whole = toys.train(tmp_path / 'whole', model, iters=4, **data)
+    file = str(tmp_path / 'whole/iter_2.pth')
+    resumed = toys.train(tmp_path / 'resumed', model, iters=4, resume=True, load_from=file, **data)
+    ours, theirs = (runner.model.distillers['pcd'] for runner in (resumed, whole))
+    assert ours.chosen_size.tolist() == [256, 64] and ours.queue.size == 256
+    assert not toys.differing(ours.state_dict(), theirs.state_dict())
+    assert not toys.differing(toys.student_state(resumed.model), toys.student_state(whole.model))
+
+
+def test_a_queue_of_named_size_saves_nothing_more():
+    assert not any('chosen_size' in name for name in _make().state_dict())
+
+
 def _prepare(distiller, images):
-    runner = SimpleNamespace(logger=_Log(), train_dataloader=SimpleNamespace(dataset=range(images)))
+    loader = SimpleNamespace(dataset=range(images), batch_sampler=SimpleNamespace(batch_size=4))
+    runner = SimpleNamespace(logger=_Log(), train_dataloader=loader)
     distiller.prepare(runner, None)
     return runner.logger.lines
 
@@ -333,6 +408,8 @@ def _prepare(distiller, images):
     ('options', 'words'),
     [
         (dict(temperature=0), 'temperature must be > 0, got 0'),
+        (dict(queue_size='all'), "queue_size must be a whole number >= 1 or 'auto', got 'all'"),
+        (dict(queue_size='auto', keys_per_image=2), "queue_size='auto' chooses keys_per_image too"),
         (dict(queue_size=0), 'queue_size must be a whole number >= 1, got 0'),
         (dict(queue_size=1e4), 'queue_size must be a whole number >= 1, got 10000.0'),
         (dict(num_pixels=0), 'num_pixels must be a whole number >= 1, got 0'),

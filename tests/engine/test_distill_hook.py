@@ -310,7 +310,8 @@ def test_receipt_and_distillers_are_written(finished):
     (teacher,) = told['teachers'].values()
     assert teacher['config'] == toys.SEG['fcn'] and teacher['file'] == 'fcn_16.pth' and len(teacher['sha256']) == 64
     assert teacher['matched'] == teacher['total'] > 0 and teacher['ignored'] == 0
-    assert told['distillers']['kd'] == dict(type='LogitKD', tensors={})
+    scores = 'decode_head.conv_seg'
+    assert told['distillers']['kd'] == dict(type='LogitKD', tensors={}, taps=[[scores, scores]])
     assert told['distillers']['mimic']['type'] == 'MaskedMimic'
     assert told['distillers']['mimic']['tensors']['aligns.0.weight'] == [128, 64, 1, 1]
     assert sorted(content['distillers']) == [
@@ -393,7 +394,7 @@ def test_resume_with_something_else_is_refused(finished, tmp_path, other_teacher
         resume(finished / 'iter_2.pth', tmp_path, pair(**options))
     message = str(error.value)
     assert 'differ in teachers or distillers' in message and 'resume_changed=True' in message and 'load_from' in message
-    assert 'checkpoint: teacher mmseg::fcn' in message and 'mimic: MaskedMimic (4 tensors)' in message
+    assert 'checkpoint: teacher mmseg::fcn' in message and 'mimic: MaskedMimic (4 tensors; taps backbone[3])' in message
     assert 'this run:' in message and (
         'other.pth' in message or 'no distillation' in message or 'fcn_16.pth' in message
     )

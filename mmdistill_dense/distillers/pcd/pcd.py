@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,11 @@ from mmdistill_dense.distillers.pcd.compared import (
 )
 from mmdistill_dense.distillers.pcd.head import HEAD, PixelAttention, build_head, check_head, check_keys
 from mmdistill_dense.distillers.pcd.queue import ChannelCenter, NegativeQueue
+from mmdistill_dense.distillers.pcd.queue_size import AUTO, check_queue_size, choose_size, warning
 from mmdistill_dense.losses.infonce import MIN_NORM
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.distributed import world_size
 from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import (
     Resize,
@@ -61,6 +63,7 @@ class PCD(Distiller):
         teacher_tap: Defaults to the same.
         temperature: tau.
         queue_size: K, at most about a third of the training pictures: else a picture's own old keys are negatives.
+            ``'auto'`` sets it, ``keys_per_image`` and ``enqueue='pixels'`` by the data, see :func:`choose_size`.
         queue_init: ``'empty'``: only written keys count, the loss is 0 in the first step and rises while the queue
             fills; ``'random'``: random directions count until they are overwritten.
         enqueue: ``'pooled'``, the mean of the teacher's valid pixels of the first view; or ``'pixels'``, random ones.
@@ -83,13 +86,15 @@ class PCD(Distiller):
         ValueError: For an option out of range; in :meth:`setup` for maps that cannot be compared.
     """
 
+    no_auto: ClassVar[str] = ''
+
     def __init__(
         self,
         student_tap: TapOption = 'backbone[3]',
         teacher_tap: TapOption | None = None,
         *,
         temperature: float = 0.2,
-        queue_size: int = 1024,
+        queue_size: int | Literal['auto'] = 1024,
         queue_init: Literal['empty', 'random'] = 'empty',
         enqueue: Literal['pooled', 'pixels'] = 'pooled',
         keys_per_image: int = 1,
@@ -104,7 +109,7 @@ class PCD(Distiller):
     ) -> None:
         super().__init__(student_tap, teacher_tap, **kwargs)
         check_positive('temperature', temperature)
-        counts = {'queue_size': queue_size, 'keys_per_image': keys_per_image, 'monitor_interval': monitor_interval}
+        counts = {'keys_per_image': keys_per_image, 'monitor_interval': monitor_interval}
         for name, value in {**counts, 'num_pixels': 1 if num_pixels is None else num_pixels}.items():
             check_count(name, value, 0 if name == 'monitor_interval' else 1)
         check_option('queue_init', queue_init, ('empty', 'random'))
@@ -114,9 +119,9 @@ class PCD(Distiller):
         self.head = None if head is None else check_head(head)
         self.attend = None if attention is None else check_keys('attention', attention, {'num_heads': 8})
         self.temperature = temperature
-        self.queue_size = queue_size
+        self.queue_size = check_queue_size(queue_size, keys_per_image)
         self.queue_init = queue_init
-        self.enqueue = enqueue
+        self.enqueue = 'pixels' if queue_size == AUTO else enqueue
         self.keys_per_image = keys_per_image
         self.view_pairing = view_pairing
         self.resize = resize
@@ -125,6 +130,8 @@ class PCD(Distiller):
         self.monitor_interval = monitor_interval
         self.weights: list[float] = []
         self.traced: dict[str, dict[str, int]] = {}
+        self.chosen_size: Tensor | None  # rows and keys of 'auto', 0 until prepare(); a resumed run keeps them
+        self.register_buffer('chosen_size', torch.zeros(2, dtype=torch.long) if queue_size == AUTO else None)
 
     # Construction
 
@@ -168,7 +175,9 @@ class PCD(Distiller):
         return parts | build_head(self.head, channels, out, layout)
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
-        """Log how the loss moves while the queue fills, and warn if the queue is long for the data set."""
+        """Choose the queues' size if it is ``'auto'``; log how the loss moves while they fill; warn of long ones."""
+        if self.chosen_size is not None:
+            self._choose_size(runner, self.chosen_size)
         filled = int(self._queue(0).filled)
         if filled < self.queue_size:
             runner.logger.info(
@@ -176,14 +185,21 @@ class PCD(Distiller):
                 f'{"goes on rising" if filled else "starts near 0 and rises"} with the logarithm of their number until '
                 'the queue is full, and falls after that.'
             )
-        images = len(runner.train_dataloader.dataset)
         each = 1 if self.enqueue == 'pooled' else self.keys_per_image
-        if self.queue_size > each * images / 2:
-            runner.logger.warning(
-                f'{self.key}.queue_size={self.queue_size} is large for {images} training pictures with '
-                f"{each} keys each: a picture's own keys are still negatives when it comes again. Use at most about "
-                f'a third of all keys, {max(each * images // 3, 1)}.'
-            )
+        if long := warning(self.queue_size, len(runner.train_dataloader.dataset), each, self.key):
+            runner.logger.warning(long)
+
+    def _choose_size(self, runner: Runner, chosen: Tensor) -> None:
+        if not chosen.any():
+            loader: Any = runner.train_dataloader
+            per_step = loader.batch_sampler.batch_size * world_size()
+            chosen.copy_(torch.tensor(choose_size(len(loader.dataset), per_step, self.key)))
+        self.queue_size, self.keys_per_image = chosen.tolist()
+        for level in range(len(self.weights)):
+            self._queue(level).limit(self.queue_size)
+        runner.logger.info(
+            f"{self.key}.queue_size='auto': {self.queue_size} keys, {self.keys_per_image} of each picture."
+        )
 
     # One step
 

@@ -37,7 +37,16 @@ class NegativeQueue(nn.Module):
         self.register_buffer('rows', rows)
         self.register_buffer('ptr', torch.zeros(1, dtype=torch.long))
         self.register_buffer('filled', torch.tensor([size if init == 'random' else 0]))
+        self.size = size  # rows in use
         self._count: int | None = None  # filled, as a number; None until it is read
+
+    @torch.no_grad()
+    def limit(self, size: int) -> None:
+        """Use the first ``size`` rows alone, at most K; of a queue that holds more, the further rows are lost."""
+        self.size = size
+        self.filled.clamp_(max=size)
+        self.ptr.remainder_(size)
+        self._count = None
 
     def negatives(self) -> Tensor:
         """Return the rows that count."""
@@ -56,14 +65,14 @@ class NegativeQueue(nn.Module):
         # Reading the number of keys would wait for the device. So the rows to leave out are sorted first, to the places
         # before ptr, and are replaced by the rows that are there.
         written = keys.ne(0).any(1)
-        order = written.byte().argsort(stable=True)[-len(self.rows) :]
+        order = written.byte().argsort(stable=True)[-self.size :]
         keys, written = keys[order], written[order]
         number = written.sum()
-        place = (self.ptr + number + torch.arange(-len(keys), 0, device=self.ptr.device)) % len(self.rows)
+        place = (self.ptr + number + torch.arange(-len(keys), 0, device=self.ptr.device)) % self.size
         self.rows.index_copy_(0, place, torch.where(written[:, None], keys, self.rows[place]))
-        self.ptr.add_(number).remainder_(len(self.rows))
-        self.filled.add_(number).clamp_(max=len(self.rows))
-        if self._count != len(self.rows):  # a full queue stays full
+        self.ptr.add_(number).remainder_(self.size)
+        self.filled.add_(number).clamp_(max=self.size)
+        if self._count != self.size:  # a full queue stays full
             self._count = None
 
     def _load_from_state_dict(self, *args: Any) -> None:

@@ -1,0 +1,182 @@
+"""``student_tap='auto'`` in a model: explicit taps from construction on, errors, and resuming."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmdistill_dense import distillers
+from mmdistill_dense.analysis.training_step import draw_tokens
+from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.engine.run_identity import differ, identity
+from mmdistill_dense.registry import DISTILLERS
+from tests import toys
+
+AUTO = dict(type='FitNet', student_tap='auto')
+CHOSEN = ['backbone[1]', 'backbone[2]', 'backbone[3]', 'decode_head.bottleneck']
+COMPARE_MAPS = ('AfDCD', 'AT', 'CIRKD', 'CWD', 'FGD', 'FitNet', 'IFVD', 'MasKD', 'MGD', 'PCD', 'PKD', 'SKD')
+OTHERS = ('DIST', 'HeadOutputKD', 'LogitKD', 'RoIHeadKD')
+
+
+def build(**options):
+    return toys.build(toys.model_config(distillers=dict(one=options or AUTO)))
+
+
+def names(taps):
+    return [str(tap) for tap in taps]
+
+
+def test_a_segmentor_gets_explicit_taps_and_learns() -> None:
+    model = toys.ready(build())
+    one = model.distillers['one']
+    assert names(one.student_taps) == names(one.teacher_taps) == CHOSEN and len(one.levels) == 4
+    assert ', '.join(CHOSEN) in repr(one) and 'auto' not in one.extra_repr()
+    losses = toys.losses_of(model)
+    toys.total(losses).backward()
+    assert losses['distill.one.loss_fitnet'] > 0
+    assert all(align.weight.grad.any() for align in one.aligns)
+    assert toys.teacher_of(model).plan.parts == {'backbone', 'decode_head'}, 'the trace saw the chosen taps'
+
+
+def test_it_is_the_same_as_the_taps_written_out() -> None:
+    auto, written = (
+        toys.ready(toys.build(toys.model_config(distillers=dict(one=dict(AUTO, student_tap=tap)))))
+        for tap in ('auto', CHOSEN)
+    )
+    batch = toys.seg_batch()
+    assert [toys.losses_of(auto, batch)['distill.one.loss_fitnet']] == [
+        toys.losses_of(written, batch)['distill.one.loss_fitnet']
+    ]
+    assert not differ(identity(auto), identity(written))
+
+
+def test_a_detector_gets_the_levels_of_its_neck() -> None:
+    model = toys.distilled(
+        'mmdet', student=toys.det_net(), teacher=toys.det_net('fcos', 16, allow_random=True), distillers=dict(one=AUTO)
+    )
+    assert names(model.distillers['one'].student_taps) == [f'neck[{level}]' for level in range(5)]
+    toys.total(toys.losses_of(model, toys.det_batch(side=256))).backward()
+    assert model.neck.lateral_convs[0].conv.weight.grad.any()
+
+
+def test_the_log_names_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = []
+    monkeypatch.setattr('mmdistill_dense.model.choose_taps.print_log', lambda line, *_: lines.append(line))
+    build()
+    (line,) = lines
+    assert line.startswith("model.distillers.one.student_tap='auto'")
+    assert 'backbone[3] (64x8x8, stride 8) -> backbone[3] (128x8x8, stride 8)' in line
+
+
+def test_each_teacher_is_looked_at() -> None:
+    model = toys.build(
+        toys.model_config(
+            teacher=dict(
+                a=toys.seg_net(width=16, allow_random=True), b=toys.seg_net('fcn', width=16, allow_random=True)
+            ),
+            distillers=dict(one=dict(AUTO, teacher='a'), two=dict(AUTO, teacher='b')),
+        )
+    )
+    assert [names(one.teacher_taps)[-1] for one in model.distillers.values()] == [
+        'decode_head.bottleneck',
+        'decode_head.conv_cat',
+    ]
+
+
+def test_every_method_takes_it_or_says_why_not() -> None:
+    known = {name for name in DISTILLERS.module_dict if name in vars(distillers)}
+    assert known == {*COMPARE_MAPS, *OTHERS, 'LD'}, 'LD has no student_tap'
+    assert all(not DISTILLERS.get(name).no_auto for name in COMPARE_MAPS)
+
+
+# what small maps of a small picture need
+SMALL = dict(
+    AfDCD=dict(pool_size=0, groups=8),
+    CIRKD=dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9),
+    MasKD=dict(num_tokens=2),
+    PCD=dict(queue_size=16, queue_init='random'),
+)
+OF_BOXES = ('FGD',)
+
+
+@pytest.mark.parametrize('method', COMPARE_MAPS)
+def test_a_step_of_each_method(method: str) -> None:
+    detects = method in OF_BOXES
+    make, scope = (toys.det_net, 'mmdet') if detects else (toys.seg_net, 'mmseg')
+    one = dict(type=method, student_tap='auto', **SMALL.get(method, {}))
+    model = toys.distilled(scope, student=make(), teacher=make(width=16, allow_random=True), distillers=dict(one=one))
+    if method == 'MasKD':
+        draw_tokens(model.distillers['one'], torch.Generator().manual_seed(0))
+    losses = toys.losses_of(model, toys.det_batch(side=256) if detects else toys.seg_batch())
+    terms = [value for name, value in losses.items() if name.startswith('distill.one.loss')]
+    toys.total(losses).backward()
+    assert terms and all(term.isfinite() and term.requires_grad for term in terms)
+
+
+@pytest.mark.parametrize('method', OTHERS)
+def test_methods_for_outputs_of_heads_refuse_it(method: str) -> None:
+    with pytest.raises(ValueError, match=rf"model.distillers.one: {method} refuses student_tap='auto': it compares"):
+        build(type=method, student_tap='auto')
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(AUTO, teacher_tap='backbone[3]'), r'Leave teacher_tap out, or name'),
+        (dict(AUTO, student_tap=['auto', 'backbone[3]']), r'stands alone'),
+        (dict(AUTO, student_tap=[('auto', 0.5)]), r'stands alone'),
+        (dict(type='FitNet', teacher_tap='auto'), r"write student_tap='auto'"),
+    ],
+)
+def test_mistakes_are_answered(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=rf'model.distillers.one: .*{message}'):
+        build(**options)
+
+
+def test_two_networks_without_a_pair_are_refused() -> None:
+    tall = toys.seg_net(width=16, allow_random=True, backbone=dict(strides=(1, 1, 1, 1), dilations=(1, 1, 1, 1)))
+    small = toys.seg_net(backbone=dict(strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1), out_indices=(2, 3)))
+    small.update(decode_head=dict(small['decode_head'], in_index=1), auxiliary_head=None)
+    with pytest.raises(ValueError) as error:
+        toys.build(toys.model_config(small, tall, dict(one=AUTO)))
+    message = str(error.value)
+    assert message.startswith("model.distillers.one.student_tap='auto' finds no two maps")
+    assert 'backbone[1] (64x2x2, stride 32)' in message and 'backbone[3] (128x16x16, stride 4)' in message
+
+
+def test_taps_of_different_size_are_resized_where_the_method_leaves_it_open() -> None:
+    class Difference(FeatureDistiller):
+        def loss(self, student: Tensor, teacher: Tensor, level: int) -> Tensor:
+            return (student - teacher).square().mean()
+
+    coarse = toys.seg_net(backbone=dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)))
+    config = toys.model_config(coarse, distillers=dict(one=dict(type=Difference, student_tap='auto')))
+    model = toys.ready(toys.build(config))
+    assert model.distillers['one'].resize == 'student'
+    assert toys.losses_of(model)['distill.one.loss_difference'].isfinite()
+
+
+def test_outside_of_a_model_there_are_no_taps() -> None:
+    with pytest.raises(RuntimeError, match='only a DistillModel'):
+        distillers.FitNet('auto').setup({}, {})
+
+
+def test_a_resumed_run_must_choose_the_same(tmp_path) -> None:
+    toys.train(tmp_path / 'a', toys.model_config(distillers=dict(one=AUTO)), iters=2)
+    file = tmp_path / 'a/iter_2.pth'
+    assert [
+        tap for tap, _ in torch.load(file, weights_only=False)['meta']['distill']['distillers']['one']['taps']
+    ] == CHOSEN
+    resumed = dict(iters=4, resume=True, load_from=str(file))
+    written = toys.model_config(distillers=dict(one=dict(AUTO, student_tap=CHOSEN)))
+    assert toys.train(tmp_path / 'b', written, **resumed).iter == 4
+    other = [*CHOSEN[:2], CHOSEN[2], 'decode_head.conv_seg:input']  # as wide, so the tensors alone are the same
+    changed = toys.model_config(distillers=dict(one=dict(AUTO, student_tap=other)))
+    with pytest.raises(ValueError, match=r'taps backbone\[1\], .*decode_head.bottleneck\)(.|\n)*conv_seg:input'):
+        toys.train(tmp_path / 'c', changed, **resumed)
+
+
+def test_a_checkpoint_of_an_older_version_has_no_taps_to_compare() -> None:
+    now = identity(build())
+    then = {**now, 'distillers': {'one': {k: v for k, v in now['distillers']['one'].items() if k != 'taps'}}}
+    assert not differ(then, now) and differ({}, now)
+    assert differ({**then, 'distillers': {'one': {**then['distillers']['one'], 'type': 'CWD'}}}, now)

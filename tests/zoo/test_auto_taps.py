@@ -1,0 +1,100 @@
+"""``student_tap='auto'`` in networks of the zoo: taps are chosen, those of the page, and a step runs on them."""
+
+import copy
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.model import revert_sync_batchnorm
+
+from mmdistill_dense.networks.pair_taps import pair_taps
+from tests import toys
+from tests.every_config import CONTROLS, name_of, place
+from tests.zoo.auto_taps import NAMES, SEGMENTORS, found, row, shown
+from tests.zoo.networks import config
+from tests.zoo.steps import step
+
+SEG_TEACHER = 'mmseg::deeplabv3plus/deeplabv3plus_r101-d8_4xb2-40k_cityscapes-512x1024.py'
+DET_TEACHER = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+STRIDE_4_ALONE = ('centernet', 'cornernet')  # the teacher's levels begin at 8
+AT_FULL_WIDTH = (
+    'bisenetv1', 'bisenetv2', 'ddrnet', 'erfnet', 'fastscnn', 'hrnet', 'icnet', 'pidnet', 'segnext', 'stdc',
+)  # fmt: skip
+AT_REDUCED_WIDTH = (
+    'deeplabv3_r101_to_pspnet_r18_cityscapes', 'deeplabv3_r101_to_mobilenetv2_cityscapes',
+    'segformer_b4_to_b0_cityscapes', 'upernet_swin_b_to_pspnet_r18_ade20k',
+    'dino_r50_to_r18_coco', 'faster_rcnn_r101_to_r50_coco', 'fcos_r101_to_r50_coco', 'gfl_r101_to_r34_coco',
+    'mask_rcnn_swin_s_to_r50_coco', 'reppoints_x101_to_r50_coco', 'rtmdet_l_to_tiny_coco',
+)  # fmt: skip
+
+
+def test_the_page_has_every_network() -> None:
+    lines = shown().splitlines()
+    assert len(lines) == len(NAMES) + 2 >= 32
+    for name, line in zip(NAMES, lines[2:], strict=True):
+        stem, taps, *_ = (cell.strip() for cell in line.strip('|').split('|'))
+        assert stem == f'`{Path(name.partition("::")[2]).stem}`' and taps, name
+
+
+@pytest.mark.soak
+@pytest.mark.zoo
+@pytest.mark.parametrize('name', NAMES)
+def test_the_page_shows_what_is_chosen(name: str) -> None:
+    assert row(name) in shown().splitlines()
+
+
+@pytest.mark.soak
+@pytest.mark.zoo
+@pytest.mark.parametrize('name', NAMES)
+def test_another_network_can_teach_it(name: str) -> None:
+    segments = name.startswith('mmseg')
+    student, teacher = found(name, trains=True), found(SEG_TEACHER if segments else DET_TEACHER)
+    chosen = pair_taps(student, teacher)
+    assert bool(chosen.pairs) != any(f'::{kind}/' in name for kind in STRIDE_4_ALONE)
+    assert len({pair.student.tap for pair in chosen.pairs}) == len(chosen.pairs)
+    assert all(
+        max(p.student.stride, p.teacher.stride) <= 2 * min(p.student.stride, p.teacher.stride) for p in chosen.pairs
+    )
+
+
+@pytest.mark.soak
+@pytest.mark.zoo
+@pytest.mark.parametrize('kind', AT_FULL_WIDTH)
+def test_a_step_at_full_width(kind: str) -> None:
+    (name,) = (f'mmseg::{one}.py' for one in SEGMENTORS if one.startswith(f'{kind}/'))
+    option = dict(cfg=name, data_preprocessor=dict(size=(128, 128)))
+    with mock.patch('torch.nn.SyncBatchNorm.forward', torch.nn.BatchNorm2d.forward):
+        model = toys.build(
+            toys.model_config(
+                option,
+                dict(option, allow_random=True),
+                dict(one=dict(type='CWD', student_tap='auto', loss_weight=10.0)),
+            )
+        )
+        for module in model.modules():
+            module.init_cfg = None  # no pre-trained weights
+        model = revert_sync_batchnorm(toys.ready(model))
+        batch = toys.seg_batch(side=128)
+        for sample in batch['data_samples']:
+            sample.gt_edge_map = sample.gt_sem_seg  # PIDNet's
+        losses = toys.losses_of(model, batch)
+        toys.total(losses).backward()
+    assert losses['distill.one.loss_cwd'].isfinite()
+    assert len(model.distillers['one'].levels) == len(model.distillers['one'].student_taps) > 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.soak
+@pytest.mark.zoo
+@pytest.mark.parametrize('recipe', AT_REDUCED_WIDTH)
+def test_a_step_at_reduced_width(recipe: str, tmp_path: Path) -> None:
+    cfg = copy.deepcopy(config(place(f'control/{recipe}')))
+    assert place(f'control/{recipe}') in CONTROLS, name_of(place(f'control/{recipe}'))
+    cfg.model.distillers = ConfigDict(one=dict(type='FitNet', student_tap='auto'))
+    runner = step(cfg, tmp_path)
+    scalars = {key: value.current() for key, value in runner.message_hub.log_scalars.items()}
+    assert 0 < scalars['train/distill.one.loss_fitnet'] < float('inf')
+    (gradients,) = (hook for hook in runner.hooks if type(hook).__name__ == 'Gradients')
+    assert all(gradients.finite.values()) and any(name.startswith('distillers.one') for name in gradients.finite)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from mmdistill_dense.analysis.gradients import BACKBONE, TASK
+from mmdistill_dense.analysis.gradients import BACKBONE
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding, Findings
+from mmdistill_dense.model.term_gradients import TASK
 
 LOUD, QUIET = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
 DEAFENING = 0.999  # a share that is too large even at the start of training

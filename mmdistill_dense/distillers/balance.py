@@ -53,8 +53,7 @@ class Balance:
         number = isinstance(self.ratio, (int, float)) and not isinstance(self.ratio, bool)
         if not number or not 0 < self.ratio < math.inf:
             raise ValueError(
-                f'balance.ratio must be a number > 0, got {self.ratio!r}; to remove a distiller, set loss_weight=0 and '
-                'balance=None.'
+                f'balance.ratio must be a number > 0, got {self.ratio!r}; to remove a distiller, set loss_weight=0.'
             )
         check_point('balance.until', self.until)
         if not self.until:

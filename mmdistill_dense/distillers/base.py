@@ -45,7 +45,7 @@ class Distiller(nn.Module):
 
     Life cycle: ``__init__`` takes options only. :meth:`bind` gets the teacher, the run's state and the shapes of the
     taps once, at model construction, and calls :meth:`setup`, which makes the parameters. The model calls :meth:`step`
-    in each iteration, or the two that it consists of, :meth:`terms` and :meth:`weighted`. :meth:`terms` calls
+    in each iteration, or the two that it consists of, :meth:`unweighted` and :meth:`weighted`. :meth:`unweighted` calls
     :meth:`forward`; a method implements that one.
 
     Attributes:
@@ -168,13 +168,13 @@ class Distiller(nn.Module):
         weight = self.loss_weight if self.balancer is None else self.balancer.weight
         return weight * self.schedule.factor(self.state.iteration, self.state.max_iters)
 
-    def active(self) -> bool:
+    def is_active(self) -> bool:
         """Tell whether this step computes the terms: for their weight, or to measure it."""
         return self.weight() != 0 or (self.balancer is not None and self.balancer.due)
 
-    def terms(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
+    def unweighted(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return the losses without weight; none if the distiller is not active."""
-        return self(student, teacher, data_samples) if self.active() else {}
+        return self(student, teacher, data_samples) if self.is_active() else {}
 
     def weighted(self, terms: Losses) -> Losses:
         """Return terms with their weight; of weight 0, a zero."""
@@ -185,7 +185,7 @@ class Distiller(nn.Module):
 
     def step(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return the weighted losses; a scheduled weight of 0 skips the work."""
-        return self.weighted(self.terms(student, teacher, data_samples))
+        return self.weighted(self.unweighted(student, teacher, data_samples))
 
     def zero_loss(self) -> Losses:
         """Return a zero that keeps the parameters in the graph: DDP expects a gradient for each of them."""

@@ -152,7 +152,7 @@ class Distilled(Network):
             return super().loss(inputs, data_samples, **kwargs)
         self.distillation.check_ready()
         distillers = dict(self.distillers.items())
-        active = [distiller for distiller in distillers.values() if distiller.active()]
+        active = [distiller for distiller in distillers.values() if distiller.is_active()]
         # The teachers run first, so that their temporary memory is free before the student's graph is built.
         taught = _eager(teach)(active, inputs, next(self.parameters()))
         with recording(self, self.distillation, active) as student:

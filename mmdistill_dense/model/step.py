@@ -59,7 +59,7 @@ def compare(
         for teacher in teachers.values():
             stack.enter_context(teacher.step_cache())
         return {
-            name: one.terms(student, taught.get(str(one.teacher_name), {}), data_samples)
+            name: one.unweighted(student, taught.get(str(one.teacher_name), {}), data_samples)
             for name, one in distillers.items()
         }
 

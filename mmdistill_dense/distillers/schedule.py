@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Schedule:
-    """Factor in [0, 1] that multiplies a distiller's ``loss_weight`` at each iteration; the default is constant 1.
+    """Factor in [0, 1] that multiplies a distiller's weight at each iteration; the default is constant 1.
 
     Every point in time is an iteration (int) or a fraction of the run (float in (0, 1]).
 

@@ -51,10 +51,9 @@ class Balancing(Hook):
         place, _ = balanced_place(unwrap(runner.model))
         for distiller, balancer in self._balanced.values():
             balancer.start(runner.max_iters, len(self._balanced))
-            runner.logger.info(
-                f'{distiller.key}.balance: ratio {balancer.option.ratio:g}, {len(balancer.plan)} measurements until '
-                f'iteration {balancer.window:g}, gradients of {place}'
-            )
+            plan = f'{len(balancer.plan)} measurements until iteration {balancer.window:g}, gradients of {place}'
+            told = plan if balancer.unit is None else f'weight {balancer.weight:g}, measured before'
+            runner.logger.info(f'{distiller.key}.balance: ratio {balancer.option.ratio:g}, {told}')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Say which distillers this step measures; hold weights at the end of the window."""

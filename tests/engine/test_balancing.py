@@ -119,6 +119,7 @@ def test_a_resumed_run_is_equal_to_the_bit(tmp_path, start):
     assert not toys.differing(content(tmp_path / last), content(whole() / last))
     assert balance_of(tmp_path / last) == balance_of(whole() / last)
     assert toys.differing(content(whole() / f'iter_{start}.pth'), content(whole() / last))
+    assert ('measured before' in log_of(tmp_path)) == (start > UNTIL)
 
 
 def test_the_printed_weights_repeat_it_from_there_on(tmp_path):

@@ -43,6 +43,18 @@ def test_ld_looks_once_where_a_mask_is():
     assert device.ours() == 2 * 5 + 2 + 1, device.waits
 
 
+@pytest.mark.parametrize(('iteration', 'expected'), [(0, 1), (1, 0)], ids=['measured', 'between'])
+def test_balanced_distillers_wait_once_in_measured_steps_alone(iteration, expected):
+    def begin(model):
+        for one in model.distillers.values():
+            one.balancer.start(1200, 2)
+            one.balancer.begin(iteration, 1.0, one.key)
+
+    methods = dict(kd=dict(type='LogitKD', balance=3.0), mimic=dict(type='MaskedMimic', balance=1.0))
+    device = waits.count(waits.SEGMENTOR, methods, begin)
+    assert device.ours() == expected, device.waits
+
+
 def test_every_method_is_in_the_table():
     methods = {name for name, cls in DISTILLERS.module_dict.items() if cls.__module__.startswith('mmdistill_dense.')}
     assert {setup.method for setup in waits.SETUPS} == methods

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -75,8 +75,11 @@ SETUPS = (
 )
 
 
-def count(kind: str, distillers: Mapping[str, Any]) -> FakeDevice:
-    """Return a device after the second step of a pair: forward pass and backward pass of a batch of 2, one padded."""
+def count(kind: str, distillers: Mapping[str, Any], before: Callable[[Any], None] = lambda model: None) -> FakeDevice:
+    """Return a device after the second step of a pair: forward pass and backward pass of a batch of 2, one padded.
+
+    ``before`` gets the model before each of them.
+    """
     detects = kind in toys.DET
     net = toys.det_net if detects else toys.seg_net
     other = dict(allow_random=True, data_preprocessor=dict(mean=[100.0, 110.0, 120.0]))
@@ -93,6 +96,7 @@ def count(kind: str, distillers: Mapping[str, Any]) -> FakeDevice:
         inputs, samples = on_device(batch['inputs']), on_device(batch['data_samples'])
         for _ in range(2):  # the first may look whether all is there
             device.forget()
+            before(model)
             toys.total(model.loss(inputs, samples)).backward()
     return device
 

@@ -22,11 +22,12 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from mmdistill_dense.analysis.gradients import TAP, TASK, Places, Term, mean_terms, measure_gradients
+from mmdistill_dense.analysis.gradients import TAP, Term, mean_terms, measure_gradients
 from mmdistill_dense.distillers.maskd.prepare_tokens import FOLDER
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.commands import build_runner, common_parser, load_config
 from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.model.term_gradients import TASK, Places
 from mmdistill_dense.utils.atomic import without_nan
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.weights.strict_load import read_checkpoint

@@ -13,18 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdistill_dense.losses import loss_dtype
 from mmdistill_dense.model.distillation import distillers_of
+from mmdistill_dense.model.term_gradients import TASK, Places, backbone_parameters, flat_gradients, split_terms
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.pretrain.measures import untouched
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.protocols import Network
 
-TASK = 'task'
 BACKBONE = 'backbone'
 TAP = 'tap '  # before the name of a tapped map
-Places = Mapping[str, Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -57,29 +55,6 @@ class Term:
     value: float
     share: float
     pulls: Mapping[str, Pull]
-
-
-def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the terms of a model's losses, scalars that sum to what mmengine back-propagates.
-
-    Args:
-        losses: What ``model.loss`` returns: tensors and lists of them; names without ``loss`` are ignored.
-    """
-    terms: dict[str, Tensor] = {}
-    for name, value in losses.items():
-        if 'loss' not in name:
-            continue
-        key = name if name.startswith('distill.') else TASK
-        summed = torch.stack([one.mean() for one in ([value] if isinstance(value, Tensor) else value)]).sum()
-        terms[key] = terms[key] + summed if key in terms else summed
-    return terms
-
-
-def backbone_parameters(model: nn.Module) -> list[Tensor]:
-    """Return the trained parameters of the student's backbone, or of the whole student if it has none."""
-    network = getattr(model, 'backbone', None)
-    named = (network if isinstance(network, nn.Module) else model).named_parameters()
-    return [value for name, value in named if value.requires_grad and not name.startswith('distillers.')]
 
 
 def student_taps(model: nn.Module) -> list[Tap]:
@@ -116,7 +91,7 @@ def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> l
     rows: list[Tensor] = []
     own: dict[str, Tensor] = {}
     for name in sorted(terms, key=lambda name: name != TASK):  # all others are compared with the task's
-        found = _gradients(scale * terms[name], places)
+        found = flat_gradients(scale * terms[name], places)
         own = found if name == TASK else own
         rows.append(torch.stack([terms[name].detach().double(), *_norms_and_products(found, own, scale)]))
     values = dict(zip(sorted(terms, key=lambda name: name != TASK), _to_numbers(rows), strict=True))
@@ -173,28 +148,6 @@ def _mean_term(found: Sequence[Term]) -> Term:
 def _mean(numbers: Iterator[float]) -> float:
     finite = [number for number in numbers if math.isfinite(number)]
     return fmean(finite) if finite else math.nan
-
-
-def _gradients(term: Tensor, places: Places) -> dict[str, Tensor]:
-    """Return the gradient of a term at each place as one vector."""
-    inputs = [tensor for tensors in places.values() for tensor in tensors]
-    found: Sequence[Tensor | None] = [None] * len(inputs)
-    if term.requires_grad:
-        try:
-            found = torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
-        except RuntimeError as error:
-            if 'heckpoint' not in str(error):
-                raise
-            raise ValueError(
-                'the student recomputes its activations (activation_checkpointing, with_cp=True), so the gradient of a '
-                'single loss cannot be taken: switch that off to measure.'
-            ) from error
-    dense = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
-    vectors = iter([x.flatten().to(loss_dtype(x)) for x in dense])
-    return {
-        name: torch.cat([next(vectors) for _ in tensors]) if tensors else term.new_zeros(1)
-        for name, tensors in places.items()
-    }
 
 
 def _norms_and_products(found: Mapping[str, Tensor], task: Mapping[str, Tensor], scale: float) -> list[Tensor]:

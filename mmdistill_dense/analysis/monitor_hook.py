@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mmdistill_dense.analysis.agreement import tap_agreement
-from mmdistill_dense.analysis.gradients import BACKBONE, TASK, Term, backbone_parameters, pulls_of, split_terms
+from mmdistill_dense.analysis.gradients import BACKBONE, Term, pulls_of
 from mmdistill_dense.analysis.monitor_pictures import Pictures
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.engine.single_gradients import loss_scale, no_single_gradients
 from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.model.term_gradients import TASK, backbone_parameters, split_terms
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 
@@ -78,7 +80,7 @@ class MonitorHook(Hook):
             runner.logger.info('MonitorHook: the model has no distillers, nothing is watched.')
             return
         self._model = model
-        reason = _no_gradients(runner, model)
+        reason = no_single_gradients(runner, model)
         if self.gradient_interval and reason:
             self.gradient_interval = 0
             message = f'{reason}, so gradients of single losses cannot be taken; all else is measured.'
@@ -128,7 +130,7 @@ class MonitorHook(Hook):
                 return
             if with_gradients:
                 with torch.autocast(next(model.parameters()).device.type, enabled=False):
-                    terms = pulls_of(losses, {BACKBONE: backbone_parameters(model)}, _loss_scale(runner))
+                    terms = pulls_of(losses, {BACKBONE: backbone_parameters(model)}, loss_scale(runner))
                 self._found |= _of_gradients(terms)
             self._found |= _means({**_shares(losses), **self._agreement})
             self._agreement = {}
@@ -169,20 +171,6 @@ def _means(values: Mapping[str, Tensor]) -> dict[str, float]:
 
 def _short(term: str) -> str:
     return term.removeprefix('distill.')
-
-
-def _loss_scale(runner: Runner) -> float:
-    scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-    return float(scaler.get_scale()) if scaler is not None else 1.0
-
-
-def _no_gradients(runner: Runner, model: nn.Module) -> str | None:
-    """Return why gradients of single losses cannot be measured, or ``None`` if they can."""
-    if runner.cfg.get('compile'):
-        return 'the model is compiled'
-    if runner.cfg.get('activation_checkpointing') or any(getattr(m, 'with_cp', False) is True for m in model.modules()):
-        return 'activations are recomputed (activation_checkpointing, with_cp=True)'
-    return None
 
 
 def _write(runner: Runner, values: Mapping[str, float], step: int) -> None:

@@ -61,7 +61,7 @@ class AfDCD(FeatureDistiller):
         compiled: Whether the contrast takes the compiled kernel, on the CPU; see :func:`losses.dense_contrast`.
         clip_max_norm: Largest norm of the gradients of align and projector.
         resize: Whose map is brought to the other's size where they differ; None refuses such maps.
-        **kwargs: ``teacher``, ``loss_weight``, ``schedule`` of :class:`FeatureDistiller`.
+        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule`` of :class:`FeatureDistiller`.
 
     Raises:
         ValueError: For an option out of range, and where both weights are 0.

@@ -32,8 +32,8 @@ class AT(FeatureDistiller):
     ``resize`` are ours.
 
     Args:
-        student_tap, teacher_tap, teacher, loss_weight, schedule, resize: See :class:`FeatureDistiller`. The default tap
-            is the last stage of the backbone, ``resize`` defaults to ``'student'``.
+        student_tap, teacher_tap, teacher, loss_weight, balance, schedule, resize: See :class:`FeatureDistiller`. The
+            default tap is the last stage of the backbone, ``resize`` defaults to ``'student'``.
         power: Exponent of the activations; a higher one emphasises strong activations. Defaults to 2.
         reduction: ``'mean'``, whose weight depends on the map's size (1e3 to 1e4), or ``'sum'``, with values from 0 to
             2 at any size: for levels of an FPN. Defaults to ``'mean'``.

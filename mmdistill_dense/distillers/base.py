@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mmdistill_dense.distillers.balance import Balance, Balancer
 from mmdistill_dense.distillers.schedule import Schedule
 from mmdistill_dense.networks.taps import AUTO, Tap, TapOption, check_auto, parse_taps
 from mmdistill_dense.utils.protocols import Samples
@@ -28,13 +29,15 @@ Shapes = Mapping[str, list[torch.Size]]
 class RunState:
     """Progress of the run: one object that a model shares with its distillers, and that ``DistillHook`` updates.
 
-    ``max_iters`` is 0 while the length of the run is unknown; schedules in fractions of it then raise.
+    ``max_iters`` is 0 while the length of the run is unknown; schedules in fractions of it then raise. In steps that
+    measure gradients, ``loss_scale`` is that of float16.
     """
 
     iteration: int = 0
     max_iters: int = 0
     seed: int = 0
     rank: int = 0
+    loss_scale: float = 1.0
 
 
 class Distiller(nn.Module):
@@ -43,7 +46,8 @@ class Distiller(nn.Module):
     Life cycle: ``__init__`` takes options only. With ``student_tap='auto'``, :meth:`choose_taps` gets the taps that the
     networks were found to have. :meth:`bind` gets the teacher, the run's state and the shapes of the
     taps once, at model construction, and calls :meth:`setup`, which makes the parameters. The model calls :meth:`step`
-    in each iteration, which calls :meth:`forward`; a method implements that one.
+    in each iteration, or the two that it consists of, :meth:`unweighted` and :meth:`weighted`. :meth:`unweighted` calls
+    :meth:`forward`; a method implements that one.
 
     Attributes:
         no_auto: Why the method refuses ``student_tap='auto'``; empty for a method that compares any maps.
@@ -62,12 +66,14 @@ class Distiller(nn.Module):
         teacher_tap: The same in the teacher. Defaults to the student's; not with ``'auto'``.
         teacher: Name of the teacher when the pair has several. Defaults to the only one.
         loss_weight: Factor on all losses of this distiller; 0 removes the distiller. Defaults to 1.
+        balance: Ratio of gradients at the student's backbone, or options of :class:`Balance`: the factor is measured in
+            training, in place of ``loss_weight``. Defaults to ``None``.
         schedule: Options of :class:`Schedule`. Defaults to a constant weight.
         clip_max_norm: Largest L2 norm of the gradients of this distiller's own parameters. Defaults to no clipping.
 
     Raises:
-        ValueError: For a malformed tap, a negative weight or norm, or lists of taps of different length; for ``'auto'``
-            beside other taps, and where the method refuses it.
+        ValueError: For a malformed tap, a negative weight or norm, lists of taps of different length, or both
+            ``loss_weight`` and ``balance``; for ``'auto'`` beside other taps, and where the method refuses it.
     """
 
     no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
@@ -78,7 +84,8 @@ class Distiller(nn.Module):
         teacher_tap: TapOption | None = None,
         *,
         teacher: str | None = None,
-        loss_weight: float = 1.0,
+        loss_weight: float | None = None,
+        balance: float | Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
         clip_max_norm: float | None = None,
     ) -> None:
@@ -95,6 +102,12 @@ class Distiller(nn.Module):
                 f'student_tap has {len(self.student_taps)} taps and teacher_tap {len(self.teacher_taps)}: '
                 'they are compared in pairs, so give both the same number.'
             )
+        if loss_weight is not None and balance is not None:
+            raise ValueError(
+                f'loss_weight={loss_weight!r} and balance={balance!r} exclude each other: balance finds the weight. '
+                'Set loss_weight=None, or balance=None.'
+            )
+        loss_weight = 1.0 if loss_weight is None else loss_weight
         if not isinstance(loss_weight, (int, float)) or loss_weight < 0:
             raise ValueError(f'loss_weight must be a number >= 0, got {loss_weight!r}.')
         if clip_max_norm is not None and clip_max_norm <= 0:
@@ -104,6 +117,7 @@ class Distiller(nn.Module):
         self.extra_student_taps: list[Tap] = []
         self.teacher_parts: Collection[str] | None = ()
         self.loss_weight = float(loss_weight)
+        self.balancer = None if balance is None else Balancer(Balance.parse(balance))
         self.schedule = Schedule.parse(schedule or {})
         self.clip_max_norm = clip_max_norm
         self.name = type(self).__name__.lower()
@@ -168,16 +182,28 @@ class Distiller(nn.Module):
         raise NotImplementedError(f'{type(self).__name__} must implement forward().')
 
     def weight(self) -> float:
-        """Return ``loss_weight`` times the schedule's factor at the current iteration."""
-        return self.loss_weight * self.schedule.factor(self.state.iteration, self.state.max_iters)
+        """Return ``loss_weight``, or what ``balance`` found, times the schedule's factor."""
+        weight = self.loss_weight if self.balancer is None else self.balancer.weight
+        return weight * self.schedule.factor(self.state.iteration, self.state.max_iters)
 
-    def step(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
-        """Return the weighted losses; a scheduled weight of 0 skips the work."""
+    def is_active(self) -> bool:
+        """Tell whether this step computes the terms: for their weight, or to measure it."""
+        return self.weight() != 0 or (self.balancer is not None and self.balancer.due)
+
+    def unweighted(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
+        """Return the losses without weight; none if the distiller is not active."""
+        return self(student, teacher, data_samples) if self.is_active() else {}
+
+    def weighted(self, terms: Losses) -> Losses:
+        """Return terms with their weight; of weight 0, a zero."""
         weight = self.weight()
         if weight == 0:
             return self.zero_loss()
-        terms = self(student, teacher, data_samples)
         return {name: weight * value if 'loss' in name else value for name, value in terms.items()}
+
+    def step(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
+        """Return the weighted losses; a scheduled weight of 0 skips the work."""
+        return self.weighted(self.unweighted(student, teacher, data_samples))
 
     def zero_loss(self) -> Losses:
         """Return a zero that keeps the parameters in the graph: DDP expects a gradient for each of them."""
@@ -204,4 +230,5 @@ class Distiller(nn.Module):
         student, teacher = (
             ', '.join(str(tap) for tap in taps) or AUTO for taps in (self.student_taps, self.teacher_taps)
         )
-        return f'student_tap={student!r}, teacher_tap={teacher!r}, loss_weight={self.loss_weight}'
+        weight = f'loss_weight={self.loss_weight}' if self.balancer is None else str(self.balancer.option)
+        return f'student_tap={student!r}, teacher_tap={teacher!r}, {weight}'

@@ -31,8 +31,8 @@ class CWD(FeatureDistiller):
     and CIRKD's runs have the convolution alone, as here. ``resize`` is ours.
 
     Args:
-        student_tap, teacher_tap, teacher, loss_weight, schedule, align, resize: See :class:`FeatureDistiller`. The
-            default tap is segmentation's main head; ``'decode_head.conv_seg:input'`` gives its last features.
+        student_tap, teacher_tap, teacher, loss_weight, balance, schedule, align, resize: See :class:`FeatureDistiller`.
+            The default tap is segmentation's main head; ``'decode_head.conv_seg:input'`` gives its last features.
             ``resize`` defaults to ``'student'``.
         temperature: T. Defaults to 4, the paper's.
 

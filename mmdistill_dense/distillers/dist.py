@@ -42,8 +42,8 @@ class DIST(FeatureDistiller):
     https://arxiv.org/abs/2205.10536.
 
     Args:
-        student_tap, teacher_tap, teacher, loss_weight, schedule: See :class:`FeatureDistiller`. The default tap
-            is segmentation's main head.
+        student_tap, teacher_tap, teacher, loss_weight, balance, schedule: See :class:`FeatureDistiller`. The default
+            tap is segmentation's main head.
         temperature: T. Defaults to 1.
         beta: Weight of the correlation between classes. Defaults to 1.
         gamma: Weight of the correlation within classes. Defaults to 1.

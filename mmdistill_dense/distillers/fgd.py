@@ -51,7 +51,7 @@ class FGD(FeatureDistiller):
         gamma: Weight of the attention.
         lambda_: Weight of the relation. The defaults are those of RetinaNet.
         resize: Whose map is resized where the sizes differ. Defaults to ``'student'``.
-        **kwargs: ``align``, ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of
+        **kwargs: ``align``, ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of
             :class:`FeatureDistiller`.
 
     Raises:

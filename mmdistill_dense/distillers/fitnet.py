@@ -37,7 +37,7 @@ class FitNet(FeatureDistiller):
         teacher_tap: Defaults to the same.
         align: Defaults to ``'conv'``: a regressor also where channels agree.
         resize: Defaults to ``'student'``, which resizes the regressor's output.
-        **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
+        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
 
     Raises:
         ValueError: In :meth:`setup` for taps that are no maps.

@@ -49,7 +49,7 @@ class HeadOutputKD(FeatureDistiller):
         temperature: T of ``'softmax'`` and ``'sigmoid'``. Defaults to 1.
         num_classes: K of ``'softmax'`` where anchors are folded into the channels. Defaults to the classes (with
             background, where the head has one) of the tapped head in the teacher's config, else to all channels.
-        **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``resize`` of :class:`FeatureDistiller`.
+        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``resize`` of :class:`FeatureDistiller`.
 
     Raises:
         ValueError: For an unknown form, an option that the form does not have or that is out of range; in

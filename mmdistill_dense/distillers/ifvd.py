@@ -38,8 +38,8 @@ class IFVD(FeatureDistiller):
     distillation (:class:`LogitKD`) and a discriminator, which is left out.
 
     Args:
-        student_tap, teacher_tap, teacher, loss_weight, schedule, resize: See :class:`FeatureDistiller`. The default tap
-            is the features before the class scores, as released; ``resize`` defaults to ``'student'``.
+        student_tap, teacher_tap, teacher, loss_weight, balance, schedule, resize: See :class:`FeatureDistiller`. The
+            default tap is the features before the class scores, as released; ``resize`` defaults to ``'student'``.
         num_classes: Labels from this value on are ignored. Defaults to the classes of the teacher's ``decode_head``, or
             255 if it has none.
 

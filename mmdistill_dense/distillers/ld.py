@@ -67,7 +67,7 @@ class LD(Distiller):
         class_weight: Weight of the class scores, 0 leaves them out. Defaults to 10.
         ratio: Share of the threshold at which the valuable region ends. Defaults to 0.25.
         reduction: ``'sum'`` as released, or ``'mean'``.
-        **kwargs: ``teacher``, ``loss_weight``, ``schedule`` of :class:`Distiller`.
+        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule`` of :class:`Distiller`.
 
     Raises:
         ValueError: For an option out of range; in :meth:`setup` for a head without edge distributions, or for

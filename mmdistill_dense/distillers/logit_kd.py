@@ -27,7 +27,7 @@ class LogitKD(FeatureDistiller):
     https://arxiv.org/abs/1503.02531, eq. 1 and section 2.1, applied per pixel.
 
     Args:
-        student_tap, teacher_tap, teacher, loss_weight, schedule: See :class:`FeatureDistiller`.
+        student_tap, teacher_tap, teacher, loss_weight, balance, schedule: See :class:`FeatureDistiller`.
         temperature: T. Defaults to 1.
         activation: ``'softmax'`` or ``'sigmoid'``. Defaults to ``'softmax'``; a head with one channel (binary, with
             ``out_channels=1``) needs ``'sigmoid'``.

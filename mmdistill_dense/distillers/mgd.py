@@ -43,7 +43,7 @@ class MGD(FeatureDistiller):
         alpha: Factor of the loss: 2e-5, for two-stage detectors 5e-7.
         reduction: ``'sum'`` as published, or ``'mean'``.
         resize: Whose map is resized where the sizes differ. Defaults to ``'student'``.
-        **kwargs: ``align``, ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of
+        **kwargs: ``align``, ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of
             :class:`FeatureDistiller`.
 
     Raises:

@@ -46,7 +46,7 @@ class RoIHeadKD(Distiller):
         form: ``'smooth_l1'`` (default), ``'l1'``, ``'softmax'``, ``'sigmoid'`` or ``'dist'``.
         beta: Where the square of ``'smooth_l1'`` ends. Defaults to 1.
         temperature: T of the other forms. Defaults to 1.
-        **kwargs: ``teacher``, ``loss_weight``, ``schedule`` of :class:`Distiller`.
+        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule`` of :class:`Distiller`.
 
     Raises:
         TypeError: For several student taps.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Schedule:
-    """Factor in [0, 1] that multiplies a distiller's ``loss_weight`` at each iteration; the default is constant 1.
+    """Factor in [0, 1] that multiplies a distiller's weight at each iteration; the default is constant 1.
 
     Every point in time is an iteration (int) or a fraction of the run (float in (0, 1]).
 
@@ -29,7 +30,7 @@ class Schedule:
     def __post_init__(self) -> None:
         points = {'warmup': self.warmup, 'stop_at': self.stop_at}
         for name, point in points.items():
-            _check_point(name, point)
+            check_point(f'schedule.{name}', point)
         if self.ramp_down is not None:
             _check_ramp(self.ramp_down)
 
@@ -51,45 +52,59 @@ class Schedule:
         Raises:
             RuntimeError: For a point that is a fraction of a run whose length is not known (``max_iters`` is 0).
         """
-
-        def at(point: int | float) -> float:
-            if not isinstance(point, float):
-                return point
-            if max_iters < 1:
-                raise RuntimeError(
-                    f'schedule: {point} is a fraction of the run, but the length of the run is not known. DistillHook '
-                    'sets it; without a runner, set model.distillation.state.max_iters.'
-                )
-            return point * max_iters
-
-        if self.stop_at is not None and iteration >= at(self.stop_at):
+        if self.stop_at is not None and iteration >= in_iterations(self.stop_at, max_iters):
             return 0.0
         factor = 1.0
         if self.warmup:
-            factor = min(1.0, (iteration + 1) / max(at(self.warmup), 1.0))
+            factor = min(1.0, (iteration + 1) / max(in_iterations(self.warmup, max_iters), 1.0))
         if self.ramp_down is not None:
-            begin, end = at(self.ramp_down[0]), at(self.ramp_down[1])
+            begin, end = (in_iterations(point, max_iters) for point in self.ramp_down)
             factor *= min(1.0, max(0.0, (end - iteration) / max(end - begin, 1.0)))
         return factor
+
+    def end(self, max_iters: int) -> float:
+        """Return the iteration from which the factor is 0 for good, infinity if there is none.
+
+        Raises:
+            RuntimeError: As :meth:`factor`.
+        """
+        ends = [self.stop_at, *(self.ramp_down[1:] if self.ramp_down else ())]
+        return min((in_iterations(point, max_iters) for point in ends if point is not None), default=math.inf)
+
+
+def in_iterations(point: int | float, max_iters: int) -> float:
+    """Return a point in time, an iteration (int) or a fraction of the run (float), in iterations.
+
+    Raises:
+        RuntimeError: For a fraction of a run whose length is not known (``max_iters`` is 0).
+    """
+    if not isinstance(point, float):
+        return point
+    if max_iters < 1:
+        raise RuntimeError(
+            f'schedule: {point} is a fraction of the run, but the length of the run is not known. DistillHook '
+            'sets it; without a runner, set model.distillation.state.max_iters.'
+        )
+    return point * max_iters
 
 
 def _check_ramp(ramp: Any) -> None:
     if not isinstance(ramp, (tuple, list)) or len(ramp) != 2:
         raise ValueError(f'schedule.ramp_down must be a pair (begin, end), got {ramp!r}.')
     begin, end = ramp
-    _check_point('ramp_down[0]', begin)
-    _check_point('ramp_down[1]', end)
+    check_point('schedule.ramp_down[0]', begin)
+    check_point('schedule.ramp_down[1]', end)
     if type(begin) is type(end) and not begin < end:
         raise ValueError(f'schedule.ramp_down must begin before it ends, got {ramp!r}.')
 
 
-def _check_point(name: str, point: int | float | None) -> None:
+def check_point(name: str, point: int | float | None) -> None:
+    """Raise a ``ValueError`` that names the option unless ``point`` is an iteration, a fraction of the run or None."""
     if point is None:
         return
     is_iteration = isinstance(point, int) and not isinstance(point, bool) and point >= 0
     is_fraction = isinstance(point, float) and 0 < point <= 1
     if not (is_iteration or is_fraction):
         raise ValueError(
-            f'schedule.{name} must be an iteration (int >= 0) or a fraction of the run (float in (0, 1]), '
-            f'got {point!r}.'
+            f'{name} must be an iteration (int >= 0) or a fraction of the run (float in (0, 1]), got {point!r}.'
         )

@@ -35,8 +35,8 @@ class SKD(FeatureDistiller):
     CIRKD's runs it flows.
 
     Args:
-        student_tap, teacher_tap, teacher, loss_weight, schedule, resize: See :class:`FeatureDistiller`. The default tap
-            is the features before the class scores, as released; ``resize`` defaults to ``'student'``.
+        student_tap, teacher_tap, teacher, loss_weight, balance, schedule, resize: See :class:`FeatureDistiller`. The
+            default tap is the features before the class scores, as released; ``resize`` defaults to ``'student'``.
         patch_size: Side of the patch of positions that makes a node. Defaults to 2, unless ``pool_scale`` is given.
         pool_scale: The same as a share of the map's sides, above 0 and at most 1. Defaults to ``None``.
 

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmdistill_dense.engine.balancing import Balancing
 from mmdistill_dense.engine.clipping import Clipping
 from mmdistill_dense.engine.distiller_state import DistillerState
 from mmdistill_dense.engine.loss_guard import LossGuard
@@ -26,7 +27,8 @@ class DistillHook(Hook):
     :class:`ResumeFile` make an interrupted run resume to the same bits, :class:`PendingValidation` runs a validation
     that an interruption prevented, and :class:`LossGuard` stops at a loss that is not finite. For a ``DistillModel``,
     :class:`DistillerState` also tells the distillers how far the run is, prepares them and keeps their state in
-    ``checkpoint['distillers']``, and :class:`Clipping` clips their gradients.
+    ``checkpoint['distillers']``, :class:`Balancing` plans the measurements for balanced ones, and :class:`Clipping`
+    clips their gradients.
 
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint. Distillers that are
@@ -52,6 +54,7 @@ class DistillHook(Hook):
             self.resume_file,
             SeededStreams(),
             DistillerState(resume_changed),
+            Balancing(),
             LossGuard(skip_nonfinite),
             Clipping(),
             PendingValidation(),
@@ -81,6 +84,11 @@ class DistillHook(Hook):
         """Before each step."""
         for part in self.parts:
             part.before_train_iter(runner, batch_idx, data_batch)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """After each step."""
+        for part in self.parts:
+            part.after_train_iter(runner, batch_idx, data_batch, outputs)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """After each validation."""

@@ -14,7 +14,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.protocols import Samples
@@ -34,9 +36,9 @@ class LossGuard(Hook):
     and is read after that. The GPU is busy with the backward pass meanwhile.
 
     With patience, the result is read before the backward pass, so the CPU waits once a step. A skipped step changes
-    nothing: weights and optimizer are not touched, and buffers (statistics of batch norms, queues of distillers) are
-    restored. Learning rates and schedules go on. With gradient accumulation, the part of this step is missing; if it is
-    the last part, the whole update is skipped.
+    nothing: weights and optimizer are not touched; buffers (statistics of batch norms, queues of distillers) and the
+    measurements for balanced weights are restored. Learning rates and schedules go on. With gradient accumulation, the
+    part of this step is missing; if it is the last part, the whole update is skipped.
 
     Args:
         patience: Number of steps in a row to skip before the run is stopped.
@@ -107,7 +109,10 @@ class LossGuard(Hook):
         self.row += 1
         if self.row > self.patience:
             raise RuntimeError(_stopped(runner.iter + 1, reasons, self.patience))
-        self._put_back(unwrap(runner.model))
+        model = unwrap(runner.model)
+        self._put_back(model)
+        for _, balancer in balanced_of(distillers_of(model)).values():
+            balancer.forget(runner.iter)
         _count_left_out(runner.optim_wrapper)
         count = runner.message_hub.runtime_info.get('skipped_steps', 0) + 1
         runner.message_hub.update_info('skipped_steps', count)

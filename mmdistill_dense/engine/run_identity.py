@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.model.distillation import distillers_of
 
 
 def identity(model: Distilled) -> dict[str, Any]:
-    """Return the receipts of the teachers, and the taps and shapes of tensors of the distillers, as plain values."""
+    """Return the receipts of the teachers, the taps and shapes of the distillers, and what is balanced, as values."""
     teachers = {
         str(name): teacher.receipt.as_dict() for name, teacher in model.distillation.teachers.items() if teacher.receipt
     }
@@ -20,7 +23,9 @@ def identity(model: Distilled) -> dict[str, Any]:
         }
         for name, d in model.distillers.items()
     }
-    return {'teachers': teachers, 'distillers': distillers}
+    told = {'teachers': teachers, 'distillers': distillers}
+    balanced = {name: asdict(balancer.option) for name, (_, balancer) in balanced_of(distillers_of(model)).items()}
+    return {**told, 'balance': balanced} if balanced else told
 
 
 def differ(then: dict[str, Any], now: dict[str, Any]) -> bool:
@@ -55,7 +60,10 @@ def describe(told: dict[str, Any]) -> str:
         f'{t["config"]} with {t["file"]} (SHA-256 {str(t["sha256"])[:8]})' for t in told['teachers'].values()
     )
     distillers = ', '.join(f'{n}: {d["type"]} ({_parts(d)})' for n, d in told['distillers'].items())
-    return f'teacher {teachers}; distillers {distillers}'
+    balanced = ', '.join(
+        f'{name}: ratio {one["ratio"]:g} until {one["until"]}' for name, one in told.get('balance', {}).items()
+    )
+    return f'teacher {teachers}; distillers {distillers}' + (f'; balance {balanced}' if balanced else '')
 
 
 def _parts(distiller: dict[str, Any]) -> str:

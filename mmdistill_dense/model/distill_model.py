@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import load_model, merge
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.model.balanced_step import balance
 from mmdistill_dense.model.build import Option, build_distillation, build_distillers, distiller_options
 from mmdistill_dense.model.distillation import Distillation
-from mmdistill_dense.model.step import compare, named, recording, shares, teach
+from mmdistill_dense.model.step import compare, named, recording, shares, teach, weighted
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.inherit import copy_inherited, parse_inherit
 from mmdistill_dense.registry import MODELS
@@ -145,19 +146,21 @@ class Distilled(Network):
     def loss(self, inputs: Tensor, data_samples: Samples, **kwargs: Any) -> dict[str, Any]:
         """Return the student's own losses and, in training, those of the distillers as ``distill.<name>.loss_…``.
 
-        ``distill.<name>.share`` is that distiller's part of the total, for the log.
+        ``distill.<name>.share`` is that distiller's part of the total, for the log; see also :func:`balance`.
         """
         if not self.training:
             return super().loss(inputs, data_samples, **kwargs)
         self.distillation.check_ready()
         distillers = dict(self.distillers.items())
-        active = [distiller for distiller in distillers.values() if distiller.weight() != 0]
+        active = [distiller for distiller in distillers.values() if distiller.is_active()]
         # The teachers run first, so that their temporary memory is free before the student's graph is built.
         taught = _eager(teach)(active, inputs, next(self.parameters()))
         with recording(self, self.distillation, active) as student:
             losses = super().loss(inputs, data_samples, **kwargs)
-        terms = _eager(compare)(distillers, student, taught, data_samples)
-        return {**losses, **_eager(named)(terms), **_eager(shares)(losses, terms)}
+        compared = _eager(compare)(distillers, student, taught, data_samples)
+        told = _eager(balance)(self, self.distillation, losses, compared)
+        terms = _eager(weighted)(distillers, compared)
+        return {**losses, **_eager(named)(terms), **_eager(shares)(losses, terms), **told}
 
 
 # torch.compile gets the student alone, because the code around it changes with the iteration. torch.compiler.disable

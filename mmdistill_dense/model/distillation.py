@@ -37,6 +37,7 @@ class Distillation:
         inherit: What to copy from teachers; empty once that is done, and where the student's weights come from a file.
         traced: What the trace found in the student.
         hook_attached: Whether ``DistillHook`` runs with the training.
+        measured: What the last step measured for balanced distillers; ``DistillHook`` logs and empties it.
     """
 
     teachers: dict[str, FrozenTeacher]
@@ -45,13 +46,14 @@ class Distillation:
     inherit: Sequence[Inherit] = ()
     traced: Traced = field(default_factory=Traced)
     hook_attached: bool = False
+    measured: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for teacher in self.teachers.values():
             teacher.users.add(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Distillation:
-        return replace(self, teachers=dict(self.teachers), state=copy.deepcopy(self.state, memo))
+        return replace(self, teachers=dict(self.teachers), state=copy.deepcopy(self.state, memo), measured={})
 
     def __reduce__(self) -> Any:
         return Distillation, (self.teachers, self.student, self.state, self.inherit, self.traced)

@@ -22,7 +22,7 @@ def teach(active: Sequence[Distiller], inputs: Tensor, like: Tensor) -> dict[str
     """Return the tapped tensors of each teacher that an active distiller needs; :func:`compare` waits for them.
 
     Args:
-        active: The distillers whose weight is not 0.
+        active: The distillers that compute something in this step.
         inputs: The student's preprocessed batch (B, C, H, W).
         like: A parameter of the student. A teacher that lost its network by a move or a pickle is loaded like it.
     """
@@ -50,7 +50,7 @@ def recording(model: nn.Module, distillation: Distillation, active: Sequence[Dis
 def compare(
     distillers: Mapping[str, Distiller], student: Recorded, taught: Mapping[str, Recorded], data_samples: Samples
 ) -> Terms:
-    """Return the weighted losses of all distillers; one that is off gives a zero, because DDP needs its parameters."""
+    """Return the losses of all distillers without weight; one that is off gives none."""
     teachers = {name: one for name, one in _teachers_of(distillers.values()).items() if name in taught}
     for name, teacher in teachers.items():
         teacher.join(taught[name])
@@ -59,13 +59,18 @@ def compare(
         for teacher in teachers.values():
             stack.enter_context(teacher.step_cache())
         return {
-            name: one.step(student, taught.get(str(one.teacher_name), {}), data_samples)
+            name: one.unweighted(student, taught.get(str(one.teacher_name), {}), data_samples)
             for name, one in distillers.items()
         }
 
 
 def _teachers_of(distillers: Iterable[Distiller]) -> dict[str, FrozenTeacher]:
     return {str(one.teacher_name): one.teacher for one in distillers if one.teacher is not None}
+
+
+def weighted(distillers: Mapping[str, Distiller], terms: Terms) -> Terms:
+    """Return the losses with their weights; of a distiller that is off a zero, because DDP needs its parameters."""
+    return {name: one.weighted(terms[name]) for name, one in distillers.items()}
 
 
 def named(terms: Terms) -> dict[str, Tensor]:

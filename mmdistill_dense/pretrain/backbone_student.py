@@ -31,9 +31,14 @@ class BackboneStudent(BaseModel):
         data_preprocessor: Usually ``dict(type='mmdistill_dense.MultiViewPreprocessor', …)``.
         init_cfg: As everywhere in mmengine.
 
+    Attributes:
+        has_task: That it has no loss of its own.
+
     Raises:
         ValueError: For a backbone with ``norm_eval=True``.
     """
+
+    has_task = False
 
     def __init__(
         self,

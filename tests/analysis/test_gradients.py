@@ -12,9 +12,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.analysis import gradients
 from mmdistill_dense.analysis.diagnose import diagnose, main_diagnose
 from mmdistill_dense.analysis.gradients import Pull, Term, mean_terms, measure_gradients, pulls_of
+from mmdistill_dense.model.term_gradients import backbone_parameters
 from tests import toys
 
 KD = dict(type='LogitKD')
@@ -100,7 +100,7 @@ def test_nothing_is_left_behind(model: Any) -> None:
 
 def test_a_loss_scale_changes_no_number(model: Any) -> None:
     losses = toys.losses_of(model)
-    places = {'backbone': gradients.backbone_parameters(model)}
+    places = {'backbone': backbone_parameters(model)}
     plain, scaled = pulls_of(losses, places), pulls_of(losses, places, scale=2.0**12)
     for one, other in zip(plain, scaled, strict=True):
         assert other.value == one.value
@@ -130,7 +130,7 @@ def test_a_plain_student_has_its_task_alone() -> None:
 
 def test_without_a_task_there_is_no_cosine(model: Any) -> None:
     losses = {name: value for name, value in toys.losses_of(model).items() if name.startswith('distill.')}
-    found = pulls_of(losses, {'backbone': gradients.backbone_parameters(model)})
+    found = pulls_of(losses, {'backbone': backbone_parameters(model)})
     assert all(math.isnan(term.pulls['backbone'].cosine) for term in found)
     assert sum(term.share for term in found) == pytest.approx(1)
 
@@ -143,7 +143,7 @@ def test_with_cp_is_measured_without_it() -> None:
     recomputing.load_state_dict(plain.state_dict())
     assert measure_gradients(recomputing, toys.seg_batch()) == measure_gradients(plain, toys.seg_batch())
     assert recomputing.backbone.layer1[0].with_cp
-    places = {'backbone': gradients.backbone_parameters(recomputing)}
+    places = {'backbone': backbone_parameters(recomputing)}
     with pytest.raises(ValueError, match='with_cp=True'):
         pulls_of(toys.losses_of(recomputing), places)
 

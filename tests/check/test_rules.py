@@ -31,7 +31,7 @@ def term(name: str, norm: float, cosine: float = 1.0) -> Term:
 
 
 def distilled(weight: float = 1.0) -> Any:
-    return SimpleNamespace(distillers={'kd': SimpleNamespace(weight=lambda: weight)})
+    return SimpleNamespace(distillers={'kd': SimpleNamespace(weight=lambda: weight, balancer=None)})
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,35 @@ def test_a_distiller_pulls_beside_the_task(norm: float, level: str | None, word:
     findings = list(step_rules.pull(made))
     assert [finding.level for finding in findings] == ([level] if level else [])
     assert all(word in f'{finding.message} {finding.advice}' for finding in findings)
+
+
+def balanced(ratio: float = 3.0) -> Any:
+    distiller = toys.MaskedMimic('a', balance=dict(ratio=ratio, until=0.5))
+    distiller.state.max_iters = 1000
+    return SimpleNamespace(distillers={'kd': distiller})
+
+
+def test_of_a_balanced_distiller_the_weight_is_predicted_from_a_checkpoint_alone() -> None:
+    terms = [term('task', 2.0), term('distill.kd.loss_kd', 1e-4)]
+    (finding,) = step_rules.pull(subject(model=balanced(), terms=terms))
+    assert finding.level == 'note' and finding.message.endswith('measured in training (balance), here it is 1.')
+    (finding,) = step_rules.pull(subject(model=balanced(), terms=terms, started=(3, 3)))
+    assert finding.level == 'note' and 'gives about 6e+04.' in finding.message
+    (finding,) = step_rules.pull(subject(model=balanced(), terms=[term('task', 1.0), term('distill.kd.loss_kd', 0.0)]))
+    assert finding.level == 'warning' and 'no gradient' in finding.message
+
+
+@pytest.mark.parametrize(('end', 'by_epoch', 'said'), [(250, False, False), (251, False, True), (500, True, False)])
+def test_a_window_of_balance_within_the_warm_up(end: int, by_epoch: bool, said: bool) -> None:
+    rising = dict(type='LinearLR', start_factor=1e-3, begin=0, end=end, by_epoch=by_epoch)
+    falling = dict(type='PolyLR', begin=end, end=1000, by_epoch=False)
+    made = subject(model=balanced(), config=dict(param_scheduler=[rising, falling]))
+    found = list(network_rules.warm_up(made))
+    assert [one.level for one in found] == (['warning'] if said else [])
+    assert all(
+        f'until iteration 500, but the learning rate rises until iteration {end}' in one.message for one in found
+    )
+    assert not list(network_rules.warm_up(subject(model=distilled(), config=dict(param_scheduler=rising))))
 
 
 def test_a_misspelt_key_of_the_runner_is_an_error() -> None:

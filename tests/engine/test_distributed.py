@@ -18,9 +18,15 @@ DISTILLERS = dict(
 )
 
 
-def pair():
+BALANCED = dict(
+    kd=dict(DISTILLERS['kd'], balance=3.0),
+    mimic=dict(type='MaskedMimic', ratio=1.1, balance=0.5),
+)
+
+
+def pair(distillers=DISTILLERS):
     """A pair whose norms use their running statistics: batch statistics of half a batch are others."""
-    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=DISTILLERS)
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=distillers)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -42,8 +48,22 @@ def one_step(model, student, rank, size):
     return dict(losses=values, gradients={name: p.grad.clone() for name, p in student.named_parameters()})
 
 
+def balanced_step(rank, size, wrap=lambda model: model):
+    """The measurements and weights of a step, and what it says to the log."""
+    model = pair(BALANCED)
+    for one in model.distillers.values():
+        one.balancer.start(1200, len(BALANCED))
+        one.balancer.begin(0, 1.0, one.key)
+    found = one_step(wrap(model), model, rank, size)
+    tries = {name: tuple(one.balancer.tries[0]) for name, one in model.distillers.items()}
+    weights = {name: one.weight() for name, one in model.distillers.items()}
+    return dict(tries=tries, weights=weights, told=model.distillation.measured, gradients=found['gradients'])
+
+
 def run_config(folder, **changes):
-    distillers = dict(kd=dict(type='LogitKD'), mimic=dict(type='MaskedMimic', clip_max_norm=1.0))
+    distillers = dict(
+        kd=dict(type='LogitKD', balance=dict(ratio=2.0, until=3)), mimic=dict(type='MaskedMimic', clip_max_norm=1.0)
+    )
     model = toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), distillers)
     return toys.run_config(
         folder,
@@ -64,6 +84,7 @@ def process(rank, folder, teacher):
     found = one_step(wrapped, student, rank, 2)
     student.distillation.state.iteration = 6
     found['stopped'] = one_step(wrapped, student, rank, 2)
+    found['balanced'] = balanced_step(rank, 2, lambda model: DistillDDP(model, broadcast_buffers=False))
     torch.save(found, folder / f'rank{rank}.pth')
     toys.train(None, run_config(folder / 'a'))
     toys.train(None, run_config(folder / 'b', resume=True, load_from=str(folder / 'a' / 'iter_2.pth')))
@@ -125,7 +146,23 @@ def test_a_distributed_run_resumes_bit_for_bit_and_writes_a_student(folder):
     first, second = (torch.load(folder / name / 'iter_4.pth', weights_only=False) for name in 'ab')
     for part in ('state_dict', 'ema_state_dict', 'distillers'):
         assert first[part] and not toys.differing(first[part], second[part]), part
+    assert first['balance'] == second['balance'] and first['balance']['kd']['unit'] > 0
     toys.build_plain(toys.seg_net('fcn')).load_state_dict(first['state_dict'], strict=True)
+
+
+def test_balanced_weights_are_those_of_one_process_with_the_whole_batch(ranks):
+    """The halves have other gradients; averaged before the norm, they give that of the whole."""
+    first, second = (rank['balanced'] for rank in ranks)
+    for key in ('tries', 'weights', 'told'):
+        assert first[key] == second[key], 'to the bit'
+    whole, half = balanced_step(0, 1), balanced_step(0, 2)
+    for key in ('tries', 'weights', 'told'):
+        assert set(first[key]) == set(whole[key])
+        for name, value in whole[key].items():
+            assert first[key][name] == pytest.approx(value, rel=1e-4, abs=1e-6), (key, name)
+    assert half['tries']['kd'] != pytest.approx(whole['tries']['kd'], rel=1e-2)
+    for name, gradient in whole['gradients'].items():
+        torch.testing.assert_close(first['gradients'][name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.fixture(scope='module')

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding, Findings
+from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.guards.config import check_teacher_classes, num_classes
 
 # Sizes of the teacher's map for which the published weights of Af-DCD's sum were chosen: Cityscapes; VOC, ADE20K and
@@ -53,6 +54,26 @@ def summed(subject: Subject) -> Findings:
                     'are for other maps, where they are 8.4 to 42 in units of the mean.',
                     f"Set {key}.fd_reduction='mean' and {key}.fd_weight=33.6 (8.4 on VOC and ADE20K).",
                 )
+
+
+def warm_up(subject: Subject) -> Findings:
+    """Check that ``balance`` measures far beyond the warm-up of the learning rate."""
+    schedulers = subject.config.get('param_scheduler') or []
+    schedulers = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
+    rising = [one for one in schedulers if str(one.get('type')).endswith('LinearLR') and not one.get('begin')]
+    end = max((one.get('end') or 0 for one in rising if one.get('by_epoch') is False), default=0)
+    for name, distiller in subject.distillers.items():
+        if distiller.balancer is None:
+            continue
+        until = in_iterations(distiller.balancer.option.until, distiller.state.max_iters)
+        if until < 2 * end:
+            yield Finding(
+                WARNING,
+                'warm_up',
+                f'model.distillers.{name}.balance measures until iteration {until:g}, but the learning rate rises '
+                f'until iteration {end}: norms of that time are not those of the training.',
+                f'Set balance.until to {2 * end} or more.',
+            )
 
 
 def learned_classes(subject: Subject) -> Findings:

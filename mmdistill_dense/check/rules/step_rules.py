@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from mmdistill_dense.analysis.gradients import BACKBONE, TASK
+from mmdistill_dense.analysis.gradients import BACKBONE
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding, Findings
+from mmdistill_dense.model.term_gradients import TASK
 
 LOUD, QUIET = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
 DEAFENING = 0.999  # a share that is too large even at the start of training
@@ -38,14 +39,16 @@ def pull(subject: Subject) -> Findings:
     if not subject.options.weights or not 0 < total < math.inf:
         return
     for name in [name for name in subject.distillers if name not in subject.untaught]:
-        part = sum(value for term, value in norms.items() if term.startswith(f'distill.{name}.')) / total
-        key = f'model.distillers.{name}'
+        own = sum(value for term, value in norms.items() if term.startswith(f'distill.{name}.'))
+        key, part = f'model.distillers.{name}', own / total
         if subject.distillers[name].weight() == 0:
             yield Finding(NOTE, 'pull', f'{key} is off by its schedule at iteration {subject.iteration}.')
         elif part == 0:
             message = f'{key} has no gradient at the backbone: it teaches the student nothing.'
             advice = 'Check that its student_tap comes after trained layers, and that its teacher_tap is not constant.'
             yield Finding(WARNING, 'pull', message, advice)
+        elif subject.distillers[name].balancer is not None:
+            yield Finding(NOTE, 'pull', _balanced(subject, name, norms.get(TASK, 0) / own))
         elif part < QUIET:
             message = f'{key} has {part:.2%} of the gradient at the backbone.'
             yield Finding(WARNING, 'pull', message, f'Raise {key}.loss_weight, unless this is intended.')
@@ -54,6 +57,17 @@ def pull(subject: Subject) -> Findings:
             # A detector's own gradients are small at first: distillers that work well have nearly all of it.
             level = WARNING if part > DEAFENING or subject.started else NOTE
             yield Finding(level, 'pull', message, f'If it stays so later ({LATER}), lower {key}.loss_weight.')
+
+
+def _balanced(subject: Subject, name: str, inverse: float) -> str:
+    """Say of a balanced distiller what its weight will be; ``inverse`` is the task's norm over its own."""
+    distiller = subject.distillers[name]
+    assert distiller.balancer is not None
+    said = f'model.distillers.{name}: its weight will be measured in training (balance), here it is 1'
+    if not subject.started:
+        return f'{said}.'
+    weight = distiller.balancer.option.ratio * inverse * distiller.weight()
+    return f'{said}. At the weights of load_from, this batch gives about {weight:.2g}.'
 
 
 def against(subject: Subject) -> Findings:

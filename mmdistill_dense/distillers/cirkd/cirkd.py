@@ -81,7 +81,7 @@ class CIRKD(FeatureDistiller):
         pixels_per_image: Pixels that a picture adds to the queue of each of its classes, at most.
         resize: See :class:`FeatureDistiller`. Defaults to ``'teacher'``: the student's grid is the coarser one if a
             transformer teaches a convolutional network, and the cost grows with the square of the positions.
-        **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
+        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
 
     Raises:
         ValueError: For an option out of range; in :meth:`setup` when the number of classes is not known, or for maps

@@ -63,7 +63,8 @@ class MasKD(FeatureDistiller):
         tokens: File or URL of learned tokens: ours, the released ones, or a run's checkpoint. Defaults to learning.
         allow_other_teacher: Accept a file of ``tokens`` that was learned on another teacher or tap.
         learn: Options of :class:`mmdistill_dense.distillers.maskd.learn_options.LearnOptions`.
-        **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`FeatureDistiller`.
+        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of
+            :class:`FeatureDistiller`.
 
     Raises:
         KeyError, ValueError: For an unknown or impossible option.

@@ -80,7 +80,7 @@ class PCD(Distiller):
         center: Subtract a running mean per channel from the teacher's map; for maps that are never negative.
         monitor_interval: Steps between two log values ``acc_top1`` and ``acc_top5``, the percentage of pooled student
             vectors whose own teacher vector is (among) the nearest; 0 is never.
-        **kwargs: ``teacher``, ``loss_weight``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
+        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
 
     Raises:
         ValueError: For an option out of range; in :meth:`setup` for maps that cannot be compared.

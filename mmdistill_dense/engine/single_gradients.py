@@ -1,0 +1,21 @@
+"""Whether a run can take gradients of single losses in its steps, and by what they are scaled."""
+
+from __future__ import annotations
+
+from mmengine.runner import Runner
+from torch import nn
+
+
+def loss_scale(runner: Runner) -> float:
+    """Return the current loss scale of float16, 1 without one; on a GPU, the CPU waits for it."""
+    scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+    return float(scaler.get_scale()) if scaler is not None else 1.0
+
+
+def no_single_gradients(runner: Runner, model: nn.Module) -> str | None:
+    """Return why gradients of single losses cannot be taken in training, or ``None`` if they can."""
+    if runner.cfg.get('compile'):
+        return 'the model is compiled'
+    if runner.cfg.get('activation_checkpointing') or any(getattr(m, 'with_cp', False) is True for m in model.modules()):
+        return 'activations are recomputed (activation_checkpointing, with_cp=True)'
+    return None

@@ -1,0 +1,269 @@
+"""Runs with ``balance``: resumed to the bit, repeated with the printed weights, or refused."""
+
+import functools
+import json
+import math
+import re
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.optim.optimizer import amp_optimizer_wrapper
+
+from mmdistill_dense.analysis.diagnose import diagnose
+from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.registry import DISTILLERS
+from tests import toys
+from tests.faults.tools import content, log_of
+from tests.pretrain import runs as pretraining
+
+ITERS, UNTIL = 16, 12
+PLAN = [0, 2, 3, 4, 6, 8, 9, 11]
+RAMP = dict(ramp_down=(0, 1.0))
+BALANCED = dict(
+    kd=dict(type='LogitKD', balance=dict(ratio=3.0, until=UNTIL), schedule=RAMP),
+    mimic=dict(type='MaskedMimic', balance=dict(ratio=0.5, until=0.75), clip_max_norm=1.0),
+    at=dict(type='AT', student_tap='backbone[2]', loss_weight=0.3),
+)
+
+
+@DISTILLERS.register_module()
+class SickAt(FeatureDistiller):
+    """A term that is no number in the iterations named."""
+
+    def __init__(self, at=(), **kwargs):
+        super().__init__('backbone[3]', align='conv', **kwargs)
+        self.at = at
+
+    def loss(self, student, teacher, level):
+        sick = self.state.iteration in self.at
+        return {'loss_sick': (student - teacher).square().mean() * (float('nan') if sick else 1.0)}
+
+
+def config(folder, distillers=BALANCED, iters=ITERS, student=None, **changes):
+    """A run with dropout, a checkpoint every iteration, and its log."""
+    student = student or toys.seg_net('fcn', dropout=0.1)
+    model = toys.model_config(student, toys.seg_teacher('fcn'), distillers)
+    every = dict(default_hooks=dict(checkpoint=dict(interval=1)), log_level='INFO')
+    return toys.run_config(folder, model, iters=iters, **toys.merged(every, changes))
+
+
+def balance_of(path):
+    return torch.load(path, weights_only=False).get('balance')
+
+
+def logged(folder, ending):
+    """Logged values by name, each by iteration."""
+    (file,) = folder.glob('*/vis_data/scalars.json')
+    found = {}
+    for row in map(json.loads, file.read_text().splitlines()):
+        for name, value in row.items():
+            if name.startswith('distill.') and name.endswith(ending):
+                found.setdefault(name, {})[row['step'] - 1] = value
+    return found
+
+
+USED = {}  # the weight of each distiller in each step of the run below
+
+
+@functools.cache
+def whole():
+    """The folder of a run that was not interrupted."""
+    weighted = Distiller.weighted
+
+    def noted(self, terms):
+        USED[self.name, self.state.iteration] = self.weight()
+        return weighted(self, terms)
+
+    folder = toys.fresh_dir()
+    with mock.patch.object(Distiller, 'weighted', noted):
+        toys.train(None, config(folder))
+    return folder
+
+
+def resumed(folder, start, distillers=BALANCED, **changes):
+    toys.train(None, config(folder, distillers, resume=True, load_from=str(whole() / start), **changes))
+    return folder
+
+
+# What a run does
+
+
+def test_it_is_measured_as_planned_held_and_logged():
+    found = balance_of(whole() / f'iter_{ITERS}.pth')
+    assert set(found) == {'kd', 'mimic'}
+    assert [[one[0] for one in state['tries']] for state in found.values()] == [PLAN, PLAN]
+    weights, ratios = logged(whole(), '.weight'), logged(whole(), 'ratio')
+    assert set(weights) == {'distill.kd.weight', 'distill.mimic.weight'}
+    assert set(ratios) == {'distill.kd.ratio', 'distill.mimic.ratio', 'distill.ratio'}
+    assert all(list(values) == PLAN for values in ratios.values())
+    assert all(list(values) == list(range(ITERS)) for values in weights.values())
+    kd = weights['distill.kd.weight']
+    held = kd[UNTIL] / (1 - UNTIL / ITERS)
+    assert all(kd[i] == pytest.approx(held * (1 - i / ITERS), rel=1e-5) for i in range(UNTIL, ITERS))
+    assert len({weights['distill.mimic.weight'][i] for i in range(UNTIL, ITERS)}) == 1
+    for name, state in found.items():
+        for i, task, own in state['tries']:
+            ratio = weights[f'distill.{name}.weight'][i] * own / task
+            assert ratios[f'distill.{name}.ratio'][i] == pytest.approx(ratio, rel=1e-5)
+    said = log_of(whole())
+    assert 'distillers.kd.balance: ratio 3, 8 measurements until iteration 12, gradients of backbone' in said
+    assert said.count('to repeat without measuring') == 2
+
+
+@pytest.mark.parametrize('start', [5, UNTIL, 14])
+def test_a_resumed_run_is_equal_to_the_bit(tmp_path, start):
+    resumed(tmp_path, f'iter_{start}.pth')
+    last = f'iter_{ITERS}.pth'
+    assert not toys.differing(content(tmp_path / last), content(whole() / last))
+    assert balance_of(tmp_path / last) == balance_of(whole() / last)
+    assert toys.differing(content(whole() / f'iter_{start}.pth'), content(whole() / last))
+    assert ('measured before' in log_of(tmp_path)) == (start > UNTIL)
+
+
+def test_the_printed_weights_repeat_it_from_there_on(tmp_path):
+    printed = dict(re.findall(r'distillers\.(\w+): weight .* balance=None, loss_weight=(\S+)', log_of(whole())))
+    pinned = {name: dict(one, balance=None, loss_weight=float(printed[name])) if name in printed else one
+              for name, one in BALANCED.items()}  # fmt: skip
+    start, last = f'iter_{UNTIL}.pth', f'iter_{ITERS}.pth'
+    with pytest.raises(ValueError, match='balance kd: ratio 3 until 12, mimic: ratio 0.5 until 0.75'):
+        resumed(tmp_path, start, pinned)
+    resumed(tmp_path, start, pinned, default_hooks=dict(distill=dict(resume_changed=True)))
+    assert not toys.differing(content(tmp_path / last), content(whole() / last))
+    assert balance_of(tmp_path / last) is None
+
+
+def test_measuring_changes_nothing_but_the_weights(tmp_path, monkeypatch):
+    """A run without balance whose weights are those that were found, step by step."""
+    expected = content(whole() / f'iter_{ITERS}.pth')
+    assert len(USED) == ITERS * len(BALANCED)
+    monkeypatch.setattr(Distiller, 'weight', lambda self: USED[self.name, self.state.iteration])
+    plain = {name: {key: value for key, value in one.items() if key != 'balance'} for name, one in BALANCED.items()}
+    toys.train(None, config(tmp_path, plain))
+    assert not toys.differing(content(tmp_path / f'iter_{ITERS}.pth'), expected)
+
+
+def test_without_it_nothing_is_saved_and_logged(tmp_path):
+    toys.train(None, config(tmp_path, dict(kd=dict(type='LogitKD')), iters=2))
+    checkpoint = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    assert set(checkpoint) == {'state_dict', 'optimizer', 'distillers', 'meta', 'message_hub'}
+    assert set(checkpoint['meta']['distill']) == {'teachers', 'distillers'}
+    assert not logged(tmp_path, '.weight') and not logged(tmp_path, 'ratio')
+
+
+def test_another_length_keeps_what_is_held(tmp_path):
+    resumed(tmp_path, 'iter_14.pth', iters=18)
+    assert balance_of(tmp_path / 'iter_18.pth') == balance_of(whole() / 'iter_14.pth')
+
+
+def test_another_ratio_is_another_run(tmp_path):
+    other = {**BALANCED, 'kd': dict(BALANCED['kd'], balance=dict(ratio=6.0, until=UNTIL))}
+    with pytest.raises(ValueError, match='differ in teachers or distillers'):
+        resumed(tmp_path / 'a', 'iter_14.pth', other)
+    resumed(tmp_path / 'b', 'iter_14.pth', other, default_hooks=dict(distill=dict(resume_changed=True)))
+    before, after = (logged(folder, 'kd.weight')['distill.kd.weight'][15] for folder in (whole(), tmp_path / 'b'))
+    assert after == pytest.approx(2 * before, rel=1e-3)
+
+
+def test_a_diagnosis_uses_the_weights_of_the_checkpoint(tmp_path):
+    with toys.unformatted():
+        (terms,) = diagnose(config(tmp_path), str(whole() / 'iter_14.pth'), batches=1)
+        (fresh,) = diagnose(config(tmp_path), batches=1)
+    norms = {term.name.split('.')[1] if '.' in term.name else 'task': term.pulls['backbone'].norm for term in terms}
+    assert all(norms.values()) and set(norms) == {'task', *BALANCED}
+    assert {term.name for term in fresh} == {term.name for term in terms}
+
+
+# Accumulation, half precision, steps that are left out
+
+
+def test_with_accumulated_gradients_a_part_is_measured(tmp_path):
+    one = dict(kd=dict(type='LogitKD', balance=dict(ratio=3.0, until=4)))
+    toys.train(None, config(tmp_path, one, iters=5, optim_wrapper=dict(accumulative_counts=2)))
+    found, expected = (balance_of(folder / 'iter_5.pth')['kd'] for folder in (tmp_path, whole()))
+    assert found['tries'][0] == expected['tries'][0], 'the first part is the first batch'
+    assert [one[0] for one in found['tries']] == [0, 1, 2, 3] and found['unit'] > 0
+
+
+def test_float16_with_its_scaler(tmp_path, monkeypatch):
+    """mmengine lets it run on accelerators alone; on the CPU autocast is bfloat16. The first scales overflow."""
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))
+    half = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(init_scale=2.0**127))
+    heavy = toys.seg_net('fcn', decode_head=dict(loss_decode=dict(loss_weight=50.0)))
+    changes = dict(student=heavy, optim_wrapper=dict(half, optimizer=dict(lr=1e-5)))
+    last = f'iter_{ITERS}.pth'
+    toys.train(None, config(tmp_path / 'a', **changes))
+    found = balance_of(tmp_path / 'a' / last)
+    valid = [math.isfinite(one[1]) for one in found['kd']['tries']]
+    assert not valid[0] and all(valid[-4:]) and found['kd']['unit'] > 0
+    weights = logged(tmp_path / 'a', 'kd.weight')['distill.kd.weight']
+    assert weights[0] == 0 and weights[UNTIL - 1] > 0
+    again = dict(resume=True, load_from=str(tmp_path / 'a' / 'iter_5.pth'))
+    toys.train(None, config(tmp_path / 'b', **changes, **again))
+    first, second = (content(tmp_path / folder / last) for folder in 'ab')
+    assert not toys.differing(first, second) and repr(balance_of(tmp_path / 'b' / last)) == repr(found)
+
+
+def test_a_step_that_is_left_out_leaves_no_measurement(tmp_path):
+    distillers = dict(kd=dict(type='LogitKD', balance=dict(ratio=3.0, until=5)), sick=dict(type='SickAt', at=[2, 4]))
+    skipping = dict(default_hooks=dict(distill=dict(skip_nonfinite=1)))
+    toys.train(None, config(tmp_path, distillers, iters=6, **skipping))
+    assert [one[0] for one in balance_of(tmp_path / 'iter_6.pth')['kd']['tries']] == [0, 1, 3]
+
+
+def test_a_frozen_backbone_is_told(tmp_path):
+    distillers = dict(kd=dict(type='LogitKD', balance=dict(ratio=3.0, until=2)))
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers)
+    runner = toys.make_runner(tmp_path, toys.run_config(tmp_path, model, iters=3, log_level='INFO'))
+    for parameter in runner.model.backbone.parameters():
+        parameter.requires_grad_(False)
+    with toys.unformatted():
+        runner.train()
+    said = log_of(tmp_path)
+    assert 'gradients of neck and heads, because the whole backbone is frozen' in said
+    assert 'only 1 valid measurements in the second half of the window' in said
+
+
+# Refusals
+
+
+CP = toys.seg_net('fcn', backbone=dict(with_cp=True))
+
+
+@pytest.mark.parametrize(
+    ('balance', 'changes', 'words'),
+    [
+        (2.0, dict(compile=True), ': the model is compiled, so gradients of single losses cannot .*loss_weight'),
+        (2.0, dict(activation_checkpointing=['backbone']), ': activations are recomputed .*loss_weight'),
+        (2.0, dict(student=CP), ': activations are recomputed .*loss_weight'),
+        (dict(ratio=2.0, until=0.75), {}, r'\.until=0\.75 is iteration 12, but the schedule ends at iteration 8'),
+        (dict(ratio=2.0, until=9), {}, r'\.until=9 is iteration 9, but the schedule ends at iteration 8'),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_start(tmp_path, balance, changes, words):
+    distillers = dict(kd=dict(type='LogitKD', balance=balance, schedule=dict(ramp_down=(0, 0.5), stop_at=10)))
+    runner = toys.make_runner(tmp_path, config(tmp_path, distillers, **changes))
+    with pytest.raises(ValueError, match=rf'model\.distillers\.kd\.balance{words}'), toys.unformatted():
+        runner.train()
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_pretraining_has_no_task(tmp_path):
+    config = pretraining.config(tmp_path)
+    config.model.distillers.pcd.balance = 2.0
+    with pytest.raises(ValueError, match=r'model\.distillers\.pcd\.balance: .*BackboneStudent has no task'):
+        toys.train(None, config)
+
+
+def test_both_weights_are_refused_with_the_key(tmp_path):
+    both = dict(kd=dict(type='LogitKD', balance=2.0, loss_weight=1.0))
+    with pytest.raises(ValueError, match=r'model\.distillers\.kd: loss_weight=1\.0 and balance=2\.0 exclude'):
+        toys.make_runner(tmp_path, config(tmp_path, both))
+
+
+def test_loss_weight_0_still_removes_one(tmp_path):
+    """In the way that every control does it; the ratio of a base config stays."""
+    model = toys.build(toys.model_config(distillers=dict(kd=dict(type='LogitKD', balance=2.0, loss_weight=0))))
+    assert not hasattr(model, 'distillation')

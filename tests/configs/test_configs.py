@@ -123,7 +123,7 @@ def test_crop_stands_the_same_in_pipeline_and_preprocessor(loaded: dict[str, Con
             continue
         student = network(cfg.model.student, 'mmseg').model if 'student' in cfg.model else cfg.model
         crops = [step.crop_size for step in cfg.train_pipeline if step.type == 'RandomCrop']
-        assert tuple(student.data_preprocessor.size) == tuple(crops[0] if crops else (96, 128)), key
+        assert tuple(student.data_preprocessor.size) == tuple(crops[0] if crops else cfg.train_dataloader.dataset.painting.size), key
 
 
 def test_configs_are_short() -> None:

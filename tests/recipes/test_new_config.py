@@ -91,7 +91,7 @@ def test_a_detecting_pair_is_told_by_its_data(copy: Path) -> None:
 
 
 def test_a_pair_of_ones_own(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    call('--method', 'kd', '--pair', 'my_pair.py', '--dataset', 'shapes_96x128', '--schedule', 'toy_600')
+    call('--method', 'kd', '--pair', 'my_pair.py', '--dataset', 'shapes_seg', '--schedule', 'toy_600')
     leaf, control = Config.fromfile('my_pair_kd.py'), Config.fromfile('my_pair_control.py')
     same = Config.fromfile(ROOT / '_base_/recipes/toy_seg.py')
     assert {**control, 'work_dir': ''} == {**same, 'work_dir': ''}
@@ -123,9 +123,9 @@ def test_method_options_of_ones_own(folder: Path) -> None:
     (PAIR, 'ade20k_512x512', 'RandomCrop.crop_size'),
     ('deeplabv3_r101_to_r18_voc', 'ade20k_512x512', 'model.student predicts 21 classes, the training data set has 150'),
     ('retinanet_r101_to_r50_coco', 'bccd', 'model.student predicts 80 classes, the training data set has 3'),
-    ('whole.py', 'shapes_96x128', 'Duplicate key'),
-    ('broken.py', 'shapes_96x128', '--pair broken.py --dataset shapes_96x128: '),
-    ('lost.py', 'shapes_96x128', '--pair lost.py --dataset shapes_96x128: '),
+    ('whole.py', 'shapes_seg', 'Duplicate key'),
+    ('broken.py', 'shapes_seg', '--pair broken.py --dataset shapes_seg: '),
+    ('lost.py', 'shapes_seg', '--pair lost.py --dataset shapes_seg: '),
 ])  # fmt: skip
 def test_parts_that_do_not_fit_together_leave_nothing_behind(
     pair: str, data: str, told: str, folder: Path, capsys: pytest.CaptureFixture
@@ -141,7 +141,7 @@ def test_parts_that_do_not_fit_together_leave_nothing_behind(
 
 
 def test_files_that_were_there_stay_when_something_fails(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    words = ('--pair', 'my_pair.py', '--dataset', 'shapes_96x128', '--schedule', 'toy_600', '--out', 'x.py')
+    words = ('--pair', 'my_pair.py', '--dataset', 'shapes_seg', '--schedule', 'toy_600', '--out', 'x.py')
     call('--method', 'kd', *words)
     before = {path: path.read_text() for path in folder.glob('x*.py')}
     (folder / 'broken.py').write_text('distillers = undefined\n')

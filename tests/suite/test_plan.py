@@ -44,7 +44,7 @@ def test_runs_wait_for_what_they_read() -> None:
 
 
 def test_control_that_inherits_the_teachers_weights_waits_for_it() -> None:
-    parts = ('pairs/toy_seg', 'datasets/shapes_96x128', 'schedules/toy_600', 'runtime_seg')
+    parts = ('pairs/toy_seg', 'datasets/shapes_seg', 'schedules/toy_600', 'runtime_seg')
     bases = (f"__import__('mmdistill_dense').base('mmdistill_dense::_base_/{part}.py')" for part in parts)
     Path('recipe.py').write_text(f"_base_ = [{', '.join(bases)}]\nmodel = dict(inherit=['decode_head.conv_seg'])\n")
     definition = defined(control='recipe.py', methods={'kd': {}})

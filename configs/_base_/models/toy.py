@@ -9,7 +9,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
-        size=(96, 128),
+        size=(64, 80),
     ),
     backbone=dict(
         type='ResNetV1c',

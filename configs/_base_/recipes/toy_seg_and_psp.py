@@ -1,6 +1,6 @@
 _base_ = [
     '../pairs/toy_seg_and_psp.py',
-    '../datasets/shapes_96x128.py',
+    '../datasets/shapes_seg.py',
     '../schedules/toy_600.py',
     '../runtime_seg.py',
 ]

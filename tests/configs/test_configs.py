@@ -123,7 +123,8 @@ def test_crop_stands_the_same_in_pipeline_and_preprocessor(loaded: dict[str, Con
             continue
         student = network(cfg.model.student, 'mmseg').model if 'student' in cfg.model else cfg.model
         crops = [step.crop_size for step in cfg.train_pipeline if step.type == 'RandomCrop']
-        assert tuple(student.data_preprocessor.size) == tuple(crops[0] if crops else cfg.train_dataloader.dataset.painting.size), key
+        crop = crops[0] if crops else cfg.train_dataloader.dataset.painting.size
+        assert tuple(student.data_preprocessor.size) == tuple(crop), key
 
 
 def test_configs_are_short() -> None:

@@ -29,7 +29,12 @@ DATA: tuple[Check, ...] = (
     config_rules.validation_classes,
     config_rules.labels,
 )
-MODEL: tuple[Check, ...] = (network_rules.trained, network_rules.teacher_classes, network_rules.summed)
+MODEL: tuple[Check, ...] = (
+    network_rules.trained,
+    network_rules.random_and_fixed,
+    network_rules.teacher_classes,
+    network_rules.summed,
+)
 WEIGHTS: tuple[Check, ...] = (
     network_rules.start,
     network_rules.learned_classes,

@@ -9,12 +9,11 @@ from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, WARNING, Finding, Findings
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys
+from mmdistill_dense.guards.class_counts import check_num_classes, check_other_heads, num_classes
 from mmdistill_dense.guards.config import (
     batch_problem,
     check_crop,
-    check_num_classes,
     check_top_level_distillers,
-    num_classes,
 )
 from mmdistill_dense.recipes.check_data import classes_of, optimizer_problem
 from mmdistill_dense.utils.messages import some
@@ -95,8 +94,9 @@ def data(subject: Subject) -> Findings:
 
 
 def student_classes(subject: Subject) -> Findings:
-    """Check that the student's head has as many classes as the training set."""
+    """Check that the student's heads have as many classes as the training set."""
     check_num_classes(subject.data_classes, 'model.student', subject.network)
+    check_other_heads(subject.data_classes, 'model.student', subject.network)
     yield from ()
 
 

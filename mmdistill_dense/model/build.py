@@ -18,7 +18,7 @@ from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.model.distillation import Distillation
 from mmdistill_dense.networks.inherit import Inherit, with_teacher_names
 from mmdistill_dense.networks.renormalise import renormaliser
-from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.taps import Tap, find_module
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
 from mmdistill_dense.networks.trace import trace_pair
@@ -92,6 +92,9 @@ def build_distillation(
     options, inherit, taught_by = _used_teachers(teacher, distillers, inherit)
     taps = {name: _unique(tap for key, one in distillers.items() if taught_by[key] == name for tap in one.teacher_taps)
             for name in options}  # fmt: skip
+    for name, one in distillers.items():
+        for tap in one.student_taps:  # before the trace, which knows the taps of all distillers together
+            find_module(network, tap, f'model.distillers.{name}.student_tap')
     preprocessor = config.model.get('data_preprocessor') or {}
     with DefaultScope.overwrite_default_scope(config.scope):
         student, traced = trace_pair(

@@ -60,6 +60,7 @@ class RootCheck:
         """Read a picture as the data set does.
 
         Raises:
+            FileNotFoundError: For a missing one; says where its path comes from.
             OSError: For a damaged picture or label image; not all decoders name the file.
             ValueError: For a label image of another size; a batch of one would be trained with shifted labels. For a
                 label value that is no class; the loss would fail without a file's name, on a GPU with an unreadable
@@ -67,8 +68,12 @@ class RootCheck:
         """
         try:
             results = super().prepare_data(idx)  # type: ignore[misc]
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f'{type(self).__name__}: {error.filename or self._files(idx)} does not exist. Its folder comes from '
+                'data_root and data_prefix, its name from ann_file, if there is one. '
+                f'{_nearest(Path(error.filename or "."))}'
+            ) from error
         except (OSError, cv2.error) as error:
             what = str(error).strip().splitlines()[0]
             raise OSError(f'{type(self).__name__}: {self._files(idx)} cannot be read: {what}') from error

@@ -139,10 +139,10 @@ def trace_pair(
 
 def _no_device(error: Exception) -> str:
     return (
-        f'The pass that finds the shapes of the taps failed on the CPU{_where(error)}, and there is no GPU here to try: '
-        f'{str(error).rstrip(".")}. If an operation of the network exists only for GPUs (CARAFE, for instance), build '
-        'the model on a machine with a GPU. Otherwise the network cannot run at this size without distillation either: '
-        'where numbers of channels differ, set in_channels of the named part to those that it is given.'
+        f'The pass that finds the shapes of the taps failed on the CPU{_where(error)}, and there is no GPU here to '
+        f'try: {str(error).rstrip(".")}. If an operation of the network exists only for GPUs (CARAFE, for instance), '
+        'build the model on a machine with a GPU. Otherwise the network cannot run at this size without distillation '
+        'either: where numbers of channels differ, set in_channels of the named part to those that it is given.'
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -199,3 +200,21 @@ def test_heads_with_another_number_of_classes_name_their_key() -> None:
         ValueError, match=r'model\.student\.auxiliary_head\[0\] predicts 19 classes.* has 3 \(a, b, c\)'
     ):
         check_other_heads(data, 'model.student', dict(ours, auxiliary_head=[more]))
+
+
+def test_a_metric_that_reads_other_boxes_than_its_loader(tmp_path: Path) -> None:
+    loader = dict(dataset=dict(data_root=f'{tmp_path}/', ann_file='val.json'))
+    config = dict(val_dataloader=loader, test_dataloader=loader, val_evaluator=dict(ann_file=f'{tmp_path}/val.json'))
+    assert not list(config_rules.evaluators(subject(config=config)))
+    config['test_evaluator'] = [dict(type='A'), dict(ann_file='data/coco/val.json')]
+    (finding,) = config_rules.evaluators(subject(config=config))
+    assert finding.level == 'error' and f'Set test_evaluator.ann_file={str(tmp_path / "val.json")!r}' in finding.advice
+    (tmp_path / 'other.json').touch()
+    config['test_evaluator'] = dict(ann_file=str(tmp_path / 'other.json'))
+    assert [finding.level for finding in config_rules.evaluators(subject(config=config))] == ['warning']
+
+
+@pytest.mark.parametrize('size', [0, -1, '8'])
+def test_a_batch_without_pictures(size: Any) -> None:
+    (finding,) = config_rules.batch(subject(config=dict(val_dataloader=dict(batch_size=size))))
+    assert finding.level == 'error' and f'val_dataloader.batch_size={size!r}' in finding.message

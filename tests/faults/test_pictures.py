@@ -197,7 +197,7 @@ def coco(root: Path, text: str, **options: Any) -> Any:
     [
         ('', r'labels\.json.* is damaged or not in the json format of COCO'),
         (json.dumps(FILE)[:60], r'labels\.json.* is damaged or not in the json format of COCO'),
-        ('{}', r"labels\.json.* is damaged or not in the json format of COCO: KeyError\('categories'\)"),
+        ('{}', r"labels\.json.* is not in the json format of COCO: an entry has no key 'categories'"),
         (json.dumps(FILE | dict(images=[], annotations=[])), r'labels\.json.* lists no picture'),
         (json.dumps(FILE | dict(annotations=[])), r"labels\.json.* holds no box of the classes \('disc',\)"),
         (json.dumps({key: FILE[key] for key in ('images', 'categories')}), r'labels\.json.* holds no box'),

@@ -21,6 +21,7 @@ CONFIG: tuple[Check, ...] = (
     config_rules.workers,
     config_rules.crop,
     config_rules.batch,
+    config_rules.evaluators,
     config_rules.optimizer,
 )
 DATA: tuple[Check, ...] = (

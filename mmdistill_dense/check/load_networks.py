@@ -19,7 +19,8 @@ from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_m
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.maskd.prepare_tokens import Places
 from mmdistill_dense.distillers.maskd.token_files import Values
-from mmdistill_dense.guards.config import check_pretrained, num_classes
+from mmdistill_dense.guards.class_counts import num_classes
+from mmdistill_dense.guards.config import check_pretrained
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.weights.locate import local_file

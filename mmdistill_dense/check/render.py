@@ -14,7 +14,7 @@ from mmdistill_dense.analysis.gradients import BACKBONE, Term
 from mmdistill_dense.check.context import Subject, TeacherFacts
 from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding
 from mmdistill_dense.check.run import Report
-from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.guards.class_counts import num_classes
 
 _STYLES = {ERROR: 'bold red', WARNING: 'yellow', NOTE: 'cyan'}
 _SHOWN_METRICS = 2

@@ -16,7 +16,7 @@ from mmdistill_dense.check.data import read_data, read_validation
 from mmdistill_dense.check.findings import ERROR, Finding, exit_code, message_of, worst
 from mmdistill_dense.check.load_networks import build, load, resolve, test_teachers
 from mmdistill_dense.check.one_step import measure_cost, run_step
-from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.silence import quiet
 
@@ -51,7 +51,7 @@ _LOAD = 'Everything else can be checked without weights: --no-weights.'
 STAGES = (
     Stage('reading the config', _read_network, rules.CONFIG),
     Stage('reading the data set', _read_data, rules.DATA, 'The rest can be checked on generated pictures: --size H W.'),
-    Stage('building the networks', build, rules.MODEL, 'tools/list_taps.py lists what can be tapped.'),
+    Stage('building the networks', build, rules.MODEL),
     Stage('loading the weights', load, rules.WEIGHTS, _LOAD),
     Stage('testing the teacher', test_teachers, rules.METRIC),
     Stage('running a step', run_step, rules.STEP, _STEP),

@@ -18,6 +18,7 @@ from mmengine.registry import DefaultScope
 
 # The keys of a DistillModel config; all others are the student's.
 DISTILL_KEYS = ('type', 'student', 'teacher', 'distillers', 'inherit')
+_PACKAGES = ('mmseg', 'mmdet', 'mmdistill_dense')
 
 
 @dataclass
@@ -66,16 +67,29 @@ def find_config(name: str, key: str = 'cfg') -> Path:
             )
         return path
     package, _, rest = name.partition('::')
-    configs = package_root(package) / 'configs'
+    try:
+        configs = package_root(package) / 'configs'
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'{key}={name!r}: {error} Names of configs begin with {", ".join(f"{one}::" for one in _PACKAGES)}.'
+        ) from error
     if package == 'mmdistill_dense' and rest.startswith('control/'):  # the folder of recipes until 0.1
         rest = f'_base_/recipes/{rest.removeprefix("control/")}'
     path = configs / (rest if rest.endswith('.py') else f'{rest}.py')
     if not path.is_file():
         known = [str(file.relative_to(configs)) for file in configs.rglob('*.py')]
         close = difflib.get_close_matches(str(path.relative_to(configs)), known, n=3)
-        hint = f' Close: {", ".join(f"{package}::{c}" for c in close)}.' if close else ''
+        hint = f' Close: {", ".join(f"{package}::{c}" for c in close)}.' if close else _elsewhere(package, rest)
         raise FileNotFoundError(f'{key}={name!r}: {package} has no such config.{hint}')
     return path
+
+
+def _elsewhere(package: str, rest: str) -> str:
+    """Say which other package has a config of this name."""
+    others = [one for one in _PACKAGES if one != package and importlib.util.find_spec(one) is not None]
+    path = rest if rest.endswith('.py') else f'{rest}.py'
+    found = [one for one in others if (package_root(one) / 'configs' / path).is_file()]
+    return f' {found[0]} has one: {found[0]}::{rest}.' if found else ''
 
 
 def base(name: str) -> str:

@@ -84,10 +84,34 @@ def options_of(kind: type) -> list[str]:
     return []
 
 
-def explained(error: TypeError, config: Any, more: Collection[str] = ()) -> str:
-    """Return the text of an error; for an unexpected keyword, add a similar name out of ``config`` or ``more``."""
+def explained(error: TypeError, config: Mapping[str, Any], source: str | None, more: Collection[str] = ()) -> str:
+    """Return the text of a constructor's error; for an unexpected keyword, add its key and a similar name.
+
+    Args:
+        error: The error.
+        config: The config of the network.
+        source: The name of the config that it came from.
+        more: Known names that are not in ``config``.
+    """
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    return f'{error}.{hint(found[1], {*_keys(config), *more})}' if found else str(error)
+    if not found:
+        return str(error)
+    name = found[1]
+    holders = dict(_holders(config, name))
+    place = f' It is the key {" or ".join(holders)} of {source or "the network"}.' if holders else ''
+    beside = {key for holder in holders.values() for key in holder}
+    # A key beside it is set already: it was meant only if the name is a typing error.
+    meant = hint(name, beside, _NEAR) or hint(name, {*_keys(config), *more} - beside)
+    return f'{error}.{meant}{place}'
+
+
+def _holders(config: Any, name: str, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the path of every key of this name, with the dict that holds it."""
+    if isinstance(config, Mapping) and name in config:
+        yield path + name, config
+    pairs = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in pairs:
+        yield from _holders(value, name, f'{path}{key}.')
 
 
 def _keys(config: Any) -> Iterator[str]:

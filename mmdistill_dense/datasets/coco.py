@@ -56,10 +56,17 @@ class CocoDataset(RootCheck, _CocoDataset):
         """List the pictures; raise for a damaged file and for one without boxes, where mmdet goes on."""
         try:
             found = super().load_data_list()
-        except (json.JSONDecodeError, KeyError) as error:
+        except KeyError as error:
+            raise ValueError(
+                f'CocoDataset: ann_file = {self.ann_file!r} is not in the json format of COCO: an entry has no key '
+                f'{error}. The file is a dict of three lists: images (id, file_name, width, height), annotations (id, '
+                'image_id, category_id, bbox, area, iscrowd) and categories (id, name).'
+            ) from error
+        except (json.JSONDecodeError, AssertionError) as error:
             raise ValueError(
                 f'CocoDataset: ann_file = {self.ann_file!r} is damaged or not in the json format of COCO: {error!r}'
             ) from error
+        self._check_boxes(found)
         if not found:
             raise ValueError(f'CocoDataset: ann_file = {self.ann_file!r} lists no picture.')
         if not self.test_mode and not any(one['instances'] for one in found):
@@ -68,3 +75,14 @@ class CocoDataset(RootCheck, _CocoDataset):
                 'there is nothing to train with.'
             )
         return found
+
+    def _check_boxes(self, found: list[dict]) -> None:
+        """Refuse boxes of which most reach beyond their picture: those are corners, read as corner and size."""
+        ends = [(one, box['bbox'][2:]) for one in found for box in one['instances']]
+        beyond = sum(x > one['width'] + 1 or y > one['height'] + 1 for one, (x, y) in ends)
+        if beyond > len(ends) / 2:
+            raise ValueError(
+                f'CocoDataset: {beyond} of {len(ends)} boxes in ann_file = {self.ann_file!r} reach beyond their '
+                'picture. A bbox is [left, top, width, height] in pixels, not two corners; width and height of each '
+                'picture must be those of its file.'
+            )

@@ -12,11 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys
 from mmdistill_dense.engine.ddp import check_equal_epochs
+from mmdistill_dense.guards.class_counts import check_num_classes, check_other_heads, check_teacher_classes
 from mmdistill_dense.guards.config import (
     check_crop,
-    check_num_classes,
     check_pretrained,
-    check_teacher_classes,
     check_top_level_distillers,
     warn_of_batch,
 )
@@ -61,9 +60,10 @@ class RunGuards(Hook):
         check_crop(runner.cfg.train_dataloader.get('dataset', {}), student)
         classes = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
         check_num_classes(classes, 'model.student', student)
+        check_other_heads(classes, 'model.student', student)
         for teacher in model.distillation.teachers.values():
             check_teacher_classes(classes, teacher)
-            runner.logger.info(f'{teacher.key}: {teacher.receipt}')
+            runner.logger.info(f'{teacher.key}: {teacher.receipt.told() if teacher.receipt else None}')
 
 
 def _check_wrapper(runner: Runner) -> None:

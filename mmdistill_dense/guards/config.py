@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,45 +101,6 @@ def warn_of_batch(runner: Runner) -> None:
         runner.logger.warning(problem)
 
 
-def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
-    """Refuse a network whose head does not predict as many classes as the training set has.
-
-    Args:
-        data: Class names of the training set; ``None`` if unknown.
-        key: The network's config key.
-        model: Its resolved model config.
-
-    Raises:
-        ValueError: With both numbers.
-    """
-    count = num_classes(model)
-    if data is not None and count is not None and count != len(data):
-        raise ValueError(
-            f'{key} predicts {count} classes, the training data set has {len(data)} ({some(data)}): set num_classes.'
-        )
-
-
-def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
-    """Refuse a teacher that predicts, or was trained on, other classes than the data set's.
-
-    Args:
-        data: Class names of the training set; ``None`` if unknown.
-        teacher: A :class:`FrozenTeacher`; its checkpoint tells its classes if mmengine wrote it.
-
-    Raises:
-        ValueError: With both lists.
-    """
-    if data is None or teacher.option.allow_other_classes:
-        return
-    check_num_classes(data, teacher.key, teacher.config.model)
-    if teacher.classes is not None and list(teacher.classes) != list(data):
-        raise ValueError(
-            f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), but '
-            f'the data set has {len(data)} ({some(data)}). Choose a teacher for the same data set, or set '
-            f'{teacher.key}.allow_other_classes=True if only features are distilled.'
-        )
-
-
 def check_pretrained(model: nn.Module) -> None:
     """Refuse a local pre-trained file for another module than the one that it initialises.
 
@@ -205,18 +166,6 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
 
 def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
     return sum(key in given and given[key].shape == value.shape for key, value in own.items())
-
-
-def num_classes(model: Mapping[str, Any]) -> int | None:
-    """Return the number of classes of a mmseg or mmdet model config, or ``None`` if it does not say."""
-    for path in (('decode_head',), ('bbox_head',), ('roi_head', 'bbox_head'), ('panoptic_head',)):
-        node: Any = model
-        for name in path:
-            node = node.get(name) if isinstance(node, Mapping) else None
-        for head in node if isinstance(node, (list, tuple)) else [node]:
-            if isinstance(head, Mapping) and isinstance(head.get('num_classes'), int):
-                return head['num_classes']
-    return None
 
 
 def _last_crop(dataset: Any) -> Any:

@@ -20,7 +20,7 @@ from mmdistill_dense.model.choose_taps import choose_taps
 from mmdistill_dense.model.distillation import Distillation
 from mmdistill_dense.networks.inherit import Inherit, with_teacher_names
 from mmdistill_dense.networks.renormalise import renormaliser
-from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.taps import Tap, find_module
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
 from mmdistill_dense.networks.trace import trace_pair
@@ -98,6 +98,9 @@ def build_distillation(
         choose_taps(network, distillers, {key: options[name] for key, name in taught_by.items()}, size)
     taps = {name: _unique(tap for key, one in distillers.items() if taught_by[key] == name for tap in one.teacher_taps)
             for name in options}  # fmt: skip
+    for name, one in distillers.items():
+        for tap in one.student_taps:  # before the trace, which knows the taps of all distillers together
+            find_module(network, tap, f'model.distillers.{name}.student_tap')
     with DefaultScope.overwrite_default_scope(config.scope):
         student, traced = trace_pair(
             network,

@@ -31,9 +31,8 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
     try:
         return MODELS.build(ConfigDict(model if pretrained else without_pretrained(model)))
     except TypeError as error:
-        raise TypeError(
-            explained(error, model, ('student', 'teacher', 'distillers', 'inherit', *TEACHER_OPTIONS))
-        ) from error
+        known = ('student', 'teacher', 'distillers', 'inherit', *TEACHER_OPTIONS)
+        raise TypeError(explained(error, model, config.source, known)) from error
 
 
 def without_pretrained(model: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -153,10 +154,24 @@ def on_a_device(run: Callable[[tuple[int, int], str], Result], size: tuple[int, 
 
 def _no_device(error: Exception) -> str:
     return (
-        'The pass that finds the shapes of the taps failed on the CPU, and there is no GPU here to try: '
-        f'{error} If an operation of the network exists only for GPUs (CARAFE, for instance), build the model on a '
-        'machine with a GPU. Otherwise the network cannot run at this size without distillation either.'
+        f'The pass that finds the shapes of the taps failed on the CPU{_where(error)}, and there is no GPU here to '
+        f'try: {str(error).rstrip(".")}. If an operation of the network exists only for GPUs (CARAFE, for instance), '
+        'build the model on a machine with a GPU. Otherwise the network cannot run at this size without distillation '
+        'either: where numbers of channels differ, set in_channels of the named part to those that it is given.'
     )
+
+
+def _where(error: BaseException) -> str:
+    """Return the path and network of the innermost module in which an error was raised, out of its traceback."""
+    found, paths = '', {}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        own = frame.f_locals
+        if frame.f_code is _trace.__code__:
+            paths = {module: path for path, module in own['network'].named_modules()}
+            side = own['key'].removesuffix('_tap')
+        path = paths.get(own.get('self')) if isinstance(own.get('self'), nn.Module) else None
+        found = f' in {path} of the {side}' if path else found
+    return found
 
 
 def _trace_all(

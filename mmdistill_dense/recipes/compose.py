@@ -21,6 +21,7 @@ from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.utils.messages import close_or_all
 
 TASKS = {'mmseg': 'seg', 'mmdet': 'det'}
+SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}  # of a new recipe for which none is named
 # Each part of a recipe is recognised by this key, which the part or a file it inherits sets.
 _KEYS = {'pair': 'model', 'dataset': 'train_dataloader', 'schedule': 'optim_wrapper', 'runtime': 'default_scope'}
 _OWNER = re.compile(r'^# method: (\w+)$', re.MULTILINE)

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.recipes.check_data import check_data, optimizer_of, optimizer_problem
 from mmdistill_dense.recipes.compose import (
+    SCHEDULES,
     Parts,
     config_text,
     configs,
@@ -28,7 +29,6 @@ from mmdistill_dense.recipes.lookup import base_file, method_and_options, recipe
 from mmdistill_dense.recipes.named import combinations, made_of
 from mmdistill_dense.utils.silence import quiet
 
-SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}
 USAGE = """Write a config to edit: one method on one pair of networks, with its control.
 
 You need a file only to edit it: train.py, test.py and all other tools take the name METHOD:PAIR[:VARIANT].
@@ -123,7 +123,10 @@ def write_one(args: argparse.Namespace) -> None:
     options = options or best(option_files(method), parts.pair, parts.task, args.variant)
     if options is None:
         there = ', '.join(path.stem for path in option_files(method))
-        raise ValueError(f'--method {method}: no method options fit {pair.stem} ({parts.task}); it has {there}.')
+        raise ValueError(
+            f'--method {method}: no method options fit {pair.stem} with a data set for {parts.task} '
+            f'({parts.dataset}); it has {there}.'
+        )
     ours = _is_checkout() and all(file.is_relative_to(configs()) for file in (pair, options)) and not args.out
     texts, note = {}, ''
     if recipe is None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from mmdistill_dense.config.resolve import package_root
+from mmdistill_dense.utils.messages import some
 
 _HASHED_NAME = re.compile(r'-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$')
 
@@ -92,9 +93,17 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
         path = Path(checkpoint).expanduser()
         promised = promised_hash(path.name)
         if not path.is_file():
-            raise FileNotFoundError(f'{key}={checkpoint!r}: no such file (working folder {Path.cwd()}).')
+            raise FileNotFoundError(f'{key}={checkpoint!r}: no such file (working folder {Path.cwd()}).{_beside(path)}')
     check_promise(path, promised, key)
     return path
+
+
+def _beside(path: Path) -> str:
+    """Say which checkpoints lie where a missing one was looked for."""
+    if not path.parent.is_dir():
+        return f' There is no folder {str(path.parent)!r} either.'
+    names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix in ('.pth', '.pt', '.safetensors'))
+    return f' The folder holds {some(names) or "no checkpoint"}.'
 
 
 def promised_hash(address: str) -> str | None:

@@ -12,9 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mmengine
 import torch
 from mmengine.dist import get_rank, get_world_size
-from mmengine.fileio import get_file_backend
+from mmengine.fileio import get_file_backend, load
 from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -47,7 +48,13 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
     """
     folder = Path(torch.hub.get_dir(), 'checkpoints')
     if get_rank() == 0:
-        path = download(filename, folder, _KEY)
+        try:
+            path = download(filename, folder, _KEY)
+        except OSError as error:
+            raise OSError(
+                f'{error} It may lie in {str(folder)!r} under its own name. A network starts without pre-trained '
+                'weights with pretrained=None (mmseg) or backbone.init_cfg=None (mmdet).'
+            ) from error
     if get_world_size() > 1:
         torch.distributed.barrier()
         path = download(filename, folder, _KEY)
@@ -58,8 +65,21 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
 
 
 def load_from_torchvision(filename: str, map_location: Any = None) -> Any:
-    """Read the weights that torchvision publishes under a name: ``torchvision://resnet18``."""
-    urls = mmengine_checkpoint.get_torchvision_models()
+    """Read the weights that torchvision publishes under a name: ``torchvision://resnet18``.
+
+    Most detectors of mmdet start from such a name. The mm* packages do not install torchvision, so mmengine's own list
+    of its names is enough; only the newer names (``resnet50.imagenet1k_v2``) need torchvision itself.
+    """
+    try:
+        urls = mmengine_checkpoint.get_torchvision_models()
+    except ModuleNotFoundError as error:
+        if error.name != 'torchvision':
+            raise
+        urls = load(Path(mmengine.__file__).with_name('hub') / 'torchvision_0.12.json')
+        if filename.partition('://')[2] not in urls:
+            raise KeyError(
+                f'{filename!r}: mmengine does not list this name; pip install torchvision may know it.'
+            ) from error
     return load_from_http(_published(urls, filename), map_location)
 
 

@@ -56,6 +56,14 @@ class Receipt:
     total: int
     ignored: int
 
+    def told(self) -> str:
+        """Return one line for the log."""
+        if self.file is None:
+            return f'random weights of {self.config}'
+        left_out = f', {self.ignored} left out' if self.ignored else ''
+        tensors = f'{self.matched} of {self.total} tensors{left_out}'
+        return f'{self.config} with the weights {self.file} (SHA-256 {self.sha256}), {tensors}'
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as a dict."""
         return asdict(self)

@@ -1,6 +1,8 @@
 """Single checks, on facts that are made up."""
 
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +16,11 @@ from mmdistill_dense.check.context import Subject, TeacherFacts
 from mmdistill_dense.check.findings import exit_code, message_of, worst
 from mmdistill_dense.check.rules import config_rules, network_rules, step_rules
 from mmdistill_dense.check.tap_watch import TapRow, _is_flat
+from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.distillers.feature import Level
+from mmdistill_dense.guards.class_counts import check_num_classes, check_other_heads
+from mmdistill_dense.networks.building import build_network
 from tests import toys
 
 
@@ -187,3 +192,58 @@ def test_the_gravest_finding_decides() -> None:
 def test_messages_are_those_of_the_error_with_its_type_where_it_is_none_of_ours() -> None:
     assert message_of(KeyError('no such tap')) == 'no such tap'
     assert message_of(RuntimeError('shape')) == 'RuntimeError: shape'
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'words'),
+    [
+        (dict(init_cfg=None), '76,384 parameters are frozen|batch norms keep'),
+        (dict(init_cfg=None, frozen_stages=-1), ': 0 parameters are frozen, 20 batch norms keep'),
+        (dict(init_cfg=None, frozen_stages=-1, norm_eval=False), None),
+        (dict(), None),
+    ],
+    ids=['as published', 'norms', 'trained', 'weights'],
+)
+def test_a_random_backbone_of_which_a_part_is_never_trained(backbone: dict[str, Any], words: str | None) -> None:
+    """mmdet freezes the first stages and the norms, which is made for weights of a classifier."""
+    option = dict(cfg='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', backbone=backbone)
+    config = load_model(option, 'model')
+    made = subject(config=dict(model=config.model), network=config.model, model=build_network(config))
+    found = list(network_rules.random_and_fixed(made))
+    assert [finding.level for finding in found] == (['warning'] if words else [])
+    assert not words or re.search(words, found[0].message)
+
+
+def test_heads_with_another_number_of_classes_name_their_key() -> None:
+    """Also an auxiliary head that was left at the published number, which mmseg trains in silence."""
+    head, more = dict(num_classes=3), dict(num_classes=19)
+    ours: dict[str, Any] = dict(decode_head=head, auxiliary_head=[head, dict(num_classes=2)])
+    data = ('a', 'b', 'c')
+    check_num_classes(data, 'model.student', ours)
+    check_other_heads(data, 'model.student', ours)
+    masks = dict(roi_head=dict(bbox_head=[head, more], mask_head=dict(num_classes=80, class_agnostic=True)))
+    check_other_heads(data, 'model.student', masks)
+    with pytest.raises(ValueError, match=r'set roi_head\.bbox_head\[1\]\.num_classes=3'):
+        check_num_classes(data, 'model.student', masks)
+    with pytest.raises(
+        ValueError, match=r'model\.student\.auxiliary_head\[0\] predicts 19 classes.* has 3 \(a, b, c\)'
+    ):
+        check_other_heads(data, 'model.student', dict(ours, auxiliary_head=[more]))
+
+
+def test_a_metric_that_reads_other_boxes_than_its_loader(tmp_path: Path) -> None:
+    loader = dict(dataset=dict(data_root=f'{tmp_path}/', ann_file='val.json'))
+    config = dict(val_dataloader=loader, test_dataloader=loader, val_evaluator=dict(ann_file=f'{tmp_path}/val.json'))
+    assert not list(config_rules.evaluators(subject(config=config)))
+    config['test_evaluator'] = [dict(type='A'), dict(ann_file='data/coco/val.json')]
+    (finding,) = config_rules.evaluators(subject(config=config))
+    assert finding.level == 'error' and f'Set test_evaluator.ann_file={str(tmp_path / "val.json")!r}' in finding.advice
+    (tmp_path / 'other.json').touch()
+    config['test_evaluator'] = dict(ann_file=str(tmp_path / 'other.json'))
+    assert [finding.level for finding in config_rules.evaluators(subject(config=config))] == ['warning']
+
+
+@pytest.mark.parametrize('size', [0, -1, '8'])
+def test_a_batch_without_pictures(size: Any) -> None:
+    (finding,) = config_rules.batch(subject(config=dict(val_dataloader=dict(batch_size=size))))
+    assert finding.level == 'error' and f'val_dataloader.batch_size={size!r}' in finding.message

@@ -29,6 +29,8 @@ def test_unknown_config_names_close_ones():
     message = str(error.value)
     assert message.startswith("model.student.cfg='mmseg::fcn/fcn_r18-d8_cityscapes.py'")
     assert 'Close: mmseg::fcn/fcn_r' in message
+    with pytest.raises(FileNotFoundError, match=r'mmdet has no such config. mmseg has one: mmseg::fcn/fcn_r18-d8_4xb'):
+        resolve.find_config('mmdet::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py')
 
 
 def test_unknown_file_names_the_folder_and_the_zoo_form(tmp_path, monkeypatch):
@@ -42,7 +44,8 @@ def test_unknown_file_names_the_folder_and_the_zoo_form(tmp_path, monkeypatch):
 
 
 def test_missing_package_and_package_without_configs(tmp_path, monkeypatch):
-    with pytest.raises(ModuleNotFoundError, match="'nosuchzoo'.*not an installed package"):
+    told = "cfg='nosuchzoo::.*'nosuchzoo'.*not an installed package.* begin with mmseg::, mmdet::"
+    with pytest.raises(ModuleNotFoundError, match=told):
         resolve.find_config('nosuchzoo::a/b.py')
     bare = tmp_path / 'barezoo'
     bare.mkdir()

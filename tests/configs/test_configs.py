@@ -17,7 +17,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.config.resolve import ModelConfig, find_config, load_model
 from mmdistill_dense.distillers import AfDCD
-from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.recipes.compose import recipes
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.weights.locate import published_weights

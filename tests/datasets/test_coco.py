@@ -74,3 +74,36 @@ def test_message_names_the_evaluator_that_reads_the_labels_too(tmp_path: Path) -
     before = cfg.test_evaluator.ann_file
     cfg.merge_from_dict({key: 'elsewhere.json'})
     assert cfg.test_evaluator.ann_file == 'elsewhere.json' != before
+
+
+def test_boxes_given_as_two_corners_are_refused(tmp_path: Path) -> None:
+    """mmdet trains on them in silence."""
+    write(tmp_path)
+    content = json.loads((tmp_path / 'labels.json').read_text(encoding='utf-8'))
+    for box in content['annotations']:
+        box['bbox'] = [40, 30, 60, 44]
+    (tmp_path / 'labels.json').write_text(json.dumps(content), encoding='utf-8')
+    with pytest.raises(ValueError, match=r'2 of 2 boxes in .*labels\.json.* not two corners'):
+        DATASETS.build(option(tmp_path))
+
+
+def test_entries_that_are_missing_are_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    content = json.loads((tmp_path / 'labels.json').read_text(encoding='utf-8'))
+    del content['annotations'][0]['area']
+    (tmp_path / 'labels.json').write_text(json.dumps(content), encoding='utf-8')
+    with pytest.raises(ValueError, match=r"labels\.json.*an entry has no key 'area'.* annotations \(id, image_id"):
+        DATASETS.build(option(tmp_path))
+    (tmp_path / 'labels.json').write_text(json.dumps(content['annotations']), encoding='utf-8')
+    with pytest.raises(ValueError, match=r'labels\.json.* not in the json format of COCO'):
+        DATASETS.build(option(tmp_path))
+
+
+def test_a_folder_without_the_pictures_of_the_list_is_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / 'images/b.jpg').touch()
+    data = DATASETS.build(dict(option(tmp_path), pipeline=[dict(type='LoadImageFromFile')]))
+    with pytest.raises(
+        FileNotFoundError, match=r'CocoDataset: .*images/a\.jpg does not exist.* data_prefix.* holds b\.jpg'
+    ):
+        data[0]

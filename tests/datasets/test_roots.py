@@ -42,6 +42,14 @@ def test_missing_list_file(tmp_path: Path) -> None:
         DATASETS.build(option('PascalVOCDataset', tmp_path))
 
 
+def test_a_misspelt_folder_is_shown_beside_those_that_exist(tmp_path: Path) -> None:
+    (tmp_path / 'streets/train').mkdir(parents=True)
+    with pytest.raises(
+        FileNotFoundError, match=rf"The folder '{tmp_path}' exists and holds streets\. Correct data_root"
+    ):
+        require({'data_prefix.img_path': str(tmp_path / 'street/train')}, 'X')
+
+
 def test_remote_paths_are_not_looked_for() -> None:
     require({'data_prefix.img_path': 's3://bucket/cityscapes', 'data_prefix.seg_map_path': '', 'ann_file': None}, 'X')
 

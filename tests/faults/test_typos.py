@@ -44,10 +44,16 @@ def pair(distiller: dict | None = None, **student_keys) -> dict:
         (
             dict(distiller=dict(student_tap='decod_head')),
             KeyError,
-            "student_tap='decod_head'.*Close names: decode_head",
+            r"model\.distillers\.kd\.student_tap='decod_head'.*Close names: decode_head.*tools/list_taps\.py",
         ),
         (dict(decod_head=dict(num_classes=7)), TypeError, "'decod_head'. Did you mean 'decode_head'"),
-        (dict(decode_head=dict(num_clases=7)), TypeError, "'num_clases'. Did you mean 'num_classes'"),
+        (
+            dict(decode_head=dict(num_clases=7)),
+            TypeError,
+            "'num_clases'. Did you mean 'num_classes'. It is the key decode_head.num_clases of mmseg::",
+        ),
+        (dict(backbone=dict(stem_chanels=8)), TypeError, "Did you mean 'stem_channels'. .* backbone.stem_chanels of"),
+        (dict(backbone=dict(stem_width=8)), TypeError, "keyword argument 'stem_width'. It is the key backbone.stem_w"),
         (dict(techer=dict(checkpoint='a.pth')), TypeError, "'techer'. Did you mean 'teacher'"),
         (dict(distiler=dict(kd=dict(type='LogitKD'))), TypeError, "'distiler'. Did you mean 'distillers'"),
     ],

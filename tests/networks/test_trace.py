@@ -226,7 +226,10 @@ def test_a_network_for_gpus_alone_is_refused_with_the_reason(monkeypatch):
             raise NotImplementedError('carafe_forward_impl: implementation for device cpu not found.')
 
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(RuntimeError, match=r'failed on the CPU, and there is no GPU .* carafe_forward_impl.* a GPU\.'):
+    with pytest.raises(
+        RuntimeError,
+        match=r'failed on the CPU in 0 of the student, and there is no GPU .* carafe_forward_impl.* a GPU\.',
+    ):
         trace(['0'], nn.Sequential(OnGPUs()))
 
 
@@ -235,3 +238,12 @@ def test_dropout_that_writes_in_place_is_seen():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5, inplace=True), nn.Conv2d(4, 4, 1))
     traced, _ = trace_pair(network, taps('0', '2'), {}, (8, 8))
     assert traced.overwritten == ['0']
+
+
+def test_channels_that_do_not_fit_name_the_module_and_the_side():
+    wrong = toys.seg_net(decode_head=dict(in_channels=7))
+    with pytest.raises(RuntimeError, match=r'failed on the CPU in decode_head\.\S+ of the student, .* set in_channels'):
+        trace(['decode_head.conv_seg'], student=toys.build_plain(wrong))
+    teacher = TeacherOption.parse(dict(wrong, allow_random=True))
+    with pytest.raises(RuntimeError, match=r'failed on the CPU in decode_head\.\S+ of the teacher, '):
+        trace(['backbone[3]'], teacher_names=['decode_head.conv_seg'], teacher=teacher)

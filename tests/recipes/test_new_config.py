@@ -174,6 +174,9 @@ def test_what_is_there_is_not_overwritten(folder: Path, capsys: pytest.CaptureFi
     (('--method', 'kd', '--pair', PAIR, '--schedule', 'sgd_4k'), "schedule 'sgd_4k': unknown. Close: sgd_40k"),
     (('--method', 'kd', '--pair', PAIR, '--schedule', 'camvid_800'), 'no such recipe for deeplabv3_r101_to_r18'),
     (('--method', 'afdcd', '--pair', 'toy_seg', '--variant', 'odd'), 'no method options fit toy_seg'),
+    (('--method', 'pkd', '--pair', 'toy_det', '--dataset', 'voc12_512x512'), 'toy_det with a data set for seg (voc12'),
+    (('--method', 'pkd', '--pair', 'toy_det', '--dataset', 'shapes_det', '--schedule', 'sgd_40k', '--out', 'no/x.py'),
+     "the data set is for det, but the schedule keeps the best checkpoint by 'mIoU'"),
     (('--all', '--method', 'afdc'), "method 'afdc': unknown"),
 ])  # fmt: skip
 def test_mistakes_are_answered(words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture) -> None:

@@ -165,6 +165,22 @@ def test_published_names_are_read_safely(name, table, cache, mark, monkeypatch):
         CheckpointLoader.load_checkpoint(name.replace('net', 'other').replace('old', 'other'))
 
 
+def test_names_of_torchvision_need_no_torchvision(cache, monkeypatch):
+    """The mm* packages do not install it, and most detectors of mmdet start from such a name."""
+    monkeypatch.setitem(sys.modules, 'torchvision', None)
+    asked = []
+    monkeypatch.setattr(mmengine_loader, 'load_from_http', lambda address, _: asked.append(address))
+    for name in ('resnet18', 'resnet50', 'resnet101'):
+        CheckpointLoader.load_checkpoint(f'torchvision://{name}')
+    assert [Path(address).name for address in asked] == [
+        'resnet18-f37072fd.pth',
+        'resnet50-0676ba61.pth',
+        'resnet101-63fe2227.pth',
+    ]
+    with pytest.raises(KeyError, match=r'resnet50\.imagenet1k_v2.*pip install torchvision'):
+        CheckpointLoader.load_checkpoint('torchvision://resnet50.imagenet1k_v2')
+
+
 def test_real_tables_of_names_are_asked(cache, mark):
     """A name whose file promises a hash: what lies in the cache is not even opened."""
     payload.write(cache / 'resnet18_v1c-b5776b93.pth', mark)

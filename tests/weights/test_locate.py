@@ -108,6 +108,12 @@ def test_missing_file_is_named(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as error:
         locate.local_file('t.pth', None, 'model.teacher.checkpoint')
     assert "model.teacher.checkpoint='t.pth'" in str(error.value) and str(tmp_path) in str(error.value)
+    assert str(error.value).endswith('The folder holds no checkpoint.')
+    (tmp_path / 'iter_100.pth').touch()
+    with pytest.raises(FileNotFoundError, match=r'The folder holds iter_100\.pth\.$'):
+        locate.local_file('t.pth', None, 'model.teacher.checkpoint')
+    with pytest.raises(FileNotFoundError, match=r"There is no folder 'runs' either\.$"):
+        locate.local_file('runs/t.pth', None, 'model.teacher.checkpoint')
 
 
 def test_auto_reaches_the_teacher(package, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ CONFIG: tuple[Check, ...] = (
     config_rules.workers,
     config_rules.crop,
     config_rules.batch,
+    config_rules.evaluators,
     config_rules.optimizer,
 )
 DATA: tuple[Check, ...] = (
@@ -31,6 +32,7 @@ DATA: tuple[Check, ...] = (
 )
 MODEL: tuple[Check, ...] = (
     network_rules.trained,
+    network_rules.random_and_fixed,
     network_rules.teacher_classes,
     network_rules.summed,
     network_rules.warm_up,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +10,11 @@ from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, WARNING, Finding, Findings
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys
+from mmdistill_dense.guards.class_counts import check_num_classes, check_other_heads, num_classes
 from mmdistill_dense.guards.config import (
     batch_problem,
     check_crop,
-    check_num_classes,
     check_top_level_distillers,
-    num_classes,
 )
 from mmdistill_dense.recipes.check_data import classes_of, optimizer_problem
 from mmdistill_dense.utils.messages import some
@@ -69,8 +69,35 @@ def crop(subject: Subject) -> Findings:
     yield from ()
 
 
+def evaluators(subject: Subject) -> Findings:
+    """Check that a metric which reads labels itself reads those of its loader's data set."""
+    for split in ('val', 'test'):
+        dataset = (subject.config.get(f'{split}_dataloader') or {}).get('dataset') or {}
+        found = subject.config.get(f'{split}_evaluator') or {}
+        for one in found if isinstance(found, (list, tuple)) else [found]:
+            file, own = one.get('ann_file'), _ann_file(dataset)
+            if file and own and os.path.normpath(file) != own:
+                yield Finding(
+                    WARNING if os.path.isfile(file) else ERROR,
+                    'evaluators',
+                    f'{split}_evaluator.ann_file={file!r}, but {split}_dataloader.dataset reads {own!r}.',
+                    f'Set {split}_evaluator.ann_file={own!r}: the metric reads the labels by itself.',
+                )
+
+
+def _ann_file(dataset: Mapping[str, Any]) -> str:
+    path = dataset.get('ann_file') or ''
+    return os.path.normpath(os.path.join(dataset.get('data_root') or '', path)) if path else ''
+
+
 def batch(subject: Subject) -> Findings:
-    """Check that the batch is the one that the learning rate is for."""
+    """Check that batches hold pictures, and that the batch is the one that the learning rate is for."""
+    for split in ('train', 'val', 'test'):
+        size = (subject.config.get(f'{split}_dataloader') or {}).get('batch_size', 1)
+        if not isinstance(size, int) or size < 1:
+            message = f'{split}_dataloader.batch_size={size!r}: it must be a whole number of at least 1.'
+            yield Finding(ERROR, 'batch', message)
+            return
     problem = batch_problem(subject.config, subject.options.processes)
     if problem:
         yield Finding(WARNING, 'batch', problem, 'Give --processes N if N processes will train together.')
@@ -95,8 +122,9 @@ def data(subject: Subject) -> Findings:
 
 
 def student_classes(subject: Subject) -> Findings:
-    """Check that the student's head has as many classes as the training set."""
+    """Check that the student's heads have as many classes as the training set."""
     check_num_classes(subject.data_classes, 'model.student', subject.network)
+    check_other_heads(subject.data_classes, 'model.student', subject.network)
     yield from ()
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding, Findings
 from mmdistill_dense.distillers.schedule import in_iterations
-from mmdistill_dense.guards.config import check_teacher_classes, num_classes
+from mmdistill_dense.guards.class_counts import check_teacher_classes, num_classes
 
 # Sizes of the teacher's map for which the published weights of Af-DCD's sum were chosen: Cityscapes; VOC, ADE20K and
 # COCO-Stuff; CamVid.
@@ -36,6 +38,30 @@ def trained(subject: Subject) -> Findings:
             "nothing in the student's backbone is trained (frozen_stages, requires_grad).",
             'Features of a frozen backbone cannot learn from a teacher: lower frozen_stages.',
         )
+
+
+def random_and_fixed(subject: Subject) -> Findings:
+    """Check that no part of the student's backbone stays at its random start, as mmdet's frozen stages would."""
+    backbone = getattr(subject.model, 'backbone', None)
+    if backbone is None or _has_weights(subject):
+        return
+    subject.model.train()
+    frozen = sum(one.numel() for one in backbone.parameters() if not one.requires_grad)
+    norms = sum(isinstance(one, _BatchNorm) and not one.training for one in backbone.modules())
+    if frozen or norms:
+        yield Finding(
+            WARNING,
+            'random_and_fixed',
+            f"the student's backbone starts from random weights, and a part stays as it is: {frozen:,} parameters are "
+            f'frozen, {norms} batch norms keep mean 0 and variance 1.',
+            'Set backbone.frozen_stages=-1 and backbone.norm_eval=False, or give it weights (backbone.init_cfg).',
+        )
+
+
+def _has_weights(subject: Subject) -> bool:
+    inherited = any(str(pair[0]).startswith('backbone') for pair in subject.config.model.get('inherit') or ())
+    files = 'Pretrained' in str([getattr(module, 'init_cfg', None) for module in subject.model.modules()])
+    return bool(subject.config.get('load_from')) or inherited or files
 
 
 def summed(subject: Subject) -> Findings:

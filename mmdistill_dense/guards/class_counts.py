@@ -1,0 +1,98 @@
+"""Checks that networks and data set have the same classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmdistill_dense.utils.messages import some
+
+# Where mmseg and mmdet say how many classes a network predicts.
+_HEADS = ('decode_head', 'bbox_head', 'roi_head.bbox_head', 'panoptic_head')
+_OTHER_HEADS = ('auxiliary_head', 'roi_head.mask_head')
+
+
+def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
+    """Refuse a network whose head does not predict as many classes as the training set has.
+
+    Args:
+        data: Class names of the training set; ``None`` if unknown.
+        key: The network's config key.
+        model: Its resolved model config.
+
+    Raises:
+        ValueError: With both numbers.
+    """
+    if data is None:
+        return
+    for head, count in _class_counts(model, _HEADS):
+        if count != len(data):
+            raise ValueError(
+                f'{key} predicts {count} classes, the training data set has {len(data)} ({some(data)}): set '
+                f'{head}.num_classes={len(data)}.'
+            )
+
+
+def check_other_heads(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
+    """Refuse an auxiliary or mask head with more classes than the data: it would train outputs that never occur.
+
+    Fewer are left to the loss: some auxiliary heads have classes of their own, such as STDC's head for edges.
+
+    Args:
+        data: Class names of the training set; ``None`` if unknown.
+        key: The network's config key.
+        model: Its resolved model config.
+
+    Raises:
+        ValueError: With both numbers and the head's key.
+    """
+    if data is None:
+        return
+    for head, count in _class_counts(model, _OTHER_HEADS):
+        if count > len(data):
+            raise ValueError(
+                f'{key}.{head} predicts {count} classes, the training data set has {len(data)} ({some(data)}): set '
+                f'{head}.num_classes={len(data)}.'
+            )
+
+
+def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
+    """Refuse a teacher that predicts, or was trained on, other classes than the data set's.
+
+    Args:
+        data: Class names of the training set; ``None`` if unknown.
+        teacher: A :class:`FrozenTeacher`; its checkpoint tells its classes if mmengine wrote it.
+
+    Raises:
+        ValueError: With both lists.
+    """
+    if data is None or teacher.option.allow_other_classes:
+        return
+    check_num_classes(data, teacher.key, teacher.config.model)
+    if teacher.classes is not None and list(teacher.classes) != list(data):
+        raise ValueError(
+            f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), but '
+            f'the data set has {len(data)} ({some(data)}). Choose a teacher for the same data set, or set '
+            f'{teacher.key}.allow_other_classes=True if only features are distilled.'
+        )
+
+
+def num_classes(model: Mapping[str, Any]) -> int | None:
+    """Return the number of classes of a mmseg or mmdet model config, or ``None`` if it does not say."""
+    return next((count for _, count in _class_counts(model, _HEADS)), None)
+
+
+def _class_counts(model: Mapping[str, Any], heads: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield the key and the number of classes of every head that says it, members of lists too.
+
+    A head for masks of any class (``class_agnostic``) counts none.
+    """
+    for path in heads:
+        node: Any = model
+        for name in path.split('.'):
+            node = node.get(name) if isinstance(node, Mapping) else None
+        several = isinstance(node, (list, tuple))
+        for index, head in enumerate(node if several else [node]):
+            counts = isinstance(head, Mapping) and not head.get('class_agnostic')
+            if counts and isinstance(head.get('num_classes'), int):
+                yield f'{path}[{index}]' if several else path, head['num_classes']

@@ -128,6 +128,18 @@ def test_maps_of_very_different_size_are_a_note() -> None:
     assert '64x64' in finding.message and '8x8' in finding.message
 
 
+@pytest.mark.parametrize(('needed', 'warned'), [(8.9, False), (9.1, True)])
+def test_a_step_that_nearly_fills_the_device_is_a_warning(
+    needed: float, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda _: SimpleNamespace(total_memory=10 * 2**30))
+    cost = dict(control_memory=5 * 2**30, extra_memory=(needed - 5) * 2**30)
+    findings = list(step_rules.memory(subject(options=Options(device='cuda'), cost=cost)))
+    assert [finding.level for finding in findings] == ['warning'] * warned
+    assert all(f'about {needed} GiB of the 10.0 GiB' in finding.message for finding in findings)
+    assert not list(step_rules.memory(subject(cost=cost))), 'the memory of a CPU is not known'
+
+
 def test_workers_that_live_on_between_epochs() -> None:
     run = dict(
         train_cfg=dict(by_epoch=True, max_epochs=3),

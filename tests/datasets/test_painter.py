@@ -58,6 +58,13 @@ def test_options() -> None:
     assert not paint(0, 0, objects=(0, 0)).instances
 
 
+def test_contrast_is_the_difference_of_a_textures_two_colours() -> None:
+    for index in range(5):
+        picture = paint(0, index, objects=(1, 1), noise=0.0, contrast=40.0)
+        (instance,) = picture.instances
+        assert abs(int(np.ptp(picture.image[instance.mask], axis=0).max()) - 40) <= 1
+
+
 def test_period_makes_textures_coarser_and_changes_nothing_else() -> None:
     def changes(period: tuple[float, float]) -> int:
         pictures = [paint(0, index, objects=(1, 1), noise=0.0, period=period) for index in range(10)]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
 from mmdistill_dense.engine import commands
 from tests.engine.processes import ROOT
@@ -51,6 +53,16 @@ def test_a_missing_checkpoint_is_said(tiny_config: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         commands.main_test([str(tiny_config)])
     assert 'the checkpoint is missing' in capsys.readouterr().err
+
+
+def test_a_config_may_name_another_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Runner):
+        @classmethod
+        def from_cfg(cls, cfg: Config) -> str:
+            return f'other {cfg.x}'
+
+    monkeypatch.setitem(RUNNERS.module_dict, 'Other', Other)
+    assert commands.build_runner(Config(dict(runner_type='Other', x=3))) == 'other 3'
 
 
 def test_amp_refuses_another_wrapper() -> None:

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from mmengine.structures import BaseDataElement, InstanceData
 
 from mmdistill_dense.report.charts import COLOURS, colour_of
 from mmdistill_dense.report.compared_runs import Comparison, TrainedRun, compare, find_runs
-from mmdistill_dense.report.drawing import TEACHER_RIGHT, TEACHER_WRONG, disagreement_panel, share_right
-from mmdistill_dense.report.scenes import Scene
-from mmdistill_dense.report.settings import flat
+from mmdistill_dense.report.drawing import TEACHER_RIGHT, TEACHER_WRONG, disagreement_panel, share_right, truth_panel
+from mmdistill_dense.report.numbers import Numbers
+from mmdistill_dense.report.scenes import Scene, Scenes
+from mmdistill_dense.report.settings import cost_section, flat
 
 DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"
 ALONE = "model = dict(type='mmdistill_dense.DistillModel')"
@@ -129,6 +132,21 @@ def test_the_map_paints_what_differs_by_who_is_right():
     seen = pixels(found.source)
     for rows, colour in ((slice(8, 24), TEACHER_RIGHT), (slice(40, 56), TEACHER_WRONG), (slice(72, 88), (128,) * 3)):
         assert np.abs(seen[rows, 8:88].reshape(-1, 3).mean(0) - colour).max() < 12
+
+
+def test_boxes_stand_where_they_were_in_a_large_picture():
+    """A picture of 1280 x 960 is shown at half its size, and the box with it."""
+    truth = InstanceData(bboxes=torch.tensor([[200.0, 200.0, 600.0, 400.0]]), labels=torch.tensor([0]))
+    scene = Scene('x', np.zeros((960, 1280, 3), np.uint8), {'data_samples': BaseDataElement(gt_instances=truth)})
+    found = truth_panel(Scenes((scene,), ('cat',), np.array([[255, 0, 0]])), scene)
+    rows, columns = np.nonzero(pixels(found.source)[..., 0] > 100)
+    assert np.abs(np.array([columns.min(), rows.min(), columns.max(), rows.max()]) - (100, 100, 300, 200)).max() <= 2
+    assert found.alt == 'True boxes in x: 1 cat'
+
+
+def test_runs_that_logged_no_time_have_no_table_of_costs(tmp_path):
+    section = cost_section(Numbers(compare([run(tmp_path / 'x'), run(tmp_path / 'y', ALONE)])))
+    assert not section.items and section.reasons[0] == 'No costs: the runs logged no time.'
 
 
 def test_unlabelled_pixels_do_not_count():

@@ -139,6 +139,8 @@ def test_safetensors(tmp_path):
     path = tmp_path / 'a.safetensors'
     save_file(dict(w=torch.ones(2)), path)
     assert not unequal(state_dict_of(read_checkpoint(path), path), dict(w=torch.ones(2)))
+    with path.open('rb') as file, pytest.raises(ValueError, match='read from a path'):
+        read_values(file, path.name)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match='no readable checkpoint'):
         read_checkpoint(path)

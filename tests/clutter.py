@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.docs_blocks import GUIDES, ROOT
 from tests.every_config import every, name_of
 
-# `work_dirs/demo/teacher/iter_1000.pth`, `data/cityscapes`; and files without a folder: `my_pair.py`, `tokens.pth`
+# `work_dirs/demo/teacher/iter_700.pth`, `data/cityscapes`; and files without a folder: `my_pair.py`, `tokens.pth`
 NAMED = re.compile(
     r'(?<![\w./-])(?:(?:work_dirs|data)(?:/[\w+.-]*[\w+])+|[A-Za-z][\w-]*\.(?:py|yaml|pth|sh|json|html|csv|jpg|onnx|safetensors)\b)'
 )

@@ -1,6 +1,6 @@
 """A test sees the project's own files and what it makes, never what a user keeps in the clone or at home.
 
-The demo, a training and the guides' examples write into the clone (``work_dirs/demo/teacher/iter_1000.pth``); weights
+The demo, a training and the guides' examples write into the clone (``work_dirs/demo/teacher/iter_700.pth``); weights
 are fetched into the home. A test that finds such a file gives another result than in a fresh clone. So every test runs
 in an empty folder with an empty home, and :class:`Watch` notes each look at the clone's other files: by name, opening,
 listing, or starting a process there. What such a process does is not watched; its folder and home are.

@@ -1,6 +1,6 @@
 _base_ = [
     '../_base_/models/toy_psp_teacher.py',
     '../_base_/datasets/shapes_seg.py',
-    '../_base_/schedules/toy_1000.py',
+    '../_base_/schedules/toy_700.py',
     '../_base_/runtime_seg.py',
 ]

@@ -18,7 +18,7 @@ def test_names_of_the_real_packages():
 
 
 def test_our_own_fragments_are_found():
-    assert resolve.base('mmdistill_dense::_base_/schedules/toy_600.py').endswith('configs/_base_/schedules/toy_600.py')
+    assert resolve.base('mmdistill_dense::_base_/schedules/toy_450.py').endswith('configs/_base_/schedules/toy_450.py')
     old = resolve.find_config('mmdistill_dense::control/toy_seg')  # as configs of other folders name it since 0.1
     assert old == resolve.find_config('mmdistill_dense::_base_/recipes/toy_seg.py')
 

@@ -91,7 +91,7 @@ def test_a_detecting_pair_is_told_by_its_data(copy: Path) -> None:
 
 
 def test_a_pair_of_ones_own(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    call('--method', 'kd', '--pair', 'my_pair.py', '--dataset', 'shapes_seg', '--schedule', 'toy_600')
+    call('--method', 'kd', '--pair', 'my_pair.py', '--dataset', 'shapes_seg', '--schedule', 'toy_450')
     leaf, control = Config.fromfile('my_pair_kd.py'), Config.fromfile('my_pair_control.py')
     same = Config.fromfile(ROOT / '_base_/recipes/toy_seg.py')
     assert {**control, 'work_dir': ''} == {**same, 'work_dir': ''}
@@ -141,7 +141,7 @@ def test_parts_that_do_not_fit_together_leave_nothing_behind(
 
 
 def test_files_that_were_there_stay_when_something_fails(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    words = ('--pair', 'my_pair.py', '--dataset', 'shapes_seg', '--schedule', 'toy_600', '--out', 'x.py')
+    words = ('--pair', 'my_pair.py', '--dataset', 'shapes_seg', '--schedule', 'toy_450', '--out', 'x.py')
     call('--method', 'kd', *words)
     before = {path: path.read_text() for path in folder.glob('x*.py')}
     (folder / 'broken.py').write_text('distillers = undefined\n')

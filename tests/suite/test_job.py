@@ -282,7 +282,7 @@ def test_given_teacher_is_tested_alone(
     definition: Definition, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    file = tmp_path / 'work_dirs/demo/teacher/iter_1000.pth'
+    file = tmp_path / 'work_dirs/demo/teacher/iter_700.pth'
     file.parent.mkdir(parents=True)
     file.symlink_to(whole / 'out/teacher/iter_2.pth')
     given = load(tiny.write(tmp_path, teacher=None, test_teacher=True))

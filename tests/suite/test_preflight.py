@@ -124,7 +124,7 @@ def test_missing_data_are_named_with_their_key(monkeypatch: pytest.MonkeyPatch) 
 
 def test_missing_teacher_is_named() -> None:
     definition = defined(teacher=None)
-    with pytest.raises(FileNotFoundError, match=r'model\.teacher\.checkpoint=.*iter_1000\.pth.*no such file'):
+    with pytest.raises(FileNotFoundError, match=r'model\.teacher\.checkpoint=.*iter_700\.pth.*no such file'):
         preflight.check(definition, plan.runs(definition))
 
 

@@ -307,7 +307,7 @@ def test_options_of_a_pretraining_are_checked(options: dict, said: str) -> None:
 
 
 def test_files_of_a_pretraining_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FileNotFoundError, match=r"model\.teacher\.checkpoint='work_dirs/demo/teacher/iter_1000.pth'"):
+    with pytest.raises(FileNotFoundError, match=r"model\.teacher\.checkpoint='work_dirs/demo/teacher/iter_700.pth'"):
         check(defined(), 'pretrain/pre seed 0')
     monkeypatch.setenv('MMDISTILL_DATA', str(tmp_path))
     (tmp_path / 'camvid/images/train').mkdir(parents=True)

@@ -17,7 +17,7 @@ model = dict(
         layout='backbone',
         head=None,
         data_preprocessor=norm,
-        checkpoint='work_dirs/demo/teacher/iter_1000.pth',
+        checkpoint='work_dirs/demo/teacher/iter_700.pth',
     ),
 )
 del norm, backbone

@@ -5,8 +5,8 @@ model = dict(
     teacher=dict(
         _delete_=True,
         aspp=dict(
-            cfg='mmdistill_dense::_base_/models/toy_teacher.py', checkpoint='work_dirs/demo/teacher/iter_1000.pth'
+            cfg='mmdistill_dense::_base_/models/toy_teacher.py', checkpoint='work_dirs/demo/teacher/iter_700.pth'
         ),
-        psp=dict(cfg='mmdistill_dense::teachers/toy_psp.py', checkpoint='work_dirs/toy_psp/iter_1000.pth'),
+        psp=dict(cfg='mmdistill_dense::teachers/toy_psp.py', checkpoint='work_dirs/toy_psp/iter_700.pth'),
     )
 )

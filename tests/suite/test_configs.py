@@ -186,4 +186,4 @@ def test_workers_apply_to_every_loader_and_two_checkpoints_are_kept() -> None:
     assert not any(config[name].persistent_workers for name in configs.LOADERS)
     assert config.default_hooks.checkpoint.max_keep_ckpts == 2
     assert config.default_hooks.checkpoint.interval == 2
-    assert configs.control_config(defined(checkpoint_every=None)).default_hooks.checkpoint.interval == 600
+    assert configs.control_config(defined(checkpoint_every=None)).default_hooks.checkpoint.interval == 450

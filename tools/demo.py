@@ -35,8 +35,8 @@ def main() -> None:
 
     task = TASKS[args.task]
     results = run_demo(task, seeds, out, console, args.short)
-    draw_picture(task, results, out / 'demo.png')
     with logged(out / 'log.txt'):
+        draw_picture(task, results, out / 'demo.png')
         pictures = [out / 'demo.png', *draw_token_masks(task, results, out)]
     console.print(make_table(task, results))
     for path in pictures:

@@ -102,7 +102,7 @@ count_jobs() {  # a compiler process takes up to 2 GB
 }
 
 # Any command, with what mmcv's setup.py is to see.
-for_mmcv() { env CUDA_VISIBLE_DEVICES="$hidden" MAX_JOBS="$jobs" CFLAGS='-DNDEBUG -O2 -g0 -fwrapv' PATH="$VENV_BIN:$PATH" "$@"; }
+for_mmcv() { env ${hidden+"CUDA_VISIBLE_DEVICES=$hidden"} MAX_JOBS="$jobs" CFLAGS='-DNDEBUG -O2 -g0 -fwrapv' PATH="$VENV_BIN:$PATH" "$@"; }
 
 # mmcv_source download|wheel OPTION FOLDER. pip's own cache is kept out: it does not tell builds with and without operations apart.
 mmcv_source() {
@@ -119,7 +119,7 @@ quick_build() {
 # Leaves the path of the wheel in $wheel.
 compiled_mmcv() {
     key=$("$PY" -c 'import sys; from importlib.metadata import version as v; print("cp%d%d-torch%s" % (*sys.version_info[:2], v("torch")))')
-    hidden=${CUDA_VISIBLE_DEVICES-}
+    unset hidden  # an empty CUDA_VISIBLE_DEVICES would hide all GPUs from the build
     if nvidia-smi >/dev/null 2>&1 && ! command -v nvcc >/dev/null; then
         say 'a GPU but no nvcc: building the operations for the CPU only (detection on the GPU needs the CUDA toolkit)'
         key=$key-noncc; hidden=-1

@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 
 from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
+from mmdistill_dense.recipes import new_config
 from tests import toys
 from tests.docs_blocks import ROOT, Block, Command, blocks, commands
 from tests.zoo.narrow import narrow
@@ -42,7 +43,9 @@ def runs(block: Block) -> bool:
 def walk(guides: tuple[str, ...], folder: Path) -> list[str]:
     """Run the blocks of some guides in a folder, their files written before; returns the commands."""
     done = []
-    with _at(folder), _short(narrowed=guides == PROJECT):
+    # As in an installed package, so that new_config.py writes into the folder and not into this clone.
+    installed = mock.patch.object(new_config, '_is_checkout', lambda: False)
+    with _at(folder), _short(narrowed=guides == PROJECT), installed:
         link_clone(folder)
         chosen = [block for name in guides for block in blocks('bash', 'python', 'yaml') if block.guide.stem == name]
         for block in chosen:

@@ -16,14 +16,18 @@ from tests.gloo import start
 
 
 def run_commands(_: int, folder: str, config: str) -> None:
-    """Train, resume and test, one after the other, as a person would in a folder."""
+    """Train, resume and test, one after the other, as a person would in a folder.
+
+    Each has a name of its own: in one process, mmengine lets runs of the same name and second share a log file.
+    """
     os.chdir(folder)
     train, test = (str(ROOT / 'tools' / name) for name in ('train.py', 'test.py'))
-    again = ['--resume', 'run/iter_4.pth', '--cfg-options', 'train_cfg.max_iters=8', 'train_cfg.val_interval=8']
+    again = ['experiment_name=again', 'train_cfg.max_iters=8', 'train_cfg.val_interval=8']
+    tested = ['--checkpoint', 'run/iter_4.pth', '--tta', '--out', 'all.pkl']
     for line in (
-        [train, config, '--work-dir', 'run'],
-        [train, config, '--work-dir', 'again', *again],
-        [test, config, '--checkpoint', 'run/iter_4.pth', '--tta', '--work-dir', 'test', '--out', 'all.pkl'],
+        [train, config, '--work-dir', 'run', '--cfg-options', 'experiment_name=run'],
+        [train, config, '--work-dir', 'again', '--resume', 'run/iter_4.pth', '--cfg-options', *again],
+        [test, config, '--work-dir', 'test', *tested, '--cfg-options', 'experiment_name=test'],
     ):
         sys.argv = line
         runpy.run_path(line[0], run_name='__main__')

@@ -118,17 +118,17 @@ def _parts(step: Step) -> tuple[dict[str, Work], dict[str, Work]]:
 
 @contextlib.contextmanager
 def _listening(distiller: Any, note: Callable[[Arguments], None]) -> Iterator[None]:
-    step = distiller.step
+    unweighted = distiller.unweighted
 
     def listen(student: Recorded, teacher: Recorded, samples: Samples) -> Losses:
         note((_detached(student), dict(teacher), samples))
-        return step(student, teacher, samples)
+        return unweighted(student, teacher, samples)
 
-    distiller.step = listen
+    distiller.unweighted = listen
     try:
         yield
     finally:
-        del distiller.step
+        del distiller.unweighted
 
 
 def _detached(recorded: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:

@@ -3,7 +3,5 @@
 model = dict(
     type='mmdistill_dense.DistillModel',
     student=dict(cfg='mmdistill_dense::_base_/models/toy_student.py'),
-    teacher=dict(
-        cfg='mmdistill_dense::_base_/models/toy_teacher.py', checkpoint='work_dirs/demo/teacher/iter_700.pth'
-    ),
+    teacher=dict(cfg='mmdistill_dense::_base_/models/toy_teacher.py', checkpoint='work_dirs/demo/teacher/iter_700.pth'),
 )

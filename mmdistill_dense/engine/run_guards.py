@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys
 from mmdistill_dense.engine.ddp import check_equal_epochs
-from mmdistill_dense.guards.class_counts import check_num_classes, check_other_heads, check_teacher_classes
+from mmdistill_dense.guards.class_counts import check_student_classes, check_teacher_classes
 from mmdistill_dense.guards.config import (
     check_crop,
     check_pretrained,
@@ -59,8 +59,7 @@ class RunGuards(Hook):
         student = model.distillation.student.model
         check_crop(runner.cfg.train_dataloader.get('dataset', {}), student)
         classes = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
-        check_num_classes(classes, 'model.student', student)
-        check_other_heads(classes, 'model.student', student)
+        check_student_classes(classes, student)
         for teacher in model.distillation.teachers.values():
             check_teacher_classes(classes, teacher)
             runner.logger.info(f'{teacher.key}: {teacher.receipt.told() if teacher.receipt else None}')

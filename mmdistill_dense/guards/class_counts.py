@@ -12,6 +12,20 @@ _HEADS = ('decode_head', 'bbox_head', 'roi_head.bbox_head', 'panoptic_head')
 _OTHER_HEADS = ('auxiliary_head', 'roi_head.mask_head')
 
 
+def check_student_classes(data: Sequence[str] | None, model: Mapping[str, Any]) -> None:
+    """Refuse a student with a head for other classes than the training set's; see the two checks below.
+
+    Args:
+        data: Class names of the training set; ``None`` if unknown.
+        model: The student's resolved model config.
+
+    Raises:
+        ValueError: With both numbers and the head's key.
+    """
+    check_num_classes(data, 'model.student', model)
+    check_other_heads(data, 'model.student', model)
+
+
 def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
     """Refuse a network whose head does not predict as many classes as the training set has.
 
@@ -27,10 +41,7 @@ def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, 
         return
     for head, count in _class_counts(model, _HEADS):
         if count != len(data):
-            raise ValueError(
-                f'{key} predicts {count} classes, the training data set has {len(data)} ({some(data)}): set '
-                f'{head}.num_classes={len(data)}.'
-            )
+            raise _other_count(key, head, count, data)
 
 
 def check_other_heads(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
@@ -50,10 +61,14 @@ def check_other_heads(data: Sequence[str] | None, key: str, model: Mapping[str, 
         return
     for head, count in _class_counts(model, _OTHER_HEADS):
         if count > len(data):
-            raise ValueError(
-                f'{key}.{head} predicts {count} classes, the training data set has {len(data)} ({some(data)}): set '
-                f'{head}.num_classes={len(data)}.'
-            )
+            raise _other_count(f'{key}.{head}', head, count, data)
+
+
+def _other_count(what: str, head: str, count: int, data: Sequence[str]) -> ValueError:
+    return ValueError(
+        f'{what} predicts {count} classes, the training data set has {len(data)} ({some(data)}): set '
+        f'{head}.num_classes={len(data)}.'
+    )
 
 
 def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmdistill_dense.config.resolve import find_config, load_model, student_option
-from mmdistill_dense.guards.class_counts import check_num_classes, check_other_heads
+from mmdistill_dense.guards.class_counts import check_student_classes
 from mmdistill_dense.guards.config import check_crop
 from mmdistill_dense.recipes.compose import SCHEDULES, TASKS
 
@@ -32,8 +32,7 @@ def check_data(config: Config, task: str) -> None:
     _check_schedule(config, task)
     dataset = config.train_dataloader.dataset
     check_crop(dataset, found.model)
-    check_num_classes(classes_of(dataset), 'model.student', found.model)
-    check_other_heads(classes_of(dataset), 'model.student', found.model)
+    check_student_classes(classes_of(dataset), found.model)
 
 
 def _check_schedule(config: Config, task: str) -> None:

@@ -1,7 +1,7 @@
 """COCO boxes at 640x640 with mosaic and mixing, 32 images a GPU on 8, as mmdet's RTMDet-tiny and -s train.
 
-The last 20 of the 300 epochs use neither. Mosaic and mixing keep a cache of images in each worker. Our workers end
-with the epoch, so each epoch fills the cache again; mmdet's workers keep theirs for the whole run.
+Training takes 300 epochs, the last 20 without mosaic and mixing. Both keep a cache of images in each worker. Our
+workers end with the epoch, so each epoch fills the cache again; mmdet's workers keep theirs for the whole run.
 """
 
 _base_ = './coco_detection.py'

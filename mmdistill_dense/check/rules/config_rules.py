@@ -10,7 +10,7 @@ from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, WARNING, Finding, Findings
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys
-from mmdistill_dense.guards.class_counts import check_num_classes, check_other_heads, num_classes
+from mmdistill_dense.guards.class_counts import check_student_classes, num_classes
 from mmdistill_dense.guards.config import (
     batch_problem,
     check_crop,
@@ -123,8 +123,7 @@ def data(subject: Subject) -> Findings:
 
 def student_classes(subject: Subject) -> Findings:
     """Check that the student's heads have as many classes as the training set."""
-    check_num_classes(subject.data_classes, 'model.student', subject.network)
-    check_other_heads(subject.data_classes, 'model.student', subject.network)
+    check_student_classes(subject.data_classes, subject.network)
     yield from ()
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections import Counter
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 from mmengine.config import Config
@@ -17,6 +20,18 @@ CONTROLS = sorted(
     for path in CONFIGS.glob('_base_/recipes/*.py')
     if 'runtime_pretrain' not in path.read_text(encoding='utf-8')  # a student without a head, of no use alone
 )
+
+FAMILIES = dict(
+    rcnn='two-stage',
+    dino='queries',
+    detr='queries',
+    segformer='transformer',
+    swin='transformer',
+    deeplabv3='convolutional',
+    deeplabv3plus='convolutional',
+    pspnet='convolutional',
+    seg='convolutional',
+)  # by the first of these words in the name of a pair; the other pairs are one-stage detectors or backbones
 
 
 @functools.cache
@@ -44,3 +59,31 @@ def place(name: str) -> Path:
 def name_of(path: Path) -> str:
     """Return the name that :func:`place` takes."""
     return str(path.relative_to(CONFIGS).with_suffix('')).replace('_base_/recipes/', 'control/')
+
+
+def family(path: Path) -> str:
+    """The kind of network; of the name alone, because every run of the tests collects this file."""
+    words = re.split('[_-]', path.stem)
+    return 'backbone' if 'from' in words else next((FAMILIES[word] for word in words if word in FAMILIES), 'one-stage')
+
+
+def by_pair() -> dict[str, list[Path]]:
+    """All configs, by the pair's name without its variants."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(every(), key=lambda path: path.stem):
+        start = next((stem for stem in found if path.stem.startswith(f'{stem}_')), path.stem)
+        found.setdefault(start, []).append(path)
+    return found
+
+
+def cover(features: Mapping[Path, set[Hashable]], groups: Mapping[Path, str] | None = None) -> list[Path]:
+    """As few configs as have all the features; of those that add as many, one of the group with the most turns."""
+    left, turns, found = dict(sorted(features.items())), Counter[str](), []
+    group = groups or dict.fromkeys(left, '')
+    while missing := set().union(*left.values()):
+        best = max(left, key=lambda path: (len(left[path] & missing), turns[group[path]]))
+        turns[group[best]] += 1
+        found.append(best)
+        covered = left.pop(best)
+        left = {path: of - covered for path, of in left.items() if of - covered}
+    return found

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.soak
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
 TOUCHED = {

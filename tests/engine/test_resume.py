@@ -89,7 +89,8 @@ def test_resumed_run_is_equal_bit_for_bit(tmp_path, kind, start, end, workers):
     assert toys.differing(content(folder / f'{start}.pth'), expected)
 
 
-@pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.soak), 2])
+@pytest.mark.soak
+@pytest.mark.parametrize('workers', [0, 2])
 def test_two_runs_are_equal_and_another_seed_is_not(tmp_path, workers):
     expected = content(uninterrupted('epochs', workers) / 'epoch_2.pth')
     toys.train(None, config(tmp_path / 'a', 'epochs', workers, pair()))
@@ -193,6 +194,7 @@ def test_pictures_without_indices_resume(tmp_path):
     assert not toys.differing(first, second)
 
 
+@pytest.mark.soak
 def test_without_reseeding_it_would_differ(tmp_path):
     """What the hook is for: the same without its reseeding does not resume exactly."""
 

@@ -57,6 +57,7 @@ def test_bad_files_fail_and_are_counted(tmp_path: Path) -> None:
     assert 'golden: 2 files checked' in output
 
 
+@pytest.mark.soak
 def test_ci_needs_one_file_except_in_the_long_tests() -> None:
     nothing = pytest.ExitCode.NO_TESTS_COLLECTED
     code, output = _run('-k', 'no_such_test', CI='true')

@@ -176,6 +176,7 @@ def test_a_compiled_student_learns_the_same(usual, part):
     assert list(model.state_dict()) == list(expected[1])
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures('compiler')
 def test_no_graph_is_made_again_at_each_iteration():
     """And the losses are those without compilation."""

@@ -239,6 +239,7 @@ def test_measures_come_by_epoch_and_probes_at_start_and_end(tmp_path: Path) -> N
     assert modes.seen == [(True, 0)] * 15
 
 
+@pytest.mark.soak
 def test_measures_come_by_iteration(tmp_path: Path) -> None:
     hook = dict(HOOK, by_epoch=False, interval=4, probe_interval=6)
     run(runs.config(tmp_path, custom_hooks=[hook]))

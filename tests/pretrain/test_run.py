@@ -119,6 +119,7 @@ def test_student_learns_to_tell_its_teachers_pixels(tmp_path: Path) -> None:
     assert np.mean(learned) < np.mean(idle) - 0.5
 
 
+@pytest.mark.soak
 def test_a_folder_with_damaged_files_is_trained_on(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for index in range(10):

@@ -26,6 +26,7 @@ def test_a_file_with_a_name_is_what_the_tool_writes() -> None:
             assert named()[path].text() == path.read_text(encoding='utf-8'), f'{path}: {told}'
 
 
+@pytest.mark.soak
 def test_a_name_resolves_to_what_its_file_would_hold(tmp_path: Path) -> None:
     for method in methods():
         found = [one for one in combinations(method) if one.options.parent.name == 'distillers']

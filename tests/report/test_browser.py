@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.soak
+
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 PATIENCE = 180_000  # ms: the machine may be busy
 SIZES = {'desk': (1280, 'light'), 'phone': (390, 'dark')}

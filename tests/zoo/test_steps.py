@@ -1,40 +1,22 @@
 """A training step of all configs at reduced width; every one once in ``make test-zoo``.
 
 ``make test`` takes a step for each method with a segmentor, a detector and a backbone, and sees to it that all kinds of
-networks and many pairs have their turn.
+networks and many pairs have their turn. ``make soak`` takes one for each pair, and for each variant of each method with
+each kind of network.
 """
 
-import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from mmdistill_dense.config.resolve import is_distill_model
-from tests.every_config import every, name_of
+from tests.every_config import by_pair, cover, every, family, name_of, named
 from tests.zoo.networks import active, config
 from tests.zoo.steps import step
 
 TRAINED = [path for path in every() if path.parent.name != 'teachers']
-FAMILIES = dict(
-    rcnn='two-stage',
-    dino='queries',
-    detr='queries',
-    segformer='transformer',
-    swin='transformer',
-    deeplabv3='convolutional',
-    deeplabv3plus='convolutional',
-    pspnet='convolutional',
-    seg='convolutional',
-)  # by the first of these words in the name of a pair; the other pairs are one-stage detectors or backbones
-
 TASKS = dict(convolutional='segmentation', transformer='segmentation', backbone='pre-training')
-
-
-def family(path: Path) -> str:
-    """The kind of network; of the name alone, because every run of the tests collects this file."""
-    words = re.split('[_-]', path.stem)
-    return 'backbone' if 'from' in words else next((FAMILIES[word] for word in words if word in FAMILIES), 'one-stage')
 
 
 def chosen() -> list[Path]:
@@ -49,6 +31,16 @@ def chosen() -> list[Path]:
         turns.update([family(best), best.stem])
         found.append(best)
     return found
+
+
+def standing_for_all() -> list[Path]:
+    """As few configs as hold each pair, and each variant of each method with each kind of network."""
+    pairs = {path: pair for pair, paths in by_pair().items() for path in paths}
+    left = {}
+    for path in TRAINED:
+        variant = named()[path].variant if path in named() else path.stem
+        left[path] = {pairs[path], (path.parent.name, variant, family(path))}
+    return cover(left)
 
 
 def check_step(path: Path, folder: Path) -> None:
@@ -74,6 +66,11 @@ def test_a_step_of_each_method_and_task(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize('path', standing_for_all(), ids=name_of)
+def test_a_step_of_configs_that_stand_for_all(path: Path, tmp_path: Path) -> None:
+    check_step(path, tmp_path)
+
+
 @pytest.mark.zoo
 @pytest.mark.parametrize('path', TRAINED, ids=name_of)
 def test_a_step_of_each_config(path: Path, tmp_path: Path) -> None:

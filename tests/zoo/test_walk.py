@@ -1,10 +1,11 @@
 """Every config that can be named, at full width: it resolves and builds, its taps exist and can be compared.
 
-The configs of a pair are built one after the other, as they share their networks. ``make test`` builds the files, the
-controls, and of the others one of each variant of each method and of each kind of network, on few pairs.
+The configs of a pair are built one after the other, as they share their networks. ``make test`` builds one of each
+variant of each method and of each kind of network, on few pairs; ``tests/configs/test_pairs.py`` builds the networks of
+each pair.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -13,32 +14,16 @@ from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from tests.every_config import every, name_of, named, read
+from tests.every_config import by_pair, cover, every, family, name_of, named, read
 from tests.zoo.networks import active, build, config, key_of
-from tests.zoo.test_steps import family
-
-
-def by_pair() -> dict[str, list[Path]]:
-    """All configs, by the pair's name without its variants."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(every(), key=lambda path: path.stem):
-        start = next((stem for stem in found if path.stem.startswith(f'{stem}_')), path.stem)
-        found.setdefault(start, []).append(path)
-    return found
 
 
 def chosen() -> list[Path]:
-    """A few configs that stand for all; of those that stand for as much, the one whose pair has had the most turns."""
-    found = {path for path in every() if path not in named()}
-    left = {path: {(path.parent.name, one.variant), family(path)} for path, one in sorted(named().items())}
-    turns: Counter[str] = Counter()
-    while missing := set().union(*left.values()):
-        best = max(left, key=lambda path: (len(left[path] & missing), turns[named()[path].base.stem]))
-        turns[named()[best].base.stem] += 1
-        found.add(best)
-        covered = left.pop(best)
-        left = {path: of - covered for path, of in left.items() if of - covered}
-    return sorted(found, key=lambda path: path.stem)
+    """A few configs that stand for all, on few pairs: each variant of each method, and each kind of network."""
+    pairs = {path: pair for pair, paths in by_pair().items() for path in paths}
+    left = {path: {(path.parent.name, one.variant), family(path)} for path, one in named().items()}
+    left.update({path: {(path.parent.name, family(path))} for path in every() if path not in named()})
+    return sorted(cover(left, pairs), key=lambda path: path.stem)
 
 
 def walk(paths: list[Path]) -> None:
@@ -96,6 +81,7 @@ def run_of(path: Path) -> tuple[str, str]:
     return without_distillers(path), key_of(read(path).model.get('distillers'))
 
 
+@pytest.mark.soak
 def test_no_two_configs_are_the_same_run() -> None:
     seen = defaultdict(list)
     for path in every():

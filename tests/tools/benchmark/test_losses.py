@@ -32,6 +32,7 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command.torch, 'set_num_threads', lambda threads: None)
 
 
+@pytest.mark.soak
 def test_the_command_measures_and_keeps_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ['--size', 'small', '--repeats', '1', '--device', 'cpu', '--json', str(tmp_path / 'out')]
     command.main(['losses', '--method', *ROWS, *options])

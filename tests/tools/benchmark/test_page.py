@@ -120,6 +120,7 @@ def test_all_runs_each_part_in_a_process_and_names_what_failed(
     assert f'## {content["title"]}' in capfd.readouterr().out
 
 
+@pytest.mark.soak
 def test_step_command_measures_several_methods(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,7 +54,8 @@ def test_the_section_holds_every_method(cost: step.StepCost, tmp_path: Path) -> 
     assert type(section).read(section.save(tmp_path)).markdown == section.markdown
 
 
-@pytest.mark.parametrize('kind', ['retinanet', pytest.param('faster_rcnn', marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn'])
 def test_a_detector(kind: str) -> None:
     """MasKD has random tokens, and by then the student's masks; the control inherits nothing."""
     distillers = {'maskd': {'type': 'MasKD', 'student_mask_from': 5}}

@@ -24,8 +24,7 @@ def cost_of(option: dict, *taps: str) -> teacher_pass.TeacherCost:
 
 @pytest.mark.parametrize(('option', 'tap'), [
     (toys.seg_net('fcn', width=16), 'backbone[3]'),
-    (toys.det_net('retinanet'), 'neck'),
-    pytest.param(toys.det_net('faster_rcnn'), 'neck', marks=pytest.mark.soak),
+    *(pytest.param(toys.det_net(kind), 'neck', marks=pytest.mark.soak) for kind in ('retinanet', 'faster_rcnn')),
 ])  # fmt: skip
 def test_every_option_records_the_same_within_its_tolerance(option: dict, tap: str) -> None:
     cost = cost_of(option, tap)

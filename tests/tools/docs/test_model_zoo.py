@@ -152,6 +152,7 @@ def test_mim_download_brings_the_config_whole_and_its_weights(
     assert got.train_cfg == leaf.train_cfg
 
 
+@pytest.mark.soak
 def test_write_touches_what_is_stale_alone(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose, 'package_root', lambda name: package)
     shutil.copytree(ROOT / 'docs/methods', package / 'docs/methods')

@@ -16,7 +16,7 @@ help:
 	@echo 'make demo [SEEDS=0,1,2]  train a teacher, a student alone and a distilled student on generated images'
 	@echo 'make demo-det            the same for detection; compiles parts of mmcv once'
 	@echo 'make test [ARGS=...]     run the tests (ARGS goes to pytest; JOBS=0: one process)'
-	@echo 'make test-zoo            build every config that can be named, and train it for a step at reduced width'
+	@echo 'make test-zoo            build all configs that can be named, and train each for a step at reduced width'
 	@echo 'make test-upstream       the contracts that need no fork, with the upstream packages in .venv-upstream'
 	@echo 'make soak                run the long tests as well'
 	@echo 'make golden              compare with the stored reference values'

@@ -17,7 +17,7 @@ from tests.engine.processes import ROOT, environment, run
 from tests.suite import tiny
 
 METHODS = {'kd': {}, 'maskd': {'options': {'learn.max_iters': 30}}}
-SEEDS = [0, 1]
+SEEDS = [0]
 ITERS = 60
 STABLE = ('name', 'seed', 'choice', 'config_hash', 'metrics', 'score', 'checkpoint', 'iterations', 'shares')
 
@@ -103,7 +103,7 @@ def test_killed_suite_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     said = (killed.parent / 'log.txt').read_text()
     assert 'kd loss_weight=0.5 seed 7 ended with code -9' in said
     assert 'kd seed 0 needs kd loss_weight=0.5 seed 7' in said
-    assert {'out/runs/maskd/seed0', 'out/runs/control/seed1'} <= content(killed).keys()
+    assert {'out/runs/maskd/seed0', 'out/runs/control/seed0'} <= content(killed).keys()
 
     process = start(killed)  # asked to end
     wait_for(process, training(killed, 'runs/kd/seed0'))
@@ -112,7 +112,7 @@ def test_killed_suite_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
 
     assert 'goes on after about' in finish(killed)
     expected, found = content(whole), content(killed)
-    assert found.keys() == expected.keys() and len(found) == 1 + 2 + 2 * 3
+    assert found.keys() == expected.keys() and len(found) == 1 + 2 + 3
     for folder, result in expected.items():
         assert {key: found[folder][key] for key in STABLE} == {key: result[key] for key in STABLE}, folder
     assert not toys.differing(weights(whole), weights(killed))

@@ -6,6 +6,7 @@ each kind of network.
 """
 
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def chosen() -> list[Path]:
     return found
 
 
+@cache
 def standing_for_all() -> list[Path]:
     """As few configs as hold each pair, and each variant of each method with each kind of network."""
     pairs = {path: pair for pair, paths in by_pair().items() for path in paths}

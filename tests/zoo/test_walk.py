@@ -2,7 +2,7 @@
 
 The configs of a pair are built one after the other, as they share their networks. ``make test`` builds one of each
 variant of each method and of each kind of network, on few pairs; ``tests/configs/test_pairs.py`` builds the networks of
-each pair.
+each pair. ``make soak`` builds the files, the controls and what stands for the others, ``make test-zoo`` all.
 """
 
 from collections import defaultdict
@@ -14,8 +14,9 @@ from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from tests.every_config import by_pair, cover, every, family, name_of, named, read
+from tests.every_config import CONTROLS, FILES, by_pair, cover, every, family, name_of, named, read
 from tests.zoo.networks import active, build, config, key_of
+from tests.zoo.test_steps import standing_for_all
 
 
 def chosen() -> list[Path]:
@@ -40,6 +41,12 @@ def test_configs_that_stand_for_all_build() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize('pair', by_pair())
+def test_files_and_configs_that_stand_for_a_pair_build(pair: str) -> None:
+    standing = {*FILES, *CONTROLS, *standing_for_all()}
+    walk([path for path in by_pair()[pair] if path in standing])
+
+
 @pytest.mark.zoo
 @pytest.mark.parametrize('pair', by_pair())
 def test_every_config_builds(pair: str) -> None:

@@ -15,7 +15,7 @@ from mmdistill_dense.distillers.pcd.compared import inside_on_device
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.protocols import Samples
-from mmdistill_dense.utils.validate import Resize, check_map
+from mmdistill_dense.utils.validate import Resize, check_directions, check_map
 
 
 @DISTILLERS.register_module()
@@ -42,7 +42,7 @@ class QueryMatch(FeatureDistiller):
         **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
 
     Raises:
-        ValueError: In :meth:`setup` for taps that are no maps.
+        ValueError: In :meth:`setup` for taps that are no maps of two channels or more.
 
     Example:
         ``dict(type='QueryMatch', student_tap='backbone[3]', teacher_tap='map')``
@@ -61,6 +61,7 @@ class QueryMatch(FeatureDistiller):
     def build_align(self, level: Level) -> nn.Module:
         """Return the layers of queries and values; check that the level is a map."""
         check_map(self.key, level.name, level.student)
+        check_directions(self.key, level.name, level.student[0])  # LN of one channel is 0
         return QueryValue(level.student[0], level.teacher[0])
 
     def resized(self, x: Tensor, size: Sequence[int]) -> Tensor:

@@ -6,7 +6,6 @@ from mmdistill_dense.losses.channels import channel_divergence
 from mmdistill_dense.losses.contrast import check_contrast, contrast_temperature, dense_contrast
 from mmdistill_dense.losses.correlation import correlation_distance
 from mmdistill_dense.losses.divergence import sigmoid_divergence, softmax_divergence
-from mmdistill_dense.losses.feature_match import feature_match
 from mmdistill_dense.losses.focal import (
     absolute_error,
     background_weights,
@@ -28,6 +27,7 @@ from mmdistill_dense.losses.masked import (
     token_masks,
     weighted_mse,
 )
+from mmdistill_dense.losses.matching import feature_match
 from mmdistill_dense.losses.mimic import feature_mimic
 from mmdistill_dense.losses.pairwise import pairwise_distance
 from mmdistill_dense.losses.precision import loss_dtype

@@ -15,10 +15,12 @@ DOUBLE = torch.float64
 
 
 class TestFeatureMatch(DistillerCase):
+    rounding = 0.02
     option = dict(type='FeatureMatch')
 
 
 class TestTokens(DistillerCase):
+    rounding = 0.02
     option = dict(type='FeatureMatch', standardise='token', smooth_l1=0.0, mse=0.5, resize='teacher')
     teacher = (2, 128, 5, 3)
 

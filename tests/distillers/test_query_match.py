@@ -14,6 +14,7 @@ DOUBLE = torch.float64
 
 
 class TestQueryMatch(DistillerCase):
+    rounding = 0.02
     option = dict(type='QueryMatch')
 
 

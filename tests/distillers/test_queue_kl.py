@@ -14,6 +14,7 @@ DOUBLE = torch.float64
 
 
 class TestQueueKL(DistillerCase):
+    rounding = 0.02
     option = dict(type='QueueKL', queue_size=16, queue_init='random')
 
     def total(self, distiller, student, teacher):

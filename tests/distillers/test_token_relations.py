@@ -15,10 +15,12 @@ DOUBLE = torch.float64
 
 
 class TestTokenRelations(DistillerCase):
+    rounding = 0.02
     option = dict(type='TokenRelations')
 
 
 class TestOffTheDiagonal(DistillerCase):
+    rounding = 0.02
     option = dict(type='TokenRelations', diagonal=False, num_pixels=9, resize='teacher', temperature=0.2)
     teacher = (2, 128, 5, 9)
 

@@ -115,7 +115,7 @@ class FeatureDistiller(Distiller):
         return self.loss(student, teacher, level)
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
-        """Sum :meth:`level_loss` over the levels (of log values the mean); of several views, return the mean."""
+        """Sum :meth:`level_loss` over the levels; of several views, return the mean."""
         total: Losses = {}
         views = self.views(student, teacher)
         for students, teachers in views:
@@ -124,8 +124,7 @@ class FeatureDistiller(Distiller):
                 if isinstance(losses, Tensor):
                     losses = {f'loss_{type(self).__name__.lower()}': losses}
                 for name, value in losses.items():
-                    share = level.weight if 'loss' in name else 1 / len(self.levels)
-                    total[name] = total.get(name, 0.0) + share * value
+                    total[name] = total.get(name, 0.0) + level.weight * value
         return total if len(views) == 1 else {name: value / len(views) for name, value in total.items()}
 
     def views(self, student: Recorded, teacher: Recorded) -> list[tuple[list[Tensor], list[Tensor]]]:

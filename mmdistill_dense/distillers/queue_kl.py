@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import Losses
+from mmdistill_dense.distillers.base import Losses, Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.pcd.compared import inside_on_device, masked_mean
 from mmdistill_dense.distillers.pcd.head import HEAD, build_head, check_head
@@ -137,6 +137,13 @@ class QueueKL(FeatureDistiller):
         elif long := warning(self.queue_size, images, 1, self.key):
             runner.logger.warning(long)
 
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
+        """Return the loss and, every ``monitor_interval`` steps, the accuracy, its mean by the weights of the taps."""
+        terms = super().forward(student, teacher, data_samples)
+        if 'acc_top1' in terms:
+            terms['acc_top1'] = terms['acc_top1'] / (sum(level.weight for level in self.levels) or 1.0)
+        return terms
+
     def matched(self, student: Tensor, teacher: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Return both as they are: what is compared are vectors, which have no grid."""
         return student, teacher
@@ -148,7 +155,8 @@ class QueueKL(FeatureDistiller):
         queue = self._queue(level)
         terms: Losses = {}
         with torch.autocast(s.device.type, enabled=False):
-            due = self.monitor_interval > 0 and self.state.iteration % self.monitor_interval == 0
+            step = self.state.iteration  # in the first one, the first view finds an empty queue
+            due = step > 0 and self.monitor_interval > 0 and step % self.monitor_interval == 0
             if due and len(queue.negatives()) > 0:
                 ranks = losses.key_ranks(s.detach(), t, queue.negatives())
                 terms['acc_top1'] = 100 * (ranks < 1).to(s.dtype).mean()

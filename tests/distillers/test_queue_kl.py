@@ -112,6 +112,7 @@ def test_steps_see_their_own_vectors_and_those_of_earlier_steps(init):
     made, queue = distiller(queue_init=init), []
     for step in range(4):
         student, teacher = draw(2, 3, 4, 6, seed=step), draw(2, 4, 4, 6, seed=10 + step)
+        made.state.iteration = step
         found = made({'tap': [student]}, {'tap': [teacher]}, None)
         s = F.normalize(F.conv2d(student, made.aligns[0][0].weight, made.aligns[0][0].bias).mean((2, 3)), dim=1)
         t = F.normalize(teacher.mean((2, 3)), dim=1)
@@ -200,3 +201,16 @@ def test_wrong_options_and_taps_are_named():
         distiller((9, 4))
     with pytest.raises(ValueError, match='head=None needs equal numbers'):
         distiller(head=None)
+
+
+def test_the_accuracy_is_a_mean_by_the_weights_of_the_taps():
+    torch.manual_seed(0)
+    made = QueueKL([('a', 3.0), 'b'], queue_size=8, head=None, monitor_interval=1)
+    shapes = {name: [torch.Size((1, 4))] for name in 'ab'}
+    made.setup(shapes, shapes)
+    made.double()
+    near, far = unit(2, 4), unit(2, 4, seed=1)
+    made({'a': [near], 'b': [near]}, {'a': [far], 'b': [far]}, None)
+    made.state.iteration = 1
+    found = made({'a': [near], 'b': [far]}, {'a': [near], 'b': [-far]}, None)
+    assert found['acc_top1'].item() == pytest.approx(100 * (3 * 1 + 1 * 0) / 4)

@@ -15,7 +15,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.pcd.compared import inside_on_device
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
+from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks, world_size
 from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import (
     Align,
@@ -170,11 +170,13 @@ class ChannelStatistics(nn.Module):
         mean = sums[:-1] / number
         var = mean_over_ranks((weight * (rows - mean).square()).sum(0)) / number
         # Two sets join: the variance of all is the mean of the variances and that between the two means.
-        self.count.add_(number)
-        share = number / self.count
+        positions = number * world_size()
+        share = positions / (self.count + positions)
         between = mean - self.mean
-        self.var.copy_((1 - share) * self.var + share * (var + (1 - share) * between.square()))
-        self.mean.add_(share * between)
+        joined = self.mean + share * between, (1 - share) * (self.var + share * between.square()) + share * var
+        finite = (mean + var).isfinite().all()  # a broken map, whose step is skipped, must not stay in here
+        for own, new in zip((self.mean, self.var, self.count), (*joined, self.count + positions), strict=True):
+            own.copy_(torch.where(finite, new, own))
         self.seen.add_(1)
         self._seen += 1
 

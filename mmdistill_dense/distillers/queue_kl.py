@@ -161,7 +161,8 @@ class QueueKL(FeatureDistiller):
                 ranks = losses.key_ranks(s.detach(), t, queue.negatives())
                 terms['acc_top1'] = 100 * (ranks < 1).to(s.dtype).mean()
             if self.training:
-                queue.enqueue(t)
+                # a broken vector, whose step is skipped, must not stay in there; zeros do not enter
+                queue.enqueue(torch.where(t.isfinite().all(1, keepdim=True), t, 0))
             keys = queue.negatives()[None]
             # not kept for the backward pass, before which the next view's vectors are written over its rows
             divergence = losses.similarity_divergence(s * self.sharper, keys, t, keys, temperature=self.temperature)

@@ -157,6 +157,14 @@ def test_statistics_of_a_checkpoint_go_on():
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+def test_a_broken_map_does_not_stay_in_the_statistics():
+    made, teacher = distiller(), draw(2, 4, 4, 6)
+    for x in (teacher, teacher * float('nan'), teacher):
+        loss = made({'tap': [draw(2, 3, 2, 3)]}, {'tap': [x]}, None)['loss_match']
+    assert loss.isfinite()
+    torch.testing.assert_close(made.parts[0].mean, teacher.mean((0, 2, 3)))
+
+
 def test_statistics_stay_exact_in_a_half_model():
     made = distiller().float().half()
     assert made.parts[0].var.dtype == made.parts[0].mean.dtype == torch.float32

@@ -160,6 +160,14 @@ def test_the_queue_of_a_checkpoint_goes_on():
     assert torch.equal(steps(first, maps[2:]), steps(second, maps[2:]))
 
 
+def test_a_broken_vector_does_not_enter():
+    made, teacher = distiller(), draw(2, 4, 4, 6)
+    broken = torch.cat([teacher[:1] * float('nan'), teacher[1:]])
+    for x in (teacher, broken, teacher):
+        loss = made({'tap': [draw(2, 3, 4, 6)]}, {'tap': [x]}, None)['loss_queue']
+    assert loss.isfinite() and made.parts[0].filled == 5 and made.parts[0].rows.isfinite().all()
+
+
 def runner(images):
     said = []
     logger = SimpleNamespace(info=said.append, warning=said.append)

@@ -59,6 +59,7 @@ SETUPS = (
     Setup('CWD'),
     Setup('DIST'),
     Setup('FGD', kind=DETECTOR),
+    Setup('FeatureMatch'),
     Setup('FitNet'),
     Setup('HeadOutputKD', SCORES, DETECTOR),
     Setup('IFVD'),
@@ -70,8 +71,12 @@ SETUPS = (
     Setup('PCD', dict(QUEUE, student_tap='neck', **PIXELS), DETECTOR),
     Setup('PCD', dict(queue_size=1024), says='queue not yet full'),
     Setup('PKD', dict(student_tap='neck'), DETECTOR),
+    Setup('QueryMatch'),
+    Setup('QueueKL', dict(queue_size=4, queue_init='random'), DETECTOR),
+    Setup('QueueKL', dict(queue_size=1024), says='queue not yet full'),
     Setup('RoIHeadKD', kind='faster_rcnn'),
     Setup('SKD'),
+    Setup('TokenRelations', dict(num_pixels=9, diagonal=False), DETECTOR),
 )
 
 

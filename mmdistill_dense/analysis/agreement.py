@@ -49,7 +49,7 @@ def _pairs(distiller: Distiller, student: Recorded, teacher: Recorded) -> Iterat
         for index, (s, t) in enumerate(zip(students, teachers, strict=False)):
             if isinstance(distiller, FeatureDistiller):
                 with untouched(distiller.aligns[number]):
-                    s, t = distiller._match_size(distiller.aligns[number](s), t, distiller.levels[number])
+                    s, t = distiller.matched(s, t, number)
             yield (f'{s_tap}.{index}' if len(students) > 1 else str(s_tap)), s, t
             number += 1
 

@@ -7,6 +7,7 @@ from mmdistill_dense.distillers.cirkd.cirkd import CIRKD
 from mmdistill_dense.distillers.cwd import CWD
 from mmdistill_dense.distillers.dist import DIST
 from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.distillers.feature_match import FeatureMatch
 from mmdistill_dense.distillers.fgd import FGD
 from mmdistill_dense.distillers.fitnet import FitNet
 from mmdistill_dense.distillers.head_output_kd import HeadOutputKD
@@ -17,8 +18,11 @@ from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.mgd import MGD
 from mmdistill_dense.distillers.pcd.pcd import PCD
 from mmdistill_dense.distillers.pkd import PKD
+from mmdistill_dense.distillers.query_match import QueryMatch
+from mmdistill_dense.distillers.queue_kl import QueueKL
 from mmdistill_dense.distillers.roi_head_kd import RoIHeadKD
 from mmdistill_dense.distillers.skd import SKD
+from mmdistill_dense.distillers.token_relations import TokenRelations
 
 __all__ = [
     'AT',
@@ -35,9 +39,13 @@ __all__ = [
     'AfDCD',
     'Distiller',
     'FeatureDistiller',
+    'FeatureMatch',
     'FitNet',
     'HeadOutputKD',
     'LogitKD',
     'MasKD',
+    'QueryMatch',
+    'QueueKL',
     'RoIHeadKD',
+    'TokenRelations',
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
-from mmdistill_dense.networks.taps import TapOption
+from mmdistill_dense.networks.taps import Tap, TapOption
 from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import Align, Resize, check_option
 
@@ -41,7 +42,8 @@ class FeatureDistiller(Distiller):
     float32.
 
     A tap that yields several tensors (FPN levels, a head called once per level) gives as many levels. The loss of a tap
-    is the sum over its levels times the tap's weight.
+    is the sum over its levels times the tap's weight. Views of a picture (pre-training) are compared each with itself,
+    and the loss is their mean.
 
     Args:
         align: ``'auto'`` adds a 1x1 convolution after the student's map where channels differ, ``'conv'`` always,
@@ -70,6 +72,7 @@ class FeatureDistiller(Distiller):
         self.align = align
         self.resize = resize
         self.levels: list[Level] = []
+        self.counts: list[int] = []  # levels of each pair of taps
         self.aligns = nn.ModuleList()
         self.parts = nn.ModuleList()
 
@@ -81,6 +84,7 @@ class FeatureDistiller(Distiller):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Pair and check the levels, then make the alignments and the method's own parts."""
         for weight, taps, s_shapes, t_shapes in self.paired_shapes(student, teacher):
+            self.counts.append(len(s_shapes))
             for index, (s, t) in enumerate(zip(s_shapes, t_shapes, strict=True)):
                 self.levels.append(Level(s[1:], t[1:], weight, f'{taps} (level {index})'))
         for level in self.levels:
@@ -111,32 +115,53 @@ class FeatureDistiller(Distiller):
         return self.loss(student, teacher, level)
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
-        """Sum :meth:`level_loss` over the levels."""
-        students = [tensor for tap in self.student_taps for tensor in student[str(tap)]]
-        teachers = [tensor for tap in self.teacher_taps for tensor in teacher[str(tap)]]
-        if not len(students) == len(teachers) == len(self.levels):
+        """Sum :meth:`level_loss` over the levels; of several views, return the mean."""
+        total: Losses = {}
+        views = self.views(student, teacher)
+        for students, teachers in views:
+            for index, (level, s, t) in enumerate(zip(self.levels, students, teachers, strict=True)):
+                losses = self.level_loss(*self.matched(s, t.detach(), index), index, data_samples)
+                if isinstance(losses, Tensor):
+                    losses = {f'loss_{type(self).__name__.lower()}': losses}
+                for name, value in losses.items():
+                    total[name] = total.get(name, 0.0) + level.weight * value
+        return total if len(views) == 1 else {name: value / len(views) for name, value in total.items()}
+
+    def views(self, student: Recorded, teacher: Recorded) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """Return for each view of the pictures (one, but for pre-training) both sides' maps in the order of the levels.
+
+        Raises:
+            RuntimeError: For another number of maps than at construction, or than on the other side.
+        """
+        students, teachers = self._views(student, self.student_taps), self._views(teacher, self.teacher_taps)
+        lengths = {len(view) for view in (*students, *teachers)}
+        if len(students) != len(teachers) or lengths != {len(self.levels)}:
+            found = [sum(map(len, views)) for views in (students, teachers)]
             raise RuntimeError(
-                f'{self.key}: {len(students)} student and {len(teachers)} teacher maps were recorded, '
+                f'{self.key}: {found[0]} student and {found[1]} teacher maps were recorded, '
                 f'{len(self.levels)} were seen when the model was built.'
             )
-        total: Losses = {}
-        for index, (level, s, t) in enumerate(zip(self.levels, students, teachers, strict=True)):
-            s, t = self._match_size(self.aligns[index](s), t.detach(), level)
-            losses = self.level_loss(s, t, index, data_samples)
-            if isinstance(losses, Tensor):
-                losses = {f'loss_{type(self).__name__.lower()}': losses}
-            for name, value in losses.items():
-                total[name] = total.get(name, 0.0) + level.weight * value
-        return total
+        return list(zip(students, teachers, strict=True))
 
-    def _match_size(self, student: Tensor, teacher: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+    def _views(self, recorded: Recorded, taps: Sequence[Tap]) -> list[list[Tensor]]:
+        found = [(recorded[str(tap)], count) for tap, count in zip(taps, self.counts, strict=True)]
+        number = max(math.ceil(len(tensors) / count) for tensors, count in found)
+        return [[x for tensors, n in found for x in tensors[v * n : (v + 1) * n]] for v in range(number)]
+
+    def matched(self, student: Tensor, teacher: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Return both maps of a level as :meth:`loss` gets them: the student's aligned, both of one size."""
+        student = self.aligns[level](student)
         if student.shape[2:] == teacher.shape[2:]:
             return student, teacher
         if self.resize == 'student':
-            return F.interpolate(student, teacher.shape[2:], mode='bilinear', align_corners=False), teacher
+            return self.resized(student, teacher.shape[2:]), teacher
         if self.resize == 'teacher':
-            return student, F.interpolate(teacher, student.shape[2:], mode='bilinear', align_corners=False)
-        raise ValueError(self._size_message(level, student.shape[2:], teacher.shape[2:]))
+            return student, self.resized(teacher, student.shape[2:])
+        raise ValueError(self._size_message(self.levels[level], student.shape[2:], teacher.shape[2:]))
+
+    def resized(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Return a map (B, C, H, W) of another size, by bilinear interpolation."""
+        return F.interpolate(x, size, mode='bilinear', align_corners=False)
 
     def _check_level(self, level: Level) -> None:
         s, t = level.student, level.teacher

@@ -27,6 +27,7 @@ from mmdistill_dense.losses.masked import (
     token_masks,
     weighted_mse,
 )
+from mmdistill_dense.losses.matching import feature_match
 from mmdistill_dense.losses.mimic import feature_mimic
 from mmdistill_dense.losses.pairwise import pairwise_distance
 from mmdistill_dense.losses.precision import loss_dtype
@@ -36,6 +37,7 @@ from mmdistill_dense.losses.regression import smooth_l1
 from mmdistill_dense.losses.resize import centres_inside, to_grid
 from mmdistill_dense.losses.sending import to_device
 from mmdistill_dense.losses.similarity import similarity_divergence
+from mmdistill_dense.losses.tokens import query_match, token_relations
 
 __all__ = [
     'Branch',
@@ -51,6 +53,7 @@ __all__ = [
     'contrast_temperature',
     'correlation_distance',
     'dense_contrast',
+    'feature_match',
     'feature_mimic',
     'focal_error',
     'gate',
@@ -66,6 +69,7 @@ __all__ = [
     'pixel_pairs',
     'pixel_weights',
     'prototype_distance',
+    'query_match',
     'random_keep',
     'shifted_error',
     'sigmoid_divergence',
@@ -78,6 +82,7 @@ __all__ = [
     'to_device',
     'to_grid',
     'token_masks',
+    'token_relations',
     'valuable_region',
     'weighted_divergence',
     'weighted_mse',

@@ -177,6 +177,13 @@ def uses_plain_cls_seg(head: nn.Module) -> bool:
 
 
 def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str], key: str) -> str:
+    root, children = tap.path.split('.')[0], [name for name, _ in network.named_children()]
+    if root.endswith('_head') and not any(name.endswith('_head') for name in children):
+        side = 'teacher' if key.endswith('teacher_tap') else 'student'
+        return (
+            f'{key}={tap.text!r}: no such module in {type(network).__name__}. The {side} has no class scores, because '
+            f"it has no {root}: compare maps instead, e.g. by type='FeatureMatch', with taps in {', '.join(children)}."
+        )
     names = [name for name, _ in network.named_modules() if name]
     close = difflib.get_close_matches(tap.path, names, n=3, cutoff=0.5)
     parent = '.'.join(tap.path.split('.')[:depth]) or type(network).__name__

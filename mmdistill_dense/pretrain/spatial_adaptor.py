@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdistill_dense.losses.infonce import spatial_gate
@@ -23,15 +24,17 @@ class SpatialGate(nn.Module):
 
     Args:
         kind: ``'relu'``, ``'gelu'`` or ``'silu'``, the activation of the vector head.
+        per_pixel: Apply the activation to each pixel instead.
     """
 
-    def __init__(self, kind: str = 'relu') -> None:
+    def __init__(self, kind: str = 'relu', per_pixel: bool = False) -> None:
         super().__init__()
         self.kind = kind
+        self.per_pixel = per_pixel
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate ``[B, C, H, W]``."""
-        return spatial_gate(x, self.kind)
+        return getattr(F, self.kind)(x) if self.per_pixel else spatial_gate(x, self.kind)
 
     def extra_repr(self) -> str:
         return repr(self.kind)
@@ -47,16 +50,20 @@ class SpatialAdaptor(nn.Module):
     Args:
         steps: What :func:`read_steps` returns.
         activation: Stands where ``steps`` has an ``'act'``.
+        per_pixel: Apply the vector head to each pixel as it is, an ablation: the means then differ.
     """
 
-    def __init__(self, steps: Sequence[Step], activation: str = 'relu') -> None:
+    def __init__(self, steps: Sequence[Step], activation: str = 'relu', per_pixel: bool = False) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*(_layer(kind, tensors, activation) for kind, tensors in steps))
+        gate = functools.partial(SpatialGate, activation, per_pixel)
+        self.layers = nn.Sequential(*(gate() if kind == 'act' else _layer(kind, tensors) for kind, tensors in steps))
         self.widths = step_widths(steps)
         self.train(False)
 
     @classmethod
-    def from_entries(cls, entries: Entries, activation: str = 'relu', keep_last_bn: bool = False) -> SpatialAdaptor:
+    def from_entries(
+        cls, entries: Entries, activation: str = 'relu', keep_last_bn: bool = False, per_pixel: bool = False
+    ) -> SpatialAdaptor:
         """Rebuild a head from a checkpoint's entries alone.
 
         Args:
@@ -64,6 +71,7 @@ class SpatialAdaptor(nn.Module):
                 an activation.
             activation: The one of the head: ``'relu'``, ``'gelu'`` or ``'silu'``.
             keep_last_bn: Keep a final batch norm without affine parameters, which is left out otherwise.
+            per_pixel: Apply the activations to each pixel.
 
         Raises:
             ValueError: For entries that make no head; names the first that do not fit.
@@ -72,7 +80,7 @@ class SpatialAdaptor(nn.Module):
         if steps[-1][0] == 'bn0' and not keep_last_bn:
             steps = steps[:-1]
         floats = [tensor.dtype for tensor in entries.values() if tensor.is_floating_point()]
-        return cls(steps, activation).to(functools.reduce(torch.promote_types, floats))
+        return cls(steps, activation, per_pixel).to(functools.reduce(torch.promote_types, floats))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[B, C, H, W]`` for a feature map ``[B, C_in, H, W]``."""
@@ -186,9 +194,7 @@ def blank_entries(form: str, widths: Sequence[int]) -> dict[str, Tensor]:
     return entries
 
 
-def _layer(kind: str, tensors: Mapping[str, Tensor], activation: str) -> nn.Module:
-    if kind == 'act':
-        return SpatialGate(activation)
+def _layer(kind: str, tensors: Mapping[str, Tensor]) -> nn.Module:
     with torch.device('meta'):
         if kind.startswith('linear'):
             out, inner = tensors['weight'].shape

@@ -39,6 +39,7 @@ class SSLTeacher(BaseModule):
             head's output; ``None``: no head, the output is the backbone's last map.
         branch: ``'momentum'``, or ``'online'`` for the branch that was trained by gradient.
         keep_last_bn: Keep a final batch norm without affine parameters; the published method leaves it out.
+        per_pixel: Apply the head to each pixel as to a vector, without :class:`SpatialAdaptor`: the ablation of PCD.
         ignore: Prefixes of entries in the file that are to be ignored.
         data_preprocessor: Normalisation of the input, as ``dict(mean=…, std=…, bgr_to_rgb=…)``. Defaults to that of the
             layout, in RGB.
@@ -54,6 +55,7 @@ class SSLTeacher(BaseModule):
         head: str | Mapping[str, Any] | None = _HEAD_LAYOUT,
         branch: str = 'momentum',
         keep_last_bn: bool = False,
+        per_pixel: bool = False,
         ignore: Collection[str] = (),
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: Any = None,
@@ -66,10 +68,11 @@ class SSLTeacher(BaseModule):
             raise TypeError(f'ignore is a list of prefixes, got {ignore!r}.')
         self.layout, self.branch, self.keep_last_bn, self.ignore = layout, branch, keep_last_bn, tuple(ignore)
         self.backbone = MM_MODELS.build(backbone)
+        self.per_pixel = per_pixel
         self.widths = _widths(layout, head)
         self.head: nn.Module = nn.Identity()
         if self.widths:
-            self.head = _blank_head(layout, self.widths, keep_last_bn)
+            self.head = _blank_head(layout, self.widths, keep_last_bn, per_pixel)
         self.preprocessor = data_preprocessor or _preprocessor(layout)
         self.normalised_by_layout = data_preprocessor is None
         self.source = f'layout {layout}'  # for the receipt; after loading, the layout that was found
@@ -112,7 +115,8 @@ class SSLTeacher(BaseModule):
         self.source = f'layout {file.layout}'
         if self.widths:
             self.head = self._adapted(file, where)
-            check_invariance(self.head, where)
+            if not self.per_pixel:
+                check_invariance(self.head, where)
         given = len(file.backbone) + len(file.head)
         used = min(given, len(self.state_dict()))  # a last batch norm may be left out
         ignored = file.ignored + given - used
@@ -125,7 +129,7 @@ class SSLTeacher(BaseModule):
 
     def _adapted(self, file: TeacherFile, where: str) -> SpatialAdaptor:
         activation = LAYOUTS[file.layout].activation
-        head = SpatialAdaptor.from_entries(file.head, activation, self.keep_last_bn)
+        head = SpatialAdaptor.from_entries(file.head, activation, self.keep_last_bn, self.per_pixel)
         if head.widths != self.widths:
             raise ValueError(
                 f'{where} has a head of widths {head.widths}, {self.widths} were expected: set '
@@ -178,11 +182,12 @@ def _widths(layout: str, head: str | Mapping[str, Any] | None) -> list[int]:
     return list(usual)
 
 
-def _blank_head(layout: str, widths: Sequence[int], keep_last_bn: bool) -> SpatialAdaptor:
+def _blank_head(layout: str, widths: Sequence[int], keep_last_bn: bool, per_pixel: bool) -> SpatialAdaptor:
     known = LAYOUTS.get(layout)
     forms = [form for form in (known.forms if known else ()) if form.count('linear') == len(widths) - 1]
     form = forms[0] if forms else ' act '.join(['linear+'] * (len(widths) - 1))
-    return SpatialAdaptor.from_entries(blank_entries(form, widths), known.activation if known else 'relu', keep_last_bn)
+    activation = known.activation if known else 'relu'
+    return SpatialAdaptor.from_entries(blank_entries(form, widths), activation, keep_last_bn, per_pixel)
 
 
 def _preprocessor(layout: str) -> dict[str, Any]:

@@ -54,10 +54,10 @@ def check_map(key: str, name: str, shape: Sequence[int]) -> None:
         )
 
 
-def check_positions(key: str, name: str, *shapes: Sequence[int]) -> None:
-    """Raise a ``ValueError`` for a map (C, H, W) of one position, for methods that compare positions."""
+def check_positions(key: str, name: str, *shapes: Sequence[int], least: int = 2) -> None:
+    """Raise a ``ValueError`` for a map (C, H, W) of fewer positions, for methods that compare positions."""
     for shape in shapes:
-        if math.prod(shape[1:]) < 2:
+        if math.prod(shape[1:]) < least:
             raise ValueError(
                 f'{key}: {name} has a map of {shape[1]} x {shape[2]}. The method compares the positions of a map with '
                 'each other, so its loss would be constant and teach nothing: tap a larger map.'

@@ -144,6 +144,21 @@ def test_another_number_of_maps_than_at_construction():
         distiller({'a': maps * 2}, {'a': maps}, None)
 
 
+def test_views_are_compared_each_with_itself_and_averaged():
+    maps = {'a': [size(2, 4, 4)] * 2, 'b': [size(2, 4, 4)]}
+    distiller = set_up(Plain([('a', 3.0), 'b']), maps, maps)
+
+    def filled(*values):
+        return [torch.full((1, 2, 4, 4), float(value)) for value in values]
+
+    student = {'a': filled(1, 2, 5, 6), 'b': filled(3, 7)}  # first view: 1, 2, 3
+    teacher = {'a': filled(0, 0, 0, 0), 'b': filled(0, 0)}
+    (value,) = distiller(student, teacher, None).values()
+    assert value == (3 * (1 + 4) + 9 + 3 * (25 + 36) + 49) / 2
+    with pytest.raises(RuntimeError, match='5 student and 6 teacher maps were recorded, 3 were seen'):
+        distiller({**student, 'a': student['a'][:3]}, teacher, None)
+
+
 # Alignment
 
 

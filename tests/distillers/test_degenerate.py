@@ -30,6 +30,7 @@ WAYS: dict[str, list[dict[str, Any]]] = {
     'CWD': [{}],
     'DIST': [{}, dict(activation='sigmoid'), dict(activation='sigmoid', beta=0.0)],
     'FGD': [{}],
+    'FeatureMatch': [{}, dict(standardise='token'), dict(standardise=None, smooth_l1=0.0)],
     'FitNet': [{}],
     'HeadOutputKD': [dict(form=form) for form in ('smooth_l1', 'l1', 'softmax', 'sigmoid')],
     'IFVD': [dict(num_classes=3)],
@@ -39,8 +40,11 @@ WAYS: dict[str, list[dict[str, Any]]] = {
     'MasKD': [dict(num_tokens=2, weight_mask=weight) for weight in (True, False)],
     'PCD': [PCD, dict(PCD, head=None), dict(PCD, enqueue='pixels', num_pixels=3)],
     'PKD': [{}],
+    'QueryMatch': [{}],
+    'QueueKL': [dict(queue_size=16, queue_init='zeros'), dict(queue_size=16, queue_init='random', head=None)],
     'RoIHeadKD': [dict(form=form) for form in ('smooth_l1', 'l1', 'softmax', 'sigmoid', 'dist')],
     'SKD': [{}, dict(patch_size=SIDE)],
+    'TokenRelations': [{}, dict(diagonal=False, num_pixels=9)],
 }
 EQUAL = {'DIST', 'HeadOutputKD', 'LD', 'LogitKD', 'RoIHeadKD'}  # whose channels mean the same on both sides
 ALL = [

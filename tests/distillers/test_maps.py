@@ -6,7 +6,9 @@ import torch
 from mmdistill_dense.registry import DISTILLERS
 
 
-@pytest.mark.parametrize('name', ['AT', 'CWD', 'FitNet', 'IFVD', 'PKD', 'SKD'])
+@pytest.mark.parametrize(
+    'name', ['AT', 'CWD', 'FeatureMatch', 'FitNet', 'IFVD', 'PKD', 'QueryMatch', 'SKD', 'TokenRelations']
+)
 def test_scores_of_rois_are_refused_at_setup(name):
     distiller = DISTILLERS.get(name)('roi_head.bbox_head.fc_cls')
     distiller.name = 'mine'

@@ -30,6 +30,10 @@ SEG: dict[str, dict[str, Any]] = dict(
     pcd=dict(type='PCD', queue_size=8, queue_init='random'),
     pkd=dict(type='PKD', student_tap='backbone[3]'),
     skd=dict(type='SKD'),
+    match=dict(type='FeatureMatch'),
+    query=dict(type='QueryMatch'),
+    queue=dict(type='QueueKL', queue_size=8),
+    relations=dict(type='TokenRelations'),
 )
 ONE_SCORE = dict(activation='sigmoid', beta=0.0)  # a softmax over one score is always 1
 DENSE: dict[str, dict[str, Any]] = dict(
@@ -45,6 +49,8 @@ DENSE: dict[str, dict[str, Any]] = dict(
     mgd=dict(type='MGD', student_tap='neck'),
     pcd=dict(type='PCD', student_tap='neck[:2]', queue_size=8, queue_init='random'),
     pkd=dict(type='PKD', student_tap='neck'),
+    match=dict(type='FeatureMatch', student_tap='neck'),
+    relations=dict(type='TokenRelations', student_tap='neck[:2]', diagonal=False),
 )
 REGIONS: dict[str, dict[str, Any]] = dict(roi=dict(type='RoIHeadKD'), pkd=dict(type='PKD', student_tap='neck'))
 

@@ -13,7 +13,10 @@ from tests import toys
 
 AUTO = dict(type='FitNet', student_tap='auto')
 CHOSEN = ['backbone[1]', 'backbone[2]', 'backbone[3]', 'decode_head.bottleneck']
-COMPARE_MAPS = ('AfDCD', 'AT', 'CIRKD', 'CWD', 'FGD', 'FitNet', 'IFVD', 'MasKD', 'MGD', 'PCD', 'PKD', 'SKD')
+COMPARE_MAPS = (
+    *('AfDCD', 'AT', 'CIRKD', 'CWD', 'FeatureMatch', 'FGD', 'FitNet', 'IFVD', 'MasKD', 'MGD', 'PCD', 'PKD'),
+    *('QueryMatch', 'QueueKL', 'SKD', 'TokenRelations'),
+)
 OTHERS = ('DIST', 'HeadOutputKD', 'LogitKD', 'RoIHeadKD')
 
 

@@ -56,3 +56,23 @@ def test_data_samples_pass_and_the_batch_is_left_as_it_was():
 
 def test_size_is_kept_for_the_dry_run():
     assert MultiViewPreprocessor(size=[224, 224]).size == (224, 224)
+
+
+def test_mixup_mixes_the_views_of_a_step_alike_in_training_alone():
+    batch = pseudo_collate([dict(inputs=[picture(2 * i), picture(2 * i + 1, 5, 7)]) for i in range(3)])
+    plain, mixing = MultiViewPreprocessor(**NORM), MultiViewPreprocessor(**NORM, mixup=True)
+    apart = plain(batch)['inputs']
+    assert all(torch.equal(*pair) for pair in zip(apart, mixing(batch)['inputs'], strict=True))
+    torch.manual_seed(4)
+    found = mixing(batch, training=True)['inputs']
+    torch.manual_seed(4)
+    share, order = torch.rand(()), torch.randperm(3)
+    for view, mixed in zip(apart, found, strict=True):
+        torch.testing.assert_close(mixed, share * view + (1 - share) * view[order])
+        assert not torch.equal(mixed, view)
+    single = pseudo_collate([dict(inputs=picture(i)) for i in range(3)])
+    torch.manual_seed(4)
+    torch.testing.assert_close(
+        mixing(single, training=True)['inputs'],
+        share * plain(single)['inputs'] + (1 - share) * plain(single)['inputs'][order],
+    )

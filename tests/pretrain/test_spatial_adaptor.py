@@ -130,3 +130,14 @@ def test_other_channels_are_refused():
 @pytest.mark.parametrize('form', FORMS)
 def test_blank_entries_have_the_form(form):
     assert ' '.join(kind for kind, _ in read_steps(blank_entries(form, [3, 4, 5, 6, 7]))) == form
+
+
+@pytest.mark.parametrize('activation', ACTIVATIONS)
+def test_a_head_for_each_pixel_is_the_vector_head_at_each_pixel(activation):
+    """PCD's ablation: the output of a pixel is that of its vector, and the means differ."""
+    head, entries = random_head(FORMS[3], [5, 7, 6, 4], activation)
+    adaptor = SpatialAdaptor.from_entries(entries, activation, per_pixel=True)
+    x = torch.randn(2, 5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected = head(x.movedim(1, -1).flatten(0, 2)).view(2, 3, 4, -1).movedim(-1, 1)
+    torch.testing.assert_close(adaptor(x), expected)
+    assert not torch.allclose(adaptor(x).mean((2, 3)), head(x.mean((2, 3))))

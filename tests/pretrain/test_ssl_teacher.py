@@ -424,3 +424,16 @@ def test_random_teacher_for_tests_says_something():
     teacher = SSLTeacher(files.R50, 'mocov3', dict(widths=[64, 8, 6]))
     teacher.init_weights()
     assert teacher.eval()(torch.randn(1, 3, 64, 64)).std() > 0
+
+
+def test_a_head_for_each_pixel_loads_the_same_file():
+    path = files.saved(files.synthetic('mocov3_r50')[0])
+    adapted, plain = (SSLTeacher(files.R50, 'mocov3', dict(widths=[64, 20, 12]), per_pixel=each) for each in (0, 1))
+    for teacher in (adapted, plain):
+        teacher.load_teacher(path)
+    start = torch.randn(1, 64, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = start.expand(1, 64, 2, 3).clone()
+    torch.testing.assert_close(adapted.head(x), plain.head(x), msg='a map of one value has no other mean')
+    x[..., 0, 0] += 1
+    assert not torch.allclose(adapted.head(x), plain.head(x))
+    torch.testing.assert_close(plain.head(x)[..., :1, :1], plain.head(x[..., :1, :1]))

@@ -165,6 +165,33 @@ def _similarity(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs
     return inputs, dict(temperature=draw(st.sampled_from([0.1, 1.0])), block=draw(st.sampled_from([None, 1, 4])))
 
 
+def _inside(draw: st.DrawFn, inputs: Inputs) -> Inputs:
+    """The inputs, and which positions are inside the pictures."""
+    b, _, h, w = inputs['teacher'].shape
+    share = draw(st.sampled_from([0.0, 0.5, 1.0]))
+    return dict(inputs, inside=torch.rand(b, h, w, generator=torch.Generator().manual_seed(draw(seeds))) < share)
+
+
+def _match(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
+    inputs, _ = _maps()(draw, kinds, dtype)
+    return _inside(draw, inputs), draw(st.sampled_from([{}, dict(cosine=0.0, mse=1.0), dict(smooth_l1=0.0)]))
+
+
+def _relations(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
+    inputs, options = _free_maps(temperature=st.sampled_from([0.07, 1.0]), diagonal=st.booleans())(draw, kinds, dtype)
+    return _inside(draw, inputs), options
+
+
+def _query(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
+    inputs, _ = _maps()(draw, kinds, dtype)
+    values_of = tensor(*draw(values(kinds)), inputs['student'].shape, dtype)
+    return _inside(draw, dict(inputs, value=values_of)), {}
+
+
+def _read(student: Tensor, teacher: Tensor, value: Tensor, inside: Tensor) -> Tensor:
+    return losses.query_match(student, value, teacher, inside=inside)
+
+
 def _masks(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
     x = tensor(*draw(values(kinds)), (draw(batches), draw(batches), draw(sides), draw(sides)), torch.float64)
     return dict(m=x.sigmoid().to(dtype)), {}
@@ -271,6 +298,24 @@ CASES: dict[str, Case] = {
         shows_nan=False,
     ),
     'feature_mimic': Case(losses.feature_mimic, MAPS, _maps(reduction=st.sampled_from(['sum', 'mean']))),
+    'feature_match': Case(losses.feature_match, {**MAPS, 'inside': 'bhw'}, _match, shows_nan=False),
+    'token_relations': Case(
+        losses.token_relations,
+        {**FREE, 'inside': 'bhw'},
+        _relations,
+        orders='bpcd',
+        scale=('student', 'teacher'),
+        unlike='bhw',
+        shows_nan=False,
+    ),
+    'query_match': Case(
+        _read,
+        {**MAPS, 'value': 'bchw', 'inside': 'bhw'},
+        _query,
+        zero=False,
+        learns=('student', 'value'),
+        shows_nan=False,
+    ),
     'pairwise_distance': Case(
         losses.pairwise_distance, FREE, _free_maps(), orders='bpcd', scale=('student', 'teacher'), unlike='bhw'
     ),

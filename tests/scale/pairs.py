@@ -34,6 +34,10 @@ SEG = dict(
     skd=dict(type='SKD'),
     pkd=dict(type='PKD', student_tap='backbone[3]'),
     mgd=dict(type='MGD', student_tap='backbone[3]', mask_ratio=0.0),
+    match=dict(type='FeatureMatch'),
+    relations=dict(type='TokenRelations'),
+    query=dict(type='QueryMatch'),
+    queue=dict(type='QueueKL', queue_size=12),
 )
 DET = dict(
     kd=dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'),
@@ -45,6 +49,8 @@ DET = dict(
     pkd=dict(type='PKD'),
     cwd=dict(type='CWD', student_tap='neck'),
     mgd=dict(type='MGD', mask_ratio=0.0),
+    match=dict(type='FeatureMatch', student_tap='neck'),
+    queue=dict(type='QueueKL', queue_size=12, queue_init='zeros'),
 )
 METHODS = {'seg': SEG, 'det': DET}
 OWN_BATCH = ('pkd', 'dist')

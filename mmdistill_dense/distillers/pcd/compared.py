@@ -131,3 +131,9 @@ def inside_images(data_samples: Samples, x: Tensor) -> Tensor | None:
     if all(tuple(image[:2]) == batch for image in images):
         return None
     return centres_inside(images, batch, x.shape[2:])
+
+
+def inside_on_device(data_samples: Samples, x: Tensor) -> Tensor | None:
+    """Return :func:`inside_images` on the device of the map."""
+    inside = inside_images(data_samples, x)
+    return None if inside is None else to_device(inside, x)

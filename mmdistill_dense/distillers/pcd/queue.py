@@ -22,7 +22,7 @@ class NegativeQueue(nn.Module):
         size: K.
         channels: C.
         init: ``'empty'``: only written rows count; ``'random'``: all rows count, at first random directions, the same
-            on every process and in every run.
+            on every process and in every run; ``'zeros'``: all rows count, at first zeros.
     """
 
     rows: Tensor
@@ -36,7 +36,7 @@ class NegativeQueue(nn.Module):
             rows = F.normalize(rows.normal_(generator=torch.Generator().manual_seed(0)), dim=1)
         self.register_buffer('rows', rows)
         self.register_buffer('ptr', torch.zeros(1, dtype=torch.long))
-        self.register_buffer('filled', torch.tensor([size if init == 'random' else 0]))
+        self.register_buffer('filled', torch.tensor([0 if init == 'empty' else size]))
         self.size = size  # rows in use
         self._count: int | None = None  # filled, as a number; None until it is read
 

@@ -1,0 +1,192 @@
+"""FeatureMatch: directions and values of a standardised map, for the maps of foundation models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdistill_dense import losses
+from mmdistill_dense.distillers.base import Losses, Recorded
+from mmdistill_dense.distillers.feature import FeatureDistiller, Level
+from mmdistill_dense.distillers.pcd.compared import inside_on_device
+from mmdistill_dense.networks.taps import TapOption
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks, world_size
+from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.validate import (
+    Align,
+    Resize,
+    check_count,
+    check_directions,
+    check_map,
+    check_option,
+    check_weights,
+)
+
+
+@DISTILLERS.register_module()
+class FeatureMatch(FeatureDistiller):
+    """Predict the teacher's standardised map: cosine, smooth L1 and squares, position by position.
+
+    With the student's map behind a 1x1 convolution ``y`` and the teacher's ``t``, (B, D, H, W)::
+
+        z = (t - mean_c) / max(std_c, 1e-3)                    standardise='channel'
+        loss_match = mean_b mean_p [ a (1 - cos(y, z)) + b mean_c huber(y - z) + c mean_c (y - z)^2 ]
+
+    mean and std of each channel are those of all positions of the first ``steps`` steps, of all processes; then they
+    stay. They are in training checkpoints. Positions outside the pictures of a padded batch take no part. Several
+    levels are summed, each with a convolution and statistics of its own. Cost O(BHWCD).
+
+    Source: the loss of UNIC, https://arxiv.org/abs/2408.05088, and DUNE, https://arxiv.org/abs/2503.14405 (a = b = 0.5;
+    DUNE standardises by each batch). Theia, https://arxiv.org/abs/2407.20179, weighs a cosine by 0.9 and L1 by 0.1.
+    Ours: statistics that stay, averaging where a map shrinks, the treatment of padding.
+
+    Args:
+        student_tap: Defaults to the last stage of the backbone.
+        teacher_tap: Defaults to the same; ``'map'`` of a foundation model.
+        cosine, smooth_l1, mse: a, b and c. Default to 0.5, 0.5 and 0.
+        standardise: ``'channel'``; ``'token'``, each position's vector gets mean 0 and variance 1 over the channels;
+            ``None`` compares the map as it is. Defaults to ``'channel'``.
+        steps: Steps whose maps enter the statistics of ``'channel'``. Defaults to 1000.
+        align: Defaults to ``'conv'``: a convolution also where channels agree.
+        resize: Whose map is brought to the other's grid, averaged if larger, else bilinear. Defaults to ``'student'``.
+        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
+
+    Raises:
+        ValueError: For an option out of range; in :meth:`setup` for taps that are no maps.
+
+    Example:
+        ``dict(type='FeatureMatch', student_tap='backbone[3]', teacher_tap='map')``
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'backbone[3]',
+        teacher_tap: TapOption | None = None,
+        *,
+        cosine: float = 0.5,
+        smooth_l1: float = 0.5,
+        mse: float = 0.0,
+        standardise: Literal['channel', 'token'] | None = 'channel',
+        steps: int = 1000,
+        align: Align = 'conv',
+        resize: Resize | None = 'student',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_tap, teacher_tap, align=align, resize=resize, **kwargs)
+        check_weights(cosine=cosine, smooth_l1=smooth_l1, mse=mse)
+        check_option('standardise', standardise, ('channel', 'token', None))
+        check_count('steps', steps, 1)
+        self.weights = dict(cosine=cosine, smooth_l1=smooth_l1, mse=mse)
+        self.standardise = standardise
+        self.steps = steps
+
+    def build_align(self, level: Level) -> nn.Module | None:
+        """Return the convolution; check that the level is a map."""
+        check_map(self.key, level.name, level.student)
+        if not self.weights['smooth_l1'] and not self.weights['mse']:
+            check_directions(self.key, level.name, level.teacher[0])
+        return super().build_align(level)
+
+    def build_level(self, level: Level) -> nn.Module | None:
+        """Return the statistics of the teacher's map."""
+        return ChannelStatistics(level.teacher[0], self.steps) if self.standardise == 'channel' else None
+
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
+        """Add the teacher's maps to the statistics, then return the loss."""
+        if self.training and self.standardise == 'channel':
+            views = [teachers for _, teachers in self.views(student, teacher)]
+            for part, maps in zip(self.parts, zip(*views, strict=True), strict=True):
+                assert isinstance(part, ChannelStatistics)
+                part.update(maps, inside_on_device(data_samples, maps[0]))
+        return super().forward(student, teacher, data_samples)
+
+    def matched(self, student: Tensor, teacher: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Return the student's aligned map and the teacher's standardised one, on one grid."""
+        with torch.autocast(teacher.device.type, enabled=False):
+            teacher = teacher.to(losses.loss_dtype(teacher))
+            if self.standardise == 'token':
+                teacher = F.layer_norm(teacher.movedim(1, -1), teacher.shape[1:2]).movedim(-1, 1)
+            else:
+                teacher = self.parts[level](teacher)
+        return super().matched(student, teacher, level)
+
+    def resized(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Return a map of another size; a plain interpolation would skip positions of a map that shrinks."""
+        return losses.to_grid(x, size)
+
+    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
+        """Return ``loss_match`` of one level."""
+        inside = inside_on_device(data_samples, student)
+        return {'loss_match': losses.feature_match(student, teacher, **self.weights, inside=inside)}
+
+
+class ChannelStatistics(nn.Module):
+    """Standardises the channels of a map by the mean and variance of all maps of its first steps.
+
+    Buffers: ``mean`` and ``var`` (C,), ``count`` (1,) the positions and ``seen`` (1,) the steps that entered; equal on
+    every process. A map that comes before any has entered is returned as it is.
+
+    Args:
+        channels: C.
+        steps: Steps whose maps enter.
+    """
+
+    floor = 1e-3  # of the standard deviation
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+    seen: Tensor
+
+    def __init__(self, channels: int, steps: int) -> None:
+        super().__init__()
+        self.register_buffer('mean', torch.zeros(channels))
+        self.register_buffer('var', torch.ones(channels))
+        self.register_buffer('count', torch.zeros(1))
+        self.register_buffer('seen', torch.zeros(1, dtype=torch.long))
+        self.steps = steps
+        self._seen: int | None = None  # seen, as a number; None until it is read
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) ``x`` standardised."""
+        scale = self.var.sqrt().clamp_min(self.floor).to(x.dtype)
+        return (x - self.mean.to(x.dtype)[:, None, None]) / scale[:, None, None]
+
+    @torch.no_grad()
+    def update(self, maps: Sequence[Tensor], inside: Tensor | None) -> None:
+        """Let the maps of one step enter, at the positions inside the pictures, unless all steps have."""
+        if self._seen is None:
+            self._seen = int(self.seen)  # waits for the device
+        if self._seen >= self.steps:
+            return
+        rows = torch.cat([x.movedim(1, -1).flatten(0, 2) for x in maps]).to(self.var)  # (n, C)
+        weight = rows.new_ones(len(rows), 1) if inside is None else inside.reshape(-1, 1).to(rows).repeat(len(maps), 1)
+        sums = mean_over_ranks(torch.cat([(weight * rows).sum(0), weight.sum(0)]))
+        number = sums[-1].clamp_min(MIN_COUNT)
+        mean = sums[:-1] / number
+        var = mean_over_ranks((weight * (rows - mean).square()).sum(0)) / number
+        # Two sets join: the variance of all is the mean of the variances and that between the two means.
+        positions = number * world_size()
+        share = positions / (self.count + positions)
+        between = mean - self.mean
+        joined = self.mean + share * between, (1 - share) * (self.var + share * between.square()) + share * var
+        finite = (mean + var).isfinite().all()  # a broken map, whose step is skipped, must not stay in here
+        for own, new in zip((self.mean, self.var, self.count), (*joined, self.count + positions), strict=True):
+            own.copy_(torch.where(finite, new, own))
+        self.seen.add_(1)
+        self._seen += 1
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._seen = None
+        super()._load_from_state_dict(*args)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ChannelStatistics:
+        exact = self.mean, self.var, self.count
+        super()._apply(fn, recurse)
+        if self.mean.dtype != losses.loss_dtype(self.mean):  # they stay in float32 in a half-precision model
+            self.mean, self.var, self.count = (x.to(self.mean.device) for x in exact)
+        return self

@@ -1,0 +1,180 @@
+"""QueueKL: the similarities of a picture's vector to those of other pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmdistill_dense import losses
+from mmdistill_dense.distillers.base import Losses, Recorded
+from mmdistill_dense.distillers.feature import FeatureDistiller, Level
+from mmdistill_dense.distillers.pcd.compared import inside_on_device, masked_mean
+from mmdistill_dense.distillers.pcd.head import HEAD, build_head, check_head
+from mmdistill_dense.distillers.pcd.queue import NegativeQueue
+from mmdistill_dense.distillers.pcd.queue_size import AUTO, warning
+from mmdistill_dense.networks.taps import TapOption
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.validate import check_count, check_directions, check_option, check_positive
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+    from mmdistill_dense.networks.teacher import FrozenTeacher
+
+# Most pictures of a training set, and the rows of its queue with 'auto'; more pictures get the longest queue.
+SIZES = {50: 16, 100: 32, 250: 64, 500: 128, 1000: 256, 2000: 512, 4000: 1024, 10000: 2048, 20000: 4096}
+LONGEST = 8192
+
+
+@DISTILLERS.register_module()
+class QueueKL(FeatureDistiller):
+    """Match how similar a picture's vector is to the teacher's vectors of other pictures, which a queue holds.
+
+    With unit vectors ``s_b`` of the student's pooled map behind the head, ``t_b`` of the teacher and ``q_k`` of the
+    queue, which holds the teacher's vectors of this step and of earlier ones, of all processes::
+
+        loss_queue = mean_b KL(softmax_k(t_b . q_k / T) || softmax_k(s_b . q_k / T_s))
+
+    A tap that gives vectors (B, D), such as ``'cls'`` of a foundation model, is taken as it is; a map is averaged over
+    the positions inside the picture. Each level has a head and a queue of its own; losses are summed.
+
+    Source: the first method of lightly-train 0.18 and the global term of its third, with ``queue_init='zeros'`` (there
+    each process has its own queue). SEED, Fang et al., ICLR 2021, https://arxiv.org/abs/2101.04731, with
+    ``temperature=0.01, student_temperature=0.2, queue_size=65536, head=dict(type='mlp')``; its cross-entropy has the
+    same gradient.
+
+    Args:
+        student_tap: Defaults to the last stage of the backbone.
+        teacher_tap: Defaults to the same; ``'cls'`` or ``'map'`` of a foundation model.
+        temperature: T. Defaults to 0.07.
+        student_temperature: T_s. Defaults to T.
+        queue_size: K. ``'auto'`` sets it by the number of training pictures: 16 up to 50 pictures, then about a third
+            of them, 8192 at most.
+        queue_init: ``'empty'``: only written rows count; ``'random'``: random directions count until they are
+            overwritten; ``'zeros'``: rows of zeros do, as released. A row of zeros is one more class with the
+            similarity 0.
+        head: ``dict(type='linear')``, ``'mlp'`` or ``'mlp2'``, as of :class:`PCD`; ``None`` compares the pooled map.
+        monitor_interval: Steps between two log values ``acc_top1``, the percentage of student vectors whose own teacher
+            vector is nearer than any of earlier steps; 0 is never.
+        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
+
+    Raises:
+        ValueError: For an option out of range; in :meth:`setup` for taps that are neither maps nor vectors.
+
+    Example:
+        ``dict(type='QueueKL', student_tap='backbone[3]', teacher_tap='cls')``
+    """
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'backbone[3]',
+        teacher_tap: TapOption | None = None,
+        *,
+        temperature: float = 0.07,
+        student_temperature: float | None = None,
+        queue_size: int | Literal['auto'] = 'auto',
+        queue_init: Literal['empty', 'random', 'zeros'] = 'empty',
+        head: Mapping[str, Any] | None = HEAD,
+        monitor_interval: int = 50,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_tap, teacher_tap, **kwargs)
+        check_positive('temperature', temperature)
+        if student_temperature is not None:
+            check_positive('student_temperature', student_temperature)
+        self.temperature = temperature
+        self.sharper = 1.0 if student_temperature is None else temperature / student_temperature
+        if queue_size != AUTO:
+            check_count('queue_size', queue_size, 1)
+        check_option('queue_init', queue_init, ('empty', 'random', 'zeros'))
+        check_count('monitor_interval', monitor_interval, 0)
+        self.head = None if head is None else check_head(head)
+        self.queue_size = LONGEST if queue_size == AUTO else int(queue_size)
+        self.queue_init = queue_init
+        self.monitor_interval = monitor_interval
+        self.chosen_size: Tensor | None  # of 'auto', 0 until prepare(); a resumed run keeps it
+        self.register_buffer('chosen_size', torch.zeros(1, dtype=torch.long) if queue_size == AUTO else None)
+
+    def build_align(self, level: Level) -> nn.Module | None:
+        """Return the head, 1x1 convolutions on the pooled vector."""
+        check_directions(self.key, level.name, level.teacher[0])
+        if self.head is None:
+            return None
+        layout = None if self.teacher is None else self.teacher.config.model.get('layout')
+        return nn.Sequential(*build_head(self.head, level.student[0], level.teacher[0], layout).values())
+
+    def build_level(self, level: Level) -> nn.Module:
+        """Return the queue."""
+        return NegativeQueue(self.queue_size, level.teacher[0], self.queue_init)
+
+    def _check_level(self, level: Level) -> None:
+        for shape in (level.student, level.teacher):
+            if len(shape) not in (1, 3):
+                raise ValueError(
+                    f'{self.key}: {level.name} gives {tuple(shape)} (without the batch), neither a map (C, H, W) nor a '
+                    "vector (C,): tap a backbone stage, e.g. 'backbone[3]', or 'cls' of a foundation model."
+                )
+        if self.head is None and level.student[0] != level.teacher[0]:
+            raise ValueError(
+                f'{self.key}: {level.name} has {level.student[0]} student and {level.teacher[0]} teacher channels; '
+                "head=None needs equal numbers, use head=dict(type='linear')."
+            )
+
+    def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
+        """Choose the queues' size if it is ``'auto'``; warn of long ones."""
+        images = len(runner.train_dataloader.dataset)
+        if self.chosen_size is not None:
+            if not self.chosen_size.any():
+                self.chosen_size.fill_(next((rows for most, rows in SIZES.items() if images <= most), LONGEST))
+            self.queue_size = int(self.chosen_size)
+            for level in range(len(self.parts)):
+                self._queue(level).limit(self.queue_size)
+            runner.logger.info(f"{self.key}.queue_size='auto': {self.queue_size} vectors.")
+        elif long := warning(self.queue_size, images, 1, self.key):
+            runner.logger.warning(long)
+
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
+        """Return the loss and, every ``monitor_interval`` steps, the accuracy, its mean by the weights of the taps."""
+        terms = super().forward(student, teacher, data_samples)
+        if 'acc_top1' in terms:
+            terms['acc_top1'] = terms['acc_top1'] / (sum(level.weight for level in self.levels) or 1.0)
+        return terms
+
+    def matched(self, student: Tensor, teacher: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Return both as they are: what is compared are vectors, which have no grid."""
+        return student, teacher
+
+    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
+        """Return ``loss_queue`` of one level; the teacher's vectors enter the queue before."""
+        vectors = self.aligns[level](pooled(student, data_samples)[:, :, None, None])
+        (s, _), (t, _) = map(losses.normalize_pixels, (vectors, pooled(teacher, data_samples)[:, :, None, None]))
+        queue = self._queue(level)
+        terms: Losses = {}
+        with torch.autocast(s.device.type, enabled=False):
+            step = self.state.iteration  # in the first one, the first view finds an empty queue
+            due = step > 0 and self.monitor_interval > 0 and step % self.monitor_interval == 0
+            if due and len(queue.negatives()) > 0:
+                ranks = losses.key_ranks(s.detach(), t, queue.negatives())
+                terms['acc_top1'] = 100 * (ranks < 1).to(s.dtype).mean()
+            if self.training:
+                # a broken vector, whose step is skipped, must not stay in there; zeros do not enter
+                queue.enqueue(torch.where(t.isfinite().all(1, keepdim=True), t, 0))
+            keys = queue.negatives()[None]
+            # not kept for the backward pass, before which the next view's vectors are written over its rows
+            divergence = losses.similarity_divergence(s * self.sharper, keys, t, keys, temperature=self.temperature)
+            terms['loss_queue'] = divergence
+        return terms
+
+    def _queue(self, level: int) -> NegativeQueue:
+        queue = self.parts[level]
+        assert isinstance(queue, NegativeQueue)
+        return queue
+
+
+def pooled(x: Tensor, data_samples: Samples) -> Tensor:
+    """Return the vectors (B, C) of a batch: ``x`` itself, or the mean of a map over the positions in the picture."""
+    return x if x.ndim == 2 else masked_mean(x, inside_on_device(data_samples, x))

@@ -1,0 +1,86 @@
+"""A teacher that gives maps only teaches segmentors and detectors; what needs class scores says that it has none."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import toys
+from tests.distillers.map_teacher import TEACHER
+
+QUEUE = dict(type='QueueKL', teacher_tap='cls', queue_size=4)
+NEW = dict(
+    match=dict(type='FeatureMatch'),
+    blocks=dict(type='FeatureMatch', student_tap=['backbone[2]', 'backbone[3]'], teacher_tap=['maps.0', 'maps.1']),
+    relations=dict(type='TokenRelations', resize='teacher'),
+    query=dict(type='QueryMatch'),
+    queue=QUEUE,
+)
+OTHERS = dict(
+    fitnet=dict(type='FitNet'),
+    mgd=dict(type='MGD', student_tap='backbone[3]'),
+    pkd=dict(type='PKD', student_tap='backbone[3]'),
+    cwd=dict(type='CWD', student_tap='backbone[3]'),
+    pcd=dict(type='PCD', center=True, queue_size=8, queue_init='random'),
+    at=dict(type='AT', student_tap='backbone[3]'),
+    skd=dict(type='SKD', student_tap='backbone[2]', patch_size=1),
+    ifvd=dict(type='IFVD', student_tap='backbone[2]', num_classes=toys.NUM_CLASSES),
+    afdcd=dict(type='AfDCD', student_tap='backbone[2]', resize='student', pool_size=0, groups=8),
+)
+DENSE = dict(
+    {name: NEW[name] for name in ('match', 'relations', 'query')},
+    queue=dict(QUEUE, student_tap='neck[2]'),
+    neck=dict(type='FeatureMatch', student_tap='neck[0]'),
+    fgd=dict(type='FGD', student_tap='neck[1]', resize='student'),
+)
+
+
+def on_map(methods: dict) -> dict:
+    return {name: {'teacher_tap': 'map', **option} for name, option in methods.items()}
+
+
+@pytest.mark.parametrize('task', ['seg', 'det'])
+def test_methods_that_compare_maps_reach_the_stem(task: str) -> None:
+    if task == 'seg':
+        model = toys.distilled(student=toys.seg_net('fcn'), teacher=TEACHER, distillers=on_map({**NEW, **OTHERS}))
+        losses, stem = toys.losses_of(model), model.backbone.stem[0].weight
+    else:
+        option = dict(student=toys.det_net('gfl'), teacher=TEACHER, distillers=on_map(DENSE))
+        model = toys.distilled('mmdet', **option)
+        losses, stem = toys.losses_of(model, toys.det_batch()), model.backbone.conv1.weight
+    for name in model.distillers:
+        loss = sum(value for key, value in losses.items() if key.startswith(f'distill.{name}.loss_'))
+        (grad,) = torch.autograd.grad(loss, stem, retain_graph=True)
+        assert loss.isfinite() and loss > 0 and grad.isfinite().all() and grad.abs().sum() > 0, name
+    toys.total(losses).backward()
+    assert all(parameter.grad is None for parameter in toys.teacher_of(model).network.parameters())
+    assert not any(name.startswith(('proj', 'blocks')) for name in model.state_dict())
+
+
+def test_a_resumed_run_is_equal_bit_for_bit_with_ema(tmp_path: Path) -> None:
+    """Queue, statistics and drawn rows go on where they were."""
+    methods = on_map({**NEW, 'relations': dict(type='TokenRelations', num_pixels=9)})
+    model = toys.model_config(student=toys.seg_net('fcn'), teacher=TEACHER, distillers=methods)
+    options = dict(custom_hooks=[dict(type='EMAHook', momentum=0.1)])
+    toys.train(tmp_path / 'whole', model, **options)
+    again = dict(options, resume=True, load_from=str(tmp_path / 'whole/iter_2.pth'))
+    toys.train(tmp_path / 'resumed', model, **again)
+    whole, resumed = (torch.load(tmp_path / name / 'iter_4.pth', weights_only=False) for name in ('whole', 'resumed'))
+    for part in ('state_dict', 'distillers', 'ema_state_dict'):
+        assert not toys.differing(whole[part], resumed[part]), part
+    assert whole['distillers']['match.parts.0.seen'] == 4 and whole['distillers']['queue.parts.0.ptr'] == 0
+
+
+@pytest.mark.parametrize(
+    ('scope', 'option'),
+    [
+        *(('mmseg', dict(type=name)) for name in ('LogitKD', 'DIST', 'CIRKD', 'IFVD', 'SKD')),
+        ('mmdet', dict(type='LD')),
+        ('mmdet', dict(type='HeadOutputKD', student_tap='bbox_head.gfl_cls', form='sigmoid')),
+    ],
+    ids=lambda value: value['type'] if isinstance(value, dict) else value,
+)
+def test_what_needs_class_scores_says_that_there_are_none(scope: str, option: dict) -> None:
+    student = toys.seg_net('fcn') if scope == 'mmseg' else toys.det_net('gfl')
+    with pytest.raises(KeyError, match=r'in PatchNet\. The teacher has no class scores, because it has no \w+_head'):
+        toys.build(toys.model_config(student=student, teacher=TEACHER, distillers=dict(x=option)), scope=scope)

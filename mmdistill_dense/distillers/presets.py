@@ -1,0 +1,125 @@
+"""Settings: what the option ``settings`` of a distiller stands for.
+
+``'published'``, the default, leaves the options of a method as they are: its defaults are the published constants.
+``'auto'`` and ``'canonical'`` set the options of :data:`COMMON` and those of the class attribute ``SETTINGS``. Options
+that are given beside ``settings`` are merged over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from mmdistill_dense.config.resolve import merge
+from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.registry import DISTILLERS
+
+Options = Mapping[str, Any]
+Settings = Mapping[str, Mapping[str, Options]]  # options by name of the settings and task, 'seg' or 'det'
+
+PUBLISHED, AUTO, CANONICAL = 'published', 'auto', 'canonical'
+COMMON: Mapping[str, Options] = {
+    AUTO: dict(balance=dict(ratio='auto'), schedule=dict(ramp_down=(0, 1.0))),
+    CANONICAL: dict(balance=dict(ratio='auto')),
+}
+_INSTEAD = {  # options that must go where settings replace others
+    'balance': ('loss_weight',),
+    'student_tap': ('teacher_tap',),
+    'queue_size': ('keys_per_image', 'enqueue'),
+}
+_KEPT = ('learn',)  # how long tokens are learned belongs to the data
+
+
+class Method(Protocol):
+    """What is read of a distiller's class."""
+
+    __name__: str
+    SETTINGS: ClassVar[Settings]
+    no_auto: ClassVar[str]
+
+
+def for_both(**options: Any) -> Mapping[str, Options]:
+    """Return options that hold for both tasks."""
+    return {'seg': options, 'det': options}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The settings of a distiller, and the options that they set."""
+
+    name: str
+    options: Options
+
+    def __str__(self) -> str:
+        return f'{self.name!r}: ' + ', '.join(f'{key}={value!r}' for key, value in self.options.items())
+
+
+def expand(cls: Method, options: Options, task: str | None, key: str) -> dict[str, Any]:
+    """Return the options of a distiller with those that its ``settings`` stand for.
+
+    Args:
+        cls: The method.
+        options: As in the config, without ``type``.
+        task: ``'seg'``, ``'det'``, or ``None`` for a student of neither.
+        key: The config key of the distiller, for errors.
+
+    Returns:
+        The options; ``settings`` is a :class:`Chosen`, and left out with ``'published'``.
+
+    Raises:
+        ValueError: For unknown settings, those that the method or the task does not have, and for ``loss_weight``
+            beside ``balance='auto'``.
+    """
+    given = dict(options)
+    name = given.pop('settings', PUBLISHED)
+    if name == PUBLISHED:
+        return given
+    found = options_of(cls, name, task, key)
+    if given.get('loss_weight') is not None and given.get('balance', '') is not None:
+        raise ValueError(
+            f'{key}.loss_weight={given["loss_weight"]!r} beside settings={name!r}, which finds the weight by balance: '
+            'leave loss_weight out (on a command line: loss_weight=None), or set balance=None to keep it.'
+        )
+    merged = merge(found, given)
+    return {**merged, 'settings': Chosen(name, {option: merged[option] for option in found})}
+
+
+def options_of(cls: Method, name: Any, task: str | None, key: str) -> dict[str, Any]:
+    """Return the options that settings of a method stand for; arguments and errors as of :func:`expand`."""
+    if not isinstance(name, str) or name not in COMMON:
+        known = [PUBLISHED, *(one for one in COMMON if one in cls.SETTINGS)]
+        listed = ', '.join(map(repr, known))
+        raise ValueError(f'{key}.settings={name!r} is unknown; {cls.__name__} has {listed}.{hint(str(name), known)}')
+    if name not in cls.SETTINGS:
+        raise ValueError(f'{key}.settings={name!r}: {cls.__name__} has no such settings: {_reason(name)}.')
+    if task is None or task not in cls.SETTINGS[name]:
+        tasks = {'seg': 'segmentation (mmseg)', 'det': 'detection (mmdet)'}
+        there = ' and '.join(text for one, text in tasks.items() if one in cls.SETTINGS[name])
+        raise ValueError(
+            f'{key}.settings={name!r}: {cls.__name__} has these settings for {there}, and the student is for '
+            f"{tasks.get(str(task), 'neither')}. Set the options themselves and settings='{PUBLISHED}'."
+        )
+    found = {**COMMON[name], **cls.SETTINGS[name][task]}
+    if cls.no_auto:
+        found.pop('student_tap', None)
+    return found
+
+
+def put(option: Options, cls: Method, name: str, task: str | None, key: str) -> dict[str, Any]:
+    """Return shipped options with settings in place of the constants that these set; arguments as of :func:`expand`.
+
+    What the settings leave open stays: an activation, the name of a teacher, taps that only the config can name.
+    """
+    rest = {one: value for one, value in option.items() if one != 'settings'}
+    if name == PUBLISHED:
+        return rest
+    chosen = options_of(cls, name, task, key)
+    gone = {*chosen, *(one for other in chosen for one in _INSTEAD.get(other, ()))} - set(_KEPT)
+    return {**{one: value for one, value in rest.items() if one not in gone}, 'settings': name}
+
+
+def _reason(name: str) -> str:
+    having = ' and '.join(sorted(kind for kind, one in DISTILLERS.module_dict.items() if name in one.SETTINGS))
+    what = 'it is the plain form of distilling scores or one map, without what other methods add' * (name == CANONICAL)
+    return '; '.join(filter(None, [what, f'use {having}']))

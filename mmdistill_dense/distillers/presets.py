@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from mmdistill_dense.config.resolve import merge
 from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.distillers.balance import AUTO_RATIO, AUTO_RATIO_SGD
 from mmdistill_dense.registry import DISTILLERS
 
 Options = Mapping[str, Any]
@@ -117,6 +118,37 @@ def put(option: Options, cls: Method, name: str, task: str | None, key: str) -> 
     chosen = options_of(cls, name, task, key)
     gone = {*chosen, *(one for other in chosen for one in _INSTEAD.get(other, ()))} - set(_KEPT)
     return {**{one: value for one, value in rest.items() if one not in gone}, 'settings': name}
+
+
+def put_all(distillers: Options, chosen: Mapping[str, str], task: str | None, place: str) -> dict[str, Any]:
+    """Return shipped distillers by name, some of them with settings by :func:`put`.
+
+    Args:
+        distillers: Their options; those of an unknown type stay as they are, and fail when the model is built.
+        chosen: The settings by name of the distiller.
+        task: As of :func:`expand`.
+        place: What holds the distillers, for errors.
+    """
+    found = dict(distillers)
+    for name in chosen.keys() & found.keys():
+        cls = _class_of(found[name])
+        if cls is not None:
+            found[name] = put(found[name], cls, chosen[name], task, f'{place}.{name}')
+    return found
+
+
+def identity_of(option: Options, task: str | None, key: str) -> Options:
+    """Return the options of a distiller for a hash: with settings, all options and constants that they stand for."""
+    cls = _class_of(option)
+    if cls is None or option.get('settings', PUBLISHED) == PUBLISHED:
+        return option
+    found = expand(cls, {name: value for name, value in option.items() if name != 'type'}, task, key)
+    return {**found, 'type': option['type'], 'settings': option['settings'], 'ratios': [AUTO_RATIO, AUTO_RATIO_SGD]}
+
+
+def _class_of(option: Options) -> Any:
+    kind = option.get('type')
+    return DISTILLERS.get(kind) if isinstance(kind, str) else kind
 
 
 def _reason(name: str) -> str:

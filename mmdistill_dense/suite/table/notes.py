@@ -119,8 +119,9 @@ def _settings(table: Table) -> list[str]:
         if method.start is not None:
             origin = f'{origin or "student alone"} from start {method.start}'
         options = with_options({**method.options, **(table.chosen.get(method.name) or {})})
-        if origin != method.name or options:
-            said.append(f'{method.name} = {origin}{options}')
+        chosen = f' with settings {method.settings!r}' if method.settings else ''
+        if origin != method.name or options or chosen:
+            said.append(f'{method.name} = {origin}{chosen}{options}')
     return [f'Rows: {"; ".join(said)}'] if said else []
 
 

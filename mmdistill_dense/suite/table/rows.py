@@ -151,8 +151,8 @@ def changes_of_the_recipe(definition: Definition, processes: int | None = None) 
 
 
 def _targets(definition: Definition, method: Method) -> tuple[Target, ...]:
-    """Return the published results of a row that is a shipped method without options and start of its own."""
-    if method.method is None or method.options or method.start:
+    """Return the published results of a row that is a shipped method without options, settings and start of its own."""
+    if method.method is None or method.options or method.start or method.settings:
         return ()
     return tuple(targets_of(method.method, definition.control.stem, definition.metric, method.variant))
 

@@ -10,6 +10,7 @@ from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.definition.starts import Start, with_options
 from mmdistill_dense.suite.plan import configs
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
+from mmdistill_dense.suite.table import equal_compute
 from mmdistill_dense.suite.table.paired import LEVEL
 from mmdistill_dense.suite.table.rows import Table
 
@@ -36,6 +37,7 @@ def _reading(table: Table) -> list[str]:
         f'these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}',
         *missing_lines(table),
         *_cost_lines(table),
+        *equal_compute.notes(table),
     ]
     if table.changed:
         lines.append(f'Published results are not shown: this suite changes the recipe ({", ".join(table.changed)}).')
@@ -101,7 +103,8 @@ def _made_of(table: Table) -> list[str]:
         f'Config hashes: {"; ".join(hashes) or "none"}',
         f'Versions: {each(table, versions) or "none"}',
     ]
-    commands = [f'`python tools/suite.py {word} {definition.path}`' for word in ('run', 'cost', 'table')]
+    words = ('budget', 'run', 'cost', 'table') if definition.budget else ('run', 'cost', 'table')
+    commands = [f'`python tools/suite.py {word} {definition.path}`' for word in words]
     return [*lines, f'Made by: {", ".join(commands)}']
 
 

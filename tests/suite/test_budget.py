@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmdistill_dense.suite import cli
 from mmdistill_dense.suite.definition.definition import Definition, load
 from mmdistill_dense.suite.execute import measure_budget
+from mmdistill_dense.suite.execute.job import perform
 from mmdistill_dense.suite.plan import lengths, plan
 from mmdistill_dense.suite.plan.configs import batch_of, control_config
 from mmdistill_dense.suite.plan.scaling import scale_run
@@ -225,9 +226,10 @@ def test_the_table_shows_what_was_used(monkeypatch: pytest.MonkeyPatch, tmp_path
     table = collect(suite)
     text = as_markdown(table)
     batch = batch_of(control_config(suite))
-    assert lines_of(text, 'student alone')[0][-4:] == ['9', f'{9 * batch / 36:.1f}', '1.00', '100%']
+    assert lines_of(text, 'student alone')[0][-4:] == ['9', f'{9 * batch / 36:.3g}', '1.00', '100%']
     assert [lines_of(text, name)[0][-2:] for name in ('kd', 'heavy')] == [['2.00', '102%'], ['1.50', '108% †']]
     assert lines_of(text, 'student alone, twice the steps')[0][-1] == '204%'
+    assert 'Rows: heavy = kd' in text
     assert '† used more or less than 5% beside its budget: heavy 108% of 100%.' in text
     assert 'suite.py budget' in text and 'pinned: kd, heavy' in text
     assert rows_of(as_csv(table))['heavy']['compute'] == '1.08'
@@ -240,17 +242,20 @@ def test_the_table_shows_what_was_used(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.soak
 def test_a_suite_of_equal_compute(capsys: pytest.CaptureFixture) -> None:
     """Measured, trained and shown. Times on a shared machine say nothing here, so none is asserted."""
-    short = {'learn.max_iters': 12, 'learn.save_interval': 12}
-    methods = {'kd': {}, 'maskd': {'options': {f'maskd.{key}': value for key, value in short.items()}}}
-    file = tiny.write(Path(), methods=methods, budget=dict(steps=60))
+    short = {'learn.max_iters': 4, 'learn.save_interval': 4}
+    file = tiny.write(Path(), methods={'maskd': {'options': short}}, budget=dict(steps=24))
+    assert cli.main(['list', str(file)]) == 1 and OTHER in capsys.readouterr().err
     with toys.unformatted():
         assert cli.main(['budget', str(file)]) == 0
-        rows = lengths.measured(load(file))['rows']
-        assert rows['kd']['price']['extra'] == 0 < rows['maskd']['price']['extra']
-        assert cli.main(['run', str(file)]) == 0, capsys.readouterr()
-    results = plan.results(load(file))
-    assert set(results['maskd'][0]['spent']) == {'train', 'prepare'} and set(results['kd'][0]['spent']) == {'train'}
-    assert {name: results[name][0]['iterations'] for name in ('control', 'control_2x')} == dict(
-        control=60, control_2x=120
-    )
-    assert 'compute' in as_markdown(collect(load(file)))
+        definition = load(file)
+        assert lengths.price_of(definition, 'maskd')['extra'] > 0
+        for run in plan.runs(definition):
+            perform(definition, run)
+    results = plan.results(definition)
+    assert set(results['maskd'][0]['spent']) == {'train', 'prepare'} and set(results['control'][0]['spent']) == {
+        'train'
+    }
+    found = {name: results[name][0]['iterations'] for name in ('control', 'control_2x', 'maskd')}
+    assert found == dict(control=24, control_2x=48, maskd=lengths.iterations_of(definition, 'maskd'))
+    (line,) = [one for one in lines_of(as_markdown(collect(definition)), 'maskd') if len(one) > 9]
+    assert line[-4] == str(found['maskd']) and line[-1].rstrip(' †').endswith('%')

@@ -6,6 +6,7 @@ import contextlib
 import platform
 import statistics
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,7 +108,9 @@ def _learning_seconds(config: Config) -> float:
     for option in teachers_of(config.model).values():
         option.update(checkpoint=None, allow_random=True)
     with tempfile.TemporaryDirectory() as folder:
-        config.work_dir, timer = folder, _LearningTimer()
+        timer = _LearningTimer()
+        # mmengine keeps visualizer and logger by name, with their folder
+        config.update(work_dir=folder, experiment_name=Path(folder).name, visualizer=None)
         runner = build_runner(config)
         runner.register_hook(timer, 'VERY_HIGH')
         with contextlib.suppress(_EnoughError):

@@ -68,7 +68,7 @@ def cells(table: Table, row: Row) -> list[str]:
     mark = ' †' if found.outside else ''
     return [
         _NONE if found.iterations is None else str(found.iterations),
-        _NONE if found.passes is None else f'{found.passes:.1f}',
+        _NONE if found.passes is None else f'{found.passes:.3g}',
         ratio,
         _NONE if found.compute is None else f'{found.compute:.0%}{mark}',
     ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmdistill_dense.suite.definition.budget import TWICE
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.definition.starts import Start, with_options
 from mmdistill_dense.suite.plan import configs
@@ -123,7 +124,7 @@ def _settings(table: Table) -> list[str]:
             origin = f'{origin or "student alone"} from start {method.start}'
         options = with_options({**method.options, **(table.chosen.get(method.name) or {})})
         chosen = f' with settings {method.settings!r}' if method.settings else ''
-        if origin != method.name or options or chosen:
+        if method.name != TWICE and (origin != method.name or options or chosen):
             said.append(f'{method.name} = {origin}{chosen}{options}')
     return [f'Rows: {"; ".join(said)}'] if said else []
 

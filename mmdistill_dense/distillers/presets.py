@@ -139,8 +139,8 @@ def put_all(distillers: Options, chosen: Mapping[str, str], task: str | None, pl
 
 def identity_of(option: Options, task: str | None, key: str) -> Options:
     """Return the options of a distiller for a hash: with settings, all options and constants that they stand for."""
-    cls = _class_of(option)
-    if cls is None or option.get('settings', PUBLISHED) == PUBLISHED:
+    cls = None if option.get('settings', PUBLISHED) == PUBLISHED else _class_of(option)
+    if cls is None:
         return option
     found = expand(cls, {name: value for name, value in option.items() if name != 'type'}, task, key)
     return {**found, 'type': option['type'], 'settings': option['settings'], 'ratios': [AUTO_RATIO, AUTO_RATIO_SGD]}

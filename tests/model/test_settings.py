@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from mmdistill_dense import distillers
+from mmdistill_dense.analysis.diagnose import diagnose
 from mmdistill_dense.check import Options, Report, check_config
 from mmdistill_dense.check.render import show
 from mmdistill_dense.distillers.balance import AUTO_RATIO, AUTO_RATIO_SGD
@@ -238,6 +239,13 @@ def test_a_run_gets_the_ratio_of_its_optimizer_and_says_what_it_chose(trained: t
     told = torch.load(folder / 'iter_4.pth', weights_only=False)['meta']['distill']
     assert told['distillers']['kd']['settings'].startswith("'canonical': balance={'ratio': 'auto'}")
     assert told['balance']['kd'] == dict(ratio=AUTO_RATIO / math.sqrt(2), until=0.25)
+
+
+def test_a_diagnosis_of_such_a_run(trained: tuple[Any, Any]) -> None:
+    folder, runner = trained
+    with toys.unformatted():
+        (terms,) = diagnose(runner.cfg, str(folder / 'iter_4.pth'), batches=1)
+    assert {term.name.split('.')[1] for term in terms if '.' in term.name} == set(CANONICAL)
 
 
 def test_the_same_options_written_out_are_the_same_distillers(trained: tuple[Any, Any]) -> None:

@@ -243,7 +243,7 @@ def test_the_table_shows_what_was_used(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_a_suite_of_equal_compute(capsys: pytest.CaptureFixture) -> None:
     """Measured, trained and shown. Times on a shared machine say nothing here, so none is asserted."""
     short = {'learn.max_iters': 4, 'learn.save_interval': 4}
-    file = tiny.write(Path(), methods={'maskd': {'options': short}}, budget=dict(steps=24))
+    file = tiny.write(Path(), methods={'maskd': {'settings': 'auto', 'options': short}}, budget=dict(steps=48))
     assert cli.main(['list', str(file)]) == 1 and OTHER in capsys.readouterr().err
     with toys.unformatted():
         assert cli.main(['budget', str(file)]) == 0
@@ -256,6 +256,6 @@ def test_a_suite_of_equal_compute(capsys: pytest.CaptureFixture) -> None:
         'train'
     }
     found = {name: results[name][0]['iterations'] for name in ('control', 'control_2x', 'maskd')}
-    assert found == dict(control=24, control_2x=48, maskd=lengths.iterations_of(definition, 'maskd'))
+    assert found == dict(control=48, control_2x=96, maskd=lengths.iterations_of(definition, 'maskd'))
     (line,) = [one for one in lines_of(as_markdown(collect(definition)), 'maskd') if len(one) > 9]
     assert line[-4] == str(found['maskd']) and line[-1].rstrip(' †').endswith('%')

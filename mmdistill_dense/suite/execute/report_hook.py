@@ -33,6 +33,7 @@ class Report:
         self.before = float(before.get('seconds', 0.0))  # of earlier starts
         self.start = time.monotonic()
         self.written = -EVERY
+        self.step_began = 0.0
         self.state: dict[str, Any] = {
             'config_hash': config_hash,
             'processes': processes,
@@ -91,7 +92,6 @@ class ReportHook(Hook):
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.began = 0.0
         self.learning: float | None = None  # when the last iteration of token learning ended
 
     def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
@@ -110,12 +110,24 @@ class ReportHook(Hook):
         self.report.tell(True, phase='training', first=runner.iter, began=self.report.seconds, **place)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Start the clock: neither loading nor validation counts."""
-        self.began = clock()
+        """Start the clock of the step, after all other hooks."""
+        self.report.step_began = clock()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Report the iteration and its loss."""
-        self.report.count('train', clock() - self.began)
         if self.report.due:  # reading the loss waits for the GPU
             loss = (outputs or {}).get('loss')
             self.report.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss.detach()))
+
+
+class StepClock(Hook):
+    """Stops the clock of the step, before all other hooks: loading, saving and validation do not count."""
+
+    priority = 'HIGHEST'
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Add the step."""
+        self.report.count('train', clock() - self.report.step_began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +19,7 @@ from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_option, check_positions, check_weights
 
-_POOL = 4  # the published pooling
+_GROUPS, _POOL = 16, 4  # the published ones
 _POOLED = 16  # least side of a map that 'auto' pools
 
 
@@ -50,7 +51,7 @@ class AfDCD(FeatureDistiller):
         teacher_tap: Defaults to the same.
         contrast: ``'omni'``, ``'channel'`` or ``'spatial'``.
         negatives: Of the omni contrast: ``'other_groups'`` (as released) or ``'all'``.
-        groups: Channel groups; must divide the teacher's channels.
+        groups: Channel groups; must divide the teacher's channels. ``'auto'``: 16, or the largest of 8, 4, 2 that does.
         temperature: Temperature of the contrast. Defaults to 0.07; with ``'spatial'`` to 0.07 a channel of the teacher.
         pool_size: Max-pooling before the contrast; 0 is none. ``'auto'``: 4, but 0 for maps with a side below 16.
         patch_size: Patch within which tokens are compared, in pooled positions; ``None`` is the whole map. A map that
@@ -85,6 +86,7 @@ class AfDCD(FeatureDistiller):
             fd_weight=33.6,
             fd_reduction='mean',
             ctr_weight=0.005,
+            groups='auto',
             pool_size='auto',
             patch_size=(4, 4),
         )
@@ -97,7 +99,7 @@ class AfDCD(FeatureDistiller):
         *,
         contrast: Literal['omni', 'channel', 'spatial'] = 'omni',
         negatives: Literal['other_groups', 'all'] = 'other_groups',
-        groups: int = 16,
+        groups: int | Literal['auto'] = 16,
         temperature: float | None = None,
         pool_size: int | Literal['auto'] = 4,
         patch_size: Sequence[int] | None = (4, 4),
@@ -113,10 +115,13 @@ class AfDCD(FeatureDistiller):
     ) -> None:
         # the projector has its own align, because the mask comes between the two
         super().__init__(student_tap, teacher_tap, align='conv', clip_max_norm=clip_max_norm, resize=resize, **kwargs)
-        if isinstance(pool_size, str) and pool_size != 'auto':
-            raise ValueError(f"pool_size must be 0 (none), a kernel size or 'auto', got {pool_size!r}.")
         losses.check_contrast(
-            contrast, negatives, groups, temperature, _POOL if pool_size == 'auto' else pool_size, patch_size
+            contrast,
+            negatives,
+            _number('groups', groups, _GROUPS),
+            temperature,
+            _number('pool_size', pool_size, _POOL),
+            patch_size,
         )
         check_option('projector', projector, tuple(_PROJECTORS))
         check_option('fd_reduction', fd_reduction, ('sum', 'mean'))
@@ -163,10 +168,14 @@ class AfDCD(FeatureDistiller):
         return terms
 
     def _contrast_of(self, level: Level) -> dict[str, Any]:
-        """Return the options of the contrast, with the pooling of this level."""
-        if self.contrast['pool_size'] != 'auto':
-            return self.contrast
-        return {**self.contrast, 'pool_size': _POOL if min(self.grid(level)) >= _POOLED else 0}
+        """Return the options of the contrast, with the groups and the pooling of this level."""
+        groups = math.gcd(_GROUPS, level.teacher[0])
+        pool_size = _POOL if min(self.grid(level)) >= _POOLED else 0
+        return {
+            **self.contrast,
+            'groups': _number('groups', self.contrast['groups'], groups),
+            'pool_size': _number('pool_size', self.contrast['pool_size'], pool_size),
+        }
 
     def _gradient_scale(self, channels: int) -> float:
         """Return the factor that makes the gradient of the spatial contrast as large as that of the others."""
@@ -219,6 +228,13 @@ _PROJECTORS: dict[str, type[PlainProjector] | type[EnhancedProjector]] = {
     'plain': PlainProjector,
     'enhanced': EnhancedProjector,
 }
+
+
+def _number(name: str, option: int | str, auto: int) -> int:
+    """Return an option, or the number that ``'auto'`` stands for."""
+    if isinstance(option, int) or option == 'auto':
+        return option if isinstance(option, int) else auto
+    raise ValueError(f"{name} must be a whole number or 'auto', got {option!r}.")
 
 
 def _align_and_convolve(feat: Tensor, keep: Tensor, align: nn.Conv2d, conv: nn.Conv2d) -> Tensor:

@@ -47,13 +47,21 @@ def for_both(**options: Any) -> Mapping[str, Options]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The settings of a distiller, and the options that they set."""
+    """The settings of a distiller.
+
+    Attributes:
+        name: ``'auto'`` or ``'canonical'``.
+        options: What they set, as merged with what was given.
+        given: The names of those that were given.
+    """
 
     name: str
     options: Options
+    given: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f'{self.name!r}: ' + ', '.join(f'{key}={value!r}' for key, value in self.options.items())
+        told = f'{self.name!r}: ' + ', '.join(f'{key}={value!r}' for key, value in self.options.items())
+        return f'{told}; given, not of the settings: {", ".join(self.given)}' if self.given else told
 
 
 def expand(cls: Method, options: Options, task: str | None, key: str) -> dict[str, Any]:
@@ -83,7 +91,8 @@ def expand(cls: Method, options: Options, task: str | None, key: str) -> dict[st
             'leave loss_weight out (on a command line: loss_weight=None), or set balance=None to keep it.'
         )
     merged = merge(found, given)
-    return {**merged, 'settings': Chosen(name, {option: merged[option] for option in found})}
+    chosen = Chosen(name, {option: merged[option] for option in found}, tuple(one for one in found if one in given))
+    return {**merged, 'settings': chosen}
 
 
 def options_of(cls: Method, name: Any, task: str | None, key: str) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
     assert found['maskd'].num_tokens == 8 and found['maskd'].learn.schedule == 'poly'
     assert found['pcd'].chosen_size is not None and found['pcd'].num_pixels == 512
     assert found['afdcd'].fd_reduction == 'mean'
-    assert [found['afdcd']._contrast_of(level)['pool_size'] for level in found['afdcd'].levels] == [0] * 4
+    each = [found['afdcd']._contrast_of(level) for level in found['afdcd'].levels]
+    assert {(one['pool_size'], one['groups']) for one in each} == {(0, 16)}
 
 
 def test_what_the_methods_of_a_detector_get(det: Report) -> None:
@@ -131,6 +132,7 @@ def test_what_is_given_wins_and_options_within_are_merged() -> None:
     assert found['learn']['max_iters'] == 9 and found['learn']['optimizer']['type'] == 'SGD'
     chosen = found['settings']
     assert isinstance(chosen, Chosen) and chosen.options['num_tokens'] == 3, 'what it shows is what holds'
+    assert str(chosen).endswith('; given, not of the settings: balance, student_tap, num_tokens, learn')
     assert found['balance'] == dict(ratio='auto', until=0.5)
     assert expand(method('AT'), dict(settings='auto', balance=3.0), 'det', KEY)['balance'] == 3.0
     kept = expand(method('AT'), dict(settings='auto', balance=None, loss_weight=0.8), 'det', KEY)

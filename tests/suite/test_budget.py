@@ -158,7 +158,7 @@ def test_all_that_counts_steps_is_scaled_and_listed() -> None:
 @pytest.mark.parametrize(
     ('changes', 'key'),
     [
-        (dict(train_cfg=dict(max_iters=100, dynamic_intervals=[[100, 5]])), 'train_cfg.dynamic_intervals.0.0=100'),
+        (dict(train_cfg=dict(max_iters=100, dynamic_intervals=[[80, 5]])), 'train_cfg.dynamic_intervals.0.0=80'),
         (dict(param_scheduler=dict(type='Own', period=100)), 'param_scheduler.period=100'),
         (dict(custom_hooks=[dict(type='PipelineSwitchHook', switch_epoch=80)]), 'custom_hooks.0.switch_epoch=80'),
         (dict(model=dict(distillers=dict(one=dict(type='Own', from_iter=100)))), 'model.distillers.one.from_iter=100'),

@@ -11,8 +11,7 @@ from mmengine.config import Config
 _LOOP = ('max_iters', 'max_epochs', 'val_interval', 'val_begin')
 _SCHEDULER = ('begin', 'end', 'T_max', 'milestones', 'periods', 'step_size', 'total_steps')
 _DISTILLER = ('schedule.warmup', 'schedule.ramp_down', 'schedule.stop_at', 'balance.until', 'student_mask_from')
-_COUNTED = ('train_cfg', 'param_scheduler')  # whole numbers in them are mostly lengths
-_NAMED = ('optim_wrapper', 'default_hooks', 'custom_hooks', 'model.distillers')  # only where the name says so
+_PLACES = ('train_cfg', 'param_scheduler', 'optim_wrapper', 'default_hooks', 'custom_hooks', 'model.distillers')
 _OTHERS = re.compile(r'default_hooks\.(checkpoint|logger|visualization)\.|model\.distillers\.\w+\.learn\.')
 _LENGTH = re.compile(r'(^|_)(epochs?|iters?|iterations?|steps|begin|end|until|from)(_|$)')
 
@@ -84,14 +83,15 @@ def _scaled(value: Any, new: int, old: int) -> Any:
 
 
 def _refuse_unknown(config: Config, old: int, known: set[str]) -> None:
-    for place in (*_COUNTED, *_NAMED):
+    for place in _PLACES:
         node = config.get('model', {}).get('distillers') if place == 'model.distillers' else config.get(place)
         for key, value in _numbers(node, place):
             holder, _, name = key.rpartition('.')
             if {key, holder} & known or _OTHERS.match(key) or value <= 0:
                 continue
-            named = _LENGTH.search(name)
-            if (value == old and (place in _COUNTED or named)) or (place == 'custom_hooks' and named):
+            named = _LENGTH.search(name) is not None
+            whole = value == old and (named or place == 'param_scheduler')
+            if place == 'train_cfg' or whole or (named and place in ('param_scheduler', 'custom_hooks')):
                 raise ValueError(
                     f'{key}={value} looks like a length in a run of {old}, and budget does not know whether to scale '
                     'it: leave it out of the recipe, or compare without budget.'

@@ -214,10 +214,10 @@ def test_published_in_place_of_shipped_options_is_these() -> None:
 CANONICAL = dict(kd=dict(type='LogitKD', settings='canonical'), mimic=dict(type='FitNet', settings='canonical'))
 
 
-def run(folder: Any, chosen: dict) -> Any:
+def run(folder: Any, chosen: dict, optimizer: str, iters: int = 4) -> Any:
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), chosen)
-    config = toys.run_config(folder, model, iters=4, log_level='INFO')
-    config.optim_wrapper.optimizer = dict(type='AdamW', lr=0.001)
+    config = toys.run_config(folder, model, iters=iters, log_level='INFO')
+    config.optim_wrapper.optimizer = dict(type=optimizer, lr=0.001)
     return toys.train(None, config)
 
 
@@ -225,7 +225,7 @@ def run(folder: Any, chosen: dict) -> Any:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """The folder and the runner of the two canonical forms together, trained by Adam."""
     folder = tmp_path_factory.mktemp('run')
-    return folder, run(folder, CANONICAL)
+    return folder, run(folder, CANONICAL, 'AdamW')
 
 
 def test_a_run_gets_the_ratio_of_its_optimizer_and_says_what_it_chose(trained: tuple[Any, Any]) -> None:
@@ -241,6 +241,12 @@ def test_a_run_gets_the_ratio_of_its_optimizer_and_says_what_it_chose(trained: t
     told = torch.load(folder / 'iter_4.pth', weights_only=False)['meta']['distill']
     assert told['distillers']['kd']['settings'].startswith("'canonical': balance={'ratio': 'auto'}")
     assert told['balance']['kd'] == dict(ratio=AUTO_RATIO / math.sqrt(2), until=0.25)
+
+
+def test_a_run_with_sgd_gets_a_smaller_ratio(tmp_path: Any) -> None:
+    runner = run(tmp_path, dict(kd=dict(type='LogitKD', settings='auto')), 'SGD', iters=1)
+    assert runner.model.distillers['kd'].balancer.ratio == AUTO_RATIO_SGD
+    assert "distillers.kd.balance='auto': ratio 2 with SGD" in log_of(tmp_path)
 
 
 def test_a_diagnosis_of_such_a_run(trained: tuple[Any, Any]) -> None:

@@ -24,6 +24,7 @@ from mmseg.utils import register_all_modules as register_mmseg
 import mmdistill_dense.distillers
 import mmdistill_dense.registry
 from mmdistill_dense.config.resolve import find_config
+from mmdistill_dense.model.build import build_distillers
 from mmdistill_dense.recipes.targets import read_targets
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.suite.definition import definition
@@ -121,7 +122,7 @@ def test_python_runs_and_names_what_exists(
         name = option['type']
         assert any(registry.get(name) for registry in registries), f'{name} is not known'
         if name in DISTILLERS.module_dict and ... not in option.values():
-            DISTILLERS.build(copy.deepcopy(dict(option)))
+            build_distillers({'one': copy.deepcopy(dict(option))}, 'mmseg')
     for name in re.findall(r"'((?:mmseg|mmdet|mmdistill_dense)::[^']+)'", block.text):
         find_config(name)
 

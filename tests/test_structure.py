@@ -23,7 +23,7 @@ LAYERS = (
     ('config', 'datasets'),
     ('weights',),
     ('guards', 'networks', 'export'),
-    ('recipes', 'distillers'),
+    ('distillers', 'recipes'),
     ('model', 'engine', 'pretrain'),
     ('analysis',),
     ('check', 'suite'),

@@ -129,6 +129,11 @@ class Subject:
         return distillers_of(self.model)
 
     @property
+    def settings(self) -> dict[str, str]:
+        """What the ``settings`` of distillers stand for, by name; without those that have none."""
+        return {name: str(one.settings) for name, one in self.distillers.items() if one.settings}
+
+    @property
     def frozen(self) -> dict[str, FrozenTeacher]:
         """The model's teachers by name."""
         distillation = getattr(self.model, 'distillation', None)

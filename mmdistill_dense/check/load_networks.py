@@ -21,7 +21,9 @@ from mmdistill_dense.distillers.maskd.prepare_tokens import Places
 from mmdistill_dense.distillers.maskd.token_files import Values
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.guards.config import check_pretrained
+from mmdistill_dense.model.balanced_step import choose_ratios
 from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.recipes.check_data import optimizer_of
 from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.weights.locate import local_file
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
@@ -41,6 +43,7 @@ def build(subject: Subject) -> None:
         subject.batch = generate(subject)
     subject.batch_shape = shapes_of(ready_batch(subject)['inputs'])
     subject.student = describe_student(subject.model)
+    choose_ratios(subject.distillers, optimizer_of(subject.config).get('type') == 'SGD')
     _place_in_run(subject)
 
 

@@ -54,6 +54,8 @@ def _lines(subject: Subject) -> Iterable[str]:
         real = loader['batch_size'] * steps * subject.options.processes
         base = scaling.get('base_batch_size')
         yield f'a step   {real} pictures' + (f', the learning rate is for {base}' if base else '')
+    for name, chosen in subject.settings.items():
+        yield f'settings {name}: {chosen}'
 
 
 def _networks(subject: Subject) -> Table | None:

@@ -95,6 +95,7 @@ class Report:
                 'student': num_classes(subject.network) if subject.network is not None else None,
             },
             'iteration': subject.iteration,
+            'settings': subject.settings,
             'student': asdict(subject.student) if subject.student else None,
             'teachers': [asdict(facts) for facts in subject.teachers],
             'taps': [asdict(row) for row in subject.taps],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +13,14 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
+from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
 from mmdistill_dense.losses.contrast import TEMPERATURE
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_option, check_positions, check_weights
+
+_GROUPS, _POOL = 16, 4  # the published ones
+_POOLED = 16  # least side of a map that 'auto' pools
 
 
 @DISTILLERS.register_module()
@@ -46,9 +51,9 @@ class AfDCD(FeatureDistiller):
         teacher_tap: Defaults to the same.
         contrast: ``'omni'``, ``'channel'`` or ``'spatial'``.
         negatives: Of the omni contrast: ``'other_groups'`` (as released) or ``'all'``.
-        groups: Channel groups; must divide the teacher's channels.
+        groups: Channel groups; must divide the teacher's channels. ``'auto'``: 16, or the largest of 8, 4, 2 that does.
         temperature: Temperature of the contrast. Defaults to 0.07; with ``'spatial'`` to 0.07 a channel of the teacher.
-        pool_size: Max-pooling before the contrast; 0 is none.
+        pool_size: Max-pooling before the contrast; 0 is none. ``'auto'``: 4, but 0 for maps with a side below 16.
         patch_size: Patch within which tokens are compared, in pooled positions; ``None`` is the whole map. A map that
             is smaller, such as P5 of small pictures, is one patch.
         mask: ``dict(type='random', ratio=0.75)``, positions dropped with that probability, or ``dict(type='centre')``.
@@ -75,6 +80,18 @@ class AfDCD(FeatureDistiller):
         ['loss_ctr', 'loss_fd']
     """
 
+    SETTINGS: ClassVar[Settings] = {
+        AUTO: for_both(
+            student_tap='auto',
+            fd_weight=33.6,
+            fd_reduction='mean',
+            ctr_weight=0.005,
+            groups='auto',
+            pool_size='auto',
+            patch_size=(4, 4),
+        )
+    }
+
     def __init__(
         self,
         student_tap: TapOption = 'backbone[3]',
@@ -82,9 +99,9 @@ class AfDCD(FeatureDistiller):
         *,
         contrast: Literal['omni', 'channel', 'spatial'] = 'omni',
         negatives: Literal['other_groups', 'all'] = 'other_groups',
-        groups: int = 16,
+        groups: int | Literal['auto'] = 16,
         temperature: float | None = None,
-        pool_size: int = 4,
+        pool_size: int | Literal['auto'] = 4,
         patch_size: Sequence[int] | None = (4, 4),
         mask: Mapping[str, Any] | None = None,
         projector: Literal['plain', 'enhanced'] = 'plain',
@@ -98,7 +115,14 @@ class AfDCD(FeatureDistiller):
     ) -> None:
         # the projector has its own align, because the mask comes between the two
         super().__init__(student_tap, teacher_tap, align='conv', clip_max_norm=clip_max_norm, resize=resize, **kwargs)
-        losses.check_contrast(contrast, negatives, groups, temperature, pool_size, patch_size)
+        losses.check_contrast(
+            contrast,
+            negatives,
+            _number('groups', groups, _GROUPS),
+            temperature,
+            _number('pool_size', pool_size, _POOL),
+            patch_size,
+        )
         check_option('projector', projector, tuple(_PROJECTORS))
         check_option('fd_reduction', fd_reduction, ('sum', 'mean'))
         if fd_weight is None:
@@ -122,11 +146,11 @@ class AfDCD(FeatureDistiller):
         check_map(self.key, level.name, level.student)
         if self.ctr_weight:
             try:
-                losses.check_contrast(**self.contrast, channels=level.teacher[0])
+                losses.check_contrast(**self._contrast_of(level), channels=level.teacher[0])
             except ValueError as error:
                 raise ValueError(f'{self.key}: {level.name}: {error}') from None
             if self.contrast['contrast'] == 'spatial':
-                pool = max(self.contrast['pool_size'], 1)
+                pool = max(self._contrast_of(level)['pool_size'], 1)
                 pooled = (1, *(max(side // pool, 1) for side in self.grid(level)))
                 check_positions(self.key, f'{level.name} after pool_size={pool}', pooled)
         return _PROJECTORS[self.projector](level.student[0], level.teacher[0])
@@ -138,9 +162,20 @@ class AfDCD(FeatureDistiller):
         if self.fd_weight:
             terms['loss_fd'] = self.fd_weight * losses.feature_mimic(rebuilt, teacher, reduction=self.fd_reduction)
         if self.ctr_weight:
-            contrast = losses.dense_contrast(rebuilt, teacher, compiled=self.compiled, **self.contrast)
+            options = self._contrast_of(self.levels[level])
+            contrast = losses.dense_contrast(rebuilt, teacher, compiled=self.compiled, **options)
             terms['loss_ctr'] = self.ctr_weight * self._gradient_scale(teacher.shape[1]) * contrast
         return terms
+
+    def _contrast_of(self, level: Level) -> dict[str, Any]:
+        """Return the options of the contrast, with the groups and the pooling of this level."""
+        groups = math.gcd(_GROUPS, level.teacher[0])
+        pool_size = _POOL if min(self.grid(level)) >= _POOLED else 0
+        return {
+            **self.contrast,
+            'groups': _number('groups', self.contrast['groups'], groups),
+            'pool_size': _number('pool_size', self.contrast['pool_size'], pool_size),
+        }
 
     def _gradient_scale(self, channels: int) -> float:
         """Return the factor that makes the gradient of the spatial contrast as large as that of the others."""
@@ -193,6 +228,13 @@ _PROJECTORS: dict[str, type[PlainProjector] | type[EnhancedProjector]] = {
     'plain': PlainProjector,
     'enhanced': EnhancedProjector,
 }
+
+
+def _number(name: str, option: int | str, auto: int) -> int:
+    """Return an option, or the number that ``'auto'`` stands for."""
+    if isinstance(option, int) or option == 'auto':
+        return option if isinstance(option, int) else auto
+    raise ValueError(f"{name} must be a whole number or 'auto', got {option!r}.")
 
 
 def _align_and_convolve(feat: Tensor, keep: Tensor, align: nn.Conv2d, conv: nn.Conv2d) -> Tensor:

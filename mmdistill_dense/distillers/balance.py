@@ -16,12 +16,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
 from mmdistill_dense.distillers.schedule import check_point, in_iterations
 
+AUTO = 'auto'  # a ratio
+# The ratio of 'auto'. Measured with one seed on CamVid with 46 labels: docs/results.md, "Earlier trials".
+AUTO_RATIO = 10.0
+# The same with SGD at most, whose steps are as long as the gradient. Not measured.
+AUTO_RATIO_SGD = 2.0
 LEAST, MOST = 8, 32  # measurements in a run
 SMALLEST, LARGEST = 1e-6, 1e6  # weight
 _EARLY = (0, 2, 4, 8, 16, 32)  # norms change most at the start
@@ -38,7 +43,7 @@ class Balance:
 
     Args:
         ratio: Norm of the distiller's gradient at the student's backbone over that of the task's, where the schedule's
-            factor is 1.
+            factor is 1. ``'auto'``: see :func:`auto_ratio`.
         until: Measure from iteration 0 to here, an iteration (int) or a fraction of the run (float in (0, 1]), then
             hold the weight; 1.0 measures to the end. Defaults to 0.25.
 
@@ -46,21 +51,22 @@ class Balance:
         ValueError: For a ratio that is not above 0, or a point that is none.
     """
 
-    ratio: float
+    ratio: float | str
     until: int | float = 0.25
 
     def __post_init__(self) -> None:
         number = isinstance(self.ratio, (int, float)) and not isinstance(self.ratio, bool)
-        if not number or not 0 < self.ratio < math.inf:
+        if self.ratio != AUTO and not (number and 0 < float(self.ratio) < math.inf):
             raise ValueError(
-                f'balance.ratio must be a number > 0, got {self.ratio!r}; to remove a distiller, set loss_weight=0.'
+                f"balance.ratio must be a number > 0 or 'auto', got {self.ratio!r}; to remove a distiller, set "
+                'loss_weight=0.'
             )
         check_point('balance.until', self.until)
         if not self.until:
             raise ValueError(f'balance.until must lie behind the first iteration, got {self.until!r}.')
 
     @classmethod
-    def parse(cls, option: float | Mapping[str, Any]) -> Balance:
+    def parse(cls, option: float | str | Mapping[str, Any]) -> Balance:
         """Make it from a config's option: the ratio alone, or a dict.
 
         Raises:
@@ -74,6 +80,19 @@ class Balance:
         if 'ratio' not in option:
             raise ValueError(f'balance needs a ratio, as in balance=dict(ratio=10.0), got {dict(option)!r}.')
         return cls(**option)
+
+
+def auto_ratio(distillers: int, sgd: bool) -> float:
+    """Return the ratio that ``'auto'`` stands for.
+
+    ``10 / sqrt(n)`` for each of n distillers with ``'auto'``: if their gradients are orthogonal, their sum has the
+    ratio 10. With SGD 2 in place of 10.
+
+    Args:
+        distillers: n.
+        sgd: Whether the student is trained by SGD. Adam's steps do not grow with the gradient, those of SGD do.
+    """
+    return (min(AUTO_RATIO, AUTO_RATIO_SGD) if sgd else AUTO_RATIO) / math.sqrt(distillers)
 
 
 class Try(NamedTuple):
@@ -139,12 +158,22 @@ class Balancer:
         self._warned = False
 
     @property
+    def ratio(self) -> float:
+        """The ratio; ``'auto'`` has been replaced by :meth:`choose_ratio`."""
+        assert not isinstance(self.option.ratio, str), 'chosen before the first step'
+        return self.option.ratio
+
+    def choose_ratio(self, ratio: float) -> None:
+        """Replace the ratio ``'auto'``."""
+        self.option = replace(self.option, ratio=ratio)
+
+    @property
     def weight(self) -> float:
         """The weight where the schedule's factor is 1."""
         unit = self._average() if self.unit is None else self.unit
         if unit is None:
             return 0.0 if self._training else 1.0
-        weight = min(max(self.option.ratio * unit, SMALLEST), LARGEST)
+        weight = min(max(self.ratio * unit, SMALLEST), LARGEST)
         # Held as it is printed, so that a run with that number as its loss_weight is the same to the bit.
         return weight if self.unit is None else float(f'{weight:.4g}')
 
@@ -188,12 +217,12 @@ class Balancer:
                 '(frozen_stages), that nothing before the tap is detached, and that its loss is not constant.'
             )
         unit = self._average()
-        wanted = 1.0 if unit is None else self.option.ratio * unit
+        wanted = 1.0 if unit is None else self.ratio * unit
         if SMALLEST <= wanted <= LARGEST or self._warned:
             return None
         self._warned = True
         return (
-            f'{key}.balance: a ratio of {self.option.ratio:g} needs the weight {wanted:.3g}, which is cut to '
+            f'{key}.balance: a ratio of {self.ratio:g} needs the weight {wanted:.3g}, which is cut to '
             f'{self.weight:g}. Its loss is {loss:.3g} before the weight: is it a sum where a mean is usual?'
         )
 

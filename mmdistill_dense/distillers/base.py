@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.balance import Balance, Balancer
+from mmdistill_dense.distillers.presets import AUTO, PUBLISHED, Chosen, Settings, for_both
 from mmdistill_dense.distillers.schedule import Schedule
-from mmdistill_dense.networks.taps import AUTO, Tap, TapOption, check_auto, parse_taps
+from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
 from mmdistill_dense.utils.protocols import Samples
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ class Distiller(nn.Module):
     :meth:`forward`; a method implements that one.
 
     Attributes:
+        SETTINGS: What the option ``settings`` stands for besides :data:`presets.COMMON`, by its value and the task.
         no_auto: Why the method refuses ``student_tap='auto'``; empty for a method that compares any maps.
-        auto: Whether the option was ``'auto'``.
+        auto: The option ``student_tap`` if it was ``'auto'`` or ``'auto[-1]'``, else empty.
         name: Its name in ``model.distillers``.
         teacher_name: Name of its teacher among several; None: the only one.
         teacher: The teacher itself, set by :meth:`bind`; None for a distiller outside of a model.
@@ -67,15 +69,21 @@ class Distiller(nn.Module):
         teacher: Name of the teacher when the pair has several. Defaults to the only one.
         loss_weight: Factor on all losses of this distiller; 0 removes the distiller. Defaults to 1.
         balance: Ratio of gradients at the student's backbone, or options of :class:`Balance`: the factor is measured in
-            training, in place of ``loss_weight``. Defaults to ``None``.
+            training, in place of ``loss_weight``. ``'auto'`` is the ratio of :func:`balance.auto_ratio`. Defaults to
+            ``None``.
         schedule: Options of :class:`Schedule`. Defaults to a constant weight.
         clip_max_norm: Largest L2 norm of the gradients of this distiller's own parameters. Defaults to no clipping.
+        settings: In a config ``'published'``, ``'auto'`` or ``'canonical'``: options for all that is not given, see
+            :mod:`mmdistill_dense.distillers.presets`. A model replaces the name by the options before it makes the
+            distiller. Defaults to ``'published'``.
 
     Raises:
         ValueError: For a malformed tap, a negative weight or norm, lists of taps of different length, or both
-            ``loss_weight`` and ``balance``; for ``'auto'`` beside other taps, and where the method refuses it.
+            ``loss_weight`` and ``balance``; for ``'auto'`` beside other taps, and where the method refuses it; for the
+            name of settings outside of a model.
     """
 
+    SETTINGS: ClassVar[Settings] = {AUTO: for_both()}
     no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
 
     def __init__(
@@ -85,11 +93,18 @@ class Distiller(nn.Module):
         *,
         teacher: str | None = None,
         loss_weight: float | None = None,
-        balance: float | Mapping[str, Any] | None = None,
+        balance: float | str | Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
         clip_max_norm: float | None = None,
+        settings: Chosen | str = PUBLISHED,
     ) -> None:
         super().__init__()
+        if isinstance(settings, str) and settings != PUBLISHED:
+            raise ValueError(
+                f'settings={settings!r} is for model.distillers in a config: only a DistillModel, which knows the '
+                'task, replaces it by the options that it stands for.'
+            )
+        self.settings = settings if isinstance(settings, Chosen) else None
         self.auto = check_auto(student_tap, teacher_tap, type(self).__name__, self.no_auto)
         self.student_taps, self.tap_weights = ([], []) if self.auto else parse_taps('student_tap', student_tap)
         self.teacher_taps = self.student_taps
@@ -228,7 +243,8 @@ class Distiller(nn.Module):
 
     def extra_repr(self) -> str:
         student, teacher = (
-            ', '.join(str(tap) for tap in taps) or AUTO for taps in (self.student_taps, self.teacher_taps)
+            ', '.join(str(tap) for tap in taps) or self.auto for taps in (self.student_taps, self.teacher_taps)
         )
         weight = f'loss_weight={self.loss_weight}' if self.balancer is None else str(self.balancer.option)
-        return f'student_tap={student!r}, teacher_tap={teacher!r}, {weight}'
+        settings = f', settings={self.settings}' if self.settings else ''
+        return f'student_tap={student!r}, teacher_tap={teacher!r}, {weight}{settings}'

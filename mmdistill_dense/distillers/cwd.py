@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
+from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.losses import channel_divergence
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -43,6 +44,8 @@ class CWD(FeatureDistiller):
 
         cwd=dict(type='CWD', loss_weight=3.0)
     """
+
+    SETTINGS: ClassVar[Settings] = {AUTO: {'seg': {}, 'det': dict(student_tap='auto')}}
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
 from mmdistill_dense.networks.taps import Tap, TapOption
 from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import Align, Resize, check_option
@@ -55,6 +56,7 @@ class FeatureDistiller(Distiller):
         ValueError: For an unknown option; in :meth:`setup` for pairs of taps that cannot be compared.
     """
 
+    SETTINGS: ClassVar[Settings] = {AUTO: for_both(student_tap='auto')}
     no_auto: ClassVar[str] = ''
 
     def __init__(

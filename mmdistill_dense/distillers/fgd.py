@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import boxes_on_map
+from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.protocols import Samples
@@ -68,6 +69,8 @@ class FGD(FeatureDistiller):
         >>> sorted(distiller({'neck': [torch.ones(1, 4, 8, 8)]}, {'neck': [torch.ones(1, 4, 8, 8)]}, [sample]))
         ['loss_attention', 'loss_focal', 'loss_relation']
     """
+
+    SETTINGS: ClassVar[Settings] = {AUTO: {'det': dict(student_tap='auto')}}
 
     def __init__(
         self,

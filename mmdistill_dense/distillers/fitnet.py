@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
+from mmdistill_dense.distillers.presets import CANONICAL, Settings
 from mmdistill_dense.losses import feature_mimic
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -42,6 +43,11 @@ class FitNet(FeatureDistiller):
     Raises:
         ValueError: In :meth:`setup` for taps that are no maps.
     """
+
+    SETTINGS: ClassVar[Settings] = {
+        **FeatureDistiller.SETTINGS,
+        CANONICAL: {'seg': dict(student_tap='auto[-1]'), 'det': dict(student_tap='auto')},
+    }
 
     def __init__(
         self,

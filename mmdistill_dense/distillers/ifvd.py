@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from mmdistill_dense.distillers.base import Shapes
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
+from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.losses import prototype_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -51,6 +52,8 @@ class IFVD(FeatureDistiller):
 
         ifvd=dict(type='IFVD', loss_weight=20.0)
     """
+
+    SETTINGS: ClassVar[Settings] = {AUTO: {'seg': dict(student_tap='auto')}}
 
     def __init__(
         self,

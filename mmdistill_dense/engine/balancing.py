@@ -7,12 +7,13 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.optim import SGD
 
 from mmdistill_dense.distillers.balance import Balancer
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.single_gradients import loss_scale, no_single_gradients
-from mmdistill_dense.model.balanced_step import balanced_of, balanced_place
+from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
 from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import built_loop, resumes
@@ -36,6 +37,10 @@ class Balancing(Hook):
         self._balanced = {} if built_loop(runner) is None else balanced_of(distillers_of(unwrap(runner.model)))
         for distiller, balancer in self._balanced.values():
             _check(runner, distiller, balancer)
+        if self._balanced:
+            sgd = isinstance(getattr(runner.optim_wrapper, 'optimizer', None), SGD)
+            for line in choose_ratios(distillers_of(unwrap(runner.model)), sgd):
+                runner.logger.info(line)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """On resume, restore the measurements."""
@@ -53,7 +58,7 @@ class Balancing(Hook):
             balancer.start(runner.max_iters, len(self._balanced))
             plan = f'{len(balancer.plan)} measurements until iteration {balancer.window:g}, gradients of {place}'
             told = plan if balancer.unit is None else f'weight {balancer.weight:g}, measured before'
-            runner.logger.info(f'{distiller.key}.balance: ratio {balancer.option.ratio:g}, {told}')
+            runner.logger.info(f'{distiller.key}.balance: ratio {balancer.ratio:.3g}, {told}')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Say which distillers this step measures; hold weights at the end of the window."""

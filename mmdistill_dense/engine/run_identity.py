@@ -25,31 +25,37 @@ def identity(model: Distilled) -> dict[str, Any]:
     }
     told = {'teachers': teachers, 'distillers': distillers}
     balanced = {name: asdict(balancer.option) for name, (_, balancer) in balanced_of(distillers_of(model)).items()}
+    for name, one in model.distillers.items():
+        if one.settings is not None:
+            distillers[name]['settings'] = str(one.settings)
     return {**told, 'balance': balanced} if balanced else told
 
 
 def differ(then: dict[str, Any], now: dict[str, Any]) -> bool:
     """Tell whether a checkpoint's identity is another than this run's; files of older versions hold no taps."""
     if any('taps' not in distiller for distiller in then.get('distillers', {}).values()):
-        then, now = _without_taps(then), _without_taps(now)
+        then, now = _without(then, 'taps'), _without(now, 'taps')
     return comparable(then) != comparable(now)
 
 
-def _without_taps(told: dict[str, Any]) -> dict[str, Any]:
+def _without(told: dict[str, Any], fact: str) -> dict[str, Any]:
     found = {
-        name: {key: value for key, value in distiller.items() if key != 'taps'}
+        name: {key: value for key, value in distiller.items() if key != fact}
         for name, distiller in told.get('distillers', {}).items()
     }
     return {**told, 'distillers': found} if told else {}
 
 
 def comparable(told: dict[str, Any]) -> dict[str, Any]:
-    """Return the identity without file names, and without configs where a hash is known: a moved file is the same."""
+    """Return the identity without file names, and without configs where a hash is known: a moved file is the same.
+
+    The names of settings do not count: the options that they stand for may be written out.
+    """
     teachers = {
         name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
         for name, teacher in told.get('teachers', {}).items()
     }
-    return {**told, 'teachers': teachers} if told else {}
+    return {**_without(told, 'settings'), 'teachers': teachers} if told else {}
 
 
 def describe(told: dict[str, Any]) -> str:
@@ -70,4 +76,5 @@ def _parts(distiller: dict[str, Any]) -> str:
     taps = [
         student if student == teacher else f'{student} -> {teacher}' for student, teacher in distiller.get('taps', ())
     ]
-    return '; '.join([f'{len(distiller["tensors"])} tensors', *([f'taps {", ".join(taps)}'] if taps else [])])
+    parts = [f'{len(distiller["tensors"])} tensors', *([f'taps {", ".join(taps)}'] if taps else [])]
+    return '; '.join([*parts, *([f'settings {distiller["settings"]}'] if 'settings' in distiller else [])])

@@ -13,7 +13,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmdistill_dense.distillers.balance import Balancer, Try
+from mmdistill_dense.distillers.balance import AUTO, Balancer, Try, auto_ratio
 from mmdistill_dense.distillers.base import Distiller, Losses
 from mmdistill_dense.model.distillation import Distillation, distillers_of
 from mmdistill_dense.model.term_gradients import TASK, backbone_parameters, flat_gradients, split_terms
@@ -25,6 +25,23 @@ _PLACE = 'place'
 def balanced_of(distillers: Mapping[str, Distiller]) -> dict[str, tuple[Distiller, Balancer]]:
     """Return the balanced ones of some distillers by name."""
     return {name: (one, one.balancer) for name, one in distillers.items() if one.balancer is not None}
+
+
+def choose_ratios(distillers: Mapping[str, Distiller], sgd: bool) -> list[str]:
+    """Give the distillers with ``balance='auto'`` their ratio; return a line for the log for each.
+
+    Only a run knows its optimizer, so this is done at its start, not when the model is built.
+
+    Args:
+        distillers: All distillers of the model by name.
+        sgd: Whether the student is trained by SGD.
+    """
+    open_ones = [(one, balancer) for one, balancer in balanced_of(distillers).values() if balancer.option.ratio == AUTO]
+    for _, balancer in open_ones:
+        balancer.choose_ratio(auto_ratio(len(open_ones), sgd))
+    reason = ' with SGD' if sgd else ''
+    reason += f', shared by {len(open_ones)} distillers' if len(open_ones) > 1 else ''
+    return [f"{one.key}.balance='auto': ratio {balancer.ratio:.3g}{reason}" for one, balancer in open_ones]
 
 
 def balanced_place(model: nn.Module) -> tuple[str, list[Tensor]]:

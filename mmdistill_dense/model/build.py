@@ -11,11 +11,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 
 from mmdistill_dense.config.resolve import ModelConfig, teachers_of
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.distillers.presets import expand
 from mmdistill_dense.model.choose_taps import choose_taps
 from mmdistill_dense.model.distillation import Distillation
 from mmdistill_dense.networks.inherit import Inherit, with_teacher_names
@@ -24,6 +26,7 @@ from mmdistill_dense.networks.taps import Tap, find_module
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
 from mmdistill_dense.networks.trace import trace_pair
+from mmdistill_dense.recipes.compose import TASKS
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.protocols import Network
@@ -45,7 +48,7 @@ def distiller_options(distillers: Option) -> dict[str, Option]:
 
 
 def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]:
-    """Build the distillers in the student's scope.
+    """Build the distillers in the student's scope, which tells the task for their ``settings``.
 
     Raises:
         KeyError, TypeError, ValueError: For an unknown type, a name that is not allowed, or a wrong option.
@@ -61,7 +64,10 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
             known = ', '.join(sorted(DISTILLERS.module_dict))
             close = hint(str(kind), DISTILLERS.module_dict)
             raise KeyError(f'model.distillers.{name}.type={kind!r} is not a distiller; known: {known}.{close}')
+        arguments = expand(cls, arguments, TASKS.get(scope or ''), f'model.distillers.{name}')
         check_options(cls, arguments, f'model.distillers.{name}')
+        if settings := arguments.get('settings'):
+            print_log(f'model.distillers.{name}.settings={settings}', 'current')
         try:
             with DefaultScope.overwrite_default_scope(scope):
                 distiller = cls(**arguments)

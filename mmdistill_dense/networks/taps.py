@@ -19,6 +19,7 @@ _SYNTAX = re.compile(
 
 TapOption = str | Sequence[str | tuple[str, float]]
 AUTO = 'auto'  # a student_tap: choose the taps of both networks
+AUTO_LAST = 'auto[-1]'  # the last of these alone
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,8 @@ def parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
     return [Tap.parse(tap) for tap, _ in pairs], [float(weight) for _, weight in pairs]
 
 
-def check_auto(student: TapOption, teacher: TapOption | None, method: str, refusal: str) -> bool:
-    """Return whether the option ``student_tap`` is ``'auto'``.
+def check_auto(student: TapOption, teacher: TapOption | None, method: str, refusal: str) -> str:
+    """Return the option ``student_tap`` if it is ``'auto'`` or ``'auto[-1]'``, else an empty text.
 
     Args:
         student: ``student_tap``.
@@ -223,21 +224,22 @@ def check_auto(student: TapOption, teacher: TapOption | None, method: str, refus
         ValueError: For ``'auto'`` beside other taps or as ``teacher_tap``, and for a method that refuses it.
     """
     entries = [] if isinstance(student, str) else [one[0] if isinstance(one, (tuple, list)) else one for one in student]
-    if AUTO in entries:
+    auto = student if isinstance(student, str) and student in (AUTO, AUTO_LAST) else ''
+    if AUTO in entries or AUTO_LAST in entries:
         raise ValueError(f"student_tap={student!r}: 'auto' stands alone, without other taps and weights.")
-    if student == AUTO and refusal:
-        raise ValueError(f"{method} refuses student_tap='auto': {refusal}.")
-    if student == AUTO and teacher is not None:
+    if auto and refusal:
+        raise ValueError(f'{method} refuses student_tap={auto!r}: {refusal}.')
+    if auto and teacher is not None:
         raise ValueError(
-            f"student_tap='auto' chooses the taps of the teacher too, but teacher_tap={teacher!r} is given. Leave "
+            f'student_tap={auto!r} chooses the taps of the teacher too, but teacher_tap={teacher!r} is given. Leave '
             "teacher_tap out, or name the student's taps as well, e.g. student_tap=['backbone[2]', 'backbone[3]']."
         )
-    if teacher == AUTO:
+    if teacher in (AUTO, AUTO_LAST):
         raise ValueError(
-            f"teacher_tap='auto' with student_tap={student!r}: write student_tap='auto', which chooses the taps of both"
-            " networks, or name the teacher's taps."
+            f"teacher_tap={teacher!r} with student_tap={student!r}: write student_tap='auto', which chooses the taps "
+            "of both networks, or name the teacher's taps."
         )
-    return student == AUTO
+    return auto
 
 
 def _is_weighted_tap(pair: Any) -> bool:

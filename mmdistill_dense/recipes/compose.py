@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmdistill_dense.config.inheritance import bases_of, keys_of
 from mmdistill_dense.config.resolve import package_root
@@ -145,7 +145,13 @@ def options_for(method: str, recipe: Path | str, variant: str | None = None) -> 
     return best(option_files(method), parts.pair, parts.task, variant)
 
 
-def config_text(method: str, recipe: Path | str, options: Path | str, folder: Path) -> str:
+def config_text(
+    method: str,
+    recipe: Path | str,
+    options: Path | str,
+    folder: Path,
+    distillers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
     """Return the text of a method's config: the recipe with the distillers of the options.
 
     Args:
@@ -154,11 +160,17 @@ def config_text(method: str, recipe: Path | str, options: Path | str, folder: Pa
         options: The file of the method options.
         folder: Where the config will be. Bases are written relative to it, or, if it is not inside this package's
             configs, this package's bases by name.
+        distillers: To write out in place of those of the options.
     """
-    bases = [reference(recipe_file(recipe), folder), reference(Path(options), folder)]
+    bases = [reference(recipe_file(recipe), folder)]
+    bases += [] if distillers else [reference(Path(options), folder)]
+    written = [f'        {name}={_call(option)},\n' for name, option in (distillers or {}).items()]
+    model = (
+        f'dict(\n    distillers=dict(\n{"".join(written)}    ),\n)' if written else 'dict(distillers=_base_.distillers)'
+    )
     return (
         f'{_assignment("_base_", bases)}'
-        'model = dict(distillers=_base_.distillers)\n'
+        f'model = {model}\n'
         f"work_dir = 'work_dirs/{method}/{{{{ fileBasenameNoExtension }}}}'\n"
     )
 
@@ -186,6 +198,13 @@ def _assignment(name: str, items: Sequence[str], *, broken: bool = False) -> str
     if len(line) <= _LINE + 1 and not broken:
         return line
     return f'{name} = [\n' + ''.join(f'    {item},\n' for item in items) + ']\n'
+
+
+def _call(value: Any) -> str:
+    """Return a value as a config writes it, ``dict(type='AT')``."""
+    if isinstance(value, Mapping) and all(str(key).isidentifier() for key in value):
+        return f'dict({", ".join(f"{key}={_call(item)}" for key, item in value.items())})'
+    return repr(value)
 
 
 def _bases(path: Path) -> list[Path]:

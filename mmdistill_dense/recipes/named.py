@@ -15,11 +15,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.guards.config import check_top_level_distillers
 from mmdistill_dense.recipes.compose import (
+    TASKS,
     config_text,
     configs,
     methods,
@@ -33,6 +34,7 @@ from mmdistill_dense.recipes.compose import (
 from mmdistill_dense.recipes.fits import best, fit_of
 
 _NAME = re.compile(r'[\w.+-]+(:[\w.+-]+)+')
+_SETTINGS = re.compile(r'model\.distillers\.([^.]+)\.settings')
 _CHANGES = re.compile(r'^# changes: (\S+)$', re.MULTILINE)
 
 
@@ -83,7 +85,8 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
 
     Args:
         name: A file, or ``'METHOD:PAIR[:VARIANT]'``.
-        options: By dotted key, as ``--cfg-options`` gives them.
+        options: By dotted key, as ``--cfg-options`` gives them. ``model.distillers.NAME.settings`` takes the place of
+            the constants that the config has for this distiller.
 
     Raises:
         FileNotFoundError: If there is no such file; names what to write instead.
@@ -94,9 +97,20 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
     config = found.config() if isinstance(found, Named) else Config.fromfile(found)
     if options:
         written = deepcopy(config)
+        _put_settings(config, options)
         config.merge_from_dict(dict(options))
         check_top_level_distillers(config, written)
     return config
+
+
+def _put_settings(config: Config, options: Mapping[str, Any]) -> None:
+    """Remove the options of distillers for which the overrides set ``settings``; the other overrides stay."""
+    chosen = {found[1]: value for key, value in options.items() if (found := _SETTINGS.fullmatch(key))}
+    if chosen and 'distillers' in config.get('model', {}):
+        from mmdistill_dense.distillers.presets import put_all  # imports all methods
+
+        task = TASKS.get(config.get('default_scope', ''))
+        config.model.distillers = ConfigDict(put_all(config.model.distillers, chosen, task, 'model.distillers'))
 
 
 def is_name(text: str) -> bool:

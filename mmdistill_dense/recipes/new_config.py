@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -35,6 +36,7 @@ You need a file only to edit it: train.py, test.py and all other tools take the 
 
   python tools/new_config.py --method cwd --pair deeplabv3_r101_to_r18_cityscapes
   python tools/new_config.py --method cwd --pair my_pair.py --dataset voc12aug_512x512 --schedule sgd_40k --out mine.py
+  python tools/new_config.py --method maskd --pair my_pair.py --dataset my_data.py --settings auto
   python tools/new_config.py --list
 """
 
@@ -47,6 +49,11 @@ def main_new_config(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--dataset', help='name in configs/_base_/datasets, or a file; needed where no recipe fits')
     parser.add_argument('--schedule', help='the same for schedules; default without a recipe: sgd_40k or sgd_1x')
     parser.add_argument('--variant', help='a variant of the method options')
+    parser.add_argument(
+        '--settings',
+        choices=['auto', 'canonical'],
+        help='in place of the constants of the options, see docs/settings.md',
+    )
     parser.add_argument('--out', type=Path, help='file to write; default: its place in configs, or the working folder')
     parser.add_argument(
         '--all', action='store_true', help='write all configs that have no file yet (of --method, if given)'
@@ -127,7 +134,9 @@ def write_one(args: argparse.Namespace) -> None:
             f'--method {method}: no method options fit {pair.stem} with a data set for {parts.task} '
             f'({parts.dataset}); it has {there}.'
         )
+    distillers = _with_settings(options, args.settings, parts.task) if args.settings else None
     ours = _is_checkout() and all(file.is_relative_to(configs()) for file in (pair, options)) and not args.out
+    ours = ours and distillers is None
     texts, note = {}, ''
     if recipe is None:
         recipe = _recipe_place(parts, ours, args.out)
@@ -136,13 +145,22 @@ def write_one(args: argparse.Namespace) -> None:
         texts[recipe] = recipe_text(pair, dataset or pair, schedule, runtime, recipe.parent)
         note = ': the student alone, and the control'
     with _written(texts):
-        file = args.out or _config_place(method, parts, recipe, args.variant, ours)
-        with _written({file: config_text(method, recipe, options, file.parent)}), quiet():
+        variant = '_'.join(filter(None, [args.variant, args.settings])) or None
+        file = args.out or _config_place(method, parts, recipe, variant, ours)
+        with _written({file: config_text(method, recipe, options, file.parent, distillers)}), quiet():
             problem = _check(file, parts.task, args)
     print(f'recipe   {recipe}  ({parts.dataset}, {parts.schedule}{note})\noptions  {options}\nconfig   {file}')
     if problem:
         print(f'warning  {problem}')
     print(f'train    mim train {"mmseg" if parts.task == "seg" else "mmdetection"} {file}')
+
+
+def _with_settings(options: Path, settings: str, task: str) -> dict[str, Any]:
+    """Return the distillers of method options with settings in place of their constants."""
+    from mmdistill_dense.distillers.presets import put_all  # imports all methods
+
+    shipped = Config.fromfile(options).to_dict()['distillers']
+    return put_all(shipped, dict.fromkeys(shipped, settings), task, f'--settings {settings}: {options.stem}')
 
 
 def _planned(pair: Path, dataset: Path | None, schedule: Path | None) -> Parts:

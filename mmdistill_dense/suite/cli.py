@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     for one in (run, slurm):
         one.add_argument('--seeds', nargs='+', type=int, default=[], help='only these seeds')
+    command('budget', _budget, 'for rows of equal compute: measure the steps once, and show the length of each row')
     command(
         'list', _list, 'show the methods that fit, and the runs with their state; without a definition: all methods'
     )
@@ -216,6 +217,12 @@ def _cost(args: argparse.Namespace) -> None:
     from mmdistill_dense.suite.execute import cost
 
     cost.main(load(args.definition), args.only or None)
+
+
+def _budget(args: argparse.Namespace) -> None:
+    from mmdistill_dense.suite.execute import measure_budget
+
+    measure_budget.main(load(args.definition))
 
 
 def _table(args: argparse.Namespace) -> None:

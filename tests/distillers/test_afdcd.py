@@ -36,6 +36,24 @@ def _rebuilt(distiller: AfDCD, feat: Tensor, keep: Tensor) -> Tensor:
     return (part.adaptor1(x1) + part.adaptor2(x2)) / 2
 
 
+@pytest.mark.parametrize(
+    ('teacher', 'size', 'groups', 'pool_size'), [(32, 16, 16, 4), (24, 15, 8, 0), (18, 40, 2, 4), (32, 8, 16, 0)]
+)
+def test_groups_and_pooling_by_the_map(teacher: int, size: int, groups: int, pool_size: int) -> None:
+    auto = _distiller(teacher=teacher, size=size, groups='auto', pool_size='auto')
+    written = _distiller(teacher=teacher, size=size, groups=groups, pool_size=pool_size)
+    maps = _taps(teacher=teacher, size=size)
+    assert torch.equal(auto(*maps, None)['loss_ctr'], written(*maps, None)['loss_ctr'])
+
+
+@pytest.mark.parametrize('option', ['groups', 'pool_size'])
+def test_numbers_or_auto(option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be a whole number or 'auto', got 'most'"):
+        AfDCD(**{option: 'most'})
+    with pytest.raises(ValueError, match='groups must be at least 2'):
+        _distiller(teacher=9, groups='auto')
+
+
 @pytest.mark.parametrize('projector', ['plain', 'enhanced'])
 @pytest.mark.parametrize('mask', [dict(type='random', ratio=0.5), dict(type='centre')])
 def test_equals_the_formula(mask: dict, projector: str) -> None:

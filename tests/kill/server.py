@@ -78,8 +78,8 @@ class Server:
 
 def said(folder: Path) -> str:
     """The end of what the processes of a folder printed."""
-    file = folder / 'run.txt'
-    return file.read_text(errors='replace')[-3000:] if file.is_file() else 'nothing was printed'
+    texts = [path.read_text(errors='replace')[-3000:] for path in sorted(folder.glob('*.txt'))]
+    return '\n'.join(filter(None, texts)) or 'nothing was printed'
 
 
 def cpu_seconds() -> float:

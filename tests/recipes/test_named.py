@@ -8,6 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.config.inheritance import bases_of
+from mmdistill_dense.model.build import build_distillers
 from mmdistill_dense.recipes.compose import config_text, methods, option_files, owner, parts_of, recipes
 from mmdistill_dense.recipes.named import Named, combinations, find, made_of, read_config
 from mmdistill_dense.recipes.targets import read_targets
@@ -99,6 +100,19 @@ def test_a_name_without_a_file_is_made_of_two() -> None:
     changed = find('pcd:mask-rcnn_r34_fpn_2x_coco:supervised-init')
     assert isinstance(changed, Named) and changed.base.stem == 'mask-rcnn_r34_fpn_2x_coco_pcd-init'
     assert changed.config().model.student.backbone.init_cfg.checkpoint == 'torchvision://resnet34'
+
+
+def test_settings_on_a_command_line_take_the_place_of_shipped_constants() -> None:
+    found = read_config('maskd:toy_seg', {'model.distillers.maskd.settings': 'auto', 'model.distillers.maskd.eps': 1.0})
+    assert found.model.distillers.maskd.pop('learn').max_iters == 200, 'how long is learned belongs to the data'
+    assert found.model.distillers == dict(maskd=dict(type='MasKD', settings='auto', eps=1.0))
+    two = {f'model.distillers.{name}.settings': 'auto' for name in ('kd', 'skd')}
+    built = build_distillers(read_config('skd:toy_seg', two).model.distillers, 'mmseg')
+    assert all(one.balancer is not None for one in built.values())
+    one = read_config('kd:toy_det', {'model.distillers.kd.settings': 'canonical'}).model.distillers.kd
+    assert one == dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid', settings='canonical')
+    with pytest.raises(ValueError, match=r"model\.distillers\.skd\.settings='best' is unknown"):
+        read_config('skd:toy_seg', {'model.distillers.skd.settings': 'best'})
 
 
 def lost(some: Iterable[Named]) -> list[str]:

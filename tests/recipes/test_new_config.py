@@ -109,6 +109,18 @@ def test_the_wrong_kind_of_optimizer_is_said(folder: Path, capsys: pytest.Captur
     assert 'warning' not in capsys.readouterr().out
 
 
+def test_settings_are_written_in_place_of_the_constants(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    call('--method', 'maskd', '--pair', 'my_pair.py', '--dataset', 'shapes_seg', '--settings', 'auto')
+    text = Path('my_pair_maskd_auto.py').read_text()
+    assert "maskd=dict(type='MasKD', learn=dict(" in text and "settings='auto'" in text and 'loss_weight' not in text
+    cfg = Config.fromfile('my_pair_maskd_auto.py')
+    assert set(cfg.model.distillers.maskd) == {'type', 'learn', 'settings'}
+    call('--method', 'cwd', '--pair', 'toy_seg', '--settings', 'auto', '--out', 'mine.py')
+    assert Config.fromfile('mine.py').model.distillers == dict(cwd=dict(type='CWD', settings='auto'))
+    said = refused(capsys, '--method', 'skd', '--pair', 'toy_seg', '--settings', 'canonical')
+    assert "--settings canonical: skd_seg.skd.settings='canonical': SKD has no such settings" in said
+
+
 def test_method_options_of_ones_own(folder: Path) -> None:
     (folder / 'kd_mine.py').write_text("distillers = dict(kd=dict(type='LogitKD', loss_weight=3.0))\n")
     call('--method', 'kd_mine.py', '--pair', 'toy_seg', '--out', 'deep/mine.py')

@@ -8,6 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.distillers import presets
 from mmdistill_dense.recipes import compose
 from mmdistill_dense.suite.definition.definition import Definition, load
 from mmdistill_dense.suite.plan import configs, identity, plan, run_configs
@@ -126,6 +127,54 @@ def test_written_config_is_the_one_that_is_run(tmp_path: Path) -> None:
         assert kept == {key: value for key, value in config.to_dict().items() if key != 'distillers'}, run.title
         assert identity.config_hash(file) == identity.config_hash(config)
     assert config.param_scheduler[1].end == 77 and config.train_cfg.val_interval == 5
+
+
+SETTINGS = {'method': 'maskd', 'settings': 'auto', 'options': {'eps': 1.0}}
+
+
+def test_settings_of_a_row() -> None:
+    """In memory and in the written files; the user's config may be the row as well."""
+    mine = own_leaf()['mine'] | {'settings': 'canonical'}
+    definition = defined(methods={'auto': SETTINGS, 'mine': mine})
+    for name, found in (
+        ('auto', dict(maskd=dict(type='MasKD', settings='auto', eps=1.0, learn=dict(max_iters=200)))),
+        ('mine', dict(kd=dict(type='LogitKD', settings='canonical'))),
+    ):
+        run = run_of(definition, name)
+        config = plan.config_of(definition, run)
+        for one in found.values():
+            if 'learn' in one:
+                one['learn'] = config.model.distillers.maskd.learn
+                assert one['learn'].max_iters == 200
+        assert config.model.distillers == found
+        run_configs.write_configs(definition, run, config)
+        file = Config.fromfile(run.folder / 'run.py')
+        assert file.model == config.model and identity.config_hash(file) == identity.config_hash(config)
+    assert 'loss_weight' not in run_of(definition, 'auto').method_file.read_text()
+
+
+def test_the_hash_holds_what_settings_stand_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, auto = (hash_of('kd', methods={'kd': {'settings': one}}) for one in ('published', 'auto'))
+    assert plain == hash_of('kd') != auto
+    monkeypatch.setattr(presets, 'AUTO_RATIO', 7.0)
+    other = hash_of('kd', methods={'kd': {'settings': 'auto'}})
+    assert other != auto and hash_of('kd') == plain
+    monkeypatch.undo()
+    monkeypatch.setitem(presets.COMMON, 'auto', dict(presets.COMMON['auto'], schedule=dict(warmup=0.5)))
+    assert hash_of('kd', methods={'kd': {'settings': 'auto'}}) not in (auto, other)
+
+
+@pytest.mark.parametrize(
+    ('row', 'said'),
+    [
+        ({'settings': 'best'}, r"methods.kd.kd.settings='best' is unknown; LogitKD has 'published', 'auto', 'canon"),
+        ({'settings': 3}, 'methods.kd.settings: must be of type str, got 3'),
+        ({'settings': 'auto', 'options': {'loss_weight': 2}}, r'kd\.loss_weight=2 beside settings=.auto.'),
+    ],
+)
+def test_settings_that_cannot_be(row: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        hash_of('kd', methods={'kd': row})
 
 
 def hash_of(name: str = 'kd', **changes: Any) -> str:

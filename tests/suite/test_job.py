@@ -58,6 +58,7 @@ def test_result_tells_what_was_run(definition: Definition) -> None:
     assert result['teacher']['file'] == 'iter_2.pth' and len(result['teacher']['sha256']) == 64
     assert 0 < result['shares']['kd'] < 1
     assert result['seconds_per_iteration'] > 0 and result['minutes'] > 0
+    assert set(result['spent']) == {'train'} and result['spent']['train'] > 0 and result['pictures'] > 2
     assert {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdistill_dense'} <= result['versions'].keys()
     teacher = plan.results(definition)['teacher'][0]
     assert teacher['iterations'] == 2 and teacher['teacher'] is None and teacher['shares'] == {}

@@ -66,7 +66,7 @@ def _balanced(subject: Subject, name: str, inverse: float) -> str:
     said = f'model.distillers.{name}: its weight will be measured in training (balance), here it is 1'
     if not subject.started:
         return f'{said}.'
-    weight = distiller.balancer.option.ratio * inverse * distiller.weight()
+    weight = distiller.balancer.ratio * inverse * distiller.weight()
     return f'{said}. At the weights of load_from, this batch gives about {weight:.2g}.'
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from mmdistill_dense.distillers.base import Shapes
 from mmdistill_dense.distillers.cirkd.memory import ClassMemory, choose_pixels, is_class, region_means
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
+from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.losses import normalize_pixels, similarity_divergence, to_device
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -87,6 +88,9 @@ class CIRKD(FeatureDistiller):
         ValueError: For an option out of range; in :meth:`setup` when the number of classes is not known, or for maps
             of one channel or one position; at the first step for data without label maps.
     """
+
+    # One map: queues for several would take gigabytes.
+    SETTINGS: ClassVar[Settings] = {AUTO: {'seg': {}}}
 
     def __init__(
         self,

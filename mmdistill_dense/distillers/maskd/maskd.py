@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from mmengine.logging import print_log
@@ -18,6 +18,7 @@ from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
 from mmdistill_dense.distillers.maskd.learn_options import LearnOptions
 from mmdistill_dense.distillers.maskd.prepare_tokens import prepare_tokens
 from mmdistill_dense.distillers.maskd.token_files import BRANCH, Values
+from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.protocols import Samples
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
     from mmdistill_dense.networks.teacher import FrozenTeacher
+
+
+# settings='auto': masks on feature maps, as the released code has them for detectors
+_MAPS = dict(student_tap='auto', weight_mask=True, align='conv', factor=1.0, eps=0.0, share_tokens=False)
+_SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3)
 
 
 @DISTILLERS.register_module()
@@ -78,6 +84,13 @@ class MasKD(FeatureDistiller):
         >>> sorted(distiller(maps, maps, None))
         ['level0', 'level1', 'loss_maskd']
     """
+
+    SETTINGS: ClassVar[Settings] = {
+        AUTO: {
+            'seg': dict(_MAPS, num_tokens=8, learn=dict(optimizer=_SGD, schedule='poly')),  # as shipped
+            'det': dict(_MAPS, num_tokens=6),
+        }
+    }
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
+from mmdistill_dense.distillers import presets
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.pcd.compared import (
     Compared,
@@ -22,6 +23,7 @@ from mmdistill_dense.distillers.pcd.compared import (
 from mmdistill_dense.distillers.pcd.head import HEAD, PixelAttention, build_head, check_head, check_keys
 from mmdistill_dense.distillers.pcd.queue import ChannelCenter, NegativeQueue
 from mmdistill_dense.distillers.pcd.queue_size import AUTO, check_queue_size, choose_size, warning
+from mmdistill_dense.distillers.presets import Settings, for_both
 from mmdistill_dense.losses.infonce import MIN_NORM
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -86,6 +88,9 @@ class PCD(Distiller):
         ValueError: For an option out of range; in :meth:`setup` for maps that cannot be compared.
     """
 
+    SETTINGS: ClassVar[Settings] = {
+        presets.AUTO: for_both(student_tap='auto', queue_size='auto', num_pixels=512, head=dict(type='linear'))
+    }
     no_auto: ClassVar[str] = ''
 
     def __init__(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.recipes import compose
 from mmdistill_dense.recipes.named import Named, find, is_name
+from mmdistill_dense.suite.definition.budget import TWICE, Budget, check_rows, read_budget
 from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, read_file
 from mmdistill_dense.suite.definition.starts import Start, read_starts
 
-RESERVED = ('control', 'teacher', 'seeds')  # folders and keys of the suite's own
+RESERVED = ('control', TWICE, 'teacher', 'seeds')  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
 OWN_SLURM = ('processes', 'launcher', 'python', 'setup')  # every other key is an option of sbatch
 LAUNCHERS = ('slurm', 'pytorch')
@@ -28,6 +29,8 @@ class Method:
         config: The user's own config, or ``None``.
         options: Settings of the row's distillers.
         start: The name of the students' first weights; ``None`` for those of the control.
+        budget: Whether the suite's budget sets its length; if not, it gets the steps of the student alone.
+        settings: ``'auto'`` or ``'canonical'`` in place of the constants of its distillers; ``None`` for these.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Method:
     config: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     start: str | None = None
+    settings: str | None = None
+    budget: bool = True
 
     @property
     def distils(self) -> bool:
@@ -85,6 +90,7 @@ class Definition:
     checkpoint_every: int | None
     slurm: Mapping[str, Any]
     cost: Mapping[str, Any]
+    budget: Budget | None = None
 
 
 def load(path: Path | str) -> Definition:
@@ -103,7 +109,8 @@ def load(path: Path | str) -> Definition:
     metric, percent = METRICS[task]
     metric = top.get('metric', str, metric)
     starts = read_starts(top)
-    methods = _methods(top, control, starts)
+    budget = read_budget(top)
+    methods = _methods(top, control, starts, budget)
     grid, grid_seeds = _grid(top, methods)
     return Definition(
         path=path,
@@ -127,6 +134,7 @@ def load(path: Path | str) -> Definition:
         checkpoint_every=top.count('checkpoint_every', None),
         slurm=_slurm(top),
         cost=top.get('cost', dict, {}),
+        budget=budget,
     )
 
 
@@ -145,22 +153,38 @@ def _teacher(top: Reader) -> Teacher | None:
     return Teacher(file, inner.options('options'), inner.count('seed', 0, least=0) or 0)
 
 
-def _methods(top: Reader, control: Path, starts: Mapping[str, Start]) -> dict[str, Method]:
+def _methods(top: Reader, control: Path, starts: Mapping[str, Start], budget: Budget | None) -> dict[str, Method]:
     given = top.raw.get('methods')
     if given == 'all':
         given = dict.fromkeys(fitting(control))
     if not isinstance(given, dict) or not given:
         raise top.error('methods', f"must be 'all', or options by name as in `kd: {{}}`; got {given!r}")
-    return {
+    methods = {
         str(name): _method(str(name), top.inner(f'methods.{name}', value or {}), control, starts)
         for name, value in given.items()
     }
+    if budget is None:
+        if free := [name for name, method in methods.items() if not method.budget]:
+            raise top.error(f'methods.{free[0]}.budget', 'the definition has no budget that the row could leave')
+        return methods
+    check_rows(top, budget, {name: method.distils and method.budget for name, method in methods.items()})
+    return {TWICE: Method(TWICE, None, None), **methods}
 
 
 def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
     if name in RESERVED or not NAME.fullmatch(name):
         raise options.error('', f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
-    options.only({'method', 'variant', 'config', 'options', 'start'})
+    options.only({'method', 'variant', 'config', 'options', 'settings', 'start', 'budget'})
+    found = _row(name, options, control, starts)
+    settings, within = options.get('settings', str, None), options.get('budget', bool, True)
+    if not found.distils:
+        for key in ('variant', 'options', 'settings', 'budget'):
+            if key in options.raw:
+                raise options.error(key, 'a row without `method` has no distillers to set it for')
+    return replace(found, settings=settings, budget=within)
+
+
+def _row(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
     start = options.get('start', str, None)
     if start is not None and start not in starts:
         raise options.error('start', compose.unknown('start', start, starts))
@@ -187,9 +211,6 @@ def _undistilled(name: str, start: str, options: Reader) -> Method:
     """Return the row of the student alone with another start. It takes no further keys."""
     if name in compose.methods():
         raise options.error('', f'write `method: {name}` for {name} from that start, or rename the row')
-    for key in ('variant', 'options'):
-        if key in options.raw:
-            raise options.error(key, 'a row without `method` has no distillers to set it for')
     return Method(name, None, None, start=start)
 
 

@@ -16,8 +16,8 @@ from mmdistill_dense.engine.commands import build_runner
 from mmdistill_dense.engine.resume_file import latest_checkpoint
 from mmdistill_dense.networks.building import TEACHER_OPTIONS, without_pretrained
 from mmdistill_dense.suite.definition.definition import Definition
-from mmdistill_dense.suite.execute.report_hook import Report, ReportHook
-from mmdistill_dense.suite.execute.result import median_of, origin_of, plain, receipts_of, shares_of
+from mmdistill_dense.suite.execute.report_hook import Report, ReportHook, StepClock
+from mmdistill_dense.suite.execute.result import learning_of, median_of, origin_of, plain, receipts_of, shares_of
 from mmdistill_dense.suite.plan import start_weights
 from mmdistill_dense.suite.plan.plan import config_of, hash_of, start_file, start_of, trains_teacher
 from mmdistill_dense.suite.plan.run_configs import write_configs
@@ -135,6 +135,7 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
         config.resume, config.load_from = True, str(found)
     runner = build_runner(_named(config, run))
     runner.register_hook(ReportHook(report))
+    runner.register_hook(StepClock(report))
     report.tell(True, phase='preparing')
     runner.train()
     trained = {
@@ -143,6 +144,8 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
         'teacher': receipts_of(runner),
         'start': started,
         'shares': shares_of(runner),
+        'pictures': len(runner.train_dataloader.dataset),
+        'spent': report.spent({'train': runner.max_iters, 'prepare': learning_of(runner)}),
     }
     if run.kind == PRETRAIN:
         barrier()

@@ -18,6 +18,7 @@ from mmdistill_dense.recipes.compose import unknown
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.execute.job import check_processes, check_unchanged
 from mmdistill_dense.suite.plan import configs, plan, start_weights
+from mmdistill_dense.suite.plan.lengths import check_measured
 from mmdistill_dense.suite.plan.runs import PRETRAIN, Run
 from mmdistill_dense.suite.plan.unknown_names import check_metric, check_options
 from mmdistill_dense.weights.locate import local_file
@@ -120,6 +121,9 @@ def check(definition: Definition, todo: Sequence[Run]) -> None:
         ValueError: For an option that a network or a distiller does not take. Names the row.
     """
     _check_names(definition)
+    check_measured(
+        definition, {run.name: definition.methods[run.name] for run in todo if run.name in definition.methods}
+    )
     first = {(run.name, plan.choice_name(run.choice or {})): run for run in reversed(todo)}
     for (name, _), run in first.items():
         run = replace(run, choice=run.choice if run.choice is not None else {})

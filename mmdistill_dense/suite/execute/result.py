@@ -13,6 +13,8 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
+from mmdistill_dense.distillers.maskd.maskd import MasKD
+from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.suite.plan.runs import Run
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.version import __version__
@@ -35,6 +37,12 @@ def shares_of(runner: Runner) -> dict[str, float]:
     """Return the mean share of each distiller in the total loss."""
     found = (re.fullmatch(r'train/distill\.(.+)\.share', name) for name in runner.message_hub.log_scalars)
     return {match[1]: statistics.fmean(_history(runner, match[0])) for match in found if match}
+
+
+def learning_of(runner: Runner) -> int:
+    """Return the iterations that distillers learned before the training, or in an earlier start of it."""
+    found = distillers_of(unwrap(runner.model)).values()
+    return sum(one.learn.max_iters for one in found if isinstance(one, MasKD) and one.tokens is None)
 
 
 def receipts_of(runner: Runner) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.config.resolve import is_distill_model
+from mmdistill_dense.distillers.presets import put_all
 from mmdistill_dense.recipes import compose
 from mmdistill_dense.suite.definition.definition import Definition, Method, Teacher
 from mmdistill_dense.suite.definition.starts import Start
@@ -74,11 +75,20 @@ def method_config(definition: Definition, method: Method, choice: Mapping[str, A
 
 
 def distillers_of(definition: Definition, method: Method) -> ConfigDict:
-    """Return the distillers of a row, from the method's options or from the user's config.
+    """Return the distillers of a row, from the method's options or from the user's config, with the row's settings.
 
     Raises:
-        ValueError: For a config that differs from the control in anything else, or in nothing.
+        ValueError: For a config that differs from the control in anything else, or in nothing; for settings that a
+            method does not have.
     """
+    found = _written_distillers(definition, method)
+    if method.settings is None:
+        return found
+    place = f'{definition.path}: methods.{method.name}'
+    return ConfigDict(put_all(found, dict.fromkeys(found, method.settings), definition.task, place))
+
+
+def _written_distillers(definition: Definition, method: Method) -> ConfigDict:
     if method.options_file is not None:
         return read(method.options_file).distillers
     assert method.config is not None, 'the row has distillers'

@@ -12,7 +12,9 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option, teachers_of
+from mmdistill_dense.distillers.presets import identity_of
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
+from mmdistill_dense.recipes.compose import TASKS
 from mmdistill_dense.suite.plan.configs import PLACES
 
 # logging and resumption; they change neither weights nor score
@@ -42,10 +44,13 @@ def _identity(config: Config, teacher: str | None) -> dict[str, Any]:
     model = config.model
     if is_distill_model(model):
         distillers = model.get('distillers') or {}
+        task = TASKS.get(config.get('default_scope', ''))
         needed = distillers or model.get('inherit')
         plain['model'] = {
             'student': _network(student_option(model), 'model.student'),
-            'distillers': distillers,
+            'distillers': {
+                name: identity_of(one, task, f'model.distillers.{name}') for name, one in distillers.items()
+            },
             'inherit': model.get('inherit'),
             'teachers': [_teacher_identity(option, teacher) for option in teachers_of(model).values() if needed],
         }

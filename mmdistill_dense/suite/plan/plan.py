@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.definition.starts import RANDOM, Start
-from mmdistill_dense.suite.plan import configs, start_weights
+from mmdistill_dense.suite.plan import configs, lengths, start_weights
 from mmdistill_dense.suite.plan.identity import config_hash
 from mmdistill_dense.suite.plan.runs import CONTROL, PRETRAIN, TEACHER, Choice, Run, choice_name
 from mmdistill_dense.utils.atomic import read_json
@@ -187,6 +187,8 @@ def _unstarted(definition: Definition, run: Run) -> Config:
         if run.choice is None:
             raise RuntimeError(f'{run.title}: its search has not ended; `suite.py run` runs it first.')
         config = configs.method_config(definition, definition.methods[run.name], run.choice)
+    if run.kind in ('run', 'search'):
+        lengths.fit(definition, run.name, config)
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
     if run.kind not in ('teacher', PRETRAIN) and trains_teacher(definition) and configs.reads_teacher(config):

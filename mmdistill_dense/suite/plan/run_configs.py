@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.recipes import compose
 from mmdistill_dense.suite.definition.definition import Definition, Method
+from mmdistill_dense.suite.plan.configs import distillers_of
 from mmdistill_dense.suite.plan.plan import start_of
 from mmdistill_dense.suite.plan.runs import PRETRAIN, Run
 from mmdistill_dense.utils.atomic import write_text
@@ -32,7 +33,8 @@ def method_text(definition: Definition, method: Method | None, folder: Path) -> 
     """Return the config of a row for a folder: the shipped method on the recipe, the user's config, or the control."""
     if method is not None and method.options_file is not None:
         assert method.method is not None, 'it is a shipped method'
-        return compose.config_text(method.method, definition.control, method.options_file, folder)
+        written = distillers_of(definition, method).to_dict() if method.settings else None
+        return compose.config_text(method.method, definition.control, method.options_file, folder, written)
     base = definition.control if method is None or method.config is None else method.config
     return inheriting(base, folder)
 

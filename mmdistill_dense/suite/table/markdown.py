@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmdistill_dense.recipes.targets import Target
+from mmdistill_dense.suite.definition.budget import TWICE
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER, choice_name
+from mmdistill_dense.suite.table import equal_compute
 from mmdistill_dense.suite.table.notes import closing_notes
 from mmdistill_dense.suite.table.paired import LEVEL
 from mmdistill_dense.suite.table.rows import Row, Table
 
 NONE = '–'
-TITLES = {TEACHER: 'teacher', CONTROL: 'student alone'}
+TITLES = {TEACHER: 'teacher', CONTROL: 'student alone', TWICE: 'student alone, twice the steps'}
 
 
 def as_markdown(table: Table) -> str:
@@ -29,13 +31,15 @@ def _main(table: Table, sources: Mapping[str, int]) -> str:
     definition = table.definition
     head = ['', 'n', f'{definition.metric}', f'gain [{LEVEL:.0%} interval]']
     head += ['parameters', 'GFLOPs', 's / iteration', 'step', 'extra memory']
+    head += equal_compute.HEAD if definition.budget else []
     head += ['published: alone', 'published', 'published: gain'] if sources else []
     deployed = table.row(CONTROL).cost
     lines = head_lines(head)
     for row in table.rows:
         cells = [row_title(row), count_cell(row, len(definition.seeds)), score_cell(row), gain_cell(row)]
         published = _published(row.targets, sources) if sources else []
-        lines.append(line([*cells, *_costs(row, deployed), *published]))
+        compute = equal_compute.cells(table, row) if definition.budget else []
+        lines.append(line([*cells, *_costs(row, deployed), *compute, *published]))
     return '\n'.join(lines)
 
 

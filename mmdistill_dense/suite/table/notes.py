@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmdistill_dense.suite.definition.budget import TWICE
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.definition.starts import Start, with_options
 from mmdistill_dense.suite.plan import configs
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
+from mmdistill_dense.suite.table import equal_compute
 from mmdistill_dense.suite.table.paired import LEVEL
 from mmdistill_dense.suite.table.rows import Table
 
@@ -36,6 +38,7 @@ def _reading(table: Table) -> list[str]:
         f'these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}',
         *missing_lines(table),
         *_cost_lines(table),
+        *equal_compute.notes(table),
     ]
     if table.changed:
         lines.append(f'Published results are not shown: this suite changes the recipe ({", ".join(table.changed)}).')
@@ -101,7 +104,8 @@ def _made_of(table: Table) -> list[str]:
         f'Config hashes: {"; ".join(hashes) or "none"}',
         f'Versions: {each(table, versions) or "none"}',
     ]
-    commands = [f'`python tools/suite.py {word} {definition.path}`' for word in ('run', 'cost', 'table')]
+    words = ('budget', 'run', 'cost', 'table') if definition.budget else ('run', 'cost', 'table')
+    commands = [f'`python tools/suite.py {word} {definition.path}`' for word in words]
     return [*lines, f'Made by: {", ".join(commands)}']
 
 
@@ -119,8 +123,9 @@ def _settings(table: Table) -> list[str]:
         if method.start is not None:
             origin = f'{origin or "student alone"} from start {method.start}'
         options = with_options({**method.options, **(table.chosen.get(method.name) or {})})
-        if origin != method.name or options:
-            said.append(f'{method.name} = {origin}{options}')
+        chosen = f' with settings {method.settings!r}' if method.settings else ''
+        if method.name != TWICE and (origin != method.name or options or chosen):
+            said.append(f'{method.name} = {origin}{chosen}{options}')
     return [f'Rows: {"; ".join(said)}'] if said else []
 
 

@@ -139,6 +139,8 @@ def changes_of_the_recipe(definition: Definition, processes: int | None = None) 
     """
     options = configs.flat(definition.options)
     changed = [key for key in options if key.rpartition('.')[2] not in HARMLESS and key not in LABELS]
+    if definition.budget is not None:
+        changed.append(f'budget.steps={definition.budget.steps}')
     whole = (configs.read(definition.control).get('auto_scale_lr') or {}).get('base_batch_size')
     if whole is None:
         return tuple(changed)
@@ -151,8 +153,8 @@ def changes_of_the_recipe(definition: Definition, processes: int | None = None) 
 
 
 def _targets(definition: Definition, method: Method) -> tuple[Target, ...]:
-    """Return the published results of a row that is a shipped method without options and start of its own."""
-    if method.method is None or method.options or method.start:
+    """Return the published results of a row that is a shipped method without options, settings and start of its own."""
+    if method.method is None or method.options or method.start or method.settings:
         return ()
     return tuple(targets_of(method.method, definition.control.stem, definition.metric, method.variant))
 

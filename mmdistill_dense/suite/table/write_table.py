@@ -10,6 +10,7 @@ from typing import Any
 
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
+from mmdistill_dense.suite.table import equal_compute
 from mmdistill_dense.suite.table.markdown import as_markdown
 from mmdistill_dense.suite.table.plot import gains_png
 from mmdistill_dense.suite.table.rows import Row, Table, collect
@@ -58,6 +59,8 @@ def _cells(table: Table, row: Row, deployed: Mapping[str, Any]) -> dict[str, Any
     size = deployed.get('teacher' if row.name == TEACHER else 'student') or {}
     first = row.targets[0] if row.targets else None
     memory = row.cost.get('memory', {}) if row.name != CONTROL else {}
+    spent = equal_compute.used(table, row) if definition.budget and row.name != TEACHER else None
+    compute = {'iterations': spent.iterations, 'passes': spent.passes, 'compute': spent.compute} if spent else {}
     return {
         'name': row.name,
         'method': method and method.method,
@@ -80,6 +83,7 @@ def _cells(table: Table, row: Row, deployed: Mapping[str, Any]) -> dict[str, Any
         'step_ratio': row.cost.get('ratio'),
         'extra_memory': memory.get('extra'),
         'adapter_parameters': row.cost.get('adapter_parameters'),
+        **compute,
         'published_student': first and first.student,
         'published': first and first.value,
         'published_gain': first and first.gain,

@@ -1,0 +1,111 @@
+"""Change the length of a run: its loop and everything in its config that is counted in steps of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+_LOOP = ('max_iters', 'max_epochs', 'val_interval', 'val_begin')
+_SCHEDULER = ('begin', 'end', 'T_max', 'milestones', 'periods', 'step_size', 'total_steps')
+_DISTILLER = ('schedule.warmup', 'schedule.ramp_down', 'schedule.stop_at', 'balance.until', 'student_mask_from')
+_PLACES = ('train_cfg', 'param_scheduler', 'optim_wrapper', 'default_hooks', 'custom_hooks', 'model.distillers')
+_OTHERS = re.compile(r'default_hooks\.(checkpoint|logger|visualization)\.|model\.distillers\.\w+\.learn\.')
+_LENGTH = re.compile(r'(^|_)(epochs?|iters?|iterations?|steps|begin|end|until|from)(_|$)')
+
+
+def unit_of(config: Config) -> str:
+    """Return the key of the run's length, ``'max_iters'`` or ``'max_epochs'``."""
+    return 'max_epochs' if 'max_epochs' in config.train_cfg else 'max_iters'
+
+
+def scale_run(config: Config, length: int) -> list[str]:
+    """Give a run another length, and scale what is counted in steps or epochs of it by the same factor.
+
+    Scaled are the loop with its validations, the schedulers of the learning rate (warm-up and rate keep their shares),
+    and whole numbers in ``schedule``, ``balance.until`` and ``student_mask_from`` of distillers. Fractions of the run
+    scale by themselves. How often checkpoints and log lines are written stays.
+
+    Args:
+        config: Changed in place.
+        length: The new ``max_iters`` or ``max_epochs``.
+
+    Returns:
+        What was changed, as ``'train_cfg.max_iters 1200 -> 613'``.
+
+    Raises:
+        ValueError: For a length under a key that is not known. Names it.
+    """
+    old = config.train_cfg[unit_of(config)]
+    known = list(_known(config))
+    _refuse_unknown(config, old, {key for key, _, _ in known})
+    changed = []
+    for key, holder, name in known:
+        before = holder[name]
+        holder[name] = _scaled(before, length, old)
+        if holder[name] != before:
+            changed.append(f'{key} {before} -> {holder[name]}')
+    return changed
+
+
+def _known(config: Config) -> Iterator[tuple[str, Any, str]]:
+    """Yield the keys to scale, each with the dict that holds it."""
+    yield from _present('train_cfg', config.train_cfg, _LOOP)
+    schedulers = config.get('param_scheduler') or []
+    several = (
+        {f'.{index}': one for index, one in enumerate(schedulers)} if isinstance(schedulers, list) else {'': schedulers}
+    )
+    for index, one in several.items():
+        yield from _present(f'param_scheduler{index}', one, _SCHEDULER)
+    for distiller, option in (config.get('model', {}).get('distillers') or {}).items():
+        yield from _present(f'model.distillers.{distiller}', option, _DISTILLER)
+
+
+def _present(place: str, option: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
+    for name in names:
+        *path, last = name.split('.')
+        holder = option
+        for word in path:
+            holder = holder.get(word) if isinstance(holder, Mapping) else None
+        if isinstance(holder, Mapping) and last in holder:
+            yield f'{place}.{name}', holder, last
+
+
+def _scaled(value: Any, new: int, old: int) -> Any:
+    """Return whole numbers times ``new / old``; one that was not 0 stays at least 1."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_scaled(one, new, old) for one in value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    return max(round(value * new / old), min(value, 1))
+
+
+def _refuse_unknown(config: Config, old: int, known: set[str]) -> None:
+    for place in _PLACES:
+        node = config.get('model', {}).get('distillers') if place == 'model.distillers' else config.get(place)
+        for key, value in _numbers(node, place):
+            holder, _, name = key.rpartition('.')
+            if {key, holder} & known or _OTHERS.match(key) or value <= 0:
+                continue
+            named = _LENGTH.search(name) is not None
+            whole = value == old and (named or place == 'param_scheduler')
+            if place == 'train_cfg' or whole or (named and place in ('param_scheduler', 'custom_hooks')):
+                raise ValueError(
+                    f'{key}={value} looks like a length in a run of {old}, and budget does not know whether to scale '
+                    'it: leave it out of the recipe, or compare without budget.'
+                )
+
+
+def _numbers(node: Any, place: str) -> Iterator[tuple[str, int]]:
+    if isinstance(node, Mapping):
+        node = node.items()
+    elif isinstance(node, (list, tuple)):
+        node = enumerate(node)
+    else:
+        if isinstance(node, int) and not isinstance(node, bool):
+            yield place, node
+        return
+    for key, value in node:
+        yield from _numbers(value, f'{place}.{key}')

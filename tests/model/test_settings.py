@@ -1,0 +1,269 @@
+"""``settings='auto'`` and ``'canonical'``: what each method gets, on a pair for segmentation and one for detection."""
+
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from mmdistill_dense import distillers
+from mmdistill_dense.analysis.diagnose import diagnose
+from mmdistill_dense.check import Options, Report, check_config
+from mmdistill_dense.check.render import show
+from mmdistill_dense.distillers.balance import AUTO_RATIO, AUTO_RATIO_SGD
+from mmdistill_dense.distillers.presets import Chosen, expand, put
+from mmdistill_dense.engine.run_identity import differ, identity
+from mmdistill_dense.registry import DISTILLERS
+from tests import toys
+from tests.faults.tools import log_of
+
+KEY = 'model.distillers.x'
+METHODS = {name for name in vars(distillers) if name in DISTILLERS.module_dict}
+SMALL_CIRKD = dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9, num_classes=toys.NUM_CLASSES)
+SEG: dict[str, dict] = {
+    name: {}
+    for name in ('AT', 'AfDCD', 'CWD', 'DIST', 'FitNet', 'IFVD', 'LogitKD', 'MGD', 'MasKD', 'PCD', 'PKD', 'SKD')
+}
+SEG['CIRKD'] = SMALL_CIRKD
+SCORES = dict(student_tap='bbox_head.retina_cls', activation='sigmoid')
+DET: dict[str, dict] = {
+    name: {} for name in ('AT', 'AfDCD', 'CWD', 'FGD', 'FitNet', 'MGD', 'MasKD', 'PCD', 'PKD', 'SKD')
+}
+DET |= {'DIST': SCORES, 'LogitKD': SCORES, 'HeadOutputKD': dict(student_tap='bbox_head.retina_reg')}
+ELSEWHERE = {'LD': toys.det_net('gfl'), 'RoIHeadKD': toys.det_net('faster_rcnn')}
+HEAD = 'decode_head.bottleneck'
+LEVELS = ['backbone[1]', 'backbone[2]', 'backbone[3]', HEAD]
+
+
+def auto(methods: dict[str, dict]) -> dict:
+    return {name.lower(): dict(type=name, settings='auto', **options) for name, options in methods.items()}
+
+
+def method(kind: str) -> Any:
+    return DISTILLERS.get(kind)
+
+
+def taps(one: Any) -> list[str]:
+    return [str(tap) for tap in one.student_taps]
+
+
+@pytest.fixture(scope='module')
+def seg(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """A check, with a real step, of all methods for segmentation on one pair."""
+    model = toys.model_config(None, toys.seg_net(width=16, allow_random=True), auto(SEG))
+    return check_config(toys.run_config(tmp_path_factory.mktemp('seg'), model), Options(weights=False, cost=False))
+
+
+@pytest.fixture(scope='module')
+def det(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The same for detection."""
+    model = toys.model_config(toys.det_net(), toys.det_net(width=16, allow_random=True), auto(DET))
+    options = Options(weights=False, cost=False, batch=2, size=(128, 128))
+    return check_config(toys.det_run_config(tmp_path_factory.mktemp('det'), model), options)
+
+
+@pytest.mark.parametrize(('pair', 'methods'), [('seg', SEG), ('det', DET)])
+def test_every_method_makes_a_step_and_is_checked(pair: str, methods: dict, request: pytest.FixtureRequest) -> None:
+    report = request.getfixturevalue(pair)
+    assert report.verdict != 'error', report.findings
+    named = {name.lower() for name in methods}
+    assert set(report.subject.settings) == named == set(report.as_dict()['settings'])
+    terms = {term.name.split('.')[1]: term for term in report.subject.terms if term.name.startswith('distill.')}
+    assert set(terms) == named
+    assert all(math.isfinite(term.value) and term.value > 0 for name, term in terms.items() if name != 'pcd')
+    text = io.StringIO()
+    show(report, Console(file=text, width=400))
+    assert (
+        "settings maskd: 'auto': balance={'ratio': 'auto'}, schedule={'ramp_down': (0, 1.0)}, student"
+        in text.getvalue()
+    )
+
+
+def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
+    found = seg.subject.distillers
+    assert {name for name, one in found.items() if taps(one) == LEVELS} == {
+        'at', 'afdcd', 'fitnet', 'ifvd', 'mgd', 'maskd', 'pcd', 'pkd', 'skd'
+    }  # fmt: skip
+    assert {tuple(taps(found[name])) for name in ('cwd', 'dist', 'logitkd')} == {('decode_head.conv_seg',)}
+    assert taps(found['cirkd']) == ['decode_head.conv_seg:input']
+    assert all(one.schedule.ramp_down == (0, 1.0) for one in found.values())
+    each = {round(one.balancer.ratio * math.sqrt(len(SEG)), 6) for one in found.values()}
+    assert each == {AUTO_RATIO_SGD}, 'the toy run has SGD'
+    assert found['maskd'].num_tokens == 8 and found['maskd'].learn.schedule == 'poly'
+    assert found['pcd'].chosen_size is not None and found['pcd'].num_pixels == 512
+    assert found['afdcd'].fd_reduction == 'mean'
+    each = [found['afdcd']._contrast_of(level) for level in found['afdcd'].levels]
+    assert {(one['pool_size'], one['groups']) for one in each} == {(0, 16)}
+
+
+def test_what_the_methods_of_a_detector_get(det: Report) -> None:
+    found = det.subject.distillers
+    necks = [f'neck[{level}]' for level in range(5)]
+    others = {'dist', 'logitkd', 'headoutputkd'}
+    assert all(set(taps(one)) <= set(necks) for name, one in found.items() if name not in others)
+    assert found['maskd'].num_tokens == 6 and found['maskd'].learn.schedule == 'cosine'
+
+
+def test_every_method_has_them() -> None:
+    assert {*SEG, *DET, *ELSEWHERE} == METHODS
+    assert {name for name in METHODS if 'canonical' in method(name).SETTINGS} == {'FitNet', 'LogitKD'}
+
+
+@pytest.mark.parametrize('kind', ELSEWHERE)
+def test_methods_of_other_detectors(kind: str) -> None:
+    net = ELSEWHERE[kind]
+    model = toys.distilled(
+        'mmdet', student=net, teacher=dict(net, allow_random=True), distillers=dict(x=dict(type=kind, settings='auto'))
+    )
+    losses = toys.losses_of(model, toys.det_batch(side=128))
+    assert any(name.startswith('distill.x.loss') and torch.isfinite(value) for name, value in losses.items())
+    assert model.distillers['x'].balancer is not None
+
+
+# What is given beside it
+
+
+def test_what_is_given_wins_and_options_within_are_merged() -> None:
+    given = dict(settings='auto', num_tokens=3, balance=dict(until=0.5), learn=dict(max_iters=9), student_tap='neck')
+    found = expand(method('MasKD'), given, 'seg', KEY)
+    assert found['num_tokens'] == 3 and found['student_tap'] == 'neck'
+    assert found['learn']['max_iters'] == 9 and found['learn']['optimizer']['type'] == 'SGD'
+    chosen = found['settings']
+    assert isinstance(chosen, Chosen) and chosen.options['num_tokens'] == 3, 'what it shows is what holds'
+    assert str(chosen).endswith('; given, not of the settings: balance, student_tap, num_tokens, learn')
+    assert found['balance'] == dict(ratio='auto', until=0.5)
+    assert expand(method('AT'), dict(settings='auto', balance=3.0), 'det', KEY)['balance'] == 3.0
+    kept = expand(method('AT'), dict(settings='auto', balance=None, loss_weight=0.8), 'det', KEY)
+    assert kept['loss_weight'] == 0.8 and kept['balance'] is None
+
+
+def test_published_is_what_the_method_has() -> None:
+    for options in ({}, dict(settings='published')):
+        assert expand(method('MasKD'), dict(options, num_tokens=2), 'seg', KEY) == dict(num_tokens=2)
+    assert method('MasKD')().settings is None
+
+
+@pytest.mark.parametrize(
+    ('kind', 'options', 'task', 'message'),
+    [
+        ('MasKD', dict(settings='best'), 'seg', r"x\.settings='best' is unknown; MasKD has 'published', 'auto'"),
+        ('FitNet', dict(settings='canonial'), 'seg', "has 'published', 'auto', 'canonical'. Did you mean 'canonical'"),
+        ('MasKD', dict(settings=dict(a=1)), 'seg', r"x\.settings=\{'a': 1\} is unknown"),
+        (
+            'MasKD',
+            dict(settings='canonical'),
+            'seg',
+            'MasKD has no such settings: it is the plain form .* use FitNet and',
+        ),
+        (
+            'CIRKD',
+            dict(settings='auto'),
+            'det',
+            r'CIRKD has these settings for segmentation \(mmseg\), and the student',
+        ),
+        ('AT', dict(settings='auto'), None, "the student is for neither. Set the options themselves and settings='pub"),
+        ('AT', dict(settings='auto', loss_weight=3.0), 'seg', r'x\.loss_weight=3\.0 beside .* or set balance=None'),
+    ],
+)
+def test_mistakes_name_the_key(kind: str, options: dict, task: str | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        expand(method(kind), options, task, KEY)
+
+
+def test_a_distiller_alone_cannot_know_the_task() -> None:
+    with pytest.raises(ValueError, match=r"settings='auto' is for model\.distillers in a config"):
+        method('FitNet')(settings='auto')
+
+
+# In place of shipped options
+
+
+@pytest.mark.parametrize(
+    ('kind', 'shipped', 'left'),
+    [
+        (
+            'MasKD',
+            dict(student_tap='decode_head.conv_seg', weight_mask=False, share_tokens=True, align='none', factor=0.5,
+                 loss_weight=7.0, learn=dict(max_iters=200), student_mask_from=100),
+            dict(learn=dict(max_iters=200), student_mask_from=100),
+        ),
+        ('LogitKD', dict(student_tap='bbox_head.gfl_cls', activation='sigmoid', loss_weight=2.0, teacher='a'),
+         dict(student_tap='bbox_head.gfl_cls', activation='sigmoid', teacher='a')),
+        ('PCD', dict(student_tap='neck', teacher_tap='neck', queue_size=9, keys_per_image=3, enqueue='pixels',
+                     temperature=0.1), dict(temperature=0.1)),
+        ('FGD', dict(schedule=dict(stop_at=0.5), settings='published'), {}),
+    ],
+)  # fmt: skip
+def test_settings_in_place_of_shipped_options(kind: str, shipped: dict, left: dict) -> None:
+    found = put(dict(shipped, type=kind), method(kind), 'auto', 'det', KEY)
+    assert found == dict(left, type=kind, settings='auto')
+    found.pop('type')
+    assert expand(method(kind), found, 'det', KEY)['balance'], 'and they can be expanded'
+
+
+def test_published_in_place_of_shipped_options_is_these() -> None:
+    shipped = dict(type='AT', loss_weight=3.0)
+    assert put(dict(shipped, settings='auto'), method('AT'), 'published', 'det', KEY) == shipped
+
+
+# A run
+
+
+CANONICAL = dict(kd=dict(type='LogitKD', settings='canonical'), mimic=dict(type='FitNet', settings='canonical'))
+
+
+def run(folder: Any, chosen: dict, optimizer: str, iters: int = 4) -> Any:
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), chosen)
+    config = toys.run_config(folder, model, iters=iters, log_level='INFO')
+    config.optim_wrapper.optimizer = dict(type=optimizer, lr=0.001)
+    return toys.train(None, config)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """The folder and the runner of the two canonical forms together, trained by Adam."""
+    folder = tmp_path_factory.mktemp('run')
+    return folder, run(folder, CANONICAL, 'AdamW')
+
+
+def test_a_run_gets_the_ratio_of_its_optimizer_and_says_what_it_chose(trained: tuple[Any, Any]) -> None:
+    folder, runner = trained
+    kd, mimic = runner.model.distillers.values()
+    assert kd.balancer.ratio == mimic.balancer.ratio == AUTO_RATIO / math.sqrt(2)
+    assert kd.temperature == 1 and kd.schedule.ramp_down is None and mimic.schedule.ramp_down is None
+    assert taps(mimic) == ['decode_head.conv_cat'] and taps(kd) == ['decode_head.conv_seg']
+    text = log_of(folder)
+    assert "distillers.kd.balance='auto': ratio 7.07, shared by 2 distillers" in text
+    assert "model.distillers.mimic.settings='canonical': balance={'ratio': 'auto'}, student_tap='auto[-1]'" in text
+    assert "settings='canonical': balance={'ratio': 'auto'}" in repr(mimic) and 'ratio=7.07' in repr(mimic)
+    told = torch.load(folder / 'iter_4.pth', weights_only=False)['meta']['distill']
+    assert told['distillers']['kd']['settings'].startswith("'canonical': balance={'ratio': 'auto'}")
+    assert told['balance']['kd'] == dict(ratio=AUTO_RATIO / math.sqrt(2), until=0.25)
+
+
+def test_a_run_with_sgd_gets_a_smaller_ratio(tmp_path: Any) -> None:
+    runner = run(tmp_path, dict(kd=dict(type='LogitKD', settings='auto')), 'SGD', iters=1)
+    assert runner.model.distillers['kd'].balancer.ratio == AUTO_RATIO_SGD
+    assert "distillers.kd.balance='auto': ratio 2 with SGD" in log_of(tmp_path)
+
+
+def test_a_diagnosis_of_such_a_run(trained: tuple[Any, Any]) -> None:
+    folder, runner = trained
+    with toys.unformatted():
+        (terms,) = diagnose(runner.cfg, str(folder / 'iter_4.pth'), batches=1)
+    assert {term.name.split('.')[1] for term in terms if '.' in term.name} == set(CANONICAL)
+
+
+def test_the_same_options_written_out_are_the_same_distillers(trained: tuple[Any, Any]) -> None:
+    _, runner = trained
+    ratio = AUTO_RATIO / math.sqrt(2)
+    written = dict(
+        kd=dict(type='LogitKD', balance=ratio),
+        mimic=dict(type='FitNet', student_tap='decode_head.conv_cat', balance=ratio),
+    )
+    config = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), written)
+    plain = toys.build(config)
+    plain.init_weights()
+    assert not differ(identity(runner.model), identity(plain))

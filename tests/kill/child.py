@@ -22,6 +22,7 @@ from mmdistill_dense.suite.execute import job
 from tests import toys
 from tests.kill import kinds
 from tests.pretrain import runs as pretrain
+from tests.pretrain.files import TABLE
 
 TEACHERS = ('fcn', 'faster_rcnn')
 
@@ -68,7 +69,9 @@ def make_files(folder: str, pipe: Any) -> None:
     """Write the teachers and pictures that all runs share, and tell where they are."""
     _begin(Path(folder), 'files')
     files = {kind: toys.teacher_file(kind) for kind in TEACHERS}
-    pipe.send(dict(files, ssl=pretrain.teacher_file(), pictures=pretrain.pictures()))
+    if TABLE.is_file():  # else the test of pre-training is skipped
+        files['ssl'] = pretrain.teacher_file()
+    pipe.send(dict(files, pictures=pretrain.pictures()))
 
 
 def train(kind: str, folder: str, moment: Moment | None, count: bool, files: dict[str, str], pipe: Any) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
+from mmdistill_dense.distillers import presets
 from mmdistill_dense.distillers.base import Losses, Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.pcd.compared import inside_on_device, masked_mean
@@ -68,6 +69,8 @@ class QueueKL(FeatureDistiller):
     Example:
         ``dict(type='QueueKL', student_tap='backbone[3]', teacher_tap='cls')``
     """
+
+    SETTINGS: ClassVar[presets.Settings] = {presets.AUTO: presets.for_both()}  # one vector a picture: its own tap
 
     def __init__(
         self,

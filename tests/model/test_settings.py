@@ -21,15 +21,30 @@ from tests.faults.tools import log_of
 
 KEY = 'model.distillers.x'
 METHODS = {name for name in vars(distillers) if name in DISTILLERS.module_dict}
+OF_TOKENS = ('FeatureMatch', 'QueryMatch', 'QueueKL', 'TokenRelations')
 SMALL_CIRKD = dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9, num_classes=toys.NUM_CLASSES)
 SEG: dict[str, dict] = {
     name: {}
-    for name in ('AT', 'AfDCD', 'CWD', 'DIST', 'FitNet', 'IFVD', 'LogitKD', 'MGD', 'MasKD', 'PCD', 'PKD', 'SKD')
+    for name in (
+        'AT',
+        'AfDCD',
+        'CWD',
+        'DIST',
+        'FitNet',
+        'IFVD',
+        'LogitKD',
+        'MGD',
+        'MasKD',
+        'PCD',
+        'PKD',
+        'SKD',
+        *OF_TOKENS,
+    )
 }
 SEG['CIRKD'] = SMALL_CIRKD
 SCORES = dict(student_tap='bbox_head.retina_cls', activation='sigmoid')
 DET: dict[str, dict] = {
-    name: {} for name in ('AT', 'AfDCD', 'CWD', 'FGD', 'FitNet', 'MGD', 'MasKD', 'PCD', 'PKD', 'SKD')
+    name: {} for name in ('AT', 'AfDCD', 'CWD', 'FGD', 'FitNet', 'MGD', 'MasKD', 'PCD', 'PKD', 'SKD', *OF_TOKENS)
 }
 DET |= {'DIST': SCORES, 'LogitKD': SCORES, 'HeadOutputKD': dict(student_tap='bbox_head.retina_reg')}
 ELSEWHERE = {'LD': toys.det_net('gfl'), 'RoIHeadKD': toys.det_net('faster_rcnn')}
@@ -84,10 +99,11 @@ def test_every_method_makes_a_step_and_is_checked(pair: str, methods: dict, requ
 def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
     found = seg.subject.distillers
     assert {name for name, one in found.items() if taps(one) == LEVELS} == {
-        'at', 'afdcd', 'fitnet', 'ifvd', 'mgd', 'maskd', 'pcd', 'pkd', 'skd'
+        'at', 'afdcd', 'featurematch', 'fitnet', 'ifvd', 'mgd', 'maskd', 'pcd', 'pkd', 'querymatch', 'skd',
+        'tokenrelations',
     }  # fmt: skip
     assert {tuple(taps(found[name])) for name in ('cwd', 'dist', 'logitkd')} == {('decode_head.conv_seg',)}
-    assert taps(found['cirkd']) == ['decode_head.conv_seg:input']
+    assert taps(found['cirkd']) == ['decode_head.conv_seg:input'] and taps(found['queuekl']) == ['backbone[3]']
     assert all(one.schedule.ramp_down == (0, 1.0) for one in found.values())
     each = {round(one.balancer.ratio * math.sqrt(len(SEG)), 6) for one in found.values()}
     assert each == {AUTO_RATIO_SGD}, 'the toy run has SGD'
@@ -101,7 +117,7 @@ def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
 def test_what_the_methods_of_a_detector_get(det: Report) -> None:
     found = det.subject.distillers
     necks = [f'neck[{level}]' for level in range(5)]
-    others = {'dist', 'logitkd', 'headoutputkd'}
+    others = {'dist', 'logitkd', 'headoutputkd', 'queuekl'}
     assert all(set(taps(one)) <= set(necks) for name, one in found.items() if name not in others)
     assert found['maskd'].num_tokens == 6 and found['maskd'].learn.schedule == 'cosine'
 

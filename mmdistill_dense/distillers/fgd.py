@@ -69,6 +69,8 @@ class FGD(FeatureDistiller):
         ['loss_attention', 'loss_focal', 'loss_relation']
     """
 
+    needs_labels = True
+
     def __init__(
         self,
         student_tap: TapOption = 'neck',

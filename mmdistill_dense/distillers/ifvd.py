@@ -52,6 +52,8 @@ class IFVD(FeatureDistiller):
         ifvd=dict(type='IFVD', loss_weight=20.0)
     """
 
+    needs_labels = True
+
     def __init__(
         self,
         student_tap: TapOption = 'decode_head.conv_seg:input',

@@ -178,6 +178,29 @@ def test_balance_measures_the_sum_of_both_parts():
     assert balancer.tries[0][2] == pytest.approx(norm, rel=1e-4)
 
 
+def test_half_precision_learns_about_the_same():
+    model, more = seg_model(dict(fit=FITNET)), bare(toys.seg_batch(3, seed=3))
+    name = 'distill.fit.unlabelled_loss_fitnet'
+    expected = losses(model, more)[name]
+    with torch.autocast('cpu', torch.bfloat16):
+        found = losses(model, more)
+    assert found[name].dtype == torch.float32
+    torch.testing.assert_close(found[name], expected, rtol=0.05, atol=0)
+    toys.total(found).backward()
+    assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters())
+
+
+@pytest.mark.soak
+def test_a_compiled_student_learns_the_same():
+    model, compiled, more = seg_model(), seg_model(), bare(toys.seg_batch(3, seed=3))
+    torch.compiler.reset()
+    compiled.forward = torch.compile(compiled.forward, backend='eager')
+    first, second = losses(model, more), losses(compiled, more)
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-4, atol=1e-5)
+    torch.compiler.reset()
+
+
 def test_a_copy_and_a_pickle_keep_the_option_and_not_the_pictures():
     model = seg_model(ratio=2)
     model.distillation.unlabelled.batch = bare(toys.seg_batch())

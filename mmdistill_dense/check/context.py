@@ -15,6 +15,7 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 if TYPE_CHECKING:
     from mmdistill_dense.analysis.gradients import Term
     from mmdistill_dense.check.tap_watch import Adapter, TapRow
+    from mmdistill_dense.check.unlabelled_facts import UnlabelledFacts
 
 Size = tuple[int, int]
 
@@ -93,6 +94,8 @@ class Subject:
         iteration: Iteration of the run at which the losses are computed.
         gaps: See :func:`~mmdistill_dense.check.own_copy.pair_gaps`.
         flat: Teacher taps that are the same at all positions.
+        unlabelled: See :class:`~mmdistill_dense.check.unlabelled_facts.UnlabelledFacts`.
+        asked: Pictures without and with labels on which the teachers are asked.
         cost: As :func:`mmdistill_dense.check.one_step.measure_cost`.
     """
 
@@ -116,6 +119,8 @@ class Subject:
     gaps: dict[str, float] = field(default_factory=dict)
     flat: list[str] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
+    unlabelled: UnlabelledFacts | None = None
+    asked: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
     cost: dict[str, Any] = field(default_factory=dict)
 
     @property

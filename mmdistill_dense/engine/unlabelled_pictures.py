@@ -80,12 +80,12 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     return Pictures(dataset, len(known), left_out)
 
 
-def _refuse_tested(paths: Sequence[str], config: Mapping[str, Any]) -> None:
-    """Refuse pictures of validation or test: a model that has seen them cannot be tested on them.
+def tested_pictures(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the paths of the pictures of validation and test, by the name of the loader.
 
-    Raises:
-        ValueError: Names three of them.
+    A data set that cannot be opened, and pictures that are no files here, are warned of.
     """
+    found: dict[str, list[str]] = {}
     done: list[Any] = []
     for name in ('val_dataloader', 'test_dataloader'):
         option = (config.get(name) or {}).get('dataset')
@@ -93,12 +93,22 @@ def _refuse_tested(paths: Sequence[str], config: Mapping[str, Any]) -> None:
             continue
         done.append(option)
         try:
-            tested = picture_paths(DATASETS.build(copy.deepcopy(option)))
+            found[name] = picture_paths(DATASETS.build(copy.deepcopy(option)))
         except Exception as error:  # a data set may run any code, and test data need not be there
             _warn(name, f'the data set cannot be opened ({str(error).splitlines()[0] if str(error) else error!r})')
             continue
-        if elsewhere := not_on_disk(tested):
-            _warn(name, f'{len(elsewhere)} of its {len(tested)} pictures are no files here, e.g. {elsewhere[0]}')
+        if elsewhere := not_on_disk(found[name]):
+            _warn(name, f'{len(elsewhere)} of its {len(found[name])} pictures are no files here, e.g. {elsewhere[0]}')
+    return found
+
+
+def _refuse_tested(paths: Sequence[str], config: Mapping[str, Any]) -> None:
+    """Refuse pictures of validation or test: a model that has seen them cannot be tested on them.
+
+    Raises:
+        ValueError: Names three of them.
+    """
+    for name, tested in tested_pictures(config).items():
         if same := same_pictures(paths, tested):
             pairs = [path if path == other else f'{path} (= {other})' for path, other in same.items()]
             raise ValueError(

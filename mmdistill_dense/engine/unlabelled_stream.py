@@ -24,7 +24,7 @@ from mmdistill_dense.utils.reproducible import SeededBatches
 from mmdistill_dense.utils.runner_internals import built_loop
 
 _TAG = 2  # of the seeds of this stream
-_FEW = 4  # steps in which all pictures have been seen
+FEW = 4  # steps in which all pictures have been seen
 
 
 class PassSampler(Sampler[int]):
@@ -151,8 +151,8 @@ class UnlabelledStream(Hook):
             f'{KEY}: {found} pictures{out}; {step} of them a step, each once in {found / step:.4g} steps; they teach '
             f'{", ".join(self._second.takers)}{left}'
         )
-        if found < _FEW * step:
+        if found < FEW * step:
             runner.logger.warning(
-                f'{KEY}: {found} pictures are few for {step} a step, each is seen again within {_FEW} steps: lower '
+                f'{KEY}: {found} pictures are few for {step} a step, each is seen again within {FEW} steps: lower '
                 f'{KEY}.ratio, or add pictures.'
             )

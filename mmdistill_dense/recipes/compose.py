@@ -145,7 +145,9 @@ def options_for(method: str, recipe: Path | str, variant: str | None = None) -> 
     return best(option_files(method), parts.pair, parts.task, variant)
 
 
-def config_text(method: str, recipe: Path | str, options: Path | str, folder: Path) -> str:
+def config_text(
+    method: str, recipe: Path | str, options: Path | str, folder: Path, unlabelled: str | None = None
+) -> str:
     """Return the text of a method's config: the recipe with the distillers of the options.
 
     Args:
@@ -154,11 +156,13 @@ def config_text(method: str, recipe: Path | str, options: Path | str, folder: Pa
         options: The file of the method options.
         folder: Where the config will be. Bases are written relative to it, or, if it is not inside this package's
             configs, this package's bases by name.
+        unlabelled: Folder of pictures without labels.
     """
+    more = f', unlabelled=dict(data_root={unlabelled!r}, ratio=1)' if unlabelled else ''
     bases = [reference(recipe_file(recipe), folder), reference(Path(options), folder)]
     return (
         f'{_assignment("_base_", bases)}'
-        'model = dict(distillers=_base_.distillers)\n'
+        f'model = dict(distillers=_base_.distillers{more})\n'
         f"work_dir = 'work_dirs/{method}/{{{{ fileBasenameNoExtension }}}}'\n"
     )
 

@@ -47,6 +47,7 @@ def main_new_config(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--dataset', help='name in configs/_base_/datasets, or a file; needed where no recipe fits')
     parser.add_argument('--schedule', help='the same for schedules; default without a recipe: sgd_40k or sgd_1x')
     parser.add_argument('--variant', help='a variant of the method options')
+    parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
     parser.add_argument('--out', type=Path, help='file to write; default: its place in configs, or the working folder')
     parser.add_argument(
         '--all', action='store_true', help='write all configs that have no file yet (of --method, if given)'
@@ -109,6 +110,8 @@ def write_one(args: argparse.Namespace) -> None:
             together; then no file is written.
         FileExistsError: If the file exists with other contents.
     """
+    if args.unlabelled and not Path(args.unlabelled).is_dir():
+        raise ValueError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
     method, options = method_and_options(args.method)
     if options and args.variant:
         raise ValueError(
@@ -127,7 +130,8 @@ def write_one(args: argparse.Namespace) -> None:
             f'--method {method}: no method options fit {pair.stem} with a data set for {parts.task} '
             f'({parts.dataset}); it has {there}.'
         )
-    ours = _is_checkout() and all(file.is_relative_to(configs()) for file in (pair, options)) and not args.out
+    ours = _is_checkout() and all(file.is_relative_to(configs()) for file in (pair, options))
+    ours = ours and not (args.out or args.unlabelled)
     texts, note = {}, ''
     if recipe is None:
         recipe = _recipe_place(parts, ours, args.out)
@@ -137,7 +141,7 @@ def write_one(args: argparse.Namespace) -> None:
         note = ': the student alone, and the control'
     with _written(texts):
         file = args.out or _config_place(method, parts, recipe, args.variant, ours)
-        with _written({file: config_text(method, recipe, options, file.parent)}), quiet():
+        with _written({file: config_text(method, recipe, options, file.parent, args.unlabelled)}), quiet():
             problem = _check(file, parts.task, args)
     print(f'recipe   {recipe}  ({parts.dataset}, {parts.schedule}{note})\noptions  {options}\nconfig   {file}')
     if problem:

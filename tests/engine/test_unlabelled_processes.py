@@ -100,6 +100,7 @@ def test_all_processes_stop_and_name_the_pictures_of_both_parts(ranks):
     assert labelled.startswith('shapes/0/') and all(name in others for name in ranks[1]['names'][1])
 
 
+@pytest.mark.soak
 def test_a_step_left_out_restores_what_both_parts_changed(tmp_path):
     """One that is left out in every iteration changes no statistics; the stream goes on."""
     sick = dict(sick=dict(type='SickPart', at=(0, 1)))

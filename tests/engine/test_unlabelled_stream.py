@@ -151,7 +151,7 @@ def test_the_same_picture_looks_different_in_another_pass():
     assert len(set(taken)) > 6  # flipped, other colours
 
 
-@pytest.mark.parametrize('network', ['start', 'weights'])
+@pytest.mark.parametrize('network', [pytest.param('start', marks=pytest.mark.soak), 'weights'])
 def test_a_run_without_such_steps_equals_the_one_without_the_option(tmp_path, network):
     off = dict(kd=dict(type='LogitKD', schedule=dict(stop_at=1)))
     own = dict(start=dict(start=1.0), weights=dict(distillers=off))[network]
@@ -164,6 +164,7 @@ def test_a_run_without_such_steps_equals_the_one_without_the_option(tmp_path, ne
     assert same == (network == 'start')
 
 
+@pytest.mark.soak
 def test_a_stream_that_begins_late_is_that_of_the_others(tmp_path):
     seen = run(tmp_path, model(toys.picture_folder(), ratio=1.5, start=2))
     assert [one[2] for one in seen] == [None, None, *(one[2] for one in uninterrupted()[1][2:])]
@@ -270,6 +271,7 @@ def test_another_list_is_refused_on_resume_as_another_teacher_is(tmp_path):
     assert [len(more) for _, _, more in seen] == [2] * 3
 
 
+@pytest.mark.soak
 def test_a_moved_folder_is_the_same(tmp_path):
     folder, before = uninterrupted()
     shutil.copytree(toys.picture_folder(), tmp_path / 'moved')

@@ -28,6 +28,7 @@ class Method:
         config: The user's own config, or ``None``.
         options: Settings of the row's distillers.
         start: The name of the students' first weights; ``None`` for those of the control.
+        unlabelled: The option ``model.unlabelled`` of the row; empty without one.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Method:
     config: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     start: str | None = None
+    unlabelled: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def distils(self) -> bool:
@@ -160,11 +162,11 @@ def _methods(top: Reader, control: Path, starts: Mapping[str, Start]) -> dict[st
 def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
     if name in RESERVED or not NAME.fullmatch(name):
         raise options.error('', f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
-    options.only({'method', 'variant', 'config', 'options', 'start'})
+    options.only({'method', 'variant', 'config', 'options', 'start', 'unlabelled'})
     start = options.get('start', str, None)
     if start is not None and start not in starts:
         raise options.error('start', compose.unknown('start', start, starts))
-    own = options.options('options')
+    own, more = options.options('options'), options.get('unlabelled', dict, {})
     if 'config' in options.raw:
         if {'method', 'variant'} & options.raw.keys():
             raise options.error('config', 'cannot be combined with `method` or `variant`')
@@ -175,19 +177,19 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
             if found.base.resolve() != control.resolve():
                 of = f'{found.name} is a config of {found.base.stem}, the control is {control.stem}'
                 raise options.error('config', of)
-            return Method(name, found.method, found.options, found.variant, None, own, start)
-        return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, start)
+            return Method(name, found.method, found.options, found.variant, None, own, start, more)
+        return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, start, more)
     if start is not None and 'method' not in options.raw:
         return _undistilled(name, start, options)
     method, variant = options.get('method', str, name), options.get('variant', str, None)
-    return Method(name, method, _options_file(method, variant, control, options), variant, None, own, start)
+    return Method(name, method, _options_file(method, variant, control, options), variant, None, own, start, more)
 
 
 def _undistilled(name: str, start: str, options: Reader) -> Method:
     """Return the row of the student alone with another start. It takes no further keys."""
     if name in compose.methods():
         raise options.error('', f'write `method: {name}` for {name} from that start, or rename the row')
-    for key in ('variant', 'options'):
+    for key in ('variant', 'options', 'unlabelled'):
         if key in options.raw:
             raise options.error(key, 'a row without `method` has no distillers to set it for')
     return Method(name, None, None, start=start)

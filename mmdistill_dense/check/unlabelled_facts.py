@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -13,7 +12,7 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
 
-from mmdistill_dense.check.context import Subject
+from mmdistill_dense.check.context import Confidence, Subject, UnlabelledFacts
 from mmdistill_dense.datasets.overlap import picture_paths
 from mmdistill_dense.engine.unlabelled_pictures import open_pictures, tested_pictures
 from mmdistill_dense.model.unlabelled_step import prepared
@@ -25,40 +24,6 @@ ALIKE = 0.999  # cosine of two grey thumbnails without their means; re-encoded p
 MOST = 2000  # pictures of each set that are compared, spread over it
 ASKED = 16  # pictures of each kind on which the teachers are asked
 UNSURE = 0.8  # of the confidence on labelled pictures
-
-
-@dataclass
-class Confidence:
-    """How sure a teacher is, from 0 to 1: the mean over pixels, or over the best boxes of each picture.
-
-    ``classes`` are the shares of the predicted classes on pictures without labels.
-    """
-
-    key: str
-    labelled: float
-    unlabelled: float
-    classes: Mapping[int, float]
-
-
-@dataclass
-class UnlabelledFacts:
-    """What was found out about the pictures without labels.
-
-    Attributes:
-        pictures: Their number.
-        labelled: How many labelled ones were taken out.
-        left_out: Steps of the labelled pipeline that do not work without labels.
-        step: Pictures of a step.
-        alike: Pairs that look the same: a picture, and one of validation or test.
-        confidence: Of each teacher that is loaded whole and predicts classes.
-    """
-
-    pictures: int
-    labelled: int
-    left_out: Sequence[str]
-    step: int
-    alike: list[tuple[str, str]] = field(default_factory=list)
-    confidence: list[Confidence] = field(default_factory=list)
 
 
 def read_unlabelled(subject: Subject) -> None:

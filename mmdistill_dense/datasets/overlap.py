@@ -11,6 +11,8 @@ from typing import Any
 
 def picture_paths(dataset: Any) -> list[str]:
     """Return the path of each picture of a data set, also of one that wraps others; empty if it does not tell."""
+    while not hasattr(dataset, 'get_data_info') and hasattr(dataset, 'dataset'):  # mmdet's for mosaics
+        dataset = dataset.dataset
     if not hasattr(dataset, 'get_data_info') or not hasattr(dataset, '__len__'):
         return []
     entries = [dataset.get_data_info(number) for number in range(len(dataset))]

@@ -61,7 +61,7 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     """
     dataset = UnlabeledImages(**option.pictures, pipeline=_READS_FIRST)
     paths = picture_paths(dataset)
-    known = same_pictures(paths, picture_paths(labelled))
+    known = same_pictures(paths, _comparable(picture_paths(labelled), 'train_dataloader'))
     left = [number for number, path in enumerate(paths) if path not in known]
     if not left:
         raise ValueError(
@@ -93,13 +93,19 @@ def tested_pictures(config: Mapping[str, Any]) -> dict[str, list[str]]:
             continue
         done.append(option)
         try:
-            found[name] = picture_paths(DATASETS.build(copy.deepcopy(option)))
+            found[name] = _comparable(picture_paths(DATASETS.build(copy.deepcopy(option))), name)
         except Exception as error:  # a data set may run any code, and test data need not be there
             _warn(name, f'the data set cannot be opened ({str(error).splitlines()[0] if str(error) else error!r})')
-            continue
-        if elsewhere := not_on_disk(found[name]):
-            _warn(name, f'{len(elsewhere)} of its {len(found[name])} pictures are no files here, e.g. {elsewhere[0]}')
     return found
+
+
+def _comparable(paths: list[str], name: str) -> list[str]:
+    """Return the pictures of a loader; warn if it does not tell them, or if some are no files here."""
+    elsewhere = not_on_disk(paths)
+    if elsewhere or not paths:
+        shown = f'{len(elsewhere)} of its {len(paths)} pictures are no files here, e.g. {elsewhere[0]}' if paths else ''
+        _warn(name, shown or 'its data set does not tell the paths of its pictures')
+    return paths
 
 
 def _refuse_tested(paths: Sequence[str], config: Mapping[str, Any]) -> None:

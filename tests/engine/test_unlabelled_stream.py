@@ -136,6 +136,7 @@ def test_workers_read_what_the_main_process_reads():
     assert uninterrupted('iters', 2)[1] == uninterrupted('iters', 0)[1]
 
 
+@pytest.mark.soak
 def test_labelled_pictures_are_those_of_a_run_without():
     """In an epoch-based loop without workers, the pictures of a step come from the streams that the last one left."""
     folder = toys.fresh_dir()
@@ -151,7 +152,8 @@ def test_the_same_picture_looks_different_in_another_pass():
     assert len(set(taken)) > 6  # flipped, other colours
 
 
-@pytest.mark.parametrize('network', [pytest.param('start', marks=pytest.mark.soak), 'weights'])
+@pytest.mark.soak
+@pytest.mark.parametrize('network', ['start', 'weights'])
 def test_a_run_without_such_steps_equals_the_one_without_the_option(tmp_path, network):
     off = dict(kd=dict(type='LogitKD', schedule=dict(stop_at=1)))
     own = dict(start=dict(start=1.0), weights=dict(distillers=off))[network]
@@ -257,15 +259,26 @@ def test_few_pictures_and_unknown_test_pictures_are_warned_of(log):
     opened(toys.picture_folder(), log_level='INFO')
     warnings = [text for level, text in log if level == logging.WARNING and text.startswith('model.unlabelled')]
     assert any(re.search('6 pictures are few for 2 a step', text) for text in warnings)
-    assert any('val_dataloader: 2 of its 2 pictures are no files here, e.g. shapes/1' in text for text in warnings)
+    for name, count in (('val', 2), ('train', 8)):
+        words = f'{name}_dataloader: {count} of its {count} pictures are no files here, e.g. shapes/'
+        assert any(words in text for text in warnings)
+
+
+def refused(work_dir, network):
+    folder, _ = uninterrupted()
+    with pytest.raises(ValueError, match='6 pictures without labels .*ratio 1.5'):
+        run(work_dir, network, resume=True, load_from=str(folder / 'iter_2.pth'))
 
 
 def test_another_list_is_refused_on_resume_as_another_teacher_is(tmp_path):
-    folder, _ = uninterrupted()
-    start = dict(resume=True, load_from=str(folder / 'iter_2.pth'))
-    for network in (model(toys.picture_folder(5)), model(toys.picture_folder()), model(None)):
-        with pytest.raises(ValueError, match='6 pictures without labels .*ratio 1.5'):
-            run(tmp_path, network, **start)
+    refused(tmp_path, model(toys.picture_folder(5), ratio=1.5))
+
+
+@pytest.mark.soak
+def test_another_ratio_and_no_pictures_are_refused_unless_the_user_insists(tmp_path):
+    refused(tmp_path, model(toys.picture_folder()))
+    refused(tmp_path, model(None))
+    start = dict(resume=True, load_from=str(uninterrupted()[0] / 'iter_2.pth'))
     hooks = dict(default_hooks=dict(distill=dict(resume_changed=True)))
     seen = run(tmp_path, model(toys.picture_folder()), **start, **hooks)
     assert [len(more) for _, _, more in seen] == [2] * 3

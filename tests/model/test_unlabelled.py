@@ -12,8 +12,9 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmdistill_dense.distillers.roi_head_kd import RoIHeadKD
-from mmdistill_dense.model.unlabelled import UnlabelledOption
+from mmdistill_dense.model.unlabelled import Unlabelled, UnlabelledOption
 from mmdistill_dense.model.unlabelled_step import prepared
+from mmdistill_dense.pretrain import BackboneStudent
 from mmdistill_dense.utils.random_streams import stream_states
 from tests import toys
 
@@ -286,7 +287,8 @@ def test_without_distillers_it_is_ignored():
     model = toys.build(toys.model_config(toys.seg_net('fcn'), distillers={}, unlabelled=FOLDER))
     assert not hasattr(model, 'distillation')
     off = dict(kd=dict(type='LogitKD', loss_weight=0))
-    assert not hasattr(toys.build(toys.model_config(toys.seg_net('fcn'), distillers=off, unlabelled=FOLDER)), 'loss_')
+    model = toys.build(toys.model_config(toys.seg_net('fcn'), distillers=off, unlabelled=FOLDER))
+    assert not hasattr(model, 'distillation')
 
 
 @pytest.mark.parametrize(
@@ -306,6 +308,21 @@ def test_without_distillers_it_is_ignored():
 def test_a_wrong_option_is_named(option, words):
     with pytest.raises((TypeError, ValueError), match=words):
         toys.build(toys.model_config(toys.seg_net('fcn'), distillers={}, unlabelled=option))
+
+
+def test_a_pretraining_reads_such_pictures_already():
+    student = BackboneStudent(dict(type='mmdet.ResNet', depth=18, base_channels=8))
+    with pytest.raises(ValueError, match='BackboneStudent is pre-trained without labels already.*train_dataloader'):
+        Unlabelled.of(UnlabelledOption(FOLDER), student, {}, ())
+
+
+def test_a_high_ratio_is_warned_of(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmdistill_dense.model.unlabelled.print_log', lambda text, *_: said.append(text))
+    seg_model(ratio=8)
+    assert not said
+    seg_model(ratio=9)
+    assert 'model.unlabelled.ratio=9: a step takes 10 times as long' in said[0]
 
 
 def test_there_is_at_least_one_picture():

@@ -327,3 +327,20 @@ def test_a_high_ratio_is_warned_of(monkeypatch):
 
 def test_there_is_at_least_one_picture():
     assert [UnlabelledOption(FOLDER, ratio=ratio).count(8) for ratio in (0.01, 0.5, 1, 3)] == [1, 4, 8, 24]
+
+
+@pytest.mark.soak
+def test_a_detector_with_queries_learns_as_far_as_its_neck():
+    backbone = dict(depth=18, base_channels=8, frozen_stages=-1, norm_eval=False, init_cfg=None)
+    network = dict(
+        cfg='mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+        backbone=backbone,
+        neck=dict(in_channels=[16, 32, 64]),
+        bbox_head=dict(num_classes=toys.NUM_CLASSES - 1),
+    )
+    fit = dict(type='FitNet', student_tap='neck')
+    teacher = dict(network, allow_random=True)
+    options = dict(student=network, teacher=teacher, distillers=dict(fit=fit), unlabelled=FOLDER)
+    model = toys.distilled('mmdet', **options)
+    found = losses(model, crowded(2), toys.det_batch())
+    assert found['distill.fit.unlabelled_loss_fitnet'].requires_grad and 'd0.loss_cls' in found

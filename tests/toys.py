@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
@@ -294,6 +295,15 @@ def total(losses: Mapping[str, Any]) -> Tensor:
 
 
 # Files
+
+
+@functools.cache
+def picture_folder(count: int = 6, seed: int = 9, side: int = SIDE) -> str:
+    """A folder of generated pictures without labels: 0.png, 1.png and so on."""
+    folder = fresh_dir()
+    for index in range(count):
+        cv2.imwrite(str(folder / f'{index}.png'), paint(seed, index, size=(side, side)).image)
+    return str(folder)
 
 
 # The outputs of freshly initialised heads are almost constant; a teacher should say something.

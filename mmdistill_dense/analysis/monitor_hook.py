@@ -38,6 +38,9 @@ class MonitorHook(Hook):
     - ``monitor/gradient_share.<term>``: the norm of the term's gradient at the backbone, over the sum of these norms;
     - ``monitor/gradient_cosine.<term>``: the cosine of that gradient with the task's.
 
+    Terms and cosines of pictures without labels have names of their own: ``<distiller>.unlabelled_loss_…``,
+    ``<distiller>.unlabelled.<tap>``.
+
     Cost of a measured step: some percent for shares and cosines; a backward pass per term, and two vectors as long as
     the backbone's parameters, for gradients; the predictions on these pictures for pictures.
 
@@ -120,7 +123,8 @@ class MonitorHook(Hook):
             found = tap_agreement(distiller, *recorded)
             for key, value in found.items():
                 kind, tap = key.split('.', 1)
-                self._agreement[f'{kind}.{name}.{tap}'] = value
+                part = f'{distiller.state.part}.' if distiller.state.part else ''
+                self._agreement[f'{kind}.{name}.{part}{tap}'] = value
 
         return compare
 

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdistill_dense.analysis.batches import training_batch
@@ -24,7 +25,7 @@ from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.registry import MODELS
-from mmdistill_dense.utils.protocols import Network
+from mmdistill_dense.utils.protocols import Network, Sample
 
 N = TypeVar('N', bound=Network)
 
@@ -84,7 +85,8 @@ def prepare_steps(
     file's weights if the file exists, else random ones with batch statistics, because the contrast's time depends on
     how far features lie apart. MasKD's tokens are random, and the student's masks are on if the config has them. A step
     does what the runner does: preprocessing, forward, backward, the distillers' clipping, optimizer. It belongs to the
-    start of the run, or to where MasKD's student masks begin, so that every distiller is active.
+    start of the run, or to where MasKD's student masks begin, so that every distiller is active; it has its pictures
+    without labels if the config has some.
 
     Args:
         config: A whole config whose model is a ``DistillModel``.
@@ -111,9 +113,20 @@ def prepare_steps(
     for teacher in distilled.distillation.teachers.values():
         load_teacher(teacher, next(distilled.parameters()), inputs)
     distilled.distillation.enter_run(run_length(config))
+    second = distilled.distillation.unlabelled
+    if second is not None:
+        more = training_batch(control, config, second.option.count(len(inputs)), image_size)
+        second.batch = {**more, 'data_samples': list(map(_without_labels, more['data_samples']))}
     _give_tokens(distilled)
     _go_where_all_work(distilled)
     return Steps(make_step(control, config, data), make_step(distilled, config, data), inputs)
+
+
+def _without_labels(sample: Sample) -> Any:
+    bare: Any = type(sample)(metainfo=dict(sample.metainfo))  # type: ignore[call-arg]
+    if 'gt_instances' in sample:
+        bare.gt_instances = InstanceData()
+    return bare
 
 
 def build_student(model: Mapping[str, Any]) -> Any:

@@ -74,6 +74,40 @@ class StudentFacts:
 
 
 @dataclass
+class Confidence:
+    """How sure a teacher is, from 0 to 1: the mean over pixels, or over the best boxes of each picture.
+
+    ``classes`` are the shares of the predicted classes on pictures without labels.
+    """
+
+    key: str
+    labelled: float
+    unlabelled: float
+    classes: Mapping[int, float]
+
+
+@dataclass
+class UnlabelledFacts:
+    """What was found out about the pictures without labels.
+
+    Attributes:
+        pictures: Their number.
+        labelled: How many labelled ones were taken out.
+        left_out: Steps of the labelled pipeline that do not work without labels.
+        step: Pictures of a step.
+        alike: Pairs that look the same: a picture, and one of validation or test.
+        confidence: Of each teacher that is loaded whole and predicts classes.
+    """
+
+    pictures: int
+    labelled: int
+    left_out: Sequence[str]
+    step: int
+    alike: list[tuple[str, str]] = field(default_factory=list)
+    confidence: list[Confidence] = field(default_factory=list)
+
+
+@dataclass
 class Subject:
     """A config under check. Facts that are not known yet, or do not apply, are ``None`` or empty.
 
@@ -93,6 +127,8 @@ class Subject:
         iteration: Iteration of the run at which the losses are computed.
         gaps: See :func:`~mmdistill_dense.check.own_copy.pair_gaps`.
         flat: Teacher taps that are the same at all positions.
+        unlabelled: See :class:`UnlabelledFacts`.
+        asked: Pictures without and with labels on which the teachers are asked.
         cost: As :func:`mmdistill_dense.check.one_step.measure_cost`.
     """
 
@@ -116,6 +152,8 @@ class Subject:
     gaps: dict[str, float] = field(default_factory=dict)
     flat: list[str] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
+    unlabelled: UnlabelledFacts | None = None
+    asked: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
     cost: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -18,13 +18,14 @@ from mmdistill_dense.guards.class_counts import num_classes
 
 _STYLES = {ERROR: 'bold red', WARNING: 'yellow', NOTE: 'cyan'}
 _SHOWN_METRICS = 2
+_SHOWN_CLASSES = 6
 
 
 def show(report: Report, console: Console) -> None:
     """Print the facts, the findings and the verdict."""
     subject = report.subject
     console.print(Text(str(subject.config.filename or 'config'), style='bold'))
-    for line in _lines(subject):
+    for line in (*_lines(subject), *_unlabelled(subject)):
         console.print(escape(line))
     for table in (_networks(subject), _taps(subject), _adapters(subject), _losses(subject), _cost(subject)):
         if table is not None and table.row_count:
@@ -56,6 +57,19 @@ def _lines(subject: Subject) -> Iterable[str]:
         yield f'a step   {real} pictures' + (f', the learning rate is for {base}' if base else '')
     for name, chosen in subject.settings.items():
         yield f'settings {name}: {chosen}'
+
+
+def _unlabelled(subject: Subject) -> Iterable[str]:
+    facts = subject.unlabelled
+    if facts is None:
+        return
+    out = f', {facts.labelled:,} labelled ones taken out' if facts.labelled else ''
+    yield f'without  {facts.pictures:,} pictures without labels{out}, {facts.step} a step'
+    for one in facts.confidence:
+        first = sorted(one.classes.items(), key=lambda item: -item[1])[:_SHOWN_CLASSES]
+        shares = ', '.join(f'{number}: {share:.0%}' for number, share in first)
+        name = one.key.removeprefix('model.')
+        yield f'         {name} is {one.unlabelled:.2f} sure of them, {one.labelled:.2f} of labelled; classes {shares}'
 
 
 def _networks(subject: Subject) -> Table | None:

@@ -16,6 +16,7 @@ from mmdistill_dense.check.data import read_data, read_validation
 from mmdistill_dense.check.findings import ERROR, Finding, exit_code, message_of, worst
 from mmdistill_dense.check.load_networks import build, load, resolve, test_teachers
 from mmdistill_dense.check.one_step import measure_cost, run_step
+from mmdistill_dense.check.unlabelled_facts import ask_teachers, read_unlabelled
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.silence import quiet
@@ -52,8 +53,10 @@ STAGES = (
     Stage('reading the config', _read_network, rules.CONFIG),
     Stage('reading the data set', _read_data, rules.DATA, 'The rest can be checked on generated pictures: --size H W.'),
     Stage('building the networks', build, rules.MODEL),
+    Stage('reading the pictures without labels', read_unlabelled, rules.UNLABELLED),
     Stage('loading the weights', load, rules.WEIGHTS, _LOAD),
     Stage('testing the teacher', test_teachers, rules.METRIC),
+    Stage('asking the teacher about them', ask_teachers, rules.CONFIDENCE),
     Stage('running a step', run_step, rules.STEP, _STEP),
     Stage('measuring its cost', measure_cost, rules.COST),
 )
@@ -94,6 +97,7 @@ class Report:
                 'data': list(subject.data_classes) if subject.data_classes else None,
                 'student': num_classes(subject.network) if subject.network is not None else None,
             },
+            'unlabelled': asdict(subject.unlabelled) if subject.unlabelled else None,
             'iteration': subject.iteration,
             'settings': subject.settings,
             'student': asdict(subject.student) if subject.student else None,

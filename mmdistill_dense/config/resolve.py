@@ -17,7 +17,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 
 # The keys of a DistillModel config; all others are the student's.
-DISTILL_KEYS = ('type', 'student', 'teacher', 'distillers', 'inherit')
+DISTILL_KEYS = ('type', 'student', 'teacher', 'distillers', 'inherit', 'unlabelled')
 _PACKAGES = ('mmseg', 'mmdet', 'mmdistill_dense')
 
 

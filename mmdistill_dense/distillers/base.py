@@ -31,7 +31,8 @@ class RunState:
     """Progress of the run: one object that a model shares with its distillers, and that ``DistillHook`` updates.
 
     ``max_iters`` is 0 while the length of the run is unknown; schedules in fractions of it then raise. In steps that
-    measure gradients, ``loss_scale`` is that of float16.
+    measure gradients, ``loss_scale`` is that of float16. ``part`` is ``'unlabelled'`` while the distillers compare the
+    step's pictures without labels, else empty.
     """
 
     iteration: int = 0
@@ -39,6 +40,7 @@ class RunState:
     seed: int = 0
     rank: int = 0
     loss_scale: float = 1.0
+    part: str = ''
 
 
 class Distiller(nn.Module):
@@ -52,6 +54,8 @@ class Distiller(nn.Module):
 
     Attributes:
         SETTINGS: What the option ``settings`` stands for besides :data:`presets.COMMON`, by its value and the task.
+        needs_labels: Whether the method reads labels or what the student's head makes of them, and so cannot compare
+            pictures without labels.
         no_auto: Why the method refuses ``student_tap='auto'``; empty for a method that compares any maps.
         auto: The option ``student_tap`` if it was ``'auto'`` or ``'auto[-1]'``, else empty.
         name: Its name in ``model.distillers``.
@@ -84,6 +88,7 @@ class Distiller(nn.Module):
     """
 
     SETTINGS: ClassVar[Settings] = {AUTO: for_both()}
+    needs_labels: bool = False
     no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
 
     def __init__(
@@ -237,8 +242,8 @@ class Distiller(nn.Module):
         return norm
 
     def generator(self, level: int = 0) -> torch.Generator:
-        """Return a CPU generator that depends on (seed, rank, iteration, distiller name, level) and nothing else."""
-        place = f'{self.state.seed}/{self.state.rank}/{self.state.iteration}/{self.name}'
+        """Return a CPU generator that depends on (seed, rank, iteration, distiller name, part, level) alone."""
+        place = f'{self.state.seed}/{self.state.rank}/{self.state.iteration}/{self.name}{self.state.part}'
         return torch.Generator().manual_seed(zlib.crc32(place.encode()) + level)
 
     def extra_repr(self) -> str:

@@ -71,6 +71,7 @@ class FGD(FeatureDistiller):
     """
 
     SETTINGS: ClassVar[Settings] = {AUTO: {'det': dict(student_tap='auto')}}
+    needs_labels = True
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ class IFVD(FeatureDistiller):
     """
 
     SETTINGS: ClassVar[Settings] = {AUTO: {'seg': dict(student_tap='auto')}}
+    needs_labels = True
 
     def __init__(
         self,

@@ -74,6 +74,8 @@ class LD(Distiller):
             networks that do not share strides, classes and ``reg_max``, and for scores of one class.
     """
 
+    needs_labels = True
+
     def __init__(
         self,
         head: str = 'bbox_head',

@@ -15,6 +15,7 @@ from mmdistill_dense.engine.pending_validation import PendingValidation
 from mmdistill_dense.engine.resume_file import ResumeFile
 from mmdistill_dense.engine.run_guards import RunGuards
 from mmdistill_dense.engine.seeded_streams import SeededStreams
+from mmdistill_dense.engine.unlabelled_stream import UnlabelledStream
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
@@ -27,8 +28,8 @@ class DistillHook(Hook):
     :class:`ResumeFile` make an interrupted run resume to the same bits, :class:`PendingValidation` runs a validation
     that an interruption prevented, and :class:`LossGuard` stops at a loss that is not finite. For a ``DistillModel``,
     :class:`DistillerState` also tells the distillers how far the run is, prepares them and keeps their state in
-    ``checkpoint['distillers']``, :class:`Balancing` plans the measurements for balanced ones, and :class:`Clipping`
-    clips their gradients.
+    ``checkpoint['distillers']``, :class:`Balancing` plans the measurements for balanced ones, :class:`Clipping`
+    clips their gradients, and :class:`UnlabelledStream` reads the pictures of ``model.unlabelled``.
 
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint. Distillers that are
@@ -55,6 +56,7 @@ class DistillHook(Hook):
             SeededStreams(),
             DistillerState(resume_changed),
             Balancing(),
+            UnlabelledStream(),
             LossGuard(skip_nonfinite),
             Clipping(),
             PendingValidation(),

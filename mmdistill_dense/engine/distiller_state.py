@@ -73,10 +73,11 @@ class DistillerState(Hook):
         changed = differ(then, now)
         if changed and not self.resume_changed:
             raise ValueError(
-                'This run and the checkpoint to resume differ in teachers or distillers.\n'
+                'This run and the checkpoint to resume differ in teachers or distillers, or in their pictures without '
+                'labels.\n'
                 f'  checkpoint: {describe(then)}\n  this run:   {describe(now)}\n'
-                'Resume with the same teacher and distillers, start a new run from these weights with load_from=…, '
-                'or set default_hooks.distill.resume_changed=True.'
+                'Resume with the same teacher, distillers and pictures, start a new run from these weights with '
+                'load_from=…, or set default_hooks.distill.resume_changed=True.'
             )
         if isinstance(model, Distilled):
             state = checkpoint.get('distillers')

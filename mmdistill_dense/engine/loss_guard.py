@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.model.distillation import distillers_of
+from mmdistill_dense.model.unlabelled_step import prepared
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.random_streams import fork_rng
 from mmdistill_dense.utils.runner_internals import count_left_out
 
 Inputs = Tensor | Sequence[Tensor] | None
@@ -186,15 +188,24 @@ def _reasons(runner: Runner, seen: Seen | None) -> list[str]:
         return []
     found = [f'{", ".join(terms)}.']
     model = unwrap(runner.model)
-    if not all(_finite(picture) for picture in _tensors(inputs)):
+    second = model.distillation.unlabelled if isinstance(model, Distilled) else None
+    batches, paths = [inputs], [('Pictures', _paths(samples))]
+    if second is not None and second.batch is not None:
+        with fork_rng():  # a skipped step goes on with the same random numbers
+            batches.append(prepared(model, second.batch)[0])
+        paths.append(('Pictures without labels', _paths(second.batch['data_samples'])))
+    if not all(_finite(picture) for batch in batches for picture in _tensors(batch)):
         found.append('The pictures themselves hold values that are not finite.')
     weights = [name for name, value in model.named_parameters() if not _finite(value)]
     if weights:
         found.append(f'Weights are not finite since an earlier step: {some(weights)}.')
     with runner.optim_wrapper.optim_context(runner.model):
-        found += _teachers(model, inputs)
-    paths = [str(path) for path in (getattr(sample, 'img_path', None) for sample in samples or ()) if path]
-    return [*found, f'Pictures: {some(paths)}.'] if paths else found
+        found += dict.fromkeys(reason for batch in batches for reason in _teachers(model, batch))
+    return [*found, *(f'{name}: {some(listed)}.' for name, listed in paths if listed)]
+
+
+def _paths(samples: Samples | None) -> list[str]:
+    return [str(path) for path in (getattr(sample, 'img_path', None) for sample in samples or ()) if path]
 
 
 def _teachers(model: nn.Module, inputs: Inputs) -> Iterator[str]:

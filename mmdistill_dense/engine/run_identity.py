@@ -28,7 +28,9 @@ def identity(model: Distilled) -> dict[str, Any]:
     for name, one in model.distillers.items():
         if one.settings is not None:
             distillers[name]['settings'] = str(one.settings)
-    return {**told, 'balance': balanced} if balanced else told
+    second = model.distillation.unlabelled
+    told = {**told, 'balance': balanced} if balanced else told
+    return {**told, 'unlabelled': second.files} if second is not None else told
 
 
 def differ(then: dict[str, Any], now: dict[str, Any]) -> bool:
@@ -69,7 +71,11 @@ def describe(told: dict[str, Any]) -> str:
     balanced = ', '.join(
         f'{name}: ratio {one["ratio"]:g} until {one["until"]}' for name, one in told.get('balance', {}).items()
     )
-    return f'teacher {teachers}; distillers {distillers}' + (f'; balance {balanced}' if balanced else '')
+    parts = [f'teacher {teachers}; distillers {distillers}', *([f'balance {balanced}'] if balanced else [])]
+    if second := told.get('unlabelled'):
+        listed = f'list {second["names"][:8]}, ratio {second["ratio"]:g}'
+        parts.append(f'{second["pictures"]} pictures without labels ({listed})')
+    return '; '.join(parts)
 
 
 def _parts(distiller: dict[str, Any]) -> str:

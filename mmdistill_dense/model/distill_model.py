@@ -8,6 +8,7 @@ from collections.abc import Callable, ItemsView, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import load_model, merge
@@ -16,6 +17,8 @@ from mmdistill_dense.model.balanced_step import balance
 from mmdistill_dense.model.build import Option, build_distillation, build_distillers, distiller_options
 from mmdistill_dense.model.distillation import Distillation
 from mmdistill_dense.model.step import compare, named, recording, shares, teach, weighted
+from mmdistill_dense.model.unlabelled import KEY, Unlabelled, UnlabelledOption
+from mmdistill_dense.model.unlabelled_step import with_unlabelled
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.inherit import copy_inherited, parse_inherit
 from mmdistill_dense.registry import MODELS
@@ -38,6 +41,7 @@ def DistillModel(
     teacher: Option | None = None,
     distillers: Option | None = None,
     inherit: Sequence[Sequence[str]] | None = None,
+    unlabelled: Option | None = None,
     **student_keys: Any,
 ) -> Network:
     """Build a student that distils from a teacher in its training step and is an ordinary student in everything else.
@@ -55,6 +59,8 @@ def DistillModel(
         inherit: What the student copies from the teacher at its start: pairs of prefixes ``(student, teacher)``,
             e.g. ``[('neck', 'neck'), ('bbox_head', 'bbox_head')]``; a third member names the teacher where there are
             several. See :mod:`mmdistill_dense.networks.inherit`.
+        unlabelled: Pictures without labels on which the distillers teach too, e.g. ``dict(data_root='data/more',
+            ratio=1)``, see :class:`~mmdistill_dense.model.unlabelled.UnlabelledOption`; ignored without distillers.
         **student_keys: Further keys of the model config, which are merged over the student.
 
     Returns:
@@ -65,13 +71,18 @@ def DistillModel(
     """
     options = distiller_options(distillers or {})
     entries = parse_inherit(inherit)
+    pictures = UnlabelledOption.parse(unlabelled)
     config = load_model(merge(student, student_keys), 'model.student')
     network = build_network(config)
+    if pictures is not None and not options:
+        print_log(f'{KEY} is ignored: without distillers, nothing is learnt from pictures without labels.', 'current')
     if not options and not entries:
         return network
     with fork_rng():
         parts = build_distillers(options, config.scope)
         distillation = build_distillation(network, config, parts, teacher, entries)
+        if pictures is not None and parts:
+            distillation.unlabelled = Unlabelled.of(pictures, network, parts, distillation.traced.heads)
     kind: Any = type(network)  # mypy takes no class for hashable, which a cached function needs
     network.__class__ = _distilled_class(kind)
     assert isinstance(network, Distilled)
@@ -158,6 +169,7 @@ class Distilled(Network):
         with recording(self, self.distillation, active) as student:
             losses = super().loss(inputs, data_samples, **kwargs)
         compared = _eager(compare)(distillers, student, taught, data_samples)
+        compared = _eager(with_unlabelled)(self, self.distillation, distillers, compared, len(inputs))
         told = _eager(balance)(self, self.distillation, losses, compared)
         terms = _eager(weighted)(distillers, compared)
         return {**losses, **_eager(named)(terms), **_eager(shares)(losses, terms), **told}

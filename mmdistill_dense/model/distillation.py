@@ -12,6 +12,7 @@ from torch import nn
 
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.distillers.base import Distiller, RunState
+from mmdistill_dense.model.unlabelled import Unlabelled
 from mmdistill_dense.networks.inherit import Inherit
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
@@ -36,6 +37,7 @@ class Distillation:
         state: How far the run is; the distillers read it.
         inherit: What to copy from teachers; empty once that is done, and where the student's weights come from a file.
         traced: What the trace found in the student.
+        unlabelled: The pictures without labels; ``None`` without the option.
         hook_attached: Whether ``DistillHook`` runs with the training.
         measured: What the last step measured for balanced distillers; ``DistillHook`` logs and empties it.
     """
@@ -45,6 +47,7 @@ class Distillation:
     state: RunState = field(default_factory=RunState)
     inherit: Sequence[Inherit] = ()
     traced: Traced = field(default_factory=Traced)
+    unlabelled: Unlabelled | None = None
     hook_attached: bool = False
     measured: dict[str, float] = field(default_factory=dict)
 
@@ -53,10 +56,12 @@ class Distillation:
             teacher.users.add(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Distillation:
-        return replace(self, teachers=dict(self.teachers), state=copy.deepcopy(self.state, memo), measured={})
+        state, second = copy.deepcopy(self.state, memo), self.unlabelled and self.unlabelled.without_batch()
+        return replace(self, teachers=dict(self.teachers), state=state, unlabelled=second, measured={})
 
     def __reduce__(self) -> Any:
-        return Distillation, (self.teachers, self.student, self.state, self.inherit, self.traced)
+        unlabelled = self.unlabelled and self.unlabelled.without_batch()
+        return Distillation, (self.teachers, self.student, self.state, self.inherit, self.traced, unlabelled)
 
     def enter_run(self, max_iters: int, seed: int = 0, rank: int = 0, iteration: int = 0) -> None:
         """Set the state of the run; ``DistillHook`` calls this before training."""

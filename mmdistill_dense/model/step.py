@@ -29,7 +29,8 @@ def teach(active: Sequence[Distiller], inputs: Tensor, like: Tensor) -> dict[str
     taught: dict[str, Recorded] = {}
     for name, teacher in _teachers_of(active).items():
         teacher.load(like)
-        taught[name] = teacher.begin(inputs, mix(active[0].state.seed, active[0].state.iteration))
+        state = active[0].state
+        taught[name] = teacher.begin(inputs, mix(state.seed, state.iteration, *state.part.encode()))
     return taught
 
 

@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmdistill_dense.config.resolve import ModelConfig
+from mmdistill_dense.config.resolve import DISTILL_KEYS, ModelConfig
 from mmdistill_dense.config.unknown_keys import explained
 from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.weights.mmengine_loader import install_reader
@@ -31,7 +31,7 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
     try:
         return MODELS.build(ConfigDict(model if pretrained else without_pretrained(model)))
     except TypeError as error:
-        known = ('student', 'teacher', 'distillers', 'inherit', *TEACHER_OPTIONS)
+        known = (*DISTILL_KEYS, *TEACHER_OPTIONS)
         raise TypeError(explained(error, model, config.source, known)) from error
 
 

@@ -151,6 +151,7 @@ def config_text(
     options: Path | str,
     folder: Path,
     distillers: Mapping[str, Mapping[str, Any]] | None = None,
+    unlabelled: str | None = None,
 ) -> str:
     """Return the text of a method's config: the recipe with the distillers of the options.
 
@@ -161,16 +162,20 @@ def config_text(
         folder: Where the config will be. Bases are written relative to it, or, if it is not inside this package's
             configs, this package's bases by name.
         distillers: To write out in place of those of the options.
+        unlabelled: Folder of pictures without labels.
     """
     bases = [reference(recipe_file(recipe), folder)]
-    bases += [] if distillers else [reference(Path(options), folder)]
-    written = [f'        {name}={_call(option)},\n' for name, option in (distillers or {}).items()]
-    model = (
-        f'dict(\n    distillers=dict(\n{"".join(written)}    ),\n)' if written else 'dict(distillers=_base_.distillers)'
-    )
+    more = [f'unlabelled=dict(data_root={unlabelled!r}, ratio=1)'] if unlabelled else []
+    if distillers:
+        written = ''.join(f'        {name}={_call(option)},\n' for name, option in distillers.items())
+        parts = [f'distillers=dict(\n{written}    )', *more]
+        model = ''.join(['\n', *(f'    {part},\n' for part in parts)])
+    else:
+        bases.append(reference(Path(options), folder))
+        model = ', '.join(['distillers=_base_.distillers', *more])
     return (
         f'{_assignment("_base_", bases)}'
-        f'model = {model}\n'
+        f'model = dict({model})\n'
         f"work_dir = 'work_dirs/{method}/{{{{ fileBasenameNoExtension }}}}'\n"
     )
 

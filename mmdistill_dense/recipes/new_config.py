@@ -54,6 +54,7 @@ def main_new_config(argv: Sequence[str] | None = None) -> None:
         choices=['auto', 'canonical'],
         help='in place of the constants of the options, see docs/settings.md',
     )
+    parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
     parser.add_argument('--out', type=Path, help='file to write; default: its place in configs, or the working folder')
     parser.add_argument(
         '--all', action='store_true', help='write all configs that have no file yet (of --method, if given)'
@@ -116,6 +117,8 @@ def write_one(args: argparse.Namespace) -> None:
             together; then no file is written.
         FileExistsError: If the file exists with other contents.
     """
+    if args.unlabelled and not Path(args.unlabelled).is_dir():
+        raise ValueError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
     method, options = method_and_options(args.method)
     if options and args.variant:
         raise ValueError(
@@ -135,8 +138,8 @@ def write_one(args: argparse.Namespace) -> None:
             f'({parts.dataset}); it has {there}.'
         )
     distillers = _with_settings(options, args.settings, parts.task) if args.settings else None
-    ours = _is_checkout() and all(file.is_relative_to(configs()) for file in (pair, options)) and not args.out
-    ours = ours and distillers is None
+    ours = _is_checkout() and all(file.is_relative_to(configs()) for file in (pair, options))
+    ours = ours and not (args.out or args.settings or args.unlabelled)
     texts, note = {}, ''
     if recipe is None:
         recipe = _recipe_place(parts, ours, args.out)
@@ -147,7 +150,8 @@ def write_one(args: argparse.Namespace) -> None:
     with _written(texts):
         variant = '_'.join(filter(None, [args.variant, args.settings])) or None
         file = args.out or _config_place(method, parts, recipe, variant, ours)
-        with _written({file: config_text(method, recipe, options, file.parent, distillers)}), quiet():
+        text = config_text(method, recipe, options, file.parent, distillers, args.unlabelled)
+        with _written({file: text}), quiet():
             problem = _check(file, parts.task, args)
     print(f'recipe   {recipe}  ({parts.dataset}, {parts.schedule}{note})\noptions  {options}\nconfig   {file}')
     if problem:

@@ -38,15 +38,16 @@ class SeededBatches:
         loader: A loader of a data set with indices. It is not changed: the batches come from a copy.
         seed: Seed of the run.
         rank: Rank of the process.
+        start: Number of the first batch, where the sampler itself begins at that batch. Defaults to 0.
 
     Raises:
         ValueError: At the first batch, if the sampler gives none.
     """
 
-    def __init__(self, loader: DataLoader, seed: int, rank: int) -> None:
+    def __init__(self, loader: DataLoader, seed: int, rank: int, start: int = 0) -> None:
         self.place = (seed, rank)
-        self.position = 0
-        self._indices = _Indices(loader, self.place)
+        self.position = start
+        self._indices = _Indices(loader, self.place, start)
         self._loader = copy(loader)
         name = 'sampler' if loader.batch_sampler is None else 'batch_sampler'
         vars(self._loader).update({name: self._indices, '_iterator': None})  # DataLoader refuses setattr
@@ -111,10 +112,10 @@ class ReplayedBatches:
 class _Indices:
     """Endless batches of a sampler's indices, each drawn from its own random streams."""
 
-    def __init__(self, loader: DataLoader, place: tuple[int, int]) -> None:
+    def __init__(self, loader: DataLoader, place: tuple[int, int], start: int) -> None:
         self.loader = loader
         self.place = place
-        self.number = 0
+        self.number = start
         self._drawn = self._draw_all()
 
     def __iter__(self) -> _Indices:

@@ -222,3 +222,11 @@ def test_all_needs_a_checkout(copy: Path, monkeypatch: pytest.MonkeyPatch, capsy
     copy.parent.rename(copy.parents[1] / '.mim')
     monkeypatch.setattr(compose, 'package_root', lambda package: copy.parents[1] / '.mim')
     assert 'installed without one' in refused(capsys, '--all')
+
+
+def test_a_folder_of_pictures_without_labels(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    Path('more').mkdir()
+    main_new_config(['--method', 'kd', '--pair', 'toy_seg', '--unlabelled', 'more', '--out', 'mine.py'])
+    assert Config.fromfile('mine.py').model.unlabelled == dict(data_root='more', ratio=1)
+    with pytest.raises(SystemExit, match='--unlabelled none: no such folder'):
+        main_new_config(['--method', 'kd', '--pair', 'toy_seg', '--unlabelled', 'none', '--out', 'other.py'])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import Findings
-from mmdistill_dense.check.rules import config_rules, network_rules, step_rules
+from mmdistill_dense.check.rules import config_rules, network_rules, step_rules, unlabelled_rules
 
 Check = Callable[[Subject], Findings]
 
@@ -44,6 +44,8 @@ WEIGHTS: tuple[Check, ...] = (
     network_rules.normalisation,
     network_rules.small_teacher,
 )
+UNLABELLED: tuple[Check, ...] = (unlabelled_rules.few, unlabelled_rules.alike)
+CONFIDENCE: tuple[Check, ...] = (unlabelled_rules.unsure,)
 METRIC: tuple[Check, ...] = (network_rules.teacher_metric,)
 STEP: tuple[Check, ...] = (
     step_rules.finite,

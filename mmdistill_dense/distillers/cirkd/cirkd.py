@@ -91,6 +91,7 @@ class CIRKD(FeatureDistiller):
 
     # One map: queues for several would take gigabytes.
     SETTINGS: ClassVar[Settings] = {AUTO: {'seg': {}}}
+    needs_labels = True
 
     def __init__(
         self,
@@ -121,6 +122,7 @@ class CIRKD(FeatureDistiller):
             check_count(name, value, 1)
         self.minibatch_weight = minibatch_weight
         self.weights = {k: w for k, w in (('pixel', pixel_weight), ('region', region_weight)) if w}
+        self.needs_labels = bool(self.weights)
         self.memory = {'pixel': pixel_memory, 'region': region_memory}
         self.contrast = {'pixel': pixel_contrast, 'region': region_contrast}
         self.pixels_per_image = pixels_per_image
@@ -236,5 +238,5 @@ class CIRKD(FeatureDistiller):
 
     def _stream(self, level: int, place: str) -> torch.Generator:
         """Return a generator that is equal on all processes, unlike :meth:`generator`."""
-        text = f'{self.state.seed}/{self.state.iteration}/{self.name}/{level}/{place}'
+        text = f'{self.state.seed}/{self.state.iteration}/{self.name}{self.state.part}/{level}/{place}'
         return torch.Generator().manual_seed(zlib.crc32(text.encode()))

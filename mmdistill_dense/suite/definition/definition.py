@@ -29,8 +29,9 @@ class Method:
         config: The user's own config, or ``None``.
         options: Settings of the row's distillers.
         start: The name of the students' first weights; ``None`` for those of the control.
-        budget: Whether the suite's budget sets its length; if not, it gets the steps of the student alone.
+        unlabelled: The option ``model.unlabelled`` of the row; empty without one.
         settings: ``'auto'`` or ``'canonical'`` in place of the constants of its distillers; ``None`` for these.
+        budget: Whether the suite's budget sets its length; if not, it gets the steps of the student alone.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Method:
     config: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     start: str | None = None
+    unlabelled: Mapping[str, Any] = field(default_factory=dict)
     settings: str | None = None
     budget: bool = True
 
@@ -174,11 +176,11 @@ def _methods(top: Reader, control: Path, starts: Mapping[str, Start], budget: Bu
 def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
     if name in RESERVED or not NAME.fullmatch(name):
         raise options.error('', f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
-    options.only({'method', 'variant', 'config', 'options', 'settings', 'start', 'budget'})
+    options.only({'method', 'variant', 'config', 'options', 'settings', 'start', 'unlabelled', 'budget'})
     found = _row(name, options, control, starts)
     settings, within = options.get('settings', str, None), options.get('budget', bool, True)
     if not found.distils:
-        for key in ('variant', 'options', 'settings', 'budget'):
+        for key in ('variant', 'options', 'settings', 'unlabelled', 'budget'):
             if key in options.raw:
                 raise options.error(key, 'a row without `method` has no distillers to set it for')
     return replace(found, settings=settings, budget=within)
@@ -188,7 +190,7 @@ def _row(name: str, options: Reader, control: Path, starts: Mapping[str, Start])
     start = options.get('start', str, None)
     if start is not None and start not in starts:
         raise options.error('start', compose.unknown('start', start, starts))
-    own = options.options('options')
+    own, more = options.options('options'), options.get('unlabelled', dict, {})
     if 'config' in options.raw:
         if {'method', 'variant'} & options.raw.keys():
             raise options.error('config', 'cannot be combined with `method` or `variant`')
@@ -199,12 +201,12 @@ def _row(name: str, options: Reader, control: Path, starts: Mapping[str, Start])
             if found.base.resolve() != control.resolve():
                 of = f'{found.name} is a config of {found.base.stem}, the control is {control.stem}'
                 raise options.error('config', of)
-            return Method(name, found.method, found.options, found.variant, None, own, start)
-        return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, start)
+            return Method(name, found.method, found.options, found.variant, None, own, start, more)
+        return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, start, more)
     if start is not None and 'method' not in options.raw:
         return _undistilled(name, start, options)
     method, variant = options.get('method', str, name), options.get('variant', str, None)
-    return Method(name, method, _options_file(method, variant, control, options), variant, None, own, start)
+    return Method(name, method, _options_file(method, variant, control, options), variant, None, own, start, more)
 
 
 def _undistilled(name: str, start: str, options: Reader) -> Method:

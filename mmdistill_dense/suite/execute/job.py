@@ -17,7 +17,15 @@ from mmdistill_dense.engine.resume_file import latest_checkpoint
 from mmdistill_dense.networks.building import TEACHER_OPTIONS, without_pretrained
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.execute.report_hook import Report, ReportHook, StepClock
-from mmdistill_dense.suite.execute.result import learning_of, median_of, origin_of, plain, receipts_of, shares_of
+from mmdistill_dense.suite.execute.result import (
+    learning_of,
+    median_of,
+    origin_of,
+    plain,
+    receipts_of,
+    shares_of,
+    unlabelled_of,
+)
 from mmdistill_dense.suite.plan import start_weights
 from mmdistill_dense.suite.plan.plan import config_of, hash_of, start_file, start_of, trains_teacher
 from mmdistill_dense.suite.plan.run_configs import write_configs
@@ -82,7 +90,8 @@ def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
     return result
 
 
-_NOT_TRAINED: dict[str, Any] = {'seconds_per_iteration': None, 'teacher': None, 'start': None, 'shares': {}}
+_NOTHING = dict.fromkeys(('seconds_per_iteration', 'teacher', 'unlabelled', 'start'))
+_NOT_TRAINED: dict[str, Any] = {**_NOTHING, 'shares': {}}
 
 
 def place_of(launcher: str) -> tuple[int, int]:
@@ -142,6 +151,7 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
         'iterations': runner.max_iters,
         'seconds_per_iteration': median_of(runner, 'train/time'),
         'teacher': receipts_of(runner),
+        'unlabelled': unlabelled_of(runner),
         'start': started,
         'shares': shares_of(runner),
         'pictures': len(runner.train_dataloader.dataset),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.guards.config import batch_problem
@@ -129,6 +130,7 @@ def check(definition: Definition, todo: Sequence[Run]) -> None:
         run = replace(run, choice=run.choice if run.choice is not None else {})
         config = plan.config_of(definition, run)
         _check_data(config)
+        _check_unlabelled(config, f'{definition.path}: {name}')
         own = run.kind == 'teacher' or configs.reads_teacher(config)
         if run.kind == PRETRAIN or (own and not plan.trains_teacher(definition)):
             _check_teachers(config)
@@ -178,6 +180,22 @@ def _check_data(config: Config) -> None:
         evaluator = config.get(name)
         for one in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator or {}]:
             require({f'{name}.ann_file': one.get('ann_file')}, str(one.get('type')))
+
+
+def _check_unlabelled(config: Config, place: str) -> None:
+    from mmdistill_dense.engine.unlabelled_pictures import open_pictures  # imports all data sets
+    from mmdistill_dense.model.unlabelled import UnlabelledOption
+
+    option = config.model.get('unlabelled') if config.model.get('distillers') else None
+    if option is None:
+        return
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    try:
+        parsed = UnlabelledOption.parse(option)
+        if parsed is not None:
+            open_pictures(parsed, config, DATASETS.build(copy.deepcopy(config.train_dataloader.dataset)))
+    except (TypeError, ValueError, FileNotFoundError) as error:
+        raise type(error)(f'{place}: {error}') from error
 
 
 def _datasets(option: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -14,6 +14,7 @@ from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
 from mmdistill_dense.distillers.maskd.maskd import MasKD
+from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.suite.plan.runs import Run
 from mmdistill_dense.utils.distributed import unwrap
@@ -50,6 +51,17 @@ def receipts_of(runner: Runner) -> dict[str, Any] | None:
     teachers = getattr(getattr(unwrap(runner.model), 'distillation', None), 'teachers', {})
     receipts = {str(name): teacher.receipt.as_dict() for name, teacher in teachers.items() if teacher.receipt}
     return next(iter(receipts.values())) if len(receipts) == 1 else receipts or None
+
+
+def unlabelled_of(runner: Runner) -> dict[str, Any] | None:
+    """Return the number of a run's pictures without labels, the hash of their names, ratio, and passes over them."""
+    second = getattr(getattr(unwrap(runner.model), 'distillation', None), 'unlabelled', None)
+    if second is None or not second.files:
+        return None
+    steps = runner.max_iters - in_iterations(second.option.start, runner.max_iters)
+    batch: Any = runner.train_dataloader.batch_sampler
+    seen = steps * second.option.count(batch.batch_size) * get_world_size()
+    return {**second.files, 'passes': seen / second.files['pictures']}
 
 
 def origin_of(run: Run, config_hash: str) -> dict[str, Any]:

@@ -67,30 +67,34 @@ def method_config(definition: Definition, method: Method, choice: Mapping[str, A
         config.model.inherit = [list(pair) for pair in start.inherit]
     if not method.distils:
         return config
-    config.model.distillers = distillers_of(definition, method)
+    config.model.distillers, own = distillers_of(definition, method)
+    if more := method.unlabelled or own:
+        config.model.unlabelled = dict(more)
     key = f'methods.{method.name}.options'
     for options, place in ((method.options, key), (choice or {}, f'grid.{method.name}')):
         config.merge_from_dict({_full_key(k, config, f'{definition.path}: {place}'): v for k, v in options.items()})
     return config
 
 
-def distillers_of(definition: Definition, method: Method) -> ConfigDict:
+def distillers_of(definition: Definition, method: Method) -> tuple[ConfigDict, ConfigDict | None]:
     """Return the distillers of a row, from the method's options or from the user's config, with the row's settings.
+
+    The second value is the ``unlabelled`` of the user's config.
 
     Raises:
         ValueError: For a config that differs from the control in anything else, or in nothing; for settings that a
             method does not have.
     """
-    found = _written_distillers(definition, method)
-    if method.settings is None:
-        return found
-    place = f'{definition.path}: methods.{method.name}'
-    return ConfigDict(put_all(found, dict.fromkeys(found, method.settings), definition.task, place))
+    found, unlabelled = _written(definition, method)
+    if method.settings is not None:
+        place = f'{definition.path}: methods.{method.name}'
+        found = ConfigDict(put_all(found, dict.fromkeys(found, method.settings), definition.task, place))
+    return found, unlabelled
 
 
-def _written_distillers(definition: Definition, method: Method) -> ConfigDict:
+def _written(definition: Definition, method: Method) -> tuple[ConfigDict, ConfigDict | None]:
     if method.options_file is not None:
-        return read(method.options_file).distillers
+        return read(method.options_file).distillers, None
     assert method.config is not None, 'the row has distillers'
     own, control = read(method.config), read(definition.control)
     keys = sorted(differences(_comparable(own), _comparable(control)))
@@ -105,7 +109,7 @@ def _written_distillers(definition: Definition, method: Method) -> ConfigDict:
             f'{definition.path}: methods.{method.name}.config={str(method.config)!r} has no model.distillers: the row '
             'would be a second control.'
         )
-    return own.model.distillers
+    return own.model.distillers, own.model.get('unlabelled')
 
 
 def teacher_config(definition: Definition, teacher: Teacher) -> Config:
@@ -196,7 +200,7 @@ def batch_of(config: Config) -> int:
 
 def _comparable(config: Config) -> dict[str, Any]:
     plain = {key: value for key, value in config.to_dict().items() if key not in ('work_dir', 'distillers')}
-    plain['model'] = {key: value for key, value in plain['model'].items() if key != 'distillers'}
+    plain['model'] = {key: value for key, value in plain['model'].items() if key not in ('distillers', 'unlabelled')}
     return plain
 
 

@@ -54,6 +54,8 @@ def _identity(config: Config, teacher: str | None) -> dict[str, Any]:
             'inherit': model.get('inherit'),
             'teachers': [_teacher_identity(option, teacher) for option in teachers_of(model).values() if needed],
         }
+        if distillers and model.get('unlabelled'):
+            plain['model']['unlabelled'] = {k: v for k, v in model.unlabelled.items() if k != 'workers'}
     return plain
 
 

@@ -33,7 +33,7 @@ def method_text(definition: Definition, method: Method | None, folder: Path) -> 
     """Return the config of a row for a folder: the shipped method on the recipe, the user's config, or the control."""
     if method is not None and method.options_file is not None:
         assert method.method is not None, 'it is a shipped method'
-        written = distillers_of(definition, method).to_dict() if method.settings else None
+        written = distillers_of(definition, method)[0].to_dict() if method.settings else None
         return compose.config_text(method.method, definition.control, method.options_file, folder, written)
     base = definition.control if method is None or method.config is None else method.config
     return inheriting(base, folder)

@@ -101,6 +101,7 @@ def _made_of(table: Table) -> list[str]:
         *_starts(table),
         *_batch(table),
         f'Teacher: {each(table, receipts) or "none"}',
+        *_unlabelled(table),
         f'Config hashes: {"; ".join(hashes) or "none"}',
         f'Versions: {each(table, versions) or "none"}',
     ]
@@ -177,6 +178,25 @@ def _receipt(name: str, receipt: Mapping[str, Any]) -> str:
         return f'{title}random weights of {receipt["config"]}'
     digits, whole = str(receipt['sha256'])[:DIGITS], f'{receipt["matched"]} of {receipt["total"]} tensors'
     return f'{title}`{receipt["config"]}`, {receipt["file"]}, sha256 {digits}…, {whole}'
+
+
+def _unlabelled(table: Table) -> list[str]:
+    """The pictures without labels of rows that have some."""
+    said = each(table, unlabelled)
+    if not said:
+        return []
+    return [f'Pictures without labels: {said}; the teacher may have seen their labels, as its own training set says']
+
+
+def unlabelled(result: Mapping[str, Any]) -> str:
+    """Return the number of a run's pictures without labels, their share of a step, and how often each was seen."""
+    found = result.get('unlabelled')
+    if not found:
+        return ''
+    return (
+        f'{found["pictures"]}, {found["ratio"]:g} for each labelled one of a step, each seen {found["passes"]:.3g} '
+        f'times (hash of the names {found["names"][:DIGITS]}…)'
+    )
 
 
 def device(result: Mapping[str, Any]) -> str:

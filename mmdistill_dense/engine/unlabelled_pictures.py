@@ -1,0 +1,129 @@
+"""Open the pictures of ``model.unlabelled``: without the labelled ones, and none of those that a run is tested on."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.dataset import Compose
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+
+from mmdistill_dense.datasets.overlap import not_on_disk, picture_paths, same_pictures
+from mmdistill_dense.datasets.unlabeled import UnlabeledImages
+from mmdistill_dense.datasets.without_labels import training_steps, without_labels
+from mmdistill_dense.model.unlabelled import KEY, UnlabelledOption
+from mmdistill_dense.utils.messages import some
+
+_READS_FIRST = [{'type': 'LoadImageFromFile'}]
+_TRIED = 8  # pictures, if the first ones are damaged
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures without labels.
+
+    Attributes:
+        dataset: With their pipeline.
+        labelled: How many labelled pictures were taken out.
+        left_out: Types of the steps of the labelled pipeline that do not work without labels.
+    """
+
+    dataset: UnlabeledImages
+    labelled: int
+    left_out: Sequence[str]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same when a run is resumed: the number of pictures, and a hash of their names."""
+        root = self.dataset.data_root or '.'
+        names = [os.path.relpath(path, root) for path in picture_paths(self.dataset)]
+        return {'pictures': len(names), 'names': hashlib.sha256('\n'.join(names).encode()).hexdigest()}
+
+
+def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled: Any) -> Pictures:
+    """List the pictures, take the labelled ones out, refuse those of validation and test, and make the pipeline.
+
+    Args:
+        option: The options.
+        config: The config of the run, with its loaders.
+        labelled: The training set.
+
+    Raises:
+        FileNotFoundError: If there is no picture.
+        ValueError: If all are labelled ones, if some are validation's or test's, or if the labelled pipeline does not
+            work without labels.
+    """
+    dataset = UnlabeledImages(**option.pictures, pipeline=_READS_FIRST)
+    paths = picture_paths(dataset)
+    known = same_pictures(paths, _comparable(picture_paths(labelled), 'train_dataloader'))
+    left = [number for number, path in enumerate(paths) if path not in known]
+    if not left:
+        raise ValueError(
+            f'{KEY}: all {len(paths)} pictures are those of train_dataloader, which the distillers see already: name '
+            f'other pictures, or remove {KEY}.'
+        )
+    if known:
+        dataset.get_subset_(left)
+    paths = [paths[number] for number in left]
+    _refuse_tested(paths, config)
+    steps, left_out = option.pipeline, list[str]()
+    if steps == 'auto':
+        labelled_steps = training_steps(config['train_dataloader']['dataset'])
+        steps, left_out = without_labels(labelled_steps, itertools.islice(paths, _TRIED), KEY)
+    dataset.pipeline = Compose(copy.deepcopy(list(steps)))
+    return Pictures(dataset, len(known), left_out)
+
+
+def tested_pictures(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the paths of the pictures of validation and test, by the name of the loader.
+
+    A data set that cannot be opened, and pictures that are no files here, are warned of.
+    """
+    found: dict[str, list[str]] = {}
+    done: list[Any] = []
+    for name in ('val_dataloader', 'test_dataloader'):
+        option = (config.get(name) or {}).get('dataset')
+        if option is None or option in done:
+            continue
+        done.append(option)
+        try:
+            found[name] = _comparable(picture_paths(DATASETS.build(copy.deepcopy(option))), name)
+        except Exception as error:  # a data set may run any code, and test data need not be there
+            _warn(name, f'the data set cannot be opened ({str(error).splitlines()[0] if str(error) else error!r})')
+    return found
+
+
+def _comparable(paths: list[str], name: str) -> list[str]:
+    """Return the pictures of a loader; warn if it does not tell them, or if some are no files here."""
+    elsewhere = not_on_disk(paths)
+    if elsewhere or not paths:
+        shown = f'{len(elsewhere)} of its {len(paths)} pictures are no files here, e.g. {elsewhere[0]}' if paths else ''
+        _warn(name, shown or 'its data set does not tell the paths of its pictures')
+    return paths
+
+
+def _refuse_tested(paths: Sequence[str], config: Mapping[str, Any]) -> None:
+    """Refuse pictures of validation or test: a model that has seen them cannot be tested on them.
+
+    Raises:
+        ValueError: Names three of them.
+    """
+    for name, tested in tested_pictures(config).items():
+        if same := same_pictures(paths, tested):
+            pairs = [path if path == other else f'{path} (= {other})' for path, other in same.items()]
+            raise ValueError(
+                f'{KEY}: {len(same)} of {len(paths)} pictures are also in {name}, so its results would tell nothing '
+                f'about new pictures: {some(pairs, 3)}. Take them out of the folder, or list the others in '
+                f'{KEY}.ann_file.'
+            )
+
+
+def _warn(name: str, reason: str) -> None:
+    message = f'{KEY}: could not be compared with the pictures of {name}: {reason}'
+    print_log(message, 'current', logging.WARNING)

@@ -1,0 +1,25 @@
+"""``MonitorHook`` tells the parts of a step apart."""
+
+import json
+
+from tests import toys
+
+
+def test_both_parts_have_names_of_their_own(tmp_path):
+    distillers = dict(fit=dict(type='FitNet', student_tap='backbone[3]', align='conv'))
+    more = dict(data_root=toys.picture_folder())
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers, unlabelled=more)
+    hook = dict(type='mmdistill_dense.MonitorHook', interval=1, gradient_interval=1)
+    toys.train(tmp_path, model, iters=1, custom_hooks=[hook])
+    (path,) = tmp_path.glob('*/vis_data/scalars.json')
+    names = {name for line in path.read_text().splitlines() for name in json.loads(line)}
+    shown = {name.removeprefix('monitor/') for name in names if 'unlabelled' in name and name.startswith('monitor/')}
+    assert shown == {
+        'cosine.fit.unlabelled.backbone.3',
+        'share.fit.unlabelled_loss_fitnet',
+        'gradient_share.fit.unlabelled_loss_fitnet',
+        'gradient_cosine.fit.unlabelled_loss_fitnet',
+    }
+    assert {name.replace('unlabelled_', '').replace('unlabelled.', '') for name in shown} <= {
+        name.removeprefix('monitor/') for name in names
+    }

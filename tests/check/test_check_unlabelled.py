@@ -1,0 +1,72 @@
+"""What ``tools/check.py`` says of pictures without labels."""
+
+import io
+import shutil
+from pathlib import Path
+
+import cv2
+import pytest
+from rich.console import Console
+
+from mmdistill_dense.check import Options, check_config
+from mmdistill_dense.check.render import show
+from mmdistill_dense.check.unlabelled_facts import look_alikes
+from tests import toys
+
+
+def config(folder, pictures, **changes):
+    distillers = dict(kd=dict(type='LogitKD'), fit=dict(type='FitNet', student_tap='backbone[3]', align='conv'))
+    unlabelled = dict(data_root=str(pictures), ratio=1.5)
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers, unlabelled=unlabelled)
+    return toys.run_config(folder, model, **changes)
+
+
+@pytest.fixture(scope='module')
+def report(tmp_path_factory):
+    return check_config(config(tmp_path_factory.mktemp('run'), toys.picture_folder()), Options(val=2, cost=False))
+
+
+def test_the_step_has_both_parts(report):
+    names = [term.name for term in report.subject.terms]
+    assert {'distill.kd.unlabelled_loss_kd', 'distill.fit.unlabelled_loss_fitnet'} < set(names)
+    rows = {row.distiller: row.student_shape[0] for row in report.subject.taps}
+    assert rows == dict(kd=2, fit=2), 'the shapes are those of the labelled pictures'
+
+
+def test_the_teacher_says_how_sure_it_is(report):
+    (one,) = report.subject.unlabelled.confidence
+    assert 0 < one.labelled <= 1 and 0 < one.unlabelled <= 1 and sum(one.classes.values()) == pytest.approx(1)
+    text = io.StringIO()
+    show(report, Console(file=text, width=200))
+    assert '6 pictures without labels, 3 a step' in text.getvalue() and 'sure of them' in text.getvalue()
+    assert report.as_dict()['unlabelled']['pictures'] == 6
+
+
+def test_few_pictures_are_a_warning(report):
+    assert {finding.check: finding.level for finding in report.findings}['few'] == 'warning'
+    assert report.verdict == 'warning' and not report.stopped
+
+
+def test_pictures_compressed_again_are_found(tmp_path):
+    source = Path(toys.picture_folder(5, side=256))
+    for name in ('2.png', '4.png'):
+        picture = cv2.imread(str(source / name))
+        small = cv2.resize(picture, (160, 160), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(tmp_path / f'{name[0]}.jpg'), small if name == '2.png' else picture)
+    paths = sorted(map(str, tmp_path.iterdir()))
+    shutil.copy(Path(toys.picture_folder(1, seed=33)) / '0.png', tmp_path / 'other.png')
+    others = [str(source / f'{number}.png') for number in range(5)]
+    assert look_alikes([*paths, str(tmp_path / 'other.png')], others) == [(paths[0], others[2]), (paths[1], others[4])]
+    assert look_alikes(paths, []) == []
+
+
+def test_pictures_of_validation_stop_the_check(tmp_path):
+    pictures = toys.picture_folder()
+    from tests.engine.test_unlabelled_stream import files
+
+    run = config(tmp_path, pictures)
+    for name, value in files(pictures, 'val').items():
+        run[name] = value
+    found = check_config(run, Options(val=0, cost=False))
+    assert found.stopped == 'reading the pictures without labels' and found.exit_code() == 2
+    assert 'pictures are also in val_dataloader' in found.findings[-1].message

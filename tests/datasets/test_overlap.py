@@ -1,0 +1,54 @@
+"""Which pictures two data sets share, by their files."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
+
+from mmdistill_dense.datasets.overlap import not_on_disk, picture_paths, same_pictures
+
+
+class Listed(BaseDataset):
+    """A data set that knows its paths and nothing else."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        super().__init__()
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(img_path=name) for name in self.names]
+
+
+class Mixed:
+    """As mmdet's ``MultiImageMixDataset``, which does not pass ``get_data_info`` on."""
+
+    def __init__(self, dataset: BaseDataset) -> None:
+        self.dataset = dataset
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'expected'),
+    [
+        (Listed('a', 'b'), ['a', 'b']),
+        (ConcatDataset([Listed('a', 'b'), Listed('b', 'c')]), ['a', 'b', 'c']),
+        (RepeatDataset(Listed('a'), 3), ['a']),
+        (Mixed(Listed('a')), ['a']),
+        (['a'], []),
+    ],
+)
+def test_wrapped_data_sets_tell_their_pictures(dataset: object, expected: list[str]) -> None:
+    assert picture_paths(dataset) == expected
+
+
+def test_path_link_and_content_count_and_the_name_does_not(tmp_path: Path) -> None:
+    for name, content in (('a/1', b'one'), ('a/2', b'two'), ('b/1', b'six'), ('b/3', b'two'), ('b/4', b'longer')):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / 'b/5').symlink_to(tmp_path / 'a/1')
+    first, second = (sorted(map(str, (tmp_path / side).iterdir())) for side in 'ab')
+    assert same_pictures(second, first) == {str(tmp_path / 'b/3'): first[1], str(tmp_path / 'b/5'): first[0]}
+    assert same_pictures(first, [*first, 'none']) == {path: path for path in first}
+    assert not_on_disk([*first, 's3://x/1.jpg']) == ['s3://x/1.jpg']
+    shutil.rmtree(tmp_path / 'a')
+    assert not same_pictures(first, second)

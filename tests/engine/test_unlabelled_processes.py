@@ -1,0 +1,111 @@
+"""Pictures without labels on two processes, and with a loss that is no number."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from mmdistill_dense.distillers import FeatureDistiller
+from mmdistill_dense.registry import DISTILLERS
+from tests import gloo, toys
+
+ITERS = 4
+
+
+@DISTILLERS.register_module()
+class SickPart(FeatureDistiller):
+    """A term that is no number on pictures without labels, on one process, in the iterations named."""
+
+    def __init__(self, at=(), rank=0, **kwargs):
+        super().__init__('backbone[3]', align='conv', **kwargs)
+        self.at, self.rank = at, rank
+
+    def loss(self, student, teacher, level):
+        sick = self.state.part and self.state.rank == self.rank and self.state.iteration in self.at
+        return {'loss_sick': (student - teacher).square().mean() * (float('nan') if sick else 1.0)}
+
+
+def config(work_dir, pictures, distillers=None, **changes):
+    distillers = distillers or dict(kd=dict(type='LogitKD'), mimic=dict(type='MaskedMimic', clip_max_norm=1.0))
+    student, teacher = toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn')
+    model = toys.model_config(student, teacher, distillers, unlabelled=dict(data_root=pictures))
+    hooks = [dict(type='EMAHook', momentum=0.5)]
+    return toys.run_config(work_dir, model, **toys.merged(dict(iters=ITERS, custom_hooks=hooks), changes))
+
+
+def drawn(config):
+    """Train; return the names of the pictures of each step beside the runner."""
+    runner = toys.make_runner(config.work_dir, config)
+    names = []
+    step = runner.model.register_forward_pre_hook
+
+    def note(*_):
+        model = getattr(runner.model, 'module', runner.model)
+        names.append([Path(one.img_path).name for one in model.distillation.unlabelled.batch['data_samples']])
+
+    handle = step(note)
+    try:
+        runner.train()
+    finally:
+        handle.remove()
+    return runner, names
+
+
+def process(rank, folder, teacher, pictures):
+    """What each of the two processes does."""
+    folder = gloo.join(rank, folder, teacher)
+    wrapper = dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False)
+    both = dict(launcher='pytorch', model_wrapper_cfg=wrapper)
+    runner, names = drawn(config(folder / 'a', pictures, **both))
+    student = {name: value.detach().clone() for name, value in runner.model.module.named_parameters()}
+    resume = dict(resume=True, load_from=str(folder / 'a' / 'iter_2.pth'))
+    again, later = drawn(config(folder / 'b', pictures, **both, **resume))
+    found = dict(names=names, later=later, student=student, again=dict(again.model.module.named_parameters()))
+    sick = dict(sick=dict(type='SickPart', at=(1,), rank=1))
+    try:
+        drawn(config(folder / 'c', pictures, sick, **both))
+    except RuntimeError as error:
+        found['words'] = str(error)
+    torch.save(found, folder / f'rank{rank}.pth')
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope='module')
+def ranks(tmp_path_factory):
+    path = tmp_path_factory.mktemp('two')
+    gloo.start(process, str(path), toys.teacher_file('fcn'), toys.picture_folder(16))
+    return [torch.load(path / f'rank{rank}.pth') for rank in range(2)]
+
+
+@pytest.mark.soak
+def test_two_processes_draw_other_pictures_and_agree(ranks):
+    first, second = ([name for step in rank['names'] for name in step] for rank in ranks)
+    assert len(set(first)) == len(set(second)) == 2 * ITERS and not set(first) & set(second)
+    assert not toys.differing(ranks[0]['student'], ranks[1]['student'])
+
+
+@pytest.mark.soak
+def test_two_processes_resume_exactly(ranks):
+    for rank in ranks:
+        assert rank['later'] == rank['names'][2:]
+        assert not toys.differing(rank['student'], rank['again'])
+
+
+@pytest.mark.soak
+def test_all_processes_stop_and_name_the_pictures_of_both_parts(ranks):
+    words = ranks[0]['words']
+    assert words == ranks[1]['words'] and 'distill.sick.unlabelled_loss_sick is nan' in words
+    labelled, others = words.split('Pictures: ')[1].split(' Pictures without labels: ')
+    assert labelled.startswith('shapes/0/') and all(name in others for name in ranks[1]['names'][1])
+
+
+@pytest.mark.soak
+def test_a_step_left_out_restores_what_both_parts_changed(tmp_path):
+    """One that is left out in every iteration changes no statistics; the stream goes on."""
+    sick = dict(sick=dict(type='SickPart', at=(0, 1)))
+    skip = dict(default_hooks=dict(distill=dict(skip_nonfinite=5)), custom_hooks=[])
+    runner, names = drawn(config(tmp_path / 'a', toys.picture_folder(16), sick, **skip, iters=2))
+    assert runner.message_hub.runtime_info['skipped_steps'] == 2 and not set(names[0]) & set(names[1])
+    fresh = {name: value for name, value in runner.model.named_buffers() if 'running' in name}
+    assert all(torch.equal(value, torch.full_like(value, 'var' in name)) for name, value in fresh.items())

@@ -1,0 +1,292 @@
+"""The stream of pictures without labels in a run: its order, its resumption, and what it leaves alone."""
+
+import functools
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.hooks import Hook
+
+from mmdistill_dense.engine.unlabelled_stream import PassSampler
+from mmdistill_dense.registry import HOOKS, TRANSFORMS
+from tests import toys
+
+ITERS = 5
+
+
+def first(sampler, count):
+    return [index for index, _ in zip(sampler, range(count), strict=False)]
+
+
+def test_each_pass_shows_every_picture_in_a_new_order():
+    taken = first(PassSampler(7, seed=3), 21)
+    passes = [taken[start : start + 7] for start in (0, 7, 14)]
+    assert all(sorted(one) == list(range(7)) for one in passes)
+    assert passes[0] != passes[1] != passes[2] and taken != first(PassSampler(7, seed=4), 21)
+
+
+@pytest.mark.parametrize('start', [0, 1, 6, 7, 20])
+def test_a_later_start_goes_on_where_the_first_would_be(start):
+    assert first(PassSampler(7, 3, start=start), 9) == first(PassSampler(7, 3), start + 9)[start:]
+
+
+def test_processes_take_the_positions_in_turn():
+    whole, parts = first(PassSampler(9, 3), 18), [first(PassSampler(9, 3, rank, 2), 9) for rank in (0, 1)]
+    assert [one for pair in zip(*parts, strict=True) for one in pair] == whole
+    assert not set(parts[0][:4]) & set(parts[1][:4])
+
+
+# Runs
+
+
+@HOOKS.register_module()
+class Diary(Hook):
+    """Writes down which labelled and which other pictures each step gets, with a sum over their pixels."""
+
+    seen: list = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        model = getattr(runner.model, 'module', runner.model)
+        second = model.distillation.unlabelled if hasattr(model, 'distillation') else None
+        more = second.batch if second else None
+        self.seen.append((runner.iter, _pictures(data_batch), _pictures(more)))
+
+
+def _pictures(batch):
+    if batch is None:
+        return None
+    pairs = zip(batch['inputs'], batch['data_samples'], strict=True)
+    return [(Path(sample.img_path).name, int(picture.long().sum())) for picture, sample in pairs]
+
+
+def model(folder, distillers=None, **option):
+    student, teacher = toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn')
+    distillers = distillers or dict(kd=dict(type='LogitKD', schedule=dict(warmup=4)), mimic=dict(type='MaskedMimic'))
+    unlabelled = {} if folder is None else dict(unlabelled=dict(data_root=folder, **option))
+    return toys.model_config(student, teacher, distillers, **unlabelled)
+
+
+def run(work_dir, network, kind='iters', workers=0, **changes):
+    """A run of which the diary is returned."""
+    length = dict(epochs=2) if kind == 'epochs' else dict(iters=ITERS)
+    options = dict(
+        train_dataloader=dict(num_workers=workers),
+        default_hooks=dict(checkpoint=dict(interval=1)),
+        custom_hooks=[dict(type='EMAHook', momentum=0.5), dict(type='mmdistill_dense.Diary')],
+    )
+    Diary.seen.clear()
+    toys.train(None, toys.run_config(work_dir, network, **length, **toys.merged(options, changes)))
+    return list(Diary.seen)
+
+
+def content(path):
+    checkpoint = torch.load(path, weights_only=False)
+    parts = ('state_dict', 'ema_state_dict', 'distillers')
+    found = {f'{part}.{name}': value for part in parts for name, value in checkpoint[part].items()}
+    for number, state in checkpoint['optimizer']['state'].items():
+        found |= {f'optimizer.{number}.{name}': value for name, value in state.items()}
+    return found
+
+
+@functools.cache
+def uninterrupted(kind='iters', workers=0, accumulation=1):
+    folder = toys.fresh_dir()
+    changes = dict(optim_wrapper=dict(accumulative_counts=accumulation))
+    return folder, run(folder, model(toys.picture_folder(), ratio=1.5), kind, workers, **changes)
+
+
+def resumed(tmp_path, kind, start, workers, accumulation=1):
+    folder, before = uninterrupted(kind, workers, accumulation)
+    changes = dict(optim_wrapper=dict(accumulative_counts=accumulation))
+    file = folder / (f'iter_{start}.pth' if kind == 'iters' else f'epoch_{start}.pth')
+    network = model(toys.picture_folder(), ratio=1.5)
+    after = run(tmp_path, network, kind, workers, resume=True, load_from=str(file), **changes)
+    assert after == before[-len(after) :] and len(after) < len(before)
+    end = f'iter_{ITERS}.pth' if kind == 'iters' else 'epoch_2.pth'
+    assert not toys.differing(content(tmp_path / end), content(folder / end))
+
+
+def test_a_resumed_run_is_equal_bit_for_bit(tmp_path):
+    resumed(tmp_path, 'iters', 2, 0)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ('kind', 'start', 'workers', 'accumulation'),
+    [
+        *[('iters', start, 0, 1) for start in (1, 3, 4)],
+        *[('iters', start, 2, 1) for start in (1, 3)],
+        ('epochs', 1, 0, 1),
+        ('epochs', 1, 2, 1),
+        ('iters', 2, 0, 2),
+        ('iters', 2, 2, 2),
+    ],
+)
+def test_a_resumed_run_is_equal_at_every_position(tmp_path, kind, start, workers, accumulation):
+    resumed(tmp_path, kind, start, workers, accumulation)
+
+
+@pytest.mark.soak
+def test_workers_read_what_the_main_process_reads():
+    assert uninterrupted('iters', 2)[1] == uninterrupted('iters', 0)[1]
+
+
+@pytest.mark.soak
+def test_labelled_pictures_are_those_of_a_run_without():
+    """In an epoch-based loop without workers, the pictures of a step come from the streams that the last one left."""
+    folder = toys.fresh_dir()
+    without = run(folder, model(None), 'epochs')
+    _, with_more = uninterrupted('epochs')
+    assert [one[:2] for one in with_more] == [one[:2] for one in without]
+    assert all(len(more) == 3 for _, _, more in with_more) and {one[2] for one in without} == {None}
+
+
+def test_the_same_picture_looks_different_in_another_pass():
+    taken = [picture for _, _, more in uninterrupted()[1] for picture in more]
+    assert sorted(name for name, _ in taken[:6]) == [f'{number}.png' for number in range(6)]
+    assert len(set(taken)) > 6  # flipped, other colours
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('network', ['start', 'weights'])
+def test_a_run_without_such_steps_equals_the_one_without_the_option(tmp_path, network):
+    off = dict(kd=dict(type='LogitKD', schedule=dict(stop_at=1)))
+    own = dict(start=dict(start=1.0), weights=dict(distillers=off))[network]
+    folder = toys.picture_folder()
+    seen = run(tmp_path / 'a', model(folder, **own))
+    run(tmp_path / 'b', model(None, own.get('distillers')))
+    used = [more is not None for _, _, more in seen]
+    assert used == ([False] * ITERS if network == 'start' else [True] + [False] * (ITERS - 1))
+    same = not toys.differing(*(content(tmp_path / one / f'iter_{ITERS}.pth') for one in 'ab'))
+    assert same == (network == 'start')
+
+
+@pytest.mark.soak
+def test_a_stream_that_begins_late_is_that_of_the_others(tmp_path):
+    seen = run(tmp_path, model(toys.picture_folder(), ratio=1.5, start=2))
+    assert [one[2] for one in seen] == [None, None, *(one[2] for one in uninterrupted()[1][2:])]
+
+
+# Refusals
+
+
+@TRANSFORMS.register_module()
+class NoLabels(BaseTransform):
+    """Gives a picture of a file the label map of nothing."""
+
+    def transform(self, results):
+        results['gt_seg_map'] = np.zeros(results['img'].shape[:2], np.uint8)
+        results['seg_fields'].append('gt_seg_map')
+        return results
+
+
+def opened(folder, **changes):
+    """A runner whose hooks have run as far as the first step."""
+    network = changes.pop('model', None) or model(folder)
+    config = toys.run_config(toys.fresh_dir(), network, iters=1)
+    for name, value in changes.items():
+        config[name] = value
+    return toys.train(None, config)
+
+
+def files(folder, kind):
+    """A loader that reads the pictures of a folder as if they were labelled."""
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='mmdistill_dense.NoLabels'), dict(type='PackSegInputs')]
+    prefix, classes = dict(img_path=str(folder)), dict(classes=[str(number) for number in range(toys.NUM_CLASSES)])
+    dataset = dict(type='BaseSegDataset', data_prefix=prefix, img_suffix='.png', metainfo=classes, pipeline=pipeline)
+    sampler = dict(type='InfiniteSampler' if kind == 'train' else 'DefaultSampler')
+    loader = dict(batch_size=2, num_workers=0, dataset=dataset, sampler=sampler)
+    rest = dict(test_cfg=dict(type='TestLoop'), test_evaluator=dict(type='IoUMetric')) if kind == 'test' else {}
+    return {f'{kind}_dataloader': loader, **rest}
+
+
+@pytest.mark.parametrize('how', ['same path', 'link', 'copy'])
+def test_pictures_of_validation_are_refused(tmp_path, how):
+    source = Path(toys.picture_folder())
+    tested, more = tmp_path / 'tested', tmp_path / 'more'
+    shutil.copytree(source, tested)
+    more.mkdir()
+    shutil.copy(source / '1.png', more / 'other.png')
+    if how == 'same path':
+        more = tested
+    else:
+        place = more / 'renamed.png'
+        place.symlink_to(tested / '3.png') if how == 'link' else shutil.copy(tested / '3.png', place)
+        (more / 'other.png').write_bytes((Path(toys.picture_folder(1, seed=33)) / '0.png').read_bytes())
+    changes = files(tested, 'val')
+    with pytest.raises(ValueError, match='pictures are also in val_dataloader') as error:
+        opened(str(more), **changes)
+    assert ('renamed.png (= ' in str(error.value)) == (how != 'same path')
+
+
+def test_a_name_alone_is_no_picture(tmp_path):
+    """000001.jpg is in every data set."""
+    for seed, name in ((1, 'tested'), (2, 'more')):
+        shutil.copytree(toys.picture_folder(2, seed=seed), tmp_path / name)
+    opened(str(tmp_path / 'more'), **files(tmp_path / 'tested', 'test'))
+
+
+@pytest.fixture
+def log(monkeypatch):
+    lines = []
+
+    def keep(self, record):
+        lines.append((record.levelno, record.getMessage()))
+
+    monkeypatch.setattr('mmengine.logging.MMLogger.handle', keep)
+    return lines
+
+
+def test_labelled_pictures_are_taken_out_and_counted(tmp_path, log):
+    train, more = Path(toys.picture_folder(4, seed=41)), tmp_path / 'more'
+    shutil.copytree(toys.picture_folder(3, seed=42), more)
+    shutil.copy(train / '2.png', more / 'again.png')
+    (more / 'link.png').symlink_to(train / '0.png')
+    runner = opened(str(more), log_level='INFO', **files(train, 'train'))
+    assert runner.model.distillation.unlabelled.files['pictures'] == 3
+    line = next(text for _, text in log if text.startswith('model.unlabelled: 3 pictures'))
+    assert '2 labelled ones taken out' in line and 'they teach kd, mimic' in line
+    with pytest.raises(ValueError, match='all 4 pictures are those of train_dataloader'):
+        opened(str(train), **files(train, 'train'))
+
+
+def test_few_pictures_and_unknown_test_pictures_are_warned_of(log):
+    opened(toys.picture_folder(), log_level='INFO')
+    warnings = [text for level, text in log if level == logging.WARNING and text.startswith('model.unlabelled')]
+    assert any(re.search('6 pictures are few for 2 a step', text) for text in warnings)
+    for name, count in (('val', 2), ('train', 8)):
+        words = f'{name}_dataloader: {count} of its {count} pictures are no files here, e.g. shapes/'
+        assert any(words in text for text in warnings)
+
+
+def refused(work_dir, network):
+    folder, _ = uninterrupted()
+    with pytest.raises(ValueError, match='6 pictures without labels .*ratio 1.5'):
+        run(work_dir, network, resume=True, load_from=str(folder / 'iter_2.pth'))
+
+
+def test_another_list_is_refused_on_resume_as_another_teacher_is(tmp_path):
+    refused(tmp_path, model(toys.picture_folder(5), ratio=1.5))
+
+
+@pytest.mark.soak
+def test_another_ratio_and_no_pictures_are_refused_unless_the_user_insists(tmp_path):
+    refused(tmp_path, model(toys.picture_folder()))
+    refused(tmp_path, model(None))
+    start = dict(resume=True, load_from=str(uninterrupted()[0] / 'iter_2.pth'))
+    hooks = dict(default_hooks=dict(distill=dict(resume_changed=True)))
+    seen = run(tmp_path, model(toys.picture_folder()), **start, **hooks)
+    assert [len(more) for _, _, more in seen] == [2] * 3
+
+
+@pytest.mark.soak
+def test_a_moved_folder_is_the_same(tmp_path):
+    folder, before = uninterrupted()
+    shutil.copytree(toys.picture_folder(), tmp_path / 'moved')
+    network = model(str(tmp_path / 'moved'), ratio=1.5)
+    assert run(tmp_path, network, resume=True, load_from=str(folder / 'iter_4.pth')) == before[4:]

@@ -1,0 +1,91 @@
+"""Rows of a suite with pictures without labels: their config, hash, checks, cost and note."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmdistill_dense.analysis import step_cost
+from mmdistill_dense.suite.definition.definition import Definition, load
+from mmdistill_dense.suite.execute import preflight
+from mmdistill_dense.suite.execute.job import perform
+from mmdistill_dense.suite.plan import configs, plan
+from mmdistill_dense.suite.table.notes import unlabelled
+from tests import toys
+from tests.suite import tiny
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def defined(row: dict[str, Any] | None = None, **changes: Any) -> Definition:
+    more = {'method': 'kd', 'unlabelled': {'data_root': toys.picture_folder(6), **(row or {})}}
+    return load(tiny.write(Path(), **{'methods': {'kd': {}, 'more': more}, **changes}))
+
+
+def run_of(definition: Definition, name: str) -> plan.Run:
+    return next(run for run in plan.runs(definition) if run.name == name)
+
+
+def hash_of(name: str, row: dict[str, Any] | None = None) -> str:
+    definition = defined(row)
+    return plan.hash_of(definition, run_of(definition, name))
+
+
+def test_a_row_differs_in_its_pictures_alone() -> None:
+    definition = defined()
+    kd, more = (configs.method_config(definition, definition.methods[name]).to_dict() for name in ('kd', 'more'))
+    assert list(configs.differences(kd, more)) == ['model.unlabelled']
+    assert more['model']['unlabelled'] == {'data_root': toys.picture_folder(6)}
+
+
+def test_the_hash_changes_with_ratio_and_list_and_not_with_the_workers() -> None:
+    first = hash_of('more')
+    assert hash_of('kd') == hash_of('kd', {'ratio': 3}) != first
+    assert hash_of('more', {'workers': 2}) == first
+    assert len({first, hash_of('more', {'ratio': 3}), hash_of('more', {'ann_file': 'list.txt'})}) == 3
+
+
+def test_a_config_of_ones_own_may_have_pictures() -> None:
+    name = "__import__('mmdistill_dense').base('mmdistill_dense::_base_/recipes/toy_seg.py')"
+    option = "dict(distillers=dict(kd=dict(type='LogitKD')), unlabelled=dict(data_root='more'))"
+    Path('mine.py').write_text(f'_base_ = {name}\nmodel = {option}\n')
+    definition = defined(methods={'mine': {'config': 'mine.py'}})
+    assert configs.method_config(definition, definition.methods['mine']).model.unlabelled == {'data_root': 'more'}
+
+
+@pytest.mark.parametrize(
+    ('row', 'said'),
+    [({'data_root': 'none'}, "more: UnlabeledImages: data_root = 'none' does not exist"), ({'ratoi': 2}, "'ratoi'")],
+)
+def test_mistakes_come_up_before_anything_starts(row: dict[str, Any], said: str) -> None:
+    definition = defined(row)
+    with pytest.raises((FileNotFoundError, TypeError, ValueError), match=said):
+        preflight.check(definition, [run_of(definition, 'more')])
+
+
+@pytest.mark.soak
+def test_the_cost_is_that_of_both_parts() -> None:
+    """Twice the pictures in the student's graph; times are not compared here."""
+    definition = defined({'ratio': 1})
+    found = {}
+    for name in ('kd', 'more'):
+        config = configs.method_config(definition, definition.methods[name])
+        config.model.teacher.checkpoint = None
+        steps = step_cost.prepare_steps(config)
+        steps.distilled()
+        found[name] = step_cost.extra_memory(steps, 'cpu')
+    more = found['more']['distilled_step'] / found['kd']['distilled_step']
+    assert 1.5 < more < 2.2, found
+
+
+@pytest.mark.soak
+def test_a_run_tells_the_number_and_the_passes() -> None:
+    definition = defined({'ratio': 1})
+    for name in ('teacher', 'more'):
+        result = perform(definition, run_of(definition, name))
+    assert result['unlabelled']['pictures'] == 6 and result['unlabelled']['passes'] == pytest.approx(6 * 2 / 6)
+    assert unlabelled(result).startswith('6, 1 for each labelled one of a step, each seen 2 times (hash of the names ')
+    assert unlabelled({}) == ''

@@ -51,6 +51,7 @@ class Distiller(nn.Module):
 
     Attributes:
         no_auto: Why the method refuses ``student_tap='auto'``; empty for a method that compares any maps.
+        needs_scores: Whether the method needs a teacher with class scores or boxes.
         auto: Whether the option was ``'auto'``.
         name: Its name in ``model.distillers``.
         teacher_name: Name of its teacher among several; None: the only one.
@@ -76,6 +77,7 @@ class Distiller(nn.Module):
             ``loss_weight`` and ``balance``; for ``'auto'`` beside other taps, and where the method refuses it.
     """
 
+    needs_scores: ClassVar[bool] = False
     no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
 
     def __init__(

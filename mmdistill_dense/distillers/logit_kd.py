@@ -39,6 +39,7 @@ class LogitKD(FeatureDistiller):
             classes do not come first (tokens), and for a softmax over one channel.
     """
 
+    needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = SCORES_HAVE_NAMES
 
     def __init__(

@@ -54,6 +54,7 @@ class RoIHeadKD(Distiller):
             that head or stage, or whose config implies another width; at the first step for any other width.
     """
 
+    needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = (
         "it compares an output of the RoI head: leave student_tap out for 'roi_head.bbox_head.fc_reg', or name "
         "'roi_head.bbox_head.fc_cls'"

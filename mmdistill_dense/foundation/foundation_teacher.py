@@ -38,6 +38,8 @@ class FoundationTeacher(ViT):
         TypeError: For ``ignore`` that is no list.
     """
 
+    features_alone = True
+
     def __init__(
         self,
         model: str | Mapping[str, Any],
@@ -51,6 +53,10 @@ class FoundationTeacher(ViT):
         self.ignore = tuple(ignore)
         self.preprocessor = data_preprocessor or self.shape.preprocessor
         self.size_divisor = self.shape.patch
+        self.tap_hint = (
+            f'A {type(self).__name__} is tapped at map, maps.0 … maps.{self.shape.depth - 1} and cls. It has no class '
+            'scores and no boxes, so methods that compare those cannot learn from it. '
+        )
         self.source = self.shape.name  # for the receipt; after loading, with the scheme of names
 
     def load_teacher(self, path: str | Path, key: str = 'model.teacher.checkpoint') -> tuple[int, int]:

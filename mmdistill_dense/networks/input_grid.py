@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from mmdistill_dense.utils.validate import check_option
 
 _LEAST = 4  # cells; fewer are no map
+_SHRUNK = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,19 @@ class InputGrid:
                 f"{key}.fit='pad' keeps every pixel, so it does not go with {key}.scale={scale!r}: leave one out."
             )
         return None if scale == 1 and fit == 'resize' else cls(float(scale), fit)
+
+    def whole(self, divisor: int, key: str) -> InputGrid:
+        """Return the grid for a network whose pictures have sides that are multiples of ``divisor``.
+
+        Raises:
+            ValueError: For ``'pad'`` with a network that takes any size.
+        """
+        if self.fit == 'pad' and divisor == 1:
+            raise ValueError(
+                f"{key}.fit='pad': nothing says to which multiple the pictures are padded. Set "
+                f'{key}.data_preprocessor=dict(size_divisor=32), or leave fit out: the network takes any size.'
+            )
+        return replace(self, divisor=divisor)
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """Return (B, C, H', W') for (B, C, H, W).
@@ -96,9 +110,15 @@ def cells(pictures: Tensor, divisor: int, scale: float = 1.0) -> tuple[int, int]
 
 
 def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return pictures of a size: bilinear with antialiasing, so that each cell covers its share of the picture."""
-    if tuple(pictures.shape[2:]) == size:
+    """Return pictures of a size, bilinear, each pixel at its place.
+
+    Where a side shrinks by a third or more there is antialiasing too, without which pixels would be left out. Its
+    filter is sampled at whole pixels and moves things by up to 0.02 pixels, the plain one by nothing.
+    """
+    sides = tuple(pictures.shape[2:])
+    if sides == size:
         return pictures
     # CPUs have no antialiasing for types of half precision.
     exact = pictures.to(torch.promote_types(pictures.dtype, torch.float32))
-    return F.interpolate(exact, size, mode='bilinear', align_corners=False, antialias=True).to(pictures.dtype)
+    shrinks = any(_SHRUNK * side >= new for side, new in zip(sides, size, strict=True))
+    return F.interpolate(exact, size, mode='bilinear', align_corners=False, antialias=shrinks).to(pictures.dtype)

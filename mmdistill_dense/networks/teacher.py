@@ -39,7 +39,8 @@ class FrozenTeacher:
         option: ``dict(cfg=…, checkpoint=…, **overrides)``, or the result of :meth:`TeacherOption.parse`.
             ``checkpoint`` is a file, an address or ``'auto'``; ``allow_random=True`` permits training without one;
             ``allow_other_classes=True`` permits a teacher that was trained on other classes than the data set's;
-            ``accelerate`` holds the options of :class:`Acceleration`.
+            ``accelerate`` holds the options of :class:`Acceleration`, ``scale`` and ``fit`` are those of
+            :class:`InputGrid`.
         plan: What is recorded, and how. Defaults to a whole pass without taps.
 
     Raises:
@@ -248,6 +249,9 @@ class FrozenTeacher:
         ):
             run_parts(self.network, self.taps, prepared, heads=self.plan.heads)
         recorder.check_complete()
+        grid = getattr(self.network, 'input_grid', None)
+        if grid is not None:
+            tensors = grid.restored(tensors, inputs.shape[2:])
         if self.option.acceleration.dtype is not None:
             return {name: [tensor.to(inputs.dtype) for tensor in found] for name, found in tensors.items()}
         return tensors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from mmengine.logging import print_log
@@ -78,6 +78,8 @@ class MasKD(FeatureDistiller):
         >>> sorted(distiller(maps, maps, None))
         ['level0', 'level1', 'loss_maskd']
     """
+
+    needs_scores: ClassVar[bool] = True  # its tokens are learned through the teacher's loss
 
     def __init__(
         self,

@@ -137,6 +137,18 @@ def test_accelerated_passes_are_close(accelerate):
         assert nn.functional.cosine_similarity(one, other).min() > 0.995
 
 
+@pytest.mark.parametrize('units', [True, False])
+def test_bfloat16_is_advised_against_on_cpus_without_it(units, monkeypatch):
+    for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'):
+        monkeypatch.setattr(torch.cpu, name, lambda: units, raising=False)
+    told = []
+    monkeypatch.setattr('mmdistill_dense.networks.acceleration.print_log', lambda text, *_: told.append(text))
+    teacher = toys.frozen(option(accelerate=dict(dtype='bfloat16')), 'map')
+    teacher.load(torch.zeros(1))
+    teacher(files.picture(28, 28))
+    assert len(told) == (not units) and all('runs the teacher several times slower' in text for text in told)
+
+
 class Plain(nn.Module):
     """A user's own network, which is in no package."""
 

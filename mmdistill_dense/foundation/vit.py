@@ -154,15 +154,20 @@ class ViT(nn.Module):
         Raises:
             ValueError: For pictures with a side shorter than the patch, or with other channels than three.
         """
+        return self.every_map(pictures)[-1]
+
+    def every_map(self, pictures: Tensor) -> list[Tensor]:
+        """Return the maps behind all blocks; see :meth:`forward`."""
         self._check(pictures)
         grid = cells(pictures, self.shape.patch)
         tokens = self._tokens(pictures, grid)
         turn = None if self.shape.native is not None else self.rope(*grid)
         norm = self.norm if self.normalises else nn.Identity()
+        found = []
         for number, block in enumerate(self.blocks):
             tokens = block(tokens, turn)
-            self.maps[str(number)](tokens, grid, norm)
-        found = self.map(tokens, grid, norm)
+            found.append(self.maps[str(number)](tokens, grid, norm))
+        self.map(tokens, grid, norm)
         self.cls(tokens, self.norm)
         return found
 

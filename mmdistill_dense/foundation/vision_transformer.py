@@ -38,5 +38,4 @@ class VisionTransformer(ViT):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Return the maps of normalised pictures (B, 3, H, W)."""
-        found = self.every_map(pictures)
-        return tuple(found[block] for block in self.out_blocks)
+        return tuple(self.maps_of(pictures, self.out_blocks))

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 
+from mmdistill_dense.foundation.libraries import LibraryTeacher
 from mmdistill_dense.foundation.models import architecture
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.foundation.vit_file import load_vit
@@ -27,7 +28,8 @@ class FoundationTeacher(ViT):
     Args:
         model: A name of :data:`~mmdistill_dense.foundation.models.MODELS_BY_NAME`, or a description,
             ``dict(family='dinov2', patch=14, dim=384, depth=12, heads=6)``. It is no part of the file, because the
-            shapes must be known before a file is read.
+            shapes must be known before a file is read. ``'timm::NAME'`` and ``'transformers::FOLDER'`` make a
+            :class:`LibraryTeacher`.
         norm: Apply the final norm to the maps.
         ignore: Prefixes of entries in the file that are to be ignored.
         data_preprocessor: Normalisation of the pictures, as ``dict(mean=…, std=…, bgr_to_rgb=…)``. Defaults to the
@@ -39,6 +41,12 @@ class FoundationTeacher(ViT):
     """
 
     features_alone = True
+
+    def __new__(cls, model: Any = None, **options: Any) -> Any:
+        """Return a :class:`LibraryTeacher` for ``'timm::…'`` and ``'transformers::…'``."""
+        if isinstance(model, str) and '::' in model:
+            return LibraryTeacher(model, **options)
+        return super().__new__(cls)
 
     def __init__(
         self,

@@ -140,7 +140,7 @@ class FrozenTeacher:
             if hasattr(network, 'init_weights'):
                 network.init_weights()
         total = len(network.state_dict())
-        self.receipt = Receipt(self.config.source, None, None, 0, total, 0)
+        self.receipt = Receipt(self.config.source or getattr(network, 'source', None), None, None, 0, total, 0)
 
     def _load_weights(self, network: Network, checkpoint: str) -> None:
         key = f'{self.key}.checkpoint'

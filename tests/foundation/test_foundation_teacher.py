@@ -137,6 +137,16 @@ def test_accelerated_passes_are_close(accelerate):
         assert nn.functional.cosine_similarity(one, other).min() > 0.995
 
 
+@pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
+def test_a_step_in_mixed_precision(case):
+    model = model_of(from_file(case), type='FitNet')
+    with torch.autocast('cpu', torch.bfloat16):
+        mixed = toys.losses_of(model)['distill.d.loss_fitnet']
+    mixed.backward()
+    assert model.backbone.stem[0].weight.grad.isfinite().all()
+    assert mixed.item() == pytest.approx(toys.losses_of(model)['distill.d.loss_fitnet'].item(), rel=0.05)
+
+
 @pytest.mark.parametrize('units', [True, False])
 def test_bfloat16_is_advised_against_on_cpus_without_it(units, monkeypatch):
     for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'):

@@ -86,7 +86,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize(('case', 'scheme'), files.SECTIONS)
 def test_each_damaged_entry_is_named(case, scheme):
-    """Each entry of a network of one block, in each way, but those that are not used."""
+    """Each entry of a network of one block, but those that are not used."""
     content, teacher = renamed(case, scheme, depth=1), blank(case, depth=1)
     used = [n for n in content if not n.startswith(UNUSED[:-1])]
     assert len(used) > 15

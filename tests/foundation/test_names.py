@@ -92,6 +92,8 @@ def test_each_damaged_entry_is_named(case, scheme):
     assert len(used) > 15
     for name in used:
         for damage, change in DAMAGE.items():
+            if scheme != 'original' and damage not in ('removed', 'reshaped'):
+                continue  # what is done to values is the same for all schemes
             if name.endswith((MASK, 'periods')) and damage in ('half', 'integers'):
                 continue  # rounded in public files
             damaged = {n: v for n, v in {**content, name: change(content[name])}.items() if v is not None}

@@ -19,7 +19,7 @@ def _child(parent: Registry, *locations: str) -> Registry:
     return Registry(parent.name, parent=parent, scope='mmdistill_dense', locations=places)
 
 
-MODELS = _child(MMENGINE_MODELS, 'model', 'pretrain')
+MODELS = _child(MMENGINE_MODELS, 'model', 'pretrain', 'foundation')
 DATASETS = _child(MMENGINE_DATASETS, 'datasets')
 TRANSFORMS = _child(MMENGINE_TRANSFORMS, 'datasets', 'pretrain')
 HOOKS = _child(MMENGINE_HOOKS, 'engine', 'pretrain', 'analysis')

@@ -22,7 +22,7 @@ LAYERS = (
     ('losses', 'utils', 'registry', 'ops_check', '_build'),
     ('config', 'datasets'),
     ('weights',),
-    ('guards', 'networks', 'export'),
+    ('guards', 'networks', 'export', 'foundation'),
     ('distillers', 'recipes'),
     ('model', 'engine', 'pretrain'),
     ('analysis',),

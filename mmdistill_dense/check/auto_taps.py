@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -11,9 +10,10 @@ from mmengine.registry import DefaultScope
 from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.check.tap_list import networks_of
 from mmdistill_dense.config.resolve import ModelConfig
-from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.discover import Found, discover
+from mmdistill_dense.networks.input_grid import InputGrid
 from mmdistill_dense.networks.pair_taps import Chosen, Pair, nothing_to_pair, pair_taps
+from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.utils.silence import quiet
 
 
@@ -34,12 +34,14 @@ class AutoTaps:
         self.lines: list[str] = []
         self._taps: dict[str, dict[str, None]] = {}
         try:
-            (own, student), *teachers = networks_of(config)
+            (own, student, _), *teachers = networks_of(config)
             given = size or (student.model.get('data_preprocessor') or {}).get('size')
             self._size = (int(given[0]), int(given[1])) if given else None
             found = self._discover(student, trains=True)
-            for title, teacher in teachers or [(own, student)]:
-                self._add(own, title, found, found if teacher is student else self._discover(teacher))
+            for title, teacher, grid in teachers:
+                self._add(own, title, found, self._discover(teacher, grid))
+            if not teachers:
+                self._add(own, own, found, found)
         except Exception as error:  # the tree of modules is shown without
             self.lines.append(f"student_tap='auto': {message_of(error)}")
 
@@ -47,9 +49,9 @@ class AutoTaps:
         """Return the chosen taps of a network, by its title in :func:`networks_of`."""
         return list(self._taps.get(title, {}))
 
-    def _discover(self, config: ModelConfig, trains: bool = False) -> Found:
+    def _discover(self, config: ModelConfig, grid: InputGrid | None = None, trains: bool = False) -> Found:
         with DefaultScope.overwrite_default_scope(config.scope), quiet():
-            return discover(partial(build_network, config, pretrained=False), self._size, trains)
+            return discover(TeacherOption('model', '', config, grid=grid).build, self._size, trains)
 
     def _add(self, own: str, title: str, student: Found, teacher: Found) -> None:
         chosen = pair_taps(student, teacher)

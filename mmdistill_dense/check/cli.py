@@ -95,8 +95,8 @@ def main_list_taps(argv: Sequence[str] | None = None) -> int:
         config = _config(args)
         networks = list(networks_of(config, args.student, args.teacher))
         auto = AutoTaps(config, args.size)
-        for title, network in [] if args.auto else networks:
-            found = list_taps(network, args.size, args.depth, args.below, auto.taps(title))
+        for title, network, grid in [] if args.auto else networks:
+            found = list_taps(network, args.size, args.depth, args.below, auto.taps(title), grid)
             console.print(tree(title, found))
             console.print()
         if not args.below:

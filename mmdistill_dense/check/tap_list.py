@@ -16,10 +16,12 @@ from rich.tree import Tree
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option, teachers_of
-from mmdistill_dense.networks.building import TEACHER_OPTIONS, build_network
+from mmdistill_dense.foundation.vit import PatchMap
+from mmdistill_dense.networks.input_grid import InputGrid
 from mmdistill_dense.networks.modes import in_training, modes_to_follow
 from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, _NumbersOnCPU, input_channels
 from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng
@@ -55,8 +57,10 @@ class Place:
         return f'{self.path}, {self.path}:input' if self.path.endswith('conv_seg') else self.path
 
 
-def networks_of(config: Config, student: bool = False, teacher: bool = False) -> Iterator[tuple[str, ModelConfig]]:
-    """Yield title and resolved config of the networks of a config.
+def networks_of(
+    config: Config, student: bool = False, teacher: bool = False
+) -> Iterator[tuple[str, ModelConfig, InputGrid | None]]:
+    """Yield title, resolved config and input grid of the networks of a config.
 
     Args:
         config: With a ``DistillModel``, or with an ordinary model, which counts as a student.
@@ -71,18 +75,23 @@ def networks_of(config: Config, student: bool = False, teacher: bool = False) ->
     if not is_distill_model(model):
         if teacher:
             raise ValueError('this config has no teacher: its model is not a DistillModel.')
-        yield 'model', load_model(model, 'model')
+        yield 'model', load_model(model, 'model'), None
         return
     if not teacher:
-        yield 'student', load_model(student_option(model), 'model.student')
+        yield 'student', load_model(student_option(model), 'model.student'), None
     if not student:
         for key, option in teachers_of(model).items():
-            network = {name: value for name, value in option.items() if name not in TEACHER_OPTIONS}
-            yield key.replace('.', ' ', 1), load_model(network, f'model.{key}')
+            parsed = TeacherOption.parse(option, f'model.{key}')
+            yield key.replace('.', ' ', 1), parsed.config, parsed.grid
 
 
 def list_taps(
-    config: ModelConfig, size: Size | None = None, depth: int = 2, below: str = '', chosen: Collection[str] = ()
+    config: ModelConfig,
+    size: Size | None = None,
+    depth: int = 2,
+    below: str = '',
+    chosen: Collection[str] = (),
+    grid: InputGrid | None = None,
 ) -> Place:
     """Run one picture through a network and return the tree of its modules.
 
@@ -94,21 +103,23 @@ def list_taps(
         depth: Levels of the tree.
         below: Path of the module to begin with.
         chosen: The taps to mark as those of ``student_tap='auto'``.
+        grid: The size at which a teacher sees the picture, if it is another one.
 
     Raises:
         KeyError: If there is no such module.
     """
+    option = TeacherOption('model', '', config, grid=grid)  # builds any network
     preprocessor = config.model.get('data_preprocessor') or {}
     height, width = size or preprocessor.get('size') or DEFAULT_SIZE
     with DefaultScope.overwrite_default_scope(config.scope), fork_rng(), torch.no_grad(), quiet():
         try:
             with torch.device('meta'), _NumbersOnCPU():
-                network = build_network(config, pretrained=False)
+                network = option.build()
             found = _listed(network, (height, width), 'meta', depth, below)
         except KeyError:
             raise
         except Exception:  # the meta device cannot run everything
-            network = build_network(config, pretrained=False)
+            network = option.build()
             found = _listed(network, (min(height, _CPU_SIDE), min(width, _CPU_SIDE)), 'cpu', depth, below)
     _mark(found, chosen)
     return found
@@ -142,7 +153,7 @@ def _run(network: Network, inputs: Tensor) -> dict[str, list[Any]]:
         handles.append(module.register_forward_hook(partial(_note, found, path)))
     run_parts(network, [], inputs, heads=[])
     ran = set(found)
-    for path in _heads(network):
+    for path in _heads(network) if hasattr(network, 'extract_feat') else []:  # else it ran whole
         if path.split('.')[0] not in ran:
             before = {name: list(calls) for name, calls in found.items()}
             with contextlib.suppress(ValueError, TypeError, AttributeError, NotImplementedError, KeyError):
@@ -176,7 +187,7 @@ def _place(module: nn.Module, path: str, outputs: dict[str, list[Any]], depth: i
     if depth > 0:
         children = [(f'{path}.{name}' if path else name, child) for name, child in module.named_children()]
         place.inside = [_place(child, name, outputs, depth - 1) for name, child in children]
-        place.inside = [one for one in place.inside if one.parameters or one.shapes]
+        place.inside = [one for one in place.inside if one.parameters or one.shapes or one.inside]
     return place
 
 
@@ -184,9 +195,13 @@ def _is_good(module: nn.Module, path: str, shapes: Sequence[tuple[int, ...]]) ->
     """Tell whether methods usually compare this output: a map at the end of a part, a stage or a head."""
     if not path or not shapes or any(len(shape) != 3 for shape in shapes):
         return False
+    if isinstance(module, PatchMap):
+        return True
     first, *rest = path.split('.')
     if first not in ('backbone', 'neck'):
-        return isinstance(module, nn.Conv2d)  # predictors; heads as a whole give lists of lists
+        return (
+            isinstance(module, nn.Conv2d) and first != 'patch_embed'
+        )  # predictors; heads as a whole give lists of lists
     return not rest or (
         first == 'backbone' and len(rest) == 1 and isinstance(module, nn.Sequential) and rest != ['stem']
     )

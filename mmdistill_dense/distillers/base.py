@@ -57,6 +57,7 @@ class Distiller(nn.Module):
         needs_labels: Whether the method reads labels or what the student's head makes of them, and so cannot compare
             pictures without labels.
         no_auto: Why the method refuses ``student_tap='auto'``; empty for a method that compares any maps.
+        needs_scores: Whether the method needs a teacher with class scores or boxes.
         auto: The option ``student_tap`` if it was ``'auto'`` or ``'auto[-1]'``, else empty.
         name: Its name in ``model.distillers``.
         teacher_name: Name of its teacher among several; None: the only one.
@@ -89,6 +90,7 @@ class Distiller(nn.Module):
 
     SETTINGS: ClassVar[Settings] = {AUTO: for_both()}
     needs_labels: bool = False
+    needs_scores: ClassVar[bool] = False
     no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
 
     def __init__(

@@ -59,6 +59,7 @@ class DIST(FeatureDistiller):
             compared or the activation is ``'softmax'``.
     """
 
+    needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = SCORES_HAVE_NAMES
 
     def __init__(

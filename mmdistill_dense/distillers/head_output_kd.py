@@ -63,6 +63,7 @@ class HeadOutputKD(FeatureDistiller):
         {'loss_head': tensor(1.)}
     """
 
+    needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = (
         'it compares one output of a head, and only you can say which: name the convolution that makes it, e.g. '
         "'bbox_head.retina_reg', which tools/list_taps.py CONFIG marks"

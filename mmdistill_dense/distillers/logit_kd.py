@@ -41,6 +41,7 @@ class LogitKD(FeatureDistiller):
     """
 
     SETTINGS: ClassVar[Settings] = {**FeatureDistiller.SETTINGS, CANONICAL: for_both(temperature=1.0)}
+    needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = SCORES_HAVE_NAMES
 
     def __init__(

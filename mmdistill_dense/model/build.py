@@ -25,7 +25,7 @@ from mmdistill_dense.networks.renormalise import renormaliser
 from mmdistill_dense.networks.taps import Tap, find_module
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
-from mmdistill_dense.networks.trace import trace_pair
+from mmdistill_dense.networks.trace import Traced, trace_pair
 from mmdistill_dense.recipes.compose import TASKS
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.messages import text_of
@@ -102,6 +102,8 @@ def build_distillation(
     size = _size(preprocessor)
     with DefaultScope.overwrite_default_scope(config.scope):
         choose_taps(network, distillers, {key: options[name] for key, name in taught_by.items()}, size)
+    for key, one in distillers.items():
+        _check_size(key, one, options[taught_by[key]])
     taps = {name: _unique(tap for key, one in distillers.items() if taught_by[key] == name for tap in one.teacher_taps)
             for name in options}  # fmt: skip
     for name, one in distillers.items():
@@ -118,15 +120,46 @@ def build_distillation(
     for name, option in options.items():
         copied = [(entry.source.split('.')[0],) for entry in inherit if entry.teacher == name]
         called = [one.teacher_parts for key, one in distillers.items() if taught_by[key] == name]
-        seen = traced[name].preprocessor or option.config.model.get('data_preprocessor')
-        plan = traced[name].plan(taps[name], [*copied, *called], renormaliser(preprocessor, seen, option.key))
+        if taps[name]:
+            _check_normalisation(option, traced[name])
+        seen = renormaliser(preprocessor, traced[name].preprocessor, option.key)
+        plan = traced[name].plan(taps[name], [*copied, *called], seen)
         teachers[name] = FrozenTeacher(option, plan)
     distillation = Distillation(teachers, config, inherit=inherit, traced=student)
     for key, distiller in distillers.items():
         name = taught_by[key]
+        _check_scores(key, distiller, traced[name])
         with DefaultScope.overwrite_default_scope(config.scope), torch.device('cpu'):
             distiller.bind(key, teachers[name], distillation.state, student.shapes, traced[name].shapes)
     return distillation
+
+
+def _check_size(key: str, distiller: Distiller, option: TeacherOption) -> None:
+    if option.grid is not None and distiller.teacher_parts != ():
+        raise ValueError(
+            f'model.distillers.{key}: {type(distiller).__name__} runs a part of the teacher on places of the '
+            f"student's pictures, which are elsewhere in pictures of another size: leave {option.key}.scale and "
+            f'{option.key}.fit out.'
+        )
+
+
+def _check_normalisation(option: TeacherOption, traced: Traced) -> None:
+    if traced.preprocessor is None:
+        raise ValueError(
+            f'{option.key}: {option.config.model.get("type")} does not say in which normalisation it sees pictures, '
+            f'and a wrong one gives wrong features. Set {option.key}.data_preprocessor=dict(mean=[…], std=[…], '
+            'bgr_to_rgb=True) as in its training (mean=[0, 0, 0], std=[1, 1, 1] for pixels from 0 to 255), or give '
+            'the class an attribute preprocessor with this dict.'
+        )
+
+
+def _check_scores(key: str, distiller: Distiller, traced: Traced) -> None:
+    if traced.features_alone and distiller.needs_scores:
+        raise ValueError(
+            f'model.distillers.{key}: {type(distiller).__name__} needs a teacher that predicts classes or boxes, and '
+            'this one has features alone. Use a method that compares features on the map, e.g. '
+            "type='PKD', teacher_tap='map'."
+        )
 
 
 def _used_teachers(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, partial
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -68,6 +70,14 @@ class Acceleration:
 
     def prepare(self, network: nn.Module, taps: Sequence[Tap], pairs: Sequence[Pair]) -> None:
         """Apply the options to a loaded network in place; ``pairs`` come from :func:`foldable`."""
+        weight = next(network.parameters(), None)
+        if self.dtype == 'bfloat16' and weight is not None and not _has_bfloat16(weight.device):
+            print_log(
+                "accelerate.dtype='bfloat16': this CPU has no units for it and runs the teacher several times slower. "
+                'Leave it out here; it is for GPUs.',
+                'current',
+                logging.WARNING,
+            )
         if self.fold_bn:
             fold(network, pairs)
         if self.channels_last:
@@ -110,6 +120,13 @@ class Acceleration:
         current.wait_stream(_second_stream(tensors[0].device))
         for tensor in tensors:
             tensor.record_stream(current)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device has units for bfloat16; of CPUs torch knows the two kinds of x86."""
+    known = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
+    asked = [getattr(torch.cpu, name) for name in known if hasattr(torch.cpu, name)]
+    return device.type != 'cpu' or not asked or any(ask() for ask in asked)
 
 
 @cache

@@ -18,7 +18,7 @@ from mmdistill_dense.weights.mmengine_loader import install_reader
 Module = TypeVar('Module', bound=nn.Module)
 
 # keys of model.teacher that are not keys of its network
-TEACHER_OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'accelerate')
+TEACHER_OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'accelerate', 'scale', 'fit')
 
 
 def build_network(config: ModelConfig, pretrained: bool = True) -> Network:

@@ -32,6 +32,8 @@ def run_parts(
     Raises:
         ValueError: For a head that cannot run on features alone (a RoI head, a query decoder).
     """
+    grid = getattr(network, 'input_grid', None)  # of a teacher that sees another size
+    inputs = inputs if grid is None else grid(inputs)
     if not hasattr(network, 'extract_feat') or any(tap.path == '' for tap in taps):
         network(inputs)
         return []

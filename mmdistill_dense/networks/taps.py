@@ -190,7 +190,8 @@ def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str]
     parent = '.'.join(tap.path.split('.')[:depth]) or type(network).__name__
     hint = f' Close names: {", ".join(close)}.' if close else ''
     where = f'{key}={tap.text!r}: no such module in {type(network).__name__}.{hint}'
-    return f'{where} Modules in {parent}: {", ".join(level)}. tools/list_taps.py CONFIG lists all taps.'
+    own = getattr(network, 'tap_hint', '')
+    return f'{where} Modules in {parent}: {", ".join(level)}. {own}tools/list_taps.py CONFIG lists all taps.'
 
 
 def parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:

@@ -39,7 +39,8 @@ class FrozenTeacher:
         option: ``dict(cfg=…, checkpoint=…, **overrides)``, or the result of :meth:`TeacherOption.parse`.
             ``checkpoint`` is a file, an address or ``'auto'``; ``allow_random=True`` permits training without one;
             ``allow_other_classes=True`` permits a teacher that was trained on other classes than the data set's;
-            ``accelerate`` holds the options of :class:`Acceleration`.
+            ``accelerate`` holds the options of :class:`Acceleration`, ``scale`` and ``fit`` are those of
+            :class:`InputGrid`.
         plan: What is recorded, and how. Defaults to a whole pass without taps.
 
     Raises:
@@ -139,7 +140,7 @@ class FrozenTeacher:
             if hasattr(network, 'init_weights'):
                 network.init_weights()
         total = len(network.state_dict())
-        self.receipt = Receipt(self.config.source, None, None, 0, total, 0)
+        self.receipt = Receipt(self.config.source or getattr(network, 'source', None), None, None, 0, total, 0)
 
     def _load_weights(self, network: Network, checkpoint: str) -> None:
         key = f'{self.key}.checkpoint'
@@ -248,6 +249,9 @@ class FrozenTeacher:
         ):
             run_parts(self.network, self.taps, prepared, heads=self.plan.heads)
         recorder.check_complete()
+        grid = getattr(self.network, 'input_grid', None)
+        if grid is not None:
+            tensors = grid.restored(tensors, inputs.shape[2:])
         if self.option.acceleration.dtype is not None:
             return {name: [tensor.to(inputs.dtype) for tensor in found] for name, found in tensors.items()}
         return tensors

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
+from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import ModelConfig, load_model
+from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.networks.acceleration import Acceleration, Pair
 from mmdistill_dense.networks.building import TEACHER_OPTIONS, build_network
+from mmdistill_dense.networks.input_grid import InputGrid
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng
@@ -30,6 +35,7 @@ class TeacherOption:
         allow_random: Permit training without a checkpoint.
         allow_other_classes: Permit a teacher that was trained on other classes than the data set's.
         acceleration: How its forward pass is made cheaper.
+        grid: The size at which it sees the pictures; None: the student's.
     """
 
     key: str
@@ -39,6 +45,7 @@ class TeacherOption:
     allow_random: bool = False
     allow_other_classes: bool = False
     acceleration: Acceleration = field(default_factory=Acceleration)
+    grid: InputGrid | None = None
 
     @classmethod
     def parse(cls, option: Mapping[str, Any], key: str = 'model.teacher', name: str = SINGLE) -> TeacherOption:
@@ -46,7 +53,7 @@ class TeacherOption:
 
         Raises:
             KeyError, FileNotFoundError: As :func:`mmdistill_dense.config.resolve.load_model`.
-            TypeError, ValueError: For a wrong ``accelerate``.
+            TypeError, ValueError: For a wrong ``accelerate``, ``scale`` or ``fit``.
         """
         network = {name: value for name, value in option.items() if name not in TEACHER_OPTIONS}
         return cls(
@@ -57,14 +64,50 @@ class TeacherOption:
             bool(option.get('allow_random', False)),
             bool(option.get('allow_other_classes', False)),
             Acceleration.parse(option.get('accelerate'), key),
+            InputGrid.parse(option, key),
         )
 
     def build(self) -> Network:
-        """Return a new network on the current default device, in eval mode and without pre-trained weights."""
+        """Return a new network on the current default device, in eval mode and without pre-trained weights.
+
+        Raises:
+            ValueError: For ``fit='pad'`` without a size that pads.
+        """
         with fork_rng():
-            network = build_network(self.config, pretrained=False)
+            network = build_network(_accepted(self.config), pretrained=False)
         network.eval()  # not chained: mmseg's backbones return nothing from it
+        if self.grid is not None:
+            network.input_grid = self.grid.whole(_divisor(network, self.config), self.key)
         return network
+
+    def preprocessor_of(self, network: nn.Module) -> Mapping[str, Any] | None:
+        """Return the normalisation that the network sees: its own, or the option's; None where neither says it."""
+        own, given = getattr(network, 'preprocessor', None), self.config.model.get('data_preprocessor')
+        if isinstance(own, Mapping):
+            return own
+        return {} if given is None and hasattr(network, 'data_preprocessor') else given  # mm* networks: raw pixels
+
+
+def _accepted(config: ModelConfig) -> ModelConfig:
+    """Return the config without a ``data_preprocessor`` that the class does not take: it is for us then."""
+    if 'data_preprocessor' not in config.model:
+        return config
+    kind = config.model.get('type')
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(config.scope) as registry:
+            kind = registry.get(kind)
+    known = options_of(kind) if inspect.isclass(kind) else []
+    if not known or 'data_preprocessor' in known:
+        return config
+    kept = {name: value for name, value in config.model.items() if name != 'data_preprocessor'}
+    return replace(config, model=ConfigDict(kept))
+
+
+def _divisor(network: nn.Module, config: ModelConfig) -> int:
+    """Return what the sides of a network's pictures are multiples of: its patch, or what its preprocessor pads to."""
+    preprocessor = config.model.get('data_preprocessor') or {}
+    own = getattr(network, 'size_divisor', None)
+    return int(own or preprocessor.get('size_divisor') or preprocessor.get('pad_size_divisor') or 1)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ class Traced:
         modes: Paths of the modules that ran in training mode, see :mod:`mmdistill_dense.networks.modes`.
         overwritten: The taps whose tensors a later operation writes to.
         foldable: Names of each (convolution, batch norm) of a teacher that can be folded.
-        preprocessor: The normalisation of a network that brings its own (SSLTeacher).
+        preprocessor: The normalisation that a teacher sees; None where nothing says it.
+        features_alone: Whether a teacher has neither class scores nor boxes.
     """
 
     shapes: Shapes = field(default_factory=dict)
@@ -79,6 +80,7 @@ class Traced:
     overwritten: Collection[str] = ()
     foldable: Sequence[Pair] = ()
     preprocessor: Mapping[str, Any] | None = None
+    features_alone: bool = False
 
     def plan(
         self,
@@ -190,9 +192,8 @@ def _trace_all(
             pairs: list[Pair] = []
             with foldable(network, taps, pairs):
                 found = _trace(network, taps, size, device, 'teacher_tap')
-            own = getattr(network, 'preprocessor', None)
-            own = own if isinstance(own, Mapping) else None
-            by_teacher[name] = replace(found, foldable=pairs, preprocessor=own)
+            seen, alone = option.preprocessor_of(network), getattr(network, 'features_alone', False)
+            by_teacher[name] = replace(found, foldable=pairs, preprocessor=seen, features_alone=alone)
     return traced, by_teacher
 
 
@@ -219,6 +220,8 @@ def _trace(
         heads = run_parts(network, taps, inputs, rois=trains)
     overwritten = recorder.changed()
     recorder.check_fired()
+    if (grid := getattr(network, 'input_grid', None)) is not None:
+        tensors = grid.restored(tensors, size)
     shapes = {name: [tensor.shape for tensor in found] for name, found in tensors.items()}
     parts = {name for name, calls in started if calls < recorder.calls}
     return Traced(shapes, recorder.calls, parts, heads, modes, overwritten)

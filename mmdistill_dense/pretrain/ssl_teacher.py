@@ -32,7 +32,8 @@ class SSLTeacher(BaseModule):
 
     Args:
         backbone: Config of a mm backbone with the file's names; for ResNet-50 checkpoints
-            ``dict(type='mmdet.ResNet', depth=50, out_indices=(3,))``, whose names are torchvision's.
+            ``dict(type='mmdet.ResNet', depth=50, out_indices=(3,))``, whose names are torchvision's; for MoCo v3's
+            vision transformers ``dict(type='mmdistill_dense.VisionTransformer', model='mocov3_vitb16')``.
         layout: A name of :data:`~mmdistill_dense.weights.ssl_layouts.LAYOUTS`; ``'auto'`` finds it by the key
             names; ``'backbone'`` is a backbone alone or any whole mm network, for ``head=None``.
         head: ``'layout'``: the usual widths of the layout; ``dict(widths=[…])`` from the backbone's channels to the
@@ -63,7 +64,6 @@ class SSLTeacher(BaseModule):
         super().__init__(init_cfg)
         check_option('layout', layout, ('auto', 'backbone', *LAYOUTS))
         check_option('branch', branch, BRANCHES)
-        _refuse_transformer(layout)
         if isinstance(ignore, str):
             raise TypeError(f'ignore is a list of prefixes, got {ignore!r}.')
         self.layout, self.branch, self.keep_last_bn, self.ignore = layout, branch, keep_last_bn, tuple(ignore)
@@ -105,7 +105,6 @@ class SSLTeacher(BaseModule):
         """
         file = read_teacher(path, self.layout, self.branch, bool(self.widths), self.ignore, key)
         where = f'{key}={str(path)!r} (layout {file.layout!r})'
-        _refuse_transformer(file.layout)
         if self.normalised_by_layout and self.preprocessor != _preprocessor(file.layout):
             raise ValueError(
                 f'{where}: networks of this layout see their input normalised in their own way. Write '
@@ -156,11 +155,6 @@ def check_invariance(head: nn.Module, where: str) -> None:
             f'{where}: the adapted head differs from the vector head by {error:.1e} of its scale; its weights are '
             'broken, or not finite.'
         )
-
-
-def _refuse_transformer(layout: str) -> None:
-    if layout == 'mocov3_vit':
-        raise ValueError("layout='mocov3_vit': teachers that are vision transformers are not supported yet.")
 
 
 def _widths(layout: str, head: str | Mapping[str, Any] | None) -> list[int]:

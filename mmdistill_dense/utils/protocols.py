@@ -48,9 +48,11 @@ class Network(nn.Module):
     Attributes:
         data_preprocessor: Turns what a data loader gives into a batch: ``(data, training) -> dict(inputs=…,
             data_samples=…)``.
+        input_grid: Of a teacher with the option ``scale`` or ``fit``: resizes its pictures.
     """
 
     data_preprocessor: Callable[..., dict[str, Any]]
+    input_grid: Any
 
     def init_weights(self) -> None:
         """Initialise by ``init_cfg``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from mmdistill_dense.weights.safe_load import read_checkpoint
 
 __all__ = [
     'Receipt',
+    'copy_strictly',
     'load_strictly',
     'plain_config',
     'read_checkpoint',
@@ -122,18 +124,50 @@ def _unfit(own: Tensor, given: Tensor) -> str | None:
 def _mismatch(
     network: nn.Module, total: int, missing: list[str], unexpected: list[str], wrong: list[str], key: str
 ) -> str:
-    def listed(title: str, names: list[str]) -> str:
-        return f'\n  {title}: {some(names, _SHOWN)}' if names else ''
-
-    return (
-        f'{key} does not fit {type(network).__name__} ({total} tensors): {len(missing)} missing, {len(unexpected)} '
-        f'unexpected, {len(wrong)} of another shape or kind.'
-        + listed('missing', missing)
-        + listed('unexpected', unexpected)
-        + listed('unfit', wrong)
-        + '\n  Give the checkpoint that was trained with this config (a deep-stem ResNet, a backbone-only file and a '
-        'student file are the usual mistakes), or correct the config.'
+    title = f'{key} does not fit {type(network).__name__}'
+    remedy = (
+        'Give the checkpoint that was trained with this config (a deep-stem ResNet, a backbone-only file and a student '
+        'file are the usual mistakes), or correct the config.'
     )
+    return _listing(title, total, missing, unexpected, wrong, remedy)
+
+
+def _listing(title: str, total: int, missing: list[str], unexpected: list[str], wrong: list[str], remedy: str) -> str:
+    kinds = dict(missing=missing, unexpected=unexpected, unfit=wrong)
+    listed = ''.join(f'\n  {kind}: {some(names, _SHOWN)}' for kind, names in kinds.items() if names)
+    return (
+        f'{title} ({total} tensors): {len(missing)} missing, {len(unexpected)} unexpected, {len(wrong)} of another '
+        f'shape or kind.{listed}\n  {remedy}'
+    )
+
+
+@torch.no_grad()
+def copy_strictly(targets: Mapping[str, Tensor], state: Mapping[str, Tensor], title: str, remedy: str) -> None:
+    """Copy a file's entries into the tensors of their names, all of which must be there and fit.
+
+    Args:
+        targets: The tensors to fill by the file's names; views are welcome.
+        state: The entries.
+        title: The beginning of an error, which says what does not fit.
+        remedy: Its end, which says what to do.
+
+    Raises:
+        ValueError: As :func:`load_strictly`, and for an entry of another floating type than most.
+    """
+    types = Counter(given.dtype for given in state.values() if given.is_floating_point())
+    usual = types.most_common(1)[0][0] if types else None
+    wrong = []
+    for name in targets.keys() & state.keys():
+        reason = _unfit(targets[name], state[name])
+        if reason is None and state[name].ndim and state[name].dtype != usual:
+            reason = f'{state[name].dtype} (the others {usual})'
+        if reason is not None:
+            wrong.append(f'{name} {reason}')
+    missing, unexpected = ([n for n in one if n not in other] for one, other in ((targets, state), (state, targets)))
+    if missing or unexpected or wrong:
+        raise ValueError(_listing(title, len(targets), missing, unexpected, sorted(wrong), remedy))
+    for name, target in targets.items():
+        target.copy_(state[name])
 
 
 def plain_config(config: Config) -> Config:

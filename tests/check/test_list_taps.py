@@ -14,6 +14,7 @@ from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
+from tests.foundation.files import tiny
 
 
 def places(place: Place) -> Iterator[Place]:
@@ -60,6 +61,20 @@ def test_the_command_lists_both_networks_or_one(tmp_path: Path, capsys: pytest.C
     teacher = capsys.readouterr().out
     assert 'student' in both and 'teacher' in both and 'decode_head' not in both
     assert 'student EncoderDecoder' not in teacher and '128x16x8' in teacher, 'shapes of the given size'
+
+
+def test_taps_of_a_foundation_teacher_at_its_own_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / 'config.py'
+    teacher = dict(type='mmdistill_dense.FoundationTeacher', model=tiny('dinov2'), scale=2.0, allow_random=True)
+    match = dict(d=dict(type='PKD', student_tap='backbone[3]', teacher_tap='map'))
+    with toys.unformatted():
+        toys.run_config(tmp_path, toys.model_config(teacher=teacher, distillers=match)).dump(config)
+    assert main_list_taps([str(config), '--teacher', '--size', '64', '96']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    marked = [line for line in lines if '◀' in line]
+    assert [line.split('◀')[1].strip() for line in marked] == ['maps.0', 'maps.1', 'map']
+    assert all('48x9x14 ' in line for line in marked), 'cells of 14 pixels in pictures of twice the side'
+    assert all(line.count('127x48') == 1 for line in lines if 'Block' in line), 'each block ran once'
 
 
 def test_an_unknown_module_is_an_error_that_names_the_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

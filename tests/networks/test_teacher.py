@@ -402,10 +402,9 @@ def test_a_bare_backbone_teaches():
     """mmseg's backbones return nothing from ``train()`` and ``eval()``."""
     backbone = dict(type='mmseg.ResNetV1c', depth=18, base_channels=8, stem_channels=8, norm_cfg=toys.BN)
     backbone.update(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))  # stride 8, as the student's
+    backbone.update(allow_random=True, data_preprocessor=dict(mean=[0.0] * 3, std=[255.0] * 3))  # it has none itself
     mimic = dict(type='MaskedMimic', student_tap='backbone[3]', teacher_tap='[3]')
-    model = toys.distilled(
-        student=toys.seg_net('fcn'), teacher=dict(backbone, allow_random=True), distillers=dict(mimic=mimic)
-    )
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=backbone, distillers=dict(mimic=mimic))
     network = toys.teacher_of(model).network
     assert not any(module.training for module in network.modules())
     assert toys.teacher_of(model)(torch.randn(1, 3, 64, 64))['[3]'][0].shape == (1, 64, 8, 8)

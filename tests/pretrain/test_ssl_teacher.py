@@ -106,7 +106,7 @@ def test_table_has_the_public_widths():
 
 
 def test_every_layout_has_a_synthetic_file():
-    assert set(files.NAMES.values()) == set(LAYOUTS) - {'mocov3_vit'}, 'which is refused'
+    assert set(files.NAMES.values()) == set(LAYOUTS) - {'mocov3_vit'}, 'which tests/foundation tests'
 
 
 def test_a_head_of_one_layer_without_number_is_read():
@@ -282,19 +282,11 @@ def test_backbone_of_another_depth_is_refused():
         (dict(layout='backbone'), 'set head=None'),
         (dict(layout='mocov3', head=dict(width=3)), "head must be 'layout'"),
         (dict(layout='mocov3', head=dict(widths=[3])), "head must be 'layout'"),
-        (dict(layout='mocov3_vit'), 'vision transformers are not supported'),
     ],
 )
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         SSLTeacher(files.R50, **options)
-
-
-def test_vision_transformer_is_refused_when_found():
-    state = files.synthetic('mocov3_r50')[0]['state_dict']
-    head = {n.replace('.fc.', '.head.'): v for n, v in state.items() if 'momentum_encoder.fc.' in n}
-    content = dict(state_dict=head | {'module.momentum_encoder.blocks.0.norm1.weight': torch.ones(3)})
-    refused(content, 'vision transformers are not supported')
 
 
 def test_wrong_backbone_for_the_head_is_named():

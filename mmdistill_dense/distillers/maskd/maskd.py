@@ -91,6 +91,7 @@ class MasKD(FeatureDistiller):
             'det': dict(_MAPS, num_tokens=6),
         }
     }
+    needs_scores: ClassVar[bool] = True  # its tokens are learned through the teacher's loss
 
     def __init__(
         self,

@@ -1,0 +1,87 @@
+"""FoundationTeacher: a vision foundation model as the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+
+from mmdistill_dense.foundation.libraries import LibraryTeacher
+from mmdistill_dense.foundation.models import architecture
+from mmdistill_dense.foundation.vit import ViT
+from mmdistill_dense.foundation.vit_file import load_vit
+from mmdistill_dense.registry import MODELS
+from mmdistill_dense.weights.strict_load import read_checkpoint
+
+
+@MODELS.register_module()
+class FoundationTeacher(ViT):
+    """DINO, MoCo v3, MAE, DINOv2 or DINOv3; taps ``map``, ``maps.<block>`` and ``cls``, see :class:`ViT`.
+
+    Use it as ``teacher=dict(type='mmdistill_dense.FoundationTeacher', model='dinov2_vits14', checkpoint=FILE)``. The
+    file may have the names of the original code, of timm or of transformers.
+
+    It has no ``extract_feat`` on purpose: :func:`run_parts` would take its modules for heads.
+
+    Args:
+        model: A name of :data:`~mmdistill_dense.foundation.models.MODELS_BY_NAME`, or a description,
+            ``dict(family='dinov2', patch=14, dim=384, depth=12, heads=6)``. It is no part of the file, because the
+            shapes must be known before a file is read. ``'timm::NAME'`` and ``'transformers::FOLDER'`` make a
+            :class:`LibraryTeacher`.
+        norm: Apply the final norm to the maps.
+        ignore: Prefixes of entries in the file that are to be ignored.
+        data_preprocessor: Normalisation of the pictures, as ``dict(mean=…, std=…, bgr_to_rgb=…)``. Defaults to the
+            model's own.
+
+    Raises:
+        ValueError: For an unknown model or a wrong description.
+        TypeError: For ``ignore`` that is no list.
+    """
+
+    features_alone = True
+
+    def __new__(cls, model: Any = None, **options: Any) -> Any:
+        """Return a :class:`LibraryTeacher` for ``'timm::…'`` and ``'transformers::…'``."""
+        if isinstance(model, str) and '::' in model:
+            return LibraryTeacher(model, **options)
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        model: str | Mapping[str, Any],
+        norm: bool = True,
+        ignore: Collection[str] = (),
+        data_preprocessor: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(architecture(model), norm)
+        if isinstance(ignore, str):
+            raise TypeError(f'ignore is a list of prefixes, got {ignore!r}.')
+        self.ignore = tuple(ignore)
+        self.preprocessor = data_preprocessor or self.shape.preprocessor
+        self.size_divisor = self.shape.patch
+        self.tap_hint = (
+            f'A {type(self).__name__} is tapped at map, maps.0 … maps.{self.shape.depth - 1} and cls. It has no class '
+            'scores and no boxes, so methods that compare those cannot learn from it. '
+        )
+        self.source = self.shape.name  # for the receipt; after loading, with the scheme of names
+
+    def load_teacher(self, path: str | Path, key: str = 'model.teacher.checkpoint') -> tuple[int, int]:
+        """Load a file, strictly.
+
+        Args:
+            path: The file.
+            key: The config key to name in errors.
+
+        Returns:
+            The number of tensors loaded and of entries ignored.
+
+        Raises:
+            ValueError: As :func:`load_vit`.
+        """
+        where = f'{key}={str(path)!r}'
+        ignored, self.source = load_vit(self, read_checkpoint(path), self.ignore, where)
+        loaded = len(self.state_dict())
+        print_log(f'{where}: {self.source}, {loaded} tensors loaded, {ignored} ignored', 'current')
+        return loaded, ignored

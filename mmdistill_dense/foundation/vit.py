@@ -1,0 +1,207 @@
+"""The vision transformer of DINO, MoCo v3, MAE, DINOv2 and DINOv3, in plain torch, with modules to tap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdistill_dense.foundation.models import FAMILIES, Architecture
+from mmdistill_dense.foundation.positions import GridCache, Rotary, resample, turned
+from mmdistill_dense.networks.input_grid import cells, resized
+
+Turn = tuple[Tensor, Tensor] | None
+
+
+class PatchEmbed(nn.Module):
+    """Pictures (B, 3, h p, w p) to tokens (B, h w, D), row by row."""
+
+    def __init__(self, patch: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch, patch)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Cut and project."""
+        return self.proj(pictures).flatten(2).mT
+
+
+class Attention(nn.Module):
+    """Self-attention; ``turn`` turns queries and keys by their tokens' positions."""
+
+    def __init__(self, dim: int, heads: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, turn: Turn = None) -> Tensor:
+        """Return (B, N, D) for (B, N, D)."""
+        batch, count, dim = x.shape
+        q, k, v = self.qkv(x).reshape(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        if turn is not None:
+            q, k = turned(q, turn), turned(k, turn)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, count, dim))
+
+
+class MLP(nn.Module):
+    """Two layers with GELU."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to each token."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """Two layers, the first one's SiLU gated by as many further channels."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w12, self.w3 = nn.Linear(dim, 2 * hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to each token."""
+        gate, value = self.w12(x).chunk(2, -1)
+        return self.w3(F.silu(gate) * value)
+
+
+class LayerScale(nn.Module):
+    """One learned factor for each channel."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """Attention and FFN, each behind its norm and beside a shortcut."""
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__()
+        family = FAMILIES[shape.family]
+        self.norm1, self.norm2 = (nn.LayerNorm(shape.dim, eps=family.eps) for _ in range(2))
+        self.attn = Attention(shape.dim, shape.heads, shape.qkv_bias)
+        self.mlp = (MLP if shape.ffn == 'mlp' else SwiGLU)(shape.dim, shape.hidden)
+        self.ls1, self.ls2 = (LayerScale(shape.dim) if family.layer_scale else nn.Identity() for _ in range(2))
+
+    def forward(self, x: Tensor, turn: Turn = None) -> Tensor:
+        """Return (B, N, D) for (B, N, D)."""
+        x = x + self.ls1(self.attn(self.norm1(x), turn))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class PatchMap(nn.Module):
+    """The map of the patch tokens, a place to tap."""
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int], norm: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return (B, D, h, w) for tokens (B, 1 + registers + h w, D)."""
+        patches = norm(tokens[:, tokens.shape[1] - grid[0] * grid[1] :])
+        return patches.mT.unflatten(2, grid)
+
+
+class ClassToken(nn.Module):
+    """The class token, a place to tap."""
+
+    def forward(self, tokens: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return (B, D) for tokens (B, N, D)."""
+        return norm(tokens[:, 0])
+
+
+class ViT(nn.Module):
+    """A vision transformer.
+
+    Taps: ``map`` (B, D, h, w), the patch tokens behind the last block; ``maps.8``, those behind block 8, counted from
+    0; ``cls`` (B, D). All have passed the final norm. ``blocks.8`` is the raw output (B, 1 + registers + h w, D).
+
+    Pictures whose sides are no multiples of the patch are resized to whole patches, so that the map always covers the
+    whole picture; see :mod:`mmdistill_dense.networks.input_grid`.
+
+    Args:
+        shape: The architecture.
+        norm: Apply the final norm to the maps.
+    """
+
+    def __init__(self, shape: Architecture, norm: bool = True) -> None:
+        super().__init__()
+        self.shape = shape
+        self.normalises = norm
+        self.patch_embed = PatchEmbed(shape.patch, shape.dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.dim))
+        if shape.registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, shape.registers, shape.dim))
+        if shape.native is not None:
+            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + shape.native[0] * shape.native[1], shape.dim))
+        else:
+            self.rope = Rotary(shape.dim // shape.heads)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
+        self.norm = nn.LayerNorm(shape.dim, eps=FAMILIES[shape.family].eps)
+        self.maps = nn.ModuleDict({str(number): PatchMap() for number in range(shape.depth)})
+        self.map, self.cls = PatchMap(), ClassToken()
+        self.cache = GridCache()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return the map (B, D, h, w) of normalised pictures (B, 3, H, W).
+
+        Raises:
+            ValueError: For pictures with a side shorter than the patch, or with other channels than three.
+        """
+        return self.maps_of(pictures, [self.shape.depth - 1])[0]
+
+    def maps_of(self, pictures: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Return the maps behind some blocks; see :meth:`forward`."""
+        self._check(pictures)
+        grid = cells(pictures, self.shape.patch)
+        tokens = self._tokens(pictures, grid)
+        turn = None if self.shape.native is not None else self.rope(*grid)
+        norm = self.norm if self.normalises else nn.Identity()
+        found = {}
+        for number, block in enumerate(self.blocks):
+            tokens = block(tokens, turn)
+            place = self.maps[str(number)]
+            # All maps of a ViT-S would take 8 % of its time.
+            if number in blocks or place._forward_hooks or place._forward_pre_hooks:
+                found[number] = place(tokens, grid, norm)
+        self.map(tokens, grid, norm)
+        self.cls(tokens, self.norm)
+        return [found[block] for block in blocks]
+
+    def init_weights(self) -> None:
+        """Draw random weights, for tests; layer scales stay 1, so that each block counts."""
+        for name, parameter in self.named_parameters():
+            if 'norm' not in name and not name.endswith(('.bias', '.gamma')):
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def _check(self, pictures: Tensor) -> None:
+        patch = self.shape.patch
+        if pictures.ndim != 4 or pictures.shape[1] != 3 or min(pictures.shape[2:]) < patch:
+            raise ValueError(
+                f'{self.shape.name} cuts pictures (B, 3, H, W) into patches of {patch} x {patch} pixels, got a batch '
+                f'of shape {tuple(pictures.shape)}.'
+            )
+
+    def _tokens(self, pictures: Tensor, grid: tuple[int, int]) -> Tensor:
+        size = grid[0] * self.shape.patch, grid[1] * self.shape.patch
+        patches = self.patch_embed(resized(pictures, size))
+        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
+        if self.shape.native is not None:
+            tokens = tokens + self._positions(self.shape.native, grid)
+        if self.shape.registers:
+            registers = self.register_tokens.expand(len(tokens), -1, -1)
+            tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)
+        return tokens
+
+    def _positions(self, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        stored, rule = self.pos_embed, self.shape.positions
+        if stored.requires_grad:
+            return resample(stored, native, grid, rule)
+        key = (grid, stored.dtype, stored.device, stored._version)
+        return self.cache.get(key, lambda: (resample(stored, native, grid, rule),))[0]

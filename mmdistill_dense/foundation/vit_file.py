@@ -1,0 +1,234 @@
+"""Read a file of a vision transformer strictly into the network; say which model it is where it does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.foundation.models import FAMILIES, MODELS_BY_NAME, Architecture
+from mmdistill_dense.foundation.names import Scheme, entries, holds_class_row, schemes_of
+from mmdistill_dense.foundation.vit import ViT
+from mmdistill_dense.utils.messages import some
+from mmdistill_dense.weights.strict_load import copy_strictly
+
+_TOPS = ('teacher', 'state_dict', 'model', 'student')  # in this order: of two branches, the averaged one
+_STEM = re.compile(r'(.*?)(?:embeddings\.)?(cls_token|(?:patch_embed\.proj|patch_embeddings(?:\.projection)?)\.weight)')
+_BRANCHES = ('momentum_encoder.', 'teacher.backbone.', 'base_encoder.', 'student.backbone.')
+_OUTSIDE = ('base_encoder.', 'momentum_encoder.', 'student.', 'teacher.', 'predictor.', 'head.', 'dino_head.',
+            'ibot_head.', 'decoder.', 'classifier.')  # fmt: skip
+_INSIDE = ('head.', 'decoder_', 'mask_token', 'embeddings.mask_token', 'local_cls_norm.', 'pooler.')
+_PERIODS = 'rope_embed.periods'
+_ROUNDING = 0.01
+
+
+@dataclass(frozen=True)
+class VitFile:
+    """The entries of a file.
+
+    Attributes:
+        state: Those of the network, without the common prefix.
+        prefix: That prefix, for messages and to name a branch.
+        ignored: Number of entries of heads, decoders and other branches.
+        unknown: Further entries that are no part of a vision transformer.
+    """
+
+    state: dict[str, Tensor]
+    prefix: str
+    ignored: int
+    unknown: list[str]
+
+
+def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], where: str) -> tuple[int, str]:
+    """Load a file's content with original, timm or transformers names.
+
+    Args:
+        network: The network.
+        content: What was read.
+        ignore: Prefixes of entries in the file that are not used.
+        where: The file and its config key, for errors.
+
+    Returns:
+        The number of ignored entries, and in words where the weights were found.
+
+    Raises:
+        ValueError: For a file without a vision transformer, of another model, or with an entry that is missing,
+            unknown, of another shape or type, or not finite; names the entries.
+    """
+    top = next((one for one in _TOPS if isinstance(content.get(one), Mapping)), None)
+    file = split(content if top is None else content[top], ignore, where)
+    scheme = _scheme(file, network.shape, where)
+    advice = advise(file, network.shape)
+    _check_family(file, network.shape, where, advice)
+    state = dict(file.state)
+    if scheme.title == 'original' and network.shape.rotary:
+        _take_masks(network, state, where)
+        _check_periods(network, state, where)
+    given = {f'{file.prefix}{name}': tensor for name, tensor in state.items()}
+    given |= {name: torch.empty(0) for name in file.unknown}
+    targets = {f'{file.prefix}{name}': view for name, view in entries(network, scheme).items()}
+    copy_strictly(targets, given, f'{where} does not fit model={network.shape.name}', advice)
+    _fill_rest(network, scheme)
+    branch = ''.join(f', {part}' for part in (top, file.prefix.rstrip('.')) if part not in ('', None, 'state_dict'))
+    return file.ignored, f'{network.shape.name} ({scheme.title} names{branch})'
+
+
+def split(state: Mapping[str, Any], ignore: Collection[str], where: str) -> VitFile:
+    """Find the network among the entries of a file.
+
+    Raises:
+        ValueError: Where there is none.
+    """
+    tensors = {str(name).removeprefix('module.'): value for name, value in state.items() if isinstance(value, Tensor)}
+    kept = {name: value for name, value in tensors.items() if not name.startswith(tuple(ignore))}
+    prefixes = [match[1] for name in kept if (match := _STEM.fullmatch(name))]
+    prefix = next((one for one in _BRANCHES if one in prefixes), prefixes[0] if prefixes else None)
+    if prefix is None:
+        found = dict.fromkeys(name.split('.')[0] for name in tensors)
+        raise ValueError(
+            f'{where} holds no vision transformer that is read here: there is no cls_token and no '
+            f'patch_embed.proj.weight. Its entries begin with {some(found, 8) or "no tensor"}. A head, a student '
+            'or another kind of network cannot be this teacher: give the file of the backbone.'
+        )
+    inside = {name.removeprefix(prefix): value for name, value in kept.items() if name.startswith(prefix)}
+    outside = [name for name in kept if not name.startswith(prefix)]
+    unknown = [name for name in outside if not name.startswith(_OUTSIDE)]
+    used = {name: value for name, value in inside.items() if not name.startswith(_INSIDE)}
+    return VitFile(used, prefix, len(tensors) - len(used) - len(unknown), unknown)
+
+
+def _scheme(file: VitFile, shape: Architecture, where: str) -> Scheme:
+    gated_in_one = shape.ffn == 'swiglu' and any('.mlp.fc1.' in name or '.mlp.fc2.' in name for name in file.state)
+    found = schemes_of(file.state, gated_in_one and not shape.rotary)
+    if len(found) != 1:
+        titles = ' and '.join(scheme.title for scheme in found) or 'none that is known'
+        prefixes = dict.fromkeys('.'.join(name.split('.')[:2]) for name in file.state)
+        raise ValueError(
+            f'{where}: the names of the entries are those of {titles}, one scheme was expected. They begin with '
+            f'{some(prefixes, 12)}.'
+        )
+    return found[0]
+
+
+def _gated_in_one(state: Mapping[str, Tensor]) -> bool:
+    first, second = (state.get(f'blocks.0.mlp.{name}.weight') for name in ('fc1', 'fc2'))
+    return first is not None and second is not None and first.shape[:1] == (2 * second.shape[-1],)
+
+
+def _check_family(file: VitFile, shape: Architecture, where: str, advice: str) -> None:
+    if file.prefix in ('momentum_encoder.', 'base_encoder.') and shape.family != 'mocov3':
+        raise ValueError(
+            f'{where} is a file of MoCo v3 ({file.prefix}*), model={shape.name} another network, perhaps with another '
+            f'number of heads, which no entry shows. {advice}'
+        )
+
+
+def _take_masks(network: ViT, state: dict[str, Tensor], where: str) -> None:
+    """Remove the masks of the biases of DINOv3's keys, which :func:`_fill_rest` applies."""
+    if not network.shape.qkv_bias:
+        return
+    dim = network.shape.dim
+    expected = torch.ones(3 * dim)
+    expected[dim : 2 * dim] = 0
+    for number in range(network.shape.depth):
+        name = f'blocks.{number}.attn.qkv.bias_mask'
+        mask = state.pop(name, None)
+        if mask is None or mask.is_meta or mask.shape != expected.shape or not torch.equal(mask.float(), expected):
+            found = 'is missing' if mask is None else 'is not 1 for queries and values and 0 for keys'
+            raise ValueError(
+                f'{where}: {name} {found}. A DINOv3 network that was never trained or loaded holds NaN there; give '
+                'the published file.'
+            )
+
+
+def _check_periods(network: ViT, state: dict[str, Tensor], where: str) -> None:
+    """Check the rotary periods against the formula; files may hold them rounded, in another type than the rest."""
+    given, own = state.get(_PERIODS), network.rope.periods
+    if given is None or given.shape != own.shape or given.is_meta or not given.is_floating_point():
+        return  # told with the other entries
+    state[_PERIODS] = given.to(state['cls_token'].dtype) if 'cls_token' in state else given
+    if not torch.allclose(given.to(own), own, rtol=_ROUNDING, atol=0, equal_nan=True):
+        raise ValueError(
+            f'{where}: {_PERIODS} are the periods of other rotary positions than those of DINOv3 (base 100), which are '
+            'the only ones known here.'
+        )
+
+
+@torch.no_grad()
+def _fill_rest(network: ViT, scheme: Scheme) -> None:
+    """Set what no file holds: the biases of DINOv3's keys, and a position that timm adds to the class token."""
+    if network.shape.rotary and network.shape.qkv_bias:
+        block: Any
+        for block in network.blocks:
+            block.attn.qkv.bias.chunk(3)[1].zero_()
+    if holds_class_row(network.shape, scheme):
+        network.pos_embed[:, :1].zero_()
+
+
+def advise(file: VitFile, shape: Architecture) -> str:
+    """Return which model the entries are of, for an error."""
+    facts = facts_of(file)
+    mocov3 = file.prefix in ('momentum_encoder.', 'base_encoder.')
+    fitting = [
+        name
+        for name, one in MODELS_BY_NAME.items()
+        if all(facts[fact] == value for fact, value in _facts_of_model(one).items())
+        and (one.family == 'mocov3' or not mocov3)
+    ]
+    told = ', '.join(f'{name} {value}' for name, value in facts.items())
+    if shape.name in fitting:
+        return 'The file is damaged, or of a network like this one.'
+    if fitting:
+        names = ' or '.join(repr(name) for name in fitting)
+        return f'The entries are those of {" or ".join(fitting)} ({told}): set model={names}.'
+    return (
+        f'The file holds a vision transformer with {told}. Describe it: model=dict(family=…, patch={facts["patch"]}, '
+        f'dim={facts["dim"]}, depth={facts["depth"]}, heads=…, registers={facts["registers"]}, '
+        f'native={_square(facts["positions"])}, ffn={facts["ffn"]!r}), with a family of {", ".join(FAMILIES)}.'
+    )
+
+
+def facts_of(file: VitFile) -> dict[str, Any]:
+    """Return what the entries tell of the architecture, by what most of them say."""
+    state = file.state
+    ends = {name.split('.', 1)[-1] if name.startswith('embeddings.') else name: value for name, value in state.items()}
+    dims = Counter(value.shape[-1] for name, value in state.items() if value.ndim and 'norm' in name)
+    numbers = [int(match[1]) for name in state if (match := re.match(r'(?:\w+\.)*?(?:blocks|layers?)\.(\d+)\.', name))]
+    registers = [
+        value.shape[1] for name, value in ends.items()
+        if name in ('register_tokens', 'storage_tokens', 'reg_token') and value.ndim == 3
+    ]  # fmt: skip
+    places = [value.shape[1] for name, value in ends.items() if name in ('pos_embed', 'position_embeddings')]
+    patches = [value.shape[-1] for value in state.values() if value.ndim == 4]
+    gated = _gated_in_one(state) or any(re.search(r'\.(w12|w1|fc1_g|weights_in|gate_proj)\.', name) for name in state)
+    return dict(
+        dim=dims.most_common(1)[0][0] if dims else None,
+        depth=max(numbers, default=-1) + 1,
+        patch=patches[0] if patches else None,
+        registers=registers[0] if registers else 0,
+        positions=places[0] - (not any(name.endswith('reg_token') for name in state)) if places else 0,
+        ffn='swiglu' if gated else 'mlp',
+        scaled=any(re.search(r'(ls1\.gamma|gamma_1|layer_scale1\.lambda1)$', name) for name in state),
+    )
+
+
+def _facts_of_model(shape: Architecture) -> dict[str, Any]:
+    return dict(
+        dim=shape.dim,
+        depth=shape.depth,
+        patch=shape.patch,
+        registers=shape.registers,
+        positions=shape.native[0] * shape.native[1] if shape.native else 0,
+        ffn=shape.ffn,
+        scaled=FAMILIES[shape.family].layer_scale,
+    )
+
+
+def _square(count: int) -> str:
+    side = round(count**0.5)
+    return f'({side}, {side})' if count and side * side == count else 'None' if not count else '(…, …)'

@@ -1,0 +1,202 @@
+"""Files under original, timm and transformers names load to equal networks; damaged ones are refused by name."""
+
+import pytest
+import torch
+
+from mmdistill_dense.foundation import FoundationTeacher
+from mmdistill_dense.foundation.names import SCHEMES, entries
+from mmdistill_dense.foundation.vit_file import load_vit
+from tests.foundation import files
+from tests.toys import fresh_dir
+
+PATH = 'model.teacher.checkpoint'
+BY_TITLE = {scheme.title: scheme for scheme in SCHEMES}
+# Entries of the public lists that are read and not used.
+UNUSED = ('mask_token', 'embeddings.mask_token', 'pooler.', 'local_cls_norm.', 'decoder', 'vit.')
+MASK = 'bias_mask'
+
+
+def blank(case, **changes):
+    """A network without values."""
+    return FoundationTeacher(files.tiny(case, **changes))
+
+
+def loaded(case, content, **changes):
+    """A network with the content of a file."""
+    teacher = blank(case, **changes)
+    load_vit(teacher, content, (), PATH)
+    return teacher.eval().requires_grad_(False)
+
+
+def refused(case, content, match, **changes):
+    """Loading this content fails with these words."""
+    with pytest.raises(ValueError, match=match):
+        load_vit(blank(case, **changes), content, (), PATH)
+
+
+def renamed(case, scheme, depth=2):
+    """The original file of a case under the names of another scheme, by the public lists alone."""
+    teacher = loaded(case, files.state(case, 'original', depth), depth=depth)
+    content = {name: view.clone() for name, view in entries(teacher, BY_TITLE[scheme]).items()}
+    prefix = 'vit.' if case == 'mae' and scheme.startswith('transformers') else ''
+    content = {f'{prefix}{name}': value for name, value in content.items()}
+    if scheme == 'timm' and case == 'dinov2_reg':  # timm adds the position of the class token to it
+        content['cls_token'] = content['cls_token'] + teacher.pos_embed[:, :1]
+    given = files.state(case, scheme, depth)
+    for name in given.keys() - content.keys():
+        assert name.endswith(MASK) or name.startswith(UNUSED), name
+        content[name] = given[name]
+    assert {name: tuple(value.shape) for name, value in content.items()} == files.shapes(case, scheme, depth)
+    return content
+
+
+@pytest.mark.parametrize(('case', 'scheme'), files.SECTIONS)
+def test_all_schemes_give_equal_maps(case, scheme):
+    original = loaded(case, files.state(case, 'original'))
+    other = loaded(case, renamed(case, scheme))
+    pictures = files.picture(80, 112)
+    assert torch.equal(other(pictures), original(pictures))
+    for name, tensor in other.state_dict().items():
+        if not (scheme == 'timm' and case == 'dinov2_reg' and name in ('cls_token', 'pos_embed')):
+            assert torch.equal(tensor, original.state_dict()[name]), name
+
+
+def test_queries_keys_and_values_stand_in_this_order():
+    content = renamed('dinov3', 'transformers')
+    qkv = loaded('dinov3', content).blocks[0].attn.qkv
+    query, key, value = (content[f'layer.0.attention.{part}_proj.weight'] for part in 'qkv')
+    assert torch.equal(qkv.weight, torch.cat([query, key, value]))
+    bias = content['layer.0.attention.q_proj.bias'], torch.zeros(48), content['layer.0.attention.v_proj.bias']
+    assert torch.equal(qkv.bias, torch.cat(bias))
+    gates = renamed('dinov3_swiglu', 'original')
+    w12 = loaded('dinov3_swiglu', gates).blocks[1].mlp.w12.weight
+    assert torch.equal(w12, torch.cat([gates['blocks.1.mlp.w1.weight'], gates['blocks.1.mlp.w2.weight']]))
+
+
+DAMAGE = {
+    'removed': lambda value: None,
+    'renamed': lambda value: None,
+    'reshaped': lambda value: torch.cat([value, value], -1),
+    'nan': lambda value: torch.full_like(value, float('nan')),
+    'half': lambda value: value.half(),
+    'meta': lambda value: value.to('meta'),
+    'integers': lambda value: value.long(),
+}
+
+
+@pytest.mark.parametrize(('case', 'scheme'), files.SECTIONS)
+def test_each_damaged_entry_is_named(case, scheme):
+    """Each entry of a network of one block, but those that are not used."""
+    content, teacher = renamed(case, scheme, depth=1), blank(case, depth=1)
+    used = [n for n in content if not n.startswith(UNUSED[:-1])]
+    assert len(used) > 15
+    for name in used:
+        for damage, change in DAMAGE.items():
+            if scheme != 'original' and damage not in ('removed', 'reshaped'):
+                continue  # what is done to values is the same for all schemes
+            if name.endswith((MASK, 'periods')) and damage in ('half', 'integers'):
+                continue  # rounded in public files
+            damaged = {n: v for n, v in {**content, name: change(content[name])}.items() if v is not None}
+            if damage == 'renamed':
+                damaged[f'{name}x'] = content[name]
+            with pytest.raises(ValueError) as error:
+                load_vit(teacher, damaged, (), PATH)
+            # Without reg_token, which is timm's only name of its own there, the names are the original ones.
+            lost = (case, name) == ('dinov2_reg', 'reg_token') and damage in ('removed', 'renamed')
+            known = 'register_tokens' if lost else name
+            assert known in str(error.value), (name, damage)
+
+
+def test_masks_of_key_biases_are_applied_and_checked():
+    content = files.state('dinov3', 'original')
+    bias = loaded('dinov3', content).blocks[0].attn.qkv.bias.chunk(3)
+    assert bias[0].abs().sum() > 0 and bias[1].abs().sum() == 0 and bias[2].abs().sum() > 0
+    name = f'blocks.1.attn.qkv.{MASK}'
+    for wrong in (torch.full((144,), float('nan')), torch.ones(144)):
+        refused('dinov3', {**content, name: wrong}, rf'{name} is not 1 for queries and values and 0 for keys')
+
+
+def test_periods_are_the_files_where_they_are_rounded():
+    content = files.state('dinov3', 'original')
+    rounded = content['rope_embed.periods'].bfloat16()
+    found = loaded('dinov3', {**content, 'rope_embed.periods': rounded}).rope.periods
+    assert torch.equal(found, rounded.float()) and not torch.equal(found, content['rope_embed.periods'])
+    refused('dinov3', {**content, 'rope_embed.periods': rounded * 1.5}, 'the periods of other rotary positions')
+
+
+@pytest.mark.parametrize(
+    ('top', 'prefix', 'beside', 'told'),
+    [
+        ('teacher', 'module.backbone.', 'module.head.last_layer.weight_g', 'teacher, backbone'),
+        ('model', '', 'decoder_blocks.0.norm1.weight', 'model'),
+        ('state_dict', 'module.', None, 'original names)'),
+        (None, '', 'head.weight', 'original names)'),
+    ],
+)
+def test_branches_and_what_lies_beside_them(top, prefix, beside, told):
+    content = {f'{prefix}{name}': value for name, value in files.state('dino', 'original').items()}
+    if beside:
+        content[beside] = torch.zeros(3)
+    whole = content if top is None else {top: content, 'student': {'other': torch.zeros(1)}, 'epoch': 3}
+    ignored, source = load_vit(blank('dino'), whole, (), PATH)
+    assert told in source and ignored == bool(beside)
+
+
+def test_both_branches_of_moco_v3():
+    state = files.state('dino', 'original')
+    branches = {f'module.momentum_encoder.{name}': value for name, value in state.items()}
+    branches |= {f'module.base_encoder.{name}': value + 1 for name, value in state.items()}
+    branches |= {'module.momentum_encoder.head.0.weight': torch.zeros(1), 'module.predictor.0.weight': torch.zeros(1)}
+    teacher = blank('dino', family='mocov3')
+    ignored, source = load_vit(teacher, dict(state_dict=branches), (), PATH)
+    assert torch.equal(teacher.cls_token, state['cls_token']) and 'momentum_encoder' in source
+    assert ignored == len(state) + 2
+    refused('dino', dict(state_dict=branches), r'is a file of MoCo v3 \(momentum_encoder\.\*\).*number of heads')
+
+
+def test_another_architecture_is_refused_by_its_name():
+    with torch.device('meta'):
+        real = {n: FoundationTeacher(n).state_dict() for n in ('dinov2_vitb14', 'dinov2_vits14_reg', 'dino_vits16')}
+    refused('dinov2', real['dinov2_vitb14'], r"those of dinov2_vitb14 \(dim 768, .*\): set model='dinov2_vitb14'")
+    refused('dinov2', real['dinov2_vits14_reg'], r"set model='dinov2_vits14_reg'")
+    refused('dinov2', real['dino_vits16'], r"set model='dino_vits16' or 'mocov3_vits16'")
+    small = files.state('dinov2', 'original')
+    refused('dinov2_reg', small, r'missing: register_tokens')
+    refused('dinov2', small, r'pos_embed.*\n.*patch=14, dim=48, depth=2, heads=….*native=\(5, 5\)', native=(7, 7))
+    refused('dinov2', small, r'missing: blocks.2.', depth=3)
+    refused('dinov2', files.state('dinov2_swiglu', 'original'), r"missing: blocks.0.mlp.fc1.*\n.*\n.*ffn='swiglu'")
+    refused('dinov2', files.state('dinov3', 'original'), r'unexpected: storage_tokens')
+
+
+def test_timm_files_without_biases_are_refused():
+    content = renamed('dinov3', 'timm')
+    without = {name: value for name, value in content.items() if not name.endswith('_bias')}
+    refused('dinov3', without, r'missing: blocks.0.attn.q_bias, blocks.0.attn.v_bias')
+
+
+def test_files_without_a_network_or_of_two_schemes_are_refused():
+    refused('dino', {'head.mlp.0.weight': torch.zeros(1)}, r'holds no vision transformer.* begin with head')
+    refused('dino', {'conv1.weight': torch.zeros(1)}, 'A head, a student or another kind of network cannot')
+    mixed = {**files.state('dinov3', 'original'), 'reg_token': torch.zeros(1, 4, 48)}
+    refused('dinov3', mixed, r'are those of original and timm, one scheme was expected. They begin with .*reg_token')
+
+
+def test_entries_of_other_parts_need_to_be_ignored():
+    content = {**files.state('dinov3', 'original'), 'projectors.0.weight': torch.zeros(1)}
+    refused('dinov3', content, r'unexpected: projectors.0.weight')
+    teacher = FoundationTeacher(files.tiny('dinov3'), ignore=['projectors.'])
+    assert load_vit(teacher, content, teacher.ignore, PATH)[0] == 2, 'and the mask token'
+    with pytest.raises(TypeError, match='ignore is a list of prefixes'):
+        FoundationTeacher(files.tiny('dinov3'), ignore='projectors.')
+
+
+def test_torch_and_safetensors_files_are_read():
+    save = pytest.importorskip('safetensors.torch').save_file
+    content, folder = files.state('dinov2_reg', 'original'), fresh_dir()
+    torch.save(content, folder / 'a.pth')
+    save(content, folder / 'a.safetensors')
+    for name in ('a.pth', 'a.safetensors'):
+        teacher = blank('dinov2_reg')
+        assert teacher.load_teacher(folder / name, PATH) == (len(teacher.state_dict()), 1)
+        assert teacher.source.endswith('(original names)')
+        assert torch.equal(teacher.register_tokens, content['register_tokens'])

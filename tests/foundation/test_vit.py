@@ -1,0 +1,191 @@
+"""The vision transformer gives what the original code of each family gives, at any size, with its taps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmdistill_dense.foundation import FoundationTeacher
+from mmdistill_dense.foundation.models import MODELS_BY_NAME, architecture
+from mmdistill_dense.foundation.names import SCHEMES, entries
+from mmdistill_dense.foundation.positions import resample
+from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.taps import Tap
+from tests.foundation import files
+
+GOLDEN = [line for line in (Path(__file__).parent / 'golden.txt').read_text().splitlines() if line[0] != '#']
+MIDDLE = dict(dim=96, depth=3, heads=3)
+
+
+def network(seed=0, **changes):
+    """A small random network."""
+    torch.manual_seed(seed)
+    teacher = FoundationTeacher(files.tiny('dinov2', **changes))
+    teacher.init_weights()
+    return teacher.eval().requires_grad_(False)
+
+
+def recorded(teacher, pictures, *taps, stop_after=None):
+    """The tensors at the taps, one for each."""
+    recorder = Recorder(teacher, [Tap.parse(tap) for tap in taps], 'tap', stop_after)
+    with torch.no_grad(), recorder.recording() as tensors:
+        teacher(pictures)
+    return [tensors[tap][0] for tap in taps]
+
+
+def filled(name):
+    """A network of a golden case, its tensors filled by their original names."""
+    family = dict(files.CASES, dinov3_nobias=dict(files.CASES['dinov3_swiglu'], qkv_bias=False))[name]
+    teacher = FoundationTeacher(dict(family, **MIDDLE))
+    for entry, view in entries(teacher, SCHEMES[0]).items():
+        if not entry.endswith('periods'):
+            view.copy_(files.fill(entry, view.shape))
+    if teacher.shape.rotary and teacher.shape.qkv_bias:
+        for block in teacher.blocks:
+            block.attn.qkv.bias.data.chunk(3)[1].zero_()
+    return teacher.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize('line', GOLDEN, ids=lambda line: line.split(':')[0].replace(' ', '-'))
+def test_values_are_those_of_the_original_code(line):
+    case, values = line.split(': ')
+    name, *size = case.split()
+    found = recorded(filled(name), files.picture(*map(int, size)), 'map', 'maps.1', 'cls')
+    picked = [x.flatten()[torch.linspace(0, x.numel() - 1, n).long()] for x, n in zip(found, (14, 3, 3), strict=True)]
+    expected = torch.tensor([float(value) for value in values.split()])
+    torch.testing.assert_close(torch.cat(picked), expected, atol=3e-5, rtol=0)
+
+
+def test_maps_of_all_blocks_and_the_order_of_their_cells():
+    teacher = network(registers=4)
+    whole, last, first, raw, cls = recorded(
+        teacher, files.picture(42, 98), 'map', 'maps.1', 'maps.0', 'blocks.0', 'cls'
+    )
+    assert whole.shape == (1, 48, 3, 7) and cls.shape == (1, 48)
+    assert torch.equal(whole, last) and not torch.equal(first, last)
+    expected = teacher.norm(raw[:, 5:]).reshape(1, 3, 7, 48)
+    torch.testing.assert_close(first, expected.permute(0, 3, 1, 2), rtol=0, atol=0)
+    with pytest.raises(KeyError, match=r'no such module.*Modules in maps: 0, 1\.'):
+        recorded(teacher, files.picture(42, 98), 'maps.2')
+
+
+def test_class_and_register_tokens_do_not_reach_the_map():
+    teacher, pictures = network(registers=4), files.picture(42, 98)
+    before = teacher(pictures)
+
+    def spoil(module, args, output):
+        return torch.cat([output[:, :5] * 0 + 1e3, output[:, 5:]], 1)
+
+    teacher.blocks[-1].register_forward_hook(spoil)
+    assert torch.equal(teacher(pictures), before)
+
+
+def test_pass_ends_behind_the_deepest_tap():
+    teacher, ran = network(depth=4), []
+    for number, block in enumerate(teacher.blocks):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    recorded(teacher, files.picture(28, 28), 'maps.0', 'maps.1', stop_after=2)
+    assert ran == [0, 1]
+
+
+def test_norm_may_be_left_out():
+    teacher = network()
+    raw = FoundationTeacher(files.tiny('dinov2'), norm=False)
+    raw.load_state_dict(teacher.state_dict())
+    tokens, found = recorded(raw.eval(), files.picture(28, 42), 'blocks.1', 'map')
+    assert torch.equal(found, tokens[:, 1:].mT.unflatten(2, (2, 3)))
+
+
+@pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
+def test_positions_are_kept_for_the_last_grids_and_computed_anew_after_a_load(case):
+    torch.manual_seed(0)
+    teacher = FoundationTeacher(files.tiny(case))
+    teacher.init_weights()
+    teacher.eval().requires_grad_(False)
+    cache = (teacher.rope if case == 'dinov3' else teacher).cache
+    first = teacher(files.picture(64, 96))
+    assert torch.equal(teacher(files.picture(64, 96)), first) and len(cache.kept) == 1
+    for side in range(16, 16 * 20, 16):
+        teacher(files.picture(16, side))
+    assert len(cache.kept) == 16
+    if case == 'dinov2':
+        teacher(files.picture(64, 96))
+        with torch.no_grad():
+            teacher.pos_embed.add_(torch.randn_like(teacher.pos_embed))
+        assert not torch.equal(teacher(files.picture(64, 96)), first)
+
+
+def test_a_trained_position_embedding_gets_gradient():
+    teacher = FoundationTeacher(files.tiny('dino'))
+    teacher.init_weights()
+    teacher(files.picture(48, 64)).square().sum().backward()
+    assert teacher.pos_embed.grad.abs().sum() > 0 and not teacher.cache.kept
+
+
+@pytest.mark.parametrize('rule', ['offset', 'size'])
+def test_every_grid_gets_as_many_positions(rule):
+    for side in (5, 14, 16, 28, 37):
+        stored = torch.rand(1, 1 + side * side, 2)
+        for height, width in ((1, 129), (13, 8), (64, 37), (side, side)):
+            assert resample(stored, (side, side), (height, width), rule).shape == (1, 1 + height * width, 2)
+
+
+@pytest.mark.parametrize('sides', [(200, 310), (14, 15), (37, 700)])
+def test_sizes_between_whole_patches(sides):
+    found = network()(files.picture(*sides))
+    assert found.shape[2:] == tuple(int(side / 14 + 0.5) for side in sides)
+
+
+def test_pictures_that_do_not_fit_are_refused():
+    for shape in ((1, 3, 13, 40), (1, 1, 40, 40), (3, 40, 40)):
+        with pytest.raises(ValueError, match=r'patches of 14 x 14 pixels, got a batch of shape'):
+            network()(torch.zeros(shape))
+
+
+def test_table_has_the_published_sizes():
+    with torch.device('meta'):
+        count = {
+            name: sum(p.numel() for p in FoundationTeacher(name).parameters()) / 1e6
+            for name in ('dino_vits16', 'dinov2_vits14_reg', 'mae_vitl16', 'dinov3_vits16plus')
+        }
+    published = dict(dino_vits16=22, dinov2_vits14_reg=22, mae_vitl16=304, dinov3_vits16plus=29)
+    for name, millions in count.items():
+        assert millions == pytest.approx(published[name], rel=0.02), name
+    assert MODELS_BY_NAME['mocov3_vits16'].heads == 12
+    assert (MODELS_BY_NAME['dinov3_vits16plus'].hidden, MODELS_BY_NAME['dinov2_vitg14'].hidden) == (1536, 4096)
+    assert MODELS_BY_NAME['dinov3_vitl16_sat493m'].preprocessor['std'] == [54.315, 39.78, 36.465]
+
+
+@pytest.mark.parametrize(
+    ('model', 'match'),
+    [
+        ('dinov2_s14', r"model='dinov2_s14' is no known vision transformer. Close: .*dinov2_vits14"),
+        (dict(family='dinov2', dim=48), 'the first five required'),
+        (files.tiny('dinov2', width=3), r'a dict of family, patch, .* got'),
+        (files.tiny('dinov2', family='dinov4'), r"model.family must be one of 'dino', .*got 'dinov4'"),
+        (files.tiny('dinov2', heads=5), r'model.dim must be a multiple of heads \(5\), got 48'),
+        (files.tiny('dinov3', heads=8), r'multiple of 4 x heads, for the rotary positions \(32\), got 48'),
+        (files.tiny('dinov2', native=5), r'model.native is the height and width of a grid'),
+        (files.tiny('dinov2', ffn='glu'), r"model.ffn must be one of 'mlp', 'swiglu', got 'glu'"),
+        (files.tiny('dinov2', depth=0), r'model.depth must be a whole number >= 1, got 0'),
+    ],
+)
+def test_wrong_descriptions_are_refused(model, match):
+    with pytest.raises(ValueError, match=match):
+        architecture(model)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_other_types_give_the_same_up_to_their_precision(dtype):
+    for case in ('dinov2', 'dinov3'):
+        torch.manual_seed(0)
+        teacher = FoundationTeacher(files.tiny(case))
+        teacher.init_weights()
+        teacher.eval().requires_grad_(False)
+        pictures = files.picture(48, 64)
+        expected = teacher(pictures)
+        found = teacher.to(dtype)(pictures.to(dtype))
+        assert found.dtype == dtype
+        similar = nn.functional.cosine_similarity(found.float(), expected)
+        assert similar.min() > (0.99 if dtype == torch.bfloat16 else 1 - 1e-6), case

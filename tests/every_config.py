@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import Counter
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 
@@ -76,14 +75,11 @@ def by_pair() -> dict[str, list[Path]]:
     return found
 
 
-def cover(features: Mapping[Path, set[Hashable]], groups: Mapping[Path, str] | None = None) -> list[Path]:
-    """As few configs as have all the features; of those that add as many, one of the group with the most turns."""
-    left, turns, found = dict(sorted(features.items())), Counter[str](), []
-    group = groups or dict.fromkeys(left, '')
+def cover(features: Mapping[Path, set[Hashable]]) -> list[Path]:
+    """As few configs as have all the features."""
+    left, found = dict(sorted(features.items())), []
     while missing := set().union(*left.values()):
-        best = max(left, key=lambda path: (len(left[path] & missing), turns[group[path]]))
-        turns[group[best]] += 1
-        found.append(best)
-        covered = left.pop(best)
+        found.append(max(left, key=lambda path: len(left[path] & missing)))
+        covered = left.pop(found[-1])
         left = {path: of - covered for path, of in left.items() if of - covered}
     return found

@@ -157,8 +157,7 @@ def _check_scores(key: str, distiller: Distiller, traced: Traced) -> None:
     if traced.features_alone and distiller.needs_scores:
         raise ValueError(
             f'model.distillers.{key}: {type(distiller).__name__} needs a teacher that predicts classes or boxes, and '
-            'this one has features alone. Use a method that compares features on the map, e.g. '
-            "type='PKD', teacher_tap='map'."
+            "this one has features alone. Use a method that compares maps, e.g. type='FeatureMatch', teacher_tap='map'."
         )
 
 

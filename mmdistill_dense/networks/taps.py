@@ -179,7 +179,8 @@ def uses_plain_cls_seg(head: nn.Module) -> bool:
 
 def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str], key: str) -> str:
     root, children = tap.path.split('.')[0], [name for name, _ in network.named_children()]
-    if root.endswith('_head') and not any(name.endswith('_head') for name in children):
+    own = getattr(network, 'tap_hint', '')
+    if not own and root.endswith('_head') and not any(name.endswith('_head') for name in children):
         side = 'teacher' if key.endswith('teacher_tap') else 'student'
         return (
             f'{key}={tap.text!r}: no such module in {type(network).__name__}. The {side} has no class scores, because '
@@ -190,7 +191,6 @@ def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str]
     parent = '.'.join(tap.path.split('.')[:depth]) or type(network).__name__
     hint = f' Close names: {", ".join(close)}.' if close else ''
     where = f'{key}={tap.text!r}: no such module in {type(network).__name__}.{hint}'
-    own = getattr(network, 'tap_hint', '')
     return f'{where} Modules in {parent}: {", ".join(level)}. {own}tools/list_taps.py CONFIG lists all taps.'
 
 

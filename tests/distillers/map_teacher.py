@@ -16,6 +16,8 @@ TEACHER: dict[str, Any] = dict(type='mmdistill_dense.PatchNet', allow_random=Tru
 class PatchNet(nn.Module):
     """Patches of 8 x 8 pixels, two blocks of a 1x1 convolution, without a head."""
 
+    preprocessor = dict(mean=[0.0] * 3, std=[1.0] * 3)  # pixels as they are
+
     def __init__(self, dim: int = 24, patch: int = 8) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, dim, patch, stride=patch)

@@ -1,8 +1,8 @@
 """Every config that can be named, at full width: it resolves and builds, its taps exist and can be compared.
 
-The configs of a pair are built one after the other, as they share their networks. ``make test`` builds one of each
-variant of each method and of each kind of network, on few pairs; ``tests/configs/test_pairs.py`` builds the networks of
-each pair. ``make soak`` builds the files, the controls and what stands for the others, ``make test-zoo`` all.
+The configs of a pair are built one after the other, as they share their networks. ``make soak`` builds the files, the
+controls and what stands for the others; ``make test-zoo`` builds all. In ``make test``, ``test_steps.py`` trains one
+config of each method and task, and ``tests/configs/test_pairs.py`` builds the networks of each pair.
 """
 
 from collections import defaultdict
@@ -14,17 +14,9 @@ from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from tests.every_config import CONTROLS, FILES, by_pair, cover, every, family, name_of, named, read
+from tests.every_config import CONTROLS, FILES, by_pair, every, name_of, named, read
 from tests.zoo.networks import active, build, config, key_of
 from tests.zoo.test_steps import standing_for_all
-
-
-def chosen() -> list[Path]:
-    """A few configs that stand for all, on few pairs: each variant of each method, and each kind of network."""
-    pairs = {path: pair for pair, paths in by_pair().items() for path in paths}
-    left = {path: {(path.parent.name, one.variant), family(path)} for path, one in named().items()}
-    left.update({path: {(path.parent.name, family(path))} for path in every() if path not in named()})
-    return sorted(cover(left, pairs), key=lambda path: path.stem)
 
 
 def walk(paths: list[Path]) -> None:
@@ -34,10 +26,6 @@ def walk(paths: list[Path]) -> None:
         except BaseException as error:
             error.add_note(f'in {name_of(path)}')
             raise
-
-
-def test_configs_that_stand_for_all_build() -> None:
-    walk(chosen())
 
 
 @pytest.mark.soak

@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from mmdistill_dense.distillers.balance import SCORES_RATIO
 from mmdistill_dense.distillers.feature import SCORES_HAVE_NAMES, FeatureDistiller, Level
+from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
 from mmdistill_dense.losses import correlation_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -59,6 +61,7 @@ class DIST(FeatureDistiller):
             compared or the activation is ``'softmax'``.
     """
 
+    SETTINGS: ClassVar[Settings] = {AUTO: for_both(balance=dict(ratio=SCORES_RATIO))}
     needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = SCORES_HAVE_NAMES
 

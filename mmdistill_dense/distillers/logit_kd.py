@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from mmdistill_dense.distillers.balance import SCORES_RATIO
 from mmdistill_dense.distillers.feature import SCORES_HAVE_NAMES, FeatureDistiller, Level
-from mmdistill_dense.distillers.presets import CANONICAL, Settings, for_both
+from mmdistill_dense.distillers.presets import AUTO, CANONICAL, Settings, for_both
 from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -40,7 +41,10 @@ class LogitKD(FeatureDistiller):
             classes do not come first (tokens), and for a softmax over one channel.
     """
 
-    SETTINGS: ClassVar[Settings] = {**FeatureDistiller.SETTINGS, CANONICAL: for_both(temperature=1.0)}
+    SETTINGS: ClassVar[Settings] = {
+        AUTO: for_both(balance=dict(ratio=SCORES_RATIO)),
+        CANONICAL: for_both(temperature=1.0),
+    }
     needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = SCORES_HAVE_NAMES
 

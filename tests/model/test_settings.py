@@ -12,7 +12,7 @@ from mmdistill_dense import distillers
 from mmdistill_dense.analysis.diagnose import diagnose
 from mmdistill_dense.check import Options, Report, check_config
 from mmdistill_dense.check.render import show
-from mmdistill_dense.distillers.balance import AUTO_RATIO, AUTO_RATIO_SGD
+from mmdistill_dense.distillers.balance import AUTO_RATIO, AUTO_RATIO_SGD, SCORES_RATIO
 from mmdistill_dense.distillers.presets import Chosen, expand, put
 from mmdistill_dense.engine.run_identity import differ, identity
 from mmdistill_dense.registry import DISTILLERS
@@ -105,7 +105,9 @@ def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
     assert {tuple(taps(found[name])) for name in ('cwd', 'dist', 'logitkd')} == {('decode_head.conv_seg',)}
     assert taps(found['cirkd']) == ['decode_head.conv_seg:input'] and taps(found['queuekl']) == ['backbone[3]']
     assert all(one.schedule.ramp_down == (0, 1.0) for one in found.values())
-    each = {round(one.balancer.ratio * math.sqrt(len(SEG)), 6) for one in found.values()}
+    ratios = {name: one.balancer.ratio for name, one in found.items()}
+    assert ratios.pop('logitkd') == ratios.pop('dist') == SCORES_RATIO
+    each = {round(ratio * math.sqrt(len(ratios)), 6) for ratio in ratios.values()}
     assert each == {AUTO_RATIO_SGD}, 'the toy run has SGD'
     assert found['maskd'].num_tokens == 8 and found['maskd'].learn.schedule == 'poly'
     assert found['pcd'].chosen_size is not None and found['pcd'].num_pixels == 512
@@ -260,7 +262,7 @@ def test_a_run_gets_the_ratio_of_its_optimizer_and_says_what_it_chose(trained: t
 
 
 def test_a_run_with_sgd_gets_a_smaller_ratio(tmp_path: Any) -> None:
-    runner = run(tmp_path, dict(kd=dict(type='LogitKD', settings='auto')), 'SGD', iters=1)
+    runner = run(tmp_path, dict(kd=dict(type='CWD', settings='auto')), 'SGD', iters=1)
     assert runner.model.distillers['kd'].balancer.ratio == AUTO_RATIO_SGD
     assert "distillers.kd.balance='auto': ratio 2 with SGD" in log_of(tmp_path)
 

@@ -123,7 +123,8 @@ def prepare_steps(
 
 
 def _without_labels(sample: Sample) -> Any:
-    bare: Any = type(sample)(metainfo=dict(sample.metainfo))  # type: ignore[call-arg]
+    kind: Any = type(sample)
+    bare = kind(metainfo=dict(sample.metainfo))
     if 'gt_instances' in sample:
         bare.gt_instances = InstanceData()
     return bare

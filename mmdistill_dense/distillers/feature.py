@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
+from mmdistill_dense.losses import to_grid
 from mmdistill_dense.networks.taps import Tap, TapOption
 from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.validate import Align, Resize, check_option
@@ -52,12 +53,16 @@ class FeatureDistiller(Distiller):
         resize: Which map to resize bilinearly where height or width differ: ``'student'``, ``'teacher'``, or ``None``
             to refuse the pair. Applied after ``align``.
 
+    Attributes:
+        averages: Whether a map that shrinks is averaged. Interpolation alone would skip positions.
+
     Raises:
         ValueError: For an unknown option; in :meth:`setup` for pairs of taps that cannot be compared.
     """
 
     SETTINGS: ClassVar[Settings] = {AUTO: for_both(student_tap='auto')}
     no_auto: ClassVar[str] = ''
+    averages: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -162,7 +167,9 @@ class FeatureDistiller(Distiller):
         raise ValueError(self._size_message(self.levels[level], student.shape[2:], teacher.shape[2:]))
 
     def resized(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Return a map (B, C, H, W) of another size, by bilinear interpolation."""
+        """Return a map (B, C, H, W) of another size, bilinear; one that shrinks is averaged if ``averages`` is set."""
+        if self.averages:
+            return to_grid(x, size)
         return F.interpolate(x, size, mode='bilinear', align_corners=False)
 
     def _check_level(self, level: Level) -> None:

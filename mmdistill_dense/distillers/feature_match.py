@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,8 @@ class FeatureMatch(FeatureDistiller):
         ``dict(type='FeatureMatch', student_tap='backbone[3]', teacher_tap='map')``
     """
 
+    averages: ClassVar[bool] = True
+
     def __init__(
         self,
         student_tap: TapOption = 'backbone[3]',
@@ -114,10 +116,6 @@ class FeatureMatch(FeatureDistiller):
             else:
                 teacher = self.parts[level](teacher)
         return super().matched(student, teacher, level)
-
-    def resized(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Return a map of another size; a plain interpolation would skip positions of a map that shrinks."""
-        return losses.to_grid(x, size)
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
         """Return ``loss_match`` of one level."""

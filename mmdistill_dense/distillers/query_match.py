@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +47,8 @@ class QueryMatch(FeatureDistiller):
         ``dict(type='QueryMatch', student_tap='backbone[3]', teacher_tap='map')``
     """
 
+    averages: ClassVar[bool] = True
+
     def __init__(
         self,
         student_tap: TapOption = 'backbone[3]',
@@ -63,10 +64,6 @@ class QueryMatch(FeatureDistiller):
         check_map(self.key, level.name, level.student)
         check_directions(self.key, level.name, level.student[0])  # LN of one channel is 0
         return QueryValue(level.student[0], level.teacher[0])
-
-    def resized(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Return a map of another size; a plain interpolation would skip positions of a map that shrinks."""
-        return losses.to_grid(x, size)
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
         """Return ``loss_query`` of one level; ``student`` holds queries and values."""

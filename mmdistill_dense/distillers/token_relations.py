@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +60,8 @@ class TokenRelations(FeatureDistiller):
         ``dict(type='TokenRelations', student_tap='backbone[3]', teacher_tap='map')``
     """
 
+    averages: ClassVar[bool] = True
+
     def __init__(
         self,
         student_tap: TapOption = 'backbone[3]',
@@ -87,10 +88,6 @@ class TokenRelations(FeatureDistiller):
         check_positions(self.key, level.name, level.student, level.teacher, least=2 if self.diagonal else 3)
         check_directions(self.key, level.name, level.teacher[0])
         return super().build_align(level)
-
-    def resized(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Return a map of another size; a plain interpolation would skip positions of a map that shrinks."""
-        return losses.to_grid(x, size)
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
         """Return ``loss_relations`` of one level."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,6 +24,15 @@ def whole_and_mean_of_halves(distiller: Distiller, shapes: Any, samples: Any = N
         return torch.stack(list(terms.values())).sum()
 
     return loss(slice(4)), (loss(slice(2)) + loss(slice(2, 4))) / 2
+
+
+def padded(number: int, mine: slice) -> tuple[Tensor, Tensor, list[Any]]:
+    """Some of four pictures, two of which are padded: maps of 5 and of 7 channels by the seed ``number``, samples."""
+    draw = torch.Generator().manual_seed(number)
+    student, teacher = (torch.randn(4, channels, 4, 4, generator=draw, dtype=torch.float64) for channels in (5, 7))
+    shapes = [(32, 32), (20, 32), (32, 32), (12, 8)][mine]
+    samples = [SimpleNamespace(metainfo=dict(img_shape=shape, batch_input_shape=(32, 32))) for shape in shapes]
+    return student[mine], teacher[mine], samples
 
 
 def detector_steps(option: dict[str, Any], kind: str = 'retinanet', steps: int = 6) -> tuple[Any, list[float]]:

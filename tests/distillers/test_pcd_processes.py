@@ -1,7 +1,6 @@
 """Two gloo processes keep one queue, and average to the loss and the gradients of one process with all pictures."""
 
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ import torch.distributed as dist
 from mmdistill_dense.distillers import PCD
 from mmdistill_dense.distillers.base import RunState
 from tests import gloo
+from tests.distillers.steps import padded
 
 STEPS = 5
 SPLIT = (3, 1)  # pictures of each process
@@ -27,12 +27,7 @@ def distiller(rank):
 
 def step(made, number, mine):
     """One step on some of the pictures, two of which are padded: the share of the loss, its gradients, the queue."""
-    draw = torch.Generator().manual_seed(number)
-    student, teacher = (
-        torch.randn(BATCH, channels, 4, 4, generator=draw, dtype=torch.float64)[mine] for channels in (5, 7)
-    )
-    shapes = [(32, 32), (20, 32), (32, 32), (12, 8)][mine]
-    samples = [SimpleNamespace(metainfo=dict(img_shape=shape, batch_input_shape=(32, 32))) for shape in shapes]
+    student, teacher, samples = padded(number, mine)
     student.requires_grad_()
     loss = made({'tap': [student]}, {'tap': [teacher]}, samples)['loss_pcd']
     made.zero_grad()

@@ -1,7 +1,6 @@
 """Two gloo processes keep one queue and one set of statistics, and average to what one process computes."""
 
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +8,9 @@ import torch.distributed as dist
 
 from mmdistill_dense.distillers import FeatureMatch, QueueKL
 from tests import gloo
+from tests.distillers.steps import padded
 
-STEPS, BATCH = 4, 4
+STEPS = 4
 OPTIONS = {'match': (FeatureMatch, dict(steps=3)), 'queue': (QueueKL, dict(queue_size=6, monitor_interval=0))}
 
 
@@ -24,12 +24,7 @@ def distiller(name):
 
 def step(made, number, mine):
     """One step on some of the pictures, two of which are padded: loss, gradient and state."""
-    draw = torch.Generator().manual_seed(number)
-    student, teacher = (
-        torch.randn(BATCH, channels, 4, 4, generator=draw, dtype=torch.float64)[mine] for channels in (5, 7)
-    )
-    shapes = [(32, 32), (20, 32), (32, 32), (12, 8)][mine]
-    samples = [SimpleNamespace(metainfo=dict(img_shape=shape, batch_input_shape=(32, 32))) for shape in shapes]
+    student, teacher, samples = padded(number, mine)
     (loss,) = made({'tap': [student]}, {'tap': [teacher]}, samples).values()
     gradient = torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(made.parameters()))])
     return dict(loss=loss.detach(), gradient=gradient, state={n: v.clone() for n, v in made.named_buffers()})

@@ -1,4 +1,5 @@
-"""The same with LARS, as lightly-train's second method (FitNet with two taps): 9.0 for 1536 images, 2.6 for 128.
+"""LARS in place of AdamW, for lightly-train's second method (FitNet with two taps). Its rate is 9.0 for 1536 images,
+so 2.6 for 128.
 
 Its first method (QueueKL) has 1.8 for 1536 images: lr=0.52 for 128.
 """

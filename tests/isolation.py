@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,7 @@ class Watch:
             path = os.fspath(path)
         if isinstance(path, bytes):
             path = os.fsdecode(path)
-        if not isinstance(path, str) or not path.startswith(CLONE):
-            return None
-        whole = os.path.normpath(path)
-        name = _inside(whole)
-        return name if name != whole and name.split(os.sep)[0] not in OWN | PYTHON else None
+        return _foreign(path) if isinstance(path, str) and path.startswith(CLONE) else None
 
     def take(self) -> list[str]:
         """Return what was seen and forget it."""
@@ -138,6 +135,13 @@ class Watch:
             if original in supporting:
                 supporting.add(look)
         return look
+
+
+@cache  # asked half a million times in `make test`, of a few thousand files
+def _foreign(path: str) -> str | None:
+    whole = os.path.normpath(path)
+    name = _inside(whole)
+    return name if name != whole and name.split(os.sep)[0] not in OWN | PYTHON else None
 
 
 def _inside(path: str) -> str:

@@ -1,4 +1,4 @@
-"""One config of each method and family, at full width on small generated pictures, without its weights."""
+"""One config of each method, of all kinds of networks, at full width on small generated pictures, without weights."""
 
 from pathlib import Path
 

@@ -127,6 +127,7 @@ def maps_of(option: Mapping[str, Any], scope: str) -> list[torch.Size]:
     return _maps(_parts(json.dumps(network, sort_keys=True)), scope)[-1 if scope == 'mmseg' else 0 :]
 
 
+@pytest.mark.soak
 def test_levels_are_as_the_table_says() -> None:
     """Channels, strides and number of levels of both networks; the two have as many levels."""
     for pair, row in rows().items():

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from tests.payload import Payload
 
 Draw = Callable[..., Any]
-FEW, MANY = 60, 3000
+FEW, MANY = 60, 1000
 _COMMON: dict[str, Any] = dict(
     deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )

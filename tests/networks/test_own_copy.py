@@ -117,6 +117,7 @@ def test_the_input_of_a_head_that_is_called_without_hooks_is_refused_at_construc
         toys.build(toys.model_config(distillers=distillers))
 
 
+@pytest.mark.soak
 def test_check_tells_of_a_head_that_draws_random_numbers(tmp_path):
     config = own_copy.network_config(HAM, backbone=dict(embed_dims=[8, 8, 8, 8], depths=[1, 1, 1, 1]))
     net = dict(config.model, _scope_='mmseg')

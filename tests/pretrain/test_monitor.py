@@ -179,6 +179,7 @@ def test_autocast_step_keeps_the_gradients_of_the_head() -> None:
     assert not toys.differing(*gradients)
 
 
+@pytest.mark.soak
 def test_watched_run_ends_and_resumes_at_the_bits_of_the_unwatched_one(tmp_path: Path) -> None:
     folder, notes = runs.uninterrupted()
     watched = runs.train(runs.config(tmp_path / 'whole', custom_hooks=[HOOK]))
@@ -348,6 +349,7 @@ def test_a_set_without_labels_is_refused(tmp_path: Path) -> None:
         runs.train(cfg)
 
 
+@pytest.mark.soak
 def test_figures_are_finite_numbers(tmp_path: Path) -> None:
     run(runs.config(tmp_path, epochs=1, custom_hooks=[dict(HOOK, probe=dict(PROBE, kind='linear'))]))
     (first, last) = curve(tmp_path, 'monitor/linear.miou')

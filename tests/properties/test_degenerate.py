@@ -10,7 +10,7 @@ from tests.properties.cases import CASES
 from tests.properties.degenerate import ASKED
 from tests.properties.strategies import few, many
 
-FEWER, LONGER = settings(few, max_examples=4), settings(many, max_examples=40)  # five questions of every loss
+FEWER, LONGER = settings(few, max_examples=4), settings(many, max_examples=20)  # five questions of every loss
 
 
 def _try(name: str, question: str, effort: object) -> None:

@@ -1,8 +1,8 @@
 """A training step of all configs at reduced width; every one once in ``make test-zoo``.
 
-``make test`` takes a step for each method with a segmentor, a detector and a backbone, and sees to it that all kinds of
-networks and many pairs have their turn. ``make soak`` takes one for each pair, and for each variant of each method with
-each kind of network.
+``make test`` takes a step for each method; segmentors, detectors and backbones, and then kinds of networks and pairs,
+have their turn. ``make soak`` takes one for each pair, each variant of a method, and each method with each kind of
+network.
 """
 
 from collections import Counter
@@ -21,27 +21,31 @@ TASKS = dict(convolutional='segmentation', transformer='segmentation', backbone=
 
 
 def chosen() -> list[Path]:
-    """One config for each method and task: of the family, and then the pair, that had the fewest turns so far."""
-    groups: dict[tuple[str, str], list[Path]] = {}
+    """One config for each method: of the task, then the family, then the pair, that had the fewest turns so far."""
+    groups: dict[str, list[Path]] = {}
     for path in TRAINED:
-        groups.setdefault((path.parent.name, TASKS.get(family(path), 'detection')), []).append(path)
+        groups.setdefault(path.parent.name, []).append(path)
     turns: Counter[str] = Counter()
     found = []
     for paths in groups.values():
-        best = min(paths, key=lambda path: (turns[family(path)], turns[path.stem]))
-        turns.update([family(best), best.stem])
+        best = min(paths, key=lambda path: [turns[sort] for sort in (task(path), family(path), path.stem)])
+        turns.update([task(best), family(best), best.stem])
         found.append(best)
     return found
 
 
+def task(path: Path) -> str:
+    return TASKS.get(family(path), 'detection')
+
+
 @cache
 def standing_for_all() -> list[Path]:
-    """As few configs as hold each pair, and each variant of each method with each kind of network."""
+    """As few configs as hold each pair, each variant of each method, and each method with each kind of network."""
     pairs = {path: pair for pair, paths in by_pair().items() for path in paths}
     left = {}
     for path in TRAINED:
-        variant = named()[path].variant if path in named() else path.stem
-        left[path] = {pairs[path], (path.parent.name, variant, family(path))}
+        variant = named()[path].variant if path in named() else ''
+        left[path] = {pairs[path], (path.parent.name, variant), (path.parent.name, family(path))}
     return cover(left)
 
 
@@ -63,7 +67,7 @@ def check_step(path: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize('path', chosen(), ids=name_of)
-def test_a_step_of_each_method_and_task(path: Path, tmp_path: Path) -> None:
+def test_a_step_of_each_method(path: Path, tmp_path: Path) -> None:
     check_step(path, tmp_path)
 
 

@@ -94,14 +94,9 @@ def as_it_is(config):
     """Iterations."""
 
 
-@pytest.mark.parametrize(
-    ('change', 'workers'),
-    [
-        pytest.param(by_epoch, 1, id='epochs-1'),
-        pytest.param(by_epoch, 0, id='epochs-0', marks=pytest.mark.soak),
-        *(pytest.param(as_it_is, workers, id=f'iters-{workers}', marks=pytest.mark.soak) for workers in (0, 1)),
-    ],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('change', [by_epoch, as_it_is])
 def test_the_same_with_a_detector_whose_learning_draws_numbers(tmp_path, learned, workers, change):
     """Proposals are sampled at random while tokens are learned; the data are drawn by workers or not."""
 
@@ -221,7 +216,10 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
     assert same(toys.student_state(again.model), toys.student_state(whole.model))
 
 
-@pytest.mark.parametrize('changes', [dict(randomness=dict(seed=6)), dict(train_dataloader=dict(batch_size=4))])
+@pytest.mark.parametrize(
+    'changes',
+    [dict(randomness=dict(seed=6)), pytest.param(dict(train_dataloader=dict(batch_size=4)), marks=pytest.mark.soak)],
+)
 def test_an_unfinished_file_of_another_seed_or_batch_size_is_not_continued(tmp_path, monkeypatch, learned, changes):
     step = token_learner.TokenLearner.step
 

@@ -179,21 +179,27 @@ def test_autocast_step_keeps_the_gradients_of_the_head() -> None:
     assert not toys.differing(*gradients)
 
 
+@pytest.fixture(scope='module')
+def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp('watched')
+    return folder, runs.train(runs.config(folder, custom_hooks=[HOOK]))
+
+
+def test_watched_run_ends_at_the_bits_of_the_unwatched_one(watched: tuple[Path, Any]) -> None:
+    expected, notes = runs.uninterrupted()
+    folder, seen = watched
+    assert not toys.differing(small.content(folder / 'epoch_2.pth'), small.content(expected / 'epoch_2.pth'))
+    assert (seen.values, seen.rates) == (notes.values, notes.rates)
+
+
 @pytest.mark.soak
-def test_watched_run_ends_and_resumes_at_the_bits_of_the_unwatched_one(tmp_path: Path) -> None:
-    folder, notes = runs.uninterrupted()
-    watched = runs.train(runs.config(tmp_path / 'whole', custom_hooks=[HOOK]))
-    expected = small.content(folder / 'epoch_2.pth')
-    assert not toys.differing(small.content(tmp_path / 'whole/epoch_2.pth'), expected)
-    assert (watched.values, watched.rates) == (notes.values, notes.rates)
-    part = str(tmp_path / 'whole/epoch_1.pth')
-    runs.train(runs.config(tmp_path / 'part', resume=True, load_from=part, custom_hooks=[HOOK]))
-    assert not toys.differing(small.content(tmp_path / 'part/epoch_2.pth'), expected)
-    steps = [entry['step'] for entry in curve(tmp_path / 'part', 'monitor/pcd.positive')]
-    assert steps == [6]
-    both = [
-        [e['monitor/pcd.positive'] for e in curve(tmp_path / one, 'monitor/pcd.positive')] for one in ('whole', 'part')
-    ]
+def test_watched_run_resumes_at_the_bits_of_the_unwatched_one(watched: tuple[Path, Any], tmp_path: Path) -> None:
+    folder, _ = watched
+    runs.train(runs.config(tmp_path, resume=True, load_from=str(folder / 'epoch_1.pth'), custom_hooks=[HOOK]))
+    expected = small.content(runs.uninterrupted()[0] / 'epoch_2.pth')
+    assert not toys.differing(small.content(tmp_path / 'epoch_2.pth'), expected)
+    assert [entry['step'] for entry in curve(tmp_path, 'monitor/pcd.positive')] == [6]
+    both = [[e['monitor/pcd.positive'] for e in curve(one, 'monitor/pcd.positive')] for one in (folder, tmp_path)]
     assert both[0][1:] == both[1]
 
 

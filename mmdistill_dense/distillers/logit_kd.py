@@ -43,7 +43,7 @@ class LogitKD(FeatureDistiller):
 
     SETTINGS: ClassVar[Settings] = {
         AUTO: for_both(balance=dict(ratio=SCORES_RATIO)),
-        CANONICAL: for_both(temperature=1.0),
+        CANONICAL: for_both(balance=dict(ratio=SCORES_RATIO), temperature=1.0),
     }
     needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = SCORES_HAVE_NAMES

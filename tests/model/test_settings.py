@@ -230,6 +230,7 @@ def test_published_in_place_of_shipped_options_is_these() -> None:
 
 
 CANONICAL = dict(kd=dict(type='LogitKD', settings='canonical'), mimic=dict(type='FitNet', settings='canonical'))
+ATTENTION = dict(type='AT', student_tap='backbone[3]')
 
 
 def run(folder: Any, chosen: dict, optimizer: str, iters: int = 4) -> Any:
@@ -241,24 +242,26 @@ def run(folder: Any, chosen: dict, optimizer: str, iters: int = 4) -> Any:
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    """The folder and the runner of the two canonical forms together, trained by Adam."""
+    """The folder and the runner of the two canonical forms beside a third method, trained by Adam."""
     folder = tmp_path_factory.mktemp('run')
-    return folder, run(folder, CANONICAL, 'AdamW')
+    return folder, run(folder, dict(CANONICAL, at=dict(ATTENTION, balance='auto')), 'AdamW')
 
 
 def test_a_run_gets_the_ratio_of_its_optimizer_and_says_what_it_chose(trained: tuple[Any, Any]) -> None:
     folder, runner = trained
-    kd, mimic = runner.model.distillers.values()
-    assert kd.balancer.ratio == mimic.balancer.ratio == AUTO_RATIO / math.sqrt(2)
+    kd, mimic, at = runner.model.distillers.values()
+    assert kd.balancer.ratio == SCORES_RATIO and mimic.balancer.ratio == at.balancer.ratio == AUTO_RATIO / math.sqrt(2)
     assert kd.temperature == 1 and kd.schedule.ramp_down is None and mimic.schedule.ramp_down is None
     assert taps(mimic) == ['decode_head.conv_cat'] and taps(kd) == ['decode_head.conv_seg']
     text = log_of(folder)
-    assert "distillers.kd.balance='auto': ratio 7.07, shared by 2 distillers" in text
+    assert "distillers.mimic.balance='auto': ratio 7.07, shared by 2 distillers" in text
     assert "model.distillers.mimic.settings='canonical': balance={'ratio': 'auto'}, student_tap='auto[-1]'" in text
     assert "settings='canonical': balance={'ratio': 'auto'}" in repr(mimic) and 'ratio=7.07' in repr(mimic)
     told = torch.load(folder / 'iter_4.pth', weights_only=False)['meta']['distill']
-    assert told['distillers']['kd']['settings'].startswith("'canonical': balance={'ratio': 'auto'}")
-    assert told['balance']['kd'] == dict(ratio=AUTO_RATIO / math.sqrt(2), until=0.25)
+    assert told['distillers']['kd']['settings'].startswith("'canonical': balance={'ratio': 1.0}")
+    assert told['balance'] == {
+        name: dict(ratio=one.balancer.ratio, until=0.25) for name, one in runner.model.distillers.items()
+    }
 
 
 def test_a_run_with_sgd_gets_a_smaller_ratio(tmp_path: Any) -> None:
@@ -271,15 +274,16 @@ def test_a_diagnosis_of_such_a_run(trained: tuple[Any, Any]) -> None:
     folder, runner = trained
     with toys.unformatted():
         (terms,) = diagnose(runner.cfg, str(folder / 'iter_4.pth'), batches=1)
-    assert {term.name.split('.')[1] for term in terms if '.' in term.name} == set(CANONICAL)
+    assert {term.name.split('.')[1] for term in terms if '.' in term.name} == {*CANONICAL, 'at'}
 
 
 def test_the_same_options_written_out_are_the_same_distillers(trained: tuple[Any, Any]) -> None:
     _, runner = trained
     ratio = AUTO_RATIO / math.sqrt(2)
     written = dict(
-        kd=dict(type='LogitKD', balance=ratio),
+        kd=dict(type='LogitKD', balance=SCORES_RATIO),
         mimic=dict(type='FitNet', student_tap='decode_head.conv_cat', balance=ratio),
+        at=dict(ATTENTION, balance=ratio),
     )
     config = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), written)
     plain = toys.build(config)

@@ -1,4 +1,4 @@
-"""One config of each method, of all kinds of networks, at full width on small generated pictures, without weights."""
+"""One config of each kind of networks, each of another method, at full width on small pictures, without weights."""
 
 from pathlib import Path
 
@@ -7,20 +7,25 @@ import pytest
 from mmdistill_dense.check import Options, check_config
 from tests.every_config import name_of
 from tests.zoo.networks import active, config
-from tests.zoo.test_steps import chosen, family
+from tests.zoo.test_steps import TRAINED, family
 
-SIDE = 128
-# What needs more positions: 900 queries, and 4x4 patches of a map at stride 32, pooled by 2 (detection) or 4.
-LARGE = {'queries': 256, 'afdcd mmdet': 256, 'afdcd transformer': 512}
+SIDE, LARGE = 128, 256  # 900 queries need more positions
+
+
+def chosen() -> list[Path]:
+    """One config of each kind of networks, of a method that none of the others has."""
+    found: dict[str, Path] = {}
+    for path in TRAINED:
+        if family(path) not in found and path.parent.name not in {one.parent.name for one in found.values()}:
+            found[family(path)] = path
+    return list(found.values())
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize('path', chosen(), ids=name_of)
 def test_a_config_can_be_checked(path: Path) -> None:
     cfg = config(path).copy()
-    queries = family(path) == 'queries'
-    words = {'queries'} if queries else {f'{path.parent.name} {word}' for word in (cfg.default_scope, family(path))}
-    side = max([SIDE, *(LARGE[word] for word in words & LARGE.keys())])
+    side = LARGE if family(path) == 'queries' else SIDE
     report = check_config(cfg, Options(weights=False, batch=2, size=(side, side), cost=side == SIDE))
     assert not report.stopped, [finding for finding in report.findings if finding.level == 'error']
     names = active(cfg.model) if 'distillers' in cfg.model else set()

@@ -1,10 +1,11 @@
 """A training step of all configs at reduced width; every one once in ``make test-zoo``.
 
-``make test`` takes a step for each method with a segmentor, a detector and a backbone, and sees to it that all kinds of
-networks and many pairs have their turn. ``make soak`` takes one for each pair, and for each variant of each method with
+``make test`` takes a step for each method with a segmentor, a detector, a backbone and a foundation model, and sees to it
+that all kinds of networks and many pairs have their turn. ``make soak`` takes one for each pair, and for each variant of each method with
 each kind of network.
 """
 
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -20,11 +21,15 @@ TRAINED = [path for path in every() if path.parent.name != 'teachers']
 TASKS = dict(convolutional='segmentation', transformer='segmentation', backbone='pre-training')
 
 
+def task(path: Path) -> str:
+    return 'any' if re.search(r'dinov\d-', path.stem) else TASKS.get(family(path), 'detection')
+
+
 def chosen() -> list[Path]:
     """One config for each method and task: of the family, and then the pair, that had the fewest turns so far."""
     groups: dict[tuple[str, str], list[Path]] = {}
     for path in TRAINED:
-        groups.setdefault((path.parent.name, TASKS.get(family(path), 'detection')), []).append(path)
+        groups.setdefault((path.parent.name, task(path)), []).append(path)
     turns: Counter[str] = Counter()
     found = []
     for paths in groups.values():

@@ -1,8 +1,8 @@
 """A training step of all configs at reduced width; every one once in ``make test-zoo``.
 
 ``make test`` takes a step for each method with a segmentor, a detector, a backbone and a foundation model, and sees to
-it that all kinds of networks and many pairs have their turn. ``make soak`` takes one for each pair, and for each variant
-of each method with each kind of network.
+it that all kinds of networks and many pairs have their turn. ``make soak`` takes one for each pair, and for each
+variant of each method with each kind of network.
 """
 
 import re

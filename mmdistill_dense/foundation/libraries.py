@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.networks.input_grid import cells, resized
 from mmdistill_dense.utils.messages import some
+from mmdistill_dense.weights.safe_load import INDEX
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
 
 LIBRARIES = ('timm', 'transformers')
@@ -20,7 +21,8 @@ class LibraryTeacher(nn.Module):
     """A network of timm (``'timm::NAME'``) or transformers (``'transformers::FOLDER'``); taps ``map``, ``maps.<i>``.
 
     ``FoundationTeacher(model='timm::…')`` makes it. The maps are those that the library returns for its blocks or
-    stages, behind the final norm; ``map`` is the last. The whole network runs for every tap.
+    stages, behind the final norm; ``map`` is the last. timm's pass ends behind the deepest tap, transformers' at the
+    end.
 
     Args:
         model: ``'timm::NAME'``; or ``'transformers::FOLDER'``, a local folder with ``config.json``. No hub is asked.
@@ -60,12 +62,19 @@ class LibraryTeacher(nn.Module):
         height, width = (self.size_divisor * count for count in cells(pictures, self.size_divisor))
         pictures = resized(pictures, (height, width))
         if self.folder is None:
-            found = self.network.forward_intermediates(pictures, norm=True, output_fmt='NCHW', intermediates_only=True)
+            blocks = list(range(self._deepest() + 1))
+            options = dict(norm=True, stop_early=True, output_fmt='NCHW', intermediates_only=True)
+            found = self.network.forward_intermediates(pictures, indices=blocks, **options)
         else:
             found = self.network(pictures).feature_maps
-        for place, tensor in zip(self.maps.values(), found, strict=True):
+        for place, tensor in zip(self.maps.values(), found, strict=False):
             place(tensor)
         return self.map(found[-1])
+
+    def _deepest(self) -> int:
+        """Return the last block whose map is tapped; the last of all where none is, or ``map``."""
+        tapped = [int(number) for number, place in self.maps.items() if place._forward_hooks]
+        return max(tapped) if tapped and not self.map._forward_hooks else len(self.maps) - 1
 
     def load_teacher(self, path: str | Path, key: str = 'model.teacher.checkpoint') -> tuple[int, int]:
         """Load a file, strictly; for transformers, the file of the folder that holds the config.
@@ -89,7 +98,7 @@ class LibraryTeacher(nn.Module):
         return loaded, len(given) - len(state)
 
     def _load_folder(self, path: Path, where: str) -> tuple[int, int]:
-        if path.suffix != '.safetensors' or path.resolve().parent != Path(str(self.folder)).resolve():
+        if not path.name.endswith(('.safetensors', INDEX)) or path.resolve().parent != Path(str(self.folder)).resolve():
             raise ValueError(f'{where}: give the model.safetensors beside the config.json of {self.source!r}.')
         # transformers renames entries as it reads them.
         read, told = type(self.network).from_pretrained(
@@ -116,10 +125,10 @@ def _imported(library: str, model: str) -> Any:
     try:
         return importlib.import_module(library)
     except Exception as error:  # a torchvision that does not fit torch raises a RuntimeError
+        install = '--no-deps timm' if library == 'timm' else library
         raise ValueError(
             f'model={model!r}: {library} could not be imported ({_first_line(error)}). Install it with pip install '
-            f'--no-deps {library}; timm needs the torchvision of this torch too, and another torch breaks mmcv. '
-            f'{_OWN}'
+            f'{install}; timm needs the torchvision of this torch too, and another torch breaks mmcv. {_OWN}'
         ) from error
 
 

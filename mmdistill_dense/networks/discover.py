@@ -42,7 +42,7 @@ class Found:
     Attributes:
         network: The name of its class.
         segments: Whether it is a segmentor, which has a ``decode_head``.
-        backbone: The outputs of the backbone, in order.
+        backbone: The outputs of the backbone, in order; of a foundation model, which has no such part, its ``map``.
         neck: The same of the neck.
         head: The last map of a segmentation head before the dropout in front of ``conv_seg``.
         notes: What was left out, and why.
@@ -116,7 +116,7 @@ class _Pass:
         self.calls.clear()
         with in_training(self.network.get_submodule(path) for path in modes):
             last = self._run(head)
-        backbone = self._levels('backbone')
+        backbone = self._levels('backbone' if hasattr(self.network, 'backbone') else 'map')
         levels = [place for place, _ in backbone]
         return Found(
             type(self.network).__name__,

@@ -112,13 +112,16 @@ def cells(pictures: Tensor, divisor: int, scale: float = 1.0) -> tuple[int, int]
 def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     """Return pictures of a size, bilinear, each pixel at its place.
 
-    Where a side shrinks by a third or more there is antialiasing too, without which pixels would be left out. Its
-    filter is sampled at whole pixels and moves things by up to 0.02 pixels, the plain one by nothing.
+    A side that shrinks by a third or more is resized to a whole multiple that is no smaller, whose pixels are averaged:
+    else pixels would be left out. torch's antialiasing would do so too, but its filter is sampled at whole pixels and
+    moves things by up to 0.02 pixels.
     """
     sides = tuple(pictures.shape[2:])
     if sides == size:
         return pictures
-    # CPUs have no antialiasing for types of half precision.
+    # CPUs do not interpolate in half precision everywhere.
     exact = pictures.to(torch.promote_types(pictures.dtype, torch.float32))
-    shrinks = any(_SHRUNK * side >= new for side, new in zip(sides, size, strict=True))
-    return F.interpolate(exact, size, mode='bilinear', align_corners=False, antialias=shrinks).to(pictures.dtype)
+    steps = [math.ceil(side / new) if _SHRUNK * side >= new else 1 for side, new in zip(sides, size, strict=True)]
+    finer = [step * new for step, new in zip(steps, size, strict=True)]
+    exact = F.interpolate(exact, finer, mode='bilinear', align_corners=False)
+    return F.avg_pool2d(exact, steps).to(pictures.dtype)

@@ -48,7 +48,8 @@ def pair_taps(student: Found, teacher: Found) -> Chosen:
 
     Two networks with a neck and without a segmentation head (detectors): the levels of the necks that have the same
     stride. Otherwise the last three levels of stride 8 or more of each backbone, paired from the end (all levels count
-    where they share one stride), and for two segmentors the last map of the head before ``conv_seg`` and its dropout.
+    where they share one stride), and for two segmentors the last map of the head before ``conv_seg`` and its dropout. A
+    foundation model has one level, ``map``, which the last level of the student's backbone is compared with.
     Left out are pairs whose strides differ by more than a factor of 2, with a map of one position, or with a map of the
     student that only frozen layers make.
     """

@@ -29,13 +29,17 @@ _LINE = 120
 
 
 class Parts(NamedTuple):
-    """Names of the files of a recipe, without ``.py``; ``task`` is ``'seg'``, ``'det'`` or ``'pretrain'``."""
+    """Names of the files of a recipe, without ``.py``.
+
+    ``task`` is ``'seg'``, ``'det'`` or ``'pretrain'``; ``maps``: whether the teacher gives maps and predicts nothing.
+    """
 
     pair: str
     dataset: str
     schedule: str
     runtime: str
     task: str
+    maps: bool = False
 
 
 def configs() -> Path:
@@ -104,8 +108,9 @@ def parts_of(recipe: Path | str) -> Parts:
 
 @cache
 def _parts_of(path: Path, modified: int) -> Parts:
-    found = {kind: file.stem for kind, file in sources_of(path).items()}
-    missing = [kind for kind in Parts._fields[:-1] if kind not in found]
+    sources = sources_of(path)
+    found = {kind: file.stem for kind, file in sources.items()}
+    missing = [kind for kind in _KEYS if kind not in found]
     scope = str(keys_of(path).get('default_scope'))
     if missing or scope not in TASKS:
         lack = ', '.join(missing) or "default_scope='mmseg' or 'mmdet'"
@@ -113,7 +118,21 @@ def _parts_of(path: Path, modified: int) -> Parts:
             f'{path} is not a recipe: it has no {lack}. A recipe needs a pair (model), a data set (train_dataloader), '
             'a schedule (optim_wrapper) and a runtime (default_scope).'
         )
-    return Parts(**found, task='pretrain' if found['runtime'] == 'runtime_pretrain' else TASKS[scope])
+    task = 'pretrain' if found['runtime'] == 'runtime_pretrain' else TASKS[scope]
+    return Parts(**found, task=task, maps=gives_maps(sources['pair']))
+
+
+def gives_maps(pair: Path) -> bool:
+    """Tell whether the teacher of a pair gives maps and predicts nothing: its file or a base names FoundationTeacher.
+
+    The text is searched, because to resolve the configs of all pairs takes seconds.
+    """
+    if 'mmdistill_dense.FoundationTeacher' in pair.read_text(encoding='utf-8'):
+        return True
+    try:
+        return any(gives_maps(base) for base in bases_of(pair) if base.is_file())
+    except SyntaxError:  # told where the config is read
+        return False
 
 
 def sources_of(recipe: Path) -> dict[str, Path]:
@@ -142,7 +161,7 @@ def options_for(method: str, recipe: Path | str, variant: str | None = None) -> 
         ValueError: When two files of options fit equally well.
     """
     parts = parts_of(recipe)
-    return best(option_files(method), parts.pair, parts.task, variant)
+    return best(option_files(method), parts.pair, parts.task, variant, parts.maps)
 
 
 def config_text(

@@ -5,7 +5,9 @@ Its items are a task (``seg``, ``det``, ``pretrain``) and words of the pair's na
 
 - ``teacher …`` before ``_to_`` (or after ``_from_``), ``student …`` and ``data …`` on the other side, ``pair …``
   anywhere;
-- ``variant …`` marks options that are used only when their variant is named.
+- ``variant …`` marks options that are used only when their variant is named;
+- ``maps`` marks options for teachers that give maps and predict nothing, such as foundation models. Pairs with such a
+  teacher take only these, and these fit no other pair.
 
 All items must match, the words of an item in their order. Of the files that fit, the one with the most words is used;
 a task counts less than any word. A pair with several teachers, ``…_and_…``, takes only options with the word ``and``,
@@ -31,6 +33,7 @@ class Fit(NamedTuple):
     tasks: tuple[str, ...]
     words: dict[str, tuple[str, ...]]
     variant: str | None
+    maps: bool = False
 
 
 def fit_of(path: Path) -> Fit:
@@ -47,23 +50,25 @@ def _fit_of(path: Path, modified: int) -> Fit:
     line = _LINE.search(path.read_text(encoding='utf-8'))
     if line is None:
         raise ValueError(f"{path}: no line says what these options fit; add one such as '# fits: seg, teacher r101'.")
-    tasks, words, variant = [], {}, None
+    tasks, words, variant, maps = [], {}, None, False
     for item in line[1].split(','):
         key, *rest = item.split()
         if key in TASKS and not rest:
             tasks.append(key)
         elif key == 'variant' and len(rest) == 1:
             variant = rest[0]
+        elif item.strip() == 'maps':
+            maps = True
         elif key in _SIDES and rest:
             words[key] = tuple(rest)
         else:
-            known = ', '.join([*TASKS, *(f"'{side} …'" for side in _SIDES), "'variant …'"])
+            known = ', '.join([*TASKS, *(f"'{side} …'" for side in _SIDES), "'variant …'", 'maps'])
             raise ValueError(f'{path}: unknown item {item.strip()!r} in {line[0]!r}; known: {known}.')
-    return Fit(tuple(tasks), words, variant)
+    return Fit(tuple(tasks), words, variant, maps)
 
 
-def best(files: Iterable[Path], pair: str, task: str, variant: str | None = None) -> Path | None:
-    """Return the file of this variant that fits a pair best, or None.
+def best(files: Iterable[Path], pair: str, task: str, variant: str | None = None, maps: bool = False) -> Path | None:
+    """Return the file of this variant that fits a pair best, or None; ``maps``: whether its teacher gives maps alone.
 
     Raises:
         ValueError: If two files fit equally well.
@@ -71,7 +76,7 @@ def best(files: Iterable[Path], pair: str, task: str, variant: str | None = None
     ranked: dict[tuple[int, int], list[Path]] = {}
     for path in files:
         fit = fit_of(path)
-        rank = _rank(fit, pair, task) if fit.variant == variant else None
+        rank = _rank(fit, pair, task) if (fit.variant, fit.maps) == (variant, maps) else None
         if rank is not None:
             ranked.setdefault(rank, []).append(path)
     found = ranked[max(ranked)] if ranked else []

@@ -160,8 +160,9 @@ def combinations(method: str) -> Iterator[Named]:
             if found:
                 yield found
     for change in _changes(method):
-        for file in sorted((configs() / method).glob(f'*_{_changed_variant(change)}.py')):
-            pair, variant = file.stem.removesuffix(f'_{_changed_variant(change)}'), fit_of(change).variant
+        ending = f'_{changed}' if (changed := _changed_variant(change)) else ''
+        for file in sorted((configs() / method).glob(f'*{ending}.py')):
+            pair, variant = file.stem.removesuffix(ending), fit_of(change).variant
             found = _changed(method, pair, variant)
             if found and found.options == change and not found.file.is_file():
                 yield found
@@ -205,10 +206,11 @@ def _changed(method: str, pair: str, variant: str | None) -> Named | None:
 
 
 def _changed_variant(change: Path) -> str:
+    """Return the variant that a change is laid over, '' for the config without one."""
     line = _CHANGES.search(change.read_text(encoding='utf-8'))
     if line is None:
         raise ValueError(f"{change}: no line says which variant it changes; add one such as '# changes: pcd-init'.")
-    return line[1]
+    return '' if line[1] == 'default' else line[1]
 
 
 def _missing(path: Path) -> Path:

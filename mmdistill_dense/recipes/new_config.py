@@ -18,6 +18,7 @@ from mmdistill_dense.recipes.compose import (
     Parts,
     config_text,
     configs,
+    gives_maps,
     methods,
     option_files,
     options_for,
@@ -130,7 +131,7 @@ def write_one(args: argparse.Namespace) -> None:
     )
     recipe = recipe_of(pair, dataset, schedule, method)
     parts = parts_of(recipe) if recipe else _planned(pair, dataset, schedule)
-    options = options or best(option_files(method), parts.pair, parts.task, args.variant)
+    options = options or best(option_files(method), parts.pair, parts.task, args.variant, parts.maps)
     if options is None:
         there = ', '.join(path.stem for path in option_files(method))
         raise ValueError(
@@ -180,7 +181,8 @@ def _planned(pair: Path, dataset: Path | None, schedule: Path | None) -> Parts:
     if len(tasks) != 1:
         raise ValueError(f'--dataset {dataset}: train_dataloader ends in neither PackSegInputs nor PackDetInputs.')
     task = tasks[0]
-    return Parts(pair.stem, dataset.stem, schedule.stem if schedule else SCHEDULES[task], f'runtime_{task}', task)
+    schedule_name = schedule.stem if schedule else SCHEDULES[task]
+    return Parts(pair.stem, dataset.stem, schedule_name, f'runtime_{task}', task, gives_maps(pair))
 
 
 def _recipe_place(parts: Parts, ours: bool, out: Path | None) -> Path:

@@ -17,6 +17,7 @@ import yaml
 
 from mmdistill_dense.config.resolve import package_root
 from mmdistill_dense.utils.messages import some
+from mmdistill_dense.weights.safe_load import INDEX, part_files
 
 _HASHED_NAME = re.compile(r'-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$')
 
@@ -163,6 +164,9 @@ def _sha256(path: str, size: int, modified: int) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal; of an index of several files, that of their hashes."""
+    if path.name.endswith(INDEX):
+        parts = ''.join(sha256(path.parent / name) for name in sorted(part_files(path)))
+        return hashlib.sha256(parts.encode()).hexdigest()
     stat = path.stat()
     return _sha256(str(path.absolute()), stat.st_size, stat.st_mtime_ns)

@@ -28,6 +28,7 @@ from mmengine.logging import HistoryBuffer
 _KINDS = re.compile(r'[?biufcSU]\d*$')  # numpy types that hold values, not objects
 _SHOWN = 300  # characters of a reason in an error
 _PART = 2**20  # bytes that are read at a time
+INDEX = '.safetensors.index.json'  # lists the files of large weights
 SAFETENSORS_META = 'mmdistill_dense'  # the entry of a safetensors header that holds our metadata as JSON
 
 
@@ -123,7 +124,7 @@ def read_values(file: str | Path | IO[bytes], name: str | None = None, map_locat
         map_location: As in ``torch.load``.
 
     Returns:
-        The content; for a ``.safetensors`` file ``{'state_dict': …, 'meta': …}``.
+        The content; for a ``.safetensors`` file, or an index of several, ``{'state_dict': …, 'meta': …}``.
 
     Raises:
         ValueError: When the file is damaged, of another kind, or could run code; says which.
@@ -133,6 +134,8 @@ def read_values(file: str | Path | IO[bytes], name: str | None = None, map_locat
     try:
         if name.endswith('.safetensors'):
             return _read_safetensors(file, map_location)
+        if name.endswith(INDEX):
+            return _read_parts(Path(name), map_location)
         _check_sums(file)
         with _stand_ins():
             return _settled(torch.load(file, map_location=map_location, weights_only=True))
@@ -224,6 +227,33 @@ def _read_safetensors(file: Any, map_location: Any) -> dict[str, Any]:
     return {'state_dict': state, 'meta': meta if isinstance(meta, dict) else {}}
 
 
+def part_files(index: Path) -> dict[str, list[str]]:
+    """Return the tensors of each file that an index lists, by the file's name.
+
+    Raises:
+        ValueError: If it lists none, or files that do not lie beside it.
+    """
+    listed = json.loads(index.read_text(encoding='utf-8')).get('weight_map')
+    if not isinstance(listed, dict) or not listed:
+        raise ValueError('it has no weight_map')
+    parts: dict[str, list[str]] = {}
+    for tensor, name in listed.items():
+        if Path(str(name)).name != name or not name.endswith('.safetensors'):
+            raise ValueError(f'{name!r} is no .safetensors file beside it')
+        parts.setdefault(name, []).append(tensor)
+    return parts
+
+
+def _read_parts(index: Path, map_location: Any) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    for name, listed in part_files(index).items():
+        found = _read_safetensors(index.parent / name, map_location)['state_dict']
+        if odd := sorted(found.keys() ^ set(listed)):
+            raise ValueError(f'{name} holds other tensors than the index lists: {odd[0]} and {len(odd) - 1} more')
+        state |= found
+    return {'state_dict': state, 'meta': {}}
+
+
 def _refusal(name: str, error: Exception) -> ValueError:
     refused = re.search(r'GLOBAL (\S+)', str(error))
     if isinstance(error, pickle.UnpicklingError) and refused:
@@ -242,7 +272,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint: a dictionary of tensors and plain values, or a runner's file with its history.
 
     Args:
-        path: A file of ``torch.save`` or ``.safetensors``.
+        path: A file of ``torch.save`` or ``.safetensors``, or the ``….safetensors.index.json`` of several.
 
     Raises:
         ValueError: As :func:`read_values`, and when the file does not hold a dictionary.

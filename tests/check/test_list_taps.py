@@ -72,9 +72,11 @@ def test_taps_of_a_foundation_teacher_at_its_own_scale(tmp_path: Path, capsys: p
     assert main_list_taps([str(config), '--teacher', '--size', '64', '96']) == 0
     lines = capsys.readouterr().out.splitlines()
     marked = [line for line in lines if '◀' in line]
-    assert [line.split('◀')[1].strip() for line in marked] == ['maps.0', 'maps.1', 'map']
+    assert [line.split('◀')[1].strip() for line in marked] == ['maps.0', 'maps.1', 'map   ★']
     assert all('48x9x14 ' in line for line in marked), 'cells of 14 pixels in pictures of twice the side'
     assert all(line.count('127x48') == 1 for line in lines if 'Block' in line), 'each block ran once'
+    assert main_list_taps([str(config), '--auto', '--size', '64', '96']) == 0
+    assert 'backbone[3] (64x8x12, stride 8) -> map (48x9x14, stride 8)' in capsys.readouterr().out
 
 
 def test_an_unknown_module_is_an_error_that_names_the_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,7 +111,7 @@ def test_configs_are_complete_and_resolve(loaded: dict[str, Config]) -> None:
         for option in teachers(cfg):
             student, teacher = (network(one, cfg.default_scope) for one in (cfg.model.student, option))
             assert num_classes(student.model) is not None, key
-            assert num_classes(student.model) == num_classes(teacher.model), key
+            assert num_classes(teacher.model) in (num_classes(student.model), None), key
             assert {student.scope, teacher.scope} <= {None, cfg.default_scope}, key
             if option.checkpoint == 'auto':
                 assert published_weights(option.cfg).startswith('http'), key
@@ -314,7 +314,7 @@ def test_pairs_look_for_the_teacher_where_it_was_trained(loaded: dict[str, Confi
     """The last checkpoint of the teacher's own config, for every pair that is not taught by published weights."""
     options = [(key, teacher) for key, cfg in loaded.items() for teacher in teachers(cfg)]
     for key, teacher in options:
-        if teacher.checkpoint == 'auto' or '::teachers/' not in teacher.cfg:
+        if teacher.checkpoint == 'auto' or '::teachers/' not in teacher.get('cfg', ''):
             continue
         trained = loaded[teacher.cfg.split('::')[1].removesuffix('.py')]
         length = trained.train_cfg

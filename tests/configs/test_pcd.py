@@ -22,9 +22,12 @@ SHARED = Path(__file__).parents[3] / 'shared'
 TEACHERS = ('mocov3', 'mocov2', 'dino', 'swav', 'simsiam', 'barlowtwins', 'byol')
 FROM_R50 = [f'r18_from_{teacher}-r50_imagenet' for teacher in TEACHERS] + [
     'r34_from_mocov3-r50_imagenet', 'r18_from_mocov3-r50_folder', 'r18_from_mocov3-r50_imagenet_without-attention',
+    'mobilenetv3-large_from_mocov3-r50_imagenet',
 ]  # fmt: skip
-SMALL = ['r18w16_from_mobilenetv2_small', 'mobilenetv2w05_from_mobilenetv2_small']
-PRETRAINING = [*FROM_R50, *SMALL, 'toy_pretrain']
+SMALL = ['r18w16_from_mobilenetv2_small', 'mobilenetv2w05_from_mobilenetv2_small', 'r18w16_from_dinov2-vits14_small']
+FROM_VIT = ['r18_from_dinov2-vits14_folder', 'r18_from_dinov2-vits14_folder_lars', 'r18_from_dinov3-vits16_folder',
+            'r18_from_mocov3-vitb16_imagenet']  # fmt: skip
+PRETRAINING = [*FROM_R50, *FROM_VIT, *SMALL, 'toy_pretrain']
 DOWNSTREAM = sorted(path.stem.removesuffix('_pcd-init') for path in (ROOT / 'pcd').glob('*_pcd-init.py'))
 
 
@@ -52,7 +55,7 @@ def test_pretraining_is_complete(name: str) -> None:
     assert not {'val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader'} & set(cfg)
     assert cfg.default_hooks.distill.type == 'mmdistill_dense.DistillHook'
     assert not cfg.train_dataloader.persistent_workers  # refused in epochs
-    assert cfg.train_dataloader.drop_last is (not name.endswith('_folder'))  # which may hold less than one batch
+    assert cfg.train_dataloader.drop_last is ('_folder' not in name)  # which may hold less than one batch
     assert cfg.model.distillers == cfg.distillers
     student = cfg.model.student
     assert student.type == 'mmdistill_dense.BackboneStudent'
@@ -227,6 +230,8 @@ def test_controls_differ_in_where_the_backbone_starts(name: str) -> None:
     kinds = ['pcd', 'random'] + ['supervised'] * ('camvid' not in name)
     runs = {kind: leaf(f'{name}_{kind}-init') for kind in kinds}
     starts = {kind: plain(backbone_of(cfg).pop('init_cfg')) for kind, cfg in runs.items()}
+    if 'c4' in name:  # whose fourth stage is in the head
+        assert {k: plain(cfg.model.student.roi_head.shared_head.pop('init_cfg')) for k, cfg in runs.items()} == starts
     assert starts['pcd']['prefix'] == 'backbone.'
     assert starts['random'] is None
     if 'supervised' in starts:
@@ -276,6 +281,28 @@ def test_a_pretrained_backbone_arrives_whole(network: str, pretraining: str, sco
     assert not built.backbone.norm_eval
     trained = {name for name, parameter in built.backbone.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, _ in built.backbone.named_parameters()}
+
+
+def test_a_pretrained_backbone_arrives_in_both_parts_of_c4(tmp_path: Path) -> None:
+    model = Config.fromfile(ROOT / '_base_/models/mask_rcnn_r18_c4_pcd.py').model
+    student = Config.fromfile(ROOT / '_base_/pairs/r18_from_mocov3-r50.py').model.student
+    init_default_scope('mmseg')
+    backbone = MODELS.build(load_model(student, 'student').model).backbone
+    for tensor in backbone.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.1, 0.9)
+    torch.save({'state_dict': {f'backbone.{k}': v for k, v in backbone.state_dict().items()}}, tmp_path / 'epoch.pth')
+    for part in (model.student.backbone, model.student.roi_head.shared_head):
+        part.init_cfg.checkpoint = str(tmp_path / 'epoch.pth')
+    init_default_scope('mmdet')
+    built = MODELS.build(model)
+    built.init_weights()
+    loaded = {**built.backbone.state_dict(), **built.roi_head.shared_head.state_dict()}
+    expected = backbone.state_dict()
+    assert set(loaded) == set(expected)
+    assert not [name for name in expected if not torch.equal(loaded[name], expected[name])]
+    assert all(p.requires_grad for p in built.parameters())
+    assert not built.backbone.norm_eval and not built.roi_head.shared_head.norm_eval
 
 
 def test_mask_rcnn_has_the_size_of_the_specification() -> None:

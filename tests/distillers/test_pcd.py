@@ -95,6 +95,18 @@ def test_views_of_different_size_are_brought_together():
     torch.testing.assert_close(_run(distiller, [s1, s2], [t1, t2])['loss_pcd'], expected)
 
 
+def test_vectors_are_the_means_inside_the_pictures():
+    student, teacher = _maps(2, 6, 4, 4), _maps(2, 6, 2, 2, seed=1)
+    distiller = _make(vectors=True)
+    queue = distiller.queue.rows.clone()
+    samples = _samples([(32, 32), (32, 14)], (32, 32))  # of the second picture, columns 0 and 1 of 4, and 0 of 2
+    means = [x.mean((2, 3), keepdim=True) for x in (student, teacher)]
+    for mean, x, columns in zip(means, (student, teacher), (2, 1), strict=True):
+        mean[1] = x[1, ..., :columns].mean((1, 2), keepdim=True)
+    torch.testing.assert_close(_run(distiller, [student], [teacher], samples)['loss_pcd'], _plain(*means, queue))
+    assert distiller.queue.rows[:2].sub(F.normalize(means[1][..., 0, 0], dim=1)).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize('resize', ['teacher', 'student'])
 def test_maps_of_different_size_are_brought_together(resize):
     student, teacher = _maps(2, 6, 6, 8), _maps(2, 6, 3, 4, seed=1)
@@ -111,7 +123,7 @@ def test_wrong_numbers_of_views_are_named():
     maps = [_maps(2, 6, 3, 5, seed=seed) for seed in range(4)]
     with pytest.raises(ValueError, match="view_pairing='cross' needs two views, the step has 1"):
         _run(_make(view_pairing='cross'), maps[:1], maps[:1])
-    with pytest.raises(RuntimeError, match='the student ran on 2 views and the teacher on 1'):
+    with pytest.raises(RuntimeError, match='2 views of the student, 1 of the teacher'):
         _run(_make(), maps[:2], maps[:1])
     several = PCD(['a', 'b'], head=None)
     shapes = {'a': [torch.Size((1, 6, 3, 5))], 'b': [torch.Size((1, 6, 3, 5))]}

@@ -22,11 +22,11 @@ class Tiny(nn.Module):
         self.norm = nn.Conv2d(6, 6, 1)
         self.feature_info = [dict(reduction=14)] * 2
 
-    def forward_intermediates(self, pictures, norm, output_fmt, intermediates_only):
-        assert norm and intermediates_only and output_fmt == 'NCHW'
+    def forward_intermediates(self, pictures, indices, norm, stop_early, output_fmt, intermediates_only):
+        assert norm and stop_early and intermediates_only and output_fmt == 'NCHW'
         assert not any(side % 14 for side in pictures.shape[2:]), 'as timm asserts'
         first = self.patch_embed(pictures)
-        return [first, self.norm(first)]
+        return [first, self.norm(first)] if 1 in indices else [first]
 
 
 @pytest.fixture
@@ -62,6 +62,10 @@ def test_a_network_of_timm_teaches(timm, tmp_path):
     with torch.no_grad():
         assert torch.equal(frozen.network(pictures), network.norm(network.patch_embed(pictures)))
         assert frozen.network(torch.rand(1, 3, 50, 60)).shape == (1, 6, 4, 4)
+    early, calls = toys.frozen(dict(teacher, allow_random=True, checkpoint=None), 'maps.0'), []
+    early.load(torch.zeros(1))
+    early.network.network.norm.register_forward_hook(lambda *_: calls.append(1))
+    assert early(pictures)['maps.0'][0].shape == (1, 6, 3, 5) and not calls, 'the pass ended before it'
     del file['norm.bias']
     torch.save(file, tmp_path / 'less.pth')
     with pytest.raises(ValueError, match='missing: norm.bias'):

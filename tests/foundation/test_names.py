@@ -1,11 +1,14 @@
 """Files under original, timm and transformers names load to equal networks; damaged ones are refused by name."""
 
+import json
+
 import pytest
 import torch
 
 from mmdistill_dense.foundation import FoundationTeacher
 from mmdistill_dense.foundation.names import SCHEMES, entries
 from mmdistill_dense.foundation.vit_file import load_vit
+from mmdistill_dense.weights.locate import sha256
 from tests.foundation import files
 from tests.toys import fresh_dir
 
@@ -190,13 +193,31 @@ def test_entries_of_other_parts_need_to_be_ignored():
         FoundationTeacher(files.tiny('dinov3'), ignore='projectors.')
 
 
-def test_torch_and_safetensors_files_are_read():
+def test_torch_and_safetensors_files_are_read_in_parts_too():
     save = pytest.importorskip('safetensors.torch').save_file
     content, folder = files.state('dinov2_reg', 'original'), fresh_dir()
     torch.save(content, folder / 'a.pth')
     save(content, folder / 'a.safetensors')
-    for name in ('a.pth', 'a.safetensors'):
+    names = list(content)
+    parts = {'a-1.safetensors': names[:9], 'a-2.safetensors': names[9:]}
+    for name, inside in parts.items():
+        save({one: content[one] for one in inside}, folder / name)
+    listed = {one: name for name, inside in parts.items() for one in inside}
+    index = folder / 'a.safetensors.index.json'
+    index.write_text(json.dumps(dict(metadata={}, weight_map=listed)))
+    whole = sha256(index)
+    for name in ('a.pth', 'a.safetensors', index.name):
         teacher = blank('dinov2_reg')
         assert teacher.load_teacher(folder / name, PATH) == (len(teacher.state_dict()), 1)
         assert teacher.source.endswith('(original names)')
         assert torch.equal(teacher.register_tokens, content['register_tokens'])
+    save({one: content[one] for one in names[10:]}, folder / 'a-2.safetensors')
+    with pytest.raises(ValueError, match=rf'a-2.safetensors holds other .* lists: {names[9]} and 0 more'):
+        blank('dinov2_reg').load_teacher(index, PATH)
+    assert sha256(index) != whole, 'the receipt tells files of other contents apart'
+    index.write_text(json.dumps(dict(weight_map={'a': '../a.safetensors'})))
+    with pytest.raises(ValueError, match="'../a.safetensors' is no .safetensors file beside it"):
+        blank('dinov2_reg').load_teacher(index, PATH)
+    index.write_text(json.dumps(dict(weight_map={'a': 'b.safetensors'})))
+    with pytest.raises(FileNotFoundError, match='b.safetensors'):
+        blank('dinov2_reg').load_teacher(index, PATH)

@@ -10,6 +10,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.engine.run_identity import differ, identity
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
+from tests.foundation.files import tiny
 
 AUTO = dict(type='FitNet', student_tap='auto')
 CHOSEN = ['backbone[1]', 'backbone[2]', 'backbone[3]', 'decode_head.bottleneck']
@@ -59,6 +60,17 @@ def test_a_detector_gets_the_levels_of_its_neck() -> None:
     assert names(model.distillers['one'].student_taps) == [f'neck[{level}]' for level in range(5)]
     toys.total(toys.losses_of(model, toys.det_batch(side=256))).backward()
     assert model.neck.lateral_convs[0].conv.weight.grad.any()
+
+
+@pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
+def test_a_foundation_model_has_its_map(scope: str) -> None:
+    teacher = dict(type='mmdistill_dense.FoundationTeacher', model=tiny('dinov2'), allow_random=True)
+    student, batch = (toys.seg_net(), None) if scope == 'mmseg' else (toys.det_net(), toys.det_batch())
+    methods = dict(one=AUTO, match=dict(type='FeatureMatch', settings='auto'))
+    model = toys.distilled(scope, student=student, teacher=teacher, distillers=methods)
+    for one in model.distillers.values():
+        assert (names(one.student_taps), names(one.teacher_taps)) == (['backbone[3]'], ['map'])
+    assert toys.losses_of(model, batch)['distill.one.loss_fitnet'].requires_grad
 
 
 def test_the_log_names_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:

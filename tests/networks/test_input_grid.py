@@ -32,7 +32,7 @@ def ramp(height, width):
 
 
 @settings(max_examples=200, deadline=None)
-@given(sides, sides, patches, st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0]))
+@given(sides, sides, patches, st.sampled_from([0.25, 0.5, 0.75, 1.0, 1.5, 2.0]))
 def test_resized_cells_lie_where_their_map_says(height, width, patch, scale):
     if math.prod(cells(torch.empty(1, 1, height, width), patch, scale)) < 4:
         return
@@ -40,8 +40,8 @@ def test_resized_cells_lie_where_their_map_says(height, width, patch, scale):
     h, w = found.shape[2:]
     assert (h, w) == tuple(max(1, int(scale * side / patch + 0.5)) for side in (height, width))
     error = place_error(found, height, width)
-    inner = error[:, 1 : h - 1, 1 : w - 1]  # the filter of a larger picture ends at the border
-    assert inner.numel() == 0 or inner.max() < (0.01 if scale >= 1 else 0.02)
+    inner = error[:, 1 : h - 1, 1 : w - 1]  # there is nothing to interpolate beyond the border
+    assert inner.numel() == 0 or inner.max() < 1e-3
 
 
 @settings(max_examples=100, deadline=None)
@@ -121,7 +121,7 @@ def test_any_teacher_sees_a_picture_of_another_size(scale):
         pictures = torch.randn(1, 3, 128, 192)
         found = frozen(pictures)[tap][0]
         assert found.shape[2:] == tuple(round(side * scale / stride) for side in (128, 192))
-        resized = F.interpolate(pictures, scale_factor=scale, mode='bilinear', antialias=True)
+        resized = F.interpolate(pictures, scale_factor=scale, mode='bilinear')  # by half: the mean of four
         if stride != 14:
             direct = toys.frozen({name: value for name, value in teacher.items() if name != 'scale'}, tap)
             direct.load(torch.zeros(1))

@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.config.inheritance import bases_of
 from mmdistill_dense.recipes import compose
-from mmdistill_dense.recipes.compose import config_text, options_for, parts_of, recipe_text, recipes
+from mmdistill_dense.recipes.compose import config_text, gives_maps, options_for, parts_of, recipe_text, recipes
 from mmdistill_dense.recipes.fits import best
 
 ROOT = Path(__file__).parents[2] / 'configs'
@@ -102,6 +102,19 @@ def test_sides_of_a_pair(tmp_path: Path, pair: str, fits: list[str], task: str) 
         assert (best([tmp_path / 'm.py'], pair, task) is not None) is (line in fits), line
 
 
+def test_teachers_that_predict_nothing_take_their_own_options_alone(tmp_path: Path) -> None:
+    write_options(tmp_path, {'m': 'seg', 'm_maps': 'maps', 'm_one': 'maps, seg'})
+    files = sorted(tmp_path.glob('*.py'))
+    assert [best(files, 'a_to_b', task, maps=maps).stem for task in ('seg', 'det') for maps in (False, True)
+            if (task, maps) != ('det', False)] == ['m', 'm_one', 'm_maps']  # fmt: skip
+    assert best(files, 'a_to_b', 'det') is None
+    named = tmp_path / 'mine.py'
+    for text, expected in (("type='mmdistill_dense.FoundationTeacher'", True), ("type='Own'", False), ('dict(', False)):
+        named.write_text(f'model = dict(teacher=dict({text}))' if '=' in text else text)
+        assert gives_maps(named) is expected
+    assert options_for('kd', 'dinov2-vits14_to_deeplabv3_r18_voc') is None
+
+
 def test_unknown_names_are_answered_with_close_ones() -> None:
     with pytest.raises(KeyError, match="method 'afdc': unknown. Close: afdcd"):
         options_for('afdc', 'toy_seg')
@@ -157,7 +170,7 @@ def test_parts_are_told_by_what_the_files_set(tmp_path: Path) -> None:
         tmp_path / 'any/where/my_pair.py',
     ]
     recipe.write_text(f'_base_ = {[str(file) for file in files]}\n')
-    assert parts_of(recipe) == ('my_pair', 'my_data', 'toy_450', 'runtime_seg', 'seg')
+    assert parts_of(recipe) == ('my_pair', 'my_data', 'toy_450', 'runtime_seg', 'seg', False)
 
 
 def test_a_whole_config_is_a_recipe(tmp_path: Path) -> None:
@@ -179,7 +192,7 @@ def test_parts_of_ones_own_folder_are_named_relative_to_it(tmp_path: Path) -> No
     recipe = tmp_path / 'my_recipe.py'
     recipe.write_text(recipe_text(pair, *files, tmp_path))
     assert "'./pairs/my_pair.py'" in recipe.read_text()
-    assert parts_of(recipe) == ('my_pair', 'shapes_seg', 'toy_450', 'runtime_seg', 'seg')
+    assert parts_of(recipe) == ('my_pair', 'shapes_seg', 'toy_450', 'runtime_seg', 'seg', False)
     fragment = options_for('kd', recipe)
     assert fragment
     (tmp_path / 'leaf.py').write_text(config_text('kd', recipe, fragment, tmp_path))

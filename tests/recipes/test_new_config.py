@@ -64,7 +64,7 @@ def test_a_pair_on_another_data_set_gets_its_control(copy: Path, capsys: pytest.
     name = f'{PAIR}_{data}'
     assert 'sgd_40k' in capsys.readouterr().out
     parts = compose.parts_of(name)
-    assert parts == (PAIR, data, 'sgd_40k', 'runtime_seg', 'seg')
+    assert parts == (PAIR, data, 'sgd_40k', 'runtime_seg', 'seg', False)
     leaf, control = Config.fromfile(copy / f'kd/{name}.py'), Config.fromfile(copy / f'_base_/recipes/{name}.py')
     assert leaf.train_cfg == control.train_cfg
     assert leaf.model.distillers.kd.type == 'LogitKD'
@@ -87,7 +87,12 @@ def test_classes_are_those_of_the_built_data_set(copy: Path) -> None:
 
 def test_a_detecting_pair_is_told_by_its_data(copy: Path) -> None:
     call('--method', 'pcd', '--pair', 'retinanet_r101_to_r50_coco', '--dataset', 'coco_detection_ms')
-    assert compose.parts_of('retinanet_r101_to_r50_coco_coco_detection_ms')[2:] == ('sgd_1x', 'runtime_det', 'det')
+    assert compose.parts_of('retinanet_r101_to_r50_coco_coco_detection_ms')[2:] == (
+        'sgd_1x',
+        'runtime_det',
+        'det',
+        False,
+    )
 
 
 def test_a_pair_of_ones_own(folder: Path, capsys: pytest.CaptureFixture) -> None:

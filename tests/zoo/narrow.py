@@ -13,6 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
 from mmdistill_dense.config.resolve import ModelConfig
+from mmdistill_dense.foundation.models import architecture
 from mmdistill_dense.networks.building import without_pretrained
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 
@@ -53,6 +54,8 @@ def thin(width: int) -> int:
 
 
 def _narrow(model: dict[str, Any]) -> dict[str, Any]:
+    if str(model.get('type')).endswith('FoundationTeacher'):
+        return {**model, **_vision_transformer(model)}
     preprocessor = model.get('data_preprocessor') or {}
     if preprocessor.get('size'):
         preprocessor['size'] = (SIDE, SIDE)
@@ -86,7 +89,12 @@ def _backbone(option: dict[str, Any]) -> dict[str, Any]:
     kind = option['type'].rsplit('.', 1)[-1]
     if kind not in BACKBONES:
         raise KeyError(f'narrow: no rule for the backbone {kind}; known: {", ".join(BACKBONES)}.')
-    return {**option, **BACKBONES[kind](option)}
+    return _with_tuples({**option, **BACKBONES[kind](option)})
+
+
+def _with_tuples(option: dict[str, Any]) -> dict[str, Any]:
+    """MobileNetV3 refuses a list."""
+    return {key: tuple(value) if key == 'out_indices' else value for key, value in option.items()}
 
 
 def _resnet(option: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +118,16 @@ def _swin(option: Mapping[str, Any]) -> dict[str, Any]:
     return dict(embed_dims=STEM, num_heads=[1, 2, 4, 8], depths=[1] * len(option['depths']))
 
 
+def _mobilenetv3(option: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(arch='small', out_indices=(1, 3, 12))  # the width is fixed
+
+
+def _vision_transformer(option: Mapping[str, Any]) -> dict[str, Any]:
+    shape = architecture(option['model'])
+    small = dict(family=shape.family, patch=shape.patch, dim=24, depth=shape.depth, heads=2, registers=shape.registers)
+    return dict(model=small)
+
+
 def _cspnext(option: Mapping[str, Any]) -> dict[str, Any]:
     return dict(widen_factor=option['widen_factor'] / 8, deepen_factor=0.1)
 
@@ -119,6 +137,8 @@ BACKBONES = dict(
     ResNetV1c=_resnet,
     ResNeXt=_resnext,
     MobileNetV2=_mobilenet,
+    MobileNetV3=_mobilenetv3,
+    VisionTransformer=_vision_transformer,
     MixVisionTransformer=_mix_transformer,
     SwinTransformer=_swin,
     CSPNeXt=_cspnext,
@@ -128,7 +148,7 @@ BACKBONES = dict(
 @functools.cache
 def _channels(backbone: str, scope: str) -> list[int]:
     """What a backbone gives, level by level."""
-    network = MODELS.build(ConfigDict(json.loads(backbone), _scope_=scope))
+    network = MODELS.build(ConfigDict(_with_tuples(json.loads(backbone)), _scope_=scope))
     network.eval()
     with torch.no_grad():
         return [level.shape[1] for level in network(torch.zeros(1, 3, SIDE, SIDE))]

@@ -71,7 +71,7 @@ def _with_small_queues(model: Any) -> Any:
     for option in (model.get('distillers') or {}).values():
         if option.get('type') in QUEUES:
             key, size = QUEUES[option.type]
-            option[key] = min(option.get(key, size), size)
+            option[key] = size if option.get(key) == 'auto' else min(option.get(key, size), size)
     return model
 
 

@@ -142,10 +142,10 @@ def _teachers(option: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _teacher(option: Mapping[str, Any]) -> dict[str, Any]:
-    """At reduced width, with weights from a file; a self-supervised one, whose files have layouts, without."""
+    """At reduced width, with weights from a file; without for self-supervised and foundation models."""
     config = load_model({name: value for name, value in option.items() if name != 'checkpoint'}, 'teacher')
     network = narrow(config)
-    if 'layout' in network:
+    if 'layout' in network or 'backbone' not in network:
         return dict(network, allow_random=True)
     key = key_of(network)
     if key not in _files:

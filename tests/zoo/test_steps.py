@@ -1,10 +1,11 @@
 """A training step of all configs at reduced width; every one once in ``make test-zoo``.
 
-``make test`` takes a step for each method; segmentors, detectors and backbones, and then kinds of networks and pairs,
-have their turn. ``make soak`` takes one for each pair, each variant of a method, and each method with each kind of
-network.
+``make test`` takes a step for each method; segmentors, detectors, backbones and foundation models have their turn, and
+among them kinds of networks and pairs. ``make soak`` takes one for each pair, each variant of a method, and each method
+with each kind of network.
 """
 
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,10 @@ from tests.zoo.steps import step
 
 TRAINED = [path for path in every() if path.parent.name != 'teachers']
 TASKS = dict(convolutional='segmentation', transformer='segmentation', backbone='pre-training')
+
+
+def task(path: Path) -> str:
+    return 'any' if re.search(r'dinov\d-', path.stem) else TASKS.get(family(path), 'detection')
 
 
 def chosen() -> list[Path]:
@@ -34,10 +39,6 @@ def chosen() -> list[Path]:
     return found
 
 
-def task(path: Path) -> str:
-    return TASKS.get(family(path), 'detection')
-
-
 @cache
 def standing_for_all() -> list[Path]:
     """As few configs as hold each pair, each variant of each method, and each method with each kind of network."""
@@ -45,7 +46,7 @@ def standing_for_all() -> list[Path]:
     left = {}
     for path in TRAINED:
         variant = named()[path].variant if path in named() else ''
-        left[path] = {pairs[path], (path.parent.name, variant), (path.parent.name, family(path))}
+        left[path] = {pairs[path], (path.parent.name, variant), (path.parent.name, task(path), family(path))}
     return cover(left)
 
 

@@ -21,6 +21,15 @@ class Views(NamedTuple):
     teachers: Sequence[Tensor]
     pairs: Sequence[tuple[int, int]]
 
+    def averaged(self, data_samples: Samples) -> Views:
+        """Return maps of one position, the means (B, C, 1, 1) over the positions inside the pictures."""
+        samples = data_samples if len(self.students) == 1 else []  # views have no shapes of their own
+        students, teachers = (
+            [masked_mean(x, inside_on_device(samples, x))[..., None, None] for x in maps]
+            for maps in (self.students, self.teachers)
+        )
+        return Views(students, teachers, self.pairs)
+
 
 def views_of(recorded: Mapping[str, list[Tensor]], counts: Mapping[str, int], side: str) -> list[list[Tensor]]:
     """Split the recorded tensors into views.

@@ -79,6 +79,7 @@ class PCD(Distiller):
         resize: Whose map is resized to the other's grid: ``'teacher'`` or ``'student'`` (before the head).
         num_pixels: Pixels compared per picture, drawn anew in each step, at the same places in all pictures; the head
             runs on these alone. ``None`` is all.
+        vectors: Compare the means of the maps, one vector a picture, in place of pixels: the ablation of the paper.
         center: Subtract a running mean per channel from the teacher's map; for maps that are never negative.
         monitor_interval: Steps between two log values ``acc_top1`` and ``acc_top5``, the percentage of pooled student
             vectors whose own teacher vector is (among) the nearest; 0 is never.
@@ -108,6 +109,7 @@ class PCD(Distiller):
         view_pairing: str | None = None,
         resize: Resize = 'teacher',
         num_pixels: int | None = 1024,
+        vectors: bool = False,
         center: bool = False,
         monitor_interval: int = 50,
         **kwargs: Any,
@@ -131,6 +133,7 @@ class PCD(Distiller):
         self.view_pairing = view_pairing
         self.resize = resize
         self.num_pixels = num_pixels
+        self.vectors = vectors
         self.centered = center
         self.monitor_interval = monitor_interval
         self.weights: list[float] = []
@@ -223,9 +226,7 @@ class PCD(Distiller):
         students = views_of(student, self.traced['student'], f'{self.key}: the student')
         teachers = views_of(teacher, self.traced['teacher'], f'{self.key}: the teacher')
         if len(students) != len(teachers):
-            raise RuntimeError(
-                f'{self.key}: the student ran on {len(students)} views and the teacher on {len(teachers)}.'
-            )
+            raise RuntimeError(f'{self.key}: {len(students)} views of the student, {len(teachers)} of the teacher.')
         pairs = view_pairs(self.view_pairing, len(students), self.key)
         maps = zip(zip(*students, strict=True), zip(*teachers, strict=True), strict=True)
         return [Views(s, t, pairs) for s, t in maps]
@@ -252,13 +253,14 @@ class PCD(Distiller):
 
         With a single view the data samples tell which pixels are padding.
         """
-        students, teachers, pairs = views
+        students, teachers, pairs = views.averaged(data_samples) if self.vectors else views
         if self.resize == 'student':
             students = [losses.to_grid(s, t.shape[2:]) for s, t in zip(students, teachers, strict=True)]
         sizes = [s.shape[2:] for s in students]
         chosen = [self.positions(size.numel(), level) for size in sizes]
         heads = [self._embed(level, s, where) for s, where in zip(students, chosen, strict=True)]
-        inside = inside_images(data_samples, students[0]) if len(students) == 1 else None
+        pixels = len(students) == 1 and not self.vectors
+        inside = inside_images(data_samples, students[0]) if pixels else None
         mask = None if inside is None else losses.to_device(inside, students[0])
         valid = None if mask is None else take_pixels(mask, chosen[0])
         with torch.autocast(heads[0].device.type, enabled=False):

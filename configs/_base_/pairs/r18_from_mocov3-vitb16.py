@@ -1,0 +1,10 @@
+"""Pre-training: MoCo v3's ViT-B/16 with its projection head, the transformer of PCD's release, teaches a ResNet-18."""
+
+_base_ = './r18_from_mocov3-r50.py'
+model = dict(
+    teacher=dict(
+        backbone=dict(_delete_=True, type='mmdistill_dense.VisionTransformer', model='mocov3_vitb16'),
+        layout='mocov3_vit',
+        checkpoint='{{$MMDISTILL_WEIGHTS:weights}}/mocov3_vitb16.pth',
+    )
+)

@@ -1,0 +1,14 @@
+"""Pre-training on a small machine: DINOv2 ViT-S/14 teaches the narrow ResNet-18 of CamVid."""
+
+_base_ = './r18w16_from_mobilenetv2.py'
+model = dict(
+    student=dict(
+        data_preprocessor=dict(size=(160, 160), mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], mixup=True)
+    ),
+    teacher=dict(
+        _delete_=True,
+        type='mmdistill_dense.FoundationTeacher',
+        model='dinov2_vits14',
+        checkpoint='{{$MMDISTILL_WEIGHTS:weights}}/dinov2_vits14_pretrain.pth',
+    ),
+)

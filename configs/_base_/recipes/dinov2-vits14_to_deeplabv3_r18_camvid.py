@@ -1,0 +1,7 @@
+_base_ = [
+    '../pairs/dinov2-vits14_to_deeplabv3_r18_camvid.py',
+    '../datasets/camvid_360x360.py',
+    '../schedules/afdcd_40k.py',
+    '../runtime_seg.py',
+]
+work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -20,9 +20,10 @@ from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.presets import expand
 from mmdistill_dense.model.choose_taps import choose_taps
 from mmdistill_dense.model.distillation import Distillation
+from mmdistill_dense.networks.find_tap import find_module
 from mmdistill_dense.networks.inherit import Inherit, with_teacher_names
 from mmdistill_dense.networks.renormalise import renormaliser
-from mmdistill_dense.networks.taps import Tap, find_module
+from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
 from mmdistill_dense.networks.trace import Traced, trace_pair

@@ -42,11 +42,12 @@ def find_place(network: nn.Module, tap: Tap, key: str) -> Place:
     Args:
         network: The student or a teacher.
         tap: The tap.
-        key: The config key to name in an error, e.g. ``'student_tap'``.
+        key: The key to name in an error unless the tap knows its own, e.g. ``'student_tap'``.
 
     Raises:
         KeyError: When there is no such module; names similar ones and the modules where the path ends.
     """
+    key = tap.key or key
     path = _scores_path(network, tap) or tap.path
     module = network
     for depth, name in enumerate(part for part in path.split('.') if part):
@@ -67,7 +68,7 @@ def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
 
 def check_student_input(network: nn.Module, tap: Tap, key: str) -> None:
     """Raise a ``ValueError`` for the input of a mmseg head, whose training step calls its ``forward`` without hooks."""
-    module = find_module(network, tap, key)
+    key, module = tap.key or key, find_module(network, tap, key)
     if tap.argument is not None and hasattr(module, 'cls_seg'):
         raise ValueError(
             f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks in training, so its input '
@@ -89,6 +90,20 @@ def scoring_head(network: nn.Module) -> str | None:
     if not isinstance(head, nn.ModuleList):
         return HEAD if ends_in_conv_seg(head) else None
     return next((f'{HEAD}.{i}' for i in reversed(range(len(head))) if ends_in_conv_seg(head[i])), None)
+
+
+def no_scores(what: str, side: str, maps: str) -> str:
+    """Return the refusal of a network that predicts neither classes nor boxes.
+
+    Args:
+        what: The tap with its config key, or the method, that needs them.
+        side: ``'student'`` or ``'teacher'``.
+        maps: What can be tapped instead.
+    """
+    return (
+        f'{what} needs class scores or boxes, which the {side} does not predict. Compare maps instead, e.g. by '
+        f"type='FeatureMatch' with {side}_tap={maps}."
+    )
 
 
 def _scores_path(network: nn.Module, tap: Tap) -> str | None:
@@ -113,10 +128,7 @@ def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str]
     own = getattr(network, 'tap_hint', '')
     if not own and root.endswith('_head') and not any(name.endswith('_head') for name in children):
         side = 'teacher' if key.endswith('teacher_tap') else 'student'
-        return (
-            f'{key}={tap.text!r}: no such module in {type(network).__name__}. The {side} has no class scores, because '
-            f"it has no {root}: compare maps instead, e.g. by type='FeatureMatch', with taps in {', '.join(children)}."
-        )
+        return no_scores(f'{key}={tap.text!r}', side, ' or '.join(map(repr, children)))
     if tap.path == SCORES and depth:
         own = f'{type(getattr(network, HEAD)).__name__} makes its class scores without conv_seg. '
     names = [name for name, _ in network.named_modules() if name and 'loss' not in name]

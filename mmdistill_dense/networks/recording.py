@@ -87,10 +87,11 @@ class Recorder:
 
     def check_fired(self) -> None:
         """Raise a ``ValueError`` for a tap whose module was never called."""
-        for name in (name for name, tensors in self.tensors.items() if not tensors):
+        for tap in (tap for tap in self.taps if not self.tensors.get(str(tap))):
             raise ValueError(
-                f'{self.key}={name!r} never fired in the forward pass of {type(self.network).__name__}: the '
-                'module exists but is not called as a module. Tap a module inside it.'
+                f'{tap.key or self.key}={str(tap)!r} never fired in the forward pass of '
+                f'{type(self.network).__name__}: the module exists but is not called as a module. Tap a module inside '
+                'it.'
             )
 
     def changed(self) -> list[str]:
@@ -108,11 +109,11 @@ class Recorder:
         if place.first_call and self.tensors[name]:
             return
         if place.reads_scores:
-            output = semantic_scores(place.module, output, f'{self.key}={name!r}')
+            output = semantic_scores(place.module, output, f'{tap.key or self.key}={name!r}')
         try:
             tensors = tap.pick(args, output)
         except ValueError as error:
-            raise ValueError(f'{self.key}: {error}') from None
+            raise ValueError(f'{tap.key or self.key}: {error}') from None
         self.calls += 1
         last = self.calls == self.stop_after
         if name in self.overwritten and not last:

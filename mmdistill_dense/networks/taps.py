@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +27,8 @@ class Tap:
 
     ``path`` is a dotted module path (``''`` is the network itself); ``index`` (integer or slice) picks from a tuple
     output, and ``[-1]`` also takes an output that is one tensor; ``:input`` takes the module's first positional
-    argument instead of its output, ``:input[k]`` the k-th. Class tokens beside maps are left out.
+    argument instead of its output, ``:input[k]`` the k-th. Class tokens beside maps are left out. ``key`` is the config
+    key that named the tap, for errors.
 
     Examples: ``'backbone[-1]'``, ``'neck'``, ``'neck[:3]'``, ``'decode_head.conv_seg:input'``.
     """
@@ -36,6 +37,7 @@ class Tap:
     index: int | slice | None = None
     argument: int | None = None
     text: str = ''
+    key: str = field(default='', compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Tap:

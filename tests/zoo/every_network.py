@@ -5,7 +5,7 @@ ends, and prints a table. ``--architectures`` takes one network of each architec
 config's name holds the text, ``--step`` also takes a training step of 128 x 128 pixels.
 
 Networks are the same that differ in pre-trained weights, numbers of classes, preprocessor, losses, ``train_cfg`` or
-``test_cfg`` alone. The distillers are LogitKD and FitNet with their default taps; FitNet alone for a detector.
+``test_cfg`` alone. The distillers are LogitKD for segmentors, and FitNet where there is a backbone, both with their default taps.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ def distinct(architectures: bool = False) -> dict[str, str]:
 
 def distillers(name: str) -> dict[str, Any]:
     """What is walked with."""
-    feature = dict(feature=dict(type='FitNet'))
-    return dict(scores=dict(type='LogitKD'), **feature) if name.startswith('mmseg') else feature
+    scores = dict(scores=dict(type='LogitKD')) if name.startswith('mmseg') else {}
+    has_backbone = 'backbone' in load_model(dict(cfg=name), 'model').model
+    return {**scores, **(dict(feature=dict(type='FitNet')) if has_backbone or not scores else {})}
 
 
 def _option(name: str) -> ConfigDict:
@@ -142,9 +143,8 @@ def walk(name: str, steps: bool) -> dict[str, Any]:
     try:
         with quiet():
             model = build(name)
-            found['shapes'] = {
-                key: [tuple(level.student) for level in one.levels] for key, one in model.distillers.items()
-            }
+            levels = {key: [list(level.student) for level in one.levels] for key, one in model.distillers.items()}
+            found['levels'] = levels
             if steps:
                 found['terms'] = step(name)
     except Exception as error:

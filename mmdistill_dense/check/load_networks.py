@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mmdistill_dense.distillers.maskd.token_files import Values
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.guards.config import check_pretrained
 from mmdistill_dense.model.balanced_step import choose_ratios
+from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.recipes.check_data import optimizer_of
 from mmdistill_dense.utils.protocols import Network
@@ -106,7 +108,9 @@ def _load_weights(subject: Subject) -> None:
         check_pretrained(model)
     elif hasattr(model, 'distillation'):
         model.distillation.inherit_nothing()  # as DistillHook does
-    model.init_weights()
+    key = 'model.student' if is_distill_model(subject.config.model) else 'model'
+    with nullcontext() if hasattr(model, 'distillation') else naming_weights(model, key):
+        model.init_weights()
     if start is not None:
         path = local_file(str(start), None, 'load_from')
         own, state = model.state_dict(), state_dict_of(read_checkpoint(path), path)

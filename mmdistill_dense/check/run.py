@@ -29,7 +29,7 @@ class Stage:
     name: str
     work: Callable[[Subject], None]
     checks: Sequence[rules.Check]
-    advice: str = ''
+    advice: Callable[[Subject, Exception], str] = lambda *_: ''
 
 
 def _read_network(subject: Subject) -> None:
@@ -43,21 +43,36 @@ def _read_data(subject: Subject) -> None:
     read_validation(subject)
 
 
+def _size_may_help(*_: object) -> str:
+    return 'The rest can be checked on generated pictures: --size H W.'
+
+
+def _no_weights_may_help(_: Subject, error: Exception) -> str:
+    weights = any(word in str(error) for word in ('checkpoint', 'load_from'))
+    return 'Everything else can be checked without weights: --no-weights.' if weights else ''
+
+
+def _larger_may_help(subject: Subject, _: Exception) -> str:
+    if subject.options.size is not None:
+        return 'Is --size too small for the network (900 queries, anchors, a pooling to one pixel)?'
+    if subject.batch_size == 1:
+        return (
+            'Batch norm behind a pooling to one pixel needs two pictures: set train_dataloader.batch_size=2 or more '
+            '(the check alone takes them with --batch 2).'
+        )
+    return ''
+
+
 _GOES_ON = 'data'  # after an error of this check the other stages still run, on generated pictures
-_STEP = (
-    'With --size: is it too small for the network (900 queries, anchors, a pooling to one pixel)? With --batch 1: '
-    'batch norm after such a pooling needs two pictures.'
-)
-_LOAD = 'Everything else can be checked without weights: --no-weights.'
 STAGES = (
     Stage('reading the config', _read_network, rules.CONFIG),
-    Stage('reading the data set', _read_data, rules.DATA, 'The rest can be checked on generated pictures: --size H W.'),
+    Stage('reading the data set', _read_data, rules.DATA, _size_may_help),
     Stage('building the networks', build, rules.MODEL),
     Stage('reading the pictures without labels', read_unlabelled, rules.UNLABELLED),
-    Stage('loading the weights', load, rules.WEIGHTS, _LOAD),
+    Stage('loading the weights', load, rules.WEIGHTS, _no_weights_may_help),
     Stage('testing the teacher', test_teachers, rules.METRIC),
     Stage('asking the teacher about them', ask_teachers, rules.CONFIDENCE),
-    Stage('running a step', run_step, rules.STEP, _STEP),
+    Stage('running a step', run_step, rules.STEP, _larger_may_help),
     Stage('measuring its cost', measure_cost, rules.COST),
 )
 
@@ -146,7 +161,7 @@ def _run(stage: Stage, subject: Subject) -> list[Finding]:
         stage.work(subject)
     except Exception as error:  # a config may run any code
         logging.getLogger(__name__).debug('%s', stage.name, exc_info=error)
-        return [Finding(ERROR, stage.name, message_of(error), stage.advice)]
+        return [Finding(ERROR, stage.name, message_of(error), stage.advice(subject, error))]
     return [finding for check in stage.checks for finding in _findings(check, subject)]
 
 

@@ -15,7 +15,8 @@ from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.model.distillation import distillers_of
-from mmdistill_dense.networks.taps import Tap, find_module
+from mmdistill_dense.networks.find_tap import find_module
+from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 
 Shape = list[int]

@@ -16,6 +16,8 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 
+from mmdistill_dense.config.pretrained import without_pretrained
+
 # The keys of a DistillModel config; all others are the student's.
 DISTILL_KEYS = ('type', 'student', 'teacher', 'distillers', 'inherit', 'unlabelled')
 _PACKAGES = ('mmseg', 'mmdet', 'mmdistill_dense')
@@ -23,11 +25,12 @@ _PACKAGES = ('mmseg', 'mmdet', 'mmdistill_dense')
 
 @dataclass
 class ModelConfig:
-    """A resolved network: its model dict, the scope it is built in and the config it came from."""
+    """A resolved network: its model dict, the scope it is built in, the config it came from, and its config key."""
 
     model: ConfigDict
     scope: str | None
     source: str | None
+    key: str = 'model'
 
 
 def package_root(package: str) -> Path:
@@ -104,6 +107,8 @@ def base(name: str) -> str:
 def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
     """Resolve a network option: ``cfg`` names a config, all other keys are merged over its model.
 
+    ``pretrained=False`` takes out all options that load pre-trained weights, also every ``init_cfg`` that does so.
+
     Args:
         option: ``dict(cfg=…, **overrides)`` or a full model dict with ``type``.
         key: ``'student'`` or ``'teacher'``, for errors.
@@ -111,7 +116,15 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
     Raises:
         KeyError: When the option holds neither ``cfg`` nor ``type``, or the named config has no ``model``.
         FileNotFoundError: When the named config does not exist.
+        TypeError: For an option or a ``cfg`` of another kind.
     """
+    found = _load_model(option, key)
+    if found.model.get('pretrained') is False:
+        found.model = ConfigDict(without_pretrained({k: v for k, v in found.model.items() if k != 'pretrained'}))
+    return found
+
+
+def _load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
     overrides = ConfigDict({name: value for name, value in option.items() if name != 'cfg'})
     if option.get('cfg') is None:
         if 'type' not in overrides:
@@ -119,7 +132,12 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
                 f"{key}: give cfg='mmseg::…' (or a file), or a whole model dict with its type; got {sorted(option)}."
             )
         scope = overrides.pop('_scope_', None) or _default_scope()
-        return ModelConfig(overrides, scope, None)
+        return ModelConfig(overrides, scope, None, key)
+    if not isinstance(option['cfg'], str):
+        raise TypeError(
+            f'{key}.cfg must name a config or a file, got {type(option["cfg"]).__name__}. The keys of a network stand '
+            f'beside checkpoint: {key}=dict(type=…, checkpoint=…).'
+        )
     path = find_config(option['cfg'], f'{key}.cfg')
     config = Config.fromfile(path)
     if 'model' not in config:
@@ -130,9 +148,9 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
         model = load_model(student_option(model), 'model.student').model
     if 'data_preprocessor' in config:
         model.setdefault('data_preprocessor', config.data_preprocessor)
-    model = merge(model, overrides)
+    model = merge(model, overrides, key)
     scope = model.pop('_scope_', None) or config.get('default_scope') or _default_scope()
-    return ModelConfig(model, scope, option['cfg'])
+    return ModelConfig(model, scope, option['cfg'], key)
 
 
 def is_distill_model(model: Any) -> bool:
@@ -159,14 +177,25 @@ def teachers_of(model: Mapping[str, Any]) -> dict[str, Any]:
 def student_option(model: Mapping[str, Any]) -> Any:
     """Return the student of a ``DistillModel`` config, with all further keys of the model merged over it."""
     keys = {name: value for name, value in model.items() if name not in DISTILL_KEYS}
-    return merge(model['student'], keys)
+    student = model.get('student')
+    if not isinstance(student, Mapping):
+        raise KeyError(
+            f"model.student must be a dict such as dict(cfg='mmseg::…'), got {student!r}: a DistillModel trains it."
+        )
+    return merge(student, keys, 'model')
 
 
-def merge(model: Any, overrides: Mapping[str, Any]) -> Any:
-    """Return ``model`` with ``overrides`` merged in as mmengine's ``_base_`` does, with three additional rules.
+def merge(model: Any, overrides: Mapping[str, Any], key: str = '') -> Any:
+    """Return ``model`` with ``overrides`` merged in as mmengine's ``_base_`` does, with four additional rules.
 
-    A dict with another ``type`` replaces the old one completely; ``{'0': dict(…)}`` changes a member of a list; a dict
-    with ``_delete_=True`` replaces the old one. Neither argument is changed.
+    A dict with another ``type`` replaces the old one completely; ``{'0': dict(…)}`` changes a member of a list; another
+    dict without ``type`` changes every member of a list of dicts, for instance the number of classes of several
+    auxiliary heads; a dict with ``_delete_=True`` replaces the old one. Neither argument is changed.
+
+    Args:
+        model: What is changed.
+        overrides: The changes.
+        key: The config key of ``model``, for errors.
 
     Raises:
         KeyError: For a list member that does not exist.
@@ -179,16 +208,24 @@ def merge(model: Any, overrides: Mapping[str, Any]) -> Any:
         members = list(model)
         for name, value in overrides.items():
             if int(name) >= len(members):
-                raise KeyError(f'override of member {name} of a list of {len(members)}')
-            members[int(name)] = merge(members[int(name)], value)
+                raise KeyError(
+                    f'{key}.{name}: {key.rpartition(".")[2]} has {len(members)} members, 0 to {len(members) - 1}.'
+                )
+            members[int(name)] = merge(members[int(name)], value, f'{key}.{name}')
         return members
+    if _is_list_of_dicts(model) and overrides and 'type' not in overrides and not replaces:
+        return [merge(member, overrides, f'{key}.{index}') for index, member in enumerate(model)]
     same_type = isinstance(model, Mapping) and overrides.get('type', model.get('type')) == model.get('type')
     if replaces or not same_type:
         return ConfigDict({name: merge(None, value) for name, value in overrides.items()})
     merged = ConfigDict(model)
     for name, value in overrides.items():
-        merged[name] = merge(merged.get(name), value)
+        merged[name] = merge(merged.get(name), value, f'{key}.{name}')
     return merged
+
+
+def _is_list_of_dicts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(one, Mapping) for one in value)
 
 
 def _default_scope() -> str | None:

@@ -84,25 +84,47 @@ def options_of(kind: type) -> list[str]:
     return []
 
 
-def explained(error: TypeError, config: Mapping[str, Any], source: str | None, more: Collection[str] = ()) -> str:
+def explained(error: TypeError, config: Mapping[str, Any], key: str, more: Collection[str] = ()) -> str:
     """Return the text of a constructor's error; for an unexpected keyword, add its key and a similar name.
 
     Args:
         error: The error.
         config: The config of the network.
-        source: The name of the config that it came from.
+        key: Its config key.
         more: Known names that are not in ``config``.
     """
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if not found:
-        return str(error)
+        return f'{key}: {error}'
     name = found[1]
     holders = dict(_holders(config, name))
-    place = f' It is the key {" or ".join(holders)} of {source or "the network"}.' if holders else ''
+    place = f' It is the key {" or ".join(f"{key}.{one}" for one in holders)}.' if holders else ''
     beside = {key for holder in holders.values() for key in holder}
     # A key beside it is set already: it was meant only if the name is a typing error.
     meant = hint(name, beside, _NEAR) or hint(name, {*_keys(config), *more} - beside)
-    return f'{error}.{meant}{place}'
+    return f'{key}: {error}.{meant}{place}'
+
+
+def explained_type(text: str, config: Mapping[str, Any], key: str, known: Collection[str]) -> str:
+    """Return the text of a registry's error; for an unknown class, its key and a similar name instead.
+
+    Args:
+        text: Of the error.
+        config: The config of the network.
+        key: Its config key.
+        known: The names of classes.
+    """
+    if found := re.match(r'(\S+) is not in the \S+ registry', text):
+        name = found[1]
+        places = [path for path, holder in _holders(config, 'type') if holder['type'] == name]
+        where = ' or '.join(f'{key}.{path}' for path in places) or key
+        return (
+            f'{where}={name!r} is not a known class.{hint(name, known)} custom_imports names the modules that register '
+            'classes of your own.'
+        )
+    if 'must contain the key "type"' in text:
+        return f'{key}: a part of the network has no type, so its class is not known: {text.splitlines()[0]}.'
+    return f'{key}: {text}'
 
 
 def _holders(config: Any, name: str, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -94,7 +94,7 @@ class AfDCD(FeatureDistiller):
 
     def __init__(
         self,
-        student_tap: TapOption = 'backbone[3]',
+        student_tap: TapOption = 'backbone[-1]',
         teacher_tap: TapOption | None = None,
         *,
         contrast: Literal['omni', 'channel', 'spatial'] = 'omni',

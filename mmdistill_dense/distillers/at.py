@@ -48,7 +48,7 @@ class AT(FeatureDistiller):
 
     def __init__(
         self,
-        student_tap: TapOption = 'backbone[3]',
+        student_tap: TapOption = 'backbone[-1]',
         teacher_tap: TapOption | None = None,
         *,
         power: float = 2.0,

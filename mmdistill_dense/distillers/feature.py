@@ -180,6 +180,13 @@ class FeatureDistiller(Distiller):
                 '(without the batch); choose taps of the same kind.'
             )
         if self.align == 'none' and s[0] != t[0]:
+            if self.needs_scores:
+                raise ValueError(
+                    f'{self.key}: {level.name} has {s[0]} class scores of the student and {t[0]} of the teacher, which '
+                    'are compared one by one: both networks must predict the same classes (num_classes), and both taps '
+                    "must give class scores. A teacher of other classes can teach features, e.g. by type='CWD' with "
+                    "student_tap='auto' and model.teacher.allow_other_classes=True."
+                )
             raise ValueError(
                 f'{self.key}: {level.name} has {s[0]} student and {t[0]} teacher channels; the method '
                 "compares them one by one, choose taps with equal channels or, where it has the option, align='auto'."

@@ -51,7 +51,7 @@ class QueryMatch(FeatureDistiller):
 
     def __init__(
         self,
-        student_tap: TapOption = 'backbone[3]',
+        student_tap: TapOption = 'backbone[-1]',
         teacher_tap: TapOption | None = None,
         *,
         resize: Resize | None = 'student',

@@ -74,7 +74,7 @@ class QueueKL(FeatureDistiller):
 
     def __init__(
         self,
-        student_tap: TapOption = 'backbone[3]',
+        student_tap: TapOption = 'backbone[-1]',
         teacher_tap: TapOption | None = None,
         *,
         temperature: float = 0.07,
@@ -119,7 +119,7 @@ class QueueKL(FeatureDistiller):
             if len(shape) not in (1, 3):
                 raise ValueError(
                     f'{self.key}: {level.name} gives {tuple(shape)} (without the batch), neither a map (C, H, W) nor a '
-                    "vector (C,): tap a backbone stage, e.g. 'backbone[3]', or 'cls' of a foundation model."
+                    "vector (C,): tap a backbone stage, e.g. 'backbone[-1]', or 'cls' of a foundation model."
                 )
         if self.head is None and level.student[0] != level.teacher[0]:
             raise ValueError(

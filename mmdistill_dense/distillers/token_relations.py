@@ -64,7 +64,7 @@ class TokenRelations(FeatureDistiller):
 
     def __init__(
         self,
-        student_tap: TapOption = 'backbone[3]',
+        student_tap: TapOption = 'backbone[-1]',
         teacher_tap: TapOption | None = None,
         *,
         temperature: float = 0.07,

@@ -8,8 +8,8 @@ from typing import Any
 from mmdistill_dense.utils.messages import some
 
 # Where mmseg and mmdet say how many classes a network predicts.
-_HEADS = ('decode_head', 'bbox_head', 'roi_head.bbox_head', 'panoptic_head')
-_OTHER_HEADS = ('auxiliary_head', 'roi_head.mask_head')
+_HEADS = ('decode_head', 'decode_head.kernel_generate_head', 'bbox_head', 'roi_head.bbox_head', 'panoptic_head')
+_OTHER_HEADS = ('auxiliary_head', 'decode_head.kernel_update_head', 'roi_head.mask_head')
 
 
 def check_student_classes(data: Sequence[str] | None, model: Mapping[str, Any]) -> None:
@@ -24,6 +24,7 @@ def check_student_classes(data: Sequence[str] | None, model: Mapping[str, Any]) 
     """
     check_num_classes(data, 'model.student', model)
     check_other_heads(data, 'model.student', model)
+    check_class_weights('model.student', model)
 
 
 def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
@@ -41,7 +42,7 @@ def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, 
         return
     for head, count in _class_counts(model, _HEADS):
         if count != len(data):
-            raise _other_count(key, head, count, data)
+            raise _other_count(key, f'{key}.{head}', count, data)
 
 
 def check_other_heads(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
@@ -61,14 +62,47 @@ def check_other_heads(data: Sequence[str] | None, key: str, model: Mapping[str, 
         return
     for head, count in _class_counts(model, _OTHER_HEADS):
         if count > len(data):
-            raise _other_count(f'{key}.{head}', head, count, data)
+            raise _other_count(f'{key}.{head}', f'{key}.{head}', count, data)
 
 
 def _other_count(what: str, head: str, count: int, data: Sequence[str]) -> ValueError:
+    features = f', or {what}.allow_other_classes=True if only features are distilled' if 'teacher' in what else ''
     return ValueError(
         f'{what} predicts {count} classes, the training data set has {len(data)} ({some(data)}): set '
-        f'{head}.num_classes={len(data)}.'
+        f'{head}.num_classes={len(data)}{features}.'
     )
+
+
+def check_class_weights(key: str, model: Mapping[str, Any]) -> None:
+    """Refuse a head whose loss weighs another number of classes; such weights stay when ``num_classes`` is changed.
+
+    Args:
+        key: The network's config key.
+        model: Its resolved model config.
+
+    Raises:
+        ValueError: With both numbers and the loss's key.
+    """
+    for head, count, losses in _losses(model):
+        for place, loss in losses:
+            weights = loss.get('class_weight')
+            if isinstance(weights, (list, tuple)) and len(weights) not in (count, count + 1):  # with no object
+                raise ValueError(
+                    f'{key}.{place}.class_weight holds {len(weights)} weights, {head} has num_classes={count}: set '
+                    f'{key}.{place}.class_weight to {count} numbers ({count + 1} where no object is a class), or None '
+                    'if the loss does not need them.'
+                )
+
+
+def _losses(model: Mapping[str, Any]) -> Iterator[tuple[str, int, list[tuple[str, Mapping[str, Any]]]]]:
+    """Yield the key of every head with a number of classes, that number, and its losses by key."""
+    for path, head in _heads(model, (*_HEADS, *_OTHER_HEADS)):
+        found = []
+        for name, value in head.items():
+            for index, one in enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]:
+                if str(name).startswith('loss') and isinstance(one, Mapping):
+                    found.append((f'{path}.{name}' if index is None else f'{path}.{name}.{index}', one))
+        yield path, head['num_classes'], found
 
 
 def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
@@ -98,7 +132,13 @@ def num_classes(model: Mapping[str, Any]) -> int | None:
 
 
 def _class_counts(model: Mapping[str, Any], heads: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield the key and the number of classes of every head that says it, members of lists too.
+    """Yield the key and the number of classes of every head that says it."""
+    for path, head in _heads(model, heads):
+        yield path, head['num_classes']
+
+
+def _heads(model: Mapping[str, Any], heads: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the key and the config of every head that says its number of classes, members of lists too.
 
     A head for masks of any class (``class_agnostic``) counts none.
     """
@@ -110,4 +150,4 @@ def _class_counts(model: Mapping[str, Any], heads: Sequence[str]) -> Iterator[tu
         for index, head in enumerate(node if several else [node]):
             counts = isinstance(head, Mapping) and not head.get('class_agnostic')
             if counts and isinstance(head.get('num_classes'), int):
-                yield f'{path}[{index}]' if several else path, head['num_classes']
+                yield f'{path}.{index}' if several else path, head

@@ -7,7 +7,9 @@ its taps.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,9 +22,10 @@ from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.presets import expand
 from mmdistill_dense.model.choose_taps import choose_taps
 from mmdistill_dense.model.distillation import Distillation
+from mmdistill_dense.networks.find_tap import no_scores
 from mmdistill_dense.networks.inherit import Inherit, with_teacher_names
 from mmdistill_dense.networks.renormalise import renormaliser
-from mmdistill_dense.networks.taps import Tap, find_module
+from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
 from mmdistill_dense.networks.trace import Traced, trace_pair
@@ -104,15 +107,16 @@ def build_distillation(
         choose_taps(network, distillers, {key: options[name] for key, name in taught_by.items()}, size)
     for key, one in distillers.items():
         _check_size(key, one, options[taught_by[key]])
-    taps = {name: _unique(tap for key, one in distillers.items() if taught_by[key] == name for tap in one.teacher_taps)
+    taps = {name: _unique(_keyed(key, 'teacher_tap', one.teacher_taps)
+                          for key, one in distillers.items() if taught_by[key] == name)
             for name in options}  # fmt: skip
-    for name, one in distillers.items():
-        for tap in one.student_taps:  # before the trace, which knows the taps of all distillers together
-            find_module(network, tap, f'model.distillers.{name}.student_tap')
     with DefaultScope.overwrite_default_scope(config.scope):
         student, traced = trace_pair(
             network,
-            _unique(tap for one in distillers.values() for tap in [*one.student_taps, *one.extra_student_taps]),
+            _unique(
+                _keyed(key, 'student_tap', [*one.student_taps, *one.extra_student_taps])
+                for key, one in distillers.items()
+            ),
             {name: (options[name], found) for name, found in taps.items()},
             size,
         )
@@ -155,10 +159,7 @@ def _check_normalisation(option: TeacherOption, traced: Traced) -> None:
 
 def _check_scores(key: str, distiller: Distiller, traced: Traced) -> None:
     if traced.features_alone and distiller.needs_scores:
-        raise ValueError(
-            f'model.distillers.{key}: {type(distiller).__name__} needs a teacher that predicts classes or boxes, and '
-            "this one has features alone. Use a method that compares maps, e.g. type='FeatureMatch', teacher_tap='map'."
-        )
+        raise ValueError(no_scores(f'model.distillers.{key}: {type(distiller).__name__}', 'teacher', "'map'"))
 
 
 def _used_teachers(
@@ -190,8 +191,12 @@ def _teacher_names(distillers: Mapping[str, Distiller], teachers: Collection[str
     return names
 
 
-def _unique(taps: Iterable[Tap]) -> list[Tap]:
-    return list(dict.fromkeys(taps))
+def _keyed(key: str, option: str, taps: Sequence[Tap]) -> list[Tap]:
+    return [replace(tap, key=f'model.distillers.{key}.{option}') for tap in taps]
+
+
+def _unique(taps: Iterable[Sequence[Tap]]) -> list[Tap]:
+    return list(dict.fromkeys(itertools.chain.from_iterable(taps)))
 
 
 def _size(preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:

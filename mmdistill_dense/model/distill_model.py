@@ -19,7 +19,7 @@ from mmdistill_dense.model.distillation import Distillation
 from mmdistill_dense.model.step import compare, named, recording, shares, teach, weighted
 from mmdistill_dense.model.unlabelled import KEY, Unlabelled, UnlabelledOption
 from mmdistill_dense.model.unlabelled_step import with_unlabelled
-from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.building import build_network, naming_weights
 from mmdistill_dense.networks.inherit import copy_inherited, parse_inherit
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.random_streams import fork_rng
@@ -72,7 +72,7 @@ def DistillModel(
     options = distiller_options(distillers or {})
     entries = parse_inherit(inherit)
     pictures = UnlabelledOption.parse(unlabelled)
-    config = load_model(merge(student, student_keys), 'model.student')
+    config = load_model(merge(student, student_keys, 'model.student'), 'model.student')
     network = build_network(config)
     if pictures is not None and not options:
         print_log(f'{KEY} is ignored: without distillers, nothing is learnt from pictures without labels.', 'current')
@@ -108,7 +108,8 @@ class Distilled(Network):
         modules: dict[str, Any] = self._modules
         distillers = modules.pop('distillers')
         try:
-            super().init_weights()
+            with naming_weights(self, 'model.student'):
+                super().init_weights()
         finally:
             modules['distillers'] = distillers
         like = next(self.parameters())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from mmengine.config import ConfigDict
@@ -10,8 +11,10 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmdistill_dense.config.pretrained import without_pretrained
 from mmdistill_dense.config.resolve import DISTILL_KEYS, ModelConfig
-from mmdistill_dense.config.unknown_keys import explained
+from mmdistill_dense.config.unknown_keys import explained, explained_type
+from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
@@ -32,30 +35,42 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
         return MODELS.build(ConfigDict(model if pretrained else without_pretrained(model)))
     except TypeError as error:
         known = (*DISTILL_KEYS, *TEACHER_OPTIONS)
-        raise TypeError(explained(error, model, config.source, known)) from error
+        raise TypeError(explained(error, model, config.key, known)) from error
+    except KeyError as error:
+        with MODELS.switch_scope_and_registry(config.scope) as registry:
+            raise KeyError(explained_type(text_of(error), model, config.key, registry.module_dict)) from error
 
 
-def without_pretrained(model: Any) -> Any:
-    """Return a copy of a model config without the options that load pre-trained weights."""
-    if isinstance(model, Mapping):
-        kept = {}
-        for name, value in model.items():
-            if name in ('pretrained', 'teacher_ckpt'):  # the second belongs to mmdet's own distilling detectors
-                value = None
-            elif name == 'init_cfg' and isinstance(value, (list, tuple)):
-                value = [member for member in value if not _fetches(member)]
-            elif name == 'init_cfg' and _fetches(value):
-                continue
-            kept[name] = without_pretrained(value)
-        return kept
-    if isinstance(model, (list, tuple)):
-        return type(model)(without_pretrained(member) for member in model)
-    return model
+@contextmanager
+def naming_weights(network: nn.Module, key: str) -> Iterator[None]:
+    """Name the config key in an error about pre-trained weights that cannot be read while the context is open.
+
+    Args:
+        network: Initialises itself in the context.
+        key: Its config key.
+
+    Raises:
+        FileNotFoundError, OSError: As raised in the context, with key and ways out.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = {str(one.get('checkpoint')): path for path, one in _pretrained_parts(network)}
+        places = [f'{key}.{path}.init_cfg.checkpoint={file!r}' for file, path in named.items() if file in str(error)]
+        where = ', '.join(places) or f'{key} ({", ".join(named)})'
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+        raise kind(
+            f'{where}: {error} In mmseg, {key}.pretrained may have set it. To start without pre-trained weights, set '
+            f'{key}.pretrained=False.'
+        ) from error
 
 
-def _fetches(init_cfg: Any) -> bool:
-    # mmdet's PVT also loads the checkpoint of an init_cfg without a type.
-    return isinstance(init_cfg, Mapping) and ('Pretrained' in str(init_cfg.get('type')) or 'checkpoint' in init_cfg)
+def _pretrained_parts(network: nn.Module) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for path, module in network.named_modules():
+        given = getattr(module, 'init_cfg', None)
+        for one in given if isinstance(given, (list, tuple)) else [given]:
+            if isinstance(one, Mapping) and one.get('checkpoint'):
+                yield path, one
 
 
 def move(network: Module, **place: Any) -> Module:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdistill_dense.networks.find_tap import HEAD, scoring_head
 from mmdistill_dense.networks.modes import in_training, modes_to_follow
 from mmdistill_dense.networks.partial_forward import run_parts
-from mmdistill_dense.networks.taps import uses_plain_cls_seg
 from mmdistill_dense.networks.trace import _NumbersOnCPU, _ShapesAlone, input_channels, on_a_device
 from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng
@@ -110,7 +110,7 @@ class _Pass:
 
     def found(self) -> Found:
         """Run the network and return its places."""
-        head = _scoring_head(self.network)
+        head = scoring_head(self.network)
         modes = modes_to_follow(self.network, lambda: self._run(head))
         self.outputs.clear()
         self.calls.clear()
@@ -120,7 +120,7 @@ class _Pass:
         levels = [place for place, _ in backbone]
         return Found(
             type(self.network).__name__,
-            hasattr(self.network, 'decode_head'),
+            hasattr(self.network, HEAD),
             levels,
             [place for place, _ in self._levels('neck')],
             self._head(head, last, [tensor for _, tensor in backbone]),
@@ -169,7 +169,7 @@ class _Pass:
         return levels
 
     def _head(self, head: str | None, last: Tensor | None, backbone: Sequence[Tensor]) -> Place | None:
-        if not hasattr(self.network, 'decode_head'):
+        if not hasattr(self.network, HEAD):
             return None
         if head is None:
             self.notes.append('decode_head does not end in a plain conv_seg')
@@ -209,14 +209,3 @@ def _members(path: str, output: Any) -> Iterator[tuple[str, Tensor]]:
         for index, member in enumerate(output):
             if isinstance(member, Tensor):
                 yield f'{path}[{index}]', member
-
-
-def _scoring_head(network: nn.Module) -> str | None:
-    """Return the path of the segmentation head that ends in ``conv_seg``; of a cascade, the last."""
-    path = 'decode_head'
-    head: Any = getattr(network, path, None)
-    if isinstance(head, nn.ModuleList):
-        *_, (number, head) = head.named_children()
-        path = f'{path}.{number}'
-    conv_seg = getattr(head, 'conv_seg', None)
-    return path if isinstance(conv_seg, nn.Module) and uses_plain_cls_seg(head) else None

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdistill_dense.networks.taps import Tap, find_module
+from mmdistill_dense.networks.find_tap import Place, find_place
+from mmdistill_dense.networks.semantic_scores import ForwardHook, semantic_scores
+from mmdistill_dense.networks.taps import Tap
 
 
 class _LastTapReached(Exception):
@@ -56,19 +58,23 @@ class Recorder:
         self.calls = 0
         self.tensors = {str(tap): [] for tap in self.taps}
         self._versions = {str(tap): [] for tap in self.taps}
-        handles = []
+        handles: list[Any] = []
         try:
             for tap in self.taps:
-                module = find_module(self.network, tap, self.key)
-                before = tap.argument is not None  # the module may write into its input
-                hook = module.register_forward_pre_hook if before else module.register_forward_hook
-                handles.append(hook(partial(self._record, tap)))
+                handles.append(self._hook(tap, find_place(self.network, tap, self.key)))
             yield self.tensors
         except _LastTapReached:
             pass
         finally:
-            for handle in handles:
+            for handle in reversed(handles):
                 handle.remove()
+
+    def _hook(self, tap: Tap, place: Place) -> Any:
+        record = partial(self._record, tap, place)
+        if place.reads_scores:
+            return ForwardHook(place.module, record)
+        before = tap.argument is not None  # the module may write into its input
+        return (place.module.register_forward_pre_hook if before else place.module.register_forward_hook)(record)
 
     def check_complete(self) -> None:
         """Raise a ``ValueError`` for a tap whose module was never called, or whose record was changed later."""
@@ -81,10 +87,11 @@ class Recorder:
 
     def check_fired(self) -> None:
         """Raise a ``ValueError`` for a tap whose module was never called."""
-        for name in (name for name, tensors in self.tensors.items() if not tensors):
+        for tap in (tap for tap in self.taps if not self.tensors.get(str(tap))):
             raise ValueError(
-                f'{self.key}={name!r} never fired in the forward pass of {type(self.network).__name__}: the '
-                'module exists but is not called as a module. Tap a module inside it.'
+                f'{tap.key or self.key}={str(tap)!r} never fired in the forward pass of '
+                f'{type(self.network).__name__}: the module exists but is not called as a module. Tap a module inside '
+                'it.'
             )
 
     def changed(self) -> list[str]:
@@ -97,8 +104,16 @@ class Recorder:
             )
         ]
 
-    def _record(self, tap: Tap, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
-        name, tensors = str(tap), tap.pick(args, output)
+    def _record(self, tap: Tap, place: Place, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
+        name = str(tap)
+        if place.first_call and self.tensors[name]:
+            return
+        if place.reads_scores:
+            output = semantic_scores(place.module, output, f'{tap.key or self.key}={name!r}')
+        try:
+            tensors = tap.pick(args, output)
+        except ValueError as error:
+            raise ValueError(f'{tap.key or self.key}: {error}') from None
         self.calls += 1
         last = self.calls == self.stop_after
         if name in self.overwritten and not last:
@@ -122,10 +137,17 @@ def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Te
         key: The config key to name in errors.
 
     Raises:
-        ValueError: For an input tap, and when the tapped module was not called before the context ended.
+        ValueError: For an input tap, for class scores that are read out, and when the tapped module was not called
+            before the context ended.
     """
     if tap.argument is not None:
         raise ValueError(f'{key}={tap.text!r}: an input cannot be replaced; tap the output of the module before it.')
+    place = find_place(network, tap, key)
+    if place.reads_scores:
+        raise ValueError(
+            f'{key}={tap.text!r}: {type(place.module).__name__} makes its class scores out of several outputs, so they '
+            'cannot be replaced; tap a map inside it, or the backbone.'
+        )
     seen = 0
 
     def replace(tensor: Tensor) -> Tensor:
@@ -133,7 +155,7 @@ def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Te
         seen += 1
         return function(seen - 1, tensor)
 
-    handle = find_module(network, tap, key).register_forward_hook(lambda _, args, output: tap.put(output, replace))
+    handle = place.module.register_forward_hook(lambda _, args, output: tap.put(output, replace))
     try:
         yield
     finally:

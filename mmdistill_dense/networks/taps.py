@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 _SYNTAX = re.compile(
     r'(?P<path>[A-Za-z_0-9.]*)'
@@ -27,15 +26,18 @@ class Tap:
     """A place in a network: ``path[index]:input[k]``.
 
     ``path`` is a dotted module path (``''`` is the network itself); ``index`` (integer or slice) picks from a tuple
-    output; ``:input`` takes the module's first positional argument instead of its output, ``:input[k]`` the k-th.
+    output, and ``[-1]`` also takes an output that is one tensor; ``:input`` takes the module's first positional
+    argument instead of its output, ``:input[k]`` the k-th. Class tokens beside maps are left out. ``key`` is the config
+    key that named the tap, for errors.
 
-    Examples: ``'backbone[3]'``, ``'neck'``, ``'neck[:3]'``, ``'decode_head.conv_seg:input'``.
+    Examples: ``'backbone[-1]'``, ``'neck'``, ``'neck[:3]'``, ``'decode_head.conv_seg:input'``.
     """
 
     path: str
     index: int | slice | None = None
     argument: int | None = None
     text: str = ''
+    key: str = field(default='', compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Tap:
@@ -74,30 +76,31 @@ class Tap:
             value = args[self.argument]
         if self.index is not None:
             value = self._pick_index(value)
-        tensors = _flatten(value)
+        tensors = _maps_alone(_flatten(value))
         if not tensors:
             raise ValueError(f'tap {self.text!r}: found a {type(value).__name__} without any tensor.')
         return tensors
 
     def put(self, output: Any, replace: Callable[[Tensor], Tensor]) -> Any:
         """Return the output of one call of the module with the tapped tensors replaced and the rest unchanged."""
-        if self.index is None:
-            return _map_tensors(output, replace)
-        self._pick_index(output)  # raises where there is nothing to pick
-        chosen = range(len(output))[self.index]
-        members = {chosen} if isinstance(chosen, int) else set(chosen)
-        changed = (_map_tensors(item, replace) if i in members else item for i, item in enumerate(output))
-        return _as(output, changed)
+        chosen = {id(tensor) for tensor in self.pick((), output)}
+        return _map_tensors(output, lambda tensor: replace(tensor) if id(tensor) in chosen else tensor)
 
     def _pick_index(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and self.index == -1:
+            return value
         if not isinstance(value, (tuple, list)):
             raise ValueError(
-                f'tap {self.text!r} has an index, but the module gives a {type(value).__name__}, not a tuple.'
+                f'tap {self.text!r} has an index, but the module gives a {type(value).__name__}, not a tuple: write '
+                f'{self.path!r}.'
             )
         try:
             return value[self.index]  # type: ignore[index]
         except IndexError:
-            raise ValueError(f'tap {self.text!r}: the output has {len(value)} entries.') from None
+            raise ValueError(
+                f'tap {self.text!r}: the output has {len(value)} entries; {self.path}[{len(value) - 1}] or '
+                f'{self.path}[-1] is the last.'
+            ) from None
 
 
 def _parse_index(text: str | None) -> int | slice | None:
@@ -117,6 +120,12 @@ def _flatten(value: Any) -> list[Tensor]:
     return []
 
 
+def _maps_alone(tensors: list[Tensor]) -> list[Tensor]:
+    """Leave out the class tokens (B, C) that some backbones return beside their maps."""
+    maps = [tensor for tensor in tensors if tensor.dim() == 4]
+    return maps if maps and all(tensor.dim() in (2, 4) for tensor in tensors) else tensors
+
+
 def _map_tensors(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return replace(value)
@@ -127,71 +136,6 @@ def _map_tensors(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
 
 def _as(sequence: Any, items: Iterable[Any]) -> Any:
     return list(items) if isinstance(sequence, list) else tuple(items)
-
-
-def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
-    """Return the tapped module.
-
-    mmseg heads call their own ``forward`` directly, so hooks on ``decode_head`` never fire: such a tap is redirected to
-    the head's ``conv_seg`` where that makes the logits.
-
-    Args:
-        network: The student or a teacher.
-        tap: The tap.
-        key: The config key to name in an error, e.g. ``'student_tap'``.
-
-    Raises:
-        KeyError: When there is no such module; names similar ones and the modules where the path ends.
-        ValueError: For a head whose logits have no module of their own.
-    """
-    module = network
-    for depth, name in enumerate(part for part in tap.path.split('.') if part):
-        children = dict(module.named_children())
-        if name not in children:
-            raise KeyError(_unknown_path(network, tap, depth, list(children), key))
-        module = children[name]
-    if not hasattr(module, 'cls_seg') or tap.argument is not None:
-        return module
-    if not isinstance(getattr(module, 'conv_seg', None), nn.Module) or not uses_plain_cls_seg(module):
-        raise ValueError(
-            f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks and does not end in '
-            f'conv_seg. Tap a module inside it: {", ".join(dict(module.named_children()))}.'
-        )
-    return module.get_submodule('conv_seg')
-
-
-def check_student_input(network: nn.Module, tap: Tap, key: str) -> None:
-    """Raise a ``ValueError`` for the input of a mmseg head, whose training step calls its ``forward`` without hooks."""
-    module = find_module(network, tap, key)
-    if tap.argument is not None and hasattr(module, 'cls_seg'):
-        raise ValueError(
-            f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks in training, so its input '
-            'cannot be recorded. Tap the module before it, e.g. backbone, or the input of a module inside it.'
-        )
-
-
-def uses_plain_cls_seg(head: nn.Module) -> bool:
-    return any(
-        cls.__name__ == 'BaseDecodeHead' and cls.__dict__.get('cls_seg') is getattr(type(head), 'cls_seg', None)
-        for cls in type(head).__mro__
-    )
-
-
-def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str], key: str) -> str:
-    root, children = tap.path.split('.')[0], [name for name, _ in network.named_children()]
-    own = getattr(network, 'tap_hint', '')
-    if not own and root.endswith('_head') and not any(name.endswith('_head') for name in children):
-        side = 'teacher' if key.endswith('teacher_tap') else 'student'
-        return (
-            f'{key}={tap.text!r}: no such module in {type(network).__name__}. The {side} has no class scores, because '
-            f"it has no {root}: compare maps instead, e.g. by type='FeatureMatch', with taps in {', '.join(children)}."
-        )
-    names = [name for name, _ in network.named_modules() if name]
-    close = difflib.get_close_matches(tap.path, names, n=3, cutoff=0.5)
-    parent = '.'.join(tap.path.split('.')[:depth]) or type(network).__name__
-    hint = f' Close names: {", ".join(close)}.' if close else ''
-    where = f'{key}={tap.text!r}: no such module in {type(network).__name__}.{hint}'
-    return f'{where} Modules in {parent}: {", ".join(level)}. {own}tools/list_taps.py CONFIG lists all taps.'
 
 
 def parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:

@@ -14,10 +14,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mmdistill_dense.networks.acceleration import Pair, foldable
+from mmdistill_dense.networks.find_tap import check_student_input
 from mmdistill_dense.networks.modes import in_training, is_noise, modes_to_follow
 from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.recording import Recorder
-from mmdistill_dense.networks.taps import Tap, check_student_input
+from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher_plan import TeacherOption, TeacherPlan
 from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng

@@ -50,7 +50,7 @@ def check_map(key: str, name: str, shape: Sequence[int]) -> None:
     if len(shape) != 3:
         raise ValueError(
             f'{key}: {name} gives {tuple(shape)} (without the batch) and no map (C, H, W), but the method compares the '
-            "positions of a map; tap a backbone stage, the neck or a convolution, e.g. 'backbone[3]'."
+            "positions of a map; tap a backbone stage, the neck or a convolution, e.g. 'backbone[-1]'."
         )
 
 

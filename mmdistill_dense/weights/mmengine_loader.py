@@ -51,10 +51,7 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
         try:
             path = download(filename, folder, _KEY)
         except OSError as error:
-            raise OSError(
-                f'{error} It may lie in {str(folder)!r} under its own name. A network starts without pre-trained '
-                'weights with pretrained=None (mmseg) or backbone.init_cfg=None (mmdet).'
-            ) from error
+            raise OSError(f'{error} It may lie in {str(folder)!r} under its own name.') from error
     if get_world_size() > 1:
         torch.distributed.barrier()
         path = download(filename, folder, _KEY)

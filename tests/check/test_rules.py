@@ -19,7 +19,7 @@ from mmdistill_dense.check.tap_watch import TapRow, _is_flat
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.distillers.feature import Level
-from mmdistill_dense.guards.class_counts import check_num_classes, check_other_heads
+from mmdistill_dense.guards.class_counts import check_class_weights, check_num_classes, check_other_heads, num_classes
 from mmdistill_dense.networks.building import build_network
 from tests import toys
 
@@ -235,12 +235,35 @@ def test_heads_with_another_number_of_classes_name_their_key() -> None:
     check_other_heads(data, 'model.student', ours)
     masks = dict(roi_head=dict(bbox_head=[head, more], mask_head=dict(num_classes=80, class_agnostic=True)))
     check_other_heads(data, 'model.student', masks)
-    with pytest.raises(ValueError, match=r'set roi_head\.bbox_head\[1\]\.num_classes=3'):
+    with pytest.raises(ValueError, match=r'set model\.student\.roi_head\.bbox_head\.1\.num_classes=3'):
         check_num_classes(data, 'model.student', masks)
-    with pytest.raises(
-        ValueError, match=r'model\.student\.auxiliary_head\[0\] predicts 19 classes.* has 3 \(a, b, c\)'
-    ):
+    with pytest.raises(ValueError, match=r'model\.student\.auxiliary_head\.0 predicts 19 classes.* has 3 \(a, b, c\)'):
         check_other_heads(data, 'model.student', dict(ours, auxiliary_head=[more]))
+
+
+def test_weights_of_classes_that_were_left_at_the_published_number() -> None:
+    """The loss itself would stop the first step, and name no key."""
+    queries = dict(num_classes=3, loss_cls=dict(class_weight=[1.0] * 3 + [0.1]), loss_mask=dict(type='X'))
+    check_class_weights('model.student', dict(decode_head=queries, auxiliary_head=[dict(num_classes=19)]))
+    lists = dict(num_classes=3, loss_decode=[dict(type='X'), dict(class_weight=[1.0] * 19)])
+    with pytest.raises(ValueError, match=r'student\.decode_head\.0\.loss_decode\.1\.class_weight holds 19 .* 3 n'):
+        check_class_weights('model.student', dict(decode_head=[lists]))
+
+
+def test_iterated_kernels_name_their_classes() -> None:
+    """KNet's config has them below its parts alone."""
+    head = dict(kernel_generate_head=dict(num_classes=3), kernel_update_head=[dict(num_classes=150)])
+    assert num_classes(dict(decode_head=head)) == 3
+    with pytest.raises(ValueError, match=r'model\.student\.decode_head\.kernel_update_head\.0\.num_classes=3'):
+        check_other_heads(('a', 'b', 'c'), 'model.student', dict(decode_head=head))
+
+
+@pytest.mark.parametrize(
+    'loop', [dict(max_iter=3), dict(type='IterBasedTrainLoop', max_iter=3), dict(by_epoch=True, max_epoch=3)]
+)
+def test_a_misspelt_option_of_the_loop(loop: dict) -> None:
+    with pytest.raises(TypeError, match=r"train_cfg: \w+ has no option 'max_\w+'.* Did you mean 'max_"):
+        list(config_rules.keys(subject(config=dict(train_cfg=loop))))
 
 
 def test_a_metric_that_reads_other_boxes_than_its_loader(tmp_path: Path) -> None:

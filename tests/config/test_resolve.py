@@ -97,6 +97,26 @@ def test_whole_model_needs_a_type():
         resolve.load_model(dict(width=3), 'model.student')
 
 
+@pytest.mark.parametrize('option', ['mmseg::fcn', None, 3])
+def test_a_student_is_a_dict(option):
+    with pytest.raises(KeyError, match=f'model.student must be a dict .* got {option!r}'):
+        resolve.student_option(dict(type='mmdistill_dense.DistillModel', student=option))
+
+
+def test_a_cfg_is_a_name():
+    with pytest.raises(TypeError, match=r'model.teacher.cfg must name .* got dict.*model.teacher=dict\(type=…'):
+        resolve.load_model(dict(cfg=dict(type='Net')), 'model.teacher')
+
+
+def test_without_pretrained_weights_of_any_kind():
+    """SegFormer's are in backbone.init_cfg, those of a ResNet in pretrained."""
+    segformer = dict(cfg='mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py', pretrained=False)
+    assert 'init_cfg' not in resolve.load_model(segformer, 'model.student').model.backbone
+    model = resolve.load_model(dict(cfg=toys.SEG['fcn'], pretrained=False), 'model.student').model
+    assert 'pretrained' not in model
+    assert 'Pretrained' not in str(resolve.load_model(dict(cfg=toys.DET['retinanet'], pretrained=False), 'k').model)
+
+
 def test_config_without_model_is_refused(tmp_path):
     path = tmp_path / 'a.py'
     path.write_text('x = 1\n')
@@ -116,5 +136,7 @@ def test_merge_rules():
     assert resolve.merge(model, dict(b=[1], c=7)).b == [1] and resolve.merge(model, dict(a=None)).a is None
     assert resolve.merge(model, dict(new=dict(type='N', _delete_=True))).new == dict(type='N')
     assert model.a == dict(type='A', x=1, y=dict(z=1)) and model.b[1].x == 2, 'the model is left as it was'
-    with pytest.raises(KeyError, match='member 5 of a list of 2'):
-        resolve.merge(model, dict(b={'5': dict(x=1)}))
+    assert resolve.merge(model, dict(b=dict(x=7))).b == [dict(type='B', x=7)] * 2, 'every member'
+    assert resolve.merge(model, dict(b=dict(type='D'))).b == dict(type='D')
+    with pytest.raises(KeyError, match='model.student.b.5: b has 2 members, 0 to 1'):
+        resolve.merge(model, dict(b={'5': dict(x=1)}), 'model.student')

@@ -50,10 +50,19 @@ def pair(distiller: dict | None = None, **student_keys) -> dict:
         (
             dict(decode_head=dict(num_clases=7)),
             TypeError,
-            "'num_clases'. Did you mean 'num_classes'. It is the key decode_head.num_clases of mmseg::",
+            "'num_clases'. Did you mean 'num_classes'. It is the key model.student.decode_head.num_clases.",
         ),
-        (dict(backbone=dict(stem_chanels=8)), TypeError, "Did you mean 'stem_channels'. .* backbone.stem_chanels of"),
-        (dict(backbone=dict(stem_width=8)), TypeError, "keyword argument 'stem_width'. It is the key backbone.stem_w"),
+        (
+            dict(backbone=dict(stem_chanels=8)),
+            TypeError,
+            "Did you mean 'stem_channels'. .*t.backbone.stem_chanels",
+        ),
+        (
+            dict(backbone=dict(stem_width=8)),
+            TypeError,
+            "keyword argument 'stem_width'. It is the key model.student.backbone.stem_w",
+        ),
+        (dict(backbone=dict(type='ResNetV1d3')), KeyError, "student.backbone.type='ResNetV1d3' is not .* 'ResNetV1d'"),
         (dict(techer=dict(checkpoint='a.pth')), TypeError, "'techer'. Did you mean 'teacher'"),
         (dict(distiler=dict(kd=dict(type='LogitKD'))), TypeError, "'distiler'. Did you mean 'distillers'"),
     ],

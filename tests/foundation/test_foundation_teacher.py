@@ -61,7 +61,7 @@ def test_methods_that_compare_features_train_a_student_from_the_map(method, scop
 
 @pytest.mark.parametrize('method', ['LogitKD', 'DIST', 'HeadOutputKD', 'MasKD'])
 def test_methods_that_need_predictions_are_refused(method):
-    with pytest.raises(ValueError, match=rf'distillers.d: {method} needs a teacher that predicts classes or boxes'):
+    with pytest.raises(ValueError, match=rf'distillers.d: {method} needs class scores or boxes, which the teacher'):
         model_of(option(), student=toys.seg_net('fcn', width=6), type=method)  # 48 channels, as the map
 
 

@@ -103,7 +103,7 @@ def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
         'tokenrelations',
     }  # fmt: skip
     assert {tuple(taps(found[name])) for name in ('cwd', 'dist', 'logitkd')} == {('decode_head.conv_seg',)}
-    assert taps(found['cirkd']) == ['decode_head.conv_seg:input'] and taps(found['queuekl']) == ['backbone[3]']
+    assert taps(found['cirkd']) == ['decode_head.conv_seg:input'] and taps(found['queuekl']) == ['backbone[-1]']
     assert all(one.schedule.ramp_down == (0, 1.0) for one in found.values())
     ratios = {name: one.balancer.ratio for name, one in found.items()}
     assert ratios.pop('logitkd') == ratios.pop('dist') == SCORES_RATIO

@@ -14,8 +14,9 @@ from torch import nn
 from mmdistill_dense.check.own_copy import own_copy_gaps
 from mmdistill_dense.config.resolve import ModelConfig, load_model
 from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.find_tap import check_student_input, find_module
 from mmdistill_dense.networks.partial_forward import run_parts
-from mmdistill_dense.networks.taps import Tap, check_student_input, find_module
+from mmdistill_dense.networks.taps import Tap
 from tests import toys
 from tests.zoo.narrow import narrow
 

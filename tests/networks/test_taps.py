@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from mmseg.models.decode_heads import FCNHead
 from torch import nn
 
+from mmdistill_dense.networks.find_tap import find_module
 from mmdistill_dense.networks.recording import Recorder, replacing
-from mmdistill_dense.networks.taps import Tap, find_module
+from mmdistill_dense.networks.taps import Tap
 from tests import toys
 
 
@@ -163,7 +165,7 @@ def test_several_calls_come_in_order():
 @pytest.mark.parametrize(
     ('tap', 'words'),
     [
-        ('stages[7]', ["'stages[7]'", 'has 3 entries']),
+        ('stages[7]', ["student_tap: tap 'stages[7]'", 'has 3 entries; stages[2] or stages[-1] is the last']),
         ('head[0]', ["'head[0]'", 'a Tensor, not a tuple']),
         ('stages:input[1]', ['called with 1 positional argument']),
         ('mix', ["'mix'", 'dict without any tensor']),
@@ -203,21 +205,30 @@ def test_decode_head_means_its_logits(kind):
     assert torch.equal(logits[0], network(inputs))
 
 
-def test_head_that_does_not_end_in_conv_seg_is_refused():
-    from mmseg.models.decode_heads import FCNHead
-
+def test_scores_of_a_head_with_a_classifier_of_its_own_are_what_it_returns():
     class OwnLogits(FCNHead):
         def cls_seg(self, feat):
-            return feat
+            return 2 * self.conv_seg(feat)
 
-    network = nn.Module()
-    network.decode_head = OwnLogits(in_channels=4, channels=4, num_classes=3, num_convs=1)
-    with pytest.raises(ValueError) as error:
-        find_module(network, Tap.parse('decode_head'), 'student_tap')
-    assert 'OwnLogits' in str(error.value) and 'Tap a module inside it' in str(error.value)
-    assert 'convs' in str(error.value)
-    # Its input is no business of the logits, and modules inside it are free.
-    assert find_module(network, Tap.parse('decode_head.convs'), 'k') is network.decode_head.convs
+    network = toys.build_plain(toys.seg_net('fcn')).eval()
+    network.decode_head.__class__ = OwnLogits
+    inputs = torch.randn(1, 3, 64, 64)
+    found = record(network, 'decode_head', 'decode_head.conv_seg', inputs=inputs)
+    assert torch.equal(found['decode_head'][0], network(inputs))
+    assert torch.equal(found['decode_head'][0], 2 * found['decode_head.conv_seg'][0])
+
+
+def test_class_tokens_beside_maps_are_left_out():
+    """As DPT's backbone returns them: a map and a token of each stage."""
+    stages = tuple((torch.full((1, 4, 2, 2), float(index)), torch.zeros(1, 4)) for index in range(3))
+    assert [x.shape for x in Tap.parse('x').pick((), stages)] == [(1, 4, 2, 2)] * 3
+    (last,) = Tap.parse('x[-1]').pick((), stages)
+    assert last.unique().tolist() == [2]
+    changed = Tap.parse('x[1:]').put(stages, lambda x: x + 5)
+    assert changed[0] is not stages[0] and [float(x[0].mean()) for x in changed] == [0, 6, 7]
+    assert [float(x[1].mean()) for x in changed] == [0, 0, 0]
+    rows = [torch.zeros(2, 3), torch.zeros(2, 4)]  # of boxes: no maps
+    assert len(Tap.parse('x').pick((), rows)) == 2
 
 
 def test_shared_detection_head_gives_one_tensor_per_level():

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from mmdistill_dense.config.pretrained import without_pretrained
 from mmdistill_dense.model.step import teach
-from mmdistill_dense.networks.building import without_pretrained
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import TeacherPlan

@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.registry import LOOPS
+
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, WARNING, Finding, Findings
 from mmdistill_dense.config.resolve import is_distill_model
-from mmdistill_dense.config.unknown_keys import check_keys
+from mmdistill_dense.config.unknown_keys import check_keys, check_options
 from mmdistill_dense.guards.class_counts import check_student_classes, num_classes
 from mmdistill_dense.guards.config import (
     batch_problem,
@@ -22,8 +24,13 @@ from mmdistill_dense.utils.protocols import Sample
 
 
 def keys(subject: Subject) -> Findings:
-    """Find misspelt keys of the runner, which would have no effect."""
+    """Find misspelt keys of the runner, which would have no effect, and of its loops, which would stop it."""
     check_keys(subject.config)
+    loop = subject.config.get('train_cfg') or {}
+    default = 'EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop'
+    kind = LOOPS.get(loop.get('type', default)) if isinstance(loop.get('type', default), str) else loop['type']
+    if kind is not None:
+        check_options(kind, {key: value for key, value in loop.items() if key not in ('type', 'by_epoch')}, 'train_cfg')
     yield from ()
 
 

@@ -96,7 +96,7 @@ class PCD(Distiller):
 
     def __init__(
         self,
-        student_tap: TapOption = 'backbone[3]',
+        student_tap: TapOption = 'backbone[-1]',
         teacher_tap: TapOption | None = None,
         *,
         temperature: float = 0.2,

@@ -11,10 +11,11 @@ from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
 
+from mmdistill_dense.config.pretrained import without_pretrained
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.engine.commands import build_runner
 from mmdistill_dense.engine.resume_file import latest_checkpoint
-from mmdistill_dense.networks.building import TEACHER_OPTIONS, without_pretrained
+from mmdistill_dense.networks.building import TEACHER_OPTIONS
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.execute.report_hook import Report, ReportHook, StepClock
 from mmdistill_dense.suite.execute.result import (

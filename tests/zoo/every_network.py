@@ -1,0 +1,189 @@
+"""Walk all distinct networks of the mmseg and mmdet zoos: each is built as a student with its own copy as teacher.
+
+``python -m tests.zoo.every_network FILE`` writes a line of JSON for each network to FILE as it goes, goes on where FILE
+ends, and prints a table. ``--architectures`` takes one network of each architecture alone, ``--match TEXT`` those whose
+config's name holds the text, ``--step`` also takes a training step of 128 x 128 pixels.
+
+Networks are the same that differ in pre-trained weights, numbers of classes, preprocessor, losses, ``train_cfg`` or
+``test_cfg`` alone. The distillers are LogitKD for segmentors, and FitNet where there is a backbone, both with their default taps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmdistill_dense.config.resolve import load_model, package_root
+from mmdistill_dense.networks import trace
+from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.utils.silence import quiet
+from tests import toys
+from tests.zoo.networks import _INITIALISERS, key_of
+
+_ASIDE = ('pretrained', 'init_cfg', 'num_classes', 'data_preprocessor', 'train_cfg', 'test_cfg', 'class_weight')
+SIDE = 128
+
+
+def names() -> Iterator[str]:
+    """The names of all configs of both packages."""
+    for package in ('mmseg', 'mmdet'):
+        root = package_root(package) / 'configs'
+        for path in sorted(root.rglob('*.py')):
+            if '_base_' not in path.parts and 'common' not in path.parts:
+                yield f'{package}::{path.relative_to(root)}'
+
+
+def _structure(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _structure(v) for k, v in value.items() if k not in _ASIDE and not str(k).startswith('loss')}
+    return [_structure(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _types(value: Any) -> Any:
+    """The classes that a network consists of."""
+    if isinstance(value, Mapping):
+        inner = [_types(v) for k, v in value.items() if isinstance(v, (dict, list, tuple)) and not k.endswith('_cfg')]
+        return [str(value.get('type'))] + [one for one in inner if one]
+    if isinstance(value, (list, tuple)):
+        return [found for one in value if (found := _types(one))]
+    return None
+
+
+def distinct(architectures: bool = False) -> dict[str, str]:
+    """The name of a config for each network; names that stand for no network are left out."""
+    found: dict[str, str] = {}
+    for name in names():
+        try:
+            with quiet():
+                model = load_model(dict(cfg=name), 'model').model
+        except Exception:  # the configs that hold no model, or that mmengine cannot read
+            continue
+        structure = _structure(model)
+        found.setdefault(name.partition('::')[0] + key_of(_types(structure) if architectures else structure), name)
+    return {name: name for name in found.values()}
+
+
+def distillers(name: str) -> dict[str, Any]:
+    """What is walked with."""
+    scores = dict(scores=dict(type='LogitKD')) if name.startswith('mmseg') else {}
+    has_backbone = 'backbone' in load_model(dict(cfg=name), 'model').model
+    return {**scores, **(dict(feature=dict(type='FitNet')) if has_backbone or not scores else {})}
+
+
+def _option(name: str) -> ConfigDict:
+    option = dict(cfg=name)
+    return ConfigDict(
+        type='mmdistill_dense.DistillModel',
+        student=option,
+        teacher=dict(option, allow_random=True),
+        distillers=distillers(name),
+    )
+
+
+def build(name: str) -> Any:
+    """Build a network as its own teacher's student, on the meta device or else on the CPU."""
+    try:
+        with _without_values(), torch.device('meta'), trace._NumbersOnCPU():
+            return MODELS.build(_option(name))
+    except KeyError:
+        raise
+    except Exception:
+        with _without_values():
+            return MODELS.build(_option(name))
+
+
+def _without_values() -> Any:
+    return mock.patch.multiple(nn.init, **{name: lambda tensor, *_, **__: tensor for name in _INITIALISERS})
+
+
+def _plain(name: str) -> None:
+    with _without_values():
+        build_network(load_model(dict(cfg=name), 'model'), pretrained=False)
+
+
+def step(name: str) -> dict[str, float]:
+    """Take a training step at a small size; return the terms of the distillers."""
+    option = _option(name)
+    preprocessor = load_model(option.student, 'student').model.get('data_preprocessor') or {}
+    if preprocessor.get('size'):
+        for one in (option.student, option.teacher):
+            one.data_preprocessor = dict(size=(SIDE, SIDE))
+    with mock.patch('torch.nn.SyncBatchNorm.forward', nn.BatchNorm2d.forward):
+        model = toys.build(option)
+        for module in model.modules():
+            module.init_cfg = None  # no pre-trained weights
+        model = revert_sync_batchnorm(toys.ready(model))
+        batch = toys.seg_batch(side=SIDE) if name.startswith('mmseg') else toys.det_batch(side=SIDE)
+        for sample in batch['data_samples']:
+            if name.startswith('mmseg'):
+                sample.gt_edge_map = sample.gt_sem_seg  # PIDNet's
+        losses = toys.losses_of(model, batch)
+        toys.total(losses).backward()
+    return {key: float(value) for key, value in losses.items() if key.startswith('distill.')}
+
+
+def walk(name: str, steps: bool) -> dict[str, Any]:
+    """The outcome of one network."""
+    init_default_scope(name.partition('::')[0])
+    begun = time.perf_counter()
+    found: dict[str, Any] = dict(name=name, outcome='ok')
+    try:
+        with quiet():
+            model = build(name)
+            levels = {key: [list(level.student) for level in one.levels] for key, one in model.distillers.items()}
+            found['levels'] = levels
+            if steps:
+                found['terms'] = step(name)
+    except Exception as error:
+        try:
+            with quiet():
+                _plain(name)
+        except Exception as own:
+            found.update(outcome='no network', error=f'{type(own).__name__}: {own}'[:400])
+        else:
+            found.update(outcome='failed', error=f'{type(error).__name__}: {error}'[:900])
+            found['where'] = [
+                f'{f.filename.split("site-packages/")[-1]}:{f.lineno}'
+                for f in traceback.extract_tb(error.__traceback__)[-3:]
+            ]
+    found['seconds'] = round(time.perf_counter() - begun, 1)
+    return found
+
+
+def main() -> None:
+    """Walk and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('file', type=Path)
+    parser.add_argument('--architectures', action='store_true')
+    parser.add_argument('--match', default='', nargs='*')
+    parser.add_argument('--step', action='store_true')
+    args = parser.parse_args()
+    done = [json.loads(line) for line in args.file.read_text().splitlines()] if args.file.exists() else []
+    seen = {one['name'] for one in done}
+    todo = [n for n in distinct(args.architectures) if not args.match or any(m in n for m in args.match)]
+    print(f'{len(todo)} networks, {len(seen)} done', flush=True)
+    for name in todo:
+        if name in seen:
+            continue
+        done.append(walk(name, args.step))
+        with args.file.open('a') as out:
+            out.write(json.dumps(done[-1]) + '\n')
+    for package in ('mmseg', 'mmdet'):
+        print(package, dict(Counter(one['outcome'] for one in done if one['name'].startswith(package))))
+
+
+if __name__ == '__main__':
+    main()

@@ -87,12 +87,13 @@ def write_labels(config: Config, out: Path, option: PseudoOption, folder: str | 
     found = _predicted(teacher.network, pictures, root)
     segments = hasattr(teacher.network, 'decode_head')
     if segments:
-        total, counts = _write_maps(teacher, found, out, labelled, option.threshold or SEG_THRESHOLD)
+        total, counts, best = _write_maps(teacher, found, out, labelled, option.threshold or SEG_THRESHOLD)
     else:
-        total, counts = _write_boxes(found, out / BOXES, labelled, option.threshold or DET_THRESHOLD)
+        total, counts, best = _write_boxes(found, out / BOXES, labelled, option.threshold or DET_THRESHOLD)
     if not total:
         raise ValueError(
-            f'{teacher.key} is sure of nothing on {len(pictures.dataset)} pictures: lower --threshold. Nothing written.'
+            f'{teacher.key} is sure of nothing on {len(pictures.dataset)} pictures (at most {best:.3f}): lower '
+            '--threshold, or train it longer. Nothing is written.'
         )
     classes = labelled.metainfo['classes']
     shares = ', '.join(f'{classes[number]} {count}' for number, count in sorted(counts.items()) if number >= 0)
@@ -144,12 +145,13 @@ def _predicted(network: Any, pictures: Pictures, root: str) -> Iterator[tuple[st
 
 def _write_maps(
     teacher: FrozenTeacher, found: Iterator[tuple[str, Sample]], out: Path, labelled: Any, threshold: float
-) -> tuple[int, Counter[int]]:
+) -> tuple[int, Counter[int], float]:
     assert teacher.network is not None, 'it is loaded'
-    counts: Counter[int] = Counter({-1: 0})
+    counts, best = Counter({-1: 0}), 0.0
     values, names = _file_values(labelled), []
     for name, sample in found:
         scores = pixel_scores(teacher.network, sample.get('seg_logits').data[None])
+        best = max(best, float(scores.max()))
         labels = sure_pixels(scores, threshold)[0].cpu().numpy().astype(np.uint8)
         seen, numbers = np.unique(labels, return_counts=True)
         counts.update({-1 if one == IGNORED else int(one): int(n) for one, n in zip(seen, numbers, strict=True)})
@@ -159,7 +161,7 @@ def _write_maps(
             names.append(stem)
     if names:
         write_text(out / LIST, '\n'.join(names) + '\n')
-    return len(names), counts
+    return len(names), counts, best
 
 
 def _file_values(labelled: Any) -> np.ndarray:
@@ -175,12 +177,14 @@ def _file_values(labelled: Any) -> np.ndarray:
 
 def _write_boxes(
     found: Iterator[tuple[str, Sample]], file: Path, labelled: Any, threshold: float
-) -> tuple[int, Counter[int]]:
-    counts: Counter[int] = Counter({-1: 0})
+) -> tuple[int, Counter[int], float]:
+    counts, best = Counter({-1: 0}), 0.0
     images: list[Mapping[str, Any]] = []
     boxes: list[Mapping[str, Any]] = []
     for name, sample in found:
-        sure, unsure = sure_boxes(sample.pred_instances.cpu(), threshold)
+        predicted = sample.pred_instances.cpu()
+        best = max([best, *predicted.scores.tolist()])
+        sure, unsure = sure_boxes(predicted, threshold)
         counts.update(sure.labels.tolist())
         counts[-1] += len(unsure)
         if not len(sure):
@@ -195,4 +199,4 @@ def _write_boxes(
     names = [{'id': number + 1, 'name': name} for number, name in enumerate(labelled.metainfo['classes'])]
     if images:
         write_json(file, {'images': images, 'annotations': boxes, 'categories': names})
-    return len(images), counts
+    return len(images), counts, best

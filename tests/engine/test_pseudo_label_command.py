@@ -109,7 +109,7 @@ def test_boxes_are_written_as_coco_does(tmp_path, detection):
         ({}, {}, None, 'no pictures are named: give --pictures DIR'),
         ({}, dict(teacher='two'), 'yes', "teacher='two': the distillers learn from teacher"),
         (dict(teacher=dict(scale=2.0)), {}, 'yes', 'remove model.teacher.scale and fit'),
-        ({}, dict(threshold=0.9999999), 'yes', 'sure of nothing on 6 pictures: lower --threshold'),
+        ({}, dict(threshold=0.9999999), 'yes', 'sure of nothing on 6 pictures .at most 0'),
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path, changes, option, folder, words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections import defaultdict
@@ -54,5 +55,12 @@ def not_on_disk(paths: Iterable[str]) -> list[str]:
 
 
 def _content(path: str) -> str:
+    status = os.stat(path)
+    return _hash(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _hash(path: str, size: int, changed: int) -> str:
+    """Return the hash of a file's bytes; a suite asks for the same files once for each row."""
     with open(path, 'rb') as file:
         return hashlib.sha256(file.read()).hexdigest()

@@ -133,7 +133,8 @@ class UnlabelledStream(Hook):
             return
         distillers = distillers_of(unwrap(runner.model))
         begun = runner.iter >= in_iterations(self._second.option.start, runner.max_iters)
-        used = begun and any(distillers[name].is_active() for name in self._second.takers)
+        asked = self._second.option.pseudo is not None
+        used = begun and (asked or any(distillers[name].is_active() for name in self._second.takers))
         self._second.batch = self._batches.at(runner.iter) if used else None
 
     def after_train(self, runner: Runner) -> None:

@@ -22,6 +22,8 @@ from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.presets import expand
 from mmdistill_dense.model.choose_taps import choose_taps
 from mmdistill_dense.model.distillation import Distillation
+from mmdistill_dense.model.pseudo_labels import KEY as PSEUDO_KEY
+from mmdistill_dense.model.pseudo_labels import PseudoOption
 from mmdistill_dense.networks.find_tap import no_scores
 from mmdistill_dense.networks.inherit import Inherit, with_teacher_names
 from mmdistill_dense.networks.renormalise import renormaliser
@@ -86,6 +88,7 @@ def build_distillation(
     distillers: Mapping[str, Distiller],
     teacher: Option | None,
     inherit: Sequence[Inherit],
+    pseudo: PseudoOption | None = None,
 ) -> Distillation:
     """Trace student and teachers, plan how the teachers run, and bind every distiller to its teacher.
 
@@ -95,6 +98,7 @@ def build_distillation(
         distillers: The distillers by name; they make their parameters here.
         teacher: The option ``model.teacher``; nothing is loaded yet.
         inherit: What the student will copy from teachers.
+        pseudo: The option ``model.unlabelled.pseudo``, whose teacher must be loaded whole.
 
     Raises:
         ValueError: Without a teacher, or when a distiller or an entry of ``inherit`` names an unknown one.
@@ -120,10 +124,13 @@ def build_distillation(
             {name: (options[name], found) for name, found in taps.items()},
             size,
         )
-    teachers = {}
+    teachers, asked = {}, pseudo and pseudo.teacher_of(options)
     for name, option in options.items():
         copied = [(entry.source.split('.')[0],) for entry in inherit if entry.teacher == name]
         called = [one.teacher_parts for key, one in distillers.items() if taught_by[key] == name]
+        if name == asked:
+            _check_asked(option, traced[name])
+            called.append(None)
         if taps[name]:
             _check_normalisation(option, traced[name])
         seen = renormaliser(preprocessor, traced[name].preprocessor, option.key)
@@ -145,6 +152,13 @@ def _check_size(key: str, distiller: Distiller, option: TeacherOption) -> None:
             f"student's pictures, which are elsewhere in pictures of another size: leave {option.key}.scale and "
             f'{option.key}.fit out.'
         )
+
+
+def _check_asked(option: TeacherOption, traced: Traced) -> None:
+    """Refuse a teacher that cannot label the student's pictures."""
+    if traced.features_alone or option.grid is not None:
+        reason = 'has features alone' if traced.features_alone else f'sees another size ({option.key}.scale or fit)'
+        raise ValueError(f'{PSEUDO_KEY}: {option.key} {reason}, so it cannot label the pictures: remove {PSEUDO_KEY}.')
 
 
 def _check_normalisation(option: TeacherOption, traced: Traced) -> None:

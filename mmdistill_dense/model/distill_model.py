@@ -80,7 +80,8 @@ def DistillModel(
         return network
     with fork_rng():
         parts = build_distillers(options, config.scope)
-        distillation = build_distillation(network, config, parts, teacher, entries)
+        pseudo = None if pictures is None or not parts else pictures.pseudo
+        distillation = build_distillation(network, config, parts, teacher, entries, pseudo)
         if pictures is not None and parts:
             distillation.unlabelled = Unlabelled.of(pictures, network, parts, distillation.traced.heads)
     kind: Any = type(network)  # mypy takes no class for hashable, which a cached function needs
@@ -170,9 +171,11 @@ class Distilled(Network):
         with recording(self, self.distillation, active) as student:
             losses = super().loss(inputs, data_samples, **kwargs)
         compared = _eager(compare)(distillers, student, taught, data_samples)
-        compared = _eager(with_unlabelled)(self, self.distillation, distillers, compared, len(inputs))
+        parts = self, self.distillation, distillers, compared, len(inputs), super().loss
+        compared, pseudo = _eager(with_unlabelled)(*parts)
         told = _eager(balance)(self, self.distillation, losses, compared)
         terms = _eager(weighted)(distillers, compared)
+        losses = {**losses, **pseudo}
         return {**losses, **_eager(named)(terms), **_eager(shares)(losses, terms), **told}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmdistill_dense.losses import loss_dtype
 
 TASK = 'task'
+PSEUDO = 'unlabelled'  # the student's own loss on labels of the teacher
 Places = Mapping[str, Sequence[Tensor]]
 
 
@@ -24,7 +25,7 @@ def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, value in losses.items():
         if 'loss' not in name:
             continue
-        key = name if name.startswith('distill.') else TASK
+        key = name if name.startswith('distill.') else PSEUDO if name.startswith(f'{PSEUDO}.') else TASK
         summed = torch.stack([one.mean() for one in ([value] if isinstance(value, Tensor) else value)]).sum()
         terms[key] = terms[key] + summed if key in terms else summed
     return terms

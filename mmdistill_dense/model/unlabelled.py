@@ -16,6 +16,7 @@ from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.datasets.unlabeled import UnlabeledImages
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.schedule import check_point
+from mmdistill_dense.model.pseudo_labels import PseudoOption, check_student
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import check_count, check_option
 
@@ -38,6 +39,7 @@ class UnlabelledOption:
             ``'labelled'``: they do not.
         pipeline: ``'auto'``: the labelled pipeline without what reads labels; or a list of transforms.
         workers: Processes that read the pictures. Defaults to those of ``train_dataloader``.
+        pseudo: Labels of the teacher, from which the student's own loss learns too. Defaults to None.
 
     Raises:
         TypeError, ValueError: Each names the key.
@@ -50,6 +52,7 @@ class UnlabelledOption:
     bn: str = 'both'
     pipeline: Any = 'auto'
     workers: int | None = None
+    pseudo: PseudoOption | None = None
 
     def __post_init__(self) -> None:
         if not any(self.pictures.get(name) for name in ('data_root', 'data_prefix', 'ann_file')):
@@ -78,6 +81,7 @@ class UnlabelledOption:
                 known = ', '.join([*files, *own])
                 raise TypeError(f'{KEY} has no option {name!r}; known: {known}.{hint(name, [*files, *own])}')
         given = {name: value for name, value in option.items() if name in own}
+        given['pseudo'] = PseudoOption.parse(given.get('pseudo'))
         return cls({name: value for name, value in option.items() if name in files}, **given)
 
     def count(self, batch_size: int) -> int:
@@ -123,7 +127,7 @@ class Unlabelled:
                 'train_dataloader.dataset.'
             )
         takers = [name for name, one in distillers.items() if not one.needs_labels]
-        if not takers:
+        if not takers and option.pseudo is None:
             able = ', '.join(sorted(name for name, kind in DISTILLERS.module_dict.items() if not kind.needs_labels))
             raise ValueError(
                 f'{KEY}: {_named(distillers)} needs labels, so no distiller can learn from pictures without them. '
@@ -139,6 +143,8 @@ class Unlabelled:
                 'current',
                 logging.WARNING,
             )
+        if option.pseudo is not None:
+            check_student(student)
         for name in takers:
             _check_taps(name, distillers[name], student, heads)
         return cls(option, takers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mmdistill_dense.distillers.base import Distiller, Losses, RunState
 from mmdistill_dense.model.distillation import Distillation
+from mmdistill_dense.model.pseudo_labels import label_pictures, pseudo_losses
 from mmdistill_dense.model.step import Terms, compare, recording, teach
+from mmdistill_dense.model.unlabelled import Unlabelled
 from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.utils.protocols import Network, Samples
 from mmdistill_dense.utils.random_streams import fork_rng, mix, seed_everything
@@ -23,8 +25,13 @@ _TAG = 4  # of the random numbers of this part; other modules use the lower ones
 
 
 def with_unlabelled(
-    model: Network, distillation: Distillation, distillers: Mapping[str, Distiller], terms: Terms, labelled: int
-) -> Terms:
+    model: Network,
+    distillation: Distillation,
+    distillers: Mapping[str, Distiller],
+    terms: Terms,
+    labelled: int,
+    task: Callable[..., Mapping[str, Any]],
+) -> tuple[Terms, dict[str, Any]]:
     """Add the terms of the pictures without labels to those of the labelled ones.
 
     Of ``n`` labelled pictures and ``m`` without labels, which count ``weight`` each, the terms of a distiller get the
@@ -37,22 +44,24 @@ def with_unlabelled(
         distillers: By name.
         terms: Of the labelled pictures, without weight.
         labelled: The number of labelled pictures.
+        task: The loss of the student's own class, for labels of the teacher.
 
     Returns:
         The terms; those of the second part are called ``unlabelled_…``. Without such pictures in this step, and where
-        no distiller that takes them is active, these are ``terms``.
+        no distiller that takes them is active, these are ``terms``. Then the student's own losses on labels of the
+        teacher, as ``unlabelled.…``; none without the option ``pseudo``.
     """
     second = distillation.unlabelled
     if second is None or second.batch is None:
-        return terms
+        return terms, {}
     takers = {name: distillers[name] for name in second.takers if distillers[name].is_active()}
-    if not takers:
-        return terms
-    found = _unlabelled_terms(model, distillation, takers, second.batch)
+    if not takers and second.option.pseudo is None:
+        return terms, {}
+    found, pseudo = _unlabelled_terms(model, distillation, takers, second, task)
     count = second.option.weight * len(second.batch['inputs'])
     share = count / (labelled + count)
     added = {name: {**_times(1 - share, terms[name]), **_times(share, own, f'{PART}_')} for name, own in found.items()}
-    return {**terms, **added}
+    return {**terms, **added}, {f'{PART}.{name}': value for name, value in pseudo.items()}
 
 
 def prepared(model: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Samples]:
@@ -74,13 +83,18 @@ def prepared(model: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Samples]
 
 
 def _unlabelled_terms(
-    model: Network, distillation: Distillation, takers: Mapping[str, Distiller], batch: Mapping[str, Any]
-) -> Terms:
+    model: Network,
+    distillation: Distillation,
+    takers: Mapping[str, Distiller],
+    second: Unlabelled,
+    task: Callable[..., Mapping[str, Any]],
+) -> tuple[Terms, dict[str, Any]]:
     """Run the teachers and the student's tapped parts on the pictures, and compare.
 
-    No random number of the rest of the run changes. The student's ``loss`` is not called, so no head learns that there
-    is nothing on these pictures.
+    No random number of the rest of the run changes. Without labels of the teacher, the student's ``loss`` is not
+    called, so no head learns that there is nothing on these pictures. With them, the taps are recorded in that loss.
     """
+    assert second.batch is not None, 'the step has such pictures'
     active, state = list(takers.values()), distillation.state
     taps = [tap for one in active for tap in [*one.student_taps, *one.extra_student_taps]]
     heads = [path for path in distillation.traced.heads if any(f'{tap.path}.'.startswith(f'{path}.') for tap in taps)]
@@ -88,13 +102,22 @@ def _unlabelled_terms(
         stack.enter_context(fork_rng())
         stack.enter_context(_part(state))
         seed_everything(mix(state.seed, state.rank, state.iteration, _TAG))
-        inputs, samples = prepared(model, batch)
+        inputs, samples = prepared(model, second.batch)
         taught = teach(active, inputs, next(model.parameters()))
-        if distillation.unlabelled is not None and distillation.unlabelled.option.bn == 'labelled':
+        pseudo, own = second.option.pseudo, dict[str, Any]()
+        if pseudo is not None:
+            teacher = distillation.teachers[pseudo.teacher_of(distillation.teachers)]
+            teacher.load(next(model.parameters()))
+            seed = mix(state.seed, state.rank, state.iteration, _TAG)
+            teacher.ask(lambda network, seen: label_pictures(network, seen, samples, pseudo), inputs, seed)
+        if second.option.bn == 'labelled':
             stack.enter_context(_kept_statistics(model))
         with recording(model, distillation, active) as student:
-            run_parts(model, taps, inputs, heads=heads)
-        return compare(takers, student, taught, samples)
+            if pseudo is None:
+                run_parts(model, taps, inputs, heads=heads)
+            else:
+                own = pseudo_losses(model, task, inputs, samples, pseudo.weight)
+        return compare(takers, student, taught, samples), own
 
 
 def _times(factor: float, terms: Losses, prefix: str = '') -> Losses:

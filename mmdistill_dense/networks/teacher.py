@@ -230,6 +230,16 @@ class FrozenTeacher:
             yield
             self._draws = self._draws or stream_states() != before
 
+    @torch.no_grad()
+    def ask(self, question: Callable[[Network, Tensor], Any], inputs: Tensor, seed: int) -> Any:
+        """Return ``question(network, inputs)``, with a student's batch in the teacher's normalisation.
+
+        A network that draws random numbers draws them from streams of its own, which begin at ``seed``.
+        """
+        assert self.network is not None, 'the teacher is loaded before training'
+        with self._own_streams(seed), self.option.acceleration.running(self.renormalised(inputs)) as prepared:
+            return question(self.network, prepared)
+
     def join(self, recorded: Mapping[str, Sequence[Tensor]]) -> None:
         """Make the device wait for the tensors of :meth:`begin`; call this before they are used."""
         self.option.acceleration.join(recorded)

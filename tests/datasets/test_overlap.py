@@ -1,11 +1,13 @@
 """Which pictures two data sets share, by their files."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 
+from mmdistill_dense.datasets import overlap
 from mmdistill_dense.datasets.overlap import not_on_disk, picture_paths, same_pictures
 
 
@@ -52,3 +54,17 @@ def test_path_link_and_content_count_and_the_name_does_not(tmp_path: Path) -> No
     assert not_on_disk([*first, 's3://x/1.jpg']) == ['s3://x/1.jpg']
     shutil.rmtree(tmp_path / 'a')
     assert not same_pictures(first, second)
+
+
+def test_a_file_is_read_again_after_it_has_changed(tmp_path, monkeypatch):
+    """A suite compares the same pictures for each of its rows."""
+    first, second = tmp_path / 'a.png', tmp_path / 'b.png'
+    first.write_bytes(b'one'), second.write_bytes(b'two')
+    reads, plain = [], overlap.hashlib.sha256
+    monkeypatch.setattr(overlap.hashlib, 'sha256', lambda content: (reads.append(content), plain(content))[1])
+    for _ in range(2):
+        assert not overlap.same_pictures([str(first)], [str(second)])
+    assert sorted(reads) == [b'one', b'two']
+    second.write_bytes(b'one')
+    os.utime(second, ns=(1, 1))
+    assert overlap.same_pictures([str(first)], [str(second)]) == {str(first): str(second)}

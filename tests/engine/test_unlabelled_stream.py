@@ -11,12 +11,14 @@ import pytest
 import torch
 from mmcv.transforms import BaseTransform
 from mmengine.hooks import Hook
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 
 from mmdistill_dense.engine.unlabelled_stream import PassSampler
 from mmdistill_dense.registry import HOOKS, TRANSFORMS
 from tests import toys
 
 ITERS = 5
+MORE = dict(ratio=1.5, pseudo=dict(threshold=0.3))  # labels of the teacher too
 
 
 def first(sampler, count):
@@ -97,14 +99,14 @@ def content(path):
 def uninterrupted(kind='iters', workers=0, accumulation=1):
     folder = toys.fresh_dir()
     changes = dict(optim_wrapper=dict(accumulative_counts=accumulation))
-    return folder, run(folder, model(toys.picture_folder(), ratio=1.5), kind, workers, **changes)
+    return folder, run(folder, model(toys.picture_folder(), **MORE), kind, workers, **changes)
 
 
 def resumed(tmp_path, kind, start, workers, accumulation=1):
     folder, before = uninterrupted(kind, workers, accumulation)
     changes = dict(optim_wrapper=dict(accumulative_counts=accumulation))
     file = folder / (f'iter_{start}.pth' if kind == 'iters' else f'epoch_{start}.pth')
-    network = model(toys.picture_folder(), ratio=1.5)
+    network = model(toys.picture_folder(), **MORE)
     after = run(tmp_path, network, kind, workers, resume=True, load_from=str(file), **changes)
     assert after == before[-len(after) :] and len(after) < len(before)
     end = f'iter_{ITERS}.pth' if kind == 'iters' else 'epoch_2.pth'
@@ -129,6 +131,26 @@ def test_a_resumed_run_is_equal_bit_for_bit(tmp_path):
 )
 def test_a_resumed_run_is_equal_at_every_position(tmp_path, kind, start, workers, accumulation):
     resumed(tmp_path, kind, start, workers, accumulation)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('way', ['half precision', 'compiled'])
+def test_a_run_in_another_way_resumes_to_the_same_bits(tmp_path, monkeypatch, way):
+    """With a loss scale; on the CPU, where mmengine does not let it run, autocast is bfloat16."""
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))
+    half = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(init_scale=2.0**8))
+    changes = dict(optim_wrapper=half) if way == 'half precision' else dict(compile=dict(backend='eager'))
+    network = model(toys.picture_folder(), **MORE)
+    seen = run(tmp_path / 'a', network, **changes)
+    again = dict(resume=True, load_from=str(tmp_path / 'a' / 'iter_2.pth'))
+    assert run(tmp_path / 'b', network, **changes, **again) == seen[2:] == uninterrupted()[1][2:]
+    folders = tmp_path / 'a', tmp_path / 'b', uninterrupted()[0]
+    first, second, plain = (content(folder / f'iter_{ITERS}.pth') for folder in folders)
+    assert not toys.differing(first, second)
+    assert toys.differing(first, plain) or way == 'compiled'
+    for name, value in plain.items():
+        torch.testing.assert_close(first[name], value, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.soak

@@ -1,11 +1,13 @@
 """The definitions that are shipped: each can be started by whoever has its data."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdistill_dense.datasets.overlap import picture_paths
 from mmdistill_dense.recipes.targets import targets_of
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.suite import cli
@@ -39,6 +41,8 @@ def test_every_method_becomes_a_config_that_differs_in_its_distillers(suite: Def
         config = configs.method_config(suite, method).to_dict()
         assert bool(config['model'].pop('distillers', None)) == method.distils
         config.pop('distillers', None)
+        if method.data:
+            config['train_dataloader']['dataset'] = control['train_dataloader']['dataset']
         assert not list(configs.differences(config, {**control, 'model': config['model']}))
 
 
@@ -50,6 +54,10 @@ def test_no_method_that_fits_is_left_out_of_a_comparison(suite: Definition) -> N
         assert not rows and {method.start for method in suite.methods.values()} == {'pcd', 'voc'}
     elif suite.path.stem == 'cityscapes_ablations':
         assert rows == {'kd', 'afdcd', 'maskd'}
+    elif '_unlabelled' in suite.path.stem:
+        assert (
+            rows == {'kd', 'maskd'} and {'alone_2x', 'maskd_more', 'pseudo', 'pcd_pretrained'} <= suite.methods.keys()
+        )
     elif suite.path.stem != 'toy':  # shows how a definition is written
         assert rows == set(fitting(suite.control))
 
@@ -119,3 +127,23 @@ def test_few_labels_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     init_default_scope('mmseg')
     assert [len(DATASETS.build(config[f'{split}_dataloader'].dataset)) for split in ('train', 'test')] == [46, 233]
     assert 'train_dataloader.dataset.ann_file' in changes_of_the_recipe(suite)
+
+
+@pytest.mark.skipif(not CAMVID.is_dir(), reason=f'no {CAMVID}')
+@pytest.mark.parametrize('name', ['bccd_unlabelled', 'bccd_unlabelled_strict'])
+def test_the_few_labels_of_bccd_are_the_first_by_hash(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Also those of the strict teacher; the ceiling has all."""
+    monkeypatch.setenv('MMDISTILL_DATA', str(CAMVID.parent))
+    suite = load(ROOT / 'benchmarks' / f'{name}.yaml')
+    files = sorted(path.name for path in (CAMVID.parent / 'bccd/images/train').iterdir())
+    few = sorted(files, key=lambda file: hashlib.sha256(file.encode()).hexdigest())[:51]
+    assert suite.teacher is not None
+    teacher = configs.teacher_config(suite, suite.teacher)
+    ceiling = configs.method_config(suite, suite.methods['all_labels']) if name == 'bccd_unlabelled' else teacher
+    init_default_scope('mmdet')
+    found = [
+        {Path(path).name for path in picture_paths(DATASETS.build(config.train_dataloader.dataset))}
+        for config in (configs.control_config(suite), teacher, ceiling)
+    ]
+    assert found[0] == set(few)
+    assert [len(one) for one in found[1:]] == ([205, 205] if name == 'bccd_unlabelled' else [51, 51])

@@ -11,6 +11,7 @@ from mmdistill_dense.suite.execute import preflight
 from mmdistill_dense.suite.execute.job import perform
 from mmdistill_dense.suite.plan import configs, plan
 from mmdistill_dense.suite.table.notes import unlabelled
+from mmdistill_dense.suite.table.rows import own_data
 from tests import toys
 from tests.suite import tiny
 
@@ -89,3 +90,25 @@ def test_a_run_tells_the_number_and_the_passes() -> None:
     assert result['unlabelled']['pictures'] == 6 and result['unlabelled']['passes'] == pytest.approx(6 * 2 / 6)
     assert unlabelled(result).startswith('6, 1 for each labelled one of a step, each seen 2 times (hash of the names ')
     assert unlabelled({}) == ''
+
+
+def test_rows_may_have_a_length_and_training_sets_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of their config is the control's, also of a second row that replaces nested options."""
+    monkeypatch.setenv('SHAPES', '5')
+    rows = {
+        'alone_2x': {'length': 2},
+        'joined': {'method': 'kd', 'data': [{}, {'num_images': 3, 'palette': '{{$SHAPES:1}}'}]},
+        'other': {'data': [{'painting.objects': [1, 2]}]},
+    }
+    loop = {'_delete_': True, 'type': 'IterBasedTrainLoop', 'max_iters': 8, 'val_interval': 4}
+    definition = defined(methods=rows, options={'train_cfg': loop})
+    found = {name: plan.config_of(definition, run_of(definition, name)) for name in ('control', *rows)}
+    assert [one.train_cfg.max_iters for one in found.values()] == [8, 16, 8, 8]
+    assert {len(one.train_cfg) for one in found.values()} == {3}
+    first, second = found['joined'].train_dataloader.dataset.datasets
+    control = found['control'].train_dataloader.dataset
+    assert first == control and second == {**control, 'num_images': 3, 'palette': '5'}
+    assert found['other'].train_dataloader.dataset.painting.objects == [1, 2]
+    assert len({plan.hash_of(definition, run_of(definition, name)) for name in found}) == 4
+    assert own_data(definition.methods['alone_2x']) == ', 2 times as long'
+    assert own_data(definition.methods['joined']).startswith(" on the control's training set and the control's")

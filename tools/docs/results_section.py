@@ -25,7 +25,7 @@ from mmdistill_dense.suite.table.notes import (
     start_text,
     versions,
 )
-from mmdistill_dense.suite.table.rows import Row, Table
+from mmdistill_dense.suite.table.rows import Row, Table, own_data
 from tools.docs import curve, model_zoo
 from tools.docs.scores import FIRST, FOLDER, PAGE, PICTURES, gap, number_cells, number_head
 
@@ -142,6 +142,9 @@ def settings_cell(method: Method, choice: Mapping[str, Any], definition: Definit
     parts += [f'`{method.method}`'] if method.method not in (None, method.name) else []
     parts += [f'variant `{method.variant}`'] if method.variant else []
     parts += [f'start `{method.start}`'] if method.start else []
+    parts += [f'settings `{method.settings}`'] if method.settings else []
+    parts += [f'`unlabelled={dict(method.unlabelled)}`'] if method.unlabelled else []
+    parts += [own.strip(' ,')] if (own := own_data(method)) else []
     parts += [f'`{key}={value}`' for key, value in method.options.items()]
     parts += [f'`{key}={value}` (searched)' for key, value in choice.items()]
     return ', '.join(parts).replace('|', '\\|') or NONE

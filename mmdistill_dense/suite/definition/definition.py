@@ -32,6 +32,8 @@ class Method:
         unlabelled: The option ``model.unlabelled`` of the row; empty without one.
         settings: ``'auto'`` or ``'canonical'`` in place of the constants of its distillers; ``None`` for these.
         budget: Whether the suite's budget sets its length; if not, it gets the steps of the student alone.
+        data: Its training sets, each as changes of the control's; empty for that one.
+        length: Its length over that of the control.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Method:
     unlabelled: Mapping[str, Any] = field(default_factory=dict)
     settings: str | None = None
     budget: bool = True
+    data: tuple[Mapping[str, Any], ...] = ()
+    length: float = 1
 
     @property
     def distils(self) -> bool:
@@ -169,6 +173,8 @@ def _methods(top: Reader, control: Path, starts: Mapping[str, Start], budget: Bu
         if free := [name for name, method in methods.items() if not method.budget]:
             raise top.error(f'methods.{free[0]}.budget', 'the definition has no budget that the row could leave')
         return methods
+    if longer := [name for name, method in methods.items() if method.length != 1]:
+        raise top.error(f'methods.{longer[0]}.length', 'the budget of the definition sets the lengths')
     check_rows(top, budget, {name: method.distils and method.budget for name, method in methods.items()})
     return {TWICE: Method(TWICE, None, None), **methods}
 
@@ -176,14 +182,23 @@ def _methods(top: Reader, control: Path, starts: Mapping[str, Start], budget: Bu
 def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
     if name in RESERVED or not NAME.fullmatch(name):
         raise options.error('', f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
-    options.only({'method', 'variant', 'config', 'options', 'settings', 'start', 'unlabelled', 'budget'})
+    options.only(
+        {'method', 'variant', 'config', 'options', 'settings', 'start', 'unlabelled', 'budget', 'data', 'length'}
+    )
     found = _row(name, options, control, starts)
     settings, within = options.get('settings', str, None), options.get('budget', bool, True)
     if not found.distils:
         for key in ('variant', 'options', 'settings', 'unlabelled', 'budget'):
             if key in options.raw:
                 raise options.error(key, 'a row without `method` has no distillers to set it for')
-    return replace(found, settings=settings, budget=within)
+    data, length = tuple(options.get('data', list, [])), options.raw.get('length', 1)
+    if not all(isinstance(one, Mapping) for one in data):
+        raise options.error(
+            'data', "is a list of training sets, each as changes of the control's, as in [{}, {ann_file: x}]"
+        )
+    if isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 < length < 1000:
+        raise options.error('length', f'must be a factor above 0, got {length!r}')
+    return replace(found, settings=settings, budget=within, data=data, length=length)
 
 
 def _row(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
@@ -203,14 +218,15 @@ def _row(name: str, options: Reader, control: Path, starts: Mapping[str, Start])
                 raise options.error('config', of)
             return Method(name, found.method, found.options, found.variant, None, own, start, more)
         return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, start, more)
-    if start is not None and 'method' not in options.raw:
+    alone = start is not None or ({'data', 'length'} & options.raw.keys() and name not in compose.methods())
+    if alone and 'method' not in options.raw:
         return _undistilled(name, start, options)
     method, variant = options.get('method', str, name), options.get('variant', str, None)
     return Method(name, method, _options_file(method, variant, control, options), variant, None, own, start, more)
 
 
-def _undistilled(name: str, start: str, options: Reader) -> Method:
-    """Return the row of the student alone with another start. It takes no further keys."""
+def _undistilled(name: str, start: str | None, options: Reader) -> Method:
+    """Return the row of the student alone with another start, other data or another length."""
     if name in compose.methods():
         raise options.error('', f'write `method: {name}` for {name} from that start, or rename the row')
     return Method(name, None, None, start=start)

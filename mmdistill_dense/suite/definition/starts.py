@@ -45,7 +45,7 @@ class Start:
     @property
     def given(self) -> str:
         """The checkpoint, with the environment variables filled in."""
-        return _VARIABLE.sub(lambda found: os.environ.get(found[1], found[2]), self.checkpoint or '')
+        return filled(self.checkpoint or '')
 
     def text(self) -> str:
         """Describe it in words."""
@@ -55,6 +55,15 @@ class Start:
             return f'the file {Path(self.checkpoint).name}' if self.checkpoint else 'random weights'
         seed = 'one for each seed' if self.seed is None else f'one for all seeds, of seed {self.seed}'
         return f'pre-training `{self.config.stem}`{with_options(self.options)}, {seed}'
+
+
+def filled(value: Any) -> Any:
+    """Return nested values with the environment variables of their texts filled in."""
+    if isinstance(value, Mapping):
+        return {key: filled(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [filled(one) for one in value]
+    return _VARIABLE.sub(lambda one: os.environ.get(one[1], one[2]), value) if isinstance(value, str) else value
 
 
 def with_options(options: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.distillers.presets import put_all
 from mmdistill_dense.recipes import compose
 from mmdistill_dense.suite.definition.definition import Definition, Method, Teacher
-from mmdistill_dense.suite.definition.starts import Start
+from mmdistill_dense.suite.definition.starts import Start, filled
 from mmdistill_dense.suite.plan import start_weights
 
 PLACES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
@@ -65,15 +65,28 @@ def method_config(definition: Definition, method: Method, choice: Mapping[str, A
         if problem:
             raise ValueError(f'{definition.path}: methods.{method.name}: {problem}')
         config.model.inherit = [list(pair) for pair in start.inherit]
+    if method.data:
+        config.train_dataloader.dataset = training_data(config.train_dataloader.dataset, method.data)
     if not method.distils:
         return config
     config.model.distillers, own = distillers_of(definition, method)
     if more := method.unlabelled or own:
-        config.model.unlabelled = dict(more)
+        config.model.unlabelled = filled(more)
     key = f'methods.{method.name}.options'
     for options, place in ((method.options, key), (choice or {}, f'grid.{method.name}')):
-        config.merge_from_dict({_full_key(k, config, f'{definition.path}: {place}'): v for k, v in options.items()})
+        full = {_full_key(k, config, f'{definition.path}: {place}'): v for k, v in options.items()}
+        config.merge_from_dict(copy.deepcopy(full))
     return config
+
+
+def training_data(control: ConfigDict, changes: Sequence[Mapping[str, Any]]) -> ConfigDict:
+    """Return the training set of a row: the control's with other keys, or several of these joined."""
+    members = []
+    for one in changes:
+        config = Config({'dataset': copy.deepcopy(control)})
+        config.merge_from_dict({f'dataset.{key}': value for key, value in filled(one).items()})
+        members.append(config.dataset)
+    return members[0] if len(members) == 1 else ConfigDict(type='ConcatDataset', datasets=members)
 
 
 def distillers_of(definition: Definition, method: Method) -> tuple[ConfigDict, ConfigDict | None]:
@@ -135,7 +148,7 @@ def _merge(config: Config, definition: Definition, options: Mapping[str, Any], p
     for key in flat(options):
         if key in _OF_THE_RUN:
             raise ValueError(f'{definition.path}: {place}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
-    config.merge_from_dict(dict(options))
+    config.merge_from_dict(copy.deepcopy(dict(options)))  # merging takes each _delete_ out of its dict
 
 
 def _common(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> Config:

@@ -99,18 +99,23 @@ def length_of(definition: Definition, name: str, config: Config) -> tuple[int, i
 
 
 def fit(definition: Definition, name: str, config: Config) -> list[str]:
-    """Give the config of a row its length; return what was changed. Without a budget, nothing is.
+    """Give the config of a row its length; return what was changed. Without a budget, that is the row's own.
 
     Raises:
         ValueError: If the length is not known, or the config holds a length that cannot be scaled.
     """
-    if definition.budget is None:
+    method = definition.methods.get(name)
+    if definition.budget is not None:
+        length, _ = length_of(definition, name, config)
+    elif method is not None and method.length != 1:
+        length = max(round(method.length * config.train_cfg[unit_of(config)]), 1)
+    else:
         return []
-    length, _ = length_of(definition, name, config)
     try:
         return scale_run(config, length)
     except ValueError as error:
-        raise ValueError(f'{definition.path}: budget: {error}') from error
+        place = 'budget' if definition.budget is not None else f'methods.{name}.length'
+        raise ValueError(f'{definition.path}: {place}: {error}') from error
 
 
 def unscaled_hash(definition: Definition, name: str) -> str:

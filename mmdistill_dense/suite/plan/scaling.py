@@ -93,8 +93,8 @@ def _refuse_unknown(config: Config, old: int, known: set[str]) -> None:
             whole = value == old and (named or place == 'param_scheduler')
             if place == 'train_cfg' or whole or (named and place in ('param_scheduler', 'custom_hooks')):
                 raise ValueError(
-                    f'{key}={value} looks like a length in a run of {old}, and budget does not know whether to scale '
-                    'it: leave it out of the recipe, or compare without budget.'
+                    f'{key}={value} looks like a length in a run of {old}, and it is not known whether to scale it: '
+                    'leave it out of the recipe, or compare at equal lengths.'
                 )
 
 

@@ -13,7 +13,7 @@ from mmdistill_dense.suite.plan import configs
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.suite.table import equal_compute
 from mmdistill_dense.suite.table.paired import LEVEL
-from mmdistill_dense.suite.table.rows import Table
+from mmdistill_dense.suite.table.rows import Table, own_data
 
 DIGITS = 12  # shown of a file's sha256
 BOLD = (
@@ -125,8 +125,9 @@ def _settings(table: Table) -> list[str]:
             origin = f'{origin or "student alone"} from start {method.start}'
         options = with_options({**method.options, **(table.chosen.get(method.name) or {})})
         chosen = f' with settings {method.settings!r}' if method.settings else ''
-        if method.name != TWICE and (origin != method.name or options or chosen):
-            said.append(f'{method.name} = {origin}{chosen}{options}')
+        own = own_data(method)
+        if method.name != TWICE and (origin != method.name or options or chosen or own):
+            said.append(f'{method.name} = {origin or "student alone"}{chosen}{options}{own}')
     return [f'Rows: {"; ".join(said)}'] if said else []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmdistill_dense.recipes.targets import Target, targets_of
 from mmdistill_dense.suite.definition.definition import Definition, Method
+from mmdistill_dense.suite.definition.starts import with_options
 from mmdistill_dense.suite.execute import cost
 from mmdistill_dense.suite.execute.job import check_unchanged
 from mmdistill_dense.suite.plan import configs, plan
@@ -152,9 +153,20 @@ def changes_of_the_recipe(definition: Definition, processes: int | None = None) 
     return tuple(changed)
 
 
+def own_data(method: Method) -> str:
+    """Return in words which data and length a row has of its own; empty without."""
+    data = f' on {" and ".join(text_of_data(one) for one in method.data)}' if method.data else ''
+    return data + (f', {method.length:g} times as long' if method.length != 1 else '')
+
+
+def text_of_data(changes: Mapping[str, Any]) -> str:
+    """Return in words how a training set differs from the control's."""
+    return "the control's training set" + with_options(configs.flat(changes))
+
+
 def _targets(definition: Definition, method: Method) -> tuple[Target, ...]:
     """Return the published results of a row that is a shipped method without options, settings and start of its own."""
-    if method.method is None or method.options or method.start or method.settings:
+    if method.method is None or method.options or method.start or method.settings or own_data(method):
         return ()
     return tuple(targets_of(method.method, definition.control.stem, definition.metric, method.variant))
 

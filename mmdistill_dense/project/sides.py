@@ -59,14 +59,15 @@ def read_side(given: str, key: str) -> Side:
     """
     path = find_config(given, key)
     name = given if '::' in given else str(path.resolve())
-    found = load_model({'cfg': name}, key)
-    task = TASKS.get(found.scope or '')
+    config = Config.fromfile(path)
+    scope = config.get('default_scope')
+    task = TASKS.get(scope or '')
     if task is None:
         raise ValueError(
-            f"{key} {given}: its default_scope is {found.scope!r}; a network of 'mmseg' or 'mmdet' is needed. An own "
-            'config sets default_scope.'
+            f"{key} {given}: its default_scope is {scope!r}; a network of 'mmseg' or 'mmdet' is needed. A config of "
+            'your own sets default_scope.'
         )
-    return Side(key, name, Config.fromfile(path), found.model, task)
+    return Side(key, name, config, load_model({'cfg': name}, key).model, task)
 
 
 def read_foundation(given: str) -> dict[str, Any] | None:
@@ -107,7 +108,5 @@ def adapt(side: Side, classes: int, sizes: Mapping[str, Any], trained: bool, ran
         side.notes.append(f'starts from {some(sources)}, which is fetched at the first training unless cached')
         return
     side.changes = joined_overrides(side.changes, without_weights(side.model))
-    reason = 'as asked' if random else f'{some(missing)} cannot be reached'
-    side.notes.append(
-        f'STARTS FROM RANDOM WEIGHTS, {reason}: expect much lower scores. With a connection, run `new` again'
-    )
+    why = '--random-weights' if random else f'{some(missing)} cannot be reached; with a connection, run `new` again'
+    side.notes.append(f'STARTS FROM RANDOM WEIGHTS: {why}. Expect much lower scores')

@@ -42,9 +42,9 @@ def run_project(folder: Path, rerun_changed: bool = False) -> int:
         )
     with quiet():
         definition = load(file)
-        lines = list(screen(folder, definition))
+        lines = list(screen(definition))
     print('\n'.join(lines), flush=True)
-    if not _checked(folder, definition):
+    if not checked(folder, definition):
         return 2
     code = suite_main(['run', str(file), *(['--rerun-changed'] if rerun_changed else [])])
     if code:
@@ -55,7 +55,7 @@ def run_project(folder: Path, rerun_changed: bool = False) -> int:
     return 0
 
 
-def screen(folder: Path, definition: Definition) -> Iterator[str]:
+def screen(definition: Definition) -> Iterator[str]:
     """Yield what will be done: networks, methods, data, steps, and where the results go."""
     config = configs.control_config(definition)
     teacher = config.model.teacher
@@ -70,15 +70,15 @@ def screen(folder: Path, definition: Definition) -> Iterator[str]:
     yield f'results  {definition.out}; the log of each training is log.txt in its folder'
 
 
-def _checked(folder: Path, definition: Definition) -> bool:
+def checked(folder: Path, definition: Definition) -> bool:
     """Check the configs that are not known to be good; tell whether all of them are."""
     place = definition.out / 'checked.json'
-    known, digest = read_json(place) or {}, _digest(folder)
+    known, now = read_json(place) or {}, digest(folder)
     trains = plan.trains_teacher(definition) and not (definition.out / TEACHER / 'result.json').is_file()
     names = [*([f'{TEACHER}.py'] if trains else []), *(f'{name}.py' for name in definition.methods)]
     for name in names:
         weights = not trains or name == f'{TEACHER}.py'
-        if known.get(name) == digest or not (folder / name).is_file():
+        if known.get(name) == now or not (folder / name).is_file():
             continue
         with alive(f'checking {name}'):
             options = Options(weights=weights, val=0, cost=False)
@@ -88,7 +88,7 @@ def _checked(folder: Path, definition: Definition) -> bool:
         if report.verdict == ERROR:
             show(report, Console(file=sys.stdout, highlight=False))
             return False
-        known = {**known, name: digest}
+        known = {**known, name: now}
         write_json(place, known)
     return True
 
@@ -113,14 +113,15 @@ def _millions(count: int) -> str:
     return f'{count / 1e6:.2f} M'
 
 
-def _digest(folder: Path) -> str:
+def digest(folder: Path) -> str:
+    """Return a hash of the configs of a project."""
     texts = [path.read_bytes() for path in sorted(folder.glob('*.py'))]
     return hashlib.sha256(b'\0'.join([__version__.encode(), *texts])).hexdigest()
 
 
 def _report(folder: Path, definition: Definition) -> None:
     page = folder / 'report.html'
-    if _newer(page, definition.out):
+    if newer(page, definition.out):
         return
     try:
         with alive('writing the report'), quiet():
@@ -131,10 +132,10 @@ def _report(folder: Path, definition: Definition) -> None:
     print(f'report   {page}')
 
 
-def _newer(file: Path, out: Path) -> bool:
-    """Tell whether a file was written after all results."""
-    written = file.stat().st_mtime if file.is_file() else 0.0
-    return all(result.stat().st_mtime <= written for result in out.rglob('result.json'))
+def newer(file: Path, out: Path) -> bool:
+    """Tell whether a file is there, and was written after all results."""
+    results = [result.stat().st_mtime for result in out.rglob('result.json')]
+    return file.is_file() and file.stat().st_mtime >= max(results, default=0.0)
 
 
 def _export(folder: Path, definition: Definition) -> None:
@@ -143,7 +144,7 @@ def _export(folder: Path, definition: Definition) -> None:
         if run.name not in definition.methods or run.seed != definition.seeds[0] or run.result is None:
             continue
         out = folder / f'student_{run.name}.pth'
-        if _newer(out, run.folder):
+        if newer(out, run.folder):
             continue
         with alive('exporting'), quiet():
             weights, plain = export_student(

@@ -72,10 +72,11 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
             f'{name}: the config has no optim_wrapper.optimizer or no train_cfg.max_iters or max_epochs, so there is '
             'no schedule to take. Choose a config that trains.'
         )
-    own_batch, own_pictures = batch_of(config, name), _pictures_of(config)
-    epoch = math.ceil((own_pictures or 1) / own_batch)
+    own_batch = batch_of(config, name)
+    own_pictures, repeats = _pictures_of(config)
+    epoch = math.ceil((own_pictures or 1) * repeats / own_batch)
     whole = loop.get('max_iters') or loop['max_epochs'] * epoch
-    passes = loop.get('max_epochs') or (whole * own_batch / own_pictures if own_pictures else PASSES)
+    passes = whole * own_batch / own_pictures if own_pictures else loop.get('max_epochs', PASSES)
     if steps is None:
         steps = min(max(MIN_STEPS, math.ceil(passes * pictures / batch)), max(whole, MIN_STEPS))
     optimizer = dict(wrapper['optimizer'])
@@ -86,7 +87,7 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
         optimizer['lr'] = rounded(given * factor)
     length = f'{loop["max_epochs"]} epochs' if loop.get('max_epochs') else f'{whole} steps'
     note = (
-        f'of {name}: {optimizer.get("type")} at lr {given} for {own_batch} pictures a step and {length}; here lr '
+        f'of {name if "::" in name else Path(name).name}: {optimizer.get("type")} at lr {given} for {own_batch} pictures a step and {length}; here lr '
         f'{optimizer.get("lr")} for {batch} pictures and {steps} steps ({steps * batch / pictures:.0f} passes)'
     )
     plain = wrapper.to_dict() if hasattr(wrapper, 'to_dict') else dict(wrapper)
@@ -114,11 +115,13 @@ def batch_of(config: Config, name: str) -> int:
     return int(base or (config.get('train_dataloader') or {}).get('batch_size') or 16)
 
 
-def _pictures_of(config: Config) -> int | None:
-    dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
+def _pictures_of(config: Config) -> tuple[int | None, int]:
+    """Return the pictures of a config's data, if they are known, and how often an epoch repeats them."""
+    dataset, repeats = (config.get('train_dataloader') or {}).get('dataset') or {}, 1
     while isinstance(dataset, Mapping) and 'dataset' in dataset:
+        repeats *= dataset.get('times', 1)
         dataset = dataset['dataset']
-    return _PICTURES.get(str(dataset.get('type')).rsplit('.', 1)[-1])
+    return _PICTURES.get(str(dataset.get('type')).rsplit('.', 1)[-1]), repeats
 
 
 def _schedulers(config: Config, whole: int, epoch: int, steps: int, factor: float) -> list[dict[str, Any]]:

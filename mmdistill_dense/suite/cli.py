@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='suite.py', description='One fair table of distillation methods')
+    parser = argparse.ArgumentParser(description='One fair table of distillation methods')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     def command(name: str, function: object, text: str) -> argparse.ArgumentParser:

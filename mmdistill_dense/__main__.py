@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
+
+from mmdistill_dense.utils.heartbeat import alive
 
 COMMANDS = {
     'new': ('mmdistill_dense.project.cli:main_new', 'write the configs for two networks and your data into one folder'),
@@ -19,6 +22,7 @@ COMMANDS = {
     'diagnose': ('mmdistill_dense.analysis.diagnose:main_diagnose', 'measure what each distiller does'),
     'new-config': ('mmdistill_dense.recipes.new_config:main_new_config', 'combine a method with a pair by name'),
 }
+SPEAKING = ('new', 'run', 'train', 'test', 'suite')  # these show by themselves that they are at work
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if words and words[0] in ('-h', '--help') else 2
     module, _, function = COMMANDS[words[0]][0].partition(':')
     sys.argv[0] = f'python -m mmdistill_dense {words[0]}'  # what argparse shows as the program
-    return getattr(import_module(module), function)(words[1:]) or 0
+    with nullcontext() if words[0] in SPEAKING else alive(words[0]):
+        return getattr(import_module(module), function)(words[1:]) or 0
 
 
 if __name__ == '__main__':

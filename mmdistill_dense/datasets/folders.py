@@ -53,7 +53,7 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         self.label_values = tuple(label_values)
         super().__init__(**kwargs)
 
-    def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
+    def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, Any] | None:
         """Return the class of each label value; mmseg's ``LoadAnnotations`` applies it."""
         if not self.label_values:
             return super().get_label_map(new_classes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmdistill_dense.guards.class_counts import num_classes
@@ -39,14 +39,17 @@ def overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any
 
 
 def _classes_of(model: Mapping[str, Any]) -> int | None:
-    found = num_classes(model)
-    if found is None:
-        for name in ('mask_head', 'panoptic_head'):
-            head = model.get(name) or {}
-            found = head.get('num_classes', head.get('num_things_classes'))
-            if found is not None:
-                return int(found)
-    return found
+    heads = {name: part for name, part in model.items() if name not in _APART and name.endswith('head')}
+    return num_classes(model) or next(_told(heads), None)
+
+
+def _told(node: Any) -> Iterator[int]:
+    """Yield the class counts inside a part, also those that stand deeper than :func:`num_classes` looks."""
+    if isinstance(node, Mapping):
+        yield from (node[key] for key in ('num_classes', 'num_things_classes') if isinstance(node.get(key), int))
+    members = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
+    for member in members:
+        yield from _told(member)
 
 
 def _counts(node: Any, old: int, new: int) -> dict[str, Any]:

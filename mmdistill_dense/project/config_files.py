@@ -12,6 +12,7 @@ from mmdistill_dense.project.zoo_schedule import Schedule
 WORK = 'work'  # folder of all runs
 SUITE = 'suite.yaml'
 VALIDATIONS, SAVES = 5, 10  # in a training
+FEW = 50  # steps: shorter trainings, for a trial, validate and save at the end alone
 
 
 def pair_file(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
@@ -48,7 +49,7 @@ def teacher_file(schedule: Schedule, batch: int, task: str, boxes_alone: bool = 
 
 
 def _docstring(first: str, schedule: Schedule) -> str:
-    lines = textwrap.wrap(f'Optimizer and schedule {schedule.note}.', 118, break_on_hyphens=False)
+    lines = textwrap.wrap(f'Optimizer and schedule of {schedule.source}: {schedule.note}.', 118, break_on_hyphens=False)
     return '\n'.join([f'"""{first}', '', *lines, '"""', '', ''])
 
 
@@ -86,7 +87,7 @@ def _recipe(schedule: Schedule, batch: int, task: str) -> str:
         'train_cfg': {
             'type': 'IterBasedTrainLoop',
             'max_iters': schedule.steps,
-            'val_interval': max(1, schedule.steps // VALIDATIONS),
+            'val_interval': _every(schedule.steps, VALIDATIONS),
         },
         'val_cfg': {'type': 'ValLoop'},
         'test_cfg': {'type': 'TestLoop'},
@@ -97,7 +98,7 @@ def _recipe(schedule: Schedule, batch: int, task: str) -> str:
             'checkpoint': {
                 'type': 'CheckpointHook',
                 'by_epoch': False,
-                'interval': max(1, schedule.steps // SAVES),
+                'interval': _every(schedule.steps, SAVES),
                 'max_keep_ckpts': 2,
             },
             'visualization': {'type': f'{kind}VisualizationHook'},
@@ -106,3 +107,7 @@ def _recipe(schedule: Schedule, batch: int, task: str) -> str:
     if schedule.hooks:
         settings['custom_hooks'] = schedule.hooks
     return f"_base_ = [\n    './data.py',\n    './pair.py',\n    {runtime},\n]\n{assignments(settings)}{_WORK_DIR}"
+
+
+def _every(steps: int, times: int) -> int:
+    return max(steps // times, min(steps, FEW))

@@ -12,7 +12,6 @@ from mmdistill_dense.export import FORMATS, export_graph, export_student
 from mmdistill_dense.export.formats import WRITERS, format_of
 from mmdistill_dense.pretrain.export_backbone import export_backbone
 from mmdistill_dense.recipes.named import read_config
-from mmdistill_dense.utils.heartbeat import alive
 
 DESCRIPTION = """Export a distilled student: as weights with the plain config that loads them, or as a graph.
 
@@ -45,11 +44,6 @@ def main_export(argv: Sequence[str] | None = None) -> None:
         help="write the backbone's weights alone, under the names that backbone.init_cfg=dict(type='Pretrained') takes",
     )
     args = parser.parse_args(argv)
-    with alive('exporting'):
-        _export(args)
-
-
-def _export(args: argparse.Namespace) -> None:
     config = read_config(args.config, args.cfg_options)
     if args.backbone_only:
         print(f'weights {export_backbone(config, args.checkpoint, args.out)}')

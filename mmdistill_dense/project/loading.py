@@ -61,7 +61,7 @@ def decide_loading(
     chosen = batch or max(2, min(own, GPU_BATCH if gpu else CPU_BATCH, pictures))
     cores = os.cpu_count() or 1
     workers = min(4, cores) if gpu else min(2, cores // 2)  # without a GPU, the training needs the cores
-    machine = f'{chosen} pictures a step (the config has {own}), read by {workers} processes'
+    machine = f'{chosen} pictures a step (the config has {own}), {workers} reading process(es)'
     if student.task == 'seg':
         height, width = size or usual
         crop = _crop(student.model, (height, width), exact=size is not None)

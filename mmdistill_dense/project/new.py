@@ -145,7 +145,7 @@ def _tell_data(data: SegData | BoxData, loading: Loading, tell: Tell) -> None:
 def _tell_network(what: str, side: Side, schedule: Schedule | None, tell: Tell) -> None:
     tell(f'{what}  {side.name}')
     tell(f'         changed for the data: {", ".join(_keys(side.changes)) or "nothing"}')
-    for note in ([f'trained with optimizer and schedule {schedule.note}'] if schedule else []) + side.notes:
+    for note in ([f'optimizer and schedule of its config: {schedule.note}'] if schedule else []) + side.notes:
         tell(f'         {note}')
 
 

@@ -55,11 +55,17 @@ def read_side(given: str, key: str) -> Side:
 
     Raises:
         FileNotFoundError: If there is no such config; with similar names.
-        ValueError: For a config of another package than mmseg and mmdet.
+        ValueError: For a config of another package than mmseg and mmdet, or one that imports what is not installed.
     """
     path = find_config(given, key)
     name = given if '::' in given else str(path.resolve())
-    config = Config.fromfile(path)
+    try:
+        config = Config.fromfile(path)
+    except ImportError as error:
+        raise ValueError(
+            f'{key} {given}: the config imports a package that is not installed ({str(error).splitlines()[0]}). '
+            'Install it, or choose another network.'
+        ) from error
     scope = config.get('default_scope')
     task = TASKS.get(scope or '')
     if task is None:

@@ -40,13 +40,15 @@ class Schedule:
         param_scheduler: In steps.
         hooks: Custom hooks of the config that hold for other data too.
         steps: Their number.
-        note: Where it comes from and what was changed, in a sentence.
+        source: The config it comes from.
+        note: What it has and what was changed.
     """
 
     optim_wrapper: dict[str, Any]
     param_scheduler: list[dict[str, Any]]
     hooks: list[dict[str, Any]]
     steps: int
+    source: str
     note: str
 
 
@@ -74,9 +76,9 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
         )
     own_batch = batch_of(config, name)
     own_pictures, repeats = _pictures_of(config)
-    epoch = math.ceil((own_pictures or 1) * repeats / own_batch)
+    epoch = math.ceil((own_pictures or _PICTURES['CocoDataset']) * repeats / own_batch)
     whole = loop.get('max_iters') or loop['max_epochs'] * epoch
-    passes = whole * own_batch / own_pictures if own_pictures else loop.get('max_epochs', PASSES)
+    passes = whole * own_batch / own_pictures if own_pictures else repeats * loop.get('max_epochs', PASSES)
     if steps is None:
         steps = min(max(MIN_STEPS, math.ceil(passes * pictures / batch)), max(whole, MIN_STEPS))
     optimizer = dict(wrapper['optimizer'])
@@ -87,7 +89,7 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
         optimizer['lr'] = rounded(given * factor)
     length = f'{loop["max_epochs"]} epochs' if loop.get('max_epochs') else f'{whole} steps'
     note = (
-        f'of {name if "::" in name else Path(name).name}: {optimizer.get("type")} at lr {given} for {own_batch} pictures a step and {length}; here lr '
+        f'{optimizer.get("type")} at lr {given} for {own_batch} pictures a step and {length}; here lr '
         f'{optimizer.get("lr")} for {batch} pictures and {steps} steps ({steps * batch / pictures:.0f} passes)'
     )
     plain = wrapper.to_dict() if hasattr(wrapper, 'to_dict') else dict(wrapper)
@@ -97,6 +99,7 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
         _schedulers(config, whole, epoch, steps, factor),
         [dict(hook) for hook in config.get('custom_hooks') or [] if hook.get('type') in _KEPT_HOOKS],
         steps,
+        name if '::' in name else Path(name).name,
         note,
     )
 

@@ -22,6 +22,7 @@ from mmdistill_dense.suite.definition.starts import RANDOM
 from mmdistill_dense.suite.plan import plan
 from mmdistill_dense.suite.plan.runs import Run, choice_name
 from mmdistill_dense.utils.folder_lock import owned
+from mmdistill_dense.utils.heartbeat import alive
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.silence import errors_only, quiet
 
@@ -107,7 +108,7 @@ def _run(args: argparse.Namespace) -> int:
                 preflight.check_batch(definition, todo, 1)
                 start = f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}'
                 console.print(start, markup=False, highlight=False, soft_wrap=True)
-                with quiet():
+                with alive('checking the runs'), quiet():
                     preflight.check(definition, todo)
                 with Board(console, selected, definition.jobs) as board:
                     failed = Pool(partial(job_command, args.definition), definition.jobs, threads, board).execute(todo)

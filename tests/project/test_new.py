@@ -19,6 +19,7 @@ from tests.project.folders_of_data import box_folder, picture, seg_folder
 FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
 SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+KNET = 'mmseg::knet/knet-s3_r50-d8_deeplabv3_8xb2-adamw-80k_ade20k-512x512.py'
 CASCADE = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
 DETR = 'mmdet::detr/detr_r18_8xb2-500e_coco.py'
 
@@ -57,6 +58,14 @@ def test_heads_in_lists_slide_tests_and_first_weights_are_set(capsys: pytest.Cap
     assert teacher.test_cfg == {'mode': 'whole'}
     assert teacher.backbone.init_cfg is None
     assert 'STARTS FROM RANDOM WEIGHTS' in capsys.readouterr().out
+
+
+def test_heads_inside_heads_and_their_class_weights_are_set() -> None:
+    seg_folder(Path('mine'))
+    call(FASTSCNN, KNET)
+    _, teacher = models('control')
+    heads = [teacher.decode_head.kernel_generate_head, *teacher.decode_head.kernel_update_head]
+    assert [head.num_classes for head in heads] == [3] * 4 and teacher.auxiliary_head.num_classes == 3
 
 
 def test_student_and_teacher_have_their_own_optimizer_and_the_teacher_is_described_once() -> None:

@@ -21,7 +21,7 @@ BASE = "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/mod
 TRAINING = (
     "default_scope = '{scope}'\n"
     "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))\n"
-    "train_cfg = dict(max_iters=100)\n"
+    'train_cfg = dict(max_iters=100)\n'
 )
 
 

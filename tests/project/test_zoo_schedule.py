@@ -34,7 +34,9 @@ def test_the_rate_of_adamw_follows_the_root_of_the_batch_and_that_of_sgd_the_bat
 def test_epochs_become_steps() -> None:
     found = scaled(RETINANET, 200, 4, 1200)
     decay = found.param_scheduler[1]
-    assert decay['milestones'][0] == pytest.approx(800, rel=0.05) and decay['milestones'][1] == pytest.approx(1100, rel=0.05)
+    assert decay['milestones'][0] == pytest.approx(800, rel=0.05) and decay['milestones'][1] == pytest.approx(
+        1100, rel=0.05
+    )
     assert all(one['by_epoch'] is False for one in found.param_scheduler)
 
 
@@ -57,6 +59,14 @@ def test_repeated_data_count_as_passes() -> None:
     times = config.train_dataloader.dataset.times
     assert times > 1
     assert scaled(LSJ, 4000, 8).steps == pytest.approx(times * config.train_cfg.max_epochs * 4000 / 8, rel=0.01)
+
+
+def test_epochs_of_unknown_data_count_as_passes() -> None:
+    config = Config.fromfile(find_config(RETINANET))
+    config.train_dataloader.dataset.type = 'MyDataset'
+    found = scaled_schedule(config, 'mine.py', 20_000, 4)
+    assert found.steps == 12 * 20_000 / 4
+    assert found.param_scheduler[0]['end'] == 500
 
 
 def test_half_precision_is_left_out() -> None:

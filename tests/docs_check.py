@@ -106,6 +106,8 @@ def _check_python(words: list[str]) -> None:
         compile(words[1], 'command', 'exec')
     elif words[0] == '-m':
         assert importlib.util.find_spec(words[1]), words[1]
+        if words[1] == 'mmdistill_dense' and len(words) > 3:  # a command alone is its name
+            parse(ROOT / 'mmdistill_dense/__main__.py', words[2:])
     elif len(words) == 2 and words[1].isalpha() and words[1].islower():  # the name of a subcommand in a sentence
         parse(ROOT / words[0], [words[1], '--help'])
     elif len(words) > 1:  # a tool alone is its name

@@ -14,6 +14,7 @@ import yaml
 
 import mmdistill_dense
 from tests.isolation import OWN
+from tests.project.folders_of_data import seg_folder
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / name for name in sorted(OWN - {'.git'})]
@@ -34,8 +35,8 @@ def setup_cfg() -> configparser.ConfigParser:
 
 
 @pytest.fixture(scope='module')
-def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The names in a wheel built from a copy of the tree, without the network."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the tree, without the network."""
     folder = tmp_path_factory.mktemp('wheel')
     (folder / 'tree').mkdir()
     for source in SOURCES:
@@ -58,6 +59,12 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = folder.glob('*.whl')
+    return wheel
+
+
+@pytest.fixture(scope='module')
+def wheel_names(wheel: Path) -> set[str]:
+    """The names in it."""
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
 
@@ -72,6 +79,21 @@ def test_wheel_carries_the_package_and_nothing_else(wheel_names: set[str]) -> No
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmdistill_dense').rglob('*.py')}
     assert modules | {'mmdistill_dense/py.typed'} <= wheel_names
     assert {name.split('/')[0].split('-')[0] for name in wheel_names} == {'mmdistill_dense'}
+
+
+@pytest.mark.soak
+def test_the_one_command_works_from_a_wheel(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / 'installed')
+    seg_folder(tmp_path / 'mine')
+    words = ['new', '--data', 'mine', '--random-weights', '--out', 'project']
+    words += ['--student', 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py']
+    words += ['--teacher', 'mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py']
+    environment = {**os.environ, 'PYTHONPATH': str(tmp_path / 'installed')}
+    command = [sys.executable, '-m', 'mmdistill_dense', *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'project/suite.yaml').is_file()
 
 
 def test_wheel_has_no_console_script(wheel_names: set[str]) -> None:

@@ -28,6 +28,7 @@ LAYERS = (
     ('analysis',),
     ('check', 'suite'),
     ('report',),
+    ('project', '__main__'),
 )
 HEIGHT = {room: place for place, row in enumerate(LAYERS) for room in row}
 MAX_LINES = 300

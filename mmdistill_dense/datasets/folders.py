@@ -1,6 +1,8 @@
 """Folders of pictures and label images: mmseg's data sets and one for data of your own, with clear errors at start."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mmseg.datasets import ADE20KDataset as _ADE20KDataset
 from mmseg.datasets import BaseSegDataset
@@ -41,10 +43,27 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         **kwargs: of mmseg's ``BaseSegDataset``: ``data_root``, ``data_prefix=dict(img_path=…, seg_map_path=…)``,
             ``img_suffix='.jpg'``, ``seg_map_suffix='.png'``, ``metainfo=dict(classes=…, palette=…)``, and
             ``reduce_zero_label=True`` where label 0 is no class.
+        label_values: Value of each class in the label images; all other values are ignored. Default: 0, 1, 2, …
 
     Raises:
         FileNotFoundError: For a missing folder, a folder without pictures of ``img_suffix``, a picture without label.
     """
+
+    def __init__(self, *, label_values: Sequence[int] = (), **kwargs: Any) -> None:
+        self.label_values = tuple(label_values)
+        super().__init__(**kwargs)
+
+    def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, Any] | None:
+        """Return the class of each label value; mmseg's ``LoadAnnotations`` applies it."""
+        if not self.label_values:
+            return super().get_label_map(new_classes)
+        if len(self.label_values) != len(new_classes or ()):
+            raise ValueError(
+                f'SegFolderDataset: label_values={self.label_values} has {len(self.label_values)} values, and '
+                f'metainfo.classes {len(new_classes or ())} names: give one value for each.'
+            )
+        known = {value: number for number, value in enumerate(self.label_values)}
+        return {value: known.get(value, self.ignore_index) for value in range(256)}
 
     def load_data_list(self) -> list[dict]:
         """List the pictures; raise if there are none or one has no label, where mmseg fails later."""

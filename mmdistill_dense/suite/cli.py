@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import logging
 import os
 import sys
@@ -23,8 +22,9 @@ from mmdistill_dense.suite.definition.starts import RANDOM
 from mmdistill_dense.suite.plan import plan
 from mmdistill_dense.suite.plan.runs import Run, choice_name
 from mmdistill_dense.utils.folder_lock import owned
+from mmdistill_dense.utils.heartbeat import alive
 from mmdistill_dense.utils.messages import text_of
-from mmdistill_dense.utils.silence import errors_only
+from mmdistill_dense.utils.silence import errors_only, quiet
 
 INTERRUPTED = 130
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='suite.py', description='One fair table of distillation methods')
+    parser = argparse.ArgumentParser(description='One fair table of distillation methods')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
@@ -108,7 +108,7 @@ def _run(args: argparse.Namespace) -> int:
                 preflight.check_batch(definition, todo, 1)
                 start = f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}'
                 console.print(start, markup=False, highlight=False, soft_wrap=True)
-                with contextlib.redirect_stdout(io.StringIO()):  # hides notes on optional packages
+                with alive('checking the runs'), quiet():
                     preflight.check(definition, todo)
                 with Board(console, selected, definition.jobs) as board:
                     failed = Pool(partial(job_command, args.definition), definition.jobs, threads, board).execute(todo)

@@ -121,7 +121,7 @@ def load(path: Path | str) -> Definition:
     return Definition(
         path=path,
         title=top.get('title', str, path.stem),
-        out=Path(top.get('out', str, f'work_dirs/suites/{path.stem}')),
+        out=_out(top.get('out', str, f'work_dirs/suites/{path.stem}'), path),
         control=control,
         task=task,
         teacher=_teacher(top),
@@ -142,6 +142,11 @@ def load(path: Path | str) -> Definition:
         cost=top.get('cost', dict, {}),
         budget=budget,
     )
+
+
+def _out(given: str, path: Path) -> Path:
+    """Return the folder of the runs: in the working folder, or beside the definition if it begins with ``./``."""
+    return path.absolute().parent / given if given.startswith('./') else Path(given)
 
 
 def fitting(control: Path) -> list[str]:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mmdistill_dense.suite.plan.runs import Run
 
-PLAIN_EVERY = 60.0  # seconds between two reports without a terminal
+PLAIN_EVERY = 10.0  # seconds between two reports without a terminal
 
 
 class Board:

@@ -1,0 +1,175 @@
+"""Find the pictures, label files and classes of a detection data set in COCO's format."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mmdistill_dense.project.picture_folders import SPLITS, evenly, picture_folders, split_of, two_parts
+from mmdistill_dense.utils.messages import some
+
+_KEYS = ('images', 'annotations', 'categories')
+_LOOKED = 20  # pictures that are looked for in each folder
+FORMAT = (
+    'Detection needs json files in the format of COCO, with images, annotations and categories: one for each split, '
+    'with train, val or test in its name or folder, or one for all. Tools that label pictures can export it.'
+)
+
+
+@dataclass(frozen=True)
+class BoxSplit:
+    """Pictures with boxes: a label file and a folder, relative to the root; ``content`` of a file that is new."""
+
+    labels: str
+    pictures: str
+    count: int
+    content: str = ''
+
+
+@dataclass(frozen=True)
+class BoxData:
+    """A data set of boxes.
+
+    Attributes:
+        masks: Whether every object has a mask.
+        size: Usual height and width of a picture.
+        notes: What was decided, for the user.
+    """
+
+    root: Path
+    splits: dict[str, BoxSplit]
+    classes: tuple[str, ...]
+    masks: bool
+    size: tuple[int, int]
+    notes: list[str] = field(default_factory=list)
+
+
+def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
+    """Find out what a folder, or one label file, holds.
+
+    Args:
+        given: The folder or the json file of ``--data``.
+        classes: Names of ``--classes``: some of the file's categories.
+
+    Raises:
+        FileNotFoundError: Without pictures or label files, or for a label file whose pictures are not there.
+        ValueError: For several files of one split, or classes that the files do not have.
+    """
+    given = given.expanduser().resolve()
+    root = given.parent if given.is_file() else given
+    folders = [one.path for one in picture_folders(root)]
+    found = _by_split(root, [given] if given.is_file() else sorted(root.rglob('*.json')))
+    notes: list[str] = []
+    places = {name: _folder_of(path, content, [root, *folders]) for name, (path, content) in found.items()}
+    first = found.get('train') or next(iter(found.values()))
+    names = _classes(first[1], classes, notes)
+    if 'train' in found and len(found) > 1:
+        splits = {
+            name: BoxSplit(
+                str(found[name][0].relative_to(root)), _inside(places[name], root), len(found[name][1]['images'])
+            )
+            for name in SPLITS
+            if name in found
+        }
+    elif len(found) == 1:
+        (name,) = found
+        splits = _divided(first[1], _inside(places[name], root))
+        notes.append(
+            f'one label file: {splits["train"].count} of its pictures train, {splits["val"].count} validate '
+            '(train.json, val.json)'
+        )
+    else:
+        raise ValueError(f'--data {given}: label files for {", ".join(map(str, found))}, none for train. {FORMAT}')
+    splits.setdefault('val', splits.get('test', splits['train']))
+    sizes = [(one.get('height', 0), one.get('width', 0)) for one in first[1]['images']]
+    size = int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
+    masks = all(one.get('segmentation') for one in first[1]['annotations'])
+    return BoxData(root, splits, names, masks, size, notes)
+
+
+def _by_split(root: Path, files: Sequence[Path]) -> dict[str | None, tuple[Path, dict[str, Any]]]:
+    found: dict[str | None, tuple[Path, dict[str, Any]]] = {}
+    for path in files:
+        content = _read(path)
+        if content is None:
+            continue
+        split = split_of([*path.relative_to(root).parts[:-1], path.stem])
+        if split in found:
+            known = found[split][0]
+            better = [one for one in (known, path) if 'instances' in one.name]
+            if len(better) != 1:
+                raise ValueError(
+                    f'--data {root}: {known.name} and {path.name} are both for {split or "no split"}. Keep one in the '
+                    'folder, or give the file itself as --data.'
+                )
+            if better[0] == known:
+                continue
+        found[split] = path, content
+    if not found:
+        raise FileNotFoundError(f'--data {root}: {len(files)} json files, none with {", ".join(_KEYS)}. {FORMAT}')
+    if len(found) > 1:
+        found.pop(None, None)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the content of a label file; ``None`` for another file."""
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return content if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in _KEYS) else None
+
+
+def _folder_of(path: Path, content: Mapping[str, Any], folders: Sequence[Path]) -> Path:
+    """Return the folder to which the file names of a label file are relative."""
+    names = [one['file_name'] for one in content['images']]
+    if not names:
+        raise ValueError(f'{path}: it lists no picture (images is empty).')
+    looked = evenly(names, _LOOKED)
+    best = max([path.parent, *folders], key=lambda folder: sum((folder / name).is_file() for name in looked))
+    missing = [name for name in names if not (best / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f'{path}: {len(missing)} of its {len(names)} pictures are not there: {some(missing, 3)}; looked in '
+            f'{some(folders, 5)}. The file_name of each picture must be its path below one of these folders.'
+        )
+    return best
+
+
+def _inside(folder: Path, root: Path) -> str:
+    return '' if folder == root else f'{folder.relative_to(root)}/'
+
+
+def _classes(content: Mapping[str, Any], given: Sequence[str], notes: list[str]) -> tuple[str, ...]:
+    """Return the names of the categories with boxes, in the order of the file, or those of them that are given."""
+    numbers = Counter(one['category_id'] for one in content['annotations'])
+    every = [one['name'] for one in content['categories']]
+    used = [one['name'] for one in content['categories'] if numbers[one['id']]]
+    if unknown := [name for name in given if name not in every]:
+        raise ValueError(f'--classes {some(unknown)}: the label file has the categories {some(every, 20)}.')
+    if len(set(used)) < len(used):
+        raise ValueError(f'--data: two categories of the label file have one name: {some(used, 20)}. Rename one.')
+    chosen = tuple(name for name in used if not given or name in given)
+    if not chosen:
+        raise ValueError(f'--data: the label file for training has no box of {some(given or every)}.')
+    if empty := [name for name in every if name not in used]:
+        notes.append(f'left out, no box in training: {some(empty)}')
+    return chosen
+
+
+def _divided(content: Mapping[str, Any], pictures: str) -> dict[str, BoxSplit]:
+    """Divide a label file; the parts are written beside the configs."""
+    found = {}
+    for name, files in zip(('train', 'val'), two_parts([one['file_name'] for one in content['images']]), strict=True):
+        kept = [one for one in content['images'] if one['file_name'] in set(files)]
+        numbers = {one['id'] for one in kept}
+        boxes = [one for one in content['annotations'] if one['image_id'] in numbers]
+        text = json.dumps({'images': kept, 'annotations': boxes, 'categories': content['categories']})
+        found[name] = BoxSplit(f'{{{{ fileDirname }}}}/{name}.json', pictures, len(kept), text)
+    return found

@@ -1,0 +1,77 @@
+"""The distillers of the methods that ``new`` writes, with ``settings='auto'``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+import mmdistill_dense.distillers  # noqa: F401  registers the methods
+from mmdistill_dense.distillers.presets import AUTO, put_all
+from mmdistill_dense.project.sides import Side
+from mmdistill_dense.recipes.compose import methods, option_files, unknown
+from mmdistill_dense.recipes.fits import best
+from mmdistill_dense.registry import DISTILLERS
+
+DEFAULT, FOUNDATION_DEFAULT = 'maskd', 'featurematch'
+_WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
+_LEARNING = 2000  # steps in which MasKD learns its tokens
+
+
+def distillers_for(method: str, student: Side, foundation: bool, steps: int) -> dict[str, Any]:
+    """Return the distillers of a method for a student, by name.
+
+    Args:
+        method: As in ``--method``.
+        student: Its detector decides which class scores are compared.
+        foundation: Whether the teacher is a foundation model, whose map is compared.
+        steps: Of the training.
+
+    Raises:
+        KeyError: For an unknown method.
+        ValueError: For a method that does not fit the student or the teacher.
+    """
+    if foundation:
+        return {method: _on_map(method)}
+    files = option_files(method)
+    options = best(files, _pair_name(student), student.task)
+    if options is None:
+        raise ValueError(
+            f'--method {method}: it has no options for {student.model.get("type")} ({student.name}). These methods '
+            f'have: {", ".join(_fitting(student))}.'
+        )
+    shipped = Config.fromfile(options).to_dict()['distillers']
+    found = put_all(shipped, dict.fromkeys(shipped, AUTO), student.task, f'--method {method}')
+    for one in found.values():
+        if one['type'] == 'MasKD' and steps < _LEARNING:
+            one['learn'] = {**one.get('learn', {}), 'max_iters': steps}
+    return found
+
+
+def _fitting(student: Side) -> list[str]:
+    name = _pair_name(student)
+    return [method for method in methods() if best(option_files(method), name, student.task) is not None]
+
+
+def _pair_name(student: Side) -> str:
+    """Return the words by which options are chosen: the class of the network, and the first part of its zoo name."""
+    kind = str(student.model.get('type')).rsplit('.', 1)[-1]
+    words = [kind.lower(), *(word.lower() for word in _WORDS.findall(kind))]
+    if '::' in student.name:
+        words += Path(student.name).stem.split('_')[0].split('-')
+    return '_'.join(dict.fromkeys(words))
+
+
+def _on_map(method: str) -> dict[str, Any]:
+    by_name = {kind.lower(): cls for kind, cls in DISTILLERS.module_dict.items()}
+    if method not in by_name:
+        raise KeyError(unknown('method', method, by_name))
+    return {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': 'map', 'settings': AUTO}
+
+
+def default_methods(given: Sequence[str], foundation: bool) -> list[str]:
+    """Return the methods to write, each once."""
+    return list(dict.fromkeys(given)) or [FOUNDATION_DEFAULT if foundation else DEFAULT]

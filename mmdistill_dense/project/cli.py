@@ -1,0 +1,115 @@
+"""The command lines of ``python -m mmdistill_dense new`` and ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmdistill_dense.utils.heartbeat import alive
+from mmdistill_dense.utils.messages import text_of
+
+NEW = """Write the configs that distil a student from a teacher on your data, into one folder.
+
+  python -m mmdistill_dense new --data leaves --student mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py
+      --teacher mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py
+
+Then `python -m mmdistill_dense run FOLDER` trains, compares and exports. docs/one_command.md explains both.
+"""
+RUN = """Do all that is left of a folder that `new` wrote: check, train the teacher, the student alone and the distilled
+ones, write the report, export. What is done is not done again; an interrupted training goes on."""
+
+
+def new_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``new``."""
+    parser = argparse.ArgumentParser(description=NEW, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--student', required=True, metavar='CONFIG', help='mmseg::…, mmdet::…, or a config of your own'
+    )
+    parser.add_argument(
+        '--teacher', required=True, metavar='CONFIG', help='the same, or MODEL:FILE for a foundation model'
+    )
+    parser.add_argument(
+        '--data', required=True, metavar='DIR', help='pictures with label images, or with COCO json files'
+    )
+    parser.add_argument(
+        '--classes', nargs='+', default=[], metavar='NAME', help='of the label values 0, 1, …; - ignores one'
+    )
+    parser.add_argument(
+        '--method', nargs='+', default=[], metavar='NAME', help='default: maskd; featurematch for MODEL:FILE'
+    )
+    parser.add_argument(
+        '--teacher-checkpoint', metavar='FILE', help='of a trained teacher, which is then not trained here'
+    )
+    parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
+    parser.add_argument('--out', type=Path, metavar='DIR', help='folder to write (default: distil_<name of the data>)')
+    parser.add_argument('--size', nargs=2, type=_count, metavar=('H', 'W'), help='bring pictures to this size')
+    parser.add_argument('--batch', type=_count, help='pictures of a step (default: for this machine)')
+    parser.add_argument(
+        '--iters', type=_count, help="steps of each training, e.g. 20 for a trial (default: the configs', scaled)"
+    )
+    parser.add_argument(
+        '--random-weights', action='store_true', help='fetch no weights; both networks start from random ones'
+    )
+    parser.add_argument('--dry', action='store_true', help='print what would be written')
+    return parser
+
+
+def main_new(argv: Sequence[str] | None = None) -> int:
+    """Write a project; return the exit code."""
+    args = new_parser().parse_args(argv)
+    print('new      starting', flush=True)
+    with alive('new'):
+        try:
+            return _new(args)
+        except (FileNotFoundError, FileExistsError, KeyError, ValueError) as error:
+            print(f'ERROR    {text_of(error)}', file=sys.stderr)
+            return 2
+
+
+def _new(args: argparse.Namespace) -> int:
+    from mmdistill_dense.utils.silence import quiet
+
+    with quiet():  # notes of mmseg and mmdet about optional parts
+        from mmdistill_dense.project import new
+
+    files = new.plan(args, lambda line: print(line, flush=True))
+    folder = args.out or new.default_folder(args.data)
+    if args.dry:
+        for name, text in files.items():
+            print(f'\n# ---- {folder / name}\n{text}', end='')
+        return 0
+    new.write(files, folder)
+    lines = {name: text.count('\n') for name, text in files.items()}
+    print(f'written  {folder}: {", ".join(f"{name} ({count} lines)" for name, count in lines.items())}')
+    print(f'next     python -m mmdistill_dense run {folder}')
+    return 0
+
+
+def main_run(argv: Sequence[str] | None = None) -> int:
+    """Do what is left of a project; return the exit code."""
+    parser = argparse.ArgumentParser(description=RUN)
+    parser.add_argument('folder', type=Path, help='written by `new`')
+    parser.add_argument(
+        '--rerun-changed', action='store_true', help='repeat trainings whose configs were changed since'
+    )
+    args = parser.parse_args(argv)
+    print(f'run      {args.folder}', flush=True)
+    with alive('run'):
+        from mmdistill_dense.utils.silence import quiet
+
+        with quiet():
+            from mmdistill_dense.project.steps import run_project
+
+    try:
+        return run_project(args.folder, args.rerun_changed)
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        print(f'ERROR    {text_of(error)}', file=sys.stderr)
+        return 2
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be 1 or more, got {text!r}')
+    return int(text)

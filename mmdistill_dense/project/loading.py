@@ -1,0 +1,108 @@
+"""Decide the sizes of pictures, the pictures of a step and the reading processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmdistill_dense.project.sides import Side
+from mmdistill_dense.project.zoo_schedule import batch_of
+
+CPU_BATCH, GPU_BATCH = 4, 8
+COCO_SCALE = (1333, 800)
+_STEP = 32  # the crop is a multiple of it, as the strides of networks are
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How the data are read.
+
+    Attributes:
+        size: Height and width to which a picture is brought.
+        crop: Height and width of the training crop; for segmentation.
+        resize: Whether segmentors are tested at ``size``, or at the pictures' own.
+        keep_ratio: Whether a picture keeps its shape; for detection.
+        batch: Pictures of a step.
+        workers: Processes that read pictures.
+        note: What was decided and why.
+    """
+
+    size: tuple[int, int]
+    crop: tuple[int, int]
+    resize: bool
+    keep_ratio: bool
+    batch: int
+    workers: int
+    note: str
+
+
+def decide_loading(
+    student: Side,
+    usual: tuple[int, int],
+    pictures: int,
+    size: tuple[int, int] | None,
+    batch: int | None,
+) -> Loading:
+    """Return how the data are read: as by the student's config, no larger than the pictures or the machine.
+
+    Args:
+        student: The network.
+        usual: Height and width of the user's pictures.
+        pictures: Their number for training.
+        size: Height and width to use instead of ``usual``.
+        batch: Pictures of a step; default: those of the config, fewer on a CPU or for few pictures.
+    """
+    import torch
+
+    gpu = torch.cuda.is_available()
+    own = batch_of(student.config, student.name)
+    chosen = batch or max(2, min(own, GPU_BATCH if gpu else CPU_BATCH, pictures))
+    cores = os.cpu_count() or 1
+    workers = min(4, cores) if gpu else min(2, cores // 2)  # without a GPU, the training needs the cores
+    machine = f'{chosen} pictures a step (the config has {own}), {workers} reading process(es)'
+    if student.task == 'seg':
+        height, width = size or usual
+        crop = _crop(student.model, (height, width), exact=size is not None)
+        tested = f'tested at {height}x{width}' if size else 'tested at their own size'
+        note = f'crops of {crop[0]}x{crop[1]}, {tested}; {machine}'
+        return Loading((height, width), crop, size is not None, True, chosen, workers, note)
+    scale, keep_ratio = _scale(student)
+    if size is None:
+        fits = max(usual) <= max(scale) and min(usual) <= min(scale) and keep_ratio
+        size = usual if fits else (min(scale), max(scale)) if usual[0] <= usual[1] else (max(scale), min(scale))
+    why = 'as they are' if size == usual else f'in place of {usual[0]}x{usual[1]}'
+    note = (
+        f'pictures of {size[0]}x{size[1]}, {why} (the config has {max(scale)}x{min(scale)}; --size H W sets it); '
+        f'{machine}'
+    )
+    return Loading(size, size, True, keep_ratio, chosen, workers, note)
+
+
+def _crop(model: Mapping[str, Any], size: tuple[int, int], exact: bool) -> tuple[int, int]:
+    own = (model.get('data_preprocessor') or {}).get('size') or (512, 512)
+    height, width = (
+        min(one, side if exact else max(_STEP, side // _STEP * _STEP)) for one, side in zip(own, size, strict=True)
+    )
+    return height, width
+
+
+def _scale(student: Side) -> tuple[tuple[int, int], bool]:
+    """Return the size to which a detector's own config resizes, and whether pictures keep their shape."""
+    for step in _steps((student.config.get('train_dataloader') or {}).get('dataset')):
+        if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
+            first = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
+            return (int(first[0]), int(first[1])), bool(step.get('keep_ratio', False))
+    return COCO_SCALE, True
+
+
+def _steps(option: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(option, Mapping):
+        if 'type' in option:
+            yield option
+        for value in option.values():
+            yield from _steps(value)
+    elif isinstance(option, (list, tuple)):
+        for member in option:
+            yield from _steps(member)

@@ -1,0 +1,187 @@
+"""Plan and write a project: the configs of a student, a teacher and the user's data in one folder."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdistill_dense.project.adapt_network import check_masks, det_size, predicts_masks, seg_size
+from mmdistill_dense.project.box_labels import BoxData, find_box_data
+from mmdistill_dense.project.choose_methods import default_methods, distillers_for
+from mmdistill_dense.project.config_files import (
+    SUITE,
+    WORK,
+    control_file,
+    method_file,
+    pair_file,
+    suite_file,
+    teacher_file,
+)
+from mmdistill_dense.project.data_file import box_file, seg_file
+from mmdistill_dense.project.label_images import SegData, find_seg_data
+from mmdistill_dense.project.loading import Loading, decide_loading
+from mmdistill_dense.project.sides import Side, adapt, read_foundation, read_side
+from mmdistill_dense.project.zoo_schedule import Schedule, scaled_schedule
+from mmdistill_dense.recipes.check_data import check_data
+from mmdistill_dense.utils.silence import quiet
+
+Tell = Callable[[str], None]
+_NAME = re.compile(r'[^A-Za-z0-9]+')
+
+
+def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
+    """Return the texts of the files by name, and tell what was chosen and why.
+
+    Args:
+        args: The options of the command line, see :func:`mmdistill_dense.project.cli.new_parser`.
+        tell: Prints a line.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: Name the option, what was found and what would work.
+    """
+    _check_files(args)
+    foundation = read_foundation(args.teacher)
+    tell(f'reading  the configs {args.student} and {args.teacher}')
+    with quiet():
+        student = read_side(args.student, '--student')
+        teacher = None if foundation else read_side(args.teacher, '--teacher')
+    if teacher is not None and teacher.task != student.task:
+        raise ValueError(
+            f'--teacher {args.teacher} is for {_task(teacher)}, --student {args.student} for {_task(student)}: choose '
+            'two of the same task.'
+        )
+    tell(f'reading  the data {args.data}')
+    find = find_seg_data if student.task == 'seg' else find_box_data
+    data = find(Path(args.data), args.classes)
+    count = data.splits['train'].count
+    loading = decide_loading(student, data.size, count, args.size and tuple(args.size), args.batch)
+    _tell_data(data, loading, tell)
+    files = _data_files(data, loading, student, teacher)
+    schedule = _adapted(student, data, loading, args, True)
+    _tell_network('student', student, schedule, tell)
+    files['control.py'] = control_file(schedule, loading.batch, student.task)
+    trained = teacher is not None and not args.teacher_checkpoint
+    if teacher is not None:
+        own = _adapted(teacher, data, loading, args, trained)
+        checkpoint = args.teacher_checkpoint or f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{own.steps}.pth'
+        option = {'cfg': teacher.name, 'checkpoint': _whole(checkpoint), **teacher.changes}
+        _tell_network('teacher', teacher, own if trained else None, tell)
+        if trained:
+            boxes_alone = predicts_masks(student.model) and not predicts_masks(teacher.model)
+            files['teacher.py'] = teacher_file(own, loading.batch, student.task, boxes_alone)
+        else:
+            tell(f'         its weights: {option["checkpoint"]}')
+    else:
+        option = foundation or {}
+        tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
+    files['pair.py'] = pair_file(student.option, option)
+    names = default_methods(args.method, bool(foundation))
+    for name in names:
+        distillers = distillers_for(name, student, bool(foundation), schedule.steps)
+        files[f'{name}.py'] = method_file(name, distillers, args.unlabelled and _whole(args.unlabelled))
+        tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
+    if args.unlabelled:
+        tell(f'         also taught on the pictures without labels in {args.unlabelled}, as many as labelled ones')
+    files[SUITE] = suite_file(names, trained, tests=teacher is not None and not trained)
+    return files
+
+
+def _check_files(args: argparse.Namespace) -> None:
+    if args.unlabelled and not Path(args.unlabelled).is_dir():
+        raise FileNotFoundError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
+    given = args.teacher_checkpoint
+    if given and given != 'auto' and '://' not in given and not Path(given).expanduser().is_file():
+        raise FileNotFoundError(f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}).')
+
+
+def _whole(given: str) -> str:
+    """Return the whole path of a file or folder; addresses and ``auto`` stay."""
+    return (
+        given
+        if given == 'auto' or '://' in given or given.startswith('{{')
+        else str(Path(given).expanduser().resolve())
+    )
+
+
+def _task(side: Side) -> str:
+    return {'seg': 'segmentation', 'det': 'detection'}[side.task]
+
+
+def _data_files(data: SegData | BoxData, loading: Loading, student: Side, teacher: Side | None) -> dict[str, str]:
+    """Return ``data.py``, and lists of a split that the data set does not have itself."""
+    if isinstance(data, SegData):
+        lists = {f'{name}.txt': '\n'.join([*split.names, '']) for name, split in data.splits.items() if split.names}
+        return {'data.py': seg_file(data, loading), **lists}
+    sides = [side for side in (student, teacher) if side is not None]
+    for side in sides:
+        check_masks(side.model, data.masks, side.key)
+    loads = any(predicts_masks(side.model) for side in sides)
+    text = box_file(data, loading, loads, predicts_masks(student.model))
+    return {'data.py': text, **{f'{name}.json': split.content for name, split in data.splits.items() if split.content}}
+
+
+def _adapted(
+    side: Side, data: SegData | BoxData, loading: Loading, args: argparse.Namespace, trained: bool
+) -> Schedule:
+    """Set what the data change in a network, and return its schedule."""
+    tested = loading.size if loading.resize else data.size
+    sizes = seg_size(side.model, loading.crop, tested) if side.task == 'seg' else det_size(side.model)
+    adapt(side, len(data.classes), sizes, trained, args.random_weights)
+    return scaled_schedule(side.config, side.name, data.splits['train'].count, loading.batch, args.iters)
+
+
+def _tell_data(data: SegData | BoxData, loading: Loading, tell: Tell) -> None:
+    counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
+    tell(f'data     {data.root}: {counts}; {len(data.classes)} classes: {", ".join(data.classes)}')
+    for note in (*data.notes, loading.note):
+        tell(f'         {note}')
+
+
+def _tell_network(what: str, side: Side, schedule: Schedule | None, tell: Tell) -> None:
+    tell(f'{what}  {side.name}')
+    tell(f'         changed for the data: {", ".join(_keys(side.changes)) or "nothing"}')
+    for note in ([f'optimizer and schedule of its config: {schedule.note}'] if schedule else []) + side.notes:
+        tell(f'         {note}')
+
+
+def _keys(changes: Mapping[str, Any], place: str = '') -> Iterator[str]:
+    for name, value in changes.items():
+        inside = f'{place}.{name}'.lstrip('.')
+        if isinstance(value, Mapping) and '_delete_' not in value:
+            yield from _keys(value, inside)
+        else:
+            yield inside
+
+
+def default_folder(data: str) -> Path:
+    """Return the folder that is written without ``--out``: ``distil_`` and the name of the data folder."""
+    return Path(f'distil_{_NAME.sub("_", Path(data).resolve().stem).strip("_").lower()}')
+
+
+def write(files: Mapping[str, str], folder: Path) -> None:
+    """Write files into a folder, and read them as configs. Files with other contents stay.
+
+    Raises:
+        FileExistsError: If one of the files exists with other contents.
+        ValueError: If the configs do not fit together.
+    """
+    there = [name for name in files if (folder / name).is_file()]
+    changed = [name for name in there if (folder / name).read_text(encoding='utf-8') != files[name]]
+    if changed:
+        raise FileExistsError(
+            f'--out {folder}: {", ".join(changed)} exist there with other contents. Remove the folder, or give another '
+            '--out.'
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding='utf-8')
+    with quiet():
+        for name in files:
+            if name.endswith('.py') and name not in ('data.py', 'pair.py'):
+                config = Config.fromfile(folder / name)
+                check_data(config, {'mmseg': 'seg', 'mmdet': 'det'}[config.default_scope])

@@ -1,0 +1,114 @@
+"""Find folders of pictures: what is in them, for which split they are, and how large the pictures are."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from PIL import Image
+
+from mmdistill_dense.utils.messages import some
+
+ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+SPLITS: Mapping[str, Sequence[str]] = {
+    'train': ('train', 'training'),
+    'val': ('val', 'valid', 'validation', 'dev'),
+    'test': ('test', 'testing'),
+}
+SAMPLED = 50  # pictures whose size is read
+VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
+_WORD = re.compile(r'[a-z]+')
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of pictures.
+
+    Attributes:
+        path: The folder; the pictures lie in it or below it.
+        files: Paths of the pictures, relative to it, sorted.
+        split: ``'train'``, ``'val'``, ``'test'``, or ``None`` if its name tells none.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    split: str | None
+
+
+def picture_folders(root: Path) -> list[Folder]:
+    """Return the folders below ``root`` that directly hold pictures, hidden ones left out.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no picture in it.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f'--data {root}: no such folder (looked in {Path.cwd()}).')
+    found = []
+    for folder, below, names in os.walk(root, followlinks=True):
+        below[:] = sorted(name for name in below if not name.startswith('.'))
+        files = sorted(name for name in names if name.lower().endswith(ENDINGS) and not name.startswith('.'))
+        if files:
+            path = Path(folder)
+            found.append(Folder(path, tuple(files), split_of(path.relative_to(root).parts)))
+    if not found:
+        raise FileNotFoundError(
+            f'--data {root}: no picture in it or below it (looked for {", ".join(ENDINGS)}). It holds '
+            f'{some(sorted(entry.name for entry in root.iterdir())) or "nothing"}.'
+        )
+    return found
+
+
+def split_of(parts: Iterable[str]) -> str | None:
+    """Return the split that the parts of a path name, the innermost first: ``('images', 'train2017')`` is train.
+
+    SegNet's ``trainannot`` is train too: the name of a split may stand at the beginning of a word.
+    """
+    for part in reversed(list(parts)):
+        for word in _WORD.findall(part.lower()):
+            for split, names in SPLITS.items():
+                if word in names or word.startswith(f'{split}annot'):
+                    return split
+    return None
+
+
+def joined(folders: Sequence[Folder]) -> Folder:
+    """Return folders of one role and split as one: their common parent, with all of their pictures."""
+    if len(folders) == 1:
+        return folders[0]
+    parent = Path(os.path.commonpath([one.path for one in folders]))
+    files = sorted(str((one.path / name).relative_to(parent)) for one in folders for name in one.files)
+    return Folder(parent, tuple(files), folders[0].split)
+
+
+def two_parts(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide names of pictures into training and validation, always in the same way.
+
+    Raises:
+        ValueError: For fewer than two.
+    """
+    if len(names) < 2:
+        raise ValueError(f'{len(names)} picture: training and validation need one each.')
+    shuffled = sorted(names)
+    random.Random(0).shuffle(shuffled)
+    count = max(1, round(VAL_SHARE * len(shuffled)))
+    return sorted(shuffled[count:]), sorted(shuffled[:count])
+
+
+def evenly(items: Sequence[str], count: int) -> list[str]:
+    """Return at most ``count`` members, evenly spaced."""
+    step = max(1, -(-len(items) // count))
+    return list(items[::step])
+
+
+def usual_size(paths: Sequence[Path]) -> tuple[int, int]:
+    """Return the median height and width of pictures; only the headers of some are read."""
+    sizes = []
+    for path in evenly([str(path) for path in paths], SAMPLED):
+        with Image.open(path) as picture:
+            sizes.append(picture.size)
+    return int(median(height for _, height in sizes)), int(median(width for width, _ in sizes))

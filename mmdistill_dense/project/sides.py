@@ -1,0 +1,118 @@
+"""Student and teacher as ``new`` reads them: a config of the zoo, an own one, or a foundation model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdistill_dense.config.resolve import find_config, load_model
+from mmdistill_dense.foundation.models import MODELS_BY_NAME
+from mmdistill_dense.project.adapt_network import joined_overrides, overrides, without_weights
+from mmdistill_dense.project.fetched_weights import missing_of, sources_of
+from mmdistill_dense.recipes.compose import TASKS
+from mmdistill_dense.utils.messages import some
+
+
+@dataclass
+class Side:
+    """A network of the pair.
+
+    Attributes:
+        key: The option that names it, ``--student`` or ``--teacher``.
+        name: As it is written into ``cfg``: a zoo name, or the whole path of an own file.
+        config: Its config.
+        model: Its resolved model.
+        task: ``'seg'`` or ``'det'``.
+        changes: Overrides of the model, for the data.
+        notes: What was decided, for the user.
+    """
+
+    key: str
+    name: str
+    config: Config
+    model: Mapping[str, Any]
+    task: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def option(self) -> dict[str, Any]:
+        """The network as ``pair.py`` describes it."""
+        return {'cfg': self.name, **self.changes}
+
+    @property
+    def stem(self) -> str:
+        """The name of its config file, without folder and ending."""
+        return Path(self.name).stem
+
+
+def read_side(given: str, key: str) -> Side:
+    """Read the config of a network.
+
+    Raises:
+        FileNotFoundError: If there is no such config; with similar names.
+        ValueError: For a config of another package than mmseg and mmdet, or one that imports what is not installed.
+    """
+    path = find_config(given, key)
+    name = given if '::' in given else str(path.resolve())
+    try:
+        config = Config.fromfile(path)
+    except ImportError as error:
+        raise ValueError(
+            f'{key} {given}: the config imports a package that is not installed ({str(error).splitlines()[0]}). '
+            'Install it, or choose another network.'
+        ) from error
+    scope = config.get('default_scope')
+    task = TASKS.get(scope or '')
+    if task is None:
+        raise ValueError(
+            f"{key} {given}: its default_scope is {scope!r}; a network of 'mmseg' or 'mmdet' is needed. A config of "
+            'your own sets default_scope.'
+        )
+    return Side(key, name, config, load_model({'cfg': name}, key).model, task)
+
+
+def read_foundation(given: str) -> dict[str, Any] | None:
+    """Return the teacher option of ``MODEL:FILE``, or ``None`` if that is not what was given.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    model, _, file = given.partition(':')
+    if model not in MODELS_BY_NAME or file.startswith(':'):
+        return None
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'--teacher {given}: no such file {file!r} (looked in {Path.cwd()}). docs/foundation.md says where the '
+            f'weights of {model} are.'
+        )
+    return {'type': 'mmdistill_dense.FoundationTeacher', 'model': model, 'checkpoint': str(path.resolve())}
+
+
+def adapt(side: Side, classes: int, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
+    """Set what the data change in a network, and its first weights.
+
+    Args:
+        side: The network; its ``changes`` and ``notes`` are set.
+        classes: Their number in the data.
+        sizes: Overrides for crop or preprocessor.
+        trained: Whether it is trained here, so that its first weights matter.
+        random: Whether to clear them in any case.
+    """
+    counts = overrides(side.model, classes, side.key)
+    side.changes = joined_overrides(counts, sizes)
+    sources = list(dict.fromkeys(sources_of(side.model)))
+    if not trained or not sources:
+        return
+    missing = sources if random else missing_of(side.model)
+    if not missing:
+        side.notes.append(f'starts from {some(sources)}, which is fetched at the first training unless cached')
+        return
+    side.changes = joined_overrides(side.changes, without_weights(side.model))
+    why = '--random-weights' if random else f'{some(missing)} cannot be reached; with a connection, run `new` again'
+    side.notes.append(f'STARTS FROM RANDOM WEIGHTS: {why}. Expect much lower scores')

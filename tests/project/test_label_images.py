@@ -1,0 +1,88 @@
+"""What is found in a folder of pictures and label images."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mmdistill_dense.project.label_images import class_values, find_seg_data
+from tests.project.folders_of_data import label, picture, seg_folder
+
+
+def test_folders_of_splits_are_found(tmp_path: Path) -> None:
+    data = find_seg_data(seg_folder(tmp_path, splits=('train', 'val', 'test')))
+    assert {name: split.count for name, split in data.splits.items()} == {'train': 4, 'val': 2, 'test': 2}
+    assert data.splits['val'].pictures == 'images/val' and data.splits['val'].labels == 'labels/val'
+    assert data.endings == ('.jpg', '.png') and data.size == (48, 64)
+    assert data.classes == ('class_0', 'class_1', 'class_2') and data.values == ()
+    assert 'name them with --classes' in data.notes[0]
+
+
+def test_split_before_role_a_word_after_the_name_and_subfolders(tmp_path: Path) -> None:
+    for split in ('training', 'validation'):
+        for city in ('a', 'b'):
+            picture(tmp_path / split / 'img' / city / f'{city}_1.png')
+            label(tmp_path / split / 'masks' / city / f'{city}_1_mask.png')
+    data = find_seg_data(tmp_path, ['x', 'y', 'z'])
+    assert data.endings == ('.png', '_mask.png')
+    assert data.splits['train'].pictures == 'training/img' and data.splits['train'].count == 2
+
+
+def test_a_folder_without_splits_is_divided_always_in_the_same_way(tmp_path: Path) -> None:
+    for number in range(10):
+        picture(tmp_path / f'images/{number}.jpg')
+        label(tmp_path / f'masks/{number}.png')
+    first, second = find_seg_data(tmp_path), find_seg_data(tmp_path)
+    assert first == second
+    assert first.splits['train'].count == 8 and first.splits['val'].count == 2
+    assert not set(first.splits['train'].names) & set(first.splits['val'].names)
+
+
+def test_names_come_from_a_list_and_a_dash_ignores_a_value(tmp_path: Path) -> None:
+    (seg_folder(tmp_path) / 'classes.txt').write_text('sky\n-\nroad\n')
+    data = find_seg_data(tmp_path)
+    assert data.classes == ('sky', 'road') and data.values == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ('found', 'values'),
+    [
+        ((0, 1, 2), (0, 1, 2)),
+        ((0, 1, 4, 255), (0, 1, 2, 3, 4)),
+        ((0, 255), (0, 255)),
+        ((0, 38, 75), (0, 38, 75)),
+        ((0,), (0, 1)),
+    ],
+)
+def test_label_values_that_are_classes(found: tuple[int, ...], values: tuple[int, ...]) -> None:
+    assert class_values(found) == values
+
+
+def test_masks_of_0_and_255_have_two_classes(tmp_path: Path) -> None:
+    data = find_seg_data(seg_folder(tmp_path, (0, 255)), ['ground', 'leaf'])
+    assert data.classes == ('ground', 'leaf') and data.values == (0, 255)
+
+
+def test_too_few_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'--classes: 2 names \(a, b\), but the label images have the values 0, 1, 2'):
+        find_seg_data(seg_folder(tmp_path), ['a', 'b'])
+
+
+def test_labels_in_colours_are_refused(tmp_path: Path) -> None:
+    picture(seg_folder(tmp_path) / 'labels/train/0.png')
+    with pytest.raises(ValueError, match='one channel'):
+        find_seg_data(tmp_path)
+
+
+def test_a_picture_without_label_is_named(tmp_path: Path) -> None:
+    (seg_folder(tmp_path) / 'labels/train/3.png').unlink()
+    with pytest.raises(FileNotFoundError, match='1 of 4 pictures .* have no label image'):
+        find_seg_data(tmp_path)
+
+
+def test_pictures_without_labels_are_refused_with_the_layout(tmp_path: Path) -> None:
+    shutil.rmtree(seg_folder(tmp_path) / 'labels')
+    with pytest.raises(ValueError, match='label images for none .* Expected for instance'):
+        find_seg_data(tmp_path)

@@ -1,0 +1,201 @@
+"""``new``: what own data change in networks of the zoo, and the files that are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdistill_dense.config.resolve import load_model, student_option
+from mmdistill_dense.guards.config import batch_problem
+from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.project import fetched_weights
+from mmdistill_dense.project.cli import main_new
+from tests.project.folders_of_data import box_folder, picture, seg_folder
+
+FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
+SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'
+RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+KNET = 'mmseg::knet/knet-s3_r50-d8_deeplabv3_8xb2-adamw-80k_ade20k-512x512.py'
+CASCADE = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
+DETR = 'mmdet::detr/detr_r18_8xb2-500e_coco.py'
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder, from which no address can be reached."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
+    return tmp_path
+
+
+def call(student: str, teacher: str, *words: str, code: int = 0) -> None:
+    given = ['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', *words]
+    assert main_new(given) == code
+
+
+def read(name: str) -> Config:
+    return Config.fromfile(f'project/{name}.py')
+
+
+def models(name: str) -> tuple[Any, Any]:
+    config = read(name)
+    return load_model(student_option(config.model), 'student').model, load_model(
+        {key: value for key, value in config.model.teacher.items() if key != 'checkpoint'}, 'teacher'
+    ).model
+
+
+def test_heads_in_lists_slide_tests_and_first_weights_are_set(capsys: pytest.CaptureFixture) -> None:
+    seg_folder(Path('mine'))
+    call(FASTSCNN, SEGFORMER, '--classes', 'a', 'b', 'c', '--size', '32', '64')
+    student, teacher = models('control')
+    assert student.decode_head.num_classes == 3
+    assert [head.num_classes for head in student.auxiliary_head] == [3, 3]
+    assert tuple(student.data_preprocessor.size) == tuple(teacher.data_preprocessor.size) == (32, 64)
+    assert teacher.test_cfg == {'mode': 'whole'}
+    assert teacher.backbone.init_cfg is None
+    assert 'STARTS FROM RANDOM WEIGHTS' in capsys.readouterr().out
+
+
+def test_heads_inside_heads_and_their_class_weights_are_set() -> None:
+    seg_folder(Path('mine'))
+    call(FASTSCNN, KNET)
+    _, teacher = models('control')
+    heads = [teacher.decode_head.kernel_generate_head, *teacher.decode_head.kernel_update_head]
+    assert [head.num_classes for head in heads] == [3] * 4 and teacher.auxiliary_head.num_classes == 3
+
+
+def test_student_and_teacher_have_their_own_optimizer_and_the_teacher_is_described_once() -> None:
+    seg_folder(Path('mine'))
+    call(FASTSCNN, SEGFORMER, '--iters', '20')
+    control, teacher = read('control'), read('teacher')
+    assert control.optim_wrapper.optimizer.type == 'SGD' and teacher.optim_wrapper.optimizer.type == 'AdamW'
+    assert control.model.teacher.checkpoint.endswith('project/work/teacher/iter_20.pth')
+    described = {key: value for key, value in control.model.teacher.items() if key != 'checkpoint'}
+    assert teacher.model.student == described
+    assert Path('project/teacher.py').read_text().count('mit-b0') == 1  # where its schedule is from
+    assert batch_problem(control, 1) is None
+
+
+def test_the_files_are_few_and_short_and_the_method_has_automatic_settings() -> None:
+    seg_folder(Path('mine'))
+    call(FASTSCNN, SEGFORMER, '--method', 'kd', 'cwd')
+    written = sorted(path.name for path in Path('project').iterdir())
+    assert written == ['control.py', 'cwd.py', 'data.py', 'kd.py', 'pair.py', 'suite.yaml', 'teacher.py']
+    assert all(path.read_text().count('\n') <= 60 for path in Path('project').iterdir())
+    assert read('cwd').model.distillers == {'cwd': {'type': 'CWD', 'settings': 'auto'}}
+
+
+def test_heads_of_detectors_and_masks(capsys: pytest.CaptureFixture) -> None:
+    box_folder(Path('mine'), masks=True)
+    call(RETINANET, CASCADE, '--method', 'pkd')
+    student, teacher = models('control')
+    assert student.bbox_head.num_classes == 2
+    assert [head.num_classes for head in teacher.roi_head.bbox_head] == [2, 2, 2]
+    assert teacher.roi_head.mask_head.num_classes == 2
+    assert student.backbone.frozen_stages == -1 and student.backbone.norm_eval is False
+    config = read('control')
+    assert config.train_pipeline[1].with_mask  # the teacher is trained on them
+    assert config.val_evaluator.metric == 'bbox'
+    assert config.val_evaluator.ann_file == str(Path('mine/annotations/instances_val.json').resolve())
+    assert config.train_dataloader.dataset.metainfo.classes == ('red', 'white')
+
+
+def test_a_student_with_masks_and_a_teacher_without(capsys: pytest.CaptureFixture) -> None:
+    box_folder(Path('mine'), masks=True)
+    call(CASCADE, RETINANET, '--method', 'pkd')
+    assert read('control').val_evaluator.metric == ['bbox', 'segm']
+    assert read('teacher').val_evaluator.metric == 'bbox'
+
+
+def test_a_network_of_masks_needs_masks(capsys: pytest.CaptureFixture) -> None:
+    box_folder(Path('mine'))
+    call(RETINANET, CASCADE, code=2)
+    assert '--teacher: CascadeRCNN is trained on masks' in capsys.readouterr().err
+    assert not Path('project').exists()
+
+
+def test_a_detector_with_queries_builds_with_its_settings() -> None:
+    box_folder(Path('mine'))
+    call(DETR, RETINANET)
+    network = build_network(load_model(student_option(read('control').model), 'student'))
+    assert network.bbox_head.num_classes == 2
+    with torch.no_grad():
+        assert network.bbox_head.fc_cls.out_features == 3
+
+
+def test_a_trained_teacher_is_not_trained_again() -> None:
+    seg_folder(Path('mine'))
+    Path('mine.pth').touch()
+    call(FASTSCNN, SEGFORMER, '--teacher-checkpoint', 'mine.pth')
+    assert not Path('project/teacher.py').exists()
+    assert read('control').model.teacher.checkpoint == str(Path('mine.pth').resolve())
+    assert 'test_teacher: true' in Path('project/suite.yaml').read_text()
+
+
+def test_a_foundation_model_and_pictures_without_labels() -> None:
+    seg_folder(Path('mine'))
+    Path('dino.pth').touch()
+    picture(Path('more/0.jpg'))
+    call(FASTSCNN, 'dinov2_vits14:dino.pth', '--unlabelled', 'more')
+    model = read('featurematch').model
+    assert model.teacher.type == 'mmdistill_dense.FoundationTeacher' and model.teacher.model == 'dinov2_vits14'
+    assert model.distillers.featurematch.teacher_tap == 'map'
+    assert model.unlabelled == {'data_root': str(Path('more').resolve()), 'ratio': 1}
+    assert not Path('project/teacher.py').exists()
+
+
+def test_divided_data_have_their_lists(folder: Path) -> None:
+    for number in range(5):
+        picture(Path(f'mine/images/{number}.jpg'))
+    for path in seg_folder(Path('other'), splits=('train',)).glob('labels/train/*'):
+        path.rename(Path('mine') / path.name)
+    labels = Path('mine/labels')
+    labels.mkdir()
+    for number in range(4):
+        Path(f'mine/{number}.png').rename(labels / f'{number}.png')
+    Path('mine/images/4.jpg').unlink()
+    call(FASTSCNN, SEGFORMER)
+    config = read('control')
+    assert Path(config.train_dataloader.dataset.ann_file) == folder / 'project/train.txt'
+    assert len(Path('project/train.txt').read_text().split()) == 3
+
+
+def test_dry_prints_and_writes_nothing(capsys: pytest.CaptureFixture) -> None:
+    seg_folder(Path('mine'))
+    call(FASTSCNN, SEGFORMER, '--dry')
+    out = capsys.readouterr().out
+    assert '# ---- project/pair.py' in out and not Path('project').exists()
+
+
+def test_changed_files_are_not_overwritten(capsys: pytest.CaptureFixture) -> None:
+    seg_folder(Path('mine'))
+    call(FASTSCNN, SEGFORMER)
+    call(FASTSCNN, SEGFORMER)
+    Path('project/control.py').write_text('mine = 1')
+    call(FASTSCNN, SEGFORMER, code=2)
+    assert 'control.py exist there with other contents' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (('--student', 'mmseg::fastscnn/fast_scnn'), "--student='mmseg::fastscnn/fast_scnn': mmseg has no such config"),
+        (('--student', RETINANET), '--student mmdet::retinanet/retinanet_r18_fpn_1x_coco.py for detection'),
+        (('--data', 'nowhere'), 'nowhere: no such folder'),
+        (('--method', 'cwdd'), "method 'cwdd': unknown"),
+        (('--method', 'pkd'), '--method pkd: it has no options for EncoderDecoder'),
+        (('--unlabelled', 'nowhere'), '--unlabelled nowhere: no such folder'),
+        (('--teacher-checkpoint', 'no.pth'), '--teacher-checkpoint no.pth: no such file'),
+        (('--teacher', 'dinov2_vits14:no.pth'), "--teacher dinov2_vits14:no.pth: no such file 'no.pth'"),
+        (('--teacher', 'mmdistill_dense::_base_/models/toy_teacher.py'), 'its default_scope is'),
+    ],
+)
+def test_mistakes_name_the_option(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture) -> None:
+    seg_folder(Path('mine'))
+    call(FASTSCNN, SEGFORMER, *words, code=2)
+    assert message in capsys.readouterr().err
+    assert not Path('project').exists()

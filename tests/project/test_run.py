@@ -1,0 +1,141 @@
+"""``run``: a project of tiny real networks ends with a report and a student, and nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdistill_dense.__main__ import COMMANDS, main
+from mmdistill_dense.project import steps
+from mmdistill_dense.project.cli import main_new, main_run
+from mmdistill_dense.suite.definition.definition import load
+from tests.project.folders_of_data import box_folder, seg_folder
+from tests.suite.tiny import write_result
+
+BASE = "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/models/{model}.py')\n"
+TRAINING = (
+    "default_scope = '{scope}'\n"
+    "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))\n"
+    'train_cfg = dict(max_iters=100)\n'
+)
+
+
+def project(task: str, *words: str) -> Path:
+    """A project of two toy networks of one's own."""
+    for side, model in (
+        ('student', 'toy_student' if task == 'seg' else 'toy_det_student'),
+        ('teacher', 'toy_teacher' if task == 'seg' else 'toy_det_teacher'),
+    ):
+        scope = {'seg': 'mmseg', 'det': 'mmdet'}[task]
+        Path(f'{side}.py').write_text(BASE.format(model=model) + TRAINING.format(scope=scope))
+    (seg_folder if task == 'seg' else box_folder)(Path('mine'))
+    given = ['--data', 'mine', '--student', 'student.py', '--teacher', 'teacher.py', '--out', 'project']
+    assert main_new([*given, '--iters', '2', '--batch', '2', *words]) == 0
+    return Path('project')
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(('task', 'method'), [('seg', 'kd'), ('det', 'pkd')])
+def test_a_project_is_done_and_not_done_again(task: str, method: str, capsys: pytest.CaptureFixture) -> None:
+    place = project(task, '--method', method)
+    assert main_run([str(place)]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ('check    teacher.py: ok', f'{method}.py: ok', 'the student alone', 'report'))
+    assert 'mmengine - INFO' not in out
+    written = [place / 'report.html', place / f'student_{method}.pth', place / f'student_{method}.py']
+    times = [path.stat().st_mtime for path in written]
+    plain = Config.fromfile(written[2])
+    assert 'distillers' not in plain.model
+    results = list(place.rglob('result.json'))
+    assert len(results) == 3
+    began = time.time()
+    assert main_run([str(place)]) == 0
+    out = capsys.readouterr().out
+    assert '3 runs, 0 to do' in out and 'check    ' not in out
+    assert [path.stat().st_mtime for path in written] == times
+    assert all(path.stat().st_mtime < began for path in results)
+
+
+def test_the_first_screen_tells_networks_data_steps_and_results() -> None:
+    place = project('seg', '--method', 'kd')
+    lines = '\n'.join(steps.screen(load(place / 'suite.yaml')))
+    for word in ('student.py', 'teacher.py, trained here first', 'kd, beside', '3 classes', '2 of 2 pictures', 'work'):
+        assert word in lines
+
+
+def test_the_runs_are_beside_the_definition_wherever_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = project('seg', '--method', 'kd').absolute()
+    monkeypatch.chdir('/')
+    assert load(place / 'suite.yaml').out == place / 'work'
+
+
+def test_a_page_is_old_when_a_result_is_newer(tmp_path: Path) -> None:
+    page = tmp_path / 'report.html'
+    assert not steps.newer(page, tmp_path)
+    page.touch()
+    write_result(tmp_path / 'runs/kd/seed0', 1.0)
+    os.utime(page, (1, 1))
+    assert not steps.newer(page, tmp_path)
+    os.utime(page, (2**32, 2**32))
+    assert steps.newer(page, tmp_path)
+
+
+def test_the_end_tells_gains_and_that_one_seed_says_little() -> None:
+    definition = load(project('seg', '--method', 'kd') / 'suite.yaml')
+    write_result(definition.out / 'teacher', 50.0)
+    write_result(definition.out / 'runs/control/seed0', 40.0)
+    write_result(definition.out / 'runs/kd/seed0', 42.5)
+    lines = '\n'.join(steps.ending(definition))
+    assert '50.00  teacher' in lines and '40.00  the student alone' in lines and '42.50  kd (+2.50)' in lines
+    assert 'One seed says little' in lines
+
+
+def test_what_was_checked_is_known_until_a_file_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = project('seg', '--method', 'kd')
+    definition = load(place / 'suite.yaml')
+    known = {name: steps.digest(place) for name in ('teacher.py', 'kd.py')}
+    definition.out.mkdir()
+    (definition.out / 'checked.json').write_text(json.dumps(known))
+    asked: list[str] = []
+
+    def refuse(path: Path, *_: object) -> None:
+        asked.append(path.name)
+        raise RuntimeError
+
+    monkeypatch.setattr(steps, 'check_config', refuse)
+    assert steps.checked(place, definition)
+    with open(place / 'kd.py', 'a') as file:
+        file.write('randomness = dict(seed=1)\n')
+    with pytest.raises(RuntimeError):
+        steps.checked(place, definition)
+    assert asked == ['teacher.py']
+
+
+def test_a_folder_without_project_is_refused(capsys: pytest.CaptureFixture) -> None:
+    assert main_run(['nowhere']) == 2
+    assert 'nowhere: no suite.yaml in it' in capsys.readouterr().err
+
+
+def test_every_command_is_there(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('sys.argv', ['x'])
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as end:
+            main([name, '--help'])
+        assert end.value.code == 0
+        assert f'python -m mmdistill_dense {name}' in capsys.readouterr().out
+
+
+def test_an_unknown_command_shows_them(capsys: pytest.CaptureFixture) -> None:
+    assert main(['trian']) == 2
+    assert 'new' in capsys.readouterr().out

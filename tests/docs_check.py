@@ -17,8 +17,8 @@ from mmdistill_dense.recipes.named import find
 from tests.docs_blocks import ROOT, Block, Command, blocks
 from tests.every_config import every, place, read
 
-HARMLESS = ('.', 'cd', 'export', 'git', 'mkdir', 'sh', 'tensorboard')
-BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'TOOLS')
+HARMLESS = ('.', 'cd', 'export', 'git', 'mkdir', 'mlflow', 'sh', 'tensorboard', 'trtexec')
+BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'TOOLS', 'WANDB_MODE')
 SCRIPTS = {'dist_train': (2, 'train'), 'dist_test': (3, 'test'), 'slurm_train': (3, 'train'), 'slurm_test': (4, 'test')}
 NAME = re.compile(r'[a-z]+:[\w.+-]*_[\w.+-]+(:[\w-]+)?')
 OWN = re.compile(r'(?:configs|tools|benchmarks|docs|tests|requirements|mmdistill_dense)/[\w./+-]+\.\w+$')

@@ -25,9 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # The clone as it was asked for, perhaps through a link, and as it lies.
 CLONE = tuple(f'{place}{os.sep}' for place in (Path(__file__).absolute().parents[1], ROOT))
 OWN = {
-    '.ci', '.git', '.gitignore', 'CHANGELOG.md', 'CITATION.cff', 'CONTRIBUTING.md', 'LICENSE', 'MANIFEST.in',
-    'Makefile', 'README.md', 'benchmarks', 'configs', 'docs', 'mkdocs.yml', 'mmdistill_dense', 'model-index.yml',
-    'pyproject.toml', 'requirements', 'ruff.toml', 'setup.cfg', 'tests', 'tools',
+    '.ci', '.dockerignore', '.git', '.github', '.gitignore', '.pre-commit-config.yaml', 'CHANGELOG.md', 'CITATION.cff',
+    'CONTRIBUTING.md', 'Dockerfile', 'LICENSE', 'MANIFEST.in', 'Makefile', 'README.md', 'benchmarks', 'configs', 'docs',
+    'mkdocs.yml', 'mmdistill_dense', 'model-index.yml', 'pyproject.toml', 'requirements', 'ruff.toml', 'setup.cfg',
+    'tests', 'tools',
 }  # fmt: skip
 PYTHON = {'.venv', 'mmdistill_dense.egg-info', os.path.relpath(sys.prefix, ROOT).split(os.sep)[0]}
 # A user's data, weights and settings. Fonts, browsers and packages give the same result wherever they lie and stay.

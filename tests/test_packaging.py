@@ -19,7 +19,7 @@ from tests.project.folders_of_data import seg_folder
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / name for name in sorted(OWN - {'.git'})]
 PINS = ('constraints.txt', 'upstream.txt')
-TEXT = {'.py', '.md', '.yml', '.txt', '.sh', '.cfg', '.toml', '.cff', '.in', ''}
+TEXT = {'.py', '.md', '.yml', '.yaml', '.txt', '.sh', '.cfg', '.toml', '.cff', '.in', ''}
 
 
 def text_files() -> list[Path]:
@@ -191,6 +191,32 @@ def test_metafiles_name_existing_configs_and_their_names() -> None:
     # mim knows a model by its name alone, written small
     assert len(names) == len(set(names)) > 0
     assert names == [name.lower() for name in names]
+
+
+def test_the_workflow_runs_the_whole_check_and_keeps_the_compiled_wheel() -> None:
+    job = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text())['jobs']['run']
+    cached = next(step['with'] for step in job['steps'] if 'cache@' in step.get('uses', ''))
+    setup = (ROOT / 'tools/setup_env.sh').read_text()
+    assert job['steps'][-1] == {'run': 'bash .ci/run'}
+    assert '/.cache}/mmdistill_dense/wheels' in setup and '~/.cache/mmdistill_dense/wheels' in cached['path'].split()
+    assert all((ROOT / name).is_file() for name in re.findall(r"'([\w/.]+)'", cached['key']))
+
+
+def test_hooks_before_a_commit_are_those_of_make_lint() -> None:
+    (local,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
+    lint = re.findall(
+        r'-m (mypy|ruff \w+)', (ROOT / 'Makefile').read_text().partition('\nlint:')[2].partition('\n\n')[0]
+    )
+    entries = [hook['entry'] for hook in local['hooks']]
+    assert len(lint) == len(entries) and all(f'-m {tool}' in entry for tool, entry in zip(lint, entries, strict=True))
+
+
+def test_the_image_is_made_by_the_set_up() -> None:
+    text = (ROOT / 'Dockerfile').read_text()
+    arguments = dict(re.findall(r'^ARG (\w+)=(\S+)$', text, re.MULTILINE))
+    assert f'    {arguments["LEVEL"]})' in (ROOT / 'tools/setup_env.sh').read_text()
+    assert 'RUN tools/setup_env.sh ${LEVEL}' in text and text.rstrip().endswith('CMD ["make", "demo"]')
+    assert set(re.findall(r'--build-arg (\w+)=', text)) == {*arguments, 'TORCH_CUDA_ARCH_LIST'}
 
 
 def test_links_between_documents_lead_somewhere() -> None:

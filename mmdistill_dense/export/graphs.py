@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,6 +28,10 @@ class Graph(nn.Module):
         """Return the outputs by name."""
         raise NotImplementedError
 
+    def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
+        """Let the network predict from the outputs of a written graph with these names, from now on."""
+        raise NotImplementedError
+
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs in the order of their names."""
         return tuple(self.named(image).values())
@@ -44,6 +50,10 @@ class SegmentorGraph(Graph):
         """Return ``logits``."""
         # The pictures of a batch have one size; a list of as many members would fix their number in the graph.
         return {'logits': self.model.encode_decode(image, [{'img_shape': tuple(image.shape[2:])}])}
+
+    def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
+        """Replace ``encode_decode``, which whole-picture and sliding inference call."""
+        self.model.encode_decode = lambda image, metas: run(image)[0]
 
 
 class DetectorGraph(Graph):
@@ -80,6 +90,25 @@ class DetectorGraph(Graph):
         for name, levels in zip(self.names, outputs, strict=False):
             found.update({f'{name}_{level}': tensor for level, tensor in enumerate(levels)})
         return found
+
+    def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
+        """Replace backbone, neck and dense head.
+
+        Raises:
+            ValueError: For a two-stage detector, whose graph ends before its RoI heads.
+        """
+        if self.two_stage:
+            raise ValueError(
+                f'the graph of a {type(self.model).__name__} ends before its RoI heads, so it has no score of its own; '
+                'segmentors and single-stage detectors can be evaluated.'
+            )
+
+        def head(image: Tensor) -> tuple[list[Tensor], ...]:
+            named = zip(names, run(image), strict=True)
+            return tuple([x for _, x in some] for _, some in groupby(named, lambda one: one[0].rpartition('_')[0]))
+
+        self.model.extract_feat = lambda image: image
+        self.model.bbox_head.forward = head
 
 
 def graph_of(model: nn.Module) -> Graph:

@@ -55,7 +55,7 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
     weights = Path(out)
     if weights.suffix not in ('.pth', '.safetensors'):
         raise ValueError(f'out={str(out)!r} must end in .pth or .safetensors; the config is written beside it (.py).')
-    plain, _, state, meta = _student(config, checkpoint)
+    plain, _, state, meta = load_student(config, checkpoint)
     if weights.suffix == '.pth':
         save_whole({'meta': meta, 'state_dict': state}, weights)
     else:
@@ -98,7 +98,7 @@ def export_graph(
     if kind not in WRITERS:
         raise ValueError(f'out={str(out)!r}: {kind} holds weights; graphs are {", ".join(WRITERS)}.')
     require(kind)
-    plain, network, _, meta = _student(config, checkpoint)
+    plain, network, _, meta = load_student(config, checkpoint)
     graph, about = graph_of(network), meta['student']
     height, width = size or plain.model.get('data_preprocessor', {}).get('size') or (512, 512)
     # Two pictures, since one is a size that torch.export takes for a constant.
@@ -133,8 +133,12 @@ def _write(
     return list(outputs), _difference(open_graph(path), graph, _others(image, axes))
 
 
-def _student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
-    """Return the plain config, the loaded network, its weights and what is kept of the checkpoint's meta."""
+def load_student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
+    """Return the plain config, the loaded network, its weights and what is kept of the checkpoint's meta.
+
+    Raises:
+        ValueError: When the checkpoint does not fit the student exactly.
+    """
     plain = plain_config(config)
     content = read_checkpoint(checkpoint)
     state = state_dict_of(content, checkpoint)

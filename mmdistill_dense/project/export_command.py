@@ -6,17 +6,21 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
 from mmdistill_dense.export import FORMATS, export_graph, export_student
+from mmdistill_dense.export.evaluate import evaluate
 from mmdistill_dense.export.formats import WRITERS, format_of
+from mmdistill_dense.export.int8 import quantise
 from mmdistill_dense.pretrain.export_backbone import export_backbone
 from mmdistill_dense.recipes.named import read_config
+from mmdistill_dense.utils.silence import errors_only
 
 DESCRIPTION = """Export a distilled student: as weights with the plain config that loads them, or as a graph.
 
 The ending of OUT selects the format: .pth and .safetensors are weights; .onnx, .pt (TorchScript) and .pt2
-(torch.export) are graphs that run without the mm* stack. --backbone-only writes the weights of the backbone, for
+(torch.export) are graphs that run without the mm* stack. --int8 also writes an .onnx graph with 8-bit arithmetic, and
+--evaluate compares the scores of the network and of its graphs. --backbone-only writes the weights of the backbone, for
 ordinary configs to start from.
 """
 
@@ -43,6 +47,15 @@ def main_export(argv: Sequence[str] | None = None) -> None:
         action='store_true',
         help="write the backbone's weights alone, under the names that backbone.init_cfg=dict(type='Pretrained') takes",
     )
+    parser.add_argument(
+        '--int8',
+        type=int,
+        metavar='N',
+        help='also write OUT.int8.onnx, calibrated on N pictures of the training data (OUT must end in .onnx)',
+    )
+    parser.add_argument(
+        '--evaluate', action='store_true', help='print the scores of network and graphs on the validation data'
+    )
     args = parser.parse_args(argv)
     config = read_config(args.config, args.cfg_options)
     if args.backbone_only:
@@ -58,3 +71,21 @@ def main_export(argv: Sequence[str] | None = None) -> None:
     for reason in found.reasons:
         print(f'        not {reason}')
     print(f'differs from the network by {found.difference:.1e} of its largest value')
+    graphs = [found.path]
+    if args.int8 is not None:
+        graphs.append(quantise(config, args.checkpoint, found.path, args.int8))
+        print(f'int8    {graphs[-1]}')
+    if args.evaluate:
+        for graph in (None, *graphs):
+            with errors_only():  # the evaluation logs a table of classes
+                told = _scores(config, args.checkpoint, graph)
+            print(told, flush=True)
+
+
+def _scores(config: Config, checkpoint: str, graph: Path | None) -> str:
+    """Return a line with the scores of the network or a graph, and the size and time of a graph."""
+    metrics, milliseconds = evaluate(config, checkpoint, graph)
+    told = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
+    if graph is None:
+        return f'network: {told}'
+    return f'{graph.name}: {told}; {graph.stat().st_size / 2**20:.2f} MB, {milliseconds:.1f} ms a picture'

@@ -9,6 +9,7 @@ from datetime import datetime
 from importlib import resources
 from pathlib import Path
 
+from mmdistill_dense.report.answer import answer_section
 from mmdistill_dense.report.attention_views import similarity_section, token_section
 from mmdistill_dense.report.charts import graph_objects
 from mmdistill_dense.report.classes import class_section
@@ -21,6 +22,7 @@ from mmdistill_dense.utils.atomic import write_text
 from mmdistill_dense.utils.version import __version__
 
 PICTURES = 4
+NAMED = 3  # methods in the title
 
 
 def make_report(
@@ -59,19 +61,19 @@ def make_report(
 
 
 def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | None = None) -> list[Section]:
-    """Return the sections of a page, in order."""
+    """Return the sections of a page, in order: first what a reader decides by, last what only a search needs."""
     numbers = Numbers(comparison, metric)
     predictions = Predictions(comparison, pictures)
     return [
-        numbers.scores(),
-        numbers.curves(),
-        class_section(numbers),
+        answer_section(numbers),
         predictions.side_by_side(),
+        class_section(numbers),
+        cost_section(numbers),
         predictions.disagreement(),
+        numbers.curves(),
         token_section(comparison, pictures),
         similarity_section(comparison, pictures),
         settings_section(comparison),
-        cost_section(numbers),
     ]
 
 
@@ -90,14 +92,15 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters['kind'] = _kind
-    names = ', '.join(comparison.names)
+    methods = list(dict.fromkeys(run.name for run in comparison.runs)) or comparison.names
     charts = any(_kind(item) == 'chart' for section in sections for item in [*section.items, *section.more])
     return environment.get_template('page.html.j2').render(
-        title=f'Distillation report: {names}',
+        title=f'Distillation report: {", ".join(methods) if len(methods) <= NAMED else f"{len(methods)} methods"}',
         runs=[(run.title, str(run.folder)) for run in comparison.students],
         made=datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %z'),
         version=__version__,
-        sections=sections,
+        sections=[section for section in sections if section.items or section.more],
+        left_out=[section for section in sections if not section.items and not section.more],
         style=_asset('style.css'),
         script=_asset('page.js'),
         plotly=_packed_plotly() if charts else '',

@@ -85,6 +85,7 @@ class Section:
 
     Attributes:
         name: The anchor.
+        lead: The answer in words, before all else.
         note: How to read it.
         more: Further items, folded away.
         reasons: What is left out, and why.
@@ -97,6 +98,7 @@ class Section:
     more: list[Item] = field(default_factory=list)
     legend: list[Key] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    lead: list[str] = field(default_factory=list)
 
     def attempt(self, part: Callable[[], Item | Sequence[Item] | None], where: str = '') -> None:
         """Add the result of a function, or the reason why it failed.

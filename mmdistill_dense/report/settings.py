@@ -112,6 +112,16 @@ def _cost_row(run: TrainedRun, numbers: Numbers, control: TrainedRun | None) -> 
     }
 
 
+def step_ratio(run: TrainedRun, numbers: Numbers) -> float | None:
+    """Return the time of a training step over the control's: as a suite measured it, else of the logs."""
+    measured = _measured(run).get('ratio')
+    if measured is not None:
+        return float(measured)
+    control = numbers.comparison.control_of(run)
+    own, alone = numbers.logs[run].seconds, numbers.logs[control].seconds if control else None
+    return own / alone if own and alone else None
+
+
 def _measured(run: TrainedRun) -> dict[str, Any]:
     if run.suite is None:
         return {}

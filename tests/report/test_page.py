@@ -43,7 +43,15 @@ def test_scores_are_those_of_the_results_with_gains_over_the_control(made):
     (table,) = only(made[1]['scores'], Table)
     rows = {row[0]: row[1:] for row in table.rows}
     control, kd, both = ([str(SEED), *cells] for cells in (['40.00', ''], ['42.00', '+2.00'], ['44.00', '+4.00']))
-    assert rows == {'control': control, 'kd': kd, 'all': both}
+    assert {name: row[:-1] for name, row in rows.items()} == {'control': control, 'kd': kd, 'all': both}
+    assert rows['kd'][-1] == '1.75 x' and rows['control'][-1] == ''
+
+
+def test_the_page_begins_with_the_answer(made):
+    assert next(iter(made[1])) == 'scores'
+    said = ' '.join(made[1]['scores'].lead)
+    assert said.startswith('Perhaps. Best of 2 methods: all scores 44.00, the student alone 40.00: +4.00. One seed')
+    assert escape(said) in made[0].read_text(encoding='utf-8')
 
 
 def test_a_term_is_drawn_for_the_runs_that_have_it(made):

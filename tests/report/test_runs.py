@@ -1,5 +1,6 @@
 """Which folders are runs, their names, their controls, their teacher."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
 
+from mmdistill_dense.report.answer import Answer
 from mmdistill_dense.report.charts import COLOURS, colour_of
 from mmdistill_dense.report.compared_runs import Comparison, TrainedRun, compare, find_runs
 from mmdistill_dense.report.drawing import TEACHER_RIGHT, TEACHER_WRONG, disagreement_panel, share_right, truth_panel
@@ -153,3 +155,32 @@ def test_unlabelled_pixels_do_not_count():
     truth = np.array([[0, 1], [255, 255]])
     assert share_right(np.array([[0, 0], [1, 1]]), truth) == 0.5
     assert share_right(truth, np.full((2, 2), 255)) is None
+
+
+@pytest.mark.parametrize(
+    ('gains', 'said'),
+    [
+        (
+            (4.0, 4.1, 3.9),
+            'Yes. kd scores 44.00, the student alone 40.00: +4.00, 40% of the way to the teacher (50.00). ',
+        ),
+        ((4.0, -3.0, 1.0), 'Perhaps. kd scores 40.67'),
+        ((-4.0, -4.1, -3.9), 'No. kd scores 36.00, the student alone 40.00: -4.00. '),
+        ((-4.0, 3.0, -1.0), 'No sign of it. kd scores 39.33'),
+    ],
+)
+def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, said):
+    folders = {tmp_path / f'runs/kd/seed{seed}': 40 + gain for seed, gain in zip((0, 2, 10), gains, strict=True)}
+    folders |= {tmp_path / f'runs/control/seed{seed}': 40.0 for seed in (0, 2, 10)}
+    folders[run(tmp_path / 'teacher')] = 50.0
+    suite(tmp_path)
+    for folder, score in folders.items():
+        (folder / 'result.json').write_text(json.dumps(dict(score=score)), encoding='utf-8')
+    answer, cost = Answer(Numbers(compare([tmp_path]))).sentences()
+    assert answer.startswith(said)
+    assert ('may be chance' in answer) == (said[:3] in ('Per', 'No '))
+    assert cost == 'In use it costs nothing more: the checkpoint is the plain student.'
+
+
+def test_without_a_control_there_is_no_answer(tmp_path):
+    assert Answer(Numbers(compare([run(tmp_path / 'x')]))).sentences() == []

@@ -116,7 +116,7 @@ function startViewer(viewer) {
 const toggle = document.getElementById('theme');
 
 function label() {
-  toggle.textContent = isDark() ? 'Light appearance' : 'Dark appearance';
+  toggle.textContent = isDark() ? 'Light mode' : 'Dark mode';
 }
 
 toggle.addEventListener('click', () => {

@@ -1,0 +1,139 @@
+"""What a reader asks first: did it help, and what did it cost?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mmdistill_dense.report.charts import legend_of
+from mmdistill_dense.report.compared_runs import TrainedRun
+from mmdistill_dense.report.numbers import Numbers
+from mmdistill_dense.report.section import Missing, Section, Table
+from mmdistill_dense.report.settings import step_ratio
+from mmdistill_dense.suite.plan.runs import TEACHER
+from mmdistill_dense.suite.table.paired import Gain, Summary, paired_gains, summarise
+
+
+def answer_section(numbers: Numbers) -> Section:
+    """Return the answer in words, the table of scores and a chart of the metric; charts of other metrics are folded."""
+    answer = Answer(numbers)
+    section = Section('scores', 'Did it help, and what did it cost?', lead=answer.sentences())
+    section.attempt(answer.table)
+    section.attempt(numbers.metric_charts)
+    section.items, section.more = section.items[:2], section.items[2:]
+    section.legend = legend_of(numbers.comparison)
+    if numbers.comparison.teacher is None and numbers.metric:
+        section.reasons.append(
+            "The teacher's score is left out: the folder of its checkpoint (in a suite: teacher/) holds no log."
+        )
+    return section
+
+
+class Answer:
+    """The scores of a comparison, the gains over the control at the same seeds, and the cost of a training step."""
+
+    def __init__(self, numbers: Numbers) -> None:
+        self.numbers, self.comparison = numbers, numbers.comparison
+        self.scores, self.caption = _scores(numbers)
+        self.teacher = _teacher_score(numbers, tested='test split' in self.caption)
+        self.digits = 3 if all(abs(score) <= 1 for score in self.scores.values()) else 2
+        self.control = self._by_seed(list(self.comparison.controls))
+        methods = dict.fromkeys(run.name for run in self.comparison.runs)
+        self.gains = paired_gains({name: self._by_seed(self.comparison.of(name)) for name in methods}, self.control)
+
+    def sentences(self) -> list[str]:
+        """Return whether the best method helped, how sure that is, and its cost; nothing without a control."""
+        known = {name: gain for name, gain in self.gains.items() if gain}
+        if not known:
+            return []
+        best = max(known, key=lambda name: known[name].mean)
+        gain = known[best]
+        alone = sum(self.control[seed] for seed in gain.each) / gain.n
+        several = f' Best of {len(known)} methods:' if len(known) > 1 else ''
+        scores = f'{self._number(alone + gain.mean)}, the student alone {self._number(alone)}'
+        said = f'{_verdict(gain)}{several} {best} scores {scores}: {self._number(gain.mean, "+")}'
+        if self.teacher is not None and self.teacher > alone and gain.mean > 0:
+            share = gain.mean / (self.teacher - alone)
+            said += f', {share:.0%} of the way to the teacher ({self._number(self.teacher)})'
+        return [f'{said}. {self._trust(gain)}', self._cost(best)]
+
+    def table(self) -> Table:
+        """Return the table of scores.
+
+        Raises:
+            Missing: If no run has a score.
+        """
+        if not self.scores:
+            raise Missing('No score: the runs logged no evaluation, and there is no result.json.')
+        rows = [self._row(name) for name in self.comparison.names]
+        if self.teacher is not None:
+            rows.insert(0, [TEACHER, '', self._number(self.teacher), '', ''])
+        caption = f'{self.caption}. Gain: over the control at the same seeds. Step: time of a training step over its.'
+        return Table(caption, ['network', 'seeds', 'score', 'gain', 'step'], rows)
+
+    def _row(self, name: str) -> list[str]:
+        all_runs = self.comparison.of(name)
+        runs = [run for run in all_runs if run in self.scores]
+        seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs)
+        ratio = step_ratio(all_runs[0], self.numbers)
+        gain = '' if all_runs[0] in self.comparison.controls or not runs else self._gain(self.gains[name])
+        spread = self._spread(summarise([self.scores[run] for run in runs]))
+        return [name, seeds, spread, gain, f'{ratio:.2f} x' if ratio else '']
+
+    def _by_seed(self, runs: list[TrainedRun]) -> dict[int, float]:
+        """Return the scores of runs with a known seed; others cannot be paired."""
+        return {run.seed: self.scores[run] for run in runs if run.seed is not None and run in self.scores}
+
+    def _trust(self, gain: Gain) -> str:
+        if gain.low is None or gain.high is None:
+            return 'One seed cannot tell a gain from chance: train more.'
+        interval = f'{gain.n} seeds, 95 % interval {self._number(gain.low, "+")} to {self._number(gain.high, "+")}'
+        return f'{"The difference is more than chance" if gain.told_apart else "This may be chance"} ({interval}).'
+
+    def _cost(self, name: str) -> str:
+        ratio = step_ratio(self.comparison.of(name)[0], self.numbers)
+        said = f'A training step took {ratio:.2f} times as long as for the student alone. ' if ratio else ''
+        return f'{said}In use it costs nothing more: the checkpoint is the plain student.'
+
+    def _spread(self, summary: Summary | None) -> str:
+        if summary is None:
+            return 'none yet'
+        return self._number(summary.mean) + (f' ± {self._number(summary.sd)}' if summary.sd is not None else '')
+
+    def _gain(self, gain: Gain | None) -> str:
+        if gain is None:
+            return 'no control of its seed'
+        said = self._number(gain.mean, '+')
+        if gain.low is None or gain.high is None:
+            return said
+        return f'{said} [{self._number(gain.low, "+")}, {self._number(gain.high, "+")}]'
+
+    def _number(self, value: float, sign: str = '') -> str:
+        """Format with two decimals, or three for scores between 0 and 1."""
+        return f'{value:{sign}.{self.digits}f}'
+
+
+def _verdict(gain: Gain) -> str:
+    if gain.told_apart:
+        return 'Yes.' if gain.mean > 0 else 'No.'
+    return 'Perhaps.' if gain.mean > 0 else 'No sign of it.'  # also of a diverged run
+
+
+def _scores(numbers: Numbers) -> tuple[Mapping[TrainedRun, float], str]:
+    """Return the scores of the runs that have one, and what they are."""
+    results = {run: run.result for run in numbers.comparison.students}
+    tested = {
+        run: float(result['score']) for run, result in results.items() if result and result.get('score') is not None
+    }
+    if tested:
+        return tested, 'Scores on the test split, last checkpoint'
+    name = numbers.metric
+    logged = {run: log.metrics[name].last for run, log in numbers.logs.items() if name in log.metrics}
+    return logged, f'{name} of the last evaluation, val split'
+
+
+def _teacher_score(numbers: Numbers, tested: bool) -> float | None:
+    teacher, log, name = numbers.comparison.teacher, numbers.teacher_log, numbers.metric
+    if tested:
+        result = teacher.result if teacher else None
+        return result.get('score') if result else None
+    return log.metrics[name].last if log and name in log.metrics else None

@@ -1,0 +1,100 @@
+"""Graphs in 8 bits, and the scores of graphs by the network's own evaluation."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmdistill_dense.export import evaluate as evaluating
+from mmdistill_dense.export import open_graph, read_description
+from mmdistill_dense.export.evaluate import evaluate
+from mmdistill_dense.export.graphs import graph_of
+from mmdistill_dense.export.int8 import quantise, training_pictures
+from mmdistill_dense.export.write_student import load_student
+from tests import toys
+
+ROOT = Path(__file__).parents[2]
+
+
+def made(tmp_path, kind='fcn', build=toys.seg_net, run=toys.run_config):
+    """A config that distils, or of a detector, and a checkpoint of its student."""
+    option = build(kind)
+    model = option if build is toys.det_net else toys.model_config(option, toys.seg_net('fcn', allow_random=True))
+    network = toys.build_plain(option, seed=3)
+    torch.save(dict(state_dict=network.state_dict(), meta={}), tmp_path / 'student.pth')
+    return run(tmp_path, model), tmp_path / 'student.pth'
+
+
+def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):
+    """A graph that sees one class everywhere is right where the labels have that class."""
+    config, checkpoint = made(tmp_path)
+    seen = []
+
+    def everywhere(image):
+        seen.append(image.shape)
+        return [torch.eye(toys.NUM_CLASSES)[2].view(1, -1, 1, 1).expand(len(image), -1, *image.shape[2:])]
+
+    monkeypatch.setattr(evaluating, 'open_graph', lambda path: everywhere)
+    monkeypatch.setattr(evaluating, 'read_description', lambda path: dict(outputs=dict(logits=[])))
+    metrics, milliseconds = evaluate(config, checkpoint, 'student.onnx')
+    loader = toys.Runner.build_dataloader(config.val_dataloader)
+    labels = torch.cat([batch['data_samples'][0].gt_sem_seg.data.flatten() for batch in loader])
+    assert metrics['aAcc'] == pytest.approx(100 * (labels == 2).float().mean().item(), abs=0.01)
+    assert len(seen) == 2 and milliseconds is not None and milliseconds > 0
+    own, untimed = evaluate(config, checkpoint)
+    assert own != metrics and untimed is None and len(seen) == 2
+
+
+def test_a_detector_s_graph_gives_its_boxes(tmp_path):
+    config, checkpoint = made(tmp_path, 'retinanet', toys.det_net, toys.det_run_config)
+    _, network, _, _ = load_student(config, checkpoint)
+    network.eval().bbox_head.test_cfg.score_thr = 0.0
+    batch = next(iter(toys.Runner.build_dataloader(config.train_dataloader)))
+    graph = graph_of(network)
+    with torch.no_grad():
+        (expected, *_) = network.test_step(batch)
+        kept = [tensor.clone() for tensor in graph(network.data_preprocessor(batch, False)['inputs'])]
+        names = list(graph.named(network.data_preprocessor(batch, False)['inputs']))
+        graph.answer_by(lambda image: kept, names)
+        (found, *_) = network.test_step(batch)
+    assert len(expected.pred_instances) > 0
+    assert torch.equal(found.pred_instances.bboxes, expected.pred_instances.bboxes)
+    graph.two_stage = True
+    with pytest.raises(ValueError, match=r'RetinaNet ends before its RoI heads.*single-stage'):
+        graph.answer_by(lambda image: kept, names)
+
+
+def test_calibration_takes_the_same_training_pictures_again(tmp_path):
+    config, checkpoint = made(tmp_path)
+    plain, network, _, _ = load_student(config, checkpoint)
+    one, other = (list(training_pictures(plain, network, 3)) for _ in range(2))
+    assert [image.shape for image in one] == [(1, 3, toys.SIDE, toys.SIDE)] * 3
+    assert all(map(torch.equal, one, other)) and not torch.equal(one[0], one[1])
+
+
+@pytest.mark.parametrize(('graph', 'pictures'), [('student.pt', 8), ('student.onnx', 0)])
+def test_a_mistake_is_named(graph, pictures):
+    with pytest.raises(ValueError, match=f"int8 needs an .onnx file.*, got '{graph}' and {pictures}"):
+        quantise(None, 'c.pth', graph, pictures)
+
+
+@pytest.mark.soak
+def test_int8_of_a_segmentor(tmp_path, monkeypatch, capsys):
+    config, checkpoint = made(tmp_path)
+    config.dump(tmp_path / 'c.py')
+    plain, path = tmp_path / 's.onnx', tmp_path / 's.int8.onnx'
+    words = [str(tmp_path / 'c.py'), str(checkpoint), str(plain), '--int8', '8', '--evaluate']
+    monkeypatch.setattr('sys.argv', ['export_student.py', *words])
+    runpy.run_path(str(ROOT / 'tools/export_student.py'), run_name='__main__')
+    printed = capsys.readouterr().out
+    assert all(f'\n{name}: aAcc ' in printed for name in ('network', plain.name, path.name))
+    assert printed.count(' ms a picture') == 2
+    assert path.stat().st_size < 0.6 * plain.stat().st_size
+    assert read_description(path) == read_description(plain)
+    image = torch.randn(2, 3, 71, 97, generator=torch.Generator().manual_seed(0))
+    (exact,), (coarse,) = open_graph(plain)(image), open_graph(path)(image)
+    assert 1e-4 < (exact - coarse).abs().max() / exact.abs().max() < 0.5
+    assert (exact.argmax(1) == coarse.argmax(1)).float().mean() > 0.8

@@ -47,6 +47,8 @@ def feature_match(
         apart = (s - t).square().sum(1) / 2  # 1 - cos, without cancellation
         total = total + cosine * (apart * s_weight * t_weight * weight.flatten()).sum()
     for factor, distance in ((smooth_l1, F.smooth_l1_loss), (mse, F.mse_loss)):
-        if factor:
+        if factor and inside is None and student.numel():
+            total = total + factor * distance(student, teacher)  # the same mean without a map in between
+        elif factor:
             total = total + factor * (distance(student, teacher, reduction='none').mean(1).flatten(1) * weight).sum()
     return total

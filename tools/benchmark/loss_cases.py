@@ -180,6 +180,22 @@ def _regress(student: Tensor, weight: Tensor, teacher: Tensor) -> Tensor:
     return losses.feature_mimic(F.conv2d(student, weight), teacher, reduction='mean')
 
 
+def _query_match(size: Size, draw: torch.Generator) -> list[Case]:
+    (values, teachers), queries = _maps(size, draw), _maps(size, draw)[0]
+    queries = [query / size.teacher**0.5 for query in queries]  # as a linear layer gives them
+    return [Case('attention', [queries, values], [teachers], losses.query_match, reference.query_match)]
+
+
+def _queue_kl(size: Size, draw: torch.Generator) -> list[Case]:
+    student, teacher, queue = (_rows(count, size.teacher, draw) for count in (size.pictures, size.pictures, size.keys))
+    functions = (partial(f, temperature=0.07) for f in (_against_queue, reference.queue_kl))
+    return [Case('vectors against the queue', [[student]], [[teacher], [queue]], *functions)]
+
+
+def _against_queue(student: Tensor, teacher: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    return losses.similarity_divergence(student, queue[None], teacher, queue[None], temperature=temperature)
+
+
 def _ld(size: Size, draw: torch.Generator) -> list[Case]:
     edges = size.pictures * size.boxes * 4
     student, teacher = torch.randn(2, edges, size.student, generator=draw)
@@ -217,6 +233,8 @@ _FPN = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]  # of a RetinaNet's p
 _BIG_FPN = [(200, 336), *_FPN[:4]]  # of a Faster R-CNN's
 _SMALL, _SMALL_FPN = Size(2, 16, 32, [(16, 24)]), Size(2, 16, 16, [(20, 24), (10, 12)])
 _SCORES = {'cityscapes': Size(2, 19, 19, [(64, 128)], turns=15), 'small': Size(2, 19, 19, [(32, 32)])}
+
+_TOKENS = {'vits14': Size(4, 384, 384, [(37, 37)], turns=3), 'small': Size(2, 16, 16, [(16, 20)])}
 
 
 def _sizes(small: Size, **sizes: Size) -> dict[str, Size]:
@@ -270,4 +288,12 @@ METHODS = {
     ),
     'ld': Method(_ld, _sizes(Size(2, 17, 17, [], boxes=200), gfl=Size(2, 17, 17, [], turns=9, boxes=2000))),
     'fitnet': Method(_fitnet, _sizes(_SMALL, cityscapes=Size(1, 512, 2048, [(64, 128)], turns=3))),
+    'featurematch': Method(_plain('standardised maps', losses.feature_match, reference.feature_match), _TOKENS),
+    'tokenrelations': Method(
+        _plain('pairs of tokens', losses.token_relations, reference.token_relations, temperature=0.07), _TOKENS
+    ),
+    'querymatch': Method(_query_match, _TOKENS),
+    'queuekl': Method(
+        _queue_kl, _sizes(Size(4, 32, 32, [(1, 1)], keys=500), imagenet=Size(128, 384, 384, [(1, 1)], keys=8192))
+    ),
 }

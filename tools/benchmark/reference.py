@@ -225,6 +225,29 @@ def fitnet(student: Tensor, weight: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(F.conv2d(student, weight), teacher.detach())
 
 
+def feature_match(student: Tensor, teacher: Tensor) -> Tensor:
+    """Half the mean of one minus the cosine, half the mean smooth L1."""
+    return (1 - F.cosine_similarity(student, teacher, 1)).mean() / 2 + F.smooth_l1_loss(student, teacher) / 2
+
+
+def token_relations(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL divergence of the similarities of all positions of a picture, mean over positions and pictures."""
+    s, t = (x.mT @ x / temperature for x in (F.normalize(y.flatten(2), dim=1) for y in (student, teacher)))
+    return F.kl_div(F.log_softmax(s, 2), F.softmax(t, 2), reduction='none').sum(2).mean()
+
+
+def query_match(query: Tensor, value: Tensor, teacher: Tensor) -> Tensor:
+    """Attention of the queries to the teacher's vectors, which reads the values; mean squared difference."""
+    q, v, t = (x.flatten(2).mT for x in (query, value, teacher))
+    return F.mse_loss(F.softmax(q @ t.mT, 2) @ v, t)
+
+
+def queue_kl(student: Tensor, teacher: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """KL divergence of the similarities of unit rows (N, C) to a queue, mean over the rows."""
+    s, t = (x @ queue.t() / temperature for x in (student, teacher))
+    return F.kl_div(F.log_softmax(s, 1), F.softmax(t, 1), reduction='batchmean')
+
+
 def ld(student: Tensor, teacher: Tensor, weight: Tensor, temperature: float) -> Tensor:
     """KL divergence of the rows (R, K), mean over K, weighted sum."""
     target = F.softmax(teacher.detach() / temperature, 1)

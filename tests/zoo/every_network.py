@@ -5,7 +5,8 @@ ends, and prints a table. ``--architectures`` takes one network of each architec
 config's name holds the text, ``--step`` also takes a training step of 128 x 128 pixels.
 
 Networks are the same that differ in pre-trained weights, numbers of classes, preprocessor, losses, ``train_cfg`` or
-``test_cfg`` alone. The distillers are LogitKD for segmentors, and FitNet where there is a backbone, both with their default taps.
+``test_cfg`` alone. The distillers are LogitKD for segmentors, and FitNet where there is a backbone, with
+their default taps.
 """
 
 from __future__ import annotations

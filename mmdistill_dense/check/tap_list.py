@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option, teachers_of
 from mmdistill_dense.foundation.vit import PatchMap
+from mmdistill_dense.networks.find_tap import HEAD, find_place
 from mmdistill_dense.networks.input_grid import InputGrid
 from mmdistill_dense.networks.modes import in_training, modes_to_follow
 from mmdistill_dense.networks.partial_forward import run_parts
@@ -136,7 +137,11 @@ def _listed(network: Network, size: tuple[int, int], device: str, depth: int, be
     if below not in modules:
         raise KeyError(f'--below {below}: no such module; at the top there are {", ".join(_children(network))}.')
     outputs = _outputs(network, torch.zeros(1, input_channels(network), *size, device=device))
-    return _place(modules[below], below, outputs, depth)
+    found = _place(modules[below], below, outputs, depth)
+    for one in [found, *found.inside]:
+        if one.path == HEAD and find_place(network, Tap.parse(HEAD), 'tap').reads_scores:
+            one.good, one.indexed = True, False  # the tap reads the class scores out of what the head returns
+    return found
 
 
 def _outputs(network: Network, inputs: Tensor) -> dict[str, list[Any]]:

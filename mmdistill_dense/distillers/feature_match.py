@@ -60,7 +60,7 @@ class FeatureMatch(FeatureDistiller):
         ValueError: For an option out of range; in :meth:`setup` for taps that are no maps.
 
     Example:
-        ``dict(type='FeatureMatch', student_tap='backbone[3]', teacher_tap='map')``
+        ``dict(type='FeatureMatch', student_tap='backbone[-1]', teacher_tap='map')``
     """
 
     averages: ClassVar[bool] = True

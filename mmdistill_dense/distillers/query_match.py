@@ -44,7 +44,7 @@ class QueryMatch(FeatureDistiller):
         ValueError: In :meth:`setup` for taps that are no maps of two channels or more.
 
     Example:
-        ``dict(type='QueryMatch', student_tap='backbone[3]', teacher_tap='map')``
+        ``dict(type='QueryMatch', student_tap='backbone[-1]', teacher_tap='map')``
     """
 
     averages: ClassVar[bool] = True

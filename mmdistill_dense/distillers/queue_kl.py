@@ -67,7 +67,7 @@ class QueueKL(FeatureDistiller):
         ValueError: For an option out of range; in :meth:`setup` for taps that are neither maps nor vectors.
 
     Example:
-        ``dict(type='QueueKL', student_tap='backbone[3]', teacher_tap='cls')``
+        ``dict(type='QueueKL', student_tap='backbone[-1]', teacher_tap='cls')``
     """
 
     SETTINGS: ClassVar[presets.Settings] = {presets.AUTO: presets.for_both()}  # one vector a picture: its own tap

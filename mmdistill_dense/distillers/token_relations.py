@@ -57,7 +57,7 @@ class TokenRelations(FeatureDistiller):
             without the diagonal) and two channels or more.
 
     Example:
-        ``dict(type='TokenRelations', student_tap='backbone[3]', teacher_tap='map')``
+        ``dict(type='TokenRelations', student_tap='backbone[-1]', teacher_tap='map')``
     """
 
     averages: ClassVar[bool] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from mmdistill_dense.config.pretrained import without_pretrained
 from mmdistill_dense.config.resolve import DISTILL_KEYS, ModelConfig
@@ -32,13 +33,37 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
         model['_scope_'] = config.scope
     # mm* constructors read their options as attributes.
     try:
-        return MODELS.build(ConfigDict(model if pretrained else without_pretrained(model)))
+        network = MODELS.build(ConfigDict(model if pretrained else without_pretrained(model)))
+    except OSError as error:  # mmdet's LAD reads the file of its own teacher
+        raise OSError(f'{config.key}: {error} To build it without files, set {config.key}.pretrained=False.') from error
     except TypeError as error:
         known = (*DISTILL_KEYS, *TEACHER_OPTIONS)
         raise TypeError(explained(error, model, config.key, known)) from error
     except KeyError as error:
         with MODELS.switch_scope_and_registry(config.scope) as registry:
             raise KeyError(explained_type(text_of(error), model, config.key, registry.module_dict)) from error
+    _check_pictures(network, config)
+    return network
+
+
+def _check_pictures(network: nn.Module, config: ModelConfig) -> None:
+    if any(kind.__name__ == 'BaseMOTModel' for kind in type(network).__mro__):
+        inside = f'its detector: set {config.key} to the model.detector of its config'
+        raise ValueError(
+            f'{config.key}: {type(network).__name__} sees videos, and distillation is for pictures. Use '
+            f'{inside if "detector" in config.model else "a detector of pictures with the same parts"}.'
+        )
+
+
+def copied(network: Module) -> Module:
+    """Return a deep copy of a network, also of one that holds computed tensors, which torch does not copy (CLRNet)."""
+    memo = {
+        id(value): value.detach().clone()
+        for module in network.modules()
+        for value in [*vars(module).values(), *module.buffers(recurse=False)]
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(network, memo)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdistill_dense.networks.building import copied
 from mmdistill_dense.networks.find_tap import HEAD, scoring_head
 from mmdistill_dense.networks.modes import in_training, modes_to_follow
 from mmdistill_dense.networks.partial_forward import run_parts
@@ -84,7 +84,7 @@ def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains:
 
 def discover_student(network: Network, size: tuple[int, int] | None) -> Found:
     """Return the places of a built student, which stays as it is; see :func:`discover`."""
-    return discover(lambda: copy.deepcopy(network), size, trains=True)
+    return discover(lambda: copied(network), size, trains=True)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mmdistill_dense.networks.acceleration import Pair, foldable
+from mmdistill_dense.networks.building import copied
 from mmdistill_dense.networks.find_tap import check_student_input
 from mmdistill_dense.networks.modes import in_training, is_noise, modes_to_follow
 from mmdistill_dense.networks.partial_forward import run_parts
@@ -185,7 +185,7 @@ def _trace_all(
     device: str,
 ) -> tuple[Traced, dict[str, Traced]]:
     with fork_rng(), torch.no_grad(), _ShapesAlone():
-        traced = _trace(copy.deepcopy(student), student_taps, size, device, 'student_tap', trains=True)
+        traced = _trace(copied(student), student_taps, size, device, 'student_tap', trains=True)
         by_teacher = {}
         for name, (option, taps) in teachers.items():
             with torch.device(device), _NumbersOnCPU():

@@ -266,6 +266,16 @@ def test_a_misspelt_option_of_the_loop(loop: dict) -> None:
         list(config_rules.keys(subject(config=dict(train_cfg=loop))))
 
 
+def test_pictures_that_are_mostly_padding() -> None:
+    """Zoo configs with large-scale jitter pad everything to 1024 x 1024."""
+    pictures = [torch.zeros(3, 192, 256), torch.zeros(3, 200, 100)]
+    given: dict[str, Any] = dict(batch=dict(inputs=pictures), network=dict(data_preprocessor=dict(batch_augments=[])))
+    (finding,) = network_rules.padded(subject(**given, batch_shape=[[2, 3, 1024, 1024]]))
+    assert 'pictures of 200x256 to 1024x1024' in finding.message and 'batch_augments' in finding.advice
+    assert not list(network_rules.padded(subject(**given, batch_shape=[[2, 3, 224, 256]])))
+    assert not list(network_rules.padded(subject(batch=dict(inputs=[pictures]), batch_shape=[[2, 3, 9, 9]] * 2)))
+
+
 def test_a_metric_that_reads_other_boxes_than_its_loader(tmp_path: Path) -> None:
     loader = dict(dataset=dict(data_root=f'{tmp_path}/', ann_file='val.json'))
     config = dict(val_dataloader=loader, test_dataloader=loader, val_evaluator=dict(ann_file=f'{tmp_path}/val.json'))

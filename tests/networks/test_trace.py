@@ -1,9 +1,13 @@
 """The trace: shapes of taps before any weight is loaded, and nothing left behind."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.networks.building import build_network, copied
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.networks.trace import trace_pair
@@ -247,3 +251,21 @@ def test_channels_that_do_not_fit_name_the_module_and_the_side():
     teacher = TeacherOption.parse(dict(wrong, allow_random=True))
     with pytest.raises(RuntimeError, match=r'failed on the CPU in decode_head\.\S+ of the teacher, '):
         trace(['backbone[3]'], teacher_names=['decode_head.conv_seg'], teacher=teacher)
+
+
+def test_networks_for_videos_are_refused_with_the_way_out():
+    option = dict(cfg='mmdet::qdtrack/qdtrack_faster-rcnn_r50_fpn_4e_base.py', pretrained=False)
+    with pytest.raises(ValueError, match=r'teacher: QDTrack sees videos.* set model\.teacher to the model\.detector'):
+        build_network(load_model(option, 'model.teacher'))
+
+
+def test_a_network_with_computed_tensors_is_copied():
+    """CLRNet keeps its priors, computed from a weight; torch's own copy refuses such tensors."""
+    network = nn.Linear(2, 2)
+    network.register_buffer('priors', network.weight * 2)
+    network.places = network.weight + 1
+    with pytest.raises(RuntimeError, match='graph leaves'):
+        copy.deepcopy(network)
+    again = copied(network)
+    assert torch.equal(again.priors, network.priors) and again.places is not network.places
+    assert again.weight is not network.weight and torch.equal(again.weight, network.weight)

@@ -4,8 +4,12 @@
 ends, and prints a table. ``--architectures`` takes one network of each architecture alone, ``--match TEXT`` those whose
 config's name holds the text, ``--step`` also takes a training step of 128 x 128 pixels.
 
+The outcome is ``ok``, ``refused`` (with the reason, at construction), ``failed``, or ``no network`` where it cannot be
+built without us either.
+
 Networks are the same that differ in pre-trained weights, numbers of classes, preprocessor, losses, ``train_cfg`` or
-``test_cfg`` alone. The distillers are LogitKD for segmentors, and FitNet where there is a backbone, both with their default taps.
+``test_cfg`` alone. The distillers are LogitKD for segmentors, and FitNet where there is a backbone, with
+their default taps.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from torch import nn
 
 from mmdistill_dense.config.resolve import load_model, package_root
 from mmdistill_dense.networks import trace
-from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.silence import quiet
 from tests import toys
 from tests.zoo.networks import _INITIALISERS, key_of
@@ -110,8 +114,10 @@ def _without_values() -> Any:
 
 
 def _plain(name: str) -> None:
+    """Build the network without us."""
+    config = load_model(dict(cfg=name, pretrained=False), 'model')
     with _without_values():
-        build_network(load_model(dict(cfg=name), 'model'), pretrained=False)
+        MODELS.build(ConfigDict(config.model, _scope_=config.scope))
 
 
 def step(name: str) -> dict[str, float]:
@@ -154,7 +160,9 @@ def walk(name: str, steps: bool) -> dict[str, Any]:
         except Exception as own:
             found.update(outcome='no network', error=f'{type(own).__name__}: {own}'[:400])
         else:
-            found.update(outcome='failed', error=f'{type(error).__name__}: {error}'[:900])
+            said = text_of(error)
+            refused = said.startswith('model.') or 'there is no GPU here' in said
+            found.update(outcome='refused' if refused else 'failed', error=f'{type(error).__name__}: {said}'[:900])
             found['where'] = [
                 f'{f.filename.split("site-packages/")[-1]}:{f.lineno}'
                 for f in traceback.extract_tb(error.__traceback__)[-3:]

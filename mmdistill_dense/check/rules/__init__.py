@@ -34,6 +34,7 @@ MODEL: tuple[Check, ...] = (
     network_rules.trained,
     network_rules.random_and_fixed,
     network_rules.teacher_classes,
+    network_rules.padded,
     network_rules.summed,
     network_rules.warm_up,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdistill_dense.check.context import Subject
@@ -62,6 +63,27 @@ def _has_weights(subject: Subject) -> bool:
     inherited = any(str(pair[0]).startswith('backbone') for pair in subject.config.model.get('inherit') or ())
     files = 'Pretrained' in str([getattr(module, 'init_cfg', None) for module in subject.model.modules()])
     return bool(subject.config.get('load_from')) or inherited or files
+
+
+def padded(subject: Subject) -> Findings:
+    """Check that the preprocessor does not pad pictures to more than twice their area; not on generated ones."""
+    found = (subject.batch or {}).get('inputs')
+    if subject.options.size is not None or subject.data_problem or not isinstance(found, (list, tuple)):
+        return
+    pictures = [one.shape[-2:] for one in found if isinstance(one, torch.Tensor)]
+    if not pictures or len(subject.batch_shape) != 1:
+        return
+    own = [max(sides) for sides in zip(*pictures, strict=True)]
+    height, width = subject.batch_shape[0][-2:]
+    if height * width > 2 * own[0] * own[1]:
+        option = 'batch_augments' if 'batch_augments' in (subject.network.get('data_preprocessor') or {}) else 'size'
+        yield Finding(
+            WARNING,
+            'padded',
+            f'model.student.data_preprocessor pads pictures of {own[0]}x{own[1]} to {height}x{width}: most of the work '
+            'is done on padding.',
+            f'Set model.student.data_preprocessor.{option} to your size, or to None.',
+        )
 
 
 def summed(subject: Subject) -> Findings:

@@ -97,6 +97,8 @@ class UnlabelledFacts:
         step: Pictures of a step.
         alike: Pairs that look the same: a picture, and one of validation or test.
         confidence: Of each teacher that is loaded whole and predicts classes.
+        pseudo: The part of the pixels, or of a detector's pictures, that the teacher labels; ``None`` if it was not
+            asked to.
     """
 
     pictures: int
@@ -105,6 +107,7 @@ class UnlabelledFacts:
     step: int
     alike: list[tuple[str, str]] = field(default_factory=list)
     confidence: list[Confidence] = field(default_factory=list)
+    pseudo: float | None = None
 
 
 @dataclass

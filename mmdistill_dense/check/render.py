@@ -14,6 +14,7 @@ from mmdistill_dense.analysis.gradients import BACKBONE, Term
 from mmdistill_dense.check.context import Subject, TeacherFacts
 from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding
 from mmdistill_dense.check.run import Report
+from mmdistill_dense.check.unlabelled_facts import what_is_labelled
 from mmdistill_dense.guards.class_counts import num_classes
 
 _STYLES = {ERROR: 'bold red', WARNING: 'yellow', NOTE: 'cyan'}
@@ -70,6 +71,8 @@ def _unlabelled(subject: Subject) -> Iterable[str]:
         shares = ', '.join(f'{number}: {share:.0%}' for number, share in first)
         name = one.key.removeprefix('model.')
         yield f'         {name} is {one.unlabelled:.2f} sure of them, {one.labelled:.2f} of labelled; classes {shares}'
+    if facts.pseudo is not None:
+        yield f'         the teacher labels {facts.pseudo:.1%} of the {what_is_labelled(subject)}'
 
 
 def _networks(subject: Subject) -> Table | None:

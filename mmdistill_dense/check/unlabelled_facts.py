@@ -15,6 +15,7 @@ from mmengine.registry import DATASETS
 from mmdistill_dense.check.context import Confidence, Subject, UnlabelledFacts
 from mmdistill_dense.datasets.overlap import picture_paths
 from mmdistill_dense.engine.unlabelled_pictures import open_pictures, tested_pictures
+from mmdistill_dense.model.pseudo_labels import IGNORED, PseudoOption, label_pictures
 from mmdistill_dense.model.unlabelled_step import prepared
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.random_streams import fork_rng, seed_everything
@@ -23,6 +24,7 @@ SIDE = 16  # of a thumbnail
 ALIKE = 0.999  # cosine of two grey thumbnails without their means; re-encoded pictures of CamVid: 0.99995 and more
 MOST = 2000  # pictures of each set that are compared, spread over it
 ASKED = 16  # pictures of each kind on which the teachers are asked
+FEW_LABELS = 0.05  # of the pixels or pictures
 UNSURE = 0.8  # of the confidence on labelled pictures
 
 
@@ -59,6 +61,29 @@ def ask_teachers(subject: Subject) -> None:
             values, counts = np.unique(labels, return_counts=True)
             shares = dict(zip(values.tolist(), (counts / max(counts.sum(), 1)).tolist(), strict=True))
             subject.unlabelled.confidence.append(Confidence(facts.key, sure[1], sure[0], shares))
+    second = subject.model.distillation.unlabelled
+    if second.option.pseudo is not None and subject.unlabelled.confidence:
+        teacher = subject.frozen[second.option.pseudo.teacher_of(subject.frozen)]
+        subject.unlabelled.pseudo = _labelled(subject, teacher, second.option.pseudo)
+
+
+def what_is_labelled(subject: Subject) -> str:
+    """Return of what :attr:`UnlabelledFacts.pseudo` is a part."""
+    return 'pixels' if hasattr(subject.model, 'decode_head') else 'pictures'
+
+
+@torch.no_grad()
+def _labelled(subject: Subject, teacher: FrozenTeacher, option: PseudoOption) -> float:
+    """Return the part of the pixels, or of the pictures, that has a label of the teacher."""
+    assert subject.asked is not None and teacher.network is not None, 'the teachers were asked'
+    shares = []
+    for one in _single(subject.asked[0]):
+        inputs, samples = prepared(subject.model, one)
+        label_pictures(teacher.network, teacher.renormalised(inputs), samples, option)
+        (sample,) = samples
+        found = sample.gt_sem_seg.data != IGNORED if 'gt_sem_seg' in sample else len(sample.gt_instances) > 0
+        shares.append(float(torch.as_tensor(found).float().mean()))
+    return float(np.mean(shares))
 
 
 def look_alikes(paths: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
@@ -99,13 +124,20 @@ def _batch(dataset: Any, count: int) -> dict[str, Any]:
         return pseudo_collate([dataset[place] for place in places])
 
 
+def _single(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a batch for each picture."""
+    return [
+        {name: copy.deepcopy([values[place]]) for name, values in batch.items()}
+        for place in range(len(batch['inputs']))
+    ]
+
+
 @torch.no_grad()
 def _asked(subject: Subject, teacher: FrozenTeacher, batch: Mapping[str, Any]) -> list[tuple[float, np.ndarray]]:
     """Return for each picture how sure the teacher is, and the classes that it predicts."""
     network: Any = teacher.network
     found = []
-    for place in range(len(batch['inputs'])):
-        one = {name: copy.deepcopy([values[place]]) for name, values in batch.items()}
+    for one in _single(batch):
         inputs, samples = prepared(subject.model, one)
         inputs = teacher.renormalised(inputs)
         if hasattr(network, 'decode_head'):

@@ -14,9 +14,9 @@ from mmdistill_dense.check.unlabelled_facts import look_alikes
 from tests import toys
 
 
-def config(folder, pictures, **changes):
+def config(folder, pictures, threshold=0.3, **changes):
     distillers = dict(kd=dict(type='LogitKD'), fit=dict(type='FitNet', student_tap='backbone[3]', align='conv'))
-    unlabelled = dict(data_root=str(pictures), ratio=1.5)
+    unlabelled = dict(data_root=str(pictures), ratio=1.5, pseudo=dict(threshold=threshold))
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers, unlabelled=unlabelled)
     return toys.run_config(folder, model, **changes)
 
@@ -40,6 +40,15 @@ def test_the_teacher_says_how_sure_it_is(report):
     show(report, Console(file=text, width=200))
     assert '6 pictures without labels, 3 a step' in text.getvalue() and 'sure of them' in text.getvalue()
     assert report.as_dict()['unlabelled']['pictures'] == 6
+    assert 0.05 < report.subject.unlabelled.pseudo < 1 and 'the teacher labels ' in text.getvalue()
+    assert 'few_labels' not in {finding.check for finding in report.findings}
+    assert 'unlabelled' in {term.name for term in report.subject.terms}
+
+
+def test_a_threshold_above_what_the_teacher_says_is_a_warning(tmp_path):
+    found = check_config(config(tmp_path, toys.picture_folder(), 0.9999), Options(val=2, cost=False))
+    (finding,) = (one for one in found.findings if one.check == 'few_labels')
+    assert 'labels 0.0% of the pixels' in finding.message and 'pseudo.threshold' in finding.advice
 
 
 def test_few_pictures_are_a_warning(report):

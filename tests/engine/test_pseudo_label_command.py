@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 
 from mmdistill_dense.engine import pseudo_label_command
 from mmdistill_dense.engine.pseudo_label_command import _file_values, main_pseudo_labels, write_labels
-from mmdistill_dense.model.pseudo_labels import PseudoOption
+from mmdistill_dense.model.pseudo_labels import PseudoOption, sure_boxes
 from tests import toys
 
 
@@ -61,7 +61,7 @@ def test_values_are_those_of_the_data_sets_own_files():
 @pytest.fixture
 def detection(monkeypatch):
     """A config of a detector on pictures of files, and predictions of which one is sure on every other picture."""
-    config = toys.det_run_config(toys.fresh_dir(), toys.model_config(toys.det_net(), toys.det_teacher()))
+    config = toys.det_run_config(toys.fresh_dir(), toys.model_config(toys.det_net('gfl'), toys.det_teacher('gfl')))
     steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 32)), dict(type='PackDetInputs')]
     config.test_dataloader = copy.deepcopy(config.train_dataloader.to_dict())
     config.test_dataloader['dataset'] = dict(type='mmdistill_dense.ToyDetDataset', pipeline=steps)
@@ -101,6 +101,16 @@ def test_boxes_are_written_as_coco_does(tmp_path, detection):
     )
     sample = dataset[0]['data_samples']
     assert len(dataset) == 3 and len(sample.gt_instances) == len(sample.ignored_instances) == 1
+
+
+def test_boxes_are_those_of_the_whole_picture(tmp_path, detection, monkeypatch):
+    """In the pixels of the file, though the teacher saw it smaller."""
+    monkeypatch.setattr(pseudo_label_command, 'sure_boxes', sure_boxes)
+    write_labels(detection, tmp_path, PseudoOption(0.06), toys.picture_folder())
+    found = json.loads((tmp_path / 'instances.json').read_text())
+    boxes = np.array([one['bbox'] for one in found['annotations']])
+    assert len(found['images']) == 6 and (boxes[:, :2] + boxes[:, 2:]).max() > 40
+    assert {one['category_id'] for one in found['annotations']} <= {one['id'] for one in found['categories']}
 
 
 @pytest.mark.parametrize(

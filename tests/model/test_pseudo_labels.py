@@ -98,14 +98,16 @@ def test_they_go_on_when_the_distillers_stop():
 # Detection
 
 
-@pytest.mark.parametrize('kind', ['retinanet', 'gfl', 'faster_rcnn'])
+@pytest.mark.parametrize('kind', ['gfl', 'faster_rcnn'])
 def test_a_detector_learns_from_sure_boxes_and_leaves_out_the_rest(kind):
     model = det_model(FIT, kind, pseudo=LOW)
     found = losses(model, crowded(2), toys.det_batch())
     names = {name.split('.', 1)[1] for name in own(found)}
     assert names == {name for name in found if '.' not in name} and 'loss_cls' in names
     assert 'distill.fit.unlabelled_loss_fitnet' in found
-    toys.total(own(found)).backward()
+    total = toys.total(own(found))
+    assert total > 0
+    total.backward()
     assert all(one.grad is None or one.grad.isfinite().all() for one in model.parameters())
     assert all(one.ignore_iof_thr == -1 for one in pseudo_labels._assigners(model))
     assert not any('assign' in vars(one) for one in pseudo_labels._assigners(model))

@@ -46,7 +46,7 @@ WEIGHTS: tuple[Check, ...] = (
     network_rules.small_teacher,
 )
 UNLABELLED: tuple[Check, ...] = (unlabelled_rules.few, unlabelled_rules.alike)
-CONFIDENCE: tuple[Check, ...] = (unlabelled_rules.unsure,)
+CONFIDENCE: tuple[Check, ...] = (unlabelled_rules.unsure, unlabelled_rules.few_labels)
 METRIC: tuple[Check, ...] = (network_rules.teacher_metric,)
 STEP: tuple[Check, ...] = (
     step_rules.finite,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import NOTE, WARNING, Finding, Findings
-from mmdistill_dense.check.unlabelled_facts import UNSURE
+from mmdistill_dense.check.unlabelled_facts import FEW_LABELS, UNSURE, what_is_labelled
 from mmdistill_dense.engine.unlabelled_stream import FEW
+from mmdistill_dense.model.pseudo_labels import KEY as PSEUDO
 from mmdistill_dense.model.unlabelled import KEY
 from mmdistill_dense.utils.messages import some
 
@@ -49,3 +50,16 @@ def unsure(subject: Subject) -> Findings:
                 f'({one.labelled:.2f}): they may show something else.',
                 'What such a teacher says about them may be wrong: look at some of them.',
             )
+
+
+def few_labels(subject: Subject) -> Findings:
+    """Check that a teacher that labels pictures is sure of more than a little."""
+    found = subject.unlabelled.pseudo if subject.unlabelled is not None else None
+    if found is not None and found < FEW_LABELS:
+        yield Finding(
+            WARNING,
+            'few_labels',
+            f'{PSEUDO}: the teacher labels {found:.1%} of the {what_is_labelled(subject)}, so its labels teach next to '
+            'nothing.',
+            f'Lower {PSEUDO}.threshold, or leave {PSEUDO} out: the distillers need no threshold.',
+        )

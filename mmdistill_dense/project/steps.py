@@ -73,7 +73,7 @@ def screen(definition: Definition) -> Iterator[str]:
 def checked(folder: Path, definition: Definition) -> bool:
     """Check the configs that are not known to be good; tell whether all of them are."""
     place = definition.out / 'checked.json'
-    known, now = read_json(place) or {}, digest(folder)
+    known, now = read_json(place) or {}, digest(folder, definition)
     trains = plan.trains_teacher(definition) and not (definition.out / TEACHER / 'result.json').is_file()
     names = [*([f'{TEACHER}.py'] if trains else []), *(f'{name}.py' for name in definition.methods)]
     for name in names:
@@ -113,9 +113,11 @@ def _millions(count: int) -> str:
     return f'{count / 1e6:.2f} M'
 
 
-def digest(folder: Path) -> str:
-    """Return a hash of the configs of a project."""
-    texts = [path.read_bytes() for path in sorted(folder.glob('*.py'))]
+def digest(folder: Path, definition: Definition) -> str:
+    """Return a hash of the configs of a project, and of this version."""
+    names = ('data', 'pair', 'control', TEACHER, *definition.methods)
+    files = [folder / f'{name}.py' for name in names]
+    texts = [file.read_bytes() for file in files if file.is_file()]
     return hashlib.sha256(b'\0'.join([__version__.encode(), *texts])).hexdigest()
 
 

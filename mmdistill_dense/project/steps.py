@@ -59,7 +59,9 @@ def screen(definition: Definition) -> Iterator[str]:
     """Yield what will be done: networks, methods, data, steps, and where the results go."""
     config = configs.control_config(definition)
     teacher = config.model.teacher
-    own = ', trained here first' if plan.trains_teacher(definition) else f', weights {teacher.get("checkpoint")}'
+    own = (
+        ', trained here by teacher.py' if plan.trains_teacher(definition) else f', weights {teacher.get("checkpoint")}'
+    )
     dataset = config.train_dataloader.dataset
     yield f'student  {config.model.student.get("cfg")}'
     yield f'teacher  {teacher.get("cfg") or teacher.get("model")}{own}'
@@ -102,6 +104,10 @@ def _said(name: str, report: Report) -> Iterator[str]:
         f'{one.key.removeprefix("model.")} {_millions(one.parameters)}' for one in subject.teachers if one.parameters
     ]
     yield f'check    {name}: {report.verdict}; {", ".join(facts)}'
+    for one in subject.teachers:
+        if one.receipt and one.receipt['file']:
+            tensors = f'{one.receipt["matched"]} of {one.receipt["total"]} tensors'
+            yield f'         teacher from {one.receipt["file"]}, SHA-256 {str(one.receipt["sha256"])[:8]}, {tensors}'
     for row in subject.taps:
         yield f'         {row.distiller} compares {row.student_tap} with {row.teacher_tap}'
     for finding in report.findings:

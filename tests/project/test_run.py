@@ -65,7 +65,7 @@ def test_a_project_is_done_and_not_done_again(capsys: pytest.CaptureFixture) -> 
 def test_the_first_screen_tells_networks_data_steps_and_results() -> None:
     place = project()
     lines = '\n'.join(steps.screen(load(place / 'suite.yaml')))
-    for word in ('student.py', 'teacher.py, trained here first', 'kd, beside', '3 classes', '2 of 2 pictures', 'work'):
+    for word in ('student.py', 'teacher.py, trained here', 'kd, beside', '3 classes', '2 of 2 pictures', 'work'):
         assert word in lines
 
 

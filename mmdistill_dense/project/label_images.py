@@ -75,6 +75,21 @@ def find_seg_data(root: Path, given: Sequence[str] = ()) -> SegData:
     root = root.expanduser().resolve()
     folders, notes = picture_folders(root), list[str]()
     pictures, labels = _by_split(root, folders, False), _by_split(root, folders, True)
+    endings, splits = _splits(root, pictures, labels, notes)
+    train = splits['train']
+    images = [
+        root / train.labels / f'{name}{endings[1]}' for name in train.names or _stems(labels['train'], endings[1])
+    ]
+    classes, values = _classes(root, images, given, notes)
+    places = [root / train.pictures / f'{name}{endings[0]}' for name in train.names]
+    places = places or [root / train.pictures / name for name in pictures['train'].files]
+    return SegData(root, splits, endings, classes, values, usual_size(places), notes)
+
+
+def _splits(
+    root: Path, pictures: dict[str | None, Folder], labels: dict[str | None, Folder], notes: list[str]
+) -> tuple[tuple[str, str], dict[str, Split]]:
+    """Return the endings of pictures and label images, and the splits that have both."""
     both = [split for split in pictures if split in labels]
     if not both:
         raise ValueError(
@@ -96,14 +111,7 @@ def find_seg_data(root: Path, given: Sequence[str] = ()) -> SegData:
         if 'val' not in splits:
             notes.append('no pictures for val: those for test validate')
             splits['val'] = splits['test']
-    train = splits['train']
-    images = [
-        root / train.labels / f'{name}{endings[1]}' for name in train.names or _stems(labels['train'], endings[1])
-    ]
-    classes, values = _classes(root, images, given, notes)
-    places = [root / train.pictures / f'{name}{endings[0]}' for name in train.names]
-    places = places or [root / train.pictures / name for name in pictures['train'].files]
-    return SegData(root, splits, endings, classes, values, usual_size(places), notes)
+    return endings, splits
 
 
 def _by_split(root: Path, folders: Sequence[Folder], wanted: bool) -> dict[str | None, Folder]:

@@ -85,7 +85,9 @@ def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
         )
     else:
         raise ValueError(f'--data {given}: label files for {", ".join(map(str, found))}, none for train. {FORMAT}')
-    splits.setdefault('val', splits.get('test', splits['train']))
+    if 'val' not in splits:
+        notes.append('no label file for val: that for test validates')
+        splits['val'] = splits['test']
     sizes = [(one.get('height', 0), one.get('width', 0)) for one in first[1]['images']]
     size = int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
     masks = all(one.get('segmentation') for one in first[1]['annotations'])

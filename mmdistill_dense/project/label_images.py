@@ -73,31 +73,45 @@ def find_seg_data(root: Path, given: Sequence[str] = ()) -> SegData:
         ValueError: For a layout that is not clear, label images in colours, or another number of names than values.
     """
     root = root.expanduser().resolve()
-    folders = picture_folders(root)
+    folders, notes = picture_folders(root), list[str]()
     pictures, labels = _by_split(root, folders, False), _by_split(root, folders, True)
-    if not labels or set(pictures) != set(labels):
-        raise ValueError(
-            f'--data {root}: pictures for {_said(pictures)}, label images for {_said(labels)} (a folder of label '
-            f'images has label, mask, annotation or gt in its path). {LAYOUT}'
-        )
-    first = next(iter(pictures))
-    endings = _endings(pictures[first], labels[first])
-    splits = {name: _split(root, pictures[name], labels[name], endings) for name in SPLITS if name in pictures}
-    notes: list[str] = []
-    if None in pictures:
-        splits, note = _divided(root, pictures[None], labels[None], endings)
-        notes.append(note)
-    elif 'train' not in splits or len(splits) < 2:
-        raise ValueError(f'--data {root}: found only {_said(pictures)}; training and validation are needed. {LAYOUT}')
-    splits.setdefault('val', splits.get('test', splits['train']))
+    endings, splits = _splits(root, pictures, labels, notes)
     train = splits['train']
     images = [
         root / train.labels / f'{name}{endings[1]}' for name in train.names or _stems(labels['train'], endings[1])
     ]
     classes, values = _classes(root, images, given, notes)
     places = [root / train.pictures / f'{name}{endings[0]}' for name in train.names]
-    places = places or [pictures['train'].path / name for name in pictures['train'].files]
+    places = places or [root / train.pictures / name for name in pictures['train'].files]
     return SegData(root, splits, endings, classes, values, usual_size(places), notes)
+
+
+def _splits(
+    root: Path, pictures: dict[str | None, Folder], labels: dict[str | None, Folder], notes: list[str]
+) -> tuple[tuple[str, str], dict[str, Split]]:
+    """Return the endings of pictures and label images, and the splits that have both."""
+    both = [split for split in pictures if split in labels]
+    if not both:
+        raise ValueError(
+            f'--data {root}: pictures for {_said(pictures)}, label images for {_said(labels)} (a folder of label '
+            f'images has label, mask, annotation or gt in its path). {LAYOUT}'
+        )
+    if both == [None]:
+        endings = _endings(pictures[None], labels[None])
+        splits = _divided(root, pictures[None], labels[None], endings, notes)
+    else:
+        named = [name for name in SPLITS if name in both]
+        if 'train' not in named or len(named) < 2:
+            found = _said({name: pictures[name] for name in named})
+            raise ValueError(f'--data {root}: found {found}; training and validation are needed. {LAYOUT}')
+        endings = _endings(pictures['train'], labels['train'])
+        splits = {name: _split(root, pictures[name], labels[name], endings) for name in named}
+        if alone := {name: one for name, one in (*pictures.items(), *labels.items()) if name not in named}:
+            notes.append(f'left out: {_said(alone)}')
+        if 'val' not in splits:
+            notes.append('no pictures for val: those for test validate')
+            splits['val'] = splits['test']
+    return endings, splits
 
 
 def _by_split(root: Path, folders: Sequence[Folder], wanted: bool) -> dict[str | None, Folder]:
@@ -148,18 +162,19 @@ def _split(root: Path, pictures: Folder, labels: Folder, endings: tuple[str, str
     return Split(str(pictures.path.relative_to(root)), str(labels.path.relative_to(root)), len(own))
 
 
-def _divided(root: Path, pictures: Folder, labels: Folder, endings: tuple[str, str]) -> tuple[dict[str, Split], str]:
+def _divided(
+    root: Path, pictures: Folder, labels: Folder, endings: tuple[str, str], notes: list[str]
+) -> dict[str, Split]:
     """Divide pictures without splits; the files of names are written beside the configs."""
     whole = _split(root, pictures, labels, endings)
     train, val = two_parts(_stems(pictures, endings[0]))
-    parts = {
+    notes.append(
+        f'the folders name no train and val: {len(train)} pictures train, {len(val)} validate (train.txt, val.txt)'
+    )
+    return {
         name: Split(whole.pictures, whole.labels, len(names), tuple(names))
         for name, names in (('train', train), ('val', val))
     }
-    return (
-        parts,
-        f'the folders name no train and val: {len(train)} pictures train, {len(val)} validate (train.txt, val.txt)',
-    )
 
 
 def _classes(

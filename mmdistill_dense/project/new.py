@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ Tell = Callable[[str], None]
 _NAME = re.compile(r'[^A-Za-z0-9]+')
 
 
+@dataclass(frozen=True)
+class Task:
+    """What the parts of a plan share: the command line, the data, how they are read, and where lines go."""
+
+    args: argparse.Namespace
+    data: SegData | BoxData
+    loading: Loading
+    tell: Tell
+
+
 def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
     """Return the texts of the files by name, and tell what was chosen and why.
 
@@ -47,6 +58,33 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
     _check_files(args)
     foundation = read_foundation(args.teacher)
     tell(f'reading  the configs {args.student} and {args.teacher}')
+    student, teacher = _networks(args, bool(foundation))
+    tell(f'reading  the data {args.data}')
+    find = find_seg_data if student.task == 'seg' else find_box_data
+    data = find(Path(args.data), args.classes)
+    size = args.size and tuple(args.size)
+    loading = decide_loading(student, data.size, data.splits['train'].count, size, args.batch)
+    _tell_data(data, loading, tell)
+    task = Task(args, data, loading, tell)
+    files = _data_files(task, student, teacher)
+    schedule = _adapted(task, student, True)
+    _tell_network('student', student, schedule, tell)
+    files['control.py'] = control_file(schedule, loading.batch, student.task)
+    if teacher is None:
+        option = foundation or {}
+        tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
+    else:
+        option = _teacher(task, student, teacher, files)
+    files['pair.py'] = pair_file(student.option, option)
+    names = default_methods(args.method, bool(foundation))
+    _methods(task, names, student, bool(foundation), schedule.steps, files)
+    trained = 'teacher.py' in files
+    files[SUITE] = suite_file(names, trained, tests=teacher is not None and not trained)
+    return files
+
+
+def _networks(args: argparse.Namespace, foundation: bool) -> tuple[Side, Side | None]:
+    """Read the configs of both; a foundation model has none."""
     with quiet():
         student = read_side(args.student, '--student')
         teacher = None if foundation else read_side(args.teacher, '--teacher')
@@ -55,40 +93,34 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
             f'--teacher {args.teacher} is for {_task(teacher)}, --student {args.student} for {_task(student)}: choose '
             'two of the same task.'
         )
-    tell(f'reading  the data {args.data}')
-    find = find_seg_data if student.task == 'seg' else find_box_data
-    data = find(Path(args.data), args.classes)
-    count = data.splits['train'].count
-    loading = decide_loading(student, data.size, count, args.size and tuple(args.size), args.batch)
-    _tell_data(data, loading, tell)
-    files = _data_files(data, loading, student, teacher)
-    schedule = _adapted(student, data, loading, args, True)
-    _tell_network('student', student, schedule, tell)
-    files['control.py'] = control_file(schedule, loading.batch, student.task)
-    trained = teacher is not None and not args.teacher_checkpoint
-    if teacher is not None:
-        own = _adapted(teacher, data, loading, args, trained)
-        checkpoint = args.teacher_checkpoint or f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{own.steps}.pth'
-        option = {'cfg': teacher.name, 'checkpoint': _whole(checkpoint), **teacher.changes}
-        _tell_network('teacher', teacher, own if trained else None, tell)
-        if trained:
-            boxes_alone = predicts_masks(student.model) and not predicts_masks(teacher.model)
-            files['teacher.py'] = teacher_file(own, loading.batch, student.task, boxes_alone)
-        else:
-            tell(f'         its weights: {option["checkpoint"]}')
+    return student, teacher
+
+
+def _teacher(task: Task, student: Side, teacher: Side, files: dict[str, str]) -> dict[str, Any]:
+    """Return the teacher of the pair, and add the file of its training if it is not trained yet."""
+    given = task.args.teacher_checkpoint
+    schedule = _adapted(task, teacher, not given)
+    _tell_network('teacher', teacher, None if given else schedule, task.tell)
+    if given:
+        task.tell(f'         its weights: {_whole(given)}')
     else:
-        option = foundation or {}
-        tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
-    files['pair.py'] = pair_file(student.option, option)
-    names = default_methods(args.method, bool(foundation))
+        boxes_alone = predicts_masks(student.model) and not predicts_masks(teacher.model)
+        files['teacher.py'] = teacher_file(schedule, task.loading.batch, student.task, boxes_alone)
+    own = f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{schedule.steps}.pth'
+    return {'cfg': teacher.name, 'checkpoint': _whole(given) if given else own, **teacher.changes}
+
+
+def _methods(
+    task: Task, names: Sequence[str], student: Side, foundation: bool, steps: int, files: dict[str, str]
+) -> None:
+    """Add the file of each method."""
+    folder = task.args.unlabelled
     for name in names:
-        distillers = distillers_for(name, student, bool(foundation), schedule.steps)
-        files[f'{name}.py'] = method_file(name, distillers, args.unlabelled and _whole(args.unlabelled))
-        tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
-    if args.unlabelled:
-        tell(f'         also taught on the pictures without labels in {args.unlabelled}, as many as labelled ones')
-    files[SUITE] = suite_file(names, trained, tests=teacher is not None and not trained)
-    return files
+        distillers = distillers_for(name, student, foundation, steps)
+        files[f'{name}.py'] = method_file(name, distillers, folder and _whole(folder))
+        task.tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
+    if folder:
+        task.tell(f'         also taught on the pictures without labels in {folder}, as many as labelled ones')
 
 
 def _check_files(args: argparse.Namespace) -> None:
@@ -101,19 +133,16 @@ def _check_files(args: argparse.Namespace) -> None:
 
 def _whole(given: str) -> str:
     """Return the whole path of a file or folder; addresses and ``auto`` stay."""
-    return (
-        given
-        if given == 'auto' or '://' in given or given.startswith('{{')
-        else str(Path(given).expanduser().resolve())
-    )
+    return given if given == 'auto' or '://' in given else str(Path(given).expanduser().resolve())
 
 
 def _task(side: Side) -> str:
     return {'seg': 'segmentation', 'det': 'detection'}[side.task]
 
 
-def _data_files(data: SegData | BoxData, loading: Loading, student: Side, teacher: Side | None) -> dict[str, str]:
+def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, str]:
     """Return ``data.py``, and lists of a split that the data set does not have itself."""
+    data, loading = task.data, task.loading
     if isinstance(data, SegData):
         lists = {f'{name}.txt': '\n'.join([*split.names, '']) for name, split in data.splits.items() if split.names}
         return {'data.py': seg_file(data, loading), **lists}
@@ -125,10 +154,9 @@ def _data_files(data: SegData | BoxData, loading: Loading, student: Side, teache
     return {'data.py': text, **{f'{name}.json': split.content for name, split in data.splits.items() if split.content}}
 
 
-def _adapted(
-    side: Side, data: SegData | BoxData, loading: Loading, args: argparse.Namespace, trained: bool
-) -> Schedule:
+def _adapted(task: Task, side: Side, trained: bool) -> Schedule:
     """Set what the data change in a network, and return its schedule."""
+    data, loading, args = task.data, task.loading, task.args
     tested = loading.size if loading.resize else data.size
     sizes = seg_size(side.model, loading.crop, tested) if side.task == 'seg' else det_size(side.model)
     adapt(side, len(data.classes), sizes, trained, args.random_weights)

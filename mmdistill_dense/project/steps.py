@@ -59,7 +59,9 @@ def screen(definition: Definition) -> Iterator[str]:
     """Yield what will be done: networks, methods, data, steps, and where the results go."""
     config = configs.control_config(definition)
     teacher = config.model.teacher
-    own = ', trained here first' if plan.trains_teacher(definition) else f', weights {teacher.get("checkpoint")}'
+    own = (
+        ', trained here by teacher.py' if plan.trains_teacher(definition) else f', weights {teacher.get("checkpoint")}'
+    )
     dataset = config.train_dataloader.dataset
     yield f'student  {config.model.student.get("cfg")}'
     yield f'teacher  {teacher.get("cfg") or teacher.get("model")}{own}'
@@ -73,7 +75,7 @@ def screen(definition: Definition) -> Iterator[str]:
 def checked(folder: Path, definition: Definition) -> bool:
     """Check the configs that are not known to be good; tell whether all of them are."""
     place = definition.out / 'checked.json'
-    known, now = read_json(place) or {}, digest(folder)
+    known, now = read_json(place) or {}, digest(folder, definition)
     trains = plan.trains_teacher(definition) and not (definition.out / TEACHER / 'result.json').is_file()
     names = [*([f'{TEACHER}.py'] if trains else []), *(f'{name}.py' for name in definition.methods)]
     for name in names:
@@ -102,6 +104,10 @@ def _said(name: str, report: Report) -> Iterator[str]:
         f'{one.key.removeprefix("model.")} {_millions(one.parameters)}' for one in subject.teachers if one.parameters
     ]
     yield f'check    {name}: {report.verdict}; {", ".join(facts)}'
+    for one in subject.teachers:
+        if one.receipt and one.receipt['file']:
+            tensors = f'{one.receipt["matched"]} of {one.receipt["total"]} tensors'
+            yield f'         teacher from {one.receipt["file"]}, SHA-256 {str(one.receipt["sha256"])[:8]}, {tensors}'
     for row in subject.taps:
         yield f'         {row.distiller} compares {row.student_tap} with {row.teacher_tap}'
     for finding in report.findings:
@@ -113,9 +119,11 @@ def _millions(count: int) -> str:
     return f'{count / 1e6:.2f} M'
 
 
-def digest(folder: Path) -> str:
-    """Return a hash of the configs of a project."""
-    texts = [path.read_bytes() for path in sorted(folder.glob('*.py'))]
+def digest(folder: Path, definition: Definition) -> str:
+    """Return a hash of the configs of a project, and of this version."""
+    names = ('data', 'pair', 'control', TEACHER, *definition.methods)
+    files = [folder / f'{name}.py' for name in names]
+    texts = [file.read_bytes() for file in files if file.is_file()]
     return hashlib.sha256(b'\0'.join([__version__.encode(), *texts])).hexdigest()
 
 

@@ -52,3 +52,17 @@ def test_pictures_to_be_predicted_need_no_labels(root: Path) -> None:
 def test_a_missing_folder_is_named_with_its_key(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'data_prefix\.img_path.*MMDISTILL_DATA'):
         folder(root, data_prefix=dict(img_path='pictures', seg_map_path='labels'))
+
+
+def test_label_values_become_numbers_of_classes_and_others_are_ignored(root: Path) -> None:
+    label = np.array([[0, 255, 7]], np.uint8).repeat(8, 0)
+    cv2.imwrite(str(root / 'labels/0.png'), label)
+    cv2.imwrite(str(root / 'images/0.jpg'), np.zeros((8, 3), np.uint8))
+    load = [dict(type='mmseg.LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')]
+    data = folder(root, label_values=(0, 255), pipeline=load)
+    assert data[0]['gt_seg_map'][0].tolist() == [0, 1, 255]
+
+
+def test_label_values_are_as_many_as_classes(root: Path) -> None:
+    with pytest.raises(ValueError, match=r'label_values=\(0,\) has 1 values, and metainfo.classes 2 names'):
+        folder(root, label_values=(0,))

@@ -40,6 +40,15 @@ def test_a_folder_without_splits_is_divided_always_in_the_same_way(tmp_path: Pat
     assert not set(first.splits['train'].names) & set(first.splits['val'].names)
 
 
+def test_pictures_without_labels_of_another_split_are_left_out_and_test_may_validate(tmp_path: Path) -> None:
+    seg_folder(tmp_path, splits=('train', 'test'))
+    picture(tmp_path / 'cover.jpg')
+    picture(tmp_path / 'images/val/9.jpg')
+    data = find_seg_data(tmp_path)
+    assert data.splits['val'] == data.splits['test']
+    assert any('val (1 in' in note for note in data.notes)
+
+
 def test_names_come_from_a_list_and_a_dash_ignores_a_value(tmp_path: Path) -> None:
     (seg_folder(tmp_path) / 'classes.txt').write_text('sky\n-\nroad\n')
     data = find_seg_data(tmp_path)

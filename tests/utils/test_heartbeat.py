@@ -1,0 +1,26 @@
+"""A long step shows that it is at work."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from mmdistill_dense.utils import heartbeat
+
+
+def test_lines_come_until_the_step_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(heartbeat, 'EVERY', 0.01)
+    written = ''
+    with heartbeat.alive('exporting'):
+        while written.count('exporting …') < 2:
+            time.sleep(0.01)
+            written += capsys.readouterr().err
+    capsys.readouterr()
+    time.sleep(0.05)
+    assert capsys.readouterr().err == ''
+
+
+def test_an_error_passes() -> None:
+    with pytest.raises(KeyError), heartbeat.alive('exporting'):
+        raise KeyError

@@ -17,7 +17,7 @@ from mmdistill_dense.recipes.named import find
 from tests.docs_blocks import ROOT, Block, Command, blocks
 from tests.every_config import every, place, read
 
-HARMLESS = ('.', 'cd', 'export', 'git', 'mkdir', 'mlflow', 'sh', 'tensorboard', 'trtexec')
+HARMLESS = ('.', 'cd', 'docker', 'export', 'git', 'mkdir', 'mlflow', 'pre-commit', 'sh', 'tensorboard', 'trtexec')
 BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'TOOLS', 'WANDB_MODE')
 SCRIPTS = {'dist_train': (2, 'train'), 'dist_test': (3, 'test'), 'slurm_train': (3, 'train'), 'slurm_test': (4, 'test')}
 NAME = re.compile(r'[a-z]+:[\w.+-]*_[\w.+-]+(:[\w-]+)?')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import runpy
 import shutil
@@ -20,7 +22,7 @@ from mmengine.runner import Runner
 from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
 from mmdistill_dense.recipes import new_config
-from tests import toys
+from tests import notebook, toys
 from tests.docs_blocks import ROOT, Block, Command, blocks, commands
 from tests.zoo.narrow import narrow
 
@@ -55,6 +57,20 @@ def walk(guides: tuple[str, ...], folder: Path) -> list[str]:
             if block.language == 'bash' and runs(block):
                 done += [' '.join(command.words) for command in commands(block.text) if _run(command)]
     return done
+
+
+def run_notebook(folder: Path) -> list[list[dict[str, Any]]]:
+    """Run the cells of the tutorial in a folder, their trainings shortened; returns their outputs."""
+
+    def shell(line: str) -> str:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            for command in commands(line):
+                assert _run(command), line
+        return '' if '>' in line else printed.getvalue()
+
+    installed = mock.patch.object(new_config, '_is_checkout', lambda: False)
+    with _at(folder), _short(narrowed=False), installed:
+        return notebook.execute(notebook.read()['cells'], shell)
 
 
 def link_clone(folder: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import load_model
-from tests.docs_run import CLONE, PROJECT, make_pictures, walk
+from tests import notebook
+from tests.docs_run import CLONE, PROJECT, make_pictures, run_notebook, walk
 
 pytestmark = pytest.mark.soak
 
@@ -38,3 +39,13 @@ def test_own_data_own_pair_own_method(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize('guide', CLONE)
 def test_commands_of_a_guide_in_a_clone(guide: str, tmp_path: Path) -> None:
     assert walk((guide,), tmp_path)
+
+
+def test_the_tutorial_from_folder_to_report(tmp_path: Path) -> None:
+    outputs = run_notebook(tmp_path)
+    stored = [cell['outputs'] for cell in notebook.read()['cells'] if cell['cell_type'] == 'code']
+    assert [[one['output_type'] for one in some] for some in outputs] == [
+        [one['output_type'] for one in some] for some in stored
+    ]
+    assert (tmp_path / 'report.html').is_file() and (tmp_path / 'student.py').is_file()
+    assert notebook.NOTEBOOK.stat().st_size < 300_000

@@ -113,7 +113,7 @@ def test_a_detector_learns_from_sure_boxes_and_leaves_out_the_rest(kind):
     assert not any('assign' in vars(one) for one in pseudo_labels._assigners(model))
 
 
-@pytest.mark.parametrize('kind', ['retinanet', 'gfl', 'faster_rcnn'])
+@pytest.mark.parametrize('kind', ['gfl', 'faster_rcnn'])
 def test_pictures_without_a_sure_box_are_no_background(kind, monkeypatch):
     """Their part of the loss is zero, although the assigners alone would make all of it background."""
     none = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))

@@ -165,14 +165,21 @@ def test_students_that_cannot_leave_objects_out_are_refused():
         det_model(FIT, 'cascade_mask_rcnn', pseudo=LOW)
 
 
-def test_teachers_that_cannot_label_are_refused():
-    with pytest.raises(ValueError, match=r'pseudo: model.teacher sees another size'):
+@pytest.mark.parametrize(
+    ('option', 'words'),
+    [(dict(scale=2.0), 'sees another size'), (dict(allow_other_classes=True), 'may have other classes')],
+)
+def test_teachers_that_cannot_label_are_refused(option, words):
+    with pytest.raises(ValueError, match=f'pseudo: model.teacher {words}'):
         toys.distilled(
             student=toys.seg_net('fcn'),
-            teacher=toys.seg_teacher('fcn', scale=2.0),
+            teacher=toys.seg_teacher('fcn', **option),
             distillers=dict(fit=dict(type='FitNet', student_tap='backbone[3]')),
             unlabelled=dict(data_root='more', pseudo=LOW),
         )
+
+
+def test_a_teacher_of_masks_has_no_probabilities():
     masks = nn.Module()
     masks.decode_head = nn.Module()
     with pytest.raises(ValueError, match='gives no probabilities of classes at a pixel'):

@@ -128,6 +128,8 @@ def _teacher(config: Config, option: PseudoOption, labelled: Any) -> FrozenTeach
     parsed = TeacherOption.parse(one, f'model.{key}', name)
     if parsed.grid is not None:
         raise ValueError(f'pseudo_labels: remove {parsed.key}.scale and fit: here the test pipeline sets the size.')
+    if parsed.allow_other_classes:
+        raise ValueError(f'pseudo_labels: remove {parsed.key}.allow_other_classes: the labels must be of the data set.')
     teacher = FrozenTeacher(parsed)
     teacher.load(torch.zeros((), device='cuda' if torch.cuda.is_available() else 'cpu'))
     check_teacher_classes(labelled.metainfo.get('classes'), teacher)

@@ -156,8 +156,12 @@ def _check_size(key: str, distiller: Distiller, option: TeacherOption) -> None:
 
 def _check_asked(option: TeacherOption, traced: Traced) -> None:
     """Refuse a teacher that cannot label the student's pictures."""
-    if traced.features_alone or option.grid is not None:
-        reason = 'has features alone' if traced.features_alone else f'sees another size ({option.key}.scale or fit)'
+    reasons = {
+        'has features alone': traced.features_alone,
+        f'sees another size ({option.key}.scale or fit)': option.grid is not None,
+        f'may have other classes ({option.key}.allow_other_classes)': option.allow_other_classes,
+    }
+    for reason in (text for text, holds in reasons.items() if holds):
         raise ValueError(f'{PSEUDO_KEY}: {option.key} {reason}, so it cannot label the pictures: remove {PSEUDO_KEY}.')
 
 

@@ -119,6 +119,7 @@ def test_boxes_are_those_of_the_whole_picture(tmp_path, detection, monkeypatch):
         ({}, {}, None, 'no pictures are named: give --pictures DIR'),
         ({}, dict(teacher='two'), 'yes', "teacher='two': the distillers learn from teacher"),
         (dict(teacher=dict(scale=2.0)), {}, 'yes', 'remove model.teacher.scale and fit'),
+        (dict(teacher=dict(allow_other_classes=True)), {}, 'yes', 'remove model.teacher.allow_other_classes'),
         ({}, dict(threshold=0.9999999), 'yes', 'sure of nothing on 6 pictures .at most 0'),
     ],
 )

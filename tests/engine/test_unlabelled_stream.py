@@ -194,6 +194,28 @@ def test_a_stream_that_begins_late_is_that_of_the_others(tmp_path):
     assert [one[2] for one in seen] == [None, None, *(one[2] for one in uninterrupted()[1][2:])]
 
 
+@pytest.fixture
+def log(monkeypatch):
+    lines = []
+
+    def keep(self, record):
+        lines.append((record.levelno, record.getMessage()))
+
+    monkeypatch.setattr('mmengine.logging.MMLogger.handle', keep)
+    return lines
+
+
+@pytest.mark.soak
+def test_a_damaged_picture_is_replaced_and_counted(tmp_path, log):
+    """Its header is whole, so that only the reading finds it."""
+    shutil.copytree(toys.picture_folder(3), tmp_path / 'more')
+    damaged = tmp_path / 'more/1.png'
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    seen = run(tmp_path, model(str(tmp_path / 'more'), ratio=1.5), log_level='INFO')
+    assert {name for _, _, more in seen for name, _ in more} == {'0.png', '2.png'}
+    assert any('1 damaged files read so far, others taken instead' in text for _, text in log)
+
+
 # Refusals
 
 
@@ -251,17 +273,6 @@ def test_a_name_alone_is_no_picture(tmp_path):
     for seed, name in ((1, 'tested'), (2, 'more')):
         shutil.copytree(toys.picture_folder(2, seed=seed), tmp_path / name)
     opened(str(tmp_path / 'more'), **files(tmp_path / 'tested', 'test'))
-
-
-@pytest.fixture
-def log(monkeypatch):
-    lines = []
-
-    def keep(self, record):
-        lines.append((record.levelno, record.getMessage()))
-
-    monkeypatch.setattr('mmengine.logging.MMLogger.handle', keep)
-    return lines
 
 
 def test_labelled_pictures_are_taken_out_and_counted(tmp_path, log):

@@ -113,7 +113,7 @@ def test_a_detector_learns_from_sure_boxes_and_leaves_out_the_rest(kind):
     assert not any('assign' in vars(one) for one in pseudo_labels._assigners(model))
 
 
-@pytest.mark.parametrize('kind', ['retinanet', 'gfl', 'faster_rcnn'])
+@pytest.mark.parametrize('kind', ['gfl', 'faster_rcnn'])
 def test_pictures_without_a_sure_box_are_no_background(kind, monkeypatch):
     """Their part of the loss is zero, although the assigners alone would make all of it background."""
     none = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
@@ -165,14 +165,21 @@ def test_students_that_cannot_leave_objects_out_are_refused():
         det_model(FIT, 'cascade_mask_rcnn', pseudo=LOW)
 
 
-def test_teachers_that_cannot_label_are_refused():
-    with pytest.raises(ValueError, match=r'pseudo: model.teacher sees another size'):
+@pytest.mark.parametrize(
+    ('option', 'words'),
+    [(dict(scale=2.0), 'sees another size'), (dict(allow_other_classes=True), 'may have other classes')],
+)
+def test_teachers_that_cannot_label_are_refused(option, words):
+    with pytest.raises(ValueError, match=f'pseudo: model.teacher {words}'):
         toys.distilled(
             student=toys.seg_net('fcn'),
-            teacher=toys.seg_teacher('fcn', scale=2.0),
+            teacher=toys.seg_teacher('fcn', **option),
             distillers=dict(fit=dict(type='FitNet', student_tap='backbone[3]')),
             unlabelled=dict(data_root='more', pseudo=LOW),
         )
+
+
+def test_a_teacher_of_masks_has_no_probabilities():
     masks = nn.Module()
     masks.decode_head = nn.Module()
     with pytest.raises(ValueError, match='gives no probabilities of classes at a pixel'):

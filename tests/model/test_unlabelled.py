@@ -253,6 +253,16 @@ def test_methods_that_read_boxes_or_proposals_are_refused_alone():
             det_model(dict(a=dict(type=kind)), student)
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize(('kind', 'student'), [('FGD', 'retinanet'), ('LD', 'gfl')])
+def test_beside_another_method_they_see_what_they_saw(kind, student):
+    model = det_model(dict(a=dict(type=kind), fit=dict(type='FitNet', student_tap='neck')), student)
+    alone, both = losses(model, None, toys.det_batch()), losses(model, crowded(), toys.det_batch())
+    own = [name for name in alone if name.startswith('distill.a.loss')]
+    assert own and all(torch.equal(alone[name], both[name]) for name in own)
+    assert 'distill.fit.unlabelled_loss_fitnet' in both and not any('distill.a.unlabelled' in name for name in both)
+
+
 def test_a_tap_on_proposals_is_refused(monkeypatch):
     """A method of somebody else may tap them and not say that it needs labels."""
     monkeypatch.setattr(RoIHeadKD, 'needs_labels', False)

@@ -1,8 +1,8 @@
 """A training step of all configs at reduced width; every one once in ``make test-zoo``.
 
-``make test`` takes a step for each method with a segmentor, a detector, a backbone and a foundation model, and sees to
-it that all kinds of networks and many pairs have their turn. ``make soak`` takes one for each pair, and for each
-variant of each method with each kind of network.
+``make test`` takes a step for each method with a segmentor, a detector and a backbone, or else a foundation model, and
+sees to it that all kinds of networks and many pairs have their turn. ``make soak`` takes one for each pair, and for
+each variant of each method with each kind of network.
 """
 
 import re
@@ -32,7 +32,9 @@ def chosen() -> list[Path]:
         groups.setdefault((path.parent.name, task(path)), []).append(path)
     turns: Counter[str] = Counter()
     found = []
-    for paths in groups.values():
+    for (method, kind), paths in groups.items():
+        if kind == 'any' and (method, 'segmentation') in groups:
+            continue  # tests/foundation has the others
         best = min(paths, key=lambda path: (turns[family(path)], turns[path.stem]))
         turns.update([family(best), best.stem])
         found.append(best)

@@ -61,6 +61,11 @@ def _narrow(model: dict[str, Any]) -> dict[str, Any]:
         preprocessor['size'] = (SIDE, SIDE)
     if model.get('type') == 'DeformableDETR':  # a second stage embeds its proposals in 4 x 128 numbers at any width
         model['as_two_stage'] = False
+    if 'rpn' in (model.get('train_cfg') or {}):  # the anchors of coarse levels are larger than the picture
+        model['train_cfg']['rpn']['allowed_border'] = -1
+    if 'shared_head' in model.get('roi_head', {}):  # a stage of a ResNet, whose width is fixed
+        model['train_cfg']['rcnn']['sampler']['num'] = 16
+        return model
     model['backbone'] = _backbone(model['backbone'])
     channels = _channels(json.dumps(model['backbone'], sort_keys=True), DefaultScope.get_current_instance().scope_name)
     if 'layout' in model:
@@ -71,8 +76,6 @@ def _narrow(model: dict[str, Any]) -> dict[str, Any]:
     for name in model:
         if name not in ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg'):
             model[name] = _thinner(model[name], channels, name)
-    if 'rpn' in (model.get('train_cfg') or {}):  # the anchors of coarse levels are larger than the picture
-        model['train_cfg']['rpn']['allowed_border'] = -1
     return model
 
 

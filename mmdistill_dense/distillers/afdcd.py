@@ -73,7 +73,7 @@ class AfDCD(FeatureDistiller):
 
     Example:
         >>> distiller = AfDCD(fd_weight=2e-6, ctr_weight=0.005)  # Cityscapes
-        >>> shapes = {'backbone[3]': [torch.Size((1, 8, 16, 16))]}, {'backbone[3]': [torch.Size((1, 32, 16, 16))]}
+        >>> shapes = {'backbone[-1]': [torch.Size((1, 8, 16, 16))]}, {'backbone[-1]': [torch.Size((1, 32, 16, 16))]}
         >>> distiller.setup(*shapes)
         >>> student, teacher = ({tap: [torch.ones(s) for s in sizes] for tap, sizes in d.items()} for d in shapes)
         >>> sorted(distiller(student, teacher, None))

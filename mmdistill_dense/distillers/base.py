@@ -166,7 +166,7 @@ class Distiller(nn.Module):
     @property
     def key(self) -> str:
         """Its place in the config, for messages."""
-        return f'model.distillers.{self.name}'
+        return f'distillers.{self.name}'
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make the parameters from the taps' traced shapes (batch 1); called once, at model construction."""

@@ -21,6 +21,8 @@ def without_autocast(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        if first.is_meta:  # it has no autocast
+            return loss(*args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return loss(*args, **kwargs)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from mmdistill_dense.distillers import AfDCD, afdcd
 from mmdistill_dense.losses import dense_contrast
 
-TAP = 'backbone[3]'
+TAP = 'backbone[-1]'
 
 
 def _distiller(student: int = 6, teacher: int = 32, size: int = 16, **options) -> AfDCD:
@@ -223,7 +223,7 @@ def test_option_errors(options: dict, message: str) -> None:
 
 
 def test_shape_errors_at_construction() -> None:
-    with pytest.raises(ValueError, match=r'distillers\.afdcd: backbone\[3\] .*: groups=16 does not divide the 30'):
+    with pytest.raises(ValueError, match=r'distillers\.afdcd: backbone\[-1\] .*: groups=16 does not divide the 30'):
         _distiller(teacher=30)
     distiller = AfDCD()
     flat = {TAP: [torch.Size((1, 32))]}

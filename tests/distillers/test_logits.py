@@ -98,7 +98,8 @@ def test_other_classes_are_refused_at_construction():
     with pytest.raises(ValueError) as error:
         toys.build(toys.model_config(teacher=teacher))
     message = str(error.value)
-    assert 'distillers.kd' in message and f'{toys.NUM_CLASSES} student and 4 teacher channels' in message
+    assert f'distillers.kd: decode_head.conv_seg -> decode_head.conv_seg (level 0) has {toys.NUM_CLASSES}' in message
+    assert 'class scores of the student and 4 of the teacher' in message
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,7 @@ def test_mask_scores_are_the_log_of_the_sum_over_queries():
     scores = mask_scores(none, masks[:1])
     scores.sum().backward()
     assert scores.isfinite().all() and none.grad.isfinite().all()
+    assert mask_scores(classes.to('meta'), masks.to('meta')).shape == expected.shape, 'without arithmetic'
     half = mask_scores(classes.half(), masks.half())
     assert half.dtype == torch.float32
 

@@ -67,7 +67,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
     _tell_data(data, loading, tell)
     task = Task(args, data, loading, tell)
     files = _data_files(task, student, teacher)
-    schedule = _adapted(task, student, True)
+    _adapt(task, student, True)
+    schedule = _schedule(task, student)
     _tell_network('student', student, schedule, tell)
     files['control.py'] = control_file(schedule, loading.batch, student.task)
     if teacher is None:
@@ -99,15 +100,18 @@ def _networks(args: argparse.Namespace, foundation: bool) -> tuple[Side, Side | 
 def _teacher(task: Task, student: Side, teacher: Side, files: dict[str, str]) -> dict[str, Any]:
     """Return the teacher of the pair, and add the file of its training if it is not trained yet."""
     given = task.args.teacher_checkpoint
-    schedule = _adapted(task, teacher, not given)
-    _tell_network('teacher', teacher, None if given else schedule, task.tell)
+    _adapt(task, teacher, not given)
     if given:
-        task.tell(f'         its weights: {_whole(given)}')
+        checkpoint = _whole(given)
+        _tell_network('teacher', teacher, None, task.tell)
+        task.tell(f'         its weights: {checkpoint}')
     else:
+        schedule = _schedule(task, teacher)
+        checkpoint = f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{schedule.steps}.pth'
         boxes_alone = predicts_masks(student.model) and not predicts_masks(teacher.model)
         files['teacher.py'] = teacher_file(schedule, task.loading.batch, student.task, boxes_alone)
-    own = f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{schedule.steps}.pth'
-    return {'cfg': teacher.name, 'checkpoint': _whole(given) if given else own, **teacher.changes}
+        _tell_network('teacher', teacher, schedule, task.tell)
+    return {'cfg': teacher.name, 'checkpoint': checkpoint, **teacher.changes}
 
 
 def _methods(
@@ -154,13 +158,16 @@ def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, st
     return {'data.py': text, **{f'{name}.json': split.content for name, split in data.splits.items() if split.content}}
 
 
-def _adapted(task: Task, side: Side, trained: bool) -> Schedule:
-    """Set what the data change in a network, and return its schedule."""
-    data, loading, args = task.data, task.loading, task.args
-    tested = loading.size if loading.resize else data.size
-    sizes = seg_size(side.model, loading.crop, tested) if side.task == 'seg' else det_size(side.model)
-    adapt(side, len(data.classes), sizes, trained, args.random_weights)
-    return scaled_schedule(side.config, side.name, data.splits['train'].count, loading.batch, args.iters)
+def _adapt(task: Task, side: Side, trained: bool) -> None:
+    """Set what the data change in a network."""
+    tested = task.loading.size if task.loading.resize else task.data.size
+    sizes = seg_size(side.model, task.loading.crop, tested) if side.task == 'seg' else det_size(side.model)
+    adapt(side, len(task.data.classes), sizes, trained, task.args.random_weights)
+
+
+def _schedule(task: Task, side: Side) -> Schedule:
+    pictures = task.data.splits['train'].count
+    return scaled_schedule(side.config, side.name, pictures, task.loading.batch, task.args.iters)
 
 
 def _tell_data(data: SegData | BoxData, loading: Loading, tell: Tell) -> None:

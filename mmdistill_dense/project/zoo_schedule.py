@@ -26,6 +26,7 @@ _PICTURES = {
     'LVISV1Dataset': 100170,
 }
 _WARM_SHARE = 10  # a warm-up is at most a tenth of the training
+_WARM_UPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')  # where they come before another one
 _TIMES = ('begin', 'end')
 _KEPT_HOOKS = ('EMAHook',)
 _KEPT_KEYS = ('optimizer', 'clip_grad', 'paramwise_cfg', 'constructor')
@@ -156,13 +157,14 @@ def _schedulers(config: Config, whole: int, epoch: int, steps: int, factor: floa
 
 def _moved(each: list[dict[str, Any]], whole: int, steps: int) -> Callable[[float], int]:
     """Return the function from a step of the config to one here: the warm-up stays as long, if it may."""
-    starts = [one['end'] for one in each if not one.get('begin') and one.get('end') and 4 * one['end'] < whole]
-    warm = max(starts, default=0)
+    warming = [one for one in each if str(one.get('type')).endswith(_WARM_UPS)] if len(each) > 1 else []
+    warm = max((one.get('end', 0) for one in warming if not one.get('begin')), default=0)
     short = min(warm, steps // _WARM_SHARE)
 
     def moved(value: float) -> int:
         if value <= warm:
             return round(value * short / warm) if warm else 0
-        return short + round((value - warm) * (steps - short) / (whole - warm))
+        share = (value - warm) / max(1, whole - warm)  # below 1, but where the length in epochs is a guess
+        return short + round(min(1.0, share) * (steps - short))
 
     return moved

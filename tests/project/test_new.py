@@ -130,7 +130,11 @@ def test_a_detector_with_queries_builds_with_its_settings() -> None:
 def test_a_trained_teacher_is_not_trained_again() -> None:
     seg_folder(Path('mine'))
     Path('mine.pth').touch()
-    call(FASTSCNN, SEGFORMER, '--teacher-checkpoint', 'mine.pth')
+    Path('network.py').write_text(  # it has no schedule, and needs none
+        "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/models/toy_teacher.py')\n"
+        "default_scope = 'mmseg'\n"
+    )
+    call(FASTSCNN, 'network.py', '--teacher-checkpoint', 'mine.pth')
     assert not Path('project/teacher.py').exists()
     assert read('control').model.teacher.checkpoint == str(Path('mine.pth').resolve())
     assert 'test_teacher: true' in Path('project/suite.yaml').read_text()

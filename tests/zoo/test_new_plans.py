@@ -1,0 +1,62 @@
+"""``new`` adapts every network of mmseg and mmdet to other classes, or says why it does not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from mmdistill_dense.config.resolve import load_model, package_root
+from mmdistill_dense.guards.class_counts import num_classes
+from mmdistill_dense.project import fetched_weights
+from mmdistill_dense.project.adapt_network import check_masks, det_size, seg_size
+from mmdistill_dense.project.literals import literal
+from mmdistill_dense.project.loading import decide_loading
+from mmdistill_dense.project.sides import Side, adapt, read_side
+from mmdistill_dense.project.zoo_schedule import scaled_schedule
+
+CLASSES, PICTURE, PICTURES = 3, (360, 480), 100
+BROKEN = ('sort/', 'strongsort/', 'glip/odinw')  # they inherit files that do not exist, or are no configs
+
+
+def families(package: str) -> dict[str, list[str]]:
+    """The configs of a package by folder."""
+    root, found = package_root(package) / 'configs', defaultdict(list)
+    for path in sorted(root.rglob('*.py')):
+        name = path.relative_to(root).as_posix()
+        if '_base_' not in name and '_tta' not in name and not name.startswith(('common/', *BROKEN)):
+            found[Path(name).parts[0]].append(name)
+    return found
+
+
+CASES = [(package, family) for package in ('mmseg', 'mmdet') for family in families(package)]
+
+
+def planned(name: str) -> Side:
+    side = read_side(name, '--student')
+    loading = decide_loading(side, PICTURE, PICTURES, None, None)
+    check_masks(side.model, True, side.key)
+    sizes = seg_size(side.model, loading.crop, PICTURE) if side.task == 'seg' else det_size(side.model)
+    adapt(side, CLASSES, sizes, True, False)
+    schedule = scaled_schedule(side.config, name, PICTURES, loading.batch)
+    for one in schedule.param_scheduler:
+        assert 0 <= one.get('begin', 0) <= one.get('end', schedule.steps) <= schedule.steps, one
+    return side
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(('package', 'family'), CASES)
+def test_every_network_is_adapted_or_refused(package: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
+    for name in families(package)[family]:
+        try:
+            side = planned(f'{package}::{name}')
+        except ValueError as error:
+            assert str(error).startswith(('--student', f'{package}::{name}: the config has no optim_wrapper')), name
+            continue
+        option: dict = {}
+        exec(f'option = {literal(side.option)}', option)
+        model = load_model(option['option'], 'student').model
+        assert num_classes(model) in (CLASSES, None), name
+        assert not fetched_weights.missing_of(model), name

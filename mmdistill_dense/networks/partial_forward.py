@@ -44,6 +44,21 @@ def run_parts(
         return []
     tapped = _tapped_heads(network, taps) if heads is None else heads
     whole = any(_needs_more(network, path) for path in tapped)
+    outputs: Mapping[str, Any] = {}
+    if heads is not None and not whole:
+        features = network.extract_feat(inputs)
+    else:
+        features, outputs = _noted(network, inputs, whole)
+    if heads is None:
+        heads = [path for path in tapped if (whole and _in_decoder(path)) or path.split('.')[0] not in outputs]
+    for path in heads:
+        if not (whole and _in_decoder(path)):
+            _run_head(network.get_submodule(path), features, rois)
+    return list(heads)
+
+
+def _noted(network: Network, inputs: Tensor, whole: bool) -> tuple[Any, dict[str, Any]]:
+    """Return the features, and what each child of the network returned meanwhile."""
     outputs: dict[str, Any] = {}
     handles = [child.register_forward_hook(_note(outputs, name)) for name, child in network.named_children()]
     try:
@@ -51,12 +66,7 @@ def run_parts(
     finally:
         for handle in handles:
             handle.remove()
-    if heads is None:
-        heads = [path for path in tapped if (whole and _in_decoder(path)) or path.split('.')[0] not in outputs]
-    for path in heads:
-        if not (whole and _in_decoder(path)):
-            _run_head(network.get_submodule(path), features, rois)
-    return list(heads)
+    return features, outputs
 
 
 def _encode_decode(network: Any, inputs: Tensor, outputs: Mapping[str, Any]) -> Any:

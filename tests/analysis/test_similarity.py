@@ -87,7 +87,7 @@ def test_rows_are_the_taps_of_both_networks() -> None:
     batch = dict(inputs=[torch.from_numpy(SEG_IMAGE.transpose(2, 0, 1).copy())], data_samples=None)
     inputs = model.data_preprocessor(batch, False)['inputs']
     with torch.no_grad():
-        student, (teacher,) = model.backbone(inputs)[3], distiller.teacher(inputs)['backbone[3]']
+        student, (teacher,) = model.backbone(inputs)[3], distiller.teacher(inputs)['backbone[-1]']
     for found, x in ((row.student, student), (row.teacher, teacher)):
         np.testing.assert_array_equal(found, cosine_map(x, (20, 40), inputs.shape[2:], SEG_IMAGE.shape[:2]))
     assert not np.allclose(row.student, row.teacher, atol=0.01)

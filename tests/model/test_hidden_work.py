@@ -70,7 +70,7 @@ def test_the_step_finds_out_nothing_by_hooks_that_the_dry_run_knew(monkeypatch):
 
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
     assert toys.teacher_of(model).plan.heads == ['decode_head']
-    monkeypatch.setattr(partial_forward, '_features_and_heads', None)
+    monkeypatch.setattr(partial_forward, '_noted', None)
     toys.losses_of(model)
 
 

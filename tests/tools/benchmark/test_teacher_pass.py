@@ -69,7 +69,7 @@ def test_teachers_of_a_config_have_the_taps_of_its_distillers() -> None:
     teachers = {'wide': toys.seg_teacher(), 'other': toys.seg_teacher('pspnet', 24)}
     distillers = {'afdcd': {'type': 'AfDCD', 'teacher': 'wide'}, 'kd': {'type': 'LogitKD', 'teacher': 'other'}}
     costs = costs_of(toys.model_config(teacher=teachers, distillers=distillers))
-    assert [cost.taps for cost in costs.values()] == [['backbone[3]'], ['decode_head.conv_seg']]
+    assert [cost.taps for cost in costs.values()] == [['backbone[-1]'], ['decode_head.conv_seg']]
 
 
 def test_the_error_is_of_the_largest_value() -> None:

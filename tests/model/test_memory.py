@@ -59,7 +59,7 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope='module', params=['segmentor', 'retinanet', pytest.param('faster_rcnn', marks=pytest.mark.soak)])
+@pytest.fixture(scope='module', params=MODELS)  # not among the long tests: graphs compiled there leave tensors
 def trained(request) -> tuple[Any, dict]:
     """A model after its first step, which may prepare something for good, and its batch."""
     model, batch = MODELS[request.param]()

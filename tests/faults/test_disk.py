@@ -47,6 +47,7 @@ def test_training_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     assert not toys.differing(content(broken / 'iter_4.pth'), content(healthy / 'iter_4.pth'))
 
 
+@pytest.mark.soak
 def test_pretraining_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
     toys.train(None, pretraining.config(tmp_path, epochs=1))
     first = content(tmp_path / 'epoch_1.pth')

@@ -113,6 +113,7 @@ SMALL = dict(
 OF_BOXES = ('FGD',)
 
 
+@pytest.mark.soak  # test_settings.py takes a step of each with automatic taps
 @pytest.mark.parametrize('method', COMPARE_MAPS)
 def test_a_step_of_each_method(method: str) -> None:
     detects = method in OF_BOXES

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmdistill_dense.utils.heartbeat import alive
 from mmdistill_dense.utils.messages import text_of
+from mmdistill_dense.utils.validate import counted
 
 NEW = """Write the configs that distil a student from a teacher on your data, into one folder.
 
@@ -44,10 +45,10 @@ def new_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
     parser.add_argument('--out', type=Path, metavar='DIR', help='folder to write (default: distil_<name of the data>)')
-    parser.add_argument('--size', nargs=2, type=_count, metavar=('H', 'W'), help='bring pictures to this size')
-    parser.add_argument('--batch', type=_count, help='pictures of a step (default: for this machine)')
+    parser.add_argument('--size', nargs=2, type=counted, metavar=('H', 'W'), help='bring pictures to this size')
+    parser.add_argument('--batch', type=counted, help='pictures of a step (default: for this machine)')
     parser.add_argument(
-        '--iters', type=_count, help="steps of each training, e.g. 20 for a trial (default: the configs', scaled)"
+        '--iters', type=counted, help="steps of each training, e.g. 20 for a trial (default: the configs', scaled)"
     )
     parser.add_argument(
         '--random-weights', action='store_true', help='fetch no weights; both networks start from random ones'
@@ -107,9 +108,3 @@ def main_run(argv: Sequence[str] | None = None) -> int:
     except (FileNotFoundError, KeyError, ValueError) as error:
         print(f'ERROR    {text_of(error)}', file=sys.stderr)
         return 2
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be 1 or more, got {text!r}')
-    return int(text)

@@ -12,9 +12,9 @@ from statistics import median
 
 from PIL import Image
 
+from mmdistill_dense.datasets.unlabeled import EXTENSIONS
 from mmdistill_dense.utils.messages import some
 
-ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 SPLITS: Mapping[str, Sequence[str]] = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation', 'dev'),
@@ -51,13 +51,13 @@ def picture_folders(root: Path) -> list[Folder]:
     found = []
     for folder, below, names in os.walk(root, followlinks=True):
         below[:] = sorted(name for name in below if not name.startswith('.'))
-        files = sorted(name for name in names if name.lower().endswith(ENDINGS) and not name.startswith('.'))
+        files = sorted(name for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith('.'))
         if files:
             path = Path(folder)
             found.append(Folder(path, tuple(files), split_of(path.relative_to(root).parts)))
     if not found:
         raise FileNotFoundError(
-            f'--data {root}: no picture in it or below it (looked for {", ".join(ENDINGS)}). It holds '
+            f'--data {root}: no picture in it or below it (looked for {", ".join(EXTENSIONS)}). It holds '
             f'{some(sorted(entry.name for entry in root.iterdir())) or "nothing"}.'
         )
     return found

@@ -25,6 +25,7 @@ from mmdistill_dense.utils.folder_lock import owned
 from mmdistill_dense.utils.heartbeat import alive
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.silence import errors_only, quiet
+from mmdistill_dense.utils.validate import counted
 
 INTERRUPTED = 130
 
@@ -54,10 +55,10 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     run = command('run', _run, 'train and test all unfinished runs')
-    run.add_argument('--jobs', type=_positive, help='number of runs side by side (default: of the definition)')
+    run.add_argument('--jobs', type=counted, help='number of runs side by side (default: of the definition)')
     run.add_argument(
         '--threads',
-        type=_positive,
+        type=counted,
         help='threads of each run (default: of the definition, or an equal part of the cores)',
     )
     run.add_argument('--rerun-changed', action='store_true', help='move runs of another config away, and repeat them')
@@ -83,12 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
     job.add_argument('--attended', action='store_true', help='end when standard input closes')
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be 1 or more, got {text!r}')
-    return int(text)
 
 
 def _run(args: argparse.Namespace) -> int:

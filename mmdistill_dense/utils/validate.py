@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -38,6 +39,13 @@ def check_weights(**weights: float) -> None:
             f'{", ".join(weights)} must be >= 0 and not all 0, got {", ".join(map(str, weights.values()))}; to switch '
             'the distiller off, set loss_weight=0.'
         )
+
+
+def counted(text: str) -> int:
+    """Return a word of a command line as a number of 1 or more; the ``type`` of such an argument."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be 1 or more, got {text!r}')
+    return int(text)
 
 
 def is_count(value: Any) -> bool:

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.hooks import RemovableHandle
 
+from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.pcd.pcd import PCD
 from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.pretrain.measures import measure_step
@@ -25,7 +26,9 @@ _COLLAPSED = 0.01
 
 @HOOKS.register_module()
 class DenseMonitor(Hook):
-    """Measure at intervals the features in a step of each ``PCD``, and probe the backbone on labelled images.
+    """Measure at intervals the features in a step of each distiller, and probe the backbone on labelled images.
+
+    Distillers that compare feature maps are watched: ``PCD`` and every ``FeatureDistiller`` without class scores.
 
     The training is not affected: no weight, buffer, mode, gradient or random stream changes; a run with it resumes to
     the same bits. What is measured: :func:`mmdistill_dense.pretrain.measures.measure_step`. The values go to the log,
@@ -75,13 +78,15 @@ class DenseMonitor(Hook):
             )
         model = unwrap(runner.model)
         if not _watched(model) and self.probe is None:
-            runner.logger.info('DenseMonitor: the model has no PCD and no probe is given, nothing is watched.')
+            runner.logger.info(
+                'DenseMonitor: no distiller compares feature maps, and no probe is given: nothing is watched.'
+            )
         if self.probe is not None and runner.iter == 0:
             self._probe(runner, model)
             self._probe_teachers(runner, model)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Register a measuring hook on each PCD if this step is due."""
+        """Register a measuring hook on each watched distiller if this step is due."""
         due = batch_idx == 0 and runner.epoch % self.interval == 0 if self.by_epoch else not runner.iter % self.interval
         if due:
             for name, distiller in _watched(unwrap(runner.model)).items():
@@ -106,7 +111,7 @@ class DenseMonitor(Hook):
             self._probe_every(runner, runner.epoch + 1, runner.max_epochs, runner.iter)
 
     def _measuring(self, name: str) -> Callable[..., None]:
-        def measure(distiller: PCD, recorded: tuple[Any, ...]) -> None:
+        def measure(distiller: PCD | FeatureDistiller, recorded: tuple[Any, ...]) -> None:
             self._found |= {f'{name}.{key}': value for key, value in measure_step(distiller, *recorded).items()}
 
         return measure
@@ -144,5 +149,9 @@ class DenseMonitor(Hook):
         runner.logger.info(f'DenseMonitor, iteration {step}: {text}')
 
 
-def _watched(model: Network) -> dict[str, PCD]:
-    return {name: distiller for name, distiller in distillers_of(model).items() if isinstance(distiller, PCD)}
+def _watched(model: Network) -> dict[str, PCD | FeatureDistiller]:
+    return {
+        name: distiller
+        for name, distiller in distillers_of(model).items()
+        if isinstance(distiller, (PCD, FeatureDistiller)) and not distiller.needs_scores
+    }

@@ -1,4 +1,4 @@
-"""Measure the features in a training step of PCD (spread, similarities, ranks) without side effects."""
+"""Measure the features in a training step (spread; for PCD also similarities and ranks) without side effects."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Recorded
+from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.pcd.compared import Views
 from mmdistill_dense.distillers.pcd.pcd import PCD
 from mmdistill_dense.utils.distributed import mean_over_ranks
@@ -21,8 +22,10 @@ _BLOCK = 4096  # queue rows compared at a time
 
 
 @torch.no_grad()
-def measure_step(distiller: PCD, student: Recorded, teacher: Recorded, data_samples: Samples) -> dict[str, float]:
-    """Measure the tensors that a step of PCD is about to compare; called with the arguments of its ``forward``.
+def measure_step(
+    distiller: PCD | FeatureDistiller, student: Recorded, teacher: Recorded, data_samples: Samples
+) -> dict[str, float]:
+    """Measure the tensors that a step is about to compare; called with the arguments of the distiller's ``forward``.
 
     The student's outputs are computed once more, as the step computes them; batch statistics, random streams, the queue
     and autocast's cache of weights stay as they were.
@@ -38,11 +41,18 @@ def measure_step(distiller: PCD, student: Recorded, teacher: Recorded, data_samp
           map, and of the teacher's map, see :func:`spread`; 1 at best, 0 collapsed;
         - ``out_within``, ``map_within``, ``teacher_within``: share of it that lies between pixels of one picture.
 
-        While the queue is empty, ``negative`` and ranks are left out.
+        While the queue is empty, ``negative`` and ranks are left out. Other methods have the spreads alone: ``out`` is
+        then the student's map behind the alignment, ``teacher`` the map that it is compared with. Nothing is returned
+        for taps that give no maps (B, C, H, W).
     """
-    levels = enumerate(distiller.levels(student, teacher))
-    found = [_measure_level(distiller, level, views, data_samples) for level, views in levels]
+    if isinstance(distiller, PCD):
+        levels = enumerate(distiller.levels(student, teacher))
+        found = [_measure_level(distiller, level, views, data_samples) for level, views in levels]
+    else:
+        found = _spreads(distiller, student, teacher)
     names = [name for name in found[0] if all(name in one for one in found)]
+    if not names:
+        return {}
     means = torch.stack([torch.stack([one[name] for one in found]).mean().double() for name in names])
     return dict(zip(names, mean_over_ranks(means).tolist(), strict=True))
 
@@ -66,6 +76,21 @@ def _measure_level(distiller: PCD, level: int, views: Views, data_samples: Sampl
         }
         for name, (x, inside) in places.items():
             found[f'{name}_std'], found[f'{name}_within'] = spread(x, inside)
+    return found
+
+
+def _spreads(distiller: FeatureDistiller, student: Recorded, teacher: Recorded) -> list[dict[str, Tensor]]:
+    found = []
+    students, teachers = distiller.views(student, teacher)[0]
+    for level, (tapped, taught) in enumerate(zip(students, teachers, strict=True)):
+        with untouched(distiller):
+            own, target = distiller.matched(tapped, taught, level)
+        figures = {}
+        with torch.autocast(tapped.device.type, enabled=False):
+            for name, x in {'out': own, 'map': tapped, 'teacher': target}.items():
+                if x.ndim == 4:
+                    figures[f'{name}_std'], figures[f'{name}_within'] = spread(x.float())
+        found.append(figures)
     return found
 
 

@@ -76,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     write_table = command('table', _table, 'write the table of the finished runs')
     write_table.add_argument('--out', type=Path, metavar='DIR', help='folder for the files (default: of the suite)')
+    several = commands.add_parser('across', help='the mean gain of each method over several suites')
+    several.set_defaults(command=_across)
+    several.add_argument('definitions', type=Path, nargs='+', metavar='definition', help='suites with the same rows')
+    several.add_argument('--against', default='control', metavar='ROW', help='compare with this row (default: control)')
+    several.add_argument('--out', type=Path, metavar='FILE', help='write the table to this file as well')
     job = command('job', _job, 'do one run; `run` and slurm call this')
     job.add_argument('name', help='a row of the table')
     job.add_argument('--seed', type=int, help='its seed; a teacher has only one')
@@ -224,6 +229,12 @@ def _table(args: argparse.Namespace) -> None:
     from mmdistill_dense.suite.table import write_table
 
     write_table.main(load(args.definition), args.out)
+
+
+def _across(args: argparse.Namespace) -> None:
+    from mmdistill_dense.suite.table import across
+
+    across.main([load(path) for path in args.definitions], args.against, args.out)
 
 
 if __name__ == '__main__':

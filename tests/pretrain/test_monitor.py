@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from torch import nn
 
-from mmdistill_dense.distillers import PCD
+from mmdistill_dense.distillers import PCD, FeatureMatch, QueueKL
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.pretrain import DenseMonitor, measures
 from mmdistill_dense.pretrain.measures import hardest, measure_step, spread, untouched
@@ -112,6 +112,25 @@ def test_levels_are_averaged() -> None:
     found = measure_step(distiller, {'tap': students}, {'tap': teachers}, None)
     expected = [F.cosine_similarity(s, t, dim=1).mean() for s, t in zip(students, teachers, strict=True)]
     assert found['positive'] == pytest.approx(float(sum(expected)) / 2, abs=1e-6)
+
+
+def test_methods_that_compare_maps_have_the_spread_behind_the_alignment_and_nothing_changes() -> None:
+    """The student's 4 channels become 6, its side 4 becomes 8; vectors of a tap have no spread over pixels."""
+    distiller = FeatureMatch(student_tap='tap', teacher_tap='tap', resize='student')
+    distiller.setup({'tap': [torch.Size((2, 4, 4, 4))]}, {'tap': [torch.Size((2, 6, 8, 8))]})
+    student, teacher = maps(2, 4, 4, 4).float(), maps(2, 6, 8, 8, seed=1).float()
+    before = {name: value.clone() for name, value in distiller.state_dict().items()}
+    found = measure_step(distiller, {'tap': [student]}, {'tap': [teacher]}, None)
+    own, target = distiller.matched(student, teacher, 0)
+    for name, x in {'out': own, 'map': student, 'teacher': target}.items():
+        unit = x / x.norm(dim=1, keepdim=True)
+        deviation = (unit - unit.mean((0, 2, 3), keepdim=True)).square().sum(1).mean().sqrt()
+        assert math.isclose(found[f'{name}_std'], deviation.item(), rel_tol=1e-5)
+    assert 0 < found['out_within'] <= 1
+    assert all(torch.equal(value, before[name]) for name, value in distiller.state_dict().items())
+    vectors = QueueKL(student_tap='tap', teacher_tap='tap')
+    vectors.setup({'tap': [torch.Size((2, 4))]}, {'tap': [torch.Size((2, 4))]})
+    assert measure_step(vectors, {'tap': [student[..., 0, 0]]}, {'tap': [student[..., 0, 1]]}, None) == {}
 
 
 def test_hardest_negative_is_found_in_any_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +275,8 @@ def test_measures_come_by_iteration(tmp_path: Path) -> None:
 
 def test_it_watches_a_plug_in_run_of_a_segmentor(tmp_path: Path) -> None:
     pcd = dict(type='PCD', queue_size=5, num_pixels=30)
-    model = toys.model_config(teacher=toys.seg_teacher(), distillers=dict(pcd=pcd, kd=dict(type='LogitKD')))
+    distillers = dict(pcd=pcd, pkd=dict(type='PKD', student_tap='backbone[3]'), kd=dict(type='LogitKD'))
+    model = toys.model_config(teacher=toys.seg_teacher(), distillers=distillers)
     cfg = toys.run_config(tmp_path, model)
     iterations = cfg.train_cfg.max_iters
     cfg.custom_hooks = [dict(HOOK, by_epoch=False, probe_interval=iterations)]
@@ -265,6 +285,8 @@ def test_it_watches_a_plug_in_run_of_a_segmentor(tmp_path: Path) -> None:
     assert len(entries) == iterations
     assert 'monitor/pcd.negative' not in entries[0] and 'monitor/pcd.negative' in entries[1]
     assert len(curve(tmp_path, 'monitor/knn.miou')) == 2
+    assert len(curve(tmp_path, 'monitor/pkd.out_std')) == iterations
+    assert not curve(tmp_path, 'monitor/kd.out_std')
 
 
 def test_collapse_is_warned_of() -> None:

@@ -128,6 +128,23 @@ def test_losses_import_torch_alone() -> None:
             assert {one.split('.')[0] for one in others} - sys.stdlib_module_names <= {'torch'}, name
 
 
+def test_optional_libraries_are_imported_where_they_are_used() -> None:
+    """At the top of a module they would be loaded, and could fail, for everyone who has them."""
+    optional = {'timm', 'transformers', 'torchvision', 'safetensors', 'onnx', 'onnxruntime'}
+    for name, path in modules().items():
+        top = [
+            node
+            for node in ast.parse(path.read_text(encoding='utf-8')).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        found = {part.split('.')[0] for node in top for part in _names(node)}
+        assert not found & optional, name
+
+
+def _names(node: ast.Import | ast.ImportFrom) -> list[str]:
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+
+
 def test_no_two_modules_share_a_name() -> None:
     """But the packages' faces, the command lines, and a method's main module, which bears the name of its folder."""
     names = Counter(path.stem for path in modules().values() if path.stem not in ('__init__', 'cli', path.parent.name))

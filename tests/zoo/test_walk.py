@@ -30,7 +30,7 @@ def walk(paths: list[Path]) -> None:
 def one_of_each() -> list[str]:
     """Of pairs that differ in their data alone, the one with the most files."""
     found: dict[str, str] = {}
-    for pair, paths in sorted(by_pair().items(), key=lambda item: len({*item[1]} & {*FILES, *CONTROLS})):
+    for pair in sorted(by_pair(), key=lambda pair: len({*by_pair()[pair]} & {*FILES, *CONTROLS})):
         found[DATA.split(pair, maxsplit=1)[0]] = pair
     return sorted(found.values())
 

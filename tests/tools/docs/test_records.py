@@ -68,7 +68,6 @@ def test_new_runs_join_those_that_were_published(suite: Definition, tmp_path: Pa
     }
 
 
-@pytest.mark.soak
 def test_published_runs_are_not_dropped(suite: Definition, tmp_path: Path) -> None:
     before = written(tmp_path)
     shutil.rmtree(suite.out / 'runs/kd')

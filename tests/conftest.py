@@ -15,6 +15,7 @@ import pytest
 
 from tests.isolation import ELSEWHERE, WATCH, Watch, fresh_folder, leave_home
 
+LAST = pytest.StashKey[Path | None]()  # the file of the test before
 GOLDEN = Path(__file__).parent / 'golden'
 SEEN = (
     'A test looked at what a user keeps in the clone. It runs in an empty folder and can write there; a new file of '
@@ -46,12 +47,18 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
         result = yield
     # The modules stay until the end. Every data set that is built collects garbage and would walk all of them.
     gc.freeze()
+    session.config.stash[LAST] = None
     return result
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     fresh_folder(item.config.stash[ELSEWHERE])
+    if item.path != item.config.stash[LAST]:
+        # What a file left for good, such as modules and configs in caches; without this, half a second a data set.
+        item.config.stash[LAST] = item.path
+        gc.collect()
+        gc.freeze()
     with item.config.stash[WATCH].looking():
         return (yield)
 

@@ -20,6 +20,8 @@ CONTROLS = sorted(
     if 'runtime_pretrain' not in path.read_text(encoding='utf-8')  # a student without a head, of no use alone
 )
 
+# The data set in the name of a pair, between its networks and its variants.
+DATA = re.compile('_(ade20k|bccd|camvid|cityscapes|coco_mini|coco|cocostuff|folder|imagenet|nuclei|small|voc)(?:_|$)')
 FAMILIES = dict(
     rcnn='two-stage',
     dino='queries',

@@ -178,7 +178,7 @@ class _Watch(TorchFunctionMode):
         self.norm: str | None = None  # the one that is running
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.norm is None and getattr(func, '__name__', '') not in self._SHAPE_READS:
+        if self.made and self.norm is None and getattr(func, '__name__', '') not in self._SHAPE_READS:
             for value in tree_leaves((args, kwargs)):
                 self._note(value, None)
         return func(*args, **(kwargs or {}))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -55,15 +56,29 @@ def _check_pictures(network: nn.Module, config: ModelConfig) -> None:
         )
 
 
-def copied(network: Module) -> Module:
-    """Return a deep copy of a network, also of one that holds computed tensors, which torch does not copy (CLRNet)."""
-    memo = {
+def copied(network: Module, shapes_alone: bool = False) -> Module:
+    """Return a deep copy of a network, also of one that holds computed tensors, which torch does not copy (CLRNet).
+
+    Args:
+        network: The network.
+        shapes_alone: Put the copy's parameters and buffers on the meta device; their numbers are not copied.
+    """
+    memo: dict[int, Any] = {
         id(value): value.detach().clone()
         for module in network.modules()
         for value in [*vars(module).values(), *module.buffers(recurse=False)]
         if isinstance(value, Tensor) and not value.is_leaf
     }
+    if shapes_alone:
+        for value in [*network.parameters(), *network.buffers()]:
+            if type(value) in (nn.Parameter, Tensor):  # a lazy parameter has no shape yet
+                memo.setdefault(id(value), _on_meta(value))
     return copy.deepcopy(network, memo)
+
+
+def _on_meta(value: Tensor) -> Tensor:
+    empty = torch.empty_like(value, device='meta')
+    return nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mmdistill_dense.networks.acceleration import Pair, foldable
@@ -41,12 +41,19 @@ class _NumbersOnCPU(TorchFunctionMode):
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """Skip batch norms in eval mode on the meta device, where torch decomposes each: that is most of a trace's time."""
+    """Skip what changes no shape on the meta device, where torch decomposes it in Python, most of a trace's time.
+
+    These are batch norms in eval mode and the first values of parameters.
+    """
+
+    _FILL = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, torch.nn.init.trunc_normal_)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = dict(kwargs or {})
         if func is F.batch_norm and _fits(*args, **options):
             return torch.empty_like(args[0])
+        if func in self._FILL and args and args[0].is_meta:
+            return args[0]
         return func(*args, **options)
 
 
@@ -185,7 +192,8 @@ def _trace_all(
     device: str,
 ) -> tuple[Traced, dict[str, Traced]]:
     with fork_rng(), torch.no_grad(), _ShapesAlone():
-        traced = _trace(copied(student), student_taps, size, device, 'student_tap', trains=True)
+        copy = copied(student, shapes_alone=device == 'meta')
+        traced = _trace(copy, student_taps, size, device, 'student_tap', trains=True)
         by_teacher = {}
         for name, (option, taps) in teachers.items():
             with torch.device(device), _NumbersOnCPU():

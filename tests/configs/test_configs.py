@@ -91,6 +91,7 @@ def loaded() -> dict[str, Config]:
     return {name_of(path): read(path) for path in TYPED + NAMES}
 
 
+@pytest.mark.soak
 def test_every_key_has_one_home() -> None:
     elsewhere = {name_of(path): set(Config.fromfile(path)) - HOMES[path.parent.name] for path in PARTS}
     assert not {name: keys for name, keys in elsewhere.items() if keys}

@@ -267,6 +267,7 @@ def test_segmentation_schedule_is_the_formula(row: str) -> None:
 # What every config must not do
 
 
+@pytest.mark.soak
 def test_no_config_names_a_file_of_tokens() -> None:
     """Tokens are learned where there are none; a path in a config would be of one machine."""
     files = {path: Config.fromfile(path).model for path in ROOT.glob('*.py')}

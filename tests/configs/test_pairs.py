@@ -85,6 +85,7 @@ def scores(cfg: str) -> set[float]:
     return {float(value) for one in results for key, value in (one['Metrics'] or {}).items() if 'flip' not in key}
 
 
+@pytest.mark.soak
 def test_scores_are_those_of_the_metafiles() -> None:
     for pair, row in rows().items():
         model = Config.fromfile(CONFIGS / f'_base_/pairs/{pair}.py').model
@@ -162,6 +163,7 @@ def test_levels_are_as_the_table_says() -> None:
             assert strides == f'strides {steps[0][0]} and {steps[1][0]}', pair
 
 
+@pytest.mark.soak
 def test_queries_cannot_be_tapped() -> None:
     cfg = recipe('dino_r50_to_r18_coco')
     with DefaultScope.overwrite_default_scope('mmdet'):

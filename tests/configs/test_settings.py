@@ -43,6 +43,7 @@ def usual(method: str) -> list[Named]:
     return [one for one in combinations(method) if one.variant is None and one.base in recipes()]
 
 
+@pytest.mark.soak
 def test_weights_of_a_sum_reach_the_papers_teacher_at_its_crops_alone() -> None:
     summed = [one for one in combinations('afdcd') if afdcd(one.options).fd_reduction == 'sum']
     assert summed
@@ -64,6 +65,7 @@ def test_other_pairs_have_the_papers_weights_in_units_of_the_mean(data: str) -> 
     assert (method.ctr_weight, method.contrast['pool_size']) == (contrast, pool)
 
 
+@pytest.mark.soak
 def test_every_recipe_has_the_kind_of_optimizer_that_its_student_is_published_with() -> None:
     assert not [problem for recipe in recipes() if (problem := optimizer_problem(resolved(recipe)))]
 

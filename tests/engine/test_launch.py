@@ -34,14 +34,14 @@ def free_port() -> str:
         return str(one.getsockname()[1])
 
 
-def train_as_torchrun_starts_it(rank: int, folder: str, config: str, port: str) -> None:
-    """Run ``tools/train.py`` in a folder with torchrun's variables; what it prints goes to a file there."""
+def run_as_torchrun_does(rank: int, folder: str, port: str, tool: str, *words: str) -> None:
+    """Run a script of ``tools`` in a folder with torchrun's variables; what it prints goes to a file there."""
     os.chdir(folder)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
     output = os.open(f'{rank}.txt', os.O_CREAT | os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(output, stream)
-    sys.argv = [str(ROOT / 'tools' / 'train.py'), config, '--launcher', 'pytorch']
+    sys.argv = [str(ROOT / 'tools' / tool), *words, '--launcher', 'pytorch']
     runpy.run_path(sys.argv[0], run_name='__main__')
 
 
@@ -124,7 +124,7 @@ def test_slurm_without_scontrol_names_the_way_out(
 
 
 def test_train_runs_in_two_processes(tiny_config: Path, tmp_path: Path) -> None:
-    start(train_as_torchrun_starts_it, str(tmp_path), str(tiny_config), free_port())
+    start(run_as_torchrun_does, str(tmp_path), free_port(), 'train.py', str(tiny_config))
     log = (tmp_path / '0.txt').read_text()
     assert (tmp_path / 'work_dirs' / 'tiny' / 'iter_4.pth').is_file()
     assert 'SyncBN layers become BN' in log
@@ -162,9 +162,10 @@ def test_slurm_train_gives_the_same_losses(two_processes: tuple[Path, str], tiny
 def test_dist_test_reads_what_dist_train_wrote(
     two_processes: tuple[Path, str], tiny_config: Path, tmp_path: Path
 ) -> None:
-    checkpoint = two_processes[0] / 'iter_4.pth'
-    command = ['bash', ROOT / 'tools' / 'dist_test.sh', tiny_config, checkpoint, 2, '--work-dir', tmp_path]
-    assert 'mIoU' in run(command, tmp_path, environment())
+    """What ``dist_test.sh`` starts; the script itself is read below."""
+    words = [str(tiny_config), str(two_processes[0] / 'iter_4.pth'), '--work-dir', str(tmp_path)]
+    start(run_as_torchrun_does, str(tmp_path), free_port(), 'test.py', *words)
+    assert 'mIoU' in (tmp_path / '0.txt').read_text()
 
 
 TORCHRUN = '-m torch.distributed.run --standalone --nproc_per_node 2'

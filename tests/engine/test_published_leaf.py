@@ -18,7 +18,7 @@ from tests.engine.processes import ROOT, environment, run
 LEAF = ROOT / 'configs/afdcd/deeplabv3_r101_to_r18_cityscapes.py'
 TEACHER = 'mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py'
 STUDENT = 'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py'
-CROP = '(128,256)'
+CROP = '(64,128)'
 
 
 def write_cityscapes(root: Path) -> None:

@@ -76,8 +76,10 @@ def uninterrupted(kind, workers):
     [
         ('iters', 'iter_3', 'iter_6', 0),
         ('epochs', 'epoch_1', 'epoch_2', 0),
-        ('epochs', 'epoch_1', 'epoch_2', 2),
-        pytest.param('iters', 'iter_3', 'iter_6', 2, marks=pytest.mark.soak),
+        *(
+            pytest.param(*case, marks=pytest.mark.soak)
+            for case in [('epochs', 'epoch_1', 'epoch_2', 2), ('iters', 'iter_3', 'iter_6', 2)]
+        ),
     ],
 )
 def test_resumed_run_is_equal_bit_for_bit(tmp_path, kind, start, end, workers):

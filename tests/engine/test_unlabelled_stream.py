@@ -121,11 +121,10 @@ def test_a_resumed_run_is_equal_bit_for_bit(tmp_path):
 @pytest.mark.parametrize(
     ('kind', 'start', 'workers', 'accumulation'),
     [
-        *[('iters', start, 0, 1) for start in (1, 3, 4)],
-        *[('iters', start, 2, 1) for start in (1, 3)],
+        ('iters', 1, 0, 1),
+        ('iters', 3, 2, 1),
         ('epochs', 1, 0, 1),
         ('epochs', 1, 2, 1),
-        ('iters', 2, 0, 2),
         ('iters', 2, 2, 2),
     ],
 )
@@ -249,7 +248,7 @@ def files(folder, kind):
     return {f'{kind}_dataloader': loader, **rest}
 
 
-@pytest.mark.parametrize('how', ['same path', 'link', 'copy'])
+@pytest.mark.parametrize('how', [pytest.param('same path', marks=pytest.mark.soak), 'link', 'copy'])
 def test_pictures_of_validation_are_refused(tmp_path, how):
     source = Path(toys.picture_folder())
     tested, more = tmp_path / 'tested', tmp_path / 'more'

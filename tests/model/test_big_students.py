@@ -200,7 +200,7 @@ def test_no_graph_is_made_again_at_each_iteration():
 
 @pytest.mark.soak
 def test_compile_in_the_config_of_a_run(tmp_path, compiler):
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), SEGMENTATION)
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(kd=dict(type='LogitKD')))
     states = []
     for name, changes in (('a', {}), ('b', dict(compile=dict(backend='eager')))):
         states.append(toys.student_state(toys.train(tmp_path / name, model, iters=3, **changes).model))
@@ -209,8 +209,12 @@ def test_compile_in_the_config_of_a_run(tmp_path, compiler):
 
 @pytest.mark.soak
 def test_the_default_compiler(compiler):
-    """It needs a C++ compiler."""
+    """It needs a C++ compiler.
+
+    One part, which holds taps: to compile the whole student takes three quarters of a minute, and another compiler has
+    its turn at that above.
+    """
     expected = _run(_make('mmseg'), 'mmseg')
     model = _make('mmseg')
-    model.forward = torch.compile(model.forward)
+    model.get_submodule('backbone.layer3').compile()
     _assert_close(_run(model, 'mmseg'), expected, rtol=1e-3, atol=1e-3)

@@ -17,6 +17,7 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.find_tap import check_student_input, find_module
 from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.utils.random_streams import stream_states
 from tests import toys
 from tests.zoo.narrow import narrow
 
@@ -51,7 +52,10 @@ def gaps(name: str, **overrides: Any) -> dict[str, float]:
             buffer.normal_(std=0.1)
     prepared = _batch(network, config.scope, any(word in name for word in _MASKS))
     places = list(taps(network, prepared['inputs']))
-    return own_copy_gaps(config, network.state_dict(), places, prepared['inputs'], prepared['data_samples'])
+    before = stream_states()
+    found = own_copy_gaps(config, network.state_dict(), places, prepared['inputs'], prepared['data_samples'])
+    assert stream_states() == before, 'a check draws no number of the run'
+    return found
 
 
 def taps(network: nn.Module, inputs: torch.Tensor) -> Iterator[Tap]:

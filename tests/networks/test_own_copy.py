@@ -15,12 +15,12 @@ QUICK = {
     'retinanet': {},
     'fcos': dict(bbox_head=dict(norm_on_bbox=True)),
     'cascade_mask_rcnn': {},
-    'mmdet::vfnet/vfnet_r50_fpn_1x_coco.py': {},
-    'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py': {},
     'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py': {},
-    'mmseg::emanet/emanet_r50-d8_4xb2-80k_cityscapes-512x1024.py': {},
 }
 LONG = {
+    'mmdet::vfnet/vfnet_r50_fpn_1x_coco.py': {},
+    'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py': {},
+    'mmseg::emanet/emanet_r50-d8_4xb2-80k_cityscapes-512x1024.py': {},
     'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py': BRANCHES,
     'reppoints': {},
     'gfl': {},

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -120,20 +121,6 @@ def lost(some: Iterable[Named]) -> list[str]:
     return [one.name for one in some if find(one.name) not in (one, one.file)]
 
 
-def test_every_pair_method_and_variant_has_a_name_that_finds_it() -> None:
-    kinds: dict[object, Named] = {}
-    for one in named().values():
-        method = one.file.parent.name
-        kinds |= {
-            ('pair', one.pair): one,
-            ('options', method, one.variant): one,
-            ('base', method, one.base.parent): one,
-        }
-    chosen = {one.name: one for one in kinds.values()}
-    assert {one.file.parent.name for one in chosen.values()} == {path.parent.name for path in named()}
-    assert len(chosen) > 40 and not lost(chosen.values())
-
-
 @pytest.mark.soak
 def test_every_config_has_a_name_that_finds_it() -> None:
     assert not lost(named().values())
@@ -169,6 +156,7 @@ def test_overrides_that_do_nothing_are_refused_by_name_too() -> None:
 # The files
 
 
+@pytest.mark.soak
 def test_files_are_those_that_mean_something() -> None:
     """Published rows on the large data sets, one of every method for every task, FeatureMatch for foundation models."""
     assert len(FILES) <= 125
@@ -186,6 +174,7 @@ def test_files_are_those_that_mean_something() -> None:
         assert fits == {parts_of(base).task for base in there} & {'seg', 'det'}, method
 
 
+@cache
 def depth(path: Path) -> int:
     return max((1 + depth(base) for base in bases_of(path) if base.is_file()), default=0)
 

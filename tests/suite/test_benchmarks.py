@@ -133,7 +133,7 @@ def test_few_labels_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f'no {CAMVID}')
-@pytest.mark.parametrize('name', ['bccd_unlabelled', 'bccd_unlabelled_strict'])
+@pytest.mark.parametrize('name', [pytest.param('bccd_unlabelled', marks=pytest.mark.soak), 'bccd_unlabelled_strict'])
 def test_the_few_labels_of_bccd_are_the_first_by_hash(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Also those of the strict teacher; the ceiling has all."""
     monkeypatch.setenv('MMDISTILL_DATA', str(CAMVID.parent))

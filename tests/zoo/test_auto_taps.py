@@ -19,15 +19,22 @@ from tests.zoo.steps import step
 SEG_TEACHER = 'mmseg::deeplabv3plus/deeplabv3plus_r101-d8_4xb2-40k_cityscapes-512x1024.py'
 DET_TEACHER = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 STRIDE_4_ALONE = ('centernet', 'cornernet')  # the teacher's levels begin at 8
-AT_FULL_WIDTH = (
-    'bisenetv1', 'bisenetv2', 'ddrnet', 'erfnet', 'fastscnn', 'hrnet', 'icnet', 'pidnet', 'segnext', 'stdc',
-)  # fmt: skip
-AT_REDUCED_WIDTH = (
-    'deeplabv3_r101_to_pspnet_r18_cityscapes', 'deeplabv3_r101_to_mobilenetv2_cityscapes',
-    'segformer_b4_to_b0_cityscapes', 'upernet_swin_b_to_pspnet_r18_ade20k',
-    'dino_r50_to_r18_coco', 'faster_rcnn_r101_to_r50_coco', 'fcos_r101_to_r50_coco', 'gfl_r101_to_r34_coco',
-    'mask_rcnn_swin_s_to_r50_coco', 'reppoints_x101_to_r50_coco', 'rtmdet_l_to_tiny_coco',
-)  # fmt: skip
+LONG, LONGEST = pytest.mark.soak, pytest.mark.zoo  # `make test-zoo` has all of them
+AT_FULL_WIDTH = [
+    *(pytest.param(name, marks=[LONG, LONGEST]) for name in ('bisenetv1', 'bisenetv2', 'erfnet', 'fastscnn')),
+    *(pytest.param(name, marks=LONGEST) for name in ('ddrnet', 'hrnet', 'icnet', 'pidnet', 'segnext', 'stdc')),
+]
+AT_REDUCED_WIDTH = [
+    *(pytest.param(name, marks=[LONG, LONGEST]) for name in (
+        'deeplabv3_r101_to_pspnet_r18_cityscapes', 'segformer_b4_to_b0_cityscapes', 'dino_r50_to_r18_coco',
+        'faster_rcnn_r101_to_r50_coco', 'gfl_r101_to_r34_coco',
+    )),
+    *(pytest.param(name, marks=LONGEST) for name in (
+        'deeplabv3_r101_to_mobilenetv2_cityscapes', 'upernet_swin_b_to_pspnet_r18_ade20k', 'fcos_r101_to_r50_coco',
+        'mask_rcnn_swin_s_to_r50_coco', 'reppoints_x101_to_r50_coco', 'rtmdet_l_to_tiny_coco',
+    )),
+]  # fmt: skip
+EVERY_NAME = [pytest.param(name, marks=LONGEST if number % 4 else [LONG, LONGEST]) for number, name in enumerate(NAMES)]
 
 
 def test_the_page_has_every_network() -> None:
@@ -38,16 +45,12 @@ def test_the_page_has_every_network() -> None:
         assert stem == f'`{Path(name.partition("::")[2]).stem}`' and taps, name
 
 
-@pytest.mark.soak
-@pytest.mark.zoo
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', EVERY_NAME)
 def test_the_page_shows_what_is_chosen(name: str) -> None:
     assert row(name) in shown().splitlines()
 
 
-@pytest.mark.soak
-@pytest.mark.zoo
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', EVERY_NAME)
 def test_another_network_can_teach_it(name: str) -> None:
     segments = name.startswith('mmseg')
     student, teacher = found(name, trains=True), found(SEG_TEACHER if segments else DET_TEACHER)
@@ -59,8 +62,6 @@ def test_another_network_can_teach_it(name: str) -> None:
     )
 
 
-@pytest.mark.soak
-@pytest.mark.zoo
 @pytest.mark.parametrize('kind', AT_FULL_WIDTH)
 def test_a_step_at_full_width(kind: str) -> None:
     (name,) = (f'mmseg::{one}.py' for one in SEGMENTORS if one.startswith(f'{kind}/'))
@@ -86,8 +87,6 @@ def test_a_step_at_full_width(kind: str) -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.soak
-@pytest.mark.zoo
 @pytest.mark.parametrize('recipe', AT_REDUCED_WIDTH)
 def test_a_step_at_reduced_width(recipe: str, tmp_path: Path) -> None:
     cfg = copy.deepcopy(config(place(f'control/{recipe}')))

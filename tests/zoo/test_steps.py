@@ -1,19 +1,18 @@
 """A training step of all configs at reduced width; every one once in ``make test-zoo``.
 
-``make test`` takes a step for each method; segmentors, detectors, backbones and foundation models have their turn, and
-among them kinds of networks and pairs. ``make soak`` takes one for each pair, each variant of a method, and each method
-with each kind of network.
+``make test`` takes a step with each kind of network (``tests/model/test_settings.py`` takes one of each method).
+``make soak`` takes one for each pair of networks, each data set, each variant of a method, and each method for each
+task.
 """
 
 import re
-from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from mmdistill_dense.config.resolve import is_distill_model
-from tests.every_config import by_pair, cover, every, family, name_of, named
+from tests.every_config import DATA, cover, every, family, name_of, named
 from tests.zoo.networks import active, config
 from tests.zoo.steps import step
 
@@ -26,27 +25,23 @@ def task(path: Path) -> str:
 
 
 def chosen() -> list[Path]:
-    """One config for each method: of the task, then the family, then the pair, that had the fewest turns so far."""
-    groups: dict[str, list[Path]] = {}
+    """One config of each kind of network, foundation models among them, each of another method."""
+    found: dict[str, Path] = {}
     for path in TRAINED:
-        groups.setdefault(path.parent.name, []).append(path)
-    turns: Counter[str] = Counter()
-    found = []
-    for paths in groups.values():
-        best = min(paths, key=lambda path: [turns[sort] for sort in (task(path), family(path), path.stem)])
-        turns.update([task(best), family(best), best.stem])
-        found.append(best)
-    return found
+        kind = 'foundation' if task(path) == 'any' else family(path)
+        if kind not in found and path.parent.name not in {one.parent.name for one in found.values()}:
+            found[kind] = path
+    return list(found.values())
 
 
 @cache
 def standing_for_all() -> list[Path]:
-    """As few configs as hold each pair, each variant of each method, and each method with each kind of network."""
-    pairs = {path: pair for pair, paths in by_pair().items() for path in paths}
+    """As few configs as hold all networks and data sets, each variant of each method, each method for each task."""
     left = {}
     for path in TRAINED:
+        networks, *data = DATA.split(path.stem, maxsplit=1)
         variant = named()[path].variant if path in named() else ''
-        left[path] = {pairs[path], (path.parent.name, variant), (path.parent.name, task(path), family(path))}
+        left[path] = {networks, *data[:1], (path.parent.name, variant), (path.parent.name, task(path))}
     return cover(left)
 
 
@@ -68,7 +63,7 @@ def check_step(path: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize('path', chosen(), ids=name_of)
-def test_a_step_of_each_method(path: Path, tmp_path: Path) -> None:
+def test_a_step_with_each_kind_of_network(path: Path, tmp_path: Path) -> None:
     check_step(path, tmp_path)
 
 

@@ -216,7 +216,13 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
     assert same(toys.student_state(again.model), toys.student_state(whole.model))
 
 
-@pytest.mark.parametrize('changes', [dict(randomness=dict(seed=6)), dict(train_dataloader=dict(batch_size=4))])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        dict(train_dataloader=dict(batch_size=4)),
+        pytest.param(dict(randomness=dict(seed=6)), marks=pytest.mark.soak),
+    ],
+)
 def test_an_unfinished_file_of_another_seed_or_batch_size_is_not_continued(tmp_path, monkeypatch, learned, changes):
     step = token_learner.TokenLearner.step
 
@@ -389,10 +395,10 @@ def state_of(runner):
 @pytest.mark.parametrize(
     ('kind', 'workers'),
     [
-        *[('cascade_mask_rcnn', 0), ('retinanet', 2), ('fcn', 0)],
+        *[('retinanet', 2), ('fcn', 0)],
         *(
             pytest.param(*case, marks=pytest.mark.soak)
-            for case in [('cascade_mask_rcnn', 2), ('retinanet', 0), ('fcn', 2)]
+            for case in [('cascade_mask_rcnn', 0), ('retinanet', 0), ('fcn', 2)]
         ),
     ],
 )

@@ -82,6 +82,7 @@ def test_all_starts_a_process_for_each_part_and_names_what_failed(
     assert re.search(r'^step_bad: \d+ s$', said, re.MULTILINE) and re.search(r'^losses: \d+ s$', said, re.MULTILINE)
 
 
+@pytest.mark.soak
 def test_teacher_command_measures_a_network_of_the_zoo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

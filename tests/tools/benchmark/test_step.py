@@ -68,6 +68,7 @@ def test_a_detector(kind: str) -> None:
         step.measure_step(config, repeats=1)
 
 
+@pytest.mark.soak
 def test_a_distiller_alone_gives_the_gradients_of_its_part_of_the_step() -> None:
     steps = training_step.prepare_steps(run_config(distillers={'afdcd': BOTH['afdcd']}))
     alone, _ = step._parts(steps.distilled)
@@ -98,6 +99,7 @@ def test_random_weights_stay_what_they_are() -> None:
     assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
 
 
+@pytest.mark.soak
 def test_a_random_teacher_is_calibrated_before_its_norms_are_folded() -> None:
     taps = []
     for option in (False, {'fold_bn': True}):
@@ -116,7 +118,16 @@ def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
     assert cost.overhead == 13 / (4 + 2) and cost.without_adapters == (13 - 3 - 1) / (4 + 2)
 
 
-@pytest.mark.parametrize('schedule', [dict(ramp_down=(0, 1.0)), dict(stop_at=0.5), dict(warmup=0.1), dict(stop_at=6)])
+@pytest.mark.parametrize(
+    'schedule',
+    [
+        dict(stop_at=6),
+        *(
+            pytest.param(one, marks=pytest.mark.soak)
+            for one in (dict(ramp_down=(0, 1.0)), dict(stop_at=0.5), dict(warmup=0.1))
+        ),
+    ],
+)
 def test_a_scheduled_distiller_works_in_the_step_that_is_timed(schedule: dict) -> None:
     """Also where MasKD's student masks begin later than another distiller ends."""
     maskd = {'type': 'MasKD', 'student_tap': 'backbone[3]', 'student_mask_from': 9}
@@ -127,6 +138,7 @@ def test_a_scheduled_distiller_works_in_the_step_that_is_timed(schedule: dict) -
     assert steps.distilled.network.distillation.state.max_iters == training_step.DEFAULT_ITERATIONS
 
 
+@pytest.mark.soak
 def test_a_distiller_that_never_works_is_not_timed() -> None:
     off = {'type': 'LogitKD', 'schedule': {'stop_at': 0}}
     with pytest.raises(ValueError, match=r'distillers\.off is off at the start of the run by its schedule'):
@@ -152,6 +164,7 @@ def test_a_step_that_took_less_than_its_parts_is_no_measurement() -> None:
         check_whole({**times, 'distilled': seconds}, 'distilled', ['control', 'teacher'])
 
 
+@pytest.mark.soak
 def test_the_teachers_file_is_used() -> None:
     cost = step.measure_step(run_config(teacher=toys.seg_teacher()), batch=3, repeats=1)
     assert cost.batch == 3 and cost.teacher_weights.endswith('.pth')
@@ -163,6 +176,7 @@ def test_it_needs_distillers() -> None:
         step.measure_step(run_config(distillers={}))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize('size', [(32, 96), (128, 64)])
 def test_a_segmenter_is_measured_at_the_size_that_is_asked_for(size: tuple[int, int]) -> None:
     """Its preprocessor would pad to the crop that it trains on."""

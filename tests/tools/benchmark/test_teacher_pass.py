@@ -22,9 +22,10 @@ def cost_of(option: dict, *taps: str) -> teacher_pass.TeacherCost:
     return cost
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(('option', 'tap'), [
     (toys.seg_net('fcn', width=16), 'backbone[3]'),
-    *(pytest.param(toys.det_net(kind), 'neck', marks=pytest.mark.soak) for kind in ('retinanet', 'faster_rcnn')),
+    *((toys.det_net(kind), 'neck') for kind in ('retinanet', 'faster_rcnn')),
 ])  # fmt: skip
 def test_every_option_records_the_same_within_its_tolerance(option: dict, tap: str) -> None:
     cost = cost_of(option, tap)
@@ -64,6 +65,7 @@ def test_the_options_cover_each_switch_alone_and_together() -> None:
     assert Acceleration(channels_last=True, dtype='bfloat16') in options
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures('few_options')
 def test_teachers_of_a_config_have_the_taps_of_its_distillers() -> None:
     teachers = {'wide': toys.seg_teacher(), 'other': toys.seg_teacher('pspnet', 24)}

@@ -23,10 +23,12 @@ from tools.docs.model_zoo import card_of, cards, configs_of, metafile, read_card
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.soak
 def test_generated_files_are_up_to_date() -> None:
     assert not [str(file.relative_to(ROOT)) for file in stale()], 'write them: make docs'
 
 
+@pytest.mark.soak
 def test_every_method_has_a_card_and_stands_in_the_table_with_its_configs() -> None:
     lines = {line.split('](')[0].removeprefix('| ['): line for line in table().splitlines() if line.startswith('| [')}
     assert set(lines) == {card.name for card in cards()}

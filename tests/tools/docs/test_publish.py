@@ -93,6 +93,7 @@ def test_data_that_are_not_there_are_told(monkeypatch: pytest.MonkeyPatch, capsy
     assert 'bccd_retinanet.yaml: the number of training pictures is left out' in said and 'MMDISTILL_DATA' in said
 
 
+@pytest.mark.soak
 def test_a_row_of_the_repository_is_linked_to_its_card(suite: Definition, tmp_path: Path) -> None:
     part = publish.part_of(suite, ROOT)
     assert '| [heavy](methods/logit_kd.md) | `kd`, `loss_weight=5` |' in part.section
@@ -107,6 +108,7 @@ def test_what_stands_outside_the_markers_stays(published: Definition, tmp_path: 
     assert readme.startswith('# A\n\n<!-- results -->\n| ') and readme.endswith('\n<!-- end of results -->\n\nB\n')
 
 
+@pytest.mark.soak
 def test_publishing_twice_gives_the_same_bytes(published: Definition, tmp_path: Path) -> None:
     first = written(tmp_path)
     publish.main([published], tmp_path)
@@ -121,6 +123,7 @@ def test_a_part_without_a_place_stands_at_the_end() -> None:
     assert again.startswith(text) and list(markers.suites(again, PAGE)) == ['a', 'b']
 
 
+@pytest.mark.soak
 def test_the_readme_shows_every_row_of_every_suite(published: Definition, tmp_path: Path) -> None:
     for kind in ('csv', 'png'):
         folder = tmp_path / (CSV if kind == 'csv' else PICTURE).parent
@@ -139,6 +142,7 @@ def test_the_readme_shows_every_row_of_every_suite(published: Definition, tmp_pa
     assert (tmp_path / PAGE).read_text() == page
 
 
+@pytest.mark.soak
 def test_the_readme_shows_the_rows_that_its_marker_names(published: Definition, tmp_path: Path) -> None:
     """Heavy, and of kd alone the best: what is left out stays in the page of the results."""
     text = (tmp_path / README).read_text()
@@ -154,6 +158,7 @@ def test_the_readme_shows_the_rows_that_its_marker_names(published: Definition, 
     assert (tmp_path / PAGE).read_text() == page and disagreements(tmp_path) == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ('options', 'told'),
     [('rows=heavy,kdd', 'no suite has the row kdd'), ('row=kd', r'takes rows=A,B and best=C,D; found row')],
@@ -167,6 +172,7 @@ def test_a_choice_that_cannot_be_shown_is_refused(
         publish.main([published], tmp_path)
 
 
+@pytest.mark.soak
 def test_search_and_its_choice_are_shown(tmp_path: Path) -> None:
     suite = made_up.definition(tmp_path, GRID)
     for run in plan.runs(suite):
@@ -180,6 +186,7 @@ def test_search_and_its_choice_are_shown(tmp_path: Path) -> None:
     assert '| heavy | loss_weight=9 | 44.00, 44.00 | 44.00 | taken |' in text
 
 
+@pytest.mark.soak
 def test_other_starts_are_named(tmp_path: Path) -> None:
     suite = made_up.definition(tmp_path, text=made_up.DEFINITION.replace('heavy: {{', 'heavy: {{start: random, '))
     made_up.finish(suite, 'control', made_up.CONTROL)
@@ -187,6 +194,7 @@ def test_other_starts_are_named(tmp_path: Path) -> None:
     assert '`kd`, start `random`, `loss_weight=5`' in text and '- Starts: `random` = random weights.' in text
 
 
+@pytest.mark.soak
 def test_files_and_pictures_of_a_start_are_named(tmp_path: Path) -> None:
     starts = 'starts:\n  pcd: {pretrain: pcd/r18w16_from_mobilenetv2_small}\n'
     suite = made_up.definition(tmp_path, starts, made_up.DEFINITION.replace('heavy: {{', 'heavy: {{start: pcd, '))
@@ -215,6 +223,7 @@ def test_options_that_were_made_for_the_pair_are_named(tmp_path: Path) -> None:
     assert [bccd[name] for name in ('kd', 'pkd', 'fgd')] == ['–'] * 3
 
 
+@pytest.mark.soak
 def test_iterations_take_single_batches(tmp_path: Path) -> None:
     more = 'options: {train_dataloader.batch_size: 4, optim_wrapper.accumulative_counts: 3}\n'
     suite = made_up.definition(tmp_path, more)
@@ -228,6 +237,7 @@ def test_a_bar_in_a_cell_is_read_as_it_was_written(published: Definition, tmp_pa
     assert '\\|' in (tmp_path / PAGE).read_text() and disagreements(tmp_path) == []
 
 
+@pytest.mark.soak
 def test_nothing_is_written_where_something_is_wrong(suite: Definition, tmp_path: Path) -> None:
     (tmp_path / README).write_text('# no place\n')
     with pytest.raises(KeyError, match='put these lines where it belongs: <!-- results -->'):

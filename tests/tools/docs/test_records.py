@@ -50,6 +50,7 @@ def test_a_restored_suite_is_published_to_the_same_bytes(
     assert disagreements(tmp_path) == []
 
 
+@pytest.mark.soak
 def test_new_runs_join_those_that_were_published(suite: Definition, tmp_path: Path) -> None:
     elsewhere = replace(suite, out=tmp_path / 'new')
     made_up.finish(elsewhere, 'control', {1: 77.0, 2: 42.0})
@@ -80,6 +81,7 @@ def test_published_runs_are_not_dropped(suite: Definition, tmp_path: Path) -> No
     assert len(records.read(tmp_path / FILES[-1])) == 3
 
 
+@pytest.mark.soak
 def test_runs_of_another_config_stay_away(
     suite: Definition, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +95,7 @@ def test_runs_of_another_config_stay_away(
     assert [run.title for run in plan.runs(changed) if run.result] == ['teacher', 'control seed 0', 'control seed 1']
 
 
+@pytest.mark.soak
 def test_a_teacher_without_weights_is_trained_again_where_they_are_needed(suite: Definition, tmp_path: Path) -> None:
     elsewhere = replace(suite, out=tmp_path / 'new')
     records.main(elsewhere, tmp_path)
@@ -103,6 +106,7 @@ def test_a_teacher_without_weights_is_trained_again_where_they_are_needed(suite:
     assert (elsewhere.out / 'replaced').is_dir()
 
 
+@pytest.mark.soak
 def test_bad_files_and_missing_ones_are_named(
     suite: Definition, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +117,7 @@ def test_bad_files_and_missing_ones_are_named(
     assert "suite.jsonl, line 1: no record of a run (KeyError('result'))" in capsys.readouterr().err
 
 
+@pytest.mark.soak
 def test_records_of_other_scores_than_the_csv_are_found(suite: Definition, tmp_path: Path) -> None:
     text = (tmp_path / FILES[-1]).read_text()
     write_text(tmp_path / FILES[-1], text.replace('"score": 43.5', '"score": 44.5'))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mmdistill_dense.config.resolve import load_model, student_option
 from mmdistill_dense.guards.config import batch_problem
@@ -127,13 +128,20 @@ def test_a_detector_with_queries_builds_with_its_settings() -> None:
         assert network.bbox_head.fc_cls.out_features == 3
 
 
+def own_network(schedule: str = '') -> None:
+    """A config, which needs no schedule if it is a trained teacher, and a checkpoint of it for three classes."""
+    Path('network.py').write_text(
+        "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/models/toy_teacher.py')\n"
+        f"default_scope = 'mmseg'\n{schedule}"
+    )
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        network = build_network(load_model({'cfg': 'network.py', 'decode_head': {'num_classes': 3}}, 'teacher'))
+    torch.save({'state_dict': network.state_dict()}, 'mine.pth')
+
+
 def test_a_trained_teacher_is_not_trained_again() -> None:
     seg_folder(Path('mine'))
-    Path('mine.pth').touch()
-    Path('network.py').write_text(  # it has no schedule, and needs none
-        "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/models/toy_teacher.py')\n"
-        "default_scope = 'mmseg'\n"
-    )
+    own_network()
     call(FASTSCNN, 'network.py', '--teacher-checkpoint', 'mine.pth')
     assert not Path('project/teacher.py').exists()
     assert read('control').model.teacher.checkpoint == str(Path('mine.pth').resolve())
@@ -143,7 +151,8 @@ def test_a_trained_teacher_is_not_trained_again() -> None:
 def test_a_foundation_model_and_pictures_without_labels() -> None:
     seg_folder(Path('mine'))
     Path('dino.pth').touch()
-    picture(Path('more/0.jpg'))
+    for number in range(4):
+        picture(Path(f'more/{number}.jpg'), 50 + number)
     call(FASTSCNN, 'dinov2_vits14:dino.pth', '--unlabelled', 'more')
     model = read('featurematch').model
     assert model.teacher.type == 'mmdistill_dense.FoundationTeacher' and model.teacher.model == 'dinov2_vits14'
@@ -190,7 +199,7 @@ def test_changed_files_are_not_overwritten(capsys: pytest.CaptureFixture) -> Non
         (('--student', 'mmseg::fastscnn/fast_scnn'), "--student='mmseg::fastscnn/fast_scnn': mmseg has no such config"),
         (('--student', RETINANET), '--student mmdet::retinanet/retinanet_r18_fpn_1x_coco.py for detection'),
         (('--data', 'nowhere'), 'nowhere: no such folder'),
-        (('--method', 'cwdd'), "method 'cwdd': unknown"),
+        (('--method', 'cwdd'), '--method cwdd: unknown. Close: cwd'),
         (('--method', 'pkd'), '--method pkd: it has no options for EncoderDecoder'),
         (('--unlabelled', 'nowhere'), '--unlabelled nowhere: no such folder'),
         (('--teacher-checkpoint', 'no.pth'), '--teacher-checkpoint no.pth: no such file'),

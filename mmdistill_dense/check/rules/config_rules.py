@@ -123,7 +123,8 @@ def data(subject: Subject) -> Findings:
     """Check that there are pictures to train and to validate on."""
     if subject.data_problem and subject.options.size is None:
         message = f'training cannot start: {subject.data_problem}'
-        yield Finding(ERROR, 'data', message, 'The rest is checked on generated pictures, as with --size H W.')
+        with_option = ', as with --size H W' if subject.options.command else ''
+        yield Finding(ERROR, 'data', message, f'The rest is checked on generated pictures{with_option}.')
     if subject.validation_problem:
         yield Finding(ERROR, 'data', f'training would stop at the first validation: {subject.validation_problem}')
 

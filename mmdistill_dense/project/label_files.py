@@ -67,7 +67,7 @@ def _lacks(path: Path) -> str:
     if not isinstance(content, dict):
         return f'{path.name} holds a {type(content).__name__}.'
     lacking = [key for key in _NEEDED if not isinstance(content.get(key), list)]
-    return f'{path.name} has {some(content)}, but no list {" and no list ".join(lacking)}.'
+    return f'{path.name} has {some(content)}, but no list of {", ".join(lacking)}.'
 
 
 def check_entries(path: Path, content: Mapping[str, Any]) -> Iterator[str]:

@@ -53,7 +53,7 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
 def test_a_folder_without_label_files_says_what_is_needed(tmp_path: Path) -> None:
     picture(tmp_path / 'train/0.jpg')
     (tmp_path / 'notes.json').write_text('{}')
-    with pytest.raises(FileNotFoundError, match=r'notes.json has , but no list images.*format of COCO'):
+    with pytest.raises(FileNotFoundError, match=r'notes.json has , but no list of images.*format of COCO'):
         find_box_data(tmp_path)
 
 

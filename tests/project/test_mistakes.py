@@ -152,7 +152,7 @@ def each(kind: str, **values: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ('mistake', 'words', 'message'),
     [
-        (content(lambda found: found.pop('categories')), (), 'but no list categories'),
+        (content(lambda found: found.pop('categories')), (), 'but no list of categories'),
         (lambda: cut('mine/annotations/instances_train.json'), (), 'instances_train.json is damaged, or no json file'),
         (content(each('annotations', bbox=None)), (), 'annotations have no bbox'),
         (content(each('annotations', category_id=None)), (), 'annotations have no category_id'),

@@ -129,7 +129,10 @@ def _missing(root: Path, pictures: dict[str | None, Folder], labels: dict[str | 
 def _by_split(root: Path, folders: Sequence[Folder], wanted: bool) -> dict[str | None, Folder]:
     """Return the folders of pictures, or those of label images, by split."""
     chosen = [one for one in folders if _is_label(one.path.relative_to(root).parts) == wanted]
-    return {split: joined([one for one in chosen if one.split == split]) for split in dict.fromkeys(one.split for one in chosen)}
+    return {
+        split: joined([one for one in chosen if one.split == split])
+        for split in dict.fromkeys(one.split for one in chosen)
+    }
 
 
 def _is_label(parts: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.project.adapt_network import check_masks, det_size, predicts_masks, seg_size
+from mmdistill_dense.project.adapt_network import check_masks, det_size, joined_overrides, predicts_masks, seg_size
 from mmdistill_dense.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.project.choose_methods import default_methods, distillers_for
 from mmdistill_dense.project.config_files import (
@@ -28,6 +28,7 @@ from mmdistill_dense.project.given_files import check_files, check_teacher, chec
 from mmdistill_dense.project.label_images import SegData, find_seg_data
 from mmdistill_dense.project.loading import Loading, decide_loading
 from mmdistill_dense.project.sides import Side, adapt, read_foundation, read_side
+from mmdistill_dense.project.size_steps import padded_tests, size_step
 from mmdistill_dense.project.zoo_schedule import Schedule, scaled_schedule
 from mmdistill_dense.recipes.check_data import check_data
 from mmdistill_dense.utils.silence import quiet
@@ -157,6 +158,9 @@ def _adapt(task: Task, side: Side, trained: bool) -> None:
     """Set what the data change in a network."""
     tested = task.loading.size if task.loading.resize else task.data.size
     sizes = seg_size(side.model, task.loading.crop, tested) if side.task == 'seg' else det_size(side.model)
+    step = size_step(side) if side.task == 'seg' else 1
+    if step > 1:
+        sizes = joined_overrides(sizes, padded_tests(side, step, task.loading.crop))
     adapt(side, len(task.data.classes), sizes, trained, task.args.random_weights)
 
 

@@ -19,6 +19,7 @@ from tests.project.folders_of_data import box_folder, picture, seg_folder
 
 FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
 SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'
+DDRNET = 'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py'
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 KNET = 'mmseg::knet/knet-s3_r50-d8_deeplabv3_8xb2-adamw-80k_ade20k-512x512.py'
 CASCADE = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
@@ -57,7 +58,7 @@ def test_heads_in_lists_slide_tests_and_first_weights_are_set(capsys: pytest.Cap
     assert [head.num_classes for head in student.auxiliary_head] == [3, 3]
     assert tuple(student.data_preprocessor.size) == tuple(teacher.data_preprocessor.size) == (32, 64)
     assert teacher.test_cfg == {'mode': 'whole'}
-    assert teacher.backbone.init_cfg is None
+    assert read('control').model.teacher.pretrained is False and 'init_cfg' not in teacher.backbone
     assert 'STARTS FROM RANDOM WEIGHTS' in capsys.readouterr().out
 
 
@@ -159,6 +160,17 @@ def test_a_foundation_model_and_pictures_without_labels() -> None:
     assert model.distillers.featurematch.teacher_tap == 'map'
     assert model.unlabelled == {'data_root': str(Path('more').resolve()), 'ratio': 1}
     assert not Path('project/teacher.py').exists()
+
+
+def test_a_network_that_takes_multiples_of_8_alone_is_tested_on_padded_pictures(capsys: pytest.CaptureFixture) -> None:
+    seg_folder(Path('mine'))
+    call(FASTSCNN, DDRNET, '--size', '32', '64')
+    student, teacher = models('control')
+    assert student.data_preprocessor.get('test_cfg') is None
+    assert teacher.data_preprocessor.test_cfg == {'size_divisor': 8}
+    assert 'multiples of 8: tested pictures are padded' in capsys.readouterr().out
+    call(FASTSCNN, DDRNET, '--size', '30', '64', '--out', 'other', code=2)
+    assert 'it takes multiples of 8 as sizes, and the crop is 30x64. Write --size 32 64' in capsys.readouterr().err
 
 
 def test_divided_data_have_their_lists(folder: Path) -> None:

@@ -6,8 +6,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 
 from mmdistill_dense.utils.heartbeat import alive
+from mmdistill_dense.utils.messages import close_or_all
 
 COMMANDS = {
     'new': ('mmdistill_dense.project.cli:main_new', 'write the configs for two networks and your data into one folder'),
@@ -31,11 +33,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ('-h', '--help') or words[0] not in COMMANDS:
         lines = [f'  {name:<11} {text}' for name, (_, text) in COMMANDS.items()]
         print('\n'.join(['usage: python -m mmdistill_dense COMMAND …   (COMMAND --help shows its options)', *lines]))
+        if words and words[0] not in ('-h', '--help'):
+            print(f'ERROR    {words[0]}: no such command. {close_or_all(words[0], COMMANDS)}', file=sys.stderr)
         return 0 if words and words[0] in ('-h', '--help') else 2
     module, _, function = COMMANDS[words[0]][0].partition(':')
     sys.argv[0] = f'python -m mmdistill_dense {words[0]}'  # what argparse shows as the program
-    with nullcontext() if words[0] in SPEAKING else alive(words[0]):
-        return getattr(import_module(module), function)(words[1:]) or 0
+    try:
+        with nullcontext() if words[0] in SPEAKING else alive(words[0]):
+            return getattr(import_module(module), function)(words[1:]) or 0
+    except FileNotFoundError as error:
+        if error.errno is not None and words[0] in SPEAKING:  # none of ours: the traceback tells where
+            raise
+        told = str(error) if error.errno is None else f'{error.filename}: no such file (working folder {Path.cwd()}).'
+        print(f'ERROR    {told}', file=sys.stderr)
+        return 2
 
 
 if __name__ == '__main__':

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.pretrain.probe import evaluating, evenly_spaced
+from mmdistill_dense.pretrain.probe import evaluating
+from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.random_streams import fork_rng
 
 LONGEST = 512  # side of a picture in a panel

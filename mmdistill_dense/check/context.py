@@ -32,6 +32,7 @@ class Options:
         val: Number of validation pictures that the teacher is tested on; 0 skips the test.
         cost: Measure time and memory of a step, with and without distillation.
         processes: Number of processes that will train together, for the batch size.
+        command: Whether a user gave the command ``check``, so that advice may name its options.
     """
 
     weights: bool = True
@@ -41,6 +42,7 @@ class Options:
     val: int = 4
     cost: bool = True
     processes: int = 1
+    command: bool = True
 
 
 @dataclass

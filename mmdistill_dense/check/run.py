@@ -43,12 +43,12 @@ def _read_data(subject: Subject) -> None:
     read_validation(subject)
 
 
-def _size_may_help(*_: object) -> str:
-    return 'The rest can be checked on generated pictures: --size H W.'
+def _size_may_help(subject: Subject, _: Exception) -> str:
+    return 'The rest can be checked on generated pictures: --size H W.' if subject.options.command else ''
 
 
-def _no_weights_may_help(_: Subject, error: Exception) -> str:
-    weights = any(word in str(error) for word in ('checkpoint', 'load_from'))
+def _no_weights_may_help(subject: Subject, error: Exception) -> str:
+    weights = subject.options.command and any(word in str(error) for word in ('checkpoint', 'load_from'))
     return 'Everything else can be checked without weights: --no-weights.' if weights else ''
 
 
@@ -57,8 +57,8 @@ def _larger_may_help(subject: Subject, _: Exception) -> str:
         return 'Is --size too small for the network (900 queries, anchors, a pooling to one pixel)?'
     if subject.batch_size == 1:
         return (
-            'Batch norm behind a pooling to one pixel needs two pictures: set train_dataloader.batch_size=2 or more '
-            '(the check alone takes them with --batch 2).'
+            'Batch norm behind a pooling to one pixel needs two pictures: set train_dataloader.batch_size=2 or more'
+            f'{" (the check alone takes them with --batch 2)" if subject.options.command else ""}.'
         )
     return ''
 

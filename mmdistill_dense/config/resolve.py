@@ -67,6 +67,7 @@ def find_config(name: str, key: str = 'cfg') -> Path:
         if not path.is_file():
             raise FileNotFoundError(
                 f"{key}={name!r}: no such file (looked in {Path.cwd()}); a zoo config is named 'mmseg::…'."
+                f'{_in_zoo(name)}'
             )
         return path
     package, _, rest = name.partition('::')
@@ -93,6 +94,23 @@ def _elsewhere(package: str, rest: str) -> str:
     path = rest if rest.endswith('.py') else f'{rest}.py'
     found = [one for one in others if (package_root(one) / 'configs' / path).is_file()]
     return f' {found[0]} has one: {found[0]}::{rest}.' if found else ''
+
+
+def _in_zoo(name: str) -> str:
+    """Return the zoo configs that a word may mean: of this name, else with it in theirs."""
+    word = Path(name).name.removesuffix('.py').lower()
+    known = [
+        (path.stem.lower(), f'{package}::{path.relative_to(root)}')
+        for package in ('mmseg', 'mmdet')
+        if importlib.util.find_spec(package) is not None
+        for root in [package_root(package) / 'configs']
+        for path in sorted(root.rglob('*.py'))
+        if '_base_' not in path.parts
+    ]
+    found = [full for stem, full in known if stem == word]
+    if not found and not name.endswith('.py'):
+        found = sorted((full for stem, full in known if stem.startswith(word)), key=len)[:3]
+    return f' Did you mean {", ".join(found)}?' if found else ''
 
 
 def base(name: str) -> str:

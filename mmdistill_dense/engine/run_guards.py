@@ -20,6 +20,7 @@ from mmdistill_dense.guards.config import (
     warn_of_batch,
 )
 from mmdistill_dense.guards.custom_keys import check_custom_keys
+from mmdistill_dense.guards.laid_over import check_laid_over
 from mmdistill_dense.guards.runner import check_checkpoints, check_loaded, check_loaders
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.distributed import unwrap
@@ -38,6 +39,7 @@ class RunGuards(Hook):
         check_checkpoints(runner)
         if is_distill_model(runner.cfg.get('model')):
             check_top_level_distillers(runner.cfg)
+            check_laid_over(runner.cfg)
             model = unwrap(runner.model)
             if isinstance(model, Distilled):
                 _check_wrapper(runner)

@@ -45,14 +45,15 @@ def run_parts(
     tapped = _tapped_heads(network, taps) if heads is None else heads
     whole = any(_needs_more(network, path) for path in tapped)
     outputs: Mapping[str, Any] = {}
-    if heads is not None and not whole:
-        features = network.extract_feat(inputs)
+    others = [path for path in tapped if not (whole and _in_decoder(path))]
+    if heads is not None and not (whole and others):  # no hooks: nothing is left to find out
+        features = _encode_decode(network, inputs, outputs) if whole else network.extract_feat(inputs)
     else:
         features, outputs = _noted(network, inputs, whole)
     if heads is None:
-        heads = [path for path in tapped if (whole and _in_decoder(path)) or path.split('.')[0] not in outputs]
+        heads = [path for path in tapped if path not in others or path.split('.')[0] not in outputs]
     for path in heads:
-        if not (whole and _in_decoder(path)):
+        if path in others:
             _run_head(network.get_submodule(path), features, rois)
     return list(heads)
 

@@ -51,7 +51,7 @@ class Tap:
             shown = repr(text) if len(repr(text)) < 200 else f'{repr(text)[:200]}…'
             raise ValueError(
                 f"{shown} is not a tap: write 'module.path', 'module.path[i]', 'module.path[a:b]', "
-                "'module.path:input' or 'module.path:input[k]'."
+                "'module.path:input' or 'module.path:input[k]'. In a list: 'auxiliary_head.0.conv_seg'."
             )
         return cls(
             match['path'], _parse_index(match['index']), int(match['argument'] or 0) if match['input'] else None, text

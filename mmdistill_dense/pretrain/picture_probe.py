@@ -17,8 +17,9 @@ from rich.progress import track
 from torch import Tensor
 
 from mmdistill_dense.datasets.unlabeled import EXTENSIONS
-from mmdistill_dense.pretrain.probe import Pixels, evaluating, evenly_spaced, linear, nearest
+from mmdistill_dense.pretrain.probe import Pixels, evaluating, linear, nearest
 from mmdistill_dense.recipes.named import read_config
+from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.silence import quiet
 from mmdistill_dense.weights.strict_load import load_strictly, plain_config, read_checkpoint, state_dict_of
 
@@ -102,7 +103,7 @@ def list_pictures(data: Path, images: int | None = None) -> tuple[int, dict[str,
             raise FileNotFoundError(
                 f'{folder}: no picture in it. DATA must hold train/CLASS/… and val/CLASS/…, a folder for each class.'
             )
-        parts[part] = [files[index] for index in evenly_spaced(len(files), images or len(files))]
+        parts[part] = evenly(files, images or len(files))
     return len(names), parts
 
 

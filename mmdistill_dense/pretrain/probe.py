@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.pretrain.measures import restore_modes
 from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.protocols import Network, Sample
 from mmdistill_dense.utils.random_streams import fork_rng
 from mmdistill_dense.utils.validate import check_option
@@ -129,11 +129,6 @@ class DenseProbe:
         labels = cell_labels(sample.gt_sem_seg.data[0], item['inputs'].shape[1:], inputs.shape[2:], x.shape[1:])
         kept = labels < len(self._set('test').metainfo['classes'])  # without void
         return Pixels(x.flatten(1).t()[kept.to(x.device)], labels[kept].to(x.device))
-
-
-def evenly_spaced(length: int, count: int) -> list[int]:
-    """Return the indices of at most ``count`` members of a data set, from its first to its last."""
-    return np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
 
 
 def cell_labels(label: Tensor, image: torch.Size, padded: torch.Size, grid: torch.Size) -> Tensor:

@@ -97,11 +97,10 @@ def det_size(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_weights(model: Any) -> dict[str, Any]:
-    """Return what clears ``pretrained`` and every ``init_cfg`` that loads a file, and what only such weights allow.
+    """Return what takes out all start weights (``pretrained=False``), and what only such weights allow.
 
     mmdet freezes stages and batch norms of its backbones, which random weights must not be.
     """
-    found = _cleared(model)
     backbone = model.get('backbone') or {}
     thawed: dict[str, Any] = {}
     if (backbone.get('frozen_stages') or -1) >= 0:
@@ -110,24 +109,7 @@ def without_weights(model: Any) -> dict[str, Any]:
         thawed['norm_eval'] = False
     if (backbone.get('norm_cfg') or {}).get('requires_grad') is False:
         thawed['norm_cfg'] = {'requires_grad': True}
-    return joined_overrides(found, {'backbone': thawed} if thawed else {})
-
-
-def _cleared(node: Any) -> dict[str, Any]:
-    members = enumerate(node) if isinstance(node, (list, tuple)) else node.items() if isinstance(node, Mapping) else ()
-    found: dict[str, Any] = {}
-    for name, value in members:
-        if name == 'pretrained' and isinstance(value, str):
-            found[name] = None
-        elif name == 'init_cfg':
-            options = value if isinstance(value, (list, tuple)) else [value]
-            if any(isinstance(one, Mapping) and one.get('checkpoint') for one in options):
-                found[name] = None
-        else:
-            inside = _cleared(value)
-            if inside:
-                found[str(name)] = inside
-    return found
+    return {'pretrained': False, **({'backbone': thawed} if thawed else {})}
 
 
 def joined_overrides(*parts: Mapping[str, Any]) -> dict[str, Any]:

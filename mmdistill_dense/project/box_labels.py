@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mmdistill_dense.project.picture_folders import SPLITS, evenly, picture_folders, split_of, two_parts
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.project.label_files import FORMAT, check_entries, check_sizes, none_found, read_label_file
+from mmdistill_dense.project.picture_folders import SPLITS, picture_folders, split_of, two_parts
+from mmdistill_dense.utils.evenly import evenly
+from mmdistill_dense.utils.messages import close_or_all, some
 
-_KEYS = ('images', 'annotations', 'categories')
 _LOOKED = 20  # pictures that are looked for in each folder
-FORMAT = (
-    'Detection needs json files in the format of COCO, with images, annotations and categories: one for each split, '
-    'with train, val or test in its name or folder, or one for all. Tools that label pictures can export it.'
-)
 
 
 @dataclass(frozen=True)
@@ -58,16 +55,22 @@ def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
 
     Raises:
         FileNotFoundError: Without pictures or label files, or for a label file whose pictures are not there.
-        ValueError: For several files of one split, or classes that the files do not have.
+        ValueError: For several files of one split, files that are damaged or incomplete, or classes that they do not
+            have.
     """
     given = given.expanduser().resolve()
-    root = given.parent if given.is_file() else given
+    root = given.parent if given.suffix == '.json' and given.is_file() else given
     folders = [one.path for one in picture_folders(root)]
     found = _by_split(root, [given] if given.is_file() else sorted(root.rglob('*.json')))
     notes: list[str] = []
+    for path, content in found.values():
+        notes += check_entries(path, content)
     places = {name: _folder_of(path, content, [root, *folders]) for name, (path, content) in found.items()}
     first = found.get('train') or next(iter(found.values()))
-    names = _classes(first[1], classes, notes)
+    names = _classes(first, classes, notes)
+    _check_categories(found.values(), names)
+    for name, (path, content) in found.items():
+        check_sizes(path, places[name], content['images'])
     if 'train' in found and len(found) > 1:
         splits = {
             name: BoxSplit(
@@ -78,7 +81,7 @@ def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
         }
     elif len(found) == 1:
         (name,) = found
-        splits = _divided(first[1], _inside(places[name], root))
+        splits = _divided(first, _inside(places[name], root))
         notes.append(
             f'one label file: {splits["train"].count} of its pictures train, {splits["val"].count} validate '
             '(train.json, val.json)'
@@ -88,7 +91,7 @@ def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
     if 'val' not in splits:
         notes.append('no label file for val: that for test validates')
         splits['val'] = splits['test']
-    sizes = [(one.get('height', 0), one.get('width', 0)) for one in first[1]['images']]
+    sizes = [(one['height'], one['width']) for one in first[1]['images']]
     size = int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
     masks = all(one.get('segmentation') for one in first[1]['annotations'])
     return BoxData(root, splits, names, masks, size, notes)
@@ -97,7 +100,7 @@ def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
 def _by_split(root: Path, files: Sequence[Path]) -> dict[str | None, tuple[Path, dict[str, Any]]]:
     found: dict[str | None, tuple[Path, dict[str, Any]]] = {}
     for path in files:
-        content = _read(path)
+        content = read_label_file(path)
         if content is None:
             continue
         split = split_of([*path.relative_to(root).parts[:-1], path.stem])
@@ -113,33 +116,24 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str | None, tuple[Path,
                 continue
         found[split] = path, content
     if not found:
-        raise FileNotFoundError(f'--data {root}: {len(files)} json files, none with {", ".join(_KEYS)}. {FORMAT}')
+        raise FileNotFoundError(f'--data {root}: {none_found(root, files)} {FORMAT}')
     if len(found) > 1:
         found.pop(None, None)
     return found
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return the content of a label file; ``None`` for another file."""
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
-    return content if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in _KEYS) else None
 
 
 def _folder_of(path: Path, content: Mapping[str, Any], folders: Sequence[Path]) -> Path:
     """Return the folder to which the file names of a label file are relative."""
     names = [one['file_name'] for one in content['images']]
     if not names:
-        raise ValueError(f'{path}: it lists no picture (images is empty).')
+        raise ValueError(f'--data: {path} lists no picture (images is empty).')
     looked = evenly(names, _LOOKED)
     best = max([path.parent, *folders], key=lambda folder: sum((folder / name).is_file() for name in looked))
     missing = [name for name in names if not (best / name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f'{path}: {len(missing)} of its {len(names)} pictures are not there: {some(missing, 3)}; looked in '
-            f'{some(folders, 5)}. The file_name of each picture must be its path below one of these folders.'
+            f'--data: {len(missing)} of the {len(names)} pictures of {path} are not there: {some(missing, 3)}; looked '
+            f'in {some(folders, 5)}. The file_name of each picture must be its path below one of these folders.'
         )
     return best
 
@@ -148,27 +142,41 @@ def _inside(folder: Path, root: Path) -> str:
     return '' if folder == root else f'{folder.relative_to(root)}/'
 
 
-def _classes(content: Mapping[str, Any], given: Sequence[str], notes: list[str]) -> tuple[str, ...]:
+def _classes(file: tuple[Path, Mapping[str, Any]], given: Sequence[str], notes: list[str]) -> tuple[str, ...]:
     """Return the names of the categories with boxes, in the order of the file, or those of them that are given."""
+    path, content = file
     numbers = Counter(one['category_id'] for one in content['annotations'])
     every = [one['name'] for one in content['categories']]
     used = [one['name'] for one in content['categories'] if numbers[one['id']]]
     if unknown := [name for name in given if name not in every]:
-        raise ValueError(f'--classes {some(unknown)}: the label file has the categories {some(every, 20)}.')
+        raise ValueError(f'--classes {some(unknown)}: {path} has no such category. {close_or_all(unknown[0], every)}')
     if len(set(used)) < len(used):
-        raise ValueError(f'--data: two categories of the label file have one name: {some(used, 20)}. Rename one.')
+        raise ValueError(f'--data: two categories of {path} have one name: {some(used, 20)}. Rename one.')
     chosen = tuple(name for name in used if not given or name in given)
     if not chosen:
-        raise ValueError(f'--data: the label file for training has no box of {some(given or every)}.')
+        raise ValueError(f'--data: {path} has no box of {some(given or every)}, so there is nothing to train with.')
     if empty := [name for name in every if name not in used]:
         notes.append(f'left out, no box in training: {some(empty)}')
     return chosen
 
 
-def _divided(content: Mapping[str, Any], pictures: str) -> dict[str, BoxSplit]:
+def _check_categories(files: Iterable[tuple[Path, Mapping[str, Any]]], names: Sequence[str]) -> None:
+    """Refuse files of other categories than the first, or in another order: labels are numbered by it."""
+    for path, content in files:
+        there = [one['name'] for one in content['categories']]
+        if [name for name in there if name in names] != list(names):
+            raise ValueError(
+                f'--data: {path} lists the categories {some(there, 20)}; the classes are {some(names, 20)}. Every '
+                'label file must list all of them, under the same names and in the same order.'
+            )
+
+
+def _divided(file: tuple[Path, Mapping[str, Any]], pictures: str) -> dict[str, BoxSplit]:
     """Divide a label file; the parts are written beside the configs."""
+    path, content = file
     found = {}
-    for name, files in zip(('train', 'val'), two_parts([one['file_name'] for one in content['images']]), strict=True):
+    parts = two_parts([one['file_name'] for one in content['images']], path)
+    for name, files in zip(('train', 'val'), parts, strict=True):
         kept = [one for one in content['images'] if one['file_name'] in set(files)]
         numbers = {one['id'] for one in kept}
         boxes = [one for one in content['annotations'] if one['image_id'] in numbers]

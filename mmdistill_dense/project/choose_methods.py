@@ -10,11 +10,13 @@ from typing import Any
 from mmengine.config import Config
 
 import mmdistill_dense.distillers  # noqa: F401  registers the methods
+from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.presets import AUTO, put_all
 from mmdistill_dense.project.sides import Side
-from mmdistill_dense.recipes.compose import methods, option_files, unknown
+from mmdistill_dense.recipes.compose import methods, option_files
 from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.messages import close_or_all
 
 DEFAULT, FOUNDATION_DEFAULT = 'maskd', 'featurematch'
 _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
@@ -36,6 +38,8 @@ def distillers_for(method: str, student: Side, foundation: bool, steps: int) -> 
     """
     if foundation:
         return {method: _on_map(method)}
+    if method not in methods():
+        raise KeyError(f'--method {method}: unknown. {close_or_all(method, methods())}')
     files = option_files(method)
     options = best(files, _pair_name(student), student.task)
     if options is None:
@@ -66,9 +70,12 @@ def _pair_name(student: Side) -> str:
 
 
 def _on_map(method: str) -> dict[str, Any]:
-    by_name = {kind.lower(): cls for kind, cls in DISTILLERS.module_dict.items()}
+    by_name = {kind.lower(): cls for kind, cls in DISTILLERS.module_dict.items() if issubclass(cls, FeatureDistiller)}
     if method not in by_name:
-        raise KeyError(unknown('method', method, by_name))
+        raise KeyError(
+            f'--method {method}: it does not compare maps, and a foundation model has no other output. These do: '
+            f'{", ".join(sorted(by_name))}.'
+        )
     return {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': 'map', 'settings': AUTO}
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmdistill_dense.utils.heartbeat import alive
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.validate import counted
 
+OTHER_NAMES = {  # of other programs, for options of `new`
+    '--epochs': '--iters',
+    '--max-iters': '--iters',
+    '--steps': '--iters',
+    '--imgsz': '--size',
+    '--checkpoint': '--teacher-checkpoint',
+    '--weights': '--teacher-checkpoint',
+    '--unlabeled': '--unlabelled',
+}
 NEW = """Write the configs that distil a student from a teacher on your data, into one folder.
 
   python -m mmdistill_dense new --data leaves --student mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py
@@ -57,9 +67,31 @@ def new_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parsed(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, known: Mapping[str, str | None]
+) -> argparse.Namespace:
+    """Read a command line. An unknown option ends the program with a close name, or what it is called here.
+
+    Args:
+        parser: The parser.
+        argv: The command line without the program's name.
+        known: What users may mean: the option here, or None for an option of ``new``.
+    """
+    args, rest = parser.parse_known_args(argv)
+    for option in [word for word in rest if word.startswith('-')]:
+        if option in known:
+            here = known[option]
+            parser.error(f'{option}: ' + (f'it is {here} here' if here else '`new` takes this option, `run` does not'))
+        close = difflib.get_close_matches(option, parser._option_string_actions, n=2)
+        parser.error(f'{option}: no such option. ' + (f'Close: {", ".join(close)}' if close else '--help shows all'))
+    if rest:
+        parser.error(f'{" ".join(rest)}: belongs to no option. A name with spaces stands in quotes')
+    return args
+
+
 def main_new(argv: Sequence[str] | None = None) -> int:
     """Write a project; return the exit code."""
-    args = new_parser().parse_args(argv)
+    args = parsed(new_parser(), argv, OTHER_NAMES)
     print('new      starting', flush=True)
     with alive('new'):
         try:
@@ -95,7 +127,7 @@ def main_run(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         '--rerun-changed', action='store_true', help='repeat trainings whose configs were changed since'
     )
-    args = parser.parse_args(argv)
+    args = parsed(parser, argv, dict.fromkeys(new_parser()._option_string_actions))
     print(f'run      {args.folder}', flush=True)
     with alive('run'):
         from mmdistill_dense.utils.silence import quiet

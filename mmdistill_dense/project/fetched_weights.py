@@ -10,8 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from torch import hub
+
+from mmdistill_dense.weights.mmengine_loader import address_of
+
 SECONDS = 5  # to wait for an answer
-_HOSTS = {'torchvision': 'https://download.pytorch.org/', None: 'https://download.openmmlab.com/'}
 
 
 def sources_of(model: Any) -> Iterator[str]:
@@ -32,21 +35,14 @@ def missing_of(model: Any) -> list[str]:
 
 
 def _available(source: str) -> bool:
-    scheme, marker, name = source.partition('://')
-    if not marker:
-        return Path(source).expanduser().is_file()
-    if _cached(name if scheme not in ('http', 'https') else Path(name).name):
-        return True
-    if scheme in ('http', 'https'):
-        return _reachable(re.sub(r'^(https?://[^/]+/).*', r'\1', source))
-    return _reachable(_HOSTS.get(scheme, _HOSTS[None]))
-
-
-def _cached(name: str) -> bool:
-    from torch import hub
-
-    folder = Path(hub.get_dir()) / 'checkpoints'
-    return (folder / name).is_file() or any(folder.glob(f'{Path(name).name}-*.pth'))
+    try:
+        address = address_of(source)
+    except KeyError:  # a name that is not published
+        return False
+    host = re.match(r'https?://[^/]+/', address)
+    if host is None:
+        return '://' in address or Path(address).expanduser().is_file()  # an object store cannot be asked here
+    return (Path(hub.get_dir()) / 'checkpoints' / Path(address).name).is_file() or _reachable(host[0])
 
 
 @cache

@@ -6,25 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from mmdistill_dense.project.picture_folders import (
-    SPLITS,
-    Folder,
-    evenly,
-    joined,
-    picture_folders,
-    two_parts,
-    usual_size,
-)
+from mmdistill_dense.datasets.unlabeled import EXTENSIONS
+from mmdistill_dense.project.class_values import Pair, name_classes, read_values
+from mmdistill_dense.project.open_pictures import usual_size
+from mmdistill_dense.project.picture_folders import SPLITS, Folder, joined, picture_folders, two_parts
 from mmdistill_dense.utils.messages import some
 
-IGNORED = 255
-COUNTED = 200  # label images whose values are read
-LIST = 'classes.txt'
-NO_CLASS = '-'
-_GAP = 10  # missing values that a rare class may explain
 _LABELS = ('label', 'mask', 'annot', 'gt', 'seg')  # beginnings of a part of the path, or endings
 LAYOUT = (
     'Expected for instance images/train/X.jpg with labels/train/X.png and the same for val, or train/images and '
@@ -70,20 +57,26 @@ def find_seg_data(root: Path, given: Sequence[str] = ()) -> SegData:
 
     Raises:
         FileNotFoundError: Without pictures, label images or the label of a picture.
-        ValueError: For a layout that is not clear, label images in colours, or another number of names than values.
+        ValueError: For a layout that is not clear, files that cannot be read, label images in colours or of another
+            size than their pictures, or another number of names than values.
     """
     root = root.expanduser().resolve()
     folders, notes = picture_folders(root), list[str]()
     pictures, labels = _by_split(root, folders, False), _by_split(root, folders, True)
     endings, splits = _splits(root, pictures, labels, notes)
-    train = splits['train']
-    images = [
-        root / train.labels / f'{name}{endings[1]}' for name in train.names or _stems(labels['train'], endings[1])
-    ]
-    classes, values = _classes(root, images, given, notes)
-    places = [root / train.pictures / f'{name}{endings[0]}' for name in train.names]
-    places = places or [root / train.pictures / name for name in pictures['train'].files]
-    return SegData(root, splits, endings, classes, values, usual_size(places), notes)
+    pairs = {split: pairs_of(root, split, endings) for split in splits.values()}
+    classes, values = name_classes(root, read_values(list(pairs.values())), given, notes)
+    if endings[1].lower().endswith(('.jpg', '.jpeg')):
+        notes.append(f'WARNING: label images X{endings[1]}: JPEG changes the values at edges. Write them as .png')
+    size = usual_size([picture for picture, _ in pairs[splits['train']]])
+    return SegData(root, splits, endings, classes, values, size, notes)
+
+
+def pairs_of(root: Path, split: Split, endings: tuple[str, str]) -> list[Pair]:
+    """Return the pictures of a split with their label images."""
+    folder = root / split.pictures
+    names = split.names or _stems([str(path.relative_to(folder)) for path in sorted(folder.rglob('*'))], endings[0])
+    return [(folder / f'{name}{endings[0]}', root / split.labels / f'{name}{endings[1]}') for name in names]
 
 
 def _splits(
@@ -93,31 +86,53 @@ def _splits(
     both = [split for split in pictures if split in labels]
     if not both:
         raise ValueError(
-            f'--data {root}: pictures for {_said(pictures)}, label images for {_said(labels)} (a folder of label '
-            f'images has label, mask, annotation or gt in its path). {LAYOUT}'
+            f'--data {root}: pictures for {_said(pictures)}; label images for {_said(labels)}. '
+            f'{_missing(root, pictures, labels)} {LAYOUT}'
         )
-    if both == [None]:
-        endings = _endings(pictures[None], labels[None])
-        splits = _divided(root, pictures[None], labels[None], endings, notes)
-    else:
-        named = [name for name in SPLITS if name in both]
-        if 'train' not in named or len(named) < 2:
-            found = _said({name: pictures[name] for name in named})
-            raise ValueError(f'--data {root}: found {found}; training and validation are needed. {LAYOUT}')
-        endings = _endings(pictures['train'], labels['train'])
-        splits = {name: _split(root, pictures[name], labels[name], endings) for name in named}
-        if alone := {name: one for name, one in (*pictures.items(), *labels.items()) if name not in named}:
-            notes.append(f'left out: {_said(alone)}')
-        if 'val' not in splits:
-            notes.append('no pictures for val: those for test validate')
-            splits['val'] = splits['test']
+    if both == [None] or (both == ['train'] and 'val' not in {*pictures, *labels}):
+        endings = _endings(pictures[both[0]], labels[both[0]])
+        return endings, _divided(root, pictures[both[0]], labels[both[0]], endings, notes)
+    named = [name for name in SPLITS if name in both]
+    if 'train' not in named or len(named) < 2:
+        found = _said({name: pictures[name] for name in named})
+        raise ValueError(
+            f'--data {root}: found pictures with labels for {found}; training and validation are needed. Without any '
+            f'folder for val, a fifth of the pictures for train validates. {LAYOUT}'
+        )
+    endings = _endings(pictures['train'], labels['train'])
+    splits = {name: _split(root, pictures[name], labels[name], endings) for name in named}
+    if alone := {name: one for name, one in (*pictures.items(), *labels.items()) if name not in named}:
+        notes.append(f'left out: {_said(alone)}')
+    if 'val' not in splits:
+        notes.append('no pictures for val: those for test validate')
+        splits['val'] = splits['test']
     return endings, splits
+
+
+def _missing(root: Path, pictures: dict[str | None, Folder], labels: dict[str | None, Folder]) -> str:
+    """Say what to do without pictures, without label images, or with each for other splits."""
+    if not pictures:
+        return f'A picture ends in {", ".join(EXTENSIONS)}.'
+    if labels:
+        return 'Both are needed for train.'
+    boxes = (
+        ' (the json files there look like labels of boxes, for networks of mmdet::)'
+        if any(root.rglob('*.json'))
+        else ''
+    )
+    return (
+        f'The name of a folder of label images begins with {", ".join(_LABELS)}, or ends in labels or masks: rename it '
+        f'so{boxes}.'
+    )
 
 
 def _by_split(root: Path, folders: Sequence[Folder], wanted: bool) -> dict[str | None, Folder]:
     """Return the folders of pictures, or those of label images, by split."""
     chosen = [one for one in folders if _is_label(one.path.relative_to(root).parts) == wanted]
-    return {split: joined([one for one in chosen if one.split == split]) for split in {one.split for one in chosen}}
+    return {
+        split: joined([one for one in chosen if one.split == split])
+        for split in dict.fromkeys(one.split for one in chosen)
+    }
 
 
 def _is_label(parts: Sequence[str]) -> bool:
@@ -147,12 +162,12 @@ def _endings(pictures: Folder, labels: Folder) -> tuple[str, str]:
     )
 
 
-def _stems(folder: Folder, ending: str) -> list[str]:
-    return [name.removesuffix(ending) for name in folder.files if name.endswith(ending)]
+def _stems(files: Sequence[str], ending: str) -> list[str]:
+    return [name.removesuffix(ending) for name in files if name.endswith(ending)]
 
 
 def _split(root: Path, pictures: Folder, labels: Folder, endings: tuple[str, str]) -> Split:
-    own, known = _stems(pictures, endings[0]), set(_stems(labels, endings[1]))
+    own, known = _stems(pictures.files, endings[0]), set(_stems(labels.files, endings[1]))
     missing = [name for name in own if name not in known]
     if missing or not own:
         raise FileNotFoundError(
@@ -165,64 +180,13 @@ def _split(root: Path, pictures: Folder, labels: Folder, endings: tuple[str, str
 def _divided(
     root: Path, pictures: Folder, labels: Folder, endings: tuple[str, str], notes: list[str]
 ) -> dict[str, Split]:
-    """Divide pictures without splits; the files of names are written beside the configs."""
+    """Divide the pictures of one folder; the files of names are written beside the configs."""
     whole = _split(root, pictures, labels, endings)
-    train, val = two_parts(_stems(pictures, endings[0]))
+    train, val = two_parts(_stems(pictures.files, endings[0]), pictures.path)
     notes.append(
-        f'the folders name no train and val: {len(train)} pictures train, {len(val)} validate (train.txt, val.txt)'
+        f'no folder for val: {len(train)} pictures of {pictures.path} train, {len(val)} validate (train.txt, val.txt)'
     )
     return {
         name: Split(whole.pictures, whole.labels, len(names), tuple(names))
         for name, names in (('train', train), ('val', val))
     }
-
-
-def _classes(
-    root: Path, images: Sequence[Path], given: Sequence[str], notes: list[str]
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return class names and label values, see :class:`SegData`."""
-    names, source = tuple(given), '--classes'
-    if not names and (root / LIST).is_file():
-        lines = (root / LIST).read_text(encoding='utf-8').splitlines()
-        names, source = tuple(line.strip() for line in lines if line.strip()), LIST
-    looked = [Path(path) for path in evenly([str(path) for path in images], COUNTED)]
-    values = class_values(_values(looked))
-    counted = values != tuple(range(len(values)))  # 0, 255 or 0, 38, 75: the values are not the numbers of classes
-    if not names:
-        notes.append(
-            f'{len(values)} classes counted in {len(looked)} of {len(images)} label images (values '
-            f'{some(values, 12)}); name them with --classes, or in {LIST} in the data folder'
-        )
-        return tuple(f'class_{value}' for value in values), values if counted else ()
-    table = values if counted else tuple(range(len(names)))
-    if len(names) < len(values) or len(names) != len(table):
-        raise ValueError(
-            f'{source}: {len(names)} names ({some(names)}), but the label images have the values {some(values, 12)} '
-            f'({IGNORED} is ignored): name each in this order. The name {NO_CLASS} stands for pixels to ignore.'
-        )
-    kept = [(name, value) for name, value in zip(names, table, strict=True) if name != NO_CLASS]
-    return tuple(name for name, _ in kept), tuple(value for _, value in kept) if counted or NO_CLASS in names else ()
-
-
-def class_values(found: Sequence[int]) -> tuple[int, ...]:
-    """Return the label values that are classes: 0 to the largest, or only those found where they are far apart.
-
-    255 is ignored, unless it is needed: masks of 0 and 255 have two classes.
-    """
-    rest = [value for value in found if value != IGNORED]
-    if len(rest) >= 2 and max(rest) < len(rest) + _GAP:
-        return tuple(range(max(rest) + 1))
-    return tuple(found) if len(found) >= 2 else (0, 1)
-
-
-def _values(images: Sequence[Path]) -> tuple[int, ...]:
-    found: set[int] = set()
-    for path in images:
-        with Image.open(path) as image:
-            if image.mode not in ('L', 'P', 'I', '1', 'I;16'):
-                raise ValueError(
-                    f'{path}: a label image has one channel that holds the number of the class; this one has the mode '
-                    f'{image.mode}. Convert colours to numbers first.'
-                )
-            found.update(np.unique(np.asarray(image)).tolist())
-    return tuple(sorted(int(value) for value in found))

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.project.adapt_network import check_masks, det_size, predicts_masks, seg_size
+from mmdistill_dense.project.adapt_network import check_masks, det_size, joined_overrides, predicts_masks, seg_size
 from mmdistill_dense.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.project.choose_methods import default_methods, distillers_for
 from mmdistill_dense.project.config_files import (
@@ -24,9 +24,11 @@ from mmdistill_dense.project.config_files import (
     teacher_file,
 )
 from mmdistill_dense.project.data_file import box_file, seg_file
+from mmdistill_dense.project.given_files import check_files, check_teacher, check_unlabelled, whole
 from mmdistill_dense.project.label_images import SegData, find_seg_data
 from mmdistill_dense.project.loading import Loading, decide_loading
 from mmdistill_dense.project.sides import Side, adapt, read_foundation, read_side
+from mmdistill_dense.project.size_steps import padded_tests, size_step
 from mmdistill_dense.project.zoo_schedule import Schedule, scaled_schedule
 from mmdistill_dense.recipes.check_data import check_data
 from mmdistill_dense.utils.silence import quiet
@@ -55,8 +57,13 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
     Raises:
         FileNotFoundError, KeyError, ValueError: Name the option, what was found and what would work.
     """
-    _check_files(args)
+    check_files(args)
     foundation = read_foundation(args.teacher)
+    if foundation and args.teacher_checkpoint:
+        raise ValueError(
+            f'--teacher-checkpoint {args.teacher_checkpoint}: --teacher {args.teacher} names its weights already. '
+            'Leave the option out.'
+        )
     tell(f'reading  the configs {args.student} and {args.teacher}')
     student, teacher = _networks(args, bool(foundation))
     tell(f'reading  the data {args.data}')
@@ -65,6 +72,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
     size = args.size and tuple(args.size)
     loading = decide_loading(student, data.size, data.splits['train'].count, size, args.batch)
     _tell_data(data, loading, tell)
+    check_unlabelled(args.unlabelled, data, loading.batch)
     task = Task(args, data, loading, tell)
     files = _data_files(task, student, teacher)
     _adapt(task, student, True)
@@ -102,7 +110,8 @@ def _teacher(task: Task, student: Side, teacher: Side, files: dict[str, str]) ->
     given = task.args.teacher_checkpoint
     _adapt(task, teacher, not given)
     if given:
-        checkpoint = _whole(given)
+        checkpoint = whole(given)
+        check_teacher(teacher, checkpoint, len(task.data.classes))
         _tell_network('teacher', teacher, None, task.tell)
         task.tell(f'         its weights: {checkpoint}')
     else:
@@ -121,23 +130,10 @@ def _methods(
     folder = task.args.unlabelled
     for name in names:
         distillers = distillers_for(name, student, foundation, steps)
-        files[f'{name}.py'] = method_file(name, distillers, folder and _whole(folder))
+        files[f'{name}.py'] = method_file(name, distillers, folder and whole(folder))
         task.tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
     if folder:
         task.tell(f'         also taught on the pictures without labels in {folder}, as many as labelled ones')
-
-
-def _check_files(args: argparse.Namespace) -> None:
-    if args.unlabelled and not Path(args.unlabelled).is_dir():
-        raise FileNotFoundError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
-    given = args.teacher_checkpoint
-    if given and given != 'auto' and '://' not in given and not Path(given).expanduser().is_file():
-        raise FileNotFoundError(f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}).')
-
-
-def _whole(given: str) -> str:
-    """Return the whole path of a file or folder; addresses and ``auto`` stay."""
-    return given if given == 'auto' or '://' in given else str(Path(given).expanduser().resolve())
 
 
 def _task(side: Side) -> str:
@@ -162,6 +158,9 @@ def _adapt(task: Task, side: Side, trained: bool) -> None:
     """Set what the data change in a network."""
     tested = task.loading.size if task.loading.resize else task.data.size
     sizes = seg_size(side.model, task.loading.crop, tested) if side.task == 'seg' else det_size(side.model)
+    step = size_step(side) if side.task == 'seg' else 1
+    if step > 1:
+        sizes = joined_overrides(sizes, padded_tests(side, step, task.loading.crop))
     adapt(side, len(task.data.classes), sizes, trained, task.args.random_weights)
 
 
@@ -205,6 +204,8 @@ def write(files: Mapping[str, str], folder: Path) -> None:
         FileExistsError: If one of the files exists with other contents.
         ValueError: If the configs do not fit together.
     """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f'--out {folder}: a file of this name is there. Give another --out.')
     there = [name for name in files if (folder / name).is_file()]
     changed = [name for name in there if (folder / name).read_text(encoding='utf-8') != files[name]]
     if changed:

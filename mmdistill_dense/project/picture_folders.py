@@ -1,4 +1,4 @@
-"""Find folders of pictures: what is in them, for which split they are, and how large the pictures are."""
+"""Find folders of pictures: what is in them, and for which split they are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-
-from PIL import Image
 
 from mmdistill_dense.datasets.unlabeled import EXTENSIONS
 from mmdistill_dense.utils.messages import some
@@ -20,7 +17,6 @@ SPLITS: Mapping[str, Sequence[str]] = {
     'val': ('val', 'valid', 'validation', 'dev'),
     'test': ('test', 'testing'),
 }
-SAMPLED = 50  # pictures whose size is read
 VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
 _WORD = re.compile(r'[a-z]+')
 
@@ -47,7 +43,10 @@ def picture_folders(root: Path) -> list[Folder]:
         FileNotFoundError: If there is no such folder, or no picture in it.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f'--data {root}: no such folder (looked in {Path.cwd()}).')
+        what = (
+            'a file. Give the folder that holds it.' if root.is_file() else f'no such folder (looked in {Path.cwd()}).'
+        )
+        raise FileNotFoundError(f'--data {root}: {what}')
     found = []
     for folder, below, names in os.walk(root, followlinks=True):
         below[:] = sorted(name for name in below if not name.startswith('.'))
@@ -57,7 +56,7 @@ def picture_folders(root: Path) -> list[Folder]:
             found.append(Folder(path, tuple(files), split_of(path.relative_to(root).parts)))
     if not found:
         raise FileNotFoundError(
-            f'--data {root}: no picture in it or below it (looked for {", ".join(EXTENSIONS)}). It holds '
+            f'--data {root}: no picture in it or below it (files that end in {", ".join(EXTENSIONS)}). It holds '
             f'{some(sorted(entry.name for entry in root.iterdir())) or "nothing"}.'
         )
     return found
@@ -85,30 +84,22 @@ def joined(folders: Sequence[Folder]) -> Folder:
     return Folder(parent, tuple(files), folders[0].split)
 
 
-def two_parts(names: Sequence[str]) -> tuple[list[str], list[str]]:
+def two_parts(names: Sequence[str], place: Path) -> tuple[list[str], list[str]]:
     """Divide names of pictures into training and validation, always in the same way.
+
+    Args:
+        names: The names.
+        place: Where they are from, for an error.
 
     Raises:
         ValueError: For fewer than two.
     """
     if len(names) < 2:
-        raise ValueError(f'{len(names)} picture: training and validation need one each.')
+        raise ValueError(
+            f'--data: {place} holds {len(names)} picture with its label; training and validation need one each. Add '
+            'pictures.'
+        )
     shuffled = sorted(names)
     random.Random(0).shuffle(shuffled)
     count = max(1, round(VAL_SHARE * len(shuffled)))
     return sorted(shuffled[count:]), sorted(shuffled[:count])
-
-
-def evenly(items: Sequence[str], count: int) -> list[str]:
-    """Return at most ``count`` members, evenly spaced."""
-    step = max(1, -(-len(items) // count))
-    return list(items[::step])
-
-
-def usual_size(paths: Sequence[Path]) -> tuple[int, int]:
-    """Return the median height and width of pictures; only the headers of some are read."""
-    sizes = []
-    for path in evenly([str(path) for path in paths], SAMPLED):
-        with Image.open(path) as picture:
-            sizes.append(picture.size)
-    return int(median(height for _, height in sizes)), int(median(width for width, _ in sizes))

@@ -9,12 +9,16 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.config.resolve import find_config, load_model
 from mmdistill_dense.foundation.models import MODELS_BY_NAME
 from mmdistill_dense.project.adapt_network import joined_overrides, overrides, without_weights
 from mmdistill_dense.project.fetched_weights import missing_of, sources_of
 from mmdistill_dense.recipes.compose import TASKS
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.messages import close_or_all, some
+
+_CONFIGS = ('.py', '.json', '.yml', '.yaml')
+_WEIGHTS = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
 
 
 @dataclass
@@ -55,17 +59,15 @@ def read_side(given: str, key: str) -> Side:
 
     Raises:
         FileNotFoundError: If there is no such config; with similar names.
-        ValueError: For a config of another package than mmseg and mmdet, or one that imports what is not installed.
+        ValueError: For a file that is no config or cannot be read, a config of another package than mmseg and mmdet,
+            or one that imports what is not installed.
     """
-    path = find_config(given, key)
-    name = given if '::' in given else str(path.resolve())
     try:
-        config = Config.fromfile(path)
-    except ImportError as error:
-        raise ValueError(
-            f'{key} {given}: the config imports a package that is not installed ({str(error).splitlines()[0]}). '
-            'Install it, or choose another network.'
-        ) from error
+        path = find_config(given, key)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
+    name = given if '::' in given else str(path.resolve())
+    config = _read(path, f'{key} {given}')
     scope = config.get('default_scope')
     task = TASKS.get(scope or '')
     if task is None:
@@ -73,7 +75,26 @@ def read_side(given: str, key: str) -> Side:
             f"{key} {given}: its default_scope is {scope!r}; a network of 'mmseg' or 'mmdet' is needed. A config of "
             'your own sets default_scope.'
         )
+    if 'model' not in config:
+        raise ValueError(f'{key} {given}: the config has no model. Give the config that trains or tests the network.')
     return Side(key, name, config, load_model({'cfg': name}, key).model, task)
+
+
+def _read(path: Path, where: str) -> Config:
+    if path.suffix not in _CONFIGS:
+        weights = ' The weights of a trained teacher are for --teacher-checkpoint.' if path.suffix in _WEIGHTS else ''
+        raise ValueError(f'{where}: not a config, which ends in .py.{weights}')
+    try:
+        return Config.fromfile(path)
+    except ImportError as error:
+        raise ValueError(
+            f'{where}: the config imports a package that is not installed ({str(error).splitlines()[0]}). Install it, '
+            'or choose another network.'
+        ) from error
+    except SyntaxError as error:
+        raise ValueError(f'{where}: line {error.lineno} of the config is no Python: {error.msg}.') from error
+    except Exception as error:  # a config may run any code
+        raise ValueError(f'{where}: the config cannot be read: {message_of(error)}') from error
 
 
 def read_foundation(given: str) -> dict[str, Any] | None:
@@ -81,10 +102,17 @@ def read_foundation(given: str) -> dict[str, Any] | None:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        KeyError: For an unknown model.
     """
-    model, _, file = given.partition(':')
-    if model not in MODELS_BY_NAME or file.startswith(':'):
+    model, colon, file = given.partition(':')
+    if model not in MODELS_BY_NAME:
+        if colon and not file.startswith(':') and not Path(given).is_file():
+            raise KeyError(f'--teacher {given}: unknown model {model!r}. {close_or_all(model, MODELS_BY_NAME)}')
         return None
+    if not file:
+        raise ValueError(
+            f'--teacher {given}: its weights are missing. Write --teacher {model}:FILE (docs/foundation.md).'
+        )
     path = Path(file).expanduser()
     if not path.is_file():
         raise FileNotFoundError(

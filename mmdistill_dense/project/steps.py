@@ -16,10 +16,11 @@ from mmdistill_dense.check.render import show
 from mmdistill_dense.check.run import Report, check_config
 from mmdistill_dense.export import export_student
 from mmdistill_dense.project.config_files import SUITE
+from mmdistill_dense.project.open_project import open_project
 from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.report.page import make_report
 from mmdistill_dense.suite.cli import main as suite_main
-from mmdistill_dense.suite.definition.definition import Definition, load
+from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.plan import configs, plan
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.utils.atomic import read_json, write_json
@@ -35,18 +36,13 @@ def run_project(folder: Path, rerun_changed: bool = False) -> int:
         FileNotFoundError: If the folder holds no project.
         ValueError: For a definition that cannot work.
     """
-    file = folder / SUITE
-    if not file.is_file():
-        raise FileNotFoundError(
-            f'{folder}: no {SUITE} in it; `python -m mmdistill_dense new --out {folder} …` writes one.'
-        )
     with quiet():
-        definition = load(file)
+        definition = open_project(folder)
         lines = list(screen(definition))
     print('\n'.join(lines), flush=True)
     if not checked(folder, definition):
         return 2
-    code = suite_main(['run', str(file), *(['--rerun-changed'] if rerun_changed else [])])
+    code = suite_main(['run', str(folder / SUITE), *(['--rerun-changed'] if rerun_changed else [])])
     if code:
         return code
     _report(folder, definition)
@@ -83,12 +79,13 @@ def checked(folder: Path, definition: Definition) -> bool:
         if known.get(name) == now or not (folder / name).is_file():
             continue
         with alive(f'checking {name}'):
-            options = Options(weights=weights, val=0, cost=False)
+            options = Options(weights=weights, val=0, cost=False, command=False)
             report = check_config(folder / name, options, lambda stage: None)
         for line in _said(name, report):
             print(line, flush=True)
         if report.verdict == ERROR:
             show(report, Console(file=sys.stdout, highlight=False))
+            print(f'run      stopped. Mend {folder / name}, or a file that it is made of; the same command goes on.')
             return False
         known = {**known, name: now}
         write_json(place, known)

@@ -32,6 +32,7 @@ from mmdistill_dense.recipes.compose import (
     unknown,
 )
 from mmdistill_dense.recipes.fits import best, fit_of
+from mmdistill_dense.utils.messages import some
 
 _NAME = re.compile(r'[\w.+-]+(:[\w.+-]+)+')
 _SETTINGS = re.compile(r'model\.distillers\.([^.]+)\.settings')
@@ -217,6 +218,10 @@ def _missing(path: Path) -> Path:
     """Return the file of another package's config (``mmseg::…``); raise FileNotFoundError for any other path."""
     if '::' in str(path):
         return find_config(str(path), 'config')
+    if path.is_dir():
+        files = sorted(str(one) for one in path.glob('*.py'))
+        listed = f'; its configs are {some(files, 8)}' if files else ''
+        raise FileNotFoundError(f'{path}: a folder, and one config is needed{listed}.')
     names = {one.file: one.name for one in combinations(path.parent.name)} if path.parent.name in methods() else {}
     name = names.get(configs() / path.parent.name / path.name)
     hint = f' It has a name: {name}.' if name else ' A config without a file is named METHOD:PAIR[:VARIANT].'

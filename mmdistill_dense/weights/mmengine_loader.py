@@ -8,6 +8,7 @@ torch's default, and downloads are not protected at all.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,31 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
     return read_values(path, map_location=map_location)
 
 
-def load_from_torchvision(filename: str, map_location: Any = None) -> Any:
-    """Read the weights that torchvision publishes under a name: ``torchvision://resnet18``.
+def address_of(filename: str) -> str:
+    """Return the address of weights that are published under a name; an address or a file stays as it is.
 
     Most detectors of mmdet start from such a name. The mm* packages do not install torchvision, so mmengine's own list
     of its names is enough; only the newer names (``resnet50.imagenet1k_v2``) need torchvision itself.
+
+    Args:
+        filename: ``torchvision://resnet18``, ``open-mmlab://resnet18_v1c``, ``mmcls://resnet50`` or another.
+
+    Raises:
+        KeyError: For a name that is not published.
     """
+    scheme, marker, name = filename.partition('://')
+    if not marker or scheme not in _LISTS:
+        return filename
+    found = _LISTS[scheme](filename)
+    if name not in found:
+        raise KeyError(f'{filename!r}: {scheme} publishes no weights under the name {name!r}.')
+    address = found[name]
+    return address if '://' in address else str(Path(mmengine_checkpoint._get_mmengine_home(), address))
+
+
+def _of_torchvision(filename: str) -> dict[str, str]:
     try:
-        urls = mmengine_checkpoint.get_torchvision_models()
+        return mmengine_checkpoint.get_torchvision_models()
     except ModuleNotFoundError as error:
         if error.name != 'torchvision':
             raise
@@ -77,23 +95,34 @@ def load_from_torchvision(filename: str, map_location: Any = None) -> Any:
             raise KeyError(
                 f'{filename!r}: mmengine does not list this name; pip install torchvision may know it.'
             ) from error
-    return load_from_http(_published(urls, filename), map_location)
+        return urls
 
 
-def load_from_openmmlab(filename: str, map_location: Any = None) -> Any:
-    """Read the weights that OpenMMLab publishes under a name: ``open-mmlab://resnet18_v1c``."""
+def _of_openmmlab(_: str) -> dict[str, str]:
     urls = mmengine_checkpoint.get_external_models()
     renamed = mmengine_checkpoint.get_deprecated_model_names()
-    address = _published({**urls, **{old: urls[new] for old, new in renamed.items() if new in urls}}, filename)
-    if address.startswith(('http://', 'https://')):
-        return load_from_http(address, map_location)
-    return load_from_local(str(Path(mmengine_checkpoint._get_mmengine_home(), address)), map_location)
+    return {**urls, **{old: urls[new] for old, new in renamed.items() if new in urls}}
+
+
+_LISTS: dict[str, Callable[[str], dict[str, str]]] = {
+    'torchvision': _of_torchvision,
+    'modelzoo': _of_torchvision,
+    'open-mmlab': _of_openmmlab,
+    'openmmlab': _of_openmmlab,
+    'mmcls': lambda _: mmengine_checkpoint.get_mmcls_models(),
+}
+
+
+def load_by_name(filename: str, map_location: Any = None) -> Any:
+    """Read the weights that torchvision or OpenMMLab publishes under a name."""
+    address = address_of(filename)
+    known = address.startswith(('http://', 'https://'))
+    return load_from_http(address, map_location) if known else load_from_local(address, map_location)
 
 
 def load_from_mmcls(filename: str, map_location: Any = None) -> Any:
     """Read a backbone that mmpretrain publishes under a name: ``mmcls://resnet50``."""
-    content = load_from_http(_published(mmengine_checkpoint.get_mmcls_models(), filename), map_location)
-    return mmengine_checkpoint._process_mmcls_checkpoint(content)
+    return mmengine_checkpoint._process_mmcls_checkpoint(load_by_name(filename, map_location))
 
 
 def load_from_ceph(filename: str, map_location: Any = None) -> Any:
@@ -108,13 +137,6 @@ def load_from_pavi(filename: str, map_location: Any = None) -> Any:
     raise ValueError(f'{filename!r}: mmdistill_dense does not read pavi://; download the file and give its path.')
 
 
-def _published(urls: dict[str, str], filename: str) -> str:
-    scheme, _, name = filename.partition('://')
-    if name not in urls:
-        raise KeyError(f'{filename!r}: {scheme} publishes no weights under the name {name!r}.')
-    return urls[name]
-
-
 @cache
 def install_reader() -> None:
     """Replace mmengine's loaders by ours, for all of its schemes; a second call does nothing.
@@ -126,8 +148,7 @@ def install_reader() -> None:
         ('http://', 'https://'): load_from_http,
         'pavi://': load_from_pavi,
         (r'(\S+\:)?s3://', r'(\S+\:)?petrel://'): load_from_ceph,
-        ('modelzoo://', 'torchvision://'): load_from_torchvision,
-        ('open-mmlab://', 'openmmlab://'): load_from_openmmlab,
+        ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://'): load_by_name,
         'mmcls://': load_from_mmcls,
     }
     for prefixes, loader in schemes.items():

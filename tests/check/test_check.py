@@ -261,3 +261,11 @@ def test_the_command_ends_with_2_for_a_config_that_is_none(tmp_path: Path, capsy
     (tmp_path / 'config.py').write_text('model = dict(')
     assert main_check([str(tmp_path / 'config.py')]) == 2
     assert 'ERROR while reading the config' in capsys.readouterr().out
+
+
+def test_sync_bn_is_checked_on_a_cpu(tmp_path: Path) -> None:
+    """Most segmentors of the zoo have it; training in one process makes it an ordinary BN."""
+    norm = dict(norm_cfg=dict(type='SyncBN', requires_grad=True))
+    model = toys.model_config(toys.seg_net('fcn', backbone=norm, decode_head=norm), toys.seg_teacher('fcn'))
+    report = check_config(toys.run_config(tmp_path, model, auto_scale_lr=dict(base_batch_size=2)), FAST)
+    assert report.verdict != 'error' and report.subject.terms, report.findings

@@ -46,18 +46,18 @@ def test_categories_without_boxes_are_left_out_and_said(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='--classes green: the label file has the categories red, white'):
+    with pytest.raises(ValueError, match='--classes green: .*instances_train.json has no such category'):
         find_box_data(box_folder(tmp_path), ['green'])
 
 
 def test_a_folder_without_label_files_says_what_is_needed(tmp_path: Path) -> None:
     picture(tmp_path / 'train/0.jpg')
     (tmp_path / 'notes.json').write_text('{}')
-    with pytest.raises(FileNotFoundError, match=r'1 json files, none with images.*format of COCO'):
+    with pytest.raises(FileNotFoundError, match=r'notes.json has , but no list of images.*format of COCO'):
         find_box_data(tmp_path)
 
 
 def test_missing_pictures_are_counted(tmp_path: Path) -> None:
     (box_folder(tmp_path) / 'train/2.jpg').unlink()
-    with pytest.raises(FileNotFoundError, match='1 of its 4 pictures are not there: 2.jpg'):
+    with pytest.raises(FileNotFoundError, match=r'1 of the 4 pictures of .* are not there: 2.jpg'):
         find_box_data(tmp_path)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.project.label_images import class_values, find_seg_data
+from mmdistill_dense.project.class_values import class_values
+from mmdistill_dense.project.label_images import find_seg_data
 from tests.project.folders_of_data import label, picture, seg_folder
 
 
@@ -93,5 +94,5 @@ def test_a_picture_without_label_is_named(tmp_path: Path) -> None:
 
 def test_pictures_without_labels_are_refused_with_the_layout(tmp_path: Path) -> None:
     shutil.rmtree(seg_folder(tmp_path) / 'labels')
-    with pytest.raises(ValueError, match='label images for none .* Expected for instance'):
+    with pytest.raises(ValueError, match='label images for none.* rename it so. Expected for instance'):
         find_seg_data(tmp_path)

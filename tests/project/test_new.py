@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mmdistill_dense.config.resolve import load_model, student_option
 from mmdistill_dense.guards.config import batch_problem
@@ -18,6 +19,7 @@ from tests.project.folders_of_data import box_folder, picture, seg_folder
 
 FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
 SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'
+DDRNET = 'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py'
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 KNET = 'mmseg::knet/knet-s3_r50-d8_deeplabv3_8xb2-adamw-80k_ade20k-512x512.py'
 CASCADE = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
@@ -56,7 +58,7 @@ def test_heads_in_lists_slide_tests_and_first_weights_are_set(capsys: pytest.Cap
     assert [head.num_classes for head in student.auxiliary_head] == [3, 3]
     assert tuple(student.data_preprocessor.size) == tuple(teacher.data_preprocessor.size) == (32, 64)
     assert teacher.test_cfg == {'mode': 'whole'}
-    assert teacher.backbone.init_cfg is None
+    assert read('control').model.teacher.pretrained is False and 'init_cfg' not in teacher.backbone
     assert 'STARTS FROM RANDOM WEIGHTS' in capsys.readouterr().out
 
 
@@ -127,13 +129,20 @@ def test_a_detector_with_queries_builds_with_its_settings() -> None:
         assert network.bbox_head.fc_cls.out_features == 3
 
 
+def own_network(schedule: str = '') -> None:
+    """A config, which needs no schedule if it is a trained teacher, and a checkpoint of it for three classes."""
+    Path('network.py').write_text(
+        "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/models/toy_teacher.py')\n"
+        f"default_scope = 'mmseg'\n{schedule}"
+    )
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        network = build_network(load_model({'cfg': 'network.py', 'decode_head': {'num_classes': 3}}, 'teacher'))
+    torch.save({'state_dict': network.state_dict()}, 'mine.pth')
+
+
 def test_a_trained_teacher_is_not_trained_again() -> None:
     seg_folder(Path('mine'))
-    Path('mine.pth').touch()
-    Path('network.py').write_text(  # it has no schedule, and needs none
-        "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/models/toy_teacher.py')\n"
-        "default_scope = 'mmseg'\n"
-    )
+    own_network()
     call(FASTSCNN, 'network.py', '--teacher-checkpoint', 'mine.pth')
     assert not Path('project/teacher.py').exists()
     assert read('control').model.teacher.checkpoint == str(Path('mine.pth').resolve())
@@ -143,13 +152,25 @@ def test_a_trained_teacher_is_not_trained_again() -> None:
 def test_a_foundation_model_and_pictures_without_labels() -> None:
     seg_folder(Path('mine'))
     Path('dino.pth').touch()
-    picture(Path('more/0.jpg'))
+    for number in range(4):
+        picture(Path(f'more/{number}.jpg'), 50 + number)
     call(FASTSCNN, 'dinov2_vits14:dino.pth', '--unlabelled', 'more')
     model = read('featurematch').model
     assert model.teacher.type == 'mmdistill_dense.FoundationTeacher' and model.teacher.model == 'dinov2_vits14'
     assert model.distillers.featurematch.teacher_tap == 'map'
     assert model.unlabelled == {'data_root': str(Path('more').resolve()), 'ratio': 1}
     assert not Path('project/teacher.py').exists()
+
+
+def test_a_network_that_takes_multiples_of_8_alone_is_tested_on_padded_pictures(capsys: pytest.CaptureFixture) -> None:
+    seg_folder(Path('mine'))
+    call(FASTSCNN, DDRNET, '--size', '32', '64')
+    student, teacher = models('control')
+    assert student.data_preprocessor.get('test_cfg') is None
+    assert teacher.data_preprocessor.test_cfg == {'size_divisor': 8}
+    assert 'multiples of 8: tested pictures are padded' in capsys.readouterr().out
+    call(FASTSCNN, DDRNET, '--size', '30', '64', '--out', 'other', code=2)
+    assert 'it takes multiples of 8 as sizes, and the crop is 30x64. Write --size 32 64' in capsys.readouterr().err
 
 
 def test_divided_data_have_their_lists(folder: Path) -> None:
@@ -190,7 +211,7 @@ def test_changed_files_are_not_overwritten(capsys: pytest.CaptureFixture) -> Non
         (('--student', 'mmseg::fastscnn/fast_scnn'), "--student='mmseg::fastscnn/fast_scnn': mmseg has no such config"),
         (('--student', RETINANET), '--student mmdet::retinanet/retinanet_r18_fpn_1x_coco.py for detection'),
         (('--data', 'nowhere'), 'nowhere: no such folder'),
-        (('--method', 'cwdd'), "method 'cwdd': unknown"),
+        (('--method', 'cwdd'), '--method cwdd: unknown. Close: cwd'),
         (('--method', 'pkd'), '--method pkd: it has no options for EncoderDecoder'),
         (('--unlabelled', 'nowhere'), '--unlabelled nowhere: no such folder'),
         (('--teacher-checkpoint', 'no.pth'), '--teacher-checkpoint no.pth: no such file'),

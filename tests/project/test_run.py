@@ -121,7 +121,7 @@ def test_what_was_checked_is_known_until_a_file_changes(monkeypatch: pytest.Monk
 
 def test_a_folder_without_project_is_refused(capsys: pytest.CaptureFixture) -> None:
     assert main_run(['nowhere']) == 2
-    assert 'nowhere: no suite.yaml in it' in capsys.readouterr().err
+    assert 'nowhere: no such folder' in capsys.readouterr().err
 
 
 def test_every_command_is_there(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

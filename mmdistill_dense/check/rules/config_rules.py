@@ -18,6 +18,7 @@ from mmdistill_dense.guards.config import (
     check_crop,
     check_top_level_distillers,
 )
+from mmdistill_dense.guards.laid_over import check_laid_over
 from mmdistill_dense.recipes.check_data import classes_of, optimizer_problem
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.protocols import Sample
@@ -35,8 +36,9 @@ def keys(subject: Subject) -> Findings:
 
 
 def overrides(subject: Subject) -> Findings:
-    """Find ``--cfg-options`` that change the top-level ``distillers`` only, which has no effect."""
+    """Find changes of distillers that have no effect, or another than they look like."""
     check_top_level_distillers(subject.config)
+    check_laid_over(subject.config)
     yield from ()
 
 
@@ -123,7 +125,8 @@ def data(subject: Subject) -> Findings:
     """Check that there are pictures to train and to validate on."""
     if subject.data_problem and subject.options.size is None:
         message = f'training cannot start: {subject.data_problem}'
-        yield Finding(ERROR, 'data', message, 'The rest is checked on generated pictures, as with --size H W.')
+        with_option = ', as with --size H W' if subject.options.command else ''
+        yield Finding(ERROR, 'data', message, f'The rest is checked on generated pictures{with_option}.')
     if subject.validation_problem:
         yield Finding(ERROR, 'data', f'training would stop at the first validation: {subject.validation_problem}')
 

@@ -13,6 +13,7 @@ from mmdistill_dense.distillers.maskd.fingerprint import from_number
 from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.maskd.prepare_tokens import Places
 from mmdistill_dense.registry import MODELS
+from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
 
@@ -51,9 +52,11 @@ def ready_distiller(
     if checkpoint is None or tokens is not None:
         values = places.read_known(tokens or distiller.tokens, MMLogger.get_current_instance())
         if values is None:
+            beside = sorted(str(path) for path in Path(places.final).parent.glob('*.pth'))
+            others = f' {some(beside)} is of other settings: repeat the --cfg-options of its run.' if beside else ''
             raise FileNotFoundError(
                 f'There are no tokens at {str(places.final)!r}: learn them with tools/learn_tokens.py or by training, '
-                'or give a token file or a checkpoint.'
+                f'or give a token file or a checkpoint.{others}'
             )
         distiller.load_tokens(values, places.teacher)
     elif not distiller.has_tokens_of(places.teacher):

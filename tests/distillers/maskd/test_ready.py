@@ -62,6 +62,17 @@ def test_nothing_learned_yet(tmp_path):
         ready_distiller(toys.run_config(tmp_path, seg_model()))
 
 
+def test_tokens_that_were_learned_with_other_options_are_named(tmp_path):
+    config = toys.run_config(tmp_path, seg_model())
+    with pytest.raises(FileNotFoundError) as missing:
+        ready_distiller(config)
+    folder = Path(str(missing.value).split("'")[1]).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'maskd-other.pth').touch()
+    with pytest.raises(FileNotFoundError, match=r'maskd-other.pth is of other settings: repeat the --cfg-options'):
+        ready_distiller(config)
+
+
 def test_a_config_without_maskd(tmp_path):
     kd = toys.model_config(distillers=dict(kd=dict(type='LogitKD')))
     for model in (kd, toys.seg_net()):

@@ -1,0 +1,129 @@
+"""The classes of label images: the values in them, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmdistill_dense.project.open_pictures import opened, size_of
+from mmdistill_dense.utils.evenly import evenly
+from mmdistill_dense.utils.messages import some
+
+IGNORED = 255
+COUNTED = 200  # label images of each split whose values are read
+LIST = 'classes.txt'
+NO_CLASS = '-'
+_GAP = 10  # missing values that a rare class may explain
+Pair = tuple[Path, Path]  # a picture and its label image
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values in label images.
+
+    Attributes:
+        files: The label images of each value; the values are sorted.
+        looked: How many were read.
+        total: How many there are.
+    """
+
+    files: Mapping[int, Sequence[Path]]
+    looked: int
+    total: int
+
+    @property
+    def said(self) -> str:
+        """The values, for a message, with a file that has the highest one."""
+        named = [value for value in self.files if value != IGNORED] or list(self.files)
+        return f'{some(self.files, 12)} (the {named[-1]} for instance in {self.files[named[-1]][0]})'
+
+
+def read_values(splits: Sequence[Sequence[Pair]]) -> Values:
+    """Read some pairs of each split.
+
+    Raises:
+        ValueError: For a file that cannot be read, a label image in colours, or one of another size than its picture.
+    """
+    files: dict[int, list[Path]] = {}
+    looked = [pair for split in splits for pair in evenly(split, COUNTED)]
+    for path, label in looked:
+        with opened(label) as image:
+            if image.mode not in ('L', 'P', 'I', '1', 'I;16'):
+                raise ValueError(
+                    f'--data: {label} has the mode {image.mode}; a label image has one channel that holds the number '
+                    'of the class. Convert colours to numbers first.'
+                )
+            size = size_of(image)
+            for value in np.unique(np.asarray(image)).tolist():
+                files.setdefault(int(value), []).append(label)
+        with opened(path) as picture:
+            if size_of(picture) != size:
+                raise ValueError(
+                    f'--data: {path} has {_said(size_of(picture))} pixels, its label image {label} has {_said(size)}. '
+                    'Bring the label image to the size of the picture, without mixing its values (nearest pixel).'
+                )
+    return Values(dict(sorted(files.items())), len(looked), sum(map(len, splits)))
+
+
+def _said(size: tuple[int, int]) -> str:
+    return f'{size[0]}x{size[1]}'
+
+
+def name_classes(
+    root: Path, found: Values, given: Sequence[str], notes: list[str]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return class names and label values, see :class:`mmdistill_dense.project.label_images.SegData`.
+
+    Raises:
+        ValueError: For names that do not fit the values, or label images of a single value.
+    """
+    names, source = tuple(given), '--classes'
+    if not names and (root / LIST).is_file():
+        lines = (root / LIST).read_text(encoding='utf-8').splitlines()
+        names, source = tuple(line.strip() for line in lines if line.strip()), str(root / LIST)
+    if len(found.files) == 1:
+        only = next(iter(found.files))
+        raise ValueError(
+            f'--data {root}: the {found.looked} label images that were looked at hold the value {only} alone, so there '
+            'is nothing to learn. A label image holds the number of the class at each pixel.'
+        )
+    values = class_values(tuple(found.files))
+    counted = values != tuple(range(len(values)))  # 0, 255 or 0, 38, 75: the values are not the numbers of classes
+    if counted and len(found.files[values[-1]]) == 1 and found.looked > 1:
+        notes.append(f'the value {values[-1]} stands in one label image alone: {found.files[values[-1]][0]}')
+    if not names:
+        notes.append(
+            f'{len(values)} classes counted in {found.looked} of {found.total} label images (values '
+            f'{some(values, 12)}); name them with --classes, or in {LIST} in the data folder'
+        )
+        return tuple(f'class_{value}' for value in values), values if counted else ()
+    table = values if counted else tuple(range(len(names)))
+    if len(names) < len(values) or len(names) != len(table):
+        apart = ' Names stand apart: --classes sky road.' if len(names) == 1 and ',' in names[0] else ''
+        raise ValueError(
+            f'{source}: {len(names)} names ({some(names)}), but the label images have the values {found.said}; '
+            f'{IGNORED} is ignored. Name each value in this order, the missing ones between them too.{apart} The name '
+            f'{NO_CLASS} stands for pixels to ignore.'
+        )
+    kept = [(name, value) for name, value in zip(names, table, strict=True) if name != NO_CLASS]
+    if twice := {name for name, _ in kept if [one for one, _ in kept].count(name) > 1}:
+        raise ValueError(
+            f'{source}: {some(sorted(twice))} twice. Give each class its own name; {NO_CLASS} ignores a value.'
+        )
+    if unseen := [f'{name} ({value})' for name, value in kept if value not in found.files]:
+        notes.append(f'in none of the {found.looked} label images that were looked at: {some(unseen)}')
+    return tuple(name for name, _ in kept), tuple(value for _, value in kept) if counted or NO_CLASS in names else ()
+
+
+def class_values(found: Sequence[int]) -> tuple[int, ...]:
+    """Return the label values that are classes: 0 to the largest, or only those found where they are far apart.
+
+    255 is ignored, unless it is needed: masks of 0 and 255 have two classes.
+    """
+    rest = [value for value in found if value != IGNORED]
+    if len(rest) >= 2 and max(rest) < len(rest) + _GAP:
+        return tuple(range(max(rest) + 1))
+    return tuple(found) if len(found) >= 2 else (0, 1)

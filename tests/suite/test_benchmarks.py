@@ -58,9 +58,7 @@ def test_no_method_that_fits_is_left_out_of_a_comparison(suite: Definition) -> N
         assert suite.methods.keys() == {'auto'} and rows == {'pcd'} and suite.methods['auto'].settings == 'auto'
         assert suite.seeds == (21, 22, 23, 24, 25)
     elif '_unlabelled' in suite.path.stem:
-        assert (
-            rows == {'kd', 'pcd'} and {'alone_2x', 'pcd_more', 'pseudo', 'pcd_pretrained'} <= suite.methods.keys()
-        )
+        assert rows == {'kd', 'pcd'} and {'alone_2x', 'pcd_more', 'pseudo', 'pcd_pretrained'} <= suite.methods.keys()
     elif suite.path.stem != 'toy':  # shows how a definition is written
         assert rows == set(fitting(suite.control))
 

@@ -55,7 +55,8 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     fresh_folder(item.config.stash[ELSEWHERE])
     if item.path != item.config.stash[LAST]:
-        # What a file left for good, such as modules and configs in caches; without this, half a second a data set.
+        # Libraries and cached configs that a file of tests leaves stay as well. At the end of `make test` it would take
+        # half a second to walk them, at each data set.
         item.config.stash[LAST] = item.path
         gc.collect()
         gc.freeze()

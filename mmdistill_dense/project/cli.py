@@ -77,7 +77,7 @@ def parsed(
         argv: The command line without the program's name.
         known: What users may mean: the option here, or None for an option of ``new``.
     """
-    args, rest = parser.parse_known_args(argv)
+    _, rest = parser.parse_known_args(argv)
     for option in [word for word in rest if word.startswith('-')]:
         if option in known:
             here = known[option]
@@ -86,7 +86,7 @@ def parsed(
         parser.error(f'{option}: no such option. ' + (f'Close: {", ".join(close)}' if close else '--help shows all'))
     if rest:
         parser.error(f'{" ".join(rest)}: belongs to no option. A name with spaces stands in quotes')
-    return args
+    return parser.parse_args(argv)
 
 
 def main_new(argv: Sequence[str] | None = None) -> int:

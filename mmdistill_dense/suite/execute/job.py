@@ -113,7 +113,7 @@ def check_unchanged(run: Run, expected: str) -> None:
         if found not in (None, expected):
             raise ValueError(
                 f'{run.title}: {run.folder} was made with config {found}, the definition now gives {expected}. Undo '
-                'the change, set another `out`, or repeat changed runs with `suite.py run --rerun-changed`.'
+                'the change, set another `out`, or give the same command --rerun-changed, which repeats changed runs.'
             )
 
 
@@ -132,7 +132,7 @@ def check_processes(run: Run, processes: int) -> None:
     raise ValueError(
         f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, so '
         'one table cannot hold both. Continue as it was begun (`suite.py slurm` starts slurm.processes, `suite.py run` '
-        'starts one), set another `out`, or repeat such runs with `suite.py run --rerun-changed`.'
+        'starts one), set another `out`, or give the same command --rerun-changed, which repeats such runs.'
     )
 
 

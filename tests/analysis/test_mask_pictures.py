@@ -81,6 +81,7 @@ def test_padding_is_cut_off() -> None:
     assert {row.masks.shape for row in mask_rows(model, distiller, item)} == {(TOKENS, 40, 50)}
 
 
+@pytest.mark.soak
 def test_a_detector_has_a_picture_for_each_image(tmp_path: Path) -> None:
     model, distiller = with_tokens('mmdet', **det_options('neck[:2]'))  # a row for each level takes its time
     items = [toys.det_item(0, index) for index in range(3)]

@@ -121,7 +121,9 @@ def test_panel_is_blue_at_its_smallest_cosine_and_red_at_one() -> None:
     assert blue0 > red0 and red1 > blue1
 
 
-@pytest.mark.parametrize('kind', ['pretraining', 'seg', 'det'])
+@pytest.mark.parametrize(
+    'kind', ['seg', *(pytest.param(kind, marks=pytest.mark.soak) for kind in ('pretraining', 'det'))]
+)
 def test_a_picture_has_a_row_for_each_pixel_and_three_panels(kind: str, tmp_path: Path) -> None:
     model, distiller = of_kind(kind)
     image = cv2.resize(SEG_IMAGE, (250, 120))
@@ -167,6 +169,7 @@ def test_command_shows_a_pretraining_run_before_and_after(tmp_path: Path) -> Non
     assert toys.differing(untrained.state_dict(), trained)
 
 
+@pytest.mark.soak
 def test_command_shows_files_with_the_distiller_that_is_named(tmp_path: Path) -> None:
     with toys.unformatted():
         toys.run_config(tmp_path / 'run', toys.model_config(**seg_options())).dump(tmp_path / 'config.py')

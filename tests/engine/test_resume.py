@@ -307,7 +307,7 @@ def validated():
     return folder, list(run.message_hub.log_scalars['val/mIoU'].data[0])
 
 
-@pytest.mark.parametrize('turn', [1, 3], ids=['first', 'last'])
+@pytest.mark.parametrize('turn', [pytest.param(1, marks=pytest.mark.soak), 3], ids=['first', 'last'])
 def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkeypatch, turn):
     """Behind the last iteration too, where nothing is left to train; its score would be lost, and the best file."""
     plain = toys.seg_net('fcn', dropout=0.1)

@@ -253,6 +253,7 @@ def run(cfg: Config) -> tuple[Any, Modes]:
     return runner, modes
 
 
+@pytest.mark.soak
 def test_measures_come_by_epoch_and_probes_at_start_and_end(tmp_path: Path) -> None:
     runner, modes = run(runs.config(tmp_path, epochs=3, custom_hooks=[dict(HOOK, interval=2, probe_interval=2)]))
     assert [entry['step'] for entry in curve(tmp_path, 'monitor/pcd.out_std')] == [1, 11]

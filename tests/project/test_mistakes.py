@@ -20,6 +20,7 @@ from tests.project.test_new import FASTSCNN, RETINANET, own_network
 from tests.project.test_run import project
 
 Do = Callable[[], object]
+LONG = pytest.mark.soak  # cases of a kind that another one shows
 SCHEDULE = "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))\ntrain_cfg = dict(max_iters=100)\n"
 
 
@@ -55,24 +56,42 @@ def cut(path: str) -> None:
     ('mistake', 'words', 'message'),
     [
         (lambda: shutil.rmtree('mine/labels'), (), 'rename it so'),
-        (lambda: shutil.rmtree('mine/images'), (), 'A picture ends in .jpg'),
-        (lambda: None, ('--data', 'mine/images/train/0.jpg'), 'a file. Give the folder that holds it'),
-        (lambda: every('images/*/*', lambda p: p.with_suffix('.txt').touch() or p.unlink()), (), 'A picture ends in'),
+        pytest.param(lambda: shutil.rmtree('mine/images'), (), 'A picture ends in .jpg', marks=LONG),
+        pytest.param(
+            lambda: None, ('--data', 'mine/images/train/0.jpg'), 'a file. Give the folder that holds it', marks=LONG
+        ),
+        pytest.param(
+            lambda: every('images/*/*', lambda p: p.with_suffix('.txt').touch() or p.unlink()),
+            (),
+            'A picture ends in',
+            marks=LONG,
+        ),
         (lambda: label(Path('mine/labels/val/1.png'), (0, 1, 2, 3)), ('--classes', 'a', 'b', 'c'), 'val/1.png'),
         (lambda: every('labels/*/*', lambda p: label(p, (0,))), (), 'hold the value 0 alone'),
         (lambda: Image.new('L', (9, 9), 1).save('mine/labels/val/0.png'), (), '48x64 pixels, its label image'),
         (lambda: None, ('--classes', 'a', 'b', 'a'), '--classes: a twice'),
-        (lambda: None, ('--classes', 'a,b,c'), 'Names stand apart'),
+        pytest.param(lambda: None, ('--classes', 'a,b,c'), 'Names stand apart', marks=LONG),
         (lambda: cut('mine/images/train/0.jpg'), (), 'images/train/0.jpg cannot be read as a picture'),
-        (lambda: Path('mine/labels/train/1.png').write_text('x'), (), 'labels/train/1.png cannot be read'),
-        (lambda: Path('mine/classes.txt').write_text('a'), (), 'mine/classes.txt: 1 names'),
+        pytest.param(
+            lambda: Path('mine/labels/train/1.png').write_text('x'), (), 'labels/train/1.png cannot be read', marks=LONG
+        ),
+        pytest.param(lambda: Path('mine/classes.txt').write_text('a'), (), 'mine/classes.txt: 1 names', marks=LONG),
         (lambda: Path('more').mkdir(), ('--unlabelled', 'more'), '--unlabelled more: 0 pictures in it'),
-        (lambda: None, ('--unlabelled', 'mine'), '--unlabelled mine: it holds the label images'),
+        pytest.param(
+            lambda: None, ('--unlabelled', 'mine'), '--unlabelled mine: it holds the label images', marks=LONG
+        ),
         (lambda: None, ('--unlabelled', 'mine/images/val'), '2 of its 2 pictures are those of val'),
         (lambda: Path('project').touch(), (), '--out project: a file of this name is there'),
         (lambda: None, ('--student', 'fast_scnn_8xb4-160k_cityscapes-512x1024'), f'Did you mean {FASTSCNN}?'),
-        (lambda: None, ('--student', 'mmpretrain::resnet18'), 'Names of configs begin with mmseg::'),
-        (lambda: Path('a.pth').touch(), ('--teacher', 'a.pth'), 'trained teacher are for --teacher-checkpoint'),
+        pytest.param(
+            lambda: None, ('--student', 'mmpretrain::resnet18'), 'Names of configs begin with mmseg::', marks=LONG
+        ),
+        pytest.param(
+            lambda: Path('a.pth').touch(),
+            ('--teacher', 'a.pth'),
+            'trained teacher are for --teacher-checkpoint',
+            marks=LONG,
+        ),
         (
             lambda: Path('a.py').write_text('x = (\n'),
             ('--student', 'a.py'),
@@ -84,9 +103,14 @@ def cut(path: str) -> None:
             '--student a.py: the config cannot be read',
         ),
         (lambda: Path('a.py').write_text("default_scope = 'mmseg'"), ('--student', 'a.py'), 'the config has no model'),
-        (lambda: Path('a.json').write_text('hello'), ('--student', 'a.json'), '--student a.json: the config cannot'),
+        pytest.param(
+            lambda: Path('a.json').write_text('hello'),
+            ('--student', 'a.json'),
+            '--student a.json: the config cannot',
+            marks=LONG,
+        ),
         (lambda: None, ('--teacher', 'dinov2_vits41:a.pth'), "unknown model 'dinov2_vits41'. Close: dinov2_vits14"),
-        (lambda: None, ('--teacher', 'dinov2_vits14'), 'Write --teacher dinov2_vits14:FILE'),
+        pytest.param(lambda: None, ('--teacher', 'dinov2_vits14'), 'Write --teacher dinov2_vits14:FILE', marks=LONG),
         (
             lambda: None,
             ('--teacher', 'dinov2_vits14:mine.pth', '--method', 'kd'),
@@ -97,7 +121,12 @@ def cut(path: str) -> None:
             ('--teacher', 'dinov2_vits14:mine.pth', '--teacher-checkpoint', 'mine.pth'),
             '--teacher-checkpoint mine.pth: --teacher dinov2_vits14:mine.pth names its weights',
         ),
-        (lambda: cut('mine.pth'), ('--teacher-checkpoint', 'mine.pth'), 'mine.pth: .* is no readable checkpoint'),
+        pytest.param(
+            lambda: cut('mine.pth'),
+            ('--teacher-checkpoint', 'mine.pth'),
+            'mine.pth: .* is no readable checkpoint',
+            marks=LONG,
+        ),
         (lambda: torch.save({'x': torch.ones(1)}, 'mine.pth'), ('--teacher-checkpoint', 'mine.pth'), 'does not fit'),
         (
             lambda: every('labels/*/*', lambda p: label(p, (0, 1, 2, 3))),
@@ -155,20 +184,24 @@ def each(kind: str, **values: Any) -> Callable[[dict[str, Any]], object]:
         (content(lambda found: found.pop('categories')), (), 'but no list of categories'),
         (lambda: cut('mine/annotations/instances_train.json'), (), 'instances_train.json is damaged, or no json file'),
         (content(each('annotations', bbox=None)), (), 'annotations have no bbox'),
-        (content(each('annotations', category_id=None)), (), 'annotations have no category_id'),
-        (content(each('images', file_name=None)), (), '4 of 4 images have no file_name'),
-        (content(each('annotations', image_id=99)), (), 'have an image_id that is the id of no picture'),
+        pytest.param(content(each('annotations', category_id=None)), (), 'annotations have no category_id', marks=LONG),
+        pytest.param(content(each('images', file_name=None)), (), '4 of 4 images have no file_name', marks=LONG),
+        pytest.param(
+            content(each('annotations', image_id=99)), (), 'have an image_id that is the id of no picture', marks=LONG
+        ),
         (content(each('annotations', bbox=[9, 9, -5, -5])), (), 'a bbox is x, y, width, height'),
-        (content(lambda found: found.update(annotations=[])), (), 'has no box of red, white'),
+        pytest.param(content(lambda found: found.update(annotations=[])), (), 'has no box of red, white', marks=LONG),
         (
             content(lambda found: found['categories'].reverse(), 'val'),
             (),
             'lists the categories white, red; the classes',
         ),
         (content(each('images', width=10)), (), 'has 48x10 pixels (height x width); it has 48x64'),
-        (lambda: Path('mine/train/1.jpg').write_text('x'), (), 'train/1.jpg cannot be read as a picture'),
+        pytest.param(
+            lambda: Path('mine/train/1.jpg').write_text('x'), (), 'train/1.jpg cannot be read as a picture', marks=LONG
+        ),
         (lambda: None, ('--classes', 'Red'), '--classes Red: '),
-        (lambda: shutil.rmtree('mine/annotations'), (), 'no json file.'),
+        pytest.param(lambda: shutil.rmtree('mine/annotations'), (), 'no json file.', marks=LONG),
         (
             lambda: shutil.rmtree('mine/annotations') or Path('mine/train/0.xml').touch(),
             (),
@@ -212,7 +245,7 @@ def break_file(name: str, old: str, new: str) -> Do:
 @pytest.mark.parametrize(
     ('mistake', 'words', 'message'),
     [
-        (lambda: None, ('run', 'nowhere'), 'nowhere: no such folder'),
+        pytest.param(lambda: None, ('run', 'nowhere'), 'nowhere: no such folder', marks=LONG),
         (lambda: None, ('run', 'mine'), 'mine: no suite.yaml in it, so `new` did not write this folder'),
         (lambda: None, ('run', 'project/suite.yaml'), 'Give the folder: python -m mmdistill_dense run project'),
         (break_file('kd.py', '_base_ =', '_base_ = ('), ('run', 'project'), 'project/kd.py: line '),
@@ -220,8 +253,15 @@ def break_file(name: str, old: str, new: str) -> Do:
         (lambda: Path('project/data.py').unlink(), ('run', 'project'), 'project: data.py is missing'),
         (lambda: Path('mine').rename('moved'), ('run', 'project'), 'Write there where the data are now'),
         (lambda: None, ('chek', 'project'), 'chek: no such command. Close: check'),
-        (lambda: None, ('export', 'project/kd.py', 'no.pth', 'out.pth'), 'no.pth: no such file'),
-        (lambda: None, ('train', 'project'), 'project: a folder, and one config is needed; its configs are'),
+        pytest.param(
+            lambda: None, ('export', 'project/kd.py', 'no.pth', 'out.pth'), 'no.pth: no such file', marks=LONG
+        ),
+        pytest.param(
+            lambda: None,
+            ('train', 'project'),
+            'project: a folder, and one config is needed; its configs are',
+            marks=LONG,
+        ),
     ],
 )
 def test_projects(mistake: Do, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture) -> None:

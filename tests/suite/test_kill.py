@@ -18,7 +18,7 @@ from tests.suite import tiny
 
 METHODS = {'kd': {}, 'maskd': {'options': {'learn.max_iters': 30}}}
 SEEDS = [0]
-ITERS = 60
+ITERS = 40
 STABLE = ('name', 'seed', 'choice', 'config_hash', 'metrics', 'score', 'checkpoint', 'iterations', 'shares')
 
 

@@ -12,6 +12,7 @@ from tests.distillers.maskd.test_learn import blobs, learner
 from tests.distillers.maskd.tokens import LOGITS, NECK, random_tokens, seg_model, tokens_of
 
 BATCH = 4
+pytestmark = pytest.mark.soak
 DISTILLERS = dict(
     maps=dict(NECK, student_tap='backbone[3]', student_mask_from=0),
     logits=dict(

@@ -36,7 +36,6 @@ def test_file(golden_file: Path, dtype: torch.dtype, record_property) -> None:
     assert not wrong, wrong
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 def test_ten_tolerances_are_too_much(golden_file: Path, dtype: torch.dtype) -> None:
     kind, arrays = read(golden_file)

@@ -42,7 +42,7 @@ def _check_file(path: Path) -> None:
 
 
 def _written(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield name and type of each distiller that stands in this file and is to be merged."""
+    """Yield the name and type of each distiller in this file that mmengine would merge with one of a base."""
     for node in ast.parse(path.read_text(encoding='utf-8')).body:
         if isinstance(node, ast.Assign) and any(
             isinstance(one, ast.Name) and one.id == 'model' for one in node.targets

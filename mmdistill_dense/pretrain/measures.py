@@ -83,7 +83,7 @@ def _spreads(distiller: FeatureDistiller, student: Recorded, teacher: Recorded) 
     found = []
     students, teachers = distiller.views(student, teacher)[0]
     for level, (tapped, taught) in enumerate(zip(students, teachers, strict=True)):
-        with untouched(distiller):
+        with untouched(distiller.aligns[level]):
             own, target = distiller.matched(tapped, taught, level)
         figures = {}
         with torch.autocast(tapped.device.type, enabled=False):

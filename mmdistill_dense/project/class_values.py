@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmdistill_dense.project.open_pictures import opened, size_of
+from mmdistill_dense.project.open_pictures import opened, size_of, size_text
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.messages import some
 
@@ -62,14 +62,11 @@ def read_values(splits: Sequence[Sequence[Pair]]) -> Values:
         with opened(path) as picture:
             if size_of(picture) != size:
                 raise ValueError(
-                    f'--data: {path} has {_said(size_of(picture))} pixels, its label image {label} has {_said(size)}. '
-                    'Bring the label image to the size of the picture, without mixing its values (nearest pixel).'
+                    f'--data: {path} has {size_text(size_of(picture))} pixels, its label image {label} has '
+                    f'{size_text(size)}. Bring the label image to the size of the picture, without mixing its values '
+                    '(nearest pixel).'
                 )
     return Values(dict(sorted(files.items())), len(looked), sum(map(len, splits)))
-
-
-def _said(size: tuple[int, int]) -> str:
-    return f'{size[0]}x{size[1]}'
 
 
 def name_classes(

@@ -70,7 +70,7 @@ def new_parser() -> argparse.ArgumentParser:
 def parsed(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, known: Mapping[str, str | None]
 ) -> argparse.Namespace:
-    """Read a command line. An unknown option ends the program with a close name, or what it is called here.
+    """Read a command line. An unknown option ends the program; the message gives a close name, or its name here.
 
     Args:
         parser: The parser.

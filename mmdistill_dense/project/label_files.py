@@ -1,4 +1,4 @@
-"""Read label files in COCO's format, and say what is wrong with them in the words of the format."""
+"""Read label files in COCO's format, and name what is wrong with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdistill_dense.project.open_pictures import SAMPLED, opened, size_of
+from mmdistill_dense.project.open_pictures import SAMPLED, opened, size_of, size_text
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.messages import some
 
@@ -50,7 +50,7 @@ def _read(path: Path) -> Any:
 
 
 def none_found(root: Path, files: Sequence[Path]) -> str:
-    """Say what is there in place of label files."""
+    """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
         return f'no label file. {" ".join(_lacks(path) for path in files[:2])}'
     counts = Counter(path.suffix for path in root.rglob('*') if path.suffix in _OTHERS and path.name != 'classes.txt')
@@ -71,7 +71,7 @@ def _lacks(path: Path) -> str:
 
 
 def check_entries(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
-    """Check every entry of a label file, and yield what is left out.
+    """Check every entry of a label file. Yield a warning for entries that the training skips.
 
     Raises:
         ValueError: For entries without a key that is needed, or if no box belongs to a picture or has an area.
@@ -100,7 +100,7 @@ def check_entries(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_sizes(path: Path, folder: Path, images: Sequence[Mapping[str, Any]]) -> None:
-    """Read some pictures whole, and compare their sizes with those of the label file.
+    """Compare the sizes of some pictures with those in the label file. The pictures are read whole.
 
     Raises:
         ValueError: For a picture that cannot be read, or that has another size.
@@ -111,10 +111,6 @@ def check_sizes(path: Path, folder: Path, images: Sequence[Mapping[str, Any]]) -
             found, written = size_of(picture), (one['height'], one['width'])
         if found not in (written, written[::-1]):
             raise ValueError(
-                f'--data: {path} says that {one["file_name"]} has {_said(written)} pixels (height x width); it has '
-                f'{_said(found)}, so the boxes do not fit. Correct the label file, or take the pictures of it.'
+                f'--data: {path} says that {one["file_name"]} has {size_text(written)} pixels (height x width); it has '
+                f'{size_text(found)}, so the boxes do not fit. Correct the label file, or take the pictures of it.'
             )
-
-
-def _said(size: tuple[int, int]) -> str:
-    return f'{size[0]}x{size[1]}'

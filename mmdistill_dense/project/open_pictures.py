@@ -38,6 +38,11 @@ def size_of(picture: Image.Image) -> tuple[int, int]:
     return (width, height) if picture.getexif().get(_ORIENTATION) in _LYING else (height, width)
 
 
+def size_text(size: tuple[int, int]) -> str:
+    """Return a size for a message."""
+    return f'{size[0]}x{size[1]}'
+
+
 def usual_size(paths: Sequence[Path]) -> tuple[int, int]:
     """Return the median height and width of pictures; some are read whole.
 

@@ -1,4 +1,4 @@
-"""Open a folder that ``new`` wrote, and say what is missing or broken in it."""
+"""Open a folder that ``new`` wrote, and name what is missing or broken."""
 
 from __future__ import annotations
 

@@ -8,8 +8,16 @@ from pathlib import Path
 
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.plan.runs import CONTROL
-from mmdistill_dense.suite.table.markdown import NONE, head_lines, line, row_title
-from mmdistill_dense.suite.table.paired import LEVEL, Gain, paired_gain, paired_gains
+from mmdistill_dense.suite.table.markdown import (
+    NONE,
+    head_lines,
+    interval_text,
+    line,
+    mean_text,
+    row_title,
+    score_cell,
+)
+from mmdistill_dense.suite.table.paired import LEVEL, Gain, holm, paired_gain
 from mmdistill_dense.suite.table.rows import Row, Table, collect
 from mmdistill_dense.utils.atomic import write_text
 
@@ -54,23 +62,23 @@ def as_markdown(tables: Sequence[Table], against: str = CONTROL) -> str:
     """Return the table with a line per suite and a column per method, and how to read it."""
     _check(tables, against)
     methods = across(tables, against)
+    if not methods:
+        rows = '; '.join(f'{_name(table)}: {", ".join(table.definition.methods)}' for table in tables)
+        raise ValueError(f'across: the definitions share no row beside {against}. They have {rows}.')
     base = row_title(Row(against, {}))
     head = ['suite', 'metric', f'{base} ± sd', *(method.name for method in methods)]
     lines = head_lines(head)
     for place, table in enumerate(tables):
         gains = [_cell(method.each[place], table.row(against)) for method in methods]
-        lines.append(line([_name(table), table.definition.metric, _scores(table.row(against)), *gains]))
+        lines.append(line([_name(table), table.definition.metric, score_cell(table.row(against)), *gains]))
     lines.append(line([f'**mean over suites** [{LEVEL:.0%} interval]', '', '', *(_mean(one) for one in methods)]))
     return '\n'.join([*lines, '', *_reading(base)]) + '\n'
 
 
 def _across(name: str, tables: Sequence[Table], against: str) -> Across:
     # Holm's correction is over what is tested together: here the suites of one method
-    gains = [paired_gain(table.row(name).scores, table.row(against).scores) for table in tables]
-    differences = {str(place): dict(gain.each) for place, gain in enumerate(gains) if gain}
-    zeros = {seed: 0.0 for each in differences.values() for seed in each}
-    corrected = paired_gains(differences, zeros)
-    each = tuple(corrected.get(str(place)) for place in range(len(tables)))
+    gains = holm({_name(table): paired_gain(table.row(name).scores, table.row(against).scores) for table in tables})
+    each = tuple(gains.values())
     means = {place: gain.mean for place, gain in enumerate(each) if gain}
     return Across(name, each, paired_gain(means, dict.fromkeys(means, 0.0)))
 
@@ -87,9 +95,6 @@ def _check(tables: Sequence[Table], against: str) -> None:
         if not _has(table, against):
             rows = ', '.join((CONTROL, *table.definition.methods))
             raise ValueError(f'across: --against {against}: {_name(table)} has no such row. It has {rows}.')
-    if not across(tables, against):
-        rows = '; '.join(f'{_name(table)}: {", ".join(table.definition.methods)}' for table in tables)
-        raise ValueError(f'across: the definitions share no row beside {against}. They have {rows}.')
 
 
 def _has(table: Table, name: str) -> bool:
@@ -100,28 +105,19 @@ def _name(table: Table) -> str:
     return table.definition.path.stem
 
 
-def _scores(row: Row) -> str:
-    if row.summary is None:
-        return 'not run'
-    return f'{row.summary.mean:.2f}' + ('' if row.summary.sd is None else f' ± {row.summary.sd:.2f}')
-
-
 def _cell(gain: Gain | None, base: Row) -> str:
     if gain is None:
         return NONE
-    mean = f'**{gain.mean:+.2f}**' if gain.told_apart else f'{gain.mean:+.2f}'
     spread = base.summary.sd if base.summary else None
     units = f', {gain.mean / spread:+.1f} sd' if spread else ''
-    return f'{mean} ({gain.n} seed{"s" if gain.n > 1 else ""}{units})'
+    return f'{mean_text(gain)} ({gain.n} seed{"s" if gain.n > 1 else ""}{units})'
 
 
 def _mean(method: Across) -> str:
     if method.mean is None:
         return NONE
-    mean = f'**{method.mean.mean:+.2f}**' if method.mean.told_apart else f'{method.mean.mean:+.2f}'
-    bounds = '' if method.mean.low is None else f' [{method.mean.low:+.2f}, {method.mean.high:+.2f}]'
     positive = sum(value > 0 for value in method.mean.each.values())
-    return f'{mean}{bounds}, {positive} of {method.mean.n} positive'
+    return f'{interval_text(method.mean)}, {positive} of {method.mean.n} positive'
 
 
 def _reading(base: str) -> list[str]:

@@ -11,7 +11,7 @@ from mmdistill_dense.suite.definition.budget import TWICE
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER, choice_name
 from mmdistill_dense.suite.table import equal_compute
 from mmdistill_dense.suite.table.notes import closing_notes
-from mmdistill_dense.suite.table.paired import LEVEL
+from mmdistill_dense.suite.table.paired import LEVEL, Gain
 from mmdistill_dense.suite.table.rows import Row, Table
 
 NONE = '–'
@@ -69,11 +69,19 @@ def gain_cell(row: Row) -> str:
     """Return the gain with its interval, bold where it is significant."""
     if row.gain is None:
         return NONE
-    mean = f'{row.gain.mean:+.2f}'
-    mean = f'**{mean}**' if row.gain.told_apart else mean
-    bounds = '' if row.gain.low is None else f' [{row.gain.low:+.2f}, {row.gain.high:+.2f}]'
     fewer = f', {row.gain.n} pair{"s" if row.gain.n > 1 else ""}' if row.gain.n < len(row.results) else ''
-    return f'{mean}{bounds}{fewer}'
+    return f'{interval_text(row.gain)}{fewer}'
+
+
+def interval_text(gain: Gain) -> str:
+    """Return the mean of a gain with its interval."""
+    bounds = '' if gain.low is None else f' [{gain.low:+.2f}, {gain.high:+.2f}]'
+    return f'{mean_text(gain)}{bounds}'
+
+
+def mean_text(gain: Gain) -> str:
+    """Return the mean of a gain, bold where it is significant."""
+    return f'**{gain.mean:+.2f}**' if gain.told_apart else f'{gain.mean:+.2f}'
 
 
 def _costs(row: Row, deployed: Mapping[str, Any]) -> list[str]:

@@ -89,16 +89,21 @@ def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Ga
 
 
 def paired_gains(scores: Mapping[str, Mapping[int, float]], control: Mapping[int, float]) -> dict[str, Gain | None]:
-    """Return the gain of every row of a table, with p-values by Holm's correction over the rows.
+    """Return the gain of every row of a table, with p-values by :func:`holm` over the rows."""
+    return holm({name: paired_gain(own, control) for name, own in scores.items()})
 
-    If no method has an effect, at most ``1 - LEVEL`` of such tables have a significant gain.
+
+def holm(gains: Mapping[str, Gain | None]) -> dict[str, Gain | None]:
+    """Return gains that are tested together, with p-values by Holm's correction.
+
+    If none of the means differs from 0, at most ``1 - LEVEL`` of such groups have a significant gain.
     """
-    gains = {name: paired_gain(own, control) for name, own in scores.items()}
+    corrected = dict(gains)
     tested = sorted(
         ((gain.p, name, gain) for name, gain in gains.items() if gain and gain.p is not None), key=lambda one: one[:2]
     )
     largest = 0.0
     for place, (p, name, gain) in enumerate(tested):
         largest = max(largest, min(1.0, (len(tested) - place) * p))
-        gains[name] = replace(gain, p=largest)
-    return gains
+        corrected[name] = replace(gain, p=largest)
+    return corrected

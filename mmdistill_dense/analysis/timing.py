@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from mmdistill_dense.utils.silence import quiet_profiler
+
 Work = Callable[[], object]
 NOISE = 0.1  # of a time, on a machine that others use too
 
@@ -85,7 +87,7 @@ def peak_extra_memory(work: Work, device: str | torch.device = 'cpu') -> int:
     """
     if torch.device(device).type == 'cuda':
         return _cuda_peak(work)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
     assert record.profiler is not None and record.profiler.kineto_results is not None
     events = [e for e in record.profiler.kineto_results.events() if e.name() == '[memory]']

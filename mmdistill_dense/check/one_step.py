@@ -17,7 +17,6 @@ from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.load_networks import option, ready_batch, resolve
 from mmdistill_dense.check.own_copy import pair_gaps
 from mmdistill_dense.check.tap_watch import Watch
-from mmdistill_dense.utils.silence import quiet_profiler
 
 REPEATS = 1  # timed turns, after one that warms up: an estimate
 
@@ -61,14 +60,11 @@ def _cost(subject: Subject) -> Mapping[str, Any]:
     distilled = _fresh(make_step(subject.model, config, batch))
     if 'task' not in {term.name for term in subject.terms}:
         times = interleaved_times({'distilled': distilled}, REPEATS, device)
-        with quiet_profiler():
-            peak = peak_extra_memory(distilled, device)
-        return {'distilled': asdict(times['distilled']), 'distilled_memory': peak}
+        return {'distilled': asdict(times['distilled']), 'distilled_memory': peak_extra_memory(distilled, device)}
     alone = build_student({**option(subject), 'distillers': {}, 'inherit': ()}).to(device)
     steps = Steps(_fresh(make_step(alone, config, batch)), distilled, torch.empty(0))
     times = interleaved_times({'control': steps.control, 'distilled': distilled}, REPEATS, device)
-    with quiet_profiler():
-        memory = extra_memory(steps, device)
+    memory = extra_memory(steps, device)
     return {
         **{name: asdict(timing) for name, timing in times.items()},
         'distilled_memory': memory['distilled_step'],

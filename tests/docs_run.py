@@ -19,6 +19,7 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
 from mmdistill_dense.recipes import new_config
@@ -86,6 +87,10 @@ def _run(command: Command) -> bool:
     if program != 'python':
         assert program in ('export', 'mkdir', 'cd', 'make', '.'), program
         return False
+    if words[:2] == ['-m', 'mmdistill_dense']:
+        with mock.patch.object(sys, 'argv', words):
+            assert not main(words[2:]), ' '.join(command.words)
+        return True
     if words[:2] == ['tools/visualize.py', 'masks']:  # tokens learned with other options are not found by name
         words += ['--checkpoint', str(next(Path('work_dirs/maskd').rglob('*.pth')))]
     path = [command.variables['PYTHONPATH'], *sys.path] if 'PYTHONPATH' in command.variables else sys.path

@@ -18,7 +18,7 @@ from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.messages import close_or_all
 
-DEFAULT, FOUNDATION_DEFAULT = 'maskd', 'featurematch'
+DEFAULT, FOUNDATION_DEFAULT = 'pcd', 'featurematch'
 _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
 _LEARNING = 2000  # steps in which MasKD learns its tokens
 

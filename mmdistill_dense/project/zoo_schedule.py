@@ -89,9 +89,10 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
     if given is not None:
         optimizer['lr'] = rounded(given * factor)
     length = f'{loop["max_epochs"]} epochs' if loop.get('max_epochs') else f'{whole} steps'
+    rounds = f'{steps * batch / pictures:.0f}'
     note = (
         f'{optimizer.get("type")} at lr {given} for {own_batch} pictures a step and {length}; here lr '
-        f'{optimizer.get("lr")} for {batch} pictures and {steps} steps ({steps * batch / pictures:.0f} passes)'
+        f'{optimizer.get("lr")} for {batch} pictures and {steps} steps ({rounds} pass{"" if rounds == "1" else "es"})'
     )
     plain = wrapper.to_dict() if hasattr(wrapper, 'to_dict') else dict(wrapper)
     kept = {key: plain[key] for key in _KEPT_KEYS if plain.get(key) is not None}

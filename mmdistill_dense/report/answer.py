@@ -12,6 +12,8 @@ from mmdistill_dense.report.settings import step_ratio
 from mmdistill_dense.suite.plan.runs import TEACHER
 from mmdistill_dense.suite.table.paired import Gain, Summary, paired_gains, summarise
 
+_CLOSE = 3.0  # points: with teachers as close as that our students gained nothing (docs/results.md, six pairs)
+
 
 def answer_section(numbers: Numbers) -> Section:
     """Return the answer in words, the table of scores and a chart of the metric; charts of other metrics are folded."""
@@ -51,10 +53,7 @@ class Answer:
         several = f' Best of {len(known)} methods:' if len(known) > 1 else ''
         scores = f'{self._number(alone + gain.mean)}, the student alone {self._number(alone)}'
         said = f'{_verdict(gain)}{several} {best} scores {scores}: {self._number(gain.mean, "+")}'
-        if self.teacher is not None and self.teacher > alone and gain.mean > 0:
-            share = gain.mean / (self.teacher - alone)
-            said += f', {share:.0%} of the way to the teacher ({self._number(self.teacher)})'
-        return [f'{said}. {self._trust(gain)}', self._cost(best)]
+        return [f'{said}{self._way(alone, gain.mean)}. {self._trust(gain)}', *self._advice(alone), self._cost(best)]
 
     def table(self) -> Table:
         """Return the table of scores.
@@ -69,6 +68,19 @@ class Answer:
             rows.insert(0, [TEACHER, '', self._number(self.teacher), '', ''])
         caption = f'{self.caption}. Gain: over the control at the same seeds. Step: time of a training step over its.'
         return Table(caption, ['network', 'seeds', 'score', 'gain', 'step'], rows)
+
+    def _way(self, alone: float, gain: float) -> str:
+        """Return how far a gain leads to the teacher."""
+        if self.teacher is None or gain <= 0:
+            return ''
+        if alone + gain >= self.teacher:
+            return f', no less than the teacher ({self._number(self.teacher)})'
+        return f', {gain / (self.teacher - alone):.0%} of the way to the teacher ({self._number(self.teacher)})'
+
+    def _advice(self, alone: float) -> list[str]:
+        points = 100 if self.digits == 3 else 1
+        found = None if self.teacher is None else close_teacher(points * self.teacher, points * alone)
+        return [found] if found else []
 
     def _row(self, name: str) -> list[str]:
         all_runs = self.comparison.of(name)
@@ -110,6 +122,14 @@ class Answer:
     def _number(self, value: float, sign: str = '') -> str:
         """Format with two decimals, or three for scores between 0 and 1."""
         return f'{value:{sign}.{self.digits}f}'
+
+
+def close_teacher(teacher: float, alone: float) -> str | None:
+    """Return advice if the teacher is hardly better than the student alone (scores in percent), else ``None``."""
+    if teacher - alone >= _CLOSE:
+        return None
+    found = 'no better' if teacher <= alone else f'only {teacher - alone:.1f} points better'
+    return f'The teacher is {found} than the student alone, so it has little to teach: train it longer, or take another.'
 
 
 def _verdict(gain: Gain) -> str:

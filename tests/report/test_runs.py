@@ -165,6 +165,7 @@ def test_unlabelled_pixels_do_not_count():
             'Yes. kd scores 44.00, the student alone 40.00: +4.00, 40% of the way to the teacher (50.00). ',
         ),
         ((4.0, -3.0, 1.0), 'Perhaps. kd scores 40.67'),
+        ((12.0, 12.1, 11.9), 'Yes. kd scores 52.00, the student alone 40.00: +12.00, no less than the teacher (50.00). '),
         ((-4.0, -4.1, -3.9), 'No. kd scores 36.00, the student alone 40.00: -4.00. '),
         ((-4.0, 3.0, -1.0), 'No sign of it. kd scores 39.33'),
     ],
@@ -180,6 +181,19 @@ def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, said):
     assert answer.startswith(said)
     assert ('may be chance' in answer) == (said[:3] in ('Per', 'No '))
     assert cost == 'In use it costs nothing more: the checkpoint is the plain student.'
+
+
+@pytest.mark.parametrize(
+    ('teacher', 'alone', 'found'),
+    [(43.0, 40.0, None), (42.96, 40.0, 'only 3.0 points better'), (40.0, 40.0, 'no better'), (0.41, 0.4, 'only 1.0')],
+)
+def test_a_teacher_that_is_hardly_better_is_named(tmp_path, teacher, alone, found):
+    suite(tmp_path)
+    run(tmp_path / 'teacher')
+    for folder, score in {'teacher': teacher, 'runs/kd/seed0': alone, 'runs/control/seed0': alone}.items():
+        (tmp_path / folder / 'result.json').write_text(json.dumps(dict(score=score)), encoding='utf-8')
+    _, *advice, _ = Answer(Numbers(compare([tmp_path]))).sentences()
+    assert [found in one for one in advice] == [True] if found else not advice
 
 
 def test_without_a_control_there_is_no_answer(tmp_path):

@@ -1,6 +1,7 @@
 """Runs docs/tutorial.ipynb without Jupyter. ``python -m tests.notebook FOLDER`` stores the outputs of a whole run.
 
-It leaves out what mmseg prints about parts that are not installed, and the reader's folder in paths.
+It leaves out what mmseg prints about parts that are not installed, the progress of trainings, and the reader's folder
+in paths.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tests.docs_blocks import ROOT
 
 NOTEBOOK = ROOT / 'docs/tutorial.ipynb'
 Output = dict[str, Any]
+_LEFT_OUT = re.compile(r'^Could not import OneDL|^\d+ of \d+ done, |  (starting|preparing|testing) +$|  \d+/\d+  ')
 
 
 def read() -> dict[str, Any]:
@@ -54,7 +56,7 @@ def _run(source: str, names: dict[str, Any], shell: Callable[[str], str]) -> lis
 
 
 def _printed(text: str) -> list[Output]:
-    lines = [line for line in text.splitlines(keepends=True) if not line.startswith('Could not import OneDL')]
+    lines = [line for line in text.splitlines(keepends=True) if not _LEFT_OUT.search(line)]
     return [dict(name='stdout', output_type='stream', text=lines)] if lines else []
 
 

@@ -19,6 +19,7 @@ from mmdistill_dense.report.predictions import Predictions
 from mmdistill_dense.report.section import Item, Section
 from mmdistill_dense.report.settings import cost_section, settings_section
 from mmdistill_dense.utils.atomic import write_text
+from mmdistill_dense.utils.silence import errors_only
 from mmdistill_dense.utils.version import __version__
 
 PICTURES = 4
@@ -55,7 +56,8 @@ def make_report(
         raise ValueError(f'out={str(out)!r} is a folder: give the file, e.g. {str(path / "report.html")!r}')
     graph_objects()
     comparison = compare(folders, control)
-    sections = sections_of(comparison, pictures, metric)
+    with errors_only():  # networks log how they are built
+        sections = sections_of(comparison, pictures, metric)
     write_text(path, render(comparison, sections))
     return path, sections
 

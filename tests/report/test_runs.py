@@ -185,7 +185,7 @@ def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, said):
 
 @pytest.mark.parametrize(
     ('teacher', 'alone', 'found'),
-    [(43.0, 40.0, None), (42.96, 40.0, 'only 3.0 points better'), (40.0, 40.0, 'no better'), (0.41, 0.4, 'only 1.0')],
+    [(44.0, 40.0, None), (43.96, 40.0, 'only 4.0 points better'), (40.0, 40.0, 'no better'), (0.41, 0.4, 'only 1.0')],
 )
 def test_a_teacher_that_is_hardly_better_is_named(tmp_path, teacher, alone, found):
     suite(tmp_path)

@@ -18,7 +18,7 @@ from mmdistill_dense.export import export_student
 from mmdistill_dense.project.config_files import SUITE
 from mmdistill_dense.project.open_project import open_project
 from mmdistill_dense.recipes.named import read_config
-from mmdistill_dense.report.answer import close_teacher
+from mmdistill_dense.report.answer import why_no_gain
 from mmdistill_dense.report.page import make_report
 from mmdistill_dense.suite.cli import main as suite_main
 from mmdistill_dense.suite.definition.definition import Definition
@@ -160,14 +160,15 @@ def _export(folder: Path, definition: Definition) -> None:
 
 
 def ending(definition: Definition) -> Iterator[str]:
-    """Yield the scores (teacher, student alone, each method with its gain), and advice on what they cannot tell."""
+    """Yield the scores (teacher, student alone, each method with its gain), and why they say little."""
     found = plan.results(definition)
     means = {name: fmean(one['score'] for one in seeds.values()) for name, seeds in found.items()}
     for name, mean in means.items():
         gain = f' ({mean - means[CONTROL]:+.2f})' if name in definition.methods and CONTROL in means else ''
         yield f'{definition.metric:<8} {mean:6.2f}  {_title(name)}{gain}'
-    if TEACHER in means and CONTROL in means and (advice := close_teacher(means[TEACHER], means[CONTROL])):
-        yield f'         {advice}'
+    distilled = [means[name] for name in definition.methods if name in means]
+    if CONTROL in means and distilled and (reason := why_no_gain(means.get(TEACHER), means[CONTROL], max(distilled))):
+        yield f'         {reason}'
     if len(definition.seeds) == 1:
         yield f'         One seed says little: write seeds: [0, 1, 2] into {definition.path} and run again.'
 

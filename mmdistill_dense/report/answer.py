@@ -53,7 +53,7 @@ class Answer:
         several = f' Best of {len(known)} methods:' if len(known) > 1 else ''
         scores = f'{self._number(alone + gain.mean)}, the student alone {self._number(alone)}'
         said = f'{_verdict(gain)}{several} {best} scores {scores}: {self._number(gain.mean, "+")}'
-        return [f'{said}{self._way(alone, gain.mean)}. {self._trust(gain)}', *self._advice(alone), self._cost(best)]
+        return [f'{said}{self._way(alone, gain.mean)}. {self._trust(gain)}', *self._reason(alone, gain.mean), self._cost(best)]
 
     def table(self) -> Table:
         """Return the table of scores.
@@ -77,10 +77,11 @@ class Answer:
             return f', no less than the teacher ({self._number(self.teacher)})'
         return f', {gain / (self.teacher - alone):.0%} of the way to the teacher ({self._number(self.teacher)})'
 
-    def _advice(self, alone: float) -> list[str]:
+    def _reason(self, alone: float, gain: float) -> list[str]:
         points = 100 if self.digits == 3 else 1
-        found = None if self.teacher is None else close_teacher(points * self.teacher, points * alone)
-        return [found] if found else []
+        teacher = None if self.teacher is None else points * self.teacher
+        reason = why_no_gain(teacher, points * alone, points * (alone + gain))
+        return [reason] if reason else []
 
     def _row(self, name: str) -> list[str]:
         all_runs = self.comparison.of(name)
@@ -124,12 +125,18 @@ class Answer:
         return f'{value:{sign}.{self.digits}f}'
 
 
-def close_teacher(teacher: float, alone: float) -> str | None:
-    """Return advice if the teacher is hardly better than the student alone (scores in percent), else ``None``."""
-    if teacher - alone >= _CLOSE:
+def why_no_gain(teacher: float | None, alone: float, distilled: float) -> str | None:
+    """Return a likely reason if a distilled student is no better than the student alone, ``None`` without one.
+
+    Args:
+        teacher: Its score in percent, if known.
+        alone: That of the student alone.
+        distilled: That of the distilled student.
+    """
+    if teacher is None or distilled > alone or teacher - alone >= _CLOSE:
         return None
     found = 'no better' if teacher <= alone else f'only {teacher - alone:.1f} points better'
-    return f'The teacher is {found} than the student alone, so it may have little to teach: train it longer, or take another.'
+    return f'The teacher is {found} than the student alone, which may be the reason: train it longer, or take another.'
 
 
 def _verdict(gain: Gain) -> str:

@@ -50,8 +50,8 @@ def _run(source: str, names: dict[str, Any], shell: Callable[[str], str]) -> lis
     if isinstance(body[-1], ast.Expr):
         last = ast.Expression(body.pop().value)  # type: ignore[attr-defined]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(ast.Module(body, []), 'cell', 'exec'), names)
-        shown = eval(compile(last, 'cell', 'eval'), names) if last else None
+        exec(compile(ast.Module(body, []), '<cell>', 'exec'), names)
+        shown = eval(compile(last, '<cell>', 'eval'), names) if last else None
     return _printed(printed.getvalue()) + _shown(shown)
 
 

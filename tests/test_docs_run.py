@@ -47,5 +47,5 @@ def test_the_tutorial_from_folder_to_report(tmp_path: Path) -> None:
     assert [[one['output_type'] for one in some] for some in outputs] == [
         [one['output_type'] for one in some] for some in stored
     ]
-    assert (tmp_path / 'report.html').is_file() and (tmp_path / 'student.py').is_file()
+    assert (tmp_path / 'distil_mine/report.html').is_file() and (tmp_path / 'distil_mine/student_pcd.py').is_file()
     assert notebook.NOTEBOOK.stat().st_size < 300_000

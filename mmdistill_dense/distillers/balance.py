@@ -261,7 +261,7 @@ class Balancer:
             raise RuntimeError(
                 f'{key}.balance: no measurement until iteration {self.window:g} was valid, so there is no weight. '
                 f'Norms of the gradients at the backbone by iteration, task and distiller: {tries or "none measured"}. '
-                'Set balance=None and give loss_weight.'
+                'Train for more iterations, or set balance=None and give loss_weight.'
             )
         late = [ratio for iteration, ratio in valid if iteration >= self.window / 2]
         chosen = late if len(late) >= _DECIDING else [ratio for _, ratio in valid]

@@ -53,7 +53,11 @@ class Answer:
         several = f' Best of {len(known)} methods:' if len(known) > 1 else ''
         scores = f'{self._number(alone + gain.mean)}, the student alone {self._number(alone)}'
         said = f'{_verdict(gain)}{several} {best} scores {scores}: {self._number(gain.mean, "+")}'
-        return [f'{said}{self._way(alone, gain.mean)}. {self._trust(gain)}', *self._reason(alone, gain.mean), self._cost(best)]
+        return [
+            f'{said}{self._way(alone, gain.mean)}. {self._trust(gain)}',
+            *self._reason(alone, gain.mean),
+            self._cost(best),
+        ]
 
     def table(self) -> Table:
         """Return the table of scores.

@@ -165,7 +165,10 @@ def test_unlabelled_pixels_do_not_count():
             'Yes. kd scores 44.00, the student alone 40.00: +4.00, 40% of the way to the teacher (50.00). ',
         ),
         ((4.0, -3.0, 1.0), 'Perhaps. kd scores 40.67'),
-        ((12.0, 12.1, 11.9), 'Yes. kd scores 52.00, the student alone 40.00: +12.00, no less than the teacher (50.00). '),
+        (
+            (12.0, 12.1, 11.9),
+            'Yes. kd scores 52.00, the student alone 40.00: +12.00, no less than the teacher (50.00). ',
+        ),
         ((-4.0, -4.1, -3.9), 'No. kd scores 36.00, the student alone 40.00: -4.00. '),
         ((-4.0, 3.0, -1.0), 'No sign of it. kd scores 39.33'),
     ],

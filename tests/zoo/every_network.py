@@ -2,10 +2,11 @@
 
 ``python -m tests.zoo.every_network FILE`` writes a line of JSON for each network to FILE as it goes, goes on where FILE
 ends, and prints a table. ``--architectures`` takes one network of each architecture alone, ``--match TEXT`` those whose
-config's name holds the text, ``--step`` also takes a training step of 128 x 128 pixels.
+config's name holds the text, ``--step`` also takes a training step on two pictures of 128 x 128 pixels, or of the
+network's own size if they are too small.
 
-The outcome is ``ok``, ``refused`` (with the reason, at construction), ``failed``, or ``no network`` where it cannot be
-built without us either.
+The outcome is ``ok``, ``refused`` (with the reason, at construction), ``failed``, ``no network`` where it cannot be
+built without us either, or ``no step`` where it cannot be trained on these pictures without us either.
 
 Networks are the same that differ in pre-trained weights, numbers of classes, preprocessor, losses, ``train_cfg`` or
 ``test_cfg`` alone. The distillers are LogitKD for segmentors, and FitNet where there is a backbone, with
@@ -120,25 +121,81 @@ def _plain(name: str) -> None:
         MODELS.build(ConfigDict(config.model, _scope_=config.scope))
 
 
-def step(name: str) -> dict[str, float]:
-    """Take a training step at a small size; return the terms of the distillers."""
+def step(name: str, side: int) -> dict[str, float]:
+    """Take a training step; return the terms of the distillers."""
     option = _option(name)
-    preprocessor = load_model(option.student, 'student').model.get('data_preprocessor') or {}
-    if preprocessor.get('size'):
-        for one in (option.student, option.teacher):
-            one.data_preprocessor = dict(size=(SIDE, SIDE))
-    with mock.patch('torch.nn.SyncBatchNorm.forward', nn.BatchNorm2d.forward):
-        model = toys.build(option)
-        for module in model.modules():
-            module.init_cfg = None  # no pre-trained weights
-        model = revert_sync_batchnorm(toys.ready(model))
-        batch = toys.seg_batch(side=SIDE) if name.startswith('mmseg') else toys.det_batch(side=SIDE)
-        for sample in batch['data_samples']:
-            if name.startswith('mmseg'):
-                sample.gt_edge_map = sample.gt_sem_seg  # PIDNet's
-        losses = toys.losses_of(model, batch)
-        toys.total(losses).backward()
+    for one in (option.student, option.teacher):
+        _set_size(one, side)
+    losses = _learn(toys.build(option, scope=name.partition('::')[0]), name, side)
     return {key: float(value) for key, value in losses.items() if key.startswith('distill.')}
+
+
+def _plain_step(name: str, side: int) -> None:
+    """Take the step without us."""
+    option = ConfigDict(cfg=name)
+    _set_size(option, side)
+    config = load_model(option, 'model')
+    _learn(MODELS.build(ConfigDict(config.model, _scope_=config.scope)), name, side)
+
+
+def _set_size(option: ConfigDict, side: int) -> None:
+    if (load_model(option, 'model').model.get('data_preprocessor') or {}).get('size'):
+        option.data_preprocessor = dict(size=(side, side))
+
+
+def _own_side(name: str) -> int:
+    """The shorter side of the pictures that a network is trained on, where its preprocessor says so."""
+    size = (load_model(dict(cfg=name), 'model').model.get('data_preprocessor') or {}).get('size')
+    return min(size) if size else 4 * SIDE
+
+
+def _learn(model: Any, name: str, side: int) -> dict[str, Any]:
+    for module in model.modules():
+        module.init_cfg = None  # no pre-trained weights
+    with mock.patch('torch.nn.SyncBatchNorm.forward', nn.BatchNorm2d.forward):
+        model = revert_sync_batchnorm(toys.ready(model))
+        losses = toys.losses_of(model, _batch(name, side))
+        toys.total(losses).backward()
+    return losses
+
+
+def _batch(name: str, side: int) -> dict[str, Any]:
+    """Pictures with all that a network may ask for, and no more classes than it has."""
+    classes = min(_class_counts(load_model(dict(cfg=name), 'model').model), default=1)
+    batch = toys.seg_batch(side=side) if name.startswith('mmseg') else toys.det_batch(side=side, masks=True)
+    for sample in batch['data_samples']:
+        if name.startswith('mmseg'):
+            sample.gt_sem_seg.data %= classes
+            sample.gt_edge_map = sample.gt_sem_seg  # PIDNet's
+        else:
+            sample.gt_instances.labels %= classes
+            sample.ignored_instances = sample.gt_instances[:0]
+    return batch
+
+
+def _class_counts(value: Any) -> Iterator[int]:
+    if isinstance(value, Mapping):
+        yield from (
+            n for key in ('num_classes', 'num_things_classes') if isinstance(n := value.get(key), int) and n > 0
+        )
+        yield from (count for one in value.values() for count in _class_counts(one))
+    elif isinstance(value, (list, tuple)):
+        yield from (count for one in value for count in _class_counts(one))
+
+
+def steps_of(name: str) -> dict[str, Any]:
+    """Take a step at a small size, or else at the network's own."""
+    for side in (SIDE, _own_side(name)):
+        try:
+            return dict(terms=step(name, side), side=side)
+        except Exception as error:
+            try:
+                _plain_step(name, side)
+            except Exception as own:
+                found = dict(outcome='no step', side=side, error=f'{type(own).__name__}: {own}'[:400])
+            else:
+                raise error
+    return found
 
 
 def walk(name: str, steps: bool) -> dict[str, Any]:
@@ -152,7 +209,7 @@ def walk(name: str, steps: bool) -> dict[str, Any]:
             levels = {key: [list(level.student) for level in one.levels] for key, one in model.distillers.items()}
             found['levels'] = levels
             if steps:
-                found['terms'] = step(name)
+                found.update(steps_of(name))
     except Exception as error:
         try:
             with quiet():

@@ -40,16 +40,16 @@ def overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any
 
 def _classes_of(model: Mapping[str, Any]) -> int | None:
     heads = {name: part for name, part in model.items() if name not in _APART and name.endswith('head')}
-    return num_classes(model) or next(_told(heads), None)
+    return num_classes(model) or next(class_counts(heads), None)
 
 
-def _told(node: Any) -> Iterator[int]:
+def class_counts(node: Any) -> Iterator[int]:
     """Yield the class counts inside a part, also those that stand deeper than :func:`num_classes` looks."""
     if isinstance(node, Mapping):
         yield from (node[key] for key in ('num_classes', 'num_things_classes') if isinstance(node.get(key), int))
     members = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
     for member in members:
-        yield from _told(member)
+        yield from class_counts(member)
 
 
 def _counts(node: Any, old: int, new: int) -> dict[str, Any]:

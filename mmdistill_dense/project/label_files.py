@@ -1,4 +1,4 @@
-"""Read label files in COCO's format, and name what is wrong with them."""
+"""Read label files in COCO's format. Errors say which entry is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open a folder that ``new`` wrote, and name what is missing or broken."""
+"""Open a folder that ``new`` wrote. Errors say which file is missing or broken."""
 
 from __future__ import annotations
 

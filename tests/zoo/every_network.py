@@ -33,6 +33,7 @@ from torch import nn
 
 from mmdistill_dense.config.resolve import load_model, package_root
 from mmdistill_dense.networks import trace
+from mmdistill_dense.project.adapt_network import class_counts
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.silence import quiet
 from tests import toys
@@ -114,11 +115,10 @@ def _without_values() -> Any:
     return mock.patch.multiple(nn.init, **{name: lambda tensor, *_, **__: tensor for name in _INITIALISERS})
 
 
-def _plain(name: str) -> None:
+def _plain(option: ConfigDict) -> Any:
     """Build the network without us."""
-    config = load_model(dict(cfg=name, pretrained=False), 'model')
-    with _without_values():
-        MODELS.build(ConfigDict(config.model, _scope_=config.scope))
+    config = load_model(option, 'model')
+    return MODELS.build(ConfigDict(config.model, _scope_=config.scope))
 
 
 def step(name: str, side: int) -> dict[str, float]:
@@ -126,7 +126,7 @@ def step(name: str, side: int) -> dict[str, float]:
     option = _option(name)
     for one in (option.student, option.teacher):
         _set_size(one, side)
-    losses = _learn(toys.build(option, scope=name.partition('::')[0]), name, side)
+    losses = learn(toys.build(option, scope=name.partition('::')[0]), _batch(name, side))
     return {key: float(value) for key, value in losses.items() if key.startswith('distill.')}
 
 
@@ -134,53 +134,55 @@ def _plain_step(name: str, side: int) -> None:
     """Take the step without us."""
     option = ConfigDict(cfg=name)
     _set_size(option, side)
-    config = load_model(option, 'model')
-    _learn(MODELS.build(ConfigDict(config.model, _scope_=config.scope)), name, side)
+    learn(_plain(option), _batch(name, side))
+
+
+def _size(option: ConfigDict) -> Any:
+    return (load_model(option, 'model').model.get('data_preprocessor') or {}).get('size')
 
 
 def _set_size(option: ConfigDict, side: int) -> None:
-    if (load_model(option, 'model').model.get('data_preprocessor') or {}).get('size'):
+    if _size(option):
         option.data_preprocessor = dict(size=(side, side))
 
 
 def _own_side(name: str) -> int:
     """The shorter side of the pictures that a network is trained on, where its preprocessor says so."""
-    size = (load_model(dict(cfg=name), 'model').model.get('data_preprocessor') or {}).get('size')
-    return min(size) if size else 4 * SIDE
+    return min(_size(ConfigDict(cfg=name)) or [4 * SIDE])
 
 
-def _learn(model: Any, name: str, side: int) -> dict[str, Any]:
+def learn(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    """Take a step from random weights, SyncBN as BN; return the losses."""
     for module in model.modules():
         module.init_cfg = None  # no pre-trained weights
     with mock.patch('torch.nn.SyncBatchNorm.forward', nn.BatchNorm2d.forward):
         model = revert_sync_batchnorm(toys.ready(model))
-        losses = toys.losses_of(model, _batch(name, side))
+        losses = toys.losses_of(model, batch)
         toys.total(losses).backward()
     return losses
 
 
 def _batch(name: str, side: int) -> dict[str, Any]:
     """Pictures with all that a network may ask for, and no more classes than it has."""
-    classes = min(_class_counts(load_model(dict(cfg=name), 'model').model), default=1)
-    batch = toys.seg_batch(side=side) if name.startswith('mmseg') else toys.det_batch(side=side, masks=True)
-    for sample in batch['data_samples']:
-        if name.startswith('mmseg'):
+    classes = min((count for count in class_counts(load_model(dict(cfg=name), 'model').model) if count), default=1)
+    if name.startswith('mmseg'):
+        batch = segments(side)
+        for sample in batch['data_samples']:
             sample.gt_sem_seg.data %= classes
-            sample.gt_edge_map = sample.gt_sem_seg  # PIDNet's
-        else:
-            sample.gt_instances.labels %= classes
-            sample.ignored_instances = sample.gt_instances[:0]
+        return batch
+    batch = toys.det_batch(side=side, masks=True)
+    for sample in batch['data_samples']:
+        sample.gt_instances.labels %= classes
+        sample.ignored_instances = sample.gt_instances[:0]
     return batch
 
 
-def _class_counts(value: Any) -> Iterator[int]:
-    if isinstance(value, Mapping):
-        yield from (
-            n for key in ('num_classes', 'num_things_classes') if isinstance(n := value.get(key), int) and n > 0
-        )
-        yield from (count for one in value.values() for count in _class_counts(one))
-    elif isinstance(value, (list, tuple)):
-        yield from (count for one in value for count in _class_counts(one))
+def segments(side: int) -> dict[str, Any]:
+    """Pictures with the labels that a segmentor may ask for."""
+    batch = toys.seg_batch(side=side)
+    for sample in batch['data_samples']:
+        sample.gt_edge_map = sample.gt_sem_seg  # PIDNet's
+    return batch
 
 
 def steps_of(name: str) -> dict[str, Any]:
@@ -212,8 +214,8 @@ def walk(name: str, steps: bool) -> dict[str, Any]:
                 found.update(steps_of(name))
     except Exception as error:
         try:
-            with quiet():
-                _plain(name)
+            with quiet(), _without_values():
+                _plain(ConfigDict(cfg=name, pretrained=False))
         except Exception as own:
             found.update(outcome='no network', error=f'{type(own).__name__}: {own}'[:400])
         else:

@@ -2,17 +2,15 @@
 
 import copy
 from pathlib import Path
-from unittest import mock
 
 import pytest
-import torch
 from mmengine.config import ConfigDict
-from mmengine.model import revert_sync_batchnorm
 
 from mmdistill_dense.networks.pair_taps import pair_taps
 from tests import toys
 from tests.every_config import CONTROLS, name_of, place
 from tests.zoo.auto_taps import NAMES, SEGMENTORS, found, row, shown
+from tests.zoo.every_network import learn, segments
 from tests.zoo.networks import config
 from tests.zoo.steps import step
 
@@ -66,22 +64,9 @@ def test_another_network_can_teach_it(name: str) -> None:
 def test_a_step_at_full_width(kind: str) -> None:
     (name,) = (f'mmseg::{one}.py' for one in SEGMENTORS if one.startswith(f'{kind}/'))
     option = dict(cfg=name, data_preprocessor=dict(size=(128, 128)))
-    with mock.patch('torch.nn.SyncBatchNorm.forward', torch.nn.BatchNorm2d.forward):
-        model = toys.build(
-            toys.model_config(
-                option,
-                dict(option, allow_random=True),
-                dict(one=dict(type='CWD', student_tap='auto', loss_weight=10.0)),
-            )
-        )
-        for module in model.modules():
-            module.init_cfg = None  # no pre-trained weights
-        model = revert_sync_batchnorm(toys.ready(model))
-        batch = toys.seg_batch(side=128)
-        for sample in batch['data_samples']:
-            sample.gt_edge_map = sample.gt_sem_seg  # PIDNet's
-        losses = toys.losses_of(model, batch)
-        toys.total(losses).backward()
+    distillers = dict(one=dict(type='CWD', student_tap='auto', loss_weight=10.0))
+    model = toys.build(toys.model_config(option, dict(option, allow_random=True), distillers))
+    losses = learn(model, segments(side=128))
     assert losses['distill.one.loss_cwd'].isfinite()
     assert len(model.distillers['one'].levels) == len(model.distillers['one'].student_taps) > 0
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmdistill_dense.utils.heartbeat import alive
 from mmdistill_dense.utils.messages import close_or_all
+from mmdistill_dense.utils.threads import wait_briefly
 
 COMMANDS = {
     'new': ('mmdistill_dense.project.cli:main_new', 'write the configs for two networks and your data into one folder'),
@@ -50,4 +51,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
+    wait_briefly()
     sys.exit(main())

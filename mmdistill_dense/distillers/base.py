@@ -193,6 +193,13 @@ class Distiller(nn.Module):
                 )
             yield weight, f'{s_tap} -> {t_tap}', s_shapes, t_shapes
 
+    def check_data(self, pictures: int) -> None:
+        """Refuse a training set of so many pictures that the method cannot learn from it.
+
+        Raises:
+            ValueError: With the option to change.
+        """
+
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
         """Do what a method needs once before training (MasKD's tokens); ``DistillHook`` calls it, also on resume."""
 

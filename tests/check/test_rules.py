@@ -194,6 +194,15 @@ def test_flat_maps_are_told_from_others() -> None:
     assert not _is_flat(torch.rand(2, 3, 1, 1)), 'a single position is neither'
 
 
+def test_pictures_that_are_too_few_for_a_method_stop_before_training() -> None:
+    pcd = dict(type='PCD', student_tap='backbone[3]', queue_size='auto')
+    model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(pcd=pcd)))
+    with pytest.raises(ValueError, match=r"distillers\.pcd\.queue_size='auto' needs 12 training pictures or more"):
+        list(network_rules.enough_pictures(subject(model=model, pictures=11)))
+    for pictures in (12, None):
+        assert not list(network_rules.enough_pictures(subject(model=model, pictures=pictures)))
+
+
 def test_the_gravest_finding_decides() -> None:
     note, warning, error = (Finding(level, 'x', 'y') for level in ('note', 'warning', 'error'))
     assert [worst(f) for f in ([], [note], [note, warning], [error, warning])] == ['ok', 'ok', 'warning', 'error']

@@ -354,6 +354,10 @@ def test_a_size_by_the_data_needs_pictures():
         ValueError, match=r"^distillers.pcd.queue_size='auto' needs 12 training pictures or more, found 11"
     ):
         _prepare(_make(queue_size='auto', queue_init='empty'), 11)
+    with pytest.raises(ValueError, match='found 11'):
+        _make(queue_size='auto').check_data(11)
+    _make(queue_size='auto').check_data(12)
+    _make(queue_size=64).check_data(1)
 
 
 def test_the_pictures_of_all_processes_count(monkeypatch):

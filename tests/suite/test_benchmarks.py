@@ -57,6 +57,8 @@ def test_no_method_that_fits_is_left_out_of_a_comparison(suite: Definition) -> N
     elif suite.path.stem.startswith('heldout_'):  # one method, named before the first run
         assert suite.methods.keys() == {'auto'} and rows == {'pcd'} and suite.methods['auto'].settings == 'auto'
         assert suite.seeds == (21, 22, 23, 24, 25)
+    elif suite.path.stem.startswith('equal_compute_'):  # named before the first run
+        assert rows == {'kd', 'fitnet', 'maskd', 'pcd'} and 'control_2x' in suite.methods and len(suite.seeds) == 5
     elif '_unlabelled' in suite.path.stem:
         assert rows == {'kd', 'pcd'} and {'alone_2x', 'pcd_more', 'pseudo', 'pcd_pretrained'} <= suite.methods.keys()
     elif suite.path.stem != 'toy':  # shows how a definition is written

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -19,7 +20,8 @@ import json, os, pathlib, sys, time
 folder = pathlib.Path(sys.argv[1])
 open(folder.parent / 'order.txt', 'a').write(f'+{folder.name} ')
 time.sleep(0.3)
-print('threads', os.environ['OMP_NUM_THREADS'], 'device', os.environ.get('CUDA_VISIBLE_DEVICES'))
+print('threads', os.environ['OMP_NUM_THREADS'], 'spins', os.environ['GOMP_SPINCOUNT'])
+print('device', os.environ.get('CUDA_VISIBLE_DEVICES'))
 if folder.name == 'bad':
     raise SystemExit('this went wrong')
 open(folder.parent / 'order.txt', 'a').write(f'-{folder.name} ')
@@ -69,7 +71,7 @@ def test_runs_start_when_what_they_need_is_there(tmp_path: Path) -> None:
     order = (tmp_path / 'order.txt').read_text().split()
     assert order.index('-first') < order.index('+late')
     assert watch.most == 2 and order.index('+other') < order.index('-first')
-    assert 'threads 3' in (tmp_path / 'late' / 'log.txt').read_text()
+    assert 'threads 3 spins 1000' in (tmp_path / 'late' / 'log.txt').read_text()
     assert [said for said in watch.said if said[1] == 'late'] == [('started', 'late'), ('ended', 'late', True)]
 
 
@@ -83,6 +85,14 @@ def test_failure_stops_only_what_needs_it_and_shows_its_log(tmp_path: Path) -> N
     assert failed['far seed 0'] == 'needs lost seed 0'
     assert (tmp_path / 'good' / 'result.json').is_file()
     assert (tmp_path / 'order.txt').read_text().split().count('+lost') == 0
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: usage._replace(free=3 * 2**20))
+    failed = pool.Pool(command(FINISH), 1, 1, Watch()).execute(runs(tmp_path, 'bad'))
+    said = f'ended with code 1: the disk of {tmp_path / "bad"} is full, 3 MiB are left.'
+    assert failed['bad seed 0'].startswith(said)
 
 
 def test_nobody_waits_for_what_is_not_made(tmp_path: Path) -> None:

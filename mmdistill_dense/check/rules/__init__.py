@@ -37,6 +37,7 @@ MODEL: tuple[Check, ...] = (
     network_rules.padded,
     network_rules.summed,
     network_rules.warm_up,
+    network_rules.enough_pictures,
 )
 WEIGHTS: tuple[Check, ...] = (
     network_rules.start,

@@ -131,6 +131,14 @@ def learned_classes(subject: Subject) -> Findings:
     yield from ()
 
 
+def enough_pictures(subject: Subject) -> Findings:
+    """Check that each method can learn from so few pictures."""
+    if subject.pictures is not None:
+        for distiller in subject.distillers.values():
+            distiller.check_data(subject.pictures)
+    yield from ()
+
+
 def start(subject: Subject) -> Findings:
     """Check that the weights of ``load_from`` fit the student."""
     if subject.started and subject.started[0] < subject.started[1]:

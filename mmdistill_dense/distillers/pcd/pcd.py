@@ -22,7 +22,7 @@ from mmdistill_dense.distillers.pcd.compared import (
 )
 from mmdistill_dense.distillers.pcd.head import HEAD, PixelAttention, build_head, check_head, check_keys
 from mmdistill_dense.distillers.pcd.queue import ChannelCenter, NegativeQueue
-from mmdistill_dense.distillers.pcd.queue_size import AUTO, check_queue_size, choose_size, warning
+from mmdistill_dense.distillers.pcd.queue_size import AUTO, check_queue_size, choose_size, note_of_rise, warning
 from mmdistill_dense.distillers.presets import Settings, for_both
 from mmdistill_dense.losses.infonce import MIN_NORM
 from mmdistill_dense.networks.taps import TapOption
@@ -182,17 +182,17 @@ class PCD(Distiller):
         layout = None if self.teacher is None else self.teacher.config.model.get('layout')
         return parts | build_head(self.head, channels, out, layout)
 
+    def check_data(self, pictures: int) -> None:
+        """Refuse too few pictures for ``queue_size='auto'``."""
+        if self.chosen_size is not None:
+            choose_size(pictures, 1, self.key)
+
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
         """Choose the queues' size if it is ``'auto'``; log how the loss moves while they fill; warn of long ones."""
         if self.chosen_size is not None:
             self._choose_size(runner, self.chosen_size)
-        filled = int(self._queue(0).filled)
-        if filled < self.queue_size:
-            runner.logger.info(
-                f'{self.key}: the queue holds {filled} of {self.queue_size} keys; loss_pcd '
-                f'{"goes on rising" if filled else "starts near 0 and rises"} with the logarithm of their number until '
-                'the queue is full, and falls after that.'
-            )
+        if rise := note_of_rise(int(self._queue(0).filled), self.queue_size, self.key):
+            runner.logger.info(rise)
         each = 1 if self.enqueue == 'pooled' else self.keys_per_image
         if long := warning(self.queue_size, len(runner.train_dataloader.dataset), each, self.key):
             runner.logger.warning(long)

@@ -59,6 +59,17 @@ def choose_size(images: int, per_step: int, key: str) -> tuple[int, int]:
     return min(ROWS, keys * pictures), keys
 
 
+def note_of_rise(filled: int, size: int, key: str) -> str:
+    """Return how the loss moves while the queue fills, an empty string for a full one."""
+    if filled >= size:
+        return ''
+    return (
+        f'{key}: the queue holds {filled} of {size} keys; loss_pcd '
+        f'{"goes on rising" if filled else "starts near 0 and rises"} with the logarithm of their number until the '
+        'queue is full, and falls after that.'
+    )
+
+
 def warning(size: int, images: int, keys: int, key: str) -> str:
     """Return a warning for a queue that holds the keys of more than half of the pictures, else an empty string."""
     if size <= keys * images / 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,13 @@ from typing import Any
 
 from mmdistill_dense.suite.execute.progress import Board
 from mmdistill_dense.suite.plan.runs import Run, choice_name
+from mmdistill_dense.utils.threads import wait_briefly
 
 TICK = 0.2
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 BURIAL = 2.0  # seconds to wait for the workers of a killed job
 TAIL = 15  # lines shown of a failed run's log
+FULL = 16 * 2**20  # bytes left on a disk that counts as full: less than a checkpoint
 
 
 @dataclass
@@ -71,7 +74,9 @@ class Pool:
             del running[slot]
             _close(job.process)
             if code != 0 or job.run.result is None:
-                failed[job.run.folder] = f'ended with code {code}; the end of {job.log}:\n{tail(job.log)}'
+                failed[job.run.folder] = (
+                    f'ended with code {code}{no_room(job.run.folder)}\n  the end of {job.log}:\n{tail(job.log)}'
+                )
             self.board.ended(job.run, failed.get(job.run.folder))
 
     def _skip(self, waiting: list[Run], failed: dict[Path, str], titles: dict[Path, str]) -> None:
@@ -103,6 +108,7 @@ class Pool:
         log = run.folder / 'log.txt'
         threads = str(self.threads)
         environment = dict(os.environ, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
+        wait_briefly(environment)
         if len(self.devices) > 1:
             environment['CUDA_VISIBLE_DEVICES'] = self.devices[slot % len(self.devices)]
         with open(log, 'ab') as file:
@@ -143,6 +149,14 @@ def tail(log: Path) -> str:
     """Return the last lines of a log."""
     lines = log.read_text(encoding='utf-8', errors='replace').splitlines() if log.is_file() else []
     return '\n'.join(f'    {line}' for line in [line for line in lines if line.strip()][-TAIL:])
+
+
+def no_room(folder: Path) -> str:
+    """Return what to add to a failure if the disk of a folder is full, which its log may not be able to tell."""
+    left = shutil.disk_usage(folder).free
+    if left > FULL:
+        return ''
+    return f': the disk of {folder} is full, {left // 2**20} MiB are left. Make room; the same command goes on'
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -27,8 +27,10 @@ from unittest import mock
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 from mmdistill_dense.config.resolve import load_model, package_root
@@ -125,6 +127,7 @@ def step(name: str, side: int) -> dict[str, float]:
     """Take a training step; return the terms of the distillers."""
     option = _option(name)
     for one in (option.student, option.teacher):
+        one.pretrained = False
         _set_size(one, side)
     losses = learn(toys.build(option, scope=name.partition('::')[0]), _batch(name, side))
     return {key: float(value) for key, value in losses.items() if key.startswith('distill.')}
@@ -132,7 +135,7 @@ def step(name: str, side: int) -> dict[str, float]:
 
 def _plain_step(name: str, side: int) -> None:
     """Take the step without us."""
-    option = ConfigDict(cfg=name)
+    option = ConfigDict(cfg=name, pretrained=False)
     _set_size(option, side)
     learn(_plain(option), _batch(name, side))
 
@@ -157,6 +160,9 @@ def learn(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
         module.init_cfg = None  # no pre-trained weights
     with mock.patch('torch.nn.SyncBatchNorm.forward', nn.BatchNorm2d.forward):
         model = revert_sync_batchnorm(toys.ready(model))
+        if hasattr(model, 'set_epoch'):  # TOOD, by mmdet's hook
+            model.set_epoch(0)
+        MessageHub.get_current_instance().update_info('iter', 0)  # some losses grow with it
         losses = toys.losses_of(model, batch)
         toys.total(losses).backward()
     return losses
@@ -164,16 +170,23 @@ def learn(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
 
 def _batch(name: str, side: int) -> dict[str, Any]:
     """Pictures with all that a network may ask for, and no more classes than it has."""
-    classes = min((count for count in class_counts(load_model(dict(cfg=name), 'model').model) if count), default=1)
+    model = load_model(dict(cfg=name), 'model').model
+    classes = min((count for count in class_counts(model) if count), default=1)
     if name.startswith('mmseg'):
         batch = segments(side)
         for sample in batch['data_samples']:
             sample.gt_sem_seg.data %= classes
         return batch
-    batch = toys.det_batch(side=side, masks=True)
+    masks = (model.get('bbox_head') or {}).get('type') != 'RTMDetSepBNHead'  # its assigner takes masks for boxes
+    batch = toys.det_batch(side=side, masks=masks)
     for sample in batch['data_samples']:
         sample.gt_instances.labels %= classes
         sample.ignored_instances = sample.gt_instances[:0]
+        sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes)
+        inner = 'semantic_head' in (model.get('roi_head') or {})
+        if inner or 'semantic_head' in model or 'panoptic_head' in model:
+            stuff = side // 8 if inner else side  # HTC's labels are as small as its map
+            sample.gt_sem_seg = PixelData(sem_seg=torch.zeros(1, stuff, stuff, dtype=torch.long))
     return batch
 
 

@@ -140,18 +140,20 @@ def _plain_step(name: str, side: int) -> None:
     learn(_plain(option), _batch(name, side))
 
 
-def _size(option: ConfigDict) -> Any:
-    return (load_model(option, 'model').model.get('data_preprocessor') or {}).get('size')
+def _preprocessor(option: ConfigDict) -> Any:
+    return load_model(option, 'model').model.get('data_preprocessor') or {}
 
 
 def _set_size(option: ConfigDict, side: int) -> None:
-    if _size(option):
-        option.data_preprocessor = dict(size=(side, side))
+    given = _preprocessor(option)
+    sizes = dict(size=(side, side), batch_augments=None)  # these may pad to 1024 pixels
+    if changed := {key: value for key, value in sizes.items() if given.get(key)}:
+        option.data_preprocessor = changed
 
 
 def _own_side(name: str) -> int:
     """The shorter side of the pictures that a network is trained on, where its preprocessor says so."""
-    return min(_size(ConfigDict(cfg=name)) or [4 * SIDE])
+    return min(_preprocessor(ConfigDict(cfg=name)).get('size') or [4 * SIDE])
 
 
 def learn(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -160,9 +162,7 @@ def learn(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
         module.init_cfg = None  # no pre-trained weights
     with mock.patch('torch.nn.SyncBatchNorm.forward', nn.BatchNorm2d.forward):
         model = revert_sync_batchnorm(toys.ready(model))
-        if hasattr(model, 'set_epoch'):  # TOOD, by mmdet's hook
-            model.set_epoch(0)
-        MessageHub.get_current_instance().update_info('iter', 0)  # some losses grow with it
+        MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0))  # some losses ask how far the run is
         losses = toys.losses_of(model, batch)
         toys.total(losses).backward()
     return losses
@@ -200,6 +200,7 @@ def segments(side: int) -> dict[str, Any]:
 
 def steps_of(name: str) -> dict[str, Any]:
     """Take a step at a small size, or else at the network's own."""
+    failure: Exception | None = None
     for side in (SIDE, _own_side(name)):
         try:
             return dict(terms=step(name, side), side=side)
@@ -209,7 +210,9 @@ def steps_of(name: str) -> dict[str, Any]:
             except Exception as own:
                 found = dict(outcome='no step', side=side, error=f'{type(own).__name__}: {own}'[:400])
             else:
-                raise error
+                failure = error
+    if failure is not None:
+        raise failure
     return found
 
 

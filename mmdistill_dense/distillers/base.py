@@ -194,7 +194,7 @@ class Distiller(nn.Module):
             yield weight, f'{s_tap} -> {t_tap}', s_shapes, t_shapes
 
     def check_data(self, pictures: int) -> None:
-        """Refuse a training set of so many pictures that the method cannot learn from it.
+        """Refuse a training set that has too few pictures for the method; ``check`` and ``run`` ask it.
 
         Raises:
             ValueError: With the option to change.

@@ -68,7 +68,9 @@ def taps(one: Any) -> list[str]:
 def seg(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """A check, with a real step, of all methods for segmentation on one pair."""
     model = toys.model_config(None, toys.seg_net(width=16, allow_random=True), auto(SEG))
-    return check_config(toys.run_config(tmp_path_factory.mktemp('seg'), model), Options(weights=False, cost=False))
+    enough = dict(train_dataloader=dict(dataset=dict(num_images=12)))  # for PCD's queue
+    config = toys.run_config(tmp_path_factory.mktemp('seg'), model, **enough)
+    return check_config(config, Options(weights=False, cost=False))
 
 
 @pytest.fixture(scope='module')

@@ -132,7 +132,7 @@ def learned_classes(subject: Subject) -> Findings:
 
 
 def enough_pictures(subject: Subject) -> Findings:
-    """Check that each method can learn from so few pictures."""
+    """Check that the training set has enough pictures for each method."""
     if subject.pictures is not None:
         for distiller in subject.distillers.values():
             distiller.check_data(subject.pictures)

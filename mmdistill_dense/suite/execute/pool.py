@@ -152,7 +152,7 @@ def tail(log: Path) -> str:
 
 
 def no_room(folder: Path) -> str:
-    """Return what to add to a failure if the disk of a folder is full, which its log may not be able to tell."""
+    """Return what to add to a failure if the disk of a folder is full: the log may have had no room to say so."""
     left = shutil.disk_usage(folder).free
     if left > FULL:
         return ''

@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS
 from mmdistill_dense.check.context import Confidence, Subject, UnlabelledFacts
 from mmdistill_dense.datasets.overlap import picture_paths
 from mmdistill_dense.engine.unlabelled_pictures import open_pictures, tested_pictures
-from mmdistill_dense.model.pseudo_labels import IGNORED, PseudoOption, label_pictures
+from mmdistill_dense.model.pseudo_labels import PseudoOption, ignored_label, label_pictures, probabilities
 from mmdistill_dense.model.unlabelled_step import prepared
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.random_streams import fork_rng, seed_everything
@@ -79,9 +79,10 @@ def _labelled(subject: Subject, teacher: FrozenTeacher, option: PseudoOption) ->
     shares = []
     for one in _single(subject.asked[0]):
         inputs, samples = prepared(subject.model, one)
-        label_pictures(teacher.network, teacher.renormalised(inputs), samples, option)
+        ignored = ignored_label(subject.model)
+        label_pictures(teacher.network, teacher.renormalised(inputs), samples, option, ignored)
         (sample,) = samples
-        found = sample.gt_sem_seg.data != IGNORED if 'gt_sem_seg' in sample else len(sample.gt_instances) > 0
+        found = sample.gt_sem_seg.data != ignored if 'gt_sem_seg' in sample else len(sample.gt_instances) > 0
         shares.append(float(torch.as_tensor(found).float().mean()))
     return float(np.mean(shares))
 
@@ -141,9 +142,7 @@ def _asked(subject: Subject, teacher: FrozenTeacher, batch: Mapping[str, Any]) -
         inputs, samples = prepared(subject.model, one)
         inputs = teacher.renormalised(inputs)
         if hasattr(network, 'decode_head'):
-            scores = network.encode_decode(inputs, [sample.metainfo for sample in samples])
-            scores = scores.softmax(1) if scores.shape[1] > 1 else scores.sigmoid()
-            values, labels = scores.max(1)
+            values, labels = probabilities(network.encode_decode(inputs, [one.metainfo for one in samples])).max(1)
         else:
             boxes = network.predict(inputs, samples, rescale=False)[0].pred_instances
             values, labels = boxes.scores[:10], boxes.labels[:10]

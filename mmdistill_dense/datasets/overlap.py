@@ -10,14 +10,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 
-def picture_paths(dataset: Any) -> list[str]:
-    """Return the path of each picture of a data set, also of one that wraps others; empty if it does not tell."""
+def picture_paths(dataset: Any, key: str = 'img_path') -> list[str]:
+    """Return the path of each picture of a data set, also of one that wraps others; empty if it does not tell.
+
+    Args:
+        dataset: The data set.
+        key: Of the entries; ``seg_map_path`` gives the label images. Defaults to the pictures.
+    """
     while not hasattr(dataset, 'get_data_info') and hasattr(dataset, 'dataset'):  # mmdet's for mosaics
         dataset = dataset.dataset
     if not hasattr(dataset, 'get_data_info') or not hasattr(dataset, '__len__'):
         return []
     entries = [dataset.get_data_info(number) for number in range(len(dataset))]
-    return list(dict.fromkeys(str(entry['img_path']) for entry in entries if entry.get('img_path')))
+    return list(dict.fromkeys(str(entry[key]) for entry in entries if entry.get(key)))
 
 
 def same_pictures(paths: Sequence[str], others: Iterable[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.registry import TRANSFORMS
@@ -80,15 +80,25 @@ def _read(step: Step, pictures: Iterable[str], key: str) -> dict[str, Any]:
 def _try(step: Step, results: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what a step makes of a picture, ``None`` if it fails or gives nothing."""
     try:
-        transform = TRANSFORMS.build(copy.deepcopy(step))
-        for seed in range(_TRIES):
-            seed_everything(seed)
-            found = transform(copy.deepcopy(dict(results)))
-            if not isinstance(found, dict):
-                return None
+        for form in _forms(step):
+            transform = TRANSFORMS.build(copy.deepcopy(form))
+            for seed in range(_TRIES):
+                seed_everything(seed)
+                found = transform(copy.deepcopy(dict(results)))
+                if not isinstance(found, dict):
+                    return None
     except Exception:  # a transform may run any code
         return None
     return found
+
+
+def _forms(step: Step) -> Iterator[Step]:
+    """Yield a step that draws whether or which of its parts it runs in forms that run each of them; last as it is."""
+    if _name(step) == 'RandomApply':
+        yield {**step, 'prob': 1.0}
+    elif _name(step) == 'RandomChoice':
+        yield from ({'type': step['type'], 'transforms': [one]} for one in step.get('transforms') or [])
+    yield step
 
 
 def _without_classes(step: Any) -> Any:

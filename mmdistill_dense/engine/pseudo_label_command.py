@@ -6,7 +6,7 @@ import copy
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,17 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.datasets.overlap import picture_paths
 from mmdistill_dense.datasets.without_labels import training_steps, without_labels
+from mmdistill_dense.datasets.written_labels import LabelImages
 from mmdistill_dense.engine.commands import common_parser, load_config
-from mmdistill_dense.engine.unlabelled_pictures import Pictures, open_pictures
+from mmdistill_dense.engine.unlabelled_pictures import TRIED, Pictures, open_pictures
 from mmdistill_dense.guards.class_counts import check_teacher_classes
 from mmdistill_dense.model.pseudo_labels import (
     DET_THRESHOLD,
     IGNORED,
     SEG_THRESHOLD,
     PseudoOption,
-    pixel_scores,
+    check_scores,
+    probabilities,
     sure_boxes,
     sure_pixels,
 )
@@ -62,13 +64,13 @@ def main_pseudo_labels(argv: Sequence[str] | None = None) -> None:
 def write_labels(config: Config, out: Path, option: PseudoOption, folder: str | None = None) -> list[str]:
     """Label whole pictures, as the test pipeline shows them; pictures without a sure label are left out.
 
-    Segmentation: a PNG for each picture with the values of the data set's own label files, 255 for no label, and their
-    list ``pictures.txt``. Detection: ``instances.json`` in COCO's format; boxes of which the teacher is unsure are
-    crowds, which mmdet gives to assigners as ignored boxes.
+    Segmentation: a PNG for each picture with the names and values of the data set's own label files, 255 for no label
+    (or another ignored value, where 255 is a class), and their list ``pictures.txt``. Detection: ``instances.json`` in
+    COCO's format; boxes of which the teacher is unsure are crowds, which mmdet gives to assigners as ignored boxes.
 
     Args:
         config: Has ``model.teacher``, ``train_dataloader`` and ``test_dataloader``.
-        out: Folder for the labels.
+        out: Folder for the labels; none of the pictures lies in it.
         option: Threshold and teacher; its weight has no effect.
         folder: Of the pictures. Defaults to ``model.unlabelled`` of the config.
 
@@ -77,17 +79,22 @@ def write_labels(config: Config, out: Path, option: PseudoOption, folder: str | 
 
     Raises:
         FileNotFoundError, ValueError: As :func:`open_pictures`; without pictures or a teacher; for a teacher that does
-            not fit.
+            not fit; for a folder of labels that holds pictures; as :class:`LabelImages`.
     """
     init_default_scope(config.get('default_scope', 'mmengine'))
     labelled = DATASETS.build(copy.deepcopy(config.train_dataloader.dataset))
     pictures = _pictures(config, labelled, folder)
+    paths = picture_paths(pictures.dataset)
+    _refuse_pictures_in(out, [*paths, *picture_paths(labelled)])
+    names = _names(paths, pictures.dataset.data_root)
     teacher = _teacher(config, option, labelled)
-    root = pictures.dataset.data_root or os.path.commonpath(picture_paths(pictures.dataset))
-    found = _predicted(teacher.network, pictures, root)
+    found = _predicted(teacher.network, pictures, names)
+    to_set: Mapping[str, str] = {}
     segments = hasattr(teacher.network, 'decode_head')
     if segments:
-        total, counts, best = _write_maps(teacher, found, out, labelled, option.threshold or SEG_THRESHOLD)
+        files = LabelImages.of(labelled, names)
+        to_set = files.to_set
+        total, counts, best = _write_maps(teacher, found, out, files, option.threshold or SEG_THRESHOLD)
     else:
         total, counts, best = _write_boxes(found, out / BOXES, labelled, option.threshold or DET_THRESHOLD)
     if not total:
@@ -101,6 +108,7 @@ def write_labels(config: Config, out: Path, option: PseudoOption, folder: str | 
         f'{total} of {len(pictures.dataset)} pictures have labels; {pictures.labelled} labelled ones were left out.',
         f'sure {"pixels" if segments else "boxes"}: {shares}; unsure: {counts[-1]}',
         f'written: {out / (LIST if segments else BOXES)}',
+        *(f'set {name}={value!r} in the data set that reads them' for name, value in to_set.items()),
     ]
 
 
@@ -114,7 +122,7 @@ def _pictures(config: Config, labelled: Any, folder: str | None) -> Pictures:
     assert option is not None, 'something is given'
     pictures = open_pictures(option, config, labelled)
     steps = training_steps((config.get('test_dataloader') or config.val_dataloader)['dataset'])
-    kept, _ = without_labels(steps, itertools.islice(picture_paths(pictures.dataset), 1), 'test_dataloader')
+    kept, _ = without_labels(steps, itertools.islice(picture_paths(pictures.dataset), TRIED), 'test_dataloader')
     pictures.dataset.pipeline = Compose(kept)
     return pictures
 
@@ -137,44 +145,55 @@ def _teacher(config: Config, option: PseudoOption, labelled: Any) -> FrozenTeach
 
 
 @torch.no_grad()
-def _predicted(network: Any, pictures: Pictures, root: str) -> Iterator[tuple[str, Sample]]:
-    """Yield the name of each picture below ``root`` and its sample with predictions; damaged ones are left out."""
-    for number, path in enumerate(picture_paths(pictures.dataset)):
+def _predicted(network: Any, pictures: Pictures, names: Iterable[str]) -> Iterator[tuple[str, Sample]]:
+    """Yield the name of each picture and its sample with predictions; damaged ones are left out."""
+    for number, name in enumerate(names):
         item = pictures.dataset.prepare_data(number)
         if item is not None:
-            yield Path(os.path.relpath(path, root)).as_posix(), network.test_step(pseudo_collate([item]))[0]
+            yield name, network.test_step(pseudo_collate([item]))[0]
+
+
+def _names(paths: Sequence[str], root: str) -> list[str]:
+    """Return the paths below ``root``, or below their common folder if some lie elsewhere."""
+    names = [Path(os.path.relpath(path, root or '.')).as_posix() for path in paths]
+    if root and not any(name.startswith('../') for name in names):
+        return names
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    return [Path(os.path.relpath(path, common)).as_posix() for path in paths]
+
+
+def _refuse_pictures_in(out: Path, paths: Iterable[str]) -> None:
+    folder = os.path.join(os.path.realpath(out), '')
+    inside = [path for path in paths if os.path.realpath(path).startswith(folder)]
+    if inside:
+        raise ValueError(
+            f'pseudo_labels: --out {out} holds pictures, e.g. {inside[0]}, and labels may get their names: choose '
+            'another folder.'
+        )
 
 
 def _write_maps(
-    teacher: FrozenTeacher, found: Iterator[tuple[str, Sample]], out: Path, labelled: Any, threshold: float
+    teacher: FrozenTeacher, found: Iterator[tuple[str, Sample]], out: Path, files: LabelImages, threshold: float
 ) -> tuple[int, Counter[int], float]:
     assert teacher.network is not None, 'it is loaded'
-    counts, best = Counter({-1: 0}), 0.0
-    values, names = _file_values(labelled), []
+    check_scores(teacher.network)
+    counts, best, names = Counter({-1: 0}), 0.0, []
     for name, sample in found:
-        scores = pixel_scores(teacher.network, sample.get('seg_logits').data[None])
+        answer = sample.get('seg_logits').data[None]
+        one = answer.shape[1] == 1  # mmseg has applied the sigmoid
+        scores = torch.cat([1 - answer, answer], 1) if one else probabilities(answer)
         best = max(best, float(scores.max()))
         labels = sure_pixels(scores, threshold)[0].cpu().numpy().astype(np.uint8)
         seen, numbers = np.unique(labels, return_counts=True)
         counts.update({-1 if one == IGNORED else int(one): int(n) for one, n in zip(seen, numbers, strict=True)})
         if (labels != IGNORED).any():
-            stem = Path(name).with_suffix('').as_posix()
-            write_whole(out / f'{stem}.png', cv2.imencode('.png', values[labels])[1].tobytes(), alone=True)
+            stem = files.stem(name)
+            content = cv2.imencode('.png', files.values[labels])[1].tobytes()
+            write_whole(out / f'{stem}{files.seg_map_suffix}', content, alone=True)
             names.append(stem)
     if names:
         write_text(out / LIST, '\n'.join(names) + '\n')
     return len(names), counts, best
-
-
-def _file_values(labelled: Any) -> np.ndarray:
-    """Return the value in the data set's label files for each class; 255 stays."""
-    values = np.arange(256)
-    for value, number in (getattr(labelled, 'label_map', None) or {}).items():
-        if number != IGNORED:
-            values[number] = value
-    if getattr(labelled, 'reduce_zero_label', False):
-        values[:IGNORED] += 1
-    return values.astype(np.uint8)
 
 
 def _write_boxes(

@@ -22,7 +22,8 @@ from mmdistill_dense.model.unlabelled import KEY, UnlabelledOption
 from mmdistill_dense.utils.messages import some
 
 _READS_FIRST = [{'type': 'LoadImageFromFile'}]
-_TRIED = 8  # pictures, if the first ones are damaged
+_LABEL = 'seg_map_path'
+TRIED = 8  # pictures, if the first ones are damaged
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,17 @@ class Pictures:
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same when a run is resumed: the number of pictures, and a hash of their names."""
-        root = self.dataset.data_root or '.'
-        names = [os.path.relpath(path, root) for path in picture_paths(self.dataset)]
+        paths = picture_paths(self.dataset)
+        absolute = not self.dataset.data_root and all(map(os.path.isabs, paths))
+        root = os.path.commonpath(map(os.path.dirname, paths)) if absolute else self.dataset.data_root or '.'
+        names = [os.path.relpath(path, root) for path in paths]
         return {'pictures': len(names), 'names': hashlib.sha256('\n'.join(names).encode()).hexdigest()}
 
 
 def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled: Any) -> Pictures:
     """List the pictures, take the labelled ones out, refuse those of validation and test, and make the pipeline.
+
+    A file that is listed twice, also by a link, counts once.
 
     Args:
         option: The options.
@@ -56,26 +61,31 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
 
     Raises:
         FileNotFoundError: If there is no picture.
-        ValueError: If all are labelled ones, if some are validation's or test's, or if the labelled pipeline does not
-            work without labels.
+        ValueError: If all are labelled ones, if some are validation's or test's or label images, or if the labelled
+            pipeline does not work without labels.
     """
     dataset = UnlabeledImages(**option.pictures, pipeline=_READS_FIRST)
-    paths = picture_paths(dataset)
+    listed = [dataset.get_data_info(number)['img_path'] for number in range(len(dataset))]
+    places = {os.path.realpath(listed[number]): number for number in reversed(range(len(listed)))}
+    paths = [listed[number] for number in sorted(places.values())]
     known = same_pictures(paths, _comparable(picture_paths(labelled), 'train_dataloader'))
-    left = [number for number, path in enumerate(paths) if path not in known]
+    left = [number for number in sorted(places.values()) if listed[number] not in known]
     if not left:
         raise ValueError(
             f'{KEY}: all {len(paths)} pictures are those of train_dataloader, which the distillers see already: name '
             f'other pictures, or remove {KEY}.'
         )
-    if known:
+    if len(left) < len(listed):
         dataset.get_subset_(left)
-    paths = [paths[number] for number in left]
-    _refuse_tested(paths, config)
+    paths = [listed[number] for number in left]
+    tested = _tested(config)
+    _refuse_tested(paths, {name: pictures for name, (pictures, _) in tested.items()})
+    labels = {name: images for name, (_, images) in tested.items()}
+    _refuse_labels(paths, {'train_dataloader': picture_paths(labelled, _LABEL), **labels})
     steps, left_out = option.pipeline, list[str]()
     if steps == 'auto':
         labelled_steps = training_steps(config['train_dataloader']['dataset'])
-        steps, left_out = without_labels(labelled_steps, itertools.islice(paths, _TRIED), KEY)
+        steps, left_out = without_labels(labelled_steps, itertools.islice(paths, TRIED), KEY)
     dataset.pipeline = Compose(copy.deepcopy(list(steps)))
     return Pictures(dataset, len(known), left_out)
 
@@ -85,7 +95,12 @@ def tested_pictures(config: Mapping[str, Any]) -> dict[str, list[str]]:
 
     A data set that cannot be opened, and pictures that are no files here, are warned of.
     """
-    found: dict[str, list[str]] = {}
+    return {name: pictures for name, (pictures, _) in _tested(config).items()}
+
+
+def _tested(config: Mapping[str, Any]) -> dict[str, tuple[list[str], list[str]]]:
+    """Return the paths of the pictures and of the label images of validation and test."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
     done: list[Any] = []
     for name in ('val_dataloader', 'test_dataloader'):
         option = (config.get(name) or {}).get('dataset')
@@ -93,7 +108,8 @@ def tested_pictures(config: Mapping[str, Any]) -> dict[str, list[str]]:
             continue
         done.append(option)
         try:
-            found[name] = _comparable(picture_paths(DATASETS.build(copy.deepcopy(option))), name)
+            dataset = DATASETS.build(copy.deepcopy(option))
+            found[name] = _comparable(picture_paths(dataset), name), picture_paths(dataset, _LABEL)
         except Exception as error:  # a data set may run any code, and test data need not be there
             _warn(name, f'the data set cannot be opened ({str(error).splitlines()[0] if str(error) else error!r})')
     return found
@@ -108,19 +124,34 @@ def _comparable(paths: list[str], name: str) -> list[str]:
     return paths
 
 
-def _refuse_tested(paths: Sequence[str], config: Mapping[str, Any]) -> None:
+def _refuse_tested(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]]) -> None:
     """Refuse pictures of validation or test: a model that has seen them cannot be tested on them.
 
     Raises:
         ValueError: Names three of them.
     """
-    for name, tested in tested_pictures(config).items():
+    for name, tested in by_loader.items():
         if same := same_pictures(paths, tested):
             pairs = [path if path == other else f'{path} (= {other})' for path, other in same.items()]
             raise ValueError(
                 f'{KEY}: {len(same)} of {len(paths)} pictures are also in {name}, so its results would tell nothing '
                 f'about new pictures: {some(pairs, 3)}. Take them out of the folder, or list the others in '
                 f'{KEY}.ann_file.'
+            )
+
+
+def _refuse_labels(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]]) -> None:
+    """Refuse label images, which a folder of pictures and labels has beside the pictures.
+
+    Raises:
+        ValueError: Names three of them.
+    """
+    for name, images in by_loader.items():
+        labels = {os.path.realpath(path) for path in images}
+        if found := [path for path in paths if os.path.realpath(path) in labels]:
+            raise ValueError(
+                f'{KEY}: {len(found)} of {len(paths)} pictures are label images of {name}: {some(found, 3)}. Name the '
+                f'folders of pictures alone, in {KEY}.data_prefix (a list), or the pictures in {KEY}.ann_file.'
             )
 
 

@@ -17,7 +17,7 @@ from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.unlabelled_pictures import Pictures, open_pictures
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.model.distillation import distillers_of
-from mmdistill_dense.model.unlabelled import KEY, Unlabelled
+from mmdistill_dense.model.unlabelled import KEY, Unlabelled, check_one_picture
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.random_streams import fork_rng, mix
 from mmdistill_dense.utils.reproducible import SeededBatches
@@ -122,9 +122,18 @@ class UnlabelledStream(Hook):
             self._second.files = {**self._pictures.identity(), 'ratio': self._second.option.ratio}
 
     def before_train(self, runner: Runner) -> None:
-        """Set up the loader, and tell about it."""
+        """Set up the loader, and tell about it.
+
+        Raises:
+            ValueError: As :func:`check_one_picture`.
+        """
         if self._second is not None and self._pictures is not None:
             self._batches = UnlabelledBatches(runner.train_dataloader, self._pictures, self._second, runner.seed)
+            if self._batches.count == 1:
+                model = unwrap(runner.model)
+                takers = [distillers_of(model)[name] for name in self._second.takers]
+                taps = [tap.path for one in takers for tap in [*one.student_taps, *one.extra_student_taps]]
+                check_one_picture(model, taps, whole=self._second.option.pseudo is not None)
             self._tell(runner, self._pictures, self._batches.count)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:

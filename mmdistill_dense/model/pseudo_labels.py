@@ -86,9 +86,11 @@ def check_student(student: nn.Module) -> None:
     """Refuse students whose loss cannot leave out what the teacher is unsure of.
 
     Raises:
-        ValueError: For a detector that learns masks, or that assigns boxes in a way without ignored ones.
+        ValueError: For a detector that learns masks, or that assigns boxes in a way without ignored ones; for a
+            segmentor whose heads ignore different labels.
     """
     if _segments(student):
+        ignored_label(student)
         return
     if getattr(student, 'with_mask', False):
         raise ValueError(
@@ -106,7 +108,26 @@ def check_student(student: nn.Module) -> None:
         )
 
 
-def label_pictures(network: Network, inputs: Tensor, samples: Samples, option: PseudoOption) -> None:
+def ignored_label(student: nn.Module) -> int:
+    """Return the label of a pixel that teaches nothing to a segmentor.
+
+    Raises:
+        ValueError: If its heads ignore different labels.
+    """
+    heads = {
+        name: one.ignore_index
+        for name, one in student.named_modules()
+        if hasattr(one, 'ignore_index') and hasattr(one, 'num_classes')
+    }
+    if len(set(heads.values())) > 1:
+        shown = ', '.join(f'{name}.ignore_index={value}' for name, value in heads.items())
+        raise ValueError(f'{KEY}: the heads of the student ignore different labels, {shown}: give them the same one.')
+    return next(iter(heads.values()), IGNORED)
+
+
+def label_pictures(
+    network: Network, inputs: Tensor, samples: Samples, option: PseudoOption, ignored: int = IGNORED
+) -> None:
     """Give each sample of a batch (B, 3, H, W) the labels that a teacher's network is sure of.
 
     Args:
@@ -114,17 +135,19 @@ def label_pictures(network: Network, inputs: Tensor, samples: Samples, option: P
         inputs: In its normalisation.
         samples: They get ``gt_sem_seg``, or ``gt_instances`` and ``ignored_instances``.
         option: The options.
+        ignored: Label of a pixel without a class, for the student. Defaults to 255.
 
     Raises:
         ValueError: For a segmentation network whose outputs are no class scores of pixels.
     """
     if _segments(network):
         metas = [{'img_shape': inputs.shape[-2:]} for _ in samples]
-        scores = pixel_scores(network, network.encode_decode(inputs, metas))  # type: ignore[operator]
-        labels = sure_pixels(scores, option.threshold or SEG_THRESHOLD)
+        check_scores(network)
+        scores = probabilities(network.encode_decode(inputs, metas))  # type: ignore[operator]
+        labels = sure_pixels(scores, option.threshold or SEG_THRESHOLD, ignored)
         for sample, found in zip(samples, labels, strict=True):
             height, width = sample.metainfo['img_shape'][:2]
-            found[height:], found[:, width:] = IGNORED, IGNORED  # padding
+            found[height:], found[:, width:] = ignored, ignored  # padding
             _set(sample, gt_sem_seg=PixelData(data=found[None]))
         return
     bare = [type(sample)(metainfo=dict(sample.metainfo)) for sample in samples]  # type: ignore[call-arg]
@@ -133,11 +156,18 @@ def label_pictures(network: Network, inputs: Tensor, samples: Samples, option: P
         _set(sample, gt_instances=sure, ignored_instances=unsure)
 
 
-def pixel_scores(network: Network, logits: Tensor) -> Tensor:
-    """Return the probabilities of a segmentation network's logits (B, C, H, W); C = 1 is two classes by a sigmoid.
+def probabilities(logits: Tensor) -> Tensor:
+    """Return the probabilities of a segmentation network's logits (B, C, H, W); C = 1 is two classes by a sigmoid."""
+    if logits.shape[1] > 1:
+        return logits.float().softmax(1)
+    return torch.cat([1 - logits.float().sigmoid(), logits.float().sigmoid()], 1)
+
+
+def check_scores(network: Network) -> None:
+    """Refuse a segmentation network whose outputs are no logits, such as those that classify masks.
 
     Raises:
-        ValueError: For a network whose outputs are no logits, such as those that classify masks.
+        ValueError: For such a network.
     """
     head: Any = network.decode_head
     head = head[-1] if isinstance(head, nn.ModuleList) else head
@@ -146,23 +176,21 @@ def pixel_scores(network: Network, logits: Tensor) -> Tensor:
             f'{type(head).__name__} gives no probabilities of classes at a pixel (it scores masks), so the threshold '
             'of pseudo labels has no meaning: choose a teacher that classifies pixels, or do without such labels.'
         )
-    if logits.shape[1] > 1:
-        return logits.float().softmax(1)
-    return torch.cat([1 - logits.float().sigmoid(), logits.float().sigmoid()], 1)
 
 
-def sure_pixels(scores: Tensor, threshold: float) -> Tensor:
-    """Return the most likely class of each pixel, 255 below the threshold.
+def sure_pixels(scores: Tensor, threshold: float, ignored: int = IGNORED) -> Tensor:
+    """Return the most likely class of each pixel, ``ignored`` below the threshold.
 
     Args:
         scores: (B, C, H, W), probabilities.
         threshold: Least probability.
+        ignored: Label of a pixel without a class. Defaults to 255.
 
     Returns:
         (B, H, W), int64.
     """
     values, labels = scores.max(1)
-    return labels.masked_fill(values < threshold, IGNORED)
+    return labels.masked_fill(values < threshold, ignored)
 
 
 def sure_boxes(found: Any, threshold: float) -> tuple[InstanceData, InstanceData]:

@@ -119,7 +119,7 @@ class Unlabelled:
 
         Raises:
             ValueError: If none can; for a student that needs no labels at all; for a tap that such pictures never
-                reach.
+                reach; for ``bn='labelled'`` where activations are recomputed.
         """
         if not getattr(student, 'has_task', True):
             raise ValueError(
@@ -145,6 +145,8 @@ class Unlabelled:
             )
         if option.pseudo is not None:
             check_student(student)
+        if option.bn == 'labelled':
+            _check_recomputed(student)
         for name in takers:
             _check_taps(name, distillers[name], student, heads)
         return cls(option, takers)
@@ -156,6 +158,46 @@ class Unlabelled:
 
 def _named(distillers: Mapping[str, Distiller]) -> str:
     return ', '.join(f'{name} ({type(one).__name__})' for name, one in distillers.items())
+
+
+def _check_recomputed(student: nn.Module) -> None:
+    """Refuse recomputed activations: in the backward pass running statistics follow all pictures again."""
+    found = [name for name, one in student.named_modules() if getattr(one, 'with_cp', False) is True]
+    if found:
+        raise ValueError(
+            f"{KEY}.bn='labelled': {found[0]} of the student recomputes its activations (with_cp=True), and then its "
+            f'running statistics follow the other pictures too: set with_cp=False, or remove {KEY}.bn.'
+        )
+
+
+def check_one_picture(student: nn.Module, taps: Sequence[str], whole: bool) -> None:
+    """Refuse a step of one picture for heads that pool it to a pixel and normalise that, which needs two.
+
+    Args:
+        student: The student.
+        taps: Paths of its taps.
+        whole: Whether its own loss is computed, and so all heads run.
+
+    Raises:
+        ValueError: For such a head.
+    """
+    for path, one in student.named_modules():
+        head = path.split('.')[0]
+        runs = whole or any(tap.split('.')[0] == head for tap in taps)
+        if runs and isinstance(one, nn.Sequential) and _normalises_a_pixel(one):
+            raise ValueError(
+                f'{KEY}: one picture a step, and {path} of the student normalises a map of one pixel, which needs two: '
+                f'set {KEY}.ratio so that ratio * batch_size is at least 2.'
+            )
+
+
+def _normalises_a_pixel(parts: nn.Sequential) -> bool:
+    pooled = False
+    for part in parts:
+        pooled |= isinstance(part, nn.AdaptiveAvgPool2d) and part.output_size in (1, (1, 1), [1, 1])
+        if pooled and any(isinstance(one, nn.BatchNorm2d) for one in part.modules()):
+            return True
+    return False
 
 
 def _check_taps(name: str, distiller: Distiller, student: nn.Module, heads: Sequence[str]) -> None:

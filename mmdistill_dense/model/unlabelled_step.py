@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mmdistill_dense.distillers.base import Distiller, Losses, RunState
 from mmdistill_dense.model.distillation import Distillation
-from mmdistill_dense.model.pseudo_labels import label_pictures, pseudo_losses
+from mmdistill_dense.model.pseudo_labels import ignored_label, label_pictures, pseudo_losses
 from mmdistill_dense.model.step import Terms, compare, recording, teach
 from mmdistill_dense.model.unlabelled import Unlabelled
 from mmdistill_dense.networks.partial_forward import run_parts
@@ -71,6 +71,8 @@ def prepared(model: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Samples]
     states = [dict(vars(one)) for one in modules]
     for sample in batch['data_samples'] if modules else ():
         sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4))  # they scale boxes, also where there are none
+    for one in modules:
+        vars(one).update({name: False for name in ('pad_mask', 'pad_seg') if hasattr(one, name)})  # there are none
     data = model.data_preprocessor(dict(batch), True)
     for one, state in zip(modules, states, strict=True):
         vars(one).update(state)  # the size that the labelled pictures have until they draw another
@@ -109,7 +111,8 @@ def _unlabelled_terms(
             teacher = distillation.teachers[pseudo.teacher_of(distillation.teachers)]
             teacher.load(next(model.parameters()))
             seed = mix(state.seed, state.rank, state.iteration, _TAG)
-            teacher.ask(lambda network, seen: label_pictures(network, seen, samples, pseudo), inputs, seed)
+            ignored = ignored_label(model)
+            teacher.ask(lambda network, seen: label_pictures(network, seen, samples, pseudo, ignored), inputs, seed)
         if second.option.bn == 'labelled':
             stack.enter_context(_kept_statistics(model))
         with recording(model, distillation, active) as student:

@@ -53,6 +53,24 @@ def test_what_reads_labels_is_left_out(steps, scope):
     assert {'img_path', 'ori_shape', 'img_shape'} <= set(sample.metainfo_keys())
 
 
+@pytest.mark.parametrize(
+    'step',
+    [
+        dict(type='RandomApply', prob=0.01, transforms=[dict(type='MinIoURandomCrop')]),
+        dict(
+            type='RandomChoice',
+            prob=[0.99, 0.01],
+            transforms=[[dict(type='RandomFlip', prob=0.5)], [dict(type='MinIoURandomCrop')]],
+        ),
+    ],
+    ids=['apply', 'choice'],
+)
+def test_what_is_rarely_drawn_is_tried_too(step):
+    """It would fail in one of a hundred pictures."""
+    _, dropped = made([DET[0], DET[1], step, DET[-1]], 'mmdet')
+    assert dropped == ['LoadAnnotations', step['type']]
+
+
 def test_a_crop_looks_for_no_other_classes():
     kept, _ = made(SEG, 'mmseg')
     assert kept[2] == dict(SEG[3], cat_max_ratio=1.0) and SEG[3]['cat_max_ratio'] == 0.75

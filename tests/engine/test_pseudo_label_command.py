@@ -2,6 +2,8 @@
 
 import copy
 import json
+import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,8 +12,9 @@ import torch
 from mmengine.registry import DATASETS
 from mmengine.structures import InstanceData
 
+from mmdistill_dense.datasets.written_labels import LabelImages
 from mmdistill_dense.engine import pseudo_label_command
-from mmdistill_dense.engine.pseudo_label_command import _file_values, main_pseudo_labels, write_labels
+from mmdistill_dense.engine.pseudo_label_command import main_pseudo_labels, write_labels
 from mmdistill_dense.model.pseudo_labels import PseudoOption, sure_boxes
 from tests import toys
 
@@ -43,19 +46,61 @@ def test_label_images_hold_what_the_teacher_is_sure_of(tmp_path):
     assert torch.equal(item['data_samples'].gt_sem_seg.data[0], torch.from_numpy(found).long())
 
 
-class Labelled:
-    metainfo = dict(classes=('b', 'a'))
-    reduce_zero_label = False
-    label_map: dict = {}
+def digests(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob('*.png'))}
 
 
-def test_values_are_those_of_the_data_sets_own_files():
-    one = Labelled()
-    assert _file_values(one).tolist() == list(range(256))
-    one.label_map = {0: 1, 1: 0, 2: 255}
-    assert _file_values(one)[[0, 1, 255]].tolist() == [1, 0, 255]
-    one.reduce_zero_label, one.label_map = True, {}
-    assert _file_values(one)[[0, 1, 255]].tolist() == [1, 2, 255]
+def labels_of(folder, tmp_path, name, **unlabelled):
+    out = tmp_path / name
+    write_labels(seg_config(unlabelled=dict(data_root=str(folder), **unlabelled)), out, PseudoOption(0.3))
+    return digests(out)
+
+
+def test_no_picture_is_replaced(tmp_path):
+    """Neither those of a folder that labels are written into, nor those of a folder beside ``data_root``."""
+    source = toys.picture_folder(2)
+    for name in ('more', 'data/beside'):
+        shutil.copytree(source, tmp_path / name)
+    (tmp_path / 'data/root').mkdir()
+    before = digests(tmp_path / 'more')
+    for out in ('more', '.'):
+        with pytest.raises(ValueError, match='holds pictures, e.g. .*more/0.png'):
+            write_labels(seg_config(), tmp_path / out, PseudoOption(0.3), str(tmp_path / 'more'))
+    found = labels_of(tmp_path / 'data/root', tmp_path, 'data/labels', data_prefix='../beside')
+    assert list(found) == ['0.png', '1.png']
+    assert digests(tmp_path / 'more') == digests(tmp_path / 'data/beside') == before
+
+
+def test_a_picture_that_is_listed_twice_moves_no_other_one(tmp_path):
+    folder = toys.picture_folder(3)
+    (tmp_path / 'list.txt').write_text('0.png\n0.png\n1.png\n2.png\n')
+    once = labels_of(folder, tmp_path, 'once')
+    assert labels_of(folder, tmp_path, 'twice', ann_file=str(tmp_path / 'list.txt')) == once
+    assert len(set(once.values())) == 3
+
+
+def test_a_damaged_first_picture_does_not_stop_it(tmp_path):
+    shutil.copytree(toys.picture_folder(3), tmp_path / 'more')
+    file = tmp_path / 'more/0.png'
+    file.write_bytes(file.read_bytes()[:60])
+    assert list(labels_of(tmp_path / 'more', tmp_path, 'labels')) == ['1.png', '2.png']
+
+
+@pytest.mark.parametrize(('bias', 'label'), [(-6.0, 0), (6.0, 1)])
+def test_one_channel_is_the_probability_of_the_second_class(tmp_path, monkeypatch, bias, label):
+    """mmseg applies the sigmoid to it before the command sees it."""
+    head = dict(num_classes=2, out_channels=1, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True))
+    network = toys.merged(toys.seg_net('fcn'), dict(decode_head=dict(head, threshold=0.5)))
+    del network['auxiliary_head']
+    teacher = toys.build_plain(network).eval()
+    with torch.no_grad():
+        teacher.decode_head.conv_seg.weight.zero_()
+        teacher.decode_head.conv_seg.bias.fill_(bias)
+        found = [('x.png', teacher.test_step(toys.seg_batch(1))[0])]
+    files = LabelImages(np.arange(256, dtype=np.uint8), '.png', '.png', {})
+    total, _, best = pseudo_label_command._write_maps(SimpleNamespace(network=teacher), found, tmp_path, files, 0.95)
+    assert total == 1 and best == pytest.approx(torch.tensor(6.0).sigmoid().item())
+    assert (cv2.imread(str(tmp_path / 'x.png'), cv2.IMREAD_UNCHANGED) == label).all()
 
 
 @pytest.fixture

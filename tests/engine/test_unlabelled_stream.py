@@ -12,8 +12,11 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmengine.hooks import Hook
 from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mmengine.registry import DATASETS
 
+from mmdistill_dense.engine.unlabelled_pictures import open_pictures
 from mmdistill_dense.engine.unlabelled_stream import PassSampler
+from mmdistill_dense.model.unlabelled import UnlabelledOption
 from mmdistill_dense.registry import HOOKS, TRANSFORMS
 from tests import toys
 
@@ -285,6 +288,56 @@ def test_labelled_pictures_are_taken_out_and_counted(tmp_path, log):
     assert '2 labelled ones taken out' in line and 'they teach kd, mimic' in line
     with pytest.raises(ValueError, match='all 4 pictures are those of train_dataloader'):
         opened(str(train), **files(train, 'train'))
+
+
+def test_a_file_that_is_listed_twice_counts_once(tmp_path, log):
+    """And the labelled one among them is the one that is taken out; a link to the folder itself is no more pictures."""
+    train, more = Path(toys.picture_folder(4, seed=41)), tmp_path / 'more'
+    shutil.copytree(toys.picture_folder(3, seed=42), more)
+    shutil.copy(train / '0.png', more / 'labelled.png')
+    (more / 'again').symlink_to(more)
+    names = ['0.png', '0.png', 'labelled.png', '1.png', '2.png', 'again/2.png']
+    (tmp_path / 'list.txt').write_text('\n'.join(names))
+    labelled = DATASETS.build(files(train, 'train')['train_dataloader']['dataset'])
+    for option in (dict(data_root=str(more), ann_file=str(tmp_path / 'list.txt')), dict(data_root=str(more))):
+        config = dict(train_dataloader=files(train, 'train')['train_dataloader'])
+        pictures = open_pictures(UnlabelledOption.parse(option), config, labelled)
+        left = [
+            Path(pictures.dataset.get_data_info(number)['img_path']).name for number in range(len(pictures.dataset))
+        ]
+        assert left == ['0.png', '1.png', '2.png'] and pictures.labelled == 1
+
+
+def test_label_images_are_no_pictures(tmp_path):
+    """A folder of a data set has them beside the pictures."""
+    for name in ('train', 'labels'):
+        shutil.copytree(toys.picture_folder(2, seed=len(name)), tmp_path / name)
+    changes = files(tmp_path / 'train', 'train')
+    changes['train_dataloader']['dataset']['data_prefix']['seg_map_path'] = str(tmp_path / 'labels')
+    with pytest.raises(ValueError, match='2 of 2 pictures are label images of train_dataloader: .*labels/0.png'):
+        opened(str(tmp_path), **changes)
+
+
+def test_pictures_are_the_same_from_another_folder(tmp_path, monkeypatch):
+    shutil.copytree(toys.picture_folder(2), tmp_path / 'more')
+    option, found = UnlabelledOption.parse(dict(data_prefix=str(tmp_path / 'more'))), []
+    labelled = toys.run_config(tmp_path, model(None)).train_dataloader
+    for place in ('.', '/'):
+        monkeypatch.chdir(tmp_path / place)
+        config = dict(train_dataloader=labelled)
+        found.append(open_pictures(option, config, DATASETS.build(labelled.dataset)).identity())
+    assert found[0] == found[1] and found[0]['pictures'] == 2
+
+
+def test_one_picture_in_a_pooling_head_is_refused_at_start(tmp_path):
+    """Not when the first such step comes, half of the run later."""
+    pair = toys.seg_net('deeplabv3'), toys.seg_teacher('deeplabv3')
+    more = dict(data_root=toys.picture_folder(), ratio=0.5, start=0.5)
+    heads = toys.model_config(*pair, unlabelled=more)
+    with pytest.raises(ValueError, match='decode_head.image_pool of the student normalises a map of one pixel'):
+        run(tmp_path, heads)
+    backbone = toys.model_config(*pair, dict(fit=dict(type='FitNet', student_tap='backbone[3]')), unlabelled=more)
+    assert len(run(tmp_path, backbone)) == ITERS
 
 
 def test_few_pictures_and_unknown_test_pictures_are_warned_of(log):

@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmdistill_dense.model import pseudo_labels
-from mmdistill_dense.model.pseudo_labels import pixel_scores, sure_boxes, sure_pixels
+from mmdistill_dense.model.pseudo_labels import check_scores, probabilities, sure_boxes, sure_pixels
 from tests import toys
 from tests.model.test_unlabelled import bare, crowded, det_model, losses, seg_model
 
@@ -20,10 +20,8 @@ LOW = dict(threshold=0.06)
 def test_pixels_below_the_threshold_are_ignored():
     scores = torch.tensor([[0.96, 0.5], [0.04, 0.5], [0.0, 0.0]])[None, :, None]  # (1, 3, 1, 2)
     assert sure_pixels(scores, 0.95).tolist() == [[[0, 255]]]
-    head = nn.Module()
-    head.decode_head = nn.Module()
-    head.decode_head.cls_seg = lambda x: x
-    assert sure_pixels(pixel_scores(head, torch.tensor([[[[4.0, -4.0, 0.0]]]])), 0.95).tolist() == [[[1, 0, 255]]]
+    assert sure_pixels(probabilities(torch.tensor([[[[4.0, -4.0, 0.0]]]])), 0.95).tolist() == [[[1, 0, 255]]]
+    assert sure_pixels(scores, 0.95, -1).tolist() == [[[0, -1]]]
 
 
 def test_boxes_between_the_thresholds_are_to_be_ignored():
@@ -62,6 +60,25 @@ def test_the_students_loss_is_that_on_the_teachers_labels():
     assert torch.equal(given, sure_pixels(scores, 0.3)) and 0 < (given == 255).float().mean() < 1
     found['unlabelled.decode.loss_ce'].backward()
     assert model.decode_head.conv_seg.weight.grad is not None and toys.hooks_left(model) == 0
+
+
+@pytest.mark.parametrize('ignored', [0, -1])
+def test_unsure_pixels_get_the_label_that_the_students_heads_ignore(ignored):
+    more, found = bare(toys.seg_batch(2, seed=3)), []
+    for value in (255, ignored):
+        heads = {name: dict(ignore_index=value) for name in ('decode_head', 'auxiliary_head')}
+        student = toys.merged(toys.seg_net('fcn'), heads)
+        option = dict(data_root='more', pseudo=dict(threshold=0.3))
+        model = toys.distilled(student=student, teacher=toys.seg_teacher('fcn'), unlabelled=option)
+        found.append(losses(model, more)['unlabelled.decode.loss_ce'].item())
+    assert found[0] > 0 and (found[1] == found[0] if ignored < 0 else 0 < found[1] < found[0])
+
+
+def test_heads_that_ignore_different_labels_are_refused():
+    student = toys.merged(toys.seg_net('fcn'), dict(auxiliary_head=dict(ignore_index=0)))
+    option = dict(data_root='more', pseudo=dict(threshold=0.3))
+    with pytest.raises(ValueError, match='decode_head.ignore_index=255, auxiliary_head.ignore_index=0: give them the'):
+        toys.build(toys.model_config(student, toys.seg_teacher('fcn'), unlabelled=option))
 
 
 def test_few_sure_pixels_give_a_small_loss():
@@ -183,7 +200,7 @@ def test_a_teacher_of_masks_has_no_probabilities():
     masks = nn.Module()
     masks.decode_head = nn.Module()
     with pytest.raises(ValueError, match='gives no probabilities of classes at a pixel'):
-        pixel_scores(masks, torch.zeros(1, 3, 2, 2))
+        check_scores(masks)
 
 
 def test_a_loss_that_needs_more_labels_is_refused():

@@ -128,6 +128,13 @@ def test_running_statistics_follow_these_pictures_or_not(bn):
     assert toys.hooks_left(model) == 0
 
 
+def test_running_statistics_cannot_be_kept_where_activations_are_recomputed():
+    student = toys.merged(toys.seg_net('fcn'), dict(backbone=dict(with_cp=True)))
+    option = dict(FOLDER, bn='labelled')
+    with pytest.raises(ValueError, match="bn='labelled': backbone.* recomputes its activations .with_cp=True."):
+        toys.build(toys.model_config(student, toys.seg_teacher('fcn'), unlabelled=option))
+
+
 def test_a_method_that_needs_labels_keeps_its_weight():
     model = seg_model(dict(ifvd=dict(type='IFVD'), kd=dict(type='LogitKD')))
     alone, both = losses(model), losses(model, bare(toys.seg_batch(2, seed=3)))
@@ -282,6 +289,16 @@ def test_a_random_size_of_the_batch_stays_the_labelled_ones():
     inputs, samples = prepared(model, crowded())
     assert inputs.shape[-2:] == (32, 32) and vars(augment) == before
     assert 'bboxes' not in samples[0].gt_instances
+
+
+def test_a_preprocessor_that_pads_masks_finds_none():
+    """As Mask2Former's: the step with labels after it pads them again."""
+    pad = dict(type='BatchFixedSizePad', size=(128, 128), pad_mask=True, pad_seg=True)
+    model = det_model(dict(fit=dict(type='FitNet', student_tap='neck')))
+    model.data_preprocessor.batch_augments = nn.ModuleList([_built(pad)])
+    inputs, _ = prepared(model, crowded())
+    augment = model.data_preprocessor.batch_augments[0]
+    assert inputs.shape[-2:] == (128, 128) and augment.pad_mask and augment.pad_seg
 
 
 def _built(option):

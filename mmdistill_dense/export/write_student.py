@@ -50,17 +50,23 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         The paths of the weights and of the config.
 
     Raises:
+        FileExistsError: If a config of the user has the name of the config to write.
         ValueError: When the checkpoint does not fit the student exactly, or ``out`` ends otherwise.
     """
     weights = Path(out)
     if weights.suffix not in ('.pth', '.safetensors'):
         raise ValueError(f'out={str(out)!r} must end in .pth or .safetensors; the config is written beside it (.py).')
+    path = weights.with_suffix('.py')
+    text = path.read_text(encoding='utf-8') if path.is_file() else ''
+    if '_base_' in text or 'DistillModel' in text:
+        raise FileExistsError(
+            f'out={str(out)!r}: the config is written beside it, and {path} is a config of yours. Choose another name.'
+        )
     plain, _, state, meta = load_student(config, checkpoint)
     if weights.suffix == '.pth':
         save_whole({'meta': meta, 'state_dict': state}, weights)
     else:
         _write_safetensors(state, meta, weights)
-    path = weights.with_suffix('.py')
     plain.dump(path)
     return weights, path
 

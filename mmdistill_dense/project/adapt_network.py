@@ -126,7 +126,8 @@ def predicts_masks(model: Mapping[str, Any]) -> bool:
     """Tell whether a detector is trained on masks."""
     inside = model.get('roi_head') or {}
     heads = (model.get('mask_head'), model.get('panoptic_head'), inside.get('mask_head'))
-    return any(heads) or 'CondInst' in str(model.get('type'))
+    named = (str(model.get('type')), str((model.get('bbox_head') or {}).get('type')))
+    return any(heads) or any(word in name for word in ('CondInst', 'RTMDetIns') for name in named)
 
 
 def check_masks(model: Mapping[str, Any], masks: bool, key: str) -> None:

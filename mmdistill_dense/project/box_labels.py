@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from mmdistill_dense.project.label_files import FORMAT, check_entries, check_sizes, none_found, read_label_file
-from mmdistill_dense.project.picture_folders import SPLITS, picture_folders, split_of, two_parts
+from mmdistill_dense.project.picture_folders import SPLITS, files_below, picture_folders, split_of, two_parts
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.messages import close_or_all, some
 
@@ -61,16 +62,17 @@ def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
     given = given.expanduser().resolve()
     root = given.parent if given.suffix == '.json' and given.is_file() else given
     folders = [one.path for one in picture_folders(root)]
-    found = _by_split(root, [given] if given.is_file() else sorted(root.rglob('*.json')))
+    found = _by_split(root, [given] if given.is_file() else sorted(files_below(root, ('.json',))))
     notes: list[str] = []
     for path, content in found.values():
         notes += check_entries(path, content)
-    places = {name: _folder_of(path, content, [root, *folders]) for name, (path, content) in found.items()}
+    places = {name: _folder_of(path, content, root, folders, name) for name, (path, content) in found.items()}
     first = found.get('train') or next(iter(found.values()))
     names = _classes(first, classes, notes)
     _check_categories(found.values(), names)
     for name, (path, content) in found.items():
         check_sizes(path, places[name], content['images'])
+    notes += _shared(found, places)
     if 'train' in found and len(found) > 1:
         splits = {
             name: BoxSplit(
@@ -93,7 +95,8 @@ def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
         splits['val'] = splits['test']
     sizes = [(one['height'], one['width']) for one in first[1]['images']]
     size = int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
-    masks = all(one.get('segmentation') for one in first[1]['annotations'])
+    _check_boxes(found, splits, names)
+    masks = all(one.get('segmentation') for _, content in found.values() for one in content['annotations'])
     return BoxData(root, splits, names, masks, size, notes)
 
 
@@ -122,13 +125,22 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str | None, tuple[Path,
     return found
 
 
-def _folder_of(path: Path, content: Mapping[str, Any], folders: Sequence[Path]) -> Path:
-    """Return the folder to which the file names of a label file are relative."""
+def _folder_of(path: Path, content: Mapping[str, Any], root: Path, below: Sequence[Path], split: str | None) -> Path:
+    """Return the folder to which the file names of a label file are relative.
+
+    Of several that hold as many of them, it is one for the same split, then the nearest one: splits may reuse names.
+    """
+    folders = [path.parent, root, *below]
     names = [one['file_name'] for one in content['images']]
     if not names:
         raise ValueError(f'--data: {path} lists no picture (images is empty).')
     looked = evenly(names, _LOOKED)
-    best = max([path.parent, *folders], key=lambda folder: sum((folder / name).is_file() for name in looked))
+
+    def fits(folder: Path) -> tuple[int, bool, int]:
+        there = sum((folder / name).is_file() for name in looked)
+        return there, split_of(folder.relative_to(root).parts) == split, len(os.path.commonpath([folder, path]))
+
+    best = max(folders, key=fits)
     missing = [name for name in names if not (best / name).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -136,6 +148,36 @@ def _folder_of(path: Path, content: Mapping[str, Any], folders: Sequence[Path]) 
             f'in {some(folders, 5)}. The file_name of each picture must be its path below one of these folders.'
         )
     return best
+
+
+def _shared(
+    found: Mapping[str | None, tuple[Path, Mapping[str, Any]]], places: Mapping[str | None, Path]
+) -> Iterator[str]:
+    """Yield a warning for pictures that train and are in another split too."""
+    files = {
+        name: {os.path.realpath(places[name] / one['file_name']) for one in content['images']}
+        for name, (_, content) in found.items()
+    }
+    for name, own in files.items():
+        if name != 'train' and (both := own & files.get('train', set())):
+            yield (
+                f'WARNING: {len(both)} of the {len(own)} pictures for {name} also train ({some(sorted(both), 1)}): the '
+                'scores will be too high'
+            )
+
+
+def _check_boxes(
+    found: Mapping[str | None, tuple[Path, Mapping[str, Any]]], splits: Mapping[str, BoxSplit], names: Sequence[str]
+) -> None:
+    """Refuse a split without a box of the classes, as that of a test set whose labels are kept secret."""
+    for name in splits:
+        path, content = found.get(name, (None, json.loads(splits[name].content or '{}')))
+        numbers = {one['id'] for one in content.get('categories', ()) if one['name'] in names}
+        if content and not any(one['category_id'] in numbers for one in content['annotations']):
+            raise ValueError(
+                f'--data: {path or "the pictures for " + name}: no box of {some(names)} for {name}, so it measures '
+                'nothing. Take this file out of the folder, or add its boxes.'
+            )
 
 
 def _inside(folder: Path, root: Path) -> str:
@@ -175,9 +217,14 @@ def _divided(file: tuple[Path, Mapping[str, Any]], pictures: str) -> dict[str, B
     """Divide a label file; the parts are written beside the configs."""
     path, content = file
     found = {}
-    parts = two_parts([one['file_name'] for one in content['images']], path)
-    for name, files in zip(('train', 'val'), parts, strict=True):
-        kept = [one for one in content['images'] if one['file_name'] in set(files)]
+    with_box = {one['image_id'] for one in content['annotations']}
+    boxed = list(dict.fromkeys(one['file_name'] for one in content['images'] if one['id'] in with_box))
+    bare = list(dict.fromkeys(one['file_name'] for one in content['images'] if one['file_name'] not in boxed))
+    parts = two_parts(boxed, path)
+    rest = two_parts(bare, path) if len(bare) > 1 else (bare, list[str]())
+    for name, own, others in zip(('train', 'val'), parts, rest, strict=True):
+        files = {*own, *others}
+        kept = [one for one in content['images'] if one['file_name'] in files]
         numbers = {one['id'] for one in kept}
         boxes = [one for one in content['annotations'] if one['image_id'] in numbers]
         text = json.dumps({'images': kept, 'annotations': boxes, 'categories': content['categories']})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,11 @@ class Values:
     looked: int
     total: int
 
+    def of(self, pairs: Iterable[Pair]) -> list[int]:
+        """Return the values in the label images of a split, of those that were read."""
+        labels = {label for _, label in pairs}
+        return [value for value, files in self.files.items() if not labels.isdisjoint(files)]
+
     @property
     def said(self) -> str:
         """The values, for a message, with a file that has the highest one."""
@@ -57,8 +62,14 @@ def read_values(splits: Sequence[Sequence[Pair]]) -> Values:
                     'of the class. Convert colours to numbers first.'
                 )
             size = size_of(image)
-            for value in np.unique(np.asarray(image)).tolist():
-                files.setdefault(int(value), []).append(label)
+            values = np.unique(np.asarray(image)).tolist()
+        if max(values) > IGNORED:
+            raise ValueError(
+                f'--data: {label} holds the value {max(values)}; label images are read as 8 bits, so a class has a '
+                f'number from 0 to {IGNORED - 1}, and {IGNORED} is ignored. Number the classes anew.'
+            )
+        for value in values:
+            files.setdefault(int(value), []).append(label)
         with opened(path) as picture:
             if size_of(picture) != size:
                 raise ValueError(
@@ -79,7 +90,7 @@ def name_classes(
     """
     names, source = tuple(given), '--classes'
     if not names and (root / LIST).is_file():
-        lines = (root / LIST).read_text(encoding='utf-8').splitlines()
+        lines = (root / LIST).read_text(encoding='utf-8-sig').splitlines()
         names, source = tuple(line.strip() for line in lines if line.strip()), str(root / LIST)
     if len(found.files) == 1:
         only = next(iter(found.files))
@@ -113,6 +124,25 @@ def name_classes(
     if unseen := [f'{name} ({value})' for name, value in kept if value not in found.files]:
         notes.append(f'in none of the {found.looked} label images that were looked at: {some(unseen)}')
     return tuple(name for name, _ in kept), tuple(value for _, value in kept) if counted or NO_CLASS in names else ()
+
+
+def check_splits(root: Path, found: Mapping[str, Sequence[int]], values: Sequence[int]) -> None:
+    """Refuse a split whose label images hold no class, as those of a test set whose labels are kept secret.
+
+    Args:
+        root: The folder of the data, for the error.
+        found: The values of each split.
+        values: As of :func:`name_classes`.
+
+    Raises:
+        ValueError: For such a split.
+    """
+    for name, seen in found.items():
+        if seen == [IGNORED] and IGNORED not in values:
+            raise ValueError(
+                f'--data {root}: all pixels of the label images for {name} are {IGNORED}, which is ignored, so they '
+                'measure nothing. Take this split out of the folder, or add its labels.'
+            )
 
 
 def class_values(found: Sequence[int]) -> tuple[int, ...]:

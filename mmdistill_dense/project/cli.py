@@ -96,7 +96,7 @@ def main_new(argv: Sequence[str] | None = None) -> int:
     with alive('new'):
         try:
             return _new(args)
-        except (FileNotFoundError, FileExistsError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError) as error:
             print(f'ERROR    {text_of(error)}', file=sys.stderr)
             return 2
 
@@ -137,6 +137,6 @@ def main_run(argv: Sequence[str] | None = None) -> int:
 
     try:
         return run_project(args.folder, args.rerun_changed)
-    except (FileNotFoundError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError) as error:
         print(f'ERROR    {text_of(error)}', file=sys.stderr)
         return 2

@@ -12,6 +12,7 @@ from mmdistill_dense.datasets.unlabeled import EXTENSIONS
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.project.box_labels import BoxData
 from mmdistill_dense.project.label_images import SegData, pairs_of
+from mmdistill_dense.project.picture_folders import files_below
 from mmdistill_dense.project.sides import Side
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.silence import quiet
@@ -29,6 +30,16 @@ def check_files(args: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}). Without this option the teacher is '
             'trained on your data first.'
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise for a folder whose path no config can hold: mmengine puts it between quotes (``fileDirname``)."""
+    place = str(folder.absolute())
+    if found := [one for one in ("'", '"', '\\', '{{') if one in place]:
+        raise ValueError(
+            f'--out {folder}: its whole path, {place}, has {found[0]} in it, which no config can hold. Choose another '
+            'folder.'
         )
 
 
@@ -82,7 +93,7 @@ def check_unlabelled(given: str | None, data: SegData | BoxData, batch: int) -> 
     if not given:
         return
     folder = Path(given).expanduser().resolve()
-    pictures = [path for path in sorted(folder.rglob('*')) if path.suffix.lower() in EXTENSIONS]
+    pictures = sorted(files_below(folder, EXTENSIONS))
     if len(pictures) < batch:
         raise ValueError(
             f'--unlabelled {given}: {len(pictures)} pictures in it or below it (files that end in '

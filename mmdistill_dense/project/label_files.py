@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.project.open_pictures import SAMPLED, opened, size_of, size_text
+from mmdistill_dense.project.picture_folders import files_below
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.messages import some
 
@@ -53,7 +54,7 @@ def none_found(root: Path, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
         return f'no label file. {" ".join(_lacks(path) for path in files[:2])}'
-    counts = Counter(path.suffix for path in root.rglob('*') if path.suffix in _OTHERS and path.name != 'classes.txt')
+    counts = Counter(path.suffix for path in files_below(root, tuple(_OTHERS)) if path.name != 'classes.txt')
     others = [
         f'{count} {ending} files: convert labels of {_OTHERS[ending]} to COCO.' for ending, count in counts.items()
     ]
@@ -78,7 +79,7 @@ def check_entries(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
     """
     for kind, keys in _NEEDED.items():
         for key in keys:
-            without = sum(key not in one for one in content[kind])
+            without = sum(one.get(key) is None for one in content[kind])
             if without:
                 raise ValueError(
                     f'--data: {path}: {without} of {len(content[kind])} {kind} have no {key}. Each of them needs '
@@ -109,8 +110,10 @@ def check_sizes(path: Path, folder: Path, images: Sequence[Mapping[str, Any]]) -
         with opened(folder / one['file_name']) as picture:
             picture.load()
             found, written = size_of(picture), (one['height'], one['width'])
-        if found not in (written, written[::-1]):
+        if found != written:
+            turned = ' as its EXIF orientation turns it,' if found == written[::-1] else ''
             raise ValueError(
-                f'--data: {path} says that {one["file_name"]} has {size_text(written)} pixels (height x width); it has '
-                f'{size_text(found)}, so the boxes do not fit. Correct the label file, or take the pictures of it.'
+                f'--data: {path} says that {one["file_name"]} has {size_text(written)} pixels (height x width); it '
+                f'has{turned} {size_text(found)}, so the boxes do not fit. Correct the label file, or take its own '
+                'pictures.'
             )

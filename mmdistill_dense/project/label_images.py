@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmdistill_dense.datasets.unlabeled import EXTENSIONS
-from mmdistill_dense.project.class_values import Pair, name_classes, read_values
+from mmdistill_dense.project.class_values import Pair, check_splits, name_classes, read_values
 from mmdistill_dense.project.open_pictures import usual_size
-from mmdistill_dense.project.picture_folders import SPLITS, Folder, joined, picture_folders, two_parts
+from mmdistill_dense.project.picture_folders import SPLITS, Folder, files_below, joined, picture_folders, two_parts
+from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.messages import some
 
 _LABELS = ('label', 'mask', 'annot', 'gt', 'seg')  # beginnings of a part of the path, or endings
+_NO_CLASSES = ('object', 'instance', 'color', 'colour')  # label images for the eye, or that number objects
+_LOOKED = 20  # pictures whose label images are looked for
 LAYOUT = (
     'Expected for instance images/train/X.jpg with labels/train/X.png and the same for val, or train/images and '
     'train/masks, or images and masks without a split.'
@@ -62,10 +67,12 @@ def find_seg_data(root: Path, given: Sequence[str] = ()) -> SegData:
     """
     root = root.expanduser().resolve()
     folders, notes = picture_folders(root), list[str]()
-    pictures, labels = _by_split(root, folders, False), _by_split(root, folders, True)
+    pictures, labels = _by_split(folders, False), _by_split(folders, True)
     endings, splits = _splits(root, pictures, labels, notes)
     pairs = {split: pairs_of(root, split, endings) for split in splits.values()}
-    classes, values = name_classes(root, read_values(list(pairs.values())), given, notes)
+    found = read_values(list(pairs.values()))
+    classes, values = name_classes(root, found, given, notes)
+    check_splits(root, {name: found.of(pairs[split]) for name, split in splits.items()}, values)
     if endings[1].lower().endswith(('.jpg', '.jpeg')):
         notes.append(f'WARNING: label images X{endings[1]}: JPEG changes the values at edges. Write them as .png')
     size = usual_size([picture for picture, _ in pairs[splits['train']]])
@@ -75,7 +82,8 @@ def find_seg_data(root: Path, given: Sequence[str] = ()) -> SegData:
 def pairs_of(root: Path, split: Split, endings: tuple[str, str]) -> list[Pair]:
     """Return the pictures of a split with their label images."""
     folder = root / split.pictures
-    names = split.names or _stems([str(path.relative_to(folder)) for path in sorted(folder.rglob('*'))], endings[0])
+    there = files_below(folder, (endings[0].lower(),))
+    names = split.names or _stems(sorted(str(path.relative_to(folder)) for path in there), endings[0])
     return [(folder / f'{name}{endings[0]}', root / split.labels / f'{name}{endings[1]}') for name in names]
 
 
@@ -100,7 +108,7 @@ def _splits(
             f'folder for val, a fifth of the pictures for train validates. {LAYOUT}'
         )
     endings = _endings(pictures['train'], labels['train'])
-    splits = {name: _split(root, pictures[name], labels[name], endings) for name in named}
+    splits = {name: _split(root, pictures[name], labels[name], endings, notes) for name in named}
     if alone := {name: one for name, one in (*pictures.items(), *labels.items()) if name not in named}:
         notes.append(f'left out: {_said(alone)}')
     if 'val' not in splits:
@@ -126,13 +134,19 @@ def _missing(root: Path, pictures: dict[str | None, Folder], labels: dict[str | 
     )
 
 
-def _by_split(root: Path, folders: Sequence[Folder], wanted: bool) -> dict[str | None, Folder]:
-    """Return the folders of pictures, or those of label images, by split."""
-    chosen = [one for one in folders if _is_label(one.path.relative_to(root).parts) == wanted]
-    return {
-        split: joined([one for one in chosen if one.split == split])
-        for split in dict.fromkeys(one.split for one in chosen)
-    }
+def _by_split(folders: Sequence[Folder], wanted: bool) -> dict[str | None, Folder]:
+    """Return the folders of pictures, or those of label images, by split.
+
+    The folder in which all of them lie says nothing, and those of objects give way to those of classes, as VOC's.
+    """
+    common = Path(os.path.commonpath([one.path for one in folders]))
+    chosen = [one for one in folders if _is_label(one.path.relative_to(common).parts) == wanted]
+    found = {}
+    for split in dict.fromkeys(one.split for one in chosen):
+        own = [one for one in chosen if one.split == split]
+        classes = [one for one in own if not (wanted and _of_no_classes(one.path.name))]
+        found[split] = joined(classes or own)
+    return found
 
 
 def _is_label(parts: Sequence[str]) -> bool:
@@ -148,30 +162,52 @@ def _said(found: dict[str | None, Folder]) -> str:
 
 def _endings(pictures: Folder, labels: Folder) -> tuple[str, str]:
     """Return what follows the common name of a picture and of its label image: ``('.jpg', '_mask.png')``."""
-    first = Path(pictures.files[0])
-    stem = first.with_suffix('')
-    for cut in ('', *(f'_{word}' for word in stem.name.split('_')[1:][-1:])):
-        name = str(stem)[: len(str(stem)) - len(cut)]
-        found = [file for file in labels.files if file.startswith(name) and not file[len(name) :][:1].isalnum()]
-        if found:
-            return f'{cut}{first.suffix}', min(found, key=len)[len(name) :]
+    found: Counter[tuple[str, str]] = Counter()
+    for file in evenly(pictures.files, _LOOKED):
+        stem, suffix = os.path.splitext(file)
+        for cut in ('', *(f'_{word}' for word in Path(stem).name.split('_')[1:][-1:])):
+            name = stem.removesuffix(cut)
+            ends = [one[len(name) :] for one in labels.files if one.startswith(name)]
+            found.update((f'{cut}{suffix}', end) for end in ends if not end[:1].isalnum())
+    if found:
+        return max(found, key=lambda pair: (found[pair], *_rank(pair[1]), -len(pair[0])))
     raise FileNotFoundError(
-        f'--data: the picture {first} in {pictures.path} has no label image; {labels.path} holds '
+        f'--data: the picture {pictures.files[0]} in {pictures.path} has no label image; {labels.path} holds '
         f'{some(labels.files, 3)}. A label image has the name of its picture, perhaps with a word after it, as X.jpg '
         'and X_mask.png.'
     )
+
+
+def _rank(ending: str) -> tuple[bool, bool, int]:
+    """Return how likely an ending of label images is that of classes; Cityscapes has four for a picture."""
+    return not _of_no_classes(ending), 'trainid' in ending.lower(), -len(ending)
+
+
+def _of_no_classes(name: str) -> bool:
+    return any(word in name.lower() for word in _NO_CLASSES)
 
 
 def _stems(files: Sequence[str], ending: str) -> list[str]:
     return [name.removesuffix(ending) for name in files if name.endswith(ending)]
 
 
-def _split(root: Path, pictures: Folder, labels: Folder, endings: tuple[str, str]) -> Split:
+def _split(root: Path, pictures: Folder, labels: Folder, endings: tuple[str, str], notes: list[str]) -> Split:
     own, known = _stems(pictures.files, endings[0]), set(_stems(labels.files, endings[1]))
     missing = [name for name in own if name not in known]
-    if missing or not own:
+    other = [name for name in pictures.files if not name.endswith(endings[0])]
+    if not own:
         raise FileNotFoundError(
-            f'--data: {len(missing)} of {len(pictures.files)} pictures in {pictures.path} have no label image '
+            f'--data: no picture in {pictures.path} ends in {endings[0]}, as those for train do: {some(other, 3)}. A '
+            'data set reads one ending: convert or rename them.'
+        )
+    if other:
+        notes.append(
+            f'WARNING: {len(other)} of {len(pictures.files)} pictures in {pictures.path} do not end in {endings[0]} '
+            f'and are left out: {some(other, 3)}'
+        )
+    if missing:
+        raise FileNotFoundError(
+            f'--data: {len(missing)} of {len(own)} pictures in {pictures.path} have no label image '
             f'X{endings[1]} in {labels.path}: {some(missing, 3)}. Remove the pictures, or add the label images.'
         )
     return Split(str(pictures.path.relative_to(root)), str(labels.path.relative_to(root)), len(own))
@@ -181,7 +217,7 @@ def _divided(
     root: Path, pictures: Folder, labels: Folder, endings: tuple[str, str], notes: list[str]
 ) -> dict[str, Split]:
     """Divide the pictures of one folder; the files of names are written beside the configs."""
-    whole = _split(root, pictures, labels, endings)
+    whole = _split(root, pictures, labels, endings, notes)
     train, val = two_parts(_stems(pictures.files, endings[0]), pictures.path)
     notes.append(
         f'no folder for val: {len(train)} pictures of {pictures.path} train, {len(val)} validate (train.txt, val.txt)'

@@ -80,6 +80,20 @@ def decide_loading(
     return Loading(size, size, True, keep_ratio, chosen, workers, note)
 
 
+def check_tested(side: Side) -> None:
+    """Refuse a detector that predicts only on pictures of its own test pipeline.
+
+    Raises:
+        ValueError: For CornerNet, CenterNet and CentripetalNet, which read the border that a step of theirs adds.
+    """
+    for step in _steps((side.config.get('test_dataloader') or {}).get('dataset')):
+        if str(step.get('type')).endswith('RandomCenterCropPad'):
+            raise ValueError(
+                f'{side.key} {side.name}: its predictions need the step RandomCenterCropPad of its own test pipeline, '
+                'which `new` does not write. Choose another detector, or write the pair by hand: docs/own_pair.md.'
+            )
+
+
 def _crop(model: Mapping[str, Any], size: tuple[int, int], exact: bool) -> tuple[int, int]:
     own = (model.get('data_preprocessor') or {}).get('size') or (512, 512)
     height, width = (

@@ -24,11 +24,11 @@ from mmdistill_dense.project.config_files import (
     teacher_file,
 )
 from mmdistill_dense.project.data_file import box_file, seg_file
-from mmdistill_dense.project.given_files import check_files, check_teacher, check_unlabelled, whole
+from mmdistill_dense.project.given_files import check_files, check_folder, check_teacher, check_unlabelled, whole
 from mmdistill_dense.project.label_images import SegData, find_seg_data
-from mmdistill_dense.project.loading import Loading, decide_loading
+from mmdistill_dense.project.loading import Loading, check_tested, decide_loading
 from mmdistill_dense.project.sides import Side, adapt, read_foundation, read_side
-from mmdistill_dense.project.size_steps import padded_tests, size_step
+from mmdistill_dense.project.size_steps import padded_batches, padded_tests, size_step
 from mmdistill_dense.project.zoo_schedule import Schedule, scaled_schedule
 from mmdistill_dense.recipes.check_data import check_data
 from mmdistill_dense.utils.silence import quiet
@@ -58,6 +58,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
         FileNotFoundError, KeyError, ValueError: Name the option, what was found and what would work.
     """
     check_files(args)
+    check_folder(args.out or default_folder(args.data))
     foundation = read_foundation(args.teacher)
     if foundation and args.teacher_checkpoint:
         raise ValueError(
@@ -149,6 +150,7 @@ def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, st
     sides = [side for side in (student, teacher) if side is not None]
     for side in sides:
         check_masks(side.model, data.masks, side.key)
+        check_tested(side)
     loads = any(predicts_masks(side.model) for side in sides)
     text = box_file(data, loading, loads, predicts_masks(student.model))
     return {'data.py': text, **{f'{name}.json': split.content for name, split in data.splits.items() if split.content}}
@@ -158,9 +160,11 @@ def _adapt(task: Task, side: Side, trained: bool) -> None:
     """Set what the data change in a network."""
     tested = task.loading.size if task.loading.resize else task.data.size
     sizes = seg_size(side.model, task.loading.crop, tested) if side.task == 'seg' else det_size(side.model)
-    step = size_step(side) if side.task == 'seg' else 1
+    step = size_step(side)
     if step > 1:
-        sizes = joined_overrides(sizes, padded_tests(side, step, task.loading.crop))
+        seg = side.task == 'seg'
+        padded = padded_tests(side, step, task.loading.crop) if seg else padded_batches(side, step)
+        sizes = joined_overrides(sizes, padded)
     adapt(side, len(task.data.classes), sizes, trained, task.args.random_weights)
 
 

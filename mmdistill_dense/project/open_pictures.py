@@ -25,7 +25,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
             yield picture
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         what = str(error).replace(f' {str(path)!r}', '')
         raise ValueError(
             f'--data: {path} cannot be read as a picture ({what}). Replace it, or remove it with its label.'

@@ -51,5 +51,6 @@ def _check_control(folder: Path) -> None:
     root = config.train_dataloader.dataset.get('data_root')
     if root and not Path(root).is_dir():
         raise FileNotFoundError(
-            f'{folder / "data.py"}: folder.data_root = {root!r}: no such folder. Write there where the data are now.'
+            f'{folder / "data.py"}: folder.data_root = {root!r}: no such folder. If the data were moved, a link '
+            f'keeps all results: ln -s NEW_PLACE {root}. A new path in the file repeats the trainings.'
         )

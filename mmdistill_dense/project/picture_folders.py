@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +48,8 @@ def picture_folders(root: Path) -> list[Folder]:
         )
         raise FileNotFoundError(f'--data {root}: {what}')
     found = []
-    for folder, below, names in os.walk(root, followlinks=True):
-        below[:] = sorted(name for name in below if not name.startswith('.'))
-        files = sorted(name for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith('.'))
-        if files:
-            path = Path(folder)
+    for path, names in _walk(root):
+        if files := [name for name in names if name.lower().endswith(EXTENSIONS)]:
             found.append(Folder(path, tuple(files), split_of(path.relative_to(root).parts)))
     if not found:
         raise FileNotFoundError(
@@ -60,6 +57,24 @@ def picture_folders(root: Path) -> list[Folder]:
             f'{some(sorted(entry.name for entry in root.iterdir())) or "nothing"}.'
         )
     return found
+
+
+def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Return the files with one of these endings, in any case; links to folders are followed, hidden files left out."""
+    return [folder / name for folder, names in _walk(root) for name in names if name.lower().endswith(endings)]
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder once, with the names of its files, sorted."""
+    seen = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        below[:] = sorted(name for name in below if not name.startswith('.'))
+        place = os.path.realpath(folder)
+        if place in seen:  # a link to a folder above
+            below.clear()
+            continue
+        seen.add(place)
+        yield Path(folder), sorted(name for name in names if not name.startswith('.'))
 
 
 def split_of(parts: Iterable[str]) -> str | None:

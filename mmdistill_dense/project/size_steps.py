@@ -1,4 +1,4 @@
-"""The step in which a segmentor takes sizes: DDRNet adds maps that fit only if the picture is a multiple of 8."""
+"""The step in which a network takes sizes: DDRNet adds maps that fit only if the picture is a multiple of 8."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ODD = (165, 203)  # pixels; a multiple of no step
 
 
 def size_step(side: Side) -> int:
-    """Return the step: 1 for a segmentor that takes any size, or that cannot be tried without arithmetic."""
+    """Return the step: 1 for a network that takes any size, or that cannot be tried without arithmetic."""
     with quiet(), torch.no_grad():
         try:
             with torch.device('meta'):
@@ -36,6 +36,15 @@ def _runs(network: Any, step: int) -> bool:
     except Exception:  # any code may run here; the check before the training says what is wrong
         return False
     return True
+
+
+def padded_batches(side: Side, step: int) -> Mapping[str, Any]:
+    """Return what pads the batches of a detector to multiples of the step; RTMDet's own configs pad every picture."""
+    own = (side.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1
+    if own % step == 0:
+        return {}
+    side.notes.append(f'it takes sizes that are multiples of {step}: batches are padded')
+    return {'data_preprocessor': {'pad_size_divisor': step}}
 
 
 def padded_tests(side: Side, step: int, crop: tuple[int, int]) -> Mapping[str, Any]:

@@ -102,7 +102,8 @@ class Answer:
 
     def _trust(self, gain: Gain) -> str:
         if gain.low is None or gain.high is None:
-            return 'One seed cannot tell a gain from chance: train more.'
+            seeds = 'One seed' if gain.n == 1 else f'{gain.n} seeds with the same difference'
+            return f'{seeds} cannot tell a gain from chance: train more.'
         interval = f'{gain.n} seeds, 95 % interval {self._number(gain.low, "+")} to {self._number(gain.high, "+")}'
         return f'{"The difference is more than chance" if gain.told_apart else "This may be chance"} ({interval}).'
 

@@ -266,3 +266,16 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert f'weights {weights}' in call(weights)
     with pytest.raises(ValueError, match='the ending does not fit the format onnx'):
         call(graph, '--format', 'onnx')
+
+
+def test_no_config_of_the_user_is_replaced(segmentor, tmp_path):
+    """But that of an earlier export is."""
+    config, _, checkpoint = segmentor
+    export_student(config, checkpoint, tmp_path / 'student.pth')
+    export_student(config, checkpoint, tmp_path / 'student.pth')
+    own = tmp_path / 'kd.py'
+    for text in ("_base_ = ['control.py']\n", config.pretty_text):
+        own.write_text(text)
+        with pytest.raises(FileExistsError, match='kd.py is a config of yours. Choose another name'):
+            export_student(config, checkpoint, tmp_path / 'kd.pth')
+        assert own.read_text() == text and not (tmp_path / 'kd.pth').exists()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from mmdistill_dense.project.box_labels import find_box_data
 from tests.project.folders_of_data import box_folder, label_file, picture
@@ -61,3 +64,96 @@ def test_missing_pictures_are_counted(tmp_path: Path) -> None:
     (box_folder(tmp_path) / 'train/2.jpg').unlink()
     with pytest.raises(FileNotFoundError, match=r'1 of the 4 pictures of .* are not there: 2.jpg'):
         find_box_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'layout', ['images/{0}:annotations/{0}', '{0}2017:annotations/instances_{0}2017', '{0}/images:{0}/labels']
+)
+def test_splits_may_reuse_names(tmp_path: Path, layout: str) -> None:
+    for split, count in (('val', 2), ('train', 4)):
+        pictures, labels = (tmp_path / part.format(split) for part in layout.split(':'))
+        for number in range(count):
+            picture(pictures / f'{number}.jpg')
+        labels.parent.mkdir(exist_ok=True)
+        labels.with_suffix('.json').write_text(
+            json.dumps(label_file([f'{number}.jpg' for number in range(count)], ['a']))
+        )
+    data = find_box_data(tmp_path)
+    for split in ('train', 'val'):
+        assert data.splits[split].pictures == layout.split(':')[0].format(split) + '/'
+    assert not data.notes
+
+
+def change(root: Path, split: str, do: Callable[[dict[str, Any]], Any]) -> None:
+    file = root / f'annotations/instances_{split}.json'
+    content = json.loads(file.read_text())
+    do(content)
+    file.write_text(json.dumps(content))
+
+
+def test_pictures_of_training_that_validate_are_warned_of(tmp_path: Path) -> None:
+    box_folder(tmp_path)
+    change(tmp_path, 'val', lambda content: content['images'][0].update(file_name='../train/0.jpg'))
+    change(tmp_path, 'val', lambda content: content['images'][1].update(file_name='../val/1.jpg'))
+    change(tmp_path, 'train', lambda content: content['images'][0].update(file_name='../train/0.jpg'))
+    assert any('1 of the 2 pictures for val also train' in note for note in find_box_data(tmp_path).notes)
+
+
+def test_a_split_without_boxes_measures_nothing(tmp_path: Path) -> None:
+    box_folder(tmp_path)
+    change(tmp_path, 'val', lambda content: content['annotations'].clear())
+    with pytest.raises(ValueError, match='instances_val.json: no box of red, white for val, so it measures nothing'):
+        find_box_data(tmp_path)
+
+
+def test_pictures_with_boxes_are_in_both_parts_of_a_divided_file(tmp_path: Path) -> None:
+    """A picture that is listed once for each of its boxes is in one part."""
+    names = [f'{number}.jpg' for number in range(10)]
+    for name in names:
+        picture(tmp_path / name)
+    content = label_file(names, ['cell'])
+    content['annotations'] = [one for one in content['annotations'] if one['image_id'] < 3]
+    content['images'].append(dict(content['images'][0], id=99))
+    (tmp_path / 'labels.json').write_text(json.dumps(content))
+    data = find_box_data(tmp_path)
+    parts = [json.loads(data.splits[name].content) for name in ('train', 'val')]
+    assert all(part['annotations'] for part in parts)
+    files = [{one['file_name'] for one in part['images']} for part in parts]
+    assert not files[0] & files[1] and files[0] | files[1] == set(names)
+
+
+@pytest.mark.parametrize('turned', [False, True])
+def test_other_sizes_than_those_of_the_pictures_are_refused(tmp_path: Path, turned: bool) -> None:
+    """Also height and width exchanged, as for a photograph that its EXIF orientation turns."""
+    box_folder(tmp_path)
+    if turned:
+        tag = Image.Exif()
+        tag[0x0112] = 6
+        Image.open(tmp_path / 'val/0.jpg').save(tmp_path / 'val/0.jpg', exif=tag)
+    else:
+        change(tmp_path, 'val', lambda content: content['images'][0].update(height=64, width=48))
+    words = 'as its EXIF orientation turns it, 64x48' if turned else '48x64'
+    with pytest.raises(
+        ValueError, match=f'val/?.* says that 0.jpg has .* pixels .height x width.; it has.* {words}, so'
+    ):
+        find_box_data(tmp_path)
+
+
+def test_an_empty_entry_is_named(tmp_path: Path) -> None:
+    box_folder(tmp_path)
+    change(tmp_path, 'train', lambda content: content['annotations'][0].update(bbox=None))
+    with pytest.raises(ValueError, match='1 of 16 annotations have no bbox'):
+        find_box_data(tmp_path)
+
+
+def test_masks_are_those_of_all_files(tmp_path: Path) -> None:
+    box_folder(tmp_path, masks=True)
+    change(tmp_path, 'val', lambda content: content['annotations'][0].pop('segmentation'))
+    assert not find_box_data(tmp_path).masks
+
+
+def test_linked_label_files_are_found(tmp_path: Path) -> None:
+    box_folder(tmp_path / 'mine')
+    (tmp_path / 'mine/annotations').rename(tmp_path / 'elsewhere')
+    (tmp_path / 'mine/annotations').symlink_to(tmp_path / 'elsewhere')
+    assert find_box_data(tmp_path / 'mine').splits['train'].count == 4

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mmdistill_dense.project.class_values import class_values
 from mmdistill_dense.project.label_images import find_seg_data
@@ -96,3 +98,86 @@ def test_pictures_without_labels_are_refused_with_the_layout(tmp_path: Path) -> 
     shutil.rmtree(seg_folder(tmp_path) / 'labels')
     with pytest.raises(ValueError, match='label images for none.* rename it so. Expected for instance'):
         find_seg_data(tmp_path)
+
+
+def numbered(root: Path, names: list[str], ending: str = '.png') -> Path:
+    for number, name in enumerate(names):
+        picture(root / f'images/{name}{ending}', number)
+        label(root / f'masks/{name}.png', seed=number)
+    return root
+
+
+def test_a_missing_label_pairs_no_picture_with_that_of_another_one(tmp_path: Path) -> None:
+    """Tiles are called alike but for their number."""
+    numbered(tmp_path, [f'{tile}_{number}' for tile in 'ABCDE' for number in range(4)])
+    (tmp_path / 'masks/A_0.png').unlink()
+    with pytest.raises(FileNotFoundError, match='1 of 20 pictures .* have no label image X.png .* A_0'):
+        find_seg_data(tmp_path)
+
+
+def test_pictures_of_another_ending_are_named(tmp_path: Path) -> None:
+    numbered(tmp_path, [f'a{number}' for number in range(3)], '.JPG')
+    data = find_seg_data(numbered(tmp_path, [f'b{number}' for number in range(20)], '.jpg'))
+    assert data.endings == ('.jpg', '.png') and sum(split.count for split in data.splits.values()) == 23 - 3
+    assert any('3 of 23 pictures' in note and 'left out: a0.JPG' in note for note in data.notes)
+
+
+def test_a_split_of_another_ending_is_refused(tmp_path: Path) -> None:
+    seg_folder(tmp_path)
+    for number in range(2):
+        (tmp_path / f'images/val/{number}.jpg').rename(tmp_path / f'images/val/{number}.png')
+    with pytest.raises(FileNotFoundError, match=r'no picture in .*val ends in \.jpg, .*: 0.png, 1.png'):
+        find_seg_data(tmp_path)
+
+
+def test_cityscapes_and_voc_as_they_are_downloaded(tmp_path: Path) -> None:
+    """Both have label images of several kinds for each picture."""
+    city, voc = tmp_path / 'city', tmp_path / 'voc'
+    for split in ('train', 'val'):
+        for name in ('a/a_0', 'a/a_1', 'b/b_0'):
+            picture(city / f'leftImg8bit/{split}/{name}_leftImg8bit.png')
+            picture(city / f'gtFine/{split}/{name}_gtFine_color.png')
+            for kind in ('labelIds', 'labelTrainIds', 'instanceIds'):
+                label(city / f'gtFine/{split}/{name}_gtFine_{kind}.png')
+    assert find_seg_data(city).endings == ('_leftImg8bit.png', '_gtFine_labelTrainIds.png')
+    for number in range(4):
+        picture(voc / f'JPEGImages/{number}.jpg')
+        label(voc / f'SegmentationClass/{number}.png')
+        label(voc / f'SegmentationObject/{number}.png', (0, 1, 2, 3))
+    data = find_seg_data(voc)
+    assert data.splits['train'].labels == 'SegmentationClass' and len(data.classes) == 3
+
+
+def test_a_folder_above_all_others_has_any_name(tmp_path: Path) -> None:
+    seg_folder(tmp_path / 'segdata')
+    assert find_seg_data(tmp_path).splits['train'].labels == 'segdata/labels/train'
+
+
+def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
+    seg_folder(tmp_path / 'elsewhere')
+    (tmp_path / 'mine').mkdir()
+    for name in ('images', 'labels'):
+        (tmp_path / f'mine/{name}').symlink_to(tmp_path / f'elsewhere/{name}')
+    (tmp_path / 'mine/again').symlink_to(tmp_path / 'mine')
+    data = find_seg_data(tmp_path / 'mine')
+    assert data.splits['train'].count == 4 and data.size == (48, 64)
+
+
+def test_values_above_255_are_refused(tmp_path: Path) -> None:
+    seg_folder(tmp_path)
+    Image.fromarray(np.full((48, 64), 1000, np.uint16)).save(tmp_path / 'labels/val/0.png')
+    with pytest.raises(ValueError, match=r'val/0.png holds the value 1000; label images are read as 8 bits'):
+        find_seg_data(tmp_path)
+
+
+def test_a_split_of_ignored_pixels_measures_nothing(tmp_path: Path) -> None:
+    seg_folder(tmp_path, splits=('train', 'val', 'test'))
+    for number in range(2):
+        label(tmp_path / f'labels/test/{number}.png', (255,))
+    with pytest.raises(ValueError, match='label images for test are 255, which is ignored'):
+        find_seg_data(tmp_path)
+
+
+def test_names_of_a_list_that_windows_wrote(tmp_path: Path) -> None:
+    (seg_folder(tmp_path) / 'classes.txt').write_bytes('\ufeffsky\r\nleaf\r\nroad\r\n'.encode())
+    assert find_seg_data(tmp_path).classes == ('sky', 'leaf', 'road')

@@ -82,6 +82,8 @@ def cut(path: str) -> None:
         ),
         (lambda: None, ('--unlabelled', 'mine/images/val'), '2 of its 2 pictures are those of val'),
         (lambda: Path('project').touch(), (), '--out project: a file of this name is there'),
+        (lambda: None, ('--out', "Bob's/project"), "has ' in it, which no config can hold"),
+        (lambda: Path('file').touch(), ('--out', 'file/project'), 'Not a directory'),
         (lambda: None, ('--student', 'fast_scnn_8xb4-160k_cityscapes-512x1024'), f'Did you mean {FASTSCNN}?'),
         pytest.param(
             lambda: None, ('--student', 'mmpretrain::resnet18'), 'Names of configs begin with mmseg::', marks=LONG
@@ -251,7 +253,7 @@ def break_file(name: str, old: str, new: str) -> Do:
         (break_file('kd.py', '_base_ =', '_base_ = ('), ('run', 'project'), 'project/kd.py: line '),
         (break_file('control.py', 'max_iters', 'max_iter'), ('run', 'project'), 'train_cfg has no max_iters'),
         (lambda: Path('project/data.py').unlink(), ('run', 'project'), 'project: data.py is missing'),
-        (lambda: Path('mine').rename('moved'), ('run', 'project'), 'Write there where the data are now'),
+        (lambda: Path('mine').rename('moved'), ('run', 'project'), 'a link keeps all results: ln -s NEW_PLACE '),
         (lambda: None, ('chek', 'project'), 'chek: no such command. Close: check'),
         pytest.param(
             lambda: None, ('export', 'project/kd.py', 'no.pth', 'out.pth'), 'no.pth: no such file', marks=LONG

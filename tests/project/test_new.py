@@ -23,6 +23,8 @@ DDRNET = 'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.p
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 KNET = 'mmseg::knet/knet-s3_r50-d8_deeplabv3_8xb2-adamw-80k_ade20k-512x512.py'
 CASCADE = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
+RTMDET_INS = 'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py'
+CENTERNET = 'mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py'
 DETR = 'mmdet::detr/detr_r18_8xb2-500e_coco.py'
 
 
@@ -111,6 +113,22 @@ def test_a_student_with_masks_and_a_teacher_without(capsys: pytest.CaptureFixtur
     call(CASCADE, RETINANET, '--method', 'pkd')
     assert read('control').val_evaluator.metric == ['bbox', 'segm']
     assert read('teacher').val_evaluator.metric == 'bbox'
+
+
+def test_detectors_that_take_multiples_as_sizes_get_padded_batches(capsys: pytest.CaptureFixture) -> None:
+    """RTMDet's own configs pad every picture; masks of the student are loaded."""
+    box_folder(Path('mine'), masks=True)
+    call(RTMDET_INS, RETINANET, '--method', 'pkd')
+    student, teacher = models('control')
+    assert student.data_preprocessor.pad_size_divisor == 32 == teacher.data_preprocessor.pad_size_divisor
+    assert capsys.readouterr().out.count('multiples of 32: batches are padded') == 1
+    assert read('control').train_pipeline[1].with_mask and read('control').val_evaluator.metric == ['bbox', 'segm']
+
+
+def test_a_detector_that_reads_its_own_test_pipeline_is_refused(capsys: pytest.CaptureFixture) -> None:
+    box_folder(Path('mine'))
+    call(RETINANET, CENTERNET, code=2)
+    assert 'its predictions need the step RandomCenterCropPad' in capsys.readouterr().err
 
 
 def test_a_network_of_masks_needs_masks(capsys: pytest.CaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mmdistill_dense.__main__ import COMMANDS, main
 from mmdistill_dense.project import steps
 from mmdistill_dense.project.cli import main_new, main_run
 from mmdistill_dense.suite.definition.definition import load
+from mmdistill_dense.suite.plan import plan
 from tests.project.folders_of_data import seg_folder
 from tests.suite.tiny import write_result
 
@@ -25,11 +27,11 @@ train_cfg = dict(max_iters=100)
 """
 
 
-def project(*words: str) -> Path:
+def project(*words: str, splits: Sequence[str] = ('train', 'val')) -> Path:
     """A project of two toy networks of one's own."""
     for side in ('student', 'teacher'):
         Path(f'{side}.py').write_text(NETWORK.format(side=side))
-    seg_folder(Path('mine'))
+    seg_folder(Path('mine'), splits=splits)
     given = ['--data', 'mine', '--student', 'student.py', '--teacher', 'teacher.py', '--out', 'project']
     assert main_new([*given, '--iters', '2', '--batch', '2', '--method', 'kd', *words]) == 0
     return Path('project')
@@ -73,6 +75,24 @@ def test_the_runs_are_beside_the_definition_wherever_it_is_started(monkeypatch: 
     place = project().absolute()
     monkeypatch.chdir('/')
     assert load(place / 'suite.yaml').out == place / 'work'
+
+
+def hashes(place: Path) -> list[str]:
+    definition = load(place / 'suite.yaml')
+    return [plan.hash_of(definition, run) for run in plan.runs(definition)]
+
+
+def test_a_moved_project_keeps_its_results_and_another_list_of_pictures_does_not() -> None:
+    """Also reached by a link. Without a folder for val, ``new`` writes the lists."""
+    place = project(splits=('train',))
+    before = hashes(place)
+    Path('link').symlink_to(place)
+    assert hashes(Path('link')) == before
+    moved = place.rename('moved')
+    assert hashes(moved) == before
+    names = (moved / 'train.txt').read_text().split()
+    (moved / 'train.txt').write_text('\n'.join([*names[1:], '']))
+    assert not set(hashes(moved)) & set(before)
 
 
 def test_a_page_is_old_when_a_result_is_newer(tmp_path: Path) -> None:

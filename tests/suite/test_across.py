@@ -30,10 +30,10 @@ def suite(folder: Path, name: str, kd: dict[int, float], heavy: dict[int, float]
 
 @pytest.fixture
 def three(tmp_path: Path) -> list[Definition]:
-    """The gains of kd are 1, 2, 3 (mean 2); 4, 4, 4; and 0 with one seed. Heavy has one run in the first."""
+    """The gains of kd are 1, 2, 3 (mean 2); 4, 4.01, 3.99; and 0 with one seed. Heavy has one run in the first."""
     return [
         suite(tmp_path, 'one', {0: 41.0, 1: 43.0, 2: 45.5}, {0: 30.0}),
-        suite(tmp_path, 'two', {0: 44.0, 1: 45.0, 2: 46.5}),
+        suite(tmp_path, 'two', {0: 44.0, 1: 45.01, 2: 46.49}),
         suite(tmp_path, 'three', {1: 41.0}),
     ]
 
@@ -41,8 +41,8 @@ def three(tmp_path: Path) -> list[Definition]:
 def test_suites_are_the_sample(three: list[Definition]) -> None:
     """Means 2, 4, 0: mean 2, sd 2, half width 4.302653 * 2 / sqrt 3 whatever the number of seeds."""
     kd, heavy = across([collect(one) for one in three])
-    assert [gain and gain.mean for gain in kd.each] == [2, 4, 0]
-    assert kd.mean is not None and kd.mean.mean == 2
+    assert [gain and round(gain.mean, 9) for gain in kd.each] == [2, 4, 0]
+    assert kd.mean is not None and round(kd.mean.mean, 9) == 2
     assert math.isclose(kd.mean.half or 0, 4.302653 * 2 / 3**0.5, rel_tol=1e-6)
     assert [gain and gain.mean for gain in heavy.each] == [-10, None, None]
     assert heavy.mean is not None and heavy.mean.mean == -10 and heavy.mean.low is None
@@ -54,7 +54,7 @@ def test_one_suite_is_tested_with_all_of_them(three: list[Definition]) -> None:
     first, second, third = kd.each
     assert first and second and third
     assert math.isclose(first.p or 0, 0.0741799, rel_tol=1e-5)
-    assert second.p == 0 and third.p is None
+    assert (second.p or 0) < 1e-4 and third.p is None
 
 
 def test_another_row_can_be_the_base(three: list[Definition]) -> None:

@@ -58,11 +58,13 @@ def test_among_more_rows_less_is_told_apart() -> None:
     assert not paired_gains({'clear': clear, **dict.fromkeys('abc', noise)}, control)['clear'].told_apart
 
 
-@pytest.mark.parametrize(('difference', 'p'), [(0.0, 1.0), (0.5, 0.0), (-0.5, 0.0)])
-def test_equal_differences_leave_no_doubt(difference: float, p: float) -> None:
-    control = {0: 30.0, 1: 50.0, 2: 70.0}
+@pytest.mark.parametrize('difference', [0.0, 0.3, -0.5])
+def test_equal_differences_say_nothing_about_the_noise(difference: float) -> None:
+    """Box AP is rounded to 0.1, so two seeds often differ by the same; that is no proof."""
+    control = {0: 29.8, 1: 31.0}
     gain = paired_gain({seed: score + difference for seed, score in control.items()}, control)
-    assert gain.p == p and gain.told_apart == bool(difference)
+    assert gain.mean == pytest.approx(difference)
+    assert gain.low is gain.high is gain.p is None and not gain.told_apart
 
 
 def test_summary_is_of_a_sample() -> None:
@@ -92,8 +94,8 @@ def test_a_clear_gain_and_a_clear_loss_are_told_apart(sign: int) -> None:
 
 def test_the_noise_that_pairs_share_widens_nothing() -> None:
     control = {0: 30.0, 1: 50.0, 2: 70.0}
-    gain = paired_gain({seed: score + 1 for seed, score in control.items()}, control)
-    assert (gain.low, gain.high) == (pytest.approx(1), pytest.approx(1))
+    gain = paired_gain({seed: score + 1 + 0.001 * seed for seed, score in control.items()}, control)
+    assert (gain.low, gain.high) == (pytest.approx(1, abs=0.01), pytest.approx(1, abs=0.01))
 
 
 def test_only_seeds_of_both_make_pairs() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -23,17 +24,21 @@ _OUTSIDE |= {'vis_backends', 'distillers'}
 _WATCHING = ('checkpoint', 'logger', 'visualization')
 
 
-def config_hash(config: Config, teacher: str | None = None, tests_teacher: bool = False) -> str:
+def config_hash(
+    config: Config, teacher: str | None = None, tests_teacher: bool = False, folder: Path | None = None
+) -> str:
     """Return 12 hexadecimal digits that change with what a run trains, and with nothing else.
 
     The configs of the networks are resolved, so that a change in their bases counts. Left out are the folder, the seed,
     logging, how often checkpoints are saved, and where data and weights lie. ``teacher`` says how the suite trains its
-    teacher; ``tests_teacher`` is true for a run that only tests the pair's teacher.
+    teacher; ``tests_teacher`` is true for a run that only tests the pair's teacher. ``folder`` is the definition's: it
+    may be moved, and lists of pictures in it (``.txt``, ``.json``) count by their content.
     """
     identity = _identity(config, teacher)
     if tests_teacher:
         identity['tested'] = [_teacher_identity(option, None) for option in teachers_of(config.model).values()]
-    text = json.dumps(_portable(identity), sort_keys=True)
+    own = dict.fromkeys(f'{place}/' for place in (folder.absolute(), folder.resolve())) if folder else ()
+    text = json.dumps(_portable(identity, tuple(own)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -74,13 +79,23 @@ def _resolved(option: str, key: str) -> Any:
     return _portable(load_model(json.loads(option), key).model)
 
 
-def _portable(value: Any) -> Any:
+def _content(path: str) -> str:
+    """Return a hash of a list of pictures, nothing for other files."""
+    if not path.endswith(('.txt', '.json')) or not os.path.isfile(path):
+        return ''
+    return f' {hashlib.sha256(Path(path).read_bytes()).hexdigest()}'
+
+
+def _portable(value: Any, folders: tuple[str, ...] = ()) -> Any:
     """Plain values, without the folders of this machine."""
     if isinstance(value, Mapping):
-        return {str(key): _portable(item) for key, item in value.items()}
+        return {str(key): _portable(item, folders) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_portable(item) for item in value]
+        return [_portable(item, folders) for item in value]
     if isinstance(value, str):
+        for place in folders:
+            if value.startswith(place):
+                return f'./{value.removeprefix(place)}{_content(value)}'
         for variable, default in PLACES.items():
             root = os.environ.get(variable, default).rstrip('/') + '/'
             if value.startswith(root):

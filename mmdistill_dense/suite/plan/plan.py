@@ -206,14 +206,14 @@ def hash_of(definition: Definition, run: Run) -> str:
     """Return the config hash of a run. It covers how its teacher and its first weights are made."""
     teacher = None
     if run.kind not in ('teacher', PRETRAIN) and definition.teacher is not None and trains_teacher(definition):
-        made = config_hash(configs.teacher_config(definition, definition.teacher))
+        made = config_hash(configs.teacher_config(definition, definition.teacher), folder=definition.path.parent)
         teacher = f'{made} seed {definition.teacher.seed}'
     tests_teacher = run.kind == 'teacher' and not trains_teacher(definition)
     config, start = _unstarted(definition, run), _backbone_start(definition, run)
     if start is not None:
         with _named(definition, run):
             start_weights.mark(config, start, _made(definition, start))
-    return config_hash(config, teacher, tests_teacher)
+    return config_hash(config, teacher, tests_teacher, definition.path.parent)
 
 
 def _made(definition: Definition, start: Start) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to import
 
 LEVEL = 0.95
+_EQUAL = 1e-12  # of the scores: differences that differ by less are equal but for rounding
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Gain:
         each: The difference of each seed.
         mean: Their mean.
         sd: Their standard deviation, ``None`` for one pair, as the next three.
-        low: Lower bound of the mean.
+        low: Lower bound of the mean; ``None``, as the next two, if all differences are equal.
         high: Upper bound of the mean.
         p: The two-sided p-value of a mean of 0, corrected for the rows of the table by :func:`paired_gains`.
     """
@@ -74,7 +75,8 @@ def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Ga
 
     ``mean +- t_{(1 + LEVEL) / 2, n - 1} sd / sqrt(n)``: a run and its control share their seed, thus the student's
     first weights and the order of the data, so the differences have less noise than the scores. The interval is exact
-    for normal differences, which two or three pairs cannot show. A single pair has no bounds.
+    for normal differences, which two or three pairs cannot show. A single pair has no bounds, nor have differences that
+    are all equal, as those of rounded scores may be: they say nothing about the noise.
     """
     each = {seed: scores[seed] - control[seed] for seed in sorted(scores) if seed in control}
     summary = summarise(list(each.values()))
@@ -83,8 +85,10 @@ def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Ga
     if summary.sd is None:
         return Gain(each, summary.mean)
     mean, error, freedom = summary.mean, summary.sd / math.sqrt(summary.n), summary.n - 1
+    if summary.sd <= _EQUAL * max(map(abs, [*scores.values(), *control.values()])):
+        return Gain(each, mean, summary.sd)
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
-    p = float(2 * stdtr(freedom, -abs(mean) / error)) if error else float(mean == 0)
+    p = float(2 * stdtr(freedom, -abs(mean) / error))
     return Gain(each, mean, summary.sd, mean - half, mean + half, 1.0 if math.isnan(p) else p)
 
 

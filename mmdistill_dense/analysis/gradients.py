@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdistill_dense.losses.precision import sum_dtype
 from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.model.term_gradients import TASK, Places, backbone_parameters, flat_gradients, split_terms
 from mmdistill_dense.networks.recording import Recorder
@@ -93,7 +94,9 @@ def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> l
     for name in sorted(terms, key=lambda name: name != TASK):  # all others are compared with the task's
         found = flat_gradients(scale * terms[name], places)
         own = found if name == TASK else own
-        rows.append(torch.stack([terms[name].detach().double(), *_norms_and_products(found, own, scale)]))
+        rows.append(
+            torch.stack([terms[name].detach().to(sum_dtype(terms[name])), *_norms_and_products(found, own, scale)])
+        )
     values = dict(zip(sorted(terms, key=lambda name: name != TASK), _to_numbers(rows), strict=True))
     return _assemble({name: values[name] for name in terms}, list(places))
 
@@ -154,11 +157,12 @@ def _norms_and_products(found: Mapping[str, Tensor], task: Mapping[str, Tensor],
     """Return for each place the norm and the cosine with the task's gradient."""
     numbers = []
     for name, gradient in found.items():
-        norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+        exact = sum_dtype(gradient)
+        norm = torch.linalg.vector_norm(gradient, dtype=exact)
         numbers.append(norm / scale)
         if name in task:
-            other = torch.linalg.vector_norm(task[name], dtype=torch.float64)
-            product = (gradient.double() * task[name].double()).sum()
+            other = torch.linalg.vector_norm(task[name], dtype=exact)
+            product = (gradient.to(exact) * task[name].to(exact)).sum()
             numbers.append(torch.where(norm * other > 0, product / (norm * other), math.nan))
         else:
             numbers.append(norm.new_full((), math.nan))

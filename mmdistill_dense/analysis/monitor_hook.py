@@ -19,6 +19,7 @@ from mmdistill_dense.analysis.gradients import BACKBONE, Term, pulls_of
 from mmdistill_dense.analysis.monitor_pictures import Pictures
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.engine.single_gradients import loss_scale, no_single_gradients
+from mmdistill_dense.losses.precision import sum_dtype
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.model.term_gradients import TASK, backbone_parameters, split_terms
 from mmdistill_dense.registry import HOOKS
@@ -149,7 +150,7 @@ class MonitorHook(Hook):
 
 
 def _shares(losses: Mapping[str, Any]) -> dict[str, Tensor]:
-    values = {name: term.detach().double() for name, term in split_terms(losses).items()}
+    values = {name: term.detach().to(sum_dtype(term)) for name, term in split_terms(losses).items()}
     total = torch.stack(list(values.values())).sum() if values else torch.ones(())
     return {f'share.{_short(name)}': value / total for name, value in values.items()}
 
@@ -168,8 +169,8 @@ def _means(values: Mapping[str, Tensor]) -> dict[str, float]:
     """Return the means over the processes as numbers, with one wait for the device."""
     if not values:
         return {}
-    device = next(iter(values.values())).device
-    rows = torch.stack([value.detach().double().to(device) for value in values.values()])
+    first = next(iter(values.values()))
+    rows = torch.stack([value.detach().to(first.device).to(sum_dtype(first)) for value in values.values()])
     return dict(zip(values, mean_over_ranks(rows).tolist(), strict=True))
 
 

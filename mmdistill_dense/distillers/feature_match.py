@@ -178,8 +178,12 @@ class ChannelStatistics(nn.Module):
         self.seen.add_(1)
         self._seen += 1
 
-    def _load_from_state_dict(self, *args: Any) -> None:
+    def forget_numbers(self) -> None:
+        """Read the numbers from the buffers again, which somebody has changed."""
         self._seen = None
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.forget_numbers()
         super()._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ChannelStatistics:

@@ -71,10 +71,12 @@ class IFVD(FeatureDistiller):
         self.num_classes = num_classes
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
-        """Pair the levels and read the number of classes from the teacher."""
+        """Pair the levels and read the number of classes from the teacher, unless it may have others."""
         super().setup(student, teacher)
         if self.num_classes is None:
-            self.num_classes = classes_of_head(self.teacher, 'decode_head.conv_seg') or _LABELS
+            others = self.teacher is not None and self.teacher.option.allow_other_classes
+            own = None if others else classes_of_head(self.teacher, 'decode_head.conv_seg')
+            self.num_classes = own or _LABELS
 
     def build_align(self, level: Level) -> None:
         """Check that the level is a map; cosines have no channels to align."""

@@ -133,6 +133,10 @@ class LossGuard(Hook):
     def _put_back(self, model: nn.Module) -> None:
         for name, value in model.named_buffers():
             value.copy_(self._buffers[name])
+        for module in model.modules():
+            forget = getattr(module, 'forget_numbers', None)  # of those that hold a number of a buffer beside it
+            if forget is not None:
+                forget()
 
 
 def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.losses.blocks import block_elements, tiles
+from mmdistill_dense.losses.precision import sum_dtype
 
 _SPARSE_SHARE = 1 / 32  # above this share of surviving pairs the dense backward is faster and smaller
 _PAIRS = 2**17  # token pairs held at a time on the CPU: 512 KiB of float32
@@ -30,12 +31,12 @@ class Tokens(NamedTuple):
 def loss_and_grad(
     student: Tensor, teacher: Tensor, cut: Tokens, temperature: float, needs_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the sum of the losses of all tokens of (B, C, H, W) maps, in float64, and its gradient."""
+    """Return the sum of the losses of all tokens of (B, C, H, W) maps, in :func:`sum_dtype`, and its gradient."""
     (height, width), m = cut.patch, cut.groups
     rows, columns = student.shape[2] // height, student.shape[3] // width
     pairs = (height * width * m) ** 2
     budget = _PAIRS if student.device.type == 'cpu' else block_elements(student.device)
-    loss = student.new_zeros((), dtype=torch.float64)
+    loss = student.new_zeros((), dtype=sum_dtype(student))
     grad = torch.zeros_like(student, memory_format=torch.contiguous_format) if needs_grad else None
     for image, (band, _) in itertools.product(range(len(student)), tiles(rows, 1, columns * pairs, budget)):
         part = (image, slice(None), slice(band.start * height, band.stop * height), slice(columns * width))
@@ -66,7 +67,7 @@ def _chunk(
     n, m, d = cut.patch[0] * cut.patch[1], cut.groups, tokens.shape[-1]
     x, y = (part.reshape(-1, n * m, d) for part in (tokens, candidates))
     found = torch.empty_like(x) if needs_grad else None
-    loss = x.new_zeros((), dtype=torch.float64)
+    loss = x.new_zeros((), dtype=sum_dtype(x))
     for p, positions in tiles(len(x), n, m * n * m, budget):
         rows = slice(positions.start * m, positions.stop * m)
         z = _logits(x[p, rows], y[p], rows.start, cut, temperature)
@@ -75,7 +76,7 @@ def _chunk(
         # first, and gives the sum that the loss needs as well: the largest p is 1 / sum(exp(z - max))
         excess = z.amax(-1) - own
         torch.softmax(z, -1, out=z)
-        loss += (excess - z.amax(-1).log()).sum(dtype=torch.float64)
+        loss += (excess - z.amax(-1).log()).sum(dtype=loss.dtype)
         if found is not None:
             own.sub_(1)
             found[p, rows] = _sign_sum(z, x[p, rows], y[p]).mul_(-1 / temperature)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses.blocks import block_elements, tiles
+from mmdistill_dense.losses.precision import sum_dtype
 
 
 def divergence_sum(
@@ -42,7 +43,7 @@ class _Divergence(torch.autograd.Function):
         ctx: Any, student: Tensor, teacher: Tensor, dim: int, temperature: float, weight: Tensor | None
     ) -> Tensor:
         grad = torch.empty_like(student) if ctx.needs_input_grad[0] else None
-        total = student.new_zeros((), dtype=torch.float64)
+        total = student.new_zeros((), dtype=sum_dtype(student))
         for index in _blocks(student, dim):
             s, t = (x[index].contiguous() / temperature for x in (student, teacher))
             p_s, p_t = s.softmax(dim), t.softmax(dim)  # cheaper than log_softmax and the exponential of it

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses.blocks import block_elements, tiles
-from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, sum_dtype, without_autocast
 
 _MIN_AREA = 1e-12  # a mask that underflows has no area; its weight becomes 0 instead of 0 / 0
 
@@ -223,7 +223,7 @@ class _WeightedSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(student, teacher, weight)
-        total = student.new_zeros((), dtype=torch.float64)
+        total = student.new_zeros((), dtype=sum_dtype(student))
         for s, t, w in _blocks(student, teacher, weight):
             difference = s - t
             total += (difference * w).mul_(difference).sum()

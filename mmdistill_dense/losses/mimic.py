@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses.blocks import block_elements, tiles
-from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, without_autocast
+from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, sum_dtype, without_autocast
 
 
 @without_autocast
@@ -45,7 +45,7 @@ class _Squares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         ctx.save_for_backward(student, teacher)
-        total = student.new_zeros((), dtype=torch.float64)
+        total = student.new_zeros((), dtype=sum_dtype(student))
         for s, t in _blocks(student, teacher):
             total += (s - t).square_().sum()
         return total.to(student.dtype)

@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 
 P = ParamSpec('P')
+WITHOUT_FLOAT64 = {'mps'}  # types of devices
 
 
 def loss_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype in which a loss of ``x`` is computed: float32 for float16 and bfloat16, else ``x``'s own."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which long sums over ``x`` are kept: float64, or float32 on Apple's GPUs, which lack it."""
+    return torch.float32 if x.device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 def without_autocast(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:

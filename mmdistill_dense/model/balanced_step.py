@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.distillers.balance import AUTO, Balancer, Try, auto_ratio
 from mmdistill_dense.distillers.base import Distiller, Losses
+from mmdistill_dense.losses.precision import sum_dtype
 from mmdistill_dense.model.distillation import Distillation, distillers_of
 from mmdistill_dense.model.term_gradients import TASK, backbone_parameters, flat_gradients, split_terms
 from mmdistill_dense.utils.distributed import mean_over_ranks
@@ -138,10 +139,11 @@ def _measure(terms: Sequence[Tensor], model: nn.Module, scale: float) -> _Measur
     _, parameters = balanced_place(model)
     with torch.autocast(terms[0].device.type, enabled=False):
         found = [mean_over_ranks(flat_gradients(scale * term, {_PLACE: parameters})[_PLACE]) for term in terms]
-        norms = [torch.linalg.vector_norm(vector, dtype=torch.float64) / scale for vector in found]
+        exact = sum_dtype(terms[0])
+        norms = [torch.linalg.vector_norm(vector, dtype=exact) / scale for vector in found]
         pairs = list(combinations(range(1, len(terms)), 2))
-        products = [(found[i].double() * found[j].double()).sum() / scale**2 for i, j in pairs]
-    rows = torch.stack([*(term.detach().double() for term in terms), *norms, *products])
+        products = [(found[i].to(exact) * found[j].to(exact)).sum() / scale**2 for i, j in pairs]
+    rows = torch.stack([*(term.detach().to(exact) for term in terms), *norms, *products])
     numbers = mean_over_ranks(rows).tolist()  # another device may round a norm in another way
     count = len(terms)
     return _Measured(numbers[:count], numbers[count : 2 * count], dict(zip(pairs, numbers[2 * count :], strict=True)))

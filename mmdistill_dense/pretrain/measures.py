@@ -13,6 +13,7 @@ from mmdistill_dense.distillers.base import Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.pcd.compared import Views
 from mmdistill_dense.distillers.pcd.pcd import PCD
+from mmdistill_dense.losses.precision import sum_dtype
 from mmdistill_dense.utils.distributed import mean_over_ranks
 from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.random_streams import fork_rng
@@ -53,7 +54,8 @@ def measure_step(
     names = [name for name in found[0] if all(name in one for one in found)]
     if not names:
         return {}
-    means = torch.stack([torch.stack([one[name] for one in found]).mean().double() for name in names])
+    means = torch.stack([torch.stack([one[name] for one in found]).mean() for name in names])
+    means = means.to(sum_dtype(means))
     return dict(zip(names, mean_over_ranks(means).tolist(), strict=True))
 
 

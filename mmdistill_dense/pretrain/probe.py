@@ -182,7 +182,8 @@ def linear(train: Pixels, features: Tensor, classes: int, decay: float = 1e-4, i
 
 def scores(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
     """Return ``miou``, the mean over the classes that occur, and ``acc``, both in percent."""
-    table = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes).double()
+    table = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
+    table = table.cpu().double()
     hits = table.diagonal()
     union = table.sum(0) + table.sum(1) - hits
     return {

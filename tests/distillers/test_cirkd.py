@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -354,6 +355,15 @@ def test_detectors_are_refused_when_the_model_is_built():
     with pytest.raises(ValueError, match='distillers.cirkd: CIRKD keeps a queue.*RetinaNet.*num_classes') as error:
         toys.build(config, scope='mmdet')
     assert "type='PKD'" in str(error.value)
+
+
+def test_a_teacher_of_other_classes_is_refused_without_their_number():
+    teacher = dict(toys.seg_teacher('fcn'), allow_other_classes=True)
+    for number, refused in ((None, True), (toys.NUM_CLASSES, False)):
+        option = dict(type='CIRKD', num_classes=number, pixel_memory=20, region_memory=4)
+        config = toys.model_config(toys.seg_net('fcn'), teacher, dict(cirkd=option))
+        with pytest.raises(ValueError, match='Set num_classes to the number') if refused else nullcontext():
+            toys.build(config)
 
 
 def test_data_without_label_maps_are_refused():

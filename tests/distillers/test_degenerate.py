@@ -9,9 +9,12 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.ld import Region
+from mmdistill_dense.losses import contrast_kernel, precision
 from mmdistill_dense.registry import DISTILLERS
 
 Shape = tuple[int, ...]
@@ -214,3 +217,25 @@ def test_a_coarse_student_is_compared_on_the_finer_grid(name: str, way: dict[str
     shapes = (2, 4, 2, 2), (2, 6, SIDE, SIDE)
     distiller = made(name, dict(way, resize='student'), *shapes)
     assert stepped(name, distiller, *maps(*shapes), samples())[1].any()
+
+
+class _NoFloat64(TorchDispatchMode):
+    """Refuses tensors of float64, as Apple's GPUs do."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        assert not any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in tree_leaves(found)), func
+        return found
+
+
+@pytest.mark.parametrize('name, way', ALL)
+def test_no_method_needs_float64(name: str, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that lacks it; a stand-in for one, as there is none here."""
+    monkeypatch.setattr(precision, 'WITHOUT_FLOAT64', {'cpu'})
+    monkeypatch.setattr(contrast_kernel, 'available', lambda: False)
+    student, teacher = shapes_of(name, way, side=2 * SIDE)
+    distiller = made(name, way, student, teacher)
+    given = maps(student, teacher)
+    with _NoFloat64():
+        loss, grad = stepped(name, distiller, *given, samples())
+    check_finite(loss, grad)

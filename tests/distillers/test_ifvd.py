@@ -69,3 +69,14 @@ def test_detection_data_are_refused():
 def test_errors(value):
     with pytest.raises(ValueError, match=f'num_classes must be a whole number >= 1, got {value}'):
         IFVD(num_classes=value)
+
+
+def test_a_teacher_of_other_classes_says_nothing_about_the_labels():
+    """With its number of classes, the labels above it would be taken for ignored ones."""
+    head = dict(decode_head=dict(num_classes=2), auxiliary_head=dict(num_classes=2))
+    found = []
+    for others in (False, True):
+        teacher = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=others, **head)
+        model = toys.distilled(student=toys.seg_net('fcn'), teacher=teacher, distillers=dict(ifvd=dict(type='IFVD')))
+        found.append(model.distillers['ifvd'].num_classes)
+    assert found == [2, 255]

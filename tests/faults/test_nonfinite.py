@@ -9,7 +9,10 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
 from mmdistill_dense.distillers import FeatureDistiller
+from mmdistill_dense.distillers.feature_match import ChannelStatistics
+from mmdistill_dense.distillers.pcd.queue import NegativeQueue
 from mmdistill_dense.engine import DistillHook
+from mmdistill_dense.engine.loss_guard import LossGuard
 from mmdistill_dense.registry import DISTILLERS, HOOKS
 from tests import toys
 from tests.faults.tools import content, log_of, whole
@@ -164,6 +167,25 @@ def test_steps_are_left_out_as_if_they_had_not_been(tmp_path):
     said = log_of(tmp_path)
     assert 'Iteration 2 is skipped because its loss is not finite: ' in said and 'The pictures themselves' in said
     assert '2 in a row (default_hooks.distill.skip_nonfinite=2), 2 in all.' in said
+
+
+def test_numbers_beside_a_buffer_are_read_again(tmp_path):
+    """FeatureMatch and the queues of PCD and QueueKL hold one, so as not to wait for the device."""
+    match = dict(type='FeatureMatch', student_tap='backbone[3]', steps=3)
+    runner = toys.train(tmp_path, pair(dict(match=match, sick=dict(type='Sick', at=[1]))), iters=3, **skipping(2))
+    (statistics,) = (one for one in runner.model.modules() if isinstance(one, ChannelStatistics))
+    assert int(statistics.seen) == 2 == statistics._seen
+
+
+def test_a_full_queue_that_is_put_back_is_not_full():
+    queue = NegativeQueue(4, 2)
+    before = {name: value.clone() for name, value in queue.named_buffers()}
+    guard = LossGuard(1)
+    guard._buffers = before
+    queue.enqueue(torch.eye(4, 2).index_fill(0, torch.tensor([2, 3]), 1.0))
+    assert len(queue.negatives()) == 4
+    guard._put_back(queue)
+    assert len(queue.negatives()) == 0
 
 
 def test_one_more_in_a_row_than_allowed_stops_the_run(tmp_path):

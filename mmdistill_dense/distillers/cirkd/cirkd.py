@@ -136,6 +136,11 @@ class CIRKD(FeatureDistiller):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make projectors and queues of each level."""
         if self.weights and self.num_classes is None:
+            if self.teacher is not None and self.teacher.option.allow_other_classes:
+                raise ValueError(
+                    f'{self.key}: CIRKD keeps a queue for each class of the label maps, and the teacher may have '
+                    f'others ({self.teacher.key}.allow_other_classes). Set num_classes to the number of the data set.'
+                )
             self.num_classes = classes_of_head(self.teacher, 'decode_head')
             if self.num_classes is None:
                 teacher_kind = 'no teacher' if self.teacher is None else f'{self.teacher.config.model.type} as teacher'

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from mmdistill_dense.distillers.maskd.gated_teacher import only_possible_heads, task_loss, training_objective
 from mmdistill_dense.distillers.maskd.token_files import Values
 from mmdistill_dense.distillers.maskd.token_learner import Step, Task, TokenLearner
+from mmdistill_dense.guards.class_counts import check_num_classes
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.random_streams import fork_rng, mix, seed_everything
@@ -50,7 +51,7 @@ def learn_tokens(
         The learned values, equal on all processes.
 
     Raises:
-        ValueError: For a teacher without a training loss.
+        ValueError: For a teacher without a training loss, or with another number of classes than the labels.
         RuntimeError: When the loss is not finite ten times in a row; names the iteration and the level.
     """
     network: Any = task.teacher.network
@@ -59,6 +60,7 @@ def learn_tokens(
             f'distillers.{task.name}: tokens are learned through the training loss of {task.teacher.key}, but '
             f'{type(network).__name__} has none; set tokens to a file of learned ones.'
         )
+    _check_classes(task, runner)
     learner = _begin(task, runner, partial)
     seed, whole = learner.origin['seed'], task.options.max_iters
     preprocessor = copy.deepcopy(unwrap(runner.model).data_preprocessor)  # some have a state, which belongs to the run
@@ -82,6 +84,19 @@ def learn_tokens(
             if learner.iteration % task.options.save_interval == 0 and learner.iteration < whole:
                 save(learner)
     return learner.detached()
+
+
+def _check_classes(task: Task, runner: Runner) -> None:
+    """Refuse labels that mean other classes to the teacher; ``allow_other_classes`` lets it pass up to here."""
+    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
+    try:
+        check_num_classes(metainfo.get('classes'), task.teacher.key, task.teacher.config.model)
+    except ValueError as error:
+        raise ValueError(
+            f'distillers.{task.name}: tokens are learned from the labels of this run through the training loss of '
+            f'{task.teacher.key}, which has other classes. Set tokens to a file that was learned on its own data. '
+            f'{error}'
+        ) from error
 
 
 def _begin(task: Task, runner: Runner, partial: Mapping[str, Any] | None) -> TokenLearner:

@@ -75,8 +75,12 @@ class NegativeQueue(nn.Module):
         if self._count != self.size:  # a full queue stays full
             self._count = None
 
-    def _load_from_state_dict(self, *args: Any) -> None:
+    def forget_numbers(self) -> None:
+        """Read the numbers from the buffers again, which somebody has changed."""
         self._count = None
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.forget_numbers()
         super()._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NegativeQueue:

@@ -314,6 +314,15 @@ def test_a_teachers_head_may_differ_where_tokens_are_given(tmp_path, learned):
     assert same(tokens_of(run(tmp_path / 'b', given)), tokens_of(runner)) and len(learned) == 6
 
 
+def test_tokens_are_not_learned_from_labels_of_other_classes(tmp_path, learned):
+    """Each label would be a class of the teacher's, but another one."""
+    head = dict(decode_head=dict(num_classes=60), auxiliary_head=dict(num_classes=60))
+    other = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=True, **head)
+    with pytest.raises(ValueError, match='tokens are learned from the labels of this run .* which has other classes'):
+        run(tmp_path, dict(seg_model(dict(NECK, student_tap='backbone[3]')), teacher=other))
+    assert not learned
+
+
 def test_released_files_are_taken_with_a_warning(tmp_path, learned):
     path = tmp_path / 'released.pth'
     token = torch.randn(3, toys.NUM_CLASSES)

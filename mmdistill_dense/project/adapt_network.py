@@ -35,7 +35,7 @@ def overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any
             f'{key}: {model.get("type")} is trained on panoptic labels, which the data do not have. Choose the config '
             'for instances (coco without -panoptic in its name), or a segmentor of mmseg.'
         )
-    return {} if old == classes else _counts(model, old, classes)
+    return _counts(model, old, classes)
 
 
 def _classes_of(model: Mapping[str, Any]) -> int | None:
@@ -58,7 +58,7 @@ def _counts(node: Any, old: int, new: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in members:
         if name in ('num_classes', 'num_things_classes') and value == old:
-            found[name] = new
+            found |= {} if old == new else {name: new}
         elif name == 'class_weight' and isinstance(value, Sequence) and len(value) in (old, old + 1):
             found[name] = [1.0] * new + list(value[old:]) if len(value) > old else None
         elif name not in _APART:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmdistill_dense.config.resolve import load_model
@@ -52,13 +53,13 @@ def _is_file(given: str) -> bool:
     return given != AUTO and '://' not in given
 
 
-def check_teacher(side: Side, checkpoint: str, classes: int) -> None:
+def check_teacher(side: Side, checkpoint: str, names: Sequence[str]) -> None:
     """Load a checkpoint into the teacher, whose changes are set; an address is left to the training.
 
     Raises:
         ValueError: If it is no checkpoint, or that of another network or of other classes.
     """
-    key = f'--teacher-checkpoint {checkpoint}'
+    key, classes = f'--teacher-checkpoint {checkpoint}', len(names)
     advice = (
         f'It must come from a training of {side.name} on these {classes} classes. Without this option the teacher is '
         'trained on your data first.'
@@ -68,10 +69,14 @@ def check_teacher(side: Side, checkpoint: str, classes: int) -> None:
     if not _is_file(checkpoint):
         return
     try:
-        state = state_dict_of(read_checkpoint(checkpoint), checkpoint)
+        content = read_checkpoint(checkpoint)
+        state = state_dict_of(content, checkpoint)
         with quiet():
             network = build_network(load_model(side.option, side.key), pretrained=False)
             load_strictly(network, state, None, key)
+        own = ((content.get('meta') or {}).get('dataset_meta') or {}).get('classes')
+        if own and list(own) != list(names):
+            raise ValueError(f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order.')
     except ValueError as error:
         text = str(error)
         raise ValueError(f'{"" if text.startswith(key) else f"{key}: "}{text}\n         {advice}') from error

@@ -112,7 +112,7 @@ def _teacher(task: Task, student: Side, teacher: Side, files: dict[str, str]) ->
     _adapt(task, teacher, not given)
     if given:
         checkpoint = whole(given)
-        check_teacher(teacher, checkpoint, len(task.data.classes))
+        check_teacher(teacher, checkpoint, task.data.classes)
         _tell_network('teacher', teacher, None, task.tell)
         task.tell(f'         its weights: {checkpoint}')
     else:

@@ -85,7 +85,7 @@ def _read(path: Path, where: str) -> Config:
         weights = ' The weights of a trained teacher are for --teacher-checkpoint.' if path.suffix in _WEIGHTS else ''
         raise ValueError(f'{where}: not a config, which ends in .py.{weights}')
     try:
-        return Config.fromfile(path)
+        config = Config.fromfile(path)
     except ImportError as error:
         raise ValueError(
             f'{where}: the config imports a package that is not installed ({str(error).splitlines()[0]}). Install it, '
@@ -95,6 +95,12 @@ def _read(path: Path, where: str) -> Config:
         raise ValueError(f'{where}: line {error.lineno} of the config is no Python: {error.msg}.') from error
     except Exception as error:  # a config may run any code
         raise ValueError(f'{where}: the config cannot be read: {message_of(error)}') from error
+    if not isinstance((config.get('model') or {}).get('type', ''), str):
+        raise ValueError(
+            f'{where}: a config in the new style (read_base), whose types are classes. Give one with names of types, '
+            'as those in the folder configs of mmseg and mmdet.'
+        )
+    return config
 
 
 def read_foundation(given: str) -> dict[str, Any] | None:

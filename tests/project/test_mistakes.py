@@ -24,6 +24,16 @@ LONG = pytest.mark.soak  # cases of a kind that another one shows
 SCHEDULE = "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))\ntrain_cfg = dict(max_iters=100)\n"
 
 
+NEW_STYLE = """
+from mmengine.config import read_base
+with read_base():
+    from .b import *
+from mmseg.models import EncoderDecoder
+default_scope = 'mmseg'
+model = dict(type=EncoderDecoder)
+"""
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -45,6 +55,16 @@ def refused(
 def every(pattern: str, change: Callable[[Path], object]) -> None:
     for path in sorted(Path('mine').glob(pattern)):
         change(path)
+
+
+def trained_on(*classes: str) -> Do:
+    """A change of the checkpoint, which then tells the classes."""
+
+    def do() -> None:
+        content = torch.load('mine.pth', weights_only=True)
+        torch.save({**content, 'meta': {'dataset_meta': {'classes': classes}}}, 'mine.pth')
+
+    return do
 
 
 def cut(path: str) -> None:
@@ -136,6 +156,16 @@ def cut(path: str) -> None:
             'on these 4 classes. Without this option',
         ),
         (lambda: None, ('--teacher-checkpoint', 'auto'), 'the published weights predict other classes than your 3'),
+        (
+            trained_on('sky', 'road', 'leaf'),
+            ('--teacher-checkpoint', 'mine.pth', '--classes', 'road', 'sky', 'leaf'),
+            'it was trained on the classes sky, road, leaf; the data have road, sky, leaf, in this order',
+        ),
+        (
+            lambda: Path('b.py').touch() or Path('a.py').write_text(NEW_STYLE),
+            ('--student', 'a.py'),
+            '--student a.py: a config in the new style (read_base)',
+        ),
     ],
 )
 def test_segmentation(mistake: Do, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture) -> None:

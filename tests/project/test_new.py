@@ -19,6 +19,7 @@ from tests.project.folders_of_data import box_folder, picture, seg_folder
 
 FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
 SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'
+PIDNET = 'mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py'
 DDRNET = 'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py'
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 KNET = 'mmseg::knet/knet-s3_r50-d8_deeplabv3_8xb2-adamw-80k_ade20k-512x512.py'
@@ -70,6 +71,14 @@ def test_heads_inside_heads_and_their_class_weights_are_set() -> None:
     _, teacher = models('control')
     heads = [teacher.decode_head.kernel_generate_head, *teacher.decode_head.kernel_update_head]
     assert [head.num_classes for head in heads] == [3] * 4 and teacher.auxiliary_head.num_classes == 3
+
+
+def test_weights_of_classes_go_where_their_number_is_that_of_the_data() -> None:
+    """They are those of Cityscapes, not of these 19 classes."""
+    seg_folder(Path('mine'), range(19))
+    call(FASTSCNN, PIDNET)
+    _, teacher = models('control')
+    assert all(loss.get('class_weight') is None for loss in teacher.decode_head.loss_decode)
 
 
 def test_student_and_teacher_have_their_own_optimizer_and_the_teacher_is_described_once() -> None:

@@ -57,8 +57,8 @@ def _counts(node: Any, old: int, new: int) -> dict[str, Any]:
     members = enumerate(node) if isinstance(node, (list, tuple)) else node.items() if isinstance(node, Mapping) else ()
     found: dict[str, Any] = {}
     for name, value in members:
-        if name in ('num_classes', 'num_things_classes') and value == old:
-            found |= {} if old == new else {name: new}
+        if name in ('num_classes', 'num_things_classes') and value == old != new:
+            found[name] = new
         elif name == 'class_weight' and isinstance(value, Sequence) and len(value) in (old, old + 1):
             found[name] = [1.0] * new + list(value[old:]) if len(value) > old else None
         elif name not in _APART:

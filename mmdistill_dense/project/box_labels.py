@@ -83,7 +83,7 @@ def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
         }
     elif len(found) == 1:
         (name,) = found
-        splits = _divided(first, _inside(places[name], root))
+        splits = _divided(first, _inside(places[name], root), names)
         notes.append(
             f'one label file: {splits["train"].count} of its pictures train, {splits["val"].count} validate '
             '(train.json, val.json)'
@@ -213,14 +213,15 @@ def _check_categories(files: Iterable[tuple[Path, Mapping[str, Any]]], names: Se
             )
 
 
-def _divided(file: tuple[Path, Mapping[str, Any]], pictures: str) -> dict[str, BoxSplit]:
-    """Divide a label file; the parts are written beside the configs."""
+def _divided(file: tuple[Path, Mapping[str, Any]], pictures: str, names: Sequence[str]) -> dict[str, BoxSplit]:
+    """Divide the pictures with boxes of the classes, and the others; the parts are written beside the configs."""
     path, content = file
     found = {}
-    with_box = {one['image_id'] for one in content['annotations']}
-    boxed = list(dict.fromkeys(one['file_name'] for one in content['images'] if one['id'] in with_box))
-    bare = list(dict.fromkeys(one['file_name'] for one in content['images'] if one['file_name'] not in boxed))
-    parts = two_parts(boxed, path)
+    chosen = {one['id'] for one in content['categories'] if one['name'] in names}
+    with_box = {one['image_id'] for one in content['annotations'] if one['category_id'] in chosen}
+    boxed = {one['file_name'] for one in content['images'] if one['id'] in with_box}
+    bare = list({one['file_name'] for one in content['images']} - boxed)
+    parts = two_parts(list(boxed), path)
     rest = two_parts(bare, path) if len(bare) > 1 else (bare, list[str]())
     for name, own, others in zip(('train', 'val'), parts, rest, strict=True):
         files = {*own, *others}

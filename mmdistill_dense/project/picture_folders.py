@@ -65,15 +65,11 @@ def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield each folder once, with the names of its files, sorted."""
-    seen = set()
+    """Yield the folders with the names of their files, sorted; links to folders above are not followed."""
     for folder, below, names in os.walk(root, followlinks=True):
-        below[:] = sorted(name for name in below if not name.startswith('.'))
-        place = os.path.realpath(folder)
-        if place in seen:  # a link to a folder above
-            below.clear()
-            continue
-        seen.add(place)
+        here = os.path.join(os.path.realpath(folder), '')
+        above = [name for name in below if here.startswith(os.path.join(os.path.realpath(f'{folder}/{name}'), ''))]
+        below[:] = sorted(name for name in below if not name.startswith('.') and name not in above)
         yield Path(folder), sorted(name for name in names if not name.startswith('.'))
 
 

@@ -158,9 +158,10 @@ def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
     (tmp_path / 'mine').mkdir()
     for name in ('images', 'labels'):
         (tmp_path / f'mine/{name}').symlink_to(tmp_path / f'elsewhere/{name}')
+        (tmp_path / f'elsewhere/{name}/test').symlink_to(tmp_path / f'elsewhere/{name}/val')
     (tmp_path / 'mine/again').symlink_to(tmp_path / 'mine')
     data = find_seg_data(tmp_path / 'mine')
-    assert data.splits['train'].count == 4 and data.size == (48, 64)
+    assert {name: split.count for name, split in data.splits.items()} == {'train': 4, 'val': 2, 'test': 2}
 
 
 def test_values_above_255_are_refused(tmp_path: Path) -> None:

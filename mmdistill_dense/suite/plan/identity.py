@@ -83,7 +83,13 @@ def _content(path: str) -> str:
     """Return a hash of a list of pictures, nothing for other files."""
     if not path.endswith(('.txt', '.json')) or not os.path.isfile(path):
         return ''
-    return f' {hashlib.sha256(Path(path).read_bytes()).hexdigest()}'
+    status = os.stat(path)
+    return f' {_hash(path, status.st_size, status.st_mtime_ns)}'
+
+
+@cache
+def _hash(path: str, size: int, changed: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _portable(value: Any, folders: tuple[str, ...] = ()) -> Any:
@@ -93,13 +99,13 @@ def _portable(value: Any, folders: tuple[str, ...] = ()) -> Any:
     if isinstance(value, (list, tuple)):
         return [_portable(item, folders) for item in value]
     if isinstance(value, str):
-        for place in folders:
-            if value.startswith(place):
-                return f'./{value.removeprefix(place)}{_content(value)}'
         for variable, default in PLACES.items():
             root = os.environ.get(variable, default).rstrip('/') + '/'
             if value.startswith(root):
                 return f'{default}/{value.removeprefix(root)}'
+        for place in folders:
+            if value.startswith(place):
+                return f'./{value.removeprefix(place)}{_content(value)}'
         return value
     if value is None or isinstance(value, (bool, int, float)):
         return value

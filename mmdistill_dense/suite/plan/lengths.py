@@ -120,7 +120,7 @@ def fit(definition: Definition, name: str, config: Config) -> list[str]:
 
 def unscaled_hash(definition: Definition, name: str) -> str:
     """Return the hash of what a row trains, without the budget; a measured ratio belongs to one."""
-    return config_hash(configs.method_config(definition, definition.methods[name]))
+    return config_hash(configs.method_config(definition, definition.methods[name]), folder=definition.path.parent)
 
 
 def check_measured(definition: Definition, rows: Mapping[str, Method]) -> None:

@@ -221,7 +221,8 @@ def _made(definition: Definition, start: Start) -> str:
     if start.config is None:
         return f'{start.checkpoint or start.name} {start.prefix or ""}'
     seed = 'of each run' if start.seed is None else start.seed
-    return f'{config_hash(configs.pretrain_config(definition, start))} seed {seed}'
+    made = config_hash(configs.pretrain_config(definition, start), folder=definition.path.parent)
+    return f'{made} seed {seed}'
 
 
 def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:

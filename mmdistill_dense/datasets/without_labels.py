@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mmengine.registry import TRANSFORMS
+import numpy as np
+from mmcv.transforms import BaseTransform
 
+from mmdistill_dense.registry import TRANSFORMS
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.random_streams import fork_rng, seed_everything
 
@@ -18,6 +20,24 @@ _TRIES = 5  # of a step that draws whether it does something
 _READS_A_FILE = re.compile('LoadImageFromFile$')
 # mmdet's loader does not fail without labels, it gives none; the others keep pictures before they fail.
 _LABELS = re.compile('Annotations|CopyPaste|Mosaic|MixUp')
+
+
+@TRANSFORMS.register_module()
+class EmptyLabelMap(BaseTransform):
+    """Gives a picture a label map of one class, in which later steps mark the pixels that they add."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``gt_seg_map``."""
+        results['gt_seg_map'] = np.zeros(results['img'].shape[:2], np.uint8)
+        results.setdefault('seg_fields', []).append('gt_seg_map')
+        return results
+
+
+def marking_steps(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps of segmentation with an empty label map after the one that reads a file; others as they are."""
+    if not any(_name(step) == 'PackSegInputs' for step in steps):
+        return list(steps)
+    return [steps[0], {'type': 'mmdistill_dense.EmptyLabelMap'}, *steps[1:]]
 
 
 def training_steps(dataset: Mapping[str, Any]) -> list[Step]:

@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS
 
 from mmdistill_dense.datasets.overlap import not_on_disk, picture_paths, same_pictures
 from mmdistill_dense.datasets.unlabeled import UnlabeledImages
-from mmdistill_dense.datasets.without_labels import training_steps, without_labels
+from mmdistill_dense.datasets.without_labels import marking_steps, training_steps, without_labels
 from mmdistill_dense.model.unlabelled import KEY, UnlabelledOption
 from mmdistill_dense.utils.messages import some
 
@@ -86,6 +86,8 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     if steps == 'auto':
         labelled_steps = training_steps(config['train_dataloader']['dataset'])
         steps, left_out = without_labels(labelled_steps, itertools.islice(paths, TRIED), KEY)
+    if option.pseudo is not None:
+        steps = marking_steps(steps)
     dataset.pipeline = Compose(copy.deepcopy(list(steps)))
     return Pictures(dataset, len(known), left_out)
 

@@ -133,7 +133,8 @@ def label_pictures(
     Args:
         network: The teacher's.
         inputs: In its normalisation.
-        samples: They get ``gt_sem_seg``, or ``gt_instances`` and ``ignored_instances``.
+        samples: They get ``gt_sem_seg``, or ``gt_instances`` and ``ignored_instances``. Pixels that are 255 in a
+            ``gt_sem_seg`` of theirs get no label.
         option: The options.
         ignored: Label of a pixel without a class, for the student. Defaults to 255.
 
@@ -148,6 +149,8 @@ def label_pictures(
         for sample, found in zip(samples, labels, strict=True):
             height, width = sample.metainfo['img_shape'][:2]
             found[height:], found[:, width:] = ignored, ignored  # padding
+            if 'gt_sem_seg' in sample:  # marks what the pipeline has added
+                found[sample.gt_sem_seg.data[0] == IGNORED] = ignored
             _set(sample, gt_sem_seg=PixelData(data=found[None]))
         return
     bare = [type(sample)(metainfo=dict(sample.metainfo)) for sample in samples]  # type: ignore[call-arg]

@@ -5,11 +5,15 @@ import functools
 
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmdistill_dense.engine.unlabelled_pictures import open_pictures
 from mmdistill_dense.model import pseudo_labels
 from mmdistill_dense.model.pseudo_labels import check_scores, probabilities, sure_boxes, sure_pixels
+from mmdistill_dense.model.unlabelled import UnlabelledOption
 from tests import toys
 from tests.model.test_unlabelled import bare, crowded, det_model, losses, seg_model
 
@@ -97,6 +101,21 @@ def test_padding_has_no_label():
     losses(model, bare(toys.seg_batch(1, seed=3, side=48)))
     labels = seen[1][0].gt_sem_seg.data[0]
     assert labels.shape == (64, 64) and (labels[:48, :48] != 255).all() and (labels == 255).sum() == 64**2 - 48**2
+
+
+def test_what_the_pipeline_adds_has_no_label():
+    """Pad, for instance, after which a picture has the size of the batch."""
+    crop = dict(type='CenterCrop', crop_size=(40, 48))
+    steps = [dict(type='LoadImageFromFile'), crop, dict(type='Pad', size=(64, 64)), dict(type='PackSegInputs')]
+    option = UnlabelledOption.parse(dict(data_root=toys.picture_folder(), pipeline=steps, pseudo=LOW))
+    config = toys.run_config('x', toys.seg_net('fcn'))
+    pictures = open_pictures(option, config, DATASETS.build(config.train_dataloader.dataset))
+    model, seen = seg_model(pseudo=LOW), []
+    loss = model.decode_head.loss_by_feat
+    model.decode_head.loss_by_feat = lambda scores, samples: (seen.append(samples), loss(scores, samples))[1]
+    losses(model, pseudo_collate([pictures.dataset[0]]))
+    labels = seen[1][0].gt_sem_seg.data[0]
+    assert (labels[:48, :40] != 255).all() and (labels == 255).sum() == 64**2 - 48 * 40
 
 
 def test_they_are_kept_of_a_method_that_needs_labels():

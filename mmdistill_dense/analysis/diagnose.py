@@ -30,6 +30,7 @@ from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.model.term_gradients import TASK, Places
 from mmdistill_dense.utils.atomic import without_nan
 from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.reproducible import without_workers
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
 _UNTRAINED = (
@@ -78,8 +79,7 @@ def diagnose(
     if batches < 1:
         raise ValueError(f'--batches must be at least 1, got {batches}.')
     config.log_level = 'WARNING'
-    config.train_dataloader.update(num_workers=0, persistent_workers=False)
-    config.train_dataloader.pop('prefetch_factor', None)
+    config.train_dataloader = without_workers(config.train_dataloader)
     if checkpoint is not None:
         config.load_from, config.resume = checkpoint, 'distillers' in read_checkpoint(checkpoint)
     hook = MeasureInstead(batches, iteration, stages)

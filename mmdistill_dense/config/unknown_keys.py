@@ -65,13 +65,13 @@ def check_options(kind: type, options: Mapping[str, Any], key: str) -> None:
     """
     known = options_of(kind)
     for name in options:
-        if known and name not in known:
+        if known is not None and name not in known:
             listed = ', '.join(dict.fromkeys(known))
             raise TypeError(f'{key}: {kind.__name__} has no option {name!r}; known: {listed}.{hint(name, known)}')
 
 
-def options_of(kind: type) -> list[str]:
-    """Return the options that a class and its bases take; the list is empty if they take any name."""
+def options_of(kind: type) -> list[str] | None:
+    """Return the options that a class and its bases take; ``None`` if they take any name."""
     names: list[str] = []
     for cls in kind.__mro__:
         constructor = vars(cls).get('__init__')
@@ -81,7 +81,7 @@ def options_of(kind: type) -> list[str]:
         names += [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
         if not any(one.kind is one.VAR_KEYWORD for one in parameters):
             return names
-    return []
+    return None
 
 
 def explained(error: TypeError, config: Mapping[str, Any], key: str, more: Collection[str] = ()) -> str:

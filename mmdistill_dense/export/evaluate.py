@@ -16,6 +16,7 @@ from torch import Tensor
 from mmdistill_dense.export.graphs import graph_of
 from mmdistill_dense.export.load_graph import open_graph, read_description
 from mmdistill_dense.export.write_student import load_student
+from mmdistill_dense.utils.reproducible import without_workers
 
 
 def evaluate(
@@ -49,7 +50,7 @@ def evaluate(
             return found
 
         graph_of(network).answer_by(timed, list(read_description(graph)['outputs']))
-    loader = Runner.build_dataloader({**plain.val_dataloader, 'num_workers': 0, 'persistent_workers': False})
+    loader = Runner.build_dataloader(without_workers(plain.val_dataloader))
     evaluator = Evaluator(plain.val_evaluator)
     evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
     test_step: Any = network.test_step

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmdistill_dense.export.description import ENTRY
 from mmdistill_dense.export.formats import require
 from mmdistill_dense.export.write_student import load_student
+from mmdistill_dense.utils.reproducible import without_workers
 
 ENDING = '.int8.onnx'
 
@@ -67,8 +68,7 @@ def training_pictures(config: Config, network: Any, count: int) -> Iterator[Tens
     """Yield normalised training pictures (1, 3, H, W), the same ones at each call."""
     set_random_seed(0)
     # One by one, padded as in training: a graph of one size takes them too.
-    option = {**config.train_dataloader, 'batch_size': 1, 'num_workers': 0, 'persistent_workers': False}
-    loader = Runner.build_dataloader(option, seed=0)
+    loader = Runner.build_dataloader({**without_workers(config.train_dataloader), 'batch_size': 1}, seed=0)
     return islice((network.data_preprocessor(batch, training=True)['inputs'] for batch in loader), count)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,36 @@ def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
         path: An ``.onnx`` file (run by onnxruntime), ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).
 
     Raises:
-        ValueError: For another ending.
+        ValueError: For another ending; from the function, for pictures of another size than the graph takes.
         ModuleNotFoundError: Without onnxruntime.
     """
     kind = format_of(Path(path), None)
+    if kind not in ('onnx', 'torchscript', 'exported'):
+        raise ValueError(f'{str(path)!r} holds weights and no graph.')
+    run, shape = _runner(kind, path), _shape(path)
+
+    def checked(image: Tensor) -> list[Tensor]:
+        if any(isinstance(size, int) and size != own for size, own in zip(shape, image.shape, strict=False)):
+            raise ValueError(
+                f'{str(path)!r} takes pictures of the shape {", ".join(map(str, shape))}, got {tuple(image.shape)}. '
+                'Export the graph for this size: --size H W.'
+            )
+        return run(image)
+
+    return checked
+
+
+def _shape(path: str | Path) -> Sequence[int | str]:
+    """Return the sizes of the axes, names for free ones; nothing for a file that does not describe itself."""
+    try:
+        return read_description(path)['input']['shape']
+    except (ValueError, KeyError):
+        return ()
+
+
+def _runner(kind: str, path: str | Path) -> Callable[[Tensor], list[Tensor]]:
     if kind == 'onnx':
         return _onnx(path)
-    if kind not in ('torchscript', 'exported'):
-        raise ValueError(f'{str(path)!r} holds weights and no graph.')
     program: Any = torch.jit.load(str(path)) if kind == 'torchscript' else torch.export.load(path).module()
 
     def run(image: Tensor) -> list[Tensor]:

@@ -47,7 +47,11 @@ def _written(path: Path) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.Assign) and any(
             isinstance(one, ast.Name) and one.id == 'model' for one in node.targets
         ):
-            for name, value in _members(_members(node.value).get('distillers')).items():
+            model = _members(node.value)
+            written = _members(model.get('distillers'))
+            if '_delete_' in {**model, **written}:
+                continue
+            for name, value in written.items():
                 inside = _members(value)
                 kind = inside.get('type')
                 if isinstance(kind, ast.Constant) and isinstance(kind.value, str) and '_delete_' not in inside:

@@ -151,7 +151,7 @@ def foldable(network: nn.Module, taps: Sequence[Tap], found: list[Pair]) -> Iter
     for name, module in network.named_modules():
         if _plain_convolution(module):
             handles.append(module.register_forward_hook(partial(watch.made_by, name)))
-        elif isinstance(module, _BatchNorm) and module.running_mean is not None:
+        elif _plain_norm(module):
             handles.append(module.register_forward_pre_hook(partial(watch.read_by, name)))
             handles.append(module.register_forward_hook(watch.read))
     try:
@@ -209,6 +209,12 @@ def _plain_convolution(module: nn.Module) -> bool:
     # Subclasses and hooks may change the weight before it is used (weight standardisation, spectral norm); mmcv's own
     # Conv2d does not.
     return isinstance(module, nn.Conv2d) and type(module).__name__ == 'Conv2d' and not module._forward_pre_hooks
+
+
+def _plain_norm(module: nn.Module) -> bool:
+    # Subclasses may do more: timm's BatchNormAct2d holds the activation.
+    known = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    return isinstance(module, _BatchNorm) and type(module).forward in known and module.running_mean is not None
 
 
 def fold(network: nn.Module, pairs: Sequence[Pair]) -> None:

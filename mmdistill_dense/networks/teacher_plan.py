@@ -81,11 +81,13 @@ class TeacherOption:
         return network
 
     def preprocessor_of(self, network: nn.Module) -> Mapping[str, Any] | None:
-        """Return the normalisation that the network sees: its own, or the option's; None where neither says it."""
+        """Return the normalisation that the network sees: the option's, or its own; None where neither says it."""
         own, given = getattr(network, 'preprocessor', None), self.config.model.get('data_preprocessor')
+        if given is not None:
+            return given
         if isinstance(own, Mapping):
             return own
-        return {} if given is None and hasattr(network, 'data_preprocessor') else given  # mm* networks: raw pixels
+        return {} if hasattr(network, 'data_preprocessor') else None  # mm* networks: raw pixels
 
 
 def _accepted(config: ModelConfig) -> ModelConfig:
@@ -96,8 +98,8 @@ def _accepted(config: ModelConfig) -> ModelConfig:
     if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(config.scope) as registry:
             kind = registry.get(kind)
-    known = options_of(kind) if inspect.isclass(kind) else []
-    if not known or 'data_preprocessor' in known:
+    known = options_of(kind) if inspect.isclass(kind) else None
+    if known is None or 'data_preprocessor' in known:
         return config
     kept = {name: value for name, value in config.model.items() if name != 'data_preprocessor'}
     return replace(config, model=ConfigDict(kept))

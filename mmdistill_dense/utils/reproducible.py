@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from typing import Any
 
@@ -185,3 +185,10 @@ def sampler_of(loader: DataLoader) -> Any:
 
 def _seed_batch(place: tuple[int, ...]) -> None:
     seed_everything(mix(*place, 1))
+
+
+def without_workers(loader: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a data loader that reads in this process, without those that only workers take."""
+    of_workers = ('num_workers', 'persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout')
+    kept = {name: value for name, value in loader.items() if name not in of_workers}
+    return {**kept, 'num_workers': 0, 'persistent_workers': False}

@@ -279,3 +279,23 @@ def test_no_config_of_the_user_is_replaced(segmentor, tmp_path):
         with pytest.raises(FileExistsError, match='kd.py is a config of yours. Choose another name'):
             export_student(config, checkpoint, tmp_path / 'kd.pth')
         assert own.read_text() == text and not (tmp_path / 'kd.pth').exists()
+
+
+def test_a_graph_of_one_size_refuses_others(segmentor, tmp_path, monkeypatch):
+    """TorchScript would answer something else, without an error."""
+    config, _, checkpoint = segmentor
+
+    def written(graph, image, axes, *rest):
+        if axes:
+            raise RuntimeError('no free axes')
+        write_torchscript(graph, image, axes, *rest)
+
+    monkeypatch.setitem(WRITERS, 'torchscript', written)
+    found = export_graph(config, checkpoint, tmp_path / 's.pt', (64, 64))
+    assert not found.axes
+    run = open_graph(found.path)
+    assert run(picture(1, 64, 64))[0].shape[0] == 1
+    with pytest.raises(
+        ValueError, match=r's.pt. takes pictures of the shape 1, 3, 64, 64, got \(1, 3, 64, 96\).*--size'
+    ):
+        run(picture(1, 64, 96))

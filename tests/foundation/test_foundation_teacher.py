@@ -203,3 +203,24 @@ def test_any_module_teaches_and_its_normalisation_is_asked_for():
         maps.append(toys.teacher_of(model)(pictures)['map'][0])
     assert torch.equal(*maps)
     assert isinstance(toys.teacher_of(model), FrozenTeacher)
+
+
+class Bare(Plain):
+    """Its constructor takes nothing, as the guide's."""
+
+    def __init__(self):
+        super().__init__()
+
+
+def test_the_normalisation_of_the_config_wins_and_needs_no_option_of_the_class():
+    for kind in (Plain, Bare, Stated):
+        MODELS.register_module(module=kind, force=True)
+    path = toys.fresh_dir() / 'plain.pth'
+    torch.save(Plain().state_dict(), path)
+    pictures, maps = torch.rand(2, 3, 64, 64), []
+    for kind in ('Plain', 'Bare', 'Stated'):
+        stated = dict(mean=[10.0] * 3, std=[20.0] * 3, bgr_to_rgb=True)
+        model = model_of(dict(type=kind, checkpoint=str(path), data_preprocessor=stated), type='FitNet')
+        toys.losses_of(model)
+        maps.append(toys.teacher_of(model)(pictures)['map'][0])
+    assert torch.equal(maps[0], maps[1]) and torch.equal(maps[0], maps[2])

@@ -34,6 +34,7 @@ def test_another_method_under_the_same_name_is_refused(text: str, tmp_path: Path
 @pytest.mark.parametrize(
     'text',
     [
+        "model = dict(distillers=dict(_delete_=True, cwd=dict(type='LogitKD')))",
         "model = dict(distillers=dict(cwd=dict(type='LogitKD', _delete_=True)))",
         "model = dict(distillers=dict(cwd=dict(type='CWD', loss_weight=1.0)))",
         'model = dict(distillers=dict(cwd=dict(loss_weight=1.0)))',

@@ -178,6 +178,21 @@ def test_a_tapped_norm_is_folded_and_still_tapped() -> None:
     assert isinstance(network.watched, nn.Identity)
 
 
+class NormWithActivation(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).relu()
+
+
+def test_a_norm_that_does_more_stays() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), NormWithActivation(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).eval()
+    found: list = []
+    with foldable(network, [Tap.parse('3')], found), torch.no_grad():
+        network(torch.randn(1, 3, 4, 4))
+    assert found == [('2', '3')]
+
+
 def test_a_convolution_that_changes_its_weight_stays() -> None:
     class Standardised(nn.Conv2d):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -108,6 +108,9 @@ def test_epochs_are_whole() -> None:
     assert [config_of(definition, name).train_cfg.max_epochs for name in ('control', 'control_2x', 'kd')] == [6, 12, 4]
     assert lengths.length_of(definition, 'kd', config_of(definition, 'kd')) == (4, 8)
     assert [one.end for one in config_of(definition, 'control').param_scheduler] == [60, 6], '30 steps in 3 epochs'
+    twice = dict(common, methods={'kd': {}, 'more': {'data': [{}, {}]}}, budget=dict(budget, per_epoch=10))
+    with pytest.raises(ValueError, match='methods.more.data: the recipe counts epochs, which are of another length'):
+        config_of(defined(**twice), 'more')
     with pytest.raises(ValueError, match='kd gets 48 iterations, less than an epoch of 50'):
         config_of(defined(**common, budget=dict(budget, per_epoch=50)), 'kd')
 
@@ -155,9 +158,35 @@ def test_all_that_counts_steps_is_scaled_and_listed() -> None:
     ]
 
 
+@pytest.mark.parametrize(('old', 'milestones', 'new', 'found'), [
+    (12, [8, 11], 6, [4, 5]), (12, [8, 11], 5, [3, 4]), (24, [16, 22], 6, [4, 5]), (12, [8, 11], 24, [16, 22]),
+])  # fmt: skip
+def test_the_last_drop_of_the_rate_stays_inside_the_run(old: int, milestones: list, new: int, found: list) -> None:
+    """At the very end nothing would be trained with it."""
+    steps = dict(type='MultiStepLR', begin=0, end=old, by_epoch=True, milestones=milestones)
+    config = run_of(train_cfg=dict(max_epochs=old), param_scheduler=steps, model=dict(distillers={}))
+    scale_run(config, new)
+    assert config.param_scheduler.milestones == found
+
+
+def test_a_cosine_ends_where_it_falls_to_its_least() -> None:
+    cosine = dict(type='CosineAnnealingLR', begin=5, end=30, T_max=25)
+    config = run_of(train_cfg=dict(max_epochs=30), param_scheduler=[cosine], model=dict(distillers={}))
+    scale_run(config, 15)
+    (one,) = config.param_scheduler
+    assert (one.begin, one.end, one.T_max) == (2, 15, 13)
+
+
+def test_the_start_of_pictures_without_labels_is_scaled() -> None:
+    config = run_of()
+    config.model.unlabelled = dict(data_root='more', start=30)
+    assert 'model.unlabelled.start 30 -> 15' in scale_run(config, 50)
+
+
 @pytest.mark.parametrize(
     ('changes', 'key'),
     [
+        (dict(default_hooks=dict(ema=dict(begin_iter=30))), 'default_hooks.ema.begin_iter=30'),
         (dict(train_cfg=dict(max_iters=100, dynamic_intervals=[[80, 5]])), 'train_cfg.dynamic_intervals.0.0=80'),
         (dict(param_scheduler=dict(type='Own', period=100)), 'param_scheduler.period=100'),
         (dict(custom_hooks=[dict(type='PipelineSwitchHook', switch_epoch=80)]), 'custom_hooks.0.switch_epoch=80'),

@@ -105,6 +105,14 @@ def test_options_of_all_runs_are_checked(options: dict, said: str) -> None:
         configs.control_config(defined(options=options))
 
 
+def test_a_method_of_ones_own_names_its_module(tmp_path: Path) -> None:
+    """As docs/own_method.md writes it."""
+    imports = "custom_imports = dict(imports=['mmdistill_dense.engine.launch', 'json'], allow_failed_imports=False)"
+    definition = defined(methods=own_leaf(imports))
+    found = configs.method_config(definition, definition.methods['mine'])
+    assert found.custom_imports.imports == ['mmdistill_dense.engine.launch', 'json']
+
+
 def test_control_with_distillers_is_refused() -> None:
     own_leaf("default_scope = 'mmseg'")
     with pytest.raises(ValueError, match="control='.*mine.py' must be a DistillModel without distillers"):
@@ -195,6 +203,18 @@ def test_hash_changes_with_what_is_trained() -> None:
         'control': hash_of('control'),
     }
     assert len(set(hashes.values())) == len(hashes), hashes
+
+
+def test_hash_holds_the_size_that_the_teacher_sees() -> None:
+    seen = [hash_of(options=options) for options in ({}, {'model.teacher.scale': 2.0}, {'model.teacher.fit': 'pad'})]
+    assert len(set(seen)) == 3
+
+
+def test_a_network_whose_config_lies_among_the_data_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('MMDISTILL_DATA', str(tmp_path))
+    (tmp_path / 'net.py').write_text("model = dict(type='EncoderDecoder')\n")
+    option = dict(cfg=str(tmp_path / 'net.py'))
+    assert identity._network(option, 'model.student')['type'] == 'EncoderDecoder'
 
 
 def test_hash_leaves_out_what_does_not_reach_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.config import Config
 
 from mmdistill_dense.suite.definition.definition import Definition, load
 from mmdistill_dense.suite.execute import preflight
 from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.suite.plan.unknown_names import check_metric
 from tests.suite import tiny
 
 
@@ -193,3 +195,9 @@ def test_new_keys_that_something_takes_pass() -> None:
 def test_suite_without_mistakes_passes_before_its_teacher_and_searches_exist() -> None:
     definition = defined(grid={'kd': {'loss_weight': [1, 2]}, 'seeds': [7]})
     preflight.check(definition, plan.runs(definition))
+
+
+def test_an_evaluator_without_a_score_is_refused() -> None:
+    config = Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox', format_only=True)))
+    with pytest.raises(ValueError, match='x: val_evaluator.format_only=True writes predictions and gives no score'):
+        check_metric(config, 'coco/bbox_mAP', 'x')

@@ -72,6 +72,8 @@ def method_config(definition: Definition, method: Method, choice: Mapping[str, A
     config.model.distillers, own = distillers_of(definition, method)
     if more := method.unlabelled or own:
         config.model.unlabelled = filled(more)
+    if method.config is not None and (imports := read(method.config).get('custom_imports')):
+        config.custom_imports = imports  # of a method of the user's own
     key = f'methods.{method.name}.options'
     for options, place in ((method.options, key), (choice or {}, f'grid.{method.name}')):
         full = {_full_key(k, config, f'{definition.path}: {place}'): v for k, v in options.items()}
@@ -212,7 +214,8 @@ def batch_of(config: Config) -> int:
 
 
 def _comparable(config: Config) -> dict[str, Any]:
-    plain = {key: value for key, value in config.to_dict().items() if key not in ('work_dir', 'distillers')}
+    apart = ('work_dir', 'distillers', 'custom_imports')
+    plain = {key: value for key, value in config.to_dict().items() if key not in apart}
     plain['model'] = {key: value for key, value in plain['model'].items() if key not in ('distillers', 'unlabelled')}
     return plain
 

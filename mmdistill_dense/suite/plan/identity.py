@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def config_hash(
     if tests_teacher:
         identity['tested'] = [_teacher_identity(option, None) for option in teachers_of(config.model).values()]
     own = dict.fromkeys(f'{place}/' for place in (folder.absolute(), folder.resolve())) if folder else ()
-    text = json.dumps(_portable(identity, tuple(own)), sort_keys=True)
+    text = json.dumps(_plain(identity, partial(_portable, folders=tuple(own))), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -66,17 +66,31 @@ def _identity(config: Config, teacher: str | None) -> dict[str, Any]:
 
 def _teacher_identity(option: Mapping[str, Any], trained: str | None) -> dict[str, Any]:
     network = {key: value for key, value in option.items() if key not in TEACHER_OPTIONS}
-    return {'model': _network(network, 'model.teacher'), 'weights': trained or option.get('checkpoint')}
+    seen = {key: option[key] for key in ('scale', 'fit') if option.get(key)}  # at another size it answers otherwise
+    weights = trained or option.get('checkpoint')
+    return {'model': _network(network, 'model.teacher'), 'weights': weights, **seen}
 
 
 def _network(option: Mapping[str, Any], key: str) -> Any:
     """The resolved model of a network option, as plain values."""
-    return _resolved(json.dumps(_portable(option), sort_keys=True), key)
+    return _resolved(json.dumps(_plain(option), sort_keys=True), key)
 
 
 @cache
 def _resolved(option: str, key: str) -> Any:
-    return _portable(load_model(json.loads(option), key).model)
+    return _plain(load_model(json.loads(option), key).model)
+
+
+def _portable(text: str, folders: Sequence[str]) -> str:
+    """Return a text without the folders of this machine."""
+    for variable, default in PLACES.items():
+        root = os.environ.get(variable, default).rstrip('/') + '/'
+        if text.startswith(root):
+            return f'{default}/{text.removeprefix(root)}'
+    for place in folders:
+        if text.startswith(place):
+            return f'./{text.removeprefix(place)}{_content(text)}'
+    return text
 
 
 def _content(path: str) -> str:
@@ -92,21 +106,14 @@ def _hash(path: str, size: int, changed: int) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _portable(value: Any, folders: tuple[str, ...] = ()) -> Any:
-    """Plain values, without the folders of this machine."""
+def _plain(value: Any, written: Callable[[str], str] = str) -> Any:
+    """Plain values, with each text as ``written`` gives it."""
     if isinstance(value, Mapping):
-        return {str(key): _portable(item, folders) for key, item in value.items()}
+        return {str(key): _plain(item, written) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_portable(item, folders) for item in value]
+        return [_plain(item, written) for item in value]
     if isinstance(value, str):
-        for variable, default in PLACES.items():
-            root = os.environ.get(variable, default).rstrip('/') + '/'
-            if value.startswith(root):
-                return f'{default}/{value.removeprefix(root)}'
-        for place in folders:
-            if value.startswith(place):
-                return f'./{value.removeprefix(place)}{_content(value)}'
-        return value
+        return written(value)
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return getattr(value, '__qualname__', type(value).__qualname__)

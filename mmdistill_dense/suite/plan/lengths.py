@@ -83,6 +83,11 @@ def length_of(definition: Definition, name: str, config: Config) -> tuple[int, i
     iterations = iterations_of(definition, name)
     if unit_of(config) == 'max_iters':
         return iterations, 0
+    if name in definition.methods and definition.methods[name].data:
+        raise ValueError(
+            f'{definition.path}: methods.{name}.data: the recipe counts epochs, which are of another length for other '
+            'data: for such a row a budget needs a recipe that counts iterations.'
+        )
     per_epoch = _budget(definition).per_epoch or measured(definition).get('per_epoch')
     if not per_epoch:
         raise ValueError(

@@ -41,13 +41,20 @@ def scale_run(config: Config, length: int) -> list[str]:
     old = config.train_cfg[unit_of(config)]
     known = list(_known(config))
     _refuse_unknown(config, old, {key for key, _, _ in known})
-    changed = []
-    for key, holder, name in known:
-        before = holder[name]
-        holder[name] = _scaled(before, length, old)
-        if holder[name] != before:
-            changed.append(f'{key} {before} -> {holder[name]}')
-    return changed
+    before = [holder[name] for _, holder, name in known]
+    waves = [holder for _, holder, name in known if name == 'T_max' and holder['T_max'] == _lasts(holder)]
+    for _, holder, name in known:
+        holder[name] = _scaled(holder[name], length, old)
+        if name == 'milestones':
+            holder[name] = _inside(holder[name], length)
+    for holder in waves:  # rounded apart, the rate would rise again at the end
+        holder['T_max'] = max(_lasts(holder), 1)
+    pairs = zip(known, before, strict=True)
+    return [f'{key} {was} -> {holder[name]}' for (key, holder, name), was in pairs if holder[name] != was]
+
+
+def _lasts(scheduler: Mapping[str, Any]) -> int:
+    return scheduler.get('end', 0) - scheduler.get('begin', 0)
 
 
 def _known(config: Config) -> Iterator[tuple[str, Any, str]]:
@@ -61,6 +68,7 @@ def _known(config: Config) -> Iterator[tuple[str, Any, str]]:
         yield from _present(f'param_scheduler{index}', one, _SCHEDULER)
     for distiller, option in (config.get('model', {}).get('distillers') or {}).items():
         yield from _present(f'model.distillers.{distiller}', option, _DISTILLER)
+    yield from _present('model.unlabelled', config.get('model', {}).get('unlabelled'), ('start',))
 
 
 def _present(place: str, option: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
@@ -82,6 +90,12 @@ def _scaled(value: Any, new: int, old: int) -> Any:
     return max(round(value * new / old), min(value, 1))
 
 
+def _inside(milestones: Any, length: int) -> Any:
+    """Return rounded milestones that do not fall on the end of the run, where nothing is left to train with them."""
+    last = length - 1
+    return type(milestones)(min(one, last) if one <= length else one for one in milestones) if last else milestones
+
+
 def _refuse_unknown(config: Config, old: int, known: set[str]) -> None:
     for place in _PLACES:
         node = config.get('model', {}).get('distillers') if place == 'model.distillers' else config.get(place)
@@ -91,7 +105,11 @@ def _refuse_unknown(config: Config, old: int, known: set[str]) -> None:
                 continue
             named = _LENGTH.search(name) is not None
             whole = value == old and (named or place == 'param_scheduler')
-            if place == 'train_cfg' or whole or (named and place in ('param_scheduler', 'custom_hooks')):
+            if (
+                place == 'train_cfg'
+                or whole
+                or (named and place in ('param_scheduler', 'default_hooks', 'custom_hooks'))
+            ):
                 raise ValueError(
                     f'{key}={value} looks like a length in a run of {old}, and it is not known whether to scale it: '
                     'leave it out of the recipe, or compare at equal lengths.'

@@ -27,14 +27,19 @@ _READ |= {'dataset', 'num_batch_per_epoch'}
 
 
 def check_metric(config: Config, metric: str, place: str) -> None:
-    """Refuse a metric that the evaluators of mmseg and mmdet do not return. Other evaluators are not checked.
+    """Refuse a metric that the evaluators of mmseg and mmdet do not return, and evaluators that give no score.
+
+    Other evaluators are not checked.
 
     Raises:
         ValueError: Names the metrics that they return.
     """
     for split in ('val_evaluator', 'test_evaluator'):
         option = config.get(split) or []
-        known = [_given(one) for one in (option if isinstance(option, (list, tuple)) else [option])]
+        several = option if isinstance(option, (list, tuple)) else [option]
+        if any(one.get('format_only') for one in several):
+            raise ValueError(f'{place}: {split}.format_only=True writes predictions and gives no score: leave it out.')
+        known = [_given(one) for one in several]
         names = set().union(*(one or () for one in known))
         if None not in known and names and metric not in names:
             raise ValueError(f'{place}: metric: {unknown(f"score of {split}", metric, names)}')
@@ -102,5 +107,6 @@ def _arguments(built: Any) -> set[str] | None:
     """Return the arguments of a function, or of a class with its bases; ``None`` if it accepts any name."""
     parameters = inspect.signature(built).parameters.values()
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
-        return set(options_of(built)) or None if inspect.isclass(built) else None
+        known = options_of(built) if inspect.isclass(built) else None
+        return None if known is None else set(known)
     return {one.name for one in parameters} - {'self'}

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mmdistill_dense.datasets.roots import require
 from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.utils.walk import walk
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 
@@ -143,7 +144,6 @@ class UnlabeledImages(BaseDataset):
 
 def _files(folder: str) -> Iterator[str]:
     """Yield the paths of the files that are not hidden, relative to ``folder``, with forward slashes."""
-    for parent, children, names in os.walk(folder, followlinks=True):
-        children[:] = [name for name in children if not name.startswith('.')]
-        start = Path(parent).relative_to(folder)
-        yield from ((start / name).as_posix() for name in names if not name.startswith('.'))
+    for parent, names in walk(folder):
+        start = parent.relative_to(folder)
+        yield from ((start / name).as_posix() for name in names)

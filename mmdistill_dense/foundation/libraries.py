@@ -93,7 +93,10 @@ class LibraryTeacher(nn.Module):
         if self.folder is not None:
             return self._load_folder(Path(path), where)
         given = state_dict_of(read_checkpoint(path), path)
-        state = {name: value for name, value in given.items() if not name.startswith((*self.ignore, 'head.', 'fc.'))}
+        known = self.network.state_dict().keys()
+        apart = {name for name in given if name.startswith(('head.', 'fc.', 'classifier.')) and name not in known}
+        apart |= {name for name in given if name.startswith(self.ignore)}
+        state = {name: value for name, value in given.items() if name not in apart}
         loaded, _ = load_strictly(self.network, state, None, where)
         return loaded, len(given) - len(state)
 

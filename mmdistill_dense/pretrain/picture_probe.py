@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -132,7 +132,7 @@ def _features(network: Any, files: Sequence[tuple[Path, int]], size: int, batch:
 def read_picture(path: Path, size: int) -> Tensor:
     """Return the centre of a picture, (3, size, size) of bytes in the order BGR, as mmcv reads pictures."""
     with Image.open(path) as opened:
-        picture = opened.convert('RGB')
+        picture = ImageOps.exif_transpose(opened).convert('RGB')  # turned as mmcv turns it
     factor = size * _RESIZED / min(picture.size)
     picture = picture.resize([max(size, round(side * factor)) for side in picture.size], Image.Resampling.BILINEAR)
     left, top = ((side - size) // 2 for side in picture.size)

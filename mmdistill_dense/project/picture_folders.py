@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmdistill_dense.datasets.unlabeled import EXTENSIONS
 from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.walk import walk
 
 SPLITS: Mapping[str, Sequence[str]] = {
     'train': ('train', 'training'),
@@ -48,7 +49,7 @@ def picture_folders(root: Path) -> list[Folder]:
         )
         raise FileNotFoundError(f'--data {root}: {what}')
     found = []
-    for path, names in _walk(root):
+    for path, names in walk(root):
         if files := [name for name in names if name.lower().endswith(EXTENSIONS)]:
             found.append(Folder(path, tuple(files), split_of(path.relative_to(root).parts)))
     if not found:
@@ -61,16 +62,7 @@ def picture_folders(root: Path) -> list[Folder]:
 
 def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
     """Return the files with one of these endings, in any case; links to folders are followed, hidden files left out."""
-    return [folder / name for folder, names in _walk(root) for name in names if name.lower().endswith(endings)]
-
-
-def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield the folders with the names of their files, sorted; links to folders above are not followed."""
-    for folder, below, names in os.walk(root, followlinks=True):
-        here = os.path.join(os.path.realpath(folder), '')
-        above = [name for name in below if here.startswith(os.path.join(os.path.realpath(f'{folder}/{name}'), ''))]
-        below[:] = sorted(name for name in below if not name.startswith('.') and name not in above)
-        yield Path(folder), sorted(name for name in names if not name.startswith('.'))
+    return [folder / name for folder, names in walk(root) for name in names if name.lower().endswith(endings)]
 
 
 def split_of(parts: Iterable[str]) -> str | None:

@@ -59,6 +59,14 @@ def test_a_tree_is_listed_in_the_order_of_its_names(root: Path) -> None:
     assert dataset[0]['img'].shape == (40, 50, 3)
 
 
+def test_links_are_followed_but_for_circles(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (root / 'n02/above').symlink_to(root)
+    other = tmp_path_factory.mktemp('other')
+    write(other / 'y.png')
+    (root / 'linked').symlink_to(other)
+    assert names(build(root), root) == ['b.png', 'linked/y.png', 'n01/a.jpg', 'n01/deep/c.png', 'n02/z.JPEG']
+
+
 def test_what_is_looked_at_can_be_narrowed(root: Path) -> None:
     assert names(build(root, extensions=['.jpeg']), root) == ['n02/z.JPEG']
     assert names(build(root, data_prefix='n01'), root) == ['n01/a.jpg', 'n01/deep/c.png']

@@ -66,6 +66,14 @@ def test_a_network_of_timm_teaches(timm, tmp_path):
     early.load(torch.zeros(1))
     early.network.network.norm.register_forward_hook(lambda *_: calls.append(1))
     assert early(pictures)['maps.0'][0].shape == (1, 6, 3, 5) and not calls, 'the pass ended before it'
+    normed = network.head = nn.Module()
+    normed.norm = nn.LayerNorm(3)
+    classifier = {'head.fc.weight': torch.zeros(2), 'classifier.weight': torch.zeros(2)}
+    torch.save({**network.state_dict(), **classifier}, tmp_path / 'head.pth')
+    frozen.network.network.head = nn.Module()
+    frozen.network.network.head.norm = nn.LayerNorm(3)
+    assert frozen.network.load_teacher(tmp_path / 'head.pth')[1] == 2, 'a norm in the head belongs to the network'
+    del frozen.network.network.head
     del file['norm.bias']
     torch.save(file, tmp_path / 'less.pth')
     with pytest.raises(ValueError, match='missing: norm.bias'):

@@ -70,6 +70,16 @@ def test_pictures_are_cut_from_the_centre_in_bgr(data: Path) -> None:
     assert list_pictures(data, 4)[1]['train'] == [list_pictures(data)[1]['train'][i] for i in (0, 4, 7, 11)]
 
 
+def test_a_photograph_is_turned_as_in_training(data: Path) -> None:
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    lying = Image.new('RGB', (64, 32))
+    lying.paste((255, 0, 0), (0, 0, 32, 32))
+    lying.save(data / 'turned.png', exif=tag)
+    picture = read_picture(data / 'turned.png', 32).float()
+    assert picture[2, :8].mean() > 200 > 50 > picture[2, -8:].mean(), 'the left half is the upper one'
+
+
 def test_what_does_not_fit_is_refused(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'nothing/train: no picture in it. DATA must hold train/CLASS/'):
         probe(CONFIG, checkpoint, tmp_path / 'nothing')

@@ -6,6 +6,7 @@ from torch import nn
 
 from mmdistill_dense.pretrain import SpatialAdaptor
 from mmdistill_dense.pretrain.spatial_adaptor import blank_entries, read_steps
+from mmdistill_dense.pretrain.ssl_teacher import check_invariance
 
 ACTIVATIONS = {'relu': nn.ReLU, 'gelu': nn.GELU, 'silu': nn.SiLU}
 FORMS = (
@@ -88,6 +89,8 @@ def test_half_precision_stays_close_and_keeps_its_dtype(dtype):
     # A gate whose mean is near 0 may fall to the other side: most of the map must agree.
     close = (found.double() - expected).abs() <= 0.05 * expected.abs().max()
     assert close.double().mean() > 0.95
+    check_invariance(adaptor, 'a file in half precision is not broken')
+    assert next(adaptor.parameters()).dtype == dtype
 
 
 def test_it_copies_the_entries_and_stays_frozen_in_eval_mode():

@@ -15,7 +15,7 @@ PAGE = Path('docs/choosing.md')
 SCORES = {
     'one': {
         'control': {0: Line(40.0, 'a', {}), 1: Line(41.0, 'a', {})},
-        'kd': {0: Line(42.0, 'b', {}), 1: Line(43.0, 'b', {})},
+        'kd': {0: Line(42.0001, 'b', {}), 1: Line(42.9999, 'b', {})},
         'cwd': {1: Line(40.5, 'c', {})},
     }
 }

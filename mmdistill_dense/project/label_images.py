@@ -67,7 +67,8 @@ def find_seg_data(root: Path, given: Sequence[str] = ()) -> SegData:
     """
     root = root.expanduser().resolve()
     folders, notes = picture_folders(root), list[str]()
-    pictures, labels = _by_split(folders, False), _by_split(folders, True)
+    start = _start(root, folders)
+    pictures, labels = _by_split(start, folders, False), _by_split(start, folders, True)
     endings, splits = _splits(root, pictures, labels, notes)
     pairs = {split: pairs_of(root, split, endings) for split in splits.values()}
     found = read_values(list(pairs.values()))
@@ -134,13 +135,19 @@ def _missing(root: Path, pictures: dict[str | None, Folder], labels: dict[str | 
     )
 
 
-def _by_split(folders: Sequence[Folder], wanted: bool) -> dict[str | None, Folder]:
+def _start(root: Path, folders: Sequence[Folder]) -> Path:
+    """Return the folder below which names tell label images: the root, or one that all lie in, as ``segdata``."""
+    common = Path(os.path.commonpath([one.path for one in folders]))
+    kinds = {start: {_is_label(one.path.relative_to(start).parts) for one in folders} for start in (root, common)}
+    return common if kinds[root] == {True} and len(kinds[common]) == 2 else root
+
+
+def _by_split(start: Path, folders: Sequence[Folder], wanted: bool) -> dict[str | None, Folder]:
     """Return the folders of pictures, or those of label images, by split.
 
-    The folder in which all of them lie says nothing, and those of objects give way to those of classes, as VOC's.
+    Those of objects give way to those of classes, as VOC's.
     """
-    common = Path(os.path.commonpath([one.path for one in folders]))
-    chosen = [one for one in folders if _is_label(one.path.relative_to(common).parts) == wanted]
+    chosen = [one for one in folders if _is_label(one.path.relative_to(start).parts) == wanted]
     found = {}
     for split in dict.fromkeys(one.split for one in chosen):
         own = [one for one in chosen if one.split == split]

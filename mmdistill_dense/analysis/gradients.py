@@ -94,9 +94,8 @@ def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> l
     for name in sorted(terms, key=lambda name: name != TASK):  # all others are compared with the task's
         found = flat_gradients(scale * terms[name], places)
         own = found if name == TASK else own
-        rows.append(
-            torch.stack([terms[name].detach().to(sum_dtype(terms[name])), *_norms_and_products(found, own, scale)])
-        )
+        value = terms[name].detach()
+        rows.append(torch.stack([value.to(sum_dtype(value)), *_norms_and_products(found, own, scale)]))
     values = dict(zip(sorted(terms, key=lambda name: name != TASK), _to_numbers(rows), strict=True))
     return _assemble({name: values[name] for name in terms}, list(places))
 

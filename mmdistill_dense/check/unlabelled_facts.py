@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS
 from mmdistill_dense.check.context import Confidence, Subject, UnlabelledFacts
 from mmdistill_dense.datasets.overlap import picture_paths
 from mmdistill_dense.engine.unlabelled_pictures import open_pictures, tested_pictures
-from mmdistill_dense.model.pseudo_labels import PseudoOption, ignored_label, label_pictures, probabilities
+from mmdistill_dense.model.pseudo_labels import PseudoOption, label_pictures, probabilities
 from mmdistill_dense.model.unlabelled_step import prepared
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.random_streams import fork_rng, seed_everything
@@ -76,10 +76,9 @@ def what_is_labelled(subject: Subject) -> str:
 def _labelled(subject: Subject, teacher: FrozenTeacher, option: PseudoOption) -> float:
     """Return the part of the pixels, or of the pictures, that has a label of the teacher."""
     assert subject.asked is not None and teacher.network is not None, 'the teachers were asked'
-    shares = []
+    shares, ignored = [], subject.model.distillation.unlabelled.ignored
     for one in _single(subject.asked[0]):
         inputs, samples = prepared(subject.model, one)
-        ignored = ignored_label(subject.model)
         label_pictures(teacher.network, teacher.renormalised(inputs), samples, option, ignored)
         (sample,) = samples
         found = sample.gt_sem_seg.data != ignored if 'gt_sem_seg' in sample else len(sample.gt_instances) > 0

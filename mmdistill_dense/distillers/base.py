@@ -193,6 +193,11 @@ class Distiller(nn.Module):
                 )
             yield weight, f'{s_tap} -> {t_tap}', s_shapes, t_shapes
 
+    @property
+    def recorded_taps(self) -> list[Tap]:
+        """All student taps: those that are compared, and the further ones."""
+        return [*self.student_taps, *self.extra_student_taps]
+
     def check_data(self, pictures: int) -> None:
         """Refuse a training set that has too few pictures for the method; ``check`` and ``run`` ask it.
 

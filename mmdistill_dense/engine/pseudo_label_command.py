@@ -33,6 +33,7 @@ from mmdistill_dense.model.pseudo_labels import (
     probabilities,
     sure_boxes,
     sure_pixels,
+    two_classes,
 )
 from mmdistill_dense.model.unlabelled import UnlabelledOption
 from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -180,8 +181,8 @@ def _write_maps(
     counts, best, names = Counter({-1: 0}), 0.0, []
     for name, sample in found:
         answer = sample.get('seg_logits').data[None]
-        one = answer.shape[1] == 1  # mmseg has applied the sigmoid
-        scores = torch.cat([1 - answer, answer], 1) if one else probabilities(answer)
+        sigmoid = answer.shape[1] == 1  # mmseg has applied it
+        scores = two_classes(answer) if sigmoid else probabilities(answer)
         best = max(best, float(scores.max()))
         labels = sure_pixels(scores, threshold)[0].cpu().numpy().astype(np.uint8)
         seen, numbers = np.unique(labels, return_counts=True)

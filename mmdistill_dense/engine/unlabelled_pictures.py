@@ -66,10 +66,12 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     """
     dataset = UnlabeledImages(**option.pictures, pipeline=_READS_FIRST)
     listed = [dataset.get_data_info(number)['img_path'] for number in range(len(dataset))]
-    places = {os.path.realpath(listed[number]): number for number in reversed(range(len(listed)))}
-    paths = [listed[number] for number in sorted(places.values())]
+    first: dict[str, int] = {}
+    for number, path in enumerate(listed):
+        first.setdefault(os.path.realpath(path), number)
+    paths = [listed[number] for number in first.values()]
     known = same_pictures(paths, _comparable(picture_paths(labelled), 'train_dataloader'))
-    left = [number for number in sorted(places.values()) if listed[number] not in known]
+    left = [number for number in first.values() if listed[number] not in known]
     if not left:
         raise ValueError(
             f'{KEY}: all {len(paths)} pictures are those of train_dataloader, which the distillers see already: name '

@@ -132,7 +132,7 @@ class UnlabelledStream(Hook):
             if self._batches.count == 1:
                 model = unwrap(runner.model)
                 takers = [distillers_of(model)[name] for name in self._second.takers]
-                taps = [tap.path for one in takers for tap in [*one.student_taps, *one.extra_student_taps]]
+                taps = [tap.path for one in takers for tap in one.recorded_taps]
                 check_one_picture(model, taps, whole=self._second.option.pseudo is not None)
             self._tell(runner, self._pictures, self._batches.count)
 

@@ -117,10 +117,7 @@ def build_distillation(
     with DefaultScope.overwrite_default_scope(config.scope):
         student, traced = trace_pair(
             network,
-            _unique(
-                _keyed(key, 'student_tap', [*one.student_taps, *one.extra_student_taps])
-                for key, one in distillers.items()
-            ),
+            _unique(_keyed(key, 'student_tap', one.recorded_taps) for key, one in distillers.items()),
             {name: (options[name], found) for name, found in taps.items()},
             size,
         )

@@ -20,10 +20,10 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.datasets.written_labels import IGNORED
 from mmdistill_dense.utils.protocols import Network, Sample, Samples
 
 KEY = 'model.unlabelled.pseudo'
-IGNORED = 255
 SEG_THRESHOLD = 0.95  # UniMatch
 DET_THRESHOLD = 0.9  # Soft Teacher
 UNSURE = 0.05  # score from which a box is ignored; the usual score_thr of mmdet
@@ -86,11 +86,9 @@ def check_student(student: nn.Module) -> None:
     """Refuse students whose loss cannot leave out what the teacher is unsure of.
 
     Raises:
-        ValueError: For a detector that learns masks, or that assigns boxes in a way without ignored ones; for a
-            segmentor whose heads ignore different labels.
+        ValueError: For a detector that learns masks, or that assigns boxes in a way without ignored ones.
     """
     if _segments(student):
-        ignored_label(student)
         return
     if getattr(student, 'with_mask', False):
         raise ValueError(
@@ -109,11 +107,13 @@ def check_student(student: nn.Module) -> None:
 
 
 def ignored_label(student: nn.Module) -> int:
-    """Return the label of a pixel that teaches nothing to a segmentor.
+    """Return the label of a pixel that teaches nothing to a segmentor; 255 for other students, which have no pixels.
 
     Raises:
         ValueError: If its heads ignore different labels.
     """
+    if not _segments(student):
+        return IGNORED
     heads = {
         name: one.ignore_index
         for name, one in student.named_modules()
@@ -163,7 +163,12 @@ def probabilities(logits: Tensor) -> Tensor:
     """Return the probabilities of a segmentation network's logits (B, C, H, W); C = 1 is two classes by a sigmoid."""
     if logits.shape[1] > 1:
         return logits.float().softmax(1)
-    return torch.cat([1 - logits.float().sigmoid(), logits.float().sigmoid()], 1)
+    return two_classes(logits.float().sigmoid())
+
+
+def two_classes(second: Tensor) -> Tensor:
+    """Return the probabilities (B, 2, H, W) of two classes from that of the second, (B, 1, H, W)."""
+    return torch.cat([1 - second, second], 1)
 
 
 def check_scores(network: Network) -> None:

@@ -41,7 +41,7 @@ def recording(model: nn.Module, distillation: Distillation, active: Sequence[Dis
     Raises:
         ValueError: At its end, for a tap whose module was not called.
     """
-    taps = [tap for one in active for tap in [*one.student_taps, *one.extra_student_taps]]
+    taps = [tap for one in active for tap in one.recorded_taps]
     recorder = distillation.recorder(model, taps)
     with recorder.recording() as student:
         yield student

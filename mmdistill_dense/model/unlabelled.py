@@ -16,7 +16,7 @@ from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.datasets.unlabeled import UnlabeledImages
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.schedule import check_point
-from mmdistill_dense.model.pseudo_labels import PseudoOption, check_student
+from mmdistill_dense.model.pseudo_labels import IGNORED, PseudoOption, check_student, ignored_label
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import check_count, check_option
 
@@ -98,12 +98,14 @@ class Unlabelled:
         takers: Names of the distillers that compare these pictures; the others need labels.
         batch: The pictures of the current step, as the loader gives them; ``DistillHook`` sets it, ``None`` is none.
         files: What identifies the pictures in a checkpoint: their number, a hash of their names, and ``ratio``.
+        ignored: The label of a pixel that teaches nothing to the student.
     """
 
     option: UnlabelledOption
     takers: Sequence[str]
     batch: Mapping[str, Any] | None = None
     files: dict[str, Any] = field(default_factory=dict)
+    ignored: int = IGNORED
 
     @classmethod
     def of(
@@ -143,13 +145,15 @@ class Unlabelled:
                 'current',
                 logging.WARNING,
             )
+        ignored = IGNORED
         if option.pseudo is not None:
             check_student(student)
+            ignored = ignored_label(student)
         if option.bn == 'labelled':
             _check_recomputed(student)
         for name in takers:
             _check_taps(name, distillers[name], student, heads)
-        return cls(option, takers)
+        return cls(option, takers, ignored=ignored)
 
     def without_batch(self) -> Unlabelled:
         """Return the same for a copy of the model."""
@@ -203,7 +207,7 @@ def _normalises_a_pixel(parts: nn.Sequential) -> bool:
 def _check_taps(name: str, distiller: Distiller, student: nn.Module, heads: Sequence[str]) -> None:
     """Refuse taps in a RoI head: it runs on proposals, and the student makes those in its loss alone."""
     rois = [path for path in heads if hasattr(student.get_submodule(path), '_bbox_forward')]
-    for tap in [*distiller.student_taps, *distiller.extra_student_taps]:
+    for tap in distiller.recorded_taps:
         if any(f'{tap.path}.'.startswith(f'{path}.') for path in rois):
             raise ValueError(
                 f'model.distillers.{name}.student_tap={str(tap)!r} runs on proposals, which the student makes in its '

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mmdistill_dense.distillers.base import Distiller, Losses, RunState
 from mmdistill_dense.model.distillation import Distillation
-from mmdistill_dense.model.pseudo_labels import ignored_label, label_pictures, pseudo_losses
+from mmdistill_dense.model.pseudo_labels import label_pictures, pseudo_losses
 from mmdistill_dense.model.step import Terms, compare, recording, teach
 from mmdistill_dense.model.unlabelled import Unlabelled
 from mmdistill_dense.networks.partial_forward import run_parts
@@ -98,7 +98,7 @@ def _unlabelled_terms(
     """
     assert second.batch is not None, 'the step has such pictures'
     active, state = list(takers.values()), distillation.state
-    taps = [tap for one in active for tap in [*one.student_taps, *one.extra_student_taps]]
+    taps = [tap for one in active for tap in one.recorded_taps]
     heads = [path for path in distillation.traced.heads if any(f'{tap.path}.'.startswith(f'{path}.') for tap in taps)]
     with ExitStack() as stack:
         stack.enter_context(fork_rng())
@@ -111,7 +111,7 @@ def _unlabelled_terms(
             teacher = distillation.teachers[pseudo.teacher_of(distillation.teachers)]
             teacher.load(next(model.parameters()))
             seed = mix(state.seed, state.rank, state.iteration, _TAG)
-            ignored = ignored_label(model)
+            ignored = second.ignored
             teacher.ask(lambda network, seen: label_pictures(network, seen, samples, pseudo, ignored), inputs, seed)
         if second.option.bn == 'labelled':
             stack.enter_context(_kept_statistics(model))

@@ -81,7 +81,7 @@ class TeacherOption:
         return network
 
     def preprocessor_of(self, network: nn.Module) -> Mapping[str, Any] | None:
-        """Return the normalisation that the network sees: the option's, or its own; None where neither says it."""
+        """Return the normalisation of the pictures: the option's, else the network's own, else None."""
         own, given = getattr(network, 'preprocessor', None), self.config.model.get('data_preprocessor')
         if given is not None:
             return given

@@ -95,7 +95,7 @@ def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
         splits['val'] = splits['test']
     sizes = [(one['height'], one['width']) for one in first[1]['images']]
     size = int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
-    _check_boxes(found, splits, names)
+    _check_boxes(found, names)
     masks = all(one.get('segmentation') for _, content in found.values() for one in content['annotations'])
     return BoxData(root, splits, names, masks, size, notes)
 
@@ -166,17 +166,14 @@ def _shared(
             )
 
 
-def _check_boxes(
-    found: Mapping[str | None, tuple[Path, Mapping[str, Any]]], splits: Mapping[str, BoxSplit], names: Sequence[str]
-) -> None:
-    """Refuse a split without a box of the classes, as that of a test set whose labels are kept secret."""
-    for name in splits:
-        path, content = found.get(name, (None, json.loads(splits[name].content or '{}')))
-        numbers = {one['id'] for one in content.get('categories', ()) if one['name'] in names}
-        if content and not any(one['category_id'] in numbers for one in content['annotations']):
+def _check_boxes(found: Mapping[str | None, tuple[Path, Mapping[str, Any]]], names: Sequence[str]) -> None:
+    """Refuse a label file without a box of the classes. Those of test sets whose labels are kept secret have none."""
+    for name, (path, content) in found.items():
+        numbers = {one['id'] for one in content['categories'] if one['name'] in names}
+        if not any(one['category_id'] in numbers for one in content['annotations']):
             raise ValueError(
-                f'--data: {path or "the pictures for " + name}: no box of {some(names)} for {name}, so it measures '
-                'nothing. Take this file out of the folder, or add its boxes.'
+                f'--data: {path}: no box of {some(names)} for {name}, so it measures nothing. Take this file out of '
+                'the folder, or add its boxes.'
             )
 
 

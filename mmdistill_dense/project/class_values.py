@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mmdistill_dense.datasets.written_labels import IGNORED
 from mmdistill_dense.project.open_pictures import opened, size_of, size_text
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.messages import some
 
-IGNORED = 255
 COUNTED = 200  # label images of each split whose values are read
 LIST = 'classes.txt'
 NO_CLASS = '-'
@@ -127,7 +127,7 @@ def name_classes(
 
 
 def check_splits(root: Path, found: Mapping[str, Sequence[int]], values: Sequence[int]) -> None:
-    """Refuse a split whose label images hold no class, as those of a test set whose labels are kept secret.
+    """Refuse a split whose label images hold no class. Those of test sets with secret labels hold none.
 
     Args:
         root: The folder of the data, for the error.

@@ -126,7 +126,7 @@ def _missing(root: Path, pictures: dict[str | None, Folder], labels: dict[str | 
         return 'Both are needed for train.'
     boxes = (
         ' (the json files there look like labels of boxes, for networks of mmdet::)'
-        if any(root.rglob('*.json'))
+        if files_below(root, ('.json',))
         else ''
     )
     return (
@@ -143,9 +143,9 @@ def _start(root: Path, folders: Sequence[Folder]) -> Path:
 
 
 def _by_split(start: Path, folders: Sequence[Folder], wanted: bool) -> dict[str | None, Folder]:
-    """Return the folders of pictures, or those of label images, by split.
+    """Return one folder for each split, of its label images if ``wanted``, else of its pictures.
 
-    Those of objects give way to those of classes, as VOC's.
+    Folders of objects are left out where there are folders of classes, as in VOC.
     """
     chosen = [one for one in folders if _is_label(one.path.relative_to(start).parts) == wanted]
     found = {}
@@ -186,7 +186,7 @@ def _endings(pictures: Folder, labels: Folder) -> tuple[str, str]:
 
 
 def _rank(ending: str) -> tuple[bool, bool, int]:
-    """Return how likely an ending of label images is that of classes; Cityscapes has four for a picture."""
+    """Rank an ending of label images: the higher, the more likely they hold classes. Cityscapes has four endings."""
     return not _of_no_classes(ending), 'trainid' in ending.lower(), -len(ending)
 
 

@@ -3,9 +3,16 @@
 import cv2
 import numpy as np
 import pytest
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, DefaultScope
 
 from mmdistill_dense.datasets.written_labels import LabelImages, file_values
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    """Another test may have left mmdet's, which has no PackSegInputs."""
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
 
 
 def folder_dataset(root, classes=('back', 'leaf'), **options):

@@ -17,6 +17,7 @@ from mmdistill_dense.distillers.presets import identity_of
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
 from mmdistill_dense.recipes.compose import TASKS
 from mmdistill_dense.suite.plan.configs import PLACES
+from mmdistill_dense.weights.locate import sha256
 
 # logging and resumption; they change neither weights nor score
 _OUTSIDE = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_level', 'log_processor', 'visualizer'}
@@ -97,13 +98,7 @@ def _content(path: str) -> str:
     """Return a hash of a list of pictures, nothing for other files."""
     if not path.endswith(('.txt', '.json')) or not os.path.isfile(path):
         return ''
-    status = os.stat(path)
-    return f' {_hash(path, status.st_size, status.st_mtime_ns)}'
-
-
-@cache
-def _hash(path: str, size: int, changed: int) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return f' {sha256(Path(path))}'
 
 
 def _plain(value: Any, written: Callable[[str], str] = str) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import Findings
-from mmdistill_dense.check.rules import config_rules, network_rules, step_rules, unlabelled_rules
+from mmdistill_dense.check.rules import config_rules, network_rules, schedule_rules, step_rules, unlabelled_rules
 
 Check = Callable[[Subject], Findings]
 
@@ -23,12 +23,17 @@ CONFIG: tuple[Check, ...] = (
     config_rules.batch,
     config_rules.evaluators,
     config_rules.optimizer,
+    schedule_rules.endless,
+    schedule_rules.rate,
+    schedule_rules.checkpoints,
+    schedule_rules.best,
 )
 DATA: tuple[Check, ...] = (
     config_rules.data,
     config_rules.student_classes,
     config_rules.validation_classes,
     config_rules.labels,
+    schedule_rules.last_batch,
 )
 MODEL: tuple[Check, ...] = (
     network_rules.trained,

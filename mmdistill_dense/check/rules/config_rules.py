@@ -10,6 +10,7 @@ from mmengine.registry import LOOPS
 
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, WARNING, Finding, Findings
+from mmdistill_dense.check.run_options import counts_epochs, type_of
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys, check_options
 from mmdistill_dense.guards.class_counts import check_student_classes, num_classes
@@ -48,7 +49,7 @@ def hook(subject: Subject) -> Findings:
     if not is_distill_model(config.model) or not config.model.get('distillers'):
         return
     hooks = [*(config.get('default_hooks') or {}).values(), *(config.get('custom_hooks') or [])]
-    if not any(_type_of(one).endswith('DistillHook') for one in hooks):
+    if not any(type_of(one).endswith('DistillHook') for one in hooks):
         yield Finding(
             ERROR,
             'hook',
@@ -59,11 +60,10 @@ def hook(subject: Subject) -> Findings:
 
 def workers(subject: Subject) -> Findings:
     """Find persistent workers in epoch-based training, which DistillHook refuses."""
-    loop, loader = subject.config.get('train_cfg') or {}, subject.config.get('train_dataloader') or {}
-    epochs = _type_of(loop) == 'EpochBasedTrainLoop' or (loop.get('by_epoch') and 'type' not in loop)
+    loader = subject.config.get('train_dataloader') or {}
     hooks = (subject.config.get('default_hooks') or {}).values()
-    has_hook = any(_type_of(one).endswith('DistillHook') for one in hooks)
-    if epochs and has_hook and loader.get('num_workers') and loader.get('persistent_workers'):
+    has_hook = any(type_of(one).endswith('DistillHook') for one in hooks)
+    if counts_epochs(subject.config) and has_hook and loader.get('num_workers') and loader.get('persistent_workers'):
         yield Finding(
             ERROR,
             'workers',
@@ -168,11 +168,6 @@ def labels(subject: Subject) -> Findings:
                 'Correct the label files, reduce_zero_label, metainfo.classes or num_classes.',
             )
             return
-
-
-def _type_of(option: Any) -> str:
-    kind = option.get('type') if isinstance(option, Mapping) else option
-    return getattr(kind, '__name__', str(kind)).rsplit('.', 1)[-1]
 
 
 def _labels_of(sample: Sample) -> list[int]:

@@ -131,6 +131,11 @@ def num_classes(model: Mapping[str, Any]) -> int | None:
     return next((count for _, count in _class_counts(model, _HEADS)), None)
 
 
+def ignored_labels(model: Mapping[str, Any]) -> set[int]:
+    """Return the labels of pixels that the heads of a segmentor leave out: their ``ignore_index``, 255 by default."""
+    return {head.get('ignore_index', 255) for _, head in _heads(model, _HEADS)}
+
+
 def _class_counts(model: Mapping[str, Any], heads: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Yield the key and the number of classes of every head that says it."""
     for path, head in _heads(model, heads):

@@ -187,6 +187,11 @@ def test_labels_that_the_student_has_no_class_for() -> None:
     samples[0].gt_sem_seg.data.fill_(255)
     samples[1].gt_sem_seg.data.fill_(0)
     assert not list(config_rules.labels(made)), '255 is ignored'
+    made.network['decode_head']['ignore_index'] = 11
+    (finding,) = config_rules.labels(made)
+    assert '[255]' in finding.message and 'ignore_index: 11' in finding.message
+    samples[0].gt_sem_seg.data.fill_(11)
+    assert not list(config_rules.labels(made))
 
 
 def test_flat_maps_are_told_from_others() -> None:

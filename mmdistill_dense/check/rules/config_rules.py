@@ -13,7 +13,7 @@ from mmdistill_dense.check.findings import ERROR, WARNING, Finding, Findings
 from mmdistill_dense.check.run_options import counts_epochs, type_of
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys, check_options
-from mmdistill_dense.guards.class_counts import check_student_classes, num_classes
+from mmdistill_dense.guards.class_counts import check_student_classes, ignored_labels, num_classes
 from mmdistill_dense.guards.config import (
     batch_problem,
     check_crop,
@@ -156,16 +156,17 @@ def labels(subject: Subject) -> Findings:
     count = num_classes(subject.network)
     if count is None:
         return
+    ignored = ignored_labels(subject.network)
     for sample in (subject.batch or {}).get('data_samples') or []:
         found = _labels_of(sample)
-        wrong = sorted({int(label) for label in found if label != 255 and not 0 <= label < count})
+        wrong = sorted({int(label) for label in found if label not in ignored and not 0 <= label < count})
         if wrong:
             yield Finding(
                 ERROR,
                 'labels',
                 f'a training picture ({_name_of(sample)}) has the labels {wrong[:6]}, the student has {count} classes '
-                f'(0 to {count - 1}, 255 is ignored).',
-                'Correct the label files, reduce_zero_label, metainfo.classes or num_classes.',
+                f'(0 to {count - 1}; ignore_index: {some(sorted(ignored))}).',
+                'Correct the label files, reduce_zero_label, metainfo.classes, num_classes or ignore_index.',
             )
             return
 

@@ -87,6 +87,10 @@ def test_times_are_not_numbers_to_the_base_of_60(tmp_path: Path) -> None:
             dict(methods={'kd': {'length': 2}}, budget={'steps': 9}),
             'methods.kd.length: the budget of the definition sets the lengths',
         ),
+        (
+            dict(methods={'kd': {'options': {'kd': {'settings': 'auto'}}}}),
+            'methods.kd.options.kd.settings: the constants of the method would stay. Write it as `settings` of the row',
+        ),
         (dict(seeds=[0, 0]), r'seeds: must be distinct integers of at least 0, as in \[0, 1, 2\]; got \[0, 0\]'),
         (dict(seeds=[]), 'seeds: must be distinct integers'),
         (dict(seeds=[-1]), 'seeds: must be distinct integers'),

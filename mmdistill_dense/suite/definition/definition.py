@@ -10,7 +10,7 @@ from typing import Any
 from mmdistill_dense.recipes import compose
 from mmdistill_dense.recipes.named import Named, find, is_name
 from mmdistill_dense.suite.definition.budget import TWICE, Budget, check_rows, read_budget
-from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, read_file
+from mmdistill_dense.suite.definition.reader import NAME, Reader, config_file, flat, read_file
 from mmdistill_dense.suite.definition.starts import Start, read_starts
 
 RESERVED = ('control', TWICE, 'teacher', 'seeds')  # folders and keys of the suite's own
@@ -196,6 +196,12 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
         for key in ('variant', 'options', 'settings', 'unlabelled', 'budget'):
             if key in options.raw:
                 raise options.error(key, 'a row without `method` has no distillers to set it for')
+    if found.options_file is not None:
+        for key in flat(found.options):
+            if key.split('.')[-1] == 'settings':
+                raise options.error(
+                    f'options.{key}', 'the constants of the method would stay. Write it as `settings` of the row'
+                )
     data, length = tuple(options.get('data', list, [])), options.raw.get('length', 1)
     if not all(isinstance(one, Mapping) for one in data):
         raise options.error(

@@ -15,6 +15,7 @@ from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.distillers.presets import put_all
 from mmdistill_dense.recipes import compose
 from mmdistill_dense.suite.definition.definition import Definition, Method, Teacher
+from mmdistill_dense.suite.definition.reader import flat
 from mmdistill_dense.suite.definition.starts import Start, filled
 from mmdistill_dense.suite.plan import start_weights
 
@@ -192,15 +193,6 @@ def _full_key(key: str, config: Config, place: str) -> str:
             f'{place}.{key}: does not say which distiller ({" or ".join(names)}). Write e.g. {names[0]}.{key}.'
         )
     return f'model.distillers.{names[0]}.{key}'
-
-
-def flat(options: Mapping[str, Any], place: str = '') -> dict[str, Any]:
-    """Return nested settings by their whole dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in options.items():
-        inside = f'{place}{key}'
-        found.update(flat(value, f'{inside}.') if isinstance(value, Mapping) and value else {inside: value})
-    return found
 
 
 def reads_teacher(config: Config) -> bool:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.recipes.compose import unknown
-from mmdistill_dense.suite.plan.configs import flat
+from mmdistill_dense.suite.definition.reader import flat
 
 _COCO = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 _IOU = {'mIoU': ('mIoU', 'mAcc'), 'mDice': ('mDice', 'mAcc'), 'mFscore': ('mFscore', 'mPrecision', 'mRecall')}

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmdistill_dense.recipes.targets import Target, targets_of
 from mmdistill_dense.suite.definition.definition import Definition, Method
+from mmdistill_dense.suite.definition.reader import flat
 from mmdistill_dense.suite.definition.starts import with_options
 from mmdistill_dense.suite.execute import cost
 from mmdistill_dense.suite.execute.job import check_unchanged
@@ -138,7 +139,7 @@ def changes_of_the_recipe(definition: Definition, processes: int | None = None) 
     processes together have the batch that belongs to the recipe's learning rate. By default there are
     ``slurm.processes`` processes.
     """
-    options = configs.flat(definition.options)
+    options = flat(definition.options)
     changed = [key for key in options if key.rpartition('.')[2] not in HARMLESS and key not in LABELS]
     if definition.budget is not None:
         changed.append(f'budget.steps={definition.budget.steps}')
@@ -161,7 +162,7 @@ def own_data(method: Method) -> str:
 
 def text_of_data(changes: Mapping[str, Any]) -> str:
     """Return in words how a training set differs from the control's."""
-    return "the control's training set" + with_options(configs.flat(changes))
+    return "the control's training set" + with_options(flat(changes))
 
 
 def _targets(definition: Definition, method: Method) -> tuple[Target, ...]:

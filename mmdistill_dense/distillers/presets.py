@@ -1,8 +1,9 @@
 """Settings: what the option ``settings`` of a distiller stands for.
 
-``'published'``, the default, leaves the options of a method as they are: its defaults are the published constants.
-``'auto'`` and ``'canonical'`` set the options of :data:`COMMON` and those of the class attribute ``SETTINGS``. Options
-that are given beside ``settings`` are merged over them.
+``'published'``, the default, leaves the options of a method as they are. Their defaults are the published constants,
+except for loss weights that belong to a pair, which the configs set. ``'auto'`` and ``'canonical'`` set the options of
+:data:`COMMON` and those of the class attribute ``SETTINGS``. Options that are given beside ``settings`` are merged over
+them.
 """
 
 from __future__ import annotations

@@ -45,6 +45,28 @@ def test_retinanet_trains_as_its_authors(name: str) -> None:
     assert [tuple(entry) for entry in cfg.model.get('inherit', [])] == (inherit or [])
 
 
+@pytest.mark.parametrize('student', ['r18', 'pspnet_r18'])
+def test_dist_trains_segmentors_as_its_authors(student: str) -> None:
+    """Their ``train_kd.py`` (hunto/DIST_KD): weight decay 5e-4, rate down to 1e-4, a test every 400 steps."""
+    cfg = leaf(f'dist/deeplabv3_r101_to_{student}_cityscapes')
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=5e-4)
+    assert (cfg.param_scheduler[0].eta_min, cfg.train_cfg.val_interval, cfg.train_cfg.max_iters) == (1e-4, 400, 40000)
+
+
+def test_dist_trains_the_student_of_the_cascade_with_boxes_for_each_class() -> None:
+    student, base = (leaf(f'{one}/faster_rcnn_cascade_mask_x101_to_r50_coco') for one in ('dist', 'maskd'))
+    for cfg, agnostic in ((student, False), (base, True)):
+        model = load_model(cfg.model.student, 'model.student').model
+        assert model.roi_head.bbox_head.reg_class_agnostic is agnostic
+        assert model.data_preprocessor.get('pad_mask', False) is agnostic
+
+
+def test_segformer_recipes_name_the_batch_of_their_learning_rate() -> None:
+    for data, batch in (('cityscapes', 8), ('ade20k', 16)):
+        recipe = read(ROOT / f'_base_/recipes/segformer_b4_to_b0_{data}.py')
+        assert recipe.auto_scale_lr.base_batch_size == batch
+
+
 def test_no_retinanet_number_stands_on_maskds_recipe_but_its_own() -> None:
     files = [ROOT / method / 'published.yml' for method in methods()]
     on = {file.parent.name for file in files if file.is_file() for target in read_targets(file)

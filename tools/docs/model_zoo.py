@@ -187,6 +187,8 @@ def _parts(file: Path) -> Iterator[tuple[str, Path]]:
     for base in bases_of(file):
         if base.parent.parent.name != '_base_' or base.parent.name == 'recipes':
             yield from _parts(base)
+            if base.parent.parent.name == '_base_':
+                yield 'recipes', base
         elif base.parent.name in ('pairs', 'datasets', 'schedules'):
             yield base.parent.name, base
 
@@ -198,8 +200,8 @@ def _length(schedule: Path) -> dict[str, int]:
 
 
 @cache
-def _batch(datasets: Path, schedules: Path, **_: Path) -> int:
-    scaling = Config.fromfile(schedules).get('auto_scale_lr') or {}
+def _batch(datasets: Path, schedules: Path, recipes: Path | None = None, **_: Path) -> int:
+    scaling = Config.fromfile(recipes or schedules).get('auto_scale_lr') or {}
     return int(scaling.get('base_batch_size') or Config.fromfile(datasets).train_dataloader.batch_size)
 
 

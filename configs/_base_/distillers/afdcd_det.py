@@ -1,6 +1,7 @@
-"""Af-DCD on P3 to P5 of an FPN, the mean of the three; our own choice, nothing is published for detection.
+"""Af-DCD on the first three levels of an FPN, their mean; our own choice, nothing is published for detection.
 
-The mimicking has the published Cityscapes weight, converted to a mean. Pooling by 2, because the maps are small.
+They are P3 to P5, and P2 to P4 in two-stage detectors. The mimicking has the published Cityscapes weight, converted
+to a mean. Pooling by 2, because the maps are small.
 """
 
 # fits: det

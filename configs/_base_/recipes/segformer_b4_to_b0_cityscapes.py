@@ -4,4 +4,5 @@ _base_ = [
     '../schedules/segformer_160k.py',
     '../runtime_seg.py',
 ]
+auto_scale_lr = dict(base_batch_size=8)
 work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -1,4 +1,4 @@
-"""The schedule of MasKD on Cityscapes: lr = 1e-4 + 0.0199 (1 - it / 40000)^0.9, evaluation every 400 iterations."""
+"""The schedule of MasKD and DIST on Cityscapes: lr = 1e-4 + 0.0199 (1 - it / 40000)^0.9, evaluation every 400 steps."""
 
 _base_ = './_iterations.py'
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=5e-4))

@@ -1,7 +1,7 @@
 """160k iterations of AdamW, the schedule of mmseg's SegFormer models: 1500 of warm-up, then linear to 0.
 
 Norms do not decay; the head learns 10 times as fast, and so do distillers, which begin as it does (ours). 16 images on
-ADE20K, 8 on Cityscapes, the same learning rate.
+ADE20K, 8 on Cityscapes, the same learning rate: recipes on Cityscapes set their `base_batch_size`.
 """
 
 _base_ = './_iterations.py'
@@ -23,3 +23,4 @@ param_scheduler = [
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
 default_hooks = dict(checkpoint=dict(interval=16000))
+auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -21,10 +21,11 @@ dist_run() {
 
 # slurm_run PARTITION JOB SCRIPT ARGUMENTS...
 slurm_run() {
-    local partition=$1 job=$2 script=$3 per_node=${GPUS_PER_NODE:-4}; shift 3
+    local partition=$1 job=$2 script=$3 processes=${GPUS:-4}; shift 3
+    local per_node=${GPUS_PER_NODE:-$((processes < 4 ? processes : 4))}
     local gres=${GRES-gpu:$per_node}
     # shellcheck disable=SC2086
-    exec srun -p "$partition" --job-name="$job" ${gres:+--gres="$gres"} --ntasks="${GPUS:-4}" --ntasks-per-node="$per_node" \
+    exec srun -p "$partition" --job-name="$job" ${gres:+--gres="$gres"} --ntasks="$processes" --ntasks-per-node="$per_node" \
         --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
         "$PYTHON" -u "$tools/$script" "$@" --launcher slurm
 }

@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.visualization import MLflowVisBackend, Visualizer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -112,7 +114,7 @@ class MonitorHook(Hook):
             self._found = {}
         if self.pictures is not None and step % self.picture_interval == 0:
             for name, picture in self.pictures.draw():
-                runner.visualizer.add_image(name, picture, step=step)
+                _show(runner.visualizer, name, picture, step)
 
     def after_train(self, runner: Runner) -> None:
         """Release the model and the pictures."""
@@ -189,3 +191,11 @@ def _write(runner: Runner, values: Mapping[str, float], step: int) -> None:
     runner.visualizer.add_scalars(finite, step=step)
     text = ', '.join(f'{name} {value:.3f}' for name, value in values.items())
     runner.logger.info(f'MonitorHook, iteration {step}: {text}')
+
+
+@master_only
+def _show(visualizer: Visualizer, name: str, picture: np.ndarray, step: int) -> None:
+    for backend in visualizer._vis_backends.values():
+        # MLflow writes a file, whose name mmengine leaves without an ending and without the step (mmengine #1681)
+        mlflow = isinstance(backend, MLflowVisBackend)
+        backend.add_image(f'{name}_{step}.png' if mlflow else name, picture, step)

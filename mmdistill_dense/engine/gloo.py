@@ -23,6 +23,19 @@ def requested_launcher(argv: Sequence[str]) -> str | None:
     return None
 
 
+def choose_port(argv: Sequence[str] | None = None) -> None:
+    """Give each slurm job a port of its own, unless MASTER_PORT is set: two jobs may share a node.
+
+    mmengine takes 29500 for all. The number of the job gives a port from 20000 on, below those that Linux hands out.
+
+    Args:
+        argv: The command line. Default: that of this process.
+    """
+    asked = requested_launcher(sys.argv if argv is None else argv) == 'slurm'
+    if asked and os.environ.get('SLURM_JOB_ID', '').isdigit():
+        os.environ.setdefault('MASTER_PORT', str(20000 + int(os.environ['SLURM_JOB_ID']) % 12000))
+
+
 def adopt_slurm_environment() -> None:
     """Set the variables of torch's ``env://`` rendezvous from srun's; keep MASTER_ADDR and MASTER_PORT if set."""
     if 'MASTER_ADDR' not in os.environ:

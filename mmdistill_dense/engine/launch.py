@@ -1,12 +1,13 @@
-"""Install the safe reader and open gloo when this module is imported, before a runner exists.
+"""Install the safe reader, choose a port and open gloo when this module is imported, before a runner exists.
 
 The runtime configs name it in ``custom_imports``, which mmengine imports while it reads the config. That is the only
 moment before the runner opens a process group and loads weights. The only other module of the package whose import has
 an effect is :mod:`mmdistill_dense.ops_check`, which the configs of detection name as well.
 """
 
-from mmdistill_dense.engine.gloo import open_gloo
+from mmdistill_dense.engine.gloo import choose_port, open_gloo
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 install_reader()
+choose_port()
 open_gloo()

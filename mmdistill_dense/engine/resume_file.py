@@ -70,7 +70,8 @@ def resume_from_a_whole_file(runner: Runner) -> None:
     """Let ``--resume`` without a file use the latest whole checkpoint if ``last_checkpoint`` does not name one.
 
     mmengine writes ``last_checkpoint`` after the checkpoint, and empties it before it writes the name. A run that ends
-    in between could not be resumed, or would start from scratch in spite of its checkpoint.
+    in between could not be resumed, or would start from scratch in spite of its checkpoint. The name holds the
+    folder, so a copy of it would go on from the checkpoint of the original.
 
     Raises:
         ValueError: When ``last_checkpoint`` is empty and there is no other checkpoint.
@@ -79,7 +80,14 @@ def resume_from_a_whole_file(runner: Runner) -> None:
         return
     pointer = Path(runner.work_dir, 'last_checkpoint')
     name = pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
-    if '://' in name or (name and Path(name).is_dir()) or zipfile.is_zipfile(name):
+    if '://' in name:
+        return
+    own = pointer.parent / Path(name).name
+    if zipfile.is_zipfile(own) and not (Path(name).exists() and own.samefile(name)):
+        runner.logger.warning(f'{pointer} names {name!r} of another folder: the run goes on from {own}.')
+        name_start_file(runner, str(own))
+        return
+    if (name and Path(name).is_dir()) or zipfile.is_zipfile(name):
         return
     found = latest_checkpoint(pointer.parent)
     if found is not None:

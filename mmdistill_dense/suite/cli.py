@@ -157,14 +157,16 @@ def find(definition: Definition, name: str, seed: int | None, search: str | None
 
 
 def _slurm(args: argparse.Namespace) -> None:
-    from mmdistill_dense.suite.execute import preflight, slurm
+    with quiet():  # the script alone goes to the standard output, where sh reads it
+        from mmdistill_dense.suite.execute import preflight, slurm
 
-    definition = load(args.definition)
-    processes = definition.slurm['processes']
-    selected = preflight.select(definition, args.only, args.seeds)
-    todo = preflight.unfinished(definition, selected, processes=processes)
-    preflight.check_batch(definition, todo, processes)
-    print(slurm.script(definition, todo), end='')
+        definition = load(args.definition)
+        processes = definition.slurm['processes']
+        selected = preflight.select(definition, args.only, args.seeds)
+        todo = preflight.unfinished(definition, selected, processes=processes)
+        preflight.check_batch(definition, todo, processes)
+        text = slurm.script(definition, todo)
+    print(text, end='')
 
 
 def _list(args: argparse.Namespace) -> None:

@@ -123,6 +123,32 @@ def test_slurm_without_scontrol_names_the_way_out(
         gloo.open_gloo(['--launcher', 'slurm'])
 
 
+def test_jobs_of_slurm_have_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv('MASTER_PORT', raising=False)
+    monkeypatch.setenv('SLURM_JOB_ID', '1234567')
+    gloo.choose_port(['x', '--launcher', 'pytorch'])
+    assert 'MASTER_PORT' not in os.environ, 'torchrun gives its own'
+    gloo.choose_port(['x', '--launcher', 'slurm'])
+    first = os.environ.pop('MASTER_PORT')
+    monkeypatch.setenv('SLURM_JOB_ID', '1234568')
+    gloo.choose_port(['x', '--launcher=slurm'])
+    assert 20000 <= int(first) < 32768 and os.environ['MASTER_PORT'] != first
+    monkeypatch.setenv('MASTER_PORT', '5')
+    gloo.choose_port(['x', '--launcher=slurm'])
+    assert os.environ['MASTER_PORT'] == '5'
+
+
+def test_a_job_asks_for_no_more_gpus_of_a_node_than_it_uses(tmp_path: Path) -> None:
+    program = tmp_path / 'srun'
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(stat.S_IRWXU)
+    path = os.pathsep.join([str(tmp_path), os.environ['PATH']])
+    for count, node in ((1, 1), (2, 2), (8, 4)):
+        env = dict(os.environ, GPUS=str(count), PYTHON='python', PATH=path)
+        printed = run(['bash', ROOT / 'tools' / 'slurm_train.sh', 'part', 'job', 'c.py'], tmp_path, env)
+        assert f'--gres=gpu:{node} --ntasks={count} --ntasks-per-node={node} ' in printed
+
+
 def test_train_runs_in_two_processes(tiny_config: Path, tmp_path: Path) -> None:
     start(run_as_torchrun_does, str(tmp_path), free_port(), 'train.py', str(tiny_config))
     log = (tmp_path / '0.txt').read_text()

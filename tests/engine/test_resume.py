@@ -3,6 +3,7 @@
 import functools
 import logging
 import random
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -250,6 +251,23 @@ def killed(tmp_path):
 
 
 def test_what_mmengine_noted_is_taken_where_it_is_whole(killed):
+    assert resumed(killed) is None
+
+
+def test_a_copied_folder_goes_on_from_its_own_file(killed, tmp_path_factory, caplog):
+    copy = tmp_path_factory.mktemp('copied') / 'run'
+    shutil.copytree(killed, copy)
+    assert resumed(copy) == str(copy / 'iter_2.pth')
+    assert 'of another folder' in caplog.text
+    shutil.rmtree(killed)
+    assert resumed(copy) == str(copy / 'iter_2.pth'), 'a folder that was moved'
+    (copy / 'iter_2.pth').unlink()
+    assert resumed(copy) == str(copy / 'iter_4.pth')
+
+
+def test_a_note_may_name_the_file_by_another_way(killed, monkeypatch):
+    monkeypatch.chdir(killed.parent)
+    (killed / 'last_checkpoint').write_text(f'{killed.name}/iter_2.pth')
     assert resumed(killed) is None
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from mmdistill_dense.suite import cli
 from mmdistill_dense.suite.definition.definition import load
-from mmdistill_dense.suite.execute import slurm
+from mmdistill_dense.suite.execute import preflight, slurm
 from mmdistill_dense.suite.plan import plan
 from tests.suite import tiny
 
@@ -17,7 +18,7 @@ SBATCH = """#!/bin/sh
 count=$(($(cat count 2>/dev/null || echo 100) + 1))
 echo $count > count
 for word in "$@"; do printf '%s\\n' "$word"; done > "job$count"
-echo $count
+echo "$count;alpha"
 """
 GIVEN = {'partition': 'gpu', 'gres': 'gpu:4', 'time': '1-00:00', 'exclusive': True, 'requeue': False, 'processes': 4}
 
@@ -54,7 +55,7 @@ def test_options_go_to_sbatch_and_processes_through_srun(tmp_path: Path, monkeyp
     assert kd['--exclusive'] == '' and '--requeue' not in kd and '--processes' not in kd
     port, _, command = kd['--wrap'].partition(' && ')
     assert 'MASTER_PORT' in port
-    expected = 'srun python -m mmdistill_dense.suite.cli job tiny.yaml kd --seed 0 --launcher slurm'
+    expected = f'srun {slurm._CPUS} python -m mmdistill_dense.suite.cli job tiny.yaml kd --seed 0 --launcher slurm'
     assert command == expected
     assert 'job tiny.yaml teacher' in teacher['--wrap']
 
@@ -63,10 +64,27 @@ def test_options_go_to_sbatch_and_processes_through_srun(tmp_path: Path, monkeyp
 def test_processes_through_torchrun_after_a_setup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    given = {'launcher': 'pytorch', 'processes': processes, 'setup': '. env.sh', 'python': 'python3', 'ntasks': 1}
+    given = {'launcher': 'pytorch', 'processes': processes, 'setup': '. ./env.sh', 'python': 'python3', 'ntasks': 1}
     _, _, kd, table = submitted(tmp_path, monkeypatch, slurm=given)
     words = shlex.split(kd['--wrap'])
-    assert kd['--wrap'].startswith('. env.sh && ') and table['--wrap'].startswith('. env.sh && python3 ')
-    assert kd['--ntasks'] == '1'
+    assert kd['--wrap'].startswith('. ./env.sh && ') and table['--wrap'].startswith('. ./env.sh && python3 ')
+    assert (kd['--ntasks'], kd['--cpus-per-task']) == ('1', str(3 * processes)), 'of all processes'
     assert ';' not in kd['--wrap'], 'what follows a setup that fails would run all the same'
     assert ('--nproc_per_node=2' in words) == ('--launcher' in words) == (processes == 2)
+
+
+def test_nothing_but_the_script_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    real = preflight.unfinished
+
+    def noisy(*args: Any, **kwargs: Any) -> Any:
+        print('Could not import a package')
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(preflight, 'unfinished', noisy)
+    monkeypatch.chdir(tmp_path)
+    file = tiny.write(tmp_path, slurm={})
+    capsys.readouterr()
+    assert cli.main(['slurm', str(file)]) == 0
+    assert capsys.readouterr().out.startswith('#!/bin/sh\n')

@@ -13,7 +13,9 @@ from mmdistill_dense.suite.plan.runs import Run
 MODULE = 'mmdistill_dense.suite.cli'
 _TABLE = ('partition', 'account', 'qos')  # options that the table's job needs, too
 # evaluated on the node, where each job needs its own port
-_PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) && '
+# since Slurm 22.05, srun does not take the number of the job by itself
+_CPUS = '${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}'
+_PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) && '
 
 
 def script(definition: Definition, todo: Sequence[Run]) -> str:
@@ -27,7 +29,7 @@ def script(definition: Definition, todo: Sequence[Run]) -> str:
         f'mkdir -p {shlex.quote(str(logs))}',
     ]
     for run in todo:
-        needed = [f'${names[folder]}' for folder in run.after if folder in names]
+        needed = [_job(names[folder]) for folder in run.after if folder in names]
         wait = f' --dependency=afterok:{":".join(needed)} --kill-on-invalid-dep=yes' if needed else ''
         wrapped = _wrap(definition, _command(definition, run))
         command = f'sbatch --parsable{_options(definition, run.title, logs)}{wait} {wrapped}'
@@ -36,12 +38,18 @@ def script(definition: Definition, todo: Sequence[Run]) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def _job(name: str) -> str:
+    return f'${{{name}%%;*}}'  # where there are several clusters, sbatch prints NUMBER;CLUSTER
+
+
 def _options(definition: Definition, title: str, logs: Path) -> str:
     slurm = {key: value for key, value in definition.slurm.items() if key not in OWN_SLURM}
+    processes, torchrun = definition.slurm['processes'], definition.slurm['launcher'] != 'slurm'
     if not {'ntasks', 'ntasks-per-node'} & slurm.keys():
-        slurm['ntasks'] = definition.slurm['processes'] if definition.slurm['launcher'] == 'slurm' else 1
+        slurm['ntasks'] = 1 if torchrun else processes
     if definition.threads is not None:
-        slurm.setdefault('cpus-per-task', definition.threads + (definition.workers or 0))
+        cpus = definition.threads + (definition.workers or 0)
+        slurm.setdefault('cpus-per-task', cpus * processes if torchrun else cpus)
     return f'{_names(title, logs)}{_flags(slurm)}'
 
 
@@ -64,7 +72,7 @@ def _command(definition: Definition, run: Run) -> str:
     if count == 1:
         return f'{python} -m {MODULE} {words}'
     if launcher == 'slurm':
-        return f'{_PORT}srun {python} -m {MODULE} {words} --launcher slurm'
+        return f'{_PORT}srun {_CPUS} {python} -m {MODULE} {words} --launcher slurm'
     torchrun = f'{python} -m torch.distributed.run --nproc_per_node={count} --master_port=$MASTER_PORT'
     return f'{_PORT}{torchrun} -m {MODULE} {words} --launcher pytorch'
 
@@ -75,7 +83,7 @@ def _wrap(definition: Definition, command: str) -> str:
 
 
 def _table_line(definition: Definition, logs: Path, jobs: Sequence[str]) -> str:
-    wait = f' --dependency=afterany:{":".join(f"${job}" for job in jobs)}' if jobs else ''
+    wait = f' --dependency=afterany:{":".join(_job(job) for job in jobs)}' if jobs else ''
     options = _flags({key: value for key, value in definition.slurm.items() if key in _TABLE})
     command = f'{definition.slurm["python"]} -m {MODULE} table {shlex.quote(str(definition.path))}'
     return f'sbatch{_names("table", logs)}{options}{wait} {_wrap(definition, command)}'

@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmdistill_dense.analysis.mask_pictures import draw_masks
 from mmdistill_dense.analysis.similarity_pictures import add_similarity, run_similarity
+from mmdistill_dense.config.options_action import OptionsAction
 from mmdistill_dense.distillers.maskd import ready_distiller
 from mmdistill_dense.recipes.named import read_config
 
@@ -22,7 +21,7 @@ def main() -> None:
     source.add_argument('--tokens', help='token file')
     masks.add_argument('--images', type=int, default=4, help='number of test images')
     masks.add_argument('--out', type=Path, default=Path('work_dirs/masks'), help='folder for the pictures')
-    masks.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides: key=value')
+    masks.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='overrides: key=value')
     add_similarity(commands)
     args = parser.parse_args()
     if args.what == 'similarity':

@@ -11,7 +11,6 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import DictAction
 from mmengine.visualization import Visualizer
 
 from mmdistill_dense.analysis.feature_similarity import (
@@ -24,6 +23,7 @@ from mmdistill_dense.analysis.feature_similarity import (
     similarity_rows,
 )
 from mmdistill_dense.analysis.mask_pictures import HEAD, enlarged, overlay
+from mmdistill_dense.config.options_action import OptionsAction
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.recipes.named import read_config
@@ -115,7 +115,7 @@ def add_similarity(commands: Any) -> None:
     where.add_argument('--points', nargs='+', type=_point, metavar='X,Y', help='pixels of the image')
     where.add_argument('--grid', type=int, default=3, help='n for a grid of n x n pixels')
     command.add_argument('--out', type=Path, default=Path('work_dirs/similarity'), help='folder for the pictures')
-    command.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides: key=value')
+    command.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='overrides: key=value')
     command.set_defaults(run=run_similarity)
 
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 
 from mmdistill_dense.check.context import Options
 from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.check.render import show
 from mmdistill_dense.check.run import check_config
+from mmdistill_dense.config.options_action import OptionsAction
 from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.atomic import without_nan
 from mmdistill_dense.utils.silence import quiet
@@ -111,7 +112,7 @@ def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, epilog=epilog)
     parser.add_argument('config', help='config file, or METHOD:PAIR[:VARIANT]')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that override the config'
+        '--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help='settings that override the config'
     )
     return parser
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmdistill_dense.config.options_action import OptionsAction
 from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
@@ -82,7 +83,7 @@ def common_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         metavar='KEY=VALUE',
         help='settings that replace those of the config',
     )

@@ -105,7 +105,13 @@ class DenseProbe:
 
     def _set(self, name: str) -> Any:
         if name not in self.sets:
-            self.sets[name] = DATASETS.build(self.options[name])
+            try:
+                self.sets[name] = DATASETS.build(self.options[name])
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f'the probe of DenseMonitor, probe.{name} among the custom_hooks: {error} To train without a probe: '
+                    "custom_hooks = [dict(type='mmdistill_dense.DenseMonitor')]."
+                ) from error
             if not (self.sets[name].metainfo or {}).get('classes'):
                 raise ValueError(f'probe.{name}: {type(self.sets[name]).__name__} names no classes.')
         return self.sets[name]

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
+from mmdistill_dense.config.options_action import OptionsAction
 from mmdistill_dense.export import FORMATS, export_graph, export_student
 from mmdistill_dense.export.evaluate import evaluate
 from mmdistill_dense.export.formats import WRITERS, format_of
@@ -40,7 +41,7 @@ def main_export(argv: Sequence[str] | None = None) -> None:
         '--size', nargs=2, type=int, metavar=('H', 'W'), help='size of the image that a graph is made and checked with'
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='the overrides given in training: key=value'
+        '--cfg-options', nargs='+', action=OptionsAction, help='the overrides given in training: key=value'
     )
     parser.add_argument(
         '--backbone-only',

@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
+from mmdistill_dense.config.options_action import OptionsAction
 from mmdistill_dense.recipes.compose import config_text, options_for, recipe_file
 from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.silence import errors_only
@@ -140,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     size = "size of the images (default: the config's crop, or largest training size)"
     step.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), help=size)
     step.add_argument('--repeats', type=int, default=3, help='timed turns')
-    step.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides: key=value')
+    step.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='overrides: key=value')
     step.set_defaults(run=_step)
 
     teacher = commands.add_parser('teacher', parents=[kept], help="a teacher's forward pass with each acceleration")

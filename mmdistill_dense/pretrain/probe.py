@@ -109,7 +109,7 @@ class DenseProbe:
                 self.sets[name] = DATASETS.build(self.options[name])
             except FileNotFoundError as error:
                 raise FileNotFoundError(
-                    f'the probe of DenseMonitor, probe.{name} among the custom_hooks: {error} To train without a probe: '
+                    f'the probe of DenseMonitor, probe.{name} among the custom_hooks: {error} To train without: '
                     "custom_hooks = [dict(type='mmdistill_dense.DenseMonitor')]."
                 ) from error
             if not (self.sets[name].metainfo or {}).get('classes'):

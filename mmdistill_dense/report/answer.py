@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 
 from mmdistill_dense.report.charts import legend_of
 from mmdistill_dense.report.compared_runs import TrainedRun
@@ -10,7 +11,7 @@ from mmdistill_dense.report.numbers import Numbers
 from mmdistill_dense.report.section import Missing, Section, Table
 from mmdistill_dense.report.settings import step_ratio
 from mmdistill_dense.suite.plan.runs import TEACHER
-from mmdistill_dense.suite.table.paired import Gain, Summary, paired_gains, summarise
+from mmdistill_dense.suite.table.paired import Gain, Summary, holm, paired_gain, summarise
 
 _CLOSE = 4.0  # points: with teachers as close as that our students gained nothing (docs/results.md, six pairs)
 
@@ -38,9 +39,7 @@ class Answer:
         self.scores, self.caption = _scores(numbers)
         self.teacher = _teacher_score(numbers, tested='test split' in self.caption)
         self.digits = 3 if all(abs(score) <= 1 for score in self.scores.values()) else 2
-        self.control = self._by_seed(list(self.comparison.controls))
-        methods = dict.fromkeys(run.name for run in self.comparison.runs)
-        self.gains = paired_gains({name: self._by_seed(self.comparison.of(name)) for name in methods}, self.control)
+        self.gains = self._gains()
 
     def sentences(self) -> list[str]:
         """Return whether the best method helped, how sure that is, and its cost; nothing without a control."""
@@ -49,7 +48,7 @@ class Answer:
             return []
         best = max(known, key=lambda name: known[name].mean)
         gain = known[best]
-        alone = sum(self.control[seed] for seed in gain.each) / gain.n
+        alone = fmean(self._alone(best)[seed] for seed in gain.each)
         several = f' Best of {len(known)} methods:' if len(known) > 1 else ''
         scores = f'{self._number(alone + gain.mean)}, the student alone {self._number(alone)}'
         said = f'{_verdict(gain)}{several} {best} scores {scores}: {self._number(gain.mean, "+")}'
@@ -95,6 +94,16 @@ class Answer:
         gain = '' if all_runs[0] in self.comparison.controls or not runs else self._gain(self.gains[name])
         spread = self._spread(summarise([self.scores[run] for run in runs]))
         return [name, seeds, spread, gain, f'{ratio:.2f} x' if ratio else '']
+
+    def _gains(self) -> dict[str, Gain | None]:
+        """Return the gain of each method, tested together."""
+        names = dict.fromkeys(run.name for run in self.comparison.runs)
+        gains = {name: paired_gain(self._by_seed(self.comparison.of(name)), self._alone(name)) for name in names}
+        return holm(gains)
+
+    def _alone(self, name: str) -> dict[int, float]:
+        """Return the scores of a method's controls."""
+        return self._by_seed(self.comparison.controls_for(self.comparison.of(name)[0]))
 
     def _by_seed(self, runs: list[TrainedRun]) -> dict[int, float]:
         """Return the scores of runs with a known seed; others cannot be paired."""

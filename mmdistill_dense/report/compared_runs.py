@@ -97,12 +97,23 @@ class Comparison:
         """Return the runs of a method."""
         return [run for run in self.students if run.name == name]
 
+    def controls_for(self, run: TrainedRun) -> list[TrainedRun]:
+        """Return the controls that a run is compared with, at most one per seed.
+
+        They are those of its suite, else those outside of suites, else those of the only suite that has some.
+        """
+        own = [one for one in self.controls if run.suite is not None and one.suite == run.suite]
+        plain = [one for one in self.controls if one.suite is None]
+        suites = {one.suite for one in self.controls}
+        return own or plain or (list(self.controls) if len(suites) == 1 else [])
+
     def control_of(self, run: TrainedRun) -> TrainedRun | None:
         """Return the control of the same seed, else the first; ``None`` for a control."""
         if run in self.controls:
             return None
-        same = [one for one in self.controls if one.seed == run.seed]
-        return next(iter([*same, *self.controls]), None)
+        controls = self.controls_for(run)
+        same = [one for one in controls if one.seed == run.seed]
+        return next(iter([*same, *controls]), None)
 
     @property
     def shown(self) -> list[TrainedRun]:
@@ -114,14 +125,18 @@ class Comparison:
 def compare(folders: Sequence[str | Path], control: str | Path | None = None) -> Comparison:
     """Find runs, their controls and their teacher.
 
-    The control is the given folder, else that of the suite, else every given run without distillers.
+    The control is the given folder, else that of the suite, else every given run without distillers that did not train
+    a teacher of the others.
 
     Raises:
-        FileNotFoundError, ValueError: For a folder that is not there or holds no run.
+        FileNotFoundError, ValueError: For a folder that is not there or holds no run; for two controls of one seed.
     """
-    runs = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
+    given = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
+    places = _teacher_places(given)
+    runs = [run for run in given if not (run.alone and run.folder in places)]
     alone = [run for run in runs if run.alone]
     controls = list(dict.fromkeys([*alone, *_suite_controls(runs)] if control is None else find_runs(control)))
+    _refuse_two_of_a_seed(controls)
     rest = [run for run in runs if run not in controls]
     names = _distinct([*rest, *controls])
     rest, controls = ([replace(run, name=names[run]) for run in some] for some in (rest, controls))
@@ -193,9 +208,30 @@ def _suite_controls(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
     return found
 
 
-def _teacher_run(runs: Sequence[TrainedRun]) -> TrainedRun | None:
-    """Return the run in the suite's teacher folder, or in the folder of the teacher's checkpoint."""
+def _refuse_two_of_a_seed(controls: Sequence[TrainedRun]) -> None:
+    """Raise ValueError for two controls of a suite, or outside of suites, with one seed: the page could show one gain.
+
+    Runs whose seeds were drawn are not paired.
+    """
+    known: dict[tuple[Path | None, int], TrainedRun] = {}
+    for run in controls:
+        if run.seed is None:
+            continue
+        other = known.setdefault((run.suite, run.seed), run)
+        if other is not run:
+            raise ValueError(
+                f'{str(other.folder)!r} and {str(run.folder)!r} both have no teacher and seed {run.seed}: name the one '
+                'to compare with by --control.'
+            )
+
+
+def _teacher_places(runs: Sequence[TrainedRun]) -> list[Path]:
+    """Return the teacher folders of the suites, then the folders of the teachers' checkpoints."""
     places = [run.suite / TEACHER for run in runs if run.suite]
     files = [str(option.get('checkpoint') or '') for run in runs for option in run.teachers.values()]
-    places += [Path(file).resolve().parent for file in files if file]
-    return next((TrainedRun(place, TEACHER) for place in places if _is_run(place)), None)
+    return [*places, *(Path(file).resolve().parent for file in files if file)]
+
+
+def _teacher_run(runs: Sequence[TrainedRun]) -> TrainedRun | None:
+    """Return the run that trained the teacher, if its folder is known."""
+    return next((TrainedRun(place, TEACHER) for place in _teacher_places(runs) if _is_run(place)), None)

@@ -31,6 +31,18 @@ def run(folder: Path, model: str = DISTILLED, seed: int = 0, teacher: str = '') 
     return folder
 
 
+def logged(folder: Path, *scores: float | dict[str, float], every: int = 100) -> Path:
+    """A run with a training record and an evaluation at every 100th iteration; mIoU where no metric is named."""
+    records = []
+    for place, score in enumerate(scores, 1):
+        found = score if isinstance(score, dict) else {'mIoU': score}
+        records.append(dict(loss=1.0, iter=every * place, step=every * place, time=0.1))
+        records.append({**found, 'time': 0.1, 'step': every * place})
+    file = folder / '20260101_000000' / 'vis_data' / 'scalars.json'
+    file.write_text('\n'.join(map(json.dumps, records)), encoding='utf-8')
+    return folder
+
+
 def suite(root: Path, methods: tuple[str, ...] = ('kd',), seeds: tuple[int, ...] = (0, 2, 10)) -> Path:
     for name in ('control', *methods):
         for seed in seeds:
@@ -201,3 +213,42 @@ def test_a_teacher_that_is_hardly_better_is_named(tmp_path, teacher, alone, foun
 
 def test_without_a_control_there_is_no_answer(tmp_path):
     assert Answer(Numbers(compare([run(tmp_path / 'x')]))).sentences() == []
+
+
+def test_a_given_teacher_is_no_control(tmp_path):
+    teacher = logged(run(tmp_path / 'teaching', ALONE), 75.0)
+    kd = logged(run(tmp_path / 'kd', teacher=str(teacher / 'iter_8.pth')), 66.0)
+    alone = logged(run(tmp_path / 'alone', ALONE), 60.0)
+    for control in (None, alone):
+        found = compare([kd, alone, teacher], control)
+        assert [one.name for one in found.controls] == ['alone']
+        assert [one.name for one in found.runs] == ['kd']
+        assert found.teacher is not None and found.teacher.folder == teacher
+        said = Answer(Numbers(found)).sentences()[0]
+        assert 'kd scores 66.00, the student alone 60.00: +6.00, 40% of the way to the teacher (75.00)' in said
+
+
+def test_a_teacher_that_was_distilled_itself_stays_a_run(tmp_path):
+    first = run(tmp_path / 'first')
+    found = compare([run(tmp_path / 'second', teacher=str(first / 'iter_8.pth')), first, run(tmp_path / 'c', ALONE)])
+    assert [one.name for one in found.runs] == ['second', 'first']
+
+
+def test_two_controls_of_one_seed_are_refused(tmp_path):
+    kd, one, other = run(tmp_path / 'kd'), run(tmp_path / 'one', ALONE), run(tmp_path / 'other', ALONE)
+    with pytest.raises(ValueError, match=r"one' and .*other' both have no teacher and seed 0: .* by --control"):
+        compare([kd, one, other])
+    assert [control.name for control in compare([kd, one, other], one).controls] == ['one']
+    assert len(compare([kd, one, run(tmp_path / 'third', ALONE, seed=1)]).controls) == 2
+
+
+def test_each_suite_is_compared_with_its_own_control(tmp_path):
+    for name, alone in (('a', 40.0), ('b', 50.0)):
+        suite(tmp_path / name, seeds=(0,))
+        for method, score in (('control', alone), ('kd', alone + 2)):
+            file = tmp_path / name / 'runs' / method / 'seed0' / 'result.json'
+            file.write_text(json.dumps(dict(score=score)), encoding='utf-8')
+    found = compare([tmp_path / 'a', tmp_path / 'b', run(tmp_path / 'x')])
+    answer = Answer(Numbers(found))
+    assert {name: gain and gain.mean for name, gain in answer.gains.items()} == {'a/kd': 2.0, 'b/kd': 2.0, 'x': None}
+    assert found.control_of(found.of('x')[0]) is None  # which one?

@@ -17,15 +17,21 @@ from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.utils.atomic import read_json
 
 _PATTERNS = ('seed*', '*/seed*', 'runs/*/seed*')
+_SEED = re.compile(r'seed\d+')  # the folder of one seed of a method
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One training. Its name is the method in a suite, else that of the folder. ``suite`` is the suite's folder."""
+    """One training. Its name is that of the method's folder. ``suite`` is the suite's folder."""
 
     folder: Path
     name: str
     suite: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """The folder of the method: the one above ``seed<k>``, else the run's own."""
+        return self.folder.parent if _SEED.fullmatch(self.folder.name) else self.folder
 
     @cached_property
     def config(self) -> Config:
@@ -156,20 +162,25 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
     if _is_run(root):
         return [_run(root)]
     for pattern in _PATTERNS:
-        found = [_run(path) for path in sorted(root.glob(pattern), key=_natural) if _is_run(path)]
+        found = _seeds(root, pattern)
         if found:
             return found
     raise ValueError(
-        f'{str(folder)!r} is no work dir: it has neither <timestamp>/vis_data/config.py nor a suite\'s '
+        f'{str(folder)!r} is no work dir: it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite\'s '
         'runs/<name>/seed<k>. Give the folder that `tools/train.py --work-dir` wrote to.'
     )  # fmt: skip
 
 
 def _run(folder: Path) -> TrainedRun:
-    parents = folder.parents
-    if not folder.name.startswith('seed') or len(parents) < 3:
-        return TrainedRun(folder, folder.name)
-    return TrainedRun(folder, parents[0].name, parents[2] if parents[1].name == 'runs' else None)
+    home = TrainedRun(folder, folder.name).home
+    in_suite = home != folder and home.parent.name == 'runs'
+    return TrainedRun(folder, home.name, home.parent.parent if in_suite else None)
+
+
+def _seeds(root: Path, pattern: str) -> list[TrainedRun]:
+    """Return the runs below a folder whose own folders are called ``seed<k>``, in the order of the numbers."""
+    found = sorted(root.glob(pattern), key=_natural)
+    return [_run(path) for path in found if _SEED.fullmatch(path.name) and _is_run(path)]
 
 
 def _is_run(folder: Path) -> bool:
@@ -188,21 +199,26 @@ def _natural(path: Path) -> list[Any]:
 
 
 def _distinct(runs: Sequence[TrainedRun]) -> dict[TrainedRun, str]:
-    """Return one name per method; of equal names, each gets its suite or parent folder as a prefix."""
-    owners: dict[str, set[Path]] = {}
-    for run in runs:
-        owners.setdefault(run.name, set()).add(run.suite or run.folder)
-    return {
-        run: run.name if len(owners[run.name]) == 1 else f'{(run.suite or run.folder.parent).name}/{run.name}'
-        for run in runs
-    }
+    """Return one name per method. Equal names get as many of the folders above as tell them apart."""
+    places = {run.home: ((*run.suite.parts, run.name) if run.suite else run.home.parts) for run in runs}
+    names: dict[Path, str] = {}
+    for home, parts in places.items():
+        same = [other for other in places.values() if other[-1] == parts[-1]]
+        for length in range(1, max(map(len, same)) + 1):
+            shown = [other[-length:] for other in same]
+            if len(set(shown)) == len(shown):
+                names[home] = '/'.join(parts[-length:])
+                break
+        else:  # a suite's runs/kd and a folder kd in the same place
+            names[home] = str(home)
+    return {run: names[run.home] for run in runs}
 
 
 def _suite_controls(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
     """Return the controls of the runs' suites at the same seeds, or all controls if no seed is the same."""
     found: list[TrainedRun] = []
     for suite in dict.fromkeys(run.suite for run in runs if run.suite):
-        own = [_run(path) for path in sorted((suite / 'runs' / CONTROL).glob('seed*'), key=_natural) if _is_run(path)]
+        own = _seeds(suite / 'runs' / CONTROL, 'seed*')
         seeds = {run.seed for run in runs if run.suite == suite}
         found += [run for run in own if run.seed in seeds] or own
     return found

@@ -91,6 +91,33 @@ def test_runs_of_the_same_name_stay_apart(tmp_path):
     assert all(len(found.of(name)) == 3 for name in ('a/kd', 'b/kd'))
 
 
+def test_names_grow_until_they_are_unique(tmp_path):
+    folders = ['lr01/kd/toy_seg', 'lr1/kd/toy_seg', 'lr1/cwd/toy_seg', 'kd', 'x']
+    found = compare([run(tmp_path / folder) for folder in folders])
+    assert found.names == ['lr01/kd/toy_seg', 'lr1/kd/toy_seg', 'lr1/cwd/toy_seg', 'kd', 'x']
+
+
+def test_a_suites_method_and_a_folder_of_the_same_place_stay_apart(tmp_path):
+    folders = [run(tmp_path / place / 'seed0').parent for place in ('runs/kd', 'kd')]
+    assert compare(folders).names == [str(folder) for folder in folders]
+
+
+def test_only_seed_and_a_number_is_the_folder_of_a_seed(tmp_path):
+    found = compare([run(tmp_path / name) for name in ('seeds_kd', 'seeds_cwd', 'seed_new')])
+    assert found.names == ['seeds_kd', 'seeds_cwd', 'seed_new']
+    with pytest.raises(ValueError, match='is no work dir'):
+        find_runs(tmp_path)
+
+
+def test_seeds_without_a_suite_are_one_method(tmp_path):
+    for seed in (0, 1):
+        run(tmp_path / 'kd' / f'seed{seed}', seed=seed)
+        run(tmp_path / 'alone' / f'seed{seed}', ALONE, seed)
+    for folders in ([tmp_path / 'kd', tmp_path / 'alone'], [tmp_path]):
+        found = compare(folders)
+        assert [one.title for one in found.students] == ['alone, seed 0', 'alone, seed 1', 'kd, seed 0', 'kd, seed 1']
+
+
 def test_the_teacher_is_found_where_its_checkpoint_lies(tmp_path):
     teacher = run(tmp_path / 'teaching', ALONE)
     found = compare([run(tmp_path / 'x', teacher=str(teacher / 'iter_8.pth'))])

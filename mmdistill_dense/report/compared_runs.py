@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.engine.resume_file import latest_checkpoint
+from mmdistill_dense.report.starts import config_file, starts_of
 from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
 from mmdistill_dense.utils.atomic import read_json
 
@@ -72,8 +74,11 @@ class TrainedRun:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The latest complete checkpoint."""
-        return latest_checkpoint(self.folder)
+        """The complete checkpoint that was written last; the one with the largest number if that is not known."""
+        pointer = self.folder / 'last_checkpoint'
+        # an earlier training in the folder may have left files with larger numbers
+        named = self.folder / Path(pointer.read_text(encoding='utf-8').strip()).name if pointer.is_file() else None
+        return named if named is not None and zipfile.is_zipfile(named) else latest_checkpoint(self.folder)
 
     @property
     def teachers(self) -> dict[str, Any]:
@@ -189,7 +194,7 @@ def _is_run(folder: Path) -> bool:
 
 def _config_file(folder: Path) -> Path:
     """Return the config of the newest start with a log. A test in the same folder writes a config, too."""
-    files = sorted(folder.glob('*/vis_data/config.py'), key=lambda path: path.parts[-3])
+    files = [file for start in starts_of(folder) if (file := config_file(start)).is_file()]
     logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
     return (logged or files)[-1]
 

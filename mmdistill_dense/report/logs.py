@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from mmdistill_dense.report.starts import records as start_records
+from mmdistill_dense.report.starts import starts_of
 
 # about the runner, not about the training
 BESIDE = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
@@ -50,7 +52,10 @@ class Log:
 
 
 def read_log(folder: Path) -> Log:
-    """Read ``vis_data/scalars.json`` of a work folder. Where several starts overlap, the last one counts."""
+    """Read ``vis_data/scalars.json`` of a work folder: of the newest training, see :func:`starts_of`.
+
+    Where several starts of a training overlap, the last one counts.
+    """
     found = list(records(folder))
     training = [record for record in found if 'iter' in record]
     ends = {record['epoch']: record['iter'] for record in training if 'epoch' in record}
@@ -78,14 +83,8 @@ def _series(found: dict[str, dict[float, float]]) -> dict[str, Series]:
 
 def records(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of ``vis_data/scalars.json`` of all starts of a run."""
-    for file in sorted(folder.glob('*/vis_data/scalars.json')):
-        for line in file.read_text(encoding='utf-8').splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:  # cut off by a kill
-                continue
-            if isinstance(record, dict):
-                yield record
+    for start in starts_of(folder):
+        yield from start_records(start)
 
 
 def class_tables(folder: Path) -> dict[str, dict[str, float]]:
@@ -95,7 +94,7 @@ def class_tables(folder: Path) -> dict[str, dict[str, float]]:
     ``test`` line.
     """
     found: dict[str, dict[str, float]] = {}
-    for file in sorted(folder.glob('*/*.log')):
+    for file in (file for start in starts_of(folder) for file in sorted(start.glob('*.log'))):
         table: dict[str, float] = {}
         width = 0
         for line in file.read_text(encoding='utf-8', errors='replace').splitlines():

@@ -134,6 +134,23 @@ def test_a_test_in_the_same_folder_does_not_replace_the_config(tmp_path):
     assert find_runs(folder)[0].seed == 3
 
 
+def test_the_checkpoint_is_the_one_that_was_written_last(tmp_path):
+    """A shorter training in the folder of a longer one leaves the old file with the larger number."""
+    folder = run(tmp_path / 'x')
+    for name in ('iter_2000.pth', 'iter_1000.pth'):
+        torch.save({}, folder / name)
+    pointer = folder / 'last_checkpoint'
+    for text, name in (
+        ('/moved/from/iter_1000.pth', 'iter_1000.pth'),
+        ('', 'iter_2000.pth'),
+        ('gone', 'iter_2000.pth'),
+    ):
+        pointer.write_text(text, encoding='utf-8')
+        assert find_runs(folder)[0].checkpoint == folder / name
+    pointer.unlink()
+    assert find_runs(folder)[0].checkpoint == folder / 'iter_2000.pth'
+
+
 def test_colours_and_dashes_tell_many_methods_apart():
     methods = [TrainedRun(Path(f'm{place}'), f'm{place}') for place in range(2 * COLOURS)]
     found = Comparison(tuple(methods), (TrainedRun(Path('c'), 'control'),))

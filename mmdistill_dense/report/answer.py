@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from mmdistill_dense.report.charts import legend_of
-from mmdistill_dense.report.compared_runs import TrainedRun
 from mmdistill_dense.report.numbers import Numbers
 from mmdistill_dense.report.section import Missing, Section, Table
 from mmdistill_dense.report.settings import step_ratio
+from mmdistill_dense.report.trained_run import TrainedRun
 from mmdistill_dense.suite.plan.runs import TEACHER
 from mmdistill_dense.suite.table.paired import Gain, Summary, holm, paired_gain, summarise
 

@@ -14,9 +14,10 @@ from mmdistill_dense.analysis.similarity_pictures import heated
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.maskd import ready_distiller
 from mmdistill_dense.model.distill_model import Distilled
-from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
+from mmdistill_dense.report.compared_runs import Comparison
 from mmdistill_dense.report.scenes import scenes_of
 from mmdistill_dense.report.section import Group, Section, panel
+from mmdistill_dense.report.trained_run import TrainedRun
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
 LEVELS = 2  # pairs of maps for which similarity is drawn

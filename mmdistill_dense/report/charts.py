@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
+from mmdistill_dense.report.compared_runs import Comparison
 from mmdistill_dense.report.logs import Series
 from mmdistill_dense.report.section import Chart, Key
+from mmdistill_dense.report.trained_run import TrainedRun
 from mmdistill_dense.suite.plan.runs import TEACHER
 
 COLOURS = 8  # for methods in style.css; control and teacher have their own

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from mmdistill_dense.report.charts import bar_chart, colour_of, legend_of
-from mmdistill_dense.report.compared_runs import TrainedRun
 from mmdistill_dense.report.logs import Log, class_tables
 from mmdistill_dense.report.numbers import Numbers
 from mmdistill_dense.report.section import Chart, Missing, Section, Table
+from mmdistill_dense.report.trained_run import TrainedRun
 
 MOST = 20
 Figures = Mapping[str, float]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from mmdistill_dense.report.charts import legend_of, level_chart, line_chart, line_of
-from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
+from mmdistill_dense.report.compared_runs import Comparison
 from mmdistill_dense.report.logs import Log, read_log
 from mmdistill_dense.report.section import Chart, Missing, Section
+from mmdistill_dense.report.trained_run import TrainedRun
 from mmdistill_dense.suite.plan.runs import TEACHER
 
 _FIRST = ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')

@@ -8,9 +8,10 @@ from functools import partial
 import numpy as np
 
 from mmdistill_dense.report import drawing
-from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
+from mmdistill_dense.report.compared_runs import Comparison
 from mmdistill_dense.report.scenes import Scenes, predict, scenes_of, student_of, teachers_of
 from mmdistill_dense.report.section import Item, Key, Missing, Section, Table, Viewer, panel
+from mmdistill_dense.report.trained_run import TrainedRun
 from mmdistill_dense.utils.protocols import Sample
 
 _MOST_KEYS = 30

@@ -20,8 +20,8 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.report.compared_runs import TrainedRun
 from mmdistill_dense.report.section import Missing
+from mmdistill_dense.report.trained_run import TrainedRun
 from mmdistill_dense.utils.protocols import Network, Sample
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
 

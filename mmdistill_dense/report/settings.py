@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from mmdistill_dense.report.compared_runs import Comparison, TrainedRun
+from mmdistill_dense.report.compared_runs import Comparison
 from mmdistill_dense.report.numbers import Numbers
 from mmdistill_dense.report.section import Missing, Section, Table
+from mmdistill_dense.report.trained_run import TrainedRun
 from mmdistill_dense.utils.atomic import read_json
 
 # folders and logging; pipelines are also part of the data sets

@@ -10,11 +10,12 @@ from mmengine.structures import BaseDataElement, InstanceData
 
 from mmdistill_dense.report.answer import Answer
 from mmdistill_dense.report.charts import COLOURS, colour_of
-from mmdistill_dense.report.compared_runs import Comparison, TrainedRun, compare, find_runs
+from mmdistill_dense.report.compared_runs import Comparison, compare
 from mmdistill_dense.report.drawing import TEACHER_RIGHT, TEACHER_WRONG, disagreement_panel, share_right, truth_panel
 from mmdistill_dense.report.numbers import Numbers
 from mmdistill_dense.report.scenes import Scene, Scenes
 from mmdistill_dense.report.settings import cost_section, flat
+from mmdistill_dense.report.trained_run import TrainedRun, find_runs
 
 DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"
 ALONE = "model = dict(type='mmdistill_dense.DistillModel')"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from statistics import fmean
 
 from mmdistill_dense.report.charts import legend_of
 from mmdistill_dense.report.numbers import Numbers
+from mmdistill_dense.report.scores import scores_of
 from mmdistill_dense.report.section import Missing, Section, Table
 from mmdistill_dense.report.settings import step_ratio
 from mmdistill_dense.report.trained_run import TrainedRun
 from mmdistill_dense.suite.plan.runs import TEACHER
 from mmdistill_dense.suite.table.paired import Gain, Summary, holm, paired_gain, summarise
+from mmdistill_dense.utils.messages import some
 
 _CLOSE = 4.0  # points: with teachers as close as that our students gained nothing (docs/results.md, six pairs)
 
@@ -36,17 +38,21 @@ class Answer:
 
     def __init__(self, numbers: Numbers) -> None:
         self.numbers, self.comparison = numbers, numbers.comparison
-        self.scores, self.caption = _scores(numbers)
-        self.teacher = _teacher_score(numbers, tested='test split' in self.caption)
-        self.digits = 3 if all(abs(score) <= 1 for score in self.scores.values()) else 2
+        self.found = scores_of(numbers)
+        self.scores, self.teacher = self.found.values, self.found.teacher
+        self.digits = 3 if self.found.fractions else 2
+        self.apart = [run for run in self.comparison.runs if run in self.scores and not self._fair(run)]
         self.gains = self._gains()
 
     def sentences(self) -> list[str]:
-        """Return whether the best method helped, how sure that is, and its cost; nothing without a control."""
+        """Return whether the best method helped, how sure that is, its cost, and what cannot be compared.
+
+        Nothing without a control.
+        """
         known = {name: gain for name, gain in self.gains.items() if gain}
         if not known:
-            return []
-        best = max(known, key=lambda name: known[name].mean)
+            return self._not_compared()
+        best = max(known, key=lambda name: (math.isfinite(known[name].mean), known[name].mean))
         gain = known[best]
         alone = fmean(self._alone(best)[seed] for seed in gain.each)
         several = f' Best of {len(known)} methods:' if len(known) > 1 else ''
@@ -56,6 +62,7 @@ class Answer:
             f'{said}{self._way(alone, gain.mean)}. {self._trust(gain)}',
             *self._reason(alone, gain.mean),
             self._cost(best),
+            *self._not_compared(),
         ]
 
     def table(self) -> Table:
@@ -69,8 +76,13 @@ class Answer:
         rows = [self._row(name) for name in self.comparison.names]
         if self.teacher is not None:
             rows.insert(0, [TEACHER, '', self._number(self.teacher), '', ''])
-        caption = f'{self.caption}. Gain: over the control at the same seeds. Step: time of a training step over its.'
-        return Table(caption, ['network', 'seeds', 'score', 'gain', 'step'], rows)
+        head = ['network', 'seeds', 'score', 'gain', 'step']
+        if self.found.places:
+            head.append('last evaluation')
+            places = [self._places(name) for name in self.comparison.names]
+            rows = [[*row, place] for row, place in zip(rows, [''] * (len(rows) - len(places)) + places, strict=True)]
+        said = f'{self.found.what}. Gain: over the control at the same seeds. Step: time of a training step over its.'
+        return Table(said, head, rows)
 
     def _way(self, alone: float, gain: float) -> str:
         """Return how far a gain leads to the teacher."""
@@ -91,19 +103,45 @@ class Answer:
         runs = [run for run in all_runs if run in self.scores]
         seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs)
         ratio = step_ratio(all_runs[0], self.numbers)
-        gain = '' if all_runs[0] in self.comparison.controls or not runs else self._gain(self.gains[name])
+        gain = '' if all_runs[0] in self.comparison.controls or not runs else self._gain(name)
         spread = self._spread(summarise([self.scores[run] for run in runs]))
         return [name, seeds, spread, gain, f'{ratio:.2f} x' if ratio else '']
 
     def _gains(self) -> dict[str, Gain | None]:
         """Return the gain of each method, tested together."""
         names = dict.fromkeys(run.name for run in self.comparison.runs)
-        gains = {name: paired_gain(self._by_seed(self.comparison.of(name)), self._alone(name)) for name in names}
-        return holm(gains)
+        fair = {name: [run for run in self.comparison.of(name) if run not in self.apart] for name in names}
+        return holm({name: paired_gain(self._by_seed(runs), self._alone(name)) for name, runs in fair.items()})
 
     def _alone(self, name: str) -> dict[int, float]:
         """Return the scores of a method's controls."""
         return self._by_seed(self.comparison.controls_for(self.comparison.of(name)[0]))
+
+    def _paired(self, run: TrainedRun) -> TrainedRun | None:
+        """Return the control of a run's seed, if it has a score."""
+        same = [one for one in self.comparison.controls_for(run) if one.seed == run.seed and run.seed is not None]
+        return next((one for one in same if one in self.scores), None)
+
+    def _fair(self, run: TrainedRun) -> bool:
+        control = self._paired(run)
+        return control is None or self.found.comparable(run, control)
+
+    def _not_compared(self) -> list[str]:
+        """Return which runs have no gain because they, or their controls, stopped early or are of another length."""
+        pairs = [(run, control) for run in self.apart if (control := self._paired(run))]
+        places = self.found.places
+        listed = some(f'{a.title} ({places[a]}) with {b.title} ({places[b]})' for a, b in pairs)
+        if not listed:
+            return []
+        return [
+            f'Not compared: {listed}. Both must have ended, and their last evaluations must be at the same point. Let '
+            'a training that stopped go on with --resume, or give runs of one length.'
+        ]
+
+    def _places(self, name: str) -> str:
+        """Return where the runs of a method were evaluated last."""
+        runs = [run for run in self.comparison.of(name) if run in self.found.places]
+        return ', '.join(dict.fromkeys(str(self.found.places[run]) for run in runs))
 
     def _by_seed(self, runs: list[TrainedRun]) -> dict[int, float]:
         """Return the scores of runs with a known seed; others cannot be paired."""
@@ -126,9 +164,11 @@ class Answer:
             return 'none yet'
         return self._number(summary.mean) + (f' ± {self._number(summary.sd)}' if summary.sd is not None else '')
 
-    def _gain(self, gain: Gain | None) -> str:
+    def _gain(self, name: str) -> str:
+        gain = self.gains[name]
         if gain is None:
-            return 'no control of its seed'
+            apart = any(run.name == name for run in self.apart)
+            return 'not compared, see above' if apart else 'no control of its seed'
         said = self._number(gain.mean, '+')
         if gain.low is None or gain.high is None:
             return said
@@ -157,24 +197,3 @@ def _verdict(gain: Gain) -> str:
     if gain.told_apart:
         return 'Yes.' if gain.mean > 0 else 'No.'
     return 'Perhaps.' if gain.mean > 0 else 'No sign of it.'  # also of a diverged run
-
-
-def _scores(numbers: Numbers) -> tuple[Mapping[TrainedRun, float], str]:
-    """Return the scores of the runs that have one, and what they are."""
-    results = {run: run.result for run in numbers.comparison.students}
-    tested = {
-        run: float(result['score']) for run, result in results.items() if result and result.get('score') is not None
-    }
-    if tested:
-        return tested, 'Scores on the test split, last checkpoint'
-    name = numbers.metric
-    logged = {run: log.metrics[name].last for run, log in numbers.logs.items() if name in log.metrics}
-    return logged, f'{name} of the last evaluation, val split'
-
-
-def _teacher_score(numbers: Numbers, tested: bool) -> float | None:
-    teacher, log, name = numbers.comparison.teacher, numbers.teacher_log, numbers.metric
-    if tested:
-        result = teacher.result if teacher else None
-        return result.get('score') if result else None
-    return log.metrics[name].last if log and name in log.metrics else None

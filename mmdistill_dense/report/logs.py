@@ -42,6 +42,7 @@ class Log:
         others: Values that hooks logged at other times.
         seconds: Median wall time of an iteration; ``None`` if not logged.
         memory: Largest GPU memory in MiB, ``None`` on a CPU.
+        epochs: The epoch by its last logged iteration; empty for a run that counts iterations alone.
     """
 
     terms: dict[str, Series]
@@ -49,6 +50,7 @@ class Log:
     others: dict[str, Series]
     seconds: float | None
     memory: float | None
+    epochs: dict[float, float]
 
 
 def read_log(folder: Path) -> Log:
@@ -73,7 +75,12 @@ def read_log(folder: Path) -> Log:
     times = [record['time'] for record in training if 'time' in record]
     held = [record['memory'] for record in training if 'memory' in record]
     return Log(
-        _series(terms), _series(metrics), _series(others), median(times) if times else None, max(held, default=None)
+        _series(terms),
+        _series(metrics),
+        _series(others),
+        median(times) if times else None,
+        max(held, default=None),
+        {last: epoch for epoch, last in ends.items()},
     )
 
 

@@ -13,10 +13,13 @@ _FIRST = ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
 
 
 class Numbers:
-    """Reads the logs of a comparison once. The default ``metric`` is mIoU or box AP where logged, else the first."""
+    """Reads the logs of a comparison once.
+
+    ``metric`` is the one that the reader has chosen, else mIoU or box AP where logged, else the first.
+    """
 
     def __init__(self, comparison: Comparison, metric: str | None = None) -> None:
-        self.comparison = comparison
+        self.comparison, self.chosen = comparison, metric
         self.logs: dict[TrainedRun, Log] = {run: read_log(run.folder) for run in comparison.students}
         self.teacher_log = read_log(comparison.teacher.folder) if comparison.teacher else None
         found = list(dict.fromkeys(name for log in self.logs.values() for name in log.metrics))

@@ -1,0 +1,144 @@
+"""What the page answers: which scores it compares, and when it gives no verdict."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmdistill_dense.report.answer import Answer
+from mmdistill_dense.report.compared_runs import compare
+from mmdistill_dense.report.numbers import Numbers
+from tests.report.test_runs import ALONE, DISTILLED, logged, run
+
+ITERATIONS = "\ntrain_cfg = dict(type='IterBasedTrainLoop', max_iters={})"
+EPOCHS = '\ntrain_cfg = dict(by_epoch=True, max_epochs={})'
+
+
+def answer(*folders: Path, metric: str | None = None, control: Path | None = None) -> Answer:
+    return Answer(Numbers(compare(folders, control), metric))
+
+
+def rows(found: Answer) -> dict[str, dict[str, str]]:
+    table = found.table()
+    return {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
+
+
+def result(folder: Path, score: float, **test: float) -> Path:
+    content: dict[str, Any] = dict(score=score, metrics=dict(test=test))
+    (folder / 'result.json').write_text(json.dumps(content), encoding='utf-8')
+    return folder
+
+
+def test_a_run_that_stopped_early_gets_no_verdict(tmp_path):
+    kd = logged(run(tmp_path / 'kd', DISTILLED + ITERATIONS.format(400)), 45.0)
+    alone = logged(run(tmp_path / 'alone', ALONE + ITERATIONS.format(400)), 41.0, 42.0, 50.0, 60.0)
+    found = answer(kd, alone)
+    (said,) = found.sentences()
+    assert said.startswith(
+        'Not compared: kd, seed 0 (iteration 100 of 400) with alone, seed 0 (iteration 400 of 400). Both must '
+    )
+    assert '--resume' in said
+    assert rows(found)['kd']['gain'] == 'not compared, see above'
+    assert [row['last evaluation'] for row in rows(found).values()] == ['iteration 400 of 400', 'iteration 100 of 400']
+
+
+@pytest.mark.parametrize(
+    ('length', 'kd', 'alone', 'compared'),
+    [
+        (ITERATIONS.format(200), 2, 2, True),
+        (ITERATIONS.format(300), 2, 2, False),  # both stopped
+        ('', 2, 3, False),
+        ('', 2, 2, True),
+    ],
+)
+def test_only_ended_runs_of_one_length_are_compared(tmp_path, length, kd, alone, compared):
+    folders = [
+        logged(run(tmp_path / 'kd', DISTILLED + length), *[66.0] * kd),
+        logged(run(tmp_path / 'alone', ALONE + length), *[60.0] * alone),
+    ]
+    said = answer(*folders).sentences()
+    assert said[0].startswith('Perhaps. kd scores 66.00' if compared else 'Not compared: kd, seed 0 (iteration 200')
+
+
+def test_the_length_of_a_run_of_epochs_is_counted_in_epochs(tmp_path):
+    folders = []
+    for name, model, ends, steps in (('kd', DISTILLED, 2, 50), ('alone', ALONE, 2, 40), ('short', DISTILLED, 1, 50)):
+        folder = run(tmp_path / name, model + EPOCHS.format(2))
+        records = []
+        for epoch in range(1, ends + 1):
+            records.append(dict(loss=1.0, epoch=epoch, iter=steps * epoch, step=steps * epoch))
+            records.append({'coco/bbox_mAP': 0.3, 'time': 0.1, 'step': epoch})
+        file = folder / '20260101_000000' / 'vis_data' / 'scalars.json'
+        file.write_text('\n'.join(map(json.dumps, records)), encoding='utf-8')
+        folders.append(folder)
+    said = answer(*folders).sentences()
+    assert said[0].startswith('No sign of it. kd scores 0.300')  # by epochs, though the iterations differ
+    assert said[-1].startswith('Not compared: short, seed 0 (epoch 1 of 2) with alone, seed 0 (epoch 2 of 2).')
+
+
+def test_rows_of_a_suite_with_other_lengths_are_compared_by_their_test_scores(tmp_path):
+    for name, model, length, score in (('control', ALONE, 2, 60.0), ('long', DISTILLED, 4, 65.0)):
+        folder = run(tmp_path / 'runs' / name / 'seed0', model + ITERATIONS.format(100 * length))
+        result(logged(folder, *[50.0] * length), score)
+    found = answer(tmp_path)
+    assert found.sentences()[0].startswith('Perhaps. long scores 65.00, the student alone 60.00: +5.00.')
+    assert 'last evaluation' not in found.table().head
+
+
+def test_a_chosen_metric_is_read_from_the_tests_of_a_suite(tmp_path):
+    for name, model, accuracy in (('control', ALONE, 90.0), ('kd', DISTILLED, 80.0)):
+        folder = run(tmp_path / 'runs' / name / 'seed0', model)
+        logged(folder, dict(mIoU=1.0, mAcc=70.0))
+        result(folder, 50.0, mIoU=50.0, mAcc=accuracy)
+    found = answer(tmp_path, metric='mAcc')
+    assert found.sentences()[0].startswith('No sign of it. kd scores 80.00, the student alone 90.00')
+    assert found.table().caption.startswith('mAcc on the test split')
+    assert rows(answer(tmp_path))['kd']['score'] == '50.00'
+
+
+def test_a_chosen_metric_that_was_not_tested_is_read_from_the_logs(tmp_path):
+    for name, model, accuracy in (('control', ALONE, 90.0), ('kd', DISTILLED, 80.0)):
+        result(logged(run(tmp_path / 'runs' / name / 'seed0', model), dict(mIoU=1.0, mAcc=accuracy)), 50.0)
+    found = answer(tmp_path, metric='mAcc')
+    assert found.sentences()[0].startswith('No sign of it. kd scores 80.00')
+    assert found.table().caption.startswith('mAcc of the last evaluation, val split')
+
+
+def test_a_suite_and_a_control_elsewhere_are_compared_by_what_both_have(tmp_path):
+    for name, model in (('control', ALONE), ('kd', DISTILLED)):
+        result(logged(run(tmp_path / 'runs' / name / 'seed0', model), 45.0), 55.0)
+    control = logged(run(tmp_path / 'elsewhere', ALONE), 42.0)
+    found = answer(tmp_path / 'runs' / 'kd', control=control)
+    assert found.sentences()[0].startswith('Perhaps. kd scores 45.00, the student alone 42.00')
+    assert 'val split (no test score: elsewhere, seed 0)' in found.table().caption
+
+
+def test_an_unfinished_row_leaves_the_test_scores_of_the_others(tmp_path):
+    for name, model in (('control', ALONE), ('kd', DISTILLED), ('late', DISTILLED)):
+        folder = logged(run(tmp_path / 'runs' / name / 'seed0', model), 45.0)
+        if name != 'late':
+            result(folder, 55.0)
+    found = rows(answer(tmp_path))
+    assert {name: row['score'] for name, row in found.items()} == {
+        'control': '55.00',
+        'kd': '55.00',
+        'late': 'none yet',
+    }
+
+
+def test_box_ap_below_one_percent_in_a_suite_is_no_fraction(tmp_path):
+    for name, model, score in (('control', ALONE, 0.4), ('kd', DISTILLED, 0.4), ('teacher', ALONE, 0.9)):
+        folder = run(tmp_path / ('teacher' if name == 'teacher' else f'runs/{name}/seed0'), model)
+        result(folder, score, **{'coco/bbox_mAP': score / 100})
+    advice = answer(tmp_path).sentences()[1]
+    assert advice.startswith('The teacher is only 0.5 points better')
+
+
+def test_a_diverged_run_is_not_the_best(tmp_path):
+    scores = dict(bad=math.nan, good=66.0)
+    folders = [logged(run(tmp_path / name), score) for name, score in scores.items()]
+    alone = logged(run(tmp_path / 'alone', ALONE), 60.0)
+    assert answer(*folders, alone).sentences()[0].startswith('Perhaps. Best of 2 methods: good scores 66.00')
+    assert answer(folders[0], alone).sentences()[0].startswith('No sign of it. bad scores nan')

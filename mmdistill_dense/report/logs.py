@@ -16,6 +16,8 @@ from mmdistill_dense.report.starts import starts_of
 # about the runner, not about the training
 BESIDE = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
 _TABLE = re.compile(r'^\|\s*(?:Class|category)\s*\|.*$', re.IGNORECASE)
+_FRACTIONS = ('ap', 'map')
+_SCORES = ('iou', *_FRACTIONS)  # names of columns in tables of classes
 _END = re.compile(r'\b(?:Iter|Epoch)\((val|test)\)[^/]*\[\s*(\d+)/\2\]')  # of an evaluation, at its last picture
 
 
@@ -95,36 +97,43 @@ def records(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def class_tables(folder: Path) -> dict[str, dict[str, float]]:
-    """Return the scores by split and class of the last evaluations: IoU of mmseg, AP of mmdet with ``classwise``.
+    """Return percent by split and class of the last evaluations: IoU of mmseg, AP of mmdet.
 
     mmseg returns only means, so the classes are read from the log file: the last table before each ``val`` and
-    ``test`` line.
+    ``test`` line. mmdet prints one for Pascal VOC, and for COCO with ``classwise``.
     """
     found: dict[str, dict[str, float]] = {}
     for file in (file for start in starts_of(folder) for file in sorted(start.glob('*.log'))):
         table: dict[str, float] = {}
-        width = 0
+        names: list[str] = []
         for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
             if _TABLE.match(line):
-                table, width = {}, _period(_cells(line))
-            elif width and line.startswith('|'):
-                table.update(_row(_cells(line), width))
+                table, names = {}, _names(_cells(line))
+            elif names and line.startswith('|'):
+                table.update(_row(_cells(line), names))
             elif not line.startswith('+') and table and (split := _END.search(line)):
-                found[split[1]], table, width = table, {}, 0
+                found[split[1]], table, names = table, {}, []
     return found
 
 
-def _period(names: list[str]) -> int:
-    """Return the number of columns per class. mmdet puts several classes into a row."""
-    again = [place for place, name in enumerate(names) if place and name == names[0]]
-    return again[0] if again else len(names)
+def _names(head: list[str]) -> list[str]:
+    """Return the names of the columns per class. mmdet puts several classes into a row."""
+    again = [place for place, name in enumerate(head) if place and name == head[0]]
+    return head[: again[0]] if again else head
 
 
-def _row(cells: list[str], width: int) -> Iterator[tuple[str, float]]:
-    """Yield each class of a row with its first score. mmseg writes nan for a class that does not occur."""
-    for start in range(0, len(cells) - 1, width):
+def _row(cells: list[str], names: list[str]) -> Iterator[tuple[str, float]]:
+    """Yield each class of a row with its IoU or AP, else its first score, in percent.
+
+    mmseg writes nan for a class that does not occur. A row with empty cells is the mean below the table of VOC.
+    """
+    column = next((place for place, name in enumerate(names) if name.lower() in _SCORES), 1)
+    factor = 1.0 if names[column].lower() not in _FRACTIONS else 100.0
+    for start in range(0, len(cells) - len(names) + 1, len(names)):
+        own = cells[start : start + len(names)]
         with contextlib.suppress(ValueError):
-            yield cells[start], float(cells[start + 1])
+            if all(own):
+                yield own[0], factor * float(own[column])
 
 
 def _cells(line: str) -> list[str]:

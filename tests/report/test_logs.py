@@ -115,4 +115,4 @@ def test_a_progress_line_ends_no_evaluation(tmp_path):
 
 
 def test_several_classes_in_a_row(tmp_path):
-    assert log(tmp_path, CLASSWISE)['val'] == pytest.approx(dict(cell=0.434, thing=0.2, other=0.1))
+    assert log(tmp_path, CLASSWISE)['val'] == pytest.approx(dict(cell=43.4, thing=20.0, other=10.0))

@@ -110,10 +110,10 @@ def _boxes_panel(scenes: Scenes, scene: Scene, found: InstanceData, caption: str
     image = cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA) if scale < 1 else scene.image
     if len(boxes):
         visualizer = Visualizer(image=image)
-        colours = [tuple(scenes.palette[label].tolist()) for label in labels]
+        colours = [tuple(scenes.palette[label % len(scenes.palette)].tolist()) for label in labels]
         corner = boxes.new_tensor([size[0] - 1, size[1] - 1] * 2)
         visualizer.draw_bboxes((boxes * scale).clamp(min=0).minimum(corner), edge_colors=colours, line_widths=2)
         image = visualizer.get_image()
-    names = Counter(scenes.classes[label] for label in labels)
+    names = Counter(scenes.classes[label] if label < len(scenes.classes) else f'class {label}' for label in labels)
     counted = ', '.join(f'{count} {name}' for name, count in names.most_common(_NAMED))
     return panel(image, caption, f'{alt}: {counted or "none"}')

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmdistill_dense.report import drawing
 from mmdistill_dense.report.compared_runs import Comparison
-from mmdistill_dense.report.scenes import Scenes, predict, scenes_of, student_of, teachers_of
+from mmdistill_dense.report.scenes import Scenes, predict, scenes_of, student_of, teacher_of
 from mmdistill_dense.report.section import Item, Key, Missing, Section, Table, Viewer, panel
 from mmdistill_dense.report.trained_run import TrainedRun
 from mmdistill_dense.utils.protocols import Sample
@@ -46,17 +46,19 @@ class Predictions:
             self.section.attempt(partial(self._add_student, run))
         # the teacher that a control names may not exist
         teaching = sorted(shown, key=lambda run: (not run.teachers, not run.distillers))[0]
-        self.section.attempt(partial(self._add_teachers, teaching))
+        if not teaching.teachers:
+            self.section.reasons.append('No predictions of a teacher: the config has none.')
+        for name in teaching.teachers:
+            self.section.attempt(partial(self._add_teacher, teaching, name))
 
     def _add_student(self, run: TrainedRun) -> None:
         assert self.scenes is not None, 'pictures are chosen first'
         self.samples[run.name] = predict(student_of(run), self.scenes.pictures)
 
-    def _add_teachers(self, run: TrainedRun) -> None:
+    def _add_teacher(self, run: TrainedRun, name: str) -> None:
         assert self.scenes is not None, 'pictures are chosen first'
-        for name, network in teachers_of(run).items():
-            self.samples[name] = predict(network, self.scenes.pictures)
-            self.teachers.append(name)
+        self.samples[name] = predict(teacher_of(run, name), self.scenes.pictures)
+        self.teachers.append(name)
 
     # Side by side
 

@@ -92,22 +92,23 @@ def student_of(run: TrainedRun) -> Network:
     return _ready(network, run.title)
 
 
-def teachers_of(run: TrainedRun) -> dict[str, Network]:
-    """Return the complete teachers of a run, loaded strictly, by name.
+def teacher_of(run: TrainedRun, name: str) -> Network:
+    """Return a teacher of a run, by its key under ``model``, with its weights.
 
     Raises:
-        Missing: If the run has none.
-        FileNotFoundError, ValueError: If their files are missing or do not fit.
+        Missing: If it may predict other classes than the student: its pictures would have wrong colours and scores.
+        FileNotFoundError, ValueError: If its file is missing or does not fit.
     """
-    if not run.teachers:
-        raise Missing('No predictions of a teacher: the config has none.')
+    option = TeacherOption.parse(copy.deepcopy(run.teachers[name]), f'model.{name}')
+    if option.allow_other_classes:
+        raise Missing(
+            f'No predictions of {name}: model.{name} sets allow_other_classes, so its classes need not be those of the '
+            'validation pictures.'
+        )
     init_default_scope(run.config.get('default_scope', 'mmengine'))
-    found = {}
-    for name, option in run.teachers.items():
-        teacher = FrozenTeacher(TeacherOption.parse(copy.deepcopy(option), f'model.{name}'))
-        teacher.load(torch.zeros(1))
-        found[name] = _ready(teacher.network, name)
-    return found
+    teacher = FrozenTeacher(option)
+    teacher.load(torch.zeros(1))
+    return _ready(teacher.network, name)
 
 
 @torch.no_grad()

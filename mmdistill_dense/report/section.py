@@ -109,7 +109,7 @@ class Section:
             found = part()
         except Missing as reason:
             self.reasons.append(f'{where}{reason}')
-        except (KeyError, TypeError, ValueError, OSError, RuntimeError, AttributeError, ImportError) as error:
+        except (LookupError, TypeError, ValueError, OSError, RuntimeError, AttributeError, ImportError) as error:
             kind = '' if isinstance(error, (ValueError, FileNotFoundError)) else f'{type(error).__name__}: '
             self.reasons.append(f'{where}{kind}{text_of(error).strip()}')
         else:

@@ -123,6 +123,22 @@ def test_a_damaged_checkpoint_costs_only_its_own_pictures(suite, tmp_path):
     ]  # fmt: skip
 
 
+def test_a_teacher_that_may_have_other_classes_has_no_pictures(suite, tmp_path):
+    for name in ('control', 'kd'):
+        shutil.copytree(suite / 'runs' / name, tmp_path / 'runs' / name)
+    for config in tmp_path.glob('runs/*/*/*/vis_data/config.py'):
+        config.write_text(config.read_text() + "\nmodel['teacher']['allow_other_classes'] = True\n")
+    _, sections = make_report([tmp_path], tmp_path / 'page.html', pictures=1)
+    found = {section.name: section for section in sections}
+    assert any('model.teacher sets allow_other_classes' in reason for reason in found['predictions'].reasons)
+    assert [panel.caption.split(':')[0] for panel in found['predictions'].items[0].panels] == [
+        'input', 'control', 'kd', 'truth',
+    ]  # fmt: skip
+    assert found['disagreement'].reasons == [
+        'No map: predictions of a student or of the teacher are missing, see above.'
+    ]
+
+
 def test_names_are_escaped():
     evil = '</script><script>alert(1)</script>'
     comparison = Comparison((TrainedRun(Path('/nowhere'), evil),), ())

@@ -203,6 +203,13 @@ def test_boxes_stand_where_they_were_in_a_large_picture():
     assert found.alt == 'True boxes in x: 1 cat'
 
 
+def test_boxes_of_a_class_without_a_name_are_drawn():
+    truth = InstanceData(bboxes=torch.tensor([[8.0, 8.0, 40.0, 40.0]]), labels=torch.tensor([7]))
+    scene = Scene('x', np.zeros((64, 64, 3), np.uint8), {'data_samples': BaseDataElement(gt_instances=truth)})
+    found = truth_panel(Scenes((scene,), (), np.array([[255, 0, 0]])), scene)
+    assert found.alt == 'True boxes in x: 1 class 7'
+
+
 def test_runs_that_logged_no_time_have_no_table_of_costs(tmp_path):
     section = cost_section(Numbers(compare([run(tmp_path / 'x'), run(tmp_path / 'y', ALONE)])))
     assert not section.items and section.reasons[0] == 'No costs: the runs logged no time.'

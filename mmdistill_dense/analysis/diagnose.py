@@ -28,7 +28,7 @@ from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.commands import build_runner, common_parser, load_config
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.model.term_gradients import TASK, Places
-from mmdistill_dense.utils.atomic import without_nan
+from mmdistill_dense.utils.atomic import check_writable, without_nan, write_text
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.reproducible import without_workers
 from mmdistill_dense.weights.strict_load import read_checkpoint
@@ -45,13 +45,19 @@ def main_diagnose(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The command line without the program's name. Defaults to that of this process.
     """
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.json:
+        try:
+            check_writable(args.json, '--json')
+        except ValueError as error:
+            parser.error(str(error))
     console = Console()
     batches = diagnose(load_config(args), args.checkpoint, args.batches, args.iteration, args.stages)
     console.print(table_of(batches, args.taps))
     if args.json:
         found = without_nan([[asdict(term) for term in terms] for terms in batches])
-        args.json.write_text(json.dumps(found, indent=1, allow_nan=False))
+        write_text(args.json, json.dumps(found, indent=1, allow_nan=False))
 
 
 def diagnose(

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from mmdistill_dense.report.page import make_report
 
             path, sections = make_report(args.folders, args.out, args.control, args.pictures, args.metric)
-    except (FileNotFoundError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError) as error:
         parser.error(str(error))
     for section in sections:
         for reason in section.reasons:

@@ -18,7 +18,7 @@ from mmdistill_dense.report.numbers import Numbers
 from mmdistill_dense.report.predictions import Predictions
 from mmdistill_dense.report.section import Item, Section
 from mmdistill_dense.report.settings import cost_section, settings_section
-from mmdistill_dense.utils.atomic import write_text
+from mmdistill_dense.utils.atomic import check_writable, write_text
 from mmdistill_dense.utils.silence import errors_only
 from mmdistill_dense.utils.version import __version__
 
@@ -46,14 +46,14 @@ def make_report(
         The page and its sections, whose ``reasons`` name what is left out.
 
     Raises:
-        FileNotFoundError, ValueError: For a folder without a run, a negative ``pictures``, or an unknown metric.
+        FileNotFoundError, ValueError: For a folder without a run, a negative ``pictures``, an unknown metric, or a page
+            that cannot be written there.
         ImportError: Without plotly and Jinja2.
     """
     if pictures < 0:
         raise ValueError(f'pictures must be 0 or more, got {pictures}')
     path = Path(out)
-    if path.is_dir():
-        raise ValueError(f'out={str(out)!r} is a folder: give the file, e.g. {str(path / "report.html")!r}')
+    check_writable(path, 'out')
     graph_objects()
     comparison = compare(folders, control)
     with errors_only():  # networks log how they are built

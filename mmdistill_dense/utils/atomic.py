@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,29 @@ def write_whole(path: Path, content: bytes, alone: bool = False) -> None:
         raise type(error)(error.errno, f'{error.strerror}, nothing was written', str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, key: str) -> None:
+    """Refuse a file that :func:`write_whole` cannot write, before long work. Makes no folder.
+
+    Args:
+        path: The file.
+        key: How a reader gives it, for the error.
+
+    Raises:
+        ValueError: For a folder, or a place where no file can be made.
+    """
+    if path.is_dir():
+        raise ValueError(f'{key}={str(path)!r} is a folder: name a file in it')
+    place = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f'{key}={str(path)!r} cannot be written: {error.strerror} ({place}). Give a file in a folder that you may '
+            'write to.'
+        ) from error
 
 
 def save_whole(content: Any, path: Path) -> None:

@@ -237,6 +237,21 @@ def test_numbers_are_json_where_one_is_none(trained: tuple[Config, Path], tmp_pa
     assert term['value'] is None and term['pulls']['backbone']['cosine'] is None and term['share'] == 0.5
 
 
+def test_the_file_of_numbers_is_checked_before_the_measurement(
+    trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path, numbers = tmp_path / 'config.py', tmp_path / 'new' / 'numbers.json'
+    with toys.unformatted():
+        trained[0].dump(path)
+    with pytest.raises(SystemExit), mock.patch('mmdistill_dense.analysis.diagnose.diagnose') as measured:
+        main_diagnose([str(path), '--json', str(path / 'numbers.json')])
+    assert not measured.called
+    assert "numbers.json' cannot be written: Not a directory" in capsys.readouterr().err
+    with mock.patch('mmdistill_dense.analysis.diagnose.diagnose', return_value=[[Term('kd', 1.0, 0.5, {})]]):
+        main_diagnose([str(path), '--json', str(numbers)])
+    assert json.loads(numbers.read_text())[0][0]['name'] == 'kd'  # its folder was made
+
+
 def test_no_batch_is_refused(trained: tuple[Config, Path]) -> None:
     with pytest.raises(ValueError, match='--batches must be at least 1, got 0'):
         diagnose(trained[0], batches=0)

@@ -151,6 +151,16 @@ def test_names_are_escaped():
     assert text.count('alert(1)') > 5
 
 
+def test_the_place_of_the_page_is_checked_first(tmp_path):
+    """Before the networks run, and even before the runs are looked for."""
+    (tmp_path / 'file').touch()
+    with pytest.raises(ValueError, match='cannot be written: Not a directory'):
+        make_report([tmp_path / 'nowhere'], tmp_path / 'file' / 'page.html')
+    with pytest.raises(FileNotFoundError, match='no such work dir'):
+        make_report([tmp_path / 'nowhere'], tmp_path / 'new' / 'page.html')
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
+
+
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
@@ -159,13 +169,17 @@ def test_names_are_escaped():
         (['{kd}', '--pictures', '-1'], 'pictures must be 0 or more, got -1'),
         (['{kd}', '--metric', 'mIuO'], "metric='mIuO' was not logged by any run"),
         (['{kd}', '--out', '.'], 'is a folder'),
+        (['{kd}', '--out', '{log}/page.html'], "log.txt/page.html' cannot be written: Not a directory"),
+        (['{kd}', '--out', '/proc/nowhere/page.html'], "out='/proc/nowhere/page.html' cannot be written"),
     ],
 )
 def test_a_mistake_is_told_and_nothing_is_written(suite, tmp_path, monkeypatch, capsys, arguments, said):
     monkeypatch.chdir(tmp_path)
     kd = suite / 'runs' / 'kd'
+    log = tmp_path.with_name('log.txt')
+    log.touch()
     with pytest.raises(SystemExit) as stopped:
-        main([argument.format(kd=kd) for argument in arguments])
+        main([argument.format(kd=kd, log=log) for argument in arguments])
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

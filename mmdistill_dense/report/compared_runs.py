@@ -116,7 +116,7 @@ def _refuse_two_of_a_seed(controls: Sequence[TrainedRun]) -> None:
         other = known.setdefault((run.suite, run.seed), run)
         if other is not run:
             raise ValueError(
-                f'{str(other.folder)!r} and {str(run.folder)!r} both have no teacher and seed {run.seed}: name the one '
+                f'{str(other.folder)!r} and {str(run.folder)!r} are both controls of seed {run.seed}: name the one '
                 'to compare with by --control.'
             )
 

@@ -10,7 +10,7 @@ import pytest
 from mmdistill_dense.report.answer import Answer
 from mmdistill_dense.report.compared_runs import compare
 from mmdistill_dense.report.numbers import Numbers
-from tests.report.test_runs import ALONE, DISTILLED, logged, run
+from tests.report.test_runs import ALONE, DISTILLED, logged, run, suite
 
 ITERATIONS = "\ntrain_cfg = dict(type='IterBasedTrainLoop', max_iters={})"
 EPOCHS = '\ntrain_cfg = dict(by_epoch=True, max_epochs={})'
@@ -142,3 +142,49 @@ def test_a_diverged_run_is_not_the_best(tmp_path):
     alone = logged(run(tmp_path / 'alone', ALONE), 60.0)
     assert answer(*folders, alone).sentences()[0].startswith('Perhaps. Best of 2 methods: good scores 66.00')
     assert answer(folders[0], alone).sentences()[0].startswith('No sign of it. bad scores nan')
+
+
+@pytest.mark.parametrize(
+    ('gains', 'said'),
+    [
+        (
+            (4.0, 4.1, 3.9),
+            'Yes. kd scores 44.00, the student alone 40.00: +4.00, 40% of the way to the teacher (50.00). ',
+        ),
+        ((4.0, -3.0, 1.0), 'Perhaps. kd scores 40.67'),
+        (
+            (12.0, 12.1, 11.9),
+            'Yes. kd scores 52.00, the student alone 40.00: +12.00, no less than the teacher (50.00). ',
+        ),
+        ((-4.0, -4.1, -3.9), 'No. kd scores 36.00, the student alone 40.00: -4.00. '),
+        ((-4.0, 3.0, -1.0), 'No sign of it. kd scores 39.33'),
+    ],
+)
+def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, said):
+    folders = {tmp_path / f'runs/kd/seed{seed}': 40 + gain for seed, gain in zip((0, 2, 10), gains, strict=True)}
+    folders |= {tmp_path / f'runs/control/seed{seed}': 40.0 for seed in (0, 2, 10)}
+    folders[run(tmp_path / 'teacher')] = 50.0
+    suite(tmp_path)
+    for folder, score in folders.items():
+        (folder / 'result.json').write_text(json.dumps(dict(score=score)), encoding='utf-8')
+    answer, cost = Answer(Numbers(compare([tmp_path]))).sentences()
+    assert answer.startswith(said)
+    assert ('may be chance' in answer) == (said[:3] in ('Per', 'No '))
+    assert cost == 'In use it costs nothing more: the checkpoint is the plain student.'
+
+
+@pytest.mark.parametrize(
+    ('teacher', 'alone', 'found'),
+    [(44.0, 40.0, None), (43.96, 40.0, 'only 4.0 points better'), (40.0, 40.0, 'no better'), (0.41, 0.4, 'only 1.0')],
+)
+def test_a_teacher_that_is_hardly_better_is_named(tmp_path, teacher, alone, found):
+    suite(tmp_path)
+    run(tmp_path / 'teacher')
+    for folder, score in {'teacher': teacher, 'runs/kd/seed0': alone, 'runs/control/seed0': alone}.items():
+        (tmp_path / folder / 'result.json').write_text(json.dumps(dict(score=score)), encoding='utf-8')
+    _, *advice, _ = Answer(Numbers(compare([tmp_path]))).sentences()
+    assert [found in one for one in advice] == [True] if found else not advice
+
+
+def test_without_a_control_there_is_no_answer(tmp_path):
+    assert Answer(Numbers(compare([run(tmp_path / 'x')]))).sentences() == []

@@ -17,7 +17,8 @@ from mmdistill_dense.export.description import describe
 from mmdistill_dense.export.formats import AXES, FORMATS, WRITERS, format_of, require
 from mmdistill_dense.export.graphs import Graph, graph_of
 from mmdistill_dense.export.load_graph import open_graph
-from mmdistill_dense.utils.atomic import save_whole, write_whole
+from mmdistill_dense.export.without_package import head_of, test_command, without_package
+from mmdistill_dense.utils.atomic import save_whole, write_text, write_whole
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
 from mmdistill_dense.weights.strict_load import load_strictly, plain_config, read_checkpoint, state_dict_of
 
@@ -41,6 +42,8 @@ class Exported:
 def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> tuple[Path, Path]:
     """Write a distilled student as an ordinary network: its weights, and the flattened plain config for them.
 
+    The config runs without this package, see :func:`without_package`; its head says what had to be left out for that.
+
     Args:
         config: The config the student was trained with (one with a ``DistillModel``, or any plain config).
         checkpoint: A checkpoint of that run.
@@ -57,7 +60,7 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
     if weights.suffix not in ('.pth', '.safetensors'):
         raise ValueError(f'out={str(out)!r} must end in .pth or .safetensors; the config is written beside it (.py).')
     path = weights.with_suffix('.py')
-    text = path.read_text(encoding='utf-8') if path.is_file() else ''
+    text = _code(path) if path.is_file() else ''
     if '_base_' in text or 'DistillModel' in text:
         raise FileExistsError(
             f'out={str(out)!r}: the config is written beside it, and {path} is a config of yours. Choose another name.'
@@ -67,8 +70,16 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         save_whole({'meta': meta, 'state_dict': state}, weights)
     else:
         _write_safetensors(state, meta, weights)
-    plain.dump(path)
+    bare, dropped, needed = without_package(plain, meta)
+    head = head_of(weights, dropped, needed, test_command(config, checkpoint))
+    write_text(path, f'{head}{bare.pretty_text}')
     return weights, path
+
+
+def _code(path: Path) -> str:
+    """Return a config without its lines of comment, which name files of the user."""
+    lines = path.read_text(encoding='utf-8').splitlines()
+    return '\n'.join(line for line in lines if not line.startswith('#'))
 
 
 def _write_safetensors(state: Mapping[str, Tensor], meta: Mapping[str, Any], path: Path) -> None:

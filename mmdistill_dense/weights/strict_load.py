@@ -186,7 +186,7 @@ def plain_config(config: Config) -> Config:
         flat.pop('model_wrapper_cfg')
     imports = flat.get('custom_imports', {}).get('imports', [])
     imports = [
-        name for name in ([imports] if isinstance(imports, str) else imports) if not name.startswith('mmdistill_dense.')
+        name for name in ([imports] if isinstance(imports, str) else imports) if name.split('.')[0] != 'mmdistill_dense'
     ]
     if imports:
         flat.custom_imports.imports = imports

@@ -1,0 +1,178 @@
+"""Make a plain config run where this package is not installed, and say what had to be left out for that."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+PACKAGE = 'mmdistill_dense.'
+# Classes that only check the files of the class they derive from: the same data without them.
+_SAME = {
+    'CocoDataset': 'mmdet.CocoDataset',
+    'CityscapesDataset': 'mmseg.CityscapesDataset',
+    'PascalVOCDataset': 'mmseg.PascalVOCDataset',
+    'ADE20KDataset': 'mmseg.ADE20KDataset',
+    'COCOStuffDataset': 'mmseg.COCOStuffDataset',
+    'SegFolderDataset': 'mmseg.BaseSegDataset',
+}
+_PAINTERS = ('LoadShapes', 'LoadShapesDet')  # paint a picture where others read one
+# The runner takes all keys of a row or none of them.
+_TRAIN = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
+_VAL = ('val_dataloader', 'val_cfg', 'val_evaluator')
+_TEST = ('test_cfg', 'test_evaluator')  # and test_dataloader, which inference reads
+_INFERENCE = ('model', 'test_pipeline', 'test_dataloader')
+_EMPTY = {'mmseg': 'mmseg.BaseSegDataset', 'mmdet': 'mmdet.CocoDataset'}
+
+
+def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, dict[str, list[str]], list[str]]:
+    """Return a plain config that names nothing of this package, as far as that is possible.
+
+    A data set that only adds checks becomes the one of mmseg or mmdet. What has no plain equal is left out: hooks,
+    training, validation or test. ``test_dataloader`` stays even then, since mmdet's and mmseg's inference read pipeline
+    and classes from it; its data set has no files.
+
+    Args:
+        config: The plain config of a student; it is not changed.
+        meta: The ``meta`` of the checkpoint; its ``dataset_meta`` has the classes.
+
+    Returns:
+        The config; the keys that were left out, with the classes they needed; what still needs the package.
+    """
+    flat = ConfigDict(config.to_dict())
+    _replace_data_sets(flat)
+    dropped = _drop_hooks(flat) | _drop_loop(flat, _TRAIN) | _drop_loop(flat, _VAL) | _drop_test(flat, meta)
+    for key in ('test_pipeline', 'tta_pipeline', 'test_dataloader'):
+        _read_files(flat.get(key))
+    for key in [key for key in flat if key not in _INFERENCE and _names(flat[key])]:
+        dropped |= _drop(flat, [key], _names(flat[key]))
+    return Config(flat), dropped, [f'{place} ({name})' for place, name in _places(flat)]
+
+
+def head_of(weights: Path, dropped: Mapping[str, Sequence[str]], needed: Sequence[str], command: str) -> str:
+    """Return the comment at the head of a written config."""
+    lines = [f'The network of {weights.name}, written by mmdistill_dense.']
+    if needed:
+        lines.append(f'It runs only where mmdistill_dense is installed, because of {", ".join(needed)}.')
+    else:
+        lines.append('It runs without mmdistill_dense.')
+    if dropped:
+        reasons = dict.fromkeys(', '.join(classes) for classes in dropped.values())
+        lines.append('Left out, since mmdistill_dense is needed for it:')
+        for reason in reasons:
+            keys = [key for key, classes in dropped.items() if ', '.join(classes) == reason]
+            lines.append(f'  {", ".join(keys)} ({reason})')
+    if 'test_evaluator' in dropped:
+        lines += [
+            'Inference works. test_dataloader has only pipeline and classes, for it.',
+            f'To test on the same data, with mmdistill_dense: {command}',
+        ]
+    return ''.join(f'# {line}\n' for line in lines)
+
+
+def test_command(config: Config, checkpoint: str | Path) -> str:
+    """Return the command that tests a checkpoint with its own config."""
+    package = str(config.get('default_scope', 'mmseg'))
+    return shlex.join(['mim', 'test', package, str(config.filename or 'CONFIG'), '--checkpoint', str(checkpoint)])
+
+
+def _short(kind: Any) -> str | None:
+    """Return the name of a class of this package, given in a config by its name or itself; ``None`` for others."""
+    name = kind if isinstance(kind, str) else f'{getattr(kind, "__module__", "")}.{getattr(kind, "__qualname__", "")}'
+    return name.rsplit('.', 1)[-1] if name.startswith(PACKAGE) else None
+
+
+def _places(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
+    """Yield the place and the name of each class of this package below a value of a config."""
+    if isinstance(value, Mapping):
+        name = _short(value.get('type'))
+        if name is not None:
+            yield place, f'{name} with label_values' if value.get('label_values') else name
+        for key, member in value.items():
+            yield from _places(member, f'{place}.{key}' if place else str(key))
+    elif isinstance(value, (list, tuple)):
+        for number, member in enumerate(value):
+            yield from _places(member, f'{place}[{number}]')
+
+
+def _names(value: Any) -> list[str]:
+    return list(dict.fromkeys(name for _, name in _places(value)))
+
+
+def _replace_data_sets(value: Any) -> None:
+    if isinstance(value, dict):
+        name = _short(value.get('type'))
+        if name in _SAME and not value.get('label_values'):
+            value['type'] = _SAME[name]
+            value.pop('label_values', None)
+        for member in value.values():
+            _replace_data_sets(member)
+    elif isinstance(value, (list, tuple)):
+        for member in value:
+            _replace_data_sets(member)
+
+
+def _drop_hooks(flat: ConfigDict) -> dict[str, list[str]]:
+    dropped: dict[str, list[str]] = {}
+    for key, hook in list((flat.get('default_hooks') or {}).items()):
+        if names := _names(hook):
+            flat.default_hooks.pop(key)
+            dropped[f'default_hooks.{key}'] = names
+    hooks = flat.get('custom_hooks') or []
+    if names := _names(hooks):
+        flat.custom_hooks = [hook for hook in hooks if not _names(hook)]
+        dropped['custom_hooks'] = names
+    return dropped
+
+
+def _drop_loop(flat: ConfigDict, keys: Sequence[str]) -> dict[str, list[str]]:
+    names = _names([flat.get(key) for key in keys])
+    return _drop(flat, keys, names) if names else {}
+
+
+def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Leave out the test that needs the package, but keep in ``test_dataloader`` what inference reads."""
+    own, kind = flat.get('test_dataloader') or {}, _EMPTY.get(str(flat.get('default_scope')))
+    names = _names([own, *(flat.get(key) for key in _TEST)])
+    if not names:
+        return {}
+    if kind is None or not own:
+        return _drop(flat, ('test_dataloader', *_TEST), names)
+    dropped, dataset = _drop(flat, _TEST, names), own.get('dataset') or {}
+    while 'pipeline' not in dataset and ('dataset' in dataset or dataset.get('datasets')):
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    known = meta.get('dataset_meta') or {}
+    metainfo = {key: known[key] for key in ('classes', 'palette') if known.get(key) is not None}
+    flat.test_dataloader = {
+        **{key: value for key, value in own.items() if not _names(value)},
+        'dataset': {
+            'type': kind,
+            'metainfo': dataset.get('metainfo') or metainfo,
+            'pipeline': dataset.get('pipeline') or flat.get('test_pipeline') or [],
+            'lazy_init': True,
+        },
+    }
+    return dropped
+
+
+def _drop(flat: ConfigDict, keys: Sequence[str], names: list[str]) -> dict[str, list[str]]:
+    found = [key for key in keys if flat.get(key) is not None]
+    for key in keys:
+        flat.pop(key, None)
+    return dict.fromkeys(found, names)
+
+
+def _read_files(value: Any) -> None:
+    """Let a pipeline that paints pictures read files, as inference needs it."""
+    if isinstance(value, dict):
+        if _short(value.get('type')) in _PAINTERS:
+            value.clear()
+            value['type'] = 'LoadImageFromFile'
+        for member in value.values():
+            _read_files(member)
+    elif isinstance(value, (list, tuple)):
+        for member in value:
+            _read_files(member)

@@ -1,0 +1,47 @@
+"""Use exported students as in an environment without this package; started by its path, with the folder of the files.
+
+The tests' environment has the package, so its import is refused here.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+class Missing:
+    """An import of the package fails, as where it is not installed."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] == 'mmdistill_dense':
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+
+def use(config: str, weights: str) -> dict:
+    """Predict a picture by the plain functions and the inferencer, then test, if the config has a test."""
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+    from numpy import uint8, zeros
+
+    image, options = zeros((48, 64, 3), uint8), dict(device='cpu')
+    loaded = Config.fromfile(config)
+    if loaded.default_scope == 'mmdet':
+        from mmdet.apis import DetInferencer, inference_detector, init_detector
+
+        network = init_detector(config, weights, **options)
+        found = hasattr(inference_detector(network, image), 'pred_instances')
+        DetInferencer(config, weights, show_progress=False, **options)(image)
+    else:
+        from mmseg.apis import MMSegInferencer, inference_model, init_model
+
+        network = init_model(config, weights, **options)
+        found = list(inference_model(network, image).pred_sem_seg.data.shape) == [1, 48, 64]
+        MMSegInferencer(config, weights, **options)(image)
+    loaded.load_from, loaded.work_dir = weights, f'{weights}.out'
+    tested = Runner.from_cfg(loaded).test() if 'test_cfg' in loaded else None
+    return dict(found=found, classes=list(network.dataset_meta['classes']), tested=tested and sorted(tested))
+
+
+if __name__ == '__main__':
+    sys.meta_path.insert(0, Missing())
+    told = {path.stem: use(str(path), str(path.with_suffix('.pth'))) for path in sorted(Path(sys.argv[1]).glob('*.py'))}
+    Path(sys.argv[1], 'told.json').write_text(json.dumps(told))

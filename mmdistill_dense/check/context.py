@@ -64,8 +64,33 @@ class TeacherFacts:
 
 
 @dataclass
+class InitialWeights:
+    """A file that a part of the student starts from.
+
+    Attributes:
+        part: Its name; empty for the whole student.
+        file: The file, or the address or name that stands for it.
+        fitting: How many tensors of the part it has; ``None`` if it is no local file.
+        total: How many the part has.
+    """
+
+    part: str
+    file: str
+    fitting: int | None = None
+    total: int | None = None
+
+    def told(self, between: str) -> str:
+        """Return part and file, and the numbers of tensors after ``between``."""
+        counts = '' if self.total is None else f'{between}{self.fitting} of {self.total} tensors'
+        return f'{self.part or "all"} from {self.file}{counts}'
+
+
+@dataclass
 class StudentFacts:
-    """The student: parameters in all and ``trained``, those of the backbone, and those that distillers add."""
+    """The student: parameters in all and ``trained``, those of the backbone, and those that distillers add.
+
+    ``starts`` are the files that it starts from; without any its weights are drawn.
+    """
 
     network: str
     parameters: int
@@ -73,6 +98,7 @@ class StudentFacts:
     backbone: int
     backbone_trained: int
     distillers: int
+    starts: list[InitialWeights] = field(default_factory=list)
 
 
 @dataclass

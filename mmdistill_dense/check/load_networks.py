@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdistill_dense.analysis.training_step import build_student, draw_tokens, load_teacher, run_length
-from mmdistill_dense.check.context import StudentFacts, Subject, TeacherFacts
+from mmdistill_dense.check.context import InitialWeights, StudentFacts, Subject, TeacherFacts
 from mmdistill_dense.check.data import generate, shapes_of, test_pictures
 from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option
@@ -21,7 +22,7 @@ from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.maskd.prepare_tokens import Places
 from mmdistill_dense.distillers.maskd.token_files import Values
 from mmdistill_dense.guards.class_counts import num_classes
-from mmdistill_dense.guards.config import check_pretrained
+from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
 from mmdistill_dense.model.balanced_step import choose_ratios
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -111,12 +112,28 @@ def _load_weights(subject: Subject) -> None:
     key = 'model.student' if is_distill_model(subject.config.model) else 'model'
     with nullcontext() if hasattr(model, 'distillation') else naming_weights(model, key):
         model.init_weights()
-    if start is not None:
+    if start is None:
+        _starts(subject).extend(_initial_weights(model))
+    else:
         path = local_file(str(start), None, 'load_from')
         own, state = model.state_dict(), state_dict_of(read_checkpoint(path), path)
         fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
         model.load_state_dict(fitting, strict=False)
         subject.started = (len(fitting), len(own))
+        _starts(subject).append(InitialWeights('', str(start), *subject.started))
+
+
+def _starts(subject: Subject) -> list[InitialWeights]:
+    assert subject.student is not None, 'the model is built'
+    return subject.student.starts
+
+
+def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:
+    """Yield the files that parts of the student start from."""
+    for name, module, path, prefix in pretrained_parts(model):
+        if not name.startswith('distillers.'):
+            counts = count_fitting(module, path, prefix) if Path(path).is_file() else ()
+            yield InitialWeights(name, path, *counts)
 
 
 def _take_tokens(subject: Subject, distiller: MasKD) -> bool:

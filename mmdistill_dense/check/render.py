@@ -80,7 +80,9 @@ def _networks(subject: Subject) -> Table | None:
         return None
     table = _table('network', 'class', '>parameters', '>trained', 'weights', 'metric')
     student = subject.student
-    source = 'random' if not subject.options.weights else str(subject.config.get('load_from') or 'initialised')
+    source = '\n'.join(one.told('\n') for one in student.starts) or (
+        'initialised' if subject.options.weights else 'random'
+    )
     table.add_row('student', student.network, f'{student.parameters:,}', f'{student.trained:,}', source, '')
     table.add_row('  backbone', '', f'{student.backbone:,}', f'{student.backbone_trained:,}', '', '')
     if subject.distillers:

@@ -110,11 +110,23 @@ def check_pretrained(model: nn.Module) -> None:
     Raises:
         ValueError: For a file that holds less than half of the module's tensors; with names of both.
     """
+    for name, module, path, prefix in pretrained_parts(model):
+        _check_pretrained(name or 'model', module, path, prefix)
+
+
+def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, str | None]]:
+    """Yield name, module, file and prefix of each part of a model that a file initialises."""
     for name, module in model.named_modules():
         options = getattr(module, 'init_cfg', None)
         for option in options if isinstance(options, (list, tuple)) else [options]:
             if isinstance(option, Mapping) and 'Pretrained' in str(option.get('type')):
-                _check_pretrained(name or 'model', module, str(option.get('checkpoint')), option.get('prefix'))
+                yield name, module, str(option.get('checkpoint')), option.get('prefix')
+
+
+def count_fitting(module: nn.Module, path: str, prefix: str | None) -> tuple[int, int]:
+    """Return how many tensors of a module a file initialises, and how many the module has."""
+    own = _counted(module)
+    return _fitting(own, below(initial_state(module, path), prefix)), len(own)
 
 
 def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
@@ -151,7 +163,7 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
     except ValueError as error:
         raise ValueError(f'{name}.init_cfg.checkpoint: {error}') from error
     given = below(state, prefix)
-    own = {key: value for key, value in module.state_dict().items() if not key.endswith('num_batches_tracked')}
+    own = _counted(module)
     fits = _fitting(own, given)
     if 2 * fits >= len(own):
         return
@@ -162,6 +174,11 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
         f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}: '
         f'{reason}. Expected names like {some(own)}; it holds {some(given or state)}.'
     )
+
+
+def _counted(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a module without the counters of batches, which no result depends on."""
+    return {key: value for key, value in module.state_dict().items() if not key.endswith('num_batches_tracked')}
 
 
 def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:

@@ -102,6 +102,8 @@ def _said(name: str, report: Report) -> Iterator[str]:
         f'{one.key.removeprefix("model.")} {_millions(one.parameters)}' for one in subject.teachers if one.parameters
     ]
     yield f'check    {name}: {report.verdict}; {", ".join(facts)}'
+    for start in subject.student.starts if subject.student else ():
+        yield f'         student: {start.told(", ")}'
     for one in subject.teachers:
         if one.receipt and one.receipt['file']:
             tensors = f'{one.receipt["matched"]} of {one.receipt["total"]} tensors'

@@ -243,6 +243,27 @@ def test_a_run_without_the_hook(tmp_path: Path) -> None:
     assert found(report) == {'hook': 'error'} and report.stopped == 'reading the config'
 
 
+def test_the_files_that_the_student_starts_from(tmp_path: Path) -> None:
+    """A pre-trained backbone, of which a tensor is missing, and a whole network."""
+    state = toys.build_plain(toys.seg_net()).state_dict()
+    backbone = {name.removeprefix('backbone.'): one for name, one in state.items() if name.startswith('backbone.')}
+    backbone.pop('layer1.0.conv1.weight')
+    torch.save({'state_dict': backbone}, tmp_path / 'pre.pth')
+    torch.save({'state_dict': state}, tmp_path / 'whole.pth')
+    config = seg_config(tmp_path)
+    assert ' initialised' in printed(check_config(config, FAST))
+    config.model.student.backbone = dict(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'pre.pth')))
+    report = check_config(config, FAST)
+    (start,) = report.as_dict()['student']['starts']
+    assert (start['part'], start['file']) == ('backbone', str(tmp_path / 'pre.pth'))
+    assert start['fitting'] == start['total'] - 1 > 50
+    text = printed(report)
+    assert ' initialised' not in text and f'backbone from {tmp_path / "pre.pth"}' in text
+    assert f'{start["fitting"]} of {start["total"]} tensors' in text
+    config.load_from = str(tmp_path / 'whole.pth')
+    assert f'all from {tmp_path / "whole.pth"}' in printed(check_config(config, FAST))
+
+
 # The command
 
 

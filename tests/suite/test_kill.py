@@ -110,7 +110,7 @@ def test_killed_suite_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130
 
-    assert 'goes on after about' in finish(killed)
+    assert 'its last checkpoint' in finish(killed)
     expected, found = content(whole), content(killed)
     assert found.keys() == expected.keys() and len(found) == 1 + 2 + 3
     for folder, result in expected.items():

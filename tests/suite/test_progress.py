@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from mmdistill_dense.suite.execute import progress
@@ -52,19 +53,45 @@ def test_plain_lines_tell_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     tiny.write_result(first.folder, 41.234, minutes=2.0)
     second.folder.mkdir(parents=True)
     state = dict(phase='training', iteration=50, iterations=200, loss=1.5, seconds=60.0, began=10.0, first=0)
-    (second.folder / 'state.json').write_text(json.dumps(state))
     console = Console(width=200, force_terminal=False)
     with console.capture() as captured, progress.Board(console, [first, second, third], 1) as board:
         board.started(second)
+        (second.folder / 'state.json').write_text(json.dumps(state))
         board.ended(first, None)
         board.ended(third, 'ended with code 1\nmore')
         board.tick([second], [third])
     text = captured.get()
-    assert 'kd seed 1: goes on after about 50 iterations' in text
+    assert 'kd seed 1: starts' in text
     assert 'kd seed 0: 41.23 on test after 2 min 00 s' in text
     assert 'kd seed 2: FAILED (ended with code 1)' in text
     assert 'kd seed 1  50/200  loss 1.500  2 min 30 s left' in text
     assert '1 of 3 done, 1 waiting, 5 min 15 s left' in text
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done after it is done again, and is not told as done."""
+    monkeypatch.setattr(progress, 'PLAIN_EVERY', 0.0)
+    one = run('kd', 0, tmp_path)
+    one.folder.mkdir(parents=True)
+    for name in ('iter_25', 'iter_50'):
+        torch.save({}, one.folder / f'{name}.pth')
+    state = dict(phase='training', iteration=63, iterations=100, loss=1.5, seconds=60.0, began=10.0, first=0)
+    (one.folder / 'state.json').write_text(json.dumps(state))
+    console = Console(width=200, force_terminal=False)
+    with console.capture() as captured, progress.Board(console, [one], 1) as board:
+        board.started(one)
+        board.tick([one], [])
+        (one.folder / 'state.json').write_text(json.dumps({**state, 'iteration': 51, 'first': 50}))
+        board.tick([one], [])
+    text = captured.get()
+    assert 'kd seed 0: goes on after iteration 50, its last checkpoint' in text
+    assert '63' not in text and 'kd seed 0  starting' in text and 'kd seed 0  51/100' in text
+    for path in one.folder.glob('*.pth'):
+        path.unlink()
+    torch.save({}, one.folder / 'epoch_3.pth')
+    with console.capture() as captured:
+        board.started(one)
+    assert 'goes on after epoch 3,' in captured.get()
 
 
 def test_terminal_shows_a_line_for_each_running_job(tmp_path: Path) -> None:

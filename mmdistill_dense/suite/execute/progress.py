@@ -13,9 +13,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mmdistill_dense.engine.resume_file import latest_checkpoint
 from mmdistill_dense.suite.plan.runs import Run
 
 PLAIN_EVERY = 10.0  # seconds between two reports without a terminal
+UNITS = {'iter': 'iteration', 'epoch': 'epoch'}  # by the names of checkpoints
 
 
 class Board:
@@ -27,6 +29,7 @@ class Board:
         self.jobs = jobs
         self.said = time.monotonic()
         self.minutes: dict[Run, float] = {}
+        self.before: dict[Run, dict[str, Any]] = {}  # what an earlier process had told when a run was started
         self.live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         for run in self.runs:
             self._remember(run)
@@ -41,10 +44,13 @@ class Board:
             self.live.stop()
 
     def started(self, run: Run) -> None:
-        """Print that a run starts or goes on, unless on a terminal."""
+        """Print that a run starts or goes on, and from where, unless on a terminal."""
+        self.before[run] = run.state
         if not self.live:
-            at = run.state.get('iteration') or 0
-            self._print(f'{run.title}: ' + (f'goes on after about {at} iterations' if at else 'starts'))
+            found = latest_checkpoint(run.folder)
+            unit, _, number = found.stem.partition('_') if found else ('', '', '')
+            place = f'after {UNITS[unit]} {number}' if found else ''
+            self._print(f'{run.title}: ' + (f'goes on {place}, its last checkpoint' if found else 'starts'))
 
     def ended(self, run: Run, failure: str | None) -> None:
         """Print the score or the failure."""
@@ -62,7 +68,7 @@ class Board:
         if self.live is None and time.monotonic() - self.said < PLAIN_EVERY:
             return
         self.said = time.monotonic()
-        states = {run: run.state for run in running}
+        states = {run: self._state(run) for run in running}
         left = time_left(self.minutes, states, waiting, self.jobs)
         total = f'{len(self.minutes)} of {len(self.runs)} done, {len(waiting)} waiting, {clock(left)} left'
         if self.live:
@@ -71,6 +77,11 @@ class Board:
         for run, state in states.items():
             self._print('  '.join(_cells(run, state)))
         self._print(total)
+
+    def _state(self, run: Run) -> dict[str, Any]:
+        """Return what the started process has told; what an interrupted one left is not done any more."""
+        state = run.state
+        return {} if state and state == self.before.get(run) else state
 
     def _remember(self, run: Run) -> None:
         result = run.result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -114,10 +115,22 @@ def _new(args: argparse.Namespace) -> int:
             print(f'\n# ---- {folder / name}\n{text}', end='')
         return 0
     new.write(files, folder)
-    lines = {name: text.count('\n') for name, text in files.items()}
-    print(f'written  {folder}: {", ".join(f"{name} ({count} lines)" for name, count in lines.items())}')
+    told = ', '.join(f'{name} ({_content(name, text)})' for name, text in files.items())
+    print(f'written  {folder}: {told}')
     print(f'next     python -m mmdistill_dense run {folder}')
     return 0
+
+
+def _content(name: str, text: str) -> str:
+    """Return how much a written file holds."""
+    if name.endswith('.json'):
+        listed = json.loads(text)
+        return f'{_plural(len(listed["images"]), "picture")}, {_plural(len(listed["annotations"]), "box", "es")}'
+    return _plural(text.count('\n'), 'picture' if name.endswith('.txt') else 'line')
+
+
+def _plural(count: int, name: str, ending: str = 's') -> str:
+    return f'{count} {name}{"" if count == 1 else ending}'
 
 
 def main_run(argv: Sequence[str] | None = None) -> int:

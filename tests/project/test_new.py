@@ -251,3 +251,14 @@ def test_mistakes_name_the_option(words: tuple[str, ...], message: str, capsys: 
     call(FASTSCNN, SEGFORMER, *words, code=2)
     assert message in capsys.readouterr().err
     assert not Path('project').exists()
+
+
+def test_a_written_file_of_labels_is_told_by_its_pictures_and_boxes(capsys: pytest.CaptureFixture) -> None:
+    """Its text is one long line."""
+    box_folder(Path('mine'))
+    Path('mine/annotations/instances_val.json').unlink()
+    Path('mine/annotations/instances_train.json').rename('mine/labels.json')
+    Path('mine/train').rename('mine/images')
+    call(RETINANET, RETINANET, '--method', 'kd')
+    out = capsys.readouterr().out
+    assert 'train.json (3 pictures, 12 boxes), val.json (1 picture, 4 boxes)' in out and 'data.py (' in out

@@ -112,7 +112,7 @@ def _said(name: str, report: Report) -> Iterator[str]:
         yield f'         {row.distiller} compares {row.student_tap} with {row.teacher_tap}'
     for finding in report.findings:
         if finding.level != NOTE:
-            yield f'         {finding.level}: {finding.message}'
+            yield f'         {finding.level}: {finding.message} {finding.advice}'.rstrip()
 
 
 def _millions(count: int) -> str:

@@ -26,7 +26,7 @@ _PICTURES = {
     'LVISV1Dataset': 100170,
 }
 _WARM_SHARE = 10  # a warm-up is at most a tenth of the training
-_WARM_UPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')  # where they come before another one
+_WARM_UPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')  # where they come first, below the usual rate
 _TIMES = ('begin', 'end')
 _KEPT_HOOKS = ('EMAHook',)
 _KEPT_KEYS = ('optimizer', 'clip_grad', 'paramwise_cfg', 'constructor')
@@ -156,10 +156,17 @@ def _schedulers(config: Config, whole: int, epoch: int, steps: int, factor: floa
     return [one for one in each if one.get('begin', 0) < one.get('end', math.inf)]
 
 
+def _warms(one: Mapping[str, Any]) -> bool:
+    """Tell whether a scheduler is a warm-up: it is the first, and the rate is the usual one only at its end."""
+    if one.get('begin') or not str(one.get('type')).endswith(_WARM_UPS):
+        return False
+    starts = one.get('factor', one.get('start_factor', 1 / 3))  # 1/3 is mmengine's default for both
+    return starts < one.get('end_factor', 1.0)
+
+
 def _moved(each: list[dict[str, Any]], whole: int, steps: int) -> Callable[[float], int]:
     """Return the function from a step of the config to one here: the warm-up stays as long, if it may."""
-    warming = [one for one in each if str(one.get('type')).endswith(_WARM_UPS)] if len(each) > 1 else []
-    warm = max((one.get('end', 0) for one in warming if not one.get('begin')), default=0)
+    warm = max((one.get('end') or 0 for one in each if _warms(one)), default=0)
     short = min(warm, steps // _WARM_SHARE)
 
     def moved(value: float) -> int:

@@ -12,6 +12,9 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.__main__ import COMMANDS, main
+from mmdistill_dense.check.context import Options, Subject
+from mmdistill_dense.check.findings import NOTE, WARNING, Finding
+from mmdistill_dense.check.run import Report
 from mmdistill_dense.project import steps
 from mmdistill_dense.project.cli import main_new, main_run
 from mmdistill_dense.suite.definition.definition import load
@@ -93,6 +96,13 @@ def test_a_moved_project_keeps_its_results_and_another_list_of_pictures_does_not
     names = (moved / 'train.txt').read_text().split()
     (moved / 'train.txt').write_text('\n'.join([*names[1:], '']))
     assert not set(hashes(moved)) & set(before)
+
+
+def test_a_warning_comes_with_its_advice() -> None:
+    """As in the tables of `check`."""
+    found = [Finding(WARNING, 'batch', 'It is large.', 'Make it smaller.'), Finding(NOTE, 'pull', 'Not told.')]
+    lines = '\n'.join(steps._said('kd.py', Report(Subject(Config(), Options()), found)))
+    assert 'warning: It is large. Make it smaller.' in lines and 'Not told' not in lines
 
 
 def test_a_page_is_old_when_a_result_is_newer(tmp_path: Path) -> None:

@@ -26,6 +26,23 @@ def test_warm_up_and_decay_keep_their_order_in_a_short_run() -> None:
     assert found.optim_wrapper['paramwise_cfg']['custom_keys']['head'] == {'lr_mult': 10.0}
 
 
+def warming(*schedulers: dict, steps: int = 20) -> list[dict]:
+    """The schedulers of 1000 steps, in a run of ``steps``."""
+    optimizer = dict(optimizer=dict(type='SGD', lr=0.01))
+    config = Config(dict(optim_wrapper=optimizer, train_cfg=dict(max_iters=1000), param_scheduler=list(schedulers)))
+    return scaled_schedule(config, 'own.py', 100, 2, steps).param_scheduler
+
+
+def test_a_warm_up_alone_stays_short_and_a_decay_alone_stays_whole() -> None:
+    """A distiller with `balance` measures in the first quarter of the run, which a warm-up must not fill."""
+    rising = dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500)
+    assert [one['end'] for one in warming(rising)] == [2]
+    assert [one['end'] for one in warming({**rising, 'end': 1000}, steps=1000)] == [100]
+    falling = dict(type='LinearLR', start_factor=1.0, end_factor=0.01, by_epoch=False, begin=0, end=1000)
+    assert [one['end'] for one in warming(falling)] == [20]
+    assert [one['end'] for one in warming(falling, rising)] == [20, 2]
+
+
 def test_the_rate_of_adamw_follows_the_root_of_the_batch_and_that_of_sgd_the_batch() -> None:
     assert scaled(SEGFORMER, 200, 4).optim_wrapper['optimizer']['lr'] == pytest.approx(6e-5 / 2)
     assert scaled(RETINANET, 200, 4).optim_wrapper['optimizer']['lr'] == pytest.approx(0.01 / 4)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 
 from mmdistill_dense.config.pretrained import without_pretrained
+from mmdistill_dense.config.read_file import read_file
 
 # The keys of a DistillModel config; all others are the student's.
 DISTILL_KEYS = ('type', 'student', 'teacher', 'distillers', 'inherit', 'unlabelled')
@@ -25,12 +26,16 @@ _PACKAGES = ('mmseg', 'mmdet', 'mmdistill_dense')
 
 @dataclass
 class ModelConfig:
-    """A resolved network: its model dict, the scope it is built in, the config it came from, and its config key."""
+    """A resolved network: its model dict, the scope it is built in, the config it came from, and its config key.
+
+    ``beside`` are the keys of the user's config that stand beside this network, and were merged over it.
+    """
 
     model: ConfigDict
     scope: str | None
     source: str | None
     key: str = 'model'
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
 
 def package_root(package: str) -> Path:
@@ -157,7 +162,7 @@ def _load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
             f'beside checkpoint: {key}=dict(type=…, checkpoint=…).'
         )
     path = find_config(option['cfg'], f'{key}.cfg')
-    config = Config.fromfile(path)
+    config = read_file(path)
     if 'model' not in config:
         raise KeyError(f'{key}.cfg={option["cfg"]!r} has no key model.')
     model = config.model

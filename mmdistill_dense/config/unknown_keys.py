@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 # What the runner, its scripts and our tools read of a config besides the arguments of Runner.
@@ -24,8 +25,13 @@ _VARIANT = re.compile(r'_?\d+$')  # such as test_dataloader2, beside the one tha
 
 def hint(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     """Return `` Did you mean …?`` if a known name is similar, else an empty string."""
-    close = difflib.get_close_matches(name, sorted(set(known) - {name}), 1, cutoff)
-    return f' Did you mean {close[0]!r}?' if close else ''
+    close = nearest(name, known, cutoff)
+    return f' Did you mean {close!r}?' if close else ''
+
+
+def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
+    """Return the most similar other name, ``None`` if none is similar."""
+    return next(iter(difflib.get_close_matches(name, sorted(set(known) - {name}), 1, cutoff)), None)
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
@@ -84,7 +90,13 @@ def options_of(kind: type) -> list[str] | None:
     return None
 
 
-def explained(error: TypeError, config: Mapping[str, Any], key: str, more: Collection[str] = ()) -> str:
+def explained(
+    error: TypeError,
+    config: Mapping[str, Any],
+    key: str,
+    more: Collection[str] = (),
+    beside: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
     """Return the text of a constructor's error; for an unexpected keyword, add its key and a similar name.
 
     Args:
@@ -92,20 +104,30 @@ def explained(error: TypeError, config: Mapping[str, Any], key: str, more: Colle
         config: The config of the network.
         key: Its config key.
         more: Known names that are not in ``config``.
+        beside: Keys that stand beside the network in the user's config and were merged over it.
     """
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if not found:
         return f'{key}: {error}'
     name = found[1]
     holders = dict(_holders(config, name))
-    place = f' It is the key {" or ".join(f"{key}.{one}" for one in holders)}.' if holders else ''
-    beside = {key for holder in holders.values() for key in holder}
+    place = f' It is the key {" or ".join(_written(key, holders, name, beside))}' if holders else ''
+    own = {key for holder in holders.values() for key in holder}
     # A key beside it is set already: it was meant only if the name is a typing error.
-    meant = hint(name, beside, _NEAR) or hint(name, {*_keys(config), *more} - beside)
-    return f'{key}: {error}.{meant}{place}'
+    close = nearest(name, own, _NEAR) or nearest(name, {*_keys(config), *more} - own)
+    meant = f' Did you mean {close!r}?' if close else ''
+    if name in beside and close in more:
+        place += f'; write {_outer(key)}.{close}'
+    return f'{key}: {error}.{meant}{place}{"." if place else ""}'
 
 
-def explained_type(text: str, config: Mapping[str, Any], key: str, known: Collection[str]) -> str:
+def explained_type(
+    text: str,
+    config: Mapping[str, Any],
+    key: str,
+    known: Collection[str],
+    beside: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
     """Return the text of a registry's error; for an unknown class, its key and a similar name instead.
 
     Args:
@@ -113,11 +135,12 @@ def explained_type(text: str, config: Mapping[str, Any], key: str, known: Collec
         config: The config of the network.
         key: Its config key.
         known: The names of classes.
+        beside: As of :func:`explained`.
     """
     if found := re.match(r'(\S+) is not in the \S+ registry', text):
         name = found[1]
         places = [path for path, holder in _holders(config, 'type') if holder['type'] == name]
-        where = ' or '.join(f'{key}.{path}' for path in places) or key
+        where = ' or '.join(_written(key, places, 'type', beside)) or key
         return (
             f'{where}={name!r} is not a known class.{hint(name, known)} custom_imports names the modules that register '
             'classes of your own.'
@@ -125,6 +148,16 @@ def explained_type(text: str, config: Mapping[str, Any], key: str, known: Collec
     if 'must contain the key "type"' in text:
         return f'{key}: a part of the network has no type, so its class is not known: {text.splitlines()[0]}.'
     return f'{key}: {text}'
+
+
+def _written(key: str, paths: Iterable[str], name: str, beside: Mapping[str, Any]) -> list[str]:
+    """Return the keys as the user wrote them: some stand beside the network, such as ``model.decode_head``."""
+    outside = dict(_holders(beside, name))
+    return [f'{_outer(key) if path in outside else key}.{path}' for path in paths]
+
+
+def _outer(key: str) -> str:
+    return key.rpartition('.')[0] or key
 
 
 def _holders(config: Any, name: str, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:

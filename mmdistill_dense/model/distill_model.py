@@ -73,6 +73,7 @@ def DistillModel(
     entries = parse_inherit(inherit)
     pictures = UnlabelledOption.parse(unlabelled)
     config = load_model(merge(student, student_keys, 'model.student'), 'model.student')
+    config.beside = student_keys
     network = build_network(config)
     if pictures is not None and not options:
         print_log(f'{KEY} is ignored: without distillers, nothing is learnt from pictures without labels.', 'current')

@@ -39,10 +39,12 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
         raise OSError(f'{config.key}: {error} To build it without files, set {config.key}.pretrained=False.') from error
     except TypeError as error:
         known = (*DISTILL_KEYS, *TEACHER_OPTIONS)
-        raise TypeError(explained(error, model, config.key, known)) from error
+        raise TypeError(explained(error, model, config.key, known, config.beside)) from error
     except KeyError as error:
         with MODELS.switch_scope_and_registry(config.scope) as registry:
-            raise KeyError(explained_type(text_of(error), model, config.key, registry.module_dict)) from error
+            raise KeyError(
+                explained_type(text_of(error), model, config.key, registry.module_dict, config.beside)
+            ) from error
     _check_pictures(network, config)
     return network
 

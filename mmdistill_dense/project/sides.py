@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.check.findings import message_of
+from mmdistill_dense.config.read_file import broken_file
 from mmdistill_dense.config.resolve import find_config, load_model
 from mmdistill_dense.foundation.models import MODELS_BY_NAME
 from mmdistill_dense.project.adapt_network import joined_overrides, overrides, without_weights
@@ -92,7 +93,9 @@ def _read(path: Path, where: str) -> Config:
             'or choose another network.'
         ) from error
     except SyntaxError as error:
-        raise ValueError(f'{where}: line {error.lineno} of the config is no Python: {error.msg}.') from error
+        inside = broken_file(error)
+        file = 'the config' if inside is None or Path(inside).resolve() == path.resolve() else f'its base {inside}'
+        raise ValueError(f'{where}: line {error.lineno} of {file} is no Python: {error.msg}.') from error
     except Exception as error:  # a config may run any code
         raise ValueError(f'{where}: the config cannot be read: {message_of(error)}') from error
     if not isinstance((config.get('model') or {}).get('type', ''), str):

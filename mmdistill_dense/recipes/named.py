@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
 
+from mmdistill_dense.config.read_file import read_file
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.guards.config import check_top_level_distillers
 from mmdistill_dense.recipes.compose import (
@@ -95,7 +96,7 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
         ValueError: If an override would have no effect.
     """
     found = find(str(name))
-    config = found.config() if isinstance(found, Named) else Config.fromfile(found)
+    config = found.config() if isinstance(found, Named) else read_file(found)
     if options:
         written = deepcopy(config)
         _put_settings(config, options)

@@ -50,26 +50,37 @@ def pair(distiller: dict | None = None, **student_keys) -> dict:
         (
             dict(decode_head=dict(num_clases=7)),
             TypeError,
-            "'num_clases'. Did you mean 'num_classes'. It is the key model.student.decode_head.num_clases.",
+            "'num_clases'. Did you mean 'num_classes'. It is the key model.decode_head.num_clases.",
         ),
         (
             dict(backbone=dict(stem_chanels=8)),
             TypeError,
-            "Did you mean 'stem_channels'. .*t.backbone.stem_chanels",
+            "Did you mean 'stem_channels'. .*model.backbone.stem_chanels",
         ),
         (
             dict(backbone=dict(stem_width=8)),
             TypeError,
-            "keyword argument 'stem_width'. It is the key model.student.backbone.stem_w",
+            "keyword argument 'stem_width'. It is the key model.backbone.stem_w",
         ),
-        (dict(backbone=dict(type='ResNetV1d3')), KeyError, "student.backbone.type='ResNetV1d3' is not .* 'ResNetV1d'"),
+        (dict(backbone=dict(type='ResNetV1d3')), KeyError, "model.backbone.type='ResNetV1d3' is not .* 'ResNetV1d'"),
         (dict(techer=dict(checkpoint='a.pth')), TypeError, "'techer'. Did you mean 'teacher'"),
+        (
+            dict(unlabeled=dict(data_root='d')),
+            TypeError,
+            "'unlabeled'. Did you mean 'unlabelled'. It is the key model.unlabeled; write model.unlabelled.$",
+        ),
         (dict(distiler=dict(kd=dict(type='LogitKD'))), TypeError, "'distiler'. Did you mean 'distillers'"),
     ],
 )
 def test_a_misspelt_option_of_the_model_names_the_nearest(options: dict, error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         toys.build(pair(**options))
+
+
+def test_a_misspelt_option_inside_of_the_student_is_named_there() -> None:
+    student = toys.seg_net('fcn', decode_head=dict(num_clases=7))
+    with pytest.raises(TypeError, match='It is the key model.student.decode_head.num_clases.'):
+        toys.build(toys.model_config(student, toys.seg_teacher('fcn')))
 
 
 def test_a_misspelt_option_of_the_teacher_names_the_nearest() -> None:

@@ -115,6 +115,11 @@ def cut(path: str) -> None:
             marks=LONG,
         ),
         (
+            lambda: Path('a.py').write_text("_base_ = 'b.py'") and Path('b.py').write_text('x = 1\ny = (\n'),
+            ('--student', 'a.py'),
+            '--student a.py: line 2 of its base .* b.py is no Python',
+        ),
+        (
             lambda: Path('a.py').write_text('x = (\n'),
             ('--student', 'a.py'),
             '--student a.py: line 1 of the config is no',

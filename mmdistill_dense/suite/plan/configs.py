@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from mmdistill_dense.config.read_file import read_file
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.distillers.presets import put_all
 from mmdistill_dense.recipes import compose
@@ -33,7 +34,7 @@ def read(path: Path) -> Config:
 
 @cache
 def _read(path: Path, modified: int, places: tuple[str | None, ...]) -> Config:
-    return Config.fromfile(path)
+    return read_file(path)
 
 
 def control_config(definition: Definition) -> Config:

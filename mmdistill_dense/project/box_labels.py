@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from mmdistill_dense.project.label_files import FORMAT, check_entries, check_sizes, none_found, read_label_file
+from mmdistill_dense.project.listed_pictures import folder_of, listed_files, shared, unlisted
 from mmdistill_dense.project.picture_folders import SPLITS, files_below, picture_folders, split_of, two_parts
-from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.messages import close_or_all, some
-
-_LOOKED = 20  # pictures that are looked for in each folder
 
 
 @dataclass(frozen=True)
@@ -61,18 +58,20 @@ def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
     """
     given = given.expanduser().resolve()
     root = given.parent if given.suffix == '.json' and given.is_file() else given
-    folders = [one.path for one in picture_folders(root)]
+    folders = picture_folders(root)
     found = _by_split(root, [given] if given.is_file() else sorted(files_below(root, ('.json',))))
     notes: list[str] = []
     for path, content in found.values():
         notes += check_entries(path, content)
-    places = {name: _folder_of(path, content, root, folders, name) for name, (path, content) in found.items()}
+    places = {name: folder_of(path, content, root, folders, name) for name, (path, content) in found.items()}
     first = found.get('train') or next(iter(found.values()))
     names = _classes(first, classes, notes)
     _check_categories(found.values(), names)
     for name, (path, content) in found.items():
         check_sizes(path, places[name], content['images'])
-    notes += _shared(found, places)
+    files = {name: listed_files(content, places[name]) for name, (_, content) in found.items()}
+    notes += shared(files)
+    notes += unlisted(root, folders, files)
     if 'train' in found and len(found) > 1:
         splits = {
             name: BoxSplit(
@@ -123,47 +122,6 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str | None, tuple[Path,
     if len(found) > 1:
         found.pop(None, None)
     return found
-
-
-def _folder_of(path: Path, content: Mapping[str, Any], root: Path, below: Sequence[Path], split: str | None) -> Path:
-    """Return the folder to which the file names of a label file are relative.
-
-    Of several that hold as many of them, it is one for the same split, then the nearest one: splits may reuse names.
-    """
-    folders = [path.parent, root, *below]
-    names = [one['file_name'] for one in content['images']]
-    if not names:
-        raise ValueError(f'--data: {path} lists no picture (images is empty).')
-    looked = evenly(names, _LOOKED)
-
-    def fits(folder: Path) -> tuple[int, bool, int]:
-        there = sum((folder / name).is_file() for name in looked)
-        return there, split_of(folder.relative_to(root).parts) == split, len(os.path.commonpath([folder, path]))
-
-    best = max(folders, key=fits)
-    missing = [name for name in names if not (best / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f'--data: {len(missing)} of the {len(names)} pictures of {path} are not there: {some(missing, 3)}; looked '
-            f'in {some(folders, 5)}. The file_name of each picture must be its path below one of these folders.'
-        )
-    return best
-
-
-def _shared(
-    found: Mapping[str | None, tuple[Path, Mapping[str, Any]]], places: Mapping[str | None, Path]
-) -> Iterator[str]:
-    """Yield a warning for pictures that train and are in another split too."""
-    files = {
-        name: {os.path.realpath(places[name] / one['file_name']) for one in content['images']}
-        for name, (_, content) in found.items()
-    }
-    for name, own in files.items():
-        if name != 'train' and (both := own & files.get('train', set())):
-            yield (
-                f'WARNING: {len(both)} of the {len(own)} pictures for {name} also train ({some(sorted(both), 1)}): the '
-                'scores will be too high'
-            )
 
 
 def _check_boxes(found: Mapping[str | None, tuple[Path, Mapping[str, Any]]], names: Sequence[str]) -> None:

@@ -53,11 +53,11 @@ def _docstring(first: str, schedule: Schedule) -> str:
     return '\n'.join([f'"""{first}', '', *lines, '"""', '', ''])
 
 
-def method_file(name: str, distillers: Mapping[str, Any], unlabelled: str | None) -> str:
+def method_file(name: str, distillers: Mapping[str, Any], unlabelled: Mapping[str, Any] | None) -> str:
     """Return the text of a method's file: the control with distillers."""
     model: dict[str, Any] = {'distillers': distillers}
     if unlabelled:
-        model['unlabelled'] = {'data_root': unlabelled, 'ratio': 1}
+        model['unlabelled'] = unlabelled
     also = ', also on pictures without labels' if unlabelled else ''
     return (
         f'"""The student of control.py, taught by the method {name}{also}."""\n\n_base_ = \'./control.py\'\n'

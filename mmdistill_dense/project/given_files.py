@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.datasets.overlap import same_pictures
-from mmdistill_dense.datasets.unlabeled import EXTENSIONS
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.project.box_labels import BoxData
-from mmdistill_dense.project.label_images import SegData, pairs_of
-from mmdistill_dense.project.picture_folders import files_below
 from mmdistill_dense.project.sides import Side
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.silence import quiet
@@ -87,42 +81,3 @@ def _keys(changes: object) -> list[str]:
     if not isinstance(changes, dict):
         return []
     return [*changes, *(key for value in changes.values() for key in _keys(value))]
-
-
-def check_unlabelled(given: str | None, data: SegData | BoxData, batch: int) -> None:
-    """Raise for a folder of ``--unlabelled`` that cannot be taught on.
-
-    Raises:
-        ValueError: If it has too few pictures, holds label images, or pictures of validation.
-    """
-    if not given:
-        return
-    folder = Path(given).expanduser().resolve()
-    pictures = sorted(files_below(folder, EXTENSIONS))
-    if len(pictures) < batch:
-        raise ValueError(
-            f'--unlabelled {given}: {len(pictures)} pictures in it or below it (files that end in '
-            f'{", ".join(EXTENSIONS)}); a step takes {batch}. Add pictures, or leave the option out.'
-        )
-    for name, split in data.splits.items():
-        labels = data.root / split.labels
-        if isinstance(data, SegData) and labels.is_relative_to(folder):
-            raise ValueError(
-                f'--unlabelled {given}: it holds the label images of {labels}, which would be taught on as pictures. '
-                'Give a folder with pictures alone.'
-            )
-        both = same_pictures([str(path) for path in pictures], _pictures(data, name)) if name != 'train' else {}
-        if both:
-            raise ValueError(
-                f'--unlabelled {given}: {len(both)} of its {len(pictures)} pictures are those of {name} '
-                f'({some(sorted(both), 2)}), so the scores would be no test. Take them out.'
-            )
-
-
-def _pictures(data: SegData | BoxData, name: str) -> list[str]:
-    """Return the paths of the pictures of a split."""
-    if isinstance(data, SegData):
-        return [str(picture) for picture, _ in pairs_of(data.root, data.splits[name], data.endings)]
-    split = data.splits[name]
-    content = json.loads(split.content or (data.root / split.labels).read_text(encoding='utf-8'))
-    return [str(data.root / split.pictures / one['file_name']) for one in content['images']]

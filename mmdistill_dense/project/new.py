@@ -24,11 +24,12 @@ from mmdistill_dense.project.config_files import (
     teacher_file,
 )
 from mmdistill_dense.project.data_file import box_file, seg_file
-from mmdistill_dense.project.given_files import check_files, check_folder, check_teacher, check_unlabelled, whole
+from mmdistill_dense.project.given_files import check_files, check_folder, check_teacher, whole
 from mmdistill_dense.project.label_images import SegData, find_seg_data
 from mmdistill_dense.project.loading import Loading, check_tested, decide_loading
 from mmdistill_dense.project.sides import Side, adapt, read_foundation, read_side
 from mmdistill_dense.project.size_steps import padded_batches, padded_tests, size_step
+from mmdistill_dense.project.unlabelled_folder import LIST, FreePictures, free_pictures
 from mmdistill_dense.project.zoo_schedule import Schedule, scaled_schedule
 from mmdistill_dense.recipes.check_data import check_data
 from mmdistill_dense.utils.silence import quiet
@@ -39,10 +40,15 @@ _NAME = re.compile(r'[^A-Za-z0-9]+')
 
 @dataclass(frozen=True)
 class Task:
-    """What the parts of a plan share: the command line, the data, how they are read, and where lines go."""
+    """What the parts of a plan share: the command line, the data, how they are read, and where lines go.
+
+    Attributes:
+        free: The pictures of ``--unlabelled``.
+    """
 
     args: argparse.Namespace
     data: SegData | BoxData
+    free: FreePictures | None
     loading: Loading
     tell: Tell
 
@@ -73,8 +79,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
     size = args.size and tuple(args.size)
     loading = decide_loading(student, data.size, data.splits['train'].count, size, args.batch)
     _tell_data(data, loading, tell)
-    check_unlabelled(args.unlabelled, data, loading.batch)
-    task = Task(args, data, loading, tell)
+    free = free_pictures(args.unlabelled, data, loading.batch) if args.unlabelled else None
+    task = Task(args, data, free, loading, tell)
     files = _data_files(task, student, teacher)
     _adapt(task, student, True)
     schedule = _schedule(task, student)
@@ -128,13 +134,19 @@ def _methods(
     task: Task, names: Sequence[str], student: Side, foundation: bool, steps: int, files: dict[str, str]
 ) -> None:
     """Add the file of each method."""
-    folder = task.args.unlabelled
+    free = task.free
     for name in names:
         distillers = distillers_for(name, student, foundation, steps)
-        files[f'{name}.py'] = method_file(name, distillers, folder and whole(folder))
+        files[f'{name}.py'] = method_file(name, distillers, free and free.option)
         task.tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
-    if folder:
-        task.tell(f'         also taught on the pictures without labels in {folder}, as many as labelled ones')
+    if free:
+        task.tell(
+            f'         also taught on {free.count} pictures without labels in {free.folder}, as many in a step as '
+            'labelled ones'
+        )
+    if free and free.names:
+        files[LIST] = '\n'.join([*free.names, ''])
+        task.tell(f'         left out of that folder: {free.left_out}; {LIST} lists the others')
 
 
 def _task(side: Side) -> str:

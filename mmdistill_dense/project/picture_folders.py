@@ -18,6 +18,7 @@ SPLITS: Mapping[str, Sequence[str]] = {
     'val': ('val', 'valid', 'validation', 'dev'),
     'test': ('test', 'testing'),
 }
+LABELS = ('label', 'mask', 'annot', 'gt', 'seg')  # beginnings of a part of the path of label images, or endings
 VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
 _WORD = re.compile(r'[a-z]+')
 
@@ -63,6 +64,12 @@ def picture_folders(root: Path) -> list[Folder]:
 def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
     """Return the files with one of these endings, in any case; links to folders are followed, hidden files left out."""
     return [folder / name for folder, names in walk(root) for name in names if name.lower().endswith(endings)]
+
+
+def is_label(parts: Sequence[str]) -> bool:
+    """Tell whether the parts of a path name a folder of label images."""
+    lowered = [part.lower() for part in parts]
+    return any(part.startswith(LABELS) or part.endswith(('annot', 'labels', 'masks')) for part in lowered)
 
 
 def split_of(parts: Iterable[str]) -> str | None:

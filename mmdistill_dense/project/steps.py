@@ -123,7 +123,8 @@ def digest(folder: Path, definition: Definition) -> str:
     """Return a hash of the configs of a project, of its lists of pictures, and of this version."""
     names = ('data', 'pair', 'control', TEACHER, *definition.methods)
     files = [folder / f'{name}.py' for name in names]
-    files += [folder / f'{split}.{ending}' for split in ('train', 'val') for ending in ('txt', 'json')]
+    lists = ('train', 'val', 'test', 'unlabelled')
+    files += [folder / f'{name}.{ending}' for name in lists for ending in ('txt', 'json')]
     texts = [file.read_bytes() for file in files if file.is_file()]
     return hashlib.sha256(b'\0'.join([__version__.encode(), *texts])).hexdigest()
 

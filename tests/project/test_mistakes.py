@@ -98,9 +98,12 @@ def cut(path: str) -> None:
         pytest.param(lambda: Path('mine/classes.txt').write_text('a'), (), 'mine/classes.txt: 1 names', marks=LONG),
         (lambda: Path('more').mkdir(), ('--unlabelled', 'more'), '--unlabelled more: 0 pictures in it'),
         pytest.param(
-            lambda: None, ('--unlabelled', 'mine'), '--unlabelled mine: it holds the label images', marks=LONG
+            lambda: None,
+            ('--unlabelled', 'mine'),
+            'of which 6 label images, 4 of val, 2 of train cannot be taught on: 0 are left',
+            marks=LONG,
         ),
-        (lambda: None, ('--unlabelled', 'mine/images/val'), '2 of its 2 pictures are those of val'),
+        (lambda: None, ('--unlabelled', 'mine/images/val'), 'of which 2 of val cannot be taught on: 0 are left'),
         (lambda: Path('project').touch(), (), '--out project: a file of this name is there'),
         (lambda: None, ('--out', "Bob's/project"), "has ' in it, which no config can hold"),
         (lambda: Path('file').touch(), ('--out', 'file/project'), 'Not a directory'),

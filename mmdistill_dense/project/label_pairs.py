@@ -1,0 +1,132 @@
+"""Pair pictures with label images by their names, and find the pictures that have no label."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmdistill_dense.project.picture_folders import Folder
+from mmdistill_dense.utils.evenly import evenly
+from mmdistill_dense.utils.messages import some
+
+_NO_CLASSES = ('object', 'instance', 'color', 'colour')  # label images for the eye, or that number objects
+_LOOKED = 20  # pictures, and label images, whose partners are looked for
+
+
+def find_endings(pictures: Folder, labels: Folder) -> tuple[str, str]:
+    """Return what follows the common name of a picture and of its label image: ``('.jpg', '_mask.png')``.
+
+    Raises:
+        FileNotFoundError: If no picture has a label image.
+    """
+    found: Counter[tuple[str, str]] = Counter()
+    for file in _looked(pictures, labels):
+        stem, suffix = os.path.splitext(file)
+        for cut in _cuts(stem):
+            name = stem.removesuffix(cut)
+            ends = [one[len(name) :] for one in labels.files if one.startswith(name)]
+            found.update((f'{cut}{suffix}', end) for end in ends if not end[:1].isalnum())
+    if found:
+        return max(found, key=lambda pair: (found[pair], *_rank(pair[1]), -len(pair[0])))
+    raise FileNotFoundError(
+        f'--data: the picture {pictures.files[0]} in {pictures.path} has no label image; {labels.path} holds '
+        f'{some(labels.files, 3)}. A label image has the name of its picture, perhaps with a word after it, as X.jpg '
+        'and X_mask.png.'
+    )
+
+
+def _looked(pictures: Folder, labels: Folder) -> list[str]:
+    """Return some pictures, among them those of some label images, because few pictures may have one."""
+    by_name: dict[str, str] = {}
+    for file in pictures.files:
+        stem = os.path.splitext(file)[0]
+        for cut in _cuts(stem):
+            by_name.setdefault(stem.removesuffix(cut), file)
+    found = list(evenly(pictures.files, _LOOKED))
+    for label in evenly(labels.files, _LOOKED):
+        found += [by_name[name] for name in _beginnings(label) if name in by_name]
+    return list(dict.fromkeys(found))
+
+
+def _cuts(stem: str) -> list[str]:
+    """Return the ends of a picture's name that its label image may lack: nothing, and the last word."""
+    return ['', *(f'_{word}' for word in Path(stem).name.split('_')[1:][-1:])]
+
+
+def _beginnings(name: str) -> list[str]:
+    """Return the beginnings of a name after which no letter or digit follows."""
+    return [name[:place] for place, letter in enumerate(name) if not letter.isalnum()]
+
+
+def _rank(ending: str) -> tuple[bool, bool, int]:
+    """Rank an ending of label images: the higher, the more likely they hold classes. Cityscapes has four endings."""
+    return not of_no_classes(ending), 'trainid' in ending.lower(), -len(ending)
+
+
+def of_no_classes(name: str) -> bool:
+    """Tell whether a name is that of label images for the eye, or that number objects."""
+    return any(word in name.lower() for word in _NO_CLASSES)
+
+
+def stems(files: Sequence[str], ending: str) -> list[str]:
+    """Return the names of the files with an ending, without it."""
+    return [name.removesuffix(ending) for name in files if name.endswith(ending)]
+
+
+def labelled_names(
+    pictures: Folder, labels: Folder, endings: tuple[str, str], least: int, notes: list[str]
+) -> tuple[list[str], bool]:
+    """Return the names of the pictures that have a label image, and whether these are all with the ending.
+
+    Args:
+        pictures: A folder of pictures.
+        labels: The folder of their label images.
+        endings: Of both.
+        least: Pictures with labels that are needed where others have none.
+        notes: A warning about the pictures without labels is added.
+
+    Raises:
+        FileNotFoundError: If no picture has the ending, or if the names of pictures and label images seem to differ.
+    """
+    own, known = stems(pictures.files, endings[0]), set(stems(labels.files, endings[1]))
+    other = [name for name in pictures.files if not name.endswith(endings[0])]
+    if not own:
+        raise FileNotFoundError(
+            f'--data: no picture in {pictures.path} ends in {endings[0]}, as those for train do: {some(other, 3)}. A '
+            'data set reads one ending: convert or rename them.'
+        )
+    if other:
+        notes.append(
+            f'WARNING: {len(other)} of {len(pictures.files)} pictures in {pictures.path} do not end in {endings[0]} '
+            f'and are left out: {some(other, 3)}'
+        )
+    labelled, missing = [name for name in own if name in known], [name for name in own if name not in known]
+    if missing:
+        said = (
+            f'{len(missing)} of {len(own)} pictures in {pictures.path} have no label image X{endings[1]} in '
+            f'{labels.path}: {some(missing, 3)}'
+        )
+        _check_rest(said, labelled, sorted(known.difference(own)), least)
+        notes.append(
+            f'WARNING: {said}. They are left out; --unlabelled {shlex.quote(str(pictures.path))} teaches on them'
+        )
+    return labelled, not missing
+
+
+def _check_rest(said: str, labelled: Sequence[str], alone: Sequence[str], least: int) -> None:
+    """Refuse pictures without labels where the names seem to differ, or too few pictures have a label."""
+    known = set(labelled)
+    # A second label image of a labelled picture, as X_color.png beside X.png, belongs to it.
+    strange = [name for name in alone if known.isdisjoint(_beginnings(name))]
+    if strange:
+        raise FileNotFoundError(
+            f'--data: {said}. And {len(strange)} label images have no picture: {some(strange, 3)}. So names may '
+            'differ: give a picture and its label image one name, or remove what has no partner.'
+        )
+    if len(known) < least:
+        raise FileNotFoundError(
+            f'--data: {said}. {len(known)} with a label are left, and {least} are needed. Add label images.'
+        )

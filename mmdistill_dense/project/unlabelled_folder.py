@@ -1,0 +1,90 @@
+"""The pictures of ``--unlabelled`` that can be taught on: none of validation or test, and no label images."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdistill_dense.datasets.overlap import same_pictures
+from mmdistill_dense.datasets.unlabeled import EXTENSIONS
+from mmdistill_dense.project.box_labels import BoxData
+from mmdistill_dense.project.label_images import SegData, pairs_of
+from mmdistill_dense.project.picture_folders import files_below
+
+LIST = 'unlabelled.txt'
+
+
+@dataclass(frozen=True)
+class FreePictures:
+    """Pictures without labels.
+
+    Attributes:
+        folder: They lie in it or below it.
+        count: Their number.
+        names: Their paths below the folder, where it holds other pictures too.
+        left_out: Those others, for the user.
+    """
+
+    folder: Path
+    count: int
+    names: tuple[str, ...]
+    left_out: str
+
+    @property
+    def option(self) -> dict[str, Any]:
+        """The option ``unlabelled`` of a config in the folder of the project."""
+        listed = {'ann_file': f'{{{{ fileDirname }}}}/{LIST}'} if self.names else {}
+        return {'data_root': str(self.folder), **listed, 'ratio': 1}
+
+
+def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictures:
+    """Return the pictures of a folder that are not among the data.
+
+    Args:
+        given: The folder of ``--unlabelled``. It may hold the data too.
+        data: The labelled pictures.
+        batch: Pictures of a step.
+
+    Raises:
+        ValueError: If too few are left.
+    """
+    folder = Path(given).expanduser().resolve()
+    pictures = sorted(files_below(folder, EXTENSIONS))
+    free, counts = list(pictures), dict[str, int]()
+    for what, taken in _taken(free, data):
+        left = [path for path in free if path not in taken]
+        free, counts[what] = left, len(free) - len(left)
+    left_out = ', '.join(f'{count} {what}' for what, count in counts.items() if count)
+    if len(free) < batch:
+        of_which = f', of which {left_out} cannot be taught on: {len(free)} are left' if left_out else ''
+        raise ValueError(
+            f'--unlabelled {given}: {len(pictures)} pictures in it or below it (files that end in '
+            f'{", ".join(EXTENSIONS)}){of_which}; a step takes {batch}. Add pictures, or leave the option out.'
+        )
+    names = tuple(path.relative_to(folder).as_posix() for path in free) if left_out else ()
+    return FreePictures(folder, len(free), names, left_out)
+
+
+def _taken(pictures: list[Path], data: SegData | BoxData) -> Iterator[tuple[str, set[Path]]]:
+    """Yield the pictures that cannot be taught on, by what they are. One may come twice."""
+    labels = {os.path.realpath(folder) for folder in data.label_folders} if isinstance(data, SegData) else set()
+    yield 'label images', {path for path in pictures if os.path.realpath(path.parent) in labels}
+    seen = set[str]()
+    for name in ('val', 'test', 'train'):
+        if name in data.splits:
+            own = [path for path in pictures_of(data, name) if path not in seen]
+            seen.update(own)
+            yield f'of {name}', {Path(path) for path in same_pictures([str(path) for path in pictures], own)}
+
+
+def pictures_of(data: SegData | BoxData, name: str) -> list[str]:
+    """Return the paths of the pictures of a split."""
+    if isinstance(data, SegData):
+        return [str(picture) for picture, _ in pairs_of(data.root, data.splits[name], data.endings)]
+    split = data.splits[name]
+    content: Mapping[str, Any] = json.loads(split.content or (data.root / split.labels).read_text(encoding='utf-8'))
+    return [str(data.root / split.pictures / one['file_name']) for one in content['images']]

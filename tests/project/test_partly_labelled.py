@@ -1,0 +1,120 @@
+"""A folder of which only a part is labelled, and the pictures of ``--unlabelled`` that ``new`` lists."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdistill_dense.datasets import UnlabeledImages
+from mmdistill_dense.project import fetched_weights
+from mmdistill_dense.project.box_labels import find_box_data
+from mmdistill_dense.project.cli import main_new
+from mmdistill_dense.project.label_images import find_seg_data
+from mmdistill_dense.project.unlabelled_folder import free_pictures
+from tests.project.folders_of_data import box_folder, label, label_file, picture, seg_folder
+from tests.project.test_new import FASTSCNN, SEGFORMER
+
+
+def partly(root: Path, pictures: int, labels: int) -> Path:
+    """``photos/*/X.jpg``, of which some have a label image."""
+    for number in range(pictures):
+        name = f'cam {number % 2}/frame_{number:03}'
+        picture(root / f'photos/{name}.jpg', number)
+        if number < labels:
+            label(root / f'photo masks/{name}.png', seed=number)
+    return root
+
+
+def test_pictures_without_labels_are_left_out_and_counted(tmp_path: Path) -> None:
+    data = find_seg_data(partly(tmp_path, 12, 10))
+    names = {name: set(split.names) for name, split in data.splits.items()}
+    assert {name: len(own) for name, own in names.items()} == {'train': 8, 'val': 2}
+    assert not {'cam 0/frame_010', 'cam 1/frame_011'} & (names['train'] | names['val'])
+    (note,) = [note for note in data.notes if 'no label image' in note]
+    assert note.startswith('WARNING: 2 of 12 pictures') and f"--unlabelled '{tmp_path}" not in note
+    assert f'--unlabelled {tmp_path}/photos teaches on them' in note
+
+
+def test_few_labels_among_many_pictures_are_found(tmp_path: Path) -> None:
+    """None of the pictures that are spread over the folder has a label."""
+    for number in range(100):
+        picture(tmp_path / f'images/a_{number:03}.jpg')
+    for number in (11, 37, 93):
+        label(tmp_path / f'labels/a_{number:03}_mask.png', seed=number)
+    data = find_seg_data(tmp_path)
+    assert data.splits['train'].names + data.splits['val'].names != ()
+    assert sorted(data.splits['train'].names + data.splits['val'].names) == ['a_011', 'a_037', 'a_093']
+
+
+def test_folders_of_splits_have_lists_where_labels_are_missing(tmp_path: Path) -> None:
+    (seg_folder(tmp_path) / 'labels/train/3.png').unlink()
+    data = find_seg_data(tmp_path)
+    assert data.splits['train'].names == ('0', '1', '2') and data.splits['train'].count == 3
+    assert data.splits['val'].names == ()
+
+
+def test_a_second_label_image_of_a_picture_is_no_label_without_picture(tmp_path: Path) -> None:
+    partly(tmp_path, 6, 4)
+    label(tmp_path / 'photo masks/cam 0/frame_000_color.png')
+    assert find_seg_data(tmp_path).splits['train'].count == 3
+
+
+@pytest.mark.parametrize(('old', 'new'), [('cam 1/frame_001', 'cam 1/frame_01'), ('cam 0/frame_002', 'frame_002')])
+def test_a_label_image_of_another_name_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    labels = partly(tmp_path, 12, 10) / 'photo masks'
+    (labels / f'{old}.png').rename(labels / f'{new}.png')
+    with pytest.raises(FileNotFoundError, match=r'3 of 12 pictures .*And 1 label images have no picture: .*names may'):
+        find_seg_data(tmp_path)
+
+
+def test_too_few_labels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match='10 of 12 pictures .* 2 with a label are left, and 3 are needed'):
+        find_seg_data(partly(tmp_path, 12, 2))
+
+
+@pytest.mark.parametrize('folder', ['photos', '.'])
+def test_the_tree_of_the_data_teaches_without_its_own_pictures(tmp_path: Path, folder: str) -> None:
+    data = find_seg_data(partly(tmp_path, 14, 10))
+    free = free_pictures(str(tmp_path / folder), data, 4)
+    assert [Path(name).stem for name in free.names] == ['frame_010', 'frame_012', 'frame_011', 'frame_013']
+    assert '2 of val, 8 of train' in free.left_out and ('10 label images' in free.left_out) == (folder == '.')
+
+
+def test_copies_of_test_pictures_are_left_out_and_a_folder_of_others_needs_no_list(tmp_path: Path) -> None:
+    data = find_seg_data(seg_folder(tmp_path / 'mine', splits=('train', 'val', 'test')))
+    for number in range(4):
+        picture(tmp_path / f'more/{number}.jpg', 50 + number)
+    assert free_pictures(str(tmp_path / 'more'), data, 4).option == {'data_root': str(tmp_path / 'more'), 'ratio': 1}
+    (tmp_path / 'more/copy.jpg').write_bytes((tmp_path / 'mine/images/test/1.jpg').read_bytes())
+    assert 'copy.jpg' not in free_pictures(str(tmp_path / 'more'), data, 4).names
+    with pytest.raises(ValueError, match='2 pictures .* of which 2 of val cannot be taught on: 0 are left; a step'):
+        free_pictures(str(tmp_path / 'mine/images/val'), data, 2)
+
+
+def test_pictures_that_no_label_file_lists(tmp_path: Path) -> None:
+    names = [f'pictures/{number}.jpg' for number in range(9)]
+    for number, name in enumerate([*names, 'pictures/more/a.jpg', 'pictures/more/b.jpg']):
+        picture(tmp_path / name, number)
+    content = label_file(names, ['cell'])
+    content['annotations'] = [one for one in content['annotations'] if one['image_id'] < 8]  # the last has no box
+    (tmp_path / 'labels.json').write_text(json.dumps(content))
+    data = find_box_data(tmp_path)
+    assert sum(split.count for split in data.splits.values()) == 9
+    place = f'--unlabelled {tmp_path}/pictures/more teaches on them'
+    assert any('2 of 11 pictures are in no label file' in note and place in note for note in data.notes)
+    assert free_pictures(str(tmp_path), data, 2).names == ('pictures/more/a.jpg', 'pictures/more/b.jpg')
+    assert not any('no label file' in note for note in find_box_data(box_folder(tmp_path / 'whole')).notes)
+
+
+def test_the_list_is_written_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
+    partly(Path('mine'), 14, 10)
+    words = ['--data', 'mine', '--student', FASTSCNN, '--teacher', SEGFORMER, '--out', 'project', '--batch', '2']
+    assert main_new([*words, '--unlabelled', 'mine/photos']) == 0
+    option = Config.fromfile('project/pcd.py').model.unlabelled
+    assert option.ann_file == str(tmp_path / 'project/unlabelled.txt')
+    assert len(UnlabeledImages(data_root=option.data_root, ann_file=option.ann_file, pipeline=[])) == 4

@@ -41,17 +41,23 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
 
     Args:
         **kwargs: of mmseg's ``BaseSegDataset``: ``data_root``, ``data_prefix=dict(img_path=…, seg_map_path=…)``,
-            ``img_suffix='.jpg'``, ``seg_map_suffix='.png'``, ``metainfo=dict(classes=…, palette=…)``, and
-            ``reduce_zero_label=True`` where label 0 is no class.
+            ``seg_map_suffix='.png'``, ``metainfo=dict(classes=…, palette=…)``, and ``reduce_zero_label=True`` where
+            label 0 is no class.
+        img_suffix: Ending of the pictures, or several. Of two pictures of one name, that of the first ending is used.
         label_values: Value of each class in the label images; all other values are ignored. Default: 0, 1, 2, …
 
     Raises:
         FileNotFoundError: For a missing folder, a folder without pictures of ``img_suffix``, a picture without label.
     """
 
-    def __init__(self, *, label_values: Sequence[int] = (), **kwargs: Any) -> None:
+    def __init__(
+        self, *, img_suffix: str | Sequence[str] = '.jpg', label_values: Sequence[int] = (), **kwargs: Any
+    ) -> None:
+        self.endings = (img_suffix,) if isinstance(img_suffix, str) else tuple(img_suffix)
+        if not self.endings:
+            raise ValueError("SegFolderDataset: img_suffix names no ending: give '.jpg', or several in a list.")
         self.label_values = tuple(label_values)
-        super().__init__(**kwargs)
+        super().__init__(img_suffix=self.endings[0], **kwargs)
 
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, Any] | None:
         """Return the class of each label value; mmseg's ``LoadAnnotations`` applies it."""
@@ -67,11 +73,11 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
 
     def load_data_list(self) -> list[dict]:
         """List the pictures; raise if there are none or one has no label, where mmseg fails later."""
-        found = super().load_data_list()
+        found = super().load_data_list() if len(self.endings) == 1 else self._of_all_endings()
         where, labels = self.data_prefix.get('img_path'), self.data_prefix.get('seg_map_path')
         if not found:
             raise FileNotFoundError(
-                f'SegFolderDataset: no file in {where!r} ends with img_suffix={self.img_suffix!r}; '
+                f'SegFolderDataset: no file in {where!r} ends with img_suffix={" or ".join(map(repr, self.endings))}; '
                 f'there are {_some_names(where)}.'
             )
         missing = [one['seg_map_path'] for one in found if labels and not Path(one['seg_map_path']).exists()]
@@ -82,6 +88,23 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
                 f'place of img_suffix={self.img_suffix!r}; there are {_some_names(labels)}.'
             )
         return found
+
+    def _of_all_endings(self) -> list[dict]:
+        """List the pictures of each ending as mmseg does, and take one of each name; a list holds names alone."""
+        found: dict[str, dict] = {}
+        for ending in self.endings:
+            self.img_suffix = ending
+            for one in super().load_data_list():
+                name = one['img_path'].removesuffix(ending)
+                if name not in found or (not _there(found[name]) and _there(one)):
+                    found[name] = one
+        self.img_suffix = self.endings[0]
+        listed = self.ann_file and not Path(self.ann_file).is_dir()
+        return list(found.values()) if listed else sorted(found.values(), key=lambda one: one['img_path'])
+
+
+def _there(entry: dict) -> bool:
+    return Path(entry['img_path']).exists()
 
 
 def _some_names(folder: str) -> str:

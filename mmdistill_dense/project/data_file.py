@@ -31,8 +31,8 @@ def seg_file(data: SegData, loading: Loading) -> str:
         'type': 'mmdistill_dense.SegFolderDataset',
         'data_root': str(data.root),
         'metainfo': {'classes': data.classes},
-        'img_suffix': data.endings[0],
-        'seg_map_suffix': data.endings[1],
+        'img_suffix': data.endings.pictures if len(data.endings.pictures) > 1 else data.endings.pictures[0],
+        'seg_map_suffix': data.endings.label,
         **({'label_values': data.values} if data.values else {}),
     }
     parts: dict[str, dict[str, Any]] = {}

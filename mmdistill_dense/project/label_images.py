@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmdistill_dense.datasets.unlabeled import EXTENSIONS
 from mmdistill_dense.project.class_values import Pair, check_splits, name_classes, read_values
-from mmdistill_dense.project.label_pairs import find_endings, labelled_names, of_no_classes, stems
+from mmdistill_dense.project.label_pairs import Endings, find_endings, labelled_names, of_no_classes
 from mmdistill_dense.project.open_pictures import usual_size
 from mmdistill_dense.project.picture_folders import (
     LABELS,
@@ -51,7 +51,7 @@ class SegData:
 
     root: Path
     splits: dict[str, Split]
-    endings: tuple[str, str]
+    endings: Endings
     classes: tuple[str, ...]
     values: tuple[int, ...]
     size: tuple[int, int]
@@ -80,24 +80,25 @@ def find_seg_data(root: Path, given: Sequence[str] = ()) -> SegData:
     found = read_values(list(pairs.values()))
     classes, values = name_classes(root, found, given, notes)
     check_splits(root, {name: found.of(pairs[split]) for name, split in splits.items()}, values)
-    if endings[1].lower().endswith(('.jpg', '.jpeg')):
-        notes.append(f'WARNING: label images X{endings[1]}: JPEG changes the values at edges. Write them as .png')
+    if endings.label.lower().endswith(('.jpg', '.jpeg')):
+        notes.append(f'WARNING: label images X{endings.label}: JPEG changes the values at edges. Write them as .png')
     size = usual_size([picture for picture, _ in pairs[splits['train']]])
     label_folders = tuple(one.path for one in folders if is_label(one.path.relative_to(start).parts))
     return SegData(root, splits, endings, classes, values, size, label_folders, notes)
 
 
-def pairs_of(root: Path, split: Split, endings: tuple[str, str]) -> list[Pair]:
+def pairs_of(root: Path, split: Split, endings: Endings) -> list[Pair]:
     """Return the pictures of a split with their label images."""
     folder = root / split.pictures
-    there = files_below(folder, (endings[0].lower(),))
-    names = split.names or stems(sorted(str(path.relative_to(folder)) for path in there), endings[0])
-    return [(folder / f'{name}{endings[0]}', root / split.labels / f'{name}{endings[1]}') for name in names]
+    files = endings.by_name(sorted(str(path.relative_to(folder)) for path in files_below(folder, EXTENSIONS)))
+    return [
+        (folder / files[name], root / split.labels / f'{name}{endings.label}') for name in split.names or sorted(files)
+    ]
 
 
 def _splits(
     root: Path, pictures: dict[str | None, Folder], labels: dict[str | None, Folder], notes: list[str]
-) -> tuple[tuple[str, str], dict[str, Split]]:
+) -> tuple[Endings, dict[str, Split]]:
     """Return the endings of pictures and label images, and the splits that have both."""
     both = [split for split in pictures if split in labels]
     if not both:
@@ -106,7 +107,7 @@ def _splits(
             f'{_missing(root, pictures, labels)} {LAYOUT}'
         )
     if both == [None] or (both == ['train'] and 'val' not in {*pictures, *labels}):
-        endings = find_endings(pictures[both[0]], labels[both[0]])
+        endings = find_endings([(pictures[both[0]], labels[both[0]])])
         return endings, _divided(root, pictures[both[0]], labels[both[0]], endings, notes)
     named = [name for name in SPLITS if name in both]
     if 'train' not in named or len(named) < 2:
@@ -115,7 +116,7 @@ def _splits(
             f'--data {root}: found pictures with labels for {found}; training and validation are needed. Without any '
             f'folder for val, a fifth of the pictures for train validates. {LAYOUT}'
         )
-    endings = find_endings(pictures['train'], labels['train'])
+    endings = find_endings([(pictures[name], labels[name]) for name in named])
     splits = {name: _split(root, pictures[name], labels[name], endings, notes) for name in named}
     if alone := {name: one for name, one in (*pictures.items(), *labels.items()) if name not in named}:
         notes.append(f'left out: {_said(alone)}')
@@ -169,7 +170,7 @@ def _said(found: dict[str | None, Folder]) -> str:
     )
 
 
-def _split(root: Path, pictures: Folder, labels: Folder, endings: tuple[str, str], notes: list[str]) -> Split:
+def _split(root: Path, pictures: Folder, labels: Folder, endings: Endings, notes: list[str]) -> Split:
     least = 2 if pictures.split == 'train' else 1
     names, all_of_them = labelled_names(pictures, labels, endings, least, notes)
     return Split(*_places(root, pictures, labels), len(names), () if all_of_them else tuple(names))
@@ -179,9 +180,7 @@ def _places(root: Path, pictures: Folder, labels: Folder) -> tuple[str, str]:
     return str(pictures.path.relative_to(root)), str(labels.path.relative_to(root))
 
 
-def _divided(
-    root: Path, pictures: Folder, labels: Folder, endings: tuple[str, str], notes: list[str]
-) -> dict[str, Split]:
+def _divided(root: Path, pictures: Folder, labels: Folder, endings: Endings, notes: list[str]) -> dict[str, Split]:
     """Divide the pictures of one folder; the files of names are written beside the configs."""
     labelled, _ = labelled_names(pictures, labels, endings, 3, notes)
     train, val = two_parts(labelled, pictures.path)

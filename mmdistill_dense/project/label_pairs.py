@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmdistill_dense.project.picture_folders import Folder
@@ -16,12 +17,57 @@ _NO_CLASSES = ('object', 'instance', 'color', 'colour')  # label images for the 
 _LOOKED = 20  # pictures, and label images, whose partners are looked for
 
 
-def find_endings(pictures: Folder, labels: Folder) -> tuple[str, str]:
-    """Return what follows the common name of a picture and of its label image: ``('.jpg', '_mask.png')``.
+@dataclass(frozen=True)
+class Endings:
+    """What follows the common name of a picture and of its label image.
+
+    Attributes:
+        pictures: ``('.jpg', '.png')``; of two pictures of one name, that of the first ending counts.
+        label: ``'_mask.png'``.
+    """
+
+    pictures: tuple[str, ...]
+    label: str
+
+    def by_name(self, files: Iterable[str]) -> dict[str, str]:
+        """Return pictures by their names without the ending."""
+        found: dict[str, str] = {}
+        listed = list(files)
+        for ending in self.pictures:
+            for file in listed:
+                if file.endswith(ending):
+                    found.setdefault(file.removesuffix(ending), file)
+        return found
+
+    def labelled(self, labels: Folder) -> set[str]:
+        """Return the names of label images without the ending."""
+        return {file.removesuffix(self.label) for file in labels.files if file.endswith(self.label)}
+
+
+def find_endings(folders: Sequence[tuple[Folder, Folder]]) -> Endings:
+    """Return the endings.
+
+    Args:
+        folders: Pictures and label images of each split; the first split tells the usual ending.
 
     Raises:
-        FileNotFoundError: If no picture has a label image.
+        FileNotFoundError: If no picture of the first split has a label image.
     """
+    usual, label = _usual(*folders[0])
+    cut = os.path.splitext(usual)[0] if usual.startswith('_') else ''
+    found = Endings((usual,), label)
+    for pictures, labels in folders:
+        known = found.labelled(labels)
+        for suffix in dict.fromkeys(os.path.splitext(file)[1] for file in pictures.files):
+            ending, paired = f'{cut}{suffix}', found.by_name(pictures.files)
+            own = Endings((ending,), label).by_name(pictures.files)
+            if any(name in known and name not in paired for name in own):
+                found = Endings((*found.pictures, ending), label)
+    return found
+
+
+def _usual(pictures: Folder, labels: Folder) -> tuple[str, str]:
+    """Return the ending of most pictures with a label image, and that of these label images."""
     found: Counter[tuple[str, str]] = Counter()
     for file in _looked(pictures, labels):
         stem, suffix = os.path.splitext(file)
@@ -71,15 +117,10 @@ def of_no_classes(name: str) -> bool:
     return any(word in name.lower() for word in _NO_CLASSES)
 
 
-def stems(files: Sequence[str], ending: str) -> list[str]:
-    """Return the names of the files with an ending, without it."""
-    return [name.removesuffix(ending) for name in files if name.endswith(ending)]
-
-
 def labelled_names(
-    pictures: Folder, labels: Folder, endings: tuple[str, str], least: int, notes: list[str]
+    pictures: Folder, labels: Folder, endings: Endings, least: int, notes: list[str]
 ) -> tuple[list[str], bool]:
-    """Return the names of the pictures that have a label image, and whether these are all with the ending.
+    """Return the names of the pictures that have a label image, and whether these are all.
 
     Args:
         pictures: A folder of pictures.
@@ -89,31 +130,27 @@ def labelled_names(
         notes: A warning about the pictures without labels is added.
 
     Raises:
-        FileNotFoundError: If no picture has the ending, or if the names of pictures and label images seem to differ.
+        FileNotFoundError: If the names of pictures and label images seem to differ, or too few pictures have a label.
     """
-    own, known = stems(pictures.files, endings[0]), set(stems(labels.files, endings[1]))
-    other = [name for name in pictures.files if not name.endswith(endings[0])]
-    if not own:
-        raise FileNotFoundError(
-            f'--data: no picture in {pictures.path} ends in {endings[0]}, as those for train do: {some(other, 3)}. A '
-            'data set reads one ending: convert or rename them.'
-        )
-    if other:
-        notes.append(
-            f'WARNING: {len(other)} of {len(pictures.files)} pictures in {pictures.path} do not end in {endings[0]} '
-            f'and are left out: {some(other, 3)}'
-        )
-    labelled, missing = [name for name in own if name in known], [name for name in own if name not in known]
+    own, known = endings.by_name(pictures.files), endings.labelled(labels)
+    labelled = [name for name in own if name in known]
+    missing = [file for file in pictures.files if _bare(file, endings) not in known]
     if missing:
         said = (
-            f'{len(missing)} of {len(own)} pictures in {pictures.path} have no label image X{endings[1]} in '
-            f'{labels.path}: {some(missing, 3)}'
+            f'{len(missing)} of {len(pictures.files)} pictures in {pictures.path} have no label image '
+            f'X{endings.label} in {labels.path}: {some(missing, 3)}'
         )
         _check_rest(said, labelled, sorted(known.difference(own)), least)
         notes.append(
             f'WARNING: {said}. They are left out; --unlabelled {shlex.quote(str(pictures.path))} teaches on them'
         )
     return labelled, not missing
+
+
+def _bare(file: str, endings: Endings) -> str:
+    """Return the name of a picture, also of one that has the name of another one but not its ending."""
+    stem = os.path.splitext(file)[0]
+    return stem.removesuffix(os.path.splitext(endings.pictures[0])[0] if endings.pictures[0].startswith('_') else '')
 
 
 def _check_rest(said: str, labelled: Sequence[str], alone: Sequence[str], least: int) -> None:

@@ -78,7 +78,10 @@ def _taken(pictures: list[Path], data: SegData | BoxData) -> Iterator[tuple[str,
         if name in data.splits:
             own = [path for path in pictures_of(data, name) if path not in seen]
             seen.update(own)
-            yield f'of {name}', {Path(path) for path in same_pictures([str(path) for path in pictures], own)}
+            bare = {os.path.splitext(os.path.realpath(path))[0] for path in own}  # X.png beside X.jpg shows the same
+            same = same_pictures([str(path) for path in pictures], own)
+            twins = {path for path in pictures if os.path.splitext(os.path.realpath(path))[0] in bare}
+            yield f'of {name}', {Path(path) for path in same} | twins
 
 
 def pictures_of(data: SegData | BoxData, name: str) -> list[str]:

@@ -66,3 +66,18 @@ def test_label_values_become_numbers_of_classes_and_others_are_ignored(root: Pat
 def test_label_values_are_as_many_as_classes(root: Path) -> None:
     with pytest.raises(ValueError, match=r'label_values=\(0,\) has 1 values, and metainfo.classes 2 names'):
         folder(root, label_values=(0,))
+
+
+def test_pictures_of_several_endings_are_read(root: Path) -> None:
+    """Of a folder and of a list; of two pictures of one name, that of the first ending."""
+    (root / 'images/1.jpg').rename(root / 'images/1.PNG')
+    (root / 'images/2.PNG').write_bytes((root / 'images/2.jpg').read_bytes())
+    (root / 'list.txt').write_text('2\n1\n')
+    names = [['0.jpg', '1.PNG', '2.jpg'], ['2.jpg', '1.PNG']]
+    for expected, options in zip(names, ({}, {'ann_file': 'list.txt'}), strict=True):
+        data = folder(root, img_suffix=('.jpg', '.PNG'), **options)
+        entries = [data.get_data_info(number) for number in range(len(data))]
+        assert [Path(one['img_path']).name for one in entries] == expected
+        assert [Path(one['seg_map_path']).stem for one in entries] == [name[0] for name in expected]
+    with pytest.raises(FileNotFoundError, match=r"img_suffix='\.a' or '\.b'"):
+        folder(root, img_suffix=('.a', '.b'))

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from mmdistill_dense.project.class_values import class_values
-from mmdistill_dense.project.label_images import find_seg_data
+from mmdistill_dense.project.label_images import find_seg_data, pairs_of
+from mmdistill_dense.project.label_pairs import Endings
 from tests.project.folders_of_data import label, picture, seg_folder
 
 
@@ -18,7 +19,7 @@ def test_folders_of_splits_are_found(tmp_path: Path) -> None:
     data = find_seg_data(seg_folder(tmp_path, splits=('train', 'val', 'test')))
     assert {name: split.count for name, split in data.splits.items()} == {'train': 4, 'val': 2, 'test': 2}
     assert data.splits['val'].pictures == 'images/val' and data.splits['val'].labels == 'labels/val'
-    assert data.endings == ('.jpg', '.png') and data.size == (48, 64)
+    assert data.endings == Endings(('.jpg',), '.png') and data.size == (48, 64)
     assert data.classes == ('class_0', 'class_1', 'class_2') and data.values == ()
     assert 'name them with --classes' in data.notes[0]
 
@@ -29,7 +30,7 @@ def test_split_before_role_a_word_after_the_name_and_subfolders(tmp_path: Path) 
             picture(tmp_path / split / 'img' / city / f'{city}_1.png')
             label(tmp_path / split / 'masks' / city / f'{city}_1_mask.png')
     data = find_seg_data(tmp_path, ['x', 'y', 'z'])
-    assert data.endings == ('.png', '_mask.png')
+    assert data.endings == Endings(('.png',), '_mask.png')
     assert data.splits['train'].pictures == 'training/img' and data.splits['train'].count == 2
 
 
@@ -106,24 +107,33 @@ def test_a_missing_label_pairs_no_picture_with_that_of_another_one(tmp_path: Pat
     numbered(tmp_path, [f'{tile}_{number}' for tile in 'ABCDE' for number in range(4)])
     (tmp_path / 'masks/A_0.png').unlink()
     data = find_seg_data(tmp_path)
-    assert data.endings == ('.png', '.png') and sum(split.count for split in data.splits.values()) == 19
+    assert data.endings == Endings(('.png',), '.png') and sum(split.count for split in data.splits.values()) == 19
     assert any('1 of 20 pictures' in note and 'have no label image X.png' in note for note in data.notes)
     assert all('A_0' not in split.names for split in data.splits.values())
 
 
-def test_pictures_of_another_ending_are_named(tmp_path: Path) -> None:
+def test_pictures_of_several_endings_are_read(tmp_path: Path) -> None:
     numbered(tmp_path, [f'a{number}' for number in range(3)], '.JPG')
     data = find_seg_data(numbered(tmp_path, [f'b{number}' for number in range(20)], '.jpg'))
-    assert data.endings == ('.jpg', '.png') and sum(split.count for split in data.splits.values()) == 23 - 3
-    assert any('3 of 23 pictures' in note and 'left out: a0.JPG' in note for note in data.notes)
+    assert data.endings == Endings(('.jpg', '.JPG'), '.png') and not any('no label' in note for note in data.notes)
+    read = [picture.name for split in data.splits.values() for picture, _ in pairs_of(tmp_path, split, data.endings)]
+    assert len(read) == 23 and {'a0.JPG', 'a1.JPG', 'a2.JPG'} < set(read)
 
 
-def test_a_split_of_another_ending_is_refused(tmp_path: Path) -> None:
+def test_of_two_pictures_of_one_name_one_is_read(tmp_path: Path) -> None:
+    numbered(tmp_path, [f'a{number}' for number in range(6)], '.jpg')
+    for number in range(3):
+        picture(tmp_path / f'images/a{number}.bmp')
+    data = find_seg_data(tmp_path)
+    assert data.endings.pictures == ('.jpg',) and sum(split.count for split in data.splits.values()) == 6
+
+
+def test_a_split_of_another_ending_is_read(tmp_path: Path) -> None:
     seg_folder(tmp_path)
     for number in range(2):
         (tmp_path / f'images/val/{number}.jpg').rename(tmp_path / f'images/val/{number}.png')
-    with pytest.raises(FileNotFoundError, match=r'no picture in .*val ends in \.jpg, .*: 0.png, 1.png'):
-        find_seg_data(tmp_path)
+    data = find_seg_data(tmp_path)
+    assert data.splits['val'].count == 2 and data.endings.pictures == ('.jpg', '.png')
 
 
 def test_cityscapes_and_voc_as_they_are_downloaded(tmp_path: Path) -> None:
@@ -135,7 +145,7 @@ def test_cityscapes_and_voc_as_they_are_downloaded(tmp_path: Path) -> None:
             picture(city / f'gtFine/{split}/{name}_gtFine_color.png')
             for kind in ('labelIds', 'labelTrainIds', 'instanceIds'):
                 label(city / f'gtFine/{split}/{name}_gtFine_{kind}.png')
-    assert find_seg_data(city).endings == ('_leftImg8bit.png', '_gtFine_labelTrainIds.png')
+    assert find_seg_data(city).endings == Endings(('_leftImg8bit.png',), '_gtFine_labelTrainIds.png')
     for number in range(4):
         picture(voc / f'JPEGImages/{number}.jpg')
         label(voc / f'SegmentationClass/{number}.png')

@@ -24,7 +24,9 @@ def folder_of(path: Path, content: Mapping[str, Any], root: Path, below: Sequenc
         FileNotFoundError: If pictures are not there.
         ValueError: For a file without pictures.
     """
-    folders = [path.parent, root, *(one.path for one in below)]
+    inside = [one.path.relative_to(root) for one in below]
+    above = [root / parent for one in inside for parent in (one, *one.parents)]  # up to the root
+    folders = list(dict.fromkeys([path.parent, root, *above]))
     names = [one['file_name'] for one in content['images']]
     if not names:
         raise ValueError(f'--data: {path} lists no picture (images is empty).')

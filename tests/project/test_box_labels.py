@@ -146,6 +146,20 @@ def test_an_empty_entry_is_named(tmp_path: Path) -> None:
         find_box_data(tmp_path)
 
 
+def test_names_relative_to_a_folder_that_holds_folders_alone(tmp_path: Path) -> None:
+    names = [f'slide {number % 2}/{number}.png' for number in range(6)]
+    for name in names:
+        picture(tmp_path / 'scans/2024' / name)
+    (tmp_path / 'my labels.json').write_text(json.dumps(label_file(names, ['cell'])))
+    assert find_box_data(tmp_path).splits['train'].pictures == 'scans/2024/'
+    (tmp_path / 'scans/2024' / names[0]).unlink()
+    with pytest.raises(FileNotFoundError) as told:
+        find_box_data(tmp_path)
+    looked = str(told.value).split('looked in ')[1].split('. The file_name')[0]
+    below = ('', 'scans/2024/slide 0', 'scans/2024', 'scans', 'scans/2024/slide 1')
+    assert looked == ', '.join(str(tmp_path / one) for one in below)
+
+
 def test_masks_are_those_of_all_files(tmp_path: Path) -> None:
     box_folder(tmp_path, masks=True)
     change(tmp_path, 'val', lambda content: content['annotations'][0].pop('segmentation'))

@@ -107,7 +107,7 @@ def name_classes(
             f'{len(values)} classes counted in {found.looked} of {found.total} label images (values '
             f'{some(values, 12)}); name them with --classes, or in {LIST} in the data folder'
         )
-        return tuple(f'class_{value}' for value in values), values if counted else ()
+        return made_up_names(values), values if counted else ()
     table = values if counted else tuple(range(len(names)))
     if len(names) < len(values) or len(names) != len(table):
         apart = ' Names stand apart: --classes sky road.' if len(names) == 1 and ',' in names[0] else ''
@@ -124,6 +124,11 @@ def name_classes(
     if unseen := [f'{name} ({value})' for name, value in kept if value not in found.files]:
         notes.append(f'in none of the {found.looked} label images that were looked at: {some(unseen)}')
     return tuple(name for name, _ in kept), tuple(value for _, value in kept) if counted or NO_CLASS in names else ()
+
+
+def made_up_names(values: Iterable[int]) -> tuple[str, ...]:
+    """Return a name for each label value, where nobody named the classes."""
+    return tuple(f'class_{value}' for value in values)
 
 
 def check_splits(root: Path, found: Mapping[str, Sequence[int]], values: Sequence[int]) -> None:

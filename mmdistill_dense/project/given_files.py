@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.project.label_images import SegData
 from mmdistill_dense.project.sides import Side
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.silence import quiet
@@ -68,12 +71,35 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str]) -> None:
         with quiet():
             network = build_network(load_model(side.option, side.key), pretrained=False)
             load_strictly(network, state, None, key)
-        own = ((content.get('meta') or {}).get('dataset_meta') or {}).get('classes')
-        if own and list(own) != list(names):
+        own = _classes_in(content)
+        if own and own != list(names):
             raise ValueError(f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order.')
     except ValueError as error:
         text = str(error)
         raise ValueError(f'{"" if text.startswith(key) else f"{key}: "}{text}\n         {advice}') from error
+
+
+def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
+    """Return data whose classes nobody named with the names in a teacher's checkpoint, if their number fits.
+
+    Classes at the end may be in no label image that was looked at. What the checkpoint is, is checked later.
+    """
+    try:
+        names = _classes_in(read_checkpoint(whole(checkpoint))) if _is_file(checkpoint) else []
+    except ValueError:
+        return data
+    count = len(data.classes)
+    if not data.unnamed or len(names) < count or (data.values and len(names) > count):
+        return data
+    note = (
+        f'classes named as in {checkpoint}, in the order of the label values: {", ".join(names)}. Other names or '
+        'another order: --classes'
+    )
+    return replace(data, classes=tuple(names), notes=[*data.notes, note])
+
+
+def _classes_in(content: Mapping[str, Any]) -> list[str]:
+    return list(((content.get('meta') or {}).get('dataset_meta') or {}).get('classes') or [])
 
 
 def _keys(changes: object) -> list[str]:

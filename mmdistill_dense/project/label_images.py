@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmdistill_dense.datasets.unlabeled import EXTENSIONS
-from mmdistill_dense.project.class_values import Pair, check_splits, name_classes, read_values
+from mmdistill_dense.project.class_values import Pair, check_splits, made_up_names, name_classes, read_values
 from mmdistill_dense.project.label_pairs import Endings, find_endings, labelled_names, of_no_classes
 from mmdistill_dense.project.open_pictures import usual_size
 from mmdistill_dense.project.picture_folders import (
@@ -57,6 +57,11 @@ class SegData:
     size: tuple[int, int]
     label_folders: tuple[Path, ...] = ()
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether nobody named the classes."""
+        return self.classes == made_up_names(self.values or range(len(self.classes)))
 
 
 def find_seg_data(root: Path, given: Sequence[str] = ()) -> SegData:

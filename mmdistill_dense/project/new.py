@@ -24,7 +24,7 @@ from mmdistill_dense.project.config_files import (
     teacher_file,
 )
 from mmdistill_dense.project.data_file import box_file, seg_file
-from mmdistill_dense.project.given_files import check_files, check_folder, check_teacher, whole
+from mmdistill_dense.project.given_files import check_files, check_folder, check_teacher, named_by_teacher, whole
 from mmdistill_dense.project.label_images import SegData, find_seg_data
 from mmdistill_dense.project.loading import Loading, check_tested, decide_loading
 from mmdistill_dense.project.sides import Side, adapt, read_foundation, read_side
@@ -76,6 +76,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
     tell(f'reading  the data {args.data}')
     find = find_seg_data if student.task == 'seg' else find_box_data
     data = find(Path(args.data), args.classes)
+    if isinstance(data, SegData) and args.teacher_checkpoint and not args.classes:
+        data = named_by_teacher(data, args.teacher_checkpoint)
     size = args.size and tuple(args.size)
     loading = decide_loading(student, data.size, data.splits['train'].count, size, args.batch)
     _tell_data(data, loading, tell)

@@ -156,14 +156,14 @@ def test_a_detector_with_queries_builds_with_its_settings() -> None:
         assert network.bbox_head.fc_cls.out_features == 3
 
 
-def own_network(schedule: str = '') -> None:
-    """A config, which needs no schedule if it is a trained teacher, and a checkpoint of it for three classes."""
+def own_network(schedule: str = '', classes: int = 3) -> None:
+    """A config, which needs no schedule if it is a trained teacher, and a checkpoint of it."""
     Path('network.py').write_text(
         "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/models/toy_teacher.py')\n"
         f"default_scope = 'mmseg'\n{schedule}"
     )
     with DefaultScope.overwrite_default_scope('mmseg'):
-        network = build_network(load_model({'cfg': 'network.py', 'decode_head': {'num_classes': 3}}, 'teacher'))
+        network = build_network(load_model({'cfg': 'network.py', 'decode_head': {'num_classes': classes}}, 'teacher'))
     torch.save({'state_dict': network.state_dict()}, 'mine.pth')
 
 
@@ -174,6 +174,24 @@ def test_a_trained_teacher_is_not_trained_again() -> None:
     assert not Path('project/teacher.py').exists()
     assert read('control').model.teacher.checkpoint == str(Path('mine.pth').resolve())
     assert 'test_teacher: true' in Path('project/suite.yaml').read_text()
+
+
+@pytest.mark.parametrize('taught', ['sky road leaf', 'sky road leaf bike', 'sky road'])
+def test_classes_that_nobody_named_have_the_names_of_the_teachers_checkpoint(
+    taught: str, capsys: pytest.CaptureFixture
+) -> None:
+    """A class that is in no label image may stand at the end; fewer names than values do not fit."""
+    seg_folder(Path('mine'))
+    own_network(classes=len(taught.split()))
+    state = torch.load('mine.pth', weights_only=True)
+    torch.save({**state, 'meta': {'dataset_meta': {'classes': taught.split()}}}, 'mine.pth')
+    fits = len(taught.split()) > 2
+    call(FASTSCNN, 'network.py', '--teacher-checkpoint', 'mine.pth', code=0 if fits else 2)
+    if fits:
+        assert list(read('control').train_dataloader.dataset.metainfo.classes) == taught.split()
+        assert 'classes named as in mine.pth, in the order of the label values: sky, road, leaf' in (
+            capsys.readouterr().out
+        )
 
 
 def test_a_foundation_model_and_pictures_without_labels() -> None:

@@ -16,7 +16,6 @@ from mmdistill_dense.project.sides import Side
 from mmdistill_dense.recipes.compose import methods, option_files
 from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.messages import close_or_all
 
 DEFAULT, FOUNDATION_DEFAULT = 'pcd', 'featurematch'
 _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
@@ -33,13 +32,11 @@ def distillers_for(method: str, student: Side, foundation: bool, steps: int) -> 
         steps: Of the training.
 
     Raises:
-        KeyError: For an unknown method.
-        ValueError: For a method that does not fit the student or the teacher.
+        KeyError: For a method that does not compare maps, with a foundation model.
+        ValueError: For a method that does not fit the student.
     """
     if foundation:
-        return {method: _on_map(method)}
-    if method not in methods():
-        raise KeyError(f'--method {method}: unknown. {close_or_all(method, methods())}')
+        return {method: on_map(method)}
     files = option_files(method)
     options = best(files, _pair_name(student), student.task)
     if options is None:
@@ -69,7 +66,12 @@ def _pair_name(student: Side) -> str:
     return '_'.join(dict.fromkeys(words))
 
 
-def _on_map(method: str) -> dict[str, Any]:
+def on_map(method: str) -> dict[str, Any]:
+    """Return the options of a method that learns from the map of a foundation model.
+
+    Raises:
+        KeyError: For a method that does not compare maps.
+    """
     by_name = {kind.lower(): cls for kind, cls in DISTILLERS.module_dict.items() if issubclass(cls, FeatureDistiller)}
     if method not in by_name:
         raise KeyError(

@@ -103,18 +103,20 @@ def main_new(argv: Sequence[str] | None = None) -> int:
 
 
 def _new(args: argparse.Namespace) -> int:
+    from mmdistill_dense.project.first_checks import check_first
     from mmdistill_dense.utils.silence import quiet
 
+    folder = check_first(args)
     with quiet():  # notes of mmseg and mmdet about optional parts
         from mmdistill_dense.project import new
+        from mmdistill_dense.project.write_files import write
 
     files = new.plan(args, lambda line: print(line, flush=True))
-    folder = args.out or new.default_folder(args.data)
     if args.dry:
         for name, text in files.items():
             print(f'\n# ---- {folder / name}\n{text}', end='')
         return 0
-    new.write(files, folder)
+    write(files, folder)
     told = ', '.join(f'{name} ({_content(name, text)})' for name, text in files.items())
     print(f'written  {folder}: {told}')
     print(f'next     python -m mmdistill_dense run {folder}')

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.foundation.models import architecture
+from mmdistill_dense.foundation.positions import Rotary
+from mmdistill_dense.foundation.vit import ViT
+from mmdistill_dense.foundation.vit_file import load_vit
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.project.label_images import SegData
 from mmdistill_dense.project.sides import Side
@@ -28,16 +35,6 @@ def check_files(args: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}). Without this option the teacher is '
             'trained on your data first.'
-        )
-
-
-def check_folder(folder: Path) -> None:
-    """Raise for a folder whose path no config can hold: mmengine puts it between quotes (``fileDirname``)."""
-    place = str(folder.absolute())
-    if found := [one for one in ("'", '"', '\\', '{{') if one in place]:
-        raise ValueError(
-            f'--out {folder}: its whole path, {place}, has {found[0]} in it, which no config can hold. Choose another '
-            'folder.'
         )
 
 
@@ -77,6 +74,24 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str]) -> None:
     except ValueError as error:
         text = str(error)
         raise ValueError(f'{"" if text.startswith(key) else f"{key}: "}{text}\n         {advice}') from error
+
+
+def check_foundation(given: str, option: Mapping[str, Any]) -> None:
+    """Compare a file of a foundation model with the model that ``--teacher MODEL:FILE`` names; no weight is kept.
+
+    Raises:
+        ValueError: If it is no readable file, or one of another network.
+    """
+    key = f'--teacher {given}'
+    with torch.device('meta'):  # the largest has 7 billion parameters
+        network = ViT(architecture(option['model']))
+    if network.shape.rotary:
+        network.rope = Rotary(network.shape.dim // network.shape.heads)  # its values are compared
+    try:
+        load_vit(network, read_checkpoint(option['checkpoint']), (), key)
+    except ValueError as error:
+        text = re.sub(r"set model='(\w+)'", r'write --teacher \1:FILE', str(error))
+        raise ValueError(text if text.startswith(key) else f'{key}: {text}') from error
 
 
 def named_by_teacher(data: SegData, checkpoint: str) -> SegData:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-
 from mmdistill_dense.project.adapt_network import check_masks, det_size, joined_overrides, predicts_masks, seg_size
 from mmdistill_dense.project.box_labels import BoxData, find_box_data
-from mmdistill_dense.project.choose_methods import default_methods, distillers_for
+from mmdistill_dense.project.choose_methods import default_methods, distillers_for, on_map
 from mmdistill_dense.project.config_files import (
     SUITE,
     WORK,
@@ -24,18 +21,16 @@ from mmdistill_dense.project.config_files import (
     teacher_file,
 )
 from mmdistill_dense.project.data_file import box_file, seg_file
-from mmdistill_dense.project.given_files import check_files, check_folder, check_teacher, named_by_teacher, whole
+from mmdistill_dense.project.given_files import check_files, check_foundation, check_teacher, named_by_teacher, whole
 from mmdistill_dense.project.label_images import SegData, find_seg_data
 from mmdistill_dense.project.loading import Loading, check_tested, decide_loading
 from mmdistill_dense.project.sides import Side, adapt, read_foundation, read_side
 from mmdistill_dense.project.size_steps import padded_batches, padded_tests, size_step
 from mmdistill_dense.project.unlabelled_folder import LIST, FreePictures, free_pictures
 from mmdistill_dense.project.zoo_schedule import Schedule, scaled_schedule
-from mmdistill_dense.recipes.check_data import check_data
 from mmdistill_dense.utils.silence import quiet
 
 Tell = Callable[[str], None]
-_NAME = re.compile(r'[^A-Za-z0-9]+')
 
 
 @dataclass(frozen=True)
@@ -64,13 +59,17 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
         FileNotFoundError, KeyError, ValueError: Name the option, what was found and what would work.
     """
     check_files(args)
-    check_folder(args.out or default_folder(args.data))
     foundation = read_foundation(args.teacher)
     if foundation and args.teacher_checkpoint:
         raise ValueError(
             f'--teacher-checkpoint {args.teacher_checkpoint}: --teacher {args.teacher} names its weights already. '
             'Leave the option out.'
         )
+    names = default_methods(args.method, bool(foundation))
+    if foundation:
+        for name in names:
+            on_map(name)
+        check_foundation(args.teacher, foundation)
     tell(f'reading  the configs {args.student} and {args.teacher}')
     student, teacher = _networks(args, bool(foundation))
     tell(f'reading  the data {args.data}')
@@ -94,7 +93,6 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
     else:
         option = _teacher(task, student, teacher, files)
     files['pair.py'] = pair_file(student.option, option)
-    names = default_methods(args.method, bool(foundation))
     _methods(task, names, student, bool(foundation), schedule.steps, files)
     trained = 'teacher.py' in files
     files[SUITE] = suite_file(names, trained, tests=teacher is not None and not trained)
@@ -208,34 +206,3 @@ def _keys(changes: Mapping[str, Any], place: str = '') -> Iterator[str]:
             yield from _keys(value, inside)
         else:
             yield inside
-
-
-def default_folder(data: str) -> Path:
-    """Return the folder that is written without ``--out``: ``distil_`` and the name of the data folder."""
-    return Path(f'distil_{_NAME.sub("_", Path(data).resolve().stem).strip("_").lower()}')
-
-
-def write(files: Mapping[str, str], folder: Path) -> None:
-    """Write files into a folder, and read them as configs. Files with other contents stay.
-
-    Raises:
-        FileExistsError: If one of the files exists with other contents.
-        ValueError: If the configs do not fit together.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f'--out {folder}: a file of this name is there. Give another --out.')
-    there = [name for name in files if (folder / name).is_file()]
-    changed = [name for name in there if (folder / name).read_text(encoding='utf-8') != files[name]]
-    if changed:
-        raise FileExistsError(
-            f'--out {folder}: {", ".join(changed)} exist there with other contents. Remove the folder, or give another '
-            '--out.'
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding='utf-8')
-    with quiet():
-        for name in files:
-            if name.endswith('.py') and name not in ('data.py', 'pair.py'):
-                config = Config.fromfile(folder / name)
-                check_data(config, {'mmseg': 'seg', 'mmdet': 'det'}[config.default_scope])

@@ -19,6 +19,7 @@ from mmdistill_dense.recipes.compose import TASKS
 from mmdistill_dense.utils.messages import close_or_all, some
 
 _CONFIGS = ('.py', '.json', '.yml', '.yaml')
+_LIBRARIES = ('timm', 'transformers')
 _WEIGHTS = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
 
 
@@ -63,6 +64,7 @@ def read_side(given: str, key: str) -> Side:
         ValueError: For a file that is no config or cannot be read, a config of another package than mmseg and mmdet,
             or one that imports what is not installed.
     """
+    _check_library(given, key)
     try:
         path = find_config(given, key)
     except ModuleNotFoundError as error:
@@ -79,6 +81,16 @@ def read_side(given: str, key: str) -> Side:
     if 'model' not in config:
         raise ValueError(f'{key} {given}: the config has no model. Give the config that trains or tests the network.')
     return Side(key, name, config, load_model({'cfg': name}, key).model, task)
+
+
+def _check_library(given: str, key: str) -> None:
+    """Raise for a network of another library, which stands in no config of the zoo."""
+    library = given.partition('::')[0]
+    if '::' in given and library in _LIBRARIES:
+        advice = 'A student is a network of mmseg:: or mmdet::'
+        if key == '--teacher':
+            advice = 'Such a teacher is written into a config by hand: docs/foundation.md, "Networks of timm"'
+        raise ValueError(f'{key} {given}: `new` takes no network of {library}. {advice}.')
 
 
 def _read(path: Path, where: str) -> Config:
@@ -112,7 +124,9 @@ def read_foundation(given: str) -> dict[str, Any] | None:
     Raises:
         FileNotFoundError: If there is no such file.
         KeyError: For an unknown model.
+        ValueError: For a model without its file, or a network of timm or transformers.
     """
+    _check_library(given, '--teacher')
     model, colon, file = given.partition(':')
     if model not in MODELS_BY_NAME:
         if colon and not file.startswith(':') and not Path(given).is_file():

@@ -106,7 +106,11 @@ def cut(path: str) -> None:
         (lambda: None, ('--unlabelled', 'mine/images/val'), 'of which 2 of val cannot be taught on: 0 are left'),
         (lambda: Path('project').touch(), (), '--out project: a file of this name is there'),
         (lambda: None, ('--out', "Bob's/project"), "has ' in it, which no config can hold"),
-        (lambda: Path('file').touch(), ('--out', 'file/project'), 'Not a directory'),
+        (
+            lambda: Path('file').touch(),
+            ('--out', 'file/project'),
+            '--out file/project: cannot be written (Not a directory',
+        ),
         (lambda: None, ('--student', 'fast_scnn_8xb4-160k_cityscapes-512x1024'), f'Did you mean {FASTSCNN}?'),
         pytest.param(
             lambda: None, ('--student', 'mmpretrain::resnet18'), 'Names of configs begin with mmseg::', marks=LONG

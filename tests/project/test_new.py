@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmdistill_dense.config.resolve import load_model, student_option
+from mmdistill_dense.foundation.models import architecture
+from mmdistill_dense.foundation.positions import Rotary
+from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.project import fetched_weights
@@ -167,6 +171,28 @@ def own_network(schedule: str = '', classes: int = 3) -> None:
     torch.save({'state_dict': network.state_dict()}, 'mine.pth')
 
 
+def foundation_file(path: str, model: str) -> None:
+    """A file with the entries of a model; all values of an entry are one number, so the file is small."""
+    with torch.device('meta'):
+        network = ViT(architecture(model))
+    if network.shape.rotary:
+        network.rope = Rotary(network.shape.dim // network.shape.heads)
+    state = {name: torch.zeros(()).expand(entry.shape) for name, entry in network.state_dict().items()}
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(('model', 'holds'), [('dinov2_vits14', 'dinov2_vitb14'), ('dino_vits16', 'dino_vits8')])
+def test_a_file_of_another_foundation_model_is_refused(model: str, holds: str, capsys: pytest.CaptureFixture) -> None:
+    seg_folder(Path('mine'))
+    foundation_file('dino.pth', holds)
+    call(FASTSCNN, f'{model}:dino.pth', code=2)
+    said = capsys.readouterr().err
+    assert f'--teacher {model}:dino.pth does not fit model={model}' in said and f'are those of {holds}' in said
+    assert f'write --teacher {holds}:FILE' in said
+    foundation_file('dino.pth', model)
+    call(FASTSCNN, f'{model}:dino.pth')
+
+
 def test_a_trained_teacher_is_not_trained_again() -> None:
     seg_folder(Path('mine'))
     own_network()
@@ -196,7 +222,7 @@ def test_classes_that_nobody_named_have_the_names_of_the_teachers_checkpoint(
 
 def test_a_foundation_model_and_pictures_without_labels() -> None:
     seg_folder(Path('mine'))
-    Path('dino.pth').touch()
+    foundation_file('dino.pth', 'dinov2_vits14')
     for number in range(4):
         picture(Path(f'more/{number}.jpg'), 50 + number)
     call(FASTSCNN, 'dinov2_vits14:dino.pth', '--unlabelled', 'more')
@@ -247,7 +273,28 @@ def test_changed_files_are_not_overwritten(capsys: pytest.CaptureFixture) -> Non
     call(FASTSCNN, SEGFORMER)
     Path('project/control.py').write_text('mine = 1')
     call(FASTSCNN, SEGFORMER, code=2)
-    assert 'control.py exist there with other contents' in capsys.readouterr().err
+    assert 'control.py exist there with other contents. Give another --out. Or remove this one, which holds no' in (
+        capsys.readouterr().err
+    )
+    Path('project/work/teacher').mkdir(parents=True)
+    call(FASTSCNN, SEGFORMER, code=2)
+    assert 'Do not remove the folder to write it anew: project/work holds results' in capsys.readouterr().err
+
+
+def test_what_is_wrong_in_the_command_line_is_told_before_anything_is_imported(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seg_folder(Path('mine'))
+    Path('mine/photos').mkdir()
+    monkeypatch.setitem(sys.modules, 'mmdistill_dense.project.new', None)  # an import of it fails
+    cases = {
+        ('--data', 'nowhere'): '--data nowhere: no such folder',
+        ('--method', 'pcd', 'cwdd'): '--method cwdd: unknown. Close: cwd',
+        ('--out', 'mine'): '--out mine: it holds other files (images, labels, photos) and no project (suite.yaml)',
+    }
+    for words, message in cases.items():
+        call(FASTSCNN, SEGFORMER, *words, code=2)
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -261,6 +308,9 @@ def test_changed_files_are_not_overwritten(capsys: pytest.CaptureFixture) -> Non
         (('--unlabelled', 'nowhere'), '--unlabelled nowhere: no such folder'),
         (('--teacher-checkpoint', 'no.pth'), '--teacher-checkpoint no.pth: no such file'),
         (('--teacher', 'dinov2_vits14:no.pth'), "--teacher dinov2_vits14:no.pth: no such file 'no.pth'"),
+        (('--teacher', 'timm::resnet50:a.pth'), '--teacher timm::resnet50:a.pth: `new` takes no network of timm. Such'),
+        (('--student', 'transformers::a'), 'network of transformers. A student is a network of mmseg:: or mmdet::'),
+        (('--out', '/proc/nope'), '--out /proc/nope: cannot be written (No such file'),
         (('--teacher', 'mmdistill_dense::_base_/models/toy_teacher.py'), 'its default_scope is'),
     ],
 )

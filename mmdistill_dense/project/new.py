@@ -137,7 +137,7 @@ def _methods(
     free = task.free
     for name in names:
         distillers = distillers_for(name, student, foundation, steps)
-        files[f'{name}.py'] = method_file(name, distillers, free and free.option)
+        files[f'{name}.py'] = method_file(name, distillers, free.option if free else None)
         task.tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
     if free:
         task.tell(

@@ -381,9 +381,7 @@ def test_a_set_without_labels_is_refused(tmp_path: Path) -> None:
 def test_a_probe_whose_pictures_are_missing_says_how_to_train_without_it(tmp_path: Path) -> None:
     missing = dict(type='mmdistill_dense.CamVidDataset', data_root=str(tmp_path / 'camvid'), pipeline=[])
     cfg = runs.config(tmp_path, custom_hooks=[dict(HOOK, probe=dict(PROBE, train=missing))])
-    with pytest.raises(
-        FileNotFoundError, match=r'probe\.train among the custom_hooks: .*without: custom_hooks'
-    ):
+    with pytest.raises(FileNotFoundError, match=r'probe\.train among the custom_hooks: .*without: custom_hooks'):
         runs.train(cfg)
 
 

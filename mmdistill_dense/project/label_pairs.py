@@ -29,6 +29,11 @@ class Endings:
     pictures: tuple[str, ...]
     label: str
 
+    @property
+    def word(self) -> str:
+        """What the endings of pictures share before the dot: ``'_leftImg8bit'``, or nothing."""
+        return os.path.splitext(self.pictures[0])[0] if self.pictures[0].startswith('_') else ''
+
     def by_name(self, files: Iterable[str]) -> dict[str, str]:
         """Return pictures by their names without the ending."""
         found: dict[str, str] = {}
@@ -54,12 +59,11 @@ def find_endings(folders: Sequence[tuple[Folder, Folder]]) -> Endings:
         FileNotFoundError: If no picture of the first split has a label image.
     """
     usual, label = _usual(*folders[0])
-    cut = os.path.splitext(usual)[0] if usual.startswith('_') else ''
     found = Endings((usual,), label)
     for pictures, labels in folders:
         known = found.labelled(labels)
         for suffix in dict.fromkeys(os.path.splitext(file)[1] for file in pictures.files):
-            ending, paired = f'{cut}{suffix}', found.by_name(pictures.files)
+            ending, paired = f'{found.word}{suffix}', found.by_name(pictures.files)
             own = Endings((ending,), label).by_name(pictures.files)
             if any(name in known and name not in paired for name in own):
                 found = Endings((*found.pictures, ending), label)
@@ -149,8 +153,7 @@ def labelled_names(
 
 def _bare(file: str, endings: Endings) -> str:
     """Return the name of a picture, also of one that has the name of another one but not its ending."""
-    stem = os.path.splitext(file)[0]
-    return stem.removesuffix(os.path.splitext(endings.pictures[0])[0] if endings.pictures[0].startswith('_') else '')
+    return os.path.splitext(file)[0].removesuffix(endings.word)
 
 
 def _check_rest(said: str, labelled: Sequence[str], alone: Sequence[str], least: int) -> None:

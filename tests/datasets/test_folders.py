@@ -58,7 +58,7 @@ def test_label_values_become_numbers_of_classes_and_others_are_ignored(root: Pat
     label = np.array([[0, 255, 7]], np.uint8).repeat(8, 0)
     cv2.imwrite(str(root / 'labels/0.png'), label)
     cv2.imwrite(str(root / 'images/0.jpg'), np.zeros((8, 3), np.uint8))
-    load = [dict(type='mmseg.LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')]
+    load = [dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')]
     data = folder(root, label_values=(0, 255), pipeline=load)
     assert data[0]['gt_seg_map'][0].tolist() == [0, 1, 255]
 

@@ -252,7 +252,7 @@ def test_the_files_that_the_student_starts_from(tmp_path: Path) -> None:
     torch.save({'state_dict': state}, tmp_path / 'whole.pth')
     config = seg_config(tmp_path)
     assert ' initialised' in printed(check_config(config, FAST))
-    config.model.student.backbone = dict(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'pre.pth')))
+    config.model.student.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'pre.pth'))
     report = check_config(config, FAST)
     (start,) = report.as_dict()['student']['starts']
     assert (start['part'], start['file']) == ('backbone', str(tmp_path / 'pre.pth'))

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.engine.resume_file import latest_checkpoint
-from mmdistill_dense.report.starts import config_file, starts_of
+from mmdistill_dense.report.log_starts import config_file, starts_of
 from mmdistill_dense.suite.plan.runs import CONTROL
 from mmdistill_dense.utils.atomic import read_json
 

@@ -107,6 +107,7 @@ def test_no_images_is_an_error(tmp_path: Path) -> None:
         draw_masks(model, distiller, [], tmp_path, images=0)
 
 
+@pytest.mark.soak
 def test_the_tool_draws_the_tokens_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, distiller = with_tokens('mmdet', **det_options('neck[:2]'))
     torch.save({f'mask_modules.{name}': value for name, value in distiller.mask_modules.state_dict().items()},

@@ -151,6 +151,7 @@ def test_pixels_must_lie_in_the_image(points: Any, message: str, tmp_path: Path)
 # The command
 
 
+@pytest.mark.soak
 def test_command_shows_a_pretraining_run_before_and_after(tmp_path: Path) -> None:
     config = runs.config(tmp_path / 'run', epochs=1)
     toys.train(None, config)

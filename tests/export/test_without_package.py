@@ -88,6 +88,7 @@ def code_of(text):
     return re.sub(r'(?m)^#.*\n', '', text)
 
 
+@pytest.mark.soak
 def test_exported_students_run_where_this_package_is_missing(tmp_path):
     """By the functions, the inferencers and, on data that the plain package can read, the runner's test."""
     seg, det = seg_folder(tmp_path / 'seg'), box_folder(tmp_path / 'det')

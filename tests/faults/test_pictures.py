@@ -81,6 +81,7 @@ def test_a_damaged_picture_stops_a_run_from_its_worker(root: Path) -> None:
         train(root, CROP, workers=1)
 
 
+@pytest.mark.soak
 def test_what_is_no_picture_is_named(root: Path) -> None:
     (root / 'images/1.jpg').write_text('<html>404</html>')
     with pytest.raises((OSError, AssertionError), match=r'images/1\.jpg'):

@@ -262,6 +262,7 @@ def test_nan_is_not_hidden() -> None:
     assert loss.isnan() and student.grad.isnan().any()
 
 
+@pytest.mark.soak
 def test_no_gradient_memory_without_gradient() -> None:
     student, teacher = _maps(2, 64, 32, 32, dtype=torch.float32)
     tokens = student.numel() * 4

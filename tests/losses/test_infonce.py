@@ -138,6 +138,7 @@ def test_start_of_training_is_the_logarithm_of_the_queue() -> None:
     assert abs(loss.item() - 11.14) < 0.02
 
 
+@pytest.mark.soak
 def test_memory_is_a_fraction_of_the_released_forms() -> None:
     student, teacher, negatives = _rows(784, 16384, 256, torch.float32)
 

@@ -222,6 +222,7 @@ def test_bfloat16_is_near_float32() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=2e-2)
 
 
+@pytest.mark.soak
 def test_memory_is_a_tenth_of_the_released_form() -> None:
     """One level of a detector at 800x1333."""
     student, teacher, tokens, branch = _inputs((1, 256, 100, 168, 6), dtype=torch.float32)

@@ -162,6 +162,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures('compiler')
 @pytest.mark.parametrize(('usual', 'part'), COMPILED, indirect=['usual'])
 def test_a_compiled_student_learns_the_same(usual, part):

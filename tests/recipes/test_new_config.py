@@ -200,6 +200,7 @@ def test_mistakes_are_answered(words: tuple[str, ...], told: str, capsys: pytest
     assert told in refused(capsys, *words)
 
 
+@pytest.mark.soak
 def test_the_list_tells_what_is_there_and_what_fits(capsys: pytest.CaptureFixture) -> None:
     call('--list')
     lines = capsys.readouterr().out.splitlines()

@@ -80,6 +80,7 @@ def test_a_definition_for_one_process_has_the_batch_of_the_recipe_too(suite: Def
         preflight.check_batch(suite, [*firsts.values()], 1)
 
 
+@pytest.mark.soak
 def test_list_tells_every_run(suite: Definition, capsys: pytest.CaptureFixture[str]) -> None:
     if not suite.path.stem.endswith('_gpu'):
         pytest.skip('the others are run, or have been')

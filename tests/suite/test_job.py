@@ -158,6 +158,7 @@ def test_unfinished_run_of_another_config_is_refused_once_it_has_a_checkpoint(tm
     job.check_unchanged(run, 'old')
 
 
+@pytest.mark.soak
 def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

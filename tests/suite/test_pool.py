@@ -137,6 +137,7 @@ def suite_of_one(folder: Path) -> None:
     pool.Pool(command(child), 1, 1, Watch()).execute(runs(folder, 'a'))
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
 def test_jobs_end_when_their_parent_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('PYTHONPATH', environment()['PYTHONPATH'])

@@ -90,6 +90,7 @@ def test_no_two_configs_are_the_same_run() -> None:
     assert not [names for names in seen.values() if len(names) > 1]
 
 
+@pytest.mark.soak
 def test_a_config_without_a_file_runs_its_recipe_with_its_method_options() -> None:
     """What the comparison above relies on, of a config of each method."""
     for path in {path.parent.name: path for path, one in named().items() if distillers(one.options)}.values():

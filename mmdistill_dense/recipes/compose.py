@@ -24,7 +24,7 @@ TASKS = {'mmseg': 'seg', 'mmdet': 'det'}
 SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}  # of a new recipe for which none is named
 # Each part of a recipe is recognised by this key, which the part or a file it inherits sets.
 _KEYS = {'pair': 'model', 'dataset': 'train_dataloader', 'schedule': 'optim_wrapper', 'runtime': 'default_scope'}
-_OWNER = re.compile(r'^# method: (\w+)$', re.MULTILINE)
+_OWNERS = re.compile(r'^# methods?: ([\w, ]+)$', re.MULTILINE)
 _LINE = 120
 
 
@@ -89,10 +89,10 @@ def recipe_file(recipe: Path | str) -> Path:
     return file
 
 
-def owner(recipe: Path) -> str | None:
-    """Return the method in a recipe's line ``# method: …``, whose published schedule it holds, or None."""
-    line = _OWNER.search(recipe.read_text(encoding='utf-8'))
-    return line[1] if line else None
+def owners(recipe: Path) -> tuple[str, ...]:
+    """Return the methods in a recipe's line ``# method: …``, whose published schedule it holds; none for the usual."""
+    line = _OWNERS.search(recipe.read_text(encoding='utf-8'))
+    return tuple(line[1].split(', ')) if line else ()
 
 
 def parts_of(recipe: Path | str) -> Parts:

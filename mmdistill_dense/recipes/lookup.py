@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmdistill_dense.recipes.compose import Parts, configs, option_files, owner, recipes, sources_of, unknown
+from mmdistill_dense.recipes.compose import Parts, configs, option_files, owners, recipes, sources_of, unknown
 
 
 def base_file(kind: str, name: str) -> Path:
@@ -47,9 +47,9 @@ def recipe_of(pair: Path, dataset: Path | None, schedule: Path | None, method: s
     rows = [
         recipe
         for recipe in recipes()
-        if owner(recipe) in (None, method) and files.items() <= sources_of(recipe).items()
+        if (not owners(recipe) or method in owners(recipe)) and files.items() <= sources_of(recipe).items()
     ]
-    rows.sort(key=lambda recipe: (owner(recipe) != method, recipe.stem != pair.stem, recipe.stem))
+    rows.sort(key=lambda recipe: (method not in owners(recipe), recipe.stem != pair.stem, recipe.stem))
     return rows[0] if rows else None
 
 

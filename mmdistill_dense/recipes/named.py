@@ -27,7 +27,7 @@ from mmdistill_dense.recipes.compose import (
     methods,
     option_files,
     options_for,
-    owner,
+    owners,
     parts_of,
     recipes,
     unknown,
@@ -146,7 +146,7 @@ def place_of(method: str, pair: str, variant: str | None = None) -> Path:
 def made_of(method: str, recipe: Path, variant: str | None = None, options: Path | None = None) -> Named | None:
     """Return the config of a method on a recipe of this package, or None if no options fit."""
     options = options or options_for(method, recipe, variant)
-    pair = parts_of(recipe).pair if owner(recipe) == method else recipe.stem
+    pair = parts_of(recipe).pair if method in owners(recipe) else recipe.stem
     return Named(method, pair, variant, recipe, options) if options else None
 
 
@@ -178,8 +178,8 @@ def variants_of(method: str) -> list[str | None]:
 
 def _recipes_of(method: str) -> dict[str, Path]:
     """Return the recipes that a method is trained on, by the pair's name in the method's configs."""
-    shared = {path.stem: path for path in [*recipes(), *recipes(pretraining=True)] if owner(path) is None}
-    return shared | {parts_of(path).pair: path for path in recipes() if owner(path) == method}
+    shared = {path.stem: path for path in [*recipes(), *recipes(pretraining=True)] if not owners(path)}
+    return shared | {parts_of(path).pair: path for path in recipes() if method in owners(path)}
 
 
 def _made(name: str, method: str, pair: str, variant: str | None) -> Named:

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.config.inheritance import bases_of
 from mmdistill_dense.model.build import build_distillers
-from mmdistill_dense.recipes.compose import config_text, methods, option_files, owner, parts_of, recipes
+from mmdistill_dense.recipes.compose import config_text, methods, option_files, owners, parts_of, recipes
 from mmdistill_dense.recipes.named import Named, combinations, find, made_of, read_config
 from mmdistill_dense.recipes.targets import read_targets
 from tests.every_config import CONFIGS, FILES, every, name_of, named, place
@@ -65,7 +65,7 @@ def test_method_options_set_distillers_and_nothing_else() -> None:
 def test_the_published_schedule_of_a_method_takes_the_place_of_the_usual_one() -> None:
     bases = {one.pair: one.base for one in combinations('maskd')}
     published = CONFIGS / f'_base_/recipes/{PAIR}_maskd.py'
-    assert bases[PAIR] == published and owner(published) == 'maskd'
+    assert bases[PAIR] == published and owners(published) == ('maskd', 'dist')
     others = {one.base.stem for one in combinations('afdcd')}
     assert PAIR in others and f'{PAIR}_maskd' not in others
 
@@ -165,7 +165,7 @@ def test_files_are_those_that_mean_something() -> None:
         for target in read_targets(file) if file.is_file() else []:
             if not {'camvid', 'cocostuff'} & set(target.recipe.split('_')):
                 recipe = CONFIGS / f'_base_/recipes/{target.recipe}.py'
-                pair = parts_of(recipe).pair if recipe.is_file() and owner(recipe) == method else target.recipe
+                pair = parts_of(recipe).pair if recipe.is_file() and method in owners(recipe) else target.recipe
                 assert place(f'{method}/{f"{pair}_{target.variant}" if target.variant else pair}').is_file(), target
         fits = {parts_of(path).task for path in recipes() if made_of(method, path) and not parts_of(path).maps}
         fits |= {'seg', 'det'} if method == 'featurematch' else set()

@@ -18,7 +18,7 @@ import yaml
 from mmengine.config import Config
 
 from mmdistill_dense.config.inheritance import bases_of
-from mmdistill_dense.recipes.compose import configs, methods, option_files, owner, parts_of
+from mmdistill_dense.recipes.compose import configs, methods, option_files, owners, parts_of
 from mmdistill_dense.recipes.named import combinations
 from mmdistill_dense.recipes.targets import Target, read_targets
 
@@ -173,7 +173,7 @@ def _model(file: Path, method: str, collection: str, targets: list[Target]) -> d
 def stem_of(target: Target, method: str) -> str:
     """Return the name of the config that a published result belongs to, whether it is a file or not."""
     recipe = configs() / '_base_/recipes' / f'{target.recipe}.py'
-    pair = parts_of(recipe).pair if recipe.is_file() and owner(recipe) == method else target.recipe
+    pair = parts_of(recipe).pair if recipe.is_file() and method in owners(recipe) else target.recipe
     return f'{pair}_{target.variant}' if target.variant else pair
 
 

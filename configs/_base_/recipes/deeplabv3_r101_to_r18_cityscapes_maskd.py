@@ -1,4 +1,4 @@
-# method: maskd
+# methods: maskd, dist
 _base_ = [
     '../pairs/deeplabv3_r101_to_r18_cityscapes.py',
     '../datasets/cityscapes_512x1024.py',

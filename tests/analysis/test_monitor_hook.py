@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
+from mmengine.visualization import LocalVisBackend, MLflowVisBackend
 from torch import Tensor
 
 from mmdistill_dense.analysis import MonitorHook, monitor_hook, monitor_pictures
@@ -291,3 +292,13 @@ def test_a_step_in_half_precision_is_measured_and_stays_as_it_is() -> None:
     assert all(math.isfinite(value) for value in found.values())
     assert found['gradient_share.task'] + found['gradient_share.kd.loss_kd'] == pytest.approx(1)
     assert {'cosine.kd.decode_head.conv_seg', 'gradient_cosine.kd.loss_kd', 'share.task'} <= set(found)
+
+
+def test_mlflow_gets_a_name_with_the_step_and_an_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes a file, and refuses a name without an ending (mmengine #1681)."""
+    shown: list[tuple[type, str, int]] = []
+    for kind in (MLflowVisBackend, LocalVisBackend):
+        monkeypatch.setattr(kind, 'add_image', lambda self, name, image, step: shown.append((type(self), name, step)))
+    backends = {kind.__name__: object.__new__(kind) for kind in (MLflowVisBackend, LocalVisBackend)}
+    monitor_hook._show(SimpleNamespace(_vis_backends=backends), 'monitor/picture_0', np.zeros((2, 2, 3), np.uint8), 7)
+    assert shown == [(MLflowVisBackend, 'monitor/picture_0_7.png', 7), (LocalVisBackend, 'monitor/picture_0', 7)]

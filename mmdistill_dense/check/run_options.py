@@ -1,8 +1,8 @@
-"""Read from a config how long the run is, and in which unit."""
+"""Read from a config how long the run is, in which unit, and how the learning rate is scheduled."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -20,6 +20,15 @@ def counts_epochs(config: Config) -> bool:
     return type_of(loop) == 'EpochBasedTrainLoop' if 'type' in loop else bool(loop.get('by_epoch'))
 
 
-def run_length(config: Config) -> int | None:
+def loop_length(config: Config) -> int | None:
     """Return ``max_epochs`` or ``max_iters``, ``None`` if the config trains nothing."""
     return (config.get('train_cfg') or {}).get('max_epochs' if counts_epochs(config) else 'max_iters')
+
+
+def schedulers(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield key and options of each scheduler; none for several optimizers, which have lists by name."""
+    found = config.get('param_scheduler') or []
+    if isinstance(found, Mapping):
+        found = [found] if 'type' in found else []
+    for place, one in enumerate(found):
+        yield f'param_scheduler.{place}', one

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding, Findings
+from mmdistill_dense.check.run_options import schedulers
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.guards.class_counts import check_teacher_classes, num_classes
 
@@ -106,9 +107,11 @@ def summed(subject: Subject) -> Findings:
 
 def warm_up(subject: Subject) -> Findings:
     """Check that ``balance`` measures far beyond the warm-up of the learning rate."""
-    schedulers = subject.config.get('param_scheduler') or []
-    schedulers = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
-    rising = [one for one in schedulers if str(one.get('type')).endswith('LinearLR') and not one.get('begin')]
+    rising = [
+        one
+        for _, one in schedulers(subject.config)
+        if str(one.get('type')).endswith('LinearLR') and not one.get('begin')
+    ]
     end = max((one.get('end') or 0 for one in rising if one.get('by_epoch') is False), default=0)
     for name, distiller in subject.distillers.items():
         if distiller.balancer is None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from mmengine.config import Config
 
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, WARNING, Finding, Findings
-from mmdistill_dense.check.run_options import counts_epochs, run_length, type_of
+from mmdistill_dense.check.run_options import counts_epochs, loop_length, schedulers, type_of
 from mmdistill_dense.utils.messages import some
 
 _IOU_NAMES = {
@@ -56,9 +54,9 @@ def rate(subject: Subject) -> Findings:
 
     A tenth of the run is let pass: a schedule may well end a step late, so that the last step is not lost.
     """
-    epochs, length = counts_epochs(subject.config), run_length(subject.config)
+    epochs, length = counts_epochs(subject.config), loop_length(subject.config)
     ends = []
-    for key, one in _schedulers(subject.config):
+    for key, one in schedulers(subject.config):
         counted = one.get('by_epoch', True)
         if counted and not epochs and not one.get('convert_to_iter_based') and 'Plateau' not in type_of(one):
             yield Finding(
@@ -90,9 +88,9 @@ def rate(subject: Subject) -> Findings:
 
 
 def checkpoints(subject: Subject) -> Findings:
-    """Find a run that keeps no checkpoint before its end, so that an interrupted one starts anew."""
+    """Find a run that keeps its first checkpoint at its end: after an interruption it starts anew."""
     hook = (subject.config.get('default_hooks') or {}).get('checkpoint', {})
-    epochs, length = counts_epochs(subject.config), run_length(subject.config)
+    epochs, length = counts_epochs(subject.config), loop_length(subject.config)
     if hook is None or not length:
         return
     interval = hook.get('interval', 1 if not hook else -1)
@@ -123,14 +121,6 @@ def best(subject: Subject) -> Findings:
                 f'({some([type_of(metric) for metric in metrics])}), and training would stop at the first validation.',
                 'Name a score that is in the log of an evaluation, or add its metric to val_evaluator.',
             )
-
-
-def _schedulers(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    found = config.get('param_scheduler') or []
-    if isinstance(found, Mapping):
-        found = [found] if 'type' in found else []  # several optimizers have lists by name, which we do not judge
-    for place, one in enumerate(found):
-        yield f'param_scheduler.{place}', one
 
 
 def _end(scheduler: Mapping[str, Any]) -> float:

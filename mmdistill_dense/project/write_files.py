@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.project.config_files import WORK
 from mmdistill_dense.recipes.check_data import check_data
+from mmdistill_dense.recipes.compose import TASKS
 from mmdistill_dense.utils.silence import quiet
 
 
@@ -41,7 +42,7 @@ def write(files: Mapping[str, str], folder: Path) -> None:
         for name in files:
             if name.endswith('.py') and name not in ('data.py', 'pair.py'):
                 config = Config.fromfile(folder / name)
-                check_data(config, {'mmseg': 'seg', 'mmdet': 'det'}[config.default_scope])
+                check_data(config, TASKS[config.default_scope])
 
 
 def _results(folder: Path) -> str:

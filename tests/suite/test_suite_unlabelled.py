@@ -83,12 +83,18 @@ def test_the_cost_is_that_of_both_parts() -> None:
 
 
 @pytest.mark.soak
-def test_a_run_tells_the_number_and_the_passes() -> None:
-    definition = defined({'ratio': 1})
+@pytest.mark.parametrize(
+    ('options', 'passes'), [({}, 2), ({'schedule.stop_at': 3}, 1), ({'schedule.ramp_down': [0, 0.5]}, 1)]
+)
+def test_a_run_tells_the_number_and_the_passes(options: dict[str, Any], passes: int) -> None:
+    """Of 6 pictures, 2 a step in 6 steps. A distiller of weight 0 reads none."""
+    pictures = {'data_root': toys.picture_folder(6), 'ratio': 1}
+    definition = defined(methods={'more': {'method': 'kd', 'unlabelled': pictures, 'options': options}})
     for name in ('teacher', 'more'):
         result = perform(definition, run_of(definition, name))
-    assert result['unlabelled']['pictures'] == 6 and result['unlabelled']['passes'] == pytest.approx(6 * 2 / 6)
-    assert unlabelled(result).startswith('6, 1 for each labelled one of a step, each seen 2 times (hash of the names ')
+    assert result['unlabelled']['pictures'] == 6 and result['unlabelled']['passes'] == pytest.approx(passes)
+    times = f'each seen {passes} times (hash of the names '
+    assert unlabelled(result).startswith(f'6, 1 for each labelled one of a step, {times}')
     assert unlabelled({}) == ''
 
 

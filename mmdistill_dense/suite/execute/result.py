@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 import statistics
@@ -55,12 +56,15 @@ def receipts_of(runner: Runner) -> dict[str, Any] | None:
 
 def unlabelled_of(runner: Runner) -> dict[str, Any] | None:
     """Return the number of a run's pictures without labels, the hash of their names, ratio, and passes over them."""
-    second = getattr(getattr(unwrap(runner.model), 'distillation', None), 'unlabelled', None)
+    model = unwrap(runner.model)
+    second = getattr(getattr(model, 'distillation', None), 'unlabelled', None)
     if second is None or not second.files:
         return None
-    steps = runner.max_iters - in_iterations(second.option.start, runner.max_iters)
+    ends = [distillers_of(model)[name].schedule.end(runner.max_iters) for name in second.takers]
+    end = math.inf if second.option.pseudo is not None else max(ends)
+    steps = min(runner.max_iters, end) - in_iterations(second.option.start, runner.max_iters)
     batch: Any = runner.train_dataloader.batch_sampler
-    seen = steps * second.option.count(batch.batch_size) * get_world_size()
+    seen = max(steps, 0) * second.option.count(batch.batch_size) * get_world_size()
     return {**second.files, 'passes': seen / second.files['pictures']}
 
 

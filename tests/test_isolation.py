@@ -86,6 +86,7 @@ def test_the_projects_own_files_are_free() -> None:
     assert all((ROOT / name).exists() for name in OWN - {'.git'})  # a release has none
 
 
+@pytest.mark.soak
 def test_a_test_that_looks_fails(tmp_path: Path) -> None:
     (tmp_path / 'tests').mkdir()
     for name in ('setup.cfg', 'tests/__init__.py', 'tests/conftest.py', 'tests/isolation.py'):

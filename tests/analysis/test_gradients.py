@@ -172,6 +172,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
     return config, folder / 'iter_2.pth'
 
 
+@pytest.mark.soak
 def test_a_checkpoint_brings_student_distillers_and_iteration(trained: tuple[Config, Path], tmp_path: Path) -> None:
     path, checkpoint = tmp_path / 'config.py', str(trained[1])
     with toys.unformatted():

@@ -131,6 +131,7 @@ def test_memory_counts_teacher_adapters_and_their_momentum() -> None:
     assert memory['extra'] == memory['held'] + memory['distilled_step'] - memory['control_step']
 
 
+@pytest.mark.soak
 def test_a_hungry_loss_shows_in_the_extra_memory() -> None:
     plain, hungry = (
         step_cost.step_cost(_config(distillers={'m': {'type': kind, 'student_tap': 'backbone[3]'}}), 'cpu', repeats=1)

@@ -17,7 +17,9 @@ SEGMENTATION = [path for path in FILES if not path.stem.endswith(('_det', MAPS, 
 
 
 def _named(paths: list[Path]) -> list:
-    return [pytest.param(path, id=path.stem) for path in paths]
+    """One of each method; the others with make soak."""
+    first = {path.stem.split('_')[0]: path for path in reversed(paths)}.values()
+    return [pytest.param(path, id=path.stem, marks=[pytest.mark.soak] * (path not in first)) for path in paths]
 
 
 def _check(model, batch, distillers) -> None:

@@ -56,6 +56,13 @@ PAIRS = {
     ),
 }
 ALL = pytest.mark.parametrize('pair', [pytest.param(pair, id=name) for name, pair in PAIRS.items()])
+TWO = pytest.mark.parametrize(  # and the others with make soak
+    'pair',
+    [
+        *(pytest.param(PAIRS[name], id=name) for name in ('faster', 'retinanet')),
+        *(pytest.param(PAIRS[name], id=name, marks=pytest.mark.soak) for name in ('cascade', 'fcos', 'reppoints')),
+    ],
+)
 
 
 MASKD = dict(type='MasKD', num_tokens=3, student_mask_from=1, learn=dict(max_iters=3, log_interval=3))
@@ -92,7 +99,7 @@ def test_training_through_the_runner(pair, tmp_path):
     _check_checkpoint(runner, pair, tmp_path / 'iter_2.pth')
 
 
-@ALL
+@TWO
 def test_taps_fire_once_per_call_of_the_head_on_both_sides(pair):
     model = _ready(pair)
     teacher = toys.teacher_of(model).network
@@ -111,7 +118,7 @@ def test_taps_fire_once_per_call_of_the_head_on_both_sides(pair):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-@ALL
+@TWO
 def test_the_terms_alone_train_head_neck_and_backbone(pair):
     model = _ready(pair)
     losses = toys.losses_of(model, toys.det_batch())
@@ -134,7 +141,7 @@ def test_autocast_gives_float32_terms_close_to_exact(name):
     torch.testing.assert_close(lowered, exact, rtol=0.05, atol=0)  # which compares the types too
 
 
-@ALL
+@TWO
 def test_masks_on_the_neck_train_through_the_teachers_own_loss(pair):
     """Tokens and branches of all levels get a gradient, the teacher none, and it stays as it was."""
     model = _ready(pair, dict(maskd=MASKD))
@@ -153,13 +160,7 @@ def test_masks_on_the_neck_train_through_the_teachers_own_loss(pair):
     assert not toys.differing(before, teacher.network.state_dict()) and toys.hooks_left(teacher.network) == hooks
 
 
-@pytest.mark.parametrize(
-    'pair',
-    [
-        *(pytest.param(PAIRS[name], id=name) for name in ('faster', 'retinanet')),
-        *(pytest.param(PAIRS[name], id=name, marks=pytest.mark.soak) for name in ('cascade', 'fcos', 'reppoints')),
-    ],
-)
+@TWO
 def test_maskd_learns_its_tokens_and_distils(pair, tmp_path):
     """And a run that is given them trains the same student."""
     states = []
@@ -182,7 +183,7 @@ def test_maskd_learns_its_tokens_and_distils(pair, tmp_path):
     assert not toys.differing(*states)
 
 
-@pytest.mark.parametrize('masks', [True, False])
+@pytest.mark.parametrize('masks', [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_a_mask_teacher_learns_with_and_without_masks_in_the_data(masks, tmp_path):
     pair = PAIRS['cascade']
     config = toys.det_run_config(tmp_path, _config(pair, dict(maskd=MASKD)), masks=masks, log_level='INFO')

@@ -117,6 +117,7 @@ def test_a_step_of_a_detector_reaches_neck_and_backbone():
     assert all(p.grad is not None and p.grad.any() for p in model.distillers.parameters())
 
 
+@pytest.mark.soak
 def test_a_resumed_run_draws_the_masks_it_would_have_drawn(tmp_path):
     option = toys.model_config(toys.seg_net(), toys.seg_teacher(), dict(mgd=dict(TestMGD.option)))
     toys.train(tmp_path / 'whole', option, iters=4)

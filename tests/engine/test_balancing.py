@@ -112,7 +112,7 @@ def test_it_is_measured_as_planned_held_and_logged():
     assert said.count('to repeat without measuring') == 2
 
 
-@pytest.mark.parametrize('start', [5, UNTIL, 14])
+@pytest.mark.parametrize('start', [5, *(pytest.param(one, marks=pytest.mark.soak) for one in (UNTIL, 14))])
 def test_a_resumed_run_is_equal_to_the_bit(tmp_path, start):
     resumed(tmp_path, f'iter_{start}.pth')
     last = f'iter_{ITERS}.pth'
@@ -186,6 +186,7 @@ def test_with_accumulated_gradients_a_part_is_measured(tmp_path):
     assert [one[0] for one in found['tries']] == [0, 1, 2, 3] and found['unit'] > 0
 
 
+@pytest.mark.soak
 def test_float16_with_its_scaler(tmp_path, monkeypatch):
     """mmengine lets it run on accelerators alone; on the CPU autocast is bfloat16. The first scales overflow."""
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)

@@ -114,7 +114,7 @@ class Album(Hook):
             self.seen.append((sample.img_path, picture.clone()))
 
 
-@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.soak), 1])
 @pytest.mark.parametrize('length', [dict(epochs=2), dict(iters=8)], ids=['epochs', 'iters'])
 def test_a_picture_is_augmented_anew_each_time(tmp_path, length, workers):
     Album.seen.clear()

@@ -55,7 +55,7 @@ def picture(batch, height, width):
 # Graphs of segmentors
 
 
-@pytest.mark.parametrize('ending', ['.pt', pytest.param('.pt2', marks=pytest.mark.soak), '.onnx'])
+@pytest.mark.parametrize('ending', ['.pt', *(pytest.param(one, marks=pytest.mark.soak) for one in ('.pt2', '.onnx'))])
 def test_segmentor_answers_as_mmseg_does(segmentor, tmp_path, ending):
     config, network, checkpoint = segmentor
     found = export_graph(config, checkpoint, tmp_path / 'new' / f'student{ending}')

@@ -59,6 +59,7 @@ def test_pretraining_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
     assert toys.differing(content(tmp_path / 'epoch_2.pth'), first)
 
 
+@pytest.mark.soak
 def test_token_learning_leaves_no_half_file(tmp_path: Path) -> None:
     learn = dict(max_iters=4, save_interval=2, log_interval=4)
     model = seg_model(dict(type='MasKD', student_tap='backbone[3]', num_tokens=40, weight_mask=False, learn=learn))

@@ -202,6 +202,7 @@ def test_of_accumulated_gradients_the_part_is_missing(tmp_path):
     assert toys.differing(runner.model.state_dict(), whole(tmp_path / 'iter_2.pth')), 'later parts complete the step'
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize('at', [[2, 7], [3]])
 def test_accumulated_steps_behind_one_that_is_left_out_are_where_they_were(tmp_path, at):
     """Otherwise all later steps were shifted by one part, and the gradients of the last part lost."""

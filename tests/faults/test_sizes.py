@@ -97,7 +97,7 @@ class Odd(toys.ToyDetDataset):
         return item
 
 
-@pytest.mark.parametrize('boxes', [True, False], ids=['boxes', 'no boxes'])
+@pytest.mark.parametrize('boxes', [pytest.param(True, marks=pytest.mark.soak), False], ids=['boxes', 'no boxes'])
 @pytest.mark.parametrize(('kind', 'distillers'), [('gfl', DENSE), ('faster_rcnn', REGIONS)], ids=['gfl', 'faster_rcnn'])
 def test_detection_of_one_odd_picture(tmp_path: Any, kind: str, distillers: dict, boxes: bool) -> None:
     init_default_scope('mmdet')

@@ -46,7 +46,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
+@pytest.mark.parametrize('scope', ['mmseg', pytest.param('mmdet', marks=pytest.mark.soak)])
 @pytest.mark.parametrize('method', METHODS)
 def test_methods_that_compare_features_train_a_student_from_the_map(method, scope):
     model = model_of(option(), scope, type=method, **METHODS[method])

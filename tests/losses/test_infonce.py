@@ -151,6 +151,7 @@ def test_memory_is_a_fraction_of_the_released_forms() -> None:
     assert peak_extra_memory(ours) < 0.2 * peak_extra_memory(released)
 
 
+@pytest.mark.soak
 def test_memory_does_not_grow_with_the_queue() -> None:
     def peak(keys: int) -> int:
         student, teacher, negatives = _rows(1024, keys, 64, torch.float32)

@@ -30,6 +30,7 @@ DETECTION = dict(
 # Twice the usual side: on a map of 1 x 1 the bfloat16 gradient of P7's strided convolution reads memory that nobody
 # wrote (torch 2.13 on a CPU with AVX512-BF16, also of such a convolution alone).
 BATCHES = {'mmseg': toys.seg_batch, 'mmdet': partial(toys.det_batch, side=2 * toys.SIDE)}
+SCOPES = ['mmseg', pytest.param('mmdet', marks=pytest.mark.soak)]
 STEPS = 5
 
 
@@ -73,7 +74,7 @@ def _assert_close(first: tuple[list, dict], second: tuple[list, dict], **toleran
     torch.testing.assert_close(first[1], second[1], **tolerance)
 
 
-@pytest.fixture(scope='module', params=BATCHES)
+@pytest.fixture(scope='module', params=SCOPES)
 def usual(request) -> tuple[str, tuple[list, dict]]:
     """A task and its ordinary steps."""
     return request.param, _run(_make(request.param), request.param)
@@ -92,7 +93,7 @@ def test_recomputed_activations_change_nothing(usual):
     assert toys.hooks_left(model) == 0
 
 
-@pytest.mark.parametrize('scope', BATCHES)
+@pytest.mark.parametrize('scope', SCOPES)
 def test_accumulated_steps_are_the_mean_of_their_gradients(scope):
     model = _make(scope)
     for module in model.modules():

@@ -11,10 +11,7 @@ from tests.networks import own_copy
 BRANCHES = dict(backbone=dict(channels=8, ppm_channels=16), decode_head=dict(in_channels=32, channels=16))
 QUICK = {
     'deeplabv3': {},
-    'fcn': {},
     'retinanet': {},
-    'fcos': dict(bbox_head=dict(norm_on_bbox=True)),
-    'cascade_mask_rcnn': {},
     'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py': {},
 }
 LONG = {
@@ -22,6 +19,9 @@ LONG = {
     'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py': {},
     'mmseg::emanet/emanet_r50-d8_4xb2-80k_cityscapes-512x1024.py': {},
     'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py': BRANCHES,
+    'fcn': {},
+    'fcos': dict(bbox_head=dict(norm_on_bbox=True)),
+    'cascade_mask_rcnn': {},
     'reppoints': {},
     'gfl': {},
     'pspnet': {},

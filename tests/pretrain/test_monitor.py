@@ -204,6 +204,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, runs.train(runs.config(folder, custom_hooks=[HOOK]))
 
 
+@pytest.mark.soak
 def test_watched_run_ends_at_the_bits_of_the_unwatched_one(watched: tuple[Path, Any]) -> None:
     expected, notes = runs.uninterrupted()
     folder, seen = watched
@@ -274,6 +275,7 @@ def test_measures_come_by_iteration(tmp_path: Path) -> None:
     assert [entry['step'] for entry in curve(tmp_path, 'monitor/knn.acc')] == [0, 6, 10]
 
 
+@pytest.mark.soak
 def test_it_watches_a_plug_in_run_of_a_segmentor(tmp_path: Path) -> None:
     pcd = dict(type='PCD', queue_size=5, num_pixels=30)
     distillers = dict(pcd=pcd, pkd=dict(type='PKD', student_tap='backbone[3]'), kd=dict(type='LogitKD'))

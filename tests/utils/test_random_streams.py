@@ -116,7 +116,7 @@ def whole():
 
 
 @pytest.mark.parametrize('kind', SAMPLERS)
-@pytest.mark.parametrize('processes', PROCESSES)
+@pytest.mark.parametrize('processes', ['none', 'workers', pytest.param('persistent', marks=pytest.mark.soak)])
 def test_a_batch_depends_on_its_number_alone(whole, kind, processes):
     """Whoever loads it, whatever was drawn before, and whether the batches before it were loaded or skipped."""
     with fork_rng():

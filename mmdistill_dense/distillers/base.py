@@ -32,7 +32,7 @@ class RunState:
 
     ``max_iters`` is 0 while the length of the run is unknown; schedules in fractions of it then raise. In steps that
     measure gradients, ``loss_scale`` is that of float16. ``part`` is ``'unlabelled'`` while the distillers compare the
-    step's pictures without labels, else empty.
+    step's pictures without labels, else empty. Pixels with ``ignored_labels`` teach the student's heads nothing.
     """
 
     iteration: int = 0
@@ -41,6 +41,7 @@ class RunState:
     rank: int = 0
     loss_scale: float = 1.0
     part: str = ''
+    ignored_labels: frozenset[int] = frozenset()
 
 
 class Distiller(nn.Module):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmdistill_dense.datasets.written_labels import IGNORED
 from mmdistill_dense.losses import to_device
 from mmdistill_dense.utils.protocols import Sample, Samples
 
@@ -17,16 +19,17 @@ if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
 
-def semantic_labels(data_samples: Samples, size: Sequence[int], key: str) -> Tensor:
+def semantic_labels(data_samples: Samples, size: Sequence[int], key: str, ignored: Collection[int] = ()) -> Tensor:
     """Return the class of each position of a map, from the nearest pixel of the label map.
 
     Args:
         data_samples: mmseg's, each with ``gt_sem_seg`` of the (padded) image's size.
         size: Height and width of the map.
         key: The distiller's config key, for the error.
+        ignored: Labels that become 255.
 
     Returns:
-        (B, H, W) int64; ignored pixels keep their label, usually 255.
+        (B, H, W) int64.
 
     Raises:
         ValueError: When the samples hold no segmentation.
@@ -37,7 +40,8 @@ def semantic_labels(data_samples: Samples, size: Sequence[int], key: str) -> Ten
             "segmentation data with LoadAnnotations in the pipeline, or another method, e.g. type='CWD'."
         )
     labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples])
-    return F.interpolate(labels.float(), tuple(size), mode='nearest')[:, 0].long()
+    labels = F.interpolate(labels.float(), tuple(size), mode='nearest')[:, 0].long()
+    return reduce(lambda found, one: found.masked_fill(found == one, IGNORED), ignored, labels)
 
 
 def classes_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:

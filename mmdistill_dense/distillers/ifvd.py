@@ -41,8 +41,8 @@ class IFVD(FeatureDistiller):
     Args:
         student_tap, teacher_tap, teacher, loss_weight, balance, schedule, resize: See :class:`FeatureDistiller`. The
             default tap is the features before the class scores, as released; ``resize`` defaults to ``'student'``.
-        num_classes: Labels from this value on are ignored. Defaults to the classes of the teacher's ``decode_head``, or
-            255 if it has none.
+        num_classes: Labels from this value on are ignored, as are those that the student's head ignores
+            (``ignore_index``). Defaults to the classes of the teacher's ``decode_head``, or 255 if it has none.
 
     Raises:
         ValueError: For taps that are no maps of two positions and two channels or more, ``num_classes`` below 1; in
@@ -87,5 +87,7 @@ class IFVD(FeatureDistiller):
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> dict[str, Tensor]:
         """Return ``loss_ifvd`` of one pair of maps."""
         assert self.num_classes is not None, 'known since setup'
-        labels = semantic_labels(data_samples, student.shape[2:], self.key).to(student.device)
+        labels = semantic_labels(data_samples, student.shape[2:], self.key, self.state.ignored_labels).to(
+            student.device
+        )
         return {'loss_ifvd': prototype_distance(student, teacher, labels, num_classes=self.num_classes)}

@@ -20,6 +20,7 @@ from mmdistill_dense.config.resolve import ModelConfig, teachers_of
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.presets import expand
+from mmdistill_dense.guards.class_counts import ignored_labels
 from mmdistill_dense.model.choose_taps import choose_taps
 from mmdistill_dense.model.distillation import Distillation
 from mmdistill_dense.model.pseudo_labels import KEY as PSEUDO_KEY
@@ -134,6 +135,7 @@ def build_distillation(
         plan = traced[name].plan(taps[name], [*copied, *called], seen)
         teachers[name] = FrozenTeacher(option, plan)
     distillation = Distillation(teachers, config, inherit=inherit, traced=student)
+    distillation.state.ignored_labels = frozenset(ignored_labels(config.model))
     for key, distiller in distillers.items():
         name = taught_by[key]
         _check_scores(key, distiller, traced[name])

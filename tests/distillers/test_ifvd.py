@@ -80,3 +80,28 @@ def test_a_teacher_of_other_classes_says_nothing_about_the_labels():
         model = toys.distilled(student=toys.seg_net('fcn'), teacher=teacher, distillers=dict(ifvd=dict(type='IFVD')))
         found.append(model.distillers['ifvd'].num_classes)
     assert found == [2, 255]
+
+
+CIRKD = dict(type='CIRKD', minibatch_weight=0.0, pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9)
+
+
+@pytest.mark.parametrize('option', [dict(type='IFVD'), CIRKD], ids=['ifvd', 'cirkd'])
+def test_labels_that_the_students_head_ignores_are_no_class(option):
+    """Here the background: the loss is that of maps where it is 255."""
+    heads = dict(decode_head=dict(ignore_index=0), auxiliary_head=dict(ignore_index=0))
+    teacher, batch = toys.seg_teacher('fcn'), toys.seg_batch()
+    for sample in batch['data_samples']:
+        labels = sample.gt_sem_seg.data
+        assert 0 < (labels == 0).sum() < labels.numel()
+
+    def loss(**changes):
+        model = toys.distilled(student=toys.seg_net('fcn', **changes), teacher=teacher, distillers=dict(one=option))
+        toys.losses_of(model, batch)  # fills the queues
+        found = toys.losses_of(model, batch)
+        return {name: value for name, value in found.items() if 'distill.one.loss' in name}
+
+    ignored, background = loss(**heads), loss()
+    for sample in batch['data_samples']:
+        sample.gt_sem_seg.data[sample.gt_sem_seg.data == 0] = 255
+    torch.testing.assert_close(ignored, loss(), rtol=0, atol=0)
+    assert all(ignored[name] != background[name] for name in background), background

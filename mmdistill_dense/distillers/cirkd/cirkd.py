@@ -178,7 +178,7 @@ class CIRKD(FeatureDistiller):
             terms['loss_minibatch'] = self.minibatch_weight * self.minibatch(student, teacher)
         if self.weights:
             # the only wait for the device in a step: pixels are chosen by class on the CPU
-            labels = semantic_labels(data_samples, student.shape[2:], self.key).cpu()
+            labels = semantic_labels(data_samples, student.shape[2:], self.key, self.state.ignored_labels).cpu()
             for kind, value in self.memory_terms(student, teacher, labels, level).items():
                 terms[f'loss_{kind}'] = self.weights[kind] * value
         return terms

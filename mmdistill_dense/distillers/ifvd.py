@@ -87,7 +87,6 @@ class IFVD(FeatureDistiller):
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> dict[str, Tensor]:
         """Return ``loss_ifvd`` of one pair of maps."""
         assert self.num_classes is not None, 'known since setup'
-        labels = semantic_labels(data_samples, student.shape[2:], self.key, self.state.ignored_labels).to(
-            student.device
-        )
-        return {'loss_ifvd': prototype_distance(student, teacher, labels, num_classes=self.num_classes)}
+        labels = semantic_labels(data_samples, student.shape[2:], self.key, self.state.ignored_labels)
+        distance = prototype_distance(student, teacher, labels.to(student.device), num_classes=self.num_classes)
+        return {'loss_ifvd': distance}

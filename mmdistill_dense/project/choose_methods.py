@@ -17,7 +17,8 @@ from mmdistill_dense.recipes.compose import methods, option_files
 from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.registry import DISTILLERS
 
-DEFAULT, FOUNDATION_DEFAULT = 'pcd', 'featurematch'
+DEFAULTS = {'seg': 'pcd', 'det': 'pkd'}  # docs/results.md, "Earlier trials"
+FOUNDATION_DEFAULT = 'featurematch'
 _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
 _LEARNING = 2000  # steps in which MasKD learns its tokens
 
@@ -81,6 +82,6 @@ def on_map(method: str) -> dict[str, Any]:
     return {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': 'map', 'settings': AUTO}
 
 
-def default_methods(given: Sequence[str], foundation: bool) -> list[str]:
-    """Return the methods to write, each once."""
-    return list(dict.fromkeys(given)) or [FOUNDATION_DEFAULT if foundation else DEFAULT]
+def methods_of(given: Sequence[str], task: str, foundation: bool) -> list[str]:
+    """Return the methods to write, each once: those of ``--method``, or the default for the task or teacher."""
+    return list(dict.fromkeys(given)) or [FOUNDATION_DEFAULT if foundation else DEFAULTS[task]]

@@ -49,7 +49,11 @@ def new_parser() -> argparse.ArgumentParser:
         '--classes', nargs='+', default=[], metavar='NAME', help='of the label values 0, 1, …; - ignores one'
     )
     parser.add_argument(
-        '--method', nargs='+', default=[], metavar='NAME', help='default: pcd; featurematch for MODEL:FILE'
+        '--method',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='default: pcd; pkd for detectors; featurematch for MODEL:FILE',
     )
     parser.add_argument(
         '--teacher-checkpoint', metavar='FILE', help='of a trained teacher, which is then not trained here'

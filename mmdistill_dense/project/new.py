@@ -10,7 +10,7 @@ from typing import Any
 
 from mmdistill_dense.project.adapt_network import check_masks, det_size, joined_overrides, predicts_masks, seg_size
 from mmdistill_dense.project.box_labels import BoxData, find_box_data
-from mmdistill_dense.project.choose_methods import default_methods, distillers_for, on_map
+from mmdistill_dense.project.choose_methods import distillers_for, methods_of, on_map
 from mmdistill_dense.project.config_files import (
     SUITE,
     WORK,
@@ -65,13 +65,13 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
             f'--teacher-checkpoint {args.teacher_checkpoint}: --teacher {args.teacher} names its weights already. '
             'Leave the option out.'
         )
-    names = default_methods(args.method, bool(foundation))
+    tell(f'reading  the configs {args.student} and {args.teacher}')
+    student, teacher = _networks(args, bool(foundation))
+    names = methods_of(args.method, student.task, bool(foundation))
     if foundation:
         for name in names:
             on_map(name)
         check_foundation(args.teacher, foundation)
-    tell(f'reading  the configs {args.student} and {args.teacher}')
-    student, teacher = _networks(args, bool(foundation))
     tell(f'reading  the data {args.data}')
     find = find_seg_data if student.task == 'seg' else find_box_data
     data = find(Path(args.data), args.classes)

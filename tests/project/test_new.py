@@ -154,6 +154,7 @@ def test_a_network_of_masks_needs_masks(capsys: pytest.CaptureFixture) -> None:
 def test_a_detector_with_queries_builds_with_its_settings() -> None:
     box_folder(Path('mine'))
     call(DETR, RETINANET)
+    assert read('pkd').model.distillers == {'pkd': {'type': 'PKD', 'settings': 'auto'}}, 'the default for detectors'
     network = build_network(load_model(student_option(read('control').model), 'student'))
     assert network.bbox_head.num_classes == 2
     with torch.no_grad():

@@ -2,7 +2,5 @@
 
 _base_ = './voc12_512x512.py'
 train_dataloader = dict(
-    dataset=dict(
-        data_prefix=dict(seg_map_path='SegmentationClassAug'), ann_file='ImageSets/Segmentation/train_aug.txt'
-    )
+    dataset=dict(data_prefix=dict(seg_map_path='SegmentationClassAug'), ann_file='ImageSets/Segmentation/train_aug.txt')
 )

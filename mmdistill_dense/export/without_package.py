@@ -25,6 +25,7 @@ _TRAIN = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
 _VAL = ('val_dataloader', 'val_cfg', 'val_evaluator')
 _TEST = ('test_cfg', 'test_evaluator')  # and test_dataloader, which inference reads
 _INFERENCE = ('model', 'test_pipeline', 'test_dataloader')
+_ORIGIN = 'written by mmdistill_dense.'  # ends the first line
 _EMPTY = {'mmseg': 'mmseg.BaseSegDataset', 'mmdet': 'mmdet.CocoDataset'}
 
 
@@ -54,7 +55,7 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
 
 def head_of(weights: Path, dropped: Mapping[str, Sequence[str]], needed: Sequence[str], command: str) -> str:
     """Return the comment at the head of a written config."""
-    lines = [f'The network of {weights.name}, written by mmdistill_dense.']
+    lines = [f'The network of {weights.name}, {_ORIGIN}']
     if needed:
         lines.append(f'It runs only where mmdistill_dense is installed, because of {", ".join(needed)}.')
     else:
@@ -71,6 +72,12 @@ def head_of(weights: Path, dropped: Mapping[str, Sequence[str]], needed: Sequenc
             f'To test on the same data, with mmdistill_dense: {command}',
         ]
     return ''.join(f'# {line}\n' for line in lines)
+
+
+def written_here(path: Path) -> bool:
+    """Tell whether an export wrote this config, which the next one may replace."""
+    with path.open(encoding='utf-8', errors='replace') as file:
+        return file.readline().rstrip().endswith(_ORIGIN)
 
 
 def test_command(config: Config, checkpoint: str | Path) -> str:

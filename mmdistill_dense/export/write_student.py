@@ -17,7 +17,7 @@ from mmdistill_dense.export.description import describe
 from mmdistill_dense.export.formats import AXES, FORMATS, WRITERS, format_of, require
 from mmdistill_dense.export.graphs import Graph, graph_of
 from mmdistill_dense.export.load_graph import open_graph
-from mmdistill_dense.export.without_package import head_of, test_command, without_package
+from mmdistill_dense.export.without_package import head_of, test_command, without_package, written_here
 from mmdistill_dense.utils.atomic import save_whole, write_text, write_whole
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
 from mmdistill_dense.weights.strict_load import load_strictly, plain_config, read_checkpoint, state_dict_of
@@ -53,15 +53,14 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         The paths of the weights and of the config.
 
     Raises:
-        FileExistsError: If a config of the user has the name of the config to write.
+        FileExistsError: If a file that no export wrote has the name of the config to write.
         ValueError: When the checkpoint does not fit the student exactly, or ``out`` ends otherwise.
     """
     weights = Path(out)
     if weights.suffix not in ('.pth', '.safetensors'):
         raise ValueError(f'out={str(out)!r} must end in .pth or .safetensors; the config is written beside it (.py).')
     path = weights.with_suffix('.py')
-    text = _code(path) if path.is_file() else ''
-    if '_base_' in text or 'DistillModel' in text:
+    if path.is_file() and not written_here(path):
         raise FileExistsError(
             f'out={str(out)!r}: the config is written beside it, and {path} is a config of yours. Choose another name.'
         )
@@ -74,12 +73,6 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
     head = head_of(weights, dropped, needed, test_command(config, checkpoint))
     write_text(path, f'{head}{bare.pretty_text}')
     return weights, path
-
-
-def _code(path: Path) -> str:
-    """Return a config without its lines of comment, which name files of the user."""
-    lines = path.read_text(encoding='utf-8').splitlines()
-    return '\n'.join(line for line in lines if not line.startswith('#'))
 
 
 def _write_safetensors(state: Mapping[str, Tensor], meta: Mapping[str, Any], path: Path) -> None:

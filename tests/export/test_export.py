@@ -274,7 +274,8 @@ def test_no_config_of_the_user_is_replaced(segmentor, tmp_path):
     export_student(config, checkpoint, tmp_path / 'student.pth')
     export_student(config, checkpoint, tmp_path / 'student.pth')
     own = tmp_path / 'kd.py'
-    for text in ("_base_ = ['control.py']\n", config.pretty_text):
+    plain = Config.fromfile(tmp_path / 'student.py').pretty_text  # as the run.py of a control
+    for text in ("_base_ = ['control.py']\n", config.pretty_text, plain, ''):
         own.write_text(text)
         with pytest.raises(FileExistsError, match='kd.py is a config of yours. Choose another name'):
             export_student(config, checkpoint, tmp_path / 'kd.pth')

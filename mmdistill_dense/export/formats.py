@@ -71,6 +71,18 @@ def format_of(path: Path, name: str | None) -> str:
     return found
 
 
+def check_spared(out: Path, checkpoint: str | Path) -> None:
+    """Check that an export does not replace the checkpoint that it reads.
+
+    Raises:
+        FileExistsError: If both are one file.
+    """
+    if out.exists() and Path(checkpoint).exists() and out.samefile(checkpoint):
+        raise FileExistsError(
+            f'out={str(out)!r} is the checkpoint itself, which would lose what a run resumes from. Choose another name.'
+        )
+
+
 def require(name: str) -> None:
     """Check that what a format needs is installed.
 

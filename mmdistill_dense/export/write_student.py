@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmdistill_dense.export.description import describe
-from mmdistill_dense.export.formats import AXES, FORMATS, WRITERS, format_of, require
+from mmdistill_dense.export.formats import AXES, FORMATS, WRITERS, check_spared, format_of, require
 from mmdistill_dense.export.graphs import Graph, graph_of
 from mmdistill_dense.export.load_graph import open_graph
 from mmdistill_dense.export.without_package import head_of, test_command, without_package, written_here
@@ -53,12 +53,14 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         The paths of the weights and of the config.
 
     Raises:
-        FileExistsError: If a file that no export wrote has the name of the config to write.
+        FileExistsError: If a file that no export wrote has the name of the config to write, or ``out`` is the
+            checkpoint.
         ValueError: When the checkpoint does not fit the student exactly, or ``out`` ends otherwise.
     """
     weights = Path(out)
     if weights.suffix not in ('.pth', '.safetensors'):
         raise ValueError(f'out={str(out)!r} must end in .pth or .safetensors; the config is written beside it (.py).')
+    check_spared(weights, checkpoint)
     path = weights.with_suffix('.py')
     if path.is_file() and not written_here(path):
         raise FileExistsError(
@@ -99,6 +101,7 @@ def export_graph(
             the data preprocessor, or 512 x 512.
 
     Raises:
+        FileExistsError: If ``out`` is the checkpoint.
         ValueError: If the checkpoint does not fit, the network is of no known kind or cannot be written in this format,
             the graph's outputs are not the network's, or ``out`` ends otherwise.
         ModuleNotFoundError: If a package for the format is missing; names it.
@@ -107,6 +110,7 @@ def export_graph(
     kind = format_of(path, None)
     if kind not in WRITERS:
         raise ValueError(f'out={str(out)!r}: {kind} holds weights; graphs are {", ".join(WRITERS)}.')
+    check_spared(path, checkpoint)
     require(kind)
     plain, network, _, meta = load_student(config, checkpoint)
     graph, about = graph_of(network), meta['student']

@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmdistill_dense.export.formats import check_spared
 from mmdistill_dense.utils.atomic import save_whole
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.strict_load import load_strictly, plain_config, read_checkpoint, state_dict_of
@@ -31,12 +32,14 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path) -> 
         ``out``.
 
     Raises:
+        FileExistsError: If ``out`` is the checkpoint.
         ValueError: If the checkpoint does not fit the student's backbone exactly or holds none, or ``out`` is not a
             .pth file.
     """
     path = Path(out)
     if path.suffix != '.pth':
         raise ValueError(f'out={str(out)!r} must end in .pth.')
+    check_spared(path, checkpoint)
     plain = plain_config(config)
     content = read_checkpoint(checkpoint)
     state = state_dict_of(content, checkpoint)

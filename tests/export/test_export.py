@@ -18,6 +18,7 @@ from mmdistill_dense.export import export_graph, export_student, open_graph, rea
 from mmdistill_dense.export import write_student as exporting
 from mmdistill_dense.export.formats import WRITERS, format_of, write_torchscript
 from mmdistill_dense.export.graphs import graph_of
+from mmdistill_dense.pretrain.export_backbone import export_backbone
 from tests import toys
 
 ROOT = Path(__file__).parents[2]
@@ -280,6 +281,17 @@ def test_no_config_of_the_user_is_replaced(segmentor, tmp_path):
         with pytest.raises(FileExistsError, match='kd.py is a config of yours. Choose another name'):
             export_student(config, checkpoint, tmp_path / 'kd.pth')
         assert own.read_text() == text and not (tmp_path / 'kd.pth').exists()
+
+
+def test_the_checkpoint_is_not_replaced(tmp_path):
+    config, checkpoint = fixed_size(tmp_path)
+    before = checkpoint.read_bytes()
+    same = checkpoint.with_name('c.pt')
+    same.hardlink_to(checkpoint)
+    for export, out in ((export_student, checkpoint), (export_backbone, checkpoint), (export_graph, same)):
+        with pytest.raises(FileExistsError, match='is the checkpoint itself.*Choose another name'):
+            export(config, checkpoint, out)
+    assert checkpoint.read_bytes() == before and not checkpoint.with_suffix('.py').exists()
 
 
 def test_a_graph_of_one_size_refuses_others(segmentor, tmp_path, monkeypatch):

@@ -82,8 +82,11 @@ def written_here(path: Path) -> bool:
 
 def test_command(config: Config, checkpoint: str | Path) -> str:
     """Return the command that tests a checkpoint with its own config."""
-    package = str(config.get('default_scope', 'mmseg'))
-    return shlex.join(['mim', 'test', package, str(config.filename or 'CONFIG'), '--checkpoint', str(checkpoint)])
+    # Of the forks, mim finds mmdet ambiguous; a config given by name has no file.
+    scope = str(config.get('default_scope', 'mmseg'))
+    package = {'mmdet': 'mmdetection'}.get(scope, scope)
+    file = config.filename if config.filename and Path(config.filename).is_file() else 'CONFIG'
+    return shlex.join(['mim', 'test', package, str(file), '--checkpoint', str(checkpoint)])
 
 
 def _short(kind: Any) -> str | None:

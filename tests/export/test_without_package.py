@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 
 from mmdistill_dense.export import export_student
+from mmdistill_dense.export.without_package import test_command as command_of
 from mmdistill_dense.export.without_package import without_package
 from tests import toys
 from tests.project.folders_of_data import box_folder, seg_folder
@@ -129,6 +130,19 @@ def test_what_was_left_out_stands_at_the_head(tmp_path):
     assert not {'train_cfg', 'train_pipeline', 'val_dataloader', 'test_evaluator'} & set(plain)
     assert list(plain.test_dataloader.dataset.metainfo.classes) == list(NAMES)
     export(config, NAMES, tmp_path / 's.pth')  # what the head names is no config of the user
+
+
+def test_the_command_of_the_head_finds_its_package_and_config(tmp_path):
+    """The forks' mim finds mmdet ambiguous; a config given by name has no file."""
+    file = tmp_path / 'a run.py'
+    file.touch()
+    for scope, name, words in (
+        ('mmdet', file, f"mmdetection '{file}'"),
+        ('mmseg', tmp_path / 'no.py', 'mmseg CONFIG'),
+        ('mmseg', None, 'mmseg CONFIG'),
+    ):
+        config = Config(dict(default_scope=scope), cfg_text='#', filename=name and str(name))
+        assert command_of(config, 'c.pth') == f'mim test {words} --checkpoint c.pth'
 
 
 @pytest.mark.parametrize('name', ['CityscapesDataset', 'ADE20KDataset', 'PascalVOCDataset', 'COCOStuffDataset'])

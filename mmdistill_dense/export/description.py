@@ -47,12 +47,15 @@ def _input(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
         'name': 'image',
         'layout': 'NCHW',
         'dtype': 'float32',
-        # Pictures are loaded as BGR, and stay so unless the preprocessor turns them.
-        'channels': 'RGB' if preprocessor.get('bgr_to_rgb') else 'BGR',
+        # Pictures are loaded as BGR, and stay so unless the preprocessor turns them; either option turns them.
+        'channels': 'RGB' if preprocessor.get('bgr_to_rgb') or preprocessor.get('rgb_to_bgr') else 'BGR',
         'mean': [float(value) for value in preprocessor.get('mean') or [0.0] * 3],
         'std': [float(value) for value in preprocessor.get('std') or [1.0] * 3],
         'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
-        'pad_size_divisor': int(preprocessor.get('pad_size_divisor') or preprocessor.get('size_divisor') or 1),
+        # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.
+        'pad_size_divisor': int(
+            preprocessor.get('pad_size_divisor') or (preprocessor.get('test_cfg') or {}).get('size_divisor') or 1
+        ),
     }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.export import export_graph, export_student, open_graph, read_description
 from mmdistill_dense.export import write_student as exporting
+from mmdistill_dense.export.description import describe
 from mmdistill_dense.export.formats import WRITERS, format_of, write_torchscript
 from mmdistill_dense.export.graphs import graph_of
 from mmdistill_dense.pretrain.export_backbone import export_backbone
@@ -144,6 +145,22 @@ def test_values_that_are_no_numbers_are_no_answer():
         exporting._difference(lambda image: [image * torch.nan], graph, [picture(1, 8, 8)])
     with pytest.raises(ValueError, match=r'logits has shape \(1, 3, 8\)'):
         exporting._difference(lambda image: [image[..., 0]], graph, [picture(1, 8, 8)])
+
+
+@pytest.mark.parametrize(
+    ('preprocessor', 'divisor', 'channels'),
+    [
+        (dict(size_divisor=8, bgr_to_rgb=True), 1, 'RGB'),  # in training alone
+        (dict(size=(8, 8), test_cfg=dict(size_divisor=32)), 32, 'BGR'),  # SegNeXt, PoolFormer, Mask2Former
+        (dict(rgb_to_bgr=True), 1, 'RGB'),
+        (dict(pad_size_divisor=4), 4, 'BGR'),
+        (None, 1, 'BGR'),
+    ],
+)
+def test_description_has_the_input_of_a_test(preprocessor, divisor, channels):
+    config = Config(dict(model=dict(type='FixedSize', data_preprocessor=preprocessor)))
+    told = describe(config, {}, Path(__file__))['input']
+    assert (told['pad_size_divisor'], told['channels']) == (divisor, channels)
 
 
 # Graphs of detectors

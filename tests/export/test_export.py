@@ -211,9 +211,18 @@ def test_two_stage_detector_is_exported_up_to_its_proposals(detector, tmp_path):
         torch.testing.assert_close(one, other, **CLOSE)
 
 
-def test_other_networks_are_refused():
-    with pytest.raises(ValueError, match='a Linear cannot be exported as a graph.*as pth or safetensors.*MMDeploy'):
-        graph_of(nn.Linear(1, 1))
+class TwoStageDetector(nn.Module):
+    """As Sparse R-CNN, whose rpn_head embeds learned proposals."""
+
+    def __init__(self):
+        super().__init__()
+        self.rpn_head = nn.Identity()
+
+
+@pytest.mark.parametrize(('network', 'name'), [(nn.Linear(1, 1), 'Linear'), (TwoStageDetector(), 'TwoStageDetector')])
+def test_other_networks_are_refused(network, name):
+    with pytest.raises(ValueError, match=f'a {name} cannot be exported as a graph.*as pth or safetensors.*MMDeploy'):
+        graph_of(network)
 
 
 # Weights

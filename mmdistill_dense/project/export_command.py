@@ -59,6 +59,7 @@ def main_export(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     config = read_config(args.config, args.cfg_options)
+    _check_options(parser, args, config)
     if args.backbone_only:
         print(f'weights {export_backbone(config, args.checkpoint, args.out)}')
         return
@@ -81,6 +82,20 @@ def main_export(argv: Sequence[str] | None = None) -> None:
             with errors_only():  # the evaluation logs a table of classes
                 told = _scores(config, args.checkpoint, graph)
             print(told, flush=True)
+
+
+def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace, config: Config) -> None:
+    """Refuse options that would have no effect, or fail after the graph is written."""
+    given = {'--size': args.size, '--int8': args.int8, '--evaluate': args.evaluate or None}
+    for_graphs = [name for name, value in given.items() if value is not None]
+    if for_graphs and (args.backbone_only or format_of(Path(args.out), args.format) not in WRITERS):
+        parser.error(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt, .pt2), and {args.out} gets weights')
+    if args.int8 is not None and (args.int8 < 1 or not args.out.endswith('.onnx')):
+        parser.error(f'--int8 {args.int8}: give the number of pictures, at least 1, and an OUT that ends in .onnx')
+    needs = {'--int8': ('train_dataloader',), '--evaluate': ('val_dataloader', 'val_evaluator')}
+    for name, keys in needs.items():
+        if name in for_graphs and (missing := [key for key in keys if not config.get(key)]):
+            parser.error(f'{name}: {args.config} has no {" and no ".join(missing)}')
 
 
 def _scores(config: Config, checkpoint: str, graph: Path | None) -> str:

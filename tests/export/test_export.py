@@ -293,6 +293,17 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert f'weights {weights}' in call(weights)
     with pytest.raises(ValueError, match='the ending does not fit the format onnx'):
         call(graph, '--format', 'onnx')
+    for words, told in (
+        ((weights, '--size', '8', '8', '--evaluate'), '--size, --evaluate: only for graphs'),
+        ((str(tmp_path / 'b.pth'), '--backbone-only', '--int8', '8'), '--int8: only for graphs'),
+        ((graph, '--int8', '8'), '--int8 8: give the number of pictures, at least 1, and an OUT that ends in .onnx'),
+        ((str(tmp_path / 's.onnx'), '--int8', '0'), '--int8 0: give the number'),
+        ((str(tmp_path / 's.onnx'), '--int8', '8'), 'leaf.py has no train_dataloader'),
+        ((graph, '--evaluate'), 'leaf.py has no val_dataloader and no val_evaluator'),
+    ):
+        with pytest.raises(SystemExit):
+            call(*words)
+        assert told in capsys.readouterr().err
 
 
 def test_no_config_of_the_user_is_replaced(segmentor, tmp_path):

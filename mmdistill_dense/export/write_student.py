@@ -187,7 +187,8 @@ def _difference(run: Callable[[Tensor], list[Tensor]], graph: Graph, images: Seq
                 raise ValueError(f'{name} has shape {tuple(one.shape)} instead of {tuple(other.shape)}')
             if other.numel() == 0:
                 continue
-            difference = (one - other).abs().max().item() / max(1.0, other.abs().max().item())
+            largest = max(torch.finfo(other.dtype).tiny, other.abs().max().item())
+            difference = (one - other).abs().max().item() / largest
             if not difference <= TOLERANCE:  # NaN too
                 raise ValueError(f'{name} differs from the network by {difference:.2e} of its largest value')
             found = max(found, difference)

@@ -40,8 +40,11 @@ def evaluate(
     plain, network, _, _ = load_student(config, checkpoint)
     network.eval()
     spent: list[float] = []
+    data = without_workers(plain.val_dataloader)
     if graph is not None:
-        run = open_graph(graph)
+        run, told = open_graph(graph), read_description(graph)
+        if told['input']['shape'][0] == 1:  # takes no batch
+            data['batch_size'] = 1
 
         def timed(image: Tensor) -> list[Tensor]:
             start = time.perf_counter()
@@ -49,8 +52,8 @@ def evaluate(
             spent.append(1000 * (time.perf_counter() - start))
             return found
 
-        graph_of(network).answer_by(timed, list(read_description(graph)['outputs']))
-    loader = Runner.build_dataloader(without_workers(plain.val_dataloader))
+        graph_of(network).answer_by(timed, list(told['outputs']))
+    loader = Runner.build_dataloader(data)
     evaluator = Evaluator(plain.val_evaluator)
     evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
     test_step: Any = network.test_step

@@ -35,7 +35,7 @@ def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
         if any(isinstance(size, int) and size != own for size, own in zip(shape, image.shape, strict=False)):
             raise ValueError(
                 f'{str(path)!r} takes pictures of the shape {", ".join(map(str, shape))}, got {tuple(image.shape)}. '
-                'Export the graph for this size: --size H W.'
+                'Another height and width need a graph of their own: export with --size H W.'
             )
         return run(image)
 

@@ -104,4 +104,4 @@ def _scores(config: Config, checkpoint: str, graph: Path | None) -> str:
     told = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
     if graph is None:
         return f'network: {told}'
-    return f'{graph.name}: {told}; {graph.stat().st_size / 2**20:.2f} MB, {milliseconds:.1f} ms a picture'
+    return f'{graph.name}: {told}; {graph.stat().st_size / 2**20:.2f} MB, {milliseconds:.1f} ms a call'

@@ -38,7 +38,8 @@ def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):
         return [torch.eye(toys.NUM_CLASSES)[2].view(1, -1, 1, 1).expand(len(image), -1, *image.shape[2:])]
 
     monkeypatch.setattr(evaluating, 'open_graph', lambda path: everywhere)
-    monkeypatch.setattr(evaluating, 'read_description', lambda path: dict(outputs=dict(logits=[])))
+    told = dict(outputs=dict(logits=[]), input=dict(shape=['batch', 3, 'height', 'width']))
+    monkeypatch.setattr(evaluating, 'read_description', lambda path: told)
     metrics, milliseconds = evaluate(config, checkpoint, 'student.onnx')
     loader = toys.Runner.build_dataloader(config.val_dataloader)
     labels = torch.cat([batch['data_samples'][0].gt_sem_seg.data.flatten() for batch in loader])
@@ -46,6 +47,11 @@ def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):
     assert len(seen) == 2 and milliseconds is not None and milliseconds > 0
     own, untimed = evaluate(config, checkpoint)
     assert own != metrics and untimed is None and len(seen) == 2
+    config.val_dataloader.batch_size = 2
+    assert evaluate(config, checkpoint, 'student.onnx')[0] == metrics
+    told['input']['shape'][0] = 1  # a graph of single pictures
+    assert evaluate(config, checkpoint, 'student.onnx')[0] == metrics
+    assert [shape[0] for shape in seen] == [1, 1, 2, 1, 1]
 
 
 def test_a_detector_s_graph_gives_its_boxes(tmp_path):
@@ -91,7 +97,7 @@ def test_int8_of_a_segmentor(tmp_path, monkeypatch, capsys):
     runpy.run_path(str(ROOT / 'tools/export_student.py'), run_name='__main__')
     printed = capsys.readouterr().out
     assert all(f'\n{name}: aAcc ' in printed for name in ('network', plain.name, path.name))
-    assert printed.count(' ms a picture') == 2
+    assert printed.count(' ms a call') == 2
     assert path.stat().st_size < 0.6 * plain.stat().st_size
     assert read_description(path) == read_description(plain)
     image = torch.randn(2, 3, 71, 97, generator=torch.Generator().manual_seed(0))

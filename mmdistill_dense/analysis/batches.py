@@ -69,11 +69,12 @@ def _training_size(config: Mapping[str, Any]) -> Size:
 
 
 def pipeline_size(dataset: Mapping[str, Any]) -> Size | None:
-    """Return the height and width that a data set's pipeline crops to, else the largest that it resizes to."""
+    """Return the height and width that a detector's pipeline crops to, else the largest that it resizes to."""
     steps = _pipeline(dataset)
     for step in reversed(steps):
         if step['type'] == 'RandomCrop' and step.get('crop_type', 'absolute') == 'absolute':
-            return tuple(step['crop_size'])
+            width, height = step['crop_size']  # the order of mmdet
+            return height, width
     scales = list(_scales(steps))
     if not scales:
         return None
@@ -92,8 +93,15 @@ def _scales(steps: Iterable[Any]) -> Iterator[Size]:
         if not isinstance(step, Mapping):  # one of several branches
             yield from _scales(step)
             continue
-        yield from [step['scale']] if 'scale' in step else step.get('scales', [])
+        yield from _pairs(step.get('scale') or step.get('scales') or [])
         yield from _scales(step.get('transforms', []))
+
+
+def _pairs(scale: Any) -> Sequence[Size]:
+    """Return the scales of a step, which has one or several of them, or the side of a square."""
+    if isinstance(scale, int):
+        return [(scale, scale)]
+    return scale if not scale or isinstance(scale[0], (list, tuple)) else [scale]
 
 
 def _labels(network: Network, size: Size, draw: torch.Generator) -> Sample:

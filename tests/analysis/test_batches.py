@@ -1,9 +1,10 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from mmengine.registry import TRANSFORMS, DefaultScope
 
 from mmdistill_dense.analysis.batches import BOXES, picture_size, pipeline_size, training_batch
 from tests import toys
@@ -53,10 +54,26 @@ def test_a_crop_behind_the_scales_is_the_size_and_branches_are_looked_into() -> 
     scales = [[{'type': 'RandomChoiceResize', 'scales': [(20, 10), (60, 50)]}], [{'type': 'Resize', 'scale': (9, 8)}]]
     branches = {'type': 'RandomChoice', 'transforms': scales}
     assert pipeline_size({'pipeline': [branches]}) == (50, 60)
-    assert pipeline_size({'pipeline': [branches, {'type': 'RandomCrop', 'crop_size': (32, 48)}]}) == (32, 48)
+    assert pipeline_size({'pipeline': [branches, {'type': 'RandomCrop', 'crop_size': (48, 32)}]}) == (32, 48)
     part = {'type': 'RandomCrop', 'crop_type': 'relative', 'crop_size': (0.5, 0.5)}
     assert pipeline_size({'pipeline': [branches, part]}) == (50, 60)
     assert pipeline_size({}) is None
+
+
+def test_a_crop_has_the_order_of_mmdet() -> None:
+    option = {'type': 'RandomCrop', 'crop_size': (48, 32)}
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        crop = TRANSFORMS.build(option)
+    cut = crop(dict(img=np.zeros((90, 90, 3)), img_shape=(90, 90)))
+    assert pipeline_size({'pipeline': [option]}) == cut['img'].shape[:2]
+
+
+@pytest.mark.parametrize(
+    ('scale', 'size'), [([(2048, 800), (2048, 1024)], (1024, 2048)), (320, (320, 320)), (None, None)]
+)
+def test_a_step_may_have_several_scales_or_a_side(scale, size) -> None:
+    """As mmdet's configs of several scales, and those of Cityscapes."""
+    assert pipeline_size({'pipeline': [{'type': 'RandomResize', 'scale': scale, 'keep_ratio': True}]}) == size
 
 
 def test_generated_pictures_have_their_own_size() -> None:

@@ -91,7 +91,7 @@ def test_size(student: Network, config: Config) -> tuple[Size, str]:
 def _size_of(network: Any, student: Network, config: Config, size: Size) -> dict[str, Any]:
     batch = student.data_preprocessor(training_batch(student, config, 1, size), False)
     network.eval()
-    if hasattr(network, 'roi_head'):  # asks the samples for the size of the pictures
+    if hasattr(network, 'roi_head') or hasattr(network, 'bbox_head'):  # may ask for the size
         network.forward = partial(network.forward, data_samples=batch['data_samples'])
     with torch.no_grad():
         counted = FlopAnalyzer(network, (batch['inputs'],))

@@ -75,6 +75,15 @@ def test_a_detector_has_a_size_too(kind: str) -> None:
     assert 0 < cost['student']['gflops'] < cost['teacher']['gflops']
 
 
+@pytest.mark.soak
+def test_a_detector_that_asks_for_the_size_of_the_pictures_has_a_size() -> None:
+    """DETR and its kind; an AssertionError would also end the costs of the other rows of a suite."""
+    few = {'num_layers': 1}
+    student = {'cfg': 'mmdet::detr/detr_r18_8xb2-500e_coco.py', 'encoder': few, 'decoder': few}
+    cost = step_cost.student_cost(_config('mmdet', student=student, teacher={}, distillers={}), (64, 96))
+    assert cost['student']['gflops'] > 0
+
+
 def test_several_teachers_add_up_and_none_has_no_size() -> None:
     one = toys.seg_net(width=16, allow_random=True)
     alone, both, none = (

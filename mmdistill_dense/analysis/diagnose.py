@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -26,6 +27,7 @@ from mmdistill_dense.analysis.gradients import TAP, Term, mean_terms, measure_gr
 from mmdistill_dense.distillers.maskd.prepare_tokens import FOLDER
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.commands import build_runner, common_parser, load_config
+from mmdistill_dense.engine.unlabelled_stream import UnlabelledStream
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.model.term_gradients import TASK, Places
 from mmdistill_dense.utils.atomic import check_writable, without_nan, write_text
@@ -129,14 +131,27 @@ class MeasureInstead(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Measure, then raise."""
-        model = unwrap(runner.model)
+        model: Any = unwrap(runner.model)
         if self.iteration is not None and isinstance(model, Distilled):
             model.distillation.state.iteration = self.iteration
         data = itertools.islice(runner.train_dataloader, self.batches)
         console = Console(stderr=True)
-        for batch in track(data, 'batches', self.batches, console=console, transient=True):
+        streams = _unlabelled(runner)
+        for number, batch in enumerate(track(data, 'batches', self.batches, console=console, transient=True)):
+            for stream in streams:
+                stream.draw(runner, model.distillation.state.iteration, ahead=number)
             self.found.append(measure_gradients(model, batch, _stages(model) if self.stages else None))
+        for stream in streams:
+            stream.after_train(runner)  # ends its workers
         raise _Measured
+
+
+def _unlabelled(runner: Runner) -> list[UnlabelledStream]:
+    """Return what draws the pictures without labels, of a run that distils."""
+    if not isinstance(unwrap(runner.model), Distilled):
+        return []
+    parts = [part for hook in runner.hooks if isinstance(hook, DistillHook) for part in hook.parts]
+    return [part for part in parts if isinstance(part, UnlabelledStream)]
 
 
 def _stages(model: nn.Module) -> Places:

@@ -137,14 +137,24 @@ class UnlabelledStream(Hook):
             self._tell(runner, self._pictures, self._batches.count)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Draw the pictures of this step if a distiller compares them."""
+        """Draw the pictures of this step."""
+        self.draw(runner, runner.iter)
+
+    def draw(self, runner: Runner, iteration: int, ahead: int = 0) -> None:
+        """Draw pictures for the model's next step, if a distiller compares them.
+
+        Args:
+            runner: The runner.
+            iteration: Of that step.
+            ahead: Take the pictures of as many steps later, for a measurement that stays at one iteration.
+        """
         if self._second is None or self._batches is None:
             return
         distillers = distillers_of(unwrap(runner.model))
-        begun = runner.iter >= in_iterations(self._second.option.start, runner.max_iters)
+        begun = iteration >= in_iterations(self._second.option.start, runner.max_iters)
         asked = self._second.option.pseudo is not None
         used = begun and (asked or any(distillers[name].is_active() for name in self._second.takers))
-        self._second.batch = self._batches.at(runner.iter) if used else None
+        self._second.batch = self._batches.at(iteration + ahead) if used else None
 
     def after_train(self, runner: Runner) -> None:
         """End the workers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,24 @@ def run_similarity(args: argparse.Namespace) -> list[Path]:
     """Draw what the command line asks for."""
     config = read_config(args.config, args.cfg_options)
     model, distiller = ready_pair(config, args.checkpoint, args.distiller)
-    if args.files:
-        images = {file.stem: mmcv.imread(str(file)) for file in args.files}
-    else:
-        images = pictures_of(config, args.images)
+    images = read_pictures(args.files) if args.files else pictures_of(config, args.images)
     return draw_similarity(model, distiller, images, args.out, args.points or args.grid)
+
+
+def read_pictures(files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Return BGR images by the names of their files, numbered where folders hold files of one name.
+
+    Raises:
+        ValueError: For a file that is no picture.
+    """
+    images: dict[str, np.ndarray] = {}
+    for file in files:
+        image = mmcv.imread(str(file))
+        if image is None:
+            raise ValueError(f'--files: {str(file)!r} cannot be read as a picture.')
+        names = itertools.chain([file.stem], (f'{file.stem}_{number}' for number in itertools.count(2)))
+        images[next(name for name in names if name not in images)] = image
+    return images
 
 
 def _point(text: str) -> Point:

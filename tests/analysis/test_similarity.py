@@ -18,7 +18,7 @@ from mmdistill_dense.analysis.feature_similarity import (
     ready_pair,
     similarity_rows,
 )
-from mmdistill_dense.analysis.similarity_pictures import HEAD, add_similarity, draw_similarity, heated
+from mmdistill_dense.analysis.similarity_pictures import HEAD, add_similarity, draw_similarity, heated, read_pictures
 from tests import toys
 from tests.pretrain import runs
 
@@ -183,6 +183,18 @@ def test_command_shows_files_with_the_distiller_that_is_named(tmp_path: Path) ->
     assert not same_picture(file, other)
     with pytest.raises(KeyError, match='holds no maskd; it has: kd, pcd'):
         drawn(tmp_path, *arguments, '--distiller', 'maskd')
+
+
+def test_files_of_one_name_are_all_shown_and_others_than_pictures_refused(tmp_path: Path) -> None:
+    files = [tmp_path / folder / 'a.png' for folder in ('one', 'two', 'three')]
+    for grey, file in enumerate(files):
+        file.parent.mkdir()
+        cv2.imwrite(str(file), np.full((4, 4, 3), grey, np.uint8))
+    found = read_pictures(files)
+    assert {name: image.max() for name, image in found.items()} == {'a': 0, 'a_2': 1, 'a_3': 2}
+    files[0].write_bytes(b'no picture')
+    with pytest.raises(ValueError, match="--files: '.*one/a.png' cannot be read as a picture"):
+        read_pictures(files)
 
 
 def test_images_are_the_test_sets_where_there_is_one() -> None:

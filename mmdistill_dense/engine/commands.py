@@ -159,11 +159,11 @@ def _flipped_pipeline(pipeline: list[ConfigDict]) -> list[ConfigDict]:
 
 def _keep_predictions(cfg: Config, out: str) -> None:
     detection = cfg.get('default_scope') == 'mmdet'
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     if out.endswith(DUMP_SUFFIXES):
         dump = ConfigDict(type='DumpDetResults' if detection else 'DumpResults', out_file_path=out)
-        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dump]
     elif detection:
         raise ValueError(f'--out of a detector must be a file ending with {" or ".join(DUMP_SUFFIXES)}, got {out!r}')
     else:
-        cfg.test_evaluator.output_dir = out
+        evaluators[0].output_dir = out

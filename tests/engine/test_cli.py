@@ -89,6 +89,9 @@ def test_out_follows_the_task() -> None:
     seg = Config(dict(default_scope='mmseg', test_evaluator=dict(type='IoUMetric')))
     commands._keep_predictions(seg, 'folder')
     assert seg.test_evaluator.output_dir == 'folder'
+    several = Config(dict(default_scope='mmseg', test_evaluator=[dict(type='IoUMetric'), dict(type='Mine')]))
+    commands._keep_predictions(several, 'folder')
+    assert several.test_evaluator == [dict(type='IoUMetric', output_dir='folder'), dict(type='Mine')]
     det = Config(dict(default_scope='mmdet', test_evaluator=dict(type='CocoMetric')))
     commands._keep_predictions(det, 'x.pkl')
     assert [one['type'] for one in det.test_evaluator] == ['CocoMetric', 'DumpDetResults']

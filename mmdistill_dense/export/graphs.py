@@ -19,6 +19,7 @@ class Graph(nn.Module):
 
     task: str
     note: str  # what is left to do with the outputs
+    threshold: float | None = None  # of the sigmoid of a segmentor's single channel
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -43,8 +44,14 @@ class SegmentorGraph(Graph):
     task = 'segmentation'
     note = (
         'logits (B, classes, H, W) of the whole picture; the label is the argmax over axis 1, or, for one channel, '
-        'whether its sigmoid is above the threshold of the head'
+        'whether its sigmoid is above threshold'
     )
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        heads: Any = getattr(model, 'decode_head', None)
+        head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
+        self.threshold = getattr(head, 'threshold', None) if getattr(head, 'out_channels', None) == 1 else None
 
     def named(self, image: Tensor) -> dict[str, Tensor]:
         """Return ``logits``."""

@@ -142,6 +142,8 @@ def _write(
         outputs = {name: list(value.shape) for name, value in graph.named(image).items()}
         shape = [name if name in axes else image.shape[axis] for name, axis in AXES.items()]
         full = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
+        if graph.threshold is not None:
+            full['threshold'] = graph.threshold
         full['input'] = {**about['input'], 'shape': [shape[0], 3, *shape[1:]]}
         WRITERS[kind](graph, image, axes, path, full)
     return list(outputs), _difference(open_graph(path), graph, _others(image, axes))

@@ -77,6 +77,7 @@ def test_segmentor_answers_as_mmseg_does(segmentor, tmp_path, ending):
     assert told['input'] | dict(shape=['batch', 3, 'height', 'width']) == told['input']
     assert told['input']['channels'] == 'RGB' and told['input']['mean'] == [123.675, 116.28, 103.53]
     assert told['outputs'] == {'logits': [2, toys.NUM_CLASSES, 64, 64]} and told['made_with'] == [2, 3, 64, 64]
+    assert 'threshold' not in told
     assert told['source']['iter'] == 7 and len(told['source']['sha256']) == 64
     if ending == '.onnx':
         check_without_this_package(found.path)
@@ -148,6 +149,21 @@ def test_values_that_are_no_numbers_are_no_answer():
     assert exporting._difference(lambda image: [image], graph, [torch.zeros(1, 3, 8, 8)]) == 0
     with pytest.raises(ValueError, match=r'logits has shape \(1, 3, 8\)'):
         exporting._difference(lambda image: [image[..., 0]], graph, [picture(1, 8, 8)])
+
+
+def test_a_single_channel_comes_with_its_threshold(tmp_path):
+    """It is no class score: the argmax of one channel is 0 everywhere."""
+    binary = dict(out_channels=1, num_classes=2, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True))
+    option = toys.seg_net('fcn')
+    option = {**option, 'decode_head': {**option['decode_head'], **binary}, 'auxiliary_head': None}
+    network, checkpoint = checkpoint_of(option, tmp_path)
+    told = read_description(export_graph(toys.run_config('x', option), checkpoint, tmp_path / 's.pt').path)
+    assert told['threshold'] == network.decode_head.threshold and told['outputs']['logits'][1] == 1
+    image = picture(1, 64, 64)
+    with torch.no_grad():
+        (expected,) = network.predict(image)
+    (logits,) = open_graph(tmp_path / 's.pt')(image)
+    assert torch.equal((logits.sigmoid() > told['threshold'])[0].int(), expected.pred_sem_seg.data.int())
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def export_graph(
     require(kind)
     plain, network, _, meta = load_student(config, checkpoint)
     graph, about = graph_of(network), meta['student']
-    height, width = size or plain.model.get('data_preprocessor', {}).get('size') or (512, 512)
+    height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or (512, 512)
     # Two pictures, since one is a size that torch.export takes for a constant.
     image = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     path.parent.mkdir(parents=True, exist_ok=True)

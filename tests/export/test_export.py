@@ -124,6 +124,9 @@ def test_size_is_fixed_where_the_network_has_one(tmp_path):
     with pytest.raises(ValueError, match=r'FixedSize could not be written as torchscript.*size of tensor.*MMDeploy'):
         export_graph(config, checkpoint, tmp_path / 'other.pt', size=(9, 9))
     assert not (tmp_path / 'other.pt').exists()
+    config.model.data_preprocessor = None
+    with pytest.raises(ValueError, match=r'FixedSize could not be written as torchscript.*\(512\)'):
+        export_graph(config, checkpoint, tmp_path / 'other.pt')
 
 
 def test_another_answer_than_the_network_s_is_refused(tmp_path, monkeypatch):

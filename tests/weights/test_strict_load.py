@@ -145,6 +145,17 @@ def test_plain_config_keeps_the_users_imports():
     assert 'custom_imports' not in plain_config(config)
 
 
+def test_plain_config_has_the_preprocessor_that_the_runner_takes_from_the_top_level():
+    """Without it, an exported student would see pictures that are not normalised."""
+    top, own = dict(type='SegDataPreProcessor', mean=[1.0] * 3, std=[2.0] * 3), dict(type='Own')
+    student = dict(type='EncoderDecoder', backbone=dict(type='None'))
+    distilled = dict(type='mmdistill_dense.DistillModel', student=student, teacher={}, distillers={})
+    for model, expected in ((student, top), (distilled, top), (dict(student, data_preprocessor=own), own)):
+        config = Config(dict(default_scope='mmseg', data_preprocessor=top, model=model))
+        assert plain_config(config).model.data_preprocessor == expected
+        assert 'data_preprocessor' not in config.model or model.get('data_preprocessor') == own, 'is left as it is'
+
+
 def test_plain_config_of_a_plain_run_is_the_same():
     config = toys.run_config('x', toys.seg_net('fcn'))
     flat = plain_config(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from torch import Tensor, nn
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
-# These classes of mmseg and mmdet load files themselves.
-_READ_BELOW_MODEL = ('SwinTransformer', 'PyramidVisionTransformer')
+# These classes of mmseg and mmdet load files themselves. With convert_weights, mmdet's rename the tensors of original
+# files by this function of their module.
+_READ_THEMSELVES = {'SwinTransformer': 'swin_converter', 'PyramidVisionTransformer': 'pvt_convert'}
+_STRIPS = 'SwinTransformer'  # takes the prefix of a backbone off by itself
+_BACKBONE = 'backbone.'
 
 
 def check_top_level_distillers(config: Config, written: Config | None = None) -> None:
@@ -126,19 +130,22 @@ def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, st
 def count_fitting(module: nn.Module, path: str, prefix: str | None) -> tuple[int, int]:
     """Return how many tensors of a module a file initialises, and how many the module has."""
     own = _counted(module)
-    return _fitting(own, below(initial_state(module, path), prefix)), len(own)
+    return _fitting(own, _given(module, initial_state(module, path), prefix)), len(own)
 
 
 def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors that a module would find in a file that initialises it.
+    """Return the tensors that a module would find in a file that initialises it, under the module's names.
 
     Raises:
         ValueError: For a file with its tensors below ``model``, where mmengine does not look: it would load none.
     """
     content = read_checkpoint(path)
-    if isinstance(content.get('state_dict'), Mapping) or not isinstance(content.get('model'), Mapping):
-        return state_dict_of(content, path)
-    if any(kind.__name__ in _READ_BELOW_MODEL for kind in type(module).__mro__):
+    reader = next((kind for kind in type(module).__mro__ if kind.__name__ in _READ_THEMSELVES), None)
+    if reader is not None and getattr(module, 'convert_weights', False):
+        convert = getattr(sys.modules[reader.__module__], _READ_THEMSELVES[reader.__name__])
+        return {key.removeprefix(_BACKBONE): value for key, value in convert(state_dict_of(content, path)).items()}
+    below_model = isinstance(content.get('model'), Mapping) and not isinstance(content.get('state_dict'), Mapping)
+    if reader is not None or not below_model:
         return state_dict_of(content, path)
     bare = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not bare:
@@ -155,6 +162,12 @@ def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
     return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
 
 
+def _given(module: nn.Module, state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
+    strips = any(kind.__name__ == _STRIPS for kind in type(module).__mro__)
+    whole = strips and not prefix and any(key.startswith(_BACKBONE) for key in state)
+    return below(state, _BACKBONE if whole else prefix)
+
+
 def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | None) -> None:
     if not os.path.isfile(path):
         return
@@ -162,13 +175,13 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
         state = initial_state(module, path)
     except ValueError as error:
         raise ValueError(f'{name}.init_cfg.checkpoint: {error}') from error
-    given = below(state, prefix)
+    given = _given(module, state, prefix)
     own = _counted(module)
     fits = _fitting(own, given)
     if 2 * fits >= len(own):
         return
     reason = 'the file is for another network or package'
-    if not prefix and 2 * _fitting(own, below(state, 'backbone')) >= len(own):
+    if not prefix and 2 * _fitting(own, below(state, _BACKBONE)) >= len(own):
         reason = f"it is a checkpoint of a whole network: add prefix='backbone.' to {name}.init_cfg"
     raise ValueError(
         f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}: '

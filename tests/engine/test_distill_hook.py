@@ -6,7 +6,7 @@ import types
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import FUNCTIONS
@@ -272,6 +272,46 @@ def test_swin_looks_below_model_itself(tmp_path):
     network.init_weights()
     assert torch.equal(network.patch_embed.projection.bias, before + 1)
     checks.check_pretrained(network)
+
+
+SWIN = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), window_size=2)
+SWIN_NAMES = {
+    'stages.': 'layers.',
+    'attn.w_msa.': 'attn.',
+    'ffn.layers.0.0.': 'mlp.fc1.',
+    'ffn.layers.1.': 'mlp.fc2.',
+    'embed.projection': 'embed.proj',
+}
+
+
+def test_mmdets_swin_renames_the_original_files(tmp_path):
+    """``convert_weights=True``, in most of mmdet's configs: the check reads the file as the backbone does."""
+    network = toys.build_plain(dict(type='mmdet.SwinTransformer', convert_weights=True, **SWIN))
+    state = {name: value + 1 for name, value in network.state_dict().items()}
+    for own, original in SWIN_NAMES.items():
+        state = {name.replace(own, original): value for name, value in state.items()}
+    network.init_cfg = ConfigDict(type='Pretrained', checkpoint=str(tmp_path / 'swin.pth'))
+    torch.save(dict(model={**state, 'head.weight': torch.zeros(1)}), tmp_path / 'swin.pth')
+    before = network.stages[0].blocks[0].ffn.layers[1].bias.clone()
+    network.init_weights()
+    assert torch.equal(network.stages[0].blocks[0].ffn.layers[1].bias, before + 1)
+    checks.check_pretrained(network)
+    torch.save(dict(model={f'other.{name}': value for name, value in state.items()}), tmp_path / 'swin.pth')
+    with pytest.raises(ValueError, match='fits 0 of the'):
+        checks.check_pretrained(network)
+
+
+@pytest.mark.parametrize('package', ['mmseg', 'mmdet'])
+def test_swin_takes_the_backbone_of_a_whole_network_by_itself(tmp_path, package):
+    network = toys.build_plain(dict(type=f'{package}.SwinTransformer', **SWIN))
+    state = {f'backbone.{name}': value + 1 for name, value in network.state_dict().items()}
+    torch.save(dict(state_dict={**state, 'head.weight': torch.zeros(1)}), tmp_path / 'swin.pth')
+    network.init_cfg = ConfigDict(type='Pretrained', checkpoint=str(tmp_path / 'swin.pth'))
+    before = network.patch_embed.projection.bias.clone()
+    network.init_weights()
+    assert torch.equal(network.patch_embed.projection.bias, before + 1)
+    checks.check_pretrained(network)
+    assert checks.count_fitting(network, str(tmp_path / 'swin.pth'), None)[0] > 60
 
 
 # Progress

@@ -44,10 +44,12 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
             ``seg_map_suffix='.png'``, ``metainfo=dict(classes=…, palette=…)``, and ``reduce_zero_label=True`` where
             label 0 is no class.
         img_suffix: Ending of the pictures, or several. Of two pictures of one name, that of the first ending is used.
-        label_values: Value of each class in the label images; all other values are ignored. Default: 0, 1, 2, …
+        label_values: Value of each class in the label images; all other values are ignored. Default: 0, 1, 2, … They
+            do not go together with ``reduce_zero_label``, which would change the values first.
 
     Raises:
         FileNotFoundError: For a missing folder, a folder without pictures of ``img_suffix``, a picture without label.
+        ValueError: For ``label_values`` that no label image can hold, or of which two are equal.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         if not self.endings:
             raise ValueError("SegFolderDataset: img_suffix names no ending: give '.jpg', or several in a list.")
         self.label_values = tuple(label_values)
+        _check_values(self.label_values, bool(kwargs.get('reduce_zero_label')))
         super().__init__(img_suffix=self.endings[0], **kwargs)
 
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, Any] | None:
@@ -101,6 +104,20 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         self.img_suffix = self.endings[0]
         listed = self.ann_file and not Path(self.ann_file).is_dir()
         return list(found.values()) if listed else sorted(found.values(), key=lambda one: one['img_path'])
+
+
+def _check_values(values: Sequence[int], reduced: bool) -> None:
+    if any(not isinstance(value, int) or not 0 <= value <= 255 for value in values) or len({*values}) < len(values):
+        raise ValueError(
+            f'SegFolderDataset: label_values={tuple(values)} must be different whole numbers from 0 to 255, one for '
+            'each class: a label image has one byte for each pixel.'
+        )
+    if values and reduced:
+        raise ValueError(
+            'SegFolderDataset: reduce_zero_label=True changes the values in the label images before label_values='
+            f'{tuple(values)} are looked up, so classes would be mixed up. Set reduce_zero_label=False, also in '
+            'LoadAnnotations: values that are not listed are ignored already.'
+        )
 
 
 def _there(entry: dict) -> bool:

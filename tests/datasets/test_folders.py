@@ -68,6 +68,18 @@ def test_label_values_are_as_many_as_classes(root: Path) -> None:
         folder(root, label_values=(0,))
 
 
+@pytest.mark.parametrize('values', [(1, 1), (0, 256), (-1, 0), ('0', '1')])
+def test_label_values_are_different_bytes(root: Path, values: tuple[Any, Any]) -> None:
+    with pytest.raises(ValueError, match=r'label_values=.* must be different whole numbers from 0 to 255'):
+        folder(root, label_values=values)
+
+
+def test_label_values_of_reduced_labels_are_refused(root: Path) -> None:
+    """mmseg reduces first: class 1 of the file would be ignored, and its name given to class 2."""
+    with pytest.raises(ValueError, match=r'reduce_zero_label=True changes the values .* label_values=\(1, 2\)'):
+        folder(root, label_values=(1, 2), reduce_zero_label=True)
+
+
 def test_pictures_of_several_endings_are_read(root: Path) -> None:
     """Of a folder and of a list; of two pictures of one name, that of the first ending."""
     (root / 'images/1.jpg').rename(root / 'images/1.PNG')

@@ -8,7 +8,9 @@ from typing import Any
 from mmdistill_dense.utils.messages import some
 
 # Where mmseg and mmdet say how many classes a network predicts.
-_HEADS = ('decode_head', 'decode_head.kernel_generate_head', 'bbox_head', 'roi_head.bbox_head', 'panoptic_head')
+_HEADS = (
+    'decode_head', 'decode_head.kernel_generate_head', 'bbox_head', 'roi_head.bbox_head', 'panoptic_head', 'mask_head',
+)  # fmt: skip
 _OTHER_HEADS = ('auxiliary_head', 'decode_head.kernel_update_head', 'roi_head.mask_head')
 
 

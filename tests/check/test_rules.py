@@ -251,6 +251,8 @@ def test_heads_with_another_number_of_classes_name_their_key() -> None:
     check_other_heads(data, 'model.student', masks)
     with pytest.raises(ValueError, match=r'set model\.student\.roi_head\.bbox_head\.1\.num_classes=3'):
         check_num_classes(data, 'model.student', masks)
+    with pytest.raises(ValueError, match=r'set model\.student\.mask_head\.num_classes=3'):
+        check_num_classes(data, 'model.student', dict(bbox_head=None, mask_head=dict(type='SOLOHead', num_classes=80)))
     with pytest.raises(ValueError, match=r'model\.student\.auxiliary_head\.0 predicts 19 classes.* has 3 \(a, b, c\)'):
         check_other_heads(data, 'model.student', dict(ours, auxiliary_head=[more]))
 

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.hooks import CheckpointHook
+from mmengine.model import BaseTTAModel
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.runner_internals import built_loop, resumes, start_file
 
@@ -77,7 +79,7 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
     """
     if not isinstance(content, Mapping):
         return  # mmengine refuses that itself
-    model = getattr(runner.model, 'module', runner.model)  # inside DDP or a test-time augmentation model
+    model = _network(runner.model)
     own = {name: value.shape for name, value in model.state_dict().items() if not name.endswith('num_batches_tracked')}
     state = content.get('state_dict', content)  # where mmengine looks
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
@@ -96,6 +98,12 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
             f'{key} fits {fits} of the {len(own)} tensors of {type(model).__name__}: it belongs to another network or '
             f'class list. Missing or with another shape: {some(words + missing)}; the file holds {some(given)}.'
         )
+
+
+def _network(model: nn.Module) -> nn.Module:
+    """Return the network inside DDP, a test-time augmentation model, or both."""
+    inner: Any = unwrap(model)
+    return inner.module if isinstance(inner, BaseTTAModel) else inner
 
 
 def _nothing_fits(runner: Runner, network: str, own: Iterable[str], held: Mapping[str, Any]) -> str:

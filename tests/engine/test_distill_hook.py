@@ -10,11 +10,15 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import FUNCTIONS
+from mmseg.models import SegTTAModel
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.run_identity import comparable
 from mmdistill_dense.guards import config as checks
+from mmdistill_dense.guards.runner import check_loaded
 from mmdistill_dense.registry import DISTILLERS, HOOKS, MODEL_WRAPPERS
 from tests import toys
 
@@ -99,6 +103,18 @@ def test_crop_smaller_than_the_size_is_refused(tmp_path, crop):
     message = str(error.value)
     assert f'crops to {crop}' in message and 'data_preprocessor.size=(64, 64)' in message
     assert 'model.student.data_preprocessor.size' in message and 'RandomCrop.crop_size' in message
+
+
+def test_a_test_with_augmentation_may_use_several_processes():
+    """The network is inside of two wrappers then."""
+    network = toys.build_plain(toys.seg_net('fcn'))
+    both = DistributedDataParallel.__new__(DistributedDataParallel)
+    nn.Module.__init__(both)
+    both.module = SegTTAModel(network)
+    runner = before_its_run(model=both, _load_from='iter_4.pth')
+    check_loaded(runner, dict(state_dict=network.state_dict()))
+    with pytest.raises(ValueError, match='no tensor would be loaded into EncoderDecoder'):
+        check_loaded(runner, dict(state_dict={'other.weight': torch.zeros(1)}))
 
 
 @pytest.mark.parametrize(

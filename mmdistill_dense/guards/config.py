@@ -199,8 +199,15 @@ def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
 
 
 def _last_crop(dataset: Any) -> Any:
-    crops = [step.get('crop_size') for step in _pipeline(dataset) if str(step.get('type', '')).endswith('RandomCrop')]
-    return crops[-1] if crops else None
+    """Return the size of the last crop; ``None`` without one, or if the picture is resized after it."""
+    crop = None
+    for step in _pipeline(dataset):
+        kind = str(step.get('type', ''))
+        if kind.endswith('RandomCrop'):
+            crop = step.get('crop_size')
+        elif 'Resize' in kind:
+            crop = None
+    return crop
 
 
 def _pipeline(dataset: Any) -> Iterator[Mapping[str, Any]]:

@@ -105,6 +105,14 @@ def test_crop_smaller_than_the_size_is_refused(tmp_path, crop):
     assert 'model.student.data_preprocessor.size' in message and 'RandomCrop.crop_size' in message
 
 
+def test_a_crop_that_is_resized_afterwards_may_be_small():
+    crop, resize = dict(type='RandomCrop', crop_size=(32, 32)), dict(type='Resize', scale=(64, 64))
+    student = dict(data_preprocessor=dict(size=(64, 64)))
+    checks.check_crop(dict(pipeline=[crop, resize]), student)
+    with pytest.raises(ValueError, match=r'crops to \(32, 32\)'):
+        checks.check_crop(dict(pipeline=[resize, crop]), student)
+
+
 def test_a_test_with_augmentation_may_use_several_processes():
     """The network is inside of two wrappers then."""
     network = toys.build_plain(toys.seg_net('fcn'))

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from mmdistill_dense.engine.balancing import Balancing
 from mmdistill_dense.engine.clipping import Clipping
 from mmdistill_dense.engine.distiller_state import DistillerState
+from mmdistill_dense.engine.early_stopping import EarlyStopping
 from mmdistill_dense.engine.loss_guard import LossGuard
 from mmdistill_dense.engine.pending_validation import PendingValidation
 from mmdistill_dense.engine.resume_file import ResumeFile
@@ -25,11 +26,12 @@ class DistillHook(Hook):
     """Calls hooks that do one thing each; the ``default_hooks`` of every schedule hold it.
 
     For every model, :class:`RunGuards` refuses a config that cannot work, :class:`SeededStreams` and
-    :class:`ResumeFile` make an interrupted run resume to the same bits, :class:`PendingValidation` runs a validation
-    that an interruption prevented, and :class:`LossGuard` stops at a loss that is not finite. For a ``DistillModel``,
-    :class:`DistillerState` also tells the distillers how far the run is, prepares them and keeps their state in
-    ``checkpoint['distillers']``, :class:`Balancing` plans the measurements for balanced ones, :class:`Clipping`
-    clips their gradients, and :class:`UnlabelledStream` reads the pictures of ``model.unlabelled``.
+    :class:`ResumeFile` make an interrupted run resume to the same bits, :class:`EarlyStopping` lets it end where it
+    would have, :class:`PendingValidation` runs a validation that an interruption prevented, and :class:`LossGuard`
+    stops at a loss that is not finite. For a ``DistillModel``, :class:`DistillerState` also tells the distillers how
+    far the run is, prepares them and keeps their state in ``checkpoint['distillers']``, :class:`Balancing` plans the
+    measurements for balanced ones, :class:`Clipping` clips their gradients, and :class:`UnlabelledStream` reads the
+    pictures of ``model.unlabelled``.
 
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint. Distillers that are
@@ -59,6 +61,7 @@ class DistillHook(Hook):
             UnlabelledStream(),
             LossGuard(skip_nonfinite),
             Clipping(),
+            EarlyStopping(),
             PendingValidation(),
         )
 

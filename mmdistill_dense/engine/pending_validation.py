@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from mmdistill_dense.utils.runner_internals import renew_val_interval, resumes
+from mmdistill_dense.utils.runner_internals import built_loop, renew_val_interval, resumes
 
 _DONE = 'distill_validated'  # in the message hub, and so in the checkpoints
 
@@ -14,24 +14,29 @@ class PendingValidation(Hook):
     """Runs a missing validation, with its scores and, if it is the best one, its checkpoint.
 
     mmengine saves a checkpoint first and validates then; a run that is resumed from this checkpoint would train on.
+    Loops of your own are left alone.
     """
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Check before the first step."""
-        self._catch_up(runner)
-
-    def after_train(self, runner: Runner) -> None:
-        """Check in a run that had nothing left to train."""
-        self._catch_up(runner)
+    def before_run(self, runner: Runner) -> None:
+        """Catch up when all other hooks are ready, before the loop asks whether the training was stopped."""
+        if resumes(runner) and _validates(built_loop(runner)):
+            runner.register_hook(_CatchUp(), 'LOWEST')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Note which validation is done; mmengine writes the best checkpoint after this."""
-        runner.message_hub.update_info(_DONE, _place(runner.train_loop))
+        loop = built_loop(runner)
+        if loop is not None and _validates(loop):
+            runner.message_hub.update_info(_DONE, _place(loop))
 
-    def _catch_up(self, runner: Runner) -> None:
+
+class _CatchUp(Hook):
+    """Validates before a resumed training, also if nothing is left to train."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Validate if the checkpoint was saved before its validation."""
         loop = runner.train_loop
         place = _place(loop)
-        if not resumes(runner) or runner.val_loop is None or place == runner.message_hub.get_info(_DONE, 0):
+        if runner.val_loop is None or place == runner.message_hub.get_info(_DONE, 0):
             return
         renew_val_interval(loop)
         last = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else loop.max_iters
@@ -43,6 +48,10 @@ class PendingValidation(Hook):
             runner.val_loop.run()
             for name, value in now.items():
                 runner.message_hub.update_info(name, value)
+
+
+def _validates(loop: BaseLoop | None) -> bool:
+    return isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
 
 
 def _place(loop: BaseLoop) -> int:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import ValLoop
+from mmengine.registry import LOOPS
+from mmengine.runner import BaseLoop, ValLoop
 from torch.utils.data import IterableDataset
 
 from mmdistill_dense.datasets import ShapesSegDataset
@@ -350,6 +351,72 @@ def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkey
     assert best[0] == best[1] != []
 
 
+def test_an_own_loop_resumes_and_validates_as_it_likes(tmp_path):
+    """It need not have the intervals of mmengine's loops, which a missing validation is counted by."""
+    plain = toys.seg_net('fcn')
+
+    def run(folder, **changes):
+        options = config(folder, 'iters', 0, plain, param_scheduler=None, **changes)
+        options.train_cfg = dict(type='OwnLoop', max_iters=3)
+        return toys.train(None, options)
+
+    run(tmp_path / 'a')
+    assert run(tmp_path / 'b', resume=True, load_from=str(tmp_path / 'a' / 'iter_2.pth')).iter == 3
+
+
+@LOOPS.register_module()
+class OwnLoop(BaseLoop):
+    """No more than the runner asks of a loop."""
+
+    epoch, max_epochs, iter = 0, 1, property(lambda self: self._iter)
+
+    def __init__(self, runner, dataloader, max_iters):
+        super().__init__(runner, dataloader)
+        self.max_iters, self._iter = max_iters, 0
+
+    def run(self):
+        for moment in ('before_train', 'before_train_epoch'):
+            self.runner.call_hook(moment)
+        for batch in self.dataloader:
+            if self._iter == self.max_iters:
+                break
+            self.runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=batch)
+            outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
+            self.runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=batch, outputs=outputs)
+            self._iter += 1
+        self.runner.call_hook('after_train')
+
+
+def test_a_validation_alone_needs_no_training_data(tmp_path):
+    """``runner.val()`` of a config that could train, on a machine without its training pictures."""
+    options = config(tmp_path, 'iters', 0, toys.seg_net('fcn'), train_dataloader=dict(dataset=dict(type='Missing')))
+    runner = toys.make_runner(None, options)
+    assert 'mIoU' in runner.val()
+
+
+# Early stopping
+
+
+@pytest.mark.parametrize(
+    ('kind', 'starts'),
+    [('iters', ['iter_3', 'iter_4', 'iter_6']), pytest.param('epochs', ['epoch_2', 'epoch_3'], marks=pytest.mark.soak)],
+)
+def test_a_run_that_stops_early_stops_there_when_it_is_resumed(tmp_path, kind, starts):
+    """The hook counts validations without a gain; from the last file, the one that is missing stops the run."""
+    stop = dict(type='EarlyStoppingHook', monitor='mIoU', rule='greater', min_delta=200, patience=2)
+    length = dict(max_epochs=5, val_interval=1) if kind == 'epochs' else dict(max_iters=10, val_interval=2)
+    changes = dict(custom_hooks=[stop], train_cfg=length)
+
+    def run(folder, **more):
+        return toys.train(None, config(folder, kind, 0, toys.seg_net('fcn', dropout=0.1), **changes, **more))
+
+    place = run(tmp_path / 'a').iter
+    assert place == (12 if kind == 'epochs' else 6)
+    for start in starts:
+        again = run(tmp_path / start, resume=True, load_from=str(tmp_path / 'a' / f'{start}.pth'))
+        assert again.iter == place, start
+
+
 # What the log says
 
 
@@ -406,3 +473,19 @@ def test_the_text_of_a_config_is_read_without_running_it():
     assert 'b.0.c' in dict(_flat(plain)) and 'e.f.g.h' in dict(_flat(plain))
     assert written("import os\nos.remove('x')\na = f(1)") == dict(a='f(1)')
     assert written(None) == written('a = (') == written('') == {}
+
+
+def test_a_checkpoint_from_within_an_epoch_is_warned_of(tmp_path):
+    """mmengine begins the epoch again and counts on: here 10 steps of 8."""
+    plain, within = toys.seg_net('fcn'), dict(default_hooks=dict(checkpoint=dict(by_epoch=False, interval=3)))
+    changes = dict(log_level='WARNING', train_cfg=dict(val_interval=99), **within)
+    toys.train(None, config(tmp_path, 'epochs', 0, plain, **changes))
+    assert 'CheckpointHook.by_epoch=False saves within an epoch' in said(tmp_path)
+    toys.train(
+        None, config(tmp_path, 'epochs', 0, plain, resume=True, load_from=str(tmp_path / 'iter_6.pth'), **changes)
+    )
+    assert 'The checkpoint to resume is from iteration 6, within epoch 2. This epoch begins again' in said(tmp_path)
+    whole = dict(changes, default_hooks=dict(checkpoint=dict(interval=1)))
+    toys.train(None, config(tmp_path / 'b', 'epochs', 0, plain, **whole))
+    toys.train(None, config(tmp_path / 'b', 'epochs', 0, plain, resume=True, **whole))
+    assert 'epoch again' not in said(tmp_path / 'b') and 'begins again' not in said(tmp_path / 'b')

@@ -80,12 +80,7 @@ class DistillerState(Hook):
                 'load_from=…, or set default_hooks.distill.resume_changed=True.'
             )
         if isinstance(model, Distilled):
-            state = checkpoint.get('distillers')
-            if state is None:
-                raise ValueError(
-                    'This checkpoint holds no optimizer and no distillers, as files of save_best: resume from an '
-                    'iter_*.pth or epoch_*.pth, or start a new run from these weights with load_from=….'
-                )
+            state = checkpoint.get('distillers', {})
             own = model.distillers.state_dict()
             fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
             model.distillers.load_state_dict(fits if changed else state, strict=not changed)

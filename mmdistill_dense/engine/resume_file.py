@@ -41,13 +41,22 @@ class ResumeFile(Hook):
             tell_when_finished(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Add the number of processes and the sampler's seed."""
-        checkpoint['meta'].update(processes=get_world_size(), sampler_seed=sampler_seed(runner))
+        """Add the number of processes, the sampler's seed, and whether the epoch has only begun."""
+        meta = checkpoint['meta']
+        meta.update(processes=get_world_size(), sampler_seed=sampler_seed(runner))
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            meta['within_epoch'] = meta['epoch'] == runner.epoch  # one more at the end of the epoch
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """On resume, tell what has changed, and restore the sampler's seed."""
+        """On resume, tell what has changed, and restore the sampler's seed.
+
+        Raises:
+            ValueError: For a file without the state of the optimizer.
+        """
         if not resumes(runner):
             return
+        check_optimizer(checkpoint)
+        warn_of_part(runner, checkpoint)
         warn_of_other_processes(runner, checkpoint)
         if self.tells:
             tell_changes(runner, checkpoint)
@@ -97,6 +106,30 @@ def resume_from_a_whole_file(runner: Runner) -> None:
         raise ValueError(
             f'{pointer} is empty, and there is no whole checkpoint beside it: remove it to start a new run, or name '
             'the file to resume from with --resume FILE.'
+        )
+
+
+def check_optimizer(checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to resume from a file without optimizer: mmengine would go on with a new one, and the first rates.
+
+    Raises:
+        ValueError: Names the files to resume from.
+    """
+    if 'optimizer' not in checkpoint:
+        raise ValueError(
+            'This checkpoint holds no optimizer, as files of save_best: resume from an iter_*.pth or epoch_*.pth, or '
+            'start a new run from these weights with load_from=….'
+        )
+
+
+def warn_of_part(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Warn if an epoch-based run is resumed from within an epoch, which mmengine begins again."""
+    meta = checkpoint.get('meta') or {}
+    if meta.get('within_epoch') and isinstance(built_loop(runner), EpochBasedTrainLoop):
+        runner.logger.warning(
+            f'The checkpoint to resume is from iteration {meta["iter"]}, within epoch {meta["epoch"] + 1}. This epoch '
+            'begins again, and iterations and schedules are ahead, so the result is not that of an uninterrupted run. '
+            'Resume from an epoch_*.pth (default_hooks.checkpoint.by_epoch=True).'
         )
 
 

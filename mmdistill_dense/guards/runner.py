@@ -44,7 +44,7 @@ def check_loaders(runner: Runner) -> None:
 
 
 def check_checkpoints(runner: Runner) -> None:
-    """Refuse a misspelt option of the checkpoint hook, and let it keep at least two files.
+    """Refuse a misspelt option of the checkpoint hook, let it keep two files, warn of files from within an epoch.
 
     mmengine finds a misspelt option only at the first save. It removes the oldest file before it writes the next: with
     ``max_keep_ckpts=1``, a full disk or a kill at that moment leaves none.
@@ -59,6 +59,12 @@ def check_checkpoints(runner: Runner) -> None:
         known = taken | set(inspect.signature(CheckpointHook.__init__).parameters)
         for name in set(hook.args) - taken:
             raise ValueError(f'default_hooks.checkpoint.{name} is not an option of CheckpointHook.{hint(name, known)}')
+        if not hook.by_epoch and isinstance(built_loop(runner), EpochBasedTrainLoop):
+            runner.logger.warning(
+                'CheckpointHook.by_epoch=False saves within an epoch, and a resumed run begins the epoch again: its '
+                'result is not that of an uninterrupted run. Set default_hooks.checkpoint.by_epoch=True, with interval '
+                'in epochs.'
+            )
         if hook.max_keep_ckpts == 1:
             hook.max_keep_ckpts = 2
             runner.logger.warning(

@@ -401,6 +401,14 @@ def test_resume_from_a_best_checkpoint_is_refused(tmp_path):
         resume(path, tmp_path / 'b', pair())
 
 
+def test_a_control_does_not_resume_without_its_optimizer_either(tmp_path):
+    """mmengine would go on with a new momentum and the first learning rate."""
+    changes = dict(default_hooks=dict(checkpoint=dict(save_optimizer=False)))
+    toys.train(tmp_path, toys.seg_net('fcn'), iters=2, **changes)
+    with pytest.raises(ValueError, match=r'holds no optimizer.*iter_\*\.pth.*load_from'):
+        resume(tmp_path / 'iter_2.pth', tmp_path / 'b', toys.seg_net('fcn'))
+
+
 def test_starting_from_a_plain_students_weights(tmp_path):
     path = tmp_path / 'plain.pth'
     plain = toys.build_plain(toys.seg_net('fcn'), seed=11)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -42,11 +42,14 @@ class LossGuard(Hook):
     measurements for balanced weights are restored. Learning rates and schedules go on. With gradient accumulation, the
     part of this step is missing; if it is the last part, the whole update is skipped.
 
+    With several optimizers, the model's own ``train_step`` decides which of them step after which loss. Each loss is
+    checked, and no step can be skipped.
+
     Args:
         patience: Number of steps in a row to skip before the run is stopped.
 
     Raises:
-        ValueError: For a patience that is no such number.
+        ValueError: For a patience that is no such number; at start, for one above 0 with several optimizers.
     """
 
     def __init__(self, patience: int) -> None:
@@ -64,21 +67,28 @@ class LossGuard(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check the steps of a runner until the training ends."""
         self.row = 0
+        wrappers = _wrappers(runner.optim_wrapper)
+        if self.patience and wrappers != [runner.optim_wrapper]:
+            raise ValueError(
+                f'default_hooks.distill.skip_nonfinite={self.patience} needs one optimizer, this run has several '
+                f'({type(runner.optim_wrapper).__name__}): set it to 0.'
+            )
         self._handles.append(unwrap(runner.model).register_forward_hook(self._remember, with_kwargs=True))
         # Replaced on the instance: after_train deletes that, and the method of the class is back.
-        wrapper = runner.optim_wrapper
-        if self.patience:
-            wrapper.update_params = partial(self._update, runner, wrapper.update_params)
-        else:
-            wrapper.backward = partial(self._backward, runner, wrapper.backward)
+        for wrapper in wrappers:
+            if self.patience:
+                wrapper.update_params = partial(self._update, runner, wrapper.update_params)
+            else:
+                wrapper.backward = partial(self._backward, runner, wrapper.backward)
 
     def after_train(self, runner: Runner) -> None:
         """Restore the runner."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for name in ('update_params', 'backward'):
-            vars(runner.optim_wrapper).pop(name, None)
+        for wrapper in _wrappers(runner.optim_wrapper):
+            for name in ('update_params', 'backward'):
+                vars(wrapper).pop(name, None)
         self._seen, self._buffers = None, {}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -137,6 +147,10 @@ class LossGuard(Hook):
             forget = getattr(module, 'forget_numbers', None)  # of those that hold a number of a buffer beside it
             if forget is not None:
                 forget()
+
+
+def _wrappers(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
 def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
@@ -203,7 +217,7 @@ def _reasons(runner: Runner, seen: Seen | None) -> list[str]:
     weights = [name for name, value in model.named_parameters() if not _finite(value)]
     if weights:
         found.append(f'Weights are not finite since an earlier step: {some(weights)}.')
-    with runner.optim_wrapper.optim_context(runner.model):
+    with _wrappers(runner.optim_wrapper)[0].optim_context(runner.model):
         found += dict.fromkeys(reason for batch in batches for reason in _teachers(model, batch))
     return [*found, *(f'{name}: {some(listed)}.' for name, listed in paths if listed)]
 

@@ -21,7 +21,7 @@ from mmdistill_dense.guards.config import (
 )
 from mmdistill_dense.guards.custom_keys import check_custom_keys
 from mmdistill_dense.guards.laid_over import check_laid_over
-from mmdistill_dense.guards.runner import check_checkpoints, check_loaded, check_loaders
+from mmdistill_dense.guards.runner import check_checkpoints, check_loaded, check_loaders, check_trained
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import has_loaded
@@ -58,6 +58,7 @@ class RunGuards(Hook):
             check_pretrained(model)
         if not isinstance(model, Distilled):
             return
+        check_trained(runner, model.distillers)
         student = model.distillation.student.model
         check_crop(runner.cfg.train_dataloader.get('dataset', {}), student)
         classes = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')

@@ -106,6 +106,26 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
         )
 
 
+def check_trained(runner: Runner, distillers: nn.Module) -> None:
+    """Refuse an optimizer that leaves parameters of distillers out: they would stay as random as they began.
+
+    mmengine's constructors take all parameters of a model; one of your own, or one of several optimizers, may not.
+
+    Raises:
+        ValueError: Names the parameters.
+    """
+    groups = runner.optim_wrapper.param_groups
+    listed = [group for one in groups.values() for group in one] if isinstance(groups, dict) else groups
+    held = {id(parameter) for group in listed for parameter in group['params']}
+    named = distillers.named_parameters()
+    left = [name for name, parameter in named if parameter.requires_grad and id(parameter) not in held]
+    if left:
+        raise ValueError(
+            f'optim_wrapper: the optimizer does not train these parameters of distillers: {some(left)}. Its '
+            'constructor leaves them out: let it take those whose names begin with "distillers." as well.'
+        )
+
+
 def _network(model: nn.Module) -> nn.Module:
     """Return the network inside DDP, a test-time augmentation model, or both."""
     inner: Any = unwrap(model)

@@ -9,11 +9,14 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import FUNCTIONS
-from mmseg.models import SegTTAModel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import FUNCTIONS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmseg.models import EncoderDecoder, SegTTAModel
+from mmseg.registry import MODELS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.run_identity import comparable
@@ -528,6 +531,63 @@ def test_resume_with_other_distillers_and_several_groups_is_refused(tmp_path):
     with pytest.raises(ValueError, match='several parameter groups.*load_from'):
         resume(tmp_path / 'a' / 'iter_2.pth', tmp_path / 'b', pair(), **ALLOW, **groups)
     resume(tmp_path / 'a' / 'iter_2.pth', tmp_path / 'c', pair(dict(kd=KD)), **groups)
+
+
+# Several optimizers
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class BodyAndHead:
+    """An optimizer for the head and one for the rest, with or without the distillers."""
+
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+        self.left_out = optim_wrapper_cfg['left_out']
+
+    def __call__(self, model):
+        names = [name for name, _ in model.named_parameters() if not name.startswith(self.left_out)]
+        parts = [[name for name in names if name.startswith('decode_head') == head] for head in (False, True)]
+        parameters = dict(model.named_parameters())
+        sgd = [torch.optim.SGD([parameters[name] for name in part], lr=0.01) for part in parts]
+        return OptimWrapperDict(body=OptimWrapper(sgd[0]), head=OptimWrapper(sgd[1]))
+
+
+@MODELS.register_module()
+class StepsTwice(EncoderDecoder):
+    """Trains with both."""
+
+    poisoned = False
+
+    def train_step(self, data, optim_wrapper):
+        loss, told = self.parse_losses(self._run_forward(self.data_preprocessor(data, True), mode='loss'))
+        optim_wrapper['body'].backward(loss * float('nan') if self.poisoned else loss)
+        for one in optim_wrapper.values():
+            one.step()
+            one.zero_grad()
+        return told
+
+
+def of_two(tmp_path, left_out='nothing', **changes):
+    student = load_model(toys.seg_net('fcn'), 'model').model.to_dict()
+    model = toys.model_config(dict(student, type='StepsTwice'), toys.seg_teacher('fcn'), dict(mimic=MIMIC))
+    config = toys.run_config(tmp_path, model, iters=2, **changes)
+    config.optim_wrapper = dict(constructor='BodyAndHead', left_out=left_out)
+    return config
+
+
+def test_a_loss_that_is_not_finite_stops_a_run_of_several_optimizers(tmp_path, monkeypatch):
+    model = toys.train(None, of_two(tmp_path / 'a')).model
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+    monkeypatch.setattr(StepsTwice, 'poisoned', True)
+    with pytest.raises(RuntimeError, match='Iteration 1: the loss is not finite, and the step was not taken'):
+        toys.train(None, of_two(tmp_path / 'b'))
+    with pytest.raises(ValueError, match=r'skip_nonfinite=2 needs one optimizer, .*\(OptimWrapperDict\): set it to 0'):
+        toys.train(None, of_two(tmp_path / 'c', default_hooks=dict(distill=dict(skip_nonfinite=2))))
+
+
+def test_parameters_of_distillers_that_no_optimizer_holds_are_named(tmp_path):
+    """They would be trained by nothing, and the student would follow a random projection."""
+    with pytest.raises(ValueError, match=r'does not train these parameters of distillers: mimic\.aligns\.0\.weight'):
+        toys.train(None, of_two(tmp_path, left_out='distillers'))
 
 
 # Clipping

@@ -60,7 +60,8 @@ class RunGuards(Hook):
             return
         check_trained(runner, model.distillers)
         student = model.distillation.student.model
-        check_crop(runner.cfg.train_dataloader.get('dataset', {}), student)
+        loader = runner.cfg.get('train_dataloader') or {}  # none if the runner was built without a config
+        check_crop(loader.get('dataset', {}), student)
         classes = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
         check_student_classes(classes, student)
         for teacher in model.distillation.teachers.values():

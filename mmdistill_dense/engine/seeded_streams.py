@@ -57,6 +57,6 @@ def _is_epoch_based(runner: Runner) -> bool:
 
 
 def _has_default_workers(loader: DataLoader) -> bool:
-    """Tell whether the loader has mmengine's or our ``worker_init_fn``; a user's own one is not replaced."""
+    """Tell whether the loader has no ``worker_init_fn``, mmengine's or ours; a user's own one is not replaced."""
     configured = getattr(loader.worker_init_fn, 'func', loader.worker_init_fn)
-    return configured is mmengine_worker_init_fn or isinstance(configured, WorkerSeed)
+    return configured in (None, mmengine_worker_init_fn) or isinstance(configured, WorkerSeed)

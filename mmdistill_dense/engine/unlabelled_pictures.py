@@ -62,8 +62,13 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     Raises:
         FileNotFoundError: If there is no picture.
         ValueError: If all are labelled ones, if some are validation's or test's or label images, or if the labelled
-            pipeline does not work without labels.
+            pipeline does not work without labels; for a runner that was built without a config.
     """
+    if 'train_dataloader' not in config:
+        raise ValueError(
+            f'{KEY} needs the config of the run, whose loaders name the pictures of validation and test: build the '
+            'runner with Runner.from_cfg(config).'
+        )
     dataset = UnlabeledImages(**option.pictures, pipeline=_READS_FIRST)
     listed = [dataset.get_data_info(number)['img_path'] for number in range(len(dataset))]
     first: dict[str, int] = {}

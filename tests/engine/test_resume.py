@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
-from mmengine.registry import LOOPS
-from mmengine.runner import BaseLoop, ValLoop
-from torch.utils.data import IterableDataset
+from mmengine.registry import LOOPS, init_default_scope
+from mmengine.runner import BaseLoop, Runner, ValLoop
+from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.engine import DistillHook
@@ -195,6 +196,27 @@ def test_pictures_without_indices_resume(tmp_path):
     toys.train(None, config(tmp_path / 'a', 'iters', 0, plain, train_dataloader=data))
     start = str(tmp_path / 'a' / 'iter_3.pth')
     toys.train(None, config(tmp_path / 'b', 'iters', 0, plain, resume=True, load_from=start, train_dataloader=data))
+    first, second = (content(tmp_path / name / 'iter_6.pth') for name in 'ab')
+    assert not toys.differing(first, second)
+
+
+@pytest.mark.parametrize('loader', [False, True], ids=['options', 'loader'])
+def test_a_runner_without_a_config_trains_and_resumes(tmp_path, loader):
+    """Built from its arguments, as on mmengine's first page; a loader of torch draws from the global stream."""
+
+    def run(folder, **changes):
+        given = config(folder, 'iters', 0, pair(), **changes)._cfg_dict.to_dict()
+        names = ('model', 'work_dir', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'default_hooks')
+        given = {name: given[name] for name in (*names, 'default_scope', 'randomness', 'log_level', *changes)}
+        if loader:
+            init_default_scope('mmseg')
+            data = DATASETS.build(given['train_dataloader']['dataset'])
+            given['train_dataloader'] = DataLoader(data, batch_size=2, shuffle=True, collate_fn=pseudo_collate)
+        with toys.unformatted():
+            Runner(**given, experiment_name=folder.name + toys.fresh_dir().name).train()
+
+    run(tmp_path / 'a')
+    run(tmp_path / 'b', resume=True, load_from=str(tmp_path / 'a' / 'iter_3.pth'))
     first, second = (content(tmp_path / name / 'iter_6.pth') for name in 'ab')
     assert not toys.differing(first, second)
 

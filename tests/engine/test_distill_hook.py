@@ -533,6 +533,12 @@ def test_resume_with_other_distillers_and_several_groups_is_refused(tmp_path):
     resume(tmp_path / 'a' / 'iter_2.pth', tmp_path / 'c', pair(dict(kd=KD)), **groups)
 
 
+def test_a_control_resumes_as_a_distilled_run_if_asked(tmp_path):
+    """All distillers are new then."""
+    toys.train(tmp_path / 'a', toys.seg_net('fcn'), iters=2)
+    assert resume(tmp_path / 'a' / 'iter_2.pth', tmp_path / 'b', pair(), **ALLOW).iter == 4
+
+
 # Several optimizers
 
 

@@ -237,9 +237,12 @@ def _trace(
 
 
 def input_channels(network: nn.Module) -> int:
-    """Return the number of channels of a network's pictures, from its preprocessor or else its first convolution."""
+    """Return the number of channels of a network's pictures, from its preprocessor or else its first convolution.
+
+    A preprocessor with one mean does not tell it: that mean serves all channels.
+    """
     mean = getattr(getattr(network, 'data_preprocessor', None), 'mean', None)
-    if isinstance(mean, torch.Tensor):
+    if isinstance(mean, torch.Tensor) and mean.numel() > 1:
         return mean.numel()
     modules = list(network.modules())
     if any(type(module).__name__ == 'Focus' for module in modules):  # YOLOX: it turns pixels into channels

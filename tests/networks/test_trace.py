@@ -53,6 +53,13 @@ def test_size_of_the_traced_image(size, side):
     assert trace(['backbone[3]'], size=size)[0]['backbone[3]'][0][2:] == side
 
 
+@pytest.mark.parametrize('channels', [1, 3])
+def test_one_mean_serves_pictures_of_any_channels(channels):
+    one = dict(mean=[128.0], std=[64.0], bgr_to_rgb=False)
+    network = toys.build_plain(toys.seg_net(data_preprocessor=one, backbone=dict(in_channels=channels)))
+    assert trace(['backbone[3]'], network)[0]['backbone[3]'] == [torch.Size([1, 64, 8, 8])]
+
+
 def test_detector_levels():
     network = toys.build_plain(toys.det_net())
     shapes, _ = trace(['neck', 'bbox_head.retina_cls', 'neck[:2]'], network, (128, 128))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -120,8 +121,8 @@ def trace_pair(
     """Trace the student and each teacher, for one picture of the training size.
 
     The pass runs on the meta device, where it costs no arithmetic. Networks that cannot run there (some transformers,
-    deformable convolutions) are traced on the CPU at no more than 256 pixels a side, or on the GPU where the CPU lacks
-    one of their operations. No global random stream changes.
+    deformable convolutions) are traced on the CPU, at no more than 256 pixels a side unless they need the training
+    size, or on the GPU where the CPU lacks one of their operations. No global random stream changes.
 
     Args:
         student: The built student.
@@ -141,25 +142,28 @@ def on_a_device(run: Callable[[tuple[int, int], str], Result], size: tuple[int, 
 
     Args:
         run: Runs networks on one picture of the given height and width.
-        size: Height and width; ``None`` means 512 x 512. The CPU and the GPU get no more than 256 pixels a side.
+        size: Height and width; ``None`` means 512 x 512. The CPU tries no more than 256 pixels a side first.
 
     Raises:
         KeyError: From the meta device: a tap that does not exist fails everywhere.
         RuntimeError: For networks that run on none of these devices.
     """
-    height, width = size or DEFAULT_SIZE
-    small = (min(height, _CPU_SIDE), min(width, _CPU_SIDE))
+    whole = size or DEFAULT_SIZE
     try:
-        return run((height, width), 'meta')
+        return run(whole, 'meta')
     except KeyError:
         raise
     except Exception:  # the meta device cannot do everything; the CPU decides, and has the better message
+        small = (min(whole[0], _CPU_SIDE), min(whole[1], _CPU_SIDE))
+        if small != whole:
+            with contextlib.suppress(Exception):  # some networks run at their own size alone
+                return run(small, 'cpu')
         try:
-            return run(small, 'cpu')
+            return run(whole, 'cpu')
         except (RuntimeError, NotImplementedError) as error:
             if not torch.cuda.is_available():
                 raise RuntimeError(_no_device(error)) from error
-            return run(small, 'cuda')
+            return run(whole, 'cuda')
 
 
 def _no_device(error: Exception) -> str:

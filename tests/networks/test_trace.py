@@ -142,7 +142,7 @@ class NotOnMeta(nn.Module):
         self.body = nn.Conv2d(3, 5, 3, stride=2, padding=1)
 
     def __deepcopy__(self, memo):
-        other = NotOnMeta()
+        other = type(self)()
         other.sides = self.sides
         return other
 
@@ -159,6 +159,19 @@ def test_fallback_to_the_cpu_is_small(size, side):
     assert torch.equal(torch.get_rng_state(), rng)
     assert network.sides == [('meta', size[1]), ('cpu', side)]
     assert shapes['body'] == [torch.Size((1, 5, min(size[0], 256) // 2, side // 2))]
+
+
+def test_a_network_of_one_size_is_traced_at_it_on_the_cpu():
+    """Its position embedding is as large as a map of the training pictures."""
+
+    class OneSize(NotOnMeta):
+        def forward(self, x):
+            return super().forward(x) + torch.zeros(1, 5, 160, 256)
+
+    network = OneSize()
+    shapes, _ = trace(['body'], network, (320, 512))
+    assert shapes['body'] == [torch.Size((1, 5, 160, 256))]
+    assert network.sides == [('meta', 512), ('cpu', 256), ('cpu', 512)]
 
 
 @pytest.mark.parametrize(

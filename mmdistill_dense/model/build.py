@@ -27,7 +27,7 @@ from mmdistill_dense.model.pseudo_labels import KEY as PSEUDO_KEY
 from mmdistill_dense.model.pseudo_labels import PseudoOption
 from mmdistill_dense.networks.find_tap import no_scores
 from mmdistill_dense.networks.inherit import Inherit, with_teacher_names
-from mmdistill_dense.networks.renormalise import renormaliser
+from mmdistill_dense.networks.renormalise import completed, renormaliser
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
@@ -122,6 +122,7 @@ def build_distillation(
             {name: (options[name], found) for name, found in taps.items()},
             size,
         )
+    normalised = completed(preprocessor, config.scope)
     teachers, asked = {}, pseudo and pseudo.teacher_of(options)
     for name, option in options.items():
         copied = [(entry.source.split('.')[0],) for entry in inherit if entry.teacher == name]
@@ -131,7 +132,7 @@ def build_distillation(
             called.append(None)
         if taps[name]:
             _check_normalisation(option, traced[name])
-        seen = renormaliser(preprocessor, traced[name].preprocessor, option.key)
+        seen = renormaliser(normalised, traced[name].preprocessor, option.key)
         plan = traced[name].plan(taps[name], [*copied, *called], seen)
         teachers[name] = FrozenTeacher(option, plan)
     distillation = Distillation(teachers, config, inherit=inherit, traced=student)

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
 from torch import Tensor
+
+from mmdistill_dense.utils.random_streams import fork_rng
 
 _FLIPS = ('bgr_to_rgb', 'rgb_to_bgr', 'to_rgb')  # the last is mmpretrain's
 
@@ -72,6 +76,26 @@ def renormaliser(
     scale = [s / t for s, t in zip(std_s, std_t, strict=True)]
     shift = [(s - t) / d for s, t, d in zip(mean_s, mean_t, std_t, strict=True)]
     return Renormaliser(scale, shift, flip)
+
+
+def completed(preprocessor: Mapping[str, Any] | None, scope: str | None) -> Mapping[str, Any]:
+    """Return the config of a data preprocessor with the normalisation that its class sets where the config says none.
+
+    Args:
+        preprocessor: With a ``type``; without one it is returned as it is.
+        scope: What it is built in.
+    """
+    if not preprocessor or 'type' not in preprocessor:
+        return preprocessor or {}
+    place = {} if scope is None else dict(_scope_=scope)
+    with fork_rng(), torch.device('cpu'):
+        built = MODELS.build(ConfigDict(preprocessor, **place))
+    found = dict(preprocessor)
+    if found.get('mean') is None and isinstance(getattr(built, 'mean', None), Tensor):
+        found.update(mean=built.mean.flatten().tolist(), std=built.std.flatten().tolist())
+    if getattr(built, '_channel_conversion', False) and not any(found.get(name) for name in _FLIPS):
+        found['bgr_to_rgb'] = True
+    return found
 
 
 def _normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:

@@ -16,6 +16,7 @@ from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.networks.acceleration import Acceleration, Pair
 from mmdistill_dense.networks.building import TEACHER_OPTIONS, build_network
 from mmdistill_dense.networks.input_grid import InputGrid
+from mmdistill_dense.networks.renormalise import completed
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.utils.random_streams import fork_rng
@@ -84,7 +85,7 @@ class TeacherOption:
         """Return the normalisation of the pictures: the option's, else the network's own, else None."""
         own, given = getattr(network, 'preprocessor', None), self.config.model.get('data_preprocessor')
         if given is not None:
-            return given
+            return completed(given, self.config.scope) if hasattr(network, 'data_preprocessor') else given
         if isinstance(own, Mapping):
             return own
         return {} if hasattr(network, 'data_preprocessor') else None  # mm* networks: raw pixels

@@ -4,8 +4,11 @@ import pickle
 
 import pytest
 import torch
+from mmengine.model import ImgDataPreprocessor
 
 from mmdistill_dense.networks.renormalise import renormaliser
+from mmdistill_dense.registry import MODELS
+from tests import toys
 
 RGB = dict(mean=[123.0, 116.0, 103.0], std=[58.0, 57.0, 56.0], bgr_to_rgb=True)
 BGR = dict(mean=[7.0, 8.0, 9.0], std=[1.0, 2.0, 3.0])
@@ -85,3 +88,23 @@ def test_its_pickle_needs_no_device():
     one = renormaliser(RGB, BGR)
     one(torch.empty(2, 3, 4, 4, device='meta'))
     assert vars(pickle.loads(pickle.dumps(one)))['moved'].device.type == 'cpu'
+
+
+@MODELS.register_module()
+class OwnPreprocessor(ImgDataPreprocessor):
+    """It knows its normalisation, which no config repeats."""
+
+    def __init__(self, mean=tuple(RGB['mean']), std=tuple(RGB['std']), size=None):
+        super().__init__(mean, std, bgr_to_rgb=True)
+
+
+@pytest.mark.parametrize('side', ['student', 'teacher'])
+def test_a_class_that_sets_its_own_normalisation_is_asked(side):
+    own = dict(_delete_=True, type='mmdistill_dense.OwnPreprocessor')
+    options = dict(student=toys.seg_net(), teacher=toys.seg_net(width=16, allow_random=True))
+    options[side]['data_preprocessor'] = own
+    seen = toys.teacher_of(toys.build(toys.model_config(**options))).plan.renormalise
+    zoo = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+    expected = renormaliser(*((RGB, zoo) if side == 'student' else (zoo, RGB)))
+    x = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(seen(x), expected(x))

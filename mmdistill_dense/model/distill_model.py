@@ -79,6 +79,8 @@ def DistillModel(
         print_log(f'{KEY} is ignored: without distillers, nothing is learnt from pictures without labels.', 'current')
     if not options and not entries:
         return network
+    if options:
+        _check_loss(network)
     with fork_rng():
         parts = build_distillers(options, config.scope)
         pseudo = None if pictures is None or not parts else pictures.pseudo
@@ -90,6 +92,20 @@ def DistillModel(
     assert isinstance(network, Distilled)
     network._attach(parts, distillation)
     return network
+
+
+def _check_loss(student: Network) -> None:
+    """Refuse a student that computes its losses elsewhere than in ``loss``: it would be trained without distillation.
+
+    Raises:
+        ValueError: For a class without this method.
+    """
+    if not hasattr(type(student), 'loss'):
+        raise ValueError(
+            f'model.student: {type(student).__name__} has no method loss(inputs, data_samples), which distillation '
+            'extends. Give it one that returns the losses, and let its forward return self.loss(inputs, data_samples) '
+            "for mode='loss', as the networks of mmseg and mmdet do."
+        )
 
 
 class Distilled(Network):

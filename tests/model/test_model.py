@@ -7,6 +7,7 @@ import textwrap
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
@@ -667,3 +668,25 @@ def test_a_dict_of_inputs_is_refused():
     pictures = torch.zeros(1, 3, 64, 64)
     with pytest.raises(TypeError, match=r'gives a dict of sup, unsup\..* set model\.student'):
         model.loss({'sup': pictures, 'unsup': pictures}, [])
+
+
+@toys.MODELS.register_module()
+class LossInForward(BaseModel):
+    """A network as in mmengine's tutorial."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.body = nn.Conv2d(3, 4, 1)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        outputs = self.body(inputs)
+        return dict(loss_own=outputs.mean()) if mode == 'loss' else outputs
+
+
+def test_a_student_whose_forward_computes_the_loss_is_refused():
+    """Its forward would never reach the distillers."""
+    network = dict(type='mmdistill_dense.LossInForward', data_preprocessor=dict(type='ImgDataPreprocessor'))
+    fit = dict(type='FitNet', student_tap='body')
+    option = toys.model_config(network, dict(network, allow_random=True), dict(fit=fit))
+    with pytest.raises(ValueError, match=r'model\.student: LossInForward has no method loss\(inputs, data_samples\)'):
+        toys.build(option)

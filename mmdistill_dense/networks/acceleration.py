@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, partial
@@ -139,7 +140,8 @@ def foldable(network: nn.Module, taps: Sequence[Tap], found: list[Pair]) -> Iter
     """Watch a forward pass; at its end append the names of each (convolution, batch norm) that can be folded.
 
     In a pair, the convolution feeds this norm alone and the norm reads this convolution alone, in every call. So a
-    convolution that several norms share is in no pair, nor is one whose output is tapped or used twice.
+    convolution that several norms share is in no pair, nor is one whose output is tapped or used twice. A module that
+    several others hold is in no pair either: folding would replace it in one of them alone.
 
     Args:
         network: The network.
@@ -148,7 +150,10 @@ def foldable(network: nn.Module, taps: Sequence[Tap], found: list[Pair]) -> Iter
     """
     watch = _Watch()
     handles = []
+    holders = Counter(id(child) for module in network.modules() for child in module._modules.values())
     for name, module in network.named_modules():
+        if holders[id(module)] > 1:
+            continue
         if _plain_convolution(module):
             handles.append(module.register_forward_hook(partial(watch.made_by, name)))
         elif _plain_norm(module):

@@ -178,6 +178,30 @@ def test_a_tapped_norm_is_folded_and_still_tapped() -> None:
     assert isinstance(network.watched, nn.Identity)
 
 
+class TwoNames(nn.Module):
+    """A convolution and a norm that a list holds as well; the pass takes them from the list or by name."""
+
+    def __init__(self, listed: str) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.listed, self.layers = listed, nn.ModuleList([getattr(self, listed)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = dict(convolution=self.convolution, norm=self.norm) | {self.listed: self.layers[0]}
+        return parts['norm'](parts['convolution'](x))
+
+
+@pytest.mark.parametrize('listed', ['convolution', 'norm'])
+def test_a_module_of_two_names_stays(listed: str) -> None:
+    network, x = TwoNames(listed).eval(), torch.randn(2, 3, 4, 4)
+    network.norm.running_mean.fill_(3)
+    network.norm.weight.data.fill_(5)
+    with torch.no_grad():
+        expected = network(x)
+        fold(network, pairs_of(network))
+        assert torch.equal(network(x), expected)
+
+
 class NormWithActivation(nn.BatchNorm2d):
     """As timm's BatchNormAct2d."""
 

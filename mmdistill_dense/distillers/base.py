@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ class Distiller(nn.Module):
                 'Set loss_weight=None, or balance=None.'
             )
         loss_weight = 1.0 if loss_weight is None else loss_weight
-        if not isinstance(loss_weight, (int, float)) or loss_weight < 0:
+        if not isinstance(loss_weight, (int, float)) or not 0 <= loss_weight < math.inf:
             raise ValueError(f'loss_weight must be a number >= 0, got {loss_weight!r}.')
         if clip_max_norm is not None and clip_max_norm <= 0:
             raise ValueError(f'clip_max_norm must be > 0 or None, got {clip_max_norm}.')

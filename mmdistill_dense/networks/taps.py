@@ -144,7 +144,7 @@ def parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
     Raises:
         ValueError: For an empty or malformed option; names it.
     """
-    entries = [taps] if isinstance(taps, str) else list(taps)
+    entries: list[Any] = list(taps) if isinstance(taps, (list, tuple)) else [taps]
     if not entries:
         raise ValueError(f'{option} is empty: name at least one tap.')
     pairs = [(entry, 1.0) if isinstance(entry, str) else entry for entry in entries]
@@ -168,7 +168,8 @@ def check_auto(student: TapOption, teacher: TapOption | None, method: str, refus
     Raises:
         ValueError: For ``'auto'`` beside other taps or as ``teacher_tap``, and for a method that refuses it.
     """
-    entries = [] if isinstance(student, str) else [one[0] if isinstance(one, (tuple, list)) else one for one in student]
+    listed = student if isinstance(student, (list, tuple)) else []
+    entries = [one[0] if isinstance(one, (tuple, list)) and one else one for one in listed]
     auto = student if isinstance(student, str) and student in (AUTO, AUTO_LAST) else ''
     if AUTO in entries or AUTO_LAST in entries:
         raise ValueError(f"student_tap={student!r}: 'auto' stands alone, without other taps and weights.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,13 +67,18 @@ class Tap:
         """Return the tapped tensors of one call of the module, tuples flattened.
 
         Raises:
-            ValueError: When the index or argument does not exist, or holds no tensor.
+            ValueError: When the index or argument does not exist, or holds no tensor, and for a dict.
         """
         value = output
         if self.argument is not None:
             if self.argument >= len(args):
                 raise ValueError(f'tap {self.text!r}: the module was called with {len(args)} positional arguments.')
             value = args[self.argument]
+        if isinstance(value, Mapping):
+            raise ValueError(
+                f'tap {self.text!r}: this is a dict ({", ".join(map(str, value))}), whose entries cannot be tapped: '
+                'tap the modules that make them.'
+            )
         if self.index is not None:
             value = self._pick_index(value)
         tensors = _maps_alone(_flatten(value))

@@ -168,7 +168,8 @@ def test_several_calls_come_in_order():
         ('stages[7]', ["student_tap: tap 'stages[7]'", 'has 3 entries; stages[2] or stages[-1] is the last']),
         ('head[0]', ["'head[0]'", 'a Tensor, not a tuple']),
         ('stages:input[1]', ['called with 1 positional argument']),
-        ('mix', ["'mix'", 'dict without any tensor']),
+        ('mix', ["'mix'", 'a dict (', 'whose entries cannot be tapped: tap the modules that make them']),
+        ('mix[-1]', ["'mix[-1]'", 'a dict (']),
         ('stages[5:]', ['without any tensor']),
     ],
 )

@@ -91,8 +91,9 @@ def completed(preprocessor: Mapping[str, Any] | None, scope: str | None) -> Mapp
     with fork_rng(), torch.device('cpu'):
         built = MODELS.build(ConfigDict(preprocessor, **place))
     found = dict(preprocessor)
-    if found.get('mean') is None and isinstance(getattr(built, 'mean', None), Tensor):
-        found.update(mean=built.mean.flatten().tolist(), std=built.std.flatten().tolist())
+    own = {name: value for name in ('mean', 'std') if isinstance(value := getattr(built, name, None), Tensor)}
+    if found.get('mean') is None and len(own) == 2:
+        found.update({name: value.flatten().tolist() for name, value in own.items()})
     if getattr(built, '_channel_conversion', False) and not any(found.get(name) for name in _FLIPS):
         found['bgr_to_rgb'] = True
     return found

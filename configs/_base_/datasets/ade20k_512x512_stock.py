@@ -1,6 +1,7 @@
 """ADE20K with mmseg's own pipeline: random scale about 2048x512, colour distortion; tested at short side 512."""
 
-_base_ = './ade20k_512x512.py'
+_base_ = './_paper.py'
+data_root = '{{$MMDISTILL_DATA:data}}/ade/ADEChallengeData2016'
 load = dict(type='LoadAnnotations', reduce_zero_label=True)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -29,7 +30,21 @@ tta_pipeline = [
         ],
     ),
 ]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+train_dataloader = dict(
+    dataset=dict(
+        type='mmdistill_dense.ADE20KDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    dataset=dict(
+        type='mmdistill_dense.ADE20KDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = val_dataloader
-del load
+del load, data_root  # data_root: a key that --cfg-options could change without effect

@@ -1,6 +1,7 @@
 """CamVid at half resolution for small machines: scale 0.45 to 1, crop 180x240, batch 8; tested whole at 240x180."""
 
-_base_ = './camvid_360x360.py'
+_base_ = './_paper.py'
+data_root = '{{$MMDISTILL_DATA:data}}/camvid'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
@@ -27,6 +28,32 @@ tta_pipeline = [
         ],
     ),
 ]
-train_dataloader = dict(batch_size=8, num_workers=2, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(num_workers=2, dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=2,
+    dataset=dict(
+        type='mmdistill_dense.CamVidDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='images/train', seg_map_path='annotations/train'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    num_workers=2,
+    dataset=dict(
+        type='mmdistill_dense.CamVidDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='images/val', seg_map_path='annotations/val'),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = dict(
+    num_workers=2,
+    dataset=dict(
+        type='mmdistill_dense.CamVidDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='images/test', seg_map_path='annotations/test'),
+        pipeline=test_pipeline,
+    ),
+)
+del data_root  # a key that --cfg-options could change without effect

@@ -1,7 +1,31 @@
 """Cityscapes with mmseg's own pipeline and crops of 1024x1024: 1 image a GPU on 8, as the SegFormer models train."""
 
-_base_ = './cityscapes_512x1024_stock.py'
+_base_ = './_paper.py'
+data_root = '{{$MMDISTILL_DATA:data}}/cityscapes'
 train_pipeline = [
-    dict(step, crop_size=(1024, 1024)) if step['type'] == 'RandomCrop' else step for step in _base_.train_pipeline
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomResize', scale=(2048, 1024), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(1024, 1024), cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
 ]
-train_dataloader = dict(batch_size=1, dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(
+    batch_size=1,
+    dataset=dict(
+        type='mmdistill_dense.CityscapesDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    dataset=dict(
+        type='mmdistill_dense.CityscapesDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
+    ),
+)
+test_dataloader = val_dataloader
+del data_root  # a key that --cfg-options could change without effect

@@ -1,6 +1,7 @@
 """Cityscapes with mmseg's own training pipeline (random scale, crops not filled by one class, colour distortion)."""
 
-_base_ = './cityscapes_512x1024.py'
+_base_ = './_paper.py'
+data_root = '{{$MMDISTILL_DATA:data}}/cityscapes'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
@@ -10,4 +11,20 @@ train_pipeline = [
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(
+    dataset=dict(
+        type='mmdistill_dense.CityscapesDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    dataset=dict(
+        type='mmdistill_dense.CityscapesDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
+    ),
+)
+test_dataloader = val_dataloader
+del data_root  # a key that --cfg-options could change without effect

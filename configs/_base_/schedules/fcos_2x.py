@@ -1,7 +1,15 @@
 """The schedule of the FCOS pair of MasKD: as mmdet's, but the warm-up rises linearly from a third."""
 
-_base_ = './dense_clip_2x.py'
-optim_wrapper = dict(paramwise_cfg=dict(bias_lr_mult=2.0, bias_decay_mult=0.0))
-warmup, steps = _base_.param_scheduler
-param_scheduler = [dict(warmup, start_factor=1 / 3), steps]
-del warmup, steps
+_base_ = './_epochs.py'
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4),
+    paramwise_cfg=dict(bias_lr_mult=2.0, bias_decay_mult=0.0),
+    clip_grad=dict(max_norm=35, norm_type=2),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1 / 3, by_epoch=False, begin=0, end=500),
+    dict(type='MultiStepLR', begin=0, end=24, by_epoch=True, milestones=[16, 22], gamma=0.1),
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=24, val_interval=1)
+auto_scale_lr = dict(enable=False, base_batch_size=16)

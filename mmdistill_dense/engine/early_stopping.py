@@ -25,7 +25,7 @@ class EarlyStopping(Hook):
             checkpoint['meta'][_KEY] = [(one.monitor, int(one.wait_count), float(one.best_score)) for one in hooks]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """On resume, restore it; a hook for another score begins anew."""
+        """Restore the state when a run resumes. A hook that watches another score starts without it."""
         saved = (checkpoint.get('meta') or {}).get(_KEY, ()) if resumes(runner) else ()
         for hook, (monitor, count, best) in zip(_hooks(runner), saved, strict=False):
             if hook.monitor == monitor:

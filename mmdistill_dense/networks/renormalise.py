@@ -87,6 +87,7 @@ def completed(preprocessor: Mapping[str, Any] | None, scope: str | None) -> Mapp
     """
     if not preprocessor or 'type' not in preprocessor:
         return preprocessor or {}
+    # The network's own preprocessor may be on the meta device, where its buffers hold no numbers.
     place = {} if scope is None else dict(_scope_=scope)
     with fork_rng(), torch.device('cpu'):
         built = MODELS.build(ConfigDict(preprocessor, **place))

@@ -83,5 +83,5 @@ def on_map(method: str) -> dict[str, Any]:
 
 
 def methods_of(given: Sequence[str], task: str, foundation: bool) -> list[str]:
-    """Return the methods to write, each once: those of ``--method``, or the default for the task or teacher."""
+    """Return the names of ``--method`` without repetitions, or the default for the task or the teacher."""
     return list(dict.fromkeys(given)) or [FOUNDATION_DEFAULT if foundation else DEFAULTS[task]]

@@ -72,7 +72,7 @@ def test_a_crop_has_the_order_of_mmdet() -> None:
     ('scale', 'size'), [([(2048, 800), (2048, 1024)], (1024, 2048)), (320, (320, 320)), (None, None)]
 )
 def test_a_step_may_have_several_scales_or_a_side(scale, size) -> None:
-    """As mmdet's configs of several scales, and those of Cityscapes."""
+    """A step has several scales in mmdet's Cityscapes configs. A single number is the side of a square."""
     assert pipeline_size({'pipeline': [{'type': 'RandomResize', 'scale': scale, 'keep_ratio': True}]}) == size
 
 

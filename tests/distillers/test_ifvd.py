@@ -87,7 +87,7 @@ CIRKD = dict(type='CIRKD', minibatch_weight=0.0, pixel_memory=20, region_memory=
 
 @pytest.mark.parametrize('option', [dict(type='IFVD'), CIRKD], ids=['ifvd', 'cirkd'])
 def test_labels_that_the_students_head_ignores_are_no_class(option):
-    """Here the background: the loss is that of maps where it is 255."""
+    """The head ignores label 0. The loss equals that of label maps with 255 in its place."""
     heads = dict(decode_head=dict(ignore_index=0), auxiliary_head=dict(ignore_index=0))
     teacher, batch = toys.seg_teacher('fcn'), toys.seg_batch()
     for sample in batch['data_samples']:

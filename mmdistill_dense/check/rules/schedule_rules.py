@@ -88,7 +88,7 @@ def rate(subject: Subject) -> Findings:
 
 
 def checkpoints(subject: Subject) -> Findings:
-    """Find a run that keeps its first checkpoint at its end: after an interruption it starts anew."""
+    """Find a run that saves no checkpoint before its end. After an interruption it must start from the beginning."""
     hook = (subject.config.get('default_hooks') or {}).get('checkpoint', {})
     epochs, length = counts_epochs(subject.config), loop_length(subject.config)
     if hook is None or not length:

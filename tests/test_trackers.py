@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.registry import VISBACKENDS
+from mmengine.visualization import BaseVisBackend
 
 from tests import toys
 from tests.docs_blocks import blocks
@@ -52,3 +54,48 @@ def test_a_run_is_tracked_or_the_missing_package_is_named(
         events = EventAccumulator(str(folder))
         events.Reload()
         assert {'distill.kd.loss_kd', 'distill.kd.share', 'loss'} <= set(events.Tags()['scalars'])
+
+
+CALLS: list[tuple[dict[str, Any], int]] = []  # what the last run wrote, with the iteration that W&B would draw it at
+
+
+@VISBACKENDS.register_module()
+class CountingBackend(BaseVisBackend):
+    """As mmengine's backend for W&B: it drops ``step``; a value without ``iter`` stands at the last one given."""
+
+    last = 0
+
+    def _init_env(self) -> None:
+        pass
+
+    @property
+    def experiment(self) -> None:
+        return None
+
+    def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, *rest: Any, **kwargs: Any) -> None:
+        CountingBackend.last = scalar_dict.get('iter', self.last)
+        CALLS.append((dict(scalar_dict, at=self.last), step))
+
+    def add_image(self, name: str, image: Any, step: int = 0, *rest: Any, **kwargs: Any) -> None:
+        CALLS.append(({name: image, 'at': self.last}, step))
+
+
+def test_a_tracker_that_drops_the_step_draws_all_at_their_iteration(tmp_path: Path) -> None:
+    """The training logs rarely: the hooks' own values and pictures cannot lean on its iteration."""
+    monitor = dict(type='mmdistill_dense.MonitorHook', interval=3, gradient_interval=3, picture_interval=2, pictures=1)
+    dense = dict(type='mmdistill_dense.DenseMonitor', interval=1, by_epoch=False)
+    distillers = dict(fit=dict(type='FitNet', student_tap='backbone[3]', align='conv', balance=1.0))
+    CALLS.clear()
+    toys.train(
+        tmp_path,
+        toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers),
+        iters=4,
+        custom_hooks=[monitor, dense],
+        default_hooks=dict(logger=dict(interval=100)),
+        visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='CountingBackend')]),
+    )
+    written = {name for values, _ in CALLS for name in values}
+    assert {'monitor_picture_0', 'monitor/share.task', 'monitor/fit.out_std', 'distill.fit.ratio'} <= written
+    assert [step for values, step in CALLS if 'monitor_picture_0' in values] == [2, 4]
+    assert [step for values, step in CALLS if 'monitor/share.task' in values] == [1, 4]
+    assert all(values['at'] == step for values, step in CALLS)

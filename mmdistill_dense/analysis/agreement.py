@@ -11,7 +11,7 @@ from torch import Tensor
 from mmdistill_dense.distillers.base import Distiller, Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.pcd.pcd import PCD
-from mmdistill_dense.pretrain.measures import measure_step, untouched
+from mmdistill_dense.pretrain.measures import measure_levels, untouched
 from mmdistill_dense.utils.protocols import Samples
 
 
@@ -27,31 +27,44 @@ def tap_agreement(
         Scalars in [-1, 1] by ``'cosine.<student tap>'``: the mean over pixels of the cosine of both vectors, for
         ``PCD`` of the pixels that it compares. Where the channels differ after the alignment (methods that compare
         relations), ``'energy.<student tap>'``: the cosine of the maps of squared length, mean over the pictures.
-        Several maps of a tap are numbered, ``'cosine.neck.0'``. Pairs of other shapes are left out.
+        Several maps of a tap are numbered, ``'cosine.neck.0'``; a student's tap that meets several of the teacher's
+        is followed by theirs. Of several views of a picture it is the mean. Pairs of other shapes are left out.
     """
     if isinstance(distiller, PCD):
-        positive = measure_step(distiller, student, teacher, data_samples)['positive']
-        return {f'cosine.{distiller.student_taps[0]}': teacher[str(distiller.teacher_taps[0])][0].new_tensor(positive)}
-    found = {}
+        levels = measure_levels(distiller, student, teacher, data_samples)
+        names = _names(distiller, [count for _, count in distiller.traced['student']])
+        return {f'cosine.{name}': level['positive'] for name, level in zip(names, levels, strict=True)}
+    found: dict[str, list[Tensor]] = {}
     for name, s, t in _pairs(distiller, student, teacher):
         if s.ndim > 1 and s.shape == t.shape:
-            found[f'cosine.{name}'] = F.cosine_similarity(s.float(), t.float(), dim=1).mean()
+            found.setdefault(f'cosine.{name}', []).append(F.cosine_similarity(s.float(), t.float(), dim=1).mean())
         elif s.ndim == t.ndim == 4 and len(s) == len(t):
-            found[f'energy.{name}'] = _energy_cosine(s.float(), t.float())
-    return found
+            found.setdefault(f'energy.{name}', []).append(_energy_cosine(s.float(), t.float()))
+    return {name: torch.stack(values).mean() for name, values in found.items()}
 
 
 def _pairs(distiller: Distiller, student: Recorded, teacher: Recorded) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield the name, the student's map (aligned if the distiller aligns) and the teacher's map of each pair."""
-    number = 0
-    for s_tap, t_tap in zip(distiller.student_taps, distiller.teacher_taps, strict=True):
-        students, teachers = student.get(str(s_tap), []), teacher.get(str(t_tap), [])
-        for index, (s, t) in enumerate(zip(students, teachers, strict=False)):
-            if isinstance(distiller, FeatureDistiller):
-                with untouched(distiller.aligns[number]):
-                    s, t = distiller.matched(s, t, number)
-            yield (f'{s_tap}.{index}' if len(students) > 1 else str(s_tap)), s, t
-            number += 1
+    if isinstance(distiller, FeatureDistiller):
+        names = _names(distiller, distiller.counts)
+        for view in distiller.views(student, teacher):
+            for level, (name, s, t) in enumerate(zip(names, *view, strict=True)):
+                with untouched(distiller.aligns[level]):
+                    yield name, *distiller.matched(s, t, level)
+        return
+    taps = zip(distiller.student_taps, distiller.teacher_taps, strict=True)
+    pairs = [list(zip(student.get(str(s), []), teacher.get(str(t), []), strict=False)) for s, t in taps]
+    names = _names(distiller, [len(found) for found in pairs])
+    yield from ((name, s, t) for name, (s, t) in zip(names, [pair for found in pairs for pair in found], strict=True))
+
+
+def _names(distiller: Distiller, counts: list[int]) -> list[str]:
+    """Return the names of the levels: the student's tap, and what tells levels of one tap apart."""
+    taps, names = [str(tap) for tap in distiller.student_taps], []
+    for tap, other, count in zip(taps, distiller.teacher_taps, counts, strict=True):
+        name = tap if taps.count(tap) == 1 else f'{tap}.{other}'
+        names += [f'{name}.{index}' for index in range(count)] if count > 1 else [name] * count
+    return names
 
 
 def _energy_cosine(student: Tensor, teacher: Tensor) -> Tensor:

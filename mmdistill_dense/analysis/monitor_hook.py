@@ -26,6 +26,7 @@ from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.model.term_gradients import TASK, backbone_parameters, split_terms
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
+from mmdistill_dense.utils.tracked import write_scalars
 
 
 @HOOKS.register_module()
@@ -113,6 +114,7 @@ class MonitorHook(Hook):
             _write(runner, self._found, step)
             self._found = {}
         if self.pictures is not None and step % self.picture_interval == 0:
+            write_scalars(runner, {}, step)  # W&B puts a picture at the last ``iter`` that it was given
             for name, picture in self.pictures.draw():
                 _show(runner.visualizer, name, picture, step)
 
@@ -188,7 +190,7 @@ def _write(runner: Runner, values: Mapping[str, float], step: int) -> None:
     finite = {names[name]: value for name, value in values.items() if math.isfinite(value)}
     for name, value in finite.items():
         runner.message_hub.update_scalar(name, value)
-    runner.visualizer.add_scalars(finite, step=step)
+    write_scalars(runner, finite, step)
     text = ', '.join(f'{name} {value:.3f}' for name, value in values.items())
     runner.logger.info(f'MonitorHook, iteration {step}: {text}')
 

@@ -17,6 +17,7 @@ from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, cho
 from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import built_loop, resumes
+from mmdistill_dense.utils.tracked import write_scalars
 
 
 class Balancing(Hook):
@@ -74,7 +75,7 @@ class Balancing(Hook):
         model: Any = unwrap(runner.model)
         measured: dict[str, float] = model.distillation.measured if self._balanced else {}
         if measured and is_main_process():
-            runner.visualizer.add_scalars(measured, step=runner.iter + 1)
+            write_scalars(runner, measured, runner.iter + 1)
             text = ', '.join(f'{name} {value:.3g}' for name, value in measured.items())
             runner.logger.info(f'balance, iteration {runner.iter + 1}: {text}')
         measured.clear()

@@ -19,6 +19,7 @@ from mmdistill_dense.pretrain.probe import DenseProbe
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.protocols import Network
+from mmdistill_dense.utils.tracked import write_scalars
 from mmdistill_dense.utils.validate import check_option
 
 _COLLAPSED = 0.01
@@ -144,7 +145,7 @@ class DenseMonitor(Hook):
         finite = {f'monitor/{name}': value for name, value in values.items() if math.isfinite(value)}
         for name, value in finite.items():
             runner.message_hub.update_scalar(name, value)
-        runner.visualizer.add_scalars(finite, step=step)
+        write_scalars(runner, finite, step)
         text = ', '.join(f'{name} {value:.3f}' for name, value in values.items())
         runner.logger.info(f'DenseMonitor, iteration {step}: {text}')
 

@@ -47,8 +47,7 @@ def measure_step(
         for taps that give no maps (B, C, H, W).
     """
     if isinstance(distiller, PCD):
-        levels = enumerate(distiller.levels(student, teacher))
-        found = [_measure_level(distiller, level, views, data_samples) for level, views in levels]
+        found = measure_levels(distiller, student, teacher, data_samples)
     else:
         found = _spreads(distiller, student, teacher)
     names = [name for name in found[0] if all(name in one for one in found)]
@@ -57,6 +56,15 @@ def measure_step(
     means = torch.stack([torch.stack([one[name] for one in found]).mean() for name in names])
     means = means.to(sum_dtype(means))
     return dict(zip(names, mean_over_ranks(means).tolist(), strict=True))
+
+
+@torch.no_grad()
+def measure_levels(
+    distiller: PCD, student: Recorded, teacher: Recorded, data_samples: Samples
+) -> list[dict[str, Tensor]]:
+    """Return the figures of :func:`measure_step` for each level, of this process alone."""
+    levels = enumerate(distiller.levels(student, teacher))
+    return [_measure_level(distiller, level, views, data_samples) for level, views in levels]
 
 
 def _measure_level(distiller: PCD, level: int, views: Views, data_samples: Samples) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,18 @@ def records(start: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
+def of_training(record: Mapping[str, Any]) -> bool:
+    """Tell whether mmengine wrote a record about training steps; hooks write others with an iteration."""
+    return 'iter' in record and not record.keys().isdisjoint(('loss', 'lr', 'time'))
+
+
 def config_file(start: Path) -> Path:
     """Return where the runner writes the config of a start."""
     return start / 'vis_data' / 'config.py'
 
 
 def _trained(start: Path) -> bool:
-    return any('iter' in record for record in records(start))
+    return any(of_training(record) for record in records(start))
 
 
 def _is_new(start: Path) -> bool:

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mmdistill_dense.report.log_starts import of_training, starts_of
 from mmdistill_dense.report.log_starts import records as start_records
-from mmdistill_dense.report.log_starts import starts_of
 
 # about the runner, not about the training
 BESIDE = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
@@ -61,14 +61,14 @@ def read_log(folder: Path) -> Log:
     Where several starts of a training overlap, the last one counts.
     """
     found = list(records(folder))
-    training = [record for record in found if 'iter' in record]
+    training = [record for record in found if of_training(record)]
     ends = {record['epoch']: record['iter'] for record in training if 'epoch' in record}
     terms: dict[str, dict[float, float]] = {}
     metrics: dict[str, dict[float, float]] = {}
     others: dict[str, dict[float, float]] = {}
     for record in found:
         evaluated = 'iter' not in record and 'time' in record
-        kind = terms if 'iter' in record else metrics if evaluated else others
+        kind = terms if of_training(record) else metrics if evaluated else others
         step = record.get('iter', record.get('step'))
         for name, value in record.items():
             if name not in BESIDE and step is not None and isinstance(value, (int, float)):

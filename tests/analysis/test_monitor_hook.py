@@ -233,7 +233,8 @@ def test_values_are_means_over_the_processes_and_one_writes(monkeypatch: pytest.
     assert monitor_hook._means({'a': torch.tensor(1.0), 'b': torch.tensor(2.0)}) == {'a': 1.5, 'b': 2.5}
     runner = mock.Mock()
     monitor_hook._write(runner, {'cosine.kd.backbone[3]': 0.5, 'gradient_cosine.kd': math.nan}, 7)
-    runner.visualizer.add_scalars.assert_called_once_with({'monitor/cosine.kd.backbone.3': 0.5}, step=7)
+    shown = {'monitor/cosine.kd.backbone.3': 0.5, 'iter': 7}
+    runner.visualizer.add_scalars.assert_called_once_with(shown, step=7)
     monkeypatch.setattr(monitor_hook, 'is_main_process', lambda: False)
     other = mock.Mock()
     monitor_hook._write(other, {'a': 1.0}, 7)

@@ -61,6 +61,18 @@ def test_a_restart_goes_on_and_replaces_what_it_repeats(tmp_path):
     assert found.seconds == 0.2
 
 
+def test_values_of_hooks_are_neither_losses_nor_a_training(tmp_path):
+    """They hold their iteration, as those of training steps do. A start that was killed after a probe has no losses."""
+    probe = {'monitor/knn.miou': 30.0, 'iter': 0, 'step': 0}
+    write(tmp_path, '20260101_000000', probe, dict(loss=1.0, iter=2, step=2), {**probe, 'iter': 2, 'step': 2})
+    write(tmp_path, '20260102_000000', {**probe, 'monitor/knn.miou': 20.0})
+    for stamp in ('20260101_000000', '20260102_000000'):
+        begin(tmp_path, stamp, resume=False)
+    found = read_log(tmp_path)
+    assert set(found.terms) == {'loss'} and not found.metrics
+    assert found.others['monitor/knn.miou'].steps == [0, 2]
+
+
 def test_a_new_training_in_the_folder_replaces_the_old_one(tmp_path):
     for stamp, ends in (('20260101_000000', (1000, 2000)), ('20260102_000000', (500, 1000))):
         scores = [{'mIoU': step / 50, 'time': 1, 'step': step} for step in ends]

@@ -31,20 +31,20 @@ class Views(NamedTuple):
         return Views(students, teachers, self.pairs)
 
 
-def views_of(recorded: Mapping[str, list[Tensor]], counts: Mapping[str, int], side: str) -> list[list[Tensor]]:
+def views_of(recorded: Mapping[str, list[Tensor]], counts: Sequence[tuple[str, int]], side: str) -> list[list[Tensor]]:
     """Split the recorded tensors into views.
 
     Args:
         recorded: Tensors by tap.
-        counts: Number of tensors per view, by tap.
+        counts: The taps, and how many tensors per view each gives.
         side: Whose taps these are; begins an error message.
 
     Raises:
         RuntimeError: For taps that recorded different numbers of views.
     """
-    views = [[recorded[tap][i : i + n] for i in range(0, len(recorded[tap]), n)] for tap, n in counts.items()]
+    views = [[recorded[tap][i : i + n] for i in range(0, len(recorded[tap]), n)] for tap, n in counts]
     if len({len(view) for view in views}) > 1:
-        found = ', '.join(f'{tap}: {len(view)}' for tap, view in zip(counts, views, strict=True))
+        found = ', '.join(f'{tap}: {len(view)}' for (tap, _), view in zip(counts, views, strict=True))
         raise RuntimeError(f'{side} taps recorded different numbers of views ({found}).')
     return [[x for maps in view for x in maps] for view in zip(*views, strict=True)]
 

@@ -137,7 +137,7 @@ class PCD(Distiller):
         self.centered = center
         self.monitor_interval = monitor_interval
         self.weights: list[float] = []
-        self.traced: dict[str, dict[str, int]] = {}
+        self.traced: dict[str, list[tuple[str, int]]] = {}  # taps and how many maps each gives
         self.chosen_size: Tensor | None  # rows and keys of 'auto', 0 until prepare(); a resumed run keeps them
         self.register_buffer('chosen_size', torch.zeros(2, dtype=torch.long) if queue_size == AUTO else None)
 
@@ -156,8 +156,8 @@ class PCD(Distiller):
                 for name, part in built.items():
                     parts.setdefault(name, []).append(part)
                 self.weights.append(weight)
-        self.traced['student'] = {str(tap): len(student[str(tap)]) for tap in self.student_taps}
-        self.traced['teacher'] = {str(tap): len(teacher[str(tap)]) for tap in self.teacher_taps}
+        self.traced['student'] = [(str(tap), len(student[str(tap)])) for tap in self.student_taps]
+        self.traced['teacher'] = [(str(tap), len(teacher[str(tap)])) for tap in self.teacher_taps]
         for name, found in parts.items():
             self.add_module(name, found[0] if len(found) == 1 else nn.ModuleList(found))
 

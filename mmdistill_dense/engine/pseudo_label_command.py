@@ -38,7 +38,7 @@ from mmdistill_dense.model.pseudo_labels import (
 from mmdistill_dense.model.unlabelled import UnlabelledOption
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import TeacherOption
-from mmdistill_dense.utils.atomic import write_json, write_text, write_whole
+from mmdistill_dense.utils.atomic import list_text, write_json, write_text, write_whole
 from mmdistill_dense.utils.protocols import Sample
 
 LIST, BOXES = 'pictures.txt', 'instances.json'
@@ -193,7 +193,7 @@ def _write_maps(
             write_whole(out / f'{stem}{files.seg_map_suffix}', content, alone=True)
             names.append(stem)
     if names:
-        write_text(out / LIST, '\n'.join(names) + '\n')
+        write_text(out / LIST, list_text(names, 'pseudo_labels'))
     return len(names), counts, best
 
 

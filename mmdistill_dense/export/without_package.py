@@ -9,6 +9,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from mmdistill_dense.utils.literals import remark
+
 PACKAGE = 'mmdistill_dense.'
 # Classes that only check the files of the class they derive from: the same data without them.
 _SAME = {
@@ -71,7 +73,7 @@ def head_of(weights: Path, dropped: Mapping[str, Sequence[str]], needed: Sequenc
             'Inference works. test_dataloader has only pipeline and classes, for it.',
             f'To test on the same data, with mmdistill_dense: {command}',
         ]
-    return ''.join(f'# {line}\n' for line in lines)
+    return ''.join(f'# {remark(line)}\n' for line in lines)
 
 
 def written_here(path: Path) -> bool:

@@ -19,6 +19,7 @@ from mmdistill_dense.export.graphs import Graph, graph_of
 from mmdistill_dense.export.load_graph import open_graph
 from mmdistill_dense.export.without_package import head_of, test_command, without_package, written_here
 from mmdistill_dense.utils.atomic import save_whole, write_text, write_whole
+from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
 from mmdistill_dense.weights.strict_load import load_strictly, plain_config, read_checkpoint, state_dict_of
 
@@ -73,7 +74,7 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         _write_safetensors(state, meta, weights)
     bare, dropped, needed = without_package(plain, meta)
     head = head_of(weights, dropped, needed, test_command(config, checkpoint))
-    write_text(path, f'{head}{bare.pretty_text}')
+    write_text(path, f'{head}{assignments(bare.to_dict())}')
     return weights, path
 
 

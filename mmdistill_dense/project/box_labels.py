@@ -13,6 +13,7 @@ from typing import Any
 from mmdistill_dense.project.label_files import FORMAT, check_entries, check_sizes, none_found, read_label_file
 from mmdistill_dense.project.listed_pictures import folder_of, listed_files, shared, unlisted
 from mmdistill_dense.project.picture_folders import SPLITS, files_below, picture_folders, split_of, two_parts
+from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.messages import close_or_all, some
 
 
@@ -184,5 +185,5 @@ def _divided(file: tuple[Path, Mapping[str, Any]], pictures: str, names: Sequenc
         numbers = {one['id'] for one in kept}
         boxes = [one for one in content['annotations'] if one['image_id'] in numbers]
         text = json.dumps({'images': kept, 'annotations': boxes, 'categories': content['categories']})
-        found[name] = BoxSplit(f'{{{{ fileDirname }}}}/{name}.json', pictures, len(kept), text)
+        found[name] = BoxSplit(Template(f'{{{{ fileDirname }}}}/{name}.json'), pictures, len(kept), text)
     return found

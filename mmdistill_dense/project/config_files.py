@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmdistill_dense.project.literals import assignments
 from mmdistill_dense.project.zoo_schedule import Schedule
+from mmdistill_dense.utils.literals import assignments, remark
 
 WORK = 'work'  # folder of all runs
 SUITE = 'suite.yaml'
@@ -49,7 +49,9 @@ def teacher_file(schedule: Schedule, batch: int, task: str, boxes_alone: bool = 
 
 
 def _docstring(first: str, schedule: Schedule) -> str:
-    lines = textwrap.wrap(f'Optimizer and schedule of {schedule.source}: {schedule.note}.', 118, break_on_hyphens=False)
+    text = remark(f'Optimizer and schedule of {schedule.source}: {schedule.note}.')
+    text = text.replace('\\', '/').replace('"', "'")  # nothing ends the docstring
+    lines = textwrap.wrap(text, 118, break_on_hyphens=False)
     return '\n'.join([f'"""{first}', '', *lines, '"""', '', ''])
 
 

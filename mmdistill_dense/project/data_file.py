@@ -7,8 +7,8 @@ from typing import Any
 
 from mmdistill_dense.project.box_labels import BoxData
 from mmdistill_dense.project.label_images import SegData
-from mmdistill_dense.project.literals import Source, assignments, literal
 from mmdistill_dense.project.loading import Loading
+from mmdistill_dense.utils.literals import Source, Template, assignments, literal
 
 _LOAD = {'type': 'LoadImageFromFile'}
 
@@ -37,7 +37,7 @@ def seg_file(data: SegData, loading: Loading) -> str:
     }
     parts: dict[str, dict[str, Any]] = {}
     for name, split in data.splits.items():
-        listed = {'ann_file': f'{{{{ fileDirname }}}}/{name}.txt'} if split.names else {}
+        listed = {'ann_file': Template(f'{{{{ fileDirname }}}}/{name}.txt')} if split.names else {}
         parts[name] = {'data_prefix': {'img_path': split.pictures, 'seg_map_path': split.labels}, **listed}
     about = 'the size of the crop is also that of data_preprocessor.size in pair.py'
     metric = {'type': 'IoUMetric', 'iou_metrics': ['mIoU']}
@@ -77,7 +77,7 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool) -> s
     for name in ('val', 'test'):
         if name in data.splits:
             file = data.splits[name].labels
-            whole = file if file.startswith('{{') else f'{data.root}/{file}'
+            whole = file if isinstance(file, Template) else f'{data.root}/{file}'
             metric = ['bbox', 'segm'] if predicted else 'bbox'
             metrics[f'{name}_evaluator'] = {'type': 'CocoMetric', 'ann_file': whole, 'metric': metric}
     metrics.setdefault('test_evaluator', Source('val_evaluator'))

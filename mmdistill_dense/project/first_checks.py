@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmdistill_dense.project.config_files import SUITE
 from mmdistill_dense.recipes.compose import methods
+from mmdistill_dense.utils.literals import check_place
 from mmdistill_dense.utils.messages import close_or_all, some
 
 _NAME = re.compile(r'[^A-Za-z0-9]+')
@@ -43,16 +44,8 @@ def default_folder(data: str) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise for a folder whose path no config can hold, or that holds files of the user's.
-
-    mmengine puts the path between quotes (``fileDirname``).
-    """
-    place = str(folder.absolute())
-    if found := [one for one in ("'", '"', '\\', '{{') if one in place]:
-        raise ValueError(
-            f'--out {folder}: its whole path, {place}, has {found[0]} in it, which no config can hold. Choose another '
-            'folder.'
-        )
+    """Raise for a folder whose path no config can hold, or that holds files of the user's."""
+    check_place('--out', folder)
     if not folder.is_dir():
         return
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))

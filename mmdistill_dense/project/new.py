@@ -28,6 +28,8 @@ from mmdistill_dense.project.sides import Side, adapt, read_foundation, read_sid
 from mmdistill_dense.project.size_steps import padded_batches, padded_tests, size_step
 from mmdistill_dense.project.unlabelled_folder import LIST, FreePictures, free_pictures
 from mmdistill_dense.project.zoo_schedule import Schedule, scaled_schedule
+from mmdistill_dense.utils.atomic import list_text
+from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.silence import quiet
 
 Tell = Callable[[str], None]
@@ -123,7 +125,7 @@ def _teacher(task: Task, student: Side, teacher: Side, files: dict[str, str]) ->
         task.tell(f'         its weights: {checkpoint}')
     else:
         schedule = _schedule(task, teacher)
-        checkpoint = f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{schedule.steps}.pth'
+        checkpoint = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{schedule.steps}.pth')
         boxes_alone = predicts_masks(student.model) and not predicts_masks(teacher.model)
         files['teacher.py'] = teacher_file(schedule, task.loading.batch, student.task, boxes_alone)
         _tell_network('teacher', teacher, schedule, task.tell)
@@ -145,7 +147,7 @@ def _methods(
             'labelled ones'
         )
     if free and free.names:
-        files[LIST] = '\n'.join([*free.names, ''])
+        files[LIST] = list_text(free.names, '--unlabelled')
         task.tell(f'         left out of that folder: {free.left_out}; {LIST} lists the others')
 
 
@@ -157,7 +159,7 @@ def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, st
     """Return ``data.py``, and lists of a split that the data set does not have itself."""
     data, loading = task.data, task.loading
     if isinstance(data, SegData):
-        lists = {f'{name}.txt': '\n'.join([*split.names, '']) for name, split in data.splits.items() if split.names}
+        lists = {f'{name}.txt': list_text(split.names, '--data') for name, split in data.splits.items() if split.names}
         return {'data.py': seg_file(data, loading), **lists}
     sides = [side for side in (student, teacher) if side is not None]
     for side in sides:

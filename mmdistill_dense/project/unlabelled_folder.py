@@ -14,6 +14,7 @@ from mmdistill_dense.datasets.unlabeled import EXTENSIONS
 from mmdistill_dense.project.box_labels import BoxData
 from mmdistill_dense.project.label_images import SegData, pairs_of
 from mmdistill_dense.project.picture_folders import files_below
+from mmdistill_dense.utils.literals import Template
 
 LIST = 'unlabelled.txt'
 
@@ -37,7 +38,7 @@ class FreePictures:
     @property
     def option(self) -> dict[str, Any]:
         """The option ``unlabelled`` of a config in the folder of the project."""
-        listed = {'ann_file': f'{{{{ fileDirname }}}}/{LIST}'} if self.names else {}
+        listed = {'ann_file': Template(f'{{{{ fileDirname }}}}/{LIST}')} if self.names else {}
         return {'data_root': str(self.folder), **listed, 'ratio': 1}
 
 

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmdistill_dense.project.config_files import WORK
 from mmdistill_dense.recipes.check_data import check_data
 from mmdistill_dense.recipes.compose import TASKS
+from mmdistill_dense.utils.literals import BRACES
 from mmdistill_dense.utils.silence import quiet
 
 
@@ -23,6 +24,7 @@ def write(files: Mapping[str, str], folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f'--out {folder}: a file of this name is there. Give another --out.')
+    _check_names(files)
     there = [name for name in files if (folder / name).is_file()]
     changed = [name for name in there if (folder / name).read_text(encoding='utf-8') != files[name]]
     if changed:
@@ -43,6 +45,16 @@ def write(files: Mapping[str, str], folder: Path) -> None:
             if name.endswith('.py') and name not in ('data.py', 'pair.py'):
                 config = Config.fromfile(folder / name)
                 check_data(config, TASKS[config.default_scope])
+
+
+def _check_names(files: Mapping[str, str]) -> None:
+    """Refuse ``{{`` in names. Our files hold it safely, but not the copy that mmengine writes in each training."""
+    texts = [text for name, text in files.items() if name.endswith('.py')]
+    if lines := [line.strip() for text in texts for line in text.splitlines() if BRACES in line]:
+        raise ValueError(
+            f'{lines[0]}: a name of a class, file or folder has two braces in it (written {BRACES} here), which '
+            'mmengine replaces in configs. Rename it.'
+        )
 
 
 def _results(folder: Path) -> str:

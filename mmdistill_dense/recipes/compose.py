@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from mmdistill_dense.config.inheritance import bases_of, keys_of
 from mmdistill_dense.config.resolve import package_root
 from mmdistill_dense.recipes.fits import best
+from mmdistill_dense.utils.literals import literal
 from mmdistill_dense.utils.messages import close_or_all
 
 TASKS = {'mmseg': 'seg', 'mmdet': 'det'}
@@ -184,10 +185,9 @@ def config_text(
         unlabelled: Folder of pictures without labels.
     """
     bases = [reference(recipe_file(recipe), folder)]
-    more = [f'unlabelled=dict(data_root={unlabelled!r}, ratio=1)'] if unlabelled else []
+    more = [f'unlabelled=dict(data_root={literal(unlabelled)}, ratio=1)'] if unlabelled else []
     if distillers:
-        written = ''.join(f'        {name}={_call(option)},\n' for name, option in distillers.items())
-        parts = [f'distillers=dict(\n{written}    )', *more]
+        parts = [f'distillers={literal(distillers, "    ", _LINE)}', *more]
         model = ''.join(['\n', *(f'    {part},\n' for part in parts)])
     else:
         bases.append(reference(Path(options), folder))
@@ -212,9 +212,9 @@ def reference(path: Path, folder: Path) -> str:
     path, folder, root = path.resolve(), folder.resolve(), configs().resolve()
     if path.is_relative_to(root) and not folder.is_relative_to(root):
         name = f'mmdistill_dense::{path.relative_to(root).as_posix()}'
-        return f"__import__('mmdistill_dense').base('{name}')"
+        return f"__import__('mmdistill_dense').base({literal(name)})"
     relative = Path(os.path.relpath(path, folder)).as_posix()
-    return f"'{relative if relative.startswith('.') else f'./{relative}'}'"
+    return literal(relative if relative.startswith('.') else f'./{relative}')
 
 
 def _assignment(name: str, items: Sequence[str], *, broken: bool = False) -> str:
@@ -222,13 +222,6 @@ def _assignment(name: str, items: Sequence[str], *, broken: bool = False) -> str
     if len(line) <= _LINE + 1 and not broken:
         return line
     return f'{name} = [\n' + ''.join(f'    {item},\n' for item in items) + ']\n'
-
-
-def _call(value: Any) -> str:
-    """Return a value as a config writes it, ``dict(type='AT')``."""
-    if isinstance(value, Mapping) and all(str(key).isidentifier() for key in value):
-        return f'dict({", ".join(f"{key}={_call(item)}" for key, item in value.items())})'
-    return repr(value)
 
 
 def _bases(path: Path) -> list[Path]:

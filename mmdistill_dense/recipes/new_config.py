@@ -29,6 +29,7 @@ from mmdistill_dense.recipes.compose import (
 from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.recipes.lookup import base_file, method_and_options, recipe_name, recipe_of
 from mmdistill_dense.recipes.named import combinations, made_of
+from mmdistill_dense.utils.literals import check_place
 from mmdistill_dense.utils.silence import quiet
 
 USAGE = """Write a config to edit: one method on one pair of networks, with its control.
@@ -151,6 +152,7 @@ def write_one(args: argparse.Namespace) -> None:
     with _written(texts):
         variant = '_'.join(filter(None, [args.variant, args.settings])) or None
         file = args.out or _config_place(method, parts, recipe, variant, ours)
+        check_place('--out', file)
         text = config_text(method, recipe, options, file.parent, distillers, args.unlabelled)
         with _written({file: text}), quiet():
             problem = _check(file, parts.task, args)

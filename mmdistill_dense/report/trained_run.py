@@ -17,6 +17,7 @@ from mmdistill_dense.engine.resume_file import latest_checkpoint
 from mmdistill_dense.report.log_starts import config_file, starts_of
 from mmdistill_dense.suite.plan.runs import CONTROL
 from mmdistill_dense.utils.atomic import read_json
+from mmdistill_dense.utils.literals import BRACES
 
 _PATTERNS = ('seed*', '*/seed*', 'runs/*/seed*')
 _SEED = re.compile(r'seed\d+')  # the folder of one seed of a method
@@ -38,7 +39,9 @@ class TrainedRun:
     @cached_property
     def config(self) -> Config:
         """The whole config that the runner wrote."""
-        return Config.fromfile(_config_file(self.folder))
+        text = _config_file(self.folder).read_text(encoding='utf-8')
+        # mmengine writes plain values, and takes a `{{` in a name for a template when it reads them again
+        return Config.fromstring(text.replace('{{', BRACES), '.py')
 
     @property
     def model(self) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,22 @@ def write_json(path: Path, content: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text as :func:`write_whole` does."""
     write_whole(path, text.encode('utf-8'))
+
+
+def list_text(names: Iterable[str], option: str) -> str:
+    """Return the text of a list of file names, one a line.
+
+    Raises:
+        ValueError: For a name that its readers would take for another one. Names the option.
+    """
+    listed = list(names)
+    for name in listed:
+        if name.encode('utf-8', 'replace').decode().strip().splitlines() != [name]:
+            raise ValueError(
+                f'{option}: the file name {name!r} begins or ends with a space, or has a line break or bytes that are '
+                'no UTF-8 in it, so no list of files can hold it. Rename the file.'
+            )
+    return ''.join(f'{name}\n' for name in listed)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -11,10 +11,10 @@ from mmdistill_dense.config.resolve import load_model, package_root
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.project import fetched_weights
 from mmdistill_dense.project.adapt_network import check_masks, det_size, seg_size
-from mmdistill_dense.project.literals import literal
 from mmdistill_dense.project.loading import decide_loading
 from mmdistill_dense.project.sides import Side, adapt, read_side
 from mmdistill_dense.project.zoo_schedule import scaled_schedule
+from mmdistill_dense.utils.literals import literal
 
 CLASSES, PICTURE, PICTURES = 3, (360, 480), 100
 BROKEN = ('sort/', 'strongsort/', 'glip/odinw')  # they inherit files that do not exist, or are no configs

@@ -14,6 +14,7 @@ from mmdistill_dense.suite.plan.configs import distillers_of
 from mmdistill_dense.suite.plan.plan import start_of
 from mmdistill_dense.suite.plan.runs import PRETRAIN, Run
 from mmdistill_dense.utils.atomic import write_text
+from mmdistill_dense.utils.literals import assignments
 
 
 def write_configs(definition: Definition, run: Run, config: Config) -> None:
@@ -47,8 +48,8 @@ def inheriting(base: Path, folder: Path) -> str:
 def run_text(inherited: Config, config: Config) -> str:
     """Return the text of ``run.py``: the config of a run, as changes of the inherited ``method.py`` beside it."""
     changed = _changes(inherited.to_dict(), config.to_dict())
-    lines = [f'{key} = {value!r}\n' for key, value in changed.items() if key != 'distillers']
-    return "_base_ = ['./method.py']\n" + ''.join(lines)
+    changed.pop('distillers', None)
+    return f"_base_ = ['./method.py']\n{assignments(changed)}"
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,112 @@
+"""Write plain values as the Python of a config, in lines of at most 120 characters.
+
+mmengine replaces ``{{ fileDirname }}``, ``{{$NAME:default}}`` and ``{{ _base_.key }}`` in the text of a config before
+Python reads it, whatever stands there. Names of classes, files and folders come from strangers: no ``{{`` of theirs may
+stay in the text, or they become source.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+WIDTH = 120
+BRACES = r'{\x7b'  # how `{{` is written
+_STEP = '    '
+
+
+class Source(str):
+    """Text that is Python source, such as the name of a variable."""
+
+
+class Template(str):
+    """Text whose ``{{ … }}`` mmengine shall replace. Nothing in it comes from a user."""
+
+
+def assignments(values: Mapping[str, Any]) -> str:
+    """Return one assignment for each name.
+
+    Raises:
+        ValueError: For a name that no variable can have.
+    """
+    if wrong := [name for name in values if not _plain({name: None})]:
+        raise ValueError(f'{wrong[0]!r}: no key at the top of a config can have this name; keys are Python names.')
+    return ''.join(f'{name} = {literal(value, "", len(name) + 3)}\n' for name, value in values.items())
+
+
+def literal(value: Any, indent: str = '', taken: int = 0) -> str:
+    """Return a value as source: in one line if it fits, else with a line for each member.
+
+    Args:
+        value: Mappings, sequences, numbers, text, ``None``, classes, :class:`Source` or :class:`Template`.
+        indent: The indent of the line in which the value begins.
+        taken: Characters before the value in that line, behind the indent.
+    """
+    one = _inline(value)
+    if len(indent) + taken + len(one) + 1 <= WIDTH or not isinstance(value, (Mapping, list, tuple)) or not value:
+        return one
+    inner = indent + _STEP
+    opening, closing = _brackets(value)
+    lines = [f'{inner}{name}{literal(item, inner, len(name) + 1)},\n' for name, item in _members(value)]
+    return f'{opening}\n{"".join(lines)}{indent}{closing}'
+
+
+def remark(text: str) -> str:
+    """Return text for a comment: one line, in which mmengine replaces nothing."""
+    shown = ''.join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    return re.sub('{(?={)', '{ ', shown)
+
+
+def check_place(option: str, given: Path) -> None:
+    """Raise for a path that no config can be at: mmengine puts it between quotes, for ``fileDirname``.
+
+    Raises:
+        ValueError: Names the option.
+    """
+    place = str(given.absolute())
+    if found := [one for one in ("'", '"', '\\', '{{', '\n', '\r') if one in place]:
+        raise ValueError(
+            f'{option} {given}: its whole path, {place}, has {repr(found[0])[1:-1]} in it, which no config can hold. '
+            'Choose another place.'
+        )
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, Source):
+        return value
+    if isinstance(value, type):
+        return _inline(f'{value.__module__}.{value.__qualname__}')  # mmengine's registries take the whole name
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    if not isinstance(value, (Mapping, list, tuple)):
+        return repr(value) if isinstance(value, Template) else repr(value).replace('{{', BRACES)
+    opening, closing = _brackets(value)
+    inside = ', '.join(f'{name}{_inline(item)}' for name, item in _members(value))
+    comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
+    return f'{opening}{inside}{comma}{closing}'
+
+
+def _brackets(value: Any) -> tuple[str, str]:
+    if isinstance(value, Mapping):
+        return ('dict(', ')') if _plain(value) else ('{', '}')
+    return ('(', ')') if isinstance(value, tuple) else ('[', ']')
+
+
+def _members(value: Mapping[Any, Any] | Sequence[Any]) -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        return [('', item) for item in value]
+    if _plain(value):
+        return [(f'{name}=', item) for name, item in value.items()]
+    return [(f'{_inline(name)}: ', item) for name, item in value.items()]
+
+
+def _plain(value: Mapping[Any, Any]) -> bool:
+    """Tell whether all keys can be names of arguments, as they are: Python changes some letters beyond ASCII."""
+    return all(
+        isinstance(name, str) and name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+        for name in value
+    )

@@ -1,0 +1,172 @@
+"""Text of strangers in written configs comes back as it was, and is never source: every writer, every template form."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mmengine.config import Config
+
+from mmdistill_dense.export.without_package import head_of
+from mmdistill_dense.project import config_files
+from mmdistill_dense.project.box_labels import BoxData, BoxSplit
+from mmdistill_dense.project.data_file import box_file, seg_file
+from mmdistill_dense.project.label_images import SegData, Split
+from mmdistill_dense.project.label_pairs import Endings
+from mmdistill_dense.project.loading import Loading
+from mmdistill_dense.project.write_files import write
+from mmdistill_dense.project.zoo_schedule import Schedule
+from mmdistill_dense.recipes import compose
+from mmdistill_dense.report.trained_run import TrainedRun
+from mmdistill_dense.suite.plan.run_configs import inheriting, run_text
+from mmdistill_dense.utils.atomic import list_text
+from mmdistill_dense.utils.literals import Template, assignments, check_place
+
+PIECES = (
+    '{{', '}}', '{', '}', '$A:', '{{$A:', '{{ $A : x }}', '{{fileDirname}}', '{{ fileBasenameNoExtension }}',
+    '{{ _base_.model.student }}', "{{'$HOME:1'}}", "'", '"', "'''", '"""', '\\', '\\x', '\\N', '\n', '\r', '\u2028',
+    '_base_.a', '#', '\udc80', '%s', ' ', '((', '))', ',', 'é', 'e\u0301', 'ﬁ', '{\\x7b',
+    '''{{$A:X|\\\',"((",1/0)),#}}''',
+)  # fmt: skip
+TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=5).map(''.join)
+PLAIN = st.one_of(TEXTS, st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False))
+KEYS = TEXTS.filter(lambda text: text not in ('_delete_', '_scope_'))
+VALUES = st.recursive(
+    PLAIN,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.lists(inner, max_size=3).map(tuple), st.dictionaries(KEYS, inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+LOADING = Loading((32, 48), (32, 32), True, True, 2, 0, '')
+OPTIMIZER = {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.1}}
+few = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def back(text: str) -> dict[str, Any]:
+    return Config.fromstring(text, '.py').to_dict()
+
+
+@few
+@given(VALUES)
+def test_any_value_comes_back(value: Any) -> None:
+    assert back(assignments({'x': value, 'more': {'x': [value] * 20}})) == {'x': value, 'more': {'x': [value] * 20}}
+
+
+def test_what_is_meant_is_replaced_and_what_is_no_name_refused(tmp_path: Path) -> None:
+    file = tmp_path / 'a.py'
+    file.write_text(assignments({'x': Template('{{ fileDirname }}/b'), 'kind': Path, 'far': float('inf')}))
+    config = Config.fromfile(file)
+    assert (config.x, config.far) == (f'{tmp_path}/b', float('inf'))
+    assert config.kind == f'{Path.__module__}.Path'
+    with pytest.raises(ValueError, match="'a; 1/0'"):
+        assignments({'a; 1/0': 1})
+    with pytest.raises(ValueError, match='--out .* in it, which no config can hold'):
+        check_place('--out', tmp_path / "it's.py")
+
+
+@few
+@given(TEXTS, TEXTS, TEXTS, st.lists(TEXTS, min_size=2, max_size=3, unique=True))
+def test_the_files_of_new(root: str, name: str, file: str, classes: list[str]) -> None:
+    data = SegData(
+        Path('/', root),
+        {'train': Split(name, file, 2, (name,)), 'val': Split(name, file, 1)},
+        Endings((name, 'b'), file),
+        tuple(classes),
+        (),
+        (32, 48),
+    )
+    schedule = Schedule(OPTIMIZER, [], [], 2, file, name)
+    with tempfile.TemporaryDirectory() as folder:
+        texts = {
+            'data.py': seg_file(data, LOADING),
+            'pair.py': config_files.pair_file({'cfg': file}, {'cfg': name, 'checkpoint': root}),
+            'control.py': config_files.control_file(schedule, 2, 'seg'),
+            'teacher.py': config_files.teacher_file(schedule, 2, 'seg'),
+            'kd.py': config_files.method_file('kd', {'kd': {'type': 'KD'}}, {'data_root': root}),
+        }
+        for key, text in texts.items():
+            Path(folder, key).write_text(text, encoding='utf-8')
+        read = {key: Config.fromfile(Path(folder, key)).to_dict() for key in ('kd.py', 'teacher.py')}
+    train, val = (read['kd.py'][f'{split}_dataloader']['dataset'] for split in ('train', 'val'))
+    assert train['data_root'] == val['data_root'] == str(data.root)
+    assert train['metainfo']['classes'] == tuple(classes)
+    assert (train['img_suffix'], train['seg_map_suffix']) == ((name, 'b'), file)
+    assert train['data_prefix'] == {'img_path': name, 'seg_map_path': file}
+    assert train['ann_file'] == f'{folder}/train.txt'
+    model = read['kd.py']['model']
+    assert (model['student']['cfg'], model['teacher']) == (file, {'cfg': name, 'checkpoint': root})
+    assert model['unlabelled'] == {'data_root': root}
+    assert read['teacher.py']['model']['student']['cfg'] == name
+    assert read['teacher.py']['work_dir'] == f'{folder}/work/teacher'
+
+
+@few
+@given(TEXTS, TEXTS, st.lists(TEXTS, min_size=1, max_size=3, unique=True))
+def test_the_data_file_of_boxes(root: str, name: str, classes: list[str]) -> None:
+    splits = {'train': BoxSplit(Template('{{ fileDirname }}/train.json'), name, 2), 'val': BoxSplit(name, name, 1)}
+    text = box_file(BoxData(Path('/', root), splits, tuple(classes), False, (32, 48)), LOADING, False, False)
+    found = back(text)
+    assert found['val_dataloader']['dataset']['ann_file'] == name
+    assert found['val_evaluator']['ann_file'] == f'{Path("/", root)}/{name}'
+    assert found['train_dataloader']['dataset']['metainfo']['classes'] == tuple(classes)
+    assert found['train_dataloader']['dataset']['ann_file'].endswith('/train.json')
+
+
+@few
+@given(TEXTS)
+def test_a_config_of_a_suite_and_one_of_new_config(name: str) -> None:
+    changed = {'model': {'student': {'cfg': name, 'data_root': [name]}}}
+    text = run_text(Config({'work_dir': 'a'}), Config({'work_dir': name, **changed}))
+    assert back(text.replace("_base_ = ['./method.py']\n", '')) == {'work_dir': name, **changed}
+    written = {'kd': {'type': 'KD', 'student_tap': name}}
+    text = compose.config_text('kd', 'toy_seg', '', Path(tempfile.gettempdir()), written, name or 'a')
+    model = back(text)['model']
+    assert (model['distillers'], model['unlabelled']['data_root']) == (written, name or 'a')
+
+
+@settings(max_examples=20, deadline=None)
+@given(TEXTS)
+def test_a_config_is_found_below_a_folder_of_any_name(name: str) -> None:
+    name = f'a{name}'.replace('/', '').replace('\0', '').replace('::', '')
+    with tempfile.TemporaryDirectory() as root:
+        base = Path(root, name, 'base.py')
+        base.parent.mkdir()
+        base.write_text('x = 1\n')
+        Path(root, 'mine.py').write_text(inheriting(base, Path(root)), encoding='utf-8')
+        assert Config.fromfile(Path(root, 'mine.py')).to_dict() == {'x': 1}
+
+
+@few
+@given(TEXTS, TEXTS)
+def test_the_head_of_an_exported_config(name: str, command: str) -> None:
+    head = head_of(Path(f'{name}.pth'), {'test_evaluator': [name]}, [], command)
+    assert back(f'{head}x = 1\n') == {'x': 1}
+    assert all(line.startswith('# ') for line in head.splitlines())
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(TEXTS, max_size=3))
+def test_the_copy_that_mmengine_wrote_is_read_as_plain_values(classes: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        file = Path(root, '20260101_000000/vis_data/config.py')
+        file.parent.mkdir(parents=True)
+        Config({'classes': classes}).dump(file)
+        assert TrainedRun(Path(root), 'a').config.to_dict() == {'classes': classes}
+
+
+@pytest.mark.parametrize('name', ['a\nb', 'a\u2028b', ' a', 'a ', 'a\udc80'])
+def test_a_name_that_no_list_can_hold_is_refused(name: str) -> None:
+    assert list_text(['a b', 'ü'], '--data') == 'a b\nü\n'
+    with pytest.raises(ValueError, match='--data: the file name .* Rename the file'):
+        list_text(['a', name], '--data')
+
+
+def test_a_name_with_two_braces_is_not_written_since_each_training_copies_the_config(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='classes.*two braces'):
+        write({'data.py': assignments({'classes': ['{{$A:x}}']})}, tmp_path / 'new')
+    assert not (tmp_path / 'new').exists()

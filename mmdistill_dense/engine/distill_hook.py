@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
 from mmdistill_dense.engine.balancing import Balancing
 from mmdistill_dense.engine.clipping import Clipping
@@ -64,14 +64,19 @@ class DistillHook(Hook):
             EarlyStopping(),
             PendingValidation(),
         )
+        self._begun = False
 
     def before_run(self, runner: Runner) -> None:
         """Before any weight is loaded."""
-        for part in self.parts:
+        for part in () if self._begun else self.parts:
             part.before_run(runner)
+        self._begun = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """After the file is read, before the network is loaded."""
+        if isinstance(runner, FlexibleRunner):  # which loads before its `before_run`
+            self.before_run(runner)
+            self._begun = True
         for part in self.parts:
             part.after_load_checkpoint(runner, checkpoint)
 

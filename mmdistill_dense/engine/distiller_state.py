@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.dist import get_rank
+from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
@@ -13,7 +13,7 @@ from mmdistill_dense.engine.averaging import average_the_student, place_distille
 from mmdistill_dense.engine.run_identity import describe, differ, identity
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.runner_internals import resumes, start_file
+from mmdistill_dense.utils.runner_internals import resumes, start_file, wrappers_of
 
 
 class DistillerState(Hook):
@@ -39,7 +39,9 @@ class DistillerState(Hook):
         model = unwrap(runner.model)
         if not isinstance(model, Distilled):
             return
-        model.distillation.enter_run(runner.max_iters, runner.seed, get_rank(), runner.iter)
+        seeds = [runner.seed]
+        broadcast_object_list(seeds)  # randomness.diff_rank_seed gives each process its own; ours add the rank
+        model.distillation.enter_run(runner.max_iters, seeds[0], get_rank(), runner.iter)
         average_the_student(runner)
         for distiller in model.distillers.values():
             assert distiller.teacher is not None, 'bound when the model was built'
@@ -80,12 +82,28 @@ class DistillerState(Hook):
                 'load_from=…, or set default_hooks.distill.resume_changed=True.'
             )
         if isinstance(model, Distilled):
+            _put_in_order(runner, model, list(then.get('distillers', ())))
             state = checkpoint.get('distillers', {})
             own = model.distillers.state_dict()
             fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
             model.distillers.load_state_dict(fits if changed else state, strict=not changed)
         if changed and then.get('distillers') != now.get('distillers') and 'optimizer' in checkpoint:
             _fit_optimizer(checkpoint['optimizer'], runner, model)
+
+
+def _put_in_order(runner: Runner, model: Distilled, names: list[str]) -> None:
+    """Put the distillers in the order that they had in a checkpoint: the optimizer's state goes by position."""
+    if sorted(names) != sorted(model.distillers) or names == list(model.distillers):
+        return
+    for name in names:
+        model.distillers[name] = model.distillers.pop(name)
+    place = {parameter: number for number, parameter in enumerate(model.parameters())}
+    for wrapper in wrappers_of(runner.optim_wrapper):
+        groups = wrapper.optimizer.param_groups
+        for group in groups:
+            group['params'].sort(key=place.__getitem__)
+        groups.sort(key=lambda group: [place[first] for first in group['params'][:1]])
+    runner.logger.info(f'The distillers stay in the order of the checkpoint: {", ".join(names)}.')
 
 
 def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.random_streams import fork_rng
-from mmdistill_dense.utils.runner_internals import count_left_out
+from mmdistill_dense.utils.runner_internals import count_left_out, wrappers_of
 
 Inputs = Tensor | Sequence[Tensor] | None
 Seen = tuple[Mapping[str, Sequence[Tensor]], Inputs, Samples | None]  # losses, pictures, labels
@@ -67,7 +67,7 @@ class LossGuard(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check the steps of a runner until the training ends."""
         self.row = 0
-        wrappers = _wrappers(runner.optim_wrapper)
+        wrappers = wrappers_of(runner.optim_wrapper)
         if self.patience and wrappers != [runner.optim_wrapper]:
             raise ValueError(
                 f'default_hooks.distill.skip_nonfinite={self.patience} needs one optimizer, this run has several '
@@ -86,7 +86,7 @@ class LossGuard(Hook):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for wrapper in _wrappers(runner.optim_wrapper):
+        for wrapper in wrappers_of(runner.optim_wrapper):
             for name in ('update_params', 'backward'):
                 vars(wrapper).pop(name, None)
         self._seen, self._buffers = None, {}
@@ -147,10 +147,6 @@ class LossGuard(Hook):
             forget = getattr(module, 'forget_numbers', None)  # of those that hold a number of a buffer beside it
             if forget is not None:
                 forget()
-
-
-def _wrappers(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
-    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
 def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
@@ -217,7 +213,7 @@ def _reasons(runner: Runner, seen: Seen | None) -> list[str]:
     weights = [name for name, value in model.named_parameters() if not _finite(value)]
     if weights:
         found.append(f'Weights are not finite since an earlier step: {some(weights)}.')
-    with _wrappers(runner.optim_wrapper)[0].optim_context(runner.model):
+    with wrappers_of(runner.optim_wrapper)[0].optim_context(runner.model):
         found += dict.fromkeys(reason for batch in batches for reason in _teachers(model, batch))
     return [*found, *(f'{name}: {some(listed)}.' for name, listed in paths if listed)]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, Runner
 
 from mmdistill_dense.engine.changes import tell_changes
 from mmdistill_dense.engine.ddp import warn_of_other_processes
@@ -85,8 +85,8 @@ def resume_from_a_whole_file(runner: Runner) -> None:
     Raises:
         ValueError: When ``last_checkpoint`` is empty and there is no other checkpoint.
     """
-    if not resumes(runner) or start_file(runner) is not None:
-        return
+    if not resumes(runner) or start_file(runner) is not None or isinstance(runner, FlexibleRunner):
+        return  # a FlexibleRunner has read its file before it calls a hook
     pointer = Path(runner.work_dir, 'last_checkpoint')
     name = pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
     if '://' in name:

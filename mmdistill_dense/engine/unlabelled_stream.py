@@ -35,7 +35,7 @@ class PassSampler(Sampler[int]):
 
     Args:
         count: Number of pictures.
-        seed: Seed of the run.
+        seed: Of the order, the same in all processes.
         rank: Of this process; the processes take the positions in turn.
         world: Number of processes.
         start: How many indices this process has taken before.
@@ -128,9 +128,10 @@ class UnlabelledStream(Hook):
             ValueError: As :func:`check_one_picture`.
         """
         if self._second is not None and self._pictures is not None:
-            self._batches = UnlabelledBatches(runner.train_dataloader, self._pictures, self._second, runner.seed)
+            model: Any = unwrap(runner.model)
+            seed = model.distillation.state.seed  # the same in all processes
+            self._batches = UnlabelledBatches(runner.train_dataloader, self._pictures, self._second, seed)
             if self._batches.count == 1:
-                model = unwrap(runner.model)
                 takers = [distillers_of(model)[name] for name in self._second.takers]
                 taps = [tap.path for one in takers for tap in one.recorded_taps]
                 check_one_picture(model, taps, whole=self._second.option.pseudo is not None)

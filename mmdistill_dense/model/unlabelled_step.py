@@ -54,7 +54,7 @@ def with_unlabelled(
     second = distillation.unlabelled
     if second is None or second.batch is None:
         return terms, {}
-    takers = {name: distillers[name] for name in second.takers if distillers[name].is_active()}
+    takers = {name: one for name, one in distillers.items() if name in second.takers and one.is_active()}
     if not takers and second.option.pseudo is None:
         return terms, {}
     found, pseudo = _unlabelled_terms(model, distillation, takers, second, task)

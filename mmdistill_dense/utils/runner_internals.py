@@ -6,7 +6,7 @@ renames one.
 
 from __future__ import annotations
 
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
 
 
@@ -49,3 +49,8 @@ def renew_val_interval(loop: BaseLoop) -> None:
 def count_left_out(wrapper: OptimWrapper) -> None:
     """Let an ``OptimWrapper`` count a backward pass that was left out, for gradient accumulation."""
     wrapper._inner_count += 1
+
+
+def wrappers_of(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
+    """Return the optimizer wrappers of a run, of which most have one."""
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]

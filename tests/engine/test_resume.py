@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.registry import LOOPS, init_default_scope
-from mmengine.runner import BaseLoop, Runner, ValLoop
+from mmengine.runner import BaseLoop, FlexibleRunner, Runner, ValLoop
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.datasets import ShapesSegDataset
@@ -138,6 +138,69 @@ def test_control_resumes_too(tmp_path):
     toys.train(None, config(tmp_path / 'b', 'iters', 0, plain, resume=True, load_from=start))
     first, second = (content(tmp_path / name / 'iter_6.pth') for name in 'ab')
     assert not toys.differing(first, second)
+
+
+TWO = dict(
+    first=dict(type='FitNet', student_tap='backbone[3]'),
+    second=dict(type='MaskedMimic', clip_max_norm=1.0),
+    kd=dict(type='LogitKD'),
+)
+
+
+def short(work_dir, distillers, start=None, **changes):
+    """Four iterations with pictures without labels; all gradients are clipped by their common norm."""
+    network = toys.model_config(
+        toys.seg_net('fcn', dropout=0.1),
+        toys.seg_teacher('fcn'),
+        distillers,
+        unlabelled=dict(data_root=toys.picture_folder()),
+    )
+    resumes = dict(resume=True, load_from=str(start)) if start else {}
+    options = dict(
+        default_hooks=dict(checkpoint=dict(interval=2)),
+        custom_hooks=[dict(type='EMAHook', momentum=0.5)],
+        optim_wrapper=dict(clip_grad=dict(max_norm=1.0)),
+        param_scheduler=[dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=8)],
+    )
+    return toys.run_config(work_dir, network, iters=4, **toys.merged(options, {**changes, **resumes}))
+
+
+@pytest.mark.parametrize(
+    'paramwise',
+    [{}, *(pytest.param(one, marks=pytest.mark.soak) for one in (dict(bias_lr_mult=2.0), dict(norm_decay_mult=0.0)))],
+    ids=['one', 'bias', 'norm'],
+)
+def test_the_order_of_distillers_in_a_config_does_not_count_on_resume(tmp_path, paramwise):
+    """The optimizer's state goes by the position of a parameter, and a sum by the order of its terms."""
+    changes = dict(optim_wrapper=dict(paramwise_cfg=paramwise, clip_grad=dict(max_norm=1.0))) if paramwise else {}
+    toys.train(None, short(tmp_path / 'a', TWO, **changes))
+    start, turned = tmp_path / 'a' / 'iter_2.pth', dict(reversed(TWO.items()))
+    runner = toys.train(None, short(tmp_path / 'b', turned, start, **changes))
+    expected = content(tmp_path / 'a' / 'iter_4.pth')
+    assert not toys.differing(content(tmp_path / 'b' / 'iter_4.pth'), expected)
+    assert toys.differing(content(start), expected)
+    assert list(runner.model.distillers) == list(TWO)
+
+
+def flexible(config):
+    config.experiment_name = f'toy_{toys.fresh_dir().name}'
+    with toys.unformatted():
+        runner = FlexibleRunner.from_cfg(config)
+        runner.train()
+
+
+@pytest.mark.soak
+def test_a_flexible_runner_resumes_to_the_same_bits(tmp_path):
+    """It loads before it calls ``before_run``; the measured weights and the pictures without labels count too."""
+    kinds = dict(TWO, kd=dict(type='LogitKD', balance=dict(ratio=1.0, until=0.75)))
+    changes = dict(custom_hooks=[], env_cfg=dict(cudnn_benchmark=False), runner_type='FlexibleRunner')  # its EMA fails
+    flexible(short(tmp_path / 'a', kinds, **changes))
+    flexible(short(tmp_path / 'b', kinds, tmp_path / 'a' / 'iter_2.pth', **changes))
+    files = [tmp_path / name / 'iter_4.pth' for name in 'ab']
+    first, second = map(content, files)
+    assert not toys.differing(first, second)
+    balances = [torch.load(file, weights_only=False)['balance'] for file in files]
+    assert balances[0] == balances[1] and len(balances[0]['kd']['tries']) == 3
 
 
 def test_a_run_without_a_seed_resumes_in_the_same_order(tmp_path):

@@ -64,6 +64,9 @@ def process(rank, folder, teacher, pictures):
     resume = dict(resume=True, load_from=str(folder / 'a' / 'iter_2.pth'))
     again, later = drawn(config(folder / 'b', pictures, **both, **resume))
     found = dict(names=names, later=later, student=student, again=dict(again.model.module.named_parameters()))
+    each = dict(randomness=dict(seed=5, diff_rank_seed=True))
+    runner, found['own_seeds'] = drawn(config(folder / 'd', pictures, **both, **each))
+    found['seeds'] = runner.seed, runner.model.module.distillation.state.seed
     sick = dict(sick=dict(type='SickPart', at=(1,), rank=1))
     try:
         drawn(config(folder / 'c', pictures, sick, **both))
@@ -85,6 +88,14 @@ def test_two_processes_draw_other_pictures_and_agree(ranks):
     first, second = ([name for step in rank['names'] for name in step] for rank in ranks)
     assert len(set(first)) == len(set(second)) == 2 * ITERS and not set(first) & set(second)
     assert not toys.differing(ranks[0]['student'], ranks[1]['student'])
+
+
+@pytest.mark.soak
+def test_processes_with_seeds_of_their_own_share_the_order(ranks):
+    """CIRKD's queues and the passes over the pictures need one seed; other streams add the rank to it."""
+    assert [rank['seeds'] for rank in ranks] == [(5, 5), (6, 5)]
+    assert [rank['own_seeds'] for rank in ranks] == [rank['names'] for rank in ranks]
+    assert len({name for rank in ranks for step in rank['own_seeds'] for name in step}) == 16
 
 
 @pytest.mark.soak

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.load_networks import option, ready_batch, resolve
 from mmdistill_dense.check.own_copy import pair_gaps
 from mmdistill_dense.check.tap_watch import Watch
+from mmdistill_dense.networks.first_look import refuse_blind
 
 REPEATS = 1  # timed turns, after one that warms up: an estimate
 
@@ -25,6 +26,9 @@ def run_step(subject: Subject) -> None:
     """Run a step on the batch and note taps, adapters and the terms of the loss; the model stays as it is.
 
     Queues of keys, which are empty when training starts, are filled with the batch first: an empty one gives no loss.
+
+    Raises:
+        ValueError: As :func:`refuse_blind`, which stops a training as well.
     """
     model = subject.model
     if not subject.distillers:
@@ -34,9 +38,16 @@ def run_step(subject: Subject) -> None:
     if any(True for distiller in subject.distillers.values() for _ in distiller.buffers()):
         with torch.no_grad():
             model.loss(**ready_batch(subject))
+    for teacher in subject.frozen.values():
+        teacher.looks = []
     with Watch(model, subject.frozen).open() as watch:
         subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
     subject.taps, subject.adapters, subject.flat = watch.rows(), watch.adapters(), list(watch.flat)
+    for teacher in subject.frozen.values():
+        looks, teacher.looks = teacher.looks or [], None
+        refuse_blind(
+            teacher.key, [look if subject.options.weights else replace(look, flat={}) for look in looks], subject.config
+        )
 
 
 def measure_cost(subject: Subject) -> None:

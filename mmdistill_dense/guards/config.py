@@ -198,6 +198,11 @@ def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
     return sum(key in given and given[key].shape == value.shape for key, value in own.items())
 
 
+def normalising(dataset: Any) -> list[str]:
+    """Return the steps of a data set's pipelines that normalise pictures, in the words of its config."""
+    return [repr(dict(step)) for step in _pipeline(dataset) if str(step.get('type', '')).endswith('Normalize')]
+
+
 def _last_crop(dataset: Any) -> Any:
     """Return the size of the last crop; ``None`` without one, or if the picture is resized after it."""
     crop = None

@@ -58,8 +58,8 @@ def renormaliser(
     Raises:
         ValueError: When the numbers of channels differ, and neither side has one number for all channels.
     """
-    mean_s, std_s, flip_s = _normalisation(student)
-    mean_t, std_t, flip_t = _normalisation(teacher)
+    mean_s, std_s, flip_s = normalisation(student)
+    mean_t, std_t, flip_t = normalisation(teacher)
     channels = max(map(len, (mean_s, std_s, mean_t, std_t)))
     if any(len(values) not in (1, channels) for values in (mean_s, std_s, mean_t, std_t)):
         raise ValueError(
@@ -100,7 +100,8 @@ def completed(preprocessor: Mapping[str, Any] | None, scope: str | None) -> Mapp
     return found
 
 
-def _normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:
+def normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:
+    """Return mean and std, for each channel or one for all, and whether the colours are turned round."""
     options = preprocessor or {}
     while isinstance(options.get('data_preprocessor'), Mapping):  # MultiBranchDataPreprocessor of mmdet
         options = options['data_preprocessor']

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.networks.building import move
+from mmdistill_dense.networks.first_look import Look
 from mmdistill_dense.networks.modes import in_training
 from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.recording import Recorder
@@ -34,6 +35,7 @@ class FrozenTeacher:
 
     Attributes:
         users: The ``Distillation`` of each model that runs this teacher.
+        looks: What it saw and gave in each pass, while the first step of a run lasts; ``None`` otherwise.
 
     Args:
         option: ``dict(cfg=…, checkpoint=…, **overrides)``, or the result of :meth:`TeacherOption.parse`.
@@ -56,6 +58,7 @@ class FrozenTeacher:
         self.receipt: Receipt | None = None
         self.classes: Sequence[str] | None = None
         self.users: WeakSet[object] = WeakSet()
+        self.looks: list[Look] | None = None
         self._step_cache: dict[Hashable, Any] | None = None
         self._prepared = False
         self._draws: bool | None = None  # whether it draws random numbers; the first pass finds out
@@ -69,7 +72,7 @@ class FrozenTeacher:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**vars(self), 'network': None, '_step_cache': None, '_prepared': False}
+        state = {**vars(self), 'network': None, 'looks': None, '_step_cache': None, '_prepared': False}
         del state['users']
         return state
 
@@ -237,7 +240,10 @@ class FrozenTeacher:
         A network that draws random numbers draws them from streams of its own, which begin at ``seed``.
         """
         assert self.network is not None, 'the teacher is loaded before training'
-        with self._own_streams(seed), self.option.acceleration.running(self.renormalised(inputs)) as prepared:
+        seen = self.renormalised(inputs)
+        if self.looks is not None:
+            self.looks.append(self.look(seen, {}))
+        with self._own_streams(seed), self.option.acceleration.running(seen) as prepared:
             return question(self.network, prepared)
 
     def join(self, recorded: Mapping[str, Sequence[Tensor]]) -> None:
@@ -252,19 +258,27 @@ class FrozenTeacher:
             self._prepared = True
         recorder = Recorder(self.network, self.taps, f'{self.key} tap', self.plan.stop_after, self.plan.overwritten)
         as_the_student = in_training(self.network.get_submodule(path) for path in self.plan.modes)
+        seen = self.renormalised(inputs)
         with (
             as_the_student,
-            self.option.acceleration.running(self.renormalised(inputs)) as prepared,
+            self.option.acceleration.running(seen) as prepared,
             recorder.recording() as tensors,
         ):
             run_parts(self.network, self.taps, prepared, heads=self.plan.heads)
         recorder.check_complete()
+        if self.looks is not None:
+            self.looks.append(self.look(seen, tensors))
         grid = getattr(self.network, 'input_grid', None)
         if grid is not None:
             tensors = grid.restored(tensors, inputs.shape[2:])
         if self.option.acceleration.dtype is not None:
             return {name: [tensor.to(inputs.dtype) for tensor in found] for name, found in tensors.items()}
         return tensors
+
+    def look(self, inputs: Tensor, maps: Mapping[str, Sequence[Tensor]]) -> Look:
+        """Return the look at a renormalised batch and the maps that it gave; the CPU waits for the device."""
+        assert self.network is not None, 'the teacher is loaded before training'
+        return Look.at(inputs, self.option.preprocessor_of(self.network), maps)
 
 
 def _kind_of(inputs: Any) -> str:

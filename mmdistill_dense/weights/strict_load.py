@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _SHOWN = 6
+_HOLDS = 'holds '
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
@@ -90,7 +91,7 @@ def load_strictly(
 
     Raises:
         ValueError: For missing, unexpected and unfit tensors in the strict parts; lists the first ones. A tensor is
-            unfit if it has another shape, integers instead of floats, no values, or NaN.
+            unfit if it has another shape, integers instead of floats, or no values. For numbers that are not finite.
     """
 
     def strict(name: str) -> bool:
@@ -101,6 +102,7 @@ def load_strictly(
     fits = {n: v for n, v in state.items() if n in own and n not in unfit}
     # Unknown names are passed on as well, because mm* layers rename those of older files inside load_state_dict.
     wrong = [n for n in state if strict(n) and n in own and n not in fits]
+    _refuse_damaged(key, [f'{n} {unfit[n]}' for n in wrong])
     given = {n: v for n, v in state.items() if n in fits or (strict(n) and n not in wrong)}
     result = network.load_state_dict(given, strict=False)
     missing = [n for n in result.missing_keys if strict(n) and n not in wrong and not n.endswith('num_batches_tracked')]
@@ -118,7 +120,23 @@ def _unfit(own: Tensor, given: Tensor) -> str | None:
         return 'without values' if given.is_meta else f'{given.dtype}, {given.layout}'
     if own.is_floating_point() and not given.is_floating_point():
         return f'{given.dtype} (model {own.dtype})'
-    return 'holds NaN' if own.is_floating_point() and bool(given.to(own.dtype).isnan().any()) else None
+    if not own.is_floating_point():
+        return None
+    infinite = given.to(own.dtype).isinf()
+    if given.isnan().any():
+        return f'{_HOLDS}NaN'
+    # Attention masks hold infinity on purpose, where those of a new network do.
+    damaged = infinite.any() and (infinite & own.isfinite().to(infinite.device)).any()
+    return f'{_HOLDS}infinity{"" if given.isinf().any() else f" as {own.dtype}"}' if damaged else None
+
+
+def _refuse_damaged(title: str, wrong: Iterable[str]) -> None:
+    damaged = [name for name in wrong if f' {_HOLDS}' in name]
+    if damaged:
+        raise ValueError(
+            f'{title}: {some(damaged, _SHOWN)}. The file is damaged, was written by a training that diverged, or was '
+            'cut to half precision, which has no numbers above 65504. Give an earlier or a whole file.'
+        )
 
 
 def _mismatch(
@@ -163,6 +181,7 @@ def copy_strictly(targets: Mapping[str, Tensor], state: Mapping[str, Tensor], ti
             reason = f'{state[name].dtype} (the others {usual})'
         if reason is not None:
             wrong.append(f'{name} {reason}')
+    _refuse_damaged(title, sorted(wrong))
     missing, unexpected = ([n for n in one if n not in other] for one, other in ((targets, state), (state, targets)))
     if missing or unexpected or wrong:
         raise ValueError(_listing(title, len(targets), missing, unexpected, sorted(wrong), remedy))

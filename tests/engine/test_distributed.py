@@ -181,3 +181,8 @@ def test_both_processes_stop_and_name_the_loss_of_the_one(spoiled, folder):
     first, second = (rank['stopping']['words'] for rank in spoiled)
     assert first == second and 'Iteration 3: the loss is not finite' in first and 'loss_sick is nan' in first
     assert sorted(path.name for path in (folder / 'stopping').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
+
+
+def test_both_processes_stop_at_pictures_that_the_teacher_does_not_know(spoiled):
+    first, second = (rank['blind'] for rank in spoiled)
+    assert first == second and 'mean and std of its data_preprocessor' in first and "{'type': 'Normalize'" in first

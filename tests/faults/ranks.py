@@ -4,6 +4,8 @@ from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 
+WRAPPER = dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False)
+
 
 @DISTILLERS.register_module()
 class SickRank(FeatureDistiller):
@@ -18,13 +20,25 @@ class SickRank(FeatureDistiller):
         return {'loss_sick': (student - teacher).square().mean() * (float('nan') if sick else 1.0)}
 
 
+def blind(folder):
+    """What a run says in which the pictures are normalised twice."""
+    student = toys.seg_net('fcn', data_preprocessor=dict(mean=None, std=None))
+    model = toys.model_config(student, toys.seg_teacher('fcn'))
+    config = toys.run_config(folder, model, launcher='pytorch', model_wrapper_cfg=WRAPPER)
+    step = dict(type='Normalize', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+    config.train_dataloader.dataset.pipeline.insert(3, step)
+    try:
+        toys.make_runner(folder, config).train()
+    except ValueError as error:
+        return str(error)
+
+
 def run(folder, at, patience):
     """Run to the end or to the error; return the student, what was left out, and what was said."""
-    wrapper = dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False)
     sick = dict(sick=dict(type='SickRank', at=at))
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), sick)
     hooks = dict(checkpoint=dict(interval=1), distill=dict(skip_nonfinite=patience))
-    options = dict(iters=4, launcher='pytorch', model_wrapper_cfg=wrapper, default_hooks=hooks)
+    options = dict(iters=4, launcher='pytorch', model_wrapper_cfg=WRAPPER, default_hooks=hooks)
     runner = toys.make_runner(folder, toys.run_config(folder, model, **options))
     words = ''
     try:
@@ -36,5 +50,6 @@ def run(folder, at, patience):
 
 
 def runs(folder):
-    """One step left out, and a run that stops."""
-    return dict(skipping=run(folder / 'skipping', [1], 1), stopping=run(folder / 'stopping', [2], 0))
+    """One step left out, a run that stops, and one that does not begin."""
+    found = dict(skipping=run(folder / 'skipping', [1], 1), stopping=run(folder / 'stopping', [2], 0))
+    return dict(found, blind=blind(folder / 'blind'))

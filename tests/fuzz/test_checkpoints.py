@@ -199,7 +199,6 @@ def test_values_that_are_named_again_and_again_are_walked_once(tmp_path: Path) -
         (lambda w: w.to(torch.complex64), r'torch\.complex64'),
         (lambda w: w.to_sparse(), r'torch\.sparse_coo'),
         (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), 'qint8'),
-        (lambda w: w.index_fill(0, torch.tensor(1), torch.nan), 'weight holds NaN'),
     ],
 )
 def test_tensors_that_are_no_weights_are_named(made: Any, words: str, tmp_path: Path) -> None:

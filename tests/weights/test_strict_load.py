@@ -12,7 +12,13 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmdistill_dense.export import export_student
-from mmdistill_dense.weights.strict_load import is_distill_model, load_strictly, plain_config, state_dict_of
+from mmdistill_dense.weights.strict_load import (
+    copy_strictly,
+    is_distill_model,
+    load_strictly,
+    plain_config,
+    state_dict_of,
+)
 from tests import toys
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +77,43 @@ def test_every_kind_of_misfit_is_listed():
     assert '2 missing, 1 unexpected, 1 of another shape' in message
     assert 'missing: body.0.weight, body.1.bias' in message and 'unexpected: body.2.extra' in message
     assert 'unfit: head.weight (5, 2, 1, 1) (model (3, 2, 1, 1))' in message
+
+
+@pytest.mark.parametrize(
+    ('value', 'held'), [(float('nan'), 'NaN'), (float('inf'), 'infinity'), (-float('inf'), 'infinity')]
+)
+@pytest.mark.parametrize('name', ['body.0.weight', 'body.1.running_var', 'head.bias'])
+def test_numbers_that_are_not_finite_are_named_with_what_they_are(name, value, held):
+    state = filled()
+    state[name].view(-1)[1] = value
+    with pytest.raises(ValueError, match=rf'^k: {name} holds {held}\. The file is damaged') as caught:
+        load_strictly(network(), state, None, 'k')
+    assert 'another shape' not in str(caught.value)
+    with pytest.raises(ValueError, match=rf'^title: {name} holds {held}\.'):
+        copy_strictly(network().state_dict(), state, 'title', '')
+
+
+def test_numbers_that_are_too_large_for_the_network_are_named():
+    state = filled()
+    state['body.1.running_var'][0] = 7e4
+    with pytest.raises(ValueError, match=r'k: body\.1\.running_var holds infinity as torch\.float16\. .*above 65504'):
+        load_strictly(network().half(), state, None, 'k')
+    assert load_strictly(network(), state, None, 'k') == (9, 0)
+
+
+def test_infinity_that_a_network_holds_itself_is_loaded():
+    """The mask of an attention."""
+    masked, state = nn.Linear(2, 2), nn.Linear(2, 2).state_dict()
+    masked.register_buffer('mask', torch.full((3, 3), -float('inf')).triu(1))
+    load_strictly(masked, dict(state, mask=masked.mask.clone()), None, 'k')
+    with pytest.raises(ValueError, match='mask holds infinity'):
+        load_strictly(masked, dict(state, mask=masked.mask.clone().T.contiguous()), None, 'k')
+
+
+def test_a_part_that_no_tap_needs_may_be_damaged():
+    state = filled()
+    state['head.bias'][0] = float('inf')
+    assert load_strictly(network(), state, ['body'], 'k') == (8, 1)
 
 
 def test_long_lists_are_cut():

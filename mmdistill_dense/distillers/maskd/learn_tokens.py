@@ -24,6 +24,7 @@ from mmdistill_dense.distillers.maskd.gated_teacher import only_possible_heads, 
 from mmdistill_dense.distillers.maskd.token_files import Values
 from mmdistill_dense.distillers.maskd.token_learner import Step, Task, TokenLearner
 from mmdistill_dense.guards.class_counts import check_num_classes
+from mmdistill_dense.networks.first_look import refuse_blind
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.protocols import Samples
 from mmdistill_dense.utils.random_streams import fork_rng, mix, seed_everything
@@ -51,7 +52,8 @@ def learn_tokens(
         The learned values, equal on all processes.
 
     Raises:
-        ValueError: For a teacher without a training loss, or with another number of classes than the labels.
+        ValueError: For a teacher without a training loss, or with another number of classes than the labels; for
+            pictures that are not normalised as it expects.
         RuntimeError: When the loss is not finite ten times in a row; names the iteration and the level.
     """
     network: Any = task.teacher.network
@@ -62,7 +64,7 @@ def learn_tokens(
         )
     _check_classes(task, runner)
     learner = _begin(task, runner, partial)
-    seed, whole = learner.origin['seed'], task.options.max_iters
+    seed, first, whole = learner.origin['seed'], learner.iteration, task.options.max_iters
     preprocessor = copy.deepcopy(unwrap(runner.model).data_preprocessor)  # some have a state, which belongs to the run
     report = _Report(task, runner.logger, learner.iteration)
     loader = learning_batches(runner.train_dataloader, seed, learner.iteration)
@@ -72,6 +74,8 @@ def learn_tokens(
             seed_everything(mix(seed, get_rank(), learner.iteration, 2))
             data = preprocessor(batch, True)
             inputs, samples = task.teacher.renormalised(data['inputs']), data['data_samples']
+            if learner.iteration == first:
+                refuse_blind(task.teacher.key, [task.teacher.look(inputs, {})], runner.cfg)
             report.masks(network, samples)
             told = report.due(learner.iteration)
             labels = copy.deepcopy(samples) if told else samples

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mmdistill_dense.project.exif import stored_pixels
 from mmdistill_dense.project.label_files import FORMAT, check_entries, check_sizes, none_found, read_label_file
 from mmdistill_dense.project.listed_pictures import folder_of, listed_files, shared, unlisted
 from mmdistill_dense.project.picture_folders import SPLITS, files_below, picture_folders, split_of, two_parts
@@ -35,6 +36,7 @@ class BoxData:
         masks: Whether every object has a mask.
         size: Usual height and width of a picture.
         notes: What was decided, for the user.
+        stored: Whether pictures are read as they are stored, whatever their EXIF orientation.
     """
 
     root: Path
@@ -43,14 +45,16 @@ class BoxData:
     masks: bool
     size: tuple[int, int]
     notes: list[str] = field(default_factory=list)
+    stored: bool = False
 
 
-def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
+def find_box_data(given: Path, classes: Sequence[str] = (), exif: str | None = None) -> BoxData:
     """Find out what a folder, or one label file, holds.
 
     Args:
         given: The folder or the json file of ``--data``.
         classes: Names of ``--classes``: some of the file's categories.
+        exif: ``--exif``.
 
     Raises:
         FileNotFoundError: Without pictures or label files, or for a label file whose pictures are not there.
@@ -68,8 +72,14 @@ def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
     first = found.get('train') or next(iter(found.values()))
     names = _classes(first, classes, notes)
     _check_categories(found.values(), names)
+    drawn = {
+        places[name] / one['file_name']: (one['height'], one['width'])
+        for name, (_, content) in found.items()
+        for one in content['images']
+    }
+    stored = stored_pixels(list(drawn), drawn.__getitem__, exif, notes)
     for name, (path, content) in found.items():
-        check_sizes(path, places[name], content['images'])
+        check_sizes(path, places[name], content['images'], stored)
     files = {name: listed_files(content, places[name]) for name, (_, content) in found.items()}
     notes += shared(files)
     notes += unlisted(root, folders, files)
@@ -97,7 +107,7 @@ def find_box_data(given: Path, classes: Sequence[str] = ()) -> BoxData:
     size = int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
     _check_boxes(found, names)
     masks = all(one.get('segmentation') for _, content in found.values() for one in content['annotations'])
-    return BoxData(root, splits, names, masks, size, notes)
+    return BoxData(root, splits, names, masks, size, notes, stored)
 
 
 def _by_split(root: Path, files: Sequence[Path]) -> dict[str | None, tuple[Path, dict[str, Any]]]:

@@ -46,8 +46,12 @@ class Values:
         return f'{some(self.files, 12)} (the {named[-1]} for instance in {self.files[named[-1]][0]})'
 
 
-def read_values(splits: Sequence[Sequence[Pair]]) -> Values:
+def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
     """Read some pairs of each split.
+
+    Args:
+        splits: Their pairs.
+        stored: Whether pictures are read as they are stored, see :func:`mmdistill_dense.project.exif.stored_pixels`.
 
     Raises:
         ValueError: For a file that cannot be read, a label image in colours, or one of another size than its picture.
@@ -61,7 +65,7 @@ def read_values(splits: Sequence[Sequence[Pair]]) -> Values:
                     f'--data: {label} has the mode {image.mode}; a label image has one channel that holds the number '
                     'of the class. Convert colours to numbers first.'
                 )
-            size = size_of(image)
+            size = size_of(image, stored=True)
             values = np.unique(np.asarray(image)).tolist()
         if max(values) > IGNORED:
             raise ValueError(
@@ -71,12 +75,14 @@ def read_values(splits: Sequence[Sequence[Pair]]) -> Values:
         for value in values:
             files.setdefault(int(value), []).append(label)
         with opened(path) as picture:
-            if size_of(picture) != size:
-                raise ValueError(
-                    f'--data: {path} has {size_text(size_of(picture))} pixels, its label image {label} has '
-                    f'{size_text(size)}. Bring the label image to the size of the picture, without mixing its values '
-                    '(nearest pixel).'
-                )
+            found = size_of(picture, stored)
+        if found != size:
+            advice = 'Bring the label image to the size of the picture, without mixing its values (nearest pixel).'
+            if found == size[::-1]:
+                advice = 'Its sides are swapped: turn it as the picture is turned.'
+            raise ValueError(
+                f'--data: {path} has {size_text(found)} pixels, its label image {label} has {size_text(size)}. {advice}'
+            )
     return Values(dict(sorted(files.items())), len(looked), sum(map(len, splits)))
 
 

@@ -59,6 +59,9 @@ def new_parser() -> argparse.ArgumentParser:
         '--teacher-checkpoint', metavar='FILE', help='of a trained teacher, which is then not trained here'
     )
     parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
+    parser.add_argument(
+        '--exif', choices=('apply', 'ignore'), help='labels fit photographs as EXIF turns them, or as they are stored'
+    )
     parser.add_argument('--out', type=Path, metavar='DIR', help='folder to write (default: distil_<name of the data>)')
     parser.add_argument('--size', nargs=2, type=counted, metavar=('H', 'W'), help='bring pictures to this size')
     parser.add_argument('--batch', type=counted, help='pictures of a step (default: for this machine)')

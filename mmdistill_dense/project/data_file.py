@@ -10,14 +10,13 @@ from mmdistill_dense.project.label_images import SegData
 from mmdistill_dense.project.loading import Loading
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal
 
-_LOAD = {'type': 'LoadImageFromFile'}
-
 
 def seg_file(data: SegData, loading: Loading) -> str:
     """Return the text of ``data.py`` for segmentation."""
     height, width = loading.size
+    load = _load(data)
     train = [
-        _LOAD,
+        load,
         {'type': 'LoadAnnotations'},
         {'type': 'RandomResize', 'scale': (width, height), 'ratio_range': (0.5, 2.0), 'keep_ratio': True},
         {'type': 'RandomCrop', 'crop_size': loading.crop, 'cat_max_ratio': 0.75},
@@ -26,7 +25,7 @@ def seg_file(data: SegData, loading: Loading) -> str:
         {'type': 'PackSegInputs'},
     ]
     resize = [{'type': 'Resize', 'scale': (width, height), 'keep_ratio': True}] if loading.resize else []
-    test = [_LOAD, *resize, {'type': 'LoadAnnotations'}, {'type': 'PackSegInputs'}]
+    test = [load, *resize, {'type': 'LoadAnnotations'}, {'type': 'PackSegInputs'}]
     folder = {
         'type': 'mmdistill_dense.SegFolderDataset',
         'data_root': str(data.root),
@@ -59,11 +58,12 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool) -> s
         predicted: Whether the student predicts masks.
     """
     height, width = loading.size
+    load = _load(data)
     boxes = {'type': 'LoadAnnotations', 'with_bbox': True, **({'with_mask': True} if masks else {})}
     resize = {'type': 'Resize', 'scale': (width, height), 'keep_ratio': loading.keep_ratio}
-    train = [_LOAD, boxes, resize, {'type': 'RandomFlip', 'prob': 0.5}, {'type': 'PackDetInputs'}]
+    train = [load, boxes, resize, {'type': 'RandomFlip', 'prob': 0.5}, {'type': 'PackDetInputs'}]
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-    test = [_LOAD, resize, boxes, {'type': 'PackDetInputs', 'meta_keys': keys}]
+    test = [load, resize, boxes, {'type': 'PackDetInputs', 'meta_keys': keys}]
     folder = {
         'type': 'mmdistill_dense.CocoDataset',
         'data_root': str(data.root),
@@ -84,6 +84,11 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool) -> s
     about = "pictures are only resized and mirrored, whatever the networks' own configs do"
     text = _loaders(about, train, test, folder, parts, loading)
     return f'{_head(data)}{text}{assignments(metrics)}del folder\n'
+
+
+def _load(data: SegData | BoxData) -> dict[str, Any]:
+    kind = {'color_type': 'color_ignore_orientation'} if data.stored else {}
+    return {'type': 'LoadImageFromFile', **kind}
 
 
 def _head(data: SegData | BoxData) -> str:

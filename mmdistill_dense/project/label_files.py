@@ -100,8 +100,8 @@ def check_entries(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
             yield f'WARNING: {count} of {len(boxes)} annotations of {path.name} {reason}; they are left out'
 
 
-def check_sizes(path: Path, folder: Path, images: Sequence[Mapping[str, Any]]) -> None:
-    """Compare the sizes of some pictures with those in the label file. The pictures are read whole.
+def check_sizes(path: Path, folder: Path, images: Sequence[Mapping[str, Any]], stored: bool) -> None:
+    """Compare the sizes of some pictures, ``stored`` or as EXIF turns them, with those in the label file.
 
     Raises:
         ValueError: For a picture that cannot be read, or that has another size.
@@ -109,11 +109,10 @@ def check_sizes(path: Path, folder: Path, images: Sequence[Mapping[str, Any]]) -
     for one in evenly(images, SAMPLED):
         with opened(folder / one['file_name']) as picture:
             picture.load()
-            found, written = size_of(picture), (one['height'], one['width'])
+            found, written = size_of(picture, stored), (one['height'], one['width'])
         if found != written:
-            turned = ' as its EXIF orientation turns it,' if found == written[::-1] else ''
             raise ValueError(
                 f'--data: {path} says that {one["file_name"]} has {size_text(written)} pixels (height x width); it '
-                f'has{turned} {size_text(found)}, so the boxes do not fit. Correct the label file, or take its own '
+                f'has {size_text(found)}, so the boxes do not fit. Correct the label file, or take its own '
                 'pictures.'
             )

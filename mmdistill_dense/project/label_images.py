@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mmdistill_dense.datasets.unlabeled import EXTENSIONS
 from mmdistill_dense.project.class_values import Pair, check_splits, made_up_names, name_classes, read_values
+from mmdistill_dense.project.exif import stored_pixels
 from mmdistill_dense.project.label_pairs import Endings, find_endings, labelled_names, of_no_classes
-from mmdistill_dense.project.open_pictures import usual_size
+from mmdistill_dense.project.open_pictures import stored_size, usual_size
 from mmdistill_dense.project.picture_folders import (
     LABELS,
     SPLITS,
@@ -47,6 +48,7 @@ class SegData:
         size: Usual height and width of a picture.
         label_folders: The folders that directly hold label images, of any kind.
         notes: What was decided, for the user.
+        stored: Whether pictures are read as they are stored, whatever their EXIF orientation.
     """
 
     root: Path
@@ -57,6 +59,7 @@ class SegData:
     size: tuple[int, int]
     label_folders: tuple[Path, ...] = ()
     notes: list[str] = field(default_factory=list)
+    stored: bool = False
 
     @property
     def unnamed(self) -> bool:
@@ -64,12 +67,13 @@ class SegData:
         return self.classes == made_up_names(self.values or range(len(self.classes)))
 
 
-def find_seg_data(root: Path, given: Sequence[str] = ()) -> SegData:
+def find_seg_data(root: Path, given: Sequence[str] = (), exif: str | None = None) -> SegData:
     """Find out what a folder holds.
 
     Args:
         root: The folder of ``--data``.
         given: The class names of ``--classes``, in the order of the label values.
+        exif: ``--exif``.
 
     Raises:
         FileNotFoundError: Without pictures, label images or the label of a picture.
@@ -82,14 +86,16 @@ def find_seg_data(root: Path, given: Sequence[str] = ()) -> SegData:
     pictures, labels = _by_split(start, folders, False), _by_split(start, folders, True)
     endings, splits = _splits(root, pictures, labels, notes)
     pairs = {split: pairs_of(root, split, endings) for split in splits.values()}
-    found = read_values(list(pairs.values()))
+    partner = {picture: label for part in pairs.values() for picture, label in part}
+    stored = stored_pixels(list(partner), lambda picture: stored_size(partner[picture]), exif, notes)
+    found = read_values(list(pairs.values()), stored)
     classes, values = name_classes(root, found, given, notes)
     check_splits(root, {name: found.of(pairs[split]) for name, split in splits.items()}, values)
     if endings.label.lower().endswith(('.jpg', '.jpeg')):
         notes.append(f'WARNING: label images X{endings.label}: JPEG changes the values at edges. Write them as .png')
-    size = usual_size([picture for picture, _ in pairs[splits['train']]])
+    size = usual_size([picture for picture, _ in pairs[splits['train']]], stored)
     label_folders = tuple(one.path for one in folders if is_label(one.path.relative_to(start).parts))
-    return SegData(root, splits, endings, classes, values, size, label_folders, notes)
+    return SegData(root, splits, endings, classes, values, size, label_folders, notes, stored)
 
 
 def pairs_of(root: Path, split: Split, endings: Endings) -> list[Pair]:

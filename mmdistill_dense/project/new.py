@@ -76,7 +76,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
         check_foundation(args.teacher, foundation)
     tell(f'reading  the data {args.data}')
     find = find_seg_data if student.task == 'seg' else find_box_data
-    data = find(Path(args.data), args.classes)
+    data = find(Path(args.data), args.classes, args.exif)
     if isinstance(data, SegData) and args.teacher_checkpoint and not args.classes:
         data = named_by_teacher(data, args.teacher_checkpoint)
     size = args.size and tuple(args.size)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mmdistill_dense.utils.evenly import evenly
 
+Size = tuple[int, int]  # height and width
 SAMPLED = 50  # pictures that are read whole
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the tag of a photograph that viewers, and mmcv, turn by 90 degrees
 
@@ -32,19 +33,40 @@ def opened(path: Path) -> Iterator[Image.Image]:
         ) from error
 
 
-def size_of(picture: Image.Image) -> tuple[int, int]:
-    """Return height and width as a training reads them."""
+def orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation from 1, as stored, to 8. The pixels are not read."""
+    if 'exif' not in picture.info and picture.format != 'TIFF':
+        return 1
+    try:
+        found = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged tags, which mmcv passes over
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def size_of(picture: Image.Image, stored: bool = False) -> Size:
+    """Return height and width as a training reads them, or as they are stored."""
     width, height = picture.size
-    return (width, height) if picture.getexif().get(_ORIENTATION) in _LYING else (height, width)
+    return (width, height) if not stored and orientation(picture) in _LYING else (height, width)
 
 
-def size_text(size: tuple[int, int]) -> str:
+def stored_size(path: Path) -> Size:
+    """Return the height and width of a file, as label images are read.
+
+    Raises:
+        ValueError: If it is damaged or no picture.
+    """
+    with opened(path) as picture:
+        return size_of(picture, stored=True)
+
+
+def size_text(size: Size) -> str:
     """Return a size for a message."""
     return f'{size[0]}x{size[1]}'
 
 
-def usual_size(paths: Sequence[Path]) -> tuple[int, int]:
-    """Return the median height and width of pictures; some are read whole.
+def usual_size(paths: Sequence[Path], stored: bool) -> Size:
+    """Return the median height and width of pictures as a training reads them; some are read whole.
 
     Raises:
         ValueError: For one that cannot be read.
@@ -53,5 +75,5 @@ def usual_size(paths: Sequence[Path]) -> tuple[int, int]:
     for path in evenly(paths, SAMPLED):
         with opened(path) as picture:
             picture.load()
-            sizes.append(size_of(picture))
+            sizes.append(size_of(picture, stored))
     return int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))

@@ -9,6 +9,7 @@ import torch
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
+from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.protocols import Network, Sample
 
@@ -83,9 +84,7 @@ def pipeline_size(dataset: Mapping[str, Any]) -> Size | None:
 
 
 def _pipeline(dataset: Mapping[str, Any]) -> Sequence[Any]:
-    while 'dataset' in dataset:  # repeated, balanced
-        dataset = dataset['dataset']
-    return dataset.get('pipeline', [])
+    return chain(dataset)[0].get('pipeline', [])
 
 
 def _scales(steps: Iterable[Any]) -> Iterator[Size]:

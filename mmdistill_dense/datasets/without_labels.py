@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.registry import TRANSFORMS
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.random_streams import fork_rng, seed_everything
@@ -42,10 +43,8 @@ def marking_steps(steps: Sequence[Step]) -> list[Step]:
 
 def training_steps(dataset: Mapping[str, Any]) -> list[Step]:
     """Return the pipeline of a training set's config, with those of its wrappers; of several sets, the first one's."""
-    members = dataset.get('datasets') or []
-    inner = dataset.get('dataset') or (members[0] if members else None)
-    steps = training_steps(inner) if isinstance(inner, Mapping) else []
-    return steps + [dict(step) for step in dataset.get('pipeline') or [] if isinstance(step, Mapping)]
+    steps = (step for one in chain(dataset) for step in one.get('pipeline') or [])
+    return [dict(step) for step in steps if isinstance(step, Mapping)]
 
 
 def without_labels(steps: Sequence[Step], pictures: Iterable[str], key: str) -> tuple[list[Step], list[str]]:

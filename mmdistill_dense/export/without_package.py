@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.utils.literals import remark
 
 PACKAGE = 'mmdistill_dense.'
@@ -154,8 +155,7 @@ def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]
     if kind is None or not own:
         return _drop(flat, ('test_dataloader', *_TEST), names)
     dropped, dataset = _drop(flat, _TEST, names), own.get('dataset') or {}
-    while 'pipeline' not in dataset and ('dataset' in dataset or dataset.get('datasets')):
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    dataset = next((one for one in reversed(chain(dataset)) if 'pipeline' in one), dataset)
     known = meta.get('dataset_meta') or {}
     metainfo = {key: known[key] for key in ('classes', 'palette') if known.get(key) is not None}
     flat.test_dataloader = {

@@ -13,6 +13,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmdistill_dense.config.data_sets import layers
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
@@ -206,20 +207,11 @@ def normalising(dataset: Any) -> list[str]:
 def _last_crop(dataset: Any) -> Any:
     """Return the size of the last crop; ``None`` without one, or if the picture is resized after it."""
     crop = None
-    for step in _pipeline(dataset):
+    steps = (step for _, one in layers(dataset) for step in one.get('pipeline') or [] if isinstance(step, Mapping))
+    for step in steps:
         kind = str(step.get('type', ''))
         if kind.endswith('RandomCrop'):
             crop = step.get('crop_size')
         elif 'Resize' in kind:
             crop = None
     return crop
-
-
-def _pipeline(dataset: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(dataset, (list, tuple)):
-        for member in dataset:
-            yield from _pipeline(member)
-    elif isinstance(dataset, Mapping):
-        yield from _pipeline(dataset.get('dataset'))
-        yield from _pipeline(dataset.get('datasets'))
-        yield from (step for step in dataset.get('pipeline') or [] if isinstance(step, Mapping))

@@ -11,6 +11,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.config.data_sets import chain
+
 MIN_STEPS = 2000
 PASSES = 100  # over the data, where the config's own data are unknown
 # training pictures of the zoo's data sets
@@ -122,11 +124,9 @@ def batch_of(config: Config, name: str) -> int:
 
 def _pictures_of(config: Config) -> tuple[int | None, int]:
     """Return the pictures of a config's data, if they are known, and how often an epoch repeats them."""
-    dataset, repeats = (config.get('train_dataloader') or {}).get('dataset') or {}, 1
-    while isinstance(dataset, Mapping) and 'dataset' in dataset:
-        repeats *= dataset.get('times', 1)
-        dataset = dataset['dataset']
-    return _PICTURES.get(str(dataset.get('type')).rsplit('.', 1)[-1]), repeats
+    found = chain((config.get('train_dataloader') or {}).get('dataset') or {})
+    repeats = math.prod(one.get('times', 1) for one in found)
+    return _PICTURES.get(str(found[0].get('type')).rsplit('.', 1)[-1]), repeats
 
 
 def _schedulers(config: Config, whole: int, epoch: int, steps: int, factor: float) -> list[dict[str, Any]]:

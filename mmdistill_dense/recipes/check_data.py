@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
+from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.config.resolve import find_config, load_model, student_option
 from mmdistill_dense.guards.class_counts import check_student_classes
 from mmdistill_dense.guards.config import check_crop
@@ -51,13 +52,12 @@ def classes_of(dataset: Any) -> Sequence[str] | None:
     No files are needed. The data set is built without reading them, because its class names may differ from its
     ``METAINFO`` (CamVid leaves out void). If that fails, the names come from the config.
     """
-    while isinstance(dataset, Mapping) and 'dataset' in dataset:
-        dataset = dataset['dataset']
-    if not isinstance(dataset, Mapping):
+    dataset = next(iter(chain(dataset)), None)
+    if dataset is None:
         return None
     try:
         return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo.get('classes')
-    except Exception:  # not a data set of mmengine, several in one, or wrong options
+    except Exception:  # not a data set of mmengine, or wrong options
         return _written_classes(dataset)
 
 

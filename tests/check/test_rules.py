@@ -14,7 +14,7 @@ from mmdistill_dense.analysis.gradients import Pull, Term
 from mmdistill_dense.check import Finding, Options
 from mmdistill_dense.check.context import Subject, TeacherFacts
 from mmdistill_dense.check.findings import exit_code, message_of, worst
-from mmdistill_dense.check.rules import config_rules, network_rules, step_rules
+from mmdistill_dense.check.rules import CONFIG, config_rules, network_rules, step_rules
 from mmdistill_dense.check.tap_watch import TapRow, _is_flat
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import AfDCD
@@ -308,3 +308,20 @@ def test_a_metric_that_reads_other_boxes_than_its_loader(tmp_path: Path) -> None
 def test_a_batch_without_pictures(size: Any) -> None:
     (finding,) = config_rules.batch(subject(config=dict(val_dataloader=dict(batch_size=size))))
     assert finding.level == 'error' and f'val_dataloader.batch_size={size!r}' in finding.message
+
+
+def test_what_mmengine_adds_to_a_config_of_the_zoo_is_no_mistake(tmp_path: Path) -> None:
+    """Each dict that changes one of ``_base_ = 'mmdet::…'`` gets a ``_scope_``."""
+    file = tmp_path / 'student.py'
+    file.write_text(
+        "_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\ntrain_cfg = dict(max_epochs=4)\n"
+        "param_scheduler = [dict(type='MultiStepLR', begin=0, end=4, by_epoch=True, milestones=[3])]\n"
+        'default_hooks = dict(checkpoint=dict(interval=1))\n'
+    )
+    config = Config.fromfile(file)
+    assert config.train_cfg['_scope_'] == 'mmdet'
+    found = [one for rule in CONFIG for one in rule(subject(config=config._cfg_dict.to_dict(), network=config.model))]
+    assert not [one for one in found if one.level == 'error']
+    config.train_cfg.max_epoch = 4
+    with pytest.raises(TypeError, match="no option 'max_epoch'"):
+        list(config_rules.keys(subject(config=config._cfg_dict.to_dict())))

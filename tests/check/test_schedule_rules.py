@@ -1,5 +1,6 @@
 """The checks of the schedule: the end of the run, the learning rate, and the checkpoints on the way."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from mmdistill_dense.check import Finding, Options
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import Findings
 from mmdistill_dense.check.rules import schedule_rules
+from mmdistill_dense.config.metric_names import scores_of
+from mmdistill_dense.suite.plan.unknown_names import check_metric
 
 STEPS = dict(type='IterBasedTrainLoop', max_iters=4000)
 EPOCHS = dict(by_epoch=True, max_epochs=12)
@@ -124,6 +127,11 @@ def test_without_a_hook_of_its_own_a_run_of_iterations_keeps_nothing_but_one_tha
         (dict(type='CocoMetric', metric='bbox'), 'bbox_mAP', True),
         (dict(type='MyMetric'), 'anything', False),
         (dict(type='IoUMetric'), None, False),
+        (dict(type='IoUMetric', iou_metrics='mIoU'), 'mIoU', False),
+        (dict(type=IoUMetric, iou_metrics='mDice'), 'mIoU', True),
+        (dict(type='CocoMetric', metric='bbox', classwise=True), 'coco/car_precision', False),
+        (dict(type='CocoMetric', metric='bbox', classwise=True), 'coco/bbox_AP', True),
+        (dict(type='CocoMetric', metric='bbox', metric_items=['mAP']), 'coco/bbox_mAP_50', True),
     ],
     ids=str,
 )
@@ -131,10 +139,14 @@ def test_a_best_checkpoint_by_a_score_that_nothing_gives(evaluator: Any, name: A
     hooks = dict(checkpoint=dict(save_best=name))
     levels = [one.level for one in found(schedule_rules.best, val_evaluator=evaluator, default_hooks=hooks)]
     assert levels == (['error'] if wrong else [])
+    if isinstance(name, str) and name != 'auto':  # a suite says the same
+        with pytest.raises(ValueError, match='score of val_evaluator') if wrong else nullcontext():
+            check_metric(Config(dict(val_evaluator=evaluator)), name, 'suite')
 
 
 def test_the_scores_of_segmentation_are_those_that_the_metric_gives() -> None:
-    for name, scores in schedule_rules._IOU_NAMES.items():
+    for name in ('mIoU', 'mDice', 'mFscore'):
+        scores = scores_of(dict(type='IoUMetric', iou_metrics=name))
         metric = IoUMetric(iou_metrics=[name])
         metric.dataset_meta = dict(classes=('a', 'b'))
         assert set(metric.compute_metrics([tuple(torch.ones(2) for _ in range(4))])) == scores

@@ -24,6 +24,8 @@ from mmdistill_dense.recipes.check_data import classes_of, optimizer_problem
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.protocols import Sample
 
+_OF_MMENGINE = ('type', 'by_epoch', '_scope_')  # which mmengine takes from a loop's options
+
 
 def keys(subject: Subject) -> Findings:
     """Find misspelt keys of the runner, which would have no effect, and of its loops, which would stop it."""
@@ -32,7 +34,7 @@ def keys(subject: Subject) -> Findings:
     default = 'EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop'
     kind = LOOPS.get(loop.get('type', default)) if isinstance(loop.get('type', default), str) else loop['type']
     if kind is not None:
-        check_options(kind, {key: value for key, value in loop.items() if key not in ('type', 'by_epoch')}, 'train_cfg')
+        check_options(kind, {key: value for key, value in loop.items() if key not in _OF_MMENGINE}, 'train_cfg')
     yield from ()
 
 

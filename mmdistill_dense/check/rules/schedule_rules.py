@@ -10,14 +10,8 @@ from typing import Any
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, WARNING, Finding, Findings
 from mmdistill_dense.check.run_options import counts_epochs, loop_length, schedulers, type_of
+from mmdistill_dense.config.metric_names import may_give
 from mmdistill_dense.utils.messages import some
-
-_IOU_NAMES = {
-    'mIoU': {'aAcc', 'mIoU', 'mAcc'},
-    'mDice': {'aAcc', 'mDice', 'mAcc'},
-    'mFscore': {'aAcc', 'mFscore', 'mPrecision', 'mRecall'},
-}
-_BOX_METRICS = {'bbox', 'segm'}
 
 
 def endless(subject: Subject) -> Findings:
@@ -112,8 +106,7 @@ def best(subject: Subject) -> Findings:
     found = subject.config.get('val_evaluator') or []
     metrics = found if isinstance(found, (list, tuple)) else [found]
     for name in [wanted] if isinstance(wanted, str) else wanted or []:
-        given = [_gives(metric, name) for metric in metrics]
-        if name != 'auto' and given and not any(one is None or one is True for one in given):
+        if name != 'auto' and metrics and not any(may_give(metric, name) for metric in metrics):
             yield Finding(
                 ERROR,
                 'best',
@@ -138,18 +131,3 @@ def _falls_to_0(scheduler: Mapping[str, Any]) -> bool:
 
 def _unit(epochs: bool) -> str:
     return 'epochs' if epochs else 'iterations'
-
-
-def _gives(metric: Mapping[str, Any], name: str) -> bool | None:
-    """Return whether a metric gives a score of this name, ``None`` for one whose scores we do not know."""
-    prefix, _, score = name.rpartition('/')
-    kind, own = type_of(metric), metric.get('prefix')
-    if kind == 'IoUMetric':
-        names = set().union(*(_IOU_NAMES.get(one, set()) for one in metric.get('iou_metrics', ['mIoU'])))
-        return prefix == (own or '') and score in names
-    if kind == 'CocoMetric':
-        asked = metric.get('metric', 'bbox')
-        asked = {asked} if isinstance(asked, str) else set(asked)
-        part = score.partition('_mAP')[0]
-        return (prefix == (own or 'coco') and part in asked) if part in _BOX_METRICS else None
-    return None

@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
+from mmdistill_dense.config.data_sets import members
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.recipes.compose import unknown
@@ -174,7 +175,7 @@ def _check_data(config: Config) -> None:
     from mmdistill_dense.datasets.roots import require  # imports all data sets
 
     for loader in configs.LOADERS:
-        for key, dataset in _datasets((config.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
+        for key, dataset in members((config.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
             require(dict(_paths(dataset, key)), str(dataset.get('type')))
     for name in ('val_evaluator', 'test_evaluator'):
         evaluator = config.get(name)
@@ -196,19 +197,6 @@ def _check_unlabelled(config: Config, place: str) -> None:
             open_pictures(parsed, config, DATASETS.build(copy.deepcopy(config.train_dataloader.dataset)))
     except (TypeError, ValueError, FileNotFoundError) as error:
         raise type(error)(f'{place}: {error}') from error
-
-
-def _datasets(option: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The data sets of a loader, also those inside wrappers."""
-    if isinstance(option, (list, tuple)):
-        for index, member in enumerate(option):
-            yield from _datasets(member, f'{key}.{index}')
-    elif isinstance(option, Mapping):
-        inside = [name for name in ('dataset', 'datasets') if name in option]
-        for name in inside:
-            yield from _datasets(option[name], f'{key}.{name}')
-        if not inside:
-            yield key, option
 
 
 def _paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:

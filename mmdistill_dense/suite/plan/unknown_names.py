@@ -11,12 +11,11 @@ from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
+from mmdistill_dense.config.metric_names import may_give, scores_of
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.recipes.compose import unknown
 from mmdistill_dense.suite.definition.reader import flat
 
-_COCO = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-_IOU = {'mIoU': ('mIoU', 'mAcc'), 'mDice': ('mDice', 'mAcc'), 'mFscore': ('mFscore', 'mPrecision', 'mRecall')}
 _REGISTRIES = (
     registry.LOOPS, registry.OPTIMIZERS, registry.OPTIM_WRAPPERS, registry.PARAM_SCHEDULERS, registry.HOOKS,
     registry.DATASETS, registry.TRANSFORMS, registry.METRICS, registry.DATA_SAMPLERS,
@@ -39,25 +38,9 @@ def check_metric(config: Config, metric: str, place: str) -> None:
         several = option if isinstance(option, (list, tuple)) else [option]
         if any(one.get('format_only') for one in several):
             raise ValueError(f'{place}: {split}.format_only=True writes predictions and gives no score: leave it out.')
-        known = [_given(one) for one in several]
-        names = set().union(*(one or () for one in known))
-        if None not in known and names and metric not in names:
+        if several and not any(may_give(one, metric) for one in several):
+            names = set().union(*(scores_of(one) or () for one in several))
             raise ValueError(f'{place}: metric: {unknown(f"score of {split}", metric, names)}')
-
-
-def _given(evaluator: Mapping[str, Any]) -> set[str] | None:
-    kind, prefix = str(evaluator.get('type')).rpartition('.')[2], evaluator.get('prefix')
-    if kind == 'IoUMetric':
-        names = {'aAcc'}.union(*(_IOU.get(name, ()) for name in _several(evaluator.get('iou_metrics', 'mIoU'))))
-        return {f'{prefix}/{name}' if prefix else name for name in names}
-    kinds = _several(evaluator.get('metric', 'bbox'))
-    if kind != 'CocoMetric' or not set(kinds) <= {'bbox', 'segm'} or evaluator.get('classwise'):
-        return None
-    return {f'{prefix or "coco"}/{one}_{item}' for one in kinds for item in evaluator.get('metric_items') or _COCO}
-
-
-def _several(value: Any) -> Sequence[str]:
-    return [value] if isinstance(value, str) else list(value)
 
 
 def check_options(options: Mapping[str, Any], recipe: Config, config: Config, place: str) -> None:

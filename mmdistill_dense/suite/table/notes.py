@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.suite.definition.budget import TWICE
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.definition.starts import Start, with_options
@@ -144,9 +145,7 @@ def start_text(definition: Definition, start: Start) -> str:
     """Describe a start in words, a pre-training with the folders or lists of its pictures."""
     if start.config is None:
         return start.text()
-    dataset = configs.pretrain_config(definition, start).train_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = chain(configs.pretrain_config(definition, start).train_dataloader.dataset)[0]
     prefixes = dataset.get('data_prefix') or ''
     folders = list(prefixes.values()) if isinstance(prefixes, Mapping) else prefixes
     names = [Path(name).name if Path(name).is_absolute() else name for name in _listed(folders) if name]

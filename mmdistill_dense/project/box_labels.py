@@ -12,7 +12,7 @@ from typing import Any
 
 from mmdistill_dense.project.exif import stored_pixels
 from mmdistill_dense.project.label_files import FORMAT, check_entries, check_sizes, none_found, read_label_file
-from mmdistill_dense.project.listed_pictures import folder_of, listed_files, shared, unlisted
+from mmdistill_dense.project.listed_pictures import folder_of, listed_files, unlisted
 from mmdistill_dense.project.picture_folders import SPLITS, files_below, picture_folders, split_of, two_parts
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.messages import close_or_all, some
@@ -81,7 +81,6 @@ def find_box_data(given: Path, classes: Sequence[str] = (), exif: str | None = N
     for name, (path, content) in found.items():
         check_sizes(path, places[name], content['images'], stored)
     files = {name: listed_files(content, places[name]) for name, (_, content) in found.items()}
-    notes += shared(files)
     notes += unlisted(root, folders, files)
     if 'train' in found and len(found) > 1:
         splits = {

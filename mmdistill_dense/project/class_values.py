@@ -109,11 +109,12 @@ def name_classes(
     if counted and len(found.files[values[-1]]) == 1 and found.looked > 1:
         notes.append(f'the value {values[-1]} stands in one label image alone: {found.files[values[-1]][0]}')
     if not names:
+        there = [value for value in values if value in found.files]
         notes.append(
-            f'{len(values)} classes counted in {found.looked} of {found.total} label images (values '
-            f'{some(values, 12)}); name them with --classes, or in {LIST} in the data folder'
+            f'{len(values)} classes, from the values {some(there, 12)} in {found.looked} of {found.total} label '
+            f'images; name them with --classes, or in {LIST} in the data folder'
         )
-        return made_up_names(values), values if counted else ()
+        names = made_up_names(values)
     table = values if counted else tuple(range(len(names)))
     if len(names) < len(values) or len(names) != len(table):
         apart = ' Names stand apart: --classes sky road.' if len(names) == 1 and ',' in names[0] else ''
@@ -128,7 +129,7 @@ def name_classes(
             f'{source}: {some(sorted(twice))} twice. Give each class its own name; {NO_CLASS} ignores a value.'
         )
     if unseen := [f'{name} ({value})' for name, value in kept if value not in found.files]:
-        notes.append(f'in none of the {found.looked} label images that were looked at: {some(unseen)}')
+        notes.append(f'no pixel of the {found.looked} label images that were looked at has: {some(unseen)}')
     return tuple(name for name, _ in kept), tuple(value for _, value in kept) if counted or NO_CLASS in names else ()
 
 
@@ -137,22 +138,28 @@ def made_up_names(values: Iterable[int]) -> tuple[str, ...]:
     return tuple(f'class_{value}' for value in values)
 
 
-def check_splits(root: Path, found: Mapping[str, Sequence[int]], values: Sequence[int]) -> None:
+def check_splits(root: Path, found: Mapping[str, Sequence[int]], names: Mapping[int, str], notes: list[str]) -> None:
     """Refuse a split whose label images hold no class. Those of test sets with secret labels hold none.
 
     Args:
         root: The folder of the data, for the error.
-        found: The values of each split.
-        values: As of :func:`name_classes`.
+        found: The values of each split, of the label images that were read.
+        names: The class of each value.
+        notes: A warning about classes that do not train is added.
 
     Raises:
         ValueError: For such a split.
     """
     for name, seen in found.items():
-        if seen == [IGNORED] and IGNORED not in values:
+        if seen == [IGNORED] and IGNORED not in names:
             raise ValueError(
                 f'--data {root}: all pixels of the label images for {name} are {IGNORED}, which is ignored, so they '
                 'measure nothing. Take this split out of the folder, or add its labels.'
+            )
+        if alone := [f'{names[value]} ({value})' for value in seen if value in names and value not in found['train']]:
+            notes.append(
+                f'WARNING: in label images for {name}, and in none of those for train that were looked at: '
+                f'{some(alone)}. Nobody can learn it, and its score of 0 enters the mean'
             )
 
 

@@ -90,7 +90,8 @@ def find_seg_data(root: Path, given: Sequence[str] = (), exif: str | None = None
     stored = stored_pixels(list(partner), lambda picture: stored_size(partner[picture]), exif, notes)
     found = read_values(list(pairs.values()), stored)
     classes, values = name_classes(root, found, given, notes)
-    check_splits(root, {name: found.of(pairs[split]) for name, split in splits.items()}, values)
+    by_value = dict(zip(values or range(len(classes)), classes, strict=True))
+    check_splits(root, {name: found.of(pairs[split]) for name, split in splits.items()}, by_value, notes)
     if endings.label.lower().endswith(('.jpg', '.jpeg')):
         notes.append(f'WARNING: label images X{endings.label}: JPEG changes the values at edges. Write them as .png')
     size = usual_size([picture for picture, _ in pairs[splits['train']]], stored)

@@ -51,16 +51,6 @@ def listed_files(content: Mapping[str, Any], folder: Path) -> set[str]:
     return {os.path.realpath(folder / one['file_name']) for one in content['images']}
 
 
-def shared(files: Mapping[str | None, set[str]]) -> Iterator[str]:
-    """Yield a warning for pictures that train and are in another split too."""
-    for name, own in files.items():
-        if name != 'train' and (both := own & files.get('train', set())):
-            yield (
-                f'WARNING: {len(both)} of the {len(own)} pictures for {name} also train ({some(sorted(both), 1)}): the '
-                'scores will be too high'
-            )
-
-
 def unlisted(root: Path, folders: Sequence[Folder], files: Mapping[str | None, set[str]]) -> Iterator[str]:
     """Yield a note about the pictures that no label file lists. Folders of label images are no such pictures."""
     listed = set[str]().union(*files.values())

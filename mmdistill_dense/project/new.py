@@ -26,6 +26,7 @@ from mmdistill_dense.project.label_images import SegData, find_seg_data
 from mmdistill_dense.project.loading import Loading, check_tested, decide_loading
 from mmdistill_dense.project.sides import Side, adapt, read_foundation, read_side
 from mmdistill_dense.project.size_steps import padded_batches, padded_tests, size_step
+from mmdistill_dense.project.split_pictures import shared
 from mmdistill_dense.project.unlabelled_folder import LIST, FreePictures, free_pictures
 from mmdistill_dense.project.zoo_schedule import Schedule, scaled_schedule
 from mmdistill_dense.utils.atomic import list_text
@@ -190,7 +191,7 @@ def _schedule(task: Task, side: Side) -> Schedule:
 def _tell_data(data: SegData | BoxData, loading: Loading, tell: Tell) -> None:
     counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
     tell(f'data     {data.root}: {counts}; {len(data.classes)} classes: {", ".join(data.classes)}')
-    for note in (*data.notes, loading.note):
+    for note in (*data.notes, *shared(data), loading.note):
         tell(f'         {note}')
 
 

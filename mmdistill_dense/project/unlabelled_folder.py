@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 from mmdistill_dense.datasets.overlap import same_pictures
 from mmdistill_dense.datasets.unlabeled import EXTENSIONS
 from mmdistill_dense.project.box_labels import BoxData
-from mmdistill_dense.project.label_images import SegData, pairs_of
+from mmdistill_dense.project.label_images import SegData
 from mmdistill_dense.project.picture_folders import files_below
+from mmdistill_dense.project.split_pictures import pictures_of
 from mmdistill_dense.utils.literals import Template
 
 LIST = 'unlabelled.txt'
@@ -83,12 +83,3 @@ def _taken(pictures: list[Path], data: SegData | BoxData) -> Iterator[tuple[str,
             same = same_pictures([str(path) for path in pictures], own)
             twins = {path for path in pictures if os.path.splitext(os.path.realpath(path))[0] in bare}
             yield f'of {name}', {Path(path) for path in same} | twins
-
-
-def pictures_of(data: SegData | BoxData, name: str) -> list[str]:
-    """Return the paths of the pictures of a split."""
-    if isinstance(data, SegData):
-        return [str(picture) for picture, _ in pairs_of(data.root, data.splits[name], data.endings)]
-    split = data.splits[name]
-    content: Mapping[str, Any] = json.loads(split.content or (data.root / split.labels).read_text(encoding='utf-8'))
-    return [str(data.root / split.pictures / one['file_name']) for one in content['images']]

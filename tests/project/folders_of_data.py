@@ -29,7 +29,7 @@ def seg_folder(root: Path, values: Sequence[int] = (0, 1, 2), splits: Sequence[s
     """``images/SPLIT/0.jpg`` with ``labels/SPLIT/0.png``, 4 pictures for training and 2 for each other split."""
     for split in splits:
         for number in range(4 if split == 'train' else 2):
-            picture(root / f'images/{split}/{number}.jpg', number)
+            picture(root / f'images/{split}/{number}.jpg', 1000 * len(split) + number)
             label(root / f'labels/{split}/{number}.png', values, number)
     return root
 
@@ -63,7 +63,7 @@ def box_folder(root: Path, categories: Sequence[str] = ('red', 'white'), masks: 
     for split, count in (('train', 4), ('val', 2)):
         names = [f'{number}.jpg' for number in range(count)]
         for name in names:
-            picture(root / split / name)
+            picture(root / split / name, 1000 * len(split) + int(name[0]))
         file = root / f'annotations/instances_{split}.json'
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(label_file(names, categories, masks)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 import pytest
 
 from mmdistill_dense.project.box_labels import find_box_data
-from tests.project.folders_of_data import box_folder, label_file, picture
+from mmdistill_dense.project.label_images import find_seg_data
+from mmdistill_dense.project.split_pictures import shared
+from tests.project.folders_of_data import box_folder, label_file, picture, seg_folder
 
 
 def test_label_files_and_their_pictures_are_found(tmp_path: Path) -> None:
@@ -90,12 +94,25 @@ def change(root: Path, split: str, do: Callable[[dict[str, Any]], Any]) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_pictures_of_training_that_validate_are_warned_of(tmp_path: Path) -> None:
-    box_folder(tmp_path)
-    change(tmp_path, 'val', lambda content: content['images'][0].update(file_name='../train/0.jpg'))
-    change(tmp_path, 'val', lambda content: content['images'][1].update(file_name='../val/1.jpg'))
-    change(tmp_path, 'train', lambda content: content['images'][0].update(file_name='../train/0.jpg'))
-    assert any('1 of the 2 pictures for val also train' in note for note in find_box_data(tmp_path).notes)
+@pytest.mark.parametrize('task', ['seg', 'det'])
+@pytest.mark.parametrize('how', ['copy', 'link', 'same file'])
+def test_pictures_of_training_that_validate_are_warned_of(tmp_path: Path, task: str, how: str) -> None:
+    if task == 'seg':
+        root = seg_folder(tmp_path, splits=('train', 'val', 'test'))
+        first, other = root / 'images/train/0.jpg', root / 'images/val/1.jpg'
+    else:
+        root = box_folder(tmp_path)
+        first, other = root / 'train/0.jpg', root / 'val/1.jpg'
+    find = find_seg_data if task == 'seg' else find_box_data
+    assert not list(shared(find(root)))
+    if how == 'same file' and task == 'det':
+        change(root, 'val', lambda content: content['images'][0].update(file_name='../train/0.jpg'))
+        change(root, 'val', lambda content: content['images'][1].update(file_name='../val/1.jpg'))
+    else:
+        other.unlink()
+        (shutil.copy if how == 'copy' else os.symlink if how == 'link' else os.link)(first, other)
+    (told,) = shared(find(root))
+    assert told.startswith('WARNING: 1 of the 2 pictures for val also train (') and str(first) in told
 
 
 def test_a_split_without_boxes_measures_nothing(tmp_path: Path) -> None:

@@ -188,3 +188,22 @@ def test_a_split_of_ignored_pixels_measures_nothing(tmp_path: Path) -> None:
 def test_names_of_a_list_that_windows_wrote(tmp_path: Path) -> None:
     (seg_folder(tmp_path) / 'classes.txt').write_bytes('\ufeffsky\r\nleaf\r\nroad\r\n'.encode())
     assert find_seg_data(tmp_path).classes == ('sky', 'leaf', 'road')
+
+
+@pytest.mark.parametrize(
+    ('values', 'there', 'missing'), [((1, 2, 3), '1, 2, 3', 'class_0 (0)'), ((0, 1, 3), '0, 1, 3', 'class_2 (2)')]
+)
+def test_values_that_no_pixel_has_are_said(tmp_path: Path, values: tuple[int, ...], there: str, missing: str) -> None:
+    data = find_seg_data(seg_folder(tmp_path, values))
+    assert data.classes == ('class_0', 'class_1', 'class_2', 'class_3')
+    assert any(note.startswith(f'4 classes, from the values {there} in 6 of 6 label images') for note in data.notes)
+    assert f'no pixel of the 6 label images that were looked at has: {missing}' in data.notes
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_a_class_that_does_not_train_is_warned_of(tmp_path: Path, split: str) -> None:
+    seg_folder(tmp_path, splits=('train', 'val', 'test'))
+    assert not any('Nobody can learn' in note for note in find_seg_data(tmp_path).notes)
+    label(tmp_path / f'labels/{split}/0.png', (0, 1, 2, 3))
+    (told,) = (note for note in find_seg_data(tmp_path, ['a', 'b', 'c', 'd']).notes if 'Nobody can learn' in note)
+    assert told.startswith(f'WARNING: in label images for {split}, and in none') and ': d (3). ' in told

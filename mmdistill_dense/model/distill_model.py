@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import types
 from collections.abc import Callable, ItemsView, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any
@@ -173,20 +174,22 @@ class Distilled(Network):
         _, _, *state = tuple(super().__reduce_ex__(protocol))
         return _blank, (type(self).__bases__[1],), *state
 
-    def loss(self, inputs: Tensor, data_samples: Samples, **kwargs: Any) -> dict[str, Any]:
+    def loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the student's own losses and, in training, those of the distillers as ``distill.<name>.loss_…``.
 
-        ``distill.<name>.share`` is that distiller's part of the total, for the log; see also :func:`balance`.
+        ``distill.<name>.share`` is that distiller's part of the total, for the log; see also :func:`balance`. The
+        arguments are those of the student's class, by position or under its names.
         """
         if not self.training:
-            return super().loss(inputs, data_samples, **kwargs)
+            return super().loss(*args, **kwargs)
         self.distillation.check_ready()
+        inputs, data_samples = _eager(_batch)(super().loss, args, kwargs)
         distillers = dict(self.distillers.items())
         active = [distiller for distiller in distillers.values() if distiller.is_active()]
         # The teachers run first, so that their temporary memory is free before the student's graph is built.
         taught = _eager(teach)(active, inputs, next(self.parameters()))
         with recording(self, self.distillation, active) as student:
-            losses = super().loss(inputs, data_samples, **kwargs)
+            losses = super().loss(*args, **kwargs)
         compared = _eager(compare)(distillers, student, taught, data_samples)
         parts = self, self.distillation, distillers, compared, len(inputs), super().loss
         compared, pseudo = _eager(with_unlabelled)(*parts)
@@ -201,12 +204,21 @@ class Distilled(Network):
 _eager = functools.cache(torch.compiler.disable)
 
 
+def _batch(loss: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, Samples]:
+    """Return pictures and samples, the first two parameters of a ``loss``, whatever their names."""
+    bound = inspect.signature(loss).bind(*args, **kwargs)
+    inputs, data_samples = [*bound.args, *bound.kwargs.values()][:2]
+    return inputs, data_samples
+
+
 @functools.cache
-def _distilled_class(student: type[nn.Module]) -> type[Distilled]:
+def _distilled_class(student: type[Network]) -> type[Distilled]:
     def fill(namespace: dict[str, Any]) -> None:
         namespace['__module__'] = __name__
         namespace['__doc__'] = f'{student.__name__} with a distillation step in its training loss.'
-        namespace['loss'] = torch.compiler.disable(Distilled.loss, recursive=False)
+        loss: Any = torch.compiler.disable(Distilled.loss, recursive=False)
+        loss.__signature__ = inspect.signature(student.loss)
+        namespace['loss'] = loss
 
     return types.new_class(f'Distilled{student.__name__}', (Distilled, student), exec_body=fill)
 

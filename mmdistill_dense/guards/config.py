@@ -207,11 +207,14 @@ def normalising(dataset: Any) -> list[str]:
 def _last_crop(dataset: Any) -> Any:
     """Return the size of the last crop; ``None`` without one, or if the picture is resized after it."""
     crop = None
-    steps = (step for _, one in layers(dataset) for step in one.get('pipeline') or [] if isinstance(step, Mapping))
-    for step in steps:
+    for step in _pipeline(dataset):
         kind = str(step.get('type', ''))
         if kind.endswith('RandomCrop'):
             crop = step.get('crop_size')
         elif 'Resize' in kind:
             crop = None
     return crop
+
+
+def _pipeline(dataset: Any) -> list[Mapping[str, Any]]:
+    return [step for _, one in layers(dataset) for step in one.get('pipeline') or [] if isinstance(step, Mapping)]

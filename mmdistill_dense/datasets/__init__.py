@@ -1,33 +1,37 @@
 """Data sets: CamVid, checked folders, pictures without labels, and generated shapes that need no files."""
 
+import contextlib
+import io
 from importlib.util import find_spec
 
-from mmdistill_dense.datasets.camvid import CamVidDataset
-from mmdistill_dense.datasets.folders import (
-    ADE20KDataset,
-    CityscapesDataset,
-    COCOStuffDataset,
-    PascalVOCDataset,
-    SegFolderDataset,
-)
-from mmdistill_dense.datasets.shapes import LoadShapes, ShapesSegDataset
-from mmdistill_dense.datasets.unlabeled import UnlabeledImages
+# mmseg and mmdet print a line for each part of theirs that is not installed
+with contextlib.redirect_stdout(io.StringIO()):
+    from mmdistill_dense.datasets.camvid import CamVidDataset
+    from mmdistill_dense.datasets.folders import (
+        ADE20KDataset,
+        CityscapesDataset,
+        COCOStuffDataset,
+        PascalVOCDataset,
+        SegFolderDataset,
+    )
+    from mmdistill_dense.datasets.shapes import LoadShapes, ShapesSegDataset
+    from mmdistill_dense.datasets.unlabeled import UnlabeledImages
 
-__all__ = [
-    'ADE20KDataset',
-    'COCOStuffDataset',
-    'CamVidDataset',
-    'CityscapesDataset',
-    'LoadShapes',
-    'PascalVOCDataset',
-    'SegFolderDataset',
-    'ShapesSegDataset',
-    'UnlabeledImages',
-]
+    __all__ = [
+        'ADE20KDataset',
+        'COCOStuffDataset',
+        'CamVidDataset',
+        'CityscapesDataset',
+        'LoadShapes',
+        'PascalVOCDataset',
+        'SegFolderDataset',
+        'ShapesSegDataset',
+        'UnlabeledImages',
+    ]
 
-# mmdet cannot be imported everywhere without mmcv's compiled operations, which segmentation does without
-if find_spec('mmdet') is not None and find_spec('mmcv._ext') is not None:
-    from mmdistill_dense.datasets.coco import CocoDataset
-    from mmdistill_dense.datasets.shapes_det import LoadShapesDet, ShapesDetDataset
+    # mmdet cannot be imported everywhere without mmcv's compiled operations, which segmentation does without
+    if find_spec('mmdet') is not None and find_spec('mmcv._ext') is not None:
+        from mmdistill_dense.datasets.coco import CocoDataset
+        from mmdistill_dense.datasets.shapes_det import LoadShapesDet, ShapesDetDataset
 
-    __all__ += ['CocoDataset', 'LoadShapesDet', 'ShapesDetDataset']
+        __all__ += ['CocoDataset', 'LoadShapesDet', 'ShapesDetDataset']

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.datasets.overlap import picture_paths
+from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.recipes.targets import targets_of
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.suite import cli
@@ -54,6 +55,8 @@ def test_no_method_that_fits_is_left_out_of_a_comparison(suite: Definition) -> N
         assert not rows and {method.start for method in suite.methods.values()} == {'pcd', 'voc'}
     elif suite.path.stem == 'cityscapes_ablations':
         assert rows == {'kd', 'afdcd', 'maskd'}
+    elif suite.path.stem in ('coco_ablations', 'bccd_ablations'):
+        assert rows == {'maskd'}
     elif suite.path.stem.startswith('heldout_'):  # one method, named before the first run
         assert suite.methods.keys() == {'auto'} and rows == {'pcd'} and suite.methods['auto'].settings == 'auto'
         assert suite.seeds == (21, 22, 23, 24, 25)
@@ -111,16 +114,40 @@ def test_published_results_are_found_for_the_papers_pairs(name: str, methods: li
         assert targets_of(method.method, suite.control.stem, suite.metric, method.variant), row
 
 
-def test_every_row_of_an_ablation_changes_something_and_can_be_built() -> None:
+@pytest.mark.parametrize(
+    ('recipe', 'control', 'score'),
+    [
+        ('retinanet_x101_1x_to_r50_coco', 'retinanet_x101_1x_to_r50_coco', 40.1),
+        ('faster_rcnn_cascade_mask_x101_to_r50_coco', 'faster_rcnn_cascade_mask_x101_to_r50_coco_dist', 41.8),
+    ],
+)
+def test_dist_with_mimicking_is_a_variant_of_the_published_pairs(recipe: str, control: str, score: float) -> None:
+    """As released: DIST as in the plain form, and squares on the levels of the neck, with weight 1."""
+    plain, found = (read_config(f'dist:{recipe}{variant}').model.distillers for variant in ('', ':mimic'))
+    assert found == plain | {'mimic': dict(type='FitNet', student_tap='neck', loss_weight=1.0)}
+    assert DISTILLERS.build(found['mimic'].to_dict()).align == 'conv'
+    (target,) = targets_of('dist', control, 'coco/bbox_mAP', 'mimic')
+    assert target.value == score
+
+
+ABLATED = {
+    'cityscapes': {'num_tokens', 'dice_weight', 'patch_size', 'groups', 'temperature', 'mask', 'pool_size'},
+    'coco': {'num_tokens', 'dice_weight', 'weight_mask', 'student_mask_from'},
+    'bccd': {'num_tokens', 'dice_weight', 'weight_mask', 'student_mask_from'},
+}
+
+
+@pytest.mark.parametrize('name', ABLATED)
+def test_every_row_of_an_ablation_changes_something_and_can_be_built(name: str) -> None:
     """Each is a distiller of its own, with the options that the row names."""
-    suite = load(ROOT / 'benchmarks/cityscapes_ablations.yaml')
+    suite = load(ROOT / f'benchmarks/{name}_ablations.yaml')
     told = {name: str(configs.method_config(suite, method).model.distillers) for name, method in suite.methods.items()}
     assert len(set(told.values())) == len(told)
     for method in suite.methods.values():
         for option in configs.method_config(suite, method).model.distillers.to_dict().values():
             DISTILLERS.build(option)
     ablated = {key.rpartition('.')[2] for method in suite.methods.values() for key in method.options}
-    assert ablated >= {'num_tokens', 'dice_weight', 'patch_size', 'groups', 'temperature', 'mask', 'pool_size'}
+    assert ablated >= ABLATED[name]
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f'no {CAMVID}')

@@ -1,6 +1,7 @@
 """MasKD for Deformable DETR on the three maps of the backbone; constants of the second author's config (Gumpest/MasKD).
 
-Of how the released tokens were learned, only the length is published: 9000 is 1.2 epochs of COCO.
+Of how the released tokens were learned, only the length is published: 9000 is 1.2 epochs of COCO. In that config alone
+the student's optimizer also trains the tokens, by the distillation loss; here they stay as learned.
 """
 
 # fits: pair deformable detr

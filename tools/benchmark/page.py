@@ -22,7 +22,9 @@ PLAN = {
         '--batch 2 --size 256 256 --repeats 2'
     ),
     'step_seg': f'step --name seg --recipe {SEG} --method kd cwd maskd pcd --batch 2 --size 256 512 --repeats 2',
-    'step_afdcd': f'step --name afdcd --recipe {SEG} --method afdcd --batch 2 --size 256 512 --repeats 2',
+    'step_seg_pixels': (
+        f'step --name seg_pixels --recipe {SEG} --method kd afdcd cirkd pcd --batch 2 --size 256 512 --repeats 2'
+    ),
     'step_det': f'step --name det --recipe {DET} --method kd cwd maskd pcd --batch 2 --size 256 256 --repeats 2',
     'losses': 'losses',
 }

@@ -255,6 +255,7 @@ def test_fine_tuning_reads_what_pretraining_wrote(name: str) -> None:
 
 @pytest.mark.parametrize(('network', 'pretraining', 'scope'), [
     pytest.param('deeplabv3_r18b_pcd_voc', 'r18_from_mocov3-r50', 'mmseg', marks=pytest.mark.soak),
+    pytest.param('deeplabv3_r18b_pcd', 'r34_from_mocov3-r50', 'mmseg', marks=pytest.mark.soak),
     ('deeplabv3plus_r18w16_camvid_pcd', 'r18w16_from_mobilenetv2', 'mmseg'),
     ('deeplabv3plus_mobilenetv2w05_camvid', 'mobilenetv2w05_from_mobilenetv2', 'mmseg'),
     pytest.param('mask_rcnn_r18_fpn_pcd', 'r18_from_mocov3-r50', 'mmdet', marks=pytest.mark.soak),
@@ -275,6 +276,8 @@ def test_a_pretrained_backbone_arrives_whole(network: str, pretraining: str, sco
     start = (model.get('student') or model).backbone
     start.init_cfg = start.init_cfg or dict(type='Pretrained', prefix='backbone.')  # as a suite gives it
     start.init_cfg.checkpoint = str(tmp_path / 'epoch.pth')
+    if 'r34' in pretraining and 'r34' not in network:  # as docs/pretraining.md says
+        start.depth = 34
     init_default_scope(scope)
     built = MODELS.build(model)
     built.init_weights()

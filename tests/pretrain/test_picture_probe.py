@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -78,6 +79,18 @@ def test_a_photograph_is_turned_as_in_training(data: Path) -> None:
     lying.save(data / 'turned.png', exif=tag)
     picture = read_picture(data / 'turned.png', 32).float()
     assert picture[2, :8].mean() > 200 > 50 > picture[2, -8:].mean(), 'the left half is the upper one'
+
+
+def test_a_picture_of_sixteen_bits_is_read_as_in_training(data: Path) -> None:
+    """Pillow cuts off all above 255, so that a picture of microscopy was white."""
+    ramp = np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (256, 1))
+    cv2.imwrite(str(data / 'deep.png'), ramp)
+    cv2.imwrite(str(data / 'flat.png'), (ramp // 256).astype(np.uint8))
+    deep, flat = (read_picture(data / f'{name}.png', 224) for name in ('deep', 'flat'))
+    assert (deep.int() - flat.int()).abs().max() <= 1 and deep.float().std() > 50
+    (data / 'broken.png').write_bytes(b'no picture')
+    with pytest.raises(ValueError, match=r'broken.png: not a picture'):
+        read_picture(data / 'broken.png', 32)
 
 
 def test_what_does_not_fit_is_refused(data: Path, checkpoint: Path, tmp_path: Path) -> None:

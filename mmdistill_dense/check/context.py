@@ -150,6 +150,7 @@ class Subject:
         pictures: Length of the training set; ``None`` if it was not read.
         data_problem: Why the training set was not read.
         validation_problem: Why a picture of the validation set cannot be read.
+        tested: A picture of the validation set, after its pipeline.
         batch: A batch as the loader gives it.
         batch_shape: Of the inputs as the student sees them; several views are a list.
         model: The built model.
@@ -170,6 +171,7 @@ class Subject:
     pictures: int | None = None
     data_problem: str = ''
     validation_problem: str = ''
+    tested: dict[str, Any] | None = None
     batch: Mapping[str, Any] | None = None
     batch_shape: list[list[int]] = field(default_factory=list)
     model: Any = None

@@ -57,13 +57,13 @@ def read_data(subject: Subject) -> None:
 
 
 def read_validation(subject: Subject) -> None:
-    """Read the validation pictures that a teacher is tested on; training reads all of them at its first validation."""
+    """Read validation pictures, also those that a teacher is tested on; training reads all of them later."""
     if subject.data_problem or 'val_dataloader' not in subject.config:
         return
     try:
         dataset = DATASETS.build(subject.config.val_dataloader.dataset)
-        for place in _spread(dataset, subject.options.val):
-            dataset[place]
+        for place in _spread(dataset, max(1, subject.options.val)):
+            subject.tested = dataset[place]
     except Exception as error:  # a pipeline may run any code
         subject.validation_problem = message_of(error)
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from mmdistill_dense.check import rules
@@ -16,6 +17,7 @@ from mmdistill_dense.check.data import read_data, read_validation
 from mmdistill_dense.check.findings import ERROR, Finding, exit_code, message_of, worst
 from mmdistill_dense.check.load_networks import build, load, resolve, test_teachers
 from mmdistill_dense.check.one_step import measure_cost, run_step
+from mmdistill_dense.check.predict import predict
 from mmdistill_dense.check.unlabelled_facts import ask_teachers, read_unlabelled
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.recipes.named import read_config
@@ -52,9 +54,18 @@ def _no_weights_may_help(subject: Subject, error: Exception) -> str:
     return 'Everything else can be checked without weights: --no-weights.' if weights else ''
 
 
-def _larger_may_help(subject: Subject, _: Exception) -> str:
-    if subject.options.size is not None:
-        return 'Is --size too small for the network (900 queries, anchors, a pooling to one pixel)?'
+def _larger_may_help(subject: Subject, error: Exception) -> str:
+    queries, shapes = getattr(subject.model, 'num_queries', None), subject.batch_shape
+    if 'index k out of range' in str(error) and queries and len(shapes) == 1:
+        with torch.no_grad():
+            maps = subject.model.extract_feat(torch.zeros(1, *shapes[0][1:], device=subject.options.device))
+        places = sum(one.shape[-2] * one.shape[-1] for one in maps)
+        return (
+            f'A picture of {shapes[0][-2]}x{shapes[0][-1]} gives {places} places for {queries} queries: make pictures '
+            'larger (train_dataloader.dataset.pipeline; --size of new and check), or set a smaller num_queries.'
+        )
+    if 'more than 1 value per channel' not in str(error):
+        return '' if subject.options.size is None else 'Is --size too small for the network?'
     if subject.batch_size == 1:
         return (
             'Batch norm behind a pooling to one pixel needs two pictures: set train_dataloader.batch_size=2 or more'
@@ -70,6 +81,7 @@ STAGES = (
     Stage('building the networks', build, rules.MODEL),
     Stage('reading the pictures without labels', read_unlabelled, rules.UNLABELLED),
     Stage('loading the weights', load, rules.WEIGHTS, _no_weights_may_help),
+    Stage('predicting a picture of validation', predict, ()),
     Stage('testing the teacher', test_teachers, rules.METRIC),
     Stage('asking the teacher about them', ask_teachers, rules.CONFIDENCE),
     Stage('running a step', run_step, rules.STEP, _larger_may_help),

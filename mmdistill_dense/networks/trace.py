@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +31,7 @@ Result = TypeVar('Result')
 
 DEFAULT_SIZE = (512, 512)
 _CPU_SIDE = 256
+_LARGEST = 2**22  # pixels of a trial
 
 
 class _NumbersOnCPU(TorchFunctionMode):
@@ -162,16 +165,37 @@ def on_a_device(run: Callable[[tuple[int, int], str], Result], size: tuple[int, 
             return run(whole, 'cpu')
         except (RuntimeError, NotImplementedError) as error:
             if not torch.cuda.is_available():
-                raise RuntimeError(_no_device(error)) from error
+                raise RuntimeError(_no_device(error, lambda size: run(size, 'cpu'), whole)) from error
             return run(whole, 'cuda')
 
 
-def _no_device(error: Exception) -> str:
+def first_larger(run: Callable[[tuple[int, int]], Any], size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the first of some larger sizes at which ``run`` does not fail; ``None`` if it fails at all of them."""
+    for factor in (1.25, 1.5, 2, 3, 4, 6, 8):
+        height, width = (math.ceil(side * factor / 32) * 32 for side in size)
+        if height * width <= _LARGEST:
+            with contextlib.suppress(Exception):
+                run((height, width))
+                return height, width
+    return None
+
+
+def _no_device(error: Exception, run: Callable[[tuple[int, int]], Any], size: tuple[int, int]) -> str:
+    if isinstance(error, NotImplementedError) or re.search('device|backend|GPU|CUDA', str(error)):
+        hint = 'If one of its operations exists only for GPUs (CARAFE does), build the model on a machine with a GPU.'
+    elif larger := first_larger(run, size):
+        hint = (
+            f'It cannot run pictures of {size[0]}x{size[1]}, but those of {larger[0]}x{larger[1]}: set a larger '
+            'data_preprocessor.size and crop (new: --size), or take another network.'
+        )
+    else:
+        hint = (
+            'It cannot run without distillation either: where numbers of channels differ, set in_channels of the named '
+            'part to those that it is given.'
+        )
     return (
         f'The pass that finds the shapes of the taps failed on the CPU{_where(error)}, and there is no GPU here to '
-        f'try: {str(error).rstrip(".")}. If an operation of the network exists only for GPUs (CARAFE, for instance), '
-        'build the model on a machine with a GPU. Otherwise the network cannot run at this size without distillation '
-        'either: where numbers of channels differ, set in_channels of the named part to those that it is given.'
+        f'try: {str(error).rstrip(".")}. {hint}'
     )
 
 

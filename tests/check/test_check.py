@@ -16,7 +16,10 @@ from rich.console import Console
 from mmdistill_dense.check import Options, Report, check_config, rules
 from mmdistill_dense.check.cli import main_check
 from mmdistill_dense.check.context import Subject
+from mmdistill_dense.check.predict import predict
 from mmdistill_dense.check.render import show
+from mmdistill_dense.check.run import _larger_may_help
+from mmdistill_dense.utils.random_streams import stream_states
 from tests import toys
 
 FAST = Options(val=0, cost=False)
@@ -196,6 +199,49 @@ def test_validation_pictures_that_cannot_be_read(tmp_path: Path, wrong: str) -> 
     assert found(report)['data'] == 'error' and 'stop at the first validation: ' in said(report), report.findings
     assert ('do not fit' if wrong == 'label' else str(folder)) in said(report)
     assert report.subject.terms and report.exit_code() == 2
+
+
+LRASPP = 'mmseg::mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'
+
+
+@pytest.mark.parametrize('scale', [(400, 300), (480, 480)], ids=str)
+def test_a_student_that_cannot_predict_pictures_of_validation(tmp_path: Path, scale: tuple[int, int]) -> None:
+    """Its training crop is large enough: the training would stop at its first evaluation."""
+    head = dict(num_classes=toys.NUM_CLASSES)
+    config = toys.run_config(
+        tmp_path, dict(cfg=LRASPP, pretrained=None, data_preprocessor=dict(size=(400, 400)), decode_head=head)
+    )
+    first, last = config.val_dataloader.dataset.pipeline
+    config.val_dataloader.dataset.pipeline = [first, dict(type='Resize', scale=scale, keep_ratio=True), last]
+    report = check_config(config, Options(weights=False, val=0, cost=False))
+    if scale == (480, 480):
+        assert not report.stopped and report.subject.terms and report.verdict != 'error'
+        return
+    assert report.stopped == 'predicting a picture of validation'
+    message = report.findings[-1].message
+    assert 'EncoderDecoder cannot predict a picture of 300x300' in message and 'Resize.scale=(400, 300)' in message
+    assert 'can predict one of 480x480' in message and '--size' in message
+
+
+def test_a_prediction_leaves_the_student_as_it_was(seg: Report) -> None:
+    model = seg.subject.model.train()
+    before, streams = toys.student_state(model), stream_states()
+    predict(seg.subject)
+    assert not toys.differing(toys.student_state(model), before)
+    assert model.training and streams == stream_states()
+
+
+def test_the_hint_at_a_failed_step_is_that_of_its_error() -> None:
+    """Batch norm alone asks for two pictures, and queries for larger ones."""
+    made = Subject(Config({}), Options(batch=1), model=toys.build_plain(toys.det_net()), batch_shape=[[1, 3, 64, 96]])
+    with pytest.raises(ValueError) as norm:
+        torch.nn.BatchNorm2d(2).train()(torch.zeros(1, 2, 1, 1))
+    assert 'needs two pictures' in _larger_may_help(made, norm.value)
+    assert _larger_may_help(made, RuntimeError('the size of tensor a must match')) == ''
+    made.model.num_queries = 900
+    with pytest.raises(RuntimeError) as queries:
+        torch.zeros(1, 129).topk(900)
+    assert '64x96 gives 129 places for 900 queries' in _larger_may_help(made, queries.value)
 
 
 def test_an_unknown_tap(tmp_path: Path) -> None:

@@ -289,3 +289,17 @@ def test_a_network_with_computed_tensors_is_copied():
     again = copied(network)
     assert torch.equal(again.priors, network.priors) and again.places is not network.places
     assert again.weight is not network.weight and torch.equal(again.weight, network.weight)
+
+
+def test_a_network_that_needs_larger_pictures_says_which(monkeypatch):
+    """An operation that only GPUs have was given as the reason."""
+    option = dict(
+        cfg='mmseg::mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py',
+        pretrained=None,
+        data_preprocessor=dict(size=(96, 128)),
+    )
+    words = r'cannot run pictures of 96x128, but those of 576x768: .*--size'
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(RuntimeError, match=words) as error:
+        toys.build(toys.model_config(option, toys.seg_net(allow_random=True)))
+    assert 'GPUs' not in str(error.value)

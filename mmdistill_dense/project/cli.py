@@ -7,8 +7,10 @@ import difflib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+from mmdistill_dense.utils.folder_lock import FolderInUse, owned
 from mmdistill_dense.utils.heartbeat import alive
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.validate import counted
@@ -151,14 +153,20 @@ def main_run(argv: Sequence[str] | None = None) -> int:
     )
     args = parsed(parser, argv, dict.fromkeys(new_parser()._option_string_actions))
     print(f'run      {args.folder}', flush=True)
+    try:
+        project = (args.folder / 'suite.yaml').is_file()
+        with owned(args.folder, 'this project') if project else nullcontext():  # before the heavy imports
+            return _run(args)
+    except (OSError, KeyError, ValueError, FolderInUse) as error:
+        print(f'ERROR    {text_of(error)}', file=sys.stderr)
+        return 2
+
+
+def _run(args: argparse.Namespace) -> int:
     with alive('run'):
         from mmdistill_dense.utils.silence import quiet
 
         with quiet():
             from mmdistill_dense.project.steps import run_project
 
-    try:
-        return run_project(args.folder, args.rerun_changed)
-    except (OSError, KeyError, ValueError) as error:
-        print(f'ERROR    {text_of(error)}', file=sys.stderr)
-        return 2
+    return run_project(args.folder, args.rerun_changed)

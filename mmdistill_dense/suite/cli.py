@@ -25,6 +25,7 @@ from mmdistill_dense.utils.folder_lock import owned
 from mmdistill_dense.utils.heartbeat import alive
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.silence import errors_only, quiet
+from mmdistill_dense.utils.threads import threads_asked_for
 from mmdistill_dense.utils.validate import counted
 
 INTERRUPTED = 130
@@ -98,7 +99,7 @@ def _run(args: argparse.Namespace) -> int:
 
     definition = load(args.definition)
     definition = replace(definition, jobs=args.jobs or definition.jobs, threads=args.threads or definition.threads)
-    threads = definition.threads or max(1, (os.cpu_count() or 1) // definition.jobs)
+    threads = definition.threads or threads_asked_for() or max(1, (os.cpu_count() or 1) // definition.jobs)
     console = Console(file=sys.stdout)
     with owned(definition.out, f'suite {definition.title!r}'):
         try:

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 
+class FolderInUse(RuntimeError):
+    """Another process works in a folder."""
+
+
 @contextmanager
 def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     """Lock a folder for this process while the context is open.
@@ -23,7 +27,7 @@ def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
         patience: Seconds to wait for another process to end.
 
     Raises:
-        RuntimeError: When another process holds the lock.
+        FolderInUse: When another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / '.lock', 'a+', encoding='utf-8') as file:
@@ -47,7 +51,7 @@ def _acquire(file: Any, what: str, folder: Path, patience: float) -> None:
             if time.monotonic() >= end:
                 file.seek(0)
                 holder = file.read().strip() or 'unknown'
-                raise RuntimeError(
-                    f'{what} already runs in {folder}, as process {holder}: wait for it, end it, or set another `out`.'
+                raise FolderInUse(
+                    f'{what} already runs in {folder}, as process {holder}: wait for it, or end it.'
                 ) from error
         time.sleep(0.2)

@@ -19,3 +19,9 @@ def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
     """
     if 'OMP_WAIT_POLICY' not in environment:
         environment.setdefault('GOMP_SPINCOUNT', SPINS)
+
+
+def threads_asked_for() -> int:
+    """Return the number of threads that the user's shell asks for (``OMP_NUM_THREADS``), 0 without any."""
+    asked = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0].strip()
+    return int(asked) if asked.isdigit() else 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +21,8 @@ from mmdistill_dense.project import steps
 from mmdistill_dense.project.cli import main_new, main_run
 from mmdistill_dense.suite.definition.definition import load
 from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.utils.folder_lock import owned
+from tests.engine.processes import environment
 from tests.project.folders_of_data import seg_folder
 from tests.suite.tiny import write_result
 
@@ -151,6 +155,19 @@ def test_what_was_checked_is_known_until_a_file_changes(monkeypatch: pytest.Monk
     with pytest.raises(RuntimeError):
         steps.checked(place, definition)
     assert asked == ['teacher.py']
+
+
+def test_a_second_run_in_a_folder_is_refused_before_it_loads_anything(tmp_path: Path) -> None:
+    """The message came after minutes of loading, as a traceback."""
+    (tmp_path / 'suite.yaml').touch()
+    words = [sys.executable, '-X', 'importtime', '-m', 'mmdistill_dense', 'run', str(tmp_path)]
+    with owned(tmp_path, 'x'):
+        done = subprocess.run(words, env=environment(), capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith('import time:')]
+    assert done.returncode == 2 and lines == [
+        f'ERROR    this project already runs in {tmp_path}, as process {os.getpid()}: wait for it, or end it.'
+    ]
+    assert '| torch' not in done.stderr
 
 
 def test_a_folder_without_project_is_refused(capsys: pytest.CaptureFixture) -> None:

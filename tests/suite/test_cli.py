@@ -1,6 +1,7 @@
 """The command as a person uses it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,3 +97,28 @@ def test_shipped_definitions_resolve(path: Path) -> None:
     rows = {run.name: run for run in plan.runs(definition) if run.choice is not None}
     hashes = {name: plan.hash_of(definition, run) for name, run in rows.items()}
     assert len(set(hashes.values())) == len(hashes) >= 2
+
+
+@pytest.mark.parametrize(
+    ('asked', 'words', 'threads'), [('3', [], 3), ('3', ['--threads', '2'], 2), (None, ['--jobs', '64'], 1)]
+)
+def test_threads_that_the_shell_asks_for_are_taken(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, words: list[str], threads: int
+) -> None:
+    """The cores were divided among the runs, whatever the shell said."""
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    if asked:
+        monkeypatch.setenv('OMP_NUM_THREADS', asked)
+    taken = []
+
+    class Idle:
+        def __init__(self, command: Any, jobs: int, threads: int, board: Any) -> None:
+            taken.append(threads)
+
+        def execute(self, todo: Any) -> dict[str, str]:
+            return {}
+
+    monkeypatch.setattr('mmdistill_dense.suite.execute.pool.Pool', Idle)
+    monkeypatch.setattr('mmdistill_dense.suite.execute.preflight.check', lambda *_: None)
+    assert cli.main(['run', str(tiny.write(Path(), threads=None)), *words]) == 0
+    assert taken == [threads]

@@ -131,6 +131,26 @@ def test_interruption_ends_jobs_and_their_workers(tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in pids(tmp_path))
 
 
+LEAVES = """
+import pathlib, subprocess, sys
+folder = pathlib.Path(sys.argv[1])
+child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
+(folder / 'pids.txt').write_text(str(child.pid))
+if folder.name == 'a':
+    (folder / 'result.json').write_text('{"score": 1.0}')
+import os
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
+def test_a_job_that_ends_leaves_no_worker(tmp_path: Path) -> None:
+    """The worker of a loader waits for ever where nobody took its last batch, as with masks."""
+    failed = pool.Pool(command(LEAVES), 2, 1, Watch()).execute(runs(tmp_path, 'a', 'b'))
+    assert list(failed) == ['b seed 0'] and len(pids(tmp_path)) == 2
+    assert not any(alive(pid) for pid in pids(tmp_path))
+
+
 def suite_of_one(folder: Path) -> None:
     """What the process does that is killed: a pool with one job."""
     child = f'from mmdistill_dense.suite.execute.pool import end_with_parent; end_with_parent()\n{SLEEP}'

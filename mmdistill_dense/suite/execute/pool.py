@@ -72,7 +72,7 @@ class Pool:
             if code is None:
                 continue
             del running[slot]
-            _close(job.process)
+            end([job.process])  # with its group: a loader's worker whose last batch nobody took would wait for ever
             if code != 0 or job.run.result is None:
                 failed[job.run.folder] = (
                     f'ended with code {code}{no_room(job.run.folder)}\n  the end of {job.log}:\n{tail(job.log)}'

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from torch import Tensor
 
+from mmdistill_dense import losses
+from mmdistill_dense.losses import blocks
 from tests.properties.cases import Case, Inputs
 from tests.properties.strategies import DTYPES, KINDS, ORDINARY, permuted, seeds, size_of
 
@@ -154,6 +162,40 @@ def hides_no_nan(case: Case, draw: Draw) -> None:
         assert not math.isfinite(loss), f'NaN of {name} does not show'
 
 
+def _sizes_of_blocks() -> dict[ModuleType, dict[str, int]]:
+    """The private whole numbers of all modules of losses: how many elements, rows, pairs or bytes a block holds."""
+    modules = [import_module(f'{losses.__name__}.{found.name}') for found in iter_modules(losses.__path__)]
+    return {
+        module: found
+        for module in modules
+        if (found := {name: n for name, n in vars(module).items() if re.fullmatch('_[A-Z_]+', name) and type(n) is int})
+    }
+
+
+BLOCKS = _sizes_of_blocks()
+
+
+@contextmanager
+def in_blocks(size: int) -> Iterator[None]:
+    """Let every block of every loss hold so much."""
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(blocks, '_BLOCK', {'cpu': size}))
+        for module, found in BLOCKS.items():
+            stack.enter_context(mock.patch.multiple(module, **dict.fromkeys(found, size)))
+        yield
+
+
+def knows_no_blocks(case: Case, draw: Draw) -> None:
+    """Small blocks give the value and the gradient of large ones, in which the drawn maps fit whole."""
+    inputs, options = drawn(case, draw, ORDINARY, DOUBLE)
+    loss, grads = graded(case, inputs, options)
+    with in_blocks(draw(st.sampled_from([1, 2, 7, 40]))):
+        other, others = graded(case, inputs, options)
+    close(other, loss)
+    for name, grad in grads.items():
+        close(others[name], grad)
+
+
 def promises(case: Case) -> dict[str, Callable[[Case, Draw], None]]:
     """Return what applies to a case, by name."""
     sides = 'teacher' in case.axes and case.axes['teacher'].replace('d', 'c') == case.axes['student']
@@ -161,6 +203,7 @@ def promises(case: Case) -> dict[str, Callable[[Case, Draw], None]]:
         'finite': is_finite,
         'precision': has_a_precision,
         'gradients': teaches_nobody_else,
+        'blocks': knows_no_blocks,
         'order': knows_no_order if case.orders else None,
         'parts': averages if case.averages else None,
         'scale': knows_no_scale if case.scale else None,

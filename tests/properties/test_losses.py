@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from pathlib import Path
+
 import hypothesis.strategies as st
 import pytest
+import torch
 from hypothesis import given
 
 from mmdistill_dense import losses
-from tests.properties.cases import CASES
-from tests.properties.promises import promises
-from tests.properties.strategies import few, many
+from tests.properties.cases import CASES, Case
+from tests.properties.promises import BLOCKS, promises
+from tests.properties.strategies import ORDINARY, few, many
 
 ASKED = [(name, promise) for name, case in CASES.items() for promise in promises(case)]
 
@@ -44,3 +49,35 @@ def test_every_loss_is_asked() -> None:
         *('channel_attention', 'spatial_attention'),
     }
     assert set(losses.__all__) - parts == {name for name in CASES if ' ' not in name}
+
+
+def test_every_loss_with_blocks_is_cut_into_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that reads its sizes elsewhere would keep its promise without being asked."""
+    source = {path.stem: path.read_text() for path in Path(losses.__file__).parent.glob('*.py')}
+    named = {name for name, text in source.items() if 'blocks import' in text}
+    assert {'attention', 'contrast_plain', 'correlation', 'kl', 'masked', 'mimic'} <= named
+    sizes = {name for found in BLOCKS.values() for name in found}
+    assert {'_BLOCK_ELSEWHERE', '_PAIRS', '_CHUNK', '_COLUMNS', '_BLOCK_BYTES'} <= sizes, 'what is found is changed'
+    asked = set()
+
+    def noted(device: torch.device) -> int:
+        asked.add(sys._getframe(1).f_globals['__name__'].rpartition('.')[2])
+        return 1
+
+    for name in named:
+        module = import_module(f'{losses.__name__}.{name}')
+        monkeypatch.setattr(module, 'block_elements', noted)
+    monkeypatch.setattr('mmdistill_dense.losses.contrast_plain._PAIRS', 1)
+
+    def compute(case: Case) -> None:
+        @few
+        @given(st.data())
+        def computed(data: st.DataObject) -> None:
+            inputs, options = case.draw(data.draw, ORDINARY, torch.float64)
+            case.loss(**inputs, **options)
+
+        computed()
+
+    for case in CASES.values():
+        compute(case)
+    assert asked == named

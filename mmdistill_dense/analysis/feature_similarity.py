@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
+from mmdistill_dense.config.resolve import model_of
 from mmdistill_dense.distillers.base import Distiller, Recorded
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.model.distillation import distillers_of
@@ -120,7 +121,7 @@ def ready_pair(config: Config, checkpoint: str | None = None, name: str | None =
     init_default_scope(config.get('default_scope', 'mmengine'))
     with fork_rng():
         torch.manual_seed(0)
-        model = MODELS.build(config.model)
+        model = MODELS.build(model_of(config))
     found = distillers_of(model)
     if not found or (name is not None and name not in found):
         known = ', '.join(found) or 'none'

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmdistill_dense.analysis.batches import picture_size, pipeline_size, training_batch
 from mmdistill_dense.analysis.timing import check_whole, interleaved_times, peak_extra_memory
 from mmdistill_dense.analysis.training_step import Step, Steps, build_student, prepare_steps
-from mmdistill_dense.config.resolve import teachers_of
+from mmdistill_dense.config.resolve import model_of, teachers_of
 from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.utils.protocols import Network
 
@@ -36,7 +36,7 @@ def student_cost(config: Config, size: Size | None = None) -> dict[str, Any]:
             to the size that a detector's pipeline resizes to, or a segmenter's training crop.
     """
     init_default_scope(config.get('default_scope', 'mmseg'))
-    student = build_student({**config.model, 'distillers': {}, 'inherit': ()})
+    student = build_student({**model_of(config), 'distillers': {}, 'inherit': ()})
     size, origin = (size, 'given') if size else test_size(student, config)
     cost = {'student': _size_of(student, student, config, size), 'test_size': list(size), 'test_size_from': origin}
     teachers = [TeacherOption.parse(option).build() for option in teachers_of(config.model).values()]

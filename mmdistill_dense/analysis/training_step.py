@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdistill_dense.analysis.batches import training_batch
+from mmdistill_dense.config.resolve import model_of
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.engine.clipping import clip_unscaled
@@ -98,7 +99,7 @@ def prepare_steps(
         ValueError: If the model is not a ``DistillModel`` with distillers, its student neither segments nor detects, no
             size is given or found, or a distiller is off by its schedule at the start.
     """
-    model = dict(config.model)
+    model = model_of(config)
     if not model.get('distillers') or not model.get('teacher'):
         raise ValueError('step benchmark: model has no teacher and distillers to measure')
     scope = config.get('default_scope', 'mmseg')

@@ -89,7 +89,8 @@ class InitialWeights:
 class StudentFacts:
     """The student: parameters in all and ``trained``, those of the backbone, and those that distillers add.
 
-    ``starts`` are the files that it starts from; without any its weights are drawn.
+    ``auxiliary`` are parameters of heads that only train, which the others leave out. ``starts`` are the files that it
+    starts from; without any its weights are drawn.
     """
 
     network: str
@@ -98,6 +99,7 @@ class StudentFacts:
     backbone: int
     backbone_trained: int
     distillers: int
+    auxiliary: int = 0
     starts: list[InitialWeights] = field(default_factory=list)
 
 
@@ -158,6 +160,7 @@ class Subject:
         untaught: How the step differs from training, by distiller, e.g. tokens that are not learned yet.
         iteration: Iteration of the run at which the losses are computed.
         gaps: See :func:`~mmdistill_dense.check.own_copy.pair_gaps`.
+        idle: Distillers that compare nothing in the first step of a run, where their queues are empty.
         flat: Teacher taps that are the same at all positions.
         unlabelled: See :class:`UnlabelledFacts`.
         asked: Pictures without and with labels on which the teachers are asked.
@@ -183,6 +186,7 @@ class Subject:
     taps: list[TapRow] = field(default_factory=list)
     adapters: list[Adapter] = field(default_factory=list)
     gaps: dict[str, float] = field(default_factory=dict)
+    idle: list[str] = field(default_factory=list)
     flat: list[str] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
     unlabelled: UnlabelledFacts | None = None

@@ -17,7 +17,7 @@ from mmdistill_dense.analysis.training_step import build_student, draw_tokens, l
 from mmdistill_dense.check.context import InitialWeights, StudentFacts, Subject, TeacherFacts
 from mmdistill_dense.check.data import generate, shapes_of, test_pictures
 from mmdistill_dense.check.findings import message_of
-from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option
+from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, model_of, student_option
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.maskd.prepare_tokens import Places
 from mmdistill_dense.distillers.maskd.token_files import Values
@@ -31,11 +31,13 @@ from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.weights.locate import local_file
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
+_AUXILIARY = 'auxiliary_head.'  # of mmseg: used in training alone
+
 
 def resolve(subject: Subject) -> ModelConfig:
     """Return the student's model config, resolved; set the registries' scope."""
     init_default_scope(subject.config.get('default_scope', 'mmengine'))
-    model = subject.config.model
+    model = model_of(subject.config)
     return load_model(student_option(model), 'model.student') if is_distill_model(model) else load_model(model, 'model')
 
 
@@ -57,7 +59,7 @@ def ready_batch(subject: Subject) -> dict[str, Any]:
 
 def option(subject: Subject) -> dict[str, Any]:
     """Return the model's config, with the checked size as the size that it pads to."""
-    model = dict(subject.config.model)
+    model: dict[str, Any] = model_of(subject.config)
     preprocessor = model.get('data_preprocessor') or {}
     if subject.options.size and 'size' in (subject.network.get('data_preprocessor') or {}):
         model['data_preprocessor'] = {**preprocessor, 'size': tuple(subject.options.size)}
@@ -167,13 +169,14 @@ def _place_in_run(subject: Subject) -> None:
 
 def describe_student(model: nn.Module) -> StudentFacts:
     """Return class and numbers of parameters of a built student."""
-    own = {name: p for name, p in model.named_parameters() if not name.startswith('distillers.')}
+    own = {name: p for name, p in model.named_parameters() if not name.startswith(('distillers.', _AUXILIARY))}
     backbone = {name: p for name, p in own.items() if name.startswith('backbone.')} or own
     return StudentFacts(
         type(model).__name__.removeprefix('Distilled'),
         *_counts(own),
         *_counts(backbone),
         distillers=_counts(dict(getattr(model, 'distillers', nn.ModuleDict()).named_parameters()))[1],
+        auxiliary=_counts({name: p for name, p in model.named_parameters() if name.startswith(_AUXILIARY)})[0],
     )
 
 
@@ -189,7 +192,7 @@ def _describe_teacher(teacher: FrozenTeacher) -> TeacherFacts:
     return TeacherFacts(
         teacher.key,
         str(teacher.config.model.get('type')) if network is None else type(network).__name__,
-        0 if network is None else sum(p.numel() for p in network.parameters()),
+        0 if network is None else sum(p.numel() for n, p in network.named_parameters() if not n.startswith(_AUXILIARY)),
         receipt.as_dict() if receipt else None,
         None if teacher.classes is None else list(teacher.classes),
         teacher.plan.renormalise is not None,

@@ -37,7 +37,9 @@ def run_step(subject: Subject) -> None:
     subject.gaps = pair_gaps(model, resolve(subject), **ready_batch(subject))
     if any(True for distiller in subject.distillers.values() for _ in distiller.buffers()):
         with torch.no_grad():
-            model.loss(**ready_batch(subject))
+            first = model.loss(**ready_batch(subject))
+        given = [name for name, value in first.items() if 'loss' in name and torch.is_tensor(value) and value.any()]
+        subject.idle = [one for one in subject.distillers if not any(f'distill.{one}.' in name for name in given)]
     for teacher in subject.frozen.values():
         teacher.looks = []
     with Watch(model, subject.frozen).open() as watch:

@@ -84,6 +84,8 @@ def _networks(subject: Subject) -> Table | None:
         'initialised' if subject.options.weights else 'random'
     )
     table.add_row('student', student.network, f'{student.parameters:,}', f'{student.trained:,}', source, '')
+    if student.auxiliary:
+        table.add_row('  auxiliary heads', '', f'{student.auxiliary:,} more', '', 'in training alone', '')
     table.add_row('  backbone', '', f'{student.backbone:,}', f'{student.backbone_trained:,}', '', '')
     if subject.distillers:
         table.add_row('  distillers', '', f'{student.distillers:,}', f'{student.distillers:,}', '', '')

@@ -15,7 +15,14 @@ from rich.text import Text
 from rich.tree import Tree
 from torch import Tensor, nn
 
-from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option, teachers_of
+from mmdistill_dense.config.resolve import (
+    ModelConfig,
+    is_distill_model,
+    load_model,
+    model_of,
+    student_option,
+    teachers_of,
+)
 from mmdistill_dense.foundation.vit import PatchMap
 from mmdistill_dense.networks.find_tap import HEAD, find_place
 from mmdistill_dense.networks.input_grid import InputGrid
@@ -72,7 +79,7 @@ def networks_of(
         ValueError: If there is no teacher to list.
     """
     init_default_scope(config.get('default_scope', 'mmengine'))
-    model = config.model
+    model = model_of(config)
     if not is_distill_model(model):
         if teacher:
             raise ValueError('this config has no teacher: its model is not a DistillModel.')

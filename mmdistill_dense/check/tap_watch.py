@@ -100,6 +100,10 @@ class Watch:
         level, missing = 0, list[int]()
         for s_tap, t_tap in zip(distiller.student_taps, distiller.teacher_taps, strict=True):
             modules = _class_of(self.model, s_tap), _class_of(frozen, t_tap)
+            if distiller.teacher_gives:
+                shape = student[str(s_tap)][0]
+                yield TapRow(name, str(s_tap), modules[0], shape, distiller.teacher_gives, '', shape)
+                continue
             for s, t in zip_longest(student[str(s_tap)], teacher[str(t_tap)], fillvalue=missing):
                 aligned = self._aligned(distiller, level, s, t)
                 yield TapRow(name, str(s_tap), modules[0], s, str(t_tap), modules[1], t, aligned)

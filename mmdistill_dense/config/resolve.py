@@ -176,6 +176,14 @@ def _load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
     return ModelConfig(model, scope, option['cfg'], key)
 
 
+def model_of(config: Mapping[str, Any]) -> ConfigDict:
+    """Return a config's model as the runner builds it: with the ``data_preprocessor`` beside it, if it has none."""
+    model = ConfigDict(config['model'])
+    if config.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', config['data_preprocessor'])
+    return model
+
+
 def is_distill_model(model: Any) -> bool:
     """Tell whether a model config is a ``DistillModel``."""
     kind = model.get('type') if isinstance(model, Mapping) else None

@@ -60,6 +60,7 @@ class Distiller(nn.Module):
             pictures without labels.
         no_auto: Why the method refuses ``student_tap='auto'``; empty for a method that compares any maps.
         needs_scores: Whether the method needs a teacher with class scores or boxes.
+        teacher_gives: What is compared with the student's tap, in words, if it is not the teacher's tap.
         auto: The option ``student_tap`` if it was ``'auto'`` or ``'auto[-1]'``, else empty.
         name: Its name in ``model.distillers``.
         teacher_name: Name of its teacher among several; None: the only one.
@@ -93,6 +94,7 @@ class Distiller(nn.Module):
     SETTINGS: ClassVar[Settings] = {AUTO: for_both()}
     needs_labels: bool = False
     needs_scores: ClassVar[bool] = False
+    teacher_gives: ClassVar[str] = ''
     no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
 
     def __init__(

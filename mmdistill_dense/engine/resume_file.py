@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import functools
+import itertools
 import zipfile
 from collections.abc import Mapping
 from numbers import Integral
@@ -17,6 +18,7 @@ from mmdistill_dense.engine.changes import tell_changes
 from mmdistill_dense.engine.ddp import warn_of_other_processes
 from mmdistill_dense.utils.reproducible import sampler_of
 from mmdistill_dense.utils.runner_internals import built_loop, name_start_file, resumes, start_file
+from mmdistill_dense.weights.strict_load import read_checkpoint
 
 
 class ResumeFile(Hook):
@@ -68,11 +70,21 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
     ``last_checkpoint``, which mmengine keeps, may name a file that is not whole, or be empty, after a kill.
     """
-    files = [path for path in folder.glob('*.pth') if re.fullmatch('(iter|epoch)_[0-9]+', path.stem)]
-    for path in sorted(files, key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True):
-        if zipfile.is_zipfile(path):  # is_zipfile finds the archive's directory, which is written last
-            return path
-    return None
+    found: list[Path] = []
+    for kind in ('iter', 'epoch'):
+        files = [path for path in folder.glob(f'{kind}_*.pth') if path.stem.removeprefix(f'{kind}_').isdigit()]
+        files.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
+        # is_zipfile finds the archive's directory, which is written last
+        found += itertools.islice(filter(zipfile.is_zipfile, files), 1)
+    if len(found) < 2:
+        return found[0] if found else None
+    return max(found, key=lambda path: _iteration(path, path.stat().st_mtime_ns))
+
+
+@functools.lru_cache
+def _iteration(path: Path, _: int) -> int:
+    """Return the iteration of a checkpoint; ``epoch_12`` may be later than ``iter_2000``."""
+    return int(read_checkpoint(path)['meta']['iter'])
 
 
 def resume_from_a_whole_file(runner: Runner) -> None:

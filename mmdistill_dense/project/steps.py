@@ -108,8 +108,8 @@ def _said(name: str, report: Report) -> Iterator[str]:
         if one.receipt and one.receipt['file']:
             tensors = f'{one.receipt["matched"]} of {one.receipt["total"]} tensors'
             yield f'         teacher from {one.receipt["file"]}, SHA-256 {str(one.receipt["sha256"])[:8]}, {tensors}'
-    for row in subject.taps:
-        yield f'         {row.distiller} compares {row.student_tap} with {row.teacher_tap}'
+    pairs = [f'{row.distiller} compares {row.student_tap} with {row.teacher_tap}' for row in subject.taps]
+    yield from (f'         {pair}' for pair in dict.fromkeys(pairs))
     for finding in report.findings:
         if finding.level != NOTE:
             yield f'         {finding.level}: {finding.message} {finding.advice}'.rstrip()

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
-from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
+from mmdistill_dense.config.resolve import is_distill_model, load_model, model_of, student_option
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.safe_load import read_checkpoint
 
@@ -192,8 +192,7 @@ def copy_strictly(targets: Mapping[str, Tensor], state: Mapping[str, Tensor], ti
 def plain_config(config: Config) -> Config:
     """Return the flattened config of the student alone (model, data, schedule), without any distillation."""
     flat = ConfigDict(config.to_dict())  # to_dict drops the names that a read_base() config imports
-    if flat.get('data_preprocessor') is not None:
-        flat.model.setdefault('data_preprocessor', flat.data_preprocessor)  # as the runner does; inferencers do not
+    flat.model = model_of(flat)  # as the runner does; inferencers do not
     if is_distill_model(flat.model):
         resolved = load_model(student_option(flat.model), 'model.student')
         flat.model = resolved.model

@@ -1,6 +1,7 @@
 """Similarity pictures: the cosines, where the pixel lies, and the command on pre-training and plug-in configs."""
 
 import argparse
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from mmdistill_dense.analysis.feature_similarity import (
     similarity_rows,
 )
 from mmdistill_dense.analysis.similarity_pictures import HEAD, add_similarity, draw_similarity, heated, read_pictures
+from mmdistill_dense.analysis.training_step import prepare_steps
+from mmdistill_dense.check.tap_list import networks_of
 from tests import toys
 from tests.pretrain import runs
 
@@ -220,3 +223,14 @@ def test_a_config_without_distillers_and_a_malformed_pixel_are_refused(tmp_path:
     with pytest.raises(SystemExit):
         drawn(tmp_path, 'config.py', '--points', '3;5')
     assert "'3;5' is not a pixel: write X,Y" in capsys.readouterr().err
+
+
+def test_a_preprocessor_beside_the_model_counts_as_in_training(tmp_path: Path) -> None:
+    """The runner gives it to a model that has none of its own."""
+    config = toys.run_config(tmp_path, toys.model_config(distillers=dict(kd=dict(type='LogitKD'))))
+    config.data_preprocessor = dict(size=(32, 32))
+    trained = toys.make_runner(tmp_path, copy.deepcopy(config)).model
+    assert trained.data_preprocessor.size == (32, 32) != toys.build(config.model).data_preprocessor.size
+    assert ready_pair(config)[0].data_preprocessor.size == (32, 32)
+    assert prepare_steps(config).size == (32, 32)
+    assert next(networks_of(config))[1].model.data_preprocessor.size == (32, 32)

@@ -16,6 +16,7 @@ from rich.console import Console
 from mmdistill_dense.check import Options, Report, check_config, rules
 from mmdistill_dense.check.cli import main_check
 from mmdistill_dense.check.context import Subject
+from mmdistill_dense.check.load_networks import describe_student
 from mmdistill_dense.check.predict import predict
 from mmdistill_dense.check.render import show
 from mmdistill_dense.check.run import _larger_may_help
@@ -199,6 +200,38 @@ def test_validation_pictures_that_cannot_be_read(tmp_path: Path, wrong: str) -> 
     assert found(report)['data'] == 'error' and 'stop at the first validation: ' in said(report), report.findings
     assert ('do not fit' if wrong == 'label' else str(folder)) in said(report)
     assert report.subject.terms and report.exit_code() == 2
+
+
+@pytest.mark.soak
+def test_what_a_part_of_the_teacher_answers_is_said_once(tmp_path: Path) -> None:
+    """RoIHeadKD reads the teacher's maps to run its RoI head: it compares no map."""
+    kd = dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_cls', output='cls_score', form='softmax')
+    student, teacher = toys.det_net('faster_rcnn'), toys.det_net('faster_rcnn', width=16, allow_random=True)
+    config = toys.det_run_config(tmp_path, toys.model_config(student, teacher, dict(kd=kd)))
+    report = check_config(config, Options(False, batch=2, size=(96, 128), cost=False))
+    (row,) = report.subject.taps
+    assert (row.student_tap, row.teacher_tap) == ('roi_head.bbox_head.fc_cls', 'roi_head on the same RoIs')
+    assert row.student_shape == row.teacher_shape and 'roi_head on the same RoIs' in printed(report)
+
+
+@pytest.mark.parametrize(('iters', 'wrong'), [(4, True), (5, False)])
+def test_a_balance_that_measures_an_empty_queue_alone(tmp_path: Path, iters: int, wrong: bool) -> None:
+    """The training of the student stopped there, after that of the teacher."""
+    pcd = dict(type='PCD', student_tap='backbone[3]', balance=dict(ratio=3.0, until=0.25), queue_size=32)
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(pcd=pcd))
+    report = check_config(toys.run_config(tmp_path, model, iters=iters), RANDOM)
+    assert found(report) == ({'unmeasured': 'error'} if wrong else {}), report.findings
+    assert not wrong or 'in the first step alone, where PCD has nothing to compare' in said(report)
+
+
+def test_heads_that_only_train_are_counted_beside_the_student() -> None:
+    model = toys.build_plain(toys.seg_net())
+    backbone, head, auxiliary = (
+        sum(one.numel() for one in getattr(model, name).parameters())
+        for name in ('backbone', 'decode_head', 'auxiliary_head')
+    )
+    facts = describe_student(model)
+    assert facts.parameters == backbone + head and facts.auxiliary == auxiliary > 0
 
 
 LRASPP = 'mmseg::mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.changes import _flat, written
-from mmdistill_dense.engine.resume_file import resume_from_a_whole_file
+from mmdistill_dense.engine.resume_file import latest_checkpoint, resume_from_a_whole_file
 from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
 
@@ -363,6 +363,15 @@ def test_the_latest_whole_file_is_taken_otherwise(killed, caplog, content):
     pointer.unlink() if content is None else pointer.write_text(content.format(folder=killed))
     assert resumed(killed) == str(killed / 'iter_4.pth')
     assert 'names no whole file' in caplog.text and 'goes on from iter_4.pth' in caplog.text
+
+
+@pytest.mark.parametrize(('epoch', 'latest'), [(150, 'epoch_3'), (90, 'iter_100')])
+def test_of_files_by_epoch_and_by_iteration_the_later_one_is_taken(tmp_path, epoch, latest):
+    """Their numbers count different things."""
+    for name, iteration in (('iter_100', 100), ('iter_40', 40), ('epoch_3', epoch), ('epoch_2', epoch - 50)):
+        torch.save(dict(meta=dict(iter=iteration)), tmp_path / f'{name}.pth')
+    (tmp_path / 'iter_200.pth').write_bytes(b'cut off')
+    assert latest_checkpoint(tmp_path) == tmp_path / f'{latest}.pth'
 
 
 def test_a_file_that_is_named_and_a_new_run_are_left_alone(killed):

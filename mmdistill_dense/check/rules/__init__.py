@@ -56,6 +56,7 @@ CONFIDENCE: tuple[Check, ...] = (unlabelled_rules.unsure, unlabelled_rules.few_l
 METRIC: tuple[Check, ...] = (network_rules.teacher_metric,)
 STEP: tuple[Check, ...] = (
     step_rules.finite,
+    step_rules.unmeasured,
     step_rules.pull,
     step_rules.against,
     step_rules.untaught,

@@ -10,6 +10,9 @@ import torch
 from mmdistill_dense.analysis.gradients import BACKBONE
 from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import ERROR, NOTE, WARNING, Finding, Findings
+from mmdistill_dense.distillers.balance import planned
+from mmdistill_dense.distillers.schedule import in_iterations
+from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.term_gradients import TASK
 
 LOUD, QUIET = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
@@ -29,6 +32,22 @@ def finite(subject: Subject) -> Findings:
                 'finite',
                 f'{term.name} is {term.value} with a gradient of {term.pulls[BACKBONE].norm} at the backbone.',
                 'Check the labels, the weights of that term, and that the teacher is the right file.',
+            )
+
+
+def unmeasured(subject: Subject) -> Findings:
+    """Find a ``balance`` that measures in the first step alone, where a queue is empty and gives no gradient."""
+    balanced = balanced_of(subject.distillers)
+    for name, (distiller, balancer) in balanced.items():
+        window = in_iterations(balancer.option.until, distiller.state.max_iters)
+        if name in subject.idle and planned(window, distiller.state.max_iters, len(balanced)) <= {0}:
+            key = f'model.distillers.{name}.balance'
+            yield Finding(
+                ERROR,
+                'unmeasured',
+                f'{key} measures until iteration {window:g}: in the first step alone, where {type(distiller).__name__} '
+                'has nothing to compare yet (its queue is empty). Training would stop without a weight.',
+                f'Train for more iterations, raise {key}.until, or set balance=None and give loss_weight.',
             )
 
 

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmcv.image.geometric import rescale_size
+
+from mmdistill_dense.project.open_pictures import size_text
 from mmdistill_dense.project.sides import Side
 from mmdistill_dense.project.zoo_schedule import batch_of
 
@@ -20,7 +23,8 @@ class Loading:
     """How the data are read.
 
     Attributes:
-        size: Height and width to which a picture is brought.
+        size: Height and width into which a picture is brought.
+        tested: Height and width that a usual picture then has.
         crop: Height and width of the training crop; for segmentation.
         resize: Whether segmentors are tested at ``size``, or at the pictures' own.
         keep_ratio: Whether a picture keeps its shape; for detection.
@@ -30,6 +34,7 @@ class Loading:
     """
 
     size: tuple[int, int]
+    tested: tuple[int, int]
     crop: tuple[int, int]
     resize: bool
     keep_ratio: bool
@@ -42,8 +47,8 @@ def decide_loading(
     student: Side,
     usual: tuple[int, int],
     pictures: int,
-    size: tuple[int, int] | None,
     batch: int | None,
+    size: tuple[int, int] | None,
 ) -> Loading:
     """Return how the data are read: as by the student's config, no larger than the pictures or the machine.
 
@@ -51,8 +56,8 @@ def decide_loading(
         student: The network.
         usual: Height and width of the user's pictures.
         pictures: Their number for training.
-        size: Height and width to use instead of ``usual``.
         batch: Pictures of a step; default: those of the config, fewer on a CPU or for few pictures.
+        size: Height and width to use instead of ``usual``.
     """
     import torch
 
@@ -65,19 +70,29 @@ def decide_loading(
     if student.task == 'seg':
         height, width = size or usual
         crop = _crop(student.model, (height, width), exact=size is not None)
-        tested = f'tested at {height}x{width}' if size else 'tested at their own size'
-        note = f'crops of {crop[0]}x{crop[1]}, {tested}; {machine}'
-        return Loading((height, width), crop, size is not None, True, chosen, workers, note)
+        tested = _brought(usual, size, True) if size else usual
+        how = '' if size else 'their own size, '
+        note = f'crops of {size_text(crop)}, tested at {how}{size_text(tested)}; {machine}'
+        return Loading((height, width), tested, crop, size is not None, True, chosen, workers, note)
     scale, keep_ratio = _scale(student)
     if size is None:
         fits = max(usual) <= max(scale) and min(usual) <= min(scale) and keep_ratio
         size = usual if fits else (min(scale), max(scale)) if usual[0] <= usual[1] else (max(scale), min(scale))
-    why = 'as they are' if size == usual else f'in place of {usual[0]}x{usual[1]}'
+    tested = _brought(usual, size, keep_ratio)
+    why = 'as they are' if tested == usual else f'in place of {size_text(usual)}'
     note = (
-        f'pictures of {size[0]}x{size[1]}, {why} (the config has {max(scale)}x{min(scale)}; --size H W sets it); '
+        f'pictures of {size_text(tested)}, {why} (the config has {max(scale)}x{min(scale)}; --size H W sets it); '
         f'{machine}'
     )
-    return Loading(size, size, True, keep_ratio, chosen, workers, note)
+    return Loading(size, tested, size, True, keep_ratio, chosen, workers, note)
+
+
+def _brought(picture: tuple[int, int], size: tuple[int, int], keep_ratio: bool) -> tuple[int, int]:
+    """Return the height and width that a picture has after ``Resize``."""
+    if not keep_ratio:
+        return size
+    width, height = rescale_size(picture[::-1], size[::-1])
+    return height, width
 
 
 def check_tested(side: Side) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from mmdistill_dense.project.data_file import box_file, seg_file
 from mmdistill_dense.project.given_files import check_files, check_foundation, check_teacher, named_by_teacher, whole
 from mmdistill_dense.project.label_images import SegData, find_seg_data
 from mmdistill_dense.project.loading import Loading, check_tested, decide_loading
+from mmdistill_dense.project.open_pictures import Size
 from mmdistill_dense.project.sides import Side, adapt, read_foundation, read_side
-from mmdistill_dense.project.size_steps import padded_batches, padded_tests, size_step
+from mmdistill_dense.project.size_steps import check_large_enough, padded_batches, padded_tests, size_step
 from mmdistill_dense.project.split_pictures import shared
 from mmdistill_dense.project.unlabelled_folder import LIST, FreePictures, free_pictures
 from mmdistill_dense.project.zoo_schedule import Schedule, scaled_schedule
@@ -42,12 +44,14 @@ class Task:
 
     Attributes:
         free: The pictures of ``--unlabelled``.
+        load: Returns how they would be read with another ``--size``.
     """
 
     args: argparse.Namespace
     data: SegData | BoxData
     free: FreePictures | None
     loading: Loading
+    load: Callable[[Size], Loading]
     tell: Tell
 
 
@@ -80,11 +84,11 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
     data = find(Path(args.data), args.classes, args.exif)
     if isinstance(data, SegData) and args.teacher_checkpoint and not args.classes:
         data = named_by_teacher(data, args.teacher_checkpoint)
-    size = args.size and tuple(args.size)
-    loading = decide_loading(student, data.size, data.splits['train'].count, size, args.batch)
+    load = partial(decide_loading, student, data.size, data.splits['train'].count, args.batch)
+    loading = load(args.size and tuple(args.size))
     _tell_data(data, loading, tell)
     free = free_pictures(args.unlabelled, data, loading.batch) if args.unlabelled else None
-    task = Task(args, data, free, loading, tell)
+    task = Task(args, data, free, loading, load, tell)
     files = _data_files(task, student, teacher)
     _adapt(task, student, True)
     schedule = _schedule(task, student)
@@ -173,14 +177,15 @@ def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, st
 
 def _adapt(task: Task, side: Side, trained: bool) -> None:
     """Set what the data change in a network."""
-    tested = task.loading.size if task.loading.resize else task.data.size
-    sizes = seg_size(side.model, task.loading.crop, tested) if side.task == 'seg' else det_size(side.model)
+    loading = task.loading
+    sizes = seg_size(side.model, loading.crop, loading.tested) if side.task == 'seg' else det_size(side.model)
     step = size_step(side)
     if step > 1:
         seg = side.task == 'seg'
-        padded = padded_tests(side, step, task.loading.crop) if seg else padded_batches(side, step)
+        padded = padded_tests(side, step, loading.crop) if seg else padded_batches(side, step)
         sizes = joined_overrides(sizes, padded)
     adapt(side, len(task.data.classes), sizes, trained, task.args.random_weights)
+    check_large_enough(side, task.data.size, loading, task.load)
 
 
 def _schedule(task: Task, side: Side) -> Schedule:

@@ -76,7 +76,7 @@ def agreement(root: Path, task: str, exif: str | None) -> tuple[float, list[str]
     """The share of pixels that have their own label in the validation data that `new` writes, and its notes."""
     find = find_seg_data if task == 'seg' else find_box_data
     data = find(root, (), exif)
-    loading = Loading(side(False), side(False), False, True, 2, 0, '')
+    loading = Loading(side(False), side(False), side(False), False, True, 2, 0, '')
     text = seg_file(data, loading) if isinstance(data, SegData) else box_file(data, loading, False, False)
     project = root.parent / 'project'
     project.mkdir(exist_ok=True)

@@ -42,7 +42,7 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )
-LOADING = Loading((32, 48), (32, 32), True, True, 2, 0, '')
+LOADING = Loading((32, 48), (32, 48), (32, 32), True, True, 2, 0, '')
 OPTIMIZER = {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.1}}
 few = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 import mmdistill_dense.distillers  # noqa: F401  registers the methods
 from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.distillers.pcd.queue_size import LEAST_TRAINING
 from mmdistill_dense.distillers.presets import AUTO, put_all
 from mmdistill_dense.project.sides import Side
 from mmdistill_dense.recipes.compose import methods, option_files
@@ -18,6 +19,8 @@ from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.registry import DISTILLERS
 
 DEFAULTS = {'seg': 'pcd', 'det': 'pkd'}  # docs/results.md, "Earlier trials"
+SMALL_DEFAULT = 'cwd'  # where PCD cannot fill its queue
+_LEAST_STEPS = 5  # of PCD: its weight is measured in the first quarter, once the queue holds keys
 FOUNDATION_DEFAULT = 'featurematch'
 _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
 _LEARNING = 2000  # steps in which MasKD learns its tokens
@@ -85,3 +88,20 @@ def on_map(method: str) -> dict[str, Any]:
 def methods_of(given: Sequence[str], task: str, foundation: bool) -> list[str]:
     """Return the names of ``--method`` without repetitions, or the default for the task or the teacher."""
     return list(dict.fromkeys(given)) or [FOUNDATION_DEFAULT if foundation else DEFAULTS[task]]
+
+
+def with_enough(names: list[str], given: bool, pictures: int, steps: int) -> tuple[list[str], str]:
+    """Return the methods, another default in the place of PCD where it has too little, and why.
+
+    Raises:
+        ValueError: If ``--method`` has ``given`` PCD there.
+    """
+    if 'pcd' not in names or (pictures >= LEAST_TRAINING and steps >= _LEAST_STEPS):
+        return names, ''
+    why = (
+        f'pcd needs {LEAST_TRAINING} training pictures and {_LEAST_STEPS} steps, and there are {pictures} pictures and '
+        f'{steps} steps'
+    )
+    if given:
+        raise ValueError(f'--method pcd: {why}. Take another method, such as {SMALL_DEFAULT}.')
+    return [SMALL_DEFAULT], f'{why}: {SMALL_DEFAULT} in its place'

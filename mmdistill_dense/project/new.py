@@ -11,7 +11,7 @@ from typing import Any
 
 from mmdistill_dense.project.adapt_network import check_masks, det_size, joined_overrides, predicts_masks, seg_size
 from mmdistill_dense.project.box_labels import BoxData, find_box_data
-from mmdistill_dense.project.choose_methods import distillers_for, methods_of, on_map
+from mmdistill_dense.project.choose_methods import distillers_for, methods_of, on_map, with_enough
 from mmdistill_dense.project.config_files import (
     SUITE,
     WORK,
@@ -93,6 +93,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
     _adapt(task, student, True)
     schedule = _schedule(task, student)
     _tell_network('student', student, schedule, tell)
+    names, why = with_enough(names, bool(args.method), data.splits['train'].count, schedule.steps)
     files['control.py'] = control_file(schedule, loading.batch, student.task)
     if teacher is None:
         option = foundation or {}
@@ -101,6 +102,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
         option = _teacher(task, student, teacher, files)
     files['pair.py'] = pair_file(student.option, option)
     _methods(task, names, student, bool(foundation), schedule.steps, files)
+    if why:
+        tell(f'         {why}')
     trained = 'teacher.py' in files
     files[SUITE] = suite_file(names, trained, tests=teacher is not None and not trained)
     return files

@@ -18,6 +18,7 @@ from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.project import fetched_weights
+from mmdistill_dense.project.choose_methods import with_enough
 from mmdistill_dense.project.cli import main_new
 from tests.project.folders_of_data import box_folder, picture, seg_folder
 
@@ -331,3 +332,16 @@ def test_a_written_file_of_labels_is_told_by_its_pictures_and_boxes(capsys: pyte
     call(RETINANET, RETINANET, '--method', 'kd')
     out = capsys.readouterr().out
     assert 'train.json (3 pictures, 12 boxes), val.json (1 picture, 4 boxes)' in out and 'data.py (' in out
+
+
+def test_another_default_where_pcd_cannot_fill_its_queue(capsys: pytest.CaptureFixture) -> None:
+    seg_folder(Path('mine'))
+    call(FASTSCNN, SEGFORMER, '--iters', '4')
+    assert 'pcd needs 12 training pictures and 5 steps, and there are 4 pictures and 4 steps: cwd' in (
+        capsys.readouterr().out
+    )
+    assert list(read('cwd').model.distillers) == ['cwd'] and 'methods: {cwd: ' in Path('project/suite.yaml').read_text()
+    call(FASTSCNN, SEGFORMER, '--method', 'pcd', '--out', 'other', code=2)
+    assert '--method pcd: pcd needs 12 training pictures' in capsys.readouterr().err
+    assert with_enough(['pcd'], True, 12, 5) == (['pcd'], '')
+    assert with_enough(['pcd'], False, 12, 4)[0] == with_enough(['pcd'], False, 11, 5)[0] == ['cwd']

@@ -115,6 +115,6 @@ def test_the_list_is_written_and_read(tmp_path: Path, monkeypatch: pytest.Monkey
     partly(Path('mine'), 14, 10)
     words = ['--data', 'mine', '--student', FASTSCNN, '--teacher', SEGFORMER, '--out', 'project', '--batch', '2']
     assert main_new([*words, '--unlabelled', 'mine/photos']) == 0
-    option = Config.fromfile('project/pcd.py').model.unlabelled
+    option = Config.fromfile('project/cwd.py').model.unlabelled
     assert option.ann_file == str(tmp_path / 'project/unlabelled.txt')
     assert len(UnlabeledImages(data_root=option.data_root, ann_file=option.ann_file, pipeline=[])) == 4

@@ -8,6 +8,7 @@ AUTO = 'auto'
 ROWS = 1024  # memory of each queue with 'auto'
 FEWEST_KEYS, MOST_KEYS = 4, 64  # of a picture
 LEAST_PICTURES = 4
+LEAST_TRAINING = 3 * LEAST_PICTURES
 STEPS = 4  # the queue holds the keys of at most so many steps
 
 
@@ -48,9 +49,9 @@ def choose_size(images: int, per_step: int, key: str) -> tuple[int, int]:
     Raises:
         ValueError: For fewer than 12 pictures.
     """
-    if images // 3 < LEAST_PICTURES:
+    if images < LEAST_TRAINING:
         raise ValueError(
-            f"{key}.queue_size='auto' needs {3 * LEAST_PICTURES} training pictures or more, found {images}. The queue "
+            f"{key}.queue_size='auto' needs {LEAST_TRAINING} training pictures or more, found {images}. The queue "
             'may hold the keys of a third of the pictures, and these would be too few negatives. Use another method, '
             "e.g. type='CWD', or more pictures."
         )

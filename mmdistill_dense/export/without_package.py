@@ -28,6 +28,7 @@ _TRAIN = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
 _VAL = ('val_dataloader', 'val_cfg', 'val_evaluator')
 _TEST = ('test_cfg', 'test_evaluator')  # and test_dataloader, which inference reads
 _INFERENCE = ('model', 'test_pipeline', 'test_dataloader')
+_WRITES = {'type': 'IoUMetric', 'format_only': True, 'output_dir': 'predictions'}
 _ORIGIN = 'written by mmdistill_dense.'  # ends the first line
 _EMPTY = {'mmseg': 'mmseg.BaseSegDataset', 'mmdet': 'mmdet.CocoDataset'}
 
@@ -36,8 +37,8 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
     """Return a plain config that names nothing of this package, as far as that is possible.
 
     A data set that only adds checks becomes the one of mmseg or mmdet. What has no plain equal is left out: hooks,
-    training, validation or test. ``test_dataloader`` stays even then, since mmdet's and mmseg's inference read pipeline
-    and classes from it; its data set has no files.
+    training, validation or the scores of a test. ``test_dataloader`` stays even then, since mmdet's and mmseg's
+    inference read pipeline and classes from it.
 
     Args:
         config: The plain config of a student; it is not changed.
@@ -71,8 +72,8 @@ def head_of(weights: Path, dropped: Mapping[str, Sequence[str]], needed: Sequenc
             lines.append(f'  {", ".join(keys)} ({reason})')
     if 'test_evaluator' in dropped:
         lines += [
-            'Inference works. test_dataloader has only pipeline and classes, for it.',
-            f'To test on the same data, with mmdistill_dense: {command}',
+            'Inference works, also by `mim test`, which measures nothing: the labels need mmdistill_dense.',
+            f'To measure on the same data: {command}',
         ]
     return ''.join(f'# {remark(line)}\n' for line in lines)
 
@@ -103,12 +104,18 @@ def _places(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         name = _short(value.get('type'))
         if name is not None:
-            yield place, f'{name} with label_values' if value.get('label_values') else name
+            yield place, ' with '.join([name, *_only_here(value)])
         for key, member in value.items():
             yield from _places(member, f'{place}.{key}' if place else str(key))
     elif isinstance(value, (list, tuple)):
         for number, member in enumerate(value):
             yield from _places(member, f'{place}[{number}]')
+
+
+def _only_here(dataset: Mapping[str, Any]) -> list[str]:
+    """Return the options of a data set that the plain ones do not have."""
+    several = not isinstance(dataset.get('img_suffix', ''), str) and len(dataset['img_suffix']) > 1
+    return [*(['label_values'] if dataset.get('label_values') else []), *(['several img_suffix'] if several else [])]
 
 
 def _names(value: Any) -> list[str]:
@@ -118,7 +125,7 @@ def _names(value: Any) -> list[str]:
 def _replace_data_sets(value: Any) -> None:
     if isinstance(value, dict):
         name = _short(value.get('type'))
-        if name in _SAME and not value.get('label_values'):
+        if name in _SAME and not _only_here(value):
             value['type'] = _SAME[name]
             value.pop('label_values', None)
         for member in value.values():
@@ -147,7 +154,10 @@ def _drop_loop(flat: ConfigDict, keys: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Leave out the test that needs the package, but keep in ``test_dataloader`` what inference reads."""
+    """Leave out the test that needs the package, but keep in ``test_dataloader`` what inference reads.
+
+    A runner takes a loader only beside loop and evaluator. This one measures nothing: mmseg's writes predictions.
+    """
     own, kind = flat.get('test_dataloader') or {}, _EMPTY.get(str(flat.get('default_scope')))
     names = _names([own, *(flat.get(key) for key in _TEST)])
     if not names:
@@ -156,18 +166,31 @@ def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]
         return _drop(flat, ('test_dataloader', *_TEST), names)
     dropped, dataset = _drop(flat, _TEST, names), own.get('dataset') or {}
     dataset = next((one for one in reversed(chain(dataset)) if 'pipeline' in one), dataset)
-    known = meta.get('dataset_meta') or {}
+    known, steps = meta.get('dataset_meta') or {}, dataset.get('pipeline') or flat.get('test_pipeline') or []
     metainfo = {key: known[key] for key in ('classes', 'palette') if known.get(key) is not None}
     flat.test_dataloader = {
         **{key: value for key, value in own.items() if not _names(value)},
         'dataset': {
             'type': kind,
+            **_pictures(dataset),
             'metainfo': dataset.get('metainfo') or metainfo,
-            'pipeline': dataset.get('pipeline') or flat.get('test_pipeline') or [],
+            'pipeline': [step for step in steps if not str(step.get('type')).endswith('LoadAnnotations')],
             'lazy_init': True,
         },
     }
+    flat.test_cfg = {'type': 'TestLoop'}
+    flat.test_evaluator = _WRITES if kind == _EMPTY['mmseg'] else []
     return dropped
+
+
+def _pictures(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the files of our folders of pictures, without the labels."""
+    if _short(dataset.get('type')) != 'SegFolderDataset':
+        return {}
+    suffix, folder = dataset.get('img_suffix', '.jpg'), (dataset.get('data_prefix') or {}).get('img_path', '')
+    kept = {key: dataset[key] for key in ('data_root', 'ann_file') if dataset.get(key)}
+    first = suffix if isinstance(suffix, str) else suffix[0]
+    return {**kept, 'data_prefix': {'img_path': folder}, 'img_suffix': first}
 
 
 def _drop(flat: ConfigDict, keys: Sequence[str], names: list[str]) -> dict[str, list[str]]:

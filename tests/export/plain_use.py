@@ -37,7 +37,8 @@ def use(config: str, weights: str) -> dict:
         found = list(inference_model(network, image).pred_sem_seg.data.shape) == [1, 48, 64]
         MMSegInferencer(config, weights, **options)(image)
     loaded.load_from, loaded.work_dir = weights, f'{weights}.out'
-    tested = Runner.from_cfg(loaded).test() if 'test_cfg' in loaded else None
+    runner = Runner.from_cfg(loaded)
+    tested = runner.test() if 'data_root' in loaded.test_dataloader.dataset else None
     return dict(found=found, classes=list(network.dataset_meta['classes']), tested=tested and sorted(tested))
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
+from PIL import Image
 
 from mmdistill_dense.export import export_student
 from mmdistill_dense.export.without_package import test_command as command_of
@@ -112,7 +114,8 @@ def test_exported_students_run_where_this_package_is_missing(tmp_path):
     told = json.loads((out / 'told.json').read_text())
     assert told['seg'] == dict(found=True, classes=list(NAMES), tested=['aAcc', 'mAcc', 'mIoU'])
     assert told['det']['found'] and told['det']['tested'] is not None
-    for name, classes in (('seg_values', NAMES), ('seg_painted', NAMES), ('det_painted', BOXES)):
+    assert told['seg_values'] == dict(found=True, classes=list(NAMES), tested={})
+    for name, classes in (('seg_painted', NAMES), ('det_painted', BOXES)):
         assert told[name] == dict(found=True, classes=list(classes), tested=None), name
 
 
@@ -127,7 +130,7 @@ def test_what_was_left_out_stands_at_the_head(tmp_path):
         assert word in head, word
     plain = Config.fromfile(tmp_path / 's.py')
     assert plain.test_pipeline[0].type == 'LoadImageFromFile' and plain.custom_hooks == [dict(type='EMAHook')]
-    assert not {'train_cfg', 'train_pipeline', 'val_dataloader', 'test_evaluator'} & set(plain)
+    assert not {'train_cfg', 'train_pipeline', 'val_dataloader', 'val_evaluator'} & set(plain)
     assert list(plain.test_dataloader.dataset.metainfo.classes) == list(NAMES)
     export(config, NAMES, tmp_path / 's.pth')  # what the head names is no config of the user
 
@@ -143,6 +146,18 @@ def test_the_command_of_the_head_finds_its_package_and_config(tmp_path):
     ):
         config = Config(dict(default_scope=scope), cfg_text='#', filename=name and str(name))
         assert command_of(config, 'c.pth') == f'mim test {words} --checkpoint c.pth'
+
+
+@pytest.mark.parametrize('options', [dict(label_values=[0, 1, 2, 3, 4, 5, 9]), dict(img_suffix=['.jpg', '.png'])])
+def test_a_student_of_labels_that_no_plain_data_set_reads_predicts_and_is_not_measured(tmp_path, monkeypatch, options):
+    """The runner of `mim test` builds and runs; a score without the values of labels would be wrong."""
+    monkeypatch.chdir(tmp_path)
+    export(seg_config(seg_folder(tmp_path / 'mine'), **options), NAMES, tmp_path / 's.pth')
+    plain = Config.fromfile('s.py')
+    plain.work_dir, plain.load_from = 'work', 's.pth'
+    assert Runner.from_cfg(plain).test() == {}
+    written = Image.open('predictions/1.png')
+    assert len(list(Path('predictions').iterdir())) == 2 and written.size == (64, 48)
 
 
 @pytest.mark.parametrize('name', ['CityscapesDataset', 'ADE20KDataset', 'PascalVOCDataset', 'COCOStuffDataset'])

@@ -17,6 +17,7 @@ from torch import Tensor
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.pretrain.probe import evaluating
+from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.random_streams import fork_rng
 
@@ -43,7 +44,7 @@ class Pictures:
     def __init__(self, model: Distilled, items: Sequence[Mapping[str, Any]], metainfo: Mapping[str, Any]) -> None:
         self.model, self.items = model, list(items)
         self.names = list(metainfo.get('classes') or [])
-        self.palette = _palette(metainfo)
+        self.palette = palette_of(metainfo.get('palette'), len(self.names) or 256)
         self._taught: list[dict[str, Any]] = []  # the teachers do not change
 
     @classmethod
@@ -117,13 +118,6 @@ def _predict(network: Any, inputs: Tensor | Sequence[Tensor], data: Mapping[str,
     """Return the prediction for a batch of one: boxes in pixels of ``inputs``, labels at the size of the file."""
     options = {'rescale': False} if 'rescale' in inspect.signature(network.predict).parameters else {}
     return network.predict(inputs, copy.deepcopy(data['data_samples']), **options)[0].cpu()
-
-
-def _palette(metainfo: Mapping[str, Any]) -> np.ndarray:
-    given = metainfo.get('palette')
-    if given:
-        return np.asarray(given, np.uint8)
-    return np.random.default_rng(0).integers(40, 256, (256, 3), np.uint8)
 
 
 def _labels(labels: Tensor, size: Sequence[int]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 from mmdistill_dense.project.box_labels import BoxData
 from mmdistill_dense.project.label_images import SegData
 from mmdistill_dense.project.loading import Loading
+from mmdistill_dense.utils.colours import distinct_colours
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal
 
 
@@ -29,7 +30,7 @@ def seg_file(data: SegData, loading: Loading) -> str:
     folder = {
         'type': 'mmdistill_dense.SegFolderDataset',
         'data_root': str(data.root),
-        'metainfo': {'classes': data.classes},
+        'metainfo': {'classes': data.classes, 'palette': distinct_colours(len(data.classes)).tolist()},
         'img_suffix': data.endings.pictures if len(data.endings.pictures) > 1 else data.endings.pictures[0],
         'seg_map_suffix': data.endings.label,
         **({'label_values': data.values} if data.values else {}),
@@ -67,7 +68,7 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool) -> s
     folder = {
         'type': 'mmdistill_dense.CocoDataset',
         'data_root': str(data.root),
-        'metainfo': {'classes': data.classes},
+        'metainfo': {'classes': data.classes, 'palette': distinct_colours(len(data.classes)).tolist()},
     }
     parts: dict[str, dict[str, Any]] = {}
     for name, split in data.splits.items():

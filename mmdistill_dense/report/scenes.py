@@ -22,6 +22,7 @@ from mmdistill_dense.networks.teacher_plan import TeacherOption
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.report.section import Missing
 from mmdistill_dense.report.trained_run import TrainedRun
+from mmdistill_dense.utils.colours import palette_of as _palette
 from mmdistill_dense.utils.protocols import Network, Sample
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
 
@@ -142,12 +143,3 @@ def _image(item: dict[str, Any]) -> np.ndarray:
     image = np.ascontiguousarray(planes.permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()[..., ::-1])
     height, width = item['data_samples'].metainfo.get('ori_shape', image.shape)[:2]
     return image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
-
-
-def _palette(given: Sequence[Sequence[int]] | None, classes: int) -> np.ndarray:
-    """Return the data set's colours, or distinct ones."""
-    if given is not None and len(given) >= classes:
-        return np.asarray(given, np.uint8)
-    from matplotlib import colormaps
-
-    return (np.asarray([colormaps['tab20'](index % 20)[:3] for index in range(max(classes, 1))]) * 255).astype(np.uint8)

@@ -44,7 +44,8 @@ class Pictures:
     def __init__(self, model: Distilled, items: Sequence[Mapping[str, Any]], metainfo: Mapping[str, Any]) -> None:
         self.model, self.items = model, list(items)
         self.names = list(metainfo.get('classes') or [])
-        self.palette = palette_of(metainfo.get('palette'), len(self.names) or 256)
+        given = metainfo.get('palette') or []
+        self.palette = palette_of(given, len(self.names or given) or 256)
         self._taught: list[dict[str, Any]] = []  # the teachers do not change
 
     @classmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,11 @@ def find_config(name: str, key: str = 'cfg') -> Path:
         rest = f'_base_/recipes/{rest.removeprefix("control/")}'
     path = configs / (rest if rest.endswith('.py') else f'{rest}.py')
     if not path.is_file():
-        known = [str(file.relative_to(configs)) for file in configs.rglob('*.py')]
-        close = difflib.get_close_matches(str(path.relative_to(configs)), known, n=3)
+        known = [file.relative_to(configs) for file in configs.rglob('*.py')]
+        names = [str(file) for file in known if package == 'mmdistill_dense' or '_base_' not in file.parts]
+        close = difflib.get_close_matches(str(path.relative_to(configs)), names, n=3)
         hint = f' Close: {", ".join(f"{package}::{c}" for c in close)}.' if close else _elsewhere(package, rest)
+        hint = hint or _in_zoo(rest, (package,))
         raise FileNotFoundError(f'{key}={name!r}: {package} has no such config.{hint}')
     return path
 
@@ -101,12 +103,12 @@ def _elsewhere(package: str, rest: str) -> str:
     return f' {found[0]} has one: {found[0]}::{rest}.' if found else ''
 
 
-def _in_zoo(name: str) -> str:
+def _in_zoo(name: str, packages: Sequence[str] = ('mmseg', 'mmdet')) -> str:
     """Return the zoo configs that a word may mean: of this name, else with it in theirs."""
     word = Path(name).name.removesuffix('.py').lower()
     known = [
         (path.stem.lower(), f'{package}::{path.relative_to(root)}')
-        for package in ('mmseg', 'mmdet')
+        for package in packages
         if importlib.util.find_spec(package) is not None
         for root in [package_root(package) / 'configs']
         for path in sorted(root.rglob('*.py'))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from mmdistill_dense.utils.messages import some
 COUNTED = 200  # label images of each split whose values are read
 LIST = 'classes.txt'
 NO_CLASS = '-'
+_CLASSES = re.compile(r'(class|label).*\.(json|csv|txt|ya?ml)$')
 _GAP = 10  # missing values that a rare class may explain
 Pair = tuple[Path, Path]  # a picture and its label image
 
@@ -96,8 +98,7 @@ def name_classes(
     """
     names, source = tuple(given), '--classes'
     if not names and (root / LIST).is_file():
-        lines = (root / LIST).read_text(encoding='utf-8-sig').splitlines()
-        names, source = tuple(line.strip() for line in lines if line.strip()), str(root / LIST)
+        names, source = _listed(root / LIST), str(root / LIST)
     if len(found.files) == 1:
         only = next(iter(found.files))
         raise ValueError(
@@ -112,7 +113,7 @@ def name_classes(
         there = [value for value in values if value in found.files]
         notes.append(
             f'{len(values)} classes, from the values {some(there, 12)} in {found.looked} of {found.total} label '
-            f'images; name them with --classes, or in {LIST} in the data folder'
+            f'images; name them with --classes, or in {LIST} in the data folder{_unread(root)}'
         )
         names = made_up_names(values)
     table = values if counted else tuple(range(len(names)))
@@ -131,6 +132,23 @@ def name_classes(
     if unseen := [f'{name} ({value})' for name, value in kept if value not in found.files]:
         notes.append(f'no pixel of the {found.looked} label images that were looked at has: {some(unseen)}')
     return tuple(name for name, _ in kept), tuple(value for _, value in kept) if counted or NO_CLASS in names else ()
+
+
+def _listed(path: Path) -> tuple[str, ...]:
+    """Return the names in a file; numbers 0, 1, 2, … before them are no part of the names."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f'--data: {path} is not written in UTF-8 ({error}). Save it as UTF-8.') from error
+    parts = [line.split(maxsplit=1) for line in lines]
+    numbered = all(len(part) == 2 and part[0].rstrip(':.,') == str(number) for number, part in enumerate(parts))
+    return tuple(part[1] for part in parts) if numbered else tuple(lines)
+
+
+def _unread(root: Path) -> str:
+    """Say which files look like lists of classes and are not read."""
+    found = [one.name for one in sorted(root.iterdir()) if _CLASSES.match(one.name.lower()) and one.is_file()]
+    return f' ({some(found)} is not read)' if found else ''
 
 
 def made_up_names(values: Iterable[int]) -> tuple[str, ...]:

@@ -67,7 +67,8 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str]) -> None:
         state = state_dict_of(content, checkpoint)
         with quiet():
             network = build_network(load_model(side.option, side.key), pretrained=False)
-            load_strictly(network, state, None, key)
+            unused = {name: value for name, value in network.state_dict().items() if name.startswith('auxiliary_head.')}
+            load_strictly(network, {**state, **unused}, None, key)  # no method learns from an auxiliary head
         own = _classes_in(content)
         if own and own != list(names):
             raise ValueError(f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order.')

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmdistill_dense.datasets.unlabeled import EXTENSIONS
-from mmdistill_dense.project.class_values import Pair, check_splits, made_up_names, name_classes, read_values
+from mmdistill_dense.project.class_values import LIST, Pair, check_splits, made_up_names, name_classes, read_values
 from mmdistill_dense.project.exif import stored_pixels
 from mmdistill_dense.project.label_pairs import Endings, find_endings, labelled_names, of_no_classes
 from mmdistill_dense.project.open_pictures import stored_size, usual_size
@@ -89,11 +89,14 @@ def find_seg_data(root: Path, given: Sequence[str] = (), exif: str | None = None
     partner = {picture: label for part in pairs.values() for picture, label in part}
     stored = stored_pixels(list(partner), lambda picture: stored_size(partner[picture]), exif, notes)
     found = read_values(list(pairs.values()), stored)
+    if endings.label.lower().endswith(('.jpg', '.jpeg')):
+        lossy = f'label images X{endings.label}: JPEG changes values at edges. Write them as .png'
+        if not given and not (root / LIST).is_file():
+            raise ValueError(f'--data {root}: {lossy}; or name the classes by --classes, if no value was changed.')
+        notes.append(f'WARNING: {lossy}')
     classes, values = name_classes(root, found, given, notes)
     by_value = dict(zip(values or range(len(classes)), classes, strict=True))
     check_splits(root, {name: found.of(pairs[split]) for name, split in splits.items()}, by_value, notes)
-    if endings.label.lower().endswith(('.jpg', '.jpeg')):
-        notes.append(f'WARNING: label images X{endings.label}: JPEG changes the values at edges. Write them as .png')
     size = usual_size([picture for picture, _ in pairs[splits['train']]], stored)
     label_folders = tuple(one.path for one in folders if is_label(one.path.relative_to(start).parts))
     return SegData(root, splits, endings, classes, values, size, label_folders, notes, stored)
@@ -144,14 +147,14 @@ def _missing(root: Path, pictures: dict[str | None, Folder], labels: dict[str | 
         return f'A picture ends in {", ".join(EXTENSIONS)}.'
     if labels:
         return 'Both are needed for train.'
-    boxes = (
-        ' (the json files there look like labels of boxes, for networks of mmdet::)'
-        if files_below(root, ('.json',))
-        else ''
-    )
+    others = {
+        '.json': ' (the json files there look like labels of boxes, for networks of mmdet::)',
+        '.npy': ' (.npy files are not read: write label images, as X.png)',
+    }
+    there = ''.join(text for ending, text in others.items() if files_below(root, (ending,)))
     return (
         f'The name of a folder of label images begins with {", ".join(LABELS)}, or ends in labels or masks: rename it '
-        f'so{boxes}.'
+        f'so{there}.'
     )
 
 

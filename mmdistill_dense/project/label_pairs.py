@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -83,9 +84,30 @@ def _usual(pictures: Folder, labels: Folder) -> tuple[str, str]:
         return max(found, key=lambda pair: (found[pair], *_rank(pair[1]), -len(pair[0])))
     raise FileNotFoundError(
         f'--data: the picture {pictures.files[0]} in {pictures.path} has no label image; {labels.path} holds '
-        f'{some(labels.files, 3)}. A label image has the name of its picture, perhaps with a word after it, as X.jpg '
-        'and X_mask.png.'
+        f'{some(labels.files, 3)}. {_difference(pictures, labels)}'
     )
+
+
+def _difference(pictures: Folder, labels: Folder) -> str:
+    """Say why no label image has the name of its picture."""
+    own, known = ([os.path.splitext(file)[0] for file in one.files] for one in (pictures, labels))
+    alike = [{unicodedata.normalize('NFC', name) for name in names} for names in (own, known)]
+    if not alike[0].isdisjoint(alike[1]):
+        return (
+            'The names look alike, but their letters are composed in two ways (é as one character, or as e and an '
+            'accent). Give both one form, e.g. by `convmv -f utf8 -t utf8 --nfc -r --notest FOLDER`.'
+        )
+    bare = Counter(name for file in known for name in {Path(file).name})
+    if bare.keys() & {Path(file).name for file in own}:
+        folders = sorted({str(Path(file).parent) for file in known})
+        if max(bare.values()) > 1:
+            return f'Label images of one name lie in several folders ({some(folders)}): leave one of them.'
+        return (
+            f'The names fit, but not the folders ({some(sorted({str(Path(file).parent) for file in own}), 2)} and '
+            f'{some(folders, 2)}). What pictures and label images share stands below both: images/train/CITY/X.jpg '
+            'and labels/train/CITY/X.png.'
+        )
+    return 'A label image has the name of its picture, perhaps with a word after it, as X.jpg and X_mask.png.'
 
 
 def _looked(pictures: Folder, labels: Folder) -> list[str]:
@@ -146,7 +168,7 @@ def labelled_names(
         )
         _check_rest(said, labelled, sorted(known.difference(own)), least)
         notes.append(
-            f'WARNING: {said}. They are left out; --unlabelled {shlex.quote(str(pictures.path))} teaches on them'
+            f'WARNING: {said}. They are in no split; --unlabelled {shlex.quote(str(pictures.path))} teaches on them'
         )
     return labelled, not missing
 

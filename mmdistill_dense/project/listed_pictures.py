@@ -59,6 +59,6 @@ def unlisted(root: Path, folders: Sequence[Folder], files: Mapping[str | None, s
     if free:
         place = shlex.quote(os.path.commonpath([path.parent for path in free]))
         yield (
-            f'{len(free)} of {len(every)} pictures are in no label file ({some(free, 1)}). They are left out; '
+            f'{len(free)} of {len(every)} pictures are in no label file ({some(free, 1)}). They are in no split; '
             f'--unlabelled {place} teaches on them'
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,8 +102,8 @@ def _read(path: Path, where: str) -> Config:
         config = Config.fromfile(path)
     except ImportError as error:
         raise ValueError(
-            f'{where}: the config imports a package that is not installed ({str(error).splitlines()[0]}). Install it, '
-            'or choose another network.'
+            f'{where}: the config imports a package that is not installed ({_lacking(error)}). Install it, or choose '
+            'another network.'
         ) from error
     except SyntaxError as error:
         inside = broken_file(error)
@@ -116,6 +117,14 @@ def _read(path: Path, where: str) -> Config:
             'as those in the folder configs of mmseg and mmdet.'
         )
     return config
+
+
+def _lacking(error: ImportError) -> str:
+    """Return the package that a config imports; mmengine's own text shows the folders where it looked."""
+    text = str(error).splitlines()[0]
+    named = re.search(r"'imports': \[?'(\w+)", text)
+    package = named[1] if named else (error.name or '').partition('.')[0]
+    return f'{package}; beside the forks: pip install onedl-{package}' if package.startswith('mm') else package or text
 
 
 def read_foundation(given: str) -> dict[str, Any] | None:

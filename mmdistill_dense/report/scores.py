@@ -69,7 +69,8 @@ def scores_of(numbers: Numbers) -> Scores:
         teacher = _test_score(comparison.teacher, numbers.chosen) if comparison.teacher else None
         name = 'Scores' if numbers.chosen is None else numbers.chosen
         fractions = _small(tested) and not any(_in_percent(run.result) for run in tested if numbers.chosen is None)
-        return Scores(tested, teacher, f'{name} on the test split, last checkpoint', fractions)
+        split = 'validation' if any((run.result or {}).get('test_is_val') for run in tested) else 'test'
+        return Scores(tested, teacher, f'{name} on the {split} split, last checkpoint', fractions)
     what = f'{metric} of the last evaluation, val split'
     if tested:
         what += f' (no test score: {some(lacking)})'

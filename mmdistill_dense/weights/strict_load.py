@@ -143,6 +143,12 @@ def _mismatch(
     network: nn.Module, total: int, missing: list[str], unexpected: list[str], wrong: list[str], key: str
 ) -> str:
     title = f'{key} does not fit {type(network).__name__}'
+    first, name = min(unexpected, default=''), min(missing, default='')
+    prefix = first.removesuffix(name)
+    if name and prefix and {prefix + one for one in missing} <= set(unexpected):
+        return _listing(
+            title, total, missing, unexpected, wrong, f'All of them fit without the prefix {prefix!r}: cut it.'
+        )
     remedy = (
         'Give the checkpoint that was trained with this config (a deep-stem ResNet, a backbone-only file and a student '
         'file are the usual mistakes), or correct the config.'

@@ -33,6 +33,15 @@ def test_unknown_config_names_close_ones():
         resolve.find_config('mmdet::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py')
 
 
+@pytest.mark.parametrize('name', ['mmseg::bisenetv2', 'mmseg::bisenetv2/bisenetv2', 'mmdet::yolo', 'mmseg::pspnet'])
+def test_no_part_of_a_config_is_proposed(name):
+    """What `_base_` holds trains nothing; a word alone means the configs whose names begin with it."""
+    with pytest.raises(FileNotFoundError) as error:
+        resolve.find_config(name)
+    told = str(error.value)
+    assert name.split('/')[0] in told.split('such config.')[1] and '_base_' not in told
+
+
 def test_unknown_file_names_the_folder_and_the_zoo_form(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,47 @@ def test_a_class_that_does_not_train_is_warned_of(tmp_path: Path, split: str) ->
     label(tmp_path / f'labels/{split}/0.png', (0, 1, 2, 3))
     (told,) = (note for note in find_seg_data(tmp_path, ['a', 'b', 'c', 'd']).notes if 'Nobody can learn' in note)
     assert told.startswith(f'WARNING: in label images for {split}, and in none') and ': d (3). ' in told
+
+
+def two_cities(root: Path) -> None:
+    """``CITY/SPLIT/images/X.jpg``."""
+    for file in [*root.glob('images/*/*'), *root.glob('labels/*/*')]:
+        kind, split, name = file.relative_to(root).parts
+        place = root / f'city{int(file.stem) % 2}' / split / kind / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(place)
+    shutil.rmtree(root / 'images')
+    shutil.rmtree(root / 'labels')
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (two_cities, 'CITY'),
+        (lambda root: shutil.copytree(root / 'labels', root / 'labels_more'), r'several folders \(labels/train'),
+        (lambda root: (root / 'labels/train/0.png').rename(root / 'labels/train/e\u0301.png'), 'composed in two ways'),
+        (lambda root: [one.rename(one.with_suffix('.npy')) for one in root.glob('labels/*/*')], '.npy files are not'),
+        (lambda root: [one.rename(one.with_suffix('.jpg')) for one in root.glob('labels/*/*')], 'JPEG changes values'),
+        (lambda root: (root / 'classes.txt').write_bytes('Büsche'.encode('latin-1')), 'classes.txt is not .* UTF-8'),
+    ],
+)
+def test_what_is_wrong_with_labels_is_said(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
+    seg_folder(tmp_path, splits=('train', 'val'))
+    if 'composed' in message:
+        for number in range(1, 4):
+            (tmp_path / f'images/train/{number}.jpg').unlink()
+            (tmp_path / f'labels/train/{number}.png').unlink()
+        (tmp_path / 'images/train/0.jpg').rename(tmp_path / 'images/train/\u00e9.jpg')
+    change(tmp_path)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        find_seg_data(tmp_path)
+
+
+def test_numbers_before_names_are_no_part_of_them_and_other_lists_are_named(tmp_path: Path) -> None:
+    seg_folder(tmp_path)
+    (tmp_path / 'class_dict.csv').touch()
+    assert any('class_dict.csv is not read' in note for note in find_seg_data(tmp_path).notes)
+    (tmp_path / 'classes.txt').write_text('0: ground\n1: red leaf\n2: 3\n')
+    assert find_seg_data(tmp_path).classes == ('ground', 'red leaf', '3')
+    (tmp_path / 'classes.txt').write_text('1 ground\n2 red\n3 green\n')
+    assert find_seg_data(tmp_path).classes == ('1 ground', '2 red', '3 green')

@@ -20,6 +20,9 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.project import fetched_weights
 from mmdistill_dense.project.choose_methods import with_enough
 from mmdistill_dense.project.cli import main_new
+from mmdistill_dense.project.given_files import check_teacher
+from mmdistill_dense.project.sides import Side
+from tests import toys
 from tests.project.folders_of_data import box_folder, picture, seg_folder
 
 FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
@@ -345,3 +348,20 @@ def test_another_default_where_pcd_cannot_fill_its_queue(capsys: pytest.CaptureF
     assert '--method pcd: pcd needs 12 training pictures' in capsys.readouterr().err
     assert with_enough(['pcd'], True, 12, 5) == (['pcd'], '')
     assert with_enough(['pcd'], False, 12, 4)[0] == with_enough(['pcd'], False, 11, 5)[0] == ['cwd']
+
+
+def test_a_teacher_without_its_auxiliary_head_is_taken() -> None:
+    """No distiller reads it, so its file may lack it, or hold one of other classes; the other parts must be whole."""
+    option = toys.seg_net('pspnet')
+    side = Side('--teacher', option.pop('cfg'), Config(), {}, 'seg', option)
+    state = toys.build_plain(side.option).state_dict()
+    kept = {name: value for name, value in state.items() if not name.startswith('auxiliary_head')}
+    assert len(kept) < len(state)
+    names = [str(number) for number in range(toys.NUM_CLASSES)]
+    for given in (kept, {**kept, 'auxiliary_head.conv_seg.weight': torch.zeros(19, 8, 1, 1)}):
+        torch.save({'state_dict': given}, 'teacher.pth')
+        check_teacher(side, 'teacher.pth', names)
+    kept.pop('decode_head.conv_seg.bias')
+    torch.save({'state_dict': kept}, 'teacher.pth')
+    with pytest.raises(ValueError, match='1 missing'):
+        check_teacher(side, 'teacher.pth', names)

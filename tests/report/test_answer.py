@@ -95,6 +95,9 @@ def test_a_chosen_metric_is_read_from_the_tests_of_a_suite(tmp_path):
     found = answer(tmp_path, metric='mAcc')
     assert found.sentences()[0].startswith('No sign of it. kd scores 80.00, the student alone 90.00')
     assert found.table().caption.startswith('mAcc on the test split')
+    for file in tmp_path.rglob('result.json'):
+        file.write_text(json.dumps({**json.loads(file.read_text()), 'test_is_val': True}))
+    assert answer(tmp_path, metric='mAcc').table().caption.startswith('mAcc on the validation split')
     assert rows(answer(tmp_path))['kd']['score'] == '50.00'
 
 

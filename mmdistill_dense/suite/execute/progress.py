@@ -59,7 +59,7 @@ class Board:
             self._print(f'{run.title}: FAILED ({(failure or "").splitlines()[0]})')
             return
         self._remember(run)
-        split = 'val' if run.kind == 'search' else 'test'
+        split = 'val' if run.kind == 'search' or result.get('test_is_val') else 'test'
         found = 'trained' if result['score'] is None else f'{result["score"]:.2f} on {split}'
         self._print(f'{run.title}: {found} after {clock(60 * result["minutes"])}')
 

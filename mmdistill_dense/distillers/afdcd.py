@@ -17,7 +17,15 @@ from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
 from mmdistill_dense.losses.contrast import TEMPERATURE
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_option, check_positions, check_weights
+from mmdistill_dense.utils.validate import (
+    Reduction,
+    Resize,
+    check_map,
+    check_option,
+    check_positions,
+    check_share,
+    check_weights,
+)
 
 _GROUPS, _POOL = 16, 4  # the published ones
 _POOLED = 16  # least side of a map that 'auto' pools
@@ -123,8 +131,6 @@ class AfDCD(FeatureDistiller):
             _number('pool_size', pool_size, _POOL),
             patch_size,
         )
-        check_option('projector', projector, tuple(_PROJECTORS))
-        check_option('fd_reduction', fd_reduction, ('sum', 'mean'))
         if fd_weight is None:
             fd_weight, fd_reduction = 33.6, 'mean'
         check_weights(fd_weight=fd_weight, ctr_weight=ctr_weight)
@@ -252,6 +258,5 @@ def _check_mask(mask: Mapping[str, Any]) -> dict[str, Any]:
     if extra := sorted(set(mask) - allowed):
         raise ValueError(f'mask of type {mask["type"]!r} has no {", ".join(extra)}; its keys are {sorted(allowed)}.')
     checked = {'ratio': 0.75, **mask}
-    if not 0 <= checked['ratio'] < 1:
-        raise ValueError(f'mask.ratio is the share of dropped positions and must be in [0, 1), got {checked["ratio"]}.')
+    check_share('mask.ratio', checked['ratio'])
     return checked

@@ -10,7 +10,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import attention_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_option, check_positions
+from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_positions
 
 
 @DISTILLERS.register_module()
@@ -57,7 +57,6 @@ class AT(FeatureDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)
-        check_option('reduction', reduction, ('mean', 'sum'))
         if power < 1:
             raise ValueError(f'power must be >= 1, got {power}.')
         self.power = power

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from mmdistill_dense.distillers.presets import AUTO, PUBLISHED, Chosen, Settings
 from mmdistill_dense.distillers.schedule import Schedule
 from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
 from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.validate import check_types, given_options
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -97,6 +97,11 @@ class Distiller(nn.Module):
     teacher_gives: ClassVar[str] = ''
     no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Check the types of all options before any constructor reads them."""
+        check_types(cls, given_options(cls, args, kwargs), left_out=('student_tap', 'teacher_tap'))
+        return super().__new__(cls)
+
     def __init__(
         self,
         student_tap: TapOption,
@@ -104,7 +109,7 @@ class Distiller(nn.Module):
         *,
         teacher: str | None = None,
         loss_weight: float | None = None,
-        balance: float | str | Mapping[str, Any] | None = None,
+        balance: float | Literal['auto'] | Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
         clip_max_norm: float | None = None,
         settings: Chosen | str = PUBLISHED,
@@ -134,7 +139,7 @@ class Distiller(nn.Module):
                 'Set loss_weight=None, or balance=None.'
             )
         loss_weight = 1.0 if loss_weight is None else loss_weight
-        if not isinstance(loss_weight, (int, float)) or not 0 <= loss_weight < math.inf:
+        if loss_weight < 0:
             raise ValueError(f'loss_weight must be a number >= 0, got {loss_weight!r}.')
         if clip_max_norm is not None and clip_max_norm <= 0:
             raise ValueError(f'clip_max_norm must be > 0 or None, got {clip_max_norm}.')

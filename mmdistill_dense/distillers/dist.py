@@ -16,7 +16,6 @@ from mmdistill_dense.utils.validate import (
     Activation,
     Resize,
     check_classes,
-    check_option,
     check_positive,
     check_scores,
     check_weights,
@@ -80,7 +79,6 @@ class DIST(FeatureDistiller):
         super().__init__(student_tap, teacher_tap, align='none', resize=resize, **kwargs)
         check_positive('temperature', temperature)
         check_weights(beta=beta, gamma=gamma)
-        check_option('activation', activation, ('softmax', 'sigmoid'))
         self.options: dict[str, Any] = dict(temperature=temperature, beta=beta, gamma=gamma, activation=activation)
 
     def build_level(self, level: Level) -> None:

@@ -16,7 +16,7 @@ from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
 from mmdistill_dense.losses import to_grid
 from mmdistill_dense.networks.taps import Tap, TapOption
 from mmdistill_dense.utils.protocols import Samples
-from mmdistill_dense.utils.validate import Align, Resize, check_option
+from mmdistill_dense.utils.validate import Align, Resize
 
 # Why the methods for class scores refuse student_tap='auto'.
 SCORES_HAVE_NAMES = (
@@ -74,8 +74,6 @@ class FeatureDistiller(Distiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, **kwargs)
-        check_option('align', align, ('auto', 'conv', 'none'))
-        check_option('resize', resize, (None, 'student', 'teacher'))
         self.align = align
         self.resize = resize
         self.levels: list[Level] = []

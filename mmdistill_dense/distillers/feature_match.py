@@ -23,7 +23,6 @@ from mmdistill_dense.utils.validate import (
     check_count,
     check_directions,
     check_map,
-    check_option,
     check_weights,
 )
 
@@ -81,7 +80,6 @@ class FeatureMatch(FeatureDistiller):
     ) -> None:
         super().__init__(student_tap, teacher_tap, align=align, resize=resize, **kwargs)
         check_weights(cosine=cosine, smooth_l1=smooth_l1, mse=mse)
-        check_option('standardise', standardise, ('channel', 'token', None))
         check_count('steps', steps, 1)
         self.weights = dict(cosine=cosine, smooth_l1=smooth_l1, mse=mse)
         self.standardise = standardise

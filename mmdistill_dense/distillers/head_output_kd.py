@@ -14,7 +14,7 @@ from mmdistill_dense.distillers.ground_truth import scores_of_head
 from mmdistill_dense.losses import correlation_distance, sigmoid_divergence, smooth_l1, softmax_divergence
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_classes, check_option, check_scores
+from mmdistill_dense.utils.validate import check_classes, check_scores
 
 Comparison = Callable[[Tensor, Tensor], Tensor]
 
@@ -82,7 +82,6 @@ class HeadOutputKD(FeatureDistiller):
     ) -> None:
         # no alignment: a mix of outputs has no meaning
         super().__init__(student_tap, teacher_tap, align='none', **kwargs)
-        check_option('form', form, ('smooth_l1', 'l1', 'softmax', 'sigmoid'))
         self.compare = comparison(form, beta, temperature)
         if num_classes is not None and (form != 'softmax' or num_classes < 2):
             raise ValueError(f"num_classes >= 2 belongs to form='softmax', got {num_classes} with form={form!r}.")

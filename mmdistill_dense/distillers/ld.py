@@ -15,7 +15,7 @@ from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
 from mmdistill_dense.utils.protocols import Samples
-from mmdistill_dense.utils.validate import Reduction, check_classes, check_option, check_positive, check_weights
+from mmdistill_dense.utils.validate import Reduction, check_classes, check_positive, check_share, check_weights
 
 # Of each level: the pictures and the anchors of a mask. Finding them waits for the device: do it once per mask.
 Places = Sequence[tuple[Tensor, ...]]
@@ -91,12 +91,10 @@ class LD(Distiller):
     ) -> None:
         self.scores, self.edges = f'{head}[0]', f'{head}[1]'
         super().__init__([self.scores, self.edges], **kwargs)
-        check_option('reduction', reduction, ('sum', 'mean'))
         check_positive('temperature', temperature)
         check_positive('class_temperature', class_temperature)
         check_weights(main_weight=main_weight, valuable_weight=valuable_weight, class_weight=class_weight)
-        if not 0 <= ratio < 1:
-            raise ValueError(f'ratio must be in [0, 1), got {ratio!r}.')
+        check_share('ratio', ratio)
         self.teacher_parts = (head.split('.')[0],)
         self.head = head
         self.temperature = temperature

@@ -12,7 +12,7 @@ from mmdistill_dense.distillers.presets import AUTO, CANONICAL, Settings, for_bo
 from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Activation, Resize, check_classes, check_option, check_positive, check_scores
+from mmdistill_dense.utils.validate import Activation, Resize, check_classes, check_positive, check_scores
 
 
 @DISTILLERS.register_module()
@@ -60,7 +60,6 @@ class LogitKD(FeatureDistiller):
     ) -> None:
         # no alignment: a mix of class scores has no meaning
         super().__init__(student_tap, teacher_tap, align='none', resize=resize, **kwargs)
-        check_option('activation', activation, ('softmax', 'sigmoid'))
         check_positive('temperature', temperature)
         self.temperature = temperature
         self.activation = activation

@@ -11,7 +11,7 @@ from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_option, check_positive
+from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_positive, check_share
 
 
 @DISTILLERS.register_module()
@@ -71,9 +71,7 @@ class MGD(FeatureDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)
-        check_option('reduction', reduction, ('sum', 'mean'))
-        if not 0 <= mask_ratio < 1:
-            raise ValueError(f'mask_ratio is a probability in [0, 1), got {mask_ratio!r}.')
+        check_share('mask_ratio', mask_ratio)
         check_positive('alpha', alpha)
         self.mask_ratio = mask_ratio
         self.alpha = alpha

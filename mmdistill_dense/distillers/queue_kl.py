@@ -19,7 +19,7 @@ from mmdistill_dense.distillers.pcd.queue_size import AUTO, warning
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.protocols import Samples
-from mmdistill_dense.utils.validate import check_count, check_directions, check_option, check_positive
+from mmdistill_dense.utils.validate import check_count, check_directions, check_positive
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -93,7 +93,6 @@ class QueueKL(FeatureDistiller):
         self.sharper = 1.0 if student_temperature is None else temperature / student_temperature
         if queue_size != AUTO:
             check_count('queue_size', queue_size, 1)
-        check_option('queue_init', queue_init, ('empty', 'random', 'zeros'))
         check_count('monitor_interval', monitor_interval, 0)
         self.head = None if head is None else check_head(head)
         self.queue_size = LONGEST if queue_size == AUTO else int(queue_size)

@@ -14,7 +14,7 @@ from mmdistill_dense.networks.partial_forward import run_roi_head
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.protocols import Samples
-from mmdistill_dense.utils.validate import check_classes, check_option
+from mmdistill_dense.utils.validate import check_classes
 
 OUTPUTS = ('bbox_pred', 'cls_score')
 
@@ -78,8 +78,6 @@ class RoIHeadKD(Distiller):
         if not isinstance(student_tap, str):
             raise TypeError(f'student_tap must be one tap, got {student_tap!r}; use a distiller for each.')
         super().__init__(student_tap, features, **kwargs)
-        check_option('output', output, OUTPUTS)
-        check_option('form', form, ('smooth_l1', 'l1', 'softmax', 'sigmoid', 'dist'))
         self.compare = comparison(form, beta, temperature)
         self.extra_student_taps = [Tap.parse(rois)]
         self.teacher_parts = ('roi_head',)

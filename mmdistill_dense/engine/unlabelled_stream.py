@@ -155,7 +155,10 @@ class UnlabelledStream(Hook):
         begun = iteration >= in_iterations(self._second.option.start, runner.max_iters)
         asked = self._second.option.pseudo is not None
         used = begun and (asked or any(distillers[name].is_active() for name in self._second.takers))
-        self._second.batch = self._batches.at(iteration + ahead) if used else None
+        batch = self._batches.at(iteration + ahead) if used else None
+        if batch is not None and 'inputs' not in batch:
+            raise ValueError(f'{KEY}.pipeline gives no inputs ({", ".join(batch)}): let its last step pack them.')
+        self._second.batch = batch
 
     def after_train(self, runner: Runner) -> None:
         """End the workers."""

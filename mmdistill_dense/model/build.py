@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
+from torch import nn
 
 from mmdistill_dense.config.resolve import ModelConfig, teachers_of
 from mmdistill_dense.config.unknown_keys import check_options, hint
@@ -61,8 +62,11 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
     """
     built = {}
     for name, option in options.items():
-        if 'loss' in name or '.' in name:
-            raise ValueError(f'model.distillers.{name}: the name of a distiller may not contain "loss" or a dot.')
+        if not isinstance(name, str) or not name or 'loss' in name or '.' in name or hasattr(nn.ModuleDict(), name):
+            raise ValueError(
+                f'model.distillers.{name}: the name of a distiller is a text without "loss" or a dot, and no word that '
+                'torch uses for modules, such as items, training or forward.'
+            )
         arguments = dict(option)
         kind = arguments.pop('type', None)
         cls = DISTILLERS.get(kind) if isinstance(kind, str) else kind

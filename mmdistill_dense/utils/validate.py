@@ -3,15 +3,97 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import inspect
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+import numbers
+import types
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 # Values of options that several methods have.
 Align = Literal['auto', 'conv', 'none']
 Resize = Literal['student', 'teacher']
 Reduction = Literal['sum', 'mean']
 Activation = Literal['softmax', 'sigmoid']
+
+
+def check_types(kind: type, options: Mapping[str, Any], place: str = '', left_out: Collection[str] = ()) -> None:
+    """Raise a ``ValueError`` that names the option for a value of another type than a constructor is annotated with.
+
+    Numbers are finite, and ``True`` is none. A type that is not in ``_KINDS`` is not checked.
+
+    Args:
+        kind: The class; where it takes ``**kwargs``, the constructors of its bases are asked as well.
+        options: Its options by name.
+        place: Stands before the name of the option.
+        left_out: Options that are not checked.
+    """
+    hints = _hints(kind)
+    for name, value in options.items():
+        if name in hints and name not in left_out and not _fits(value, hints[name]):
+            told = dict.fromkeys(_told(one) for one in _members(hints[name]))
+            raise ValueError(f'{place}{name} must be {" or ".join(told)}, got {value!r}.')
+
+
+def given_options(kind: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor by name; one too many is left to the constructor, which refuses it."""
+    names = [name for name in inspect.signature(kind.__init__).parameters if name not in ('self', 'args', 'kwargs')]  # type: ignore[misc]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+_KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    float: ('a finite number', lambda value: _is_number(value, numbers.Real) and math.isfinite(value)),
+    int: ('a whole number', lambda value: _is_number(value, numbers.Integral)),
+    bool: ('True or False', lambda value: isinstance(value, bool)),
+    str: ('a text', lambda value: isinstance(value, str)),
+    type(None): ('None', lambda value: value is None),
+    Mapping: ('a dict', lambda value: isinstance(value, Mapping)),
+    Sequence: ('a list', lambda value: isinstance(value, (list, tuple))),
+}
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(one) and value == one for one in get_args(hint))
+    outer = get_origin(hint) or hint
+    members = get_args(hint)[:1] if outer is Sequence else ()
+    fits = outer not in _KINDS or _KINDS[outer][1](value)
+    return fits and all(_fits(one, member) for member in members for one in value)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    return any(_is(value, one) for one in _members(hint))
+
+
+def _told(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        values = ', '.join(map(repr, get_args(hint)))
+        return f'one of {values}' if len(get_args(hint)) > 1 else values
+    if get_origin(hint) is Sequence:
+        return f'a list, each member {" or ".join(map(_told, _members(get_args(hint)[0])))}'
+    return _KINDS[get_origin(hint) or hint][0]
+
+
+def _members(hint: Any) -> Sequence[Any]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Return the annotations of the constructors of a class; none of one that names types which its module lacks."""
+    hints: dict[str, Any] = {}
+    for cls in reversed(kind.__mro__):
+        if '__init__' in vars(cls):
+            try:
+                hints |= get_type_hints(vars(cls)['__init__'])
+            except (NameError, TypeError):
+                continue
+    return hints
 
 
 def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:
@@ -30,6 +112,12 @@ def check_positive(name: str, value: float) -> None:
     """Raise a ``ValueError`` that names the option, for instance a temperature, unless it is above 0."""
     if not value > 0:
         raise ValueError(f'{name} must be > 0, got {value!r}.')
+
+
+def check_share(name: str, value: Any) -> None:
+    """Raise a ``ValueError`` that names the option unless it is a number from 0 to below 1."""
+    if not _is(value, float) or not 0 <= value < 1:
+        raise ValueError(f'{name} must be a number in [0, 1), got {value!r}.')
 
 
 def check_weights(**weights: float) -> None:

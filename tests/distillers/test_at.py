@@ -51,7 +51,7 @@ def test_it_trains_a_real_detector():
     ('options', 'words'),
     [
         (dict(power=0.5), 'power must be >= 1, got 0.5'),
-        (dict(reduction='max'), "reduction must be one of 'mean', 'sum', got 'max'"),
+        (dict(reduction='max'), "reduction must be one of 'sum', 'mean', got 'max'"),
     ],
 )
 def test_errors(options, words):

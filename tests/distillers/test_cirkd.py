@@ -383,7 +383,7 @@ def test_vectors_are_refused():
         (dict(minibatch_weight=0, pixel_weight=0, region_weight=0), 'must be >= 0 and not all 0'),
         (dict(pixel_weight=-1), 'got 1.0, -1, 0.1'),
         (dict(pool=0), 'pool must be a whole number >= 1, got 0'),
-        (dict(pixel_memory=2.5), 'pixel_memory must be a whole number >= 1, got 2.5'),
+        (dict(pixel_memory=2.5), 'pixel_memory must be a whole number, got 2.5'),
         (dict(num_classes=0), 'num_classes must be a whole number >= 1, got 0'),
         (dict(align='conv'), 'align'),
     ],

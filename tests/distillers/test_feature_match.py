@@ -172,7 +172,7 @@ def test_statistics_stay_exact_in_a_half_model():
 
 def test_wrong_options_are_named():
     for options, words in [
-        (dict(standardise='layer'), "standardise must be one of 'channel', 'token', None"),
+        (dict(standardise='layer'), "standardise must be one of 'channel', 'token' or None, got 'layer'"),
         (dict(cosine=0, smooth_l1=0), 'cosine, smooth_l1, mse must be >= 0 and not all 0'),
         (dict(steps=0), 'steps must be a whole number >= 1'),
     ]:

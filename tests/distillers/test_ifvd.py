@@ -67,7 +67,7 @@ def test_detection_data_are_refused():
 
 @pytest.mark.parametrize('value', [0, 2.5, True])
 def test_errors(value):
-    with pytest.raises(ValueError, match=f'num_classes must be a whole number >= 1, got {value}'):
+    with pytest.raises(ValueError, match=f'num_classes must be a whole number.*, got {value}'):
         IFVD(num_classes=value)
 
 

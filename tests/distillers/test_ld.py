@@ -322,7 +322,7 @@ def test_a_batch_without_boxes_is_refused(samples) -> None:
             'main_weight, .* must be >= 0 and not all 0, got 0, 0, 0',
         ),
         (dict(class_weight=-1), 'class_weight must be >= 0 and not all 0, got 0.25, 0.25, -1'),
-        (dict(ratio=1.0), r'ratio must be in \[0, 1\), got 1\.0'),
+        (dict(ratio=1.0), r'ratio must be a number in \[0, 1\), got 1\.0'),
         (dict(reduction='none'), "reduction must be one of 'sum', 'mean', got 'none'"),
     ],
 )

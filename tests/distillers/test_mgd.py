@@ -137,7 +137,7 @@ def test_example():
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
-        (dict(mask_ratio=1.0), r'mask_ratio is a probability in \[0, 1\), got 1\.0'),
+        (dict(mask_ratio=1.0), r'mask_ratio must be a number in \[0, 1\), got 1\.0'),
         (dict(alpha=0), 'alpha must be > 0, got 0'),
         (dict(reduction='none'), "reduction must be one of 'sum', 'mean', got 'none'"),
     ],

@@ -76,7 +76,7 @@ def test_it_runs_on_the_levels_of_a_real_detector():
     ('options', 'words'),
     [
         (dict(patch_size=0), 'patch_size must be a whole number >= 1, got 0'),
-        (dict(patch_size=2.5), 'patch_size must be a whole number >= 1, got 2.5'),
+        (dict(patch_size=2.5), 'patch_size must be a whole number or None, got 2.5'),
         (dict(pool_scale=0), 'pool_scale must be above 0 and at most 1, got 0'),
         (dict(pool_scale=2), 'pool_scale must be above 0 and at most 1, got 2'),
         (dict(patch_size=2, pool_scale=0.5), 'both set the patch: give only one'),

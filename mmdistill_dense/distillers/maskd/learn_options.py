@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.optim import OPTIMIZERS
 from torch import Tensor
 
 from mmdistill_dense.config.unknown_keys import hint
-from mmdistill_dense.utils.validate import check_count, check_option
+from mmdistill_dense.utils.validate import check_count, check_types
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LearnOptions:
 
     max_iters: int = 2000
     optimizer: Mapping[str, Any] = field(default_factory=lambda: {'type': 'Adam', 'lr': 0.01, 'weight_decay': 1e-3})
-    schedule: str = 'cosine'
+    schedule: Literal['cosine', 'poly'] = 'cosine'
     eta_min: float | None = None
     power: float | None = None
     clip_grad: Mapping[str, Any] | None = None
@@ -55,6 +55,7 @@ class LearnOptions:
         for name in options:
             if name not in known:
                 raise KeyError(f'learn.{name} is no option; known: {", ".join(known)}.{hint(name, known)}')
+        check_types(cls, options, 'learn.')
         learn = cls(**_plain(options))
         learn._check()
         return learn
@@ -62,19 +63,16 @@ class LearnOptions:
     def _check(self) -> None:
         for name in ('max_iters', 'save_interval', 'log_interval'):
             check_count(f'learn.{name}', getattr(self, name), 1)
-        check_option('learn.schedule', self.schedule, ('cosine', 'poly'))
         if self.power is not None and self.schedule != 'poly':
             raise ValueError("learn.power has an effect only with learn.schedule='poly'; set that or leave power out.")
-        if not isinstance(self.optimizer, Mapping) or not {'type', 'lr'} <= set(self.optimizer):
+        if not {'type', 'lr'} <= set(self.optimizer):
             raise ValueError(f"learn.optimizer must be dict(type='Adam', lr=…, …), got {self.optimizer!r}.")
         self.build_optimizer([torch.zeros(1, requires_grad=True)])  # fails now, not hours later
         clip = self.clip_grad
-        if clip is not None and not (
-            isinstance(clip, Mapping) and {'max_norm'} <= set(clip) <= {'max_norm', 'norm_type'}
-        ):
+        if clip is not None and not {'max_norm'} <= set(clip) <= {'max_norm', 'norm_type'}:
             raise ValueError(f'learn.clip_grad must be None or dict(max_norm=…, norm_type=2), got {clip!r}.')
-        if not isinstance(self.dice_weight, (int, float)) or self.dice_weight < 0:
-            raise ValueError(f'learn.dice_weight must be a number >= 0, got {self.dice_weight!r}.')
+        if self.dice_weight < 0:
+            raise ValueError(f'learn.dice_weight must be >= 0, got {self.dice_weight!r}.')
 
     def build_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         """Build the optimizer.

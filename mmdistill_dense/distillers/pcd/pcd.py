@@ -34,7 +34,6 @@ from mmdistill_dense.utils.validate import (
     check_count,
     check_directions,
     check_map,
-    check_option,
     check_positive,
 )
 
@@ -106,7 +105,7 @@ class PCD(Distiller):
         keys_per_image: int = 1,
         head: Mapping[str, Any] | None = HEAD,
         attention: Mapping[str, Any] | None = None,
-        view_pairing: str | None = None,
+        view_pairing: Literal['cross', 'same'] | None = None,
         resize: Resize = 'teacher',
         num_pixels: int | None = 1024,
         vectors: bool = False,
@@ -119,12 +118,9 @@ class PCD(Distiller):
         counts = {'keys_per_image': keys_per_image, 'monitor_interval': monitor_interval}
         for name, value in {**counts, 'num_pixels': 1 if num_pixels is None else num_pixels}.items():
             check_count(name, value, 0 if name == 'monitor_interval' else 1)
-        check_option('queue_init', queue_init, ('empty', 'random'))
-        check_option('enqueue', enqueue, ('pooled', 'pixels'))
-        check_option('view_pairing', view_pairing, (None, 'cross', 'same'))
-        check_option('resize', resize, ('teacher', 'student'))
         self.head = None if head is None else check_head(head)
         self.attend = None if attention is None else check_keys('attention', attention, {'num_heads': 8})
+        check_count('attention.num_heads', (self.attend or {}).get('num_heads', 1), 1)
         self.temperature = temperature
         self.queue_size = check_queue_size(queue_size, keys_per_image)
         self.queue_init = queue_init

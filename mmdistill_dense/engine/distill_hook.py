@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import FlexibleRunner, Runner
+from mmengine.runner import Runner
 
 from mmdistill_dense.engine.balancing import Balancing
 from mmdistill_dense.engine.clipping import Clipping
@@ -68,51 +69,24 @@ class DistillHook(Hook):
         )
         self._begun = False
 
-    def before_run(self, runner: Runner) -> None:
-        """Before any weight is loaded."""
-        for part in () if self._begun else self.parts:
-            part.before_run(runner)
-        self._begun = False
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """After the file is read, before the network is loaded."""
-        if isinstance(runner, FlexibleRunner):  # which loads before its `before_run`
-            self.before_run(runner)
-            self._begun = True
+def _forwarded(event: str) -> Callable[..., None]:
+    def call(self: DistillHook, runner: Runner, *args: Any, **kwargs: Any) -> None:
         for part in self.parts:
-            part.after_load_checkpoint(runner, checkpoint)
+            getattr(part, event)(runner, *args, **kwargs)
 
-    def before_train(self, runner: Runner) -> None:
-        """Before the first iteration."""
-        for part in self.parts:
-            part.before_train(runner)
+    return call
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Before the first batch of an epoch is drawn."""
-        for part in self.parts:
-            part.before_train_epoch(runner)
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Before each step."""
-        for part in self.parts:
-            part.before_train_iter(runner, batch_idx, data_batch)
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """After each step."""
-        for part in self.parts:
-            part.after_train_iter(runner, batch_idx, data_batch, outputs)
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """After each validation."""
-        for part in self.parts:
-            part.after_val_epoch(runner, metrics)
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Before a file is written."""
-        for part in self.parts:
-            part.before_save_checkpoint(runner, checkpoint)
-
-    def after_train(self, runner: Runner) -> None:
-        """After the last step."""
-        for part in self.parts:
-            part.after_train(runner)
+for _event in (
+    'before_run',
+    'after_load_checkpoint',
+    'before_train',
+    'before_train_epoch',
+    'before_train_iter',
+    'after_train_iter',
+    'after_val_epoch',
+    'before_save_checkpoint',
+    'after_train',
+):
+    setattr(DistillHook, _event, _forwarded(_event))

@@ -1,9 +1,9 @@
 """Inheritance: a student that starts from parts of its teacher (same neck, same head), as many detection methods do.
 
-The tensors below a prefix are copied by name; both sides must hold the same names and shapes. There is one exception:
-a bias that only the student has becomes 0, which makes the two layers equal. The copy is made after the student's own
-initialisation and before a checkpoint is resumed, which overwrites it. A run that starts from ``load_from`` inherits
-nothing.
+The tensors below a prefix, or the one of this name, are copied by name; both sides must hold the same names and shapes.
+There is one exception: a bias that only the student has becomes 0, which makes the two layers equal. The copy is made
+after the student's own initialisation and before a checkpoint is resumed, which overwrites it. A run that starts from
+``load_from`` inherits nothing.
 """
 
 from __future__ import annotations
@@ -117,4 +117,6 @@ def _zero_biases(held: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dic
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    if prefix in state:  # a parameter by itself, such as DETR's level_embed
+        return {'the tensor itself': state[prefix]}
     return {name[len(prefix) + 1 :]: value for name, value in state.items() if name.startswith(f'{prefix}.')}

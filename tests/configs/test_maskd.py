@@ -12,8 +12,10 @@ from mmengine.optim import PolyLR
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.inherit import _below
 from mmdistill_dense.networks.renormalise import renormaliser
 from mmdistill_dense.recipes.compose import option_files
+from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.weights.locate import published_weights
 from tests.every_config import place, read
 
@@ -153,6 +155,7 @@ INHERITED = {
     'retinanet_r101_to_mobilenetv2': 20,
     'fcos_r101_to_r50': 51,
     'reppoints_x101_to_r50': 53,
+    'deformable_detr_r50_to_r18': 293,
 }
 
 
@@ -162,13 +165,23 @@ def test_what_is_inherited_has_the_same_shapes(pair: str) -> None:
     own, theirs = shapes(cfg.model.student), shapes({**cfg.model.teacher, 'checkpoint': None})
     taken = 0
     for target, source in cfg.model.inherit:
-        mine = {name.removeprefix(target): size for name, size in own.items() if name.startswith(f'{target}.')}
-        given = {n.removeprefix(source): size for n, size in theirs.items() if n.startswith(f'{source}.')}
+        mine, given = _below(own, target), _below(theirs, source)
         biases = {name for name in mine.keys() - given.keys() if name.endswith('conv.bias')}
         assert {name: mine[name] for name in mine.keys() - biases} == given
         assert len(biases) == (8 if 'fcos' in pair and target == 'bbox_head' else 0)
         taken += len(given)
     assert taken == INHERITED[pair]
+
+
+def test_deformable_detr_inherits_all_but_backbone_and_neck() -> None:
+    """The author's start: 12.07 of 24.7 million parameters."""
+    cfg = leaf('deformable_detr_r50_to_r18_coco_inherit')
+    plain = read_config('maskd:deformable_detr_r50_to_r18_coco')
+    assert cfg.model.pop('inherit') and dict(cfg.model) == dict(plain.model), 'and changes nothing else'
+    own = shapes(cfg.model.student)
+    parts = {name.split('.')[0] for name in own} - {'backbone', 'neck'}
+    assert parts == {entry[0] for entry in leaf('deformable_detr_r50_to_r18_coco_inherit').model.inherit}
+    assert sum(own[n].numel() for n in own if n.split('.')[0] in parts) == pytest.approx(12.07e6, abs=5e3)
 
 
 def shapes(option: dict) -> dict[str, torch.Size]:

@@ -46,6 +46,19 @@ def test_the_named_parts_are_copied_and_only_those():
     assert equal_parts(built()) == {'neck', 'bbox_head'}
 
 
+def test_a_single_tensor_is_copied_by_its_name():
+    """As DETR's level_embed, which is a parameter of the network itself."""
+    name = 'bbox_head.retina_cls.weight'
+    model, alone = built([(name, name)]), built(None)
+    given = toys.teacher_of(model).network.state_dict()[name]
+    assert toys.differing(model.state_dict(), alone.state_dict()) == [name] and given.any()
+    assert torch.equal(model.state_dict()[name], given)
+    with pytest.raises(ValueError, match=r'with another shape \(student, teacher\): the tensor itself \(.*\) and \('):
+        built([('bbox_head.retina_cls.bias', 'bbox_head.retina_reg.weight')])
+    with pytest.raises(ValueError, match="no tensor of model.student has the prefix 'bbox_head.retina'"):
+        built([('bbox_head.retina', 'bbox_head.retina')])
+
+
 def test_a_bias_that_the_student_alone_has_becomes_0():
     """As FCOS students of the papers have before their norms, and their teachers not."""
     student = toys.det_net('fcos', 8, WIDTH)

@@ -208,7 +208,7 @@ class Distiller(nn.Module):
         return [*self.student_taps, *self.extra_student_taps]
 
     def check_data(self, pictures: int) -> None:
-        """Refuse a training set that has too few pictures for the method; ``check`` and ``run`` ask it.
+        """Refuse a training set that has too few pictures for the method; each run asks it at its start, and ``check``.
 
         Raises:
             ValueError: With the option to change.

@@ -16,7 +16,7 @@ from mmdistill_dense.engine.single_gradients import loss_scale, no_single_gradie
 from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
 from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.runner_internals import built_loop, resumes
+from mmdistill_dense.utils.runner_internals import built_loop, resumes, wrappers_of
 from mmdistill_dense.utils.tracked import write_scalars
 
 
@@ -39,7 +39,7 @@ class Balancing(Hook):
         for distiller, balancer in self._balanced.values():
             _check(runner, distiller, balancer)
         if self._balanced:
-            sgd = isinstance(getattr(runner.optim_wrapper, 'optimizer', None), SGD)
+            sgd = all(isinstance(one.optimizer, SGD) for one in wrappers_of(runner.optim_wrapper))
             for line in choose_ratios(distillers_of(unwrap(runner.model)), sgd):
                 runner.logger.info(line)
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.runner_internals import wrappers_of
 
 
 class Clipping(Hook):
@@ -28,20 +29,20 @@ class Clipping(Hook):
         """Clip in every step of a runner's optimizer until the training ends.
 
         Raises:
-            ValueError: For a run with several optimizers, or with one that hides the scale of mixed precision.
+            ValueError: For a distiller that several optimizers train, or one that hides the scale of mixed precision.
         """
         self.after_train(runner)  # remove the hooks of a training that was interrupted
         distillers = distillers_of(unwrap(runner.model))
-        wrapper = runner.optim_wrapper
+        wrappers = wrappers_of(runner.optim_wrapper)
         for name, distiller in distillers.items():
             trains = any(parameter.requires_grad for parameter in distiller.parameters())
             if distiller.clip_max_norm is not None and trains:
-                _check(name, wrapper)
+                wrapper = _holder(name, distiller, wrappers)
                 clip = partial(_clip, runner, name, distiller)
                 self._undo.append(wrapper.optimizer.register_step_pre_hook(clip).remove)
-        if getattr(wrapper, 'clip_grad_kwargs', None):
-            owned = {id(parameter) for distiller in distillers.values() for parameter in distiller.parameters()}
-            # The wrapper clips all parameters together; a large distiller gradient must not shrink the student's.
+        owned = {id(parameter) for distiller in distillers.values() for parameter in distiller.parameters()}
+        for wrapper in (one for one in wrappers if one.clip_grad_kwargs):
+            # It clips all parameters together; a large distiller gradient must not shrink the student's.
             self._undo.append(partial(setattr, wrapper, 'clip_func', wrapper.clip_func))
             wrapper.clip_func = partial(_clip_students, wrapper.clip_func, owned)
 
@@ -51,15 +52,19 @@ class Clipping(Hook):
             self._undo.pop()()
 
 
-def _check(name: str, wrapper: OptimWrapper) -> None:
+def _holder(name: str, distiller: Distiller, wrappers: Sequence[OptimWrapper]) -> OptimWrapper:
     key = f'model.distillers.{name}.clip_max_norm'
-    if not hasattr(wrapper, 'optimizer'):
-        raise ValueError(f'{key} needs one optimizer, this run has several ({type(wrapper).__name__}); set it to None.')
+    owned = {id(parameter) for parameter in distiller.parameters()}
+    holders = [one for one in wrappers if any(id(p) in owned for group in one.param_groups for p in group['params'])]
+    if len(holders) != 1:
+        raise ValueError(f'{key} is for parameters of one optimizer, but {len(holders)} train them: set it to None.')
+    (wrapper,) = holders
     if hasattr(wrapper, 'loss_scaler') and 'grad_scaler' in inspect.signature(wrapper.optimizer.step).parameters:
         raise ValueError(
             f'{key}: {type(wrapper.optimizer).__name__}.step uses the scaler of mixed precision itself, so the scale '
             'of the gradients is unknown; set clip_max_norm=None, or use an optimizer of torch.'
         )
+    return wrapper
 
 
 def clip_unscaled(distiller: Distiller, optimizer: Optimizer) -> Tensor | None:

@@ -59,10 +59,13 @@ class RunGuards(Hook):
         if not isinstance(model, Distilled):
             return
         check_trained(runner, model.distillers)
+        dataset = runner.train_dataloader.dataset
+        for distiller in model.distillers.values() if hasattr(dataset, '__len__') else ():
+            distiller.check_data(len(dataset))
         student = model.distillation.student.model
         loader = runner.cfg.get('train_dataloader') or {}  # none if the runner was built without a config
         check_crop(loader.get('dataset', {}), student)
-        classes = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
+        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         check_student_classes(classes, student)
         for teacher in model.distillation.teachers.values():
             check_teacher_classes(classes, teacher)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from mmengine.runner import Runner
 from torch import nn
 
+from mmdistill_dense.utils.runner_internals import wrappers_of
+
 
 def loss_scale(runner: Runner) -> float:
-    """Return the current loss scale of float16, 1 without one; on a GPU, the CPU waits for it."""
-    scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-    return float(scaler.get_scale()) if scaler is not None else 1.0
+    """Return the current loss scale of float16, of several the largest, 1 without one; on a GPU, the CPU waits."""
+    scalers = [getattr(wrapper, 'loss_scaler', None) for wrapper in wrappers_of(runner.optim_wrapper)]
+    return max([float(scaler.get_scale()) for scaler in scalers if scaler is not None], default=1.0)
 
 
 def no_single_gradients(runner: Runner, model: nn.Module) -> str | None:

@@ -547,14 +547,14 @@ class BodyAndHead:
     """An optimizer for the head and one for the rest, with or without the distillers."""
 
     def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
-        self.left_out = optim_wrapper_cfg['left_out']
+        self.left_out, self.clip_grad = optim_wrapper_cfg['left_out'], optim_wrapper_cfg.get('clip_grad')
 
     def __call__(self, model):
         names = [name for name, _ in model.named_parameters() if not name.startswith(self.left_out)]
         parts = [[name for name in names if name.startswith('decode_head') == head] for head in (False, True)]
         parameters = dict(model.named_parameters())
         sgd = [torch.optim.SGD([parameters[name] for name in part], lr=0.01) for part in parts]
-        return OptimWrapperDict(body=OptimWrapper(sgd[0]), head=OptimWrapper(sgd[1]))
+        return OptimWrapperDict(body=OptimWrapper(sgd[0], clip_grad=self.clip_grad), head=OptimWrapper(sgd[1]))
 
 
 @MODELS.register_module()
@@ -588,6 +588,47 @@ def test_a_loss_that_is_not_finite_stops_a_run_of_several_optimizers(tmp_path, m
         toys.train(None, of_two(tmp_path / 'b'))
     with pytest.raises(ValueError, match=r'skip_nonfinite=2 needs one optimizer, .*\(OptimWrapperDict\): set it to 0'):
         toys.train(None, of_two(tmp_path / 'c', default_hooks=dict(distill=dict(skip_nonfinite=2))))
+
+
+def test_limits_and_measurements_work_with_several_optimizers(tmp_path):
+    """Each distiller is clipped by its own limit, the user's clipping leaves it alone, and balance sees the scale."""
+    config = of_two(tmp_path)
+    config.optim_wrapper.clip_grad = dict(max_norm=1e-2)
+    limited = dict(MIMIC, clip_max_norm=1e-3, loss_weight=100.0)
+    config.model.distillers = dict(mimic=limited, kd=dict(KD, balance=dict(ratio='auto', until=1.0)))
+    runner, norms, scales = toys.make_runner(tmp_path, config), [], []
+
+    class Watch(Hook):
+        def before_train(self, runner):
+            body, head = runner.optim_wrapper.values()
+            head.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8.0)
+            body.optimizer.register_step_post_hook(self.note)
+
+        def note(self, *_):
+            model, body = runner.model, runner.optim_wrapper['body']
+            own = {id(parameter) for parameter in model.distillers.parameters()}
+            held = body.param_groups[0]['params']
+            parts = [[p for p in held if (id(p) in own) == mine] for mine in (True, False)]
+            norms.append([float(nn.utils.get_total_norm([p.grad for p in part])) for part in parts])
+            scales.append(model.distillation.state.loss_scale)
+
+    runner.register_hook(Watch(), priority='VERY_HIGH')
+    with toys.unformatted():
+        runner.train()
+    assert scales == [8.0, 8.0]
+    assert norms == [[pytest.approx(1e-3, rel=1e-2), pytest.approx(1e-2, rel=1e-2)]] * 2
+    assert runner.model.distillers['kd'].balancer.ratio == 2.0, 'both optimizers are SGD'
+
+
+def test_too_few_pictures_for_a_method_stop_a_run_before_anything_is_prepared(tmp_path, monkeypatch):
+    def check_data(self, pictures):
+        if pictures < 9:
+            raise ValueError(f'{self.key} needs 9 pictures, got {pictures}.')
+
+    monkeypatch.setattr(toys.MaskedMimic, 'check_data', check_data)
+    monkeypatch.setattr(toys.MaskedMimic, 'prepare', lambda *_: pytest.fail('prepared'))
+    with pytest.raises(ValueError, match=r'distillers\.mimic needs 9 pictures, got 8'):
+        toys.train(tmp_path, pair(dict(mimic=MIMIC)), iters=1)
 
 
 def test_parameters_of_distillers_that_no_optimizer_holds_are_named(tmp_path):

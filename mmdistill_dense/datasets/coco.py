@@ -1,25 +1,45 @@
-"""mmdet's COCO data set, with a clear error if a file is missing or the classes are not the file's."""
+"""mmdet's COCO data set, with a clear error for a label file that is missing, wrong, or read in two ways."""
 
 import json
+import logging
+from collections import Counter
+from functools import partial
 from typing import Any
 
 from mmdet.datasets import CocoDataset as _CocoDataset
+from mmengine.logging import print_log
 
+from mmdistill_dense.datasets.coco_file import check, has_area, left_out, wrong_ids
 from mmdistill_dense.datasets.roots import RootCheck
 from mmdistill_dense.registry import DATASETS
 
 
-class _NamedCategories(_CocoDataset.COCOAPI):
-    """mmdet's reader, but class names that are not the file's, in its order, and boxes of unlisted categories raise."""
+class _CheckedFile(_CocoDataset.COCOAPI):
+    """mmdet's reader, but entries that are wrong, and class names that are not the file's, in its order, raise.
+
+    Args:
+        tested: Whether the file is only tested on; the metric needs iscrowd of every annotation.
+        told: Receives what training and metric read in different ways.
+        file: The label file.
+    """
+
+    def __init__(self, tested: bool, told: list[str], file: str) -> None:
+        self._tested, self._told = tested, told
+        super().__init__(file)
 
     def createIndex(self) -> None:
+        self.dataset.setdefault('annotations', [])  # files of test sets without labels have none
+        check(self.dataset, () if self._tested else ('annotations.iscrowd',))
         super().createIndex()
-        unknown = sorted({one.get('category_id') for one in self.anns.values()} - set(self.cats), key=str)
-        if unknown:
-            raise ValueError(
-                f'CocoDataset: annotations have category_id {unknown[0]}, which categories of ann_file does not list: '
-                f'it lists {sorted(self.cats)}.'
-            )
+        boxes = self.dataset['annotations']
+        reasons = Counter(
+            left_out(one, self.imgs) or ('' if has_area(one) else 'have the area 0')
+            for one in boxes
+            if one['image_id'] in self.imgs
+        )
+        self._told += [f'{count} of {len(boxes)} annotations {reason}' for reason, count in reasons.items() if reason]
+        if self._tested and wrong_ids(boxes):
+            self._told.append('an annotation has the id 0, or a text as id, which the metric cannot match')
 
     def get_cat_ids(self, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()) -> list[int]:
         found = super().get_cat_ids(cat_names, sup_names, cat_ids)
@@ -27,8 +47,8 @@ class _NamedCategories(_CocoDataset.COCOAPI):
         if cat_names and names != list(cat_names):
             known = [category['name'] for category in self.dataset['categories']]
             raise ValueError(
-                f'CocoDataset: metainfo.classes = {tuple(cat_names)}, but ann_file holds the categories {known}. '
-                'Labels are numbered in the order of the file: list classes of the file, in its order.'
+                f'metainfo.classes = {tuple(cat_names)}, but ann_file holds the categories {known}. Labels are '
+                'numbered in the order of the file: list classes of the file, in its order.'
             )
         return found
 
@@ -38,7 +58,8 @@ class CocoDataset(RootCheck, _CocoDataset):
     """mmdet's COCO, and any data in its json format; folder, label file and class names are checked.
 
     mmdet itself silently leaves out classes that the label file does not hold, and numbers the others in the order of
-    the file, whatever the order of ``metainfo.classes``.
+    the file, whatever the order of ``metainfo.classes``. A warning tells of boxes that are not trained on and yet count
+    as missed, because mmdet's metric reads the file itself.
 
     Args:
         **kwargs: of mmdet's ``CocoDataset``: ``data_root``, ``ann_file``, ``data_prefix=dict(img=…)``, ``metainfo``.
@@ -46,43 +67,37 @@ class CocoDataset(RootCheck, _CocoDataset):
     Raises:
         FileNotFoundError: For a missing folder or label file, see :func:`mmdistill_dense.datasets.roots.require`.
         ValueError: For classes that are not those of the label file, in its order; for a label file that is damaged,
-            has no picture, no box to train with, or boxes of categories that it does not list.
+            has no picture, no box to train with or a wrong entry, see
+            :func:`mmdistill_dense.datasets.coco_file.check`.
     """
 
-    COCOAPI = _NamedCategories
     also = ' The evaluator reads the labels by itself: set its ann_file too, e.g. test_evaluator.ann_file=FILE.'
 
     def load_data_list(self) -> list[dict]:
         """List the pictures; raise for a damaged file and for one without boxes, where mmdet goes on."""
+        where, told = f'CocoDataset: ann_file = {self.ann_file!r}', list[str]()
+        if 'img' not in self.data_prefix:
+            raise ValueError(f'{where}: data_prefix = {self.data_prefix} has no img, the folder of the pictures.')
+        self.COCOAPI = partial(_CheckedFile, self.test_mode, told)
         try:
             found = super().load_data_list()
-        except KeyError as error:
-            raise ValueError(
-                f'CocoDataset: ann_file = {self.ann_file!r} is not in the json format of COCO: an entry has no key '
-                f'{error}. The file is a dict of three lists: images (id, file_name, width, height), annotations (id, '
-                'image_id, category_id, bbox, area, iscrowd) and categories (id, name).'
-            ) from error
-        except (json.JSONDecodeError, AssertionError) as error:
-            raise ValueError(
-                f'CocoDataset: ann_file = {self.ann_file!r} is damaged or not in the json format of COCO: {error!r}'
-            ) from error
-        self._check_boxes(found)
+        except (json.JSONDecodeError, UnicodeDecodeError, AssertionError) as error:
+            raise ValueError(f'{where} is damaged or not in the json format of COCO: {error}') from error
+        except ValueError as error:
+            raise ValueError(f'{where}: {error}') from error
         if not found:
-            raise ValueError(f'CocoDataset: ann_file = {self.ann_file!r} lists no picture.')
+            raise ValueError(f'{where} lists no picture.')
         if not self.test_mode and not any(one['instances'] for one in found):
+            why = f' ({"; ".join(told)})' if told else ''
             raise ValueError(
-                f'CocoDataset: ann_file = {self.ann_file!r} holds no box of the classes {self.metainfo["classes"]}: '
-                'there is nothing to train with.'
+                f'{where} holds no box of the classes {self.metainfo["classes"]}: there is nothing to train with{why}.'
             )
+        if told:
+            effect = (
+                'The metric counts them as missed: even perfect predictions do not reach the full score'
+                if self.test_mode
+                else 'They are not trained on'
+            )
+            advice = 'Mend the file, or use the one that `python -m mmdistill_dense new` writes beside its data.py.'
+            print_log(f'{where}: {"; ".join(told)}. {effect}. {advice}', 'current', logging.WARNING)
         return found
-
-    def _check_boxes(self, found: list[dict]) -> None:
-        """Refuse boxes of which most reach beyond their picture: those are corners, read as corner and size."""
-        ends = [(one, box['bbox'][2:]) for one in found for box in one['instances']]
-        beyond = sum(x > one['width'] + 1 or y > one['height'] + 1 for one, (x, y) in ends)
-        if beyond > len(ends) / 2:
-            raise ValueError(
-                f'CocoDataset: {beyond} of {len(ends)} boxes in ann_file = {self.ann_file!r} reach beyond their '
-                'picture. A bbox is [left, top, width, height] in pixels, not two corners; width and height of each '
-                'picture must be those of its file.'
-            )

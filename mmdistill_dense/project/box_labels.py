@@ -10,12 +10,23 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mmdistill_dense.datasets.coco_file import Content, has_mask, lists_missing
 from mmdistill_dense.project.exif import stored_pixels
-from mmdistill_dense.project.label_files import FORMAT, check_entries, check_sizes, none_found, read_label_file
+from mmdistill_dense.project.label_files import (
+    FORMAT,
+    check_entries,
+    check_sizes,
+    lacks,
+    mended_file,
+    none_found,
+    read_label_file,
+)
 from mmdistill_dense.project.listed_pictures import folder_of, listed_files, unlisted
 from mmdistill_dense.project.picture_folders import SPLITS, files_below, picture_folders, split_of, two_parts
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.messages import close_or_all, some
+
+Files = dict[str | None, tuple[Path, Content]]  # label files and their contents, by split
 
 
 @dataclass(frozen=True)
@@ -64,32 +75,36 @@ def find_box_data(given: Path, classes: Sequence[str] = (), exif: str | None = N
     given = given.expanduser().resolve()
     root = given.parent if given.suffix == '.json' and given.is_file() else given
     folders = picture_folders(root)
-    found = _by_split(root, [given] if given.is_file() else sorted(files_below(root, ('.json',))))
     notes: list[str] = []
-    for path, content in found.values():
-        notes += check_entries(path, content)
+    found = _by_split(root, [given] if given.is_file() else sorted(files_below(root, ('.json',))), notes)
     places = {name: folder_of(path, content, root, folders, name) for name, (path, content) in found.items()}
-    first = found.get('train') or next(iter(found.values()))
-    names = _classes(first, classes, notes)
-    _check_categories(found.values(), names)
     drawn = {
-        places[name] / one['file_name']: (one['height'], one['width'])
+        places[name] / one['file_name']: (one.get('height'), one.get('width'))
         for name, (_, content) in found.items()
         for one in content['images']
     }
     stored = stored_pixels(list(drawn), drawn.__getitem__, exif, notes)
+    mended = []
     for name, (path, content) in found.items():
         check_sizes(path, places[name], content['images'], stored)
+        clean, told = mended_file(path, content, places[name], stored)
+        found[name] = path, clean
+        if told:
+            notes += told
+            mended.append(name)
+    first = found.get('train') or next(iter(found.values()))
+    names = _classes(first, classes, notes)
+    _check_categories(found.values(), names)
     files = {name: listed_files(content, places[name]) for name, (_, content) in found.items()}
     notes += unlisted(root, folders, files)
     if 'train' in found and len(found) > 1:
         splits = {
-            name: BoxSplit(
-                str(found[name][0].relative_to(root)), _inside(places[name], root), len(found[name][1]['images'])
-            )
-            for name in SPLITS
-            if name in found
+            name: _split(name, found[name], root, places[name], name in mended) for name in SPLITS if name in found
         }
+        if mended:
+            notes.append(
+                f'written for training and metric, with these changes: {", ".join(f"{name}.json" for name in mended)}'
+            )
     elif len(found) == 1:
         (name,) = found
         splits = _divided(first, _inside(places[name], root), names)
@@ -105,17 +120,21 @@ def find_box_data(given: Path, classes: Sequence[str] = (), exif: str | None = N
     sizes = [(one['height'], one['width']) for one in first[1]['images']]
     size = int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
     _check_boxes(found, names)
-    masks = all(one.get('segmentation') for _, content in found.values() for one in content['annotations'])
+    masks = all(has_mask(one) for _, content in found.values() for one in content['annotations'])
     return BoxData(root, splits, names, masks, size, notes, stored)
 
 
-def _by_split(root: Path, files: Sequence[Path]) -> dict[str | None, tuple[Path, dict[str, Any]]]:
-    found: dict[str | None, tuple[Path, dict[str, Any]]] = {}
+def _by_split(root: Path, files: Sequence[Path], notes: list[str]) -> Files:
+    """Return the checked label file of each split."""
+    found: Files = {}
+    passed = []
     for path in files:
         content = read_label_file(path)
-        if content is None:
-            continue
         split = split_of([*path.relative_to(root).parts[:-1], path.stem])
+        if lists_missing(content):
+            if isinstance(content, dict) and 'images' in content:
+                passed.append((split, lacks(path, content)))
+            continue
         if split in found:
             known = found[split][0]
             better = [one for one in (known, path) if 'instances' in one.name]
@@ -131,7 +150,18 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str | None, tuple[Path,
         raise FileNotFoundError(f'--data {root}: {none_found(root, files)} {FORMAT}')
     if len(found) > 1:
         found.pop(None, None)
+    notes += [f'WARNING: passed over: {lacking}' for split, lacking in passed if split not in found]
+    for path, content in found.values():
+        check_entries(path, content)
     return found
+
+
+def _split(name: str, file: tuple[Path, Content], root: Path, pictures: Path, mended: bool) -> BoxSplit:
+    path, content = file
+    if not mended:
+        return BoxSplit(str(path.relative_to(root)), _inside(pictures, root), len(content['images']))
+    labels = Template(f'{{{{ fileDirname }}}}/{name}.json')
+    return BoxSplit(labels, _inside(pictures, root), len(content['images']), json.dumps(content))
 
 
 def _check_boxes(found: Mapping[str | None, tuple[Path, Mapping[str, Any]]], names: Sequence[str]) -> None:
@@ -193,6 +223,6 @@ def _divided(file: tuple[Path, Mapping[str, Any]], pictures: str, names: Sequenc
         kept = [one for one in content['images'] if one['file_name'] in files]
         numbers = {one['id'] for one in kept}
         boxes = [one for one in content['annotations'] if one['image_id'] in numbers]
-        text = json.dumps({'images': kept, 'annotations': boxes, 'categories': content['categories']})
-        found[name] = BoxSplit(Template(f'{{{{ fileDirname }}}}/{name}.json'), pictures, len(kept), text)
+        part = {'images': kept, 'annotations': boxes, 'categories': content['categories']}
+        found[name] = BoxSplit(Template(f'{{{{ fileDirname }}}}/{name}.json'), pictures, len(kept), json.dumps(part))
     return found

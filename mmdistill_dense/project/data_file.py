@@ -72,7 +72,7 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool) -> s
     }
     parts: dict[str, dict[str, Any]] = {}
     for name, split in data.splits.items():
-        kind = {'filter_cfg': {'filter_empty_gt': True, 'min_size': 1}} if name == 'train' else {'test_mode': True}
+        kind = {'filter_cfg': {'filter_empty_gt': False}} if name == 'train' else {'test_mode': True}
         parts[name] = {'ann_file': split.labels, 'data_prefix': {'img': split.pictures}, **kind}
     metrics: dict[str, Any] = {}
     for name in ('val', 'test'):

@@ -33,11 +33,11 @@ def folder_of(path: Path, content: Mapping[str, Any], root: Path, below: Sequenc
     looked = evenly(names, _LOOKED)
 
     def fits(folder: Path) -> tuple[int, bool, int]:
-        there = sum((folder / name).is_file() for name in looked)
+        there = sum(os.path.isfile(folder / name) for name in looked)
         return there, split_of(folder.relative_to(root).parts) == split, len(os.path.commonpath([folder, path]))
 
     best = max(folders, key=fits)
-    missing = [name for name in names if not (best / name).is_file()]
+    missing = [name for name in names if not os.path.isfile(best / name)]
     if missing:
         raise FileNotFoundError(
             f'--data: {len(missing)} of the {len(names)} pictures of {path} are not there: {some(missing, 3)}; looked '
@@ -59,6 +59,6 @@ def unlisted(root: Path, folders: Sequence[Folder], files: Mapping[str | None, s
     if free:
         place = shlex.quote(os.path.commonpath([path.parent for path in free]))
         yield (
-            f'{len(free)} of {len(every)} pictures are in no label file ({some(free, 1)}). They are in no split; '
+            f'{len(free)} of {len(every)} pictures have no labels in any file ({some(free, 1)}). They are in no split; '
             f'--unlabelled {place} teaches on them'
         )

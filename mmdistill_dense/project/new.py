@@ -175,7 +175,10 @@ def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, st
         check_tested(side)
     loads = any(predicts_masks(side.model) for side in sides)
     text = box_file(data, loading, loads, predicts_masks(student.model))
-    return {'data.py': text, **{f'{name}.json': split.content for name, split in data.splits.items() if split.content}}
+    return {
+        'data.py': text,
+        **{Path(split.labels).name: split.content for split in data.splits.values() if split.content},
+    }
 
 
 def _adapt(task: Task, side: Side, trained: bool) -> None:

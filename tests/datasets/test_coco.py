@@ -83,7 +83,7 @@ def test_boxes_given_as_two_corners_are_refused(tmp_path: Path) -> None:
     for box in content['annotations']:
         box['bbox'] = [40, 30, 60, 44]
     (tmp_path / 'labels.json').write_text(json.dumps(content), encoding='utf-8')
-    with pytest.raises(ValueError, match=r'2 of 2 boxes in .*labels\.json.* not two corners'):
+    with pytest.raises(ValueError, match=r'labels\.json.*2 of 2 boxes .* not two corners'):
         DATASETS.build(option(tmp_path))
 
 
@@ -92,7 +92,7 @@ def test_entries_that_are_missing_are_named(tmp_path: Path) -> None:
     content = json.loads((tmp_path / 'labels.json').read_text(encoding='utf-8'))
     del content['annotations'][0]['area']
     (tmp_path / 'labels.json').write_text(json.dumps(content), encoding='utf-8')
-    with pytest.raises(ValueError, match=r"labels\.json.*an entry has no key 'area'.* annotations \(id, image_id"):
+    with pytest.raises(ValueError, match=r'labels\.json.*annotations\[0\] has no area.* is a dict of id, image_id'):
         DATASETS.build(option(tmp_path))
     (tmp_path / 'labels.json').write_text(json.dumps(content['annotations']), encoding='utf-8')
     with pytest.raises(ValueError, match=r'labels\.json.* not in the json format of COCO'):
@@ -107,3 +107,68 @@ def test_a_folder_without_the_pictures_of_the_list_is_named(tmp_path: Path) -> N
         FileNotFoundError, match=r'CocoDataset: .*images/a\.jpg does not exist.* data_prefix.* holds b\.jpg'
     ):
         data[0]
+
+
+def changed(root: Path, **new: object) -> Path:
+    """Change all annotations; what is None is taken out."""
+    content = json.loads((root / 'labels.json').read_text(encoding='utf-8'))
+    for number, one in enumerate(content['annotations']):
+        one.update(new, id=number + int(str(new.get('begin', 1))))
+        for key in [key for key, value in new.items() if value is None]:
+            del one[key]
+    (root / 'labels.json').write_text(json.dumps(content), encoding='utf-8')
+    return root
+
+
+@pytest.mark.parametrize(
+    ('new', 'test', 'told'),
+    [
+        (dict(begin=0), True, 'an annotation has the id 0.* even perfect predictions do not reach the full score'),
+        (dict(begin=0), False, ''),
+        (dict(bbox=[4, 2, 0.5, 6]), True, '2 of 2 annotations have a bbox .* without width .*counts them as missed'),
+        (dict(bbox=[90, 2, 8, 6]), True, '2 of 2 annotations have a bbox outside their picture'),
+        (dict(area=0), True, '2 of 2 annotations have the area 0'),
+        (dict(), True, ''),
+    ],
+)
+def test_what_the_metric_would_count_otherwise_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: dict, test: bool, told: str
+) -> None:
+    """Of label files that `new` did not write: training and metric of mmdet read other boxes."""
+    lines: list[str] = []
+    monkeypatch.setattr('mmdistill_dense.datasets.coco.print_log', lambda line, *_: lines.append(line))
+    write(tmp_path)
+    data = DATASETS.build(dict(option(changed(tmp_path, **new)), test_mode=test))
+    assert len(data) == 1  # type: ignore[arg-type]
+    assert len(lines) == bool(told) and all(re.search(told, line) for line in lines)
+
+
+def test_a_file_without_a_box_to_train_with_says_why(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(ValueError, match=r'nothing to train with \(2 of 2 annotations have the area 0\)'):
+        DATASETS.build(option(changed(tmp_path, area=0)))
+
+
+def test_iscrowd_is_needed_where_the_file_is_tested_on(tmp_path: Path) -> None:
+    """pycocotools reads it of every annotation; the training does without."""
+    write(tmp_path)
+    without = option(changed(tmp_path, iscrowd=None))
+    assert len(DATASETS.build(without)) == 1  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r'labels\.json.*annotations\[0\] has no iscrowd'):
+        DATASETS.build(dict(without, test_mode=True))
+
+
+def test_two_pictures_of_one_id_are_refused(tmp_path: Path) -> None:
+    """pycocotools puts the boxes of both on the last one."""
+    write(tmp_path)
+    content = json.loads((tmp_path / 'labels.json').read_text(encoding='utf-8'))
+    content['images'].append(dict(content['images'][0], file_name='b.jpg'))
+    (tmp_path / 'labels.json').write_text(json.dumps(content), encoding='utf-8')
+    with pytest.raises(ValueError, match=r'labels\.json.*two images have the id 7: a\.jpg and b\.jpg'):
+        DATASETS.build(option(tmp_path))
+
+
+def test_a_data_set_without_the_folder_of_its_pictures_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(ValueError, match=r'labels\.json.*data_prefix = .* has no img'):
+        DATASETS.build(dict(option(tmp_path), data_prefix=dict(img_path='images/')))

@@ -198,11 +198,14 @@ def coco(root: Path, text: str, **options: Any) -> Any:
     [
         ('', r'labels\.json.* is damaged or not in the json format of COCO'),
         (json.dumps(FILE)[:60], r'labels\.json.* is damaged or not in the json format of COCO'),
-        ('{}', r"labels\.json.* is not in the json format of COCO: an entry has no key 'categories'"),
+        ('{}', r'labels\.json.* is not in the json format of COCO.* has no list of images'),
         (json.dumps(FILE | dict(images=[], annotations=[])), r'labels\.json.* lists no picture'),
         (json.dumps(FILE | dict(annotations=[])), r"labels\.json.* holds no box of the classes \('disc',\)"),
         (json.dumps({key: FILE[key] for key in ('images', 'categories')}), r'labels\.json.* holds no box'),
-        (json.dumps(FILE | dict(annotations=[BOX | dict(category_id=9)])), r'category_id 9, which .* lists \[1\]'),
+        (
+            json.dumps(FILE | dict(annotations=[BOX | dict(category_id=9)])),
+            r'unknown category_id: 9; the ids are 1',
+        ),
     ],
     ids=['empty', 'cut', 'nothing', 'no pictures', 'no boxes', 'no annotations', 'unknown category'],
 )

@@ -46,7 +46,7 @@ def label_file(names: Sequence[str], categories: Sequence[str], masks: bool = Fa
                 box = [x, 4 + 10 * category, 20, 18]
                 corners = [x, box[1], x + 20, box[1], x + 20, box[1] + 18, x, box[1] + 18]
                 boxes.append({
-                    'id': len(boxes),
+                    'id': len(boxes) + 1,
                     'image_id': image['id'],
                     'category_id': category + 1,
                     'bbox': box,

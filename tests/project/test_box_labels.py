@@ -148,7 +148,7 @@ def test_other_sizes_than_those_of_the_pictures_are_refused(tmp_path: Path) -> N
 def test_an_empty_entry_is_named(tmp_path: Path) -> None:
     box_folder(tmp_path)
     change(tmp_path, 'train', lambda content: content['annotations'][0].update(bbox=None))
-    with pytest.raises(ValueError, match='1 of 16 annotations have no bbox'):
+    with pytest.raises(ValueError, match=r'annotations\[0\] has no bbox'):
         find_box_data(tmp_path)
 
 

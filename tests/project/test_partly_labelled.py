@@ -104,7 +104,7 @@ def test_pictures_that_no_label_file_lists(tmp_path: Path) -> None:
     data = find_box_data(tmp_path)
     assert sum(split.count for split in data.splits.values()) == 9
     place = f'--unlabelled {tmp_path}/pictures/more teaches on them'
-    assert any('2 of 11 pictures are in no label file' in note and place in note for note in data.notes)
+    assert any('2 of 11 pictures have no labels in any file' in note and place in note for note in data.notes)
     assert free_pictures(str(tmp_path), data, 2).names == ('pictures/more/a.jpg', 'pictures/more/b.jpg')
     assert not any('no label file' in note for note in find_box_data(box_folder(tmp_path / 'whole')).notes)
 

@@ -1,0 +1,225 @@
+"""What a label file in COCO's format must hold, and its content with all mended that can be mended exactly.
+
+mmdet trains without some boxes that its metric counts as missed. So ``new`` writes the mended content, which both then
+read, and ``CocoDataset`` tells what the metric will count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from mmdistill_dense.utils.messages import some
+
+Content = Mapping[str, Any]
+MENDED = ('images.width', 'images.height', 'annotations.id', 'annotations.area', 'annotations.iscrowd')
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is str or (_is_number(value) and math.isfinite(value))
+
+
+def _is_box(value: Any) -> bool:
+    return type(value) is list and len(value) == 4 and all(map(_is_number, value))
+
+
+_ID = _is_id, 'a number or a text'
+_NAME = (lambda value: type(value) is str and value != '' and '\0' not in value), 'a text'
+_SIZE = (lambda value: _is_number(value) and 0 < value < math.inf), 'a number above 0'
+_FLAG = (lambda value: type(value) in (bool, int, float) and value in (0, 1)), '0 or 1'
+_ENTRIES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    'images': {'id': _ID, 'file_name': _NAME, 'width': _SIZE, 'height': _SIZE},
+    'annotations': {
+        'id': _ID,
+        'image_id': _ID,
+        'category_id': _ID,
+        'bbox': (_is_box, 'a list of four numbers (left, top, width, height)'),
+        'area': (_is_number, 'a number'),
+        'iscrowd': _FLAG,
+    },
+    'categories': {'id': _ID, 'name': _NAME},
+}
+
+
+def lists_missing(content: Any) -> list[str]:
+    """Return which of the three lists a content does not have."""
+    return [kind for kind in _ENTRIES if not isinstance(content, dict) or not isinstance(content.get(kind), list)]
+
+
+def check(content: Any, may_lack: Collection[str] = ()) -> None:
+    """Raise a ValueError that names an entry, unless all have their keys, known ids, and boxes in pixels.
+
+    Args:
+        content: What the json file holds.
+        may_lack: Keys that entries may lack, of ``MENDED``.
+    """
+    if lacking := lists_missing(content):
+        held = f'has {some(content) or "nothing"}' if isinstance(content, dict) else f'is a {type(content).__name__}'
+        raise ValueError(f'it is not in the json format of COCO: it {held}, but has no list of {lacking[0]}.')
+    for kind, keys in _ENTRIES.items():
+        for number, entry in enumerate(content[kind]):
+            if fault := _fault(entry, kind, keys, may_lack):
+                raise ValueError(f'{kind}[{number}]{fault}. Each entry of {kind} is a dict of {", ".join(keys)}.')
+    pictures = _by_id(content, 'images', 'file_name')
+    categories = _by_id(content, 'categories', 'name')
+    _check_known(content['annotations'], 'category_id', categories, 0)
+    _check_known(content['annotations'], 'image_id', pictures, max(0, len(content['annotations']) - 1))
+    if 'images.width' not in may_lack:
+        _check_boxes(content)
+
+
+def _fault(entry: Any, kind: str, keys: Mapping[str, Any], may_lack: Collection[str]) -> str:
+    if not isinstance(entry, dict):
+        return f' is {entry!r:.40}'
+    for key, (fits, what) in keys.items():
+        value, lacks = entry.get(key), f'{kind}.{key}' in may_lack
+        if value is None and not lacks:
+            return f' has no {key}'
+        if value is not None and not fits(value):
+            return f'.{key} is {value!r:.40}, not {what}'
+    return ''
+
+
+def _by_id(content: Content, kind: str, name: str) -> dict[Any, str]:
+    """Return names by id; raise for two of one id, of which pycocotools would keep the last."""
+    found: dict[Any, str] = {}
+    for entry in content[kind]:
+        if (other := found.setdefault(entry['id'], entry[name])) != entry[name]:
+            raise ValueError(
+                f'two {kind} have the id {entry["id"]!r}: {other} and {entry[name]}. Give each its own id, and write '
+                'it into the annotations too.'
+            )
+    if len({type(number) is str for number in found}) > 1:
+        raise ValueError(f'some ids of {kind} are texts, others are numbers. Write all in one way.')
+    return found
+
+
+def _check_known(annotations: Collection[Content], key: str, known: Mapping[Any, str], allowed: int) -> None:
+    strays = [one[key] for one in annotations if one[key] not in known]
+    if len(strays) <= allowed:
+        return
+    kind = 'a text' if type(strays[0]) is str else 'a number'
+    other = f' It is {kind} here and not there: write both in one way.' if str(strays[0]) in map(str, known) else ''
+    raise ValueError(
+        f'{len(strays)} of {len(annotations)} annotations have an unknown {key}: {strays[0]!r}; the ids are '
+        f'{some(map(repr, known)) or "none"}.{other}'
+    )
+
+
+def _check_boxes(content: Content) -> None:
+    """Refuse boxes that are fractions of the picture, or two corners: both would be read as other boxes."""
+    sizes = {one['id']: (one.get('width') or math.inf, one.get('height') or math.inf) for one in content['images']}
+    known = [(one['bbox'], *sizes[one['image_id']]) for one in content['annotations'] if one['image_id'] in sizes]
+    boxes = [
+        (x + w, y + h, width, height)
+        for (x, y, w, h), width, height in known
+        if min(w, h) > 0 and x < width and y < height and math.isfinite(x + y + w + h)
+    ]
+    if boxes and max(max(right, bottom) for right, bottom, _, _ in boxes) <= 1:
+        raise ValueError(
+            'all boxes are fractions of the picture: none reaches beyond 1. A bbox is [left, top, width, height] in '
+            'pixels.'
+        )
+    beyond = sum(right > width + 1 or bottom > height + 1 for right, bottom, width, height in boxes)
+    if beyond > len(boxes) / 2:
+        raise ValueError(
+            f'{beyond} of {len(boxes)} boxes reach beyond their picture. A bbox is [left, top, width, height] in '
+            'pixels, not two corners; width and height of each picture must be those of its file.'
+        )
+
+
+def left_out(annotation: Content, pictures: Mapping[Any, Content]) -> str:
+    """Return why mmdet trains without an annotation, other than its area; empty if it trains with it."""
+    picture = pictures.get(annotation['image_id'])
+    if picture is None:
+        return 'have an image_id that is the id of no picture'
+    x, y, width, height = annotation['bbox']
+    if not all(map(math.isfinite, annotation['bbox'])):
+        return 'have a bbox with NaN or infinity'
+    if width < 1 or height < 1:
+        return 'have a bbox (left, top, width, height) without width or height, less than a pixel'
+    if min(x + width, picture['width']) <= max(x, 0) or min(y + height, picture['height']) <= max(y, 0):
+        return 'have a bbox outside their picture'
+    return ''
+
+
+def has_area(annotation: Content) -> bool:
+    """Tell whether an annotation has an area; mmdet trains without it otherwise."""
+    return 0 < (annotation.get('area') or 0) < math.inf
+
+
+def wrong_ids(annotations: Collection[Content]) -> bool:
+    """Tell whether the metric confuses annotations by their ids: it reads a match with the id 0 as none."""
+    ids = {one.get('id') for one in annotations}
+    return len(ids - {0, None}) < len(annotations) or any(type(number) is str for number in ids)
+
+
+def has_mask(annotation: Content) -> bool:
+    """Tell whether an annotation has polygons, or a mask in run lengths."""
+    shape = annotation.get('segmentation') or []
+    if isinstance(shape, dict):
+        return isinstance(shape.get('size'), list) and isinstance(shape.get('counts'), (str, list))
+    parts = shape if isinstance(shape, list) else []
+    return parts != [] and all(isinstance(part, list) and len(part) >= 4 for part in parts)
+
+
+def mended(content: Content, size_of: Callable[[str], tuple[int, int]]) -> tuple[Content, list[str]]:
+    """Return what training and metric read alike, and lines that tell the changes; without any, the content itself.
+
+    Args:
+        content: Checked by :func:`check`; entries may lack ``MENDED``.
+        size_of: Returns height and width of a picture from its ``file_name``.
+
+    Raises:
+        ValueError: If no annotation is left, or boxes do not fit sizes that were missing.
+    """
+    changes, dropped = Counter[str](), Counter[str]()
+    pictures: dict[str, dict[str, Any]] = {}
+    by_id: dict[Any, dict[str, Any]] = {}
+    for one in content['images']:
+        name = one['file_name']
+        if name in pictures:
+            changes['entries of images name a picture that is listed before; their boxes are joined'] += 1
+        elif one.get('width') is None or one.get('height') is None:
+            changes['pictures had no width or height, and get those of their files'] += 1
+            one = {**one, **dict(zip(('height', 'width'), size_of(name), strict=True))}
+        by_id[one['id']] = pictures.setdefault(name, one)
+    _check_boxes({**content, 'images': [{**one, 'id': number} for number, one in by_id.items()]})
+    kept = []
+    for one in content['annotations']:
+        if reason := left_out(one, by_id):
+            dropped[reason] += 1
+        else:
+            kept.append(_completed({**one, 'image_id': by_id[one['image_id']]['id']}, changes))
+    if dropped and not kept:
+        raise ValueError(f'all {len(content["annotations"])} annotations {next(iter(dropped))}.')
+    if wrong_ids(kept):
+        changes['annotations are numbered from 1: an id was 0, missing, or there twice'] = len(kept)
+        kept = [{**one, 'id': number} for number, one in enumerate(kept, 1)]
+    total = len(content['annotations'])
+    notes = [
+        f'WARNING: {count} of {total} annotations {reason}; they are left out' for reason, count in dropped.items()
+    ]
+    notes += [f'{count} {change}' for change, count in changes.items()]
+    clean = {'images': list(pictures.values()), 'annotations': kept, 'categories': content['categories']}
+    return (clean, notes) if notes else (content, [])
+
+
+def _completed(one: dict[str, Any], changes: Counter[str]) -> dict[str, Any]:
+    """Return an annotation with area and iscrowd. mmdet trains without those marked by ``ignore``."""
+    if not has_area(one):
+        changes['annotations had no area, and get width times height of their box'] += 1
+        one['area'] = one['bbox'][2] * one['bbox'][3]
+    if one.pop('ignore', False):
+        changes['annotations had the mark ignore, and get iscrowd, which training and metric both read'] += 1
+        one['iscrowd'] = 1
+    elif one.get('iscrowd') is None:
+        changes['annotations had no iscrowd, and get 0'] += 1
+        one['iscrowd'] = 0
+    return one

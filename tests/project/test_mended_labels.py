@@ -1,0 +1,240 @@
+"""Label files with faults: what ``new`` writes in their place, and that training and metric read the same boxes."""
+
+from __future__ import annotations
+
+import codecs
+import copy
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.registry import init_default_scope
+
+from mmdistill_dense.project.box_labels import find_box_data
+from mmdistill_dense.registry import DATASETS
+from tests.project.folders_of_data import box_folder, label_file
+from tests.project.mended import perfect_score, written
+
+Content = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def scope() -> None:
+    init_default_scope('mmdet')
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return box_folder(tmp_path / 'data')
+
+
+def changed(root: Path, do: Callable[[Content], Any], splits: tuple[str, ...] = ('train', 'val')) -> Path:
+    """Change the label files."""
+    for split in splits:
+        file = root / f'annotations/instances_{split}.json'
+        content = json.loads(file.read_text())
+        do(content)
+        file.write_text(json.dumps(content))
+    return root
+
+
+def all_boxes(**new: Any) -> Callable[[Content], None]:
+    return lambda content: [one.update(new) for one in content['annotations']]  # type: ignore[func-returns-value]
+
+
+def without(kind: str, *keys: str) -> Callable[[Content], None]:
+    return lambda content: [one.pop(key) for one in content[kind] for key in keys]  # type: ignore[func-returns-value]
+
+
+def first_boxes(**new: Any) -> Callable[[Content], None]:
+    return lambda content: [one.update(new) for one in content['annotations'][:2]]  # type: ignore[func-returns-value]
+
+
+def listed_twice(content: Content) -> None:
+    """One entry of a picture for each of its boxes."""
+    pictures = list(content['images'])
+    content['images'] = []
+    for number, one in enumerate(content['annotations']):
+        content['images'].append(dict(pictures[one['image_id']], id=number))
+        one['image_id'] = number
+
+
+LEFT_OUT = {
+    'no width': first_boxes(bbox=[5, 5, 0, 10]),
+    'less than a pixel': first_boxes(bbox=[5, 5, 0.6, 10]),
+    'negative height': first_boxes(bbox=[5, 5, 10, -4]),
+    'NaN': first_boxes(bbox=[math.nan, 5, 10, 10]),
+    'infinite': first_boxes(bbox=[5, 5, math.inf, 10]),
+    'outside': first_boxes(bbox=[200, 5, 10, 10]),
+    'above': first_boxes(bbox=[5, -20, 10, 10]),
+    'of no picture': first_boxes(image_id=77),
+}
+MENDED = {
+    'ids from 0': lambda content: [one.update(id=one['id'] - 1) for one in content['annotations']],
+    'one id for two': first_boxes(id=9),
+    'ids as texts': lambda content: [one.update(id=str(one['id'])) for one in content['annotations']],
+    'no id': without('annotations', 'id'),
+    'no area': without('annotations', 'area'),
+    'area 0': all_boxes(area=0),
+    'no iscrowd': without('annotations', 'iscrowd'),
+    'ignore': first_boxes(ignore=1),
+    'no size of pictures': without('images', 'width', 'height'),
+    'a picture for each box': listed_twice,
+}
+
+
+@pytest.mark.parametrize('fault', [*LEFT_OUT, *MENDED])
+def test_training_and_metric_read_the_same_boxes(root: Path, fault: str, tmp_path: Path) -> None:
+    changed(root, (LEFT_OUT | MENDED)[fault])
+    data, config = written(root, tmp_path / 'out')
+    assert perfect_score(config) == 1
+    assert config.val_evaluator.ann_file == str(tmp_path / 'out/val.json')
+    told = ' '.join(data.notes)
+    assert 'train.json, val.json' in told
+    assert ('2 of 8 annotations' in told and 'they are left out' in told) == (fault in LEFT_OUT)
+    trained: Any = DATASETS.build(config.train_dataloader.dataset)
+    assert len(trained) == data.splits['train'].count == 4
+    boxes = sum(len(trained.get_data_info(index)['instances']) for index in range(4))
+    assert boxes == (14 if fault in LEFT_OUT else 16)
+
+
+def test_sound_files_stay_where_they_are(root: Path, tmp_path: Path) -> None:
+    """Also annotations that are ignored in the same way by both, and boxes that reach beyond the picture a little."""
+    changed(root, first_boxes(iscrowd=1))
+    changed(root, lambda content: content['annotations'][-1]['bbox'].__setitem__(0, -5))
+    data, config = written(root, tmp_path / 'out')
+    assert not data.notes and not any(split.content for split in data.splits.values())
+    assert config.val_evaluator.ann_file == str(root / 'annotations/instances_val.json')
+    assert perfect_score(config) == 1
+
+
+def test_pictures_without_boxes_are_trained_on_and_counted(root: Path, tmp_path: Path) -> None:
+    def emptied(content: Content) -> None:
+        content['annotations'] = [one for one in content['annotations'] if one['image_id'] not in (1, 2)]
+
+    changed(root, emptied, ('train',))
+    data, config = written(root, tmp_path / 'out')
+    assert len(DATASETS.build(config.train_dataloader.dataset)) == data.splits['train'].count == 4  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_files_of_other_programs_may_begin_with_a_byte_order_mark(root: Path, tmp_path: Path, encoding: str) -> None:
+    file = root / 'annotations/instances_val.json'
+    file.write_text(file.read_text(), encoding=encoding)
+    assert file.read_bytes().startswith((codecs.BOM_UTF8, codecs.BOM_UTF16))
+    data, config = written(root, tmp_path / 'out')
+    assert perfect_score(config) == 1 and any('byte order mark' in note for note in data.notes)
+    assert not data.splits['train'].content
+
+
+def test_one_file_is_mended_before_it_is_divided(root: Path, tmp_path: Path) -> None:
+    content = label_file([f'train/{number}.jpg' for number in range(4)], ['cell'])
+    for number, one in enumerate(content['annotations']):
+        one['id'] = number
+    (root / 'all.json').write_text(json.dumps(content))
+    for split in ('train', 'val'):
+        (root / f'annotations/instances_{split}.json').unlink()
+    _, config = written(root, tmp_path / 'out')
+    assert perfect_score(config) == 1
+
+
+def same_id(content: Content) -> None:
+    content['images'][1]['id'] = content['images'][0]['id']
+
+
+REFUSED: dict[str, tuple[Callable[[Content], Any], str]] = {
+    'one id for two pictures': (same_id, 'two images have the id 0: 0.jpg and 1.jpg'),
+    'one id for two categories': (lambda content: content['categories'][1].update(id=1), 'two categories .* the id 1'),
+    'other types of ids': (first_boxes(category_id='1'), r"category_id: '1'; the ids are 1, 2. It is a text here"),
+    'texts as image_id': (
+        lambda content: [one.update(image_id=str(one['image_id'])) for one in content['annotations']],
+        "unknown image_id: '0'; the ids are 0, 1.* It is a text here",
+    ),
+    'unlisted category': (first_boxes(category_id=7), '2 of 16 .* an unknown category_id: 7; the ids are 1, 2'),
+    'no name': (lambda content: content['categories'].append('red'), r"categories\[2\] is 'red'. Each entry"),
+    'text as box': (first_boxes(bbox=['1', '2', '3', '4']), r'annotations\[0\].bbox is .*, not a list of four numbers'),
+    'list as id': (first_boxes(image_id=[1]), r'annotations\[0\].image_id is \[1\], not a number or a text'),
+    'fractions': (all_boxes(bbox=[0.1, 0.1, 0.4, 0.5]), 'all boxes are fractions of the picture'),
+    'two corners': (all_boxes(bbox=[40, 30, 60, 44]), 'reach beyond their picture.* not two corners'),
+    'nothing left': (all_boxes(bbox=[5, 5, 0, 0]), 'all .* annotations have .* without width or height'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('fault', REFUSED)
+def test_what_cannot_be_mended_is_refused_and_named(root: Path, fault: str) -> None:
+    change, message = REFUSED[fault]
+    changed(root, change)
+    with pytest.raises(ValueError, match=rf'--data: .*instances_train\.json: .*{message}'):
+        find_box_data(root)
+
+
+def test_a_label_file_that_is_passed_over_is_named(root: Path) -> None:
+    changed(root, lambda content: content.pop('annotations'), ('val',))
+    notes = find_box_data(root).notes
+    assert any(note.startswith('WARNING') and 'instances_val.json has images, categories' in note for note in notes)
+
+
+VALUES: list[Any] = [
+    None, True, 0, -1, 3, 2.5, 1e300, math.nan, math.inf, 10**400, '', '0', 'ä\0', 'x' * 300, [], [1], ['a', 2, 3, 4],
+    [[0, 0, 1]], {}, {'a': 1},
+]  # fmt: skip
+
+
+def mutated(content: Content, generator: random.Random) -> Content:
+    """Replace, remove or repeat something at a random place."""
+    content = copy.deepcopy(content)
+    place: Any = content
+    for _ in range(generator.choice([1, 2, 3, 3, 3, 4])):
+        keys = list(place) if isinstance(place, dict) else list(range(len(place))) if isinstance(place, list) else []
+        if not keys:
+            break
+        parent, key = place, generator.choice(keys)
+        place = parent[key]
+    action = generator.choice(['replace', 'replace', 'remove', 'repeat'])
+    if action == 'remove':
+        del parent[key]
+    elif action == 'repeat' and isinstance(parent, list):
+        parent.append(copy.deepcopy(place))
+    else:
+        parent[key] = copy.deepcopy(generator.choice(VALUES))
+    return content
+
+
+def survives(root: Path, out: Path, number: int) -> str:
+    """Return '' for a mutation that is read, else the message."""
+    file = root / f'annotations/instances_{"train" if number % 2 else "val"}.json'
+    content = json.loads(file.read_text())
+    generator = random.Random(number)
+    for _ in range(generator.choice([1, 1, 3])):
+        content = mutated(content, generator)
+    sound = file.read_text()
+    file.write_text(json.dumps(content))
+    said = ''
+    try:
+        option = dict(
+            type='mmdistill_dense.CocoDataset', ann_file=str(file), metainfo=dict(classes=('red', 'white')),
+            test_mode=number % 4 < 2, data_prefix=dict(img=''),
+        )  # fmt: skip
+        try:
+            DATASETS.build(option)
+        except ValueError as error:
+            assert file.name in str(error)
+        _, config = written(root, out)
+    except (ValueError, FileNotFoundError) as error:
+        said = str(error)
+    else:
+        assert perfect_score(config) == 1, number
+    finally:
+        file.write_text(sound)
+    assert not said or str(root) in said or file.name in said, said
+    return said
+
+
+@pytest.mark.parametrize('count', [40, pytest.param(1500, marks=pytest.mark.soak)])
+def test_every_mutation_is_read_alike_by_training_and_metric_or_named(root: Path, tmp_path: Path, count: int) -> None:
+    read = sum(not survives(root, tmp_path / 'out', number) for number in range(count))
+    assert count / 10 < read < count * 9 / 10

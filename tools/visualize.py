@@ -8,6 +8,7 @@ from mmdistill_dense.analysis.similarity_pictures import add_similarity, run_sim
 from mmdistill_dense.config.options_action import OptionsAction
 from mmdistill_dense.distillers.maskd import ready_distiller
 from mmdistill_dense.recipes.named import read_config
+from mmdistill_dense.utils.messages import text_of
 
 
 def main() -> None:
@@ -28,7 +29,10 @@ def main() -> None:
         print(*run_similarity(args), sep='\n')
         return
     config = read_config(args.config, args.cfg_options)
-    model, distiller = ready_distiller(config, args.tokens, args.checkpoint)
+    try:
+        model, distiller = ready_distiller(config, args.tokens, args.checkpoint)
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        parser.exit(2, f'ERROR    {text_of(error)}\n')
     for path in draw_masks(model, distiller, config.test_dataloader.dataset, args.out, args.images):
         print(path)
 

@@ -80,13 +80,12 @@ class DetectorGraph(Graph):
         super().__init__(model)
         bases = {kind.__name__ for kind in type(model).__mro__}
         self.two_stage = 'TwoStageDetector' in bases
-        head = getattr(model, 'rpn_head' if self.two_stage else 'bbox_head', None)
+        head: Any = getattr(model, 'rpn_head' if self.two_stage else 'bbox_head', None)
         # Learned proposals (Sparse R-CNN, QueryInst) have no loss of their own, and nothing that is dense.
         if not hasattr(head, 'loss_by_feat') or not bases & {'SingleStageDetector', 'TwoStageDetector'}:
             raise _unknown(model)
         # The losses of mmdet's dense heads take what the head returns, under these names.
-        dense: Any = head
-        self.names = list(inspect.signature(dense.loss_by_feat).parameters)
+        self.names = list(inspect.signature(head.loss_by_feat).parameters)
 
     def named(self, image: Tensor) -> dict[str, Tensor]:
         """Return the outputs of the head, after the features of a two-stage detector."""

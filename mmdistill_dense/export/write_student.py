@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
+from mmdistill_dense.config.data_sets import layers
 from mmdistill_dense.export.description import describe
 from mmdistill_dense.export.formats import AXES, FORMATS, WRITERS, check_spared, format_of, require
 from mmdistill_dense.export.graphs import Graph, graph_of
@@ -26,6 +28,7 @@ from mmdistill_dense.weights.strict_load import load_strictly, plain_config, rea
 # onnxruntime folds normalisation into convolutions and sums in another order: about 1e-7 a layer of the largest value,
 # 1e-5 over a deep network. What is wrong shows above 1e-3: adaptive pooling at another size gave 5e-3 for a PSPNet.
 TOLERANCE = 1e-4
+_STEP = 32  # in which feature pyramids that add maps of two strides take sizes
 _KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed')
 
 
@@ -38,6 +41,8 @@ class Exported:
     axes: list[str]  # that may have any size
     difference: float  # largest difference to the network's output, over the largest value of that output
     reasons: list[str]  # why not more axes are free
+    size: tuple[int, int]  # of the pictures that it was made with
+    step: int  # free sides are multiples of it
 
 
 def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> tuple[Path, Path]:
@@ -99,7 +104,7 @@ def export_graph(
         checkpoint: As there.
         out: The file: ``.onnx``, ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).
         size: Height and width of the image that is used for it, and the only size if none is free. Default: that of
-            the data preprocessor, or 512 x 512.
+            the data preprocessor; else that of the test pipeline, rounded up to multiples of 32; else 512 x 512.
 
     Raises:
         FileExistsError: If ``out`` is the checkpoint.
@@ -115,20 +120,23 @@ def export_graph(
     require(kind)
     plain, network, _, meta = load_student(config, checkpoint)
     graph, about = graph_of(network), meta['student']
-    height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or (512, 512)
+    height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or _tested(plain) or (512, 512)
     # Two pictures, since one is a size that torch.export takes for a constant.
     image = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished, failures = path.with_name(f'unfinished.{path.name}'), []
-    for axes in (list(AXES), ['batch'], []):
+    for axes, step in ((list(AXES), 1), (list(AXES), _STEP), (['batch'], 1), ([], 1)):
+        if step > 1 and (height % step or width % step):
+            continue
         try:
-            outputs, difference = _write(kind, graph, image if axes else image[:1], axes, unfinished, about)
+            outputs, difference = _write(kind, graph, image if axes else image[:1], axes, step, unfinished, about)
         except Exception as error:  # each exporter has its own
-            failures.append(f'{", ".join(axes) or "nothing"} free: {_first_line(error)}')
+            multiples = f' in multiples of {step}' if step > 1 else ''
+            failures.append(f'{", ".join(axes) or "nothing"} free{multiples}: {_first_line(error)}')
             unfinished.unlink(missing_ok=True)
             continue
         unfinished.replace(path)
-        return Exported(path, outputs, axes, difference, failures)
+        return Exported(path, outputs, axes, difference, failures, (height, width), step)
     raise ValueError(
         f'{type(network).__name__} could not be written as {kind}. {" | ".join(failures)}. Try another format '
         f'({", ".join(name for name in FORMATS if name != kind)}); MMDeploy knows more networks.'
@@ -136,7 +144,7 @@ def export_graph(
 
 
 def _write(
-    kind: str, graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]
+    kind: str, graph: Graph, image: Tensor, axes: Sequence[str], step: int, path: Path, about: Mapping[str, Any]
 ) -> tuple[list[str], float]:
     """Write a graph with these free axes and run it; return its outputs and the difference to the network."""
     with torch.no_grad():
@@ -146,8 +154,19 @@ def _write(
         if graph.threshold is not None:
             full['threshold'] = graph.threshold
         full['input'] = {**about['input'], 'shape': [shape[0], 3, *shape[1:]]}
+        full['input']['pad_size_divisor'] = math.lcm(step, about['input']['pad_size_divisor'])
         WRITERS[kind](graph, image, axes, path, full)
-    return list(outputs), _difference(open_graph(path), graph, _others(image, axes))
+    return list(outputs), _difference(open_graph(path), graph, _others(image, axes, step))
+
+
+def _tested(plain: Config) -> tuple[int, int] | None:
+    """Return height and width of a config's test pictures, rounded up to what networks take."""
+    for _, dataset in layers((plain.get('test_dataloader') or {}).get('dataset')):
+        for step in dataset.get('pipeline') or []:
+            if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
+                width, height = (-(-int(side) // _STEP) * _STEP for side in step['scale'])
+                return height, width
+    return None
 
 
 def load_student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
@@ -169,14 +188,15 @@ def load_student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Mod
     return plain, network, state, meta
 
 
-def _others(image: Tensor, axes: Sequence[str]) -> list[Tensor]:
-    """Return the image and others that a graph with these free axes must take: a single one, one of odd size."""
+def _others(image: Tensor, axes: Sequence[str], step: int) -> list[Tensor]:
+    """Return the image and others that a graph with these free axes must take: a single one, one of another size."""
     images = [image]
     if 'batch' in axes:
         images.append(image[:1])
     if 'height' in axes:
         batch, _, height, width = image.shape
-        images.append(image.new_ones(batch, 3, height + 33, width + 7) * torch.linspace(-1, 1, width + 7))
+        height, width = (height + 33, width + 7) if step == 1 else (height + step, width + 2 * step)
+        images.append(image.new_ones(batch, 3, height, width) * torch.linspace(-1, 1, width))
     return images
 
 

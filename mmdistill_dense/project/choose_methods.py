@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import mmdistill_dense.distillers  # noqa: F401  registers the methods
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.pcd.queue_size import LEAST_TRAINING
 from mmdistill_dense.distillers.presets import AUTO, put_all
+from mmdistill_dense.networks.find_tap import find_module
 from mmdistill_dense.project.sides import Side
+from mmdistill_dense.project.size_steps import built
 from mmdistill_dense.recipes.compose import methods, option_files
 from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.registry import DISTILLERS
@@ -26,29 +28,25 @@ _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
 _LEARNING = 2000  # steps in which MasKD learns its tokens
 
 
-def distillers_for(method: str, student: Side, foundation: bool, steps: int) -> dict[str, Any]:
+def distillers_for(method: str, student: Side, teacher: Side | None, steps: int) -> dict[str, Any]:
     """Return the distillers of a method for a student, by name.
 
     Args:
         method: As in ``--method``.
         student: Its detector decides which class scores are compared.
-        foundation: Whether the teacher is a foundation model, whose map is compared.
+        teacher: It must have what is compared; ``None`` for a foundation model, whose map is compared.
         steps: Of the training.
-
-    Raises:
-        KeyError: For a method that does not compare maps, with a foundation model.
-        ValueError: For a method that does not fit the student.
     """
-    if foundation:
+    if teacher is None:
         return {method: on_map(method)}
-    files = option_files(method)
-    options = best(files, _pair_name(student), student.task)
-    if options is None:
-        raise ValueError(
-            f'--method {method}: it has no options for {student.model.get("type")} ({student.name}). These methods '
-            f'have: {", ".join(_fitting(student))}.'
-        )
-    shipped = Config.fromfile(options).to_dict()['distillers']
+    shipped, network = _shipped(method, student), built(teacher, 'meta')
+    lacks = _lacking(shipped, network)
+    if not shipped or lacks:
+        whose = f'{teacher.key} {teacher.name} has no {lacks} to compare with'
+        what = whose if lacks else f'it has no options for {student.model.get("type")} ({student.name})'
+        options = {name: _shipped(name, student) for name in methods()}
+        fitting = [name for name, one in options.items() if one and not _lacking(one, network)]
+        raise ValueError(f'--method {method}: {what}. These methods fit: {", ".join(fitting)}.')
     found = put_all(shipped, dict.fromkeys(shipped, AUTO), student.task, f'--method {method}')
     for one in found.values():
         if one['type'] == 'MasKD' and steps < _LEARNING:
@@ -56,9 +54,23 @@ def distillers_for(method: str, student: Side, foundation: bool, steps: int) -> 
     return found
 
 
-def _fitting(student: Side) -> list[str]:
-    name = _pair_name(student)
-    return [method for method in methods() if best(option_files(method), name, student.task) is not None]
+def _shipped(method: str, student: Side) -> dict[str, Any]:
+    """Return the distillers that the package has for a method and a student; empty without any."""
+    options = best(option_files(method), _pair_name(student), student.task)
+    return Config.fromfile(options).to_dict()['distillers'] if options else {}
+
+
+def _lacking(options: Mapping[str, Any], teacher: Any) -> str:
+    """Return a module that the distillers read and the teacher does not have; empty if it has all, or is unknown."""
+    for distiller in [DISTILLERS.build(one) for one in options.values()] if teacher is not None else []:
+        for tap in distiller.teacher_taps:
+            try:
+                find_module(teacher, tap, 'teacher_tap')
+            except KeyError:
+                return str(tap.path)
+        if missing := [part for part in distiller.teacher_parts or () if not hasattr(teacher, part)]:
+            return str(missing[0])
+    return ''
 
 
 def _pair_name(student: Side) -> str:

@@ -80,7 +80,8 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool) -> s
             file = data.splits[name].labels
             whole = file if isinstance(file, Template) else f'{data.root}/{file}'
             metric = ['bbox', 'segm'] if predicted else 'bbox'
-            metrics[f'{name}_evaluator'] = {'type': 'CocoMetric', 'ann_file': whole, 'metric': metric}
+            option = {'type': 'CocoMetric', 'ann_file': whole, 'metric': metric, 'classwise': True}
+            metrics[f'{name}_evaluator'] = option
     metrics.setdefault('test_evaluator', Source('val_evaluator'))
     about = "pictures are only resized and mirrored, whatever the networks' own configs do"
     text = _loaders(about, train, test, folder, parts, loading)

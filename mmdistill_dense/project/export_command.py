@@ -15,6 +15,7 @@ from mmdistill_dense.export.formats import WRITERS, format_of
 from mmdistill_dense.export.int8 import quantise
 from mmdistill_dense.pretrain.export_backbone import export_backbone
 from mmdistill_dense.recipes.named import read_config
+from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.silence import errors_only
 
 DESCRIPTION = """Export a distilled student: as weights with the plain config that loads them, or as a graph.
@@ -60,6 +61,13 @@ def main_export(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     config = read_config(args.config, args.cfg_options)
     _check_options(parser, args, config)
+    try:
+        _export(args, config)
+    except (FileExistsError, KeyError, ModuleNotFoundError, ValueError) as error:
+        parser.exit(2, f'ERROR    {text_of(error)}\n')
+
+
+def _export(args: argparse.Namespace, config: Config) -> None:
     if args.backbone_only:
         print(f'weights {export_backbone(config, args.checkpoint, args.out)}')
         return
@@ -69,7 +77,11 @@ def main_export(argv: Sequence[str] | None = None) -> None:
         return
     found = export_graph(config, args.checkpoint, args.out, args.size)
     print(f'graph   {found.path}\noutputs {", ".join(found.outputs)}')
-    print(f'free    {", ".join(found.axes) or "nothing: one picture of the given size"}')
+    size = f'{found.size[0]}x{found.size[1]}'
+    sides = f'multiples of {found.step} as height and width' if found.step > 1 else 'any height and width'
+    taken = sides if 'height' in found.axes else f'pictures of {size} alone: --size H W sets another size'
+    print(f'made    with pictures of {size}; the graph takes {taken}')
+    print(f'free    {", ".join(found.axes) or "nothing: one picture of this size"}')
     for reason in found.reasons:
         print(f'        not {reason}')
     print(f'differs from the network by {found.difference:.1e} of its largest value')

@@ -118,8 +118,12 @@ def _crop(model: Mapping[str, Any], size: tuple[int, int], exact: bool) -> tuple
 
 
 def _scale(student: Side) -> tuple[tuple[int, int], bool]:
-    """Return the size to which a detector's own config resizes, and whether pictures keep their shape."""
-    for step in _steps((student.config.get('train_dataloader') or {}).get('dataset')):
+    """Return the size at which a detector's own config tests, and whether pictures keep their shape.
+
+    The training may resize to several sizes, or to a larger one that it then crops (RTMDet: 1280, cropped to 640).
+    """
+    loaders = (student.config.get(f'{name}_dataloader') or {} for name in ('test', 'train'))
+    for step in _steps([loader.get('dataset') for loader in loaders]):
         if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
             first = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
             return (int(first[0]), int(first[1])), bool(step.get('keep_ratio', False))

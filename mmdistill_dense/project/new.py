@@ -99,13 +99,17 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
         option = foundation or {}
         tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
     else:
-        option = _teacher(task, student, teacher, files)
+        option = _teacher(task, student, teacher, schedule.steps, files)
     files['pair.py'] = pair_file(student.option, option)
-    _methods(task, names, student, bool(foundation), schedule.steps, files)
+    _methods(task, names, student, teacher, schedule.steps, files)
     if why:
         tell(f'         {why}')
     trained = 'teacher.py' in files
-    files[SUITE] = suite_file(names, trained, tests=teacher is not None and not trained)
+    masks = student.task == 'det' and predicts_masks(student.model)
+    compared = masks and teacher is not None and predicts_masks(teacher.model)
+    files[SUITE] = suite_file(names, trained, teacher is not None and not trained, compared)
+    if masks:
+        tell('         the methods teach features and boxes; the mask head learns from its labels alone')
     return files
 
 
@@ -122,8 +126,12 @@ def _networks(args: argparse.Namespace, foundation: bool) -> tuple[Side, Side | 
     return student, teacher
 
 
-def _teacher(task: Task, student: Side, teacher: Side, files: dict[str, str]) -> dict[str, Any]:
-    """Return the teacher of the pair, and add the file of its training if it is not trained yet."""
+def _teacher(task: Task, student: Side, teacher: Side, steps: int, files: dict[str, str]) -> dict[str, Any]:
+    """Return the teacher of the pair, and add the file of its training, if it is not trained yet.
+
+    A teacher that is trained for less than half of the student's steps is trained for as many: the student would have
+    little to learn from it. The zoo has small students with 200 epochs and teachers with 12.
+    """
     given = task.args.teacher_checkpoint
     _adapt(task, teacher, not given)
     if given:
@@ -133,6 +141,9 @@ def _teacher(task: Task, student: Side, teacher: Side, files: dict[str, str]) ->
         task.tell(f'         its weights: {checkpoint}')
     else:
         schedule = _schedule(task, teacher)
+        if 2 * schedule.steps < steps:
+            teacher.notes.append(f'trained as long as the student, not for the {schedule.steps} steps of its config')
+            schedule = _schedule(task, teacher, steps)
         checkpoint = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{schedule.steps}.pth')
         boxes_alone = predicts_masks(student.model) and not predicts_masks(teacher.model)
         files['teacher.py'] = teacher_file(schedule, task.loading.batch, student.task, boxes_alone)
@@ -141,12 +152,12 @@ def _teacher(task: Task, student: Side, teacher: Side, files: dict[str, str]) ->
 
 
 def _methods(
-    task: Task, names: Sequence[str], student: Side, foundation: bool, steps: int, files: dict[str, str]
+    task: Task, names: Sequence[str], student: Side, teacher: Side | None, steps: int, files: dict[str, str]
 ) -> None:
     """Add the file of each method."""
     free = task.free
     for name in names:
-        distillers = distillers_for(name, student, foundation, steps)
+        distillers = distillers_for(name, student, teacher, steps)
         files[f'{name}.py'] = method_file(name, distillers, free.option if free else None)
         task.tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
     if free:
@@ -194,9 +205,9 @@ def _adapt(task: Task, side: Side, trained: bool) -> None:
     check_large_enough(side, task.data.size, loading, task.load)
 
 
-def _schedule(task: Task, side: Side) -> Schedule:
+def _schedule(task: Task, side: Side, steps: int | None = None) -> Schedule:
     pictures = task.data.splits['train'].count
-    return scaled_schedule(side.config, side.name, pictures, task.loading.batch, task.args.iters)
+    return scaled_schedule(side.config, side.name, pictures, task.loading.batch, task.args.iters or steps)
 
 
 def _tell_data(data: SegData | BoxData, loading: Loading, tell: Tell) -> None:

@@ -25,12 +25,13 @@ _ODD = (165, 203)  # pixels; a multiple of no step
 
 def size_step(side: Side) -> int:
     """Return the step: 1 for a network that takes any size, or that cannot be tried without arithmetic."""
-    network = _built(side, 'meta')
+    network = built(side, 'meta')
     with quiet(), torch.no_grad():
         return 1 if network is None else next((step for step in _STEPS if _runs(network, step)), 1)
 
 
-def _built(side: Side, device: str) -> Any:
+def built(side: Side, device: str) -> Any:
+    """Return a network; ``None`` if it cannot be built on this device."""
     try:
         with quiet(), torch.device(device), torch.no_grad():
             return build_network(load_model(side.option, side.key), pretrained=False).eval()
@@ -61,7 +62,7 @@ def check_large_enough(side: Side, usual: Size, loading: Loading, load: Callable
         ValueError: For a network that needs larger pictures. Names the smallest ``--size`` that works.
     """
     for device, most, sure in _DEVICES:
-        network = _built(side, device)
+        network = built(side, device)
         if network is None:
             continue
         small = [size for size in _seen(side, loading) if size[0] * size[1] <= most]

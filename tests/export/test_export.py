@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
@@ -127,6 +128,31 @@ def test_size_is_fixed_where_the_network_has_one(tmp_path):
     config.model.data_preprocessor = None
     with pytest.raises(ValueError, match=r'FixedSize could not be written as torchscript.*\(512\)'):
         export_graph(config, checkpoint, tmp_path / 'other.pt')
+    config.test_dataloader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(40, 100), keep_ratio=True)]))
+    with pytest.raises(ValueError, match=r'size of tensor a \(64\)'):  # not 512: 100x40, in multiples of 32
+        export_graph(config, checkpoint, tmp_path / 'other.pt')
+
+
+@MODELS.register_module()
+class TwoStrides(FixedSize):
+    """A segmentor that adds maps of two strides, as the feature pyramid of RTMDet: sides must be multiples of 32."""
+
+    def encode_decode(self, inputs: Tensor, metas: list) -> Tensor:
+        coarse = F.interpolate(F.max_pool2d(inputs, 32), scale_factor=32.0)
+        return inputs + coarse
+
+
+@pytest.mark.parametrize('ending', ['.pt', pytest.param('.onnx', marks=pytest.mark.soak)])
+def test_sides_in_multiples_of_32_are_tried_before_one_size(tmp_path, ending):
+    torch.save(dict(state_dict=TwoStrides().state_dict()), tmp_path / 'c.pth')
+    config = Config(dict(default_scope='mmengine', model=dict(type='TwoStrides')))
+    config.test_dataloader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(90, 60), keep_ratio=True)]))
+    found = export_graph(config, tmp_path / 'c.pth', tmp_path / f's{ending}')
+    assert (found.axes, found.step, found.size) == (['batch', 'height', 'width'], 32, (64, 96))
+    told = read_description(found.path)['input']
+    assert told['shape'] == ['batch', 3, 'height', 'width'] and told['pad_size_divisor'] == 32
+    image = picture(1, 160, 32)
+    torch.testing.assert_close(open_graph(found.path)(image)[0], TwoStrides().encode_decode(image, []), **CLOSE)
 
 
 def test_another_answer_than_the_network_s_is_refused(tmp_path, monkeypatch):
@@ -311,10 +337,17 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         f'graph   {graph}' in printed
         and 'outputs logits' in printed
         and 'free    batch\n        not batch, height, width free: ' in printed
+        and 'made    with pictures of 8x8; the graph takes pictures of 8x8 alone: --size H W sets another' in printed
     )
     assert f'weights {weights}' in call(weights)
-    with pytest.raises(ValueError, match='the ending does not fit the format onnx'):
+    with pytest.raises(SystemExit):
         call(graph, '--format', 'onnx')
+    assert 'the ending does not fit the format onnx' in capsys.readouterr().err
+    monkeypatch.setattr(FixedSize, 'encode_decode', None)
+    with pytest.raises(SystemExit) as end:  # one line, no traceback
+        call(graph)
+    assert end.value.code == 2 and capsys.readouterr().err.startswith('ERROR    FixedSize could not be written')
+    monkeypatch.undo()
     for words, told in (
         ((weights, '--size', '8', '8', '--evaluate'), '--size, --evaluate: only for graphs'),
         ((str(tmp_path / 'b.pth'), '--backbone-only', '--int8', '8'), '--int8: only for graphs'),

@@ -26,8 +26,13 @@ def written(root: Path, out: Path) -> tuple[BoxData, Config]:
     return data, Config.fromfile(out / 'data.py')
 
 
-def perfect_score(config: Config, name: str = 'val') -> float:
+def perfect_score(config: Config) -> float:
     """Return the mAP of predictions that are the labels which the data set itself gives."""
+    return perfect_scores(config)['coco/bbox_mAP']
+
+
+def perfect_scores(config: Config, name: str = 'val') -> dict[str, float]:
+    """Return all scores of these predictions."""
     data: Any = DATASETS.build(config[f'{name}_dataloader'].dataset)
     metric: Any = METRICS.build(config[f'{name}_evaluator'])
     metric.dataset_meta = data.metainfo
@@ -41,4 +46,4 @@ def perfect_score(config: Config, name: str = 'val') -> float:
         )
         sample = dict(img_id=info['img_id'], ori_shape=(info['height'], info['width']), pred_instances=predicted)
         metric.process({}, [sample])
-    return float(metric.evaluate(len(data))['coco/bbox_mAP'])
+    return metric.evaluate(len(data))

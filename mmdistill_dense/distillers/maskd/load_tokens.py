@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def ready_distiller(
     """Build the model of a config, load its teacher, and load the tokens of its first ``MasKD``.
 
     Tokens come from ``tokens``, else from ``checkpoint``, else from the work folder of the config, where training or
-    ``tools/learn_tokens.py`` saves them. The student has the checkpoint's weights, or untrained ones.
+    ``tools/learn_tokens.py`` saves them, or from a suite's runs beside it. The student has the checkpoint's weights, or
+    untrained ones.
 
     Args:
         config: A config or its file.
@@ -49,10 +51,12 @@ def ready_distiller(
     if checkpoint is not None:
         _load(model, checkpoint)
     places = Places(distiller, distiller.teacher, _work_dir(config), config.train_dataloader.get('dataset'))
+    if checkpoint is None and tokens is None and not places.final.is_file():
+        tokens = next(_of_suite(places.final, places.final.name), None)
     if checkpoint is None or tokens is not None:
         values = places.read_known(tokens or distiller.tokens, MMLogger.get_current_instance())
         if values is None:
-            beside = sorted(str(path) for path in Path(places.final).parent.glob('*.pth'))
+            beside = [*map(str, sorted(places.final.parent.glob('*.pth'))), *_of_suite(places.final, '*.pth')]
             others = f' {some(beside)} is of other settings: repeat the --cfg-options of its run.' if beside else ''
             raise FileNotFoundError(
                 f'There are no tokens at {str(places.final)!r}: learn them with tools/learn_tokens.py or by training, '
@@ -66,6 +70,12 @@ def ready_distiller(
         )
     model.eval()
     return model, distiller
+
+
+def _of_suite(file: Path, name: str) -> Iterator[str]:
+    """Yield token files of the runs that a suite, or `run`, made of the config whose own token file is given."""
+    folder = file.parents[1]
+    yield from map(str, sorted(folder.parent.glob(f'runs/{folder.name}/seed*/{file.parent.name}/{name}')))
 
 
 def _load(model: Any, path: str) -> None:

@@ -1,11 +1,13 @@
 """Tokens for tools that look at them, and the tool that only learns."""
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmdistill_dense.distillers.maskd import ready_distiller
 from mmdistill_dense.engine.token_command import main_learn_tokens
@@ -55,6 +57,24 @@ def test_equal_weights_without_a_branch(tmp_path):
     _, distiller = ready_distiller(config)
     (weights,) = distiller.mask_weights([torch.ones(2, toys.NUM_CLASSES, 4, 4)])
     assert torch.equal(weights, torch.full((2, 3), 1 / 3))
+
+
+def test_tokens_of_a_suite_are_found_from_the_config(finished, tmp_path):
+    """`run` trains in work/runs/NAME/seed0, and the work folder of the config is work/NAME."""
+    config, tokens = finished
+    (file,) = (Path(config.work_dir) / 'maskd_tokens').glob('*.pth')
+    folder = tmp_path / 'work/runs/maskd/seed0/maskd_tokens'
+    folder.mkdir(parents=True)
+    shutil.copy(file, folder)
+    _, distiller = ready_distiller(Config(dict(config.to_dict(), work_dir=str(tmp_path / 'work/maskd'))))
+    assert not toys.differing(values(distiller), tokens)
+
+
+def test_the_picture_tool_ends_with_one_line_without_tokens(leaf, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['visualize.py', 'masks', str(leaf)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / 'tools' / 'visualize.py'), run_name='__main__')
+    assert end.value.code == 2 and capsys.readouterr().err.startswith('ERROR    There are no tokens at')
 
 
 def test_nothing_learned_yet(tmp_path):

@@ -1,0 +1,102 @@
+"""``new`` for detectors: sizes, lengths, scores and methods that depend on the networks' own configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmdistill_dense.project import fetched_weights, zoo_schedule
+from mmdistill_dense.project.cli import main_new
+from mmdistill_dense.project.loading import decide_loading
+from mmdistill_dense.project.sides import read_side
+from tests.project.folders_of_data import box_folder
+from tests.project.mended import perfect_scores, written
+
+RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+GFL = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+FCOS = 'mmdet::fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco.py'
+MASKS = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
+    return tmp_path
+
+
+def call(student: str, teacher: str, *words: str) -> int:
+    return main_new(['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', *words])
+
+
+@pytest.mark.parametrize(
+    ('name', 'size', 'keep'),
+    [
+        ('rtmdet/rtmdet_tiny_8xb32-300e_coco', (640, 640), True),
+        ('rtmdet/rtmdet_x_p6_4xb8-300e_coco', (1280, 1280), True),
+        ('yolox/yolox_s_8xb8-300e_coco', (640, 640), True),
+        ('yolox/yolox_tiny_8xb8-300e_coco', (416, 416), True),
+        ('yolo/yolov3_d53_8xb8-ms-416-273e_coco', (416, 416), True),
+        ('ssd/ssd300_coco', (300, 300), False),
+        (FCOS[7:-3], (800, 1333), True),
+        ('gfl/gfl_r50_fpn_ms-2x_coco', (800, 1333), True),
+        ('detr/detr_r18_8xb2-500e_coco', (800, 1333), True),
+    ],
+)
+def test_pictures_are_as_large_as_those_the_config_tests_on(name: str, size: tuple[int, int], keep: bool) -> None:
+    """Its training may resize to twice as much and then crop, or to several sizes of which the first is the smallest."""
+    side = read_side(f'mmdet::{name}.py', '--student')
+    loading = decide_loading(side, (1080, 1920), 100, None, None)
+    assert loading.size == size and loading.keep_ratio is keep
+
+
+def steps(name: str) -> int:
+    return Config.fromfile(f'project/{name}.py').train_cfg.max_iters
+
+
+@pytest.mark.parametrize('student', [FCOS, RETINANET])
+def test_a_teacher_is_trained_as_long_as_a_student_that_trains_much_longer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, student: str
+) -> None:
+    monkeypatch.setattr(zoo_schedule, 'MIN_STEPS', 10)
+    box_folder(Path('mine'))
+    assert call(student, GFL, '--batch', '2') == 0
+    longer = student == FCOS
+    assert steps('control') == steps('teacher') and (steps('control') > 300) is longer
+    told = 'trained as long as the student, not for the 25 steps of its config' in capsys.readouterr().out
+    assert told is longer
+    config = Config.fromfile('project/teacher.py')
+    assert config.param_scheduler[-1].end == steps('teacher')
+    assert config.model.teacher.checkpoint.endswith(f'iter_{steps("teacher")}.pth')
+
+
+def test_networks_with_masks_are_compared_by_their_masks(capsys: pytest.CaptureFixture) -> None:
+    box_folder(Path('mine'), masks=True)
+    assert call(MASKS, MASKS) == 0
+    assert 'metric: coco/segm_mAP' in Path('project/suite.yaml').read_text()
+    assert 'the mask head learns from its labels alone' in capsys.readouterr().out
+
+
+def test_a_student_with_masks_is_compared_by_boxes_with_a_teacher_that_has_none() -> None:
+    box_folder(Path('mine'), masks=True)
+    assert call(MASKS, GFL) == 0
+    assert 'metric:' not in Path('project/suite.yaml').read_text()
+
+
+def test_scores_by_class_are_there_from_the_start(tmp_path: Path) -> None:
+    init_default_scope('mmdet')
+    _, config = written(box_folder(tmp_path / 'data'), tmp_path / 'out')
+    scores = perfect_scores(config)
+    assert scores['coco/red_precision'] == scores['coco/white_precision'] == 1
+
+
+@pytest.mark.parametrize('method', ['kd', 'dist'])
+def test_methods_whose_scores_the_teacher_does_not_have_are_refused(method: str, capsys: pytest.CaptureFixture) -> None:
+    box_folder(Path('mine'))
+    assert call(RETINANET, GFL, '--method', 'pkd', method) == 2
+    said = capsys.readouterr().err
+    assert f'--method {method}: --teacher {GFL} has no bbox_head.retina_cls to compare with. These methods fit:' in said
+    assert 'pkd' in said and ' kd' not in said.split('fit:')[1] and not Path('project').exists()

@@ -12,7 +12,7 @@ from mmdistill_dense.datasets.overlap import same_pictures
 from mmdistill_dense.datasets.unlabeled import EXTENSIONS
 from mmdistill_dense.project.box_labels import BoxData
 from mmdistill_dense.project.label_images import SegData
-from mmdistill_dense.project.picture_folders import files_below
+from mmdistill_dense.project.picture_folders import files_below, is_label
 from mmdistill_dense.project.split_pictures import pictures_of
 from mmdistill_dense.utils.literals import Template
 
@@ -56,7 +56,7 @@ def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictur
     folder = Path(given).expanduser().resolve()
     pictures = sorted(files_below(folder, EXTENSIONS))
     free, counts = list(pictures), dict[str, int]()
-    for what, taken in _taken(free, data):
+    for what, taken in _taken(free, data, folder):
         left = [path for path in free if path not in taken]
         free, counts[what] = left, len(free) - len(left)
     left_out = ', '.join(f'{count} {what}' for what, count in counts.items() if count)
@@ -70,10 +70,16 @@ def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictur
     return FreePictures(folder, len(free), names, left_out)
 
 
-def _taken(pictures: list[Path], data: SegData | BoxData) -> Iterator[tuple[str, set[Path]]]:
-    """Yield the pictures that cannot be taught on, by what they are. One may come twice."""
-    labels = {os.path.realpath(folder) for folder in data.label_folders} if isinstance(data, SegData) else set()
-    yield 'label images', {path for path in pictures if os.path.realpath(path.parent) in labels}
+def _taken(pictures: list[Path], data: SegData | BoxData, folder: Path) -> Iterator[tuple[str, set[Path]]]:
+    """Yield the pictures that cannot be taught on, by what they are. One may come twice.
+
+    Data of boxes have no folders of label images; those of other tasks may still lie in the folder, and have names.
+    """
+    if isinstance(data, SegData):
+        labels = {os.path.realpath(one) for one in data.label_folders}
+        yield 'label images', {path for path in pictures if os.path.realpath(path.parent) in labels}
+    else:
+        yield 'label images', {path for path in pictures if is_label(path.relative_to(folder).parts[:-1])}
     seen = set[str]()
     for name in ('val', 'test', 'train'):
         if name in data.splits:

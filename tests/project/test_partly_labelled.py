@@ -105,7 +105,9 @@ def test_pictures_that_no_label_file_lists(tmp_path: Path) -> None:
     assert sum(split.count for split in data.splits.values()) == 9
     place = f'--unlabelled {tmp_path}/pictures/more teaches on them'
     assert any('2 of 11 pictures have no labels in any file' in note and place in note for note in data.notes)
-    assert free_pictures(str(tmp_path), data, 2).names == ('pictures/more/a.jpg', 'pictures/more/b.jpg')
+    label(tmp_path / 'masks/a.png')  # of another task: such folders are known by their names
+    free = free_pictures(str(tmp_path), data, 2)
+    assert free.names == ('pictures/more/a.jpg', 'pictures/more/b.jpg') and '1 label images' in free.left_out
     assert not any('no label file' in note for note in find_box_data(box_folder(tmp_path / 'whole')).notes)
 
 

@@ -203,9 +203,7 @@ def mended(content: Content, size_of: Callable[[str], tuple[int, int]]) -> tuple
         changes['annotations are numbered from 1: an id was 0, missing, or there twice'] = len(kept)
         kept = [{**one, 'id': number} for number, one in enumerate(kept, 1)]
     total = len(content['annotations'])
-    notes = [
-        f'WARNING: {count} of {total} annotations {reason}; they are left out' for reason, count in dropped.items()
-    ]
+    notes = [f'{count} of {total} annotations {reason}; they are left out' for reason, count in dropped.items()]
     notes += [f'{count} {change}' for change, count in changes.items()]
     clean = {'images': list(pictures.values()), 'annotations': kept, 'categories': content['categories']}
     return (clean, notes) if notes else (content, [])

@@ -57,11 +57,6 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
 
     Returns:
         The paths of the weights and of the config.
-
-    Raises:
-        FileExistsError: If a file that no export wrote has the name of the config to write, or ``out`` is the
-            checkpoint.
-        ValueError: When the checkpoint does not fit the student exactly, or ``out`` ends otherwise.
     """
     weights = Path(out)
     if weights.suffix not in ('.pth', '.safetensors'):
@@ -105,12 +100,6 @@ def export_graph(
         out: The file: ``.onnx``, ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).
         size: Height and width of the image that is used for it, and the only size if none is free. Default: that of
             the data preprocessor; else that of the test pipeline, rounded up to multiples of 32; else 512 x 512.
-
-    Raises:
-        FileExistsError: If ``out`` is the checkpoint.
-        ValueError: If the checkpoint does not fit, the network is of no known kind or cannot be written in this format,
-            the graph's outputs are not the network's, or ``out`` ends otherwise.
-        ModuleNotFoundError: If a package for the format is missing; names it.
     """
     path = Path(out)
     kind = format_of(path, None)
@@ -170,11 +159,7 @@ def _tested(plain: Config) -> tuple[int, int] | None:
 
 
 def load_student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
-    """Return the plain config, the loaded network, its weights and what is kept of the checkpoint's meta.
-
-    Raises:
-        ValueError: When the checkpoint does not fit the student exactly.
-    """
+    """Return the plain config, the loaded network, its weights and what is kept of the checkpoint's meta."""
     plain = plain_config(config)
     content = read_checkpoint(checkpoint)
     state = state_dict_of(content, checkpoint)

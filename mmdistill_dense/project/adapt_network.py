@@ -19,9 +19,6 @@ def overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any
         model: A resolved model config.
         classes: Their number in the data.
         key: What the network is, for errors: ``--student``.
-
-    Raises:
-        ValueError: For a network of which no head tells its classes, or one that needs labels of other kinds.
     """
     old = _classes_of(model)
     if old is None:
@@ -131,11 +128,7 @@ def predicts_masks(model: Mapping[str, Any]) -> bool:
 
 
 def check_masks(model: Mapping[str, Any], masks: bool, key: str) -> None:
-    """Refuse a detector whose labels the data do not have.
-
-    Raises:
-        ValueError: For a network with a mask head without masks in the data, or one for stuff maps.
-    """
+    """Refuse a detector whose labels the data do not have."""
     if predicts_masks(model) and not masks:
         raise ValueError(
             f'{key}: {model.get("type")} is trained on masks, and not every object of the label files has a '

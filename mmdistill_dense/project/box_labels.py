@@ -41,37 +41,19 @@ class BoxSplit:
 
 @dataclass(frozen=True)
 class BoxData:
-    """A data set of boxes.
-
-    Attributes:
-        masks: Whether every object has a mask.
-        size: Usual height and width of a picture.
-        notes: What was decided, for the user.
-        stored: Whether pictures are read as they are stored, whatever their EXIF orientation.
-    """
+    """A data set of boxes."""
 
     root: Path
     splits: dict[str, BoxSplit]
     classes: tuple[str, ...]
-    masks: bool
-    size: tuple[int, int]
-    notes: list[str] = field(default_factory=list)
-    stored: bool = False
+    masks: bool  # whether every object has one
+    size: tuple[int, int]  # usual height and width of a picture
+    notes: list[str] = field(default_factory=list)  # what was decided, for the user
+    stored: bool = False  # whether pictures are read as they are stored, whatever their EXIF orientation
 
 
 def find_box_data(given: Path, classes: Sequence[str] = (), exif: str | None = None) -> BoxData:
-    """Find out what a folder, or one label file, holds.
-
-    Args:
-        given: The folder or the json file of ``--data``.
-        classes: Names of ``--classes``: some of the file's categories.
-        exif: ``--exif``.
-
-    Raises:
-        FileNotFoundError: Without pictures or label files, or for a label file whose pictures are not there.
-        ValueError: For several files of one split, files that are damaged or incomplete, or classes that they do not
-            have.
-    """
+    """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
     given = given.expanduser().resolve()
     root = given.parent if given.suffix == '.json' and given.is_file() else given
     folders = picture_folders(root)

@@ -29,14 +29,7 @@ _LEARNING = 2000  # steps in which MasKD learns its tokens
 
 
 def distillers_for(method: str, student: Side, teacher: Side | None, steps: int) -> dict[str, Any]:
-    """Return the distillers of a method for a student, by name.
-
-    Args:
-        method: As in ``--method``.
-        student: Its detector decides which class scores are compared.
-        teacher: It must have what is compared; ``None`` for a foundation model, whose map is compared.
-        steps: Of the training.
-    """
+    """Return the distillers of a method for a student, by name; without ``teacher``, for a foundation model's map."""
     if teacher is None:
         return {method: on_map(method)}
     shipped, network = _shipped(method, student), built(teacher, 'meta')
@@ -83,11 +76,7 @@ def _pair_name(student: Side) -> str:
 
 
 def on_map(method: str) -> dict[str, Any]:
-    """Return the options of a method that learns from the map of a foundation model.
-
-    Raises:
-        KeyError: For a method that does not compare maps.
-    """
+    """Return the options of a method that learns from the map of a foundation model."""
     by_name = {kind.lower(): cls for kind, cls in DISTILLERS.module_dict.items() if issubclass(cls, FeatureDistiller)}
     if method not in by_name:
         raise KeyError(

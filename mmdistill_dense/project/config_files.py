@@ -33,11 +33,7 @@ def control_file(schedule: Schedule, batch: int, task: str) -> str:
 def teacher_file(schedule: Schedule, batch: int, task: str, boxes_alone: bool = False) -> str:
     """Return the text of ``teacher.py``: the training of the pair's teacher.
 
-    Args:
-        schedule: Of the teacher.
-        batch: Pictures of a step.
-        task: ``'seg'`` or ``'det'``.
-        boxes_alone: Whether the teacher predicts no masks, and the student does: the metric of masks would fail.
+    ``boxes_alone``: the teacher predicts no masks, and the student does. The metric of masks would fail.
     """
     metric = "val_evaluator = test_evaluator = dict(metric='bbox')\n" if boxes_alone else ''
     return (

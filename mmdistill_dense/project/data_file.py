@@ -49,14 +49,11 @@ def seg_file(data: SegData, loading: Loading) -> str:
     )
 
 
-def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool) -> str:
+def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empty: bool = True) -> str:
     """Return the text of ``data.py`` for detection.
 
-    Args:
-        data: The data set.
-        loading: How it is read.
-        masks: Whether masks are loaded, for the student or the teacher.
-        predicted: Whether the student predicts masks.
+    ``masks`` are loaded if student or teacher learns them, and ``predicted`` if the student does. Pictures without
+    boxes are trained on if ``empty``.
     """
     height, width = loading.size
     load = _load(data)
@@ -72,7 +69,7 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool) -> s
     }
     parts: dict[str, dict[str, Any]] = {}
     for name, split in data.splits.items():
-        kind = {'filter_cfg': {'filter_empty_gt': False}} if name == 'train' else {'test_mode': True}
+        kind = {'filter_cfg': {'filter_empty_gt': not empty}} if name == 'train' else {'test_mode': True}
         parts[name] = {'ann_file': split.labels, 'data_prefix': {'img': split.pictures}, **kind}
     metrics: dict[str, Any] = {}
     for name in ('val', 'test'):

@@ -27,11 +27,7 @@ FORMAT = (
 
 
 def read_label_file(path: Path) -> Any:
-    """Return what a json file holds, in any encoding of Unicode.
-
-    Raises:
-        ValueError: For a damaged file, or one with boxes that lacks pictures or categories.
-    """
+    """Return what a json file holds, in any encoding of Unicode."""
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -98,11 +94,7 @@ def lacks(path: Path, content: Any) -> str:
 
 
 def check_sizes(path: Path, folder: Path, images: Sequence[Mapping[str, Any]], stored: bool) -> None:
-    """Compare the sizes of some pictures, ``stored`` or as EXIF turns them, with those in the label file.
-
-    Raises:
-        ValueError: For a picture that cannot be read, or that has another size.
-    """
+    """Compare the sizes of some pictures, ``stored`` or as EXIF turns them, with those in the label file."""
     for one in evenly([one for one in images if one.get('width') and one.get('height')], SAMPLED):
         with opened(folder / one['file_name']) as picture:
             picture.load()

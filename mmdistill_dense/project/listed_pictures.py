@@ -19,10 +19,6 @@ def folder_of(path: Path, content: Mapping[str, Any], root: Path, below: Sequenc
     """Return the folder to which the file names of a label file are relative.
 
     Of several that hold as many of them, it is one for the same split, then the nearest one: splits may reuse names.
-
-    Raises:
-        FileNotFoundError: If pictures are not there.
-        ValueError: For a file without pictures.
     """
     inside = [one.path.relative_to(root) for one in below]
     above = [root / parent for one in inside for parent in (one, *one.parents)]  # up to the root

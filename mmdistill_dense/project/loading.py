@@ -20,27 +20,16 @@ _STEP = 32  # the crop is a multiple of it, as the strides of networks are
 
 @dataclass(frozen=True)
 class Loading:
-    """How the data are read.
+    """How the data are read. Sizes are height and width."""
 
-    Attributes:
-        size: Height and width into which a picture is brought.
-        tested: Height and width that a usual picture then has.
-        crop: Height and width of the training crop; for segmentation.
-        resize: Whether segmentors are tested at ``size``, or at the pictures' own.
-        keep_ratio: Whether a picture keeps its shape; for detection.
-        batch: Pictures of a step.
-        workers: Processes that read pictures.
-        note: What was decided and why.
-    """
-
-    size: tuple[int, int]
-    tested: tuple[int, int]
-    crop: tuple[int, int]
-    resize: bool
-    keep_ratio: bool
-    batch: int
-    workers: int
-    note: str
+    size: tuple[int, int]  # into which a picture is brought
+    tested: tuple[int, int]  # that a usual picture then has
+    crop: tuple[int, int]  # of the training; for segmentation
+    resize: bool  # whether segmentors are tested at ``size``, or at the pictures' own
+    keep_ratio: bool  # whether a picture keeps its shape; for detection
+    batch: int  # pictures of a step
+    workers: int  # processes that read pictures
+    note: str  # what was decided and why
 
 
 def decide_loading(
@@ -52,12 +41,7 @@ def decide_loading(
 ) -> Loading:
     """Return how the data are read: as by the student's config, no larger than the pictures or the machine.
 
-    Args:
-        student: The network.
-        usual: Height and width of the user's pictures.
-        pictures: Their number for training.
-        batch: Pictures of a step; default: those of the config, fewer on a CPU or for few pictures.
-        size: Height and width to use instead of ``usual``.
+    ``usual`` is the size of the user's pictures, ``size`` the one of ``--size``, ``pictures`` their number in training.
     """
     import torch
 
@@ -96,11 +80,7 @@ def _brought(picture: tuple[int, int], size: tuple[int, int], keep_ratio: bool) 
 
 
 def check_tested(side: Side) -> None:
-    """Refuse a detector that predicts only on pictures of its own test pipeline.
-
-    Raises:
-        ValueError: For CornerNet, CenterNet and CentripetalNet, which read the border that a step of theirs adds.
-    """
+    """Refuse CornerNet, CenterNet and CentripetalNet, which read the border that a step of their own tests adds."""
     for step in _steps((side.config.get('test_dataloader') or {}).get('dataset')):
         if str(step.get('type')).endswith('RandomCenterCropPad'):
             raise ValueError(

@@ -36,6 +36,7 @@ from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.silence import quiet
 
 Tell = Callable[[str], None]
+_NEEDS_BOXES = ('PointRend',)  # of all of mmdet's networks that were tried on pictures without boxes
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,6 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
     Args:
         args: The options of the command line, see :func:`mmdistill_dense.project.cli.new_parser`.
         tell: Prints a line.
-
-    Raises:
-        FileNotFoundError, KeyError, ValueError: Name the option, what was found and what would work.
     """
     check_files(args)
     foundation = read_foundation(args.teacher)
@@ -185,7 +183,9 @@ def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, st
         check_masks(side.model, data.masks, side.key)
         check_tested(side)
     loads = any(predicts_masks(side.model) for side in sides)
-    text = box_file(data, loading, loads, predicts_masks(student.model))
+    if stopped := [side for side in sides if side.model.get('type') in _NEEDS_BOXES]:
+        stopped[0].notes.append('it stops at a batch without boxes: pictures without boxes are left out of training')
+    text = box_file(data, loading, loads, predicts_masks(student.model), empty=not stopped)
     return {
         'data.py': text,
         **{Path(split.labels).name: split.content for split in data.splits.values() if split.content},

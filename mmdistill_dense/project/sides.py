@@ -58,13 +58,7 @@ class Side:
 
 
 def read_side(given: str, key: str) -> Side:
-    """Read the config of a network.
-
-    Raises:
-        FileNotFoundError: If there is no such config; with similar names.
-        ValueError: For a file that is no config or cannot be read, a config of another package than mmseg and mmdet,
-            or one that imports what is not installed.
-    """
+    """Read the config of a network."""
     _check_library(given, key)
     try:
         path = find_config(given, key)
@@ -128,13 +122,7 @@ def _lacking(error: ImportError) -> str:
 
 
 def read_foundation(given: str) -> dict[str, Any] | None:
-    """Return the teacher option of ``MODEL:FILE``, or ``None`` if that is not what was given.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        KeyError: For an unknown model.
-        ValueError: For a model without its file, or a network of timm or transformers.
-    """
+    """Return the teacher option of ``MODEL:FILE``, or ``None`` if that is not what was given."""
     _check_library(given, '--teacher')
     model, colon, file = given.partition(':')
     if model not in MODELS_BY_NAME:

@@ -121,11 +121,7 @@ def padded_batches(side: Side, step: int) -> Mapping[str, Any]:
 
 
 def padded_tests(side: Side, step: int, crop: tuple[int, int]) -> Mapping[str, Any]:
-    """Return what pads tested pictures to multiples of the step; the prediction is cut to the picture.
-
-    Raises:
-        ValueError: If the training crop is none.
-    """
+    """Return what pads tested pictures to multiples of the step; the prediction is cut to the picture."""
     if any(one % step for one in crop):
         fitting = ' '.join(str(-(-one // step) * step) for one in crop)
         raise ValueError(

@@ -21,19 +21,12 @@ LIST = 'unlabelled.txt'
 
 @dataclass(frozen=True)
 class FreePictures:
-    """Pictures without labels.
+    """Pictures without labels."""
 
-    Attributes:
-        folder: They lie in it or below it.
-        count: Their number.
-        names: Their paths below the folder, where it holds other pictures too.
-        left_out: Those others, for the user.
-    """
-
-    folder: Path
+    folder: Path  # they lie in it or below it
     count: int
-    names: tuple[str, ...]
-    left_out: str
+    names: tuple[str, ...]  # their paths below the folder, where it holds other pictures too
+    left_out: str  # those others, for the user
 
     @property
     def option(self) -> dict[str, Any]:
@@ -49,9 +42,6 @@ def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictur
         given: The folder of ``--unlabelled``. It may hold the data too.
         data: The labelled pictures.
         batch: Pictures of a step.
-
-    Raises:
-        ValueError: If too few are left.
     """
     folder = Path(given).expanduser().resolve()
     pictures = sorted(files_below(folder, EXTENSIONS))

@@ -67,9 +67,6 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
         pictures: Training pictures of the data.
         batch: Pictures of a step.
         steps: Their number, in place of the scaled one.
-
-    Raises:
-        ValueError: For a config without optimizer or length.
     """
     wrapper, loop = config.get('optim_wrapper') or {}, config.get('train_cfg') or {}
     if not wrapper.get('optimizer') or not (loop.get('max_iters') or loop.get('max_epochs')):

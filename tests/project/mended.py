@@ -19,7 +19,9 @@ def written(root: Path, out: Path) -> tuple[BoxData, Config]:
     """Write ``data.py`` and the label files of a folder, and read it."""
     data = find_box_data(root)
     out.mkdir(exist_ok=True)
-    (out / 'data.py').write_text(box_file(data, Loading(data.size, data.size, True, True, 2, 0, ''), False, False))
+    (out / 'data.py').write_text(
+        box_file(data, Loading(data.size, data.size, data.size, True, True, 2, 0, ''), False, False)
+    )
     for split in data.splits.values():
         if split.content:
             (out / Path(split.labels).name).write_text(split.content)

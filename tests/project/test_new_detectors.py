@@ -47,7 +47,7 @@ def call(student: str, teacher: str, *words: str) -> int:
     ],
 )
 def test_pictures_are_as_large_as_those_the_config_tests_on(name: str, size: tuple[int, int], keep: bool) -> None:
-    """Its training may resize to twice as much and then crop, or to several sizes of which the first is the smallest."""
+    """Its training may resize to twice as much and then crop, or to several sizes, the smallest first."""
     side = read_side(f'mmdet::{name}.py', '--student')
     loading = decide_loading(side, (1080, 1920), 100, None, None)
     assert loading.size == size and loading.keep_ratio is keep
@@ -100,3 +100,10 @@ def test_methods_whose_scores_the_teacher_does_not_have_are_refused(method: str,
     said = capsys.readouterr().err
     assert f'--method {method}: --teacher {GFL} has no bbox_head.retina_cls to compare with. These methods fit:' in said
     assert 'pkd' in said and ' kd' not in said.split('fit:')[1] and not Path('project').exists()
+
+
+def test_a_network_that_stops_without_boxes_is_not_trained_on_empty_pictures(capsys: pytest.CaptureFixture) -> None:
+    box_folder(Path('mine'), masks=True)
+    assert call('mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py', MASKS) == 0
+    assert 'pictures without boxes are left out of training' in capsys.readouterr().out
+    assert Config.fromfile('project/control.py').train_dataloader.dataset.filter_cfg.filter_empty_gt

@@ -40,10 +40,6 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
     training, validation or the scores of a test. ``test_dataloader`` stays even then, since mmdet's and mmseg's
     inference read pipeline and classes from it.
 
-    Args:
-        config: The plain config of a student; it is not changed.
-        meta: The ``meta`` of the checkpoint; its ``dataset_meta`` has the classes.
-
     Returns:
         The config; the keys that were left out, with the classes they needed; what still needs the package.
     """

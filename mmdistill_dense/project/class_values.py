@@ -49,15 +49,7 @@ class Values:
 
 
 def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
-    """Read some pairs of each split.
-
-    Args:
-        splits: Their pairs.
-        stored: Whether pictures are read as they are stored, see :func:`mmdistill_dense.project.exif.stored_pixels`.
-
-    Raises:
-        ValueError: For a file that cannot be read, a label image in colours, or one of another size than its picture.
-    """
+    """Read some pairs of each split; pictures as they are ``stored``, or as EXIF turns them."""
     files: dict[int, list[Path]] = {}
     looked = [pair for split in splits for pair in evenly(split, COUNTED)]
     for path, label in looked:
@@ -91,11 +83,7 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
 def name_classes(
     root: Path, found: Values, given: Sequence[str], notes: list[str]
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return class names and label values, see :class:`mmdistill_dense.project.label_images.SegData`.
-
-    Raises:
-        ValueError: For names that do not fit the values, or label images of a single value.
-    """
+    """Return class names and label values, see :class:`mmdistill_dense.project.label_images.SegData`."""
     names, source = tuple(given), '--classes'
     if not names and (root / LIST).is_file():
         names, source = _listed(root / LIST), str(root / LIST)
@@ -157,17 +145,7 @@ def made_up_names(values: Iterable[int]) -> tuple[str, ...]:
 
 
 def check_splits(root: Path, found: Mapping[str, Sequence[int]], names: Mapping[int, str], notes: list[str]) -> None:
-    """Refuse a split whose label images hold no class. Those of test sets with secret labels hold none.
-
-    Args:
-        root: The folder of the data, for the error.
-        found: The values of each split, of the label images that were read.
-        names: The class of each value.
-        notes: A warning about classes that do not train is added.
-
-    Raises:
-        ValueError: For such a split.
-    """
+    """Refuse a split whose label images hold no class. Those of test sets with secret labels hold none."""
     for name, seen in found.items():
         if seen == [IGNORED] and IGNORED not in names:
             raise ValueError(

@@ -82,10 +82,7 @@ def parsed(
 ) -> argparse.Namespace:
     """Read a command line. An unknown option ends the program; the message gives a close name, or its name here.
 
-    Args:
-        parser: The parser.
-        argv: The command line without the program's name.
-        known: What users may mean: the option here, or None for an option of ``new``.
+    ``known`` are names that users may mean: with the option here, or None for an option of ``new``.
     """
     _, rest = parser.parse_known_args(argv)
     for option in [word for word in rest if word.startswith('-')]:

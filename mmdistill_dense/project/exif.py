@@ -12,17 +12,7 @@ WAYS = {'apply': 'as EXIF turns them', 'ignore': 'as they are stored'}
 
 
 def stored_pixels(pictures: Sequence[Path], drawn: Callable[[Path], Size], given: str | None, notes: list[str]) -> bool:
-    """Return whether pictures must be read as they are stored. The headers of all of them are read.
-
-    Args:
-        pictures: Those with labels.
-        drawn: Returns the height and width of a picture's labels.
-        given: ``--exif``: a key of ``WAYS``. Default: as the sizes tell.
-        notes: What was found is added.
-
-    Raises:
-        ValueError: If sizes do not tell, contradict each other or what was given.
-    """
+    """Return whether pictures must be read as they are stored. The headers of all of them are read."""
     turned = []
     fitting: dict[str, list[Path]] = {way: [] for way in WAYS}
     for path in pictures:

@@ -28,11 +28,7 @@ ordinary configs to start from.
 
 
 def main_export(argv: Sequence[str] | None = None) -> None:
-    """Read the command line and export.
-
-    Args:
-        argv: The command line without the program's name. Default: that of this process.
-    """
+    """Read the command line and export."""
     parser = argparse.ArgumentParser(description=DESCRIPTION)
     parser.add_argument('config', help='config the student was trained with: a file, or METHOD:PAIR[:VARIANT]')
     parser.add_argument('checkpoint', help='checkpoint of that run')

@@ -17,11 +17,7 @@ _FIRST = 'data.py'  # of the files of a project, the one that is written first
 
 
 def check_first(args: argparse.Namespace) -> Path:
-    """Check the data's place, the names of the methods and the folder to write, and return this folder.
-
-    Raises:
-        FileNotFoundError, KeyError, ValueError: Each names the option.
-    """
+    """Check the data's place, the names of the methods and the folder to write, and return this folder."""
     if not Path(args.data).expanduser().exists():
         raise FileNotFoundError(f'--data {args.data}: no such folder (looked in {Path.cwd()}).')
     check_methods(args.method)

@@ -48,11 +48,7 @@ def _is_file(given: str) -> bool:
 
 
 def check_teacher(side: Side, checkpoint: str, names: Sequence[str]) -> None:
-    """Load a checkpoint into the teacher, whose changes are set; an address is left to the training.
-
-    Raises:
-        ValueError: If it is no checkpoint, or that of another network or of other classes.
-    """
+    """Load a checkpoint into the teacher, whose changes are set; an address is left to the training."""
     key, classes = f'--teacher-checkpoint {checkpoint}', len(names)
     advice = (
         f'It must come from a training of {side.name} on these {classes} classes. Without this option the teacher is '
@@ -78,11 +74,7 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str]) -> None:
 
 
 def check_foundation(given: str, option: Mapping[str, Any]) -> None:
-    """Compare a file of a foundation model with the model that ``--teacher MODEL:FILE`` names; no weight is kept.
-
-    Raises:
-        ValueError: If it is no readable file, or one of another network.
-    """
+    """Compare a file of a foundation model with the model that ``--teacher MODEL:FILE`` names; no weight is kept."""
     key = f'--teacher {given}'
     with torch.device('meta'):  # the largest has 7 billion parameters
         network = ViT(architecture(option['model']))

@@ -68,18 +68,7 @@ class SegData:
 
 
 def find_seg_data(root: Path, given: Sequence[str] = (), exif: str | None = None) -> SegData:
-    """Find out what a folder holds.
-
-    Args:
-        root: The folder of ``--data``.
-        given: The class names of ``--classes``, in the order of the label values.
-        exif: ``--exif``.
-
-    Raises:
-        FileNotFoundError: Without pictures, label images or the label of a picture.
-        ValueError: For a layout that is not clear, files that cannot be read, label images in colours or of another
-            size than their pictures, or another number of names than values.
-    """
+    """Find out what a folder holds."""
     root = root.expanduser().resolve()
     folders, notes = picture_folders(root), list[str]()
     start = _start(root, folders)

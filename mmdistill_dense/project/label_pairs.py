@@ -51,14 +51,7 @@ class Endings:
 
 
 def find_endings(folders: Sequence[tuple[Folder, Folder]]) -> Endings:
-    """Return the endings.
-
-    Args:
-        folders: Pictures and label images of each split; the first split tells the usual ending.
-
-    Raises:
-        FileNotFoundError: If no picture of the first split has a label image.
-    """
+    """Return the endings; the first split tells the usual one."""
     usual, label = _usual(*folders[0])
     found = Endings((usual,), label)
     for pictures, labels in folders:
@@ -146,18 +139,7 @@ def of_no_classes(name: str) -> bool:
 def labelled_names(
     pictures: Folder, labels: Folder, endings: Endings, least: int, notes: list[str]
 ) -> tuple[list[str], bool]:
-    """Return the names of the pictures that have a label image, and whether these are all.
-
-    Args:
-        pictures: A folder of pictures.
-        labels: The folder of their label images.
-        endings: Of both.
-        least: Pictures with labels that are needed where others have none.
-        notes: A warning about the pictures without labels is added.
-
-    Raises:
-        FileNotFoundError: If the names of pictures and label images seem to differ, or too few pictures have a label.
-    """
+    """Return the names of the pictures that have a label image, and whether these are all."""
     own, known = endings.by_name(pictures.files), endings.labelled(labels)
     labelled = [name for name in own if name in known]
     missing = [file for file in pictures.files if _bare(file, endings) not in known]

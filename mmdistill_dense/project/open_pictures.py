@@ -18,11 +18,7 @@ _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the tag of a photograph that view
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture.
-
-    Raises:
-        ValueError: If it is damaged or no picture.
-    """
+    """Open a picture."""
     try:
         with Image.open(path) as picture:
             yield picture
@@ -51,11 +47,7 @@ def size_of(picture: Image.Image, stored: bool = False) -> Size:
 
 
 def stored_size(path: Path) -> Size:
-    """Return the height and width of a file, as label images are read.
-
-    Raises:
-        ValueError: If it is damaged or no picture.
-    """
+    """Return the height and width of a file, as label images are read."""
     with opened(path) as picture:
         return size_of(picture, stored=True)
 
@@ -66,11 +58,7 @@ def size_text(size: Size) -> str:
 
 
 def usual_size(paths: Sequence[Path], stored: bool) -> Size:
-    """Return the median height and width of pictures as a training reads them; some are read whole.
-
-    Raises:
-        ValueError: For one that cannot be read.
-    """
+    """Return the median height and width of pictures as a training reads them; some are read whole."""
     sizes = []
     for path in evenly(paths, SAMPLED):
         with opened(path) as picture:

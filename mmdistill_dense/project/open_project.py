@@ -14,12 +14,7 @@ _ALWAYS = ('data.py', 'pair.py', 'control.py')
 
 
 def open_project(folder: Path) -> Definition:
-    """Return the definition of a project.
-
-    Raises:
-        FileNotFoundError: If the folder, one of its files, or the data are not there.
-        ValueError: For a file that cannot be read, or a definition that cannot work.
-    """
+    """Return the definition of a project."""
     if folder.is_file():
         raise FileNotFoundError(f'{folder}: a file. Give the folder: python -m mmdistill_dense run {folder.parent}')
     if not folder.is_dir():

@@ -39,11 +39,7 @@ class Folder:
 
 
 def picture_folders(root: Path) -> list[Folder]:
-    """Return the folders below ``root`` that directly hold pictures, hidden ones left out.
-
-    Raises:
-        FileNotFoundError: If there is no such folder, or no picture in it.
-    """
+    """Return the folders below ``root`` that directly hold pictures, hidden ones left out."""
     if not root.is_dir():
         what = (
             'a file. Give the folder that holds it.' if root.is_file() else f'no such folder (looked in {Path.cwd()}).'
@@ -95,15 +91,7 @@ def joined(folders: Sequence[Folder]) -> Folder:
 
 
 def two_parts(names: Sequence[str], place: Path) -> tuple[list[str], list[str]]:
-    """Divide names of pictures into training and validation, always in the same way.
-
-    Args:
-        names: The names.
-        place: Where they are from, for an error.
-
-    Raises:
-        ValueError: For fewer than two.
-    """
+    """Divide names of pictures into training and validation, always in the same way."""
     if len(names) < 2:
         raise ValueError(
             f'--data: {place} holds {len(names)} picture with its label; training and validation need one each. Add '

@@ -143,15 +143,7 @@ def read_foundation(given: str) -> dict[str, Any] | None:
 
 
 def adapt(side: Side, classes: int, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
-    """Set what the data change in a network, and its first weights.
-
-    Args:
-        side: The network; its ``changes`` and ``notes`` are set.
-        classes: Their number in the data.
-        sizes: Overrides for crop or preprocessor.
-        trained: Whether it is trained here, so that its first weights matter.
-        random: Whether to clear them in any case.
-    """
+    """Set what the data change in a network (its ``changes`` and ``notes``), and its first weights."""
     counts = overrides(side.model, classes, side.key)
     side.changes = joined_overrides(counts, sizes)
     sources = list(dict.fromkeys(sources_of(side.model)))

@@ -50,17 +50,7 @@ def _runs(network: Any, step: int) -> bool:
 
 
 def check_large_enough(side: Side, usual: Size, loading: Loading, load: Callable[[Size], Loading]) -> None:
-    """Run a network once, without its weights, on pictures as they train and as they are tested.
-
-    Args:
-        side: The network, with the changes for the data.
-        usual: Height and width of the user's pictures.
-        loading: How they are read.
-        load: Returns how they would be read with a ``--size``.
-
-    Raises:
-        ValueError: For a network that needs larger pictures. Names the smallest ``--size`` that works.
-    """
+    """Run a network once, without its weights, on pictures as they train and as they are tested."""
     for device, most, sure in _DEVICES:
         network = built(side, device)
         if network is None:

@@ -31,12 +31,7 @@ from mmdistill_dense.utils.version import __version__
 
 
 def run_project(folder: Path, rerun_changed: bool = False) -> int:
-    """Do what is left of a project, and return the exit code.
-
-    Raises:
-        FileNotFoundError: If the folder holds no project.
-        ValueError: For a definition that cannot work.
-    """
+    """Do what is left of a project, and return the exit code."""
     with quiet():
         definition = open_project(folder)
         lines = list(screen(definition))

@@ -15,13 +15,7 @@ from mmdistill_dense.utils.silence import quiet
 
 
 def write(files: Mapping[str, str], folder: Path) -> None:
-    """Write files into a folder, and read them as configs. Files with other contents stay.
-
-    Raises:
-        FileExistsError: If one of the files exists with other contents.
-        OSError: If they cannot be written.
-        ValueError: If the configs do not fit together.
-    """
+    """Write files into a folder, and read them as configs. Files with other contents stay."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f'--out {folder}: a file of this name is there. Give another --out.')
     _check_names(files)

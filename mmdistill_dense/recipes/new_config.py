@@ -92,12 +92,7 @@ def listing() -> str:
 
 
 def write_all(names: Sequence[str]) -> None:
-    """Write the default variant of every config that has no file yet; existing files stay as they are.
-
-    Raises:
-        KeyError: For an unknown method.
-        ValueError: If this package is installed without a checkout.
-    """
+    """Write the default variant of every config that has no file yet; existing files stay as they are."""
     if not _is_checkout():
         raise ValueError('--all writes into configs/ of a checkout; here the package is installed without one.')
     for name in names:
@@ -111,14 +106,7 @@ def write_all(names: Sequence[str]) -> None:
 
 
 def write_one(args: argparse.Namespace) -> None:
-    """Write a config, and its recipe if there is none.
-
-    Raises:
-        KeyError: For an unknown method, pair, data set or schedule.
-        ValueError: If no method options fit, if there is neither a recipe nor a data set, or if the parts do not fit
-            together; then no file is written.
-        FileExistsError: If the file exists with other contents.
-    """
+    """Write a config, and its recipe if there is none."""
     if args.unlabelled and not Path(args.unlabelled).is_dir():
         raise ValueError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
     method, options = method_and_options(args.method)

@@ -82,7 +82,10 @@ def _check_library(given: str, key: str) -> None:
     """Raise for a network of another library, which stands in no config of the zoo."""
     library = given.partition('::')[0]
     if '::' in given and library in _LIBRARIES:
-        advice = 'A student is a network of mmseg:: or mmdet::'
+        advice = (
+            'A student is a network of mmseg:: or mmdet::, or a config of your own; its backbone may be from timm: '
+            'docs/own_pair.md, "A backbone of timm"'
+        )
         if key == '--teacher':
             advice = 'Such a teacher is written into a config by hand: docs/foundation.md, "Networks of timm"'
         raise ValueError(f'{key} {given}: `new` takes no network of {library}. {advice}.')

@@ -315,6 +315,7 @@ def test_what_is_wrong_in_the_command_line_is_told_before_anything_is_imported(
         (('--teacher', 'dinov2_vits14:no.pth'), "--teacher dinov2_vits14:no.pth: no such file 'no.pth'"),
         (('--teacher', 'timm::resnet50:a.pth'), '--teacher timm::resnet50:a.pth: `new` takes no network of timm. Such'),
         (('--student', 'transformers::a'), 'network of transformers. A student is a network of mmseg:: or mmdet::'),
+        (('--student', 'timm::resnet18'), 'its backbone may be from timm: docs/own_pair.md, "A backbone of timm"'),
         (('--out', '/proc/nope'), '--out /proc/nope: cannot be written (No such file'),
         (('--teacher', 'mmdistill_dense::_base_/models/toy_teacher.py'), 'its default_scope is'),
     ],

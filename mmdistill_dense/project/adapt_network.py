@@ -13,13 +13,7 @@ _LARGE = 4_000_000  # pixels: a larger picture is tested in windows
 
 
 def overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any]:
-    """Return what sets the number of classes: of every head, members of lists, and weights of the classes in losses.
-
-    Args:
-        model: A resolved model config.
-        classes: Their number in the data.
-        key: What the network is, for errors: ``--student``.
-    """
+    """Return what sets the number of classes: of every head, members of lists, and weights of the classes in losses."""
     old = _classes_of(model)
     if old is None:
         raise ValueError(
@@ -66,13 +60,7 @@ def _counts(node: Any, old: int, new: int) -> dict[str, Any]:
 
 
 def seg_size(model: Mapping[str, Any], crop: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:
-    """Return what sets the crop of a segmentor: in its preprocessor, and in its test by windows.
-
-    Args:
-        model: A resolved model config.
-        crop: Height and width of the training crop.
-        picture: Usual height and width of a tested picture.
-    """
+    """Return what sets the crop of a segmentor: in its preprocessor, and in its test by windows."""
     preprocessor = model.get('data_preprocessor') or {}
     found: dict[str, Any] = {'data_preprocessor': {'size': crop}}
     if preprocessor.get('size_divisor') is not None:

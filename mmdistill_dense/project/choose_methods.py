@@ -92,11 +92,7 @@ def methods_of(given: Sequence[str], task: str, foundation: bool) -> list[str]:
 
 
 def with_enough(names: list[str], given: bool, pictures: int, steps: int) -> tuple[list[str], str]:
-    """Return the methods, another default in the place of PCD where it has too little, and why.
-
-    Raises:
-        ValueError: If ``--method`` has ``given`` PCD there.
-    """
+    """Return the methods, another default in the place of PCD where it has too little, and why."""
     if 'pcd' not in names or (pictures >= LEAST_TRAINING and steps >= _LEAST_STEPS):
         return names, ''
     why = (

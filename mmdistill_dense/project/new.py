@@ -57,12 +57,7 @@ class Task:
 
 
 def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
-    """Return the texts of the files by name, and tell what was chosen and why.
-
-    Args:
-        args: The options of the command line, see :func:`mmdistill_dense.project.cli.new_parser`.
-        tell: Prints a line.
-    """
+    """Return the texts of the files by name, and tell what was chosen and why."""
     check_files(args)
     foundation = read_foundation(args.teacher)
     if foundation and args.teacher_checkpoint:

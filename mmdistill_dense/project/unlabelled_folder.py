@@ -36,13 +36,7 @@ class FreePictures:
 
 
 def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictures:
-    """Return the pictures of a folder that are not among the data.
-
-    Args:
-        given: The folder of ``--unlabelled``. It may hold the data too.
-        data: The labelled pictures.
-        batch: Pictures of a step.
-    """
+    """Return the pictures of a folder that are not among the data."""
     folder = Path(given).expanduser().resolve()
     pictures = sorted(files_below(folder, EXTENSIONS))
     free, counts = list(pictures), dict[str, int]()

@@ -60,13 +60,6 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
 
     The number of passes over the data stays, but the training has at least ``MIN_STEPS`` steps and at most those of the
     config. The learning rate of SGD is scaled with the batch, that of other optimizers with its square root.
-
-    Args:
-        config: The config, with ``optim_wrapper`` and ``train_cfg``.
-        name: Its name, whose ``8xb2`` tells GPUs and pictures of each.
-        pictures: Training pictures of the data.
-        batch: Pictures of a step.
-        steps: Their number, in place of the scaled one.
     """
     wrapper, loop = config.get('optim_wrapper') or {}, config.get('train_cfg') or {}
     if not wrapper.get('optimizer') or not (loop.get('max_iters') or loop.get('max_epochs')):

@@ -54,11 +54,7 @@ def methods() -> list[str]:
 
 
 def option_files(method: str | None = None) -> list[Path]:
-    """Return the files of method options, of one method or of all, except parts of others, which begin with ``_``.
-
-    Raises:
-        KeyError: For a method without options.
-    """
+    """Return the files of method options, of one method or of all, except parts of others, which begin with ``_``."""
     found = sorted((configs() / '_base_' / 'distillers').glob(f'{method}[_.]*py' if method else '[!_]*.py'))
     if method and not found:
         raise KeyError(unknown('method', method, methods()))
@@ -75,11 +71,7 @@ def recipes(pretraining: bool = False) -> list[Path]:
 
 
 def recipe_file(recipe: Path | str) -> Path:
-    """Return the file of a recipe, given as a file or by its name in ``configs/_base_/recipes``.
-
-    Raises:
-        KeyError: For an unknown name, with close ones.
-    """
+    """Return the file of a recipe, given as a file or by its name in ``configs/_base_/recipes``."""
     path = Path(recipe)
     if path.suffix == '.py' and path.is_file():
         return path.resolve()
@@ -97,12 +89,7 @@ def owners(recipe: Path) -> tuple[str, ...]:
 
 
 def parts_of(recipe: Path | str) -> Parts:
-    """Return the names of pair, data set, schedule, runtime and task of a recipe.
-
-    Raises:
-        KeyError: For an unknown recipe.
-        ValueError: If the file lacks a pair, a data set, a schedule or a runtime.
-    """
+    """Return the names of pair, data set, schedule, runtime and task of a recipe."""
     path = recipe_file(recipe)
     return _parts_of(path, path.stat().st_mtime_ns)
 
@@ -150,17 +137,7 @@ def sources_of(recipe: Path) -> dict[str, Path]:
 
 
 def options_for(method: str, recipe: Path | str, variant: str | None = None) -> Path | None:
-    """Return the file of a method's options that fits a recipe best, or None.
-
-    Args:
-        method: One of :func:`methods`.
-        recipe: A recipe's file, or its name in ``configs/_base_/recipes``.
-        variant: Of the options, e.g. ``'enhanced'``. Options with a variant are used only when it is named.
-
-    Raises:
-        KeyError: For an unknown method or recipe.
-        ValueError: When two files of options fit equally well.
-    """
+    """Return the file of a method's options that fits a recipe best, or None. Variants are used only by name."""
     parts = parts_of(recipe)
     return best(option_files(method), parts.pair, parts.task, variant, parts.maps)
 
@@ -173,16 +150,9 @@ def config_text(
     distillers: Mapping[str, Mapping[str, Any]] | None = None,
     unlabelled: str | None = None,
 ) -> str:
-    """Return the text of a method's config: the recipe with the distillers of the options.
+    """Return the text of a method's config: the recipe with the distillers of the options, or those given.
 
-    Args:
-        method: Names the folder of the run, ``work_dirs/<method>/<name of the config>``.
-        recipe: A recipe's file, or its name in ``configs/_base_/recipes``.
-        options: The file of the method options.
-        folder: Where the config will be. Bases are written relative to it, or, if it is not inside this package's
-            configs, this package's bases by name.
-        distillers: To write out in place of those of the options.
-        unlabelled: Folder of pictures without labels.
+    Bases are written relative to ``folder``, or by name where it is not inside this package's configs.
     """
     bases = [reference(recipe_file(recipe), folder)]
     more = [f'unlabelled=dict(data_root={literal(unlabelled)}, ratio=1)'] if unlabelled else []

@@ -97,8 +97,8 @@ def _difference(pictures: Folder, labels: Folder) -> str:
             return f'Label images of one name lie in several folders ({some(folders)}): leave one of them.'
         return (
             f'The names fit, but not the folders ({some(sorted({str(Path(file).parent) for file in own}), 2)} and '
-            f'{some(folders, 2)}). What pictures and label images share stands below both: images/train/CITY/X.jpg '
-            'and labels/train/CITY/X.png.'
+            f'{some(folders, 2)}). Folders that both share come last: '
+            'images/train/CITY/X.jpg and labels/train/CITY/X.png.'
         )
     return 'A label image has the name of its picture, perhaps with a word after it, as X.jpg and X_mask.png.'
 

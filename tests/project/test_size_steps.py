@@ -86,7 +86,7 @@ def test_new_refuses_before_it_writes(capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(
     ('name', 'usual', 'size', 'tested', 'told'),
     [
-        (RTMDET, (1080, 1920), None, (720, 1280), 'pictures of 720x1280, in place of 1080x1920'),
+        (RTMDET, (1080, 1920), None, (360, 640), 'pictures of 360x640, in place of 1080x1920'),
         (RETINANET, (48, 64), None, (48, 64), 'pictures of 48x64, as they are'),
         (FASTSCNN, (360, 480), (128, 128), (96, 128), 'crops of 128x128, tested at 96x128'),
         (FASTSCNN, (360, 480), None, (360, 480), 'tested at their own size, 360x480'),

@@ -1,6 +1,6 @@
 """What the runner uses: hooks, the distributed wrapper and an optimizer."""
 
-from mmdistill_dense.utils import required  # noqa: F401  (first, because it explains a missing stack)
+from mmdistill_dense.utils import required  # first, because it explains a missing stack
 
 # isort: split
 from mmdistill_dense.engine.ddp import DistillDDP

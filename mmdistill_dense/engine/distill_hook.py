@@ -12,7 +12,6 @@ from mmdistill_dense.engine.balancing import Balancing
 from mmdistill_dense.engine.clipping import Clipping
 from mmdistill_dense.engine.distiller_state import DistillerState
 from mmdistill_dense.engine.early_stopping import EarlyStopping
-from mmdistill_dense.engine.first_step import FirstStep
 from mmdistill_dense.engine.loss_guard import LossGuard
 from mmdistill_dense.engine.pending_validation import PendingValidation
 from mmdistill_dense.engine.resume_file import ResumeFile
@@ -32,8 +31,8 @@ class DistillHook(Hook):
     would have, :class:`PendingValidation` runs a validation that an interruption prevented, and :class:`LossGuard`
     stops at a loss that is not finite. For a ``DistillModel``, :class:`DistillerState` also tells the distillers how
     far the run is, prepares them and keeps their state in ``checkpoint['distillers']``, :class:`Balancing` plans the
-    measurements for balanced ones, :class:`Clipping` clips their gradients, :class:`UnlabelledStream` reads the
-    pictures of ``model.unlabelled``, and :class:`FirstStep` looks at the first batch of each teacher.
+    measurements for balanced ones, :class:`Clipping` clips their gradients, and :class:`UnlabelledStream` reads the
+    pictures of ``model.unlabelled``.
 
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint. Distillers that are
@@ -61,7 +60,6 @@ class DistillHook(Hook):
             DistillerState(resume_changed),
             Balancing(),
             UnlabelledStream(),
-            FirstStep(),
             LossGuard(skip_nonfinite),
             Clipping(),
             EarlyStopping(),

@@ -1,7 +1,8 @@
-"""Refuse a run with a known mistake before its first iteration."""
+"""Refuse a run with a known mistake before its first iteration, or in it."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -23,6 +24,7 @@ from mmdistill_dense.guards.custom_keys import check_custom_keys
 from mmdistill_dense.guards.laid_over import check_laid_over
 from mmdistill_dense.guards.runner import check_checkpoints, check_loaded, check_loaders, check_trained
 from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.networks.first_look import refuse_blind
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import has_loaded
 
@@ -70,6 +72,25 @@ class RunGuards(Hook):
         for teacher in model.distillation.teachers.values():
             check_teacher_classes(classes, teacher)
             runner.logger.info(f'{teacher.key}: {teacher.receipt.told() if teacher.receipt else None}')
+            teacher.looks = []
+        self._handle = model.register_forward_hook(partial(self._refuse_blind, runner))
+
+    def after_train(self, runner: Runner) -> None:
+        """Look at no more batches, if a teacher was never asked."""
+        model = unwrap(runner.model)
+        if isinstance(model, Distilled):
+            self._handle.remove()
+            for teacher in model.distillation.teachers.values():
+                teacher.looks = None
+
+    def _refuse_blind(self, runner: Runner, model: Distilled, *_: Any) -> None:
+        """Look at the first batch of each teacher, also in a resumed run; later steps look at nothing."""
+        teachers = model.distillation.teachers.values()
+        for teacher in [one for one in teachers if one.looks]:
+            looks, teacher.looks = teacher.looks or [], None
+            refuse_blind(teacher.key, looks, runner.cfg)
+        if all(one.looks is None for one in teachers):
+            self._handle.remove()
 
 
 def _check_wrapper(runner: Runner) -> None:

@@ -66,15 +66,12 @@ class Look:
 
 
 def refuse_blind(key: str, looks: Sequence[Look], config: Mapping[str, Any]) -> None:
-    """Refuse a teacher that sees or gives what cannot teach; all processes call this together and stop alike.
+    """Raise a ``ValueError`` for a teacher that sees or gives what cannot teach; all processes call it and stop alike.
 
     Args:
         key: The teacher's key in the config.
         looks: Those of this process, one for each pass.
         config: That of the run, whose training pipeline may hold the reason.
-
-    Raises:
-        ValueError: For pictures that are not normalised as the teacher expects, and for maps that do not vary.
     """
     for one_pass in zip(*all_gather_object(looks), strict=True):
         for problem in filter(None, (_wrong_pictures(one_pass), _constant_maps(one_pass))):

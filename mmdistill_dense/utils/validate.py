@@ -21,13 +21,8 @@ Activation = Literal['softmax', 'sigmoid']
 def check_types(kind: type, options: Mapping[str, Any], place: str = '', left_out: Collection[str] = ()) -> None:
     """Raise a ``ValueError`` that names the option for a value of another type than a constructor is annotated with.
 
-    Numbers are finite, and ``True`` is none. A type that is not in ``_KINDS`` is not checked.
-
-    Args:
-        kind: The class; where it takes ``**kwargs``, the constructors of its bases are asked as well.
-        options: Its options by name.
-        place: Stands before the name of the option.
-        left_out: Options that are not checked.
+    Numbers are finite, and ``True`` is none. The constructors of the bases of ``kind`` count too; a type that is not in
+    ``_KINDS`` is not checked. ``place`` stands before the name of the option.
     """
     hints = _hints(kind)
     for name, value in options.items():

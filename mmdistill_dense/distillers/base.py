@@ -15,7 +15,7 @@ from mmdistill_dense.distillers.presets import AUTO, PUBLISHED, Chosen, Settings
 from mmdistill_dense.distillers.schedule import Schedule
 from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
 from mmdistill_dense.utils.protocols import Samples
-from mmdistill_dense.utils.validate import check_types, given_options
+from mmdistill_dense.utils.validate import check_types
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -98,8 +98,8 @@ class Distiller(nn.Module):
     no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Check the types of all options before any constructor reads them."""
-        check_types(cls, given_options(cls, args, kwargs), left_out=('student_tap', 'teacher_tap'))
+        """Check the types of all options before any constructor reads them; :func:`parse_taps` checks taps."""
+        check_types(cls, {name: value for name, value in kwargs.items() if not name.endswith('_tap')})
         return super().__new__(cls)
 
     def __init__(

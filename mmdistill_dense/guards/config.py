@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
         ValueError: For a file with its tensors below ``model``, where mmengine does not look: it would load none.
     """
     content = read_checkpoint(path)
-    reader = next((kind for kind in type(module).__mro__ if kind.__name__ in _READ_THEMSELVES), None)
+    reader = _kind_among(module, _READ_THEMSELVES)
     if reader is not None and getattr(module, 'convert_weights', False):
         convert = getattr(sys.modules[reader.__module__], _READ_THEMSELVES[reader.__name__])
         return {key.removeprefix(_BACKBONE): value for key, value in convert(state_dict_of(content, path)).items()}
@@ -163,9 +163,12 @@ def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
     return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
 
 
+def _kind_among(module: nn.Module, names: Collection[str]) -> type | None:
+    return next((kind for kind in type(module).__mro__ if kind.__name__ in names), None)
+
+
 def _given(module: nn.Module, state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
-    strips = any(kind.__name__ == _STRIPS for kind in type(module).__mro__)
-    whole = strips and not prefix and any(key.startswith(_BACKBONE) for key in state)
+    whole = _kind_among(module, [_STRIPS]) and not prefix and any(key.startswith(_BACKBONE) for key in state)
     return below(state, _BACKBONE if whole else prefix)
 
 

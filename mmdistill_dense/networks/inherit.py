@@ -15,6 +15,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmdistill_dense.guards.config import below
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.messages import some
 
@@ -117,6 +118,5 @@ def _zero_biases(held: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dic
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    if prefix in state:  # a parameter by itself, such as DETR's level_embed
-        return {'the tensor itself': state[prefix]}
-    return {name[len(prefix) + 1 :]: value for name, value in state.items() if name.startswith(f'{prefix}.')}
+    # A parameter by itself has no name below: DETR's level_embed.
+    return {'the tensor itself': state[prefix]} if prefix in state else below(state, prefix)

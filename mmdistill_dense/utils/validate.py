@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-import inspect
 import math
 import numbers
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 # Values of options that several methods have.
@@ -18,7 +17,7 @@ Reduction = Literal['sum', 'mean']
 Activation = Literal['softmax', 'sigmoid']
 
 
-def check_types(kind: type, options: Mapping[str, Any], place: str = '', left_out: Collection[str] = ()) -> None:
+def check_types(kind: type, options: Mapping[str, Any], place: str = '') -> None:
     """Raise a ``ValueError`` that names the option for a value of another type than a constructor is annotated with.
 
     Numbers are finite, and ``True`` is none. The constructors of the bases of ``kind`` count too; a type that is not in
@@ -26,15 +25,9 @@ def check_types(kind: type, options: Mapping[str, Any], place: str = '', left_ou
     """
     hints = _hints(kind)
     for name, value in options.items():
-        if name in hints and name not in left_out and not _fits(value, hints[name]):
+        if name in hints and not _fits(value, hints[name]):
             told = dict.fromkeys(_told(one) for one in _members(hints[name]))
             raise ValueError(f'{place}{name} must be {" or ".join(told)}, got {value!r}.')
-
-
-def given_options(kind: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a constructor by name; one too many is left to the constructor, which refuses it."""
-    names = [name for name in inspect.signature(kind.__init__).parameters if name not in ('self', 'args', 'kwargs')]  # type: ignore[misc]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 _KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {

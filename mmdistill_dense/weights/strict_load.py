@@ -16,14 +16,7 @@ from mmdistill_dense.config.resolve import is_distill_model, load_model, model_o
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.safe_load import read_checkpoint
 
-__all__ = [
-    'Receipt',
-    'copy_strictly',
-    'load_strictly',
-    'plain_config',
-    'read_checkpoint',
-    'state_dict_of',
-]
+__all__ = ['Receipt', 'copy_strictly', 'load_strictly', 'plain_config', 'read_checkpoint', 'state_dict_of']
 
 _SHOWN = 6
 _HOLDS = 'holds '

@@ -41,7 +41,7 @@ def default_folder(data: str) -> Path:
 
 def check_folder(folder: Path) -> None:
     """Raise for a folder whose path no config can hold, or that holds files of the user's."""
-    check_place('--out', folder)
+    check_place(f'--out {folder}', str(folder.absolute()))
     if not folder.is_dir():
         return
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))

@@ -54,7 +54,7 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str]) -> None:
         f'It must come from a training of {side.name} on these {classes} classes. Without this option the teacher is '
         'trained on your data first.'
     )
-    if checkpoint == AUTO and any('num_classes' in name for name in _keys(side.changes)):
+    if checkpoint == AUTO and 'num_classes' in str(side.changes):
         raise ValueError(f'{key}: the published weights predict other classes than your {classes}. {advice}')
     if not _is_file(checkpoint):
         return
@@ -108,10 +108,3 @@ def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
 
 def _classes_in(content: Mapping[str, Any]) -> list[str]:
     return list(((content.get('meta') or {}).get('dataset_meta') or {}).get('classes') or [])
-
-
-def _keys(changes: object) -> list[str]:
-    """Return all keys inside nested overrides."""
-    if not isinstance(changes, dict):
-        return []
-    return [*changes, *(key for value in changes.values() for key in _keys(value))]

@@ -140,7 +140,7 @@ def write_one(args: argparse.Namespace) -> None:
     with _written(texts):
         variant = '_'.join(filter(None, [args.variant, args.settings])) or None
         file = args.out or _config_place(method, parts, recipe, variant, ours)
-        check_place('--out', file)
+        check_place(f'--out {file}', file.name)
         text = config_text(method, recipe, options, file.parent, distillers, args.unlabelled)
         with _written({file: text}), quiet():
             problem = _check(file, parts.task, args)

@@ -11,7 +11,6 @@ import keyword
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 WIDTH = 120
@@ -61,18 +60,15 @@ def remark(text: str) -> str:
     return re.sub('{(?={)', '{ ', shown)
 
 
-def check_place(option: str, given: Path) -> None:
-    """Raise for a path that no config can be at: mmengine puts it between quotes, for ``fileDirname``.
+def check_place(option: str, place: str) -> None:
+    """Raise for a path, or a part of one, that mmengine cannot put between quotes, as it does for ``fileDirname``.
 
     Raises:
         ValueError: Names the option.
     """
-    place = str(given.absolute())
     if found := [one for one in ("'", '"', '\\', '{{', '\n', '\r') if one in place]:
-        raise ValueError(
-            f'{option} {given}: its whole path, {place}, has {repr(found[0])[1:-1]} in it, which no config can hold. '
-            'Choose another place.'
-        )
+        shown = repr(found[0])[1:-1]
+        raise ValueError(f'{option}: {place} has {shown} in it, which no config can hold. Choose another place.')
 
 
 def _inline(value: Any) -> str:

@@ -126,6 +126,15 @@ def test_settings_are_written_in_place_of_the_constants(folder: Path, capsys: py
     assert "--settings canonical: skd_seg.skd.settings='canonical': SKD has no such settings" in said
 
 
+def test_a_name_that_would_end_the_text_of_a_config_is_refused_and_a_folder_of_any_name_is_not(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert "it's.py has ' in it" in refused(capsys, '--method', 'kd', '--pair', 'toy_seg', '--out', "it's.py")
+    (folder / "Bob's").mkdir()
+    call('--method', 'kd', '--pair', 'toy_seg', '--out', "Bob's/mine.py")
+    assert Config.fromfile("Bob's/mine.py").work_dir == 'work_dirs/kd/mine'
+
+
 def test_method_options_of_ones_own(folder: Path) -> None:
     (folder / 'kd_mine.py').write_text("distillers = dict(kd=dict(type='LogitKD', loss_weight=3.0))\n")
     call('--method', 'kd_mine.py', '--pair', 'toy_seg', '--out', 'deep/mine.py')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from mmdistill_dense.analysis.batches import training_batch
 from mmdistill_dense.check.context import Size, Subject
 from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.recipes.check_data import classes_of
+from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.random_streams import fork_rng, seed_everything
 
 VIEW_SIDE = 224  # of a generated view if the config gives no size
@@ -62,15 +63,10 @@ def read_validation(subject: Subject) -> None:
         return
     try:
         dataset = DATASETS.build(subject.config.val_dataloader.dataset)
-        for place in _spread(dataset, max(1, subject.options.val)):
+        for place in evenly_spaced(len(dataset), max(1, subject.options.val)):
             subject.tested = dataset[place]
     except Exception as error:  # a pipeline may run any code
         subject.validation_problem = message_of(error)
-
-
-def _spread(dataset: Sized, count: int) -> list[int]:
-    """Return the indices of some pictures, spread over the whole set."""
-    return torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
 
 
 def _loader(subject: Subject) -> Any:
@@ -120,7 +116,7 @@ def test_pictures(network: Any, config: Config, count: int) -> tuple[dict[str, f
         FileNotFoundError: If the set is missing.
     """
     dataset = DATASETS.build(config.val_dataloader.dataset)
-    places = _spread(dataset, count)
+    places = evenly_spaced(len(dataset), count)
     evaluator = Evaluator(config.val_evaluator)
     evaluator.dataset_meta = dataset.metainfo
     seen = []

@@ -18,6 +18,7 @@ from mmdistill_dense.engine.unlabelled_pictures import open_pictures, tested_pic
 from mmdistill_dense.model.pseudo_labels import PseudoOption, label_pictures, probabilities
 from mmdistill_dense.model.unlabelled_step import prepared
 from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.utils.evenly import evenly, evenly_spaced
 from mmdistill_dense.utils.random_streams import fork_rng, seed_everything
 
 SIDE = 16  # of a thumbnail
@@ -88,7 +89,7 @@ def _labelled(subject: Subject, teacher: FrozenTeacher, option: PseudoOption) ->
 
 def look_alikes(paths: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs of pictures whose grey thumbnails are almost equal, as after another compression or scale."""
-    sides = [(spread, _thumbnails(spread)) for spread in (_spread(paths), _spread(others))]
+    sides = [(spread, _thumbnails(spread)) for spread in (evenly(paths, MOST), evenly(others, MOST))]
     if not all(len(found) for _, found in sides):
         return []
     (names, first), (other_names, second) = sides
@@ -112,16 +113,10 @@ def _thumbnails(paths: Sequence[str]) -> np.ndarray:
     return np.stack(rows) if rows else np.zeros((0, SIDE**2), np.float32)
 
 
-def _spread(paths: Sequence[str]) -> list[str]:
-    places = np.linspace(0, len(paths) - 1, min(MOST, len(paths))).astype(int)
-    return [paths[place] for place in places]
-
-
 def _batch(dataset: Any, count: int) -> dict[str, Any]:
     with fork_rng():
         seed_everything(0)
-        places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
-        return pseudo_collate([dataset[place] for place in places])
+        return pseudo_collate([dataset[place] for place in evenly_spaced(len(dataset), count)])
 
 
 def _single(batch: Mapping[str, Any]) -> list[dict[str, Any]]:

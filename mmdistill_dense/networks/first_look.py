@@ -50,7 +50,8 @@ class Look:
     def at(cls, inputs: Tensor, preprocessor: Mapping[str, Any] | None, maps: Mapping[str, Sequence[Tensor]]) -> Look:
         """Return the look at a batch (B, C, H, W) in the normalisation of ``preprocessor``, and at the tapped maps."""
         mean, std, _ = normalisation(preprocessor)
-        shift, factor = (torch.tensor(values).view(-1, 1, 1).to(inputs) for values in (mean, std))
+        places = (0, *range(2, inputs.dim()))
+        shift, factor = (torch.tensor(values).view(-1, *[1] * (len(places) - 1)).to(inputs) for values in (mean, std))
         pixels = inputs * factor + shift
         exact = inputs.dtype in (torch.float32, torch.float64)  # half precision rounds whole numbers
         whole = not exact or bool((pixels - pixels.round()).abs().amax() < 0.01)
@@ -58,7 +59,7 @@ class Look:
         return cls(
             float(pixels.amin()),
             float(pixels.amax()),
-            bool((inputs.amax((0, 2, 3)) > inputs.amin((0, 2, 3))).any()),
+            bool((inputs.amax(places) > inputs.amin(places)).any()),
             whole,
             max(map(abs, [*mean, *std])) if any(mean) or {*std} != {1.0} else 0.0,
             {name: all(found) for name, found in flat.items() if found},

@@ -67,6 +67,13 @@ def test_data_in_units_of_their_own_go_on():
         refuse(look_at(mean + std * torch.randn(2, 3, 16, 16), dict(mean=[mean], std=[std])))
 
 
+def test_pictures_with_more_axes_or_in_half_precision_go_on():
+    video = Look.at(normalised(PICTURES, IMAGENET)[:, :, None], IMAGENET, {})
+    half = Look.at(normalised(torch.ones(2, 3, 16, 16).triu(), IMAGENET).half(), IMAGENET, {})
+    refuse(video, half)
+    assert video.high == pytest.approx(255, abs=1) and half.whole
+
+
 def test_a_dark_batch_of_one_process_goes_on(monkeypatch):
     wrong, right = (look_at(pixels, IMAGENET) for pixels in (PICTURES / 255, PICTURES))
     monkeypatch.setattr('mmdistill_dense.networks.first_look.all_gather_object', lambda looks: [looks, [right]])

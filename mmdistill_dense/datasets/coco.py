@@ -33,7 +33,9 @@ class _CheckedFile(_CocoDataset.COCOAPI):
         super().createIndex()
         boxes = self.dataset['annotations']
         reasons = Counter(
-            left_out(one, self.imgs) or ('' if has_area(one) else 'have the area 0')
+            left_out(one, self.imgs)
+            or ('' if has_area(one) else 'have the area 0')
+            or ('have the mark ignore, not iscrowd' if one.get('ignore') and not one.get('iscrowd') else '')
             for one in boxes
             if one['image_id'] in self.imgs
         )

@@ -53,12 +53,7 @@ def lists_missing(content: Any) -> list[str]:
 
 
 def check(content: Any, may_lack: Collection[str] = ()) -> None:
-    """Raise a ValueError that names an entry, unless all have their keys, known ids, and boxes in pixels.
-
-    Args:
-        content: What the json file holds.
-        may_lack: Keys that entries may lack, of ``MENDED``.
-    """
+    """Raise a ValueError that names an entry, unless all have known ids, boxes in pixels, and keys but ``may_lack``."""
     if lacking := lists_missing(content):
         held = f'has {some(content) or "nothing"}' if isinstance(content, dict) else f'is a {type(content).__name__}'
         raise ValueError(f'it is not in the json format of COCO: it {held}, but has no list of {lacking[0]}.')
@@ -172,12 +167,7 @@ def has_mask(annotation: Content) -> bool:
 def mended(content: Content, size_of: Callable[[str], tuple[int, int]]) -> tuple[Content, list[str]]:
     """Return what training and metric read alike, and lines that tell the changes; without any, the content itself.
 
-    Args:
-        content: Checked by :func:`check`; entries may lack ``MENDED``.
-        size_of: Returns height and width of a picture from its ``file_name``.
-
-    Raises:
-        ValueError: If no annotation is left, or boxes do not fit sizes that were missing.
+    ``content`` has passed :func:`check`. ``size_of`` gives height and width of a picture from its ``file_name``.
     """
     changes, dropped = Counter[str](), Counter[str]()
     pictures: dict[str, dict[str, Any]] = {}
@@ -196,7 +186,8 @@ def mended(content: Content, size_of: Callable[[str], tuple[int, int]]) -> tuple
         if reason := left_out(one, by_id):
             dropped[reason] += 1
         else:
-            kept.append(_completed({**one, 'image_id': by_id[one['image_id']]['id']}, changes))
+            found = _completion(one, by_id[one['image_id']]['id'], changes)
+            kept.append({**one, **found} if found else one)  # most have nothing to complete
     if dropped and not kept:
         raise ValueError(f'all {len(content["annotations"])} annotations {next(iter(dropped))}.')
     if wrong_ids(kept):
@@ -209,15 +200,16 @@ def mended(content: Content, size_of: Callable[[str], tuple[int, int]]) -> tuple
     return (clean, notes) if notes else (content, [])
 
 
-def _completed(one: dict[str, Any], changes: Counter[str]) -> dict[str, Any]:
-    """Return an annotation with area and iscrowd. mmdet trains without those marked by ``ignore``."""
+def _completion(one: Content, picture: Any, changes: Counter[str]) -> dict[str, Any]:
+    """Return what an annotation lacks, of a picture with this id. mmdet trains without those marked by ``ignore``."""
+    found = {} if one['image_id'] == picture else {'image_id': picture}
     if not has_area(one):
         changes['annotations had no area, and get width times height of their box'] += 1
-        one['area'] = one['bbox'][2] * one['bbox'][3]
-    if one.pop('ignore', False):
+        found['area'] = one['bbox'][2] * one['bbox'][3]
+    if one.get('ignore'):
         changes['annotations had the mark ignore, and get iscrowd, which training and metric both read'] += 1
-        one['iscrowd'] = 1
+        found |= {'iscrowd': 1, 'ignore': 0}
     elif one.get('iscrowd') is None:
         changes['annotations had no iscrowd, and get 0'] += 1
-        one['iscrowd'] = 0
-    return one
+        found['iscrowd'] = 0
+    return found

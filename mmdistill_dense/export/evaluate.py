@@ -33,9 +33,6 @@ def evaluate(
 
     Returns:
         The metrics, and the median milliseconds of a call of the graph.
-
-    Raises:
-        ValueError: For a graph of a two-stage detector, which ends before its RoI heads.
     """
     plain, network, _, _ = load_student(config, checkpoint)
     network.eval()

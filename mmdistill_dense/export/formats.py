@@ -58,11 +58,7 @@ def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.E
 
 
 def format_of(path: Path, name: str | None) -> str:
-    """Return the format of a path's ending, which must be the named one if a name is given.
-
-    Raises:
-        ValueError: If the path ends otherwise.
-    """
+    """Return the format of a path's ending, which must be the named one if a name is given."""
     by_ending = {ending: kind for kind, ending in FORMATS.items()}
     found = by_ending.get(path.suffix)
     if found is None or name not in (None, found):
@@ -72,11 +68,7 @@ def format_of(path: Path, name: str | None) -> str:
 
 
 def check_spared(out: Path, checkpoint: str | Path) -> None:
-    """Check that an export does not replace the checkpoint that it reads.
-
-    Raises:
-        FileExistsError: If both are one file.
-    """
+    """Check that an export does not replace the checkpoint that it reads."""
     if out.exists() and Path(checkpoint).exists() and out.samefile(checkpoint):
         raise FileExistsError(
             f'out={str(out)!r} is the checkpoint itself, which would lose what a run resumes from. Choose another name.'
@@ -84,11 +76,7 @@ def check_spared(out: Path, checkpoint: str | Path) -> None:
 
 
 def require(name: str) -> None:
-    """Check that what a format needs is installed.
-
-    Raises:
-        ModuleNotFoundError: With the command to install it.
-    """
+    """Check that what a format needs is installed."""
     needs = ('onnx', 'onnxscript', 'onnxruntime') if name == 'onnx' else ()
     missing = [module for module in needs if importlib.util.find_spec(module) is None]
     if missing:

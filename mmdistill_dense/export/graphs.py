@@ -100,11 +100,7 @@ class DetectorGraph(Graph):
         return found
 
     def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
-        """Replace backbone, neck and dense head.
-
-        Raises:
-            ValueError: For a two-stage detector, whose graph ends before its RoI heads.
-        """
+        """Replace backbone, neck and dense head."""
         if self.two_stage:
             raise ValueError(
                 f'the graph of a {type(self.model).__name__} ends before its RoI heads, so it has no score of its own; '
@@ -120,11 +116,7 @@ class DetectorGraph(Graph):
 
 
 def graph_of(model: nn.Module) -> Graph:
-    """Return the graph of a network.
-
-    Raises:
-        ValueError: For a network that is neither a segmentor of mmseg nor a detector of mmdet with a dense head.
-    """
+    """Return the graph of a network."""
     return SegmentorGraph(model) if hasattr(model, 'encode_decode') else DetectorGraph(model)
 
 

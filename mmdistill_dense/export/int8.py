@@ -32,10 +32,6 @@ def quantise(config: Config, checkpoint: str | Path, graph: str | Path, pictures
         checkpoint: As there.
         graph: The ``.onnx`` file of that student.
         pictures: The number of training pictures, as the training pipeline gives them, at seed 0.
-
-    Raises:
-        ValueError: If ``pictures`` is not positive or ``graph`` is no ``.onnx`` file.
-        ModuleNotFoundError: Without onnx and onnxruntime.
     """
     source = Path(graph)
     if pictures < 1 or source.suffix != '.onnx':

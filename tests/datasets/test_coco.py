@@ -128,6 +128,7 @@ def changed(root: Path, **new: object) -> Path:
         (dict(bbox=[4, 2, 0.5, 6]), True, '2 of 2 annotations have a bbox .* without width .*counts them as missed'),
         (dict(bbox=[90, 2, 8, 6]), True, '2 of 2 annotations have a bbox outside their picture'),
         (dict(area=0), True, '2 of 2 annotations have the area 0'),
+        (dict(ignore=1), True, '2 of 2 annotations have the mark ignore'),
         (dict(), True, ''),
     ],
 )

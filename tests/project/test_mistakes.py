@@ -275,6 +275,11 @@ def each(kind: str, **values: Any) -> Callable[[dict[str, Any]], object]:
             (),
             '1 .xml files, as of VOC: `pip install labelformat`',
         ),
+        (
+            lambda: every('annotations/*', lambda p: p.write_text(p.read_text().replace('red', '{{$A:red}}'))),
+            (),
+            'has two braces in it',
+        ),
     ],
 )
 def test_detection(mistake: Do, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture) -> None:

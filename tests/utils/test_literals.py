@@ -129,7 +129,7 @@ def test_a_config_of_a_suite_and_one_of_new_config(name: str) -> None:
     assert (model['distillers'], model['unlabelled']['data_root']) == (written, name or 'a')
 
 
-@settings(max_examples=20, deadline=None)
+@few
 @given(TEXTS)
 def test_a_config_is_found_below_a_folder_of_any_name(name: str) -> None:
     name = f'a{name}'.replace('/', '').replace('\0', '').replace('::', '')
@@ -149,7 +149,7 @@ def test_the_head_of_an_exported_config(name: str, command: str) -> None:
     assert all(line.startswith('# ') for line in head.splitlines())
 
 
-@settings(max_examples=8, deadline=None)
+@settings(few, max_examples=8)
 @given(st.lists(TEXTS, max_size=3))
 def test_the_copy_that_mmengine_wrote_is_read_as_plain_values(classes: list[str]) -> None:
     with tempfile.TemporaryDirectory() as root:

@@ -96,7 +96,8 @@ def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> l
         own = found if name == TASK else own
         value = terms[name].detach()
         rows.append(torch.stack([value.to(sum_dtype(value)), *_norms_and_products(found, own, scale)]))
-    values = dict(zip(sorted(terms, key=lambda name: name != TASK), _to_numbers(rows), strict=True))
+    numbers = mean_over_ranks(torch.stack([row.to(rows[0].device) for row in rows])).tolist()
+    values = dict(zip(sorted(terms, key=lambda name: name != TASK), numbers, strict=True))
     return _assemble({name: values[name] for name in terms}, list(places))
 
 
@@ -166,10 +167,6 @@ def _norms_and_products(found: Mapping[str, Tensor], task: Mapping[str, Tensor],
         else:
             numbers.append(norm.new_full((), math.nan))
     return numbers
-
-
-def _to_numbers(rows: Sequence[Tensor]) -> list[list[float]]:
-    return mean_over_ranks(torch.stack([row.to(rows[0].device) for row in rows])).tolist()
 
 
 def _assemble(values: Mapping[str, Sequence[float]], places: Sequence[str]) -> list[Term]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,7 +24,7 @@ from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.model.term_gradients import TASK, backbone_parameters, split_terms
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
-from mmdistill_dense.utils.tracked import write_scalars
+from mmdistill_dense.utils.tracked import write_monitored, write_scalars
 
 
 @HOOKS.register_module()
@@ -111,7 +109,7 @@ class MonitorHook(Hook):
         self._remove()
         step = runner.iter + 1
         if self._found:
-            _write(runner, self._found, step)
+            write_monitored(runner, 'MonitorHook', self._found, step)
             self._found = {}
         if self.pictures is not None and step % self.picture_interval == 0:
             write_scalars(runner, {}, step)  # W&B puts a picture at the last ``iter`` that it was given
@@ -180,19 +178,6 @@ def _means(values: Mapping[str, Tensor]) -> dict[str, float]:
 
 def _short(term: str) -> str:
     return term.removeprefix('distill.')
-
-
-def _write(runner: Runner, values: Mapping[str, float], step: int) -> None:
-    if not is_main_process():
-        return
-    # Backends such as MLflow take no brackets, which taps have.
-    names = {name: f'monitor/{re.sub(r"[^0-9A-Za-z_.-]+", ".", name).strip(".")}' for name in values}
-    finite = {names[name]: value for name, value in values.items() if math.isfinite(value)}
-    for name, value in finite.items():
-        runner.message_hub.update_scalar(name, value)
-    write_scalars(runner, finite, step)
-    text = ', '.join(f'{name} {value:.3f}' for name, value in values.items())
-    runner.logger.info(f'MonitorHook, iteration {step}: {text}')
 
 
 @master_only

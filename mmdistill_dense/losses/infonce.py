@@ -137,7 +137,7 @@ def spatial_gate(x: Tensor, kind: str = 'relu') -> Tensor:
     if kind not in ('relu', 'gelu', 'silu'):
         raise ValueError(f"kind must be 'relu', 'gelu' or 'silu', got {kind!r}")
     mean = x.to(loss_dtype(x)).mean((2, 3), keepdim=True)
-    gate = {'relu': _is_positive, 'gelu': torch.special.ndtr, 'silu': torch.sigmoid}[kind](mean)
+    gate = {'relu': lambda x: x > 0, 'gelu': torch.special.ndtr, 'silu': torch.sigmoid}[kind](mean)
     return x * gate.to(x.dtype)
 
 
@@ -154,10 +154,6 @@ def key_ranks(vectors: Tensor, keys: Tensor, negatives: Tensor) -> Tensor:
     """
     vectors, keys = F.normalize(vectors, dim=1), F.normalize(keys, dim=1)
     return (vectors @ negatives.t() > (vectors * keys).sum(1, keepdim=True)).sum(1)
-
-
-def _is_positive(x: Tensor) -> Tensor:
-    return x > 0
 
 
 class _InfoNCE(torch.autograd.Function):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from mmdistill_dense.pretrain.probe import DenseProbe
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.protocols import Network
-from mmdistill_dense.utils.tracked import write_scalars
+from mmdistill_dense.utils.tracked import write_monitored
 from mmdistill_dense.utils.validate import check_option
 
 _COLLAPSED = 0.01
@@ -142,12 +141,7 @@ class DenseMonitor(Hook):
             self._write(runner, values, 0)
 
     def _write(self, runner: Runner, values: Mapping[str, float], step: int) -> None:
-        finite = {f'monitor/{name}': value for name, value in values.items() if math.isfinite(value)}
-        for name, value in finite.items():
-            runner.message_hub.update_scalar(name, value)
-        write_scalars(runner, finite, step)
-        text = ', '.join(f'{name} {value:.3f}' for name, value in values.items())
-        runner.logger.info(f'DenseMonitor, iteration {step}: {text}')
+        write_monitored(runner, 'DenseMonitor', values, step)
 
 
 def _watched(model: Network) -> dict[str, PCD | FeatureDistiller]:

@@ -72,10 +72,10 @@ def _measure_level(distiller: PCD, level: int, views: Views, data_samples: Sampl
     with untouched(*parts):
         seen = distiller.compare(level, views, data_samples)
     with torch.autocast(seen.own.device.type, enabled=False):
-        found = _similarities(*(torch.cat([row[k] for row in seen.rows]) for k in range(3)))
+        pixels, targets, weight = (torch.cat([row[k] for row in seen.rows]) for k in range(3))
+        found = {'positive': ((pixels * targets).sum(1) * weight).sum() / weight.sum().clamp_min(1)}
         negatives = distiller._queue(level).negatives()
         if len(negatives):
-            pixels, weight = (torch.cat([row[k] for row in seen.rows]) for k in (0, 2))
             found['negative'] = hardest(pixels[weight > 0], negatives)
             ranks = losses.key_ranks(seen.pooled(), seen.key(), negatives)
             found |= {f'top{n}': 100 * (ranks < n).to(seen.own.dtype).mean() for n in (1, 5)}
@@ -102,10 +102,6 @@ def _spreads(distiller: FeatureDistiller, student: Recorded, teacher: Recorded) 
                     figures[f'{name}_std'], figures[f'{name}_within'] = spread(x.float())
         found.append(figures)
     return found
-
-
-def _similarities(student: Tensor, teacher: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    return {'positive': ((student * teacher).sum(1) * weight).sum() / weight.sum().clamp_min(1)}
 
 
 def hardest(rows: Tensor, negatives: Tensor) -> Tensor:

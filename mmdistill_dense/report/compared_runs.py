@@ -75,7 +75,9 @@ def compare(folders: Sequence[str | Path], control: str | Path | None = None) ->
     rest = [run for run in runs if run not in controls]
     names = _distinct([*rest, *controls])
     rest, controls = ([replace(run, name=names[run]) for run in some] for some in (rest, controls))
-    return Comparison(tuple(rest), tuple(controls), _teacher_run([*rest, *controls]))
+    places = _teacher_places([*rest, *controls])
+    teacher = next((TrainedRun(place, TEACHER) for place in places if is_run(place)), None)
+    return Comparison(tuple(rest), tuple(controls), teacher)
 
 
 def _distinct(runs: Sequence[TrainedRun]) -> dict[TrainedRun, str]:
@@ -126,8 +128,3 @@ def _teacher_places(runs: Sequence[TrainedRun]) -> list[Path]:
     places = [run.suite / TEACHER for run in runs if run.suite]
     files = [str(option.get('checkpoint') or '') for run in runs for option in run.teachers.values()]
     return [*places, *(Path(file).resolve().parent for file in files if file)]
-
-
-def _teacher_run(runs: Sequence[TrainedRun]) -> TrainedRun | None:
-    """Return the run that trained the teacher, if its folder is known."""
-    return next((TrainedRun(place, TEACHER) for place in _teacher_places(runs) if is_run(place)), None)

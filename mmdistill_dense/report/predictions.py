@@ -117,7 +117,9 @@ class Predictions:
             panels = []
             for name in students:
                 own = drawing.labels_of(self.samples[name][place])
-                differing[name].append(np.stack([own != teacher, (own != teacher) & _right(teacher, truth)]))
+                differing[name].append(
+                    np.stack([own != teacher, (own != teacher) & (False if truth is None else teacher == truth)])
+                )
                 panels.append(drawing.disagreement_panel(scene, own, teacher, truth, name))
             viewers.append(Viewer(scene.name, panels, 0, min(1, len(panels) - 1)))
         return [self._table(differing), *viewers]
@@ -133,10 +135,6 @@ class Predictions:
             rows.append([name, f'{differs:.1%}', f'{right:.1%}', change])
         head = ['student', 'pixels that differ', 'with the teacher right', 'against the control']
         return Table('Disagreement with the teacher on the pictures below', head, rows)
-
-
-def _right(teacher: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
-    return teacher == truth if truth is not None else np.zeros(teacher.shape, bool)
 
 
 def _css(colour: Sequence[int]) -> str:

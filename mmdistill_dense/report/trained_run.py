@@ -119,7 +119,10 @@ def _run(folder: Path) -> TrainedRun:
 
 def seeds_in(root: Path, pattern: str) -> list[TrainedRun]:
     """Return the runs below a folder whose own folders are called ``seed<k>``, in the order of the numbers."""
-    found = sorted(root.glob(pattern), key=_natural)
+    found = sorted(
+        root.glob(pattern),
+        key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', str(path))],
+    )
     return [_run(path) for path in found if _SEED.fullmatch(path.name) and is_run(path)]
 
 
@@ -133,7 +136,3 @@ def _config_file(folder: Path) -> Path:
     files = [file for start in starts_of(folder) if (file := config_file(start)).is_file()]
     logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
     return (logged or files)[-1]
-
-
-def _natural(path: Path) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', str(path))]

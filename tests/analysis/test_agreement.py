@@ -17,7 +17,7 @@ OPTIONS: dict[str, dict[str, Any]] = {'AfDCD': dict(ctr_weight=0.0), 'CIRKD': di
 NEEDS_MORE = {'FeatureDistiller', 'HeadOutputKD', 'MasKD'}  # the base class, heads' options, tokens
 METHODS = [
     method
-    for method in (getattr(distillers, name) for name in distillers.__all__)
+    for method in vars(distillers).values()
     if isinstance(method, type) and issubclass(method, (PCD, FeatureDistiller)) and method.__name__ not in NEEDS_MORE
 ]
 

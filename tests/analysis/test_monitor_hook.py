@@ -24,6 +24,7 @@ from mmdistill_dense.analysis import MonitorHook, monitor_hook, monitor_pictures
 from mmdistill_dense.analysis.agreement import tap_agreement
 from mmdistill_dense.distillers import AT, PKD
 from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.utils import tracked
 from tests import toys
 
 DISTILLERS = dict(
@@ -232,12 +233,12 @@ def test_values_are_means_over_the_processes_and_one_writes(monkeypatch: pytest.
     monkeypatch.setattr(monitor_hook, 'mean_over_ranks', lambda x: x + 0.5)
     assert monitor_hook._means({'a': torch.tensor(1.0), 'b': torch.tensor(2.0)}) == {'a': 1.5, 'b': 2.5}
     runner = mock.Mock()
-    monitor_hook._write(runner, {'cosine.kd.backbone[3]': 0.5, 'gradient_cosine.kd': math.nan}, 7)
+    tracked.write_monitored(runner, 'MonitorHook', {'cosine.kd.backbone[3]': 0.5, 'gradient_cosine.kd': math.nan}, 7)
     shown = {'monitor/cosine.kd.backbone.3': 0.5, 'iter': 7}
     runner.visualizer.add_scalars.assert_called_once_with(shown, step=7)
-    monkeypatch.setattr(monitor_hook, 'is_main_process', lambda: False)
+    monkeypatch.setattr(tracked, 'is_main_process', lambda: False)
     other = mock.Mock()
-    monitor_hook._write(other, {'a': 1.0}, 7)
+    tracked.write_monitored(other, 'MonitorHook', {'a': 1.0}, 7)
     assert not other.mock_calls
 
 

@@ -89,8 +89,9 @@ class CocoDataset(RootCheck, _CocoDataset):
             raise ValueError(f'{where}: {error}') from error
         if not found:
             raise ValueError(f'{where} lists no picture.')
-        if not self.test_mode and not any(one['instances'] for one in found):
-            why = f' ({"; ".join(told)})' if told else ''
+        if not self.test_mode and not any(not box['ignore_flag'] for one in found for box in one['instances']):
+            crowds = ['all boxes are marked by iscrowd'] if any(one['instances'] for one in found) else []
+            why = f' ({"; ".join([*told, *crowds])})' if told or crowds else ''
             raise ValueError(
                 f'{where} holds no box of the classes {self.metainfo["classes"]}: there is nothing to train with{why}.'
             )

@@ -150,10 +150,12 @@ def _check_boxes(found: Mapping[str | None, tuple[Path, Mapping[str, Any]]], nam
     """Refuse a label file without a box of the classes. Those of test sets whose labels are kept secret have none."""
     for name, (path, content) in found.items():
         numbers = {one['id'] for one in content['categories'] if one['name'] in names}
-        if not any(one['category_id'] in numbers for one in content['annotations']):
+        boxes = [one for one in content['annotations'] if one['category_id'] in numbers]
+        if all(one['iscrowd'] for one in boxes):
+            what = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
             raise ValueError(
-                f'--data: {path}: no box of {some(names)} for {name}, so it measures nothing. Take this file out of '
-                'the folder, or add its boxes.'
+                f'--data: {path}: {what} for {name}, so it measures nothing. Take this file out of the folder, or add '
+                'its boxes.'
             )
 
 

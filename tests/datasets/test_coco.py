@@ -148,6 +148,8 @@ def test_a_file_without_a_box_to_train_with_says_why(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(ValueError, match=r'nothing to train with \(2 of 2 annotations have the area 0\)'):
         DATASETS.build(option(changed(tmp_path, area=0)))
+    with pytest.raises(ValueError, match=r'nothing to train with \(all boxes are marked by iscrowd\)'):
+        DATASETS.build(option(changed(tmp_path, area=9, iscrowd=1)))
 
 
 def test_iscrowd_is_needed_where_the_file_is_tested_on(tmp_path: Path) -> None:

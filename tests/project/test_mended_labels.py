@@ -160,6 +160,7 @@ REFUSED: dict[str, tuple[Callable[[Content], Any], str]] = {
     'list as id': (first_boxes(image_id=[1]), r'annotations\[0\].image_id is \[1\], not a number or a text'),
     'fractions': (all_boxes(bbox=[0.1, 0.1, 0.4, 0.5]), 'all boxes are fractions of the picture'),
     'two corners': (all_boxes(bbox=[40, 30, 60, 44]), 'reach beyond their picture.* not two corners'),
+    'crowds alone': (all_boxes(iscrowd=1), 'all boxes of .* have iscrowd=1 for train, so it measures nothing'),
     'nothing left': (all_boxes(bbox=[5, 5, 0, 0]), 'all .* annotations have .* without width or height'),
 }  # fmt: skip
 

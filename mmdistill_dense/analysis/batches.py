@@ -27,9 +27,6 @@ def training_batch(network: Any, config: Mapping[str, Any], images: int, size: S
         images: Number of images.
         size: Height and width. Defaults to a segmenter's training crop; for a detector, to the size that its training
             pipeline crops to, the largest that it resizes to, or the first picture's.
-
-    Raises:
-        ValueError: For any other network, or if no size is found.
     """
     draw = torch.Generator().manual_seed(0)
     if hasattr(network, 'decode_head'):

@@ -113,10 +113,6 @@ def ready_pair(config: Config, checkpoint: str | None = None, name: str | None =
 
     Returns:
         The model in eval mode, and the distiller.
-
-    Raises:
-        KeyError: If the config has no such distiller.
-        FileNotFoundError, ValueError: For weights that are not there or do not fit.
     """
     init_default_scope(config.get('default_scope', 'mmengine'))
     with fork_rng():
@@ -136,11 +132,7 @@ def ready_pair(config: Config, checkpoint: str | None = None, name: str | None =
 
 
 def pictures_of(config: Config, count: int) -> dict[str, np.ndarray]:
-    """Return the first images of a config's test set, else of its training set, as its loading step reads them.
-
-    Raises:
-        ValueError: If ``count`` is below 1, or the data set is a wrapper without a pipeline.
-    """
+    """Return the first images of a config's test set, else of its training set, as its loading step reads them."""
     if count < 1:
         raise ValueError(f'images must be at least 1, got {count}.')
     loader = config.get('test_dataloader') or config.train_dataloader

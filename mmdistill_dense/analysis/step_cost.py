@@ -57,9 +57,6 @@ def step_cost(config: Config, device: str, batch: int | None = None, repeats: in
         device: ``'cpu'`` or ``'cuda'``.
         batch: Pictures. Defaults to the config's for one process.
         repeats: Timed turns.
-
-    Raises:
-        RuntimeError: If the distilled step took less time than the control's.
     """
     steps = prepare_steps(config, batch, device=device)
     times = interleaved_times({'control': steps.control, 'distilled': steps.distilled}, repeats, device)

@@ -94,10 +94,6 @@ def prepare_steps(
         batch: Images. Defaults to the config's.
         image_size: Height and width. Defaults to the crop, or the largest size, that the config trains on.
         device: Device of the networks.
-
-    Raises:
-        ValueError: If the model is not a ``DistillModel`` with distillers, its student neither segments nor detects, no
-            size is given or found, or a distiller is off by its schedule at the start.
     """
     model = model_of(config)
     if not model.get('distillers') or not model.get('teacher'):

@@ -25,11 +25,7 @@ _WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocess
 
 
 def read_data(subject: Subject) -> None:
-    """Read the first batch of the training set as the runner's loader gives it, or note why it cannot be read.
-
-    Raises:
-        ValueError: If the set has no pictures.
-    """
+    """Read the first batch of the training set as the runner's loader gives it, or note why it cannot be read."""
     dataset = (subject.config.get('train_dataloader') or {}).get('dataset') or {}
     subject.data_classes = classes_of(dataset)
     if subject.options.size is not None:
@@ -111,9 +107,6 @@ def test_pictures(network: Any, config: Config, count: int) -> tuple[dict[str, f
 
     Returns:
         The metrics by name, and the number of pictures.
-
-    Raises:
-        FileNotFoundError: If the set is missing.
     """
     dataset = DATASETS.build(config.val_dataloader.dataset)
     places = evenly_spaced(len(dataset), count)

@@ -67,11 +67,7 @@ def option(subject: Subject) -> dict[str, Any]:
 
 
 def load(subject: Subject) -> None:
-    """Load as the runner does, or give the teachers random weights with the statistics of the batch.
-
-    Raises:
-        ValueError, FileNotFoundError, OSError: For weights that are missing, damaged or another network's.
-    """
+    """Load as the runner does, or give the teachers random weights with the statistics of the batch."""
     model = subject.model
     like = next(model.parameters())
     if subject.options.weights:

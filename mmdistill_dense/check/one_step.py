@@ -26,9 +26,6 @@ def run_step(subject: Subject) -> None:
     """Run a step on the batch and note taps, adapters and the terms of the loss; the model stays as it is.
 
     Queues of keys, which are empty when training starts, are filled with the batch first: an empty one gives no loss.
-
-    Raises:
-        ValueError: As :func:`refuse_blind`, which stops a training as well.
     """
     model = subject.model
     if not subject.distillers:

@@ -18,11 +18,7 @@ from mmdistill_dense.utils.random_streams import fork_rng
 
 
 def predict(subject: Subject) -> None:
-    """Pass the picture of validation that was read through the student.
-
-    Raises:
-        ValueError: Names the size that its pipeline makes it, and one at which the student works.
-    """
+    """Pass the picture of validation that was read through the student."""
     item = subject.tested
     if item is None or not hasattr(subject.model, 'val_step'):
         return

@@ -149,9 +149,6 @@ def check_config(
     Returns:
         The report. Mistakes in the config are findings, not exceptions. The stages after an error are left out, except
         after data that cannot be read.
-
-    Raises:
-        FileNotFoundError: If there is no such config.
     """
     with quiet():
         config = config if isinstance(config, Config) else read_config(config)
@@ -179,6 +176,6 @@ def _run(stage: Stage, subject: Subject) -> list[Finding]:
 
 def _findings(check: rules.Check, subject: Subject) -> list[Finding]:
     try:
-        return list(check(subject))
+        return list(check(subject) or ())
     except (KeyError, TypeError, ValueError) as error:
         return [Finding(ERROR, check.__name__, message_of(error))]

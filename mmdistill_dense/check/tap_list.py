@@ -74,9 +74,6 @@ def networks_of(
         config: With a ``DistillModel``, or with an ordinary model, which counts as a student.
         student: The student alone.
         teacher: The teachers alone.
-
-    Raises:
-        ValueError: If there is no teacher to list.
     """
     init_default_scope(config.get('default_scope', 'mmengine'))
     model = model_of(config)
@@ -112,9 +109,6 @@ def list_taps(
         below: Path of the module to begin with.
         chosen: The taps to mark as those of ``student_tap='auto'``.
         grid: The size at which a teacher sees the picture, if it is another one.
-
-    Raises:
-        KeyError: If there is no such module.
     """
     option = TeacherOption('model', '', config, grid=grid)  # builds any network
     preprocessor = config.model.get('data_preprocessor') or {}

@@ -62,11 +62,7 @@ class DistillerState(Hook):
                 checkpoint['distillers'] = {name: value.cpu() for name, value in model.distillers.state_dict().items()}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """On resume, compare teacher and distillers with the checkpoint's and restore the distillers' state.
-
-        Raises:
-            ValueError: For another teacher or other distillers, unless ``resume_changed``.
-        """
+        """On resume, compare teacher and distillers with the checkpoint's and restore the distillers' state."""
         if not resumes(runner):
             return
         model = unwrap(runner.model)

@@ -47,9 +47,6 @@ class LossGuard(Hook):
 
     Args:
         patience: Number of steps in a row to skip before the run is stopped.
-
-    Raises:
-        ValueError: For a patience that is no such number; at start, for one above 0 with several optimizers.
     """
 
     def __init__(self, patience: int) -> None:
@@ -150,11 +147,7 @@ class LossGuard(Hook):
 
 
 def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuse to save weights that are not finite, since gradients may overflow although the loss is finite.
-
-    Raises:
-        RuntimeError: Names the tensors; nothing is written.
-    """
+    """Refuse to save weights that are not finite, since gradients may overflow although the loss is finite."""
     state = {**checkpoint.get('state_dict', {}), **checkpoint.get('distillers', {})}
     # Buffers may hold infinity on purpose, for instance attention masks.
     masks = {name.removeprefix('distillers.') for name, _ in model.named_buffers() if 'running_' not in name}

@@ -50,11 +50,7 @@ class ResumeFile(Hook):
             meta['within_epoch'] = meta['epoch'] == runner.epoch  # one more at the end of the epoch
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """On resume, tell what has changed, and restore the sampler's seed.
-
-        Raises:
-            ValueError: For a file without the state of the optimizer.
-        """
+        """On resume, tell what has changed, and restore the sampler's seed."""
         if not resumes(runner):
             return
         check_optimizer(checkpoint)
@@ -93,9 +89,6 @@ def resume_from_a_whole_file(runner: Runner) -> None:
     mmengine writes ``last_checkpoint`` after the checkpoint, and empties it before it writes the name. A run that ends
     in between could not be resumed, or would start from scratch in spite of its checkpoint. The name holds the
     folder, so a copy of it would go on from the checkpoint of the original.
-
-    Raises:
-        ValueError: When ``last_checkpoint`` is empty and there is no other checkpoint.
     """
     if not resumes(runner) or start_file(runner) is not None or isinstance(runner, FlexibleRunner):
         return  # a FlexibleRunner has read its file before it calls a hook
@@ -122,11 +115,7 @@ def resume_from_a_whole_file(runner: Runner) -> None:
 
 
 def check_optimizer(checkpoint: Mapping[str, Any]) -> None:
-    """Refuse to resume from a file without optimizer: mmengine would go on with a new one, and the first rates.
-
-    Raises:
-        ValueError: Names the files to resume from.
-    """
+    """Refuse to resume from a file without optimizer: mmengine would go on with a new one, and the first rates."""
     if 'optimizer' not in checkpoint:
         raise ValueError(
             'This checkpoint holds no optimizer, as files of save_best: resume from an iter_*.pth or epoch_*.pth, or '

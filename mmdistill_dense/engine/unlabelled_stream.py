@@ -109,11 +109,7 @@ class UnlabelledStream(Hook):
         self._batches: UnlabelledBatches | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Open the pictures before anything is loaded.
-
-        Raises:
-            FileNotFoundError, ValueError: As :func:`open_pictures`.
-        """
+        """Open the pictures before anything is loaded."""
         model = unwrap(runner.model)
         trains = built_loop(runner) is not None and isinstance(model, Distilled)
         self._second = model.distillation.unlabelled if trains and isinstance(model, Distilled) else None
@@ -122,11 +118,7 @@ class UnlabelledStream(Hook):
             self._second.files = {**self._pictures.identity(), 'ratio': self._second.option.ratio}
 
     def before_train(self, runner: Runner) -> None:
-        """Set up the loader, and tell about it.
-
-        Raises:
-            ValueError: As :func:`check_one_picture`.
-        """
+        """Set up the loader, and tell about it."""
         if self._second is not None and self._pictures is not None:
             model: Any = unwrap(runner.model)
             seed = model.distillation.state.seed  # the same in all processes

@@ -32,9 +32,6 @@ def check_top_level_distillers(config: Config, written: Config | None = None) ->
     Args:
         config: The config of the run.
         written: The config without overrides. Default: it is read from its file, if there is one.
-
-    Raises:
-        ValueError: Names the key to change instead.
     """
     if 'distillers' not in config:
         return
@@ -57,9 +54,6 @@ def check_crop(dataset: Any, student: Mapping[str, Any]) -> None:
     Args:
         dataset: Config of the training set, with its wrappers.
         student: The student's resolved model config.
-
-    Raises:
-        ValueError: Names both keys.
     """
     size, crop = (student.get('data_preprocessor') or {}).get('size'), _last_crop(dataset)
     if size is None or crop is None:
@@ -111,9 +105,6 @@ def check_pretrained(model: nn.Module) -> None:
 
     mmengine loads what fits and only warns. For instance, mmseg's and mmdet's MobileNetV2 share one layer name, so the
     file of one leaves all other layers of the other random.
-
-    Raises:
-        ValueError: For a file that holds less than half of the module's tensors; with names of both.
     """
     for name, module, path, prefix in pretrained_parts(model):
         _check_pretrained(name or 'model', module, path, prefix)
@@ -135,11 +126,7 @@ def count_fitting(module: nn.Module, path: str, prefix: str | None) -> tuple[int
 
 
 def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors that a module would find in a file that initialises it, under the module's names.
-
-    Raises:
-        ValueError: For a file with its tensors below ``model``, where mmengine does not look: it would load none.
-    """
+    """Return the tensors that a module would find in a file that initialises it, under the module's names."""
     content = read_checkpoint(path)
     reader = _kind_among(module, _READ_THEMSELVES)
     if reader is not None and getattr(module, 'convert_weights', False):

@@ -132,10 +132,6 @@ def trace_pair(
         student_taps: Its taps.
         teachers: By name, each with its taps.
         size: Height and width of the training crop; ``None`` means 512 x 512.
-
-    Raises:
-        KeyError, ValueError: For a tap that does not exist, never fires or holds no tensor.
-        RuntimeError: For a network that runs on none of these devices.
     """
     return on_a_device(lambda size, device: _trace_all(student, student_taps, teachers, size, device), size)
 
@@ -146,10 +142,6 @@ def on_a_device(run: Callable[[tuple[int, int], str], Result], size: tuple[int, 
     Args:
         run: Runs networks on one picture of the given height and width.
         size: Height and width; ``None`` means 512 x 512. The CPU tries no more than 256 pixels a side first.
-
-    Raises:
-        KeyError: From the meta device: a tap that does not exist fails everywhere.
-        RuntimeError: For networks that run on none of these devices.
     """
     whole = size or DEFAULT_SIZE
     try:

@@ -21,9 +21,6 @@ def check_data(config: Config, task: str) -> None:
     Args:
         config: Resolved, of a method.
         task: ``'seg'`` or ``'det'``: what the data set is for.
-
-    Raises:
-        ValueError: Names what the student and the data set are.
     """
     init_default_scope(config.get('default_scope', 'mmengine'))
     found = load_model(student_option(config.model), 'model.student')

@@ -140,11 +140,7 @@ def _job(args: argparse.Namespace) -> None:
 
 
 def find(definition: Definition, name: str, seed: int | None, search: str | None) -> Run:
-    """Return one run of a suite.
-
-    Raises:
-        ValueError: If there is no such run. Names the runs of that name, or all names.
-    """
+    """Return one run of a suite."""
     runs = plan.runs(definition)
     named = [run for run in runs if run.name == name]
     if not named:

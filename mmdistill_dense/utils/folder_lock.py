@@ -25,9 +25,6 @@ def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
         folder: The folder; it is made if it is missing.
         what: What runs in it, for the error.
         patience: Seconds to wait for another process to end.
-
-    Raises:
-        FolderInUse: When another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / '.lock', 'a+', encoding='utf-8') as file:

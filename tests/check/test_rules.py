@@ -88,8 +88,8 @@ def test_a_window_of_balance_within_the_warm_up(end: int, by_epoch: bool, said: 
 
 def test_a_misspelt_key_of_the_runner_is_an_error() -> None:
     with pytest.raises(ValueError, match="load_form is a key that nothing reads. Did you mean 'load_from'"):
-        list(config_rules.keys(subject(config=dict(load_form='a.pth'))))
-    assert not list(config_rules.keys(subject(config=dict(load_from='a.pth', test_dataloader2=1))))
+        config_rules.keys(subject(config=dict(load_form='a.pth')))
+    config_rules.keys(subject(config=dict(load_from='a.pth', test_dataloader2=1)))
 
 
 def test_random_networks_and_unlearned_tokens_are_not_judged() -> None:
@@ -203,9 +203,9 @@ def test_pictures_that_are_too_few_for_a_method_stop_before_training() -> None:
     pcd = dict(type='PCD', student_tap='backbone[3]', queue_size='auto')
     model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(pcd=pcd)))
     with pytest.raises(ValueError, match=r"distillers\.pcd\.queue_size='auto' needs 12 training pictures or more"):
-        list(network_rules.enough_pictures(subject(model=model, pictures=11)))
+        network_rules.enough_pictures(subject(model=model, pictures=11))
     for pictures in (12, None):
-        assert not list(network_rules.enough_pictures(subject(model=model, pictures=pictures)))
+        network_rules.enough_pictures(subject(model=model, pictures=pictures))
 
 
 def test_the_gravest_finding_decides() -> None:
@@ -279,7 +279,7 @@ def test_iterated_kernels_name_their_classes() -> None:
 )
 def test_a_misspelt_option_of_the_loop(loop: dict) -> None:
     with pytest.raises(TypeError, match=r"train_cfg: \w+ has no option 'max_\w+'.* Did you mean 'max_"):
-        list(config_rules.keys(subject(config=dict(train_cfg=loop))))
+        config_rules.keys(subject(config=dict(train_cfg=loop)))
 
 
 def test_pictures_that_are_mostly_padding() -> None:
@@ -320,8 +320,10 @@ def test_what_mmengine_adds_to_a_config_of_the_zoo_is_no_mistake(tmp_path: Path)
     )
     config = Config.fromfile(file)
     assert config.train_cfg['_scope_'] == 'mmdet'
-    found = [one for rule in CONFIG for one in rule(subject(config=config._cfg_dict.to_dict(), network=config.model))]
+    found = [
+        one for rule in CONFIG for one in rule(subject(config=config._cfg_dict.to_dict(), network=config.model)) or ()
+    ]
     assert not [one for one in found if one.level == 'error']
     config.train_cfg.max_epoch = 4
     with pytest.raises(TypeError, match="no option 'max_epoch'"):
-        list(config_rules.keys(subject(config=config._cfg_dict.to_dict())))
+        config_rules.keys(subject(config=config._cfg_dict.to_dict()))

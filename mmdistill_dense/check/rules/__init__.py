@@ -1,7 +1,7 @@
 """The checks: functions that take the known facts and yield findings. The lists below say when they are called.
 
 A new check is a function in one of these modules and its name in a list. A ``ValueError`` that it raises is an error
-too.
+too; one that only raises returns nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from mmdistill_dense.check.context import Subject
 from mmdistill_dense.check.findings import Findings
 from mmdistill_dense.check.rules import config_rules, network_rules, schedule_rules, step_rules, unlabelled_rules
 
-Check = Callable[[Subject], Findings]
+Check = Callable[[Subject], Findings | None]
 
 CONFIG: tuple[Check, ...] = (
     config_rules.keys,

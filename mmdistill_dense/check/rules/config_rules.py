@@ -27,7 +27,7 @@ from mmdistill_dense.utils.protocols import Sample
 _OF_MMENGINE = ('type', 'by_epoch', '_scope_')  # which mmengine takes from a loop's options
 
 
-def keys(subject: Subject) -> Findings:
+def keys(subject: Subject) -> None:
     """Find misspelt keys of the runner, which would have no effect, and of its loops, which would stop it."""
     check_keys(subject.config)
     loop = subject.config.get('train_cfg') or {}
@@ -35,14 +35,12 @@ def keys(subject: Subject) -> Findings:
     kind = LOOPS.get(loop.get('type', default)) if isinstance(loop.get('type', default), str) else loop['type']
     if kind is not None:
         check_options(kind, {key: value for key, value in loop.items() if key not in _OF_MMENGINE}, 'train_cfg')
-    yield from ()
 
 
-def overrides(subject: Subject) -> Findings:
+def overrides(subject: Subject) -> None:
     """Find changes of distillers that have no effect, or another than they look like."""
     check_top_level_distillers(subject.config)
     check_laid_over(subject.config)
-    yield from ()
 
 
 def hook(subject: Subject) -> Findings:
@@ -74,10 +72,9 @@ def workers(subject: Subject) -> Findings:
         )
 
 
-def crop(subject: Subject) -> Findings:
+def crop(subject: Subject) -> None:
     """Find a training crop that is padded back to a larger size."""
     check_crop((subject.config.get('train_dataloader') or {}).get('dataset', {}), subject.network)
-    yield from ()
 
 
 def evaluators(subject: Subject) -> Findings:
@@ -133,10 +130,9 @@ def data(subject: Subject) -> Findings:
         yield Finding(ERROR, 'data', f'training would stop at the first validation: {subject.validation_problem}')
 
 
-def student_classes(subject: Subject) -> Findings:
+def student_classes(subject: Subject) -> None:
     """Check that the student's heads have as many classes as the training set."""
     check_student_classes(subject.data_classes, subject.network)
-    yield from ()
 
 
 def validation_classes(subject: Subject) -> Findings:

@@ -127,19 +127,17 @@ def warm_up(subject: Subject) -> Findings:
             )
 
 
-def learned_classes(subject: Subject) -> Findings:
+def learned_classes(subject: Subject) -> None:
     """Check the classes in each teacher's file, and their order."""
     for teacher in subject.frozen.values():
         check_teacher_classes(subject.data_classes, teacher)
-    yield from ()
 
 
-def enough_pictures(subject: Subject) -> Findings:
+def enough_pictures(subject: Subject) -> None:
     """Check that the training set has enough pictures for each method."""
     if subject.pictures is not None:
         for distiller in subject.distillers.values():
             distiller.check_data(subject.pictures)
-    yield from ()
 
 
 def start(subject: Subject) -> Findings:

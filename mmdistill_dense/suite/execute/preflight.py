@@ -30,9 +30,6 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
     """Return the runs of some rows and seeds, and their dependencies. By default all runs.
 
     ``seeds`` does not apply to a named teacher, nor to a named pre-training that serves all seeds.
-
-    Raises:
-        ValueError: For a name or seed that is not in the definition.
     """
     runs = plan.runs(definition)
     names = {run.name for run in runs}
@@ -60,9 +57,6 @@ def unfinished(
     """Return the runs without a result, after all config hashes were compared.
 
     ``rerun_changed`` moves folders of another config or number of processes to ``<out>/replaced``, to repeat the runs.
-
-    Raises:
-        ValueError: For a folder of another config; if runs are left to do, also for another number of processes.
     """
     for run in runs:
         if run.choice is not None:  # otherwise its search decides the config, and the job compares it
@@ -116,12 +110,7 @@ def put_away(definition: Definition, run: Run) -> Path:
 
 
 def check(definition: Definition, todo: Sequence[Run]) -> None:
-    """Check that data and weights exist, and build every network that will be trained.
-
-    Raises:
-        FileNotFoundError: For a missing folder, list or checkpoint. Names its config key.
-        ValueError: For an option that a network or a distiller does not take. Names the row.
-    """
+    """Check that data and weights exist, and build every network that will be trained."""
     _check_names(definition)
     check_measured(
         definition, {run.name: definition.methods[run.name] for run in todo if run.name in definition.methods}
@@ -142,11 +131,7 @@ def check(definition: Definition, todo: Sequence[Run]) -> None:
 
 
 def check_batch(definition: Definition, todo: Sequence[Run], processes: int) -> None:
-    """Refuse a batch that does not match the recipe's learning rate.
-
-    Raises:
-        ValueError: Shows both batches, and what to set.
-    """
+    """Refuse a batch that does not match the recipe's learning rate."""
     places = {f'{PRETRAIN}/{name}': f'starts.{name}.options' for name in definition.starts}
     places['teacher'] = 'teacher.options'
     for place, run in {places.get(run.name, 'options'): run for run in todo}.items():

@@ -29,9 +29,6 @@ def check_metric(config: Config, metric: str, place: str) -> None:
     """Refuse a metric that the evaluators of mmseg and mmdet do not return, and evaluators that give no score.
 
     Other evaluators are not checked.
-
-    Raises:
-        ValueError: Names the metrics that they return.
     """
     for split in ('val_evaluator', 'test_evaluator'):
         option = config.get(split) or []
@@ -47,9 +44,6 @@ def check_options(options: Mapping[str, Any], recipe: Config, config: Config, pl
     """Refuse a new key that nothing reads, as ``train_cfg.max_itrs``. Networks check their own when they are built.
 
     ``recipe`` is the config without the options, ``config`` the config with them.
-
-    Raises:
-        ValueError: Names the key, and the keys that would work.
     """
     for key in flat(options):
         words = key.split('.')

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
 from mmdistill_dense.engine.balancing import Balancing
 from mmdistill_dense.engine.clipping import Clipping
@@ -67,6 +67,20 @@ class DistillHook(Hook):
         )
         self._begun = False
 
+    def before_run(self, runner: Runner) -> None:
+        """Before any weight is loaded."""
+        for part in () if self._begun else self.parts:
+            part.before_run(runner)
+        self._begun = False
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """After the file is read, before the network is loaded."""
+        if isinstance(runner, FlexibleRunner):  # which loads before its `before_run`
+            self.before_run(runner)
+            self._begun = True
+        for part in self.parts:
+            part.after_load_checkpoint(runner, checkpoint)
+
 
 def _forwarded(event: str) -> Callable[..., None]:
     def call(self: DistillHook, runner: Runner, *args: Any, **kwargs: Any) -> None:
@@ -77,8 +91,6 @@ def _forwarded(event: str) -> Callable[..., None]:
 
 
 for _event in (
-    'before_run',
-    'after_load_checkpoint',
     'before_train',
     'before_train_epoch',
     'before_train_iter',

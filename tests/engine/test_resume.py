@@ -167,8 +167,14 @@ def short(work_dir, distillers, start=None, **changes):
 
 @pytest.mark.parametrize(
     'paramwise',
-    [{}, *(pytest.param(one, marks=pytest.mark.soak) for one in (dict(bias_lr_mult=2.0), dict(norm_decay_mult=0.0)))],
-    ids=['one', 'bias', 'norm'],
+    [
+        {},
+        *(
+            pytest.param(one, marks=pytest.mark.soak)
+            for one in (dict(bias_lr_mult=2.0), dict(custom_keys=dict(first=dict(lr_mult=3.0))))
+        ),
+    ],
+    ids=['one', 'bias', 'keys'],
 )
 def test_the_order_of_distillers_in_a_config_does_not_count_on_resume(tmp_path, paramwise):
     """The optimizer's state goes by the position of a parameter, and a sum by the order of its terms."""

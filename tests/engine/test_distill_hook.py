@@ -1,6 +1,7 @@
 """``DistillHook``: what it refuses at start, what it writes, what it restores and whose gradients it clips."""
 
 import copy
+import gc
 import shutil
 import types
 
@@ -752,3 +753,30 @@ def test_configs_are_left_as_they_were(tmp_path):
     before = copy.deepcopy(config.model.to_dict())
     toys.train(tmp_path, config)
     assert config.model.to_dict() == before
+
+
+@HOOKS.register_module()
+class Census(Hook):
+    """Counts the tensors that are alive after a step."""
+
+    priority = 'LOWEST'
+    seen: list = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        del data_batch, outputs
+        gc.collect()
+        self.seen.append(sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects()))
+
+
+@pytest.mark.soak
+def test_a_step_leaves_no_tensor_behind(tmp_path):
+    """What grows is mmengine's history of the logged numbers, 16 bytes for each and step."""
+    tap = dict(student_tap='backbone[3]')
+    three = dict(
+        afdcd=dict(type='AfDCD', **tap),
+        maskd=dict(type='MasKD', num_tokens=4, learn=dict(max_iters=2), **tap),
+        pcd=dict(type='PCD', queue_size=8, **tap),
+    )
+    Census.seen.clear()
+    toys.train(tmp_path, pair(three), iters=16, custom_hooks=[dict(type='mmdistill_dense.Census')])
+    assert len(set(Census.seen[8:])) == 1, Census.seen

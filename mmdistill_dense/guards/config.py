@@ -189,9 +189,9 @@ def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
     return sum(key in given and given[key].shape == value.shape for key, value in own.items())
 
 
-def normalising(dataset: Any) -> list[str]:
-    """Return the steps of a data set's pipelines that normalise pictures, in the words of its config."""
-    return [repr(dict(step)) for step in _pipeline(dataset) if str(step.get('type', '')).endswith('Normalize')]
+def normalising(dataset: Any) -> list[Mapping[str, Any]]:
+    """Return the steps of a data set's pipelines that normalise pictures."""
+    return [dict(step) for step in _pipeline(dataset) if str(step.get('type', '')).endswith('Normalize')]
 
 
 def _last_crop(dataset: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import all_gather_object
 from torch import Tensor
@@ -74,19 +75,21 @@ def refuse_blind(key: str, looks: Sequence[Look], config: Mapping[str, Any]) -> 
         looks: Those of this process, one for each pass.
         config: That of the run, whose training pipeline may hold the reason.
     """
+    steps = normalising((config.get('train_dataloader') or {}).get('dataset'))
+    # Of caffe's normalisation, which only subtracts, the pixels do not show that it was done twice.
+    shifted = any(np.any(step.get('mean') or 0) for step in steps)
     for one_pass in zip(*all_gather_object(looks), strict=True):
-        for problem in filter(None, (_wrong_pictures(one_pass), _constant_maps(one_pass))):
-            steps = normalising((config.get('train_dataloader') or {}).get('dataset'))
-            held = f' train_dataloader.dataset has {" and ".join(steps)}.' if steps else ''
+        for problem in filter(None, (_wrong_pictures(one_pass, shifted), _constant_maps(one_pass))):
+            held = f' train_dataloader.dataset has {" and ".join(map(str, steps))}.' if steps else ''
             raise ValueError(f'{key}: {problem}{held}')
 
 
-def _wrong_pictures(looks: Sequence[Look]) -> str:
+def _wrong_pictures(looks: Sequence[Look], shifted: bool) -> str:
     seen = [look for look in looks if look.varies]
     largest = max((abs(pixel) for look in seen for pixel in (look.low, look.high)), default=0.0)
     unit = seen[0].unit if seen else 0.0
     too_small = unit > 2 and largest < min(SMALL * unit, NORMALISED) and not all(look.whole for look in seen)
-    if not (too_small or (unit <= 2 and 0 < LARGE * unit < largest)):
+    if not (too_small or (shifted and unit > 0) or (unit <= 2 and 0 < LARGE * unit < largest)):
         return ''
     low, high = min(look.low for look in seen), max(look.high for look in seen)
     return (

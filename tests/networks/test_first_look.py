@@ -44,6 +44,20 @@ def test_pixels_that_were_normalised_before_are_refused(preprocessor, before):
         refuse(look_at(normalised(pixels, before), preprocessor))
 
 
+def test_a_step_that_subtracts_the_mean_is_refused_though_the_pixels_do_not_show_it():
+    def config(**step):
+        return dict(train_dataloader=dict(dataset=dict(pipeline=[dict(type='mmdet.Normalize', **step)])))
+
+    twice = look_at(normalised(PICTURES, CAFFE), CAFFE)
+    refuse(twice)
+    with pytest.raises(
+        ValueError, match=r"a Normalize step .*train_dataloader\.dataset has \{'type': 'mmdet.Normalize'"
+    ):
+        refuse_blind('model.teacher', [twice], config(**CAFFE))
+    refuse_blind('model.teacher', [look_at(normalised(PICTURES, CAFFE), RAW)], config(**CAFFE))
+    refuse_blind('model.teacher', [look_at(PICTURES / 255, UNIT)], config(mean=[0.0] * 3, std=[255.0] * 3))
+
+
 def test_pixels_to_255_are_refused_for_a_preprocessor_of_pixels_to_1():
     with pytest.raises(
         ValueError, match=r'numbers up to 0\.485, but the pixels of the first batch are from 0 to 255\.'

@@ -40,14 +40,28 @@ def test_a_steps_overhead_is_that_of_the_measured_rows() -> None:
         assert float(factor) == round(overhead, len(factor.partition('.')[2])) and int(more) == memory
 
 
-@pytest.mark.parametrize(('labels', 'suite'), [('all', 'camvid'), ('46', 'camvid_1of8')])
-def test_the_factors_of_camvid_are_those_of_the_published_runs(labels: str, suite: str) -> None:
+def factors(suite: str) -> dict[str, float]:
+    """How many times as long as the control's a step of each row took, in our published runs."""
     seconds: dict[str, list[float]] = {}
     for line in (ROOT / f'docs/results/{suite}.jsonl').read_text(encoding='utf-8').splitlines():
         result = json.loads(line).get('result') or {}
         if result.get('seconds_per_iteration'):
             seconds.setdefault(result['name'], []).append(result['seconds_per_iteration'])
+    return {name: mean(times) / mean(seconds['control']) for name, times in seconds.items()}
+
+
+@pytest.mark.parametrize(('labels', 'suite'), [('all', 'camvid'), ('46', 'camvid_1of8')])
+def test_the_factors_of_camvid_are_those_of_the_published_runs(labels: str, suite: str) -> None:
     head, row = (re.search(rf'^\| {first} \|(.*)\|$', CHOOSING, re.MULTILINE) for first in ('labels', labels))
     told = dict(zip(*([cell.strip() for cell in line[1].split('|')] for line in (head, row)), strict=True))
-    found = {name: mean(seconds[method]) / mean(seconds['control']) for name, method in COLUMNS.items()}
-    assert told == {name: f'{factor:.2f}' for name, factor in found.items()}
+    found = factors(suite)
+    assert told == {name: f'{found[method]:.2f}' for name, method in COLUMNS.items()}
+
+
+def test_the_card_of_afdcd_says_what_leaving_a_term_out_saves() -> None:
+    card = ' '.join((ROOT / 'docs/methods/afdcd.md').read_text(encoding='utf-8').split())
+    whole, mimic, contrast = (
+        f'{factors("camvid_1of8")[name]:.2f}' for name in ('afdcd', 'afdcd_mimic', 'afdcd_contrast')
+    )
+    assert f'took {whole} times as long as' in card
+    assert f'{mimic} times with `ctr_weight=0`, and still {contrast} times with `fd_weight=0`' in card

@@ -63,11 +63,7 @@ def main_diagnose(argv: Sequence[str] | None = None) -> None:
 
 
 def diagnose(
-    config: Config,
-    checkpoint: str | None = None,
-    batches: int = 8,
-    iteration: int | None = None,
-    stages: bool = False,
+    config: Config, checkpoint: str | None = None, batches: int = 8, iteration: int | None = None, stages: bool = False
 ) -> list[list[Term]]:
     """Return the terms of several training batches, each measured with the same weights.
 

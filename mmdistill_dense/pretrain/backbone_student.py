@@ -41,10 +41,7 @@ class BackboneStudent(BaseModel):
     has_task = False
 
     def __init__(
-        self,
-        backbone: Mapping[str, Any],
-        data_preprocessor: Mapping[str, Any] | None = None,
-        init_cfg: Any = None,
+        self, backbone: Mapping[str, Any], data_preprocessor: Mapping[str, Any] | None = None, init_cfg: Any = None
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.backbone = MM_MODELS.build(_from_scratch(backbone))

@@ -54,11 +54,7 @@ class DenseMonitor(Hook):
     priority = 'NORMAL'
 
     def __init__(
-        self,
-        interval: int = 1,
-        by_epoch: bool = True,
-        probe: Mapping[str, Any] | None = None,
-        probe_interval: int = 10,
+        self, interval: int = 1, by_epoch: bool = True, probe: Mapping[str, Any] | None = None, probe_interval: int = 10
     ) -> None:
         for name, value in {'interval': interval, 'probe_interval': probe_interval}.items():
             if value < 1:

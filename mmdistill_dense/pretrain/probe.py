@@ -192,10 +192,7 @@ def scores(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
     table = table.cpu().double()
     hits = table.diagonal()
     union = table.sum(0) + table.sum(1) - hits
-    return {
-        'miou': float(100 * (hits / union)[union > 0].mean()),
-        'acc': float(100 * hits.sum() / table.sum()),
-    }
+    return {'miou': float(100 * (hits / union)[union > 0].mean()), 'acc': float(100 * hits.sum() / table.sum())}
 
 
 @contextmanager

@@ -58,10 +58,7 @@ class RandomResizedCrop(_ViewTransform):
     """
 
     def __init__(
-        self,
-        size: int | Sequence[int],
-        scale: Sequence[float] = (0.08, 1.0),
-        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        self, size: int | Sequence[int], scale: Sequence[float] = (0.08, 1.0), ratio: Sequence[float] = (3 / 4, 4 / 3)
     ) -> None:
         super().__init__()
         self.size = (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -8,15 +8,7 @@ from pathlib import Path
 
 from mmdistill_dense.suite.definition.definition import Definition
 from mmdistill_dense.suite.plan.runs import CONTROL
-from mmdistill_dense.suite.table.markdown import (
-    NONE,
-    head_lines,
-    interval_text,
-    line,
-    mean_text,
-    row_title,
-    score_cell,
-)
+from mmdistill_dense.suite.table.markdown import NONE, head_lines, interval_text, line, mean_text, row_title, score_cell
 from mmdistill_dense.suite.table.paired import LEVEL, Gain, holm, paired_gain
 from mmdistill_dense.suite.table.rows import Row, Table, collect
 from mmdistill_dense.utils.atomic import write_text

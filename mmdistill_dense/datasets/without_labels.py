@@ -57,9 +57,6 @@ def without_labels(steps: Sequence[Step], pictures: Iterable[str], key: str) -> 
         steps: The labelled pipeline.
         pictures: Files; the steps are tried on the first one that can be read.
         key: The config key to name in an error.
-
-    Raises:
-        ValueError: If no picture can be read, or no step is left that packs it.
     """
     first = next((dict(step) for step in steps if _READS_A_FILE.search(_name(step))), {'type': 'LoadImageFromFile'})
     results = _read(first, pictures, key)

@@ -69,7 +69,7 @@ def seg(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """A check, with a real step, of all methods for segmentation on one pair."""
     model = toys.model_config(None, toys.seg_net(width=16, allow_random=True), auto(SEG))
     enough = dict(train_dataloader=dict(dataset=dict(num_images=12)))  # for PCD's queue
-    config = toys.run_config(tmp_path_factory.mktemp('seg'), model, **enough)
+    config = toys.run_config(tmp_path_factory.mktemp('seg'), model, iters=40, **enough)
     return check_config(config, Options(weights=False, cost=False))
 
 
@@ -78,7 +78,7 @@ def det(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The same for detection."""
     model = toys.model_config(toys.det_net(), toys.det_net(width=16, allow_random=True), auto(DET))
     options = Options(weights=False, cost=False, batch=2, size=(128, 128))
-    return check_config(toys.det_run_config(tmp_path_factory.mktemp('det'), model), options)
+    return check_config(toys.det_run_config(tmp_path_factory.mktemp('det'), model, iters=40), options)
 
 
 @pytest.mark.parametrize(('pair', 'methods'), [('seg', SEG), ('det', DET)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,17 +12,33 @@ from mmengine.runner import Runner
 from mmdistill_dense.utils.messages import some
 
 _PER_START = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
+# What torch and mmengine take from a checkpoint, whatever the config says.
+_RESTORED = re.compile(r'optim_wrapper\.(\w+\.)?(optimizer|paramwise_cfg)\.|param_scheduler\.')
 
 
 def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Warn of options that differ from those in the checkpoint; the resumed run uses the new ones."""
+    """Warn of options that differ from those in the checkpoint, and of those among them that have no effect.
+
+    Raises:
+        ValueError: For another optimizer, which cannot go on from the state in the checkpoint.
+    """
     text = (checkpoint.get('meta') or {}).get('cfg')  # mmengine writes the text of the config
     then, now = dict(_flat(written(text))), dict(_flat(runner.cfg.to_dict()))
     names = sorted(name for name in {*then, *now} if name.split('.')[0] not in _PER_START)
     pairs = ((name, then.get(name, 'not set'), now.get(name, 'not set')) for name in names)
-    told = [f'{name} {old} -> {new}' for name, old, new in pairs if old != new]
-    if then and told:
-        runner.logger.warning(f'The config differs from that of the checkpoint to resume: {some(told, 8)}.')
+    changed = [(name, old, new) for name, old, new in pairs if old != new]
+    if not then or not changed:
+        return
+    advice = 'To train with new ones, set load_from to the checkpoint, and leave resume out.'
+    for name, old, new in changed:
+        if name.endswith('optimizer.type') and old.rpartition('.')[2] != new.rpartition('.')[2]:
+            raise ValueError(f'{name}={new!r}, but the checkpoint to resume has the state of {old!r}. {advice}')
+    told = some([f'{name} {old} -> {new}' for name, old, new in changed], 8)
+    kept = [name for name, _, _ in changed if _RESTORED.match(name)]
+    without = (
+        f' The checkpoint holds optimizer and schedules, so the old {some(kept, 8)} stay. {advice}' if kept else ''
+    )
+    runner.logger.warning(f'The config differs from that of the checkpoint to resume: {told}.{without}')
 
 
 def written(text: Any) -> dict[str, Any]:

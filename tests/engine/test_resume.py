@@ -558,11 +558,24 @@ def test_the_log_says_how_to_go_on_what_was_changed_and_when_nothing_is_left(tmp
     assert 'The config differs from that of' not in told and 'nothing is left' not in told
     toys.train(None, start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02))))
     changed = 'custom_hooks.0.at 2 -> 99, optim_wrapper.optimizer.lr 0.01 -> 0.02.'
-    assert f'The config differs from that of the checkpoint to resume: {changed}' in said(tmp_path)
+    kept = 'The checkpoint holds optimizer and schedules, so the old optim_wrapper.optimizer.lr stay.'
+    assert f'The config differs from that of the checkpoint to resume: {changed} {kept}' in said(tmp_path)
+    (group,) = torch.load(tmp_path / 'iter_6.pth', weights_only=False)['optimizer']['param_groups']
+    assert group['initial_lr'] == 0.01, 'what the log says'
     toys.train(None, start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02))))
     told = said(tmp_path)
     assert 'The checkpoint to resume is from iteration 6 of 6: nothing is left to train.' in told
     assert 'The config differs from that of' not in told, 'what differs between two starts of one config is no change'
+
+
+def test_another_optimizer_does_not_go_on(tmp_path):
+    """torch took the old options, and stopped in the first step with a KeyError."""
+    plain = toys.seg_net('fcn')
+    toys.train(tmp_path, plain, iters=2)
+    other = toys.run_config(tmp_path, plain, iters=4, resume=True)
+    other.optim_wrapper.optimizer = dict(type='AdamW', lr=0.01)
+    with pytest.raises(ValueError, match=r"optim_wrapper\.optimizer\.type='AdamW'.* state of 'SGD'.*load_from"):
+        toys.train(None, other)
 
 
 def test_the_text_of_a_config_is_read_without_running_it():

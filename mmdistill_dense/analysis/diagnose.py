@@ -76,9 +76,6 @@ def diagnose(
         batches: Number of batches.
         iteration: For the schedules of the distillers. Defaults to the checkpoint's.
         stages: Measure also at each child of the backbone.
-
-    Raises:
-        ValueError: For fewer than one batch; for a checkpoint of another teacher or other distillers.
     """
     if batches < 1:
         raise ValueError(f'--batches must be at least 1, got {batches}.')

@@ -81,10 +81,6 @@ def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> l
 
     Returns:
         The terms in the order of the losses. With several processes, means over them of each one's own.
-
-    Raises:
-        ValueError: For a student with activation checkpointing of the kind (reentrant) that cannot give single
-            gradients.
     """
     terms = split_terms(losses)
     if not terms:
@@ -117,10 +113,6 @@ def measure_gradients(model: Network, data: Mapping[str, Any], places: Places | 
 
     Returns:
         See :func:`pulls_of`.
-
-    Raises:
-        RuntimeError: For a teacher that is not loaded.
-        ValueError: As :func:`pulls_of`.
     """
     model = unwrap(model)
     recorder = Recorder(model, student_taps(model), 'student_tap')

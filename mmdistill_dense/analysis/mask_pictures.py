@@ -54,9 +54,6 @@ def draw_masks(model: Distilled, distiller: MasKD, dataset: Any, out: Path, imag
 
     Returns:
         The files written.
-
-    Raises:
-        ValueError: When ``images`` is below 1.
     """
     if images < 1:
         raise ValueError(f'images must be at least 1, got {images}.')

@@ -48,9 +48,6 @@ def draw_similarity(
 
     Returns:
         The files written, ``<name>.png``.
-
-    Raises:
-        ValueError: For a point outside of an image, taps that do not give maps, or no points.
     """
     out.mkdir(parents=True, exist_ok=True)
     visualizer = Visualizer(vis_backends=[dict(type='LocalVisBackend')], save_dir=str(out))
@@ -129,11 +126,7 @@ def run_similarity(args: argparse.Namespace) -> list[Path]:
 
 
 def read_pictures(files: Sequence[Path]) -> dict[str, np.ndarray]:
-    """Return BGR images by the names of their files, numbered where folders hold files of one name.
-
-    Raises:
-        ValueError: For a file that is no picture.
-    """
+    """Return BGR images by the names of their files, numbered where folders hold files of one name."""
     images: dict[str, np.ndarray] = {}
     for file in files:
         image = mmcv.imread(str(file))

@@ -49,9 +49,6 @@ def check_whole(times: Mapping[str, Timing], whole: str, parts: Sequence[str]) -
         times: What :func:`interleaved_times` returned. A single turn passes: its noise is unknown.
         whole: Name of the work that contains the others.
         parts: Names of those.
-
-    Raises:
-        RuntimeError: With both times.
     """
     least, usual = sum(times[part].low for part in parts), sum(times[part].median for part in parts)
     repeated = times[whole].low < times[whole].high

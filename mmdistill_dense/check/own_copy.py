@@ -58,9 +58,6 @@ def own_copy_gaps(
     Returns:
         By tap the largest difference, as a share of the largest value that the copy gives; infinity if number or
         shapes of the tensors differ.
-
-    Raises:
-        KeyError, ValueError: For taps that the network or its copy cannot record.
     """
     first = inputs if isinstance(inputs, Tensor) else inputs[0]
     option = TeacherOption('the copy', SINGLE, config, acceleration=Acceleration(fold_bn=False))

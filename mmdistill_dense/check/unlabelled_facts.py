@@ -30,11 +30,7 @@ UNSURE = 0.8  # of the confidence on labelled pictures
 
 
 def read_unlabelled(subject: Subject) -> None:
-    """Open the pictures as training does, and give the model those of a step.
-
-    Raises:
-        FileNotFoundError, ValueError: As :func:`open_pictures`.
-    """
+    """Open the pictures as training does, and give the model those of a step."""
     second = getattr(getattr(subject.model, 'distillation', None), 'unlabelled', None)
     if second is None or subject.data_problem:
         return

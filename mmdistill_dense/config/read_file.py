@@ -8,11 +8,7 @@ from mmengine.config import Config
 
 
 def read_file(path: str | Path) -> Config:
-    """Return the config in a file, as ``Config.fromfile`` does.
-
-    Raises:
-        ValueError: If the file or one of its bases is no Python; names that file and the line.
-    """
+    """Return the config in a file, as ``Config.fromfile`` does."""
     try:
         return Config.fromfile(path)
     except SyntaxError as error:

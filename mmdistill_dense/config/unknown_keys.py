@@ -38,9 +38,6 @@ def check_keys(config: Mapping[str, Any]) -> None:
     """Refuse a config with a misspelt key of the runner or a misspelt default hook, which would have no effect.
 
     Names that are not similar to any key are variables of the config and are allowed.
-
-    Raises:
-        ValueError: Names the key and the similar one.
     """
     from mmengine.runner import Runner
 
@@ -65,9 +62,6 @@ def check_options(kind: type, options: Mapping[str, Any], key: str) -> None:
         kind: The class; where it takes ``**kwargs``, its bases are searched too.
         options: The options by name.
         key: The config key that holds them.
-
-    Raises:
-        TypeError: Names the option, the most similar one and all known ones.
     """
     known = options_of(kind)
     for name in options:

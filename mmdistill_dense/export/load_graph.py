@@ -21,10 +21,6 @@ def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
 
     Args:
         path: An ``.onnx`` file (run by onnxruntime), ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).
-
-    Raises:
-        ValueError: For another ending; from the function, for pictures of another size than the graph takes.
-        ModuleNotFoundError: Without onnxruntime.
     """
     kind = format_of(Path(path), None)
     if kind not in ('onnx', 'torchscript', 'exported'):
@@ -74,11 +70,7 @@ def _onnx(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """Return the description inside an exported file of any format, see :func:`mmdistill_dense.export.describe`.
-
-    Raises:
-        ValueError: For a file without one.
-    """
+    """Return the description inside an exported file of any format, see :func:`mmdistill_dense.export.describe`."""
     kind = format_of(Path(path), None)
     if kind in ('pth', 'safetensors'):
         from mmdistill_dense.weights.safe_load import read_checkpoint

@@ -20,9 +20,6 @@ def check_student_classes(data: Sequence[str] | None, model: Mapping[str, Any]) 
     Args:
         data: Class names of the training set; ``None`` if unknown.
         model: The student's resolved model config.
-
-    Raises:
-        ValueError: With both numbers and the head's key.
     """
     check_num_classes(data, 'model.student', model)
     check_other_heads(data, 'model.student', model)
@@ -36,9 +33,6 @@ def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, 
         data: Class names of the training set; ``None`` if unknown.
         key: The network's config key.
         model: Its resolved model config.
-
-    Raises:
-        ValueError: With both numbers.
     """
     if data is None:
         return
@@ -56,9 +50,6 @@ def check_other_heads(data: Sequence[str] | None, key: str, model: Mapping[str, 
         data: Class names of the training set; ``None`` if unknown.
         key: The network's config key.
         model: Its resolved model config.
-
-    Raises:
-        ValueError: With both numbers and the head's key.
     """
     if data is None:
         return
@@ -81,9 +72,6 @@ def check_class_weights(key: str, model: Mapping[str, Any]) -> None:
     Args:
         key: The network's config key.
         model: Its resolved model config.
-
-    Raises:
-        ValueError: With both numbers and the loss's key.
     """
     for head, count, losses in _losses(model):
         for place, loss in losses:
@@ -113,9 +101,6 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
     Args:
         data: Class names of the training set; ``None`` if unknown.
         teacher: A :class:`FrozenTeacher`; its checkpoint tells its classes if mmengine wrote it.
-
-    Raises:
-        ValueError: With both lists.
     """
     if data is None or teacher.option.allow_other_classes:
         return

@@ -17,9 +17,6 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
 
     For each parameter, mmengine uses the longest of the ``custom_keys`` that its name contains. ``head``, meant for the
     student's head, is also in the names of all parameters of a distiller called ``head_kd``.
-
-    Raises:
-        ValueError: Names the distiller, the key and its options.
     """
     options = ((runner.cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or {}
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]

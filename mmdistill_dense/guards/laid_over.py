@@ -15,9 +15,6 @@ def check_laid_over(config: Config) -> None:
     """Refuse ``distillers=dict(cwd=dict(type='LogitKD'))`` over a base whose ``cwd`` is a ``CWD``.
 
     The merged distiller would take over the ``loss_weight`` of the other method, for instance.
-
-    Raises:
-        ValueError: Names the distiller, both methods, the options that would stay, and the way out.
     """
     path = Path(config.filename or '')
     if path.suffix == '.py' and path.is_file():

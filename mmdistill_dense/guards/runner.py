@@ -22,9 +22,6 @@ def check_loaders(runner: Runner) -> None:
     """Refuse a training or validation set without a picture, and epochs without a batch.
 
     mmengine waits forever for the first batch of an empty set, and counts epochs without a batch as done.
-
-    Raises:
-        ValueError: Names the loader and the likely reasons.
     """
     for name, loop in ((name, built_loop(runner, name)) for name in ('train', 'val')):
         loader: DataLoader | None = getattr(loop, 'dataloader', None)
@@ -48,9 +45,6 @@ def check_checkpoints(runner: Runner) -> None:
 
     mmengine finds a misspelt option only at the first save. It removes the oldest file before it writes the next: with
     ``max_keep_ckpts=1``, a full disk or a kill at that moment leaves none.
-
-    Raises:
-        ValueError: Names the option and the most similar one.
     """
     for hook in runner.hooks:
         if not isinstance(hook, CheckpointHook):
@@ -79,9 +73,6 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
     A run that resumes needs every tensor. A test needs half of all tensors, because layers rename those of older files
     while they load, and none of another shape. A run that starts from ``load_from`` needs half of all tensors, because
     a head may be new, or the whole backbone, which is less than half in many detectors.
-
-    Raises:
-        ValueError: With the number of tensors that fit, and names of those that do not.
     """
     if not isinstance(content, Mapping):
         return  # mmengine refuses that itself
@@ -110,9 +101,6 @@ def check_trained(runner: Runner, distillers: nn.Module) -> None:
     """Refuse an optimizer that leaves parameters of distillers out: they would stay as random as they began.
 
     mmengine's constructors take all parameters of a model; one of your own, or one of several optimizers, may not.
-
-    Raises:
-        ValueError: Names the parameters.
     """
     groups = runner.optim_wrapper.param_groups
     listed = [group for one in groups.values() for group in one] if isinstance(groups, dict) else groups

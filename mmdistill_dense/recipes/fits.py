@@ -37,11 +37,7 @@ class Fit(NamedTuple):
 
 
 def fit_of(path: Path) -> Fit:
-    """Read the line ``# fits: …`` of a file.
-
-    Raises:
-        ValueError: If there is no such line, or an item of it is unknown.
-    """
+    """Read the line ``# fits: …`` of a file."""
     return _fit_of(path, path.stat().st_mtime_ns)
 
 
@@ -68,11 +64,7 @@ def _fit_of(path: Path, modified: int) -> Fit:
 
 
 def best(files: Iterable[Path], pair: str, task: str, variant: str | None = None, maps: bool = False) -> Path | None:
-    """Return the file of this variant that fits a pair best, or None; ``maps``: whether its teacher gives maps alone.
-
-    Raises:
-        ValueError: If two files fit equally well.
-    """
+    """Return the file of this variant that fits a pair best; ``maps``: whether its teacher gives maps alone."""
     ranked: dict[tuple[int, int], list[Path]] = {}
     for path in files:
         fit = fit_of(path)

@@ -8,12 +8,7 @@ from mmdistill_dense.recipes.compose import Parts, configs, option_files, owners
 
 
 def base_file(kind: str, name: str) -> Path:
-    """Return the file of a pair, data set or schedule, given by its name in ``configs/_base_/<kind>`` or as a file.
-
-    Raises:
-        KeyError: For an unknown name, with close ones.
-        FileNotFoundError: For a file that is not there.
-    """
+    """Return the file of a pair, data set or schedule, given by its name in ``configs/_base_/<kind>`` or as a file."""
     if name.endswith('.py') and Path(name).is_file():
         return Path(name).resolve()
     folder = configs() / '_base_' / kind
@@ -26,11 +21,7 @@ def base_file(kind: str, name: str) -> Path:
 
 
 def method_and_options(name: str) -> tuple[str, Path | None]:
-    """Return a method's name and, if it was given as a file of method options, that file.
-
-    Raises:
-        KeyError: For an unknown method, with close ones.
-    """
+    """Return a method's name and, if it was given as a file of method options, that file."""
     if name.endswith('.py') and Path(name).is_file():
         return Path(name).stem.split('_')[0], Path(name).resolve()
     option_files(name)

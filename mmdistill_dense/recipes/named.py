@@ -89,11 +89,6 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
         name: A file, or ``'METHOD:PAIR[:VARIANT]'``.
         options: By dotted key, as ``--cfg-options`` gives them. ``model.distillers.NAME.settings`` takes the place of
             the constants that the config has for this distiller.
-
-    Raises:
-        FileNotFoundError: If there is no such file; names what to write instead.
-        KeyError: If a part of the name is unknown, or the parts do not fit together.
-        ValueError: If an override would have no effect.
     """
     found = find(str(name))
     config = found.config() if isinstance(found, Named) else read_file(found)

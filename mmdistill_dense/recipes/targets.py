@@ -48,12 +48,7 @@ class Target:
 
 
 def read_targets(path: Path) -> list[Target]:
-    """Read one file of published results.
-
-    Raises:
-        ValueError: If it is not a list of entries with the keys recipe, metric, method and source (optional: student,
-            teacher, variant), if a metric is unknown, or if a score is not a number.
-    """
+    """Read one file of published results."""
     entries = yaml.safe_load(path.read_text(encoding='utf-8')) or []
     if not isinstance(entries, list):
         raise ValueError(f'{path}: must be a list of published results, got {type(entries).__name__}')

@@ -66,11 +66,7 @@ class Answer:
         ]
 
     def table(self) -> Table:
-        """Return the table of scores.
-
-        Raises:
-            Missing: If no run has a score.
-        """
+        """Return the table of scores."""
         if not self.scores:
             raise Missing('No score: the runs logged no evaluation, and there is no result.json.')
         rows = [self._row(name) for name in self.comparison.names]

@@ -114,11 +114,7 @@ def legend_of(comparison: Comparison, lines: bool = True) -> list[Key]:
 
 
 def graph_objects() -> Any:
-    """Import plotly, which only this page needs.
-
-    Raises:
-        ImportError: Without plotly; says how to install it.
-    """
+    """Import plotly, which only this page needs."""
     try:
         import plotly.graph_objects as go
     except ImportError as error:

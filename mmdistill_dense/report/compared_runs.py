@@ -62,9 +62,6 @@ def compare(folders: Sequence[str | Path], control: str | Path | None = None) ->
 
     The control is the given folder, else that of the suite, else every given run without distillers that did not train
     a teacher of the others.
-
-    Raises:
-        FileNotFoundError, ValueError: For a folder that is not there or holds no run; for two controls of one seed.
     """
     given = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
     places = _teacher_places(given)

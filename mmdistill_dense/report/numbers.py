@@ -29,11 +29,7 @@ class Numbers:
         self.metric = self.metrics[0] if self.metrics else None
 
     def metric_charts(self) -> list[Chart]:
-        """Return a chart per metric, the compared one first.
-
-        Raises:
-            Missing: If no evaluation was logged.
-        """
+        """Return a chart per metric, the compared one first."""
         if not self.metrics:
             raise Missing('No chart of a metric: no evaluation was logged.')
         charts = []

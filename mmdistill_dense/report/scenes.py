@@ -52,12 +52,7 @@ class Scenes:
 
 
 def scenes_of(run: TrainedRun, count: int) -> Scenes:
-    """Return evenly spaced pictures of a run's validation set, always the same.
-
-    Raises:
-        Missing: For a run without validation, or whose pictures have no task (pre-training).
-        FileNotFoundError, KeyError: If the data are missing.
-    """
+    """Return evenly spaced pictures of a run's validation set, always the same."""
     loader = run.config.get('val_dataloader') or run.config.get('test_dataloader')
     if loader is None:
         raise Missing('No predictions: the config has neither val_dataloader nor test_dataloader.')
@@ -73,12 +68,7 @@ def scenes_of(run: TrainedRun, count: int) -> Scenes:
 
 
 def student_of(run: TrainedRun) -> Network:
-    """Return the plain student of a run with the weights of its last checkpoint, in eval mode.
-
-    Raises:
-        Missing: Before the first checkpoint.
-        ValueError: For a checkpoint that does not fit the config.
-    """
+    """Return the plain student of a run with the weights of its last checkpoint, in eval mode."""
     path = run.checkpoint
     if path is None:
         raise Missing(f'No predictions of {run.title}: {run.folder} holds no checkpoint.')
@@ -94,12 +84,7 @@ def student_of(run: TrainedRun) -> Network:
 
 
 def teacher_of(run: TrainedRun, name: str) -> Network:
-    """Return a teacher of a run, by its key under ``model``, with its weights.
-
-    Raises:
-        Missing: If it may predict other classes than the student: its pictures would have wrong colours and scores.
-        FileNotFoundError, ValueError: If its file is missing or does not fit.
-    """
+    """Return a teacher of a run, by its key under ``model``, with its weights."""
     option = TeacherOption.parse(copy.deepcopy(run.teachers[name]), f'model.{name}')
     if option.allow_other_classes:
         raise Missing(

@@ -90,11 +90,7 @@ class TrainedRun:
 
 
 def find_runs(folder: str | Path) -> list[TrainedRun]:
-    """Return the run in a folder, or the runs of a suite below it, ordered by seed.
-
-    Raises:
-        FileNotFoundError, ValueError: For a folder that is not there or holds no run.
-    """
+    """Return the run in a folder, or the runs of a suite below it, ordered by seed."""
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f'{str(folder)!r}: no such work dir (working folder {Path.cwd()})')

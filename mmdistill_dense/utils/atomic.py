@@ -22,9 +22,6 @@ def write_whole(path: Path, content: bytes, alone: bool = False) -> None:
         content: Its new content.
         alone: No other process writes this file. What a kill leaves behind then has a fixed name, so that the next
             write replaces it.
-
-    Raises:
-        OSError: Names the file, for instance when the disk is full; no incomplete file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f'{path.name}.tmp' if alone else f'.{path.name}.{os.getpid()}')
@@ -43,9 +40,6 @@ def check_writable(path: Path, key: str) -> None:
     Args:
         path: The file.
         key: How a reader gives it, for the error.
-
-    Raises:
-        ValueError: For a folder, or a place where no file can be made.
     """
     if path.is_dir():
         raise ValueError(f'{key}={str(path)!r} is a folder: name a file in it')
@@ -87,11 +81,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def list_text(names: Iterable[str], option: str) -> str:
-    """Return the text of a list of file names, one a line.
-
-    Raises:
-        ValueError: For a name that its readers would take for another one. Names the option.
-    """
+    """Return the text of a list of file names, one a line."""
     listed = list(names)
     for name in listed:
         if name.encode('utf-8', 'replace').decode().strip().splitlines() != [name]:
@@ -103,11 +93,7 @@ def list_text(names: Iterable[str], option: str) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file, or ``None`` if there is no file.
-
-    Raises:
-        ValueError: For a file that is damaged.
-    """
+    """Return the JSON object in a file, or ``None`` if there is no file."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:

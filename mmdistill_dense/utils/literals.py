@@ -27,11 +27,7 @@ class Template(str):
 
 
 def assignments(values: Mapping[str, Any]) -> str:
-    """Return one assignment for each name.
-
-    Raises:
-        ValueError: For a name that no variable can have.
-    """
+    """Return one assignment for each name."""
     if wrong := [name for name in values if not _plain({name: None})]:
         raise ValueError(f'{wrong[0]!r}: no key at the top of a config can have this name; keys are Python names.')
     return ''.join(f'{name} = {literal(value, "", len(name) + 3)}\n' for name, value in values.items())
@@ -61,11 +57,7 @@ def remark(text: str) -> str:
 
 
 def check_place(option: str, place: str) -> None:
-    """Raise for a path, or a part of one, that mmengine cannot put between quotes, as it does for ``fileDirname``.
-
-    Raises:
-        ValueError: Names the option.
-    """
+    """Raise for a path, or a part of one, that mmengine cannot put between quotes, as it does for ``fileDirname``."""
     if found := [one for one in ("'", '"', '\\', '{{', '\n', '\r') if one in place]:
         shown = repr(found[0])[1:-1]
         raise ValueError(f'{option}: {place} has {shown} in it, which no config can hold. Choose another place.')

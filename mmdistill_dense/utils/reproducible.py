@@ -39,9 +39,6 @@ class SeededBatches:
         seed: Seed of the run.
         rank: Rank of the process.
         start: Number of the first batch, where the sampler itself begins at that batch. Defaults to 0.
-
-    Raises:
-        ValueError: At the first batch, if the sampler gives none.
     """
 
     def __init__(self, loader: DataLoader, seed: int, rank: int, start: int = 0) -> None:

@@ -28,11 +28,7 @@ class Budget:
 
 
 def read_budget(top: Reader) -> Budget | None:
-    """Read the key; ``None`` where the definition has none.
-
-    Raises:
-        ValueError: For an unknown key or a value that cannot work.
-    """
+    """Read the key; ``None`` where the definition has none."""
     if top.raw.get('budget') is None:
         return None
     inner = top.inner('budget')
@@ -53,9 +49,6 @@ def check_rows(top: Reader, budget: Budget, distilling: Mapping[str, bool]) -> N
         top: Reader of the definition, for errors.
         budget: What it holds.
         distilling: Whether a row distils within the budget, by its name.
-
-    Raises:
-        ValueError: Names the key, and the rows that take a number.
     """
     inner = top.inner('budget')
     for key in ('ratios', 'extra'):

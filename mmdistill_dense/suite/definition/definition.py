@@ -100,12 +100,7 @@ class Definition:
 
 
 def load(path: Path | str) -> Definition:
-    """Read a definition.
-
-    Raises:
-        FileNotFoundError: If the file, or a config that it names, does not exist.
-        ValueError: For a key, method, option or value that cannot work. Names it, and what would work.
-    """
+    """Read a definition."""
     path = Path(path)
     top = Reader(read_file(path), path)
     top.only(set(Definition.__dataclass_fields__) - {'path', 'task', 'grid_seeds'})

@@ -44,10 +44,6 @@ def read_file(path: Path) -> Any:
 
     YAML and JSON are read here, because mmengine's YAML loader can run code. Environment variables are not replaced:
     the hash of a run must not depend on the machine.
-
-    Raises:
-        FileNotFoundError: If it or one of its bases does not exist.
-        ValueError: If it cannot be read, has a key twice, or does not fit its base.
     """
     if not path.is_file():
         raise FileNotFoundError(f'{str(path)!r}: no such definition of a suite (working folder {Path.cwd()})')
@@ -145,12 +141,7 @@ def flat(options: Mapping[str, Any], place: str = '') -> dict[str, Any]:
 
 
 def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
-    """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition.
-
-    Raises:
-        FileNotFoundError: With close names.
-        ValueError: For ``METHOD:PAIR`` without a file.
-    """
+    """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition."""
     inside = name if '/' in name else f'{folder}/{name}'
     with place.naming(key):
         if is_name(name):

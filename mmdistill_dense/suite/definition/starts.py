@@ -72,12 +72,7 @@ def with_options(options: Mapping[str, Any]) -> str:
 
 
 def read_starts(top: Reader) -> dict[str, Start]:
-    """Read the key ``starts``.
-
-    Raises:
-        FileNotFoundError: If the config of a pre-training does not exist.
-        ValueError: For unknown keys, keys that exclude each other, and names that cannot name a folder.
-    """
+    """Read the key ``starts``."""
     inner = top.inner('starts')
     found = {str(name): _start(str(name), inner.inner(str(name), value)) for name, value in inner.raw.items()}
     return {**found, RANDOM: Start(RANDOM)}

@@ -36,11 +36,7 @@ class Settings:
 
 
 def settings(definition: Definition) -> Settings:
-    """Read the key ``cost``.
-
-    Raises:
-        ValueError: For an unknown key or a value that cannot work.
-    """
+    """Read the key ``cost``."""
     reader = Reader(definition.cost, definition.path, 'cost')
     reader.only(Settings.__dataclass_fields__)
     device = reader.get('device', str, 'cuda' if torch.cuda.is_available() else 'cpu')
@@ -54,12 +50,7 @@ def settings(definition: Definition) -> Settings:
 
 
 def main(definition: Definition, only: Collection[str] | None = None) -> None:
-    """Measure and print the costs of all or some rows, except those measured with today's configs and settings.
-
-    Raises:
-        ValueError: For a name that is not in the suite.
-        RuntimeError: If some could not be measured; all others are measured first.
-    """
+    """Measure and print the costs of all or some rows, except those measured with today's configs and settings."""
     how = settings(definition)
     runs = _first_runs(definition)
     unknown = set(only or ()) - set(runs)

@@ -51,11 +51,6 @@ def perform(definition: Definition, run: Run, launcher: str = 'none') -> dict[st
     """Do a run or the rest of it, and return its result.
 
     A finished run is not repeated. A stopped run goes on from its last whole checkpoint and ends with the same bits.
-
-    Raises:
-        ValueError: If the folder holds a run of another config or number of processes. Shows both.
-        RuntimeError: If a result that it needs is missing, or another process does this run.
-        KeyError: If the test returns no score named ``metric``. Shows those that it returns.
     """
     missing = [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]
     if missing:
@@ -102,11 +97,7 @@ def place_of(launcher: str) -> tuple[int, int]:
 
 
 def check_unchanged(run: Run, expected: str) -> None:
-    """Refuse a folder with a result or checkpoints of another config.
-
-    Raises:
-        ValueError: Shows both hashes.
-    """
+    """Refuse a folder with a result or checkpoints of another config."""
     begun = run.state if latest_checkpoint(run.folder) else None
     for content in (run.result, begun):
         found = (content or {}).get('config_hash')
@@ -121,9 +112,6 @@ def check_processes(run: Run, processes: int) -> None:
     """Refuse a folder made by another number of processes, and so with another batch.
 
     A finished teacher is exempt: all students share it.
-
-    Raises:
-        ValueError: Shows both numbers.
     """
     begun = run.state if latest_checkpoint(run.folder) else {}
     found = begun.get('processes') if run.result is None else run.result.get('processes')
@@ -222,11 +210,7 @@ def _tests_val(config: Config) -> bool:
 
 
 def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str, float]]) -> float:
-    """Return the score of a run in percent, on test, or on val for a search.
-
-    Raises:
-        KeyError: If the evaluation returns no such score.
-    """
+    """Return the score of a run in percent, on test, or on val for a search."""
     found = metrics['val' if run.kind == 'search' else 'test']
     if not found:  # mmdet returns no metric for a detector without a single detection
         return 0.0

@@ -33,11 +33,7 @@ LEAST = 9  # timed turns of both steps
 
 
 def main(definition: Definition) -> None:
-    """Measure the rows that are neither pinned nor measured, write ``<out>/budget.json``, and print all lengths.
-
-    Raises:
-        ValueError: Without the key ``budget``; for a row that was measured with other options.
-    """
+    """Measure the rows that are neither pinned nor measured, write ``<out>/budget.json``, and print all lengths."""
     budget = definition.budget
     if budget is None:
         raise ValueError(f'{definition.path}: budget: missing; e.g. budget: {{steps: 2400}}')

@@ -38,11 +38,7 @@ def _read(path: Path, modified: int, places: tuple[str | None, ...]) -> Config:
 
 
 def control_config(definition: Definition) -> Config:
-    """Return the config of the control, with the options of the suite.
-
-    Raises:
-        ValueError: For a control with distillers, or an option that does not fit it.
-    """
+    """Return the config of the control, with the options of the suite."""
     config = read(definition.control)
     if not is_distill_model(config.get('model')) or config.model.get('distillers'):
         raise ValueError(
@@ -55,10 +51,6 @@ def method_config(definition: Definition, method: Method, choice: Mapping[str, A
     """Return the config of a row: the control with its distillers, and with ``model.inherit`` of its start.
 
     :mod:`mmdistill_dense.suite.plan.start_weights` sets the other starts. ``choice`` are searched values by option.
-
-    Raises:
-        ValueError: For a config that differs from the control in more than its distillers; for options of anything but
-            the distillers; for a start that the control would replace. Names the keys.
     """
     config = control_config(definition)
     start = definition.starts[method.start] if method.start else None
@@ -97,10 +89,6 @@ def distillers_of(definition: Definition, method: Method) -> tuple[ConfigDict, C
     """Return the distillers of a row, from the method's options or from the user's config, with the row's settings.
 
     The second value is the ``unlabelled`` of the user's config.
-
-    Raises:
-        ValueError: For a config that differs from the control in anything else, or in nothing; for settings that a
-            method does not have.
     """
     found, unlabelled = _written(definition, method)
     if method.settings is not None:

@@ -30,9 +30,6 @@ def price_of(definition: Definition, name: str) -> dict[str, float]:
     """Return ``ratio`` and ``extra`` of a row, pinned or measured; 1 and 0 for the student alone.
 
     Measured ratios have ``low`` and ``high`` too.
-
-    Raises:
-        ValueError: If its ratio is neither pinned nor measured.
     """
     budget, method = _budget(definition), definition.methods.get(name)
     if method is None or not needs_price(method):
@@ -56,11 +53,7 @@ def needs_price(method: Method) -> bool:
 
 
 def iterations_of(definition: Definition, name: str) -> int:
-    """Return the iterations of a row: ``round((steps - extra) / ratio)``, ``steps`` for the student alone.
-
-    Raises:
-        ValueError: If they are not known yet, or the extra cost leaves none.
-    """
+    """Return the iterations of a row: ``round((steps - extra) / ratio)``, ``steps`` for the student alone."""
     budget, price = _budget(definition), price_of(definition, name)
     steps = 2 * budget.steps if name == TWICE else budget.steps
     found = round((steps - price['extra']) / price['ratio'])
@@ -76,9 +69,6 @@ def length_of(definition: Definition, name: str, config: Config) -> tuple[int, i
     """Return the length of a row in the unit of its recipe, and how many iterations of the budget that leaves.
 
     Epochs are whole, rounded down.
-
-    Raises:
-        ValueError: If the budget is less than an epoch, or the iterations of an epoch are not known.
     """
     iterations = iterations_of(definition, name)
     if unit_of(config) == 'max_iters':
@@ -104,11 +94,7 @@ def length_of(definition: Definition, name: str, config: Config) -> tuple[int, i
 
 
 def fit(definition: Definition, name: str, config: Config) -> list[str]:
-    """Give the config of a row its length; return what was changed. Without a budget, that is the row's own.
-
-    Raises:
-        ValueError: If the length is not known, or the config holds a length that cannot be scaled.
-    """
+    """Give the config of a row its length; return what was changed. Without a budget, that is the row's own."""
     method = definition.methods.get(name)
     if definition.budget is not None:
         length, _ = length_of(definition, name, config)
@@ -129,11 +115,7 @@ def unscaled_hash(definition: Definition, name: str) -> str:
 
 
 def check_measured(definition: Definition, rows: Mapping[str, Method]) -> None:
-    """Refuse ratios that were measured with other options.
-
-    Raises:
-        ValueError: Names the row and both hashes.
-    """
+    """Refuse ratios that were measured with other options."""
     found = measured(definition)['rows'] if definition.budget else {}
     for name in found.keys() & rows.keys() - set(definition.budget.ratios if definition.budget else ()):
         then, now = found[name]['config_hash'], unscaled_hash(definition, name)

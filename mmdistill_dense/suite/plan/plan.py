@@ -78,9 +78,6 @@ def start_file(definition: Definition, run: Run) -> Path | None:
 
     Returns:
         ``None`` for random weights, and for a run that starts as the control.
-
-    Raises:
-        FileNotFoundError: If a given file does not exist.
     """
     start = _backbone_start(definition, run)
     if start is None or start.name == RANDOM:
@@ -152,12 +149,7 @@ def _best(scores: Sequence[tuple[Choice, list[float | None]]]) -> Choice | None:
 
 
 def config_of(definition: Definition, run: Run) -> Config:
-    """Return the config of a run, with its seed, folder and teacher, and without the settings of a resumption.
-
-    Raises:
-        RuntimeError: If a result that it waits for is missing.
-        ValueError: For options that do not fit, see :mod:`mmdistill_dense.suite.plan.configs`.
-    """
+    """Return the config of a run, with its seed, folder and teacher, and without the settings of a resumption."""
     config, start = _unstarted(definition, run), _backbone_start(definition, run)
     if start is not None:
         with _named(definition, run):

@@ -34,9 +34,6 @@ def scale_run(config: Config, length: int) -> list[str]:
 
     Returns:
         What was changed, as ``'train_cfg.max_iters 1200 -> 613'``.
-
-    Raises:
-        ValueError: For a length under a key that is not known. Names it.
     """
     old = config.train_cfg[unit_of(config)]
     known = list(_known(config))

@@ -25,10 +25,6 @@ def start_from(config: Config, start: Start, file: Path | None) -> None:
 
     The file is loaded after the initialisation of the control's backbone. So the heads get the same random numbers, and
     the same first weights, as those of the control. ``file`` is ``None`` for random weights.
-
-    Raises:
-        ValueError: For a student without a backbone, and one whose config would replace the weights; for random weights
-            if the control has them already, or if the student is made for pretrained weights.
     """
     student = _student(config, start)
     if start.name == RANDOM:
@@ -48,10 +44,6 @@ def check_file(config: Config, start: Start, file: Path) -> dict[str, Any]:
 
     Returns:
         The part of a result about its start: name, file, sha256, and how many of the backbone's tensors it fills.
-
-    Raises:
-        ValueError: If the file lacks a tensor or has another shape of it; if it holds further ones below a prefix; if
-            mmengine would not find its tensors.
     """
     try:
         state = initial_state(_built(_student(config, start)), file)

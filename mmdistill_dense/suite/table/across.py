@@ -31,12 +31,7 @@ class Across:
 
 
 def main(definitions: Sequence[Definition], against: str = CONTROL, out: Path | None = None) -> None:
-    """Print the table of the results so far, and write it to ``out``.
-
-    Raises:
-        ValueError: If there is one suite alone, if two have the same name, if they share no row beside ``against``, or
-            if a result belongs to another config than today's.
-    """
+    """Print the table of the results so far, and write it to ``out``."""
     text = as_markdown([collect(definition) for definition in definitions], against)
     print(text)
     if out:

@@ -95,12 +95,7 @@ class Table:
 
 
 def collect(definition: Definition) -> Table:
-    """Read the results and costs so far.
-
-    Raises:
-        ValueError: If a result belongs to another config than today's (shows both hashes), if the numbers of processes
-            differ, or if runs read different files for one start. Such rows cannot be compared.
-    """
+    """Read the results and costs so far."""
     chosen = plan.chosen(definition)
     # not those of rows whose search has not ended: they may be of another value
     results = {name: found for name, found in plan.results(definition).items() if chosen.get(name, '') is not None}

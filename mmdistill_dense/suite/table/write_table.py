@@ -18,11 +18,7 @@ from mmdistill_dense.utils.atomic import write_text, write_whole
 
 
 def main(definition: Definition, out: Path | None = None) -> None:
-    """Write ``table.md``, ``table.csv``, ``scores.csv`` and ``gains.png``, and print the Markdown.
-
-    Raises:
-        ValueError: If a result belongs to another config than today's.
-    """
+    """Write ``table.md``, ``table.csv``, ``scores.csv`` and ``gains.png``, and print the Markdown."""
     table, folder = collect(definition), out or definition.out
     text = as_markdown(table)
     write_text(folder / 'table.md', text)

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys
@@ -25,6 +26,7 @@ from mmdistill_dense.guards.laid_over import check_laid_over
 from mmdistill_dense.guards.runner import check_checkpoints, check_loaded, check_loaders, check_trained
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.networks.first_look import refuse_blind
+from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import has_loaded
 
@@ -33,6 +35,10 @@ _STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy', 'NoneType')
 
 class RunGuards(Hook):
     """Calls each function of :mod:`mmdistill_dense.guards` as early as possible."""
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+        self._unseen: list[FrozenTeacher] = []
 
     def before_run(self, runner: Runner) -> None:
         """Check the config, the loaders and the wrapper before any weight is loaded."""
@@ -72,25 +78,35 @@ class RunGuards(Hook):
         for teacher in model.distillation.teachers.values():
             check_teacher_classes(classes, teacher)
             runner.logger.info(f'{teacher.key}: {teacher.receipt.told() if teacher.receipt else None}')
-            teacher.looks = []
-        self._handle = model.register_forward_hook(partial(self._refuse_blind, runner))
+        self._unseen = list(model.distillation.teachers.values())
+        self._handles = [
+            model.register_forward_pre_hook(self._look),
+            model.register_forward_hook(partial(self._refuse_blind, runner)),
+        ]
 
     def after_train(self, runner: Runner) -> None:
         """Look at no more batches, if a teacher was never asked."""
-        model = unwrap(runner.model)
-        if isinstance(model, Distilled):
-            self._handle.remove()
-            for teacher in model.distillation.teachers.values():
-                teacher.looks = None
+        self._stop_looking()
 
-    def _refuse_blind(self, runner: Runner, model: Distilled, *_: Any) -> None:
-        """Look at the first batch of each teacher, also in a resumed run; later steps look at nothing."""
-        teachers = model.distillation.teachers.values()
-        for teacher in [one for one in teachers if one.looks]:
-            looks, teacher.looks = teacher.looks or [], None
-            refuse_blind(teacher.key, looks, runner.cfg)
-        if all(one.looks is None for one in teachers):
-            self._handle.remove()
+    def _look(self, *_: Any) -> None:
+        """Look at each teacher's first step, also in a resumed run. What hooks ask one process for is no step."""
+        for teacher in self._unseen:
+            teacher.looks = []
+
+    def _refuse_blind(self, runner: Runner, *_: Any) -> None:
+        looks = [(teacher, teacher.looks) for teacher in self._unseen]
+        for teacher in self._unseen:
+            teacher.looks = None
+        self._unseen = [teacher for teacher, found in looks if not found]
+        if not self._unseen:
+            self._stop_looking()
+        for teacher, found in looks:
+            if found:
+                refuse_blind(teacher.key, found, runner.cfg)
+
+    def _stop_looking(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
 
 
 def _check_wrapper(runner: Runner) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,8 @@ def refuse_blind(key: str, looks: Sequence[Look], config: Mapping[str, Any]) -> 
     steps = normalising((config.get('train_dataloader') or {}).get('dataset'))
     # Of caffe's normalisation, which only subtracts, the pixels do not show that it was done twice.
     shifted = any(np.any(step.get('mean') or 0) for step in steps)
-    for one_pass in zip(*all_gather_object(looks), strict=True):
+    for found in zip_longest(*all_gather_object(looks)):
+        one_pass = [look for look in found if look is not None]
         for problem in filter(None, (_wrong_pictures(one_pass, shifted), _constant_maps(one_pass))):
             held = f' train_dataloader.dataset has {" and ".join(map(str, steps))}.' if steps else ''
             raise ValueError(f'{key}: {problem}{held}')

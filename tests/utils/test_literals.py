@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def test_the_files_of_new(root: str, name: str, file: str, classes: list[str]) -
     assert (model['student']['cfg'], model['teacher']) == (file, {'cfg': name, 'checkpoint': root})
     assert model['unlabelled'] == {'data_root': root}
     assert read['teacher.py']['model']['student']['cfg'] == name
-    assert read['teacher.py']['work_dir'] == f'{folder}/work/teacher'
+    assert read['teacher.py']['work_dir'] == os.path.join(folder, 'work', 'teacher')
 
 
 @few

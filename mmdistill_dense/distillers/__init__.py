@@ -24,4 +24,8 @@ from mmdistill_dense.distillers.roi_head_kd import RoIHeadKD
 from mmdistill_dense.distillers.skd import SKD
 from mmdistill_dense.distillers.token_relations import TokenRelations
 
-__all__ = sorted(name for name, one in globals().items() if getattr(one, '__module__', '').startswith(__name__))
+__all__ = [
+    'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'IFVD', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD', 'Distiller',
+    'FeatureDistiller', 'FeatureMatch', 'FitNet', 'HeadOutputKD', 'LogitKD', 'MasKD', 'QueryMatch', 'QueueKL',
+    'RoIHeadKD', 'TokenRelations',
+]  # fmt: skip

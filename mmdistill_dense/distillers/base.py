@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,12 +96,20 @@ class Distiller(nn.Module):
     needs_labels: bool = False
     needs_scores: ClassVar[bool] = False
     teacher_gives: ClassVar[str] = ''
+    __signature__: ClassVar[inspect.Signature]
     no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Check the types of all options before any constructor reads them; :func:`parse_taps` checks taps."""
-        check_types(cls, {name: value for name, value in kwargs.items() if not name.endswith('_tap')})
-        return super().__new__(cls)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _, *options = inspect.signature(cls.__init__).parameters.values()
+        cls.__signature__ = inspect.Signature(options)  # what help() shows; it would take that of __new__
+
+    if not TYPE_CHECKING:  # for which the constructor says what a method takes
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            """Check the types of all options before any constructor reads them; :func:`parse_taps` checks taps."""
+            check_types(cls, {name: value for name, value in kwargs.items() if not name.endswith('_tap')})
+            return super().__new__(cls)
 
     def __init__(
         self,

@@ -39,4 +39,13 @@ from mmdistill_dense.losses.sending import to_device
 from mmdistill_dense.losses.similarity import similarity_divergence
 from mmdistill_dense.losses.tokens import query_match, token_relations
 
-__all__ = sorted(name for name, one in globals().items() if getattr(one, '__module__', '').startswith(__name__))
+__all__ = [
+    'Branch', 'absolute_error', 'attention_distance', 'background_weights', 'box_weights', 'centre_keep',
+    'centres_inside', 'channel_attention', 'channel_divergence', 'check_contrast', 'contrast_temperature',
+    'correlation_distance', 'dense_contrast', 'feature_match', 'feature_mimic', 'focal_error', 'gate', 'key_ranks',
+    'loss_dtype', 'mask_dice', 'mask_weights', 'masked_align_conv', 'masked_feature_loss', 'normalize_pixels',
+    'pairwise_distance', 'pixel_info_nce', 'pixel_pairs', 'pixel_weights', 'prototype_distance', 'query_match',
+    'random_keep', 'shifted_error', 'sigmoid_divergence', 'similarity_divergence', 'smooth_l1', 'softmax_divergence',
+    'spatial_attention', 'spatial_gate', 'standardized_mse', 'to_device', 'to_grid', 'token_masks', 'token_relations',
+    'valuable_region', 'weighted_divergence', 'weighted_mse',
+]  # fmt: skip

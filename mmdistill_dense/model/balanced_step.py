@@ -77,10 +77,6 @@ def balance(
 
     Returns:
         For each balanced distiller ``distill.<name>.weight``, on the CPU, for the log.
-
-    Raises:
-        ValueError: If the student has no loss of its own.
-        RuntimeError: If a distiller has had no gradient for too long.
     """
     balanced = balanced_of(distillers_of(model))
     due = {name: one for name, one in balanced.items() if one[1].due}

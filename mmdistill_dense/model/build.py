@@ -42,11 +42,7 @@ Option = Mapping[str, Any]
 
 
 def distiller_options(distillers: Option) -> dict[str, Option]:
-    """Return the options of the distillers whose ``loss_weight`` is not 0.
-
-    Raises:
-        TypeError: Unless ``distillers`` is a dict of dicts.
-    """
+    """Return the options of the distillers whose ``loss_weight`` is not 0."""
     if not isinstance(distillers, Mapping) or not all(isinstance(option, Mapping) for option in distillers.values()):
         raise TypeError(
             f"model.distillers must be a dict of dicts by name, e.g. dict(kd=dict(type='LogitKD')), got {distillers!r}."
@@ -55,11 +51,7 @@ def distiller_options(distillers: Option) -> dict[str, Option]:
 
 
 def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]:
-    """Build the distillers in the student's scope, which tells the task for their ``settings``.
-
-    Raises:
-        KeyError, TypeError, ValueError: For an unknown type, a name that is not allowed, or a wrong option.
-    """
+    """Build the distillers in the student's scope, which tells the task for their ``settings``."""
     built = {}
     for name, option in options.items():
         if not isinstance(name, str) or not name or 'loss' in name or '.' in name or hasattr(nn.ModuleDict(), name):
@@ -104,10 +96,6 @@ def build_distillation(
         teacher: The option ``model.teacher``; nothing is loaded yet.
         inherit: What the student will copy from teachers.
         pseudo: The option ``model.unlabelled.pseudo``, whose teacher must be loaded whole.
-
-    Raises:
-        ValueError: Without a teacher, or when a distiller or an entry of ``inherit`` names an unknown one.
-        KeyError, ValueError: For taps that do not exist or cannot be compared, and where ``'auto'`` finds none.
     """
     options, inherit, taught_by = _used_teachers(teacher, distillers, inherit)
     preprocessor = config.model.get('data_preprocessor') or {}

@@ -28,9 +28,6 @@ def choose_taps(
         distillers: By name; those with named taps stay as they are.
         teachers: The teacher of each distiller.
         size: Height and width of the training crop; ``None`` means 512 x 512.
-
-    Raises:
-        ValueError: Where student and teacher have no two maps to compare; lists the maps of both.
     """
     student: Found | None = None
     found: dict[str, Found] = {}

@@ -96,11 +96,7 @@ def DistillModel(
 
 
 def _check_loss(student: Network) -> None:
-    """Refuse a student that computes its losses elsewhere than in ``loss``: it would be trained without distillation.
-
-    Raises:
-        ValueError: For a class without this method.
-    """
+    """Refuse a student that computes its losses elsewhere than in ``loss``: it would not be distilled."""
     if not hasattr(type(student), 'loss'):
         raise ValueError(
             f'model.student: {type(student).__name__} has no method loss(inputs, data_samples), which distillation '

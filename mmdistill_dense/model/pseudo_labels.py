@@ -39,9 +39,6 @@ class PseudoOption:
             for detection.
         weight: Factor on the student's loss on these labels. Defaults to 1.
         teacher: Name of the teacher that gives the labels, where there are several. Defaults to the only one.
-
-    Raises:
-        TypeError, ValueError: Each names the key.
     """
 
     threshold: float | None = None
@@ -71,11 +68,7 @@ class PseudoOption:
         return cls(**option)
 
     def teacher_of(self, names: Collection[str]) -> str:
-        """Return the name of the teacher that gives the labels.
-
-        Raises:
-            ValueError: If it is none of ``names``, those of the teachers that distillers use.
-        """
+        """Return the name of the teacher that gives the labels."""
         name = next(iter(names)) if self.teacher is None and len(names) == 1 else self.teacher
         if name not in names:
             raise ValueError(f'{KEY}.teacher={self.teacher!r}: the distillers learn from {", ".join(names)}; name one.')
@@ -83,11 +76,7 @@ class PseudoOption:
 
 
 def check_student(student: nn.Module) -> None:
-    """Refuse students whose loss cannot leave out what the teacher is unsure of.
-
-    Raises:
-        ValueError: For a detector that learns masks, or that assigns boxes in a way without ignored ones.
-    """
+    """Refuse students whose loss cannot leave out what the teacher is unsure of."""
     if _segments(student):
         return
     if getattr(student, 'with_mask', False):
@@ -107,11 +96,7 @@ def check_student(student: nn.Module) -> None:
 
 
 def ignored_label(student: nn.Module) -> int:
-    """Return the label of a pixel that teaches nothing to a segmentor; 255 for other students, which have no pixels.
-
-    Raises:
-        ValueError: If its heads ignore different labels.
-    """
+    """Return the label of a pixel that teaches nothing to a segmentor; 255 for other students, which have no pixels."""
     if not _segments(student):
         return IGNORED
     heads = {
@@ -137,9 +122,6 @@ def label_pictures(
             ``gt_sem_seg`` of theirs get no label.
         option: The options.
         ignored: Label of a pixel without a class, for the student. Defaults to 255.
-
-    Raises:
-        ValueError: For a segmentation network whose outputs are no class scores of pixels.
     """
     if _segments(network):
         metas = [{'img_shape': inputs.shape[-2:]} for _ in samples]
@@ -172,11 +154,7 @@ def two_classes(second: Tensor) -> Tensor:
 
 
 def check_scores(network: Network) -> None:
-    """Refuse a segmentation network whose outputs are no logits, such as those that classify masks.
-
-    Raises:
-        ValueError: For such a network.
-    """
+    """Refuse a segmentation network whose outputs are no logits, such as those that classify masks."""
     head: Any = network.decode_head
     head = head[-1] if isinstance(head, nn.ModuleList) else head
     if not hasattr(head, 'cls_seg'):
@@ -216,9 +194,6 @@ def pseudo_losses(
 
     Pixels and boxes without a label teach nothing. For segmentation the mean is over all pixels, so that few sure ones
     give a small loss. A picture without a sure box is left out.
-
-    Raises:
-        ValueError: If this loss needs other labels too, or does not ask the student's assigner.
     """
     try:
         with _lenient(student) as asked:

@@ -36,11 +36,7 @@ def teach(active: Sequence[Distiller], inputs: Tensor, like: Tensor) -> dict[str
 
 @contextlib.contextmanager
 def recording(model: nn.Module, distillation: Distillation, active: Sequence[Distiller]) -> Iterator[Recorded]:
-    """Record the student's taps of the active distillers while the context is open.
-
-    Raises:
-        ValueError: At its end, for a tap whose module was not called.
-    """
+    """Record the student's taps of the active distillers while the context is open."""
     taps = [tap for one in active for tap in one.recorded_taps]
     recorder = distillation.recorder(model, taps)
     with recorder.recording() as student:

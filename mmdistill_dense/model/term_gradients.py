@@ -44,10 +44,6 @@ def flat_gradients(term: Tensor, places: Places) -> dict[str, Tensor]:
     Args:
         term: A scalar; without a graph, its gradients are zero.
         places: Tensors of the graph by name; a place without tensors gives one zero.
-
-    Raises:
-        ValueError: For a student with activation checkpointing of the kind (reentrant) that cannot give single
-            gradients.
     """
     inputs = [tensor for tensors in places.values() for tensor in tensors]
     found: Sequence[Tensor | None] = [None] * len(inputs)

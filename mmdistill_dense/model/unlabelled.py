@@ -40,9 +40,6 @@ class UnlabelledOption:
         pipeline: ``'auto'``: the labelled pipeline without what reads labels; or a list of transforms.
         workers: Processes that read the pictures. Defaults to those of ``train_dataloader``.
         pseudo: Labels of the teacher, from which the student's own loss learns too. Defaults to None.
-
-    Raises:
-        TypeError, ValueError: Each names the key.
     """
 
     pictures: Mapping[str, Any]
@@ -118,10 +115,6 @@ class Unlabelled:
             student: The student.
             distillers: By name, bound.
             heads: Paths of the student's heads that hold taps, from its trace.
-
-        Raises:
-            ValueError: If none can; for a student that needs no labels at all; for a tap that such pictures never
-                reach; for ``bn='labelled'`` where activations are recomputed.
         """
         if not getattr(student, 'has_task', True):
             raise ValueError(
@@ -181,9 +174,6 @@ def check_one_picture(student: nn.Module, taps: Sequence[str], whole: bool) -> N
         student: The student.
         taps: Paths of its taps.
         whole: Whether its own loss is computed, and so all heads run.
-
-    Raises:
-        ValueError: For such a head.
     """
     for path, one in student.named_modules():
         head = path.split('.')[0]

@@ -15,4 +15,7 @@ from mmdistill_dense.pretrain.views import (
     Solarize,
 )
 
-__all__ = sorted(name for name, one in globals().items() if getattr(one, '__module__', '').startswith(__name__))
+__all__ = [
+    'BackboneStudent', 'ColorJitter', 'DenseMonitor', 'GaussianBlur', 'MultiView', 'MultiViewPreprocessor', 'PackViews',
+    'RandomGrayscale', 'RandomResizedCrop', 'SSLTeacher', 'Solarize', 'SpatialAdaptor',
+]  # fmt: skip

@@ -122,3 +122,9 @@ def test_pictures_without_labels_that_nothing_packs(tmp_path):
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), unlabelled=more)
     with pytest.raises(ValueError, match=r'model\.unlabelled\.pipeline gives no inputs \(.*img.*\): let its last step'):
         toys.train(tmp_path, model, iters=1)
+
+
+@pytest.mark.parametrize('kind', METHODS.values(), ids=list(METHODS))
+def test_help_shows_the_options_of_the_constructor(kind):
+    shown = list(inspect.signature(kind).parameters)
+    assert ['self', *shown] == list(inspect.signature(kind.__init__).parameters) and shown[0] != 'args'

@@ -1,6 +1,0 @@
-_base_ = [
-    '../_base_/recipes/deeplabv3_r101_to_r18_cityscapes.py',
-    '../_base_/distillers/afdcd_deeplabv3_r101_cityscapes_enhanced_centre.py',
-]
-model = dict(distillers=_base_.distillers)
-work_dir = 'work_dirs/afdcd/{{ fileBasenameNoExtension }}'

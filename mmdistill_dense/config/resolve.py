@@ -39,7 +39,12 @@ class ModelConfig:
 
 
 def package_root(package: str) -> Path:
-    """Return the folder that holds a package's ``configs``: ``<package>/.mim`` where installed, or the checkout."""
+    """Return the folder that holds a package's ``configs``: ``<package>/.mim`` where installed, or the checkout.
+
+    Raises:
+        ModuleNotFoundError: When the package is not installed.
+        FileNotFoundError: When it has no configs.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f'{package!r} (the part before "::") is not an installed package.')
@@ -58,6 +63,9 @@ def find_config(name: str, key: str = 'cfg') -> Path:
     Args:
         name: The name or path; a relative path starts in the working folder.
         key: The config key to name in an error.
+
+    Raises:
+        FileNotFoundError: When there is none; shows similar names of the same package.
     """
     if '::' not in name:
         path = Path(name).expanduser()
@@ -129,6 +137,11 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
     Args:
         option: ``dict(cfg=…, **overrides)`` or a full model dict with ``type``.
         key: ``'student'`` or ``'teacher'``, for errors.
+
+    Raises:
+        KeyError: When the option holds neither ``cfg`` nor ``type``, or the named config has no ``model``.
+        FileNotFoundError: When the named config does not exist.
+        TypeError: For an option or a ``cfg`` of another kind.
     """
     found = _load_model(option, key)
     if found.model.get('pretrained') is False:
@@ -216,6 +229,9 @@ def merge(model: Any, overrides: Mapping[str, Any], key: str = '') -> Any:
         model: What is changed.
         overrides: The changes.
         key: The config key of ``model``, for errors.
+
+    Raises:
+        KeyError: For a list member that does not exist.
     """
     if not isinstance(overrides, Mapping):
         return overrides

@@ -35,8 +35,12 @@ class BoxSplit:
 
     labels: str
     pictures: str
-    count: int
+    files: tuple[str, ...]  # names in the folder
     content: str = ''
+
+    @property
+    def count(self) -> int:
+        return len(self.files)
 
 
 @dataclass(frozen=True)
@@ -140,10 +144,11 @@ def _by_split(root: Path, files: Sequence[Path], notes: list[str]) -> Files:
 
 def _split(name: str, file: tuple[Path, Content], root: Path, pictures: Path, mended: bool) -> BoxSplit:
     path, content = file
+    files = tuple(one['file_name'] for one in content['images'])
     if not mended:
-        return BoxSplit(str(path.relative_to(root)), _inside(pictures, root), len(content['images']))
+        return BoxSplit(str(path.relative_to(root)), _inside(pictures, root), files)
     labels = Template(f'{{{{ fileDirname }}}}/{name}.json')
-    return BoxSplit(labels, _inside(pictures, root), len(content['images']), json.dumps(content))
+    return BoxSplit(labels, _inside(pictures, root), files, json.dumps(content))
 
 
 def _check_boxes(found: Mapping[str | None, tuple[Path, Mapping[str, Any]]], names: Sequence[str]) -> None:
@@ -208,5 +213,6 @@ def _divided(file: tuple[Path, Mapping[str, Any]], pictures: str, names: Sequenc
         numbers = {one['id'] for one in kept}
         boxes = [one for one in content['annotations'] if one['image_id'] in numbers]
         part = {'images': kept, 'annotations': boxes, 'categories': content['categories']}
-        found[name] = BoxSplit(Template(f'{{{{ fileDirname }}}}/{name}.json'), pictures, len(kept), json.dumps(part))
+        listed = tuple(one['file_name'] for one in kept)
+        found[name] = BoxSplit(Template(f'{{{{ fileDirname }}}}/{name}.json'), pictures, listed, json.dumps(part))
     return found

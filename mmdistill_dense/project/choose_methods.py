@@ -15,7 +15,6 @@ from mmdistill_dense.distillers.pcd.queue_size import LEAST_TRAINING
 from mmdistill_dense.distillers.presets import AUTO, put_all
 from mmdistill_dense.networks.find_tap import find_module
 from mmdistill_dense.project.sides import Side
-from mmdistill_dense.project.size_steps import built
 from mmdistill_dense.recipes.compose import methods, option_files
 from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.registry import DISTILLERS
@@ -28,11 +27,14 @@ _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
 _LEARNING = 2000  # steps in which MasKD learns its tokens
 
 
-def distillers_for(method: str, student: Side, teacher: Side | None, steps: int) -> dict[str, Any]:
-    """Return the distillers of a method for a student, by name; without ``teacher``, for a foundation model's map."""
+def distillers_for(method: str, student: Side, teacher: Side | None, network: Any, steps: int) -> dict[str, Any]:
+    """Return the distillers of a method for a student, by name; without ``teacher``, for a foundation model's map.
+
+    ``network`` is the teacher on the meta device, or ``None`` if it cannot be built there.
+    """
     if teacher is None:
         return {method: on_map(method)}
-    shipped, network = _shipped(method, student), built(teacher, 'meta')
+    shipped = _shipped(method, student)
     lacks = _lacking(shipped, network)
     if not shipped or lacks:
         whose = f'{teacher.key} {teacher.name} has no {lacks} to compare with'

@@ -27,7 +27,7 @@ from mmdistill_dense.project.label_images import SegData, find_seg_data
 from mmdistill_dense.project.loading import Loading, check_tested, decide_loading
 from mmdistill_dense.project.open_pictures import Size
 from mmdistill_dense.project.sides import Side, adapt, read_foundation, read_side
-from mmdistill_dense.project.size_steps import check_large_enough, padded_batches, padded_tests, size_step
+from mmdistill_dense.project.size_steps import built, check_large_enough, padded_batches, padded_tests, size_step
 from mmdistill_dense.project.split_pictures import shared
 from mmdistill_dense.project.unlabelled_folder import LIST, FreePictures, free_pictures
 from mmdistill_dense.project.zoo_schedule import Schedule, scaled_schedule
@@ -148,9 +148,9 @@ def _methods(
     task: Task, names: Sequence[str], student: Side, teacher: Side | None, steps: int, files: dict[str, str]
 ) -> None:
     """Add the file of each method."""
-    free = task.free
+    free, network = task.free, built(teacher, 'meta') if teacher else None
     for name in names:
-        distillers = distillers_for(name, student, teacher, steps)
+        distillers = distillers_for(name, student, teacher, network, steps)
         files[f'{name}.py'] = method_file(name, distillers, free.option if free else None)
         task.tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
     if free:

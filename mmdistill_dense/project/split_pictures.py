@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from mmdistill_dense.datasets.overlap import same_pictures
 from mmdistill_dense.project.box_labels import BoxData
@@ -30,5 +28,4 @@ def pictures_of(data: SegData | BoxData, name: str) -> list[str]:
     if isinstance(data, SegData):
         return [str(picture) for picture, _ in pairs_of(data.root, data.splits[name], data.endings)]
     split = data.splits[name]
-    content: Mapping[str, Any] = json.loads(split.content or (data.root / split.labels).read_text(encoding='utf-8'))
-    return [str(data.root / split.pictures / one['file_name']) for one in content['images']]
+    return [str(data.root / split.pictures / file) for file in split.files]

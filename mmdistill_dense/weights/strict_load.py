@@ -23,7 +23,11 @@ _HOLDS = 'holds '
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """Return the weights in a checkpoint, without the ``module.`` prefixes of DDP files."""
+    """Return the weights in a checkpoint, without the ``module.`` prefixes of DDP files.
+
+    Raises:
+        ValueError: When there are no tensors.
+    """
     state = next(
         (checkpoint[key] for key in ('state_dict', 'model') if isinstance(checkpoint.get(key), Mapping)), checkpoint
     )
@@ -77,6 +81,10 @@ def load_strictly(
 
     Returns:
         The number of loaded tensors, and the number of given tensors that were ignored.
+
+    Raises:
+        ValueError: For missing, unexpected and unfit tensors in the strict parts; lists the first ones. A tensor is
+            unfit if it has another shape, integers instead of floats, or no values. For numbers that are not finite.
     """
 
     def strict(name: str) -> bool:
@@ -159,6 +167,9 @@ def copy_strictly(targets: Mapping[str, Tensor], state: Mapping[str, Tensor], ti
         state: The entries.
         title: The beginning of an error, which says what does not fit.
         remedy: Its end, which says what to do.
+
+    Raises:
+        ValueError: As :func:`load_strictly`, and for an entry of another floating type than most.
     """
     types = Counter(given.dtype for given in state.values() if given.is_floating_point())
     usual = types.most_common(1)[0][0] if types else None

@@ -17,7 +17,6 @@ from mmdistill_dense.foundation.positions import Rotary
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.project import fetched_weights
 from mmdistill_dense.project.choose_methods import with_enough
 from mmdistill_dense.project.cli import main_new
 from mmdistill_dense.project.given_files import check_teacher
@@ -37,12 +36,7 @@ CENTERNET = 'mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py'
 DETR = 'mmdet::detr/detr_r18_8xb2-500e_coco.py'
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder, from which no address can be reached."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures('folder')
 
 
 def call(student: str, teacher: str, *words: str, code: int = 0) -> None:

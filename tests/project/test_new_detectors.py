@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.project import fetched_weights, zoo_schedule
+from mmdistill_dense.project import zoo_schedule
 from mmdistill_dense.project.cli import main_new
 from mmdistill_dense.project.loading import decide_loading
 from mmdistill_dense.project.sides import read_side
@@ -21,11 +21,7 @@ FCOS = 'mmdet::fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-a
 MASKS = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures('folder')
 
 
 def call(student: str, teacher: str, *words: str) -> int:

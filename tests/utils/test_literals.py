@@ -109,7 +109,10 @@ def test_the_files_of_new(root: str, name: str, file: str, classes: list[str]) -
 @few
 @given(TEXTS, TEXTS, st.lists(TEXTS, min_size=1, max_size=3, unique=True))
 def test_the_data_file_of_boxes(root: str, name: str, classes: list[str]) -> None:
-    splits = {'train': BoxSplit(Template('{{ fileDirname }}/train.json'), name, 2), 'val': BoxSplit(name, name, 1)}
+    splits = {
+        'train': BoxSplit(Template('{{ fileDirname }}/train.json'), name, (name, 'b')),
+        'val': BoxSplit(name, name, (name,)),
+    }
     text = box_file(BoxData(Path('/', root), splits, tuple(classes), False, (32, 48)), LOADING, False, False)
     found = back(text)
     assert found['val_dataloader']['dataset']['ann_file'] == name

@@ -1,0 +1,17 @@
+"""A folder to work in, as a user without a network would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmdistill_dense.project import fetched_weights
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder, from which no address can be reached."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
+    return tmp_path

@@ -11,7 +11,8 @@ from torch import Tensor
 from mmdistill_dense.distillers.base import Distiller, Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.pcd.pcd import PCD
-from mmdistill_dense.pretrain.measures import measure_levels, untouched
+from mmdistill_dense.networks.modes import untouched
+from mmdistill_dense.pretrain.measures import measure_levels
 from mmdistill_dense.utils.protocols import Samples
 
 

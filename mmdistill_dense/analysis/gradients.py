@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from mmdistill_dense.losses.precision import sum_dtype
 from mmdistill_dense.model.distillation import distillers_of
 from mmdistill_dense.model.term_gradients import TASK, Places, backbone_parameters, flat_gradients, split_terms
+from mmdistill_dense.networks.modes import untouched
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.pretrain.measures import untouched
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.protocols import Network
 

@@ -17,7 +17,7 @@ from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.registry import DATASETS
 
-PANEL = 200  # least width of one image in a picture, in pixels
+MASK_PANEL = 200  # least width of one image in a picture, in pixels
 HEAD = 22  # height of a line of text above it
 OPACITY = 0.6
 
@@ -121,7 +121,7 @@ def enlarged(panel: np.ndarray, scale: int) -> np.ndarray:
 def _line(row: MaskRow) -> tuple[np.ndarray, list[str]]:
     """Return a row of panels with room for a title above each, and the titles."""
     panels = [row.image, *(overlay(row.image, mask) for mask in row.masks)]
-    scale = max(1, -(-PANEL // row.image.shape[1]))
+    scale = max(1, -(-MASK_PANEL // row.image.shape[1]))
     weights = zip(row.masks, row.weights, strict=True)
     titles = [f'token {i}: {mask.mean():.2f}, p {weight:.2f}' for i, (mask, weight) in enumerate(weights)]
     return np.concatenate([enlarged(panel, scale) for panel in panels], 1), [row.title, *titles]

@@ -15,8 +15,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmdistill_dense.model.distill_model import Distilled
+from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.pretrain.probe import evaluating
 from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.random_streams import fork_rng

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.check.tap_list import networks_of
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.networks.discover import Found, discover
 from mmdistill_dense.networks.input_grid import InputGrid
 from mmdistill_dense.networks.pair_taps import Chosen, Pair, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.teacher_plan import TeacherOption
+from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.silence import quiet
 
 

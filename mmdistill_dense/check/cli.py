@@ -14,12 +14,12 @@ from mmengine.config import Config
 from rich.console import Console
 
 from mmdistill_dense.check.context import Options
-from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.check.render import show
 from mmdistill_dense.check.run import check_config
 from mmdistill_dense.config.options_action import OptionsAction
 from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.atomic import without_nan
+from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.silence import quiet
 
 WIDTH = 140  # without a terminal

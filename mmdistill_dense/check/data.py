@@ -15,9 +15,9 @@ from mmengine.structures import BaseDataElement
 
 from mmdistill_dense.analysis.batches import training_batch
 from mmdistill_dense.check.context import Size, Subject
-from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.recipes.check_data import classes_of
 from mmdistill_dense.utils.evenly import evenly_spaced
+from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.random_streams import fork_rng, seed_everything
 
 VIEW_SIDE = 224  # of a generated view if the config gives no size

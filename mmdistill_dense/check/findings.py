@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mmdistill_dense.utils.messages import text_of
-
 ERROR, WARNING, NOTE = 'error', 'warning', 'note'
 LEVELS = (ERROR, WARNING, NOTE)
 
@@ -42,10 +40,3 @@ def exit_code(findings: Iterable[Finding], strict: bool = False) -> int:
     """Return 2 for an error, 1 for warnings if ``strict``, else 0."""
     level = worst(findings)
     return 2 if level == ERROR else int(strict and level == WARNING)
-
-
-def message_of(error: BaseException) -> str:
-    """Return the message of an exception, with its type unless the message is meant for users."""
-    text = text_of(error)
-    spoken = isinstance(error, (ValueError, KeyError, FileNotFoundError)) and text
-    return text if spoken else f'{type(error).__name__}: {text}'

@@ -16,7 +16,6 @@ from torch import nn
 from mmdistill_dense.analysis.training_step import build_student, draw_tokens, load_teacher, run_length
 from mmdistill_dense.check.context import InitialWeights, StudentFacts, Subject, TeacherFacts
 from mmdistill_dense.check.data import generate, shapes_of, test_pictures
-from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, model_of, student_option
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.maskd.prepare_tokens import Places
@@ -27,6 +26,7 @@ from mmdistill_dense.model.balanced_step import choose_ratios
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.recipes.check_data import optimizer_of
+from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.protocols import Network
 from mmdistill_dense.weights.locate import local_file
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from mmengine.dataset import pseudo_collate
 
 from mmdistill_dense.check.context import Size, Subject
-from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.datasets.without_labels import training_steps
+from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.networks.trace import first_larger
-from mmdistill_dense.pretrain.probe import evaluating
+from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.random_streams import fork_rng
 
 

@@ -14,13 +14,14 @@ from mmengine.config import Config
 from mmdistill_dense.check import rules
 from mmdistill_dense.check.context import Options, Subject
 from mmdistill_dense.check.data import read_data, read_validation
-from mmdistill_dense.check.findings import ERROR, Finding, exit_code, message_of, worst
+from mmdistill_dense.check.findings import ERROR, Finding, exit_code, worst
 from mmdistill_dense.check.load_networks import build, load, resolve, test_teachers
 from mmdistill_dense.check.one_step import measure_cost, run_step
 from mmdistill_dense.check.predict import predict
 from mmdistill_dense.check.unlabelled_facts import ask_teachers, read_unlabelled
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.recipes.named import read_config
+from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.silence import quiet
 
 

@@ -21,6 +21,7 @@ from mmdistill_dense.config.read_file import read_file
 
 # The keys of a DistillModel config; all others are the student's.
 DISTILL_KEYS = ('type', 'student', 'teacher', 'distillers', 'inherit', 'unlabelled')
+TASKS = {'mmseg': 'seg', 'mmdet': 'det'}  # by default_scope
 _PACKAGES = ('mmseg', 'mmdet', 'mmdistill_dense')
 
 

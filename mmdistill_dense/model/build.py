@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmdistill_dense.config.resolve import ModelConfig, teachers_of
+from mmdistill_dense.config.resolve import TASKS, ModelConfig, teachers_of
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.presets import expand
@@ -33,7 +33,6 @@ from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
 from mmdistill_dense.networks.trace import Traced, trace_pair
-from mmdistill_dense.recipes.compose import TASKS
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.protocols import Network

@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmdistill_dense.utils.random_streams import fork_rng
+
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _NOT_IN_FORWARD = ('__init__', 'train', 'loss', 'predict')  # methods that a forward pass does not call
 
@@ -150,3 +152,41 @@ class _Watch(TorchDispatchMode):
 def _buffers(module: nn.Module) -> dict[str, tuple[int, int]]:
     """Return the identity and version of each buffer; they change when it is replaced or written to."""
     return {name: (id(value), value._version) for name, value in module.named_buffers(recurse=False)}
+
+
+@contextmanager
+def untouched(*modules: nn.Module) -> Iterator[None]:
+    """Let modules run once more, and restore buffers, modes, random streams and autocast's cache.
+
+    Autocast keeps the half-precision copies of weights it made; in older versions of torch, those made without gradient
+    would be used by the training step that follows in the same context.
+    """
+    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    modes = {part: part.training for module in modules for part in module.modules()}
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with fork_rng():
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(cached)
+        restore_modes(modes)
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+def restore_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Set each module's mode directly, because ``train()`` of mm backbones does more than that."""
+    for module, training in modes.items():
+        module.training = training
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode, and restore the mode of every module afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    restore_modes(dict.fromkeys(modes, False))
+    try:
+        yield
+    finally:
+        restore_modes(modes)

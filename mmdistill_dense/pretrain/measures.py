@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Recorded
@@ -14,9 +11,9 @@ from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.pcd.compared import Views
 from mmdistill_dense.distillers.pcd.pcd import PCD
 from mmdistill_dense.losses.precision import sum_dtype
+from mmdistill_dense.networks.modes import untouched
 from mmdistill_dense.utils.distributed import mean_over_ranks
 from mmdistill_dense.utils.protocols import Samples
-from mmdistill_dense.utils.random_streams import fork_rng
 
 _ROWS = 512  # pixels for which the hardest negative is searched
 _BLOCK = 4096  # queue rows compared at a time
@@ -138,30 +135,3 @@ def spread(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
     total = (1 - (means * shares[:, None]).sum(0).square().sum()).clamp_min(0)
     within = (1 - (means.square().sum(1) * shares).sum()).clamp_min(0)
     return total.sqrt(), (within / total.clamp_min(torch.finfo(total.dtype).eps)).clamp(0, 1)
-
-
-@contextmanager
-def untouched(*modules: nn.Module) -> Iterator[None]:
-    """Let modules run once more, and restore buffers, modes, random streams and autocast's cache.
-
-    Autocast keeps the half-precision copies of weights it made; in older versions of torch, those made without gradient
-    would be used by the training step that follows in the same context.
-    """
-    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
-    modes = {part: part.training for module in modules for part in module.modules()}
-    cached = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        with fork_rng():
-            yield
-    finally:
-        torch.set_autocast_cache_enabled(cached)
-        restore_modes(modes)
-        for buffer, value in buffers:
-            buffer.copy_(value)
-
-
-def restore_modes(modes: Mapping[nn.Module, bool]) -> None:
-    """Set each module's mode directly, because ``train()`` of mm backbones does more than that."""
-    for module, training in modes.items():
-        module.training = training

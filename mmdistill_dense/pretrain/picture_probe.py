@@ -18,7 +18,8 @@ from rich.progress import track
 from torch import Tensor
 
 from mmdistill_dense.datasets.unlabeled import EXTENSIONS
-from mmdistill_dense.pretrain.probe import Pixels, evaluating, linear, nearest
+from mmdistill_dense.networks.modes import evaluating
+from mmdistill_dense.pretrain.probe import Pixels, linear, nearest
 from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.silence import quiet

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.networks.partial_forward import run_parts
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.pretrain.measures import restore_modes
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.protocols import Network, Sample
@@ -193,14 +192,3 @@ def scores(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
     hits = table.diagonal()
     union = table.sum(0) + table.sum(1) - hits
     return {'miou': float(100 * (hits / union)[union > 0].mean()), 'acc': float(100 * hits.sum() / table.sum())}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode, and restore the mode of every module afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    restore_modes(dict.fromkeys(modes, False))
-    try:
-        yield
-    finally:
-        restore_modes(modes)

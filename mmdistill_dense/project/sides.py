@@ -10,14 +10,12 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.check.findings import message_of
 from mmdistill_dense.config.read_file import broken_file
-from mmdistill_dense.config.resolve import find_config, load_model
+from mmdistill_dense.config.resolve import TASKS, find_config, load_model
 from mmdistill_dense.foundation.models import MODELS_BY_NAME
 from mmdistill_dense.project.adapt_network import joined_overrides, overrides, without_weights
 from mmdistill_dense.project.fetched_weights import missing_of, sources_of
-from mmdistill_dense.recipes.compose import TASKS
-from mmdistill_dense.utils.messages import close_or_all, some
+from mmdistill_dense.utils.messages import close_or_all, message_of, some
 
 _CONFIGS = ('.py', '.json', '.yml', '.yaml')
 _LIBRARIES = ('timm', 'transformers')

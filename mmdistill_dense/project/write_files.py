@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.project.config_files import WORK
 from mmdistill_dense.recipes.check_data import check_data
-from mmdistill_dense.recipes.compose import TASKS
 from mmdistill_dense.utils.literals import BRACES
 from mmdistill_dense.utils.silence import quiet
 

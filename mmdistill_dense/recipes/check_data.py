@@ -9,10 +9,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmdistill_dense.config.data_sets import chain
-from mmdistill_dense.config.resolve import find_config, load_model, student_option
+from mmdistill_dense.config.resolve import TASKS, find_config, load_model, student_option
 from mmdistill_dense.guards.class_counts import check_student_classes
 from mmdistill_dense.guards.config import check_crop
-from mmdistill_dense.recipes.compose import SCHEDULES, TASKS
+from mmdistill_dense.recipes.compose import SCHEDULES
 
 
 def check_data(config: Config, task: str) -> None:

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmdistill_dense.config.inheritance import bases_of, keys_of
-from mmdistill_dense.config.resolve import package_root
+from mmdistill_dense.config.resolve import TASKS, package_root
 from mmdistill_dense.recipes.fits import best
 from mmdistill_dense.utils.literals import literal
 from mmdistill_dense.utils.messages import close_or_all
 
-TASKS = {'mmseg': 'seg', 'mmdet': 'det'}
 SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}  # of a new recipe for which none is named
 # Each part of a recipe is recognised by this key, which the part or a file it inherits sets.
 _KEYS = {'pair': 'model', 'dataset': 'train_dataloader', 'schedule': 'optim_wrapper', 'runtime': 'default_scope'}

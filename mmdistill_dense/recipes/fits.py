@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-TASKS = ('seg', 'det', 'pretrain')
+KINDS = ('seg', 'det', 'pretrain')
 _SIDES = ('pair', 'teacher', 'student', 'data')
 _LINE = re.compile(r'^# fits: (.+)$', re.MULTILINE)
 
@@ -49,7 +49,7 @@ def _fit_of(path: Path, modified: int) -> Fit:
     tasks, words, variant, maps = [], {}, None, False
     for item in line[1].split(','):
         key, *rest = item.split()
-        if key in TASKS and not rest:
+        if key in KINDS and not rest:
             tasks.append(key)
         elif key == 'variant' and len(rest) == 1:
             variant = rest[0]
@@ -58,7 +58,7 @@ def _fit_of(path: Path, modified: int) -> Fit:
         elif key in _SIDES and rest:
             words[key] = tuple(rest)
         else:
-            known = ', '.join([*TASKS, *(f"'{side} …'" for side in _SIDES), "'variant …'", 'maps'])
+            known = ', '.join([*KINDS, *(f"'{side} …'" for side in _SIDES), "'variant …'", 'maps'])
             raise ValueError(f'{path}: unknown item {item.strip()!r} in {line[0]!r}; known: {known}.')
     return Fit(tuple(tasks), words, variant, maps)
 

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.config.read_file import read_file
-from mmdistill_dense.config.resolve import find_config
+from mmdistill_dense.config.resolve import TASKS, find_config
 from mmdistill_dense.guards.config import check_top_level_distillers
 from mmdistill_dense.recipes.compose import (
-    TASKS,
     config_text,
     configs,
     methods,

@@ -24,7 +24,7 @@ def starts_of(folder: Path) -> list[Path]:
     return starts[max((place for place in trained if _is_new(starts[place])), default=0) :]
 
 
-def records(start: Path) -> Iterator[dict[str, Any]]:
+def start_records(start: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a start's ``vis_data/scalars.json``; none without the file."""
     file = config_file(start).with_name('scalars.json')
     for line in file.read_text(encoding='utf-8').splitlines() if file.is_file() else []:
@@ -47,7 +47,7 @@ def config_file(start: Path) -> Path:
 
 
 def _trained(start: Path) -> bool:
-    return any(of_training(record) for record in records(start))
+    return any(of_training(record) for record in start_records(start))
 
 
 def _is_new(start: Path) -> bool:

@@ -10,8 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mmdistill_dense.report.log_starts import of_training, starts_of
-from mmdistill_dense.report.log_starts import records as start_records
+from mmdistill_dense.report.log_starts import of_training, start_records, starts_of
 
 # about the runner, not about the training
 BESIDE = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')

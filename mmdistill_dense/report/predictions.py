@@ -7,8 +7,16 @@ from functools import partial
 
 import numpy as np
 
-from mmdistill_dense.report import drawing
 from mmdistill_dense.report.compared_runs import Comparison
+from mmdistill_dense.report.drawing import (
+    TEACHER_RIGHT,
+    TEACHER_WRONG,
+    disagreement_panel,
+    labels_of,
+    prediction_panel,
+    truth_of,
+    truth_panel,
+)
 from mmdistill_dense.report.scenes import Scenes, predict, scenes_of, student_of, teacher_of
 from mmdistill_dense.report.section import Item, Key, Missing, Section, Table, Viewer, panel
 from mmdistill_dense.report.trained_run import TrainedRun
@@ -76,8 +84,8 @@ class Predictions:
         scene = self.scenes.pictures[place]
         panels = [panel(scene.image, 'input', f'The picture {scene.name}')]
         for name, samples in self.samples.items():
-            panels.append(drawing.prediction_panel(self.scenes, scene, samples[place], name))
-        truth = drawing.truth_panel(self.scenes, scene)
+            panels.append(prediction_panel(self.scenes, scene, samples[place], name))
+        truth = truth_panel(self.scenes, scene)
         panels += [truth] if truth else []
         last = len(panels) - 1
         return Viewer(scene.name, panels, min(1, last), min(2, last))  # the control follows the input
@@ -98,8 +106,8 @@ class Predictions:
         section.attempt(self._maps)
         if section.items:
             section.legend = [
-                Key(_css(drawing.TEACHER_RIGHT), 'they differ, the teacher is right'),
-                Key(_css(drawing.TEACHER_WRONG), 'they differ, the teacher is not right or nobody knows'),
+                Key(_css(TEACHER_RIGHT), 'they differ, the teacher is right'),
+                Key(_css(TEACHER_WRONG), 'they differ, the teacher is not right or nobody knows'),
             ]
         return section
 
@@ -112,15 +120,15 @@ class Predictions:
         differing: dict[str, list[np.ndarray]] = {name: [] for name in students}
         viewers = []
         for place, scene in enumerate(self.scenes.pictures):
-            teacher = drawing.labels_of(self.samples[self.teachers[0]][place])
-            truth = drawing.truth_of(scene.item['data_samples'], teacher.shape)
+            teacher = labels_of(self.samples[self.teachers[0]][place])
+            truth = truth_of(scene.item['data_samples'], teacher.shape)
             panels = []
             for name in students:
-                own = drawing.labels_of(self.samples[name][place])
+                own = labels_of(self.samples[name][place])
                 differing[name].append(
                     np.stack([own != teacher, (own != teacher) & (False if truth is None else teacher == truth)])
                 )
-                panels.append(drawing.disagreement_panel(scene, own, teacher, truth, name))
+                panels.append(disagreement_panel(scene, own, teacher, truth, name))
             viewers.append(Viewer(scene.name, panels, 0, min(1, len(panels) - 1)))
         return [self._table(differing), *viewers]
 

@@ -18,6 +18,13 @@ def text_of(error: BaseException) -> str:
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
+def message_of(error: BaseException) -> str:
+    """Return the message of an exception, with its type unless the message is meant for users."""
+    text = text_of(error)
+    spoken = isinstance(error, (ValueError, KeyError, FileNotFoundError)) and text
+    return text if spoken else f'{type(error).__name__}: {text}'
+
+
 def close_or_all(name: str, known: Iterable[str]) -> str:
     """Return the known names that are similar to an unknown one (``Close: a, b.``), or all of them (``Known: …``)."""
     names = sorted(known)

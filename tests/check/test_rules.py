@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmdistill_dense.analysis.gradients import Pull, Term
 from mmdistill_dense.check import Finding, Options
 from mmdistill_dense.check.context import Subject, TeacherFacts
-from mmdistill_dense.check.findings import exit_code, message_of, worst
+from mmdistill_dense.check.findings import exit_code, worst
 from mmdistill_dense.check.rules import CONFIG, config_rules, network_rules, step_rules
 from mmdistill_dense.check.tap_watch import TapRow, _is_flat
 from mmdistill_dense.config.resolve import load_model
@@ -21,6 +21,7 @@ from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.distillers.feature import Level
 from mmdistill_dense.guards.class_counts import check_class_weights, check_num_classes, check_other_heads, num_classes
 from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.utils.messages import message_of
 from tests import toys
 
 

@@ -12,10 +12,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option, teachers_of
+from mmdistill_dense.config.resolve import TASKS, is_distill_model, load_model, student_option, teachers_of
 from mmdistill_dense.distillers.presets import identity_of
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
-from mmdistill_dense.recipes.compose import TASKS
 from mmdistill_dense.suite.plan.configs import PLACES
 from mmdistill_dense.weights.locate import sha256
 

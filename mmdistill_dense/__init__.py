@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from mmdistill_dense.utils.version import __version__
 
 if TYPE_CHECKING:
-    from mmdistill_dense.check.run import check_config
+    from mmdistill_dense.apps.check.run import check_config
+    from mmdistill_dense.apps.export.write_student import export_student
     from mmdistill_dense.config.resolve import base
     from mmdistill_dense.distillers.base import Distiller
     from mmdistill_dense.distillers.feature import FeatureDistiller
-    from mmdistill_dense.export.write_student import export_student
-    from mmdistill_dense.model.distill_model import DistillModel
+    from mmdistill_dense.model.build import DistillModel
     from mmdistill_dense.networks.taps import Tap
     from mmdistill_dense.networks.teacher import FrozenTeacher
     from mmdistill_dense.registry import DISTILLERS
@@ -37,7 +37,7 @@ __all__ = [
 
 _ROOMS = {
     'DISTILLERS': 'registry',
-    'DistillModel': 'model.distill_model',
+    'DistillModel': 'model.build',
     'Distiller': 'distillers.base',
     'FeatureDistiller': 'distillers.feature',
     'FrozenTeacher': 'networks.teacher',

@@ -8,22 +8,25 @@ from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
-from mmdistill_dense.utils.heartbeat import alive
 from mmdistill_dense.utils.messages import close_or_all
+from mmdistill_dense.utils.quiet import alive
 from mmdistill_dense.utils.threads import wait_briefly
 
 COMMANDS = {
-    'new': ('mmdistill_dense.project.cli:main_new', 'write the configs for two networks and your data into one folder'),
-    'run': ('mmdistill_dense.project.cli:main_run', 'do all that is left of such a folder'),
-    'check': ('mmdistill_dense.check.cli:main_check', 'check a config before training'),
-    'train': ('mmdistill_dense.engine.commands:main_train', 'train with a config'),
-    'test': ('mmdistill_dense.engine.commands:main_test', 'test a checkpoint'),
-    'report': ('mmdistill_dense.report.cli:main', 'write a page about finished runs'),
-    'export': ('mmdistill_dense.project.export_command:main_export', 'export a student as weights or as a graph'),
-    'suite': ('mmdistill_dense.suite.cli:main', 'compare methods over several seeds'),
-    'list-taps': ('mmdistill_dense.check.cli:main_list_taps', 'list the modules that can be compared'),
-    'diagnose': ('mmdistill_dense.analysis.diagnose:main_diagnose', 'measure what each distiller does'),
-    'new-config': ('mmdistill_dense.recipes.new_config:main_new_config', 'combine a method with a pair by name'),
+    'new': (
+        'mmdistill_dense.apps.project.cli:main_new',
+        'write the configs for two networks and your data into one folder',
+    ),
+    'run': ('mmdistill_dense.apps.project.cli:main_run', 'do all that is left of such a folder'),
+    'check': ('mmdistill_dense.apps.check.cli:main_check', 'check a config before training'),
+    'train': ('mmdistill_dense.apps.commands.training:main_train', 'train with a config'),
+    'test': ('mmdistill_dense.apps.commands.training:main_test', 'test a checkpoint'),
+    'report': ('mmdistill_dense.apps.report.cli:main', 'write a page about finished runs'),
+    'export': ('mmdistill_dense.apps.project.steps:main_export', 'export a student as weights or as a graph'),
+    'suite': ('mmdistill_dense.apps.suite.cli:main', 'compare methods over several seeds'),
+    'list-taps': ('mmdistill_dense.apps.check.cli:main_list_taps', 'list the modules that can be compared'),
+    'diagnose': ('mmdistill_dense.apps.inspect.gradients:main_diagnose', 'measure what each distiller does'),
+    'new-config': ('mmdistill_dense.apps.recipes.new_config:main_new_config', 'combine a method with a pair by name'),
 }
 SPEAKING = ('new', 'run', 'train', 'test', 'suite')  # these show by themselves that they are at work
 

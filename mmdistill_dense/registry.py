@@ -1,9 +1,12 @@
 """Registries of the package, children of mmengine's.
 
-Because each child has the scope ``mmdistill_dense`` and names its ``locations``, ``type='mmdistill_dense.X'`` works in
-any config without ``custom_imports``. ``DISTILLERS`` has no parent: distillers are looked up here but constructed in
-the student's default scope, so that they can build parts of mmseg or mmdet by their short names.
+Because each child has the scope ``mmdistill_dense`` and knows its rooms, ``type='mmdistill_dense.X'`` works in any
+config without ``custom_imports``. ``DISTILLERS`` has no parent: distillers are looked up here but constructed in the
+student's default scope, so that they can build parts of mmseg or mmdet by their short names.
 """
+
+import importlib
+from typing import Any
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -14,15 +17,28 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 
-def _child(parent: Registry, *locations: str) -> Registry:
-    places = [f'mmdistill_dense.{location}' for location in locations]
-    return Registry(parent.name, parent=parent, scope='mmdistill_dense', locations=places)
+class _Child(Registry):
+    """A child of a registry; ``more`` are the rooms that are imported only when the first one does not have a name."""
+
+    def __init__(self, parent: Registry, room: str, *more: str) -> None:
+        super().__init__(parent.name, parent=parent, scope='mmdistill_dense', locations=[f'mmdistill_dense.{room}'])
+        self._more = [f'mmdistill_dense.{one}' for one in more]
+
+    def get(self, key: str) -> Any:
+        """Return a class by its name; before it may stand a module, as dumped configs name one, also where it was once."""
+        name = key.rpartition('.')[2]
+        self.import_from_location()
+        while self._more and name not in self._module_dict:
+            importlib.import_module(self._more.pop(0))
+        return super().get(name if name in self._module_dict else key)
 
 
-MODELS = _child(MMENGINE_MODELS, 'model', 'pretrain', 'foundation')
-DATASETS = _child(MMENGINE_DATASETS, 'datasets')
-TRANSFORMS = _child(MMENGINE_TRANSFORMS, 'datasets', 'pretrain')
-HOOKS = _child(MMENGINE_HOOKS, 'engine', 'pretrain', 'analysis')
-OPTIMIZERS = _child(MMENGINE_OPTIMIZERS, 'engine')
-MODEL_WRAPPERS = _child(MMENGINE_MODEL_WRAPPERS, 'engine')
+MODELS = _Child(MMENGINE_MODELS, 'model', 'foundation', 'pretrain')
+DATASETS = _Child(MMENGINE_DATASETS, 'datasets', 'unlabelled')
+TRANSFORMS = _Child(MMENGINE_TRANSFORMS, 'datasets', 'unlabelled', 'pretrain')
+HOOKS = _Child(MMENGINE_HOOKS, 'engine', 'unlabelled', 'apps.inspect', 'pretrain')
+OPTIMIZERS = _Child(MMENGINE_OPTIMIZERS, 'engine')
+MODEL_WRAPPERS = _Child(MMENGINE_MODEL_WRAPPERS, 'engine')
 DISTILLERS = Registry('distiller', scope='mmdistill_dense', locations=['mmdistill_dense.distillers'])
+# What a model adds to its training step besides the distillers, see `model.distill_model.Extra`.
+EXTRAS = Registry('extra', scope='mmdistill_dense', locations=['mmdistill_dense.unlabelled'])

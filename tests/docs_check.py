@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
-from mmdistill_dense.recipes.named import find
+from mmdistill_dense.apps.recipes.named import find
 from tests.docs_blocks import ROOT, Block, Command, blocks
 from tests.every_config import every, place, read
 

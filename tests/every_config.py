@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmdistill_dense.recipes.compose import methods
-from mmdistill_dense.recipes.named import Named, combinations
+from mmdistill_dense.apps.recipes.compose import methods
+from mmdistill_dense.apps.recipes.named import Named, combinations
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 FILES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)

@@ -23,11 +23,11 @@ from mmseg.utils import register_all_modules as register_mmseg
 
 import mmdistill_dense.distillers
 import mmdistill_dense.registry
+from mmdistill_dense.apps.recipes.targets import read_targets
+from mmdistill_dense.apps.suite import definition
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.model.build import build_distillers
-from mmdistill_dense.recipes.targets import read_targets
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.suite.definition import definition
 from tests.docs_blocks import ROOT, Block, blocks
 from tests.docs_run import link_clone
 
@@ -206,11 +206,11 @@ def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> N
         ('own_pair', 'distillers.feature.FeatureDistiller', ''),
         ('own_pair', 'distillers.schedule.Schedule', 'schedule.'),
         ('own_pair', 'networks.acceleration.Acceleration', 'accelerate.'),
-        ('methods/maskd', 'distillers.maskd.learn_options.LearnOptions', 'learn.'),
-        ('monitoring', 'analysis.monitor_hook.MonitorHook', ''),
+        ('methods/maskd', 'distillers.maskd.learning.LearnOptions', 'learn.'),
+        ('monitoring', 'apps.inspect.monitor.MonitorHook', ''),
         ('pretraining', 'pretrain.dense_monitor.DenseMonitor', ''),
         ('pretraining', 'pretrain.probe.DenseProbe', 'probe.'),
-        ('datasets', 'datasets.unlabeled.UnlabeledImages', ''),
+        ('datasets', 'unlabelled.pictures.UnlabeledImages', ''),
         ('datasets', 'datasets.shapes.ShapesSegDataset', ''),
         ('ssl_teachers', 'pretrain.ssl_teacher.SSLTeacher', ''),
     ],

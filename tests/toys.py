@@ -22,14 +22,13 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.datasets.painter import CLASSES, paint
+from mmdistill_dense.datasets.shapes import CLASSES, paint
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import to_device
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.teacher_plan import TeacherOption
-from mmdistill_dense.networks.trace import trace_pair
+from mmdistill_dense.networks.trace import TeacherOption, trace_pair
 from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS
 from mmdistill_dense.utils.reproducible import SeededBatches
 

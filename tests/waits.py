@@ -18,7 +18,7 @@ from unittest import mock
 
 import torch
 
-from mmdistill_dense.utils.silence import errors_only
+from mmdistill_dense.utils.quiet import errors_only
 from tests import toys
 from tests.fake_device import FakeDevice
 from tests.fake_tensor import DEVICE, DeviceTensor, on_device

@@ -2,7 +2,7 @@
 
 import sys
 
-from mmdistill_dense.check.cli import main_check
+from mmdistill_dense.apps.check.cli import main_check
 
 if __name__ == '__main__':
     sys.exit(main_check())

@@ -2,7 +2,7 @@
 
 import sys
 
-from mmdistill_dense.suite.cli import main
+from mmdistill_dense.apps.suite.cli import main
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -3,11 +3,10 @@
 import argparse
 from pathlib import Path
 
-from mmdistill_dense.analysis.mask_pictures import draw_masks
-from mmdistill_dense.analysis.similarity_pictures import add_similarity, run_similarity
-from mmdistill_dense.config.options_action import OptionsAction
+from mmdistill_dense.apps.inspect.similarity import add_similarity, draw_masks, run_similarity
+from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.config.resolve import OptionsAction
 from mmdistill_dense.distillers.maskd import ready_distiller
-from mmdistill_dense.recipes.named import read_config
 from mmdistill_dense.utils.messages import text_of
 
 

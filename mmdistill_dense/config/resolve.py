@@ -1,23 +1,89 @@
-"""Find configs by name and resolve the networks in them, without ``mmengine.hub``.
-
-``mmengine.hub`` and ``_base_ = 'mmseg::…'`` look packages up by distribution name. With the maintained forks that fails
-or installs another package. Here a name is resolved through the folder of the imported package.
-"""
+"""Find configs by name, read them, and resolve the networks in them, without ``mmengine.hub``."""
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import DefaultScope
 
-from mmdistill_dense.config.pretrained import without_pretrained
-from mmdistill_dense.config.read_file import read_file
+
+def read_file(path: str | Path) -> Config:
+    """Return the config in a file, as ``Config.fromfile`` does."""
+    try:
+        return Config.fromfile(path)
+    except SyntaxError as error:
+        raise ValueError(f'{broken_file(error) or path}: line {error.lineno} is no Python: {error.msg}.') from error
+
+
+def broken_file(error: SyntaxError) -> str | None:
+    """Return the file in which mmengine found a syntax error, or ``None`` if it cannot be told.
+
+    mmengine parses the text of a file without its name, so the error has none. The functions that read a config, one
+    within the other for each level of bases, hold it as ``filename``.
+    """
+    if error.filename and Path(error.filename).is_file():
+        return error.filename
+    found, step = None, error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_globals.get('__name__') == 'mmengine.config.config':
+            found = step.tb_frame.f_locals.get('filename', found)
+        step = step.tb_next
+    return None if found is None else str(found)
+
+
+def without_pretrained(model: Any) -> Any:
+    """Return a copy of a model config without the options that load pre-trained weights."""
+    if isinstance(model, Mapping):
+        kept = {}
+        for name, value in model.items():
+            if name in ('pretrained', 'teacher_ckpt'):  # the second belongs to mmdet's own distilling detectors
+                value = None
+            elif name == 'init_cfg' and isinstance(value, (list, tuple)):
+                value = [member for member in value if not _fetches(member)]
+            elif name == 'init_cfg' and _fetches(value):
+                continue
+            kept[name] = without_pretrained(value)
+        return kept
+    if isinstance(model, (list, tuple)):
+        return type(model)(without_pretrained(member) for member in model)
+    return model
+
+
+def _fetches(init_cfg: Any) -> bool:
+    # mmdet's PVT also loads the checkpoint of an init_cfg without a type.
+    return isinstance(init_cfg, Mapping) and ('Pretrained' in str(init_cfg.get('type')) or 'checkpoint' in init_cfg)
+
+
+class OptionsAction(DictAction):
+    """mmengine's action for ``KEY=VALUE …``, which keeps the blanks of a single value.
+
+    mmengine takes all blanks out, which breaks paths. Lists (``a,b`` or ``[a, b]``) are read as there. A word that is
+    no ``KEY=VALUE`` is an error of the command line.
+    """
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        """Return the value of one option: a number, boolean, ``None``, text, list or tuple."""
+        text = val.strip().strip('\'"')
+        listed = ',' in text or (text[:1], text[-1:]) in (('(', ')'), ('[', ']'))
+        return DictAction._parse_iterable(val) if listed else DictAction._parse_int_float_bool(text)
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: str | Sequence[Any] | None, option: Any = None
+    ) -> None:
+        """Add the options to those of the namespace."""
+        for value in values or ():
+            if '=' not in str(value):
+                parser.error(f'--cfg-options {value}: give KEY=VALUE; put quotes around a value with blanks.')
+        super().__call__(parser, namespace, values, option)
+
 
 # The keys of a DistillModel config; all others are the student's.
 DISTILL_KEYS = ('type', 'student', 'teacher', 'distillers', 'inherit', 'unlabelled')

@@ -1,4 +1,4 @@
-"""Data sets: CamVid, checked folders, pictures without labels, and generated shapes that need no files."""
+"""Data sets: CamVid, checked folders and generated shapes that need no files."""
 
 import contextlib
 import io
@@ -6,16 +6,15 @@ from importlib.util import find_spec
 
 # mmseg and mmdet print a line for each part of theirs that is not installed
 with contextlib.redirect_stdout(io.StringIO()):
-    from mmdistill_dense.datasets.camvid import CamVidDataset
     from mmdistill_dense.datasets.folders import (
         ADE20KDataset,
+        CamVidDataset,
         CityscapesDataset,
         COCOStuffDataset,
         PascalVOCDataset,
         SegFolderDataset,
     )
     from mmdistill_dense.datasets.shapes import LoadShapes, ShapesSegDataset
-    from mmdistill_dense.datasets.unlabeled import UnlabeledImages
 
     __all__ = [
         'ADE20KDataset',
@@ -26,7 +25,6 @@ with contextlib.redirect_stdout(io.StringIO()):
         'PascalVOCDataset',
         'SegFolderDataset',
         'ShapesSegDataset',
-        'UnlabeledImages',
     ]
 
     # mmdet cannot be imported everywhere without mmcv's compiled operations, which segmentation does without

@@ -10,7 +10,7 @@ from mmdet.datasets import CocoDataset as _CocoDataset
 from mmengine.logging import print_log
 
 from mmdistill_dense.datasets.coco_file import check, has_area, left_out, wrong_ids
-from mmdistill_dense.datasets.roots import RootCheck
+from mmdistill_dense.datasets.folders import RootCheck
 from mmdistill_dense.registry import DATASETS
 
 
@@ -67,7 +67,7 @@ class CocoDataset(RootCheck, _CocoDataset):
         **kwargs: of mmdet's ``CocoDataset``: ``data_root``, ``ann_file``, ``data_prefix=dict(img=…)``, ``metainfo``.
 
     Raises:
-        FileNotFoundError: For a missing folder or label file, see :func:`mmdistill_dense.datasets.roots.require`.
+        FileNotFoundError: For a missing folder or label file, see :func:`mmdistill_dense.datasets.folders.require`.
         ValueError: For classes that are not those of the label file, in its order; for a label file that is damaged,
             has no picture, no box to train with or a wrong entry, see
             :func:`mmdistill_dense.datasets.coco_file.check`.

@@ -1,13 +1,157 @@
-"""Generated segmentation data: no files, the same pictures everywhere."""
+"""Generated pictures of textured shapes with labels: no files, the same everywhere."""
 
+from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.datasets import BaseSegDataset
 
-from mmdistill_dense.datasets.painter import CLASSES, paint
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
+
+SHAPES = ('disc', 'square', 'triangle')
+TEXTURES = ('striped', 'checked')
+CLASSES = ('background', *(f'{texture}_{shape}' for shape in SHAPES for texture in TEXTURES))
+
+
+@dataclass(frozen=True)
+class Instance:
+    """The visible part of one painted object.
+
+    Attributes:
+        label: index into ``CLASSES``, 1 or more.
+        box: x1, y1, x2, y2 in pixels around the visible part, x2 and y2 exclusive.
+        mask: bool (H, W), true where the object is seen.
+    """
+
+    label: int
+    box: tuple[int, int, int, int]
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A painted picture.
+
+    Attributes:
+        image: uint8 (H, W, 3), BGR.
+        labels: uint8 (H, W), indices into ``CLASSES``.
+        instances: the visible objects, back to front.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    instances: list[Instance]
+
+
+def paint(
+    seed: int,
+    index: int,
+    size: tuple[int, int] = (96, 128),
+    objects: tuple[int, int] = (5, 9),
+    radius: tuple[float, float] = (12.0, 30.0),
+    contrast: float = 80.0,
+    noise: float = 8.0,
+    period: tuple[float, float] = (6.0, 8.0),
+) -> Picture:
+    """Paint picture ``index`` of the series ``seed``: the same picture in every process, in any order.
+
+    Args:
+        seed: names the series.
+        index: number of the picture in it.
+        size: height and width in pixels.
+        objects: fewest and most objects.
+        radius: smallest and largest distance of an object's centre from its corners, in pixels.
+        contrast: difference between a texture's two colours, in grey levels of 0 to 255.
+        noise: standard deviation of the noise on every pixel, in grey levels.
+        period: shortest and longest period of a texture, in pixels.
+    """
+    rng = np.random.default_rng([seed, index])
+    image = _background(rng, size, contrast, period)
+    ids = np.zeros(size, np.uint8)
+    labels = [0]
+    for number in range(1, int(rng.integers(objects[0], objects[1] + 1)) + 1):
+        labels.append(int(rng.integers(1, len(CLASSES))))
+        _draw(rng, image, ids, number, labels[number], float(rng.uniform(*radius)), contrast, period)
+    image += noise * rng.standard_normal((*size, 1), np.float32)
+    found = (_instance(ids == number, labels[number]) for number in range(1, len(labels)))
+    picture = image.clip(0, 255).astype(np.uint8)
+    return Picture(picture, np.asarray(labels, np.uint8)[ids], [instance for instance in found if instance is not None])
+
+
+def _draw(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    ids: np.ndarray,
+    number: int,
+    label: int,
+    radius: float,
+    contrast: float,
+    period: tuple[float, float],
+) -> None:
+    """Draw one object onto the picture, in place."""
+    height, width = ids.shape
+    shape, texture = divmod(label - 1, len(TEXTURES))
+    centre = np.array([rng.uniform(0, width), rng.uniform(0, height)])
+    outline = centre + radius * _outline(SHAPES[shape], rng.uniform(0, 2 * np.pi))
+    x1, y1 = np.maximum(np.floor(outline.min(0)).astype(int), 0)
+    x2, y2 = np.minimum(np.ceil(outline.max(0)).astype(int) + 1, (width, height))
+    if x1 >= x2 or y1 >= y2:
+        return
+    inside = np.zeros((y2 - y1, x2 - x1), np.uint8)
+    cv2.fillPoly(inside, [np.round((outline - (x1, y1)) * 16).astype(np.int32)], 1, shift=4)
+    pattern = _pattern(rng, TEXTURES[texture], inside.shape, period)
+    seen = inside.astype(bool)
+    image[y1:y2, x1:x2][seen] = _colours(rng, pattern, contrast)[seen]
+    ids[y1:y2, x1:x2][seen] = number
+
+
+def _outline(shape: str, angle: float) -> np.ndarray:
+    """Return the corners (n, 2) of a turned shape of radius 1."""
+    corners = {'disc': 24, 'square': 4, 'triangle': 3}[shape]
+    turns = angle + 2 * np.pi * np.arange(corners) / corners
+    return np.stack([np.cos(turns), np.sin(turns)], 1)
+
+
+def _pattern(rng: np.random.Generator, texture: str, size: tuple[int, int], between: tuple[float, float]) -> np.ndarray:
+    """Return a texture as -1 / +1, float32 (h, w): the two differ in their pattern, not in their mean or period."""
+    angle, period = rng.uniform(0, np.pi), rng.uniform(*between)
+    phases = rng.uniform(0, 2 * np.pi, 2)
+    y, x = np.arange(size[0], dtype=np.float32)[:, None], np.arange(size[1], dtype=np.float32)
+    scale = 2 * np.pi / period
+    along = np.sin(scale * (np.cos(angle) * x + np.sin(angle) * y) + phases[0], dtype=np.float32)
+    if texture == 'striped':
+        return np.sign(along)
+    return np.sign(along * np.sin(scale * (np.cos(angle) * y - np.sin(angle) * x) + phases[1], dtype=np.float32))
+
+
+def _colours(rng: np.random.Generator, pattern: np.ndarray, contrast: float) -> np.ndarray:
+    """Return the pattern in two random colours, ``contrast`` grey levels apart, float32 (h, w, 3)."""
+    base = rng.uniform(60, 195, 3).astype(np.float32)
+    step = rng.uniform(-1, 1, 3).astype(np.float32)
+    return base + 0.5 * contrast * pattern[..., None] * (step / np.abs(step).max())
+
+
+def _background(
+    rng: np.random.Generator, size: tuple[int, int], contrast: float, period: tuple[float, float]
+) -> np.ndarray:
+    """Return clouds of colour with one of the textures in places, float32 (H, W, 3)."""
+    height, width = size
+    clouds = cv2.resize(
+        rng.uniform(40, 215, (3, 4, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    where = cv2.resize(rng.uniform(-1, 1, (4, 5)).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    pattern = _pattern(rng, TEXTURES[int(rng.integers(len(TEXTURES)))], size, period)
+    return clouds + 0.5 * contrast * (pattern * where.clip(0, 1) * 1.5)[..., None]
+
+
+def _instance(mask: np.ndarray, label: int) -> Instance | None:
+    """Return the visible part of an object, or ``None`` if others hide it."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(columns):
+        return None
+    return Instance(label, (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), mask)
 
 
 class PaintedPictures:
@@ -24,7 +168,7 @@ class PaintedPictures:
 
 @DATASETS.register_module()
 class ShapesSegDataset(PaintedPictures, BaseSegDataset):
-    """Pictures of textured shapes, painted on demand by :func:`mmdistill_dense.datasets.painter.paint`.
+    """Pictures of textured shapes, painted on demand by :func:`mmdistill_dense.datasets.shapes.paint`.
 
     Picture ``i`` depends on ``(seed, i)`` alone, not on worker, epoch or order. A pipeline begins with
     ``dict(type='mmdistill_dense.LoadShapes')`` instead of loading an image and its annotations.

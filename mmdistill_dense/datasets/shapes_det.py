@@ -7,8 +7,7 @@ from mmdet.datasets import BaseDetDataset
 from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks, encode_mask_results
 
-from mmdistill_dense.datasets.painter import CLASSES, Picture, paint
-from mmdistill_dense.datasets.shapes import PaintedPictures, ShapesSegDataset
+from mmdistill_dense.datasets.shapes import CLASSES, PaintedPictures, Picture, ShapesSegDataset, paint
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
 
 SIZE = (96, 128)  # the default of `paint`

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mmdistill_dense.distillers.balance import Balance, Balancer
 from mmdistill_dense.distillers.presets import AUTO, PUBLISHED, Chosen, Settings, for_both
-from mmdistill_dense.distillers.schedule import Schedule
+from mmdistill_dense.distillers.schedule import Balance, Balancer, Schedule
 from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
-from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import check_types
 
 if TYPE_CHECKING:
@@ -51,9 +50,9 @@ class Distiller(nn.Module):
 
     Life cycle: ``__init__`` takes options only. With ``student_tap='auto'``, :meth:`choose_taps` gets the taps that the
     networks were found to have. :meth:`bind` gets the teacher, the run's state and the shapes of the
-    taps once, at model construction, and calls :meth:`setup`, which makes the parameters. The model calls :meth:`step`
-    in each iteration, or the two that it consists of, :meth:`unweighted` and :meth:`weighted`. :meth:`unweighted` calls
-    :meth:`forward`; a method implements that one.
+    taps once, at model construction, and calls :meth:`setup`, which makes the parameters. In each iteration in
+    which it :meth:`is_active`, the model calls :meth:`forward`, which a method implements, and then :meth:`weighted`;
+    :meth:`step` does both.
 
     Attributes:
         SETTINGS: What the option ``settings`` stands for besides :data:`presets.COMMON`, by its value and the task.
@@ -73,7 +72,7 @@ class Distiller(nn.Module):
 
     Args:
         student_tap: Tap or list of taps in the student; an entry ``(tap, weight)`` weighs that tap's losses. ``'auto'``
-            chooses the taps of both networks, see :func:`mmdistill_dense.networks.pair_taps.pair_taps`.
+            chooses the taps of both networks, see :func:`mmdistill_dense.networks.auto_taps.pair_taps`.
         teacher_tap: The same in the teacher. Defaults to the student's; not with ``'auto'``.
         teacher: Name of the teacher when the pair has several. Defaults to the only one.
         loss_weight: Factor on all losses of this distiller; 0 removes the distiller. Defaults to 1.
@@ -242,10 +241,6 @@ class Distiller(nn.Module):
         """Tell whether this step computes the terms: for their weight, or to measure it."""
         return self.weight() != 0 or (self.balancer is not None and self.balancer.due)
 
-    def unweighted(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
-        """Return the losses without weight; none if the distiller is not active."""
-        return self(student, teacher, data_samples) if self.is_active() else {}
-
     def weighted(self, terms: Losses) -> Losses:
         """Return terms with their weight; of weight 0, a zero."""
         weight = self.weight()
@@ -255,7 +250,7 @@ class Distiller(nn.Module):
 
     def step(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return the weighted losses; a scheduled weight of 0 skips the work."""
-        return self.weighted(self.unweighted(student, teacher, data_samples))
+        return self.weighted(self(student, teacher, data_samples) if self.is_active() else {})
 
     def zero_loss(self) -> Losses:
         """Return a zero that keeps the parameters in the graph: DDP expects a gradient for each of them."""

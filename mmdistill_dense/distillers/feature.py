@@ -15,7 +15,7 @@ from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
 from mmdistill_dense.losses import to_grid
 from mmdistill_dense.networks.taps import Tap, TapOption
-from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import Align, Resize
 
 # Why the methods for class scores refuse student_tap='auto'.
@@ -149,7 +149,7 @@ class FeatureDistiller(Distiller):
         return list(zip(students, teachers, strict=True))
 
     def _views(self, recorded: Recorded, taps: Sequence[Tap]) -> list[list[Tensor]]:
-        found = [(recorded[str(tap)], count) for tap, count in zip(taps, self.counts, strict=True)]
+        found = [(recorded[tap.text], count) for tap, count in zip(taps, self.counts, strict=True)]
         number = max(math.ceil(len(tensors) / count) for tensors, count in found)
         return [[x for tensors, n in found for x in tensors[v * n : (v + 1) * n]] for v in range(number)]
 

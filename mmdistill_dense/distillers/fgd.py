@@ -14,7 +14,7 @@ from mmdistill_dense.distillers.ground_truth import boxes_on_map
 from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import Resize, check_map, check_positive
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mmdistill_dense.datasets.written_labels import IGNORED
 from mmdistill_dense.losses import to_device
-from mmdistill_dense.utils.protocols import Sample, Samples
+from mmdistill_dense.utils.runner_internals import Sample, Samples
 
 if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher

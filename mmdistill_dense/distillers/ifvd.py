@@ -13,7 +13,7 @@ from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.losses import prototype_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import Resize, check_count, check_directions, check_map, check_positions
 
 _LABELS = 255  # classes of an 8-bit label map, whose last value usually marks ignored pixels

@@ -14,7 +14,7 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
-from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import Reduction, check_classes, check_positive, check_share, check_weights
 
 # Of each level: the pictures and the anchors of a mask. Finding them waits for the device: do it once per mask.

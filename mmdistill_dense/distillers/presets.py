@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 from mmdistill_dense.config.resolve import merge
 from mmdistill_dense.config.unknown_keys import hint
-from mmdistill_dense.distillers.balance import AUTO_RATIO, AUTO_RATIO_SGD
+from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD
 from mmdistill_dense.registry import DISTILLERS
 
 Options = Mapping[str, Any]

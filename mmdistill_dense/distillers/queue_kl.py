@@ -12,13 +12,11 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers import presets
 from mmdistill_dense.distillers.base import Losses, Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.distillers.pcd.compared import inside_on_device, masked_mean
-from mmdistill_dense.distillers.pcd.head import HEAD, build_head, check_head
-from mmdistill_dense.distillers.pcd.queue import NegativeQueue
-from mmdistill_dense.distillers.pcd.queue_size import AUTO, warning
+from mmdistill_dense.distillers.pcd.heads import HEAD, build_head, check_head, inside_on_device, masked_mean
+from mmdistill_dense.distillers.pcd.queue import AUTO, NegativeQueue, warning
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import check_count, check_directions, check_positive
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.head_output_kd import comparison
-from mmdistill_dense.networks.partial_forward import run_roi_head
+from mmdistill_dense.networks.recording import run_roi_head
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import check_classes
 
 OUTPUTS = ('bbox_pred', 'cls_score')

@@ -1,11 +1,13 @@
-"""Schedule of a distiller's weight over training."""
+"""The weight of a distiller over training: its schedule, and the balance with the student's own loss."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from statistics import median, quantiles
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -108,3 +110,265 @@ def check_point(name: str, point: int | float | None) -> None:
         raise ValueError(
             f'{name} must be an iteration (int >= 0) or a fraction of the run (float in (0, 1]), got {point!r}.'
         )
+
+
+AUTO = 'auto'  # a ratio
+# The ratio of 'auto'. Measured with one seed on CamVid with 46 labels: docs/results.md, "Earlier trials".
+AUTO_RATIO = 10.0
+# The same with SGD at most, whose steps are as long as the gradient. Not measured.
+AUTO_RATIO_SGD = 2.0
+# That of class scores in the settings of LogitKD and DIST. They pull where the labels do: in the same trials 10 costs
+# LogitKD 4.4 mIoU.
+SCORES_RATIO = 1.0
+LEAST, MOST = 8, 32  # measurements in a run
+SMALLEST, LARGEST = 1e-6, 1e6  # weight
+_EARLY = (0, 2, 4, 8, 16, 32)  # norms change most at the start
+_COST = 0.3  # of a step, for the backward pass of one term to the backbone
+_BUDGET = 0.02  # of the run
+_DECIDING = 4  # measurements in the second half of the window
+_DECAY, _FREE, _MOVE = 0.8, 3, 2.0
+_NO_TASK = 1e-12
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Option ``balance`` of a distiller.
+
+    Args:
+        ratio: Norm of the distiller's gradient at the student's backbone over that of the task's, where the schedule's
+            factor is 1. ``'auto'``: see :func:`auto_ratio`.
+        until: Measure from iteration 0 to here, an iteration (int) or a fraction of the run (float in (0, 1]), then
+            hold the weight; 1.0 measures to the end. Defaults to 0.25.
+
+    Raises:
+        ValueError: For a ratio that is not above 0, or a point that is none.
+    """
+
+    ratio: float | str
+    until: int | float = 0.25
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.ratio, (int, float)) and not isinstance(self.ratio, bool)
+        if self.ratio != AUTO and not (number and 0 < float(self.ratio) < math.inf):
+            raise ValueError(
+                f"balance.ratio must be a number > 0 or 'auto', got {self.ratio!r}; to remove a distiller, set "
+                'loss_weight=0.'
+            )
+        check_point('balance.until', self.until)
+        if not self.until:
+            raise ValueError(f'balance.until must lie behind the first iteration, got {self.until!r}.')
+
+    @classmethod
+    def parse(cls, option: float | str | Mapping[str, Any]) -> Balance:
+        """Make it from a config's option: the ratio alone, or a dict.
+
+        Raises:
+            ValueError: For an unknown option, or one without a ratio.
+        """
+        if not isinstance(option, Mapping):
+            return cls(option)
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(option) - set(known)):
+            raise ValueError(f'balance has no {", ".join(unknown)}; its options are {", ".join(known)}.')
+        if 'ratio' not in option:
+            raise ValueError(f'balance needs a ratio, as in balance=dict(ratio=10.0), got {dict(option)!r}.')
+        return cls(**option)
+
+
+def auto_ratio(distillers: int, sgd: bool) -> float:
+    """Return the ratio that ``'auto'`` stands for.
+
+    ``10 / sqrt(n)`` for each of n distillers with ``'auto'``: if their gradients are orthogonal, their sum has the
+    ratio 10. With SGD 2 in place of 10.
+
+    Args:
+        distillers: n.
+        sgd: Whether the student is trained by SGD. Adam's steps do not grow with the gradient, those of SGD do.
+    """
+    return (min(AUTO_RATIO, AUTO_RATIO_SGD) if sgd else AUTO_RATIO) / math.sqrt(distillers)
+
+
+class Try(NamedTuple):
+    """One measurement: iteration, norm of the task's gradient, norm of the distiller's."""
+
+    iteration: int
+    task: float
+    own: float
+
+    @property
+    def log_ratio(self) -> float | None:
+        """``ln T - ln U``; None where a norm is not finite or too small."""
+        valid = _NO_TASK <= self.task < math.inf and 0 < self.own < math.inf
+        return math.log(self.task) - math.log(self.own) if valid else None
+
+
+def planned(window: float, max_iters: int, terms: int) -> frozenset[int]:
+    """Return the iterations to measure: some of the first ones, others spread evenly over both halves of the window.
+
+    The cost is 2 % of the run, or that of 8 measurements if the run is short. Depends on the config alone.
+
+    Args:
+        window: Its length in iterations.
+        max_iters: Length of the run.
+        terms: Number of distillers that are balanced.
+    """
+    count = min(MOST, max(LEAST, int(_BUDGET * max_iters / (_COST * (1 + terms)))))
+    half = math.ceil(window / 2)
+    early = [iteration for iteration in _EARLY if iteration < half]
+    late = _spread(range(half, math.ceil(window)), max(_DECIDING, (count - len(early)) // 2))
+    early = early[: count - len(late)]
+    rest = [iteration for iteration in range(half) if iteration not in early]
+    return frozenset((*early, *_spread(rest, count - len(early) - len(late)), *late))
+
+
+def _spread(iterations: Sequence[int], count: int) -> list[int]:
+    count = min(count, len(iterations))
+    return [iterations[int((index + 0.5) * len(iterations) / count)] for index in range(count)]
+
+
+class Balancer:
+    """The measurements of one distiller, and the weight that follows from them.
+
+    Outside of a training step the weight is 1 before the first measurement; in training it is 0 until one is valid.
+
+    Attributes:
+        option: Ratio and window.
+        tries: All measurements, valid or not.
+        unit: The weight of ratio 1 that is held, None in the window.
+        window: Length of the window in iterations.
+        plan: The iterations to measure.
+        due: Whether the step that comes next is measured.
+    """
+
+    def __init__(self, option: Balance) -> None:
+        self.option = option
+        self.tries: list[Try] = []
+        self.unit: float | None = None
+        self.window = 0.0
+        self.plan: frozenset[int] = frozenset()
+        self.due = False
+        self._training = False
+        self._warned = False
+
+    @property
+    def ratio(self) -> float:
+        """The ratio; ``'auto'`` has been replaced by :meth:`choose_ratio`."""
+        assert not isinstance(self.option.ratio, str), 'chosen before the first step'
+        return self.option.ratio
+
+    def choose_ratio(self, ratio: float) -> None:
+        """Replace the ratio ``'auto'``."""
+        self.option = replace(self.option, ratio=ratio)
+
+    @property
+    def weight(self) -> float:
+        """The weight where the schedule's factor is 1."""
+        unit = self._average() if self.unit is None else self.unit
+        if unit is None:
+            return 0.0 if self._training else 1.0
+        weight = min(max(self.ratio * unit, SMALLEST), LARGEST)
+        # Held as it is printed, so that a run with that number as its loss_weight is the same to the bit.
+        return weight if self.unit is None else float(f'{weight:.4g}')
+
+    def start(self, max_iters: int, terms: int) -> None:
+        """Make the plan for a run; ``terms`` is its number of balanced distillers."""
+        self.window = in_iterations(self.option.until, max_iters)
+        self.plan = planned(self.window, max_iters, terms)
+
+    def begin(self, iteration: int, factor: float, key: str) -> list[tuple[int, str]]:
+        """Say whether the coming step is measured, or hold the weight; return lines for the log with their levels.
+
+        Args:
+            iteration: Of the step.
+            factor: The schedule's.
+            key: The distiller's place in the config.
+
+        Raises:
+            RuntimeError: At the end of the window if no measurement is valid.
+        """
+        self._training = True
+        self.due = self.unit is None and factor != 0 and iteration in self.plan
+        return self._hold(key) if self.unit is None and iteration >= self.window else []
+
+    def add(self, measured: Try, loss: float, key: str) -> str | None:
+        """Take the measurement of this step; return a warning, once, if the weight had to be cut.
+
+        Args:
+            measured: Iteration and norms.
+            loss: The sum of the distiller's terms without weight, for the warning.
+            key: The distiller's place in the config.
+
+        Raises:
+            RuntimeError: If half of the window has passed and the distiller never had a gradient.
+        """
+        self.due = False
+        self.tries.append(measured)
+        if measured.iteration >= self.window / 2 and all(one.own == 0 for one in self.tries):
+            raise RuntimeError(
+                f'{key} gives no gradient at the backbone: in {len(self.tries)} measurements until iteration '
+                f'{measured.iteration} it was 0. Check that its student_tap comes after trained layers '
+                '(frozen_stages), that nothing before the tap is detached, and that its loss is not constant.'
+            )
+        unit = self._average()
+        wanted = 1.0 if unit is None else self.ratio * unit
+        if SMALLEST <= wanted <= LARGEST or self._warned:
+            return None
+        self._warned = True
+        return (
+            f'{key}.balance: a ratio of {self.ratio:g} needs the weight {wanted:.3g}, which is cut to '
+            f'{self.weight:g}. Its loss is {loss:.3g} before the weight: is it a sum where a mean is usual?'
+        )
+
+    def forget(self, iteration: int) -> None:
+        """Remove the measurement of a step that was left out."""
+        self.tries = [one for one in self.tries if one.iteration != iteration]
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain values."""
+        return {'tries': [list(one) for one in self.tries], 'unit': self.unit}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state`."""
+        self.tries = [Try(*one) for one in state['tries']]
+        self.unit = state['unit']
+
+    def _valid(self) -> list[tuple[int, float]]:
+        return [(one.iteration, ratio) for one in self.tries if (ratio := one.log_ratio) is not None]
+
+    def _average(self) -> float | None:
+        """Return the weight of ratio 1 in the window, None without a valid measurement."""
+        unit, total, weights = None, 0.0, 0.0
+        for number, (_, ratio) in enumerate(self._valid()):
+            total, weights = _DECAY * total + ratio, _DECAY * weights + 1
+            wanted = math.exp(min(total / weights, 700.0))  # which does not overflow
+            unit = wanted if unit is None or number < _FREE else min(max(wanted, unit / _MOVE), unit * _MOVE)
+        return unit
+
+    def _hold(self, key: str) -> list[tuple[int, str]]:
+        valid = self._valid()
+        if not valid:
+            tries = ', '.join(f'{one.iteration}: {one.task:.3g} and {one.own:.3g}' for one in self.tries)
+            raise RuntimeError(
+                f'{key}.balance: no measurement until iteration {self.window:g} was valid, so there is no weight. '
+                f'Norms of the gradients at the backbone by iteration, task and distiller: {tries or "none measured"}. '
+                'Train for more iterations, or set balance=None and give loss_weight.'
+            )
+        late = [ratio for iteration, ratio in valid if iteration >= self.window / 2]
+        chosen = late if len(late) >= _DECIDING else [ratio for _, ratio in valid]
+        self.unit = math.exp(min(median(chosen), 700.0))
+        low, _, high = quantiles(chosen, method='inclusive') if len(chosen) > 1 else (0.0, 0.0, 0.0)
+        spread = math.exp((high - low) / 2)
+        lines = [
+            (
+                logging.INFO,
+                f'{key}: weight {self.weight:g} from {len(chosen)} measurements (x/÷ {spread:.2f}); to repeat without '
+                f'measuring: balance=None, loss_weight={self.weight!r}',
+            )
+        ]
+        if len(late) < _DECIDING:
+            message = (
+                f'{key}.balance: only {len(late)} valid measurements in the second half of the window, so all '
+                f'{len(valid)} decide, and the weight is less certain. A later balance.until gives more.'
+            )
+            lines.append((logging.WARNING, message))
+        return lines

@@ -1,25 +1,296 @@
-"""``DistillHook``, the one hook that a distilled run needs."""
+"""``DistillHook``, the one hook that a distilled run needs, and its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmengine.hooks import Hook
-from mmengine.runner import FlexibleRunner, Runner
+import torch
+from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
+from mmengine.dist import broadcast_object_list, get_rank, is_main_process
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
+from torch import nn
+from torch.optim import SGD
+from torch.utils.data import DataLoader, IterableDataset
 
-from mmdistill_dense.engine.balancing import Balancing
-from mmdistill_dense.engine.clipping import Clipping
-from mmdistill_dense.engine.distiller_state import DistillerState
-from mmdistill_dense.engine.early_stopping import EarlyStopping
-from mmdistill_dense.engine.loss_guard import LossGuard
-from mmdistill_dense.engine.pending_validation import PendingValidation
-from mmdistill_dense.engine.resume_file import ResumeFile
+from mmdistill_dense.distillers.base import Distiller, RunState
+from mmdistill_dense.distillers.schedule import Balancer, in_iterations
+from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, loss_scale, no_single_gradients
+from mmdistill_dense.engine.resume import EarlyStopping, PendingValidation, ResumeFile, describe, differ, identity
 from mmdistill_dense.engine.run_guards import RunGuards
-from mmdistill_dense.engine.seeded_streams import SeededStreams
-from mmdistill_dense.engine.unlabelled_stream import UnlabelledStream
+from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
+from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.reproducible import ReplayedBatches, SeededBatches, WorkerSeed, mix, seed_everything
+from mmdistill_dense.utils.runner_internals import built_loop, resumes, start_file, wrappers_of, write_scalars
 from mmdistill_dense.weights.mmengine_loader import install_reader
+
+
+def average_the_student(runner: Runner) -> None:
+    """Make every ``EMAHook`` of a run average the student alone; nothing uses an average of distillers.
+
+    They are removed from both sides of the average, since the hook pairs tensors by their order.
+    """
+    for hook in runner.hooks:
+        average = getattr(hook, 'ema_model', None)
+        if isinstance(hook, EMAHook) and average is not None and hasattr(average.module, 'distillers'):
+            hook.src_model = _without_distillers(hook.src_model)
+            average.module = _without_distillers(average.module)
+            averaged = average.avg_parameters
+            for name in [name for name in averaged if name.startswith('distillers.')]:
+                del averaged[name]
+
+
+def place_distillers(runner: Runner, model: Distilled) -> None:
+    """Move the distillers to the student's device if the run trains, to the CPU if it only tests."""
+    trains = built_loop(runner) is not None
+    model.distillers.to(next(model.parameters()).device if trains else 'cpu')
+
+
+def _without_distillers(model: nn.Module) -> nn.Module:
+    """Return a shallow copy of a student that shares its modules and tensors and has no distillers."""
+    view = copy.copy(model)
+    view._modules = {**model._modules, 'distillers': nn.ModuleDict()}
+    return view
+
+
+class SeededStreams(Hook):
+    """Seeds torch's stream at each iteration from (seed, rank, iteration) and the loader's workers at each epoch."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Give the batches of an iteration-based run their own random streams.
+
+        Raises:
+            ValueError: For persistent workers in an epoch-based run, which cannot be seeded again.
+        """
+        loader, loop = runner.train_dataloader, runner.train_loop
+        if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
+            raise ValueError(
+                'train_dataloader.persistent_workers=True gives other augmentations after a resume in epoch-based '
+                'training: set it to False (iteration-based training may keep it).'
+            )
+        if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
+            place = (loader, runner.seed, get_rank())
+            indexed = not isinstance(loader.dataset, IterableDataset)
+            # In place of mmengine's iterator, which neither seeds each batch nor skips one without loading it.
+            loop.dataloader_iterator = (
+                SeededBatches(*place) if indexed else ReplayedBatches(loop.dataloader_iterator, *place)
+            )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Restart the random streams of the data pipeline; an iteration-based run is one long epoch."""
+        seed_everything(mix(runner.seed, get_rank(), runner.epoch))
+        loader = runner.train_dataloader
+        if _is_epoch_based(runner) and _has_default_workers(loader):
+            loader.worker_init_fn = WorkerSeed(runner.seed, get_rank(), runner.epoch)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed torch's stream; seed all streams if the pipeline has its own for each batch."""
+        batches = getattr(runner.train_loop, 'dataloader_iterator', None)
+        reseed = seed_everything if isinstance(batches, SeededBatches) else torch.manual_seed
+        reseed(mix(runner.seed, get_rank(), runner.iter))
+
+
+def _is_epoch_based(runner: Runner) -> bool:
+    return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def _has_default_workers(loader: DataLoader) -> bool:
+    """Tell whether the loader has no ``worker_init_fn``, mmengine's or ours; a user's own one is not replaced."""
+    configured = getattr(loader.worker_init_fn, 'func', loader.worker_init_fn)
+    return configured in (None, mmengine_worker_init_fn) or isinstance(configured, WorkerSeed)
+
+
+class DistillerState(Hook):
+    """Updates and saves the state of the distillers; has no effect on a model without any.
+
+    Args:
+        resume_changed: Resume although teacher or distillers differ from those of the checkpoint.
+    """
+
+    def __init__(self, resume_changed: bool = False) -> None:
+        self.resume_changed = resume_changed
+        self._state: RunState | None = None  # of a model that distils
+
+    def before_run(self, runner: Runner) -> None:
+        """Move the distillers to their device; inherit nothing if the weights come from a file."""
+        model = unwrap(runner.model)
+        if isinstance(model, Distilled):
+            place_distillers(runner, model)
+            if start_file(runner) and not resumes(runner):  # a resumed run still needs the teacher's receipt
+                model.distillation.inherit_nothing()
+
+    def before_train(self, runner: Runner) -> None:
+        """Set the state of the run and prepare the distillers."""
+        model = unwrap(runner.model)
+        if not isinstance(model, Distilled):
+            return
+        seeds = [runner.seed]
+        broadcast_object_list(seeds)  # randomness.diff_rank_seed gives each process its own; ours add the rank
+        model.distillation.enter_run(runner.max_iters, seeds[0], get_rank(), runner.iter)
+        average_the_student(runner)
+        for distiller in model.distillers.values():
+            assert distiller.teacher is not None, 'bound when the model was built'
+            distiller.prepare(runner, distiller.teacher)
+        self._state = model.distillation.state
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Update the iteration."""
+        if self._state is not None:
+            self._state.iteration = runner.iter
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add the teachers' receipts, and the distillers' state if a run can resume from the file."""
+        model = unwrap(runner.model)
+        if isinstance(model, Distilled):
+            checkpoint['meta']['distill'] = identity(model)
+            if 'optimizer' in checkpoint:
+                checkpoint['distillers'] = {name: value.cpu() for name, value in model.distillers.state_dict().items()}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """On resume, compare teacher and distillers with the checkpoint's and restore the distillers' state."""
+        if not resumes(runner):
+            return
+        model = unwrap(runner.model)
+        now = identity(model) if isinstance(model, Distilled) else {}
+        then = checkpoint.get('meta', {}).get('distill') or {}
+        changed = differ(then, now)
+        if changed and not self.resume_changed:
+            raise ValueError(
+                'This run and the checkpoint to resume differ in teachers or distillers, or in their pictures without '
+                'labels.\n'
+                f'  checkpoint: {describe(then)}\n  this run:   {describe(now)}\n'
+                'Resume with the same teacher, distillers and pictures, start a new run from these weights with '
+                'load_from=…, or set default_hooks.distill.resume_changed=True.'
+            )
+        if isinstance(model, Distilled):
+            _put_in_order(runner, model, list(then.get('distillers', ())))
+            state = checkpoint.get('distillers', {})
+            own = model.distillers.state_dict()
+            fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+            model.distillers.load_state_dict(fits if changed else state, strict=not changed)
+        if changed and then.get('distillers') != now.get('distillers') and 'optimizer' in checkpoint:
+            _fit_optimizer(checkpoint['optimizer'], runner, model)
+
+
+def _put_in_order(runner: Runner, model: Distilled, names: list[str]) -> None:
+    """Put the distillers in the order that they had in a checkpoint: the optimizer's state goes by position."""
+    if sorted(names) != sorted(model.distillers) or names == list(model.distillers):
+        return
+    for name in names:
+        model.distillers[name] = model.distillers.pop(name)
+    place = {parameter: number for number, parameter in enumerate(model.parameters())}
+    for wrapper in wrappers_of(runner.optim_wrapper):
+        groups = wrapper.optimizer.param_groups
+        for group in groups:
+            group['params'].sort(key=place.__getitem__)
+        groups.sort(key=lambda group: [place[first] for first in group['params'][:1]])
+    runner.logger.info(f'The distillers stay in the order of the checkpoint: {", ".join(names)}.')
+
+
+def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> None:
+    """Keep only the student's part of a saved optimizer state, since the distillers have changed."""
+    groups = runner.optim_wrapper.state_dict().get('param_groups', [])
+    if len(groups) != 1 or len(saved.get('param_groups', [])) != 1:
+        raise ValueError(
+            'resume_changed=True cannot adapt the optimizer to other distillers if it has several parameter groups '
+            '(paramwise_cfg): start a new run from these weights with load_from=….'
+        )
+    students = sum(not name.startswith('distillers.') for name, _ in model.named_parameters())
+    saved['param_groups'][0]['params'] = groups[0]['params']
+    saved['state'] = {index: state for index, state in saved['state'].items() if index < students}
+
+
+class Balancing(Hook):
+    """Runs the option ``balance`` of distillers; has no effect on a run without it.
+
+    The state is in ``checkpoint['balance']``: all measurements by distiller, and the weight if it is held.
+    """
+
+    def __init__(self) -> None:
+        self._balanced: dict[str, tuple[Distiller, Balancer]] = {}
+
+    def before_run(self, runner: Runner) -> None:
+        """Refuse a run whose weights cannot be measured, before anything is loaded.
+
+        Raises:
+            ValueError: Names the option and what to do.
+        """
+        self._balanced = {} if built_loop(runner) is None else balanced_of(distillers_of(unwrap(runner.model)))
+        for distiller, balancer in self._balanced.values():
+            _check(runner, distiller, balancer)
+        if self._balanced:
+            sgd = all(isinstance(one.optimizer, SGD) for one in wrappers_of(runner.optim_wrapper))
+            for line in choose_ratios(distillers_of(unwrap(runner.model)), sgd):
+                runner.logger.info(line)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """On resume, restore the measurements."""
+        state = checkpoint.get('balance', {}) if resumes(runner) else {}
+        for name, (_, balancer) in self._balanced.items():
+            if name in state:
+                balancer.load(state[name])
+
+    def before_train(self, runner: Runner) -> None:
+        """Make the plans, and log them."""
+        if not self._balanced:
+            return
+        place, _ = balanced_place(unwrap(runner.model))
+        for distiller, balancer in self._balanced.values():
+            balancer.start(runner.max_iters, len(self._balanced))
+            plan = f'{len(balancer.plan)} measurements until iteration {balancer.window:g}, gradients of {place}'
+            told = plan if balancer.unit is None else f'weight {balancer.weight:g}, measured before'
+            runner.logger.info(f'{distiller.key}.balance: ratio {balancer.ratio:.3g}, {told}')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Say which distillers this step measures; hold weights at the end of the window."""
+        for distiller, balancer in self._balanced.values():
+            factor = distiller.schedule.factor(runner.iter, runner.max_iters)
+            for level, line in balancer.begin(runner.iter, factor, distiller.key):
+                runner.logger.log(level, line)
+            if balancer.due:
+                distiller.state.loss_scale = loss_scale(runner)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Log what the step measured; the weights are in the log of every step."""
+        if not self._balanced:
+            return
+        model: Any = unwrap(runner.model)
+        measured: dict[str, float] = model.distillation.measured
+        if measured and is_main_process():
+            write_scalars(runner, measured, runner.iter + 1)
+            text = ', '.join(f'{name} {value:.3g}' for name, value in measured.items())
+            runner.logger.info(f'balance, iteration {runner.iter + 1}: {text}')
+        measured.clear()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add the measurements if a run can resume from the file."""
+        if self._balanced and 'optimizer' in checkpoint:
+            checkpoint['balance'] = {name: balancer.state() for name, (_, balancer) in self._balanced.items()}
+
+
+def _check(runner: Runner, distiller: Distiller, balancer: Balancer) -> None:
+    key = f'model.{distiller.key}.balance'
+    reason = no_single_gradients(runner, unwrap(runner.model))
+    if reason:
+        raise ValueError(
+            f'{key}: {reason}, so gradients of single losses cannot be taken. Switch that off; or make a short run '
+            'without it and set balance=None and loss_weight to the weight that its log prints.'
+        )
+    if not getattr(unwrap(runner.model), 'has_task', True):
+        raise ValueError(
+            f'{key}: {type(unwrap(runner.model)).__name__} has no task that the ratio could refer to: set balance=None '
+            'and give loss_weight.'
+        )
+    window, end = in_iterations(balancer.option.until, runner.max_iters), distiller.schedule.end(runner.max_iters)
+    if window > end:
+        raise ValueError(
+            f'{key}.until={balancer.option.until} is iteration {window:g}, but the schedule ends at iteration {end:g}: '
+            'measure until a point before that.'
+        )
 
 
 @HOOKS.register_module()
@@ -31,8 +302,8 @@ class DistillHook(Hook):
     would have, :class:`PendingValidation` runs a validation that an interruption prevented, and :class:`LossGuard`
     stops at a loss that is not finite. For a ``DistillModel``, :class:`DistillerState` also tells the distillers how
     far the run is, prepares them and keeps their state in ``checkpoint['distillers']``, :class:`Balancing` plans the
-    measurements for balanced ones, :class:`Clipping` clips their gradients, and :class:`UnlabelledStream` reads the
-    pictures of ``model.unlabelled``.
+    measurements for balanced ones, and :class:`Clipping` clips their gradients. What else the model's step consists of
+    has parts of its own, such as the reader of ``model.unlabelled``.
 
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint. Distillers that are
@@ -53,24 +324,20 @@ class DistillHook(Hook):
         install_reader()  # a control is built without our code, so nothing else installs it
         self.resume_file = ResumeFile()
         # In this order at every event: a file is checked before its state is taken.
-        self.parts: tuple[Hook, ...] = (
-            RunGuards(),
-            self.resume_file,
-            SeededStreams(),
-            DistillerState(resume_changed),
-            Balancing(),
-            UnlabelledStream(),
-            LossGuard(skip_nonfinite),
-            Clipping(),
-            EarlyStopping(),
-            PendingValidation(),
-        )
+        before = RunGuards(), self.resume_file, SeededStreams(), DistillerState(resume_changed), Balancing()
+        after = LossGuard(skip_nonfinite), Clipping(), EarlyStopping(), PendingValidation()
+        self._places: tuple[Sequence[Hook], Sequence[Hook]] = before, after
+        self.parts: Sequence[Hook] = (*before, *after)
         self._begun = False
 
     def before_run(self, runner: Runner) -> None:
         """Before any weight is loaded."""
-        for part in () if self._begun else self.parts:
-            part.before_run(runner)
+        if not self._begun:
+            model, (before, after) = unwrap(runner.model), self._places
+            extras = model.distillation.extras if isinstance(model, Distilled) else ()
+            self.parts = (*before, *(hook for extra in extras for hook in extra.hooks()), *after)
+            for part in self.parts:
+                part.before_run(runner)
         self._begun = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ moment before the runner opens a process group and loads weights. The only other
 an effect is :mod:`mmdistill_dense.ops_check`, which the configs of detection name as well.
 """
 
-from mmdistill_dense.engine.gloo import choose_port, open_gloo
+from mmdistill_dense.engine.ddp import choose_port, open_gloo
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 install_reader()

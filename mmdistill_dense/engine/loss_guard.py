@@ -1,9 +1,10 @@
-"""Check the loss of every step, so that NaN and infinity reach neither the weights nor a checkpoint."""
+"""Check the loss of every step, and clip the gradients of each distiller by its own limit."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,16 +14,31 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.model.balanced_step import balanced_of
-from mmdistill_dense.model.distill_model import Distilled
-from mmdistill_dense.model.distillation import distillers_of
-from mmdistill_dense.model.unlabelled_step import prepared
+from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.messages import some
-from mmdistill_dense.utils.protocols import Samples
-from mmdistill_dense.utils.random_streams import fork_rng
-from mmdistill_dense.utils.runner_internals import count_left_out, wrappers_of
+from mmdistill_dense.utils.reproducible import fork_rng
+from mmdistill_dense.utils.runner_internals import Samples, count_left_out, wrappers_of
+
+
+def loss_scale(runner: Runner) -> float:
+    """Return the current loss scale of float16, of several the largest, 1 without one; on a GPU, the CPU waits."""
+    scalers = [getattr(wrapper, 'loss_scaler', None) for wrapper in wrappers_of(runner.optim_wrapper)]
+    return max([float(scaler.get_scale()) for scaler in scalers if scaler is not None], default=1.0)
+
+
+def no_single_gradients(runner: Runner, model: nn.Module) -> str | None:
+    """Return why gradients of single losses cannot be taken in training, or ``None`` if they can."""
+    if runner.cfg.get('compile'):
+        return 'the model is compiled'
+    if runner.cfg.get('activation_checkpointing') or any(getattr(m, 'with_cp', False) is True for m in model.modules()):
+        return 'activations are recomputed (activation_checkpointing, with_cp=True)'
+    return None
+
 
 Inputs = Tensor | Sequence[Tensor] | None
 Seen = tuple[Mapping[str, Sequence[Tensor]], Inputs, Samples | None]  # losses, pictures, labels
@@ -195,12 +211,12 @@ def _reasons(runner: Runner, seen: Seen | None) -> list[str]:
         return []
     found = [f'{", ".join(terms)}.']
     model = unwrap(runner.model)
-    second = model.distillation.unlabelled if isinstance(model, Distilled) else None
     batches, paths = [inputs], [('Pictures', _paths(samples))]
-    if second is not None and second.batch is not None:
-        with fork_rng():  # a skipped step goes on with the same random numbers
-            batches.append(prepared(model, second.batch)[0])
-        paths.append(('Pictures without labels', _paths(second.batch['data_samples'])))
+    with fork_rng():  # a skipped step goes on with the same random numbers
+        for extra in model.distillation.extras if isinstance(model, Distilled) else ():
+            for what, batch, listed in extra.seen(model):
+                batches.append(batch)
+                paths.append((what, _paths(listed)))
     if not all(_finite(picture) for batch in batches for picture in _tensors(batch)):
         found.append('The pictures themselves hold values that are not finite.')
     weights = [name for name, value in model.named_parameters() if not _finite(value)]
@@ -245,3 +261,76 @@ def _number(value: Tensor) -> bool:
 def _tensors(value: Any) -> list[Tensor]:
     members = value if isinstance(value, (list, tuple)) else [value]
     return [member for member in members if isinstance(member, Tensor)]
+
+
+class Clipping(Hook):
+    """Clips when the optimizer begins its step, so after gradient accumulation and the user's clipping."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], Any]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Clip in every step of a runner's optimizer until the training ends.
+
+        Raises:
+            ValueError: For a distiller that several optimizers train, or one that hides the scale of mixed precision.
+        """
+        self.after_train(runner)  # remove the hooks of a training that was interrupted
+        distillers = distillers_of(unwrap(runner.model))
+        wrappers = wrappers_of(runner.optim_wrapper)
+        for name, distiller in distillers.items():
+            trains = any(parameter.requires_grad for parameter in distiller.parameters())
+            if distiller.clip_max_norm is not None and trains:
+                wrapper = _holder(name, distiller, wrappers)
+                clip = partial(_clip, runner, name, distiller)
+                self._undo.append(wrapper.optimizer.register_step_pre_hook(clip).remove)
+        owned = {id(parameter) for distiller in distillers.values() for parameter in distiller.parameters()}
+        for wrapper in (one for one in wrappers if one.clip_grad_kwargs):
+            # It clips all parameters together; a large distiller gradient must not shrink the student's.
+            self._undo.append(partial(setattr, wrapper, 'clip_func', wrapper.clip_func))
+            wrapper.clip_func = partial(_clip_students, wrapper.clip_func, owned)
+
+    def after_train(self, runner: Runner) -> None:
+        """Restore the runner."""
+        while self._undo:
+            self._undo.pop()()
+
+
+def _holder(name: str, distiller: Distiller, wrappers: Sequence[OptimWrapper]) -> OptimWrapper:
+    key = f'model.distillers.{name}.clip_max_norm'
+    owned = {id(parameter) for parameter in distiller.parameters()}
+    holders = [one for one in wrappers if any(id(p) in owned for group in one.param_groups for p in group['params'])]
+    if len(holders) != 1:
+        raise ValueError(f'{key} is for parameters of one optimizer, but {len(holders)} train them: set it to None.')
+    (wrapper,) = holders
+    if hasattr(wrapper, 'loss_scaler') and 'grad_scaler' in inspect.signature(wrapper.optimizer.step).parameters:
+        raise ValueError(
+            f'{key}: {type(wrapper.optimizer).__name__}.step uses the scaler of mixed precision itself, so the scale '
+            'of the gradients is unknown; set clip_max_norm=None, or use an optimizer of torch.'
+        )
+    return wrapper
+
+
+def clip_unscaled(distiller: Distiller, optimizer: Optimizer) -> Tensor | None:
+    """Clip the gradients of a distiller by their norm without the loss scale.
+
+    Returns:
+        The norm before; ``None`` if the optimizer will skip the step, and then nothing is clipped.
+    """
+    # A GradScaler sets these attributes on a fused optimizer, which unscales the gradients and skips steps with
+    # infinite ones by itself. The scale is None if the gradients were unscaled for the user's clipping.
+    scale, infinite = (getattr(optimizer, attribute, None) for attribute in ('grad_scale', 'found_inf'))
+    if infinite is not None and infinite:
+        return None
+    return distiller.clip_gradients(1.0 if scale is None else scale)
+
+
+def _clip(runner: Runner, name: str, distiller: Distiller, optimizer: Optimizer, *_: Any) -> None:
+    norm = clip_unscaled(distiller, optimizer)
+    if norm is not None:
+        runner.message_hub.update_scalar(f'train/distill.{name}.grad_norm', norm)
+
+
+def _clip_students(clip: Callable[..., Any], owned: set[int], parameters: Sequence[Tensor], **options: Any) -> Any:
+    """Do the user's clipping over the parameters that no distiller owns."""
+    return clip([parameter for parameter in parameters if id(parameter) not in owned], **options)

@@ -17,12 +17,12 @@ from mmdistill_dense.engine.ddp import check_equal_epochs
 from mmdistill_dense.guards.class_counts import check_student_classes, check_teacher_classes
 from mmdistill_dense.guards.config import (
     check_crop,
+    check_custom_keys,
+    check_laid_over,
     check_pretrained,
     check_top_level_distillers,
     warn_of_batch,
 )
-from mmdistill_dense.guards.custom_keys import check_custom_keys
-from mmdistill_dense.guards.laid_over import check_laid_over
 from mmdistill_dense.guards.runner import check_checkpoints, check_loaded, check_loaders, check_trained
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.networks.first_look import refuse_blind

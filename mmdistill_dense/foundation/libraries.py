@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmdistill_dense.networks.input_grid import cells, resized
+from mmdistill_dense.networks.inputs import cells, resized
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.safe_load import INDEX
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,100 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdistill_dense.config.data_sets import layers
+from mmdistill_dense.config.inheritance import bases_of
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
+
+_OPTION = 'optim_wrapper.paramwise_cfg.custom_keys'
+
+
+def check_custom_keys(runner: Runner, model: nn.Module) -> None:
+    """Refuse a key for the student that matches the name of a distiller; warn if it matches parts of a distiller.
+
+    For each parameter, mmengine uses the longest of the ``custom_keys`` that its name contains. ``head``, meant for the
+    student's head, is also in the names of all parameters of a distiller called ``head_kd``.
+    """
+    options = ((runner.cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or {}
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    students = {name for name in names if not name.startswith('distillers.')}
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        key = _longest(name, options)
+        if key is None or name in students or 'distillers' in key or not any(key in other for other in students):
+            continue  # only a key that matches the student can match a distiller by mistake
+        _, distiller, part = name.split('.', 2)
+        if key not in part:
+            raise ValueError(
+                f'model.distillers.{distiller}: its name contains {key!r}, a key of {_OPTION} for the student, so its '
+                f'parameters would get {dict(options[key])} too. Rename the distiller, or give it its own key: '
+                f"custom_keys['distillers.{distiller}']=dict(lr_mult=1)."
+            )
+        parts.setdefault(key, []).append(name)
+    for key, found in parts.items():
+        runner.logger.warning(
+            f'{_OPTION}[{key!r}]={dict(options[key])} also applies to parts of distillers: {some(found)}. To set other '
+            "options for them, add custom_keys['distillers']."
+        )
+
+
+def _longest(name: str, keys: Iterable[str]) -> str | None:
+    """Return the key that mmengine uses for a parameter."""
+    return next((key for key in sorted(sorted(keys), key=len, reverse=True) if key in name), None)
+
+
+def check_laid_over(config: Config) -> None:
+    """Refuse ``distillers=dict(cwd=dict(type='LogitKD'))`` over a base whose ``cwd`` is a ``CWD``.
+
+    The merged distiller would take over the ``loss_weight`` of the other method, for instance.
+    """
+    path = Path(config.filename or '')
+    if path.suffix == '.py' and path.is_file():
+        _check_file(path)
+
+
+def _check_file(path: Path) -> None:
+    written = dict(_written(path))
+    for base in bases_of(path) if written else ():
+        if not base.is_file():
+            continue
+        before = (Config.fromfile(base).get('model') or {}).get('distillers') or {}
+        for name, kind in written.items():
+            old = before.get(name) or {}
+            if old.get('type', kind) != kind:
+                kept = ', '.join(f'{key}={value!r}' for key, value in old.items() if key != 'type') or 'none'
+                raise ValueError(
+                    f"{path.name}: model.distillers.{name}=dict(type='{kind}') is merged with the {old['type']} of "
+                    f'{base.name}, and its options would stay: {kept}. Write _delete_=True into the dict, or give it '
+                    'another name.'
+                )
+
+
+def _written(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the name and type of each distiller in this file that mmengine would merge with one of a base."""
+    for node in ast.parse(path.read_text(encoding='utf-8')).body:
+        if isinstance(node, ast.Assign) and any(
+            isinstance(one, ast.Name) and one.id == 'model' for one in node.targets
+        ):
+            model = _members(node.value)
+            written = _members(model.get('distillers'))
+            if '_delete_' in {**model, **written}:
+                continue
+            for name, value in written.items():
+                inside = _members(value)
+                kind = inside.get('type')
+                if isinstance(kind, ast.Constant) and isinstance(kind.value, str) and '_delete_' not in inside:
+                    yield name, kind.value
+
+
+def _members(node: ast.expr | None) -> dict[str, ast.expr]:
+    """Return the members of a literal dict, written in either way."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        return {one.arg: one.value for one in node.keywords if one.arg}
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {str(key.value): value for key, value in pairs if isinstance(key, ast.Constant)}
+    return {}
+
 
 # These classes of mmseg and mmdet load files themselves. With convert_weights, mmdet's rename the tensors of original
 # files by this function of their module.

@@ -1,12 +1,7 @@
 """Losses: pure functions of tensors, independent of configs, models and runners."""
 
-from mmdistill_dense.losses.attention import attention_distance
-from mmdistill_dense.losses.channel_correlation import standardized_mse
-from mmdistill_dense.losses.channels import channel_divergence
 from mmdistill_dense.losses.contrast import check_contrast, contrast_temperature, dense_contrast
-from mmdistill_dense.losses.correlation import correlation_distance
-from mmdistill_dense.losses.divergence import sigmoid_divergence, softmax_divergence
-from mmdistill_dense.losses.focal import (
+from mmdistill_dense.losses.detection import (
     absolute_error,
     background_weights,
     box_weights,
@@ -14,9 +9,18 @@ from mmdistill_dense.losses.focal import (
     focal_error,
     shifted_error,
     spatial_attention,
+    valuable_region,
+    weighted_divergence,
+)
+from mmdistill_dense.losses.divergence import (
+    channel_divergence,
+    correlation_distance,
+    sigmoid_divergence,
+    similarity_divergence,
+    softmax_divergence,
 )
 from mmdistill_dense.losses.infonce import key_ranks, normalize_pixels, pixel_info_nce, pixel_pairs, spatial_gate
-from mmdistill_dense.losses.localization import valuable_region, weighted_divergence
+from mmdistill_dense.losses.maps import attention_distance, feature_match, feature_mimic, smooth_l1, standardized_mse
 from mmdistill_dense.losses.masked import (
     Branch,
     gate,
@@ -27,17 +31,9 @@ from mmdistill_dense.losses.masked import (
     token_masks,
     weighted_mse,
 )
-from mmdistill_dense.losses.matching import feature_match
-from mmdistill_dense.losses.mimic import feature_mimic
-from mmdistill_dense.losses.pairwise import pairwise_distance
-from mmdistill_dense.losses.precision import loss_dtype
 from mmdistill_dense.losses.projector import centre_keep, masked_align_conv, random_keep
-from mmdistill_dense.losses.prototypes import prototype_distance
-from mmdistill_dense.losses.regression import smooth_l1
-from mmdistill_dense.losses.resize import centres_inside, to_grid
-from mmdistill_dense.losses.sending import to_device
-from mmdistill_dense.losses.similarity import similarity_divergence
-from mmdistill_dense.losses.tokens import query_match, token_relations
+from mmdistill_dense.losses.relations import pairwise_distance, prototype_distance, query_match, token_relations
+from mmdistill_dense.losses.tensors import centres_inside, loss_dtype, to_device, to_grid
 
 __all__ = [
     'Branch', 'absolute_error', 'attention_distance', 'background_weights', 'box_weights', 'centre_keep',

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses import contrast_kernel, contrast_plain
 from mmdistill_dense.losses.contrast_plain import Tokens
-from mmdistill_dense.losses.precision import check_same_shape, check_temperature, loss_dtype, without_autocast
+from mmdistill_dense.losses.tensors import check_same_shape, check_temperature, loss_dtype, without_autocast
 
 CONTRASTS = ('omni', 'channel', 'spatial')
 NEGATIVES = ('other_groups', 'all')

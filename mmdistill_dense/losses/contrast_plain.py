@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmdistill_dense.losses.blocks import block_elements, tiles
-from mmdistill_dense.losses.precision import sum_dtype
+from mmdistill_dense.losses.tensors import block_elements, sum_dtype, tiles
 
 _SPARSE_SHARE = 1 / 32  # above this share of surviving pairs the dense backward is faster and smaller
 _PAIRS = 2**17  # token pairs held at a time on the CPU: 512 KiB of float32

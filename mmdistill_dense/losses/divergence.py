@@ -1,11 +1,91 @@
-"""Divergences between the class scores of student and teacher."""
+"""Divergences of softmax distributions: of classes (KD, DIST), channels (CWD), similarities (CIRKD)."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.kl import divergence_sum
-from mmdistill_dense.losses.precision import check_same_shape, check_temperature, loss_dtype, without_autocast
+from mmdistill_dense.losses.tensors import (
+    block_elements,
+    check_same_shape,
+    check_temperature,
+    loss_dtype,
+    sum_dtype,
+    tiles,
+    without_autocast,
+)
+
+
+def divergence_sum(
+    student: Tensor, teacher: Tensor, dim: int, temperature: float, weight: Tensor | None = None
+) -> Tensor:
+    """``sum_r w_r KL(softmax(teacher_r / T) || softmax(student_r / T))`` of (A, P, Q) scores.
+
+    The gradient ``w (p_s - p_t) / T`` is computed in the forward pass and kept; temporaries are as small as a block.
+
+    Args:
+        student: (A, P, Q), the only input that gets a gradient.
+        teacher: The same shape and dtype.
+        dim: 1 or 2, the axis of a distribution.
+        temperature: T.
+        weight: One number per distribution, (A, Q) or (A, P). Defaults to 1.
+
+    Returns:
+        Scalar.
+    """
+    student = student if torch.is_grad_enabled() else student.detach()
+    return _Divergence.apply(student, teacher.detach(), dim, temperature, weight)
+
+
+class _Divergence(torch.autograd.Function):
+    """With ``d = (t - s) / T`` the divergence of a row is ``sum p_t d - (logsumexp t - logsumexp s)``.
+
+    Both sides are shifted so that their largest score is 0: a constant between them would cancel in the difference,
+    and cost digits of the loss.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, dim: int, temperature: float, weight: Tensor | None
+    ) -> Tensor:
+        grad = torch.empty_like(student) if ctx.needs_input_grad[0] else None
+        total = student.new_zeros((), dtype=sum_dtype(student))
+        for index in _blocks(student, dim):
+            s, t = (x[index].contiguous() / temperature for x in (student, teacher))
+            p_s, p_t = s.softmax(dim), t.softmax(dim)  # cheaper than log_softmax and the exponential of it
+            w = None if weight is None else weight[index[0], index[3 - dim]].unsqueeze(dim)
+            shift = _shifted_logsumexp(p_t, dim).sub_(_shifted_logsumexp(p_s, dim))
+            s, t = (x.sub_(x.amax(dim, keepdim=True)) for x in (s, t))
+            total -= shift.sum() if w is None else (shift * w).sum()
+            total += torch.dot(t.sub_(s).flatten(), (p_t if w is None else p_t * w).flatten())
+            if grad is not None:
+                torch.sub(p_s, p_t, out=grad[index])
+                if w is not None:
+                    grad[index] *= w
+        if grad is not None:
+            ctx.save_for_backward(grad)
+            ctx.temperature = temperature
+        return total.to(student.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * (grad_output / ctx.temperature), None, None, None, None
+
+
+def _shifted_logsumexp(p: Tensor, dim: int) -> Tensor:
+    """``logsumexp`` of scores whose largest is 0, from their softmax: its largest is ``exp(0) / sum exp``."""
+    return p.amax(dim, keepdim=True).log_().neg_()
+
+
+def _blocks(x: Tensor, dim: int) -> list[tuple[slice, slice, slice]]:
+    everything, free = slice(None), 3 - dim
+    cells = tiles(x.shape[0], x.shape[free], x.shape[dim], block_elements(x.device) // 4)
+    return [(a, b, everything) if free == 1 else (a, everything, b) for a, b in cells]
 
 
 @without_autocast
@@ -65,3 +145,255 @@ def _prepare(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tens
     check_same_shape(student, teacher, what='logits')
     dtype = loss_dtype(student)
     return student.to(dtype), teacher.detach().to(dtype)
+
+
+@without_autocast
+def channel_divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """``T^2 * KL(softmax(teacher / T) || softmax(student / T))`` over the positions, mean over batch and channels.
+
+    Each channel of each image is a distribution over its positions.
+
+    Source: Shu et al., CWD, ICCV 2021, https://arxiv.org/abs/2011.13256, section 3.2.
+
+    Args:
+        student: (B, C, ...) maps, the only input that gets a gradient.
+        teacher: Maps of the same shape.
+        temperature: T, above 0.
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
+
+    Raises:
+        ValueError: Unequal shapes, no axis of positions or a temperature that is not positive.
+    """
+    check_temperature(temperature)
+    check_same_shape(student, teacher)
+    if student.dim() < 3:
+        raise ValueError(f'maps must be (B, C, ...) with at least one axis of positions, got {tuple(student.shape)}')
+    dtype = loss_dtype(student)
+    if not student.numel():
+        return student.to(dtype).sum()
+    s, t = (x.to(dtype).flatten(2) for x in (student, teacher))
+    divergence = divergence_sum(s, t, 2, temperature)
+    return divergence * (temperature**2 / (len(student) * student.shape[1]))
+
+
+_BLOCK_BYTES = 16 * 2**20  # of one matrix of scores; about five are held at a time
+
+
+@without_autocast
+def similarity_divergence(
+    student: Tensor,
+    student_keys: Tensor,
+    teacher: Tensor,
+    teacher_keys: Tensor,
+    *,
+    temperature: float = 0.1,
+    row_weight: Tensor | None = None,
+    block: int | None = None,
+) -> Tensor:
+    """``sum_p w_p mean_g KL(softmax_k(t_p . t_gk / tau) || softmax_k(s_p . s_gk / tau))``.
+
+    The similarities of a row to the K keys of a group are one distribution; each of the G groups has its own. Student
+    and teacher may differ in channels.
+
+    The gradients are computed in the forward pass, one block of rows at a time. They have the size of rows and keys; a
+    matrix of all rows x keys is never stored.
+
+    Source: Yang et al., CIRKD, CVPR 2022, https://arxiv.org/abs/2204.06986.
+
+    Args:
+        student: (N, C) rows.
+        student_keys: (G, K, C). Rows and keys of the student are the only inputs that get a gradient.
+        teacher: (N, D) rows.
+        teacher_keys: (G, K, D).
+        temperature: tau, above 0.
+        row_weight: (N,) weights. Defaults to 1 / N.
+        block: Rows compared at a time. Defaults to what fits 16 MiB of scores.
+
+    Returns:
+        Scalar in float32 (float64 for float64 rows); 0 where there are no rows or keys.
+
+    Raises:
+        ValueError: A temperature that is not positive, or shapes that do not fit.
+    """
+    check_temperature(temperature)
+    _check_shapes(student, student_keys, teacher, teacher_keys)
+    if row_weight is not None and row_weight.shape != student.shape[:1]:
+        raise ValueError(f'row_weight must be ({len(student)},), got {tuple(row_weight.shape)}')
+    dtype = loss_dtype(student)
+    if row_weight is None:
+        row_weight = student.new_full((len(student),), 1 / max(len(student), 1), dtype=dtype)
+    if block is None:
+        block = max(_BLOCK_BYTES // (dtype.itemsize * max(student_keys.shape[1], 1)), 1)
+    constants = (x.detach().to(dtype) for x in (teacher, teacher_keys, row_weight))
+    return _SimilarityDivergence.apply(student.to(dtype), student_keys.to(dtype), *constants, temperature, block)
+
+
+def _check_shapes(student: Tensor, student_keys: Tensor, teacher: Tensor, teacher_keys: Tensor) -> None:
+    for side, rows, keys in (('student', student, student_keys), ('teacher', teacher, teacher_keys)):
+        if rows.ndim != 2 or keys.ndim != 3 or rows.shape[1] != keys.shape[2]:
+            raise ValueError(f'{side} rows must be (N, C) and keys (G, K, C), got {rows.shape} and {keys.shape}')
+    if len(student) != len(teacher) or student_keys.shape[:2] != teacher_keys.shape[:2]:
+        raise ValueError(
+            f'student and teacher differ in rows or keys: {len(student)} rows with {tuple(student_keys.shape[:2])} '
+            f'keys, {len(teacher)} with {tuple(teacher_keys.shape[:2])}'
+        )
+
+
+class _SimilarityDivergence(torch.autograd.Function):
+    """Weighted sum of the rows' divergences; the gradients are computed in the forward pass and scaled in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        student_keys: Tensor,
+        teacher: Tensor,
+        teacher_keys: Tensor,
+        row_weight: Tensor,
+        temperature: float,
+        block: int,
+    ) -> Tensor:
+        of_rows, of_keys = (
+            torch.zeros_like(x) if needed else None
+            for x, needed in zip((student, student_keys), ctx.needs_input_grad, strict=False)
+        )
+        total = student.new_zeros(())
+        weights = row_weight / max(len(student_keys), 1)
+        for group, (s_keys, t_keys) in enumerate(zip(student_keys, teacher_keys, strict=True)):
+            for start in range(0, len(student), block):
+                part = slice(start, start + block)
+                s = torch.log_softmax(student[part] @ s_keys.t() / temperature, 1)
+                t = torch.log_softmax(teacher[part] @ t_keys.t() / temperature, 1)
+                target = t.exp()
+                total += torch.dot(weights[part], t.sub_(s).mul_(target).sum(1))
+                if of_rows is None and of_keys is None:
+                    continue
+                slope = s.exp_().sub_(target).mul_((weights[part] / temperature)[:, None])
+                if of_rows is not None:
+                    of_rows[part].addmm_(slope, s_keys)
+                if of_keys is not None:
+                    of_keys[group].addmm_(slope.t(), student[part])
+        ctx.save_for_backward(of_rows, of_keys)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        of_rows, of_keys = (None if saved is None else saved * grad_loss for saved in ctx.saved_tensors)
+        return of_rows, of_keys, None, None, None, None, None
+
+
+_EPS = 1e-8
+_FLAT = 1e-3  # share of the mean; scores that vary less count as varying by a tenth of it
+_COUNTED = 0.1 / _FLAT
+
+
+@without_autocast
+def correlation_distance(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    activation: str = 'softmax',
+) -> Tensor:
+    """``T^2 [beta (1 - mean_rows rho) + gamma (1 - mean_classes rho)]`` of class scores.
+
+    rho is Pearson's correlation of softmax(student / T) and softmax(teacher / T), over the classes of one row or over
+    the rows of one class; the product of the two norms in its denominator has 1e-8 added.
+
+    The gradient of rho grows as 1 / deviation of the student's scores. To bound it (ours), scores that deviate by less
+    than a thousandth of their mean, as those of a zero-initialised classifier, count as deviating by a tenth of it: rho
+    is then proportional to them, 0 for equal scores, and its gradient has the usual size.
+
+    Source: Huang et al., DIST, NeurIPS 2022, https://arxiv.org/abs/2205.10536.
+
+    Args:
+        student: (R, K) logits, or (B, K, ...) maps whose positions are the rows. The only input that gets a gradient.
+        teacher: Logits of the same shape.
+        temperature: T, above 0.
+        beta: Weight of the correlation within rows (between classes).
+        gamma: Weight of the correlation within classes (between rows).
+        activation: ``'softmax'``, or ``'sigmoid'`` for independent binary scores.
+
+    Returns:
+        Scalar in float32 (float64 for float64 logits); 0 where there are no rows.
+
+    Raises:
+        ValueError: Unequal shapes, a temperature that is not positive or an unknown activation.
+    """
+    if activation not in ('softmax', 'sigmoid'):
+        raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
+    check_temperature(temperature)
+    check_same_shape(student, teacher, what='logits')
+    dtype = loss_dtype(student)
+    if not student.numel():
+        return student.to(dtype).sum()
+    maps = (x.to(dtype).reshape(*x.shape[:2], -1) / temperature for x in (student, teacher.detach()))  # (B, K, N)
+    s, t = (x.softmax(1) if activation == 'softmax' else x.sigmoid() for x in maps)
+    correlations = _Correlation.apply(s if torch.is_grad_enabled() else s.detach(), t, beta, gamma)
+    return temperature**2 * (beta + gamma - correlations)
+
+
+class _Correlation(torch.autograd.Function):
+    """``beta mean_rows rho + gamma mean_classes rho`` of (B, K, N) scores, with its gradient in the forward pass.
+
+    With centred vectors x, y and ``D = |x| |y| + eps``, ``d rho / dx = y / D - (x.y) |y| / (D^2 |x|) x``, centred too;
+    where x is flat, |x| is a constant and the second term vanishes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, t: Tensor, beta: float, gamma: float) -> Tensor:
+        grad = torch.empty_like(s) if ctx.needs_input_grad[0] else None
+        means = [value.mean((0, 2), keepdim=True) for value in (s, t)]
+        within = [s.new_zeros(1, s.shape[1], 1) for _ in range(3)]
+        for block in _row_blocks(s):
+            for total, part in zip(within, _moments(s[block] - means[0], t[block] - means[1], (0, 2)), strict=True):
+                total += part
+        rows = s.numel() // s.shape[1]
+        rho, pull, along = _slopes(within, _FLAT * rows**0.5 * means[0])
+        value = gamma * rho.mean()
+        for block in _row_blocks(s):
+            row_means = [side[block].mean(1, keepdim=True) for side in (s, t)]
+            x, y = (side[block] - mean for side, mean in zip((s, t), row_means, strict=True))
+            rho, row_pull, row_along = _slopes(_moments(x, y, (1,)), _FLAT * s.shape[1] ** 0.5 * row_means[0])
+            value += rho.sum() * (beta / rows)
+            if grad is not None:
+                slope = y.mul_(row_pull).addcmul_(x, row_along, value=-1).mul_(beta / rows)
+                share = gamma / s.shape[1]
+                slope.addcmul_(torch.sub(t[block], means[1], out=x), pull, value=share)
+                slope.addcmul_(torch.sub(s[block], means[0], out=x), along, value=-share)
+                grad[block] = slope
+        if grad is not None:
+            ctx.save_for_backward(grad)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * grad_output, None, None, None
+
+
+def _moments(x: Tensor, y: Tensor, axes: tuple[int, ...]) -> list[Tensor]:
+    product = torch.empty_like(x)
+    return [torch.mul(*pair, out=product).sum(axes, keepdim=True) for pair in ((x, x), (y, y), (x, y))]
+
+
+def _slopes(moments: Sequence[Tensor], flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rho and the factors of y and -x in its gradient; an x of norm up to ``flat`` counts as longer."""
+    xx, yy, xy = moments
+    x_norm, y_norm = xx.sqrt(), yy.sqrt()
+    is_flat = x_norm <= flat
+    x_norm = torch.where(is_flat, _COUNTED * flat, x_norm)
+    pull = 1 / (x_norm * y_norm + _EPS)
+    rho = xy * pull
+    return rho, pull, torch.where(is_flat, 0, rho * pull * y_norm / x_norm)
+
+
+def _row_blocks(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    for b, n in tiles(x.shape[0], x.shape[2], x.shape[1], block_elements(x.device) // 4):
+        yield b, slice(None), n

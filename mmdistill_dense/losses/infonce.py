@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.precision import check_same_shape, check_temperature, loss_dtype
+from mmdistill_dense.losses.tensors import check_same_shape, check_temperature, loss_dtype
 
 MIN_NORM = 1e-6  # a vector up to this length has no direction
 

@@ -15,8 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.blocks import block_elements, tiles
-from mmdistill_dense.losses.precision import check_same_shape, loss_dtype, sum_dtype, without_autocast
+from mmdistill_dense.losses.tensors import (
+    block_elements,
+    check_same_shape,
+    loss_dtype,
+    sum_dtype,
+    tiles,
+    without_autocast,
+)
 
 _MIN_AREA = 1e-12  # a mask that underflows has no area; its weight becomes 0 instead of 0 / 0
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.sending import to_device
+from mmdistill_dense.losses.tensors import to_device
 
 _SCATTER_SHARE = 0.6  # of kept positions; above it one convolution over all of them is faster
 

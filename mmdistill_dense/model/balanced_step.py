@@ -13,12 +13,67 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmdistill_dense.distillers.balance import AUTO, Balancer, Try, auto_ratio
 from mmdistill_dense.distillers.base import Distiller, Losses
-from mmdistill_dense.losses.precision import sum_dtype
-from mmdistill_dense.model.distillation import Distillation, distillers_of
-from mmdistill_dense.model.term_gradients import TASK, backbone_parameters, flat_gradients, split_terms
+from mmdistill_dense.distillers.schedule import AUTO, Balancer, Try, auto_ratio
+from mmdistill_dense.losses import loss_dtype
+from mmdistill_dense.losses.tensors import sum_dtype
+from mmdistill_dense.model.distill_model import Extra, Step, distillers_of
 from mmdistill_dense.utils.distributed import mean_over_ranks
+
+TASK = 'task'
+PSEUDO = 'unlabelled'  # the student's own loss on labels of the teacher
+Places = Mapping[str, Sequence[Tensor]]
+
+
+def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the terms of a model's losses, scalars that sum to what mmengine back-propagates.
+
+    Args:
+        losses: What ``model.loss`` returns: tensors and lists of them; names without ``loss`` are ignored.
+    """
+    terms: dict[str, Tensor] = {}
+    for name, value in losses.items():
+        if 'loss' not in name:
+            continue
+        key = name if name.startswith('distill.') else PSEUDO if name.startswith(f'{PSEUDO}.') else TASK
+        summed = torch.stack([one.mean() for one in ([value] if isinstance(value, Tensor) else value)]).sum()
+        terms[key] = terms[key] + summed if key in terms else summed
+    return terms
+
+
+def backbone_parameters(model: nn.Module) -> list[Tensor]:
+    """Return the trained parameters of the student's backbone, or of the whole student if it has none."""
+    network = getattr(model, 'backbone', None)
+    named = (network if isinstance(network, nn.Module) else model).named_parameters()
+    return [value for name, value in named if value.requires_grad and not name.startswith('distillers.')]
+
+
+def flat_gradients(term: Tensor, places: Places) -> dict[str, Tensor]:
+    """Return the gradient of a term at each place as one vector; the graph is kept, and no ``.grad`` is touched.
+
+    Args:
+        term: A scalar; without a graph, its gradients are zero.
+        places: Tensors of the graph by name; a place without tensors gives one zero.
+    """
+    inputs = [tensor for tensors in places.values() for tensor in tensors]
+    found: Sequence[Tensor | None] = [None] * len(inputs)
+    if term.requires_grad:
+        try:
+            found = torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if 'heckpoint' not in str(error):
+                raise
+            raise ValueError(
+                'the student recomputes its activations (activation_checkpointing, with_cp=True), so the gradient of a '
+                'single loss cannot be taken: switch that off to measure.'
+            ) from error
+    dense = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+    vectors = iter([x.flatten().to(loss_dtype(x)) for x in dense])
+    return {
+        name: torch.cat([next(vectors) for _ in tensors]) if tensors else term.new_zeros(1)
+        for name, tensors in places.items()
+    }
+
 
 _PLACE = 'place'
 
@@ -59,30 +114,25 @@ def balanced_place(model: nn.Module) -> tuple[str, list[Tensor]]:
     return 'neck and heads, because the whole backbone is frozen', others
 
 
-def balance(
-    model: nn.Module, distillation: Distillation, losses: Mapping[str, Any], compared: Mapping[str, Losses]
-) -> dict[str, Tensor]:
-    """Measure the distillers for which it is due, before the step is weighted.
+class Balance(Extra):
+    """Measures the distillers for which it is due, before the step is weighted.
 
     A measurement costs a backward pass to the backbone for the task and one for each of these distillers, and a vector
     as long as the backbone's parameters for each; the CPU waits for the device once.
 
-    Args:
-        model: The student with its distillers.
-        distillation: Its ``measured`` gets ``distill.<name>.ratio``, the norm of the distiller's weighted gradient over
-            the task's. If several were measured, also the same of their sum as ``distill.ratio``, and
-            ``distill.<name>.cosine.<other>``.
-        losses: The student's own.
-        compared: The terms of each distiller without weight.
-
-    Returns:
-        For each balanced distiller ``distill.<name>.weight``, on the CPU, for the log.
+    ``distillation.measured`` gets ``distill.<name>.ratio``, the norm of the distiller's weighted gradient over the
+    task's. If several were measured, also the same of their sum as ``distill.ratio``, and
+    ``distill.<name>.cosine.<other>``. The log of each step gets ``distill.<name>.weight``, a number on the CPU.
     """
-    balanced = balanced_of(distillers_of(model))
-    due = {name: one for name, one in balanced.items() if one[1].due}
-    if due:
-        distillation.measured = _measured_step(model, due, losses, compared)
-    return {f'distill.{name}.weight': torch.tensor(one.weight()) for name, (one, _) in balanced.items()}
+
+    def add(self, step: Step) -> None:
+        """Measure, and tell the weights."""
+        balanced = balanced_of(distillers_of(step.model))
+        due = {name: one for name, one in balanced.items() if one[1].due}
+        if due:
+            step.model.distillation.measured = _measured_step(step.model, due, step.losses, step.terms)
+        weights = {f'distill.{name}.weight': torch.tensor(one.weight()) for name, (one, _) in balanced.items()}
+        step.told = {**step.told, **weights}
 
 
 def _measured_step(

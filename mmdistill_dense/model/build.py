@@ -17,27 +17,100 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmdistill_dense.config.resolve import TASKS, ModelConfig, teachers_of
+from mmdistill_dense.config.resolve import TASKS, ModelConfig, load_model, merge, teachers_of
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.presets import expand
 from mmdistill_dense.guards.class_counts import ignored_labels
-from mmdistill_dense.model.choose_taps import choose_taps
-from mmdistill_dense.model.distillation import Distillation
-from mmdistill_dense.model.pseudo_labels import KEY as PSEUDO_KEY
-from mmdistill_dense.model.pseudo_labels import PseudoOption
-from mmdistill_dense.networks.find_tap import no_scores
-from mmdistill_dense.networks.inherit import Inherit, with_teacher_names
-from mmdistill_dense.networks.renormalise import completed, renormaliser
-from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.model.balanced_step import Balance, balanced_of
+from mmdistill_dense.model.distill_model import Distillation, Distilled, Extra, distilled_class
+from mmdistill_dense.networks.auto_taps import Found, discover, discover_student, nothing_to_pair, pair_taps
+from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.inherit import Inherit, parse_inherit, with_teacher_names
+from mmdistill_dense.networks.inputs import completed, renormaliser
+from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.teacher_plan import SINGLE, TeacherOption
-from mmdistill_dense.networks.trace import Traced, trace_pair
-from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.networks.trace import SINGLE, TeacherOption, Traced, trace_pair
+from mmdistill_dense.registry import DISTILLERS, EXTRAS, MODELS
 from mmdistill_dense.utils.messages import text_of
-from mmdistill_dense.utils.protocols import Network
+from mmdistill_dense.utils.reproducible import fork_rng
+from mmdistill_dense.utils.runner_internals import Network
 
 Option = Mapping[str, Any]
+
+
+@MODELS.register_module()
+def DistillModel(
+    student: Option,
+    teacher: Option | None = None,
+    distillers: Option | None = None,
+    inherit: Sequence[Sequence[str]] | None = None,
+    unlabelled: Option | None = None,
+    **student_keys: Any,
+) -> Network:
+    """Build a student that distils from a teacher in its training step and is an ordinary student in everything else.
+
+    The result is an instance of a subclass of the student's own class: parameter names, ``predict`` and checkpoints are
+    those of the plain network. Without distillers and ``inherit`` it *is* the plain network (the control), and no
+    teacher is built.
+
+    Args:
+        student: ``dict(cfg='mmseg::…', **overrides)`` or a whole model dict.
+        teacher: The same with ``checkpoint`` (file, address or ``'auto'``), see :class:`FrozenTeacher`; or a dict of
+            several by name.
+        distillers: Options of the distillers by name, e.g. ``dict(kd=dict(type='LogitKD'))``; ``loss_weight=0``
+            removes one.
+        inherit: What the student copies from the teacher at its start: pairs of prefixes ``(student, teacher)``,
+            e.g. ``[('neck', 'neck'), ('bbox_head', 'bbox_head')]``; a third member names the teacher where there are
+            several. See :mod:`mmdistill_dense.networks.inherit`.
+        unlabelled: Pictures without labels on which the distillers teach too, e.g. ``dict(data_root='data/more',
+            ratio=1)``, see :class:`~mmdistill_dense.unlabelled.step.UnlabelledOption`; ignored without distillers.
+        **student_keys: Further keys of the model config, which are merged over the student.
+
+    Returns:
+        The student.
+
+    Raises:
+        KeyError, ValueError, FileNotFoundError: For options that do not fit together, each naming the config key.
+    """
+    options = distiller_options(distillers or {})
+    entries = parse_inherit(inherit)
+    pictures: list[Extra] = []
+    if unlabelled is not None:
+        pictures.append(EXTRAS.build({'type': 'Unlabelled', 'option': unlabelled}))
+    config = load_model(merge(student, student_keys, 'model.student'), 'model.student')
+    config.beside = student_keys
+    network = build_network(config)
+    if pictures and not options:
+        print_log(
+            'model.unlabelled is ignored: without distillers, nothing is learnt from pictures without labels.',
+            'current',
+        )
+    if not options and not entries:
+        return network
+    if options:
+        _check_loss(network)
+    with fork_rng():
+        parts = build_distillers(options, config.scope)
+        extras = [*pictures, *([Balance()] if balanced_of(parts) else [])] if parts else []
+        distillation = build_distillation(network, config, parts, teacher, entries, extras)
+        for extra in extras:
+            extra.attach(network, parts, distillation.traced.heads)
+    kind: Any = type(network)  # mypy takes no class for hashable, which a cached function needs
+    network.__class__ = distilled_class(kind)
+    assert isinstance(network, Distilled)
+    network._attach(parts, distillation)
+    return network
+
+
+def _check_loss(student: Network) -> None:
+    """Refuse a student that computes its losses elsewhere than in ``loss``: it would not be distilled."""
+    if not hasattr(type(student), 'loss'):
+        raise ValueError(
+            f'model.student: {type(student).__name__} has no method loss(inputs, data_samples), which distillation '
+            'extends. Give it one that returns the losses, and let its forward return self.loss(inputs, data_samples) '
+            "for mode='loss', as the networks of mmseg and mmdet do."
+        )
 
 
 def distiller_options(distillers: Option) -> dict[str, Option]:
@@ -84,7 +157,7 @@ def build_distillation(
     distillers: Mapping[str, Distiller],
     teacher: Option | None,
     inherit: Sequence[Inherit],
-    pseudo: PseudoOption | None = None,
+    extras: Sequence[Extra] = (),
 ) -> Distillation:
     """Trace student and teachers, plan how the teachers run, and bind every distiller to its teacher.
 
@@ -94,7 +167,7 @@ def build_distillation(
         distillers: The distillers by name; they make their parameters here.
         teacher: The option ``model.teacher``; nothing is loaded yet.
         inherit: What the student will copy from teachers.
-        pseudo: The option ``model.unlabelled.pseudo``, whose teacher must be loaded whole.
+        extras: What else the step consists of; a teacher that it asks must be loaded whole.
     """
     options, inherit, taught_by = _used_teachers(teacher, distillers, inherit)
     preprocessor = config.model.get('data_preprocessor') or {}
@@ -114,19 +187,18 @@ def build_distillation(
             size,
         )
     normalised = completed(preprocessor, config.scope)
-    teachers, asked = {}, pseudo and pseudo.teacher_of(options)
+    teachers, asked = {}, {name for extra in extras for name in extra.asks(options, traced)}
     for name, option in options.items():
         copied = [(entry.source.split('.')[0],) for entry in inherit if entry.teacher == name]
         called = [one.teacher_parts for key, one in distillers.items() if taught_by[key] == name]
-        if name == asked:
-            _check_asked(option, traced[name])
+        if name in asked:
             called.append(None)
         if taps[name]:
             _check_normalisation(option, traced[name])
         seen = renormaliser(normalised, traced[name].preprocessor, option.key)
         plan = traced[name].plan(taps[name], [*copied, *called], seen)
         teachers[name] = FrozenTeacher(option, plan)
-    distillation = Distillation(teachers, config, inherit=inherit, traced=student)
+    distillation = Distillation(teachers, config, inherit=inherit, traced=student, extras=extras)
     distillation.state.ignored_labels = frozenset(ignored_labels(config.model))
     for key, distiller in distillers.items():
         name = taught_by[key]
@@ -136,6 +208,39 @@ def build_distillation(
     return distillation
 
 
+def choose_taps(
+    network: Network,
+    distillers: Mapping[str, Distiller],
+    teachers: Mapping[str, TeacherOption],
+    size: tuple[int, int] | None,
+) -> None:
+    """Give each distiller with ``student_tap='auto'`` its taps, and log them; ``'auto[-1]'`` gets the last pair.
+
+    Args:
+        network: The built student; it stays as it is.
+        distillers: By name; those with named taps stay as they are.
+        teachers: The teacher of each distiller.
+        size: Height and width of the training crop; ``None`` means 512 x 512.
+    """
+    student: Found | None = None
+    found: dict[str, Found] = {}
+    for name, distiller in distillers.items():
+        if not distiller.auto:
+            continue
+        teacher = teachers[name]
+        student = student or discover_student(network, size)
+        if teacher.name not in found:
+            found[teacher.name] = discover(teacher.build, size)
+        chosen = pair_taps(student, found[teacher.name])
+        key = f'model.distillers.{name}'
+        if not chosen.pairs:
+            raise nothing_to_pair(key, student, found[teacher.name], chosen)
+        if distiller.auto == AUTO_LAST:
+            chosen = replace(chosen, pairs=chosen.pairs[-1:])
+        distiller.choose_taps([(pair.student.tap, pair.teacher.tap) for pair in chosen.pairs])
+        print_log(f'{key}.student_tap={distiller.auto!r} compares {chosen}', 'current')
+
+
 def _check_size(key: str, distiller: Distiller, option: TeacherOption) -> None:
     if option.grid is not None and distiller.teacher_parts != ():
         raise ValueError(
@@ -143,17 +248,6 @@ def _check_size(key: str, distiller: Distiller, option: TeacherOption) -> None:
             f"student's pictures, which are elsewhere in pictures of another size: leave {option.key}.scale and "
             f'{option.key}.fit out.'
         )
-
-
-def _check_asked(option: TeacherOption, traced: Traced) -> None:
-    """Refuse a teacher that cannot label the student's pictures."""
-    reasons = {
-        'has features alone': traced.features_alone,
-        f'sees another size ({option.key}.scale or fit)': option.grid is not None,
-        f'may have other classes ({option.key}.allow_other_classes)': option.allow_other_classes,
-    }
-    for reason in (text for text, holds in reasons.items() if holds):
-        raise ValueError(f'{PSEUDO_KEY}: {option.key} {reason}, so it cannot label the pictures: remove {PSEUDO_KEY}.')
 
 
 def _check_normalisation(option: TeacherOption, traced: Traced) -> None:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import inspect
 import types
-from collections.abc import Callable, ItemsView, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.logging import print_log
+from mmengine.hooks import Hook
 from torch import Tensor, nn
 
-from mmdistill_dense.config.resolve import load_model, merge
-from mmdistill_dense.distillers.base import Distiller
-from mmdistill_dense.model.balanced_step import balance
-from mmdistill_dense.model.build import Option, build_distillation, build_distillers, distiller_options
-from mmdistill_dense.model.distillation import Distillation
-from mmdistill_dense.model.step import compare, named, recording, shares, teach, weighted
-from mmdistill_dense.model.unlabelled import KEY, Unlabelled, UnlabelledOption
-from mmdistill_dense.model.unlabelled_step import with_unlabelled
-from mmdistill_dense.networks.building import build_network, naming_weights
-from mmdistill_dense.networks.inherit import copy_inherited, parse_inherit
-from mmdistill_dense.registry import MODELS
-from mmdistill_dense.utils.random_streams import fork_rng
+from mmdistill_dense.config.resolve import ModelConfig
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, RunState
+from mmdistill_dense.networks.building import naming_weights
+from mmdistill_dense.networks.inherit import Inherit, copy_inherited
+from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.trace import TeacherOption, Traced
+from mmdistill_dense.utils.reproducible import mix
+from mmdistill_dense.utils.runner_internals import Samples
 
 if TYPE_CHECKING:
-    from mmdistill_dense.utils.protocols import Network, Samples
+    from mmdistill_dense.utils.runner_internals import Network, Samples
 
     class Distillers(nn.ModuleDict):  # the same with the type of its values
         def items(self) -> ItemsView[str, Distiller]: ...
@@ -36,73 +37,127 @@ else:
     Distillers = nn.ModuleDict
 
 
-@MODELS.register_module()
-def DistillModel(
-    student: Option,
-    teacher: Option | None = None,
-    distillers: Option | None = None,
-    inherit: Sequence[Sequence[str]] | None = None,
-    unlabelled: Option | None = None,
-    **student_keys: Any,
-) -> Network:
-    """Build a student that distils from a teacher in its training step and is an ordinary student in everything else.
+def distillers_of(model: nn.Module) -> dict[str, Distiller]:
+    """Return the distillers of a model by name; an ordinary student has none."""
+    return dict(getattr(model, 'distillers', {}).items())
 
-    The result is an instance of a subclass of the student's own class: parameter names, ``predict`` and checkpoints are
-    those of the plain network. Without distillers and ``inherit`` it *is* the plain network (the control), and no
-    teacher is built.
 
-    Args:
-        student: ``dict(cfg='mmseg::…', **overrides)`` or a whole model dict.
-        teacher: The same with ``checkpoint`` (file, address or ``'auto'``), see :class:`FrozenTeacher`; or a dict of
-            several by name.
-        distillers: Options of the distillers by name, e.g. ``dict(kd=dict(type='LogitKD'))``; ``loss_weight=0``
-            removes one.
-        inherit: What the student copies from the teacher at its start: pairs of prefixes ``(student, teacher)``,
-            e.g. ``[('neck', 'neck'), ('bbox_head', 'bbox_head')]``; a third member names the teacher where there are
-            several. See :mod:`mmdistill_dense.networks.inherit`.
-        unlabelled: Pictures without labels on which the distillers teach too, e.g. ``dict(data_root='data/more',
-            ratio=1)``, see :class:`~mmdistill_dense.model.unlabelled.UnlabelledOption`; ignored without distillers.
-        **student_keys: Further keys of the model config, which are merged over the student.
+class Extra:
+    """What a model adds to its training step besides its distillers, registered in ``EXTRAS``."""
 
-    Returns:
-        The student.
+    def add(self, step: Step) -> None:
+        """Add losses, terms or numbers to a step whose labelled pictures are compared."""
 
-    Raises:
-        KeyError, ValueError, FileNotFoundError: For options that do not fit together, each naming the config key.
+    def asks(self, options: Mapping[str, TeacherOption], traced: Mapping[str, Traced]) -> Collection[str]:
+        """Return the names of the teachers that it runs whole; refuse one that it cannot use."""
+        return ()
+
+    def attach(self, student: nn.Module, distillers: Mapping[str, Distiller], heads: Sequence[str]) -> None:
+        """Get the student, its bound distillers, and the paths of its heads that hold taps."""
+
+    def hooks(self) -> Sequence[Hook]:
+        """Return what ``DistillHook`` calls for it at every event."""
+        return ()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same when a run is resumed."""
+        return {}
+
+    def seen(self, model: Network) -> Iterator[tuple[str, Tensor, Samples]]:
+        """Yield the pictures that it adds to this step: what they are, the preprocessed batch, and the samples."""
+        return iter(())
+
+    def copy(self) -> Extra:
+        """Return the same for a copy of the model."""
+        return self
+
+
+@dataclass(eq=False)
+class Distillation:
+    """Frozen teachers, state of the run, what is inherited.
+
+    A copy of the student has its own ``Distillation`` and shares the teachers until one of the two is moved or cast.
+
+    Attributes:
+        teachers: By name.
+        student: The config that the student was built from, resolved.
+        state: How far the run is; the distillers read it.
+        inherit: What to copy from teachers; empty once that is done, and where the student's weights come from a file.
+        traced: What the trace found in the student.
+        extras: What else the step consists of, in this order.
+        hook_attached: Whether ``DistillHook`` runs with the training.
+        measured: What the last step measured for balanced distillers; ``DistillHook`` logs and empties it.
     """
-    options = distiller_options(distillers or {})
-    entries = parse_inherit(inherit)
-    pictures = UnlabelledOption.parse(unlabelled)
-    config = load_model(merge(student, student_keys, 'model.student'), 'model.student')
-    config.beside = student_keys
-    network = build_network(config)
-    if pictures is not None and not options:
-        print_log(f'{KEY} is ignored: without distillers, nothing is learnt from pictures without labels.', 'current')
-    if not options and not entries:
-        return network
-    if options:
-        _check_loss(network)
-    with fork_rng():
-        parts = build_distillers(options, config.scope)
-        pseudo = None if pictures is None or not parts else pictures.pseudo
-        distillation = build_distillation(network, config, parts, teacher, entries, pseudo)
-        if pictures is not None and parts:
-            distillation.unlabelled = Unlabelled.of(pictures, network, parts, distillation.traced.heads)
-    kind: Any = type(network)  # mypy takes no class for hashable, which a cached function needs
-    network.__class__ = _distilled_class(kind)
-    assert isinstance(network, Distilled)
-    network._attach(parts, distillation)
-    return network
 
+    teachers: dict[str, FrozenTeacher]
+    student: ModelConfig
+    state: RunState = field(default_factory=RunState)
+    inherit: Sequence[Inherit] = ()
+    traced: Traced = field(default_factory=Traced)
+    extras: Sequence[Extra] = ()
+    hook_attached: bool = False
+    measured: dict[str, float] = field(default_factory=dict)
+    _recorder: Recorder | None = field(default=None, init=False, repr=False)
 
-def _check_loss(student: Network) -> None:
-    """Refuse a student that computes its losses elsewhere than in ``loss``: it would not be distilled."""
-    if not hasattr(type(student), 'loss'):
-        raise ValueError(
-            f'model.student: {type(student).__name__} has no method loss(inputs, data_samples), which distillation '
-            'extends. Give it one that returns the losses, and let its forward return self.loss(inputs, data_samples) '
-            "for mode='loss', as the networks of mmseg and mmdet do."
-        )
+    def __post_init__(self) -> None:
+        for teacher in self.teachers.values():
+            teacher.users.add(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Distillation:
+        state, extras = copy.deepcopy(self.state, memo), [extra.copy() for extra in self.extras]
+        return replace(self, teachers=dict(self.teachers), state=state, extras=extras, measured={})
+
+    def __reduce__(self) -> Any:
+        extras = [extra.copy() for extra in self.extras]
+        return Distillation, (self.teachers, self.student, self.state, self.inherit, self.traced, extras)
+
+    def enter_run(self, max_iters: int, seed: int = 0, rank: int = 0, iteration: int = 0) -> None:
+        """Set the state of the run; ``DistillHook`` calls this before training."""
+        state = self.state
+        state.max_iters, state.seed, state.rank, state.iteration = max_iters, seed, rank, iteration
+        self.hook_attached = True
+
+    def inherit_nothing(self) -> None:
+        """Copy nothing from teachers any more: the weights come from a file, or were copied already."""
+        self.inherit = ()
+
+    @contextlib.contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Load no teacher and inherit nothing while the context is open: the student initialises itself alone."""
+        kept = self.teachers, self.inherit
+        self.teachers, self.inherit = {}, ()
+        try:
+            yield
+        finally:
+            self.teachers, self.inherit = kept
+
+    def recorder(self, student: nn.Module, taps: Iterable[Tap]) -> Recorder:
+        """Return a recorder of the student's taps; it copies tensors that the trace saw being overwritten."""
+        taps, known = list({tap.text: tap for tap in taps}.values()), self._recorder
+        if known is None or known.network is not student or known.taps != taps:
+            known = self._recorder = Recorder(student, taps, 'student_tap', overwritten=self.traced.overwritten)
+        return known
+
+    def part_from(self, name: str) -> FrozenTeacher:
+        """Return an unloaded copy of a shared teacher, put in its place for this student; the next step loads it."""
+        self.teachers[name].users.discard(self)
+        self.teachers[name] = self.teachers[name].unloaded()
+        self.teachers[name].users.add(self)
+        return self.teachers[name]
+
+    def check_ready(self) -> None:
+        """Raise a ``RuntimeError`` unless ``DistillHook`` runs and every teacher is loaded."""
+        if not self.hook_attached:
+            raise RuntimeError(
+                'A DistillModel is trained without DistillHook, which sets its schedules, random streams and '
+                'checkpoints. Add to the config: default_hooks = '
+                "dict(distill=dict(type='mmdistill_dense.DistillHook'))."
+            )
+        for teacher in self.teachers.values():
+            if teacher.network is None and teacher.receipt is None and teacher.taps:
+                raise RuntimeError(
+                    f'{teacher.key} is not loaded: call init_weights() before training, as the runner does.'
+                )
 
 
 class Distilled(Network):
@@ -173,26 +228,136 @@ class Distilled(Network):
     def loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the student's own losses and, in training, those of the distillers as ``distill.<name>.loss_…``.
 
-        ``distill.<name>.share`` is that distiller's part of the total, for the log; see also :func:`balance`. The
+        ``distill.<name>.share`` is that distiller's part of the total, for the log; see also :class:`Balance`. The
         arguments are those of the student's class, by position or under its names.
         """
         if not self.training:
             return super().loss(*args, **kwargs)
         self.distillation.check_ready()
         inputs, data_samples = _eager(_batch)(super().loss, args, kwargs)
-        distillers = dict(self.distillers.items())
-        active = [distiller for distiller in distillers.values() if distiller.is_active()]
+        active = {name: one for name, one in self.distillers.items() if one.is_active()}
         # The teachers run first, so that their temporary memory is free before the student's graph is built.
         taught = _eager(teach)(active, inputs, next(self.parameters()))
-        with recording(self, self.distillation, active) as student:
+        with recording(self, active) as student:
             losses = super().loss(*args, **kwargs)
-        compared = _eager(compare)(distillers, student, taught, data_samples)
-        parts = self, self.distillation, distillers, compared, len(inputs), super().loss
-        compared, pseudo = _eager(with_unlabelled)(*parts)
-        told = _eager(balance)(self, self.distillation, losses, compared)
-        terms = _eager(weighted)(distillers, compared)
-        losses = {**losses, **pseudo}
-        return {**losses, **_eager(named)(terms), **_eager(shares)(losses, terms), **told}
+        terms = _eager(compare)(active, student, taught, data_samples)
+        step = Step(self, super().loss, active, len(inputs), losses, terms)
+        _eager(add_extras)(step)
+        return _eager(total)(step)
+
+
+Terms = Mapping[str, Losses]  # the losses of each distiller by its name
+
+
+@dataclass(eq=False)
+class Step:
+    """A training step when student and teachers are compared; each :class:`Extra` may add to it.
+
+    Attributes:
+        model: The student.
+        task: The loss of the student's own class.
+        active: The distillers that compute something in this step, by name.
+        labelled: The number of pictures.
+        losses: The student's own.
+        terms: The losses of the active distillers, without weight.
+        added: Further losses, which count as they are.
+        told: Numbers for the log.
+    """
+
+    model: Distilled
+    task: Callable[..., Mapping[str, Any]]
+    active: Mapping[str, Distiller]
+    labelled: int
+    losses: Mapping[str, Any]
+    terms: Terms
+    added: Mapping[str, Any] = field(default_factory=dict)
+    told: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def teach(active: Mapping[str, Distiller], inputs: Tensor, like: Tensor) -> dict[str, Recorded]:
+    """Return the tapped tensors of each teacher that an active distiller needs; :func:`compare` waits for them.
+
+    Args:
+        active: The distillers that compute something in this step.
+        inputs: The student's preprocessed batch (B, C, H, W).
+        like: A parameter of the student. A teacher that lost its network by a move or a pickle is loaded like it.
+    """
+    taught: dict[str, Recorded] = {}
+    for name, (teacher, state) in _teachers_of(active).items():
+        if teacher.network is None:
+            teacher.load(like)
+        taught[name] = teacher.begin(inputs, mix(state.seed, state.iteration, *state.part.encode()))
+    return taught
+
+
+@contextlib.contextmanager
+def recording(model: Distilled, active: Mapping[str, Distiller]) -> Iterator[Recorded]:
+    """Record the student's taps of the active distillers while the context is open."""
+    recorder = model.distillation.recorder(model, [tap for one in active.values() for tap in one.recorded_taps])
+    with recorder.recording() as student:
+        yield student
+    recorder.check_complete()
+
+
+def compare(
+    active: Mapping[str, Distiller], student: Recorded, taught: Mapping[str, Recorded], data_samples: Samples
+) -> Terms:
+    """Return the losses of the active distillers without weight."""
+    _check_gradients(student, {tap.text for one in active.values() for tap in one.student_taps})
+    with contextlib.ExitStack() as stack:
+        for name, (teacher, _) in _teachers_of(active).items():
+            stack.enter_context(teacher.compared(taught[name]))
+        return {name: one(student, taught.get(str(one.teacher_name), {}), data_samples) for name, one in active.items()}
+
+
+def add_extras(step: Step) -> None:
+    """Let pictures without labels, and what measures the step, add to it."""
+    for extra in step.model.distillation.extras:
+        extra.add(step)
+
+
+def total(step: Step) -> dict[str, Any]:
+    """Return all losses of a step, the distillers' with their weights, and numbers for the log."""
+    terms = {name: one.weighted(step.terms.get(name, {})) for name, one in step.model.distillers.items()}
+    losses = {**step.losses, **step.added}
+    named = {f'distill.{name}.{key}': value for name, own in terms.items() for key, value in own.items()}
+    return {**losses, **named, **shares(losses, terms), **step.told}
+
+
+def _teachers_of(active: Mapping[str, Distiller]) -> dict[str, tuple[FrozenTeacher, RunState]]:
+    return {str(one.teacher_name): (one.teacher, one.state) for one in active.values() if one.teacher is not None}
+
+
+def _check_gradients(student: Mapping[str, list[Tensor]], compared: Collection[str]) -> None:
+    if not torch.is_grad_enabled():
+        return
+    for name, tensors in student.items():
+        if name in compared and not all(tensor.requires_grad for tensor in tensors):
+            raise ValueError(
+                f'student_tap={name!r} has no gradient, so distilling it would change nothing. Either it is inside an '
+                'activation-checkpointed block (with_cp=True, activation_checkpointing): tap the output of that block '
+                'or stage, e.g. backbone[3]. Or everything before it is frozen (frozen_stages, requires_grad=False): '
+                'tap a later module.'
+            )
+
+
+@torch.no_grad()
+def shares(losses: Mapping[str, Any], terms: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return each distiller's part of the total loss; the total is summed as mmengine does."""
+    task = [tensor.detach().mean() for name, value in losses.items() if 'loss' in name for tensor in _tensors(value)]
+    parts = {
+        name: torch.stack([value.detach().float() for key, value in own.items() if 'loss' in key]).sum()
+        for name, own in terms.items()
+        if any('loss' in key for key in own)
+    }
+    total = torch.stack([t.float() for t in task]).sum() + sum(parts.values()) if task else sum(parts.values())
+    whole = torch.as_tensor(total)
+    whole = whole.masked_fill(whole == 0, 1)  # the total is 0 with an empty queue and no task loss
+    return {f'distill.{name}.share': part / whole for name, part in parts.items()}
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else list(value)
 
 
 # torch.compile gets the student alone, because the code around it changes with the iteration. torch.compiler.disable
@@ -208,7 +373,9 @@ def _batch(loss: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
 
 
 @functools.cache
-def _distilled_class(student: type[Network]) -> type[Distilled]:
+def distilled_class(student: type[Network]) -> type[Distilled]:
+    """Return the subclass of a student's class that distils."""
+
     def fill(namespace: dict[str, Any]) -> None:
         namespace['__module__'] = __name__
         namespace['__doc__'] = f'{student.__name__} with a distillation step in its training loss.'
@@ -221,7 +388,7 @@ def _distilled_class(student: type[Network]) -> type[Distilled]:
 
 def _blank(student: Any) -> Distilled:
     """Return an empty distilled student, which ``pickle`` fills."""
-    return object.__new__(_distilled_class(student))
+    return object.__new__(distilled_class(student))
 
 
 def _drop_distillers(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

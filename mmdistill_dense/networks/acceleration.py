@@ -69,6 +69,11 @@ class Acceleration:
                 raise ValueError(f'{key}.accelerate.{name} must be True or False, got {value!r}.')
         return cls(**option)
 
+    @property
+    def changes_pass(self) -> bool:
+        """Whether :meth:`running` does anything."""
+        return self.channels_last or self.dtype is not None
+
     def prepare(self, network: nn.Module, taps: Sequence[Tap], pairs: Sequence[Pair]) -> None:
         """Apply the options to a loaded network in place; ``pairs`` come from :func:`foldable`."""
         weight = next(network.parameters(), None)
@@ -99,9 +104,8 @@ class Acceleration:
             yield inputs
 
     @contextlib.contextmanager
-    def beside(self, inputs: Tensor | Sequence[Tensor]) -> Iterator[None]:
+    def beside(self, views: Sequence[Tensor]) -> Iterator[None]:
         """Launch work on a second CUDA stream, after the work that was launched before the context."""
-        views = [inputs] if isinstance(inputs, Tensor) else inputs
         if not self.stream or not views[0].is_cuda:
             yield
             return

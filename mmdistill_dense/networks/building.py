@@ -13,11 +13,10 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmdistill_dense.config.pretrained import without_pretrained
-from mmdistill_dense.config.resolve import DISTILL_KEYS, ModelConfig
+from mmdistill_dense.config.resolve import DISTILL_KEYS, ModelConfig, without_pretrained
 from mmdistill_dense.config.unknown_keys import explained, explained_type
 from mmdistill_dense.utils.messages import text_of
-from mmdistill_dense.utils.protocols import Network
+from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 Module = TypeVar('Module', bound=nn.Module)

@@ -14,7 +14,7 @@ from mmengine.dist import all_gather_object
 from torch import Tensor
 
 from mmdistill_dense.guards.config import normalising
-from mmdistill_dense.networks.renormalise import normalisation
+from mmdistill_dense.networks.inputs import normalisation
 from mmdistill_dense.utils.messages import some
 
 # The largest number in a preprocessor's mean and std, its unit, says which pixels it is for: above 58 for pixels from 0

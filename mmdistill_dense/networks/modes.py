@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmdistill_dense.utils.random_streams import fork_rng
+from mmdistill_dense.utils.reproducible import fork_rng
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _NOT_IN_FORWARD = ('__init__', 'train', 'loss', 'predict')  # methods that a forward pass does not call

@@ -1,13 +1,17 @@
-"""Taps: names of tensors inside a network."""
+"""Taps: names of tensors inside a network, the modules that they name, and what a head returns there."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from mmdistill_dense.losses.tensors import loss_dtype, without_autocast
 
 _SYNTAX = re.compile(
     r'(?P<path>[A-Za-z_0-9.]*)'
@@ -201,3 +205,213 @@ def _is_weighted_tap(pair: Any) -> bool:
         and isinstance(pair[1], (int, float))
         and pair[1] >= 0
     )
+
+
+HEAD = 'decode_head'
+SCORES = f'{HEAD}.conv_seg'  # the class scores of a segmentor, whatever makes them
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tap is recorded.
+
+    Attributes:
+        path: The path of the module.
+        module: The module.
+        reads_scores: Whether the class scores are read out of what its ``forward`` returns.
+        first_call: Whether only its first call in a pass counts: a cascade runs its early stages twice in training.
+    """
+
+    path: str
+    module: nn.Module
+    reads_scores: bool = False
+    first_call: bool = False
+
+
+def find_place(network: nn.Module, tap: Tap, key: str) -> Place:
+    """Return where a tap is recorded.
+
+    ``decode_head`` and ``decode_head.conv_seg`` are the class scores of a segmentor. In most heads ``conv_seg`` makes
+    them. A cascade's are those of its last stage with a ``conv_seg``. In other heads (queries and masks, products of
+    tokens, iterated kernels) they are read out of what the head returns.
+
+    Args:
+        network: The student or a teacher.
+        tap: The tap.
+        key: The key to name in an error unless the tap knows its own, e.g. ``'student_tap'``.
+
+    Raises:
+        KeyError: When there is no such module; names similar ones and the modules where the path ends.
+    """
+    key = tap.key or key
+    path = _scores_path(network, tap) or tap.path
+    module = network
+    for depth, name in enumerate(part for part in path.split('.') if part):
+        children = dict(module.named_children())
+        if name not in children:
+            raise KeyError(_unknown_path(network, tap, depth, list(children), key))
+        module = children[name]
+    reads = tap.argument is None and (path == HEAD or hasattr(module, 'cls_seg'))
+    if reads and ends_in_conv_seg(module):
+        return Place(f'{path}.conv_seg', module.get_submodule('conv_seg'), first_call=_early(network, path))
+    return Place(path, module, reads, _early(network, path))
+
+
+def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
+    """Return the tapped module; see :func:`find_place`."""
+    return find_place(network, tap, key).module
+
+
+def check_student_input(network: nn.Module, tap: Tap, key: str) -> None:
+    """Raise a ``ValueError`` for the input of a mmseg head, whose training step calls its ``forward`` without hooks."""
+    key, module = tap.key or key, find_module(network, tap, key)
+    if tap.argument is not None and hasattr(module, 'cls_seg'):
+        raise ValueError(
+            f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks in training, so its input '
+            'cannot be recorded. Tap the module before it, e.g. backbone, or the input of a module inside it.'
+        )
+
+
+def ends_in_conv_seg(head: Any) -> bool:
+    """Tell whether a head's class scores are the output of its ``conv_seg``."""
+    return isinstance(getattr(head, 'conv_seg', None), nn.Module) and any(
+        cls.__name__ == 'BaseDecodeHead' and cls.__dict__.get('cls_seg') is getattr(type(head), 'cls_seg', None)
+        for cls in type(head).__mro__
+    )
+
+
+def scoring_head(network: nn.Module) -> str | None:
+    """Return the path of the segmentation head that ends in ``conv_seg``: of a cascade, the last such stage."""
+    head = getattr(network, HEAD, None)
+    if not isinstance(head, nn.ModuleList):
+        return HEAD if ends_in_conv_seg(head) else None
+    return next((f'{HEAD}.{i}' for i in reversed(range(len(head))) if ends_in_conv_seg(head[i])), None)
+
+
+def no_scores(what: str, side: str, maps: str) -> str:
+    """Return the refusal of a network that predicts neither classes nor boxes.
+
+    Args:
+        what: The tap with its config key, or the method, that needs them.
+        side: ``'student'`` or ``'teacher'``.
+        maps: What can be tapped instead.
+    """
+    return (
+        f'{what} needs class scores or boxes, which the {side} does not predict. Compare maps instead, e.g. by '
+        f"type='FeatureMatch' with {side}_tap={maps}."
+    )
+
+
+def _scores_path(network: nn.Module, tap: Tap) -> str | None:
+    """Return the path that a tap of the class scores stands for, or None where its own path is meant."""
+    head = getattr(network, HEAD, None)
+    if head is None or tap.path not in (HEAD, SCORES) or hasattr(head, 'conv_seg'):
+        return None
+    if isinstance(head, nn.ModuleList) and (path := scoring_head(network)):
+        return f'{path}.conv_seg'
+    return None if tap.argument is not None else HEAD
+
+
+def _early(network: nn.Module, path: str) -> bool:
+    """Tell whether a path leads into a stage of a cascade before the last."""
+    root, *rest = path.split('.')
+    head = getattr(network, HEAD, None)
+    return root == HEAD and isinstance(head, nn.ModuleList) and bool(rest) and int(rest[0]) < len(head) - 1
+
+
+def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str], key: str) -> str:
+    root, children = tap.path.split('.')[0], [name for name, _ in network.named_children()]
+    own = getattr(network, 'tap_hint', '')
+    if not own and root.endswith('_head') and not any(name.endswith('_head') for name in children):
+        side = 'teacher' if key.endswith('teacher_tap') else 'student'
+        return no_scores(f'{key}={tap.text!r}', side, ' or '.join(map(repr, children)))
+    if tap.path == SCORES and depth:
+        own = f'{type(getattr(network, HEAD)).__name__} makes its class scores without conv_seg. '
+    names = [name for name, _ in network.named_modules() if name and 'loss' not in name]
+    close = difflib.get_close_matches(tap.path, names, n=3, cutoff=0.5)
+    parent = '.'.join(tap.path.split('.')[:depth]) or type(network).__name__
+    hint = f' Close names: {", ".join(close)}.' if close else ''
+    inside = ', '.join(name for name in level if 'loss' not in name)
+    where = f'{key}={tap.text!r}: no such module in {type(network).__name__}.{hint}'
+    return f'{where} Modules in {parent}: {inside}. {own}tools/list_taps.py CONFIG lists all taps.'
+
+
+_LEAST = 1e-8  # a class that no query claims gets this probability
+
+
+def semantic_scores(head: nn.Module, output: Any, key: str) -> Tensor:
+    """Return the class scores (B, C, H, W) in the output of a segmentation head, as logits.
+
+    Args:
+        head: The head, for the error.
+        output: A map; a list of maps (iterated kernels), whose last counts; or the class scores (B, Q, C + 1) and the
+            masks (B, Q, H, W) of Q queries, as lists or stacks over the decoder's layers, whose last counts.
+        key: The tap with its config key, for the error.
+
+    Raises:
+        ValueError: For another output.
+    """
+    scores = output if isinstance(output, Tensor) else _last(output)
+    if _is_map(scores, head):
+        return scores
+    if isinstance(output, (tuple, list)) and len(output) == 2:
+        parts = {part.dim(): part for part in map(_last, output) if isinstance(part, Tensor)}
+        if set(parts) == {3, 4}:
+            return mask_scores(parts[3], parts[4])
+    raise ValueError(
+        f'{key}: no map of class scores can be read out of what {type(head).__name__} returns. Compare maps instead, '
+        "e.g. by type='CWD' with student_tap='auto'."
+    )
+
+
+def _is_map(value: Any, head: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 4 and value.shape[1] == getattr(head, 'out_channels', 0)
+
+
+def _last(value: Any) -> Any:
+    """Return the last of a list, or of a stack of tensors."""
+    return value[-1] if isinstance(value, (tuple, list, Tensor)) and len(value) else value
+
+
+@without_autocast
+def mask_scores(classes: Tensor, masks: Tensor) -> Tensor:
+    """Return ``log sum_q softmax(classes)_qc sigmoid(masks)_q`` of Q queries, the last class being none.
+
+    Its softmax over the classes is the head's semantic map (Cheng et al., "Per-Pixel Classification is Not All You Need
+    for Semantic Segmentation", 2021, https://arxiv.org/abs/2107.06278, section 3.4), made to sum to 1 at each place.
+
+    Args:
+        classes: (B, Q, C + 1).
+        masks: (B, Q, H, W).
+
+    Returns:
+        (B, C, H, W), in float32 for half-precision inputs.
+    """
+    dtype = loss_dtype(masks)
+    of_queries = classes.to(dtype).softmax(-1)[..., :-1]
+    return torch.einsum('bqc,bqhw->bchw', of_queries, masks.to(dtype).sigmoid()).add(_LEAST).log()
+
+
+class ForwardHook:
+    """Calls a function with the arguments and the output of each ``forward`` of one module, until it is removed.
+
+    mmseg's segmentors call ``head.forward`` directly, so hooks of torch do not fire.
+    """
+
+    def __init__(self, module: nn.Module, function: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> None:
+        self.module, self.before = module, vars(module).get('forward')
+        forward = module.forward
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            function(module, args, output)
+            return output
+
+        vars(module)['forward'] = noted
+
+    def remove(self) -> None:
+        """Call the module's own ``forward`` again; the hook that was made last goes first."""
+        if self.before is None:
+            del vars(self.module)['forward']
+        else:
+            vars(self.module)['forward'] = self.before

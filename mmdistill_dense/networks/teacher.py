@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakSet
 
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.first_look import Look
 from mmdistill_dense.networks.modes import in_training
-from mmdistill_dense.networks.partial_forward import run_parts
-from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.networks.teacher_plan import TeacherOption, TeacherPlan
-from mmdistill_dense.utils.protocols import Network
-from mmdistill_dense.utils.random_streams import fork_rng, seed_everything, stream_states
+from mmdistill_dense.networks.trace import TeacherOption, TeacherPlan
+from mmdistill_dense.utils.reproducible import fork_rng, seed_everything, stream_states
+from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.weights.locate import local_file, sha256
 from mmdistill_dense.weights.strict_load import Receipt, load_strictly, read_checkpoint, state_dict_of
 
@@ -60,7 +59,7 @@ class FrozenTeacher:
         self.users: WeakSet[object] = WeakSet()
         self.looks: list[Look] | None = None
         self._step_cache: dict[Hashable, Any] | None = None
-        self._prepared = False
+        self._recorder: Recorder | None = None  # of the network, which the options of `accelerate` have prepared
         self._draws: bool | None = None  # whether it draws random numbers; the first pass finds out
 
     @property
@@ -72,7 +71,7 @@ class FrozenTeacher:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**vars(self), 'network': None, 'looks': None, '_step_cache': None, '_prepared': False}
+        state = {**vars(self), 'network': None, 'looks': None, '_step_cache': None, '_recorder': None}
         del state['users']
         return state
 
@@ -121,12 +120,12 @@ class FrozenTeacher:
     def adopt(self, network: Network) -> None:
         """Use this network, in eval mode and with its weights, instead of the one that :meth:`load` would build."""
         self.network = network.requires_grad_(False)
-        self._prepared = False
+        self._recorder = None
 
     def as_loaded(self) -> Network:
         """Return the network with the weights of its file; the first pass changes them (:class:`Acceleration`)."""
         assert self.network is not None, 'the teacher is loaded before training'
-        if not self._prepared:
+        if self._recorder is None:
             return self.network
         again = self.unloaded()
         again.load(next(self.network.parameters()))
@@ -174,8 +173,9 @@ class FrozenTeacher:
         return self.network.get_submodule(path)
 
     @contextmanager
-    def step_cache(self) -> Iterator[None]:
-        """Keep the results of :meth:`cached` while the context, one training step, is open."""
+    def compared(self, recorded: Mapping[str, Sequence[Tensor]]) -> Iterator[None]:
+        """Wait for the tensors of :meth:`begin`, and keep the results of :meth:`cached` while the context is open."""
+        self.join(recorded)
         self._step_cache = {}
         try:
             yield
@@ -218,9 +218,10 @@ class FrozenTeacher:
                 'pictures in the end, with an ordinary data_preprocessor: for a semi-supervised detector, set '
                 "model.student to the config's model.detector."
             )
-        with self._own_streams(seed), self.option.acceleration.beside(inputs):
+        beside = self.option.acceleration.beside(views) if self.option.acceleration.stream else nullcontext()
+        with self._own_streams(seed), beside:
             found = [self._record(view) for view in views]
-            return {str(tap): [tensor for view in found for tensor in view[str(tap)]] for tap in self.taps}
+            return {tap.text: [tensor for view in found for tensor in view[tap.text]] for tap in self.plan.taps}
 
     @contextmanager
     def _own_streams(self, seed: int) -> Iterator[None]:
@@ -248,24 +249,24 @@ class FrozenTeacher:
 
     def join(self, recorded: Mapping[str, Sequence[Tensor]]) -> None:
         """Make the device wait for the tensors of :meth:`begin`; call this before they are used."""
-        self.option.acceleration.join(recorded)
+        if self.option.acceleration.stream:
+            self.option.acceleration.join(recorded)
 
     def _record(self, inputs: Tensor) -> dict[str, list[Tensor]]:
         assert self.network is not None, 'the teacher is loaded before training'
-        if not self._prepared:
+        plan, acceleration = self.plan, self.option.acceleration
+        if self._recorder is None:
             # Not before the first pass: inheritance and fingerprints need the weights as they are in the file.
-            self.option.acceleration.prepare(self.network, self.taps, self.plan.foldable)
-            self._prepared = True
-        recorder = Recorder(self.network, self.taps, f'{self.key} tap', self.plan.stop_after, self.plan.overwritten)
-        as_the_student = in_training(self.network.get_submodule(path) for path in self.plan.modes)
+            acceleration.prepare(self.network, plan.taps, plan.foldable)
+            self._recorder = Recorder(self.network, plan.taps, f'{self.key} tap', plan.stop_after, plan.overwritten)
         seen = self.renormalised(inputs)
-        with (
-            as_the_student,
-            self.option.acceleration.running(seen) as prepared,
-            recorder.recording() as tensors,
-        ):
-            run_parts(self.network, self.taps, prepared, heads=self.plan.heads)
-        recorder.check_complete()
+        with ExitStack() as stack:
+            if plan.modes:
+                stack.enter_context(in_training(self.network.get_submodule(path) for path in plan.modes))
+            prepared = stack.enter_context(acceleration.running(seen)) if acceleration.changes_pass else seen
+            tensors = stack.enter_context(self._recorder.recording())
+            run_parts(self.network, plan.taps, prepared, heads=plan.heads)
+        self._recorder.check_complete()
         if self.looks is not None:
             self.looks.append(self.look(seen, tensors))
         grid = getattr(self.network, 'input_grid', None)

@@ -1,8 +1,7 @@
 """Pre-training of small backbones without labels: self-supervised teachers, the student, and its views."""
 
-from mmdistill_dense.pretrain.backbone_student import BackboneStudent
+from mmdistill_dense.pretrain.backbone_student import BackboneStudent, MultiViewPreprocessor
 from mmdistill_dense.pretrain.dense_monitor import DenseMonitor
-from mmdistill_dense.pretrain.preprocessor import MultiViewPreprocessor
 from mmdistill_dense.pretrain.spatial_adaptor import SpatialAdaptor
 from mmdistill_dense.pretrain.ssl_teacher import SSLTeacher
 from mmdistill_dense.pretrain.views import (

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.networks.modes import evaluating
-from mmdistill_dense.networks.partial_forward import run_parts
-from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.evenly import evenly_spaced
-from mmdistill_dense.utils.protocols import Network, Sample
-from mmdistill_dense.utils.random_streams import fork_rng
+from mmdistill_dense.utils.reproducible import fork_rng
+from mmdistill_dense.utils.runner_internals import Network, Sample
 from mmdistill_dense.utils.validate import check_option
 
 IGNORED = 255

@@ -12,10 +12,17 @@ from torch import Tensor, nn
 from mmdistill_dense.losses.infonce import spatial_gate
 
 _BN = {'running_mean', 'running_var'}
+
+
 _AFFINE = {'weight', 'bias'}
+
+
 _COUNTER = 'num_batches_tracked'
 
+
 Entries = Mapping[str, Tensor]
+
+
 Step = tuple[str, dict[str, Tensor]]  # kind ('linear', 'linear+', 'bn', 'bn0', 'act') and tensors
 
 

@@ -8,7 +8,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.utils.protocols import Network
+from mmdistill_dense.utils.runner_internals import Network
 
 MIN_COUNT = 1e-6  # smaller than the mean over processes of a count that is 1 in one of them
 

@@ -1,10 +1,12 @@
-"""Batches whose random streams start anew at every iteration, so that a resumed run draws what an unbroken one does."""
+"""Random streams that follow from numbers, so that a resumed run draws what an unbroken one does."""
 
 from __future__ import annotations
 
 import itertools
 import random
+import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -12,7 +14,38 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from mmdistill_dense.utils.random_streams import fork_rng, mix, seed_everything
+
+def mix(*numbers: int) -> int:
+    """Return a 32-bit seed that differs for different tuples of integers."""
+    return zlib.crc32('/'.join(str(int(number)) for number in numbers).encode())
+
+
+@contextmanager
+def fork_rng() -> Iterator[None]:
+    """Restore the global torch, numpy and python random streams at the end of the context."""
+    python, array = random.getstate(), np.random.get_state()
+    # Networks are built on the CPU or the meta device, so only the current device is restored.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
+
+
+def stream_states() -> Any:
+    """Return the states of the global torch, numpy and python random streams, for comparison."""
+    array: Any = np.random.get_state()
+    streams = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])]
+    return random.getstate(), array[1].tobytes(), array[2:], [stream.numpy().tobytes() for stream in streams]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python's, numpy's and torch's global streams."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 class WorkerSeed:

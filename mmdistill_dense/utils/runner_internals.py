@@ -1,13 +1,16 @@
-"""Access to private members of mmengine's runner, all in one place.
-
-They have the same names in mmengine 0.10 and in the fork's 0.10.12 and later. Adapt this module to a version that
-renames one.
-"""
+"""Types of mmengine's objects, its runner's private members, and what our hooks write to its log, all in one place."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from mmengine.dist import is_main_process
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
+from torch import Tensor, nn
 
 
 def resumes(runner: Runner) -> bool:
@@ -54,3 +57,92 @@ def count_left_out(wrapper: OptimWrapper) -> None:
 def wrappers_of(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
     """Return the optimizer wrappers of a run, of which most have one."""
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+
+
+class Sample(Protocol):
+    """One picture of a batch: mmseg's ``SegDataSample`` or mmdet's ``DetDataSample``.
+
+    A field that the data set or the network did not fill is missing: ask with ``in`` first.
+
+    Attributes:
+        metainfo: Facts of the picture, e.g. ``img_path``, ``img_shape``, ``pad_shape``.
+        gt_sem_seg: Labels; ``.data`` is (1, H, W).
+        gt_instances: Annotated objects; ``.bboxes`` is (R, 4), ``.labels`` is (R,).
+        pred_sem_seg: Predicted labels, as ``gt_sem_seg``.
+        pred_instances: Predicted objects, as ``gt_instances``, with ``.scores`` (R,).
+    """
+
+    @property
+    def metainfo(self) -> Mapping[str, Any]: ...
+    @property
+    def gt_sem_seg(self) -> Any: ...
+    @property
+    def gt_instances(self) -> Any: ...
+    @property
+    def pred_sem_seg(self) -> Any: ...
+    @property
+    def pred_instances(self) -> Any: ...
+    def __contains__(self, field: str) -> bool: ...
+    def get(self, field: str, default: Any = None) -> Any: ...
+
+
+Samples = Sequence[Sample]
+
+
+class Network(nn.Module):
+    """A network of mmseg or mmdet: mmengine's ``BaseModel``.
+
+    Attributes:
+        data_preprocessor: Turns what a data loader gives into a batch: ``(data, training) -> dict(inputs=…,
+            data_samples=…)``.
+        input_grid: Of a teacher with the option ``scale`` or ``fit``: resizes its pictures.
+    """
+
+    data_preprocessor: Callable[..., dict[str, Any]]
+    input_grid: Any
+
+    def init_weights(self) -> None:
+        """Initialise by ``init_cfg``."""
+
+    def extract_feat(self, inputs: Tensor) -> Sequence[Tensor]:
+        """Return the maps of the backbone, or of the neck where there is one."""
+        raise NotImplementedError
+
+    def loss(self, inputs: Tensor, data_samples: Samples, **kwargs: Any) -> dict[str, Any]:
+        """Return the losses of a training batch by name."""
+        raise NotImplementedError
+
+    def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of the losses, and what is logged."""
+        raise NotImplementedError
+
+    def train_step(self, data: Mapping[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:
+        """Preprocess, compute the losses, update the weights; return what is logged."""
+        raise NotImplementedError
+
+    def test_step(self, data: Mapping[str, Any]) -> Samples:
+        """Preprocess and predict; return the samples with predictions."""
+        raise NotImplementedError
+
+
+def write_scalars(runner: Runner, values: Mapping[str, float], step: int) -> None:
+    """Write values of an iteration to every backend.
+
+    They hold ``iter``, as those of mmengine do: its backend for W&B drops ``step`` and counts calls, so that W&B can
+    draw only by a value among the others.
+    """
+    runner.visualizer.add_scalars({**values, 'iter': step}, step=step)
+
+
+def write_monitored(runner: Runner, hook: str, values: Mapping[str, float], step: int) -> None:
+    """Write what a hook measured as ``monitor/<name>``; one process does, and values that are not finite are logged."""
+    if not is_main_process():
+        return
+    # Backends such as MLflow take no brackets, which taps have.
+    names = {name: f'monitor/{re.sub(r"[^0-9A-Za-z_.-]+", ".", name).strip(".")}' for name in values}
+    finite = {names[name]: value for name, value in values.items() if math.isfinite(value)}
+    for name, value in finite.items():
+        runner.message_hub.update_scalar(name, value)
+    write_scalars(runner, finite, step)
+    text = ', '.join(f'{name} {value:.3f}' for name, value in values.items())
+    runner.logger.info(f'{hook}, iteration {step}: {text}')

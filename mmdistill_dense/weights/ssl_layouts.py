@@ -17,7 +17,7 @@ class Layout:
         backbone: Prefix of the backbone's entries in the branch that the method keeps (the momentum branch).
         head: Prefix of that branch's head.
         online: Both prefixes of the branch that is trained by gradient, if the file has it.
-        forms: The known heads, as :func:`~mmdistill_dense.pretrain.spatial_adaptor.blank_entries` writes them; empty
+        forms: The known heads, as :func:`~mmdistill_dense.pretrain.ssl_teacher.blank_entries` writes them; empty
             where the head depends on the run.
         widths: Usual widths from the backbone's channels to the head's output, which the trace needs.
         top: Key of the file that holds the weights, or ``None``.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense import distillers
-from mmdistill_dense.analysis.agreement import tap_agreement
+from mmdistill_dense.apps.inspect.gradients import tap_agreement
 from mmdistill_dense.distillers import PCD, Distiller, FeatureDistiller
 
 SIZES = {'a': (2, 6, 4, 4), 'b[1]': (2, 6, 4, 2)}

@@ -12,9 +12,16 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.analysis.diagnose import diagnose, main_diagnose
-from mmdistill_dense.analysis.gradients import Pull, Term, mean_terms, measure_gradients, pulls_of
-from mmdistill_dense.model.term_gradients import backbone_parameters
+from mmdistill_dense.apps.inspect.gradients import (
+    Pull,
+    Term,
+    diagnose,
+    main_diagnose,
+    mean_terms,
+    measure_gradients,
+    pulls_of,
+)
+from mmdistill_dense.model.balanced_step import backbone_parameters
 from tests import toys
 
 KD = dict(type='LogitKD')
@@ -232,7 +239,9 @@ def test_numbers_are_json_where_one_is_none(trained: tuple[Config, Path], tmp_pa
     with toys.unformatted():
         trained[0].dump(path)
     pulls = dict(backbone=Pull(0.0, 0.0, math.nan))
-    with mock.patch('mmdistill_dense.analysis.diagnose.diagnose', return_value=[[Term('kd', math.inf, 0.5, pulls)]]):
+    with mock.patch(
+        'mmdistill_dense.apps.inspect.gradients.diagnose', return_value=[[Term('kd', math.inf, 0.5, pulls)]]
+    ):
         main_diagnose([str(path), '--json', str(numbers)])
     ((term,),) = json.loads(numbers.read_text(), parse_constant=lambda name: pytest.fail(f'{name} is no JSON'))
     assert term['value'] is None and term['pulls']['backbone']['cosine'] is None and term['share'] == 0.5
@@ -244,11 +253,11 @@ def test_the_file_of_numbers_is_checked_before_the_measurement(
     path, numbers = tmp_path / 'config.py', tmp_path / 'new' / 'numbers.json'
     with toys.unformatted():
         trained[0].dump(path)
-    with pytest.raises(SystemExit), mock.patch('mmdistill_dense.analysis.diagnose.diagnose') as measured:
+    with pytest.raises(SystemExit), mock.patch('mmdistill_dense.apps.inspect.gradients.diagnose') as measured:
         main_diagnose([str(path), '--json', str(path / 'numbers.json')])
     assert not measured.called
     assert "numbers.json' cannot be written: Not a directory" in capsys.readouterr().err
-    with mock.patch('mmdistill_dense.analysis.diagnose.diagnose', return_value=[[Term('kd', 1.0, 0.5, {})]]):
+    with mock.patch('mmdistill_dense.apps.inspect.gradients.diagnose', return_value=[[Term('kd', 1.0, 0.5, {})]]):
         main_diagnose([str(path), '--json', str(numbers)])
     assert json.loads(numbers.read_text())[0][0]['name'] == 'kd'  # its folder was made
 

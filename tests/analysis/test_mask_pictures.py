@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmdistill_dense.analysis.mask_pictures import draw_masks, mask_rows, overlay
+from mmdistill_dense.apps.inspect.similarity import draw_masks, mask_rows, overlay
 from tests import toys
 
 ROOT = Path(__file__).parents[2]

@@ -20,11 +20,13 @@ from mmengine.structures import InstanceData
 from mmengine.visualization import LocalVisBackend, MLflowVisBackend
 from torch import Tensor
 
-from mmdistill_dense.analysis import MonitorHook, monitor_hook, monitor_pictures
-from mmdistill_dense.analysis.agreement import tap_agreement
+from mmdistill_dense.apps.inspect import MonitorHook
+from mmdistill_dense.apps.inspect import monitor as monitor_hook
+from mmdistill_dense.apps.inspect import monitor as monitor_pictures
+from mmdistill_dense.apps.inspect.gradients import tap_agreement
 from mmdistill_dense.distillers import AT, PKD
 from mmdistill_dense.registry import HOOKS
-from mmdistill_dense.utils import tracked
+from mmdistill_dense.utils import runner_internals as tracked
 from tests import toys
 
 DISTILLERS = dict(

@@ -11,7 +11,8 @@ import torch.multiprocessing as mp
 from mmengine.config import Config
 from torch import nn
 
-from mmdistill_dense.analysis import MonitorHook, gradients, monitor_hook
+from mmdistill_dense.apps.inspect import MonitorHook, gradients
+from mmdistill_dense.apps.inspect import monitor as monitor_hook
 from mmdistill_dense.engine import DistillDDP
 from tests import gloo, toys
 

@@ -2,7 +2,7 @@
 
 import json
 
-from mmdistill_dense.analysis.diagnose import diagnose
+from mmdistill_dense.apps.inspect.gradients import diagnose
 from tests import toys
 
 

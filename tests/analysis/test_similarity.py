@@ -12,16 +12,20 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 
-from mmdistill_dense.analysis.feature_similarity import (
+from mmdistill_dense.apps.check.tap_list import networks_of
+from mmdistill_dense.apps.inspect.similarity import (
+    HEAD,
+    add_similarity,
     cosine_map,
+    draw_similarity,
     grid_points,
+    heated,
     pictures_of,
+    read_pictures,
     ready_pair,
     similarity_rows,
 )
-from mmdistill_dense.analysis.similarity_pictures import HEAD, add_similarity, draw_similarity, heated, read_pictures
-from mmdistill_dense.analysis.training_step import prepare_steps
-from mmdistill_dense.check.tap_list import networks_of
+from mmdistill_dense.apps.inspect.training_step import prepare_steps
 from tests import toys
 from tests.pretrain import runs
 

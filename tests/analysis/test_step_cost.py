@@ -10,10 +10,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdistill_dense.analysis import step_cost
-from mmdistill_dense.analysis.timing import Timing
+from mmdistill_dense.apps.inspect import step_cost
+from mmdistill_dense.apps.inspect.step_cost import Timing
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.networks.teacher_plan import TeacherOption
+from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from tests import toys
 

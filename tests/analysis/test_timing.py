@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mmdistill_dense.analysis import timing
-from mmdistill_dense.analysis.timing import Timing, interleaved_times, peak_extra_memory
+from mmdistill_dense.apps.inspect import step_cost as timing
+from mmdistill_dense.apps.inspect.step_cost import Timing, interleaved_times, peak_extra_memory
 
 MIB = 2**20
 

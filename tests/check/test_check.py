@@ -13,14 +13,13 @@ from mmengine.config import Config
 from PIL import Image
 from rich.console import Console
 
-from mmdistill_dense.check import Options, Report, check_config, rules
-from mmdistill_dense.check.cli import main_check
-from mmdistill_dense.check.context import Subject
-from mmdistill_dense.check.load_networks import describe_student
-from mmdistill_dense.check.predict import predict
-from mmdistill_dense.check.render import show
-from mmdistill_dense.check.run import _larger_may_help
-from mmdistill_dense.utils.random_streams import stream_states
+from mmdistill_dense.apps.check import Options, Report, check_config, rules
+from mmdistill_dense.apps.check.cli import main_check
+from mmdistill_dense.apps.check.context import Subject
+from mmdistill_dense.apps.check.facts import describe_student, predict
+from mmdistill_dense.apps.check.render import show
+from mmdistill_dense.apps.check.run import _larger_may_help
+from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
 
 FAST = Options(val=0, cost=False)

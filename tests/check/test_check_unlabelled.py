@@ -8,9 +8,9 @@ import cv2
 import pytest
 from rich.console import Console
 
-from mmdistill_dense.check import Options, check_config
-from mmdistill_dense.check.render import show
-from mmdistill_dense.check.unlabelled_facts import look_alikes
+from mmdistill_dense.apps.check import Options, check_config
+from mmdistill_dense.apps.check.render import show
+from mmdistill_dense.apps.check.unlabelled_facts import look_alikes
 from tests import toys
 
 

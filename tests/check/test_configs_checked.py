@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.check import Options, check_config
+from mmdistill_dense.apps.check import Options, check_config
 from tests.every_config import name_of
 from tests.zoo.networks import active, config
 from tests.zoo.test_steps import TRAINED, family

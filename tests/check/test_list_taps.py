@@ -7,11 +7,10 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.check.cli import main_list_taps
-from mmdistill_dense.check.tap_list import Place, list_taps
+from mmdistill_dense.apps.check.cli import main_list_taps
+from mmdistill_dense.apps.check.tap_list import Place, list_taps
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.networks.partial_forward import run_parts
-from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
 from tests.foundation.files import tiny

@@ -10,12 +10,12 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.analysis.gradients import Pull, Term
-from mmdistill_dense.check import Finding, Options
-from mmdistill_dense.check.context import Subject, TeacherFacts
-from mmdistill_dense.check.findings import exit_code, worst
-from mmdistill_dense.check.rules import CONFIG, config_rules, network_rules, step_rules
-from mmdistill_dense.check.tap_watch import TapRow, _is_flat
+from mmdistill_dense.apps.check import Finding, Options
+from mmdistill_dense.apps.check.context import Subject, TeacherFacts, exit_code, worst
+from mmdistill_dense.apps.check.rules import CONFIG, config_rules, network_rules
+from mmdistill_dense.apps.check.rules import network_rules as step_rules
+from mmdistill_dense.apps.check.tap_watch import TapRow, _is_flat
+from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.distillers.feature import Level

@@ -8,12 +8,11 @@ import torch
 from mmengine.config import Config
 from mmseg.evaluation import IoUMetric
 
-from mmdistill_dense.check import Finding, Options
-from mmdistill_dense.check.context import Subject
-from mmdistill_dense.check.findings import Findings
-from mmdistill_dense.check.rules import schedule_rules
-from mmdistill_dense.config.metric_names import scores_of
-from mmdistill_dense.suite.plan.unknown_names import check_metric
+from mmdistill_dense.apps.check import Finding, Options
+from mmdistill_dense.apps.check.context import Findings, Subject
+from mmdistill_dense.apps.check.rules import config_rules as schedule_rules
+from mmdistill_dense.apps.suite.configs import check_metric
+from mmdistill_dense.config.data_sets import scores_of
 
 STEPS = dict(type='IterBasedTrainLoop', max_iters=4000)
 EPOCHS = dict(by_epoch=True, max_epochs=12)

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from mmengine.config import ConfigDict
 
-from mmdistill_dense.analysis.batches import pipeline_size
+from mmdistill_dense.apps.inspect.training_step import pipeline_size
+from mmdistill_dense.apps.recipes.check_data import classes_of
 from mmdistill_dense.config.data_sets import chain, layers, members
-from mmdistill_dense.datasets.without_labels import training_steps
 from mmdistill_dense.guards.config import check_crop
-from mmdistill_dense.recipes.check_data import classes_of
+from mmdistill_dense.unlabelled.pictures import training_steps
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='RandomCrop', crop_size=(32, 48))]
 PLAIN = dict(type='mmdet.CocoDataset', metainfo=dict(classes=('sky', 'car')), pipeline=PIPELINE)

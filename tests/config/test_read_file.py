@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.check.cli import main_check
-from mmdistill_dense.config.read_file import broken_file, read_file
-from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.recipes.named import read_config
+from mmdistill_dense.apps.check.cli import main_check
+from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.config.resolve import broken_file, load_model, read_file
 
 BROKEN = 'x = 1\nmodel = dict(\n'
 WRITTEN = {

@@ -15,10 +15,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.optim import PolyLR
 from mmengine.registry import DefaultScope, init_default_scope
 
+from mmdistill_dense.apps.recipes.compose import recipes
 from mmdistill_dense.config.resolve import ModelConfig, find_config, load_model
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.guards.class_counts import num_classes
-from mmdistill_dense.recipes.compose import recipes
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.weights.locate import published_weights
 from tests.every_config import CONTROLS, FILES, name_of, named, place, read

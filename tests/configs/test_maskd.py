@@ -9,13 +9,13 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import PolyLR
 
+from mmdistill_dense.apps.recipes.compose import option_files
+from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.inherit import _below
-from mmdistill_dense.networks.renormalise import renormaliser
-from mmdistill_dense.recipes.compose import option_files
-from mmdistill_dense.recipes.named import read_config
+from mmdistill_dense.networks.inputs import renormaliser
 from mmdistill_dense.weights.locate import published_weights
 from tests.every_config import place, read
 

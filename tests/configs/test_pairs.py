@@ -18,13 +18,12 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from mmdistill_dense.config.pretrained import without_pretrained
-from mmdistill_dense.config.resolve import find_config, load_model, package_root
+from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.config.resolve import find_config, load_model, package_root, without_pretrained
 from mmdistill_dense.foundation.models import architecture
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.trace import _NumbersOnCPU, trace_pair
-from mmdistill_dense.recipes import compose
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.weights.locate import _read_yaml
 

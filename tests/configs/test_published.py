@@ -8,9 +8,9 @@ import torch
 from mmengine.config import Config
 from mmseg.models.decode_heads import SegformerHead
 
+from mmdistill_dense.apps.recipes.compose import methods
+from mmdistill_dense.apps.recipes.targets import read_targets
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.recipes.compose import methods
-from mmdistill_dense.recipes.targets import read_targets
 from tests.every_config import every, place, read
 from tests.zoo.networks import build
 

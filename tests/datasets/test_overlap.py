@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 
-from mmdistill_dense.datasets import overlap
-from mmdistill_dense.datasets.overlap import not_on_disk, picture_paths, same_pictures
+from mmdistill_dense.unlabelled import pictures as overlap
+from mmdistill_dense.unlabelled.pictures import not_on_disk, picture_paths, same_pictures
 
 
 class Listed(BaseDataset):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmdistill_dense.datasets.painter import CLASSES, SHAPES, TEXTURES, Picture, paint
+from mmdistill_dense.datasets.shapes import CLASSES, SHAPES, TEXTURES, Picture, paint
 
 
 @pytest.fixture(scope='module')

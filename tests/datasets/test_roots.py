@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.config.resolve import find_config
-from mmdistill_dense.datasets.roots import require
+from mmdistill_dense.datasets.folders import require
 from mmdistill_dense.registry import DATASETS
 
 FOLDERS = {

@@ -9,7 +9,7 @@ from mmengine.structures import PixelData
 from torch.utils.data import DataLoader
 
 from mmdistill_dense.datasets import ShapesSegDataset
-from mmdistill_dense.datasets.painter import CLASSES, paint
+from mmdistill_dense.datasets.shapes import CLASSES, paint
 from mmdistill_dense.registry import DATASETS
 
 PIPELINE = [dict(type='mmdistill_dense.LoadShapes'), dict(type='PackSegInputs')]

@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.datasets import ShapesDetDataset
-from mmdistill_dense.datasets.painter import CLASSES, paint
+from mmdistill_dense.datasets.shapes import CLASSES, paint
 from mmdistill_dense.registry import DATASETS
 
 PIPELINE = [

@@ -10,8 +10,8 @@ from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.logging import MMLogger
 from torch.utils.data import DataLoader
 
-from mmdistill_dense.datasets import UnlabeledImages
 from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.unlabelled import UnlabeledImages
 
 LOAD = [dict(type='LoadImageFromFile')]
 

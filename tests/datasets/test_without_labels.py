@@ -6,7 +6,7 @@ import pytest
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.datasets.without_labels import training_steps, without_labels
+from mmdistill_dense.unlabelled.pictures import training_steps, without_labels
 from tests import toys
 
 SEG = [

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mmdistill_dense.distillers.balance import LARGEST, SMALLEST, Balance, Balancer, Try, planned
+from mmdistill_dense.distillers.schedule import LARGEST, SMALLEST, Balance, Balancer, Try, planned
 from tests import toys
 
 KEY = 'distillers.x'

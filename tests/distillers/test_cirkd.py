@@ -12,7 +12,7 @@ from mmseg.structures import SegDataSample
 
 from mmdistill_dense.distillers import CIRKD
 from mmdistill_dense.distillers.base import RunState
-from mmdistill_dense.distillers.cirkd.memory import ClassQueue, choose_pixels, region_means
+from mmdistill_dense.distillers.cirkd import ClassQueue, choose_pixels, region_means
 from tests import toys
 from tests.distillers.case import DistillerCase
 

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.ld import Region
-from mmdistill_dense.losses import contrast_kernel, precision
+from mmdistill_dense.losses import contrast_kernel
+from mmdistill_dense.losses import tensors as precision
 from mmdistill_dense.registry import DISTILLERS
 
 Shape = tuple[int, ...]

@@ -7,7 +7,7 @@ import torch
 from mmengine.runner import load_checkpoint
 
 from mmdistill_dense.distillers.maskd.gated_teacher import gated_loss, training_objective
-from mmdistill_dense.distillers.maskd.token_learner import initial_tokens
+from mmdistill_dense.distillers.maskd.learning import initial_tokens
 from tests import toys
 from tests.distillers.maskd.tokens import tokens_of
 

@@ -12,7 +12,7 @@ from torch import nn
 from mmdistill_dense.distillers import HeadOutputKD, RoIHeadKD, head_output_kd
 from mmdistill_dense.distillers.ground_truth import scores_of_head
 from mmdistill_dense.losses import correlation_distance
-from mmdistill_dense.networks.partial_forward import run_roi_head
+from mmdistill_dense.networks.recording import run_roi_head
 from tests import toys
 from tests.distillers.case import DistillerCase
 

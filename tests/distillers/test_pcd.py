@@ -9,7 +9,7 @@ from torch import nn
 
 from mmdistill_dense.distillers import PCD
 from mmdistill_dense.distillers.base import RunState
-from mmdistill_dense.distillers.pcd.queue_size import choose_size
+from mmdistill_dense.distillers.pcd.queue import choose_size
 from tests import toys
 from tests.distillers.case import DistillerCase
 from tools.benchmark import reference

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmdistill_dense.distillers.pcd.head import PixelAttention
+from mmdistill_dense.distillers.pcd.heads import PixelAttention
 from mmdistill_dense.distillers.pcd.queue import NegativeQueue
 
 

@@ -9,7 +9,7 @@ import torch
 from mmengine.hooks import EMAHook
 from mmengine.runner import BaseLoop
 
-from mmdistill_dense.engine.averaging import average_the_student, place_distillers
+from mmdistill_dense.engine.distill_hook import average_the_student, place_distillers
 from tests import toys
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 
-from mmdistill_dense.analysis.diagnose import diagnose
+from mmdistill_dense.apps.inspect.gradients import diagnose
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.registry import DISTILLERS

@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmdistill_dense.engine import commands
+from mmdistill_dense.apps.commands import training as commands
 from tests.engine.processes import ROOT
 from tests.gloo import start
 

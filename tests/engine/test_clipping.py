@@ -11,7 +11,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
 
 from mmdistill_dense.distillers.base import Distiller
-from mmdistill_dense.engine.clipping import Clipping
+from mmdistill_dense.engine.loss_guard import Clipping
 
 LIMIT, USERS = 0.5, dict(max_norm=0.25)
 

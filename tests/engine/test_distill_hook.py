@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.engine import DistillHook
-from mmdistill_dense.engine.run_identity import comparable
+from mmdistill_dense.engine.resume import comparable
 from mmdistill_dense.guards import config as checks
 from mmdistill_dense.guards.runner import check_loaded
 from mmdistill_dense.registry import DISTILLERS, HOOKS, MODEL_WRAPPERS

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from mmdistill_dense.engine import gloo
+from mmdistill_dense.engine import ddp as gloo
 from tests.engine.processes import ROOT, environment, run
 from tests.gloo import start
 

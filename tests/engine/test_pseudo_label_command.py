@@ -12,10 +12,10 @@ import torch
 from mmengine.registry import DATASETS
 from mmengine.structures import InstanceData
 
+from mmdistill_dense.apps.commands import pseudo_label_command
+from mmdistill_dense.apps.commands.pseudo_label_command import main_pseudo_labels, write_labels
 from mmdistill_dense.datasets.written_labels import LabelImages
-from mmdistill_dense.engine import pseudo_label_command
-from mmdistill_dense.engine.pseudo_label_command import main_pseudo_labels, write_labels
-from mmdistill_dense.model.pseudo_labels import PseudoOption, sure_boxes
+from mmdistill_dense.unlabelled.pseudo_labels import PseudoOption, sure_boxes
 from tests import toys
 
 

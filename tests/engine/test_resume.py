@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.engine import DistillHook
-from mmdistill_dense.engine.changes import _flat, written
-from mmdistill_dense.engine.resume_file import latest_checkpoint, resume_from_a_whole_file
+from mmdistill_dense.engine.resume import _flat, latest_checkpoint, resume_from_a_whole_file, written
 from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
 

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.unlabelled.step import unlabelled_of
 from tests import gloo, toys
 
 ITERS = 4
@@ -44,7 +45,7 @@ def drawn(config):
 
     def note(*_):
         model = getattr(runner.model, 'module', runner.model)
-        names.append([Path(one.img_path).name for one in model.distillation.unlabelled.batch['data_samples']])
+        names.append([Path(one.img_path).name for one in unlabelled_of(model).batch['data_samples']])
 
     handle = step(note)
     try:

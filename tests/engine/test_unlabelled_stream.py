@@ -14,10 +14,9 @@ from mmengine.hooks import Hook
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import DATASETS
 
-from mmdistill_dense.engine.unlabelled_pictures import open_pictures
-from mmdistill_dense.engine.unlabelled_stream import PassSampler
-from mmdistill_dense.model.unlabelled import UnlabelledOption
 from mmdistill_dense.registry import HOOKS, TRANSFORMS
+from mmdistill_dense.unlabelled.step import UnlabelledOption, unlabelled_of
+from mmdistill_dense.unlabelled.stream import PassSampler, open_pictures
 from tests import toys
 
 ITERS = 5
@@ -57,7 +56,7 @@ class Diary(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         model = getattr(runner.model, 'module', runner.model)
-        second = model.distillation.unlabelled if hasattr(model, 'distillation') else None
+        second = unlabelled_of(model)
         more = second.batch if second else None
         self.seen.append((runner.iter, _pictures(data_batch), _pictures(more)))
 
@@ -283,7 +282,7 @@ def test_labelled_pictures_are_taken_out_and_counted(tmp_path, log):
     shutil.copy(train / '2.png', more / 'again.png')
     (more / 'link.png').symlink_to(train / '0.png')
     runner = opened(str(more), log_level='INFO', **files(train, 'train'))
-    assert runner.model.distillation.unlabelled.files['pictures'] == 3
+    assert unlabelled_of(runner.model).files['pictures'] == 3
     line = next(text for _, text in log if text.startswith('model.unlabelled: 3 pictures'))
     assert '2 labelled ones taken out' in line and 'they teach kd, mimic' in line
     with pytest.raises(ValueError, match='all 4 pictures are those of train_dataloader'):

@@ -12,9 +12,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmdistill_dense.export import export_student
-from mmdistill_dense.export.without_package import test_command as command_of
-from mmdistill_dense.export.without_package import without_package
+from mmdistill_dense.apps.export import export_student
+from mmdistill_dense.apps.export.without_package import test_command as command_of
+from mmdistill_dense.apps.export.without_package import without_package
 from tests import toys
 from tests.project.folders_of_data import box_folder, seg_folder
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdistill_dense.export import export_student
-from mmdistill_dense.suite import cli
-from mmdistill_dense.suite.definition.definition import load
-from mmdistill_dense.suite.execute import job
-from mmdistill_dense.suite.plan.plan import runs
+from mmdistill_dense.apps.export import export_student
+from mmdistill_dense.apps.suite import cli, job
+from mmdistill_dense.apps.suite.definition import load
+from mmdistill_dense.apps.suite.plan import runs
 from mmdistill_dense.utils.atomic import save_whole, write_whole
 from mmdistill_dense.weights.strict_load import read_checkpoint
 from tests import toys

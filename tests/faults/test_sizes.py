@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.datasets.painter import CLASSES
+from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from tests import toys
 from tests.faults.tools import whole

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from mmdistill_dense.foundation import FoundationTeacher
-from mmdistill_dense.foundation.names import SCHEMES, entries
-from mmdistill_dense.foundation.vit_file import load_vit
+from mmdistill_dense.foundation.vit_file import SCHEMES, entries, load_vit
 from mmdistill_dense.weights.locate import sha256
 from tests.foundation import files
 from tests.toys import fresh_dir

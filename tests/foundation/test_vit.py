@@ -8,8 +8,8 @@ from torch import nn
 
 from mmdistill_dense.foundation import FoundationTeacher
 from mmdistill_dense.foundation.models import MODELS_BY_NAME, architecture
-from mmdistill_dense.foundation.names import SCHEMES, entries
-from mmdistill_dense.foundation.positions import resample
+from mmdistill_dense.foundation.vit import resample
+from mmdistill_dense.foundation.vit_file import SCHEMES, entries
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from tests.foundation import files

@@ -10,9 +10,8 @@ import torch
 from hypothesis import example, given
 from torch import nn
 
-from mmdistill_dense.networks.find_tap import find_module
 from mmdistill_dense.networks.recording import Recorder
-from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.taps import Tap, find_module
 from tests.fuzz.mutations import few, many
 
 # What the syntax is made of, in any order, and what looks like it.

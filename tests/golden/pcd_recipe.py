@@ -13,11 +13,11 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import Tensor, nn
 
 from mmdistill_dense.engine import LARS
-from mmdistill_dense.pretrain import image_ops
+from mmdistill_dense.pretrain import views as image_ops
 from mmdistill_dense.pretrain.spatial_adaptor import read_steps, step_widths
 from mmdistill_dense.pretrain.teacher_file import read_teacher
 from mmdistill_dense.pretrain.views import RandomResizedCrop
-from mmdistill_dense.utils.random_streams import fork_rng
+from mmdistill_dense.utils.reproducible import fork_rng
 
 Arrays = Mapping[str, np.ndarray]
 

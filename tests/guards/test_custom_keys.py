@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
-from mmdistill_dense.guards.custom_keys import check_custom_keys
+from mmdistill_dense.guards.config import check_custom_keys
 from tests import toys
 
 HEAD = dict(lr_mult=10.0)

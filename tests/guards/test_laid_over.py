@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.guards.laid_over import check_laid_over
+from mmdistill_dense.guards.config import check_laid_over
 
 BASE = "model = dict(distillers=dict(cwd=dict(type='CWD', loss_weight=3.0), kd=dict(type='LogitKD')))\n"
 

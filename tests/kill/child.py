@@ -17,8 +17,9 @@ import mmseg.models  # noqa: F401
 import torch
 from mmengine.hooks import CheckpointHook, Hook
 
-from mmdistill_dense.distillers.maskd import prepare_tokens, token_learner
-from mmdistill_dense.suite.execute import job
+from mmdistill_dense.apps.suite import job
+from mmdistill_dense.distillers.maskd import learning as token_learner
+from mmdistill_dense.distillers.maskd import tokens as prepare_tokens
 from tests import toys
 from tests.kill import kinds
 from tests.pretrain import runs as pretrain

@@ -17,9 +17,8 @@ from mmengine.registry import DATA_SAMPLERS
 from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
-from mmdistill_dense.suite.definition.definition import load
-from mmdistill_dense.suite.execute import job
-from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.apps.suite import job, plan
+from mmdistill_dense.apps.suite.definition import load
 from tests import toys
 from tests.distillers.maskd.tokens import LEARN, LOGITS
 from tests.pretrain import runs as pretrain

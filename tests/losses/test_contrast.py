@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.analysis.timing import peak_extra_memory
-from mmdistill_dense.losses import blocks as tiles_module
+from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
 from mmdistill_dense.losses import contrast_plain as contrast_module
 from mmdistill_dense.losses import contrast_temperature, dense_contrast
+from mmdistill_dense.losses import tensors as tiles_module
 from tools.benchmark import reference
 
 VARIANTS = {

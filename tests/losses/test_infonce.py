@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.analysis.timing import peak_extra_memory
+from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
 from mmdistill_dense.losses import key_ranks, normalize_pixels, pixel_info_nce, pixel_pairs, spatial_gate
 from tools.benchmark import reference
 

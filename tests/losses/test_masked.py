@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.analysis.timing import peak_extra_memory
+from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
 from mmdistill_dense.losses import (
     Branch,
     gate,
@@ -14,7 +14,7 @@ from mmdistill_dense.losses import (
     token_masks,
     weighted_mse,
 )
-from mmdistill_dense.losses import blocks as tiles_module
+from mmdistill_dense.losses import tensors as tiles_module
 from tools.benchmark import reference
 
 SHAPES = {

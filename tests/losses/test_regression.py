@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmdistill_dense.losses.regression import smooth_l1
+from mmdistill_dense.losses.maps import smooth_l1
 
 
 def _values(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.engine.single_gradients import loss_scale
+from mmdistill_dense.engine.loss_guard import loss_scale
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 

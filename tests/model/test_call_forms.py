@@ -9,7 +9,7 @@ import pytest
 from mmdet.registry import MODELS as DETECTORS
 from mmseg.registry import MODELS as SEGMENTORS
 
-from mmdistill_dense.model.distill_model import _batch, _distilled_class
+from mmdistill_dense.model.distill_model import _batch, distilled_class
 from tests import toys
 
 FIT = dict(fit=dict(type='FitNet', student_tap='backbone[-1]'))
@@ -70,7 +70,7 @@ def test_every_form_of_a_call_gives_the_same_losses(name):
 
 @pytest.mark.parametrize('kind', NETWORKS, ids=lambda kind: kind.__name__)
 def test_the_signature_is_that_of_the_class(kind):
-    distilled = _distilled_class(kind)
+    distilled = distilled_class(kind)
     assert inspect.signature(distilled.loss) == inspect.signature(kind.loss)
     assert issubclass(distilled, kind) and len(NETWORKS) > 60
 

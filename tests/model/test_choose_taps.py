@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense import distillers
-from mmdistill_dense.analysis.training_step import draw_tokens
+from mmdistill_dense.apps.inspect.training_step import draw_tokens
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.engine.run_identity import differ, identity
+from mmdistill_dense.engine.resume import differ, identity
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.foundation.files import tiny
@@ -75,7 +75,7 @@ def test_a_foundation_model_has_its_map(scope: str) -> None:
 
 def test_the_log_names_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = []
-    monkeypatch.setattr('mmdistill_dense.model.choose_taps.print_log', lambda line, *_: lines.append(line))
+    monkeypatch.setattr('mmdistill_dense.model.build.print_log', lambda line, *_: lines.append(line))
     build()
     (line,) = lines
     assert line.startswith("model.distillers.one.student_tap='auto'")

@@ -12,7 +12,7 @@ from mmengine.model import ExponentialMovingAverage
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from mmdistill_dense.model.distill_model import _distilled_class
+from mmdistill_dense.model.distill_model import distilled_class
 from tests import toys
 
 
@@ -130,7 +130,7 @@ def pickled(original):
 
 def unpickled(content):
     """The model of :func:`pickled`, in a process that has not made its class."""
-    _distilled_class.cache_clear()
+    distilled_class.cache_clear()
     return torch.load(io.BytesIO(content), weights_only=False)
 
 

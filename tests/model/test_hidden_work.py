@@ -66,7 +66,7 @@ def test_the_regression_branch_behind_the_last_tap_does_not_run():
 
 
 def test_the_step_finds_out_nothing_by_hooks_that_the_dry_run_knew(monkeypatch):
-    from mmdistill_dense.networks import partial_forward
+    from mmdistill_dense.networks import recording as partial_forward
 
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
     assert toys.teacher_of(model).plan.heads == ['decode_head']

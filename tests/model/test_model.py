@@ -13,7 +13,7 @@ from torch import nn
 
 from mmdistill_dense.config.resolve import student_option
 from mmdistill_dense.distillers import FeatureDistiller
-from mmdistill_dense.model.step import shares
+from mmdistill_dense.model.distill_model import shares
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.weights.strict_load import plain_config
@@ -164,7 +164,7 @@ def test_own_config_in_the_new_style(tmp_path):
         from mmseg.models import EncoderDecoder
 
         from mmdistill_dense.distillers import LogitKD
-        from mmdistill_dense.model.distill_model import DistillModel
+        from mmdistill_dense import DistillModel
 
         with read_base():
             from .new_student import *

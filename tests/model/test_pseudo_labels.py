@@ -10,10 +10,10 @@ from mmengine.registry import DATASETS
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmdistill_dense.engine.unlabelled_pictures import open_pictures
-from mmdistill_dense.model import pseudo_labels
-from mmdistill_dense.model.pseudo_labels import check_scores, probabilities, sure_boxes, sure_pixels
-from mmdistill_dense.model.unlabelled import UnlabelledOption
+from mmdistill_dense.unlabelled import pseudo_labels
+from mmdistill_dense.unlabelled.pseudo_labels import check_scores, probabilities, sure_boxes, sure_pixels
+from mmdistill_dense.unlabelled.step import UnlabelledOption
+from mmdistill_dense.unlabelled.stream import open_pictures
 from tests import toys
 from tests.model.test_unlabelled import bare, crowded, det_model, losses, seg_model
 

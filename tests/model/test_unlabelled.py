@@ -12,10 +12,9 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmdistill_dense.distillers.roi_head_kd import RoIHeadKD
-from mmdistill_dense.model.unlabelled import Unlabelled, UnlabelledOption
-from mmdistill_dense.model.unlabelled_step import prepared
 from mmdistill_dense.pretrain import BackboneStudent
-from mmdistill_dense.utils.random_streams import stream_states
+from mmdistill_dense.unlabelled.step import Unlabelled, UnlabelledOption, prepared, unlabelled_of
+from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
 
 FOLDER = dict(data_root='more')
@@ -54,7 +53,7 @@ def bare(batch):
 
 def losses(model, unlabelled=None, labelled=None):
     """A step; a model's statistics and queues change as in training."""
-    model.distillation.unlabelled.batch = copy.deepcopy(unlabelled)
+    unlabelled_of(model).batch = copy.deepcopy(unlabelled)
     return toys.losses_of(model, labelled)
 
 
@@ -211,10 +210,10 @@ def test_a_compiled_student_learns_the_same():
 
 def test_a_copy_and_a_pickle_keep_the_option_and_not_the_pictures():
     model = seg_model(ratio=2)
-    model.distillation.unlabelled.batch = bare(toys.seg_batch())
+    unlabelled_of(model).batch = bare(toys.seg_batch())
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        second = other.distillation.unlabelled
-        assert second.option == model.distillation.unlabelled.option and second.batch is None
+        second = unlabelled_of(other)
+        assert second.option == unlabelled_of(model).option and second.batch is None
 
 
 # Detection
@@ -340,12 +339,12 @@ def test_a_wrong_option_is_named(option, words):
 def test_a_pretraining_reads_such_pictures_already():
     student = BackboneStudent(dict(type='mmdet.ResNet', depth=18, base_channels=8))
     with pytest.raises(ValueError, match='BackboneStudent is pre-trained without labels already.*train_dataloader'):
-        Unlabelled.of(UnlabelledOption(FOLDER), student, {}, ())
+        Unlabelled(UnlabelledOption(FOLDER)).attach(student, {}, ())
 
 
 def test_a_high_ratio_is_warned_of(monkeypatch):
     said = []
-    monkeypatch.setattr('mmdistill_dense.model.unlabelled.print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr('mmdistill_dense.unlabelled.step.print_log', lambda text, *_: said.append(text))
     seg_model(ratio=8)
     assert not said
     seg_model(ratio=9)

@@ -11,13 +11,12 @@ from mmengine import MessageHub
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdistill_dense.check.own_copy import own_copy_gaps
+from mmdistill_dense.apps.check.tap_watch import own_copy_gaps
 from mmdistill_dense.config.resolve import ModelConfig, load_model
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.networks.find_tap import check_student_input, find_module
-from mmdistill_dense.networks.partial_forward import run_parts
-from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.utils.random_streams import stream_states
+from mmdistill_dense.networks.recording import run_parts
+from mmdistill_dense.networks.taps import Tap, check_student_input, find_module
+from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
 from tests.zoo.narrow import narrow
 

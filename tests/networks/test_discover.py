@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.networks.auto_taps import Found, Place, discover, discover_student, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.networks.discover import Found, Place, discover, discover_student
-from mmdistill_dense.networks.pair_taps import nothing_to_pair, pair_taps
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from tests import toys

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmdistill_dense.networks.input_grid import InputGrid, cells
+from mmdistill_dense.networks.inputs import InputGrid, cells
 from tests import toys
 from tests.foundation import files
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmdistill_dense.check import Options, check_config
+from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.networks import trace as dryrun
 from tests import toys
 from tests.networks import own_copy

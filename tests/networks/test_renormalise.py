@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.model import ImgDataPreprocessor
 
-from mmdistill_dense.networks.renormalise import renormaliser
+from mmdistill_dense.networks.inputs import renormaliser
 from mmdistill_dense.registry import MODELS
 from tests import toys
 

@@ -8,11 +8,9 @@ from mmengine.config import ConfigDict
 from torch import nn
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.networks.find_tap import find_place
 from mmdistill_dense.networks.modes import train_without_noise
 from mmdistill_dense.networks.recording import Recorder, replacing
-from mmdistill_dense.networks.semantic_scores import mask_scores, semantic_scores
-from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.taps import Tap, find_place, mask_scores, semantic_scores
 from tests import toys
 from tests.zoo.narrow import narrow
 

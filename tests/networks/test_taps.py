@@ -5,9 +5,8 @@ import torch
 from mmseg.models.decode_heads import FCNHead
 from torch import nn
 
-from mmdistill_dense.networks.find_tap import find_module
 from mmdistill_dense.networks.recording import Recorder, replacing
-from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.taps import Tap, find_module
 from tests import toys
 
 

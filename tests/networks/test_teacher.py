@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from mmdistill_dense.config.pretrained import without_pretrained
-from mmdistill_dense.model.step import teach
+from mmdistill_dense.config.resolve import without_pretrained
+from mmdistill_dense.model.distill_model import teach
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.teacher_plan import TeacherPlan
-from mmdistill_dense.networks.trace import Traced
+from mmdistill_dense.networks.trace import TeacherPlan, Traced
 from mmdistill_dense.registry import MODELS
-from mmdistill_dense.utils.random_streams import stream_states
+from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
 
 
@@ -201,7 +200,7 @@ def test_a_step_gives_the_teacher_a_seed_by_iteration(monkeypatch):
     monkeypatch.setattr(FrozenTeacher, 'begin', lambda _, inputs, seed: seeds.append(seed) or {})
     for iteration in (0, 1, 0):
         model.distillation.state.iteration = iteration
-        teach([*model.distillers.values()], torch.ones(1, 3, 64, 64), next(model.parameters()))
+        teach(dict(model.distillers.items()), torch.ones(1, 3, 64, 64), next(model.parameters()))
     assert seeds[0] == seeds[2] != seeds[1]
 
 

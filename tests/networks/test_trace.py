@@ -9,8 +9,7 @@ from torch import nn
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.building import build_network, copied
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.networks.teacher_plan import TeacherOption
-from mmdistill_dense.networks.trace import trace_pair
+from mmdistill_dense.networks.trace import TeacherOption, trace_pair
 from tests import toys
 
 

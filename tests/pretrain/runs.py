@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from mmdistill_dense.datasets.painter import paint
+from mmdistill_dense.datasets.shapes import paint
 from tests import toys
 from tests.pretrain import files
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmdistill_dense.pretrain import image_ops
+from mmdistill_dense.pretrain import views as image_ops
 
 GOLDEN = Path(__file__).parents[3] / 'shared' / 'golden' / 'pcd' / 'transforms.npz'
 # largest and mean difference in grey levels that the file's description allows

@@ -17,8 +17,9 @@ from torch import nn
 from mmdistill_dense.distillers import PCD, FeatureMatch, QueueKL
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.networks.modes import untouched
-from mmdistill_dense.pretrain import DenseMonitor, measures
-from mmdistill_dense.pretrain.measures import hardest, measure_step, spread
+from mmdistill_dense.pretrain import DenseMonitor
+from mmdistill_dense.pretrain import dense_monitor as measures
+from mmdistill_dense.pretrain.dense_monitor import hardest, measure_step, spread
 from mmdistill_dense.pretrain.probe import Pixels, cell_labels, linear, nearest, scores
 from tests import toys
 from tests.golden import pcd as golden

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mmdistill_dense.pretrain.picture_probe import list_pictures, main_probe, probe, read_picture
+from mmdistill_dense.apps.inspect.picture_probe import list_pictures, main_probe, probe, read_picture
 
 BACKBONE = dict(
     type='mmseg.ResNet', depth=18, stem_channels=8, base_channels=8, norm_cfg=dict(type='BN'), norm_eval=False

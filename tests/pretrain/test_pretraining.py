@@ -11,10 +11,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
+from mmdistill_dense.apps.export import export_student
+from mmdistill_dense.apps.export.export_backbone import export_backbone
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.export import export_student
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.pretrain.export_backbone import export_backbone
 from tests import toys
 from tests.pretrain import files, runs
 

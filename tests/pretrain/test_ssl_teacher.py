@@ -8,7 +8,7 @@ import torch
 
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.teacher_plan import TeacherPlan
+from mmdistill_dense.networks.trace import TeacherPlan
 from mmdistill_dense.pretrain import SSLTeacher
 from mmdistill_dense.pretrain.teacher_file import read_teacher
 from mmdistill_dense.registry import MODELS

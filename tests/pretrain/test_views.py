@@ -19,10 +19,9 @@ from mmdistill_dense.pretrain import (
     RandomResizedCrop,
     Solarize,
 )
-from mmdistill_dense.pretrain.image_ops import grayscale, solarize
+from mmdistill_dense.pretrain.views import grayscale, solarize
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.utils.random_streams import seed_everything
-from mmdistill_dense.utils.reproducible import WorkerSeed
+from mmdistill_dense.utils.reproducible import WorkerSeed, seed_everything
 
 DRAWS = 4000
 

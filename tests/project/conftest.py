@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.project import fetched_weights
+from mmdistill_dense.apps.project import sides as fetched_weights
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import METRICS
 
-from mmdistill_dense.project.box_labels import BoxData, find_box_data
-from mmdistill_dense.project.data_file import box_file
-from mmdistill_dense.project.loading import Loading
+from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
+from mmdistill_dense.apps.project.config_files import box_file
+from mmdistill_dense.apps.project.zoo_schedule import Loading
 from mmdistill_dense.registry import DATASETS
 
 

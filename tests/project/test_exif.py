@@ -11,10 +11,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image, ImageOps
 
-from mmdistill_dense.project.box_labels import find_box_data
-from mmdistill_dense.project.data_file import box_file, seg_file
-from mmdistill_dense.project.label_images import SegData, find_seg_data
-from mmdistill_dense.project.loading import Loading
+from mmdistill_dense.apps.project.box_labels import find_box_data
+from mmdistill_dense.apps.project.config_files import box_file, seg_file
+from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
+from mmdistill_dense.apps.project.zoo_schedule import Loading
 from mmdistill_dense.registry import DATASETS
 from tests.project.folders_of_data import label_file
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdistill_dense.project.class_values import class_values
-from mmdistill_dense.project.label_images import find_seg_data, pairs_of
-from mmdistill_dense.project.label_pairs import Endings
+from mmdistill_dense.apps.project.label_images import class_values, find_seg_data, pairs_of
+from mmdistill_dense.apps.project.label_pairs import Endings
 from tests.project.folders_of_data import label, picture, seg_folder
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.project.box_labels import find_box_data
+from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.registry import DATASETS
 from tests.project.folders_of_data import box_folder, label_file
 from tests.project.mended import perfect_score, written

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.project import fetched_weights
-from mmdistill_dense.project.cli import main_new
+from mmdistill_dense.apps.project import sides as fetched_weights
+from mmdistill_dense.apps.project.cli import main_new
 from tests.project.folders_of_data import box_folder, label, seg_folder
 from tests.project.test_new import FASTSCNN, RETINANET, own_network
 from tests.project.test_run import project

@@ -11,16 +11,15 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from mmdistill_dense.apps.project.cli import main_new
+from mmdistill_dense.apps.project.config_files import check_teacher
+from mmdistill_dense.apps.project.new import with_enough
+from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.config.resolve import load_model, student_option
 from mmdistill_dense.foundation.models import architecture
-from mmdistill_dense.foundation.positions import Rotary
-from mmdistill_dense.foundation.vit import ViT
+from mmdistill_dense.foundation.vit import Rotary, ViT
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.project.choose_methods import with_enough
-from mmdistill_dense.project.cli import main_new
-from mmdistill_dense.project.given_files import check_teacher
-from mmdistill_dense.project.sides import Side
 from tests import toys
 from tests.project.folders_of_data import box_folder, picture, seg_folder
 
@@ -285,7 +284,7 @@ def test_what_is_wrong_in_the_command_line_is_told_before_anything_is_imported(
 ) -> None:
     seg_folder(Path('mine'))
     Path('mine/photos').mkdir()
-    monkeypatch.setitem(sys.modules, 'mmdistill_dense.project.new', None)  # an import of it fails
+    monkeypatch.setitem(sys.modules, 'mmdistill_dense.apps.project.new', None)  # an import of it fails
     cases = {
         ('--data', 'nowhere'): '--data nowhere: no such folder',
         ('--method', 'pcd', 'cwdd'): '--method cwdd: unknown. Close: cwd',

@@ -8,10 +8,10 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.project import zoo_schedule
-from mmdistill_dense.project.cli import main_new
-from mmdistill_dense.project.loading import decide_loading
-from mmdistill_dense.project.sides import read_side
+from mmdistill_dense.apps.project import zoo_schedule
+from mmdistill_dense.apps.project.cli import main_new
+from mmdistill_dense.apps.project.sides import read_side
+from mmdistill_dense.apps.project.zoo_schedule import decide_loading
 from tests.project.folders_of_data import box_folder
 from tests.project.mended import perfect_scores, written
 

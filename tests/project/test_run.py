@@ -14,14 +14,13 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.__main__ import COMMANDS, main
-from mmdistill_dense.check.context import Options, Subject
-from mmdistill_dense.check.findings import NOTE, WARNING, Finding
-from mmdistill_dense.check.run import Report
-from mmdistill_dense.project import steps
-from mmdistill_dense.project.cli import main_new, main_run
-from mmdistill_dense.suite.definition.definition import load
-from mmdistill_dense.suite.plan import plan
-from mmdistill_dense.utils.folder_lock import owned
+from mmdistill_dense.apps.check.context import NOTE, WARNING, Finding, Options, Subject
+from mmdistill_dense.apps.check.run import Report
+from mmdistill_dense.apps.project import steps
+from mmdistill_dense.apps.project.cli import main_new, main_run
+from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite.definition import load
+from mmdistill_dense.utils.directories import owned
 from tests.engine.processes import environment
 from tests.project.folders_of_data import seg_folder
 from tests.suite.tiny import write_result

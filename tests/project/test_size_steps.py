@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmdistill_dense.apps.project import sides as fetched_weights
+from mmdistill_dense.apps.project.cli import main_new
+from mmdistill_dense.apps.project.sides import Side, read_side
+from mmdistill_dense.apps.project.size_steps import check_large_enough
+from mmdistill_dense.apps.project.zoo_schedule import Loading, decide_loading
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.project import fetched_weights
-from mmdistill_dense.project.cli import main_new
-from mmdistill_dense.project.loading import Loading, decide_loading
-from mmdistill_dense.project.sides import Side, read_side
-from mmdistill_dense.project.size_steps import check_large_enough
 from tests.project.folders_of_data import seg_folder
 from tests.project.test_new import DDRNET, FASTSCNN, RETINANET
 

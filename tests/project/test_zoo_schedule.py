@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
+from mmdistill_dense.apps.project.zoo_schedule import MIN_STEPS, Schedule, batch_of, scaled_schedule
 from mmdistill_dense.config.resolve import find_config
-from mmdistill_dense.project.zoo_schedule import MIN_STEPS, Schedule, batch_of, scaled_schedule
 
 SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py'
 RTMDET = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense import losses
-from mmdistill_dense.losses import blocks
+from mmdistill_dense.losses import tensors as blocks
 from tests.properties.cases import Case, Inputs
 from tests.properties.strategies import DTYPES, KINDS, ORDINARY, permuted, seeds, size_of
 

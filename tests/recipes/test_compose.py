@@ -5,10 +5,17 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.recipes.compose import (
+    best,
+    config_text,
+    gives_maps,
+    options_for,
+    parts_of,
+    recipe_text,
+    recipes,
+)
 from mmdistill_dense.config.inheritance import bases_of
-from mmdistill_dense.recipes import compose
-from mmdistill_dense.recipes.compose import config_text, gives_maps, options_for, parts_of, recipe_text, recipes
-from mmdistill_dense.recipes.fits import best
 
 ROOT = Path(__file__).parents[2] / 'configs'
 TEXTS = {

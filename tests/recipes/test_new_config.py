@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.recipes.named import combinations
+from mmdistill_dense.apps.recipes.new_config import main_new_config
 from mmdistill_dense.config import inheritance
-from mmdistill_dense.recipes import compose
-from mmdistill_dense.recipes.named import combinations
-from mmdistill_dense.recipes.new_config import main_new_config
 
 ROOT = Path(__file__).parents[2] / 'configs'
 PAIR = 'deeplabv3_r101_to_r18_cityscapes'
@@ -74,7 +74,7 @@ def test_a_pair_on_another_data_set_gets_its_control(copy: Path, capsys: pytest.
 
 def test_classes_are_those_of_the_built_data_set(copy: Path) -> None:
     """CamVid's METAINFO names void, which is no class; its files need not be there."""
-    from mmdistill_dense.recipes.check_data import classes_of
+    from mmdistill_dense.apps.recipes.check_data import classes_of
 
     data = Config.fromfile(copy / '_base_/datasets/camvid_180x240.py').train_dataloader.dataset
     for dataset in (data, dict(type='RepeatDataset', times=2, dataset=data)):

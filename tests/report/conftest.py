@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.report import make_report
-from mmdistill_dense.report.section import Section
+from mmdistill_dense.apps.report import make_report
+from mmdistill_dense.apps.report.section import Section
 from tests import toys
 from tests.distillers.maskd.tokens import LOGITS
 

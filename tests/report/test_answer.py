@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.report.answer import Answer
-from mmdistill_dense.report.compared_runs import compare
-from mmdistill_dense.report.numbers import Numbers
+from mmdistill_dense.apps.report.numbers import Numbers
+from mmdistill_dense.apps.report.runs import compare
+from mmdistill_dense.apps.report.scores import Answer
 from tests.report.test_runs import ALONE, DISTILLED, logged, run, suite
 
 ITERATIONS = "\ntrain_cfg = dict(type='IterBasedTrainLoop', max_iters={})"

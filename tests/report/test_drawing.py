@@ -4,8 +4,15 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
 
-from mmdistill_dense.report.drawing import TEACHER_RIGHT, TEACHER_WRONG, disagreement_panel, share_right, truth_panel
-from mmdistill_dense.report.scenes import Scene, Scenes
+from mmdistill_dense.apps.report.predictions import (
+    TEACHER_RIGHT,
+    TEACHER_WRONG,
+    Scene,
+    Scenes,
+    disagreement_panel,
+    share_right,
+    truth_panel,
+)
 
 
 def pixels(source: str) -> np.ndarray:

@@ -8,12 +8,11 @@ import pytest
 import torch
 from markupsafe import escape
 
-from mmdistill_dense.report import make_report
-from mmdistill_dense.report.cli import main
-from mmdistill_dense.report.compared_runs import Comparison
-from mmdistill_dense.report.page import render
-from mmdistill_dense.report.section import Chart, Group, Section, Table, Viewer
-from mmdistill_dense.report.trained_run import TrainedRun
+from mmdistill_dense.apps.report import make_report
+from mmdistill_dense.apps.report.cli import main
+from mmdistill_dense.apps.report.page import render
+from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
+from mmdistill_dense.apps.report.section import Chart, Group, Section, Table, Viewer
 from tests.report.conftest import SEED
 
 ADDRESS = re.compile(r'(?:src|href)\s*=\s*["\'](?!#|data:)|url\(|@import|<iframe|<object', re.IGNORECASE)

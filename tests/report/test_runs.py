@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdistill_dense.report.answer import Answer
-from mmdistill_dense.report.charts import COLOURS, colour_of
-from mmdistill_dense.report.compared_runs import Comparison, compare
-from mmdistill_dense.report.numbers import Numbers
-from mmdistill_dense.report.settings import cost_section, flat
-from mmdistill_dense.report.trained_run import TrainedRun, find_runs
+from mmdistill_dense.apps.report.charts import COLOURS, colour_of
+from mmdistill_dense.apps.report.numbers import Numbers
+from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare, find_runs
+from mmdistill_dense.apps.report.scores import Answer
+from mmdistill_dense.apps.report.settings import cost_section, flat
 
 DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"
 ALONE = "model = dict(type='mmdistill_dense.DistillModel')"

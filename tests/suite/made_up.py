@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from mmdistill_dense.suite.definition.definition import Definition, load
-from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.utils.atomic import write_json
 
 RECEIPT = dict(config='mmdistill_dense::x.py', file='iter_9.pth', sha256='ab' * 32, matched=9, total=10, ignored=1)

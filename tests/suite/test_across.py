@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite.cli import main
-from mmdistill_dense.suite.definition.definition import Definition, load
-from mmdistill_dense.suite.plan import plan
-from mmdistill_dense.suite.table.across import across, as_markdown
-from mmdistill_dense.suite.table.rows import collect
+from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite.across import across, as_markdown
+from mmdistill_dense.apps.suite.cli import main
+from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.rows import collect
 from tests.suite import made_up
 
 

@@ -7,15 +7,14 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.datasets.overlap import picture_paths
-from mmdistill_dense.recipes.named import read_config
-from mmdistill_dense.recipes.targets import targets_of
+from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.apps.recipes.targets import targets_of
+from mmdistill_dense.apps.suite import cli, configs, plan, preflight
+from mmdistill_dense.apps.suite import preflight as cost
+from mmdistill_dense.apps.suite.definition import Definition, fitting, load
+from mmdistill_dense.apps.suite.rows import changes_of_the_recipe
 from mmdistill_dense.registry import DATASETS, DISTILLERS
-from mmdistill_dense.suite import cli
-from mmdistill_dense.suite.definition.definition import Definition, fitting, load
-from mmdistill_dense.suite.execute import cost, preflight
-from mmdistill_dense.suite.plan import configs, plan
-from mmdistill_dense.suite.table.rows import changes_of_the_recipe
+from mmdistill_dense.unlabelled.pictures import picture_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / 'benchmarks').glob('*.yaml'))

@@ -6,16 +6,14 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.suite import cli
-from mmdistill_dense.suite.definition.definition import Definition, load
-from mmdistill_dense.suite.execute import measure_budget
-from mmdistill_dense.suite.execute.job import perform
-from mmdistill_dense.suite.plan import lengths, plan
-from mmdistill_dense.suite.plan.configs import batch_of, control_config
-from mmdistill_dense.suite.plan.scaling import scale_run
-from mmdistill_dense.suite.table.markdown import as_markdown
-from mmdistill_dense.suite.table.rows import changes_of_the_recipe, collect
-from mmdistill_dense.suite.table.write_table import as_csv
+from mmdistill_dense.apps.suite import cli, lengths, measure_budget, plan
+from mmdistill_dense.apps.suite.configs import batch_of, control_config
+from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.job import perform
+from mmdistill_dense.apps.suite.lengths import scale_run
+from mmdistill_dense.apps.suite.rows import changes_of_the_recipe, collect
+from mmdistill_dense.apps.suite.table import as_markdown
+from mmdistill_dense.apps.suite.write_table import as_csv
 from mmdistill_dense.utils.atomic import read_json
 from tests import toys
 from tests.suite import made_up, tiny

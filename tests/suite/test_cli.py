@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.recipes import compose
-from mmdistill_dense.suite import cli
-from mmdistill_dense.suite.definition.definition import load
-from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.suite import cli, plan
+from mmdistill_dense.apps.suite.definition import load
 from tests.engine.processes import ROOT
 from tests.suite import tiny
 
@@ -83,7 +82,7 @@ def test_run_is_found_by_name_seed_and_tried_values() -> None:
 
 
 def test_every_run_is_found_again_by_its_command_line() -> None:
-    from mmdistill_dense.suite.execute.pool import job_words
+    from mmdistill_dense.apps.suite.pool import job_words
 
     definition = load(tiny.write(Path(), grid={'kd': {'loss_weight': [1, 2.5]}, 'seeds': [7]}))
     for run in plan.runs(definition):
@@ -118,7 +117,7 @@ def test_threads_that_the_shell_asks_for_are_taken(
         def execute(self, todo: Any) -> dict[str, str]:
             return {}
 
-    monkeypatch.setattr('mmdistill_dense.suite.execute.pool.Pool', Idle)
-    monkeypatch.setattr('mmdistill_dense.suite.execute.preflight.check', lambda *_: None)
+    monkeypatch.setattr('mmdistill_dense.apps.suite.pool.Pool', Idle)
+    monkeypatch.setattr('mmdistill_dense.apps.suite.preflight.check', lambda *_: None)
     assert cli.main(['run', str(tiny.write(Path(), threads=None)), *words]) == 0
     assert taken == [threads]

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
+from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite import configs as identity
+from mmdistill_dense.apps.suite import plan as run_configs
+from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import presets
-from mmdistill_dense.recipes import compose
-from mmdistill_dense.suite.definition.definition import Definition, load
-from mmdistill_dense.suite.plan import configs, identity, plan, run_configs
 from tests.suite import tiny
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.analysis import step_cost
-from mmdistill_dense.suite.definition.definition import Definition
-from mmdistill_dense.suite.execute import cost
-from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.apps.inspect import step_cost
+from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite import preflight as cost
+from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.utils.atomic import read_json
 from tests.suite import made_up
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.suite.definition import definition
+from mmdistill_dense.apps.suite import definition
 from tests.engine.processes import ROOT
 from tests.suite import tiny
 

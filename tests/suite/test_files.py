@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmdistill_dense.utils import atomic
-from mmdistill_dense.utils.folder_lock import owned
+from mmdistill_dense.utils.directories import owned
 
 
 def test_json_comes_back_and_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
 HOLD = """
 import os, sys
 from pathlib import Path
-from mmdistill_dense.utils.folder_lock import owned
+from mmdistill_dense.utils.directories import owned
 with owned(Path(sys.argv[1]), 'x'):
     if os.fork() == 0:  # as a loader's worker, which may live longer
         sys.stdin.read()

@@ -8,11 +8,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.engine.commands import build_runner
-from mmdistill_dense.suite.definition.definition import Definition, load
-from mmdistill_dense.suite.execute import job
-from mmdistill_dense.suite.execute.report_hook import ReportHook
-from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.apps.commands.training import build_runner
+from mmdistill_dense.apps.suite import job, plan
+from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.job import ReportHook
 from tests import toys
 from tests.suite import tiny
 
@@ -242,7 +241,7 @@ def test_run_belongs_to_one_process(definition: Definition, monkeypatch: pytest.
 
     monkeypatch.setattr(job, 'PATIENCE', 0.0)
     holder = (
-        'import sys\nfrom pathlib import Path\nfrom mmdistill_dense.utils.folder_lock import owned\n'
+        'import sys\nfrom pathlib import Path\nfrom mmdistill_dense.utils.directories import owned\n'
         "with owned(Path('out/runs/none/seed0'), 'x'):\n    print('held', flush=True)\n    sys.stdin.read()\n"
     )
     pipe = subprocess.PIPE

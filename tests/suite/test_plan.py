@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.suite.definition.definition import Definition, load
-from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite.definition import Definition, load
 from tests.suite import tiny
 
 GRID = {'kd': {'loss_weight': [1, 10]}, 'seeds': [7, 8]}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from mmdistill_dense.recipes.targets import Target
-from mmdistill_dense.suite.table.plot import BELOW, gains_png
-from mmdistill_dense.suite.table.rows import Table, make_rows
+from mmdistill_dense.apps.recipes.targets import Target
+from mmdistill_dense.apps.suite.plot import BELOW, gains_png
+from mmdistill_dense.apps.suite.rows import Table, make_rows
 from tests.suite import made_up
 
 GAINS = {'kd': [3.0, 2.5, 3.0], 'heavy': [-1.0]}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite.execute import pool
-from mmdistill_dense.suite.plan.runs import Run
+from mmdistill_dense.apps.suite import pool
+from mmdistill_dense.apps.suite.plan import Run
 from tests.engine.processes import environment
 
 FINISH = """
@@ -153,7 +153,7 @@ def test_a_job_that_ends_leaves_no_worker(tmp_path: Path) -> None:
 
 def suite_of_one(folder: Path) -> None:
     """What the process does that is killed: a pool with one job."""
-    child = f'from mmdistill_dense.suite.execute.pool import end_with_parent; end_with_parent()\n{SLEEP}'
+    child = f'from mmdistill_dense.apps.suite.pool import end_with_parent; end_with_parent()\n{SLEEP}'
     pool.Pool(command(child), 1, 1, Watch()).execute(runs(folder, 'a'))
 
 

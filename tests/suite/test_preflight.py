@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.suite.definition.definition import Definition, load
-from mmdistill_dense.suite.execute import preflight
-from mmdistill_dense.suite.plan import plan
-from mmdistill_dense.suite.plan.unknown_names import check_metric
+from mmdistill_dense.apps.suite import plan, preflight
+from mmdistill_dense.apps.suite.configs import check_metric
+from mmdistill_dense.apps.suite.definition import Definition, load
 from tests.suite import tiny
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from mmdistill_dense.suite.execute import progress
-from mmdistill_dense.suite.execute.report_hook import Report, ReportHook
-from mmdistill_dense.suite.plan.runs import Run
+from mmdistill_dense.apps.suite import pool as progress
+from mmdistill_dense.apps.suite.job import Report, ReportHook
+from mmdistill_dense.apps.suite.plan import Run
 from tests.suite import tiny
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.suite import cli
-from mmdistill_dense.suite.definition.definition import load
-from mmdistill_dense.suite.execute import preflight, slurm
-from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.apps.suite import cli, plan, preflight
+from mmdistill_dense.apps.suite import pool as slurm
+from mmdistill_dense.apps.suite.definition import load
 from tests.suite import tiny
 
 SBATCH = """#!/bin/sh
@@ -43,7 +42,7 @@ def test_jobs_wait_for_what_they_need_and_the_table_for_all(tmp_path: Path, monk
     assert first['--dependency'] == second['--dependency'] == 'afterok:101'
     assert kd['--dependency'] == 'afterok:101:102:103'
     assert table['--dependency'] == 'afterany:101:102:103:104:105'
-    assert table['--wrap'].endswith('-m mmdistill_dense.suite.cli table tiny.yaml')
+    assert table['--wrap'].endswith('-m mmdistill_dense.apps.suite.cli table tiny.yaml')
     assert table['--partition'] == 'gpu' and '--gres' not in table
     assert first['--job-name'] == 'kd-loss_weight=1-seed-7'
     assert first['--output'] == 'my out/slurm/kd-loss_weight=1-seed-7-%j.txt'
@@ -55,7 +54,7 @@ def test_options_go_to_sbatch_and_processes_through_srun(tmp_path: Path, monkeyp
     assert kd['--exclusive'] == '' and '--requeue' not in kd and '--processes' not in kd
     port, _, command = kd['--wrap'].partition(' && ')
     assert 'MASTER_PORT' in port
-    expected = f'srun {slurm._CPUS} python -m mmdistill_dense.suite.cli job tiny.yaml kd --seed 0 --launcher slurm'
+    expected = f'srun {slurm._CPUS} python -m mmdistill_dense.apps.suite.cli job tiny.yaml kd --seed 0 --launcher slurm'
     assert command == expected
     assert 'job tiny.yaml teacher' in teacher['--wrap']
 

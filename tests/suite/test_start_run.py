@@ -8,11 +8,10 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmdistill_dense.suite.definition.definition import Definition, load
-from mmdistill_dense.suite.execute import job
-from mmdistill_dense.suite.execute.report_hook import ReportHook
-from mmdistill_dense.suite.plan import plan
-from mmdistill_dense.suite.table.write_table import main as write_table
+from mmdistill_dense.apps.suite import job, plan
+from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.job import ReportHook
+from mmdistill_dense.apps.suite.write_table import main as write_table
 from mmdistill_dense.weights.locate import sha256
 from tests import toys
 from tests.suite import tiny

@@ -8,11 +8,12 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmdistill_dense.suite.cli import find, main
-from mmdistill_dense.suite.definition.definition import Definition, load
-from mmdistill_dense.suite.execute import preflight
-from mmdistill_dense.suite.plan import configs, identity, plan, run_configs
-from mmdistill_dense.utils.random_streams import seed_everything
+from mmdistill_dense.apps.suite import configs, plan, preflight
+from mmdistill_dense.apps.suite import configs as identity
+from mmdistill_dense.apps.suite import plan as run_configs
+from mmdistill_dense.apps.suite.cli import find, main
+from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.utils.reproducible import seed_everything
 from tests import toys
 from tests.suite import tiny
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mmdistill_dense.suite.table.paired import paired_gain, paired_gains, summarise
+from mmdistill_dense.apps.suite.rows import paired_gain, paired_gains, summarise
 
 TABLE = {1: 12.70620474, 2: 4.30265273, 3: 3.18244631, 4: 2.77644511, 5: 2.57058184, 9: 2.26215716, 30: 2.04227246}
 

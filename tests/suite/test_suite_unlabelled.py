@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.analysis import step_cost
-from mmdistill_dense.suite.definition.definition import Definition, load
-from mmdistill_dense.suite.execute import preflight
-from mmdistill_dense.suite.execute.job import perform
-from mmdistill_dense.suite.plan import configs, plan
-from mmdistill_dense.suite.table.notes import unlabelled
-from mmdistill_dense.suite.table.rows import own_data
+from mmdistill_dense.apps.inspect import step_cost
+from mmdistill_dense.apps.suite import configs, plan, preflight
+from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.job import perform
+from mmdistill_dense.apps.suite.rows import own_data
+from mmdistill_dense.apps.suite.table import unlabelled
 from tests import toys
 from tests.suite import tiny
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite.definition.definition import Definition
-from mmdistill_dense.suite.plan import plan
-from mmdistill_dense.suite.table import write_table
-from mmdistill_dense.suite.table.markdown import as_markdown
-from mmdistill_dense.suite.table.rows import changes_of_the_recipe, collect
+from mmdistill_dense.apps.suite import plan, write_table
+from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.rows import changes_of_the_recipe, collect
+from mmdistill_dense.apps.suite.table import as_markdown
 from mmdistill_dense.utils.atomic import read_json, write_json
 from tests.suite import made_up
 

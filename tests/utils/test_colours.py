@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from mmseg.datasets import BaseSegDataset
 
-from mmdistill_dense.project.data_file import seg_file
-from mmdistill_dense.project.label_images import find_seg_data
-from mmdistill_dense.report import scenes
+from mmdistill_dense.apps.project.config_files import seg_file
+from mmdistill_dense.apps.project.label_images import find_seg_data
+from mmdistill_dense.apps.report import predictions as scenes
 from mmdistill_dense.utils.colours import distinct_colours, palette_of
 from tests.project.folders_of_data import seg_folder
 from tests.utils.test_literals import LOADING, back

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mmdistill_dense.utils import heartbeat
+from mmdistill_dense.utils import quiet as heartbeat
 
 
 def test_lines_come_until_the_step_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -12,18 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from mmdistill_dense.export.without_package import head_of
-from mmdistill_dense.project import config_files
-from mmdistill_dense.project.box_labels import BoxData, BoxSplit
-from mmdistill_dense.project.data_file import box_file, seg_file
-from mmdistill_dense.project.label_images import SegData, Split
-from mmdistill_dense.project.label_pairs import Endings
-from mmdistill_dense.project.loading import Loading
-from mmdistill_dense.project.write_files import write
-from mmdistill_dense.project.zoo_schedule import Schedule
-from mmdistill_dense.recipes import compose
-from mmdistill_dense.report.trained_run import TrainedRun
-from mmdistill_dense.suite.plan.run_configs import inheriting, run_text
+from mmdistill_dense.apps.export.without_package import head_of
+from mmdistill_dense.apps.project import config_files
+from mmdistill_dense.apps.project.box_labels import BoxData, BoxSplit
+from mmdistill_dense.apps.project.config_files import box_file, seg_file
+from mmdistill_dense.apps.project.label_images import SegData, Split
+from mmdistill_dense.apps.project.label_pairs import Endings
+from mmdistill_dense.apps.project.new import write
+from mmdistill_dense.apps.project.zoo_schedule import Loading, Schedule
+from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.report.runs import TrainedRun
+from mmdistill_dense.apps.suite.plan import inheriting, run_text
 from mmdistill_dense.utils.atomic import list_text
 from mmdistill_dense.utils.literals import Template, assignments, check_place
 

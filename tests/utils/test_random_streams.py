@@ -9,8 +9,7 @@ import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, WeightedRandomSampler
 
-from mmdistill_dense.utils.random_streams import fork_rng, mix, seed_everything
-from mmdistill_dense.utils.reproducible import SeededBatches, WorkerSeed
+from mmdistill_dense.utils.reproducible import SeededBatches, WorkerSeed, fork_rng, mix, seed_everything
 
 
 def draw():

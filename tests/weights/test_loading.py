@@ -20,14 +20,14 @@ from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_with_prefix, load_checkpoint
 from torch import nn
 
+from mmdistill_dense.apps.export import export_student
+from mmdistill_dense.apps.export.export_backbone import export_backbone
+from mmdistill_dense.apps.suite import definition
 from mmdistill_dense.distillers.maskd import ready_distiller
 from mmdistill_dense.distillers.maskd.token_files import read_tokens
-from mmdistill_dense.export import export_student
 from mmdistill_dense.guards.config import check_pretrained
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.pretrain.export_backbone import export_backbone
 from mmdistill_dense.pretrain.teacher_file import read_teacher
-from mmdistill_dense.suite.definition import definition
 from mmdistill_dense.weights import locate, mmengine_loader
 from tests import payload, toys
 

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmdistill_dense.export import export_student
+from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.weights.strict_load import (
     copy_strictly,
     is_distill_model,

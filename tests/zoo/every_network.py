@@ -33,11 +33,11 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
+from mmdistill_dense.apps.project.sides import class_counts
 from mmdistill_dense.config.resolve import load_model, package_root
 from mmdistill_dense.networks import trace
-from mmdistill_dense.project.adapt_network import class_counts
 from mmdistill_dense.utils.messages import text_of
-from mmdistill_dense.utils.silence import quiet
+from mmdistill_dense.utils.quiet import quiet
 from tests import toys
 from tests.zoo.networks import _INITIALISERS, key_of
 

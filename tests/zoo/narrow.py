@@ -12,8 +12,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
-from mmdistill_dense.config.pretrained import without_pretrained
-from mmdistill_dense.config.resolve import ModelConfig
+from mmdistill_dense.config.resolve import ModelConfig, without_pretrained
 from mmdistill_dense.foundation.models import architecture
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdistill_dense.config.resolve import ModelConfig
-from mmdistill_dense.model import distill_model as model_module
-from mmdistill_dense.networks import teacher_plan, trace
+from mmdistill_dense.model import build as model_module
+from mmdistill_dense.networks import trace
+from mmdistill_dense.networks import trace as teacher_plan
 from mmdistill_dense.networks.building import build_network
 from tests.every_config import read
 

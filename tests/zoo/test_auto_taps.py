@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import ConfigDict
 
-from mmdistill_dense.networks.pair_taps import pair_taps
+from mmdistill_dense.networks.auto_taps import pair_taps
 from tests import toys
 from tests.every_config import CONTROLS, name_of, place
 from tests.zoo.auto_taps import NAMES, SEGMENTORS, found, row, shown

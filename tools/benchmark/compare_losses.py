@@ -13,7 +13,7 @@ from operator import add
 import torch
 from torch import Tensor
 
-from mmdistill_dense.analysis.timing import Timing, interleaved_times, peak_extra_memory
+from mmdistill_dense.apps.inspect.step_cost import Timing, interleaved_times, peak_extra_memory
 from tools.benchmark.section import table
 
 Function = Callable[..., Tensor]

@@ -12,10 +12,10 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmdistill_dense.analysis.timing import Timing, Work, check_whole, interleaved_times, peak_extra_memory
-from mmdistill_dense.analysis.training_step import Step, prepare_steps
+from mmdistill_dense.apps.inspect.step_cost import Timing, Work, check_whole, interleaved_times, peak_extra_memory
+from mmdistill_dense.apps.inspect.training_step import Step, prepare_steps
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded
-from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.runner_internals import Samples
 from tools.benchmark.section import Section, machine, table
 
 Call = tuple[nn.Module, tuple[Tensor, ...]]
@@ -70,7 +70,7 @@ def measure_step(
 ) -> StepCost:
     """Time, in turns, the control's step, the teacher's forward pass to its last tap, the distilled step and its parts.
 
-    See :func:`~mmdistill_dense.analysis.training_step.prepare_steps` for the works, their weights and the defaults.
+    See :func:`~mmdistill_dense.apps.inspect.training_step.prepare_steps` for the works, their weights and the defaults.
 
     Raises:
         ValueError: As ``prepare_steps``.
@@ -118,17 +118,17 @@ def _parts(step: Step) -> tuple[dict[str, Work], dict[str, Work]]:
 
 @contextlib.contextmanager
 def _listening(distiller: Any, note: Callable[[Arguments], None]) -> Iterator[None]:
-    unweighted = distiller.unweighted
+    forward = distiller.forward
 
     def listen(student: Recorded, teacher: Recorded, samples: Samples) -> Losses:
         note((_detached(student), dict(teacher), samples))
-        return unweighted(student, teacher, samples)
+        return forward(student, teacher, samples)
 
-    distiller.unweighted = listen
+    distiller.forward = listen
     try:
         yield
     finally:
-        del distiller.unweighted
+        del distiller.forward
 
 
 def _detached(recorded: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:

@@ -11,12 +11,11 @@ import torch
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mmdistill_dense.analysis.batches import training_batch
-from mmdistill_dense.analysis.timing import Timing, Work, interleaved_times
-from mmdistill_dense.analysis.training_step import build_student, load_teacher
+from mmdistill_dense.apps.inspect.step_cost import Timing, Work, interleaved_times
+from mmdistill_dense.apps.inspect.training_step import build_student, load_teacher, training_batch
 from mmdistill_dense.config.resolve import is_single_teacher
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.runner_internals import Samples
 from tools.benchmark.section import Section, machine, table
 
 Size = tuple[int, int]

@@ -62,7 +62,7 @@ def draw_picture(task: Task, results: Sequence[Result], path: Path) -> None:
 
 def draw_token_masks(task: Task, results: Sequence[Result], out: Path) -> list[Path]:
     """Write the masks of the first distilled student's tokens over test pictures; nothing for a method without them."""
-    from mmdistill_dense.analysis.mask_pictures import draw_masks
+    from mmdistill_dense.apps.inspect.similarity import draw_masks
     from mmdistill_dense.distillers.maskd import ready_distiller
 
     cfg = task.config('distilled')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmdistill_dense.suite.plan.runs import TEACHER
+from mmdistill_dense.apps.suite.plan import TEACHER
 from tools.docs import inline_results, markers
 from tools.docs.readme_table import choice_of, readme_table
 from tools.docs.records import read

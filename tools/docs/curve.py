@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmdistill_dense.report.logs import records
-from mmdistill_dense.suite.definition.definition import Definition
-from mmdistill_dense.suite.plan import configs, plan
-from mmdistill_dense.suite.table.paired import summarise
+from mmdistill_dense.apps.report.logs import records
+from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.rows import summarise
 
 FLAT = 0.5  # percentage points in the last quarter
 LAST, NEAR = 0.75, 0.7  # the last quarter of a run begins between these

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmdistill_dense.suite.table.markdown import gain_cell
+from mmdistill_dense.apps.suite.table import gain_cell
 from tools.docs.scores import PAGE, Lines, rows_of
 
 NOTHING = 'not measured yet'

@@ -17,10 +17,10 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 
+from mmdistill_dense.apps.recipes.compose import configs, methods, option_files, owners, parts_of
+from mmdistill_dense.apps.recipes.named import combinations
+from mmdistill_dense.apps.recipes.targets import Target, read_targets
 from mmdistill_dense.config.inheritance import bases_of
-from mmdistill_dense.recipes.compose import configs, methods, option_files, owners, parts_of
-from mmdistill_dense.recipes.named import combinations
-from mmdistill_dense.recipes.targets import Target, read_targets
 
 ROWS = ('tasks', 'compares', 'needs', 'paper')
 DATA = {

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
-from mmdistill_dense.suite.table.markdown import NONE, TITLES, count_cell, gain_cell, head_lines, line, score_cell
-from mmdistill_dense.suite.table.paired import LEVEL
-from mmdistill_dense.suite.table.rows import Row
+from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.rows import LEVEL, Row
+from mmdistill_dense.apps.suite.table import NONE, TITLES, count_cell, gain_cell, head_lines, line, score_cell
 from tools.docs import markers
 from tools.docs.scores import PAGE, Lines, Shown, rows_of, shown
 

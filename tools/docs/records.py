@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdistill_dense.suite.definition.definition import Definition
-from mmdistill_dense.suite.plan import plan
-from mmdistill_dense.suite.plan.runs import Run
+from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.utils.atomic import write_json, write_text
-from mmdistill_dense.utils.folder_lock import owned
+from mmdistill_dense.utils.directories import owned
 from tools.docs.curve import curve_of
 from tools.docs.scores import FOLDER
 

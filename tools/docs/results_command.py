@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmdistill_dense.suite.definition.definition import Definition, load
+from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.utils.messages import text_of
-from mmdistill_dense.utils.silence import errors_only
+from mmdistill_dense.utils.quiet import errors_only
 from tools.docs import compare, publish, records
 
 

@@ -7,25 +7,29 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mmdistill_dense.recipes import compose
-from mmdistill_dense.recipes.fits import fit_of
-from mmdistill_dense.suite.definition.definition import Definition, Method
-from mmdistill_dense.suite.definition.starts import with_options
-from mmdistill_dense.suite.plan import configs, plan
-from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
-from mmdistill_dense.suite.table.markdown import NONE, head_lines, line, row_title, search_table
-from mmdistill_dense.suite.table.notes import (
+from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.recipes.compose import fit_of
+from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite.definition import Definition, Method
+from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.rows import Row, Table, own_data
+from mmdistill_dense.apps.suite.starts import with_options
+from mmdistill_dense.apps.suite.table import (
     BOLD,
+    NONE,
     device,
     each,
+    head_lines,
+    line,
     missing_lines,
     read_at_start,
     receipts,
+    row_title,
+    search_table,
     split_of,
     start_text,
     versions,
 )
-from mmdistill_dense.suite.table.rows import Row, Table, own_data
 from tools.docs import curve, model_zoo
 from tools.docs.scores import FIRST, FOLDER, PAGE, PICTURES, gap, number_cells, number_head
 

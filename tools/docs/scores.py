@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdistill_dense.suite.plan.runs import CONTROL, TEACHER
-from mmdistill_dense.suite.table.markdown import NONE, TITLES, count_cell, gain_cell, score_cell
-from mmdistill_dense.suite.table.paired import LEVEL, paired_gains
-from mmdistill_dense.suite.table.rows import Row
+from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.rows import LEVEL, Row, paired_gains
+from mmdistill_dense.apps.suite.table import NONE, TITLES, count_cell, gain_cell, score_cell
 
 PAGE, README = Path('docs/results.md'), Path('README.md')
 FOLDER, PICTURES = Path('docs/results'), Path('docs/images/results')  # named by the definition's stem

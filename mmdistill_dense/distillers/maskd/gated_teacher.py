@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,10 @@ from mmdistill_dense.distillers.maskd.token_files import Values, level_of
 from mmdistill_dense.losses import gate, mask_dice, mask_weights, token_masks
 from mmdistill_dense.networks.recording import replacing
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.utils.protocols import Network, Samples
+from mmdistill_dense.utils.runner_internals import Network, Samples
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.distillers.maskd.fingerprint import from_number
 from mmdistill_dense.distillers.maskd.maskd import MasKD
-from mmdistill_dense.distillers.maskd.prepare_tokens import Places
+from mmdistill_dense.distillers.maskd.token_files import from_number
+from mmdistill_dense.distillers.maskd.tokens import Places
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
+
+if TYPE_CHECKING:
+    pass
 
 
 def ready_distiller(

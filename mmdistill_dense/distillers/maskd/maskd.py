@@ -13,15 +13,14 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses, Recorded, Shapes
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.distillers.maskd.fingerprint import as_number
 from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
-from mmdistill_dense.distillers.maskd.learn_options import LearnOptions
-from mmdistill_dense.distillers.maskd.prepare_tokens import prepare_tokens
-from mmdistill_dense.distillers.maskd.token_files import BRANCH, Values
+from mmdistill_dense.distillers.maskd.learning import LearnOptions
+from mmdistill_dense.distillers.maskd.token_files import BRANCH, Values, as_number
+from mmdistill_dense.distillers.maskd.tokens import prepare_tokens
 from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import Align, Resize, check_count, check_map
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class MasKD(FeatureDistiller):
         resize: Whose map is resized where the sizes differ. Defaults to ``'student'``.
         tokens: File or URL of learned tokens: ours, the released ones, or a run's checkpoint. Defaults to learning.
         allow_other_teacher: Accept a file of ``tokens`` that was learned on another teacher or tap.
-        learn: Options of :class:`mmdistill_dense.distillers.maskd.learn_options.LearnOptions`.
+        learn: Options of :class:`mmdistill_dense.distillers.maskd.learning.LearnOptions`.
         **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of
             :class:`FeatureDistiller`.
 
@@ -168,7 +167,7 @@ class MasKD(FeatureDistiller):
             )
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
-        """Load or learn the tokens, see :mod:`mmdistill_dense.distillers.maskd.prepare_tokens`."""
+        """Load or learn the tokens, see :mod:`mmdistill_dense.distillers.maskd.tokens`."""
         prepare_tokens(self, runner, teacher)
 
     def token_shapes(self) -> dict[str, torch.Size]:

@@ -11,24 +11,35 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import presets
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
-from mmdistill_dense.distillers.pcd.compared import (
+from mmdistill_dense.distillers.pcd.heads import (
+    HEAD,
     Compared,
+    PixelAttention,
     Views,
+    build_head,
+    check_head,
+    check_keys,
     inside_images,
     random_pixels,
     take_pixels,
     view_pairs,
     views_of,
 )
-from mmdistill_dense.distillers.pcd.head import HEAD, PixelAttention, build_head, check_head, check_keys
-from mmdistill_dense.distillers.pcd.queue import ChannelCenter, NegativeQueue
-from mmdistill_dense.distillers.pcd.queue_size import AUTO, check_queue_size, choose_size, note_of_rise, warning
+from mmdistill_dense.distillers.pcd.queue import (
+    AUTO,
+    ChannelCenter,
+    NegativeQueue,
+    check_queue_size,
+    choose_size,
+    note_of_rise,
+    warning,
+)
 from mmdistill_dense.distillers.presets import Settings, for_both
 from mmdistill_dense.losses.infonce import MIN_NORM
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import world_size
-from mmdistill_dense.utils.protocols import Samples
+from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import (
     Resize,
     check_count,

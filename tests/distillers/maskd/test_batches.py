@@ -8,7 +8,7 @@ from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.dataset import DefaultSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from mmdistill_dense.distillers.maskd.learn_tokens import learning_batches
+from mmdistill_dense.distillers.maskd.learning import learning_batches
 
 
 class Numbered(Dataset):

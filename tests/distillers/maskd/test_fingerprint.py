@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from mmdistill_dense.distillers.maskd.fingerprint import (
+from mmdistill_dense.distillers.maskd.token_files import (
     as_number,
     digest,
     from_number,

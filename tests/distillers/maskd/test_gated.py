@@ -16,7 +16,7 @@ from mmdistill_dense.distillers.maskd.gated_teacher import (
     task_loss,
     training_objective,
 )
-from mmdistill_dense.distillers.maskd.token_learner import initial_tokens
+from mmdistill_dense.distillers.maskd.learning import initial_tokens
 from mmdistill_dense.losses import mask_dice
 from mmdistill_dense.networks.taps import Tap
 from tests import toys

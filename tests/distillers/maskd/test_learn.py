@@ -9,8 +9,7 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
-from mmdistill_dense.distillers.maskd.learn_options import LearnOptions
-from mmdistill_dense.distillers.maskd.token_learner import PATIENCE, Task, TokenLearner, initial_tokens
+from mmdistill_dense.distillers.maskd.learning import PATIENCE, LearnOptions, Task, TokenLearner, initial_tokens
 from mmdistill_dense.losses import mask_dice, token_masks
 from mmdistill_dense.networks.taps import Tap
 

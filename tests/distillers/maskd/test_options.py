@@ -5,7 +5,7 @@ import math
 import pytest
 from mmengine.config import ConfigDict
 
-from mmdistill_dense.distillers.maskd.learn_options import LearnOptions
+from mmdistill_dense.distillers.maskd.learning import LearnOptions
 
 
 def test_defaults_are_the_released_detection_settings():

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmseg.models import SegDataPreProcessor
 
 from mmdistill_dense.distillers import MasKD
-from mmdistill_dense.distillers.maskd import token_learner
+from mmdistill_dense.distillers.maskd import learning as token_learner
 from mmdistill_dense.registry import HOOKS, MODELS
 from tests import toys
 from tests.distillers.maskd.tokens import LEARN, LOGITS, NECK, det_model, log_of, seg_model, token_files, tokens_of

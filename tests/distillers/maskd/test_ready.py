@@ -9,8 +9,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmdistill_dense.apps.commands.training import main_learn_tokens
 from mmdistill_dense.distillers.maskd import ready_distiller
-from mmdistill_dense.engine.token_command import main_learn_tokens
 from tests import toys
 from tests.distillers.maskd.tokens import LOGITS, det_model, seg_model, token_files, tokens_of
 from tests.engine.processes import ROOT

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mmdistill_dense.distillers.maskd import token_learner
+from mmdistill_dense.distillers.maskd import learning as token_learner
 from mmdistill_dense.engine import DistillDDP
 from tests import gloo, toys
 from tests.distillers.maskd.test_learn import blobs, learner

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdistill_dense.analysis.timing import Timing
+from mmdistill_dense.apps.inspect.step_cost import Timing
 from mmdistill_dense.losses import dense_contrast, feature_mimic, masked_align_conv
 from tools.benchmark import command, compare_losses, reference
 from tools.benchmark.loss_cases import METHODS

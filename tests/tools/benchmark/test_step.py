@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.analysis import training_step
-from mmdistill_dense.analysis.timing import Timing, check_whole
+from mmdistill_dense.apps.inspect import training_step
+from mmdistill_dense.apps.inspect.step_cost import Timing, check_whole
 from tests import toys
 from tools.benchmark import step
 

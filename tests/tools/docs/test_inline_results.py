@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.utils.atomic import write_text
 from tests.suite import made_up
 from tools.docs import inline_results, publish

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite.definition.definition import Definition, load
-from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.utils.atomic import write_json
 from tests.suite import made_up
 from tests.suite.test_table import GRID, lines_of

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite.definition.definition import Definition
-from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite.definition import Definition
 from tests.suite import made_up
 from tools.docs import curve
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.suite.definition.definition import Definition
-from mmdistill_dense.suite.execute import preflight
-from mmdistill_dense.suite.plan import plan
+from mmdistill_dense.apps.suite import plan, preflight
+from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.utils.atomic import write_text
 from tests.suite import made_up
 from tools.docs import publish, records, results_command

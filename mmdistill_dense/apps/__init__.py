@@ -1,0 +1,1 @@
+"""The programs around a training; nothing else of the package imports them."""

@@ -1,0 +1,469 @@
+"""The facts of a check: its networks, a batch, one training step, and the first prediction."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from mmdistill_dense.apps.check.context import InitialWeights, Size, StudentFacts, Subject, TeacherFacts
+from mmdistill_dense.apps.check.tap_watch import Watch, pair_gaps
+from mmdistill_dense.apps.inspect.gradients import measure_gradients
+from mmdistill_dense.apps.inspect.step_cost import extra_memory, interleaved_times, peak_extra_memory
+from mmdistill_dense.apps.inspect.training_step import (
+    N,
+    Step,
+    Steps,
+    build_student,
+    draw_tokens,
+    load_teacher,
+    make_step,
+    run_length,
+    training_batch,
+)
+from mmdistill_dense.apps.recipes.check_data import classes_of, optimizer_of
+from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, model_of, student_option
+from mmdistill_dense.distillers import MasKD
+from mmdistill_dense.distillers.maskd.token_files import Values
+from mmdistill_dense.distillers.maskd.tokens import Places
+from mmdistill_dense.guards.class_counts import num_classes
+from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
+from mmdistill_dense.model.balanced_step import choose_ratios
+from mmdistill_dense.networks.building import naming_weights
+from mmdistill_dense.networks.first_look import refuse_blind
+from mmdistill_dense.networks.modes import evaluating
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.trace import first_larger
+from mmdistill_dense.unlabelled.pictures import training_steps
+from mmdistill_dense.utils.evenly import evenly_spaced
+from mmdistill_dense.utils.messages import message_of
+from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
+from mmdistill_dense.utils.runner_internals import Network
+from mmdistill_dense.weights.locate import local_file
+from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
+
+VIEW_SIDE = 224  # of a generated view if the config gives no size
+_WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocessing_context')
+
+
+def read_data(subject: Subject) -> None:
+    """Read the first batch of the training set as the runner's loader gives it, or note why it cannot be read."""
+    dataset = (subject.config.get('train_dataloader') or {}).get('dataset') or {}
+    subject.data_classes = classes_of(dataset)
+    if subject.options.size is not None:
+        subject.data_problem = '--size asks for generated pictures'
+        return
+    if 'train_dataloader' not in subject.config:
+        subject.data_problem = 'the config has no train_dataloader'
+        return
+    try:
+        loader = _loader(subject)
+    except FileNotFoundError as error:
+        subject.data_problem = str(error)
+        return
+    subject.pictures = len(loader.dataset)
+    subject.data_classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes') or subject.data_classes
+    with fork_rng():
+        seed_everything(0)
+        try:
+            subject.batch = next(iter(loader))
+        except FileNotFoundError as error:
+            subject.data_problem = str(error)
+        except StopIteration:
+            raise ValueError(
+                f'train_dataloader gives no batch: {subject.pictures} pictures, batch {subject.batch_size}.'
+            ) from None
+
+
+def read_validation(subject: Subject) -> None:
+    """Read validation pictures, also those that a teacher is tested on; training reads all of them later."""
+    if subject.data_problem or 'val_dataloader' not in subject.config:
+        return
+    try:
+        dataset = DATASETS.build(subject.config.val_dataloader.dataset)
+        for place in evenly_spaced(len(dataset), max(1, subject.options.val)):
+            subject.tested = dataset[place]
+    except Exception as error:  # a pipeline may run any code
+        subject.validation_problem = message_of(error)
+
+
+def _loader(subject: Subject) -> Any:
+    option = {key: value for key, value in subject.config.train_dataloader.items() if key not in _WORKERS}
+    loader = Runner.build_dataloader({**option, 'batch_size': subject.batch_size, 'num_workers': 0}, seed=0)
+    if len(loader.dataset) == 0:
+        raise ValueError(
+            'train_dataloader.dataset holds no pictures: the folders exist, but no picture is found in them. Check '
+            'data_prefix, img_suffix, seg_map_suffix, ann_file and filter_cfg.'
+        )
+    return loader
+
+
+def generate(subject: Subject) -> Mapping[str, Any]:
+    """Return a generated batch with the student's classes, of ``--size`` or of the config's training size."""
+    model, size = subject.model, subject.options.size
+    if any(hasattr(model, name) for name in ('decode_head', 'bbox_head', 'roi_head')):
+        return training_batch(model, subject.config, subject.batch_size, size)
+    side: Size = size or getattr(model.data_preprocessor, 'size', None) or (VIEW_SIDE, VIEW_SIDE)
+    draw = torch.Generator().manual_seed(0)
+
+    def view() -> list[torch.Tensor]:
+        shape = (3, *side)
+        return [torch.randint(256, shape, generator=draw, dtype=torch.uint8) for _ in range(subject.batch_size)]
+
+    return {'inputs': [view(), view()], 'data_samples': [BaseDataElement() for _ in range(subject.batch_size)]}
+
+
+def shapes_of(inputs: torch.Tensor | Sequence[torch.Tensor]) -> list[list[int]]:
+    """Return the shape of a preprocessed batch, or of each of its views."""
+    return [list(one.shape) for one in ([inputs] if torch.is_tensor(inputs) else inputs)]
+
+
+@torch.no_grad()
+def test_pictures(network: Any, config: Config, count: int) -> tuple[dict[str, float], int]:
+    """Test a network on some validation pictures, spread over the set.
+
+    Args:
+        network: In eval mode, with its own preprocessor.
+        config: Has ``val_dataloader`` and ``val_evaluator``.
+        count: Pictures.
+
+    Returns:
+        The metrics by name, and the number of pictures.
+    """
+    dataset = DATASETS.build(config.val_dataloader.dataset)
+    places = evenly_spaced(len(dataset), count)
+    evaluator = Evaluator(config.val_evaluator)
+    evaluator.dataset_meta = dataset.metainfo
+    seen = []
+    for place in places:
+        item = dataset[place]
+        batch = {key: [value] for key, value in item.items()}
+        outputs = network.val_step(batch)
+        evaluator.process(data_samples=outputs, data_batch=batch)
+        seen += [sample.metainfo.get('img_id') for sample in outputs]
+    for metric in evaluator.metrics:  # else COCO's metric counts pictures that were not tested
+        if getattr(metric, 'img_ids', 0) is None and getattr(metric, '_coco_api', None) is not None:
+            metric.img_ids = seen
+    found = evaluator.evaluate(len(places))
+    numbers = {name: float(value) for name, value in found.items() if isinstance(value, (int, float, np.number))}
+    return numbers, len(places)
+
+
+_AUXILIARY = 'auxiliary_head.'  # of mmseg: used in training alone
+
+
+def resolve(subject: Subject) -> ModelConfig:
+    """Return the student's model config, resolved; set the registries' scope."""
+    init_default_scope(subject.config.get('default_scope', 'mmengine'))
+    model = model_of(subject.config)
+    return load_model(student_option(model), 'model.student') if is_distill_model(model) else load_model(model, 'model')
+
+
+def build(subject: Subject) -> None:
+    """Build the model on the checked device, and generate a batch if none was read."""
+    subject.model = build_student(option(subject)).to(subject.options.device)
+    if subject.batch is None:
+        subject.batch = generate(subject)
+    subject.batch_shape = shapes_of(ready_batch(subject)['inputs'])
+    subject.student = describe_student(subject.model)
+    choose_ratios(subject.distillers, optimizer_of(subject.config).get('type') == 'SGD')
+    _place_in_run(subject)
+
+
+def ready_batch(subject: Subject) -> dict[str, Any]:
+    """Return the batch as the student sees it, made from a copy because samples are padded in place."""
+    return subject.model.data_preprocessor(copy.deepcopy(subject.batch), True)
+
+
+def option(subject: Subject) -> dict[str, Any]:
+    """Return the model's config, with the checked size as the size that it pads to."""
+    model: dict[str, Any] = model_of(subject.config)
+    preprocessor = model.get('data_preprocessor') or {}
+    if subject.options.size and 'size' in (subject.network.get('data_preprocessor') or {}):
+        model['data_preprocessor'] = {**preprocessor, 'size': tuple(subject.options.size)}
+    return model
+
+
+def load(subject: Subject) -> None:
+    """Load as the runner does, or give the teachers random weights with the statistics of the batch."""
+    model = subject.model
+    like = next(model.parameters())
+    if subject.options.weights:
+        _load_weights(subject)
+    else:
+        _draw_weights(model)
+        inputs = ready_batch(subject)['inputs']
+        for teacher in subject.frozen.values():
+            if teacher.taps:
+                first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+                load_teacher(teacher, like, first, random=True)
+    for name, distiller in subject.distillers.items():
+        if isinstance(distiller, MasKD) and not _take_tokens(subject, distiller):
+            subject.untaught[name] = 'its tokens are random here: training learns them first'
+    subject.teachers = [_describe_teacher(teacher) for teacher in subject.frozen.values()]
+
+
+def _draw_weights(model: Network) -> None:
+    """Initialise the student without files: some of mmdet's parameters are uninitialised memory until then."""
+    module: Any
+    for module in model.modules():
+        given = getattr(module, 'init_cfg', None)
+        if given:
+            drawn = [one for one in (given if isinstance(given, list) else [given]) if 'Pretrained' not in one['type']]
+            module.init_cfg = drawn or None
+    distillation = getattr(model, 'distillation', None)
+    if distillation is None:
+        model.init_weights()
+        return
+    with distillation.set_aside():
+        model.init_weights()
+
+
+def _load_weights(subject: Subject) -> None:
+    model, start = subject.model, subject.config.get('load_from')
+    if start is None:
+        check_pretrained(model)
+    elif hasattr(model, 'distillation'):
+        model.distillation.inherit_nothing()  # as DistillHook does
+    key = 'model.student' if is_distill_model(subject.config.model) else 'model'
+    with nullcontext() if hasattr(model, 'distillation') else naming_weights(model, key):
+        model.init_weights()
+    if start is None:
+        _starts(subject).extend(_initial_weights(model))
+    else:
+        path = local_file(str(start), None, 'load_from')
+        own, state = model.state_dict(), state_dict_of(read_checkpoint(path), path)
+        fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+        model.load_state_dict(fitting, strict=False)
+        subject.started = (len(fitting), len(own))
+        _starts(subject).append(InitialWeights('', str(start), *subject.started))
+
+
+def _starts(subject: Subject) -> list[InitialWeights]:
+    assert subject.student is not None, 'the model is built'
+    return subject.student.starts
+
+
+def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:
+    """Yield the files that parts of the student start from."""
+    for name, module, path, prefix in pretrained_parts(model):
+        if not name.startswith('distillers.'):
+            counts = count_fitting(module, path, prefix) if Path(path).is_file() else ()
+            yield InitialWeights(name, path, *counts)
+
+
+def _take_tokens(subject: Subject, distiller: MasKD) -> bool:
+    """Load the tokens that training would find, else random ones; return whether any were found."""
+    values = _found_tokens(subject, distiller) if subject.options.weights else None
+    if values is not None:
+        distiller.load_tokens(values)
+        return True
+    draw_tokens(distiller, torch.Generator().manual_seed(0))
+    return False
+
+
+def _found_tokens(subject: Subject, distiller: MasKD) -> Values | None:
+    config = subject.config
+    folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
+    assert distiller.teacher is not None, 'the model sets it'
+    places = Places(distiller, distiller.teacher, folder, config.get('train_dataloader', {}).get('dataset'))
+    return places.read_known(distiller.tokens, MMLogger.get_current_instance())
+
+
+def _place_in_run(subject: Subject) -> None:
+    """Set the iteration to the run's start, or to its middle if a schedule has a distiller off at the start."""
+    if not hasattr(subject.model, 'distillation'):
+        return
+    length = run_length(subject.config, subject.pictures, subject.options.processes)
+    subject.model.distillation.enter_run(length)
+    if any(distiller.weight() == 0 for distiller in subject.distillers.values()):
+        state = subject.model.distillation.state
+        state.iteration = subject.iteration = state.max_iters // 2
+
+
+def describe_student(model: nn.Module) -> StudentFacts:
+    """Return class and numbers of parameters of a built student."""
+    own = {name: p for name, p in model.named_parameters() if not name.startswith(('distillers.', _AUXILIARY))}
+    backbone = {name: p for name, p in own.items() if name.startswith('backbone.')} or own
+    return StudentFacts(
+        type(model).__name__.removeprefix('Distilled'),
+        *_counts(own),
+        *_counts(backbone),
+        distillers=_counts(dict(getattr(model, 'distillers', nn.ModuleDict()).named_parameters()))[1],
+        auxiliary=_counts({name: p for name, p in model.named_parameters() if name.startswith(_AUXILIARY)})[0],
+    )
+
+
+def _counts(parameters: dict[str, nn.Parameter]) -> tuple[int, int]:
+    """Return the number of parameters, and how many of them are trained."""
+    values = parameters.values()
+    return sum(p.numel() for p in values), sum(p.numel() for p in values if p.requires_grad)
+
+
+def _describe_teacher(teacher: FrozenTeacher) -> TeacherFacts:
+    network = teacher.network
+    receipt = teacher.receipt
+    return TeacherFacts(
+        teacher.key,
+        str(teacher.config.model.get('type')) if network is None else type(network).__name__,
+        0 if network is None else sum(p.numel() for n, p in network.named_parameters() if not n.startswith(_AUXILIARY)),
+        receipt.as_dict() if receipt else None,
+        None if teacher.classes is None else list(teacher.classes),
+        teacher.plan.renormalise is not None,
+    )
+
+
+def test_teachers(subject: Subject) -> None:
+    """Test each loaded teacher on some validation pictures, or note why it is not tested."""
+    for teacher, facts in zip(subject.frozen.values(), subject.teachers, strict=True):
+        facts.metric_note = _untested(subject, teacher)
+        if facts.metric_note:
+            continue
+        try:
+            facts.metric, facts.metric_pictures = test_pictures(teacher.network, subject.config, subject.options.val)
+        except Exception as error:  # no reason to stop: training does not test teachers
+            facts.metric_note = f'not tested: {message_of(error)}'
+
+
+def _untested(subject: Subject, teacher: FrozenTeacher) -> str:
+    receipt, classes = teacher.receipt, num_classes(teacher.config.model)
+    if teacher.network is None:
+        return 'not needed in training'
+    if not subject.options.weights or receipt is None or receipt.file is None:
+        return 'not tested: its weights are random'
+    if subject.options.val == 0 or subject.data_problem:
+        return 'not tested'
+    if not hasattr(teacher.network, 'val_step') or classes is None:
+        return 'not tested: it predicts nothing'
+    if 'val_dataloader' not in subject.config or 'val_evaluator' not in subject.config:
+        return 'not tested: the config has no validation set'
+    if subject.data_classes is not None and classes != len(subject.data_classes):
+        return f'not tested: it predicts {classes} other classes'
+    if receipt.ignored:
+        return 'not tested: parts of it that no distiller needs are not loaded'
+    return ''
+
+
+REPEATS = 1  # timed turns, after one that warms up: an estimate
+
+
+def run_step(subject: Subject) -> None:
+    """Run a step on the batch and note taps, adapters and the terms of the loss; the model stays as it is.
+
+    Queues of keys, which are empty when training starts, are filled with the batch first: an empty one gives no loss.
+    """
+    model = subject.model
+    if not subject.distillers:
+        subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
+        return
+    subject.gaps = pair_gaps(model, resolve(subject), **ready_batch(subject))
+    if any(True for distiller in subject.distillers.values() for _ in distiller.buffers()):
+        with torch.no_grad():
+            first = model(**ready_batch(subject), mode='loss')
+        given = [name for name, value in first.items() if 'loss' in name and torch.is_tensor(value) and value.any()]
+        subject.idle = [one for one in subject.distillers if not any(f'distill.{one}.' in name for name in given)]
+    for teacher in subject.frozen.values():
+        teacher.looks = []
+    with Watch(model, subject.frozen).open() as watch:
+        subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
+    subject.taps, subject.adapters, subject.flat = watch.rows(), watch.adapters(), list(watch.flat)
+    for teacher in subject.frozen.values():
+        looks, teacher.looks = teacher.looks or [], None
+        refuse_blind(
+            teacher.key, [look if subject.options.weights else replace(look, flat={}) for look in looks], subject.config
+        )
+
+
+def measure_cost(subject: Subject) -> None:
+    """Measure time and memory of a step, and of the student's step alone if it has a loss of its own.
+
+    ``subject.cost`` gets ``device``, ``batch``, seconds of ``distilled`` (and ``control``) as median, low and high,
+    bytes at the peak of the step ``distilled_memory``, and the ``extra_memory`` that training with the distillers takes
+    beyond training without. It has ``problem`` instead if the config's optimizer does not run here (half precision
+    on a CPU).
+    """
+    if not subject.options.cost or not subject.distillers:
+        return
+    try:
+        subject.cost = {'device': subject.options.device, 'batch': subject.batch_size, **_cost(subject)}
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+        subject.cost = {'problem': str(error)}
+
+
+def _cost(subject: Subject) -> Mapping[str, Any]:
+    config, device, batch = subject.config, subject.options.device, subject.batch or {}
+    distilled = _fresh(make_step(subject.model, config, batch))
+    if 'task' not in {term.name for term in subject.terms}:
+        times = interleaved_times({'distilled': distilled}, REPEATS, device)
+        return {'distilled': asdict(times['distilled']), 'distilled_memory': peak_extra_memory(distilled, device)}
+    alone = build_student({**option(subject), 'distillers': {}, 'inherit': ()}).to(device)
+    steps = Steps(_fresh(make_step(alone, config, batch)), distilled, torch.empty(0))
+    times = interleaved_times({'control': steps.control, 'distilled': distilled}, REPEATS, device)
+    memory = extra_memory(steps, device)
+    return {
+        **{name: asdict(timing) for name, timing in times.items()},
+        'distilled_memory': memory['distilled_step'],
+        'control_memory': memory['control_step'],
+        'extra_memory': memory['extra'],
+    }
+
+
+class _FreshStep(Step[N]):
+    """A step that prepares a copy of its batch: samples are padded in place, and a second time would be wrong."""
+
+    def __call__(self) -> object:
+        return self.network.train_step(copy.deepcopy(self.data), self.wrapper)
+
+
+def _fresh(step: Step[N]) -> Step[N]:
+    return _FreshStep(step.network, step.wrapper, step.data)
+
+
+def predict(subject: Subject) -> None:
+    """Pass the picture of validation that was read through the student."""
+    item = subject.tested
+    if item is None or not hasattr(subject.model, 'val_step'):
+        return
+    try:
+        _predict(subject.model, item)
+    except Exception as error:
+        height, width = item['inputs'].shape[-2:]
+        steps = training_steps(subject.config.val_dataloader.dataset)
+        scales = ', '.join(f'{one["type"]}.scale={one["scale"]}' for one in steps if one.get('scale'))
+        larger = first_larger(lambda size: _predict(subject.model, _resized(item, size)), (height, width))
+        works = f' It can predict one of {larger[0]}x{larger[1]}: set such a scale' if larger else ''
+        raise ValueError(
+            f'training would stop at its first evaluation: {type(subject.model).__name__.removeprefix("Distilled")} '
+            f'cannot predict a picture of {height}x{width}, as val_dataloader.dataset.pipeline '
+            f'({scales or "without a scale"}) gives it. {message_of(error).rstrip(".")}.{works}'
+            + (' there and in test_dataloader (new: --size), or take another network.' if works else '')
+        ) from error
+
+
+@torch.no_grad()
+def _predict(model: Any, item: dict[str, Any]) -> None:
+    with evaluating(model), fork_rng():
+        model.val_step(pseudo_collate([copy.deepcopy(item)]))
+
+
+def _resized(item: dict[str, Any], size: Size) -> dict[str, Any]:
+    """Return a packed picture in another size; its labels, which a prediction does not read, stay."""
+    sample = copy.deepcopy(item['data_samples'])
+    sample.set_metainfo({'img_shape': size, 'pad_shape': size})
+    inputs = F.interpolate(item['inputs'][None].float(), size)[0].to(item['inputs'].dtype)
+    return {'inputs': inputs, 'data_samples': sample}

@@ -1,0 +1,205 @@
+"""A report as tables for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from mmdistill_dense.apps.check.context import ERROR, NOTE, WARNING, Finding, Subject, TeacherFacts
+from mmdistill_dense.apps.check.run import Report
+from mmdistill_dense.apps.check.unlabelled_facts import what_is_labelled
+from mmdistill_dense.apps.inspect.gradients import BACKBONE, Term
+from mmdistill_dense.guards.class_counts import num_classes
+
+_STYLES = {ERROR: 'bold red', WARNING: 'yellow', NOTE: 'cyan'}
+_SHOWN_METRICS = 2
+_SHOWN_CLASSES = 6
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the facts, the findings and the verdict."""
+    subject = report.subject
+    console.print(Text(str(subject.config.filename or 'config'), style='bold'))
+    for line in (*_lines(subject), *_unlabelled(subject)):
+        console.print(escape(line))
+    for table in (_networks(subject), _taps(subject), _adapters(subject), _losses(subject), _cost(subject)):
+        if table is not None and table.row_count:
+            console.print()
+            console.print(table)
+    console.print()
+    for finding in report.findings:
+        console.print(_said(finding))
+    console.print(_verdict(report))
+
+
+def _lines(subject: Subject) -> Iterable[str]:
+    if subject.batch_shape:
+        origin = 'generated' if subject.data_problem else f'first of {subject.pictures:,} pictures'
+        shapes = ' and '.join(_shape(shape) for shape in subject.batch_shape)
+        yield f'batch    {shapes}, {origin}, on {subject.options.device}'
+    if subject.network is not None:
+        student = num_classes(subject.network)
+        teachers = [num_classes(teacher.config.model) for teacher in subject.frozen.values()]
+        data = len(subject.data_classes) if subject.data_classes else None
+        counts = {'data set': data, 'student': student, **dict(zip(_names(subject), teachers, strict=True))}
+        if student is not None or any(teachers):
+            yield 'classes  ' + ', '.join(f'{name} {count or "-"}' for name, count in counts.items())
+    loader, scaling = subject.config.get('train_dataloader') or {}, subject.config.get('auto_scale_lr') or {}
+    if loader.get('batch_size'):
+        steps = (subject.config.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+        real = loader['batch_size'] * steps * subject.options.processes
+        base = scaling.get('base_batch_size')
+        yield f'a step   {real} pictures' + (f', the learning rate is for {base}' if base else '')
+    for name, chosen in subject.settings.items():
+        yield f'settings {name}: {chosen}'
+
+
+def _unlabelled(subject: Subject) -> Iterable[str]:
+    facts = subject.unlabelled
+    if facts is None:
+        return
+    out = f', {facts.labelled:,} labelled ones taken out' if facts.labelled else ''
+    yield f'without  {facts.pictures:,} pictures without labels{out}, {facts.step} a step'
+    for one in facts.confidence:
+        first = sorted(one.classes.items(), key=lambda item: -item[1])[:_SHOWN_CLASSES]
+        shares = ', '.join(f'{number}: {share:.0%}' for number, share in first)
+        name = one.key.removeprefix('model.')
+        yield f'         {name} is {one.unlabelled:.2f} sure of them, {one.labelled:.2f} of labelled; classes {shares}'
+    if facts.pseudo is not None:
+        yield f'         the teacher labels {facts.pseudo:.1%} of the {what_is_labelled(subject)}'
+
+
+def _networks(subject: Subject) -> Table | None:
+    if subject.student is None:
+        return None
+    table = _table('network', 'class', '>parameters', '>trained', 'weights', 'metric')
+    student = subject.student
+    source = '\n'.join(one.told('\n') for one in student.starts) or (
+        'initialised' if subject.options.weights else 'random'
+    )
+    table.add_row('student', student.network, f'{student.parameters:,}', f'{student.trained:,}', source, '')
+    if student.auxiliary:
+        table.add_row('  auxiliary heads', '', f'{student.auxiliary:,} more', '', 'in training alone', '')
+    table.add_row('  backbone', '', f'{student.backbone:,}', f'{student.backbone_trained:,}', '', '')
+    if subject.distillers:
+        table.add_row('  distillers', '', f'{student.distillers:,}', f'{student.distillers:,}', '', '')
+    for facts in subject.teachers:
+        name = facts.key.removeprefix('model.')
+        table.add_row(name, facts.network, f'{facts.parameters:,}', '0', _receipt(facts), _metric(facts))
+    return table
+
+
+def _receipt(facts: TeacherFacts) -> str:
+    receipt = facts.receipt
+    if receipt is None or receipt['file'] is None:
+        return 'random'
+    ignored = f', {receipt["ignored"]} ignored' if receipt['ignored'] else ''
+    tensors = f'{receipt["matched"]} of {receipt["total"]} tensors{ignored}'
+    return f'{receipt["file"]}\nSHA-256 {str(receipt["sha256"])[:8]}, {tensors}'
+
+
+def _metric(facts: TeacherFacts) -> str:
+    if not facts.metric:
+        return facts.metric_note
+    first = sorted(facts.metric.items(), key=lambda item: item[0] != 'mIoU')[:_SHOWN_METRICS]
+    shown = [f'{name.rsplit("/", 1)[-1]} {value:.3g}' for name, value in first]
+    return ', '.join(shown) + f'\non {facts.metric_pictures} validation pictures'
+
+
+def _taps(subject: Subject) -> Table | None:
+    table = _table('distiller', 'student tap', 'module', 'shape', 'teacher tap', 'module', 'shape', 'aligned')
+    before = ('', '', '')
+    for row in subject.taps:
+        names = (row.distiller, row.student_tap, row.teacher_tap)
+        name, s_tap, t_tap = ('', '', '') if names == before else names
+        modules = ('', '') if names == before else (row.student_module, row.teacher_module)
+        aligned = '-' if row.aligned is None else _shape(row.aligned)
+        shapes = _shape(row.student_shape), _shape(row.teacher_shape)
+        table.add_row(name, s_tap, modules[0], shapes[0], t_tap, modules[1], shapes[1], aligned)
+        before = names
+    return table
+
+
+def _adapters(subject: Subject) -> Table | None:
+    table = _table('distiller', 'trained beside the student', 'class', '>parameters', 'gives')
+    before = ''
+    for one in subject.adapters:
+        gives = _shape(one.output) if one.output else ''
+        name = '' if one.distiller == before else one.distiller
+        table.add_row(name, one.name, one.module, f'{one.parameters:,}', gives)
+        before = one.distiller
+    return table
+
+
+def _losses(subject: Subject) -> Table | None:
+    table = _table('loss', '>value', '>share', '>gradient', '>share', '>cosine with task')
+    if subject.terms and not subject.options.weights:
+        table.title = 'random weights: these numbers mean nothing'
+    for term in subject.terms:
+        table.add_row(term.name, f'{term.value:.4g}', f'{term.share:.1%}', *_pull(term))
+    return table
+
+
+def _pull(term: Term) -> Sequence[str]:
+    pull = term.pulls.get(BACKBONE)
+    if pull is None:
+        return '', '', ''
+    return f'{pull.norm:.3g}', f'{pull.share:.1%}', '-' if math.isnan(pull.cosine) else f'{pull.cosine:+.2f}'
+
+
+def _cost(subject: Subject) -> Table | None:
+    cost = subject.cost
+    if 'distilled' not in cost:
+        return None
+    seconds = 'GPU seconds' if str(cost['device']).startswith('cuda') else 'CPU seconds'
+    table = _table('a step', f'>{seconds}', '>MiB at its peak', '>MiB more in all')
+    if 'control' in cost:
+        table.add_row('student alone', f'{cost["control"]["median"]:.3g}', _mib(cost['control_memory']), '')
+    ratio = f' ({cost["distilled"]["median"] / cost["control"]["median"]:.2f}x)' if 'control' in cost else ''
+    extra = _mib(cost['extra_memory']) if 'extra_memory' in cost else ''
+    table.add_row('distilled', f'{cost["distilled"]["median"]:.3g}{ratio}', _mib(cost['distilled_memory']), extra)
+    return table
+
+
+def _said(finding: Finding) -> Group:
+    label = Text(f'{finding.level:8}', style=_STYLES[finding.level])
+    lines = [label + Text(f'{finding.check}: {finding.message}', style='default')]
+    if finding.advice:
+        lines.append(Text(f'         {finding.advice}', style='default'))
+    return Group(*lines)
+
+
+def _verdict(report: Report) -> Text:
+    counts = {level: sum(finding.level == level for finding in report.findings) for level in (ERROR, WARNING)}
+    if counts[ERROR]:
+        place = f' while {report.stopped}' if report.stopped else ' in the data'
+        return Text(f'ERROR{place}: training would not work.', style=_STYLES[ERROR])
+    if counts[WARNING]:
+        plural = 's' if counts[WARNING] > 1 else ''
+        return Text(f'OK, with {counts[WARNING]} warning{plural}.', style=_STYLES[WARNING])
+    return Text('OK', style='bold green')
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style='bold', title_justify='left', title_style='yellow')
+    for column in columns:
+        right = column.startswith('>')
+        table.add_column(column.lstrip('>'), justify='right' if right else 'left', overflow='fold')
+    return table
+
+
+def _names(subject: Subject) -> list[str]:
+    return [teacher.key.removeprefix('model.') for teacher in subject.frozen.values()]
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return 'x'.join(map(str, shape))
+
+
+def _mib(count: int) -> str:
+    return f'{count / 2**20:,.1f}'

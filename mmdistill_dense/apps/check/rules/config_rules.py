@@ -1,0 +1,311 @@
+"""Checks of the config, its data set and its schedule."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import LOOPS
+
+from mmdistill_dense.apps.check.context import (
+    ERROR,
+    WARNING,
+    Finding,
+    Findings,
+    Subject,
+    counts_epochs,
+    loop_length,
+    schedulers,
+    type_of,
+)
+from mmdistill_dense.apps.recipes.check_data import classes_of, optimizer_problem
+from mmdistill_dense.config.data_sets import may_give
+from mmdistill_dense.config.resolve import is_distill_model
+from mmdistill_dense.config.unknown_keys import check_keys, check_options
+from mmdistill_dense.guards.class_counts import check_student_classes, ignored_labels, num_classes
+from mmdistill_dense.guards.config import (
+    batch_problem,
+    check_crop,
+    check_laid_over,
+    check_top_level_distillers,
+)
+from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.runner_internals import Sample
+
+_OF_MMENGINE = ('type', 'by_epoch', '_scope_')  # which mmengine takes from a loop's options
+
+
+def keys(subject: Subject) -> None:
+    """Find misspelt keys of the runner, which would have no effect, and of its loops, which would stop it."""
+    check_keys(subject.config)
+    loop = subject.config.get('train_cfg') or {}
+    default = 'EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop'
+    kind = LOOPS.get(loop.get('type', default)) if isinstance(loop.get('type', default), str) else loop['type']
+    if kind is not None:
+        check_options(kind, {key: value for key, value in loop.items() if key not in _OF_MMENGINE}, 'train_cfg')
+
+
+def overrides(subject: Subject) -> None:
+    """Find changes of distillers that have no effect, or another than they look like."""
+    check_top_level_distillers(subject.config)
+    check_laid_over(subject.config)
+
+
+def hook(subject: Subject) -> Findings:
+    """Check that there is a DistillHook, without which a DistillModel does not train."""
+    config = subject.config
+    if not is_distill_model(config.model) or not config.model.get('distillers'):
+        return
+    hooks = [*(config.get('default_hooks') or {}).values(), *(config.get('custom_hooks') or [])]
+    if not any(type_of(one).endswith('DistillHook') for one in hooks):
+        yield Finding(
+            ERROR,
+            'hook',
+            'no DistillHook among default_hooks and custom_hooks: a DistillModel does not train without it.',
+            "Add default_hooks = dict(distill=dict(type='mmdistill_dense.DistillHook')).",
+        )
+
+
+def workers(subject: Subject) -> Findings:
+    """Find persistent workers in epoch-based training, which DistillHook refuses."""
+    loader = subject.config.get('train_dataloader') or {}
+    hooks = (subject.config.get('default_hooks') or {}).values()
+    has_hook = any(type_of(one).endswith('DistillHook') for one in hooks)
+    if counts_epochs(subject.config) and has_hook and loader.get('num_workers') and loader.get('persistent_workers'):
+        yield Finding(
+            ERROR,
+            'workers',
+            'train_dataloader.persistent_workers=True cannot be resumed exactly in epoch-based training.',
+            'Set train_dataloader.persistent_workers=False.',
+        )
+
+
+def crop(subject: Subject) -> None:
+    """Find a training crop that is padded back to a larger size."""
+    check_crop((subject.config.get('train_dataloader') or {}).get('dataset', {}), subject.network)
+
+
+def evaluators(subject: Subject) -> Findings:
+    """Check that a metric which reads labels itself reads those of its loader's data set."""
+    for split in ('val', 'test'):
+        dataset = (subject.config.get(f'{split}_dataloader') or {}).get('dataset') or {}
+        found = subject.config.get(f'{split}_evaluator') or {}
+        for one in found if isinstance(found, (list, tuple)) else [found]:
+            file, own = one.get('ann_file'), _ann_file(dataset)
+            if file and own and os.path.normpath(file) != own:
+                yield Finding(
+                    WARNING if os.path.isfile(file) else ERROR,
+                    'evaluators',
+                    f'{split}_evaluator.ann_file={file!r}, but {split}_dataloader.dataset reads {own!r}.',
+                    f'Set {split}_evaluator.ann_file={own!r}: the metric reads the labels by itself.',
+                )
+
+
+def _ann_file(dataset: Mapping[str, Any]) -> str:
+    path = dataset.get('ann_file') or ''
+    return os.path.normpath(os.path.join(dataset.get('data_root') or '', path)) if path else ''
+
+
+def batch(subject: Subject) -> Findings:
+    """Check that batches hold pictures, and that the batch is the one that the learning rate is for."""
+    for split in ('train', 'val', 'test'):
+        size = (subject.config.get(f'{split}_dataloader') or {}).get('batch_size', 1)
+        if not isinstance(size, int) or size < 1:
+            message = f'{split}_dataloader.batch_size={size!r}: it must be a whole number of at least 1.'
+            yield Finding(ERROR, 'batch', message)
+            return
+    problem = batch_problem(subject.config, subject.options.processes)
+    if problem:
+        yield Finding(WARNING, 'batch', problem, 'Give --processes N if N processes will train together.')
+
+
+def optimizer(subject: Subject) -> Findings:
+    """Check that the student is trained by the kind of optimizer that it was published with."""
+    problem = optimizer_problem(subject.config)
+    if problem:
+        yield Finding(
+            WARNING, 'optimizer', problem, "Unless intended, use the student's own optim_wrapper and param_scheduler."
+        )
+
+
+def data(subject: Subject) -> Findings:
+    """Check that there are pictures to train and to validate on."""
+    if subject.data_problem and subject.options.size is None:
+        message = f'training cannot start: {subject.data_problem}'
+        with_option = ', as with --size H W' if subject.options.command else ''
+        yield Finding(ERROR, 'data', message, f'The rest is checked on generated pictures{with_option}.')
+    if subject.validation_problem:
+        yield Finding(ERROR, 'data', f'training would stop at the first validation: {subject.validation_problem}')
+
+
+def student_classes(subject: Subject) -> None:
+    """Check that the student's heads have as many classes as the training set."""
+    check_student_classes(subject.data_classes, subject.network)
+
+
+def validation_classes(subject: Subject) -> Findings:
+    """Check that validation has the same classes as training."""
+    own = subject.data_classes
+    for loader in ('val_dataloader', 'test_dataloader'):
+        found = classes_of((subject.config.get(loader) or {}).get('dataset') or {})
+        if found is not None and own is not None and list(found) != list(own):
+            yield Finding(
+                WARNING,
+                'validation_classes',
+                f'{loader}.dataset has the classes {some(found)}, train_dataloader.dataset {some(own)}.',
+                'Classes are scored by position: use the same metainfo.classes in all loaders.',
+            )
+
+
+def labels(subject: Subject) -> Findings:
+    """Check that the student's head has a class for every label."""
+    count = num_classes(subject.network)
+    if count is None:
+        return
+    ignored = ignored_labels(subject.network)
+    for sample in (subject.batch or {}).get('data_samples') or []:
+        found = _labels_of(sample)
+        wrong = sorted({int(label) for label in found if label not in ignored and not 0 <= label < count})
+        if wrong:
+            yield Finding(
+                ERROR,
+                'labels',
+                f'a training picture ({_name_of(sample)}) has the labels {wrong[:6]}, the student has {count} classes '
+                f'(0 to {count - 1}; ignore_index: {some(sorted(ignored))}).',
+                'Correct the label files, reduce_zero_label, metainfo.classes, num_classes or ignore_index.',
+            )
+            return
+
+
+def _labels_of(sample: Sample) -> list[int]:
+    if hasattr(sample, 'gt_sem_seg'):
+        return sample.gt_sem_seg.data.unique().tolist()
+    instances = getattr(sample, 'gt_instances', None)
+    return instances.labels.unique().tolist() if instances is not None and 'labels' in instances else []
+
+
+def _name_of(sample: Sample) -> str:
+    meta = getattr(sample, 'metainfo', {})
+    return str(meta.get('seg_map_path') or meta.get('img_path') or meta.get('img_id'))
+
+
+def endless(subject: Subject) -> Findings:
+    """Find an epoch that never ends."""
+    sampler = (subject.config.get('train_dataloader') or {}).get('sampler') or {}
+    if counts_epochs(subject.config) and type_of(sampler) == 'InfiniteSampler':
+        yield Finding(
+            ERROR,
+            'endless',
+            'train_dataloader.sampler is an InfiniteSampler, but train_cfg counts epochs: the first never ends.',
+            "Set train_dataloader.sampler.type='DefaultSampler', or train with IterBasedTrainLoop.",
+        )
+
+
+def last_batch(subject: Subject) -> Findings:
+    """Find epochs that end with a single picture, on which batch norm may stop."""
+    loader = subject.config.get('train_dataloader') or {}
+    batch = loader.get('batch_size', 1)
+    if not counts_epochs(subject.config) or not subject.pictures or batch == 1 or loader.get('drop_last'):
+        return
+    own = math.ceil(subject.pictures / subject.options.processes)
+    if own % batch == 1:
+        yield Finding(
+            WARNING,
+            'last_batch',
+            f'the last batch of each epoch holds one picture ({own} pictures in batches of {batch}): training stops '
+            'there if batch norm follows a pooling to one pixel.',
+            'Set train_dataloader.drop_last=True.',
+        )
+
+
+def rate(subject: Subject) -> Findings:
+    """Find a learning rate that does not fall as its schedule says, or is 0 long before the end.
+
+    A tenth of the run is let pass: a schedule may well end a step late, so that the last step is not lost.
+    """
+    epochs, length = counts_epochs(subject.config), loop_length(subject.config)
+    ends = []
+    for key, one in schedulers(subject.config):
+        counted = one.get('by_epoch', True)
+        if counted and not epochs and not one.get('convert_to_iter_based') and 'Plateau' not in type_of(one):
+            yield Finding(
+                WARNING,
+                'rate',
+                f'{key} ({type_of(one)}) counts epochs, but the run counts iterations: it would change nothing.',
+                f'Set {key}.by_epoch=False, and its begin and end in iterations.',
+            )
+        elif length and bool(counted) == epochs:
+            end = _end(one)
+            ends.append((end, key, one))
+            if 1.1 * length < end < math.inf:
+                yield Finding(
+                    WARNING,
+                    'rate',
+                    f'{key} ({type_of(one)}) ends at {end:g}, but the run ends at {length} {_unit(epochs)}: the '
+                    'learning rate does not get where it should.',
+                    f'Set its end (or T_max, milestones) to {length} or less.',
+                )
+    if ends and length and (last := max(ends, key=lambda found: found[0]))[0] < 0.9 * length and _falls_to_0(last[2]):
+        end, key, one = last
+        yield Finding(
+            WARNING,
+            'rate',
+            f'{key} ({type_of(one)}) brings the learning rate to 0 at {end:g}, but the run goes on until {length} '
+            f'{_unit(epochs)}: nothing is learned after it.',
+            f'Set {key}.end={length}, or give it an eta_min.',
+        )
+
+
+def checkpoints(subject: Subject) -> Findings:
+    """Find a run that saves no checkpoint before its end. After an interruption it must start from the beginning."""
+    hook = (subject.config.get('default_hooks') or {}).get('checkpoint', {})
+    epochs, length = counts_epochs(subject.config), loop_length(subject.config)
+    if hook is None or not length:
+        return
+    interval = hook.get('interval', 1 if not hook else -1)
+    if not epochs and hook.get('by_epoch', True):
+        problem = 'counts epochs, but the run counts iterations'
+        advice = 'Set default_hooks.checkpoint.by_epoch=False, and its interval in iterations.'
+    elif epochs == bool(hook.get('by_epoch', True)) and interval > length:
+        problem = f'has the interval {interval}, but the run ends at {length} {_unit(epochs)}'
+        advice = f'Set default_hooks.checkpoint.interval to a part of {length}.'
+    else:
+        return
+    message = f'default_hooks.checkpoint {problem}: nothing is kept on the way, and an interrupted run starts anew.'
+    yield Finding(WARNING, 'checkpoints', message, advice)
+
+
+def best(subject: Subject) -> Findings:
+    """Check that the evaluation gives the score by which the best checkpoint is kept."""
+    wanted = (((subject.config.get('default_hooks') or {}).get('checkpoint')) or {}).get('save_best')
+    found = subject.config.get('val_evaluator') or []
+    metrics = found if isinstance(found, (list, tuple)) else [found]
+    for name in [wanted] if isinstance(wanted, str) else wanted or []:
+        if name != 'auto' and metrics and not any(may_give(metric, name) for metric in metrics):
+            yield Finding(
+                ERROR,
+                'best',
+                f'default_hooks.checkpoint.save_best={name!r}: val_evaluator gives no such score '
+                f'({some([type_of(metric) for metric in metrics])}), and training would stop at the first validation.',
+                'Name a score that is in the log of an evaluation, or add its metric to val_evaluator.',
+            )
+
+
+def _end(scheduler: Mapping[str, Any]) -> float:
+    begin = scheduler.get('begin', 0)
+    if 'milestones' in scheduler:
+        return begin + min(scheduler['milestones'], default=0)  # the later ones may well be left for a longer run
+    end = scheduler.get('end', math.inf)
+    return min(end, begin + scheduler['T_max']) if 'T_max' in scheduler else end
+
+
+def _falls_to_0(scheduler: Mapping[str, Any]) -> bool:
+    falls = re.match('(Poly|CosineAnnealing)', type_of(scheduler))
+    return bool(falls) and not scheduler.get('eta_min') and not scheduler.get('eta_min_ratio')
+
+
+def _unit(epochs: bool) -> str:
+    return 'epochs' if epochs else 'iterations'

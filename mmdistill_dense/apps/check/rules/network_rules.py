@@ -1,0 +1,417 @@
+"""Checks of the built networks, of one training step, and of the pictures without labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmdistill_dense.apps.check.context import ERROR, NOTE, WARNING, Finding, Findings, Subject, schedulers
+from mmdistill_dense.apps.check.unlabelled_facts import FEW_LABELS, UNSURE, what_is_labelled
+from mmdistill_dense.apps.inspect.gradients import BACKBONE
+from mmdistill_dense.distillers.schedule import in_iterations, planned
+from mmdistill_dense.guards.class_counts import check_teacher_classes, num_classes
+from mmdistill_dense.model.balanced_step import TASK, balanced_of
+from mmdistill_dense.unlabelled.pseudo_labels import KEY as PSEUDO
+from mmdistill_dense.unlabelled.step import KEY
+from mmdistill_dense.unlabelled.stream import FEW
+from mmdistill_dense.utils.messages import some
+
+# Sizes of the teacher's map for which the published weights of Af-DCD's sum were chosen: Cityscapes; VOC, ADE20K and
+# COCO-Stuff; CamVid.
+SUMMED = (2048 * 64 * 128, 2048 * 64 * 64, 2048 * 45 * 45)
+
+
+def teacher_classes(subject: Subject) -> Findings:
+    """Check that each teacher's head has as many classes as the training set."""
+    for teacher in subject.frozen.values():
+        check_teacher_classes(subject.data_classes, teacher)
+        count = num_classes(teacher.config.model)
+        others = subject.data_classes is not None and count not in (None, len(subject.data_classes))
+        if teacher.option.allow_other_classes and others:
+            message = f'{teacher.key} predicts {count} other classes, as allow_other_classes permits.'
+            yield Finding(NOTE, 'teacher_classes', message)
+
+
+def trained(subject: Subject) -> Findings:
+    """Check that the student's backbone has trained parameters."""
+    backbone = getattr(subject.model, 'backbone', subject.model)
+    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+        yield Finding(
+            WARNING,
+            'trained',
+            "nothing in the student's backbone is trained (frozen_stages, requires_grad).",
+            'Features of a frozen backbone cannot learn from a teacher: lower frozen_stages.',
+        )
+
+
+def random_and_fixed(subject: Subject) -> Findings:
+    """Check that no part of the student's backbone stays at its random start, as mmdet's frozen stages would."""
+    backbone = getattr(subject.model, 'backbone', None)
+    if backbone is None or _has_weights(subject):
+        return
+    subject.model.train()
+    frozen = sum(one.numel() for one in backbone.parameters() if not one.requires_grad)
+    norms = sum(isinstance(one, _BatchNorm) and not one.training for one in backbone.modules())
+    if frozen or norms:
+        yield Finding(
+            WARNING,
+            'random_and_fixed',
+            f"the student's backbone starts from random weights, and a part stays as it is: {frozen:,} parameters are "
+            f'frozen, {norms} batch norms keep mean 0 and variance 1.',
+            'Set backbone.frozen_stages=-1 and backbone.norm_eval=False, or give it weights (backbone.init_cfg).',
+        )
+
+
+def _has_weights(subject: Subject) -> bool:
+    inherited = any(str(pair[0]).startswith('backbone') for pair in subject.config.model.get('inherit') or ())
+    files = 'Pretrained' in str([getattr(module, 'init_cfg', None) for module in subject.model.modules()])
+    return bool(subject.config.get('load_from')) or inherited or files
+
+
+def padded(subject: Subject) -> Findings:
+    """Check that the preprocessor does not pad pictures to more than twice their area; not on generated ones."""
+    found = (subject.batch or {}).get('inputs')
+    if subject.options.size is not None or subject.data_problem or not isinstance(found, (list, tuple)):
+        return
+    pictures = [one.shape[-2:] for one in found if isinstance(one, torch.Tensor)]
+    if not pictures or len(subject.batch_shape) != 1:
+        return
+    own = [max(sides) for sides in zip(*pictures, strict=True)]
+    height, width = subject.batch_shape[0][-2:]
+    if height * width > 2 * own[0] * own[1]:
+        option = 'batch_augments' if 'batch_augments' in (subject.network.get('data_preprocessor') or {}) else 'size'
+        yield Finding(
+            WARNING,
+            'padded',
+            f'model.student.data_preprocessor pads pictures of {own[0]}x{own[1]} to {height}x{width}: most of the work '
+            'is done on padding.',
+            f'Set model.student.data_preprocessor.{option} to your size, or to None.',
+        )
+
+
+def summed(subject: Subject) -> Findings:
+    """Check that the weight of a sum over a map was made for a map of this size; not on generated pictures."""
+    for name, distiller in subject.distillers.items() if subject.options.size is None else ():
+        weight = getattr(distiller, 'fd_weight', 0) if getattr(distiller, 'fd_reduction', 'mean') == 'sum' else 0
+        levels: Any = distiller.levels if weight else ()  # AfDCD's
+        for level in levels:
+            if level.teacher.numel() not in SUMMED:
+                key = f'model.distillers.{name}'
+                yield Finding(
+                    WARNING,
+                    'summed',
+                    f'{key}.fd_weight={weight:g} multiplies a sum over {"x".join(map(str, level.teacher))} '
+                    f'({level.name}): {weight * level.teacher.numel():.2g} in units of the mean. The published weights '
+                    'are for other maps, where they are 8.4 to 42 in units of the mean.',
+                    f"Set {key}.fd_reduction='mean' and {key}.fd_weight=33.6 (8.4 on VOC and ADE20K).",
+                )
+
+
+def warm_up(subject: Subject) -> Findings:
+    """Check that ``balance`` measures far beyond the warm-up of the learning rate."""
+    rising = [
+        one
+        for _, one in schedulers(subject.config)
+        if str(one.get('type')).endswith('LinearLR') and not one.get('begin')
+    ]
+    end = max((one.get('end') or 0 for one in rising if one.get('by_epoch') is False), default=0)
+    for name, distiller in subject.distillers.items():
+        if distiller.balancer is None:
+            continue
+        until = in_iterations(distiller.balancer.option.until, distiller.state.max_iters)
+        if until < 2 * end:
+            yield Finding(
+                WARNING,
+                'warm_up',
+                f'model.distillers.{name}.balance measures until iteration {until:g}, but the learning rate rises '
+                f'until iteration {end}: norms of that time are not those of the training.',
+                f'Set balance.until to {2 * end} or more.',
+            )
+
+
+def learned_classes(subject: Subject) -> None:
+    """Check the classes in each teacher's file, and their order."""
+    for teacher in subject.frozen.values():
+        check_teacher_classes(subject.data_classes, teacher)
+
+
+def enough_pictures(subject: Subject) -> None:
+    """Check that the training set has enough pictures for each method."""
+    if subject.pictures is not None:
+        for distiller in subject.distillers.values():
+            distiller.check_data(subject.pictures)
+
+
+def start(subject: Subject) -> Findings:
+    """Check that the weights of ``load_from`` fit the student."""
+    if subject.started and subject.started[0] < subject.started[1]:
+        fitting, total = subject.started
+        yield Finding(
+            WARNING if fitting else ERROR,
+            'start',
+            f'load_from={subject.config.load_from!r}: {fitting} of the {total} tensors of the student are in it.',
+            'The others start at random: is it the right file?',
+        )
+
+
+def random_teacher(subject: Subject) -> Findings:
+    """Check that no teacher has random weights."""
+    for facts in subject.teachers:
+        if subject.options.weights and facts.receipt and facts.receipt['file'] is None:
+            yield Finding(
+                WARNING,
+                'random_teacher',
+                f'{facts.key} has random weights (allow_random=True): there is nothing to learn from it.',
+                f"Set {facts.key}.checkpoint to a file, an address or 'auto'.",
+            )
+
+
+def normalisation(subject: Subject) -> Findings:
+    """Note teachers that were trained with another normalisation than the student."""
+    for facts in subject.teachers:
+        if facts.renormalised:
+            yield Finding(
+                NOTE, 'normalisation', f'{facts.key} was trained with another normalisation; the batch is adapted.'
+            )
+
+
+def small_teacher(subject: Subject) -> Findings:
+    """Note teachers that are smaller than the student."""
+    for facts in subject.teachers:
+        if subject.student and 0 < facts.parameters < subject.student.parameters:
+            yield Finding(
+                NOTE,
+                'small_teacher',
+                f'{facts.key} has {facts.parameters:,} parameters, the student {subject.student.parameters:,}: '
+                'are they the right way round?',
+            )
+
+
+def teacher_metric(subject: Subject) -> Findings:
+    """Check that each teacher predicts better than chance."""
+    classes = len(subject.data_classes or ()) or 1
+    for facts in subject.teachers:
+        segments, detects = facts.metric.get('mIoU'), _ending(facts.metric, 'bbox_mAP_50')
+        if (segments is not None and segments <= 100 / classes) or detects == 0:
+            shown = f'AP50 {detects:.3f}' if segments is None else f'mIoU {segments:.1f}'
+            yield Finding(
+                WARNING,
+                'teacher_metric',
+                f'{facts.key} predicts no better than chance on {facts.metric_pictures} validation pictures ({shown}).',
+                'Another file, other classes or another order of them, another normalisation? More pictures: --val N.',
+            )
+
+
+def _ending(metric: Mapping[str, float], end: str) -> float | None:
+    return next((value for name, value in metric.items() if name.endswith(end)), None)
+
+
+LOUD, QUIET = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
+DEAFENING = 0.999  # a share that is too large even at the start of training
+GAP = 1e-3  # of the largest value: more than rounding
+AGAINST = -0.3  # cosine of a distiller's gradient with the task's
+LATER = '--cfg-options load_from=CHECKPOINT'
+
+
+def finite(subject: Subject) -> Findings:
+    """Check that losses and gradients are finite."""
+    for term in subject.terms:
+        numbers = [term.value, *(pull.norm for pull in term.pulls.values())]
+        if not all(map(math.isfinite, numbers)) and subject.options.weights:
+            yield Finding(
+                ERROR,
+                'finite',
+                f'{term.name} is {term.value} with a gradient of {term.pulls[BACKBONE].norm} at the backbone.',
+                'Check the labels, the weights of that term, and that the teacher is the right file.',
+            )
+
+
+def unmeasured(subject: Subject) -> Findings:
+    """Find a ``balance`` that measures in the first step alone, where a queue is empty and gives no gradient."""
+    balanced = balanced_of(subject.distillers)
+    for name, (distiller, balancer) in balanced.items():
+        window = in_iterations(balancer.option.until, distiller.state.max_iters)
+        if name in subject.idle and planned(window, distiller.state.max_iters, len(balanced)) <= {0}:
+            key = f'model.distillers.{name}.balance'
+            yield Finding(
+                ERROR,
+                'unmeasured',
+                f'{key} measures until iteration {window:g}: in the first step alone, where {type(distiller).__name__} '
+                'has nothing to compare yet (its queue is empty). Training would stop without a weight.',
+                f'Train for more iterations, raise {key}.until, or set balance=None and give loss_weight.',
+            )
+
+
+def pull(subject: Subject) -> Findings:
+    """Check that each distiller changes the backbone's gradient, and that none drowns the task's."""
+    norms = {term.name: term.pulls[BACKBONE].norm for term in subject.terms if BACKBONE in term.pulls}
+    total = sum(norms.values())
+    if not subject.options.weights or not 0 < total < math.inf:
+        return
+    for name in [name for name in subject.distillers if name not in subject.untaught]:
+        own = sum(value for term, value in norms.items() if term.startswith(f'distill.{name}.'))
+        key, part = f'model.distillers.{name}', own / total
+        if subject.distillers[name].weight() == 0:
+            yield Finding(NOTE, 'pull', f'{key} is off by its schedule at iteration {subject.iteration}.')
+        elif part == 0:
+            message = f'{key} has no gradient at the backbone: it teaches the student nothing.'
+            advice = 'Check that its student_tap comes after trained layers, and that its teacher_tap is not constant.'
+            yield Finding(WARNING, 'pull', message, advice)
+        elif subject.distillers[name].balancer is not None:
+            yield Finding(NOTE, 'pull', _balanced(subject, name, norms.get(TASK, 0) / own))
+        elif part < QUIET:
+            message = f'{key} has {part:.2%} of the gradient at the backbone.'
+            yield Finding(WARNING, 'pull', message, f'Raise {key}.loss_weight, unless this is intended.')
+        elif part > LOUD and norms.get(TASK):
+            message = f'{key} has {part:.1%} of the gradient at the backbone, the task hardly counts.'
+            # A detector's own gradients are small at first: distillers that work well have nearly all of it.
+            level = WARNING if part > DEAFENING or subject.started else NOTE
+            yield Finding(level, 'pull', message, f'If it stays so later ({LATER}), lower {key}.loss_weight.')
+
+
+def _balanced(subject: Subject, name: str, inverse: float) -> str:
+    """Say of a balanced distiller what its weight will be; ``inverse`` is the task's norm over its own."""
+    distiller = subject.distillers[name]
+    assert distiller.balancer is not None
+    said = f'model.distillers.{name}: its weight will be measured in training (balance), here it is 1'
+    if not subject.started:
+        return f'{said}.'
+    weight = distiller.balancer.ratio * inverse * distiller.weight()
+    return f'{said}. At the weights of load_from, this batch gives about {weight:.2g}.'
+
+
+def against(subject: Subject) -> Findings:
+    """Note distillers whose gradient opposes the task's."""
+    for term in subject.terms if subject.options.weights else []:
+        cosine = term.pulls[BACKBONE].cosine if BACKBONE in term.pulls else math.nan
+        if term.name != TASK and cosine < AGAINST and term.name.split('.')[1] not in subject.untaught:
+            yield Finding(
+                NOTE,
+                'against',
+                f"the gradient of {term.name} opposes the task's at the backbone (cosine {cosine:.2f}).",
+                f'At the start of training this means little: check again later ({LATER}).',
+            )
+
+
+def untaught(subject: Subject) -> Findings:
+    """Note how the step differs from training."""
+    for name, reason in subject.untaught.items():
+        yield Finding(NOTE, 'untaught', f'model.distillers.{name}: {reason}; its loss means nothing yet.')
+    if subject.iteration:
+        message = f'the losses are those of iteration {subject.iteration}, because a schedule is off at the start.'
+        yield Finding(NOTE, 'untaught', message)
+
+
+def flat_taps(subject: Subject) -> Findings:
+    """Check that the teacher's maps are not the same at all positions."""
+    for place in subject.flat if subject.options.weights else []:
+        yield Finding(
+            WARNING,
+            'flat_taps',
+            f'model.distillers.{place} of the teacher is the same at all positions: there is nothing to learn.',
+            'Tap another place (tools/list_taps.py), or correct the weights of the teacher.',
+        )
+
+
+def own_copy(subject: Subject) -> Findings:
+    """Check that at its taps a network gives the same in training as its frozen copy."""
+    for place, gap in subject.gaps.items():
+        if gap > GAP:
+            yield Finding(
+                WARNING,
+                'own_copy',
+                f'{place}: in training the network gives something else there than its frozen copy (they differ by '
+                f'{gap:.1%} of the largest value), so a student that equals its teacher would still be changed.',
+                'A module depends on the mode, or draws random numbers: tap a place before it.',
+            )
+
+
+def stretched(subject: Subject) -> Findings:
+    """Note pairs of maps whose sides differ by more than a factor of 2."""
+    for row in subject.taps:
+        sides = [shape[2:] for shape in (row.student_shape, row.teacher_shape) if len(shape) == 4]
+        if len(sides) == 2 and max(max(a / b, b / a) for a, b in zip(*sides, strict=True)) > 2:
+            yield Finding(
+                NOTE,
+                'stretched',
+                f'model.distillers.{row.distiller}: {row.student_tap} is {_by(sides[0])} and {row.teacher_tap} of the '
+                f'teacher {_by(sides[1])}: taps of the same stride lose less.',
+            )
+
+
+def memory(subject: Subject) -> Findings:
+    """Check that a step fits into the memory of the device."""
+    needed = subject.cost.get('extra_memory', 0) + subject.cost.get('control_memory', 0)
+    if subject.options.device.startswith('cuda') and needed:
+        total = torch.cuda.get_device_properties(subject.options.device).total_memory
+        if needed > 0.9 * total:
+            message = f'a step needs about {needed / 2**30:.1f} GiB of the {total / 2**30:.1f} GiB of this device.'
+            yield Finding(WARNING, 'memory', message, 'Halve train_dataloader.batch_size and accumulate gradients.')
+
+
+def cost(subject: Subject) -> Findings:
+    """Note a cost that could not be measured."""
+    if 'problem' in subject.cost:
+        yield Finding(NOTE, 'cost', f'time and memory could not be measured here: {subject.cost["problem"]}')
+
+
+def _by(side: Sequence[int]) -> str:
+    return 'x'.join(map(str, side))
+
+
+def few(subject: Subject) -> Findings:
+    """Check that there are more pictures than a few steps take, and note what the pipeline leaves out."""
+    facts = subject.unlabelled
+    if facts is None:
+        if subject.data_problem and (subject.config.get('model') or {}).get('unlabelled'):
+            yield Finding(NOTE, 'unlabelled', f'{KEY} was not read, because the labelled pictures were not.')
+        return
+    if facts.pictures < FEW * facts.step:
+        message = f'{KEY}: {facts.pictures} pictures are few for {facts.step} a step.'
+        yield Finding(WARNING, 'few', message, f'Lower {KEY}.ratio, or add pictures.')
+    left_out = [name for name in facts.left_out if not name.startswith('Load')]  # that labels are not read is no news
+    if left_out:
+        yield Finding(NOTE, 'pipeline', f'{KEY}.pipeline leaves out {", ".join(left_out)}, which need labels.')
+
+
+def alike(subject: Subject) -> Findings:
+    """Find pictures that look like one of validation or test, though their files differ."""
+    facts = subject.unlabelled
+    if facts is not None and facts.alike:
+        yield Finding(
+            WARNING,
+            'alike',
+            f'{KEY}: {len(facts.alike)} pictures look like one of validation or test, as after another compression: '
+            f'{some(f"{own} ~ {other}" for own, other in facts.alike)}.',
+            'If they are the same pictures, take them out: results on them would tell nothing about new ones.',
+        )
+
+
+def unsure(subject: Subject) -> Findings:
+    """Check that the teachers are about as sure on these pictures as on labelled ones."""
+    for one in subject.unlabelled.confidence if subject.unlabelled is not None else []:
+        if one.unlabelled < UNSURE * one.labelled:
+            yield Finding(
+                WARNING,
+                'unsure',
+                f'{one.key} is less sure on pictures without labels ({one.unlabelled:.2f}) than on labelled ones '
+                f'({one.labelled:.2f}): they may show something else.',
+                'What such a teacher says about them may be wrong: look at some of them.',
+            )
+
+
+def few_labels(subject: Subject) -> Findings:
+    """Check that a teacher that labels pictures is sure of more than a little."""
+    found = subject.unlabelled.pseudo if subject.unlabelled is not None else None
+    if found is not None and found < FEW_LABELS:
+        yield Finding(
+            WARNING,
+            'few_labels',
+            f'{PSEUDO}: the teacher labels {found:.1%} of the {what_is_labelled(subject)}, so its labels teach next to '
+            'nothing.',
+            f'Lower {PSEUDO}.threshold, or leave {PSEUDO} out: the distillers need no threshold.',
+        )

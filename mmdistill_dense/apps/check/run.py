@@ -1,0 +1,188 @@
+"""Check a config in stages: cheap checks come first, and an error ends the check."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from mmdistill_dense.apps.check import rules
+from mmdistill_dense.apps.check.context import ERROR, Finding, Options, Subject, exit_code, worst
+from mmdistill_dense.apps.check.facts import (
+    build,
+    load,
+    measure_cost,
+    predict,
+    read_data,
+    read_validation,
+    resolve,
+    run_step,
+    test_teachers,
+)
+from mmdistill_dense.apps.check.unlabelled_facts import ask_teachers, read_unlabelled
+from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.guards.class_counts import num_classes
+from mmdistill_dense.utils.messages import message_of
+from mmdistill_dense.utils.quiet import quiet
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function that adds facts to the subject, and the checks of these facts."""
+
+    name: str
+    work: Callable[[Subject], None]
+    checks: Sequence[rules.Check]
+    advice: Callable[[Subject, Exception], str] = lambda *_: ''
+
+
+def _read_network(subject: Subject) -> None:
+    if 'model' not in subject.config:
+        raise ValueError('the config has no model.')
+    subject.network = resolve(subject).model
+
+
+def _read_data(subject: Subject) -> None:
+    read_data(subject)
+    read_validation(subject)
+
+
+def _size_may_help(subject: Subject, _: Exception) -> str:
+    return 'The rest can be checked on generated pictures: --size H W.' if subject.options.command else ''
+
+
+def _no_weights_may_help(subject: Subject, error: Exception) -> str:
+    weights = subject.options.command and any(word in str(error) for word in ('checkpoint', 'load_from'))
+    return 'Everything else can be checked without weights: --no-weights.' if weights else ''
+
+
+def _larger_may_help(subject: Subject, error: Exception) -> str:
+    queries, shapes = getattr(subject.model, 'num_queries', None), subject.batch_shape
+    if 'index k out of range' in str(error) and queries and len(shapes) == 1:
+        with torch.no_grad():
+            maps = subject.model.extract_feat(torch.zeros(1, *shapes[0][1:], device=subject.options.device))
+        places = sum(one.shape[-2] * one.shape[-1] for one in maps)
+        return (
+            f'A picture of {shapes[0][-2]}x{shapes[0][-1]} gives {places} places for {queries} queries: make pictures '
+            'larger (train_dataloader.dataset.pipeline; --size of new and check), or set a smaller num_queries.'
+        )
+    if 'more than 1 value per channel' not in str(error):
+        return '' if subject.options.size is None else 'Is --size too small for the network?'
+    if subject.batch_size == 1:
+        return (
+            'Batch norm behind a pooling to one pixel needs two pictures: set train_dataloader.batch_size=2 or more'
+            f'{" (the check alone takes them with --batch 2)" if subject.options.command else ""}.'
+        )
+    return ''
+
+
+_GOES_ON = 'data'  # after an error of this check the other stages still run, on generated pictures
+STAGES = (
+    Stage('reading the config', _read_network, rules.CONFIG),
+    Stage('reading the data set', _read_data, rules.DATA, _size_may_help),
+    Stage('building the networks', build, rules.MODEL),
+    Stage('reading the pictures without labels', read_unlabelled, rules.UNLABELLED),
+    Stage('loading the weights', load, rules.WEIGHTS, _no_weights_may_help),
+    Stage('predicting a picture of validation', predict, ()),
+    Stage('testing the teacher', test_teachers, rules.METRIC),
+    Stage('asking the teacher about them', ask_teachers, rules.CONFIDENCE),
+    Stage('running a step', run_step, rules.STEP, _larger_may_help),
+    Stage('measuring its cost', measure_cost, rules.COST),
+)
+
+
+@dataclass
+class Report:
+    """The result of a check: its subject with all facts, and the findings in the order of the stages."""
+
+    subject: Subject
+    findings: list[Finding] = field(default_factory=list)
+    stopped: str = ''
+
+    @property
+    def verdict(self) -> str:
+        """``'ok'``, ``'warning'`` or ``'error'``."""
+        return worst(self.findings)
+
+    def exit_code(self, strict: bool = False) -> int:
+        """Return 2 for an error, 1 for warnings if ``strict``, else 0."""
+        return exit_code(self.findings, strict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        subject = self.subject
+        return {
+            'config': subject.config.filename,
+            'options': asdict(subject.options),
+            'verdict': self.verdict,
+            'stopped': self.stopped or None,
+            'findings': [asdict(finding) for finding in self.findings],
+            'batch': {
+                'real': subject.batch is not None and not subject.data_problem,
+                'shape': subject.batch_shape,
+                'pictures': subject.pictures,
+            },
+            'classes': {
+                'data': list(subject.data_classes) if subject.data_classes else None,
+                'student': num_classes(subject.network) if subject.network is not None else None,
+            },
+            'unlabelled': asdict(subject.unlabelled) if subject.unlabelled else None,
+            'iteration': subject.iteration,
+            'settings': subject.settings,
+            'student': asdict(subject.student) if subject.student else None,
+            'teachers': [asdict(facts) for facts in subject.teachers],
+            'taps': [asdict(row) for row in subject.taps],
+            'adapters': [asdict(adapter) for adapter in subject.adapters],
+            'losses': [asdict(term) for term in subject.terms],
+            'cost': subject.cost,
+        }
+
+
+def check_config(
+    config: Config | str | Path, options: Options | None = None, tell: Callable[[str], None] | None = None
+) -> Report:
+    """Check what would be trained: build it, load it, run one step, compare what must agree. Nothing is written.
+
+    Args:
+        config: A config, its file, or its name: one with a ``DistillModel``, or an ordinary one.
+        options: How; see :class:`~mmdistill_dense.apps.check.context.Options`.
+        tell: Called with the name of each stage as it begins.
+
+    Returns:
+        The report. Mistakes in the config are findings, not exceptions. The stages after an error are left out, except
+        after data that cannot be read.
+    """
+    with quiet():
+        config = config if isinstance(config, Config) else read_config(config)
+    report = Report(Subject(config, options or Options()))
+    for stage in STAGES:
+        if tell is not None:
+            tell(stage.name)
+        with quiet():
+            found = _run(stage, report.subject)
+        report.findings += found
+        if worst(one for one in found if one.check != _GOES_ON) == ERROR:
+            report.stopped = stage.name
+            break
+    return report
+
+
+def _run(stage: Stage, subject: Subject) -> list[Finding]:
+    try:
+        stage.work(subject)
+    except Exception as error:  # a config may run any code
+        logging.getLogger(__name__).debug('%s', stage.name, exc_info=error)
+        return [Finding(ERROR, stage.name, message_of(error), stage.advice(subject, error))]
+    return [finding for check in stage.checks for finding in _findings(check, subject)]
+
+
+def _findings(check: rules.Check, subject: Subject) -> list[Finding]:
+    try:
+        return list(check(subject) or ())
+    except (KeyError, TypeError, ValueError) as error:
+        return [Finding(ERROR, check.__name__, message_of(error))]

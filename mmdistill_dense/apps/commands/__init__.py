@@ -1,0 +1,1 @@
+"""The commands that train, test, learn tokens and label pictures."""

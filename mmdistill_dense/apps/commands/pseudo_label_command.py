@@ -1,0 +1,223 @@
+"""The command ``tools/pseudo_labels.py``, which writes a teacher's labels of pictures as files."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DATASETS, init_default_scope
+
+from mmdistill_dense.apps.commands.training import common_parser, load_config
+from mmdistill_dense.config.resolve import teachers_of
+from mmdistill_dense.datasets.written_labels import LabelImages
+from mmdistill_dense.guards.class_counts import check_teacher_classes
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.trace import TeacherOption
+from mmdistill_dense.unlabelled.pictures import picture_paths, training_steps, without_labels
+from mmdistill_dense.unlabelled.pseudo_labels import (
+    DET_THRESHOLD,
+    IGNORED,
+    SEG_THRESHOLD,
+    PseudoOption,
+    check_scores,
+    probabilities,
+    sure_boxes,
+    sure_pixels,
+    two_classes,
+)
+from mmdistill_dense.unlabelled.step import UnlabelledOption
+from mmdistill_dense.unlabelled.stream import TRIED, Pictures, open_pictures
+from mmdistill_dense.utils.atomic import list_text, write_json, write_text, write_whole
+from mmdistill_dense.utils.runner_internals import Sample
+
+LIST, BOXES = 'pictures.txt', 'instances.json'
+
+
+def main_pseudo_labels(argv: Sequence[str] | None = None) -> None:
+    """Label pictures with the teacher of a config.
+
+    Args:
+        argv: The command line without the program's name. Default: that of this process.
+    """
+    parser = common_parser("Write the labels that a config's teacher is sure of, for a folder of pictures")
+    parser.add_argument('--pictures', metavar='DIR', help='folder (default: model.unlabelled of the config)')
+    parser.add_argument('--out', metavar='DIR', type=Path, required=True, help='folder for the labels')
+    parser.add_argument(
+        '--threshold', type=float, help=f'least probability or score (default: {SEG_THRESHOLD}; boxes {DET_THRESHOLD})'
+    )
+    parser.add_argument('--teacher', metavar='NAME', help='which teacher, where the config has several')
+    args = parser.parse_args(argv)
+    option = PseudoOption(args.threshold, teacher=args.teacher)
+    print(*write_labels(load_config(args), args.out, option, args.pictures), sep='\n')
+
+
+def write_labels(config: Config, out: Path, option: PseudoOption, folder: str | None = None) -> list[str]:
+    """Label whole pictures, as the test pipeline shows them; pictures without a sure label are left out.
+
+    Segmentation: a PNG for each picture with the names and values of the data set's own label files, 255 for no label
+    (or another ignored value, where 255 is a class), and their list ``pictures.txt``. Detection: ``instances.json`` in
+    COCO's format; boxes of which the teacher is unsure are crowds, which mmdet gives to assigners as ignored boxes.
+
+    Args:
+        config: Has ``model.teacher``, ``train_dataloader`` and ``test_dataloader``.
+        out: Folder for the labels; none of the pictures lies in it.
+        option: Threshold and teacher; its weight has no effect.
+        folder: Of the pictures. Defaults to ``model.unlabelled`` of the config.
+
+    Returns:
+        Lines to print.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`open_pictures`; without pictures or a teacher; for a teacher that does
+            not fit; for a folder of labels that holds pictures; as :class:`LabelImages`.
+    """
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    labelled = DATASETS.build(copy.deepcopy(config.train_dataloader.dataset))
+    pictures = _pictures(config, labelled, folder)
+    paths = picture_paths(pictures.dataset)
+    _refuse_pictures_in(out, [*paths, *picture_paths(labelled)])
+    names = _names(paths, pictures.dataset.data_root)
+    teacher = _teacher(config, option, labelled)
+    found = _predicted(teacher.network, pictures, names)
+    to_set: Mapping[str, str] = {}
+    segments = hasattr(teacher.network, 'decode_head')
+    if segments:
+        files = LabelImages.of(labelled, names)
+        to_set = files.to_set
+        total, counts, best = _write_maps(teacher, found, out, files, option.threshold or SEG_THRESHOLD)
+    else:
+        total, counts, best = _write_boxes(found, out / BOXES, labelled, option.threshold or DET_THRESHOLD)
+    if not total:
+        raise ValueError(
+            f'{teacher.key} is sure of nothing on {len(pictures.dataset)} pictures (at most {best:.3f}): lower '
+            '--threshold, or train it longer. Nothing is written.'
+        )
+    classes = labelled.metainfo['classes']
+    shares = ', '.join(f'{classes[number]} {count}' for number, count in sorted(counts.items()) if number >= 0)
+    return [
+        f'{total} of {len(pictures.dataset)} pictures have labels; {pictures.labelled} labelled ones were left out.',
+        f'sure {"pixels" if segments else "boxes"}: {shares}; unsure: {counts[-1]}',
+        f'written: {out / (LIST if segments else BOXES)}',
+        *(f'set {name}={value!r} in the data set that reads them' for name, value in to_set.items()),
+    ]
+
+
+def _pictures(config: Config, labelled: Any, folder: str | None) -> Pictures:
+    given = {'data_root': folder} if folder else config.model.get('unlabelled')
+    if not given:
+        raise ValueError(
+            'pseudo_labels: no pictures are named: give --pictures DIR, or model.unlabelled in the config.'
+        )
+    option = UnlabelledOption.parse({**given, 'pipeline': [{'type': 'LoadImageFromFile'}]})
+    assert option is not None, 'something is given'
+    pictures = open_pictures(option, config, labelled)
+    steps = training_steps((config.get('test_dataloader') or config.val_dataloader)['dataset'])
+    kept, _ = without_labels(steps, itertools.islice(picture_paths(pictures.dataset), TRIED), 'test_dataloader')
+    pictures.dataset.pipeline = Compose(kept)
+    return pictures
+
+
+def _teacher(config: Config, option: PseudoOption, labelled: Any) -> FrozenTeacher:
+    given = {key.removeprefix('teacher.'): (key, one) for key, one in teachers_of(config.model).items()}
+    if not given:
+        raise ValueError('pseudo_labels: model.teacher is not set in this config.')
+    name = option.teacher_of(given)
+    key, one = given[name]
+    parsed = TeacherOption.parse(one, f'model.{key}', name)
+    if parsed.grid is not None:
+        raise ValueError(f'pseudo_labels: remove {parsed.key}.scale and fit: here the test pipeline sets the size.')
+    if parsed.allow_other_classes:
+        raise ValueError(f'pseudo_labels: remove {parsed.key}.allow_other_classes: the labels must be of the data set.')
+    teacher = FrozenTeacher(parsed)
+    teacher.load(torch.zeros((), device='cuda' if torch.cuda.is_available() else 'cpu'))
+    check_teacher_classes(labelled.metainfo.get('classes'), teacher)
+    return teacher
+
+
+@torch.no_grad()
+def _predicted(network: Any, pictures: Pictures, names: Iterable[str]) -> Iterator[tuple[str, Sample]]:
+    """Yield the name of each picture and its sample with predictions; damaged ones are left out."""
+    for number, name in enumerate(names):
+        item = pictures.dataset.prepare_data(number)
+        if item is not None:
+            yield name, network.test_step(pseudo_collate([item]))[0]
+
+
+def _names(paths: Sequence[str], root: str) -> list[str]:
+    """Return the paths below ``root``, or below their common folder if some lie elsewhere."""
+    names = [Path(os.path.relpath(path, root or '.')).as_posix() for path in paths]
+    if root and not any(name.startswith('../') for name in names):
+        return names
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    return [Path(os.path.relpath(path, common)).as_posix() for path in paths]
+
+
+def _refuse_pictures_in(out: Path, paths: Iterable[str]) -> None:
+    folder = os.path.join(os.path.realpath(out), '')
+    inside = [path for path in paths if os.path.realpath(path).startswith(folder)]
+    if inside:
+        raise ValueError(
+            f'pseudo_labels: --out {out} holds pictures, e.g. {inside[0]}, and labels may get their names: choose '
+            'another folder.'
+        )
+
+
+def _write_maps(
+    teacher: FrozenTeacher, found: Iterator[tuple[str, Sample]], out: Path, files: LabelImages, threshold: float
+) -> tuple[int, Counter[int], float]:
+    assert teacher.network is not None, 'it is loaded'
+    check_scores(teacher.network)
+    counts, best, names = Counter({-1: 0}), 0.0, []
+    for name, sample in found:
+        answer = sample.get('seg_logits').data[None]
+        sigmoid = answer.shape[1] == 1  # mmseg has applied it
+        scores = two_classes(answer) if sigmoid else probabilities(answer)
+        best = max(best, float(scores.max()))
+        labels = sure_pixels(scores, threshold)[0].cpu().numpy().astype(np.uint8)
+        seen, numbers = np.unique(labels, return_counts=True)
+        counts.update({-1 if one == IGNORED else int(one): int(n) for one, n in zip(seen, numbers, strict=True)})
+        if (labels != IGNORED).any():
+            stem = files.stem(name)
+            content = cv2.imencode('.png', files.values[labels])[1].tobytes()
+            write_whole(out / f'{stem}{files.seg_map_suffix}', content, alone=True)
+            names.append(stem)
+    if names:
+        write_text(out / LIST, list_text(names, 'pseudo_labels'))
+    return len(names), counts, best
+
+
+def _write_boxes(
+    found: Iterator[tuple[str, Sample]], file: Path, labelled: Any, threshold: float
+) -> tuple[int, Counter[int], float]:
+    counts, best = Counter({-1: 0}), 0.0
+    images: list[Mapping[str, Any]] = []
+    boxes: list[Mapping[str, Any]] = []
+    for name, sample in found:
+        predicted = sample.pred_instances.cpu()
+        best = max([best, *predicted.scores.tolist()])
+        sure, unsure = sure_boxes(predicted, threshold)
+        counts.update(sure.labels.tolist())
+        counts[-1] += len(unsure)
+        if not len(sure):
+            continue
+        number, (height, width) = len(images) + 1, sample.metainfo['ori_shape'][:2]
+        images.append({'id': number, 'file_name': name, 'height': int(height), 'width': int(width)})
+        for crowd, instances in enumerate((sure, unsure)):
+            for (x, y, x2, y2), label in zip(instances.bboxes.tolist(), instances.labels.tolist(), strict=True):
+                w, h = x2 - x, y2 - y
+                own = {'id': len(boxes) + 1, 'image_id': number, 'category_id': label + 1, 'iscrowd': crowd}
+                boxes.append({**own, 'bbox': [round(one, 2) for one in (x, y, w, h)], 'area': round(w * h, 2)})
+    names = [{'id': number + 1, 'name': name} for number, name in enumerate(labelled.metainfo['classes'])]
+    if images:
+        write_json(file, {'images': images, 'annotations': boxes, 'categories': names})
+    return len(images), counts, best

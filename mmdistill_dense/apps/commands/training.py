@@ -1,0 +1,229 @@
+"""The commands ``train``, ``test`` and ``learn_tokens`` of ``tools/``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+
+from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.config.resolve import OptionsAction
+from mmdistill_dense.distillers.maskd.maskd import MasKD
+from mmdistill_dense.distillers.maskd.token_files import write_tokens
+from mmdistill_dense.distillers.maskd.tokens import places_of
+from mmdistill_dense.model.distill_model import distillers_of
+from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.weights.mmengine_loader import install_reader
+
+DUMP_SUFFIXES = ('.pkl', '.pickle')
+
+
+def main_train(argv: Sequence[str] | None = None) -> None:
+    """Train with a config.
+
+    Args:
+        argv: The command line without the program's name. Default: that of this process.
+    """
+    parser = common_parser('Train with a config')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from this, or from the latest one in the work folder',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
+    args = parser.parse_args(argv)
+    cfg = load_config(args)
+    if args.amp:
+        _use_amp(cfg)
+    if args.auto_scale_lr:
+        _use_auto_scale_lr(cfg)
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    build_runner(cfg).train()
+
+
+def main_test(argv: Sequence[str] | None = None) -> None:
+    """Test a checkpoint with a config.
+
+    Args:
+        argv: The command line without the program's name. Default: that of this process.
+    """
+    parser = common_parser('Test a checkpoint with a config')
+    parser.add_argument('checkpoint', nargs='?', help='the checkpoint to test')
+    parser.add_argument(
+        '--checkpoint', dest='checkpoint_option', metavar='CHECKPOINT', help='the same, as mim passes it'
+    )
+    parser.add_argument('--out', help='write predictions to FILE.pkl, or for segmentation to a folder of label images')
+    parser.add_argument('--show', action='store_true', help='show the pictures in a window')
+    parser.add_argument('--show-dir', help='folder to save the pictures in')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds per shown picture')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    args = parser.parse_args(argv)
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint or args.checkpoint_option
+    if cfg.load_from is None:
+        parser.error('the checkpoint is missing: CONFIG CHECKPOINT')
+    if args.show or args.show_dir:
+        _use_visualization(cfg, args.show, args.show_dir, args.wait_time)
+    if args.tta:
+        _use_tta(cfg)
+    if args.out:
+        _keep_predictions(cfg, args.out)
+    build_runner(cfg).test()
+
+
+def common_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what all commands on a config take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file, or METHOD:PAIR[:VARIANT]')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<name of the config>)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=OptionsAction,
+        metavar='KEY=VALUE',
+        help='settings that replace those of the config',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='what started the processes'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    return parser
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Return the config that the arguments of :func:`common_parser` name, with their overrides."""
+    install_reader()  # a plain config would not install it
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(cfg.filename).stem))
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that a config asks for."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _use_amp(cfg: Config) -> None:
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f'--amp needs optim_wrapper.type OptimWrapper, this config has {kind!r}')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _use_auto_scale_lr(cfg: Config) -> None:
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise KeyError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config')
+    cfg.auto_scale_lr.enable = True
+
+
+def _use_visualization(cfg: Config, show: bool, folder: str | None, wait_time: float) -> None:
+    hook = cfg.default_hooks.get('visualization')
+    if hook is None:
+        raise KeyError(
+            "--show and --show-dir need default_hooks.visualization, for instance dict(type='SegVisualizationHook')"
+        )
+    hook.draw = True
+    if show:
+        hook.update(show=True, wait_time=wait_time)
+    if folder and cfg.get('default_scope') == 'mmdet':
+        hook.test_out_dir = folder
+    elif folder:
+        cfg.visualizer.save_dir = folder
+
+
+def _use_tta(cfg: Config) -> None:
+    if 'tta_model' not in cfg:
+        raise KeyError('--tta needs tta_model in the config, as in _base_/runtime_seg.py and _base_/runtime_det.py')
+    if 'tta_pipeline' not in cfg and cfg.get('default_scope') == 'mmseg':
+        raise KeyError('--tta needs tta_pipeline in the config of a segmentation run, as in _base_/datasets/_paper.py')
+    dataset = cfg.test_dataloader.dataset
+    pipeline = cfg.get('tta_pipeline') or _flipped_pipeline(dataset.pipeline)
+    dataset.pipeline = pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _flipped_pipeline(pipeline: list[ConfigDict]) -> list[ConfigDict]:
+    """Return the test pipeline of a detector with every picture also mirrored, as mmdet's script makes it."""
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+    flips = [ConfigDict(type='RandomFlip', prob=probability) for probability in (1.0, 0.0)]
+    augmented = ConfigDict(type='TestTimeAug', transforms=[flips, [ConfigDict(type='PackDetInputs', meta_keys=keys)]])
+    return [*deepcopy(pipeline[:-1]), augmented]
+
+
+def _keep_predictions(cfg: Config, out: str) -> None:
+    detection = cfg.get('default_scope') == 'mmdet'
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    if out.endswith(DUMP_SUFFIXES):
+        dump = ConfigDict(type='DumpDetResults' if detection else 'DumpResults', out_file_path=out)
+        cfg.test_evaluator = [*evaluators, dump]
+    elif detection:
+        raise ValueError(f'--out of a detector must be a file ending with {" or ".join(DUMP_SUFFIXES)}, got {out!r}')
+    else:
+        evaluators[0].output_dir = out
+
+
+class StopBeforeTraining(Hook):
+    """Ends training before its first iteration, when all distillers are prepared."""
+
+    priority = 'LOWEST'
+
+    def before_train(self, runner: Runner) -> None:
+        runner.train_loop.stop_training = True
+
+
+def main_learn_tokens(argv: Sequence[str] | None = None) -> None:
+    """Learn the tokens of MasKD that a config needs, and write them where its training finds them.
+
+    Args:
+        argv: The command line without the program's name. Default: that of this process.
+    """
+    parser = common_parser('Learn the tokens of MasKD on the teacher of a config, and stop')
+    parser.add_argument('--out', metavar='FILE', help='also write the tokens here, for tokens= of other configs')
+    args = parser.parse_args(argv)
+    runner = build_runner(load_config(args))
+    distillers = learning_distillers(runner.model)
+    if args.out and len(distillers) > 1:
+        parser.error(f'--out is one file, but the config has {len(distillers)} MasKD distillers')
+    runner.register_hook(StopBeforeTraining())
+    runner.train()
+    for distiller in distillers:
+        report(distiller, runner, args.out)
+
+
+def learning_distillers(model: nn.Module) -> list[MasKD]:
+    """Return the distillers of a model that learn tokens.
+
+    Raises:
+        ValueError: When there are none.
+    """
+    found = [one for one in distillers_of(unwrap(model)).values() if isinstance(one, MasKD) and one.tokens is None]
+    if not found:
+        raise ValueError(
+            "model.distillers of this config holds no dict(type='MasKD') without tokens: nothing to learn."
+        )
+    return found
+
+
+def report(distiller: MasKD, runner: Runner, out: str | None) -> None:
+    """Write the tokens to ``out`` as well, and log where they are."""
+    places = places_of(distiller, runner)
+    if out and is_main_process():
+        write_tokens(Path(out), distiller.mask_modules.state_dict(), places.meta)
+    runner.logger.info(f'{distiller.name}: tokens are in {places.final}' + (f' and {out}' if out else ''))

@@ -1,0 +1,285 @@
+"""Graphs of a student as ONNX, TorchScript or ``torch.export``: write, run and evaluate them."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdistill_dense.apps.export.description import ENTRY
+
+
+class Graph(nn.Module):
+    """A network from the normalised image ``(B, 3, H, W)`` to a flat tuple of tensors.
+
+    Args:
+        model: A segmentor or detector in eval mode.
+    """
+
+    task: str
+    note: str  # what is left to do with the outputs
+    threshold: float | None = None  # of the sigmoid of a segmentor's single channel
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model.eval().requires_grad_(False)
+
+    def named(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the outputs by name."""
+        raise NotImplementedError
+
+    def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
+        """Let the network predict from the outputs of a written graph with these names, from now on."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs in the order of their names."""
+        return tuple(self.named(image).values())
+
+
+class SegmentorGraph(Graph):
+    """``logits`` (B, classes, H, W) as mmseg's whole-picture inference has them, at the size of the image."""
+
+    task = 'segmentation'
+    note = (
+        'logits (B, classes, H, W) of the whole picture; the label is the argmax over axis 1, or, for one channel, '
+        'whether its sigmoid is above threshold'
+    )
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        heads: Any = getattr(model, 'decode_head', None)
+        head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
+        self.threshold = getattr(head, 'threshold', None) if getattr(head, 'out_channels', None) == 1 else None
+
+    def named(self, image: Tensor) -> dict[str, Tensor]:
+        """Return ``logits``."""
+        # The pictures of a batch have one size; a list of as many members would fix their number in the graph.
+        return {'logits': self.model.encode_decode(image, [{'img_shape': tuple(image.shape[2:])}])}
+
+    def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
+        """Replace ``encode_decode``, which whole-picture and sliding inference call."""
+        self.model.encode_decode = lambda image, metas: run(image)[0]
+
+
+class DetectorGraph(Graph):
+    """The outputs of a dense head by level, under mmdet's names for them: ``cls_scores_0``, ``bbox_preds_0`` and so on.
+
+    Of a two-stage detector the head is the RPN's and the features for its RoI heads come first
+    (``features_0``, …). Decoding, suppression and RoI heads are not in the graph.
+    """
+
+    task = 'detection'
+    note = (
+        'raw outputs of the dense head, finest level first; decoding, non-maximum suppression and RoI heads are left '
+        'out: mmdet computes them from these (bbox_head.predict_by_feat), MMDeploy exports them'
+    )
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        bases = {kind.__name__ for kind in type(model).__mro__}
+        self.two_stage = 'TwoStageDetector' in bases
+        head: Any = getattr(model, 'rpn_head' if self.two_stage else 'bbox_head', None)
+        # Learned proposals (Sparse R-CNN, QueryInst) have no loss of their own, and nothing that is dense.
+        if not hasattr(head, 'loss_by_feat') or not bases & {'SingleStageDetector', 'TwoStageDetector'}:
+            raise _unknown(model)
+        # The losses of mmdet's dense heads take what the head returns, under these names.
+        self.names = list(inspect.signature(head.loss_by_feat).parameters)
+
+    def named(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the outputs of the head, after the features of a two-stage detector."""
+        features = self.model.extract_feat(image)
+        head = self.model.rpn_head if self.two_stage else self.model.bbox_head
+        found = {f'features_{level}': tensor for level, tensor in enumerate(features) if self.two_stage}
+        outputs = head(features)
+        if not all(isinstance(levels, (list, tuple)) for levels in outputs):
+            raise _unknown(self.model)
+        for name, levels in zip(self.names, outputs, strict=False):
+            found.update({f'{name}_{level}': tensor for level, tensor in enumerate(levels)})
+        return found
+
+    def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
+        """Replace backbone, neck and dense head."""
+        if self.two_stage:
+            raise ValueError(
+                f'the graph of a {type(self.model).__name__} ends before its RoI heads, so it has no score of its own; '
+                'segmentors and single-stage detectors can be evaluated.'
+            )
+
+        def head(image: Tensor) -> tuple[list[Tensor], ...]:
+            named = zip(names, run(image), strict=True)
+            return tuple([x for _, x in some] for _, some in groupby(named, lambda one: one[0].rpartition('_')[0]))
+
+        self.model.extract_feat = lambda image: image
+        self.model.bbox_head.forward = head
+
+
+def graph_of(model: nn.Module) -> Graph:
+    """Return the graph of a network."""
+    return SegmentorGraph(model) if hasattr(model, 'encode_decode') else DetectorGraph(model)
+
+
+def _unknown(model: nn.Module) -> ValueError:
+    return ValueError(
+        f'a {type(model).__name__} cannot be exported as a graph; segmentors with encode_decode, single-stage '
+        'detectors and two-stage detectors up to their RPN can. Export it as pth or safetensors, or use MMDeploy.'
+    )
+
+
+FORMATS = {'pth': '.pth', 'safetensors': '.safetensors', 'onnx': '.onnx', 'torchscript': '.pt', 'exported': '.pt2'}
+SIDE_FILE = f'{ENTRY}.json'
+AXES = {'batch': 0, 'height': 2, 'width': 3}
+
+
+def write_torchscript(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
+    """Write a traced graph; only running it shows which axes take other sizes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # one for each shape that is read
+        traced = torch.jit.trace(graph, image, check_trace=False)
+        torch.jit.save(traced, str(path), _extra_files={SIDE_FILE: json.dumps(about)})
+
+
+def write_exported(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
+    """Write a program of ``torch.export``."""
+    torch.export.save(_program(graph, image, axes), path, extra_files={SIDE_FILE: json.dumps(about)})
+
+
+def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
+    """Write a graph of ONNX in one file."""
+    program = torch.onnx.export(
+        _program(graph, image, axes),
+        dynamo=True,
+        input_names=['image'],
+        output_names=list(about['outputs']),
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props[ENTRY] = json.dumps(about)
+    program.save(str(path), external_data=False)
+
+
+WRITERS = {'onnx': write_onnx, 'torchscript': write_torchscript, 'exported': write_exported}
+
+
+def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.ExportedProgram:
+    free = {AXES[name]: torch.export.Dim.DYNAMIC for name in axes}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return torch.export.export(graph, (image,), dynamic_shapes=(free,) if free else None)
+
+
+def format_of(path: Path, name: str | None) -> str:
+    """Return the format of a path's ending, which must be the named one if a name is given."""
+    by_ending = {ending: kind for kind, ending in FORMATS.items()}
+    found = by_ending.get(path.suffix)
+    if found is None or name not in (None, found):
+        endings = ', '.join(f'{kind} {ending}' for kind, ending in FORMATS.items())
+        raise ValueError(f'out={str(path)!r}: the ending does not fit the format {name or ""} ({endings}).')
+    return found
+
+
+def check_spared(out: Path, checkpoint: str | Path) -> None:
+    """Check that an export does not replace the checkpoint that it reads."""
+    if out.exists() and Path(checkpoint).exists() and out.samefile(checkpoint):
+        raise FileExistsError(
+            f'out={str(out)!r} is the checkpoint itself, which would lose what a run resumes from. Choose another name.'
+        )
+
+
+def require(name: str) -> None:
+    """Check that what a format needs is installed."""
+    needs = ('onnx', 'onnxscript', 'onnxruntime') if name == 'onnx' else ()
+    missing = [module for module in needs if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"format {name!r} needs {', '.join(missing)}: pip install 'mmdistill_dense[export]', or in a checkout "
+            "pip install -e '.[export]'."
+        )
+
+
+def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
+    """Return a function from a normalised image ``(B, 3, H, W)`` to the outputs of an exported graph, on the CPU.
+
+    Files of graphs are programs: open only those whose source you trust.
+
+    Args:
+        path: An ``.onnx`` file (run by onnxruntime), ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).
+    """
+    kind = format_of(Path(path), None)
+    if kind not in ('onnx', 'torchscript', 'exported'):
+        raise ValueError(f'{str(path)!r} holds weights and no graph.')
+    run, shape = _runner(kind, path), _shape(path)
+
+    def checked(image: Tensor) -> list[Tensor]:
+        if any(isinstance(size, int) and size != own for size, own in zip(shape, image.shape, strict=False)):
+            raise ValueError(
+                f'{str(path)!r} takes pictures of the shape {", ".join(map(str, shape))}, got {tuple(image.shape)}. '
+                'Another height and width need a graph of their own: export with --size H W.'
+            )
+        return run(image)
+
+    return checked
+
+
+def _shape(path: str | Path) -> Sequence[int | str]:
+    """Return the sizes of the axes, names for free ones; nothing for a file that does not describe itself."""
+    try:
+        return read_description(path)['input']['shape']
+    except (ValueError, KeyError):
+        return ()
+
+
+def _runner(kind: str, path: str | Path) -> Callable[[Tensor], list[Tensor]]:
+    if kind == 'onnx':
+        return _onnx(path)
+    program: Any = torch.jit.load(str(path)) if kind == 'torchscript' else torch.export.load(path).module()
+
+    def run(image: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return list(program(image))
+
+    return run
+
+
+def _onnx(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
+    require('onnx')
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    return lambda image: [torch.from_numpy(output) for output in session.run(None, {'image': image.numpy()})]
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """Return the description inside an exported file of any format."""
+    kind = format_of(Path(path), None)
+    if kind in ('pth', 'safetensors'):
+        from mmdistill_dense.weights.safe_load import read_checkpoint
+
+        found = read_checkpoint(path).get('meta', {}).get('student')
+    elif kind == 'onnx':
+        require('onnx')
+        import onnx
+
+        properties = onnx.load(str(path), load_external_data=False).metadata_props
+        found = next((json.loads(one.value) for one in properties if one.key == ENTRY), None)
+    else:
+        files: dict[str, Any] = {SIDE_FILE: ''}
+        if kind == 'torchscript':
+            torch.jit.load(str(path), _extra_files=files)
+        else:
+            torch.export.load(path, extra_files=files)
+        found = json.loads(files[SIDE_FILE] or 'null')
+    if not found:
+        raise ValueError(f'{str(path)!r} has no description: it was not written by tools/export_student.py.')
+    return found

@@ -1,0 +1,216 @@
+"""Export a student: its weights with the plain config, or its graph, checked against the network."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from mmdistill_dense.apps.export.description import describe
+from mmdistill_dense.apps.export.graphs import (
+    AXES,
+    FORMATS,
+    WRITERS,
+    Graph,
+    check_spared,
+    format_of,
+    graph_of,
+    open_graph,
+    require,
+)
+from mmdistill_dense.apps.export.without_package import head_of, test_command, without_package, written_here
+from mmdistill_dense.config.data_sets import layers
+from mmdistill_dense.utils.atomic import save_whole, write_text, write_whole
+from mmdistill_dense.utils.literals import assignments
+from mmdistill_dense.weights.safe_load import SAFETENSORS_META
+from mmdistill_dense.weights.strict_load import load_strictly, plain_config, read_checkpoint, state_dict_of
+
+# onnxruntime folds normalisation into convolutions and sums in another order: about 1e-7 a layer of the largest value,
+# 1e-5 over a deep network. What is wrong shows above 1e-3: adaptive pooling at another size gave 5e-3 for a PSPNet.
+TOLERANCE = 1e-4
+_STEP = 32  # in which feature pyramids that add maps of two strides take sizes
+_KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed')
+
+
+@dataclass
+class Exported:
+    """A written graph."""
+
+    path: Path
+    outputs: list[str]
+    axes: list[str]  # that may have any size
+    difference: float  # largest difference to the network's output, over the largest value of that output
+    reasons: list[str]  # why not more axes are free
+    size: tuple[int, int]  # of the pictures that it was made with
+    step: int  # free sides are multiples of it
+
+
+def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> tuple[Path, Path]:
+    """Write a distilled student as an ordinary network: its weights, and the flattened plain config for them.
+
+    The config runs without this package, see :func:`without_package`; its head says what had to be left out for that.
+
+    Args:
+        config: The config the student was trained with (one with a ``DistillModel``, or any plain config).
+        checkpoint: A checkpoint of that run.
+        out: The weights' path, ``.pth`` or ``.safetensors``; the config gets the same name with ``.py``.
+
+    Returns:
+        The paths of the weights and of the config.
+    """
+    weights = Path(out)
+    if weights.suffix not in ('.pth', '.safetensors'):
+        raise ValueError(f'out={str(out)!r} must end in .pth or .safetensors; the config is written beside it (.py).')
+    check_spared(weights, checkpoint)
+    path = weights.with_suffix('.py')
+    if path.is_file() and not written_here(path):
+        raise FileExistsError(
+            f'out={str(out)!r}: the config is written beside it, and {path} is a config of yours. Choose another name.'
+        )
+    plain, _, state, meta = load_student(config, checkpoint)
+    if weights.suffix == '.pth':
+        save_whole({'meta': meta, 'state_dict': state}, weights)
+    else:
+        _write_safetensors(state, meta, weights)
+    bare, dropped, needed = without_package(plain, meta)
+    head = head_of(weights, dropped, needed, test_command(config, checkpoint))
+    write_text(path, f'{head}{assignments(bare.to_dict())}')
+    return weights, path
+
+
+def _write_safetensors(state: Mapping[str, Tensor], meta: Mapping[str, Any], path: Path) -> None:
+    from safetensors.torch import save  # type: ignore[import-not-found,unused-ignore]
+
+    about = meta['student']
+    kept = {**meta, 'dataset_meta': {'classes': about['classes'], 'palette': about['palette']}}
+    tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+    write_whole(path, save(tensors, {'format': 'pt', SAFETENSORS_META: json.dumps(kept)}))
+
+
+def export_graph(
+    config: Config, checkpoint: str | Path, out: str | Path, size: Sequence[int] | None = None
+) -> Exported:
+    """Write the graph of a distilled student in one self-describing file, and compare its outputs.
+
+    Batch and size stay free if the network allows that; else the batch alone, else nothing.
+
+    Args:
+        config: As of :func:`export_student`.
+        checkpoint: As there.
+        out: The file: ``.onnx``, ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).
+        size: Height and width of the image that is used for it, and the only size if none is free. Default: that of
+            the data preprocessor; else that of the test pipeline, rounded up to multiples of 32; else 512 x 512.
+    """
+    path = Path(out)
+    kind = format_of(path, None)
+    if kind not in WRITERS:
+        raise ValueError(f'out={str(out)!r}: {kind} holds weights; graphs are {", ".join(WRITERS)}.')
+    check_spared(path, checkpoint)
+    require(kind)
+    plain, network, _, meta = load_student(config, checkpoint)
+    graph, about = graph_of(network), meta['student']
+    height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or _tested(plain) or (512, 512)
+    # Two pictures, since one is a size that torch.export takes for a constant.
+    image = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished, failures = path.with_name(f'unfinished.{path.name}'), []
+    for axes, step in ((list(AXES), 1), (list(AXES), _STEP), (['batch'], 1), ([], 1)):
+        if step > 1 and (height % step or width % step):
+            continue
+        try:
+            outputs, difference = _write(kind, graph, image if axes else image[:1], axes, step, unfinished, about)
+        except Exception as error:  # each exporter has its own
+            multiples = f' in multiples of {step}' if step > 1 else ''
+            failures.append(f'{", ".join(axes) or "nothing"} free{multiples}: {_first_line(error)}')
+            unfinished.unlink(missing_ok=True)
+            continue
+        unfinished.replace(path)
+        return Exported(path, outputs, axes, difference, failures, (height, width), step)
+    raise ValueError(
+        f'{type(network).__name__} could not be written as {kind}. {" | ".join(failures)}. Try another format '
+        f'({", ".join(name for name in FORMATS if name != kind)}); MMDeploy knows more networks.'
+    )
+
+
+def _write(
+    kind: str, graph: Graph, image: Tensor, axes: Sequence[str], step: int, path: Path, about: Mapping[str, Any]
+) -> tuple[list[str], float]:
+    """Write a graph with these free axes and run it; return its outputs and the difference to the network."""
+    with torch.no_grad():
+        outputs = {name: list(value.shape) for name, value in graph.named(image).items()}
+        shape = [name if name in axes else image.shape[axis] for name, axis in AXES.items()]
+        full = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
+        if graph.threshold is not None:
+            full['threshold'] = graph.threshold
+        full['input'] = {**about['input'], 'shape': [shape[0], 3, *shape[1:]]}
+        full['input']['pad_size_divisor'] = math.lcm(step, about['input']['pad_size_divisor'])
+        WRITERS[kind](graph, image, axes, path, full)
+    return list(outputs), _difference(open_graph(path), graph, _others(image, axes, step))
+
+
+def _tested(plain: Config) -> tuple[int, int] | None:
+    """Return height and width of a config's test pictures, rounded up to what networks take."""
+    for _, dataset in layers((plain.get('test_dataloader') or {}).get('dataset')):
+        for step in dataset.get('pipeline') or []:
+            if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
+                width, height = (-(-int(side) // _STEP) * _STEP for side in step['scale'])
+                return height, width
+    return None
+
+
+def load_student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
+    """Return the plain config, the loaded network, its weights and what is kept of the checkpoint's meta."""
+    plain = plain_config(config)
+    content = read_checkpoint(checkpoint)
+    state = state_dict_of(content, checkpoint)
+    init_default_scope(plain.get('default_scope', 'mmengine'))
+    with torch.device('cpu'):
+        network = MODELS.build(plain.model)
+        load_strictly(network, state, None, f'checkpoint={str(checkpoint)!r}')
+    given = content.get('meta') or {}
+    meta = {key: given[key] for key in _KEPT_META if key in given}
+    meta['student'] = describe(plain, given, Path(checkpoint))
+    return plain, network, state, meta
+
+
+def _others(image: Tensor, axes: Sequence[str], step: int) -> list[Tensor]:
+    """Return the image and others that a graph with these free axes must take: a single one, one of another size."""
+    images = [image]
+    if 'batch' in axes:
+        images.append(image[:1])
+    if 'height' in axes:
+        batch, _, height, width = image.shape
+        height, width = (height + 33, width + 7) if step == 1 else (height + step, width + 2 * step)
+        images.append(image.new_ones(batch, 3, height, width) * torch.linspace(-1, 1, width))
+    return images
+
+
+def _difference(run: Callable[[Tensor], list[Tensor]], graph: Graph, images: Sequence[Tensor]) -> float:
+    found = 0.0
+    for image in images:
+        with torch.no_grad():
+            expected = graph.named(image)
+        for (name, other), one in zip(expected.items(), run(image), strict=True):
+            if one.shape != other.shape:
+                raise ValueError(f'{name} has shape {tuple(one.shape)} instead of {tuple(other.shape)}')
+            if other.numel() == 0:
+                continue
+            largest = max(torch.finfo(other.dtype).tiny, other.abs().max().item())
+            difference = (one - other).abs().max().item() / largest
+            if not difference <= TOLERANCE:  # NaN too
+                raise ValueError(f'{name} differs from the network by {difference:.2e} of its largest value')
+            found = max(found, difference)
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f'{type(error).__name__}: {lines[0][:200] if lines else ""}'

@@ -1,0 +1,437 @@
+"""``tools/diagnose.py``: value, gradient and agreement of each loss term of a config on real batches."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import itertools
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+from mmdistill_dense.apps.commands.training import build_runner, common_parser, load_config
+from mmdistill_dense.distillers.base import Distiller, Recorded
+from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.distillers.maskd.tokens import FOLDER
+from mmdistill_dense.distillers.pcd.pcd import PCD
+from mmdistill_dense.engine import DistillHook
+from mmdistill_dense.losses.tensors import sum_dtype
+from mmdistill_dense.model.balanced_step import TASK, Places, backbone_parameters, flat_gradients, split_terms
+from mmdistill_dense.model.distill_model import Distilled, distillers_of
+from mmdistill_dense.networks.modes import untouched
+from mmdistill_dense.networks.recording import Recorder
+from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.pretrain.dense_monitor import measure_levels
+from mmdistill_dense.unlabelled.stream import UnlabelledStream
+from mmdistill_dense.utils.atomic import check_writable, without_nan, write_text
+from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
+from mmdistill_dense.utils.reproducible import without_workers
+from mmdistill_dense.utils.runner_internals import Network, Samples
+from mmdistill_dense.weights.strict_load import read_checkpoint
+
+
+@torch.no_grad()
+def tap_agreement(
+    distiller: Distiller, student: Recorded, teacher: Recorded, data_samples: Samples = ()
+) -> dict[str, Tensor]:
+    """Return the agreement at each pair of taps; called with the arguments of the distiller's ``forward``.
+
+    The student's maps go through the distiller's alignment first; the training is not affected.
+
+    Returns:
+        Scalars in [-1, 1] by ``'cosine.<student tap>'``: the mean over pixels of the cosine of both vectors, for
+        ``PCD`` of the pixels that it compares. Where the channels differ after the alignment (methods that compare
+        relations), ``'energy.<student tap>'``: the cosine of the maps of squared length, mean over the pictures.
+        Several maps of a tap are numbered, ``'cosine.neck.0'``; a student's tap that meets several of the teacher's
+        is followed by theirs. Of several views of a picture it is the mean. Pairs of other shapes are left out.
+    """
+    if isinstance(distiller, PCD):
+        levels = measure_levels(distiller, student, teacher, data_samples)
+        names = _names(distiller, [count for _, count in distiller.traced['student']])
+        return {f'cosine.{name}': level['positive'] for name, level in zip(names, levels, strict=True)}
+    found: dict[str, list[Tensor]] = {}
+    for name, s, t in _pairs(distiller, student, teacher):
+        if s.ndim > 1 and s.shape == t.shape:
+            found.setdefault(f'cosine.{name}', []).append(F.cosine_similarity(s.float(), t.float(), dim=1).mean())
+        elif s.ndim == t.ndim == 4 and len(s) == len(t):
+            found.setdefault(f'energy.{name}', []).append(_energy_cosine(s.float(), t.float()))
+    return {name: torch.stack(values).mean() for name, values in found.items()}
+
+
+def _pairs(distiller: Distiller, student: Recorded, teacher: Recorded) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield the name, the student's map (aligned if the distiller aligns) and the teacher's map of each pair."""
+    if isinstance(distiller, FeatureDistiller):
+        names = _names(distiller, distiller.counts)
+        for view in distiller.views(student, teacher):
+            for level, (name, s, t) in enumerate(zip(names, *view, strict=True)):
+                with untouched(distiller.aligns[level]):
+                    yield name, *distiller.matched(s, t, level)
+        return
+    taps = zip(distiller.student_taps, distiller.teacher_taps, strict=True)
+    pairs = [list(zip(student.get(str(s), []), teacher.get(str(t), []), strict=False)) for s, t in taps]
+    names = _names(distiller, [len(found) for found in pairs])
+    yield from ((name, s, t) for name, (s, t) in zip(names, [pair for found in pairs for pair in found], strict=True))
+
+
+def _names(distiller: Distiller, counts: list[int]) -> list[str]:
+    """Return the names of the levels: the student's tap, and what tells levels of one tap apart."""
+    taps, names = [str(tap) for tap in distiller.student_taps], []
+    for tap, other, count in zip(taps, distiller.teacher_taps, counts, strict=True):
+        name = tap if taps.count(tap) == 1 else f'{tap}.{other}'
+        names += [f'{name}.{index}' for index in range(count)] if count > 1 else [name] * count
+    return names
+
+
+def _energy_cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    s, t = (x.square().sum(1, keepdim=True) for x in (student, teacher))
+    if s.shape != t.shape:
+        t = F.interpolate(t, s.shape[2:], mode='bilinear', align_corners=False)
+    return F.cosine_similarity(s.flatten(1), t.flatten(1), dim=1).mean()
+
+
+BACKBONE = 'backbone'
+TAP = 'tap '  # before the name of a tapped map
+
+
+@dataclass(frozen=True)
+class Pull:
+    """The gradient of one term at one place.
+
+    Attributes:
+        norm: Its L2 norm.
+        share: That norm over the sum of the norms of all terms there; 0 if all are zero.
+        cosine: With the task's gradient at the same place; NaN where either is zero or there is no task.
+    """
+
+    norm: float
+    share: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of the loss of a batch.
+
+    Attributes:
+        name: ``'task'`` for the student's own losses together, else ``'distill.<distiller>.loss_…'``.
+        value: As it is summed, with its weights.
+        share: Of the total loss.
+        pulls: By place: ``'backbone'`` (all its trained parameters) and each tapped map, as ``'tap <name>'``.
+    """
+
+    name: str
+    value: float
+    share: float
+    pulls: Mapping[str, Pull]
+
+
+def student_taps(model: nn.Module) -> list[Tap]:
+    """Return the student taps of a model's active distillers, without duplicates."""
+    return list(dict.fromkeys(tap for d in distillers_of(model).values() if d.weight() != 0 for tap in d.student_taps))
+
+
+def tapped(maps: Places) -> dict[str, Sequence[Tensor]]:
+    """Return recorded taps as places."""
+    return {f'{TAP}{name}': tensors for name, tensors in maps.items()}
+
+
+def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> list[Term]:
+    """Measure the terms of a loss by its graph, which is kept; no ``.grad`` is touched.
+
+    Costs a backward pass per term.
+
+    Args:
+        losses: What ``model.loss`` returned.
+        places: Tensors of the graph by name, e.g. ``{'backbone': parameters}``.
+        scale: Multiplied into a term before its gradient is taken, and out of the norm again: the loss scale of
+            float16. Defaults to 1.
+
+    Returns:
+        The terms in the order of the losses. With several processes, means over them of each one's own.
+    """
+    terms = split_terms(losses)
+    if not terms:
+        return []
+    rows: list[Tensor] = []
+    own: dict[str, Tensor] = {}
+    for name in sorted(terms, key=lambda name: name != TASK):  # all others are compared with the task's
+        found = flat_gradients(scale * terms[name], places)
+        own = found if name == TASK else own
+        value = terms[name].detach()
+        rows.append(torch.stack([value.to(sum_dtype(value)), *_norms_and_products(found, own, scale)]))
+    numbers = mean_over_ranks(torch.stack([row.to(rows[0].device) for row in rows])).tolist()
+    values = dict(zip(sorted(terms, key=lambda name: name != TASK), numbers, strict=True))
+    return _assemble({name: values[name] for name in terms}, list(places))
+
+
+def measure_gradients(model: Network, data: Mapping[str, Any], places: Places | None = None) -> list[Term]:
+    """Measure the terms of a training step on one batch, and leave everything as it was.
+
+    One forward pass in training mode and in the parameters' own precision (no autocast), one backward pass per term.
+    Weights, ``.grad``, buffers (batch statistics, queues), modes, random streams and the batch stay as they are;
+    mmseg's and mmdet's activation checkpointing (``with_cp``) is off in that pass.
+
+    Args:
+        model: A built ``DistillModel`` with loaded teachers, and with what its distillers prepare (MasKD's tokens); or
+            an ordinary student, or either of them inside DDP.
+        data: A batch as the loader gives it.
+        places: Further parameters by name, e.g. ``{'layer4': list(model.backbone.layer4.parameters())}``.
+            ``'backbone'`` (all its trained parameters) and the tapped maps are always there.
+
+    Returns:
+        See :func:`pulls_of`.
+    """
+    model = unwrap(model)
+    recorder = Recorder(model, student_taps(model), 'student_tap')
+    with untouched(model), _ready(model), torch.enable_grad():
+        model.train()
+        ready = model.data_preprocessor(copy.deepcopy(data), True)
+        with recorder.recording() as maps, torch.autocast(next(model.parameters()).device.type, enabled=False):
+            losses = model(**ready, mode='loss')
+        for name in recorder.changed():  # overwritten after the comparison: nothing to measure
+            del maps[name]
+        return pulls_of(losses, {BACKBONE: backbone_parameters(model), **(places or {}), **tapped(maps)})
+
+
+def mean_terms(batches: Sequence[Sequence[Term]]) -> list[Term]:
+    """Return the terms averaged over batches, each number over the batches in which it is finite."""
+    names = list(dict.fromkeys(term.name for terms in batches for term in terms))
+    return [_mean_term([term for terms in batches for term in terms if term.name == name]) for name in names]
+
+
+def _mean_term(found: Sequence[Term]) -> Term:
+    pulls = {
+        place: Pull(*(_mean(getattr(term.pulls[place], key) for term in found) for key in ('norm', 'share', 'cosine')))
+        for place in found[0].pulls
+    }
+    return Term(found[0].name, _mean(t.value for t in found), _mean(t.share for t in found), pulls)
+
+
+def _mean(numbers: Iterator[float]) -> float:
+    finite = [number for number in numbers if math.isfinite(number)]
+    return fmean(finite) if finite else math.nan
+
+
+def _norms_and_products(found: Mapping[str, Tensor], task: Mapping[str, Tensor], scale: float) -> list[Tensor]:
+    """Return for each place the norm and the cosine with the task's gradient."""
+    numbers = []
+    for name, gradient in found.items():
+        exact = sum_dtype(gradient)
+        norm = torch.linalg.vector_norm(gradient, dtype=exact)
+        numbers.append(norm / scale)
+        if name in task:
+            other = torch.linalg.vector_norm(task[name], dtype=exact)
+            product = (gradient.to(exact) * task[name].to(exact)).sum()
+            numbers.append(torch.where(norm * other > 0, product / (norm * other), math.nan))
+        else:
+            numbers.append(norm.new_full((), math.nan))
+    return numbers
+
+
+def _assemble(values: Mapping[str, Sequence[float]], places: Sequence[str]) -> list[Term]:
+    total = sum(row[0] for row in values.values())
+    norms = [sum(row[1 + 2 * i] for row in values.values()) for i in range(len(places))]
+    terms = []
+    for name, row in values.items():
+        pulls = {
+            place: Pull(row[1 + 2 * i], row[1 + 2 * i] / norms[i] if norms[i] else 0.0, row[2 + 2 * i])
+            for i, place in enumerate(places)
+        }
+        terms.append(Term(name, row[0], row[0] / total if total else 0.0, pulls))
+    return terms
+
+
+@contextlib.contextmanager
+def _ready(model: nn.Module) -> Iterator[None]:
+    """Let a model run without a runner, and without recomputing activations."""
+    distillation = getattr(model, 'distillation', None)
+    attached = getattr(distillation, 'hook_attached', False)
+    recomputing: list[Any] = [module for module in model.modules() if getattr(module, 'with_cp', False) is True]
+    try:
+        if distillation is not None:
+            distillation.hook_attached = True
+        for module in recomputing:
+            module.with_cp = False
+        yield
+    finally:
+        if distillation is not None:
+            distillation.hook_attached = attached
+        for module in recomputing:
+            module.with_cp = True
+
+
+_UNTRAINED = (
+    'the checkpoint holds no distillers (it is from a control, save_best or an export): their own parameters, such as '
+    'alignments, are untrained here, and the iteration is 0'
+)
+
+
+def main_diagnose(argv: Sequence[str] | None = None) -> None:
+    """Measure the terms of the loss and print a table.
+
+    Args:
+        argv: The command line without the program's name. Defaults to that of this process.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.json:
+        try:
+            check_writable(args.json, '--json')
+        except ValueError as error:
+            parser.error(str(error))
+    console = Console()
+    batches = diagnose(load_config(args), args.checkpoint, args.batches, args.iteration, args.stages)
+    console.print(table_of(batches, args.taps))
+    if args.json:
+        found = without_nan([[asdict(term) for term in terms] for terms in batches])
+        write_text(args.json, json.dumps(found, indent=1, allow_nan=False))
+
+
+def diagnose(
+    config: Config, checkpoint: str | None = None, batches: int = 8, iteration: int | None = None, stages: bool = False
+) -> list[list[Term]]:
+    """Return the terms of several training batches, each measured with the same weights.
+
+    The run is set up as training sets it up (teachers, tokens of MasKD, checks) and ends before its first iteration.
+    Nothing is written: tokens come from the checkpoint or the ``work_dir``, or are learned for this measurement.
+
+    Args:
+        config: A whole config; changed.
+        checkpoint: Of a run of the config; sets student, distillers and iteration. ``None`` is the start of training.
+        batches: Number of batches.
+        iteration: For the schedules of the distillers. Defaults to the checkpoint's.
+        stages: Measure also at each child of the backbone.
+    """
+    if batches < 1:
+        raise ValueError(f'--batches must be at least 1, got {batches}.')
+    config.log_level = 'WARNING'
+    config.train_dataloader = without_workers(config.train_dataloader)
+    if checkpoint is not None:
+        config.load_from, config.resume = checkpoint, 'distillers' in read_checkpoint(checkpoint)
+    hook = MeasureInstead(batches, iteration, stages)
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = Path(config.get('work_dir') or '.', FOLDER)
+        if tokens.is_dir():
+            shutil.copytree(tokens, Path(folder, FOLDER))
+        config.work_dir = folder  # a runner writes its config and a log
+        # A visualizer whose name exists would be reused with its folder; this one is new and draws nowhere.
+        config.visualizer = dict(type='mmengine.Visualizer', name=folder)
+        runner = build_runner(config)
+        for one in runner.hooks:
+            if isinstance(one, DistillHook):
+                one.resume_file.tells = False
+        if checkpoint is not None and not config.resume:
+            runner.logger.warning(f'{checkpoint}: {_UNTRAINED}.')
+        runner.register_hook(hook)
+        with contextlib.suppress(_Measured):
+            runner.train()
+    return hook.found
+
+
+class _Measured(Exception):
+    """Raised to end a run before its first iteration."""
+
+
+class MeasureInstead(Hook):
+    """Measure the loss on some batches in place of training, then end the run.
+
+    Args:
+        batches: Number of batches.
+        iteration: See :func:`diagnose`.
+        stages: See :func:`diagnose`.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, batches: int, iteration: int | None = None, stages: bool = False) -> None:
+        self.batches, self.iteration, self.stages = batches, iteration, stages
+        self.found: list[list[Term]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Measure, then raise."""
+        model: Any = unwrap(runner.model)
+        if self.iteration is not None and isinstance(model, Distilled):
+            model.distillation.state.iteration = self.iteration
+        data = itertools.islice(runner.train_dataloader, self.batches)
+        console = Console(stderr=True)
+        streams = _unlabelled(runner)
+        for number, batch in enumerate(track(data, 'batches', self.batches, console=console, transient=True)):
+            for stream in streams:
+                stream.draw(runner, model.distillation.state.iteration, ahead=number)
+            self.found.append(measure_gradients(model, batch, _stages(model) if self.stages else None))
+        for stream in streams:
+            stream.after_train(runner)  # ends its workers
+        raise _Measured
+
+
+def _unlabelled(runner: Runner) -> list[UnlabelledStream]:
+    """Return what draws the pictures without labels, of a run that distils."""
+    if not isinstance(unwrap(runner.model), Distilled):
+        return []
+    parts = [part for hook in runner.hooks if isinstance(hook, DistillHook) for part in hook.parts]
+    return [part for part in parts if isinstance(part, UnlabelledStream)]
+
+
+def _stages(model: nn.Module) -> Places:
+    backbone = getattr(model, 'backbone', nn.Module())
+    found = {f'backbone.{n}': [p for p in m.parameters() if p.requires_grad] for n, m in backbone.named_children()}
+    return {name: parameters for name, parameters in found.items() if parameters}
+
+
+def table_of(batches: Sequence[Sequence[Term]], taps: bool = False) -> Table:
+    """Return a table of means over batches, with a row for each term and place.
+
+    Args:
+        batches: What :func:`diagnose` returns.
+        taps: Show the tapped maps too, not the backbone alone.
+    """
+    table = Table(title=f'mean over {len(batches)} batches (±: standard deviation)')
+    table.add_column('term', overflow='fold')
+    for title in ('loss', 'share'):
+        table.add_column(title, justify='right', no_wrap=True)
+    table.add_column('gradient at', overflow='fold')
+    for title in ('norm', 'share', 'cosine with task'):
+        table.add_column(title, justify='right', no_wrap=True)
+    for term in mean_terms(batches):
+        head = [term.name, f'{term.value:.4g}', f'{term.share:.1%}']
+        for place, pull in term.pulls.items():
+            if taps or not place.startswith(TAP):
+                cosine = '' if term.name == TASK else _cosine(batches, term.name, place)
+                table.add_row(*head, place, f'{pull.norm:.3g}', f'{pull.share:.1%}', cosine)
+                head = ['', '', '']
+        table.add_section()
+    return table
+
+
+def _cosine(batches: Sequence[Sequence[Term]], name: str, place: str) -> str:
+    found = [term.pulls[place].cosine for terms in batches for term in terms if term.name == name]
+    finite = [cosine for cosine in found if math.isfinite(cosine)]
+    return f'{fmean(finite):+.3f} ± {pstdev(finite):.3f}' if finite else '-'
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common_parser('Measure each term of the loss: value, gradient at the backbone, cosine with the task')
+    parser.add_argument('--checkpoint', help='of a run of this config (iter_*.pth); default: the untrained student')
+    parser.add_argument('--batches', type=int, default=8, help='training batches to average over (default: 8)')
+    parser.add_argument('--iteration', type=int, help="iteration for the schedules (default: the checkpoint's)")
+    parser.add_argument('--taps', action='store_true', help='show the gradients at the tapped maps too')
+    parser.add_argument('--stages', action='store_true', help='show the gradients at each part of the backbone too')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write all numbers of each batch to this file')
+    return parser

@@ -1,0 +1,364 @@
+"""Find the pictures, label files and classes of a detection data set in COCO's format."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mmdistill_dense.apps.project.picture_folders import (
+    SAMPLED,
+    SPLITS,
+    Folder,
+    files_below,
+    is_label,
+    opened,
+    picture_folders,
+    size_of,
+    size_text,
+    split_of,
+    stored_pixels,
+    two_parts,
+)
+from mmdistill_dense.datasets.coco_file import MENDED, Content, check, has_mask, lists_missing, mended
+from mmdistill_dense.utils.evenly import evenly
+from mmdistill_dense.utils.literals import Template
+from mmdistill_dense.utils.messages import close_or_all, some
+
+_LOOKED = 20  # pictures that are looked for in each folder
+
+
+def folder_of(path: Path, content: Mapping[str, Any], root: Path, below: Sequence[Folder], split: str | None) -> Path:
+    """Return the folder to which the file names of a label file are relative.
+
+    Of several that hold as many of them, it is one for the same split, then the nearest one: splits may reuse names.
+    """
+    inside = [one.path.relative_to(root) for one in below]
+    above = [root / parent for one in inside for parent in (one, *one.parents)]  # up to the root
+    folders = list(dict.fromkeys([path.parent, root, *above]))
+    names = [one['file_name'] for one in content['images']]
+    if not names:
+        raise ValueError(f'--data: {path} lists no picture (images is empty).')
+    looked = evenly(names, _LOOKED)
+
+    def fits(folder: Path) -> tuple[int, bool, int]:
+        there = sum(os.path.isfile(folder / name) for name in looked)
+        return there, split_of(folder.relative_to(root).parts) == split, len(os.path.commonpath([folder, path]))
+
+    best = max(folders, key=fits)
+    missing = [name for name in names if not os.path.isfile(best / name)]
+    if missing:
+        raise FileNotFoundError(
+            f'--data: {len(missing)} of the {len(names)} pictures of {path} are not there: {some(missing, 3)}; looked '
+            f'in {some(folders, 5)}. The file_name of each picture must be its path below one of these folders.'
+        )
+    return best
+
+
+def listed_files(content: Mapping[str, Any], folder: Path) -> set[str]:
+    """Return the files of the pictures that a label file lists; links are followed."""
+    return {os.path.realpath(folder / one['file_name']) for one in content['images']}
+
+
+def unlisted(root: Path, folders: Sequence[Folder], files: Mapping[str | None, set[str]]) -> Iterator[str]:
+    """Yield a note about the pictures that no label file lists. Folders of label images are no such pictures."""
+    listed = set[str]().union(*files.values())
+    every = [one.path / name for one in folders if not is_label(one.path.relative_to(root).parts) for name in one.files]
+    free = [path for path in every if os.path.realpath(path) not in listed]
+    if free:
+        place = shlex.quote(os.path.commonpath([path.parent for path in free]))
+        yield (
+            f'{len(free)} of {len(every)} pictures have no labels in any file ({some(free, 1)}). They are in no split; '
+            f'--unlabelled {place} teaches on them'
+        )
+
+
+_OTHERS = {  # formats of label files that a folder may hold instead, and the words for labelformat
+    '.xml': ('VOC', 'pascalvoc --input-folder FOLDER_OF_XML --category-names NAME,NAME'),
+    '.txt': ('YOLO', 'yolov8 --input-file data.yaml'),
+}
+_LISTS = {'ImageSets', 'classes.txt'}  # of VOC and YOLO: no label files
+FORMAT = (
+    'Detection needs json files in the format of COCO, with images, annotations and categories: one for each split, '
+    'with train, val or test in its name or folder, or one for all. Tools that label pictures can export it.'
+)
+
+
+def read_label_file(path: Path) -> Any:
+    """Return what a json file holds, in any encoding of Unicode."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f'--data: {path} is damaged, or no json file ({error}). Repair it, or take it out of the folder.'
+        ) from error
+    boxes = content.get('annotations') if isinstance(content, dict) else None
+    boxed = isinstance(boxes, list) and boxes and isinstance(boxes[0], dict) and 'bbox' in boxes[0]
+    if boxed and lists_missing(content):
+        raise ValueError(f'--data: {lacks(path, content)} {FORMAT}')
+    return content
+
+
+def mended_file(path: Path, content: Content, folder: Path, stored: bool) -> tuple[Content, list[str]]:
+    """Return what training and metric read in place of a label file, and notes; without any, the file's content."""
+    with _named(path):
+        found, notes = mended(content, lambda picture: _size_of_file(folder / picture, stored))
+    with path.open('rb') as file:
+        if json.detect_encoding(file.read(4)) != 'utf-8':
+            notes.append('it begins with a byte order mark, with which pycocotools cannot read it')
+    return found, [f'{"WARNING: " if "left out" in note else ""}{path.name}: {note}' for note in notes]
+
+
+def check_entries(path: Path, content: Content) -> None:
+    """Check the entries of a label file, see :func:`mmdistill_dense.datasets.coco_file.check`."""
+    with _named(path):
+        check(content, MENDED)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith('--data') else f'--data: {path}: {error}') from error
+
+
+def _size_of_file(path: Path, stored: bool) -> tuple[int, int]:
+    with opened(path) as picture:
+        return size_of(picture, stored)
+
+
+def none_found(root: Path, files: Sequence[Path]) -> str:
+    """Return a sentence about what the folder holds, for a folder without label files."""
+    if files:
+        return f'no label file. {" ".join(lacks(path, read_label_file(path)) for path in files[:2])}'
+    others = [path for path in files_below(root, tuple(_OTHERS)) if not _LISTS & set(path.parts)]
+    counts = Counter(path.suffix.lower() for path in others)
+    told = [
+        f'{count} {ending} files, as of {_OTHERS[ending][0]}: `pip install labelformat`, then `labelformat convert '
+        f'--task object-detection --input-format {_OTHERS[ending][1]} --output-format coco --output-file labels.json`.'
+        for ending, count in counts.items()
+    ]
+    if not told and any('label' in path.name or 'mask' in path.name for path in root.iterdir()):
+        told = ['Label images are for networks of mmseg::.']
+    return ' '.join(['no json file.', *told])
+
+
+def lacks(path: Path, content: Any) -> str:
+    """Say which lists of a label file a json file does not have."""
+    if not isinstance(content, dict):
+        return f'{path.name} holds a {type(content).__name__}.'
+    return f'{path.name} has {some(content)}, but no list of {", ".join(lists_missing(content))}.'
+
+
+def check_sizes(path: Path, folder: Path, images: Sequence[Mapping[str, Any]], stored: bool) -> None:
+    """Compare the sizes of some pictures, ``stored`` or as EXIF turns them, with those in the label file."""
+    for one in evenly([one for one in images if one.get('width') and one.get('height')], SAMPLED):
+        with opened(folder / one['file_name']) as picture:
+            picture.load()
+            found, written = size_of(picture, stored), (one['height'], one['width'])
+        if found != written:
+            raise ValueError(
+                f'--data: {path} says that {one["file_name"]} has {size_text(written)} pixels (height x width); it '
+                f'has {size_text(found)}, so the boxes do not fit. Correct the label file, or take its own '
+                'pictures.'
+            )
+
+
+Files = dict[str | None, tuple[Path, Content]]  # label files and their contents, by split
+
+
+@dataclass(frozen=True)
+class BoxSplit:
+    """Pictures with boxes: a label file and a folder, relative to the root; ``content`` of a file that is new."""
+
+    labels: str
+    pictures: str
+    files: tuple[str, ...]  # names in the folder
+    content: str = ''
+
+    @property
+    def count(self) -> int:
+        return len(self.files)
+
+
+@dataclass(frozen=True)
+class BoxData:
+    """A data set of boxes."""
+
+    root: Path
+    splits: dict[str, BoxSplit]
+    classes: tuple[str, ...]
+    masks: bool  # whether every object has one
+    size: tuple[int, int]  # usual height and width of a picture
+    notes: list[str] = field(default_factory=list)  # what was decided, for the user
+    stored: bool = False  # whether pictures are read as they are stored, whatever their EXIF orientation
+
+
+def find_box_data(given: Path, classes: Sequence[str] = (), exif: str | None = None) -> BoxData:
+    """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
+    given = given.expanduser().resolve()
+    root = given.parent if given.suffix == '.json' and given.is_file() else given
+    folders = picture_folders(root)
+    notes: list[str] = []
+    found = _by_split(root, [given] if given.is_file() else sorted(files_below(root, ('.json',))), notes)
+    places = {name: folder_of(path, content, root, folders, name) for name, (path, content) in found.items()}
+    drawn = {
+        places[name] / one['file_name']: (one.get('height'), one.get('width'))
+        for name, (_, content) in found.items()
+        for one in content['images']
+    }
+    stored = stored_pixels(list(drawn), drawn.__getitem__, exif, notes)
+    mended = []
+    for name, (path, content) in found.items():
+        check_sizes(path, places[name], content['images'], stored)
+        clean, told = mended_file(path, content, places[name], stored)
+        found[name] = path, clean
+        if told:
+            notes += told
+            mended.append(name)
+    first = found.get('train') or next(iter(found.values()))
+    names = _classes(first, classes, notes)
+    _check_categories(found.values(), names)
+    files = {name: listed_files(content, places[name]) for name, (_, content) in found.items()}
+    notes += unlisted(root, folders, files)
+    if 'train' in found and len(found) > 1:
+        splits = {
+            name: _split(name, found[name], root, places[name], name in mended) for name in SPLITS if name in found
+        }
+        if mended:
+            notes.append(
+                f'written for training and metric, with these changes: {", ".join(f"{name}.json" for name in mended)}'
+            )
+    elif len(found) == 1:
+        (name,) = found
+        splits = _divided(first, _inside(places[name], root), names)
+        notes.append(
+            f'one label file: {splits["train"].count} of its pictures train, {splits["val"].count} validate '
+            '(train.json, val.json)'
+        )
+    else:
+        raise ValueError(f'--data {given}: label files for {", ".join(map(str, found))}, none for train. {FORMAT}')
+    if 'val' not in splits:
+        notes.append('no label file for val: that for test validates')
+        splits['val'] = splits['test']
+    sizes = [(one['height'], one['width']) for one in first[1]['images']]
+    size = int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
+    _check_boxes(found, names)
+    masks = all(has_mask(one) for _, content in found.values() for one in content['annotations'])
+    return BoxData(root, splits, names, masks, size, notes, stored)
+
+
+def _by_split(root: Path, files: Sequence[Path], notes: list[str]) -> Files:
+    """Return the checked label file of each split."""
+    found: Files = {}
+    passed = []
+    for path in files:
+        content = read_label_file(path)
+        split = split_of([*path.relative_to(root).parts[:-1], path.stem])
+        if lists_missing(content):
+            if isinstance(content, dict) and 'images' in content:
+                passed.append((split, lacks(path, content)))
+            continue
+        if split in found:
+            known = found[split][0]
+            better = [one for one in (known, path) if 'instances' in one.name]
+            if len(better) != 1:
+                raise ValueError(
+                    f'--data {root}: {known.name} and {path.name} are both for {split or "no split"}. Keep one in the '
+                    'folder, or give the file itself as --data.'
+                )
+            if better[0] == known:
+                continue
+        found[split] = path, content
+    if not found:
+        raise FileNotFoundError(f'--data {root}: {none_found(root, files)} {FORMAT}')
+    if len(found) > 1:
+        found.pop(None, None)
+    notes += [f'WARNING: passed over: {lacking}' for split, lacking in passed if split not in found]
+    for path, content in found.values():
+        check_entries(path, content)
+    return found
+
+
+def _split(name: str, file: tuple[Path, Content], root: Path, pictures: Path, mended: bool) -> BoxSplit:
+    path, content = file
+    files = tuple(one['file_name'] for one in content['images'])
+    if not mended:
+        return BoxSplit(str(path.relative_to(root)), _inside(pictures, root), files)
+    labels = Template(f'{{{{ fileDirname }}}}/{name}.json')
+    return BoxSplit(labels, _inside(pictures, root), files, json.dumps(content))
+
+
+def _check_boxes(found: Mapping[str | None, tuple[Path, Mapping[str, Any]]], names: Sequence[str]) -> None:
+    """Refuse a label file without a box of the classes. Those of test sets whose labels are kept secret have none."""
+    for name, (path, content) in found.items():
+        numbers = {one['id'] for one in content['categories'] if one['name'] in names}
+        boxes = [one for one in content['annotations'] if one['category_id'] in numbers]
+        if all(one['iscrowd'] for one in boxes):
+            what = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
+            raise ValueError(
+                f'--data: {path}: {what} for {name}, so it measures nothing. Take this file out of the folder, or add '
+                'its boxes.'
+            )
+
+
+def _inside(folder: Path, root: Path) -> str:
+    return '' if folder == root else f'{folder.relative_to(root)}/'
+
+
+def _classes(file: tuple[Path, Mapping[str, Any]], given: Sequence[str], notes: list[str]) -> tuple[str, ...]:
+    """Return the names of the categories with boxes, in the order of the file, or those of them that are given."""
+    path, content = file
+    numbers = Counter(one['category_id'] for one in content['annotations'])
+    every = [one['name'] for one in content['categories']]
+    used = [one['name'] for one in content['categories'] if numbers[one['id']]]
+    if unknown := [name for name in given if name not in every]:
+        raise ValueError(f'--classes {some(unknown)}: {path} has no such category. {close_or_all(unknown[0], every)}')
+    if len(set(used)) < len(used):
+        raise ValueError(f'--data: two categories of {path} have one name: {some(used, 20)}. Rename one.')
+    chosen = tuple(name for name in used if not given or name in given)
+    if not chosen:
+        raise ValueError(f'--data: {path} has no box of {some(given or every)}, so there is nothing to train with.')
+    if empty := [name for name in every if name not in used]:
+        notes.append(f'left out, no box in training: {some(empty)}')
+    return chosen
+
+
+def _check_categories(files: Iterable[tuple[Path, Mapping[str, Any]]], names: Sequence[str]) -> None:
+    """Refuse files of other categories than the first, or in another order: labels are numbered by it."""
+    for path, content in files:
+        there = [one['name'] for one in content['categories']]
+        if [name for name in there if name in names] != list(names):
+            raise ValueError(
+                f'--data: {path} lists the categories {some(there, 20)}; the classes are {some(names, 20)}. Every '
+                'label file must list all of them, under the same names and in the same order.'
+            )
+
+
+def _divided(file: tuple[Path, Mapping[str, Any]], pictures: str, names: Sequence[str]) -> dict[str, BoxSplit]:
+    """Divide the pictures with boxes of the classes, and the others; the parts are written beside the configs."""
+    path, content = file
+    found = {}
+    chosen = {one['id'] for one in content['categories'] if one['name'] in names}
+    with_box = {one['image_id'] for one in content['annotations'] if one['category_id'] in chosen}
+    boxed = {one['file_name'] for one in content['images'] if one['id'] in with_box}
+    bare = list({one['file_name'] for one in content['images']} - boxed)
+    parts = two_parts(list(boxed), path)
+    rest = two_parts(bare, path) if len(bare) > 1 else (bare, list[str]())
+    for name, own, others in zip(('train', 'val'), parts, rest, strict=True):
+        files = {*own, *others}
+        kept = [one for one in content['images'] if one['file_name'] in files]
+        numbers = {one['id'] for one in kept}
+        boxes = [one for one in content['annotations'] if one['image_id'] in numbers]
+        part = {'images': kept, 'annotations': boxes, 'categories': content['categories']}
+        listed = tuple(one['file_name'] for one in kept)
+        found[name] = BoxSplit(Template(f'{{{{ fileDirname }}}}/{name}.json'), pictures, listed, json.dumps(part))
+    return found

@@ -1,0 +1,328 @@
+"""The texts of the files that ``new`` writes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmdistill_dense.apps.project.box_labels import BoxData
+from mmdistill_dense.apps.project.label_images import SegData
+from mmdistill_dense.apps.project.sides import Side
+from mmdistill_dense.apps.project.zoo_schedule import Loading, Schedule
+from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.foundation.models import architecture
+from mmdistill_dense.foundation.vit import Rotary, ViT
+from mmdistill_dense.foundation.vit_file import load_vit
+from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.utils.colours import distinct_colours
+from mmdistill_dense.utils.literals import Source, Template, assignments, literal, remark
+from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
+
+WORK = 'work'  # folder of all runs
+SUITE = 'suite.yaml'
+VALIDATIONS, SAVES = 5, 10  # in a training
+FEW = 50  # steps: shorter trainings, for a trial, validate and save at the end alone
+
+
+def pair_file(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
+    """Return the text of ``pair.py``."""
+    model = {'type': 'mmdistill_dense.DistillModel', 'student': student, 'teacher': teacher}
+    return (
+        '"""Student and teacher: their configs, and beside `cfg` what the data change in them."""\n\n'
+        f'{assignments({"model": model})}'
+    )
+
+
+def control_file(schedule: Schedule, batch: int, task: str) -> str:
+    """Return the text of ``control.py``: the student alone."""
+    head = _docstring('The student alone, with which every method is compared.', schedule)
+    return f'{head}{_recipe(schedule, batch, task)}'
+
+
+def teacher_file(schedule: Schedule, batch: int, task: str, boxes_alone: bool = False) -> str:
+    """Return the text of ``teacher.py``: the training of the pair's teacher.
+
+    ``boxes_alone``: the teacher predicts no masks, and the student does. The metric of masks would fail.
+    """
+    metric = "val_evaluator = test_evaluator = dict(metric='bbox')\n" if boxes_alone else ''
+    return (
+        f'{_docstring("Trains the teacher of pair.py, in the place of the student.", schedule)}'
+        f'{_recipe(schedule, batch, task)}{metric}'
+        "network = dict(_base_.model.teacher, _delete_=True)  # nothing of the student's settings stays\n"
+        "network.pop('checkpoint')\nmodel = dict(student=network)\ndel network\n"
+    )
+
+
+def _docstring(first: str, schedule: Schedule) -> str:
+    text = remark(f'Optimizer and schedule of {schedule.source}: {schedule.note}.')
+    text = text.replace('\\', '/').replace('"', "'")  # nothing ends the docstring
+    lines = textwrap.wrap(text, 118, break_on_hyphens=False)
+    return '\n'.join([f'"""{first}', '', *lines, '"""', '', ''])
+
+
+def method_file(name: str, distillers: Mapping[str, Any], unlabelled: Mapping[str, Any] | None) -> str:
+    """Return the text of a method's file: the control with distillers."""
+    model: dict[str, Any] = {'distillers': distillers}
+    if unlabelled:
+        model['unlabelled'] = unlabelled
+    also = ', also on pictures without labels' if unlabelled else ''
+    return (
+        f'"""The student of control.py, taught by the method {name}{also}."""\n\n_base_ = \'./control.py\'\n'
+        f'{assignments({"model": model})}{_WORK_DIR}'
+    )
+
+
+def suite_file(methods: Sequence[str], trains: bool, tests: bool, masks: bool) -> str:
+    """Return the text of ``suite.yaml``, which `run` trains; networks that predict ``masks`` are compared by them."""
+    lines = ['# What `python -m mmdistill_dense run` trains, see docs/suite.md. One seed says little: try [0, 1, 2].']
+    lines += [f'out: ./{WORK}', 'control: control.py']
+    lines += ['teacher: teacher.py'] if trains else ['test_teacher: true'] if tests else []
+    lines += ['metric: coco/segm_mAP  # that of the boxes: coco/bbox_mAP'] if masks else []
+    rows = ', '.join(f'{name}: {{config: {name}.py}}' for name in methods)
+    return '\n'.join([*lines, f'methods: {{{rows}}}', 'seeds: [0]', ''])
+
+
+_WORK_DIR = f"work_dir = '{{{{ fileDirname }}}}/{WORK}/{{{{ fileBasenameNoExtension }}}}'\n"
+
+
+def _recipe(schedule: Schedule, batch: int, task: str) -> str:
+    runtime = f"__import__('mmdistill_dense').base('mmdistill_dense::_base_/runtime_{task}.py')"
+    kind = {'seg': 'Seg', 'det': 'Det'}[task]
+    settings: dict[str, Any] = {
+        'optim_wrapper': schedule.optim_wrapper,
+        'param_scheduler': schedule.param_scheduler,
+        'auto_scale_lr': {'base_batch_size': batch},  # a warning tells if a step has others
+        'train_cfg': {
+            'type': 'IterBasedTrainLoop',
+            'max_iters': schedule.steps,
+            'val_interval': _every(schedule.steps, VALIDATIONS),
+        },
+        'val_cfg': {'type': 'ValLoop'},
+        'test_cfg': {'type': 'TestLoop'},
+        'log_processor': {'by_epoch': False},
+        'default_hooks': {
+            'distill': {'type': 'mmdistill_dense.DistillHook'},
+            'logger': {'type': 'LoggerHook', 'interval': 10, 'log_metric_by_epoch': False},
+            'checkpoint': {
+                'type': 'CheckpointHook',
+                'by_epoch': False,
+                'interval': _every(schedule.steps, SAVES),
+                'max_keep_ckpts': 2,
+            },
+            'visualization': {'type': f'{kind}VisualizationHook'},
+        },
+    }
+    if schedule.hooks:
+        settings['custom_hooks'] = schedule.hooks
+    return f"_base_ = [\n    './data.py',\n    './pair.py',\n    {runtime},\n]\n{assignments(settings)}{_WORK_DIR}"
+
+
+def _every(steps: int, times: int) -> int:
+    return max(steps // times, min(steps, FEW))
+
+
+def seg_file(data: SegData, loading: Loading) -> str:
+    """Return the text of ``data.py`` for segmentation."""
+    height, width = loading.size
+    load = _load(data)
+    train = [
+        load,
+        {'type': 'LoadAnnotations'},
+        {'type': 'RandomResize', 'scale': (width, height), 'ratio_range': (0.5, 2.0), 'keep_ratio': True},
+        {'type': 'RandomCrop', 'crop_size': loading.crop, 'cat_max_ratio': 0.75},
+        {'type': 'RandomFlip', 'prob': 0.5},
+        {'type': 'PhotoMetricDistortion'},
+        {'type': 'PackSegInputs'},
+    ]
+    resize = [{'type': 'Resize', 'scale': (width, height), 'keep_ratio': True}] if loading.resize else []
+    test = [load, *resize, {'type': 'LoadAnnotations'}, {'type': 'PackSegInputs'}]
+    folder = {
+        'type': 'mmdistill_dense.SegFolderDataset',
+        'data_root': str(data.root),
+        'metainfo': {'classes': data.classes, 'palette': distinct_colours(len(data.classes)).tolist()},
+        'img_suffix': data.endings.pictures if len(data.endings.pictures) > 1 else data.endings.pictures[0],
+        'seg_map_suffix': data.endings.label,
+        **({'label_values': data.values} if data.values else {}),
+    }
+    parts: dict[str, dict[str, Any]] = {}
+    for name, split in data.splits.items():
+        listed = {'ann_file': Template(f'{{{{ fileDirname }}}}/{name}.txt')} if split.names else {}
+        parts[name] = {'data_prefix': {'img_path': split.pictures, 'seg_map_path': split.labels}, **listed}
+    about = 'the size of the crop is also that of data_preprocessor.size in pair.py'
+    metric = {'type': 'IoUMetric', 'iou_metrics': ['mIoU']}
+    return (
+        _head(data)
+        + _loaders(about, train, test, folder, parts, loading)
+        + assignments({'val_evaluator': metric, 'test_evaluator': Source('val_evaluator')})
+        + 'del folder\n'
+    )
+
+
+def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empty: bool = True) -> str:
+    """Return the text of ``data.py`` for detection.
+
+    ``masks`` are loaded if student or teacher learns them, and ``predicted`` if the student does. Pictures without
+    boxes are trained on if ``empty``.
+    """
+    height, width = loading.size
+    load = _load(data)
+    boxes = {'type': 'LoadAnnotations', 'with_bbox': True, **({'with_mask': True} if masks else {})}
+    resize = {'type': 'Resize', 'scale': (width, height), 'keep_ratio': loading.keep_ratio}
+    train = [load, boxes, resize, {'type': 'RandomFlip', 'prob': 0.5}, {'type': 'PackDetInputs'}]
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    test = [load, resize, boxes, {'type': 'PackDetInputs', 'meta_keys': keys}]
+    folder = {
+        'type': 'mmdistill_dense.CocoDataset',
+        'data_root': str(data.root),
+        'metainfo': {'classes': data.classes, 'palette': distinct_colours(len(data.classes)).tolist()},
+    }
+    parts: dict[str, dict[str, Any]] = {}
+    for name, split in data.splits.items():
+        kind = {'filter_cfg': {'filter_empty_gt': not empty}} if name == 'train' else {'test_mode': True}
+        parts[name] = {'ann_file': split.labels, 'data_prefix': {'img': split.pictures}, **kind}
+    metrics: dict[str, Any] = {}
+    for name in ('val', 'test'):
+        if name in data.splits:
+            file = data.splits[name].labels
+            whole = file if isinstance(file, Template) else f'{data.root}/{file}'
+            metric = ['bbox', 'segm'] if predicted else 'bbox'
+            option = {'type': 'CocoMetric', 'ann_file': whole, 'metric': metric, 'classwise': True}
+            metrics[f'{name}_evaluator'] = option
+    metrics.setdefault('test_evaluator', Source('val_evaluator'))
+    about = "pictures are only resized and mirrored, whatever the networks' own configs do"
+    text = _loaders(about, train, test, folder, parts, loading)
+    return f'{_head(data)}{text}{assignments(metrics)}del folder\n'
+
+
+def _load(data: SegData | BoxData) -> dict[str, Any]:
+    kind = {'color_type': 'color_ignore_orientation'} if data.stored else {}
+    return {'type': 'LoadImageFromFile', **kind}
+
+
+def _head(data: SegData | BoxData) -> str:
+    counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
+    size = f'{data.size[0]}x{data.size[1]}'
+    return f'"""The data set: {len(data.classes)} classes, {counts} pictures, usually of {size} pixels."""\n'
+
+
+def _loaders(
+    about: str,
+    train: list[Any],
+    test: list[Any],
+    folder: Mapping[str, Any],
+    parts: Mapping[str, Mapping[str, Any]],
+    loading: Loading,
+) -> str:
+    """Return the part of the file that both tasks share."""
+    text = f'\n# {about}\n{assignments({"train_pipeline": train, "test_pipeline": test})}\n'
+    text += assignments({'folder': folder})
+    for name in ('train', 'val', 'test'):
+        if name not in parts:
+            text += f'{name}_dataloader = val_dataloader  # a third split would be better\n'
+            continue
+        kind = 'train' if name == 'train' else 'test'
+        inside = {**parts[name], 'pipeline': Source(f'{kind}_pipeline')}
+        lines = ''.join(f'        {key}={literal(value, "        ", len(key) + 1)},\n' for key, value in inside.items())
+        sampler = "type='InfiniteSampler', shuffle=True" if name == 'train' else "type='DefaultSampler', shuffle=False"
+        text += (
+            f'{name}_dataloader = dict(\n    batch_size={loading.batch if name == "train" else 1},\n'
+            f'    num_workers={loading.workers},\n    sampler=dict({sampler}),\n'
+            f'    dataset=dict(\n        folder,\n{lines}    ),\n)\n'
+        )
+    return text
+
+
+AUTO = 'auto'  # the published weights of the teacher's config
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise for an option that names a file or folder that is not there."""
+    if args.unlabelled and not Path(args.unlabelled).expanduser().is_dir():
+        raise FileNotFoundError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
+    given = args.teacher_checkpoint
+    if given and _is_file(given) and not Path(given).expanduser().is_file():
+        raise FileNotFoundError(
+            f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}). Without this option the teacher is '
+            'trained on your data first.'
+        )
+
+
+def whole(given: str) -> str:
+    """Return the whole path of a file or folder; addresses and ``auto`` stay."""
+    return str(Path(given).expanduser().resolve()) if _is_file(given) else given
+
+
+def _is_file(given: str) -> bool:
+    return given != AUTO and '://' not in given
+
+
+def check_teacher(side: Side, checkpoint: str, names: Sequence[str]) -> None:
+    """Load a checkpoint into the teacher, whose changes are set; an address is left to the training."""
+    key, classes = f'--teacher-checkpoint {checkpoint}', len(names)
+    advice = (
+        f'It must come from a training of {side.name} on these {classes} classes. Without this option the teacher is '
+        'trained on your data first.'
+    )
+    if checkpoint == AUTO and 'num_classes' in str(side.changes):
+        raise ValueError(f'{key}: the published weights predict other classes than your {classes}. {advice}')
+    if not _is_file(checkpoint):
+        return
+    try:
+        content = read_checkpoint(checkpoint)
+        state = state_dict_of(content, checkpoint)
+        with quiet():
+            network = build_network(load_model(side.option, side.key), pretrained=False)
+            unused = {name: value for name, value in network.state_dict().items() if name.startswith('auxiliary_head.')}
+            load_strictly(network, {**state, **unused}, None, key)  # no method learns from an auxiliary head
+        own = _classes_in(content)
+        if own and own != list(names):
+            raise ValueError(f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order.')
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(f'{"" if text.startswith(key) else f"{key}: "}{text}\n         {advice}') from error
+
+
+def check_foundation(given: str, option: Mapping[str, Any]) -> None:
+    """Compare a file of a foundation model with the model that ``--teacher MODEL:FILE`` names; no weight is kept."""
+    key = f'--teacher {given}'
+    with torch.device('meta'):  # the largest has 7 billion parameters
+        network = ViT(architecture(option['model']))
+    if network.shape.rotary:
+        network.rope = Rotary(network.shape.dim // network.shape.heads)  # its values are compared
+    try:
+        load_vit(network, read_checkpoint(option['checkpoint']), (), key)
+    except ValueError as error:
+        text = re.sub(r"set model='(\w+)'", r'write --teacher \1:FILE', str(error))
+        raise ValueError(text if text.startswith(key) else f'{key}: {text}') from error
+
+
+def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
+    """Return data whose classes nobody named with the names in a teacher's checkpoint, if their number fits.
+
+    Classes at the end may be in no label image that was looked at. What the checkpoint is, is checked later.
+    """
+    try:
+        names = _classes_in(read_checkpoint(whole(checkpoint))) if _is_file(checkpoint) else []
+    except ValueError:
+        return data
+    count = len(data.classes)
+    if not data.unnamed or len(names) < count or (data.values and len(names) > count):
+        return data
+    note = (
+        f'classes named as in {checkpoint}, in the order of the label values: {", ".join(names)}. Other names or '
+        'another order: --classes'
+    )
+    return replace(data, classes=tuple(names), notes=[*data.notes, note])
+
+
+def _classes_in(content: Mapping[str, Any]) -> list[str]:
+    return list(((content.get('meta') or {}).get('dataset_meta') or {}).get('classes') or [])

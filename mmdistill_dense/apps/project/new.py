@@ -1,0 +1,383 @@
+"""Plan and write a project: the configs of a student, a teacher and the user's data in one folder."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+import mmdistill_dense.distillers  # noqa: F401  registers the methods
+from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
+from mmdistill_dense.apps.project.config_files import (
+    SUITE,
+    WORK,
+    box_file,
+    check_files,
+    check_foundation,
+    check_teacher,
+    control_file,
+    method_file,
+    named_by_teacher,
+    pair_file,
+    seg_file,
+    suite_file,
+    teacher_file,
+    whole,
+)
+from mmdistill_dense.apps.project.label_images import SegData, find_seg_data, shared
+from mmdistill_dense.apps.project.picture_folders import Size
+from mmdistill_dense.apps.project.sides import (
+    Side,
+    adapt,
+    check_masks,
+    det_size,
+    joined_overrides,
+    predicts_masks,
+    read_foundation,
+    read_side,
+    seg_size,
+)
+from mmdistill_dense.apps.project.size_steps import built, check_large_enough, padded_batches, padded_tests, size_step
+from mmdistill_dense.apps.project.unlabelled_folder import LIST, FreePictures, free_pictures
+from mmdistill_dense.apps.project.zoo_schedule import Loading, Schedule, check_tested, decide_loading, scaled_schedule
+from mmdistill_dense.apps.recipes.check_data import check_data
+from mmdistill_dense.apps.recipes.compose import best, methods, option_files
+from mmdistill_dense.config.resolve import TASKS
+from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.distillers.pcd.queue import LEAST_TRAINING
+from mmdistill_dense.distillers.presets import AUTO, put_all
+from mmdistill_dense.networks.taps import find_module
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.atomic import list_text
+from mmdistill_dense.utils.literals import BRACES, Template
+from mmdistill_dense.utils.quiet import quiet
+
+DEFAULTS = {'seg': 'pcd', 'det': 'pkd'}  # docs/results.md, "Earlier trials"
+SMALL_DEFAULT = 'cwd'  # where PCD cannot fill its queue
+_LEAST_STEPS = 5  # of PCD: its weight is measured in the first quarter, once the queue holds keys
+FOUNDATION_DEFAULT = 'featurematch'
+_WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
+_LEARNING = 2000  # steps in which MasKD learns its tokens
+
+
+def distillers_for(method: str, student: Side, teacher: Side | None, network: Any, steps: int) -> dict[str, Any]:
+    """Return the distillers of a method for a student, by name; without ``teacher``, for a foundation model's map.
+
+    ``network`` is the teacher on the meta device, or ``None`` if it cannot be built there.
+    """
+    if teacher is None:
+        return {method: on_map(method)}
+    shipped = _shipped(method, student)
+    lacks = _lacking(shipped, network)
+    if not shipped or lacks:
+        whose = f'{teacher.key} {teacher.name} has no {lacks} to compare with'
+        what = whose if lacks else f'it has no options for {student.model.get("type")} ({student.name})'
+        options = {name: _shipped(name, student) for name in methods()}
+        fitting = [name for name, one in options.items() if one and not _lacking(one, network)]
+        raise ValueError(f'--method {method}: {what}. These methods fit: {", ".join(fitting)}.')
+    found = put_all(shipped, dict.fromkeys(shipped, AUTO), student.task, f'--method {method}')
+    for one in found.values():
+        if one['type'] == 'MasKD' and steps < _LEARNING:
+            one['learn'] = {**one.get('learn', {}), 'max_iters': steps}
+    return found
+
+
+def _shipped(method: str, student: Side) -> dict[str, Any]:
+    """Return the distillers that the package has for a method and a student; empty without any."""
+    options = best(option_files(method), _pair_name(student), student.task)
+    return Config.fromfile(options).to_dict()['distillers'] if options else {}
+
+
+def _lacking(options: Mapping[str, Any], teacher: Any) -> str:
+    """Return a module that the distillers read and the teacher does not have; empty if it has all, or is unknown."""
+    for distiller in [DISTILLERS.build(one) for one in options.values()] if teacher is not None else []:
+        for tap in distiller.teacher_taps:
+            try:
+                find_module(teacher, tap, 'teacher_tap')
+            except KeyError:
+                return str(tap.path)
+        if missing := [part for part in distiller.teacher_parts or () if not hasattr(teacher, part)]:
+            return str(missing[0])
+    return ''
+
+
+def _pair_name(student: Side) -> str:
+    """Return the words by which options are chosen: the class of the network, and the first part of its zoo name."""
+    kind = str(student.model.get('type')).rsplit('.', 1)[-1]
+    words = [kind.lower(), *(word.lower() for word in _WORDS.findall(kind))]
+    if '::' in student.name:
+        words += Path(student.name).stem.split('_')[0].split('-')
+    return '_'.join(dict.fromkeys(words))
+
+
+def on_map(method: str) -> dict[str, Any]:
+    """Return the options of a method that learns from the map of a foundation model."""
+    by_name = {kind.lower(): cls for kind, cls in DISTILLERS.module_dict.items() if issubclass(cls, FeatureDistiller)}
+    if method not in by_name:
+        raise KeyError(
+            f'--method {method}: it does not compare maps, and a foundation model has no other output. These do: '
+            f'{", ".join(sorted(by_name))}.'
+        )
+    return {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': 'map', 'settings': AUTO}
+
+
+def methods_of(given: Sequence[str], task: str, foundation: bool) -> list[str]:
+    """Return the names of ``--method`` without repetitions, or the default for the task or the teacher."""
+    return list(dict.fromkeys(given)) or [FOUNDATION_DEFAULT if foundation else DEFAULTS[task]]
+
+
+def with_enough(names: list[str], given: bool, pictures: int, steps: int) -> tuple[list[str], str]:
+    """Return the methods, another default in the place of PCD where it has too little, and why."""
+    if 'pcd' not in names or (pictures >= LEAST_TRAINING and steps >= _LEAST_STEPS):
+        return names, ''
+    why = (
+        f'pcd needs {LEAST_TRAINING} training pictures and {_LEAST_STEPS} steps, and there are {pictures} pictures and '
+        f'{steps} steps'
+    )
+    if given:
+        raise ValueError(f'--method pcd: {why}. Take another method, such as {SMALL_DEFAULT}.')
+    return [SMALL_DEFAULT], f'{why}: {SMALL_DEFAULT} in its place'
+
+
+def write(files: Mapping[str, str], folder: Path) -> None:
+    """Write files into a folder, and read them as configs. Files with other contents stay."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f'--out {folder}: a file of this name is there. Give another --out.')
+    _check_names(files)
+    there = [name for name in files if (folder / name).is_file()]
+    changed = [name for name in there if (folder / name).read_text(encoding='utf-8') != files[name]]
+    if changed:
+        raise FileExistsError(
+            f'--out {folder}: {", ".join(changed)} exist there with other contents. Give another --out.'
+            f'{_results(folder)}'
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding='utf-8')
+    except OSError as error:
+        raise OSError(
+            f'--out {folder}: cannot be written ({error.strerror}: {error.filename}). Choose another folder.'
+        ) from error
+    with quiet():
+        for name in files:
+            if name.endswith('.py') and name not in ('data.py', 'pair.py'):
+                config = Config.fromfile(folder / name)
+                check_data(config, TASKS[config.default_scope])
+
+
+def _check_names(files: Mapping[str, str]) -> None:
+    """Refuse ``{{`` in names. Our files hold it safely, but not the copy that mmengine writes in each training."""
+    texts = [text for name, text in files.items() if name.endswith('.py')]
+    if lines := [line.strip() for text in texts for line in text.splitlines() if BRACES in line]:
+        raise ValueError(
+            f'{lines[0]}: a name of a class, file or folder has two braces in it (written {BRACES} here), which '
+            'mmengine replaces in configs. Rename it.'
+        )
+
+
+def _results(folder: Path) -> str:
+    """Say what would be lost with a folder."""
+    place = folder / WORK
+    if place.is_dir() and any(place.iterdir()):
+        return f' Do not remove the folder to write it anew: {place} holds results of trainings.'
+    return ' Or remove this one, which holds no results.'
+
+
+Tell = Callable[[str], None]
+_NEEDS_BOXES = ('PointRend',)  # of all of mmdet's networks that were tried on pictures without boxes
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the parts of a plan share: the command line, the data, how they are read, and where lines go.
+
+    Attributes:
+        free: The pictures of ``--unlabelled``.
+        load: Returns how they would be read with another ``--size``.
+    """
+
+    args: argparse.Namespace
+    data: SegData | BoxData
+    free: FreePictures | None
+    loading: Loading
+    load: Callable[[Size], Loading]
+    tell: Tell
+
+
+def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
+    """Return the texts of the files by name, and tell what was chosen and why."""
+    check_files(args)
+    foundation = read_foundation(args.teacher)
+    if foundation and args.teacher_checkpoint:
+        raise ValueError(
+            f'--teacher-checkpoint {args.teacher_checkpoint}: --teacher {args.teacher} names its weights already. '
+            'Leave the option out.'
+        )
+    tell(f'reading  the configs {args.student} and {args.teacher}')
+    student, teacher = _networks(args, bool(foundation))
+    names = methods_of(args.method, student.task, bool(foundation))
+    if foundation:
+        for name in names:
+            on_map(name)
+        check_foundation(args.teacher, foundation)
+    tell(f'reading  the data {args.data}')
+    find = find_seg_data if student.task == 'seg' else find_box_data
+    data = find(Path(args.data), args.classes, args.exif)
+    if isinstance(data, SegData) and args.teacher_checkpoint and not args.classes:
+        data = named_by_teacher(data, args.teacher_checkpoint)
+    load = partial(decide_loading, student, data.size, data.splits['train'].count, args.batch)
+    loading = load(args.size and tuple(args.size))
+    _tell_data(data, loading, tell)
+    free = free_pictures(args.unlabelled, data, loading.batch) if args.unlabelled else None
+    task = Task(args, data, free, loading, load, tell)
+    files = _data_files(task, student, teacher)
+    _adapt(task, student, True)
+    schedule = _schedule(task, student)
+    _tell_network('student', student, schedule, tell)
+    names, why = with_enough(names, bool(args.method), data.splits['train'].count, schedule.steps)
+    files['control.py'] = control_file(schedule, loading.batch, student.task)
+    if teacher is None:
+        option = foundation or {}
+        tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
+    else:
+        option = _teacher(task, student, teacher, schedule.steps, files)
+    files['pair.py'] = pair_file(student.option, option)
+    _methods(task, names, student, teacher, schedule.steps, files)
+    if why:
+        tell(f'         {why}')
+    trained = 'teacher.py' in files
+    masks = student.task == 'det' and predicts_masks(student.model)
+    compared = masks and teacher is not None and predicts_masks(teacher.model)
+    files[SUITE] = suite_file(names, trained, teacher is not None and not trained, compared)
+    if masks:
+        tell('         the methods teach features and boxes; the mask head learns from its labels alone')
+    return files
+
+
+def _networks(args: argparse.Namespace, foundation: bool) -> tuple[Side, Side | None]:
+    """Read the configs of both; a foundation model has none."""
+    with quiet():
+        student = read_side(args.student, '--student')
+        teacher = None if foundation else read_side(args.teacher, '--teacher')
+    if teacher is not None and teacher.task != student.task:
+        raise ValueError(
+            f'--teacher {args.teacher} is for {_task(teacher)}, --student {args.student} for {_task(student)}: choose '
+            'two of the same task.'
+        )
+    return student, teacher
+
+
+def _teacher(task: Task, student: Side, teacher: Side, steps: int, files: dict[str, str]) -> dict[str, Any]:
+    """Return the teacher of the pair, and add the file of its training, if it is not trained yet.
+
+    A teacher that is trained for less than half of the student's steps is trained for as many: the student would have
+    little to learn from it. The zoo has small students with 200 epochs and teachers with 12.
+    """
+    given = task.args.teacher_checkpoint
+    _adapt(task, teacher, not given)
+    if given:
+        checkpoint = whole(given)
+        check_teacher(teacher, checkpoint, task.data.classes)
+        _tell_network('teacher', teacher, None, task.tell)
+        task.tell(f'         its weights: {checkpoint}')
+    else:
+        schedule = _schedule(task, teacher)
+        if 2 * schedule.steps < steps:
+            teacher.notes.append(f'trained as long as the student, not for the {schedule.steps} steps of its config')
+            schedule = _schedule(task, teacher, steps)
+        checkpoint = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{schedule.steps}.pth')
+        boxes_alone = predicts_masks(student.model) and not predicts_masks(teacher.model)
+        files['teacher.py'] = teacher_file(schedule, task.loading.batch, student.task, boxes_alone)
+        _tell_network('teacher', teacher, schedule, task.tell)
+    return {'cfg': teacher.name, 'checkpoint': checkpoint, **teacher.changes}
+
+
+def _methods(
+    task: Task, names: Sequence[str], student: Side, teacher: Side | None, steps: int, files: dict[str, str]
+) -> None:
+    """Add the file of each method."""
+    free, network = task.free, built(teacher, 'meta') if teacher else None
+    for name in names:
+        distillers = distillers_for(name, student, teacher, network, steps)
+        files[f'{name}.py'] = method_file(name, distillers, free.option if free else None)
+        task.tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
+    if free:
+        task.tell(
+            f'         also taught on {free.count} pictures without labels in {free.folder}, as many in a step as '
+            'labelled ones'
+        )
+    if free and free.names:
+        files[LIST] = list_text(free.names, '--unlabelled')
+        task.tell(f'         left out of that folder: {free.left_out}; {LIST} lists the others')
+
+
+def _task(side: Side) -> str:
+    return {'seg': 'segmentation', 'det': 'detection'}[side.task]
+
+
+def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, str]:
+    """Return ``data.py``, and lists of a split that the data set does not have itself."""
+    data, loading = task.data, task.loading
+    if isinstance(data, SegData):
+        lists = {f'{name}.txt': list_text(split.names, '--data') for name, split in data.splits.items() if split.names}
+        return {'data.py': seg_file(data, loading), **lists}
+    sides = [side for side in (student, teacher) if side is not None]
+    for side in sides:
+        check_masks(side.model, data.masks, side.key)
+        check_tested(side)
+    loads = any(predicts_masks(side.model) for side in sides)
+    if stopped := [side for side in sides if side.model.get('type') in _NEEDS_BOXES]:
+        stopped[0].notes.append('it stops at a batch without boxes: pictures without boxes are left out of training')
+    text = box_file(data, loading, loads, predicts_masks(student.model), empty=not stopped)
+    return {
+        'data.py': text,
+        **{Path(split.labels).name: split.content for split in data.splits.values() if split.content},
+    }
+
+
+def _adapt(task: Task, side: Side, trained: bool) -> None:
+    """Set what the data change in a network."""
+    loading = task.loading
+    sizes = seg_size(side.model, loading.crop, loading.tested) if side.task == 'seg' else det_size(side.model)
+    step = size_step(side)
+    if step > 1:
+        seg = side.task == 'seg'
+        padded = padded_tests(side, step, loading.crop) if seg else padded_batches(side, step)
+        sizes = joined_overrides(sizes, padded)
+    adapt(side, len(task.data.classes), sizes, trained, task.args.random_weights)
+    check_large_enough(side, task.data.size, loading, task.load)
+
+
+def _schedule(task: Task, side: Side, steps: int | None = None) -> Schedule:
+    pictures = task.data.splits['train'].count
+    return scaled_schedule(side.config, side.name, pictures, task.loading.batch, task.args.iters or steps)
+
+
+def _tell_data(data: SegData | BoxData, loading: Loading, tell: Tell) -> None:
+    counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
+    tell(f'data     {data.root}: {counts}; {len(data.classes)} classes: {", ".join(data.classes)}')
+    for note in (*data.notes, *shared(data), loading.note):
+        tell(f'         {note}')
+
+
+def _tell_network(what: str, side: Side, schedule: Schedule | None, tell: Tell) -> None:
+    tell(f'{what}  {side.name}')
+    tell(f'         changed for the data: {", ".join(_keys(side.changes)) or "nothing"}')
+    for note in ([f'optimizer and schedule of its config: {schedule.note}'] if schedule else []) + side.notes:
+        tell(f'         {note}')
+
+
+def _keys(changes: Mapping[str, Any], place: str = '') -> Iterator[str]:
+    for name, value in changes.items():
+        inside = f'{place}.{name}'.lstrip('.')
+        if isinstance(value, Mapping) and '_delete_' not in value:
+            yield from _keys(value, inside)
+        else:
+            yield inside

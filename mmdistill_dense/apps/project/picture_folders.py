@@ -1,0 +1,205 @@
+"""The user's pictures: their folders, how they are turned, and those without labels."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from PIL import Image
+
+from mmdistill_dense.unlabelled.pictures import EXTENSIONS
+from mmdistill_dense.utils.directories import walk
+from mmdistill_dense.utils.evenly import evenly
+from mmdistill_dense.utils.messages import some
+
+SPLITS: Mapping[str, Sequence[str]] = {
+    'train': ('train', 'training'),
+    'val': ('val', 'valid', 'validation', 'dev'),
+    'test': ('test', 'testing'),
+}
+LABELS = ('label', 'mask', 'annot', 'gt', 'seg')  # beginnings of a part of the path of label images, or endings
+VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
+_WORD = re.compile(r'[a-z]+')
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of pictures.
+
+    Attributes:
+        path: The folder; the pictures lie in it or below it.
+        files: Paths of the pictures, relative to it, sorted.
+        split: ``'train'``, ``'val'``, ``'test'``, or ``None`` if its name tells none.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    split: str | None
+
+
+def picture_folders(root: Path) -> list[Folder]:
+    """Return the folders below ``root`` that directly hold pictures, hidden ones left out."""
+    if not root.is_dir():
+        what = (
+            'a file. Give the folder that holds it.' if root.is_file() else f'no such folder (looked in {Path.cwd()}).'
+        )
+        raise FileNotFoundError(f'--data {root}: {what}')
+    found = []
+    for path, names in walk(root):
+        if files := [name for name in names if name.lower().endswith(EXTENSIONS)]:
+            found.append(Folder(path, tuple(files), split_of(path.relative_to(root).parts)))
+    if not found:
+        raise FileNotFoundError(
+            f'--data {root}: no picture in it or below it (files that end in {", ".join(EXTENSIONS)}). It holds '
+            f'{some(sorted(entry.name for entry in root.iterdir())) or "nothing"}.'
+        )
+    return found
+
+
+def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Return the files with one of these endings, in any case; links to folders are followed, hidden files left out."""
+    return [folder / name for folder, names in walk(root) for name in names if name.lower().endswith(endings)]
+
+
+def is_label(parts: Sequence[str]) -> bool:
+    """Tell whether the parts of a path name a folder of label images."""
+    lowered = [part.lower() for part in parts]
+    return any(part.startswith(LABELS) or part.endswith(('annot', 'labels', 'masks')) for part in lowered)
+
+
+def split_of(parts: Iterable[str]) -> str | None:
+    """Return the split that the parts of a path name, the innermost first: ``('images', 'train2017')`` is train.
+
+    SegNet's ``trainannot`` is train too: the name of a split may stand at the beginning of a word.
+    """
+    for part in reversed(list(parts)):
+        for word in _WORD.findall(part.lower()):
+            for split, names in SPLITS.items():
+                if word in names or word.startswith(f'{split}annot'):
+                    return split
+    return None
+
+
+def joined(folders: Sequence[Folder]) -> Folder:
+    """Return folders of one role and split as one: their common parent, with all of their pictures."""
+    if len(folders) == 1:
+        return folders[0]
+    parent = Path(os.path.commonpath([one.path for one in folders]))
+    files = sorted(str((one.path / name).relative_to(parent)) for one in folders for name in one.files)
+    return Folder(parent, tuple(files), folders[0].split)
+
+
+def two_parts(names: Sequence[str], place: Path) -> tuple[list[str], list[str]]:
+    """Divide names of pictures into training and validation, always in the same way."""
+    if len(names) < 2:
+        raise ValueError(
+            f'--data: {place} holds {len(names)} picture with its label; training and validation need one each. Add '
+            'pictures.'
+        )
+    shuffled = sorted(names)
+    random.Random(0).shuffle(shuffled)
+    count = max(1, round(VAL_SHARE * len(shuffled)))
+    return sorted(shuffled[count:]), sorted(shuffled[:count])
+
+
+Size = tuple[int, int]  # height and width
+SAMPLED = 50  # pictures that are read whole
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the tag of a photograph that viewers, and mmcv, turn by 90 degrees
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture."""
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except (OSError, Image.DecompressionBombError) as error:
+        what = str(error).replace(f' {str(path)!r}', '')
+        raise ValueError(
+            f'--data: {path} cannot be read as a picture ({what}). Replace it, or remove it with its label.'
+        ) from error
+
+
+def orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation from 1, as stored, to 8. The pixels are not read."""
+    if 'exif' not in picture.info and picture.format != 'TIFF':
+        return 1
+    try:
+        found = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged tags, which mmcv passes over
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def size_of(picture: Image.Image, stored: bool = False) -> Size:
+    """Return height and width as a training reads them, or as they are stored."""
+    width, height = picture.size
+    return (width, height) if not stored and orientation(picture) in _LYING else (height, width)
+
+
+def stored_size(path: Path) -> Size:
+    """Return the height and width of a file, as label images are read."""
+    with opened(path) as picture:
+        return size_of(picture, stored=True)
+
+
+def size_text(size: Size) -> str:
+    """Return a size for a message."""
+    return f'{size[0]}x{size[1]}'
+
+
+def usual_size(paths: Sequence[Path], stored: bool) -> Size:
+    """Return the median height and width of pictures as a training reads them; some are read whole."""
+    sizes = []
+    for path in evenly(paths, SAMPLED):
+        with opened(path) as picture:
+            picture.load()
+            sizes.append(size_of(picture, stored))
+    return int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
+
+
+WAYS = {'apply': 'as EXIF turns them', 'ignore': 'as they are stored'}
+
+
+def stored_pixels(pictures: Sequence[Path], drawn: Callable[[Path], Size], given: str | None, notes: list[str]) -> bool:
+    """Return whether pictures must be read as they are stored. The headers of all of them are read."""
+    turned = []
+    fitting: dict[str, list[Path]] = {way: [] for way in WAYS}
+    for path in pictures:
+        with opened(path) as picture:
+            if orientation(picture) == 1:
+                continue
+            sizes = {'apply': size_of(picture), 'ignore': size_of(picture, stored=True)}
+        turned.append(path)
+        fits = [way for way in WAYS if sizes[way] == drawn(path)]
+        if len(fits) == 1:
+            fitting[fits[0]].append(path)
+    if not turned:
+        return False
+    count, first = f'{len(turned)} of {len(pictures)} pictures', some(turned, 3)
+    said = f'{count} have an EXIF orientation that turns or mirrors them ({first})'
+    told = [way for way in WAYS if fitting[way]]
+    if len(told) == 2:
+        raise ValueError(
+            f'--data: {said}. The labels of {len(fitting["apply"])} of them have the size of the turned picture, those '
+            f'of {len(fitting["ignore"])} that of the stored one ({some(fitting["ignore"], 3)}). Remove the '
+            'orientation from the latter (exiftool -Orientation= FILE): then all labels fit.'
+        )
+    if told and given not in (None, *told):
+        labels = f'The sizes of {len(fitting[told[0]])} labels'
+        raise ValueError(f'--exif {given}: {said}. {labels} fit --exif {told[0]} alone.')
+    if not told and given is None:
+        raise ValueError(
+            f'--data: {said}, and sizes do not tell whether their labels are turned too. Look at one of them with its '
+            'label. Write --exif apply if the label fits the picture as viewers show it, --exif ignore if it fits the '
+            'stored pixels.'
+        )
+    way = given or told[0]
+    notes.append(f'WARNING: {said}. They are read {WAYS[way]}, {"as --exif says" if given else "as their labels are"}')
+    return way == 'ignore'

@@ -1,0 +1,326 @@
+"""Student and teacher as ``new`` reads them: a config of the zoo, an own one, or a foundation model."""
+
+from __future__ import annotations
+
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from torch import hub
+
+from mmdistill_dense.config.resolve import TASKS, broken_file, find_config, load_model
+from mmdistill_dense.foundation.models import MODELS_BY_NAME
+from mmdistill_dense.guards.class_counts import num_classes
+from mmdistill_dense.utils.messages import close_or_all, message_of, some
+from mmdistill_dense.weights.mmengine_loader import address_of
+
+SECONDS = 5  # to wait for an answer
+
+
+def sources_of(model: Any) -> Iterator[str]:
+    """Yield the files and addresses that ``pretrained`` and every ``init_cfg`` of a model config name."""
+    if isinstance(model, Mapping):
+        for key, value in model.items():
+            if key in ('pretrained', 'checkpoint') and isinstance(value, str):
+                yield value
+            yield from sources_of(value)
+    elif isinstance(model, (list, tuple)):
+        for member in model:
+            yield from sources_of(member)
+
+
+def missing_of(model: Any) -> list[str]:
+    """Return those that cannot be had: a missing file, or an address that is neither cached nor reachable."""
+    return [source for source in dict.fromkeys(sources_of(model)) if not _available(source)]
+
+
+def _available(source: str) -> bool:
+    try:
+        address = address_of(source)
+    except KeyError:  # a name that is not published
+        return False
+    host = re.match(r'https?://[^/]+/', address)
+    if host is None:
+        return '://' in address or Path(address).expanduser().is_file()  # an object store cannot be asked here
+    return (Path(hub.get_dir()) / 'checkpoints' / Path(address).name).is_file() or _reachable(host[0])
+
+
+@cache
+def _reachable(host: str) -> bool:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(host, method='HEAD'), timeout=SECONDS):
+            return True
+    except urllib.error.HTTPError:  # an answer
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+# parts whose class counts are not those of the data, or that have none
+_APART = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor', 'text_encoder', 'teacher_bbox_head')
+_LARGE = 4_000_000  # pixels: a larger picture is tested in windows
+
+
+def overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any]:
+    """Return what sets the number of classes: of every head, members of lists, and weights of the classes in losses."""
+    old = _classes_of(model)
+    if old is None:
+        raise ValueError(
+            f'{key}: no head of {model.get("type")} says num_classes, so the number of classes cannot be set. Choose '
+            'a segmentor or a detector, or write the pair by hand: docs/own_pair.md.'
+        )
+    fusion = model.get('panoptic_fusion_head') or {}
+    if fusion.get('num_stuff_classes'):
+        raise ValueError(
+            f'{key}: {model.get("type")} is trained on panoptic labels, which the data do not have. Choose the config '
+            'for instances (coco without -panoptic in its name), or a segmentor of mmseg.'
+        )
+    return _counts(model, old, classes)
+
+
+def _classes_of(model: Mapping[str, Any]) -> int | None:
+    heads = {name: part for name, part in model.items() if name not in _APART and name.endswith('head')}
+    return num_classes(model) or next(class_counts(heads), None)
+
+
+def class_counts(node: Any) -> Iterator[int]:
+    """Yield the class counts inside a part, also those that stand deeper than :func:`num_classes` looks."""
+    if isinstance(node, Mapping):
+        yield from (node[key] for key in ('num_classes', 'num_things_classes') if isinstance(node.get(key), int))
+    members = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
+    for member in members:
+        yield from class_counts(member)
+
+
+def _counts(node: Any, old: int, new: int) -> dict[str, Any]:
+    """Return the changes inside a part; a member of a list has its number as key, as :func:`resolve.merge` reads it."""
+    members = enumerate(node) if isinstance(node, (list, tuple)) else node.items() if isinstance(node, Mapping) else ()
+    found: dict[str, Any] = {}
+    for name, value in members:
+        if name in ('num_classes', 'num_things_classes') and value == old != new:
+            found[name] = new
+        elif name == 'class_weight' and isinstance(value, Sequence) and len(value) in (old, old + 1):
+            found[name] = [1.0] * new + list(value[old:]) if len(value) > old else None
+        elif name not in _APART:
+            inside = _counts(value, old, new)
+            if inside:
+                found[str(name)] = inside
+    return found
+
+
+def seg_size(model: Mapping[str, Any], crop: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:
+    """Return what sets the crop of a segmentor: in its preprocessor, and in its test by windows."""
+    preprocessor = model.get('data_preprocessor') or {}
+    found: dict[str, Any] = {'data_preprocessor': {'size': crop}}
+    if preprocessor.get('size_divisor') is not None:
+        found['data_preprocessor']['size_divisor'] = None
+    slides = (model.get('test_cfg') or {}).get('mode') == 'slide'
+    inside = picture[0] <= crop[0] and picture[1] <= crop[1]
+    if picture[0] * picture[1] > _LARGE or (slides and not inside):
+        stride = tuple(max(1, 2 * side // 3) for side in crop)
+        found['test_cfg'] = {'_delete_': True, 'mode': 'slide', 'crop_size': crop, 'stride': stride}
+    elif slides:
+        found['test_cfg'] = {'_delete_': True, 'mode': 'whole'}
+    return found
+
+
+def det_size(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what keeps a detector from padding or resizing batches to the sizes of its own data."""
+    preprocessor = model.get('data_preprocessor') or {}
+    return {'data_preprocessor': {'batch_augments': None}} if preprocessor.get('batch_augments') else {}
+
+
+def without_weights(model: Any) -> dict[str, Any]:
+    """Return what takes out all start weights (``pretrained=False``), and what only such weights allow.
+
+    mmdet freezes stages and batch norms of its backbones, which random weights must not be.
+    """
+    backbone = model.get('backbone') or {}
+    thawed: dict[str, Any] = {}
+    if (backbone.get('frozen_stages') or -1) >= 0:
+        thawed['frozen_stages'] = -1
+    if backbone.get('norm_eval'):
+        thawed['norm_eval'] = False
+    if (backbone.get('norm_cfg') or {}).get('requires_grad') is False:
+        thawed['norm_cfg'] = {'requires_grad': True}
+    return {'pretrained': False, **({'backbone': thawed} if thawed else {})}
+
+
+def joined_overrides(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested overrides merged into one."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            both = isinstance(value, Mapping) and isinstance(found.get(name), Mapping)
+            found[name] = joined_overrides(found[name], value) if both else value
+    return found
+
+
+def predicts_masks(model: Mapping[str, Any]) -> bool:
+    """Tell whether a detector is trained on masks."""
+    inside = model.get('roi_head') or {}
+    heads = (model.get('mask_head'), model.get('panoptic_head'), inside.get('mask_head'))
+    named = (str(model.get('type')), str((model.get('bbox_head') or {}).get('type')))
+    return any(heads) or any(word in name for word in ('CondInst', 'RTMDetIns') for name in named)
+
+
+def check_masks(model: Mapping[str, Any], masks: bool, key: str) -> None:
+    """Refuse a detector whose labels the data do not have."""
+    if predicts_masks(model) and not masks:
+        raise ValueError(
+            f'{key}: {model.get("type")} is trained on masks, and not every object of the label files has a '
+            'segmentation. Choose a config for boxes, such as faster-rcnn in place of mask-rcnn.'
+        )
+    if (model.get('roi_head') or {}).get('semantic_head') or model.get('semantic_head'):
+        raise ValueError(
+            f'{key}: {model.get("type")} has a semantic_head, which needs maps of stuff that the data do not have. '
+            'Choose a config without it (htc-without-semantic for HTC).'
+        )
+
+
+_CONFIGS = ('.py', '.json', '.yml', '.yaml')
+_LIBRARIES = ('timm', 'transformers')
+_WEIGHTS = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
+
+
+@dataclass
+class Side:
+    """A network of the pair.
+
+    Attributes:
+        key: The option that names it, ``--student`` or ``--teacher``.
+        name: As it is written into ``cfg``: a zoo name, or the whole path of an own file.
+        config: Its config.
+        model: Its resolved model.
+        task: ``'seg'`` or ``'det'``.
+        changes: Overrides of the model, for the data.
+        notes: What was decided, for the user.
+    """
+
+    key: str
+    name: str
+    config: Config
+    model: Mapping[str, Any]
+    task: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def option(self) -> dict[str, Any]:
+        """The network as ``pair.py`` describes it."""
+        return {'cfg': self.name, **self.changes}
+
+    @property
+    def stem(self) -> str:
+        """The name of its config file, without folder and ending."""
+        return Path(self.name).stem
+
+
+def read_side(given: str, key: str) -> Side:
+    """Read the config of a network."""
+    _check_library(given, key)
+    try:
+        path = find_config(given, key)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
+    name = given if '::' in given else str(path.resolve())
+    config = _read(path, f'{key} {given}')
+    scope = config.get('default_scope')
+    task = TASKS.get(scope or '')
+    if task is None:
+        raise ValueError(
+            f"{key} {given}: its default_scope is {scope!r}; a network of 'mmseg' or 'mmdet' is needed. A config of "
+            'your own sets default_scope.'
+        )
+    if 'model' not in config:
+        raise ValueError(f'{key} {given}: the config has no model. Give the config that trains or tests the network.')
+    return Side(key, name, config, load_model({'cfg': name}, key).model, task)
+
+
+def _check_library(given: str, key: str) -> None:
+    """Raise for a network of another library, which stands in no config of the zoo."""
+    library = given.partition('::')[0]
+    if '::' in given and library in _LIBRARIES:
+        advice = (
+            'A student is a network of mmseg:: or mmdet::, or a config of your own; its backbone may be from timm: '
+            'docs/own_pair.md, "A backbone of timm"'
+        )
+        if key == '--teacher':
+            advice = 'Such a teacher is written into a config by hand: docs/foundation.md, "Networks of timm"'
+        raise ValueError(f'{key} {given}: `new` takes no network of {library}. {advice}.')
+
+
+def _read(path: Path, where: str) -> Config:
+    if path.suffix not in _CONFIGS:
+        weights = ' The weights of a trained teacher are for --teacher-checkpoint.' if path.suffix in _WEIGHTS else ''
+        raise ValueError(f'{where}: not a config, which ends in .py.{weights}')
+    try:
+        config = Config.fromfile(path)
+    except ImportError as error:
+        raise ValueError(
+            f'{where}: the config imports a package that is not installed ({_lacking(error)}). Install it, or choose '
+            'another network.'
+        ) from error
+    except SyntaxError as error:
+        inside = broken_file(error)
+        file = 'the config' if inside is None or Path(inside).resolve() == path.resolve() else f'its base {inside}'
+        raise ValueError(f'{where}: line {error.lineno} of {file} is no Python: {error.msg}.') from error
+    except Exception as error:  # a config may run any code
+        raise ValueError(f'{where}: the config cannot be read: {message_of(error)}') from error
+    if not isinstance((config.get('model') or {}).get('type', ''), str):
+        raise ValueError(
+            f'{where}: a config in the new style (read_base), whose types are classes. Give one with names of types, '
+            'as those in the folder configs of mmseg and mmdet.'
+        )
+    return config
+
+
+def _lacking(error: ImportError) -> str:
+    """Return the package that a config imports; mmengine's own text shows the folders where it looked."""
+    text = str(error).splitlines()[0]
+    named = re.search(r"'imports': \[?'(\w+)", text)
+    package = named[1] if named else (error.name or '').partition('.')[0]
+    return f'{package}; beside the forks: pip install onedl-{package}' if package.startswith('mm') else package or text
+
+
+def read_foundation(given: str) -> dict[str, Any] | None:
+    """Return the teacher option of ``MODEL:FILE``, or ``None`` if that is not what was given."""
+    _check_library(given, '--teacher')
+    model, colon, file = given.partition(':')
+    if model not in MODELS_BY_NAME:
+        if colon and not file.startswith(':') and not Path(given).is_file():
+            raise KeyError(f'--teacher {given}: unknown model {model!r}. {close_or_all(model, MODELS_BY_NAME)}')
+        return None
+    if not file:
+        raise ValueError(
+            f'--teacher {given}: its weights are missing. Write --teacher {model}:FILE (docs/foundation.md).'
+        )
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'--teacher {given}: no such file {file!r} (looked in {Path.cwd()}). docs/foundation.md says where the '
+            f'weights of {model} are.'
+        )
+    return {'type': 'mmdistill_dense.FoundationTeacher', 'model': model, 'checkpoint': str(path.resolve())}
+
+
+def adapt(side: Side, classes: int, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
+    """Set what the data change in a network (its ``changes`` and ``notes``), and its first weights."""
+    counts = overrides(side.model, classes, side.key)
+    side.changes = joined_overrides(counts, sizes)
+    sources = list(dict.fromkeys(sources_of(side.model)))
+    if not trained or not sources:
+        return
+    missing = sources if random else missing_of(side.model)
+    if not missing:
+        side.notes.append(f'starts from {some(sources)}, which is fetched at the first training unless cached')
+        return
+    side.changes = joined_overrides(side.changes, without_weights(side.model))
+    why = '--random-weights' if random else f'{some(missing)} cannot be reached; with a connection, run `new` again'
+    side.notes.append(f'STARTS FROM RANDOM WEIGHTS: {why}. Expect much lower scores')

@@ -1,0 +1,319 @@
+"""``python -m mmdistill_dense run``: check, train and test with the suite, write the report, export the students."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from mmengine.config import Config
+from rich.console import Console
+
+from mmdistill_dense.apps.check.context import ERROR, NOTE, Options
+from mmdistill_dense.apps.check.render import show
+from mmdistill_dense.apps.check.run import Report, check_config
+from mmdistill_dense.apps.export import FORMATS, export_graph, export_student
+from mmdistill_dense.apps.export.evaluate import evaluate
+from mmdistill_dense.apps.export.export_backbone import export_backbone
+from mmdistill_dense.apps.export.graphs import WRITERS, format_of
+from mmdistill_dense.apps.export.int8 import quantise
+from mmdistill_dense.apps.project.config_files import SUITE
+from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.apps.report.page import make_report
+from mmdistill_dense.apps.report.scores import why_no_gain
+from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite.cli import main as suite_main
+from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.config.resolve import OptionsAction
+from mmdistill_dense.utils.atomic import read_json, write_json
+from mmdistill_dense.utils.messages import text_of
+from mmdistill_dense.utils.quiet import alive, errors_only, quiet
+from mmdistill_dense.utils.version import __version__
+
+_ALWAYS = ('data.py', 'pair.py', 'control.py')
+
+
+def open_project(folder: Path) -> Definition:
+    """Return the definition of a project."""
+    if folder.is_file():
+        raise FileNotFoundError(f'{folder}: a file. Give the folder: python -m mmdistill_dense run {folder.parent}')
+    if not folder.is_dir():
+        raise FileNotFoundError(f'{folder}: no such folder (looked in {Path.cwd()}). `new` writes it, and names it.')
+    if not (folder / SUITE).is_file():
+        raise FileNotFoundError(
+            f'{folder}: no {SUITE} in it, so `new` did not write this folder. `new` says at its end which one it wrote.'
+        )
+    if missing := [name for name in _ALWAYS if not (folder / name).is_file()]:
+        raise FileNotFoundError(f'{folder}: {", ".join(missing)} is missing. The same `new` command writes it again.')
+    for path in sorted(folder.glob('*.py')):
+        _check_python(path)
+    _check_control(folder)
+    return load(folder / SUITE)
+
+
+def _check_python(path: Path) -> None:
+    try:
+        ast.parse(path.read_text(encoding='utf-8'))
+    except SyntaxError as error:
+        raise ValueError(f'{path}: line {error.lineno} is no Python: {error.msg}.') from error
+
+
+def _check_control(folder: Path) -> None:
+    """Check what the first screen of `run` tells: steps and data."""
+    config = Config.fromfile(folder / 'control.py')
+    if 'max_iters' not in config.get('train_cfg', {}):
+        raise ValueError(f'{folder / "control.py"}: train_cfg has no max_iters, the number of steps. Write it there.')
+    root = config.train_dataloader.dataset.get('data_root')
+    if root and not Path(root).is_dir():
+        raise FileNotFoundError(
+            f'{folder / "data.py"}: folder.data_root = {root!r}: no such folder. If the data were moved, a link '
+            f'keeps all results: ln -s NEW_PLACE {root}. A new path in the file repeats the trainings.'
+        )
+
+
+def run_project(folder: Path, rerun_changed: bool = False) -> int:
+    """Do what is left of a project, and return the exit code."""
+    with quiet():
+        definition = open_project(folder)
+        lines = list(screen(definition))
+    print('\n'.join(lines), flush=True)
+    if not checked(folder, definition):
+        return 2
+    code = suite_main(['run', str(folder / SUITE), *(['--rerun-changed'] if rerun_changed else [])])
+    if code:
+        return code
+    _report(folder, definition)
+    _export(folder, definition)
+    print('\n'.join(ending(definition)))
+    return 0
+
+
+def screen(definition: Definition) -> Iterator[str]:
+    """Yield what will be done: networks, methods, data, steps, and where the results go."""
+    config = configs.control_config(definition)
+    teacher = config.model.teacher
+    own = (
+        ', trained here by teacher.py' if plan.trains_teacher(definition) else f', weights {teacher.get("checkpoint")}'
+    )
+    dataset = config.train_dataloader.dataset
+    yield f'student  {config.model.student.get("cfg")}'
+    yield f'teacher  {teacher.get("cfg") or teacher.get("model")}{own}'
+    seeds = ', '.join(map(str, definition.seeds))
+    yield f'methods  {", ".join(definition.methods)}, beside the student alone; seeds {seeds}'
+    yield f'data     {dataset.get("data_root")}, {len(dataset.metainfo["classes"])} classes'
+    yield f'steps    {config.train_cfg.max_iters} of {configs.batch_of(config)} pictures, each training'
+    yield f'results  {definition.out}; the log of each training is log.txt in its folder'
+
+
+def checked(folder: Path, definition: Definition) -> bool:
+    """Check the configs that are not known to be good; tell whether all of them are."""
+    place = definition.out / 'checked.json'
+    known, now = read_json(place) or {}, digest(folder, definition)
+    trains = plan.trains_teacher(definition) and not (definition.out / TEACHER / 'result.json').is_file()
+    names = [*([f'{TEACHER}.py'] if trains else []), *(f'{name}.py' for name in definition.methods)]
+    for name in names:
+        weights = not trains or name == f'{TEACHER}.py'
+        if known.get(name) == now or not (folder / name).is_file():
+            continue
+        with alive(f'checking {name}'):
+            options = Options(weights=weights, val=0, cost=False, command=False)
+            report = check_config(folder / name, options, lambda stage: None)
+        for line in _said(name, report):
+            print(line, flush=True)
+        if report.verdict == ERROR:
+            show(report, Console(file=sys.stdout, highlight=False))
+            print(f'run      stopped. Mend {folder / name}, or a file that it is made of; the same command goes on.')
+            return False
+        known = {**known, name: now}
+        write_json(place, known)
+    return True
+
+
+def _said(name: str, report: Report) -> Iterator[str]:
+    subject = report.subject
+    facts = [f'{subject.pictures} pictures'] if subject.pictures else []
+    if subject.student is not None:
+        facts.append(f'student {_millions(subject.student.parameters)}')
+    facts += [
+        f'{one.key.removeprefix("model.")} {_millions(one.parameters)}' for one in subject.teachers if one.parameters
+    ]
+    yield f'check    {name}: {report.verdict}; {", ".join(facts)}'
+    for start in subject.student.starts if subject.student else ():
+        yield f'         student: {start.told(", ")}'
+    for one in subject.teachers:
+        if one.receipt and one.receipt['file']:
+            tensors = f'{one.receipt["matched"]} of {one.receipt["total"]} tensors'
+            yield f'         teacher from {one.receipt["file"]}, SHA-256 {str(one.receipt["sha256"])[:8]}, {tensors}'
+    pairs = [f'{row.distiller} compares {row.student_tap} with {row.teacher_tap}' for row in subject.taps]
+    yield from (f'         {pair}' for pair in dict.fromkeys(pairs))
+    for finding in report.findings:
+        if finding.level != NOTE:
+            yield f'         {finding.level}: {finding.message} {finding.advice}'.rstrip()
+
+
+def _millions(count: int) -> str:
+    return f'{count / 1e6:.2f} M'
+
+
+def digest(folder: Path, definition: Definition) -> str:
+    """Return a hash of the configs of a project, of its lists of pictures, and of this version."""
+    names = ('data', 'pair', 'control', TEACHER, *definition.methods)
+    files = [folder / f'{name}.py' for name in names]
+    lists = ('train', 'val', 'test', 'unlabelled')
+    files += [folder / f'{name}.{ending}' for name in lists for ending in ('txt', 'json')]
+    texts = [file.read_bytes() for file in files if file.is_file()]
+    return hashlib.sha256(b'\0'.join([__version__.encode(), *texts])).hexdigest()
+
+
+def _report(folder: Path, definition: Definition) -> None:
+    page = folder / 'report.html'
+    if newer(page, definition.out):
+        return
+    try:
+        with alive('writing the report'), quiet():
+            make_report([definition.out], page)
+    except ImportError as error:
+        print(f'report   left out: {error}')
+        return
+    print(f'report   {page}')
+
+
+def newer(file: Path, out: Path) -> bool:
+    """Tell whether a file is there, and was written after all results."""
+    results = [result.stat().st_mtime for result in out.rglob('result.json')]
+    return file.is_file() and file.stat().st_mtime >= max(results, default=0.0)
+
+
+def _export(folder: Path, definition: Definition) -> None:
+    """Export the student of the first seed of each method."""
+    for run in plan.runs(definition):
+        if run.name not in definition.methods or run.seed != definition.seeds[0] or run.result is None:
+            continue
+        out = folder / f'student_{run.name}.pth'
+        if newer(out, run.folder):
+            continue
+        with alive('exporting'), quiet():
+            weights, plain = export_student(
+                read_config(str(run.folder / 'run.py')), run.folder / run.result['checkpoint'], out
+            )
+        print(f'export   {weights} with its config {plain.name}')
+
+
+def ending(definition: Definition) -> Iterator[str]:
+    """Yield the scores (teacher, student alone, each method with its gain), and why they say little."""
+    found = plan.results(definition)
+    means = {name: fmean(one['score'] for one in seeds.values()) for name, seeds in found.items()}
+    for name, mean in means.items():
+        gain = f' ({mean - means[CONTROL]:+.2f})' if name in definition.methods and CONTROL in means else ''
+        yield f'{definition.metric:<8} {mean:6.2f}  {_title(name)}{gain}'
+    distilled = [means[name] for name in definition.methods if name in means]
+    if CONTROL in means and distilled and (reason := why_no_gain(means.get(TEACHER), means[CONTROL], max(distilled))):
+        yield f'         {reason}'
+    if len(definition.seeds) == 1:
+        yield f'         One seed says little: write seeds: [0, 1, 2] into {definition.path} and run again.'
+
+
+def _title(name: str) -> str:
+    return 'the student alone' if name == CONTROL else name
+
+
+DESCRIPTION = """Export a distilled student: as weights with the plain config that loads them, or as a graph.
+
+The ending of OUT selects the format: .pth and .safetensors are weights; .onnx, .pt (TorchScript) and .pt2
+(torch.export) are graphs that run without the mm* stack. --int8 also writes an .onnx graph with 8-bit arithmetic, and
+--evaluate compares the scores of the network and of its graphs. --backbone-only writes the weights of the backbone, for
+ordinary configs to start from.
+"""
+
+
+def main_export(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and export."""
+    parser = argparse.ArgumentParser(description=DESCRIPTION)
+    parser.add_argument('config', help='config the student was trained with: a file, or METHOD:PAIR[:VARIANT]')
+    parser.add_argument('checkpoint', help='checkpoint of that run')
+    parser.add_argument('out', help='file to write; weights get a config (.py) beside them')
+    parser.add_argument('--format', choices=FORMATS, help='what to write (default: by the ending of OUT)')
+    parser.add_argument(
+        '--size', nargs=2, type=int, metavar=('H', 'W'), help='size of the image that a graph is made and checked with'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=OptionsAction, help='the overrides given in training: key=value'
+    )
+    parser.add_argument(
+        '--backbone-only',
+        action='store_true',
+        help="write the backbone's weights alone, under the names that backbone.init_cfg=dict(type='Pretrained') takes",
+    )
+    parser.add_argument(
+        '--int8',
+        type=int,
+        metavar='N',
+        help='also write OUT.int8.onnx, calibrated on N pictures of the training data (OUT must end in .onnx)',
+    )
+    parser.add_argument(
+        '--evaluate', action='store_true', help='print the scores of network and graphs on the validation data'
+    )
+    args = parser.parse_args(argv)
+    config = read_config(args.config, args.cfg_options)
+    _check_options(parser, args, config)
+    try:
+        _export_one(args, config)
+    except (FileExistsError, KeyError, ModuleNotFoundError, ValueError) as error:
+        parser.exit(2, f'ERROR    {text_of(error)}\n')
+
+
+def _export_one(args: argparse.Namespace, config: Config) -> None:
+    if args.backbone_only:
+        print(f'weights {export_backbone(config, args.checkpoint, args.out)}')
+        return
+    if format_of(Path(args.out), args.format) not in WRITERS:
+        weights, plain = export_student(config, args.checkpoint, args.out)
+        print(f'weights {weights}\nconfig  {plain}')
+        return
+    found = export_graph(config, args.checkpoint, args.out, args.size)
+    print(f'graph   {found.path}\noutputs {", ".join(found.outputs)}')
+    size = f'{found.size[0]}x{found.size[1]}'
+    sides = f'multiples of {found.step} as height and width' if found.step > 1 else 'any height and width'
+    taken = sides if 'height' in found.axes else f'pictures of {size} alone: --size H W sets another size'
+    print(f'made    with pictures of {size}; the graph takes {taken}')
+    print(f'free    {", ".join(found.axes) or "nothing: one picture of this size"}')
+    for reason in found.reasons:
+        print(f'        not {reason}')
+    print(f'differs from the network by {found.difference:.1e} of its largest value')
+    graphs = [found.path]
+    if args.int8 is not None:
+        graphs.append(quantise(config, args.checkpoint, found.path, args.int8))
+        print(f'int8    {graphs[-1]}')
+    if args.evaluate:
+        for graph in (None, *graphs):
+            with errors_only():  # the evaluation logs a table of classes
+                told = _scores(config, args.checkpoint, graph)
+            print(told, flush=True)
+
+
+def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace, config: Config) -> None:
+    """Refuse options that would have no effect, or fail after the graph is written."""
+    given = {'--size': args.size, '--int8': args.int8, '--evaluate': args.evaluate or None}
+    for_graphs = [name for name, value in given.items() if value is not None]
+    if for_graphs and (args.backbone_only or format_of(Path(args.out), args.format) not in WRITERS):
+        parser.error(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt, .pt2), and {args.out} gets weights')
+    if args.int8 is not None and (args.int8 < 1 or not args.out.endswith('.onnx')):
+        parser.error(f'--int8 {args.int8}: give the number of pictures, at least 1, and an OUT that ends in .onnx')
+    needs = {'--int8': ('train_dataloader',), '--evaluate': ('val_dataloader', 'val_evaluator')}
+    for name, keys in needs.items():
+        if name in for_graphs and (missing := [key for key in keys if not config.get(key)]):
+            parser.error(f'{name}: {args.config} has no {" and no ".join(missing)}')
+
+
+def _scores(config: Config, checkpoint: str, graph: Path | None) -> str:
+    """Return a line with the scores of the network or a graph, and the size and time of a graph."""
+    metrics, milliseconds = evaluate(config, checkpoint, graph)
+    told = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
+    if graph is None:
+        return f'network: {told}'
+    return f'{graph.name}: {told}; {graph.stat().st_size / 2**20:.2f} MB, {milliseconds:.1f} ms a call'

@@ -1,0 +1,280 @@
+"""Optimizer, schedule and batch of a network's own config, scaled to other data."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmcv.image.geometric import rescale_size
+from mmengine.config import Config
+
+from mmdistill_dense.apps.project.picture_folders import size_text
+from mmdistill_dense.apps.project.sides import Side
+from mmdistill_dense.config.data_sets import chain
+
+MIN_STEPS = 2000
+PASSES = 100  # over the data, where the config's own data are unknown
+# training pictures of the zoo's data sets
+_PICTURES = {
+    'CityscapesDataset': 2975,
+    'ADE20KDataset': 20210,
+    'COCOStuffDataset': 118287,
+    'PascalVOCDataset': 10582,
+    'PascalContextDataset': 4996,
+    'PascalContextDataset59': 4996,
+    'CocoDataset': 117266,
+    'CocoPanopticDataset': 118287,
+    'LVISV1Dataset': 100170,
+}
+_WARM_SHARE = 10  # a warm-up is at most a tenth of the training
+_WARM_UPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')  # where they come first, below the usual rate
+_TIMES = ('begin', 'end')
+_KEPT_HOOKS = ('EMAHook',)
+_KEPT_KEYS = ('optimizer', 'clip_grad', 'paramwise_cfg', 'constructor')
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a network is trained.
+
+    Attributes:
+        optim_wrapper: With the scaled learning rate.
+        param_scheduler: In steps.
+        hooks: Custom hooks of the config that hold for other data too.
+        steps: Their number.
+        source: The config it comes from.
+        note: What it has and what was changed.
+    """
+
+    optim_wrapper: dict[str, Any]
+    param_scheduler: list[dict[str, Any]]
+    hooks: list[dict[str, Any]]
+    steps: int
+    source: str
+    note: str
+
+
+def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps: int | None = None) -> Schedule:
+    """Return the schedule of a config for other data.
+
+    The number of passes over the data stays, but the training has at least ``MIN_STEPS`` steps and at most those of the
+    config. The learning rate of SGD is scaled with the batch, that of other optimizers with its square root.
+    """
+    wrapper, loop = config.get('optim_wrapper') or {}, config.get('train_cfg') or {}
+    if not wrapper.get('optimizer') or not (loop.get('max_iters') or loop.get('max_epochs')):
+        raise ValueError(
+            f'{name}: the config has no optim_wrapper.optimizer or no train_cfg.max_iters or max_epochs, so there is '
+            'no schedule to take. Choose a config that trains.'
+        )
+    own_batch = batch_of(config, name)
+    own_pictures, repeats = _pictures_of(config)
+    epoch = math.ceil((own_pictures or _PICTURES['CocoDataset']) * repeats / own_batch)
+    whole = loop.get('max_iters') or loop['max_epochs'] * epoch
+    passes = whole * own_batch / own_pictures if own_pictures else repeats * loop.get('max_epochs', PASSES)
+    if steps is None:
+        steps = min(max(MIN_STEPS, math.ceil(passes * pictures / batch)), max(whole, MIN_STEPS))
+    optimizer = dict(wrapper['optimizer'])
+    ratio = batch / own_batch
+    factor = ratio if optimizer.get('type') == 'SGD' else math.sqrt(ratio)
+    given = optimizer.get('lr')
+    if given is not None:
+        optimizer['lr'] = rounded(given * factor)
+    length = f'{loop["max_epochs"]} epochs' if loop.get('max_epochs') else f'{whole} steps'
+    rounds = f'{steps * batch / pictures:.0f}'
+    note = (
+        f'{optimizer.get("type")} at lr {given} for {own_batch} pictures a step and {length}; here lr '
+        f'{optimizer.get("lr")} for {batch} pictures and {steps} steps ({rounds} pass{"" if rounds == "1" else "es"})'
+    )
+    plain = wrapper.to_dict() if hasattr(wrapper, 'to_dict') else dict(wrapper)
+    kept = {key: plain[key] for key in _KEPT_KEYS if plain.get(key) is not None}
+    return Schedule(
+        {'type': 'OptimWrapper', **kept, 'optimizer': optimizer},
+        _schedulers(config, whole, epoch, steps, factor),
+        [dict(hook) for hook in config.get('custom_hooks') or [] if hook.get('type') in _KEPT_HOOKS],
+        steps,
+        name if '::' in name else Path(name).name,
+        note,
+    )
+
+
+def rounded(value: float) -> float:
+    """Return a number of three significant digits."""
+    return float(f'{value:.3g}')
+
+
+def batch_of(config: Config, name: str) -> int:
+    """Return the pictures of a step of a config: of all GPUs that its name or `auto_scale_lr` tells."""
+    told = re.search(r'(\d+)xb(\d+)', Path(name).name)
+    if told:
+        return int(told[1]) * int(told[2])
+    base = (config.get('auto_scale_lr') or {}).get('base_batch_size')
+    return int(base or (config.get('train_dataloader') or {}).get('batch_size') or 16)
+
+
+def _pictures_of(config: Config) -> tuple[int | None, int]:
+    """Return the pictures of a config's data, if they are known, and how often an epoch repeats them."""
+    found = chain((config.get('train_dataloader') or {}).get('dataset') or {})
+    repeats = math.prod(one.get('times', 1) for one in found)
+    return _PICTURES.get(str(found[0].get('type')).rsplit('.', 1)[-1]), repeats
+
+
+def _schedulers(config: Config, whole: int, epoch: int, steps: int, factor: float) -> list[dict[str, Any]]:
+    given = config.get('param_scheduler') or []
+    each = [dict(one) for one in ([given] if isinstance(given, Mapping) else given)]
+    for one in each:
+        unit = epoch if one.pop('by_epoch', True) else 1
+        one.pop('convert_to_iter_based', None)
+        for key in (*_TIMES, 'T_max'):
+            if one.get(key) is not None:
+                one[key] *= unit
+        if 'milestones' in one:
+            one['milestones'] = [unit * value for value in one['milestones']]
+    moved = _moved(each, whole, steps)
+    for one in each:
+        if 'T_max' in one:
+            begin = one.get('begin', 0)
+            one['T_max'] = max(1, moved(begin + one['T_max']) - moved(begin))
+        for key in _TIMES:
+            if one.get(key) is not None:
+                one[key] = moved(one[key])
+        if 'milestones' in one:
+            one['milestones'] = [moved(value) for value in one['milestones']]
+        if one.get('eta_min'):
+            one['eta_min'] = rounded(one['eta_min'] * factor)
+        one['by_epoch'] = False
+    return [one for one in each if one.get('begin', 0) < one.get('end', math.inf)]
+
+
+def _warms(one: Mapping[str, Any]) -> bool:
+    """Tell whether a scheduler is a warm-up: it is the first, and the rate is the usual one only at its end."""
+    if one.get('begin') or not str(one.get('type')).endswith(_WARM_UPS):
+        return False
+    starts = one.get('factor', one.get('start_factor', 1 / 3))  # 1/3 is mmengine's default for both
+    return starts < one.get('end_factor', 1.0)
+
+
+def _moved(each: list[dict[str, Any]], whole: int, steps: int) -> Callable[[float], int]:
+    """Return the function from a step of the config to one here: the warm-up stays as long, if it may."""
+    warm = max((one.get('end') or 0 for one in each if _warms(one)), default=0)
+    short = min(warm, steps // _WARM_SHARE)
+
+    def moved(value: float) -> int:
+        if value <= warm:
+            return round(value * short / warm) if warm else 0
+        share = (value - warm) / max(1, whole - warm)  # below 1, but where the length in epochs is a guess
+        return short + round(min(1.0, share) * (steps - short))
+
+    return moved
+
+
+CPU_BATCH, GPU_BATCH = 4, 8
+COCO_SCALE = (1333, 800)
+_STEP = 32  # the crop is a multiple of it, as the strides of networks are
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How the data are read. Sizes are height and width."""
+
+    size: tuple[int, int]  # into which a picture is brought
+    tested: tuple[int, int]  # that a usual picture then has
+    crop: tuple[int, int]  # of the training; for segmentation
+    resize: bool  # whether segmentors are tested at ``size``, or at the pictures' own
+    keep_ratio: bool  # whether a picture keeps its shape; for detection
+    batch: int  # pictures of a step
+    workers: int  # processes that read pictures
+    note: str  # what was decided and why
+
+
+def decide_loading(
+    student: Side,
+    usual: tuple[int, int],
+    pictures: int,
+    batch: int | None,
+    size: tuple[int, int] | None,
+) -> Loading:
+    """Return how the data are read: as by the student's config, no larger than the pictures or the machine.
+
+    ``usual`` is the size of the user's pictures, ``size`` the one of ``--size``, ``pictures`` their number in training.
+    """
+    import torch
+
+    gpu = torch.cuda.is_available()
+    own = batch_of(student.config, student.name)
+    chosen = batch or max(2, min(own, GPU_BATCH if gpu else CPU_BATCH, pictures))
+    cores = os.cpu_count() or 1
+    workers = min(4, cores) if gpu else min(2, cores // 2)  # without a GPU, the training needs the cores
+    machine = f'{chosen} pictures a step (the config has {own}), {workers} reading process(es)'
+    if student.task == 'seg':
+        height, width = size or usual
+        crop = _crop(student.model, (height, width), exact=size is not None)
+        tested = _brought(usual, size, True) if size else usual
+        how = '' if size else 'their own size, '
+        note = f'crops of {size_text(crop)}, tested at {how}{size_text(tested)}; {machine}'
+        return Loading((height, width), tested, crop, size is not None, True, chosen, workers, note)
+    scale, keep_ratio = _scale(student)
+    if size is None:
+        fits = max(usual) <= max(scale) and min(usual) <= min(scale) and keep_ratio
+        size = usual if fits else (min(scale), max(scale)) if usual[0] <= usual[1] else (max(scale), min(scale))
+    tested = _brought(usual, size, keep_ratio)
+    why = 'as they are' if tested == usual else f'in place of {size_text(usual)}'
+    note = (
+        f'pictures of {size_text(tested)}, {why} (the config has {max(scale)}x{min(scale)}; --size H W sets it); '
+        f'{machine}'
+    )
+    return Loading(size, tested, size, True, keep_ratio, chosen, workers, note)
+
+
+def _brought(picture: tuple[int, int], size: tuple[int, int], keep_ratio: bool) -> tuple[int, int]:
+    """Return the height and width that a picture has after ``Resize``."""
+    if not keep_ratio:
+        return size
+    width, height = rescale_size(picture[::-1], size[::-1])
+    return height, width
+
+
+def check_tested(side: Side) -> None:
+    """Refuse CornerNet, CenterNet and CentripetalNet, which read the border that a step of their own tests adds."""
+    for step in _steps((side.config.get('test_dataloader') or {}).get('dataset')):
+        if str(step.get('type')).endswith('RandomCenterCropPad'):
+            raise ValueError(
+                f'{side.key} {side.name}: its predictions need the step RandomCenterCropPad of its own test pipeline, '
+                'which `new` does not write. Choose another detector, or write the pair by hand: docs/own_pair.md.'
+            )
+
+
+def _crop(model: Mapping[str, Any], size: tuple[int, int], exact: bool) -> tuple[int, int]:
+    own = (model.get('data_preprocessor') or {}).get('size') or (512, 512)
+    height, width = (
+        min(one, side if exact else max(_STEP, side // _STEP * _STEP)) for one, side in zip(own, size, strict=True)
+    )
+    return height, width
+
+
+def _scale(student: Side) -> tuple[tuple[int, int], bool]:
+    """Return the size at which a detector's own config tests, and whether pictures keep their shape.
+
+    The training may resize to several sizes, or to a larger one that it then crops (RTMDet: 1280, cropped to 640).
+    """
+    loaders = (student.config.get(f'{name}_dataloader') or {} for name in ('test', 'train'))
+    for step in _steps([loader.get('dataset') for loader in loaders]):
+        if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
+            first = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
+            return (int(first[0]), int(first[1])), bool(step.get('keep_ratio', False))
+    return COCO_SCALE, True
+
+
+def _steps(option: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(option, Mapping):
+        if 'type' in option:
+            yield option
+        for value in option.values():
+            yield from _steps(value)
+    elif isinstance(option, (list, tuple)):
+        for member in option:
+            yield from _steps(member)

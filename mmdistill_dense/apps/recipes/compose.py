@@ -1,0 +1,288 @@
+"""Compose configs from recipes and method options.
+
+A *recipe* (``configs/_base_/recipes/*.py``) is the student alone: pair, data set, schedule and runtime. *Method
+options* (``configs/_base_/distillers/<method>[_…].py``) are one method with its constants. Their line ``# fits: …``
+names the pairs they fit, see :mod:`~mmdistill_dense.apps.recipes.named`. The config of a method is a recipe plus
+options, so a method differs from its control in nothing but its distillers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmdistill_dense.config.inheritance import bases_of, keys_of
+from mmdistill_dense.config.resolve import TASKS, package_root
+from mmdistill_dense.utils.literals import literal
+from mmdistill_dense.utils.messages import close_or_all
+
+KINDS = ('seg', 'det', 'pretrain')
+
+
+_SIDES = ('pair', 'teacher', 'student', 'data')
+
+
+_FITS = re.compile(r'^# fits: (.+)$', re.MULTILINE)
+
+
+class Fit(NamedTuple):
+    """The items of a line ``# fits: …``."""
+
+    tasks: tuple[str, ...]
+    words: dict[str, tuple[str, ...]]
+    variant: str | None
+    maps: bool = False
+
+
+def fit_of(path: Path) -> Fit:
+    """Read the line ``# fits: …`` of a file."""
+    return _fit_of(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _fit_of(path: Path, modified: int) -> Fit:
+    line = _FITS.search(path.read_text(encoding='utf-8'))
+    if line is None:
+        raise ValueError(f"{path}: no line says what these options fit; add one such as '# fits: seg, teacher r101'.")
+    tasks, words, variant, maps = [], {}, None, False
+    for item in line[1].split(','):
+        key, *rest = item.split()
+        if key in KINDS and not rest:
+            tasks.append(key)
+        elif key == 'variant' and len(rest) == 1:
+            variant = rest[0]
+        elif item.strip() == 'maps':
+            maps = True
+        elif key in _SIDES and rest:
+            words[key] = tuple(rest)
+        else:
+            known = ', '.join([*KINDS, *(f"'{side} …'" for side in _SIDES), "'variant …'", 'maps'])
+            raise ValueError(f'{path}: unknown item {item.strip()!r} in {line[0]!r}; known: {known}.')
+    return Fit(tuple(tasks), words, variant, maps)
+
+
+def best(files: Iterable[Path], pair: str, task: str, variant: str | None = None, maps: bool = False) -> Path | None:
+    """Return the file of this variant that fits a pair best; ``maps``: whether its teacher gives maps alone."""
+    ranked: dict[tuple[int, int], list[Path]] = {}
+    for path in files:
+        fit = fit_of(path)
+        rank = _rank(fit, pair, task) if (fit.variant, fit.maps) == (variant, maps) else None
+        if rank is not None:
+            ranked.setdefault(rank, []).append(path)
+    found = ranked[max(ranked)] if ranked else []
+    if len(found) > 1:
+        names = ' and '.join(path.name for path in found)
+        raise ValueError(f"{names} fit {pair} equally well; one of them needs one more word in its line '# fits: …'.")
+    return found[0] if found else None
+
+
+def _rank(fit: Fit, pair: str, task: str) -> tuple[int, int] | None:
+    sides = _sides(pair)
+    asked = [word for words in fit.words.values() for word in words]
+    if ('and' in asked) != ('and' in sides['pair']) or not set(fit.tasks) <= {task}:
+        return None
+    if not all(_in_order(words, sides[side]) for side, words in fit.words.items()):
+        return None
+    return len(asked), len(fit.tasks)
+
+
+def _in_order(words: Sequence[str], name: Sequence[str]) -> bool:
+    rest = iter(name)
+    return all(word in rest for word in words)  # ``in`` consumes what it passes
+
+
+def _sides(pair: str) -> dict[str, list[str]]:
+    words = pair.split('_')
+    teacher = student = words
+    if 'to' in words:
+        teacher, student = words[: words.index('to')], words[words.index('to') + 1 :]
+    elif 'from' in words:
+        student, teacher = words[: words.index('from')], words[words.index('from') + 1 :]
+    return {'pair': words, 'teacher': teacher, 'student': student, 'data': student}
+
+
+SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}  # of a new recipe for which none is named
+# Each part of a recipe is recognised by this key, which the part or a file it inherits sets.
+_KEYS = {'pair': 'model', 'dataset': 'train_dataloader', 'schedule': 'optim_wrapper', 'runtime': 'default_scope'}
+_OWNERS = re.compile(r'^# methods?: ([\w, ]+)$', re.MULTILINE)
+_LINE = 120
+
+
+class Parts(NamedTuple):
+    """Names of the files of a recipe, without ``.py``.
+
+    ``task`` is ``'seg'``, ``'det'`` or ``'pretrain'``; ``maps``: whether the teacher gives maps and predicts nothing.
+    """
+
+    pair: str
+    dataset: str
+    schedule: str
+    runtime: str
+    task: str
+    maps: bool = False
+
+
+def configs() -> Path:
+    """Return this package's folder of configs, in the checkout or in the installed wheel."""
+    return package_root('mmdistill_dense') / 'configs'
+
+
+def methods() -> list[str]:
+    """Return the names of all methods: the first words in the names of the option files."""
+    return sorted({path.stem.split('_')[0] for path in option_files()})
+
+
+def option_files(method: str | None = None) -> list[Path]:
+    """Return the files of method options, of one method or of all, except parts of others, which begin with ``_``."""
+    found = sorted((configs() / '_base_' / 'distillers').glob(f'{method}[_.]*py' if method else '[!_]*.py'))
+    if method and not found:
+        raise KeyError(unknown('method', method, methods()))
+    return found
+
+
+def recipes(pretraining: bool = False) -> list[Path]:
+    """Return the recipes for training with labels, or those for pre-training without labels.
+
+    A file that only changes another recipe, so has a single base, is left out.
+    """
+    files = [path for path in sorted((configs() / '_base_' / 'recipes').glob('*.py')) if len(bases_of(path)) > 1]
+    return [path for path in files if (parts_of(path).task == 'pretrain') == pretraining]
+
+
+def recipe_file(recipe: Path | str) -> Path:
+    """Return the file of a recipe, given as a file or by its name in ``configs/_base_/recipes``."""
+    path = Path(recipe)
+    if path.suffix == '.py' and path.is_file():
+        return path.resolve()
+    folder = configs() / '_base_' / 'recipes'
+    file = folder / f'{path.stem if path.suffix == ".py" else path.name}.py'
+    if not file.is_file():
+        raise KeyError(unknown('recipe', str(recipe), {path.stem for path in folder.glob('*.py')}))
+    return file
+
+
+def owners(recipe: Path) -> tuple[str, ...]:
+    """Return the methods in a recipe's line ``# method: …``, whose published schedule it holds; none for the usual."""
+    line = _OWNERS.search(recipe.read_text(encoding='utf-8'))
+    return tuple(line[1].split(', ')) if line else ()
+
+
+def parts_of(recipe: Path | str) -> Parts:
+    """Return the names of pair, data set, schedule, runtime and task of a recipe."""
+    path = recipe_file(recipe)
+    return _parts_of(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parts_of(path: Path, modified: int) -> Parts:
+    sources = sources_of(path)
+    found = {kind: file.stem for kind, file in sources.items()}
+    missing = [kind for kind in _KEYS if kind not in found]
+    scope = str(keys_of(path).get('default_scope'))
+    if missing or scope not in TASKS:
+        lack = ', '.join(missing) or "default_scope='mmseg' or 'mmdet'"
+        raise ValueError(
+            f'{path} is not a recipe: it has no {lack}. A recipe needs a pair (model), a data set (train_dataloader), '
+            'a schedule (optim_wrapper) and a runtime (default_scope).'
+        )
+    task = 'pretrain' if found['runtime'] == 'runtime_pretrain' else TASKS[scope]
+    return Parts(**found, task=task, maps=gives_maps(sources['pair']))
+
+
+def gives_maps(pair: Path) -> bool:
+    """Tell whether the teacher of a pair gives maps and predicts nothing: its file or a base names FoundationTeacher.
+
+    The text is searched, because to resolve the configs of all pairs takes seconds.
+    """
+    if 'mmdistill_dense.FoundationTeacher' in pair.read_text(encoding='utf-8'):
+        return True
+    try:
+        return any(gives_maps(base) for base in bases_of(pair) if base.is_file())
+    except SyntaxError:  # told where the config is read
+        return False
+
+
+def sources_of(recipe: Path) -> dict[str, Path]:
+    """Return the file of each part of a recipe, recognised by the keys that the file sets; leave out missing parts.
+
+    A part is a file in the recipe's ``_base_``, a file in the ``_base_`` of the one recipe it inherits, or the recipe.
+    """
+    found: dict[str, Path] = {}
+    for file in [*_bases(recipe), recipe]:
+        for kind, key in _KEYS.items():
+            if key in keys_of(file):
+                found.setdefault(kind, file)
+    return found
+
+
+def options_for(method: str, recipe: Path | str, variant: str | None = None) -> Path | None:
+    """Return the file of a method's options that fits a recipe best, or None. Variants are used only by name."""
+    parts = parts_of(recipe)
+    return best(option_files(method), parts.pair, parts.task, variant, parts.maps)
+
+
+def config_text(
+    method: str,
+    recipe: Path | str,
+    options: Path | str,
+    folder: Path,
+    distillers: Mapping[str, Mapping[str, Any]] | None = None,
+    unlabelled: str | None = None,
+) -> str:
+    """Return the text of a method's config: the recipe with the distillers of the options, or those given.
+
+    Bases are written relative to ``folder``, or by name where it is not inside this package's configs.
+    """
+    bases = [reference(recipe_file(recipe), folder)]
+    more = [f'unlabelled=dict(data_root={literal(unlabelled)}, ratio=1)'] if unlabelled else []
+    if distillers:
+        parts = [f'distillers={literal(distillers, "    ", _LINE)}', *more]
+        model = ''.join(['\n', *(f'    {part},\n' for part in parts)])
+    else:
+        bases.append(reference(Path(options), folder))
+        model = ', '.join(['distillers=_base_.distillers', *more])
+    return (
+        f'{_assignment("_base_", bases)}'
+        f'model = dict({model})\n'
+        f"work_dir = 'work_dirs/{method}/{{{{ fileBasenameNoExtension }}}}'\n"
+    )
+
+
+def recipe_text(pair: Path, dataset: Path, schedule: Path, runtime: Path, folder: Path) -> str:
+    """Return the text of a recipe in ``folder``, see :func:`config_text`."""
+    bases = [reference(path, folder) for path in (pair, dataset, schedule, runtime)]
+    return (
+        f"{_assignment('_base_', bases, broken=True)}work_dir = 'work_dirs/control/{{{{ fileBasenameNoExtension }}}}'\n"
+    )
+
+
+def reference(path: Path, folder: Path) -> str:
+    """Return the expression that names ``path`` in the ``_base_`` of a config in ``folder``."""
+    path, folder, root = path.resolve(), folder.resolve(), configs().resolve()
+    if path.is_relative_to(root) and not folder.is_relative_to(root):
+        name = f'mmdistill_dense::{path.relative_to(root).as_posix()}'
+        return f"__import__('mmdistill_dense').base({literal(name)})"
+    relative = Path(os.path.relpath(path, folder)).as_posix()
+    return literal(relative if relative.startswith('.') else f'./{relative}')
+
+
+def _assignment(name: str, items: Sequence[str], *, broken: bool = False) -> str:
+    line = f'{name} = [{", ".join(items)}]\n'
+    if len(line) <= _LINE + 1 and not broken:
+        return line
+    return f'{name} = [\n' + ''.join(f'    {item},\n' for item in items) + ']\n'
+
+
+def _bases(path: Path) -> list[Path]:
+    """Return the bases of a recipe, or those of the one recipe that it inherits."""
+    bases = [base for base in bases_of(path) if base.is_file()]
+    return _bases(bases[0]) if len(bases) == 1 and bases_of(bases[0]) else bases
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the error message for an unknown name, with close names or all of them."""
+    return f'{kind} {name!r}: unknown. {close_or_all(name, known)}'

@@ -1,0 +1,216 @@
+"""Configs by name: ``cwd:deeplabv3_r101_to_r18_voc``, ``cwd:deeplabv3_r101_to_r18_voc:feature``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config, ConfigDict
+
+from mmdistill_dense.apps.recipes.compose import (
+    best,
+    config_text,
+    configs,
+    fit_of,
+    methods,
+    option_files,
+    options_for,
+    owners,
+    parts_of,
+    recipes,
+    unknown,
+)
+from mmdistill_dense.config.resolve import TASKS, find_config, read_file
+from mmdistill_dense.guards.config import check_top_level_distillers
+from mmdistill_dense.utils.messages import some
+
+_NAME = re.compile(r'[\w.+-]+(:[\w.+-]+)+')
+_SETTINGS = re.compile(r'model\.distillers\.([^.]+)\.settings')
+_CHANGES = re.compile(r'^# changes: (\S+)$', re.MULTILINE)
+
+
+class Named(NamedTuple):
+    """A config of a method that is made of two files.
+
+    Attributes:
+        method: Names its folder.
+        pair: Of networks, or the recipe's name if the pair has several recipes.
+        variant: Of the options, or None.
+        base: The recipe, or the config that is changed.
+        options: The method options, or the change.
+    """
+
+    method: str
+    pair: str
+    variant: str | None
+    base: Path
+    options: Path
+
+    @property
+    def name(self) -> str:
+        """Its name on a command line."""
+        return ':'.join(filter(None, (self.method, self.pair, self.variant)))
+
+    @property
+    def file(self) -> Path:
+        """Where its file would be."""
+        return place_of(self.method, self.pair, self.variant)
+
+    def text(self) -> str:
+        """Return the text that its file would have; only for a recipe with method options."""
+        return config_text(self.method, self.base, self.options, self.file.parent)
+
+    def config(self) -> Config:
+        """Return the config that its file would resolve to."""
+        base, added = Config.fromfile(self.base), Config.fromfile(self.options).to_dict()
+        base.merge_from_dict(added)
+        content = base.to_dict()
+        if 'distillers' in added:
+            content['model']['distillers'] = deepcopy(added['distillers'])
+        content['work_dir'] = f'work_dirs/{self.method}/{self.file.stem}'
+        return Config(content, cfg_text=base.text, filename=str(self.file), env_variables=base.env_variables)
+
+
+def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Return a config given as a file or by name, with the overrides of a command line.
+
+    Args:
+        name: A file, or ``'METHOD:PAIR[:VARIANT]'``.
+        options: By dotted key, as ``--cfg-options`` gives them. ``model.distillers.NAME.settings`` takes the place of
+            the constants that the config has for this distiller.
+    """
+    found = find(str(name))
+    config = found.config() if isinstance(found, Named) else read_file(found)
+    if options:
+        written = deepcopy(config)
+        _put_settings(config, options)
+        config.merge_from_dict(dict(options))
+        check_top_level_distillers(config, written)
+    return config
+
+
+def _put_settings(config: Config, options: Mapping[str, Any]) -> None:
+    """Remove the options of distillers for which the overrides set ``settings``; the other overrides stay."""
+    chosen = {found[1]: value for key, value in options.items() if (found := _SETTINGS.fullmatch(key))}
+    if chosen and 'distillers' in config.get('model', {}):
+        from mmdistill_dense.distillers.presets import put_all  # imports all methods
+
+        task = TASKS.get(config.get('default_scope', ''))
+        config.model.distillers = ConfigDict(put_all(config.model.distillers, chosen, task, 'model.distillers'))
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text has the form ``METHOD:PAIR[:VARIANT]``; its parts may be unknown."""
+    return _NAME.fullmatch(text) is not None
+
+
+def find(name: str) -> Path | Named:
+    """Return the file that a command line names, or the config that the name stands for; see :func:`read_config`."""
+    path = Path(name)
+    if path.is_file() or not is_name(name):
+        return path if path.is_file() else _missing(path)
+    method, pair, *rest = name.split(':')
+    variant = '_'.join(rest) or None
+    file = place_of(method, pair, variant)
+    if file.is_file():
+        return file
+    if method not in methods():
+        kind = {'control': 'recipe', 'teachers': 'teacher'}.get(method, 'method')
+        known = {path.stem for path in file.parent.glob('*.py')} or {*methods(), 'control', 'teachers'}
+        raise KeyError(f'{name}: {unknown(kind, method if kind == "method" else file.stem, known)}')
+    return _changed(method, pair, variant) or _made(name, method, pair, variant)
+
+
+def place_of(method: str, pair: str, variant: str | None = None) -> Path:
+    """Return the file of a name, whether it exists or not."""
+    folder = '_base_/recipes' if method == 'control' else method
+    return configs() / folder / f'{f"{pair}_{variant}" if variant else pair}.py'
+
+
+def made_of(method: str, recipe: Path, variant: str | None = None, options: Path | None = None) -> Named | None:
+    """Return the config of a method on a recipe of this package, or None if no options fit."""
+    options = options or options_for(method, recipe, variant)
+    pair = parts_of(recipe).pair if method in owners(recipe) else recipe.stem
+    return Named(method, pair, variant, recipe, options) if options else None
+
+
+def combinations(method: str) -> Iterator[Named]:
+    """Yield every config of a method that has a name: each variant on each recipe that it fits, and changes.
+
+    Some of them exist as files too.
+    """
+    variants = variants_of(method)
+    for recipe in _recipes_of(method).values():
+        for variant in variants:
+            found = made_of(method, recipe, variant)
+            if found:
+                yield found
+    for change in _changes(method):
+        ending = f'_{changed}' if (changed := _changed_variant(change)) else ''
+        for file in sorted((configs() / method).glob(f'*{ending}.py')):
+            pair, variant = file.stem.removesuffix(ending), fit_of(change).variant
+            found = _changed(method, pair, variant)
+            if found and found.options == change and not found.file.is_file():
+                yield found
+
+
+def variants_of(method: str) -> list[str | None]:
+    """Return the variants of a method's options; the first is None, the default."""
+    named = {fit_of(path).variant for path in option_files(method)} - {None}
+    return [None, *sorted(map(str, named))]
+
+
+def _recipes_of(method: str) -> dict[str, Path]:
+    """Return the recipes that a method is trained on, by the pair's name in the method's configs."""
+    shared = {path.stem: path for path in [*recipes(), *recipes(pretraining=True)] if not owners(path)}
+    return shared | {parts_of(path).pair: path for path in recipes() if method in owners(path)}
+
+
+def _made(name: str, method: str, pair: str, variant: str | None) -> Named:
+    known = _recipes_of(method)
+    recipe = known.get(pair) or next((path for path in recipes() if path.stem == pair), None)
+    if recipe is None:
+        raise KeyError(f'{name}: {unknown("pair", pair, known)}')
+    found = made_of(method, recipe, variant)
+    if found is None:
+        fits = [str(one or 'none') for one in variants_of(method) if made_of(method, recipe, one)]
+        others = [one for one in methods() if options_for(one, recipe)]
+        what = f'variants of {method} that fit it: {", ".join(fits)}' if fits else f'methods: {", ".join(others)}'
+        raise KeyError(f'{name}: {f"variant {variant!r} of {method}" if fits else method} does not fit {pair}. {what}.')
+    return found
+
+
+def _changes(method: str) -> list[Path]:
+    return sorted((configs() / '_base_' / 'changes').glob(f'{method}_*.py'))
+
+
+def _changed(method: str, pair: str, variant: str | None) -> Named | None:
+    """Return the config of a method with the change that the variant names, or None."""
+    change = best(_changes(method), pair, '', variant) if variant else None
+    base = place_of(method, pair, _changed_variant(change)) if change else None
+    return Named(method, pair, variant, base, change) if change and base and base.is_file() else None
+
+
+def _changed_variant(change: Path) -> str:
+    """Return the variant that a change is laid over, '' for the config without one."""
+    line = _CHANGES.search(change.read_text(encoding='utf-8'))
+    if line is None:
+        raise ValueError(f"{change}: no line says which variant it changes; add one such as '# changes: pcd-init'.")
+    return '' if line[1] == 'default' else line[1]
+
+
+def _missing(path: Path) -> Path:
+    """Return the file of another package's config (``mmseg::…``); raise FileNotFoundError for any other path."""
+    if '::' in str(path):
+        return find_config(str(path), 'config')
+    if path.is_dir():
+        files = sorted(str(one) for one in path.glob('*.py'))
+        listed = f'; its configs are {some(files, 8)}' if files else ''
+        raise FileNotFoundError(f'{path}: a folder, and one config is needed{listed}.')
+    names = {one.file: one.name for one in combinations(path.parent.name)} if path.parent.name in methods() else {}
+    name = names.get(configs() / path.parent.name / path.name)
+    hint = f' It has a name: {name}.' if name else ' A config without a file is named METHOD:PAIR[:VARIANT].'
+    raise FileNotFoundError(f'{path}: no such config (working folder {Path.cwd()}).{hint}')

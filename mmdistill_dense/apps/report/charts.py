@@ -1,0 +1,134 @@
+"""Plotly figures. The page sets their colours, for light and dark mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmdistill_dense.apps.report.logs import Series
+from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
+from mmdistill_dense.apps.report.section import Chart, Key
+from mmdistill_dense.apps.suite.plan import TEACHER
+
+COLOURS = 8  # for methods in style.css; control and teacher have their own
+_DASHES = ('solid', 'dash', 'dot')
+_CSS = {'solid': 'solid', 'dash': 'dashed', 'dot': 'dotted'}
+_BAR = 11  # pixels
+_POINTS = 400  # of a line
+_LAYOUT = dict(margin=dict(l=48, r=12, t=8, b=40), hovermode='closest', font=dict(size=12), showlegend=False)
+
+
+@dataclass(frozen=True)
+class Line:
+    """The line of a run in a chart, with the colour of its method."""
+
+    title: str
+    group: str
+    series: Series
+    colour: str
+    dash: str = 'solid'
+
+
+def colour_of(comparison: Comparison, name: str) -> tuple[str, str]:
+    """Return the CSS variable and the dash of a method, which are the same in all charts."""
+    if name in {run.name for run in comparison.controls}:
+        return 'control', 'solid'
+    if name == TEACHER:
+        return 'teacher', 'dash'
+    methods = list(dict.fromkeys(run.name for run in comparison.runs))
+    place = methods.index(name)
+    return f'run-{place % COLOURS}', _DASHES[place // COLOURS % len(_DASHES)]
+
+
+def line_of(comparison: Comparison, run: TrainedRun, series: Series) -> Line:
+    """Return the line of a run."""
+    colour, dash = colour_of(comparison, run.name)
+    return Line(run.title, run.name, series, colour, dash)
+
+
+def line_chart(
+    title: str, lines: Sequence[Line], levels: Mapping[str, float] | None = None, wide: bool = False
+) -> Chart:
+    """Return values over iterations, a line per run. ``levels`` are constants by name, such as the teacher's score."""
+    figure = graph_objects().Figure()
+    seen: set[str] = set()
+    for line in lines:
+        steps, values = _thinned(line.series)
+        few = len(steps) < 20
+        figure.add_scatter(
+            x=steps,
+            y=values,
+            name=line.title,
+            legendgroup=line.group,
+            mode='lines+markers' if few else 'lines',
+            line=dict(width=2 if line.group not in seen else 1.2, dash=line.dash),
+            marker=dict(size=5),
+            meta=dict(colour=line.colour),
+        )
+        seen.add(line.group)
+    span = [step for line in lines for step in line.series.steps] or [0, 1]
+    for name, value in (levels or {}).items():
+        trace = dict(mode='lines', line=dict(width=1.5, dash='dash'), meta=dict(colour='teacher'))
+        figure.add_scatter(x=[min(span), max(span)], y=[value, value], name=name, **trace)
+    figure.update_layout(template='none', height=330 if wide else 280, **_LAYOUT)
+    figure.update_xaxes(title_text='iteration')
+    return Chart(title, _said(title, lines, levels or {}), figure.to_json(), wide)
+
+
+def bar_chart(
+    title: str, classes: Sequence[str], values: Mapping[str, Mapping[str, float]], colours: Mapping[str, str]
+) -> Chart:
+    """Return horizontal bars of values by name and class, a group per class, the first class on top."""
+    figure = graph_objects().Figure()
+    for name, found in values.items():
+        bars = dict(y=list(classes), x=[found.get(one) for one in classes], name=name, orientation='h')
+        figure.add_bar(meta=dict(colour=colours[name]), hovertemplate='%{y}: %{x:.4g}', **bars)
+    height = 60 + len(classes) * (_BAR * len(values) + 8)
+    figure.update_layout(template='none', height=height, barmode='group', bargap=0.25, **_LAYOUT)
+    figure.update_yaxes(autorange='reversed', automargin=True)
+    best = max(values, key=lambda name: sum(values[name].values()))
+    alt = f'Bars of {title}, for {", ".join(classes)}; {best} has the largest sum. The table holds the figures.'
+    return Chart(title, alt, figure.to_json(), wide=True)
+
+
+def level_chart(title: str, comparison: Comparison, levels: Mapping[str, float]) -> Chart:
+    """Return a horizontal bar per run and teacher, for a metric that was evaluated only once."""
+    names = {run.title: run.name for run in comparison.students}
+    figure = graph_objects().Figure()
+    for name, value in levels.items():
+        meta = dict(colour=colour_of(comparison, names.get(name, name))[0])
+        figure.add_bar(y=[name], x=[value], name=name, orientation='h', meta=meta, hovertemplate='%{x:.4g}')
+    figure.update_layout(template='none', height=60 + 30 * len(levels), bargap=0.3, **_LAYOUT)
+    figure.update_yaxes(autorange='reversed', automargin=True)
+    values = ', '.join(f'{name} {value:.4g}' for name, value in levels.items())
+    return Chart(title, f'Bars of {title}: {values}.', figure.to_json(), wide=True)
+
+
+def legend_of(comparison: Comparison, lines: bool = True) -> list[Key]:
+    """Return the colours of the methods and the teacher."""
+    keys = {name: colour_of(comparison, name) for name in dict.fromkeys([*comparison.names, TEACHER])}
+    return [Key(f'var(--{colour})', name, _CSS[dash] if lines else '') for name, (colour, dash) in keys.items()]
+
+
+def graph_objects() -> Any:
+    """Import plotly, which only this page needs."""
+    try:
+        import plotly.graph_objects as go
+    except ImportError as error:
+        raise ImportError("a report needs plotly: pip install 'mmdistill_dense[report]'") from error
+    return go
+
+
+def _thinned(series: Series) -> tuple[list[float], list[float | None]]:
+    """Return at most ``_POINTS`` points with the newest, in five digits. Non-finite values leave gaps."""
+    stride = -(-len(series.steps) // _POINTS)
+    values = [float(f'{value:.5g}') if math.isfinite(value) else None for value in series.values[::-stride]]
+    return series.steps[::-stride][::-1], values[::-1]
+
+
+def _said(title: str, lines: Sequence[Line], levels: Mapping[str, float]) -> str:
+    ends = [f'{line.title} ends at {line.series.last:.4g}' for line in lines]
+    ends += [f'{name} at {value:.4g}' for name, value in levels.items()]
+    return f'Line chart of {title} over iterations: {"; ".join(ends)}.'

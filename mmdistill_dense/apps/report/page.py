@@ -1,0 +1,119 @@
+"""Write the sections of a report into one self-contained HTML file."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Sequence
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+
+from mmdistill_dense.apps.report.attention_views import similarity_section, token_section
+from mmdistill_dense.apps.report.charts import graph_objects
+from mmdistill_dense.apps.report.numbers import Numbers
+from mmdistill_dense.apps.report.predictions import Predictions
+from mmdistill_dense.apps.report.runs import Comparison, compare
+from mmdistill_dense.apps.report.scores import answer_section, class_section
+from mmdistill_dense.apps.report.section import Item, Section
+from mmdistill_dense.apps.report.settings import cost_section, settings_section
+from mmdistill_dense.utils.atomic import check_writable, write_text
+from mmdistill_dense.utils.quiet import errors_only
+from mmdistill_dense.utils.version import __version__
+
+PICTURES = 4
+NAMED = 3  # methods in the title
+
+
+def make_report(
+    folders: Sequence[str | Path],
+    out: str | Path = 'report.html',
+    control: str | Path | None = None,
+    pictures: int = PICTURES,
+    metric: str | None = None,
+) -> tuple[Path, list[Section]]:
+    """Write a page about runs.
+
+    Args:
+        folders: Work folders, folders of a suite's method (``runs/<name>``, all seeds) or whole suites.
+        out: The page.
+        control: Work folder of the student alone. Defaults to the suite's, else to given runs without distillers.
+        pictures: Validation pictures; 0 runs no network.
+        metric: The score that is compared, as the runs log it. Defaults to mIoU or box AP.
+
+    Returns:
+        The page and its sections, whose ``reasons`` name what is left out.
+
+    Raises:
+        FileNotFoundError, ValueError: For a folder without a run, a negative ``pictures``, an unknown metric, or a page
+            that cannot be written there.
+        ImportError: Without plotly and Jinja2.
+    """
+    if pictures < 0:
+        raise ValueError(f'pictures must be 0 or more, got {pictures}')
+    path = Path(out)
+    check_writable(path, 'out')
+    graph_objects()
+    comparison = compare(folders, control)
+    with errors_only():  # networks log how they are built
+        sections = sections_of(comparison, pictures, metric)
+    write_text(path, render(comparison, sections))
+    return path, sections
+
+
+def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | None = None) -> list[Section]:
+    """Return the sections of a page, in order: first what a reader decides by, last what only a search needs."""
+    numbers = Numbers(comparison, metric)
+    predictions = Predictions(comparison, pictures)
+    return [
+        answer_section(numbers),
+        predictions.side_by_side(),
+        class_section(numbers),
+        cost_section(numbers),
+        predictions.disagreement(),
+        numbers.curves(),
+        token_section(comparison, pictures),
+        similarity_section(comparison, pictures),
+        settings_section(comparison),
+    ]
+
+
+def render(comparison: Comparison, sections: Sequence[Section]) -> str:
+    """Return the HTML."""
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise ImportError("a report needs Jinja2: pip install 'mmdistill_dense[report]'") from error
+    loader = PackageLoader('mmdistill_dense.apps.report', 'templates')
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters['kind'] = _kind
+    methods = list(dict.fromkeys(run.name for run in comparison.runs)) or comparison.names
+    charts = any(_kind(item) == 'chart' for section in sections for item in [*section.items, *section.more])
+    return environment.get_template('page.html.j2').render(
+        title=f'Distillation report: {", ".join(methods) if len(methods) <= NAMED else f"{len(methods)} methods"}',
+        runs=[(run.title, str(run.folder)) for run in comparison.students],
+        made=datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %z'),
+        version=__version__,
+        sections=[section for section in sections if section.items or section.more],
+        left_out=[section for section in sections if not section.items and not section.more],
+        style=_asset('style.css'),
+        script=_asset('page.js'),
+        plotly=_packed_plotly() if charts else '',
+    )
+
+
+def _kind(item: Item) -> str:
+    return type(item).__name__.lower()
+
+
+def _asset(name: str) -> str:
+    return (resources.files('mmdistill_dense.apps.report') / 'templates' / name).read_text(encoding='utf-8')
+
+
+def _packed_plotly() -> str:
+    """Return plotly.js as gzip in base64, 2 MB instead of 4.8. The page unpacks it."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode('ascii')

@@ -1,0 +1,251 @@
+"""The runs on a page, their names, controls and settings."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdistill_dense.apps.report.logs import config_file, starts_of
+from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.config.resolve import is_distill_model, teachers_of
+from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.utils.atomic import read_json
+from mmdistill_dense.utils.literals import BRACES
+
+_PATTERNS = ('seed*', '*/seed*', 'runs/*/seed*')
+_SEED = re.compile(r'seed\d+')  # the folder of one seed of a method
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """One training. Its name is that of the method's folder. ``suite`` is the suite's folder."""
+
+    folder: Path
+    name: str
+    suite: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """The folder of the method: the one above ``seed<k>``, else the run's own."""
+        return self.folder.parent if _SEED.fullmatch(self.folder.name) else self.folder
+
+    @cached_property
+    def config(self) -> Config:
+        """The whole config that the runner wrote."""
+        text = _config_file(self.folder).read_text(encoding='utf-8')
+        # mmengine writes plain values, and takes a `{{` in a name for a template when it reads them again
+        return Config.fromstring(text.replace('{{', BRACES), '.py')
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """The model's config."""
+        return self.config.get('model') or {}
+
+    @property
+    def distillers(self) -> dict[str, Any]:
+        """The options of the distillers by name; none for a control."""
+        return dict(self.model.get('distillers') or {}) if is_distill_model(self.model) else {}
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is a control: by its name in a suite, elsewhere if it takes nothing from a teacher."""
+        if self.suite is not None:
+            return self.name == CONTROL
+        return not self.distillers and not self.model.get('inherit')
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the run; ``None`` if it was drawn."""
+        return (self.config.get('randomness') or {}).get('seed')
+
+    @property
+    def title(self) -> str:
+        """Name and seed."""
+        return self.name if self.seed is None else f'{self.name}, seed {self.seed}'
+
+    @cached_property
+    def result(self) -> dict[str, Any] | None:
+        """The result that a suite wrote; ``None`` elsewhere."""
+        return read_json(self.folder / 'result.json')
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The complete checkpoint that was written last; the one with the largest number if that is not known."""
+        pointer = self.folder / 'last_checkpoint'
+        # an earlier training in the folder may have left files with larger numbers
+        named = self.folder / Path(pointer.read_text(encoding='utf-8').strip()).name if pointer.is_file() else None
+        return named if named is not None and zipfile.is_zipfile(named) else latest_checkpoint(self.folder)
+
+    @property
+    def teachers(self) -> dict[str, Any]:
+        """The options of the teachers by their key under ``model``."""
+        return teachers_of(self.model) if is_distill_model(self.model) else {}
+
+
+def find_runs(folder: str | Path) -> list[TrainedRun]:
+    """Return the run in a folder, or the runs of a suite below it, ordered by seed."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f'{str(folder)!r}: no such work dir (working folder {Path.cwd()})')
+    root = root.resolve()
+    if is_run(root):
+        return [_run(root)]
+    for pattern in _PATTERNS:
+        found = seeds_in(root, pattern)
+        if found:
+            return found
+    raise ValueError(
+        f'{str(folder)!r} is no work dir: it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite\'s '
+        'runs/<name>/seed<k>. Give the folder that `tools/train.py --work-dir` wrote to.'
+    )  # fmt: skip
+
+
+def _run(folder: Path) -> TrainedRun:
+    home = TrainedRun(folder, folder.name).home
+    in_suite = home != folder and home.parent.name == 'runs'
+    return TrainedRun(folder, home.name, home.parent.parent if in_suite else None)
+
+
+def seeds_in(root: Path, pattern: str) -> list[TrainedRun]:
+    """Return the runs below a folder whose own folders are called ``seed<k>``, in the order of the numbers."""
+    found = sorted(
+        root.glob(pattern),
+        key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', str(path))],
+    )
+    return [_run(path) for path in found if _SEED.fullmatch(path.name) and is_run(path)]
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a runner wrote to a folder."""
+    return any(folder.glob('*/vis_data/config.py'))
+
+
+def _config_file(folder: Path) -> Path:
+    """Return the config of the newest start with a log. A test in the same folder writes a config, too."""
+    files = [file for start in starts_of(folder) if (file := config_file(start)).is_file()]
+    logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
+    return (logged or files)[-1]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The runs on a page, their controls, and the run that trained the teacher, if its folder is known."""
+
+    runs: tuple[TrainedRun, ...]
+    controls: tuple[TrainedRun, ...]
+    teacher: TrainedRun | None = None
+
+    @property
+    def students(self) -> tuple[TrainedRun, ...]:
+        """The controls, then the runs."""
+        return (*self.controls, *self.runs)
+
+    @property
+    def names(self) -> list[str]:
+        """Each method once, the control first."""
+        return list(dict.fromkeys(run.name for run in self.students))
+
+    def of(self, name: str) -> list[TrainedRun]:
+        """Return the runs of a method."""
+        return [run for run in self.students if run.name == name]
+
+    def controls_for(self, run: TrainedRun) -> list[TrainedRun]:
+        """Return the controls that a run is compared with, at most one per seed.
+
+        They are those of its suite, else those outside of suites, else those of the only suite that has some.
+        """
+        own = [one for one in self.controls if run.suite is not None and one.suite == run.suite]
+        plain = [one for one in self.controls if one.suite is None]
+        suites = {one.suite for one in self.controls}
+        return own or plain or (list(self.controls) if len(suites) == 1 else [])
+
+    def control_of(self, run: TrainedRun) -> TrainedRun | None:
+        """Return the control of the same seed, else the first; ``None`` for a control."""
+        if run in self.controls:
+            return None
+        controls = self.controls_for(run)
+        same = [one for one in controls if one.seed == run.seed]
+        return next(iter([*same, *controls]), None)
+
+    @property
+    def shown(self) -> list[TrainedRun]:
+        """The first run of each method that has a checkpoint: the one for pictures."""
+        found = [[run for run in self.of(name) if run.checkpoint] for name in self.names]
+        return [runs[0] for runs in found if runs]
+
+
+def compare(folders: Sequence[str | Path], control: str | Path | None = None) -> Comparison:
+    """Find runs, their controls and their teacher.
+
+    The control is the given folder, else that of the suite, else every given run without distillers that did not train
+    a teacher of the others.
+    """
+    given = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
+    places = _teacher_places(given)
+    runs = [run for run in given if not (run.alone and run.folder in places)]
+    alone = [run for run in runs if run.alone]
+    controls = list(dict.fromkeys([*alone, *_suite_controls(runs)] if control is None else find_runs(control)))
+    _refuse_two_of_a_seed(controls)
+    rest = [run for run in runs if run not in controls]
+    names = _distinct([*rest, *controls])
+    rest, controls = ([replace(run, name=names[run]) for run in some] for some in (rest, controls))
+    places = _teacher_places([*rest, *controls])
+    teacher = next((TrainedRun(place, TEACHER) for place in places if is_run(place)), None)
+    return Comparison(tuple(rest), tuple(controls), teacher)
+
+
+def _distinct(runs: Sequence[TrainedRun]) -> dict[TrainedRun, str]:
+    """Return one name per method. Equal names get as many of the folders above as tell them apart."""
+    places = {run.home: ((*run.suite.parts, run.name) if run.suite else run.home.parts) for run in runs}
+    names: dict[Path, str] = {}
+    for home, parts in places.items():
+        same = [other for other in places.values() if other[-1] == parts[-1]]
+        for length in range(1, max(map(len, same)) + 1):
+            shown = [other[-length:] for other in same]
+            if len(set(shown)) == len(shown):
+                names[home] = '/'.join(parts[-length:])
+                break
+        else:  # a suite's runs/kd and a folder kd in the same place
+            names[home] = str(home)
+    return {run: names[run.home] for run in runs}
+
+
+def _suite_controls(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
+    """Return the controls of the runs' suites at the same seeds, or all controls if no seed is the same."""
+    found: list[TrainedRun] = []
+    for suite in dict.fromkeys(run.suite for run in runs if run.suite):
+        own = seeds_in(suite / 'runs' / CONTROL, 'seed*')
+        seeds = {run.seed for run in runs if run.suite == suite}
+        found += [run for run in own if run.seed in seeds] or own
+    return found
+
+
+def _refuse_two_of_a_seed(controls: Sequence[TrainedRun]) -> None:
+    """Raise ValueError for two controls of a suite, or outside of suites, with one seed: the page could show one gain.
+
+    Runs whose seeds were drawn are not paired.
+    """
+    known: dict[tuple[Path | None, int], TrainedRun] = {}
+    for run in controls:
+        if run.seed is None:
+            continue
+        other = known.setdefault((run.suite, run.seed), run)
+        if other is not run:
+            raise ValueError(
+                f'{str(other.folder)!r} and {str(run.folder)!r} are both controls of seed {run.seed}: name the one '
+                'to compare with by --control.'
+            )
+
+
+def _teacher_places(runs: Sequence[TrainedRun]) -> list[Path]:
+    """Return the teacher folders of the suites, then the folders of the teachers' checkpoints."""
+    places = [run.suite / TEACHER for run in runs if run.suite]
+    files = [str(option.get('checkpoint') or '') for run in runs for option in run.teachers.values()]
+    return [*places, *(Path(file).resolve().parent for file in files if file)]

@@ -1,0 +1,387 @@
+"""The sections of numbers: what a reader asks first, curves, scores, and scores by class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from mmdistill_dense.apps.report.charts import bar_chart, colour_of, legend_of
+from mmdistill_dense.apps.report.logs import Log, class_tables
+from mmdistill_dense.apps.report.numbers import Numbers
+from mmdistill_dense.apps.report.runs import TrainedRun
+from mmdistill_dense.apps.report.section import Chart, Missing, Section, Table
+from mmdistill_dense.apps.report.settings import step_ratio
+from mmdistill_dense.apps.suite.plan import TEACHER
+from mmdistill_dense.apps.suite.rows import Gain, Summary, holm, paired_gain, summarise
+from mmdistill_dense.utils.messages import some
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in its training a run was evaluated last. ``of`` is the whole length, ``None`` if it is not known."""
+
+    unit: str
+    at: float
+    of: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the training was over; mmengine always evaluates at its end."""
+        return self.of is None or self.at >= self.of
+
+    def __str__(self) -> str:
+        return f'{self.unit} {self.at:.0f}' + (f' of {self.of:.0f}' if self.of is not None else '')
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a comparison.
+
+    Attributes:
+        values: The score of each run that has one.
+        teacher: That of the teacher, if it is known.
+        what: The metric and the split.
+        fractions: Whether the scores lie between 0 and 1; otherwise they are in percent.
+        places: Where the runs were evaluated last. Empty for scores on the test split, which a suite writes when a
+            training is over, and whose lengths it chose.
+    """
+
+    values: Mapping[TrainedRun, float]
+    teacher: float | None
+    what: str
+    fractions: bool
+    places: Mapping[TrainedRun, Place] = field(default_factory=dict)
+
+    def comparable(self, run: TrainedRun, other: TrainedRun) -> bool:
+        """Tell whether two trainings are over and were evaluated at the same point."""
+        own, its = self.places.get(run), self.places.get(other)
+        if own is None or its is None:
+            return True
+        return own.ended and its.ended and (own.unit, own.at) == (its.unit, its.at)
+
+
+def scores_of(numbers: Numbers) -> Scores:
+    """Return the scores on the test split, or those of the last evaluations if a finished run has no test score."""
+    metric, runs = numbers.metric, numbers.comparison.students
+    tested = _known({run: _test_score(run, numbers.chosen) for run in runs})
+    logged = _known({run: _last(log, metric) for run, log in numbers.logs.items()})
+    # a run of a suite without a result is not finished
+    lacking = [run.title for run in runs if run in logged and run not in tested and (not run.suite or run.result)]
+    comparison = numbers.comparison
+    if tested and not lacking:
+        teacher = _test_score(comparison.teacher, numbers.chosen) if comparison.teacher else None
+        name = 'Scores' if numbers.chosen is None else numbers.chosen
+        fractions = _small(tested) and not any(_in_percent(run.result) for run in tested if numbers.chosen is None)
+        split = 'validation' if any((run.result or {}).get('test_is_val') for run in tested) else 'test'
+        return Scores(tested, teacher, f'{name} on the {split} split, last checkpoint', fractions)
+    what = f'{metric} of the last evaluation, val split'
+    if tested:
+        what += f' (no test score: {some(lacking)})'
+    places = {run: _place(run, numbers.logs[run], str(metric)) for run in logged}
+    return Scores(logged, _last(numbers.teacher_log, metric), what, _small(logged), places)
+
+
+def _known(found: Mapping[TrainedRun, float | None]) -> dict[TrainedRun, float]:
+    return {run: score for run, score in found.items() if score is not None}
+
+
+def _test_score(run: TrainedRun, chosen: str | None) -> float | None:
+    """Return the score in a run's ``result.json``, or the metric that the reader has chosen."""
+    result = run.result or {}
+    found = result.get('score') if chosen is None else _test_metrics(result).get(chosen)
+    return None if found is None else float(found)
+
+
+def _test_metrics(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (result.get('metrics') or {}).get('test') or {}
+
+
+def _last(log: Log | None, metric: str | None) -> float | None:
+    return log.metrics[metric].last if log and metric in log.metrics else None
+
+
+def _small(scores: Mapping[TrainedRun, float]) -> bool:
+    return all(abs(score) <= 1 for score in scores.values() if math.isfinite(score))
+
+
+def _in_percent(result: Mapping[str, Any] | None) -> bool:
+    """Tell whether a score is a metric times 100, as of box AP in a suite: 0.8 is then a score in percent."""
+    score = float((result or {}).get('score') or 0.0)
+    return any(value and math.isclose(score, 100 * value) for value in _test_metrics(result or {}).values())
+
+
+def _place(run: TrainedRun, log: Log, metric: str) -> Place:
+    step = log.metrics[metric].steps[-1]
+    loop = run.config.get('train_cfg') or {}
+    if 'max_epochs' in loop or ('max_iters' not in loop and log.epochs):
+        return Place('epoch', log.epochs.get(step, step), loop.get('max_epochs'))
+    return Place('iteration', step, loop.get('max_iters'))
+
+
+MOST = 20
+Figures = Mapping[str, float]
+
+
+def class_section(numbers: Numbers) -> Section:
+    """Return bars of the classes that the methods change most, and a table of all classes."""
+    section = Section('classes', 'Classes')
+    section.attempt(lambda: list(_items(numbers)))
+    section.items, section.more = section.items[:1], section.items[1:]
+    section.legend = legend_of(numbers.comparison, lines=False) if section.items else []
+    return section
+
+
+def _items(numbers: Numbers) -> tuple[Chart, Table]:
+    comparison = numbers.comparison
+    tables = {run: _found(run, numbers.logs[run]) for run in comparison.students}
+    if comparison.teacher is not None:
+        tables[comparison.teacher] = _found(comparison.teacher, numbers.teacher_log)
+    splits = [split for found in tables.values() for split in found]
+    if not splits:
+        raise Missing(
+            'No figures per class: the logs hold no table of classes. mmseg always prints one; for detection set '
+            'val_evaluator.classwise=True.'
+        )
+    split = max(('test', 'val'), key=splits.count)  # test if both are equal
+    means = _means({run: found[split] for run, found in tables.items() if split in found})
+    controls = {run.name for run in comparison.controls}
+    alone = next((means[name] for name in means if name in controls), {})
+    classes = list(dict.fromkeys(one for found in tables.values() for one in found.get(split, ())))
+    shown = _most_changed(classes, means, alone)
+    what = 'AP' if numbers.metric and 'mAP' in numbers.metric else 'IoU'
+    title = f'{what} of each class, {split} split'
+    if len(shown) < len(classes):
+        title += f' ({len(shown)} of {len(classes)} classes: those that {"changed" if alone else "differ"} most)'
+    colours = {name: colour_of(comparison, name)[0] for name in means}
+    rows = [
+        [one, *(_cell(found.get(one), None if name in controls else alone.get(one)) for name, found in means.items())]
+        for one in classes
+    ]
+    table = Table(f'{what} of each class, {split} split; in brackets: against the control', ['class', *means], rows)
+    return bar_chart(title, shown, means, colours), table
+
+
+def _found(run: TrainedRun, log: Log | None) -> dict[str, dict[str, float]]:
+    """Return percent by split and class, from the log file or from the metrics per class of CocoMetric."""
+    suffix = '_precision'
+    named = {
+        name.removesuffix(suffix).rpartition('/')[2]: 100 * series.last
+        for name, series in (log.metrics if log else {}).items()
+        if name.endswith(suffix)
+    }
+    return {'val': named} if named else class_tables(run.folder)
+
+
+def _means(figures: Mapping[TrainedRun, Figures]) -> dict[str, dict[str, float]]:
+    """Return the mean over seeds by name and class. A class without a figure, as one that does not occur, has none."""
+    found: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(run.name for run in figures):
+        seeds = [own for run, own in figures.items() if run.name == name]
+        known: dict[str, list[float]] = {}
+        for one, value in (item for own in seeds for item in own.items()):
+            if math.isfinite(value):
+                known.setdefault(one, []).append(value)
+        found[name] = {one: fmean(values) for one, values in known.items()}
+    return found
+
+
+def _most_changed(classes: Sequence[str], means: Mapping[str, Figures], alone: Figures) -> list[str]:
+    """Return the classes with the largest change over the control; without one, with the largest differences."""
+
+    def change(one: str) -> float:
+        known = [found[one] for found in means.values() if one in found]
+        if not alone:
+            return max(known, default=0.0) - min(known, default=0.0)
+        return max((abs(value - alone[one]) for value in known), default=0.0) if one in alone else 0.0
+
+    kept = set(sorted(classes, key=change, reverse=True)[:MOST])
+    return [one for one in classes if one in kept]
+
+
+def _cell(value: float | None, alone: float | None) -> str:
+    if value is None:
+        return '–'
+    return f'{value:.1f}' if alone is None else f'{value:.1f} ({value - alone:+.1f})'
+
+
+_CLOSE = 4.0  # points: with teachers as close as that our students gained nothing (docs/results.md, six pairs)
+
+
+def answer_section(numbers: Numbers) -> Section:
+    """Return the answer in words, the table of scores and a chart of the metric; charts of other metrics are folded."""
+    answer = Answer(numbers)
+    section = Section('scores', 'Did it help, and what did it cost?', lead=answer.sentences())
+    section.attempt(answer.table)
+    section.attempt(numbers.metric_charts)
+    section.items, section.more = section.items[:2], section.items[2:]
+    section.legend = legend_of(numbers.comparison)
+    if numbers.comparison.teacher is None and numbers.metric:
+        section.reasons.append(
+            "The teacher's score is left out: the folder of its checkpoint (in a suite: teacher/) holds no log."
+        )
+    return section
+
+
+class Answer:
+    """The scores of a comparison, the gains over the control at the same seeds, and the cost of a training step."""
+
+    def __init__(self, numbers: Numbers) -> None:
+        self.numbers, self.comparison = numbers, numbers.comparison
+        self.found = scores_of(numbers)
+        self.scores, self.teacher = self.found.values, self.found.teacher
+        self.digits = 3 if self.found.fractions else 2
+        self.apart = [run for run in self.comparison.runs if run in self.scores and not self._fair(run)]
+        self.gains = self._gains()
+
+    def sentences(self) -> list[str]:
+        """Return whether the best method helped, how sure that is, its cost, and what cannot be compared.
+
+        Nothing without a control.
+        """
+        known = {name: gain for name, gain in self.gains.items() if gain}
+        if not known:
+            return self._not_compared()
+        best = max(known, key=lambda name: (math.isfinite(known[name].mean), known[name].mean))
+        gain = known[best]
+        alone = fmean(self._alone(best)[seed] for seed in gain.each)
+        several = f' Best of {len(known)} methods:' if len(known) > 1 else ''
+        scores = f'{self._number(alone + gain.mean)}, the student alone {self._number(alone)}'
+        said = f'{_verdict(gain)}{several} {best} scores {scores}: {self._number(gain.mean, "+")}'
+        return [
+            f'{said}{self._way(alone, gain.mean)}. {self._trust(gain)}',
+            *self._reason(alone, gain.mean),
+            self._cost(best),
+            *self._not_compared(),
+        ]
+
+    def table(self) -> Table:
+        """Return the table of scores."""
+        if not self.scores:
+            raise Missing('No score: the runs logged no evaluation, and there is no result.json.')
+        rows = [self._row(name) for name in self.comparison.names]
+        if self.teacher is not None:
+            rows.insert(0, [TEACHER, '', self._number(self.teacher), '', ''])
+        head = ['network', 'seeds', 'score', 'gain', 'step']
+        if self.found.places:
+            head.append('last evaluation')
+            places = [self._places(name) for name in self.comparison.names]
+            rows = [[*row, place] for row, place in zip(rows, [''] * (len(rows) - len(places)) + places, strict=True)]
+        said = f'{self.found.what}. Gain: over the control at the same seeds. Step: time of a training step over its.'
+        return Table(said, head, rows)
+
+    def _way(self, alone: float, gain: float) -> str:
+        """Return how far a gain leads to the teacher."""
+        if self.teacher is None or gain <= 0:
+            return ''
+        if alone + gain >= self.teacher:
+            return f', no less than the teacher ({self._number(self.teacher)})'
+        return f', {gain / (self.teacher - alone):.0%} of the way to the teacher ({self._number(self.teacher)})'
+
+    def _reason(self, alone: float, gain: float) -> list[str]:
+        points = 100 if self.digits == 3 else 1
+        teacher = None if self.teacher is None else points * self.teacher
+        reason = why_no_gain(teacher, points * alone, points * (alone + gain))
+        return [reason] if reason else []
+
+    def _row(self, name: str) -> list[str]:
+        all_runs = self.comparison.of(name)
+        runs = [run for run in all_runs if run in self.scores]
+        seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs)
+        ratio = step_ratio(all_runs[0], self.numbers)
+        gain = '' if all_runs[0] in self.comparison.controls or not runs else self._gain(name)
+        spread = self._spread(summarise([self.scores[run] for run in runs]))
+        return [name, seeds, spread, gain, f'{ratio:.2f} x' if ratio else '']
+
+    def _gains(self) -> dict[str, Gain | None]:
+        """Return the gain of each method, tested together."""
+        names = dict.fromkeys(run.name for run in self.comparison.runs)
+        fair = {name: [run for run in self.comparison.of(name) if run not in self.apart] for name in names}
+        return holm({name: paired_gain(self._by_seed(runs), self._alone(name)) for name, runs in fair.items()})
+
+    def _alone(self, name: str) -> dict[int, float]:
+        """Return the scores of a method's controls."""
+        return self._by_seed(self.comparison.controls_for(self.comparison.of(name)[0]))
+
+    def _paired(self, run: TrainedRun) -> TrainedRun | None:
+        """Return the control of a run's seed, if it has a score."""
+        same = [one for one in self.comparison.controls_for(run) if one.seed == run.seed and run.seed is not None]
+        return next((one for one in same if one in self.scores), None)
+
+    def _fair(self, run: TrainedRun) -> bool:
+        control = self._paired(run)
+        return control is None or self.found.comparable(run, control)
+
+    def _not_compared(self) -> list[str]:
+        """Return which runs have no gain because they, or their controls, stopped early or are of another length."""
+        pairs = [(run, control) for run in self.apart if (control := self._paired(run))]
+        places = self.found.places
+        listed = some(f'{a.title} ({places[a]}) with {b.title} ({places[b]})' for a, b in pairs)
+        if not listed:
+            return []
+        return [
+            f'Not compared: {listed}. Both must have ended, and their last evaluations must be at the same point. Let '
+            'a training that stopped go on with --resume, or give runs of one length.'
+        ]
+
+    def _places(self, name: str) -> str:
+        """Return where the runs of a method were evaluated last."""
+        runs = [run for run in self.comparison.of(name) if run in self.found.places]
+        return ', '.join(dict.fromkeys(str(self.found.places[run]) for run in runs))
+
+    def _by_seed(self, runs: list[TrainedRun]) -> dict[int, float]:
+        """Return the scores of runs with a known seed; others cannot be paired."""
+        return {run.seed: self.scores[run] for run in runs if run.seed is not None and run in self.scores}
+
+    def _trust(self, gain: Gain) -> str:
+        if gain.low is None or gain.high is None:
+            seeds = 'One seed' if gain.n == 1 else f'{gain.n} seeds with the same difference'
+            return f'{seeds} cannot tell a gain from chance: train more.'
+        interval = f'{gain.n} seeds, 95 % interval {self._number(gain.low, "+")} to {self._number(gain.high, "+")}'
+        return f'{"The difference is more than chance" if gain.told_apart else "This may be chance"} ({interval}).'
+
+    def _cost(self, name: str) -> str:
+        ratio = step_ratio(self.comparison.of(name)[0], self.numbers)
+        said = f'A training step took {ratio:.2f} times as long as for the student alone. ' if ratio else ''
+        return f'{said}In use it costs nothing more: the checkpoint is the plain student.'
+
+    def _spread(self, summary: Summary | None) -> str:
+        if summary is None:
+            return 'none yet'
+        return self._number(summary.mean) + (f' ± {self._number(summary.sd)}' if summary.sd is not None else '')
+
+    def _gain(self, name: str) -> str:
+        gain = self.gains[name]
+        if gain is None:
+            apart = any(run.name == name for run in self.apart)
+            return 'not compared, see above' if apart else 'no control of its seed'
+        said = self._number(gain.mean, '+')
+        if gain.low is None or gain.high is None:
+            return said
+        return f'{said} [{self._number(gain.low, "+")}, {self._number(gain.high, "+")}]'
+
+    def _number(self, value: float, sign: str = '') -> str:
+        """Format with two decimals, or three for scores between 0 and 1."""
+        return f'{value:{sign}.{self.digits}f}'
+
+
+def why_no_gain(teacher: float | None, alone: float, distilled: float) -> str | None:
+    """Return a likely reason if a distilled student is no better than the student alone, ``None`` without one.
+
+    Args:
+        teacher: Its score in percent, if known.
+        alone: That of the student alone.
+        distilled: That of the distilled student.
+    """
+    if teacher is None or distilled > alone or teacher - alone >= _CLOSE:
+        return None
+    found = 'no better' if teacher <= alone else f'only {teacher - alone:.1f} points better'
+    return f'The teacher is {found} than the student alone, which may be the reason: train it longer, or take another.'
+
+
+def _verdict(gain: Gain) -> str:
+    if gain.told_apart:
+        return 'Yes.' if gain.mean > 0 else 'No.'
+    return 'Perhaps.' if gain.mean > 0 else 'No sign of it.'  # also of a diverged run

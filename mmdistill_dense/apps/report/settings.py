@@ -1,0 +1,132 @@
+"""The settings in which runs differ from their control, and what the runs cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from mmdistill_dense.apps.report.numbers import Numbers
+from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
+from mmdistill_dense.apps.report.section import Missing, Section, Table
+from mmdistill_dense.utils.atomic import read_json
+
+# folders and logging; pipelines are also part of the data sets
+_BESIDE = ('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from', 'log_level', 'visualizer', 'vis_backends')
+
+
+_COPIES = ('distillers', 'train_pipeline', 'val_pipeline', 'test_pipeline')
+
+
+_LONG = 160  # characters of a printed value
+
+
+def settings_section(comparison: Comparison) -> Section:
+    """Return a table for each method: keys whose values differ from its control's."""
+    section = Section('settings', 'Settings', 'Every key of the whole config that differs from the control.')
+    for name in comparison.names:
+        run = comparison.of(name)[0]
+        control = comparison.control_of(run)
+        if control is not None:
+            section.attempt(partial(settings_table, run, control))
+    if not comparison.controls:
+        section.reasons.append('No control to compare with: give one with --control.')
+    elif not comparison.runs:
+        section.reasons.append('All runs are controls: there is nothing to compare.')
+    return section
+
+
+def settings_table(run: TrainedRun, control: TrainedRun) -> Table:
+    """Return the keys at which two configs differ."""
+    own, other = flat(run.config.to_dict()), flat(control.config.to_dict())
+    rows = []
+    for key in dict.fromkeys([*other, *own]):
+        first = key.split('.')[0]
+        if first not in _BESIDE + _COPIES and own.get(key, _NONE) != other.get(key, _NONE):
+            rows.append([key, _shown(other.get(key, _NONE)), _shown(own.get(key, _NONE))])
+    caption = f'{run.title} against {control.title}'
+    return Table(caption, ['key', control.title, run.title], rows or [['nothing differs', '', '']])
+
+
+def flat(value: Any, place: str = '') -> dict[str, Any]:
+    """Return the values of nested mappings and lists by dotted key."""
+    if isinstance(value, Mapping):  # an empty one counts as none
+        parts = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
+        parts = [(str(index), item) for index, item in enumerate(value)]
+    else:
+        return {place: list(value) if isinstance(value, tuple) else value}
+    found: dict[str, Any] = {}
+    for key, item in parts:
+        found.update(flat(item, f'{place}.{key}' if place else key))
+    return found
+
+
+_NONE = object()
+
+
+def _shown(value: Any) -> str:
+    text = '–' if value is _NONE else repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= _LONG else text[: _LONG - 1] + '…'
+
+
+def cost_section(numbers: Numbers) -> Section:
+    """Return time, memory and size, from the logs and from ``suite.py cost``."""
+    section = Section(
+        'costs',
+        'Costs',
+        'The time in the runs depends on what else the machine did; suite.py cost measures a step in turns with the '
+        'control’s.',
+    )
+    section.attempt(lambda: _cost_table(numbers))
+    comparison = numbers.comparison
+    if not any(_measured(run) for run in comparison.students):
+        section.reasons.append(
+            'Step and extra memory are left out: the runs belong to no suite whose costs were measured (suite.py cost).'
+        )
+    return section
+
+
+def _cost_table(numbers: Numbers) -> Table:
+    comparison = numbers.comparison
+    rows = {run: _cost_row(run, numbers, comparison.control_of(run)) for run in comparison.students}
+    if not any(any(row.values()) for row in rows.values()):
+        raise Missing('No costs: the runs logged no time.')
+    head = [name for name in next(iter(rows.values())) if any(row[name] for row in rows.values())]
+    return Table(
+        'Costs of each run', ['run', *head], [[run.title, *(row[n] or '–' for n in head)] for run, row in rows.items()]
+    )
+
+
+def _cost_row(run: TrainedRun, numbers: Numbers, control: TrainedRun | None) -> dict[str, str]:
+    log = numbers.logs[run]
+    own, alone = log.seconds, numbers.logs[control].seconds if control else None
+    cost = _measured(run)
+    size, memory = cost.get('student') or {}, cost.get('memory') or {}
+    minutes = (run.result or {}).get('minutes')
+    return {
+        's / iteration': f'{own:.3g}' if own else '',
+        'against the control': f'{own / alone:.2f} x' if own and alone else '',
+        'minutes, with tests': f'{minutes:.1f}' if minutes else '',
+        'GPU memory': f'{log.memory:.0f} MiB' if log.memory else '',
+        'step, measured': f'{cost["ratio"]:.2f} x' if 'ratio' in cost else '',
+        'extra memory': f'{memory["extra"] / 2**20:+.1f} MiB' if 'extra' in memory else '',
+        'parameters': f'{size["parameters"]:,}' if size else '',
+        'GFLOPs': f'{size["gflops"]:.3g}' if size else '',
+    }
+
+
+def step_ratio(run: TrainedRun, numbers: Numbers) -> float | None:
+    """Return the time of a training step over the control's: as a suite measured it, else of the logs."""
+    measured = _measured(run).get('ratio')
+    if measured is not None:
+        return float(measured)
+    control = numbers.comparison.control_of(run)
+    own, alone = numbers.logs[run].seconds, numbers.logs[control].seconds if control else None
+    return own / alone if own and alone else None
+
+
+def _measured(run: TrainedRun) -> dict[str, Any]:
+    if run.suite is None:
+        return {}
+    return read_json(run.suite / 'cost' / f'{run.folder.parent.name}.json') or {}

@@ -1,0 +1,390 @@
+"""The configs of a suite's runs, their hash, and names in them that nothing reads."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from mmengine import registry
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
+
+from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.recipes.compose import unknown
+from mmdistill_dense.apps.suite import start_weights
+from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher
+from mmdistill_dense.apps.suite.reader import flat
+from mmdistill_dense.apps.suite.starts import Start, filled
+from mmdistill_dense.config.data_sets import may_give, scores_of
+from mmdistill_dense.config.resolve import TASKS, is_distill_model, load_model, read_file, student_option, teachers_of
+from mmdistill_dense.config.unknown_keys import options_of
+from mmdistill_dense.distillers.presets import identity_of, put_all
+from mmdistill_dense.networks.building import TEACHER_OPTIONS
+from mmdistill_dense.weights.locate import sha256
+
+_REGISTRIES = (
+    registry.LOOPS, registry.OPTIMIZERS, registry.OPTIM_WRAPPERS, registry.PARAM_SCHEDULERS, registry.HOOKS,
+    registry.DATASETS, registry.TRANSFORMS, registry.METRICS, registry.DATA_SAMPLERS,
+)  # fmt: skip
+# keys that mmengine reads itself
+_READ = {'type', '_scope_', '_delete_', 'by_epoch', 'constructor', 'paramwise_cfg', 'convert_to_iter_based'}
+_READ |= {'dataset', 'num_batch_per_epoch'}
+
+
+def check_metric(config: Config, metric: str, place: str) -> None:
+    """Refuse a metric that the evaluators of mmseg and mmdet do not return, and evaluators that give no score.
+
+    Other evaluators are not checked.
+    """
+    for split in ('val_evaluator', 'test_evaluator'):
+        option = config.get(split) or []
+        several = option if isinstance(option, (list, tuple)) else [option]
+        if any(one.get('format_only') for one in several):
+            raise ValueError(f'{place}: {split}.format_only=True writes predictions and gives no score: leave it out.')
+        if several and not any(may_give(one, metric) for one in several):
+            names = set().union(*(scores_of(one) or () for one in several))
+            raise ValueError(f'{place}: metric: {unknown(f"score of {split}", metric, names)}')
+
+
+def check_options(options: Mapping[str, Any], recipe: Config, config: Config, place: str) -> None:
+    """Refuse a new key that nothing reads, as ``train_cfg.max_itrs``. Networks check their own when they are built.
+
+    ``recipe`` is the config without the options, ``config`` the config with them.
+    """
+    for key in flat(options):
+        words = key.split('.')
+        for depth in range(1, 0 if words[0] == 'model' else len(words)):
+            path, word = words[:depth], words[depth]
+            before, after = _at(recipe, path), _at(config, path)
+            if not isinstance(after, Mapping) or (isinstance(before, Mapping) and word in before):
+                continue
+            taken = _taken(path, after)
+            if taken is not None and word not in taken | _READ:
+                what = f'option of {".".join(path)}'
+                raise ValueError(f'{place}.{key}: {unknown(what, word, taken)}')
+
+
+def _at(node: Any, path: Sequence[str]) -> Any:
+    for word in path:
+        if isinstance(node, (list, tuple)) and word.isdigit() and int(word) < len(node):
+            node = node[int(word)]
+        else:
+            node = node.get(word) if isinstance(node, Mapping | Config) else None
+    return node
+
+
+def _taken(path: Sequence[str], option: Mapping[str, Any]) -> set[str] | None:
+    """Return the names of the arguments; ``None`` if any name is accepted, or if they are unknown."""
+    if path == ['randomness']:
+        return _arguments(Runner.set_randomness)
+    if len(path) == 1 and path[0].endswith('_dataloader'):
+        return _arguments(DataLoader)
+    if path == ['train_cfg'] and 'type' not in option:
+        return _arguments(EpochBasedTrainLoop if option.get('by_epoch') else IterBasedTrainLoop)
+    kind = option.get('type')
+    built = next((found for one in _REGISTRIES if (found := one.get(kind))), None) if isinstance(kind, str) else kind
+    return _arguments(built) if callable(built) else None
+
+
+def _arguments(built: Any) -> set[str] | None:
+    """Return the arguments of a function, or of a class with its bases; ``None`` if it accepts any name."""
+    parameters = inspect.signature(built).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        known = options_of(built) if inspect.isclass(built) else None
+        return None if known is None else set(known)
+    return {one.name for one in parameters} - {'self'}
+
+
+PLACES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_OF_THE_RUN = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # the suite sets these
+_NONE = object()
+_KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
+
+
+def read(path: Path) -> Config:
+    """Read a config, for the caller to change. A file is read again only after it has changed."""
+    return copy.deepcopy(_read(path, path.stat().st_mtime_ns, tuple(map(os.environ.get, PLACES))))
+
+
+@cache
+def _read(path: Path, modified: int, places: tuple[str | None, ...]) -> Config:
+    return read_file(path)
+
+
+def control_config(definition: Definition) -> Config:
+    """Return the config of the control, with the options of the suite."""
+    config = read(definition.control)
+    if not is_distill_model(config.get('model')) or config.model.get('distillers'):
+        raise ValueError(
+            f'{definition.path}: control={str(definition.control)!r} must be a DistillModel without distillers.'
+        )
+    return _common(config, definition, definition.options, 'options')
+
+
+def method_config(definition: Definition, method: Method, choice: Mapping[str, Any] | None = None) -> Config:
+    """Return the config of a row: the control with its distillers, and with ``model.inherit`` of its start.
+
+    :mod:`mmdistill_dense.apps.suite.start_weights` sets the other starts. ``choice`` are searched values by option.
+    """
+    config = control_config(definition)
+    start = definition.starts[method.start] if method.start else None
+    if start is not None and start.inherit:
+        problem = start_weights.conflict(config, start)
+        if problem:
+            raise ValueError(f'{definition.path}: methods.{method.name}: {problem}')
+        config.model.inherit = [list(pair) for pair in start.inherit]
+    if method.data:
+        config.train_dataloader.dataset = training_data(config.train_dataloader.dataset, method.data)
+    if not method.distils:
+        return config
+    config.model.distillers, own = distillers_of(definition, method)
+    if more := method.unlabelled or own:
+        config.model.unlabelled = filled(more)
+    if method.config is not None and (imports := read(method.config).get('custom_imports')):
+        config.custom_imports = imports  # of a method of the user's own
+    key = f'methods.{method.name}.options'
+    for options, place in ((method.options, key), (choice or {}, f'grid.{method.name}')):
+        full = {_full_key(k, config, f'{definition.path}: {place}'): v for k, v in options.items()}
+        config.merge_from_dict(copy.deepcopy(full))
+    return config
+
+
+def training_data(control: ConfigDict, changes: Sequence[Mapping[str, Any]]) -> ConfigDict:
+    """Return the training set of a row: the control's with other keys, or several of these joined."""
+    members = []
+    for one in changes:
+        config = Config({'dataset': copy.deepcopy(control)})
+        config.merge_from_dict({f'dataset.{key}': value for key, value in filled(one).items()})
+        members.append(config.dataset)
+    return members[0] if len(members) == 1 else ConfigDict(type='ConcatDataset', datasets=members)
+
+
+def distillers_of(definition: Definition, method: Method) -> tuple[ConfigDict, ConfigDict | None]:
+    """Return the distillers of a row, from the method's options or from the user's config, with the row's settings.
+
+    The second value is the ``unlabelled`` of the user's config.
+    """
+    found, unlabelled = _written(definition, method)
+    if method.settings is not None:
+        place = f'{definition.path}: methods.{method.name}'
+        found = ConfigDict(put_all(found, dict.fromkeys(found, method.settings), definition.task, place))
+    return found, unlabelled
+
+
+def _written(definition: Definition, method: Method) -> tuple[ConfigDict, ConfigDict | None]:
+    if method.options_file is not None:
+        return read(method.options_file).distillers, None
+    assert method.config is not None, 'the row has distillers'
+    own, control = read(method.config), read(definition.control)
+    keys = sorted(differences(_comparable(own), _comparable(control)))
+    if keys:
+        raise ValueError(
+            f'{definition.path}: methods.{method.name}.config={str(method.config)!r} differs from its control '
+            f'{definition.control.name} in more than the distillers: {", ".join(keys)}. The gain would not be due to '
+            'the method alone. Inherit the control and change only model.distillers, or name another control.'
+        )
+    if not own.model.get('distillers'):
+        raise ValueError(
+            f'{definition.path}: methods.{method.name}.config={str(method.config)!r} has no model.distillers: the row '
+            'would be a second control.'
+        )
+    return own.model.distillers, own.model.get('unlabelled')
+
+
+def teacher_config(definition: Definition, teacher: Teacher) -> Config:
+    """Return the config that trains the teacher."""
+    config = read(teacher.config)
+    config.merge_from_dict({'randomness.seed': teacher.seed})
+    return _common(config, definition, teacher.options, 'teacher.options')
+
+
+def pretrain_config(definition: Definition, start: Start) -> Config:
+    """Return the config of a pre-training. ``checkpoint_every`` counts the students' steps, so it does not apply."""
+    assert start.config is not None, 'it is a pre-training'
+    config = read(start.config)
+    _merge(config, definition, start.options, f'starts.{start.name}.options')
+    return _shared(config, definition)
+
+
+def _merge(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> None:
+    for key in options:
+        first = key.split('.')[0]
+        if first not in config:
+            raise ValueError(f'{definition.path}: {place}: {compose.unknown("setting", first, config.keys())}')
+    for key in flat(options):
+        if key in _OF_THE_RUN:
+            raise ValueError(f'{definition.path}: {place}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
+    config.merge_from_dict(copy.deepcopy(dict(options)))  # merging takes each _delete_ out of its dict
+
+
+def _common(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> Config:
+    distillers = copy.deepcopy(config.model.get('distillers'))
+    _merge(config, definition, options, place)
+    if config.model.get('distillers') != distillers:
+        raise ValueError(f'{definition.path}: {place}: model.distillers: set it in the options of a method')
+    checkpoint = config.default_hooks.checkpoint
+    checkpoint.interval = definition.checkpoint_every or checkpoint.get('interval', -1)
+    return _shared(config, definition)
+
+
+def _shared(config: Config, definition: Definition) -> Config:
+    if definition.workers is not None:
+        for name in LOADERS:
+            if config.get(name) is not None:
+                persistent = definition.workers > 0 and config[name].get('persistent_workers', False)
+                config[name].update(num_workers=definition.workers, persistent_workers=persistent)
+    checkpoint = config.default_hooks.checkpoint
+    checkpoint.max_keep_ckpts = max(_KEPT_CHECKPOINTS, checkpoint.get('max_keep_ckpts', -1))
+    return config
+
+
+def _full_key(key: str, config: Config, place: str) -> str:
+    """Return the full key of a distiller's option, which may be given in a short form."""
+    names = list(config.model.distillers)
+    words = key.removeprefix('model.distillers.').split('.')
+    if words[0] in names and len(words) > 1:
+        return f'model.distillers.{".".join(words)}'
+    if key.startswith('model.distillers.'):
+        raise ValueError(f'{place}.{key}: {compose.unknown("distiller", words[0], names)}')
+    if words[0] in config:
+        raise ValueError(
+            f'{place}.{key} would make the method differ from its control in more than its distillers: put it into '
+            'the `options` of the suite.'
+        )
+    if len(names) != 1:
+        raise ValueError(
+            f'{place}.{key}: does not say which distiller ({" or ".join(names)}). Write e.g. {names[0]}.{key}.'
+        )
+    return f'model.distillers.{names[0]}.{key}'
+
+
+def reads_teacher(config: Config) -> bool:
+    """Tell whether a student's run needs its teacher, for distillation or for ``model.inherit``."""
+    return bool(config.model.get('distillers') or config.model.get('inherit'))
+
+
+def batch_of(config: Config) -> int:
+    """Return the number of pictures in a step of one process."""
+    return config.train_dataloader.batch_size * config.optim_wrapper.get('accumulative_counts', 1)
+
+
+def _comparable(config: Config) -> dict[str, Any]:
+    apart = ('work_dir', 'distillers', 'custom_imports')
+    plain = {key: value for key, value in config.to_dict().items() if key not in apart}
+    plain['model'] = {key: value for key, value in plain['model'].items() if key not in ('distillers', 'unlabelled')}
+    return plain
+
+
+def differences(first: Any, second: Any, place: str = '') -> Iterator[str]:
+    """Yield the dotted keys at which two plain values differ."""
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)) and len(first) == len(second):
+        first, second = dict(enumerate(first)), dict(enumerate(second))
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        for key in {*first, *second}:
+            yield from differences(first.get(key, _NONE), second.get(key, _NONE), f'{place}.{key}'.lstrip('.'))
+    elif first != second:
+        yield place
+
+
+# logging and resumption; they change neither weights nor score
+_OUTSIDE = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_level', 'log_processor', 'visualizer'}
+_OUTSIDE |= {'vis_backends', 'distillers'}
+_WATCHING = ('checkpoint', 'logger', 'visualization')
+
+
+def config_hash(
+    config: Config, teacher: str | None = None, tests_teacher: bool = False, folder: Path | None = None
+) -> str:
+    """Return 12 hexadecimal digits that change with what a run trains, and with nothing else.
+
+    The configs of the networks are resolved, so that a change in their bases counts. Left out are the folder, the seed,
+    logging, how often checkpoints are saved, and where data and weights lie. ``teacher`` says how the suite trains its
+    teacher; ``tests_teacher`` is true for a run that only tests the pair's teacher. ``folder`` is the definition's: it
+    may be moved, and lists of pictures in it (``.txt``, ``.json``) count by their content.
+    """
+    identity = _identity(config, teacher)
+    if tests_teacher:
+        identity['tested'] = [_teacher_identity(option, None) for option in teachers_of(config.model).values()]
+    own = dict.fromkeys(f'{place}/' for place in (folder.absolute(), folder.resolve())) if folder else ()
+    text = json.dumps(_plain(identity, partial(_portable, folders=tuple(own))), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _identity(config: Config, teacher: str | None) -> dict[str, Any]:
+    plain = {key: value for key, value in config.to_dict().items() if key not in _OUTSIDE}
+    plain['default_hooks'] = {k: v for k, v in plain.get('default_hooks', {}).items() if k not in _WATCHING}
+    plain['randomness'] = {k: v for k, v in plain.get('randomness', {}).items() if k != 'seed'}
+    model = config.model
+    if is_distill_model(model):
+        distillers = model.get('distillers') or {}
+        task = TASKS.get(config.get('default_scope', ''))
+        needed = distillers or model.get('inherit')
+        plain['model'] = {
+            'student': _network(student_option(model), 'model.student'),
+            'distillers': {
+                name: identity_of(one, task, f'model.distillers.{name}') for name, one in distillers.items()
+            },
+            'inherit': model.get('inherit'),
+            'teachers': [_teacher_identity(option, teacher) for option in teachers_of(model).values() if needed],
+        }
+        if distillers and model.get('unlabelled'):
+            plain['model']['unlabelled'] = {k: v for k, v in model.unlabelled.items() if k != 'workers'}
+    return plain
+
+
+def _teacher_identity(option: Mapping[str, Any], trained: str | None) -> dict[str, Any]:
+    network = {key: value for key, value in option.items() if key not in TEACHER_OPTIONS}
+    seen = {key: option[key] for key in ('scale', 'fit') if option.get(key)}  # at another size it answers otherwise
+    weights = trained or option.get('checkpoint')
+    return {'model': _network(network, 'model.teacher'), 'weights': weights, **seen}
+
+
+def _network(option: Mapping[str, Any], key: str) -> Any:
+    """The resolved model of a network option, as plain values."""
+    return _resolved(json.dumps(_plain(option), sort_keys=True), key)
+
+
+@cache
+def _resolved(option: str, key: str) -> Any:
+    return _plain(load_model(json.loads(option), key).model)
+
+
+def _portable(text: str, folders: Sequence[str]) -> str:
+    """Return a text without the folders of this machine."""
+    for variable, default in PLACES.items():
+        root = os.environ.get(variable, default).rstrip('/') + '/'
+        if text.startswith(root):
+            return f'{default}/{text.removeprefix(root)}'
+    for place in folders:
+        if text.startswith(place):
+            return f'./{text.removeprefix(place)}{_content(text)}'
+    return text
+
+
+def _content(path: str) -> str:
+    """Return a hash of a list of pictures, nothing for other files."""
+    if not path.endswith(('.txt', '.json')) or not os.path.isfile(path):
+        return ''
+    return f' {sha256(Path(path))}'
+
+
+def _plain(value: Any, written: Callable[[str], str] = str) -> Any:
+    """Plain values, with each text as ``written`` gives it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, written) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, written) for item in value]
+    if isinstance(value, str):
+        return written(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return getattr(value, '__qualname__', type(value).__qualname__)

@@ -1,0 +1,299 @@
+"""The definition of a suite: the methods, the recipe and the seeds to compare, in Python, YAML or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.recipes.named import Named, find, is_name
+from mmdistill_dense.apps.suite.budget import TWICE, Budget, check_rows, read_budget
+from mmdistill_dense.apps.suite.reader import (
+    _FLOAT,
+    _SIXTIES,
+    NAME,
+    Reader,
+    _Loader,
+    config_file,
+    flat,
+    read_file,
+)
+from mmdistill_dense.apps.suite.starts import Start, read_starts
+
+for _first in '-+0123456789':  # before the resolver of base 60
+    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ('tag:yaml.org,2002:str', _SIXTIES))
+_Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
+
+
+RESERVED = ('control', TWICE, 'teacher', 'seeds')  # folders and keys of the suite's own
+METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
+OWN_SLURM = ('processes', 'launcher', 'python', 'setup')  # every other key is an option of sbatch
+LAUNCHERS = ('slurm', 'pytorch')
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        method: A shipped method; ``None`` for a user's config, and for the student alone with another start.
+        options_file: The file with the method's options; ``None`` without a shipped method.
+        config: The user's own config, or ``None``.
+        options: Settings of the row's distillers.
+        start: The name of the students' first weights; ``None`` for those of the control.
+        unlabelled: The option ``model.unlabelled`` of the row; empty without one.
+        settings: ``'auto'`` or ``'canonical'`` in place of the constants of its distillers; ``None`` for these.
+        budget: Whether the suite's budget sets its length; if not, it gets the steps of the student alone.
+        data: Its training sets, each as changes of the control's; empty for that one.
+        length: Its length over that of the control.
+    """
+
+    name: str
+    method: str | None
+    options_file: Path | None
+    variant: str | None = None
+    config: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    start: str | None = None
+    unlabelled: Mapping[str, Any] = field(default_factory=dict)
+    settings: str | None = None
+    budget: bool = True
+    data: tuple[Mapping[str, Any], ...] = ()
+    length: float = 1
+
+    @property
+    def distils(self) -> bool:
+        """Whether the row has distillers. Without them it only starts from other weights."""
+        return self.options_file is not None or self.config is not None
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """How a missing teacher is trained: a config, settings that replace some of it, a seed."""
+
+    config: Path
+    options: Mapping[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A suite, read from the file ``path``. ``docs/suite.md`` says what each key means.
+
+    Attributes:
+        control: The recipe of the student alone.
+        metric: The key of the score in the result of a test.
+        percent: Whether ``metric`` is a fraction. Scores are in percent.
+        grid: The values to try, by method and option.
+    """
+
+    path: Path
+    title: str
+    out: Path
+    control: Path
+    task: str
+    teacher: Teacher | None
+    test_teacher: bool
+    starts: Mapping[str, Start]
+    methods: Mapping[str, Method]
+    seeds: tuple[int, ...]
+    metric: str
+    percent: bool
+    options: Mapping[str, Any]
+    grid: Mapping[str, Mapping[str, list[Any]]]
+    grid_seeds: tuple[int, ...]
+    jobs: int
+    threads: int | None
+    workers: int | None
+    checkpoint_every: int | None
+    slurm: Mapping[str, Any]
+    cost: Mapping[str, Any]
+    budget: Budget | None = None
+
+
+def load(path: Path | str) -> Definition:
+    """Read a definition."""
+    path = Path(path)
+    top = Reader(read_file(path), path)
+    top.only(set(Definition.__dataclass_fields__) - {'path', 'task', 'grid_seeds'})
+    control = config_file(top, 'control', top.get('control', str), 'control')
+    with top.naming('control'):
+        task = compose.parts_of(control).task
+    metric, percent = METRICS[task]
+    metric = top.get('metric', str, metric)
+    starts = read_starts(top)
+    budget = read_budget(top)
+    methods = _methods(top, control, starts, budget)
+    grid, grid_seeds = _grid(top, methods)
+    return Definition(
+        path=path,
+        title=top.get('title', str, path.stem),
+        out=_out(top.get('out', str, f'work_dirs/suites/{path.stem}'), path),
+        control=control,
+        task=task,
+        teacher=_teacher(top),
+        test_teacher=top.get('test_teacher', bool, False),
+        starts=starts,
+        methods=methods,
+        seeds=top.integers('seeds', (0, 1, 2)),
+        metric=metric,
+        percent=top.get('percent', bool, percent and metric.startswith('coco/')),
+        options=top.options('options'),
+        grid=grid,
+        grid_seeds=grid_seeds,
+        jobs=top.count('jobs', 1) or 1,
+        threads=top.count('threads', None),
+        workers=top.count('workers', None, least=0),
+        checkpoint_every=top.count('checkpoint_every', None),
+        slurm=_slurm(top),
+        cost=top.get('cost', dict, {}),
+        budget=budget,
+    )
+
+
+def _out(given: str, path: Path) -> Path:
+    """Return the folder of the runs: in the working folder, or beside the definition if it begins with ``./``."""
+    return path.absolute().parent / given if given.startswith('./') else Path(given)
+
+
+def fitting(control: Path) -> list[str]:
+    """Return the methods that fit a recipe."""
+    return [method for method in compose.methods() if compose.options_for(method, control)]
+
+
+def _teacher(top: Reader) -> Teacher | None:
+    value = top.raw.get('teacher')
+    if value is None:
+        return None
+    inner = top.inner('teacher', {'config': value} if isinstance(value, str) else value)
+    inner.only({'config', 'options', 'seed'})
+    file = config_file(inner, 'config', inner.get('config', str), 'teachers')
+    return Teacher(file, inner.options('options'), inner.count('seed', 0, least=0) or 0)
+
+
+def _methods(top: Reader, control: Path, starts: Mapping[str, Start], budget: Budget | None) -> dict[str, Method]:
+    given = top.raw.get('methods')
+    if given == 'all':
+        given = dict.fromkeys(fitting(control))
+    if not isinstance(given, dict) or not given:
+        raise top.error('methods', f"must be 'all', or options by name as in `kd: {{}}`; got {given!r}")
+    methods = {
+        str(name): _method(str(name), top.inner(f'methods.{name}', value or {}), control, starts)
+        for name, value in given.items()
+    }
+    if budget is None:
+        if free := [name for name, method in methods.items() if not method.budget]:
+            raise top.error(f'methods.{free[0]}.budget', 'the definition has no budget that the row could leave')
+        return methods
+    if longer := [name for name, method in methods.items() if method.length != 1]:
+        raise top.error(f'methods.{longer[0]}.length', 'the budget of the definition sets the lengths')
+    check_rows(top, budget, {name: method.distils and method.budget for name, method in methods.items()})
+    return {TWICE: Method(TWICE, None, None), **methods}
+
+
+def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
+    if name in RESERVED or not NAME.fullmatch(name):
+        raise options.error('', f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
+    options.only(
+        {'method', 'variant', 'config', 'options', 'settings', 'start', 'unlabelled', 'budget', 'data', 'length'}
+    )
+    found = _row(name, options, control, starts)
+    settings, within = options.get('settings', str, None), options.get('budget', bool, True)
+    if not found.distils:
+        for key in ('variant', 'options', 'settings', 'unlabelled', 'budget'):
+            if key in options.raw:
+                raise options.error(key, 'a row without `method` has no distillers to set it for')
+    if found.options_file is not None:
+        for key in flat(found.options):
+            if key.split('.')[-1] == 'settings':
+                raise options.error(
+                    f'options.{key}', 'the constants of the method would stay. Write it as `settings` of the row'
+                )
+    data, length = tuple(options.get('data', list, [])), options.raw.get('length', 1)
+    if not all(isinstance(one, Mapping) for one in data):
+        raise options.error(
+            'data', "is a list of training sets, each as changes of the control's, as in [{}, {ann_file: x}]"
+        )
+    if isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 < length < 1000:
+        raise options.error('length', f'must be a factor above 0, got {length!r}')
+    return replace(found, settings=settings, budget=within, data=data, length=length)
+
+
+def _row(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
+    start = options.get('start', str, None)
+    if start is not None and start not in starts:
+        raise options.error('start', compose.unknown('start', start, starts))
+    own, more = options.options('options'), options.get('unlabelled', dict, {})
+    if 'config' in options.raw:
+        if {'method', 'variant'} & options.raw.keys():
+            raise options.error('config', 'cannot be combined with `method` or `variant`')
+        given = options.get('config', str)
+        with options.naming('config'):
+            found = find(given) if is_name(given) else None
+        if isinstance(found, Named):
+            if found.base.resolve() != control.resolve():
+                of = f'{found.name} is a config of {found.base.stem}, the control is {control.stem}'
+                raise options.error('config', of)
+            return Method(name, found.method, found.options, found.variant, None, own, start, more)
+        return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, start, more)
+    alone = start is not None or ({'data', 'length'} & options.raw.keys() and name not in compose.methods())
+    if alone and 'method' not in options.raw:
+        return _undistilled(name, start, options)
+    method, variant = options.get('method', str, name), options.get('variant', str, None)
+    return Method(name, method, _options_file(method, variant, control, options), variant, None, own, start, more)
+
+
+def _undistilled(name: str, start: str | None, options: Reader) -> Method:
+    """Return the row of the student alone with another start, other data or another length."""
+    if name in compose.methods():
+        raise options.error('', f'write `method: {name}` for {name} from that start, or rename the row')
+    return Method(name, None, None, start=start)
+
+
+def _options_file(method: str, variant: str | None, control: Path, options: Reader) -> Path:
+    if method not in compose.methods():
+        raise options.error('', f'{compose.unknown("method", method, compose.methods())}{_fits(control)}')
+    with options.naming():
+        found = compose.options_for(method, control, variant)
+    if found is None:
+        what = f'variant {variant!r} of {method}' if variant else method
+        raise options.error('', f'{what} does not fit {control.stem}.{_fits(control)}')
+    return found
+
+
+def _fits(control: Path) -> str:
+    return f' These fit {control.stem}: {", ".join(fitting(control)) or "none"}.'
+
+
+def _grid(top: Reader, methods: Mapping[str, Method]) -> tuple[dict[str, dict[str, list[Any]]], tuple[int, ...]]:
+    inner = top.inner('grid')
+    inner.only({*methods, 'seeds'})
+    grid = {name: _values(inner.inner(name, value)) for name, value in inner.raw.items() if name != 'seeds'}
+    for name in grid:
+        if not methods[name].distils:
+            raise inner.error(name, 'the row has no distillers, so there are no options to search')
+    if not grid:
+        return {}, ()
+    return grid, inner.integers('seeds', None)
+
+
+def _values(inner: Reader) -> dict[str, list[Any]]:
+    for key, values in inner.raw.items():
+        plain = isinstance(values, list) and all(isinstance(one, (bool, int, float, str)) for one in values)
+        if not plain or len({str(one).replace('/', '_') for one in values}) != len(values) or len(values) < 2:
+            raise inner.error(str(key), f'needs two or more different values, as in [1, 3, 10]; got {values!r}')
+    if not inner.raw:
+        raise inner.error('', 'needs options with the values to try, as in `loss_weight: [1, 3, 10]`')
+    return {str(key): values for key, values in inner.raw.items()}
+
+
+def _slurm(top: Reader) -> dict[str, Any]:
+    inner = top.inner('slurm')
+    launcher = inner.get('launcher', str, LAUNCHERS[0])
+    if launcher not in LAUNCHERS:
+        raise inner.error('launcher', f'must be {" or ".join(LAUNCHERS)}, got {launcher!r}')
+    processes = inner.count('processes', 1)
+    python, setup = inner.get('python', str, 'python'), inner.get('setup', str, '')
+    return {**inner.raw, 'launcher': launcher, 'processes': processes, 'python': python, 'setup': setup}

@@ -1,0 +1,422 @@
+"""One run of a suite: trains what is left to train, tests, and writes the result."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import barrier, get_world_size, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmdistill_dense.apps.commands.training import build_runner
+from mmdistill_dense.apps.suite import start_weights
+from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.plan import (
+    PRETRAIN,
+    Run,
+    config_of,
+    hash_of,
+    start_file,
+    start_of,
+    trains_teacher,
+    write_configs,
+)
+from mmdistill_dense.config.resolve import load_model, without_pretrained
+from mmdistill_dense.distillers.maskd.maskd import MasKD
+from mmdistill_dense.distillers.schedule import in_iterations
+from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.model.distill_model import distillers_of
+from mmdistill_dense.networks.building import TEACHER_OPTIONS
+from mmdistill_dense.utils.atomic import read_json, write_json
+from mmdistill_dense.utils.directories import owned
+from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.runner_internals import take_weights_from
+from mmdistill_dense.utils.version import __version__
+from mmdistill_dense.weights.locate import local_file
+from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
+
+PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
+
+
+def median_of(runner: Runner, name: str) -> float | None:
+    """Return the median of a logged value over the run. Checkpoints keep the history, so restarts count as well."""
+    values = _history(runner, name)
+    return statistics.median(values) if values else None
+
+
+def _history(runner: Runner, name: str) -> list[float]:
+    scalars = runner.message_hub.log_scalars
+    return [float(value) for value in scalars[name].data[0]] if name in scalars else []
+
+
+def shares_of(runner: Runner) -> dict[str, float]:
+    """Return the mean share of each distiller in the total loss."""
+    found = (re.fullmatch(r'train/distill\.(.+)\.share', name) for name in runner.message_hub.log_scalars)
+    return {match[1]: statistics.fmean(_history(runner, match[0])) for match in found if match}
+
+
+def learning_of(runner: Runner) -> int:
+    """Return the iterations that distillers learned before the training, or in an earlier start of it."""
+    found = distillers_of(unwrap(runner.model)).values()
+    return sum(one.learn.max_iters for one in found if isinstance(one, MasKD) and one.tokens is None)
+
+
+def receipts_of(runner: Runner) -> dict[str, Any] | None:
+    """Return the teacher's receipt, or the receipts of several teachers by name."""
+    teachers = getattr(getattr(unwrap(runner.model), 'distillation', None), 'teachers', {})
+    receipts = {str(name): teacher.receipt.as_dict() for name, teacher in teachers.items() if teacher.receipt}
+    return next(iter(receipts.values())) if len(receipts) == 1 else receipts or None
+
+
+def unlabelled_of(runner: Runner) -> dict[str, Any] | None:
+    """Return the number of a run's pictures without labels, the hash of their names, ratio, and passes over them."""
+    model = unwrap(runner.model)
+    second = getattr(getattr(model, 'distillation', None), 'unlabelled', None)
+    if second is None or not second.files:
+        return None
+    ends = [distillers_of(model)[name].schedule.end(runner.max_iters) for name in second.takers]
+    end = math.inf if second.option.pseudo is not None else max(ends)
+    steps = min(runner.max_iters, end) - in_iterations(second.option.start, runner.max_iters)
+    batch: Any = runner.train_dataloader.batch_sampler
+    seen = max(steps, 0) * second.option.count(batch.batch_size) * get_world_size()
+    return {**second.files, 'passes': seen / second.files['pictures']}
+
+
+def origin_of(run: Run, config_hash: str) -> dict[str, Any]:
+    """Return the name of a run, and the machine and versions it ran on."""
+    cuda = torch.cuda.is_available()
+    versions = {name: str(getattr(sys.modules[name], '__version__', '')) for name in PACKAGES if name in sys.modules}
+    return {
+        'name': run.name,
+        'seed': run.seed,
+        'choice': dict(run.choice or {}),
+        'config_hash': config_hash,
+        'versions': {**versions, 'mmdistill_dense': __version__},
+        'device': torch.cuda.get_device_name() if cuda else f'CPU {platform.machine()}',
+        'threads': torch.get_num_threads(),
+        'processes': get_world_size(),
+    }
+
+
+def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics that are single numbers, as floats."""
+    return {
+        name: float(value) for name, value in metrics.items() if isinstance(value, (int, float)) or _is_scalar(value)
+    }
+
+
+def _is_scalar(value: Any) -> bool:
+    return getattr(value, 'size', None) == 1 or (isinstance(value, torch.Tensor) and value.numel() == 1)
+
+
+EVERY = 1.0  # seconds between two writes
+
+
+def clock() -> float:
+    """Return process CPU time; where there is a GPU, whose work it would not count, the time on the wall."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
+
+class Report:
+    """The file ``state.json`` in a run's folder. Of several processes, only one has ``write``."""
+
+    def __init__(self, folder: Path, config_hash: str, processes: int = 1, write: bool = True) -> None:
+        self.path = folder / 'state.json'
+        before = read_json(self.path) or {}
+        self.write = write
+        self.before = float(before.get('seconds', 0.0))  # of earlier starts
+        self.start = time.monotonic()
+        self.written = -EVERY
+        self.step_began = 0.0
+        self.state: dict[str, Any] = {
+            'config_hash': config_hash,
+            'processes': processes,
+            'restarts': int(before.get('restarts', -1)) + 1,
+            'phase': 'starting',
+            'iteration': 0,
+            'iterations': None,
+            'loss': None,
+            'spent': before.get('spent') or {},
+            'pid': os.getpid(),
+            'host': socket.gethostname(),
+        }
+        self.tell(force=True)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds spent on the run, including earlier starts."""
+        return self.before + time.monotonic() - self.start
+
+    def count(self, work: str, seconds: float) -> None:
+        """Add an iteration of some work, ``'train'`` or ``'prepare'``, with its seconds by :func:`clock`."""
+        known = self.state['spent'].setdefault(work, {'iterations': 0, 'seconds': 0.0})
+        known['iterations'] += 1
+        known['seconds'] += seconds
+
+    def spent(self, iterations: Mapping[str, int]) -> dict[str, float]:
+        """Return the seconds of whole works, of which a restart may have repeated a part.
+
+        Args:
+            iterations: Of each work.
+        """
+        known = self.state['spent']
+        return {
+            work: whole * known[work]['seconds'] / known[work]['iterations']
+            for work, whole in iterations.items()
+            if work in known
+        }
+
+    @property
+    def due(self) -> bool:
+        """Whether the last write was at least ``EVERY`` seconds ago."""
+        return time.monotonic() - self.written >= EVERY
+
+    def tell(self, force: bool = False, **state: Any) -> None:
+        """Update the state, and write it if the last write is long enough ago."""
+        self.state.update(state)
+        if self.write and (force or self.due):
+            self.written = time.monotonic()
+            write_json(self.path, {**self.state, 'seconds': self.seconds})
+
+
+class ReportHook(Hook):
+    """Reports the training to a :class:`Report`."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.learning: float | None = None  # when the last iteration of token learning ended
+
+    def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
+        """Report a distiller that learns before the training."""
+        if self.learning is not None and done > 1:
+            self.report.count('prepare', clock() - self.learning)
+        self.learning = clock()
+        known = self.report.state.get('prepared')
+        if known is None or done < known['iteration']:  # the first distiller, or the next one
+            known = {'first': done - 1, 'began': self.report.seconds}
+        self.report.tell(prepared={**known, 'iteration': done, 'iterations': whole})
+
+    def before_train(self, runner: Runner) -> None:
+        """Report that the distillers are ready and the training begins."""
+        place = {'iteration': runner.iter, 'iterations': runner.max_iters}
+        self.report.tell(True, phase='training', first=runner.iter, began=self.report.seconds, **place)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Start the clock of the step, after all other hooks."""
+        self.report.step_began = clock()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Report the iteration and its loss."""
+        if self.report.due:  # reading the loss waits for the GPU
+            loss = (outputs or {}).get('loss')
+            self.report.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss.detach()))
+
+
+class StepClock(Hook):
+    """Stops the clock of the step, before all other hooks: loading, saving and validation do not count."""
+
+    priority = 'HIGHEST'
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Add the step."""
+        self.report.count('train', clock() - self.report.step_began)
+
+
+# the variables in which launchers give the rank and the number of processes
+_PLACES = {
+    'pytorch': ('RANK', 'WORLD_SIZE'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+}
+PATIENCE = 60.0  # seconds in which a job whose suite was killed ends
+
+
+def perform(definition: Definition, run: Run, launcher: str = 'none') -> dict[str, Any]:
+    """Do a run or the rest of it, and return its result.
+
+    A finished run is not repeated. A stopped run goes on from its last whole checkpoint and ends with the same bits.
+    """
+    missing = [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]
+    if missing:
+        raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(missing)}')
+    if place_of(launcher)[0]:
+        return _perform(definition, run, launcher)
+    with owned(run.folder, run.title, PATIENCE):
+        return _perform(definition, run, launcher)
+
+
+def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
+    expected = hash_of(definition, run)
+    rank, processes = place_of(launcher)
+    check_unchanged(run, expected)
+    if run.result is not None:
+        return run.result
+    check_processes(run, processes)
+    config = config_of(definition, run)
+    only_test = run.kind == 'teacher' and not trains_teacher(definition)
+    report = Report(run.folder, expected, processes, write=rank == 0)
+    if report.write and not only_test:
+        write_configs(definition, run, config)
+    config.launcher = launcher
+    if only_test:
+        found = {'metrics': _test_teacher(config), 'checkpoint': None, 'iterations': 0, **_NOT_TRAINED}
+    else:
+        found = _train(definition, run, config, report)
+    result = {**origin_of(run, expected), **found, 'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
+    result['score'] = None if run.kind == PRETRAIN else score_of(definition, run, result['metrics'])
+    if is_main_process():
+        report.tell(True, phase='finished')
+        write_json(run.folder / 'result.json', result)
+    return result
+
+
+_NOTHING = dict.fromkeys(('seconds_per_iteration', 'teacher', 'unlabelled', 'start'))
+_NOT_TRAINED: dict[str, Any] = {**_NOTHING, 'shares': {}}
+
+
+def place_of(launcher: str) -> tuple[int, int]:
+    """Return this process's rank and the number of processes, from the launcher's environment variables."""
+    rank, size = _PLACES.get(launcher, ('', ''))
+    return int(os.environ.get(rank, '0')), int(os.environ.get(size, '1'))
+
+
+def check_unchanged(run: Run, expected: str) -> None:
+    """Refuse a folder with a result or checkpoints of another config."""
+    begun = run.state if latest_checkpoint(run.folder) else None
+    for content in (run.result, begun):
+        found = (content or {}).get('config_hash')
+        if found not in (None, expected):
+            raise ValueError(
+                f'{run.title}: {run.folder} was made with config {found}, the definition now gives {expected}. Undo '
+                'the change, set another `out`, or give the same command --rerun-changed, which repeats changed runs.'
+            )
+
+
+def check_processes(run: Run, processes: int) -> None:
+    """Refuse a folder made by another number of processes, and so with another batch.
+
+    A finished teacher is exempt: all students share it.
+    """
+    begun = run.state if latest_checkpoint(run.folder) else {}
+    found = begun.get('processes') if run.result is None else run.result.get('processes')
+    if found in (None, processes) or (run.kind == 'teacher' and run.result):
+        return
+    raise ValueError(
+        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, so '
+        'one table cannot hold both. Continue as it was begun (`suite.py slurm` starts slurm.processes, `suite.py run` '
+        'starts one), set another `out`, or give the same command --rerun-changed, which repeats such runs.'
+    )
+
+
+def _train(definition: Definition, run: Run, config: Config, report: Report) -> dict[str, Any]:
+    start, file, started = start_of(definition, run.name), start_file(definition, run), None
+    if start is not None and file is not None:  # mmengine would load what fits, and only warn
+        started = start_weights.check_file(config, start, file)
+    found = latest_checkpoint(run.folder)
+    if found is not None:
+        config.resume, config.load_from = True, str(found)
+    runner = build_runner(_named(config, run))
+    runner.register_hook(ReportHook(report))
+    runner.register_hook(StepClock(report))
+    report.tell(True, phase='preparing')
+    runner.train()
+    trained = {
+        'iterations': runner.max_iters,
+        'seconds_per_iteration': median_of(runner, 'train/time'),
+        'teacher': receipts_of(runner),
+        'unlabelled': unlabelled_of(runner),
+        'start': started,
+        'shares': shares_of(runner),
+        'pictures': len(runner.train_dataloader.dataset),
+        'spent': report.spent({'train': runner.max_iters, 'prepare': learning_of(runner)}),
+    }
+    if run.kind == PRETRAIN:
+        barrier()
+        return {'metrics': {}, 'checkpoint': _last_of(run.folder).name, **trained}
+    report.tell(True, phase='testing')
+    last = _load_last(runner, run.folder)
+    val = dict(runner.val())
+    same = _tests_val(config)
+    test = {} if run.kind == 'search' else val if same else dict(runner.test())
+    return {
+        'metrics': {'test': plain(test), 'val': plain(val)},
+        'test_is_val': same,
+        'checkpoint': last.name,
+        **trained,
+    }
+
+
+def _load_last(runner: Runner, folder: Path) -> Path:
+    """Load the last checkpoint for the test. With EMA, only the file holds the averaged weights."""
+    barrier()  # the first process writes the file
+    last = _last_of(folder)
+    take_weights_from(runner, str(last))
+    return last
+
+
+def _last_of(folder: Path) -> Path:
+    last = latest_checkpoint(folder)
+    assert last is not None, 'a checkpoint is saved after the last iteration'
+    return last
+
+
+def _named(config: Config, run: Run) -> Config:
+    """Return the config with another file name, so that the runner does not overwrite ``run.py``."""
+    named = Config(config.to_dict(), cfg_text=config.text, filename=str(run.folder / 'config.py'))
+    named.experiment_name = f'{run.kind}_{run.folder.name}_{run.name.replace("/", "_")}_{os.getpid()}_{id(named)}'
+    return named
+
+
+def _test_teacher(config: Config) -> dict[str, Any]:
+    """Return the scores of the pair's teacher, loaded as strictly as for distillation."""
+    model = config.model.teacher
+    path = local_file(str(model.get('checkpoint')), model.get('cfg'), 'model.teacher.checkpoint')
+    config.model = _teacher_network(model)
+    config.load_from = None
+    runner = build_runner(config)
+    state = state_dict_of(read_checkpoint(path), path)
+    load_strictly(unwrap(runner.model), state, None, f'model.teacher.checkpoint={str(path)!r}')
+    val = dict(runner.val())
+    return {'val': plain(val), 'test': plain(val if _tests_val(config) else dict(runner.test()))}
+
+
+def _teacher_network(option: Mapping[str, Any]) -> Any:
+    found = load_model({key: value for key, value in option.items() if key not in TEACHER_OPTIONS}, 'model.teacher')
+    model = without_pretrained(found.model)
+    return {**model, '_scope_': found.scope} if found.scope else model
+
+
+def _tests_val(config: Config) -> bool:
+    """Tell whether test and val are the same pictures, as for Cityscapes, whose test labels are not public."""
+    pairs = (('val_dataloader', 'test_dataloader'), ('val_evaluator', 'test_evaluator'))
+    whole = config.to_dict()
+    return all(whole.get(val) == whole.get(test) for val, test in pairs)
+
+
+def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str, float]]) -> float:
+    """Return the score of a run in percent, on test, or on val for a search."""
+    found = metrics['val' if run.kind == 'search' else 'test']
+    if not found:  # mmdet returns no metric for a detector without a single detection
+        return 0.0
+    if definition.metric not in found:
+        raise KeyError(
+            f'{definition.path}: metric={definition.metric!r} is not in the result of the test: {", ".join(found)}'
+        )
+    return found[definition.metric] * (100.0 if definition.percent else 1.0)

@@ -1,0 +1,248 @@
+"""The length of a run, and everything in its config that is counted in its steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdistill_dense.apps.suite import configs
+from mmdistill_dense.apps.suite.budget import TWICE, Budget
+from mmdistill_dense.apps.suite.configs import config_hash
+from mmdistill_dense.apps.suite.definition import Definition, Method
+from mmdistill_dense.utils.atomic import read_json
+
+_LOOP = ('max_iters', 'max_epochs', 'val_interval', 'val_begin')
+_SCHEDULER = ('begin', 'end', 'T_max', 'milestones', 'periods', 'step_size', 'total_steps')
+_DISTILLER = ('schedule.warmup', 'schedule.ramp_down', 'schedule.stop_at', 'balance.until', 'student_mask_from')
+_PLACES = ('train_cfg', 'param_scheduler', 'optim_wrapper', 'default_hooks', 'custom_hooks', 'model.distillers')
+_OTHERS = re.compile(r'default_hooks\.(checkpoint|logger|visualization)\.|model\.distillers\.\w+\.learn\.')
+_LENGTH = re.compile(r'(^|_)(epochs?|iters?|iterations?|steps|begin|end|until|from)(_|$)')
+
+
+def unit_of(config: Config) -> str:
+    """Return the key of the run's length, ``'max_iters'`` or ``'max_epochs'``."""
+    return 'max_epochs' if 'max_epochs' in config.train_cfg else 'max_iters'
+
+
+def scale_run(config: Config, length: int) -> list[str]:
+    """Give a run another length, and scale what is counted in steps or epochs of it by the same factor.
+
+    Scaled are the loop with its validations, the schedulers of the learning rate (warm-up and rate keep their shares),
+    and whole numbers in ``schedule``, ``balance.until`` and ``student_mask_from`` of distillers. Fractions of the run
+    scale by themselves. How often checkpoints and log lines are written stays.
+
+    Args:
+        config: Changed in place.
+        length: The new ``max_iters`` or ``max_epochs``.
+
+    Returns:
+        What was changed, as ``'train_cfg.max_iters 1200 -> 613'``.
+    """
+    old = config.train_cfg[unit_of(config)]
+    known = list(_known(config))
+    _refuse_unknown(config, old, {key for key, _, _ in known})
+    before = [holder[name] for _, holder, name in known]
+    waves = [holder for _, holder, name in known if name == 'T_max' and holder['T_max'] == _lasts(holder)]
+    for _, holder, name in known:
+        holder[name] = _scaled(holder[name], length, old)
+        if name == 'milestones':
+            holder[name] = _inside(holder[name], length)
+    for holder in waves:  # rounded apart, the rate would rise again at the end
+        holder['T_max'] = max(_lasts(holder), 1)
+    pairs = zip(known, before, strict=True)
+    return [f'{key} {was} -> {holder[name]}' for (key, holder, name), was in pairs if holder[name] != was]
+
+
+def _lasts(scheduler: Mapping[str, Any]) -> int:
+    return scheduler.get('end', 0) - scheduler.get('begin', 0)
+
+
+def _known(config: Config) -> Iterator[tuple[str, Any, str]]:
+    """Yield the keys to scale, each with the dict that holds it."""
+    yield from _present('train_cfg', config.train_cfg, _LOOP)
+    schedulers = config.get('param_scheduler') or []
+    several = (
+        {f'.{index}': one for index, one in enumerate(schedulers)} if isinstance(schedulers, list) else {'': schedulers}
+    )
+    for index, one in several.items():
+        yield from _present(f'param_scheduler{index}', one, _SCHEDULER)
+    for distiller, option in (config.get('model', {}).get('distillers') or {}).items():
+        yield from _present(f'model.distillers.{distiller}', option, _DISTILLER)
+    yield from _present('model.unlabelled', config.get('model', {}).get('unlabelled'), ('start',))
+
+
+def _present(place: str, option: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
+    for name in names:
+        *path, last = name.split('.')
+        holder = option
+        for word in path:
+            holder = holder.get(word) if isinstance(holder, Mapping) else None
+        if isinstance(holder, Mapping) and last in holder:
+            yield f'{place}.{name}', holder, last
+
+
+def _scaled(value: Any, new: int, old: int) -> Any:
+    """Return whole numbers times ``new / old``; one that was not 0 stays at least 1."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_scaled(one, new, old) for one in value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    return max(round(value * new / old), min(value, 1))
+
+
+def _inside(milestones: Any, length: int) -> Any:
+    """Return rounded milestones that do not fall on the end of the run, where nothing is left to train with them."""
+    last = length - 1
+    return type(milestones)(min(one, last) if one <= length else one for one in milestones) if last else milestones
+
+
+def _refuse_unknown(config: Config, old: int, known: set[str]) -> None:
+    for place in _PLACES:
+        node = config.get('model', {}).get('distillers') if place == 'model.distillers' else config.get(place)
+        for key, value in _numbers(node, place):
+            holder, _, name = key.rpartition('.')
+            if {key, holder} & known or _OTHERS.match(key) or value <= 0:
+                continue
+            named = _LENGTH.search(name) is not None
+            whole = value == old and (named or place == 'param_scheduler')
+            if (
+                place == 'train_cfg'
+                or whole
+                or (named and place in ('param_scheduler', 'default_hooks', 'custom_hooks'))
+            ):
+                raise ValueError(
+                    f'{key}={value} looks like a length in a run of {old}, and it is not known whether to scale it: '
+                    'leave it out of the recipe, or compare at equal lengths.'
+                )
+
+
+def _numbers(node: Any, place: str) -> Iterator[tuple[str, int]]:
+    if isinstance(node, Mapping):
+        node = node.items()
+    elif isinstance(node, (list, tuple)):
+        node = enumerate(node)
+    else:
+        if isinstance(node, int) and not isinstance(node, bool):
+            yield place, node
+        return
+    for key, value in node:
+        yield from _numbers(value, f'{place}.{key}')
+
+
+def measured_file(definition: Definition) -> Path:
+    """Return the file of the measured step ratios. It is written once: the lengths of all runs follow from it."""
+    return definition.out / 'budget.json'
+
+
+def measured(definition: Definition) -> dict[str, Any]:
+    """Return its content; empty before the measurement."""
+    return read_json(measured_file(definition)) or {'rows': {}}
+
+
+def price_of(definition: Definition, name: str) -> dict[str, float]:
+    """Return ``ratio`` and ``extra`` of a row, pinned or measured; 1 and 0 for the student alone.
+
+    Measured ratios have ``low`` and ``high`` too.
+    """
+    budget, method = _budget(definition), definition.methods.get(name)
+    if method is None or not needs_price(method):
+        return {'ratio': 1.0, 'extra': 0.0}
+    found = dict(measured(definition)['rows'].get(name, {}).get('price', {}))
+    if name in budget.ratios:
+        found = {'extra': found.get('extra', 0.0), 'ratio': budget.ratios[name]}
+    if name in budget.extra:
+        found['extra'] = budget.extra[name]
+    if 'ratio' not in found:
+        raise ValueError(
+            f'{definition.path}: budget: the step of {name} has not been measured: run `python tools/suite.py budget '
+            f'{definition.path}`, which writes {measured_file(definition)}, or pin budget.ratios.{name}.'
+        )
+    return found
+
+
+def needs_price(method: Method) -> bool:
+    """Tell whether the length of a row depends on what its step costs."""
+    return method.distils and method.budget
+
+
+def iterations_of(definition: Definition, name: str) -> int:
+    """Return the iterations of a row: ``round((steps - extra) / ratio)``, ``steps`` for the student alone."""
+    budget, price = _budget(definition), price_of(definition, name)
+    steps = 2 * budget.steps if name == TWICE else budget.steps
+    found = round((steps - price['extra']) / price['ratio'])
+    if found < 1:
+        raise ValueError(
+            f'{definition.path}: budget.steps={budget.steps} leaves no iteration for {name}, whose preparation costs '
+            f'{price["extra"]:.0f} steps: raise budget.steps.'
+        )
+    return found
+
+
+def length_of(definition: Definition, name: str, config: Config) -> tuple[int, int]:
+    """Return the length of a row in the unit of its recipe, and how many iterations of the budget that leaves.
+
+    Epochs are whole, rounded down.
+    """
+    iterations = iterations_of(definition, name)
+    if unit_of(config) == 'max_iters':
+        return iterations, 0
+    if name in definition.methods and definition.methods[name].data:
+        raise ValueError(
+            f'{definition.path}: methods.{name}.data: the recipe counts epochs, which are of another length for other '
+            'data: for such a row a budget needs a recipe that counts iterations.'
+        )
+    per_epoch = _budget(definition).per_epoch or measured(definition).get('per_epoch')
+    if not per_epoch:
+        raise ValueError(
+            f'{definition.path}: budget: the recipe counts epochs, and the iterations of one are not known: run '
+            f'`python tools/suite.py budget {definition.path}`, or pin budget.per_epoch.'
+        )
+    epochs, left = divmod(iterations, per_epoch)
+    if not epochs:
+        raise ValueError(
+            f'{definition.path}: budget.steps: {name} gets {iterations} iterations, less than an epoch of {per_epoch}: '
+            'raise budget.steps.'
+        )
+    return epochs, left
+
+
+def fit(definition: Definition, name: str, config: Config) -> list[str]:
+    """Give the config of a row its length; return what was changed. Without a budget, that is the row's own."""
+    method = definition.methods.get(name)
+    if definition.budget is not None:
+        length, _ = length_of(definition, name, config)
+    elif method is not None and method.length != 1:
+        length = max(round(method.length * config.train_cfg[unit_of(config)]), 1)
+    else:
+        return []
+    try:
+        return scale_run(config, length)
+    except ValueError as error:
+        place = 'budget' if definition.budget is not None else f'methods.{name}.length'
+        raise ValueError(f'{definition.path}: {place}: {error}') from error
+
+
+def unscaled_hash(definition: Definition, name: str) -> str:
+    """Return the hash of what a row trains, without the budget; a measured ratio belongs to one."""
+    return config_hash(configs.method_config(definition, definition.methods[name]), folder=definition.path.parent)
+
+
+def check_measured(definition: Definition, rows: Mapping[str, Method]) -> None:
+    """Refuse ratios that were measured with other options."""
+    found = measured(definition)['rows'] if definition.budget else {}
+    for name in found.keys() & rows.keys() - set(definition.budget.ratios if definition.budget else ()):
+        then, now = found[name]['config_hash'], unscaled_hash(definition, name)
+        if then != now:
+            raise ValueError(
+                f'{measured_file(definition)}: rows.{name} was measured with config {then}, the definition now gives '
+                f'{now}. Remove this row from the file and measure it by `suite.py budget`, or pin its ratio.'
+            )
+
+
+def _budget(definition: Definition) -> Budget:
+    assert definition.budget is not None, 'called for suites of equal compute'
+    return definition.budget

@@ -1,0 +1,458 @@
+"""Do several runs at a time, each in its own process or by slurm, and show their progress."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mmdistill_dense.apps.suite.definition import OWN_SLURM, Definition
+from mmdistill_dense.apps.suite.plan import Run, choice_name
+from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.utils.threads import wait_briefly
+
+PLAIN_EVERY = 10.0  # seconds between two reports without a terminal
+UNITS = {'iter': 'iteration', 'epoch': 'epoch'}  # by the names of checkpoints
+
+
+class Board:
+    """Shows the progress of ``runs``, ``jobs`` at a time: live on a terminal, in plain lines elsewhere."""
+
+    def __init__(self, console: Console, runs: Sequence[Run], jobs: int) -> None:
+        self.console = console
+        self.runs = list(runs)
+        self.jobs = jobs
+        self.said = time.monotonic()
+        self.minutes: dict[Run, float] = {}
+        self.before: dict[Run, dict[str, Any]] = {}  # what an earlier process had told when a run was started
+        self.live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+        for run in self.runs:
+            self._remember(run)
+
+    def __enter__(self) -> Board:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def started(self, run: Run) -> None:
+        """Print that a run starts or goes on, and from where, unless on a terminal."""
+        self.before[run] = run.state
+        if not self.live:
+            found = latest_checkpoint(run.folder)
+            unit, _, number = found.stem.partition('_') if found else ('', '', '')
+            place = f'after {UNITS[unit]} {number}' if found else ''
+            self._print(f'{run.title}: ' + (f'goes on {place}, its last checkpoint' if found else 'starts'))
+
+    def ended(self, run: Run, failure: str | None) -> None:
+        """Print the score or the failure."""
+        result = run.result
+        if failure is not None or result is None:
+            self._print(f'{run.title}: FAILED ({(failure or "").splitlines()[0]})')
+            return
+        self._remember(run)
+        split = 'val' if run.kind == 'search' or result.get('test_is_val') else 'test'
+        found = 'trained' if result['score'] is None else f'{result["score"]:.2f} on {split}'
+        self._print(f'{run.title}: {found} after {clock(60 * result["minutes"])}')
+
+    def tick(self, running: Sequence[Run], waiting: Sequence[Run]) -> None:
+        """Update the lines."""
+        if self.live is None and time.monotonic() - self.said < PLAIN_EVERY:
+            return
+        self.said = time.monotonic()
+        states = {run: self._state(run) for run in running}
+        left = time_left(self.minutes, states, waiting, self.jobs)
+        total = f'{len(self.minutes)} of {len(self.runs)} done, {len(waiting)} waiting, {clock(left)} left'
+        if self.live:
+            self.live.update(Group(_table(states), Text(total)))
+            return
+        for run, state in states.items():
+            self._print('  '.join(_cells(run, state)))
+        self._print(total)
+
+    def _state(self, run: Run) -> dict[str, Any]:
+        """Return what the started process has told; what an interrupted one left is not done any more."""
+        state = run.state
+        return {} if state and state == self.before.get(run) else state
+
+    def _remember(self, run: Run) -> None:
+        result = run.result
+        if result is not None:
+            self.minutes[run] = result['minutes']
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(states: dict[Run, dict[str, Any]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for run, state in states.items():
+        title, *said = _cells(run, state)
+        bar = ProgressBar(state.get('iterations') or 1, state.get('iteration') or 0, width=20)
+        table.add_row(title, bar, *said)
+    return table
+
+
+def _cells(run: Run, state: dict[str, Any]) -> list[str]:
+    done, whole, loss = state.get('iteration') or 0, state.get('iterations'), state.get('loss')
+    phase = state.get('phase', 'starting')
+    if phase == 'preparing' and 'prepared' in state:
+        part = {**state['prepared'], 'seconds': state['seconds']}
+        return [run.title, f'{phase} {part["iteration"]}/{part["iterations"]}', '', f'{_rest(part)} left of it']
+    if phase != 'training' or not whole:
+        return [run.title, phase, '', '']
+    return [run.title, f'{done}/{whole}', '' if loss is None else f'loss {loss:.3f}', f'{_rest(state)} left']
+
+
+def _rest(state: dict[str, Any]) -> str:
+    left = _projected(state)
+    return clock(None if left is None else left - state['seconds'])
+
+
+def _projected(state: dict[str, Any]) -> float | None:
+    """The seconds of a whole run at its speed since the last start, without its test."""
+    iteration, whole = state.get('iteration') or 0, state.get('iterations')
+    done = iteration - (state.get('first') or 0)
+    if done <= 0 or not whole:
+        return None
+    return state['seconds'] + (state['seconds'] - state['began']) / done * (whole - iteration)
+
+
+def time_left(
+    minutes: dict[Run, float], running: dict[Run, dict[str, Any]], waiting: Sequence[Run], jobs: int
+) -> float | None:
+    """Estimate the seconds left, from the minutes of finished runs and the states of running ones.
+
+    A run takes as long as the mean of those of the same name, finished or running, or else as the mean of all.
+    """
+    known: dict[str, list[float]] = {}
+    projected = {run: _projected(state) for run, state in running.items()}
+    for run, value in [*((run, 60 * value) for run, value in minutes.items()), *projected.items()]:
+        if value is not None:
+            known.setdefault(run.name, []).append(value)
+    if not known:
+        return None
+    overall = fmean(fmean(values) for values in known.values())
+
+    def expected(run: Run) -> float:
+        return fmean(known.get(run.name, [overall]))
+
+    rest = [expected(run) for run in waiting]
+    for run, state in running.items():
+        rest.append(max(0.0, (projected[run] or expected(run)) - state.get('seconds', 0.0)))
+    return max([*rest, sum(rest) / jobs], default=0.0)
+
+
+def clock(seconds: float | None) -> str:
+    """Return a duration as text."""
+    if seconds is None:
+        return '?'
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f'{hours} h {minutes:02d} min'
+    return f'{minutes} min {rest:02d} s' if minutes else f'{rest} s'
+
+
+TICK = 0.2
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+BURIAL = 2.0  # seconds to wait for the workers of a killed job
+TAIL = 15  # lines shown of a failed run's log
+FULL = 16 * 2**20  # bytes left on a disk that counts as full: less than a checkpoint
+
+
+@dataclass
+class Job:
+    """A run and its process."""
+
+    run: Run
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class Pool:
+    """Starts each run when the results that it needs are there and one of ``jobs`` slots is free."""
+
+    def __init__(self, command: Callable[[Run], list[str]], jobs: int, threads: int, board: Board) -> None:
+        self.command = command
+        self.jobs = jobs
+        self.threads = threads
+        self.board = board
+        self.devices = visible_devices()
+
+    def execute(self, todo: Sequence[Run]) -> dict[str, str]:
+        """Do runs, which include all that they depend on. A failed run stops only its dependents.
+
+        Returns:
+            The reasons of failures, by the title of the run.
+        """
+        waiting, running, failed = list(todo), dict[int, Job](), dict[Path, str]()
+        titles = {run.folder: run.title for run in todo}
+        try:
+            while waiting or running:
+                self._collect(running, failed)
+                self._skip(waiting, failed, titles)
+                self._start(waiting, running)
+                if not running:
+                    self._give_up(waiting, failed)
+                self.board.tick([job.run for job in running.values()], waiting)
+                time.sleep(TICK)
+        finally:
+            end([job.process for job in running.values()])
+        return {titles[folder]: reason for folder, reason in failed.items()}
+
+    def _collect(self, running: dict[int, Job], failed: dict[Path, str]) -> None:
+        for slot, job in list(running.items()):
+            code = job.process.poll()
+            if code is None:
+                continue
+            del running[slot]
+            end([job.process])  # with its group: a loader's worker whose last batch nobody took would wait for ever
+            if code != 0 or job.run.result is None:
+                failed[job.run.folder] = (
+                    f'ended with code {code}{no_room(job.run.folder)}\n  the end of {job.log}:\n{tail(job.log)}'
+                )
+            self.board.ended(job.run, failed.get(job.run.folder))
+
+    def _skip(self, waiting: list[Run], failed: dict[Path, str], titles: dict[Path, str]) -> None:
+        for run in list(waiting):
+            lost = [titles[folder] for folder in run.after if folder in failed]
+            if lost:
+                waiting.remove(run)
+                failed[run.folder] = f'needs {", ".join(lost)}'
+                self.board.ended(run, failed[run.folder])
+
+    def _start(self, waiting: list[Run], running: dict[int, Job]) -> None:
+        for slot in (slot for slot in range(self.jobs) if slot not in running):
+            ready = next((run for run in waiting if all((f / 'result.json').is_file() for f in run.after)), None)
+            if ready is None:
+                return
+            waiting.remove(ready)
+            running[slot] = self._launch(ready, slot)
+            self.board.started(ready)
+
+    def _give_up(self, waiting: list[Run], failed: dict[Path, str]) -> None:
+        for run in waiting:
+            missing = [str(folder) for folder in run.after if not (folder / 'result.json').is_file()]
+            failed[run.folder] = f'needs results that none of these runs gives: {", ".join(missing)}'
+            self.board.ended(run, failed[run.folder])
+        waiting.clear()
+
+    def _launch(self, run: Run, slot: int) -> Job:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        log = run.folder / 'log.txt'
+        threads = str(self.threads)
+        environment = dict(os.environ, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
+        wait_briefly(environment)
+        if len(self.devices) > 1:
+            environment['CUDA_VISIBLE_DEVICES'] = self.devices[slot % len(self.devices)]
+        with open(log, 'ab') as file:
+            # in a group of its own: Ctrl-C reaches only this process, which then ends the group with its loader workers
+            process = subprocess.Popen(
+                self.command(run),
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return Job(run, process, log)
+
+
+def job_command(definition: Path, run: Run) -> list[str]:
+    """Return the command line of a run that ends with this process."""
+    return [sys.executable, '-m', 'mmdistill_dense.apps.suite.cli', *job_words(definition, run), '--attended']
+
+
+def job_words(definition: Path, run: Run) -> list[str]:
+    """Return the command line of a run, without the program."""
+    words = ['job', str(definition), run.name, '--seed', str(run.seed)]
+    return [*words, '--search', choice_name(run.choice or {})] if run.kind == 'search' else words
+
+
+def visible_devices() -> list[str]:
+    """Return the GPUs that this process may use."""
+    given = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if given is not None:
+        return [device for device in given.split(',') if device.strip() not in ('', '-1')]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def tail(log: Path) -> str:
+    """Return the last lines of a log."""
+    lines = log.read_text(encoding='utf-8', errors='replace').splitlines() if log.is_file() else []
+    return '\n'.join(f'    {line}' for line in [line for line in lines if line.strip()][-TAIL:])
+
+
+def no_room(folder: Path) -> str:
+    """Return what to add to a failure if the disk of a folder is full: the log may have had no room to say so."""
+    left = shutil.disk_usage(folder).free
+    if left > FULL:
+        return ''
+    return f': the disk of {folder} is full, {left // 2**20} MiB are left. Make room; the same command goes on'
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes that :class:`Pool` started, with their groups, by SIGTERM and then by SIGKILL."""
+    for process in processes:
+        _signal(process, signal.SIGTERM)
+    limit = time.monotonic() + GRACE
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, limit - time.monotonic()))
+        _signal(process, signal.SIGKILL)  # also the rest of its group
+        process.wait()
+        _wait_for_group(process)
+        _close(process)
+
+
+def _wait_for_group(process: subprocess.Popen[bytes]) -> None:
+    # Killed processes disappear a little later. Zombies that nobody collects never do, hence the limit.
+    limit = time.monotonic() + BURIAL
+    with suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < limit:
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
+        os.killpg(process.pid, number)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into :class:`KeyboardInterrupt`, as for Ctrl-C."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """End this process when its standard input closes, and its group if it leads one.
+
+    A killed parent cannot end its jobs, but the system then closes its end of the pipe.
+    """
+
+    def wait() -> None:
+        while os.read(0, 1):  # not sys.stdin, whose lock a forked loader worker would find taken
+            pass
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+MODULE = 'mmdistill_dense.apps.suite.cli'
+_TABLE = ('partition', 'account', 'qos')  # options that the table's job needs, too
+# evaluated on the node, where each job needs its own port
+# since Slurm 22.05, srun does not take the number of the job by itself
+_CPUS = '${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}'
+_PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) && '
+
+
+def script(definition: Definition, todo: Sequence[Run]) -> str:
+    """Return the script. Each job waits for the jobs whose results it needs."""
+    logs = definition.out / 'slurm'
+    names = {run.folder: f'job{number}' for number, run in enumerate(todo)}
+    lines = [
+        '#!/bin/sh',
+        f'# {definition.title}: run this in {Path.cwd()}',
+        'set -e',
+        f'mkdir -p {shlex.quote(str(logs))}',
+    ]
+    for run in todo:
+        needed = [_job(names[folder]) for folder in run.after if folder in names]
+        wait = f' --dependency=afterok:{":".join(needed)} --kill-on-invalid-dep=yes' if needed else ''
+        wrapped = _wrap(definition, _command(definition, run))
+        command = f'sbatch --parsable{_options(definition, run.title, logs)}{wait} {wrapped}'
+        lines.append(f'{names[run.folder]}=$({command})')
+    lines.append(_table_line(definition, logs, list(names.values())))
+    return '\n'.join(lines) + '\n'
+
+
+def _job(name: str) -> str:
+    return f'${{{name}%%;*}}'  # where there are several clusters, sbatch prints NUMBER;CLUSTER
+
+
+def _options(definition: Definition, title: str, logs: Path) -> str:
+    slurm = {key: value for key, value in definition.slurm.items() if key not in OWN_SLURM}
+    processes, torchrun = definition.slurm['processes'], definition.slurm['launcher'] != 'slurm'
+    if not {'ntasks', 'ntasks-per-node'} & slurm.keys():
+        slurm['ntasks'] = 1 if torchrun else processes
+    if definition.threads is not None:
+        cpus = definition.threads + (definition.workers or 0)
+        slurm.setdefault('cpus-per-task', cpus * processes if torchrun else cpus)
+    return f'{_names(title, logs)}{_flags(slurm)}'
+
+
+def _names(title: str, logs: Path) -> str:
+    name = title.replace(' ', '-').replace('/', '_')
+    return f' --job-name={shlex.quote(name)} --output={shlex.quote(str(logs / f"{name}-%j.txt"))}'
+
+
+def _flags(options: dict[str, object]) -> str:
+    given = {key: value for key, value in options.items() if value is not False}
+    return ''.join(
+        f' --{key}' if value is True else f' --{key}={shlex.quote(str(value))}' for key, value in given.items()
+    )
+
+
+def _command(definition: Definition, run: Run) -> str:
+    slurm = definition.slurm
+    words = shlex.join(job_words(definition.path, run))
+    python, count, launcher = slurm['python'], slurm['processes'], slurm['launcher']
+    if count == 1:
+        return f'{python} -m {MODULE} {words}'
+    if launcher == 'slurm':
+        return f'{_PORT}srun {_CPUS} {python} -m {MODULE} {words} --launcher slurm'
+    torchrun = f'{python} -m torch.distributed.run --nproc_per_node={count} --master_port=$MASTER_PORT'
+    return f'{_PORT}{torchrun} -m {MODULE} {words} --launcher pytorch'
+
+
+def _wrap(definition: Definition, command: str) -> str:
+    setup = definition.slurm['setup']
+    return f'--wrap={shlex.quote(f"{setup} && {command}" if setup else command)}'
+
+
+def _table_line(definition: Definition, logs: Path, jobs: Sequence[str]) -> str:
+    wait = f' --dependency=afterany:{":".join(_job(job) for job in jobs)}' if jobs else ''
+    options = _flags({key: value for key, value in definition.slurm.items() if key in _TABLE})
+    command = f'{definition.slurm["python"]} -m {MODULE} table {shlex.quote(str(definition.path))}'
+    return f'sbatch{_names("table", logs)}{options}{wait} {_wrap(definition, command)}'

@@ -1,0 +1,341 @@
+"""Checks and costs of the methods before the first run."""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+
+from mmdistill_dense.apps.inspect import step_cost
+from mmdistill_dense.apps.inspect.training_step import run_length
+from mmdistill_dense.apps.recipes.compose import unknown
+from mmdistill_dense.apps.suite import configs, plan, start_weights
+from mmdistill_dense.apps.suite.configs import check_metric, check_options
+from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.job import check_processes, check_unchanged
+from mmdistill_dense.apps.suite.lengths import check_measured
+from mmdistill_dense.apps.suite.plan import PRETRAIN, Run
+from mmdistill_dense.apps.suite.reader import Reader
+from mmdistill_dense.config.data_sets import members
+from mmdistill_dense.config.resolve import teachers_of
+from mmdistill_dense.guards.config import batch_problem
+from mmdistill_dense.utils.atomic import read_json, write_json
+from mmdistill_dense.weights.locate import local_file
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The key ``cost`` of a definition.
+
+    Attributes:
+        device: ``'cpu'`` or ``'cuda'``.
+        batch: The pictures of a measured step; ``None`` for the recipe's batch of one process.
+        size: Height and width of the picture for the GFLOPs; ``None`` for the size of a test picture.
+        repeats: The number of timed steps.
+    """
+
+    device: str
+    batch: int | None
+    size: step_cost.Size | None
+    repeats: int
+
+
+def settings(definition: Definition) -> Settings:
+    """Read the key ``cost``."""
+    reader = Reader(definition.cost, definition.path, 'cost')
+    reader.only(Settings.__dataclass_fields__)
+    device = reader.get('device', str, 'cuda' if torch.cuda.is_available() else 'cpu')
+    if device not in ('cpu', 'cuda') or (device == 'cuda' and not torch.cuda.is_available()):
+        raise reader.error('device', f"must be 'cpu', or 'cuda' where torch sees a GPU; got {device!r}")
+    size = reader.get('size', list, None)
+    if size is not None and (len(size) != 2 or not all(type(side) is int and side > 0 for side in size)):
+        raise reader.error('size', f'must be [height, width], got {size!r}')
+    repeats = reader.count('repeats', step_cost.REPEATS) or step_cost.REPEATS
+    return Settings(device, reader.count('batch', None), (size[0], size[1]) if size else None, repeats)
+
+
+def main(definition: Definition, only: Collection[str] | None = None) -> None:
+    """Measure and print the costs of all or some rows, except those measured with today's configs and settings."""
+    how = settings(definition)
+    runs = _first_runs(definition)
+    unknown = set(only or ()) - set(runs)
+    if unknown:
+        raise ValueError(f'{definition.path}: no {", ".join(sorted(unknown))}; known: {", ".join(runs)}')
+    if definition.threads:
+        torch.set_num_threads(definition.threads)
+    failed = []
+    for name in [name for name in runs if not only or name in only]:
+        try:
+            print(f'{name:12s} {_keep(definition, runs[name], how)}', flush=True)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            failed.append(name)
+            print(f'{name:12s} FAILED: {error}', flush=True)
+    if failed:
+        raise RuntimeError(f'{definition.path}: the costs of {", ".join(failed)} could not be measured')
+
+
+def _keep(definition: Definition, run: plan.Run, how: Settings) -> str:
+    """Measure if necessary, and return the result as text."""
+    if run.choice is None:
+        return 'waits for its search: `suite.py run` first'
+    key = _key(definition, run, how)
+    content = read_json(_file(definition, run.name))
+    if content is not None and content.get('key') == key:
+        return f'{_said(content)}, kept from before'
+    config = plan.config_of(definition, run)
+    if run.name == plan.CONTROL:
+        content = {'key': key, **step_cost.student_cost(config, how.size)}
+    else:
+        content = {'key': key, **step_cost.step_cost(config, how.device, how.batch, how.repeats)}
+    write_json(_file(definition, run.name), content)
+    return _said(content)
+
+
+def read(definition: Definition) -> dict[str, dict[str, Any]]:
+    """Return the costs of today's configs by name, each with the settings that it was measured with."""
+    found = {}
+    for name, run in _first_runs(definition).items():
+        content = None if run.choice is None else read_json(_file(definition, name))
+        if content is not None and content['key']['config_hash'] == plan.hash_of(definition, run):
+            found[name] = content
+    return found
+
+
+def _first_runs(definition: Definition) -> dict[str, plan.Run]:
+    """The first run of the control and of each row with distillers. Another start does not change the step."""
+    first, methods = definition.seeds[0], definition.methods
+    runs = [run for run in plan.runs(definition) if run.kind == 'run' and run.seed == first]
+    return {run.name: run for run in runs if run.name == plan.CONTROL or methods[run.name].distils}
+
+
+def _file(definition: Definition, name: str) -> Path:
+    return definition.out / 'cost' / f'{name}.json'
+
+
+def _key(definition: Definition, run: plan.Run, how: Settings) -> dict[str, Any]:
+    """Everything that a measurement depends on."""
+    same = {'config_hash': plan.hash_of(definition, run), 'torch': torch.__version__}
+    if run.name == plan.CONTROL:
+        return {**same, 'size': list(how.size) if how.size else None}
+    device = torch.cuda.get_device_name() if how.device == 'cuda' else f'CPU {platform.machine()}'
+    threads, length = torch.get_num_threads(), run_length(plan.config_of(definition, run))
+    where = {'device': device, 'threads': threads, 'iterations': length}  # a schedule depends on the length
+    return {**same, **where, 'batch': how.batch, 'repeats': how.repeats}
+
+
+def _said(content: Mapping[str, Any]) -> str:
+    if 'student' in content:
+        size = 'x'.join(map(str, content['test_size']))
+        return f'{content["student"]["parameters"]:,} parameters, {content["student"]["gflops"]:.3g} GFLOPs at {size}'
+    return f'{content["ratio"]:.2f} times the step of the control, {content["memory"]["extra"] / 2**20:+.1f} MiB'
+
+
+def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
+    """Return the runs of some rows and seeds, and their dependencies. By default all runs.
+
+    ``seeds`` does not apply to a named teacher, nor to a named pre-training that serves all seeds.
+    """
+    runs = plan.runs(definition)
+    names = {run.name for run in runs}
+    for name in only:
+        if name not in names:
+            raise ValueError(f'--only: {unknown("row", name, names)}')
+    if not set(seeds) <= set(definition.seeds):
+        raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
+    each = {f'{PRETRAIN}/{start.name}' for start in definition.starts.values() if start.seed is None}
+    shared = {name for name in only if name.partition('/')[0] in (PRETRAIN, plan.TEACHER)}
+    shared -= each  # it has a seed of its own
+    asked = [
+        run for run in runs if (not only or run.name in only) and (not seeds or run.seed in seeds or run.name in shared)
+    ]
+    wanted = {run.folder for run in asked if run.kind == 'run' or run.name in only or not only}
+    for run in reversed(runs):  # what is needed stands before
+        if run.folder in wanted:
+            wanted.update(run.after)
+    return [run for run in runs if run.folder in wanted]
+
+
+def unfinished(
+    definition: Definition, runs: Sequence[Run], rerun_changed: bool = False, processes: int = 1
+) -> list[Run]:
+    """Return the runs without a result, after all config hashes were compared.
+
+    ``rerun_changed`` moves folders of another config or number of processes to ``<out>/replaced``, to repeat the runs.
+    """
+    for run in runs:
+        if run.choice is not None:  # otherwise its search decides the config, and the job compares it
+            with _replacing(definition, run, rerun_changed):
+                check_unchanged(run, plan.hash_of(definition, run))
+    if not _todo(runs):
+        return []
+    for run in plan.runs(definition):
+        with _replacing(definition, run, rerun_changed and run in runs):
+            check_processes(run, processes)
+    needed = {folder for run in _todo(runs) for folder in run.after}
+    for run in runs:  # results without weights were restored or tidied up
+        if run.folder in needed and run.result is not None and not _has_weights(run):
+            put_away(definition, run)
+    return _todo(runs)
+
+
+def _todo(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.choice is None or run.result is None]
+
+
+@contextmanager
+def _replacing(definition: Definition, run: Run, allowed: bool) -> Iterator[None]:
+    """Put a run away that is refused inside, if that is allowed."""
+    try:
+        yield
+    except ValueError:
+        if not allowed:
+            raise
+        put_away(definition, run)
+
+
+def _has_weights(run: Run) -> bool:
+    """Whether a run has the weights that others read. A search and a tested teacher have only scores."""
+    name = (run.result or {}).get('checkpoint')
+    return run.kind == 'search' or name is None or (run.folder / name).is_file()
+
+
+def put_away(definition: Definition, run: Run) -> Path:
+    """Move a run's folder to ``<out>/replaced``, and return its new path."""
+    found = (run.result or run.state).get('config_hash')
+    inside = run.folder.relative_to(definition.out)
+    target = definition.out / 'replaced' / inside.parent / f'{inside.name}-{found}'
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f'{inside.name}-{found}-{number}')
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(run.folder, target)
+    return target
+
+
+def check(definition: Definition, todo: Sequence[Run]) -> None:
+    """Check that data and weights exist, and build every network that will be trained."""
+    _check_names(definition)
+    check_measured(
+        definition, {run.name: definition.methods[run.name] for run in todo if run.name in definition.methods}
+    )
+    first = {(run.name, plan.choice_name(run.choice or {})): run for run in reversed(todo)}
+    for (name, _), run in first.items():
+        run = replace(run, choice=run.choice if run.choice is not None else {})
+        config = plan.config_of(definition, run)
+        _check_data(config)
+        _check_unlabelled(config, f'{definition.path}: {name}')
+        own = run.kind == 'teacher' or configs.reads_teacher(config)
+        if run.kind == PRETRAIN or (own and not plan.trains_teacher(definition)):
+            _check_teachers(config)
+        if config.get('load_from'):
+            local_file(config.load_from, None, 'load_from')
+        _build(config, f'{definition.path}: {name} {plan.choice_name(run.choice or {})}'.rstrip())
+        _check_start(definition, run, config)
+
+
+def check_batch(definition: Definition, todo: Sequence[Run], processes: int) -> None:
+    """Refuse a batch that does not match the recipe's learning rate."""
+    places = {f'{PRETRAIN}/{name}': f'starts.{name}.options' for name in definition.starts}
+    places['teacher'] = 'teacher.options'
+    for place, run in {places.get(run.name, 'options'): run for run in todo}.items():
+        if run.kind == 'teacher' and not plan.trains_teacher(definition):
+            continue
+        problem = batch_problem(plan.config_of(definition, replace(run, choice=run.choice or {})), processes)
+        if problem:
+            raise ValueError(f'{definition.path}: {place}: {problem}')
+
+
+def _check_names(definition: Definition) -> None:
+    recipe, config = configs.read(definition.control), configs.control_config(definition)
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    check_metric(config, definition.metric, str(definition.path))
+    check_options(definition.options, recipe, config, f'{definition.path}: options')
+    if (teacher := definition.teacher) is not None:
+        whole = configs.teacher_config(definition, teacher)
+        check_options(teacher.options, configs.read(teacher.config), whole, f'{definition.path}: teacher.options')
+    for start in definition.starts.values():
+        if start.config is not None:
+            whole, place = configs.pretrain_config(definition, start), f'{definition.path}: starts.{start.name}.options'
+            check_options(start.options, configs.read(start.config), whole, place)
+
+
+def _check_data(config: Config) -> None:
+    from mmdistill_dense.datasets.folders import require  # imports all data sets
+
+    for loader in configs.LOADERS:
+        for key, dataset in members((config.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
+            require(dict(_paths(dataset, key)), str(dataset.get('type')))
+    for name in ('val_evaluator', 'test_evaluator'):
+        evaluator = config.get(name)
+        for one in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator or {}]:
+            require({f'{name}.ann_file': one.get('ann_file')}, str(one.get('type')))
+
+
+def _check_unlabelled(config: Config, place: str) -> None:
+    from mmdistill_dense.unlabelled.step import UnlabelledOption
+    from mmdistill_dense.unlabelled.stream import open_pictures  # imports all data sets
+
+    option = config.model.get('unlabelled') if config.model.get('distillers') else None
+    if option is None:
+        return
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    try:
+        parsed = UnlabelledOption.parse(option)
+        if parsed is not None:
+            open_pictures(parsed, config, DATASETS.build(copy.deepcopy(config.train_dataloader.dataset)))
+    except (TypeError, ValueError, FileNotFoundError) as error:
+        raise type(error)(f'{place}: {error}') from error
+
+
+def _paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
+    root = dataset.get('data_root') or ''
+    if root:
+        yield f'{key}.data_root', root
+    named = {'ann_file': dataset.get('ann_file')}
+    prefixes = dataset.get('data_prefix') or {}
+    if not isinstance(prefixes, Mapping):  # UnlabeledImages has one, or a list
+        prefixes = dict(enumerate([prefixes] if isinstance(prefixes, str) else prefixes))
+    named.update({f'data_prefix.{name}': path for name, path in prefixes.items()})
+    for name, path in named.items():
+        if isinstance(path, str) and path:
+            yield f'{key}.{name}', path if '://' in path else os.path.join(root, path)
+
+
+def _check_teachers(config: Config) -> None:
+    for key, option in teachers_of(config.model).items():
+        if option.get('checkpoint') is not None:
+            local_file(option['checkpoint'], option.get('cfg'), f'model.{key}.checkpoint')
+
+
+def _check_start(definition: Definition, run: Run, config: Config) -> None:
+    """A pre-training's network, or a given file, must have the same backbone as the student."""
+    start, file = plan.start_of(definition, run.name), plan.start_file(definition, run)
+    if start is None or file is None:
+        return
+    if start.config is None:
+        start_weights.check_file(config, start, file)
+        return
+    network = configs.pretrain_config(definition, start)
+    init_default_scope(network.get('default_scope', 'mmengine'))
+    start_weights.check_state(
+        config, start, MODELS.build(network.model).state_dict(), f'the backbone of {start.config.name}'
+    )
+
+
+def _build(config: Config, place: str) -> None:
+    """Build the model as the runner does, to find unknown options, taps and channels."""
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    try:
+        MODELS.build(config.model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{place}: {error.args[0] if error.args else error}') from error

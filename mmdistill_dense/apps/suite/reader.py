@@ -1,0 +1,161 @@
+"""Read definitions in Python, YAML or JSON. Errors name the file, the key and what would work."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mmengine.config import Config
+
+from mmdistill_dense.apps.recipes.named import Named, find, is_name
+from mmdistill_dense.config.resolve import find_config
+from mmdistill_dense.utils.messages import close_or_all
+
+NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
+
+
+_SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')
+
+
+_FLOAT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$')
+
+
+_NEEDED: Any = object()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML loader in which 1e-3 is a number and 24:00:00 is text, and that refuses a key that occurs twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != '<<']
+        twice = {key for key in keys if keys.count(key) > 1}
+        if twice:
+            raise ValueError(f'line {node.start_mark.line + 1}: {", ".join(sorted(twice))} occurs twice')
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {first: list(found) for first, found in _Loader.yaml_implicit_resolvers.items()}
+
+
+def read_file(path: Path) -> Any:
+    """Return the content of a file, merged over the files of its ``_base_`` as mmengine merges configs.
+
+    YAML and JSON are read here, because mmengine's YAML loader can run code. Environment variables are not replaced:
+    the hash of a run must not depend on the machine.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f'{str(path)!r}: no such definition of a suite (working folder {Path.cwd()})')
+    try:
+        if path.suffix == '.py':
+            return Config.fromfile(path, use_environment_variables=False).to_dict()
+        text = path.read_text(encoding='utf-8')
+        own = json.loads(text) if path.suffix == '.json' else yaml.load(text, Loader=_Loader)
+        if not isinstance(own, Mapping) or '_base_' not in own:
+            return own
+        bases, merged = own['_base_'], Config()
+        for base in [bases] if isinstance(bases, str) else bases:
+            merged.merge_from_dict(read_file(path.parent / base))
+        merged.merge_from_dict({str(key): value for key, value in own.items() if key != '_base_'})
+        return merged.to_dict()
+    except (yaml.YAMLError, KeyError, SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f'{path}: {error}') from error
+
+
+class Reader:
+    """Checked access to the values of a mapping, which is in ``file`` below the dotted key ``place``."""
+
+    def __init__(self, raw: Any, file: Path, place: str = '') -> None:
+        self.file = file
+        self.place = place
+        if not isinstance(raw, Mapping):
+            raise self.error('', f'must be a mapping of keys to values, got {raw!r}')
+        self.raw = dict(raw)
+
+    def error(self, key: str, text: str) -> ValueError:
+        """Return an error that names file and key."""
+        place = '.'.join(filter(None, [self.place, key]))
+        return ValueError(f'{self.file}: {place}: {text}' if place else f'{self.file}: {text}')
+
+    @contextmanager
+    def naming(self, key: str = '') -> Iterator[None]:
+        """Name file and key in errors that are raised inside."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(str(self.error(key, str(error)))) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise self.error(key, str(error.args[0])) from error
+
+    def inner(self, key: str, value: Any = None) -> Reader:
+        """Return a reader of a nested mapping. By default it is the value of the key, or empty."""
+        given = self.raw.get(key) or {} if value is None else value
+        return Reader(given, self.file, '.'.join(filter(None, [self.place, key])))
+
+    def only(self, known: Collection[str]) -> None:
+        """Refuse unknown keys, and name similar ones."""
+        for key in self.raw:
+            if key not in known:
+                raise self.error(str(key), f'unknown key. {close_or_all(str(key), known)}')
+
+    def get(self, key: str, kind: type, default: Any = _NEEDED) -> Any:
+        """Return a value of a type. A key without a default is required."""
+        value = self.raw.get(key)
+        if value is None:
+            if default is _NEEDED:
+                raise self.error(key, 'missing')
+            return default
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self.error(key, f'must be of type {kind.__name__}, got {value!r}')
+        return value
+
+    def count(self, key: str, default: int | None, least: int = 1) -> int | None:
+        """Return an integer of at least ``least``."""
+        value = self.get(key, int, default)
+        if value is not None and value < least:
+            raise self.error(key, f'must be at least {least}, got {value}')
+        return value
+
+    def integers(self, key: str, default: tuple[int, ...] | None) -> tuple[int, ...]:
+        """Return distinct integers of at least 0."""
+        values = self.get(key, list, _NEEDED if default is None else list(default))
+        whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
+        if not values or not whole or len(set(values)) != len(values):
+            raise self.error(key, f'must be distinct integers of at least 0, as in [0, 1, 2]; got {values!r}')
+        return tuple(values)
+
+    def options(self, key: str) -> dict[str, Any]:
+        """Return settings by dotted key, as for ``--cfg-options``."""
+        value = self.get(key, dict, {})
+        return {str(name): item for name, item in value.items()}
+
+
+def flat(options: Mapping[str, Any], place: str = '') -> dict[str, Any]:
+    """Return nested settings by their whole dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        inside = f'{place}{key}'
+        found.update(flat(value, f'{inside}.') if isinstance(value, Mapping) and value else {inside: value})
+    return found
+
+
+def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
+    """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition."""
+    inside = name if '/' in name else f'{folder}/{name}'
+    with place.naming(key):
+        if is_name(name):
+            found = find(name)
+            if isinstance(found, Named):
+                write = f'python tools/new_config.py --all --method {found.method}'
+                raise ValueError(f'{name} is not a file; write it with: {write}')
+            return found
+        if not name.endswith('.py'):
+            return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)
+        file = place.file.parent / name
+        if not file.is_file():
+            raise FileNotFoundError(f'no file {str(file)!r}; paths are relative to the definition')
+    return file

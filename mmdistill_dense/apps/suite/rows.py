@@ -1,0 +1,317 @@
+"""The rows of a suite's table: means, paired gains and their intervals over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any
+
+from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to import
+
+from mmdistill_dense.apps.recipes.targets import Target, targets_of
+from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite import preflight as cost
+from mmdistill_dense.apps.suite.definition import Definition, Method
+from mmdistill_dense.apps.suite.job import check_unchanged
+from mmdistill_dense.apps.suite.reader import flat
+from mmdistill_dense.apps.suite.starts import with_options
+
+LEVEL = 0.95
+_EQUAL = 1e-12  # of the scores: differences that differ by less are equal but for rounding
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The scores of several seeds. ``sd`` divides by n - 1, and is ``None`` for one seed."""
+
+    n: int
+    mean: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Differences at the same seed.
+
+    Attributes:
+        each: The difference of each seed.
+        mean: Their mean.
+        sd: Their standard deviation, ``None`` for one pair, as the next three.
+        low: Lower bound of the mean; ``None``, as the next two, if all differences are equal.
+        high: Upper bound of the mean.
+        p: The two-sided p-value of a mean of 0, corrected for the rows of the table by :func:`paired_gains`.
+    """
+
+    each: dict[int, float]
+    mean: float
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return len(self.each)
+
+    @property
+    def half(self) -> float | None:
+        """Half the width of the interval."""
+        return None if self.high is None else self.high - self.mean
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the mean differs from 0, at the level of :data:`LEVEL` for the whole table."""
+        return self.p is not None and self.p <= 1 - LEVEL
+
+
+def summarise(values: Sequence[float]) -> Summary | None:
+    """Return the mean and standard deviation of a sample; ``None`` if it is empty.
+
+    The ``nan`` of a diverged run counts, and makes the mean ``nan``.
+    """
+    if not values:
+        return None
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n == 1:
+        return Summary(1, mean, None)
+    return Summary(n, mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)))
+
+
+def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Gain | None:
+    """Return the mean of ``scores[seed] - control[seed]`` over the seeds in both, with its interval, or ``None``.
+
+    ``mean +- t_{(1 + LEVEL) / 2, n - 1} sd / sqrt(n)``: a run and its control share their seed, thus the student's
+    first weights and the order of the data, so the differences have less noise than the scores. The interval is exact
+    for normal differences, which two or three pairs cannot show. A single pair has no bounds, nor have differences that
+    are all equal, as those of rounded scores may be: they say nothing about the noise.
+    """
+    each = {seed: scores[seed] - control[seed] for seed in sorted(scores) if seed in control}
+    summary = summarise(list(each.values()))
+    if summary is None:
+        return None
+    if summary.sd is None:
+        return Gain(each, summary.mean)
+    mean, error, freedom = summary.mean, summary.sd / math.sqrt(summary.n), summary.n - 1
+    if summary.sd <= _EQUAL * max(map(abs, [*scores.values(), *control.values()])):
+        return Gain(each, mean, summary.sd)
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
+    p = float(2 * stdtr(freedom, -abs(mean) / error))
+    return Gain(each, mean, summary.sd, mean - half, mean + half, 1.0 if math.isnan(p) else p)
+
+
+def paired_gains(scores: Mapping[str, Mapping[int, float]], control: Mapping[int, float]) -> dict[str, Gain | None]:
+    """Return the gain of every row of a table, with p-values by :func:`holm` over the rows."""
+    return holm({name: paired_gain(own, control) for name, own in scores.items()})
+
+
+def holm(gains: Mapping[str, Gain | None]) -> dict[str, Gain | None]:
+    """Return gains that are tested together, with p-values by Holm's correction.
+
+    If none of the means differs from 0, at most ``1 - LEVEL`` of such groups have a significant gain.
+    """
+    corrected = dict(gains)
+    tested = sorted(
+        ((gain.p, name, gain) for name, gain in gains.items() if gain and gain.p is not None), key=lambda one: one[:2]
+    )
+    largest = 0.0
+    for place, (p, name, gain) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - place) * p))
+        corrected[name] = replace(gain, p=largest)
+    return corrected
+
+
+Results = Mapping[int, Mapping[str, Any]]
+# settings that do not change what a published result was trained with
+HARMLESS = ('data_root', 'num_workers', 'persistent_workers')
+LABELS = ('val_evaluator.ann_file', 'test_evaluator.ann_file')
+BATCH = 'train_dataloader.batch_size'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        missing: The seeds that have not finished.
+        gain: The gain over the control; ``None`` for teacher and control.
+        cost: The costs from ``suite.py cost``, if measured.
+        targets: The published results of this method with this recipe.
+        distils: Whether it has distillers. Otherwise its step equals the control's.
+    """
+
+    name: str
+    results: Results
+    missing: tuple[int, ...] = ()
+    gain: Gain | None = None
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    targets: tuple[Target, ...] = ()
+    distils: bool = True
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """The scores in percent, by seed."""
+        return {seed: result['score'] for seed, result in sorted(self.results.items())}
+
+    @property
+    def summary(self) -> Summary | None:
+        """Mean and spread over the seeds."""
+        return summarise(list(self.scores.values()))
+
+    @property
+    def hashes(self) -> list[str]:
+        """The distinct config hashes. :func:`collect` refuses a row with several."""
+        return sorted({str(result['config_hash']) for result in self.results.values()})
+
+    @property
+    def seconds_per_iteration(self) -> float | None:
+        """The median of each run, averaged over the runs."""
+        return _mean(result.get('seconds_per_iteration') for result in self.results.values())
+
+    @property
+    def share(self) -> float | None:
+        """The distillers' share of the total loss, averaged over the runs."""
+        return _mean(sum(result['shares'].values()) for result in self.results.values() if result.get('shares'))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A suite's table: teacher, control and methods, the searches as in ``plan``, and the changes of the recipe."""
+
+    definition: Definition
+    rows: tuple[Row, ...]
+    searched: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+
+    @property
+    def methods(self) -> tuple[Row, ...]:
+        """The rows that are compared with the control."""
+        return tuple(row for row in self.rows if row.name not in (plan.TEACHER, plan.CONTROL))
+
+    def row(self, name: str) -> Row:
+        """Return a row by its name; an empty one if there is none."""
+        return next((row for row in self.rows if row.name == name), Row(name, {}))
+
+
+def collect(definition: Definition) -> Table:
+    """Read the results and costs so far."""
+    chosen = plan.chosen(definition)
+    # not those of rows whose search has not ended: they may be of another value
+    results = {name: found for name, found in plan.results(definition).items() if chosen.get(name, '') is not None}
+    _check_hashes(definition, results)
+    _check_starts(definition, results)
+    changed = changes_of_the_recipe(definition, _check_processes(results))
+    costs = cost.read(definition)
+    targets = {name: () if changed else _targets(definition, method) for name, method in definition.methods.items()}
+    rows = make_rows(definition, results, costs, targets)
+    return Table(definition, rows, plan.searched(definition), chosen, changed)
+
+
+def make_rows(
+    definition: Definition,
+    results: Mapping[str, Results],
+    costs: Mapping[str, Mapping[str, Any]],
+    targets: Mapping[str, tuple[Target, ...]],
+) -> tuple[Row, ...]:
+    """Return the rows, from results by name and seed."""
+    names = (plan.CONTROL, *definition.methods)
+    scores = {name: Row(name, results.get(name, {})).scores for name in names}
+    gains = paired_gains({name: scores[name] for name in definition.methods}, scores[plan.CONTROL])
+    students = []
+    for name in names:
+        missing = tuple(seed for seed in definition.seeds if seed not in scores[name])
+        distils = name != plan.CONTROL and definition.methods[name].distils
+        priced, published = costs.get(name, {}), tuple(targets.get(name, ()))
+        students.append(Row(name, results.get(name, {}), missing, gains.get(name), priced, published, distils))
+    return (Row(plan.TEACHER, results.get(plan.TEACHER, {})), *students)
+
+
+def changes_of_the_recipe(definition: Definition, processes: int | None = None) -> tuple[str, ...]:
+    """Return the options of a suite by which its recipe differs from the published one.
+
+    The folders of the data and the number of loader processes do not count. Nor does the batch of one process, if all
+    processes together have the batch that belongs to the recipe's learning rate. By default there are
+    ``slurm.processes`` processes.
+    """
+    options = flat(definition.options)
+    changed = [key for key in options if key.rpartition('.')[2] not in HARMLESS and key not in LABELS]
+    if definition.budget is not None:
+        changed.append(f'budget.steps={definition.budget.steps}')
+    whole = (configs.read(definition.control).get('auto_scale_lr') or {}).get('base_batch_size')
+    if whole is None:
+        return tuple(changed)
+    processes = processes or definition.slurm.get('processes', 1)
+    one = configs.batch_of(configs.control_config(definition))
+    changed = [key for key in changed if key != BATCH]
+    if one * processes != whole:
+        changed.append(f'{processes} process(es) x {BATCH}={one} instead of {whole} pictures a step')
+    return tuple(changed)
+
+
+def own_data(method: Method) -> str:
+    """Return in words which data and length a row has of its own; empty without."""
+    data = f' on {" and ".join(text_of_data(one) for one in method.data)}' if method.data else ''
+    return data + (f', {method.length:g} times as long' if method.length != 1 else '')
+
+
+def text_of_data(changes: Mapping[str, Any]) -> str:
+    """Return in words how a training set differs from the control's."""
+    return "the control's training set" + with_options(flat(changes))
+
+
+def _targets(definition: Definition, method: Method) -> tuple[Target, ...]:
+    """Return the published results of a row that is a shipped method without options, settings and start of its own."""
+    if method.method is None or method.options or method.start or method.settings or own_data(method):
+        return ()
+    return tuple(targets_of(method.method, definition.control.stem, definition.metric, method.variant))
+
+
+def _check_processes(results: Mapping[str, Results]) -> int | None:
+    """Return the number of processes of the students; ``None`` before the first has finished."""
+    found: dict[int, dict[str, None]] = {}
+    for name, seeds in results.items():
+        for result in seeds.values():
+            if name != plan.TEACHER and 'processes' in result:
+                found.setdefault(result['processes'], {})[name] = None
+    if len(found) > 1:
+        told = '; '.join(f'{", ".join(names)}: {count}' for count, names in found.items())
+        raise ValueError(
+            f'runs with different numbers of processes, and so different batches, cannot share a table ({told}). '
+            'Repeat those of one number: with one process by `suite.py run --rerun-changed`; else move their folders '
+            'away and use `suite.py slurm`.'
+        )
+    return next(iter(found), None)
+
+
+def _check_starts(definition: Definition, results: Mapping[str, Results]) -> None:
+    """Refuse runs that read different files for one start; the config hash covers only how the file is made."""
+    for start in definition.starts.values():
+        found: dict[str, list[str]] = {}
+        for name, method in definition.methods.items():
+            for seed, result in results.get(name, {}).items() if method.start == start.name else ():
+                read = result.get('start')
+                found.setdefault(read['sha256'][:12] if read else '', []).append(f'{name} seed {seed}')
+        found.pop('', None)
+        if start.seed is not None and len(found) > 1:
+            told = '; '.join(f'sha256 {digits}…: {", ".join(runs)}' for digits, runs in found.items())
+            raise ValueError(
+                f'{definition.path}: starts.{start.name}: runs read different files ({told}), so they cannot share a '
+                'row: the pre-training was repeated, or the file replaced. Move the runs of one file away and repeat.'
+            )
+
+
+def _check_hashes(definition: Definition, results: Mapping[str, Results]) -> None:
+    expected: dict[str, str] = {}  # the seed is no part of it
+    for run in plan.runs(definition):
+        if run.kind != 'search' and run.choice is not None and run.seed in results.get(run.name, {}):
+            if run.name not in expected:
+                expected[run.name] = plan.hash_of(definition, run)
+            check_unchanged(run, expected[run.name])

@@ -1,0 +1,388 @@
+"""``suite.py table``: Markdown, CSV and a picture of the results so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmdistill_dense.apps.recipes.targets import Target
+from mmdistill_dense.apps.suite import configs, equal_compute
+from mmdistill_dense.apps.suite.budget import TWICE
+from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, choice_name
+from mmdistill_dense.apps.suite.rows import LEVEL, Gain, Row, Table, own_data
+from mmdistill_dense.apps.suite.starts import Start, with_options
+from mmdistill_dense.config.data_sets import chain
+
+DIGITS = 12  # shown of a file's sha256
+BOLD = (
+    "Bold: the gain differs from 0 by a paired t-test with Holm's correction over the rows. If no method had any "
+    f'effect, at most {1 - LEVEL:.0%} of such tables would have a bold gain.'
+)
+
+
+def closing_notes(table: Table) -> str:
+    """Return the two closing sections."""
+    reading = ['## How to read it', '', *(f'- {line}' for line in _reading(table))]
+    made = ['## What it was made of', '', *(f'- {line}' for line in _made_of(table))]
+    return '\n'.join([*reading, '', *made])
+
+
+def _reading(table: Table) -> list[str]:
+    definition = table.definition
+    lines = [
+        f'{definition.metric} in percent on {split_of(table)}, last checkpoint; mean ± standard deviation (n - 1) over '
+        'n seeds. Every run is in the table, losers included.',
+        f"gain: mean of (method - student alone) at the same seed, with the {LEVEL:.0%} interval of Student's t over "
+        f'these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}',
+        *missing_lines(table),
+        *_cost_lines(table),
+        *equal_compute.notes(table),
+    ]
+    if table.changed:
+        lines.append(f'Published results are not shown: this suite changes the recipe ({", ".join(table.changed)}).')
+    return lines
+
+
+def split_of(table: Table) -> str:
+    """Return the name of the split that the scores belong to."""
+    results = [result for row in table.rows for result in row.results.values()]
+    return 'val, the only labelled one' if any(result.get('test_is_val') for result in results) else 'test'
+
+
+def missing_lines(table: Table) -> list[str]:
+    """Return a line with the missing runs, or nothing."""
+    gaps = [f'{row.name} seed {", ".join(map(str, row.missing))}' for row in table.rows if row.missing]
+    return [f'Missing: {"; ".join(gaps)}. Gains use only the seeds that both runs have.'] if gaps else []
+
+
+def _cost_lines(table: Table) -> list[str]:
+    definition, size, lines = table.definition, table.row(CONTROL).cost, list[str]()
+    if size:
+        lines.append(
+            f'parameters, GFLOPs: of the network that is deployed, at {_by(size["test_size"])} '
+            f'({size["test_size_from"]}); a multiplication with its addition is one operation.'
+        )
+    if any(row.seconds_per_iteration is not None for row in table.rows):
+        where = each(table, device)
+        beside = f'; up to {definition.jobs} runs side by side' if definition.jobs > 1 else ''
+        lines.append(f's / iteration: wall time in the runs, median of the log, mean over seeds ({where}{beside}).')
+    measured = [row.cost for row in table.methods if row.cost]
+    ways = dict.fromkeys(_way(cost) for cost in measured)
+    if ways:
+        lines.append(
+            f'step: distilled step / step of the student alone, measured in turns ({"; ".join(ways)}). extra memory: '
+            'what training with the method holds beyond training without, at the peak of a step, teacher included.'
+        )
+    if not size or len(measured) < sum(row.distils for row in table.methods):
+        lines.append(f'Costs without a number: `python tools/suite.py cost {definition.path}` measures them.')
+    return lines
+
+
+def _way(cost: Mapping[str, Any]) -> str:
+    key = cost['key']
+    clock = 'process CPU time' if key['device'].startswith('CPU') else 'CUDA events'
+    weights = ', teacher with random weights' if 'random' in cost['teacher_weights'] else ''
+    return (
+        f'{key["device"]}, {key["threads"]} thread(s), {clock}, median of {key["repeats"]}, batch {cost["batch"]} of '
+        f'{_by(cost["train_size"])}{weights}'
+    )
+
+
+def _made_of(table: Table) -> list[str]:
+    definition = table.definition
+    options = [f'{key}={value}' for key, value in definition.options.items()]
+    hashes = [f'{row.name} {", ".join(row.hashes)}' for row in table.rows if row.hashes]
+    lines = [
+        f'Recipe: `{definition.control.stem}`; seeds {", ".join(map(str, definition.seeds))}; '
+        + (f'options `{" ".join(options)}`' if options else 'no options'),
+        *_settings(table),
+        *_starts(table),
+        *_batch(table),
+        f'Teacher: {each(table, receipts) or "none"}',
+        *_unlabelled(table),
+        f'Config hashes: {"; ".join(hashes) or "none"}',
+        f'Versions: {each(table, versions) or "none"}',
+    ]
+    words = ('budget', 'run', 'cost', 'table') if definition.budget else ('run', 'cost', 'table')
+    commands = [f'`python tools/suite.py {word} {definition.path}`' for word in words]
+    return [*lines, f'Made by: {", ".join(commands)}']
+
+
+def _batch(table: Table) -> list[str]:
+    processes = each(table, lambda result: str(result.get('processes') or ''))
+    one = configs.batch_of(configs.control_config(table.definition))
+    return [f'Batch: {processes} process(es) with {one} pictures each'] if processes else []
+
+
+def _settings(table: Table) -> list[str]:
+    """The rows that are not a method as shipped."""
+    said = []
+    for method in table.definition.methods.values():
+        origin = str(method.config) if method.config else ' '.join(filter(None, [method.method, method.variant]))
+        if method.start is not None:
+            origin = f'{origin or "student alone"} from start {method.start}'
+        options = with_options({**method.options, **(table.chosen.get(method.name) or {})})
+        chosen = f' with settings {method.settings!r}' if method.settings else ''
+        own = own_data(method)
+        if method.name != TWICE and (origin != method.name or options or chosen or own):
+            said.append(f'{method.name} = {origin or "student alone"}{chosen}{options}{own}')
+    return [f'Rows: {"; ".join(said)}'] if said else []
+
+
+def _starts(table: Table) -> list[str]:
+    """The starts of rows, and the files that were read for them."""
+    used = {method.start for method in table.definition.methods.values() if method.start}
+    starts = {name: start for name, start in table.definition.starts.items() if name in used}
+    said = [f'{name} = {start_text(table.definition, start)}' for name, start in starts.items()]
+    read = each(table, read_at_start)
+    return [f'Starts: {"; ".join(said)}', *([f'Files read at the start: {read}'] if read else [])] if said else []
+
+
+def start_text(definition: Definition, start: Start) -> str:
+    """Describe a start in words, a pre-training with the folders or lists of its pictures."""
+    if start.config is None:
+        return start.text()
+    dataset = chain(configs.pretrain_config(definition, start).train_dataloader.dataset)[0]
+    prefixes = dataset.get('data_prefix') or ''
+    folders = list(prefixes.values()) if isinstance(prefixes, Mapping) else prefixes
+    names = [Path(name).name if Path(name).is_absolute() else name for name in _listed(folders) if name]
+    pictures = ', '.join(names or [Path(dataset.get('data_root') or '').name or str(dataset.get('type'))])
+    lists = ', '.join(Path(name).name for name in _listed(dataset.get('ann_file') or []))
+    return f'{start.text()}, on the pictures of {pictures}' + (f' that {lists} names' if lists else '')
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [str(one) for one in value]
+
+
+def read_at_start(result: Mapping[str, Any]) -> str:
+    """Return the file that a run's student started from, and how many tensors it gave; or nothing."""
+    start = result.get('start')
+    whole = f'{start["matched"]} of {start["total"]} tensors' if start else ''
+    return f'{start["file"]}, sha256 {start["sha256"][:DIGITS]}…, {whole}' if start else ''
+
+
+def receipts(result: Mapping[str, Any]) -> str:
+    """Return the configs and files of a run's teachers."""
+    found = result.get('teacher') or {}
+    several = found if 'file' not in found else {'': found}
+    return '; '.join(_receipt(name, receipt) for name, receipt in several.items())
+
+
+def _receipt(name: str, receipt: Mapping[str, Any]) -> str:
+    title = f'{name}: ' if name else ''
+    if receipt['file'] is None:
+        return f'{title}random weights of {receipt["config"]}'
+    digits, whole = str(receipt['sha256'])[:DIGITS], f'{receipt["matched"]} of {receipt["total"]} tensors'
+    return f'{title}`{receipt["config"]}`, {receipt["file"]}, sha256 {digits}…, {whole}'
+
+
+def _unlabelled(table: Table) -> list[str]:
+    """The pictures without labels of rows that have some."""
+    said = each(table, unlabelled)
+    if not said:
+        return []
+    return [f'Pictures without labels: {said}; the teacher may have seen their labels, as its own training set says']
+
+
+def unlabelled(result: Mapping[str, Any]) -> str:
+    """Return the number of a run's pictures without labels, their share of a step, and how often each was seen."""
+    found = result.get('unlabelled')
+    if not found:
+        return ''
+    return (
+        f'{found["pictures"]}, {found["ratio"]:g} for each labelled one of a step, each seen {found["passes"]:.3g} '
+        f'times (hash of the names {found["names"][:DIGITS]}…)'
+    )
+
+
+def device(result: Mapping[str, Any]) -> str:
+    """Return the machine of a run."""
+    return f'{result.get("device")}, {result.get("threads")} thread(s)'
+
+
+def versions(result: Mapping[str, Any]) -> str:
+    """Return the package versions of a run."""
+    return ', '.join(f'{name} {version}' for name, version in result.get('versions', {}).items())
+
+
+def each(table: Table, say: Callable[[Mapping[str, Any]], str]) -> str:
+    """Return a property of all students' results; where they differ, with the rows of each."""
+    said: dict[str, dict[str, None]] = {}
+    for row in table.rows:
+        for result in row.results.values():
+            text = '' if row.name == TEACHER else say(result)
+            if text:
+                said.setdefault(text, {})[row.name] = None
+    if len(said) < 2:
+        return next(iter(said), '')
+    return '; '.join(f'{text} ({", ".join(rows)})' for text, rows in said.items())
+
+
+def _by(size: Iterable[int]) -> str:
+    return 'x'.join(map(str, size))
+
+
+NONE = '–'
+TITLES = {TEACHER: 'teacher', CONTROL: 'student alone', TWICE: 'student alone, twice the steps'}
+
+
+def as_markdown(table: Table) -> str:
+    """Return the table, with the scores by seed, the search, the sources and the notes."""
+    sources = _sources(table)
+    parts = [f'# {table.definition.title}', _main(table, sources), _seeds(table)]
+    parts += ['## Search', search_table(table)] if table.searched else []
+    parts += [_source_lines(sources), closing_notes(table)]
+    return '\n\n'.join(part for part in parts if part) + '\n'
+
+
+def _main(table: Table, sources: Mapping[str, int]) -> str:
+    definition = table.definition
+    head = ['', 'n', f'{definition.metric}', f'gain [{LEVEL:.0%} interval]']
+    head += ['parameters', 'GFLOPs', 's / iteration', 'step', 'extra memory']
+    head += equal_compute.HEAD if definition.budget else []
+    head += ['published: alone', 'published', 'published: gain'] if sources else []
+    deployed = table.row(CONTROL).cost
+    lines = head_lines(head)
+    for row in table.rows:
+        cells = [row_title(row), count_cell(row, len(definition.seeds)), score_cell(row), gain_cell(row)]
+        published = _published(row.targets, sources) if sources else []
+        compute = equal_compute.cells(table, row) if definition.budget else []
+        lines.append(line([*cells, *_costs(row, deployed), *compute, *published]))
+    return '\n'.join(lines)
+
+
+def row_title(row: Row) -> str:
+    """Return the title of a row."""
+    return TITLES.get(row.name, row.name)
+
+
+def count_cell(row: Row, planned: int) -> str:
+    """Return the number of finished seeds, as ``2 of 3`` where some are missing."""
+    if row.name == TEACHER and not row.results:
+        return NONE
+    if not row.missing:
+        return str(len(row.results))
+    return f'{len(row.results)} of {planned}'
+
+
+def score_cell(row: Row) -> str:
+    """Return the mean ± standard deviation."""
+    if row.summary is None:
+        return 'not tested' if row.name == TEACHER else 'not run'
+    spread = '' if row.summary.sd is None else f' ± {row.summary.sd:.2f}'
+    return f'{row.summary.mean:.2f}{spread}'
+
+
+def gain_cell(row: Row) -> str:
+    """Return the gain with its interval, bold where it is significant."""
+    if row.gain is None:
+        return NONE
+    fewer = f', {row.gain.n} pair{"s" if row.gain.n > 1 else ""}' if row.gain.n < len(row.results) else ''
+    return f'{interval_text(row.gain)}{fewer}'
+
+
+def interval_text(gain: Gain) -> str:
+    """Return the mean of a gain with its interval."""
+    bounds = '' if gain.low is None else f' [{gain.low:+.2f}, {gain.high:+.2f}]'
+    return f'{mean_text(gain)}{bounds}'
+
+
+def mean_text(gain: Gain) -> str:
+    """Return the mean of a gain, bold where it is significant."""
+    return f'**{gain.mean:+.2f}**' if gain.told_apart else f'{gain.mean:+.2f}'
+
+
+def _costs(row: Row, deployed: Mapping[str, Any]) -> list[str]:
+    size = deployed.get('teacher' if row.name == TEACHER else 'student')
+    parameters, gflops = (f'{size["parameters"] / 1e6:.3g} M', f'{size["gflops"]:.3g}') if size else (NONE, NONE)
+    seconds = row.seconds_per_iteration
+    taken = NONE if seconds is None else f'{seconds:.3g}'
+    if row.name == TEACHER:
+        return [parameters, gflops, NONE, NONE, NONE]
+    if not row.distils:
+        return [parameters, gflops, taken, '1', '0']
+    ratio = f'{row.cost["ratio"]:.2f}' if row.cost else NONE
+    memory = f'{row.cost["memory"]["extra"] / 2**20:.3g} MiB' if row.cost else NONE
+    return [parameters, gflops, taken, ratio, memory]
+
+
+def _published(targets: Sequence[Target], sources: Mapping[str, int]) -> list[str]:
+    def cell(values: Iterable[str]) -> str:
+        return '; '.join(values) or NONE
+
+    return [
+        cell(NONE if t.student is None else f'{t.student:.2f}' for t in targets),
+        cell(f'{t.value:.2f} [{sources[_source(t)]}]' for t in targets),
+        cell(NONE if t.gain is None else f'{t.gain:+.2f}' for t in targets),
+    ]
+
+
+def _sources(table: Table) -> dict[str, int]:
+    """The numbers of the sources, in the order of the table."""
+    names = dict.fromkeys(_source(target) for row in table.rows for target in row.targets)
+    return {name: number for number, name in enumerate(names, 1)}
+
+
+def _source(target: Target) -> str:
+    teacher = '' if target.teacher is None else f'; teacher {target.teacher:.2f}'
+    return f'{target.source}{teacher}'
+
+
+def _source_lines(sources: Mapping[str, int]) -> str:
+    if not sources:
+        return ''
+    lines = [f'- [{number}] {name}' for name, number in sources.items()]
+    note = (
+        "Published numbers are of the authors' code and networks, which differ from those of mmseg and mmdet: compare "
+        'gains, not scores.'
+    )
+    return '\n'.join(['## Sources', '', note, '', *lines])
+
+
+def _seeds(table: Table) -> str:
+    """Every score, with its difference from the control at the same seed."""
+    control = table.row(CONTROL).scores
+    lines = head_lines(['seed', *map(str, table.definition.seeds)])
+    for row in table.rows[1:]:
+        lines.append(line([row_title(row), *(_one(row, seed, control) for seed in table.definition.seeds)]))
+    return '\n'.join(['## Each seed', '', *lines])
+
+
+def _one(row: Row, seed: int, control: Mapping[int, float]) -> str:
+    if seed not in row.scores:
+        return 'missing'
+    score = row.scores[seed]
+    if row.name == CONTROL or seed not in control:
+        return f'{score:.2f}'
+    return f'{score:.2f} ({score - control[seed]:+.2f})'
+
+
+def search_table(table: Table) -> str:
+    """Return all values that were tried, in their order; nothing without a search."""
+    definition = table.definition
+    if not table.searched:
+        return ''
+    seeds = ', '.join(map(str, definition.grid_seeds))
+    lines = [line(['', 'tried', f'{definition.metric} on val, seed {seeds}', 'mean', '']), '|:--|:--|--:|--:|:--|']
+    for name, tried in table.searched.items():
+        for choice, scores in tried:
+            shown = ', '.join('missing' if score is None else f'{score:.2f}' for score in scores)
+            mean = NONE if None in scores else f'{math.fsum(scores) / len(scores):.2f}'
+            taken = 'taken' if choice == table.chosen.get(name) else ''
+            lines.append(line([name, choice_name(choice), shown, mean, taken]))
+    rule = 'The value that is best on val, on average over these seeds, is the one of the table above.'
+    return '\n'.join([rule, '', *lines])
+
+
+def head_lines(head: Sequence[str], words: int = 1) -> list[str]:
+    """Return the first two lines of a table. The first ``words`` columns are left-aligned."""
+    return [line(head), line([':--'] * words + ['--:'] * (len(head) - words))]
+
+
+def line(cells: Sequence[str]) -> str:
+    """Return one line of a table."""
+    return f'| {" | ".join(cells)} |'

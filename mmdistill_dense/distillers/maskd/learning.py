@@ -1,0 +1,416 @@
+"""Learn receptive tokens: the options, one step, and the loop over a run's training data."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import broadcast_object_list, get_rank, get_world_size
+from mmengine.optim import OPTIMIZERS
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.distillers.maskd.gated_teacher import (
+    GatedTap,
+    gated_loss,
+    only_possible_heads,
+    task_loss,
+    training_objective,
+)
+from mmdistill_dense.distillers.maskd.token_files import TOKEN, Values
+from mmdistill_dense.guards.class_counts import check_num_classes
+from mmdistill_dense.networks.first_look import refuse_blind
+from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
+from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, mix, seed_everything
+from mmdistill_dense.utils.runner_internals import Samples
+from mmdistill_dense.utils.validate import check_count, check_types
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+    from mmdistill_dense.networks.teacher import FrozenTeacher
+
+
+@dataclass(frozen=True)
+class LearnOptions:
+    """How tokens are learned on the teacher; defaults are those of the released detection configs.
+
+    Args:
+        max_iters: Iterations. Defaults to 2000.
+        optimizer: Any optimizer that mmengine knows, with its ``lr``. Defaults to Adam, 0.01, weight decay 0.001.
+        schedule: ``'cosine'``, or ``'poly'`` for ``lr (1 - k / max_iters)^power``, per iteration.
+        eta_min: Learning rate at the end. Defaults to 1e-6 for cosine and 0 for poly.
+        power: Exponent of the poly schedule. Defaults to 0.9.
+        clip_grad: As in ``optim_wrapper``, e.g. ``dict(max_norm=35)``, over all gradients. Defaults to no clipping.
+        dice_weight: Weight of the Dice term beside the teacher's task loss. Defaults to 1.
+        save_interval: Iterations between two files from which interrupted learning continues.
+        log_interval: Iterations between two log lines; for each, the teacher also runs once without masks.
+    """
+
+    max_iters: int = 2000
+    optimizer: Mapping[str, Any] = field(default_factory=lambda: {'type': 'Adam', 'lr': 0.01, 'weight_decay': 1e-3})
+    schedule: Literal['cosine', 'poly'] = 'cosine'
+    eta_min: float | None = None
+    power: float | None = None
+    clip_grad: Mapping[str, Any] | None = None
+    dice_weight: float = 1.0
+    save_interval: int = 500
+    log_interval: int = 50
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> LearnOptions:
+        """Check the dict that a config holds.
+
+        Raises:
+            KeyError: For an unknown name.
+            ValueError: For a value out of range, or one that would have no effect.
+        """
+        if not isinstance(options, Mapping):
+            raise ValueError(f'learn must be a dict of options, got {options!r}.')
+        known = [one.name for one in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise KeyError(f'learn.{name} is no option; known: {", ".join(known)}.{hint(name, known)}')
+        check_types(cls, options, 'learn.')
+        learn = cls(**_plain(options))
+        learn._check()
+        return learn
+
+    def _check(self) -> None:
+        for name in ('max_iters', 'save_interval', 'log_interval'):
+            check_count(f'learn.{name}', getattr(self, name), 1)
+        if self.power is not None and self.schedule != 'poly':
+            raise ValueError("learn.power has an effect only with learn.schedule='poly'; set that or leave power out.")
+        if not {'type', 'lr'} <= set(self.optimizer):
+            raise ValueError(f"learn.optimizer must be dict(type='Adam', lr=…, …), got {self.optimizer!r}.")
+        self.build_optimizer([torch.zeros(1, requires_grad=True)])  # fails now, not hours later
+        clip = self.clip_grad
+        if clip is not None and not {'max_norm'} <= set(clip) <= {'max_norm', 'norm_type'}:
+            raise ValueError(f'learn.clip_grad must be None or dict(max_norm=…, norm_type=2), got {clip!r}.')
+        if self.dice_weight < 0:
+            raise ValueError(f'learn.dice_weight must be >= 0, got {self.dice_weight!r}.')
+
+    def build_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        """Build the optimizer.
+
+        Raises:
+            ValueError: For a type that mmengine does not know, or an option that the type does not take.
+        """
+        try:
+            return OPTIMIZERS.build({**self.optimizer, 'params': parameters})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'learn.optimizer={dict(self.optimizer)!r} cannot be built: {error}') from error
+
+    def rate(self, iteration: int) -> float:
+        """Return the learning rate of an iteration, counted from 0."""
+        first = float(self.optimizer['lr'])
+        if self.schedule == 'cosine':
+            last = 1e-6 if self.eta_min is None else self.eta_min
+            return last + (first - last) * (1 + math.cos(math.pi * iteration / self.max_iters)) / 2
+        last = 0.0 if self.eta_min is None else self.eta_min
+        return last + (first - last) * (1 - iteration / self.max_iters) ** (0.9 if self.power is None else self.power)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options on which the learned values depend."""
+        return {name: value for name, value in asdict(self).items() if name not in ('save_interval', 'log_interval')}
+
+
+def _plain(value: Any) -> Any:
+    """Return plain containers: token files hold the options and must load without mmengine's classes."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+PATIENCE = 10  # steps in a row that may be skipped
+
+
+@dataclass
+class Task:
+    """What is to be learned, and where."""
+
+    name: str
+    teacher: FrozenTeacher
+    taps: Sequence[GatedTap]
+    shapes: Mapping[str, torch.Size]
+    options: LearnOptions
+
+
+@dataclass
+class Step:
+    """Learning rate and losses of one iteration, means over all processes."""
+
+    rate: float
+    task: float
+    dice: list[float]
+    area: list[float]
+
+
+class TokenLearner:
+    """The values, their optimizer and the progress of the learning.
+
+    Args:
+        task: What is learned.
+        seed: Seed of the initial values.
+        device: Device of the teacher.
+    """
+
+    def __init__(self, task: Task, seed: int, device: torch.device) -> None:
+        self.task = task
+        self.values = {n: v.to(device).requires_grad_() for n, v in initial_tokens(task.shapes, seed).items()}
+        self.optimizer = task.options.build_optimizer(list(self.values.values()))
+        self.iteration = 0
+        self.skipped = 0
+        self.origin = {'seed': seed}  # what the values depend on besides the fingerprint
+
+    def step(self, inputs: Tensor, data_samples: Samples) -> Step:
+        """Do one iteration: forward, gradients averaged over the processes, one step of the optimizer."""
+        options = self.task.options
+        rate = options.rate(self.iteration)
+        for group in self.optimizer.param_groups:
+            group['lr'] = rate
+        network: Any = self.task.teacher.network
+        loss = gated_loss(network, self.task.taps, self.values, inputs, data_samples)
+        total = loss.task + options.dice_weight * torch.stack(loss.dice).sum()
+        parameters = list(self.values.values())
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+        scalars = torch.stack([value.detach().float() for value in (loss.task, *loss.dice, *loss.area)])
+        flat = mean_over_ranks(torch.cat([*(gradient.flatten() for gradient in gradients), scalars]))
+        *means, scalars = flat.split([*(parameter.numel() for parameter in parameters), len(scalars)])
+        for parameter, mean in zip(parameters, means, strict=True):
+            parameter.grad = mean.view_as(parameter)
+        task, *levels = scalars.tolist()
+        count = len(loss.dice)
+        step = Step(rate, task, levels[:count], levels[count:])
+        self._advance(step, bool(flat.isfinite().all()))
+        return step
+
+    def _advance(self, step: Step, finite: bool) -> None:
+        self.skipped = 0 if finite else self.skipped + 1
+        if self.skipped >= PATIENCE:
+            raise RuntimeError(
+                f'distillers.{self.task.name}: the loss was not finite in {PATIENCE} iterations in a row, the last is '
+                f'{self.iteration} ({self._where(step)}). Lower learn.optimizer.lr or set learn.clip_grad.'
+            )
+        if finite:
+            if self.task.options.clip_grad is not None:
+                torch.nn.utils.clip_grad_norm_(self.values.values(), **self.task.options.clip_grad)
+            self.optimizer.step()
+        self.iteration += 1
+
+    def _where(self, step: Step) -> str:
+        bad = {int(name.split('.')[0]) for name, v in self.values.items() if not v.grad.isfinite().all()}  # type: ignore[union-attr]
+        bad |= {level for level, dice in enumerate(step.dice) if not math.isfinite(dice)}
+        task = 'task loss not finite, ' if not math.isfinite(step.task) else ''
+        return f'{task}level {", ".join(map(str, sorted(bad))) or "none"}'
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for :meth:`load_state_dict`, without the values."""
+        place = {'origin': self.origin, 'iteration': self.iteration, 'skipped': self.skipped}
+        return {**place, 'optimizer': self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a ``state_dict()`` with the ``values`` added."""
+        with torch.no_grad():
+            for name, value in state['values'].items():
+                self.values[name].copy_(value)
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.iteration, self.skipped = state['iteration'], state['skipped']
+
+    def detached(self) -> Values:
+        """Return the values as they are now."""
+        return {name: value.detach().clone() for name, value in self.values.items()}
+
+
+def initial_tokens(shapes: Mapping[str, torch.Size], seed: int) -> Values:
+    """Draw initial values: tokens N(0, 0.01²), for masks of about ½; convolutions N(0, 2 / (k² C_out)); biases 0."""
+    generator = torch.Generator().manual_seed(seed)
+    values = {}
+    for name, shape in shapes.items():
+        if name.endswith('bias'):
+            values[name] = torch.zeros(shape)
+            continue
+        deviation = 0.01 if name.endswith(TOKEN) else math.sqrt(2 / (shape[0] * shape[2] * shape[3]))
+        values[name] = torch.randn(shape, generator=generator) * deviation
+    return values
+
+
+def learn_tokens(
+    task: Task, runner: Runner, partial: Mapping[str, Any] | None, save: Callable[[TokenLearner], None]
+) -> Values:
+    """Learn the tokens of a distiller; all processes of a run call it together.
+
+    Random streams, the run's loader and the teacher (weights, buffers, modes, hooks) are restored at the end. The
+    method ``after_prepare_iter(runner, done, whole)`` of hooks that have it is called after each iteration.
+
+    Args:
+        task: The teacher, its taps, shapes of the tokens and options.
+        runner: Source of data, preprocessor, seed and logger.
+        partial: State of interrupted learning to continue from.
+        save: Called with the learner every ``save_interval`` iterations.
+
+    Returns:
+        The learned values, equal on all processes.
+
+    Raises:
+        ValueError: For a teacher without a training loss, or with another number of classes than the labels; for
+            pictures that are not normalised as it expects.
+        RuntimeError: When the loss is not finite ten times in a row; names the iteration and the level.
+    """
+    network: Any = task.teacher.network
+    if not hasattr(network, 'loss'):
+        raise ValueError(
+            f'distillers.{task.name}: tokens are learned through the training loss of {task.teacher.key}, but '
+            f'{type(network).__name__} has none; set tokens to a file of learned ones.'
+        )
+    _check_classes(task, runner)
+    learner = _begin(task, runner, partial)
+    seed, first, whole = learner.origin['seed'], learner.iteration, task.options.max_iters
+    preprocessor = copy.deepcopy(unwrap(runner.model).data_preprocessor)  # some have a state, which belongs to the run
+    report = _Report(task, runner.logger, learner.iteration)
+    loader = learning_batches(runner.train_dataloader, seed, learner.iteration)
+    with fork_rng(), training_objective(network), torch.enable_grad(), loader as batches:
+        while learner.iteration < whole:
+            batch = next(batches)
+            seed_everything(mix(seed, get_rank(), learner.iteration, 2))
+            data = preprocessor(batch, True)
+            inputs, samples = task.teacher.renormalised(data['inputs']), data['data_samples']
+            if learner.iteration == first:
+                refuse_blind(task.teacher.key, [task.teacher.look(inputs, {})], runner.cfg)
+            report.masks(network, samples)
+            told = report.due(learner.iteration)
+            labels = copy.deepcopy(samples) if told else samples
+            step = learner.step(inputs, samples)
+            runner.call_hook('after_prepare_iter', done=learner.iteration, whole=whole)
+            if told:
+                with torch.no_grad():
+                    plain = mean_over_ranks(task_loss(network, inputs, labels).detach())
+                report.write(learner.iteration, step, float(plain))
+            if learner.iteration % task.options.save_interval == 0 and learner.iteration < whole:
+                save(learner)
+    return learner.detached()
+
+
+def _check_classes(task: Task, runner: Runner) -> None:
+    """Refuse labels that mean other classes to the teacher; ``allow_other_classes`` lets it pass up to here."""
+    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
+    try:
+        check_num_classes(metainfo.get('classes'), task.teacher.key, task.teacher.config.model)
+    except ValueError as error:
+        raise ValueError(
+            f'distillers.{task.name}: tokens are learned from the labels of this run through the training loss of '
+            f'{task.teacher.key}, which has other classes. Set tokens to a file that was learned on its own data. '
+            f'{error}'
+        ) from error
+
+
+def _begin(task: Task, runner: Runner, partial: Mapping[str, Any] | None) -> TokenLearner:
+    """Return a new learner, or one restored from ``partial`` if that has the same origin."""
+    seeds = [mix(runner.seed, zlib.crc32(task.name.encode()))]
+    broadcast_object_list(seeds)  # the seeds of processes may differ; tokens and order of the data must not
+    network: Any = task.teacher.network
+    learner = TokenLearner(task, seeds[0], next(network.parameters()).device)
+    learner.origin.update(batch_size=runner.train_dataloader.batch_sampler.batch_size, processes=get_world_size())
+    if partial is not None and partial['origin'] == learner.origin:
+        learner.load_state_dict(partial)
+    elif partial is not None:
+        runner.logger.warning(
+            f'{task.name}: the unfinished tokens were started with {partial["origin"]}, but this run has '
+            f'{learner.origin} and would continue to other values: learning starts anew.'
+        )
+    return learner
+
+
+@contextmanager
+def learning_batches(loader: DataLoader, seed: int, start: int) -> Iterator[Iterator[Any]]:
+    """Yield endless batches of a loader's data set, with its batch size, collation, workers and grouping.
+
+    The loader itself is not touched. Each process gets its own part. The content of a batch depends only on seed, rank
+    and the number of the batch; the workers end with the context.
+
+    Args:
+        loader: The run's training loader.
+        seed: Seed of the order and the augmentation.
+        start: Number of the first batch; those before it are not loaded.
+    """
+    workers = loader.num_workers
+    own: DataLoader = DataLoader(
+        loader.dataset,
+        batch_sampler=_group(loader, seed),
+        collate_fn=loader.collate_fn,
+        num_workers=workers,
+        pin_memory=loader.pin_memory,
+        prefetch_factor=loader.prefetch_factor if workers else None,
+        multiprocessing_context=loader.multiprocessing_context if workers else None,
+    )
+    batches = SeededBatches(own, seed, get_rank())
+    batches.skip_iter(start)
+    try:
+        yield batches
+    finally:
+        batches.close()
+
+
+def _group(loader: DataLoader, seed: int) -> Any:
+    """Return a batch sampler of the loader's kind (e.g. by aspect ratio) over an endless order of the data."""
+    configured: Any = loader.batch_sampler
+    dataset: Any = loader.dataset
+    sampler = InfiniteSampler(dataset, shuffle=True, seed=mix(seed, 0))
+    try:
+        return type(configured)(sampler, configured.batch_size, True)
+    except TypeError as error:
+        raise ValueError(
+            f'train_dataloader.batch_sampler: learning tokens needs a second one, but '
+            f'{type(configured).__name__}(sampler, batch_size, drop_last) fails ({error}). Learn the tokens in a run '
+            'with another batch sampler (tools/learn_tokens.py) and give the file as tokens=.'
+        ) from error
+
+
+class _Report:
+    """Log lines of token learning."""
+
+    def __init__(self, task: Task, logger: Any, start: int) -> None:
+        self.task = task
+        self.logger = logger
+        self.last = (start, time.monotonic())
+        self.silent = False
+
+    def masks(self, network: nn.Module, data_samples: Samples) -> None:
+        """Log once that the mask branch is off."""
+        with only_possible_heads(network, data_samples) as off:
+            if off and not self.silent:
+                self.silent = True
+                self.logger.info(
+                    f'{self.task.name}: the data hold no instance masks, so the mask branch of {self.task.teacher.key} '
+                    'is left out of its loss while tokens are learned (published tokens had it).'
+                )
+
+    def due(self, iteration: int) -> bool:
+        """Return whether a line follows this iteration."""
+        return (iteration + 1) % self.task.options.log_interval == 0 or iteration + 1 == self.task.options.max_iters
+
+    def write(self, done: int, step: Step, plain: float) -> None:
+        """Write one line after ``done`` iterations."""
+        before, then = self.last
+        self.last = (done, time.monotonic())
+        seconds = (self.last[1] - then) / max(done - before, 1)
+        left = timedelta(seconds=round(seconds * (self.task.options.max_iters - done)))
+        self.logger.info(
+            f'{self.task.name}: tokens [{done}/{self.task.options.max_iters}] lr: {step.rate:.3e}  '
+            f'task loss: {step.task:.4f} (without gate: {plain:.4f})  dice: {_list(step.dice)}  '
+            f'mask area: {_list(step.area)}  time: {seconds:.3f}  eta: {left}'
+        )
+
+
+def _list(numbers: Sequence[float]) -> str:
+    return ' '.join(f'{number:.3f}' for number in numbers)

@@ -1,0 +1,271 @@
+"""The data of a PCD step, and the modules after the student's map that only the training needs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdistill_dense.losses import centres_inside, pixel_info_nce, to_device
+from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
+from mmdistill_dense.utils.runner_internals import Samples
+from mmdistill_dense.utils.validate import check_count, check_option
+
+HEAD: dict[str, Any] = {'type': 'linear', 'hidden': None, 'bias': None, 'layers': 2}
+_MANY_TOKENS = 4096
+_WIDE = 4096  # hidden channels of the published heads
+
+
+class ProjectionHead(nn.Sequential):
+    """1x1 convolutions with batch norm and ReLU between them; the children ``0, 1, 3`` are conv, norm, conv.
+
+    Args:
+        channels: Of the input.
+        hidden: Of the layers before the last.
+        out: Of the output.
+        bias: ``True``, ``False``, or ``'hidden'``: on all convolutions but the last.
+        layers: Number of convolutions.
+    """
+
+    def __init__(self, channels: int, hidden: int, out: int, *, bias: bool | str = False, layers: int = 2) -> None:
+        parts: list[nn.Module] = []
+        for _ in range(layers - 1):
+            parts += [nn.Conv2d(channels, hidden, 1, bias=bool(bias)), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)]
+            channels = hidden
+        super().__init__(*parts, nn.Conv2d(channels, out, 1, bias=bias is True))
+
+
+def build_head(options: Mapping[str, Any], channels: int, out: int, layout: str | None) -> dict[str, nn.Module]:
+    """Return the projector and, if the head has one, the predictor.
+
+    Args:
+        options: ``type`` (``'linear'``, ``'mlp'``, ``'mlp2'``), ``hidden``, ``bias``, ``layers``; a ``hidden`` or
+            ``bias`` of ``None`` is that of the teacher's layout or, without a layout, 4096 and no bias.
+        channels: Channels of the student's map.
+        out: Channels of the teacher's map.
+        layout: Name of the layout of the teacher's file, if it is an ``SSLTeacher``.
+    """
+    kind, hidden, bias = (options[name] for name in ('type', 'hidden', 'bias'))
+    if kind == 'linear':
+        return {'projector': nn.Conv2d(channels, out, 1, bias=bias is not False)}
+    if layout is not None:
+        from mmdistill_dense.weights.ssl_layouts import LAYOUTS  # loaded only where it is used
+
+        known = LAYOUTS.get(layout)
+        hidden = hidden or getattr(known, 'hidden', None)
+        bias = getattr(known, 'bias', None) if bias is None else bias
+    shape: dict[str, Any] = {'hidden': hidden or _WIDE, 'out': out, 'bias': bias or False, 'layers': options['layers']}
+    head: dict[str, nn.Module] = {'projector': ProjectionHead(channels, **shape)}
+    return head | {'predictor': ProjectionHead(out, **shape)} if kind == 'mlp2' else head
+
+
+class PixelAttention(nn.Module):
+    """Multi-head self-attention over the pixels of a map, added to it with a learned factor that starts at 0.
+
+    ``y = x + gamma * out(attention(qkv(norm(x))))``: the identity, bit for bit, until ``gamma`` is learned. ``gamma``
+    is a vector because LARS would hardly move a zero matrix: its step grows with the norm, except for vectors.
+
+    Args:
+        channels: Channels of the map.
+        num_heads: Number of heads, a divisor of the channels.
+
+    Raises:
+        ValueError: For another number of heads; lists the divisors.
+    """
+
+    def __init__(self, channels: int, num_heads: int = 8) -> None:
+        super().__init__()
+        if num_heads < 1 or channels % num_heads:
+            divisors = [n for n in range(1, min(channels, 64) + 1) if channels % n == 0]
+            raise ValueError(
+                f'attention.num_heads={num_heads} does not divide the {channels} channels of the tapped map; '
+                f'choose one of {divisors}.'
+            )
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        self.gamma = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the shape of ``x`` (B, C, H, W)."""
+        batch, channels, height, width = x.shape
+        if height * width > _MANY_TOKENS:
+            warnings.warn(
+                f'PCD computes attention over {height} x {width} = {height * width} pixels; time grows with the square '
+                'of their number: set attention=None or tap a smaller map.',
+                stacklevel=2,
+            )
+        tokens = self.norm(x.flatten(2).mT)
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        read = F.scaled_dot_product_attention(q, k, v)  # (B, heads, tokens, C / heads)
+        read = self.gamma * self.out(read.transpose(1, 2).flatten(2))
+        return x + read.mT.reshape(batch, channels, height, width).to(x.dtype)
+
+
+def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the head, completed by their defaults.
+
+    Raises:
+        ValueError: For an unknown option, a value out of range, or one that the type of head does not have.
+    """
+    checked = check_keys('head', head, HEAD)
+    check_option('head.type', checked['type'], ('linear', 'mlp', 'mlp2'))
+    linear = checked['type'] == 'linear'
+    check_option('head.bias', checked['bias'], (None, True, False) if linear else (None, True, False, 'hidden'))
+    for name in ('hidden', 'layers'):
+        if linear and checked[name] != HEAD[name]:
+            raise ValueError(f"head.{name} needs type='mlp' or 'mlp2', got {name}={checked[name]} with 'linear'.")
+        if checked[name] is not None:
+            check_count(f'head.{name}', checked[name], 1)
+    return checked
+
+
+def check_keys(name: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options, completed by the defaults ``allowed``.
+
+    Raises:
+        ValueError: For a key that ``allowed`` does not have.
+    """
+    if extra := sorted(set(options) - set(allowed)):
+        raise ValueError(f'{name} has no {", ".join(extra)}; its keys are {", ".join(allowed)}.')
+    return {**allowed, **options}
+
+
+class Views(NamedTuple):
+    """The maps of one level, student's and teacher's by view, and the pairs of views to compare."""
+
+    students: Sequence[Tensor]
+    teachers: Sequence[Tensor]
+    pairs: Sequence[tuple[int, int]]
+
+    def averaged(self, data_samples: Samples) -> Views:
+        """Return maps of one position, the means (B, C, 1, 1) over the positions inside the pictures."""
+        samples = data_samples if len(self.students) == 1 else []  # views have no shapes of their own
+        students, teachers = (
+            [masked_mean(x, inside_on_device(samples, x))[..., None, None] for x in maps]
+            for maps in (self.students, self.teachers)
+        )
+        return Views(students, teachers, self.pairs)
+
+
+def views_of(recorded: Mapping[str, list[Tensor]], counts: Sequence[tuple[str, int]], side: str) -> list[list[Tensor]]:
+    """Split the recorded tensors into views.
+
+    Args:
+        recorded: Tensors by tap.
+        counts: The taps, and how many tensors per view each gives.
+        side: Whose taps these are; begins an error message.
+
+    Raises:
+        RuntimeError: For taps that recorded different numbers of views.
+    """
+    views = [[recorded[tap][i : i + n] for i in range(0, len(recorded[tap]), n)] for tap, n in counts]
+    if len({len(view) for view in views}) > 1:
+        found = ', '.join(f'{tap}: {len(view)}' for (tap, _), view in zip(counts, views, strict=True))
+        raise RuntimeError(f'{side} taps recorded different numbers of views ({found}).')
+    return [[x for maps in view for x in maps] for view in zip(*views, strict=True)]
+
+
+def view_pairs(pairing: str | None, views: int, key: str) -> list[tuple[int, int]]:
+    """Return the pairs (student's view, teacher's view) to compare.
+
+    Raises:
+        ValueError: For ``'cross'`` with a number of views other than two; names the config key.
+    """
+    pairing = pairing or ('cross' if views == 2 else 'same')
+    if pairing == 'cross' and views != 2:
+        raise ValueError(
+            f"{key}.view_pairing='cross' needs two views, the step has {views}; use 'same', or data with MultiView."
+        )
+    return [(0, 1), (1, 0)] if pairing == 'cross' else [(view, view) for view in range(views)]
+
+
+@dataclass
+class Compared:
+    """The tensors that one level of a step compares.
+
+    Attributes:
+        maps: The student's map of each view, on the compared grid.
+        heads: Its output of attention, projector and predictor, (B, C, h, w) or the chosen pixels.
+        own: The teacher's map of the first view, on the student's grid.
+        mask: (B, H, W), the pixels inside the pictures; ``None`` is all.
+        valid: The same for the chosen pixels.
+        rows: Unit student rows, unit teacher rows and weights of each pair of views.
+        inside: ``mask`` on the CPU, where pixels are drawn.
+    """
+
+    maps: Sequence[Tensor]
+    heads: list[Tensor]
+    own: Tensor
+    mask: Tensor | None
+    valid: Tensor | None
+    rows: list[tuple[Tensor, Tensor, Tensor]]
+    inside: Tensor | None = None
+
+    def contrast(self, negatives: Tensor, temperature: float) -> Tensor:
+        """Return the loss, a mean over pairs of means over pixels; averaged by DDP it is that of all processes."""
+        student, teacher, weight = (torch.cat([row[k] for row in self.rows]) for k in range(3))
+        counts = mean_over_ranks(torch.stack([row[2].sum() for row in self.rows])).clamp_min(MIN_COUNT)
+        share = torch.cat([count.expand(len(row[2])) for row, count in zip(self.rows, counts, strict=True)])
+        weight = weight / share / len(self.rows)
+        return pixel_info_nce(student, teacher, negatives, temperature, weight)[0]
+
+    def pooled(self) -> Tensor:
+        """Return the student's mean output for each picture of the first view, without gradient."""
+        return masked_mean(self.heads[0].detach().to(self.own.dtype), self.valid)
+
+    def key(self) -> Tensor:
+        """Return the teacher's mean vector for each picture of the first view."""
+        return masked_mean(self.own, self.mask)
+
+
+def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the mean (B, C) of a map over its valid pixels, 0 where there is none."""
+    if valid is None:
+        return x.mean((2, 3))
+    weight = valid[:, None].to(x.dtype)
+    return (x * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1)
+
+
+def random_pixels(x: Tensor, valid: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` random valid pixels of each image of a map, with replacement: (images * count, C).
+
+    Images without a valid pixel are left out. ``valid`` and the generator are on the CPU.
+    """
+    share = torch.ones(len(x), x.shape[2:].numel()) if valid is None else valid.flatten(1).float()
+    images = share.any(1).nonzero()[:, 0]
+    drawn = torch.multinomial(share[images], count, replacement=True, generator=generator)
+    return x.flatten(2)[to_device(images[:, None], x), :, to_device(drawn, x)].flatten(0, 1)
+
+
+def take_pixels(x: Tensor, chosen: Tensor | None) -> Tensor:
+    """Return the pixels at the flat indices ``chosen`` (``None``: all), (B, C, n, 1) or, of (B, H, W), (B, n, 1)."""
+    return x if chosen is None else x.flatten(-2)[..., to_device(chosen, x), None]
+
+
+def inside_images(data_samples: Samples, x: Tensor) -> Tensor | None:
+    """Return the (B, H, W) mask, on the CPU, of a map's pixels inside the images of a padded batch; ``None`` is all.
+
+    Both mmseg and mmdet write the shapes of the image and of the batch into the data samples.
+    """
+    metas = [getattr(sample, 'metainfo', {}) for sample in data_samples] if isinstance(data_samples, list) else []
+    images: list[Any] = [meta.get('img_shape') for meta in metas]
+    padded: list[Any] = [meta.get('batch_input_shape', meta.get('pad_shape')) for meta in metas]  # of mmdet, of mmseg
+    if not metas or None in images or None in padded:
+        return None
+    batch = tuple(max(shape[axis] for shape in padded) for axis in (0, 1))
+    if all(tuple(image[:2]) == batch for image in images):
+        return None
+    return centres_inside(images, batch, x.shape[2:])
+
+
+def inside_on_device(data_samples: Samples, x: Tensor) -> Tensor | None:
+    """Return :func:`inside_images` on the device of the map."""
+    inside = inside_images(data_samples, x)
+    return None if inside is None else to_device(inside, x)

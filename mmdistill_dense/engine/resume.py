@@ -1,0 +1,411 @@
+"""Resume a run: from which file, by the same teachers and options, with what mmengine does not keep."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import itertools
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import get_world_size
+from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
+
+from mmdistill_dense.engine.ddp import warn_of_other_processes
+from mmdistill_dense.model.balanced_step import balanced_of
+from mmdistill_dense.model.distill_model import Distilled, distillers_of
+from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.reproducible import sampler_of
+from mmdistill_dense.utils.runner_internals import built_loop, name_start_file, renew_val_interval, resumes, start_file
+from mmdistill_dense.weights.strict_load import read_checkpoint
+
+_PER_START = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
+# What torch and mmengine take from a checkpoint, whatever the config says.
+_RESTORED = re.compile(r'optim_wrapper\.(\w+\.)?(optimizer|paramwise_cfg)\.|param_scheduler\.')
+
+
+def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Warn of options that differ from those in the checkpoint, and of those among them that have no effect.
+
+    Raises:
+        ValueError: For another optimizer, which cannot go on from the state in the checkpoint.
+    """
+    text = (checkpoint.get('meta') or {}).get('cfg')  # mmengine writes the text of the config
+    then, now = dict(_flat(written(text))), dict(_flat(runner.cfg.to_dict()))
+    names = sorted(name for name in {*then, *now} if name.split('.')[0] not in _PER_START)
+    pairs = ((name, then.get(name, 'not set'), now.get(name, 'not set')) for name in names)
+    changed = [(name, old, new) for name, old, new in pairs if old != new]
+    if not then or not changed:
+        return
+    advice = 'To train with new ones, set load_from to the checkpoint, and leave resume out.'
+    for name, old, new in changed:
+        if name.endswith('optimizer.type') and old.rpartition('.')[2] != new.rpartition('.')[2]:
+            raise ValueError(f'{name}={new!r}, but the checkpoint to resume has the state of {old!r}. {advice}')
+    told = some([f'{name} {old} -> {new}' for name, old, new in changed], 8)
+    kept = [name for name, _, _ in changed if _RESTORED.match(name)]
+    without = (
+        f' The checkpoint holds optimizer and schedules, so the old {some(kept, 8)} stay. {advice}' if kept else ''
+    )
+    runner.logger.warning(f'The config differs from that of the checkpoint to resume: {told}.{without}')
+
+
+def written(text: Any) -> dict[str, Any]:
+    """Return the values in the text of a config without running it; a dict without entries if it is no config."""
+    try:
+        lines = ast.parse(text).body
+    except (SyntaxError, TypeError, ValueError):
+        return {}
+    pairs = [(line.targets[0], line.value) for line in lines if isinstance(line, ast.Assign)]
+    return {name.id: _value(value) for name, value in pairs if isinstance(name, ast.Name)}
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        given = [_value(mapping) for mapping in node.args]  # dict({'a.b': 1}), for names that are no identifiers
+        return {name: value for mapping in given for name, value in mapping.items()} | {
+            str(word.arg): _value(word.value) for word in node.keywords
+        }
+    if isinstance(node, ast.Dict):
+        return {_value(name): _value(value) for name, value in zip(node.keys, node.values, strict=True) if name}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(member) for member in node.elts]
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return ast.unparse(node)
+
+
+def _flat(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
+    """Yield the dotted name and the text of every value in nested dicts and lists."""
+    if isinstance(value, Mapping):
+        members: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, (list, tuple)):
+        members = enumerate(value)
+    else:
+        yield place, str(value)
+        return
+    for name, member in members:
+        yield from _flat(member, f'{place}.{name}' if place else str(name))
+
+
+def identity(model: Distilled) -> dict[str, Any]:
+    """Return the receipts of the teachers, the taps and shapes of the distillers, and what is balanced, as values."""
+    teachers = {
+        str(name): teacher.receipt.as_dict() for name, teacher in model.distillation.teachers.items() if teacher.receipt
+    }
+    distillers = {
+        name: {
+            'type': type(d).__name__,
+            'tensors': {key: list(value.shape) for key, value in d.state_dict().items()},
+            'taps': [[str(s), str(t)] for s, t in zip(d.student_taps, d.teacher_taps, strict=True)],
+        }
+        for name, d in model.distillers.items()
+    }
+    told = {'teachers': teachers, 'distillers': distillers}
+    balanced = {name: asdict(balancer.option) for name, (_, balancer) in balanced_of(distillers_of(model)).items()}
+    for name, one in model.distillers.items():
+        if one.settings is not None:
+            distillers[name]['settings'] = str(one.settings)
+    for extra in model.distillation.extras:
+        told |= extra.identity()
+    return {**told, 'balance': balanced} if balanced else told
+
+
+def differ(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Tell whether a checkpoint's identity is another than this run's; files of older versions hold no taps."""
+    if any('taps' not in distiller for distiller in then.get('distillers', {}).values()):
+        then, now = _without(then, 'taps'), _without(now, 'taps')
+    return comparable(then) != comparable(now)
+
+
+def _without(told: dict[str, Any], fact: str) -> dict[str, Any]:
+    found = {
+        name: {key: value for key, value in distiller.items() if key != fact}
+        for name, distiller in told.get('distillers', {}).items()
+    }
+    return {**told, 'distillers': found} if told else {}
+
+
+def comparable(told: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity without file names, and without configs where a hash is known: a moved file is the same.
+
+    The names of settings do not count: the options that they stand for may be written out.
+    """
+    teachers = {
+        name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
+        for name, teacher in told.get('teachers', {}).items()
+    }
+    return {**_without(told, 'settings'), 'teachers': teachers} if told else {}
+
+
+def describe(told: dict[str, Any]) -> str:
+    """Return the identity in words."""
+    if not told:
+        return 'no distillation'
+    teachers = ', '.join(
+        f'{t["config"]} with {t["file"]} (SHA-256 {str(t["sha256"])[:8]})' for t in told['teachers'].values()
+    )
+    distillers = ', '.join(f'{n}: {d["type"]} ({_parts(d)})' for n, d in told['distillers'].items())
+    balanced = ', '.join(
+        f'{name}: ratio {one["ratio"]:g} until {one["until"]}' for name, one in told.get('balance', {}).items()
+    )
+    parts = [f'teacher {teachers}; distillers {distillers}', *([f'balance {balanced}'] if balanced else [])]
+    if second := told.get('unlabelled'):
+        listed = f'list {second["names"][:8]}, ratio {second["ratio"]:g}'
+        parts.append(f'{second["pictures"]} pictures without labels ({listed})')
+    return '; '.join(parts)
+
+
+def _parts(distiller: dict[str, Any]) -> str:
+    taps = [
+        student if student == teacher else f'{student} -> {teacher}' for student, teacher in distiller.get('taps', ())
+    ]
+    parts = [f'{len(distiller["tensors"])} tensors', *([f'taps {", ".join(taps)}'] if taps else [])]
+    return '; '.join([*parts, *([f'settings {distiller["settings"]}'] if 'settings' in distiller else [])])
+
+
+_KEY = 'early_stopping'  # in the meta of a checkpoint
+
+
+class EarlyStopping(Hook):
+    """Saves and restores the best score and the number of validations since; has no effect on a run without the hook.
+
+    mmengine keeps both in the hook alone: a resumed run would begin to wait anew.
+    """
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add the state of each such hook."""
+        hooks = _hooks(runner)
+        if hooks:
+            checkpoint['meta'][_KEY] = [(one.monitor, int(one.wait_count), float(one.best_score)) for one in hooks]
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Restore the state when a run resumes. A hook that watches another score starts without it."""
+        saved = (checkpoint.get('meta') or {}).get(_KEY, ()) if resumes(runner) else ()
+        for hook, (monitor, count, best) in zip(_hooks(runner), saved, strict=False):
+            if hook.monitor == monitor:
+                hook.wait_count, hook.best_score = count, best
+
+
+def _hooks(runner: Runner) -> list[EarlyStoppingHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
+
+
+_DONE = 'distill_validated'  # in the message hub, and so in the checkpoints
+
+
+class PendingValidation(Hook):
+    """Runs a missing validation, with its scores and, if it is the best one, its checkpoint.
+
+    mmengine saves a checkpoint first and validates then; a run that is resumed from this checkpoint would train on.
+    Loops of your own are left alone.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        """Catch up when all other hooks are ready, before the loop asks whether the training was stopped."""
+        if resumes(runner) and _validates(built_loop(runner)):
+            runner.register_hook(_CatchUp(), 'LOWEST')
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Note which validation is done; mmengine writes the best checkpoint after this."""
+        loop = built_loop(runner)
+        if loop is not None and _validates(loop):
+            runner.message_hub.update_info(_DONE, _place(loop))
+
+
+class _CatchUp(Hook):
+    """Validates before a resumed training, also if nothing is left to train."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Validate if the checkpoint was saved before its validation."""
+        loop = runner.train_loop
+        place = _place(loop)
+        if runner.val_loop is None or place == runner.message_hub.get_info(_DONE, 0):
+            return
+        renew_val_interval(loop)
+        last = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else loop.max_iters
+        if place >= loop.val_begin and (place % loop.val_interval == 0 or place == last):
+            runner.logger.info(f'The run ended before the validation after {place} was done and saved: it is done now.')
+            now = {'epoch': runner.epoch, 'iter': runner.iter}
+            for name, value in now.items():  # mmengine validates before it counts the step
+                runner.message_hub.update_info(name, max(value - 1, 0))
+            runner.val_loop.run()
+            for name, value in now.items():
+                runner.message_hub.update_info(name, value)
+
+
+def _validates(loop: BaseLoop | None) -> bool:
+    return isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
+
+
+def _place(loop: BaseLoop) -> int:
+    """Return the number of finished epochs or iterations."""
+    return loop.epoch if isinstance(loop, EpochBasedTrainLoop) else loop.iter
+
+
+class ResumeFile(Hook):
+    """Chooses the file to resume from, and adds to each checkpoint what the next start needs to know.
+
+    Args:
+        tells: Whether to log how the run resumes; a measurement at a checkpoint switches this off.
+    """
+
+    def __init__(self, tells: bool = True) -> None:
+        self.tells = tells
+
+    def before_run(self, runner: Runner) -> None:
+        """Choose the file; watch for Ctrl-C."""
+        resume_from_a_whole_file(runner)
+        if self.tells:
+            tell_when_interrupted(runner)
+
+    def before_train(self, runner: Runner) -> None:
+        """Tell if nothing is left to train."""
+        if self.tells:
+            tell_when_finished(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add the number of processes, the sampler's seed, and whether the epoch has only begun."""
+        meta = checkpoint['meta']
+        meta.update(processes=get_world_size(), sampler_seed=sampler_seed(runner))
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            meta['within_epoch'] = meta['epoch'] == runner.epoch  # one more at the end of the epoch
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """On resume, tell what has changed, and restore the sampler's seed."""
+        if not resumes(runner):
+            return
+        check_optimizer(checkpoint)
+        warn_of_part(runner, checkpoint)
+        warn_of_other_processes(runner, checkpoint)
+        if self.tells:
+            tell_changes(runner, checkpoint)
+        restore_sampler_seed(runner, checkpoint)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the latest whole checkpoint in a run's folder; skip files that a kill cut off.
+
+    ``last_checkpoint``, which mmengine keeps, may name a file that is not whole, or be empty, after a kill.
+    """
+    found: list[Path] = []
+    for kind in ('iter', 'epoch'):
+        files = [path for path in folder.glob(f'{kind}_*.pth') if path.stem.removeprefix(f'{kind}_').isdigit()]
+        files.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
+        # is_zipfile finds the archive's directory, which is written last
+        found += itertools.islice(filter(zipfile.is_zipfile, files), 1)
+    if len(found) < 2:
+        return found[0] if found else None
+    return max(found, key=lambda path: _iteration(path, path.stat().st_mtime_ns))
+
+
+@functools.lru_cache
+def _iteration(path: Path, _: int) -> int:
+    """Return the iteration of a checkpoint; ``epoch_12`` may be later than ``iter_2000``."""
+    return int(read_checkpoint(path)['meta']['iter'])
+
+
+def resume_from_a_whole_file(runner: Runner) -> None:
+    """Let ``--resume`` without a file use the latest whole checkpoint if ``last_checkpoint`` does not name one.
+
+    mmengine writes ``last_checkpoint`` after the checkpoint, and empties it before it writes the name. A run that ends
+    in between could not be resumed, or would start from scratch in spite of its checkpoint. The name holds the
+    folder, so a copy of it would go on from the checkpoint of the original.
+    """
+    if not resumes(runner) or start_file(runner) is not None or isinstance(runner, FlexibleRunner):
+        return  # a FlexibleRunner has read its file before it calls a hook
+    pointer = Path(runner.work_dir, 'last_checkpoint')
+    name = pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
+    if '://' in name:
+        return
+    own = pointer.parent / Path(name).name
+    if zipfile.is_zipfile(own) and not (Path(name).exists() and own.samefile(name)):
+        runner.logger.warning(f'{pointer} names {name!r} of another folder: the run goes on from {own}.')
+        name_start_file(runner, str(own))
+        return
+    if (name and Path(name).is_dir()) or zipfile.is_zipfile(name):
+        return
+    found = latest_checkpoint(pointer.parent)
+    if found is not None:
+        runner.logger.warning(f'{pointer} names no whole file ({name!r}): the run goes on from {found.name}.')
+        name_start_file(runner, str(found))
+    elif pointer.is_file() and not name:
+        raise ValueError(
+            f'{pointer} is empty, and there is no whole checkpoint beside it: remove it to start a new run, or name '
+            'the file to resume from with --resume FILE.'
+        )
+
+
+def check_optimizer(checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to resume from a file without optimizer: mmengine would go on with a new one, and the first rates."""
+    if 'optimizer' not in checkpoint:
+        raise ValueError(
+            'This checkpoint holds no optimizer, as files of save_best: resume from an iter_*.pth or epoch_*.pth, or '
+            'start a new run from these weights with load_from=….'
+        )
+
+
+def warn_of_part(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Warn if an epoch-based run is resumed from within an epoch, which mmengine begins again."""
+    meta = checkpoint.get('meta') or {}
+    if meta.get('within_epoch') and isinstance(built_loop(runner), EpochBasedTrainLoop):
+        runner.logger.warning(
+            f'The checkpoint to resume is from iteration {meta["iter"]}, within epoch {meta["epoch"] + 1}. This epoch '
+            'begins again, and iterations and schedules are ahead, so the result is not that of an uninterrupted run. '
+            'Resume from an epoch_*.pth (default_hooks.checkpoint.by_epoch=True).'
+        )
+
+
+def sampler_seed(runner: Runner) -> int | None:
+    """Return the seed of the training sampler, or ``None`` if it has none."""
+    seed = getattr(sampler_of(runner.train_dataloader), 'seed', None)
+    return int(seed) if isinstance(seed, Integral) else None
+
+
+def restore_sampler_seed(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Give the sampler the seed that it had in the run to resume.
+
+    Without ``randomness.seed``, each start draws a seed, and mmengine builds the sampler before it reads the seed of
+    the checkpoint.
+    """
+    seed = (checkpoint.get('meta') or {}).get('sampler_seed')
+    if seed is not None and built_loop(runner) is not None:  # older files lack it
+        sampler_of(runner.train_dataloader).seed = seed
+
+
+def tell_when_finished(runner: Runner) -> None:
+    """Warn if a resumed run has nothing left to train."""
+    loop = runner.train_loop
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    if resumes(runner) and done >= last:
+        unit = 'epoch' if by_epoch else 'iteration'
+        runner.logger.warning(f'The checkpoint to resume is from {unit} {done} of {last}: nothing is left to train.')
+
+
+def tell_when_interrupted(runner: Runner) -> None:
+    """Tell after Ctrl-C from which checkpoint the run can resume."""
+    loop = built_loop(runner)
+    if loop is None:  # a run that only tests
+        return
+    run = loop.run  # replaced on the instance: mmengine calls no hook on Ctrl-C
+
+    def watched() -> Any:
+        loop.run = run
+        try:
+            return run()
+        except KeyboardInterrupt:
+            last = latest_checkpoint(Path(runner.work_dir))
+            way = (
+                f'the same command with --resume goes on from {last.name}' if last else 'no checkpoint was written yet'
+            )
+            runner.logger.warning(f'Interrupted in iteration {runner.iter + 1} of {runner.max_iters}: {way}.')
+            raise
+
+    loop.run = watched

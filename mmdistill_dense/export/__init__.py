@@ -1,7 +1,0 @@
-"""Write a distilled student for use elsewhere: as weights, or as a graph that runs without the mm* stack."""
-
-from mmdistill_dense.export.formats import FORMATS
-from mmdistill_dense.export.load_graph import open_graph, read_description
-from mmdistill_dense.export.write_student import Exported, export_graph, export_student
-
-__all__ = ['FORMATS', 'Exported', 'export_graph', 'export_student', 'open_graph', 'read_description']

@@ -1,0 +1,245 @@
+"""Losses of detection: focal and global (FGD), localisation (LD)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.losses.divergence import divergence_sum
+from mmdistill_dense.losses.tensors import check_same_shape, check_temperature, loss_dtype, without_autocast
+
+_CHUNK = 64  # boxes painted at once
+
+
+def box_weights(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return for each cell the inverse area of the smallest box that covers it, 0 outside all boxes.
+
+    A box covers the columns from ``floor(x1)`` to ``ceil(x2)``, both included, and its rows likewise; its area is the
+    number of these cells, also those outside the map (FGD, eq. 5; the inclusive end and the area as released).
+
+    Args:
+        boxes: (R, 4) as x1, y1, x2, y2 in cells of the map; R may be 0.
+        height: Rows of the map.
+        width: Columns of the map.
+
+    Returns:
+        (H, W) in the boxes' dtype.
+    """
+    left, top = boxes[:, :2].floor().unbind(1)
+    right, bottom = boxes[:, 2:].ceil().unbind(1)
+    inverse = 1 / ((bottom - top + 1) * (right - left + 1))
+    rows, columns = (torch.arange(n, device=boxes.device) for n in (height, width))
+    in_rows = (rows >= top[:, None]) & (rows <= bottom[:, None])
+    in_columns = ((columns >= left[:, None]) & (columns <= right[:, None])) * inverse[:, None]
+    painted = boxes.new_zeros(height, width)
+    for r, c in zip(in_rows.split(_CHUNK), in_columns.split(_CHUNK), strict=True):
+        if len(r):
+            painted = torch.maximum(painted, (r[:, :, None] * c[:, None]).amax(0))
+    return painted
+
+
+def background_weights(foreground: Tensor) -> Tensor:
+    """Weight each cell outside all boxes by one over the number of such cells in its picture (FGD, eq. 6).
+
+    Args:
+        foreground: (B, H, W), 0 outside all boxes.
+
+    Returns:
+        (B, H, W) in the same dtype; a picture sums to 1, or to 0 where boxes cover all of it.
+    """
+    outside = (foreground == 0).to(foreground.dtype)
+    return outside / outside.sum((1, 2), keepdim=True).clamp_min(1)
+
+
+@without_autocast
+def spatial_attention(x: Tensor, temperature: float) -> Tensor:
+    """Spatial attention ``H W softmax(mean_c |x| / T)`` over the positions (FGD, eq. 3 and 8).
+
+    Args:
+        x: (B, C, H, W).
+        temperature: T, above 0.
+
+    Returns:
+        (B, H, W), mean 1 over the positions of a picture; float32 (float64 for a float64 map).
+
+    Raises:
+        ValueError: For a temperature that is not positive.
+    """
+    check_temperature(temperature)
+    batch, _, height, width = x.shape
+    size = x.to(loss_dtype(x)).abs().mean(1)
+    return height * width * (size.flatten(1) / temperature).softmax(1).view(batch, height, width)
+
+
+@without_autocast
+def channel_attention(x: Tensor, temperature: float) -> Tensor:
+    """Channel attention ``C softmax(mean_hw |x| / T)`` over the channels (FGD, eq. 4 and 9).
+
+    Args:
+        x: (B, C, H, W).
+        temperature: T, above 0.
+
+    Returns:
+        (B, C), mean 1 over the channels of a picture; float32 (float64 for a float64 map).
+
+    Raises:
+        ValueError: For a temperature that is not positive.
+    """
+    check_temperature(temperature)
+    size = x.to(loss_dtype(x)).abs().sum((2, 3)) / max(x.shape[2] * x.shape[3], 1)
+    return x.shape[1] * (size / temperature).softmax(1)
+
+
+@without_autocast
+def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """``sum |student - teacher| / B`` of one kind of attention (FGD, eq. 13).
+
+    Args:
+        student: (B, ...), the only input that gets a gradient.
+        teacher: The same shape.
+
+    Returns:
+        Scalar in float32 (float64 for float64 values).
+
+    Raises:
+        ValueError: Unequal shapes.
+    """
+    check_same_shape(student, teacher, what='attention')
+    dtype = loss_dtype(student)
+    return (student.to(dtype) - teacher.detach().to(dtype)).abs().sum() / max(len(student), 1)
+
+
+@without_autocast
+def focal_error(student: Tensor, teacher: Tensor, position: Tensor, channel: Tensor) -> Tensor:
+    """``sum_{b,h,w} position[b, h, w] sum_c channel[b, c] (student - teacher)^2 / B`` (FGD, eq. 11).
+
+    Args:
+        student: (B, C, H, W) map, the only input that gets a gradient.
+        teacher: Map of the same shape.
+        position: (B, H, W) weights.
+        channel: (B, C) weights.
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps).
+
+    Raises:
+        ValueError: Maps of unequal shapes.
+    """
+    check_same_shape(student, teacher)
+    dtype = loss_dtype(student)
+    squares = (student.to(dtype) - teacher.detach().to(dtype)).square().flatten(2)
+    per_channel = torch.bmm(squares, position.detach().to(dtype).flatten(1)[..., None])[..., 0]
+    return (per_channel * channel.detach().to(dtype)).sum() / max(len(student), 1)
+
+
+@without_autocast
+def shifted_error(student: Tensor, teacher: Tensor, shift: Tensor) -> Tensor:
+    """``sum (student - teacher + shift[b, c])^2 / B`` over all elements, without a shifted map (FGD, eq. 14).
+
+    Args:
+        student: (B, C, H, W) map; gets a gradient.
+        teacher: Map of the same shape; gets none.
+        shift: (B, C), one number per channel of each picture; gets a gradient.
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps).
+
+    Raises:
+        ValueError: Maps of unequal shapes.
+    """
+    check_same_shape(student, teacher)
+    dtype = loss_dtype(student)
+    positions = student.shape[2] * student.shape[3]
+    if not student.numel():
+        return student.to(dtype).sum() + 0 * shift.to(dtype).sum()
+    difference = student.to(dtype) - teacher.detach().to(dtype)
+    variance, mean = torch.var_mean(difference, dim=(2, 3), correction=0)
+    return positions * (variance + (mean + shift.to(dtype)).square()).sum() / max(len(student), 1)
+
+
+_EPS = 1e-6  # of areas, as mmdet's overlaps
+
+
+@without_autocast
+def weighted_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """``T^2 sum_r w_r mean_k p_t (log p_t - log p_s)`` with ``p = softmax(z / T)`` over the last dimension.
+
+    The mean over k, in place of a sum, is that of the released LD and of mmdet.
+
+    Source: Zheng et al., LD, CVPR 2022, https://arxiv.org/abs/2102.12252, eq. 3 and 5.
+
+    Args:
+        student: (..., K) logits, the only input that gets a gradient.
+        teacher: Logits of the same shape.
+        weight: (...) one number per row.
+        temperature: T, above 0.
+
+    Returns:
+        Scalar in float32 (float64 for float64 logits); 0 where there are no rows.
+
+    Raises:
+        ValueError: Unequal shapes, weights that are not one per row, or a temperature that is not positive.
+    """
+    check_temperature(temperature)
+    check_same_shape(student, teacher, what='logits')
+    if weight.shape != student.shape[:-1]:
+        raise ValueError(f'weight must be {tuple(student.shape[:-1])}, one per row, got {tuple(weight.shape)}')
+    dtype = loss_dtype(student)
+    if not student.numel():
+        return student.to(dtype).sum()
+    values = student.shape[-1]
+    # few values per row: maxima are far faster across the rows
+    s, t = (x.to(dtype).reshape(1, -1, values).mT for x in (student, teacher))
+    weights = weight.detach().to(dtype).reshape(1, -1)
+    divergence = divergence_sum(s, t, 1, temperature, weights)
+    return divergence * (temperature**2 / values)
+
+
+def valuable_region(
+    anchors: Tensor, boxes: Tensor, level_sizes: Sequence[int], *, topk: int = 9, ratio: float = 0.25
+) -> Tensor:
+    """Return the weights of the anchors in the valuable localisation region (VLR), which surrounds the positives.
+
+    The threshold of a box is that of ATSS: mean plus deviation of the IoU of its ``topk`` nearest anchors of every
+    level. An anchor is valuable for the box if ``overlap / area of the anchor - d^2 / c^2`` is below the threshold and
+    at least ``ratio`` times the threshold, with the distance d of the centres and the diagonal c of the hull. Its
+    weight is its highest IoU with such a box.
+
+    Source: LD, CVPR 2022, https://arxiv.org/abs/2102.12252, section 3.3 and algorithm 1, as released. The paper uses
+    the distance-IoU (overlap over union) and equal weights; the released code of the published results divides by the
+    anchor's area and weights by IoU.
+
+    Args:
+        anchors: (A, 4) as x1, y1, x2, y2, level after level.
+        boxes: (R, 4), R may be 0.
+        level_sizes: Number of anchors of each level; they sum to A.
+        topk: Anchors per level that define the threshold.
+        ratio: Share of the threshold at which the region ends.
+
+    Returns:
+        (A,) in [0, 1], 0 outside the region.
+    """
+    if not len(boxes) or not len(anchors):
+        return anchors.new_zeros(len(anchors))
+    iou, measure, distance = _overlaps(anchors, boxes)
+    near, begin = [], 0
+    for size in level_sizes:
+        indices = distance[begin : begin + size].topk(min(topk, size), dim=0, largest=False).indices
+        near.append(indices + begin)
+        begin += size
+    overlaps = iou.gather(0, torch.cat(near))
+    threshold = overlaps.mean(0) + overlaps.std(0, correction=min(1, len(overlaps) - 1))  # one anchor has deviation 0
+    valuable = (measure < threshold) & (measure >= ratio * threshold)
+    return torch.where(valuable, iou, 0.0).amax(1)
+
+
+def _overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the IoU, the measure that defines the region, and the distance of the centres, each (A, R)."""
+    a, b = anchors[:, None], boxes[None]
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
+    area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b))
+    iou = inner / (area_a + area_b - inner).clamp_min(_EPS)
+    outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    between = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
+    measure = inner / area_a.clamp_min(_EPS) - between / outer.square().sum(-1).clamp_min(_EPS)
+    return iou, measure, between.sqrt()

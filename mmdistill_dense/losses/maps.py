@@ -1,0 +1,275 @@
+"""Distances of two feature maps: mimicking, FeatureMatch, regressed values, correlation (PKD), attention (AT)."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmdistill_dense.losses.infonce import normalize_pixels
+from mmdistill_dense.losses.tensors import (
+    block_elements,
+    check_same_grid,
+    check_same_shape,
+    loss_dtype,
+    mean_weight,
+    sum_dtype,
+    tiles,
+    without_autocast,
+)
+
+
+@without_autocast
+def feature_mimic(student: Tensor, teacher: Tensor, *, reduction: str = 'sum') -> Tensor:
+    """``sum (student - teacher)^2`` over all elements, divided by the batch or by their number.
+
+    Source: FitNets, https://arxiv.org/abs/1412.6550, eq. 3; Af-DCD, https://arxiv.org/abs/2312.04168, for ``'sum'``.
+
+    Args:
+        student: (B, ...) features, the only input that gets a gradient.
+        teacher: Features of the same shape.
+        reduction: ``'sum'`` divides by B (Af-DCD as released: the weight depends on the map's size); ``'mean'`` by the
+            number of elements.
+
+    Returns:
+        Scalar in float32 (float64 for float64 features); 0 where there are none.
+
+    Raises:
+        ValueError: Unequal shapes or an unknown reduction.
+    """
+    if reduction not in ('sum', 'mean'):
+        raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
+    check_same_shape(student, teacher)
+    dtype = loss_dtype(student)
+    student = student.to(dtype) if torch.is_grad_enabled() else student.detach().to(dtype)
+    total = _Squares.apply(student, teacher.detach().to(dtype))
+    return total / max(len(student) if reduction == 'sum' else student.numel(), 1)
+
+
+class _Squares(torch.autograd.Function):
+    """``sum (s - t)^2``; the difference is computed block by block in both passes instead of being stored."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        ctx.save_for_backward(student, teacher)
+        total = student.new_zeros((), dtype=sum_dtype(student))
+        for s, t in _pixel_blocks(student, teacher):
+            total += (s - t).square_().sum()
+        return total.to(student.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        student, teacher = ctx.saved_tensors
+        grad, scale = torch.empty_like(student), 2 * grad_output
+        for s, t, g in _pixel_blocks(student, teacher, grad):
+            torch.sub(s, t, out=g).mul_(scale)
+        return grad, None
+
+
+def _pixel_blocks(x: Tensor, *others: Tensor) -> Iterator[list[Tensor]]:
+    tensors = [y.reshape(-1, 1) if y.ndim < 2 else y for y in (x, *others)]
+    outer, inner = tensors[0].shape[:2]
+    for index in tiles(outer, inner, math.prod(tensors[0].shape[2:]), block_elements(x.device)):
+        yield [y[index] for y in tensors]
+
+
+@without_autocast
+def feature_match(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    cosine: float = 0.5,
+    smooth_l1: float = 0.5,
+    mse: float = 0.0,
+    inside: Tensor | None = None,
+) -> Tensor:
+    """``mean_b mean_p [a (1 - cos(s_bp, t_bp)) + b mean_c huber(s_bpc - t_bpc) + c mean_c (s_bpc - t_bpc)^2]``.
+
+    ``huber(d) = d^2 / 2`` where ``|d| < 1``, else ``|d| - 1/2``. A position where one of the vectors is not longer than
+    1e-6 has no direction and no part in the first term.
+
+    Source: the distances of UNIC, https://arxiv.org/abs/2408.05088, and DUNE, https://arxiv.org/abs/2503.14405, which
+    weigh cosine and smooth L1 equally.
+
+    Args:
+        student: (B, C, H, W) map, the only input that gets a gradient.
+        teacher: Map of the same shape.
+        cosine, smooth_l1, mse: a, b and c, at least 0.
+        inside: (B, H, W) bool, the positions p inside the pictures. Defaults to all.
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps). A picture without a position counts as 0.
+
+    Raises:
+        ValueError: Unequal shapes, or tensors that are no maps.
+    """
+    check_same_shape(student, teacher)
+    weight = mean_weight(student, inside)
+    student, teacher = (x.to(loss_dtype(x)) for x in (student, teacher.detach()))
+    total = student.new_zeros(())
+    if cosine:
+        (s, s_weight), (t, t_weight) = (normalize_pixels(x, inside) for x in (student, teacher))
+        apart = (s - t).square().sum(1) / 2  # 1 - cos, without cancellation
+        total = total + cosine * (apart * s_weight * t_weight * weight.flatten()).sum()
+    for factor, distance in ((smooth_l1, F.smooth_l1_loss), (mse, F.mse_loss)):
+        if factor and inside is None and student.numel():
+            total = total + factor * distance(student, teacher)  # the same mean without a map in between
+        elif factor:
+            total = total + factor * (distance(student, teacher, reduction='none').mean(1).flatten(1) * weight).sum()
+    return total
+
+
+@without_autocast
+def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0) -> Tensor:
+    """``mean huber(student - teacher)`` over all elements; ``huber(d) = d^2 / (2 beta)`` where ``|d| < beta``, else
+    ``|d| - beta / 2``.
+
+    Source: Girshick, "Fast R-CNN", 2015, https://arxiv.org/abs/1504.08083, eq. 3, where beta = 1.
+
+    Args:
+        student: Values of any shape, the only input that gets a gradient.
+        teacher: Values of the same shape.
+        beta: Where the square ends; 0 gives the absolute difference (L1).
+
+    Returns:
+        Scalar in float32 (float64 for float64 values); 0 where there are no values.
+
+    Raises:
+        ValueError: Unequal shapes or a negative beta.
+    """
+    if beta < 0:
+        raise ValueError(f'beta must be >= 0, got {beta}')
+    check_same_shape(student, teacher, what='values')
+    dtype = loss_dtype(student)
+    total = F.smooth_l1_loss(student.to(dtype), teacher.detach().to(dtype), beta=beta, reduction='sum')
+    return total / max(student.numel(), 1)
+
+
+@without_autocast
+def standardized_mse(student: Tensor, teacher: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """``mean (z(student) - z(teacher))^2 / 2`` with ``z(x) = (x - mean) / (std + eps)`` per channel, over all else.
+
+    With n values a channel and the unbiased deviation this is ``(1 - r) (n - 1) / n``, averaged over the channels,
+    where ``r`` is Pearson's correlation of the channel (exactly so for ``eps = 0``): the scale and the offset of a
+    channel do not matter. It is computed from the moments of the centred maps; no standardised map is made.
+
+    A channel counts as constant on a side where its deviation is at most ``eps``, or within rounding of its mean: its
+    centred values are taken as 0 there. A constant channel of the student gets no gradient (the formula's would be
+    ``z(teacher) / (n eps)``, a million times that of other channels); above, the gradient grows as 1 / deviation.
+
+    Source: Cao et al., PKD, NeurIPS 2022, https://arxiv.org/abs/2207.02039, eq. 3 to 5.
+
+    Args:
+        student: (B, C, ...) map, the only input that gets a gradient.
+        teacher: Map of the same shape.
+        eps: Added to the deviations, above 0; a channel that is constant on one side has a loss of
+            ``(n - 1) / 2n``, one that is on both has none.
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps); 0 for channels of one value.
+
+    Raises:
+        ValueError: Unequal shapes or eps that is not positive.
+    """
+    if not eps > 0:
+        raise ValueError(f'eps must be above 0, got {eps}')
+    check_same_shape(student, teacher)
+    dtype = loss_dtype(student)
+    (s, s_floor), (t, t_floor) = (_centred(x.to(dtype), eps) for x in (student, teacher.detach()))
+    values = _values(student)
+    bessel = values / max(values - 1, 1)
+    s_square, t_square, product = (_channel_means(x) for x in (s.square(), t.square(), s * t))
+    s_flat, t_flat = s_square <= s_floor.square(), t_square <= t_floor.square()
+    s_square, t_square = s_square.masked_fill(s_flat, 0), t_square.masked_fill(t_flat, 0)
+    product = product.masked_fill(s_flat | t_flat, 0)
+    s_scale, t_scale = (_deviation(square * bessel) + eps for square in (s_square, t_square))
+    squares = s_square / s_scale.square() + t_square / t_scale.square()
+    return (squares / 2 - product / (s_scale * t_scale)).sum() / max(student.shape[1], 1)
+
+
+def _values(x: Tensor) -> int:
+    return max(x.numel() // max(x.shape[1], 1), 1)
+
+
+def _channel_means(x: Tensor, keepdim: bool = False) -> Tensor:
+    return x.sum([dim for dim in range(x.ndim) if dim != 1], keepdim=keepdim) / _values(x)
+
+
+def _centred(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the centred map and, per channel, the largest deviation that still counts as constant."""
+    mean = _channel_means(x, keepdim=True)
+    rounding = 4 * torch.finfo(x.dtype).eps
+    return x - mean, (eps + rounding * mean.detach().abs()).flatten()
+
+
+def _deviation(variance: Tensor) -> Tensor:
+    """Return the square root, with a gradient of 0 at 0."""
+    constant = variance == 0
+    return torch.where(constant, 0.0, torch.where(constant, 1.0, variance).sqrt())
+
+
+@without_autocast
+def attention_distance(student: Tensor, teacher: Tensor, *, power: float = 2.0, reduction: str = 'mean') -> Tensor:
+    """``|| q_s / |q_s| - q_t / |q_t| ||^2`` of the attention maps ``q = sum_c |x_c|^power``, mean over the batch.
+
+    Source: Zagoruyko & Komodakis, AT, ICLR 2017, https://arxiv.org/abs/1612.03928, eq. 2, squared as in their code.
+
+    Args:
+        student: (B, C_s, ...) maps, the only input that gets a gradient.
+        teacher: (B, C_t, ...) maps of the same batch and size; the channels may differ.
+        power: Exponent of the activations, at least 1; a higher one emphasises strong activations.
+        reduction: ``'mean'`` divides by the number of positions too (the released form: the weight depends on the map's
+            size); ``'sum'`` does not, and gives values from 0 to 2 at any size.
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
+
+    Raises:
+        ValueError: Unequal batch or size, a power below 1 or an unknown reduction.
+    """
+    if not power >= 1:
+        raise ValueError(f'power must be at least 1, got {power}')
+    if reduction not in ('mean', 'sum'):
+        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+    check_same_grid(student, teacher)
+    s, t = _attention(student, power), _attention(teacher.detach(), power)
+    distance = (s - t).square().sum()
+    return distance / max(s.numel() if reduction == 'mean' else len(s), 1)
+
+
+def _attention(x: Tensor, power: float) -> Tensor:
+    x = x.to(loss_dtype(x)).flatten(2)
+    return F.normalize(_Energy.apply(x if torch.is_grad_enabled() else x.detach(), power), dim=1)
+
+
+class _Energy(torch.autograd.Function):
+    """``sum_c |x_c|^power`` of (B, C, N), computed block by block in both passes: no map of powers is stored."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, power: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.power = power
+        energy = x.new_zeros(x.shape[0], x.shape[2])
+        for b, c in _blocks(x):
+            part = x[b, c]
+            energy[b] += (part.square() if power == 2 else part.abs().pow_(power)).sum(1)
+        return energy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        (x,), power = ctx.saved_tensors, ctx.power
+        grad, scale = torch.empty_like(x), (power * grad_output)[:, None]
+        for b, c in _blocks(x):
+            part = x[b, c]
+            slope = part if power == 2 else part.abs().pow_(power - 1).mul_(part.sign())
+            torch.mul(slope, scale[b], out=grad[b, c])
+        return grad, None
+
+
+def _blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:
+    return tiles(x.shape[0], x.shape[1], x.shape[2], block_elements(x.device) // 2)

@@ -1,0 +1,151 @@
+"""How the losses treat tensors: float32 also under autocast, blocks that fit a cache, one grid, one device."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import ParamSpec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+P = ParamSpec('P')
+WITHOUT_FLOAT64 = {'mps'}  # types of devices
+
+
+def loss_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which a loss of ``x`` is computed: float32 for float16 and bfloat16, else ``x``'s own."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which long sums over ``x`` are kept: float64, or float32 on Apple's GPUs, which lack it."""
+    return torch.float32 if x.device.type in WITHOUT_FLOAT64 else torch.float64
+
+
+def without_autocast(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Decorate a loss so that autocast is off inside it, on the device of its first tensor argument."""
+
+    @functools.wraps(loss)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        if first.is_meta:  # it has no autocast
+            return loss(*args, **kwargs)
+        with torch.autocast(first.device.type, enabled=False):
+            return loss(*args, **kwargs)
+
+    return wrapped
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ``ValueError`` unless a temperature is above 0."""
+    if not temperature > 0:
+        raise ValueError(f'temperature must be above 0, got {temperature}')
+
+
+def check_same_shape(student: Tensor, teacher: Tensor, *, what: str = 'maps') -> None:
+    """Raise ``ValueError`` with both shapes unless they are equal (a loss never broadcasts)."""
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f'student and teacher {what} differ in shape: {tuple(student.shape)} and {tuple(teacher.shape)}'
+        )
+
+
+def check_same_grid(student: Tensor, teacher: Tensor) -> None:
+    """Raise ``ValueError`` with both shapes unless maps (B, C, ...) have equal batch and size; channels may differ."""
+    if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
+        raise ValueError(
+            f'student and teacher maps differ in batch or size: {tuple(student.shape)} and {tuple(teacher.shape)}'
+        )
+
+
+_BLOCK = {'cpu': 2**19}  # elements of a buffer: 2 MiB of float32, about one core's cache
+_BLOCK_ELSEWHERE = 2**24  # 64 MiB: few launches
+
+
+def block_elements(device: torch.device) -> int:
+    """Return how many elements a temporary on this device should hold."""
+    return _BLOCK.get(device.type, _BLOCK_ELSEWHERE)
+
+
+def tiles(outer: int, inner: int, cost: int, budget: int) -> Iterator[tuple[slice, slice]]:
+    """Cut an outer x inner grid into tiles within ``budget``, at least one cell each; a cell costs ``cost``."""
+    cells = max(1, budget // max(cost, 1))
+    step_outer, step_inner = max(1, cells // max(inner, 1)), max(1, min(inner, cells))
+    for o in range(0, outer, step_outer):
+        for i in range(0, inner, step_inner):
+            yield slice(o, min(o + step_outer, outer)), slice(i, min(i + step_inner, inner))
+
+
+def to_device(x: Tensor, like: Tensor) -> Tensor:
+    """Copy a CPU tensor to the device of another tensor without blocking the CPU; the dtype stays.
+
+    A GPU reads pinned memory while the CPU goes on. From other memory the copy may wait for all launched work, also
+    with ``non_blocking=True``. torch keeps the pinned copy until it has been read; ``x`` itself may be freed at once.
+
+    Args:
+        x: Tensor of any shape, returned as it is if it is on the device already.
+        like: Tensor on the device.
+
+    Returns:
+        ``x`` on the device. Change the dtype there: a change during the copy would need memory that is not pinned.
+    """
+    pinned = x.pin_memory() if like.is_cuda and x.device.type == 'cpu' else x
+    return pinned.to(like.device, non_blocking=True)
+
+
+def to_grid(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize a map: adaptive average pooling where it is at least as large on both axes, else bilinear.
+
+    Args:
+        x: (B, C, H, W) map.
+        size: Height and width to bring it to.
+
+    Returns:
+        (B, C, *size) map; ``x`` itself where it has that size.
+    """
+    height, width = size
+    if x.shape[2:] == (height, width):
+        return x
+    if x.shape[2] >= height and x.shape[3] >= width:
+        return F.adaptive_avg_pool2d(x, (height, width))
+    return F.interpolate(x, (height, width), mode='bilinear', align_corners=False)
+
+
+def centres_inside(image_shapes: Sequence[Sequence[int]], batch_shape: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Return which pixels of a map have their centre strictly inside the image; padding is at the right and bottom.
+
+    Args:
+        image_shapes: Height and width of each of the B images before padding.
+        batch_shape: Height and width of the padded batch.
+        size: Height and width of the map.
+
+    Returns:
+        (B, *size) bool on the CPU.
+    """
+    rows, columns = ((torch.arange(n) + 0.5) * (padded / n) for n, padded in zip(size, batch_shape, strict=True))
+    shapes = torch.tensor([list(shape[:2]) for shape in image_shapes])
+    inside_rows, inside_columns = rows < shapes[:, :1], columns < shapes[:, 1:]
+    return inside_rows[:, :, None] & inside_columns[:, None]
+
+
+def mean_weight(x: Tensor, inside: Tensor | None, rows: Tensor | None = None) -> Tensor:
+    """Return the weights of positions for the mean over pictures of the means over a picture's positions.
+
+    Args:
+        x: (B, C, H, W) map.
+        inside: (B, H, W) bool, the positions that count. ``None`` is all.
+        rows: (M,) flat indices of the positions to weigh. Defaults to all.
+
+    Returns:
+        (B, M) weights, with a sum of 1 / B for each picture that has a position which counts; float32 or float64.
+
+    Raises:
+        ValueError: If ``x`` is no map, or ``inside`` does not fit it.
+    """
+    if x.ndim != 4 or (inside is not None and inside.shape != (len(x), *x.shape[2:])):
+        found = None if inside is None else tuple(inside.shape)
+        raise ValueError(f'maps must be (B, C, H, W) and inside (B, H, W), got {tuple(x.shape)} and {found}')
+    dtype = loss_dtype(x)
+    valid = x.new_ones(len(x), x.shape[2:].numel(), dtype=dtype) if inside is None else inside.flatten(1).to(dtype)
+    valid = valid if rows is None else valid[:, rows]
+    return valid / (valid.sum(1, keepdim=True).clamp_min(1) * max(len(x), 1))

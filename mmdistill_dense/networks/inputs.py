@@ -1,0 +1,228 @@
+"""The teacher's pictures: normalised its own way, at a size that it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from mmdistill_dense.utils.reproducible import fork_rng
+from mmdistill_dense.utils.validate import check_option
+
+_FLIPS = ('bgr_to_rgb', 'rgb_to_bgr', 'to_rgb')  # the last is mmpretrain's
+
+
+class Renormaliser:
+    """The map from the student's normalised pixels to the teacher's.
+
+    Args:
+        scale: Factor of each channel, in the student's order of channels; one number serves all channels.
+        shift: Added to each channel, in the same order.
+        flip: Whether the teacher takes the colours in the opposite order.
+    """
+
+    def __init__(self, scale: Sequence[float], shift: Sequence[float], flip: bool) -> None:
+        self.constants = self.moved = torch.tensor([scale, shift], dtype=torch.float64).view(2, 1, -1, 1, 1)
+        self.flip = flip
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), 'moved': self.constants}  # the machine that unpickles may lack the device
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return (B, C, H, W) pixels in the teacher's normalisation; grey pixels get all its channels."""
+        if (self.moved.device, self.moved.dtype) != (inputs.device, inputs.dtype):
+            self.moved = self.constants.to(inputs)  # kept, because a copy waits for the device
+        factor, summand = self.moved
+        outputs = inputs * factor + summand
+        # Preprocessors change the order of colours only, not that of other channels.
+        return outputs.flip(1) if self.flip and outputs.shape[1] == 3 else outputs
+
+
+def renormaliser(
+    student: Mapping[str, Any] | None, teacher: Mapping[str, Any] | None, key: str = 'model.teacher'
+) -> Renormaliser | None:
+    """Return the map from the student's normalised pixels to the teacher's, or ``None`` when they are the same.
+
+    Pixels that the student's preprocessor padded with 0 become the student's mean colour in the teacher's
+    normalisation.
+
+    Args:
+        student: Config of the student's data preprocessor: ``mean``, ``std`` and ``bgr_to_rgb``, ``rgb_to_bgr`` or
+            ``to_rgb``, or a ``data_preprocessor`` that holds them.
+        teacher: The same for the teacher.
+        key: The config key of the teacher, for errors.
+
+    Raises:
+        ValueError: When the numbers of channels differ, and neither side has one number for all channels.
+    """
+    mean_s, std_s, flip_s = normalisation(student)
+    mean_t, std_t, flip_t = normalisation(teacher)
+    channels = max(map(len, (mean_s, std_s, mean_t, std_t)))
+    if any(len(values) not in (1, channels) for values in (mean_s, std_s, mean_t, std_t)):
+        raise ValueError(
+            f"The student's data_preprocessor has mean={mean_s}, std={std_s} and that of {key} mean={mean_t}, "
+            f'std={std_t}: both networks see the same pictures, so both need the same number of channels. '
+            'Give both the same number of means and standard deviations, or take a teacher for such pictures.'
+        )
+    mean_s, std_s, mean_t, std_t = (values * (channels // len(values)) for values in (mean_s, std_s, mean_t, std_t))
+    flip = flip_s != flip_t
+    if flip and channels == 3:
+        mean_t, std_t = mean_t[::-1], std_t[::-1]
+    if not flip and mean_s == mean_t and std_s == std_t:
+        return None
+    scale = [s / t for s, t in zip(std_s, std_t, strict=True)]
+    shift = [(s - t) / d for s, t, d in zip(mean_s, mean_t, std_t, strict=True)]
+    return Renormaliser(scale, shift, flip)
+
+
+def completed(preprocessor: Mapping[str, Any] | None, scope: str | None) -> Mapping[str, Any]:
+    """Return the config of a data preprocessor with the normalisation that its class sets where the config says none.
+
+    Args:
+        preprocessor: With a ``type``; without one it is returned as it is.
+        scope: What it is built in.
+    """
+    if not preprocessor or 'type' not in preprocessor:
+        return preprocessor or {}
+    # The network's own preprocessor may be on the meta device, where its buffers hold no numbers.
+    place = {} if scope is None else dict(_scope_=scope)
+    with fork_rng(), torch.device('cpu'):
+        built = MODELS.build(ConfigDict(preprocessor, **place))
+    found = dict(preprocessor)
+    own = {name: value for name in ('mean', 'std') if isinstance(value := getattr(built, name, None), Tensor)}
+    if found.get('mean') is None and len(own) == 2:
+        found.update({name: value.flatten().tolist() for name, value in own.items()})
+    if getattr(built, '_channel_conversion', False) and not any(found.get(name) for name in _FLIPS):
+        found['bgr_to_rgb'] = True
+    return found
+
+
+def normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:
+    """Return mean and std, for each channel or one for all, and whether the colours are turned round."""
+    options = preprocessor or {}
+    while isinstance(options.get('data_preprocessor'), Mapping):  # MultiBranchDataPreprocessor of mmdet
+        options = options['data_preprocessor']
+    mean = [float(value) for value in options.get('mean') or [0.0]]
+    std = [float(value) for value in options.get('std') or [1.0]]
+    return mean, std, any(options.get(name) for name in _FLIPS)
+
+
+_LEAST = 4  # cells; fewer are no map
+_SHRUNK = 2 / 3
+
+
+@dataclass(frozen=True)
+class InputGrid:
+    """The options ``scale`` and ``fit`` of a teacher.
+
+    Attributes:
+        scale: Pixels of the teacher for one of the student: 0.5 halves the sides.
+        fit: ``'resize'``: resize to the nearest multiple of the divisor; ``'pad'``: pad right and below with the
+            teacher's mean colour, and bring the maps back to the picture's extent.
+        divisor: What both sides of the teacher's picture are multiples of; 1 for any size.
+    """
+
+    scale: float = 1.0
+    fit: str = 'resize'
+    divisor: int = 1
+
+    @classmethod
+    def parse(cls, option: Mapping[str, Any], key: str) -> InputGrid | None:
+        """Return the grid of a teacher's option without its divisor, or None where neither option is set.
+
+        Raises:
+            ValueError: For a scale that is no number above 0, an unknown fit, or ``'pad'`` with a scale.
+        """
+        scale, fit = option.get('scale', 1.0), option.get('fit', 'resize')
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+            raise ValueError(
+                f'{key}.scale must be a number > 0, got {scale!r}: 0.5 shows the teacher half as many pixels a side.'
+            )
+        check_option(f'{key}.fit', fit, ('resize', 'pad'))
+        if fit == 'pad' and scale != 1:
+            raise ValueError(
+                f"{key}.fit='pad' keeps every pixel, so it does not go with {key}.scale={scale!r}: leave one out."
+            )
+        return None if scale == 1 and fit == 'resize' else cls(float(scale), fit)
+
+    def whole(self, divisor: int, key: str) -> InputGrid:
+        """Return the grid for a network whose pictures have sides that are multiples of ``divisor``.
+
+        Raises:
+            ValueError: For ``'pad'`` with a network that takes any size.
+        """
+        if self.fit == 'pad' and divisor == 1:
+            raise ValueError(
+                f"{key}.fit='pad': nothing says to which multiple the pictures are padded. Set "
+                f'{key}.data_preprocessor=dict(size_divisor=32), or leave fit out: the network takes any size.'
+            )
+        return replace(self, divisor=divisor)
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Return (B, C, H', W') for (B, C, H, W).
+
+        Raises:
+            ValueError: Where fewer than four cells are left.
+        """
+        if self.fit == 'pad':
+            height, width = (-side % self.divisor for side in pictures.shape[2:])
+            return F.pad(pictures, (0, width, 0, height))
+        height, width = cells(pictures, self.divisor, self.scale)
+        if height * width < _LEAST:
+            raise ValueError(
+                f'teacher.scale={self.scale} leaves {height} x {width} cells of {self.divisor} pixels of pictures of '
+                f'{tuple(pictures.shape[2:])}: use a larger scale, or larger pictures.'
+            )
+        return resized(pictures, (height * self.divisor, width * self.divisor))
+
+    def restored(self, recorded: Mapping[str, Sequence[Tensor]], size: Sequence[int]) -> dict[str, list[Tensor]]:
+        """Return recorded tensors with each map brought back to the extent of pictures of this size."""
+        return {name: [self._restore(tensor, size) for tensor in found] for name, found in recorded.items()}
+
+    def _restore(self, tensor: Tensor, size: Sequence[int]) -> Tensor:
+        if self.fit != 'pad' or tensor.ndim != 4:
+            return tensor
+        padded = [side + -side % self.divisor for side in size]
+        if padded == list(size):
+            return tensor
+        counts = [
+            max(1, round(of * side / whole)) for of, side, whole in zip(tensor.shape[2:], size, padded, strict=True)
+        ]
+        rows, columns = (
+            (torch.arange(count, device=tensor.device) + 0.5) * (2 * side / (count * whole)) - 1
+            for count, side, whole in zip(counts, size, padded, strict=True)
+        )
+        places = torch.stack(torch.meshgrid(columns, rows, indexing='xy'), -1).expand(len(tensor), -1, -1, -1)
+        sampled = F.grid_sample(tensor.float(), places.to(torch.float32), padding_mode='border', align_corners=False)
+        return sampled.to(tensor.dtype)
+
+
+def cells(pictures: Tensor, divisor: int, scale: float = 1.0) -> tuple[int, int]:
+    """Return the height and width in cells of ``divisor`` pixels that are nearest to scaled pictures, at least 1."""
+    height, width = (max(1, math.floor(scale * side / divisor + 0.5)) for side in pictures.shape[2:])
+    return height, width
+
+
+def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return pictures of a size, bilinear, each pixel at its place.
+
+    A side that shrinks by a third or more is resized to a whole multiple that is no smaller, whose pixels are averaged:
+    else pixels would be left out. torch's antialiasing would do so too, but its filter is sampled at whole pixels and
+    moves things by up to 0.02 pixels.
+    """
+    sides = tuple(pictures.shape[2:])
+    if sides == size:
+        return pictures
+    # CPUs do not interpolate in half precision everywhere.
+    exact = pictures.to(torch.promote_types(pictures.dtype, torch.float32))
+    steps = [math.ceil(side / new) if _SHRUNK * side >= new else 1 for side, new in zip(sides, size, strict=True)]
+    finer = [step * new for step, new in zip(steps, size, strict=True)]
+    exact = F.interpolate(exact, finer, mode='bilinear', align_corners=False)
+    return F.avg_pool2d(exact, steps).to(pictures.dtype)

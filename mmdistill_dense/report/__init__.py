@@ -1,5 +1,0 @@
-"""One self-contained HTML page about finished runs: curves, scores, predictions, effects of the distillation."""
-
-from mmdistill_dense.report.page import make_report
-
-__all__ = ['make_report']

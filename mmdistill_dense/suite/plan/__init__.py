@@ -1,1 +1,0 @@
-"""The runs of a suite, their configs and their results."""

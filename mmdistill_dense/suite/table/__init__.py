@@ -1,1 +1,0 @@
-"""The table of a suite: paired gains, intervals, notes, plot."""

@@ -1,0 +1,335 @@
+"""Pictures without labels as a training set: their folder, their pipeline, and which are in other sets too."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+from PIL import Image
+
+from mmdistill_dense.config.data_sets import chain
+from mmdistill_dense.datasets.folders import require
+from mmdistill_dense.registry import DATASETS, TRANSFORMS
+from mmdistill_dense.utils.directories import walk
+from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
+
+
+def picture_paths(dataset: Any, key: str = 'img_path') -> list[str]:
+    """Return the path of each picture of a data set, also of one that wraps others; empty if it does not tell.
+
+    Args:
+        dataset: The data set.
+        key: Of the entries; ``seg_map_path`` gives the label images. Defaults to the pictures.
+    """
+    while not hasattr(dataset, 'get_data_info') and hasattr(dataset, 'dataset'):  # mmdet's for mosaics
+        dataset = dataset.dataset
+    if not hasattr(dataset, 'get_data_info') or not hasattr(dataset, '__len__'):
+        return []
+    entries = [dataset.get_data_info(number) for number in range(len(dataset))]
+    return list(dict.fromkeys(str(entry[key]) for entry in entries if entry.get(key)))
+
+
+def same_pictures(paths: Sequence[str], others: Iterable[str]) -> dict[str, str]:
+    """Return the pictures that are among others too: ``{path: the other path}``.
+
+    Two are the same if they are one file (links are followed) or have the same content. Only files of equal length are
+    read. Names alone say nothing. Paths that are no files of this machine are not compared.
+
+    Args:
+        paths: Pictures.
+        others: The pictures to look among.
+    """
+    there = [path for path in others if os.path.isfile(path)]
+    files = {os.path.realpath(path): path for path in there}
+    lengths: dict[int, list[str]] = defaultdict(list)
+    for path in there:
+        lengths[os.path.getsize(path)].append(path)
+    contents: dict[int, dict[str, str]] = {}
+    found = {}
+    for path in filter(os.path.isfile, paths):
+        length = os.path.getsize(path)
+        if same := files.get(os.path.realpath(path)):
+            found[path] = same
+        elif length in lengths:
+            if length not in contents:
+                contents[length] = {_content(other): other for other in lengths[length]}
+            if same := contents[length].get(_content(path)):
+                found[path] = same
+    return found
+
+
+def not_on_disk(paths: Iterable[str]) -> list[str]:
+    """Return the paths that are no files of this machine: generated pictures, remote stores."""
+    return [path for path in paths if not os.path.isfile(path)]
+
+
+def _content(path: str) -> str:
+    status = os.stat(path)
+    return _hash(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _hash(path: str, size: int, changed: int) -> str:
+    """Return the hash of a file's bytes; a suite asks for the same files once for each row."""
+    with open(path, 'rb') as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+Step = dict[str, Any]
+
+_TRIES = 5  # of a step that draws whether it does something
+_READS_A_FILE = re.compile('LoadImageFromFile$')
+# mmdet's loader does not fail without labels, it gives none; the others keep pictures before they fail.
+_LABELS = re.compile('Annotations|CopyPaste|Mosaic|MixUp')
+
+
+@TRANSFORMS.register_module()
+class EmptyLabelMap(BaseTransform):
+    """Gives a picture a label map of one class, in which later steps mark the pixels that they add."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``gt_seg_map``."""
+        results['gt_seg_map'] = np.zeros(results['img'].shape[:2], np.uint8)
+        results.setdefault('seg_fields', []).append('gt_seg_map')
+        return results
+
+
+def marking_steps(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps of segmentation with an empty label map after the one that reads a file; others as they are."""
+    if not any(_name(step) == 'PackSegInputs' for step in steps):
+        return list(steps)
+    return [steps[0], {'type': 'mmdistill_dense.EmptyLabelMap'}, *steps[1:]]
+
+
+def training_steps(dataset: Mapping[str, Any]) -> list[Step]:
+    """Return the pipeline of a training set's config, with those of its wrappers; of several sets, the first one's."""
+    steps = (step for one in chain(dataset) for step in one.get('pipeline') or [])
+    return [dict(step) for step in steps if isinstance(step, Mapping)]
+
+
+def without_labels(steps: Sequence[Step], pictures: Iterable[str], key: str) -> tuple[list[Step], list[str]]:
+    """Return the steps that work without labels, and the types of those that were left out.
+
+    What reads labels is left out by name; any other step is left out if it fails on a picture without labels. A crop
+    no longer looks for other classes (``cat_max_ratio``). No global random stream changes.
+
+    Args:
+        steps: The labelled pipeline.
+        pictures: Files; the steps are tried on the first one that can be read.
+        key: The config key to name in an error.
+    """
+    first = next((dict(step) for step in steps if _READS_A_FILE.search(_name(step))), {'type': 'LoadImageFromFile'})
+    results = _read(first, pictures, key)
+    kept, dropped = [first], []
+    with fork_rng():
+        for step in steps:
+            if _READS_A_FILE.search(_name(step)):
+                continue
+            if 'inputs' in results:  # packed
+                break
+            plain = _without_classes(step)
+            tried = None if _LABELS.search(_name(step)) else _try(plain, results)
+            if tried is None:
+                dropped.append(_name(step))
+            else:
+                results = tried
+                kept.append(plain)
+    if 'inputs' not in results or 'data_samples' not in results:
+        raise ValueError(
+            f"{key}.pipeline='auto': without labels, train_dataloader's pipeline gives no packed picture; it ran "
+            f'{", ".join(map(_name, kept))}, and {", ".join(dropped) or "nothing"} was left out. Give {key}.pipeline '
+            'as a list that reads a file first and ends with PackSegInputs or PackDetInputs.'
+        )
+    return kept, dropped
+
+
+def _read(step: Step, pictures: Iterable[str], key: str) -> dict[str, Any]:
+    read, tried = TRANSFORMS.build(dict(step)), []
+    for path in pictures:
+        try:
+            return read({'img_path': path})
+        except Exception as error:  # a decoder may raise anything
+            tried.append(f'{path}: {error!r}')
+    raise ValueError(f'{key}: none of the pictures can be read: {some(tried)}.')
+
+
+def _try(step: Step, results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a step makes of a picture, ``None`` if it fails or gives nothing."""
+    try:
+        for form in _forms(step):
+            transform = TRANSFORMS.build(copy.deepcopy(form))
+            for seed in range(_TRIES):
+                seed_everything(seed)
+                found = transform(copy.deepcopy(dict(results)))
+                if not isinstance(found, dict):
+                    return None
+    except Exception:  # a transform may run any code
+        return None
+    return found
+
+
+def _forms(step: Step) -> Iterator[Step]:
+    """Yield a step that draws whether or which of its parts it runs in forms that run each of them; last as it is."""
+    if _name(step) == 'RandomApply':
+        yield {**step, 'prob': 1.0}
+    elif _name(step) == 'RandomChoice':
+        yield from ({'type': step['type'], 'transforms': [one]} for one in step.get('transforms') or [])
+    yield step
+
+
+def _without_classes(step: Any) -> Any:
+    if isinstance(step, Mapping):
+        return {name: 1.0 if name == 'cat_max_ratio' else _without_classes(value) for name, value in step.items()}
+    if isinstance(step, (list, tuple)):
+        return type(step)(_without_classes(one) for one in step)
+    return step
+
+
+def _name(step: Mapping[str, Any]) -> str:
+    kind = step.get('type')
+    return str(getattr(kind, '__name__', kind)).rsplit('.', 1)[-1]
+
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+
+
+@DATASETS.register_module()
+class UnlabeledImages(BaseDataset):
+    """Every picture under a folder, or of a list, in the order of its name.
+
+    Class folders, such as ImageNet's, are ordinary folders; hidden files and folders are skipped.
+    Files that cannot be opened or are tiny are left out at start, with one line in the log. A file that proves damaged
+    when it is read is replaced by a random other one, from the seeded stream; the log says so at the 1st, the 10th, the
+    100th … such file.
+
+    The first step of ``pipeline`` must be the one that reads the file: only its failures count as damaged files.
+
+    Args:
+        data_root: Folder of the pictures.
+        data_prefix: Folder below it, or several. Defaults to the root itself.
+        extensions: Endings of picture files, whatever their case.
+        ann_file: List of the files to use, one path a line below ``data_prefix`` (a single one); in its order. Itself a
+            path below ``data_root`` or absolute. Defaults to None: every file of the folder.
+        min_size: Least length of the shorter side in pixels; smaller pictures are tiny. Defaults to 32.
+        check: Open each file's header at start. Without it, a set of millions starts at once and tiny pictures stay.
+            Defaults to True.
+        **kwargs: Of mmengine's ``BaseDataset``: ``pipeline``, ``indices``, ``max_refetch``, ``lazy_init`` ...
+
+    Raises:
+        FileNotFoundError: For a folder or list that does not exist, or without a picture that can be used.
+        ValueError: For a list together with several folders.
+    """
+
+    def __init__(
+        self,
+        data_root: str = '',
+        data_prefix: str | Sequence[str] = '',
+        extensions: Sequence[str] = EXTENSIONS,
+        ann_file: str | None = None,
+        min_size: int = 32,
+        check: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        prefixes = [data_prefix] if isinstance(data_prefix, str) else list(data_prefix)
+        if ann_file and len(prefixes) != 1:
+            raise ValueError(f'UnlabeledImages: ann_file goes with one data_prefix, got {prefixes}.')
+        given = [extensions] if isinstance(extensions, str) else extensions
+        self.extensions = tuple(extension.lower() for extension in given)
+        self.min_size = min_size
+        self.check = check
+        self.damaged = torch.zeros(1, dtype=torch.long).share_memory_()  # counted by every worker
+        folders = {f'img_path{number or ""}': prefix for number, prefix in enumerate(prefixes)}
+        super().__init__(ann_file=ann_file or '', data_root=data_root, data_prefix=folders, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """List the files without those that cannot be used, and log their number."""
+        folders = {key: prefix or '.' for key, prefix in self.data_prefix.items()}
+        prefixes = {f'data_prefix[{number}]': folder for number, folder in enumerate(folders.values())}
+        require({'data_root': self.data_root, **prefixes, 'ann_file': self.ann_file}, type(self).__name__)
+        if self.ann_file:
+            lines = Path(self.ann_file).read_text(encoding='utf-8').splitlines()
+            paths = [os.path.join(folders['img_path'], line.strip()) for line in lines if line.strip()]
+        else:
+            paths = [path for folder in folders.values() for path in self._below(folder)]
+        found = len(paths)
+        if self.check:
+            paths = self._usable(paths)
+        if not paths:
+            where = self.ann_file or ', '.join(folders.values())
+            raise FileNotFoundError(
+                f'UnlabeledImages: no picture to use in {where} (data_root={self.data_root!r}): {found} files of '
+                f'extensions {", ".join(self.extensions)} found, none of them readable and at least '
+                f'{self.min_size} pixels high and wide. Set data_root, data_prefix, extensions or min_size.'
+            )
+        print_log(
+            f'UnlabeledImages: {len(paths)} pictures of {self.data_root or ", ".join(folders.values())}', 'current'
+        )
+        return [dict(img_path=path) for path in paths]
+
+    def prepare_data(self, idx: int) -> Any:
+        """Run the pipeline; return ``None`` if the file cannot be read, so that the base class takes another."""
+        entry = self.get_data_info(idx)
+        read: Callable[[dict], Any]
+        read, *rest = self.pipeline.transforms
+        try:
+            results = read(entry)
+        except Exception as error:  # a decoder may raise anything
+            self._count_damaged(entry['img_path'], error)
+            return None
+        for transform in rest:
+            if results is None:
+                break
+            results = transform(results)
+        return results
+
+    def _below(self, folder: str) -> list[str]:
+        files = [path for path in _files(folder) if path.lower().endswith(self.extensions)]
+        return [os.path.join(folder, path) for path in sorted(files)]
+
+    def _usable(self, paths: Sequence[str]) -> list[str]:
+        dropped: dict[str, list[str]] = defaultdict(list)
+        usable: list[str] = []
+        for path in paths:
+            problem = self._problem(path)
+            (dropped[problem] if problem else usable).append(path)
+        if dropped:
+            reasons = '; '.join(f'{len(names)} {reason}, e.g. {names[0]}' for reason, names in dropped.items())
+            message = f'UnlabeledImages: left out {len(paths) - len(usable)} of {len(paths)} files: {reasons}'
+            print_log(message, 'current', logging.WARNING)
+        return usable
+
+    def _problem(self, path: str) -> str:
+        try:
+            with Image.open(path) as image:  # reads the header only
+                tiny = min(image.size) < self.min_size
+        except Exception:
+            return 'unreadable'
+        return f'smaller than {self.min_size} pixels' if tiny else ''
+
+    def _count_damaged(self, path: str, error: Exception) -> None:
+        self.damaged += 1
+        count = int(self.damaged)
+        if str(count).strip('0') == '1':
+            message = f'UnlabeledImages: {count} damaged files read so far, others taken instead; now {path}: {error!r}'
+            print_log(message, 'current', logging.WARNING)
+
+
+def _files(folder: str) -> Iterator[str]:
+    """Yield the paths of the files that are not hidden, relative to ``folder``, with forward slashes."""
+    for parent, names in walk(folder):
+        start = parent.relative_to(folder)
+        yield from ((start / name).as_posix() for name in names)

@@ -1,0 +1,336 @@
+"""The second stream of a run: pictures without labels, read beside the labelled ones."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader, Sampler
+
+from mmdistill_dense.distillers.schedule import in_iterations
+from mmdistill_dense.model.distill_model import distillers_of
+from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.unlabelled.pictures import (
+    UnlabeledImages,
+    marking_steps,
+    not_on_disk,
+    picture_paths,
+    same_pictures,
+    training_steps,
+    without_labels,
+)
+from mmdistill_dense.unlabelled.step import KEY, Unlabelled, UnlabelledOption, check_one_picture, unlabelled_of
+from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, mix
+from mmdistill_dense.utils.runner_internals import built_loop
+
+_READS_FIRST = [{'type': 'LoadImageFromFile'}]
+_LABEL = 'seg_map_path'
+TRIED = 8  # pictures, if the first ones are damaged
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures without labels.
+
+    Attributes:
+        dataset: With their pipeline.
+        labelled: How many labelled pictures were taken out.
+        left_out: Types of the steps of the labelled pipeline that do not work without labels.
+    """
+
+    dataset: UnlabeledImages
+    labelled: int
+    left_out: Sequence[str]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same when a run is resumed: the number of pictures, and a hash of their names."""
+        paths = picture_paths(self.dataset)
+        absolute = not self.dataset.data_root and all(map(os.path.isabs, paths))
+        root = os.path.commonpath(map(os.path.dirname, paths)) if absolute else self.dataset.data_root or '.'
+        names = [os.path.relpath(path, root) for path in paths]
+        return {'pictures': len(names), 'names': hashlib.sha256('\n'.join(names).encode()).hexdigest()}
+
+
+def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled: Any) -> Pictures:
+    """List the pictures, take the labelled ones out, refuse those of validation and test, and make the pipeline.
+
+    A file that is listed twice, also by a link, counts once.
+
+    Args:
+        option: The options.
+        config: The config of the run, with its loaders.
+        labelled: The training set.
+
+    Raises:
+        FileNotFoundError: If there is no picture.
+        ValueError: If all are labelled ones, if some are validation's or test's or label images, or if the labelled
+            pipeline does not work without labels; for a runner that was built without a config.
+    """
+    if 'train_dataloader' not in config:
+        raise ValueError(
+            f'{KEY} needs the config of the run, whose loaders name the pictures of validation and test: build the '
+            'runner with Runner.from_cfg(config).'
+        )
+    dataset = UnlabeledImages(**option.pictures, pipeline=_READS_FIRST)
+    listed = [dataset.get_data_info(number)['img_path'] for number in range(len(dataset))]
+    first: dict[str, int] = {}
+    for number, path in enumerate(listed):
+        first.setdefault(os.path.realpath(path), number)
+    paths = [listed[number] for number in first.values()]
+    known = same_pictures(paths, _comparable(picture_paths(labelled), 'train_dataloader'))
+    left = [number for number in first.values() if listed[number] not in known]
+    if not left:
+        raise ValueError(
+            f'{KEY}: all {len(paths)} pictures are those of train_dataloader, which the distillers see already: name '
+            f'other pictures, or remove {KEY}.'
+        )
+    if len(left) < len(listed):
+        dataset.get_subset_(left)
+    paths = [listed[number] for number in left]
+    tested = _tested(config)
+    _refuse_tested(paths, {name: pictures for name, (pictures, _) in tested.items()})
+    labels = {name: images for name, (_, images) in tested.items()}
+    _refuse_labels(paths, {'train_dataloader': picture_paths(labelled, _LABEL), **labels})
+    steps, left_out = option.pipeline, list[str]()
+    if steps == 'auto':
+        labelled_steps = training_steps(config['train_dataloader']['dataset'])
+        steps, left_out = without_labels(labelled_steps, itertools.islice(paths, TRIED), KEY)
+    if option.pseudo is not None:
+        steps = marking_steps(steps)
+    dataset.pipeline = Compose(copy.deepcopy(list(steps)))
+    return Pictures(dataset, len(known), left_out)
+
+
+def tested_pictures(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the paths of the pictures of validation and test, by the name of the loader.
+
+    A data set that cannot be opened, and pictures that are no files here, are warned of.
+    """
+    return {name: pictures for name, (pictures, _) in _tested(config).items()}
+
+
+def _tested(config: Mapping[str, Any]) -> dict[str, tuple[list[str], list[str]]]:
+    """Return the paths of the pictures and of the label images of validation and test."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    done: list[Any] = []
+    for name in ('val_dataloader', 'test_dataloader'):
+        option = (config.get(name) or {}).get('dataset')
+        if option is None or option in done:
+            continue
+        done.append(option)
+        try:
+            dataset = DATASETS.build(copy.deepcopy(option))
+            found[name] = _comparable(picture_paths(dataset), name), picture_paths(dataset, _LABEL)
+        except Exception as error:  # a data set may run any code, and test data need not be there
+            _warn(name, f'the data set cannot be opened ({str(error).splitlines()[0] if str(error) else error!r})')
+    return found
+
+
+def _comparable(paths: list[str], name: str) -> list[str]:
+    """Return the pictures of a loader; warn if it does not tell them, or if some are no files here."""
+    elsewhere = not_on_disk(paths)
+    if elsewhere or not paths:
+        shown = f'{len(elsewhere)} of its {len(paths)} pictures are no files here, e.g. {elsewhere[0]}' if paths else ''
+        _warn(name, shown or 'its data set does not tell the paths of its pictures')
+    return paths
+
+
+def _refuse_tested(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]]) -> None:
+    """Refuse pictures of validation or test: a model that has seen them cannot be tested on them.
+
+    Raises:
+        ValueError: Names three of them.
+    """
+    for name, tested in by_loader.items():
+        if same := same_pictures(paths, tested):
+            pairs = [path if path == other else f'{path} (= {other})' for path, other in same.items()]
+            raise ValueError(
+                f'{KEY}: {len(same)} of {len(paths)} pictures are also in {name}, so its results would tell nothing '
+                f'about new pictures: {some(pairs, 3)}. Take them out of the folder, or list the others in '
+                f'{KEY}.ann_file.'
+            )
+
+
+def _refuse_labels(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]]) -> None:
+    """Refuse label images, which a folder of pictures and labels has beside the pictures.
+
+    Raises:
+        ValueError: Names three of them.
+    """
+    for name, images in by_loader.items():
+        labels = {os.path.realpath(path) for path in images}
+        if found := [path for path in paths if os.path.realpath(path) in labels]:
+            raise ValueError(
+                f'{KEY}: {len(found)} of {len(paths)} pictures are label images of {name}: {some(found, 3)}. Name the '
+                f'folders of pictures alone, in {KEY}.data_prefix (a list), or the pictures in {KEY}.ann_file.'
+            )
+
+
+def _warn(name: str, reason: str) -> None:
+    message = f'{KEY}: could not be compared with the pictures of {name}: {reason}'
+    print_log(message, 'current', logging.WARNING)
+
+
+_TAG = 2  # of the seeds of this stream
+FEW = 4  # steps in which all pictures have been seen
+
+
+class PassSampler(Sampler[int]):
+    """Endless indices, all pictures in each pass in a new order.
+
+    The order of a pass depends only on the seed and the number of the pass. So a process knows its next index from the
+    number of those before, and there is no state to save.
+
+    Args:
+        count: Number of pictures.
+        seed: Of the order, the same in all processes.
+        rank: Of this process; the processes take the positions in turn.
+        world: Number of processes.
+        start: How many indices this process has taken before.
+    """
+
+    def __init__(self, count: int, seed: int, rank: int = 0, world: int = 1, start: int = 0) -> None:
+        self.count, self.seed, self.rank, self.world, self.start = count, seed, rank, world, start
+
+    def __iter__(self) -> Iterator[int]:
+        number, order = -1, torch.empty(0)
+        for taken in itertools.count(self.start):
+            passes, place = divmod(taken * self.world + self.rank, self.count)
+            if passes != number:
+                draw = torch.Generator().manual_seed(mix(self.seed, passes, _TAG))
+                number, order = passes, torch.randperm(self.count, generator=draw)
+            yield int(order[place])
+
+
+class UnlabelledBatches:
+    """The batches of a run by iteration; random numbers of the run are not touched.
+
+    Args:
+        loader: The labelled loader, of whose workers these are a copy.
+        pictures: The pictures.
+        second: Holds the options.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, loader: DataLoader, pictures: Pictures, second: Unlabelled, seed: int) -> None:
+        self.dataset, self.seed = pictures.dataset, seed
+        batch_sampler: Any = loader.batch_sampler
+        self.count = second.option.count(batch_sampler.batch_size)
+        workers = second.option.workers
+        self._options: dict[str, Any] = {
+            'num_workers': loader.num_workers if workers is None else workers,
+            'pin_memory': loader.pin_memory,
+        }
+        if self._options['num_workers']:
+            self._options['multiprocessing_context'] = loader.multiprocessing_context
+        self._batches: SeededBatches | None = None
+
+    def at(self, iteration: int) -> Any:
+        """Return the batch of an iteration; quick if it follows the one before."""
+        with fork_rng():
+            if self._batches is None or self._batches.position != iteration:
+                self.close()
+                self._batches = self._from(iteration)
+            return next(self._batches)
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._batches is not None:
+            self._batches.close()
+        self._batches = None
+
+    def _from(self, iteration: int) -> SeededBatches:
+        rank, world = get_rank(), get_world_size()
+        sampler = PassSampler(len(self.dataset), self.seed, rank, world, iteration * self.count)
+        loader: DataLoader = DataLoader(
+            self.dataset, self.count, sampler=sampler, collate_fn=pseudo_collate, **self._options
+        )
+        return SeededBatches(loader, mix(self.seed, _TAG), rank, start=iteration)
+
+
+@HOOKS.register_module()
+class UnlabelledStream(Hook):
+    """Gives each step its pictures without labels; has no effect on a run without ``model.unlabelled``."""
+
+    def __init__(self) -> None:
+        self._second: Unlabelled | None = None
+        self._pictures: Pictures | None = None
+        self._batches: UnlabelledBatches | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Open the pictures before anything is loaded."""
+        self._second = unlabelled_of(unwrap(runner.model)) if built_loop(runner) is not None else None
+        if self._second is not None:
+            self._pictures = open_pictures(self._second.option, runner.cfg, runner.train_dataloader.dataset)
+            self._second.files = {**self._pictures.identity(), 'ratio': self._second.option.ratio}
+
+    def before_train(self, runner: Runner) -> None:
+        """Set up the loader, and tell about it."""
+        if self._second is not None and self._pictures is not None:
+            model: Any = unwrap(runner.model)
+            seed = model.distillation.state.seed  # the same in all processes
+            self._batches = UnlabelledBatches(runner.train_dataloader, self._pictures, self._second, seed)
+            if self._batches.count == 1:
+                takers = [distillers_of(model)[name] for name in self._second.takers]
+                taps = [tap.path for one in takers for tap in one.recorded_taps]
+                check_one_picture(model, taps, whole=self._second.option.pseudo is not None)
+            self._tell(runner, self._pictures, self._batches.count)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Draw the pictures of this step."""
+        self.draw(runner, runner.iter)
+
+    def draw(self, runner: Runner, iteration: int, ahead: int = 0) -> None:
+        """Draw pictures for the model's next step, if a distiller compares them.
+
+        Args:
+            runner: The runner.
+            iteration: Of that step.
+            ahead: Take the pictures of as many steps later, for a measurement that stays at one iteration.
+        """
+        if self._second is None or self._batches is None:
+            return
+        distillers = distillers_of(unwrap(runner.model))
+        begun = iteration >= in_iterations(self._second.option.start, runner.max_iters)
+        asked = self._second.option.pseudo is not None
+        used = begun and (asked or any(distillers[name].is_active() for name in self._second.takers))
+        batch = self._batches.at(iteration + ahead) if used else None
+        if batch is not None and 'inputs' not in batch:
+            raise ValueError(f'{KEY}.pipeline gives no inputs ({", ".join(batch)}): let its last step pack them.')
+        self._second.batch = batch
+
+    def after_train(self, runner: Runner) -> None:
+        """End the workers."""
+        if self._batches is not None and self._second is not None:
+            self._batches.close()
+            self._batches, self._second.batch = None, None
+
+    def _tell(self, runner: Runner, pictures: Pictures, count: int) -> None:
+        found, step = len(pictures.dataset), count * get_world_size()
+        out = f', {pictures.labelled} labelled ones taken out' if pictures.labelled else ''
+        left = f'; steps of the pipeline left out: {", ".join(pictures.left_out)}' if pictures.left_out else ''
+        assert self._second is not None
+        runner.logger.info(
+            f'{KEY}: {found} pictures{out}; {step} of them a step, each once in {found / step:.4g} steps; they teach '
+            f'{", ".join(self._second.takers)}{left}'
+        )
+        if found < FEW * step:
+            runner.logger.warning(
+                f'{KEY}: {found} pictures are few for {step} a step, each is seen again within {FEW} steps: lower '
+                f'{KEY}.ratio, or add pictures.'
+            )

@@ -1,0 +1,73 @@
+"""Folders that belong to one process at a time, and walks through folders of pictures."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class FolderInUse(RuntimeError):
+    """Another process works in a folder."""
+
+
+@contextmanager
+def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Lock a folder for this process while the context is open.
+
+    It is a POSIX lock, which workers that the process forks do not inherit: it ends with the process.
+
+    Args:
+        folder: The folder; it is made if it is missing.
+        what: What runs in it, for the error.
+        patience: Seconds to wait for another process to end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / '.lock', 'a+', encoding='utf-8') as file:
+        _acquire(file, what, folder, patience)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            fcntl.lockf(file, fcntl.LOCK_UN)
+
+
+def _acquire(file: Any, what: str, folder: Path, patience: float) -> None:
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if time.monotonic() >= end:
+                file.seek(0)
+                holder = file.read().strip() or 'unknown'
+                raise FolderInUse(
+                    f'{what} already runs in {folder}, as process {holder}: wait for it, or end it.'
+                ) from error
+        time.sleep(0.2)
+
+
+def walk(root: str | Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder below ``root`` with the names of its files, sorted; hidden files and folders are left out.
+
+    Links to folders are followed, but for those that lead to a folder above them: these would never end.
+    """
+    for folder, below, names in os.walk(root, followlinks=True):
+        here = _with_end(folder)
+        below[:] = sorted(
+            name
+            for name in below
+            if not name.startswith('.') and not here.startswith(_with_end(os.path.join(folder, name)))
+        )
+        yield Path(folder), sorted(name for name in names if not name.startswith('.'))
+
+
+def _with_end(folder: str) -> str:
+    return os.path.join(os.path.realpath(folder), '')

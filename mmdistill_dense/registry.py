@@ -25,7 +25,7 @@ class _Child(Registry):
         self._more = [f'mmdistill_dense.{one}' for one in more]
 
     def get(self, key: str) -> Any:
-        """Return a class by its name; before it may stand a module, as dumped configs name one, also where it was once."""
+        """Return a class by its name; dumped configs put its module before it, perhaps one of an older version."""
         name = key.rpartition('.')[2]
         self.import_from_location()
         while self._more and name not in self._module_dict:

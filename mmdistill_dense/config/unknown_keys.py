@@ -56,13 +56,7 @@ def _refuse(place: str, config: Mapping[str, Any], known: set[str], otherwise: s
 
 
 def check_options(kind: type, options: Mapping[str, Any], key: str) -> None:
-    """Refuse options that the constructors of a class do not take.
-
-    Args:
-        kind: The class; where it takes ``**kwargs``, its bases are searched too.
-        options: The options by name.
-        key: The config key that holds them.
-    """
+    """Refuse options that the constructors of a class do not take."""
     known = options_of(kind)
     for name in options:
         if known is not None and name not in known:
@@ -91,15 +85,7 @@ def explained(
     more: Collection[str] = (),
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """Return the text of a constructor's error; for an unexpected keyword, add its key and a similar name.
-
-    Args:
-        error: The error.
-        config: The config of the network.
-        key: Its config key.
-        more: Known names that are not in ``config``.
-        beside: Keys that stand beside the network in the user's config and were merged over it.
-    """
+    """Return the text of a constructor's error; for an unexpected keyword, add its key and a similar name."""
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if not found:
         return f'{key}: {error}'
@@ -122,15 +108,7 @@ def explained_type(
     known: Collection[str],
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """Return the text of a registry's error; for an unknown class, its key and a similar name instead.
-
-    Args:
-        text: Of the error.
-        config: The config of the network.
-        key: Its config key.
-        known: The names of classes.
-        beside: As of :func:`explained`.
-    """
+    """Return the text of a registry's error; for an unknown class, its key and a similar name instead."""
     if found := re.match(r'(\S+) is not in the \S+ registry', text):
         name = found[1]
         places = [path for path, holder in _holders(config, 'type') if holder['type'] == name]

@@ -63,10 +63,6 @@ class ClassQueue(nn.Module):
         """Write the keys of all processes into the rings of their classes, in order of rank.
 
         The number of keys may differ between processes. If a class has more keys than ``size``, the last are written.
-
-        Args:
-            keys: (n, C) unit rows.
-            labels: (n,) class of each, on the CPU.
         """
         keys, labels = gather_rows(keys.to(self.rows)), gather_numbers(labels, self.ptr)
         classes, size = self.rows.shape[:2]
@@ -121,29 +117,14 @@ class ClassMemory(nn.Module):
 
 
 def place_in_class(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Number the members of each class.
-
-    Args:
-        labels: (n,) sorted, on the CPU.
-        classes: Number of classes.
-
-    Returns:
-        (n,) the position of each label among those of its class, and (classes,) the number of members.
-    """
+    """Number the members of each class."""
     counts = torch.bincount(labels, minlength=classes)
     first = counts.cumsum(0) - counts
     return torch.arange(len(labels), device=labels.device) - first[labels], counts
 
 
 def choose_pixels(labels: Tensor, classes: int, count: int, generator: torch.Generator) -> Tensor:
-    """Return the flat indices of at most ``count`` random pixels of each class of one picture, sorted by class.
-
-    Args:
-        labels: (H * W,) on the CPU; labels that are no class, such as 255, are left out.
-        classes: Number of classes.
-        count: Most pixels of a class.
-        generator: Generator on the CPU.
-    """
+    """Return the flat indices of at most ``count`` random pixels of each class of one picture, sorted by class."""
     shuffled = torch.randperm(len(labels), generator=generator)
     shuffled = shuffled[is_class(labels[shuffled], classes)]
     chosen = shuffled[labels[shuffled].argsort(stable=True)]
@@ -152,13 +133,7 @@ def choose_pixels(labels: Tensor, classes: int, count: int, generator: torch.Gen
 
 
 def region_means(rows: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Return the normalised mean row of each class in one picture, (n, C), and these classes, (n,).
-
-    Args:
-        rows: (H * W, C).
-        labels: (H * W,) on the CPU, as the returned classes; labels that are no class, such as 255, are left out.
-        classes: Number of classes.
-    """
+    """Return the normalised mean row of each class in one picture, (n, C), and these classes, (n,)."""
     kept = is_class(labels, classes).nonzero()[:, 0]
     labels = labels[kept]
     sums = rows.new_zeros(classes, rows.shape[1]).index_add_(0, to_device(labels, rows), rows[to_device(kept, rows)])

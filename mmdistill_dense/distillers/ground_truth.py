@@ -20,20 +20,7 @@ if TYPE_CHECKING:
 
 
 def semantic_labels(data_samples: Samples, size: Sequence[int], key: str, ignored: Collection[int] = ()) -> Tensor:
-    """Return the class of each position of a map, from the nearest pixel of the label map.
-
-    Args:
-        data_samples: mmseg's, each with ``gt_sem_seg`` of the (padded) image's size.
-        size: Height and width of the map.
-        key: The distiller's config key, for the error.
-        ignored: Labels that become 255.
-
-    Returns:
-        (B, H, W) int64.
-
-    Raises:
-        ValueError: When the samples hold no segmentation.
-    """
+    """Return the class of each position of a map, from the nearest pixel of the label map."""
     if not data_samples or any('gt_sem_seg' not in sample for sample in data_samples):
         raise ValueError(
             f'{key} compares classes and needs label maps (gt_sem_seg), which the batch does not hold: use '
@@ -45,12 +32,7 @@ def semantic_labels(data_samples: Samples, size: Sequence[int], key: str, ignore
 
 
 def classes_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:
-    """Return the number of classes of a teacher's head, or ``None`` if its config does not have it.
-
-    Args:
-        teacher: The teacher, or ``None``.
-        path: A module inside the head, e.g. ``'decode_head.conv_seg'``.
-    """
+    """Return the number of classes of a teacher's head, or ``None`` if its config does not have it."""
     head = _head_config(teacher, path)
     return None if head is None else int(head['num_classes'])
 
@@ -59,10 +41,6 @@ def scores_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:
     """Return the length of the class scores of a teacher's head, or ``None`` if its config does not have it.
 
     The length includes the background where it has a score of its own; it is 1 for a binary head (``out_channels=1``).
-
-    Args:
-        teacher: The teacher, or ``None``.
-        path: A module inside the head, e.g. ``'bbox_head.retina_cls'``.
     """
     head = _head_config(teacher, path)
     if head is None:
@@ -80,20 +58,7 @@ def _head_config(teacher: FrozenTeacher | None, path: str) -> Mapping[str, Any] 
 
 
 def boxes_on_map(data_samples: Samples, size: Sequence[int], key: str, like: Tensor) -> list[Tensor]:
-    """Return the annotated boxes of each picture in cells of a map that covers the padded picture.
-
-    Args:
-        data_samples: mmdet's, each with ``gt_instances`` and, among its metadata, the batch's padded size.
-        size: Height and width of the map.
-        key: The distiller's config key, for the error.
-        like: A tensor of the device and dtype to return.
-
-    Returns:
-        Per picture (R, 4): x1, y1, x2, y2. Ignored instances (crowds) are not among them.
-
-    Raises:
-        ValueError: When the samples hold no boxes.
-    """
+    """Return the annotated boxes of each picture in cells of a map that covers the padded picture."""
     if not data_samples or any('bboxes' not in sample.get('gt_instances', ()) for sample in data_samples):
         raise ValueError(
             f'{key} separates objects from background and needs boxes (gt_instances.bboxes), which the batch does not '

@@ -115,11 +115,7 @@ class HeadOutputKD(FeatureDistiller):
 
 
 def comparison(form: str, beta: float | None, temperature: float | None) -> Comparison:
-    """Return the function that compares two outputs.
-
-    Raises:
-        ValueError: For an option that the form does not have, or one that is not positive.
-    """
+    """Return the function that compares two outputs."""
     regression = form in ('smooth_l1', 'l1')
     if beta is not None and (form != 'smooth_l1' or beta <= 0):
         raise ValueError(f"beta > 0 belongs to form='smooth_l1', got {beta} with form={form!r}.")

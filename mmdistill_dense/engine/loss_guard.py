@@ -270,11 +270,7 @@ class Clipping(Hook):
         self._undo: list[Callable[[], Any]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Clip in every step of a runner's optimizer until the training ends.
-
-        Raises:
-            ValueError: For a distiller that several optimizers train, or one that hides the scale of mixed precision.
-        """
+        """Clip in every step of a runner's optimizer until the training ends."""
         self.after_train(runner)  # remove the hooks of a training that was interrupted
         distillers = distillers_of(unwrap(runner.model))
         wrappers = wrappers_of(runner.optim_wrapper)
@@ -312,11 +308,7 @@ def _holder(name: str, distiller: Distiller, wrappers: Sequence[OptimWrapper]) -
 
 
 def clip_unscaled(distiller: Distiller, optimizer: Optimizer) -> Tensor | None:
-    """Clip the gradients of a distiller by their norm without the loss scale.
-
-    Returns:
-        The norm before; ``None`` if the optimizer will skip the step, and then nothing is clipped.
-    """
+    """Clip the gradients of a distiller by their norm without the loss scale."""
     # A GradScaler sets these attributes on a fused optimizer, which unscales the gradients and skips steps with
     # infinite ones by itself. The scale is None if the gradients were unscaled for the user's clipping.
     scale, infinite = (getattr(optimizer, attribute, None) for attribute in ('grad_scale', 'found_inf'))

@@ -31,11 +31,7 @@ _RESTORED = re.compile(r'optim_wrapper\.(\w+\.)?(optimizer|paramwise_cfg)\.|para
 
 
 def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Warn of options that differ from those in the checkpoint, and of those among them that have no effect.
-
-    Raises:
-        ValueError: For another optimizer, which cannot go on from the state in the checkpoint.
-    """
+    """Warn of options that differ from those in the checkpoint, and of those among them that have no effect."""
     text = (checkpoint.get('meta') or {}).get('cfg')  # mmengine writes the text of the config
     then, now = dict(_flat(written(text))), dict(_flat(runner.cfg.to_dict()))
     names = sorted(name for name in {*then, *now} if name.split('.')[0] not in _PER_START)

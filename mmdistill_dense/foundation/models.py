@@ -16,20 +16,14 @@ FFNS = ('mlp', 'swiglu')
 
 @dataclass(frozen=True)
 class Family:
-    """What all models of a family share.
+    """What all models of a family share."""
 
-    Attributes:
-        positions: ``'offset'``: learned, interpolated as DINO's code does; ``'size'``: learned, interpolated to the
-            size with antialiasing; ``'rope'``: rotary.
-        eps: Of the layer norms.
-        layer_scale: Whether each branch of a block is multiplied by a learned vector.
-        native: Side in pixels of the pictures whose position embeddings the file holds.
-    """
-
+    # ``'offset'``: learned, interpolated as DINO's code does; ``'size'``: learned, interpolated to the size with
+    # antialiasing; ``'rope'``: rotary
     positions: str
-    eps: float = 1e-6
-    layer_scale: bool = False
-    native: int = 224
+    eps: float = 1e-6  # of the layer norms
+    layer_scale: bool = False  # whether each branch of a block is multiplied by a learned vector
+    native: int = 224  # side in pixels of the pictures whose position embeddings the file holds
 
 
 FAMILIES = {
@@ -43,36 +37,24 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """One vision transformer.
+    """One vision transformer."""
 
-    Attributes:
-        family: A name of :data:`FAMILIES`.
-        patch: Side of a patch in pixels.
-        dim: Channels.
-        depth: Number of blocks.
-        heads: Number of attention heads.
-        registers: Number of register tokens; DINOv3 calls them storage tokens.
-        native: Height and width, in tokens, of the file's position embeddings. Defaults to the family's.
-        ffn: ``'mlp'`` or ``'swiglu'``.
-        hidden: Hidden channels of the FFN. Defaults to 4 x dim, for SwiGLU to 2/3 of 4 x dim (DINOv2) or of 6 x dim
-            (DINOv3), rounded up to a multiple of 8.
-        qkv_bias: Whether queries, keys and values have a bias; the keys of DINOv3 never have.
-        pixels: Mean and standard deviation of the pictures, RGB, 0 to 255.
-        name: For messages.
-    """
-
-    family: str
-    patch: int
-    dim: int
-    depth: int
-    heads: int
-    registers: int = 0
+    family: str  # A name of :data:`FAMILIES`
+    patch: int  # side of a patch in pixels
+    dim: int  # channels
+    depth: int  # number of blocks
+    heads: int  # number of attention heads
+    registers: int = 0  # number of register tokens; DINOv3 calls them storage tokens
+    # height and width, in tokens, of the file's position embeddings. Defaults to the family's.
     native: tuple[int, int] | None = None
-    ffn: str = 'mlp'
+    ffn: str = 'mlp'  # ``'mlp'`` or ``'swiglu'``
+    # hidden channels of the FFN. Defaults to 4 x dim, for SwiGLU to 2/3 of 4 x dim (DINOv2) or of 6 x dim (DINOv3),
+    # rounded up to a multiple of 8.
     hidden: int = 0
-    qkv_bias: bool = True
+    qkv_bias: bool = True  # whether queries, keys and values have a bias; the keys of DINOv3 never have
+    # mean and standard deviation of the pictures, RGB, 0 to 255
     pixels: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
-    name: str = ''
+    name: str = ''  # for messages
 
     def __post_init__(self) -> None:
         check_option('model.family', self.family, tuple(FAMILIES))
@@ -160,15 +142,7 @@ MODELS_BY_NAME = _table()
 
 
 def architecture(model: str | Mapping[str, Any]) -> Architecture:
-    """Return the architecture of an option ``model``.
-
-    Args:
-        model: A name of :data:`MODELS_BY_NAME`, or ``dict(family=…, patch=…, dim=…, depth=…, heads=…)`` with further
-            attributes of :class:`Architecture`.
-
-    Raises:
-        ValueError: For an unknown name, key or value.
-    """
+    """Return the architecture of an option ``model``."""
     if isinstance(model, str):
         if model not in MODELS_BY_NAME:
             raise ValueError(

@@ -37,18 +37,7 @@ class GridCache:
 
 
 def resample(stored: Tensor, native: tuple[int, int], grid: tuple[int, int], rule: str) -> Tensor:
-    """Return position embeddings for a grid, as the original code of the family computes them.
-
-    Args:
-        stored: (1, 1 + n, D), the class token's first, the others row by row.
-        native: Height and width of the stored grid.
-        grid: Those of the wanted one.
-        rule: ``'offset'`` (DINO, DINOv2 without registers): bicubic by a factor that is 0.1 of a token too large,
-            without antialiasing; ``'size'`` (DINOv2 with registers): bicubic to the size, with antialiasing.
-
-    Returns:
-        (1, 1 + h w, D).
-    """
+    """Return position embeddings for a grid, as the original code of the family computes them."""
     if grid == native:
         return stored
     dtype = torch.promote_types(stored.dtype, torch.float32)
@@ -246,11 +235,7 @@ class ViT(nn.Module):
         self.cache = GridCache()
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Return the map (B, D, h, w) of normalised pictures (B, 3, H, W).
-
-        Raises:
-            ValueError: For pictures with a side shorter than the patch, or with other channels than three.
-        """
+        """Return the map (B, D, h, w) of normalised pictures (B, 3, H, W)."""
         return self.maps_of(pictures, [self.shape.depth - 1])[0]
 
     def maps_of(self, pictures: Tensor, blocks: Sequence[int]) -> list[Tensor]:

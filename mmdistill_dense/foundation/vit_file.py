@@ -23,16 +23,11 @@ QKV = r'attn\.qkv\b'
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way to name the entries.
+    """One way to name the entries."""
 
-    Attributes:
-        title: For the receipt and for messages.
-        sign: Pattern of entries that no other scheme has.
-        rules: Patterns and replacements for the names of an architecture, applied in their order.
-    """
-
-    title: str
-    sign: str
+    title: str  # for the receipt and for messages
+    sign: str  # pattern of entries that no other scheme has
+    # patterns and replacements for the names of an architecture, applied in their order
     rules: Callable[[Architecture], Rules]
 
 
@@ -133,12 +128,7 @@ SCHEMES = (
 
 
 def schemes_of(names: Iterable[str], gated_in_one: bool = False) -> list[Scheme]:
-    """Return the schemes whose signs are among the names; the original names where there is no sign of any.
-
-    Args:
-        names: The entries, without a common prefix.
-        gated_in_one: Whether ``mlp.fc1`` holds gate and value, which only timm's file of DINOv2's ViT-g does.
-    """
+    """Return the schemes whose signs are among the names; the original names where there is no sign of any."""
     listed = list(names)
     found = [scheme for scheme in SCHEMES if any(re.search(scheme.sign, name) for name in listed)]
     if gated_in_one:
@@ -196,37 +186,16 @@ _ROUNDING = 0.01
 
 @dataclass(frozen=True)
 class VitFile:
-    """The entries of a file.
+    """The entries of a file."""
 
-    Attributes:
-        state: Those of the network, without the common prefix.
-        prefix: That prefix, for messages and to name a branch.
-        ignored: Number of entries of heads, decoders and other branches.
-        unknown: Further entries that are no part of a vision transformer.
-    """
-
-    state: dict[str, Tensor]
-    prefix: str
-    ignored: int
-    unknown: list[str]
+    state: dict[str, Tensor]  # those of the network, without the common prefix
+    prefix: str  # that prefix, for messages and to name a branch
+    ignored: int  # number of entries of heads, decoders and other branches
+    unknown: list[str]  # further entries that are no part of a vision transformer
 
 
 def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], where: str) -> tuple[int, str]:
-    """Load a file's content with original, timm or transformers names.
-
-    Args:
-        network: The network.
-        content: What was read.
-        ignore: Prefixes of entries in the file that are not used.
-        where: The file and its config key, for errors.
-
-    Returns:
-        The number of ignored entries, and in words where the weights were found.
-
-    Raises:
-        ValueError: For a file without a vision transformer, of another model, or with an entry that is missing,
-            unknown, of another shape or type, or not finite; names the entries.
-    """
+    """Load a file's content with original, timm or transformers names."""
     top = next((one for one in _TOPS if isinstance(content.get(one), Mapping)), None)
     file = split(content if top is None else content[top], ignore, where)
     scheme = _scheme(file, network.shape, where)
@@ -246,11 +215,7 @@ def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], 
 
 
 def split(state: Mapping[str, Any], ignore: Collection[str], where: str) -> VitFile:
-    """Find the network among the entries of a file.
-
-    Raises:
-        ValueError: Where there is none.
-    """
+    """Find the network among the entries of a file."""
     tensors = {str(name).removeprefix('module.'): value for name, value in state.items() if isinstance(value, Tensor)}
     kept = {name: value for name, value in tensors.items() if not name.startswith(tuple(ignore))}
     prefixes = [match[1] for name in kept if (match := _STEM.fullmatch(name))]

@@ -15,25 +15,14 @@ _OTHER_HEADS = ('auxiliary_head', 'decode_head.kernel_update_head', 'roi_head.ma
 
 
 def check_student_classes(data: Sequence[str] | None, model: Mapping[str, Any]) -> None:
-    """Refuse a student with a head for other classes than the training set's; see the two checks below.
-
-    Args:
-        data: Class names of the training set; ``None`` if unknown.
-        model: The student's resolved model config.
-    """
+    """Refuse a student with a head for other classes than the training set's; see the two checks below."""
     check_num_classes(data, 'model.student', model)
     check_other_heads(data, 'model.student', model)
     check_class_weights('model.student', model)
 
 
 def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
-    """Refuse a network whose head does not predict as many classes as the training set has.
-
-    Args:
-        data: Class names of the training set; ``None`` if unknown.
-        key: The network's config key.
-        model: Its resolved model config.
-    """
+    """Refuse a network whose head does not predict as many classes as the training set has."""
     if data is None:
         return
     for head, count in _class_counts(model, _HEADS):
@@ -45,11 +34,6 @@ def check_other_heads(data: Sequence[str] | None, key: str, model: Mapping[str, 
     """Refuse an auxiliary or mask head with more classes than the data: it would train outputs that never occur.
 
     Fewer are left to the loss: some auxiliary heads have classes of their own, such as STDC's head for edges.
-
-    Args:
-        data: Class names of the training set; ``None`` if unknown.
-        key: The network's config key.
-        model: Its resolved model config.
     """
     if data is None:
         return
@@ -67,12 +51,7 @@ def _other_count(what: str, head: str, count: int, data: Sequence[str]) -> Value
 
 
 def check_class_weights(key: str, model: Mapping[str, Any]) -> None:
-    """Refuse a head whose loss weighs another number of classes; such weights stay when ``num_classes`` is changed.
-
-    Args:
-        key: The network's config key.
-        model: Its resolved model config.
-    """
+    """Refuse a head whose loss weighs another number of classes; such weights stay when ``num_classes`` is changed."""
     for head, count, losses in _losses(model):
         for place, loss in losses:
             weights = loss.get('class_weight')
@@ -96,12 +75,7 @@ def _losses(model: Mapping[str, Any]) -> Iterator[tuple[str, int, list[tuple[str
 
 
 def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
-    """Refuse a teacher that predicts, or was trained on, other classes than the data set's.
-
-    Args:
-        data: Class names of the training set; ``None`` if unknown.
-        teacher: A :class:`FrozenTeacher`; its checkpoint tells its classes if mmengine wrote it.
-    """
+    """Refuse a teacher that predicts, or was trained on, other classes than the data set's."""
     if data is None or teacher.option.allow_other_classes:
         return
     check_num_classes(data, teacher.key, teacher.config.model)

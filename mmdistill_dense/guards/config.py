@@ -121,10 +121,6 @@ def check_top_level_distillers(config: Config, written: Config | None = None) ->
     """Refuse a run in which ``--cfg-options`` changed only the top-level ``distillers``.
 
     Configs take the model's distillers from there while they are read, before ``--cfg-options`` apply.
-
-    Args:
-        config: The config of the run.
-        written: The config without overrides. Default: it is read from its file, if there is one.
     """
     if 'distillers' not in config:
         return
@@ -142,12 +138,7 @@ def check_top_level_distillers(config: Config, written: Config | None = None) ->
 
 
 def check_crop(dataset: Any, student: Mapping[str, Any]) -> None:
-    """Refuse a training crop that is smaller than the size to which the preprocessor pads.
-
-    Args:
-        dataset: Config of the training set, with its wrappers.
-        student: The student's resolved model config.
-    """
+    """Refuse a training crop that is smaller than the size to which the preprocessor pads."""
     size, crop = (student.get('data_preprocessor') or {}).get('size'), _last_crop(dataset)
     if size is None or crop is None:
         return
@@ -165,10 +156,6 @@ def batch_problem(config: Config, processes: int) -> str | None:
 
     The learning rate of a recipe is made for ``auto_scale_lr.base_batch_size`` pictures a step. On fewer GPUs the batch
     is smaller: nothing fails, but the result may be far below the published one.
-
-    Args:
-        config: The config of the run.
-        processes: The number of processes that train together.
     """
     scaling = config.get('auto_scale_lr') or {}
     base, one = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')

@@ -26,11 +26,7 @@ Places = Mapping[str, Sequence[Tensor]]
 
 
 def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the terms of a model's losses, scalars that sum to what mmengine back-propagates.
-
-    Args:
-        losses: What ``model.loss`` returns: tensors and lists of them; names without ``loss`` are ignored.
-    """
+    """Return the terms of a model's losses, scalars that sum to what mmengine back-propagates."""
     terms: dict[str, Tensor] = {}
     for name, value in losses.items():
         if 'loss' not in name:
@@ -49,12 +45,7 @@ def backbone_parameters(model: nn.Module) -> list[Tensor]:
 
 
 def flat_gradients(term: Tensor, places: Places) -> dict[str, Tensor]:
-    """Return the gradient of a term at each place as one vector; the graph is kept, and no ``.grad`` is touched.
-
-    Args:
-        term: A scalar; without a graph, its gradients are zero.
-        places: Tensors of the graph by name; a place without tensors gives one zero.
-    """
+    """Return the gradient of a term at each place as one vector; the graph is kept, and no ``.grad`` is touched."""
     inputs = [tensor for tensors in places.values() for tensor in tensors]
     found: Sequence[Tensor | None] = [None] * len(inputs)
     if term.requires_grad:
@@ -87,10 +78,6 @@ def choose_ratios(distillers: Mapping[str, Distiller], sgd: bool) -> list[str]:
     """Give the distillers with ``balance='auto'`` their ratio; return a line for the log for each.
 
     Only a run knows its optimizer, so this is done at its start, not when the model is built.
-
-    Args:
-        distillers: All distillers of the model by name.
-        sgd: Whether the student is trained by SGD.
     """
     open_ones = [(one, balancer) for one, balancer in balanced_of(distillers).values() if balancer.option.ratio == AUTO]
     for _, balancer in open_ones:
@@ -164,17 +151,11 @@ def _sum(terms: Losses, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Values and gradients of the task and of distillers, in this order.
+    """Values and gradients of the task and of distillers, in this order."""
 
-    Attributes:
-        values: Of the losses.
-        norms: Of the gradients.
-        products: Scalar products of the gradients of two distillers, by their numbers.
-    """
-
-    values: Sequence[float]
-    norms: Sequence[float]
-    products: Mapping[tuple[int, int], float]
+    values: Sequence[float]  # of the losses
+    norms: Sequence[float]  # of the gradients
+    products: Mapping[tuple[int, int], float]  # scalar products of the gradients of two distillers, by their numbers
 
 
 def _measure(terms: Sequence[Tensor], model: nn.Module, scale: float) -> _Measured:

@@ -27,35 +27,27 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Acceleration:
-    """Options of ``teacher.accelerate``; all of them leave the student's step as it is.
+    """Options of ``teacher.accelerate``; all of them leave the student's step as it is."""
 
-    Attributes:
-        fold_bn: Multiply each batch norm into the convolution before it, which saves one pass over the map. The
-            result differs by rounding only (1e-5 of the largest value in float32). Defaults to True.
-        channels_last: Keep weights and maps in channels-last order; the result differs by rounding only. The tapped
-            tensors have that order too. Whether it is faster depends on the device. Defaults to False.
-        dtype: ``'bfloat16'`` or ``'float16'`` runs convolutions and products in that type, the rest by autocast's rules
-            (3e-2 of the largest value in bfloat16); the taps are returned in the inputs' own. Defaults to the
-            surrounding autocast.
-        compile: ``torch.compile`` the largest parts that hold no tap inside; the first step takes long. The result
-            differs by rounding only. Defaults to False.
-        stream: Run the teacher beside the student on a second CUDA stream; the result is the same. Has no effect on a
-            CPU. Defaults to False.
-    """
-
+    # multiply each batch norm into the convolution before it, which saves one pass over the map. The result differs by
+    # rounding only (1e-5 of the largest value in float32). Defaults to True.
     fold_bn: bool = True
+    # keep weights and maps in channels-last order; the result differs by rounding only. The tapped tensors have that
+    # order too. Whether it is faster depends on the device. Defaults to False.
     channels_last: bool = False
+    # ``'bfloat16'`` or ``'float16'`` runs convolutions and products in that type, the rest by autocast's rules (3e-2 of
+    # the largest value in bfloat16); the taps are returned in the inputs' own. Defaults to the surrounding autocast.
     dtype: str | None = None
+    # ``torch.compile`` the largest parts that hold no tap inside; the first step takes long. The result differs by
+    # rounding only. Defaults to False.
     compile: bool = False
+    # run the teacher beside the student on a second CUDA stream; the result is the same. Has no effect on a CPU.
+    # Defaults to False.
     stream: bool = False
 
     @classmethod
     def parse(cls, option: Mapping[str, Any] | bool | None, key: str) -> Acceleration:
-        """Read the options; ``False`` switches everything off.
-
-        Raises:
-            TypeError, ValueError: For an unknown option or value; names the config key.
-        """
+        """Read the options; ``False`` switches everything off."""
         if option is False:
             return cls(fold_bn=False)
         known = [field.name for field in fields(cls)]
@@ -146,11 +138,6 @@ def foldable(network: nn.Module, taps: Sequence[Tap], found: list[Pair]) -> Iter
     In a pair, the convolution feeds this norm alone and the norm reads this convolution alone, in every call. So a
     convolution that several norms share is in no pair, nor is one whose output is tapped or used twice. A module that
     several others hold is in no pair either: folding would replace it in one of them alone.
-
-    Args:
-        network: The network.
-        taps: What will be recorded in it.
-        found: The list to append to.
     """
     watch = _Watch()
     handles = []

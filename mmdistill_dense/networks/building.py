@@ -58,12 +58,7 @@ def _check_pictures(network: nn.Module, config: ModelConfig) -> None:
 
 
 def copied(network: Module, shapes_alone: bool = False) -> Module:
-    """Return a deep copy of a network, also of one that holds computed tensors, which torch does not copy (CLRNet).
-
-    Args:
-        network: The network.
-        shapes_alone: Put the copy's parameters and buffers on the meta device; their numbers are not copied.
-    """
+    """Return a deep copy of a network, also of one that holds computed tensors, which torch does not copy (CLRNet)."""
     memo: dict[int, Any] = {
         id(value): value.detach().clone()
         for module in network.modules()
@@ -84,15 +79,7 @@ def _on_meta(value: Tensor) -> Tensor:
 
 @contextmanager
 def naming_weights(network: nn.Module, key: str) -> Iterator[None]:
-    """Name the config key in an error about pre-trained weights that cannot be read while the context is open.
-
-    Args:
-        network: Initialises itself in the context.
-        key: Its config key.
-
-    Raises:
-        FileNotFoundError, OSError: As raised in the context, with key and ways out.
-    """
+    """Name the config key in an error about pre-trained weights that cannot be read while the context is open."""
     try:
         yield
     except OSError as error:

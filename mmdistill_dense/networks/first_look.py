@@ -29,22 +29,15 @@ ROUNDING = 1e-6  # of the largest value of a map
 
 @dataclass(frozen=True)
 class Look:
-    """What a teacher saw and gave in one pass.
-
-    Attributes:
-        low, high: The smallest and the largest pixel, before the normalisation of the teacher's own preprocessor.
-        varies: Whether a channel of the pictures has different pixels; a constant batch tells nothing.
-        whole: Whether all pixels are whole numbers, as those of dark pictures are.
-        unit: The largest number in the mean and std of that preprocessor; 0 if it does not normalise.
-        flat: For each tap, whether its maps are the same at all positions of all pictures; without those that have
-            one place a picture.
-    """
+    """What a teacher saw and gave in one pass."""
 
     low: float
     high: float
-    varies: bool
-    whole: bool
-    unit: float
+    varies: bool  # whether a channel of the pictures has different pixels; a constant batch tells nothing
+    whole: bool  # whether all pixels are whole numbers, as those of dark pictures are
+    unit: float  # the largest number in the mean and std of that preprocessor; 0 if it does not normalise
+    # for each tap, whether its maps are the same at all positions of all pictures; without those that have one place a
+    # picture
     flat: Mapping[str, bool]
 
     @classmethod
@@ -69,13 +62,7 @@ class Look:
 
 
 def refuse_blind(key: str, looks: Sequence[Look], config: Mapping[str, Any]) -> None:
-    """Raise a ``ValueError`` for a teacher that sees or gives what cannot teach; all processes call it and stop alike.
-
-    Args:
-        key: The teacher's key in the config.
-        looks: Those of this process, one for each pass.
-        config: That of the run, whose training pipeline may hold the reason.
-    """
+    """Raise a ``ValueError`` for a teacher that sees or gives what cannot teach, in all processes alike."""
     steps = normalising((config.get('train_dataloader') or {}).get('dataset'))
     # Of caffe's normalisation, which only subtracts, the pixels do not show that it was done twice.
     shifted = any(np.any(step.get('mean') or 0) for step in steps)

@@ -30,11 +30,7 @@ class Inherit:
 
 
 def parse_inherit(option: Sequence[Sequence[str]] | None) -> list[Inherit]:
-    """Read the option ``model.inherit``.
-
-    Raises:
-        TypeError: Unless it is a list of pairs (or triples) of non-empty strings.
-    """
+    """Read the option ``model.inherit``."""
     entries = [] if option is None else option
     valid = isinstance(entries, (list, tuple)) and all(
         isinstance(entry, (list, tuple)) and len(entry) in (2, 3) and all(isinstance(x, str) and x for x in entry)
@@ -49,11 +45,7 @@ def parse_inherit(option: Sequence[Sequence[str]] | None) -> list[Inherit]:
 
 
 def with_teacher_names(entries: Sequence[Inherit], teachers: Collection[str]) -> list[Inherit]:
-    """Return the entries, each with the name of its teacher; an entry that names none gets the only teacher.
-
-    Raises:
-        ValueError: For an entry without a name where there are several teachers, or with an unknown name.
-    """
+    """Return the entries, each with the name of its teacher; an entry that names none gets the only teacher."""
     only = next(iter(teachers)) if len(teachers) == 1 else None
     named = [replace(entry, teacher=only) if entry.teacher is None else entry for entry in entries]
     for entry in named:
@@ -66,12 +58,7 @@ def with_teacher_names(entries: Sequence[Inherit], teachers: Collection[str]) ->
 
 
 def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Mapping[str, FrozenTeacher]) -> None:
-    """Copy the entries' tensors from the loaded teachers into the student.
-
-    Raises:
-        ValueError: For a teacher without weights from a file, a prefix that matches nothing, or tensors that are
-            missing on one side or differ in shape; the message lists them.
-    """
+    """Copy the entries' tensors from the loaded teachers into the student."""
     own = student.state_dict()
     for entry in entries:
         teacher = teachers[str(entry.teacher)]

@@ -166,11 +166,7 @@ class InputGrid:
         return replace(self, divisor=divisor)
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        """Return (B, C, H', W') for (B, C, H, W).
-
-        Raises:
-            ValueError: Where fewer than four cells are left.
-        """
+        """Return (B, C, H', W') for (B, C, H, W)."""
         if self.fit == 'pad':
             height, width = (-side % self.divisor for side in pictures.shape[2:])
             return F.pad(pictures, (0, width, 0, height))

@@ -199,9 +199,6 @@ class FrozenTeacher:
 
         For a list of views, the tensors of the first view come first. A network that draws random numbers (SegNeXt)
         draws them from streams of its own, which begin at ``seed``.
-
-        Raises:
-            TypeError: For other inputs.
         """
         recorded = self.begin(inputs, seed)
         self.join(recorded)

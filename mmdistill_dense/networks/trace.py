@@ -34,36 +34,20 @@ SINGLE = 'teacher'  # the name of the teacher where there is one only
 
 @dataclass(frozen=True)
 class TeacherOption:
-    """The option ``model.teacher`` or ``model.teacher.<name>``, its network resolved.
+    """The option ``model.teacher`` or ``model.teacher.<name>``, its network resolved."""
 
-    Attributes:
-        key: The config key, for errors.
-        name: The teacher's name among several.
-        config: The network.
-        checkpoint: A file, an address, ``'auto'`` or None.
-        allow_random: Permit training without a checkpoint.
-        allow_other_classes: Permit a teacher that was trained on other classes than the data set's.
-        acceleration: How its forward pass is made cheaper.
-        grid: The size at which it sees the pictures; None: the student's.
-    """
-
-    key: str
-    name: str
-    config: ModelConfig
-    checkpoint: str | None = None
-    allow_random: bool = False
-    allow_other_classes: bool = False
-    acceleration: Acceleration = field(default_factory=Acceleration)
-    grid: InputGrid | None = None
+    key: str  # the config key, for errors
+    name: str  # the teacher's name among several
+    config: ModelConfig  # the network
+    checkpoint: str | None = None  # A file, an address, ``'auto'`` or None
+    allow_random: bool = False  # permit training without a checkpoint
+    allow_other_classes: bool = False  # permit a teacher that was trained on other classes than the data set's
+    acceleration: Acceleration = field(default_factory=Acceleration)  # how its forward pass is made cheaper
+    grid: InputGrid | None = None  # the size at which it sees the pictures; None: the student's
 
     @classmethod
     def parse(cls, option: Mapping[str, Any], key: str = 'model.teacher', name: str = SINGLE) -> TeacherOption:
-        """Read the option.
-
-        Raises:
-            KeyError, FileNotFoundError: As :func:`mmdistill_dense.config.resolve.load_model`.
-            TypeError, ValueError: For a wrong ``accelerate``, ``scale`` or ``fit``.
-        """
+        """Read the option."""
         network = {name: value for name, value in option.items() if name not in TEACHER_OPTIONS}
         return cls(
             key,
@@ -77,11 +61,7 @@ class TeacherOption:
         )
 
     def build(self) -> Network:
-        """Return a new network on the current default device, in eval mode and without pre-trained weights.
-
-        Raises:
-            ValueError: For ``fit='pad'`` without a size that pads.
-        """
+        """Return a new network on the current default device, in eval mode and without pre-trained weights."""
         with fork_rng():
             network = build_network(_accepted(self.config), pretrained=False)
         network.eval()  # not chained: mmseg's backbones return nothing from it
@@ -123,26 +103,17 @@ def _divisor(network: nn.Module, config: ModelConfig) -> int:
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """How a teacher runs: what the distillers need of it, and how little of the network is enough for that.
+    """How a teacher runs: what the distillers need of it, and how little of the network is enough for that."""
 
-    Attributes:
-        taps: What is recorded.
-        stop_after: The pass ends after so many recorded calls; None runs the whole network.
-        parts: The children whose weights the file must hold; None means all of them.
-        heads: The heads that run on the features; None lets each pass find out.
-        modes: Paths of the modules that run in training mode, see :mod:`mmdistill_dense.networks.modes`.
-        overwritten: The taps whose tensors a later operation writes to.
-        foldable: Names of each (convolution, batch norm) that can be folded.
-        renormalise: Turns the student's normalised pixels into the teacher's; None where they are the same.
-    """
-
-    taps: Sequence[Tap] = ()
-    stop_after: int | None = None
-    parts: Collection[str] | None = None
-    heads: Sequence[str] | None = None
+    taps: Sequence[Tap] = ()  # what is recorded
+    stop_after: int | None = None  # the pass ends after so many recorded calls; None runs the whole network
+    parts: Collection[str] | None = None  # the children whose weights the file must hold; None means all of them
+    heads: Sequence[str] | None = None  # the heads that run on the features; None lets each pass find out
+    # paths of the modules that run in training mode, see :mod:`mmdistill_dense.networks.modes`
     modes: Sequence[str] = ()
-    overwritten: Collection[str] = ()
-    foldable: Sequence[Pair] = ()
+    overwritten: Collection[str] = ()  # the taps whose tensors a later operation writes to
+    foldable: Sequence[Pair] = ()  # names of each (convolution, batch norm) that can be folded
+    # turns the student's normalised pixels into the teacher's; None where they are the same
     renormalise: Callable[[Tensor], Tensor] | None = None
 
 
@@ -190,29 +161,18 @@ def _fits(
 
 @dataclass(frozen=True)
 class Traced:
-    """What one pass through a network tells.
+    """What one pass through a network tells."""
 
-    Attributes:
-        shapes: The shapes of each tap's tensors, for one picture.
-        calls: The number of recorded calls.
-        parts: The children that ran before the last recorded call.
-        heads: Paths of the heads that ran on the features.
-        modes: Paths of the modules that ran in training mode, see :mod:`mmdistill_dense.networks.modes`.
-        overwritten: The taps whose tensors a later operation writes to.
-        foldable: Names of each (convolution, batch norm) of a teacher that can be folded.
-        preprocessor: The normalisation that a teacher sees; None where nothing says it.
-        features_alone: Whether a teacher has neither class scores nor boxes.
-    """
-
-    shapes: Shapes = field(default_factory=dict)
-    calls: int = 0
-    parts: Collection[str] = ()
-    heads: Sequence[str] = ()
+    shapes: Shapes = field(default_factory=dict)  # the shapes of each tap's tensors, for one picture
+    calls: int = 0  # the number of recorded calls
+    parts: Collection[str] = ()  # the children that ran before the last recorded call
+    heads: Sequence[str] = ()  # paths of the heads that ran on the features
+    # paths of the modules that ran in training mode, see :mod:`mmdistill_dense.networks.modes`
     modes: Sequence[str] = ()
-    overwritten: Collection[str] = ()
-    foldable: Sequence[Pair] = ()
-    preprocessor: Mapping[str, Any] | None = None
-    features_alone: bool = False
+    overwritten: Collection[str] = ()  # the taps whose tensors a later operation writes to
+    foldable: Sequence[Pair] = ()  # names of each (convolution, batch norm) of a teacher that can be folded
+    preprocessor: Mapping[str, Any] | None = None  # the normalisation that a teacher sees; None where nothing says it
+    features_alone: bool = False  # whether a teacher has neither class scores nor boxes
 
     def plan(
         self,
@@ -220,13 +180,7 @@ class Traced:
         required: Iterable[Collection[str] | None] = (),
         renormalise: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> TeacherPlan:
-        """Return the plan of a teacher.
-
-        Args:
-            taps: The taps of this trace.
-            required: Further children that the file must hold; None among them means the whole network.
-            renormalise: See :class:`TeacherPlan`.
-        """
+        """Return the plan of a teacher."""
         further = list(required)
         whole = any(names is None for names in further)
         parts = None if whole else set(self.parts).union(*(names for names in further if names is not None))
@@ -246,23 +200,12 @@ def trace_pair(
     The pass runs on the meta device, where it costs no arithmetic. Networks that cannot run there (some transformers,
     deformable convolutions) are traced on the CPU, at no more than 256 pixels a side unless they need the training
     size, or on the GPU where the CPU lacks one of their operations. No global random stream changes.
-
-    Args:
-        student: The built student.
-        student_taps: Its taps.
-        teachers: By name, each with its taps.
-        size: Height and width of the training crop; ``None`` means 512 x 512.
     """
     return on_a_device(lambda size, device: _trace_all(student, student_taps, teachers, size, device), size)
 
 
 def on_a_device(run: Callable[[tuple[int, int], str], Result], size: tuple[int, int] | None) -> Result:
-    """Return ``run(size, device)`` on the meta device, or where that fails on the CPU or the GPU.
-
-    Args:
-        run: Runs networks on one picture of the given height and width.
-        size: Height and width; ``None`` means 512 x 512. The CPU tries no more than 256 pixels a side first.
-    """
+    """Return ``run(size, device)`` on the meta device, or where that fails on the CPU or the GPU."""
     whole = size or DEFAULT_SIZE
     try:
         return run(whole, 'meta')

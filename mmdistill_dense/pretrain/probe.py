@@ -47,9 +47,6 @@ class DenseProbe:
         images: Images of each set, evenly spaced. Defaults to 100.
         tap: Tap that is probed in the student. Defaults to the last map of the backbone.
         neighbours: Of ``'knn'``.
-
-    Raises:
-        ValueError: For an option out of range; on use for a data set without classes or labels.
     """
 
     def __init__(
@@ -136,14 +133,7 @@ class DenseProbe:
 
 
 def cell_labels(label: Tensor, image: torch.Size, padded: torch.Size, grid: torch.Size) -> Tensor:
-    """Return the flat labels at the centres of a feature map's cells, 255 outside of the image.
-
-    Args:
-        label: (H, W) labels of the image, at any resolution.
-        image: Height and width of the image.
-        padded: The same of the batch that the network saw, padded right and below.
-        grid: The same of the feature map.
-    """
+    """Return the flat labels at the centres of a feature map's cells, 255 outside of the image."""
     places = []
     for size, whole, cells, length in zip(image, padded, grid, label.shape, strict=True):
         centres = (torch.arange(cells, dtype=torch.float64) + 0.5) * whole / cells

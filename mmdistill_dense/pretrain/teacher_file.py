@@ -34,21 +34,7 @@ def read_teacher(
     ignore: Collection[str] = (),
     key: str = 'checkpoint',
 ) -> TeacherFile:
-    """Read a self-supervised checkpoint and split it into backbone and head.
-
-    Args:
-        path: The file. It may hold an ``argparse.Namespace`` beside tensors and plain values, as DINO's does.
-        layout: A name of :data:`LAYOUTS`, ``'backbone'`` (bare names, or ``backbone.*`` of any network; only with
-            ``head=False``), or ``'auto'``.
-        branch: ``'momentum'``, or ``'online'`` for the branch that was trained by gradient.
-        head: Whether the head is wanted; without it, its entries are ignored.
-        ignore: Prefixes of further entries to ignore.
-        key: The config key to name in errors.
-
-    Raises:
-        ValueError: For a file that fits no layout or several, has no head, an incomplete one or entries unknown to its
-            layout, or is supervised; the message says which.
-    """
+    """Read a self-supervised checkpoint and split it into backbone and head."""
     content = read_checkpoint(path)
     where = f'{key}={str(path)!r}'
     name = _detect(content, where, head) if layout == 'auto' else layout

@@ -45,17 +45,11 @@ TRIED = 8  # pictures, if the first ones are damaged
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures without labels.
+    """Pictures without labels."""
 
-    Attributes:
-        dataset: With their pipeline.
-        labelled: How many labelled pictures were taken out.
-        left_out: Types of the steps of the labelled pipeline that do not work without labels.
-    """
-
-    dataset: UnlabeledImages
-    labelled: int
-    left_out: Sequence[str]
+    dataset: UnlabeledImages  # with their pipeline
+    labelled: int  # how many labelled pictures were taken out
+    left_out: Sequence[str]  # types of the steps of the labelled pipeline that do not work without labels
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same when a run is resumed: the number of pictures, and a hash of their names."""
@@ -70,16 +64,6 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     """List the pictures, take the labelled ones out, refuse those of validation and test, and make the pipeline.
 
     A file that is listed twice, also by a link, counts once.
-
-    Args:
-        option: The options.
-        config: The config of the run, with its loaders.
-        labelled: The training set.
-
-    Raises:
-        FileNotFoundError: If there is no picture.
-        ValueError: If all are labelled ones, if some are validation's or test's or label images, or if the labelled
-            pipeline does not work without labels; for a runner that was built without a config.
     """
     if 'train_dataloader' not in config:
         raise ValueError(
@@ -151,11 +135,7 @@ def _comparable(paths: list[str], name: str) -> list[str]:
 
 
 def _refuse_tested(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]]) -> None:
-    """Refuse pictures of validation or test: a model that has seen them cannot be tested on them.
-
-    Raises:
-        ValueError: Names three of them.
-    """
+    """Refuse pictures of validation or test: a model that has seen them cannot be tested on them."""
     for name, tested in by_loader.items():
         if same := same_pictures(paths, tested):
             pairs = [path if path == other else f'{path} (= {other})' for path, other in same.items()]
@@ -167,11 +147,7 @@ def _refuse_tested(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]])
 
 
 def _refuse_labels(paths: Sequence[str], by_loader: Mapping[str, Sequence[str]]) -> None:
-    """Refuse label images, which a folder of pictures and labels has beside the pictures.
-
-    Raises:
-        ValueError: Names three of them.
-    """
+    """Refuse label images, which a folder of pictures and labels has beside the pictures."""
     for name, images in by_loader.items():
         labels = {os.path.realpath(path) for path in images}
         if found := [path for path in paths if os.path.realpath(path) in labels]:
@@ -296,13 +272,7 @@ class UnlabelledStream(Hook):
         self.draw(runner, runner.iter)
 
     def draw(self, runner: Runner, iteration: int, ahead: int = 0) -> None:
-        """Draw pictures for the model's next step, if a distiller compares them.
-
-        Args:
-            runner: The runner.
-            iteration: Of that step.
-            ahead: Take the pictures of as many steps later, for a measurement that stays at one iteration.
-        """
+        """Draw pictures for the model's next step, if a distiller compares them."""
         if self._second is None or self._batches is None:
             return
         distillers = distillers_of(unwrap(runner.model))

@@ -15,14 +15,7 @@ import torch
 
 
 def write_whole(path: Path, content: bytes, alone: bool = False) -> None:
-    """Write a file and make its folders; a reader sees the old content or the new one.
-
-    Args:
-        path: The file.
-        content: Its new content.
-        alone: No other process writes this file. What a kill leaves behind then has a fixed name, so that the next
-            write replaces it.
-    """
+    """Write a file and make its folders; a reader sees the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f'{path.name}.tmp' if alone else f'.{path.name}.{os.getpid()}')
     try:
@@ -35,12 +28,7 @@ def write_whole(path: Path, content: bytes, alone: bool = False) -> None:
 
 
 def check_writable(path: Path, key: str) -> None:
-    """Refuse a file that :func:`write_whole` cannot write, before long work. Makes no folder.
-
-    Args:
-        path: The file.
-        key: How a reader gives it, for the error.
-    """
+    """Refuse a file that :func:`write_whole` cannot write, before long work. Makes no folder."""
     if path.is_dir():
         raise ValueError(f'{key}={str(path)!r} is a folder: name a file in it')
     place = next(folder for folder in path.absolute().parents if os.path.lexists(folder))

@@ -20,11 +20,6 @@ def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     """Lock a folder for this process while the context is open.
 
     It is a POSIX lock, which workers that the process forks do not inherit: it ends with the process.
-
-    Args:
-        folder: The folder; it is made if it is missing.
-        what: What runs in it, for the error.
-        patience: Seconds to wait for another process to end.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / '.lock', 'a+', encoding='utf-8') as file:

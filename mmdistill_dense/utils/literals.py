@@ -34,13 +34,7 @@ def assignments(values: Mapping[str, Any]) -> str:
 
 
 def literal(value: Any, indent: str = '', taken: int = 0) -> str:
-    """Return a value as source: in one line if it fits, else with a line for each member.
-
-    Args:
-        value: Mappings, sequences, numbers, text, ``None``, classes, :class:`Source` or :class:`Template`.
-        indent: The indent of the line in which the value begins.
-        taken: Characters before the value in that line, behind the indent.
-    """
+    """Return a value as source: in one line if it fits, else with a line for each member."""
     one = _inline(value)
     if len(indent) + taken + len(one) + 1 <= WIDTH or not isinstance(value, (Mapping, list, tuple)) or not value:
         return one

@@ -57,11 +57,7 @@ EVERY = 8.0  # seconds
 
 @contextmanager
 def alive(what: str) -> Iterator[None]:
-    """Write a line to standard error every few seconds while the context is open.
-
-    Args:
-        what: What is done, for the line: ``exporting``.
-    """
+    """Write a line to standard error every few seconds while the context is open."""
     ended, began, screen = threading.Event(), time.monotonic(), sys.stderr  # others may redirect it later
 
     def beat() -> None:

@@ -50,7 +50,8 @@ def seed_everything(seed: int) -> None:
 
 class WorkerSeed:
     """A ``worker_init_fn`` that seeds a loader's worker from (seed, rank, worker, epoch); picklable for spawned
-    workers."""
+    workers.
+    """
 
     def __init__(self, seed: int, rank: int, epoch: int) -> None:
         self.place = (seed, rank, epoch)

@@ -90,16 +90,11 @@ Samples = Sequence[Sample]
 
 
 class Network(nn.Module):
-    """A network of mmseg or mmdet: mmengine's ``BaseModel``.
+    """A network of mmseg or mmdet: mmengine's ``BaseModel``."""
 
-    Attributes:
-        data_preprocessor: Turns what a data loader gives into a batch: ``(data, training) -> dict(inputs=…,
-            data_samples=…)``.
-        input_grid: Of a teacher with the option ``scale`` or ``fit``: resizes its pictures.
-    """
-
+    # turns what a data loader gives into a batch: ``(data, training) -> dict(inputs=…, data_samples=…)``
     data_preprocessor: Callable[..., dict[str, Any]]
-    input_grid: Any
+    input_grid: Any  # of a teacher with the option ``scale`` or ``fit``: resizes its pictures
 
     def init_weights(self) -> None:
         """Initialise by ``init_cfg``."""

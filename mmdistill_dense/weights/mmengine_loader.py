@@ -28,12 +28,7 @@ _KEY = 'checkpoint'
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """Read a local file.
-
-    Raises:
-        FileNotFoundError: When it does not exist.
-        ValueError: As :func:`mmdistill_dense.weights.safe_load.read_values`.
-    """
+    """Read a local file."""
     path = Path(filename).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'{filename} can not be found (working folder {Path.cwd()}).')
@@ -41,12 +36,7 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 
 def load_from_http(filename: str, map_location: Any = None) -> Any:
-    """Read the file at an address; the first process downloads it into torch's cache.
-
-    Raises:
-        ValueError: When the content does not have the promised SHA-256, or holds code.
-        OSError: When the download fails.
-    """
+    """Read the file at an address; the first process downloads it into torch's cache."""
     folder = Path(torch.hub.get_dir(), 'checkpoints')
     if get_rank() == 0:
         try:
@@ -67,12 +57,6 @@ def address_of(filename: str) -> str:
 
     Most detectors of mmdet start from such a name. The mm* packages do not install torchvision, so mmengine's own list
     of its names is enough; only the newer names (``resnet50.imagenet1k_v2``) need torchvision itself.
-
-    Args:
-        filename: ``torchvision://resnet18``, ``open-mmlab://resnet18_v1c``, ``mmcls://resnet50`` or another.
-
-    Raises:
-        KeyError: For a name that is not published.
     """
     scheme, marker, name = filename.partition('://')
     if not marker or scheme not in _LISTS:

@@ -117,18 +117,6 @@ def read_values(file: str | Path | IO[bytes], name: str | None = None, map_locat
     """Read any file that ``torch.save`` or safetensors wrote.
 
     ``torch.serialization.add_safe_globals`` allows a further class that holds nothing but values.
-
-    Args:
-        file: A path, or an open file.
-        name: The file's name for errors. Default: its path.
-        map_location: As in ``torch.load``.
-
-    Returns:
-        The content; for a ``.safetensors`` file, or an index of several, ``{'state_dict': …, 'meta': …}``.
-
-    Raises:
-        ValueError: When the file is damaged, of another kind, or could run code; says which.
-        OSError: When it cannot be opened.
     """
     name = name or (str(file) if isinstance(file, (str, Path)) else 'the file')
     try:
@@ -228,11 +216,7 @@ def _read_safetensors(file: Any, map_location: Any) -> dict[str, Any]:
 
 
 def part_files(index: Path) -> dict[str, list[str]]:
-    """Return the tensors of each file that an index lists, by the file's name.
-
-    Raises:
-        ValueError: If it lists none, or files that do not lie beside it.
-    """
+    """Return the tensors of each file that an index lists, by the file's name."""
     listed = json.loads(index.read_text(encoding='utf-8')).get('weight_map')
     if not isinstance(listed, dict) or not listed:
         raise ValueError('it has no weight_map')
@@ -269,15 +253,7 @@ def _refusal(name: str, error: Exception) -> ValueError:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint: a dictionary of tensors and plain values, or a runner's file with its history.
-
-    Args:
-        path: A file of ``torch.save`` or ``.safetensors``, or the ``….safetensors.index.json`` of several.
-
-    Raises:
-        ValueError: As :func:`read_values`, and when the file does not hold a dictionary.
-        OSError: When it cannot be opened.
-    """
+    """Read a checkpoint: a dictionary of tensors and plain values, or a runner's file with its history."""
     content = read_values(path)
     if not isinstance(content, dict):
         raise ValueError(f'{str(path)!r} holds a {type(content).__name__}, not a dictionary of weights.')

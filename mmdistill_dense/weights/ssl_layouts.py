@@ -11,38 +11,24 @@ BRANCHES = ('momentum', 'online')
 
 @dataclass(frozen=True)
 class Layout:
-    """One family of checkpoints. Prefixes are without the ``module.`` that DDP puts before all names of a file.
+    """One family of checkpoints. Prefixes are without the ``module.`` that DDP puts before all names of a file."""
 
-    Args:
-        backbone: Prefix of the backbone's entries in the branch that the method keeps (the momentum branch).
-        head: Prefix of that branch's head.
-        online: Both prefixes of the branch that is trained by gradient, if the file has it.
-        forms: The known heads, as :func:`~mmdistill_dense.pretrain.ssl_teacher.blank_entries` writes them; empty
-            where the head depends on the run.
-        widths: Usual widths from the backbone's channels to the head's output, which the trace needs.
-        top: Key of the file that holds the weights, or ``None``.
-        online_top: The same for the online branch, where it differs.
-        signs: Prefixes by which a file is recognised. Default to ``head``.
-        forbids: Prefixes that only other families with the same signs have.
-        ignored: Prefixes of entries that are not used here.
-        activation: The head's activation.
-        children: The backbone's entries are numbered as the children of torchvision's ResNet.
-        std: Standard deviation of the input, in RGB; the mean is the same for all.
-    """
-
-    backbone: str
-    head: str
-    online: tuple[str, str] | None = None
+    backbone: str  # prefix of the backbone's entries in the branch that the method keeps (the momentum branch)
+    head: str  # prefix of that branch's head
+    online: tuple[str, str] | None = None  # both prefixes of the branch that is trained by gradient, if the file has it
+    # the known heads, as :func:`~mmdistill_dense.pretrain.ssl_teacher.blank_entries` writes them; empty where the head
+    # depends on the run
     forms: tuple[str, ...] = ()
+    # usual widths from the backbone's channels to the head's output, which the trace needs
     widths: tuple[int, ...] | None = None
-    top: str | None = 'state_dict'
-    online_top: str | None = None
-    signs: tuple[str, ...] = ()
-    forbids: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    activation: str = 'relu'
-    children: bool = False
-    std: tuple[float, ...] = IMAGENET_STD
+    top: str | None = 'state_dict'  # key of the file that holds the weights, or ``None``
+    online_top: str | None = None  # the same for the online branch, where it differs
+    signs: tuple[str, ...] = ()  # prefixes by which a file is recognised. Default to ``head``.
+    forbids: tuple[str, ...] = ()  # prefixes that only other families with the same signs have
+    ignored: tuple[str, ...] = ()  # prefixes of entries that are not used here
+    activation: str = 'relu'  # the head's activation
+    children: bool = False  # the backbone's entries are numbered as the children of torchvision's ResNet
+    std: tuple[float, ...] = IMAGENET_STD  # standard deviation of the input, in RGB; the mean is the same for all
 
     @property
     def hidden(self) -> int | None:

@@ -27,14 +27,7 @@ EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --stric
 
 
 def main_check(argv: Sequence[str] | None = None) -> int:
-    """Check what a config would train, and say what is wrong with it.
-
-    Args:
-        argv: The command line without the program's name. Default: that of this process.
-
-    Returns:
-        The exit code.
-    """
+    """Check what a config would train, and say what is wrong with it."""
     args = _check_parser().parse_args(argv)
     console = _console()
     size = tuple(args.size) if args.size else None
@@ -71,14 +64,7 @@ def _check_parser() -> argparse.ArgumentParser:
 
 
 def main_list_taps(argv: Sequence[str] | None = None) -> int:
-    """List the modules of a config's networks with their output shapes.
-
-    Args:
-        argv: The command line without the program's name. Default: that of this process.
-
-    Returns:
-        The exit code: 0, or 2 if a network cannot be built.
-    """
+    """List the modules of a config's networks with their output shapes."""
     from mmdistill_dense.apps.check.tap_list import AutoTaps, list_taps, networks_of, tree
 
     parser = _parser('List the modules that can be tapped, with their output shapes', 'Exit code: 0, 2 for an error.')

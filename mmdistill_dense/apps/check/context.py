@@ -23,20 +23,14 @@ LEVELS = (ERROR, WARNING, NOTE)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check found.
+    """One thing that a check found."""
 
-    Attributes:
-        level: ``'error'`` (training would fail or be worthless), ``'warning'`` (it would run, probably not as meant) or
-            ``'note'``.
-        check: Name of the check.
-        message: What was found, with the config keys.
-        advice: What to do, if the message does not say it.
-    """
-
+    # ``'error'`` (training would fail or be worthless), ``'warning'`` (it would run, probably not as meant) or
+    # ``'note'``
     level: str
-    check: str
-    message: str
-    advice: str = ''
+    check: str  # name of the check
+    message: str  # what was found, with the config keys
+    advice: str = ''  # what to do, if the message does not say it
 
 
 Findings = Iterator[Finding]
@@ -85,28 +79,18 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Options:
-    """How a config is checked.
+    """How a config is checked."""
 
-    Attributes:
-        weights: Load the teachers and the weights that the student starts from. Without, all are random and the losses
-            mean nothing.
-        device: ``'cpu'`` or ``'cuda'``.
-        batch: Pictures of the step. ``None``: the config's for one process.
-        size: Height and width of generated pictures, in place of the data set's.
-        val: Number of validation pictures that the teacher is tested on; 0 skips the test.
-        cost: Measure time and memory of a step, with and without distillation.
-        processes: Number of processes that will train together, for the batch size.
-        command: Whether a user gave the command ``check``, so that advice may name its options.
-    """
-
+    # load the teachers and the weights that the student starts from. Without, all are random and the losses mean
+    # nothing.
     weights: bool = True
-    device: str = 'cpu'
-    batch: int | None = None
-    size: Size | None = None
-    val: int = 4
-    cost: bool = True
-    processes: int = 1
-    command: bool = True
+    device: str = 'cpu'  # ``'cpu'`` or ``'cuda'``
+    batch: int | None = None  # pictures of the step. ``None``: the config's for one process.
+    size: Size | None = None  # height and width of generated pictures, in place of the data set's
+    val: int = 4  # number of validation pictures that the teacher is tested on; 0 skips the test
+    cost: bool = True  # measure time and memory of a step, with and without distillation
+    processes: int = 1  # number of processes that will train together, for the batch size
+    command: bool = True  # whether a user gave the command ``check``, so that advice may name its options
 
 
 @dataclass
@@ -129,19 +113,12 @@ class TeacherFacts:
 
 @dataclass
 class InitialWeights:
-    """A file that a part of the student starts from.
+    """A file that a part of the student starts from."""
 
-    Attributes:
-        part: Its name; empty for the whole student.
-        file: The file, or the address or name that stands for it.
-        fitting: How many tensors of the part it has; ``None`` if it is no local file.
-        total: How many the part has.
-    """
-
-    part: str
-    file: str
-    fitting: int | None = None
-    total: int | None = None
+    part: str  # its name; empty for the whole student
+    file: str  # the file, or the address or name that stands for it
+    fitting: int | None = None  # how many tensors of the part it has; ``None`` if it is no local file
+    total: int | None = None  # how many the part has
 
     def told(self, between: str) -> str:
         """Return part and file, and the numbers of tensors after ``between``."""
@@ -182,80 +159,53 @@ class Confidence:
 
 @dataclass
 class UnlabelledFacts:
-    """What was found out about the pictures without labels.
+    """What was found out about the pictures without labels."""
 
-    Attributes:
-        pictures: Their number.
-        labelled: How many labelled ones were taken out.
-        left_out: Steps of the labelled pipeline that do not work without labels.
-        step: Pictures of a step.
-        alike: Pairs that look the same: a picture, and one of validation or test.
-        confidence: Of each teacher that is loaded whole and predicts classes.
-        pseudo: The part of the pixels, or of a detector's pictures, that the teacher labels; ``None`` if it was not
-            asked to.
-    """
-
-    pictures: int
-    labelled: int
-    left_out: Sequence[str]
-    step: int
+    pictures: int  # their number
+    labelled: int  # how many labelled ones were taken out
+    left_out: Sequence[str]  # steps of the labelled pipeline that do not work without labels
+    step: int  # pictures of a step
+    # pairs that look the same: a picture, and one of validation or test
     alike: list[tuple[str, str]] = field(default_factory=list)
+    # of each teacher that is loaded whole and predicts classes
     confidence: list[Confidence] = field(default_factory=list)
+    # the part of the pixels, or of a detector's pictures, that the teacher labels; ``None`` if it was not asked to
     pseudo: float | None = None
 
 
 @dataclass
 class Subject:
-    """A config under check. Facts that are not known yet, or do not apply, are ``None`` or empty.
+    """A config under check. Facts that are not known yet, or do not apply, are ``None`` or empty."""
 
-    Attributes:
-        config: As it was read.
-        options: How it is checked.
-        network: The student's resolved model config.
-        data_classes: Class names of the training set.
-        pictures: Length of the training set; ``None`` if it was not read.
-        data_problem: Why the training set was not read.
-        validation_problem: Why a picture of the validation set cannot be read.
-        tested: A picture of the validation set, after its pipeline.
-        batch: A batch as the loader gives it.
-        batch_shape: Of the inputs as the student sees them; several views are a list.
-        model: The built model.
-        started: Of ``load_from``: how many tensors fit, and how many the student has.
-        untaught: How the step differs from training, by distiller, e.g. tokens that are not learned yet.
-        iteration: Iteration of the run at which the losses are computed.
-        gaps: See :func:`~mmdistill_dense.apps.check.tap_watch.pair_gaps`.
-        idle: Distillers that compare nothing in the first step of a run, where their queues are empty.
-        flat: Teacher taps that are the same at all positions.
-        unlabelled: See :class:`UnlabelledFacts`.
-        asked: Pictures without and with labels on which the teachers are asked.
-        cost: As :func:`mmdistill_dense.apps.check.facts.measure_cost`.
-    """
-
-    config: Config
-    options: Options
-    network: ConfigDict = None
-    data_classes: Sequence[str] | None = None
-    pictures: int | None = None
-    data_problem: str = ''
-    validation_problem: str = ''
-    tested: dict[str, Any] | None = None
-    batch: Mapping[str, Any] | None = None
+    config: Config  # as it was read
+    options: Options  # how it is checked
+    network: ConfigDict = None  # the student's resolved model config
+    data_classes: Sequence[str] | None = None  # class names of the training set
+    pictures: int | None = None  # length of the training set; ``None`` if it was not read
+    data_problem: str = ''  # why the training set was not read
+    validation_problem: str = ''  # why a picture of the validation set cannot be read
+    tested: dict[str, Any] | None = None  # A picture of the validation set, after its pipeline
+    batch: Mapping[str, Any] | None = None  # A batch as the loader gives it
+    # of the inputs as the student sees them; several views are a list
     batch_shape: list[list[int]] = field(default_factory=list)
-    model: Any = None
+    model: Any = None  # the built model
     student: StudentFacts | None = None
     teachers: list[TeacherFacts] = field(default_factory=list)
-    started: tuple[int, int] | None = None
+    started: tuple[int, int] | None = None  # of ``load_from``: how many tensors fit, and how many the student has
+    # how the step differs from training, by distiller, e.g. tokens that are not learned yet.
     untaught: dict[str, str] = field(default_factory=dict)
-    iteration: int = 0
+    iteration: int = 0  # iteration of the run at which the losses are computed
     taps: list[TapRow] = field(default_factory=list)
     adapters: list[Adapter] = field(default_factory=list)
-    gaps: dict[str, float] = field(default_factory=dict)
+    gaps: dict[str, float] = field(default_factory=dict)  # see :func:`~mmdistill_dense.apps.check.tap_watch.pair_gaps`
+    # distillers that compare nothing in the first step of a run, where their queues are empty
     idle: list[str] = field(default_factory=list)
-    flat: list[str] = field(default_factory=list)
+    flat: list[str] = field(default_factory=list)  # teacher taps that are the same at all positions
     terms: list[Term] = field(default_factory=list)
-    unlabelled: UnlabelledFacts | None = None
+    unlabelled: UnlabelledFacts | None = None  # see :class:`UnlabelledFacts`
+    # pictures without and with labels on which the teachers are asked
     asked: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
-    cost: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)  # as :func:`mmdistill_dense.apps.check.facts.measure_cost`
 
     @property
     def batch_size(self) -> int:

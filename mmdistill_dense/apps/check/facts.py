@@ -135,16 +135,7 @@ def shapes_of(inputs: torch.Tensor | Sequence[torch.Tensor]) -> list[list[int]]:
 
 @torch.no_grad()
 def test_pictures(network: Any, config: Config, count: int) -> tuple[dict[str, float], int]:
-    """Test a network on some validation pictures, spread over the set.
-
-    Args:
-        network: In eval mode, with its own preprocessor.
-        config: Has ``val_dataloader`` and ``val_evaluator``.
-        count: Pictures.
-
-    Returns:
-        The metrics by name, and the number of pictures.
-    """
+    """Test a network on some validation pictures, spread over the set."""
     dataset = DATASETS.build(config.val_dataloader.dataset)
     places = evenly_spaced(len(dataset), count)
     evaluator = Evaluator(config.val_evaluator)

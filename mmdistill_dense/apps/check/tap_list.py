@@ -44,7 +44,8 @@ _LEVELS = 5  # shapes that are shown of a module with more calls
 class Place:
     """A module: its path, the shapes of its outputs in all calls (without the batch; tuples taken apart), whether it
     gave a tuple (``indexed``), whether it is a good place for a tap, and those of its taps that ``student_tap='auto'``
-    chooses."""
+    chooses.
+    """
 
     path: str
     module: str
@@ -68,13 +69,7 @@ class Place:
 def networks_of(
     config: Config, student: bool = False, teacher: bool = False
 ) -> Iterator[tuple[str, ModelConfig, InputGrid | None]]:
-    """Yield title, resolved config and input grid of the networks of a config.
-
-    Args:
-        config: With a ``DistillModel``, or with an ordinary model, which counts as a student.
-        student: The student alone.
-        teacher: The teachers alone.
-    """
+    """Yield title, resolved config and input grid of the networks of a config."""
     init_default_scope(config.get('default_scope', 'mmengine'))
     model = model_of(config)
     if not is_distill_model(model):
@@ -101,14 +96,6 @@ def list_taps(
     """Run one picture through a network and return the tree of its modules.
 
     On the meta device, without arithmetic; networks that cannot run there run on the CPU, at no more than 256 pixels.
-
-    Args:
-        config: The network.
-        size: Height and width. Defaults to those of its preprocessor, else 512 x 512.
-        depth: Levels of the tree.
-        below: Path of the module to begin with.
-        chosen: The taps to mark as those of ``student_tap='auto'``.
-        grid: The size at which a teacher sees the picture, if it is another one.
     """
     option = TeacherOption('model', '', config, grid=grid)  # builds any network
     preprocessor = config.model.get('data_preprocessor') or {}

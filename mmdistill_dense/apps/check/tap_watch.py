@@ -33,7 +33,8 @@ Shape = list[int]
 @dataclass
 class TapRow:
     """A pair of compared tensors: their taps, and their shapes (with the batch) when tapped and when compared
-    (``aligned``; ``None`` if the method compares them in its own way)."""
+    (``aligned``; ``None`` if the method compares them in its own way).
+    """
 
     distiller: str
     student_tap: str
@@ -183,19 +184,7 @@ def own_copy_gaps(
     inputs: Inputs,
     data_samples: Samples,
 ) -> dict[str, float]:
-    """Compare a training pass of a network with a pass of its frozen copy; norms and dropout are as in evaluation.
-
-    Args:
-        config: The network.
-        state: Its weights.
-        taps: The places to compare.
-        inputs: The preprocessed batch, (B, C, H, W) or a list of views.
-        data_samples: Its labels.
-
-    Returns:
-        By tap the largest difference, as a share of the largest value that the copy gives; infinity if number or
-        shapes of the tensors differ.
-    """
+    """Compare a training pass of a network with a pass of its frozen copy; norms and dropout are as in evaluation."""
     first = inputs if isinstance(inputs, Tensor) else inputs[0]
     option = TeacherOption('the copy', SINGLE, config, acceleration=Acceleration(fold_bn=False))
     network: Any = with_weights(option, state)  # a student of pre-training takes views
@@ -220,12 +209,6 @@ def pair_gaps(model: Distilled, student: ModelConfig, inputs: Inputs, data_sampl
 
     Left out are RoI heads, which see other RoIs in each pass, and teachers that have no training of their own or do not
     learn from these labels.
-
-    Args:
-        model: With loaded teachers that have not run yet.
-        student: The student's config.
-        inputs: The preprocessed batch.
-        data_samples: Its labels.
     """
     distillers = [one for one in distillers_of(model).values() if not one.extra_student_taps]
     gaps = {}

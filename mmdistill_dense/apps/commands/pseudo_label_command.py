@@ -44,11 +44,7 @@ LIST, BOXES = 'pictures.txt', 'instances.json'
 
 
 def main_pseudo_labels(argv: Sequence[str] | None = None) -> None:
-    """Label pictures with the teacher of a config.
-
-    Args:
-        argv: The command line without the program's name. Default: that of this process.
-    """
+    """Label pictures with the teacher of a config."""
     parser = common_parser("Write the labels that a config's teacher is sure of, for a folder of pictures")
     parser.add_argument('--pictures', metavar='DIR', help='folder (default: model.unlabelled of the config)')
     parser.add_argument('--out', metavar='DIR', type=Path, required=True, help='folder for the labels')
@@ -67,19 +63,6 @@ def write_labels(config: Config, out: Path, option: PseudoOption, folder: str | 
     Segmentation: a PNG for each picture with the names and values of the data set's own label files, 255 for no label
     (or another ignored value, where 255 is a class), and their list ``pictures.txt``. Detection: ``instances.json`` in
     COCO's format; boxes of which the teacher is unsure are crowds, which mmdet gives to assigners as ignored boxes.
-
-    Args:
-        config: Has ``model.teacher``, ``train_dataloader`` and ``test_dataloader``.
-        out: Folder for the labels; none of the pictures lies in it.
-        option: Threshold and teacher; its weight has no effect.
-        folder: Of the pictures. Defaults to ``model.unlabelled`` of the config.
-
-    Returns:
-        Lines to print.
-
-    Raises:
-        FileNotFoundError, ValueError: As :func:`open_pictures`; without pictures or a teacher; for a teacher that does
-            not fit; for a folder of labels that holds pictures; as :class:`LabelImages`.
     """
     init_default_scope(config.get('default_scope', 'mmengine'))
     labelled = DATASETS.build(copy.deepcopy(config.train_dataloader.dataset))

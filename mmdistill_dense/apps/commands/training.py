@@ -28,11 +28,7 @@ DUMP_SUFFIXES = ('.pkl', '.pickle')
 
 
 def main_train(argv: Sequence[str] | None = None) -> None:
-    """Train with a config.
-
-    Args:
-        argv: The command line without the program's name. Default: that of this process.
-    """
+    """Train with a config."""
     parser = common_parser('Train with a config')
     parser.add_argument(
         '--resume',
@@ -56,11 +52,7 @@ def main_train(argv: Sequence[str] | None = None) -> None:
 
 
 def main_test(argv: Sequence[str] | None = None) -> None:
-    """Test a checkpoint with a config.
-
-    Args:
-        argv: The command line without the program's name. Default: that of this process.
-    """
+    """Test a checkpoint with a config."""
     parser = common_parser('Test a checkpoint with a config')
     parser.add_argument('checkpoint', nargs='?', help='the checkpoint to test')
     parser.add_argument(
@@ -189,11 +181,7 @@ class StopBeforeTraining(Hook):
 
 
 def main_learn_tokens(argv: Sequence[str] | None = None) -> None:
-    """Learn the tokens of MasKD that a config needs, and write them where its training finds them.
-
-    Args:
-        argv: The command line without the program's name. Default: that of this process.
-    """
+    """Learn the tokens of MasKD that a config needs, and write them where its training finds them."""
     parser = common_parser('Learn the tokens of MasKD on the teacher of a config, and stop')
     parser.add_argument('--out', metavar='FILE', help='also write the tokens here, for tokens= of other configs')
     args = parser.parse_args(argv)
@@ -208,11 +196,7 @@ def main_learn_tokens(argv: Sequence[str] | None = None) -> None:
 
 
 def learning_distillers(model: nn.Module) -> list[MasKD]:
-    """Return the distillers of a model that learn tokens.
-
-    Raises:
-        ValueError: When there are none.
-    """
+    """Return the distillers of a model that learn tokens."""
     found = [one for one in distillers_of(unwrap(model)).values() if isinstance(one, MasKD) and one.tokens is None]
     if not found:
         raise ValueError(

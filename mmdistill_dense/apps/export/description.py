@@ -15,17 +15,7 @@ ENTRY = 'mmdistill_dense'  # the name of the description in every format's metad
 
 
 def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """Return a description of a student in plain values, for JSON.
-
-    Args:
-        config: Its plain config.
-        meta: The ``meta`` of its checkpoint.
-        checkpoint: The file of it.
-
-    Returns:
-        ``input`` (layout, channel order, mean and std of pixels from 0 to 255, what sides are padded to a multiple of),
-        ``classes`` (names, or ``None`` if the checkpoint has none), ``palette``, ``test_cfg``, ``source``.
-    """
+    """Return a description of a student in plain values, for JSON."""
     data = meta.get('dataset_meta') or {}
     return {
         'model': str(config.model.get('type')),

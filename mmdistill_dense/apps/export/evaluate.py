@@ -24,14 +24,6 @@ def evaluate(
     """Evaluate a student on the validation data of its config, on the CPU.
 
     Preprocessing, sliding windows, decoding and suppression are the network's; a graph does what it holds.
-
-    Args:
-        config: As of :func:`export_student`.
-        checkpoint: As there.
-        graph: A graph of the student, which answers in the network's place; ``None`` for the network itself.
-
-    Returns:
-        The metrics, and the median milliseconds of a call of the graph.
     """
     plain, network, _, _ = load_student(config, checkpoint)
     network.eval()

@@ -22,19 +22,6 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path) -> 
     Such a file loads by ``backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=out))`` into the same kind of
     backbone of any mmseg or mmdet config. A training checkpoint needs ``prefix='backbone.'`` beside it; without that,
     mmengine loads nothing of it and only warns. For ``load_from`` export the whole student instead.
-
-    Args:
-        config: The config the student was trained with.
-        checkpoint: A checkpoint of that run.
-        out: The file to write.
-
-    Returns:
-        ``out``.
-
-    Raises:
-        FileExistsError: If ``out`` is the checkpoint.
-        ValueError: If the checkpoint does not fit the student's backbone exactly or holds none, or ``out`` is not a
-            .pth file.
     """
     path = Path(out)
     if path.suffix != '.pth':

@@ -209,9 +209,6 @@ def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
     """Return a function from a normalised image ``(B, 3, H, W)`` to the outputs of an exported graph, on the CPU.
 
     Files of graphs are programs: open only those whose source you trust.
-
-    Args:
-        path: An ``.onnx`` file (run by onnxruntime), ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).
     """
     kind = format_of(Path(path), None)
     if kind not in ('onnx', 'torchscript', 'exported'):

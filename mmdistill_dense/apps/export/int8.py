@@ -26,12 +26,6 @@ def quantise(config: Config, checkpoint: str | Path, graph: str | Path, pictures
 
     Weights become int8, with a scale for each output channel; activations become uint8, with the smallest and largest
     value over the calibration pictures as their range. Sums stay 32-bit. The file keeps the description of the graph.
-
-    Args:
-        config: As of :func:`export_student`; it names the training data.
-        checkpoint: As there.
-        graph: The ``.onnx`` file of that student.
-        pictures: The number of training pictures, as the training pipeline gives them, at seed 0.
     """
     source = Path(graph)
     if pictures < 1 or source.suffix != '.onnx':

@@ -39,9 +39,6 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
     A data set that only adds checks becomes the one of mmseg or mmdet. What has no plain equal is left out: hooks,
     training, validation or the scores of a test. ``test_dataloader`` stays even then, since mmdet's and mmseg's
     inference read pipeline and classes from it.
-
-    Returns:
-        The config; the keys that were left out, with the classes they needed; what still needs the package.
     """
     flat = ConfigDict(config.to_dict())
     _replace_data_sets(flat)

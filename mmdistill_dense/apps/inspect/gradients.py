@@ -54,13 +54,6 @@ def tap_agreement(
     """Return the agreement at each pair of taps; called with the arguments of the distiller's ``forward``.
 
     The student's maps go through the distiller's alignment first; the training is not affected.
-
-    Returns:
-        Scalars in [-1, 1] by ``'cosine.<student tap>'``: the mean over pixels of the cosine of both vectors, for
-        ``PCD`` of the pixels that it compares. Where the channels differ after the alignment (methods that compare
-        relations), ``'energy.<student tap>'``: the cosine of the maps of squared length, mean over the pictures.
-        Several maps of a tap are numbered, ``'cosine.neck.0'``; a student's tap that meets several of the teacher's
-        is followed by theirs. Of several views of a picture it is the mean. Pairs of other shapes are left out.
     """
     if isinstance(distiller, PCD):
         levels = measure_levels(distiller, student, teacher, data_samples)
@@ -112,33 +105,21 @@ TAP = 'tap '  # before the name of a tapped map
 
 @dataclass(frozen=True)
 class Pull:
-    """The gradient of one term at one place.
+    """The gradient of one term at one place."""
 
-    Attributes:
-        norm: Its L2 norm.
-        share: That norm over the sum of the norms of all terms there; 0 if all are zero.
-        cosine: With the task's gradient at the same place; NaN where either is zero or there is no task.
-    """
-
-    norm: float
-    share: float
-    cosine: float
+    norm: float  # its L2 norm
+    share: float  # that norm over the sum of the norms of all terms there; 0 if all are zero
+    cosine: float  # with the task's gradient at the same place; NaN where either is zero or there is no task
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term of the loss of a batch.
+    """One term of the loss of a batch."""
 
-    Attributes:
-        name: ``'task'`` for the student's own losses together, else ``'distill.<distiller>.loss_…'``.
-        value: As it is summed, with its weights.
-        share: Of the total loss.
-        pulls: By place: ``'backbone'`` (all its trained parameters) and each tapped map, as ``'tap <name>'``.
-    """
-
-    name: str
-    value: float
-    share: float
+    name: str  # ``'task'`` for the student's own losses together, else ``'distill.<distiller>.loss_…'``
+    value: float  # as it is summed, with its weights
+    share: float  # of the total loss
+    # by place: ``'backbone'`` (all its trained parameters) and each tapped map, as ``'tap <name>'``
     pulls: Mapping[str, Pull]
 
 
@@ -156,15 +137,6 @@ def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> l
     """Measure the terms of a loss by its graph, which is kept; no ``.grad`` is touched.
 
     Costs a backward pass per term.
-
-    Args:
-        losses: What ``model.loss`` returned.
-        places: Tensors of the graph by name, e.g. ``{'backbone': parameters}``.
-        scale: Multiplied into a term before its gradient is taken, and out of the norm again: the loss scale of
-            float16. Defaults to 1.
-
-    Returns:
-        The terms in the order of the losses. With several processes, means over them of each one's own.
     """
     terms = split_terms(losses)
     if not terms:
@@ -187,16 +159,6 @@ def measure_gradients(model: Network, data: Mapping[str, Any], places: Places | 
     One forward pass in training mode and in the parameters' own precision (no autocast), one backward pass per term.
     Weights, ``.grad``, buffers (batch statistics, queues), modes, random streams and the batch stay as they are;
     mmseg's and mmdet's activation checkpointing (``with_cp``) is off in that pass.
-
-    Args:
-        model: A built ``DistillModel`` with loaded teachers, and with what its distillers prepare (MasKD's tokens); or
-            an ordinary student, or either of them inside DDP.
-        data: A batch as the loader gives it.
-        places: Further parameters by name, e.g. ``{'layer4': list(model.backbone.layer4.parameters())}``.
-            ``'backbone'`` (all its trained parameters) and the tapped maps are always there.
-
-    Returns:
-        See :func:`pulls_of`.
     """
     model = unwrap(model)
     recorder = Recorder(model, student_taps(model), 'student_tap')
@@ -284,11 +246,7 @@ _UNTRAINED = (
 
 
 def main_diagnose(argv: Sequence[str] | None = None) -> None:
-    """Measure the terms of the loss and print a table.
-
-    Args:
-        argv: The command line without the program's name. Defaults to that of this process.
-    """
+    """Measure the terms of the loss and print a table."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.json:
@@ -311,13 +269,6 @@ def diagnose(
 
     The run is set up as training sets it up (teachers, tokens of MasKD, checks) and ends before its first iteration.
     Nothing is written: tokens come from the checkpoint or the ``work_dir``, or are learned for this measurement.
-
-    Args:
-        config: A whole config; changed.
-        checkpoint: Of a run of the config; sets student, distillers and iteration. ``None`` is the start of training.
-        batches: Number of batches.
-        iteration: For the schedules of the distillers. Defaults to the checkpoint's.
-        stages: Measure also at each child of the backbone.
     """
     if batches < 1:
         raise ValueError(f'--batches must be at least 1, got {batches}.')
@@ -396,12 +347,7 @@ def _stages(model: nn.Module) -> Places:
 
 
 def table_of(batches: Sequence[Sequence[Term]], taps: bool = False) -> Table:
-    """Return a table of means over batches, with a row for each term and place.
-
-    Args:
-        batches: What :func:`diagnose` returns.
-        taps: Show the tapped maps too, not the backbone alone.
-    """
+    """Return a table of means over batches, with a row for each term and place."""
     table = Table(title=f'mean over {len(batches)} batches (±: standard deviation)')
     table.add_column('term', overflow='fold')
     for title in ('loss', 'share'):

@@ -63,19 +63,6 @@ def probe(
     A picture's vector is the mean of the backbone's last map. ``knn``: 20 neighbours by cosine, weighted by
     ``exp(cosine / 0.07)``; ``linear``: logistic regression on standardised vectors, fitted by L-BFGS on all of them, so
     without the augmentation of a published linear probe. Nothing is random.
-
-    Args:
-        config: Of the run that trained the backbone.
-        checkpoint: A checkpoint of it, or an exported backbone; must fit the backbone exactly.
-        data: Folder of ``train`` and ``val``, with a folder of pictures for each class.
-        images: Pictures of each part, evenly spaced over its list. Defaults to all; the vectors stay in memory.
-        size: Side of the pictures: the shorter side is resized to 256/224 of it, then the centre is cut out.
-        batch: Pictures of a pass.
-        device: Of the network.
-
-    Raises:
-        FileNotFoundError: For a part that is not there or holds no picture.
-        ValueError: For other classes in ``val`` than in ``train``, or a checkpoint that does not fit.
     """
     classes, parts = list_pictures(data, images)
     network = _network(config, checkpoint).to(device)

@@ -37,19 +37,12 @@ Point = tuple[int, int]
 
 @dataclass
 class SimilarityRow:
-    """Cosine maps of one pixel over one image, for one pair of maps.
+    """Cosine maps of one pixel over one image, for one pair of maps."""
 
-    Attributes:
-        point: x and y of the pixel in the image.
-        student: float (H, W), enlarged to the image.
-        teacher: The same.
-        level: Names the pair of maps if there are several.
-    """
-
-    point: Point
-    student: np.ndarray
-    teacher: np.ndarray
-    level: str = ''
+    point: Point  # x and y of the pixel in the image
+    student: np.ndarray  # float (H, W), enlarged to the image
+    teacher: np.ndarray  # the same
+    level: str = ''  # names the pair of maps if there are several
 
 
 @torch.no_grad()
@@ -76,17 +69,7 @@ def similarity_rows(
 
 
 def cosine_map(x: Tensor, point: Point, padded: Sequence[int], image: Sequence[int]) -> np.ndarray:
-    """Return the cosine of every pixel of a map with the pixel at a point, enlarged to the image.
-
-    Args:
-        x: (1, C, h, w) map.
-        point: x and y in the image.
-        padded: Height and width of the batch that gave the map, padded right and below.
-        image: The same of the image.
-
-    Returns:
-        float32 (H, W).
-    """
+    """Return the cosine of every pixel of a map with the pixel at a point, enlarged to the image."""
     (column, row), (height, width) = point, x.shape[2:]
     column, row = column * width // padded[1], row * height // padded[0]
     unit = F.normalize(x.float(), dim=1)
@@ -113,16 +96,7 @@ def check_points(points: Sequence[Point], image: np.ndarray, name: str) -> None:
 
 
 def ready_pair(config: Config, checkpoint: str | None = None, name: str | None = None) -> tuple[Distilled, Distiller]:
-    """Build the model of a config and load its teacher, and the student from a checkpoint.
-
-    Args:
-        config: A whole config whose model is a ``DistillModel``.
-        checkpoint: Of a run of the config. ``None`` shows an untrained student, drawn from a fixed seed.
-        name: A distiller of the config. Defaults to its first.
-
-    Returns:
-        The model in eval mode, and the distiller.
-    """
+    """Build the model of a config and load its teacher, and the student from a checkpoint."""
     init_default_scope(config.get('default_scope', 'mmengine'))
     with fork_rng():
         torch.manual_seed(0)
@@ -171,19 +145,12 @@ OPACITY = 0.6
 
 @dataclass
 class MaskRow:
-    """The masks of one level over one image.
+    """The masks of one level over one image."""
 
-    Attributes:
-        title: names the level.
-        image: uint8 (H, W, 3), RGB.
-        masks: float (T, H, W) in 0..1, enlarged to the image.
-        weights: the weight of each mask.
-    """
-
-    title: str
-    image: np.ndarray
-    masks: np.ndarray
-    weights: list[float]
+    title: str  # names the level
+    image: np.ndarray  # uint8 (H, W, 3), RGB
+    masks: np.ndarray  # float (T, H, W) in 0..1, enlarged to the image
+    weights: list[float]  # the weight of each mask
 
 
 def draw_masks(model: Distilled, distiller: MasKD, dataset: Any, out: Path, images: int = 4) -> list[Path]:
@@ -191,16 +158,6 @@ def draw_masks(model: Distilled, distiller: MasKD, dataset: Any, out: Path, imag
 
     With a single level, all images are the rows of one picture. Red is a mask of 1, blue of 0, on the same scale
     everywhere; above each panel stand the mean of the mask over the image and its weight p.
-
-    Args:
-        model: A distilled model with its teacher loaded, see :func:`mmdistill_dense.distillers.maskd.ready_distiller`.
-        distiller: Its ``MasKD``, with tokens.
-        dataset: Config of the data set to show, or the data set.
-        out: Folder for the pictures.
-        images: Number of images, from the first.
-
-    Returns:
-        The files written.
     """
     if images < 1:
         raise ValueError(f'images must be at least 1, got {images}.')
@@ -283,16 +240,6 @@ def draw_similarity(
     """Write a picture per image, with a row per pixel: the marked image, the teacher's map, the student's map.
 
     Colours run from the smallest cosine of a panel (blue), which is written above it, to 1 (red).
-
-    Args:
-        model: A distilled model with its teacher loaded, see :func:`ready_pair`.
-        distiller: The one whose taps are shown.
-        images: uint8 (H, W, 3) BGR images by name.
-        out: Folder for the pictures.
-        points: x and y of pixels, the same in all images; or n for a grid of n x n.
-
-    Returns:
-        The files written, ``<name>.png``.
     """
     out.mkdir(parents=True, exist_ok=True)
     visualizer = Visualizer(vis_backends=[dict(type='LocalVisBackend')], save_dir=str(out))
@@ -307,14 +254,7 @@ def draw_similarity(
 
 
 def draw_rows(visualizer: Visualizer, image: np.ndarray, rows: Sequence[SimilarityRow], path: Path) -> None:
-    """Draw rows of panels through mmengine's visualizer, and write the picture.
-
-    Args:
-        visualizer: Draws texts and marks, and hands the picture to its backends.
-        image: uint8 (H, W, 3) BGR.
-        rows: What to draw.
-        path: File to write.
-    """
+    """Draw rows of panels through mmengine's visualizer, and write the picture."""
     rgb = image[..., ::-1]
     scale = max(1, -(-PANEL // image.shape[1]))
     lines, texts, places, marks = [], [], [], []

@@ -63,13 +63,7 @@ def interleaved_times(works: Mapping[str, Work], repeats: int, device: str | tor
 
 
 def check_whole(times: Mapping[str, Timing], whole: str, parts: Sequence[str]) -> None:
-    """Raise RuntimeError if a whole took less time in every turn than its parts, by more than noise.
-
-    Args:
-        times: What :func:`interleaved_times` returned. A single turn passes: its noise is unknown.
-        whole: Name of the work that contains the others.
-        parts: Names of those.
-    """
+    """Raise RuntimeError if a whole took less time in every turn than its parts, by more than noise."""
     least, usual = sum(times[part].low for part in parts), sum(times[part].median for part in parts)
     repeated = times[whole].low < times[whole].high
     if repeated and times[whole].high < least and times[whole].median < (1 - NOISE) * usual:
@@ -134,11 +128,6 @@ def student_cost(config: Config, size: Size | None = None) -> dict[str, Any]:
 
     A multiplication with its addition counts as one operation, as mmengine counts. Operations that its
     analyzer does not know are not counted: sampling, non-maximum suppression, deformable convolutions.
-
-    Args:
-        config: A whole config whose model is a ``DistillModel``; its distillers are ignored.
-        size: Height and width. Defaults to the first picture of the test set after its pipeline; if the set is missing,
-            to the size that a detector's pipeline resizes to, or a segmenter's training crop.
     """
     init_default_scope(config.get('default_scope', 'mmseg'))
     student = build_student({**model_of(config), 'distillers': {}, 'inherit': ()})
@@ -156,12 +145,6 @@ def step_cost(config: Config, device: str, batch: int | None = None, repeats: in
     ``ratio`` is of the medians: of process CPU time, or on a GPU of the time between two events. ``memory.extra`` is
     what training with the method needs beyond training without: what is held between steps (teachers, adapters, their
     optimizer state) plus the difference of the two steps' peaks.
-
-    Args:
-        config: A whole config whose model is a ``DistillModel`` with distillers.
-        device: ``'cpu'`` or ``'cuda'``.
-        batch: Pictures. Defaults to the config's for one process.
-        repeats: Timed turns.
     """
     steps = prepare_steps(config, batch, device=device)
     times = interleaved_times({'control': steps.control, 'distilled': steps.distilled}, repeats, device)

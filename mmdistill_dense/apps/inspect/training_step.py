@@ -34,15 +34,7 @@ Size = tuple[int, int]
 
 
 def training_batch(network: Any, config: Mapping[str, Any], images: int, size: Size | None = None) -> dict[str, Any]:
-    """Return a generated batch in the form that a data loader gives.
-
-    Args:
-        network: A segmenter with a ``decode_head``, or a detector.
-        config: The config, which has a detector's image size.
-        images: Number of images.
-        size: Height and width. Defaults to a segmenter's training crop; for a detector, to the size that its training
-            pipeline crops to, the largest that it resizes to, or the first picture's.
-    """
+    """Return a generated batch in the form that a data loader gives."""
     draw = torch.Generator().manual_seed(0)
     if hasattr(network, 'decode_head'):
         size, sample = size or _crop(network), _labels
@@ -211,12 +203,6 @@ def prepare_steps(
     does what the runner does: preprocessing, forward, backward, the distillers' clipping, optimizer. It belongs to the
     start of the run, or to where MasKD's student masks begin, so that every distiller is active; it has its pictures
     without labels if the config has some.
-
-    Args:
-        config: A whole config whose model is a ``DistillModel``.
-        batch: Images. Defaults to the config's.
-        image_size: Height and width. Defaults to the crop, or the largest size, that the config trains on.
-        device: Device of the networks.
     """
     model = model_of(config)
     if not model.get('distillers') or not model.get('teacher'):
@@ -257,14 +243,7 @@ def build_student(model: Mapping[str, Any]) -> Any:
 
 @torch.no_grad()
 def load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor, random: bool = False) -> None:
-    """Load a teacher from its file, or give it random weights with the statistics of a batch.
-
-    Args:
-        teacher: Neither loaded nor called yet: its first call folds the norms.
-        like: A tensor with the device and dtype for it.
-        inputs: The batch (B, 3, H, W) as the student sees it.
-        random: Use random weights even if there is a file.
-    """
+    """Load a teacher from its file, or give it random weights with the statistics of a batch."""
     if not random and Path(teacher.option.checkpoint or '').is_file():
         teacher.load(like)
         return
@@ -280,14 +259,7 @@ def load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor, random: b
 
 
 def run_length(config: Config, pictures: int | None = None, processes: int = 1) -> int:
-    """Return the iterations of a config's run.
-
-    Args:
-        config: A whole config, or one without ``train_cfg``.
-        pictures: Length of the training set, for a run given in epochs. Without it, such a run counts
-            ``DEFAULT_ITERATIONS``, enough for schedules in fractions of the run.
-        processes: Number of processes that train together.
-    """
+    """Return the iterations of a config's run."""
     loop = config.get('train_cfg') or {}
     if 'max_iters' in loop:
         return loop['max_iters']

@@ -65,17 +65,11 @@ Pair = tuple[Path, Path]  # a picture and its label image
 
 @dataclass(frozen=True)
 class Values:
-    """The values in label images.
+    """The values in label images."""
 
-    Attributes:
-        files: The label images of each value; the values are sorted.
-        looked: How many were read.
-        total: How many there are.
-    """
-
-    files: Mapping[int, Sequence[Path]]
-    looked: int
-    total: int
+    files: Mapping[int, Sequence[Path]]  # the label images of each value; the values are sorted
+    looked: int  # how many were read
+    total: int  # how many there are
 
     def of(self, pairs: Iterable[Pair]) -> list[int]:
         """Return the values in the label images of a split, of those that were read."""
@@ -229,25 +223,17 @@ class Split:
 
 @dataclass(frozen=True)
 class SegData:
-    """A data set of pictures and label images.
-
-    Attributes:
-        values: The label value of each class, where these are not 0, 1, 2, …
-        size: Usual height and width of a picture.
-        label_folders: The folders that directly hold label images, of any kind.
-        notes: What was decided, for the user.
-        stored: Whether pictures are read as they are stored, whatever their EXIF orientation.
-    """
+    """A data set of pictures and label images."""
 
     root: Path
     splits: dict[str, Split]
     endings: Endings
     classes: tuple[str, ...]
-    values: tuple[int, ...]
-    size: tuple[int, int]
-    label_folders: tuple[Path, ...] = ()
-    notes: list[str] = field(default_factory=list)
-    stored: bool = False
+    values: tuple[int, ...]  # the label value of each class, where these are not 0, 1, 2, …
+    size: tuple[int, int]  # usual height and width of a picture
+    label_folders: tuple[Path, ...] = ()  # the folders that directly hold label images, of any kind
+    notes: list[str] = field(default_factory=list)  # what was decided, for the user
+    stored: bool = False  # whether pictures are read as they are stored, whatever their EXIF orientation
 
     @property
     def unnamed(self) -> bool:

@@ -20,15 +20,10 @@ _LOOKED = 20  # pictures, and label images, whose partners are looked for
 
 @dataclass(frozen=True)
 class Endings:
-    """What follows the common name of a picture and of its label image.
+    """What follows the common name of a picture and of its label image."""
 
-    Attributes:
-        pictures: ``('.jpg', '.png')``; of two pictures of one name, that of the first ending counts.
-        label: ``'_mask.png'``.
-    """
-
-    pictures: tuple[str, ...]
-    label: str
+    pictures: tuple[str, ...]  # ``('.jpg', '.png')``; of two pictures of one name, that of the first ending counts
+    label: str  # ``'_mask.png'``
 
     @property
     def word(self) -> str:

@@ -196,18 +196,13 @@ _NEEDS_BOXES = ('PointRend',)  # of all of mmdet's networks that were tried on p
 
 @dataclass(frozen=True)
 class Task:
-    """What the parts of a plan share: the command line, the data, how they are read, and where lines go.
-
-    Attributes:
-        free: The pictures of ``--unlabelled``.
-        load: Returns how they would be read with another ``--size``.
-    """
+    """What the parts of a plan share: the command line, the data, how they are read, and where lines go."""
 
     args: argparse.Namespace
     data: SegData | BoxData
-    free: FreePictures | None
+    free: FreePictures | None  # the pictures of ``--unlabelled``
     loading: Loading
-    load: Callable[[Size], Loading]
+    load: Callable[[Size], Loading]  # returns how they would be read with another ``--size``
     tell: Tell
 
 

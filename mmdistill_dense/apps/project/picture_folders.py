@@ -30,17 +30,11 @@ _WORD = re.compile(r'[a-z]+')
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of pictures.
+    """A folder of pictures."""
 
-    Attributes:
-        path: The folder; the pictures lie in it or below it.
-        files: Paths of the pictures, relative to it, sorted.
-        split: ``'train'``, ``'val'``, ``'test'``, or ``None`` if its name tells none.
-    """
-
-    path: Path
-    files: tuple[str, ...]
-    split: str | None
+    path: Path  # the folder; the pictures lie in it or below it
+    files: tuple[str, ...]  # paths of the pictures, relative to it, sorted
+    split: str | None  # ``'train'``, ``'val'``, ``'test'``, or ``None`` if its name tells none
 
 
 def picture_folders(root: Path) -> list[Folder]:

@@ -191,25 +191,15 @@ _WEIGHTS = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
 
 @dataclass
 class Side:
-    """A network of the pair.
+    """A network of the pair."""
 
-    Attributes:
-        key: The option that names it, ``--student`` or ``--teacher``.
-        name: As it is written into ``cfg``: a zoo name, or the whole path of an own file.
-        config: Its config.
-        model: Its resolved model.
-        task: ``'seg'`` or ``'det'``.
-        changes: Overrides of the model, for the data.
-        notes: What was decided, for the user.
-    """
-
-    key: str
-    name: str
-    config: Config
-    model: Mapping[str, Any]
-    task: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    key: str  # the option that names it, ``--student`` or ``--teacher``
+    name: str  # as it is written into ``cfg``: a zoo name, or the whole path of an own file
+    config: Config  # its config
+    model: Mapping[str, Any]  # its resolved model
+    task: str  # ``'seg'`` or ``'det'``
+    changes: dict[str, Any] = field(default_factory=dict)  # overrides of the model, for the data
+    notes: list[str] = field(default_factory=list)  # what was decided, for the user
 
     @property
     def option(self) -> dict[str, Any]:

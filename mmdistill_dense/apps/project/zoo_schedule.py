@@ -40,23 +40,14 @@ _KEPT_KEYS = ('optimizer', 'clip_grad', 'paramwise_cfg', 'constructor')
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a network is trained.
+    """How a network is trained."""
 
-    Attributes:
-        optim_wrapper: With the scaled learning rate.
-        param_scheduler: In steps.
-        hooks: Custom hooks of the config that hold for other data too.
-        steps: Their number.
-        source: The config it comes from.
-        note: What it has and what was changed.
-    """
-
-    optim_wrapper: dict[str, Any]
-    param_scheduler: list[dict[str, Any]]
-    hooks: list[dict[str, Any]]
-    steps: int
-    source: str
-    note: str
+    optim_wrapper: dict[str, Any]  # with the scaled learning rate
+    param_scheduler: list[dict[str, Any]]  # in steps
+    hooks: list[dict[str, Any]]  # custom hooks of the config that hold for other data too
+    steps: int  # their number
+    source: str  # the config it comes from
+    note: str  # what it has and what was changed
 
 
 def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps: int | None = None) -> Schedule:

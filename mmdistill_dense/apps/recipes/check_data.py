@@ -16,12 +16,7 @@ from mmdistill_dense.guards.config import check_crop
 
 
 def check_data(config: Config, task: str) -> None:
-    """Raise ValueError if the data set has another task or number of classes than the student, or a smaller crop.
-
-    Args:
-        config: Resolved, of a method.
-        task: ``'seg'`` or ``'det'``: what the data set is for.
-    """
+    """Raise ValueError if the data set has another task or number of classes than the student, or a smaller crop."""
     init_default_scope(config.get('default_scope', 'mmengine'))
     found = load_model(student_option(config.model), 'model.student')
     own = TASKS.get(found.scope or '', task)
@@ -62,9 +57,6 @@ def optimizer_problem(config: Config) -> str | None:
     """Return a warning if the student was published with another kind of optimizer, else ``None``.
 
     A transformer published with AdamW learns little with the SGD of a convolutional network, and nothing fails.
-
-    Args:
-        config: Resolved, of a method or a recipe. A student without ``cfg`` has no published schedule to compare with.
     """
     source = (config.get('model', {}).get('student') or {}).get('cfg')
     if not source:

@@ -33,21 +33,13 @@ _CHANGES = re.compile(r'^# changes: (\S+)$', re.MULTILINE)
 
 
 class Named(NamedTuple):
-    """A config of a method that is made of two files.
+    """A config of a method that is made of two files."""
 
-    Attributes:
-        method: Names its folder.
-        pair: Of networks, or the recipe's name if the pair has several recipes.
-        variant: Of the options, or None.
-        base: The recipe, or the config that is changed.
-        options: The method options, or the change.
-    """
-
-    method: str
-    pair: str
-    variant: str | None
-    base: Path
-    options: Path
+    method: str  # names its folder
+    pair: str  # of networks, or the recipe's name if the pair has several recipes
+    variant: str | None  # of the options, or None
+    base: Path  # the recipe, or the config that is changed
+    options: Path  # the method options, or the change
 
     @property
     def name(self) -> str:
@@ -75,13 +67,7 @@ class Named(NamedTuple):
 
 
 def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Return a config given as a file or by name, with the overrides of a command line.
-
-    Args:
-        name: A file, or ``'METHOD:PAIR[:VARIANT]'``.
-        options: By dotted key, as ``--cfg-options`` gives them. ``model.distillers.NAME.settings`` takes the place of
-            the constants that the config has for this distiller.
-    """
+    """Return a config given as a file or by name, with the overrides of a command line."""
     found = find(str(name))
     config = found.config() if isinstance(found, Named) else read_file(found)
     if options:

@@ -21,25 +21,15 @@ METRICS |= {'mask AP': MASKS, 'segm_mAP': MASKS, MASKS: MASKS}
 
 @dataclass(frozen=True)
 class Target:
-    """One published result in percent.
+    """One published result in percent."""
 
-    Attributes:
-        recipe: Name of the recipe, as in ``control:NAME``.
-        metric: Key of the evaluator.
-        value: Score of the distilled student.
-        student: Score of the student alone, from the same source.
-        teacher: Score of the teacher, from the same source.
-        variant: Variant of the method options, ``None`` for the default ones.
-        source: Paper and table.
-    """
-
-    recipe: str
-    metric: str
-    value: float
-    student: float | None
-    teacher: float | None
-    variant: str | None
-    source: str
+    recipe: str  # name of the recipe, as in ``control:NAME``
+    metric: str  # key of the evaluator
+    value: float  # score of the distilled student
+    student: float | None  # score of the student alone, from the same source
+    teacher: float | None  # score of the teacher, from the same source
+    variant: str | None  # variant of the method options, ``None`` for the default ones
+    source: str  # paper and table
 
     @property
     def gain(self) -> float | None:
@@ -58,15 +48,7 @@ def read_targets(path: Path) -> list[Target]:
 def targets_of(
     method: str, recipe: str, metric: str, variant: str | None = None, configs: Path | None = None
 ) -> list[Target]:
-    """Return the published results of a method, in the order of its file.
-
-    Args:
-        method: Folder of ``configs``. Without ``published.yml`` the list is empty.
-        recipe: Name of the recipe, as in ``control:NAME``.
-        metric: Key of the evaluator, e.g. ``'coco/bbox_mAP'``.
-        variant: Of the method options.
-        configs: The folder. Defaults to the package's.
-    """
+    """Return the published results of a method, in the order of its file."""
     path = (configs or package_root('mmdistill_dense') / 'configs') / method / 'published.yml'
     if not path.is_file():
         return []

@@ -107,23 +107,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Log:
-    """The values of one run.
+    """The values of one run."""
 
-    Attributes:
-        terms: Values of training steps: losses, shares, accuracies.
-        metrics: Values of evaluations.
-        others: Values that hooks logged at other times.
-        seconds: Median wall time of an iteration; ``None`` if not logged.
-        memory: Largest GPU memory in MiB, ``None`` on a CPU.
-        epochs: The epoch by its last logged iteration; empty for a run that counts iterations alone.
-    """
-
-    terms: dict[str, Series]
-    metrics: dict[str, Series]
-    others: dict[str, Series]
-    seconds: float | None
-    memory: float | None
-    epochs: dict[float, float]
+    terms: dict[str, Series]  # values of training steps: losses, shares, accuracies
+    metrics: dict[str, Series]  # values of evaluations
+    others: dict[str, Series]  # values that hooks logged at other times
+    seconds: float | None  # median wall time of an iteration; ``None`` if not logged
+    memory: float | None  # largest GPU memory in MiB, ``None`` on a CPU
+    epochs: dict[float, float]  # the epoch by its last logged iteration; empty for a run that counts iterations alone
 
 
 def read_log(folder: Path) -> Log:

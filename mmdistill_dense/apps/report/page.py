@@ -32,23 +32,7 @@ def make_report(
     pictures: int = PICTURES,
     metric: str | None = None,
 ) -> tuple[Path, list[Section]]:
-    """Write a page about runs.
-
-    Args:
-        folders: Work folders, folders of a suite's method (``runs/<name>``, all seeds) or whole suites.
-        out: The page.
-        control: Work folder of the student alone. Defaults to the suite's, else to given runs without distillers.
-        pictures: Validation pictures; 0 runs no network.
-        metric: The score that is compared, as the runs log it. Defaults to mIoU or box AP.
-
-    Returns:
-        The page and its sections, whose ``reasons`` name what is left out.
-
-    Raises:
-        FileNotFoundError, ValueError: For a folder without a run, a negative ``pictures``, an unknown metric, or a page
-            that cannot be written there.
-        ImportError: Without plotly and Jinja2.
-    """
+    """Write a page about runs."""
     if pictures < 0:
         raise ValueError(f'pictures must be 0 or more, got {pictures}')
     path = Path(out)

@@ -33,17 +33,11 @@ from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, 
 
 @dataclass(frozen=True)
 class Scene:
-    """A validation picture.
+    """A validation picture."""
 
-    Attributes:
-        name: The stem of its file.
-        image: uint8 (H, W, 3), RGB, in the size of predictions.
-        item: The output of the pipeline.
-    """
-
-    name: str
-    image: np.ndarray
-    item: dict[str, Any]
+    name: str  # the stem of its file
+    image: np.ndarray  # uint8 (H, W, 3), RGB, in the size of predictions
+    item: dict[str, Any]  # the output of the pipeline
 
 
 @dataclass(frozen=True)

@@ -38,21 +38,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a comparison.
+    """The scores of a comparison."""
 
-    Attributes:
-        values: The score of each run that has one.
-        teacher: That of the teacher, if it is known.
-        what: The metric and the split.
-        fractions: Whether the scores lie between 0 and 1; otherwise they are in percent.
-        places: Where the runs were evaluated last. Empty for scores on the test split, which a suite writes when a
-            training is over, and whose lengths it chose.
-    """
-
-    values: Mapping[TrainedRun, float]
-    teacher: float | None
-    what: str
-    fractions: bool
+    values: Mapping[TrainedRun, float]  # the score of each run that has one
+    teacher: float | None  # that of the teacher, if it is known
+    what: str  # the metric and the split
+    fractions: bool  # whether the scores lie between 0 and 1; otherwise they are in percent
+    # where the runs were evaluated last. Empty for scores on the test split, which a suite writes when a training is
+    # over, and whose lengths it chose.
     places: Mapping[TrainedRun, Place] = field(default_factory=dict)
 
     def comparable(self, run: TrainedRun, other: TrainedRun) -> bool:
@@ -368,13 +361,7 @@ class Answer:
 
 
 def why_no_gain(teacher: float | None, alone: float, distilled: float) -> str | None:
-    """Return a likely reason if a distilled student is no better than the student alone, ``None`` without one.
-
-    Args:
-        teacher: Its score in percent, if known.
-        alone: That of the student alone.
-        distilled: That of the distilled student.
-    """
+    """Return a likely reason if a distilled student is no better than the student alone, ``None`` without one."""
     if teacher is None or distilled > alone or teacher - alone >= _CLOSE:
         return None
     found = 'no better' if teacher <= alone else f'only {teacher - alone:.1f} points better'

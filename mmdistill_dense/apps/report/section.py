@@ -83,24 +83,16 @@ Item = Chart | Table | Viewer | Group
 
 @dataclass
 class Section:
-    """A part of the page.
+    """A part of the page."""
 
-    Attributes:
-        name: The anchor.
-        lead: The answer in words, before all else.
-        note: How to read it.
-        more: Further items, folded away.
-        reasons: What is left out, and why.
-    """
-
-    name: str
+    name: str  # the anchor
     title: str
-    note: str = ''
+    note: str = ''  # how to read it
     items: list[Item] = field(default_factory=list)
-    more: list[Item] = field(default_factory=list)
+    more: list[Item] = field(default_factory=list)  # further items, folded away
     legend: list[Key] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-    lead: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)  # what is left out, and why
+    lead: list[str] = field(default_factory=list)  # the answer in words, before all else
 
     def attempt(self, part: Callable[[], Item | Sequence[Item] | None], where: str = '') -> None:
         """Add the result of a function, or the reason why it failed.

@@ -15,17 +15,14 @@ from mmdistill_dense.utils.atomic import write_text
 
 @dataclass(frozen=True)
 class Across:
-    """One method over several suites.
-
-    Attributes:
-        each: The paired gain in each suite, ``None`` where runs are missing. Its p-values are corrected by Holm's
-            method over the suites.
-        mean: The mean over the suites of each suite's mean gain. Its interval and p-value treat the suites, not the
-            seeds, as the sample: they speak of a new pair. ``None`` without any gain.
-    """
+    """One method over several suites."""
 
     name: str
+    # the paired gain in each suite, ``None`` where runs are missing. Its p-values are corrected by Holm's method over
+    # the suites.
     each: tuple[Gain | None, ...]
+    # the mean over the suites of each suite's mean gain. Its interval and p-value treat the suites, not the seeds, as
+    # the sample: they speak of a new pair. ``None`` without any gain.
     mean: Gain | None
 
 

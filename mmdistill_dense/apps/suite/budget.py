@@ -12,19 +12,12 @@ TWICE = 'control_2x'  # the row of the student alone with twice the steps, which
 
 @dataclass(frozen=True)
 class Budget:
-    """What every row may use.
+    """What every row may use."""
 
-    Attributes:
-        steps: Training steps of the student alone.
-        ratios: Pinned step ratios by row: the time of its step over that of the student alone.
-        extra: Pinned costs before training by row, in steps of the student alone.
-        per_epoch: Pinned iterations of an epoch, for recipes that count epochs.
-    """
-
-    steps: int
-    ratios: Mapping[str, float]
-    extra: Mapping[str, float]
-    per_epoch: int | None
+    steps: int  # training steps of the student alone
+    ratios: Mapping[str, float]  # pinned step ratios by row: the time of its step over that of the student alone
+    extra: Mapping[str, float]  # pinned costs before training by row, in steps of the student alone
+    per_epoch: int | None  # pinned iterations of an epoch, for recipes that count epochs
 
 
 def read_budget(top: Reader) -> Budget | None:
@@ -43,13 +36,7 @@ def read_budget(top: Reader) -> Budget | None:
 
 
 def check_rows(top: Reader, budget: Budget, distilling: Mapping[str, bool]) -> None:
-    """Refuse pinned numbers of rows that need none.
-
-    Args:
-        top: Reader of the definition, for errors.
-        budget: What it holds.
-        distilling: Whether a row distils within the budget, by its name.
-    """
+    """Refuse pinned numbers of rows that need none."""
     inner = top.inner('budget')
     for key in ('ratios', 'extra'):
         for name in getattr(budget, key):

@@ -35,33 +35,22 @@ LAUNCHERS = ('slurm', 'pytorch')
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table.
-
-    Attributes:
-        method: A shipped method; ``None`` for a user's config, and for the student alone with another start.
-        options_file: The file with the method's options; ``None`` without a shipped method.
-        config: The user's own config, or ``None``.
-        options: Settings of the row's distillers.
-        start: The name of the students' first weights; ``None`` for those of the control.
-        unlabelled: The option ``model.unlabelled`` of the row; empty without one.
-        settings: ``'auto'`` or ``'canonical'`` in place of the constants of its distillers; ``None`` for these.
-        budget: Whether the suite's budget sets its length; if not, it gets the steps of the student alone.
-        data: Its training sets, each as changes of the control's; empty for that one.
-        length: Its length over that of the control.
-    """
+    """One row of the table."""
 
     name: str
-    method: str | None
-    options_file: Path | None
+    method: str | None  # A shipped method; ``None`` for a user's config, and for the student alone with another start
+    options_file: Path | None  # the file with the method's options; ``None`` without a shipped method
     variant: str | None = None
-    config: Path | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    start: str | None = None
+    config: Path | None = None  # the user's own config, or ``None``
+    options: Mapping[str, Any] = field(default_factory=dict)  # settings of the row's distillers
+    start: str | None = None  # the name of the students' first weights; ``None`` for those of the control
+    # the option ``model.unlabelled`` of the row; empty without one
     unlabelled: Mapping[str, Any] = field(default_factory=dict)
+    # ``'auto'`` or ``'canonical'`` in place of the constants of its distillers; ``None`` for these
     settings: str | None = None
-    budget: bool = True
-    data: tuple[Mapping[str, Any], ...] = ()
-    length: float = 1
+    budget: bool = True  # whether the suite's budget sets its length; if not, it gets the steps of the student alone
+    data: tuple[Mapping[str, Any], ...] = ()  # its training sets, each as changes of the control's; empty for that one
+    length: float = 1  # its length over that of the control
 
     @property
     def distils(self) -> bool:
@@ -80,29 +69,22 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Definition:
-    """A suite, read from the file ``path``. ``docs/suite.md`` says what each key means.
-
-    Attributes:
-        control: The recipe of the student alone.
-        metric: The key of the score in the result of a test.
-        percent: Whether ``metric`` is a fraction. Scores are in percent.
-        grid: The values to try, by method and option.
-    """
+    """A suite, read from the file ``path``. ``docs/suite.md`` says what each key means."""
 
     path: Path
     title: str
     out: Path
-    control: Path
+    control: Path  # the recipe of the student alone
     task: str
     teacher: Teacher | None
     test_teacher: bool
     starts: Mapping[str, Start]
     methods: Mapping[str, Method]
     seeds: tuple[int, ...]
-    metric: str
-    percent: bool
+    metric: str  # the key of the score in the result of a test
+    percent: bool  # whether ``metric`` is a fraction. Scores are in percent.
     options: Mapping[str, Any]
-    grid: Mapping[str, Mapping[str, list[Any]]]
+    grid: Mapping[str, Mapping[str, list[Any]]]  # the values to try, by method and option
     grid_seeds: tuple[int, ...]
     jobs: int
     threads: int | None

@@ -18,19 +18,12 @@ _NONE = '–'
 
 @dataclass(frozen=True)
 class Used:
-    """What a row has used; ``None`` for what is not known.
+    """What a row has used; ``None`` for what is not known."""
 
-    Attributes:
-        iterations: Of each of its runs.
-        passes: Over the data.
-        compute: Mean time of its runs, learning included, over that of the student alone.
-        planned: What ``compute`` should be; ``None`` for a row outside of the budget.
-    """
-
-    iterations: int | None
-    passes: float | None
-    compute: float | None
-    planned: float | None
+    iterations: int | None  # of each of its runs
+    passes: float | None  # over the data
+    compute: float | None  # mean time of its runs, learning included, over that of the student alone
+    planned: float | None  # what ``compute`` should be; ``None`` for a row outside of the budget
 
     @property
     def outside(self) -> bool:

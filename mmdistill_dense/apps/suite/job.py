@@ -39,6 +39,7 @@ from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
+from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.atomic import read_json, write_json
 from mmdistill_dense.utils.directories import owned
 from mmdistill_dense.utils.distributed import unwrap
@@ -80,10 +81,10 @@ def receipts_of(runner: Runner) -> dict[str, Any] | None:
     return next(iter(receipts.values())) if len(receipts) == 1 else receipts or None
 
 
-def unlabelled_of(runner: Runner) -> dict[str, Any] | None:
+def unlabelled_facts(runner: Runner) -> dict[str, Any] | None:
     """Return the number of a run's pictures without labels, the hash of their names, ratio, and passes over them."""
     model = unwrap(runner.model)
-    second = getattr(getattr(model, 'distillation', None), 'unlabelled', None)
+    second = unlabelled_of(model)
     if second is None or not second.files:
         return None
     ends = [distillers_of(model)[name].schedule.end(runner.max_iters) for name in second.takers]
@@ -166,11 +167,7 @@ class Report:
         known['seconds'] += seconds
 
     def spent(self, iterations: Mapping[str, int]) -> dict[str, float]:
-        """Return the seconds of whole works, of which a restart may have repeated a part.
-
-        Args:
-            iterations: Of each work.
-        """
+        """Return the seconds of whole works, of which a restart may have repeated a part."""
         known = self.state['spent']
         return {
             work: whole * known[work]['seconds'] / known[work]['iterations']
@@ -341,7 +338,7 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
         'iterations': runner.max_iters,
         'seconds_per_iteration': median_of(runner, 'train/time'),
         'teacher': receipts_of(runner),
-        'unlabelled': unlabelled_of(runner),
+        'unlabelled': unlabelled_facts(runner),
         'start': started,
         'shares': shares_of(runner),
         'pictures': len(runner.train_dataloader.dataset),

@@ -34,13 +34,6 @@ def scale_run(config: Config, length: int) -> list[str]:
     Scaled are the loop with its validations, the schedulers of the learning rate (warm-up and rate keep their shares),
     and whole numbers in ``schedule``, ``balance.until`` and ``student_mask_from`` of distillers. Fractions of the run
     scale by themselves. How often checkpoints and log lines are written stays.
-
-    Args:
-        config: Changed in place.
-        length: The new ``max_iters`` or ``max_epochs``.
-
-    Returns:
-        What was changed, as ``'train_cfg.max_iters 1200 -> 613'``.
     """
     old = config.train_cfg[unit_of(config)]
     known = list(_known(config))

@@ -29,22 +29,14 @@ TEACHER, CONTROL, PRETRAIN = 'teacher', 'control', 'pretrain'
 
 @dataclass(frozen=True)
 class Run:
-    """One training with its test.
+    """One training with its test."""
 
-    Attributes:
-        name: ``'teacher'``, ``'control'``, ``'pretrain/<start>'`` or the name of a row.
-        kind: ``'teacher'``, ``'pretrain'``, ``'search'`` or ``'run'``.
-        seed: The seed of the run.
-        folder: The work folder.
-        after: The folders of the runs whose results it needs.
-        choice: The searched values by option; empty without a search, ``None`` until the search has ended.
-    """
-
-    name: str
-    kind: str
-    seed: int
-    folder: Path
-    after: tuple[Path, ...] = ()
+    name: str  # ``'teacher'``, ``'control'``, ``'pretrain/<start>'`` or the name of a row
+    kind: str  # ``'teacher'``, ``'pretrain'``, ``'search'`` or ``'run'``
+    seed: int  # the seed of the run
+    folder: Path  # the work folder
+    after: tuple[Path, ...] = ()  # the folders of the runs whose results it needs
+    # the searched values by option; empty without a search, ``None`` until the search has ended
     choice: Choice | None = field(default=None, hash=False)
 
     @property
@@ -128,11 +120,7 @@ def _backbone_start(definition: Definition, run: Run) -> Start | None:
 
 
 def start_file(definition: Definition, run: Run) -> Path | None:
-    """Return the file that a student starts from. Before a pre-training has ended, its name is a guess.
-
-    Returns:
-        ``None`` for random weights, and for a run that starts as the control.
-    """
+    """Return the file that a student starts from. Before a pre-training has ended, its name is a guess."""
     start = _backbone_start(definition, run)
     if start is None or start.name == RANDOM:
         return None

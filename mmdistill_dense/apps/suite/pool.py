@@ -201,11 +201,7 @@ class Pool:
         self.devices = visible_devices()
 
     def execute(self, todo: Sequence[Run]) -> dict[str, str]:
-        """Do runs, which include all that they depend on. A failed run stops only its dependents.
-
-        Returns:
-            The reasons of failures, by the title of the run.
-        """
+        """Do runs, which include all that they depend on. A failed run stops only its dependents."""
         waiting, running, failed = list(todo), dict[int, Job](), dict[Path, str]()
         titles = {run.folder: run.title for run in todo}
         try:

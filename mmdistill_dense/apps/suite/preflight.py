@@ -34,19 +34,13 @@ from mmdistill_dense.weights.locate import local_file
 
 @dataclass(frozen=True)
 class Settings:
-    """The key ``cost`` of a definition.
+    """The key ``cost`` of a definition."""
 
-    Attributes:
-        device: ``'cpu'`` or ``'cuda'``.
-        batch: The pictures of a measured step; ``None`` for the recipe's batch of one process.
-        size: Height and width of the picture for the GFLOPs; ``None`` for the size of a test picture.
-        repeats: The number of timed steps.
-    """
-
-    device: str
-    batch: int | None
+    device: str  # ``'cpu'`` or ``'cuda'``
+    batch: int | None  # the pictures of a measured step; ``None`` for the recipe's batch of one process
+    # height and width of the picture for the GFLOPs; ``None`` for the size of a test picture
     size: step_cost.Size | None
-    repeats: int
+    repeats: int  # the number of timed steps
 
 
 def settings(definition: Definition) -> Settings:

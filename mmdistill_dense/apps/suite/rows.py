@@ -33,22 +33,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class Gain:
-    """Differences at the same seed.
+    """Differences at the same seed."""
 
-    Attributes:
-        each: The difference of each seed.
-        mean: Their mean.
-        sd: Their standard deviation, ``None`` for one pair, as the next three.
-        low: Lower bound of the mean; ``None``, as the next two, if all differences are equal.
-        high: Upper bound of the mean.
-        p: The two-sided p-value of a mean of 0, corrected for the rows of the table by :func:`paired_gains`.
-    """
-
-    each: dict[int, float]
-    mean: float
-    sd: float | None = None
-    low: float | None = None
-    high: float | None = None
+    each: dict[int, float]  # the difference of each seed
+    mean: float  # their mean
+    sd: float | None = None  # their standard deviation, ``None`` for one pair, as the next three
+    low: float | None = None  # lower bound of the mean; ``None``, as the next two, if all differences are equal
+    high: float | None = None  # upper bound of the mean
+    # the two-sided p-value of a mean of 0, corrected for the rows of the table by :func:`paired_gains`
     p: float | None = None
 
     @property
@@ -132,23 +124,15 @@ BATCH = 'train_dataloader.batch_size'
 
 @dataclass(frozen=True)
 class Row:
-    """One row.
-
-    Attributes:
-        missing: The seeds that have not finished.
-        gain: The gain over the control; ``None`` for teacher and control.
-        cost: The costs from ``suite.py cost``, if measured.
-        targets: The published results of this method with this recipe.
-        distils: Whether it has distillers. Otherwise its step equals the control's.
-    """
+    """One row."""
 
     name: str
     results: Results
-    missing: tuple[int, ...] = ()
-    gain: Gain | None = None
-    cost: Mapping[str, Any] = field(default_factory=dict)
-    targets: tuple[Target, ...] = ()
-    distils: bool = True
+    missing: tuple[int, ...] = ()  # the seeds that have not finished
+    gain: Gain | None = None  # the gain over the control; ``None`` for teacher and control
+    cost: Mapping[str, Any] = field(default_factory=dict)  # the costs from ``suite.py cost``, if measured
+    targets: tuple[Target, ...] = ()  # the published results of this method with this recipe
+    distils: bool = True  # whether it has distillers. Otherwise its step equals the control's.
 
     @property
     def scores(self) -> dict[int, float]:

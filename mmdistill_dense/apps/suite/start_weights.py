@@ -40,11 +40,7 @@ def mark(config: Config, start: Start, made: str) -> None:
 
 
 def check_file(config: Config, start: Start, file: Path) -> dict[str, Any]:
-    """Compare a start's file with a student's backbone, tensor by tensor.
-
-    Returns:
-        The part of a result about its start: name, file, sha256, and how many of the backbone's tensors it fills.
-    """
+    """Compare a start's file with a student's backbone, tensor by tensor."""
     try:
         state = initial_state(_built(_student(config, start)), file)
     except ValueError as error:
@@ -54,11 +50,7 @@ def check_file(config: Config, start: Start, file: Path) -> dict[str, Any]:
 
 
 def check_state(config: Config, start: Start, state: Mapping[str, Tensor], origin: str) -> tuple[int, int]:
-    """Compare tensors with a student's backbone as :func:`check_file` does. ``origin`` names them in errors.
-
-    Returns:
-        How many of the backbone's tensors they fill, and how many it has.
-    """
+    """Compare tensors with a student's backbone as :func:`check_file` does. ``origin`` names them in errors."""
     backbone = _built(_student(config, start))
     prefix = (start.prefix or '').rstrip('.')
     own = {name.split('.')[0] for name in backbone.state_dict()}

@@ -18,23 +18,15 @@ _VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*([^{}]*?)\s*\}\}')  # as in mmengi
 
 @dataclass(frozen=True)
 class Start:
-    """First weights: one of ``config``, ``checkpoint`` and ``inherit`` is set, or none for a random backbone.
-
-    Attributes:
-        config: The config of a pre-training, which is a run of the suite.
-        options: Settings that replace some of that config.
-        seed: The seed of the pre-training; ``None`` for one pre-training per seed of the suite.
-        checkpoint: A path or an address, with the environment variables not yet filled in.
-        prefix: The prefix of the backbone's tensors in the file.
-        inherit: Parts to copy from the teacher, as in ``model.inherit``. The backbone then starts as the control's.
-    """
+    """First weights: one of ``config``, ``checkpoint`` and ``inherit`` is set, or none for a random backbone."""
 
     name: str
-    config: Path | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = 0
-    checkpoint: str | None = None
-    prefix: str | None = None
+    config: Path | None = None  # the config of a pre-training, which is a run of the suite
+    options: Mapping[str, Any] = field(default_factory=dict)  # settings that replace some of that config
+    seed: int | None = 0  # the seed of the pre-training; ``None`` for one pre-training per seed of the suite
+    checkpoint: str | None = None  # A path or an address, with the environment variables not yet filled in
+    prefix: str | None = None  # the prefix of the backbone's tensors in the file
+    # parts to copy from the teacher, as in ``model.inherit``. The backbone then starts as the control's.
     inherit: tuple[tuple[str, ...], ...] = ()
 
     @property

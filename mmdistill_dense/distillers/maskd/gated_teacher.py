@@ -91,18 +91,7 @@ class GatedLoss:
 def gated_loss(
     network: Network, taps: Sequence[GatedTap], values: Values, inputs: Tensor, data_samples: Samples
 ) -> GatedLoss:
-    """Return the training loss of a teacher on its own masked maps, ``x' = x * sum_i p_i m_i`` (or ``sum_i m_i``).
-
-    Args:
-        network: The frozen teacher.
-        taps: Where its maps are masked.
-        values: The tokens.
-        inputs: Batch with the teacher's normalisation.
-        data_samples: Its labels.
-
-    Returns:
-        The terms, differentiable in the values alone.
-    """
+    """Return the training loss of a teacher on its own masked maps, ``x' = x * sum_i p_i m_i`` (or ``sum_i m_i``)."""
     dice, area = {}, {}
 
     def gated(first: int) -> Callable[[int, Tensor], Tensor]:

@@ -69,12 +69,7 @@ class LearnOptions:
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> LearnOptions:
-        """Check the dict that a config holds.
-
-        Raises:
-            KeyError: For an unknown name.
-            ValueError: For a value out of range, or one that would have no effect.
-        """
+        """Check the dict that a config holds."""
         if not isinstance(options, Mapping):
             raise ValueError(f'learn must be a dict of options, got {options!r}.')
         known = [one.name for one in fields(cls)]
@@ -101,11 +96,7 @@ class LearnOptions:
             raise ValueError(f'learn.dice_weight must be >= 0, got {self.dice_weight!r}.')
 
     def build_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
-        """Build the optimizer.
-
-        Raises:
-            ValueError: For a type that mmengine does not know, or an option that the type does not take.
-        """
+        """Build the optimizer."""
         try:
             return OPTIMIZERS.build({**self.optimizer, 'params': parameters})
         except (KeyError, TypeError, ValueError) as error:
@@ -252,20 +243,6 @@ def learn_tokens(
 
     Random streams, the run's loader and the teacher (weights, buffers, modes, hooks) are restored at the end. The
     method ``after_prepare_iter(runner, done, whole)`` of hooks that have it is called after each iteration.
-
-    Args:
-        task: The teacher, its taps, shapes of the tokens and options.
-        runner: Source of data, preprocessor, seed and logger.
-        partial: State of interrupted learning to continue from.
-        save: Called with the learner every ``save_interval`` iterations.
-
-    Returns:
-        The learned values, equal on all processes.
-
-    Raises:
-        ValueError: For a teacher without a training loss, or with another number of classes than the labels; for
-            pictures that are not normalised as it expects.
-        RuntimeError: When the loss is not finite ten times in a row; names the iteration and the level.
     """
     network: Any = task.teacher.network
     if not hasattr(network, 'loss'):
@@ -337,11 +314,6 @@ def learning_batches(loader: DataLoader, seed: int, start: int) -> Iterator[Iter
 
     The loader itself is not touched. Each process gets its own part. The content of a batch depends only on seed, rank
     and the number of the batch; the workers end with the context.
-
-    Args:
-        loader: The run's training loader.
-        seed: Seed of the order and the augmentation.
-        start: Number of the first batch; those before it are not loaded.
     """
     workers = loader.num_workers
     own: DataLoader = DataLoader(

@@ -29,19 +29,6 @@ def ready_distiller(
     Tokens come from ``tokens``, else from ``checkpoint``, else from the work folder of the config, where training or
     ``tools/learn_tokens.py`` saves them, or from a suite's runs beside it. The student has the checkpoint's weights, or
     untrained ones.
-
-    Args:
-        config: A config or its file.
-        tokens: A token file or URL.
-        checkpoint: A checkpoint of a run of the config.
-
-    Returns:
-        The model in eval mode, and the distiller.
-
-    Raises:
-        KeyError: When the config has no ``MasKD``.
-        FileNotFoundError: When there are no tokens yet.
-        ValueError: For tokens that do not fit, and a checkpoint without distillers.
     """
     config = config if isinstance(config, Config) else Config.fromfile(config)
     init_default_scope(config.get('default_scope', 'mmengine'))

@@ -140,22 +140,7 @@ def level_of(values: Mapping[str, Tensor], level: int) -> tuple[Tensor, Branch |
 
 
 def read_tokens(path: str | Path, owner: str) -> tuple[Values, dict[str, Any]]:
-    """Read a token file.
-
-    Args:
-        path: A file of ours (tokens, or a runner's checkpoint with its ``distillers``), the released detection layout
-            (names with ``mask_modules.<level>.``, also inside a dump of a whole detector), or the released segmentation
-            layout (one ``mask_token``).
-        owner: Name of the distiller, which selects its tokens in a checkpoint with several.
-
-    Returns:
-        The values, and the file's ``meta``: of our files the teacher and the options of the learning, of a checkpoint
-        the fingerprint of the ``teacher``, of the released layouts neither. ``unfinished`` tells whether the learning
-        had not ended.
-
-    Raises:
-        ValueError: When the file cannot be read safely, holds no tokens, or several sets and none under ``owner``.
-    """
+    """Read a token file."""
     content = read_checkpoint(path)
     state = content.get('distillers') or state_dict_of(content, path)
     sets: dict[str, Values] = {}
@@ -176,16 +161,7 @@ def read_tokens(path: str | Path, owner: str) -> tuple[Values, dict[str, Any]]:
 
 
 def fit_tokens(values: Mapping[str, Tensor], expected: Mapping[str, torch.Size], what: str) -> Values:
-    """Return the values that a distiller needs, after a check of their shapes.
-
-    Args:
-        values: What a file holds; a branch is left out where none is expected.
-        expected: The needed shapes by name.
-        what: Name of the file, for an error.
-
-    Raises:
-        ValueError: For another number of levels, tokens or channels, or a missing branch; says what both have.
-    """
+    """Return the values that a distiller needs, after a check of their shapes."""
     kept = {name: value for name, value in values.items() if name in expected or not name.endswith(BRANCH)}
     if {name: value.shape for name, value in kept.items()} != dict(expected):
         found = {name: value.shape for name, value in values.items()}
@@ -197,14 +173,7 @@ def fit_tokens(values: Mapping[str, Tensor], expected: Mapping[str, torch.Size],
 
 
 def write_tokens(path: Path, values: Mapping[str, Tensor], meta: Mapping[str, Any], **more: Any) -> None:
-    """Write a token file atomically, with its folders: a reader gets the old file or the new one, never a part.
-
-    Args:
-        path: The file.
-        values: The tokens.
-        meta: Plain values to keep beside them.
-        **more: Further entries, e.g. the state of unfinished learning.
-    """
+    """Write a token file atomically, with its folders: a reader gets the old file or the new one, never a part."""
     state = {f'mask_modules.{name}': value.detach().cpu().clone() for name, value in values.items()}
     save_whole({'meta': dict(meta), 'state_dict': state, **more}, path)
 

@@ -52,10 +52,6 @@ def prepare_tokens(distiller: TokenHolder, runner: Runner, teacher: FrozenTeache
     The main process takes the first source that applies: the model has tokens (resumed); ``tokens`` names a file; the
     work folder holds finished ones with the same fingerprint; they are learned, from the last unfinished state in the
     work folder or from the beginning.
-
-    Raises:
-        ValueError: For a file of other shapes, or of another teacher unless ``allow_other_teacher``.
-        FileNotFoundError: When ``tokens`` names no file.
     """
     places = places_of(distiller, runner)
     found = on_main(lambda: places.find(runner.logger))

@@ -41,15 +41,7 @@ class ProjectionHead(nn.Sequential):
 
 
 def build_head(options: Mapping[str, Any], channels: int, out: int, layout: str | None) -> dict[str, nn.Module]:
-    """Return the projector and, if the head has one, the predictor.
-
-    Args:
-        options: ``type`` (``'linear'``, ``'mlp'``, ``'mlp2'``), ``hidden``, ``bias``, ``layers``; a ``hidden`` or
-            ``bias`` of ``None`` is that of the teacher's layout or, without a layout, 4096 and no bias.
-        channels: Channels of the student's map.
-        out: Channels of the teacher's map.
-        layout: Name of the layout of the teacher's file, if it is an ``SSLTeacher``.
-    """
+    """Return the projector and, if the head has one, the predictor."""
     kind, hidden, bias = (options[name] for name in ('type', 'hidden', 'bias'))
     if kind == 'linear':
         return {'projector': nn.Conv2d(channels, out, 1, bias=bias is not False)}
@@ -109,11 +101,7 @@ class PixelAttention(nn.Module):
 
 
 def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the head, completed by their defaults.
-
-    Raises:
-        ValueError: For an unknown option, a value out of range, or one that the type of head does not have.
-    """
+    """Return the options of the head, completed by their defaults."""
     checked = check_keys('head', head, HEAD)
     check_option('head.type', checked['type'], ('linear', 'mlp', 'mlp2'))
     linear = checked['type'] == 'linear'
@@ -127,11 +115,7 @@ def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_keys(name: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options, completed by the defaults ``allowed``.
-
-    Raises:
-        ValueError: For a key that ``allowed`` does not have.
-    """
+    """Return the options, completed by the defaults ``allowed``."""
     if extra := sorted(set(options) - set(allowed)):
         raise ValueError(f'{name} has no {", ".join(extra)}; its keys are {", ".join(allowed)}.')
     return {**allowed, **options}
@@ -155,16 +139,7 @@ class Views(NamedTuple):
 
 
 def views_of(recorded: Mapping[str, list[Tensor]], counts: Sequence[tuple[str, int]], side: str) -> list[list[Tensor]]:
-    """Split the recorded tensors into views.
-
-    Args:
-        recorded: Tensors by tap.
-        counts: The taps, and how many tensors per view each gives.
-        side: Whose taps these are; begins an error message.
-
-    Raises:
-        RuntimeError: For taps that recorded different numbers of views.
-    """
+    """Split the recorded tensors into views."""
     views = [[recorded[tap][i : i + n] for i in range(0, len(recorded[tap]), n)] for tap, n in counts]
     if len({len(view) for view in views}) > 1:
         found = ', '.join(f'{tap}: {len(view)}' for (tap, _), view in zip(counts, views, strict=True))
@@ -173,11 +148,7 @@ def views_of(recorded: Mapping[str, list[Tensor]], counts: Sequence[tuple[str, i
 
 
 def view_pairs(pairing: str | None, views: int, key: str) -> list[tuple[int, int]]:
-    """Return the pairs (student's view, teacher's view) to compare.
-
-    Raises:
-        ValueError: For ``'cross'`` with a number of views other than two; names the config key.
-    """
+    """Return the pairs (student's view, teacher's view) to compare."""
     pairing = pairing or ('cross' if views == 2 else 'same')
     if pairing == 'cross' and views != 2:
         raise ValueError(

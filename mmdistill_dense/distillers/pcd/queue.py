@@ -128,11 +128,7 @@ STEPS = 4  # the queue holds the keys of at most so many steps
 
 
 def check_queue_size(size: int | str, keys_per_image: int) -> int:
-    """Return the rows of memory that the options ask for.
-
-    Raises:
-        ValueError: For a size that is neither a count nor ``'auto'``, and for ``keys_per_image`` beside ``'auto'``.
-    """
+    """Return the rows of memory that the options ask for."""
     if isinstance(size, str) and size != AUTO:
         raise ValueError(f"queue_size must be a whole number >= 1 or 'auto', got {size!r}.")
     if size != AUTO:
@@ -155,14 +151,6 @@ def choose_size(images: int, per_step: int, key: str) -> tuple[int, int]:
         pictures = min(images // 3, 4 * per_step)
         keys     = 1024 // pictures, at least 4 and at most 64
         rows     = min(1024, keys * pictures)
-
-    Args:
-        images: Pictures of the training set.
-        per_step: Pictures of a step, of all processes.
-        key: The distiller's config key, for the error.
-
-    Raises:
-        ValueError: For fewer than 12 pictures.
     """
     if images < LEAST_TRAINING:
         raise ValueError(

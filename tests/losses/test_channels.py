@@ -29,32 +29,6 @@ def test_equals_channels_one_by_one(temperature: float) -> None:
     assert loss.item() == pytest.approx(_naive(student, teacher, temperature), rel=1e-9)
 
 
-def test_gradcheck_and_no_gradient_for_the_teacher() -> None:
-    student, teacher = _maps(2, 2, 3, 2)
-    assert torch.autograd.gradcheck(lambda x: channel_divergence(x, teacher, temperature=2.0), student)
-    channel_divergence(student, teacher.requires_grad_()).backward()
-    assert teacher.grad is None and student.grad is not None
-
-
-def test_what_is_added_to_a_whole_channel_does_not_count() -> None:
-    student, teacher = _maps(2, 3, 4, 5)
-    shifts = torch.arange(6.0, dtype=torch.float64).reshape(2, 3, 1, 1)
-    torch.testing.assert_close(channel_divergence(student + shifts, teacher), channel_divergence(student, teacher))
-
-
-@pytest.mark.parametrize('dim', [1, 3])
-def test_order_of_channels_and_of_positions_does_not_count(dim: int) -> None:
-    maps = _maps(2, 3, 4, 5)
-    flipped = [x.flip(dim) for x in maps]
-    torch.testing.assert_close(channel_divergence(*flipped), channel_divergence(*maps))
-
-
-def test_mean_over_the_images() -> None:
-    student, teacher = _maps(4, 3, 4, 5)
-    halves = [channel_divergence(s, t) for s, t in zip(student.split(2), teacher.split(2), strict=True)]
-    torch.testing.assert_close(torch.stack(halves).mean(), channel_divergence(student, teacher))
-
-
 def test_only_places_count_and_a_single_one_is_no_place() -> None:
     student, teacher = _maps(2, 3, 1, 1)
     assert channel_divergence(student, teacher).item() == 0
@@ -68,14 +42,6 @@ def test_extreme_maps_stay_finite() -> None:
     loss = channel_divergence(student, -student.detach())
     loss.backward()
     assert loss.item() == pytest.approx(2e4) and student.grad.isfinite().all()
-
-
-def test_half_maps_are_lifted() -> None:
-    student, teacher = (x.detach().half() for x in _maps(2, 3, 4, 5))
-    with torch.autocast('cpu', torch.bfloat16):
-        loss = channel_divergence(student, teacher)
-    assert loss.dtype == torch.float32
-    assert loss.item() == channel_divergence(student.float(), teacher.float()).item()
 
 
 @pytest.mark.parametrize(

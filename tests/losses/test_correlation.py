@@ -44,13 +44,6 @@ def test_positions_of_maps_are_rows() -> None:
     torch.testing.assert_close(correlation_distance(student, teacher), correlation_distance(*rows))
 
 
-def test_gradcheck_and_no_gradient_for_the_teacher() -> None:
-    student, teacher = _logits(6, 4)
-    assert torch.autograd.gradcheck(lambda x: correlation_distance(x, teacher, temperature=2.0), student)
-    correlation_distance(student, teacher.requires_grad_()).backward()
-    assert teacher.grad is None and student.grad is not None
-
-
 def test_shift_and_scale_of_the_scores_do_not_count() -> None:
     """Adding to all classes of a row changes no probability; equal ones give (almost) zero."""
     student, _ = _logits(24, 11)
@@ -62,14 +55,6 @@ def test_the_sign_of_the_agreement_counts() -> None:
     scores = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
     assert correlation_distance(scores, scores).item() == pytest.approx(0, abs=1e-6)
     assert correlation_distance(scores, -scores).item() == pytest.approx(4)
-
-
-@pytest.mark.parametrize('shape', [(0, 11), (0, 11, 4, 4), (2, 11, 0, 4)])
-def test_no_rows_give_zero_with_a_gradient(shape: tuple[int, ...]) -> None:
-    student = torch.zeros(shape, requires_grad=True)
-    loss = correlation_distance(student, torch.zeros(shape))
-    loss.backward()
-    assert loss.item() == 0 and student.grad.shape == shape
 
 
 @pytest.mark.parametrize('rows', [1, 4])
@@ -94,14 +79,6 @@ def test_scores_that_hardly_vary_have_a_moderate_gradient_towards_the_teacher(ac
         assert better < loss
     assert norms[1e-6] <= 1.1 * norms[1e-4] < 30 * norms[1.0]
     assert norms[0.0] == pytest.approx(norms[1e-6], rel=1e-2)
-
-
-def test_half_logits_are_lifted() -> None:
-    student, teacher = (x.detach().half() for x in _logits(24, 11))
-    with torch.autocast('cpu', torch.bfloat16):
-        loss = correlation_distance(student, teacher)
-    assert loss.dtype == torch.float32
-    assert loss.item() == correlation_distance(student.float(), teacher.float()).item()
 
 
 def test_errors() -> None:

@@ -43,20 +43,6 @@ def test_equals_the_naive_formula(divergence: Divergence, naive, shape: tuple[in
 
 
 @BOTH
-def test_gradcheck_and_no_gradient_for_the_teacher(divergence: Divergence) -> None:
-    student, teacher = _logits(2, 3, 4)
-    assert torch.autograd.gradcheck(lambda x: divergence(x, teacher.detach(), temperature=2.0), student)
-    divergence(student, teacher).backward()
-    assert teacher.grad is None and student.grad is not None
-
-
-@BOTH
-def test_equal_logits_give_zero(divergence: Divergence) -> None:
-    student, _ = _logits(2, 3, 4)
-    assert divergence(student, student.detach()).item() == pytest.approx(0, abs=1e-15)
-
-
-@BOTH
 def test_extreme_logits_stay_finite(divergence: Divergence) -> None:
     student = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
     loss = divergence(student, -student.detach())
@@ -70,16 +56,6 @@ def test_a_constant_between_the_sides_takes_no_digits(divergence: Divergence) ->
     student = teacher.detach() + 1e-2 * noise + 1e4
     exact = divergence(student.double(), teacher.double())
     assert 0 < divergence(student, teacher).item() == pytest.approx(exact.item(), rel=1e-2)
-
-
-@BOTH
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_logits_are_lifted(divergence: Divergence, dtype: torch.dtype) -> None:
-    student, teacher = _logits(2, 19, 4, 4, dtype=dtype)
-    with torch.autocast('cpu', torch.bfloat16):
-        loss = divergence(student, teacher)
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(divergence(student.float(), teacher.float()).item())
 
 
 @BOTH

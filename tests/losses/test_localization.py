@@ -27,44 +27,6 @@ def test_divergence_equals_the_naive_formula(temperature: float) -> None:
     assert loss.item() == pytest.approx(temperature**2 * total, rel=1e-10)
 
 
-def test_divergence_ignores_offsets_and_permutations_of_the_rows() -> None:
-    student, teacher, weight = _logits()
-    expected = weighted_divergence(student, teacher, weight, temperature=2.0)
-    moved = weighted_divergence(student + 5, teacher - torch.rand(5, 4, 1), weight, temperature=2.0)
-    torch.testing.assert_close(moved, expected)
-    order = [3, 1, 4, 0, 2]
-    torch.testing.assert_close(
-        weighted_divergence(student[order], teacher[order], weight[order], temperature=2.0), expected
-    )
-    assert weighted_divergence(teacher, teacher, weight).item() == pytest.approx(0, abs=1e-14)
-
-
-def test_divergence_gradcheck() -> None:
-    student, teacher, weight = _logits()
-    assert torch.autograd.gradcheck(lambda x: weighted_divergence(x, teacher, weight, temperature=3.0), student)
-
-
-def test_divergence_gives_the_student_alone_a_gradient() -> None:
-    student, teacher, weight = (x.detach().requires_grad_() for x in _logits())
-    weighted_divergence(student, teacher, weight).backward()
-    assert student.grad is not None and teacher.grad is None and weight.grad is None
-
-
-def test_no_rows_give_zero_with_a_gradient() -> None:
-    student = torch.zeros(0, 4, 6, requires_grad=True)
-    loss = weighted_divergence(student, torch.zeros(0, 4, 6), torch.zeros(0, 4))
-    loss.backward()
-    assert loss.item() == 0 and student.grad is not None
-
-
-def test_half_logits_are_lifted() -> None:
-    student, teacher, weight = _logits()
-    with torch.autocast('cpu', torch.bfloat16):
-        loss = weighted_divergence(student.bfloat16(), teacher.bfloat16(), weight, temperature=2.0)
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(weighted_divergence(student, teacher, weight, temperature=2.0).item(), rel=0.02)
-
-
 def test_divergence_errors() -> None:
     student, teacher, weight = _logits()
     with pytest.raises(ValueError, match='temperature must be above 0, got 0'):
@@ -124,11 +86,6 @@ def test_region_equals_the_naive_formula(topk: int, ratio: float) -> None:
     found = valuable_region(_anchors(), BOXES, SIZES, topk=topk, ratio=ratio)
     assert found.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assert 5 < found.count_nonzero() < len(anchors) - 5
-
-
-def test_region_does_not_depend_on_the_order_of_the_boxes() -> None:
-    found = valuable_region(_anchors(), BOXES, SIZES)
-    assert torch.equal(valuable_region(_anchors(), BOXES[[2, 0, 1]], SIZES), found)
 
 
 def test_a_higher_ratio_makes_the_region_smaller() -> None:

@@ -66,7 +66,7 @@ def flat_inputs_are_no_cliff(case: Case, draw: Draw) -> None:
 
 
 def one_element_or_none_is_refused_or_finite(case: Case, draw: Draw) -> None:
-    """An axis of one element, or of none: no picture, no position, no row."""
+    """An axis of one element, or of none: no picture, no position and no row cost nothing."""
     inputs, options = _floating(case, draw)
     letters = sorted({letter for axes in case.axes.values() for letter in axes} & set('bhwnckdgt'))
     letter = draw(st.sampled_from(letters))
@@ -75,7 +75,10 @@ def one_element_or_none_is_refused_or_finite(case: Case, draw: Draw) -> None:
         name: x.narrow(axes.index(letter), 0, min(count, x.shape[axes.index(letter)])) if letter in axes else x
         for (name, axes), x in ((item, inputs[item[0]]) for item in case.axes.items())
     }
-    _finite(attempt(case, cut, options))
+    found = attempt(case, cut, options)
+    _finite(found)
+    if found is not None and not count and letter in case.axes[case.learns[0]]:
+        assert found[0] == 0, 'a loss of nothing'
 
 
 def keeps_its_digits(case: Case, draw: Draw) -> None:

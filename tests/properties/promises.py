@@ -72,6 +72,19 @@ def has_a_precision(case: Case, draw: Draw) -> None:
         torch.testing.assert_close(grad, wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
 
 
+def has_the_gradient_of_its_values(case: Case, draw: Draw) -> None:
+    """The gradient is that of the values: along a random direction it equals their difference."""
+    inputs, options = drawn(case, draw, ('normal',), DOUBLE)
+    options |= {'student_mask': False} if 'student_mask' in options else {}  # which is taken as a constant
+    _, grads = graded(case, inputs, options)
+    generator = torch.Generator().manual_seed(draw(seeds))
+    for name, grad in grads.items():
+        step = 1e-6 * torch.randn(grad.shape, generator=generator, dtype=DOUBLE)
+        ahead, behind = (case.loss(**dict(inputs, **{name: inputs[name] + way * step}), **options) for way in (1, -1))
+        found, expected = (ahead - behind) / 2, (grad * step).sum()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-11)
+
+
 def teaches_nobody_else(case: Case, draw: Draw) -> None:
     """Only the named inputs get a gradient; without gradients the value is the same."""
     inputs, options = drawn(case, draw, ORDINARY, DOUBLE)
@@ -202,6 +215,7 @@ def promises(case: Case) -> dict[str, Callable[[Case, Draw], None]]:
     asked = {
         'finite': is_finite,
         'precision': has_a_precision,
+        'gradient': has_the_gradient_of_its_values,
         'gradients': teaches_nobody_else,
         'blocks': knows_no_blocks,
         'order': knows_no_order if case.orders else None,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given
 
 from mmdistill_dense import losses
+from tests.properties.promises import in_blocks
 from tests.properties.strategies import KINDS, batches, channels, few, many, map_shapes, seeds, sides, tensor, values
 
 Draw = Callable[..., Any]
@@ -24,7 +25,8 @@ def box_weights_are_inverse_areas(draw: Draw) -> None:
     height, width, count = draw(sides), draw(sides), draw(st.integers(0, 5))
     corners = tensor(draw(seeds), 'normal', (count, 2), DOUBLE) * 5
     boxes = torch.cat([corners, corners + tensor(draw(seeds), 'normal', (count, 2), DOUBLE).abs() * 4], 1)
-    painted = losses.box_weights(boxes, height, width)
+    with in_blocks(draw(st.sampled_from([1, 3, 64]))):
+        painted = losses.box_weights(boxes, height, width)
     assert painted.shape == (height, width) and (painted >= 0).all() and (painted <= 1).all()
     assert torch.equal(painted, losses.box_weights(boxes.flip(0), height, width))
     for i in range(height):

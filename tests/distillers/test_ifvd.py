@@ -6,23 +6,6 @@ import torch
 from mmdistill_dense.distillers import IFVD
 from mmdistill_dense.losses import prototype_distance
 from tests import toys
-from tests.distillers.case import DistillerCase
-from tests.distillers.steps import whole_and_mean_of_halves
-
-
-class TestIFVD(DistillerCase):
-    option = dict(type='IFVD')
-    student = (2, 16, 8, 8)
-    teacher = (2, 32, 8, 8)
-    samples = toys.seg_batch()['data_samples']
-    zero_on_identical = True
-
-
-class TestLastStage(DistillerCase):
-    option = dict(type='IFVD', student_tap='backbone[3]', num_classes=toys.NUM_CLASSES)
-    student = (2, 16, 8, 8)
-    teacher = (2, 32, 16, 16)
-    samples = toys.seg_batch()['data_samples']
 
 
 def _set_up(shapes, **options):
@@ -50,25 +33,12 @@ def test_the_classes_are_those_of_the_teacher():
     assert model.distillers['ifvd'].num_classes == toys.NUM_CLASSES
 
 
-def test_a_batch_is_the_mean_of_its_images():
-    shapes = [(1, 5, 4, 4), (1, 8, 8, 8)]
-    samples = toys.seg_batch(4)['data_samples']
-    samples[0].gt_sem_seg.data[:] = 255
-    torch.testing.assert_close(*whole_and_mean_of_halves(_set_up(shapes), shapes, samples))
-
-
 def test_detection_data_are_refused():
     distiller = _set_up([(1, 3, 8, 8)] * 2)
     distiller.name = 'mine'
     maps = {'a': [torch.randn(2, 3, 8, 8)]}
     with pytest.raises(ValueError, match=r'distillers\.mine compares classes and needs label maps'):
         distiller(maps, maps, toys.det_batch()['data_samples'])
-
-
-@pytest.mark.parametrize('value', [0, 2.5, True])
-def test_errors(value):
-    with pytest.raises(ValueError, match=f'num_classes must be a whole number.*, got {value}'):
-        IFVD(num_classes=value)
 
 
 def test_a_teacher_of_other_classes_says_nothing_about_the_labels():

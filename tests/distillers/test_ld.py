@@ -250,11 +250,6 @@ def test_pictures_without_objects_give_zero_with_a_gradient() -> None:
         assert total.item() == 0 and all(not x.grad.any() for x in edges + scores)
 
 
-def test_a_term_without_weight_is_left_out() -> None:
-    student, teacher, samples = _case()
-    assert set(_distiller(valuable_weight=0, class_weight=0)(student, teacher, samples)) == {'loss_ld'}
-
-
 # Real pairs
 
 
@@ -310,25 +305,6 @@ def test_a_batch_without_boxes_is_refused(samples) -> None:
     student, teacher, _ = _case()
     with pytest.raises(ValueError, match=r'distillers\.ld needs boxes \(gt_instances\)'):
         _distiller()(student, teacher, samples)
-
-
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [
-        (dict(temperature=0), 'temperature must be > 0, got 0'),
-        (dict(main_weight=-1), 'main_weight, .* must be >= 0 and not all 0, got -1, 0.25, 10.0'),
-        (
-            dict(main_weight=0, valuable_weight=0, class_weight=0),
-            'main_weight, .* must be >= 0 and not all 0, got 0, 0, 0',
-        ),
-        (dict(class_weight=-1), 'class_weight must be >= 0 and not all 0, got 0.25, 0.25, -1'),
-        (dict(ratio=1.0), r'ratio must be a number in \[0, 1\), got 1\.0'),
-        (dict(reduction='none'), "reduction must be one of 'sum', 'mean', got 'none'"),
-    ],
-)
-def test_options_that_do_not_fit(options, words) -> None:
-    with pytest.raises(ValueError, match=words):
-        LD(**options)
 
 
 # Processes

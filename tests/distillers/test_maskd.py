@@ -1,7 +1,5 @@
 """MasKD: the formula, when student masks begin, which tokens a level uses, real networks."""
 
-import doctest
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -220,25 +218,6 @@ def test_the_whole_teacher_is_needed_to_learn_only():
     assert MasKD().teacher_parts is None and MasKD(tokens='x.pth').teacher_parts == ()
 
 
-@pytest.mark.parametrize(
-    ('options', 'kind', 'words'),
-    [
-        (dict(num_tokens=0), ValueError, 'num_tokens must be a whole number >= 1, got 0'),
-        (dict(num_tokens=True), ValueError, 'num_tokens must be a whole number, got True'),
-        (dict(student_mask_from='7000'), ValueError, "student_mask_from must be a whole number or None, got '7000'"),
-        (dict(student_mask_from=0.5), ValueError, 'student_mask_from must be a whole number or None, got 0.5'),
-        (dict(factor=0), ValueError, 'factor must be > 0 and eps >= 0, got 0 and 0.0'),
-        (dict(eps=-1e-5), ValueError, 'factor must be > 0 and eps >= 0'),
-        (dict(student_mask_from=-1), ValueError, 'student_mask_from must be a whole number >= 0, got -1'),
-        (dict(align='linear'), ValueError, "align must be one of 'auto', 'conv', 'none', got 'linear'"),
-        (dict(learn=dict(iterations=5)), KeyError, r'learn\.iterations is no option'),
-    ],
-)
-def test_option_errors(options, kind, words):
-    with pytest.raises(kind, match=words):
-        MasKD(**options)
-
-
 def test_shape_errors_at_construction():
     with pytest.raises(
         ValueError, match=r'distillers\.maskd: neck -> neck \(level 0\) gives \(8,\) .*no map \(C, H, W\)'
@@ -321,8 +300,3 @@ def test_averaging_leaves_the_tokens_out(tmp_path):
     toys.train(tmp_path, toys.det_run_config(tmp_path, det_model(), iters=2, custom_hooks=hooks))
     content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
     assert content['ema_state_dict'] and not any('distillers' in name for name in content['ema_state_dict'])
-
-
-def test_example():
-    result = doctest.testmod(maskd)
-    assert result.attempted and not result.failed

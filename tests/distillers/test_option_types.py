@@ -61,6 +61,88 @@ def test_every_switch_refuses_what_is_none(kind, name, hints):
             made(kind, **{name: value})
 
 
+NOT_ALL_0 = 'must be >= 0 and not all 0'
+VALUES = [
+    ('AT', dict(power=0.5), 'power must be >= 1, got 0.5'),
+    ('AfDCD', dict(contrast='pixel'), 'contrast must be one of'),
+    ('AfDCD', dict(fd_weight=-1.0), 'fd_weight, ctr_weight must be >= 0 .*, got -1.0, 0.005'),
+    ('AfDCD', dict(fd_weight=0, ctr_weight=0), f'fd_weight, ctr_weight {NOT_ALL_0}, got 0, 0; .* loss_weight=0'),
+    ('AfDCD', dict(groups='most'), "groups must be a whole number or 'auto', got 'most'"),
+    ('AfDCD', dict(pool_size='most'), "pool_size must be a whole number or 'auto', got 'most'"),
+    ('AfDCD', dict(groups=1), 'groups must be at least 2'),
+    ('AfDCD', dict(mask=dict(type='block')), "mask.type must be one of 'random', 'centre', got 'block'"),
+    ('AfDCD', dict(mask=dict(type='centre', ratio=0.5)), "mask of type 'centre' has no ratio"),
+    ('AfDCD', dict(mask=dict(type='random', ratio=1.0)), r'mask.ratio must be a number in \[0, 1\), got 1.0'),
+    ('CIRKD', dict(align='conv'), 'align'),
+    ('CIRKD', dict(minibatch_weight=0, pixel_weight=0, region_weight=0), NOT_ALL_0),
+    ('CIRKD', dict(num_classes=0), 'num_classes must be a whole number >= 1, got 0'),
+    ('CIRKD', dict(pixel_weight=-1), 'got 1.0, -1, 0.1'),
+    ('CIRKD', dict(pool=0), 'pool must be a whole number >= 1, got 0'),
+    ('CIRKD', dict(temperature=0), 'temperature must be > 0, got 0'),
+    ('CWD', dict(temperature=-1.0), 'temperature must be > 0, got -1.0'),
+    ('DIST', dict(beta=0, gamma=0), f'beta, gamma {NOT_ALL_0}, got 0, 0'),
+    ('DIST', dict(gamma=-1), 'got 1.0, -1'),
+    ('DIST', dict(temperature=0), 'temperature must be > 0, got 0'),
+    ('FGD', dict(alpha=-1), 'alpha must be >= 0, got -1'),
+    ('FGD', dict(lambda_=-1e-6), r'lambda_ must be >= 0, got -1e-06'),
+    ('FGD', dict(temperature=0), 'temperature must be > 0, got 0'),
+    ('FeatureMatch', dict(cosine=0, smooth_l1=0), f'cosine, smooth_l1, mse {NOT_ALL_0}'),
+    ('FeatureMatch', dict(steps=0), 'steps must be a whole number >= 1'),
+    ('HeadOutputKD', dict(beta=0), "beta > 0 .* got 0 with form='smooth_l1'"),
+    ('HeadOutputKD', dict(form='l1', beta=1.0), "beta > 0 belongs to form='smooth_l1', got 1.0 with form='l1'"),
+    ('HeadOutputKD', dict(form='sigmoid', num_classes=3), "num_classes >= 2 belongs to form='softmax', got 3 with"),
+    ('HeadOutputKD', dict(form='softmax', num_classes=1), "num_classes >= 2 .* got 1 with form='softmax'"),
+    ('HeadOutputKD', dict(form='softmax', temperature=0), "temperature > 0 .* got 0 with form='softmax'"),
+    ('HeadOutputKD', dict(temperature=2.0), "temperature > 0 .* got 2.0 with form='smooth_l1'"),
+    ('IFVD', dict(num_classes=0), 'num_classes must be a whole number.*, got 0'),
+    ('LD', dict(class_weight=-1), f'class_weight {NOT_ALL_0}, got 0.25, 0.25, -1'),
+    ('LD', dict(main_weight=-1), f'main_weight, .* {NOT_ALL_0}, got -1, 0.25, 10.0'),
+    ('LD', dict(main_weight=0, valuable_weight=0, class_weight=0), f'main_weight, .* {NOT_ALL_0}, got 0, 0, 0'),
+    ('LD', dict(ratio=1.0), r'ratio must be a number in \[0, 1\), got 1\.0'),
+    ('LD', dict(temperature=0), 'temperature must be > 0, got 0'),
+    ('LogitKD', dict(temperature=0), 'temperature must be > 0, got 0'),
+    ('MGD', dict(alpha=0), 'alpha must be > 0, got 0'),
+    ('MGD', dict(mask_ratio=1.0), r'mask_ratio must be a number in \[0, 1\), got 1\.0'),
+    ('MasKD', dict(eps=-1e-5), 'factor must be > 0 and eps >= 0'),
+    ('MasKD', dict(factor=0), 'factor must be > 0 and eps >= 0, got 0 and 0.0'),
+    ('MasKD', dict(learn=dict(iterations=5)), r'learn\.iterations is no option'),
+    ('MasKD', dict(num_tokens=0), 'num_tokens must be a whole number >= 1, got 0'),
+    ('MasKD', dict(student_mask_from=-1), 'student_mask_from must be a whole number >= 0, got -1'),
+    ('PCD', dict(attention=dict(heads=8)), 'attention has no heads; its keys are num_heads'),
+    ('PCD', dict(head=dict(bias='hidden')), "head.bias must be one of None, True, False, got 'hidden'"),
+    ('PCD', dict(head=dict(type='conv')), "head.type must be one of 'linear', 'mlp', 'mlp2', got 'conv'"),
+    ('PCD', dict(head=dict(type='linear', hidden=64)), "head.hidden needs type='mlp' or 'mlp2', got hidden=64"),
+    ('PCD', dict(head=dict(type='linear', layers=3)), "head.layers needs type='mlp' or 'mlp2', got layers=3"),
+    ('PCD', dict(head=dict(type='mlp', bias='last')), "head.bias must be one of None, True, False, 'hidden', got"),
+    ('PCD', dict(head=dict(type='mlp', hidden=0)), 'head.hidden must be a whole number >= 1, got 0'),
+    ('PCD', dict(head=dict(type='mlp', layers=0)), 'head.layers must be a whole number >= 1, got 0'),
+    ('PCD', dict(head=dict(width=3)), 'head has no width; its keys are type, hidden, bias, layers'),
+    ('PCD', dict(keys_per_image=0), 'keys_per_image must be a whole number >= 1, got 0'),
+    ('PCD', dict(monitor_interval=-1), 'monitor_interval must be a whole number >= 0, got -1'),
+    ('PCD', dict(num_pixels=0), 'num_pixels must be a whole number >= 1, got 0'),
+    ('PCD', dict(queue_size='auto', keys_per_image=2), "queue_size='auto' chooses keys_per_image too"),
+    ('PCD', dict(queue_size=0), 'queue_size must be a whole number >= 1, got 0'),
+    ('PCD', dict(resize=None), "resize must be one of 'student', 'teacher', got None"),
+    ('PCD', dict(temperature=0), 'temperature must be > 0, got 0'),
+    ('QueueKL', dict(head=dict(type='conv')), 'head.type must be one of'),
+    ('QueueKL', dict(queue_size=0), 'queue_size must be a whole number >= 1'),
+    ('QueueKL', dict(student_temperature=-1.0), 'student_temperature must be > 0'),
+    ('RoIHeadKD', dict(form='dist', beta=1.0), "beta > 0 belongs to form='smooth_l1'"),
+    ('RoIHeadKD', dict(form='l1', temperature=1.0), 'temperature > 0 belongs to the forms of class scores'),
+    ('RoIHeadKD', dict(student_tap=['a', 'b']), r"student_tap must be one tap, got \['a', 'b'\]"),
+    ('SKD', dict(patch_size=0), 'patch_size must be a whole number >= 1, got 0'),
+    ('SKD', dict(patch_size=2, pool_scale=0.5), 'both set the patch: give only one'),
+    ('SKD', dict(pool_scale=0), 'pool_scale must be above 0 and at most 1, got 0'),
+    ('SKD', dict(pool_scale=2), 'pool_scale must be above 0 and at most 1, got 2'),
+]
+
+
+@pytest.mark.parametrize(('method', 'given', 'words'), VALUES)
+def test_values_that_no_method_takes_are_named(method, given, words):
+    with pytest.raises((ValueError, TypeError, KeyError), match=words):
+        made(METHODS[method], **given)
+
+
 def test_all_methods_are_there_and_their_defaults_are_taken():
     assert len(METHODS) > 15 and len(list(options({int, float}))) > 100
     for kind in METHODS.values():

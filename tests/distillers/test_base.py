@@ -116,6 +116,24 @@ def test_a_bare_loss_is_named_after_its_class():
     assert {name: value.item() for name, value in losses.items()} == {'loss_plain': 1.0}
 
 
+def test_the_weight_is_of_losses_and_not_of_figures_for_the_log():
+    class Told(Distiller):
+        def forward(self, student, teacher, data_samples):
+            return {'loss_x': student['a'][0].mean(), 'acc_x': student['a'][0].mean()}
+
+    found = Told('a', loss_weight=3.0).step({'a': [torch.ones(2)]}, {}, None)
+    assert found == {'loss_x': 3, 'acc_x': 1}
+
+
+def test_gradients_are_clipped_by_the_norm_before_the_loss_scale():
+    """A scaled gradient of norm 5 x 8 is clipped to norm 1 x 8, and the norm that is told is 5."""
+    distiller = Plain('a', clip_max_norm=1.0)
+    distiller.own = nn.Parameter(torch.zeros(2))
+    distiller.own.grad = 8 * torch.tensor([3.0, 4.0])
+    assert distiller.clip_gradients(8.0) == 5
+    torch.testing.assert_close(distiller.own.grad, 8 * torch.tensor([0.6, 0.8]))
+
+
 def test_data_samples_reach_forward():
     class Samples(Distiller):
         def forward(self, student, teacher, data_samples):

@@ -178,7 +178,8 @@ class DistillerCase:
         values = []
         for _ in range(STEPS):
             optimizer.zero_grad()
-            losses = {name: value for name, value in toys.losses_of(model).items() if name.startswith('distill.case.')}
+            found = toys.losses_of(model, self.batch())
+            losses = {name: value for name, value in found.items() if name.startswith('distill.case.')}
             assert 'distill.case.share' in losses
             toys.total(losses).backward()
             optimizer.step()
@@ -190,3 +191,7 @@ class DistillerCase:
         """The pair, ready to train."""
         pair = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
         return toys.distilled(**pair, distillers=dict(case=self.option))
+
+    def batch(self) -> Any:
+        """What the pair trains on, the usual batch of a segmentor where it is ``None``."""
+        return None

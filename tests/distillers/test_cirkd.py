@@ -234,7 +234,7 @@ def test_a_step_writes_pixels_of_their_class_and_the_mean_of_each_class_and_pict
 
 
 def test_a_queue_is_a_ring_of_the_last_rows_of_each_class():
-    queue = ClassQueue(CLASSES, 4, 2)
+    queue = ClassQueue(CLASSES, 2, 2)  # often less than a class has in a batch
     expected = {kind: queue.rows[kind].tolist() for kind in range(CLASSES)}
     places = Counter()
     draw = torch.Generator().manual_seed(0)
@@ -243,12 +243,12 @@ def test_a_queue_is_a_ring_of_the_last_rows_of_each_class():
         keys = torch.randn(5, 2, generator=draw)
         queue.enqueue(keys, labels)
         for key, label in zip(keys.tolist(), labels.tolist(), strict=True):
-            expected[label][places[label] % 4] = key
+            expected[label][places[label] % 2] = key
             places[label] += 1
-        assert queue.ptr.tolist() == [places[kind] % 4 for kind in range(CLASSES)]
+        assert queue.ptr.tolist() == [places[kind] % 2 for kind in range(CLASSES)]
         torch.testing.assert_close(queue.rows, torch.tensor([expected[kind] for kind in range(CLASSES)]))
     queue.enqueue(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
-    assert queue.ptr.tolist() == [places[kind] % 4 for kind in range(CLASSES)]
+    assert queue.ptr.tolist() == [places[kind] % 2 for kind in range(CLASSES)]
 
 
 def test_queues_begin_with_the_same_random_directions_everywhere():
@@ -316,25 +316,6 @@ def test_evaluation_leaves_the_queues_alone():
 
 
 # In a run
-
-
-def test_a_resumed_run_ends_with_the_same_queues_and_weights(tmp_path):
-    pair = toys.model_config(
-        toys.seg_net('fcn', dropout=0.1),
-        toys.seg_teacher('fcn'),
-        dict(cirkd=dict(type='CIRKD', pixel_memory=40, region_memory=3)),
-    )
-    toys.train(tmp_path / 'whole', pair, iters=4)
-    again = toys.run_config(
-        tmp_path / 'resumed', pair, 4, resume=True, load_from=str(tmp_path / 'whole' / 'iter_2.pth')
-    )
-    toys.train(None, again)
-    states = [torch.load(tmp_path / name, weights_only=False) for name in
-              ('whole/iter_2.pth', 'whole/iter_4.pth', 'resumed/iter_4.pth')]  # fmt: skip
-    early, whole, resumed = ({**state['distillers'], **state['state_dict']} for state in states)
-    assert not toys.differing(whole, resumed)
-    assert 'cirkd.parts.0.queues.pixel.rows' in toys.differing(early, whole)
-    assert whole['cirkd.parts.0.queues.region.rows'].shape[:2] == (toys.NUM_CLASSES, 3)
 
 
 # What is refused

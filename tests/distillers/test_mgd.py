@@ -6,7 +6,6 @@ import torch.nn.functional as F
 
 from mmdistill_dense.distillers import MGD
 from mmdistill_dense.distillers.base import RunState
-from tests import toys
 from tests.distillers.case import DistillerCase
 
 TAP = 'backbone[3]'
@@ -85,19 +84,6 @@ def test_a_batch_is_the_mean_of_its_halves(reduction, monkeypatch):
         part = keep[rows]
         values.append(_loss(distiller, student[rows], teacher[rows]))
     torch.testing.assert_close(values[0], (values[1] + values[2]) / 2)
-
-
-@pytest.mark.soak
-def test_a_resumed_run_draws_the_masks_it_would_have_drawn(tmp_path):
-    option = toys.model_config(toys.seg_net(), toys.seg_teacher(), dict(mgd=dict(TestMGD.option)))
-    toys.train(tmp_path / 'whole', option, iters=4)
-    toys.train(tmp_path / 'parts', option, iters=2)
-    runner = toys.run_config(tmp_path / 'parts', option, iters=4)
-    runner.resume = True
-    toys.train(None, runner)
-    whole, parts = (torch.load(tmp_path / name / 'iter_4.pth', weights_only=False) for name in ('whole', 'parts'))
-    for key in ('state_dict', 'distillers'):
-        assert not toys.differing(whole[key], parts[key])
 
 
 def test_vectors_are_refused():

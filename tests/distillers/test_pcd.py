@@ -393,19 +393,6 @@ def test_auto_with_random_rows_counts_those_in_use():
     assert len(distiller.queue.negatives()) == 256
 
 
-def test_a_resumed_run_with_auto_is_the_uninterrupted_one(tmp_path):
-    pcd = dict(type='PCD', student_tap='backbone[3]', queue_size='auto', num_pixels=32)
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(pcd=pcd))
-    data = dict(train_dataloader=dict(dataset=dict(num_images=12)))
-    whole = toys.train(tmp_path / 'whole', model, iters=4, **data)
-    file = str(tmp_path / 'whole/iter_2.pth')
-    resumed = toys.train(tmp_path / 'resumed', model, iters=4, resume=True, load_from=file, **data)
-    ours, theirs = (runner.model.distillers['pcd'] for runner in (resumed, whole))
-    assert ours.chosen_size.tolist() == [256, 64] and ours.queue.size == 256
-    assert not toys.differing(ours.state_dict(), theirs.state_dict())
-    assert not toys.differing(toys.student_state(resumed.model), toys.student_state(whole.model))
-
-
 def test_a_queue_of_named_size_saves_nothing_more():
     assert not any('chosen_size' in name for name in _make().state_dict())
 
@@ -505,15 +492,3 @@ def test_plug_in_trains_beside_logit_kd_and_maskd(make):
     assert int(model.distillers['pcd'].queue.filled) == 6
     assert model.distillers['pcd'].attention.gamma.any()
     assert not any(name.startswith('distillers') for name in model.state_dict())
-
-
-def test_a_resumed_run_is_equal_bit_for_bit(tmp_path):
-    """Queue, pointer, running mean and sampled pixels; keys wrap around the queue of 5."""
-    pcd = dict(type='PCD', queue_size=5, enqueue='pixels', center=True, num_pixels=20, head=WIDE_HEAD, attention={})
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(pcd=pcd))
-    toys.train(tmp_path / 'a', model, iters=4)
-    toys.train(tmp_path / 'b', model, iters=4, resume=True, load_from=str(tmp_path / 'a' / 'iter_2.pth'))
-    first, second = (torch.load(tmp_path / name / 'iter_4.pth', weights_only=False) for name in 'ab')
-    assert first['distillers']['pcd.queue.ptr'] == 3
-    for part in ('state_dict', 'distillers'):
-        assert not toys.differing(first[part], second[part]), part

@@ -94,13 +94,3 @@ def test_queue_stays_in_float32_when_the_model_is_halved():
         assert torch.equal(copy.deepcopy(queue).to(half).rows, rows)
     assert queue.double().rows.dtype == torch.float64
     queue.enqueue(torch.ones(1, 3, dtype=torch.float16))
-
-
-def test_queue_round_trip():
-    queue, other = NegativeQueue(8, 3, 'random'), NegativeQueue(8, 3)
-    queue.enqueue(torch.ones(3, 3))
-    other.load_state_dict(queue.state_dict())
-    for store in (queue, other):
-        store.enqueue(torch.full((2, 3), 0.5))
-    assert all(torch.equal(*pair) for pair in zip(queue.buffers(), other.buffers(), strict=True))
-    assert sorted(queue.state_dict()) == ['filled', 'ptr', 'rows']

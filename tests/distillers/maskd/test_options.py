@@ -31,7 +31,8 @@ def test_poly_rate():
 def test_identity_is_what_the_result_depends_on():
     one = LearnOptions.parse(dict(save_interval=7, log_interval=9))
     assert one.identity() == LearnOptions().identity()
-    assert LearnOptions.parse(dict(max_iters=7)).identity() != LearnOptions().identity()
+    for other in (dict(max_iters=7), dict(dice_weight=2.0), dict(schedule='poly'), dict(clip_grad=dict(max_norm=1))):
+        assert LearnOptions.parse(other).identity() != LearnOptions().identity(), other
 
 
 @pytest.mark.parametrize(

@@ -70,17 +70,11 @@ def test_the_log_tells_how_learning_goes(finished):
         assert all(word in line for line in lines), word
 
 
-def test_the_cache_is_used(finished, tmp_path, learned):
-    work_dir, tokens, _ = finished
-    shutil.copytree(work_dir / 'maskd_tokens', tmp_path / 'maskd_tokens')
-    assert same(tokens_of(run(tmp_path)), tokens) and not learned
-
-
 def test_a_run_that_learned_and_one_that_found_tokens_train_the_same_student(finished, tmp_path, learned):
-    work_dir, _, student = finished
+    work_dir, tokens, student = finished
     shutil.copytree(work_dir / 'maskd_tokens', tmp_path / 'maskd_tokens')
     again = run(tmp_path, iters=5)
-    assert not learned and same(toys.student_state(again.model), student)
+    assert not learned and same(tokens_of(again), tokens) and same(toys.student_state(again.model), student)
 
 
 def by_epoch(config):
@@ -113,29 +107,22 @@ def test_the_same_with_a_detector_whose_learning_draws_numbers(tmp_path, learned
     assert len(learned) == 6 and all(same(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_other_settings_learn_anew_beside_the_first(finished, tmp_path, learned):
-    shutil.copytree(finished[0] / 'maskd_tokens', tmp_path / 'maskd_tokens')
-    run(tmp_path, seg_model(dict(LOGITS, learn=dict(LEARN, max_iters=4))))
-    assert learned == [0, 1, 2, 3] and len(token_files(tmp_path)) == 2
-
-
-def test_another_teacher_learns_anew(finished, tmp_path, learned, other_teacher):
-    shutil.copytree(finished[0] / 'maskd_tokens', tmp_path / 'maskd_tokens')
-    run(tmp_path, seg_model(teacher=other_teacher))
-    assert len(learned) == 6 and len(token_files(tmp_path)) == 2
-
-
-def test_other_data_learn_anew(finished, tmp_path, learned):
-    shutil.copytree(finished[0] / 'maskd_tokens', tmp_path / 'maskd_tokens')
-    run(tmp_path, train_dataloader=dict(dataset=dict(num_images=6)))
-    assert len(learned) == 6
-
-
-def test_what_does_not_concern_the_tokens_uses_the_cache(finished, tmp_path, learned):
+@pytest.mark.parametrize(
+    ('change', 'steps'), [('settings', 4), ('teacher', 6), ('data', 6), ('what does not count', 0)]
+)
+def test_what_tokens_depend_on_is_learned_anew_beside_the_first(
+    finished, tmp_path, learned, other_teacher, change, steps
+):
     shutil.copytree(finished[0] / 'maskd_tokens', tmp_path / 'maskd_tokens')
     seldom = dict(LEARN, save_interval=100, log_interval=100)
-    run(tmp_path, seg_model(dict(LOGITS, learn=seldom, loss_weight=3.0, student_mask_from=1)))
-    assert not learned
+    model, changes = {
+        'settings': (seg_model(dict(LOGITS, learn=dict(LEARN, max_iters=4))), {}),
+        'teacher': (seg_model(teacher=other_teacher), {}),
+        'data': (seg_model(), dict(train_dataloader=dict(dataset=dict(num_images=6)))),
+        'what does not count': (seg_model(dict(LOGITS, learn=seldom, loss_weight=3.0, student_mask_from=1)), {}),
+    }[change]
+    run(tmp_path, model, **changes)
+    assert learned == list(range(steps)) and len(token_files(tmp_path)) == 1 + bool(steps)
 
 
 def test_a_preprocessor_with_a_state_is_left_to_the_run(finished, tmp_path, learned):
@@ -170,6 +157,18 @@ class Interrupt(Exception):
     pass
 
 
+def stop_at(patched, iteration):
+    """Interrupt the learning before one of its steps."""
+    step = token_learner.TokenLearner.step
+
+    def interrupted(self, *args):
+        if self.iteration == iteration:
+            raise Interrupt
+        return step(self, *args)
+
+    patched.setattr(token_learner.TokenLearner, 'step', interrupted)
+
+
 @pytest.mark.parametrize(
     ('kind', 'after', 'workers'),
     [
@@ -191,15 +190,8 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
 
     whole = start('whole')
     learned.clear()
-    step = token_learner.TokenLearner.step
-
-    def interrupted(self, *args):
-        if self.iteration == after:
-            raise Interrupt
-        return step(self, *args)
-
-    monkeypatch.setattr(token_learner.TokenLearner, 'step', interrupted)
-    with pytest.raises(Interrupt):
+    with monkeypatch.context() as patched, pytest.raises(Interrupt):
+        stop_at(patched, after)
         start('cut')
     (partial,) = token_files(tmp_path / 'cut')
     assert partial.endswith('.partial.pth') and learned == list(range(after))
@@ -208,7 +200,6 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
         with pytest.raises(ValueError, match=r'tokens=.*\.partial\.pth.* is the state of unfinished learning'):
             run(tmp_path / 'other', seg_model(given))
     assert not multiprocessing.active_children(), 'the workers are gone, even so'
-    monkeypatch.setattr(token_learner.TokenLearner, 'step', step)
     learned.clear()
     again = start('cut')
     assert learned == list(range(after // 2 * 2, 6)), 'from the last saved iteration'
@@ -224,19 +215,12 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
     ],
 )
 def test_an_unfinished_file_of_another_seed_or_batch_size_is_not_continued(tmp_path, monkeypatch, learned, changes):
-    step = token_learner.TokenLearner.step
-
-    def interrupted(self, *args):
-        if self.iteration == 3:
-            raise Interrupt
-        return step(self, *args)
-
     with monkeypatch.context() as patched, pytest.raises(Interrupt):
-        patched.setattr(token_learner.TokenLearner, 'step', interrupted)
+        stop_at(patched, 3)
         run(tmp_path)
     learned.clear()
-    runner = run(tmp_path, **changes)
-    assert learned == [0, 1, 2, 3, 4, 5]
+    runner = run(tmp_path, log_level='INFO', **changes)
+    assert learned == [0, 1, 2, 3, 4, 5] and 'the unfinished tokens were started with' in log_of(tmp_path)
     assert same(tokens_of(runner), tokens_of(run(tmp_path / 'alone', **changes)))
 
 

@@ -6,9 +6,9 @@ the process.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mmdistill_dense.utils.lazy import lazily
 from mmdistill_dense.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -35,24 +35,7 @@ __all__ = [
     'export_student',
 ]
 
-_ROOMS = {
-    'DISTILLERS': 'registry',
-    'DistillModel': 'model.build',
-    'Distiller': 'distillers.base',
-    'FeatureDistiller': 'distillers.feature',
-    'FrozenTeacher': 'networks.teacher',
-    'Tap': 'networks.taps',
-    'base': 'config.resolve',
-    'check_config': 'check.run',
-    'export_student': 'export.write_student',
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    module = importlib.import_module(f'{__name__}.{_ROOMS[name]}')
-    return globals().setdefault(name, getattr(module, name))
+__getattr__ = lazily(__name__, __file__)
 
 
 def __dir__() -> list[str]:

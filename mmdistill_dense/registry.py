@@ -33,12 +33,29 @@ class _Child(Registry):
         return super().get(name if name in self._module_dict else key)
 
 
-MODELS = _Child(MMENGINE_MODELS, 'model', 'foundation', 'pretrain')
-DATASETS = _Child(MMENGINE_DATASETS, 'datasets', 'unlabelled')
-TRANSFORMS = _Child(MMENGINE_TRANSFORMS, 'datasets', 'unlabelled', 'pretrain')
-HOOKS = _Child(MMENGINE_HOOKS, 'engine', 'unlabelled', 'apps.inspect', 'pretrain')
+class _Methods(Registry):
+    """The distillers: the file of a method is imported when the method is asked for, all files for the list of all."""
+
+    def get(self, key: str) -> Any:
+        """Return a class by its name."""
+        getattr(importlib.import_module('mmdistill_dense.distillers'), key, None)
+        return super().get(key)
+
+    @property
+    def module_dict(self) -> dict[str, Any]:
+        """All classes by their names."""
+        face = importlib.import_module('mmdistill_dense.distillers')
+        for name in face.__all__:
+            getattr(face, name)
+        return super().module_dict
+
+
+MODELS = _Child(MMENGINE_MODELS, 'model', 'foundation.foundation_teacher', 'pretrain')
+DATASETS = _Child(MMENGINE_DATASETS, 'datasets', 'unlabelled.pictures')
+TRANSFORMS = _Child(MMENGINE_TRANSFORMS, 'datasets', 'unlabelled.pictures', 'pretrain.views')
+HOOKS = _Child(MMENGINE_HOOKS, 'engine', 'unlabelled.stream', 'apps.inspect', 'pretrain.dense_monitor')
 OPTIMIZERS = _Child(MMENGINE_OPTIMIZERS, 'engine')
 MODEL_WRAPPERS = _Child(MMENGINE_MODEL_WRAPPERS, 'engine')
-DISTILLERS = Registry('distiller', scope='mmdistill_dense', locations=['mmdistill_dense.distillers'])
+DISTILLERS = _Methods('distiller', scope='mmdistill_dense', locations=['mmdistill_dense.distillers'])
 # What a model adds to its training step besides the distillers, see `model.distill_model.Extra`.
-EXTRAS = Registry('extra', scope='mmdistill_dense', locations=['mmdistill_dense.unlabelled'])
+EXTRAS = Registry('extra', scope='mmdistill_dense', locations=['mmdistill_dense.unlabelled.step'])

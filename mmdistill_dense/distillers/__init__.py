@@ -1,31 +1,37 @@
-"""Distillation methods, one file each."""
+"""Distillation methods, one file each, which is imported when the method is first asked for."""
 
-from mmdistill_dense.distillers.afdcd import AfDCD
-from mmdistill_dense.distillers.at import AT
-from mmdistill_dense.distillers.base import Distiller
-from mmdistill_dense.distillers.cirkd import CIRKD
-from mmdistill_dense.distillers.cwd import CWD
-from mmdistill_dense.distillers.dist import DIST
-from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.distillers.feature_match import FeatureMatch
-from mmdistill_dense.distillers.fgd import FGD
-from mmdistill_dense.distillers.fitnet import FitNet
-from mmdistill_dense.distillers.head_output_kd import HeadOutputKD
-from mmdistill_dense.distillers.ifvd import IFVD
-from mmdistill_dense.distillers.ld import LD
-from mmdistill_dense.distillers.logit_kd import LogitKD
-from mmdistill_dense.distillers.maskd.maskd import MasKD
-from mmdistill_dense.distillers.mgd import MGD
-from mmdistill_dense.distillers.pcd.pcd import PCD
-from mmdistill_dense.distillers.pkd import PKD
-from mmdistill_dense.distillers.query_match import QueryMatch
-from mmdistill_dense.distillers.queue_kl import QueueKL
-from mmdistill_dense.distillers.roi_head_kd import RoIHeadKD
-from mmdistill_dense.distillers.skd import SKD
-from mmdistill_dense.distillers.token_relations import TokenRelations
+from typing import TYPE_CHECKING
+
+from mmdistill_dense.utils.lazy import lazily
+
+if TYPE_CHECKING:
+    from mmdistill_dense.distillers.afdcd import AfDCD
+    from mmdistill_dense.distillers.at import AT
+    from mmdistill_dense.distillers.base import Distiller
+    from mmdistill_dense.distillers.cirkd import CIRKD
+    from mmdistill_dense.distillers.cwd import CWD
+    from mmdistill_dense.distillers.dist import DIST
+    from mmdistill_dense.distillers.feature import FeatureDistiller
+    from mmdistill_dense.distillers.feature_match import FeatureMatch
+    from mmdistill_dense.distillers.fgd import FGD
+    from mmdistill_dense.distillers.fitnet import FitNet
+    from mmdistill_dense.distillers.head_output_kd import HeadOutputKD
+    from mmdistill_dense.distillers.ifvd import IFVD
+    from mmdistill_dense.distillers.ld import LD
+    from mmdistill_dense.distillers.logit_kd import LogitKD
+    from mmdistill_dense.distillers.maskd.maskd import MasKD
+    from mmdistill_dense.distillers.mgd import MGD
+    from mmdistill_dense.distillers.pcd.pcd import PCD
+    from mmdistill_dense.distillers.pkd import PKD
+    from mmdistill_dense.distillers.query_match import QueryMatch
+    from mmdistill_dense.distillers.queue_kl import QueueKL
+    from mmdistill_dense.distillers.roi_head_kd import RoIHeadKD
+    from mmdistill_dense.distillers.skd import SKD
+    from mmdistill_dense.distillers.token_relations import TokenRelations
 
 __all__ = [
     'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'IFVD', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD', 'Distiller',
     'FeatureDistiller', 'FeatureMatch', 'FitNet', 'HeadOutputKD', 'LogitKD', 'MasKD', 'QueryMatch', 'QueueKL',
     'RoIHeadKD', 'TokenRelations',
 ]  # fmt: skip
+__getattr__ = lazily(__name__, __file__)

@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from torch.utils.data import DataLoader
 
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.unlabelled import UnlabeledImages
+from mmdistill_dense.unlabelled.pictures import UnlabeledImages
 
 LOAD = [dict(type='LoadImageFromFile')]
 

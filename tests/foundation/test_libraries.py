@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmdistill_dense.foundation import FoundationTeacher
+from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher
 from tests import toys
 
 NAME = 'timm::tiny'

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mmdistill_dense.foundation import FoundationTeacher
+from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher
 from mmdistill_dense.foundation.vit_file import SCHEMES, entries, load_vit
 from mmdistill_dense.weights.locate import sha256
 from tests.foundation import files

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmdistill_dense.foundation import VisionTransformer
+from mmdistill_dense.foundation.foundation_teacher import VisionTransformer
 from mmdistill_dense.pretrain import SSLTeacher
 from mmdistill_dense.pretrain.spatial_adaptor import blank_entries
 from tests import toys

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmdistill_dense.foundation import FoundationTeacher
+from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher
 from mmdistill_dense.foundation.models import MODELS_BY_NAME, architecture
 from mmdistill_dense.foundation.vit import resample
 from mmdistill_dense.foundation.vit_file import SCHEMES, entries

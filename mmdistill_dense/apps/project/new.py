@@ -12,7 +12,6 @@ from typing import Any
 
 from mmengine.config import Config
 
-import mmdistill_dense.distillers  # noqa: F401  registers the methods
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.config_files import (
     SUITE,

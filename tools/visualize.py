@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from mmdistill_dense.apps.commands.cli import OptionsAction
 from mmdistill_dense.apps.inspect.similarity import add_similarity, draw_masks, run_similarity
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.config.resolve import OptionsAction
 from mmdistill_dense.distillers.maskd import ready_distiller
 from mmdistill_dense.utils.messages import text_of
 

@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mmengine.logging import MMLogger
-
 
 @contextlib.contextmanager
 def errors_only() -> Iterator[None]:
     """Drop log messages below the level of errors while the context is open."""
+    from mmengine.logging import MMLogger  # imports torch, which a mistake in a command need not wait for
+
     before, logger = logging.root.manager.disable, MMLogger.get_current_instance()
     level = logger.level
     logging.disable(logging.WARNING)

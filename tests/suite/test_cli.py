@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite import cli, plan
+from mmdistill_dense.apps.suite import actions, cli, plan
 from mmdistill_dense.apps.suite.definition import load
 from tests.engine.processes import ROOT
 from tests.suite import tiny
@@ -72,13 +72,13 @@ def test_places_are_counted_from_one(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_run_is_found_by_name_seed_and_tried_values() -> None:
     definition = load(tiny.write(Path(), grid={'kd': {'loss_weight': [1, 2]}, 'seeds': [7]}))
-    assert cli.find(definition, 'kd', 0, None).kind == 'run'
-    assert cli.find(definition, 'kd', 7, 'loss_weight=2').choice == {'loss_weight': 2}
-    assert cli.find(definition, 'teacher', None, None).name == 'teacher'
+    assert actions.find(definition, 'kd', 0, None).kind == 'run'
+    assert actions.find(definition, 'kd', 7, 'loss_weight=2').choice == {'loss_weight': 2}
+    assert actions.find(definition, 'teacher', None, None).name == 'teacher'
     with pytest.raises(ValueError, match='kd has no run with --seed 5 --search None, but kd loss_weight=1 seed 7'):
-        cli.find(definition, 'kd', 5, None)
+        actions.find(definition, 'kd', 5, None)
     with pytest.raises(ValueError, match="row 'kdd': unknown. Close: kd"):
-        cli.find(definition, 'kdd', 0, None)
+        actions.find(definition, 'kdd', 0, None)
 
 
 def test_every_run_is_found_again_by_its_command_line() -> None:
@@ -87,7 +87,7 @@ def test_every_run_is_found_again_by_its_command_line() -> None:
     definition = load(tiny.write(Path(), grid={'kd': {'loss_weight': [1, 2.5]}, 'seeds': [7]}))
     for run in plan.runs(definition):
         args = cli._parser().parse_args(job_words(definition.path, run))
-        assert cli.find(definition, args.name, args.seed, args.search) == run
+        assert actions.find(definition, args.name, args.seed, args.search) == run
 
 
 @pytest.mark.parametrize('path', DEFINITIONS, ids=lambda path: path.stem)

@@ -11,7 +11,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmdistill_dense.apps.suite import configs, plan, preflight
 from mmdistill_dense.apps.suite import configs as identity
 from mmdistill_dense.apps.suite import plan as run_configs
-from mmdistill_dense.apps.suite.cli import find, main
+from mmdistill_dense.apps.suite.actions import find
+from mmdistill_dense.apps.suite.cli import main
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.utils.reproducible import seed_everything
 from tests import toys

@@ -1,6 +1,13 @@
-"""Check a config before training: ``tools/check.py`` and ``tools/list_taps.py`` as library calls."""
+"""Check a config before training: what it would train, and what is wrong with it."""
 
-from mmdistill_dense.apps.check.context import Finding, Options
-from mmdistill_dense.apps.check.run import Report, check_config
+from typing import TYPE_CHECKING
+
+from mmdistill_dense.utils.lazy import lazily
+
+if TYPE_CHECKING:
+    from mmdistill_dense.apps.check.context import Finding, Options
+    from mmdistill_dense.apps.check.run import Report, check_config
 
 __all__ = ['Finding', 'Options', 'Report', 'check_config']
+
+__getattr__ = lazily(__name__, __file__)

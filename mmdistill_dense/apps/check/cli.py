@@ -8,19 +8,16 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from mmengine.config import Config
 from rich.console import Console
 
-from mmdistill_dense.apps.check.context import Options
-from mmdistill_dense.apps.check.render import show
-from mmdistill_dense.apps.check.run import check_config
-from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.config.resolve import OptionsAction
-from mmdistill_dense.utils.atomic import without_nan
+from mmdistill_dense.apps.commands.cli import OptionsAction
 from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.quiet import quiet
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 WIDTH = 140  # without a terminal
 EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --strict, 2 for an error.'
@@ -29,9 +26,18 @@ EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --stric
 def main_check(argv: Sequence[str] | None = None) -> int:
     """Check what a config would train, and say what is wrong with it."""
     args = _check_parser().parse_args(argv)
+    # Not before the arguments are read: this takes seconds.
+    import torch
+
+    from mmdistill_dense.apps.check.context import Options
+    from mmdistill_dense.apps.check.render import show
+    from mmdistill_dense.apps.check.run import check_config
+    from mmdistill_dense.utils.atomic import without_nan
+
     console = _console()
     size = tuple(args.size) if args.size else None
-    options = Options(not args.no_weights, args.device, args.batch, size, args.val, not args.no_cost, args.processes)
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    options = Options(not args.no_weights, device, args.batch, size, args.val, not args.no_cost, args.processes)
     try:
         config = _config(args)
     except Exception as error:  # a config may run any code
@@ -50,7 +56,7 @@ def _check_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--no-weights', action='store_true', help='use random weights: only shapes and options are checked'
     )
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
+    parser.add_argument('--device', help='default: cuda where there is one, else cpu')
     parser.add_argument('--batch', type=_count, help="pictures of the step; default: the config's for one process")
     parser.add_argument(
         '--size', type=_count, nargs=2, metavar=('H', 'W'), help='generate pictures of this size; no data set is read'
@@ -65,8 +71,6 @@ def _check_parser() -> argparse.ArgumentParser:
 
 def main_list_taps(argv: Sequence[str] | None = None) -> int:
     """List the modules of a config's networks with their output shapes."""
-    from mmdistill_dense.apps.check.tap_list import AutoTaps, list_taps, networks_of, tree
-
     parser = _parser('List the modules that can be tapped, with their output shapes', 'Exit code: 0, 2 for an error.')
     parser.add_argument('--auto', action='store_true', help="only the taps of student_tap='auto'")
     side = parser.add_mutually_exclusive_group()
@@ -76,6 +80,8 @@ def main_list_taps(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--below', default='', metavar='PATH', help='this module and what is in it, e.g. backbone')
     parser.add_argument('--size', type=_count, nargs=2, metavar=('H', 'W'), help='of the picture; default: as trained')
     args = parser.parse_args(argv)
+    from mmdistill_dense.apps.check.tap_list import AutoTaps, list_taps, networks_of, tree
+
     console = _console()
     try:
         config = _config(args)
@@ -104,6 +110,8 @@ def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
 
 def _config(args: argparse.Namespace) -> Config:
     with quiet():
+        from mmdistill_dense.apps.recipes.named import read_config
+
         return read_config(args.config, args.cfg_options)
 
 

@@ -17,7 +17,8 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmdistill_dense.apps.commands.training import common_parser, load_config
+from mmdistill_dense.apps.commands.cli import common_parser
+from mmdistill_dense.apps.commands.training import load_config
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.datasets.written_labels import LabelImages
 from mmdistill_dense.guards.class_counts import check_teacher_classes

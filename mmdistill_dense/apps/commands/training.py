@@ -1,12 +1,13 @@
-"""The commands ``train``, ``test`` and ``learn_tokens`` of ``tools/``."""
+"""What the commands ``train``, ``test`` and ``learn_tokens`` do."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import NoReturn
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
@@ -16,7 +17,6 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.config.resolve import OptionsAction
 from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.maskd.token_files import write_tokens
 from mmdistill_dense.distillers.maskd.tokens import places_of
@@ -27,19 +27,8 @@ from mmdistill_dense.weights.mmengine_loader import install_reader
 DUMP_SUFFIXES = ('.pkl', '.pickle')
 
 
-def main_train(argv: Sequence[str] | None = None) -> None:
+def train(args: argparse.Namespace) -> None:
     """Train with a config."""
-    parser = common_parser('Train with a config')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='continue from this, or from the latest one in the work folder',
-    )
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
-    args = parser.parse_args(argv)
     cfg = load_config(args)
     if args.amp:
         _use_amp(cfg)
@@ -51,23 +40,10 @@ def main_train(argv: Sequence[str] | None = None) -> None:
     build_runner(cfg).train()
 
 
-def main_test(argv: Sequence[str] | None = None) -> None:
+def test(args: argparse.Namespace) -> None:
     """Test a checkpoint with a config."""
-    parser = common_parser('Test a checkpoint with a config')
-    parser.add_argument('checkpoint', nargs='?', help='the checkpoint to test')
-    parser.add_argument(
-        '--checkpoint', dest='checkpoint_option', metavar='CHECKPOINT', help='the same, as mim passes it'
-    )
-    parser.add_argument('--out', help='write predictions to FILE.pkl, or for segmentation to a folder of label images')
-    parser.add_argument('--show', action='store_true', help='show the pictures in a window')
-    parser.add_argument('--show-dir', help='folder to save the pictures in')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds per shown picture')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    args = parser.parse_args(argv)
     cfg = load_config(args)
     cfg.load_from = args.checkpoint or args.checkpoint_option
-    if cfg.load_from is None:
-        parser.error('the checkpoint is missing: CONFIG CHECKPOINT')
     if args.show or args.show_dir:
         _use_visualization(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
@@ -75,25 +51,6 @@ def main_test(argv: Sequence[str] | None = None) -> None:
     if args.out:
         _keep_predictions(cfg, args.out)
     build_runner(cfg).test()
-
-
-def common_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser of what all commands on a config take."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file, or METHOD:PAIR[:VARIANT]')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<name of the config>)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=OptionsAction,
-        metavar='KEY=VALUE',
-        help='settings that replace those of the config',
-    )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='what started the processes'
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
-    return parser
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -180,15 +137,12 @@ class StopBeforeTraining(Hook):
         runner.train_loop.stop_training = True
 
 
-def main_learn_tokens(argv: Sequence[str] | None = None) -> None:
+def learn_tokens(args: argparse.Namespace, error: Callable[[str], NoReturn]) -> None:
     """Learn the tokens of MasKD that a config needs, and write them where its training finds them."""
-    parser = common_parser('Learn the tokens of MasKD on the teacher of a config, and stop')
-    parser.add_argument('--out', metavar='FILE', help='also write the tokens here, for tokens= of other configs')
-    args = parser.parse_args(argv)
     runner = build_runner(load_config(args))
     distillers = learning_distillers(runner.model)
     if args.out and len(distillers) > 1:
-        parser.error(f'--out is one file, but the config has {len(distillers)} MasKD distillers')
+        error(f'--out is one file, but the config has {len(distillers)} MasKD distillers')
     runner.register_hook(StopBeforeTraining())
     runner.train()
     for distiller in distillers:

@@ -26,7 +26,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from mmdistill_dense.apps.commands.training import build_runner, common_parser, load_config
+from mmdistill_dense.apps.commands.cli import common_parser
+from mmdistill_dense.apps.commands.training import build_runner, load_config
 from mmdistill_dense.distillers.base import Distiller, Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.maskd.tokens import FOLDER

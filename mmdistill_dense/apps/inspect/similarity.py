@@ -20,8 +20,9 @@ from mmengine.visualization import Visualizer
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from mmdistill_dense.apps.commands.cli import OptionsAction
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.config.resolve import OptionsAction, model_of
+from mmdistill_dense.config.resolve import model_of
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.base import Distiller, Recorded
 from mmdistill_dense.model.distill_model import Distilled, distillers_of

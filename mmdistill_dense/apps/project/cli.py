@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mmdistill_dense.apps.project.config_files import SUITE
-from mmdistill_dense.apps.recipes.compose import methods
+from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.utils.directories import FolderInUse, owned
 from mmdistill_dense.utils.literals import check_place
 from mmdistill_dense.utils.messages import close_or_all, some, text_of
@@ -35,6 +34,8 @@ def check_first(args: argparse.Namespace) -> Path:
 
 def check_methods(names: Sequence[str]) -> None:
     """Raise for an unknown name of ``--method``."""
+    from mmdistill_dense.apps.recipes.compose import methods
+
     known = methods()
     for name in names:
         if name not in known:

@@ -28,7 +28,6 @@ from mmdistill_dense.utils.quiet import quiet
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
 
 WORK = 'work'  # folder of all runs
-SUITE = 'suite.yaml'
 VALIDATIONS, SAVES = 5, 10  # in a training
 FEW = 50  # steps: shorter trainings, for a trial, validate and save at the end alone
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.config_files import (
-    SUITE,
     WORK,
     box_file,
     check_files,

@@ -16,12 +16,13 @@ from rich.console import Console
 from mmdistill_dense.apps.check.context import ERROR, NOTE, Options
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.check.run import Report, check_config
+from mmdistill_dense.apps.commands.cli import OptionsAction
 from mmdistill_dense.apps.export import FORMATS, export_graph, export_student
 from mmdistill_dense.apps.export.evaluate import evaluate
 from mmdistill_dense.apps.export.export_backbone import export_backbone
 from mmdistill_dense.apps.export.graphs import WRITERS, format_of
 from mmdistill_dense.apps.export.int8 import quantise
-from mmdistill_dense.apps.project.config_files import SUITE
+from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.report.page import make_report
 from mmdistill_dense.apps.report.scores import why_no_gain
@@ -29,7 +30,6 @@ from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.cli import main as suite_main
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
-from mmdistill_dense.config.resolve import OptionsAction
 from mmdistill_dense.utils.atomic import read_json, write_json
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.quiet import alive, errors_only, quiet

@@ -1,43 +1,27 @@
-"""The command line of ``tools/suite.py``."""
+"""The command line of ``tools/suite.py``. Nothing slow is imported before the arguments are read."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
-import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import Definition, fitting, load
-from mmdistill_dense.apps.suite.plan import Run, choice_name
-from mmdistill_dense.apps.suite.starts import RANDOM
-from mmdistill_dense.utils.directories import owned
 from mmdistill_dense.utils.messages import text_of
-from mmdistill_dense.utils.quiet import alive, errors_only, quiet
-from mmdistill_dense.utils.threads import threads_asked_for
+from mmdistill_dense.utils.quiet import errors_only
 from mmdistill_dense.utils.validate import counted
-
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line. Return 1 if a run failed or the definition cannot work, 130 after an interruption."""
     args = _parser().parse_args(argv)
     try:
-        with contextlib.nullcontext() if args.command in (_run, _job) else errors_only():  # a training keeps its log
-            return args.command(args) or 0
+        with contextlib.nullcontext() if args.command in ('run', 'job') else errors_only():  # a training keeps its log
+            return getattr(import_module('mmdistill_dense.apps.suite.actions'), f'suite_{args.command}')(args) or 0
     except (OSError, KeyError, ValueError, RuntimeError) as error:
-        if args.command is _job:
+        if args.command == 'job':
             raise  # with its traceback, into the run's log
         print(f'{type(error).__name__}: {text_of(error)}', file=sys.stderr)
         return 1
@@ -47,14 +31,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='One fair table of distillation methods')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
-    def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
+    def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(command=function)
+        added.set_defaults(command=name)
         many = '?' if name == 'list' else None
         added.add_argument('definition', type=Path, nargs=many, help='.yaml, .py or .json, see docs/suite.md')
         return added
 
-    run = command('run', _run, 'train and test all unfinished runs')
+    run = command('run', 'train and test all unfinished runs')
     run.add_argument('--jobs', type=counted, help='number of runs side by side (default: of the definition)')
     run.add_argument(
         '--threads',
@@ -62,26 +46,24 @@ def _parser() -> argparse.ArgumentParser:
         help='threads of each run (default: of the definition, or an equal part of the cores)',
     )
     run.add_argument('--rerun-changed', action='store_true', help='move runs of another config away, and repeat them')
-    slurm = command('slurm', _slurm, 'print a script that submits the unfinished runs to slurm')
-    cost = command('cost', _cost, 'measure parameters, GFLOPs, and time and memory of a step, for every method')
+    slurm = command('slurm', 'print a script that submits the unfinished runs to slurm')
+    cost = command('cost', 'measure parameters, GFLOPs, and time and memory of a step, for every method')
     for one in (run, slurm, cost):
         one.add_argument(
             '--only', nargs='+', default=[], metavar='NAME', help='rows, with the runs that they depend on'
         )
     for one in (run, slurm):
         one.add_argument('--seeds', nargs='+', type=int, default=[], help='only these seeds')
-    command('budget', _budget, 'for rows of equal compute: measure the steps once, and show the length of each row')
-    command(
-        'list', _list, 'show the methods that fit, and the runs with their state; without a definition: all methods'
-    )
-    write_table = command('table', _table, 'write the table of the finished runs')
+    command('budget', 'for rows of equal compute: measure the steps once, and show the length of each row')
+    command('list', 'show the methods that fit, and the runs with their state; without a definition: all methods')
+    write_table = command('table', 'write the table of the finished runs')
     write_table.add_argument('--out', type=Path, metavar='DIR', help='folder for the files (default: of the suite)')
     several = commands.add_parser('across', help='the mean gain of each method over several suites')
-    several.set_defaults(command=_across)
+    several.set_defaults(command='across')
     several.add_argument('definitions', type=Path, nargs='+', metavar='definition', help='suites with the same rows')
     several.add_argument('--against', default='control', metavar='ROW', help='compare with this row (default: control)')
     several.add_argument('--out', type=Path, metavar='FILE', help='write the table to this file as well')
-    job = command('job', _job, 'do one run; `run` and slurm call this')
+    job = command('job', 'do one run; `run` and slurm call this')
     job.add_argument('name', help='a row of the table')
     job.add_argument('--seed', type=int, help='its seed; a teacher has only one')
     job.add_argument('--search', metavar='KEY=VALUE', help='the values of a search')
@@ -89,150 +71,6 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
     job.add_argument('--attended', action='store_true', help='end when standard input closes')
     return parser
-
-
-def _run(args: argparse.Namespace) -> int:
-    from mmdistill_dense.apps.suite import preflight
-    from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command
-
-    definition = load(args.definition)
-    definition = replace(definition, jobs=args.jobs or definition.jobs, threads=args.threads or definition.threads)
-    threads = definition.threads or threads_asked_for() or max(1, (os.cpu_count() or 1) // definition.jobs)
-    console = Console(file=sys.stdout)
-    with owned(definition.out, f'suite {definition.title!r}'):
-        try:
-            with interruptible():
-                selected = preflight.select(definition, args.only, args.seeds)
-                todo = preflight.unfinished(definition, selected, args.rerun_changed)
-                preflight.check_batch(definition, todo, 1)
-                start = f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}'
-                console.print(start, markup=False, highlight=False, soft_wrap=True)
-                with alive('checking the runs'), quiet():
-                    preflight.check(definition, todo)
-                with Board(console, selected, definition.jobs) as board:
-                    failed = Pool(partial(job_command, args.definition), definition.jobs, threads, board).execute(todo)
-        except KeyboardInterrupt:
-            console.print('stopped; the same command continues from the last checkpoints')
-            return INTERRUPTED
-    for title, reason in failed.items():
-        console.print(f'\n{title} {reason}', markup=False, highlight=False, soft_wrap=True)
-    return 1 if failed else 0
-
-
-def _job(args: argparse.Namespace) -> None:
-    if args.attended:
-        from mmdistill_dense.apps.suite.pool import end_with_parent
-
-        end_with_parent()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    from mmdistill_dense.apps.suite.job import perform
-
-    definition = load(args.definition)
-    result = perform(definition, find(definition, args.name, args.seed, args.search), args.launcher)
-    print(f'{args.name}: {definition.metric} {_score(result)}' if _score(result) else f'{args.name}: trained')
-    if args.attended:  # without the seconds that the interpreter takes to clean up
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-
-
-def find(definition: Definition, name: str, seed: int | None, search: str | None) -> Run:
-    """Return one run of a suite."""
-    runs = plan.runs(definition)
-    named = [run for run in runs if run.name == name]
-    if not named:
-        raise ValueError(f'{definition.path}: {compose.unknown("row", name, {run.name for run in runs})}')
-    for run in named:
-        tried = choice_name(run.choice or {}) if run.kind == 'search' else None
-        if tried == search and (seed == run.seed or (seed is None and run.kind == 'teacher')):
-            return run
-    titles = ', '.join(run.title for run in named)
-    raise ValueError(f'{definition.path}: {name} has no run with --seed {seed} --search {search}, but {titles}')
-
-
-def _slurm(args: argparse.Namespace) -> None:
-    with quiet():  # the script alone goes to the standard output, where sh reads it
-        from mmdistill_dense.apps.suite import pool as slurm
-        from mmdistill_dense.apps.suite import preflight
-
-        definition = load(args.definition)
-        processes = definition.slurm['processes']
-        selected = preflight.select(definition, args.only, args.seeds)
-        todo = preflight.unfinished(definition, selected, processes=processes)
-        preflight.check_batch(definition, todo, processes)
-        text = slurm.script(definition, todo)
-    print(text, end='')
-
-
-def _list(args: argparse.Namespace) -> None:
-    console = Console(file=sys.stdout)
-    if args.definition is None:
-        recipes = compose.recipes()
-        table = Table('method', 'recipes that it fits', 'for instance')
-        for method in compose.methods():
-            names = [recipe.stem for recipe in recipes if compose.options_for(method, recipe)]
-            table.add_row(method, str(len(names)), ', '.join(names[:2]))
-        console.print(table)
-        return
-    definition = load(args.definition)
-    left_out = sorted(set(fitting(definition.control)) - {method.method for method in definition.methods.values()})
-    console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
-    console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(left_out) or "none"}')
-    unused = set(definition.starts) - {RANDOM} - {method.start for method in definition.methods.values()}
-    if unused:
-        console.print(f'starts that no row uses: {", ".join(sorted(unused))}')
-    for name, scores in plan.searched(definition).items():
-        best = plan.chosen(definition)[name]
-        for choice, values in scores:
-            shown = ', '.join('-' if value is None else f'{value:.2f}' for value in values)
-            console.print(f'search of {name}: {choice_name(choice)}: {shown}' + (' (chosen)' if choice == best else ''))
-    table = Table('run', 'state', definition.metric, 'config')
-    for run in plan.runs(definition):
-        table.add_row(run.title, *_state(definition, run))
-    console.print(table)
-
-
-def _state(definition: Definition, run: Run) -> tuple[str, str, str]:
-    result, state = run.result, run.state
-    if run.choice is None:
-        return 'waits for its search', '', ''
-    now = plan.hash_of(definition, run)
-    if result is not None:
-        changed = result['config_hash'] != now
-        return 'CHANGED since' if changed else 'finished', _score(result), result['config_hash']
-    if state:
-        return f'{state["phase"]}, {state["iteration"]}/{state["iterations"] or "?"}', '', now
-    return 'waits', '', now
-
-
-def _score(result: Mapping[str, Any]) -> str:
-    """The score of a result; nothing for a pre-training."""
-    return '' if result['score'] is None else f'{result["score"]:.2f}'
-
-
-def _cost(args: argparse.Namespace) -> None:
-    from mmdistill_dense.apps.suite import preflight as cost
-
-    cost.main(load(args.definition), args.only or None)
-
-
-def _budget(args: argparse.Namespace) -> None:
-    from mmdistill_dense.apps.suite import measure_budget
-
-    measure_budget.main(load(args.definition))
-
-
-def _table(args: argparse.Namespace) -> None:
-    from mmdistill_dense.apps.suite import write_table
-
-    write_table.main(load(args.definition), args.out)
-
-
-def _across(args: argparse.Namespace) -> None:
-    from mmdistill_dense.apps.suite import across
-
-    across.main([load(path) for path in args.definitions], args.against, args.out)
 
 
 if __name__ == '__main__':

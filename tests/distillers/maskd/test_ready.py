@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.apps.commands.training import main_learn_tokens
+from mmdistill_dense.apps.commands.cli import main_learn_tokens
 from mmdistill_dense.distillers.maskd import ready_distiller
 from tests import toys
 from tests.distillers.maskd.tokens import LOGITS, det_model, seg_model, token_files, tokens_of

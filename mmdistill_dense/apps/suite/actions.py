@@ -1,0 +1,170 @@
+"""What the commands of ``tools/suite.py`` do."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite.definition import Definition, fitting, load
+from mmdistill_dense.apps.suite.plan import Run, choice_name
+from mmdistill_dense.apps.suite.starts import RANDOM
+from mmdistill_dense.utils.directories import owned
+from mmdistill_dense.utils.quiet import alive, quiet
+from mmdistill_dense.utils.threads import threads_asked_for
+
+INTERRUPTED = 130
+
+
+def suite_run(args: argparse.Namespace) -> int:
+    from mmdistill_dense.apps.suite import preflight
+    from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command
+
+    definition = load(args.definition)
+    definition = replace(definition, jobs=args.jobs or definition.jobs, threads=args.threads or definition.threads)
+    threads = definition.threads or threads_asked_for() or max(1, (os.cpu_count() or 1) // definition.jobs)
+    console = Console(file=sys.stdout)
+    with owned(definition.out, f'suite {definition.title!r}'):
+        try:
+            with interruptible():
+                selected = preflight.select(definition, args.only, args.seeds)
+                todo = preflight.unfinished(definition, selected, args.rerun_changed)
+                preflight.check_batch(definition, todo, 1)
+                start = f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}'
+                console.print(start, markup=False, highlight=False, soft_wrap=True)
+                with alive('checking the runs'), quiet():
+                    preflight.check(definition, todo)
+                with Board(console, selected, definition.jobs) as board:
+                    failed = Pool(partial(job_command, args.definition), definition.jobs, threads, board).execute(todo)
+        except KeyboardInterrupt:
+            console.print('stopped; the same command continues from the last checkpoints')
+            return INTERRUPTED
+    for title, reason in failed.items():
+        console.print(f'\n{title} {reason}', markup=False, highlight=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def suite_job(args: argparse.Namespace) -> None:
+    if args.attended:
+        from mmdistill_dense.apps.suite.pool import end_with_parent
+
+        end_with_parent()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    from mmdistill_dense.apps.suite.job import perform
+
+    definition = load(args.definition)
+    result = perform(definition, find(definition, args.name, args.seed, args.search), args.launcher)
+    print(f'{args.name}: {definition.metric} {_score(result)}' if _score(result) else f'{args.name}: trained')
+    if args.attended:  # without the seconds that the interpreter takes to clean up
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def find(definition: Definition, name: str, seed: int | None, search: str | None) -> Run:
+    """Return one run of a suite."""
+    runs = plan.runs(definition)
+    named = [run for run in runs if run.name == name]
+    if not named:
+        raise ValueError(f'{definition.path}: {compose.unknown("row", name, {run.name for run in runs})}')
+    for run in named:
+        tried = choice_name(run.choice or {}) if run.kind == 'search' else None
+        if tried == search and (seed == run.seed or (seed is None and run.kind == 'teacher')):
+            return run
+    titles = ', '.join(run.title for run in named)
+    raise ValueError(f'{definition.path}: {name} has no run with --seed {seed} --search {search}, but {titles}')
+
+
+def suite_slurm(args: argparse.Namespace) -> None:
+    with quiet():  # the script alone goes to the standard output, where sh reads it
+        from mmdistill_dense.apps.suite import pool as slurm
+        from mmdistill_dense.apps.suite import preflight
+
+        definition = load(args.definition)
+        processes = definition.slurm['processes']
+        selected = preflight.select(definition, args.only, args.seeds)
+        todo = preflight.unfinished(definition, selected, processes=processes)
+        preflight.check_batch(definition, todo, processes)
+        text = slurm.script(definition, todo)
+    print(text, end='')
+
+
+def suite_list(args: argparse.Namespace) -> None:
+    console = Console(file=sys.stdout)
+    if args.definition is None:
+        recipes = compose.recipes()
+        table = Table('method', 'recipes that it fits', 'for instance')
+        for method in compose.methods():
+            names = [recipe.stem for recipe in recipes if compose.options_for(method, recipe)]
+            table.add_row(method, str(len(names)), ', '.join(names[:2]))
+        console.print(table)
+        return
+    definition = load(args.definition)
+    left_out = sorted(set(fitting(definition.control)) - {method.method for method in definition.methods.values()})
+    console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
+    console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(left_out) or "none"}')
+    unused = set(definition.starts) - {RANDOM} - {method.start for method in definition.methods.values()}
+    if unused:
+        console.print(f'starts that no row uses: {", ".join(sorted(unused))}')
+    for name, scores in plan.searched(definition).items():
+        best = plan.chosen(definition)[name]
+        for choice, values in scores:
+            shown = ', '.join('-' if value is None else f'{value:.2f}' for value in values)
+            console.print(f'search of {name}: {choice_name(choice)}: {shown}' + (' (chosen)' if choice == best else ''))
+    table = Table('run', 'state', definition.metric, 'config')
+    for run in plan.runs(definition):
+        table.add_row(run.title, *_state(definition, run))
+    console.print(table)
+
+
+def _state(definition: Definition, run: Run) -> tuple[str, str, str]:
+    result, state = run.result, run.state
+    if run.choice is None:
+        return 'waits for its search', '', ''
+    now = plan.hash_of(definition, run)
+    if result is not None:
+        changed = result['config_hash'] != now
+        return 'CHANGED since' if changed else 'finished', _score(result), result['config_hash']
+    if state:
+        return f'{state["phase"]}, {state["iteration"]}/{state["iterations"] or "?"}', '', now
+    return 'waits', '', now
+
+
+def _score(result: Mapping[str, Any]) -> str:
+    """The score of a result; nothing for a pre-training."""
+    return '' if result['score'] is None else f'{result["score"]:.2f}'
+
+
+def suite_cost(args: argparse.Namespace) -> None:
+    from mmdistill_dense.apps.suite import preflight as cost
+
+    cost.main(load(args.definition), args.only or None)
+
+
+def suite_budget(args: argparse.Namespace) -> None:
+    from mmdistill_dense.apps.suite import measure_budget
+
+    measure_budget.main(load(args.definition))
+
+
+def suite_table(args: argparse.Namespace) -> None:
+    from mmdistill_dense.apps.suite import write_table
+
+    write_table.main(load(args.definition), args.out)
+
+
+def suite_across(args: argparse.Namespace) -> None:
+    from mmdistill_dense.apps.suite import across
+
+    across.main([load(path) for path in args.definitions], args.against, args.out)

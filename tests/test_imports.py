@@ -1,0 +1,46 @@
+"""What a command and a training load: no more than they need."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+WORDS = """
+import json, sys
+{}
+names = [name for name in sys.modules if name.startswith('mmdistill_dense')]
+print(json.dumps([names, [name for name in ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet') if name in sys.modules]]))
+"""
+
+
+def loaded(code: str) -> tuple[list[str], list[str]]:
+    """Return the modules of the package, and the slow libraries, that a fresh process has loaded after some code."""
+    done = subprocess.run([sys.executable, '-c', WORDS.format(code)], capture_output=True, text=True, check=True)
+    names, slow = json.loads(done.stdout.splitlines()[-1])
+    return names, slow
+
+
+@pytest.mark.parametrize('command', ['new', 'run', 'check', 'list-taps', 'suite', 'train', 'test'])
+def test_help_waits_for_no_library(command: str) -> None:
+    code = f"""
+from contextlib import suppress
+from mmdistill_dense.__main__ import main
+with suppress(SystemExit):
+    main([{command!r}, '--help'])"""
+    names, slow = loaded(code)
+    assert not slow and len(names) < 20
+
+
+def test_new_loads_no_training() -> None:
+    names, _ = loaded('import mmdistill_dense.apps.project.new')
+    assert len(names) <= 120
+    assert not {'mmdistill_dense.model.distill_model', 'mmdistill_dense.engine'} & {*names}
+
+
+def test_a_model_loads_the_files_of_its_methods_alone() -> None:
+    code = "from mmdistill_dense.registry import DISTILLERS, MODELS; MODELS.get('DistillModel'); DISTILLERS.get('CWD')"
+    names, _ = loaded(code)
+    rooms = {name.split('.')[1] for name in names if '.' in name}
+    assert 'mmdistill_dense.distillers.cwd' in names and 'mmdistill_dense.distillers.pcd' not in names
+    assert not rooms & {'apps', 'pretrain', 'foundation', 'unlabelled'}

@@ -1,11 +1,21 @@
+"""Divergences of class scores, channels and similarities, and the correlation of scores."""
+
 import math
 from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.losses import channel_divergence, sigmoid_divergence, softmax_divergence
+from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
+from mmdistill_dense.losses import (
+    channel_divergence,
+    correlation_distance,
+    sigmoid_divergence,
+    similarity_divergence,
+    softmax_divergence,
+)
 
 Divergence = Callable[..., Tensor]
 BOTH = pytest.mark.parametrize('divergence', [softmax_divergence, sigmoid_divergence])
@@ -58,9 +68,204 @@ def test_a_constant_between_the_sides_takes_no_digits(divergence: Divergence) ->
     assert 0 < divergence(student, teacher).item() == pytest.approx(exact.item(), rel=1e-2)
 
 
-@BOTH
-def test_errors(divergence: Divergence) -> None:
-    with pytest.raises(ValueError, match=r'temperature must be above 0, got 0'):
-        divergence(torch.zeros(1, 2), torch.zeros(1, 2), temperature=0)
-    with pytest.raises(ValueError, match=r'logits differ in shape: \(1, 2\) and \(1, 3\)'):
-        divergence(torch.zeros(1, 2), torch.zeros(1, 3))
+def _maps(*shape: int) -> tuple[Tensor, Tensor]:
+    student, teacher = 2 * torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return student.requires_grad_(), teacher
+
+
+def _naive_channels(student: Tensor, teacher: Tensor, temperature: float) -> float:
+    """Every channel of every image by itself, in Python's floats."""
+    total = 0.0
+    for s, t in zip(student.flatten(0, 1).tolist(), teacher.flatten(0, 1).tolist(), strict=True):
+        qs, ps = ([math.exp(v / temperature) for row in x for v in row] for x in (s, t))
+        pairs = [(q / sum(qs), p / sum(ps)) for q, p in zip(qs, ps, strict=True)]
+        total += sum(p * math.log(p / q) for q, p in pairs)
+    return temperature**2 * total / (student.shape[0] * student.shape[1])
+
+
+@pytest.mark.parametrize('temperature', [1.0, 4.0])
+def test_equals_channels_one_by_one(temperature: float) -> None:
+    student, teacher = _maps(2, 3, 4, 5)
+    loss = channel_divergence(student, teacher, temperature=temperature)
+    assert loss.item() == pytest.approx(_naive_channels(student, teacher, temperature), rel=1e-9)
+
+
+def test_only_places_count_and_a_single_one_is_no_place() -> None:
+    student, teacher = _maps(2, 3, 1, 1)
+    assert channel_divergence(student, teacher).item() == 0
+    bright = torch.zeros(1, 1, 1, 4)
+    bright[..., 0] = 30.0  # all mass on one position against a quarter of it
+    assert channel_divergence(torch.zeros(1, 1, 1, 4), bright).item() == pytest.approx(math.log(4))
+
+
+def test_extreme_maps_stay_finite() -> None:
+    student = torch.tensor([[[[1e4, -1e4]]]], requires_grad=True)
+    loss = channel_divergence(student, -student.detach())
+    loss.backward()
+    assert loss.item() == pytest.approx(2e4) and student.grad.isfinite().all()
+
+
+DOUBLE = torch.float64
+
+
+def _unit(*shape: int, seed: int = 0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(shape, generator=draw, dtype=DOUBLE), dim=-1)
+
+
+def _inputs(rows: int = 5, groups: int = 3, keys: int = 4, student: int = 2, teacher: int = 6) -> list[Tensor]:
+    """Student rows and keys (leaves), teacher rows and keys."""
+    shapes = [(rows, student), (groups, keys, student), (rows, teacher), (groups, keys, teacher)]
+    made = [_unit(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    return [x.requires_grad_() for x in made[:2]] + made[2:]
+
+
+def _naive_similarity(student, student_keys, teacher, teacher_keys, temperature: float) -> list[float]:
+    """One number a row, by plain arithmetic: rows, groups, keys and channels in loops."""
+
+    def distribution(row: list[float], keys: list[list[float]]) -> list[float]:
+        scores = [math.exp(sum(a * b for a, b in zip(row, key, strict=True)) / temperature) for key in keys]
+        return [score / sum(scores) for score in scores]
+
+    found = []
+    for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
+        total = 0.0
+        for s_keys, t_keys in zip(student_keys.tolist(), teacher_keys.tolist(), strict=True):
+            q, p = distribution(s, s_keys), distribution(t, t_keys)
+            total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+        found.append(total / len(student_keys))
+    return found
+
+
+@pytest.mark.parametrize('temperature', [0.1, 1.0])
+@pytest.mark.parametrize('sizes', [{}, dict(groups=1), dict(rows=1, keys=1), dict(student=1, teacher=1)])
+def test_equals_plain_arithmetic(sizes: dict[str, int], temperature: float) -> None:
+    inputs = _inputs(**sizes)
+    expected = _naive_similarity(*inputs, temperature)
+    loss = similarity_divergence(*inputs, temperature=temperature)
+    assert loss.item() == pytest.approx(sum(expected) / len(expected), rel=1e-10, abs=1e-14)
+    weight = torch.linspace(0, 2, len(expected), dtype=DOUBLE)
+    weighted = similarity_divergence(*inputs, temperature=temperature, row_weight=weight)
+    assert weighted.item() == pytest.approx((torch.tensor(expected, dtype=DOUBLE) @ weight).item(), abs=1e-12)
+
+
+def test_gradcheck_of_rows_that_are_their_own_keys() -> None:
+    """As in the minibatch part, where a picture's pixels are rows and keys."""
+    teacher = _unit(2, 4, 3, seed=7)
+    maps = _unit(2, 4, 5).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: similarity_divergence(x.flatten(0, 1), x, teacher.flatten(0, 1), teacher), maps
+    )
+
+
+def test_a_rotation_of_the_students_space_is_no_difference() -> None:
+    """Relations are compared, not vectors."""
+    rows, keys, *_ = _inputs(student=4)
+    turn, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(2), dtype=DOUBLE))
+    loss = similarity_divergence(rows, keys, rows.detach() @ turn, keys.detach() @ turn)
+    assert loss.item() == pytest.approx(0, abs=1e-14)
+    assert similarity_divergence(rows, keys, rows.detach() @ turn, keys.detach()).item() > 1e-3
+
+
+def test_memory_does_not_grow_with_rows_times_keys() -> None:
+    """Loss and gradient of 8192 x 4096 scores, of which one matrix alone has 128 MiB."""
+    rows, keys, teacher, teacher_keys = (x.detach().float() for x in _inputs(8192, 1, 4096, 16, 16))
+    rows.requires_grad_()
+
+    def step() -> None:
+        similarity_divergence(rows, keys, teacher, teacher_keys).backward()
+
+    assert peak_extra_memory(step) < 128 * 2**20
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (dict(temperature=0), 'temperature must be above 0, got 0'),
+        (dict(row_weight=torch.ones(3)), r'row_weight must be \(5,\), got \(3,\)'),
+        (dict(teacher=_unit(4, 6)), 'student and teacher differ in rows or keys: 5 rows'),
+        (dict(student_keys=_unit(3, 4, 7)), 'student rows must be'),
+    ],
+)
+def test_errors_of_similarity(change: dict, words: str) -> None:
+    names = ('student', 'student_keys', 'teacher', 'teacher_keys')
+    with pytest.raises(ValueError, match=words):
+        similarity_divergence(**{**dict(zip(names, _inputs(), strict=True)), **change})
+
+
+def _logits_correlation(*shape: int) -> tuple[Tensor, Tensor]:
+    student, teacher = 2 * torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return student.requires_grad_(), teacher
+
+
+def _naive_correlation(
+    student: Tensor, teacher: Tensor, temperature: float, beta: float, gamma: float, activation: str = 'softmax'
+) -> Tensor:
+    """Correlations by ``torch.corrcoef``, one by one."""
+    odds = ((x / temperature).exp() for x in (student, teacher))
+    s, t = (x / x.sum(1, keepdim=True) if activation == 'softmax' else x / (1 + x) for x in odds)
+    rows = [1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(s, t, strict=True)]
+    columns = [1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(s.T, t.T, strict=True)]
+    return temperature**2 * (beta * torch.stack(rows).mean() + gamma * torch.stack(columns).mean())
+
+
+@pytest.mark.parametrize('options', [(1.0, 1.0, 1.0), (4.0, 1.0, 0.0), (0.5, 0.3, 2.0)])
+def test_equals_correlations_one_by_one(options: tuple[float, float, float]) -> None:
+    student, teacher = _logits_correlation(24, 11)
+    temperature, beta, gamma = options
+    loss = correlation_distance(student, teacher, temperature=temperature, beta=beta, gamma=gamma)
+    torch.testing.assert_close(
+        loss, _naive_correlation(student, teacher, *options), rtol=1e-6, atol=0
+    )  # the 1e-8 below
+
+
+@pytest.mark.parametrize('temperature', [1.0, 3.0])
+def test_independent_scores_equal_correlations_one_by_one(temperature: float) -> None:
+    student, teacher = _logits_correlation(24, 11)
+    loss = correlation_distance(student, teacher, temperature=temperature, beta=0.5, activation='sigmoid')
+    expected = _naive_correlation(student, teacher, temperature, 0.5, 1.0, 'sigmoid')
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    assert torch.autograd.gradcheck(lambda x: correlation_distance(x, teacher, activation='sigmoid'), student)
+
+
+def test_positions_of_maps_are_rows() -> None:
+    student, teacher = _logits_correlation(2, 5, 3, 4)
+    rows = (x.permute(0, 2, 3, 1).reshape(-1, 5) for x in (student, teacher))
+    torch.testing.assert_close(correlation_distance(student, teacher), correlation_distance(*rows))
+
+
+def test_shift_and_scale_of_the_scores_do_not_count() -> None:
+    """Adding to all classes of a row changes no probability; equal ones give (almost) zero."""
+    student, _ = _logits_correlation(24, 11)
+    shifts = torch.arange(24.0, dtype=torch.float64)[:, None]
+    assert correlation_distance(student, student.detach() + shifts).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_sign_of_the_agreement_counts() -> None:
+    scores = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    assert correlation_distance(scores, scores).item() == pytest.approx(0, abs=1e-6)
+    assert correlation_distance(scores, -scores).item() == pytest.approx(4)
+
+
+@pytest.mark.parametrize('rows', [1, 4])
+def test_constant_scores_stay_finite(rows: int) -> None:
+    student = torch.zeros(rows, 3, requires_grad=True)
+    loss = correlation_distance(student, torch.tensor([[5.0, 0.0, 0.0]]).expand(rows, 3))
+    loss.backward()
+    assert loss.item() == pytest.approx(2) and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('activation', ['softmax', 'sigmoid'])
+def test_scores_that_hardly_vary_have_a_moderate_gradient_towards_the_teacher(activation: str) -> None:
+    """A classifier that starts at 0: 1e7 before, a step of which would have thrown the student away."""
+    noise, teacher = _logits_correlation(500, 11)
+    norms = {}
+    for scale in (1.0, 1e-2, 1e-4, 1e-6, 0.0):
+        student = (scale * noise.detach()).float().requires_grad_()
+        loss = correlation_distance(student, teacher.detach().float(), activation=activation)
+        (grad,) = torch.autograd.grad(loss, student)
+        norms[scale] = float(grad.norm())
+        better = correlation_distance(student - 1e-2 * grad, teacher.detach().float(), activation=activation)
+        assert better < loss
+    assert norms[1e-6] <= 1.1 * norms[1e-4] < 30 * norms[1.0]
+    assert norms[0.0] == pytest.approx(norms[1e-6], rel=1e-2)

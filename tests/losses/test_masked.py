@@ -194,8 +194,6 @@ def test_tokens_learn_to_part_and_to_help(seed: int) -> None:
 
 def test_errors() -> None:
     student, teacher, tokens, _ = _inputs()
-    with pytest.raises(ValueError, match=r'maps differ in shape: \(2, 8, 7, 9\) and \(2, 8, 7, 8\)'):
-        masked_feature_loss(student, teacher[..., :8], tokens)
     with pytest.raises(ValueError, match=r'tokens must be \(T, 8\) for a map of .* got \(6, 7\)'):
         masked_feature_loss(student, teacher, tokens[:, :7])
     with pytest.raises(ValueError, match=r'weight must be \(N, 1, H, W\)'):

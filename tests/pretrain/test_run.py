@@ -101,25 +101,6 @@ def test_learning_rate_follows_the_batch() -> None:
 
 
 @pytest.mark.soak
-def test_student_learns_to_tell_its_teachers_pixels(tmp_path: Path) -> None:
-    """Against the same student without learning; a random teacher's maps are alike, hence ``center``."""
-    pcd = dict(queue_size=32, attention=None, center=True)
-    options = dict(
-        epochs=6,
-        model=dict(distillers=dict(pcd=pcd)),
-        param_scheduler=[dict(type='ConstantLR', factor=1.0, by_epoch=False)],
-        auto_scale_lr=dict(enable=False),
-        train_dataloader=dict(batch_size=8, dataset=dict(num_images=40)),
-    )
-    still = dict(optim_wrapper=dict(optimizer=dict(lr=0.0)), epochs=3)  # its losses stay where they are
-    learned, idle = (
-        train(config(tmp_path / name, **toys.merged(options, changes))).values[-5:]
-        for name, changes in (('a', {}), ('b', still))
-    )
-    assert np.mean(learned) < np.mean(idle) - 0.5
-
-
-@pytest.mark.soak
 def test_a_folder_with_damaged_files_is_trained_on(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for index in range(10):

@@ -148,7 +148,7 @@ def is_zero_for_equals(case: Case, draw: Draw) -> None:
 
 
 def refuses_other_shapes(case: Case, draw: Draw) -> None:
-    """A teacher of another shape is an error that holds both shapes, and is never broadcast."""
+    """A teacher of another shape is an error that names both shapes, and is never broadcast."""
     inputs, options = drawn(case, draw, ORDINARY, DOUBLE)
     axis = case.axes['student'].index(draw(st.sampled_from(case.unlike)))
     teacher = inputs['teacher']
@@ -156,8 +156,10 @@ def refuses_other_shapes(case: Case, draw: Draw) -> None:
     other[axis] = draw(st.integers(0, 4).filter(lambda size: size != teacher.shape[axis]))
     if case.any_rank and draw(st.booleans()):
         other.append(1)
-    with pytest.raises(ValueError, match=r'differ|shape|must be|fit'):
+    with pytest.raises(ValueError, match=r'differ|shape|must be|fit') as error:
         case.loss(**dict(inputs, teacher=torch.zeros(other, dtype=DOUBLE)), **options)
+    if case.any_rank and 'student_keys' not in case.axes:  # else parts of it are compared
+        assert all(str(tuple(shape)) in str(error.value) for shape in (inputs['student'].shape, other)), error.value
 
 
 def hides_no_nan(case: Case, draw: Draw) -> None:

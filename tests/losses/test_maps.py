@@ -1,0 +1,211 @@
+"""Distances of two feature maps: mimicking, smooth L1, correlation (PKD), attention (AT), grids."""
+
+import math
+import statistics
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdistill_dense import losses
+from mmdistill_dense.losses import attention_distance, centres_inside, feature_mimic, standardized_mse, to_grid
+from mmdistill_dense.losses.maps import smooth_l1
+
+
+def _maps(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 3, 4, 5, 6, generator=generator, dtype=torch.float64).to(dtype)
+    return student.requires_grad_(), teacher.requires_grad_()
+
+
+@pytest.mark.parametrize('reduction, divisor', [('sum', 3), ('mean', 3 * 4 * 5 * 6)])
+def test_equals_the_naive_formula_of_mimic(reduction: str, divisor: int) -> None:
+    student, teacher = _maps()
+    loss = feature_mimic(student, teacher, reduction=reduction)
+    pairs = zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True)
+    assert loss.item() == pytest.approx(sum((s - t) ** 2 for s, t in pairs) / divisor, rel=1e-12)
+    loss.backward()
+    torch.testing.assert_close(student.grad, 2 * (student - teacher).detach() / divisor)
+    assert teacher.grad is None
+
+
+def _values(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64).to(dtype)
+    return student.requires_grad_(), teacher.requires_grad_()
+
+
+def _huber(difference: float, beta: float) -> float:
+    size = abs(difference)
+    return size * size / (2 * beta) if size < beta else size - beta / 2
+
+
+@pytest.mark.parametrize('beta', [1.0, 0.11, 0.0])
+def test_equals_the_naive_formula_of_regression(beta: float) -> None:
+    student, teacher = _values()
+    loss = smooth_l1(student, teacher, beta=beta)
+    pairs = list(zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True))
+    assert loss.item() == pytest.approx(sum(_huber(s - t, beta) for s, t in pairs) / 60, rel=1e-12)
+    loss.backward()
+    difference = (student - teacher).detach()
+    slope = difference.sign() if beta == 0 else (difference / beta).clamp(-1, 1)
+    torch.testing.assert_close(student.grad, slope / 60)
+    assert teacher.grad is None
+
+
+SHAPE = (3, 4, 5, 6)
+
+
+def _maps_correlation(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
+    student = 3 * student + teacher + torch.arange(4.0)[:, None, None]
+    return student.to(dtype).requires_grad_(), teacher.to(dtype).requires_grad_()
+
+
+def _channels(x: torch.Tensor) -> list[list[float]]:
+    return [x[:, c].flatten().tolist() for c in range(x.shape[1])]
+
+
+def test_equals_the_naive_formula_of_correlation() -> None:
+    student, teacher = _maps_correlation()
+    total = 0.0
+    for s, t in zip(_channels(student), _channels(teacher), strict=True):
+        z_s, z_t = ([(v - statistics.fmean(x)) / (statistics.stdev(x) + 1e-6) for v in x] for x in (s, t))
+        total += sum((a - b) ** 2 for a, b in zip(z_s, z_t, strict=True))
+    assert standardized_mse(student, teacher).item() == pytest.approx(total / (2 * math.prod(SHAPE)), rel=1e-10)
+
+
+def test_is_one_minus_the_correlation_of_each_channel() -> None:
+    student, teacher = _maps_correlation()
+    rho = [statistics.correlation(s, t) for s, t in zip(_channels(student), _channels(teacher), strict=True)]
+    n = 3 * 5 * 6
+    expected = (1 - statistics.fmean(rho)) * (n - 1) / n
+    assert standardized_mse(student, teacher, eps=1e-12).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_range() -> None:
+    student, _ = _maps_correlation()
+    assert standardized_mse(student, student).item() == pytest.approx(0, abs=1e-12)
+    assert standardized_mse(-student, student).item() == pytest.approx(2 * 89 / 90, rel=1e-6)
+
+
+@pytest.mark.parametrize('offset', [0.0, 0.1, 5.0, 1000.1])
+@pytest.mark.parametrize('noise', [0.0, 1e-7])
+def test_a_channel_of_the_student_that_does_not_vary_has_no_gradient(offset: float, noise: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = torch.randn(2, 2, 4, 25, 42, generator=generator)
+    student[:, 1] = offset + noise * student[:, 1]
+    standardized_mse(student.requires_grad_(), teacher).backward()
+    assert student.grad is not None and student.grad[:, 1].abs().max() == 0
+    assert all(student.grad[:, c].any() for c in (0, 2, 3))
+
+
+def test_above_the_floor_the_gradient_grows_as_the_inverse_deviation() -> None:
+    student, teacher = (x.detach() for x in _maps_correlation())
+    small = (student * 1e-4).requires_grad_()
+    standardized_mse(student.requires_grad_(), teacher, eps=1e-9).backward()
+    standardized_mse(small, teacher, eps=1e-9).backward()
+    assert student.grad is not None and small.grad is not None
+    torch.testing.assert_close(small.grad, 1e4 * student.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize('offset', [0.1, 1000.1])
+def test_channels_that_do_not_vary_have_half_a_loss_on_one_side_and_none_on_both(offset: float) -> None:
+    student, teacher = (x.detach() for x in _maps_correlation(torch.float32))
+    n, rest = 3 * 5 * 6, standardized_mse(student[:, 1:], teacher[:, 1:]) * 3
+    for flat in ((student,), (student, teacher)):
+        for x in flat:
+            x[:, 0] = offset
+        expected = rest + (n - 1) / (2 * n) * (len(flat) == 1)
+        torch.testing.assert_close(standardized_mse(student, teacher) * 4, expected, rtol=1e-5, atol=0)
+
+
+def _maps_attention(batch: int = 2, size: tuple[int, int] = (3, 4)) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(batch, c, *size, generator=generator, dtype=torch.float64) for c in (3, 5))
+    return student.requires_grad_(), teacher
+
+
+def _naive(student: Tensor, teacher: Tensor, power: float) -> float:
+    """Attention maps position by position, in Python's floats; mean over images and positions."""
+
+    def attention(image: Tensor) -> list[float]:
+        energies = [sum(abs(v) ** power for v in position) for position in image.flatten(1).T.tolist()]
+        length = math.sqrt(sum(e * e for e in energies))
+        return [e / length for e in energies]
+
+    pairs = [(attention(s), attention(t)) for s, t in zip(student, teacher, strict=True)]
+    squares = [(a - b) ** 2 for s, t in pairs for a, b in zip(s, t, strict=True)]
+    return sum(squares) / len(squares)
+
+
+@pytest.mark.parametrize('power', [1.0, 2.0, 3.5])
+def test_equals_positions_one_by_one(power: float) -> None:
+    student, teacher = _maps_attention()
+    loss = attention_distance(student, teacher, power=power)
+    assert loss.item() == pytest.approx(_naive(student, teacher, power), rel=1e-9)
+
+
+def test_sum_is_free_of_the_size_and_at_most_two() -> None:
+    student, teacher = _maps_attention()
+    total = attention_distance(student, teacher, reduction='sum')
+    torch.testing.assert_close(total, 12 * attention_distance(student, teacher))
+    apart = torch.eye(4).reshape(4, 1, 1, 4)
+    assert attention_distance(apart, apart.flip(0), reduction='sum').item() == pytest.approx(2)
+    both = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (student, teacher)]
+    torch.testing.assert_close(attention_distance(*both, reduction='sum'), total)
+
+
+def test_a_map_of_the_size_is_returned_as_it_is() -> None:
+    x = torch.randn(1, 2, 3, 4)
+    assert to_grid(x, (3, 4)) is x
+
+
+@pytest.mark.parametrize('size', [(3, 2), (2, 4), (1, 1)])
+def test_smaller_grids_average(size: tuple[int, int]) -> None:
+    x = torch.randn(1, 2, 6, 4)
+    torch.testing.assert_close(to_grid(x, size), F.adaptive_avg_pool2d(x, size))
+
+
+@pytest.mark.parametrize('size', [(7, 4), (3, 5), (12, 8)])
+def test_a_grid_larger_on_one_axis_interpolates(size: tuple[int, int]) -> None:
+    x = torch.randn(1, 2, 6, 4)
+    torch.testing.assert_close(to_grid(x, size), F.interpolate(x, size, mode='bilinear', align_corners=False))
+
+
+def test_a_pixel_is_inside_when_its_centre_is() -> None:
+    """A map of 4 x 4 for a batch of 32 x 32 pixels: centres at 4, 12, 20, 28."""
+    inside = centres_inside([(32, 32), (20, 21), (4, 5)], (32, 32), (4, 4))
+    assert inside.shape == (3, 4, 4) and inside[0].all()
+    assert inside[1].sum() == 2 * 3 and inside[1, :2, :3].all()
+    assert not inside[2].any()  # the centre lies on the edge of the image
+
+
+def test_channels_of_an_image_shape_are_ignored() -> None:
+    assert torch.equal(centres_inside([(20, 20, 3)], (32, 32), (4, 4)), centres_inside([(20, 20)], (32, 32), (4, 4)))
+
+
+@pytest.mark.parametrize(
+    ('loss', 'options', 'words'),
+    [
+        (losses.attention_distance, dict(power=0.5), 'power must be at least 1, got 0.5'),
+        (losses.attention_distance, dict(reduction='none'), "reduction must be 'mean' or 'sum', got 'none'"),
+        (losses.feature_mimic, dict(reduction='max'), "reduction must be 'sum' or 'mean', got 'max'"),
+        (losses.smooth_l1, dict(beta=-1), 'beta must be >= 0, got -1'),
+        (losses.standardized_mse, dict(eps=0), 'eps must be above 0, got 0'),
+        (losses.channel_divergence, dict(temperature=0.0), 'temperature must be above 0, got 0'),
+        (losses.correlation_distance, dict(temperature=0), 'temperature must be above 0, got 0'),
+        (losses.sigmoid_divergence, dict(temperature=0), 'temperature must be above 0, got 0'),
+        (losses.softmax_divergence, dict(temperature=0), 'temperature must be above 0, got 0'),
+    ],
+)
+def test_values_that_no_loss_takes_are_named(loss, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), **options)
+
+
+def test_rows_have_no_channels_of_positions() -> None:
+    with pytest.raises(ValueError, match=r'at least one axis of positions, got \(4, 2\)'):
+        losses.channel_divergence(torch.zeros(4, 2), torch.zeros(4, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -19,7 +20,8 @@ class FolderInUse(RuntimeError):
 def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     """Lock a folder for this process while the context is open.
 
-    It is a POSIX lock, which workers that the process forks do not inherit: it ends with the process.
+    It is a POSIX lock, which workers that the process forks do not inherit: it ends with the process. Those of the
+    library filelock are inherited, so the worker of a killed process would hold the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / '.lock', 'a+', encoding='utf-8') as file:
@@ -40,6 +42,13 @@ def _acquire(file: Any, what: str, folder: Path, patience: float) -> None:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise OSError(
+                    error.errno,
+                    f'{what} needs a folder on a file system with locks, which keep a second process out '
+                    f'({error.strerror})',
+                    str(folder),
+                ) from error
             if time.monotonic() >= end:
                 file.seek(0)
                 holder = file.read().strip() or 'unknown'

@@ -1,5 +1,7 @@
 """Small files that are whole, and a folder that belongs to one process."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +55,15 @@ def test_folder_is_refused_while_its_process_lives(tmp_path: Path, end: str) -> 
             with pytest.raises(RuntimeError, match=f'suite already runs in {tmp_path}, as process {process.pid}'):
                 owned(tmp_path, 'suite').__enter__()
         process.stdin.close()
+
+
+def test_a_file_system_without_locks_is_told_from_a_held_folder(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr('fcntl.lockf', refuse)
+    with pytest.raises(OSError, match=f'suite needs a folder on a file system with locks.*{tmp_path}'):
+        owned(tmp_path, 'suite').__enter__()
 
 
 def test_waiting_for_a_folder_ends_when_it_is_free(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
 
 from mmdistill_dense.engine import DistillDDP
 from tests import gloo, toys
@@ -15,6 +16,7 @@ from tests.foundation.test_foundation_teacher import METHODS, from_file, option
 TAPS = dict(student_tap='backbone[3]', teacher_tap='map')
 EIGHT = {name.lower(): dict(TAPS, type=name, **more) for name, more in METHODS.items()}
 SCOPES = ('mmseg', 'mmdet')
+SCALED = option('dinov3', scale=1.5)
 
 
 @OPTIM_WRAPPERS.register_module(force=True)
@@ -70,13 +72,20 @@ def test_a_detector_has_finite_gradients_in_half_precision() -> None:
     assert model.backbone.conv1.weight.grad.abs().sum() > 0
 
 
-def gradients(scope: str, rank: int) -> dict[str, torch.Tensor]:
-    """Those of one step of two pictures of each process."""
+MATCH = dict(d=dict(TAPS, type='FitNet'))
+
+
+def gradients(scope: str, rank: int, distillers: dict, teacher: dict, processes: int = 2) -> dict[str, torch.Tensor]:
+    """Those of one step on this process's share of four pictures, with norms that use their running statistics."""
     student = toys.seg_net('fcn') if scope == 'mmseg' else toys.det_net()
-    model = toys.distilled(scope, student=student, teacher=option(), distillers=EIGHT)
+    model = toys.distilled(scope, student=student, teacher=teacher, distillers=distillers)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
     batch = toys.seg_batch(4) if scope == 'mmseg' else toys.det_batch(4)
-    share = {name: values[2 * rank : 2 * rank + 2] for name, values in batch.items()}
-    wrapped = DistillDDP(model, broadcast_buffers=False)  # kept, because its hooks average the gradients
+    count = 4 // processes
+    share = {name: values[count * rank : count * (rank + 1)] for name, values in batch.items()}
+    wrapped = DistillDDP(model, broadcast_buffers=False) if processes > 1 else model  # its hooks average the gradients
     losses = wrapped(**model.data_preprocessor(share, True), mode='loss')
     toys.total(losses).backward()
     assert all(p.grad is None for p in toys.teacher_of(model).network.parameters())
@@ -85,11 +94,13 @@ def gradients(scope: str, rank: int) -> dict[str, torch.Tensor]:
 
 def one_of_two(rank: int, folder: str) -> None:
     place = gloo.join(rank, folder, '')
-    torch.save({scope: gradients(scope, rank) for scope in SCOPES}, place / f'{rank}.pth')
+    found = {scope: gradients(scope, rank, EIGHT, option()) for scope in SCOPES}
+    torch.save({**found, 'match': gradients('mmseg', rank, MATCH, SCALED)}, place / f'{rank}.pth')
 
 
 @pytest.mark.soak
 def test_two_processes_share_their_gradients(tmp_path: Path) -> None:
+    """And those of one method of means are the gradients of one process with all pictures."""
     gloo.start(one_of_two, str(tmp_path))
     first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in range(2))
     for scope, stem in zip(SCOPES, ('backbone.stem.0.weight', 'backbone.conv1.weight'), strict=True):
@@ -98,3 +109,7 @@ def test_two_processes_share_their_gradients(tmp_path: Path) -> None:
         assert all(value.isfinite().all() for value in first[scope].values())
         owners = {name.split('.')[1] for name in first[scope] if name.startswith('distillers.')}
         assert owners == {'fitnet', 'cwd', 'pkd', 'mgd', 'afdcd', 'pcd'}, 'the methods with modules of their own'
+    expected = gradients('mmseg', 0, MATCH, SCALED, processes=1)
+    assert set(first['match']) == set(expected) and any('distillers' in name for name in expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(first['match'][name], gradient, atol=1e-5, rtol=1e-3, msg=name)

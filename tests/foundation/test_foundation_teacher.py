@@ -46,19 +46,6 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize('scope', ['mmseg', pytest.param('mmdet', marks=pytest.mark.soak)])
-@pytest.mark.parametrize('method', METHODS)
-def test_methods_that_compare_features_train_a_student_from_the_map(method, scope):
-    model = model_of(option(), scope, type=method, **METHODS[method])
-    losses = toys.losses_of(model, toys.det_batch() if scope == 'mmdet' else None)
-    toys.total({name: value for name, value in losses.items() if name.startswith('distill.')}).backward()
-    stem = model.backbone.stem[0] if hasattr(model.backbone, 'stem') else model.backbone.conv1
-    assert stem.weight.grad.abs().sum() > 0
-    teacher = toys.teacher_of(model)
-    assert not any(parameter.grad is not None for parameter in teacher.network.parameters())
-    assert not any('teacher' in name or 'patch_embed' in name for name in model.state_dict())
-
-
 @pytest.mark.parametrize('method', ['LogitKD', 'DIST', 'HeadOutputKD', 'MasKD'])
 def test_methods_that_need_predictions_are_refused(method):
     with pytest.raises(ValueError, match=rf'distillers.d: {method} needs class scores or boxes, which the teacher'):

@@ -1,6 +1,5 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
@@ -170,26 +169,6 @@ def test_memory_is_a_tenth_of_the_released_form() -> None:
     ]
     assert peaks[0] <= 0.1 * peaks[1]
     assert peaks[0] <= 1.25 * student.nbytes + 16 * 2**20
-
-
-@pytest.mark.parametrize('seed', [0, 1, 2])
-def test_tokens_learn_to_part_and_to_help(seed: int) -> None:
-    """Class scores of blobs: the masks part, and what they gate is easier to classify."""
-    draw = torch.Generator().manual_seed(seed)
-    labels = F.interpolate(torch.randint(19, (4, 1, 4, 6), generator=draw).float(), size=(16, 24)).long()[:, 0]
-    scores = 5 * F.one_hot(labels, 19).permute(0, 3, 1, 2) + 1.5 * torch.randn(4, 19, 16, 24, generator=draw)
-    tokens = (0.01 * torch.randn(8, 19, generator=draw)).requires_grad_()
-    optimizer = torch.optim.SGD([tokens], lr=0.1, momentum=0.9)
-    dices = []
-    for _ in range(200):
-        masks = token_masks(tokens, scores)
-        dices.append(mask_dice(masks))
-        task = F.cross_entropy(gate(scores, masks), labels)
-        optimizer.zero_grad()
-        (task + dices[-1]).backward()
-        optimizer.step()
-    assert dices[0] > 0.99 and dices[-1] <= 0.55
-    assert task < F.cross_entropy(scores, labels)
 
 
 def test_errors() -> None:

@@ -166,6 +166,20 @@ def test_spread_leaves_padding_out() -> None:
     x, valid = maps(2, 6, 3, 4), torch.ones(2, 3, 4, dtype=torch.bool)
     valid[..., 2:] = False
     torch.testing.assert_close(spread(x, valid), spread(x[..., :2]))
+    valid[1, 1:] = False  # 6 pixels and 2
+    unit = F.normalize(x, dim=1)
+    apart = [unit[0, :, :, :2].flatten(1), unit[1, :, 0, :2]]
+    std, within = spread(x, valid)
+    inside = sum((one - one.mean(1, keepdim=True)).square().sum() for one in apart) / 8
+    assert float(within) == pytest.approx(float(inside / std**2), abs=1e-12)
+
+
+def test_the_probe_looks_at_its_interval_and_at_the_end() -> None:
+    hook, seen = DenseMonitor(probe_interval=3), []
+    hook._probe = lambda runner, model, step: seen.append(step)
+    for done in range(1, 8):
+        hook._probe_every(mock.Mock(), done, 7, done)
+    assert seen == [3, 6, 7]
 
 
 # No trace

@@ -55,13 +55,6 @@ def test_mean_of_the_map_is_the_head_of_the_mean(form, activation, size):
         assert adaptor(x).shape == (2, adaptor.widths[-1], *size)
 
 
-def test_it_is_the_pixelwise_head_where_gates_agree_only():
-    head, entries = random_head('linear act linear', [2, 3, 1])
-    x = torch.tensor([[[[3.0, -1.0]], [[2.0, -2.0]]]], dtype=torch.float64)
-    pixelwise = head(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(1, 1, 1, 2)
-    assert not torch.allclose(SpatialAdaptor.from_entries(entries)(x), pixelwise)
-
-
 def test_mean_of_exactly_zero_closes_the_gate():
     entries = {'0.weight': torch.eye(2), '2.weight': torch.ones(1, 2)}
     x = torch.tensor([[[[1.0, -1.0]], [[3.0, -1.0]]]])

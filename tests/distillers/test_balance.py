@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mmdistill_dense.distillers.schedule import LARGEST, SMALLEST, Balance, Balancer, Try, planned
+from mmdistill_dense.distillers.schedule import LARGEST, SMALLEST, Balance, Balancer, Try, auto_ratio, planned
 from tests import toys
 
 KEY = 'distillers.x'
@@ -180,6 +180,11 @@ def test_the_plan(max_iters, terms, until, count):
         gaps = np.diff(late)
         assert gaps.max() - gaps.min() <= 1
         assert len(plan) * 0.3 * (1 + terms) <= 0.02 * max_iters
+
+
+def test_the_ratio_of_auto_is_shared_by_the_distillers_and_lower_for_sgd():
+    assert [auto_ratio(count, False) for count in (1, 4)] == [10.0, 5.0]
+    assert [auto_ratio(count, True) for count in (1, 4)] == [2.0, 1.0]
 
 
 def test_the_plan_is_that_of_the_config_alone():

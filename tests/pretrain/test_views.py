@@ -18,6 +18,7 @@ from mmdistill_dense.pretrain import (
     RandomGrayscale,
     RandomResizedCrop,
     Solarize,
+    views,
 )
 from mmdistill_dense.pretrain.views import grayscale, solarize
 from mmdistill_dense.registry import DATASETS
@@ -128,7 +129,7 @@ def test_a_red_picture_stays_red() -> None:
         assert means[2] > 1.5 * means.sum() / 3
 
 
-def test_jitter_of_nothing_changes_nothing_and_order_is_random() -> None:
+def test_jitter_of_nothing_changes_nothing_and_order_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(1)
     still = ColorJitter(0, 0, 0, 0, prob=1.0)(dict(img=image))['img']
     assert np.array_equal(still, image[..., ::-1])
@@ -142,6 +143,12 @@ def test_jitter_of_nothing_changes_nothing_and_order_is_random() -> None:
     red = np.tile(np.array([10, 10, 250], np.uint8), (2, 2, 1))
     turned = [ColorJitter(0, 0, 0, hue=0.2, prob=1.0)(dict(img=red))['img'][0, 0] for _ in range(50)]
     assert any(rgb[1] > 50 + rgb[2] for rgb in turned) and any(rgb[2] > 50 + rgb[1] for rgb in turned), 'either way'
+    order: list[str] = []
+    for name in views.JITTERS:
+        monkeypatch.setitem(views.JITTERS, name, lambda image, _, name=name: order.append(name) or image)
+    for _ in range(20):
+        ColorJitter(prob=1.0)(dict(img=image))
+    assert len({tuple(order[i : i + 4]) for i in range(0, 80, 4)}) > 10
 
 
 # Views and batches

@@ -116,8 +116,10 @@ def test_state_continues_to_the_same_bits():
 
     whole = steps(learner(max_iters=6), 6)
     half = steps(learner(max_iters=6), 3)
+    half.skipped = 2
     resumed = learner(max_iters=6, seed=9)
     resumed.load_state_dict({**half.state_dict(), 'values': half.detached()})
+    assert (resumed.iteration, resumed.skipped) == (3, 2)
     assert torch.equal(steps(resumed, 3).detached()['0.mask_token'], whole.detached()['0.mask_token'])
 
 

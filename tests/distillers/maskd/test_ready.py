@@ -163,15 +163,6 @@ def test_one_file_for_two_distillers_is_refused(tmp_path, capsys):
     assert '--out is one file, but the config has 2 MasKD distillers' in capsys.readouterr().err
 
 
-def test_the_tool_explains_itself(monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', ['learn_tokens.py', '--help'])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / 'tools' / 'learn_tokens.py'), run_name='__main__')
-    text = capsys.readouterr().out
-    assert end.value.code == 0
-    assert '--out' in text and '--cfg-options' in text
-
-
 def test_a_checkpoint_of_another_teacher(finished, tmp_path):
     config, _ = finished
     model = det_model()

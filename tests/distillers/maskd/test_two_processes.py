@@ -8,7 +8,7 @@ from torch import nn
 from mmdistill_dense.distillers.maskd import learning as token_learner
 from mmdistill_dense.engine import DistillDDP
 from tests import gloo, toys
-from tests.distillers.maskd.test_learn import blobs, learner
+from tests.distillers.maskd.test_learning import blobs, learner
 from tests.distillers.maskd.tokens import LOGITS, NECK, random_tokens, seg_model, tokens_of
 
 BATCH = 4

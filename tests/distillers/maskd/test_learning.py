@@ -1,17 +1,163 @@
-"""The learner on bare tensors: that it learns, what it starts from, what it does with losses that are not finite."""
+"""Learning tokens: its options, its batches, and the learner on bare tensors."""
 
+import math
+import multiprocessing
 import types
 
 import pytest
 import torch
 import torch.nn.functional as F
+from mmdet.datasets.samplers import AspectRatioBatchSampler
+from mmengine.config import ConfigDict
+from mmengine.dataset import DefaultSampler
 from mmengine.model import BaseModel
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
-from mmdistill_dense.distillers.maskd.learning import PATIENCE, LearnOptions, Task, TokenLearner, initial_tokens
+from mmdistill_dense.distillers.maskd.learning import (
+    PATIENCE,
+    LearnOptions,
+    Task,
+    TokenLearner,
+    initial_tokens,
+    learning_batches,
+)
 from mmdistill_dense.losses import mask_dice, token_masks
 from mmdistill_dense.networks.taps import Tap
+
+
+def test_defaults_are_the_released_detection_settings():
+    learn = LearnOptions.parse({})
+    assert learn.max_iters == 2000 and learn.optimizer == dict(type='Adam', lr=0.01, weight_decay=1e-3)
+    assert learn.clip_grad is None and learn.dice_weight == 1 and learn.save_interval == 500
+
+
+def test_cosine_rate():
+    rate = LearnOptions().rate
+    assert rate(0) == 0.01 and rate(2000) == pytest.approx(1e-6) and rate(1000) == pytest.approx((0.01 + 1e-6) / 2)
+    assert rate(500) == pytest.approx(1e-6 + 0.5 * (0.01 - 1e-6) * (1 + math.cos(math.pi / 4)))
+
+
+def test_poly_rate():
+    sgd = dict(type='SGD', lr=0.1, momentum=0.9)
+    rate = LearnOptions.parse(dict(optimizer=sgd, schedule='poly', max_iters=10000)).rate
+    assert rate(0) == 0.1 and rate(10000) == 0 and rate(2500) == pytest.approx(0.1 * 0.75**0.9)
+    other = LearnOptions.parse(dict(optimizer=sgd, schedule='poly', max_iters=100, power=2.0, eta_min=0.02)).rate
+    assert other(50) == pytest.approx(0.02 + 0.08 / 4)
+
+
+def test_identity_is_what_the_result_depends_on():
+    one = LearnOptions.parse(dict(save_interval=7, log_interval=9))
+    assert one.identity() == LearnOptions().identity()
+    for other in (dict(max_iters=7), dict(dice_weight=2.0), dict(schedule='poly'), dict(clip_grad=dict(max_norm=1))):
+        assert LearnOptions.parse(other).identity() != LearnOptions().identity(), other
+
+
+@pytest.mark.parametrize(
+    ('option', 'kind', 'words'),
+    [
+        (dict(max_iter=5), KeyError, r"learn\.max_iter is no option.*Did you mean 'max_iters'"),
+        (dict(max_iters=0), ValueError, r'learn\.max_iters must be a whole number >= 1, got 0'),
+        (dict(save_interval=1.5), ValueError, r'learn\.save_interval'),
+        (dict(schedule='step'), ValueError, r"learn\.schedule must be one of 'cosine', 'poly', got 'step'"),
+        (dict(power=1.0), ValueError, r"learn\.power has an effect only with learn.schedule='poly'"),
+        (dict(optimizer='Adam'), ValueError, r'learn\.optimizer must be a dict, got'),
+        (dict(optimizer=dict(type='Adam')), ValueError, r'learn\.optimizer must be dict'),
+        (dict(optimizer=dict(type='Adm', lr=1.0)), ValueError, r'learn\.optimizer=.*cannot be built: .*Adm'),
+        (dict(optimizer=dict(type='Adam', lr=1.0, decay=2)), ValueError, r'learn\.optimizer=.*decay.*cannot be built'),
+        (dict(clip_grad=35), ValueError, r'learn\.clip_grad must be a dict or None, got 35'),
+        (dict(clip_grad=dict(norm=3)), ValueError, r'learn\.clip_grad'),
+        (dict(dice_weight=-1), ValueError, r'learn\.dice_weight'),
+        (dict(dice_weight='a'), ValueError, r"learn\.dice_weight must be a finite number, got 'a'"),
+        (5, ValueError, 'learn must be a dict of options, got 5'),
+    ],
+)
+def test_refused(option, kind, words):
+    with pytest.raises(kind, match=words):
+        LearnOptions.parse(option)
+
+
+def test_options_of_a_config_file_become_plain():
+    """They are kept in token files, which are read without mmengine's classes."""
+    given = ConfigDict(optimizer=dict(type='Adam', lr=0.1, betas=[0.9, 0.99]), clip_grad=dict(max_norm=35))
+    learn = LearnOptions.parse(given)
+    assert type(learn.optimizer) is dict and type(learn.clip_grad) is dict and type(learn.optimizer['betas']) is list
+    assert learn.optimizer == given.optimizer.to_dict() and learn.clip_grad == dict(max_norm=35)
+
+
+class Numbered(Dataset):
+    """Items that say which they are and carry a random number, every third one upright."""
+
+    def __len__(self):
+        return 10
+
+    def get_data_info(self, index):
+        return dict(width=2, height=1 + 2 * (index % 3 == 0))
+
+    def __getitem__(self, index):
+        return index, torch.rand(()).item()
+
+
+def loader_of(workers=0, group=BatchSampler, **options):
+    dataset = Numbered()
+    sampler = DefaultSampler(dataset, shuffle=False)
+    batches = group(sampler, batch_size=2, drop_last=False)
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=list, **options)
+
+
+def take(count, workers=0, seed=1, start=0, **options):
+    with learning_batches(loader_of(workers, **options), seed, start) as batches:
+        return [next(batches) for _ in range(count)]
+
+
+@pytest.mark.parametrize('workers', [0, 1, 2])
+def test_a_batch_depends_on_the_seed_and_its_number(workers):
+    whole = take(12, workers)
+    assert take(5, workers, start=7) == whole[7:]
+    assert take(12, 2 - workers) == whole, 'and not on the workers'
+    assert take(12, workers, seed=2) != whole
+    assert {index for batch in whole[:5] for index, _ in batch} == set(range(10)), 'every picture once in a round'
+    assert len({number for batch in whole for _, number in batch}) == 24
+
+
+def test_pictures_are_grouped_as_the_loader_does():
+    for batch in take(12, group=AspectRatioBatchSampler):
+        assert len(batch) == 2 and len({index % 3 == 0 for index, _ in batch}) == 1
+    whole = take(12, group=AspectRatioBatchSampler)
+    assert take(5, group=AspectRatioBatchSampler, start=7) == whole[7:]
+
+
+def test_workers_end_with_the_context():
+    with learning_batches(loader_of(2), 1, 0) as batches:
+        assert not multiprocessing.active_children(), 'and begin with the first batch'
+        next(batches)
+        assert len(multiprocessing.active_children()) == 2
+    assert not multiprocessing.active_children()
+
+
+def test_persistent_workers_of_the_loader_are_not_its_business():
+    take(2, workers=1, persistent_workers=True)
+    assert not multiprocessing.active_children()
+
+
+class Paired(BatchSampler):
+    """A grouping that needs more to be made."""
+
+    def __init__(self, sampler, batch_size, drop_last, partners=None):
+        if partners is None:
+            raise TypeError('partners are missing')
+        super().__init__(sampler, batch_size, drop_last)
+
+
+def test_a_grouping_that_cannot_be_made_again_is_named():
+    dataset = Numbered()
+    paired = Paired(DefaultSampler(dataset), 2, False, partners=1)
+    loader = DataLoader(dataset, batch_sampler=paired)
+    words = r'train_dataloader\.batch_sampler.*Paired.*partners are missing.*tokens='
+    with pytest.raises(ValueError, match=words), learning_batches(loader, 1, 0):
+        pass
+
 
 CLASSES, TOKENS, SIZE = 19, 8, (16, 24)
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3)

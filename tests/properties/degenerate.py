@@ -135,10 +135,7 @@ def _transposed(x: Tensor) -> Tensor:
     return x.mT.contiguous().mT if x.ndim > 1 else x
 
 
-ASKED = {
-    function.__name__: function
-    for function in (
-        *(flat_inputs_are_no_cliff, one_element_or_none_is_refused_or_finite, keeps_its_digits),
-        *(overflows_in_sight, layouts_do_not_matter),
-    )
-}
+QUESTIONS = (
+    *(flat_inputs_are_no_cliff, one_element_or_none_is_refused_or_finite, keeps_its_digits),
+    *(overflows_in_sight, layouts_do_not_matter),
+)

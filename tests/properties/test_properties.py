@@ -1,55 +1,69 @@
-"""Every loss over drawn shapes, values and precisions: what its formula promises."""
+"""Every loss, and what the losses are made of, over drawn shapes, values and precisions: what a formula promises."""
 
 from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 
 from mmdistill_dense import losses
+from tests.properties import degenerate, parts
 from tests.properties.cases import CASES, Case
-from tests.properties.promises import BLOCKS, promises
+from tests.properties.promises import BLOCKS, Draw, promises
 from tests.properties.strategies import ORDINARY, few, many
 
-ASKED = [(name, promise) for name, case in CASES.items() for promise in promises(case)]
+FEWER, LONGER = settings(few, max_examples=4), settings(many, max_examples=20)  # five questions of every loss
+# What is asked, and how often: in `make test` and in `make soak`.
+ASKED: dict[str, tuple[Callable[[Draw], None], settings, settings]] = {}
+for name, case in CASES.items():
+    for promise, function in promises(case).items():
+        ASKED[f'{name}-{promise}'] = partial(function, case), few, many
+    for question in degenerate.QUESTIONS:
+        ASKED[f'{name}-{question.__name__}'] = partial(question, case), FEWER, LONGER
+for part in parts.PARTS:
+    ASKED[part.__name__] = part, few, many
 
 
-def _try(name: str, promise: str, effort: object) -> None:
+def _try(asked: Callable[[Draw], None], effort: settings) -> None:
     @effort
     @given(st.data())
     def holds(data: st.DataObject) -> None:
-        promises(CASES[name])[promise](CASES[name], data.draw)
+        asked(data.draw)
 
     holds()
 
 
-@pytest.mark.parametrize(('name', 'promise'), ASKED)
-def test_promise(name: str, promise: str) -> None:
-    _try(name, promise, few)
+@pytest.mark.parametrize('name', ASKED)
+def test_property(name: str) -> None:
+    asked, effort, _ = ASKED[name]
+    _try(asked, effort)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(('name', 'promise'), ASKED)
-def test_promise_at_length(name: str, promise: str) -> None:
-    _try(name, promise, many)
+@pytest.mark.parametrize('name', ASKED)
+def test_property_at_length(name: str) -> None:
+    asked, _, effort = ASKED[name]
+    _try(asked, effort)
 
 
 def test_every_loss_is_asked() -> None:
     """What is no loss of its own, or is asked elsewhere."""
-    parts = {
+    parts_of_losses = {
         *('Branch', 'check_contrast', 'contrast_temperature', 'loss_dtype', 'key_ranks', 'normalize_pixels'),
         *('spatial_gate', 'to_device', 'to_grid'),
         *('centres_inside', 'box_weights', 'background_weights', 'valuable_region', 'gate', 'mask_weights'),
         *('pixel_weights', 'token_masks', 'centre_keep', 'masked_align_conv', 'random_keep'),
         *('channel_attention', 'spatial_attention'),
     }
-    assert set(losses.__all__) - parts == {name for name in CASES if ' ' not in name}
+    assert set(losses.__all__) - parts_of_losses == {name for name in CASES if ' ' not in name}
 
 
 def test_every_loss_with_blocks_is_cut_into_several(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,15 +90,10 @@ def test_every_loss_with_blocks_is_cut_into_several(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(module, 'block_elements', noted)
     monkeypatch.setattr('mmdistill_dense.losses.contrast_plain._PAIRS', 1)
 
-    def compute(case: Case) -> None:
-        @few
-        @given(st.data())
-        def computed(data: st.DataObject) -> None:
-            inputs, options = case.draw(data.draw, ORDINARY, torch.float64)
-            case.loss(**inputs, **options)
-
-        computed()
+    def computed(case: Case, draw: Draw) -> None:
+        inputs, options = case.draw(draw, ORDINARY, torch.float64)
+        case.loss(**inputs, **options)
 
     for case in CASES.values():
-        compute(case)
+        _try(partial(computed, case), few)
     assert asked == named

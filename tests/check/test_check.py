@@ -50,10 +50,7 @@ def printed(report: Report) -> str:
 @pytest.fixture(scope='module')
 def seg(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """A whole check of a run with an aligned feature and a logit distiller."""
-    distillers = dict(
-        kd=dict(type='LogitKD'),
-        fitnet=dict(type='FitNet', student_tap='backbone[3]', align='conv'),
-    )
+    distillers = dict(kd=dict(type='LogitKD'), fitnet=dict(type='FitNet', student_tap='backbone[3]', align='conv'))
     folder = tmp_path_factory.mktemp('run') / 'work_dir'
     report = check_config(seg_config(folder, distillers), Options(val=2))
     assert not folder.exists(), 'a check writes nothing'

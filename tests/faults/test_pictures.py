@@ -202,10 +202,7 @@ def coco(root: Path, text: str, **options: Any) -> Any:
         (json.dumps(FILE | dict(images=[], annotations=[])), r'labels\.json.* lists no picture'),
         (json.dumps(FILE | dict(annotations=[])), r"labels\.json.* holds no box of the classes \('disc',\)"),
         (json.dumps({key: FILE[key] for key in ('images', 'categories')}), r'labels\.json.* holds no box'),
-        (
-            json.dumps(FILE | dict(annotations=[BOX | dict(category_id=9)])),
-            r'unknown category_id: 9; the ids are 1',
-        ),
+        (json.dumps(FILE | dict(annotations=[BOX | dict(category_id=9)])), r'unknown category_id: 9; the ids are 1'),
     ],
     ids=['empty', 'cut', 'nothing', 'no pictures', 'no boxes', 'no annotations', 'unknown category'],
 )

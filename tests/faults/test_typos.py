@@ -52,11 +52,7 @@ def pair(distiller: dict | None = None, **student_keys) -> dict:
             TypeError,
             "'num_clases'. Did you mean 'num_classes'. It is the key model.decode_head.num_clases.",
         ),
-        (
-            dict(backbone=dict(stem_chanels=8)),
-            TypeError,
-            "Did you mean 'stem_channels'. .*model.backbone.stem_chanels",
-        ),
+        (dict(backbone=dict(stem_chanels=8)), TypeError, "Did you mean 'stem_channels'. .*model.backbone.stem_chanels"),
         (
             dict(backbone=dict(stem_width=8)),
             TypeError,

@@ -20,7 +20,6 @@ from tests.project.test_new import FASTSCNN, RETINANET, own_network
 from tests.project.test_run import project
 
 Do = Callable[[], object]
-LONG = pytest.mark.soak  # cases of a kind that another one shows
 SCHEDULE = "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))\ntrain_cfg = dict(max_iters=100)\n"
 
 
@@ -77,6 +76,15 @@ def renamed(name_of: Callable[[str], str]) -> Do:
     return do
 
 
+def case(message: str, words: str = '', do: Do = lambda: None, soak: bool = False) -> Any:
+    """A mistake, the words of the command line, and what is said; ``soak`` for one of a kind that another shows."""
+    return pytest.param(do, words.split(), message, marks=[pytest.mark.soak] * soak)
+
+
+def wrote(path: str, text: str = '') -> Do:
+    return lambda: Path(path).write_text(text)
+
+
 def cut(path: str) -> None:
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[: len(content) // 2])
@@ -85,124 +93,90 @@ def cut(path: str) -> None:
 @pytest.mark.parametrize(
     ('mistake', 'words', 'message'),
     [
-        (lambda: shutil.rmtree('mine/labels'), (), 'rename it so'),
-        pytest.param(lambda: shutil.rmtree('mine/images'), (), 'A picture ends in .jpg', marks=LONG),
-        pytest.param(
-            lambda: None, ('--data', 'mine/images/train/0.jpg'), 'a file. Give the folder that holds it', marks=LONG
-        ),
-        pytest.param(
-            lambda: every('images/*/*', lambda p: p.with_suffix('.txt').touch() or p.unlink()),
-            (),
+        case('rename it so', '', lambda: shutil.rmtree('mine/labels')),
+        case('A picture ends in .jpg', '', lambda: shutil.rmtree('mine/images'), soak=True),
+        case('a file. Give the folder that holds it', '--data mine/images/train/0.jpg', soak=True),
+        case(
             'A picture ends in',
-            marks=LONG,
+            '',
+            lambda: every('images/*/*', lambda p: p.with_suffix('.txt').touch() or p.unlink()),
+            soak=True,
         ),
-        (lambda: label(Path('mine/labels/val/1.png'), (0, 1, 2, 3)), ('--classes', 'a', 'b', 'c'), 'val/1.png'),
-        (lambda: every('labels/*/*', lambda p: label(p, (0,))), (), 'hold the value 0 alone'),
-        (lambda: Image.new('L', (9, 9), 1).save('mine/labels/val/0.png'), (), '48x64 pixels, its label image'),
-        (lambda: None, ('--classes', 'a', 'b', 'a'), '--classes: a twice'),
-        pytest.param(lambda: None, ('--classes', 'a,b,c'), 'Names stand apart', marks=LONG),
-        (lambda: cut('mine/images/train/0.jpg'), (), 'images/train/0.jpg cannot be read as a picture'),
-        pytest.param(
-            lambda: Path('mine/labels/train/1.png').write_text('x'), (), 'labels/train/1.png cannot be read', marks=LONG
-        ),
-        pytest.param(lambda: Path('mine/classes.txt').write_text('a'), (), 'mine/classes.txt: 1 names', marks=LONG),
-        (lambda: Path('more').mkdir(), ('--unlabelled', 'more'), '--unlabelled more: 0 pictures in it'),
-        pytest.param(
-            lambda: None,
-            ('--unlabelled', 'mine'),
+        case('val/1.png', '--classes a b c', lambda: label(Path('mine/labels/val/1.png'), (0, 1, 2, 3))),
+        case('hold the value 0 alone', '', lambda: every('labels/*/*', lambda p: label(p, (0,)))),
+        case('48x64 pixels, its label image', '', lambda: Image.new('L', (9, 9), 1).save('mine/labels/val/0.png')),
+        case('--classes: a twice', '--classes a b a'),
+        case('Names stand apart', '--classes a,b,c', soak=True),
+        case('images/train/0.jpg cannot be read as a picture', '', lambda: cut('mine/images/train/0.jpg')),
+        case('labels/train/1.png cannot be read', '', wrote('mine/labels/train/1.png', 'x'), soak=True),
+        case('mine/classes.txt: 1 names', '', wrote('mine/classes.txt', 'a'), soak=True),
+        case('--unlabelled more: 0 pictures in it', '--unlabelled more', lambda: Path('more').mkdir()),
+        case(
             'of which 6 label images, 2 of val, 4 of train cannot be taught on: 0 are left',
-            marks=LONG,
+            '--unlabelled mine',
+            soak=True,
         ),
-        (lambda: None, ('--unlabelled', 'mine/images/val'), 'of which 2 of val cannot be taught on: 0 are left'),
-        (lambda: Path('project').touch(), (), '--out project: a file of this name is there'),
-        (lambda: None, ('--out', "Bob's/project"), "has ' in it, which no config can hold"),
-        (
-            lambda: Path('file').touch(),
-            ('--out', 'file/project'),
-            '--out file/project: cannot be written (Not a directory',
-        ),
-        (lambda: None, ('--student', 'fast_scnn_8xb4-160k_cityscapes-512x1024'), f'Did you mean {FASTSCNN}?'),
-        (lambda: None, ('--student', 'mmseg::fast_scnn'), f'Did you mean {FASTSCNN}'),
-        (lambda: None, ('--student', 'mmseg::bisenetv2/bisenet'), 'Did you mean mmseg::bisenetv2/bisenet'),
-        (
-            lambda: Path('a.py').write_text("custom_imports = dict(imports=['mmnothing.models'])\n"),
-            ('--student', 'a.py'),
+        case('of which 2 of val cannot be taught on: 0 are left', '--unlabelled mine/images/val'),
+        case('--out project: a file of this name is there', '', wrote('project')),
+        case("has ' in it, which no config can hold", "--out Bob's/project"),
+        case('--out file/project: cannot be written (Not a directory', '--out file/project', wrote('file')),
+        case(f'Did you mean {FASTSCNN}?', '--student fast_scnn_8xb4-160k_cityscapes-512x1024'),
+        case(f'Did you mean {FASTSCNN}', '--student mmseg::fast_scnn'),
+        case('Did you mean mmseg::bisenetv2/bisenet', '--student mmseg::bisenetv2/bisenet'),
+        case(
             'not installed (mmnothing; beside the forks: pip install onedl-mmnothing)',
+            '--student a.py',
+            wrote('a.py', "custom_imports = dict(imports=['mmnothing.models'])\n"),
         ),
-        pytest.param(
-            lambda: None, ('--student', 'mmpretrain::resnet18'), 'Names of configs begin with mmseg::', marks=LONG
-        ),
-        pytest.param(
-            lambda: Path('a.pth').touch(),
-            ('--teacher', 'a.pth'),
-            'trained teacher are for --teacher-checkpoint',
-            marks=LONG,
-        ),
-        (
-            lambda: Path('a.py').write_text("_base_ = 'b.py'") and Path('b.py').write_text('x = 1\ny = (\n'),
-            ('--student', 'a.py'),
+        case('Names of configs begin with mmseg::', '--student mmpretrain::resnet18', soak=True),
+        case('trained teacher are for --teacher-checkpoint', '--teacher a.pth', wrote('a.pth'), soak=True),
+        case(
             '--student a.py: line 2 of its base .* b.py is no Python',
+            '--student a.py',
+            lambda: Path('a.py').write_text("_base_ = 'b.py'") and Path('b.py').write_text('x = 1\ny = (\n'),
         ),
-        (
-            lambda: Path('a.py').write_text('x = (\n'),
-            ('--student', 'a.py'),
-            '--student a.py: line 1 of the config is no',
-        ),
-        (
-            lambda: Path('a.py').write_text('x = y\n'),
-            ('--student', 'a.py'),
-            '--student a.py: the config cannot be read',
-        ),
-        (lambda: Path('a.py').write_text("default_scope = 'mmseg'"), ('--student', 'a.py'), 'the config has no model'),
-        pytest.param(
-            lambda: Path('a.json').write_text('hello'),
-            ('--student', 'a.json'),
-            '--student a.json: the config cannot',
-            marks=LONG,
-        ),
-        (lambda: None, ('--teacher', 'dinov2_vits41:a.pth'), "unknown model 'dinov2_vits41'. Close: dinov2_vits14"),
-        pytest.param(lambda: None, ('--teacher', 'dinov2_vits14'), 'Write --teacher dinov2_vits14:FILE', marks=LONG),
-        (
-            lambda: None,
-            ('--teacher', 'dinov2_vits14:mine.pth', '--method', 'kd'),
-            '--method kd: it does not compare maps',
-        ),
-        (
-            lambda: None,
-            ('--teacher', 'dinov2_vits14:mine.pth', '--teacher-checkpoint', 'mine.pth'),
+        case('--student a.py: line 1 of the config is no', '--student a.py', wrote('a.py', 'x = (\n')),
+        case('--student a.py: the config cannot be read', '--student a.py', wrote('a.py', 'x = y\n')),
+        case('the config has no model', '--student a.py', wrote('a.py', "default_scope = 'mmseg'")),
+        case('--student a.json: the config cannot', '--student a.json', wrote('a.json', 'hello'), soak=True),
+        case("unknown model 'dinov2_vits41'. Close: dinov2_vits14", '--teacher dinov2_vits41:a.pth'),
+        case('Write --teacher dinov2_vits14:FILE', '--teacher dinov2_vits14', soak=True),
+        case('--method kd: it does not compare maps', '--teacher dinov2_vits14:mine.pth --method kd'),
+        case(
             '--teacher-checkpoint mine.pth: --teacher dinov2_vits14:mine.pth names its weights',
+            '--teacher dinov2_vits14:mine.pth --teacher-checkpoint mine.pth',
         ),
-        pytest.param(
-            lambda: cut('mine.pth'),
-            ('--teacher-checkpoint', 'mine.pth'),
+        case(
             'mine.pth: .* is no readable checkpoint',
-            marks=LONG,
+            '--teacher-checkpoint mine.pth',
+            lambda: cut('mine.pth'),
+            soak=True,
         ),
-        (
-            renamed(lambda name: f'architecture.{name}'),
-            ('--teacher-checkpoint', 'mine.pth'),
+        case(
             "All of them fit without the prefix 'architecture.'",
+            '--teacher-checkpoint mine.pth',
+            renamed(lambda name: f'architecture.{name}'),
         ),
-        (lambda: torch.save({'x': torch.ones(1)}, 'mine.pth'), ('--teacher-checkpoint', 'mine.pth'), 'does not fit'),
-        (
-            lambda: every('labels/*/*', lambda p: label(p, (0, 1, 2, 3))),
-            ('--teacher-checkpoint', 'mine.pth'),
+        case('does not fit', '--teacher-checkpoint mine.pth', lambda: torch.save({'x': torch.ones(1)}, 'mine.pth')),
+        case(
             'on these 4 classes. Without this option',
+            '--teacher-checkpoint mine.pth',
+            lambda: every('labels/*/*', lambda p: label(p, (0, 1, 2, 3))),
         ),
-        (lambda: None, ('--teacher-checkpoint', 'auto'), 'the published weights predict other classes than your 3'),
-        (
-            trained_on('sky', 'road', 'leaf'),
-            ('--teacher-checkpoint', 'mine.pth', '--classes', 'road', 'sky', 'leaf'),
+        case('the published weights predict other classes than your 3', '--teacher-checkpoint auto'),
+        case(
             'it was trained on the classes sky, road, leaf; the data have road, sky, leaf, in this order',
+            '--teacher-checkpoint mine.pth --classes road sky leaf',
+            trained_on('sky', 'road', 'leaf'),
         ),
-        (
-            lambda: Path('b.py').touch() or Path('a.py').write_text(NEW_STYLE),
-            ('--student', 'a.py'),
+        case(
             '--student a.py: a config in the new style (read_base)',
+            '--student a.py',
+            lambda: Path('b.py').touch() or Path('a.py').write_text(NEW_STYLE),
         ),
     ],
 )
-def test_segmentation(mistake: Do, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_segmentation(mistake: Do, words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     seg_folder(Path('mine'))
     own_network(SCHEDULE)
     mistake()
@@ -247,42 +221,30 @@ def each(kind: str, **values: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ('mistake', 'words', 'message'),
     [
-        (content(lambda found: found.pop('categories')), (), 'but no list of categories'),
-        (lambda: cut('mine/annotations/instances_train.json'), (), 'instances_train.json is damaged, or no json file'),
-        (content(each('annotations', bbox=None)), (), 'annotations[0] has no bbox'),
-        pytest.param(content(each('annotations', category_id=None)), (), '[0] has no category_id', marks=LONG),
-        pytest.param(content(each('images', file_name=None)), (), 'images[0] has no file_name', marks=LONG),
-        pytest.param(content(each('annotations', image_id=99)), (), 'have an unknown image_id: 99', marks=LONG),
-        (
-            content(each('annotations', bbox=[9, 9, -5, -5])),
-            (),
-            'without width or height',
+        case('but no list of categories', '', content(lambda found: found.pop('categories'))),
+        case(
+            'instances_train.json is damaged, or no json file', '', lambda: cut('mine/annotations/instances_train.json')
         ),
-        pytest.param(content(lambda found: found.update(annotations=[])), (), 'has no box of red, white', marks=LONG),
-        (
-            content(lambda found: found['categories'].reverse(), 'val'),
-            (),
+        case('[0] has no category_id', '', content(each('annotations', category_id=None)), soak=True),
+        case('images[0] has no file_name', '', content(each('images', file_name=None)), soak=True),
+        case('have an unknown image_id: 99', '', content(each('annotations', image_id=99)), soak=True),
+        case('has no box of red, white', '', content(lambda found: found.update(annotations=[])), soak=True),
+        case(
             'lists the categories white, red; the classes',
+            '',
+            content(lambda found: found['categories'].reverse(), 'val'),
         ),
-        (content(each('images', width=10)), (), 'has 48x10 pixels (height x width); it has 48x64'),
-        pytest.param(
-            lambda: Path('mine/train/1.jpg').write_text('x'), (), 'train/1.jpg cannot be read as a picture', marks=LONG
-        ),
-        (lambda: None, ('--classes', 'Red'), '--classes Red: '),
-        pytest.param(lambda: shutil.rmtree('mine/annotations'), (), 'no json file.', marks=LONG),
-        (
-            lambda: shutil.rmtree('mine/annotations') or Path('mine/train/0.xml').touch(),
-            (),
-            '1 .xml files, as of VOC: `pip install labelformat`',
-        ),
-        (
-            lambda: every('annotations/*', lambda p: p.write_text(p.read_text().replace('red', '{{$A:red}}'))),
-            (),
+        case('train/1.jpg cannot be read as a picture', '', wrote('mine/train/1.jpg', 'x'), soak=True),
+        case('--classes Red: ', '--classes Red'),
+        case('no json file.', '', lambda: shutil.rmtree('mine/annotations'), soak=True),
+        case(
             'has two braces in it',
+            '',
+            lambda: every('annotations/*', lambda p: p.write_text(p.read_text().replace('red', '{{$A:red}}'))),
         ),
     ],
 )
-def test_detection(mistake: Do, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_detection(mistake: Do, words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     box_folder(Path('mine'))
     mistake()
     assert message in refused(capsys, *words, student=RETINANET, teacher=RETINANET)
@@ -318,26 +280,19 @@ def break_file(name: str, old: str, new: str) -> Do:
 @pytest.mark.parametrize(
     ('mistake', 'words', 'message'),
     [
-        pytest.param(lambda: None, ('run', 'nowhere'), 'nowhere: no such folder', marks=LONG),
-        (lambda: None, ('run', 'mine'), 'mine: no suite.yaml in it, so `new` did not write this folder'),
-        (lambda: None, ('run', 'project/suite.yaml'), 'Give the folder: python -m mmdistill_dense run project'),
-        (break_file('kd.py', '_base_ =', '_base_ = ('), ('run', 'project'), 'project/kd.py: line '),
-        (break_file('control.py', 'max_iters', 'max_iter'), ('run', 'project'), 'train_cfg has no max_iters'),
-        (lambda: Path('project/data.py').unlink(), ('run', 'project'), 'project: data.py is missing'),
-        (lambda: Path('mine').rename('moved'), ('run', 'project'), 'a link keeps all results: ln -s NEW_PLACE '),
-        (lambda: None, ('chek', 'project'), 'chek: no such command. Close: check'),
-        pytest.param(
-            lambda: None, ('export', 'project/kd.py', 'no.pth', 'out.pth'), 'no.pth: no such file', marks=LONG
-        ),
-        pytest.param(
-            lambda: None,
-            ('train', 'project'),
-            'project: a folder, and one config is needed; its configs are',
-            marks=LONG,
-        ),
+        case('nowhere: no such folder', 'run nowhere', soak=True),
+        case('mine: no suite.yaml in it, so `new` did not write this folder', 'run mine'),
+        case('Give the folder: python -m mmdistill_dense run project', 'run project/suite.yaml'),
+        case('project/kd.py: line ', 'run project', break_file('kd.py', '_base_ =', '_base_ = (')),
+        case('train_cfg has no max_iters', 'run project', break_file('control.py', 'max_iters', 'max_iter')),
+        case('project: data.py is missing', 'run project', lambda: Path('project/data.py').unlink()),
+        case('a link keeps all results: ln -s NEW_PLACE ', 'run project', lambda: Path('mine').rename('moved')),
+        case('chek: no such command. Close: check', 'chek project'),
+        case('no.pth: no such file', 'export project/kd.py no.pth out.pth', soak=True),
+        case('project: a folder, and one config is needed; its configs are', 'train project', soak=True),
     ],
 )
-def test_projects(mistake: Do, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_projects(mistake: Do, words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     project()
     capsys.readouterr()
     mistake()

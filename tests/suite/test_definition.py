@@ -104,10 +104,7 @@ def test_times_are_not_numbers_to_the_base_of_60(tmp_path: Path) -> None:
         (dict(grid={'kd': {'loss_weight': [1, 2]}}), 'grid.seeds: missing'),
         (dict(grid={'kd': {'loss_weight': 1}, 'seeds': [1]}), 'grid.kd.loss_weight: needs two or more'),
         (dict(grid={'kd': {'loss_weight': [1, 1]}, 'seeds': [1]}), 'grid.kd.loss_weight: needs two or more'),
-        (
-            dict(grid={'kd': {'loss_weight': ['1', 1]}, 'seeds': [1]}),
-            'grid.kd.loss_weight: needs two or more',
-        ),
+        (dict(grid={'kd': {'loss_weight': ['1', 1]}, 'seeds': [1]}), 'grid.kd.loss_weight: needs two or more'),
         (dict(grid={'kd': {}, 'seeds': [1]}), 'grid.kd: needs options with the values to try'),
         (dict(slurm={'launcher': 'pbs'}), "slurm.launcher: must be slurm or pytorch, got 'pbs'"),
     ],

@@ -260,15 +260,9 @@ def test_a_suite_without_a_result_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('text', 'told'),
     [
-        (
-            '<!-- suite:a -->\n<!-- suite:b -->\n',
-            'line 2: <!-- suite:b --> comes before the missing <!-- end of',
-        ),
+        ('<!-- suite:a -->\n<!-- suite:b -->\n', 'line 2: <!-- suite:b --> comes before the missing <!-- end of'),
         ('\n<!-- end of suite:a -->\n', 'line 2: <!-- end of suite:a --> has no <!-- suite:a --> before it'),
-        (
-            '<!-- suite:a -->\n<!-- end of suite:a -->\n<!-- suite:a -->\n',
-            'line 3: <!-- suite:a --> occurs twice',
-        ),
+        ('<!-- suite:a -->\n<!-- end of suite:a -->\n<!-- suite:a -->\n', 'line 3: <!-- suite:a --> occurs twice'),
     ],
 )
 def test_markers_that_do_not_match_are_named_with_their_line(text: str, told: str) -> None:

@@ -229,17 +229,6 @@ def _pairs(keys: list[str], values: str) -> Iterator[tuple[str, str]]:
     return zip(keys, values.split(', ') if len(keys) > 1 else [values], strict=True)
 
 
-def test_troubleshooting_has_every_lesson() -> None:
-    lessons = ROOT.parent / 'shared/LESSONS.md'
-    if not lessons.is_file():
-        pytest.skip(f'{lessons} is not here')
-    rows = re.findall(r'^\| \d+ \| ([^|]+) \|', lessons.read_text(encoding='utf-8'), re.MULTILINE)
-    page = (ROOT / 'docs/troubleshooting.md').read_text(encoding='utf-8')
-    numbers = {number for row in rows for number in re.findall(r'#\d+', row)}
-    assert len(rows) >= 25
-    assert {number for number in numbers if not re.search(rf'{number}\b', page)} == set()
-
-
 def test_published_gains_of_the_choice_are_those_of_the_files() -> None:
     page = (ROOT / 'docs/choosing.md').read_text(encoding='utf-8')
     files = {path.parent.name: yaml.safe_load(path.read_text()) for path in ROOT.glob('configs/*/published.yml')}

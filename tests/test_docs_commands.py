@@ -8,11 +8,15 @@ from tests.docs_run import runs
 
 
 @pytest.mark.parametrize('block', [pytest.param(block, id=block.key) for block in blocks('bash')])
-def test_options_and_files_of_a_block(block: Block) -> None:
+def test_a_block_is_understood_and_is_run_or_says_what_it_needs(block: Block) -> None:
     found = commands(block.text)
     assert found
     for command in found:
         check(command, block)
+    assert runs(block) or block.needs or block.form, (
+        f'{block.key}: no test runs this block, so a comment in it must say what it needs (`# needs GPUs`), or '
+        'tests/docs_run.py must run its guide.'
+    )
 
 
 @pytest.mark.parametrize('guide', sorted({block.guide for block in inline()}, key=str), ids=lambda path: path.stem)
@@ -21,14 +25,6 @@ def test_options_and_files_of_commands_in_sentences(guide: object) -> None:
         if block.guide == guide:
             for command in commands(block.text):
                 check(command, block)
-
-
-@pytest.mark.parametrize('block', [pytest.param(block, id=block.key) for block in blocks('bash')])
-def test_a_block_is_run_or_says_what_it_needs(block: Block) -> None:
-    assert runs(block) or block.needs or block.form, (
-        f'{block.key}: no test runs this block, so a comment in it must say what it needs (`# needs GPUs`), or '
-        'tests/docs_run.py must run its guide.'
-    )
 
 
 def test_a_wrong_option_is_seen() -> None:

@@ -62,14 +62,9 @@ def waits_of(device, call):
     return device.waits.total()
 
 
-@pytest.mark.parametrize('name', WAITS)
-def test_a_wait_is_counted_once(device, name):
-    assert waits_of(device, WAITS[name]) == 1
-
-
-@pytest.mark.parametrize('name', FREE)
-def test_what_is_launched_alone_is_no_wait(device, name):
-    assert waits_of(device, FREE[name]) == 0
+def test_each_wait_is_counted_once_and_what_is_launched_alone_is_none(device):
+    assert {name: waits_of(device, call) for name, call in WAITS.items()} == dict.fromkeys(WAITS, 1)
+    assert {name: waits_of(device, call) for name, call in FREE.items()} == dict.fromkeys(FREE, 0)
 
 
 def test_a_wait_tells_the_line_of_the_package_or_of_the_stack(device):
@@ -88,10 +83,10 @@ def test_a_wait_tells_the_line_of_the_package_or_of_the_stack(device):
     assert device.ours() == device.others() == 1
 
 
-@pytest.mark.parametrize('mix', [lambda x: x + X, lambda x: torch.cat([x, X]), lambda x: X[x.long()[0, :2]]])
-def test_devices_do_not_mix(device, mix):
-    with pytest.raises(RuntimeError, match='same device'), device.running():
-        mix(on_device(X))
+def test_devices_do_not_mix(device):
+    for mix in (lambda x: x + X, lambda x: torch.cat([x, X]), lambda x: X[x.long()[0, :2]]):
+        with pytest.raises(RuntimeError, match='same device'), device.running():
+            mix(on_device(X))
 
 
 def test_memory_that_is_sent_must_stay_as_it_is(device):

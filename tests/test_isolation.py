@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import clutter
-from tests.docs_blocks import blocks
 from tests.isolation import OWN, ROOT, USERS, WATCH, Watch
 
 TEACHER = 'work_dirs/demo/teacher/iter_700.pth'
@@ -109,32 +107,3 @@ def test_a_test_that_looks_fails(tmp_path: Path) -> None:
     link = tmp_path / 'link'
     link.symlink_to(tmp_path)
     assert f'{TEACHER} (stat; tests/test_it.py:2)' in run(link, link / 'tests/test_it.py'), 'and through a link'
-
-
-def test_the_clutter_is_what_the_guides_write(tmp_path: Path) -> None:
-    written = {path.relative_to(tmp_path).as_posix() for path in clutter.write(tmp_path)}
-    files = {block.file for block in blocks('python', 'yaml') if block.file and '/' not in block.file}
-    assert files and files <= written
-    assert {TEACHER, 'work_dirs/demo/log.txt', 'my_student.py', 'my_pair.py', 'my_teacher.pth', 'tokens.pth'} <= written
-    assert {name.split('/')[0] for name in written}.isdisjoint(OWN)
-    assert clutter.write(tmp_path) == []
-
-
-@pytest.mark.soak
-def test_tests_that_once_saw_the_working_folder_pass_in_a_clone_full_of_a_users_files(tmp_path: Path) -> None:
-    clone, home = tmp_path / 'clone', tmp_path / 'home'
-    clone.mkdir()
-    for source in (ROOT / name for name in OWN - {'.git'}):
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, clone / source.name)
-    assert len(clutter.write(clone)) > 1000
-    for name in ('mmdistill_dense/checkpoints', 'torch/hub/checkpoints'):
-        (home / '.cache' / name).mkdir(parents=True)
-        (home / '.cache' / name / 'iter_700.pth').touch()
-    files = [
-        clone / 'tests/tools/docs/test_publish.py',
-        clone / 'tests/suite/test_table.py',
-        clone / 'tests/tools/docs/test_records.py',
-    ]
-    variables = dict(MMDISTILL_DATA=str(clone / 'data'), MMDISTILL_WEIGHTS=str(clone), HOME=str(home))
-    said = run(clone, '-m', 'not zoo', *files, **variables)
-    assert ' passed' in said and 'failed' not in said and 'error' not in said, said[-3000:]

@@ -1,4 +1,4 @@
-"""Steps that the tests of the baselines share: halves of a batch, and a real detector."""
+"""What tests of methods share: maps, a distiller that is set up, halves of a batch, and a real detector."""
 
 from __future__ import annotations
 
@@ -9,13 +9,26 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.distillers import Distiller
+from mmdistill_dense.distillers.base import RunState
 from tests import toys
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def set_up(kind: type[Distiller], *levels: Any, tap: str = 'tap', **options: Any) -> Any:
+    """A distiller of one tap in float64, given the (student, teacher) shapes of each level without the batch."""
+    torch.manual_seed(0)
+    distiller = kind(tap, **options)
+    distiller.setup(*({tap: [torch.Size((1, *level[side])) for level in levels]} for side in (0, 1)))
+    distiller.state = RunState(iteration=3, max_iters=10, seed=1)
+    return distiller.double()
 
 
 def whole_and_mean_of_halves(distiller: Distiller, shapes: Any, samples: Any = None) -> tuple[Tensor, Tensor]:
     """The loss of a batch of 4 maps of (student, teacher) ``shapes``, and the mean of the losses of its halves."""
-    generator = torch.Generator().manual_seed(3)
-    maps = [torch.randn(4, *shape[1:], generator=generator) for shape in shapes]
+    maps = [draw(4, *shape[1:], seed=seed) for seed, shape in enumerate(shapes)]
 
     def loss(part: slice) -> Tensor:
         sides = zip((distiller.student_taps, distiller.teacher_taps), maps, strict=True)

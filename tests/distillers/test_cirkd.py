@@ -15,6 +15,7 @@ from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.cirkd import ClassQueue, choose_pixels, region_means
 from tests import toys
 from tests.distillers.case import DistillerCase
+from tests.distillers.steps import draw, set_up
 
 CLASSES = 3
 IGNORED = 255
@@ -75,19 +76,10 @@ class TestMemory(_Case):
 # Helpers
 
 
-def maps(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def make(student=(2, 4, 3, 2), teacher=(2, 5, 3, 2), iteration=3, **options):
-    """A distiller in float64 on the tap 'tap'; all rows of its queues are compared."""
-    torch.manual_seed(0)
+def make(student=(2, 4, 3, 2), teacher=(2, 5, 3, 2), **options):
+    """All rows of its queues are compared."""
     small = dict(num_classes=CLASSES, pixel_memory=6, region_memory=4, pixel_contrast=10**3, region_contrast=10**3)
-    distiller = CIRKD('tap', **{**small, 'pixels_per_image': 2, **options})
-    distiller.name = 'x'
-    distiller.setup(*({'tap': [torch.Size((1, *shape[1:]))]} for shape in (student, teacher)))
-    distiller.state = RunState(iteration=iteration, max_iters=10, seed=1)
-    return distiller.double()
+    return set_up(CIRKD, (student[1:], teacher[1:]), **{**small, 'pixels_per_image': 2, **options})
 
 
 def run(distiller, student, teacher, labels=None):
@@ -121,7 +113,7 @@ def divergence(student, student_keys, teacher, teacher_keys, tau):
 
 @pytest.mark.parametrize('pool', [1, 2])
 def test_minibatch_equals_loops_over_pictures_and_pixels(pool):
-    student, teacher = maps(3, 4, 3, 2), maps(3, 5, 3, 2, seed=1)
+    student, teacher = draw(3, 4, 3, 2), draw(3, 5, 3, 2, seed=1)
     distiller = make(pixel_weight=0, region_weight=0, minibatch_weight=2.0, temperature=0.3, pool=pool)
     s, t = (pixels_of(F.avg_pool2d(x, pool, ceil_mode=True)) for x in (student, teacher))
     terms = [
@@ -134,7 +126,7 @@ def test_minibatch_equals_loops_over_pictures_and_pixels(pool):
 
 @pytest.mark.parametrize('kind', ['pixel', 'region'])
 def test_memory_parts_equal_loops_over_labelled_pixels(kind):
-    student, teacher, labels = maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
+    student, teacher, labels = draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
     distiller = make(**{f'{kind}_weight': 0.7}, temperature=0.3)
     losses = run(distiller, student, teacher, labels)
     memory = distiller.parts[0]
@@ -152,7 +144,7 @@ def test_memory_parts_equal_loops_over_labelled_pixels(kind):
 
 
 def test_ignored_pixels_are_no_anchors_and_enter_no_queue():
-    student, teacher, labels = maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
+    student, teacher, labels = draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
     found = []
     for value in (1.0, -7.0):
         distiller = make(minibatch_weight=0)
@@ -165,9 +157,9 @@ def test_ignored_pixels_are_no_anchors_and_enter_no_queue():
 
 def test_a_batch_without_a_label_gives_zero_and_finite_gradients():
     distiller = make(minibatch_weight=0)
-    student = maps(2, 4, 3, 2).requires_grad_()
+    student = draw(2, 4, 3, 2).requires_grad_()
     before = {name: value.clone() for name, value in distiller.named_buffers() if 'queues' in name}
-    losses = run(distiller, student, maps(2, 5, 3, 2, seed=1), torch.full((2, 3, 2), IGNORED))
+    losses = run(distiller, student, draw(2, 5, 3, 2, seed=1), torch.full((2, 3, 2), IGNORED))
     torch.stack(list(losses.values())).sum().backward()
     assert all(value == 0 for value in losses.values()) and not student.grad.any()
     assert all(p.grad is not None and not p.grad.any() for p in distiller.parameters())
@@ -175,13 +167,13 @@ def test_a_batch_without_a_label_gives_zero_and_finite_gradients():
 
 
 def test_labels_are_taken_from_the_nearest_pixel():
-    student, teacher, labels = maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
+    student, teacher, labels = draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
     large = labels.repeat_interleave(4, 1).repeat_interleave(4, 2)
     torch.testing.assert_close(*(run(make(), student, teacher, found) for found in (labels, large)))
 
 
 def test_maps_of_different_size_are_compared_on_the_students_grid_or_the_teachers():
-    student, teacher, labels = maps(2, 4, 2, 3), maps(2, 5, 4, 6, seed=1), label_maps(2, 4, 6)
+    student, teacher, labels = draw(2, 4, 2, 3), draw(2, 5, 4, 6, seed=1), label_maps(2, 4, 6)
     shapes = dict(student=student.shape, teacher=teacher.shape)
     for resize, (s, t) in {
         'student': (F.interpolate(student, (4, 6), mode='bilinear', align_corners=False), teacher),
@@ -201,10 +193,10 @@ def test_a_part_of_weight_zero_is_left_out_with_its_queue():
         (dict(minibatch_weight=0, region_weight=0), {'loss_pixel'}, ['pixel']),
     ):
         distiller = make(**weights)
-        assert set(run(distiller, maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), labels)) == names
+        assert set(run(distiller, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), labels)) == names
         assert list(distiller.parts[0].queues) == queues
     alone = make(pixel_weight=0, region_weight=0, num_classes=None)
-    assert set(run(alone, maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1))) == {'loss_minibatch'}
+    assert set(run(alone, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1))) == {'loss_minibatch'}
     assert not alone.state_dict()
 
 
@@ -212,11 +204,11 @@ def test_a_part_of_weight_zero_is_left_out_with_its_queue():
 
 
 def test_a_step_writes_pixels_of_their_class_and_the_mean_of_each_class_and_picture():
-    teacher, labels = maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
+    teacher, labels = draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
     distiller = make()
     memory = distiller.parts[0]
     random = memory.queue('pixel').rows.clone()
-    run(distiller, maps(2, 4, 3, 2), teacher, labels)
+    run(distiller, draw(2, 4, 3, 2), teacher, labels)
     targets, flat = pixels_of(teacher), labels.flatten(1).tolist()
     for kind in range(CLASSES):
         own = [[pixel for pixel, label in zip(targets[i], flat[i], strict=True) if label == kind] for i in range(2)]
@@ -274,7 +266,7 @@ def test_the_number_compared_is_shared_by_the_classes():
     for kind in ('pixel', 'region'):
         queue = distiller.parts[0].queue(kind)
         queue.sample = lambda count, generator, of=queue.sample: asked.append(count) or of(count, generator)
-    run(distiller, maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2))
+    run(distiller, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2))
     assert asked == [7 // CLASSES + 1, 3 // CLASSES + 1]
 
 
@@ -301,7 +293,7 @@ def test_what_is_drawn_depends_on_seed_iteration_and_place_alone():
         distiller = make(pixels_per_image=1)
         distiller.state = RunState(iteration=iteration, seed=seed, rank=rank)
         torch.manual_seed(global_seed)
-        run(distiller, maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), torch.zeros(2, 3, 2, dtype=torch.long))
+        run(distiller, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), torch.zeros(2, 3, 2, dtype=torch.long))
         return distiller.parts[0].queue('pixel').rows
 
     assert torch.equal(state(), state(rank=1, global_seed=8))
@@ -311,7 +303,7 @@ def test_what_is_drawn_depends_on_seed_iteration_and_place_alone():
 def test_evaluation_leaves_the_queues_alone():
     distiller = make().eval()
     before = {name: value.clone() for name, value in distiller.state_dict().items()}
-    run(distiller, maps(2, 4, 3, 2), maps(2, 5, 3, 2, seed=1), label_maps(2, 3, 2))
+    run(distiller, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2))
     assert all(torch.equal(value, before[name]) for name, value in distiller.state_dict().items())
 
 
@@ -339,8 +331,8 @@ def test_a_teacher_of_other_classes_is_refused_without_their_number():
 
 
 def test_data_without_label_maps_are_refused():
-    with pytest.raises(ValueError, match=r'distillers\.x compares classes and needs label maps \(gt_sem_seg\)'):
-        make().step({'tap': [maps(2, 4, 3, 2)]}, {'tap': [maps(2, 5, 3, 2)]}, [SegDataSample()] * 2)
+    with pytest.raises(ValueError, match=r'distillers\.cirkd compares classes and needs label maps \(gt_sem_seg\)'):
+        make().step({'tap': [draw(2, 4, 3, 2)]}, {'tap': [draw(2, 5, 3, 2)]}, [SegDataSample()] * 2)
 
 
 def test_vectors_are_refused():

@@ -1,4 +1,4 @@
-"""Intra-class feature variation: the shared case, labels and classes, halves of a batch and the errors."""
+"""Labels and classes, as IFVD and CIRKD see them."""
 
 import pytest
 import torch
@@ -6,39 +6,21 @@ import torch
 from mmdistill_dense.distillers import IFVD
 from mmdistill_dense.losses import prototype_distance
 from tests import toys
-
-
-def _set_up(shapes, **options):
-    distiller = IFVD('a', **options)
-    distiller.setup(*({'a': [torch.Size(shape)]} for shape in shapes))
-    return distiller
+from tests.distillers.steps import draw, set_up
 
 
 def test_labels_are_those_of_the_nearest_pixels_and_the_last_ones_count_as_classes():
-    distiller = _set_up([(1, 3, 8, 8), (1, 5, 8, 8)])
+    distiller = set_up(IFVD, [(3, 8, 8), (5, 8, 8)])
     assert distiller.num_classes == 255 and not list(distiller.parameters())
-    student, teacher = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 8, 8)
+    student, teacher = draw(2, 3, 8, 8), draw(2, 5, 8, 8, seed=1)
     samples = toys.seg_batch()['data_samples']
     samples[0].gt_sem_seg.data[:, :16] = 254
     samples[1].gt_sem_seg.data[:, :16] = 255
     labels = torch.stack([sample.gt_sem_seg.data[0, ::8, ::8] for sample in samples])
-    (loss,) = distiller({'a': [student]}, {'a': [teacher]}, samples).values()
+    (loss,) = distiller({'tap': [student]}, {'tap': [teacher]}, samples).values()
     torch.testing.assert_close(loss, prototype_distance(student, teacher, labels, num_classes=255))
     samples[0].gt_sem_seg.data[:, :16] = 255
-    assert distiller({'a': [student]}, {'a': [teacher]}, samples)['loss_ifvd'] < loss
-
-
-def test_the_classes_are_those_of_the_teacher():
-    model = toys.distilled(teacher=toys.seg_teacher(), distillers=dict(ifvd=dict(type='IFVD')))
-    assert model.distillers['ifvd'].num_classes == toys.NUM_CLASSES
-
-
-def test_detection_data_are_refused():
-    distiller = _set_up([(1, 3, 8, 8)] * 2)
-    distiller.name = 'mine'
-    maps = {'a': [torch.randn(2, 3, 8, 8)]}
-    with pytest.raises(ValueError, match=r'distillers\.mine compares classes and needs label maps'):
-        distiller(maps, maps, toys.det_batch()['data_samples'])
+    assert distiller({'tap': [student]}, {'tap': [teacher]}, samples)['loss_ifvd'] < loss
 
 
 def test_a_teacher_of_other_classes_says_nothing_about_the_labels():

@@ -12,12 +12,9 @@ from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.feature_match import ChannelStatistics
 from mmdistill_dense.losses import feature_match, query_match, token_relations
 from tests.distillers.case import DistillerCase
+from tests.distillers.steps import draw, set_up
 
 DOUBLE = torch.float64
-
-
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
 
 
 def padded():
@@ -52,10 +49,7 @@ class TestMatchOfTokens(DistillerCase):
 
 
 def match_of(shapes=((3, 2, 3), (4, 4, 6)), **options):
-    torch.manual_seed(0)
-    made = FeatureMatch('tap', **options)
-    made.setup(*({'tap': [torch.Size((1, *shape))]} for shape in shapes))
-    return made.double()
+    return set_up(FeatureMatch, shapes, **options)
 
 
 def match_naive(student, teacher, a, b, c, kept=None):
@@ -244,11 +238,7 @@ def test_rotations_are_free_and_the_diagonal_hides_orthogonal_vectors():
 
 
 def relations_of(**options):
-    torch.manual_seed(0)
-    made = TokenRelations('tap', **options)
-    made.setup({'tap': [torch.Size((1, 3, 4, 6))]}, {'tap': [torch.Size((1, 4, 4, 6))]})
-    made.state = RunState(seed=1)
-    return made.double()
+    return set_up(TokenRelations, [(3, 4, 6), (4, 4, 6)], **options)
 
 
 def test_rows_are_drawn_anew_and_their_mean_is_the_whole():
@@ -309,10 +299,7 @@ def test_query_is_its_formula(inside):
 
 
 def query_of():
-    torch.manual_seed(0)
-    made = QueryMatch('tap')
-    made.setup({'tap': [torch.Size((1, 3, 4, 6))]}, {'tap': [torch.Size((1, 4, 4, 6))]})
-    return made.double()
+    return set_up(QueryMatch, [(3, 4, 6), (4, 4, 6)])
 
 
 def test_queries_and_values_are_linear_in_the_normalised_map():
@@ -403,10 +390,9 @@ def weights(made):
 
 
 def queue_of(teacher=(4, 4, 6), **options):
-    torch.manual_seed(0)
-    made = QueueKL('tap', **dict(dict(queue_size=5, monitor_interval=1), **options))
-    made.setup({'tap': [torch.Size((1, 3, 4, 6))]}, {'tap': [torch.Size((1, *teacher))]})
-    return made.double()
+    made = set_up(QueueKL, [(3, 4, 6), teacher], **dict(dict(queue_size=5, monitor_interval=1), **options))
+    made.state = RunState()
+    return made
 
 
 @pytest.mark.parametrize('init', ['empty', 'zeros'])

@@ -13,7 +13,7 @@ from mmdistill_dense.distillers import AT, CWD, DIST, PKD, SKD, AfDCD, FitNet, L
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.distillers.case import DistillerCase
-from tests.distillers.steps import detector_steps, trained_children, whole_and_mean_of_halves
+from tests.distillers.steps import detector_steps, draw, set_up, trained_children, whole_and_mean_of_halves
 
 SCORES = 'decode_head.conv_seg'
 OF_SCORES = dict(student=(2, 5, 6, 7), teacher=(2, 5, 6, 7), zero_on_identical=True)
@@ -64,21 +64,8 @@ for name, found in CASES.items():
     globals()[f'Test{name}'] = type(f'Test{name}', (DistillerCase,), found)
 
 
-def made(kind, *levels, tap='a', **options):
-    """A distiller of one tap, given (student, teacher) shapes without the batch for each level."""
-    torch.manual_seed(0)
-    distiller = kind(tap, **options)
-    distiller.name = 'mine'
-    distiller.setup(*({tap: [torch.Size((1, *level[side])) for level in levels]} for side in (0, 1)))
-    return distiller
-
-
-def draw(*shape, seed=0):
-    return 2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def loss_of(distiller, student, teacher):
-    (loss,) = distiller({'a': student}, {'a': teacher}, None).values()
+    (loss,) = distiller({'tap': student}, {'tap': teacher}, None).values()
     return loss
 
 
@@ -106,7 +93,7 @@ def released_nodes(student, teacher):
     ],
 )
 def test_options_reach_the_formula(kind, options, formula, of_formula):
-    distiller = made(kind, [(3, 4, 5)] * 2, **options)
+    distiller = set_up(kind, [(3, 4, 5)] * 2, **options)
     assert not list(distiller.parameters())
     student, teacher = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1)
     expected = formula(student, teacher, **(options if of_formula is None else of_formula))
@@ -127,7 +114,7 @@ def test_options_reach_the_formula(kind, options, formula, of_formula):
     ],
 )
 def test_a_batch_is_the_mean_of_its_images(name, options, channels):
-    distiller = made(DISTILLERS.get(name), [(5, 4, 4), (channels, 8, 8)], **options)
+    distiller = set_up(DISTILLERS.get(name), [(5, 4, 4), (channels, 8, 8)], **options)
     samples = toys.seg_batch(4)['data_samples']
     samples[0].gt_sem_seg.data[:] = 255
     shapes = [(1, 5, 4, 4), (1, channels, 8, 8)]
@@ -166,8 +153,8 @@ def test_examples(module):
     'name', ['AT', 'CWD', 'FeatureMatch', 'FitNet', 'IFVD', 'PKD', 'QueryMatch', 'SKD', 'TokenRelations']
 )
 def test_scores_of_rois_are_refused_at_setup(name):
-    with pytest.raises(ValueError, match=r'distillers\.mine: roi_head.* gives \(81,\) .* no map \(C, H, W\)'):
-        made(DISTILLERS.get(name), [(81,), (81,)], tap='roi_head.bbox_head.fc_cls')
+    with pytest.raises(ValueError, match=r'distillers\.\w+: roi_head.* gives \(81,\) .* no map \(C, H, W\)'):
+        set_up(DISTILLERS.get(name), [(81,), (81,)], tap='roi_head.bbox_head.fc_cls')
 
 
 # Alignment, levels, sizes
@@ -183,13 +170,13 @@ def test_scores_of_rois_are_refused_at_setup(name):
 )
 def test_the_alignment(kind, options, names):
     for channels, expected in names.items():
-        distiller = made(kind, [(channels, 4, 4), (5, 4, 4)], **options)
+        distiller = set_up(kind, [(channels, 4, 4), (5, 4, 4)], **options)
         assert [name.removeprefix('aligns.0.') for name, _ in distiller.named_parameters()] == expected
 
 
 @pytest.mark.parametrize('kind', [FitNet, PKD])
 def test_levels_are_aligned_brought_to_the_teachers_size_and_summed(kind):
-    distiller = made(kind, [(3, 4, 2), (5, 4, 2)], [(3, 2, 2), (5, 4, 4)]).double()
+    distiller = set_up(kind, [(3, 4, 2), (5, 4, 2)], [(3, 2, 2), (5, 4, 4)]).double()
     formula = F.mse_loss if kind is FitNet else losses.standardized_mse
     students, teachers = [draw(2, 3, 4, 2), draw(2, 3, 2, 2)], [draw(2, 5, 4, 2, seed=1), draw(2, 5, 4, 4, seed=1)]
     total = 0
@@ -252,10 +239,10 @@ def test_scores_of_another_stride_are_resized_the_students_unless_told_otherwise
     options = {} if resize == 'default' else dict(resize=resize)
     if resize is None:
         with pytest.raises(ValueError, match=r"resize='student' or resize='teacher'"):
-            made(kind, [(3, 4, 4), (3, 8, 8)], **options)
+            set_up(kind, [(3, 4, 4), (3, 8, 8)], **options)
         return
     student, teacher = draw(2, 3, 4, 4), draw(2, 3, 8, 8, seed=1)
-    distiller = made(kind, [(3, 4, 4), (3, 8, 8)], **options)
+    distiller = set_up(kind, [(3, 4, 4), (3, 8, 8)], **options)
     size = (4, 4) if resize == 'teacher' else (8, 8)
     resized = [F.interpolate(x, size, mode='bilinear', align_corners=False) for x in (student, teacher)]
     (expected,) = kind('a').loss(*resized, 0).values()
@@ -314,15 +301,16 @@ def test_a_binary_head_is_distilled_by_its_sigmoid():
 
 @pytest.mark.parametrize('name', ['AfDCD', 'MGD'])
 def test_masks_depend_on_seed_rank_iteration_and_level(name):
-    distiller = made(DISTILLERS.get(name), [(3, 16, 16), (32, 16, 16)])
+    distiller = set_up(DISTILLERS.get(name), [(3, 16, 16), (32, 16, 16)])
     mask = distiller.keep if isinstance(distiller, AfDCD) else lambda shape, level: distiller._mask(
         torch.zeros(shape[0], 3, *shape[1:]), level)  # fmt: skip
     first = mask((2, 16, 16), 0)
     others = [mask((2, 16, 16), 1)]
     for place in ('seed', 'rank', 'iteration'):
-        setattr(distiller.state, place, 1)
+        kept = getattr(distiller.state, place)
+        setattr(distiller.state, place, 7)
         others.append(mask((2, 16, 16), 0))
-        setattr(distiller.state, place, 0)
+        setattr(distiller.state, place, kept)
     assert torch.equal(first, mask((2, 16, 16), 0))
     every = [first, *others]
     assert all(not torch.equal(a, b) for i, a in enumerate(every) for b in every[:i])

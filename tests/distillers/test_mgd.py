@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from mmdistill_dense.distillers import MGD
-from mmdistill_dense.distillers.base import RunState
 from tests.distillers.case import DistillerCase
+from tests.distillers.steps import draw, set_up
 
 TAP = 'backbone[3]'
 
@@ -25,17 +25,12 @@ class TestMeanOfEqualChannels(DistillerCase):
         assert sum(p.numel() for p in self.make().parameters()) == 2 * (9 * 7 * 7 + 7)
 
 
-def _distiller(shapes=((1, 3, 6, 5), (1, 4, 6, 5)), seed=0, **options):
-    torch.manual_seed(0)
-    distiller = MGD(TAP, **options)
-    distiller.setup(*({TAP: [torch.Size(shape)]} for shape in shapes))
-    distiller.state = RunState(iteration=3, max_iters=10, seed=seed)
-    return distiller.double()
+def _distiller(*shapes, **options):
+    return set_up(MGD, shapes or [(3, 6, 5), (4, 6, 5)], tap=TAP, **options)
 
 
 def _maps(batch=4):
-    generator = torch.Generator().manual_seed(0)
-    return (torch.randn(batch, c, 6, 5, generator=generator, dtype=torch.float64) for c in (3, 4))
+    return draw(batch, 3, 6, 5), draw(batch, 4, 6, 5, seed=1)
 
 
 def _loss(distiller, student, teacher):
@@ -88,4 +83,4 @@ def test_a_batch_is_the_mean_of_its_halves(reduction, monkeypatch):
 
 def test_vectors_are_refused():
     with pytest.raises(ValueError, match=r'gives \(3,\) .*no map \(C, H, W\).*; tap a backbone stage'):
-        _distiller(shapes=((1, 3), (1, 3)))
+        _distiller((3,), (3,))

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmdistill_dense.distillers import PCD
-from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.pcd.queue import choose_size
 from tests import toys
 from tests.distillers.case import DistillerCase
+from tests.distillers.steps import draw, set_up
 from tools.benchmark import reference
 
 WIDE_HEAD = dict(type='mlp2', hidden=32)
@@ -44,17 +44,10 @@ class TestPCDWithEverything(_Case):
         return distiller
 
 
-def _maps(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def _make(student=(4, 6, 3, 5), teacher=None, count=1, **options):
-    """A set-up distiller in float64 on the tap 'tap', its queue full unless said otherwise."""
-    distiller = PCD('tap', **{'queue_size': 10, 'queue_init': 'random', 'head': None, **options})
-    shapes = [{'tap': [torch.Size((1, *shape[1:]))] * count} for shape in (student, teacher or student)]
-    distiller.setup(*shapes)
-    distiller.state = RunState(iteration=3, max_iters=10, seed=1)
-    return distiller.double()
+    """On the tap 'tap', its queue full unless said otherwise."""
+    options = {'queue_size': 10, 'queue_init': 'random', 'head': None, **options}
+    return set_up(PCD, *[(student[1:], (teacher or student)[1:])] * count, **options)
 
 
 def _run(distiller, students, teachers, samples=None):
@@ -68,7 +61,7 @@ def _plain(student, teacher, negatives, tau=0.2):
 
 
 def test_one_map_is_compared_with_the_teachers_map_of_the_same_picture():
-    student, teacher = _maps(4, 6, 3, 5), _maps(4, 6, 3, 5, seed=1)
+    student, teacher = draw(4, 6, 3, 5), draw(4, 6, 3, 5, seed=1)
     distiller = _make(temperature=0.07)
     expected = _plain(student, teacher, distiller.queue.rows.clone(), 0.07)
     torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], expected)
@@ -76,7 +69,7 @@ def test_one_map_is_compared_with_the_teachers_map_of_the_same_picture():
 
 @pytest.mark.parametrize('pairing', [None, 'cross', 'same'])
 def test_two_views_are_crossed_unless_told_otherwise(pairing):
-    s1, s2, t1, t2 = (_maps(4, 6, 3, 5, seed=seed) for seed in range(4))
+    s1, s2, t1, t2 = (draw(4, 6, 3, 5, seed=seed) for seed in range(4))
     distiller = _make(view_pairing=pairing)
     queue = distiller.queue.rows.clone()
     pairs = [(s1, t1), (s2, t2)] if pairing == 'same' else [(s1, t2), (s2, t1)]
@@ -87,7 +80,7 @@ def test_two_views_are_crossed_unless_told_otherwise(pairing):
 
 
 def test_views_of_different_size_are_brought_together():
-    s1, s2, t1, t2 = _maps(2, 6, 4, 4), _maps(2, 6, 2, 2, seed=1), _maps(2, 6, 4, 4, seed=2), _maps(2, 6, 2, 2, seed=3)
+    s1, s2, t1, t2 = draw(2, 6, 4, 4), draw(2, 6, 2, 2, seed=1), draw(2, 6, 4, 4, seed=2), draw(2, 6, 2, 2, seed=3)
     distiller = _make()
     queue = distiller.queue.rows.clone()
     large = F.interpolate(t2, (4, 4), mode='bilinear', align_corners=False)
@@ -96,7 +89,7 @@ def test_views_of_different_size_are_brought_together():
 
 
 def test_vectors_are_the_means_inside_the_pictures():
-    student, teacher = _maps(2, 6, 4, 4), _maps(2, 6, 2, 2, seed=1)
+    student, teacher = draw(2, 6, 4, 4), draw(2, 6, 2, 2, seed=1)
     distiller = _make(vectors=True)
     queue = distiller.queue.rows.clone()
     samples = _samples([(32, 32), (32, 14)], (32, 32))  # of the second picture, columns 0 and 1 of 4, and 0 of 2
@@ -109,7 +102,7 @@ def test_vectors_are_the_means_inside_the_pictures():
 
 @pytest.mark.parametrize('resize', ['teacher', 'student'])
 def test_maps_of_different_size_are_brought_together(resize):
-    student, teacher = _maps(2, 6, 6, 8), _maps(2, 6, 3, 4, seed=1)
+    student, teacher = draw(2, 6, 6, 8), draw(2, 6, 3, 4, seed=1)
     distiller = _make(resize=resize)
     queue = distiller.queue.rows.clone()
     pair = {
@@ -120,7 +113,7 @@ def test_maps_of_different_size_are_brought_together(resize):
 
 
 def test_wrong_numbers_of_views_are_named():
-    maps = [_maps(2, 6, 3, 5, seed=seed) for seed in range(4)]
+    maps = [draw(2, 6, 3, 5, seed=seed) for seed in range(4)]
     with pytest.raises(ValueError, match="view_pairing='cross' needs two views, the step has 1"):
         _run(_make(view_pairing='cross'), maps[:1], maps[:1])
     with pytest.raises(RuntimeError, match='2 views of the student, 1 of the teacher'):
@@ -138,7 +131,7 @@ def test_levels_have_their_own_parts_and_are_averaged():
     shapes = {name: [torch.Size((1, *size[1:]))] for name, size in zip('ab', sizes, strict=True)}
     distiller.setup(shapes, shapes)
     distiller.eval().double()
-    maps = [{name: [_maps(*size, seed=seed)] for name, size in zip('ab', sizes, strict=True)} for seed in (0, 1)]
+    maps = [{name: [draw(*size, seed=seed)] for name, size in zip('ab', sizes, strict=True)} for seed in (0, 1)]
     losses = []
     for level, name in enumerate('ab'):
         head = nn.Sequential(distiller.projector[level], distiller.predictor[level])
@@ -151,7 +144,7 @@ def test_levels_have_their_own_parts_and_are_averaged():
 
 def test_levels_of_a_tuple_come_again_in_each_view():
     levels = [(2, 6, 4, 4), (2, 6, 2, 2)]
-    views = [[_maps(*size, seed=seed + k) for k, size in enumerate(levels)] for seed in (0, 10, 20, 30)]
+    views = [[draw(*size, seed=seed + k) for k, size in enumerate(levels)] for seed in (0, 10, 20, 30)]
     distiller = _make(count=2)
     queues = [queue.rows.clone() for queue in distiller.queue]
     expected = 0
@@ -171,7 +164,7 @@ def _samples(shapes, batch, key='batch_input_shape'):
 
 @pytest.mark.parametrize('key', ['batch_input_shape', 'pad_shape'])
 def test_padded_pixels_have_no_part(key):
-    student, teacher = _maps(2, 6, 4, 4).requires_grad_(), _maps(2, 6, 4, 4, seed=1)
+    student, teacher = draw(2, 6, 4, 4).requires_grad_(), draw(2, 6, 4, 4, seed=1)
     distiller = _make()
     queue = distiller.queue.rows.clone()
     samples = _samples([(32, 32), (20, 16)], (32, 32), key)
@@ -185,7 +178,7 @@ def test_padded_pixels_have_no_part(key):
 
 
 def test_samples_without_shapes_and_views_count_whole():
-    student, teacher = _maps(2, 6, 4, 4), _maps(2, 6, 4, 4, seed=1)
+    student, teacher = draw(2, 6, 4, 4), draw(2, 6, 4, 4, seed=1)
     expected = _run(_make(), [student], [teacher])['loss_pcd']
     for samples in ([SimpleNamespace(metainfo={})] * 2, _samples([(32, 32)] * 2, (32, 32)), {}):
         assert _run(_make(), [student], [teacher], samples)['loss_pcd'] == expected
@@ -195,7 +188,7 @@ def test_samples_without_shapes_and_views_count_whole():
 
 
 def test_an_image_without_a_valid_pixel_gives_no_key():
-    teacher = _maps(2, 6, 4, 4)
+    teacher = draw(2, 6, 4, 4)
     samples = _samples([(32, 32), (3, 3)], (32, 32))
     for enqueue, keys in (('pooled', 1), ('pixels', 3)):
         distiller = _make(queue_init='empty', enqueue=enqueue, keys_per_image=3)
@@ -204,7 +197,7 @@ def test_an_image_without_a_valid_pixel_gives_no_key():
 
 
 def test_pixel_keys_are_valid_pixels():
-    teacher = _maps(2, 6, 4, 4)
+    teacher = draw(2, 6, 4, 4)
     distiller = _make(queue_init='empty', enqueue='pixels', keys_per_image=4)
     _run(distiller, [teacher], [teacher], _samples([(32, 32), (9, 9)], (32, 32)))
     pixels = F.normalize(teacher, dim=1)
@@ -215,7 +208,7 @@ def test_pixel_keys_are_valid_pixels():
 
 
 def test_sampled_pixels_are_drawn_anew_in_each_iteration_and_the_same_in_all_pictures():
-    student, teacher = _maps(2, 6, 4, 5), _maps(2, 6, 4, 5, seed=1)
+    student, teacher = draw(2, 6, 4, 5), draw(2, 6, 4, 5, seed=1)
     distiller = _make(num_pixels=7)
     queue = distiller.queue.rows.clone()
     drawn = []
@@ -236,7 +229,7 @@ def test_the_head_sees_the_sampled_pixels_alone():
     distiller = _make((2, 6, 4, 5), (2, 9, 4, 5), num_pixels=7, head=dict(type='mlp', hidden=8))
     seen = []
     distiller.projector.register_forward_hook(lambda module, args, output: seen.append(tuple(args[0].shape)))
-    _run(distiller, [_maps(2, 6, 4, 5)], [_maps(2, 9, 4, 5)])
+    _run(distiller, [draw(2, 6, 4, 5)], [draw(2, 9, 4, 5)])
     assert seen == [(2, 6, 7, 1)]
 
 
@@ -244,7 +237,7 @@ def test_the_head_sees_the_sampled_pixels_alone():
 
 
 def test_an_empty_queue_gives_nothing_at_first_and_is_filled_after_the_loss():
-    student, teacher = _maps(4, 6, 3, 5).requires_grad_(), _maps(4, 6, 3, 5, seed=1)
+    student, teacher = draw(4, 6, 3, 5).requires_grad_(), draw(4, 6, 3, 5, seed=1)
     distiller = _make(queue_init='empty')
     first = _run(distiller, [student], [teacher])['loss_pcd']
     first.backward()
@@ -259,7 +252,7 @@ def test_an_empty_queue_gives_nothing_at_first_and_is_filled_after_the_loss():
 
 
 def test_keys_come_from_the_first_view_and_need_a_direction():
-    views = [_maps(3, 6, 3, 5, seed=seed) for seed in range(2)]
+    views = [draw(3, 6, 3, 5, seed=seed) for seed in range(2)]
     views[0][1] = 0
     distiller = _make(queue_init='empty')
     _run(distiller, views, views)
@@ -267,8 +260,8 @@ def test_keys_come_from_the_first_view_and_need_a_direction():
 
 
 def test_center_subtracts_the_mean_of_the_steps_before():
-    teacher = _maps(4, 6, 3, 5, seed=1).abs()
-    student = _maps(4, 6, 3, 5)
+    teacher = draw(4, 6, 3, 5, seed=1).abs()
+    student = draw(4, 6, 3, 5)
     distiller = _make(center=True)
     queue = distiller.queue.rows.clone()
     torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], _plain(student, teacher, queue))
@@ -282,14 +275,14 @@ def test_center_subtracts_the_mean_of_the_steps_before():
 
 
 def test_center_leaves_padding_out():
-    teacher = _maps(2, 6, 4, 4)
+    teacher = draw(2, 6, 4, 4)
     distiller = _make(center=True)
     _run(distiller, [teacher], [teacher], _samples([(16, 32), (16, 32)], (32, 32)))
     torch.testing.assert_close(distiller.center.mean, 0.01 * teacher[:, :, :2].mean((0, 2, 3)))
 
 
 def test_monitor_looks_now_and_then_before_the_keys_enter():
-    teacher = _maps(4, 6, 3, 5)
+    teacher = draw(4, 6, 3, 5)
     assert list(_run(_make(monitor_interval=5), [teacher], [teacher])) == ['loss_pcd']
     for sign, top in ((1, 100), (-1, 0)):
         distiller = _make(monitor_interval=5, queue_size=100)

@@ -13,33 +13,11 @@ from mmdistill_dense.distillers.ground_truth import scores_of_head
 from mmdistill_dense.losses import correlation_distance
 from mmdistill_dense.networks.recording import run_roi_head
 from tests import toys
-from tests.distillers.case import DistillerCase
 
 CONV_SEG = 'decode_head.conv_seg'
 
 
 # Dense heads
-
-
-class _OutputCase(DistillerCase):
-    student = teacher = (2, 6, 6, 7)
-    zero_on_identical = True
-
-
-class TestSmoothL1(_OutputCase):
-    option = dict(type='HeadOutputKD', student_tap=CONV_SEG, beta=0.11)
-
-
-class TestL1(_OutputCase):
-    option = dict(type='HeadOutputKD', student_tap=CONV_SEG, form='l1')
-
-
-class TestSoftmax(_OutputCase):
-    option = dict(type='HeadOutputKD', student_tap=CONV_SEG, form='softmax', temperature=2.0)
-
-
-class TestSigmoid(_OutputCase):
-    option = dict(type='HeadOutputKD', student_tap=CONV_SEG, form='sigmoid')
 
 
 def _maps(channels=6):

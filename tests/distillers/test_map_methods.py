@@ -37,17 +37,6 @@ def test_padding_takes_no_part(name, term):
 # FeatureMatch
 
 
-class TestFeatureMatch(DistillerCase):
-    rounding = 0.02
-    option = dict(type='FeatureMatch')
-
-
-class TestMatchOfTokens(DistillerCase):
-    rounding = 0.02
-    option = dict(type='FeatureMatch', standardise='token', smooth_l1=0.0, mse=0.5, resize='teacher')
-    teacher = (2, 128, 5, 3)
-
-
 def match_of(shapes=((3, 2, 3), (4, 4, 6)), **options):
     return set_up(FeatureMatch, shapes, **options)
 
@@ -183,17 +172,6 @@ def test_statistics_stay_exact_in_a_half_model():
 # TokenRelations
 
 
-class TestTokenRelations(DistillerCase):
-    rounding = 0.02
-    option = dict(type='TokenRelations')
-
-
-class TestOffTheDiagonal(DistillerCase):
-    rounding = 0.02
-    option = dict(type='TokenRelations', diagonal=False, num_pixels=9, resize='teacher', temperature=0.2)
-    teacher = (2, 128, 5, 9)
-
-
 def relations_naive(student, teacher, tau, diagonal=True, rows=None, kept=None):
     """Plain arithmetic, a similarity at a time."""
 
@@ -264,11 +242,6 @@ def test_too_few_positions_are_refused(diagonal, side, words):
 # QueryMatch
 
 
-class TestQueryMatch(DistillerCase):
-    rounding = 0.02
-    option = dict(type='QueryMatch')
-
-
 def query_naive(query, value, teacher, kept=None):
     """Plain arithmetic, a position at a time."""
     pictures = []
@@ -322,12 +295,12 @@ class TestQueueKL(DistillerCase):
     rounding = 0.02
     option = dict(type='QueueKL', queue_size=16, queue_init='random')
 
-    def total(self, queue_of, student, teacher):
+    def total(self, distiller, student, teacher):
         """Without what the step adds to the queue, which the next step would see."""
-        rows = {name: value.clone() for name, value in queue_of.state_dict().items()}
-        found = super().total(queue_of, student, teacher)
+        rows = {name: value.clone() for name, value in distiller.state_dict().items()}
+        found = super().total(distiller, student, teacher)
         if 'parts.0.rows' in rows:
-            queue_of.parts[0].load_state_dict({name: rows[f'parts.0.{name}'] for name in ('rows', 'ptr', 'filled')})
+            distiller.parts[0].load_state_dict({name: rows[f'parts.0.{name}'] for name in ('rows', 'ptr', 'filled')})
         return found
 
 

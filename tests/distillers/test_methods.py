@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers import AT, CWD, DIST, PKD, SKD, AfDCD, FitNet, LogitKD
+from mmdistill_dense.distillers import AT, CWD, DIST, MGD, PKD, SKD, AfDCD, FitNet, LogitKD
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.distillers.case import DistillerCase
@@ -17,6 +17,7 @@ from tests.distillers.steps import detector_steps, draw, set_up, trained_childre
 
 SCORES = 'decode_head.conv_seg'
 OF_SCORES = dict(student=(2, 5, 6, 7), teacher=(2, 5, 6, 7), zero_on_identical=True)
+OF_HEAD = dict(student=(2, 6, 6, 7), teacher=(2, 6, 6, 7), zero_on_identical=True)
 WIDE = dict(student=(2, 16, 8, 8), teacher=(2, 32, 8, 8), zero_on_identical=True)
 LABELLED = dict(WIDE, samples=toys.seg_batch()['data_samples'])
 CASES = {
@@ -37,7 +38,19 @@ CASES = {
     ),
     'DIST': dict(option=dict(type='DIST'), **OF_SCORES),
     'DISTOfIndependentScores': dict(option=dict(type='DIST', activation='sigmoid'), **OF_SCORES),
+    'FeatureMatch': dict(option=dict(type='FeatureMatch'), rounding=0.02),
+    'FeatureMatchOfTokens': dict(
+        option=dict(type='FeatureMatch', standardise='token', smooth_l1=0.0, mse=0.5, resize='teacher'),
+        teacher=(2, 128, 5, 3),
+        rounding=0.02,
+    ),
     'FitNet': dict(option=dict(type='FitNet')),
+    'HeadOutputKD': dict(option=dict(type='HeadOutputKD', student_tap=SCORES, beta=0.11), **OF_HEAD),
+    'HeadOutputKDL1': dict(option=dict(type='HeadOutputKD', student_tap=SCORES, form='l1'), **OF_HEAD),
+    'HeadOutputKDSoftmax': dict(
+        option=dict(type='HeadOutputKD', student_tap=SCORES, form='softmax', temperature=2.0), **OF_HEAD
+    ),
+    'HeadOutputKDSigmoid': dict(option=dict(type='HeadOutputKD', student_tap=SCORES, form='sigmoid'), **OF_HEAD),
     'IFVD': dict(option=dict(type='IFVD'), **LABELLED),
     'IFVDOfTheLastStage': dict(
         LABELLED,
@@ -47,6 +60,12 @@ CASES = {
     ),
     'LogitKD': dict(option=dict(type='LogitKD', temperature=2.0), **OF_SCORES),
     'LogitKDSigmoid': dict(option=dict(type='LogitKD', student_tap='decode_head', activation='sigmoid'), **OF_SCORES),
+    'MGD': dict(option=dict(type='MGD', student_tap='backbone[3]', mask_ratio=0.75, alpha=2e-4)),
+    'MGDMeanOfEqualChannels': dict(
+        option=dict(type='MGD', student_tap=SCORES, mask_ratio=0.5, alpha=1.0, reduction='mean'),
+        student=(2, 7, 8, 8),
+        teacher=(2, 7, 8, 8),
+    ),
     'PKD': dict(
         option=dict(type='PKD', student_tap=SCORES),
         student=(2, 7, 8, 8),
@@ -54,11 +73,18 @@ CASES = {
         zero_on_identical=True,
     ),
     'PKDOfOtherWidths': dict(option=dict(type='PKD', student_tap='backbone[3]')),
+    'QueryMatch': dict(option=dict(type='QueryMatch'), rounding=0.02),
     'SKD': dict(option=dict(type='SKD'), **WIDE),
     'SKDOfEveryPosition': dict(
         option=dict(type='SKD', student_tap='backbone[3]', patch_size=1), student=(2, 4, 4, 8), teacher=(2, 5, 8, 16)
     ),
     'SKDReleased': dict(option=dict(type='SKD', pool_scale=0.5), **WIDE),
+    'TokenRelations': dict(option=dict(type='TokenRelations'), rounding=0.02),
+    'TokenRelationsOffTheDiagonal': dict(
+        option=dict(type='TokenRelations', diagonal=False, num_pixels=9, resize='teacher', temperature=0.2),
+        teacher=(2, 128, 5, 9),
+        rounding=0.02,
+    ),
 }
 for name, found in CASES.items():
     globals()[f'Test{name}'] = type(f'Test{name}', (DistillerCase,), found)
@@ -166,12 +192,13 @@ def test_scores_of_rois_are_refused_at_setup(name):
         (CWD, {}, {3: ['weight'], 5: []}),
         (FitNet, {}, {3: ['weight', 'bias'], 5: ['weight', 'bias']}),
         (FitNet, dict(align='auto'), {3: ['weight', 'bias'], 5: []}),
+        (MGD, {}, {3: ['weight', 'bias'], 5: []}),
     ],
 )
 def test_the_alignment(kind, options, names):
     for channels, expected in names.items():
         distiller = set_up(kind, [(channels, 4, 4), (5, 4, 4)], **options)
-        assert [name.removeprefix('aligns.0.') for name, _ in distiller.named_parameters()] == expected
+        assert [name for name, _ in distiller.aligns[0].named_parameters()] == expected
 
 
 @pytest.mark.parametrize('kind', [FitNet, PKD])

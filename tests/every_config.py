@@ -68,6 +68,7 @@ def family(path: Path) -> str:
     return 'backbone' if 'from' in words else next((FAMILIES[word] for word in words if word in FAMILIES), 'one-stage')
 
 
+@functools.cache
 def by_pair() -> dict[str, list[Path]]:
     """All configs, by the pair's name without its variants."""
     found: dict[str, list[Path]] = {}

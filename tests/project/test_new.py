@@ -300,8 +300,6 @@ def test_what_is_wrong_in_the_command_line_is_told_before_anything_is_imported(
     [
         (('--student', 'mmseg::fastscnn/fast_scnn'), "--student='mmseg::fastscnn/fast_scnn': mmseg has no such config"),
         (('--student', RETINANET), '--student mmdet::retinanet/retinanet_r18_fpn_1x_coco.py for detection'),
-        (('--data', 'nowhere'), 'nowhere: no such folder'),
-        (('--method', 'cwdd'), '--method cwdd: unknown. Close: cwd'),
         (('--method', 'pkd'), '--method pkd: it has no options for EncoderDecoder'),
         (('--unlabelled', 'nowhere'), '--unlabelled nowhere: no such folder'),
         (('--teacher-checkpoint', 'no.pth'), '--teacher-checkpoint no.pth: no such file'),

@@ -102,14 +102,6 @@ def test_results_are_those_of_finished_runs_in_the_order_of_the_table() -> None:
     }  # fmt: skip
 
 
-def test_damaged_result_is_named() -> None:
-    folder = Path('out/runs/control/seed0')
-    tiny.write_result(folder, 1)
-    (folder / 'result.json').write_text('{"score": ')
-    with pytest.raises(ValueError, match='out/runs/control/seed0/result.json: not valid JSON'):
-        plan.results(defined())
-
-
 def test_students_read_the_teacher_that_the_suite_trains() -> None:
     definition = defined()
     tiny.write_result(definition.out / 'teacher', 1, checkpoint='iter_2.pth')

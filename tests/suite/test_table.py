@@ -175,6 +175,7 @@ def test_pictures_of_a_pretraining_are_named(tmp_path: Path) -> None:
     text = as_markdown(collect(started(tmp_path, {0: 'a'})))
     seen = 'camvid/images/train, coco_mini/train2017, bccd/images/train, nuclei/images/train'
     assert f'one for all seeds, of seed 0, on the pictures of {seen}\n' in text
+    assert 'Files read at the start: epoch_9.pth, sha256 aaaaaaaaaaaa…, 9 of 9 tensors' in text
 
 
 def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) -> None:

@@ -109,19 +109,6 @@ def test_teacher_command_measures_a_network_of_the_zoo(
 
 
 @pytest.mark.soak
-def test_all_runs_each_part_in_a_process_and_names_what_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    line = f'teacher --cfg {SMALL} --taps backbone[3] --size 64 64 --repeats 1'
-    monkeypatch.setattr(page, 'PLAN', {'teacher_small': f'{line} --name small', 'step_bad': 'step --method kd'})
-    with pytest.raises(SystemExit, match='failed: step_bad'):
-        benchmark.main(['all', str(tmp_path), '--device', 'cpu'])
-    content = json.loads((tmp_path / 'teacher_small.json').read_text())
-    assert content['command'].startswith(f'python tools/benchmark.py {shlex.join(shlex.split(line))}')
-    assert f'## {content["title"]}' in capfd.readouterr().out
-
-
-@pytest.mark.soak
 def test_step_command_measures_several_methods(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -194,18 +194,6 @@ def test_other_starts_are_named(tmp_path: Path) -> None:
     assert '`kd`, start `random`, `loss_weight=5`' in text and '- Starts: `random` = random weights.' in text
 
 
-@pytest.mark.soak
-def test_files_and_pictures_of_a_start_are_named(tmp_path: Path) -> None:
-    starts = 'starts:\n  pcd: {pretrain: pcd/r18w16_from_mobilenetv2_small}\n'
-    suite = made_up.definition(tmp_path, starts, made_up.DEFINITION.replace('heavy: {{', 'heavy: {{start: pcd, '))
-    made_up.finish(suite, 'control', made_up.CONTROL)
-    start = dict(name='pcd', file='epoch_9.pth', sha256='ab' * 32, matched=9, total=9)
-    made_up.finish(suite, 'heavy', {0: 41.0}, start=start)
-    text = publish.part_of(suite, tmp_path).section
-    assert 'of seed 0, on the pictures of camvid/images/train, coco_mini/train2017, bccd/images/train' in text
-    assert 'Files read at the start: epoch_9.pth, sha256 abababababab…, 9 of 9 tensors.' in text
-
-
 def test_options_that_were_made_for_the_pair_are_named(tmp_path: Path) -> None:
     """Their constants may have been chosen on its val pictures; those of a method or a data set were not."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import gloo
-from tests.golden.files import DEFAULT, checkable, files_of, read
+from tests.golden.files import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,31 +64,3 @@ def test_ci_needs_one_file_except_in_the_long_tests() -> None:
     assert code == (pytest.ExitCode.TESTS_FAILED if DEFAULT.is_dir() else nothing)
     assert ('no file was checked' in output) == DEFAULT.is_dir()
     assert _run('-m', 'soak', CI='true')[0] == _run('-k', 'no_such_test', CI='')[0] == nothing
-
-
-def test_other_files_are_ignored(tmp_path: Path) -> None:
-    good = _write(tmp_path / 'afdcd' / 'a.npz', kind=np.array('ctr'))
-    (tmp_path / 'afdcd' / 'README.md').write_text('text')
-    (tmp_path / 'afdcd' / 'notes.json').write_text('{}')
-    assert files_of(tmp_path / 'afdcd') == checkable(tmp_path) == [good]
-
-
-def test_a_file_without_kind_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='cannot be read'):
-        read(_write(tmp_path / 'afdcd' / 'a.npz', loss=np.array(1.0)))
-
-
-def test_the_kind_of_a_maskd_file_is_the_prefix_of_its_name(tmp_path: Path) -> None:
-    assert read(_write(tmp_path / 'maskd' / 'stage2_det_other_name.npz'))[0] == 'stage2_det'
-    with pytest.raises(ValueError, match="is of kind 'mystery_dice'; maskd has"):
-        read(_write(tmp_path / 'maskd' / 'mystery_dice.npz'))
-
-
-def test_the_kind_of_a_pcd_file_is_its_name(tmp_path: Path) -> None:
-    assert read(_write(tmp_path / 'pcd' / 'mhsa.npz'))[0] == 'mhsa'
-    table = tmp_path / 'pcd' / 'ckpt_layouts.json'
-    table.write_text('{"layouts": {"a": {"out_dim": 5}}}')
-    kind, arrays = read(table)
-    assert kind == 'ckpt_layouts' and arrays['a/out_dim'] == 5
-    with pytest.raises(ValueError, match="is of kind 'mystery'; pcd has"):
-        read(_write(tmp_path / 'pcd' / 'mystery.npz'))

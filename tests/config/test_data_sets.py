@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import ConfigDict
 
 from mmdistill_dense.apps.inspect.training_step import pipeline_size
-from mmdistill_dense.apps.recipes.check_data import classes_of
+from mmdistill_dense.apps.recipes.named import classes_of
 from mmdistill_dense.config.data_sets import chain, layers, members
 from mmdistill_dense.guards.config import check_crop
 from mmdistill_dense.unlabelled.pictures import training_steps

@@ -10,9 +10,8 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from mmseg.registry import METRICS as MMSEG_METRICS
 
-from mmdistill_dense.apps.recipes.check_data import optimizer_problem
 from mmdistill_dense.apps.recipes.compose import best, option_files, recipes
-from mmdistill_dense.apps.recipes.named import Named, combinations, read_config
+from mmdistill_dense.apps.recipes.named import Named, combinations, optimizer_problem, read_config
 from mmdistill_dense.apps.recipes.targets import read_targets, targets_of
 from mmdistill_dense.config.resolve import is_single_teacher, load_model
 from mmdistill_dense.distillers import AfDCD

@@ -74,7 +74,7 @@ def test_a_pair_on_another_data_set_gets_its_control(copy: Path, capsys: pytest.
 
 def test_classes_are_those_of_the_built_data_set(copy: Path) -> None:
     """CamVid's METAINFO names void, which is no class; its files need not be there."""
-    from mmdistill_dense.apps.recipes.check_data import classes_of
+    from mmdistill_dense.apps.recipes.named import classes_of
 
     data = Config.fromfile(copy / '_base_/datasets/camvid_180x240.py').train_dataloader.dataset
     for dataset in (data, dict(type='RepeatDataset', times=2, dataset=data)):

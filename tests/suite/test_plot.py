@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from mmdistill_dense.apps.recipes.targets import Target
-from mmdistill_dense.apps.suite.plot import BELOW, gains_png
 from mmdistill_dense.apps.suite.rows import Table, make_rows
+from mmdistill_dense.apps.suite.write_table import BELOW, gains_png
 from tests.suite import made_up
 
 GAINS = {'kd': [3.0, 2.5, 3.0], 'heavy': [-1.0]}

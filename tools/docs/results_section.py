@@ -10,10 +10,9 @@ from typing import Any
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.compose import fit_of
 from mmdistill_dense.apps.suite import configs, plan
-from mmdistill_dense.apps.suite.definition import Definition, Method
+from mmdistill_dense.apps.suite.definition import Definition, Method, with_options
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.rows import Row, Table, own_data
-from mmdistill_dense.apps.suite.starts import with_options
 from mmdistill_dense.apps.suite.table import (
     BOLD,
     NONE,

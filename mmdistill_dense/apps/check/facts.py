@@ -36,7 +36,7 @@ from mmdistill_dense.apps.inspect.training_step import (
     run_length,
     training_batch,
 )
-from mmdistill_dense.apps.recipes.check_data import classes_of, optimizer_of
+from mmdistill_dense.apps.recipes.named import classes_of, optimizer_of
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, model_of, student_option
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.maskd.token_files import Values

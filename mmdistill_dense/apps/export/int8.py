@@ -13,8 +13,7 @@ from mmengine.runner import Runner
 from mmengine.runner.utils import set_random_seed
 from torch import Tensor
 
-from mmdistill_dense.apps.export.description import ENTRY
-from mmdistill_dense.apps.export.graphs import require
+from mmdistill_dense.apps.export.graphs import ENTRY, require
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.utils.reproducible import without_workers
 

@@ -14,13 +14,13 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmdistill_dense.apps.export.description import describe
 from mmdistill_dense.apps.export.graphs import (
     AXES,
     FORMATS,
     WRITERS,
     Graph,
     check_spared,
+    describe,
     format_of,
     graph_of,
     open_graph,

@@ -29,7 +29,7 @@ from mmdistill_dense.apps.project.config_files import (
     teacher_file,
     whole,
 )
-from mmdistill_dense.apps.project.label_images import SegData, find_seg_data, shared
+from mmdistill_dense.apps.project.label_images import LIST, FreePictures, SegData, find_seg_data, free_pictures, shared
 from mmdistill_dense.apps.project.picture_folders import Size
 from mmdistill_dense.apps.project.sides import (
     Side,
@@ -43,10 +43,9 @@ from mmdistill_dense.apps.project.sides import (
     seg_size,
 )
 from mmdistill_dense.apps.project.size_steps import built, check_large_enough, padded_batches, padded_tests, size_step
-from mmdistill_dense.apps.project.unlabelled_folder import LIST, FreePictures, free_pictures
 from mmdistill_dense.apps.project.zoo_schedule import Loading, Schedule, check_tested, decide_loading, scaled_schedule
-from mmdistill_dense.apps.recipes.check_data import check_data
 from mmdistill_dense.apps.recipes.compose import best, methods, option_files
+from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.pcd.queue import LEAST_TRAINING

@@ -11,7 +11,6 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.recipes.check_data import check_data, optimizer_of, optimizer_problem
 from mmdistill_dense.apps.recipes.compose import (
     SCHEDULES,
     Parts,
@@ -29,7 +28,7 @@ from mmdistill_dense.apps.recipes.compose import (
     sources_of,
     unknown,
 )
-from mmdistill_dense.apps.recipes.named import combinations, made_of
+from mmdistill_dense.apps.recipes.named import check_data, combinations, made_of, optimizer_of, optimizer_problem
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.utils.literals import check_place
 from mmdistill_dense.utils.quiet import quiet

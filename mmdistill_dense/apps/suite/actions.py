@@ -16,9 +16,8 @@ from rich.table import Table
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import Definition, fitting, load
+from mmdistill_dense.apps.suite.definition import RANDOM, Definition, fitting, load
 from mmdistill_dense.apps.suite.plan import Run, choice_name
-from mmdistill_dense.apps.suite.starts import RANDOM
 from mmdistill_dense.utils.directories import owned
 from mmdistill_dense.utils.quiet import alive, quiet
 from mmdistill_dense.utils.threads import threads_asked_for

@@ -20,9 +20,8 @@ from torch.utils.data import DataLoader
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import start_weights
-from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher
+from mmdistill_dense.apps.suite.definition import Definition, Method, Start, Teacher, filled
 from mmdistill_dense.apps.suite.reader import flat
-from mmdistill_dense.apps.suite.starts import Start, filled
 from mmdistill_dense.config.data_sets import may_give, scores_of
 from mmdistill_dense.config.resolve import TASKS, is_distill_model, load_model, read_file, student_option, teachers_of
 from mmdistill_dense.config.unknown_keys import options_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from mmdistill_dense.apps.suite import configs, lengths
-from mmdistill_dense.apps.suite.budget import TWICE
+from mmdistill_dense.apps.suite.definition import TWICE
 from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.rows import Row, Table

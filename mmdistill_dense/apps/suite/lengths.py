@@ -10,9 +10,8 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.apps.suite import configs
-from mmdistill_dense.apps.suite.budget import TWICE, Budget
 from mmdistill_dense.apps.suite.configs import config_hash
-from mmdistill_dense.apps.suite.definition import Definition, Method
+from mmdistill_dense.apps.suite.definition import TWICE, Budget, Definition, Method
 from mmdistill_dense.utils.atomic import read_json
 
 _LOOP = ('max_iters', 'max_epochs', 'val_interval', 'val_begin')

@@ -16,8 +16,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, lengths, start_weights
 from mmdistill_dense.apps.suite.configs import config_hash, distillers_of
-from mmdistill_dense.apps.suite.definition import Definition, Method
-from mmdistill_dense.apps.suite.starts import RANDOM, Start
+from mmdistill_dense.apps.suite.definition import RANDOM, Definition, Method, Start
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.utils.atomic import read_json, write_text
 from mmdistill_dense.utils.literals import assignments

@@ -13,10 +13,9 @@ from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to impor
 from mmdistill_dense.apps.recipes.targets import Target, targets_of
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite import preflight as cost
-from mmdistill_dense.apps.suite.definition import Definition, Method
+from mmdistill_dense.apps.suite.definition import Definition, Method, with_options
 from mmdistill_dense.apps.suite.job import check_unchanged
 from mmdistill_dense.apps.suite.reader import flat
-from mmdistill_dense.apps.suite.starts import with_options
 
 LEVEL = 0.95
 _EQUAL = 1e-12  # of the scores: differences that differ by less are equal but for rounding

@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmdistill_dense.apps.suite.starts import BACKBONE, RANDOM, Start
+from mmdistill_dense.apps.suite.definition import BACKBONE, RANDOM, Start
 from mmdistill_dense.config.resolve import ModelConfig, load_model, student_option
 from mmdistill_dense.guards.config import below, initial_state
 from mmdistill_dense.utils.reproducible import fork_rng

@@ -9,11 +9,9 @@ from typing import Any
 
 from mmdistill_dense.apps.recipes.targets import Target
 from mmdistill_dense.apps.suite import configs, equal_compute
-from mmdistill_dense.apps.suite.budget import TWICE
-from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.definition import TWICE, Definition, Start, with_options
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, choice_name
 from mmdistill_dense.apps.suite.rows import LEVEL, Gain, Row, Table, own_data
-from mmdistill_dense.apps.suite.starts import Start, with_options
 from mmdistill_dense.config.data_sets import chain
 
 DIGITS = 12  # shown of a file's sha256

@@ -21,7 +21,7 @@ from mmdistill_dense.apps.check.context import (
     schedulers,
     type_of,
 )
-from mmdistill_dense.apps.recipes.check_data import classes_of, optimizer_problem
+from mmdistill_dense.apps.recipes.named import classes_of, optimizer_problem
 from mmdistill_dense.config.data_sets import may_give
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys, check_options

@@ -1,8 +1,12 @@
-"""The course of a weight."""
+"""The weight of a distiller over training: its schedule, and weights from ratios of gradients."""
 
+import math
+
+import numpy as np
 import pytest
 
-from mmdistill_dense.distillers.schedule import Schedule
+from mmdistill_dense.distillers.schedule import LARGEST, SMALLEST, Balance, Balancer, Schedule, Try, auto_ratio, planned
+from tests import toys
 
 
 def course(iters, **options):
@@ -71,3 +75,294 @@ def test_errors(options, words):
 def test_unknown_option():
     with pytest.raises(TypeError, match='warm_up'):
         Schedule(warm_up=3)
+
+
+KEY = 'distillers.x'
+
+
+def slow_weight(tries, ratio):
+    """The definition, in the window: decaying mean of logarithms, and no leap after the third measurement."""
+    logs = [math.log(t / u) for _, t, u in tries]
+    found = []
+    for k in range(len(logs)):
+        weights = [0.8 ** (k - j) for j in range(k + 1)]
+        b = ratio * math.exp(sum(w * x for w, x in zip(weights, logs, strict=False)) / sum(weights))
+        found.append(min(max(b, found[-1] / 2), found[-1] * 2) if k > 2 else b)
+    return found[-1]
+
+
+def slow_held(tries, ratio, window):
+    """The definition, at the end of the window: the median of the second half, and the spread."""
+    logs = [math.log(t / u) for i, t, u in tries if i >= window / 2]
+    low, high = np.quantile(logs, [0.25, 0.75])
+    return ratio * math.exp(np.median(logs)), math.exp((high - low) / 2)
+
+
+def balancer(max_iters=1200, terms=1, **options):
+    found = Balancer(Balance(**{'ratio': 3.0, **options}))
+    found.start(max_iters, terms)
+    return found
+
+
+def fed(found, own=lambda i: 1.0, task=lambda i: 1.0, end=None):
+    """A run's steps until an iteration, or to the end of the window; the lines for the log."""
+    lines = []
+    for i in range(int(found.window) + 1 if end is None else end):
+        lines += found.begin(i, 1.0, KEY)
+        if found.due:
+            lines += filter(None, [found.add(Try(i, task(i), own(i)), 5.0, KEY)])
+    return lines
+
+
+def noise(seed):
+    draw = np.random.default_rng(seed)
+    values = np.exp(draw.normal(size=2000, scale=1.5))
+    return lambda i: float(values[i])
+
+
+# Formulas
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_the_weight_in_the_window_is_the_definitions(seed):
+    found = balancer()
+    for i in range(int(found.window)):
+        found.begin(i, 1.0, KEY)
+        if found.due:
+            found.add(Try(i, noise(seed)(i), noise(seed + 50)(i)), 1.0, KEY)
+        assert found.weight == pytest.approx(slow_weight(found.tries, 3.0), rel=1e-12)
+    assert len(found.tries) == 32
+
+
+@pytest.mark.parametrize(('seed', 'until'), [(0, 0.25), (1, 0.5), (2, 301)])
+def test_the_held_weight_is_the_median_of_the_second_half(seed, until):
+    found = balancer(until=until)
+    ((_, line),) = fed(found, noise(seed), noise(seed + 50))
+    expected, spread = slow_held(found.tries, 3.0, found.window)
+    assert found.weight == pytest.approx(expected, rel=1e-3) and found.weight == float(f'{found.weight:.4g}')
+    assert f'x/÷ {spread:.2f}' in line and line.endswith(f'balance=None, loss_weight={found.weight!r}')
+    assert line.startswith(f'{KEY}: weight {found.weight:g} from')
+    held = found.weight
+    for i in range(int(found.window) + 1, 1200):
+        assert not found.begin(i, 1.0, KEY) and not found.due
+    assert found.weight == held
+
+
+def test_a_constant_ratio_is_met():
+    found = balancer(ratio=10.0)
+    fed(found, own=lambda i: 0.25, task=lambda i: 2.0)
+    assert found.weight == 80.0
+
+
+def test_one_outlier_changes_nothing_that_is_held_and_little_before():
+    burst = balancer()
+    last = max(burst.plan)
+    fed(burst, own=lambda i: 1e-5 if i == last else 1.0)
+    assert burst.weight == 3.0
+    early = balancer()
+    fed(early, own=lambda i: 1e-5 if i == 16 else 1.0, end=17)
+    assert early.weight == 6.0  # a factor of 2 at most
+
+
+def test_the_first_three_measurements_may_leap():
+    found = balancer()
+    fed(found, own=lambda i: 1.0 if i == 0 else 1e-3, end=3)
+    assert found.weight > 30
+
+
+def test_until_1_follows_to_the_end():
+    found = balancer(until=1.0)
+    assert not fed(found, own=lambda i: 1.0 if i < 600 else 0.1, end=1200)
+    assert found.unit is None and found.weight == pytest.approx(30, rel=0.2)
+
+
+def test_state_resumes_to_the_bit():
+    whole, first, second = balancer(), balancer(), balancer()
+    fed(whole, noise(1), noise(2))
+    fed(first, noise(1), noise(2), end=100)
+    second.load(first.state())
+    for i in range(100, 301):
+        second.begin(i, 1.0, KEY)
+        if second.due:
+            second.add(Try(i, noise(2)(i), noise(1)(i)), 1.0, KEY)
+    assert second.state() == whole.state() and second.weight == whole.weight
+
+
+def test_what_is_held_stays_with_another_length():
+    whole, other = balancer(), Balancer(Balance(3.0))
+    fed(whole, noise(1), noise(2))
+    other.load(whole.state())
+    other.start(12000, 1)
+    assert not other.begin(400, 1.0, KEY) and not other.due and other.weight == whole.weight
+
+
+def test_a_plan_is_made_anew_for_another_length():
+    first, longer = balancer(), Balancer(Balance(3.0))
+    fed(first, end=100)
+    longer.load(first.state())
+    longer.start(2400, 1)
+    measured = []
+    for i in range(100, 601):
+        longer.begin(i, 1.0, KEY)
+        if longer.due:
+            measured.append(i)
+            longer.add(Try(i, 1.0, 1.0), 1.0, KEY)
+    assert longer.unit == 1.0 and max(measured) > 300
+
+
+def test_a_step_that_was_left_out_is_forgotten():
+    first, second = balancer(), balancer()
+    fed(first, noise(1), end=9)
+    fed(second, noise(1), end=8)
+    assert first.weight != second.weight
+    first.forget(8)
+    first.forget(7)  # which was not measured
+    assert first.state() == second.state() and first.weight == second.weight
+
+
+# Plan
+
+
+@pytest.mark.parametrize(
+    ('max_iters', 'terms', 'until', 'count'),
+    [
+        (1200, 1, 0.25, 32),
+        (40000, 3, 0.25, 32),
+        (600, 1, 0.25, 20),
+        (1200, 3, 0.25, 20),
+        (300, 1, 0.25, 10),
+        (100, 2, 0.25, 8),
+        (24, 1, 0.25, 6),
+        (4, 1, 0.25, 1),
+        (40000, 1, 3, 3),
+    ],
+)
+def test_the_plan(max_iters, terms, until, count):
+    found = balancer(max_iters, terms, until=until)
+    plan = sorted(found.plan)
+    assert len(plan) == count and plan[0] == 0 and plan[-1] < found.window
+    late = [i for i in plan if i >= found.window / 2]
+    possible = len([i for i in range(max_iters) if found.window / 2 <= i < found.window])
+    assert len(late) >= min(4, possible)
+    if count > 8:
+        assert {0, 2, 4, 8, 16, 32} <= set(plan)
+        gaps = np.diff(late)
+        assert gaps.max() - gaps.min() <= 1
+        assert len(plan) * 0.3 * (1 + terms) <= 0.02 * max_iters
+
+
+def test_the_ratio_of_auto_is_shared_by_the_distillers_and_lower_for_sgd():
+    assert [auto_ratio(count, False) for count in (1, 4)] == [10.0, 5.0]
+    assert [auto_ratio(count, True) for count in (1, 4)] == [2.0, 1.0]
+
+
+def test_the_plan_is_that_of_the_config_alone():
+    assert planned(300.0, 1200, 1) == planned(300.0, 1200, 1) != planned(300.0, 1200, 2)
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ('task', 'own'),
+    [(0.0, 1.0), (1e-13, 1.0), (math.nan, 1.0), (math.inf, 1.0), (1.0, 0.0), (1.0, math.inf), (1.0, math.nan)],
+)
+def test_a_measurement_that_tells_nothing_is_dropped(task, own):
+    found = balancer()
+    assert found.weight == 1.0, 'outside of training'
+    found.begin(0, 1.0, KEY)
+    found.add(Try(0, task, own), 1.0, KEY)
+    assert found.weight == 0.0, 'until one is valid'
+    found.begin(2, 1.0, KEY)
+    found.add(Try(2, 1.0, 0.5), 1.0, KEY)
+    assert found.weight == 6.0
+    restored = balancer()
+    restored.load(found.state())
+    assert restored.weight == 6.0
+
+
+def test_without_a_valid_one_the_run_ends_with_all_tries():
+    found = balancer(40)
+    words = r'distillers\.x\.balance: no measurement until iteration 10 was valid.*0: 0 and 1, 2: 0 and 1.*loss_weight'
+    with pytest.raises(RuntimeError, match=words):
+        fed(found, task=lambda i: 0.0)
+
+
+def test_a_run_that_begins_behind_the_window_is_told_so():
+    found = balancer(40)
+    with pytest.raises(RuntimeError, match='none measured.*give loss_weight'):
+        found.begin(20, 1.0, KEY)
+
+
+def test_a_distiller_without_a_gradient_ends_the_run_in_the_middle_of_the_window():
+    found = balancer()
+    with pytest.raises(RuntimeError, match='distillers.x gives no gradient at the backbone: in .* measurements until'):
+        fed(found, own=lambda i: 0.0)
+    assert 150 <= found.tries[-1].iteration < 170
+    late = balancer()
+    fed(late, own=lambda i: 0.0 if i < 100 else 1.0)
+    assert late.weight == 3.0
+
+
+def test_few_deciding_measurements_are_warned_of_and_all_decide():
+    found = balancer()
+    (_, line), (_, warning) = fed(found, own=lambda i: math.nan if i > 150 else 1.0 + i / 100)
+    assert 'only 0 valid measurements in the second half of the window, so all 19 decide' in warning
+    logs = [-math.log(1 + one.iteration / 100) for one in found.tries[:19]]
+    assert found.weight == pytest.approx(3 * np.exp(np.median(logs)), rel=1e-3)
+    assert 'from 19 measurements' in line
+
+
+@pytest.mark.parametrize(('own', 'limit'), [(1e9, SMALLEST), (1e-9, LARGEST)])
+def test_a_weight_out_of_range_is_cut_with_one_warning(own, limit):
+    found = balancer()
+    warning, (_, line) = fed(found, own=lambda i: own)
+    assert found.weight == limit and f'is cut to {limit:g}. Its loss is 5 before the weight' in warning
+    assert line.startswith(f'{KEY}: weight {limit:g} ')
+
+
+def test_extreme_norms_do_not_overflow():
+    found = balancer()
+    fed(found, own=lambda i: 5e-324, task=lambda i: 1e308)
+    assert found.weight == LARGEST
+
+
+def test_a_factor_of_0_is_not_measured():
+    found = balancer()
+    found.begin(0, 0.0, KEY)
+    assert not found.due
+
+
+# Options
+
+
+def test_short_and_long_forms():
+    assert Balance.parse(10) == Balance(10) and Balance.parse(dict(ratio=2.0, until=100)) == Balance(2.0, 100)
+    assert Balance(1.0).until == 0.25
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(balance=0), r'balance\.ratio must be a number > 0 .*got 0; to remove a distiller, set loss_weight=0'),
+        (dict(balance=-1.0), r'balance\.ratio must be a number > 0 .*got -1'),
+        (dict(balance='10'), r"balance must be a finite number or 'auto' or a dict or None, got '10'"),
+        (dict(balance=math.inf), 'balance must be a finite number .*got inf'),
+        (dict(balance=True), 'balance must be a finite number .*got True'),
+        (dict(balance=dict(until=0.5)), r'balance needs a ratio'),
+        (dict(balance=dict(ratio=1.0, part=3)), 'balance has no part; its options are ratio, until'),
+        (dict(balance=dict(ratio=1.0, until=1.5)), r'balance\.until must be an iteration'),
+        (dict(balance=dict(ratio=1.0, until=0)), r'balance\.until must lie behind the first iteration, got 0'),
+        (dict(balance=2.0, loss_weight=3.0), r'loss_weight=3\.0 and balance=2\.0 exclude each other'),
+        (dict(balance=2.0, loss_weight=1.0), r'loss_weight=1\.0 and balance=2\.0 exclude each other'),
+    ],
+)
+def test_wrong_options(options, words):
+    with pytest.raises(ValueError, match=words):
+        toys.MaskedMimic('a', **options)
+
+
+def test_none_is_no_option():
+    plain = toys.MaskedMimic('a', balance=None, loss_weight=None)
+    assert plain.balancer is None and plain.weight() == 1.0 and 'loss_weight=1.0' in repr(plain)
+    assert 'Balance(ratio=2.0, until=0.25)' in repr(toys.MaskedMimic('a', balance=2.0, loss_weight=None))

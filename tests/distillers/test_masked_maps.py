@@ -1,18 +1,85 @@
+"""Methods that drop positions of the student's map at random: MGD and AfDCD."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.distillers import AfDCD
+from mmdistill_dense.distillers import MGD, AfDCD
 from mmdistill_dense.losses import dense_contrast
+from tests.distillers.steps import draw, set_up
 
-TAP = 'backbone[-1]'
+TAP = 'backbone[3]'
 
 
-def _distiller(student: int = 6, teacher: int = 32, size: int = 16, **options) -> AfDCD:
+def _distiller(*shapes, **options):
+    return set_up(MGD, shapes or [(3, 6, 5), (4, 6, 5)], tap=TAP, **options)
+
+
+def _maps(batch=4):
+    return draw(batch, 3, 6, 5), draw(batch, 4, 6, 5, seed=1)
+
+
+def _loss(distiller, student, teacher):
+    return distiller({TAP: [student]}, {TAP: [teacher]}, None)['loss_mgd']
+
+
+@pytest.mark.parametrize('reduction', ['sum', 'mean'])
+def test_equals_the_formula_of_mgd(reduction):
+    distiller = _distiller(alpha=0.5, reduction=reduction)
+    student, teacher = _maps()
+    aligned = torch.einsum('oc,bchw->bohw', distiller.aligns[0].weight[..., 0, 0], student)
+    aligned = aligned + distiller.aligns[0].bias[:, None, None]
+    keep = distiller._mask(student, 0)
+    assert set(keep.unique().tolist()) == {0.0, 1.0} and keep.shape == (4, 1, 6, 5)
+    first, _, second = distiller.parts[0]
+    hidden = F.conv2d(aligned * keep, first.weight, first.bias, padding=1).clamp(min=0)
+    generated = F.conv2d(hidden, second.weight, second.bias, padding=1)
+    total = sum((g - t) ** 2 for g, t in zip(generated.flatten().tolist(), teacher.flatten().tolist(), strict=True))
+    expected = 0.5 * total / (4 if reduction == 'sum' else teacher.numel())
+    assert _loss(distiller, student, teacher).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize('ratio', [0.0, 0.45, 0.75])
+def test_a_share_of_the_positions_is_dropped(ratio):
+    distiller = _distiller(mask_ratio=ratio)
+    keep = distiller._mask(torch.zeros(4, 3, 100, 100), 0)
+    assert keep.mean().item() == pytest.approx(1 - ratio, abs=0.01)
+
+
+def test_the_student_sees_the_gradient_of_kept_positions_alone():
+    distiller = _distiller()
+    student, teacher = _maps()
+    _loss(distiller, student.requires_grad_(), teacher).backward()
+    seen = student.grad.abs().sum(1, keepdim=True) > 0
+    assert torch.equal(seen, distiller._mask(student, 0).bool())
+
+
+@pytest.mark.parametrize('reduction', ['sum', 'mean'])
+def test_a_batch_is_the_mean_of_its_halves(reduction, monkeypatch):
+    distiller = _distiller(reduction=reduction)
+    student, teacher = _maps()
+    keep = distiller._mask(student, 0)
+    monkeypatch.setattr(distiller, '_mask', lambda x, level: part)
+    values = []
+    for rows in (slice(0, 4), slice(0, 2), slice(2, 4)):
+        part = keep[rows]
+        values.append(_loss(distiller, student[rows], teacher[rows]))
+    torch.testing.assert_close(values[0], (values[1] + values[2]) / 2)
+
+
+def test_vectors_are_refused():
+    with pytest.raises(ValueError, match=r'gives \(3,\) .*no map \(C, H, W\).*; tap a backbone stage'):
+        _distiller((3,), (3,))
+
+
+LAST = 'backbone[-1]'
+
+
+def _afdcd(student: int = 6, teacher: int = 32, size: int = 16, **options) -> AfDCD:
     torch.manual_seed(0)
     distiller = AfDCD(**options)
-    distiller.setup({TAP: [torch.Size((1, student, size, size))]}, {TAP: [torch.Size((1, teacher, size, size))]})
+    distiller.setup({LAST: [torch.Size((1, student, size, size))]}, {LAST: [torch.Size((1, teacher, size, size))]})
     return distiller
 
 
@@ -20,7 +87,7 @@ def _taps(student: int = 6, teacher: int = 32, size: int = 16, batch: int = 2) -
     generator = torch.Generator().manual_seed(1)
     maps = (torch.randn(batch, c, size, size, generator=generator) for c in (student, teacher))
     feat, target = maps
-    return {TAP: [feat.requires_grad_()]}, {TAP: [target.relu()]}
+    return {LAST: [feat.requires_grad_()]}, {LAST: [target.relu()]}
 
 
 def _rebuilt(distiller: AfDCD, feat: Tensor, keep: Tensor) -> Tensor:
@@ -38,19 +105,19 @@ def _rebuilt(distiller: AfDCD, feat: Tensor, keep: Tensor) -> Tensor:
     ('teacher', 'size', 'groups', 'pool_size'), [(32, 16, 16, 4), (24, 15, 8, 0), (18, 40, 2, 4), (32, 8, 16, 0)]
 )
 def test_groups_and_pooling_by_the_map(teacher: int, size: int, groups: int, pool_size: int) -> None:
-    auto = _distiller(teacher=teacher, size=size, groups='auto', pool_size='auto')
-    written = _distiller(teacher=teacher, size=size, groups=groups, pool_size=pool_size)
+    auto = _afdcd(teacher=teacher, size=size, groups='auto', pool_size='auto')
+    written = _afdcd(teacher=teacher, size=size, groups=groups, pool_size=pool_size)
     maps = _taps(teacher=teacher, size=size)
     assert torch.equal(auto(*maps, None)['loss_ctr'], written(*maps, None)['loss_ctr'])
 
 
 @pytest.mark.parametrize('projector', ['plain', 'enhanced'])
 @pytest.mark.parametrize('mask', [dict(type='random', ratio=0.5), dict(type='centre')])
-def test_equals_the_formula(mask: dict, projector: str) -> None:
-    distiller = _distiller(mask=mask, projector=projector, fd_weight=2e-4, ctr_weight=0.3)
+def test_equals_the_formula_of_afdcd(mask: dict, projector: str) -> None:
+    distiller = _afdcd(mask=mask, projector=projector, fd_weight=2e-4, ctr_weight=0.3)
     student, teacher = _taps()
     losses = distiller(student, teacher, None)
-    (feat,), (target,) = student[TAP], teacher[TAP]
+    (feat,), (target,) = student[LAST], teacher[LAST]
     rebuilt = _rebuilt(distiller, feat, distiller.keep((2, 16, 16), 0))
     expected = {
         'loss_fd': 2e-4 * (rebuilt - target).square().sum() / 2,
@@ -64,7 +131,7 @@ def test_equals_the_formula(mask: dict, projector: str) -> None:
 
 
 def test_parameters_have_torch_defaults() -> None:
-    part = _distiller(student=6, teacher=32).parts[0]
+    part = _afdcd(student=6, teacher=32).parts[0]
     shapes = {name: tuple(p.shape) for name, p in part.named_parameters()}
     assert shapes == {
         'align.weight': (32, 6, 1, 1),
@@ -82,14 +149,14 @@ def test_parameters_have_torch_defaults() -> None:
 def test_default_mimicking_is_cityscapes_at_any_size() -> None:
     """33.6 times the mean is what 2e-6 times the sum is on the paper's 2048 x 64 x 128."""
     student, teacher = _taps()
-    default = _distiller()(student, teacher, None)['loss_fd']
-    by_sum = _distiller(fd_weight=2e-6 * (2048 * 64 * 128) / (32 * 16 * 16))(student, teacher, None)['loss_fd']
+    default = _afdcd()(student, teacher, None)['loss_fd']
+    by_sum = _afdcd(fd_weight=2e-6 * (2048 * 64 * 128) / (32 * 16 * 16))(student, teacher, None)['loss_fd']
     assert default.item() == pytest.approx(by_sum.item(), rel=2e-3)
 
 
 @pytest.mark.parametrize('off, left', [('fd_weight', 'loss_ctr'), ('ctr_weight', 'loss_fd')])
 def test_a_zero_weight_removes_its_part(off: str, left: str) -> None:
-    distiller = _distiller(**{off: 0})
+    distiller = _afdcd(**{off: 0})
     losses = distiller(*_taps(), None)
     assert list(losses) == [left]
     losses[left].backward()
@@ -97,7 +164,7 @@ def test_a_zero_weight_removes_its_part(off: str, left: str) -> None:
 
 
 def test_without_contrast_any_width_is_allowed() -> None:
-    assert _distiller(teacher=30, ctr_weight=0)
+    assert _afdcd(teacher=30, ctr_weight=0)
 
 
 def test_levels_have_their_own_projectors_and_weights() -> None:
@@ -114,13 +181,13 @@ def test_levels_have_their_own_projectors_and_weights() -> None:
 
 
 def test_other_map_sizes() -> None:
-    shapes = {TAP: [torch.Size((1, 6, 8, 8))]}, {TAP: [torch.Size((1, 32, 16, 16))]}
+    shapes = {LAST: [torch.Size((1, 6, 8, 8))]}, {LAST: [torch.Size((1, 32, 16, 16))]}
     with pytest.raises(ValueError, match=r"map of \(8, 8\) and a teacher map of \(16, 16\).*resize='student'"):
         AfDCD(resize=None).setup(*shapes)
     distiller = AfDCD(fd_weight=1.0, ctr_weight=0, mask=dict(type='random', ratio=0.0))
     distiller.setup(*shapes)
     feat, target = torch.randn(2, 6, 8, 8), torch.randn(2, 32, 16, 16)
-    loss = distiller({TAP: [feat]}, {TAP: [target]}, None)['loss_fd']
+    loss = distiller({LAST: [feat]}, {LAST: [target]}, None)['loss_fd']
     # resizing before the align is resizing after it
     part = distiller.parts[0]
     aligned = F.interpolate(part.align(feat), (16, 16), mode='bilinear', align_corners=False)
@@ -135,8 +202,8 @@ def test_clips_at_15_unless_told_otherwise() -> None:
 
 def test_shape_errors_at_construction() -> None:
     with pytest.raises(ValueError, match=r'distillers\.afdcd: backbone\[-1\] .*: groups=16 does not divide the 30'):
-        _distiller(teacher=30)
+        _afdcd(teacher=30)
     distiller = AfDCD()
-    flat = {TAP: [torch.Size((1, 32))]}
+    flat = {LAST: [torch.Size((1, 32))]}
     with pytest.raises(ValueError, match=r'gives \(32,\) .*no map \(C, H, W\)'):
         distiller.setup(flat, flat)

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.project import sides as fetched_weights
 from mmdistill_dense.apps.project.cli import main_new
 from tests.project.folders_of_data import box_folder, label, seg_folder
 from tests.project.test_new import FASTSCNN, RETINANET, own_network
@@ -33,11 +32,7 @@ model = dict(type=EncoderDecoder)
 """
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures('folder')
 
 
 def refused(

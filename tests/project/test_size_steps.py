@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdistill_dense.apps.project import sides as fetched_weights
 from mmdistill_dense.apps.project.cli import main_new
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.size_steps import check_large_enough
@@ -24,10 +23,7 @@ RTMDET = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 LONG = pytest.mark.soak  # cases of a kind that another one shows
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
+pytestmark = pytest.mark.usefixtures('folder')
 
 
 def proposed(side: Side, usual: tuple[int, int], size: tuple[int, int] | None) -> tuple[tuple[int, int], str]:

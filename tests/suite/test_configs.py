@@ -212,6 +212,12 @@ def test_hash_holds_the_size_that_the_teacher_sees() -> None:
     assert len(set(seen)) == 3
 
 
+def test_hash_of_a_teacher_that_is_only_tested_holds_its_network_and_its_file() -> None:
+    changes = ({}, {'model.teacher.decode_head.channels': 24}, {'model.teacher.checkpoint': 'other.pth'})
+    seen = [hash_of('teacher', teacher=None, test_teacher=True, options=options) for options in changes]
+    assert len(set(seen)) == 3
+
+
 def test_a_network_whose_config_lies_among_the_data_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('MMDISTILL_DATA', str(tmp_path))
     (tmp_path / 'net.py').write_text("model = dict(type='EncoderDecoder')\n")

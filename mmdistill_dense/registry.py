@@ -17,36 +17,49 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 
-class _Child(Registry):
+class _ByName(Registry):
+    """A registry that imports a file when a name of it is asked for.
+
+    Dumped configs put its module before a name, perhaps one of an older version: the name alone counts.
+    """
+
+    def load(self, name: str) -> None:
+        """Import the file of a name, if it is one of ours."""
+        raise NotImplementedError
+
+    def get(self, key: str) -> Any:
+        """Return a class by its name."""
+        name = key.rpartition('.')[2]
+        self.import_from_location()
+        self.load(name)
+        return super().get(name if name in self._module_dict else key)
+
+
+class _Child(_ByName):
     """A child of a registry; ``more`` are the rooms that are imported only when the first one does not have a name."""
 
     def __init__(self, parent: Registry, room: str, *more: str) -> None:
         super().__init__(parent.name, parent=parent, scope='mmdistill_dense', locations=[f'mmdistill_dense.{room}'])
         self._more = [f'mmdistill_dense.{one}' for one in more]
 
-    def get(self, key: str) -> Any:
-        """Return a class by its name; dumped configs put its module before it, perhaps one of an older version."""
-        name = key.rpartition('.')[2]
-        self.import_from_location()
+    def load(self, name: str) -> None:
+        """Import one room after the other until the name is there."""
         while self._more and name not in self._module_dict:
             importlib.import_module(self._more.pop(0))
-        return super().get(name if name in self._module_dict else key)
 
 
-class _Methods(Registry):
-    """The distillers: the file of a method is imported when the method is asked for, all files for the list of all."""
+class _Methods(_ByName):
+    """The distillers, one file each; all are imported for the list of all."""
 
-    def get(self, key: str) -> Any:
-        """Return a class by its name."""
-        getattr(importlib.import_module('mmdistill_dense.distillers'), key, None)
-        return super().get(key)
+    def load(self, name: str) -> None:
+        """Import the file of a method."""
+        getattr(importlib.import_module('mmdistill_dense.distillers'), name, None)
 
     @property
     def module_dict(self) -> dict[str, Any]:
         """All classes by their names."""
-        face = importlib.import_module('mmdistill_dense.distillers')
-        for name in face.__all__:
-            getattr(face, name)
+        for name in importlib.import_module('mmdistill_dense.distillers').__all__:
+            self.load(name)
         return super().module_dict
 
 

@@ -4,7 +4,11 @@ import json
 import subprocess
 import sys
 
+import mmengine
 import pytest
+
+import mmdistill_dense.distillers
+from mmdistill_dense.registry import DISTILLERS
 
 WORDS = """
 import json, sys
@@ -44,3 +48,22 @@ def test_a_model_loads_the_files_of_its_methods_alone() -> None:
     rooms = {name.split('.')[1] for name in names if '.' in name}
     assert 'mmdistill_dense.distillers.cwd' in names and 'mmdistill_dense.distillers.pcd' not in names
     assert not rooms & {'apps', 'pretrain', 'foundation', 'unlabelled'}
+
+
+@pytest.mark.parametrize(('registry', 'old', 'new'), [
+    ('MODELS', 'model.distill_model.DistillModel', 'model.build'),
+    ('MODELS', 'pretrain.preprocessor.MultiViewPreprocessor', 'pretrain.backbone_student'),
+    ('MODELS', 'foundation.vision_transformer.VisionTransformer', 'foundation.foundation_teacher'),
+    ('DATASETS', 'datasets.unlabeled.UnlabeledImages', 'unlabelled.pictures'),
+    ('DATASETS', 'datasets.camvid.CamVidDataset', 'datasets.folders'),
+    ('HOOKS', 'analysis.monitor_hook.MonitorHook', 'apps.inspect.monitor'),
+])  # fmt: skip
+def test_dumped_configs_of_before_find_their_classes(registry: str, old: str, new: str) -> None:
+    found = getattr(mmengine.registry, registry).get(f'mmdistill_dense.{old}')
+    assert found.__module__ == f'mmdistill_dense.{new}' and found.__name__ == old.rpartition('.')[2]
+
+
+def test_methods_are_found_by_name_by_scope_and_by_their_old_place() -> None:
+    for name in ('CIRKD', 'mmdistill_dense.CIRKD', 'mmdistill_dense.distillers.cirkd.cirkd.CIRKD'):
+        assert DISTILLERS.get(name).__name__ == 'CIRKD'
+    assert {*DISTILLERS.module_dict} >= {*mmdistill_dense.distillers.__all__} - {'Distiller', 'FeatureDistiller'}

@@ -77,7 +77,7 @@ def DistillModel(
     entries = parse_inherit(inherit)
     pictures: list[Extra] = []
     if unlabelled is not None:
-        pictures.append(EXTRAS.build({'type': 'Unlabelled', 'option': unlabelled}))
+        pictures.append(EXTRAS.get('Unlabelled')(unlabelled))
     config = load_model(merge(student, student_keys, 'model.student'), 'model.student')
     config.beside = student_keys
     network = build_network(config)

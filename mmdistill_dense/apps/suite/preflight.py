@@ -285,8 +285,7 @@ def _check_unlabelled(config: Config, place: str) -> None:
     init_default_scope(config.get('default_scope', 'mmengine'))
     try:
         parsed = UnlabelledOption.parse(option)
-        if parsed is not None:
-            open_pictures(parsed, config, DATASETS.build(copy.deepcopy(config.train_dataloader.dataset)))
+        open_pictures(parsed, config, DATASETS.build(copy.deepcopy(config.train_dataloader.dataset)))
     except (TypeError, ValueError, FileNotFoundError) as error:
         raise type(error)(f'{place}: {error}') from error
 

@@ -1,4 +1,4 @@
-"""Publish results in docs, compare a suite with published ones, or restore them into its folder; see --help."""
+"""Publish results in docs, compare a suite with published ones or several with each other, restore them; see --help."""
 
 import sys
 from pathlib import Path

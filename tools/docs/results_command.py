@@ -11,7 +11,7 @@ from pathlib import Path
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.quiet import errors_only
-from tools.docs import compare, publish, records
+from tools.docs import across, compare, publish, records
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +42,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command('publish', _publish, 'write docs/results.md, the table of the README, scores and pictures anew', '+')
     command('compare', _compare, 'compare the finished runs with the published scores')
+    several = commands.add_parser('across', help='the mean gain of each method over several suites')
+    several.set_defaults(command=_across)
+    several.add_argument('definitions', type=Path, nargs='+', metavar='definition', help='suites with the same rows')
+    several.add_argument('--against', default='control', metavar='ROW', help='compare with this row (default: control)')
+    several.add_argument('--out', type=Path, metavar='FILE', help='write the table to this file as well')
     command('restore', _restore, 'restore published results that the suite folder lacks')
     return parser
 
@@ -56,6 +61,10 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _restore(args: argparse.Namespace) -> None:
     records.main(_at(load(args.definition), args.work_dirs), args.root)
+
+
+def _across(args: argparse.Namespace) -> None:
+    across.main([load(path) for path in args.definitions], args.against, args.out)
 
 
 def _at(definition: Definition, work_dirs: Path | None) -> Definition:

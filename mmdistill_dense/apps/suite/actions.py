@@ -161,9 +161,3 @@ def suite_table(args: argparse.Namespace) -> None:
     from mmdistill_dense.apps.suite import write_table
 
     write_table.main(load(args.definition), args.out)
-
-
-def suite_across(args: argparse.Namespace) -> None:
-    from mmdistill_dense.apps.suite import across
-
-    across.main([load(path) for path in args.definitions], args.against, args.out)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.across import across, as_markdown
-from mmdistill_dense.apps.suite.cli import main
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.rows import collect
 from tests.suite import made_up
+from tools.docs.across import across, as_markdown
+from tools.docs.results_command import main
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""``suite.py across``: does a method gain on pairs in general? The mean of its gains over several suites."""
+"""``results.py across``: does a method gain on pairs in general? The mean of its gains over several suites."""
 
 from __future__ import annotations
 

@@ -57,6 +57,8 @@ def test_the_suites_control_of_the_same_seed_is_taken(tmp_path):
     found = compare([suite(tmp_path) / 'runs' / 'kd' / 'seed2'])
     assert [one.title for one in found.controls] == ['control, seed 2']
     assert found.control_of(found.runs[0]).title == 'control, seed 2'
+    whole = compare([tmp_path])
+    assert [whole.control_of(one).title for one in whole.runs] == [f'control, seed {seed}' for seed in (0, 2, 10)]
 
 
 def test_of_plain_folders_those_without_distillers_are_controls(tmp_path):

@@ -3,46 +3,100 @@
 import pytest
 import torch
 import torch.distributed as dist
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 
-from mmdistill_dense.distillers import PCD, FeatureMatch, QueueKL
+from mmdistill_dense.distillers import CIRKD, PCD, FeatureMatch, QueueKL
 from mmdistill_dense.distillers.base import RunState
-from tests import gloo
-from tests.distillers.steps import padded
+from mmdistill_dense.engine import DistillDDP
+from mmdistill_dense.utils.distributed import gather_rows_with_gradient, rows_before
+from tests import gloo, toys
+from tests.distillers.steps import padded, set_up
 
-STEPS = 5
-# Method, options and the pictures of each process; PCD's have different numbers of valid pixels.
+STEPS, CLASSES = 5, 3
+SPLIT = (3, 1)  # pictures of each process: different numbers of valid pixels and of labels
+SIZES = dict(pixel_memory=9, region_memory=5, pixel_contrast=12, region_contrast=6, pixels_per_image=3)
 OPTIONS = {
     'match': (FeatureMatch, dict(steps=3), (2, 2)),
-    'pcd': (PCD, dict(queue_size=14, center=True, queue_init='random', monitor_interval=0), (3, 1)),
+    'pcd': (PCD, dict(queue_size=14, center=True, queue_init='random', monitor_interval=0), SPLIT),
     'queue': (QueueKL, dict(queue_size=6, monitor_interval=0), (2, 2)),
+    'cirkd': (CIRKD, dict(num_classes=CLASSES, temperature=0.5, **SIZES), SPLIT),
 }
 
 
-def distiller(name, rank=0):
-    torch.manual_seed(0)
+def distiller(name, rank=0, **more):
     cls, options, _ = OPTIONS[name]
-    made = cls('tap', **options)
-    made.setup(*({'tap': [torch.Size((1, channels, 4, 4))]} for channels in (5, 7)))
+    made = set_up(cls, [(5, 4, 4), (7, 4, 4)], **options, **more)
     made.state = RunState(seed=1, rank=rank)
-    return made.double()
+    if name == 'cirkd':
+        made.parts[0].projector.eval()  # on the CPU a batch norm sees its own process alone
+    return made
+
+
+def mine_of(rank, split=SPLIT):
+    begin = sum(split[:rank])
+    return slice(begin, begin + split[rank])
 
 
 def step(made, number, mine):
-    """One step on some of the pictures, two of which are padded: the loss, its gradients and the state."""
+    """One step on some of the pictures, two of which are padded, and the last of which once has no label."""
     student, teacher, samples = padded(number, mine)
-    (loss,) = made({'tap': [student.requires_grad_()]}, {'tap': [teacher]}, samples).values()
-    of_student, *weights = torch.autograd.grad(loss, [student, *made.parameters()])
-    state = {name: value.clone() for name, value in made.named_buffers()}
-    weights = torch.cat([grad.flatten() for grad in weights])
-    return dict(loss=loss.detach(), student=of_student, weights=weights, state=state)
+    labels = torch.randint(0, CLASSES + 1, (4, 1, 4, 4), generator=torch.Generator().manual_seed(number))
+    labels = labels.masked_fill(labels == CLASSES, 255)
+    labels[-1] = 255 if number == 2 else labels[-1]
+    samples = [
+        SegDataSample(metainfo=sample.metainfo, gt_sem_seg=PixelData(data=label))
+        for sample, label in zip(samples, labels[mine], strict=True)
+    ]
+    made.state.iteration = number
+    losses = made({'tap': [student.requires_grad_()]}, {'tap': [teacher]}, samples)
+    total = torch.stack(list(losses.values())).sum()
+    of_student, *weights = torch.autograd.grad(total, [student, *made.parameters()])
+    averaged = {name: value.detach() for name, value in losses.items()}
+    averaged['weights'] = torch.cat([grad.flatten() for grad in weights])
+    return dict(averaged=averaged, student=of_student, state={n: v.clone() for n, v in made.named_buffers()})
 
 
-def process(rank, folder):
-    folder = gloo.join(rank, folder, '')
-    found = {}
+def gathered(rank):
+    """Rows of both processes and the gradient of a sum in which each process weighs them by another factor."""
+    rows = torch.arange(2.0 * SPLIT[rank]).view(-1, 2).requires_grad_()
+    all_rows = gather_rows_with_gradient(rows)
+    ((rank + 1) * all_rows * torch.arange(4)[:, None]).sum().backward()
+    return dict(rows=all_rows.detach(), before=rows_before(len(rows), 'cpu'), grad=rows.grad)
+
+
+def network():
+    """A real pair whose norms use their running statistics: batch statistics of half a batch are others."""
+    option = dict(type='CIRKD', pixel_memory=30, region_memory=4)
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=dict(cirkd=option))
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return model
+
+
+def network_step(model, student, mine):
+    """Losses of CIRKD and all gradients of a training step of a real network on some of the pictures."""
+    batch = {name: values[mine] for name, values in toys.seg_batch(4).items()}
+    losses = model(**student.data_preprocessor(batch, True), mode='loss')
+    student.zero_grad()
+    toys.total(losses).backward()
+    return dict(
+        losses={name: value.detach() for name, value in losses.items() if 'cirkd.loss' in name},
+        gradients=[parameter.grad.clone() for parameter in student.parameters()],
+    )
+
+
+def process(rank, folder, teacher):
+    folder = gloo.join(rank, folder, teacher)
+    found = dict(gathered=gathered(rank))
     for name, (*_, split) in OPTIONS.items():
-        made, begin = distiller(name, rank), sum(split[:rank])
-        found[name] = [step(made, number, slice(begin, begin + split[rank])) for number in range(STEPS)]
+        made = distiller(name, rank)
+        found[name] = [step(made, number, mine_of(rank, split)) for number in range(STEPS)]
+    found['own'] = step(distiller('cirkd', rank, gather=False), 0, mine_of(rank))['averaged']['loss_minibatch']
+    pair = network()
+    pair.distillation.state.rank = rank
+    found['real'] = network_step(DistillDDP(pair, broadcast_buffers=False), pair, slice(2 * rank, 2 * rank + 2))
     torch.save(found, folder / f'rank{rank}.pth')
     dist.destroy_process_group()
 
@@ -50,20 +104,50 @@ def process(rank, folder):
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp('two')
-    gloo.start(process, str(folder))
+    gloo.start(process, str(folder), toys.teacher_file('fcn'))
     return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
 
 
 @pytest.mark.parametrize('name', OPTIONS)
 def test_state_is_one_and_losses_and_gradients_average(ranks, name):
     made = distiller(name)
+    begin = {key: value.clone() for key, value in made.named_buffers()}
     whole = [step(made, number, slice(None)) for number in range(STEPS)]
-    for *halves, expected in zip(*(rank[name] for rank in ranks), whole, strict=True):
-        first, second = halves
+    for first, second, expected in zip(*(rank[name] for rank in ranks), whole, strict=True):
         assert all(torch.equal(value, second['state'][key]) for key, value in first['state'].items())
         torch.testing.assert_close(first['state'], expected['state'])
-        for what in ('loss', 'weights'):
-            torch.testing.assert_close(torch.stack([half[what] for half in halves]).mean(0), expected[what])
-        torch.testing.assert_close(torch.cat([half['student'] for half in halves]) / 2, expected['student'])
+        for what, value in expected['averaged'].items():
+            torch.testing.assert_close((first['averaged'][what] + second['averaged'][what]) / 2, value, msg=what)
+        torch.testing.assert_close(torch.cat([first['student'], second['student']]) / 2, expected['student'])
     if name == 'pcd':
         assert first['state']['queue.ptr'] == STEPS * 4 % 14
+    if name == 'cirkd':
+        rows = 'parts.0.queues.pixel.rows'
+        assert set(expected['averaged']) == {'loss_minibatch', 'loss_pixel', 'loss_region', 'weights'}
+        assert not torch.isclose(begin[rows], first['state'][rows]).all(2).any(), 'each row was written'
+
+
+def test_a_real_network_in_ddp_gets_the_gradients_of_one_process(ranks):
+    model = network()
+    whole = network_step(model, model, slice(None))
+    assert set(whole['losses']) == {f'distill.cirkd.loss_{part}' for part in ('minibatch', 'pixel', 'region')}
+    for name, value in whole['losses'].items():
+        torch.testing.assert_close(torch.stack([rank['real']['losses'][name] for rank in ranks]).mean(), value)
+    for rank in ranks:
+        torch.testing.assert_close(rank['real']['gradients'], whole['gradients'], rtol=1e-4, atol=1e-6)
+
+
+def test_without_gathering_a_process_compares_its_own_pictures(ranks):
+    for rank, found in enumerate(ranks):
+        own = step(distiller('cirkd'), 0, mine_of(rank))['averaged']['loss_minibatch']
+        torch.testing.assert_close(found['own'], own)
+        assert not torch.isclose(found['own'], found['cirkd'][0]['averaged']['loss_minibatch'])
+
+
+def test_gathered_rows_get_the_gradients_of_all_processes(ranks):
+    rows = torch.cat([torch.arange(2.0 * count).view(-1, 2) for count in SPLIT])
+    for rank, found in enumerate(ranks):
+        place = mine_of(rank)
+        assert torch.equal(found['gathered']['rows'], rows) and found['gathered']['before'] == place.start
+        expected = 3.0 * torch.arange(4)[place, None].expand(-1, 2)
+        assert torch.equal(found['gathered']['grad'], expected)

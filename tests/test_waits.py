@@ -145,7 +145,7 @@ def test_what_a_teacher_returns_is_ready(monkeypatch):
     """On a stream of its own a teacher is behind; whoever calls it, the guard or a monitor, must not read too early."""
     joined = []
     monkeypatch.setattr(Acceleration, 'join', lambda self, recorded: joined.append(recorded))
-    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn', accelerate=dict(stream=True)))
     inputs = model.data_preprocessor(toys.seg_batch(), True)['inputs']
     found = toys.teacher_of(model)(inputs)
     assert len(joined) == 1 and joined[0] is found

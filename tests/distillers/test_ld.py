@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 from mmdistill_dense.distillers import LD
 from mmdistill_dense.distillers.base import Distiller, RunState
-from tests import gloo, toys
+from tests import toys
 from tests.distillers.case import DistillerCase
 
 ANCHORS = dict(type='AnchorGenerator', ratios=[1.0], octave_base_scale=4, scales_per_octave=1)
@@ -268,14 +267,12 @@ def test_a_batch_without_boxes_is_refused(samples) -> None:
         _distiller()(student, teacher, samples)
 
 
-# Processes
-
-SPLIT = (3, 1)  # pictures of each process
+# Processes, in test_two_processes.py
 
 
-def _step(reduction: str, pictures: slice) -> dict[str, Any]:
+def step(reduction: str, pictures: slice) -> dict[str, Any]:
     """Losses of some of the pictures, and the gradient of their sum."""
-    student, teacher, samples = _case(sum(SPLIT))
+    student, teacher, samples = _case(4)
     leaves = [x for levels in student.values() for x in levels]
     for x in leaves:
         x.requires_grad_()
@@ -284,25 +281,3 @@ def _step(reduction: str, pictures: slice) -> dict[str, Any]:
     found = distiller(_part(student, pictures), _part(teacher, pictures), samples[pictures])
     torch.stack(list(found.values())).sum().backward()
     return dict(losses={k: v.detach() for k, v in found.items()}, grads=[x.grad for x in leaves])
-
-
-def _process(rank: int, folder: str) -> None:
-    gloo.join(rank, folder, '')
-    begin = sum(SPLIT[:rank])
-    found = {name: _step(name, slice(begin, begin + SPLIT[rank])) for name in ('sum', 'mean')}
-    torch.save(found, f'{folder}/rank{rank}.pth')
-    dist.destroy_process_group()
-
-
-def test_two_processes_average_to_one_with_all_pictures(tmp_path) -> None:
-    """With 'mean' exactly; with 'sum', as released, the edges count half as much, and the classes exactly."""
-    gloo.start(_process, str(tmp_path))
-    ranks = [torch.load(tmp_path / f'rank{rank}.pth') for rank in range(2)]
-    for reduction in ('sum', 'mean'):
-        whole = _step(reduction, slice(0, sum(SPLIT)))
-        for name, value in whole['losses'].items():
-            average = (ranks[0][reduction]['losses'][name] + ranks[1][reduction]['losses'][name]) / 2
-            factor = 0.5 if reduction == 'sum' and name != 'loss_kd' else 1.0
-            torch.testing.assert_close(average, factor * value, rtol=1e-6, atol=0)
-    for a, b, value in zip(*(r['mean']['grads'] for r in ranks), whole['grads'], strict=True):
-        torch.testing.assert_close((a + b) / 2, value, rtol=1e-5, atol=1e-12)

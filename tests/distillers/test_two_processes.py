@@ -11,6 +11,7 @@ from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.utils.distributed import gather_rows_with_gradient, rows_before
 from tests import gloo, toys
+from tests.distillers import test_ld
 from tests.distillers.steps import padded, set_up
 
 STEPS, CLASSES = 5, 3
@@ -94,6 +95,7 @@ def process(rank, folder, teacher):
         made = distiller(name, rank)
         found[name] = [step(made, number, mine_of(rank, split)) for number in range(STEPS)]
     found['own'] = step(distiller('cirkd', rank, gather=False), 0, mine_of(rank))['averaged']['loss_minibatch']
+    found['ld'] = {name: test_ld.step(name, mine_of(rank)) for name in ('sum', 'mean')}
     pair = network()
     pair.distillation.state.rank = rank
     found['real'] = network_step(DistillDDP(pair, broadcast_buffers=False), pair, slice(2 * rank, 2 * rank + 2))
@@ -125,6 +127,19 @@ def test_state_is_one_and_losses_and_gradients_average(ranks, name):
         rows = 'parts.0.queues.pixel.rows'
         assert set(expected['averaged']) == {'loss_minibatch', 'loss_pixel', 'loss_region', 'weights'}
         assert not torch.isclose(begin[rows], first['state'][rows]).all(2).any(), 'each row was written'
+
+
+def test_ld_averages_to_one_process_with_all_pictures(ranks):
+    """With 'mean' exactly; with 'sum', as released, the edges count half as much, and the classes exactly."""
+    for reduction in ('sum', 'mean'):
+        whole = test_ld.step(reduction, slice(0, 4))
+        halves = [rank['ld'][reduction] for rank in ranks]
+        for name, value in whole['losses'].items():
+            factor = 0.5 if reduction == 'sum' and name != 'loss_kd' else 1.0
+            average = (halves[0]['losses'][name] + halves[1]['losses'][name]) / 2
+            torch.testing.assert_close(average, factor * value, rtol=1e-6, atol=0)
+    for *pair, value in zip(*(half['grads'] for half in halves), whole['grads'], strict=True):
+        torch.testing.assert_close(sum(pair) / 2, value, rtol=1e-5, atol=1e-12)
 
 
 def test_a_real_network_in_ddp_gets_the_gradients_of_one_process(ranks):

@@ -95,5 +95,5 @@ def test_every_loss_with_blocks_is_cut_into_several(monkeypatch: pytest.MonkeyPa
         case.loss(**inputs, **options)
 
     for case in CASES.values():
-        _try(partial(computed, case), few)
+        _try(partial(computed, case), FEWER)
     assert asked == named

@@ -189,5 +189,13 @@ def test_a_teacher_that_is_hardly_better_is_named(tmp_path, teacher, alone, foun
     assert [found in one for one in advice] == [True] if found else not advice
 
 
+def test_scores_around_one_percent_are_no_fractions(tmp_path):
+    suite(tmp_path, seeds=(0,))
+    run(tmp_path / 'teacher')
+    for folder, score in {'teacher': 1.7, 'runs/kd/seed0': 0.9, 'runs/control/seed0': 1.2}.items():
+        (tmp_path / folder / 'result.json').write_text(json.dumps(dict(score=score)), encoding='utf-8')
+    assert 'only 0.5 points better' in ' '.join(answer(tmp_path).sentences())
+
+
 def test_without_a_control_there_is_no_answer(tmp_path):
     assert Answer(Numbers(compare([run(tmp_path / 'x')]))).sentences() == []

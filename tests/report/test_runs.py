@@ -16,7 +16,7 @@ DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(k
 ALONE = "model = dict(type='mmdistill_dense.DistillModel')"
 
 
-def run(folder: Path, model: str = DISTILLED, seed: int = 0, teacher: str = '') -> Path:
+def run(folder: Path, model: str = DISTILLED, seed: int | None = 0, teacher: str = '') -> Path:
     """A folder as a runner leaves it."""
     file = folder / '20260101_000000' / 'vis_data' / 'config.py'
     file.parent.mkdir(parents=True)
@@ -198,6 +198,19 @@ def test_two_controls_of_one_seed_are_refused(tmp_path):
         compare([kd, one, other])
     assert [control.name for control in compare([kd, one, other], one).controls] == ['one']
     assert len(compare([kd, one, run(tmp_path / 'third', ALONE, seed=1)]).controls) == 2
+
+
+def test_controls_are_those_of_the_seeds_that_a_suite_is_asked_for(tmp_path):
+    for name in 'ab':
+        suite(tmp_path / name)
+    found = compare([tmp_path / 'a/runs/kd/seed2', tmp_path / 'b/runs/kd/seed0'])
+    places = [one.folder.relative_to(tmp_path).as_posix() for one in found.controls]
+    assert places == ['a/runs/control/seed2', 'b/runs/control/seed0']
+
+
+def test_controls_whose_seeds_were_drawn_are_no_two_of_one_seed(tmp_path):
+    folders = [run(tmp_path / 'kd'), *(run(tmp_path / name, ALONE, None) for name in ('one', 'other'))]
+    assert [one.name for one in compare(folders).controls] == ['one', 'other']
 
 
 def test_each_suite_is_compared_with_its_own_control(tmp_path):

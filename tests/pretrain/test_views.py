@@ -212,7 +212,7 @@ def test_jitter_of_nothing_changes_nothing_and_order_is_random(monkeypatch: pyte
     assert 0.6 <= min(factors) < 0.65
     assert 1.35 < max(factors) <= 1.4
     red = np.tile(np.array([10, 10, 250], np.uint8), (2, 2, 1))
-    turned = [ColorJitter(0, 0, 0, hue=0.2, prob=1.0)(dict(img=red))['img'][0, 0] for _ in range(50)]
+    turned = [ColorJitter(0, 0, 0, hue=0.2, prob=1.0)(dict(img=red))['img'][0, 0].astype(int) for _ in range(50)]
     assert any(rgb[1] > 50 + rgb[2] for rgb in turned) and any(rgb[2] > 50 + rgb[1] for rgb in turned), 'either way'
     order: list[str] = []
     for name in views.JITTERS:

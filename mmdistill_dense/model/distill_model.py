@@ -27,7 +27,7 @@ from mmdistill_dense.utils.reproducible import mix
 from mmdistill_dense.utils.runner_internals import Samples
 
 if TYPE_CHECKING:
-    from mmdistill_dense.utils.runner_internals import Network, Samples
+    from mmdistill_dense.utils.runner_internals import Network
 
     class Distillers(nn.ModuleDict):  # the same with the type of its values
         def items(self) -> ItemsView[str, Distiller]: ...

@@ -155,6 +155,14 @@ def test_with_cp_is_measured_without_it() -> None:
         pulls_of(toys.losses_of(recomputing), places)
 
 
+def test_a_tap_that_is_overwritten_after_the_comparison_has_no_gradient_of_its_own() -> None:
+    """The norm's output, which the block's ReLU works on in place."""
+    distillers = dict(fit=dict(type='FitNet', student_tap='backbone.layer1.0.bn1', align='conv'))
+    model = toys.distilled(teacher=toys.seg_teacher(), distillers=distillers)
+    task, fit = measure_gradients(model, toys.seg_batch())
+    assert set(task.pulls) == set(fit.pulls) == {'backbone'} and fit.pulls['backbone'].norm > 0
+
+
 def test_means_leave_out_what_is_no_number() -> None:
     def term(value: float, cosine: float) -> Term:
         return Term('task', value, 1.0, {'backbone': Pull(value, 1.0, cosine)})

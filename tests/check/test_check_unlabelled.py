@@ -45,8 +45,10 @@ def test_the_teacher_says_how_sure_it_is(report):
     assert 'unlabelled' in {term.name for term in report.subject.terms}
 
 
-def test_a_threshold_above_what_the_teacher_says_is_a_warning(tmp_path):
-    found = check_config(config(tmp_path, toys.picture_folder(), 0.9999), Options(val=2, cost=False))
+def test_a_threshold_above_what_the_teacher_says_is_a_warning(tmp_path, report):
+    found = check_config(config(tmp_path, toys.picture_folder(seed=21), 0.9999), Options(val=2, cost=False))
+    (one,), (other,) = (checked.subject.unlabelled.confidence for checked in (report, found))
+    assert one.labelled == other.labelled and one.unlabelled != other.unlabelled, 'other pictures without labels'
     (finding,) = (one for one in found.findings if one.check == 'few_labels')
     assert 'labels 0.0% of the pixels' in finding.message and 'pseudo.threshold' in finding.advice
 

@@ -76,6 +76,9 @@ def test_label_values_that_are_classes(found: tuple[int, ...], values: tuple[int
 def test_masks_of_0_and_255_have_two_classes(tmp_path: Path) -> None:
     data = find_seg_data(seg_folder(tmp_path, (0, 255)), ['ground', 'leaf'])
     assert data.classes == ('ground', 'leaf') and data.values == (0, 255)
+    for number in range(2):
+        label(tmp_path / f'labels/val/{number}.png', (255,))
+    assert find_seg_data(tmp_path, ['ground', 'leaf']).values == (0, 255), 'pictures of leaves alone measure that class'
 
 
 def test_too_few_names_are_refused(tmp_path: Path) -> None:

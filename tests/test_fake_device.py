@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.fake_device import FakeDevice, Wait
-from tests.fake_tensor import DEVICE, on_cpu, on_device
+from tests.fake_device import DEVICE, FakeDevice, Wait, on_cpu, on_device
 
 X = torch.arange(12.0).view(3, 4)
 WAITS = {

@@ -13,8 +13,7 @@ from mmdistill_dense.engine.loss_guard import LossGuard
 from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys, waits
-from tests.fake_device import FakeDevice
-from tests.fake_tensor import DEVICE, on_cpu, on_device
+from tests.fake_device import DEVICE, FakeDevice, on_cpu, on_device
 
 NAN = float('nan')
 

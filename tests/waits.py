@@ -20,8 +20,7 @@ import torch
 
 from mmdistill_dense.utils.quiet import errors_only
 from tests import toys
-from tests.fake_device import FakeDevice
-from tests.fake_tensor import DEVICE, DeviceTensor, on_device
+from tests.fake_device import DEVICE, DeviceTensor, FakeDevice, on_device
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'architecture.md'
 BEGIN = '<!-- Of tests/waits.py: python -m tests.waits -->\n'

@@ -11,8 +11,7 @@ from torch import Tensor
 from mmdistill_dense.distillers import Distiller
 from mmdistill_dense.distillers.base import RunState
 from tests import toys
-from tests.fake_device import FakeDevice
-from tests.fake_tensor import DEVICE, on_cpu, on_device
+from tests.fake_device import DEVICE, FakeDevice, on_cpu, on_device
 
 STEPS = 6
 

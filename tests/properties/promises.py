@@ -79,7 +79,7 @@ def has_the_gradient_of_its_values(case: Case, draw: Draw) -> None:
     _, grads = graded(case, inputs, options)
     generator = torch.Generator().manual_seed(draw(seeds))
     for name, grad in grads.items():
-        step = 1e-6 * torch.randn(grad.shape, generator=generator, dtype=DOUBLE)
+        step = 1e-7 * torch.randn(grad.shape, generator=generator, dtype=DOUBLE)
         ahead, behind = (case.loss(**dict(inputs, **{name: inputs[name] + way * step}), **options) for way in (1, -1))
         found, expected = (ahead - behind) / 2, (grad * step).sum()
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-11)

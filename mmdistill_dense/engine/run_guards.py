@@ -25,7 +25,7 @@ from mmdistill_dense.guards.config import (
 )
 from mmdistill_dense.guards.runner import check_checkpoints, check_loaded, check_loaders, check_trained
 from mmdistill_dense.model.distill_model import Distilled
-from mmdistill_dense.networks.first_look import refuse_blind
+from mmdistill_dense.networks.inputs import refuse_blind
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import has_loaded

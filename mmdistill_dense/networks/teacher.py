@@ -12,15 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.networks.building import move
-from mmdistill_dense.networks.first_look import Look
+from mmdistill_dense.networks.inputs import Look
 from mmdistill_dense.networks.modes import in_training
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.trace import TeacherOption, TeacherPlan
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything, stream_states
 from mmdistill_dense.utils.runner_internals import Network
-from mmdistill_dense.weights.locate import local_file, sha256
-from mmdistill_dense.weights.strict_load import Receipt, load_strictly, read_checkpoint, state_dict_of
+from mmdistill_dense.weights.strict_load import (
+    Receipt,
+    load_strictly,
+    local_file,
+    read_checkpoint,
+    sha256,
+    state_dict_of,
+)
 
 
 class FrozenTeacher:

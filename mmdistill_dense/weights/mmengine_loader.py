@@ -21,8 +21,8 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmdistill_dense.weights.locate import check_promise, download, promised_hash, sha256
 from mmdistill_dense.weights.safe_load import read_values
+from mmdistill_dense.weights.strict_load import check_promise, download, promised_hash, sha256
 
 _KEY = 'checkpoint'
 

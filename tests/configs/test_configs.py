@@ -20,7 +20,7 @@ from mmdistill_dense.config.resolve import ModelConfig, find_config, load_model
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.weights.locate import published_weights
+from mmdistill_dense.weights.strict_load import published_weights
 from tests.every_config import CONTROLS, FILES, name_of, named, place, read
 
 ROOT = Path(__file__).parents[2] / 'configs'

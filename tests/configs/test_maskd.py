@@ -16,7 +16,7 @@ from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.inherit import _below
 from mmdistill_dense.networks.inputs import renormaliser
-from mmdistill_dense.weights.locate import published_weights
+from mmdistill_dense.weights.strict_load import published_weights
 from tests.every_config import place, read
 
 ROOT = Path(__file__).parents[2] / 'configs' / 'maskd'

@@ -25,7 +25,7 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.trace import _NumbersOnCPU, trace_pair
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.weights.locate import _read_yaml
+from mmdistill_dense.weights.strict_load import _read_yaml
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'

@@ -9,7 +9,7 @@ from mmcv.transforms import TRANSFORMS, BaseTransform
 
 from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.distillers.maskd.learning import TokenLearner
-from mmdistill_dense.networks.first_look import Look
+from mmdistill_dense.networks.inputs import Look
 from tests import toys
 from tests.distillers.maskd.tokens import seg_model
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mmdistill_dense.apps.export import export_graph, export_student, open_graph, read_description
 from mmdistill_dense.apps.export import write_student as exporting
-from mmdistill_dense.apps.export.export_backbone import export_backbone
 from mmdistill_dense.apps.export.graphs import WRITERS, describe, format_of, graph_of, write_torchscript
+from mmdistill_dense.apps.export.write_student import export_backbone
 from tests import toys
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import torch
 
 from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher
 from mmdistill_dense.foundation.vit_file import SCHEMES, entries, load_vit
-from mmdistill_dense.weights.locate import sha256
+from mmdistill_dense.weights.strict_load import sha256
 from tests.foundation import files
 from tests.toys import fresh_dir
 

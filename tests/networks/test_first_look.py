@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmdistill_dense.networks.first_look import Look, refuse_blind
+from mmdistill_dense.networks.inputs import Look, refuse_blind
 from tests import toys
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -90,7 +90,7 @@ def test_pictures_with_more_axes_or_in_half_precision_go_on():
 
 def test_a_dark_batch_of_one_process_goes_on(monkeypatch):
     wrong, right = (look_at(pixels, IMAGENET) for pixels in (PICTURES / 255, PICTURES))
-    monkeypatch.setattr('mmdistill_dense.networks.first_look.all_gather_object', lambda looks: [looks, [right]])
+    monkeypatch.setattr('mmdistill_dense.networks.inputs.all_gather_object', lambda looks: [looks, [right]])
     refuse(wrong)
 
 

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
 from mmdistill_dense.apps.export import export_student
-from mmdistill_dense.apps.export.export_backbone import export_backbone
+from mmdistill_dense.apps.export.write_student import export_backbone
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.building import build_network
 from tests import toys

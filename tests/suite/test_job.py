@@ -14,7 +14,7 @@ from mmdistill_dense.apps.suite import job, plan
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.job import ReportHook
 from mmdistill_dense.apps.suite.write_table import main as write_table
-from mmdistill_dense.weights.locate import sha256
+from mmdistill_dense.weights.strict_load import sha256
 from tests import toys
 from tests.suite import tiny
 

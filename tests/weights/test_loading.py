@@ -21,14 +21,15 @@ from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_with_p
 from torch import nn
 
 from mmdistill_dense.apps.export import export_student
-from mmdistill_dense.apps.export.export_backbone import export_backbone
+from mmdistill_dense.apps.export.write_student import export_backbone
 from mmdistill_dense.apps.suite import definition
 from mmdistill_dense.distillers.maskd import ready_distiller
 from mmdistill_dense.distillers.maskd.token_files import read_tokens
 from mmdistill_dense.guards.config import check_pretrained
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.pretrain.teacher_file import read_teacher
-from mmdistill_dense.weights import locate, mmengine_loader
+from mmdistill_dense.weights import mmengine_loader
+from mmdistill_dense.weights import strict_load as locate
 from tests import payload, toys
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.weights import locate
+from mmdistill_dense.weights import strict_load as locate
 from tests import toys
 
 _numbers = itertools.count()

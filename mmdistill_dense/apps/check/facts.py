@@ -45,7 +45,7 @@ from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
 from mmdistill_dense.model.balanced_step import choose_ratios
 from mmdistill_dense.networks.building import naming_weights
-from mmdistill_dense.networks.first_look import refuse_blind
+from mmdistill_dense.networks.inputs import refuse_blind
 from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import first_larger
@@ -54,8 +54,7 @@ from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
 from mmdistill_dense.utils.runner_internals import Network
-from mmdistill_dense.weights.locate import local_file
-from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
+from mmdistill_dense.weights.strict_load import local_file, read_checkpoint, state_dict_of
 
 VIEW_SIDE = 224  # of a generated view if the config gives no size
 _WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocessing_context')

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmdistill_dense.utils.version import __version__
-from mmdistill_dense.weights.locate import sha256
+from mmdistill_dense.weights.strict_load import sha256
 
 ENTRY = 'mmdistill_dense'  # the name of the description in every format's metadata
 

@@ -1,17 +1,21 @@
-"""Export a student: its weights with the plain config, or its graph, checked against the network."""
+"""Export a student: its weights with the plain config, or its graph, checked and scored against the network."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdistill_dense.apps.export.graphs import (
@@ -24,14 +28,79 @@ from mmdistill_dense.apps.export.graphs import (
     format_of,
     graph_of,
     open_graph,
+    read_description,
     require,
 )
 from mmdistill_dense.apps.export.without_package import head_of, test_command, without_package, written_here
 from mmdistill_dense.config.data_sets import layers
 from mmdistill_dense.utils.atomic import save_whole, write_text, write_whole
 from mmdistill_dense.utils.literals import assignments
+from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.reproducible import without_workers
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
 from mmdistill_dense.weights.strict_load import load_strictly, plain_config, read_checkpoint, state_dict_of
+
+_PREFIX = 'backbone.'
+
+
+def export_backbone(config: Config, checkpoint: str | Path, out: str | Path) -> Path:
+    """Write the weights of a student's backbone under bare names.
+
+    Such a file loads by ``backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=out))`` into the same kind of
+    backbone of any mmseg or mmdet config. A training checkpoint needs ``prefix='backbone.'`` beside it; without that,
+    mmengine loads nothing of it and only warns. For ``load_from`` export the whole student instead.
+    """
+    path = Path(out)
+    if path.suffix != '.pth':
+        raise ValueError(f'out={str(out)!r} must end in .pth.')
+    check_spared(path, checkpoint)
+    plain = plain_config(config)
+    content = read_checkpoint(checkpoint)
+    state = state_dict_of(content, checkpoint)
+    backbone = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+    key = f'checkpoint={str(checkpoint)!r}'
+    if not backbone:
+        raise ValueError(f'{key} holds no entries {_PREFIX}*; it begins with {some(state)}.')
+    init_default_scope(plain.get('default_scope', 'mmengine'))
+    with torch.device('cpu'):
+        load_strictly(MODELS.build(plain.model).backbone, backbone, None, key)
+    meta = {name: value for name, value in content.get('meta', {}).items() if name in ('epoch', 'iter', 'seed')}
+    save_whole({'meta': meta, 'state_dict': backbone}, path)
+    return path
+
+
+def evaluate(
+    config: Config, checkpoint: str | Path, graph: str | Path | None = None
+) -> tuple[dict[str, float], float | None]:
+    """Evaluate a student on the validation data of its config, on the CPU.
+
+    Preprocessing, sliding windows, decoding and suppression are the network's; a graph does what it holds.
+    """
+    plain, network, _, _ = load_student(config, checkpoint)
+    network.eval()
+    spent: list[float] = []
+    data = without_workers(plain.val_dataloader)
+    if graph is not None:
+        run, told = open_graph(graph), read_description(graph)
+        if told['input']['shape'][0] == 1:  # takes no batch
+            data['batch_size'] = 1
+
+        def timed(image: Tensor) -> list[Tensor]:
+            start = time.perf_counter()
+            found = run(image)
+            spent.append(1000 * (time.perf_counter() - start))
+            return found
+
+        graph_of(network).answer_by(timed, list(told['outputs']))
+    loader = Runner.build_dataloader(data)
+    evaluator = Evaluator(plain.val_evaluator)
+    evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
+    test_step: Any = network.test_step
+    with torch.no_grad():
+        for batch in loader:
+            evaluator.process(data_samples=test_step(batch), data_batch=batch)
+    return evaluator.evaluate(len(loader.dataset)), median(spent) if spent else None
+
 
 # onnxruntime folds normalisation into convolutions and sums in another order: about 1e-7 a layer of the largest value,
 # 1e-5 over a deep network. What is wrong shows above 1e-3: adaptive pooling at another size gave 5e-3 for a PSPNet.

@@ -18,10 +18,9 @@ from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.check.run import Report, check_config
 from mmdistill_dense.apps.commands.cli import OptionsAction
 from mmdistill_dense.apps.export import FORMATS, export_graph, export_student
-from mmdistill_dense.apps.export.evaluate import evaluate
-from mmdistill_dense.apps.export.export_backbone import export_backbone
 from mmdistill_dense.apps.export.graphs import WRITERS, format_of
 from mmdistill_dense.apps.export.int8 import quantise
+from mmdistill_dense.apps.export.write_student import evaluate, export_backbone
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.report.page import make_report

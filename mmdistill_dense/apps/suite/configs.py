@@ -27,7 +27,7 @@ from mmdistill_dense.config.resolve import TASKS, is_distill_model, load_model, 
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.distillers.presets import identity_of, put_all
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
-from mmdistill_dense.weights.locate import sha256
+from mmdistill_dense.weights.strict_load import sha256
 
 _REGISTRIES = (
     registry.LOOPS, registry.OPTIMIZERS, registry.OPTIM_WRAPPERS, registry.PARAM_SCHEDULERS, registry.HOOKS,

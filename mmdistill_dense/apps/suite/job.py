@@ -45,8 +45,7 @@ from mmdistill_dense.utils.directories import owned
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import take_weights_from
 from mmdistill_dense.utils.version import __version__
-from mmdistill_dense.weights.locate import local_file
-from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
+from mmdistill_dense.weights.strict_load import load_strictly, local_file, read_checkpoint, state_dict_of
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 

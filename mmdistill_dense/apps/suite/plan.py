@@ -20,7 +20,7 @@ from mmdistill_dense.apps.suite.definition import RANDOM, Definition, Method, St
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.utils.atomic import read_json, write_text
 from mmdistill_dense.utils.literals import assignments
-from mmdistill_dense.weights.locate import local_file
+from mmdistill_dense.weights.strict_load import local_file
 
 Choice = Mapping[str, Any]
 TEACHER, CONTROL, PRETRAIN = 'teacher', 'control', 'pretrain'

@@ -29,7 +29,7 @@ from mmdistill_dense.config.data_sets import members
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.utils.atomic import read_json, write_json
-from mmdistill_dense.weights.locate import local_file
+from mmdistill_dense.weights.strict_load import local_file
 
 
 @dataclass(frozen=True)

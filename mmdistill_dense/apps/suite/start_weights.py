@@ -16,8 +16,7 @@ from mmdistill_dense.apps.suite.definition import BACKBONE, RANDOM, Start
 from mmdistill_dense.config.resolve import ModelConfig, load_model, student_option
 from mmdistill_dense.guards.config import below, initial_state
 from mmdistill_dense.utils.reproducible import fork_rng
-from mmdistill_dense.weights.locate import sha256
-from mmdistill_dense.weights.strict_load import load_strictly
+from mmdistill_dense.weights.strict_load import load_strictly, sha256
 
 
 def start_from(config: Config, start: Start, file: Path | None) -> None:

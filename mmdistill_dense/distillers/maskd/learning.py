@@ -29,7 +29,7 @@ from mmdistill_dense.distillers.maskd.gated_teacher import (
 )
 from mmdistill_dense.distillers.maskd.token_files import TOKEN, Values
 from mmdistill_dense.guards.class_counts import check_num_classes
-from mmdistill_dense.networks.first_look import refuse_blind
+from mmdistill_dense.networks.inputs import refuse_blind
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, mix, seed_everything
 from mmdistill_dense.utils.runner_internals import Samples

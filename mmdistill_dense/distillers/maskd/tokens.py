@@ -19,8 +19,7 @@ from mmdistill_dense.distillers.maskd.token_files import (
     teacher_fingerprint,
     write_tokens,
 )
-from mmdistill_dense.weights.locate import local_file
-from mmdistill_dense.weights.strict_load import read_checkpoint
+from mmdistill_dense.weights.strict_load import local_file, read_checkpoint
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner

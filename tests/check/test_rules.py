@@ -14,7 +14,7 @@ from mmdistill_dense.apps.check import Finding, Options
 from mmdistill_dense.apps.check.context import Subject, TeacherFacts, exit_code, worst
 from mmdistill_dense.apps.check.rules import CONFIG, config_rules, network_rules
 from mmdistill_dense.apps.check.rules import network_rules as step_rules
-from mmdistill_dense.apps.check.tap_watch import TapRow, _is_flat
+from mmdistill_dense.apps.check.tap_watch import TapRow, _gap, _is_flat
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import AfDCD
@@ -198,6 +198,12 @@ def test_labels_that_the_student_has_no_class_for() -> None:
 def test_flat_maps_are_told_from_others() -> None:
     assert _is_flat(torch.full((2, 3, 4, 4), 0.5)) and not _is_flat(torch.rand(2, 3, 4, 4))
     assert not _is_flat(torch.rand(2, 3, 1, 1)), 'a single position is neither'
+
+
+def test_the_gap_of_a_tap_is_that_of_its_worst_map() -> None:
+    x = torch.rand(2, 3, 4, 4)
+    assert _gap([x, x], [x, x]) == 0 and _gap([x, x], [x, 2 * x]) == 0.5
+    assert _gap([x], [x[:1]]) == math.inf
 
 
 def test_pictures_that_are_too_few_for_a_method_stop_before_training() -> None:

@@ -86,3 +86,9 @@ def test_a_class_that_one_seed_lacks_has_the_mean_of_the_others(tmp_path):
     for seed, value in enumerate((40.0, math.nan, 50.0)):
         ious(run(tmp_path / 'kd' / f'seed{seed}', seed=seed), road=value)
     assert figures(section_of(tmp_path / 'kd'))['road'] == {'kd': '45.0'}
+
+
+def test_classes_are_those_of_the_test_split_where_there_is_one(tmp_path):
+    log = ious(run(tmp_path / 'kd'), road=40.0) / START / 'a.log'
+    log.write_text(log.read_text() + log.read_text().replace('Iter(val)', 'Iter(test)').replace('40.0', '60.0'))
+    assert figures(section_of(tmp_path / 'kd'))['road'] == {'kd': '60.0'}

@@ -135,6 +135,11 @@ def test_a_student_alone_can_be_checked(tmp_path: Path) -> None:
     assert not report.subject.taps and report.verdict != 'error'
 
 
+def test_with_a_distiller_that_is_off_at_the_start_the_middle_of_the_run_is_looked_at(tmp_path: Path) -> None:
+    two = dict(kd=dict(type='LogitKD'), off=dict(type='CWD', schedule=dict(stop_at=0)))
+    assert check_config(seg_config(tmp_path, two), RANDOM).subject.iteration == 2
+
+
 # Wrong in one thing
 
 
@@ -228,6 +233,9 @@ def test_heads_that_only_train_are_counted_beside_the_student() -> None:
     )
     facts = describe_student(model)
     assert facts.parameters == backbone + head and facts.auxiliary == auxiliary > 0
+    model.backbone.layer1.requires_grad_(False)
+    fixed, facts = sum(one.numel() for one in model.backbone.layer1.parameters()), describe_student(model)
+    assert (facts.trained, facts.backbone_trained) == (facts.parameters - fixed, facts.backbone - fixed)
 
 
 LRASPP = 'mmseg::mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'

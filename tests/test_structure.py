@@ -165,6 +165,16 @@ def test_no_two_modules_share_a_name() -> None:
     assert not [name for name, count in names.items() if count > 1]
 
 
+def test_no_module_says_a_constant_twice() -> None:
+    """Where files are joined, the second value would silently take the place of the first."""
+    twice = []
+    for name, path in modules().items():
+        body = [node for node in ast.parse(path.read_text(encoding='utf-8')).body if isinstance(node, ast.Assign)]
+        found = Counter(one.id for node in body for one in node.targets if isinstance(one, ast.Name))
+        twice += [f'{name}.{constant}' for constant, count in found.items() if count > 1]
+    assert not twice
+
+
 def test_no_module_is_long() -> None:
     lengths = {name: len(path.read_text(encoding='utf-8').splitlines()) for name, path in modules().items()}
     assert not {name: count for name, count in lengths.items() if count > MAX_LINES}

@@ -35,7 +35,7 @@ from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.messages import some
 
-LIST = 'unlabelled.txt'
+UNLABELLED_LIST = 'unlabelled.txt'
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class FreePictures:
     @property
     def option(self) -> dict[str, Any]:
         """The option ``unlabelled`` of a config in the folder of the project."""
-        listed = {'ann_file': Template(f'{{{{ fileDirname }}}}/{LIST}')} if self.names else {}
+        listed = {'ann_file': Template(f'{{{{ fileDirname }}}}/{UNLABELLED_LIST}')} if self.names else {}
         return {'data_root': str(self.folder), **listed, 'ratio': 1}
 
 

@@ -29,7 +29,14 @@ from mmdistill_dense.apps.project.config_files import (
     teacher_file,
     whole,
 )
-from mmdistill_dense.apps.project.label_images import LIST, FreePictures, SegData, find_seg_data, free_pictures, shared
+from mmdistill_dense.apps.project.label_images import (
+    UNLABELLED_LIST,
+    FreePictures,
+    SegData,
+    find_seg_data,
+    free_pictures,
+    shared,
+)
 from mmdistill_dense.apps.project.picture_folders import Size
 from mmdistill_dense.apps.project.sides import (
     Side,
@@ -307,8 +314,8 @@ def _methods(
             'labelled ones'
         )
     if free and free.names:
-        files[LIST] = list_text(free.names, '--unlabelled')
-        task.tell(f'         left out of that folder: {free.left_out}; {LIST} lists the others')
+        files[UNLABELLED_LIST] = list_text(free.names, '--unlabelled')
+        task.tell(f'         left out of that folder: {free.left_out}; {UNLABELLED_LIST} lists the others')
 
 
 def _task(side: Side) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmdistill_dense.utils.lazy import lazily
+from mmdistill_dense.utils.lazy import import_lazily
 from mmdistill_dense.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ __all__ = [
     'export_student',
 ]
 
-__getattr__ = lazily(__name__, __file__)
+import_lazily(__name__, __file__)
 
 
 def __dir__() -> list[str]:

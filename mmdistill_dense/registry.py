@@ -53,12 +53,12 @@ class _Methods(_ByName):
 
     def load(self, name: str) -> None:
         """Import the file of a method."""
-        getattr(importlib.import_module('mmdistill_dense.distillers'), name, None)
+        getattr(importlib.import_module(self._locations[0]), name, None)
 
     @property
     def module_dict(self) -> dict[str, Any]:
         """All classes by their names."""
-        for name in importlib.import_module('mmdistill_dense.distillers').__all__:
+        for name in importlib.import_module(self._locations[0]).__all__:
             self.load(name)
         return super().module_dict
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mmdistill_dense.utils.lazy import lazily
+from mmdistill_dense.utils.lazy import import_lazily
 
 if TYPE_CHECKING:
     from mmdistill_dense.distillers.afdcd import AfDCD
@@ -34,4 +34,4 @@ __all__ = [
     'FeatureDistiller', 'FeatureMatch', 'FitNet', 'HeadOutputKD', 'LogitKD', 'MasKD', 'QueryMatch', 'QueueKL',
     'RoIHeadKD', 'TokenRelations',
 ]  # fmt: skip
-__getattr__ = lazily(__name__, __file__)
+import_lazily(__name__, __file__)

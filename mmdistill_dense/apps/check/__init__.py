@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mmdistill_dense.utils.lazy import lazily
+from mmdistill_dense.utils.lazy import import_lazily
 
 if TYPE_CHECKING:
     from mmdistill_dense.apps.check.context import Finding, Options
@@ -10,4 +10,4 @@ if TYPE_CHECKING:
 
 __all__ = ['Finding', 'Options', 'Report', 'check_config']
 
-__getattr__ = lazily(__name__, __file__)
+import_lazily(__name__, __file__)

@@ -1,58 +1,186 @@
-"""``python -m mmdistill_dense COMMAND …``: every command of the package, in a checkout or an installed wheel."""
+"""The program ``mmdistill``, also ``python -m mmdistill_dense``: one door to every command.
+
+A command is a function that fills a parser and names what runs (``parser.set_defaults(run=…)``). It stands in a module
+that imports nothing slow, so that help and mistakes are told at once.
+"""
 
 from __future__ import annotations
 
+import argparse
+import difflib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
-from mmdistill_dense.utils.messages import close_or_all
+from mmdistill_dense.utils.directories import FolderInUse
+from mmdistill_dense.utils.messages import close_or_all, text_of
 from mmdistill_dense.utils.quiet import alive
 from mmdistill_dense.utils.threads import wait_briefly
 
-COMMANDS = {
-    'new': (
-        'mmdistill_dense.apps.project.cli:main_new',
-        'write the configs for two networks and your data into one folder',
-    ),
-    'run': ('mmdistill_dense.apps.project.cli:main_run', 'do all that is left of such a folder'),
-    'check': ('mmdistill_dense.apps.check.cli:main_check', 'check a config before training'),
-    'train': ('mmdistill_dense.apps.commands.cli:main_train', 'train with a config'),
-    'test': ('mmdistill_dense.apps.commands.cli:main_test', 'test a checkpoint'),
-    'report': ('mmdistill_dense.apps.report.cli:main', 'write a page about finished runs'),
-    'export': ('mmdistill_dense.apps.project.steps:main_export', 'export a student as weights or as a graph'),
-    'suite': ('mmdistill_dense.apps.suite.cli:main', 'compare methods over several seeds'),
-    'list-taps': ('mmdistill_dense.apps.check.cli:main_list_taps', 'list the modules that can be compared'),
-    'diagnose': ('mmdistill_dense.apps.inspect.gradients:main_diagnose', 'measure what each distiller does'),
-    'new-config': ('mmdistill_dense.apps.recipes.new_config:main_new_config', 'combine a method with a pair by name'),
+GROUPS = {
+    'From a folder of data to a small network': {
+        'new': ('apps.project.cli:fill_new', 'write the configs for two networks and your data into one folder'),
+        'run': ('apps.project.cli:fill_run', 'do all that is left of such a folder: train, compare, report, export'),
+        'predict': ('apps.project.cli:fill_predict', 'use a student on pictures, folders or videos'),
+        'report': ('apps.report.cli:fill_report', 'write a page about finished runs'),
+        'export': ('apps.export.cli:fill_export', 'write a student as weights or as a graph (ONNX, torch.export)'),
+    },
+    'With configs of your own': {
+        'config': ('apps.recipes.cli:fill_config', 'combine a method with a pair by name, or list both'),
+        'check': ('apps.check.cli:fill_check', 'check a config before training'),
+        'taps': ('apps.check.cli:fill_taps', 'list the modules that can be compared'),
+        'train': ('apps.commands.cli:fill_train', 'train with a config'),
+        'test': ('apps.commands.cli:fill_test', 'test a checkpoint'),
+        'tokens': ('apps.commands.cli:fill_tokens', 'learn the tokens of MasKD before training'),
+        'pseudo-labels': ('apps.commands.cli:fill_pseudo_labels', "write a teacher's labels of pictures"),
+    },
+    'Compare and look inside': {
+        'suite': ('apps.suite.cli:fill_suite', 'compare methods over several seeds in one table'),
+        'diagnose': ('apps.inspect.cli:fill_diagnose', 'measure what each term of the loss does'),
+        'visualize': ('apps.inspect.cli:fill_visualize', "draw MasKD's masks, or which pixels a network finds alike"),
+        'probe': ('apps.inspect.cli:fill_probe', 'classify pictures by the features of a pre-trained backbone'),
+        'benchmark': ('apps.inspect.cli:fill_benchmark', 'measure the time of a distilled step'),
+        'completion': ('__main__:fill_completion', 'print a script that completes these words in your shell'),
+    },
 }
-SPEAKING = ('new', 'run', 'train', 'test', 'suite')  # these show by themselves that they are at work
+COMMANDS = {name: told for group in GROUPS.values() for name, told in group.items()}
+BEFORE = {'list-taps': 'taps', 'new-config': 'config'}  # names of earlier versions
+PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one line: ``ERROR``, what is wrong, and a close name."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read the words; an unknown option ends the program, with its name here if another program names it so."""
+        words = list(sys.argv[1:] if args is None else args)
+        known, rest = self.parse_known_args(words)
+        others = getattr(known, 'other_names', {})
+        for option in [word for word in rest if word.startswith('-')]:
+            if option in others:
+                self.error(f'{option}: {others[option]}')
+            close = difflib.get_close_matches(option, self._options(), n=2)
+            self.error(f'{option}: no such option.' + (f' Close: {", ".join(close)}.' if close else ''))
+        if rest:
+            self.error(f'{" ".join(rest)}: belongs to no option. A name with spaces stands in quotes.')
+        return super().parse_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with status 2."""
+        self.exit(2, f'ERROR    {message.rstrip(".")}. `{self.prog} --help` shows the options.\n')
+
+    def _options(self) -> Iterator[str]:
+        yield from self._option_string_actions
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for one in action.choices.values():
+                    yield from one._option_string_actions
+
+
+def fill(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
+    """Give a parser the options of a command."""
+    module, _, function = COMMANDS[name][0].partition(':')
+    getattr(import_module(f'mmdistill_dense.{module}'), function)(parser)
+    return parser
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """Return a parser of all commands, for completion and for the pages of options."""
+    parser = Parser(prog='mmdistill', formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    for name, (_, text) in COMMANDS.items():
+        fill(commands.add_parser(name, help=text), name)
+    return parser
+
+
+def fill_completion(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``completion``."""
+    parser.description = 'Print a script for your shell: eval "$(mmdistill completion bash)"'
+    parser.add_argument('shell', choices=('bash', 'zsh', 'tcsh'))
+    parser.set_defaults(run=_completion)
+
+
+def _completion(args: argparse.Namespace) -> None:
+    try:
+        import shtab
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('completion needs shtab: pip install shtab') from error
+    print(shtab.complete(whole_parser(), args.shell))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code."""
+    """Run a command and return its exit status: 2 for a mistake, which is told in one line."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ('-h', '--help') or words[0] not in COMMANDS:
-        lines = [f'  {name:<11} {text}' for name, (_, text) in COMMANDS.items()]
-        print('\n'.join(['usage: python -m mmdistill_dense COMMAND …   (COMMAND --help shows its options)', *lines]))
-        if words and words[0] not in ('-h', '--help'):
-            print(f'ERROR    {words[0]}: no such command. {close_or_all(words[0], COMMANDS)}', file=sys.stderr)
-        return 0 if words and words[0] in ('-h', '--help') else 2
-    module, _, function = COMMANDS[words[0]][0].partition(':')
-    sys.argv[0] = f'python -m mmdistill_dense {words[0]}'  # what argparse shows as the program
     try:
-        with nullcontext() if words[0] in SPEAKING else alive(words[0]):
-            return getattr(import_module(module), function)(words[1:]) or 0
-    except FileNotFoundError as error:
-        if error.errno is not None and words[0] in SPEAKING:  # none of ours: the traceback tells where
+        try:
+            return _main(words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_closed(sys.stdout):
             raise
-        told = str(error) if error.errno is None else f'{error.filename}: no such file (working folder {Path.cwd()}).'
-        print(f'ERROR    {told}', file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return PIPE_CLOSED
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Tell whether who read this stream has read enough, as in ``… | head``."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def _main(words: list[str]) -> int:
+    name = BEFORE.get(words[0], words[0]) if words else ''
+    if name == '--version':
+        from mmdistill_dense.apps.commands.versions import versions
+
+        print('\n'.join(versions()))
+        return 0
+    if name not in COMMANDS:
+        print('\n'.join(overview()))
+        if name not in ('', '-h', '--help'):
+            print(f'ERROR    {name}: no such command. {close_or_all(name, COMMANDS)}', file=sys.stderr)
+        return 0 if name in ('-h', '--help') else 2
+    args = fill(Parser(prog=f'mmdistill {name}'), name).parse_args(words[1:])
+    raises = getattr(args, 'raises', False)
+    try:
+        with nullcontext() if getattr(args, 'speaks', False) else alive(name):
+            return args.run(args) or 0
+    except (OSError, KeyError, ValueError, ModuleNotFoundError, FolderInUse) as error:
+        ours = isinstance(error, FileNotFoundError) and error.errno is None
+        if isinstance(error, BrokenPipeError) or (raises and not ours):
+            raise
+        print(f'ERROR    {_told(error)}', file=sys.stderr)
         return 2
 
 
-if __name__ == '__main__':
+def _told(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and error.errno is not None:
+        return f'{error.filename}: no such file (working folder {Path.cwd()}).'
+    return text_of(error) or type(error).__name__
+
+
+def overview() -> Iterator[str]:
+    """Yield the lines of ``mmdistill --help``."""
+    yield 'usage: mmdistill COMMAND …   (mmdistill COMMAND --help shows its options; mmdistill --version)'
+    for title, group in GROUPS.items():
+        yield f'\n{title}:'
+        yield from (f'  {name:<13} {text}' for name, (_, text) in group.items())
+
+
+def script(*words: str) -> None:
+    """Be the program: what the console script, ``python -m mmdistill_dense`` and the files of ``tools/`` call."""
     wait_briefly()
-    sys.exit(main())
+    if code := main([*words, *sys.argv[1:]]):
+        sys.exit(code)
+
+
+if __name__ == '__main__':
+    script()

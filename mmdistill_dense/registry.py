@@ -66,7 +66,7 @@ class _Methods(_ByName):
 MODELS = _Child(MMENGINE_MODELS, 'model', 'foundation.foundation_teacher', 'pretrain')
 DATASETS = _Child(MMENGINE_DATASETS, 'datasets', 'unlabelled.pictures')
 TRANSFORMS = _Child(MMENGINE_TRANSFORMS, 'datasets', 'unlabelled.pictures', 'pretrain.views')
-HOOKS = _Child(MMENGINE_HOOKS, 'engine', 'unlabelled.stream', 'apps.inspect', 'pretrain.dense_monitor')
+HOOKS = _Child(MMENGINE_HOOKS, 'engine', 'unlabelled.stream', 'apps.inspect.monitor', 'pretrain.dense_monitor')
 OPTIMIZERS = _Child(MMENGINE_OPTIMIZERS, 'engine')
 MODEL_WRAPPERS = _Child(MMENGINE_MODEL_WRAPPERS, 'engine')
 DISTILLERS = _Methods('distiller', scope='mmdistill_dense', locations=['mmdistill_dense.distillers'])

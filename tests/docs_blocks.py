@@ -15,7 +15,8 @@ GUIDES = [
 ]  # fmt: skip
 FENCE = re.compile(r'^```(\w*)[^\n]*\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 INLINE = re.compile(
-    r'`((?:python (?:tools/|\$TOOLS/|-m )|make [a-z]|mim (?:train|test) |bash (?:tools/|\.ci/)|pip install )[^`\n]*)`'
+    r'`((?:python (?:tools/|-m )|mmdistill [a-z-]|make [a-z]|mim (?:train|test) |bash (?:tools/|\.ci/)|'
+    r'pip install )[^`\n]*)`'
 )
 NEEDS = re.compile(r'# needs (.+)$', re.MULTILINE)
 CHECKED = 'options and files checked'

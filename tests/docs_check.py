@@ -13,12 +13,13 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
+from mmdistill_dense.__main__ import COMMANDS
 from mmdistill_dense.apps.recipes.named import find
 from tests.docs_blocks import ROOT, Block, Command, blocks
 from tests.every_config import every, place, read
 
 HARMLESS = ('.', 'cd', 'docker', 'export', 'git', 'mkdir', 'mlflow', 'pre-commit', 'sh', 'tensorboard', 'trtexec')
-BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'TOOLS', 'WANDB_MODE')
+BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'WANDB_MODE')
 SCRIPTS = {'dist_train': (2, 'train'), 'dist_test': (3, 'test'), 'slurm_train': (3, 'train'), 'slurm_test': (4, 'test')}
 NAME = re.compile(r'[a-z]+:[\w.+-]*_[\w.+-]+(:[\w-]+)?')
 OWN = re.compile(r'(?:configs|tools|benchmarks|docs|tests|requirements|mmdistill_dense)/[\w./+-]+\.\w+$')
@@ -39,6 +40,8 @@ def check(command: Command, block: Block) -> None:
         _check_file(word, block)
     if program == 'python':
         _check_python(words)
+    elif program == 'mmdistill':
+        _check_program(words)
     elif program == 'mim':
         _check_mim(words)
     elif program == 'make':
@@ -48,13 +51,13 @@ def check(command: Command, block: Block) -> None:
     elif program == 'pip':
         _check_pip(words)
     elif program.startswith('--'):
-        parse(ROOT / 'tools/train.py', ['CONFIG', program, *words])
+        _check_program(['train', 'CONFIG', program, *words])
     else:
         assert program in HARMLESS, f'an unknown program {program}'
 
 
 def _filled(word: str) -> str:
-    return {'N': '1', 'SEED': '1'}.get(word, word).replace('$TOOLS', 'tools')
+    return {'N': '1', 'SEED': '1'}.get(word, word)
 
 
 @cache
@@ -106,12 +109,24 @@ def _check_python(words: list[str]) -> None:
         compile(words[1], 'command', 'exec')
     elif words[0] == '-m':
         assert importlib.util.find_spec(words[1]), words[1]
-        if words[1] == 'mmdistill_dense' and len(words) > 3:  # a command alone is its name
-            parse(ROOT / 'mmdistill_dense/__main__.py', words[2:])
+        if words[1] == 'mmdistill_dense':
+            _check_program(words[2:])
     elif len(words) == 2 and words[1].isalpha() and words[1].islower():  # the name of a subcommand in a sentence
         parse(ROOT / words[0], [words[1], '--help'])
     elif len(words) > 1:  # a tool alone is its name
         parse(ROOT / words[0], words[1:])
+
+
+def _check_program(words: list[str]) -> None:
+    if words[:1] in (['--help'], ['--version']):
+        return
+    assert words[0] in COMMANDS, words[0]
+    if words[0] == 'benchmark':
+        parse(ROOT / 'tools/benchmark.py', words[1:])
+    elif len(words) == 2 and words[1].isalpha() and words[1].islower():  # the name of a subcommand in a sentence
+        parse(ROOT / 'mmdistill_dense/__main__.py', [*words, '--help'])
+    elif len(words) > 1:  # a command alone is its name
+        parse(ROOT / 'mmdistill_dense/__main__.py', words)
 
 
 def _check_mim(words: list[str]) -> None:

@@ -291,7 +291,7 @@ def test_options_and_files_of_commands_in_sentences(guide: object) -> None:
 def test_a_wrong_option_is_seen() -> None:
     block = blocks('bash')[0]
     for line in (
-        'python tools/train.py CONFIG --work-dirs x',
+        'mmdistill train CONFIG --work-dirs x',
         'mim train mmseg CONFIG --no-such-option',
         'make no-demo',
     ):

@@ -96,9 +96,10 @@ def test_the_one_command_works_from_a_wheel(wheel: Path, tmp_path: Path) -> None
     assert (tmp_path / 'project/suite.yaml').is_file()
 
 
-def test_wheel_has_no_console_script(wheel_names: set[str]) -> None:
-    """The fork's mim takes the first entry of RECORD as the package's root; a script would sort first."""
-    assert not [name for name in wheel_names if name.endswith('entry_points.txt')]
+def test_the_program_comes_with_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [one for one in archive.namelist() if one.endswith('entry_points.txt')]
+        assert 'mmdistill = mmdistill_dense.__main__:script' in archive.read(name).decode()
 
 
 def test_no_mm_distribution_is_required() -> None:

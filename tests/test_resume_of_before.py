@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from mmdistill_dense.apps.suite import cli
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.registry import HOOKS
 from tests import toys
 
@@ -82,13 +82,13 @@ def test_finished_suite_trains_nothing_and_gives_its_table(tmp_path, monkeypatch
     shutil.copytree(BEFORE / 'suite', tmp_path / 'suite')
     monkeypatch.chdir(tmp_path / 'suite')
     monkeypatch.setenv('COLUMNS', '200')
-    assert cli.main(['run', 'before.yaml']) == 0
+    assert main(['suite', 'run', 'before.yaml']) == 0
     assert '11 runs, 0 to do' in capsys.readouterr().out
-    assert cli.main(['list', 'before.yaml']) == 0
+    assert main(['suite', 'list', 'before.yaml']) == 0
     printed = capsys.readouterr().out
     assert printed.count(' finished ') == 11 and 'CHANGED' not in printed
 
-    assert cli.main(['table', 'before.yaml', '--out', 'new']) == 0
+    assert main(['suite', 'table', 'before.yaml', '--out', 'new']) == 0
     for name in ('scores.csv', 'table.csv'):
         assert Path('new', name).read_text() == Path('out', name).read_text()
     new, before = (Path(place, 'table.md').read_text().splitlines() for place in ('new', 'out'))
@@ -100,5 +100,5 @@ def test_suite_notices_another_setting(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / 'suite')
     definition = Path('before.yaml')
     definition.write_text(definition.read_text().replace('loss_weight: 1.5', 'loss_weight: 1.6'))
-    assert cli.main(['run', 'before.yaml']) == 1
+    assert main(['suite', 'run', 'before.yaml']) == 2
     assert 'half_cwd' in capsys.readouterr().err

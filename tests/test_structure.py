@@ -26,7 +26,7 @@ LAYERS = (
     ('distillers',),
     ('model', 'engine'),
     ('unlabelled', 'foundation', 'pretrain'),
-    ('apps.recipes', 'apps.export', 'apps.commands', 'apps.inspect'),
+    ('apps.options', 'apps.recipes', 'apps.export', 'apps.commands', 'apps.inspect'),
     ('apps.check', 'apps.suite'),
     ('apps.report', 'apps.project', '__main__'),
 )

@@ -1,8 +1,6 @@
-"""python tools/check.py CONFIG [--no-weights] [--size H W] [--strict]: check a config before training."""
+"""The same as `mmdistill check`."""
 
-import sys
-
-from mmdistill_dense.apps.check.cli import main_check
+from mmdistill_dense.__main__ import script
 
 if __name__ == '__main__':
-    sys.exit(main_check())
+    script('check')

@@ -1,6 +1,6 @@
-"""python tools/diagnose.py CONFIG [--checkpoint CHECKPOINT] [--batches N] [--taps] [--stages] [--json FILE]"""
+"""The same as `mmdistill diagnose`."""
 
-from mmdistill_dense.apps.inspect.gradients import main_diagnose
+from mmdistill_dense.__main__ import script
 
 if __name__ == '__main__':
-    main_diagnose()
+    script('diagnose')

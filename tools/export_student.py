@@ -1,6 +1,6 @@
-"""python tools/export_student.py CONFIG CHECKPOINT OUT [--size H W] [--backbone-only]: see --help."""
+"""The same as `mmdistill export`."""
 
-from mmdistill_dense.apps.project.steps import main_export
+from mmdistill_dense.__main__ import script
 
 if __name__ == '__main__':
-    main_export()
+    script('export')

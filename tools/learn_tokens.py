@@ -1,6 +1,6 @@
-"""python tools/learn_tokens.py CONFIG [--work-dir DIR] [--out FILE] [--cfg-options KEY=VALUE ...]"""
+"""The same as `mmdistill tokens`."""
 
-from mmdistill_dense.apps.commands.cli import main_learn_tokens
+from mmdistill_dense.__main__ import script
 
 if __name__ == '__main__':
-    main_learn_tokens()
+    script('tokens')

@@ -1,8 +1,6 @@
-"""python tools/list_taps.py CONFIG [--student|--teacher] [--depth N] [--below PATH]: list the taps of a network."""
+"""The same as `mmdistill taps`."""
 
-import sys
-
-from mmdistill_dense.apps.check.cli import main_list_taps
+from mmdistill_dense.__main__ import script
 
 if __name__ == '__main__':
-    sys.exit(main_list_taps())
+    script('taps')

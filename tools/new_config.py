@@ -1,6 +1,6 @@
-"""python tools/new_config.py --method NAME --pair NAME [--dataset NAME] [--out FILE], or --list, --all"""
+"""The same as `mmdistill config`."""
 
-from mmdistill_dense.apps.recipes.new_config import main_new_config
+from mmdistill_dense.__main__ import script
 
 if __name__ == '__main__':
-    main_new_config()
+    script('config')

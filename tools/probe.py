@@ -1,6 +1,6 @@
-"""python tools/probe.py CONFIG CHECKPOINT DATA [--images N] [--size SIDE] [--batch N] [--device DEVICE]"""
+"""The same as `mmdistill probe`."""
 
-from mmdistill_dense.apps.inspect.picture_probe import main_probe
+from mmdistill_dense.__main__ import script
 
 if __name__ == '__main__':
-    main_probe()
+    script('probe')

@@ -1,6 +1,6 @@
-"""python tools/pseudo_labels.py CONFIG --out DIR [--pictures DIR] [--threshold T]: write a teacher's labels."""
+"""The same as `mmdistill pseudo-labels`."""
 
-from mmdistill_dense.apps.commands.pseudo_label_command import main_pseudo_labels
+from mmdistill_dense.__main__ import script
 
 if __name__ == '__main__':
-    main_pseudo_labels()
+    script('pseudo-labels')

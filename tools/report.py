@@ -1,6 +1,6 @@
-"""python tools/report.py WORK_DIR... [--control DIR] [--out report.html] [--pictures N] [--metric NAME]"""
+"""The same as `mmdistill report`."""
 
-from mmdistill_dense.apps.report.cli import main
+from mmdistill_dense.__main__ import script
 
 if __name__ == '__main__':
-    main()
+    script('report')

@@ -1,8 +1,6 @@
-"""python tools/suite.py COMMAND DEFINITION: compare distillation methods in one table; see --help."""
+"""The same as `mmdistill suite`."""
 
-import sys
-
-from mmdistill_dense.apps.suite.cli import main
+from mmdistill_dense.__main__ import script
 
 if __name__ == '__main__':
-    sys.exit(main())
+    script('suite')

@@ -1,6 +1,6 @@
-"""python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out PATH] [--show-dir DIR] [--tta]"""
+"""The same as `mmdistill test`."""
 
-from mmdistill_dense.apps.commands.cli import main_test
+from mmdistill_dense.__main__ import script
 
 if __name__ == '__main__':
-    main_test()
+    script('test')

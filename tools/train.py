@@ -1,6 +1,6 @@
-"""python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] [--cfg-options KEY=VALUE ...]"""
+"""The same as `mmdistill train`."""
 
-from mmdistill_dense.apps.commands.cli import main_train
+from mmdistill_dense.__main__ import script
 
 if __name__ == '__main__':
-    main_train()
+    script('train')

@@ -101,6 +101,6 @@ class CocoDataset(RootCheck, _CocoDataset):
                 if self.test_mode
                 else 'They are not trained on'
             )
-            advice = 'Mend the file, or use the one that `python -m mmdistill_dense new` writes beside its data.py.'
+            advice = 'Mend the file, or use the one that `mmdistill new` writes beside its data.py.'
             print_log(f'{where}: {"; ".join(told)}. {effect}. {advice}', 'current', logging.WARNING)
         return found

@@ -22,7 +22,7 @@ from mmdistill_dense.utils.validate import Align, Resize
 SCORES_HAVE_NAMES = (
     'it compares class scores, not features. Leave student_tap out for a segmentor, whose scores are '
     "'decode_head.conv_seg'; for a detector name the convolution that makes them, e.g. 'bbox_head.retina_cls', which "
-    'tools/list_taps.py CONFIG marks'
+    '`mmdistill taps CONFIG` marks'
 )
 
 

@@ -66,7 +66,7 @@ class HeadOutputKD(FeatureDistiller):
     needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = (
         'it compares one output of a head, and only you can say which: name the convolution that makes it, e.g. '
-        "'bbox_head.retina_reg', which tools/list_taps.py CONFIG marks"
+        "'bbox_head.retina_reg', which mmdistill taps CONFIG marks"
     )
 
     def __init__(

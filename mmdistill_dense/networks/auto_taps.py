@@ -274,7 +274,7 @@ def nothing_to_pair(key: str, student: Found, teacher: Found, chosen: Chosen) ->
     return ValueError(
         f"{key}.student_tap='auto' finds no two maps to compare. The student's are {_listed(student)}; the teacher's "
         f'are {_listed(teacher)}.{left_out} Name the taps yourself: {key}.student_tap and, where they have other names '
-        'in the teacher, teacher_tap. tools/list_taps.py CONFIG shows what can be tapped.'
+        'in the teacher, teacher_tap. mmdistill taps CONFIG shows what can be tapped.'
     )
 
 

@@ -333,7 +333,7 @@ def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str]
     hint = f' Close names: {", ".join(close)}.' if close else ''
     inside = ', '.join(name for name in level if 'loss' not in name)
     where = f'{key}={tap.text!r}: no such module in {type(network).__name__}.{hint}'
-    return f'{where} Modules in {parent}: {inside}. {own}tools/list_taps.py CONFIG lists all taps.'
+    return f'{where} Modules in {parent}: {inside}. {own}mmdistill taps CONFIG lists all taps.'
 
 
 _LEAST = 1e-8  # a class that no query claims gets this probability

@@ -12,11 +12,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.inspect.gradients import (
     Pull,
     Term,
     diagnose,
-    main_diagnose,
     mean_terms,
     measure_gradients,
     pulls_of,
@@ -234,7 +234,7 @@ def test_the_command_prints_each_term_and_writes_its_numbers(
         trained[0].dump(path)
     arguments = [str(path), '--checkpoint', str(trained[1]), '--batches', '1', '--taps', '--json', str(numbers)]
     with toys.unformatted(), mock.patch.dict('os.environ', COLUMNS='150'):
-        main_diagnose(arguments)
+        main(['diagnose', *arguments])
     shown = capsys.readouterr().out
     (terms,) = json.loads(numbers.read_text())
     for term in terms:
@@ -250,7 +250,7 @@ def test_numbers_are_json_where_one_is_none(trained: tuple[Config, Path], tmp_pa
     with mock.patch(
         'mmdistill_dense.apps.inspect.gradients.diagnose', return_value=[[Term('kd', math.inf, 0.5, pulls)]]
     ):
-        main_diagnose([str(path), '--json', str(numbers)])
+        main(['diagnose', str(path), '--json', str(numbers)])
     ((term,),) = json.loads(numbers.read_text(), parse_constant=lambda name: pytest.fail(f'{name} is no JSON'))
     assert term['value'] is None and term['pulls']['backbone']['cosine'] is None and term['share'] == 0.5
 
@@ -261,12 +261,12 @@ def test_the_file_of_numbers_is_checked_before_the_measurement(
     path, numbers = tmp_path / 'config.py', tmp_path / 'new' / 'numbers.json'
     with toys.unformatted():
         trained[0].dump(path)
-    with pytest.raises(SystemExit), mock.patch('mmdistill_dense.apps.inspect.gradients.diagnose') as measured:
-        main_diagnose([str(path), '--json', str(path / 'numbers.json')])
+    with mock.patch('mmdistill_dense.apps.inspect.gradients.diagnose') as measured:
+        assert main(['diagnose', str(path), '--json', str(path / 'numbers.json')]) == 2
     assert not measured.called
     assert "numbers.json' cannot be written: Not a directory" in capsys.readouterr().err
     with mock.patch('mmdistill_dense.apps.inspect.gradients.diagnose', return_value=[[Term('kd', 1.0, 0.5, {})]]):
-        main_diagnose([str(path), '--json', str(numbers)])
+        main(['diagnose', str(path), '--json', str(numbers)])
     assert json.loads(numbers.read_text())[0][0]['name'] == 'kd'  # its folder was made
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from mmengine.config import Config
 from PIL import Image
 from rich.console import Console
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check import Options, Report, check_config, rules
-from mmdistill_dense.apps.check.cli import main_check
 from mmdistill_dense.apps.check.context import Subject
 from mmdistill_dense.apps.check.facts import describe_student, predict
 from mmdistill_dense.apps.check.render import show
@@ -352,7 +353,7 @@ def test_the_command_says_ok_and_writes_json(tmp_path: Path, capsys: pytest.Capt
     with toys.unformatted():
         seg_config(tmp_path).dump(config)
     options = ['--no-weights', '--no-cost', '--size', '64', '96', '--batch', '3', '--json', str(out)]
-    assert main_check([str(config), *options, '--cfg-options', 'auto_scale_lr.base_batch_size=8']) == 0
+    assert main(['check', str(config), *options, '--cfg-options', 'auto_scale_lr.base_batch_size=8']) == 0
     assert 'OK, with 1 warning' in capsys.readouterr().out
     content = json.loads(out.read_text(encoding='utf-8'))
     assert content['batch'] == {'real': False, 'shape': [[3, 3, 64, 96]], 'pictures': None}
@@ -360,8 +361,8 @@ def test_the_command_says_ok_and_writes_json(tmp_path: Path, capsys: pytest.Capt
 
 def test_the_command_ends_with_2_for_a_config_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / 'config.py').write_text('model = dict(')
-    assert main_check([str(tmp_path / 'config.py')]) == 2
-    assert 'ERROR while reading the config' in capsys.readouterr().out
+    assert main(['check', str(tmp_path / 'config.py')]) == 2
+    assert re.search(r'^ERROR .*config.py cannot be read: .* line 1 is no Python', capsys.readouterr().err)
 
 
 def test_sync_bn_is_checked_on_a_cpu(tmp_path: Path) -> None:

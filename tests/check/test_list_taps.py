@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.apps.check.cli import main_list_taps
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.tap_list import Place, list_taps
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.recording import Recorder, run_parts
@@ -54,9 +54,9 @@ def test_the_command_lists_both_networks_or_one(tmp_path: Path, capsys: pytest.C
     config = tmp_path / 'config.py'
     with toys.unformatted():
         toys.run_config(tmp_path, toys.model_config()).dump(config)
-    assert main_list_taps([str(config), '--below', 'backbone']) == 0
+    assert main(['taps', str(config), '--below', 'backbone']) == 0
     both = capsys.readouterr().out
-    assert main_list_taps([str(config), '--teacher', '--size', '128', '64']) == 0
+    assert main(['taps', str(config), '--teacher', '--size', '128', '64']) == 0
     teacher = capsys.readouterr().out
     assert 'student' in both and 'teacher' in both and 'decode_head' not in both
     assert 'student EncoderDecoder' not in teacher and '128x16x8' in teacher, 'shapes of the given size'
@@ -68,13 +68,13 @@ def test_taps_of_a_foundation_teacher_at_its_own_scale(tmp_path: Path, capsys: p
     match = dict(d=dict(type='PKD', student_tap='backbone[3]', teacher_tap='map'))
     with toys.unformatted():
         toys.run_config(tmp_path, toys.model_config(teacher=teacher, distillers=match)).dump(config)
-    assert main_list_taps([str(config), '--teacher', '--size', '64', '96']) == 0
+    assert main(['taps', str(config), '--teacher', '--size', '64', '96']) == 0
     lines = capsys.readouterr().out.splitlines()
     marked = [line for line in lines if '◀' in line]
     assert [line.split('◀')[1].strip() for line in marked] == ['maps.0', 'maps.1', 'map   ★']
     assert all('48x9x14 ' in line for line in marked), 'cells of 14 pixels in pictures of twice the side'
     assert all(line.count('127x48') == 1 for line in lines if 'Block' in line), 'each block ran once'
-    assert main_list_taps([str(config), '--auto', '--size', '64', '96']) == 0
+    assert main(['taps', str(config), '--auto', '--size', '64', '96']) == 0
     assert 'backbone[3] (64x8x12, stride 8) -> map (48x9x14, stride 8)' in capsys.readouterr().out
 
 
@@ -82,21 +82,21 @@ def test_an_unknown_module_is_an_error_that_names_the_known(tmp_path: Path, caps
     config = tmp_path / 'config.py'
     with toys.unformatted():
         toys.run_config(tmp_path, toys.seg_net()).dump(config)
-    assert main_list_taps([str(config), '--below', 'neck']) == 2
-    assert 'backbone' in capsys.readouterr().out
+    assert main(['taps', str(config), '--below', 'neck']) == 2
+    assert 'backbone' in capsys.readouterr().err
 
 
 def test_the_taps_of_auto_are_marked_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / 'config.py'
     with toys.unformatted():
         toys.run_config(tmp_path, toys.model_config()).dump(config)
-    assert main_list_taps([str(config), '--student']) == 0
+    assert main(['taps', str(config), '--student']) == 0
     tree, _, pairs = capsys.readouterr().out.partition("★ student_tap='auto'")
     assert '★ [1] [2] [3]' in tree and [
         line for line in tree.splitlines() if 'bottleneck' in line and line.endswith('★')
     ]
     assert 'decode_head.bottleneck (16x8x8, stride 8) -> decode_head.bottleneck (32x8x8, stride 8)' in pairs
-    assert main_list_taps([str(config), '--auto']) == 0
+    assert main(['taps', str(config), '--auto']) == 0
     alone = capsys.readouterr().out
     assert 'ResNetV1c' not in alone and pairs in alone
 
@@ -105,5 +105,5 @@ def test_a_network_without_a_teacher_is_paired_with_itself(tmp_path: Path, capsy
     config = tmp_path / 'config.py'
     with toys.unformatted():
         toys.det_run_config(tmp_path, toys.det_net()).dump(config)
-    assert main_list_taps([str(config), '--auto', '--size', '256', '256']) == 0
+    assert main(['taps', str(config), '--auto', '--size', '256', '256']) == 0
     assert 'neck[4] (16x2x2, stride 128)\n' in capsys.readouterr().out

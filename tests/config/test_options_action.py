@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.apps.commands.cli import OptionsAction
+from mmdistill_dense.apps.options import OptionsAction
 
 
 def read(*words: str) -> dict[str, Any]:

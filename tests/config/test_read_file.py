@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.apps.check.cli import main_check
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.resolve import broken_file, load_model, read_file
 
@@ -48,6 +48,6 @@ def test_a_text_without_file_has_none() -> None:
 def test_the_command_names_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / 'config.py').write_text("_base_ = ['bad.py']\n")
     (tmp_path / 'bad.py').write_text(BROKEN)
-    assert main_check([str(tmp_path / 'config.py')]) == 2
-    out = ' '.join(capsys.readouterr().out.split())
-    assert 'bad.py: line 2 is no Python' in out and '<unknown>' not in out
+    assert main(['check', str(tmp_path / 'config.py')]) == 2
+    told = capsys.readouterr().err
+    assert 'bad.py: line 2 is no Python' in told and '<unknown>' not in told

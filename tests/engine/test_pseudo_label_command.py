@@ -12,8 +12,9 @@ import torch
 from mmengine.registry import DATASETS
 from mmengine.structures import InstanceData
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.commands import pseudo_label_command
-from mmdistill_dense.apps.commands.pseudo_label_command import main_pseudo_labels, write_labels
+from mmdistill_dense.apps.commands.pseudo_label_command import write_labels
 from mmdistill_dense.datasets.written_labels import LabelImages
 from mmdistill_dense.unlabelled.pseudo_labels import PseudoOption, sure_boxes
 from tests import toys
@@ -28,7 +29,7 @@ def test_label_images_hold_what_the_teacher_is_sure_of(tmp_path):
     """Also from the command line; another run of the toy data set reads them."""
     folder, file = toys.picture_folder(), tmp_path / 'config.py'
     seg_config().dump(str(file))
-    main_pseudo_labels([str(file), '--pictures', folder, '--out', str(tmp_path / 'labels'), '--threshold', '0.3'])
+    main(['pseudo-labels', str(file), '--pictures', folder, '--out', str(tmp_path / 'labels'), '--threshold', '0.3'])
     names = (tmp_path / 'labels/pictures.txt').read_text().split()
     assert names == [str(number) for number in range(6)]
     found = cv2.imread(str(tmp_path / 'labels/0.png'), cv2.IMREAD_UNCHANGED)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import export_student
-from mmdistill_dense.apps.suite import cli, job
+from mmdistill_dense.apps.suite import job
 from mmdistill_dense.apps.suite.definition import load
 from mmdistill_dense.apps.suite.plan import runs
 from mmdistill_dense.utils.atomic import save_whole, write_whole
@@ -96,8 +97,8 @@ def test_a_suites_folder_that_is_a_file_is_named(
     monkeypatch.chdir(tmp_path)
     path = tiny.write(tmp_path, iters=4)
     (tmp_path / 'out').write_text('a file')
-    assert cli.main(['run', str(path)]) == 1
-    assert re.search(r"FileExistsError: .*'out'", capsys.readouterr().err)
+    assert main(['suite', 'run', str(path)]) == 2
+    assert re.search(r"^ERROR .*'out'", capsys.readouterr().err)
 
 
 # Files of tools: exports, pages of reports, tables of suites

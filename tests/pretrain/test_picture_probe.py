@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mmdistill_dense.apps.inspect.picture_probe import list_pictures, main_probe, probe, read_picture
+from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.inspect.picture_probe import list_pictures, probe, read_picture
 
 BACKBONE = dict(
     type='mmseg.ResNet', depth=18, stem_channels=8, base_channels=8, norm_cfg=dict(type='BN'), norm_eval=False
@@ -60,7 +61,7 @@ def test_classes_that_differ_in_colour_are_told_apart(data: Path, checkpoint: Pa
         picture.rename(data / 'val/red' / f'other{picture.name}')
     assert probe(CONFIG, checkpoint.with_name('exported.pth'), data, size=32) == dict(knn=50.0, linear=50.0)
     CONFIG.dump(data / 'config.py')
-    main_probe([str(data / 'config.py'), str(checkpoint), str(data), '--size', '32', '--device', 'cpu'])
+    main(['probe', str(data / 'config.py'), str(checkpoint), str(data), '--size', '32', '--device', 'cpu'])
     assert capsys.readouterr().out.splitlines() == ['knn     50.00', 'linear  50.00']
 
 

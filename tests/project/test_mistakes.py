@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.project.cli import main_new
 from tests.project.folders_of_data import box_folder, label, seg_folder
 from tests.project.test_new import FASTSCNN, RETINANET, own_network
 from tests.project.test_run import project
@@ -41,7 +40,7 @@ def refused(
     """What `new` says when it stops."""
     capsys.readouterr()
     given = ['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', '--iters', '2']
-    assert main_new([*given, '--batch', '2', *words]) == 2
+    assert main(['new', *given, '--batch', '2', *words]) == 2
     assert not Path('project').exists() or Path('project').is_file()
     return capsys.readouterr().err
 
@@ -183,7 +182,7 @@ def test_training_pictures_alone_are_divided_and_rare_values_are_told(capsys: py
     seg_folder(Path('mine'), splits=('train',))
     label(Path('mine/labels/train/2.png'), (0, 1, 2, 77))
     given = ['--data', 'mine', '--student', FASTSCNN, '--teacher', FASTSCNN, '--dry', '--random-weights']
-    assert main_new(given) == 0
+    assert main(['new', *given]) == 0
     said = capsys.readouterr().out
     assert 'no folder for val: 3 pictures' in said
     assert 'the value 77 stands in one label image alone: ' in said and 'train/2.png' in said

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmdistill_dense.apps.project.cli import main_new
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project.config_files import check_teacher
 from mmdistill_dense.apps.project.new import with_enough
 from mmdistill_dense.apps.project.sides import Side
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures('folder')
 
 def call(student: str, teacher: str, *words: str, code: int = 0) -> None:
     given = ['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', *words]
-    assert main_new(given) == code
+    assert main(['new', *given]) == code
 
 
 def read(name: str) -> Config:

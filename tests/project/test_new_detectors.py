@@ -8,8 +8,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project import zoo_schedule
-from mmdistill_dense.apps.project.cli import main_new
 from mmdistill_dense.apps.project.sides import read_side
 from mmdistill_dense.apps.project.zoo_schedule import decide_loading
 from tests.project.folders_of_data import box_folder
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures('folder')
 
 
 def call(student: str, teacher: str, *words: str) -> int:
-    return main_new(['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', *words])
+    return main(['new', '--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', *words])
 
 
 @pytest.mark.parametrize(

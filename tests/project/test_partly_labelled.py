@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project import sides as fetched_weights
 from mmdistill_dense.apps.project.box_labels import find_box_data
-from mmdistill_dense.apps.project.cli import main_new
 from mmdistill_dense.apps.project.label_images import find_seg_data, free_pictures
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
 from tests.project.folders_of_data import box_folder, label, label_file, picture, seg_folder
@@ -115,7 +115,7 @@ def test_the_list_is_written_and_read(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
     partly(Path('mine'), 14, 10)
     words = ['--data', 'mine', '--student', FASTSCNN, '--teacher', SEGFORMER, '--out', 'project', '--batch', '2']
-    assert main_new([*words, '--unlabelled', 'mine/photos']) == 0
+    assert main(['new', *words, '--unlabelled', 'mine/photos']) == 0
     option = Config.fromfile('project/cwd.py').model.unlabelled
     assert option.ann_file == str(tmp_path / 'project/unlabelled.txt')
     assert len(UnlabeledImages(data_root=option.data_root, ann_file=option.ann_file, pipeline=[])) == 4

@@ -17,7 +17,6 @@ from mmdistill_dense.__main__ import COMMANDS, main
 from mmdistill_dense.apps.check.context import NOTE, WARNING, Finding, Options, Subject
 from mmdistill_dense.apps.check.run import Report
 from mmdistill_dense.apps.project import steps
-from mmdistill_dense.apps.project.cli import main_new, main_run
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import load
 from mmdistill_dense.utils.directories import owned
@@ -39,7 +38,7 @@ def project(*words: str, splits: Sequence[str] = ('train', 'val')) -> Path:
         Path(f'{side}.py').write_text(NETWORK.format(side=side))
     seg_folder(Path('mine'), splits=splits)
     given = ['--data', 'mine', '--student', 'student.py', '--teacher', 'teacher.py', '--out', 'project']
-    assert main_new([*given, '--iters', '2', '--batch', '2', '--method', 'kd', *words]) == 0
+    assert main(['new', *given, '--iters', '2', '--batch', '2', '--method', 'kd', *words]) == 0
     return Path('project')
 
 
@@ -52,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.soak
 def test_a_project_is_done_and_not_done_again(capsys: pytest.CaptureFixture) -> None:
     place = project()
-    assert main_run([str(place)]) == 0
+    assert main(['run', str(place)]) == 0
     out = capsys.readouterr().out
     assert all(word in out for word in ('check    teacher.py: ok', 'kd.py: ok', 'the student alone', 'report'))
     assert 'mmengine - INFO' not in out
@@ -63,7 +62,7 @@ def test_a_project_is_done_and_not_done_again(capsys: pytest.CaptureFixture) -> 
     results = list(place.rglob('result.json'))
     assert len(results) == 3
     began = time.time()
-    assert main_run([str(place)]) == 0
+    assert main(['run', str(place)]) == 0
     out = capsys.readouterr().out
     assert '3 runs, 0 to do' in out and 'check    ' not in out
     assert [path.stat().st_mtime for path in written] == times
@@ -170,7 +169,7 @@ def test_a_second_run_in_a_folder_is_refused_before_it_loads_anything(tmp_path: 
 
 
 def test_a_folder_without_project_is_refused(capsys: pytest.CaptureFixture) -> None:
-    assert main_run(['nowhere']) == 2
+    assert main(['run', 'nowhere']) == 2
     assert 'nowhere: no such folder' in capsys.readouterr().err
 
 
@@ -180,7 +179,7 @@ def test_every_command_is_there(capsys: pytest.CaptureFixture, monkeypatch: pyte
         with pytest.raises(SystemExit) as end:
             main([name, '--help'])
         assert end.value.code == 0
-        assert f'python -m mmdistill_dense {name}' in capsys.readouterr().out
+        assert f'usage: mmdistill {name}' in capsys.readouterr().out
 
 
 def test_an_unknown_command_shows_them(capsys: pytest.CaptureFixture) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdistill_dense.apps.project.cli import main_new
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.size_steps import check_large_enough
 from mmdistill_dense.apps.project.zoo_schedule import Loading, decide_loading
@@ -74,7 +74,9 @@ def test_networks_of_any_size_pass(name: str, usual: tuple[int, int]) -> None:
 
 def test_new_refuses_before_it_writes(capsys: pytest.CaptureFixture) -> None:
     seg_folder(Path('mine'))
-    assert main_new(['--data', 'mine', '--teacher', FASTSCNN, '--student', LRASPP, '--iters', '2', '--out', 'new']) == 2
+    assert (
+        main(['new', '--data', 'mine', '--teacher', FASTSCNN, '--student', LRASPP, '--iters', '2', '--out', 'new']) == 2
+    )
     assert re.search(r'--student .*lraspp.* --size \d+ \d+ is the smallest', capsys.readouterr().err)
     assert not Path('new').exists()
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.named import combinations
-from mmdistill_dense.apps.recipes.new_config import main_new_config
 from mmdistill_dense.config import inheritance
 
 ROOT = Path(__file__).parents[2] / 'configs'
@@ -32,13 +32,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(*words: str) -> None:
-    main_new_config(words)
+    assert main(['config', *words]) == 0
 
 
 def refused(capsys: pytest.CaptureFixture, *words: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        call(*words)
-    return str(stop.value)
+    assert main(['config', *words]) == 2
+    return capsys.readouterr().err
 
 
 def test_a_config_is_written_where_it_belongs(copy: Path, capsys: pytest.CaptureFixture) -> None:
@@ -241,7 +240,7 @@ def test_all_needs_a_checkout(copy: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_a_folder_of_pictures_without_labels(folder: Path, capsys: pytest.CaptureFixture) -> None:
     Path('more').mkdir()
-    main_new_config(['--method', 'kd', '--pair', 'toy_seg', '--unlabelled', 'more', '--out', 'mine.py'])
+    main(['config', '--method', 'kd', '--pair', 'toy_seg', '--unlabelled', 'more', '--out', 'mine.py'])
     assert Config.fromfile('mine.py').model.unlabelled == dict(data_root='more', ratio=1)
-    with pytest.raises(SystemExit, match='--unlabelled none: no such folder'):
-        main_new_config(['--method', 'kd', '--pair', 'toy_seg', '--unlabelled', 'none', '--out', 'other.py'])
+    words = ['--method', 'kd', '--pair', 'toy_seg', '--unlabelled', 'none', '--out', 'other.py']
+    assert '--unlabelled none: no such folder' in refused(capsys, *words)

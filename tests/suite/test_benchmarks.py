@@ -7,9 +7,10 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.recipes.targets import targets_of
-from mmdistill_dense.apps.suite import cli, configs, plan, preflight
+from mmdistill_dense.apps.suite import configs, plan, preflight
 from mmdistill_dense.apps.suite import preflight as cost
 from mmdistill_dense.apps.suite.definition import Definition, fitting, load
 from mmdistill_dense.apps.suite.rows import changes_of_the_recipe
@@ -86,7 +87,7 @@ def test_a_definition_for_one_process_has_the_batch_of_the_recipe_too(suite: Def
 def test_list_tells_every_run(suite: Definition, capsys: pytest.CaptureFixture[str]) -> None:
     if not suite.path.stem.endswith('_gpu'):
         pytest.skip('the others are run, or have been')
-    assert cli.main(['list', str(suite.path)]) == 0
+    assert main(['suite', 'list', str(suite.path)]) == 0
     shown = capsys.readouterr().out
     kinds = [start for start in suite.starts.values() if start.config is not None]
     assert kinds and all(f'{plan.PRETRAIN}/{start.name} seed 0' in shown for start in kinds)

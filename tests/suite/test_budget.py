@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.apps.suite import cli, lengths, measure_budget, plan
+from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.suite import lengths, measure_budget, plan
 from mmdistill_dense.apps.suite.configs import batch_of, control_config
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.job import perform
@@ -217,7 +218,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_steps_are_measured_once(measured: list[int], capsys: pytest.CaptureFixture) -> None:
     methods = {'kd': {}, 'pinned': {'method': 'kd'}, 'free': {'method': 'kd', 'budget': False}}
     file = tiny.write(Path(), methods=methods, budget=dict(steps=14, ratios=dict(pinned=2.0)))
-    assert cli.main(['budget', str(file)]) == 0
+    assert main(['suite', 'budget', str(file)]) == 0
     said = capsys.readouterr().out
     assert 'kd           8 iterations; step 1.75 (1.50-2.00), before training 0 steps' in said
     assert 'train_cfg.max_iters 6 -> 8' in said and 'control_2x   28 iterations' in said
@@ -225,16 +226,16 @@ def test_steps_are_measured_once(measured: list[int], capsys: pytest.CaptureFixt
     assert content is not None and set(content['rows']) == {'kd'} and measured == [9], 'at least 9 turns'
     assert content['rows']['kd']['price'] == dict(ratio=1.75, low=1.5, high=2.0, extra=0.0)
     assert {'device', 'threads', 'torch', 'config_hash'} <= set(content['rows']['kd'])
-    assert cli.main(['budget', str(file)]) == 0 and measured == [9]
+    assert main(['suite', 'budget', str(file)]) == 0 and measured == [9]
     found = load(file)
     assert [config_of(found, name).train_cfg.max_iters for name in ('kd', 'pinned', 'free')] == [8, 7, 14]
     tiny.write(Path(), methods={'kd': {'options': {'temperature': 2.0}}}, budget=dict(steps=14))
-    assert cli.main(['budget', str(file)]) == 1
+    assert main(['suite', 'budget', str(file)]) == 2
     assert 'rows.kd was measured with config' in capsys.readouterr().err and measured == [9]
 
 
 def test_without_a_budget_there_is_nothing_to_measure(capsys: pytest.CaptureFixture) -> None:
-    assert cli.main(['budget', str(tiny.write(Path()))]) == 1
+    assert main(['suite', 'budget', str(tiny.write(Path()))]) == 2
     assert 'budget: missing; e.g. budget: {steps: 2400}' in capsys.readouterr().err
 
 
@@ -271,9 +272,9 @@ def test_a_suite_of_equal_compute(capsys: pytest.CaptureFixture) -> None:
     """Measured, trained and shown. Times on a shared machine say nothing here, so none is asserted."""
     short = {'learn.max_iters': 4, 'learn.save_interval': 4}
     file = tiny.write(Path(), methods={'maskd': {'settings': 'auto', 'options': short}}, budget=dict(steps=48))
-    assert cli.main(['list', str(file)]) == 1 and OTHER in capsys.readouterr().err
+    assert main(['suite', 'list', str(file)]) == 2 and OTHER in capsys.readouterr().err
     with toys.unformatted():
-        assert cli.main(['budget', str(file)]) == 0
+        assert main(['suite', 'budget', str(file)]) == 0
         definition = load(file)
         assert lengths.price_of(definition, 'maskd')['extra'] > 0
         for run in plan.runs(definition):

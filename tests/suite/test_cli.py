@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from mmdistill_dense.__main__ import Parser, fill, main
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite import actions, cli, plan
+from mmdistill_dense.apps.suite import actions, plan
 from mmdistill_dense.apps.suite.definition import load
 from tests.engine.processes import ROOT
 from tests.suite import tiny
@@ -21,7 +22,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_list_without_a_definition_shows_every_method(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(['list']) == 0
+    assert main(['suite', 'list']) == 0
     printed = capsys.readouterr().out
     assert all(f' {method} ' in printed for method in compose.methods())
 
@@ -33,7 +34,7 @@ def test_list_shows_states_and_searches(capsys: pytest.CaptureFixture[str]) -> N
     first, control = runs['kd loss_weight=1 seed 7'], runs['control seed 0']
     tiny.write_result(first.folder, 12.25, config_hash=plan.hash_of(definition, first))
     tiny.write_result(control.folder, 30.5, config_hash='old')
-    assert cli.main(['list', str(path)]) == 0
+    assert main(['suite', 'list', str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
 
     def line(start: str) -> str:
@@ -46,27 +47,27 @@ def test_list_shows_states_and_searches(capsys: pytest.CaptureFixture[str]) -> N
     assert 'others that fit: afdcd, ' in line('others')
 
 
-def test_mistakes_end_with_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_end_with_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny.write(Path(), methods={'kdd': {}})
-    assert cli.main(['run', str(path)]) == 1
-    assert 'ValueError: tiny.yaml: methods.kdd: ' in capsys.readouterr().err
-    assert cli.main(['table', 'none.yaml']) == 1
+    assert main(['suite', 'run', str(path)]) == 2
+    assert 'ERROR    tiny.yaml: methods.kdd: ' in capsys.readouterr().err
+    assert main(['suite', 'table', 'none.yaml']) == 2
     assert not Path('out/runs').exists()
 
 
 def test_batch_of_another_number_of_gpus_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny.write(Path(), control='deeplabv3_r101_to_r18_cityscapes', teacher=None, options=None)
     for command in ('run', 'slurm'):
-        assert cli.main([command, str(path)]) == 1
+        assert main(['suite', command, str(path)]) == 2
         assert 'the learning rate is for auto_scale_lr.base_batch_size=16' in capsys.readouterr().err
     path.write_text(path.read_text() + 'slurm: {processes: 8}\n')
-    assert cli.main(['slurm', str(path)]) == 0
+    assert main(['suite', 'slurm', str(path)]) == 0
     assert not Path('out/runs').exists()
 
 
 def test_places_are_counted_from_one(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(['run', str(tiny.write(Path())), '--jobs', '0'])
+        main(['suite', 'run', str(tiny.write(Path())), '--jobs', '0'])
     assert "--jobs: must be 1 or more, got '0'" in capsys.readouterr().err
 
 
@@ -86,7 +87,7 @@ def test_every_run_is_found_again_by_its_command_line() -> None:
 
     definition = load(tiny.write(Path(), grid={'kd': {'loss_weight': [1, 2.5]}, 'seeds': [7]}))
     for run in plan.runs(definition):
-        args = cli._parser().parse_args(job_words(definition.path, run))
+        args = fill(Parser(), 'suite').parse_args(job_words(definition.path, run))
         assert actions.find(definition, args.name, args.seed, args.search) == run
 
 
@@ -119,5 +120,5 @@ def test_threads_that_the_shell_asks_for_are_taken(
 
     monkeypatch.setattr('mmdistill_dense.apps.suite.pool.Pool', Idle)
     monkeypatch.setattr('mmdistill_dense.apps.suite.preflight.check', lambda *_: None)
-    assert cli.main(['run', str(tiny.write(Path(), threads=None)), *words]) == 0
+    assert main(['suite', 'run', str(tiny.write(Path(), threads=None)), *words]) == 0
     assert taken == [threads]

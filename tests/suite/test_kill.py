@@ -124,7 +124,7 @@ def test_killed_suite_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_two_processes_of_a_launcher_write_one_result(tmp_path: Path) -> None:
     path = tiny.write(tmp_path, methods={'maskd': {'options': {'learn.max_iters': 3}}})
-    words = ['--standalone', '--nproc_per_node=2', '-m', 'mmdistill_dense.apps.suite.cli', 'job', path]
+    words = ['--standalone', '--nproc_per_node=2', '-m', 'mmdistill_dense', 'suite', 'job', path]
     torchrun = [sys.executable, '-m', 'torch.distributed.run', *words]
     run([*torchrun, 'teacher', '--launcher', 'pytorch'], tmp_path, environment())
     run([*torchrun, 'maskd', '--seed', 0, '--launcher', 'pytorch'], tmp_path, environment())

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.apps.suite import cli, plan, preflight
+from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite import pool as slurm
 from mmdistill_dense.apps.suite.definition import load
 from tests.suite import tiny
@@ -42,7 +43,7 @@ def test_jobs_wait_for_what_they_need_and_the_table_for_all(tmp_path: Path, monk
     assert first['--dependency'] == second['--dependency'] == 'afterok:101'
     assert kd['--dependency'] == 'afterok:101:102:103'
     assert table['--dependency'] == 'afterany:101:102:103:104:105'
-    assert table['--wrap'].endswith('-m mmdistill_dense.apps.suite.cli table tiny.yaml')
+    assert table['--wrap'].endswith('-m mmdistill_dense suite table tiny.yaml')
     assert table['--partition'] == 'gpu' and '--gres' not in table
     assert first['--job-name'] == 'kd-loss_weight=1-seed-7'
     assert first['--output'] == 'my out/slurm/kd-loss_weight=1-seed-7-%j.txt'
@@ -54,7 +55,7 @@ def test_options_go_to_sbatch_and_processes_through_srun(tmp_path: Path, monkeyp
     assert kd['--exclusive'] == '' and '--requeue' not in kd and '--processes' not in kd
     port, _, command = kd['--wrap'].partition(' && ')
     assert 'MASTER_PORT' in port
-    expected = f'srun {slurm._CPUS} python -m mmdistill_dense.apps.suite.cli job tiny.yaml kd --seed 0 --launcher slurm'
+    expected = f'srun {slurm._CPUS} python -m mmdistill_dense suite job tiny.yaml kd --seed 0 --launcher slurm'
     assert command == expected
     assert 'job tiny.yaml teacher' in teacher['--wrap']
 
@@ -85,5 +86,5 @@ def test_nothing_but_the_script_is_printed(
     monkeypatch.chdir(tmp_path)
     file = tiny.write(tmp_path, slurm={})
     capsys.readouterr()
-    assert cli.main(['slurm', str(file)]) == 0
+    assert main(['suite', 'slurm', str(file)]) == 0
     assert capsys.readouterr().out.startswith('#!/bin/sh\n')

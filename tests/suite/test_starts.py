@@ -8,11 +8,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.suite import configs, plan, preflight
 from mmdistill_dense.apps.suite import configs as identity
 from mmdistill_dense.apps.suite import plan as run_configs
 from mmdistill_dense.apps.suite.actions import find
-from mmdistill_dense.apps.suite.cli import main
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.utils.reproducible import seed_everything
 from tests import toys
@@ -127,10 +127,10 @@ def test_pretraining_for_all_seeds_is_taken_whatever_the_seeds() -> None:
 def test_forgotten_start_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(plan, 'hash_of', lambda *_: 'abc')
     defined(methods={'both': {'method': 'kd', 'start': 'pre'}})
-    assert main(['list', 'tiny.yaml']) == 0
+    assert main(['suite', 'list', 'tiny.yaml']) == 0
     assert 'starts that no row uses: file\n' in capsys.readouterr().out
     defined()
-    assert main(['list', 'tiny.yaml']) == 0 and 'no row uses' not in capsys.readouterr().out
+    assert main(['suite', 'list', 'tiny.yaml']) == 0 and 'no row uses' not in capsys.readouterr().out
 
 
 def test_nothing_differs_from_the_control_but_the_start(given: Path) -> None:

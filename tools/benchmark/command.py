@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.apps.commands.cli import OptionsAction
+from mmdistill_dense.apps.options import OptionsAction
 from mmdistill_dense.apps.recipes.compose import config_text, options_for, recipe_file
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.utils.quiet import errors_only

@@ -38,10 +38,10 @@ A distilled step costs at least the student's own step plus the teacher's forwar
 shows what it costs beyond that, what makes the teacher cheaper, and how our losses compare with the released
 formulas. One command measures everything and writes the page, with or without a GPU:
 
-    python tools/benchmark.py all work_dirs/benchmark --out docs/performance.md
+    mmdistill benchmark all work_dirs/benchmark --out docs/performance.md
 
 Each section names the command that repeats only that section. With `--json DIR` that command saves its figures, and
-`python tools/benchmark.py report DIR` writes the page from them. The works of a section take turns; each median is
+`mmdistill benchmark report DIR` writes the page from them. The works of a section take turns; each median is
 followed by its range. Ratios carry over to other machines far better than seconds.
 """
 

@@ -44,7 +44,7 @@ def section(table: Table, root: Path, pictures: int | None = None) -> str:
     parts = [
         f'## {stem}',
         f'{definition.title}.',
-        '\n'.join(['```bash', f'# needs {_NEEDS}', f'python tools/suite.py run {path}', '```']),
+        '\n'.join(['```bash', f'# needs {_NEEDS}', f'mmdistill suite run {path}', '```']),
         _bullets(_regime(table, root, pictures)),
         _rows(table, root),
         search_table(table),

@@ -1,7 +1,8 @@
-"""The command ``tools/pseudo_labels.py``, which writes a teacher's labels of pictures as files."""
+"""The command ``pseudo-labels``, which writes a teacher's labels of pictures as files."""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import itertools
 import os
@@ -17,7 +18,6 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmdistill_dense.apps.commands.cli import common_parser
 from mmdistill_dense.apps.commands.training import load_config
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.datasets.written_labels import LabelImages
@@ -44,16 +44,8 @@ from mmdistill_dense.utils.runner_internals import Sample
 LIST, BOXES = 'pictures.txt', 'instances.json'
 
 
-def main_pseudo_labels(argv: Sequence[str] | None = None) -> None:
+def pseudo_labels(args: argparse.Namespace) -> None:
     """Label pictures with the teacher of a config."""
-    parser = common_parser("Write the labels that a config's teacher is sure of, for a folder of pictures")
-    parser.add_argument('--pictures', metavar='DIR', help='folder (default: model.unlabelled of the config)')
-    parser.add_argument('--out', metavar='DIR', type=Path, required=True, help='folder for the labels')
-    parser.add_argument(
-        '--threshold', type=float, help=f'least probability or score (default: {SEG_THRESHOLD}; boxes {DET_THRESHOLD})'
-    )
-    parser.add_argument('--teacher', metavar='NAME', help='which teacher, where the config has several')
-    args = parser.parse_args(argv)
     option = PseudoOption(args.threshold, teacher=args.teacher)
     print(*write_labels(load_config(args), args.out, option, args.pictures), sep='\n')
 

@@ -1,13 +1,11 @@
-"""What the commands ``train``, ``test`` and ``learn_tokens`` do."""
+"""What the commands ``train``, ``test`` and ``tokens`` do."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import NoReturn
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
@@ -42,8 +40,11 @@ def train(args: argparse.Namespace) -> None:
 
 def test(args: argparse.Namespace) -> None:
     """Test a checkpoint with a config."""
+    checkpoint = args.checkpoint or args.checkpoint_option
+    if not checkpoint:
+        raise FileNotFoundError('the checkpoint is missing: mmdistill test CONFIG CHECKPOINT')
     cfg = load_config(args)
-    cfg.load_from = args.checkpoint or args.checkpoint_option
+    cfg.load_from = checkpoint
     if args.show or args.show_dir:
         _use_visualization(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
@@ -54,7 +55,7 @@ def test(args: argparse.Namespace) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Return the config that the arguments of :func:`common_parser` name, with their overrides."""
+    """Return the config that the arguments name, with their overrides."""
     install_reader()  # a plain config would not install it
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config, args.cfg_options)
@@ -137,12 +138,12 @@ class StopBeforeTraining(Hook):
         runner.train_loop.stop_training = True
 
 
-def learn_tokens(args: argparse.Namespace, error: Callable[[str], NoReturn]) -> None:
+def learn_tokens(args: argparse.Namespace) -> None:
     """Learn the tokens of MasKD that a config needs, and write them where its training finds them."""
     runner = build_runner(load_config(args))
     distillers = learning_distillers(runner.model)
     if args.out and len(distillers) > 1:
-        error(f'--out is one file, but the config has {len(distillers)} MasKD distillers')
+        raise ValueError(f'--out is one file, but the config has {len(distillers)} MasKD distillers.')
     runner.register_hook(StopBeforeTraining())
     runner.train()
     for distiller in distillers:

@@ -327,5 +327,5 @@ def read_description(path: str | Path) -> dict[str, Any]:
             torch.export.load(path, extra_files=files)
         found = json.loads(files[SIDE_FILE] or 'null')
     if not found:
-        raise ValueError(f'{str(path)!r} has no description: it was not written by tools/export_student.py.')
+        raise ValueError(f'{str(path)!r} has no description: it was not written by mmdistill export.')
     return found

@@ -1,8 +1,13 @@
 """Diagnostics for users: gradients, agreement, similarity, masks, cost, and the monitor of a run."""
 
-from mmdistill_dense.utils import required  # first: a missing stack is explained
+from typing import TYPE_CHECKING
 
-# isort: split
-from mmdistill_dense.apps.inspect.monitor import MonitorHook
+from mmdistill_dense.utils import required  # first: a missing stack is explained
+from mmdistill_dense.utils.lazy import import_lazily
+
+if TYPE_CHECKING:
+    from mmdistill_dense.apps.inspect.monitor import MonitorHook
 
 __all__ = ['MonitorHook']
+
+import_lazily(__name__, __file__)

@@ -1,4 +1,4 @@
-"""``tools/diagnose.py``: value, gradient and agreement of each loss term of a config on real batches."""
+"""``diagnose``: value, gradient and agreement of each loss term of a config on real batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from mmdistill_dense.apps.commands.cli import common_parser
 from mmdistill_dense.apps.commands.training import build_runner, load_config
 from mmdistill_dense.distillers.base import Distiller, Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller
@@ -246,15 +245,10 @@ _UNTRAINED = (
 )
 
 
-def main_diagnose(argv: Sequence[str] | None = None) -> None:
+def diagnose_command(args: argparse.Namespace) -> None:
     """Measure the terms of the loss and print a table."""
-    parser = _parser()
-    args = parser.parse_args(argv)
     if args.json:
-        try:
-            check_writable(args.json, '--json')
-        except ValueError as error:
-            parser.error(str(error))
+        check_writable(args.json, '--json')
     console = Console()
     batches = diagnose(load_config(args), args.checkpoint, args.batches, args.iteration, args.stages)
     console.print(table_of(batches, args.taps))
@@ -371,14 +365,3 @@ def _cosine(batches: Sequence[Sequence[Term]], name: str, place: str) -> str:
     found = [term.pulls[place].cosine for terms in batches for term in terms if term.name == name]
     finite = [cosine for cosine in found if math.isfinite(cosine)]
     return f'{fmean(finite):+.3f} ± {pstdev(finite):.3f}' if finite else '-'
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = common_parser('Measure each term of the loss: value, gradient at the backbone, cosine with the task')
-    parser.add_argument('--checkpoint', help='of a run of this config (iter_*.pth); default: the untrained student')
-    parser.add_argument('--batches', type=int, default=8, help='training batches to average over (default: 8)')
-    parser.add_argument('--iteration', type=int, help="iteration for the schedules (default: the checkpoint's)")
-    parser.add_argument('--taps', action='store_true', help='show the gradients at the tapped maps too')
-    parser.add_argument('--stages', action='store_true', help='show the gradients at each part of the backbone too')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write all numbers of each batch to this file')
-    return parser

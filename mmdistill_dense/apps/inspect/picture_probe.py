@@ -1,4 +1,4 @@
-"""``tools/probe.py``: how well a pre-trained backbone tells the classes of whole pictures apart, as on ImageNet."""
+"""``probe``: how well a pre-trained backbone tells the classes of whole pictures apart, as on ImageNet."""
 
 from __future__ import annotations
 
@@ -30,21 +30,10 @@ _RESIZED = 256 / 224  # of the shorter side, before the crop
 _PREFIX = 'backbone.'
 
 
-def main_probe(argv: Sequence[str] | None = None) -> None:
-    """Print the accuracies; ``argv`` defaults to the command line."""
-    parser = argparse.ArgumentParser(
-        description='Classify pictures by the frozen features of a backbone: nearest neighbours and a linear layer.'
-    )
-    parser.add_argument('config', help='config the backbone was trained with: a file, or METHOD:PAIR[:VARIANT]')
-    parser.add_argument('checkpoint', help='a checkpoint of that run, or an exported backbone')
-    parser.add_argument('data', type=Path, help='folder with train/CLASS/… and val/CLASS/…, as ImageNet')
-    parser.add_argument('--images', type=int, help='pictures of each part, evenly spaced (default: all)')
-    parser.add_argument('--size', type=int, default=224, help='side of the pictures')
-    parser.add_argument('--batch', type=int, default=64)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    args = parser.parse_args(argv)
-    config = read_config(args.config)
-    found = probe(config, args.checkpoint, args.data, args.images, args.size, args.batch, args.device)
+def probe_command(args: argparse.Namespace) -> None:
+    """Print the accuracies."""
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    found = probe(read_config(args.config), args.checkpoint, args.data, args.images, args.size, args.batch, device)
     for name, accuracy in found.items():
         print(f'{name:<7} {accuracy:.2f}')
 

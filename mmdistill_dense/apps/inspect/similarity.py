@@ -20,11 +20,11 @@ from mmengine.visualization import Visualizer
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mmdistill_dense.apps.commands.cli import OptionsAction
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.resolve import model_of
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.base import Distiller, Recorded
+from mmdistill_dense.distillers.maskd import ready_distiller
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.modes import in_training
 from mmdistill_dense.networks.recording import run_parts
@@ -285,30 +285,19 @@ def heated(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     return overlay(image, (values - lowest) / max(1 - lowest, 1e-6))
 
 
-def add_similarity(commands: Any) -> None:
-    """Add ``similarity`` to the subcommands of a parser."""
-    command: argparse.ArgumentParser = commands.add_parser(
-        'similarity', help='cosine of a pixel with all others, teacher and student side by side'
-    )
-    command.add_argument('config', help='config of a distilled model, of pre-training or of a segmentor or detector')
-    command.add_argument('--checkpoint', help='checkpoint of a run of the config; without it, the untrained student')
-    command.add_argument('--distiller', help='distiller whose taps are shown; default: the first')
-    command.add_argument('--files', nargs='+', type=Path, help='image files; default: from the test or training set')
-    command.add_argument('--images', type=int, default=4, help='number of images of the set')
-    where = command.add_mutually_exclusive_group()
-    where.add_argument('--points', nargs='+', type=_point, metavar='X,Y', help='pixels of the image')
-    where.add_argument('--grid', type=int, default=3, help='n for a grid of n x n pixels')
-    command.add_argument('--out', type=Path, default=Path('work_dirs/similarity'), help='folder for the pictures')
-    command.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='overrides: key=value')
-    command.set_defaults(run=run_similarity)
+def masks_command(args: argparse.Namespace) -> None:
+    """Draw the masks of MasKD's tokens."""
+    config = read_config(args.config, args.cfg_options)
+    model, distiller = ready_distiller(config, args.tokens, args.checkpoint)
+    print(*draw_masks(model, distiller, config.test_dataloader.dataset, args.out, args.images), sep='\n')
 
 
-def run_similarity(args: argparse.Namespace) -> list[Path]:
+def similarity_command(args: argparse.Namespace) -> None:
     """Draw what the command line asks for."""
     config = read_config(args.config, args.cfg_options)
     model, distiller = ready_pair(config, args.checkpoint, args.distiller)
     images = read_pictures(args.files) if args.files else pictures_of(config, args.images)
-    return draw_similarity(model, distiller, images, args.out, args.points or args.grid)
+    print(*draw_similarity(model, distiller, images, args.out, args.points or args.grid), sep='\n')
 
 
 def read_pictures(files: Sequence[Path]) -> dict[str, np.ndarray]:
@@ -321,11 +310,3 @@ def read_pictures(files: Sequence[Path]) -> dict[str, np.ndarray]:
         names = itertools.chain([file.stem], (f'{file.stem}_{number}' for number in itertools.count(2)))
         images[next(name for name in names if name not in images)] = image
     return images
-
-
-def _point(text: str) -> Point:
-    try:
-        x, y = (int(part) for part in text.split(','))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a pixel: write X,Y, e.g. 120,80') from None
-    return x, y

@@ -1,20 +1,19 @@
-"""``python -m mmdistill_dense new`` and ``run``; what can be told before anything slow is imported is told first."""
+"""The options of ``new``, ``run`` and ``predict``; what can be told before anything slow is imported is told first."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from mmdistill_dense.apps.options import later
 from mmdistill_dense.apps.project import SUITE
-from mmdistill_dense.utils.directories import FolderInUse, owned
+from mmdistill_dense.utils.directories import owned
 from mmdistill_dense.utils.literals import check_place
-from mmdistill_dense.utils.messages import close_or_all, some, text_of
+from mmdistill_dense.utils.messages import close_or_all, some
 from mmdistill_dense.utils.quiet import alive
 from mmdistill_dense.utils.validate import counted
 
@@ -61,28 +60,28 @@ def check_folder(folder: Path) -> None:
 
 
 OTHER_NAMES = {  # of other programs, for options of `new`
-    '--epochs': '--iters',
-    '--max-iters': '--iters',
-    '--steps': '--iters',
-    '--imgsz': '--size',
-    '--checkpoint': '--teacher-checkpoint',
-    '--weights': '--teacher-checkpoint',
-    '--unlabeled': '--unlabelled',
+    '--epochs': 'it is --iters here',
+    '--max-iters': 'it is --iters here',
+    '--steps': 'it is --iters here',
+    '--imgsz': 'it is --size here',
+    '--checkpoint': 'it is --teacher-checkpoint here',
+    '--weights': 'it is --teacher-checkpoint here',
+    '--unlabeled': 'it is --unlabelled here',
 }
 NEW = """Write the configs that distil a student from a teacher on your data, into one folder.
 
-  python -m mmdistill_dense new --data leaves --student mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py
+  mmdistill new --data leaves --student mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py
       --teacher mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py
 
-Then `python -m mmdistill_dense run FOLDER` trains, compares and exports. docs/one_command.md explains both.
+Then `mmdistill run FOLDER` trains, compares and exports. docs/one_command.md explains both.
 """
 RUN = """Do all that is left of a folder that `new` wrote: check, train the teacher, the student alone and the distilled
 ones, write the report, export. What is done is not done again; an interrupted training goes on."""
 
 
-def new_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``new``."""
-    parser = argparse.ArgumentParser(description=NEW, formatter_class=argparse.RawDescriptionHelpFormatter)
+def fill_new(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``new``."""
+    parser.description, parser.formatter_class = NEW, argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         '--student', required=True, metavar='CONFIG', help='mmseg::…, mmdet::…, or a config of your own'
     )
@@ -119,43 +118,13 @@ def new_parser() -> argparse.ArgumentParser:
         '--random-weights', action='store_true', help='fetch no weights; both networks start from random ones'
     )
     parser.add_argument('--dry', action='store_true', help='print what would be written')
-    return parser
-
-
-def parsed(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, known: Mapping[str, str | None]
-) -> argparse.Namespace:
-    """Read a command line. An unknown option ends the program; the message gives a close name, or its name here.
-
-    ``known`` are names that users may mean: with the option here, or None for an option of ``new``.
-    """
-    _, rest = parser.parse_known_args(argv)
-    for option in [word for word in rest if word.startswith('-')]:
-        if option in known:
-            here = known[option]
-            parser.error(f'{option}: ' + (f'it is {here} here' if here else '`new` takes this option, `run` does not'))
-        close = difflib.get_close_matches(option, parser._option_string_actions, n=2)
-        parser.error(f'{option}: no such option. ' + (f'Close: {", ".join(close)}' if close else '--help shows all'))
-    if rest:
-        parser.error(f'{" ".join(rest)}: belongs to no option. A name with spaces stands in quotes')
-    return parser.parse_args(argv)
-
-
-def main_new(argv: Sequence[str] | None = None) -> int:
-    """Write a project; return the exit code."""
-    args = parsed(new_parser(), argv, OTHER_NAMES)
-    print('new      starting', flush=True)
-    with alive('new'):
-        try:
-            return _new(args)
-        except (OSError, KeyError, ValueError) as error:
-            print(f'ERROR    {text_of(error)}', file=sys.stderr)
-            return 2
+    parser.set_defaults(run=_new, other_names=OTHER_NAMES)
 
 
 def _new(args: argparse.Namespace) -> int:
     from mmdistill_dense.utils.quiet import quiet
 
+    print('new      starting', flush=True)
     folder = check_first(args)
     with quiet():  # notes of mmseg and mmdet about optional parts
         from mmdistill_dense.apps.project import new
@@ -169,7 +138,7 @@ def _new(args: argparse.Namespace) -> int:
     write(files, folder)
     told = ', '.join(f'{name} ({_content(name, text)})' for name, text in files.items())
     print(f'written  {folder}: {told}')
-    print(f'next     python -m mmdistill_dense run {folder}')
+    print(f'next     mmdistill run {folder}')
     return 0
 
 
@@ -185,25 +154,28 @@ def _plural(count: int, name: str, ending: str = 's') -> str:
     return f'{count} {name}{"" if count == 1 else ending}'
 
 
-def main_run(argv: Sequence[str] | None = None) -> int:
-    """Do what is left of a project; return the exit code."""
-    parser = argparse.ArgumentParser(description=RUN)
+def fill_run(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``run``."""
+    parser.description = RUN
     parser.add_argument('folder', type=Path, help='written by `new`')
     parser.add_argument(
         '--rerun-changed', action='store_true', help='repeat trainings whose configs were changed since'
     )
-    args = parsed(parser, argv, dict.fromkeys(new_parser()._option_string_actions))
-    print(f'run      {args.folder}', flush=True)
-    try:
-        project = (args.folder / 'suite.yaml').is_file()
-        with owned(args.folder, 'this project') if project else nullcontext():  # before the heavy imports
-            return _run(args)
-    except (OSError, KeyError, ValueError, FolderInUse) as error:
-        print(f'ERROR    {text_of(error)}', file=sys.stderr)
-        return 2
+    news = argparse.ArgumentParser()
+    fill_new(news)
+    others = dict.fromkeys(news._option_string_actions, '`new` takes this option, `run` does not')
+    parser.set_defaults(run=_run, other_names=others, speaks=True)
 
 
 def _run(args: argparse.Namespace) -> int:
+    """Do what is left of a project; return the exit code."""
+    print(f'run      {args.folder}', flush=True)
+    project = (args.folder / SUITE).is_file()
+    with owned(args.folder, 'this project') if project else nullcontext():  # before the heavy imports
+        return _run_project(args)
+
+
+def _run_project(args: argparse.Namespace) -> int:
     with alive('run'):
         from mmdistill_dense.utils.quiet import quiet
 
@@ -211,3 +183,20 @@ def _run(args: argparse.Namespace) -> int:
             from mmdistill_dense.apps.project.steps import run_project
 
     return run_project(args.folder, args.rerun_changed)
+
+
+def fill_predict(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``predict``."""
+    parser.description = (
+        'Use a student: draw what it finds, and write it as label images (segmentation) or as COCO json (boxes, masks).'
+    )
+    parser.add_argument(
+        'student', help='folder that `run` finished, exported weights (.pth with the .py beside), or a config'
+    )
+    parser.add_argument('pictures', nargs='+', help='pictures, videos, or folders of them')
+    parser.add_argument('--checkpoint', metavar='FILE', help='weights for a config: a checkpoint of its training')
+    parser.add_argument('--method', metavar='NAME', help="which of a project's students, where it has several")
+    parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write (default: %(default)s)')
+    parser.add_argument('--threshold', type=float, default=0.3, help='least score of a box (default: %(default)s)')
+    parser.add_argument('--device', help='default: cuda where there is one, else cpu')
+    parser.set_defaults(run=later('project.predict:predict_command'), speaks=True)

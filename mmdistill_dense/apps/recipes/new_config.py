@@ -1,9 +1,8 @@
-"""The command line of ``tools/new_config.py``: write configs to edit, list which methods fit which recipes."""
+"""The command ``config``: write configs to edit, list which methods fit which recipes."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,50 +77,16 @@ def recipe_name(parts: Parts) -> str:
     return next(name for name in names if name not in taken or name == names[-1])
 
 
-USAGE = """Write a config to edit: one method on one pair of networks, with its control.
-
-You need a file only to edit it: train.py, test.py and all other tools take the name METHOD:PAIR[:VARIANT].
-
-  python tools/new_config.py --method cwd --pair deeplabv3_r101_to_r18_cityscapes
-  python tools/new_config.py --method cwd --pair my_pair.py --dataset voc12aug_512x512 --schedule sgd_40k --out mine.py
-  python tools/new_config.py --method maskd --pair my_pair.py --dataset my_data.py --settings auto
-  python tools/new_config.py --list
-"""
-
-
-def main_new_config(argv: Sequence[str] | None = None) -> None:
-    """Read the command line, write or list configs, and print what was done."""
-    parser = argparse.ArgumentParser(description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--method', help='name of a method, or your own file of method options')
-    parser.add_argument('--pair', help='name in configs/_base_/pairs, or a file')
-    parser.add_argument('--dataset', help='name in configs/_base_/datasets, or a file; needed where no recipe fits')
-    parser.add_argument('--schedule', help='the same for schedules; default without a recipe: sgd_40k or sgd_1x')
-    parser.add_argument('--variant', help='a variant of the method options')
-    parser.add_argument(
-        '--settings',
-        choices=['auto', 'canonical'],
-        help='in place of the constants of the options, see docs/settings.md',
-    )
-    parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
-    parser.add_argument('--out', type=Path, help='file to write; default: its place in configs, or the working folder')
-    parser.add_argument(
-        '--all', action='store_true', help='write all configs that have no file yet (of --method, if given)'
-    )
-    parser.add_argument('--list', action='store_true', help='print which methods fit which recipes')
-    args = parser.parse_args(argv)
-    try:
-        if args.list:
-            print(listing())
-        elif args.all:
-            write_all([args.method] if args.method else methods())
-        elif args.method and args.pair:
-            write_one(args)
-        else:
-            parser.error('give --method and --pair, or --all, or --list')
-    except (KeyError, ValueError) as error:
-        sys.exit(f'new_config: {error.args[0]}')
-    except OSError as error:
-        sys.exit(f'new_config: {error}')
+def new_config(args: argparse.Namespace) -> None:
+    """Write or list configs, and print what was done."""
+    if args.list:
+        print(listing())
+    elif args.all:
+        write_all([args.method] if args.method else methods())
+    elif args.method and args.pair:
+        write_one(args)
+    else:
+        raise ValueError('give --method and --pair, or --all, or --list.')
 
 
 def listing() -> str:

@@ -1,5 +1,12 @@
 """One self-contained HTML page about finished runs: curves, scores, predictions, effects of the distillation."""
 
-from mmdistill_dense.apps.report.page import make_report
+from typing import TYPE_CHECKING
+
+from mmdistill_dense.utils.lazy import import_lazily
+
+if TYPE_CHECKING:
+    from mmdistill_dense.apps.report.page import make_report
 
 __all__ = ['make_report']
+
+import_lazily(__name__, __file__)

@@ -1,19 +1,16 @@
-"""The command line of ``tools/report.py``."""
+"""The options of ``report``."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
-from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a page and print what it leaves out. A wrong argument ends with one line and status 2."""
-    parser = argparse.ArgumentParser(
-        description='One HTML page about finished runs: curves, scores, predictions, settings, costs.'
-    )
+def fill_report(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``report``."""
+    parser.description = 'One HTML page about finished runs: curves, scores, predictions, settings, costs.'
     parser.add_argument('folders', nargs='+', metavar='WORK_DIR', help="work dirs, a suite's runs/<name>, or suites")
     parser.add_argument(
         '--control', help="work dir of the student alone; default: the suite's, else runs without distillers"
@@ -21,14 +18,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, default=Path('report.html'), help='the page (default: %(default)s)')
     parser.add_argument('--pictures', type=int, default=4, help='validation pictures; 0 runs no network (default: 4)')
     parser.add_argument('--metric', help='the score that is compared, as the runs log it (default: mIoU or box AP)')
-    args = parser.parse_args(arguments)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # notes of mmseg and mmdet about optional parts
-            from mmdistill_dense.apps.report.page import make_report
+    parser.set_defaults(run=_report)
 
-            path, sections = make_report(args.folders, args.out, args.control, args.pictures, args.metric)
-    except (OSError, ImportError, ValueError) as error:
-        parser.error(str(error))
+
+def _report(args: argparse.Namespace) -> None:
+    """Write a page and print what it leaves out."""
+    with redirect_stdout(io.StringIO()):  # notes of mmseg and mmdet about optional parts
+        from mmdistill_dense.apps.report.page import make_report
+
+        path, sections = make_report(args.folders, args.out, args.control, args.pictures, args.metric)
     for section in sections:
         for reason in section.reasons:
             print(f'left out, {section.title.lower()}: {reason}')

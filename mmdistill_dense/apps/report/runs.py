@@ -103,7 +103,7 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
             return found
     raise ValueError(
         f'{str(folder)!r} is no work dir: it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite\'s '
-        'runs/<name>/seed<k>. Give the folder that `tools/train.py --work-dir` wrote to.'
+        'runs/<name>/seed<k>. Give the folder that `mmdistill train --work-dir` wrote to.'
     )  # fmt: skip
 
 

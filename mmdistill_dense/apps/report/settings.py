@@ -71,18 +71,19 @@ def _shown(value: Any) -> str:
 
 
 def cost_section(numbers: Numbers) -> Section:
-    """Return time, memory and size, from the logs and from ``suite.py cost``."""
+    """Return time, memory and size, from the logs and from ``mmdistill suite cost``."""
     section = Section(
         'costs',
         'Costs',
-        'The time in the runs depends on what else the machine did; suite.py cost measures a step in turns with the '
-        'control’s.',
+        'The time in the runs depends on what else the machine did; mmdistill suite cost measures a step in turns with '
+        'the control’s.',
     )
     section.attempt(lambda: _cost_table(numbers))
     comparison = numbers.comparison
     if not any(_measured(run) for run in comparison.students):
         section.reasons.append(
-            'Step and extra memory are left out: the runs belong to no suite whose costs were measured (suite.py cost).'
+            'Step and extra memory are left out: the runs belong to no suite whose costs were measured '
+            '(mmdistill suite cost).'
         )
     return section
 

@@ -1,4 +1,4 @@
 """Train several methods over several seeds beside their control, and put the results into one table.
 
-``tools/suite.py`` is the command; ``docs/suite.md`` says what a definition holds.
+``mmdistill suite`` is the command; ``docs/suite.md`` says what a definition holds.
 """

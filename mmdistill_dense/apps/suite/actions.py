@@ -1,4 +1,4 @@
-"""What the commands of ``tools/suite.py`` do."""
+"""What the commands of ``suite`` do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,25 +26,32 @@ INTERRUPTED = 130
 
 
 def suite_run(args: argparse.Namespace) -> int:
+    definition = load(args.definition)
+    definition = replace(definition, jobs=args.jobs or definition.jobs, threads=args.threads or definition.threads)
+    return train_all(definition, args.only, args.seeds, args.rerun_changed)
+
+
+def train_all(
+    definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = (), rerun_changed: bool = False
+) -> int:
+    """Do all unfinished runs, or those of some rows and seeds. Return 1 if one failed, 130 after an interruption."""
     from mmdistill_dense.apps.suite import preflight
     from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command
 
-    definition = load(args.definition)
-    definition = replace(definition, jobs=args.jobs or definition.jobs, threads=args.threads or definition.threads)
     threads = definition.threads or threads_asked_for() or max(1, (os.cpu_count() or 1) // definition.jobs)
     console = Console(file=sys.stdout)
     with owned(definition.out, f'suite {definition.title!r}'):
         try:
             with interruptible():
-                selected = preflight.select(definition, args.only, args.seeds)
-                todo = preflight.unfinished(definition, selected, args.rerun_changed)
+                selected = preflight.select(definition, only, seeds)
+                todo = preflight.unfinished(definition, selected, rerun_changed)
                 preflight.check_batch(definition, todo, 1)
                 start = f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}'
                 console.print(start, markup=False, highlight=False, soft_wrap=True)
                 with alive('checking the runs'), quiet():
                     preflight.check(definition, todo)
                 with Board(console, selected, definition.jobs) as board:
-                    failed = Pool(partial(job_command, args.definition), definition.jobs, threads, board).execute(todo)
+                    failed = Pool(partial(job_command, definition.path), definition.jobs, threads, board).execute(todo)
         except KeyboardInterrupt:
             console.print('stopped; the same command continues from the last checkpoints')
             return INTERRUPTED

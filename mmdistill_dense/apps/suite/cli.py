@@ -1,39 +1,24 @@
-"""The command line of ``tools/suite.py``. Nothing slow is imported before the arguments are read."""
+"""The options of ``suite``. Nothing slow is imported before the arguments are read."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
-from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
-from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.quiet import errors_only
 from mmdistill_dense.utils.validate import counted
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line. Return 1 if a run failed or the definition cannot work, 130 after an interruption."""
-    args = _parser().parse_args(argv)
-    try:
-        with contextlib.nullcontext() if args.command in ('run', 'job') else errors_only():  # a training keeps its log
-            return getattr(import_module('mmdistill_dense.apps.suite.actions'), f'suite_{args.command}')(args) or 0
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        if args.command == 'job':
-            raise  # with its traceback, into the run's log
-        print(f'{type(error).__name__}: {text_of(error)}', file=sys.stderr)
-        return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description='One fair table of distillation methods')
+def fill_suite(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands of ``suite``."""
+    parser.description = 'One fair table of distillation methods'
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(command=name)
+        added.set_defaults(run=_suite, command=name, speaks=True, raises=name == 'job')  # a job's log keeps all
         many = '?' if name == 'list' else None
         added.add_argument('definition', type=Path, nargs=many, help='.yaml, .py or .json, see docs/suite.md')
         return added
@@ -62,11 +47,17 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument('name', help='a row of the table')
     job.add_argument('--seed', type=int, help='its seed; a teacher has only one')
     job.add_argument('--search', metavar='KEY=VALUE', help='the values of a search')
-    job.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='as for train.py')
+    job.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='as for train')
     job.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
     job.add_argument('--attended', action='store_true', help='end when standard input closes')
-    return parser
 
 
-if __name__ == '__main__':
-    sys.exit(main())
+def _suite(args: argparse.Namespace) -> int:
+    """Run a command; 1 if a run failed, 130 after an interruption."""
+    try:
+        with nullcontext() if args.command in ('run', 'job') else errors_only():  # a training keeps its log
+            return getattr(import_module('mmdistill_dense.apps.suite.actions'), f'suite_{args.command}')(args) or 0
+    except RuntimeError as error:
+        if args.raises:
+            raise
+        raise ValueError(str(error)) from error  # told without a traceback

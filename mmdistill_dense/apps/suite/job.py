@@ -316,8 +316,9 @@ def check_processes(run: Run, processes: int) -> None:
         return
     raise ValueError(
         f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, so '
-        'one table cannot hold both. Continue as it was begun (`suite.py slurm` starts slurm.processes, `suite.py run` '
-        'starts one), set another `out`, or give the same command --rerun-changed, which repeats such runs.'
+        'one table cannot hold both. Continue as it was begun (`mmdistill suite slurm` starts slurm.processes, '
+        '`mmdistill suite run` starts one), set another `out`, or give the same command --rerun-changed, '
+        'which repeats such runs.'
     )
 
 

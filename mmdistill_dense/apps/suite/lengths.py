@@ -150,7 +150,7 @@ def price_of(definition: Definition, name: str) -> dict[str, float]:
         found['extra'] = budget.extra[name]
     if 'ratio' not in found:
         raise ValueError(
-            f'{definition.path}: budget: the step of {name} has not been measured: run `python tools/suite.py budget '
+            f'{definition.path}: budget: the step of {name} has not been measured: run `mmdistill suite budget '
             f'{definition.path}`, which writes {measured_file(definition)}, or pin budget.ratios.{name}.'
         )
     return found
@@ -191,7 +191,7 @@ def length_of(definition: Definition, name: str, config: Config) -> tuple[int, i
     if not per_epoch:
         raise ValueError(
             f'{definition.path}: budget: the recipe counts epochs, and the iterations of one are not known: run '
-            f'`python tools/suite.py budget {definition.path}`, or pin budget.per_epoch.'
+            f'`mmdistill suite budget {definition.path}`, or pin budget.per_epoch.'
         )
     epochs, left = divmod(iterations, per_epoch)
     if not epochs:
@@ -231,7 +231,7 @@ def check_measured(definition: Definition, rows: Mapping[str, Method]) -> None:
         if then != now:
             raise ValueError(
                 f'{measured_file(definition)}: rows.{name} was measured with config {then}, the definition now gives '
-                f'{now}. Remove this row from the file and measure it by `suite.py budget`, or pin its ratio.'
+                f'{now}. Remove this row from the file and measure it by `mmdistill suite budget`, or pin its ratio.'
             )
 
 

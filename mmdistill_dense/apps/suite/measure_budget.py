@@ -1,4 +1,4 @@
-"""``suite.py budget``: measure once what a step of each row costs, for rows of equal compute."""
+"""``mmdistill suite budget``: measure once what a step of each row costs, for rows of equal compute."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def _teachers(definition: Definition) -> dict[str, Any]:
     if len(found) != 1 and (definition.teacher is not None or definition.test_teacher):
         raise ValueError(
             f'{definition.path}: teacher and test_teacher need a pair with one teacher, this one has {len(found)}: '
-            'train them with tools/train.py, and remove both keys.'
+            'train them with mmdistill train, and remove both keys.'
         )
     return found
 
@@ -218,7 +218,7 @@ def _unstarted(definition: Definition, run: Run) -> Config:
         config = configs.control_config(definition)
     else:
         if run.choice is None:
-            raise RuntimeError(f'{run.title}: its search has not ended; `suite.py run` runs it first.')
+            raise RuntimeError(f'{run.title}: its search has not ended; `mmdistill suite run` runs it first.')
         config = configs.method_config(definition, definition.methods[run.name], run.choice)
     if run.kind in ('run', 'search'):
         lengths.fit(definition, run.name, config)

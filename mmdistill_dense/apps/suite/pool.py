@@ -277,7 +277,7 @@ class Pool:
 
 def job_command(definition: Path, run: Run) -> list[str]:
     """Return the command line of a run that ends with this process."""
-    return [sys.executable, '-m', 'mmdistill_dense.apps.suite.cli', *job_words(definition, run), '--attended']
+    return [sys.executable, '-m', 'mmdistill_dense', 'suite', *job_words(definition, run), '--attended']
 
 
 def job_words(definition: Path, run: Run) -> list[str]:
@@ -375,7 +375,7 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-MODULE = 'mmdistill_dense.apps.suite.cli'
+MODULE = 'mmdistill_dense suite'
 _TABLE = ('partition', 'account', 'qos')  # options that the table's job needs, too
 # evaluated on the node, where each job needs its own port
 # since Slurm 22.05, srun does not take the number of the job by itself

@@ -80,7 +80,7 @@ def main(definition: Definition, only: Collection[str] | None = None) -> None:
 def _keep(definition: Definition, run: plan.Run, how: Settings) -> str:
     """Measure if necessary, and return the result as text."""
     if run.choice is None:
-        return 'waits for its search: `suite.py run` first'
+        return 'waits for its search: `mmdistill suite run` first'
     key = _key(definition, run, how)
     content = read_json(_file(definition, run.name))
     if content is not None and content.get('key') == key:

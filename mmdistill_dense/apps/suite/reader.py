@@ -150,7 +150,7 @@ def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
         if is_name(name):
             found = find(name)
             if isinstance(found, Named):
-                write = f'python tools/new_config.py --all --method {found.method}'
+                write = f'mmdistill config --all --method {found.method}'
                 raise ValueError(f'{name} is not a file; write it with: {write}')
             return found
         if not name.endswith('.py'):

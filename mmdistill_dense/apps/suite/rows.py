@@ -129,7 +129,7 @@ class Row:
     results: Results
     missing: tuple[int, ...] = ()  # the seeds that have not finished
     gain: Gain | None = None  # the gain over the control; ``None`` for teacher and control
-    cost: Mapping[str, Any] = field(default_factory=dict)  # the costs from ``suite.py cost``, if measured
+    cost: Mapping[str, Any] = field(default_factory=dict)  # the costs from ``mmdistill suite cost``, if measured
     targets: tuple[Target, ...] = ()  # the published results of this method with this recipe
     distils: bool = True  # whether it has distillers. Otherwise its step equals the control's.
 
@@ -268,8 +268,8 @@ def _check_processes(results: Mapping[str, Results]) -> int | None:
         told = '; '.join(f'{", ".join(names)}: {count}' for count, names in found.items())
         raise ValueError(
             f'runs with different numbers of processes, and so different batches, cannot share a table ({told}). '
-            'Repeat those of one number: with one process by `suite.py run --rerun-changed`; else move their folders '
-            'away and use `suite.py slurm`.'
+            'Repeat those of one number: with one process by `mmdistill suite run --rerun-changed`; else move their '
+            'folders away and use `mmdistill suite slurm`.'
         )
     return next(iter(found), None)
 

@@ -1,4 +1,4 @@
-"""``suite.py table``: Markdown, CSV and a picture of the results so far."""
+"""``mmdistill suite table``: Markdown, CSV and a picture of the results so far."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _cost_lines(table: Table) -> list[str]:
             'what training with the method holds beyond training without, at the peak of a step, teacher included.'
         )
     if not size or len(measured) < sum(row.distils for row in table.methods):
-        lines.append(f'Costs without a number: `python tools/suite.py cost {definition.path}` measures them.')
+        lines.append(f'Costs without a number: `mmdistill suite cost {definition.path}` measures them.')
     return lines
 
 
@@ -105,7 +105,7 @@ def _made_of(table: Table) -> list[str]:
         f'Versions: {each(table, versions) or "none"}',
     ]
     words = ('budget', 'run', 'cost', 'table') if definition.budget else ('run', 'cost', 'table')
-    commands = [f'`python tools/suite.py {word} {definition.path}`' for word in words]
+    commands = [f'`mmdistill suite {word} {definition.path}`' for word in words]
     return [*lines, f'Made by: {", ".join(commands)}']
 
 

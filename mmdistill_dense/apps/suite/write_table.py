@@ -1,4 +1,4 @@
-"""``suite.py table``: Markdown, CSV and a picture of the results so far."""
+"""``mmdistill suite table``: Markdown, CSV and a picture of the results so far."""
 
 from __future__ import annotations
 

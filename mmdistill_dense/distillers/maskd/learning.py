@@ -344,7 +344,7 @@ def _group(loader: DataLoader, seed: int) -> Any:
         raise ValueError(
             f'train_dataloader.batch_sampler: learning tokens needs a second one, but '
             f'{type(configured).__name__}(sampler, batch_size, drop_last) fails ({error}). Learn the tokens in a run '
-            'with another batch sampler (tools/learn_tokens.py) and give the file as tokens=.'
+            'with another batch sampler (mmdistill tokens) and give the file as tokens=.'
         ) from error
 
 

@@ -27,7 +27,7 @@ def ready_distiller(
     """Build the model of a config, load its teacher, and load the tokens of its first ``MasKD``.
 
     Tokens come from ``tokens``, else from ``checkpoint``, else from the work folder of the config, where training or
-    ``tools/learn_tokens.py`` saves them, or from a suite's runs beside it. The student has the checkpoint's weights, or
+    ``mmdistill tokens`` saves them, or from a suite's runs beside it. The student has the checkpoint's weights, or
     untrained ones.
     """
     config = config if isinstance(config, Config) else Config.fromfile(config)
@@ -49,7 +49,7 @@ def ready_distiller(
             beside = [*map(str, sorted(places.final.parent.glob('*.pth'))), *_of_suite(places.final, '*.pth')]
             others = f' {some(beside)} is of other settings: repeat the --cfg-options of its run.' if beside else ''
             raise FileNotFoundError(
-                f'There are no tokens at {str(places.final)!r}: learn them with tools/learn_tokens.py or by training, '
+                f'There are no tokens at {str(places.final)!r}: learn them with mmdistill tokens or by training, '
                 f'or give a token file or a checkpoint.{others}'
             )
         distiller.load_tokens(values, places.teacher)

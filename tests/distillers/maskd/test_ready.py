@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.apps.commands.cli import main_learn_tokens
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.distillers.maskd import ready_distiller
 from tests import toys
 from tests.distillers.maskd.tokens import LOGITS, det_model, seg_model, token_files, tokens_of
@@ -118,7 +118,7 @@ def leaf(tmp_path):
 def test_learning_alone_leaves_what_training_finds(leaf, tmp_path):
     out = tmp_path / 'shared' / 'tokens.pth'
     with toys.unformatted():
-        main_learn_tokens([str(leaf), '--out', str(out)])
+        main(['tokens', str(leaf), '--out', str(out)])
     (name,) = token_files(tmp_path / 'work')
     assert not list((tmp_path / 'work').glob('*.pth')), 'no student was trained'
     learned = torch.load(tmp_path / 'work' / 'maskd_tokens' / name, weights_only=True)
@@ -135,7 +135,7 @@ def test_learning_alone_leaves_what_training_finds(leaf, tmp_path):
 def test_options_reach_the_learning(leaf, tmp_path):
     options = ['model.distillers.maskd.learn.max_iters=2', 'model.distillers.maskd.num_tokens=5']
     with toys.unformatted():
-        main_learn_tokens([str(leaf), '--work-dir', str(tmp_path / 'x'), '--cfg-options', *options])
+        main(['tokens', str(leaf), '--work-dir', str(tmp_path / 'x'), '--cfg-options', *options])
     (name,) = token_files(tmp_path / 'x')
     content = torch.load(tmp_path / 'x' / 'maskd_tokens' / name, weights_only=True)
     assert content['state_dict']['mask_modules.0.mask_token'].shape == (5, toys.NUM_CLASSES)
@@ -146,16 +146,18 @@ def test_nothing_to_learn(tmp_path, distiller):
     path = tmp_path / 'leaf.py'
     toys.run_config(tmp_path / 'work', seg_model(distiller), iters=2).dump(path)
     with pytest.raises(ValueError, match='nothing to learn'), toys.unformatted():
-        main_learn_tokens([str(path)])
+        main(['tokens', str(path)])
 
 
-def test_one_file_for_two_distillers_is_refused(tmp_path, capsys):
+def test_one_file_for_two_distillers_is_refused(tmp_path):
     path = tmp_path / 'leaf.py'
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(a=LOGITS, b=LOGITS))
     toys.run_config(tmp_path / 'work', model, iters=2).dump(path)
-    with pytest.raises(SystemExit), toys.unformatted():
-        main_learn_tokens([str(path), '--out', str(tmp_path / 'x.pth')])
-    assert '--out is one file, but the config has 2 MasKD distillers' in capsys.readouterr().err
+    with (
+        pytest.raises(ValueError, match='--out is one file, but the config has 2 MasKD distillers'),
+        toys.unformatted(),
+    ):
+        main(['tokens', str(path), '--out', str(tmp_path / 'x.pth')])
 
 
 def test_a_checkpoint_of_another_teacher(finished, tmp_path):

@@ -82,7 +82,7 @@ def test_the_part_shows_every_row_with_what_it_took(suite: Definition, tmp_path:
     assert '9 iterations x 8 pictures from 8000 training pictures (0.0 passes)' in text
     assert '1.5 hours in 9 runs' in text and 'up to 2 of them side by side' in text
     assert 'Teacher 53.50 mIoU, student alone 41.17: +12.33 between them.' in text
-    assert 'python tools/suite.py run suite.yaml' in text and 'Ran on: CPU x86_64, 1 thread(s)' in text
+    assert 'mmdistill suite run suite.yaml' in text and 'Ran on: CPU x86_64, 1 thread(s)' in text
     assert 'Missing: heavy seed 0.' in text and str(tmp_path) not in text
 
 

@@ -313,7 +313,7 @@ def flat_taps(subject: Subject) -> Findings:
             WARNING,
             'flat_taps',
             f'model.distillers.{place} of the teacher is the same at all positions: there is nothing to learn.',
-            'Tap another place (tools/list_taps.py), or correct the weights of the teacher.',
+            'Tap another place (mmdistill taps), or correct the weights of the teacher.',
         )
 
 

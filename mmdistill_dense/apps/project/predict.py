@@ -1,0 +1,259 @@
+"""What ``predict`` does: a student on pictures, folders and videos, through mmseg's and mmdet's own functions."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from rich.progress import track
+from torch import nn
+
+from mmdistill_dense.apps.export.write_student import load_student
+from mmdistill_dense.apps.project import SUITE
+from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.config.data_sets import chain
+from mmdistill_dense.unlabelled.pictures import EXTENSIONS
+from mmdistill_dense.utils.atomic import write_json
+from mmdistill_dense.utils.colours import palette_of
+from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.quiet import quiet
+
+VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
+DRAWN, LABELS, BOXES = 'drawn', 'labels', 'predictions.json'
+Where = str | np.ndarray  # a picture's file, or a frame of a video (BGR)
+
+
+def predict_command(args: argparse.Namespace) -> None:
+    """Write what a student sees in the given pictures, and print the time of a picture."""
+    config, checkpoint = find_student(Path(args.student), args.checkpoint, args.method)
+    files = list(find_inputs(args.pictures))
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    with quiet():
+        student = Student.load(read_config(str(config)), checkpoint, device, args.threshold)
+    print(f'student  {checkpoint}, {sum(one.numel() for one in student.network.parameters()) / 1e6:.2f} M parameters')
+    for file in files:
+        if file.suffix.lower() in VIDEOS:
+            predict_video(student, file, args.out)
+        else:
+            predict_picture(student, file, args.out)
+    for line in student.finish(args.out):
+        print(line)
+
+
+def find_student(given: Path, checkpoint: str | None = None, method: str | None = None) -> tuple[Path, Path]:
+    """Return the config and the weights of a project's student, of an exported student, or of a config's run."""
+    if given.is_dir():
+        if not (given / SUITE).is_file():
+            raise FileNotFoundError(f'{given}: no {SUITE} in it. Give a folder that `mmdistill new` wrote, or weights.')
+        found = {path.stem.removeprefix('student_'): path for path in sorted(given.glob('student_*.pth'))}
+        if not found:
+            raise FileNotFoundError(f'{given}: no student_*.pth in it. `mmdistill run {given}` trains and exports it.')
+        if (method is None and len(found) > 1) or (method is not None and method not in found):
+            raise ValueError(f'--method {method}: {given} has the students {", ".join(found)}; name one of them.')
+        given = found[method or next(iter(found))]
+    if not given.is_file():
+        raise FileNotFoundError(f'{given}: no such file (working folder {Path.cwd()}).')
+    if given.suffix in ('.pth', '.safetensors'):
+        config = given.with_suffix('.py')
+        if not config.is_file():
+            raise FileNotFoundError(
+                f'{given}: its config {config.name} is not beside it. Give the config, and these weights with '
+                '--checkpoint.'
+            )
+        return config, given
+    if checkpoint is None:
+        raise FileNotFoundError(f'{given}: a config needs its weights: --checkpoint FILE.')
+    return given, Path(checkpoint)
+
+
+def find_inputs(given: Sequence[str]) -> Iterator[Path]:
+    """Yield pictures and videos: the given files, and those in the given folders."""
+    for name in given:
+        path = Path(name)
+        known = (*EXTENSIONS, *VIDEOS)
+        inside = sorted(one for one in path.rglob('*') if one.suffix.lower() in known) if path.is_dir() else [path]
+        if not path.exists():
+            raise FileNotFoundError(f'{name}: no such file or folder (working folder {Path.cwd()}).')
+        if not inside or inside[0].suffix.lower() not in known:
+            raise ValueError(f'{name}: no picture and no video. Known endings: {", ".join(known)}.')
+        yield from inside
+
+
+@dataclass
+class Student:
+    """A network with what its predictions need to be drawn and written."""
+
+    network: nn.Module
+    classes: Sequence[str]
+    threshold: float  # boxes with a lower score are left out
+    milliseconds: list[float] = field(default_factory=list)  # of each picture, in the network alone
+    images: list[dict[str, Any]] = field(default_factory=list)  # of COCO's format
+    boxes: list[dict[str, Any]] = field(default_factory=list)
+    labelled: int = 0
+
+    @classmethod
+    def load(cls, config: Config, checkpoint: Path, device: str, threshold: float) -> Student:
+        """Build a network and load its weights."""
+        plain, network, _, meta = load_student(config, checkpoint)
+        data = meta.get('dataset_meta') or {}
+        classes = data.get('classes') or data.get('CLASSES')
+        if not classes:
+            raise ValueError(f'{checkpoint}: its meta holds no class names (dataset_meta), so nothing can be named.')
+        colours = palette_of(data.get('palette'), len(classes))
+        palette = [tuple(map(int, one)) for one in colours]
+        network.dataset_meta = {'classes': tuple(classes), 'palette': palette}  # type: ignore[assignment]
+        dataset = chain((plain.get('test_dataloader') or plain.val_dataloader).dataset)[0]
+        network.cfg = Config(dict(test_pipeline=dataset['pipeline'], test_dataloader=dict(dataset=dataset)))
+        student = cls(network.to(device).eval(), tuple(classes), threshold)
+        network.register_forward_pre_hook(lambda *_: student.milliseconds.append(-student._now()))
+        network.register_forward_hook(lambda *_: student._ended())
+        return student
+
+    @property
+    def segments(self) -> bool:
+        """Tell whether it labels pixels; otherwise it finds boxes."""
+        return hasattr(self.network, 'decode_head')
+
+    def __call__(self, picture: Where) -> Any:
+        """Return the prediction on a picture, as mmseg or mmdet gives it."""
+        if self.segments:
+            from mmseg.apis import inference_model
+
+            kept, self.network.cfg = self.network.cfg, copy.deepcopy(self.network.cfg)  # changed for a frame
+            found = inference_model(self.network, picture)
+            self.network.cfg = kept
+            return found
+        from mmdet.apis import inference_detector
+
+        return inference_detector(self.network, picture)
+
+    def draw(self, picture: np.ndarray, found: Any) -> np.ndarray:
+        """Return a picture (RGB) with what was found in it."""
+        if self.segments:
+            from mmseg.visualization import SegLocalVisualizer
+
+            visualizer = SegLocalVisualizer(alpha=0.5)
+            visualizer.dataset_meta = self.network.dataset_meta
+            visualizer.add_datasample('', picture, found.cpu(), draw_gt=False, with_labels=False)
+        else:
+            from mmdet.visualization import DetLocalVisualizer
+
+            visualizer = DetLocalVisualizer()
+            visualizer.dataset_meta = self.network.dataset_meta
+            visualizer.add_datasample('', picture, found.cpu(), draw_gt=False, pred_score_thr=self.threshold)
+        return visualizer.get_image()
+
+    def keep(self, found: Any, name: str, out: Path) -> None:
+        """Write a picture's labels, or note its boxes."""
+        if self.segments:
+            labels = found.pred_sem_seg.data[0].cpu().numpy()
+            file = (out / LABELS / name).with_suffix('.png')
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16))
+            self.labelled += 1
+            return
+        number = len(self.images) + 1
+        height, width = (int(side) for side in found.ori_shape)
+        self.images.append({'id': number, 'file_name': name, 'height': height, 'width': width})
+        self.boxes += list(self._coco(found.pred_instances, number))
+
+    def _coco(self, instances: Any, image: int) -> Iterator[dict[str, Any]]:
+        instances = instances[instances.scores >= self.threshold].cpu()
+        for number in range(len(instances)):
+            x, y, right, low = (round(float(value), 2) for value in instances.bboxes[number])
+            box: dict[str, Any] = {
+                'id': len(self.boxes) + number + 1,
+                'image_id': image,
+                'category_id': int(instances.labels[number]) + 1,
+                'bbox': [x, y, round(right - x, 2), round(low - y, 2)],
+                'area': round((right - x) * (low - y), 2),
+                'score': round(float(instances.scores[number]), 4),
+                'iscrowd': 0,
+            }
+            if 'masks' in instances:
+                from pycocotools.mask import area, encode
+
+                code = encode(np.asfortranarray(np.asarray(instances.masks[number], np.uint8)))
+                box['segmentation'] = {'size': code['size'], 'counts': code['counts'].decode()}
+                box['area'] = int(area(code))
+            yield box
+
+    def finish(self, out: Path) -> Iterator[str]:
+        """Write the boxes; yield what was written, and the time of a picture."""
+        yield f'written  {out / DRAWN}'
+        if self.segments:
+            yield f'         {out / LABELS}: {self.labelled} PNG; a value is the number of a class: {self._numbered()}'
+        else:
+            names = [{'id': number, 'name': name} for number, name in enumerate(self.classes, 1)]
+            write_json(out / BOXES, {'images': self.images, 'annotations': self.boxes, 'categories': names})
+            yield f'         {out / BOXES}: {len(self.boxes)} boxes of {self.threshold} or more, in {len(self.images)}'
+        device = next(self.network.parameters()).device
+        times = self.milliseconds[1:] or self.milliseconds  # the first one is slower
+        threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
+        yield f'time     {median(times):.1f} ms a picture in the network (median of {len(times)}), on {device}{threads}'
+
+    def _numbered(self) -> str:
+        return some((f'{number} {name}' for number, name in enumerate(self.classes)), 6)
+
+    def _now(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return 1000 * time.perf_counter()
+
+    def _ended(self) -> None:
+        self.milliseconds[-1] += self._now()
+
+
+def predict_picture(student: Student, file: Path, out: Path) -> None:
+    """Write the prediction on a picture."""
+    picture = mmcv.imread(str(file))
+    if picture is None:
+        raise ValueError(f'{file}: cannot be read as a picture.')
+    found = student(str(file))
+    name = place_of(file)
+    student.keep(found, name, out)
+    mmcv.imwrite(student.draw(picture[..., ::-1], found)[..., ::-1], str(out / DRAWN / name))
+
+
+def predict_video(student: Student, file: Path, out: Path) -> None:
+    """Write a video with the predictions drawn, and the prediction on each frame."""
+    frames = mmcv.VideoReader(str(file))
+    if not frames.opened or not len(frames):
+        raise ValueError(f'{file}: cannot be read as a video.')
+    drawn = (out / DRAWN / place_of(file)).with_suffix('.mp4')
+    drawn.parent.mkdir(parents=True, exist_ok=True)
+    size = (frames.width, frames.height)
+    writer = cv2.VideoWriter(str(drawn), cv2.VideoWriter.fourcc(*'mp4v'), frames.fps or 25, size)
+    stem = Path(place_of(file)).with_suffix('')
+    try:
+        for number, frame in enumerate(track(_readable(frames), str(file), len(frames), transient=True)):
+            found = student(frame)
+            student.keep(found, f'{stem}/{number:06d}.jpg', out)
+            writer.write(student.draw(frame[..., ::-1], found)[..., ::-1])
+    finally:
+        writer.release()
+
+
+def _readable(frames: Iterable[np.ndarray | None]) -> Iterator[np.ndarray]:
+    """Yield the frames up to the first that cannot be read: containers often promise one too many."""
+    for frame in frames:
+        if frame is None:
+            return
+        yield frame
+
+
+def place_of(file: Path) -> str:
+    """Return where a file's results stand below the folder of results: its own path below the working folder."""
+    path = file.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(*path.parts[1:]))

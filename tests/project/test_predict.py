@@ -1,0 +1,180 @@
+"""``predict``: what a student finds in pictures, folders and videos, against mmseg's and mmdet's own functions."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from pycocotools.coco import COCO
+
+from mmdistill_dense.__main__ import main
+from tests import toys
+from tests.project.folders_of_data import SIZE, picture
+
+pytestmark = pytest.mark.usefixtures('folder')
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        picture(Path(f'pictures/{"abc"[number]}/{number}.png'), number)
+    return tmp_path
+
+
+def exported(net: dict, scope: str, classes: int, pack: str) -> Path:
+    """Weights with their plain config beside them, as `export` writes them."""
+    init_default_scope(scope)
+    network = toys.build_plain(net)
+    with torch.no_grad():
+        for one in network.modules():  # an untrained head finds nothing
+            if hasattr(one, 'retina_cls'):
+                one.retina_cls.bias.fill_(-0.5)
+    names = [f'class {number}' for number in range(classes)]
+    file = Path('student.pth')
+    torch.save({'state_dict': network.state_dict(), 'meta': {'dataset_meta': {'classes': names}}}, file)
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(96, 72)),
+        dict(type='LoadAnnotations'),
+        dict(type=pack),
+    ]
+    if scope == 'mmdet':
+        pipeline[-1]['meta_keys'] = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+        del pipeline[2]
+    loader = dict(batch_size=1, dataset=dict(type='RepeatDataset', dataset=dict(type='X', pipeline=pipeline)))
+    Config(dict(default_scope=scope, model=toys._as_model(net), test_dataloader=loader)).dump('student.py')
+    return file
+
+
+def segmentor() -> Path:
+    return exported(toys.seg_net('fcn'), 'mmseg', toys.NUM_CLASSES, 'PackSegInputs')
+
+
+def detector(kind: str = 'retinanet') -> Path:
+    return exported(toys.det_net(kind), 'mmdet', toys.NUM_CLASSES - 1, 'PackDetInputs')
+
+
+def theirs(scope: str, file: str) -> Any:
+    """The prediction of a network that mmseg or mmdet builds and asks by itself."""
+    config = Config.fromfile('student.py')
+    config.test_pipeline = config.test_dataloader.dataset.dataset.pipeline
+    if scope == 'mmseg':
+        from mmseg.apis import inference_model, init_model
+
+        return inference_model(init_model(config, 'student.pth', device='cpu'), file)
+    from mmdet.apis import inference_detector, init_detector
+
+    return inference_detector(init_detector(config, 'student.pth', device='cpu', palette='random'), file)
+
+
+def test_a_folder_becomes_label_images_and_drawn_pictures(capsys: pytest.CaptureFixture) -> None:
+    assert main(['predict', str(segmentor()), 'pictures', '--out', 'out', '--device', 'cpu']) == 0
+    for name in ('a/0', 'b/1', 'c/2'):
+        found = cv2.imread(f'out/labels/pictures/{name}.png', cv2.IMREAD_UNCHANGED)
+        expected = theirs('mmseg', f'pictures/{name}.png').pred_sem_seg.data[0].numpy()
+        np.testing.assert_array_equal(found, expected)
+        drawn = cv2.imread(f'out/drawn/pictures/{name}.png')
+        assert drawn.shape == (*SIZE, 3) and not np.array_equal(drawn, cv2.imread(f'pictures/{name}.png'))
+    out = capsys.readouterr().out
+    assert '3 PNG; a value is the number of a class: 0 class 0' in out
+    assert re.search(r'time     \d+\.\d ms a picture in the network \(median of 2\), on cpu', out)
+
+
+def test_boxes_are_coco_json(capsys: pytest.CaptureFixture) -> None:
+    words = ['pictures/a/0.png', 'pictures/b', '--out', 'out', '--threshold', '0.35']
+    assert main(['predict', str(detector()), *words]) == 0
+    with open('out/predictions.json', encoding='utf-8') as file:
+        told = json.load(file)
+    assert [one['file_name'] for one in told['images']] == ['pictures/a/0.png', 'pictures/b/1.png']
+    names = [f'class {number}' for number in range(toys.NUM_CLASSES - 1)]
+    assert told['categories'] == [{'id': number, 'name': name} for number, name in enumerate(names, 1)]
+    expected = theirs('mmdet', 'pictures/a/0.png').pred_instances
+    expected = expected[expected.scores >= 0.35]
+    mine = [one for one in told['annotations'] if one['image_id'] == 1]
+    assert len(mine) == len(expected) > 0
+    for one, box, score, kind in zip(mine, expected.bboxes, expected.scores, expected.labels, strict=True):
+        corners = [one['bbox'][0], one['bbox'][1], one['bbox'][0] + one['bbox'][2], one['bbox'][1] + one['bbox'][3]]
+        np.testing.assert_allclose(corners, box.numpy(), atol=0.02)
+        assert one['score'] == pytest.approx(float(score), abs=1e-4) and one['category_id'] == int(kind) + 1
+    assert len({one['id'] for one in told['annotations']}) == len(told['annotations'])
+    COCO('out/predictions.json')
+    assert Path('out/drawn/pictures/b/1.png').is_file() and 'boxes of 0.35 or more, in 2' in capsys.readouterr().out
+
+
+def test_masks_are_run_lengths() -> None:
+    assert main(['predict', str(detector('cascade_mask_rcnn')), 'pictures/a/0.png', '--threshold', '0']) == 0
+    coco = COCO('predictions/predictions.json')
+    masks = np.stack([coco.annToMask(one) for one in coco.dataset['annotations']])
+    expected = theirs('mmdet', 'pictures/a/0.png').pred_instances.masks.numpy()
+    np.testing.assert_array_equal(masks, expected)
+    assert [one['area'] for one in coco.dataset['annotations']] == expected.sum((1, 2)).tolist()
+
+
+def test_a_video_is_drawn_and_each_frame_kept() -> None:
+    frames = [cv2.imread(str(path)) for path in sorted(Path('pictures').rglob('*.png'))]
+    writer = cv2.VideoWriter('way.avi', cv2.VideoWriter_fourcc(*'MJPG'), 10, SIZE[::-1])
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    assert main(['predict', str(segmentor()), 'way.avi', 'pictures/a/0.png', '--out', 'out']) == 0
+    drawn = cv2.VideoCapture('out/drawn/way.mp4')
+    assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and drawn.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    reader = cv2.VideoCapture('way.avi')
+    for number in range(3):
+        expected = theirs('mmseg', reader.read()[1]).pred_sem_seg.data[0].numpy()
+        found = cv2.imread(f'out/labels/way/{number:06d}.png', cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(found, expected)
+    assert Path('out/labels/pictures/a/0.png').is_file(), 'a picture after a video'
+
+
+def test_a_run_s_own_config_and_checkpoint_serve_too() -> None:
+    weights = segmentor()
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'))
+    plain = Config.fromfile('student.py')
+    Config(dict(default_scope='mmseg', model=model, test_dataloader=plain.test_dataloader)).dump('run.py')
+    assert main(['predict', 'run.py', 'pictures/a/0.png', '--checkpoint', str(weights), '--out', 'run']) == 0
+    assert main(['predict', str(weights), 'pictures/a/0.png', '--out', 'plain']) == 0
+    first, second = (Path(f'{name}/labels/pictures/a/0.png').read_bytes() for name in ('run', 'plain'))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ('words', 'told'),
+    [
+        (['nowhere.pth', 'pictures'], 'nowhere.pth: no such file'),
+        (['student.py', 'pictures'], 'student.py: a config needs its weights: --checkpoint FILE'),
+        (['student.pth', 'none.png'], 'none.png: no such file or folder'),
+        (['student.pth', 'student.py'], 'student.py: no picture and no video'),
+        (['pictures', 'pictures'], 'pictures: no suite.yaml in it'),
+        (['other.pth', 'pictures'], 'other.pth: its config other.py is not beside it'),
+        (['project', 'pictures'], 'project: no student_*.pth in it. `mmdistill run project` trains'),
+        (['two', 'pictures'], 'two has the students kd, pcd; name one of them'),
+        (['two', 'pictures', '--method', 'kdd'], 'two has the students kd, pcd; name one of them'),
+        (['student.pth', 'broken.png'], 'broken.png: cannot be read as a picture'),
+        (['student.pth', 'broken.mp4'], 'broken.mp4: cannot be read as a video'),
+        (['nameless.pth', 'pictures'], 'its meta holds no class names'),
+    ],
+)
+def test_mistakes_are_told(words: list[str], told: str, capsys: pytest.CaptureFixture) -> None:
+    segmentor()
+    Path('other.pth').touch()
+    for name in ('broken.png', 'broken.mp4'):
+        Path(name).write_text('no picture')
+    for name, students in {'project': (), 'two': ('kd', 'pcd')}.items():
+        Path(name).mkdir()
+        for file in ('suite.yaml', *(f'student_{student}.pth' for student in students)):
+            Path(name, file).touch()
+    state = torch.load('student.pth')['state_dict']
+    torch.save({'state_dict': state, 'meta': {}}, 'nameless.pth')
+    Path('nameless.py').write_text(Path('student.py').read_text())
+    assert main(['predict', *words]) == 2
+    assert told in capsys.readouterr().err

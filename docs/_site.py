@@ -7,6 +7,8 @@ is shown as a page of its own, so that no link needs the address of a repository
 
 from __future__ import annotations
 
+import json
+import os
 import os.path
 import re
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ from griffe import Extension, Object
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from mmdistill_dense.__main__ import COMMANDS, Parser, fill, overview
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r'(?P<head>\]\()(?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?(?P<tail>\))')
@@ -45,6 +49,8 @@ def place(file: str) -> str | None:
         return outside()[file]
     if not (ROOT / file).is_file():
         return None
+    if file.endswith('.ipynb'):
+        return file.removeprefix('docs/').replace('.ipynb', '.md')
     return file.removeprefix('docs/') if file.startswith('docs/') else f'source/{file}.md'
 
 
@@ -65,8 +71,30 @@ def rewritten(text: str, page: str) -> str:
     return text
 
 
+def notebook_page(file: Path) -> str:
+    """The cells of a notebook as Markdown: text as it is, code in fences."""
+    cells = json.loads(file.read_text(encoding='utf-8'))['cells']
+    texts = [(''.join(cell['source']), cell['cell_type']) for cell in cells]
+    return '\n\n'.join(text if kind == 'markdown' else f'```python\n{text}\n```' for text, kind in texts) + '\n'
+
+
+def options_page() -> str:
+    """The help of every command, as its parser prints it."""
+    os.environ['COLUMNS'] = '100'
+    parts = ['# Commands and their options', f'```text\n{chr(10).join(overview())}\n```']
+    for name in COMMANDS:
+        text = fill(Parser(prog=f'mmdistill {name}'), name).format_help()
+        parts.append(f'## mmdistill {name}\n\n```text\n{text.rstrip()}\n```')
+    return '\n\n'.join(parts) + '\n'
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie outside docs/, and one for every file that a page links to."""
+    """Add the pages that lie outside docs/, those made here, and one for every file that a page links to."""
+    for file in [one for one in files if one.src_uri.endswith('.ipynb')]:
+        files.remove(file)
+        page = notebook_page(ROOT / 'docs' / file.src_uri)
+        files.append(File.generated(config, file.src_uri.replace('.ipynb', '.md'), content=page))
+    files.append(File.generated(config, 'commands.md', content=options_page()))
     texts = {f'docs/{file.src_uri}': file.content_string for file in files.documentation_pages()}
     for name, uri in outside().items():
         texts[name] = (ROOT / name).read_text(encoding='utf-8')

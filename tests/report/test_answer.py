@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mmdistill_dense.apps.report.numbers import Numbers
+from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import compare
 from mmdistill_dense.apps.report.scores import Answer
 from tests.report.test_runs import ALONE, DISTILLED, logged, run, suite
@@ -170,10 +171,30 @@ def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, said):
     suite(tmp_path)
     for folder, score in folders.items():
         (folder / 'result.json').write_text(json.dumps(dict(score=score)), encoding='utf-8')
-    answer, cost = Answer(Numbers(compare([tmp_path]))).sentences()
+    answer, cost, after = Answer(Numbers(compare([tmp_path]))).sentences()
     assert answer.startswith(said)
     assert ('may be chance' in answer) == (said[:3] in ('Per', 'No '))
     assert cost == 'In use it costs nothing more: the checkpoint is the plain student.'
+    words = {'Yes': 'use it', 'Per': 'longer training or more seeds', 'No.': 'another method', 'No ': 'another method'}
+    assert words[said[:3]] in after
+
+
+def test_the_cost_in_use_is_compared_with_the_teacher(tmp_path):
+    suite(tmp_path, seeds=(0,))
+    for folder, score in {'runs/kd/seed0': 42.0, 'runs/control/seed0': 40.0}.items():
+        (tmp_path / folder / 'result.json').write_text(json.dumps(dict(score=score)), encoding='utf-8')
+    uses = {'kd': Use(1_000_000, 4.0, 1.25, 8.0), 'teacher': Use(3_500_000, 14.0, None, 20.0)}
+    found = Answer(Numbers(compare([tmp_path])), uses)
+    assert 'has 3.5 times fewer parameters than the teacher, and is 2.5 times as fast.' in found.sentences()[1]
+    assert 'seeds: [0, 1, 2]' in found.sentences()[2], 'one seed'
+    row = rows(found)['kd']
+    assert [row[name] for name in ('parameters', 'weights', 'GFLOPs', 'a picture')] == [
+        '1.00 M',
+        '4.0 MB',
+        '1.25',
+        '8 ms',
+    ]
+    assert rows(found)['control']['parameters'] == ''
 
 
 @pytest.mark.parametrize(
@@ -185,7 +206,7 @@ def test_a_teacher_that_is_hardly_better_is_named(tmp_path, teacher, alone, foun
     run(tmp_path / 'teacher')
     for folder, score in {'teacher': teacher, 'runs/kd/seed0': alone, 'runs/control/seed0': alone}.items():
         (tmp_path / folder / 'result.json').write_text(json.dumps(dict(score=score)), encoding='utf-8')
-    _, *advice, _ = Answer(Numbers(compare([tmp_path]))).sentences()
+    _, *advice, _, _ = Answer(Numbers(compare([tmp_path]))).sentences()
     assert [found in one for one in advice] == [True] if found else not advice
 
 

@@ -1,7 +1,12 @@
 """What is drawn into pictures: boxes, labels, and where a student and its teacher differ."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
+from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import BaseDataElement, InstanceData
 
 from mmdistill_dense.apps.report.predictions import (
@@ -45,6 +50,21 @@ def test_boxes_stand_where_they_were_in_a_large_picture():
     rows, columns = np.nonzero(pixels(found.source)[..., 0] > 100)
     assert np.abs(np.array([columns.min(), rows.min(), columns.max(), rows.max()]) - (100, 100, 300, 200)).max() <= 2
     assert found.alt == 'True boxes in x: 1 cat'
+
+
+@pytest.mark.parametrize('kind', [torch.from_numpy, lambda masks: BitmapMasks(masks, 960, 1280)])
+def test_masks_are_filled_at_the_size_that_is_shown(kind: Callable[[np.ndarray], Any]) -> None:
+    """Masks of predictions are tensors; those of the labels are mmdet's own."""
+    masks = np.zeros((1, 960, 1280), np.uint8)
+    masks[0, 200:400, 200:400] = 1
+    truth = InstanceData(
+        bboxes=torch.tensor([[200.0, 200.0, 600.0, 400.0]]), labels=torch.tensor([0]), masks=kind(masks)
+    )
+    scene = Scene('x', np.zeros((960, 1280, 3), np.uint8), {'data_samples': BaseDataElement(gt_instances=truth)})
+    found = truth_panel(Scenes((scene,), ('cat',), np.array([[255, 0, 0]])), scene)
+    red = pixels(found.source)[..., 0]
+    assert (np.abs(red[110:190, 110:190] - 127) < 12).all(), 'half red in the mask'
+    assert (red[110:190, 210:290] < 12).all(), 'black in the box beside the mask'
 
 
 def test_boxes_of_a_class_without_a_name_are_drawn():

@@ -13,6 +13,7 @@ from mmdistill_dense.apps.report import make_report
 from mmdistill_dense.apps.report.page import render
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
 from mmdistill_dense.apps.report.section import Chart, Group, Section, Table, Viewer
+from tests import toys
 from tests.report.conftest import SEED
 
 ADDRESS = re.compile(r'(?:src|href)\s*=\s*["\'](?!#|data:)|url\(|@import|<iframe|<object', re.IGNORECASE)
@@ -43,8 +44,23 @@ def test_scores_are_those_of_the_results_with_gains_over_the_control(made):
     (table,) = only(made[1]['scores'], Table)
     rows = {row[0]: row[1:] for row in table.rows}
     control, kd, both = ([str(SEED), *cells] for cells in (['40.00', ''], ['42.00', '+2.00'], ['44.00', '+4.00']))
-    assert {name: row[:-1] for name, row in rows.items()} == {'control': control, 'kd': kd, 'all': both}
-    assert rows['kd'][-1] == '1.75 x' and rows['control'][-1] == ''
+    assert {name: row[:3] for name, row in rows.items()} == {'control': control, 'kd': kd, 'all': both}
+    assert rows['kd'][3] == '1.75 x' and rows['control'][3] == ''
+
+
+def test_each_network_says_how_large_and_how_fast_it_is(made):
+    (table,) = only(made[1]['scores'], Table)
+    rows = {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
+    parameters = sum(value.numel() for value in toys.build_plain(toys.seg_net('fcn')).parameters())
+    for row in rows.values():
+        assert row['parameters'] == f'{parameters / 1e6:.2f} M' and row['weights'].endswith(' MB')
+        assert float(row['GFLOPs']) > 0 and re.fullmatch(r'\d+ ms', row['a picture'])
+    assert len({row['GFLOPs'] for row in rows.values()}) == 1, 'one network, trained in three ways'
+
+
+def test_what_was_compared_is_said_with_the_taps(made):
+    table = next(one for one in only(made[1]['settings'], Table) if one.caption.startswith('What kd compared'))
+    assert [row[:4] for row in table.rows] == [['kd', 'LogitKD', 'decode_head.conv_seg', 'decode_head.conv_seg']]
 
 
 def test_the_page_begins_with_the_answer(made):

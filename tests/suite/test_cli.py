@@ -112,7 +112,7 @@ def test_threads_that_the_shell_asks_for_are_taken(
     taken = []
 
     class Idle:
-        def __init__(self, command: Any, jobs: int, threads: int, board: Any) -> None:
+        def __init__(self, command: Any, jobs: int, threads: int, board: Any, news: Any) -> None:
             taken.append(threads)
 
         def execute(self, todo: Any) -> dict[str, str]:

@@ -77,6 +77,26 @@ def test_runs_start_when_what_they_need_is_there(tmp_path: Path, monkeypatch: py
     assert [said for said in watch.said if said[1] == 'late'] == [('started', 'late'), ('ended', 'late', True)]
 
 
+EVALUATED = """
+import json, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+for count in (1, 2):
+    time.sleep(0.7)
+    (folder / 'state.json').write_text(json.dumps({'val': {'count': count, 'value': 1.0}}))
+time.sleep(0.7)
+(folder / 'result.json').write_text(json.dumps({'score': 1.0, 'minutes': 1.0}))
+"""
+
+
+def test_evaluations_and_ends_are_news(tmp_path: Path) -> None:
+    news: list[int] = []
+    todo = runs(tmp_path, 'first', 'second')
+    pool.Pool(
+        command(EVALUATED), 1, 1, Watch(), lambda: news.append(len(list(tmp_path.glob('*/result.json'))))
+    ).execute(todo)
+    assert news[:2] == [0, 0] and len(news) >= 5, 'two evaluations, an end, two evaluations'
+
+
 def test_failure_stops_only_what_needs_it_and_shows_its_log(tmp_path: Path) -> None:
     todo = runs(tmp_path, 'bad', 'silent', 'good')
     todo += [*runs(tmp_path, 'lost', after=('bad',)), *runs(tmp_path, 'far', after=('lost',))]

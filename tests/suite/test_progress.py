@@ -108,6 +108,17 @@ def test_terminal_shows_a_line_for_each_running_job(tmp_path: Path) -> None:
     assert text.count('━') == 19, 'half of a bar of 20 columns, one of them the end of what is done'
 
 
+def test_the_last_evaluation_is_told(tmp_path: Path) -> None:
+    report = Report(tmp_path, 'abc')
+    hook = ReportHook(report, 'coco/bbox_mAP', 100.0)
+    report.tell(True, phase='training', iteration=5, iterations=10, began=0.0, loss=1.5)
+    hook.after_val_epoch(None, {'coco/bbox_mAP': 0.3124, 'other': 1.0})
+    hook.after_val_epoch(None, {'other': 1.0})
+    state = json.loads((tmp_path / 'state.json').read_text())
+    assert state['val'] == {'count': 1, 'value': pytest.approx(31.24)}
+    assert progress._cells(run('kd'), state)[2] == 'loss 1.500  val 31.24'
+
+
 def test_the_learning_before_a_training_is_told_with_its_own_time(tmp_path: Path) -> None:
     """50 of 200 steps in 30 seconds: 90 are left."""
     report = Report(tmp_path, 'abc')

@@ -175,13 +175,21 @@ def test_size(student: Network, config: Config) -> tuple[Size, str]:
 
 def _size_of(network: Any, student: Network, config: Config, size: Size) -> dict[str, Any]:
     batch = student.data_preprocessor(training_batch(student, config, 1, size), False)
+    return {'parameters': sum(p.numel() for p in network.parameters()), 'gflops': gflops_of(network, batch)}
+
+
+def gflops_of(network: Any, batch: Mapping[str, Any]) -> float:
+    """Return the operations of a forward pass over a prepared batch, in 1e9, as mmengine counts them."""
     network.eval()
+    forward = network.forward
     if hasattr(network, 'roi_head') or hasattr(network, 'bbox_head'):  # may ask for the size
         network.forward = partial(network.forward, data_samples=batch['data_samples'])
-    with torch.no_grad():
-        counted = FlopAnalyzer(network, (batch['inputs'],))
-        operations = counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
-    return {'parameters': sum(p.numel() for p in network.parameters()), 'gflops': operations / 1e9}
+    try:
+        with torch.no_grad():
+            counted = FlopAnalyzer(network, (batch['inputs'],))
+            return counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total() / 1e9
+    finally:
+        network.forward = forward
 
 
 def extra_memory(steps: Steps, device: str) -> dict[str, int]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 
@@ -19,7 +21,6 @@ from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.report.page import make_report
-from mmdistill_dense.apps.report.scores import why_no_gain
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
 from mmdistill_dense.apps.suite.definition import Definition, load
@@ -77,7 +78,7 @@ def run_project(folder: Path, rerun_changed: bool = False) -> int:
     print('\n'.join(lines), flush=True)
     if not checked(folder, definition):
         return 2
-    code = train_all(definition, rerun_changed=rerun_changed)
+    code = train_all(definition, rerun_changed=rerun_changed, news=lambda: _report_so_far(folder, definition))
     if code:
         return code
     _report(folder, definition)
@@ -163,17 +164,27 @@ def digest(folder: Path, definition: Definition) -> str:
     return hashlib.sha256(b'\0'.join([__version__.encode(), *texts])).hexdigest()
 
 
+def _report_so_far(folder: Path, definition: Definition) -> None:
+    """Write the page without pictures, so that it can be opened in the middle; a run goes on without it."""
+    page = folder / 'report.html'
+    with suppress(ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError), quiet():
+        make_report([definition.out], page, pictures=0)
+        os.utime(page, (0, 0))  # older than any result: the end writes it whole
+
+
 def _report(folder: Path, definition: Definition) -> None:
     page = folder / 'report.html'
     if newer(page, definition.out):
         return
     try:
         with alive('writing the report'), quiet():
-            make_report([definition.out], page)
+            _, sections = make_report([definition.out], page)
     except ImportError as error:
         print(f'report   left out: {error}')
         return
     print(f'report   {page}')
+    for sentence in sections[0].lead:
+        print(f'         {sentence}')
 
 
 def newer(file: Path, out: Path) -> bool:
@@ -198,17 +209,12 @@ def _export(folder: Path, definition: Definition) -> None:
 
 
 def ending(definition: Definition) -> Iterator[str]:
-    """Yield the scores (teacher, student alone, each method with its gain), and why they say little."""
+    """Yield the scores: teacher, student alone, each method with its gain. The report says what they mean."""
     found = plan.results(definition)
     means = {name: fmean(one['score'] for one in seeds.values()) for name, seeds in found.items()}
     for name, mean in means.items():
         gain = f' ({mean - means[CONTROL]:+.2f})' if name in definition.methods and CONTROL in means else ''
         yield f'{definition.metric:<8} {mean:6.2f}  {_title(name)}{gain}'
-    distilled = [means[name] for name in definition.methods if name in means]
-    if CONTROL in means and distilled and (reason := why_no_gain(means.get(TEACHER), means[CONTROL], max(distilled))):
-        yield f'         {reason}'
-    if len(definition.seeds) == 1:
-        yield f'         One seed says little: write seeds: [0, 1, 2] into {definition.path} and run again.'
 
 
 def _title(name: str) -> str:

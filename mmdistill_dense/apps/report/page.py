@@ -50,7 +50,7 @@ def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | 
     numbers = Numbers(comparison, metric)
     predictions = Predictions(comparison, pictures)
     return [
-        answer_section(numbers),
+        answer_section(numbers, predictions.uses),
         predictions.side_by_side(),
         class_section(numbers),
         cost_section(numbers),

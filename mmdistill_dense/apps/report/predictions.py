@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import cv2
@@ -19,6 +21,7 @@ from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 from torch import nn
 
+from mmdistill_dense.apps.inspect.step_cost import gflops_of
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
 from mmdistill_dense.apps.report.section import SIDE, Item, Key, Missing, Panel, Section, Table, Viewer, panel
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option
@@ -103,6 +106,36 @@ def predict(network: Network, pictures: Sequence[Scene]) -> list[Sample]:
         batch = {'inputs': [picture.item['inputs']], 'data_samples': [copy.deepcopy(picture.item['data_samples'])]}
         samples += network.test_step(batch)
     return samples
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a network costs in use."""
+
+    parameters: int
+    megabytes: float  # of its weights
+    gflops: float | None  # of the first picture; None where mmengine cannot count them
+    milliseconds: float  # of a picture, the median; batch 1, on the CPU
+
+
+def use_of(network: Network, pictures: Sequence[Scene]) -> Use:
+    """Measure a network that has predicted the pictures before, so that it is warm."""
+    seconds = []
+    for picture in pictures[:_TIMED]:
+        began = time.perf_counter()
+        predict(network, [picture])
+        seconds.append(time.perf_counter() - began)
+    item = copy.deepcopy(pictures[0].item)
+    batch = network.data_preprocessor({'inputs': [item['inputs']], 'data_samples': [item['data_samples']]}, False)
+    try:
+        gflops = gflops_of(network, batch)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # it cannot be traced
+        gflops = None
+    size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    return Use(sum(p.numel() for p in network.parameters()), size / 2**20, gflops, 1000 * median(seconds))
+
+
+_TIMED = 3  # pictures
 
 
 def _ready(network: nn.Module | None, title: str) -> Network:
@@ -217,6 +250,14 @@ def _alt(title: str, labels: np.ndarray, scenes: Scenes, scene: Scene) -> str:
     return f'Classes of {title} in {scene.name}: {named}'
 
 
+def masks_of(found: InstanceData) -> np.ndarray | None:
+    """Return the masks (N, H, W) of predicted or true objects; ``None`` without any."""
+    masks = found.get('masks')
+    if masks is None:
+        return None
+    return np.asarray(masks.cpu() if torch.is_tensor(masks) else masks.to_ndarray()).astype(bool)
+
+
 def _boxes_panel(scenes: Scenes, scene: Scene, found: InstanceData, caption: str, alt: str) -> Panel:
     boxes = getattr(found.bboxes, 'tensor', found.bboxes).cpu()
     labels = found.labels.cpu().tolist()
@@ -226,6 +267,9 @@ def _boxes_panel(scenes: Scenes, scene: Scene, found: InstanceData, caption: str
     if len(boxes):
         visualizer = Visualizer(image=image)
         colours = [tuple(scenes.palette[label % len(scenes.palette)].tolist()) for label in labels]
+        if (masks := masks_of(found)) is not None:
+            small = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for mask in masks]
+            visualizer.draw_binary_masks(np.stack(small), colors=colours, alphas=0.5)
         corner = boxes.new_tensor([size[0] - 1, size[1] - 1] * 2)
         visualizer.draw_bboxes((boxes * scale).clamp(min=0).minimum(corner), edge_colors=colours, line_widths=2)
         image = visualizer.get_image()
@@ -244,6 +288,7 @@ class Predictions:
         self.comparison = comparison
         self.controls = {run.name for run in comparison.controls}
         self.samples: dict[str, list[Sample]] = {}
+        self.uses: dict[str, Use] = {}
         self.teachers: list[str] = []
         self.section = Section(
             'predictions',
@@ -273,12 +318,16 @@ class Predictions:
 
     def _add_student(self, run: TrainedRun) -> None:
         assert self.scenes is not None, 'pictures are chosen first'
-        self.samples[run.name] = predict(student_of(run), self.scenes.pictures)
+        self._add(run.name, student_of(run), self.scenes.pictures)
 
     def _add_teacher(self, run: TrainedRun, name: str) -> None:
         assert self.scenes is not None, 'pictures are chosen first'
-        self.samples[name] = predict(teacher_of(run, name), self.scenes.pictures)
+        self._add(name, teacher_of(run, name), self.scenes.pictures)
         self.teachers.append(name)
+
+    def _add(self, name: str, network: Network, pictures: Sequence[Scene]) -> None:
+        self.samples[name] = predict(network, pictures)
+        self.uses[name] = use_of(network, pictures)
 
     # Side by side
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from mmdistill_dense.apps.report.charts import bar_chart, colour_of, legend_of
 from mmdistill_dense.apps.report.logs import Log, class_tables
 from mmdistill_dense.apps.report.numbers import Numbers
+from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import TrainedRun
 from mmdistill_dense.apps.report.section import Chart, Missing, Section, Table
 from mmdistill_dense.apps.report.settings import step_ratio
@@ -200,12 +203,13 @@ def _cell(value: float | None, alone: float | None) -> str:
     return f'{value:.1f}' if alone is None else f'{value:.1f} ({value - alone:+.1f})'
 
 
+_FEW = 3  # seeds
 _CLOSE = 4.0  # points: with teachers as close as that our students gained nothing (docs/results.md, six pairs)
 
 
-def answer_section(numbers: Numbers) -> Section:
-    """Return the answer in words, the table of scores and a chart of the metric; charts of other metrics are folded."""
-    answer = Answer(numbers)
+def answer_section(numbers: Numbers, uses: Mapping[str, Use] | None = None) -> Section:
+    """Return the answer in words, a row for each network and a chart of the metric; other charts are folded."""
+    answer = Answer(numbers, uses or {})
     section = Section('scores', 'Did it help, and what did it cost?', lead=answer.sentences())
     section.attempt(answer.table)
     section.attempt(numbers.metric_charts)
@@ -219,10 +223,13 @@ def answer_section(numbers: Numbers) -> Section:
 
 
 class Answer:
-    """The scores of a comparison, the gains over the control at the same seeds, and the cost of a training step."""
+    """The scores of a comparison, the gains over the control at the same seeds, and the costs.
 
-    def __init__(self, numbers: Numbers) -> None:
-        self.numbers, self.comparison = numbers, numbers.comparison
+    ``uses`` are what the networks cost in use, by their names; a network that was not run has none.
+    """
+
+    def __init__(self, numbers: Numbers, uses: Mapping[str, Use] | None = None) -> None:
+        self.numbers, self.comparison, self.uses = numbers, numbers.comparison, uses or {}
         self.found = scores_of(numbers)
         self.scores, self.teacher = self.found.values, self.found.teacher
         self.digits = 3 if self.found.fractions else 2
@@ -247,6 +254,7 @@ class Answer:
             f'{said}{self._way(alone, gain.mean)}. {self._trust(gain)}',
             *self._reason(alone, gain.mean),
             self._cost(best),
+            self._next(gain),
             *self._not_compared(),
         ]
 
@@ -262,8 +270,22 @@ class Answer:
             head.append('last evaluation')
             places = [self._places(name) for name in self.comparison.names]
             rows = [[*row, place] for row, place in zip(rows, [''] * (len(rows) - len(places)) + places, strict=True)]
-        said = f'{self.found.what}. Gain: over the control at the same seeds. Step: time of a training step over its.'
+        said = f'{self.found.what}. Gain: over the control at the same seeds. Step: a training step over the control’s.'
+        if self.uses:
+            head += ['parameters', 'weights', 'GFLOPs', 'a picture']
+            rows = [[*row, *self._use(row[0])] for row in rows]
+            said += (
+                ' GFLOPs and time: of a validation picture, one at a time, on the CPU of the machine that wrote this '
+                f'page ({torch.get_num_threads()} threads).'
+            )
         return Table(said, head, rows)
+
+    def _use(self, name: str) -> list[str]:
+        use = self.uses.get(name)
+        if use is None:
+            return ['', '', '', '']
+        gflops = '' if use.gflops is None else f'{use.gflops:.3g}'
+        return [f'{use.parameters / 1e6:.2f} M', f'{use.megabytes:.1f} MB', gflops, f'{use.milliseconds:.0f} ms']
 
     def _way(self, alone: float, gain: float) -> str:
         """Return how far a gain leads to the teacher."""
@@ -338,7 +360,28 @@ class Answer:
     def _cost(self, name: str) -> str:
         ratio = step_ratio(self.comparison.of(name)[0], self.numbers)
         said = f'A training step took {ratio:.2f} times as long as for the student alone. ' if ratio else ''
-        return f'{said}In use it costs nothing more: the checkpoint is the plain student.'
+        student, teacher = self.uses.get(name), self.uses.get(TEACHER)
+        than = ''
+        if student and teacher:
+            smaller, faster = (
+                large / small
+                for large, small in (
+                    (teacher.parameters, student.parameters),
+                    (teacher.milliseconds, student.milliseconds),
+                )
+            )
+            than = f' It has {smaller:.1f} times fewer parameters than the teacher, and is {faster:.1f} times as fast.'
+        return f'{said}In use it costs nothing more: the checkpoint is the plain student.{than}'
+
+    def _next(self, gain: Gain) -> str:
+        """Return what to do next."""
+        if gain.told_apart and gain.mean > 0:
+            return 'Next: use it (mmdistill predict), or export it (mmdistill export).'
+        if gain.n < _FEW:
+            return 'Next: more seeds tell whether it is chance: `seeds: [0, 1, 2]` in suite.yaml, then run again.'
+        if gain.mean > 0:
+            return 'Next: a longer training or more seeds.'
+        return 'Next: another method, a smaller weight, or a better teacher (docs/choosing.md).'
 
     def _spread(self, summary: Summary | None) -> str:
         if summary is None:

@@ -10,6 +10,7 @@ from mmdistill_dense.apps.report.numbers import Numbers
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
 from mmdistill_dense.apps.report.section import Missing, Section, Table
 from mmdistill_dense.utils.atomic import read_json
+from mmdistill_dense.weights.strict_load import read_checkpoint
 
 # folders and logging; pipelines are also part of the data sets
 _BESIDE = ('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from', 'log_level', 'visualizer', 'vis_backends')
@@ -26,6 +27,8 @@ def settings_section(comparison: Comparison) -> Section:
     section = Section('settings', 'Settings', 'Every key of the whole config that differs from the control.')
     for name in comparison.names:
         run = comparison.of(name)[0]
+        if run.distillers:
+            section.attempt(partial(compared_table, run))
         control = comparison.control_of(run)
         if control is not None:
             section.attempt(partial(settings_table, run, control))
@@ -34,6 +37,22 @@ def settings_section(comparison: Comparison) -> Section:
     elif not comparison.runs:
         section.reasons.append('All runs are controls: there is nothing to compare.')
     return section
+
+
+def compared_table(run: TrainedRun) -> Table:
+    """Return what the distillers of a run compared, from its checkpoint: also what ``'auto'`` chose."""
+    if run.checkpoint is None:
+        raise Missing(f'What {run.title} compared is left out: it has no checkpoint.')
+    told = read_checkpoint(run.checkpoint).get('meta', {}).get('distill', {}).get('distillers', {})
+    rows = [
+        [name, one['type'], student, teacher, one.get('settings', '')]
+        for name, one in told.items()
+        for student, teacher in one.get('taps', ())
+    ]
+    networks = [run.model.get('student', {}).get('cfg'), *(one.get('cfg') for one in run.teachers.values())]
+    names = ' and '.join(str(one) for one in networks if one)
+    caption = f'What {run.name} compared{f" in {names}" if names else ""}'
+    return Table(caption, ['distiller', 'method', "student's tap", "teacher's tap", 'settings'], rows)
 
 
 def settings_table(run: TrainedRun, control: TrainedRun) -> Table:

@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,9 +32,16 @@ def suite_run(args: argparse.Namespace) -> int:
 
 
 def train_all(
-    definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = (), rerun_changed: bool = False
+    definition: Definition,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    rerun_changed: bool = False,
+    news: Callable[[], None] = lambda: None,
 ) -> int:
-    """Do all unfinished runs, or those of some rows and seeds. Return 1 if one failed, 130 after an interruption."""
+    """Do all unfinished runs, or those of some rows and seeds. Return 1 if one failed, 130 after an interruption.
+
+    ``news`` is called when a run has ended or was evaluated.
+    """
     from mmdistill_dense.apps.suite import preflight
     from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command
 
@@ -51,7 +58,8 @@ def train_all(
                 with alive('checking the runs'), quiet():
                     preflight.check(definition, todo)
                 with Board(console, selected, definition.jobs) as board:
-                    failed = Pool(partial(job_command, definition.path), definition.jobs, threads, board).execute(todo)
+                    command = partial(job_command, definition.path)
+                    failed = Pool(command, definition.jobs, threads, board, news).execute(todo)
         except KeyboardInterrupt:
             console.print('stopped; the same command continues from the last checkpoints')
             return INTERRUPTED

@@ -192,8 +192,8 @@ class ReportHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, report: Report) -> None:
-        self.report = report
+    def __init__(self, report: Report, metric: str = '', scale: float = 1.0) -> None:
+        self.report, self.metric, self.scale = report, metric, scale
         self.learning: float | None = None  # when the last iteration of token learning ended
 
     def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
@@ -220,6 +220,13 @@ class ReportHook(Hook):
         if self.report.due:  # reading the loss waits for the GPU
             loss = (outputs or {}).get('loss')
             self.report.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss.detach()))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Report the score of an evaluation in the training."""
+        value = (metrics or {}).get(self.metric)
+        if value is not None:
+            known = self.report.state.get('val', {'count': 0})
+            self.report.tell(True, val={'count': known['count'] + 1, 'value': self.scale * float(value)})
 
 
 class StepClock(Hook):
@@ -330,7 +337,7 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     if found is not None:
         config.resume, config.load_from = True, str(found)
     runner = build_runner(_named(config, run))
-    runner.register_hook(ReportHook(report))
+    runner.register_hook(ReportHook(report, definition.metric, 100.0 if definition.percent else 1.0))
     runner.register_hook(StepClock(report))
     report.tell(True, phase='preparing')
     runner.train()

@@ -121,7 +121,10 @@ def _cells(run: Run, state: dict[str, Any]) -> list[str]:
         return [run.title, f'{phase} {part["iteration"]}/{part["iterations"]}', '', f'{_rest(part)} left of it']
     if phase != 'training' or not whole:
         return [run.title, phase, '', '']
-    return [run.title, f'{done}/{whole}', '' if loss is None else f'loss {loss:.3f}', f'{_rest(state)} left']
+    told = '' if loss is None else f'loss {loss:.3f}'
+    if 'val' in state:
+        told += f'  val {state["val"]["value"]:.4g}'
+    return [run.title, f'{done}/{whole}', told, f'{_rest(state)} left']
 
 
 def _rest(state: dict[str, Any]) -> str:
@@ -193,8 +196,17 @@ class Job:
 class Pool:
     """Starts each run when the results that it needs are there and one of ``jobs`` slots is free."""
 
-    def __init__(self, command: Callable[[Run], list[str]], jobs: int, threads: int, board: Board) -> None:
+    def __init__(
+        self,
+        command: Callable[[Run], list[str]],
+        jobs: int,
+        threads: int,
+        board: Board,
+        news: Callable[[], None] = lambda: None,
+    ) -> None:
         self.command = command
+        self.news = news  # called when a run has ended or was evaluated
+        self.told: list[Any] = []
         self.jobs = jobs
         self.threads = threads
         self.board = board
@@ -212,10 +224,18 @@ class Pool:
                 if not running:
                     self._give_up(waiting, failed)
                 self.board.tick([job.run for job in running.values()], waiting)
+                self._tell([job.run for job in running.values()])
                 time.sleep(TICK)
         finally:
             end([job.process for job in running.values()])
         return {titles[folder]: reason for folder, reason in failed.items()}
+
+    def _tell(self, running: Sequence[Run]) -> None:
+        now = [(run.title, run.state.get('val')) for run in running]
+        if now != self.told:
+            if self.told:
+                self.news()
+            self.told = now
 
     def _collect(self, running: dict[int, Job], failed: dict[Path, str]) -> None:
         for slot, job in list(running.items()):

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 import mmdistill_dense
+from tests.docs_blocks import blocks, commands
 from tests.isolation import OWN
-from tests.project.folders_of_data import seg_folder
+from tests.project.folders_of_data import label, picture, seg_folder
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / name for name in sorted(OWN - {'.git'})]
@@ -81,19 +82,50 @@ def test_wheel_carries_the_package_and_nothing_else(wheel_names: set[str]) -> No
     assert {name.split('/')[0].split('-')[0] for name in wheel_names} == {'mmdistill_dense'}
 
 
+@pytest.fixture(scope='module')
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that holds the wheel and what it asks for; nothing of the clone."""
+    python = tmp_path_factory.mktemp('empty') / 'venv/bin/python'
+    pins = ROOT / 'requirements/constraints.txt'
+    torch = re.search(r'^torch==.*$', pins.read_text(), re.MULTILINE)[0]
+    subprocess.run([sys.executable, '-m', 'venv', str(python.parents[1])], check=True)
+    install = [str(python), '-m', 'pip', 'install', '-q']
+    subprocess.run([*install, torch], check=True)
+    subprocess.run([*install, '-c', str(pins), f'{wheel}[onedl,report,export]'], check=True)
+    return python
+
+
 @pytest.mark.soak
-def test_the_one_command_works_from_a_wheel(wheel: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / 'installed')
-    seg_folder(tmp_path / 'mine')
-    words = ['new', '--data', 'mine', '--random-weights', '--out', 'project']
-    words += ['--student', 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py']
-    words += ['--teacher', 'mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py']
-    environment = {**os.environ, 'PYTHONPATH': str(tmp_path / 'installed')}
-    command = [sys.executable, '-m', 'mmdistill_dense', *words]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / 'project/suite.yaml').is_file()
+def test_the_readme_works_with_the_wheel_alone(installed: Path, tmp_path: Path) -> None:
+    """Its commands in its order, with short trainings; its Python for the student."""
+    for number in range(12):
+        picture(tmp_path / f'leaves/images/train/{number}.jpg', number)
+        label(tmp_path / f'leaves/labels/train/{number}.png', seed=number)
+    seg_folder(tmp_path / 'leaves', splits=['val'])
+    picture(tmp_path / 'photos/a.jpg')
+    picture(tmp_path / 'photo.jpg')
+    kept = {name: os.environ[name] for name in ('PATH', 'HOME', 'TMPDIR', 'LANG') if name in os.environ}
+    environment = {**kept, 'PATH': f'{installed.parent}:{kept["PATH"]}', 'OMP_NUM_THREADS': '1'}
+    short = ['--iters', '12', '--batch', '2', '--size', '128', '128', '--random-weights']
+    done = []
+    for block in [one for one in blocks('bash', 'python') if one.guide == ROOT / 'README.md']:
+        if 'distil_leaves' not in block.text:
+            continue
+        lines = (
+            [command.words for command in commands(block.text)]
+            if block.language == 'bash'
+            else [['python', '-c', block.text]]
+        )
+        for words in lines:
+            words = [word.replace('iter_2000', 'iter_12') for word in words] + (short if words[1] == 'new' else [])
+            found = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+            assert found.returncode == 0, f'{words}: {found.stdout[-3000:]}{found.stderr[-3000:]}'
+            done.append(words[1])
+    assert done == ['new', 'run', 'predict', 'export', '-c']
+    report = subprocess.run(['mmdistill', 'report', 'distil_leaves/work'], cwd=tmp_path, env=environment, check=True)
+    assert report.returncode == 0
+    for name in ('distil_leaves/report.html', 'report.html', 'predictions/labels/photos/a.png', 'student.onnx'):
+        assert (tmp_path / name).is_file()
 
 
 def test_the_program_comes_with_the_wheel(wheel: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from PIL import Image
 from pycocotools.coco import COCO
 
 from mmdistill_dense.__main__ import main
@@ -178,3 +179,16 @@ def test_mistakes_are_told(words: list[str], told: str, capsys: pytest.CaptureFi
     Path('nameless.py').write_text(Path('student.py').read_text())
     assert main(['predict', *words]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('turned', [6, 1])
+def test_a_photograph_is_drawn_as_the_student_reads_it(turned: int) -> None:
+    """mmcv turns pictures as EXIF says; labels, drawn picture and boxes follow."""
+    image = Image.open('pictures/a/0.png')
+    exif = image.getexif()
+    exif[0x0112] = turned
+    image.save('photo.jpg', exif=exif, quality=95)
+    assert main(['predict', str(segmentor()), 'photo.jpg', '--out', 'out']) == 0
+    shape = SIZE[::-1] if turned == 6 else SIZE
+    assert cv2.imread('out/labels/photo.png', cv2.IMREAD_UNCHANGED).shape == shape
+    assert cv2.imread('out/drawn/photo.jpg').shape[:2] == shape

@@ -1,8 +1,6 @@
 """Logs of mmengine: restarts, evaluations, tables of classes."""
 
 import json
-import os
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -35,14 +33,11 @@ def write(folder: Path, stamp: str, *records: dict, cut: str = '') -> None:
     file.write_text('\n'.join(map(json.dumps, records)) + cut, encoding='utf-8')
 
 
-def begin(folder: Path, stamp: str, resume: bool, offset: float | None = None) -> None:
-    """Write the config of a start; ``offset`` is that of the local time at its start, in hours."""
+def begin(folder: Path, stamp: str, resume: bool) -> None:
+    """Write the config of a start."""
     file = folder / stamp / 'vis_data' / 'config.py'
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f'model = dict()\nresume = {resume}\n', encoding='utf-8')
-    if offset is not None:
-        local = datetime.strptime(stamp, '%Y%m%d_%H%M%S').replace(tzinfo=timezone.utc).timestamp()
-        os.utime(file, (0, local - 3600 * offset + 4))
 
 
 def log(folder: Path, text: str) -> dict[str, dict[str, float]]:
@@ -89,16 +84,6 @@ def test_a_new_training_in_the_folder_replaces_the_old_one(tmp_path):
     begin(tmp_path, '20260102_000000', resume=True)
     assert read_log(tmp_path).metrics['mIoU'].steps == [500, 1000, 2000]
     assert set(class_tables(tmp_path)) == {'val', 'test'}
-
-
-@pytest.mark.parametrize(('offset', 'loss'), [(1, 5.0), (None, 9.0)])
-def test_a_start_after_the_clock_went_back_is_the_later_one(tmp_path, offset, loss):
-    """Both starts log iteration 3. Files whose times a copy has changed say nothing."""
-    write(tmp_path, '20261025_025000', *(dict(loss=9.0, iter=i, step=i) for i in (1, 2, 3)))
-    write(tmp_path, '20261025_022000', *(dict(loss=5.0, iter=i, step=i) for i in (3, 4)))
-    begin(tmp_path, '20261025_025000', True, offset=2)
-    begin(tmp_path, '20261025_022000', True, offset)
-    assert read_log(tmp_path).terms['loss'].values == [9, 9, loss, 5]
 
 
 def test_evaluations_between_epochs_stand_at_the_epochs_last_iteration(tmp_path):

@@ -16,6 +16,7 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.registry import TRANSFORMS
 from rich.progress import track
 from torch import nn
 
@@ -138,6 +139,20 @@ class Student:
 
         return inference_detector(self.network, picture)
 
+    def read(self, file: Path) -> np.ndarray:
+        """Return a picture as the student's own pipeline loads it (EXIF, depth), in RGB uint8 to be drawn on."""
+        step = TRANSFORMS.build(self.network.cfg.test_pipeline[0])
+        try:
+            picture = step({'img_path': str(file)})['img']
+        except (cv2.error, AssertionError, AttributeError, OSError, TypeError, ValueError):
+            picture = None  # the libraries read None, and fail at the next step
+        if picture is None or not picture.size:
+            raise ValueError(f'{file}: cannot be read as a picture.')
+        if picture.dtype == np.uint16:
+            picture = picture // 257
+        picture = np.atleast_3d(picture).clip(0, 255).astype(np.uint8)
+        return np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture[..., 2::-1]
+
     def draw(self, picture: np.ndarray, found: Any) -> np.ndarray:
         """Return a picture (RGB) with what was found in it."""
         if self.segments:
@@ -217,13 +232,11 @@ class Student:
 
 def predict_picture(student: Student, file: Path, out: Path) -> None:
     """Write the prediction on a picture."""
-    picture = mmcv.imread(str(file))
-    if picture is None:
-        raise ValueError(f'{file}: cannot be read as a picture.')
+    picture = student.read(file)
     found = student(str(file))
     name = place_of(file)
     student.keep(found, name, out)
-    mmcv.imwrite(student.draw(picture[..., ::-1], found)[..., ::-1], str(out / DRAWN / name))
+    mmcv.imwrite(student.draw(picture, found)[..., ::-1], str(out / DRAWN / name))
 
 
 def predict_video(student: Student, file: Path, out: Path) -> None:

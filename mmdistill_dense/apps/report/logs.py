@@ -7,13 +7,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 _RESUMES = re.compile(r'^resume\s*=(?!\s*(?:False|None)\b)', re.MULTILINE)
-_QUARTER, _SLACK, _FARTHEST = 15 * 60, 2 * 60, 15 * 3600  # seconds
 
 
 def starts_of(folder: Path) -> list[Path]:
@@ -22,7 +20,7 @@ def starts_of(folder: Path) -> list[Path]:
     A start that trained and did not resume is a new training: the folders before it belong to another one.
     """
     files = [*folder.glob('*/vis_data/*'), *folder.glob('*/*.log')]
-    starts = _in_order({folder / file.relative_to(folder).parts[0] for file in files})
+    starts = sorted({folder / file.relative_to(folder).parts[0] for file in files})  # named by the time of their start
     trained = [place for place, start in enumerate(starts) if _trained(start)]
     return starts[max((place for place in trained if _is_new(starts[place])), default=0) :]
 
@@ -57,31 +55,6 @@ def _is_new(start: Path) -> bool:
     """Tell whether a start did not resume. mmengine writes ``resume = True`` into the config of one that did."""
     file = config_file(start)
     return file.is_file() and not _RESUMES.search(file.read_text(encoding='utf-8'))
-
-
-def _in_order(starts: set[Path]) -> list[Path]:
-    """Sort folders by the time of their start.
-
-    Their names hold the local time, which goes back by an hour in autumn. The config is written at the start, so the
-    time of its file is better, unless a copy of the work dir has lost it.
-    """
-    named = sorted(starts, key=lambda start: start.name)
-    times = [_written_at_start(start) for start in named]
-    if None in times:
-        return named
-    return [start for _, start in sorted(zip(times, named, strict=True))]
-
-
-def _written_at_start(start: Path) -> float | None:
-    """Return the time of the config's file, if it is the time in the folder's name in any of the time zones."""
-    try:
-        named = datetime.strptime(start.name, '%Y%m%d_%H%M%S').replace(tzinfo=timezone.utc).timestamp()
-        written = config_file(start).stat().st_mtime
-    except (ValueError, OSError):
-        return None
-    shift = written - named
-    later = (shift + _SLACK) % _QUARTER  # time zones differ by whole quarters of an hour
-    return written if abs(shift) <= _FARTHEST and later <= 2 * _SLACK else None
 
 
 # about the runner, not about the training

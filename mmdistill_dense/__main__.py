@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import select
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -130,10 +131,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _is_closed(stream: TextIO) -> bool:
     """Tell whether who read this stream has read enough, as in ``… | head``."""
     try:
-        stream.flush()
-    except BrokenPipeError:
-        return True
-    return False
+        waiting = select.poll()
+        waiting.register(stream.fileno(), select.POLLERR)
+    except (OSError, ValueError):  # no file, as in a notebook
+        return False
+    return any(event & select.POLLERR for _, event in waiting.poll(0))
 
 
 def _main(words: list[str]) -> int:

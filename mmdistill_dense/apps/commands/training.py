@@ -20,6 +20,7 @@ from mmdistill_dense.distillers.maskd.token_files import write_tokens
 from mmdistill_dense.distillers.maskd.tokens import places_of
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 DUMP_SUFFIXES = ('.pkl', '.pickle')
@@ -58,7 +59,10 @@ def load_config(args: argparse.Namespace) -> Config:
     """Return the config that the arguments name, with their overrides."""
     install_reader()  # a plain config would not install it
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = read_config(args.config, args.cfg_options)
+    try:
+        cfg = read_config(args.config, args.cfg_options)
+    except KeyError as error:  # a name that stands for no config
+        raise FileNotFoundError(text_of(error)) from error
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(cfg.filename).stem))
     return cfg

@@ -18,7 +18,6 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
 from rich.progress import track
-from torch import nn
 
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.project import SUITE
@@ -29,6 +28,7 @@ from mmdistill_dense.utils.atomic import write_json
 from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.utils.runner_internals import Network
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 DRAWN, LABELS, BOXES = 'drawn', 'labels', 'predictions.json'
@@ -95,7 +95,7 @@ def find_inputs(given: Sequence[str]) -> Iterator[Path]:
 class Student:
     """A network with what its predictions need to be drawn and written."""
 
-    network: nn.Module
+    network: Network
     classes: Sequence[str]
     threshold: float  # boxes with a lower score are left out
     milliseconds: list[float] = field(default_factory=list)  # of each picture, in the network alone
@@ -113,7 +113,7 @@ class Student:
             raise ValueError(f'{checkpoint}: its meta holds no class names (dataset_meta), so nothing can be named.')
         colours = palette_of(data.get('palette'), len(classes))
         palette = [tuple(map(int, one)) for one in colours]
-        network.dataset_meta = {'classes': tuple(classes), 'palette': palette}  # type: ignore[assignment]
+        network.dataset_meta = {'classes': tuple(classes), 'palette': palette}
         dataset = chain((plain.get('test_dataloader') or plain.val_dataloader).dataset)[0]
         network.cfg = Config(dict(test_pipeline=dataset['pipeline'], test_dataloader=dict(dataset=dataset)))
         student = cls(network.to(device).eval(), tuple(classes), threshold)

@@ -1,0 +1,106 @@
+"""The program ``mmdistill``: its commands, and how it tells mistakes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmdistill_dense.__main__ import BEFORE, COMMANDS, Parser, fill, main, whole_parser
+
+
+@pytest.mark.parametrize('name', [*COMMANDS, *BEFORE])
+def test_every_command_shows_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, '--help'])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f'usage: mmdistill {BEFORE.get(name, name)} ')
+
+
+def test_the_overview_names_every_command_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['--help']) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines() if line.startswith('  ')] == [*COMMANDS]
+    assert main([]) == 2
+
+
+def test_the_version_names_what_a_report_of_a_fault_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['--version']) == 0
+    out = capsys.readouterr().out
+    for name in ('mmdistill_dense ', 'Python ', 'torch ', 'CUDA ', 'mmengine: ', 'mmcv: ', 'mmseg: ', 'mmdet: '):
+        assert re.search(rf'^.*{name}\S', out, re.MULTILINE), name
+    assert 'not installed' not in out
+
+
+@pytest.mark.parametrize(
+    ('words', 'told'),
+    [
+        (['trian'], 'trian: no such command. Close: train'),
+        (['train', 'nowhere.py'], 'nowhere.py: no such file (working folder'),
+        (['train', 'control:toy_se'], "recipe 'toy_se': unknown. Close: toy_seg"),
+        (['train', 'control:toy_seg', '--work-dirs', 'x'], '--work-dirs: no such option. Close: --work-dir'),
+        (['test', 'control:toy_seg', 'missing.pth'], 'missing.pth: no such checkpoint'),
+        (['check', 'no:such'], "no:such: method 'no': unknown"),
+        (['suite', 'lst'], "invalid choice: 'lst'"),
+        (['suite', 'run', 'x.yaml', '--jbs', '2'], '--jbs: no such option. Close: --jobs'),
+        (['suite', 'run', 'x.yaml'], 'x.yaml'),
+        (['new', '--data', 'a', '--student', 'b', '--teacher', 'c', '--epochs', '3'], '--epochs: it is --iters here'),
+        (['run', 'a', '--student', 'b'], '--student: `new` takes this option, `run` does not'),
+        (['run', 'two', 'words'], 'words: belongs to no option'),
+        (['export', 'nowhere.py', 'a.pth', 'b.onnx'], 'nowhere.py: no such file'),
+    ],
+)
+def test_a_mistake_is_one_line(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(words)
+    except SystemExit as end:
+        code = end.code
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not re.match(r'\w+ … \d+ s', line)]
+    assert code == 2 and line.startswith('ERROR    ') and told in line
+
+
+def test_a_reader_that_has_read_enough_is_no_error() -> None:
+    shell = f'{sys.executable} -m mmdistill_dense {{}} | head -1'
+    for words in ('--help', 'new --help'):
+        done = subprocess.run(['bash', '-c', shell.format(words)], capture_output=True, text=True)
+        assert done.stdout.startswith('usage: ') and not done.stderr
+
+
+def test_a_pipe_that_breaks_in_the_work_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a worker of a loader; only one that reads the output may close it."""
+
+    def breaks(parser: Parser) -> None:
+        def run(args: object) -> int:
+            raise BrokenPipeError('a worker')
+
+        parser.set_defaults(run=run)
+
+    monkeypatch.setattr('mmdistill_dense.apps.report.cli.fill_report', breaks)
+    with pytest.raises(BrokenPipeError, match='a worker'):
+        main(['report'])
+
+
+@pytest.mark.parametrize('shell', ['bash', 'zsh', 'tcsh'])
+def test_completion_knows_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['completion', shell]) == 0
+    out = capsys.readouterr().out
+    assert 'pseudo-labels' in out and 'rerun-changed' in out
+
+
+def test_all_options_stand_in_one_parser_as_in_those_of_the_commands() -> None:
+    (commands,) = [one.choices for one in whole_parser()._actions if one.choices]
+    for name, parser in commands.items():
+        alone = fill(Parser(), name)
+        assert parser._option_string_actions.keys() == alone._option_string_actions.keys()
+
+
+@pytest.mark.parametrize('file', sorted(Path(__file__).parents[1].glob('tools/*.py')), ids=lambda file: file.stem)
+def test_the_files_of_tools_are_the_same_commands(file: Path) -> None:
+    called = re.search(r"script\('([\w-]+)'\)", file.read_text(encoding='utf-8'))
+    assert called is None or called[1] in COMMANDS

@@ -94,6 +94,8 @@ class Network(nn.Module):
 
     # turns what a data loader gives into a batch: ``(data, training) -> dict(inputs=…, data_samples=…)``
     data_preprocessor: Callable[..., dict[str, Any]]
+    cfg: Any  # what mmseg's and mmdet's functions for single pictures read, with dataset_meta
+    dataset_meta: Any
     input_grid: Any  # of a teacher with the option ``scale`` or ``fit``: resizes its pictures
 
     def init_weights(self) -> None:

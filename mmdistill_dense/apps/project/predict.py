@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import mmcv
@@ -106,7 +106,8 @@ class Student:
     @classmethod
     def load(cls, config: Config, checkpoint: Path, device: str, threshold: float) -> Student:
         """Build a network and load its weights."""
-        plain, network, _, meta = load_student(config, checkpoint)
+        plain, loaded, _, meta = load_student(config, checkpoint)
+        network = cast(Network, loaded)
         data = meta.get('dataset_meta') or {}
         classes = data.get('classes') or data.get('CLASSES')
         if not classes:

@@ -89,6 +89,9 @@ class Sample(Protocol):
 Samples = Sequence[Sample]
 
 
+AUXILIARY = 'auxiliary_head.'  # of mmseg: used in training alone
+
+
 class Network(nn.Module):
     """A network of mmseg or mmdet: mmengine's ``BaseModel``."""
 
@@ -143,3 +146,8 @@ def write_monitored(runner: Runner, hook: str, values: Mapping[str, float], step
     write_scalars(runner, finite, step)
     text = ', '.join(f'{name} {value:.3f}' for name, value in values.items())
     runner.logger.info(f'{hook}, iteration {step}: {text}')
+
+
+def parameters_in_use(network: nn.Module) -> int:
+    """Return the number of parameters without those of auxiliary heads."""
+    return sum(value.numel() for name, value in network.named_parameters() if not name.startswith(AUXILIARY))

@@ -53,7 +53,7 @@ from mmdistill_dense.unlabelled.pictures import training_steps
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
-from mmdistill_dense.utils.runner_internals import Network
+from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, parameters_in_use
 from mmdistill_dense.weights.strict_load import local_file, read_checkpoint, state_dict_of
 
 VIEW_SIDE = 224  # of a generated view if the config gives no size
@@ -152,9 +152,6 @@ def test_pictures(network: Any, config: Config, count: int) -> tuple[dict[str, f
     found = evaluator.evaluate(len(places))
     numbers = {name: float(value) for name, value in found.items() if isinstance(value, (int, float, np.number))}
     return numbers, len(places)
-
-
-_AUXILIARY = 'auxiliary_head.'  # of mmseg: used in training alone
 
 
 def resolve(subject: Subject) -> ModelConfig:
@@ -288,14 +285,14 @@ def _place_in_run(subject: Subject) -> None:
 
 def describe_student(model: nn.Module) -> StudentFacts:
     """Return class and numbers of parameters of a built student."""
-    own = {name: p for name, p in model.named_parameters() if not name.startswith(('distillers.', _AUXILIARY))}
+    own = {name: p for name, p in model.named_parameters() if not name.startswith(('distillers.', AUXILIARY))}
     backbone = {name: p for name, p in own.items() if name.startswith('backbone.')} or own
     return StudentFacts(
         type(model).__name__.removeprefix('Distilled'),
         *_counts(own),
         *_counts(backbone),
         distillers=_counts(dict(getattr(model, 'distillers', nn.ModuleDict()).named_parameters()))[1],
-        auxiliary=_counts({name: p for name, p in model.named_parameters() if name.startswith(_AUXILIARY)})[0],
+        auxiliary=_counts({name: p for name, p in model.named_parameters() if name.startswith(AUXILIARY)})[0],
     )
 
 
@@ -311,7 +308,7 @@ def _describe_teacher(teacher: FrozenTeacher) -> TeacherFacts:
     return TeacherFacts(
         teacher.key,
         str(teacher.config.model.get('type')) if network is None else type(network).__name__,
-        0 if network is None else sum(p.numel() for n, p in network.named_parameters() if not n.startswith(_AUXILIARY)),
+        0 if network is None else parameters_in_use(network),
         receipt.as_dict() if receipt else None,
         None if teacher.classes is None else list(teacher.classes),
         teacher.plan.renormalise is not None,

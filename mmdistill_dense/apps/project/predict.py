@@ -28,7 +28,7 @@ from mmdistill_dense.utils.atomic import write_json
 from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.quiet import quiet
-from mmdistill_dense.utils.runner_internals import Network
+from mmdistill_dense.utils.runner_internals import Network, parameters_in_use
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 DRAWN, LABELS, BOXES = 'drawn', 'labels', 'predictions.json'
@@ -42,7 +42,7 @@ def predict_command(args: argparse.Namespace) -> None:
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     with quiet():
         student = Student.load(read_config(str(config)), checkpoint, device, args.threshold)
-    print(f'student  {checkpoint}, {sum(one.numel() for one in student.network.parameters()) / 1e6:.2f} M parameters')
+    print(f'student  {checkpoint}, {parameters_in_use(student.network) / 1e6:.2f} M parameters')
     for file in files:
         if file.suffix.lower() in VIDEOS:
             predict_video(student, file, args.out)

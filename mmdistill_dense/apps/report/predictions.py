@@ -30,7 +30,7 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.colours import palette_of as _palette
-from mmdistill_dense.utils.runner_internals import Network, Sample
+from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, Sample, parameters_in_use
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
 
 
@@ -113,7 +113,7 @@ class Use:
     """What a network costs in use."""
 
     parameters: int
-    megabytes: float  # of its weights
+    megabytes: float  # of its weights; neither counts auxiliary heads, which only train
     gflops: float | None  # of the first picture; None where mmengine cannot count them
     milliseconds: float  # of a picture, the median; batch 1, on the CPU
 
@@ -131,8 +131,9 @@ def use_of(network: Network, pictures: Sequence[Scene]) -> Use:
         gflops = gflops_of(network, batch)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # it cannot be traced
         gflops = None
-    size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    return Use(sum(p.numel() for p in network.parameters()), size / 2**20, gflops, 1000 * median(seconds))
+    state = [value for name, value in network.state_dict().items() if not name.startswith(AUXILIARY)]
+    size = sum(value.numel() * value.element_size() for value in state)
+    return Use(parameters_in_use(network), size / 2**20, gflops, 1000 * median(seconds))
 
 
 _TIMED = 3  # pictures

@@ -212,6 +212,7 @@ def answer_section(numbers: Numbers, uses: Mapping[str, Use] | None = None) -> S
     answer = Answer(numbers, uses or {})
     section = Section('scores', 'Did it help, and what did it cost?', lead=answer.sentences())
     section.attempt(answer.table)
+    section.note = answer.note()
     section.attempt(numbers.metric_charts)
     section.items, section.more = section.items[:2], section.items[2:]
     section.legend = legend_of(numbers.comparison)
@@ -270,15 +271,18 @@ class Answer:
             head.append('last evaluation')
             places = [self._places(name) for name in self.comparison.names]
             rows = [[*row, place] for row, place in zip(rows, [''] * (len(rows) - len(places)) + places, strict=True)]
-        said = f'{self.found.what}. Gain: over the control at the same seeds. Step: a training step over the control’s.'
         if self.uses:
             head += ['parameters', 'weights', 'GFLOPs', 'a picture']
             rows = [[*row, *self._use(row[0])] for row in rows]
-            said += (
-                ' GFLOPs and time: of a validation picture, one at a time, on the CPU of the machine that wrote this '
-                f'page ({torch.get_num_threads()} threads).'
-            )
-        return Table(said, head, rows)
+        return Table(self.found.what, head, rows)
+
+    def note(self) -> str:
+        """Return how the table is read."""
+        said = 'Gain: over the control at the same seeds. Step: time of a training step over the control’s.'
+        if not self.uses:
+            return said
+        threads = f'{torch.get_num_threads()} threads'
+        return f'{said} GFLOPs and time of one validation picture on the CPU that wrote this page, {threads}.'
 
     def _use(self, name: str) -> list[str]:
         use = self.uses.get(name)
@@ -378,7 +382,7 @@ class Answer:
         if gain.told_apart and gain.mean > 0:
             return 'Next: use it (mmdistill predict), or export it (mmdistill export).'
         if gain.n < _FEW:
-            return 'Next: more seeds tell whether it is chance: `seeds: [0, 1, 2]` in suite.yaml, then run again.'
+            return 'Next: more seeds tell whether it is chance: write seeds: [0, 1, 2] into suite.yaml, and run again.'
         if gain.mean > 0:
             return 'Next: a longer training or more seeds.'
         return 'Next: another method, a smaller weight, or a better teacher (docs/choosing.md).'

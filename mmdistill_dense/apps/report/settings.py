@@ -45,9 +45,9 @@ def compared_table(run: TrainedRun) -> Table:
         raise Missing(f'What {run.title} compared is left out: it has no checkpoint.')
     told = read_checkpoint(run.checkpoint).get('meta', {}).get('distill', {}).get('distillers', {})
     rows = [
-        [name, one['type'], student, teacher, one.get('settings', '')]
+        [name, one['type'], student, teacher, '' if place else one.get('settings', '')]
         for name, one in told.items()
-        for student, teacher in one.get('taps', ())
+        for place, (student, teacher) in enumerate(one.get('taps', ()))
     ]
     networks = [run.model.get('student', {}).get('cfg'), *(one.get('cfg') for one in run.teachers.values())]
     names = ' and '.join(str(one) for one in networks if one)

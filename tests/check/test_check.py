@@ -285,7 +285,7 @@ def test_the_hint_at_a_failed_step_is_that_of_its_error() -> None:
 def test_an_unknown_tap(tmp_path: Path) -> None:
     report = check_config(seg_config(tmp_path, dict(kd=dict(type='FitNet', student_tap='bakbone[3]'))), RANDOM)
     assert report.stopped == 'building the networks' and 'Close names: backbone' in said(report)
-    assert 'list_taps' in printed(report)
+    assert 'mmdistill taps' in printed(report)
 
 
 @pytest.mark.parametrize('content', ['missing', 'text', 'another network'])

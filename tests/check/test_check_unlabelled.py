@@ -1,4 +1,4 @@
-"""What ``tools/check.py`` says of pictures without labels."""
+"""What ``check`` says of pictures without labels."""
 
 import io
 import shutil

@@ -1,4 +1,4 @@
-"""tools/train.py and tools/test.py: real runs of a tiny model, and what their options do to a config."""
+"""``train`` and ``test``: real runs of a tiny model, and what their options do to a config."""
 
 import os
 import runpy

@@ -44,7 +44,7 @@ def pair(distiller: dict | None = None, **student_keys) -> dict:
         (
             dict(distiller=dict(student_tap='decod_head')),
             KeyError,
-            r"model\.distillers\.kd\.student_tap='decod_head'.*Close names: decode_head.*tools/list_taps\.py",
+            r"model\.distillers\.kd\.student_tap='decod_head'.*Close names: decode_head.*mmdistill taps",
         ),
         (dict(decod_head=dict(num_classes=7)), TypeError, "'decod_head'. Did you mean 'decode_head'"),
         (

@@ -276,7 +276,7 @@ def break_file(name: str, old: str, new: str) -> Do:
     [
         case('nowhere: no such folder', 'run nowhere', soak=True),
         case('mine: no suite.yaml in it, so `new` did not write this folder', 'run mine'),
-        case('Give the folder: python -m mmdistill_dense run project', 'run project/suite.yaml'),
+        case('Give the folder: mmdistill run project', 'run project/suite.yaml'),
         case('project/kd.py: line ', 'run project', break_file('kd.py', '_base_ =', '_base_ = (')),
         case('train_cfg has no max_iters', 'run project', break_file('control.py', 'max_iters', 'max_iter')),
         case('project: data.py is missing', 'run project', lambda: Path('project/data.py').unlink()),

@@ -24,7 +24,7 @@ PAIR = 'deeplabv3_r101_to_r18_cityscapes'
 def test_a_file_with_a_name_is_what_the_tool_writes() -> None:
     for path in FILES:
         if path in named():
-            told = 'remove it and write it again: python tools/new_config.py --method M --pair P'
+            told = 'remove it and write it again: mmdistill config --method M --pair P'
             assert named()[path].text() == path.read_text(encoding='utf-8'), f'{path}: {told}'
 
 

@@ -1,4 +1,4 @@
-"""``tools/new_config.py``: what it writes resolves, what is missing is told, nothing is overwritten."""
+"""``mmdistill config``: what it writes resolves, what is missing is told, nothing is overwritten."""
 
 import shutil
 from pathlib import Path

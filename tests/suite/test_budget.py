@@ -21,7 +21,7 @@ from tests.suite import made_up, tiny
 from tests.suite.test_table import lines_of, rows_of
 
 PINNED = dict(steps=12, ratios=dict(kd=2.0))
-OTHER = 'has not been measured: run `python tools/suite.py budget'
+OTHER = 'has not been measured: run `mmdistill suite budget'
 
 
 @pytest.fixture(autouse=True)
@@ -259,7 +259,7 @@ def test_the_table_shows_what_was_used(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert lines_of(text, 'student alone, twice the steps')[0][-1] == '204%'
     assert 'Rows: heavy = kd' in text
     assert '† used more or less than 5% beside its budget: heavy 108% of 100%.' in text
-    assert 'suite.py budget' in text and 'pinned: kd, heavy' in text
+    assert 'mmdistill suite budget' in text and 'pinned: kd, heavy' in text
     assert rows_of(as_csv(table))['heavy']['compute'] == '1.08'
     assert changes_of_the_recipe(suite) == ('budget.steps=9',)
 

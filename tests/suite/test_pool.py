@@ -81,9 +81,9 @@ EVALUATED = """
 import json, pathlib, sys, time
 folder = pathlib.Path(sys.argv[1])
 for count in (1, 2):
-    time.sleep(0.7)
+    time.sleep(0.45)
     (folder / 'state.json').write_text(json.dumps({'val': {'count': count, 'value': 1.0}}))
-time.sleep(0.7)
+time.sleep(0.45)
 (folder / 'result.json').write_text(json.dumps({'score': 1.0, 'minutes': 1.0}))
 """
 

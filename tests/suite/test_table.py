@@ -116,7 +116,7 @@ def test_costs_stand_in_their_rows(suite: Definition) -> None:
     assert lines_of(text, 'kd')[0][4:] == ['0.945 M', '0.267', '0.25', '1.50', '3 MiB']
     assert lines_of(text, 'heavy')[0][4:] == ['0.945 M', '0.267', '0.25', '–', '–']
     assert 'batch 8 of 96x128, teacher with random weights' in text
-    assert f'`python tools/suite.py cost {suite.path}` measures them' in text
+    assert f'`mmdistill suite cost {suite.path}` measures them' in text
 
 
 def test_a_cost_of_another_config_is_not_shown(suite: Definition) -> None:
@@ -134,7 +134,7 @@ def test_the_footer_names_what_the_rows_were_made_of(suite: Definition) -> None:
     assert 'Rows: heavy = kd with `loss_weight=5`' in text
     assert 'Teacher: `mmdistill_dense::x.py`, iter_9.pth, sha256 abababababab…, 9 of 10 tensors\n' in text
     assert 'Versions: torch 2.0, mmengine 1.0\n' in text
-    assert f'`python tools/suite.py run {suite.path}`' in text
+    assert f'`mmdistill suite run {suite.path}`' in text
 
 
 def test_rows_of_different_versions_or_teachers_are_told_apart(suite: Definition) -> None:

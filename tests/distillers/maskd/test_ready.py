@@ -79,7 +79,7 @@ def test_the_picture_tool_ends_with_one_line_without_tokens(leaf, monkeypatch, c
 
 def test_tokens_that_were_learned_with_other_options_are_named(tmp_path):
     config = toys.run_config(tmp_path, seg_model())
-    with pytest.raises(FileNotFoundError, match=r'no tokens at .*maskd_tokens.*tools/learn_tokens\.py') as missing:
+    with pytest.raises(FileNotFoundError, match=r'no tokens at .*maskd_tokens.*mmdistill tokens') as missing:
         ready_distiller(config)
     folder = Path(str(missing.value).split("'")[1]).parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def test_a_checkpoint_without_distillers(finished, tmp_path):
         ready_distiller(config, checkpoint=str(path))
 
 
-# tools/learn_tokens.py
+# mmdistill tokens
 
 
 @pytest.fixture

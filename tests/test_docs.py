@@ -265,6 +265,10 @@ def test_the_site_leaves_no_page_out() -> None:
     assert named <= pages | beside
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / 'README.md').read_text(encoding='utf-8').splitlines()) <= 150
+
+
 # Commands
 
 

@@ -90,6 +90,12 @@ def test_a_folder_becomes_label_images_and_drawn_pictures(capsys: pytest.Capture
     assert re.search(r'time     \d+\.\d ms a picture in the network \(median of 2\), on cpu', out)
 
 
+def test_pictures_of_one_name_do_not_replace_each_other() -> None:
+    Image.open('pictures/a/0.png').save('pictures/a/0.bmp')
+    assert main(['predict', str(segmentor()), 'pictures/a', '--out', 'out']) == 0
+    assert sorted(path.name for path in Path('out/labels/pictures/a').iterdir()) == ['0.png', '0.png.png']
+
+
 def test_boxes_are_coco_json(capsys: pytest.CaptureFixture) -> None:
     words = ['pictures/a/0.png', 'pictures/b', '--out', 'out', '--threshold', '0.35']
     assert main(['predict', str(detector()), *words]) == 0

@@ -101,7 +101,7 @@ class Student:
     milliseconds: list[float] = field(default_factory=list)  # of each picture, in the network alone
     images: list[dict[str, Any]] = field(default_factory=list)  # of COCO's format
     boxes: list[dict[str, Any]] = field(default_factory=list)
-    labelled: int = 0
+    written: set[Path] = field(default_factory=set)  # label images
 
     @classmethod
     def load(cls, config: Config, checkpoint: Path, device: str, threshold: float) -> Student:
@@ -175,9 +175,11 @@ class Student:
         if self.segments:
             labels = found.pred_sem_seg.data[0].cpu().numpy()
             file = (out / LABELS / name).with_suffix('.png')
+            if file in self.written:  # of a picture with another ending
+                file = out / LABELS / f'{name}.png'
+            self.written.add(file)
             file.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(file), labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16))
-            self.labelled += 1
             return
         number = len(self.images) + 1
         height, width = (int(side) for side in found.ori_shape)
@@ -209,7 +211,8 @@ class Student:
         """Write the boxes; yield what was written, and the time of a picture."""
         yield f'written  {out / DRAWN}'
         if self.segments:
-            yield f'         {out / LABELS}: {self.labelled} PNG; a value is the number of a class: {self._numbered()}'
+            numbers = some((f'{number} {name}' for number, name in enumerate(self.classes)), 6)
+            yield f'         {out / LABELS}: {len(self.written)} PNG; a value is the number of a class: {numbers}'
         else:
             names = [{'id': number, 'name': name} for number, name in enumerate(self.classes, 1)]
             write_json(out / BOXES, {'images': self.images, 'annotations': self.boxes, 'categories': names})
@@ -218,9 +221,6 @@ class Student:
         times = self.milliseconds[1:] or self.milliseconds  # the first one is slower
         threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
         yield f'time     {median(times):.1f} ms a picture in the network (median of {len(times)}), on {device}{threads}'
-
-    def _numbered(self) -> str:
-        return some((f'{number} {name}' for number, name in enumerate(self.classes)), 6)
 
     def _now(self) -> float:
         if torch.cuda.is_available():

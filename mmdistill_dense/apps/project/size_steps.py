@@ -29,6 +29,9 @@ _DEVICES = (('meta', math.inf, (1024, 1024)), ('cpu', 320 * 320, (512, 512)))
 _ODD = (165, 203)  # pixels; a multiple of no step
 
 
+_PROPOSALS = 4  # of the first stage; whether a network runs does not hang on their number, its seconds do
+
+
 def size_step(side: Side) -> int:
     """Return the step: 1 for a network that takes any size, or that cannot be tried without arithmetic."""
     network = built(side, 'meta')
@@ -61,6 +64,8 @@ def check_large_enough(side: Side, usual: Size, loading: Loading, load: Callable
         network = built(side, device)
         if network is None:
             continue
+        if proposals := getattr(getattr(network, 'rpn_head', None), 'test_cfg', None):
+            proposals.max_per_img = _PROPOSALS
         small = [size for size in _seen(side, loading) if size[0] * size[1] <= most]
         failed = {size: error for size in small if (error := _error(network, side.task, size, device))}
         if not failed:

@@ -92,6 +92,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = [str(python), '-m', 'pip', 'install', '-q']
     subprocess.run([*install, torch], check=True)
     subprocess.run([*install, '-c', str(pins), f'{wheel}[onedl,report,export]'], check=True)
+    assert (python.parent / 'mmdistill').is_file(), sorted(file.name for file in python.parent.iterdir())
     return python
 
 

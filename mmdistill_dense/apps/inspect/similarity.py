@@ -243,8 +243,7 @@ def draw_similarity(
     Colours run from the smallest cosine of a panel (blue), which is written above it, to 1 (red).
     """
     out.mkdir(parents=True, exist_ok=True)
-    visualizer = Visualizer(vis_backends=[dict(type='LocalVisBackend')], save_dir=str(out))
-    files = []
+    visualizer, files = Visualizer(), list[Path]()
     for name, image in images.items():
         chosen = grid_points(image, points) if isinstance(points, int) else list(points)
         check_points(chosen, image, name)
@@ -255,7 +254,7 @@ def draw_similarity(
 
 
 def draw_rows(visualizer: Visualizer, image: np.ndarray, rows: Sequence[SimilarityRow], path: Path) -> None:
-    """Draw rows of panels through mmengine's visualizer, and write the picture."""
+    """Draw rows of panels with mmengine's visualizer, and write the picture."""
     rgb = image[..., ::-1]
     scale = max(1, -(-PANEL // image.shape[1]))
     lines, texts, places, marks = [], [], [], []
@@ -274,9 +273,7 @@ def draw_rows(visualizer: Visualizer, image: np.ndarray, rows: Sequence[Similari
     visualizer.draw_texts(texts, np.asarray(places), font_sizes=9, colors='black')
     radius = torch.full((len(marks),), 5.0)
     visualizer.draw_circles(np.asarray(marks), radius, edge_colors='white', line_widths=2)
-    picture = visualizer.get_image()
-    visualizer.add_image(path.stem, picture)
-    cv2.imwrite(str(path), picture[..., ::-1])
+    cv2.imwrite(str(path), visualizer.get_image()[..., ::-1])
 
 
 def heated(image: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ JOBS ?= logical
 # Bytecode is kept, whatever the shell says: without it each process that a test starts compiles 4,000 modules, for 8 seconds.
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo demo-det test test-zoo test-upstream soak golden lint format docs site audit setup clean
+.PHONY: help demo demo-det test test-zoo test-upstream soak golden lint format docs site audit results setup clean
 
 help:
 	@echo 'make demo [SEEDS=0,1,2]  train a teacher, a student alone and a distilled student on generated images'
@@ -72,6 +72,9 @@ docs: setup
 site: setup
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 	@$(PY) -m tests.docs_blocks
+
+results: setup
+	@$(PY) tools/results.py $(ARGS)
 
 audit: setup
 	@$(PY) tools/audit.py

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from mmdistill_dense.apps.options import start_processes
 from mmdistill_dense.utils.directories import FolderInUse
 from mmdistill_dense.utils.messages import close_or_all, text_of
 from mmdistill_dense.utils.quiet import alive
@@ -153,6 +154,7 @@ def _main(words: list[str]) -> int:
     args = fill(Parser(prog=f'mmdistill {name}'), name).parse_args(words[1:])
     raises = getattr(args, 'raises', False)
     try:
+        start_processes(args, words)
         with nullcontext() if getattr(args, 'speaks', False) else alive(name):
             return args.run(args) or 0
     except (OSError, KeyError, ValueError, ModuleNotFoundError, FolderInUse) as error:
@@ -178,7 +180,7 @@ def overview() -> Iterator[str]:
 
 
 def script(*words: str) -> None:
-    """Be the program: what the console script, ``python -m mmdistill_dense`` and the files of ``tools/`` call."""
+    """Be the program: what the console script, ``python -m mmdistill_dense`` and its aliases call."""
     wait_briefly()
     if code := main([*words, *sys.argv[1:]]):
         sys.exit(code)

@@ -20,7 +20,6 @@ from tests.every_config import every, place, read
 
 HARMLESS = ('.', 'cd', 'docker', 'export', 'git', 'mkdir', 'mlflow', 'pre-commit', 'sh', 'tensorboard', 'trtexec')
 BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'WANDB_MODE')
-SCRIPTS = {'dist_train': (2, 'train'), 'dist_test': (3, 'test'), 'slurm_train': (3, 'train'), 'slurm_test': (4, 'test')}
 NAME = re.compile(r'[a-z]+:[\w.+-]*_[\w.+-]+(:[\w-]+)?')
 OWN = re.compile(r'(?:configs|tools|benchmarks|docs|tests|requirements|mmdistill_dense)/[\w./+-]+\.\w+$')
 SAVED = re.compile(r'work_dirs/([\w-]+/[\w.+-]+)/(?:iter|epoch)_(\d+)\.pth$')
@@ -47,7 +46,9 @@ def check(command: Command, block: Block) -> None:
     elif program == 'make':
         _check_make(words)
     elif program == 'bash':
-        _check_script(words)
+        assert (ROOT / words[0]).is_file(), words[0]
+    elif program in ('torchrun', 'srun'):
+        _check_program(words[next(n for n, word in enumerate(words) if word in ('mmdistill', 'mmdistill_dense')) + 1 :])
     elif program == 'pip':
         _check_pip(words)
     elif program.startswith('--'):
@@ -154,14 +155,8 @@ def _check_make(words: list[str]) -> None:
         name, equals, _ = word.partition('=')
         known = rf'\$\({name}\)|export .*\b{name}\b' if equals else rf'^{name}:'
         assert re.search(known, text, re.MULTILINE), f'make knows no {name}'
-
-
-def _check_script(words: list[str]) -> None:
-    assert (ROOT / words[0]).is_file(), words[0]
-    needed, tool = SCRIPTS.get(Path(words[0]).stem, (0, ''))
-    if tool:
-        assert len(words) > needed, f'{words[0]} needs {needed} words'
-        parse(ROOT / f'tools/{tool}.py', ['CONFIG', *(['CHECKPOINT'] if tool == 'test' else []), *words[1 + needed :]])
+    if words[0] == 'results' and len(words) > 1:
+        parse(ROOT / 'tools/results.py', words[1].removeprefix('ARGS=').split())
 
 
 def _check_pip(words: list[str]) -> None:

@@ -51,6 +51,9 @@ def test_the_version_names_what_a_report_of_a_fault_needs(capsys: pytest.Capture
         (['run', 'a', '--student', 'b'], '--student: `new` takes this option, `run` does not'),
         (['run', 'two', 'words'], 'words: belongs to no option'),
         (['export', 'nowhere.py', 'a.pth', 'b.onnx'], 'nowhere.py: no such file'),
+        (['train', 'control:toy_seg', '--processes', '0'], '--processes: must be 1 or more'),
+        (['train', 'nowhere.py', '--processes', '2'], 'nowhere.py: no such file'),
+        (['train', 'control:toy_seg', '--processes', '2', '--launcher', 'slurm'], 'not allowed with'),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -61,8 +64,8 @@ def test_a_mistake_is_one_line(
         code = main(words)
     except SystemExit as end:
         code = end.code
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if not re.match(r'\w+ … \d+ s', line)]
-    assert code == 2 and line.startswith('ERROR    ') and told in line
+    lines = [line for line in capsys.readouterr().err.splitlines() if not re.match(r'\w+ … \d+ s', line)]
+    assert code == 2 and len(lines) == 1 and lines[0].startswith('ERROR    ') and told in lines[0], lines
 
 
 def test_a_reader_that_has_read_enough_is_no_error() -> None:

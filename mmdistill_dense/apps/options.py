@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from mmdistill_dense.utils.validate import counted
 
 
 def add_common(parser: argparse.ArgumentParser, description: str) -> None:
@@ -14,10 +18,14 @@ def add_common(parser: argparse.ArgumentParser, description: str) -> None:
     parser.description = description
     add_config(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<name of the config>)')
-    parser.add_argument(
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    processes = parser.add_mutually_exclusive_group()
+    processes.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='what started the processes'
     )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    processes.add_argument(
+        '--processes', type=counted, metavar='N', help='start N processes on this machine, one for each GPU (torchrun)'
+    )
 
 
 def add_config(parser: argparse.ArgumentParser, text: str = 'config file, or METHOD:PAIR[:VARIANT]') -> None:
@@ -30,6 +38,18 @@ def add_config(parser: argparse.ArgumentParser, text: str = 'config file, or MET
         metavar='KEY=VALUE',
         help='settings that replace those of the config',
     )
+
+
+def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
+    """Become torchrun where ``--processes`` asks for it; in a process that torchrun has started, say so."""
+    if getattr(args, 'processes', None) is None:
+        return
+    if 'TORCHELASTIC_RUN_ID' in os.environ:
+        args.launcher = 'pytorch'
+        return
+    check_files(args)
+    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(args.processes)]
+    os.execv(sys.executable, [sys.executable, *torchrun, '-m', 'mmdistill_dense', *words])
 
 
 def later(place: str) -> Callable[[argparse.Namespace], int | None]:

@@ -1,5 +1,6 @@
 """A run small enough for many processes: a ResNet-18 of width 8 with SyncBN on generated pictures, no distiller."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,5 +51,6 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_processes(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The work folder and the output of a run of two gloo processes, started from a folder that is not the checkout."""
     folder = tmp_path_factory.mktemp('dist')
-    log = run(['bash', ROOT / 'tools' / 'dist_train.sh', tiny_config, 2], folder, environment())
+    command = [sys.executable, '-m', 'mmdistill_dense', 'train', tiny_config, '--processes', 2]
+    log = run(command, folder, environment())
     return folder / 'work_dirs' / 'tiny', log

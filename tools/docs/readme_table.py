@@ -61,9 +61,9 @@ def readme_table(sections: Mapping[str, str], scores: Mapping[str, Lines], choic
 
 def _legend(choice: Sequence[str]) -> str:
     return (
-        f'Gain over the student alone at the same seeds, in points with the {LEVEL:.0%} interval; bold where it differs '
-        "from 0 by a paired t-test with Holm's correction over all rows of its suite. Best: the largest mean gain "
-        f'{"among " + ", ".join(choice) if choice else "of all rows"}.'
+        f'Gain over the student alone at the same seeds, in points with the {LEVEL:.0%} interval; bold where it '
+        "differs from 0 by a paired t-test with Holm's correction over all rows of its suite. Best: the largest mean "
+        f'gain {"among " + ", ".join(choice) if choice else "of all rows"}.'
     )
 
 

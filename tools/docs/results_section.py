@@ -40,7 +40,7 @@ def section(table: Table, root: Path, pictures: int | None = None) -> str:
     definition = table.definition
     stem, path = definition.path.stem, inside(definition.path, root)
     csv = f'[{stem}.csv]({_link(root / FOLDER / f"{stem}.csv", root)})'
-    compare = f'All scores of every run: {csv}; `python tools/results.py compare {path}` compares yours with them.'
+    compare = f"All scores of every run: {csv}; `make results ARGS='compare {path}'` compares yours with them."
     parts = [
         f'## {stem}',
         f'{definition.title}.',

@@ -73,7 +73,7 @@ def fill_probe(parser: argparse.ArgumentParser) -> None:
 
 
 def fill_benchmark(parser: argparse.ArgumentParser) -> None:
-    """Add ``benchmark``, whose options are those of ``tools/benchmark.py``."""
+    """Add ``benchmark``, whose options its own program reads."""
     parser.description = 'Measure a distilled step, a pass of the teacher, or losses; --help of a subject shows more'
     parser.add_argument('words', nargs=argparse.REMAINDER, metavar='…', help='step, teacher, losses or all')
     parser.set_defaults(run=_benchmark, speaks=True)

@@ -24,7 +24,11 @@ def add_common(parser: argparse.ArgumentParser, description: str) -> None:
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='what started the processes'
     )
     processes.add_argument(
-        '--processes', type=counted, metavar='N', help='start N processes on this machine, one for each GPU (torchrun)'
+        '--processes',
+        dest='to_start',
+        type=counted,
+        metavar='N',
+        help='start N processes on this machine, one for each GPU (torchrun)',
     )
 
 
@@ -42,13 +46,13 @@ def add_config(parser: argparse.ArgumentParser, text: str = 'config file, or MET
 
 def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
     """Become torchrun where ``--processes`` asks for it; in a process that torchrun has started, say so."""
-    if getattr(args, 'processes', None) is None:
+    if getattr(args, 'to_start', None) is None:
         return
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         args.launcher = 'pytorch'
         return
     check_files(args)
-    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(args.processes)]
+    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(args.to_start)]
     os.execv(sys.executable, [sys.executable, *torchrun, '-m', 'mmdistill_dense', *words])
 
 

@@ -89,10 +89,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pins = ROOT / 'requirements/constraints.txt'
     torch = re.search(r'^torch==.*$', pins.read_text(), re.MULTILINE)[0]
     subprocess.run([sys.executable, '-m', 'venv', str(python.parents[1])], check=True)
-    install = [str(python), '-m', 'pip', 'install', '-q']
+    install = [str(python), '-I', '-m', 'pip', 'install', '-q']  # a PYTHONPATH of the tests shows the clone
     subprocess.run([*install, torch], check=True)
     subprocess.run([*install, '-c', str(pins), f'{wheel}[onedl,report,export]'], check=True)
-    assert (python.parent / 'mmdistill').is_file(), sorted(file.name for file in python.parent.iterdir())
     return python
 
 

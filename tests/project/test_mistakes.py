@@ -282,7 +282,7 @@ def break_file(name: str, old: str, new: str) -> Do:
         case('project: data.py is missing', 'run project', lambda: Path('project/data.py').unlink()),
         case('a link keeps all results: ln -s NEW_PLACE ', 'run project', lambda: Path('mine').rename('moved')),
         case('chek: no such command. Close: check', 'chek project'),
-        case('no.pth: no such file', 'export project/kd.py no.pth out.pth', soak=True),
+        case('no.pth: no such checkpoint', 'export project/kd.py no.pth out.pth', soak=True),
         case('project: a folder, and one config is needed; its configs are', 'train project', soak=True),
     ],
 )

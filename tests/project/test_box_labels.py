@@ -58,22 +58,8 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
 def test_a_folder_without_label_files_says_what_is_needed(tmp_path: Path) -> None:
     picture(tmp_path / 'train/0.jpg')
     (tmp_path / 'notes.json').write_text('{}')
-    with pytest.raises(FileNotFoundError, match=r'notes.json has , but no list of images.*format of COCO'):
+    with pytest.raises(FileNotFoundError, match=r'notes.json has , but no list of images.*json files of COCO'):
         find_box_data(tmp_path)
-
-
-def test_a_tree_of_voc_is_told_how_to_convert_and_its_lists_are_no_labels(tmp_path: Path) -> None:
-    picture(tmp_path / 'JPEGImages/0.jpg')
-    for name in ('Annotations/0.xml', 'ImageSets/Main/train.txt', 'ImageSets/Main/val.txt'):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    with pytest.raises(FileNotFoundError) as told:
-        find_box_data(tmp_path)
-    said = str(told.value)
-    assert (
-        '1 .xml files, as of VOC: `pip install labelformat`, then `labelformat convert --task object-detection' in said
-    )
-    assert 'YOLO' not in said and '--output-format coco' in said
 
 
 def test_missing_pictures_are_counted(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_too_few_names_are_refused(tmp_path: Path) -> None:
 
 def test_labels_in_colours_are_refused(tmp_path: Path) -> None:
     picture(seg_folder(tmp_path) / 'labels/train/0.png')
-    with pytest.raises(ValueError, match='one channel'):
+    with pytest.raises(ValueError, match='has the mode L, and others are of colours'):
         find_seg_data(tmp_path)
 
 

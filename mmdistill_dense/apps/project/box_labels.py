@@ -1,4 +1,4 @@
-"""Find the pictures, label files and classes of a detection data set in COCO's format."""
+"""Find the pictures, labels and classes of a data set of boxes and polygons."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mmdistill_dense.apps.project.formats import cvat, labelme, voc_xml, yolo
+from mmdistill_dense.apps.project.formats.objects import Labelled, Reading
+from mmdistill_dense.apps.project.parts import Wish, check_folders, find_lists, read_lists
 from mmdistill_dense.apps.project.picture_folders import (
     SAMPLED,
     SPLITS,
@@ -80,14 +83,10 @@ def unlisted(root: Path, folders: Sequence[Folder], files: Mapping[str | None, s
         )
 
 
-_OTHERS = {  # formats of label files that a folder may hold instead, and the words for labelformat
-    '.xml': ('VOC', 'pascalvoc --input-folder FOLDER_OF_XML --category-names NAME,NAME'),
-    '.txt': ('YOLO', 'yolov8 --input-file data.yaml'),
-}
-_LISTS = {'ImageSets', 'classes.txt'}  # of VOC and YOLO: no label files
 FORMAT = (
-    'Detection needs json files in the format of COCO, with images, annotations and categories: one for each split, '
-    'with train, val or test in its name or folder, or one for all. Tools that label pictures can export it.'
+    'Boxes and polygons are read from json files of COCO (one for each split, with train, val or test in its name or '
+    'folder, or one for all), YOLO text files, VOC xml, CVAT xml and labelme json: docs/your_labels.md. Tools that '
+    'label pictures can export one of them.'
 )
 
 
@@ -110,9 +109,10 @@ def mended_file(path: Path, content: Content, folder: Path, stored: bool) -> tup
     """Return what training and metric read in place of a label file, and notes; without any, the file's content."""
     with _named(path):
         found, notes = mended(content, lambda picture: _size_of_file(folder / picture, stored))
-    with path.open('rb') as file:
-        if json.detect_encoding(file.read(4)) != 'utf-8':
-            notes.append('it begins with a byte order mark, with which pycocotools cannot read it')
+    if path.suffix == '.json':
+        with path.open('rb') as file:
+            if json.detect_encoding(file.read(4)) != 'utf-8':
+                notes.append('it begins with a byte order mark, with which pycocotools cannot read it')
     return found, [f'{"WARNING: " if "left out" in note else ""}{path.name}: {note}' for note in notes]
 
 
@@ -139,16 +139,11 @@ def none_found(root: Path, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
         return f'no label file. {" ".join(lacks(path, read_label_file(path)) for path in files[:2])}'
-    others = [path for path in files_below(root, tuple(_OTHERS)) if not _LISTS & set(path.parts)]
-    counts = Counter(path.suffix.lower() for path in others)
-    told = [
-        f'{count} {ending} files, as of {_OTHERS[ending][0]}: `pip install labelformat`, then `labelformat convert '
-        f'--task object-detection --input-format {_OTHERS[ending][1]} --output-format coco --output-file labels.json`.'
-        for ending, count in counts.items()
-    ]
-    if not told and any('label' in path.name or 'mask' in path.name for path in root.iterdir()):
-        told = ['Label images are for networks of mmseg::.']
-    return ' '.join(['no json file.', *told])
+    zipped = [path.name for path in files_below(root, ('.zip', '.tar', '.gz', '.rar', '.7z'))]
+    told = [f'{some(zipped, 2)}: unpack it first.'] if zipped else []
+    if any('label' in path.name or 'mask' in path.name for path in root.iterdir()):
+        told += ['Label images are for networks of mmseg::.']
+    return ' '.join(['no label file.', *told])
 
 
 def lacks(path: Path, content: Any) -> str:
@@ -202,48 +197,76 @@ class BoxData:
     stored: bool = False  # whether pictures are read as they are stored, whatever their EXIF orientation
 
 
-def find_box_data(given: Path, classes: Sequence[str] = (), exif: str | None = None) -> BoxData:
+class NoLabels(FileNotFoundError):
+    """A folder without a label file of a known format."""
+
+
+def find_box_data(
+    given: Path, classes: Sequence[str] = (), exif: str | None = None, wish: Wish | None = None, task: str = 'det'
+) -> BoxData:
     """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
-    given = given.expanduser().resolve()
+    given, wish = given.expanduser().resolve(), wish or Wish()
     root = given.parent if given.suffix == '.json' and given.is_file() else given
     folders = picture_folders(root)
     notes: list[str] = []
-    found = _by_split(root, [given] if given.is_file() else sorted(files_below(root, ('.json',))), notes)
-    places = {name: folder_of(path, content, root, folders, name) for name, (path, content) in found.items()}
+    files = [given] if given.is_file() else sorted(files_below(root, ('.json',)))
+    found, others = _by_split(root, files, notes)
+    reading = None if found else _read_objects(root, folders, others, classes, exif)
+    places: dict[str | None, Path] = {}
+    if reading:
+        found, places = _of_parts(reading, wish, notes)
+    if not found:
+        raise NoLabels(f'--data {root}: {none_found(root, files)} {FORMAT}')
+    for path, content in found.values():
+        check_entries(path, content)
+    for name, (path, content) in found.items() if not reading else ():
+        places[name] = folder_of(path, content, root, folders, name)
     drawn = {
         places[name] / one['file_name']: (one.get('height'), one.get('width'))
         for name, (_, content) in found.items()
         for one in content['images']
     }
     stored = stored_pixels(list(drawn), drawn.__getitem__, exif, notes)
-    mended = []
+    changed = []
     for name, (path, content) in found.items():
         check_sizes(path, places[name], content['images'], stored)
         clean, told = mended_file(path, content, places[name], stored)
         found[name] = path, clean
-        if told:
-            notes += told
-            mended.append(name)
+        notes += told
+        if told or reading:
+            changed.append(name)
     first = found.get('train') or next(iter(found.values()))
     names = _classes(first, classes, notes)
     _check_categories(found.values(), names)
-    files = {name: listed_files(content, places[name]) for name, (_, content) in found.items()}
-    notes += unlisted(root, folders, files)
+    files_of_splits = {name: listed_files(content, places[name]) for name, (_, content) in found.items()}
+    notes += unlisted(root, folders, files_of_splits)
     if 'train' in found and len(found) > 1:
-        splits = {
-            name: _split(name, found[name], root, places[name], name in mended) for name in SPLITS if name in found
-        }
-        if mended:
-            notes.append(
-                f'written for training and metric, with these changes: {", ".join(f"{name}.json" for name in mended)}'
+        if wish != Wish():
+            raise ValueError(
+                f'--split: the label files for {", ".join(map(str, found))} are a split. Leave the option out.'
             )
+        splits = {
+            name: _split(name, found[name], root, places[name], name in changed) for name in SPLITS if name in found
+        }
+        if changed:
+            with_changes = '' if reading else ', with these changes'
+            names_of_files = ', '.join(f'{name}.json' for name in changed)
+            notes.append(f'written for training and metric{with_changes}: {names_of_files}')
     elif len(found) == 1:
         (name,) = found
-        splits = _divided(first, _inside(places[name], root), names)
-        notes.append(
-            f'one label file: {splits["train"].count} of its pictures train, {splits["val"].count} validate '
-            '(train.json, val.json)'
-        )
+        lists = find_lists(root, task, wish)
+        splits = _divided(first, _inside(places[name], root), names, _listed(lists, root, places[name], first), wish)
+        counts = ', '.join(f'{split.count} {part}' for part, split in splits.items())
+        if lists:
+            left = len(first[1]['images']) - sum(split.count for split in splits.values())
+            notes.append(
+                f'split of {some(map(str, lists.values()))}: {counts}' + (f'; {left} in no list' if left else '')
+            )
+        else:
+            notes.append(
+                f'one label file: {splits["train"].count} of its pictures train, {splits["val"].count} validate '
+                '(train.json, val.json)'
+            )
     else:
         raise ValueError(f'--data {given}: label files for {", ".join(map(str, found))}, none for train. {FORMAT}')
     if 'val' not in splits:
@@ -256,12 +279,54 @@ def find_box_data(given: Path, classes: Sequence[str] = (), exif: str | None = N
     return BoxData(root, splits, names, masks, size, notes, stored)
 
 
-def _by_split(root: Path, files: Sequence[Path], notes: list[str]) -> Files:
-    """Return the checked label file of each split."""
+def _read_objects(
+    root: Path, folders: Sequence[Folder], shapes: Mapping[Path, Any], classes: Sequence[str], exif: str | None
+) -> Reading | None:
+    """Read the first format that the folder holds; ``shapes``: contents of json files of labelme."""
+    pictures = [one.path / name for one in folders for name in one.files]
+    if shapes:
+        return labelme.read(root, shapes, pictures)
+    if paired := yolo.recognise(pictures):
+        return yolo.read(root, paired, pictures, classes, exif)
+    for form in (voc_xml, cvat):
+        if files := form.recognise(root):
+            return form.read(root, files, pictures)
+    return None
+
+
+def _of_parts(reading: Reading, wish: Wish, notes: list[str]) -> tuple[Files, dict[str | None, Path]]:
+    """Return contents and folders of the parts that the labels or the folders tell, or one content of all pictures."""
+    notes += reading.told
+    parts: dict[str | None, list[Labelled]] = {}
+    for one in reading.pictures:
+        parts.setdefault(None if wish != Wish() else one.part, []).append(one)
+    if 'train' not in parts or len(parts.keys() - {None}) < 2:
+        parts = {None: reading.pictures}
+    elif left := parts.pop(None, []):
+        notes.append(f'{len(left)} labelled pictures lie in no folder of a part: left out ({left[0].picture})')
+    places = {part: Path(os.path.commonpath([one.picture.parent for one in own])) for part, own in parts.items()}
+    return {part: (reading.source, reading.content(places[part], own)) for part, own in parts.items()}, places
+
+
+def _listed(lists: Mapping[str, Path], root: Path, folder: Path, file: tuple[Path, Content]) -> dict[str, set[str]]:
+    """Return the names of pictures that the lists of a split name, by part."""
+    if not lists:
+        return {}
+    names = {folder / one['file_name']: one['file_name'] for one in file[1]['images']}
+    found = read_lists(lists, root, list(names))
+    check_folders(found, root, lists)
+    return {part: {names[picture] for picture in own} for part, own in found.items()}
+
+
+def _by_split(root: Path, files: Sequence[Path], notes: list[str]) -> tuple[Files, dict[Path, Any]]:
+    """Return the label file of each split, and the contents of labelme's files."""
     found: Files = {}
-    passed = []
+    passed, others = [], {}
     for path in files:
         content = read_label_file(path)
+        if labelme.is_labelme(content):
+            others[path] = {key: value for key, value in content.items() if key != 'imageData'}  # the picture itself
+            continue
         split = split_of([*path.relative_to(root).parts[:-1], path.stem])
         if lists_missing(content):
             if isinstance(content, dict) and 'images' in content:
@@ -278,14 +343,10 @@ def _by_split(root: Path, files: Sequence[Path], notes: list[str]) -> Files:
             if better[0] == known:
                 continue
         found[split] = path, content
-    if not found:
-        raise FileNotFoundError(f'--data {root}: {none_found(root, files)} {FORMAT}')
     if len(found) > 1:
         found.pop(None, None)
-    notes += [f'WARNING: passed over: {lacking}' for split, lacking in passed if split not in found]
-    for path, content in found.values():
-        check_entries(path, content)
-    return found
+    notes += [f'WARNING: passed over: {lacking}' for split, lacking in passed if found and split not in found]
+    return found, others
 
 
 def _split(name: str, file: tuple[Path, Content], root: Path, pictures: Path, mended: bool) -> BoxSplit:
@@ -343,22 +404,31 @@ def _check_categories(files: Iterable[tuple[Path, Mapping[str, Any]]], names: Se
             )
 
 
-def _divided(file: tuple[Path, Mapping[str, Any]], pictures: str, names: Sequence[str]) -> dict[str, BoxSplit]:
-    """Divide the pictures with boxes of the classes, and the others; the parts are written beside the configs."""
+def _drawn_parts(file: tuple[Path, Content], names: Sequence[str], share: float) -> dict[str, set[str]]:
+    """Divide the pictures with boxes of the classes, and the others."""
     path, content = file
-    found = {}
     chosen = {one['id'] for one in content['categories'] if one['name'] in names}
     with_box = {one['image_id'] for one in content['annotations'] if one['category_id'] in chosen}
     boxed = {one['file_name'] for one in content['images'] if one['id'] in with_box}
     bare = list({one['file_name'] for one in content['images']} - boxed)
-    parts = two_parts(list(boxed), path)
-    rest = two_parts(bare, path) if len(bare) > 1 else (bare, list[str]())
-    for name, own, others in zip(('train', 'val'), parts, rest, strict=True):
-        files = {*own, *others}
+    parts = two_parts(list(boxed), path, share)
+    rest = two_parts(bare, path, share) if len(bare) > 1 else (bare, list[str]())
+    return {name: {*own, *others} for name, own, others in zip(('train', 'val'), parts, rest, strict=True)}
+
+
+def _divided(
+    file: tuple[Path, Content], pictures: str, names: Sequence[str], listed: Mapping[str, set[str]], wish: Wish
+) -> dict[str, BoxSplit]:
+    """Divide the pictures as lists say, or by chance; the parts are written beside the configs."""
+    content, found = file[1], {}
+    if set(listed) == {'train'}:
+        content = {**content, 'images': [one for one in content['images'] if one['file_name'] in listed['train']]}
+        listed = {}
+    for name, files in (listed or _drawn_parts((file[0], content), names, wish.part)).items():
         kept = [one for one in content['images'] if one['file_name'] in files]
         numbers = {one['id'] for one in kept}
         boxes = [one for one in content['annotations'] if one['image_id'] in numbers]
         part = {'images': kept, 'annotations': boxes, 'categories': content['categories']}
-        listed = tuple(one['file_name'] for one in kept)
-        found[name] = BoxSplit(Template(f'{{{{ fileDirname }}}}/{name}.json'), pictures, listed, json.dumps(part))
+        inside = tuple(one['file_name'] for one in kept)
+        found[name] = BoxSplit(Template(f'{{{{ fileDirname }}}}/{name}.json'), pictures, inside, json.dumps(part))
     return found

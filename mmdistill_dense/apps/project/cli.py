@@ -89,7 +89,7 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
         '--teacher', required=True, metavar='CONFIG', help='the same, or MODEL:FILE for a foundation model'
     )
     parser.add_argument(
-        '--data', required=True, metavar='DIR', help='pictures with label images, or with COCO json files'
+        '--data', required=True, metavar='DIR', help='pictures and labels, in any format of docs/your_labels.md'
     )
     parser.add_argument(
         '--classes', nargs='+', default=[], metavar='NAME', help='of the label values 0, 1, …; - ignores one'
@@ -107,6 +107,14 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
     parser.add_argument(
         '--exif', choices=('apply', 'ignore'), help='labels fit photographs as EXIF turns them, or as they are stored'
+    )
+    parser.add_argument(
+        '--split', metavar='DIR|SHARE', help='folder with train.txt and val.txt, or the share that validates, as 0.2'
+    )
+    parser.add_argument(
+        '--background',
+        choices=('class', 'ignore'),
+        help='pixels that no outline covers (default: a class of their own)',
     )
     parser.add_argument('--out', type=Path, metavar='DIR', help='folder to write (default: distil_<name of the data>)')
     parser.add_argument('--size', nargs=2, type=counted, metavar=('H', 'W'), help='bring pictures to this size')
@@ -128,16 +136,20 @@ def _new(args: argparse.Namespace) -> int:
     folder = check_first(args)
     with quiet():  # notes of mmseg and mmdet about optional parts
         from mmdistill_dense.apps.project import new
+        from mmdistill_dense.apps.project.contact_sheet import describe
         from mmdistill_dense.apps.project.new import write
 
-    files = new.plan(args, lambda line: print(line, flush=True))
+    files, data = new.plan(args, lambda line: print(line, flush=True))
     if args.dry:
         for name, text in files.items():
             print(f'\n# ---- {folder / name}\n{text}', end='')
         return 0
-    write(files, folder)
+    for line in write(files, folder, getattr(data, 'drawing', None)):
+        print(f'labels   {line}')
     told = ', '.join(f'{name} ({_content(name, text)})' for name, text in files.items())
     print(f'written  {folder}: {told}')
+    for line in describe(folder):
+        print(line)
     print(f'next     mmdistill run {folder}')
     return 0
 

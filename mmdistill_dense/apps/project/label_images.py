@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmdistill_dense.apps.project.box_labels import BoxData
+from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
+from mmdistill_dense.apps.project.drawn_labels import (
+    FOLDER,
+    Drawing,
+    bare,
+    colours_drawing,
+    is_coloured,
+    objects_drawing,
+)
 from mmdistill_dense.apps.project.label_pairs import Endings, find_endings, labelled_names, of_no_classes
+from mmdistill_dense.apps.project.parts import Wish, check_folders, find_lists, read_lists
 from mmdistill_dense.apps.project.picture_folders import (
+    BESIDE,
     LABELS,
     SPLITS,
     Folder,
@@ -80,7 +91,11 @@ def _taken(pictures: list[Path], data: SegData | BoxData, folder: Path) -> Itera
     """
     if isinstance(data, SegData):
         labels = {os.path.realpath(one) for one in data.label_folders}
-        yield 'label images', {path for path in pictures if os.path.realpath(path.parent) in labels}
+        beside = data.endings.label if data.endings.label == BESIDE else '\0'
+        yield (
+            'label images',
+            {path for path in pictures if os.path.realpath(path.parent) in labels or path.name.endswith(beside)},
+        )
     else:
         yield 'label images', {path for path in pictures if is_label(path.relative_to(folder).parts[:-1])}
     seen = set[str]()
@@ -117,6 +132,7 @@ def pictures_of(data: SegData | BoxData, name: str) -> list[str]:
 
 COUNTED = 200  # label images of each split whose values are read
 LIST = 'classes.txt'
+CSV = '_classes.csv'  # Roboflow's: a line `Pixel Value, Class`, then a line a class
 NO_CLASS = '-'
 _CLASSES = re.compile(r'(class|label).*\.(json|csv|txt|ya?ml)$')
 _GAP = 10  # missing values that a rare class may explain
@@ -151,8 +167,8 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
         with opened(label) as image:
             if image.mode not in ('L', 'P', 'I', '1', 'I;16'):
                 raise ValueError(
-                    f'--data: {label} has the mode {image.mode}; a label image has one channel that holds the number '
-                    'of the class. Convert colours to numbers first.'
+                    f'--data: {label} has the mode {image.mode}, and others do not. A label image has one '
+                    'channel that holds the number of the class, or the colour of the class in each of them.'
                 )
             size = size_of(image, stored=True)
             values = np.unique(np.asarray(image)).tolist()
@@ -182,6 +198,8 @@ def name_classes(
     names, source = tuple(given), '--classes'
     if not names and (root / LIST).is_file():
         names, source = _listed(root / LIST), str(root / LIST)
+    if not names and (root / CSV).is_file():
+        names, source = _valued(root / CSV), str(root / CSV)
     if len(found.files) == 1:
         only = next(iter(found.files))
         raise ValueError(
@@ -226,6 +244,15 @@ def _listed(path: Path) -> tuple[str, ...]:
     parts = [line.split(maxsplit=1) for line in lines]
     numbered = all(len(part) == 2 and part[0].rstrip(':.,') == str(number) for number, part in enumerate(parts))
     return tuple(part[1] for part in parts) if numbered else tuple(lines)
+
+
+def _valued(path: Path) -> tuple[str, ...]:
+    """Return the names in a list of values and names, in the order of the values from 0."""
+    rows = [[cell.strip() for cell in row] for row in csv.reader(path.read_text(encoding='utf-8-sig').splitlines())]
+    found = {row[0]: row[1] for row in rows if len(row) == 2 and row[0].isdigit()}
+    if list(found) != [str(value) for value in range(len(found))] or not found:
+        raise ValueError(f'--data: {path}: its lines are not "value, name" with the values 0, 1, 2, … in this order.')
+    return tuple(found.values())
 
 
 def _unread(root: Path) -> str:
@@ -294,6 +321,7 @@ class SegData:
     label_folders: tuple[Path, ...] = ()  # the folders that directly hold label images, of any kind
     notes: list[str] = field(default_factory=list)  # what was decided, for the user
     stored: bool = False  # whether pictures are read as they are stored, whatever their EXIF orientation
+    drawing: Drawing | None = None  # the label images to write into the folder of the project
 
     @property
     def unnamed(self) -> bool:
@@ -301,16 +329,39 @@ class SegData:
         return self.classes == made_up_names(self.values or range(len(self.classes)))
 
 
-def find_seg_data(root: Path, given: Sequence[str] = (), exif: str | None = None) -> SegData:
-    """Find out what a folder holds."""
-    root = root.expanduser().resolve()
-    folders, notes = picture_folders(root), list[str]()
+def find_seg_data(
+    root: Path,
+    given: Sequence[str] = (),
+    exif: str | None = None,
+    wish: Wish | None = None,
+    background: str = 'class',
+) -> SegData:
+    """Find out what a folder holds: label images of numbers or colours, or objects with outlines."""
+    root, wish = root.expanduser().resolve(), wish or Wish()
+    if root.suffix == '.json' and root.is_file():
+        return of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
+    folders = [part for one in picture_folders(root) for part in one.apart()]
+    notes = list[str]()
     start = _start(root, folders)
     pictures, labels = _by_split(start, folders, False), _by_split(start, folders, True)
-    endings, splits = _splits(root, pictures, labels, notes)
+    if not labels:
+        try:
+            return of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
+        except NoLabels:  # the text below says what is needed
+            pass
+    pictures, labels, lists = _by_lists_or_folders(root, pictures, labels, wish)
+    endings, splits = _splits(root, pictures, labels, lists, wish, notes)
     pairs = {split: pairs_of(root, split, endings) for split in splits.values()}
     partner = {picture: label for part in pairs.values() for picture, label in part}
     stored = stored_pixels(list(partner), lambda picture: stored_size(partner[picture]), exif, notes)
+    size = usual_size([picture for picture, _ in pairs[splits['train']]], stored)
+    label_folders = tuple(one.path for one in folders if is_label(one.path.relative_to(start).parts))
+    if is_coloured(list(partner.values())):
+        named = {part: [(_name(root, split, one[0]), one[1]) for one in pairs[split]] for part, split in splits.items()}
+        classes, drawing = colours_drawing(root, named, given, notes)
+        written = {part: _written(part, split, [name for name, _ in named[part]]) for part, split in splits.items()}
+        png = Endings(endings.pictures, '.png')
+        return SegData(root, written, png, classes, (), size, label_folders, notes, stored, drawing)
     found = read_values(list(pairs.values()), stored)
     if endings.label.lower().endswith(('.jpg', '.jpeg')):
         lossy = f'label images X{endings.label}: JPEG changes values at edges. Write them as .png'
@@ -320,9 +371,53 @@ def find_seg_data(root: Path, given: Sequence[str] = (), exif: str | None = None
     classes, values = name_classes(root, found, given, notes)
     by_value = dict(zip(values or range(len(classes)), classes, strict=True))
     check_splits(root, {name: found.of(pairs[split]) for name, split in splits.items()}, by_value, notes)
-    size = usual_size([picture for picture, _ in pairs[splits['train']]], stored)
-    label_folders = tuple(one.path for one in folders if is_label(one.path.relative_to(start).parts))
     return SegData(root, splits, endings, classes, values, size, label_folders, notes, stored)
+
+
+def of_objects(data: BoxData, background: str) -> SegData:
+    """Return a data set of objects as one of label images, which are drawn from their outlines."""
+    classes, drawing = objects_drawing(data, background)
+    splits = {}
+    for part, split in data.splits.items():
+        names = [bare(name) for name in split.files]
+        splits[part] = _written(part, Split(split.pictures.rstrip('/'), '', len(names)), names)
+    suffixes = sorted({os.path.splitext(name)[1] for split in data.splits.values() for name in split.files})
+    rest = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'
+    notes = [*data.notes, f'label images are drawn from the outlines; pixels outside all of them {rest}']
+    endings = Endings(tuple(suffixes), '.png')
+    return SegData(data.root, splits, endings, classes, (), data.size, (), notes, data.stored, drawing)
+
+
+def _written(part: str, split: Split, names: Sequence[str]) -> Split:
+    """Return a split whose label images are written into the folder of the project."""
+    return Split(split.pictures, Template(f'{{{{ fileDirname }}}}/{FOLDER}/{part}'), len(names), tuple(names))
+
+
+def _name(root: Path, split: Split, picture: Path) -> str:
+    return bare(picture.relative_to(root / split.pictures).as_posix())
+
+
+Found = dict[str | None, Folder]
+
+
+def _by_lists_or_folders(
+    root: Path, pictures: Found, labels: Found, wish: Wish
+) -> tuple[Found, Found, dict[str, list[Path]]]:
+    """Return pictures and label images, and the pictures of each part where lists or ``--split`` tell it.
+
+    Folders of parts are then taken as one.
+    """
+    every = [one for one in pictures.values() if labels]
+    lists = find_lists(root, 'seg', wish) if every else {}
+    if not lists and wish.share is None:
+        return pictures, labels, {}
+    found = read_lists(lists, root, [one.path / name for one in every for name in one.files]) if lists else {}
+    if not wish.lists:
+        check_folders(found, root, lists)
+    if wish == Wish() and None not in pictures:
+        return pictures, labels, {}  # the folders tell the same
+    whole = [replace(joined(list(one.values())), split=None) for one in (pictures, labels)]
+    return {None: whole[0]}, {None: whole[1]}, found
 
 
 def pairs_of(root: Path, split: Split, endings: Endings) -> list[Pair]:
@@ -335,7 +430,7 @@ def pairs_of(root: Path, split: Split, endings: Endings) -> list[Pair]:
 
 
 def _splits(
-    root: Path, pictures: dict[str | None, Folder], labels: dict[str | None, Folder], notes: list[str]
+    root: Path, pictures: Found, labels: Found, lists: Mapping[str, Sequence[Path]], wish: Wish, notes: list[str]
 ) -> tuple[Endings, dict[str, Split]]:
     """Return the endings of pictures and label images, and the splits that have both."""
     both = [split for split in pictures if split in labels]
@@ -346,7 +441,7 @@ def _splits(
         )
     if both == [None] or (both == ['train'] and 'val' not in {*pictures, *labels}):
         endings = find_endings([(pictures[both[0]], labels[both[0]])])
-        return endings, _divided(root, pictures[both[0]], labels[both[0]], endings, notes)
+        return endings, _divided(root, pictures[both[0]], labels[both[0]], endings, lists, wish, notes)
     named = [name for name in SPLITS if name in both]
     if 'train' not in named or len(named) < 2:
         found = _said({name: pictures[name] for name in named})
@@ -364,7 +459,7 @@ def _splits(
     return endings, splits
 
 
-def _missing(root: Path, pictures: dict[str | None, Folder], labels: dict[str | None, Folder]) -> str:
+def _missing(root: Path, pictures: Found, labels: Found) -> str:
     """Say what to do without pictures, without label images, or with each for other splits."""
     if not pictures:
         return f'A picture ends in {", ".join(EXTENSIONS)}.'
@@ -384,16 +479,16 @@ def _missing(root: Path, pictures: dict[str | None, Folder], labels: dict[str | 
 def _start(root: Path, folders: Sequence[Folder]) -> Path:
     """Return the folder below which names tell label images: the root, or one that all lie in, as ``segdata``."""
     common = Path(os.path.commonpath([one.path for one in folders]))
-    kinds = {start: {is_label(one.path.relative_to(start).parts) for one in folders} for start in (root, common)}
+    kinds = {start: {one.holds_labels(start) for one in folders} for start in (root, common)}
     return common if kinds[root] == {True} and len(kinds[common]) == 2 else root
 
 
-def _by_split(start: Path, folders: Sequence[Folder], wanted: bool) -> dict[str | None, Folder]:
+def _by_split(start: Path, folders: Sequence[Folder], wanted: bool) -> Found:
     """Return one folder for each split, of its label images if ``wanted``, else of its pictures.
 
     Folders of objects are left out where there are folders of classes, as in VOC.
     """
-    chosen = [one for one in folders if is_label(one.path.relative_to(start).parts) == wanted]
+    chosen = [one for one in folders if one.holds_labels(start) == wanted]
     found = {}
     for split in dict.fromkeys(one.split for one in chosen):
         own = [one for one in chosen if one.split == split]
@@ -402,7 +497,7 @@ def _by_split(start: Path, folders: Sequence[Folder], wanted: bool) -> dict[str 
     return found
 
 
-def _said(found: dict[str | None, Folder]) -> str:
+def _said(found: Found) -> str:
     return (
         ', '.join(f'{split or "no split"} ({len(one.files)} in {one.path})' for split, one in found.items()) or 'none'
     )
@@ -418,14 +513,50 @@ def _places(root: Path, pictures: Folder, labels: Folder) -> tuple[str, str]:
     return str(pictures.path.relative_to(root)), str(labels.path.relative_to(root))
 
 
-def _divided(root: Path, pictures: Folder, labels: Folder, endings: Endings, notes: list[str]) -> dict[str, Split]:
-    """Divide the pictures of one folder; the files of names are written beside the configs."""
+def _divided(
+    root: Path,
+    pictures: Folder,
+    labels: Folder,
+    endings: Endings,
+    lists: Mapping[str, Sequence[Path]],
+    wish: Wish,
+    notes: list[str],
+) -> dict[str, Split]:
+    """Divide the pictures of one folder, as lists say or by chance; lists of the parts are written."""
     labelled, _ = labelled_names(pictures, labels, endings, 3, notes)
-    train, val = two_parts(labelled, pictures.path)
-    notes.append(
-        f'no folder for val: {len(train)} pictures of {pictures.path} train, {len(val)} validate (train.txt, val.txt)'
-    )
-    return {
-        name: Split(*_places(root, pictures, labels), len(names), tuple(names))
-        for name, names in (('train', train), ('val', val))
-    }
+    if not lists:
+        train, val = two_parts(labelled, pictures.path, wish.part)
+        notes.append(
+            f'no folder for val: {len(train)} pictures of {pictures.path} train, {len(val)} validate (train.txt, '
+            'val.txt)'
+        )
+        parts = {'train': train, 'val': val}
+    else:
+        parts = _by_lists(pictures, labelled, endings, lists)
+        if set(parts) == {'train'}:
+            parts = dict(zip(('train', 'val'), two_parts(parts['train'], pictures.path, wish.part), strict=True))
+            notes.append('no list for val: a part of the list for train validates')
+        counts = ', '.join(f'{len(names)} {part}' for part, names in parts.items())
+        left = len(labelled) - sum(map(len, parts.values()))
+        notes.append(f'split of the lists of names: {counts}' + (f'; {left} pictures are in no list' if left else ''))
+        if 'val' not in parts:
+            notes.append('no list for val: that for test validates')
+            parts['val'] = parts['test']
+    return {part: Split(*_places(root, pictures, labels), len(own), tuple(own)) for part, own in parts.items()}
+
+
+def _by_lists(
+    pictures: Folder, labelled: Sequence[str], endings: Endings, lists: Mapping[str, Sequence[Path]]
+) -> dict[str, list[str]]:
+    """Return the names of each part; every listed picture must have a label image."""
+    names = {pictures.path / file: name for name, file in endings.by_name(pictures.files).items()}
+    known, found = set(labelled), {}
+    for part, own in lists.items():
+        bare_ones = [one for one in own if names.get(one) not in known]
+        if bare_ones:
+            raise FileNotFoundError(
+                f'--data: {len(bare_ones)} of the {len(own)} pictures listed for {part} have no label image: '
+                f'{some(bare_ones, 3)}. Add it, or take the name out of the list.'
+            )
+        found[part] = [names[one] for one in own]
+    return found

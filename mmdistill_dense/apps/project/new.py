@@ -29,6 +29,7 @@ from mmdistill_dense.apps.project.config_files import (
     teacher_file,
     whole,
 )
+from mmdistill_dense.apps.project.drawn_labels import Drawing
 from mmdistill_dense.apps.project.label_images import (
     UNLABELLED_LIST,
     FreePictures,
@@ -37,6 +38,7 @@ from mmdistill_dense.apps.project.label_images import (
     free_pictures,
     shared,
 )
+from mmdistill_dense.apps.project.parts import Wish
 from mmdistill_dense.apps.project.picture_folders import Size
 from mmdistill_dense.apps.project.sides import (
     Side,
@@ -150,8 +152,8 @@ def with_enough(names: list[str], given: bool, pictures: int, steps: int) -> tup
     return [SMALL_DEFAULT], f'{why}: {SMALL_DEFAULT} in its place'
 
 
-def write(files: Mapping[str, str], folder: Path) -> None:
-    """Write files into a folder, and read them as configs. Files with other contents stay."""
+def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None) -> list[str]:
+    """Write files and label images into a folder, and read the configs; return what to tell. Other contents stay."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f'--out {folder}: a file of this name is there. Give another --out.')
     _check_names(files)
@@ -166,6 +168,7 @@ def write(files: Mapping[str, str], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (folder / name).write_text(text, encoding='utf-8')
+        told = [drawing.write(folder)] if drawing else []
     except OSError as error:
         raise OSError(
             f'--out {folder}: cannot be written ({error.strerror}: {error.filename}). Choose another folder.'
@@ -175,6 +178,7 @@ def write(files: Mapping[str, str], folder: Path) -> None:
             if name.endswith('.py') and name not in ('data.py', 'pair.py'):
                 config = Config.fromfile(folder / name)
                 check_data(config, TASKS[config.default_scope])
+    return told
 
 
 def _check_names(files: Mapping[str, str]) -> None:
@@ -211,8 +215,8 @@ class Task:
     tell: Tell
 
 
-def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
-    """Return the texts of the files by name, and tell what was chosen and why."""
+def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData | BoxData]:
+    """Return the texts of the files by name, and the data; tell what was chosen and why."""
     check_files(args)
     foundation = read_foundation(args.teacher)
     if foundation and args.teacher_checkpoint:
@@ -228,8 +232,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
             on_map(name)
         check_foundation(args.teacher, foundation)
     tell(f'reading  the data {args.data}')
-    find = find_seg_data if student.task == 'seg' else find_box_data
-    data = find(Path(args.data), args.classes, args.exif)
+    data = _find_data(args, student.task)
     if isinstance(data, SegData) and args.teacher_checkpoint and not args.classes:
         data = named_by_teacher(data, args.teacher_checkpoint)
     load = partial(decide_loading, student, data.size, data.splits['train'].count, args.batch)
@@ -258,7 +261,18 @@ def plan(args: argparse.Namespace, tell: Tell) -> dict[str, str]:
     files[SUITE] = suite_file(names, trained, teacher is not None and not trained, compared)
     if masks:
         tell('         the methods teach features and boxes; the mask head learns from its labels alone')
-    return files
+    return files, data
+
+
+def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
+    wish = Wish.read(args.split)
+    if task == 'seg':
+        return find_seg_data(Path(args.data), args.classes, args.exif, wish, args.background or 'class')
+    if args.background:
+        raise ValueError(
+            f'--background {args.background}: a detector has no class for what no box covers. Leave it out.'
+        )
+    return find_box_data(Path(args.data), args.classes, args.exif, wish)
 
 
 def _networks(args: argparse.Namespace, foundation: bool) -> tuple[Side, Side | None]:

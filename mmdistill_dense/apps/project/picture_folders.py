@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +24,7 @@ SPLITS: Mapping[str, Sequence[str]] = {
     'test': ('test', 'testing'),
 }
 LABELS = ('label', 'mask', 'annot', 'gt', 'seg')  # beginnings of a part of the path of label images, or endings
+BESIDE = '_mask.png'
 VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
 _WORD = re.compile(r'[a-z]+')
 
@@ -35,6 +36,18 @@ class Folder:
     path: Path  # the folder; the pictures lie in it or below it
     files: tuple[str, ...]  # paths of the pictures, relative to it, sorted
     split: str | None  # ``'train'``, ``'val'``, ``'test'``, or ``None`` if its name tells none
+    masks: bool = False  # whether they are label images that lie beside their pictures
+
+    def apart(self) -> list[Folder]:
+        """Return pictures and label images ``X_mask.png`` of one folder apart, as Roboflow writes them."""
+        stems = {os.path.splitext(name)[0] for name in self.files}
+        masks = tuple(name for name in self.files if name.endswith(BESIDE) and name.removesuffix(BESIDE) in stems)
+        rest = tuple(name for name in self.files if name not in set(masks))
+        return [replace(self, files=rest), replace(self, files=masks, masks=True)] if masks else [self]
+
+    def holds_labels(self, start: Path) -> bool:
+        """Tell whether these are label images, by the path below ``start``."""
+        return self.masks or is_label(self.path.relative_to(start).parts)
 
 
 def picture_folders(root: Path) -> list[Folder]:
@@ -86,10 +99,10 @@ def joined(folders: Sequence[Folder]) -> Folder:
         return folders[0]
     parent = Path(os.path.commonpath([one.path for one in folders]))
     files = sorted(str((one.path / name).relative_to(parent)) for one in folders for name in one.files)
-    return Folder(parent, tuple(files), folders[0].split)
+    return Folder(parent, tuple(files), folders[0].split, folders[0].masks)
 
 
-def two_parts(names: Sequence[str], place: Path) -> tuple[list[str], list[str]]:
+def two_parts(names: Sequence[str], place: Path, share: float = VAL_SHARE) -> tuple[list[str], list[str]]:
     """Divide names of pictures into training and validation, always in the same way."""
     if len(names) < 2:
         raise ValueError(
@@ -98,7 +111,7 @@ def two_parts(names: Sequence[str], place: Path) -> tuple[list[str], list[str]]:
         )
     shuffled = sorted(names)
     random.Random(0).shuffle(shuffled)
-    count = max(1, round(VAL_SHARE * len(shuffled)))
+    count = max(1, round(share * len(shuffled)))
     return sorted(shuffled[count:]), sorted(shuffled[:count])
 
 

@@ -1,0 +1,132 @@
+"""What was read from the data, as a training reads it: a picture of pictures with their labels, and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+
+from mmdistill_dense.utils.evenly import evenly_spaced
+from mmdistill_dense.utils.quiet import quiet
+
+SHEET = 'labels.png'
+SHOWN, COLUMNS, SIDE = 16, 4, 320  # pictures, pictures in a row, pixels of the longer side
+COUNTED = 200  # label images of each part whose pixels are counted
+FEW = 5  # pictures of a class in training, below which a warning tells it
+_LISTED = 40  # classes
+
+
+def describe(folder: Path) -> Iterator[str]:
+    """Write :data:`SHEET` into a project's folder, and yield lines about its data."""
+    config = Config.fromfile(folder / 'control.py')
+    parts = {name: config[f'{name}_dataloader'].dataset for name in ('train', 'val', 'test')}
+    parts = {name: one for number, (name, one) in enumerate(parts.items()) if one not in list(parts.values())[:number]}
+    with quiet():
+        init_default_scope(config.default_scope)
+        seg = config.default_scope == 'mmseg'
+        built = {name: _read(one, seg) for name, one in parts.items()}
+        mmcv.imwrite(sheet(built['train'], seg)[..., ::-1], str(folder / SHEET))
+        counts = {name: (pixels if seg else boxes)(one) for name, one in built.items()}
+    classes = built['train'].metainfo['classes']
+    yield f'labels   {folder / SHEET}: {min(SHOWN, len(built["train"]))} pictures with their labels; look at them'
+    what = 'pixels' if seg else 'boxes'
+    width = max(len(name) for name in (*classes, 'class'))
+    yield '         ' + f'{"class":<{width}}' + ''.join(f'{f"{name}: pictures, {what}":>26}' for name in counts)
+    for number, name in enumerate(classes[:_LISTED]):
+        cells = (_cell(one, number, seg) for one in counts.values())
+        yield '         ' + f'{name:<{width}}' + ''.join(f'{cell:>26}' for cell in cells)
+    if len(classes) > _LISTED:
+        yield f'         and {len(classes) - _LISTED} more classes'
+    for name, one in counts.items():
+        if one['looked'] < len(built[name]):
+            yield f'         counted in {one["looked"]} of {len(built[name])} pictures for {name}'
+    train = counts['train']
+    few = [name for number, name in enumerate(classes) if train['pictures'][number] < FEW]
+    if few and train['looked'] == len(built['train']):
+        told = ', '.join(f'{name} ({train["pictures"][classes.index(name)]})' for name in few[:12])
+        yield f'         WARNING: fewer than {FEW} pictures for training show: {told}'
+
+
+def _cell(one: Mapping[str, Any], number: int, seg: bool) -> str:
+    amount = one['amount'][number]
+    return f'{one["pictures"][number]}, ' + (f'{amount / max(1, one["amount"].sum()):.1%}' if seg else str(amount))
+
+
+def _read(option: Any, seg: bool) -> Any:
+    """Return a data set that reads pictures and labels as a training does, and changes neither."""
+    steps = [dict(one) for one in option.pipeline if one['type'].startswith(('Load', 'Pack'))]
+    for step in steps:
+        if step['type'].startswith('Pack'):
+            step['meta_keys'] = ('img_path', 'ori_shape', 'img_shape')
+        elif step['type'] == 'LoadAnnotations' and not seg:
+            step['box_type'] = None  # arrays, as they are drawn
+    return DATASETS.build({**option, 'pipeline': steps})
+
+
+def pixels(dataset: Any) -> dict[str, Any]:
+    """Count the pixels of each class, and the pictures that show it, in some label images."""
+    classes = len(dataset.metainfo['classes'])
+    places = evenly_spaced(len(dataset), COUNTED)
+    amount, pictures = np.zeros(classes, int), np.zeros(classes, int)
+    for place in places:
+        labels = dataset[place]['data_samples'].gt_sem_seg.data.numpy()
+        found = np.bincount(labels[labels < classes].ravel(), minlength=classes)
+        amount += found
+        pictures += found > 0
+    return {'amount': amount, 'pictures': pictures, 'looked': len(places)}
+
+
+def boxes(dataset: Any) -> dict[str, Any]:
+    """Count the boxes of each class, and the pictures that show it."""
+    classes = len(dataset.metainfo['classes'])
+    amount, pictures = np.zeros(classes, int), np.zeros(classes, int)
+    for place in range(len(dataset)):
+        labels = [one['bbox_label'] for one in dataset.get_data_info(place)['instances'] if not one['ignore_flag']]
+        found = np.bincount(np.asarray(labels, int), minlength=classes)
+        amount += found
+        pictures += found > 0
+    return {'amount': amount, 'pictures': pictures, 'looked': len(dataset)}
+
+
+def sheet(dataset: Any, seg: bool) -> np.ndarray:
+    """Return some pictures with their labels side by side, (height, width, 3), RGB."""
+    tiles = [_tile(_drawn(dataset, place, seg)) for place in evenly_spaced(len(dataset), SHOWN)]
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % min(COLUMNS, len(tiles)))
+    rows = [np.concatenate(tiles[start : start + COLUMNS], 1) for start in range(0, len(tiles), COLUMNS)]
+    return np.concatenate(rows)
+
+
+def _drawn(dataset: Any, place: int, seg: bool) -> np.ndarray:
+    """Draw the labels of a picture as mmseg and mmdet draw them."""
+    item = dataset[place]
+    picture = np.ascontiguousarray(item['inputs'].numpy().transpose(1, 2, 0)[..., 2::-1])
+    picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
+    if seg:
+        from mmseg.visualization import SegLocalVisualizer
+
+        visualizer = SegLocalVisualizer(alpha=0.5)
+        option: dict[str, Any] = {'with_labels': False}
+    else:
+        from mmdet.visualization import DetLocalVisualizer
+
+        visualizer, option = DetLocalVisualizer(), {}
+    palette = [tuple(map(int, colour)) for colour in dataset.metainfo['palette']]
+    visualizer.dataset_meta = {**dataset.metainfo, 'palette': palette}
+    visualizer.add_datasample('', picture, item['data_samples'], draw_pred=False, **option)
+    return np.asarray(visualizer.get_image())
+
+
+def _tile(picture: np.ndarray) -> np.ndarray:
+    """Fit a picture into a white square."""
+    scale = SIDE / max(picture.shape[:2])
+    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    square = np.full((SIDE + 4, SIDE + 4, 3), 255, np.uint8)
+    square[2 : 2 + small.shape[0], 2 : 2 + small.shape[1]] = small
+    return square

@@ -1,0 +1,301 @@
+"""Label images that ``new`` writes: from polygons and masks of objects, and from images of colours."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+from rich.progress import track
+
+from mmdistill_dense.apps.project.box_labels import BoxData, BoxSplit
+from mmdistill_dense.apps.project.picture_folders import opened, size_of, size_text
+from mmdistill_dense.datasets.coco_file import has_mask
+from mmdistill_dense.datasets.written_labels import IGNORED
+from mmdistill_dense.utils.atomic import read_json, write_json
+from mmdistill_dense.utils.evenly import evenly
+from mmdistill_dense.utils.messages import close_or_all, some
+
+FOLDER, NOTE = 'labels', 'source.json'
+BACKGROUND = 'background'
+_TABLES = ('labelmap.txt', 'class_dict.csv', '_classes.csv', 'classes.csv', 'colormap.json')
+_TO_FILL = 'class_dict.csv'
+_MOST_COLOURS, _SAMPLED = 64, 200
+_STRANGE = 0.01  # share of pixels of no known colour above which a label image is refused
+_VOC = "VOC's palette"
+_BORDER = (224, 224, 192)  # around VOC's objects, of no class
+Colour = tuple[int, ...]  # red, green, blue
+
+
+@dataclass(frozen=True)
+class Job:
+    """A label image to write."""
+
+    target: str  # its path in the folder of the project
+    make: Callable[[], np.ndarray]  # (height, width), uint8
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """All label images to write, and what they are made from."""
+
+    jobs: Sequence[Job]
+    source: str
+    stamp: str  # changes with the source
+
+    def write(self, out: Path) -> str:
+        """Write them, unless they are there and made from the same source; return what was done."""
+        note = {'source': self.source, 'images': len(self.jobs), 'sha256': self.stamp}
+        file = out / FOLDER / NOTE
+        if read_json(file) == note and all((out / job.target).is_file() for job in self.jobs):
+            return f'{len(self.jobs)} label images are there, made from the same source'
+        file.unlink(missing_ok=True)
+        for job in track(self.jobs, 'label images', transient=True):
+            place = out / job.target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(job.make()).save(place)
+        write_json(file, note)
+        return f'{len(self.jobs)} label images, made from {self.source}'
+
+
+def target(part: str, name: str) -> str:
+    """Return the place of a label image in the folder of the project."""
+    return f'{FOLDER}/{part}/{name}.png'
+
+
+def bare(name: str) -> str:
+    """Return the path of a picture without its ending."""
+    return str(PurePosixPath(name).with_suffix(''))
+
+
+# Objects
+
+
+def numbers_of(classes: Sequence[str], background: str) -> tuple[tuple[str, ...], dict[str, int], int]:
+    """Return the classes of label images, the value of each class of objects, and that of pixels without an object."""
+    if background == 'ignore':
+        return tuple(classes), {name: number for number, name in enumerate(classes)}, IGNORED
+    rest = [name for name in classes if name.lower() != BACKGROUND]
+    own = next((name for name in classes if name.lower() == BACKGROUND), BACKGROUND)
+    every = (own, *rest)
+    return every, {name: number for number, name in enumerate(every)}, 0
+
+
+def objects_drawing(data: BoxData, background: str) -> tuple[tuple[str, ...], Drawing]:
+    """Return the classes and the label images of the objects of a data set. Later objects lie above earlier ones."""
+    classes, numbers, empty = numbers_of(data.classes, background)
+    if len(classes) < 2:
+        raise ValueError(
+            f'--data: {classes[0]} is the only class, so there is nothing to learn. --background class makes what no '
+            'object covers a class too.'
+        )
+    jobs, digest = list[Job](), hashlib.sha256(repr((classes, empty)).encode())
+    for part, split in data.splits.items():
+        text = _text(data.root, split)
+        digest.update(text)
+        content = json.loads(text)
+        names = {one['id']: one['name'] for one in content['categories']}
+        drawn: dict[Any, list[tuple[int, Any]]] = defaultdict(list)
+        for one in content['annotations']:
+            if names[one['category_id']] in numbers:
+                value = IGNORED if one.get('iscrowd') else numbers[names[one['category_id']]]
+                drawn[one['image_id']].append((value, one))
+        for image in content['images']:
+            picture = data.root / split.pictures / image['file_name']
+            make = partial(paint, picture, data.stored, drawn.get(image['id'], []), empty)
+            jobs.append(Job(target(part, bare(image['file_name'])), make))
+    if twice := [name for name, count in Counter(job.target for job in jobs).items() if count > 1]:
+        raise ValueError(f'--data: two pictures of one name: {some(twice, 3)}. Give each its own name.')
+    return classes, Drawing(jobs, str(data.root), digest.hexdigest())
+
+
+def _text(root: Path, split: BoxSplit) -> bytes:
+    return split.content.encode() if split.content else (root / split.labels).read_bytes()
+
+
+def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty: int) -> np.ndarray:
+    """Return the label image of a picture, with the polygons and masks of its objects drawn to the pixel."""
+    with opened(picture) as image:
+        height, width = size_of(image, stored)
+    found = np.full((height, width), empty, np.uint8)
+    for value, one in objects:
+        if not has_mask(one):
+            raise ValueError(
+                f'--data: {picture} has a box without a polygon or mask ({one["bbox"]}). Segmentation needs the '
+                'outline of every object; boxes alone are for networks of mmdet::.'
+            )
+        shape = one['segmentation']
+        packed = shape if isinstance(shape, dict) and isinstance(shape['counts'], str) else None
+        packed = packed or coco.frPyObjects(shape, height, width)
+        mask = coco.decode(coco.merge(packed) if isinstance(packed, list) else packed)
+        if mask.shape != found.shape:
+            sizes = size_text(found.shape), size_text(mask.shape)
+            raise ValueError(f'--data: {picture} has {sizes[0]} pixels, a mask of it {sizes[1]}.')
+        found[mask > 0] = value
+    return found
+
+
+# Colours
+
+
+def is_coloured(labels: Sequence[Path]) -> bool:
+    """Tell whether label images hold colours instead of numbers."""
+    with opened(labels[0]) as image:
+        return image.mode in ('RGB', 'RGBA')
+
+
+def colours_drawing(
+    root: Path, labels: Mapping[str, Sequence[tuple[str, Path]]], given: Sequence[str], notes: list[str]
+) -> tuple[tuple[str, ...], Drawing]:
+    """Return the classes of coloured label images, given as name and path by part, and the images to write."""
+    every = [path for own in labels.values() for _, path in own]
+    table, source = colour_table(root)
+    sampled = evenly(every, _SAMPLED)
+    if not table:
+        shares = _shares(sampled)
+        table, source = _voc(shares), _VOC
+        if not table:
+            raise ValueError(_ask_for_names(root, shares, len(sampled)))
+    if unknown := [name for name in given if name not in table]:
+        raise ValueError(f'--classes {some(unknown)}: not in {source}. {close_or_all(unknown[0], list(table))}')
+    classes = tuple(name for name in table if not given or name in given)
+    codes = {_code(colour): classes.index(name) if name in classes else IGNORED for name, colour in table.items()}
+    if source == _VOC:
+        codes[_code(_BORDER)] = IGNORED
+    counts = np.zeros(2, int)
+    for path in sampled:
+        counts += _strange(path, codes)
+    if counts[0]:
+        notes.append(f'WARNING: {counts[0] / counts[1]:.2%} of the pixels have a colour of no class; they are ignored')
+    notes.append(f'{len(classes)} classes, by colour, from {source}')
+    jobs = [
+        Job(target(part, name), partial(recolour, path, codes)) for part, own in labels.items() for name, path in own
+    ]
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in every]
+    return classes, Drawing(jobs, str(root), hashlib.sha256(repr((files, sorted(codes.items()))).encode()).hexdigest())
+
+
+def recolour(path: Path, codes: Mapping[int, int]) -> np.ndarray:
+    """Return the numbers of the classes in an image of their colours."""
+    found = _codes_in(path)
+    values, places = np.unique(found, return_inverse=True)
+    return np.array([codes.get(int(value), IGNORED) for value in values], np.uint8)[places].reshape(found.shape)
+
+
+def _strange(path: Path, codes: Mapping[int, int]) -> np.ndarray:
+    """Return the number of pixels of unknown colours, and of all; raise if they are many."""
+    values, counts = np.unique(_codes_in(path), return_counts=True)
+    strange = np.array([int(value) not in codes for value in values])
+    lost = int(counts[strange].sum())
+    if lost > _STRANGE * counts.sum():
+        most = int(values[strange][counts[strange].argmax()])
+        raise ValueError(
+            f'--data: {lost / counts.sum():.1%} of the pixels of {path} have a colour of no class, most often '
+            f'{_colour(most)}. Add it to the list of colours, or write label images without smoothed edges (no '
+            'anti-aliasing, no JPEG).'
+        )
+    return np.array([lost, counts.sum()])
+
+
+def _codes_in(path: Path) -> np.ndarray:
+    with opened(path) as image:
+        if image.mode not in ('RGB', 'RGBA'):
+            raise ValueError(f'--data: {path} has the mode {image.mode}, and others are of colours. Write all alike.')
+        pixels = np.asarray(image).astype(np.int64)
+    if pixels.shape[2] == 4 and (pixels[..., 3] != 255).any():
+        raise ValueError(f'--data: {path} has transparent pixels. Write it without an alpha channel.')
+    return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+
+
+def _code(colour: Sequence[int]) -> int:
+    return colour[0] << 16 | colour[1] << 8 | colour[2]
+
+
+def _colour(code: int) -> Colour:
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+def _shares(paths: Iterable[Path]) -> dict[Colour, float]:
+    """Return the colours in some label images with their shares of the pixels, the most frequent first."""
+    counts: dict[int, int] = defaultdict(int)
+    for path in paths:
+        for value, count in zip(*np.unique(_codes_in(path), return_counts=True), strict=True):
+            counts[int(value)] += int(count)
+    total = sum(counts.values())
+    return {_colour(code): count / total for code, count in sorted(counts.items(), key=lambda one: -one[1])}
+
+
+def _ask_for_names(root: Path, shares: Mapping[Colour, float], looked: int) -> str:
+    told = some((f'{colour}: {share:.1%}' for colour, share in shares.items()), 8)
+    start = f'--data {root}: the label images hold colours, and no list of them is there ({", ".join(_TABLES)}). '
+    if len(shares) > _MOST_COLOURS:
+        return (
+            f'{start}{len(shares)} colours in {looked} of them are too many for classes: write label images without '
+            f'smoothed edges (no anti-aliasing, no JPEG). The most frequent: {told}.'
+        )
+    lines = ['name,r,g,b', *(f'class_{number},{",".join(map(str, colour))}' for number, colour in enumerate(shares))]
+    file = Path(_TO_FILL)
+    if not file.exists():
+        file.write_text('\n'.join([*lines, '']), encoding='utf-8')
+    return f'{start}Found in {looked} of them: {told}. Name them in {file.absolute()}, and put this file into {root}.'
+
+
+def _voc(shares: Mapping[Colour, float]) -> dict[str, Colour]:
+    """Return the classes of VOC with their colours, if the label images hold these alone."""
+    from mmseg.datasets import PascalVOCDataset
+
+    known = PascalVOCDataset.METAINFO
+    found = {name: tuple(colour) for name, colour in zip(known['classes'], known['palette'], strict=True)}
+    there = set(shares) - {_BORDER}
+    return (
+        {name: one for name, one in found.items() if one in there}
+        if 1 < len(there & set(found.values())) == len(there)
+        else {}
+    )
+
+
+def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
+    """Return the colour of each class, from the first list of colours in the folder, and the list's path."""
+    for file in (root / name for name in _TABLES):
+        if file.is_file() and (rows := list(_rows(file))):
+            found: dict[str, Colour] = {}
+            for name, values in rows:
+                try:
+                    colour = tuple(int(value) for value in values)
+                except (TypeError, ValueError):
+                    colour = ()
+                if len(colour) != 3 or not set(colour) <= set(range(256)):
+                    raise ValueError(f'--data: {file}: {name} has the colour {values!r}, not three numbers to 255.')
+                if name in found or colour in found.values():
+                    raise ValueError(f'--data: {file}: {name} or its colour {colour} stands twice. List each once.')
+                found[name] = colour
+            return found, str(file)
+    return {}, ''
+
+
+def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Yield names and colours in CVAT's labelmap, a csv with columns name, r, g, b, or json."""
+    text = file.read_text(encoding='utf-8-sig')
+    if file.suffix == '.json':
+        content = json.loads(text)
+        listed = content.items() if isinstance(content, dict) else ((one['name'], one['color']) for one in content)
+        yield from ((str(name), colour) for name, colour in listed)
+    elif file.suffix == '.txt':
+        for line in text.splitlines():
+            if line.strip() and not line.startswith('#'):
+                name, colour, *_ = [*line.split(':'), '', '']
+                yield name.strip(), colour.split(',')
+    else:
+        for row in csv.DictReader(text.splitlines()):
+            known = {str(key).strip().lower(): value for key, value in row.items()}
+            if {'name', 'r', 'g', 'b'} <= set(known):
+                yield str(known['name']).strip(), [str(known[key]).strip() for key in 'rgb']

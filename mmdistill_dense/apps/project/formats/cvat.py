@@ -1,0 +1,118 @@
+"""CVAT's own xml ("CVAT for images"): all pictures in one file, with boxes, polygons, ellipses and masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmdistill_dense.apps.project.formats.objects import (
+    Labelled,
+    Object,
+    Reading,
+    circle,
+    from_box,
+    from_mask,
+    from_points,
+)
+from mmdistill_dense.apps.project.formats.voc_xml import root_of
+from mmdistill_dense.apps.project.parts import Names
+from mmdistill_dense.apps.project.picture_folders import SPLITS, Size, files_below
+from mmdistill_dense.utils.messages import some
+
+FORM = 'CVAT xml'
+
+
+def recognise(root: Path) -> list[Path]:
+    """Return the xml files, or none if the first is of another kind."""
+    files = sorted(files_below(root, ('.xml',)))
+    return files if files and root_of(files[0]).tag == 'annotations' else []
+
+
+def read(root: Path, files: Sequence[Path], pictures: Sequence[Path]) -> Reading:
+    """Read all files; a picture's ``subset`` tells its part."""
+    found = Reading(FORM, files[0] if len(files) == 1 else files[0].parent)
+    index, missing = Names(root, pictures), []
+    for path in files:
+        element = root_of(path)
+        if element.find('track') is not None:
+            raise ValueError(f'--data: {path} is "CVAT for video". Export the task as "CVAT for images" or as COCO.')
+        labels = [one.text for one in element.iterfind('.//labels/label/name') if one.text]
+        found.classes += [name for name in dict.fromkeys(labels) if name not in found.classes]
+        for image in element.iterfind('image'):
+            picture = index.find([image.get('name', '')])
+            if picture is None:
+                missing.append(image.get('name', ''))
+                continue
+            where = f'{path}: {picture.name}'
+            shapes = sorted(image, key=lambda shape: int(shape.get('z_order', 0)))
+            size = int(_value(where, image, 'height')), int(_value(where, image, 'width'))
+            objects = [one for shape in shapes for one in _objects(where, shape, size, found)]
+            subset = str(image.get('subset', '')).lower()
+            part = next((part for part, names in SPLITS.items() if subset in names), None)
+            found.pictures.append(Labelled(picture, size, objects, part))
+    if missing:
+        raise FileNotFoundError(
+            f'--data: {len(missing)} pictures of {some(files, 2)} are not below {root}: {some(missing, 3)}. Add them.'
+        )
+    return found
+
+
+def _objects(where: str, shape: Any, size: Size, found: Reading) -> Iterator[Object]:
+    name, kind = shape.get('label', ''), shape.tag
+    where = f'{where}: {kind} of {name or "no label"}'
+    if kind == 'polygon':
+        yield {'name': name, **from_points(_polygon(where, shape.get('points', '')))}
+    elif kind == 'box':
+        left, top, right, bottom = (_value(where, shape, key) for key in ('xtl', 'ytl', 'xbr', 'ybr'))
+        if angle := float(shape.get('rotation', 0)):
+            yield {
+                'name': name,
+                **from_points(_turned([(left, top), (right, top), (right, bottom), (left, bottom)], angle)),
+            }
+        else:
+            yield {'name': name, **from_box(left, top, right, bottom)}
+    elif kind == 'ellipse':
+        x, y, a, b = (_value(where, shape, key) for key in ('cx', 'cy', 'rx', 'ry'))
+        yield {'name': name, **from_points(_turned(circle(x, y, a, b), float(shape.get('rotation', 0))))}
+    elif kind == 'mask':
+        yield {'name': name, **_mask(where, shape, size)}
+    elif kind != 'attribute':
+        found.dropped[f'shapes of the kind {kind}, which has no area'] += 1
+
+
+def _value(where: str, element: Any, key: str) -> float:
+    try:
+        return float(element.get(key))
+    except (TypeError, ValueError):
+        raise ValueError(f'--data: {where}: {key} is {element.get(key)!r}, no number.') from None
+
+
+def _polygon(where: str, text: str) -> list[tuple[float, float]]:
+    try:
+        points = [(float(x), float(y)) for x, y in (pair.split(',') for pair in text.split(';') if pair)]
+    except ValueError:
+        raise ValueError(f'--data: {where}: its points are {text!r:.60}. They are x,y;x,y;…') from None
+    if len(points) < 3:
+        raise ValueError(f'--data: {where}: {len(points)} points make no area. Draw it again, or take it out.')
+    return points
+
+
+def _turned(points: Sequence[tuple[float, float]], degrees: float) -> list[tuple[float, float]]:
+    """Turn points around the middle of their box."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    x0, y0 = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return [(x0 + (x - x0) * c - (y - y0) * s, y0 + (x - x0) * s + (y - y0) * c) for x, y in points]
+
+
+def _mask(where: str, shape: Any, size: Size) -> Mapping[str, Any]:
+    """Return a mask whose run lengths go row by row through its own box."""
+    left, top, width, height = (int(_value(where, shape, key)) for key in ('left', 'top', 'width', 'height'))
+    runs = [int(run) for run in shape.get('rle', '').split(',')]
+    if sum(runs) != width * height:
+        raise ValueError(f'--data: {where}: its runs do not fill its box. Export the task again.')
+    return from_mask(where, np.repeat(np.arange(len(runs)) % 2, runs).reshape(height, width), left, top, size)

@@ -1,0 +1,170 @@
+"""YOLO's text files. A line is an object: ``class x y width height`` or ``class x1 y1 x2 y2 …``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from mmdistill_dense.apps.project.formats.objects import Labelled, Object, Reading, from_box, from_points, listed_names
+from mmdistill_dense.apps.project.parts import Names, check_apart
+from mmdistill_dense.apps.project.picture_folders import (
+    SPLITS,
+    Size,
+    files_below,
+    opened,
+    orientation,
+    size_of,
+    split_of,
+)
+from mmdistill_dense.utils.evenly import evenly
+from mmdistill_dense.utils.messages import some
+
+FORM = 'YOLO'
+NAMES = ('classes.txt', 'obj.names', 'labels.txt')
+_SLACK = 0.01  # by how much a share may pass 0 or 1, as Ultralytics allows
+
+
+def recognise(pictures: Sequence[Path]) -> list[Path]:
+    """Return the pictures with a text file, or none if these hold no rows of YOLO."""
+    paired = [picture for picture in pictures if label_of(picture).is_file()]
+    for picture in evenly(paired, 20) if paired else []:
+        rows = label_of(picture).read_text(encoding='utf-8', errors='replace').split('\n')
+        for row in rows:
+            words = row.split()
+            if words:
+                return paired if len(words) >= 5 and words[0].isdigit() else []
+    return paired
+
+
+def label_of(picture: Path) -> Path:
+    """Return the place of a picture's text file: in ``labels`` beside ``images``, else beside the picture."""
+    parts = list(picture.parts)
+    if 'images' in parts:
+        parts[len(parts) - 1 - parts[::-1].index('images')] = 'labels'
+        there = Path(*parts).with_suffix('.txt')
+        if there.parent.is_dir():
+            return there
+    return picture.with_suffix('.txt')
+
+
+def read(
+    root: Path, paired: Sequence[Path], pictures: Sequence[Path], classes: Sequence[str], exif: str | None
+) -> Reading:
+    """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
+    file, told = _yaml(root)
+    names, source = (told.get('names'), str(file)) if told else listed_names(root, NAMES)
+    known = _by_number(names, source) if names else dict(enumerate(classes))
+    parts = _parts(root, file, told, pictures) if file else {}
+    found = Reading(FORM, file or label_of(paired[0]).parent)
+    for picture in pictures:
+        if parts and picture not in parts:
+            continue
+        with opened(picture) as image:
+            size, turned = size_of(image, stored=exif == 'ignore'), orientation(image) != 1
+        label = label_of(picture)
+        objects = (
+            list(_objects(label, size, known, source, bool(told and told.get('kpt_shape')))) if label.is_file() else []
+        )
+        part = parts.get(picture) if parts else split_of(picture.parent.relative_to(root).parts)
+        found.pictures.append(Labelled(picture, None if turned else size, objects, part))
+    if bare := sum(not label_of(one.picture).is_file() for one in found.pictures):
+        found.notes.append(f'{bare} pictures have no text file: nothing is in them, as YOLO takes it')
+    if left := len(pictures) - len(found.pictures):
+        found.notes.append(f'{left} pictures are in no part of {file}: left out')
+    found.classes = list(known.values())
+    if not names and not classes:
+        seen = {drawn['name'] for one in found.pictures for drawn in one.objects}
+        found.classes = sorted(seen, key=lambda name: int(name.removeprefix('class_')))
+        found.notes.append(f'no data.yaml and no {", ".join(NAMES)}: name the classes 0, 1, … by --classes')
+    return found
+
+
+def _yaml(root: Path) -> tuple[Path | None, Mapping[str, Any]]:
+    """Return the file that names classes and parts, and what it holds."""
+    for path in sorted(
+        files_below(root, ('.yaml', '.yml')), key=lambda path: (len(path.parts), path.name != 'data.yaml')
+    ):
+        try:
+            content = yaml.safe_load(path.read_text(encoding='utf-8'))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f'--data: {path} is no yaml file ({error}). Repair it, or take it out.') from error
+        if isinstance(content, dict) and content.get('names'):
+            return path, content
+    return None, {}
+
+
+def _by_number(names: Any, source: str) -> dict[int, str]:
+    found = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
+    if any(not isinstance(number, int) for number in found) or len(set(map(str, found.values()))) < len(found):
+        raise ValueError(f'--data: {source}: names is {names!r:.80}. Give each number one name of its own.')
+    return {number: str(found[number]) for number in sorted(found)}
+
+
+def _parts(root: Path, file: Path, told: Mapping[str, Any], pictures: Sequence[Path]) -> dict[Path, str]:
+    """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
+    index, found = Names(root, pictures), dict[str, list[Path]]()
+    for part, words in SPLITS.items():
+        entries = next((told[word] for word in words if told.get(word)), None)
+        for entry in [] if entries is None else [entries] if isinstance(entries, str) else entries:
+            place = _place(file, told, str(entry), part)
+            if place.is_dir():
+                own = [picture for picture in pictures if picture.is_relative_to(place)]
+            else:
+                lines = [line.strip() for line in place.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+                own = [picture for line in lines if (picture := index.find([line]))]
+                if len(own) < len(lines):
+                    lost = [line for line in lines if index.find([line]) is None]
+                    raise FileNotFoundError(f'--data: {place} names pictures that are not there: {some(lost, 3)}.')
+            if not own:
+                raise ValueError(f'--data: {file}: {part}: {entry}: no picture in it.')
+            found.setdefault(part, []).extend(own)
+    check_apart(found, str(file))
+    return {picture: part for part, own in found.items() for picture in own}
+
+
+def _place(file: Path, told: Mapping[str, Any], entry: str, part: str) -> Path:
+    """Return what an entry names. Exports write ``../train/images`` for the folder beside the file."""
+    inside = PurePosixPath(*[one for one in PurePosixPath(entry).parts if one not in ('..', '.')])
+    starts = [file.parent / str(told.get('path') or ''), file.parent]
+    tried = [start / one for one in (entry, inside) for start in starts]
+    for place in tried:
+        if place.exists():
+            return place.resolve()
+    raise FileNotFoundError(
+        f'--data: {file}: {part}: {entry} is not there (looked for {some(dict.fromkeys(tried), 3)}). Correct the entry.'
+    )
+
+
+def _objects(label: Path, size: Size, known: Mapping[int, str], source: str, posed: bool) -> Iterator[Object]:
+    height, width = size
+    for number, line in enumerate(label.read_text(encoding='utf-8-sig', errors='replace').splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        where = f'--data: {label}, line {number} ({line:.60})'
+        try:
+            kind, values = int(words[0]), [float(word) for word in words[1:]]
+        except ValueError:
+            raise ValueError(f'{where}: a line is a class number and shares of the picture.') from None
+        if posed:
+            values = values[:4]
+        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+            raise ValueError(
+                f'{where}: {len(values)} numbers after the class. A box has 4, a polygon 6 or more, in pairs.'
+            )
+        if wrong := [value for value in values if not (math.isfinite(value) and -_SLACK <= value <= 1 + _SLACK)]:
+            raise ValueError(f'{where}: {wrong[0]} is no share of the picture. Shares lie between 0 and 1.')
+        if known and kind not in known:
+            raise ValueError(f'{where}: {source or "--classes"} names no class {kind}; it has {some(known, 12)}.')
+        name = known.get(kind, f'class_{kind}')
+        if len(values) == 4:
+            x, y, w, h = values
+            corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+            yield {'name': name, **from_box(*corners)}
+        else:
+            points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)]
+            yield {'name': name, **from_points(points)}

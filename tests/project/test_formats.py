@@ -1,0 +1,235 @@
+"""Labels of other tools: boxes, outlines, classes and the split are those that were written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
+from mmdistill_dense.apps.project.label_images import SegData, find_seg_data, pairs_of
+from mmdistill_dense.apps.project.parts import Wish
+from tests.project import exports
+from tests.project.exports import BOXES, CLASSES, MASKS, OBJECTS, PARTS, shapes, truth
+from tests.project.test_new import FASTSCNN, RETINANET
+from tests.project.test_run import NETWORK
+
+Write = Callable[[Path], None]
+
+
+def named(forms: dict[str, Write]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize('export', [pytest.param(one, id=name) for name, one in forms.items()])
+
+
+def found_boxes(data: BoxData, part: str) -> dict[str, list]:
+    """The boxes of each picture of a part: class and corners."""
+    split = data.splits[part]
+    content = json.loads(split.content or (data.root / split.labels).read_text())
+    names = {one['id']: one['name'] for one in content['categories']}
+    found: dict[str, list] = {Path(one['file_name']).stem: [] for one in content['images']}
+    files = {one['id']: Path(one['file_name']).stem for one in content['images']}
+    for one in content['annotations']:
+        x, y, w, h = one['bbox']
+        found[files[one['image_id']]].append((names[one['category_id']], x, y, x + w, y + h))
+    return found
+
+
+@named(BOXES)
+def test_boxes_classes_and_split_are_those_of_the_export(export: Write, tmp_path: Path) -> None:
+    export(tmp_path)
+    data = find_box_data(tmp_path)
+    assert data.classes == CLASSES and set(data.splits) == set(PARTS)
+    for part, names in PARTS.items():
+        found = found_boxes(data, part)
+        assert set(found) == set(names)
+        for name in names:
+            wanted = sorted((label, *exports.box(points)) for label, points in shapes(name))
+            assert [one[0] for one in sorted(found[name])] == [one[0] for one in wanted]
+            np.testing.assert_allclose([one[1:] for one in sorted(found[name])], [one[1:] for one in wanted], atol=0.01)
+    assert not any('left out' in note or 'WARNING' in note for note in data.notes)
+
+
+def label_images(data: SegData, part: str, out: Path) -> dict[str, np.ndarray]:
+    """The label image of each picture of a part, as a training reads it."""
+    split = data.splits[part]
+    if data.drawing:
+        data.drawing.write(out)
+        folder = Path(split.labels.replace('{{ fileDirname }}', str(out)))
+        files = {Path(name).name: folder / f'{name}.png' for name in split.names}
+    else:
+        files = {image.stem: label for image, label in pairs_of(data.root, split, data.endings)}
+    return {name: np.asarray(Image.open(file)) for name, file in files.items()}
+
+
+@named({**OBJECTS, **MASKS})
+def test_label_images_are_equal_to_the_pixel(export: Write, tmp_path: Path) -> None:
+    export(tmp_path / 'mine')
+    data = find_seg_data(tmp_path / 'mine', exif=None)
+    named_classes = ('background', *CLASSES)
+    assert data.classes == (named_classes if export is not exports.voc_masks else tuple(f'class_{n}' for n in range(4)))
+    assert set(data.splits) == set(PARTS)
+    for part, names in PARTS.items():
+        found = label_images(data, part, tmp_path / 'project')
+        assert set(found) == set(names) and data.splits[part].count == len(names)
+        for name in names:
+            np.testing.assert_array_equal(found[name], truth(name), name)
+
+
+@pytest.mark.parametrize('table', ['class_dict.csv', 'colormap.json'])
+def test_colours_are_named_by_other_lists_too(table: str, tmp_path: Path) -> None:
+    exports.coloured(tmp_path / 'mine', table)
+    data = find_seg_data(tmp_path / 'mine')
+    np.testing.assert_array_equal(label_images(data, 'val', tmp_path / 'project')['d'], truth('d'))
+    chosen = find_seg_data(tmp_path / 'mine', [CLASSES[0], CLASSES[1]])
+    assert chosen.classes == CLASSES[:2]
+    found = label_images(chosen, 'train', tmp_path / 'other')['a b']
+    np.testing.assert_array_equal(found, truth('a b', (0, 1, 255), 255))
+
+
+def test_what_no_outline_covers_can_be_ignored(tmp_path: Path) -> None:
+    exports.labelme(tmp_path / 'mine')
+    data = find_seg_data(tmp_path / 'mine', background='ignore')
+    assert data.classes == CLASSES
+    np.testing.assert_array_equal(label_images(data, 'val', tmp_path / 'project')['e'], truth('e', (0, 1, 2), 255))
+
+
+def test_colours_without_names_are_listed_and_a_file_to_fill_in_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exports.coloured(tmp_path / 'mine', '')
+    with pytest.raises(
+        ValueError, match=r'no list of them is there.*\(0, 0, 0\): \d+.\d%.*Name them in .*class_dict.csv'
+    ):
+        find_seg_data(tmp_path / 'mine')
+    (tmp_path / 'class_dict.csv').rename(tmp_path / 'mine/class_dict.csv')
+    assert find_seg_data(tmp_path / 'mine').classes == tuple(f'class_{number}' for number in range(4))
+
+
+def test_a_crowd_is_ignored_and_a_hole_stays(tmp_path: Path) -> None:
+    exports.roboflow_coco(tmp_path / 'mine')
+    file = tmp_path / 'mine/train/_annotations.coco.json'
+    content = json.loads(file.read_text())
+    ring = np.zeros(exports.SIZE, np.uint8)
+    ring[5:20, 5:20], ring[10:15, 10:15] = 1, 0
+    flat = ring.ravel(order='F')
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *edges.tolist(), flat.size]).tolist()
+    first = [one for one in content['annotations'] if one['image_id'] == 1]
+    first[0].update(segmentation={'size': list(exports.SIZE), 'counts': counts}, bbox=[5, 5, 15, 15])
+    first[1].update(iscrowd=1)
+    first[2].update(iscrowd=1)
+    file.write_text(json.dumps(content))
+    found = label_images(find_seg_data(tmp_path / 'mine'), 'train', tmp_path / 'project')['a b']
+    crowd = truth('a b', (0, 255, 255)) == 255
+    np.testing.assert_array_equal(found, np.where(crowd, 255, ring * 1))
+
+
+# The split
+
+
+def test_lists_of_names_are_kept_and_the_rest_is_told(tmp_path: Path) -> None:
+    exports.voc_masks(tmp_path)
+    exports.picture(tmp_path / 'JPEGImages/more.jpg')
+    Image.fromarray(truth('more')).save(tmp_path / 'SegmentationClass/more.png')
+    data = find_seg_data(tmp_path)
+    assert {part: set(split.names) for part, split in data.splits.items()} == {k: set(v) for k, v in PARTS.items()}
+    assert any('4 train, 2 val; 1 pictures are in no list' in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ('file', 'text', 'told'),
+    [
+        ('val.txt', 'd\nnot there\n', 'val.txt names 1 of 2 pictures that are not below .*: not there'),
+        ('val.txt', 'd\nb\n', r'1 pictures are in two parts of .*b.jpg \(train and val\)'),
+        ('val.txt', '', 'val.txt names no picture'),
+        ('train.csv', 'image,label\n', 'train.csv names no picture'),
+        ('val.txt', 'd\nbare\n', '1 of the 2 pictures listed for val have no label image: .*bare.jpg'),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused(file: str, text: str, told: str, tmp_path: Path) -> None:
+    exports.voc_masks(tmp_path)
+    exports.picture(tmp_path / 'JPEGImages/bare.jpg')
+    (tmp_path / 'ImageSets/Segmentation' / file).write_text(text)
+    if file == 'train.csv':
+        (tmp_path / 'ImageSets/Segmentation/train.txt').unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=told):
+        find_seg_data(tmp_path)
+
+
+def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:
+    exports.voc_masks(tmp_path / 'mine')
+    (tmp_path / 'own').mkdir()
+    (tmp_path / 'own/train.txt').write_text('a b\nb\nd\n')
+    (tmp_path / 'own/valid.csv').write_text('name\ne.jpg\n')
+    data = find_seg_data(tmp_path / 'mine', wish=Wish.read(str(tmp_path / 'own')))
+    assert {part: split.names for part, split in data.splits.items()} == {'train': ('a b', 'b', 'd'), 'val': ('e',)}
+    drawn = find_seg_data(tmp_path / 'mine', wish=Wish.read('0.5'))
+    assert {part: split.count for part, split in drawn.splits.items()} == {'train': 3, 'val': 3}
+    exports.ultralytics(tmp_path / 'yolo')
+    boxes = find_box_data(tmp_path / 'yolo', wish=Wish.read('0.7'))
+    assert {part: split.count for part, split in boxes.splits.items()} == {'train': 2, 'val': 4}
+    for given, told in (('1.5', 'between 0 and 1'), (str(tmp_path / 'no'), 'no such folder')):
+        with pytest.raises((ValueError, FileNotFoundError), match=told):
+            Wish.read(given)
+    with pytest.raises(FileNotFoundError, match='no list in it'):
+        find_seg_data(tmp_path / 'mine', wish=Wish.read(str(tmp_path / 'mine/SegmentationClass')))
+
+
+def test_folders_and_lists_that_differ_are_refused(tmp_path: Path) -> None:
+    exports.coloured(tmp_path)
+    (tmp_path / 'train.txt').write_text('a b\nd\n')
+    (tmp_path / 'val.txt').write_text('e\n')
+    with pytest.raises(ValueError, match='the folders tell two splits: .*d.jpg is listed for train'):
+        find_seg_data(tmp_path)
+
+
+# Projects
+
+
+def call(*words: str) -> None:
+    assert (
+        main(['new', '--data', 'mine', '--out', 'project', '--random-weights', '--iters', '5', '--batch', '2', *words])
+        == 0
+    )
+
+
+def test_a_second_new_draws_again_only_if_the_labels_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exports.ultralytics(Path('mine'))
+    words = ['--student', FASTSCNN, '--teacher', FASTSCNN, '--method', 'kd']
+    call(*words)
+    out = capsys.readouterr().out
+    assert '6 label images, made from' in out and 'project/labels.png: 4 pictures with their labels' in out
+    assert 'red cell' in out and 'WARNING: fewer than 5 pictures for training show: background (4), red cell (3)' in out
+    made = Path('project/labels/train/a b.png')
+    before = made.stat().st_mtime_ns
+    call(*words)
+    assert 'made from the same source' in capsys.readouterr().out and made.stat().st_mtime_ns == before
+    exports.write(Path('mine/labels/train/a b.txt'), '0 0 0 0.5 0 0.5 1 0 1')
+    call(*words)
+    assert (np.asarray(Image.open(made)) == np.repeat([[1] * 32 + [0] * 32], 48, 0)).all()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ('form', 'task'), [*((name, 'seg') for name in {**OBJECTS, **MASKS}), *((name, 'det') for name in BOXES)]
+)
+def test_every_format_trains(form: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    {**BOXES, **MASKS}[form](Path('mine'))
+    if task == 'seg':
+        for side in ('student', 'teacher'):
+            Path(f'{side}.py').write_text(NETWORK.format(side=side))
+        call('--student', 'student.py', '--teacher', 'teacher.py', '--method', 'kd')
+    else:
+        call('--student', RETINANET, '--teacher', RETINANET, '--method', 'pkd', '--size', '64', '96')
+    assert main(['run', 'project']) == 0
+    assert Path('project/report.html').is_file() and list(Path('project').glob('student_*.pth'))

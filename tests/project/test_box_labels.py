@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mmdistill_dense.apps.project.box_labels import find_box_data
-from mmdistill_dense.apps.project.label_images import find_seg_data, shared
+from mmdistill_dense.apps.project.free_pictures import shared
+from mmdistill_dense.apps.project.label_images import find_seg_data
 from tests.project.folders_of_data import box_folder, label_file, picture, seg_folder
 
 

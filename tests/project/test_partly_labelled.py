@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project import sides as fetched_weights
 from mmdistill_dense.apps.project.box_labels import find_box_data
-from mmdistill_dense.apps.project.label_images import find_seg_data, free_pictures
+from mmdistill_dense.apps.project.free_pictures import free_pictures
+from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
 from tests.project.folders_of_data import box_folder, label, label_file, picture, seg_folder
 from tests.project.test_new import FASTSCNN, SEGFORMER

@@ -30,14 +30,8 @@ from mmdistill_dense.apps.project.config_files import (
     whole,
 )
 from mmdistill_dense.apps.project.drawn_labels import Drawing
-from mmdistill_dense.apps.project.label_images import (
-    UNLABELLED_LIST,
-    FreePictures,
-    SegData,
-    find_seg_data,
-    free_pictures,
-    shared,
-)
+from mmdistill_dense.apps.project.free_pictures import UNLABELLED_LIST, FreePictures, free_pictures, shared
+from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.parts import Wish
 from mmdistill_dense.apps.project.picture_folders import Size
 from mmdistill_dense.apps.project.sides import (

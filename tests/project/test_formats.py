@@ -191,6 +191,8 @@ def test_folders_and_lists_that_differ_are_refused(tmp_path: Path) -> None:
 
 # Projects
 
+FULLY = ('ultralytics-seg', 'voc xml-det')  # these two end with a report, the others train for five steps
+
 
 def call(*words: str) -> None:
     assert (
@@ -231,5 +233,9 @@ def test_every_format_trains(form: str, task: str, tmp_path: Path, monkeypatch: 
         call('--student', 'student.py', '--teacher', 'teacher.py', '--method', 'kd')
     else:
         call('--student', RETINANET, '--teacher', RETINANET, '--method', 'pkd', '--size', '64', '96')
-    assert main(['run', 'project']) == 0
-    assert Path('project/report.html').is_file() and list(Path('project').glob('student_*.pth'))
+    if f'{form}-{task}' in FULLY:
+        assert main(['run', 'project']) == 0
+        assert Path('project/report.html').is_file() and list(Path('project').glob('student_*.pth'))
+    else:
+        assert main(['train', 'project/teacher.py', '--work-dir', 'trained']) == 0
+        assert Path('trained/iter_5.pth').is_file()

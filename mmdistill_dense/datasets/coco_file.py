@@ -161,7 +161,7 @@ def has_mask(annotation: Content) -> bool:
     if isinstance(shape, dict):
         return isinstance(shape.get('size'), list) and isinstance(shape.get('counts'), (str, list))
     parts = shape if isinstance(shape, list) else []
-    return parts != [] and all(isinstance(part, list) and len(part) >= 4 for part in parts)
+    return parts != [] and all(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in parts)
 
 
 def mended(content: Content, size_of: Callable[[str], tuple[int, int]]) -> tuple[Content, list[str]]:

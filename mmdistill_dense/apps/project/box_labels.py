@@ -17,6 +17,7 @@ from mmdistill_dense.apps.project.formats import cvat, labelme, voc_xml, yolo
 from mmdistill_dense.apps.project.formats.objects import Labelled, Reading
 from mmdistill_dense.apps.project.parts import Wish, check_folders, find_lists, read_lists
 from mmdistill_dense.apps.project.picture_folders import (
+    ARCHIVES,
     SAMPLED,
     SPLITS,
     Folder,
@@ -85,8 +86,8 @@ def unlisted(root: Path, folders: Sequence[Folder], files: Mapping[str | None, s
 
 FORMAT = (
     'Boxes and polygons are read from json files of COCO (one for each split, with train, val or test in its name or '
-    'folder, or one for all), YOLO text files, VOC xml, CVAT xml and labelme json: docs/your_labels.md. Tools that '
-    'label pictures can export one of them.'
+    'folder, or one for all), YOLO text files, VOC xml, CVAT xml and labelme json: docs/your_labels.md. Other '
+    "formats: uvx --from 'datumaro[cli]' datum convert -i DATA -if FORMAT -f coco_instances -o OUT -- --save-media"
 )
 
 
@@ -139,7 +140,7 @@ def none_found(root: Path, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
         return f'no label file. {" ".join(lacks(path, read_label_file(path)) for path in files[:2])}'
-    zipped = [path.name for path in files_below(root, ('.zip', '.tar', '.gz', '.rar', '.7z'))]
+    zipped = [path.name for path in files_below(root, ARCHIVES)]
     told = [f'{some(zipped, 2)}: unpack it first.'] if zipped else []
     if any('label' in path.name or 'mask' in path.name for path in root.iterdir()):
         told += ['Label images are for networks of mmseg::.']
@@ -254,8 +255,10 @@ def find_box_data(
             notes.append(f'written for training and metric{with_changes}: {names_of_files}')
     elif len(found) == 1:
         (name,) = found
-        lists = find_lists(root, task, wish)
-        splits = _divided(first, _inside(places[name], root), names, _listed(lists, root, places[name], first), wish)
+        lists, every = find_lists(root, task, wish), [one.path / file for one in folders for file in one.files]
+        splits = _divided(
+            first, _inside(places[name], root), names, _listed(lists, root, places[name], first, every), wish
+        )
         counts = ', '.join(f'{split.count} {part}' for part, split in splits.items())
         if lists:
             left = len(first[1]['images']) - sum(split.count for split in splits.values())
@@ -308,12 +311,20 @@ def _of_parts(reading: Reading, wish: Wish, notes: list[str]) -> tuple[Files, di
     return {part: (reading.source, reading.content(places[part], own)) for part, own in parts.items()}, places
 
 
-def _listed(lists: Mapping[str, Path], root: Path, folder: Path, file: tuple[Path, Content]) -> dict[str, set[str]]:
+def _listed(
+    lists: Mapping[str, Path], root: Path, folder: Path, file: tuple[Path, Content], pictures: Sequence[Path]
+) -> dict[str, set[str]]:
     """Return the names of pictures that the lists of a split name, by part."""
     if not lists:
         return {}
     names = {folder / one['file_name']: one['file_name'] for one in file[1]['images']}
-    found = read_lists(lists, root, list(names))
+    found = read_lists(lists, root, list({*names, *pictures}))
+    for part, own in found.items():
+        if bare := [picture for picture in own if picture not in names]:
+            raise FileNotFoundError(
+                f'--data: {len(bare)} of the {len(own)} pictures in {lists[part]} have no labels: {some(bare, 3)}. Add '
+                'them, or take the lines out.'
+            )
     check_folders(found, root, lists)
     return {part: {names[picture] for picture in own} for part, own in found.items()}
 

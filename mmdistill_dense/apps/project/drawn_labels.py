@@ -105,7 +105,9 @@ def objects_drawing(data: BoxData, background: str) -> tuple[tuple[str, ...], Dr
         content = json.loads(text)
         names = {one['id']: one['name'] for one in content['categories']}
         drawn: dict[Any, list[tuple[int, Any]]] = defaultdict(list)
+        pictures = {one['id']: one for one in content['images']}
         for one in content['annotations']:
+            _check_outline(data.root / split.pictures, pictures[one['image_id']], one)
             if names[one['category_id']] in numbers:
                 value = IGNORED if one.get('iscrowd') else numbers[names[one['category_id']]]
                 drawn[one['image_id']].append((value, one))
@@ -118,6 +120,21 @@ def objects_drawing(data: BoxData, background: str) -> tuple[tuple[str, ...], Dr
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
 
 
+def _check_outline(folder: Path, picture: Mapping[str, Any], one: Mapping[str, Any]) -> None:
+    """Refuse an object that cannot be drawn."""
+    file, size = folder / picture['file_name'], (picture['height'], picture['width'])
+    if not has_mask(one):
+        raise ValueError(
+            f'--data: {file} has a box without a polygon or mask ({one["bbox"]}). Segmentation needs the outline of '
+            'every object; boxes alone are for networks of mmdet::.'
+        )
+    shape = one['segmentation']
+    if isinstance(shape, dict) and tuple(shape['size']) != size:
+        raise ValueError(
+            f'--data: {file} has {size_text(size)} pixels, a mask of it {size_text(shape["size"])}. Draw it again.'
+        )
+
+
 def _text(root: Path, split: BoxSplit) -> bytes:
     return split.content.encode() if split.content else (root / split.labels).read_bytes()
 
@@ -128,18 +145,10 @@ def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty
         height, width = size_of(image, stored)
     found = np.full((height, width), empty, np.uint8)
     for value, one in objects:
-        if not has_mask(one):
-            raise ValueError(
-                f'--data: {picture} has a box without a polygon or mask ({one["bbox"]}). Segmentation needs the '
-                'outline of every object; boxes alone are for networks of mmdet::.'
-            )
         shape = one['segmentation']
         packed = shape if isinstance(shape, dict) and isinstance(shape['counts'], str) else None
         packed = packed or coco.frPyObjects(shape, height, width)
         mask = coco.decode(coco.merge(packed) if isinstance(packed, list) else packed)
-        if mask.shape != found.shape:
-            sizes = size_text(found.shape), size_text(mask.shape)
-            raise ValueError(f'--data: {picture} has {sizes[0]} pixels, a mask of it {sizes[1]}.')
         found[mask > 0] = value
     return found
 

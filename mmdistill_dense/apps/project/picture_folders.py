@@ -23,6 +23,7 @@ SPLITS: Mapping[str, Sequence[str]] = {
     'val': ('val', 'valid', 'validation', 'dev'),
     'test': ('test', 'testing'),
 }
+ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
 LABELS = ('label', 'mask', 'annot', 'gt', 'seg')  # beginnings of a part of the path of label images, or endings
 BESIDE = '_mask.png'
 VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
@@ -53,9 +54,10 @@ class Folder:
 def picture_folders(root: Path) -> list[Folder]:
     """Return the folders below ``root`` that directly hold pictures, hidden ones left out."""
     if not root.is_dir():
-        what = (
-            'a file. Give the folder that holds it.' if root.is_file() else f'no such folder (looked in {Path.cwd()}).'
-        )
+        what = f'no such folder (looked in {Path.cwd()}).'
+        if root.is_file():
+            zipped = root.name.lower().endswith(ARCHIVES)
+            what = 'an archive. Unpack it, and give the folder.' if zipped else 'a file. Give the folder that holds it.'
         raise FileNotFoundError(f'--data {root}: {what}')
     found = []
     for path, names in walk(root):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def read(root: Path, files: Sequence[Path], pictures: Sequence[Path]) -> Reading
                 missing.append(image.get('name', ''))
                 continue
             where = f'{path}: {picture.name}'
-            shapes = sorted(image, key=lambda shape: int(shape.get('z_order', 0)))
+            shapes = sorted(image, key=lambda shape: _value(where, shape, 'z_order', '0'))
             size = int(_value(where, image, 'height')), int(_value(where, image, 'width'))
             objects = [one for shape in shapes for one in _objects(where, shape, size, found)]
             subset = str(image.get('subset', '')).lower()
@@ -62,13 +63,17 @@ def read(root: Path, files: Sequence[Path], pictures: Sequence[Path]) -> Reading
 
 
 def _objects(where: str, shape: Any, size: Size, found: Reading) -> Iterator[Object]:
-    name, kind = shape.get('label', ''), shape.tag
-    where = f'{where}: {kind} of {name or "no label"}'
+    name, kind = shape.get('label', '').strip(), shape.tag
+    if kind == 'attribute':
+        return
+    if not name:
+        raise ValueError(f'--data: {where}: a {kind} has no label. Name it, or take it out.')
+    where = f'{where}: {kind} of {name}'
     if kind == 'polygon':
         yield {'name': name, **from_points(_polygon(where, shape.get('points', '')))}
     elif kind == 'box':
         left, top, right, bottom = (_value(where, shape, key) for key in ('xtl', 'ytl', 'xbr', 'ybr'))
-        if angle := float(shape.get('rotation', 0)):
+        if angle := _value(where, shape, 'rotation', '0'):
             yield {
                 'name': name,
                 **from_points(_turned([(left, top), (right, top), (right, bottom), (left, bottom)], angle)),
@@ -77,25 +82,31 @@ def _objects(where: str, shape: Any, size: Size, found: Reading) -> Iterator[Obj
             yield {'name': name, **from_box(left, top, right, bottom)}
     elif kind == 'ellipse':
         x, y, a, b = (_value(where, shape, key) for key in ('cx', 'cy', 'rx', 'ry'))
-        yield {'name': name, **from_points(_turned(circle(x, y, a, b), float(shape.get('rotation', 0))))}
+        yield {'name': name, **from_points(_turned(circle(x, y, a, b), _value(where, shape, 'rotation', '0')))}
     elif kind == 'mask':
         yield {'name': name, **_mask(where, shape, size)}
-    elif kind != 'attribute':
+    else:
         found.dropped[f'shapes of the kind {kind}, which has no area'] += 1
 
 
-def _value(where: str, element: Any, key: str) -> float:
+def _value(where: str, element: Any, key: str, default: str = '') -> float:
+    text = element.get(key, default)
     try:
-        return float(element.get(key))
-    except (TypeError, ValueError):
-        raise ValueError(f'--data: {where}: {key} is {element.get(key)!r}, no number.') from None
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f'--data: {where}: {key} is {text!r}, no number. Export the task again.')
+    return value
 
 
 def _polygon(where: str, text: str) -> list[tuple[float, float]]:
     try:
         points = [(float(x), float(y)) for x, y in (pair.split(',') for pair in text.split(';') if pair)]
     except ValueError:
-        raise ValueError(f'--data: {where}: its points are {text!r:.60}. They are x,y;x,y;…') from None
+        points = [(math.nan, math.nan)]
+    if not all(math.isfinite(value) for point in points for value in point):
+        raise ValueError(f'--data: {where}: its points are {text!r:.60}. They are x,y;x,y;…')
     if len(points) < 3:
         raise ValueError(f'--data: {where}: {len(points)} points make no area. Draw it again, or take it out.')
     return points
@@ -112,7 +123,8 @@ def _turned(points: Sequence[tuple[float, float]], degrees: float) -> list[tuple
 def _mask(where: str, shape: Any, size: Size) -> Mapping[str, Any]:
     """Return a mask whose run lengths go row by row through its own box."""
     left, top, width, height = (int(_value(where, shape, key)) for key in ('left', 'top', 'width', 'height'))
-    runs = [int(run) for run in shape.get('rle', '').split(',')]
+    text = shape.get('rle', '').replace(' ', '')
+    runs = [int(run) for run in text.split(',')] if re.fullmatch(r'\d+(,\d+)*', text) else []
     if sum(runs) != width * height:
         raise ValueError(f'--data: {where}: its runs do not fill its box. Export the task again.')
     return from_mask(where, np.repeat(np.arange(len(runs)) % 2, runs).reshape(height, width), left, top, size)

@@ -70,13 +70,18 @@ def read(root: Path, contents: Mapping[Path, Any], pictures: Sequence[Path]) -> 
 
 
 def _object(where: str, shape: Any, size: Size | None, found: Reading) -> Object:
-    name, kind = str(shape.get('label', '')).strip(), shape.get('shape_type') or 'polygon'
+    if not isinstance(shape, dict):
+        raise ValueError(f'{where} is {shape!r:.60}, no dict of label and points. Take it out.')
+    name, kind = str(shape.get('label') or '').strip(), shape.get('shape_type') or 'polygon'
     try:
         points = [(float(x), float(y)) for x, y in shape.get('points', [])]
     except (TypeError, ValueError):
+        points = [(math.nan, math.nan)]
+    if not all(math.isfinite(value) for point in points for value in point):
         raise ValueError(
-            f'{where} ({name}): its points are {shape.get("points")!r:.60}, no pairs of numbers.'
-        ) from None
+            f'{where} ({name}): its points are {shape.get("points")!r:.60}, no pairs of numbers. Draw it again, or '
+            'take it out.'
+        )
     if not name:
         raise ValueError(f'{where} ({kind}) has no label. Name it, or take it out.')
     if kind == 'mask':

@@ -1,0 +1,99 @@
+"""Find pictures without labels, and pictures that two parts of the data share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdistill_dense.apps.project.box_labels import BoxData
+from mmdistill_dense.apps.project.label_images import SegData, pairs_of
+from mmdistill_dense.apps.project.picture_folders import BESIDE, files_below, is_label
+from mmdistill_dense.unlabelled.pictures import EXTENSIONS, same_pictures
+from mmdistill_dense.utils.literals import Template
+from mmdistill_dense.utils.messages import some
+
+UNLABELLED_LIST = 'unlabelled.txt'
+
+
+@dataclass(frozen=True)
+class FreePictures:
+    """Pictures without labels."""
+
+    folder: Path  # they lie in it or below it
+    count: int
+    names: tuple[str, ...]  # their paths below the folder, where it holds other pictures too
+    left_out: str  # those others, for the user
+
+    @property
+    def option(self) -> dict[str, Any]:
+        """The option ``unlabelled`` of a config in the folder of the project."""
+        listed = {'ann_file': Template(f'{{{{ fileDirname }}}}/{UNLABELLED_LIST}')} if self.names else {}
+        return {'data_root': str(self.folder), **listed, 'ratio': 1}
+
+
+def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictures:
+    """Return the pictures of a folder that are not among the data."""
+    folder = Path(given).expanduser().resolve()
+    pictures = sorted(files_below(folder, EXTENSIONS))
+    free, counts = list(pictures), dict[str, int]()
+    for what, taken in _taken(free, data, folder):
+        left = [path for path in free if path not in taken]
+        free, counts[what] = left, len(free) - len(left)
+    left_out = ', '.join(f'{count} {what}' for what, count in counts.items() if count)
+    if len(free) < batch:
+        of_which = f', of which {left_out} cannot be taught on: {len(free)} are left' if left_out else ''
+        raise ValueError(
+            f'--unlabelled {given}: {len(pictures)} pictures in it or below it (files that end in '
+            f'{", ".join(EXTENSIONS)}){of_which}; a step takes {batch}. Add pictures, or leave the option out.'
+        )
+    names = tuple(path.relative_to(folder).as_posix() for path in free) if left_out else ()
+    return FreePictures(folder, len(free), names, left_out)
+
+
+def _taken(pictures: list[Path], data: SegData | BoxData, folder: Path) -> Iterator[tuple[str, set[Path]]]:
+    """Yield the pictures that cannot be taught on, by what they are. One may come twice.
+
+    Data of boxes have no folders of label images; those of other tasks may still lie in the folder, and have names.
+    """
+    if isinstance(data, SegData):
+        labels = {os.path.realpath(one) for one in data.label_folders}
+        beside = data.endings.label if data.endings.label == BESIDE else '\0'
+        yield (
+            'label images',
+            {path for path in pictures if os.path.realpath(path.parent) in labels or path.name.endswith(beside)},
+        )
+    else:
+        yield 'label images', {path for path in pictures if is_label(path.relative_to(folder).parts[:-1])}
+    seen = set[str]()
+    for name in ('val', 'test', 'train'):
+        if name in data.splits:
+            own = [path for path in pictures_of(data, name) if path not in seen]
+            seen.update(own)
+            bare = {os.path.splitext(os.path.realpath(path))[0] for path in own}  # X.png beside X.jpg shows the same
+            same = same_pictures([str(path) for path in pictures], own)
+            twins = {path for path in pictures if os.path.splitext(os.path.realpath(path))[0] in bare}
+            yield f'of {name}', {Path(path) for path in same} | twins
+
+
+def shared(data: SegData | BoxData) -> Iterator[str]:
+    """Yield a warning for pictures of another split that also train, as the same file or as a copy."""
+    train = pictures_of(data, 'train')
+    for name in [name for name in data.splits if name != 'train']:
+        own = pictures_of(data, name)
+        if same := same_pictures(own, train):
+            first = [path if path == other else f'{path} is {other}' for path, other in same.items()]
+            yield (
+                f'WARNING: {len(same)} of the {len(own)} pictures for {name} also train ({some(first, 3)}): the scores '
+                'will be too high'
+            )
+
+
+def pictures_of(data: SegData | BoxData, name: str) -> list[str]:
+    """Return the paths of the pictures of a split."""
+    if isinstance(data, SegData):
+        return [str(picture) for picture, _ in pairs_of(data.root, data.splits[name], data.endings)]
+    split = data.splits[name]
+    return [str(data.root / split.pictures / file) for file in split.files]

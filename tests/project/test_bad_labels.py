@@ -1,0 +1,267 @@
+"""Labels with one fault: the refusal or the note names the file, the line or the entry."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmdistill_dense.apps.project.box_labels import find_box_data
+from mmdistill_dense.apps.project.label_images import find_seg_data
+from tests.project import exports
+
+Write = Callable[[Path], None]
+Case = tuple[Write, str, Write, str]  # export, task, fault, what is told
+READ = {'seg': find_seg_data, 'det': find_box_data}
+RUNS = {'size': [4, 4], 'counts': [0, 16]}
+
+
+def text(file: str, old: str, new: str) -> Write:
+    """Exchange a text that the file has."""
+
+    def change(root: Path) -> None:
+        content = (root / file).read_text(encoding='utf-8')
+        assert re.search(old, content)
+        (root / file).write_text(re.sub(old, new, content, count=1), encoding='utf-8')
+
+    return change
+
+
+def line(file: str, words: str) -> Write:
+    """Add a line at the end."""
+
+    def change(root: Path) -> None:
+        with (root / file).open('a', encoding='utf-8') as stream:
+            stream.write(f'\n{words}')
+
+    return change
+
+
+def gone(*files: str) -> Write:
+    def change(root: Path) -> None:
+        for file in files:
+            place = root / file
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+    return change
+
+
+def saved(file: str, **form: str) -> Write:
+    """Write a label image or picture in another mode."""
+
+    def change(root: Path) -> None:
+        image = Image.open(root / file).convert(form['mode'])
+        image.save(root / file)
+
+    return change
+
+
+def shape(**changed: object) -> Write:
+    """Change the first shape of a file of labelme."""
+
+    def change(root: Path) -> None:
+        file = root / 'train/b.json'
+        content = json.loads(file.read_text())
+        content['shapes'][0].update(changed)
+        file.write_text(json.dumps(content))
+
+    return change
+
+
+def entry(place: str, number: int, **changed: object) -> Write:
+    """Change an entry of a COCO file."""
+
+    def change(root: Path) -> None:
+        file = root / 'train/_annotations.coco.json'
+        content = json.loads(file.read_text())
+        content[place][number].update(changed)
+        file.write_text(json.dumps(content))
+
+    return change
+
+
+def smooth(root: Path) -> None:
+    """Mix colours at edges, as anti-aliasing does."""
+    for file in (root / 'masks/train').iterdir():
+        image = Image.open(file)
+        image.resize((32, 24), Image.Resampling.BILINEAR).resize(image.size, Image.Resampling.BILINEAR).save(file)
+
+
+def clear(root: Path) -> None:
+    file = root / 'masks/train/b.png'
+    pixels = np.asarray(Image.open(file).convert('RGBA')).copy()
+    pixels[:5, :5, 3] = 0
+    Image.fromarray(pixels).save(file)
+
+
+def deep(root: Path) -> None:
+    file = root / 'SegmentationClass/b.png'
+    Image.fromarray(np.full(exports.SIZE, 1000, np.uint16)).save(file)
+
+
+def turned(root: Path) -> None:
+    """A photograph that viewers turn on its side."""
+    file = root / 'images/train/b.jpg'
+    image = Image.open(file)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(file, exif=exif)
+
+
+def same_stem(root: Path) -> None:
+    exports.picture(root / 'more/obj_train_data/b.jpg')
+
+
+def damaged(file: str) -> Write:
+    def change(root: Path) -> None:
+        (root / file).write_text('no picture')
+
+    return change
+
+
+def zipped(root: Path) -> None:
+    for place in list(root.iterdir()):
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    (root / 'export.zip').write_bytes(b'PK')
+
+
+def of(export: Write, task: str, faults: Sequence[tuple[Write, str]]) -> list[Case]:
+    return [(export, task, *one) for one in faults]
+
+
+YOLO, VOC, CVAT, COLOURS = 'labels/train/b.txt', 'Annotations/b.xml', 'annotations.xml', 'labelmap.txt'
+POINT = [[1, 1], [float('nan'), 2], [3, 3]]
+CASES: list[Case] = [
+    *of(exports.ultralytics, 'det', [
+        (line(YOLO, '9 .5 .5 .1 .1'), r'b.txt, line 4 .*data.yaml names no class 9; it has 0, 1, 2'),
+        (line(YOLO, '-1 .5 .5 .1 .1'), r'b.txt, line 4 .*no class -1'),
+        (line(YOLO, '0 20 30 4 5'), r'b.txt, line 4 .*20.0 is no share of the picture'),
+        (line(YOLO, '0 .5 nan .1 .1'), r'b.txt, line 4 .*nan is no share'),
+        (line(YOLO, '0 x .5 .1 .1'), r'b.txt, line 4 .*a line is a class number and shares'),
+        (line(YOLO, '0 .5 .5 .1'), r'b.txt, line 4 .*3 numbers after the class'),
+        (text('data.yaml', '  2: leaf\n', ''), r'txt, line \d .*data.yaml names no class 2'),
+        (text('data.yaml', 'leaf', 'red cell'), r'data.yaml: names is .*one name of its own'),
+        (line('data.yaml', '  - [: x'), r'data.yaml is no yaml file'),
+        (text('data.yaml', 'images/val', 'images/eval'), r'data.yaml: val: images/eval is not there'),
+        (gone('images/val/d.jpg', 'images/val/e.jpg'), r'data.yaml: val: images/val: no picture in it'),
+        (turned, r'b.jpg.*--exif'),
+        (zipped, r'no picture in it or below it .*It holds export.zip'),
+    ]),
+    *of(exports.ultralytics, 'seg', [
+        (line(YOLO, '0 .1 .1 .2 .2 .3'), r'b.txt, line 4 .*5 numbers after the class. A box has 4, a polygon 6'),
+        (line(YOLO, '0 .1 .1 .2 .2 .3 .3 .4'), r'b.txt, line 4 .*7 numbers after the class'),
+        (line(YOLO, '0 .5 .5 .1 .1'), r'b.jpg has a box without a polygon or mask'),
+    ]),
+    *of(exports.darknet, 'det', [
+        (gone('obj_train_data/b.jpg'), r'train.txt names 1 of 4 pictures .*obj_train_data/b.jpg'),
+        (line('val.txt', 'data/obj_train_data/b.jpg'), r'1 pictures are in two parts of .*b.jpg \(train and val\)'),
+        (line('obj.names', 'leaf'), r'obj.names lists leaf twice'),
+        (same_stem, r"'data/obj_train_data/b.jpg' may be"),
+    ]),
+    *of(exports.voc_xml, 'det', [
+        (text(VOC, '</annotation>', ''), r'b.xml is damaged, or no xml file'),
+        (text(VOC, r'<xmax>\d+', '<xmax>1'), r'b.xml: object 1 \(red cell\): xmax must be above xmin'),
+        (text(VOC, r'<xmax>\d+', '<xmax>left'), r'b.xml: .*left.*no number'),
+        (text(VOC, 'bndbox>', 'box>'), r'b.xml is damaged'),
+        (text(VOC, '<bndbox>(.*?)</bndbox>', ''), r'b.xml: object 1 \(red cell\) has no bndbox'),
+        (text(VOC, '<name>red cell', '<name>'), r'b.xml: object 1 has no name'),
+        (gone('JPEGImages/b.jpg'), r'1 of 6 xml files have no picture.*b.xml'),
+        (text(VOC, '<width>64', '<width>63'), r'b.jpg has 48x63 .*it has 48x64'),
+        (gone(VOC), r'1 of the 4 pictures in .*train.txt have no labels: .*b.jpg'),
+        (line('classes.txt', 'leaf'), r'classes.txt lists leaf twice'),
+    ]),
+    *of(exports.cvat, 'det', [
+        (text(CVAT, '<image ', '<track/><image '), r'annotations.xml is "CVAT for video"'),
+        (gone('images/b.jpg'), r'1 pictures of .*annotations.xml are not below .*b.jpg'),
+        (text(CVAT, 'height="48"', 'height="x"'), r"a b.jpg: height is 'x', no number"),
+        (text(CVAT, 'z_order="0"', 'z_order="x"'), r"a b.jpg: z_order is 'x', no number"),
+        (text(CVAT, 'polygon label="[^"]*"', 'polygon'), r'a b.jpg: a polygon has no label'),
+    ]),
+    *of(exports.cvat, 'seg', [
+        (text(CVAT, 'points="', 'points="a,b;'), r'a b.jpg: polygon of white-cell: its points are'),
+        (text(CVAT, 'points="[^"]*"', 'points="1,1;2,2"'), r'a b.jpg: polygon of white-cell: 2 points make no area'),
+        (text(CVAT, 'rle="', 'rle="3, '), r'mask of .*: its runs do not fill its box'),
+        (text(CVAT, 'rle="', 'rle="x, '), r'mask of .*: its runs do not fill its box'),
+        (text(CVAT, 'left="', 'left="6'), r'mask of .* reaches beyond its picture'),
+    ]),
+    *of(exports.labelme, 'det', [
+        (gone('train/b.jpg'), r'1 of 6 json files of labelme have no picture: .*b.json'),
+        (text('train/b.json', r'\}$', ''), r'b.json is damaged'),
+        (text('train/b.json', r'"shapes": \[', '"shapes": [3, '), r'b.json: shapes\[0\] is 3, no dict'),
+    ]),
+    *of(exports.labelme, 'seg', [
+        (shape(points=[[1, 1], [2, 2]]), r'b.json: shapes\[0\] \(red cell\): 2 points make no polygon'),
+        (shape(points=[[1, 1, 1]] * 3), r'b.json: shapes\[0\] \(red cell\): its points are .*no pairs of numbers'),
+        (shape(points=POINT), r'b.json: shapes\[0\] \(red cell\): its points are .*no pairs of numbers'),
+        (shape(label=''), r'b.json: shapes\[0\] \(polygon\) has no label'),
+        (shape(shape_type='mask', mask='AAAA'), r'b.json: shapes\[0\] .*mask that cannot be read'),
+    ]),
+    *of(exports.roboflow_coco, 'det', [
+        (entry('annotations', 0, category_id=99), r'_annotations.coco.json: .*99'),
+        (entry('annotations', 0, bbox=[1, 2, 3]), r'_annotations.coco.json: annotations\[0\].*bbox'),
+        (gone('train/b.jpg'), r'1 of the 4 pictures of .*b.jpg'),
+    ]),
+    *of(exports.roboflow_coco, 'seg', [
+        (entry('annotations', 0, segmentation=[[1, 1, 2, 2]]), r'a b.jpg has a box without a polygon'),
+        (entry('annotations', 0, segmentation=RUNS), r'a b.jpg has 48x64 pixels, a mask of it 4x4'),
+    ]),
+    *of(exports.coloured, 'seg', [
+        (smooth, r'% of the pixels of .*png have a colour of no class'),
+        (clear, r'b.png has transparent pixels'),
+        (text(COLOURS, '128,0,0', 'red'), r'labelmap.txt: red cell has the colour .*red'),
+        (text(COLOURS, '0,128,0', '128,0,0'), r'labelmap.txt: white-cell or its colour .* stands twice'),
+        (saved('masks/train/b.png', mode='L'), r'b.png has the mode L, and others are of colours'),
+        (damaged('masks/train/b.png'), r'b.png'),
+        (zipped, r'no picture in it or below it .*It holds export.zip'),
+    ]),
+    *of(exports.voc_masks, 'seg', [
+        (saved('SegmentationClass/b.png', mode='RGB'), r'b.png has the mode RGB, and others do not'),
+        (deep, r'b.png holds the value 1000'),
+        (gone('SegmentationClass/b.png'), r'1 of the 4 pictures listed for train have no label image: .*b.jpg'),
+        (line('ImageSets/Segmentation/val.txt', 'b'), r'1 pictures are in two parts of .*b.jpg \(train and val\)'),
+    ]),
+    *of(exports.roboflow_masks, 'seg', [
+        (text('_classes.csv', '3, leaf', ''), r'_classes.csv: 3 names .*but the label images have the values'),
+        (text('_classes.csv', '3, leaf', '7, leaf'), r'_classes.csv: its lines are not "value, name"'),
+    ]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('export', 'task', 'change', 'told'), CASES)
+def test_a_fault_is_told(export: Write, task: str, change: Write, told: str, tmp_path: Path) -> None:
+    export(tmp_path)
+    READ[task](tmp_path)
+    change(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=told) as found:
+        READ[task](tmp_path)
+    assert str(found.value).startswith('--data')
+
+
+@pytest.mark.parametrize(
+    ('export', 'change', 'told'),
+    [
+        (exports.ultralytics, text(YOLO, r'(.|\n)*', ''), r'YOLO: \d+ objects in 6 pictures, 2 of them without any'),
+        (exports.labelme, shape(shape_type='line'), 'WARNING: 1 shapes of the kind line, which has no area: left out'),
+        (exports.cvat, text(CVAT, '<polygon ([^>]*)/>', r'<polyline \1/>'), 'WARNING: 1 shapes of the kind polyline'),
+        (exports.roboflow_coco, entry('annotations', 0, image_id=99), '1 of 9 annotations .* they are left out'),
+        (exports.ultralytics, gone(YOLO), '2 pictures have no text file: nothing is in them'),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_is_counted(export: Write, change: Write, told: str, tmp_path: Path) -> None:
+    export(tmp_path)
+    assert not any(re.search(told, note) for note in find_box_data(tmp_path).notes)
+    change(tmp_path)
+    assert any(re.search(told, note) for note in find_box_data(tmp_path).notes)
+
+
+def test_an_archive_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / 'export.zip').write_bytes(b'PK')
+    for read in READ.values():
+        with pytest.raises(FileNotFoundError, match='export.zip: an archive. Unpack it, and give the folder'):
+            read(tmp_path / 'export.zip')

@@ -249,7 +249,7 @@ def find_box_data(
         splits = {
             name: _split(name, found[name], root, places[name], name in changed) for name in SPLITS if name in found
         }
-        if changed:
+        if changed and task == 'det':
             with_changes = '' if reading else ', with these changes'
             names_of_files = ', '.join(f'{name}.json' for name in changed)
             notes.append(f'written for training and metric{with_changes}: {names_of_files}')
@@ -267,8 +267,8 @@ def find_box_data(
             )
         else:
             notes.append(
-                f'one label file: {splits["train"].count} of its pictures train, {splits["val"].count} validate '
-                '(train.json, val.json)'
+                f'one label file: {splits["train"].count} of its pictures train, {splits["val"].count} validate'
+                + (' (train.json, val.json)' if task == 'det' else '')
             )
     else:
         raise ValueError(f'--data {given}: label files for {", ".join(map(str, found))}, none for train. {FORMAT}')

@@ -18,7 +18,20 @@ from mmdistill_dense.apps.recipes.named import find
 from tests.docs_blocks import ROOT, Block, Command, blocks
 from tests.every_config import every, place, read
 
-HARMLESS = ('.', 'cd', 'docker', 'export', 'git', 'mkdir', 'mlflow', 'pre-commit', 'sh', 'tensorboard', 'trtexec', 'uvx')
+HARMLESS = (
+    '.',
+    'cd',
+    'docker',
+    'export',
+    'git',
+    'mkdir',
+    'mlflow',
+    'pre-commit',
+    'sh',
+    'tensorboard',
+    'trtexec',
+    'uvx',
+)
 BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'WANDB_MODE')
 NAME = re.compile(r'[a-z]+:[\w.+-]*_[\w.+-]+(:[\w-]+)?')
 OWN = re.compile(r'(?:configs|tools|benchmarks|docs|tests|requirements|mmdistill_dense)/[\w./+-]+\.\w+$')

@@ -118,6 +118,14 @@ def same_stem(root: Path) -> None:
     exports.picture(root / 'more/obj_train_data/b.jpg')
 
 
+def copied(file: str, place: str) -> Write:
+    def change(root: Path) -> None:
+        (root / place).parent.mkdir(exist_ok=True)
+        shutil.copy(root / file, root / place)
+
+    return change
+
+
 def damaged(file: str) -> Write:
     def change(root: Path) -> None:
         (root / file).write_text('no picture')
@@ -175,6 +183,7 @@ CASES: list[Case] = [
         (text(VOC, '<width>64', '<width>63'), r'b.jpg has 48x63 .*it has 48x64'),
         (gone(VOC), r'1 of the 4 pictures in .*train.txt have no labels: .*b.jpg'),
         (line('classes.txt', 'leaf'), r'classes.txt lists leaf twice'),
+        (copied(VOC, 'Annotations/more/b.xml'), r'1 pictures have labels twice in .*Annotations: .*b.jpg'),
     ]),
     *of(exports.cvat, 'det', [
         (text(CVAT, '<image ', '<track/><image '), r'annotations.xml is "CVAT for video"'),

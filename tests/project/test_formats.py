@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,7 +132,46 @@ def test_a_crowd_is_ignored_and_a_hole_stays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, np.where(crowd, 255, ring * 1))
 
 
+def test_corners_are_counted_from_0_where_one_is_0(tmp_path: Path) -> None:
+    exports.voc_xml(tmp_path)
+    first = find_box_data(tmp_path)
+    for file in (tmp_path / 'Annotations').iterdir():
+        file.write_text(re.sub(r'(?<=<[xy]m..>)\d+', lambda found: str(int(found[0]) - 1), file.read_text()))
+    file = tmp_path / 'Annotations/d.xml'
+    file.write_text(re.sub(r'<ymin>\d+', '<ymin>0', file.read_text(), count=1))
+    second = find_box_data(tmp_path)
+    assert any('counted from 0' in note for note in second.notes)
+    assert found_boxes(first, 'train') == found_boxes(second, 'train')
+
+
+def test_colours_that_a_list_leaves_out_are_vocs(tmp_path: Path) -> None:
+    exports.coloured(tmp_path / 'mine')
+    voc = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)], np.uint8)
+    for file in (tmp_path / 'mine/masks').rglob('*.png'):
+        Image.fromarray(voc[truth(file.stem)]).save(file)
+    exports.write(tmp_path / 'mine/labelmap.txt', '\n'.join(f'{name}:::' for name in ('background', *CLASSES)))
+    data = find_seg_data(tmp_path / 'mine')
+    assert data.classes == ('background', *CLASSES)
+    np.testing.assert_array_equal(label_images(data, 'val', tmp_path / 'project')['d'], truth('d'))
+
+
 # The split
+
+
+def test_files_of_cvat_name_their_part(tmp_path: Path) -> None:
+    exports.cvat(tmp_path)
+    content = re.sub(' subset="[^"]*"', '', (tmp_path / 'annotations.xml').read_text())
+    (tmp_path / 'annotations.xml').unlink()
+    images = re.findall('<image .*?</image>', content)
+    for part, names in PARTS.items():
+        rest = [one for one in images if re.findall('name="(.*?).jpg"', one)[0] not in names]
+        exports.write(
+            tmp_path / f'{part}.xml', functools.reduce(lambda text, one: text.replace(one, ''), rest, content)
+        )
+    data = find_box_data(tmp_path)
+    assert {part: {Path(file).stem for file in split.files} for part, split in data.splits.items()} == {
+        part: set(names) for part, names in PARTS.items()
+    }
 
 
 def test_lists_of_names_are_kept_and_the_rest_is_told(tmp_path: Path) -> None:

@@ -300,6 +300,11 @@ def _read_objects(
 def _of_parts(reading: Reading, wish: Wish, notes: list[str]) -> tuple[Files, dict[str | None, Path]]:
     """Return contents and folders of the parts that the labels or the folders tell, or one content of all pictures."""
     notes += reading.told
+    twice = [str(picture) for picture, count in Counter(one.picture for one in reading.pictures).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f'--data: {len(twice)} pictures have labels twice in {reading.source}: {some(twice, 3)}. Keep one of them.'
+        )
     parts: dict[str | None, list[Labelled]] = {}
     for one in reading.pictures:
         parts.setdefault(None if wish != Wish() else one.part, []).append(one)

@@ -258,6 +258,12 @@ def _ask_for_names(root: Path, shares: Mapping[Colour, float], looked: int) -> s
     return f'{start}Found in {looked} of them: {told}. Name them in {file.absolute()}, and put this file into {root}.'
 
 
+def _voc_colour(number: int) -> Colour:
+    """Return the colour that VOC gives to a class, whose bits are spread over the three channels."""
+    bits = [(number >> (3 * place + channel) & 1) << (7 - place) for channel in range(3) for place in range(8)]
+    return sum(bits[:8]), sum(bits[8:16]), sum(bits[16:])
+
+
 def _voc(shares: Mapping[Colour, float]) -> dict[str, Colour]:
     """Return the classes of VOC with their colours, if the label images hold these alone."""
     from mmseg.datasets import PascalVOCDataset
@@ -299,10 +305,12 @@ def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
         listed = content.items() if isinstance(content, dict) else ((one['name'], one['color']) for one in content)
         yield from ((str(name), colour) for name, colour in listed)
     elif file.suffix == '.txt':
+        names: list[str] = []
         for line in text.splitlines():
             if line.strip() and not line.startswith('#'):
                 name, colour, *_ = [*line.split(':'), '', '']
-                yield name.strip(), colour.split(',')
+                names.append(name)
+                yield name.strip(), colour.split(',') if colour else _voc_colour(len(names) - 1)
     else:
         for row in csv.DictReader(text.splitlines()):
             known = {str(key).strip().lower(): value for key, value in row.items()}

@@ -21,7 +21,7 @@ from mmdistill_dense.apps.project.formats.objects import (
 )
 from mmdistill_dense.apps.project.formats.voc_xml import root_of
 from mmdistill_dense.apps.project.parts import Names
-from mmdistill_dense.apps.project.picture_folders import SPLITS, Size, files_below
+from mmdistill_dense.apps.project.picture_folders import SPLITS, Size, files_below, split_of
 from mmdistill_dense.utils.messages import some
 
 FORM = 'CVAT xml'
@@ -34,13 +34,14 @@ def recognise(root: Path) -> list[Path]:
 
 
 def read(root: Path, files: Sequence[Path], pictures: Sequence[Path]) -> Reading:
-    """Read all files; a picture's ``subset`` tells its part."""
+    """Read all files; a picture's ``subset`` tells its part, else the name of the file."""
     found = Reading(FORM, files[0] if len(files) == 1 else files[0].parent)
     index, missing = Names(root, pictures), []
     for path in files:
         element = root_of(path)
         if element.find('track') is not None:
             raise ValueError(f'--data: {path} is "CVAT for video". Export the task as "CVAT for images" or as COCO.')
+        of_file = split_of([*path.relative_to(root).parts[:-1], path.stem])
         labels = [one.text for one in element.iterfind('.//labels/label/name') if one.text]
         found.classes += [name for name in dict.fromkeys(labels) if name not in found.classes]
         for image in element.iterfind('image'):
@@ -53,7 +54,7 @@ def read(root: Path, files: Sequence[Path], pictures: Sequence[Path]) -> Reading
             size = int(_value(where, image, 'height')), int(_value(where, image, 'width'))
             objects = [one for shape in shapes for one in _objects(where, shape, size, found)]
             subset = str(image.get('subset', '')).lower()
-            part = next((part for part, names in SPLITS.items() if subset in names), None)
+            part = next((part for part, names in SPLITS.items() if subset in names), of_file)
             found.pictures.append(Labelled(picture, size, objects, part))
     if missing:
         raise FileNotFoundError(

@@ -1,4 +1,4 @@
-"""VOC's xml files: one a picture, boxes between corners that are counted from 1."""
+"""VOC's xml files: one a picture, boxes between corners that are counted from 1, by some tools from 0."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def root_of(path: Path) -> Any:
 def read(root: Path, files: Sequence[Path], pictures: Sequence[Path]) -> Reading:
     """Read all files. Objects marked as difficult are ignored in training and scores, as VOC does."""
     found = Reading(FORM, files[0].parent, classes=listed_names(root, NAMES)[0])
-    index, alone = Names(root, pictures), []
+    index, alone, from_zero = Names(root, pictures), list[Path](), False
     for path in files:
         element = root_of(path)
         picture = index.find([name for name in (path.stem, element.findtext('filename')) if name])
@@ -41,6 +41,7 @@ def read(root: Path, files: Sequence[Path], pictures: Sequence[Path]) -> Reading
             alone.append(path)
             continue
         objects = [_object(path, number, one) for number, one in enumerate(element.iterfind('object'), 1)]
+        from_zero = from_zero or any(0 in one['bbox'][:2] for one in objects)
         part = split_of(path.relative_to(root).parts[:-1]) or split_of(picture.relative_to(root).parts[:-1])
         found.pictures.append(Labelled(picture, _size(path, element), objects, part))
     if alone:
@@ -48,6 +49,11 @@ def read(root: Path, files: Sequence[Path], pictures: Sequence[Path]) -> Reading
             f'--data: {len(alone)} of {len(files)} xml files have no picture of their name: {some(alone, 3)}. Add the '
             'pictures, or take these files out.'
         )
+    if from_zero:
+        found.notes.append('a box begins at 0, so its corners are counted from 0; VOC itself counts from 1')
+    else:
+        for drawn in (drawn for one in found.pictures for drawn in one.objects):
+            drawn['bbox'] = [drawn['bbox'][0] - 1, drawn['bbox'][1] - 1, *drawn['bbox'][2:]]
     return found
 
 
@@ -67,7 +73,7 @@ def _object(path: Path, number: int, element: Any) -> Object:
     sides = [element.findtext(f'bndbox/{side}') for side in ('xmin', 'ymin', 'xmax', 'ymax')]
     if None in sides:
         raise ValueError(f'--data: {path}: {where} ({name}) has no bndbox with xmin, ymin, xmax, ymax. Draw its box.')
-    left, top, right, bottom = (_number(path, where, side) - 1 for side in sides)
+    left, top, right, bottom = (_number(path, where, side) for side in sides)
     if right <= left or bottom <= top:
         raise ValueError(f'--data: {path}: {where} ({name}): xmax must be above xmin, and ymax above ymin.')
     difficult = (element.findtext('difficult') or '0').strip() == '1'

@@ -59,7 +59,7 @@ def read(
     names, source = (told.get('names'), str(file)) if told else listed_names(root, NAMES)
     known = _by_number(names, source) if names else dict(enumerate(classes))
     parts = _parts(root, file, told, pictures) if file else {}
-    found = Reading(FORM, file or label_of(paired[0]).parent)
+    found = Reading(FORM, file or root)
     for picture in pictures:
         if parts and picture not in parts:
             continue

@@ -138,5 +138,10 @@ def open_gloo(argv: Sequence[str] | None = None) -> bool:
         return False
     os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
     os.environ.setdefault('MASTER_PORT', '29500')
-    dist.init_process_group('gloo')
+    again = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    if again == '0':
+        dist.init_process_group('gloo')
+    else:  # torch reads the addresses of the ended processes from the launcher's store
+        store, rank, size = next(dist.rendezvous('env://'))
+        dist.init_process_group('gloo', store=dist.PrefixStore(f'restart_{again}', store), rank=rank, world_size=size)
     return True

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.distillers.base import Distiller, RunState
 from mmdistill_dense.distillers.schedule import Balancer, in_iterations
+from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, loss_scale, no_single_gradients
 from mmdistill_dense.engine.resume import EarlyStopping, PendingValidation, ResumeFile, describe, differ, identity
 from mmdistill_dense.engine.run_guards import RunGuards
@@ -299,8 +300,9 @@ class DistillHook(Hook):
 
     For every model, :class:`RunGuards` refuses a config that cannot work, :class:`SeededStreams` and
     :class:`ResumeFile` make an interrupted run resume to the same bits, :class:`EarlyStopping` lets it end where it
-    would have, :class:`PendingValidation` runs a validation that an interruption prevented, and :class:`LossGuard`
-    stops at a loss that is not finite. For a ``DistillModel``, :class:`DistillerState` also tells the distillers how
+    would have, :class:`PendingValidation` runs a validation that an interruption prevented,
+    :class:`mmdistill_dense.engine.interruption.Interruption` saves at SIGTERM and SIGUSR1, and :class:`LossGuard` stops
+    at a loss that is not finite. For a ``DistillModel``, :class:`DistillerState` also tells the distillers how
     far the run is, prepares them and keeps their state in ``checkpoint['distillers']``, :class:`Balancing` plans the
     measurements for balanced ones, and :class:`Clipping` clips their gradients. What else the model's step consists of
     has parts of its own, such as the reader of ``model.unlabelled``.
@@ -338,6 +340,8 @@ class DistillHook(Hook):
             self.parts = (*before, *(hook for extra in extras for hook in extra.hooks()), *after)
             for part in self.parts:
                 part.before_run(runner)
+            if self.resume_file.tells:
+                runner.register_hook(Interruption())
         self._begun = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import itertools
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import get_world_size
+from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
 
@@ -22,9 +23,18 @@ from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.reproducible import sampler_of
-from mmdistill_dense.utils.runner_internals import built_loop, name_start_file, renew_val_interval, resumes, start_file
+from mmdistill_dense.utils.runner_internals import (
+    built_loop,
+    name_start_file,
+    renew_val_interval,
+    resume_from,
+    resumes,
+    start_file,
+)
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
+_RESTARTS = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
+_BEGUN = '.begun'  # touched by a run that begins anew: older checkpoints in its folder are not its own
 _PER_START = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
 # What torch and mmengine take from a checkpoint, whatever the config says.
 _RESTORED = re.compile(r'optim_wrapper\.(\w+\.)?(optimizer|paramwise_cfg)\.|param_scheduler\.')
@@ -256,10 +266,10 @@ class ResumeFile(Hook):
         self.tells = tells
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the file; watch for Ctrl-C."""
+        """Choose the file."""
+        if self.tells and built_loop(runner) is not None:
+            go_on_after_restart(runner)
         resume_from_a_whole_file(runner)
-        if self.tells:
-            tell_when_interrupted(runner)
 
     def before_train(self, runner: Runner) -> None:
         """Tell if nothing is left to train."""
@@ -305,6 +315,22 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def _iteration(path: Path, _: int) -> int:
     """Return the iteration of a checkpoint; ``epoch_12`` may be later than ``iter_2000``."""
     return int(read_checkpoint(path)['meta']['iter'])
+
+
+def go_on_after_restart(runner: Runner) -> None:
+    """Resume from the run's last checkpoint if torchrun or Slurm started the run again."""
+    if isinstance(runner, FlexibleRunner):
+        return  # it has read its file before it calls a hook
+    begun = Path(runner.work_dir, _BEGUN)
+    again = any(os.environ.get(name, '0') not in ('', '0') for name in _RESTARTS)
+    if again and not resumes(runner) and begun.is_file():
+        last = latest_checkpoint(begun.parent)
+        if last is not None and last.stat().st_mtime_ns >= begun.stat().st_mtime_ns:
+            runner.logger.warning(f'The launcher started this run again: it goes on from {last.name}.')
+            resume_from(runner, str(last))
+    barrier()  # all have looked
+    if not resumes(runner) and is_main_process():
+        begun.touch()
 
 
 def resume_from_a_whole_file(runner: Runner) -> None:
@@ -383,25 +409,3 @@ def tell_when_finished(runner: Runner) -> None:
     if resumes(runner) and done >= last:
         unit = 'epoch' if by_epoch else 'iteration'
         runner.logger.warning(f'The checkpoint to resume is from {unit} {done} of {last}: nothing is left to train.')
-
-
-def tell_when_interrupted(runner: Runner) -> None:
-    """Tell after Ctrl-C from which checkpoint the run can resume."""
-    loop = built_loop(runner)
-    if loop is None:  # a run that only tests
-        return
-    run = loop.run  # replaced on the instance: mmengine calls no hook on Ctrl-C
-
-    def watched() -> Any:
-        loop.run = run
-        try:
-            return run()
-        except KeyboardInterrupt:
-            last = latest_checkpoint(Path(runner.work_dir))
-            way = (
-                f'the same command with --resume goes on from {last.name}' if last else 'no checkpoint was written yet'
-            )
-            runner.logger.warning(f'Interrupted in iteration {runner.iter + 1} of {runner.max_iters}: {way}.')
-            raise
-
-    loop.run = watched

@@ -28,6 +28,11 @@ def name_start_file(runner: Runner, path: str) -> None:
     runner._load_from = path
 
 
+def resume_from(runner: Runner, path: str) -> None:
+    """Make a runner that has loaded nothing yet resume from a file."""
+    runner._resume, runner._load_from = True, path
+
+
 def take_weights_from(runner: Runner, path: str) -> None:
     """Make a runner load the weights of a file before it goes on, although it has loaded others."""
     runner._resume, runner._load_from, runner._has_loaded = False, path, False

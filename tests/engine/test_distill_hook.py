@@ -227,7 +227,14 @@ def test_a_users_worker_init_fn_stays(tmp_path, length):
 
 
 def before_its_run(**given):
-    parts = dict(_resume=False, hooks=[], _train_loop=None, _val_loop=None, cfg=Config(dict(model=pair())))
+    parts = dict(
+        _resume=False,
+        hooks=[],
+        register_hook=lambda hook: None,
+        _train_loop=None,
+        _val_loop=None,
+        cfg=Config(dict(model=pair())),
+    )
     return types.SimpleNamespace(**parts, **given)
 
 

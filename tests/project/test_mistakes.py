@@ -230,7 +230,7 @@ def each(kind: str, **values: Any) -> Callable[[dict[str, Any]], object]:
         ),
         case('train/1.jpg cannot be read as a picture', '', wrote('mine/train/1.jpg', 'x'), soak=True),
         case('--classes Red: ', '--classes Red'),
-        case('no json file.', '', lambda: shutil.rmtree('mine/annotations'), soak=True),
+        case('no label file.', '', lambda: shutil.rmtree('mine/annotations'), soak=True),
         case(
             'has two braces in it',
             '',

@@ -1,0 +1,125 @@
+"""End a run so that it can go on: at SIGTERM and SIGUSR1 with a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, barrier, get_world_size
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.utils.runner_internals import built_loop
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_TOGETHER = 10  # iterations between two questions whether any process was told to end
+
+
+class Interruption(Hook):
+    """Saves a checkpoint when a cluster is about to end the run, and leaves with the status of that signal.
+
+    Slurm, Kubernetes and torchrun send SIGTERM before they kill; a job may ask for SIGUSR1 some time before its limit.
+    The status is 128 and the number of the signal, as if it had ended the process, so that each of them starts the job
+    again where it is asked to. An epoch-based run saves nothing: from the middle of an epoch it could not go on to
+    the same bits, so its last epoch counts. After Ctrl-C the log names the last checkpoint.
+    """
+
+    priority = 'LOWEST'  # after the hook that saves
+
+    def __init__(self) -> None:
+        self._number = 0  # of the signal that came
+        self._inside = False  # whether the model is between two whole states
+        self._validates = False
+        self._before: dict[int, Any] = {}  # the handlers that were there
+
+    def before_run(self, runner: Runner) -> None:
+        """Watch the training."""
+        loop = built_loop(runner)
+        if loop is None:  # a run that only tests
+            return
+        run = loop.run  # replaced on the instance: mmengine calls no hook at signals and exceptions
+
+        def watched() -> Any:
+            loop.run = run
+            try:
+                return run()
+            except KeyboardInterrupt:
+                place = f'Interrupted in iteration {runner.iter + 1} of {runner.max_iters}'
+                runner.logger.warning(f'{place}: {_way_on(runner)}.')
+                raise
+            except RuntimeError:  # of a loader whose workers got the signal too
+                if not self._number or self._inside or get_world_size() > 1:
+                    raise
+                self._leave(runner, runner.iter)
+            finally:
+                for number, handler in self._before.items():
+                    signal.signal(number, handler)
+
+        loop.run = watched
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """From the first iteration on, wait for signals; from here on the model changes."""
+        if not self._before and threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._inside = True
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Leave if a signal came, all processes after the same iteration."""
+        self._inside = False
+        if get_world_size() > 1:
+            if (runner.iter + 1) % _TOGETHER:
+                return
+            told = torch.tensor(self._number)
+            all_reduce(told, 'max')
+            self._number = int(told)
+        if self._number:
+            self._leave(runner, runner.iter + 1)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """From here on the model may hold averaged weights, and must not be saved."""
+        self._validates = True
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Leave in the middle of a validation if this iteration is saved; the next start repeats the validation."""
+        if self._number and get_world_size() == 1 and self._saved(runner, runner.iter):
+            self._leave(runner, runner.iter)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """The model is the trained one again."""
+        self._validates = False
+
+    def _note(self, number: int, _: Any) -> None:
+        if self._number:  # told twice: end at once
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._number = number
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own would raise when the loader's workers end first
+
+    def _leave(self, runner: Runner, done: int) -> None:
+        if self._saved(runner, done) is False and not self._validates:
+            _saver(runner)._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
+        barrier()  # a launcher ends the others when one process leaves
+        name = signal.Signals(self._number).name
+        runner.logger.warning(f'{name} after iteration {done} of {runner.max_iters}: {_way_on(runner)}.')
+        raise SystemExit(128 + self._number)
+
+    def _saved(self, runner: Runner, done: int) -> bool | None:
+        """Tell whether an iteration is saved; ``None`` where it cannot be."""
+        hook = _saver(runner)
+        if hook is None or hook.by_epoch or not isinstance(runner.train_loop, IterBasedTrainLoop):
+            return None
+        return Path(hook.out_dir, hook.filename_tmpl.format(done)).is_file()
+
+
+def _saver(runner: Runner) -> Any:
+    return next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+
+
+def _way_on(runner: Runner) -> str:
+    last = latest_checkpoint(Path(runner.work_dir))
+    return f'the same command with --resume goes on from {last.name}' if last else 'no checkpoint was written yet'

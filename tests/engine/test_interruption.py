@@ -1,0 +1,181 @@
+"""SIGTERM and SIGUSR1 end a run with a checkpoint, from which it goes on to the same bits."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.hooks import Hook
+
+from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.registry import HOOKS
+from tests import toys
+from tests.engine.processes import environment
+from tests.engine.test_resume import ITERS, config, content, pair, uninterrupted
+
+NEVER = dict(default_hooks=dict(checkpoint=dict(interval=1000, save_last=False)))
+
+
+@HOOKS.register_module()
+class SignalAt(Hook):
+    """Sends this process a signal, in the middle of an event."""
+
+    def __init__(self, event: str, number: int = signal.SIGTERM, at: int = 2, group: bool = False) -> None:
+        self.sent = False
+
+        def send(runner: Any, batch_idx: int, **_: Any) -> None:
+            if runner.iter == at and not self.sent:
+                self.sent = True
+                (os.killpg if group else os.kill)(os.getpid(), number)
+
+        setattr(self, event, send)
+
+
+def last(folder: Path) -> dict[str, Any]:
+    return content(folder / f'iter_{ITERS}.pth')
+
+
+def interrupted(folder: Path, kind: str = 'iters', workers: int = 0, changes: dict = NEVER, **hook: Any) -> int:
+    whole = config(folder, kind, workers, pair(), **changes)
+    runner = toys.make_runner(None, whole)
+    runner.register_hook(SignalAt(**hook))
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    try:
+        with pytest.raises(SystemExit) as end:
+            runner.train()
+    finally:
+        toys.stop_workers(runner)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    return int(end.value.code)
+
+
+@pytest.mark.parametrize(
+    ('event', 'number', 'saved'),
+    [
+        ('before_train_iter', signal.SIGTERM, 3),
+        ('after_train_iter', signal.SIGUSR1, 3),
+        ('before_val_iter', signal.SIGTERM, 3),  # the model holds averaged weights, so one iteration later
+    ],
+)
+def test_a_signal_saves_and_the_run_ends_in_the_same_bits(event: str, number: int, saved: int, tmp_path: Path) -> None:
+    assert interrupted(tmp_path, event=event, number=number) == 128 + number
+    found = latest_checkpoint(tmp_path)
+    assert found is not None and found.name == f'iter_{saved}.pth'
+    toys.train(None, config(tmp_path, 'iters', 0, pair(), resume=True))
+    assert not toys.differing(last(uninterrupted('iters', 0)), last(tmp_path))
+
+
+def test_a_file_of_the_same_iteration_is_not_written_again(tmp_path: Path) -> None:
+    interrupted(tmp_path, event='before_train_iter', changes={})
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_1.pth', 'iter_2.pth', 'iter_3.pth']
+
+
+def test_a_validation_ends_at_once_if_its_iteration_is_saved(tmp_path: Path) -> None:
+    interrupted(tmp_path, event='before_val_iter', changes={})
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
+    toys.train(None, config(tmp_path, 'iters', 0, pair(), resume=True))
+    assert not toys.differing(last(uninterrupted('iters', 0)), last(tmp_path))
+
+
+def test_epochs_end_with_their_last_file(tmp_path: Path) -> None:
+    interrupted(tmp_path, 'epochs', changes={}, event='before_train_iter', at=6)
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+
+
+def test_another_error_is_told_as_it_is(tmp_path: Path) -> None:
+    runner = toys.make_runner(None, config(tmp_path, 'iters', 0, pair()))
+
+    class Fault(Hook):
+        def after_train_iter(self, *_: Any, **__: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError('out of memory')
+
+    runner.register_hook(Fault(), 'HIGH')
+    with pytest.raises(RuntimeError, match='out of memory'):
+        runner.train()
+
+
+@pytest.mark.parametrize('name', ['TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'])
+def test_a_restart_of_the_launcher_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(tmp_path, event='before_train_iter')
+    monkeypatch.setenv(name, '1')
+    runner = toys.train(None, config(tmp_path, 'iters', 0, pair()))
+    assert runner._resume and runner.iter == ITERS
+    assert not toys.differing(last(uninterrupted('iters', 0)), last(tmp_path))
+
+
+def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toys.train(None, config(tmp_path, 'iters', 0, pair()))
+    for path in tmp_path.glob('*.pth'):
+        os.utime(path, (1, 1))
+    monkeypatch.setenv('SLURM_RESTART_COUNT', '1')
+    assert not toys.train(None, config(tmp_path, 'iters', 0, pair()))._resume
+
+
+TRAIN = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import mmdistill_dense.engine.launch  # gloo
+from tests.engine.test_interruption import SignalAt
+from tests import toys
+from tests.engine.test_resume import config, pair
+os.setpgrp()
+changes = dict(default_hooks=dict(checkpoint=dict(interval=1000)))
+runner = toys.make_runner(None, config({folder!r}, 'iters', 2, pair(), **changes))
+runner.register_hook(SignalAt({event!r}, group=True))
+runner.train()
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('event', ['before_train_iter', 'after_train_iter', 'before_val_iter'])
+def test_a_signal_to_the_whole_group_with_workers(event: str, tmp_path: Path) -> None:
+    """Slurm signals all processes of a step: the loader's workers end at once."""
+    root = str(Path(__file__).parents[2])
+    text = TRAIN.format(root=root, folder=str(tmp_path), event=event)
+    ended = subprocess.run([sys.executable, '-c', text], env=environment(), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr[-3000:]
+    (found,) = tmp_path.glob('*.pth')  # iter_2 if the next batch was not loaded yet
+    assert found.name in ('iter_2.pth', 'iter_3.pth')
+    toys.train(None, config(tmp_path, 'iters', 2, pair(), resume=True))
+    assert not toys.differing(last(uninterrupted('iters', 2)), last(tmp_path))
+
+
+TOGETHER = """
+import os, sys
+sys.path.insert(0, {root!r})
+import mmdistill_dense.engine.launch  # gloo
+from tests.engine.test_interruption import SignalAt
+from tests import toys
+from tests.engine.test_resume import config, pair
+changes = dict(
+    default_hooks=dict(checkpoint=dict(interval=1000)),
+    launcher='pytorch',
+    model_wrapper_cfg=dict(type='mmdistill_dense.DistillDDP'),
+    train_cfg=dict(max_iters=14, val_interval=100),
+)
+runner = toys.make_runner(None, config({folder!r}, 'iters', 0, pair(), **changes))
+again = int(os.environ['TORCHELASTIC_RESTART_COUNT'])
+if os.environ['RANK'] == '1' and not again:
+    runner.register_hook(SignalAt('before_train_iter'))
+runner.train()
+if runner.rank == 0:
+    print('ENDED', again, runner._resume, runner._load_from)
+"""
+
+
+@pytest.mark.soak
+def test_processes_leave_together_and_go_on_when_the_launcher_starts_them_again(tmp_path: Path) -> None:
+    file = tmp_path / 'train.py'
+    file.write_text(TOGETHER.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path)))
+    words = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--max-restarts=1', '--standalone']
+    ended = subprocess.run([*words, str(file), '--launcher', 'pytorch'], env=environment(), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert re.search(r'ENDED 1 True .*iter_10.pth', ended.stdout), ended.stdout[-3000:]

@@ -14,7 +14,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmdistill_dense.engine.resume import latest_checkpoint
-from mmdistill_dense.utils.runner_internals import built_loop
+from mmdistill_dense.utils.runner_internals import built_loop, wrappers_of
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _TOGETHER = 10  # iterations between two questions whether any process was told to end
@@ -77,7 +77,7 @@ class Interruption(Hook):
             told = torch.tensor(self._number)
             all_reduce(told, 'max')
             self._number = int(told)
-        if self._number:
+        if self._number and _updated(runner):
             self._leave(runner, runner.iter + 1)
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -101,7 +101,7 @@ class Interruption(Hook):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own would raise when the loader's workers end first
 
     def _leave(self, runner: Runner, done: int) -> None:
-        if self._saved(runner, done) is False and not self._validates:
+        if self._saved(runner, done) is False and not self._validates and _updated(runner):
             _saver(runner)._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
         barrier()  # a launcher ends the others when one process leaves
         name = signal.Signals(self._number).name
@@ -114,6 +114,11 @@ class Interruption(Hook):
         if hook is None or hook.by_epoch or not isinstance(runner.train_loop, IterBasedTrainLoop):
             return None
         return Path(hook.out_dir, hook.filename_tmpl.format(done)).is_file()
+
+
+def _updated(runner: Runner) -> bool:
+    """Tell whether no gradients wait for the next step, which a checkpoint does not hold."""
+    return all(wrapper.should_update() for wrapper in wrappers_of(runner.optim_wrapper))
 
 
 def _saver(runner: Runner) -> Any:

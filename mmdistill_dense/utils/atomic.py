@@ -14,12 +14,19 @@ from typing import Any
 import torch
 
 
-def write_whole(path: Path, content: bytes, alone: bool = False) -> None:
-    """Write a file and make its folders; a reader sees the old content or the new one."""
+def write_whole(path: Path, content: bytes, alone: bool = False, lasting: bool = True) -> None:
+    """Write a file and make its folders; a reader sees the old content or the new one.
+
+    ``lasting``: so does one after a power cut.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f'{path.name}.tmp' if alone else f'.{path.name}.{os.getpid()}')
     try:
-        unfinished.write_bytes(content)
+        with open(unfinished, 'wb') as file:
+            file.write(content)
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as error:
         raise type(error)(error.errno, f'{error.strerror}, nothing was written', str(path)) from error
@@ -58,9 +65,9 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, lasting: bool = True) -> None:
     """Write JSON as :func:`write_whole` does."""
-    write_text(path, json.dumps(content, indent=1) + '\n')
+    write_whole(path, (json.dumps(content, indent=1) + '\n').encode(), lasting=lasting)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -91,3 +98,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise ValueError(f'{path}: must hold a JSON object; remove it, and it will be made again')
     return content
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file that only reports; empty if there is none, or none that can be read."""
+    try:
+        return read_json(path) or {}
+    except (ValueError, OSError):
+        return {}

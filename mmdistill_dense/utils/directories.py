@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     with open(folder / '.lock', 'a+', encoding='utf-8') as file:
         _acquire(file, what, folder, patience)
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f'{os.getpid()} on {socket.gethostname()}')
         file.flush()
         try:
             yield
@@ -56,6 +57,18 @@ def _acquire(file: Any, what: str, folder: Path, patience: float) -> None:
                     f'{what} already runs in {folder}, as process {holder}: wait for it, or end it.'
                 ) from error
         time.sleep(0.2)
+
+
+def in_use(folder: Path) -> bool:
+    """Tell whether another process has locked a folder by :func:`owned`; also true where locks cannot be asked for."""
+    try:
+        with open(folder / '.lock', 'r+', encoding='utf-8') as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def walk(root: str | Path) -> Iterator[tuple[Path, list[str]]]:

@@ -21,6 +21,11 @@ def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
         environment.setdefault('GOMP_SPINCOUNT', SPINS)
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use, which a job of Slurm or a container may limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
 def threads_asked_for() -> int:
     """Return the number of threads that the user's shell asks for (``OMP_NUM_THREADS``), 0 without any."""
     asked = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0].strip()

@@ -84,6 +84,13 @@ def test_a_validation_ends_at_once_if_its_iteration_is_saved(tmp_path: Path) -> 
     assert not toys.differing(last(uninterrupted('iters', 0)), last(tmp_path))
 
 
+def test_gradients_that_wait_are_stepped_first(tmp_path: Path) -> None:
+    """A checkpoint holds no gradients."""
+    changes = {**NEVER, 'optim_wrapper': dict(accumulative_counts=2)}
+    interrupted(tmp_path, event='before_train_iter', changes=changes)
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_4.pth']
+
+
 def test_epochs_end_with_their_last_file(tmp_path: Path) -> None:
     interrupted(tmp_path, 'epochs', changes={}, event='before_train_iter', at=6)
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
@@ -176,6 +183,8 @@ def test_processes_leave_together_and_go_on_when_the_launcher_starts_them_again(
     file = tmp_path / 'train.py'
     file.write_text(TOGETHER.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path)))
     words = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--max-restarts=1', '--standalone']
-    ended = subprocess.run([*words, str(file), '--launcher', 'pytorch'], env=environment(), capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(
+        [*words, str(file), '--launcher', 'pytorch'], env=environment(), capture_output=True, text=True, timeout=300
+    )
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert re.search(r'ENDED 1 True .*iter_10.pth', ended.stdout), ended.stdout[-3000:]

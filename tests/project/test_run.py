@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -177,7 +178,8 @@ def test_a_second_run_in_a_folder_is_refused_before_it_loads_anything(tmp_path: 
         done = subprocess.run(words, env=environment(), capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if not line.startswith('import time:')]
     assert done.returncode == 2 and lines == [
-        f'ERROR    this project already runs in {tmp_path}, as process {os.getpid()}: wait for it, or end it.'
+        f'ERROR    this project already runs in {tmp_path}, as process {os.getpid()} on '
+        f'{socket.gethostname()}: wait for it, or end it.'
     ]
     assert '| torch' not in done.stderr
 

@@ -1,5 +1,9 @@
 """The command as a person uses it."""
 
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,17 @@ from mmdistill_dense.__main__ import Parser, fill, main
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import actions, plan
 from mmdistill_dense.apps.suite.definition import load
-from tests.engine.processes import ROOT
+from tests.engine.processes import ROOT, environment
 from tests.suite import tiny
 
+HOLD = """
+import sys
+from pathlib import Path
+from mmdistill_dense.utils.directories import owned
+with owned(Path(sys.argv[1]), 'x'):
+    print('held', flush=True)
+    sys.stdin.read()
+"""
 DEFINITIONS = sorted((ROOT / 'benchmarks').glob('*.yaml'))
 
 
@@ -45,6 +57,34 @@ def test_list_shows_states_and_searches(capsys: pytest.CaptureFixture[str]) -> N
     assert 'CHANGED since' in line('control seed 0') and 'old' in line('control seed 0')
     assert 'waits for its search' in line('kd seed 0')
     assert 'others that fit: afdcd, ' in line('others')
+
+
+def test_list_tells_what_runs_and_what_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny.write(Path(), methods={'kd': {}, 'cwd': {}, 'mgd': {}}, seeds=[0])
+    runs = {run.title: run for run in plan.runs(load(path))}
+    state = {'phase': 'training', 'iteration': 21, 'iterations': 300, 'host': 'node7'}
+    told = {
+        'control seed 0': state,
+        'kd seed 0': {**state, 'failed': 'ended with code 3'},
+        'cwd seed 0': {**state, 'time': time.time() - 600},
+    }
+    for title, content in told.items():
+        runs[title].folder.mkdir(parents=True)
+        (runs[title].folder / 'state.json').write_text(json.dumps(content))
+    runs['mgd seed 0'].folder.mkdir(parents=True)
+    (runs['mgd seed 0'].folder / 'state.json').touch()  # as a power cut leaves it
+    words = [sys.executable, '-c', HOLD, str(runs['cwd seed 0'].folder)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=environment()) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == 'held\n'
+        assert main(['suite', 'list', str(path)]) == 0
+        process.stdin.close()
+    text = ' '.join(capsys.readouterr().out.replace('│', ' ').split())
+    assert 'control seed 0 stopped at 21/300' in text
+    assert 'kd seed 0 FAILED at 21/300: ended with code 3' in text
+    assert 'cwd seed 0 training, 21/300 on node7, no word for 10 min' in text
+    assert 'mgd seed 0 waits' in text
 
 
 def test_mistakes_end_with_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +152,7 @@ def test_threads_that_the_shell_asks_for_are_taken(
     taken = []
 
     class Idle:
-        def __init__(self, command: Any, jobs: int, threads: int, board: Any, news: Any) -> None:
+        def __init__(self, command: Any, jobs: int, threads: int, board: Any, *_: Any) -> None:
             taken.append(threads)
 
         def execute(self, todo: Any) -> dict[str, str]:

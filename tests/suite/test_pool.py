@@ -50,6 +50,9 @@ class Watch:
     def ended(self, run: Run, failure: str | None) -> None:
         self.said.append(('ended', run.name, failure is None))
 
+    def say(self, text: str) -> None:
+        self.said.append((text, ''))
+
     def tick(self, running: list[Run], waiting: list[Run]) -> None:
         self.most = max(self.most, len(running))
         if self.interrupt():
@@ -109,10 +112,47 @@ def test_failure_stops_only_what_needs_it_and_shows_its_log(tmp_path: Path) -> N
     assert (tmp_path / 'order.txt').read_text().split().count('+lost') == 0
 
 
+def test_a_failure_is_kept_for_the_list(tmp_path: Path) -> None:
+    (bad,) = runs(tmp_path, 'bad')
+    bad.folder.mkdir()
+    (bad.folder / 'state.json').write_text('{"phase": "training", "iteration": 4}')
+    pool.Pool(command(FINISH), 1, 1, Watch()).execute([bad])
+    assert bad.state == {'phase': 'training', 'iteration': 4, 'failed': 'ended with code 1'}
+
+
+STALLS = """
+import json, os, pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+starts = folder / 'starts'
+starts.write_text(str(int(starts.read_text()) + 1 if starts.is_file() else 1))
+(folder / 'state.json').write_text(json.dumps({'time': time.time()}))
+if int(starts.read_text()) <= int(sys.argv[2]):
+    os.kill(os.getpid(), signal.SIGSTOP)
+(folder / 'result.json').write_text(json.dumps({'score': 1.0, 'minutes': 1.0}))
+"""
+
+
+@pytest.mark.parametrize(('times', 'ends'), [(2, True), (3, False)])
+def test_a_run_that_stalls_starts_again_twice(
+    times: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, 'GRACE', 0.1)
+    watch = Watch()
+    words = [sys.executable, '-c', STALLS]
+    started = pool.Pool(lambda run: [*words, str(run.folder), str(times)], 1, 1, watch, stall=1 / 60)  # one second
+    failed = started.execute(runs(tmp_path, 'a'))
+    assert (tmp_path / 'a/starts').read_text() == '3' and bool(failed) != ends
+    assert len([said for said in watch.said if 'it starts again' in said[0]]) == 2
+    assert ends or ('made no step' in failed['a seed 0'] and '3 times' in failed['a seed 0'])
+
+
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: usage._replace(free=3 * 2**20))
-    failed = pool.Pool(command(FINISH), 1, 1, Watch()).execute(runs(tmp_path, 'bad'))
+    room = iter([2**40])  # for the start of the first
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: usage._replace(free=next(room, 3 * 2**20)))
+    failed = pool.Pool(command(FINISH), 1, 1, Watch()).execute(runs(tmp_path, 'bad', 'next', 'last'))
+    assert failed['next seed 0'].startswith(f'was not started: the disk of {tmp_path / "next"} is full')
+    assert not (tmp_path / 'last').exists() and failed.keys() == {'bad seed 0', 'next seed 0', 'last seed 0'}
     said = f'ended with code 1: the disk of {tmp_path / "bad"} is full, 3 MiB are left.'
     assert failed['bad seed 0'].startswith(said)
 

@@ -1,5 +1,6 @@
 """The time that is left, and lines where there is no terminal."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from mmdistill_dense.apps.suite import job
 from mmdistill_dense.apps.suite import pool as progress
 from mmdistill_dense.apps.suite.job import Report, ReportHook
 from mmdistill_dense.apps.suite.plan import Run
@@ -134,3 +136,25 @@ def test_the_learning_before_a_training_is_told_with_its_own_time(tmp_path: Path
     hook.after_prepare_iter(None, 1, 80)  # the next distiller
     assert (report.state['prepared']['first'], report.state['prepared']['iterations']) == (0, 80)
     assert progress.time_left({}, {run('maskd'): state}, [], 1) is None, 'the training itself has not begun'
+
+
+def test_progress_that_cannot_be_written_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Report(tmp_path, 'abc')
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(job, 'write_json', broken)
+    report.tell(True, iteration=3)
+    report.tell(True, iteration=4)
+    monkeypatch.undo()
+    report.tell(True, iteration=5)
+    assert json.loads((tmp_path / 'state.json').read_text())['iteration'] == 5
+
+
+def test_an_evaluation_is_word_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Report(tmp_path, 'abc')
+    before = json.loads((tmp_path / 'state.json').read_text())['time']
+    report.written = -job.EVERY
+    ReportHook(report).after_val_iter(None, 0)
+    assert json.loads((tmp_path / 'state.json').read_text())['time'] > before

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.suite import plan, preflight
-from mmdistill_dense.apps.suite import pool as slurm
+from mmdistill_dense.apps.suite import plan, preflight, slurm
 from mmdistill_dense.apps.suite.definition import load
 from tests.suite import tiny
 
@@ -55,7 +54,8 @@ def test_options_go_to_sbatch_and_processes_through_srun(tmp_path: Path, monkeyp
     assert kd['--exclusive'] == '' and '--requeue' not in kd and '--processes' not in kd
     port, _, command = kd['--wrap'].partition(' && ')
     assert 'MASTER_PORT' in port
-    expected = f'srun {slurm._CPUS} python -m mmdistill_dense suite job tiny.yaml kd --seed 0 --launcher slurm'
+    program = 'python -m mmdistill_dense suite job tiny.yaml kd --seed 0 --launcher slurm'
+    expected = f'srun --kill-on-bad-exit=1 {slurm._CPUS} {program}'
     assert command == expected
     assert 'job tiny.yaml teacher' in teacher['--wrap']
 
@@ -88,3 +88,30 @@ def test_nothing_but_the_script_is_printed(
     capsys.readouterr()
     assert main(['suite', 'slurm', str(file)]) == 0
     assert capsys.readouterr().out.startswith('#!/bin/sh\n')
+
+
+def test_several_nodes_have_one_torchrun_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {'launcher': 'pytorch', 'processes': 16, 'nodes': 2, 'gres': 'gpu:8'}
+    _, _, kd, _ = submitted(tmp_path, monkeypatch, slurm=given)
+    words = shlex.split(kd['--wrap'])
+    assert (kd['--ntasks'], kd['--nodes'], kd['--cpus-per-task']) == ('2', '2', '24')
+    assert {'srun', '--ntasks-per-node=1', '--nproc_per_node=8', '--nnodes=2', '--rdzv_backend=c10d'} <= set(words)
+    with pytest.raises(ValueError, match='nodes.*16 processes cannot be spread evenly over 3 nodes'):
+        load(tiny.write(Path(), slurm={**given, 'nodes': 3}))
+
+
+def test_a_job_in_the_queue_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted(tmp_path, monkeypatch)
+    kept = (tmp_path / 'my out/slurm/jobs.txt').read_text().splitlines()
+    assert kept == ['101 teacher', '102 runs/control/seed0', '103 runs/kd/seed0']
+    (tmp_path / 'squeue').write_text('#!/bin/sh\necho "101 teacher"; echo "103 kd-seed-0"; echo "999 other"')
+    (tmp_path / 'squeue').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
+    for file in tmp_path.glob('job1*'):
+        file.unlink()
+    control, table = submitted(tmp_path, monkeypatch)
+    assert control['--job-name'] == 'control-seed-0'
+    assert table['--dependency'] == 'afterany:101:105:103'
+    (tmp_path / 'squeue').write_text('#!/bin/sh\nexit 1')
+    with pytest.raises(RuntimeError, match='squeue cannot tell which of them still wait'):
+        submitted(tmp_path, monkeypatch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.project.picture_folders import size_text
 from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.config.data_sets import chain
+from mmdistill_dense.utils.threads import cores
 
 MIN_STEPS = 2000
 PASSES = 100  # over the data, where the config's own data are unknown
@@ -198,8 +198,8 @@ def decide_loading(
     gpu = torch.cuda.is_available()
     own = batch_of(student.config, student.name)
     chosen = batch or max(2, min(own, GPU_BATCH if gpu else CPU_BATCH, pictures))
-    cores = os.cpu_count() or 1
-    workers = min(4, cores) if gpu else min(2, cores // 2)  # without a GPU, the training needs the cores
+    free = cores()
+    workers = min(4, free) if gpu else min(2, free // 2)  # without a GPU, the training needs the cores
     machine = f'{chosen} pictures a step (the config has {own}), {workers} reading process(es)'
     if student.task == 'seg':
         height, width = size or usual

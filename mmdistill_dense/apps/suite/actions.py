@@ -6,9 +6,11 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -18,11 +20,12 @@ from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import RANDOM, Definition, fitting, load
 from mmdistill_dense.apps.suite.plan import Run, choice_name
-from mmdistill_dense.utils.directories import owned
+from mmdistill_dense.utils.directories import in_use, owned
 from mmdistill_dense.utils.quiet import alive, quiet
-from mmdistill_dense.utils.threads import threads_asked_for
+from mmdistill_dense.utils.threads import cores, threads_asked_for
 
 INTERRUPTED = 130
+SILENT = 120.0  # seconds without a report that `list` tells
 
 
 def suite_run(args: argparse.Namespace) -> int:
@@ -45,7 +48,7 @@ def train_all(
     from mmdistill_dense.apps.suite import preflight
     from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command
 
-    threads = definition.threads or threads_asked_for() or max(1, (os.cpu_count() or 1) // definition.jobs)
+    threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
     console = Console(file=sys.stdout)
     with owned(definition.out, f'suite {definition.title!r}'):
         try:
@@ -59,7 +62,7 @@ def train_all(
                     preflight.check(definition, todo)
                 with Board(console, selected, definition.jobs) as board:
                     command = partial(job_command, definition.path)
-                    failed = Pool(command, definition.jobs, threads, board, news).execute(todo)
+                    failed = Pool(command, definition.jobs, threads, board, news, definition.stall).execute(todo)
         except KeyboardInterrupt:
             console.print('stopped; the same command continues from the last checkpoints')
             return INTERRUPTED
@@ -102,8 +105,7 @@ def find(definition: Definition, name: str, seed: int | None, search: str | None
 
 def suite_slurm(args: argparse.Namespace) -> None:
     with quiet():  # the script alone goes to the standard output, where sh reads it
-        from mmdistill_dense.apps.suite import pool as slurm
-        from mmdistill_dense.apps.suite import preflight
+        from mmdistill_dense.apps.suite import preflight, slurm
 
         definition = load(args.definition)
         processes = definition.slurm['processes']
@@ -150,9 +152,17 @@ def _state(definition: Definition, run: Run) -> tuple[str, str, str]:
     if result is not None:
         changed = result['config_hash'] != now
         return 'CHANGED since' if changed else 'finished', _score(result), result['config_hash']
-    if state:
-        return f'{state["phase"]}, {state["iteration"]}/{state["iterations"] or "?"}', '', now
-    return 'waits', '', now
+    return (_progress(run.folder, state) if state else 'waits'), '', now
+
+
+def _progress(folder: Path, state: Mapping[str, Any]) -> str:
+    """What an unfinished run does, or why it does nothing."""
+    done = f'{state.get("iteration")}/{state.get("iterations") or "?"}'
+    if not in_use(folder):
+        return f'FAILED at {done}: {state["failed"]}' if 'failed' in state else f'stopped at {done}'
+    silent = time.time() - state.get('time', time.time())
+    told = f', no word for {round(silent / 60)} min' if silent > SILENT else ''
+    return f'{state.get("phase")}, {done} on {state.get("host")}{told}'
 
 
 def _score(result: Mapping[str, Any]) -> str:

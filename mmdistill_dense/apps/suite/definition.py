@@ -231,6 +231,7 @@ class Definition:
     threads: int | None
     workers: int | None
     checkpoint_every: int | None
+    stall: int | None  # minutes without a step after which a run starts again from its checkpoint
     slurm: Mapping[str, Any]
     cost: Mapping[str, Any]
     budget: Budget | None = None
@@ -270,6 +271,7 @@ def load(path: Path | str) -> Definition:
         threads=top.count('threads', None),
         workers=top.count('workers', None, least=0),
         checkpoint_every=top.count('checkpoint_every', None),
+        stall=top.count('stall', None),
         slurm=_slurm(top),
         cost=top.get('cost', dict, {}),
         budget=budget,
@@ -417,6 +419,9 @@ def _slurm(top: Reader) -> dict[str, Any]:
     launcher = inner.get('launcher', str, LAUNCHERS[0])
     if launcher not in LAUNCHERS:
         raise inner.error('launcher', f'must be {" or ".join(LAUNCHERS)}, got {launcher!r}')
-    processes = inner.count('processes', 1)
+    processes = inner.count('processes', 1) or 1
+    nodes = inner.count('nodes', 1) or 1
+    if processes % nodes:
+        raise inner.error('nodes', f'{processes} processes cannot be spread evenly over {nodes} nodes')
     python, setup = inner.get('python', str, 'python'), inner.get('setup', str, '')
     return {**inner.raw, 'launcher': launcher, 'processes': processes, 'python': python, 'setup': setup}

@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmdistill_dense.apps.commands.training import build_runner
@@ -40,7 +42,7 @@ from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
 from mmdistill_dense.unlabelled.step import unlabelled_of
-from mmdistill_dense.utils.atomic import read_json, write_json
+from mmdistill_dense.utils.atomic import read_json, read_progress, write_json
 from mmdistill_dense.utils.directories import owned
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import take_weights_from
@@ -134,12 +136,13 @@ class Report:
 
     def __init__(self, folder: Path, config_hash: str, processes: int = 1, write: bool = True) -> None:
         self.path = folder / 'state.json'
-        before = read_json(self.path) or {}
+        before = read_progress(self.path)
         self.write = write
         self.before = float(before.get('seconds', 0.0))  # of earlier starts
         self.start = time.monotonic()
         self.written = -EVERY
         self.step_began = 0.0
+        self.failed = False  # to write
         self.state: dict[str, Any] = {
             'config_hash': config_hash,
             'processes': processes,
@@ -184,7 +187,13 @@ class Report:
         self.state.update(state)
         if self.write and (force or self.due):
             self.written = time.monotonic()
-            write_json(self.path, {**self.state, 'seconds': self.seconds})
+            state = {**self.state, 'seconds': self.seconds, 'time': time.time()}
+            try:
+                write_json(self.path, state, lasting=False)
+            except OSError as error:  # no reason to end a training
+                if not self.failed:
+                    print_log(f'The progress of this run cannot be written ({error}). It goes on.', 'current', WARNING)
+                self.failed = True
 
 
 class ReportHook(Hook):
@@ -220,6 +229,12 @@ class ReportHook(Hook):
         if self.report.due:  # reading the loss waits for the GPU
             loss = (outputs or {}).get('loss')
             self.report.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss.detach()))
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Report that an evaluation goes on."""
+        self.report.tell()
+
+    after_test_iter = after_val_iter
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Report the score of an evaluation in the training."""

@@ -18,7 +18,7 @@ from mmdistill_dense.apps.suite import configs, lengths, start_weights
 from mmdistill_dense.apps.suite.configs import config_hash, distillers_of
 from mmdistill_dense.apps.suite.definition import RANDOM, Definition, Method, Start
 from mmdistill_dense.config.resolve import teachers_of
-from mmdistill_dense.utils.atomic import read_json, write_text
+from mmdistill_dense.utils.atomic import read_json, read_progress, write_text
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.weights.strict_load import local_file
 
@@ -56,8 +56,8 @@ class Run:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The last report of the running training; empty before the first one."""
-        return read_json(self.folder / 'state.json') or {}
+        """The last report of the training; empty before the first one."""
+        return read_progress(self.folder / 'state.json')
 
 
 def choice_name(choice: Choice) -> str:

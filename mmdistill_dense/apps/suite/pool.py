@@ -1,18 +1,18 @@
-"""Do several runs at a time, each in its own process or by slurm, and show their progress."""
+"""Do several runs at a time, each in its own process, and show their progress."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,9 +23,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mmdistill_dense.apps.suite.definition import OWN_SLURM, Definition
 from mmdistill_dense.apps.suite.plan import Run, choice_name
 from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.utils.atomic import write_json
 from mmdistill_dense.utils.threads import wait_briefly
 
 PLAIN_EVERY = 10.0  # seconds between two reports without a terminal
@@ -62,18 +62,18 @@ class Board:
             found = latest_checkpoint(run.folder)
             unit, _, number = found.stem.partition('_') if found else ('', '', '')
             place = f'after {UNITS[unit]} {number}' if found else ''
-            self._print(f'{run.title}: ' + (f'goes on {place}, its last checkpoint' if found else 'starts'))
+            self.say(f'{run.title}: ' + (f'goes on {place}, its last checkpoint' if found else 'starts'))
 
     def ended(self, run: Run, failure: str | None) -> None:
         """Print the score or the failure."""
         result = run.result
         if failure is not None or result is None:
-            self._print(f'{run.title}: FAILED ({(failure or "").splitlines()[0]})')
+            self.say(f'{run.title}: FAILED ({(failure or "").splitlines()[0]})')
             return
         self._remember(run)
         split = 'val' if run.kind == 'search' or result.get('test_is_val') else 'test'
         found = 'trained' if result['score'] is None else f'{result["score"]:.2f} on {split}'
-        self._print(f'{run.title}: {found} after {clock(60 * result["minutes"])}')
+        self.say(f'{run.title}: {found} after {clock(60 * result["minutes"])}')
 
     def tick(self, running: Sequence[Run], waiting: Sequence[Run]) -> None:
         """Update the lines."""
@@ -87,8 +87,8 @@ class Board:
             self.live.update(Group(_table(states), Text(total)))
             return
         for run, state in states.items():
-            self._print('  '.join(_cells(run, state)))
-        self._print(total)
+            self.say('  '.join(_cells(run, state)))
+        self.say(total)
 
     def _state(self, run: Run) -> dict[str, Any]:
         """Return what the started process has told; what an interrupted one left is not done any more."""
@@ -100,7 +100,7 @@ class Board:
         if result is not None:
             self.minutes[run] = result['minutes']
 
-    def _print(self, text: str) -> None:
+    def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -178,6 +178,7 @@ def clock(seconds: float | None) -> str:
 
 
 TICK = 0.2
+STALLS = 2  # how often a run that makes no step is started again
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 BURIAL = 2.0  # seconds to wait for the workers of a killed job
 TAIL = 15  # lines shown of a failed run's log
@@ -191,6 +192,8 @@ class Job:
     run: Run
     process: subprocess.Popen[bytes]
     log: Path
+    told: Any = None  # the time of its last report
+    heard: float = field(default_factory=time.monotonic)  # when it was seen
 
 
 class Pool:
@@ -203,10 +206,13 @@ class Pool:
         threads: int,
         board: Board,
         news: Callable[[], None] = lambda: None,
+        stall: float | None = None,
     ) -> None:
         self.command = command
         self.news = news  # called when a run has ended or was evaluated
         self.told: list[Any] = []
+        self.stall = stall  # minutes without a report
+        self.stalled: Counter[Path] = Counter()
         self.jobs = jobs
         self.threads = threads
         self.board = board
@@ -219,8 +225,9 @@ class Pool:
         try:
             while waiting or running:
                 self._collect(running, failed)
+                self._wake(waiting, running, failed)
                 self._skip(waiting, failed, titles)
-                self._start(waiting, running)
+                self._start(waiting, running, failed)
                 if not running:
                     self._give_up(waiting, failed)
                 self.board.tick([job.run for job in running.values()], waiting)
@@ -248,7 +255,33 @@ class Pool:
                 failed[job.run.folder] = (
                     f'ended with code {code}{no_room(job.run.folder)}\n  the end of {job.log}:\n{tail(job.log)}'
                 )
-            self.board.ended(job.run, failed.get(job.run.folder))
+            self._ended(job.run, failed)
+
+    def _ended(self, run: Run, failed: Mapping[Path, str]) -> None:
+        """Tell the end of a run; keep the reason of a failure for ``suite list``."""
+        reason = failed.get(run.folder)
+        if reason is not None:
+            with suppress(OSError):
+                write_json(run.folder / 'state.json', {**run.state, 'failed': reason.splitlines()[0]})
+        self.board.ended(run, reason)
+
+    def _wake(self, waiting: list[Run], running: dict[int, Job], failed: dict[Path, str]) -> None:
+        """End runs that have stalled; each starts again from its last checkpoint, at most ``STALLS`` times."""
+        for slot, job in list(running.items()) if self.stall else ():
+            told, now = job.run.state.get('time'), time.monotonic()
+            if told != job.told:
+                job.told, job.heard = told, now
+            if self.stall is None or now - job.heard < 60 * self.stall:
+                continue
+            end([job.process])
+            del running[slot]
+            self.stalled[job.run.folder] += 1
+            if self.stalled[job.run.folder] <= STALLS:
+                waiting.insert(0, job.run)
+                self.board.say(f'{job.run.title}: no step for {self.stall} min, ended; it starts again')
+            else:
+                failed[job.run.folder] = f'made no step for {self.stall} min, {STALLS + 1} times\n{tail(job.log)}'
+                self._ended(job.run, failed)
 
     def _skip(self, waiting: list[Run], failed: dict[Path, str], titles: dict[Path, str]) -> None:
         for run in list(waiting):
@@ -258,10 +291,16 @@ class Pool:
                 failed[run.folder] = f'needs {", ".join(lost)}'
                 self.board.ended(run, failed[run.folder])
 
-    def _start(self, waiting: list[Run], running: dict[int, Job]) -> None:
+    def _start(self, waiting: list[Run], running: dict[int, Job], failed: dict[Path, str]) -> None:
         for slot in (slot for slot in range(self.jobs) if slot not in running):
             ready = next((run for run in waiting if all((f / 'result.json').is_file() for f in run.after)), None)
             if ready is None:
+                return
+            if full := no_room(ready.folder):
+                failed.update((run.folder, f'was not started{full}') for run in waiting)
+                for run in waiting:
+                    self.board.ended(run, failed[run.folder])
+                waiting.clear()
                 return
             waiting.remove(ready)
             running[slot] = self._launch(ready, slot)
@@ -324,7 +363,8 @@ def tail(log: Path) -> str:
 
 def no_room(folder: Path) -> str:
     """Return what to add to a failure if the disk of a folder is full: the log may have had no room to say so."""
-    left = shutil.disk_usage(folder).free
+    there = next(one for one in (folder, *folder.absolute().parents) if one.is_dir())
+    left = shutil.disk_usage(there).free
     if left > FULL:
         return ''
     return f': the disk of {folder} is full, {left // 2**20} MiB are left. Make room; the same command goes on'
@@ -333,7 +373,7 @@ def no_room(folder: Path) -> str:
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """End processes that :class:`Pool` started, with their groups, by SIGTERM and then by SIGKILL."""
     for process in processes:
-        _signal(process, signal.SIGTERM)
+        process.terminate()  # it alone: it saves, while its workers live
     limit = time.monotonic() + GRACE
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
@@ -393,82 +433,3 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-MODULE = 'mmdistill_dense suite'
-_TABLE = ('partition', 'account', 'qos')  # options that the table's job needs, too
-# evaluated on the node, where each job needs its own port
-# since Slurm 22.05, srun does not take the number of the job by itself
-_CPUS = '${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}'
-_PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) && '
-
-
-def script(definition: Definition, todo: Sequence[Run]) -> str:
-    """Return the script. Each job waits for the jobs whose results it needs."""
-    logs = definition.out / 'slurm'
-    names = {run.folder: f'job{number}' for number, run in enumerate(todo)}
-    lines = [
-        '#!/bin/sh',
-        f'# {definition.title}: run this in {Path.cwd()}',
-        'set -e',
-        f'mkdir -p {shlex.quote(str(logs))}',
-    ]
-    for run in todo:
-        needed = [_job(names[folder]) for folder in run.after if folder in names]
-        wait = f' --dependency=afterok:{":".join(needed)} --kill-on-invalid-dep=yes' if needed else ''
-        wrapped = _wrap(definition, _command(definition, run))
-        command = f'sbatch --parsable{_options(definition, run.title, logs)}{wait} {wrapped}'
-        lines.append(f'{names[run.folder]}=$({command})')
-    lines.append(_table_line(definition, logs, list(names.values())))
-    return '\n'.join(lines) + '\n'
-
-
-def _job(name: str) -> str:
-    return f'${{{name}%%;*}}'  # where there are several clusters, sbatch prints NUMBER;CLUSTER
-
-
-def _options(definition: Definition, title: str, logs: Path) -> str:
-    slurm = {key: value for key, value in definition.slurm.items() if key not in OWN_SLURM}
-    processes, torchrun = definition.slurm['processes'], definition.slurm['launcher'] != 'slurm'
-    if not {'ntasks', 'ntasks-per-node'} & slurm.keys():
-        slurm['ntasks'] = 1 if torchrun else processes
-    if definition.threads is not None:
-        cpus = definition.threads + (definition.workers or 0)
-        slurm.setdefault('cpus-per-task', cpus * processes if torchrun else cpus)
-    return f'{_names(title, logs)}{_flags(slurm)}'
-
-
-def _names(title: str, logs: Path) -> str:
-    name = title.replace(' ', '-').replace('/', '_')
-    return f' --job-name={shlex.quote(name)} --output={shlex.quote(str(logs / f"{name}-%j.txt"))}'
-
-
-def _flags(options: dict[str, object]) -> str:
-    given = {key: value for key, value in options.items() if value is not False}
-    return ''.join(
-        f' --{key}' if value is True else f' --{key}={shlex.quote(str(value))}' for key, value in given.items()
-    )
-
-
-def _command(definition: Definition, run: Run) -> str:
-    slurm = definition.slurm
-    words = shlex.join(job_words(definition.path, run))
-    python, count, launcher = slurm['python'], slurm['processes'], slurm['launcher']
-    if count == 1:
-        return f'{python} -m {MODULE} {words}'
-    if launcher == 'slurm':
-        return f'{_PORT}srun {_CPUS} {python} -m {MODULE} {words} --launcher slurm'
-    torchrun = f'{python} -m torch.distributed.run --nproc_per_node={count} --master_port=$MASTER_PORT'
-    return f'{_PORT}{torchrun} -m {MODULE} {words} --launcher pytorch'
-
-
-def _wrap(definition: Definition, command: str) -> str:
-    setup = definition.slurm['setup']
-    return f'--wrap={shlex.quote(f"{setup} && {command}" if setup else command)}'
-
-
-def _table_line(definition: Definition, logs: Path, jobs: Sequence[str]) -> str:
-    wait = f' --dependency=afterany:{":".join(_job(job) for job in jobs)}' if jobs else ''
-    options = _flags({key: value for key, value in definition.slurm.items() if key in _TABLE})
-    command = f'{definition.slurm["python"]} -m {MODULE} table {shlex.quote(str(definition.path))}'
-    return f'sbatch{_names("table", logs)}{options}{wait} {_wrap(definition, command)}'

@@ -1,0 +1,131 @@
+"""Do the runs of a suite by Slurm: a script that submits a job for each."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmdistill_dense.apps.suite.definition import OWN_SLURM, Definition
+from mmdistill_dense.apps.suite.plan import Run
+from mmdistill_dense.apps.suite.pool import job_words
+
+MODULE = 'mmdistill_dense suite'
+JOBS = 'jobs.txt'  # a line a submitted job: its number, and the folder of its run
+_TABLE = ('partition', 'account', 'qos')  # options that the table's job needs, too
+# evaluated on the node, where each job needs its own port
+# since Slurm 22.05, srun does not take the number of the job by itself
+_CPUS = '${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}'
+_FIRST = '$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)'
+_PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) && '
+
+
+def script(definition: Definition, todo: Sequence[Run]) -> str:
+    """Return the script. Each job waits for the jobs whose results it needs; none is submitted that is in the queue."""
+    logs = definition.out / 'slurm'
+    queued = _queued(logs / JOBS)
+    names = {run.folder: f'job{number}' for number, run in enumerate(todo)}
+    jobs = {folder: queued.get(_key(definition, folder)) or _job(name) for folder, name in names.items()}
+    lines = [
+        '#!/bin/sh',
+        f'# {definition.title}: run this in {Path.cwd()}',
+        'set -e',
+        f'mkdir -p {shlex.quote(str(logs))}',
+    ]
+    for run in todo:
+        if _key(definition, run.folder) in queued:
+            lines.append(f'# {run.title} is in the queue: job {jobs[run.folder]}')
+            continue
+        needed = [jobs[folder] for folder in run.after if folder in jobs]
+        wait = f' --dependency=afterok:{":".join(needed)} --kill-on-invalid-dep=yes' if needed else ''
+        wrapped = _wrap(definition, _command(definition, run))
+        command = f'sbatch --parsable{_options(definition, run.title, logs)}{wait} {wrapped}'
+        kept = f'{jobs[run.folder]} {_key(definition, run.folder)}'
+        lines += [f'{names[run.folder]}=$({command})', f'echo "{kept}" >> {shlex.quote(str(logs / JOBS))}']
+    lines.append(_table_line(definition, logs, list(jobs.values())))
+    return '\n'.join(lines) + '\n'
+
+
+def _key(definition: Definition, folder: Path) -> str:
+    return folder.relative_to(definition.out).as_posix()
+
+
+def _queued(file: Path) -> dict[str, str]:
+    """Return the jobs of earlier scripts that Slurm still knows, by the folders of their runs below ``out``."""
+    if not file.is_file():
+        return {}
+    told = [line.split(maxsplit=1) for line in file.read_text(encoding='utf-8').splitlines()]
+    command = ['squeue', '--noheader', '--me', '--format=%i %j']
+    try:
+        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise RuntimeError(
+            f'{file} lists jobs that an earlier script has submitted, and squeue cannot tell which of them still wait '
+            f'({error}). Print the script on a machine of the cluster; if none of them waits, remove the file.'
+        ) from error
+    known = {line.split()[0] for line in answer.stdout.splitlines() if line.strip()}
+    return {words[1]: words[0] for words in told if len(words) == 2 and words[0] in known}
+
+
+def _job(name: str) -> str:
+    return f'${{{name}%%;*}}'  # where there are several clusters, sbatch prints NUMBER;CLUSTER
+
+
+def _options(definition: Definition, title: str, logs: Path) -> str:
+    slurm = {key: value for key, value in definition.slurm.items() if key not in OWN_SLURM}
+    processes, torchrun = definition.slurm['processes'], definition.slurm['launcher'] != 'slurm'
+    if not {'ntasks', 'ntasks-per-node'} & slurm.keys():
+        slurm['ntasks'] = nodes_of(slurm) if torchrun else processes  # one torchrun a node
+    if definition.threads is not None:
+        cpus = definition.threads + (definition.workers or 0)
+        slurm.setdefault('cpus-per-task', cpus * processes // nodes_of(slurm) if torchrun else cpus)
+    return f'{_names(title, logs)}{_flags(slurm)}'
+
+
+def _names(title: str, logs: Path) -> str:
+    name = title.replace(' ', '-').replace('/', '_')
+    return f' --job-name={shlex.quote(name)} --output={shlex.quote(str(logs / f"{name}-%j.txt"))}'
+
+
+def _flags(options: dict[str, object]) -> str:
+    given = {key: value for key, value in options.items() if value is not False}
+    return ''.join(
+        f' --{key}' if value is True else f' --{key}={shlex.quote(str(value))}' for key, value in given.items()
+    )
+
+
+def _command(definition: Definition, run: Run) -> str:
+    slurm = definition.slurm
+    words = shlex.join(job_words(definition.path, run))
+    python, count, launcher = slurm['python'], slurm['processes'], slurm['launcher']
+    if count == 1:
+        return f'{python} -m {MODULE} {words}'
+    if launcher == 'slurm':
+        return f'{_PORT}srun --kill-on-bad-exit=1 {_CPUS} {python} -m {MODULE} {words} --launcher slurm'
+    nodes = nodes_of(slurm)
+    torchrun = f'{python} -m torch.distributed.run --nproc_per_node={count // nodes}'
+    job = f'-m {MODULE} {words} --launcher pytorch'
+    if nodes == 1:
+        return f'{_PORT}{torchrun} --master_port=$MASTER_PORT {job}'
+    meeting = f'--rdzv_id=$SLURM_JOB_ID --rdzv_backend=c10d --rdzv_endpoint={_FIRST}:$MASTER_PORT'
+    spread = f'srun --kill-on-bad-exit=1 --ntasks-per-node=1 {_CPUS}'
+    return f'{_PORT}{spread} {torchrun} --nnodes={nodes} {meeting} {job}'
+
+
+def nodes_of(slurm: Mapping[str, Any]) -> int:
+    """Return the number of nodes that options of sbatch ask for."""
+    return int(slurm.get('nodes', 1))
+
+
+def _wrap(definition: Definition, command: str) -> str:
+    setup = definition.slurm['setup']
+    return f'--wrap={shlex.quote(f"{setup} && {command}" if setup else command)}'
+
+
+def _table_line(definition: Definition, logs: Path, jobs: Sequence[str]) -> str:
+    wait = f' --dependency=afterany:{":".join(jobs)}' if jobs else ''
+    options = _flags({key: value for key, value in definition.slurm.items() if key in _TABLE})
+    command = f'{definition.slurm["python"]} -m {MODULE} table {shlex.quote(str(definition.path))}'
+    return f'sbatch{_names("table", logs)}{options}{wait} {_wrap(definition, command)}'
